@@ -1,0 +1,81 @@
+# make            what there is to make
+# make demo       the sidecar before three small services, on loopback
+# make test       every test
+#
+# Needs Python 3.11 or newer and make.  Everything else is installed into $(VENV) from requirements/ (versions and hashes
+# pinned).  Another interpreter:  make test PYTHON=/usr/bin/python3.12 VENV=.venv-3.12
+
+PYTHON ?= python3
+VENV ?= .venv
+
+override BIN := $(VENV)/bin
+override PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+override INSTALL := $(PIP) install --require-hashes --no-deps
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint bench lock clean
+.SUFFIXES:
+
+help:  ## this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile
+
+demo: $(VENV)/.runtime  ## the sidecar before three small services; Ctrl-C drains and ends it
+	@$(BIN)/python -m chaos.demo
+
+test: $(VENV)/.dev  ## every test (PYTEST="-k retry" for some)
+	@$(BIN)/python -m pytest $(PYTEST)
+
+lint: $(VENV)/.dev  ## ruff and mypy
+	@$(BIN)/ruff check --quiet
+	@$(BIN)/ruff format --check --quiet
+	@$(BIN)/mypy --no-error-summary
+	@echo "lint: clean"
+
+bench: $(VENV)/.bench  ## CPU a request, throughput and latency beside other proxies (BENCH="--help" for options)
+	@$(BIN)/python -m bench $(BENCH)
+
+lock: $(VENV)/.lock  ## make requirements/*.txt anew (UPGRADE=1: with newer versions)
+	@set -e; compile() { $(BIN)/uv pip compile --quiet --generate-hashes --no-emit-index-url --universal \
+	    --python-version 3.11 --no-annotate --custom-compile-command 'make lock' $(if $(UPGRADE),--upgrade) "$$@"; }; \
+	compile pyproject.toml --extra speed -o requirements/runtime.txt; \
+	compile pyproject.toml --extra speed --extra dev -c requirements/runtime.txt -o requirements/dev.txt; \
+	compile pyproject.toml --extra speed --extra dev --extra bench -c requirements/dev.txt -o requirements/bench.txt; \
+	compile requirements/build.in -c requirements/dev.txt -o requirements/build.txt
+
+clean:  ## remove the virtual environment and all caches
+	@rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis dist build
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The virtual environment.  Debian keeps what makes one in a package of its own.
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	    echo "$(PYTHON) is not Python 3.11 or newer; name another one: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	    if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	        echo "installing python3-venv ..."; \
+	        apt-get install --yes -qq python3-venv >/dev/null 2>&1 || \
+	            { apt-get update -qq && apt-get install --yes -qq python3-venv >/dev/null; }; \
+	    else \
+	        echo "$(PYTHON) cannot make virtual environments yet; run: sudo apt-get install python3-venv" >&2; exit 1; \
+	    fi; }
+	@$(PYTHON) -m venv $(VENV)
+
+# The checkout itself goes in last, without dependencies and with the pinned build backend.
+$(VENV)/.runtime: requirements/runtime.txt requirements/build.txt pyproject.toml | $(BIN)/python
+	@echo "installing into $(VENV) ..."
+	@$(INSTALL) -r requirements/runtime.txt -r requirements/build.txt
+	@$(PIP) install --no-deps --no-build-isolation --no-index --editable .
+	@touch $@
+
+$(VENV)/.dev: requirements/dev.txt $(VENV)/.runtime
+	@echo "installing the tools of the tests into $(VENV) ..."
+	@$(INSTALL) -r requirements/dev.txt
+	@touch $@
+
+$(VENV)/.bench: requirements/bench.txt $(VENV)/.dev
+	@$(INSTALL) -r requirements/bench.txt
+	@touch $@
+
+$(VENV)/.lock: | $(BIN)/python
+	@$(PIP) install uv
+	@touch $@
