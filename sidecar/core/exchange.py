@@ -1,0 +1,148 @@
+"""One request on its way through: its facts, and the notes that stages leave for telemetry.
+
+The defaults are class attributes: an exchange sets only what differs, which keeps making one cheap.
+Facts are set by the edge; a stage that rewrites the request (`transform`) replaces them on the exchange.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from copy import copy
+from typing import TYPE_CHECKING, Any
+
+from sidecar.core.message import Headers, Message
+
+if TYPE_CHECKING:
+    from sidecar.core.body import Body
+
+NEVER = float("inf")
+
+SAFE_METHODS = frozenset((b"GET", b"HEAD", b"OPTIONS", b"TRACE"))
+"""RFC 9110 9.2.1."""
+IDEMPOTENT_METHODS = SAFE_METHODS | {b"PUT", b"DELETE"}
+"""RFC 9110 9.2.2."""
+
+CRITICAL, DEFAULT, SHEDDABLE = 0, 1, 2
+"""How much a request matters: under pressure the highest number goes first."""
+CRITICALITIES = {"critical": CRITICAL, "default": DEFAULT, "sheddable": SHEDDABLE}
+
+
+class Attempt:
+    """One try upstream, as metrics, spans and the access log report it.  Times are seconds of `env.now`."""
+
+    __slots__ = ("answered", "cause", "ended", "endpoint", "number", "reason", "started", "status", "upstream", "why")
+
+    def __init__(self, number: int, started: float) -> None:
+        self.number = number
+        self.started = started
+        self.answered = 0.0
+        """When the response's head was there; 0.0 until then."""
+        self.ended = 0.0
+        self.upstream = ""
+        self.endpoint = ""
+        self.status = 0
+        self.reason = ""
+        """The failure's code; empty for a response."""
+        self.cause = ""
+        """What happened, in the words of the operating system or the parser."""
+        self.why = "first"
+        """`first`, `retry:<reason or status>` or `hedge`."""
+
+
+class Exchange(Message):
+    """A request and what is known about it."""
+
+    route: Any = None
+    """The compiled route it was matched to (`sidecar.control.compiler.Route`); pinned for the whole exchange."""
+    version = 11
+    """10 or 11, as the client said it."""
+    scheme = b"http"
+    authority = b""
+    """The Host field or the authority of an absolute target, without user information."""
+    path = b"/"
+    """As it came, percent-encoded; never empty."""
+    query: bytes | None = None
+    """Without the question mark; None where there was none."""
+    body = b""
+    stream: Body | None = None
+    """The request's body where it had not arrived whole; `body` is then empty."""
+    forwarding = b""
+    """Whole header lines that the edge adds on the way upstream (Via, X-Forwarded-*)."""
+    client_address = ""
+    request_id = b""
+    captures: dict[str, str] = {}  # noqa: RUF012 - replaced, never changed in place
+    """What the path's template captured."""
+    upgrade: bytes | None = None
+    """`websocket` where the request asks for it."""
+    expects_continue = False
+    """Did the client send `Expect: 100-continue` and is still to hear whether to send its body?"""
+    accepts_trailers = False
+    """Did it say `TE: trailers`?"""
+    interim: Callable[[int, bytes], None] | None = None
+    """Takes status and field lines of an interim response (1xx) that the upstream sends before its answer."""
+    arrived = 0.0
+    deadline = NEVER
+    """The instant (`env.now`) by which the last byte of the response must be out."""
+    attempt_timeout = NEVER
+    """Seconds for one try."""
+    timeout_header = b"x-request-timeout-ms"
+    """Field that tells the upstream how many milliseconds are left; empty where none is sent."""
+    grpc_timeout = False
+    """Did the request bear a `grpc-timeout`, to be written anew?"""
+    idle_timeout = NEVER
+    """Seconds between two pieces of a body."""
+    criticality = DEFAULT
+    attempt = 1
+    """The number of this try, the first is 1; a retry or hedge works on a fork with its own."""
+    why = "first"
+    marked_attempt = 0
+    """How many tries someone before us has made already, by the mark that the request bore."""
+    is_hedge = False
+    is_counted = False
+    """Has it been deposited in the retry budget as a first attempt?"""
+    avoid: frozenset[str] = frozenset()
+    """Endpoints already tried: the balancer goes elsewhere where it can."""
+    attempts: list[Attempt]
+    """Shared by all forks, in the order in which they started."""
+    retry_stopped = ""
+    """Why there was no further retry: `budget`, `deadline`, `attempts`, `body`, `method`, `retry_after`, `marked`."""
+    refused_by = ""
+    cache = ""
+    stale: Any = None
+    """`stale()`: what the cache still has, an Outcome; left by the cache where it has something, for `fallback`."""
+    trace: Any = None
+    """The trace context (`sidecar.telemetry.tracing`), None where tracing is off."""
+
+    def __init__(self, method: bytes, path: bytes, headers: Headers | None = None, lines: bytes = b"") -> None:
+        """Fields are given as `headers`, or as `lines` that the grammar has accepted: end-to-end fields only, the edge
+        has taken off what belongs to the connection."""
+        self.method = method
+        self.path = path
+        self._headers = headers
+        self._lines = lines
+        self.attempts = []
+
+    def fork(self, attempt: int, why: str) -> Exchange:
+        """The same request for another try: facts and `attempts` shared, everything set later its own."""
+        twin = copy(self)
+        twin.attempt = attempt
+        twin.why = why
+        return twin
+
+    @property
+    def is_retry(self) -> bool:
+        """Did the request arrive marked as a retry of someone else's?"""
+        return self.marked_attempt > 0
+
+    @property
+    def target(self) -> bytes:
+        """Path and query as they go on the wire."""
+        return self.path if self.query is None else self.path + b"?" + self.query
+
+    @property
+    def is_replayable(self) -> bool:
+        """Can the body be sent once more?"""
+        return self.stream is None or self.stream.is_replayable
+
+    def __repr__(self) -> str:
+        return f"<Exchange {self.method.decode('latin-1')} {self.target.decode('latin-1')} attempt {self.attempt}>"

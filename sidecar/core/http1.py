@@ -1,0 +1,254 @@
+"""The HTTP/1.1 message syntax (RFC 9112), one strict grammar for both sides of the proxy.  No I/O.
+
+Two parsers that disagree on where a message ends are the root of request smuggling, so the two sides share this one,
+and it is written straight from the ABNF: what does not match is not HTTP and goes no further.  It is not lenient where
+the RFC permits leniency: no bare LF, no line folding, no white space before a colon, no repeated Content-Length, no
+Transfer-Encoding beside Content-Length, no transfer coding but `chunked`.
+
+Why not llhttp: it reads on past the end of a message (pipelined requests are then parsed before their turn), knows a
+closed list of methods, and lets through doubled spaces and `HTTP/2.0` in a request line.  Over whole heads the regular
+expressions are no slower: they only check, and what is passed on is not taken apart (`core/message.py`).
+It serves as the oracle in `tests/wire/`.
+
+All quantifiers are possessive: matching is linear in its input.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from sidecar.core.message import Headers, parse_fields
+
+TOKEN: Final = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]++"
+"""RFC 9110 5.6.2."""
+FIELDS: Final = rb"(?:" + TOKEN + rb":[\t\x20-\x7e\x80-\xff]*+\r\n)*+"
+"""RFC 9112 5: name, colon at once, value of visible characters, spaces and obs-text."""
+REQUEST: Final = re.compile(rb"(" + TOKEN + rb") ([\x21-\x22\x24-\x7e]++) HTTP/(\d)\.(\d)(\r\n)" + FIELDS + rb"\r\n")
+RESPONSE: Final = re.compile(rb"HTTP/1\.(\d) ([1-5]\d\d)(?: [\t\x20-\x7e\x80-\xff]*+)?(\r\n)" + FIELDS + rb"\r\n")
+TRAILERS: Final = re.compile(rb"(" + FIELDS + rb")\r\n")
+QUOTED: Final = rb'"(?:[^"\\\x00-\x08\x0a-\x1f\x7f]|\\[\t\x20-\x7e])*+"'
+EXTENSION: Final = rb"[ \t]*+;[ \t]*+" + TOKEN + rb"(?:[ \t]*+=[ \t]*+(?:" + TOKEN + rb"|" + QUOTED + rb"))?+"
+CHUNK: Final = re.compile(rb"([0-9A-Fa-f]{1,15}+)(?:" + EXTENSION + rb")*+\r\n")
+"""RFC 9112 7.1 and 7.1.1: size and extensions; the extensions are checked and dropped."""
+HOST: Final = re.compile(rb"(?:\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._~!$&'()*+,;=%-]{1,255})(?::\d{0,5})?")
+"""RFC 3986 3.2.2 and 3.2.3, without user information; an empty host is no authority (RFC 9110 4.2.1)."""
+BARE: Final = re.compile(rb"\r(?!\n)(?!\Z)|(?<!\r)\n")
+
+MAX_CHUNK_LINE: Final = 1024
+"""Bytes of a chunk's size line; extensions have no use here and a long one only costs."""
+MAX_TRAILERS: Final = 8192
+
+
+FORBIDDEN_TRAILERS: Final = frozenset(
+    (
+        b"transfer-encoding", b"content-length", b"host", b"connection", b"keep-alive", b"te", b"trailer", b"upgrade",
+        b"authorization", b"proxy-authorization", b"set-cookie", b"cookie", b"cache-control", b"expires", b"vary",
+        b"content-encoding", b"content-type", b"content-range", b"location", b"www-authenticate", b"via", b"forwarded",
+    )
+)  # fmt: skip
+"""Fields with a say in framing, routing, authentication or content that must not come after the fact (RFC 9110 6.5.1)."""
+
+
+class Invalid(Exception):
+    """A message that is not HTTP/1.1.  Raised and caught within the connection that reads it."""
+
+    def __init__(self, message: str, status: int = 400) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+def take(data: bytes, start: int, end: int, names: frozenset[bytes]) -> tuple[bytes, Headers]:
+    """Take fields out of a head whose field lines are `data[start:end]`: the lines left, and the fields taken."""
+    taken: Headers = []
+    kept: list[bytes] = []
+    for line in data[start:end].split(b"\r\n"):
+        name = line[: line.find(b":")].lower()
+        if name in names:
+            taken.append((name, line[len(name) + 1 :].strip(b" \t")))
+        else:
+            kept.append(line)
+    return b"\r\n".join(kept), taken
+
+
+def parse_request(data: bytes, limit: int, seen: int = 0) -> tuple[bytes, bytes, int, int, int] | None:
+    """Method, target, version, and where the fields begin and the head ends in `data`; None if it is not whole yet.
+
+    `limit` bounds the head in bytes; the first `seen` bytes were looked at before and do not end it, so that a head
+    which comes byte by byte is not read anew each time.  Raises `Invalid` with the status to answer.
+    """
+    match = None
+    if not seen or data.find(b"\r\n\r\n", max(0, seen - 3)) >= 0:
+        match = REQUEST.match(data)
+    if match is None:
+        if data.find(b"\r\n\r\n", max(0, seen - 3), limit + 4) < 0:
+            if len(data) > limit:
+                raise Invalid("the request head is too large", 431)
+            if BARE.search(data, max(0, seen - 1)):
+                raise Invalid("a line ends in a bare CR or LF")
+            return None
+        raise _diagnose_request(data)
+    end = match.end()
+    if end > limit:
+        raise Invalid("the request head is too large", 431)
+    method, target, major, minor, _ = match.groups()
+    if major != b"1":
+        raise Invalid("only HTTP/1.1 and HTTP/1.0 are spoken here", 505)
+    return method, target, 10 if minor == b"0" else 11, match.end(5), end
+
+
+def _diagnose_request(data: bytes) -> Invalid:
+    line, _, rest = data.partition(b"\r\n")
+    match = re.fullmatch(rb"(\S+) (\S+) HTTP/(\d)\.(\d)", line)
+    if match is None or not re.fullmatch(TOKEN, match[1]) or not re.fullmatch(rb"[\x21-\x22\x24-\x7e]++", match[2]):
+        return Invalid("the request line is not `method target HTTP/1.1`")
+    return _diagnose_fields(rest)
+
+
+def _diagnose_fields(block: bytes) -> Invalid:
+    for line in block.partition(b"\r\n\r\n")[0].split(b"\r\n"):
+        if line[:1] in (b" ", b"\t"):
+            return Invalid("a header line is folded")
+        name, colon, value = line.partition(b":")
+        if not colon:
+            return Invalid("a header line has no colon")
+        if not re.fullmatch(TOKEN, name):
+            return Invalid("a header name has a character that is not allowed")
+        if not re.fullmatch(rb"[\t\x20-\x7e\x80-\xff]*", value):
+            return Invalid("a header value has a control character")
+    return Invalid("the head is not valid HTTP")
+
+
+def parse_response(data: bytes, limit: int) -> tuple[int, int, int, int] | None:
+    """Status, version, and where the fields begin and the head ends in `data`; None if it is not whole yet."""
+    match = RESPONSE.match(data)
+    if match is None:
+        if data.find(b"\r\n\r\n", 0, limit + 4) < 0:
+            if len(data) > limit:
+                raise Invalid("the response head is too large")
+            if BARE.search(data) or not b"HTTP/1."[: len(data)] == data[:7]:
+                raise Invalid("the answer does not begin like an HTTP/1.1 response")
+            return None
+        line, _, rest = data.partition(b"\r\n")
+        if not re.fullmatch(rb"HTTP/1\.\d [1-5]\d\d(?: [\t\x20-\x7e\x80-\xff]*)?", line):
+            raise Invalid("the status line is not `HTTP/1.1 status reason`")
+        raise _diagnose_fields(rest)
+    end = match.end()
+    if end > limit:
+        raise Invalid("the response head is too large")
+    minor, status, _ = match.groups()
+    return int(status), 10 if minor == b"0" else 11, match.end(3), end
+
+
+CHUNKED: Final = -1
+NO_BODY: Final = 0
+
+
+def body_length(fields: Headers, version: int) -> int | None:
+    """The framing that a message's own fields state (RFC 9112 6.3): a length in bytes, `CHUNKED`, or None for neither."""
+    length: int | None = None
+    chunked = False
+    for name, value in fields:
+        if name == b"content-length":
+            if length is not None:
+                raise Invalid("Content-Length is repeated")
+            if not value.isdigit() or len(value) > 18:
+                raise Invalid("Content-Length is not one number")
+            length = int(value)
+        elif name == b"transfer-encoding":
+            if chunked:
+                raise Invalid("Transfer-Encoding is repeated")
+            if value.lower() != b"chunked":
+                known = value.lower().replace(b" ", b"").endswith(b",chunked")
+                raise Invalid("the only transfer coding understood is chunked", 501 if known else 400)
+            chunked = True
+    if chunked:
+        if length is not None:
+            raise Invalid("Transfer-Encoding stands beside Content-Length")
+        if version < 11:
+            raise Invalid("Transfer-Encoding in an HTTP/1.0 message")
+        return CHUNKED
+    return length
+
+
+class ChunkedDecoder:
+    """Takes a chunked body apart (RFC 9112 7.1) as its bytes arrive; knows exactly where it ends."""
+
+    __slots__ = ("_buffer", "_left", "_state", "done", "rest", "trailers")
+
+    SIZE, DATA, DATA_END, TRAILER = range(4)
+
+    def __init__(self) -> None:
+        self._buffer = b""
+        self._left = 0
+        self._state = self.SIZE
+        self.done = False
+        self.rest = b""
+        """After `done`: what followed the body."""
+        self.trailers: Headers = []
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """The next bytes of the message; returns pieces of the content.  Raises `Invalid`."""
+        pieces: list[bytes] = []
+        if self._buffer:
+            data = self._buffer + data
+            self._buffer = b""
+        position, size = 0, len(data)
+        while True:
+            if self._state == self.DATA:
+                piece = data[position : position + self._left]
+                position += len(piece)
+                self._left -= len(piece)
+                if piece:
+                    pieces.append(piece)
+                if self._left:
+                    return pieces
+                self._state = self.DATA_END
+            if self._state == self.DATA_END:
+                if size - position < 2:
+                    if data[position:size] not in (b"", b"\r"):
+                        raise Invalid("a chunk is longer than its size")
+                    break
+                if data[position : position + 2] != b"\r\n":
+                    raise Invalid("a chunk is longer than its size")
+                position += 2
+                self._state = self.SIZE
+            if self._state == self.SIZE:
+                match = CHUNK.match(data, position)
+                if match is None:
+                    line = data[position : position + MAX_CHUNK_LINE]
+                    if len(line) == MAX_CHUNK_LINE or b"\n" in line or re.match(rb"[^0-9A-Fa-f]|[0-9A-Fa-f]{16}", line):
+                        raise Invalid("a chunk size line is not valid")
+                    if BARE.search(line):
+                        raise Invalid("a chunk size line has a bare CR")
+                    break
+                position = match.end()
+                self._left = int(match[1], 16)
+                self._state = self.DATA if self._left else self.TRAILER
+            if self._state == self.TRAILER:
+                if data.startswith(b"\r\n", position):  # the common case: no trailers
+                    return self._finish(data, position + 2, b"", pieces)
+                match = TRAILERS.match(data, position)
+                if match is not None:
+                    return self._finish(data, match.end(), match[1], pieces)
+                if size - position > MAX_TRAILERS or data.find(b"\r\n\r\n", position) >= 0:
+                    raise Invalid("the trailers are too large or not valid")
+                if BARE.search(data, position):
+                    raise Invalid("a trailer line ends in a bare CR or LF")
+                break
+        self._buffer = data[position:]
+        return pieces
+
+    def _finish(self, data: bytes, position: int, block: bytes, pieces: list[bytes]) -> list[bytes]:
+        self.done = True
+        self.rest = data[position:]
+        self.trailers = parse_fields(block)
+        return pieces
+
+
+def trailer_block(trailers: Headers) -> bytes:
+    """The end of a chunked body: the last chunk, the trailers that may pass, and the empty line."""
+    if not trailers:
+        return b"0\r\n\r\n"
+    lines = [b"%b: %b\r\n" % field for field in trailers if field[0] not in FORBIDDEN_TRAILERS]
+    return b"0\r\n%b\r\n" % b"".join(lines)

@@ -1,0 +1,73 @@
+"""Header fields of a request or response: the lines as they came, and a list of pairs once somebody asks for one.
+
+A proxy passes most fields on untouched, so it does not take them apart: lines that the grammar has accepted
+(`core/http1.py`) go out as they came in, with their own spelling.  Taking apart and putting together again costs 0.4 us
+a field, half of all that a request with a browser's fields costs here.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+Headers = list[tuple[bytes, bytes]]
+"""Header fields in order: lower-case name and value as bytes (RFC 9110 5.1: names are case-insensitive)."""
+
+FIELD: Final = re.compile(rb"([^:]++):[ \t]*+([^\r]*+)\r\n")
+
+
+def parse_fields(lines: bytes) -> Headers:
+    """Field lines that match the grammar, as pairs."""
+    if b" \r\n" in lines or b"\t\r\n" in lines:
+        return [(name.lower(), value.rstrip(b" \t")) for name, value in FIELD.findall(lines)]
+    return [(name.lower(), value) for name, value in FIELD.findall(lines)]
+
+
+class Message:
+    """What has header fields.  The list, once made, is what counts: it may be changed in place."""
+
+    __slots__ = ("_headers", "_lines")
+
+    _headers: Headers | None
+    _lines: bytes
+
+    @property
+    def is_raw(self) -> bool:
+        """Are the fields still the lines that came?"""
+        return self._headers is None
+
+    @property
+    def headers(self) -> Headers:
+        """All fields as pairs."""
+        if self._headers is None:
+            self._headers = parse_fields(self._lines)
+        return self._headers
+
+    @headers.setter
+    def headers(self, headers: Headers) -> None:
+        self._headers = headers
+
+    @property
+    def lines(self) -> bytes:
+        """All fields as they go on the wire, each line with its CRLF."""
+        if self._headers is None:
+            return self._lines
+        return b"".join([b"%b: %b\r\n" % field for field in self._headers])
+
+    def add(self, name: bytes, value: bytes) -> None:
+        """One more field at the end."""
+        if self._headers is None:
+            self._lines += b"%b: %b\r\n" % (name, value)
+        else:
+            self._headers.append((name, value))
+
+    def header(self, name: bytes) -> bytes | None:
+        """The first value of a field, None where there is none.  `name` is lower case."""
+        if self._headers is None:
+            lines = self._lines
+            at = (b"\n" + lines.lower()).find(b"\n%b:" % name)
+            return None if at < 0 else lines[at + len(name) + 1 : lines.index(b"\r\n", at)].strip(b" \t")
+        for key, value in self._headers:
+            if key == name:
+                return value
+        return None

@@ -1,0 +1,158 @@
+"""Running a request's coroutine without a Task, and the value it waits for.
+
+A Task costs 2 to 3 us to make, one trip through the loop to start and one more for each value it waits for.  A request
+mostly waits once, for the head of the upstream's answer.  So a `Run` starts its coroutine at once, and resolving a
+`Promise` continues it at once, inside the callback that brought the bytes: from the upstream's `data_received` to the
+write on the client's socket there is no trip through the loop.
+
+Rules:
+
+1. Resolve last: whoever resolves a promise has brought its own state in order before, because the waiter runs inside
+   `resolve` and may come back to the resolver.
+2. In a run there is no current task: `asyncio.timeout` and libraries that need one belong into `Env.spawn`.
+3. Promises and runs also work with Tasks: a promise can be awaited in one, a run awaits any Future.
+4. A run ends exactly once, with a value, with `CancelledError` or with a bug, told to `done`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Generator
+from contextvars import Context
+from functools import partial
+from typing import Any, Final, Generic, TypeVar
+
+T = TypeVar("T")
+
+PENDING: Final = object()
+CANCELLED: Final = object()
+
+
+class Promise(Generic[T]):
+    """A value that a callback will bring; awaited by one waiter."""
+
+    __slots__ = ("_asyncio_future_blocking", "_value", "_wake", "on_cancel")
+
+    def __init__(self, on_cancel: Callable[[], None] | None = None) -> None:
+        self._value: Any = PENDING
+        self._wake: Callable[[Any], None] | None = None
+        self._asyncio_future_blocking = False
+        self.on_cancel = on_cancel
+        """Called when the waiter is cancelled, before it learns of it."""
+
+    def resolve(self, value: T) -> None:
+        """Bring the value and run the waiter.  A second value is ignored: the first one won."""
+        if self._value is PENDING:
+            self._value = value
+            if self._wake is not None:
+                self._wake(self)
+
+    def done(self) -> bool:
+        return self._value is not PENDING
+
+    def cancelled(self) -> bool:
+        return self._value is CANCELLED
+
+    def cancel(self, msg: Any = None) -> bool:
+        """Called by whoever runs the waiter when it is cancelled."""
+        if self._value is not PENDING:
+            return False
+        self._value = CANCELLED
+        if self.on_cancel is not None:
+            self.on_cancel()
+        if self._wake is not None:
+            self._wake(self)
+        return True
+
+    def result(self) -> T:
+        if self._value is CANCELLED:
+            raise asyncio.CancelledError
+        if self._value is PENDING:
+            raise asyncio.InvalidStateError("the promise is not resolved yet")
+        return self._value  # type: ignore[no-any-return]
+
+    def __await__(self) -> Generator[Any, None, T]:
+        if self._value is PENDING:
+            self._asyncio_future_blocking = True  # the handshake of asyncio.Future with whoever runs the coroutine
+            yield self
+        return self.result()
+
+    # What a Task asks of a Future it waits for.  A Task cannot be entered from within another one: it goes by the loop.
+
+    def get_loop(self) -> asyncio.AbstractEventLoop:
+        return asyncio.get_running_loop()
+
+    def add_done_callback(self, callback: Callable[[Any], object], *, context: Context | None = None) -> None:
+        loop = asyncio.get_running_loop()
+        if self._value is PENDING:
+            self._wake = partial(self._wake_task, loop, callback, context)
+        else:
+            loop.call_soon(callback, self, context=context)
+
+    def _wake_task(
+        self, loop: asyncio.AbstractEventLoop, callback: Callable[[Any], object], context: Context | None, _: Any
+    ) -> None:
+        loop.call_soon(callback, self, context=context)
+
+    def wake(self, waiter: Callable[[Any], None]) -> None:
+        """Run `waiter` inside `resolve`."""
+        self._wake = waiter
+
+
+class Run(Generic[T]):
+    """Runs one coroutine; `done(run)` is called at its end, possibly before the constructor returns."""
+
+    __slots__ = ("_coroutine", "_done", "_throw", "_waiting", "error", "value")
+
+    def __init__(self, coroutine: Coroutine[Any, Any, T], done: Callable[[Run[T]], None]) -> None:
+        self.value: T | None = None
+        self.error: BaseException | None = None
+        self._coroutine = coroutine
+        self._done = done
+        self._waiting: Any = None
+        self._throw: BaseException | None = None
+        self._step(None)
+
+    def _step(self, waited: Any) -> None:
+        self._waiting = None
+        try:
+            if self._throw is None:
+                waiting = self._coroutine.send(None)
+            else:
+                thrown, self._throw = self._throw, None
+                waiting = self._coroutine.throw(thrown)
+        except StopIteration as stop:
+            self.value = stop.value
+            self._done(self)
+            return
+        except BaseException as error:
+            self.error = error
+            self._done(self)
+            if not isinstance(error, (Exception, asyncio.CancelledError)):
+                raise
+            return
+        if waiting.__class__ is Promise:
+            waiting._asyncio_future_blocking = False
+            self._waiting = waiting
+            waiting._wake = self._step
+        elif getattr(waiting, "_asyncio_future_blocking", None):
+            waiting._asyncio_future_blocking = False
+            self._waiting = waiting
+            waiting.add_done_callback(self._step)
+        elif waiting is None:  # asyncio.sleep(0)
+            asyncio.get_running_loop().call_soon(self._step, None)
+        else:
+            self._throw = RuntimeError(f"a request waits for {waiting!r}, which is neither a promise nor a future")
+            self._step(None)
+            return
+        if self._throw is not None and self._waiting is not None and self._waiting.cancel():  # cancelled while it ran
+            self._throw = None
+
+    def cancel(self) -> None:
+        """Throw `CancelledError` into the coroutine where it waits; without effect once it has ended."""
+        waiting = self._waiting
+        if waiting is None or not waiting.cancel():
+            self._throw = asyncio.CancelledError()
+
+    def __repr__(self) -> str:
+        return f"<Run {self._coroutine!r} waiting for {self._waiting!r}>"

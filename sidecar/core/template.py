@@ -1,0 +1,159 @@
+"""Texts with names in braces: `/internal/orders/{path.id}`.  Split once at load; nothing in them is executed.
+
+Names are `{path.NAME} {query.NAME} {header.NAME} {client.address} {request.id} {trace.id} {service} {route} {upstream}
+{breaker.retry_after}`; an unknown one is an error at load that suggests a known one.  Braces around anything that is
+not a name are plain text, and `{{route}}` is the plain text `{route}`.
+
+What comes from a request may hold anything, so every value passes through an `Escape` fit for where it goes: a line
+break in a captured path must not become a header field, nor a slash another segment.  What is not there is empty.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from difflib import get_close_matches
+from math import ceil
+from typing import Any, Final
+from urllib.parse import parse_qs, quote
+
+from sidecar.core.exchange import Exchange
+from sidecar.core.outcome import Outcome
+
+FAMILIES: Final = ("path", "query", "header")
+"""What takes a name of its own after the dot."""
+FIXED: Final = ("client.address", "request.id", "trace.id", "service", "route", "upstream", "breaker.retry_after")
+NAMES: Final = (*FIXED, *(f"{family}.NAME" for family in FAMILIES))
+
+Escape = Callable[[str], str]
+Read = Callable[[Exchange, Outcome | None], str]
+
+_NAME: Final = r"[A-Za-z][A-Za-z0-9_]*(?:\.[A-Za-z0-9_.-]*)?"
+_TOKEN: Final = re.compile(rf"\{{(\{{{_NAME}\}})\}}|\{{({_NAME})\}}")
+_CONTROLS: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]+")
+
+
+def header_safe(value: str) -> str:
+    """Without control characters (RFC 9110 5.5): none can end the field."""
+    return _CONTROLS.sub("", value)
+
+
+def path_safe(value: str) -> str:
+    """One path segment, percent-encoded; a dot segment (RFC 3986 5.2.4) cannot climb."""
+    return value.replace(".", "%2E") if value in (".", "..") else quote(value, safe="")
+
+
+def plain(value: str) -> str:
+    """As it is: for texts whose form nothing can break."""
+    return value
+
+
+def _retry_after(_: Exchange, outcome: Outcome | None) -> str:
+    """Whole seconds, rounded up, of the refusal that is being answered."""
+    seconds = None if outcome is None else outcome.refusal.retry_after
+    return "" if seconds is None else str(max(1, ceil(seconds)))
+
+
+def _query(name: str) -> Read:
+    def read(x: Exchange, _: Outcome | None) -> str:
+        if x.query is None:
+            return ""
+        values = parse_qs(x.query.decode("latin-1"), keep_blank_values=True, max_num_fields=1000)
+        return values.get(name, [""])[0]
+
+    return read
+
+
+def _header(name: str) -> Read:
+    key = name.lower().encode()
+    return lambda x, _: (x.header(key) or b"").decode("latin-1")
+
+
+def _reader(name: str, constants: Mapping[str, str]) -> Read:
+    family, _, own = name.partition(".")
+    if name in constants:
+        constant = constants[name]
+        return lambda _x, _o: constant
+    match family:
+        case "path":
+            return lambda x, _: x.captures.get(own, "")
+        case "query":
+            return _query(own)
+        case "header":
+            return _header(own)
+        case "client":
+            return lambda x, _: x.client_address
+        case "request":
+            return lambda x, _: x.request_id.decode("latin-1")
+        case "trace":
+            return lambda x, _: "" if x.trace is None else x.trace.trace_id.decode("ascii")
+        case "breaker":
+            return _retry_after
+    return lambda _x, _o: ""  # a constant of the deployment that was not given
+
+
+def names(text: str) -> list[str]:
+    """The names in a text.  ValueError, which says what would be right, for one that is unknown."""
+    found = []
+    for match in _TOKEN.finditer(text):
+        name = match[2]
+        if name is None:
+            continue
+        family, _, own = name.partition(".")
+        if name not in FIXED and not (family in FAMILIES and own):
+            near = get_close_matches(name, [*FIXED, *(f"{each}.{own}" for each in FAMILIES)], 1)
+            remedy = f"did you mean {{{near[0]}}}?" if near else f"known are {', '.join(NAMES)}"
+            raise ValueError(f"names {{{name}}}, which is unknown; {remedy}")
+        found.append(name)
+    return found
+
+
+class Template:
+    """A text, split.  `constants` gives the values of `service`, `route` and `upstream`."""
+
+    __slots__ = ("_parts", "text")
+
+    def __init__(self, text: str, constants: Mapping[str, str]) -> None:
+        names(text)
+        self.text = text
+        self._parts: list[str | Read] = []
+        end = 0
+        for match in _TOKEN.finditer(text):
+            self._parts.append(text[end : match.start()])
+            self._parts.append(match[1] or _reader(match[2], constants))
+            end = match.end()
+        self._parts.append(text[end:])
+
+    @property
+    def is_constant(self) -> bool:
+        """Is it the same for every request?"""
+        return all(isinstance(part, str) for part in self._parts)
+
+    def render(self, x: Exchange, outcome: Outcome | None = None, escape: Escape = plain) -> str:
+        """The text for one request; `outcome` is what is being answered, where that is known."""
+        return "".join(part if isinstance(part, str) else escape(part(x, outcome)) for part in self._parts)
+
+    def __repr__(self) -> str:
+        return f"<Template {self.text!r}>"
+
+
+def compile_tree(value: Any, constants: Mapping[str, str]) -> Any:
+    """A JSON value with a `Template` for every text in it; keys stay as they are."""
+    if isinstance(value, str):
+        return Template(value, constants)
+    if isinstance(value, dict):
+        return {key: compile_tree(inner, constants) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [compile_tree(inner, constants) for inner in value]
+    return value
+
+
+def render_tree(value: Any, x: Exchange, outcome: Outcome | None = None) -> Any:
+    """The JSON value for one request; serialising it escapes what needs to be."""
+    if isinstance(value, Template):
+        return value.render(x, outcome)
+    if isinstance(value, dict):
+        return {key: render_tree(inner, x, outcome) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [render_tree(inner, x, outcome) for inner in value]
+    return value

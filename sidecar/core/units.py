@@ -1,0 +1,124 @@
+"""The words of the policy files: quantities with their units (`250ms`, `64KiB`, `20%`, `100/s`), and what a block is.
+
+A quantity without its unit is an error: more than one mesh has shipped 0.2 % where 20 % was meant.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Annotated, Any, Final, Literal, NamedTuple
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, WithJsonSchema
+
+from sidecar.core.outcome import CONDITION_WORDS
+
+NUMBER: Final = r"([0-9]+(?:\.[0-9]+)?)"
+SECONDS: Final = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+BYTES: Final = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
+PER: Final = {"s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+class Problem(NamedTuple):
+    """One thing that is wrong with the policy files: `file:line:column: path: message`."""
+
+    file: str
+    line: int
+    column: int
+    path: str
+    message: str
+
+    def __str__(self) -> str:
+        path = f"{self.path}: " if self.path else ""
+        return f"{self.file}:{self.line}:{self.column}: {path}{self.message}"
+
+
+def _parser(what: str, units: dict[str, Any], example: str, after: str = "") -> Callable[[Any], float]:
+    pattern = re.compile(rf"{NUMBER}{after}({'|'.join(map(re.escape, units))})")
+
+    def parse(value: Any) -> float:
+        if isinstance(value, float | int) and not isinstance(value, bool):
+            raise ValueError(f"is a number without a unit; write a {what} such as {example}")
+        if not isinstance(value, str) or not (match := pattern.fullmatch(value)):
+            raise ValueError(f"is not a {what}; write it such as {example}")
+        return float(match[1]) * float(units[match[2]])
+
+    return parse
+
+
+parse_duration = _parser("duration", SECONDS, "250ms, 2s, 5m or 1h")
+parse_size = _parser("size", BYTES, "64KiB or 10MiB")
+parse_share = _parser("share", {"%": 0.01}, "20%")
+
+
+def _rate(value: Any) -> float:
+    if isinstance(value, str) and (match := re.fullmatch(rf"{NUMBER}/({'|'.join(PER)})", value)):
+        return float(match[1]) / PER[match[2]]
+    raise ValueError("is not a rate; write it such as 100/s or 600/m")
+
+
+def _positive(parse: Callable[[Any], float]) -> Callable[[Any], float]:
+    def check(value: Any) -> float:
+        if (number := parse(value)) <= 0:
+            raise ValueError("must be more than zero")
+        return number
+
+    return check
+
+
+def _share(value: Any) -> float:
+    if (share := parse_share(value)) > 1:
+        raise ValueError("is more than 100%")
+    return share
+
+
+def _schema(pattern: str, example: str) -> WithJsonSchema:
+    return WithJsonSchema({"type": "string", "pattern": f"^{pattern}$", "examples": [example]})
+
+
+_DURATION: Final = r"\d+(\.\d+)?(us|ms|s|m|h)"
+Duration = Annotated[float, BeforeValidator(_positive(parse_duration)), _schema(_DURATION, "250ms")]
+"""Seconds, more than zero."""
+DurationOrZero = Annotated[float, BeforeValidator(parse_duration), _schema(_DURATION, "0s")]
+"""Seconds."""
+Size = Annotated[
+    int, BeforeValidator(lambda value: int(parse_size(value))), _schema(r"\d+(\.\d+)?(B|KiB|MiB|GiB|KB|MB|GB)", "64KiB")
+]
+"""Bytes."""
+Share = Annotated[float, BeforeValidator(_share), _schema(r"\d+(\.\d+)?%", "20%")]
+"""0 to 1."""
+Rate = Annotated[float, BeforeValidator(_positive(_rate)), _schema(r"\d+(\.\d+)?/(s|m|h)", "100/s")]
+"""A second."""
+
+
+def _condition(value: Any) -> Any:
+    if value in CONDITION_WORDS or (value.__class__ is int and 100 <= value <= 599):
+        return value
+    raise ValueError(f"is not a condition; write a status such as 503 or one of {', '.join(CONDITION_WORDS)}")
+
+
+Condition = Annotated[
+    str | int,
+    BeforeValidator(_condition),
+    WithJsonSchema({"anyOf": [{"enum": list(CONDITION_WORDS)}, {"type": "integer", "minimum": 100, "maximum": 599}]}),
+]
+"""A member of a list of conditions (`sidecar.core.outcome.Conditions`)."""
+
+
+class Model(BaseModel):
+    """Strict, closed and frozen: an unknown key or a value of another type is an error."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, hide_input_in_errors=True, use_attribute_docstrings=True
+    )
+
+
+class Block(Model):
+    """A policy block as a file says it.  Each stage's `Spec` is one."""
+
+    mode: Literal["enforce", "observe"] = "enforce"
+    """`observe` lets everything pass and counts what it would have done."""
+
+    @property
+    def is_enforced(self) -> bool:
+        return self.mode == "enforce"

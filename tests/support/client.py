@@ -1,0 +1,76 @@
+"""A client on a raw socket, which can send what no library would."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ssl
+from types import TracebackType
+
+from tests.support.wire import Message, read_response
+
+PATIENCE = 5.0
+"""Seconds after which a test fails rather than hangs."""
+
+
+class Client:
+    """One connection: `async with Client(address) as client`."""
+
+    def __init__(self, address: str, *, tls: ssl.SSLContext | None = None, server_name: str | None = None) -> None:
+        self.host, _, port = address.rpartition(":")
+        self.port = int(port)
+        self.tls = tls
+        self.server_name = server_name
+        self.reader: asyncio.StreamReader
+        self.writer: asyncio.StreamWriter
+
+    async def __aenter__(self) -> Client:
+        self.reader, self.writer = await asyncio.open_connection(
+            self.host.strip("[]"), self.port, ssl=self.tls, server_hostname=self.server_name
+        )
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.writer.transport.abort()
+        with contextlib.suppress(OSError):
+            await self.writer.wait_closed()
+
+    async def send(self, data: bytes) -> None:
+        self.writer.write(data)
+        await asyncio.wait_for(self.writer.drain(), PATIENCE)
+
+    async def request(self, method: str, target: str, body: bytes = b"", **fields: str) -> Message:
+        """Send a request and read its answer; `x_name="v"` becomes the field `x-name: v`."""
+        await self.send(request(method, target, body, **fields))
+        return await self.response(method)
+
+    async def response(self, method: str = "GET") -> Message:
+        """The next answer on the connection."""
+        return await asyncio.wait_for(read_response(self.reader, method), PATIENCE)
+
+    async def is_closed(self) -> bool:
+        """Has the other side closed the connection, with nothing more to read?"""
+        try:
+            return await asyncio.wait_for(self.reader.read(1), PATIENCE) == b""
+        except ConnectionResetError:
+            return True
+        except TimeoutError:
+            return False
+
+
+def request(method: str, target: str, body: bytes = b"", **fields: str) -> bytes:
+    """A request as bytes: Host and, with a body, Content-Length are added."""
+    lines = [f"{method} {target} HTTP/1.1"]
+    fields.setdefault("host", "test")
+    if body or method in ("POST", "PUT", "PATCH"):
+        fields.setdefault("content_length", str(len(body)))
+    lines += [f"{name.replace('_', '-')}: {value}" for name, value in fields.items()]
+    return "\r\n".join([*lines, "", ""]).encode("latin-1") + body
+
+
+async def fetch(address: str, method: str, target: str, body: bytes = b"", **fields: str) -> Message:
+    """One request on a connection of its own."""
+    async with Client(address) as client:
+        return await client.request(method, target, body, **fields)

@@ -1,0 +1,208 @@
+"""A real `sidecar run` in a process of its own, on ports that the system chose.
+
+    policy = policies(upstreams={"app": {"endpoints": [server.url]}}, routes=[{"name": "all", ...}])
+    async with Sidecar(policy, tmp_path) as sidecar:
+        answer = await sidecar.fetch("GET", "/")
+
+The policies are a dict, written as JSON, which is YAML; or text.  Leaving the context stops the process and checks that
+it ended cleanly and reported no bug.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from chaos.processes import tied_to_parent
+from tests.support.client import Client, fetch
+from tests.support.wire import Message
+
+READY_WITHIN = 10.0
+ENDED_WITHIN = 25.0
+COMMAND = Path(sys.executable).with_name("sidecar")
+
+
+def policies(**sections: Any) -> dict[str, Any]:
+    """Policies with an inbound and an admin listener on free ports and the given sections."""
+    return {
+        "version": 1,
+        "service": "test",
+        "listeners": {"inbound": {"address": "127.0.0.1:0"}},
+        "admin": {"address": "127.0.0.1:0"},
+        **sections,
+    }
+
+
+def route(name: str, upstream: str | None = None, **blocks: Any) -> dict[str, Any]:
+    """A route for all that lies under `/name`, to the upstream of the same name unless another is given."""
+    return {"name": name, "match": {"path_prefix": f"/{name}"}, "upstream": upstream or name, **blocks}
+
+
+class Sidecar:
+    """The process, its addresses and what it said."""
+
+    def __init__(self, policy: dict[str, Any] | str, directory: Path, env: Mapping[str, str] | None = None) -> None:
+        self.path = directory / "policies.yaml"
+        self.write(policy)
+        self.events: list[dict[str, Any]] = []
+        """The JSON lines of its standard error."""
+        self.noise: list[str] = []
+        """The other lines."""
+        self.inbound = ""
+        self.admin = ""
+        self.listeners: dict[str, str] = {}
+        self._env = {**os.environ, **(env or {})}
+        self._process: asyncio.subprocess.Process | None = None
+        self._listening: list[asyncio.Task[None]] = []
+        self._ready = asyncio.Event()
+        self._news = asyncio.Event()
+
+    # ----- life
+
+    async def __aenter__(self) -> Sidecar:
+        pipe = asyncio.subprocess.PIPE
+        self._process = await asyncio.create_subprocess_exec(
+            COMMAND, "run", self.path, stdout=pipe, stderr=pipe, env=self._env, preexec_fn=tied_to_parent(), limit=2**20
+        )
+        assert self._process.stdout is not None
+        assert self._process.stderr is not None
+        self._listening = [
+            asyncio.create_task(self._drain(self._process.stdout)),
+            asyncio.create_task(self._listen(self._process.stderr)),
+        ]
+        ready = asyncio.create_task(self._ready.wait())
+        ended = asyncio.create_task(self._process.wait())
+        await asyncio.wait((ready, ended), timeout=READY_WITHIN, return_when=asyncio.FIRST_COMPLETED)
+        ready.cancel()
+        ended.cancel()
+        await asyncio.gather(ready, ended, return_exceptions=True)
+        if not self._ready.is_set():
+            code = await self.kill()
+            raise AssertionError(f"the sidecar did not get ready; exit code {code}\n{self.log()}")
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            code = await self.stop()
+        except TimeoutError:
+            code = await self.kill()
+            if error is None:
+                raise AssertionError(f"the sidecar did not end within {ENDED_WITHIN} s\n{self.log()}") from None
+        if error is None:
+            assert code == 0, f"exit code {code}\n{self.log()}"
+            assert not self.said("bug"), self.log()
+        else:
+            error.add_note(f"the sidecar's log:\n{self.log()}")
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def is_running(self) -> bool:
+        return self._process is not None and self._process.returncode is None
+
+    def signal(self, number: int) -> None:
+        assert self._process is not None
+        self._process.send_signal(number)
+
+    async def wait(self) -> int:
+        """Its exit code, once it has ended."""
+        assert self._process is not None
+        code = await asyncio.wait_for(self._process.wait(), ENDED_WITHIN)
+        await asyncio.gather(*self._listening)
+        return code
+
+    async def stop(self) -> int:
+        """Have it drain and end."""
+        if self.is_running:
+            self.signal(signal.SIGTERM)
+        return await self.wait()
+
+    async def kill(self) -> int:
+        assert self._process is not None
+        with contextlib.suppress(ProcessLookupError):
+            self._process.kill()
+        return await self.wait()
+
+    # ----- talking to it
+
+    async def fetch(self, method: str, target: str, body: bytes = b"", **fields: str) -> Message:
+        """One request through it, on a connection of its own."""
+        return await fetch(self.inbound, method, target, body, **fields)
+
+    def client(self) -> Client:
+        """A connection to its inbound listener."""
+        return Client(self.inbound)
+
+    async def ask(self, target: str, method: str = "GET") -> Message:
+        """One request to its admin listener."""
+        return await fetch(self.admin, method, target)
+
+    async def state(self) -> dict[str, Any]:
+        state: dict[str, Any] = json.loads((await self.ask("/state")).body)
+        return state
+
+    def write(self, policy: dict[str, Any] | str) -> None:
+        """Replace its policy file at once, as an editor does it."""
+        text = policy if isinstance(policy, str) else json.dumps(policy, indent=2)
+        fresh = self.path.with_suffix(".new")
+        fresh.write_text(text)
+        fresh.replace(self.path)
+
+    def said(self, event: str) -> list[dict[str, Any]]:
+        """The events of that name so far.  The first policies count as a `reload.applied` too."""
+        return [line for line in self.events if line.get("event") == event]
+
+    async def until(self, event: str, count: int = 1) -> dict[str, Any]:
+        """The count-th event of that name, once it has been said."""
+        async with asyncio.timeout(READY_WITHIN):
+            while len(found := self.said(event)) < count:
+                self._news.clear()
+                await self._news.wait()
+        return found[count - 1]
+
+    def log(self) -> str:
+        """The last lines of its standard error."""
+        return "\n".join([*self.noise[-40:], *map(json.dumps, self.events[-20:])])
+
+    def memory(self) -> int:
+        """Its resident set in bytes."""
+        pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE")
+
+    # ----- listening
+
+    async def _drain(self, stream: asyncio.StreamReader) -> None:
+        while await stream.read(65536):
+            pass
+
+    async def _listen(self, stream: asyncio.StreamReader) -> None:
+        async for raw in stream:
+            line = raw.decode(errors="replace").rstrip()
+            try:
+                event = json.loads(line)
+            except ValueError:
+                event = None
+            if not isinstance(event, dict):
+                self.noise.append(line)
+                continue
+            event = {**event, **event.get("attributes", {})}
+            self.events.append(event)
+            self._news.set()
+            if event.get("event") == "ready":
+                self.listeners = event["listeners"]
+                self.inbound = self.listeners.get("inbound", "")
+                self.admin = event["admin"]
+                self._ready.set()
