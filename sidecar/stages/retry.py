@@ -1,0 +1,259 @@
+"""Retry: the same request again where that may help, can do no harm, and is affordable.
+
+tenacity's strategies (when to stop, how long to wait) are what a policy compiles to; its own loop is not used: entering
+it costs 15 to 25 us a call, and some of its predicates retry a cancellation.  Who succeeds touches none of it.
+
+What is retried is an outcome that `on` names.  Then, in this order, each question can end it, and the answer becomes
+`x.retry_stopped`, a counter's label, and a field of the access log:
+
+1. `marked` - the request came as somebody's retry already.  Three layers that try thrice make 27 (SRE book ch. 22).
+2. `method` - the upstream may have seen the request, and doing it twice may do it twice (RFC 9110 9.2.2).  POST and
+   PATCH pass with an Idempotency-Key (draft-ietf-httpapi-idempotency-key-header) or by being named.  What was never
+   sent is safe for every method: refused connects, and a pooled connection that had been closed.
+3. `attempts` - all of them are used up.
+4. `body` - it was longer than `max_body`, so it was streamed and is gone.
+5. `retry_after` - the upstream says when to come back, and that is later than `retry_after.max`: its answer is passed
+   on.  A shorter one is waited for, plus the backoff, so that callers do not come back in step.
+6. `deadline` - the wait and the quickest answer that this request has had would end too late.
+7. `budget` - the upstream's retry budget is spent.  Asked last, as asking pays.
+
+Then the answer in hand is what the client gets.  Refusals of our own are never retried: an open breaker is terminal
+(the upstream client has already looked for an endpoint whose breaker lets it through), and asking again only hammers
+at it.  A hedge is an extra try itself and is not retried.
+"""
+
+from __future__ import annotations
+
+from math import inf
+from random import Random
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import Field
+from tenacity.stop import stop_after_attempt, stop_base
+from tenacity.wait import wait_base, wait_exponential
+
+from sidecar.core import events
+from sidecar.core.env import BuildContext
+from sidecar.core.exchange import Exchange
+from sidecar.core.headers import retry_after
+from sidecar.core.outcome import Conditions, Outcome
+from sidecar.core.stage import Layer, Service
+from sidecar.core.units import Block, Condition, Duration, DurationOrZero, Model, Size
+
+QUICKEST: Final = 0.001
+"""Seconds: less than any answer takes."""
+
+Method = Annotated[str, Field(pattern=r"^[A-Z][A-Z-]*$")]
+Methods = Annotated[tuple[Method, ...], Field(strict=False, min_length=1)]
+
+
+class BackoffSpec(Model):
+    """How long to wait before the next try."""
+
+    base: Duration = 0.025
+    """The first wait; each one more doubles it (Envoy: 25ms)."""
+    max: Duration = 0.25
+    """The longest wait (Envoy: ten times the base)."""
+    jitter: Literal["full", "equal", "none"] = "full"
+    """`full`: between nothing and the wait; `equal`: between a half and the whole; `none`: the wait."""
+
+
+class RetryAfterSpec(Model):
+    """What to do about Retry-After."""
+
+    max: DurationOrZero = 5.0
+    """Waited for up to this; an answer that asks for more is passed on."""
+
+
+class Spec(Block):
+    """Try again."""
+
+    max_attempts: Annotated[int, Field(ge=1, le=10)] = 3
+    """Tries in all, the first included (SRE book ch. 21: three)."""
+    on: Annotated[tuple[Condition, ...], Field(strict=False, min_length=1)] = (
+        "connect_failure",
+        "reset",
+        "timeout",
+        502,
+        503,
+        504,
+    )
+    """What is worth another try."""
+    methods: Methods = ("GET", "HEAD", "OPTIONS", "PUT", "DELETE")
+    """Methods that may be sent twice.  POST and PATCH besides where the request bears an Idempotency-Key."""
+    backoff: BackoffSpec = BackoffSpec()
+    retry_after: RetryAfterSpec = RetryAfterSpec()
+    max_body: Size = 64 * 1024
+    """A longer request body is streamed, and not retried once it has been sent (Linkerd: 64 KiB)."""
+
+
+class Try:
+    """What tenacity's strategies are asked about: the attributes of its RetryCallState that they read, and ours."""
+
+    __slots__ = (
+        "asked", "attempt_number", "deadline", "idle_for", "outcome", "seconds_since_start",
+        "upcoming_sleep",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        self.attempt_number = 1
+        self.outcome: Any = None
+        self.idle_for = 0.0
+        """Seconds slept so far."""
+        self.upcoming_sleep = 0.0
+        self.seconds_since_start = 0.0
+        self.asked = 0.0
+        """Retry-After in seconds."""
+        self.deadline = inf
+        """Seconds since the start at which another try could no longer finish."""
+
+
+class WaitJittered(wait_base):
+    """A part of another wait, drawn at random (Brooker, "Exponential Backoff and Jitter").
+
+    Not tenacity's own random waits: they draw from the global generator.
+    """
+
+    def __init__(self, wait: wait_base, jitter: Literal["full", "equal", "none"], rng: Random) -> None:
+        self._wait = wait
+        self._least = {"full": 0.0, "equal": 0.5, "none": 1.0}[jitter]
+        self._rng = rng
+
+    def __call__(self, retry_state: Any) -> float:
+        return self._wait(retry_state) * (self._least + (1 - self._least) * self._rng.random())
+
+
+class WaitRetryAfter(wait_base):
+    """As long as the upstream asked for."""
+
+    def __call__(self, retry_state: Any) -> float:
+        return float(retry_state.asked)
+
+
+class StopWhenAskedToStayAway(stop_base):
+    """The upstream asked for more patience than we have."""
+
+    def __init__(self, longest: float) -> None:
+        self._longest = longest
+
+    def __call__(self, retry_state: Any) -> bool:
+        return bool(retry_state.asked > self._longest)
+
+
+class StopBeforeDeadline(stop_base):
+    """`stop_before_delay` with the request's own limit."""
+
+    def __call__(self, retry_state: Any) -> bool:
+        return bool(retry_state.seconds_since_start + retry_state.upcoming_sleep >= retry_state.deadline)
+
+
+class Retry:
+    """The policy, compiled; one for each route."""
+
+    def __init__(self, spec: Spec, ctx: BuildContext) -> None:
+        env = self.env = ctx.env
+        self.route = ctx.route
+        self.is_enforced = spec.is_enforced
+        self.conditions = Conditions(spec.on)
+        self.statuses = self.conditions.statuses
+        self.methods = frozenset(method.encode() for method in spec.methods)
+        self.max_body = spec.max_body
+        self.budget = ctx.resources("retry_budget", ctx.upstream)
+        backoff = spec.backoff
+        self.wait = WaitRetryAfter() + WaitJittered(
+            wait_exponential(multiplier=backoff.base, max=backoff.max), backoff.jitter, env.rng
+        )
+        self.stop_attempts = stop_after_attempt(spec.max_attempts)
+        self.stop_retry_after = StopWhenAskedToStayAway(spec.retry_after.max)
+        self.stop_deadline = StopBeforeDeadline()
+
+    def layer(self, inner: Service) -> Service:
+        now, statuses, deposit, max_body = self.env.now, self.statuses, self.budget.deposit, self.max_body
+
+        async def call(x: Exchange) -> Outcome:
+            if not x.is_counted and not x.is_retry:
+                x.is_counted = True
+                deposit()
+            if x.stream is not None:
+                x.stream.record(max_body)
+            began = now()
+            outcome = await inner(x)
+            if outcome.failure is None and not statuses[outcome.status]:
+                return outcome
+            return await self._again(x, outcome, inner, began)
+
+        return call
+
+    async def _again(self, x: Exchange, outcome: Outcome, inner: Service, began: float) -> Outcome:
+        """The slow path: decide, wait, try again, until there is nothing more to gain."""
+        env = self.env
+        state = Try()
+        least = QUICKEST
+        tried = began
+        while self.conditions.match(outcome) and not x.is_hedge:
+            now = env.now()
+            if outcome.failure is None:
+                least = now - tried if least == QUICKEST else min(least, now - tried)
+            state.outcome = outcome
+            state.seconds_since_start = now - began
+            state.asked = retry_after(outcome.headers, env.wall()) or 0.0
+            state.deadline = x.deadline - began - max(QUICKEST, least)
+            stopped = self._stop(x, outcome, state)
+            if stopped:
+                x.retry_stopped = stopped
+                self._count(events.RETRIES_DENIED, stopped)
+                break
+            if not self.is_enforced:
+                env.meter.counter(events.WOULD_REFUSE, policy="retry", route=self.route).add()
+                break
+            reason = outcome.reason or str(outcome.status)
+            self._count(events.RETRIES, reason)
+            if outcome.stream is not None:
+                outcome.stream.cancel()
+            await env.sleep(state.upcoming_sleep)
+            state.idle_for += state.upcoming_sleep
+            if x.stream is not None:
+                x.stream.rewind()
+            number = max(x.attempt + state.attempt_number, len(x.attempts) + 1)
+            state.attempt_number += 1
+            twin = x.fork(number, f"retry:{reason}")
+            twin.avoid = x.avoid.union(attempt.endpoint for attempt in x.attempts)
+            tried = env.now()
+            outcome = await inner(twin)
+        return outcome
+
+    def _stop(self, x: Exchange, outcome: Outcome, state: Try) -> str:
+        """Why there is no further try, or nothing; sets the wait before it."""
+        failure = outcome.failure
+        if x.is_retry:
+            return "marked"
+        if (failure is None or failure.sent) and not self._may_repeat(x):
+            return "method"
+        if self.stop_attempts(state):  # type: ignore[arg-type]
+            return "attempts"
+        if not x.is_replayable:
+            return "body"
+        if self.stop_retry_after(state):
+            return "retry_after"
+        state.upcoming_sleep = self.wait(state)  # type: ignore[arg-type]
+        if self.stop_deadline(state):
+            return "deadline"
+        if self.is_enforced and not self.budget.withdraw():
+            return "budget"
+        return ""
+
+    def _may_repeat(self, x: Exchange) -> bool:
+        if x.method in self.methods:
+            return True
+        return x.method in (b"POST", b"PATCH") and bool(x.header(b"idempotency-key"))
+
+    def _count(self, name: str, reason: str) -> None:
+        self.env.meter.counter(name, route=self.route, reason=reason).add()
+
+    def __repr__(self) -> str:
+        return f"<Retry {self.route} on {self.conditions!r}>"
+
+
+def build(spec: Spec, ctx: BuildContext) -> Layer:
+    """The retry layer of a route."""
+    return Retry(spec, ctx).layer
