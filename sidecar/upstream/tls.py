@@ -1,0 +1,151 @@
+"""TLS contexts for both sides, to upstreams and for listeners, from the files that policies name.
+
+TLS 1.2 at least (RFC 9325 3.1.1), ALPN `http/1.1` (RFC 7301), no renegotiation, and never a question for a pass phrase.
+What is wrong with a file is told by its path and the setting that names it.  `certificates.py` follows changed files.
+"""
+
+from __future__ import annotations
+
+import ssl
+from typing import Final
+
+from pydantic import model_validator
+
+from sidecar.core.units import Model
+
+FILES: Final = ("ca", "client_ca", "cert", "key")
+"""The settings that name files."""
+
+
+class ClientTlsSpec(Model):
+    """TLS towards an upstream."""
+
+    ca: str | None = None
+    """File with the certificate authorities to trust (PEM); the system's own without it."""
+    cert: str | None = None
+    """File with the certificate that we show, and its chain (PEM), for mutual TLS."""
+    key: str | None = None
+    """File with its private key (PEM, not encrypted)."""
+    server_name: str | None = None
+    """The name sent (SNI) and expected in the certificate; the endpoint's host, or the discovered name, without it."""
+    verify: bool = True
+    """`false` accepts any certificate of anyone: for a laboratory only."""
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> ClientTlsSpec:
+        if (self.cert is None) != (self.key is None):
+            raise ValueError("needs cert and key together, or neither")
+        if not self.verify and self.ca is not None:
+            raise ValueError("has a ca that verify: false would never look at; take one of the two out")
+        return self
+
+
+class ServerTlsSpec(Model):
+    """TLS on a listener."""
+
+    cert: str
+    """File with the certificate and its chain (PEM)."""
+    key: str
+    """File with its private key (PEM, not encrypted)."""
+    client_ca: str | None = None
+    """File with certificate authorities (PEM); a client must show a certificate that one of them signed."""
+
+
+class CertificateError(ValueError):
+    """A file cannot be used: `setting` is the key that names it, the message says which file and what is wrong."""
+
+    def __init__(self, setting: str, message: str) -> None:
+        super().__init__(message)
+        self.setting = setting
+
+
+def client_context(spec: ClientTlsSpec) -> ssl.SSLContext:
+    """For connections to an upstream; raises `CertificateError`."""
+    context = _context(ssl.PROTOCOL_TLS_CLIENT)
+    if not spec.verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    elif spec.ca is not None:
+        _trust(context, "ca", spec.ca)
+    else:
+        context.load_default_certs(ssl.Purpose.SERVER_AUTH)
+    if spec.cert is not None and spec.key is not None:
+        _identify(context, spec.cert, spec.key)
+    return context
+
+
+def server_context(spec: ServerTlsSpec) -> ssl.SSLContext:
+    """For handshakes with clients; raises `CertificateError`."""
+    context = _context(ssl.PROTOCOL_TLS_SERVER)
+    _identify(context, spec.cert, spec.key)
+    if spec.client_ca is not None:
+        _trust(context, "client_ca", spec.client_ca)
+        context.verify_mode = ssl.CERT_REQUIRED
+    return context
+
+
+def build_context(spec: ClientTlsSpec | ServerTlsSpec) -> ssl.SSLContext:
+    """The context for either side; raises `CertificateError`."""
+    return client_context(spec) if isinstance(spec, ClientTlsSpec) else server_context(spec)
+
+
+def check_files(spec: ClientTlsSpec | ServerTlsSpec) -> list[CertificateError]:
+    """All that is wrong with the files of a spec: each one that cannot be read, else the first that cannot be used."""
+    problems = []
+    for setting, path in files_of(spec):
+        try:
+            _read(setting, path)
+        except CertificateError as error:
+            problems.append(error)
+    if not problems:
+        try:
+            build_context(spec)
+        except CertificateError as error:
+            problems.append(error)
+    return problems
+
+
+def files_of(spec: ClientTlsSpec | ServerTlsSpec) -> list[tuple[str, str]]:
+    """Pairs of a setting and the path that it names."""
+    return [(setting, path) for setting in FILES if (path := getattr(spec, setting, None)) is not None]
+
+
+def _context(protocol: int) -> ssl.SSLContext:
+    context = ssl.SSLContext(protocol)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
+def _read(setting: str, path: str) -> str:
+    try:
+        with open(path, encoding="ascii", errors="replace") as file:
+            return file.read()
+    except OSError as error:
+        raise CertificateError(setting, f"{path} cannot be read: {error.strerror}") from None
+
+
+def _trust(context: ssl.SSLContext, setting: str, path: str) -> None:
+    try:
+        _read(setting, path)
+        context.load_verify_locations(cafile=path)
+    except ssl.SSLError:
+        raise CertificateError(setting, f"{path} has no certificates in PEM that can be used") from None
+
+
+def _identify(context: ssl.SSLContext, cert: str, key: str) -> None:
+    def refuse() -> str:
+        raise CertificateError("key", f"{key} is encrypted; give a key without a pass phrase")
+
+    for setting, path, mark in (("cert", cert, "CERTIFICATE-----"), ("key", key, "PRIVATE KEY-----")):
+        if mark not in _read(setting, path):
+            raise CertificateError(setting, f"{path} has no {mark.rstrip('-').lower()} in PEM")
+    try:
+        context.load_cert_chain(cert, key, password=refuse)
+    except ssl.SSLError as error:
+        if error.reason == "KEY_VALUES_MISMATCH":
+            raise CertificateError("key", f"{key} is not the key of the certificate {cert}") from None
+        raise CertificateError("cert", f"{cert} and {key} cannot be used: {error.reason or error}") from None
+    except OSError as error:
+        raise CertificateError("cert", f"{cert} and {key} cannot be read: {error.strerror}") from None

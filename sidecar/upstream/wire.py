@@ -1,0 +1,46 @@
+"""An exchange as the bytes of an upstream request head.  No I/O.
+
+What belongs to the connection was taken off by the edge; framing, Host and what we tell the upstream (time left, number
+of the attempt) are put on here, once per attempt.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from sidecar.core.exchange import NEVER, Exchange
+
+METHODS_WITH_BODY: Final = frozenset((b"POST", b"PUT", b"PATCH"))
+"""Those for which an absent body is said with `Content-Length: 0` (RFC 9110 8.6)."""
+
+
+def request_head(x: Exchange, now: float) -> bytes:
+    """The head of the request as it goes to the upstream."""
+    fields = b""
+    if x.stream is not None:
+        if x.stream.length is None:
+            fields += b"transfer-encoding: chunked\r\n"
+        else:
+            fields += b"content-length: %d\r\n" % x.stream.length
+        if x.expects_continue:
+            fields += b"expect: 100-continue\r\n"
+    elif x.body or x.method in METHODS_WITH_BODY:
+        fields += b"content-length: %d\r\n" % len(x.body)
+    if x.upgrade is not None:
+        fields += b"connection: Upgrade\r\nupgrade: %b\r\n" % x.upgrade
+    if x.accepts_trailers:
+        fields += b"connection: te\r\nte: trailers\r\n"
+    if x.deadline != NEVER and x.timeout_header:
+        left = max(1, int((min(x.deadline, now + x.attempt_timeout) - now) * 1000))
+        fields += b"%b: %d\r\n" % (x.timeout_header, left)
+        if x.grpc_timeout:
+            fields += b"grpc-timeout: %dm\r\n" % min(left, 99_999_999)
+    return b"%b %b HTTP/1.1\r\nhost: %b\r\n%b%b%bx-sidecar-attempt: %d\r\n\r\n" % (
+        x.method,
+        x.path if x.query is None else b"%b?%b" % (x.path, x.query),
+        x.authority,
+        x.lines,
+        fields,
+        x.forwarding,
+        x.attempt + x.marked_attempt,
+    )

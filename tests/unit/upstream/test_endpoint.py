@@ -1,0 +1,98 @@
+"""One endpoint's standing, and the set that survives reloads."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sidecar.core import events
+from sidecar.upstream.endpoint import TRIAL, Endpoint, EndpointSet
+from sidecar.upstream.spec import UpstreamSpec
+from tests.support.clock import make_env
+
+
+def spec(*urls: str, **settings: Any) -> UpstreamSpec:
+    return UpstreamSpec.model_validate({"endpoints": list(urls), **settings})
+
+
+def test_an_endpoint_is_up_until_someone_says_otherwise() -> None:
+    endpoint = Endpoint("http://a:80")
+    assert (endpoint.key, endpoint.host, endpoint.port, endpoint.tls) == ("http://a:80", "a", 80, False)
+    assert endpoint.is_up
+    assert endpoint.is_available(0.0)
+
+
+def test_neither_judge_overrules_the_other() -> None:
+    endpoint = Endpoint("http://a:80")
+    endpoint.set_health(False)
+    endpoint.eject(10.0, 20.0)
+    assert (endpoint.state, endpoint.is_up) == ("unhealthy", False)
+    endpoint.set_health(True)
+    assert (endpoint.state, endpoint.is_up) == ("ejected", False)
+    endpoint.set_health(False)
+    endpoint.restore()
+    assert not endpoint.is_up
+    endpoint.set_health(True)
+    assert endpoint.is_up
+
+
+def test_after_an_ejection_there_is_one_request_a_second() -> None:
+    endpoint = Endpoint("http://a:80")
+    endpoint.eject(10.0, 20.0)
+    assert not endpoint.is_available(19.9)
+    assert endpoint.is_available(20.0)
+    endpoint.begin_trial(20.0)
+    assert endpoint.state == "on_trial"
+    assert not endpoint.is_available(20.0 + TRIAL / 2)
+    assert endpoint.is_available(20.0 + TRIAL), "a trial of which nothing is heard is over"
+
+
+def test_endpoints_that_stay_are_the_same_ones_and_those_that_go_are_told() -> None:
+    env = make_env()
+    endpoints = EndpointSet("app", spec("http://a:80", "http://b:80"), env)
+    a, b = endpoints.members
+    gone: list[tuple[Endpoint, ...]] = []
+    unsubscribe = endpoints.on_removal(gone.append)
+    endpoints.retune(spec("http://c", "http://B:80/"))
+    assert [e.url for e in endpoints.members] == ["http://c:80", "http://b:80"]
+    assert endpoints.members[1] is b
+    assert gone == [(a,)]
+    unsubscribe()
+    endpoints.replace([])
+    assert gone == [(a,)]
+
+
+def test_discovered_endpoints_stay_when_the_policy_changes() -> None:
+    discovered = UpstreamSpec.model_validate({"discover": {"dns": "app.svc", "port": 443, "scheme": "https"}})
+    endpoints = EndpointSet("app", discovered, make_env())
+    assert endpoints.members == ()
+    endpoints.replace(["https://10.0.0.1:443"])
+    before: tuple[Endpoint, ...] = endpoints.members
+    assert [endpoint.server_name for endpoint in before] == ["app.svc"]
+    endpoints.retune(discovered.model_copy(update={"connect_timeout": 9.0}))
+    assert endpoints.members == before
+
+
+def test_the_name_for_tls_is_the_policys_else_the_hosts() -> None:
+    endpoints = EndpointSet("app", spec("https://a", tls={"server_name": "payments"}), make_env())
+    assert endpoints.members[0].server_name == "payments"
+    endpoints.retune(spec("https://a"))
+    assert endpoints.members[0].server_name == "a"
+
+
+def test_gauges_and_facts() -> None:
+    env = make_env()
+    endpoints = EndpointSet("app", spec("http://a:80", "http://b:80", "http://c:80"), env)
+    endpoints.members[0].set_health(False)
+    endpoints.members[1].eject(env.now(), env.now() + 5)
+    endpoints.members[1].begin_trial(env.now())
+    counts = {state: env.meter.value(events.ENDPOINT_UP, state=state) for state in ("up", "unhealthy", "ejected")}
+    assert counts == {"up": 1, "unhealthy": 1, "ejected": 1}
+    facts = endpoints.describe()["endpoints"][1]
+    assert facts == {
+        "url": "http://b:80",
+        "state": "on_trial",
+        "in_flight": 0,
+        "consecutive_failures": 0,
+        "ejections": 0,
+        "ejected_for": 1.0,
+    }
