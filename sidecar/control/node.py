@@ -1,0 +1,108 @@
+"""A policy document as a tree in which every value knows where it was written.
+
+`Node` is what the reader makes of a file and what precedence (`merge.py`) makes of several places: a merged mapping
+keeps the nodes that it was merged from, so the place of every effective value comes for free.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Final, NamedTuple
+
+OFF: Final = "off"
+"""Turns an inherited block off."""
+
+
+class Mark(NamedTuple):
+    """A place in a policy file; line and column count from 1."""
+
+    file: str
+    line: int
+    column: int
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}" if self.line else self.file
+
+
+BUILT_IN: Final = Mark("built-in default", 0, 0)
+"""The place of a value that no file gives."""
+
+
+class Node:
+    """One value: a mapping of nodes, a list of nodes or a scalar (str, int, float, bool, None)."""
+
+    __slots__ = ("key", "mark", "path", "value")
+
+    def __init__(self, value: Any, mark: Mark, key: Mark | None = None, path: str = "") -> None:
+        self.value = value
+        self.mark = mark
+        self.key = mark if key is None else key
+        """Where the key of this value stands; the value's own place in a list."""
+        self.path = path
+        """`routes.order.retry.on[1]`: the place in the document where the value was written."""
+
+    @property
+    def place(self) -> Mark:
+        """What a message about this value points at: a scalar itself; the key of what is empty or has several lines."""
+        return self.key if self.value is None or isinstance(self.value, dict | list) else self.mark
+
+    @property
+    def items(self) -> dict[str, Node]:
+        """The members of a mapping; empty for anything else."""
+        return self.value if isinstance(self.value, dict) else {}
+
+    def child(self, step: str | int) -> Node | None:
+        """The member under a key or an index, None where there is none."""
+        if isinstance(self.value, dict):
+            return self.value.get(step) if isinstance(step, str) else None
+        if isinstance(self.value, list) and isinstance(step, int) and 0 <= step < len(self.value):
+            return self.value[step]  # type: ignore[no-any-return]
+        return None
+
+    def find(self, path: Iterable[str | int]) -> Node | None:
+        """The node at a path below this one, None where the files say nothing there."""
+        node: Node | None = self
+        for step in path:
+            if node is None:
+                return None
+            node = node.child(step)
+        return node
+
+    def nearest(self, *path: str | int) -> Node:
+        """The node at a path, or the last one on the way where the files end short of it."""
+        node = self
+        for step in path:
+            inner = node.child(step)
+            if inner is None:
+                break
+            node = inner
+        return node
+
+    def only(self, items: dict[str, Node]) -> Node:
+        """The same mapping with other members."""
+        return Node(items, self.mark, self.key, self.path)
+
+    def plain(self) -> Any:
+        """The value as plain dicts, lists and scalars."""
+        if isinstance(self.value, dict):
+            return {key: node.plain() for key, node in self.value.items()}
+        if isinstance(self.value, list):
+            return [node.plain() for node in self.value]
+        return self.value
+
+    def label(self, path: str) -> None:
+        """Write the path into this node and all below; what an alias shares keeps the path of its first place."""
+        if self.path:
+            return
+        self.path = path
+        if isinstance(self.value, dict):
+            for key, node in self.value.items():
+                node.label(f"{path}.{key}" if path else key)
+        elif isinstance(self.value, list):
+            for index, node in enumerate(self.value):
+                name = node.child("name")
+                named = name is not None and isinstance(name.value, str) and name.value
+                node.label(f"{path}.{named}" if named else f"{path}[{index}]")
+
+    def __repr__(self) -> str:
+        return f"<Node {self.path or 'document'} at {self.mark}>"
