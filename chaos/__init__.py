@@ -1,0 +1,1 @@
+"""Small services that behave as told, and what puts the sidecar to the test with them."""

@@ -1,0 +1,107 @@
+"""The composition root: the one module that knows every package.  It makes the world that all others are handed.
+
+uvloop runs the process where it is installed: it takes 7 to 15 % of the CPU of a proxy away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from sidecar import __version__
+from sidecar.control.reload import Control, Origin
+from sidecar.control.spec import RouteSpec
+from sidecar.control.state import StateStore
+from sidecar.core import events
+from sidecar.core.env import Env
+from sidecar.core.exchange import Exchange
+from sidecar.core.outcome import Outcome
+from sidecar.edge.lifecycle import Process
+from sidecar.edge.server import Recorder, Server
+from sidecar.edge.stall import freeze_startup
+from sidecar.telemetry.durations import AttemptMetrics, RouteMetrics
+from sidecar.telemetry.lines import LineWriter
+from sidecar.telemetry.log import Emitter
+from sidecar.telemetry.metrics import Registry
+from sidecar.telemetry.plain import Secrets
+from sidecar.telemetry.process import observe
+
+STDERR = 2
+
+
+def run(path: str) -> None:
+    """Serve the policies at `path` until SIGTERM; exits with 0 after a drain, 1 if they cannot be served."""
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        code = runner.run(serve(path))
+    sys.exit(code)
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
+
+
+async def serve(path: str) -> int:
+    """One life of the process; returns its exit code."""
+    loop = asyncio.get_running_loop()
+    lines, secrets, registry = LineWriter(STDERR), Secrets(), Registry()
+    emitter = Emitter(
+        lines,
+        now=time.monotonic,
+        wall=time.time,
+        call_later=loop.call_later,
+        secrets=secrets,
+        form="text" if os.isatty(STDERR) else "json",
+    )
+    env = Env(
+        now=time.monotonic,
+        wall=time.time,
+        sleep=asyncio.sleep,
+        call_later=loop.call_later,
+        spawn=loop.create_task,
+        future=loop.create_future,
+        rng=random.Random(),
+        emit=emitter.emit,
+        meter=registry,
+    )
+    server = Server(env, recorder(registry))
+    store = StateStore(registry)
+    control = Control(env, store, Origin(path), server, metrics=lambda spec: route_metrics(registry, spec))
+    registry.total(events.LOG_DROPPED, lambda: lines.dropped)
+    started = time.monotonic()
+    observe(registry, lambda: time.monotonic() - started)
+    freeze_startup()
+    process = Process(env, control, store, server, registry, emitter, secrets, __version__)
+    try:
+        return await process.live()
+    finally:
+        lines.close()
+
+
+def route_metrics(registry: Registry, spec: RouteSpec) -> RouteMetrics:
+    """Where the durations of a route's requests go."""
+    match = spec.match
+    template = match.path or match.path_prefix or match.path_regex or ""
+    return RouteMetrics(registry, {"route": spec.name, "http.route": template})
+
+
+def recorder(registry: Registry) -> Recorder:
+    """What is recorded of each exchange that has ended: once, here, for all stages."""
+    attempts = AttemptMetrics(registry)
+    unrouted = RouteMetrics(registry, {"route": "", "http.route": ""})
+
+    def record(x: Exchange, outcome: Outcome, reason: str, seconds: float) -> None:
+        metrics: Any = unrouted if x.route is None else x.route.metrics
+        metrics.record(x.method, outcome.status, reason, seconds)
+        for a in x.attempts:
+            attempts.record(a.upstream, a.endpoint, x.method, a.status, a.reason, a.ended - a.started)
+
+    return record

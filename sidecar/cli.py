@@ -1,0 +1,154 @@
+"""The command line: `sidecar run | check | routes | explain | schema`.
+
+Each command imports what it needs when it runs, so that `--help` and `--version` answer at once and `check` does not
+load the data plane.  Exit codes: 0 all is well, 1 the policies have problems, 2 the command line is wrong.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sized
+from typing import TYPE_CHECKING
+
+import click
+
+from sidecar import __version__
+
+if TYPE_CHECKING:
+    from sidecar.control.compiler import Snapshot
+    from sidecar.control.load import Loaded
+    from sidecar.control.spec import PolicySpec
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="sidecar")
+def main() -> None:
+    """A resilience sidecar: timeouts, retries, breakers and more for each route, from policy files.
+
+    PATH is a policy file, or a directory whose *.yaml files are read together.
+    """
+
+
+@main.command("run")
+@click.argument("path")
+def serve(path: str) -> None:
+    """Serve until SIGTERM; policy files are read again when they change."""
+    from sidecar.app import run
+
+    run(path)
+
+
+@main.command()
+@click.argument("path")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document, for CI.")
+def check(path: str, as_json: bool) -> None:
+    """Find every problem in policy files; exit 1 if there is one.  Warnings do not fail."""
+    loaded = read(path)
+    spec = loaded.spec
+    if as_json:
+        found = [("error", problem) for problem in loaded.problems] + [("warning", each) for each in loaded.warnings]
+        problems = [{"severity": severity, **problem._asdict()} for severity, problem in found]
+        click.echo(json.dumps({"ok": spec is not None, "problems": problems}, indent=2))
+    else:
+        tell(loaded, err=False)
+        if spec is not None:
+            counts = (count(spec.routes, "route"), count(spec.upstreams, "upstream"), count(spec.listeners, "listener"))
+            click.echo(f"{path}: ok, {', '.join(counts)}")
+    sys.exit(0 if spec is not None else 1)
+
+
+@main.command()
+def schema() -> None:
+    """Print the JSON Schema of policy files, for editors."""
+    from sidecar.control.schema import text
+
+    click.echo(text(), nl=False)
+
+
+@main.command()
+@click.argument("path")
+def routes(path: str) -> None:
+    """Show each route's chain of stages, outermost first, as it would run."""
+    from sidecar.control.explain import routes_text
+
+    click.echo(routes_text(compiled(path)), nl=False)
+
+
+@main.command()
+@click.argument("path")
+@click.argument("method")
+@click.argument("url")
+@click.option("-H", "--header", "headers", multiple=True, metavar="'NAME: VALUE'", help="A header of the request.")
+@click.option("--listener", help="Where the request comes in; `inbound`, or the only one, unless given.")
+def explain(path: str, method: str, url: str, headers: tuple[str, ...], listener: str | None) -> None:
+    """Show which route a request takes and why, and each value in force with the file and line it comes from.
+
+    URL is absolute (http://orders/orders/17), or a path for a request without a host.
+    """
+    from sidecar.control.explain import exchange_of, explain_text
+    from sidecar.edge.request import normalised
+
+    snapshot = compiled(path)
+    known = list(snapshot.listeners)
+    listener = listener or ("inbound" if "inbound" in known else known[0] if len(known) == 1 else None)
+    if listener not in snapshot.listeners:
+        raise click.UsageError(f"name one of the listeners with --listener: {', '.join(known)}")
+    pairs = [(name, value) for name, colon, value in (header.partition(":") for header in headers) if colon]
+    if len(pairs) < len(headers):
+        raise click.UsageError("a header is written -H 'name: value'")
+    try:
+        x = exchange_of(method, url, pairs)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    x.path = normalised(x.path)
+    click.echo(explain_text(snapshot, listener, x), nl=False)
+
+
+def compiled(path: str) -> Snapshot:
+    """The policies of a path as pipelines; where they have problems these are printed and the command ends."""
+    from sidecar.control.compiler import CompileError
+    from sidecar.control.dry import compile_dry
+
+    try:
+        return compile_dry(policies(path))
+    except CompileError as error:
+        click.echo(str(error), err=True)
+        sys.exit(1)
+
+
+def read(path: str) -> Loaded:
+    """Read policies; what cannot be read at all ends the command."""
+    from sidecar.control import files
+    from sidecar.control.load import load
+
+    try:
+        sources = files.read(path)
+    except OSError as error:
+        raise click.ClickException(error.strerror or str(error)) from None
+    return load(sources, os.environ)
+
+
+def policies(path: str) -> PolicySpec:
+    """The policies of a path; where they have problems these are printed and the command ends."""
+    loaded = read(path)
+    if loaded.spec is None:
+        tell(loaded)
+        sys.exit(1)
+    return loaded.spec
+
+
+def tell(loaded: Loaded, *, err: bool = True) -> None:
+    """Print problems and warnings for people: `file:line:column: key.path: what is wrong, and what would be right`."""
+    for problem in loaded.problems:
+        click.echo(str(problem), err=err)
+    for problem in loaded.warnings:
+        click.echo(str(problem._replace(message=f"warning: {problem.message}")), err=err)
+    if loaded.problems:
+        click.echo(f"{count(loaded.problems, 'problem')}, {count(loaded.warnings, 'warning')}", err=err)
+
+
+def count(things: Sized, name: str) -> str:
+    """`1 route`, `2 routes`."""
+    return f"{len(things)} {name}{'' if len(things) == 1 else 's'}"

@@ -1,0 +1,56 @@
+"""Outcomes as bytes: response heads, and the documents with which the sidecar refuses (RFC 9457).  No I/O."""
+
+from __future__ import annotations
+
+import json
+from http import HTTPStatus
+from math import ceil
+from typing import Any, Final
+
+from sidecar.core.exchange import Exchange
+from sidecar.core.outcome import Outcome
+
+PHRASES: Final = {int(status): status.phrase for status in HTTPStatus}
+STATUS_LINES: Final = {
+    status: b"HTTP/1.1 %d %b\r\n" % (status, PHRASES.get(status, "").encode()) for status in range(100, 600)
+}
+PROBLEM: Final = (b"content-type", b"application/problem+json")
+
+
+def response_head(outcome: Outcome, framing: bytes, date: bytes) -> bytes:
+    """The head of a response; `framing` is whole lines.  One of our own gets its Date here (RFC 9110 6.6.1)."""
+    if not outcome.is_raw and outcome.header(b"date") is None:
+        framing = b"date: %b\r\n%b" % (date, framing)
+    return b"%b%b%b\r\n" % (STATUS_LINES[outcome.status], outcome.lines, framing)
+
+
+def problem(x: Exchange | None, outcome: Outcome) -> Outcome:
+    """The response for a failure: `application/problem+json` that says who refused, by which rule, and when to come back."""
+    failure = outcome.failure
+    assert failure is not None
+    refusal = outcome.refusal
+    document: dict[str, Any] = {
+        "type": f"urn:sidecar:problem:{failure.code}",
+        "title": failure.title,
+        "status": outcome.status,
+    }
+    if refusal.detail:
+        document["detail"] = refusal.detail
+    if x is not None and x.route is not None:
+        document["route"] = x.route.name
+    if refusal.policy:
+        document["policy"] = refusal.policy
+    if refusal.where:
+        document["where"] = refusal.where
+    if refusal.limit is not None:
+        document["limit"] = refusal.limit
+    if refusal.value is not None:
+        document["value"] = refusal.value
+    if x is not None and x.request_id:
+        document["request_id"] = x.request_id.decode("latin-1")
+    headers = [PROBLEM, (b"x-sidecar-reason", failure.code.encode()), *outcome.headers]
+    if refusal.retry_after is not None:
+        headers.append((b"retry-after", b"%d" % max(1, ceil(refusal.retry_after))))
+    body = json.dumps(document).encode()
+    answer = Outcome(outcome.status, headers, body, failure=failure, refusal=refusal, cause=outcome.cause)
+    return answer

@@ -1,0 +1,86 @@
+"""`make demo`: the trial passes, a port that is taken is named, and nothing stays behind."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+
+from chaos.demo import Ports
+
+ROOT = Path(__file__).parents[2]
+
+
+def free_ports() -> dict[str, str]:
+    """Five ports that were free a moment ago, three of them in a row."""
+    while True:
+        with socket.socket() as a, socket.socket() as b, socket.socket() as first:
+            for sock in (a, b, first):
+                sock.bind(("127.0.0.1", 0))
+            start = first.getsockname()[1]
+            chosen = {
+                "DEMO_PORT": a.getsockname()[1],
+                "DEMO_ADMIN_PORT": b.getsockname()[1],
+                "DEMO_SERVICE_PORT": start,
+            }
+        if len({*chosen.values(), start + 1, start + 2}) == 5 and start < 65000:
+            return {name: str(port) for name, port in chosen.items()}
+
+
+async def demo(env: dict[str, str]) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "chaos.demo",
+        cwd=ROOT, env={**os.environ, "PYTHONUNBUFFERED": "1", **env},
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+    )  # fmt: skip
+
+
+async def test_every_policy_does_as_it_says() -> None:
+    process = await demo({**free_ports(), "DEMO_ONCE": "1"})
+    output, _ = await asyncio.wait_for(process.communicate(), 60)
+    assert process.returncode == 0, output.decode()
+    assert "EXPECTED" not in output.decode()
+
+
+async def test_a_taken_port_is_named_with_a_way_out() -> None:
+    env = free_ports()
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", int(env["DEMO_PORT"])))
+        taken.listen()
+        process = await demo(env)
+        output, _ = await asyncio.wait_for(process.communicate(), 30)
+    assert process.returncode == 1
+    assert f"port {env['DEMO_PORT']} is in use" in output.decode()
+    assert "make demo DEMO_PORT=" in output.decode()
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux tells a child that its parent was killed")
+async def test_nothing_stays_behind(how: signal.Signals) -> None:
+    env = free_ports()
+    process = await demo(env)
+    assert process.stdout is not None
+    while b"Ctrl-C" not in (line := await asyncio.wait_for(process.stdout.readline(), 60)):
+        assert line, "it ended"
+    process.send_signal(how)
+    assert await asyncio.wait_for(process.wait(), 30) == (-how if how == signal.SIGKILL else 0)
+    await process.stdout.read()
+    ports = [port for _, port in Ports.of(lambda name, default: env.get(name, default)).all()]
+    async with asyncio.timeout(10):
+        for port in ports:
+            while await is_listened_on(port):  # noqa: ASYNC110 - another process, which has no event for us
+                await asyncio.sleep(0.05)
+
+
+async def is_listened_on(port: int) -> bool:
+    try:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+    except OSError:
+        return False
+    writer.transport.abort()
+    return True

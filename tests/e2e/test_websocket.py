@@ -1,0 +1,76 @@
+"""WebSocket through the sidecar: both directions, pings, close codes, and a handshake that is refused."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+
+from tests.e2e.world import World, world
+from tests.support import websocket as ws
+from tests.support.servers import answering
+from tests.support.websocket import Frame
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def w(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
+    routes = {"ws": {"timeout": {"request": "500ms"}}}
+    servers = {"ws": ws.echo, "plain": answering(403, b"no")}
+    async with world(tmp_path_factory.mktemp("websocket"), servers, routes=routes) as running:
+        yield running
+
+
+async def test_messages_go_both_ways_unchanged(w: World) -> None:
+    async with w.sidecar.client() as client:
+        await client.send(ws.handshake("/ws"))
+        answer = await client.response()
+        assert answer.status == 101
+        assert answer.get("sec-websocket-accept") == ws.accept(ws.KEY)
+        assert answer.get("upgrade").lower() == "websocket"
+        frames = [
+            Frame(ws.TEXT, "grüß".encode()),
+            Frame(ws.BINARY, bytes(range(256)) * 300),
+            Frame(ws.TEXT, b"part", final=False),
+            Frame(0, b"two"),
+        ]
+        await client.send(b"".join(frame._replace(masked=True).encode() for frame in frames))
+        assert [await asyncio.wait_for(ws.read_frame(client.reader), 5) for _ in frames] == frames
+        await client.send(Frame(ws.PING, b"?", masked=True).encode())
+        assert await ws.read_frame(client.reader) == Frame(ws.PONG, b"?")
+        await client.send(Frame(ws.CLOSE, b"\x0f\xa1bye", masked=True).encode())
+        assert await ws.read_frame(client.reader) == Frame(ws.CLOSE, b"\x0f\xa1bye"), "close code 4001 and reason"
+        assert await client.is_closed()
+
+
+async def test_it_outlives_the_timeout_of_the_handshake(w: World) -> None:
+    async with w.sidecar.client() as client:
+        await client.send(ws.handshake("/ws"))
+        assert (await client.response()).status == 101
+        await asyncio.sleep(0.8)
+        await client.send(Frame(ws.TEXT, b"still there", masked=True).encode())
+        assert (await asyncio.wait_for(ws.read_frame(client.reader), 5)).payload == b"still there"
+
+
+async def test_what_comes_with_the_handshake_is_not_lost(w: World) -> None:
+    async with w.sidecar.client() as client:
+        await client.send(ws.handshake("/ws") + Frame(ws.TEXT, b"early", masked=True).encode())
+        assert (await client.response()).status == 101
+        assert (await asyncio.wait_for(ws.read_frame(client.reader), 5)).payload == b"early"
+
+
+async def test_a_client_that_leaves_takes_the_upstream_connection_along(w: World) -> None:
+    async with w.sidecar.client() as client:
+        await client.send(ws.handshake("/ws"))
+        await client.response()
+    assert await w.servers["ws"].forsaken()
+
+
+async def test_a_refused_handshake_is_an_ordinary_answer(w: World) -> None:
+    async with w.sidecar.client() as client:
+        await client.send(ws.handshake("/plain"))
+        answer = await client.response()
+        assert (answer.status, answer.body) == (403, b"no")

@@ -1,0 +1,44 @@
+"""One sidecar for a whole test module, in front of one server for each behaviour, each under a route of its name."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from tests.support.process import Sidecar, policies, route
+from tests.support.servers import Behaviour, Server
+
+
+class World:
+    """The sidecar and the servers behind it by name."""
+
+    def __init__(self, sidecar: Sidecar, servers: dict[str, Server]) -> None:
+        self.sidecar = sidecar
+        self.servers = servers
+
+
+@contextlib.asynccontextmanager
+async def world(
+    directory: Path,
+    servers: Mapping[str, Behaviour | Server],
+    *,
+    routes: Mapping[str, Mapping[str, Any]] | None = None,
+    upstreams: Mapping[str, Mapping[str, Any]] | None = None,
+    **sections: Any,
+) -> AsyncIterator[World]:
+    """Start them all.  `routes` and `upstreams` add to what is made for each server; `sections` add to the file.
+
+    A name that only `upstreams` has is an upstream without a server of ours.
+    """
+    routes, upstreams = routes or {}, upstreams or {}
+    async with contextlib.AsyncExitStack() as stack:
+        running = {}
+        for name, server in servers.items():
+            running[name] = await stack.enter_async_context(server if isinstance(server, Server) else Server(server))
+        whole = {name: {"endpoints": [server.url]} for name, server in running.items()}
+        for name, more in upstreams.items():
+            whole[name] = {**whole.get(name, {}), **more}
+        policy = policies(upstreams=whole, routes=[route(name, **routes.get(name, {})) for name in whole], **sections)
+        yield World(await stack.enter_async_context(Sidecar(policy, directory)), running)

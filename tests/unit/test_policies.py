@@ -1,0 +1,38 @@
+"""The example policies: every one is right, says what it shows, and bears the editor's hint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sidecar.control.files import read
+from sidecar.control.load import load
+from sidecar.stages import STAGES
+
+ROOT = Path(__file__).parents[2] / "policies"
+FILES = sorted(ROOT.glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_an_example_has_neither_problems_nor_warnings(path: Path) -> None:
+    loaded = load(read(str(path)), {})
+    assert [str(problem) for problem in (*loaded.problems, *loaded.warnings)] == []
+    assert loaded.spec is not None
+    assert loaded.spec.routes
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_an_example_is_explained_and_known_to_editors(path: Path) -> None:
+    hint, comment, *_ = path.read_text().splitlines()
+    assert hint == "# yaml-language-server: $schema=./schema.json"
+    assert comment.startswith("# ")
+
+
+def test_every_policy_has_an_example() -> None:
+    shown = set()
+    for path in FILES:
+        spec = load(read(str(path)), {}).spec
+        assert spec is not None
+        shown |= {name for route in spec.routes for name in route.blocks}
+    assert shown == {entry.name for entry in STAGES}
