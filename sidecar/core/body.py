@@ -97,9 +97,9 @@ class Body:
         self.state = WHOLE
         if trailers:
             self.trailers = trailers
+        self._close(None)  # first: whoever is told by the sink that all is over finds everything settled
         if self._sink is not None:
             self._sink.finish(self.trailers)
-        self._close(None)
 
     def fail(self, failure: Failure) -> None:
         """The sender broke off."""
@@ -107,9 +107,9 @@ class Body:
             return
         self.state = BROKEN
         self.failure = failure
+        self._close(failure)
         if self._sink is not None:
             self._sink.fail(failure)
-        self._close(failure)
 
     # ----- the reader's side
 

@@ -58,7 +58,8 @@ class Describable(Protocol):
 
 
 StateKey = tuple[str, ...]
-"""Identity of a piece of state: what it is about and nothing else, for example `("breaker", "upstream", "payments")`."""
+"""Identity of a piece of state: what it is about and nothing else, for example `("breaker", "upstream",
+"payments")`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +77,8 @@ class BuildContext:
     """`obtain(key, spec, make)`: the object that lives under this identity; made where there is none.  Where the spec
     differs from the one it was made with, its `retune(spec)` is called when the new policies are committed."""
     resources: Callable[[str, str], Any]
-    """`resources(kind, name)`: what other sections declare, such as `("upstream", name)` (a Service) or `("cache", name)`."""
+    """`resources(kind, name)`: what other sections declare, such as `("upstream", name)` (a Service) or `("cache",
+    name)`."""
     service: str = ""
     """The name of the service beside us."""
 

@@ -1,7 +1,7 @@
 """One request on its way through: its facts, and the notes that stages leave for telemetry.
 
 The defaults are class attributes: an exchange sets only what differs, which keeps making one cheap.
-Facts are set by the edge; a stage that rewrites the request (`transform`) replaces them on the exchange.
+Facts are set by the edge; a stage that rewrites the request (`transform`) replaces them for the stages within it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,9 @@ CRITICALITIES = {"critical": CRITICAL, "default": DEFAULT, "sheddable": SHEDDABL
 class Attempt:
     """One try upstream, as metrics, spans and the access log report it.  Times are seconds of `env.now`."""
 
-    __slots__ = ("answered", "cause", "ended", "endpoint", "number", "reason", "started", "status", "upstream", "why")
+    __slots__ = (
+        "answered", "cause", "ended", "endpoint", "number", "reason", "span_id", "started", "status", "upstream", "why",
+    )  # fmt: skip
 
     def __init__(self, number: int, started: float) -> None:
         self.number = number
@@ -47,6 +49,8 @@ class Attempt:
         """What happened, in the words of the operating system or the parser."""
         self.why = "first"
         """`first`, `retry:<reason or status>` or `hedge`."""
+        self.span_id = 0
+        """What the upstream was told as its parent span (64 bits); 0 where tracing is off."""
 
 
 class Exchange(Message):
@@ -111,7 +115,11 @@ class Exchange(Message):
     stale: Any = None
     """`stale()`: what the cache still has, an Outcome; left by the cache where it has something, for `fallback`."""
     trace: Any = None
-    """The trace context (`sidecar.telemetry.tracing`), None where tracing is off."""
+    """Its place in a trace (`sidecar.telemetry.tracing.Trace`), shared by all forks; None where tracing is off.  A
+    stage
+    that does something worth telling says `if x.trace is not None: x.trace.note(event, **facts)`."""
+    trace_lines = b""
+    """Whole header lines that tell the upstream of this try about the trace."""
 
     def __init__(self, method: bytes, path: bytes, headers: Headers | None = None, lines: bytes = b"") -> None:
         """Fields are given as `headers`, or as `lines` that the grammar has accepted: end-to-end fields only, the edge
@@ -128,6 +136,20 @@ class Exchange(Message):
         twin.attempt = attempt
         twin.why = why
         return twin
+
+    def facts(self) -> tuple[Any, ...]:
+        """What a stage may rewrite for the stages within, to be restored when they have answered."""
+        return (
+            self.method, self.path, self.query, self.authority, self._headers, self._lines, self.body, self.stream,
+            self.expects_continue,
+        )  # fmt: skip
+
+    def restore(self, facts: tuple[Any, ...]) -> None:
+        """Make the request what it was."""
+        (
+            self.method, self.path, self.query, self.authority, self._headers, self._lines, self.body, self.stream,
+            self.expects_continue,
+        ) = facts  # fmt: skip
 
     @property
     def is_retry(self) -> bool:

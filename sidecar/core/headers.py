@@ -9,11 +9,15 @@ from sidecar.core.message import Headers
 
 HOP_BY_HOP = frozenset(
     (
-        b"connection", b"keep-alive", b"proxy-connection", b"proxy-authenticate", b"proxy-authorization", b"te", b"trailer",
-        b"transfer-encoding", b"upgrade",
+        b"connection", b"keep-alive", b"proxy-connection", b"proxy-authenticate", b"proxy-authorization", b"te",
+        b"trailer", b"transfer-encoding", b"upgrade",
     )
 )  # fmt: skip
 """Never forwarded; what `Connection` names besides is dropped too."""
+LONGEST_WAIT = 1e9
+"""Seconds: what a longer `Retry-After` counts as."""
+LONGEST_DATE = 64
+"""Bytes: no form of a date comes near, and the standard library's parser is not made for long ones."""
 
 
 def get(headers: Headers, name: bytes) -> bytes | None:
@@ -47,12 +51,14 @@ def tokens(headers: Headers, name: bytes) -> list[bytes]:
 
 def http_date(value: bytes | None) -> float | None:
     """Seconds since 1970 of an HTTP-date in any of the three forms of RFC 9110 5.6.7; None where it is none."""
-    date = None if value is None else parsedate_tz(value.decode("latin-1"))
+    if value is None or len(value) > LONGEST_DATE:
+        return None
+    date = parsedate_tz(value.decode("latin-1"))
     if date is None:
         return None
     try:
         return datetime(*date[:6], tzinfo=UTC).timestamp() - (date[9] or 0)
-    except ValueError:
+    except (ValueError, OverflowError):  # the parser lets through numbers that no calendar has
         return None
 
 
@@ -70,9 +76,9 @@ def retry_after(headers: Headers, wall: float) -> float | None:
     if value is None:
         return None
     if value.isdigit():
-        return min(float(value), 1e9)
+        return min(float(value), LONGEST_WAIT)
     when = http_date(value)
     if when is None:
         return None
     sent = http_date(get(headers, b"date"))
-    return max(0.0, when - (wall if sent is None else sent))
+    return min(max(0.0, when - (wall if sent is None else sent)), LONGEST_WAIT)

@@ -42,15 +42,19 @@ MAX_TRAILERS: Final = 8192
 
 FORBIDDEN_TRAILERS: Final = frozenset(
     (
-        b"transfer-encoding", b"content-length", b"host", b"connection", b"keep-alive", b"te", b"trailer", b"upgrade",
-        b"authorization", b"proxy-authorization", b"set-cookie", b"cookie", b"cache-control", b"expires", b"vary",
-        b"content-encoding", b"content-type", b"content-range", b"location", b"www-authenticate", b"via", b"forwarded",
+        b"transfer-encoding", b"content-length", b"host", b"connection", b"keep-alive", b"proxy-connection", b"te",
+        b"trailer", b"upgrade", b"max-forwards", b"expect", b"range", b"cache-control", b"pragma", b"age", b"date",
+        b"expires", b"vary", b"location", b"retry-after", b"authorization", b"proxy-authorization", b"www-authenticate",
+        b"proxy-authenticate", b"set-cookie", b"cookie", b"content-encoding", b"content-type", b"content-range", b"via",
+        b"forwarded", b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host", b"x-request-id", b"x-criticality",
+        b"x-request-timeout-ms", b"x-sidecar-attempt", b"x-sidecar-reason",
     )
 )  # fmt: skip
-"""Fields with a say in framing, routing, authentication or content that must not come after the fact (RFC 9110 6.5.1)."""
+"""Fields with a say in framing, routing, authentication or content that must not come after the fact (RFC 9110
+6.5.1)."""
 
 
-class Invalid(Exception):
+class Invalid(Exception):  # noqa: N818 - a message, not an error of ours
     """A message that is not HTTP/1.1.  Raised and caught within the connection that reads it."""
 
     def __init__(self, message: str, status: int = 400) -> None:
@@ -119,14 +123,16 @@ def _diagnose_fields(block: bytes) -> Invalid:
     return Invalid("the head is not valid HTTP")
 
 
-def parse_response(data: bytes, limit: int) -> tuple[int, int, int, int] | None:
+def parse_response(data: bytes, limit: int, seen: int = 0) -> tuple[int, int, int, int] | None:
     """Status, version, and where the fields begin and the head ends in `data`; None if it is not whole yet."""
-    match = RESPONSE.match(data)
+    match = None
+    if not seen or data.find(b"\r\n\r\n", max(0, seen - 3)) >= 0:
+        match = RESPONSE.match(data)
     if match is None:
-        if data.find(b"\r\n\r\n", 0, limit + 4) < 0:
+        if data.find(b"\r\n\r\n", max(0, seen - 3), limit + 4) < 0:
             if len(data) > limit:
                 raise Invalid("the response head is too large")
-            if BARE.search(data) or not b"HTTP/1."[: len(data)] == data[:7]:
+            if BARE.search(data, max(0, seen - 1)) or not b"HTTP/1."[: len(data)] == data[:7]:
                 raise Invalid("the answer does not begin like an HTTP/1.1 response")
             return None
         line, _, rest = data.partition(b"\r\n")
@@ -145,7 +151,8 @@ NO_BODY: Final = 0
 
 
 def body_length(fields: Headers, version: int) -> int | None:
-    """The framing that a message's own fields state (RFC 9112 6.3): a length in bytes, `CHUNKED`, or None for neither."""
+    """The framing that a message's own fields state (RFC 9112 6.3): a length in bytes, `CHUNKED`, or None for
+    neither."""
     length: int | None = None
     chunked = False
     for name, value in fields:
@@ -171,17 +178,20 @@ def body_length(fields: Headers, version: int) -> int | None:
     return length
 
 
+SIZE, DATA, DATA_END, TRAILER = range(4)
+
+
 class ChunkedDecoder:
     """Takes a chunked body apart (RFC 9112 7.1) as its bytes arrive; knows exactly where it ends."""
 
-    __slots__ = ("_buffer", "_left", "_state", "done", "rest", "trailers")
-
-    SIZE, DATA, DATA_END, TRAILER = range(4)
+    __slots__ = ("_buffer", "_left", "_seen", "_state", "done", "rest", "trailers")
 
     def __init__(self) -> None:
         self._buffer = b""
+        self._seen = 0
+        """How many bytes of the trailers were looked at before and do not end them."""
         self._left = 0
-        self._state = self.SIZE
+        self._state = SIZE
         self.done = False
         self.rest = b""
         """After `done`: what followed the body."""
@@ -195,7 +205,7 @@ class ChunkedDecoder:
             self._buffer = b""
         position, size = 0, len(data)
         while True:
-            if self._state == self.DATA:
+            if self._state == DATA:
                 piece = data[position : position + self._left]
                 position += len(piece)
                 self._left -= len(piece)
@@ -203,8 +213,8 @@ class ChunkedDecoder:
                     pieces.append(piece)
                 if self._left:
                     return pieces
-                self._state = self.DATA_END
-            if self._state == self.DATA_END:
+                self._state = DATA_END
+            if self._state == DATA_END:
                 if size - position < 2:
                     if data[position:size] not in (b"", b"\r"):
                         raise Invalid("a chunk is longer than its size")
@@ -212,8 +222,8 @@ class ChunkedDecoder:
                 if data[position : position + 2] != b"\r\n":
                     raise Invalid("a chunk is longer than its size")
                 position += 2
-                self._state = self.SIZE
-            if self._state == self.SIZE:
+                self._state = SIZE
+            if self._state == SIZE:
                 match = CHUNK.match(data, position)
                 if match is None:
                     line = data[position : position + MAX_CHUNK_LINE]
@@ -222,19 +232,24 @@ class ChunkedDecoder:
                     if BARE.search(line):
                         raise Invalid("a chunk size line has a bare CR")
                     break
+                if match.end() - position > MAX_CHUNK_LINE:
+                    raise Invalid("a chunk size line is too long")
                 position = match.end()
                 self._left = int(match[1], 16)
-                self._state = self.DATA if self._left else self.TRAILER
-            if self._state == self.TRAILER:
+                self._state = DATA if self._left else TRAILER
+            if self._state == TRAILER:
                 if data.startswith(b"\r\n", position):  # the common case: no trailers
                     return self._finish(data, position + 2, b"", pieces)
-                match = TRAILERS.match(data, position)
-                if match is not None:
+                if data.find(b"\r\n\r\n", position) >= 0:
+                    match = TRAILERS.match(data, position)
+                    if match is None or match.end() - position > MAX_TRAILERS:
+                        raise Invalid("the trailers are too large or not valid")
                     return self._finish(data, match.end(), match[1], pieces)
-                if size - position > MAX_TRAILERS or data.find(b"\r\n\r\n", position) >= 0:
-                    raise Invalid("the trailers are too large or not valid")
-                if BARE.search(data, position):
+                if size - position > MAX_TRAILERS:
+                    raise Invalid("the trailers are too large")
+                if BARE.search(data, position + max(0, self._seen - 1)):
                     raise Invalid("a trailer line ends in a bare CR or LF")
+                self._seen = size - position
                 break
         self._buffer = data[position:]
         return pieces

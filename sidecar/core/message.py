@@ -8,6 +8,7 @@ a field, half of all that a request with a browser's fields costs here.
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from typing import Final
 
 Headers = list[tuple[bytes, bytes]]
@@ -54,12 +55,36 @@ class Message:
             return self._lines
         return b"".join([b"%b: %b\r\n" % field for field in self._headers])
 
+    @lines.setter
+    def lines(self, lines: bytes) -> None:
+        self._headers = None
+        self._lines = lines
+
+    def take(self, names: Collection[bytes]) -> Headers:
+        """Take fields off, all of each name (in lower case), in order."""
+        headers = self.headers
+        self._headers = [pair for pair in headers if pair[0] not in names]
+        return [pair for pair in headers if pair[0] in names]
+
     def add(self, name: bytes, value: bytes) -> None:
         """One more field at the end."""
         if self._headers is None:
             self._lines += b"%b: %b\r\n" % (name, value)
         else:
             self._headers.append((name, value))
+
+    def joined(self, name: bytes) -> bytes | None:
+        """All values of a field, joined as one list (RFC 9110 5.3); None where there is none.  `name` is lower case."""
+        if self._headers is None:
+            lines = self._lines
+            lower, mark = b"\n" + lines.lower(), b"\n%b:" % name
+            at = lower.find(mark)
+            if at < 0:
+                return None
+            if lower.find(mark, at + 1) < 0:
+                return lines[at + len(name) + 1 : lines.index(b"\r\n", at)].strip(b" \t")
+        values = [value for key, value in self.headers if key == name]
+        return b", ".join(values) if values else None
 
     def header(self, name: bytes) -> bytes | None:
         """The first value of a field, None where there is none.  `name` is lower case."""

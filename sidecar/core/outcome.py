@@ -3,7 +3,8 @@
 Rules:
 
 1. Whatever an upstream or a policy does wrong is an `Outcome` with a `failure`; exceptions are bugs or cancellation.
-2. `failure` is None for every real response, even a 503: whether a status is bad is for each policy to say (`Conditions`).
+2. `failure` is None for every real response, even a 503: whether a status is bad is for each policy to say
+(`Conditions`).
 3. `Failure.origin` says who is to blame and `Failure.sent` whether the upstream can have seen the request; the first
    decides what breakers, budgets and ejection learn, the second whether a retry of a non-idempotent request is safe.
 """
@@ -16,6 +17,8 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple, Protocol
 from sidecar.core.message import Headers, Message
 
 if TYPE_CHECKING:
+    import asyncio
+
     from sidecar.core.body import Body
 
 __all__ = ["Headers"]
@@ -49,6 +52,7 @@ OVERLOADED: Final = Failure("overloaded", 503, "gateway", False, "Too many reque
 NO_ENDPOINT: Final = Failure("no_endpoint", 503, "gateway", False, "No endpoint of the upstream can take the request")
 RETRY_BUDGET: Final = Failure("retry_budget", 503, "gateway", False, "The retry budget is spent")
 DEADLINE: Final = Failure("timeout", 504, "gateway", False, "No time was left for the request")
+TRANSFORM: Final = Failure("transform_failed", 502, "gateway", True, "The answer could not be transformed")
 FAULT: Final = Failure("fault_injected", 503, "gateway", False, "A fault was injected by policy")
 NO_ROUTE: Final = Failure("no_route", 404, "gateway", False, "No route matches the request")
 DRAINING: Final = Failure("draining", 503, "gateway", False, "The sidecar is shutting down")
@@ -61,7 +65,7 @@ FAILURES: Final = {
     f.code: f
     for f in (
         CONNECT_FAILURE, CONNECT_TIMEOUT, RESET, TIMEOUT, PROTOCOL, BREAKER_OPEN, RATE_LIMITED, OVERLOADED, NO_ENDPOINT,
-        RETRY_BUDGET, FAULT, NO_ROUTE, DRAINING, CLIENT_CLOSED, CLIENT_TIMEOUT, BAD_REQUEST, INTERNAL,
+        RETRY_BUDGET, TRANSFORM, FAULT, NO_ROUTE, DRAINING, CLIENT_CLOSED, CLIENT_TIMEOUT, BAD_REQUEST, INTERNAL,
     )
 }  # fmt: skip
 
@@ -83,23 +87,20 @@ class Refusal(NamedTuple):
 NO_REFUSAL: Final = Refusal()
 
 
-class Tunnel(Protocol):
-    """One end of two joined connections."""
+class Upgraded(Protocol):
+    """A connection that has switched to another protocol and is no exchange's any more.  Whoever gets it takes it over
+    or closes it."""
 
-    def splice(self, other: Tunnel) -> bytes:
-        """From now on hand what arrives to `other`; returns what has arrived already."""
+    def take_over(self, protocol: asyncio.Protocol) -> tuple[asyncio.Transport, bytes] | None:
+        """Hand the connection to `protocol`: its transport, and what has arrived on it already; None if it is lost."""
 
-    def send(self, data: bytes) -> None: ...
-    def send_eof(self) -> None: ...
-    def pause(self) -> None:
-        """Stop reading: the other end cannot take more."""
-
-    def resume(self) -> None: ...
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """It is of no more use."""
 
 
 class Outcome(Message):
-    """A response or a failure.  `status` is always the one a client would see, so that most readers need nothing else."""
+    """A response or a failure.  `status` is always the one a client would see, so that most readers need nothing
+    else."""
 
     __slots__ = ("body", "cause", "failure", "refusal", "status", "stream", "tunnel")
 
@@ -126,7 +127,7 @@ class Outcome(Message):
         self.body = body
         self.stream = stream
         """The body where it had not arrived whole with the head; `body` is then empty."""
-        self.tunnel: Tunnel | None = None
+        self.tunnel: Upgraded | None = None
         """After a 101: the upstream connection, which now carries another protocol."""
         self.failure = failure
         self.refusal = refusal
@@ -140,7 +141,8 @@ class Outcome(Message):
 
     @property
     def is_judged(self) -> bool:
-        """May breakers, budgets and ejection learn from it?  Not from refusals of our own nor from clients that leave."""
+        """May breakers, budgets and ejection learn from it?  Not from refusals of our own nor from clients that
+        leave."""
         return self.failure is None or self.failure.origin == "upstream"
 
     def __repr__(self) -> str:

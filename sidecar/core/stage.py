@@ -25,6 +25,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from itertools import groupby
 from typing import Any, Protocol, cast
 
+from sidecar.core.body import Body
 from sidecar.core.exchange import Exchange
 from sidecar.core.outcome import ABANDONED, CLIENT_CLOSED, Failure, Outcome, failed
 
@@ -38,7 +39,8 @@ class Gate(Protocol):
     """Decides before the inner service and records after it."""
 
     def admit(self, x: Exchange) -> object:
-        """Let a request through or refuse it: an `Outcome` refuses, anything else is the ticket that `settle` gets back."""
+        """Let a request through or refuse it: an `Outcome` refuses, anything else is the ticket that `settle` gets
+        back."""
 
     def settle(self, x: Exchange, ticket: object, outcome: Outcome) -> None:
         """Record how an admitted request ended.  Called exactly once for each ticket."""
@@ -47,7 +49,7 @@ class Gate(Protocol):
 Stage = Gate | Layer
 
 
-def _final(outcome: Outcome, broken: Failure | None) -> Outcome:
+def final(outcome: Outcome, broken: Failure | None) -> Outcome:
     """The outcome now that its body has ended."""
     if broken is None or (broken is CLIENT_CLOSED and outcome.status >= 400):
         return outcome
@@ -59,9 +61,13 @@ def guard(gates: Sequence[Gate], inner: Service) -> Service:
     admits = tuple(gate.admit for gate in gates)
     settles = tuple(gate.settle for gate in gates)
 
-    def settle(x: Exchange, tickets: list[object], outcome: Outcome) -> None:
-        for index in range(len(tickets) - 1, -1, -1):
-            settles[index](x, tickets[index], outcome)
+    def settle_later(x: Exchange, tickets: list[object], outcome: Outcome, stream: Body) -> None:
+        def ended(broken: Failure | None) -> None:
+            end = final(outcome, broken)
+            for index in range(len(tickets) - 1, -1, -1):
+                settles[index](x, tickets[index], end)
+
+        stream.on_close(ended)
 
     async def call(x: Exchange) -> Outcome:
         tickets: list[object] = []
@@ -80,7 +86,7 @@ def guard(gates: Sequence[Gate], inner: Service) -> Service:
                 for index in range(len(tickets) - 1, -1, -1):
                     settles[index](x, tickets[index], outcome)
             else:
-                stream.on_close(lambda broken: settle(x, tickets, _final(outcome, broken)))
+                settle_later(x, tickets, outcome, stream)
 
     return call
 

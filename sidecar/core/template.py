@@ -66,7 +66,15 @@ def _query(name: str) -> Read:
 
 def _header(name: str) -> Read:
     key = name.lower().encode()
-    return lambda x, _: (x.header(key) or b"").decode("latin-1")
+
+    def read(x: Exchange, _: Outcome | None) -> str:
+        value = x.header(key) or b""
+        try:
+            return value.decode()  # what is UTF-8 leaves as it came
+        except UnicodeDecodeError:
+            return value.decode("latin-1")
+
+    return read
 
 
 def _reader(name: str, constants: Mapping[str, str]) -> Read:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable
 from typing import Annotated, Any, Final, Literal, NamedTuple
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, WithJsonSchema
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, WithJsonSchema
 
 from sidecar.core.outcome import CONDITION_WORDS
 
@@ -103,6 +103,16 @@ Condition = Annotated[
     WithJsonSchema({"anyOf": [{"enum": list(CONDITION_WORDS)}, {"type": "integer", "minimum": 100, "maximum": 599}]}),
 ]
 """A member of a list of conditions (`sidecar.core.outcome.Conditions`)."""
+
+
+def _method(text: str) -> str:
+    if not re.fullmatch(r"[A-Z][A-Z-]*", text):
+        raise ValueError(f"is not a method; write it in capitals: {text.upper() if text.isalpha() else 'GET'}")
+    return text
+
+
+Method = Annotated[str, AfterValidator(_method), WithJsonSchema({"type": "string", "pattern": "^[A-Z][A-Z-]*$"})]
+"""An HTTP method that a policy is for."""
 
 
 class Model(BaseModel):

@@ -104,7 +104,7 @@ class CountWindow:
         self._ring = bytearray(self.size)
         self._next = self._calls = self._failed = self._slow = 0
 
-    def record(self, bits: int, now: float) -> None:  # noqa: ARG002 - the window's interface
+    def record(self, bits: int, now: float) -> None:
         index = self._next
         gone = self._ring[index]
         if gone != bits:
@@ -115,7 +115,7 @@ class CountWindow:
             self._calls += 1
         self._next = index + 1 if index + 1 < self.size else 0
 
-    def counts(self, now: float) -> tuple[int, int, int]:  # noqa: ARG002 - the window's interface
+    def counts(self, now: float) -> tuple[int, int, int]:
         return self._calls, self._failed, self._slow
 
     def __repr__(self) -> str:

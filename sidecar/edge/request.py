@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import re
 from ipaddress import IPv4Network, IPv6Network, ip_address
+from itertools import product
 from typing import Final
 
 from sidecar.core.exchange import CRITICALITIES, Exchange
@@ -20,10 +21,23 @@ from sidecar.core.headers import HOP_BY_HOP
 from sidecar.core.http1 import HOST, Invalid, body_length, take
 from sidecar.core.outcome import Headers
 
-SPECIAL: Final = HOP_BY_HOP | {
-    b"host", b"content-length", b"expect", b"forwarded", b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host",
-    b"x-request-id", b"x-request-timeout-ms", b"x-envoy-expected-rq-timeout-ms", b"grpc-timeout", b"x-sidecar-attempt",
-    b"x-criticality", b"max-forwards",
+FORWARDED: Final = frozenset(
+    (
+        b"forwarded", b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host", b"x-forwarded-port",
+        b"x-forwarded-prefix", b"x-forwarded-server", b"x-forwarded-scheme", b"x-forwarded-ssl", b"x-forwarded-by",
+        b"x-forwarded-client-cert", b"x-real-ip",
+    )
+)  # fmt: skip
+"""What only a trusted proxy may say.  Also with underscores: to CGI, WSGI and their like both are `X_FORWARDED_FOR`."""
+JOINED: Final = {b"forwarded", b"x-forwarded-for", b"x-forwarded-proto"}
+CLAIMS: Final = FORWARDED | {
+    b"".join(pieces)
+    for name in FORWARDED
+    for pieces in product(*((b"-", b"_") if part == b"-" else (part,) for part in re.split(rb"(-)", name)))
+}
+SPECIAL: Final = HOP_BY_HOP | CLAIMS | {
+    b"host", b"content-length", b"expect", b"x-request-id", b"x-request-timeout-ms", b"x-envoy-expected-rq-timeout-ms",
+    b"grpc-timeout", b"x-sidecar-attempt", b"x-criticality", b"max-forwards",
 }  # fmt: skip
 """Fields that the edge reads; all others pass."""
 ABSOLUTE: Final = re.compile(rb"(https?)://([^/?]*)([^?]*)(?:\?(.*))?", re.IGNORECASE)
@@ -38,17 +52,28 @@ VIA: Final = {10: b"via: 1.0 sidecar\r\n", 11: b"via: 1.1 sidecar\r\n"}
 ORDINARY: Final = {b"close", b"keep-alive", b"upgrade", b"te", b""}
 """What `Connection` mostly names: options, and fields that are hop-by-hop anyway."""
 
+
+class LastHop(Exception):  # noqa: N818 - a message that ends here
+    """A request that goes no further, by its Max-Forwards."""
+
+    def __init__(self, x: Exchange) -> None:
+        super().__init__(repr(x))
+        self.x = x
+
+
 Networks = tuple[IPv4Network | IPv6Network, ...]
 
 
 class Peer:
     """Who is at the other end of a downstream connection."""
 
-    __slots__ = ("address", "forwarding", "is_trusted", "scheme", "trusted")
+    __slots__ = ("address", "authority", "forwarding", "is_trusted", "scheme", "trusted")
 
     def __init__(self, address: str, scheme: bytes, trusted: Networks = ()) -> None:
         self.address = address
         """IP address; empty on a Unix socket."""
+        self.authority: bytes | None = None
+        """The Host of its last request."""
         self.scheme = scheme
         self.trusted = trusted
         self.is_trusted = _is_within(address, trusted)
@@ -58,21 +83,12 @@ class Peer:
         """The header lines for a request that brings none to be believed."""
 
 
-class Framing:
-    """What a head says about its connection and its body."""
-
-    __slots__ = ("keep_alive", "length")
-
-    def __init__(self, length: int | None, keep_alive: bool) -> None:
-        self.length = length
-        """Bytes, `CHUNKED`, or None for no body."""
-        self.keep_alive = keep_alive
-
-
 def read_request(
     method: bytes, target: bytes, version: int, data: bytes, start: int, end: int, peer: Peer, now: float
-) -> tuple[Exchange, Framing]:
-    """The exchange of a parsed head with its field lines in `data[start:end]`.  Raises `Invalid` with the status to answer."""
+) -> tuple[Exchange, int | None, bool]:
+    """The exchange of a parsed head with its field lines in `data[start:end]`, the length of its body (bytes,
+    `CHUNKED`,
+    None for no body), and whether the connection may be kept.  Raises `Invalid` with the status to answer."""
     lines, special = take(data, start, end, SPECIAL)
     x = Exchange(method, target, None, lines)
     x.version = version
@@ -86,17 +102,18 @@ def read_request(
         x.authority = special[0][1]
     else:
         length, keep_alive = _read_special(x, special, peer, now)
-    if version == 11 or x.authority:
-        if HOST.fullmatch(x.authority) is None:
-            raise Invalid("Host is missing or not a host name" if not x.authority else "Host is not a host name")
-    if target[0] == 47:  # "/", the origin form
+    if x.authority != peer.authority:  # else it has passed already, and most clients ask for one host only
+        if HOST.fullmatch(x.authority) is None and (version == 11 or x.authority):
+            raise Invalid("Host is not a host name" if x.authority else "Host is missing")
+        peer.authority = x.authority if version == 11 else None
+    if target[0] == 47 and method != b"CONNECT":  # "/", the origin form
         if b"?" in target:
             x.path, _, x.query = target.partition(b"?")
     else:
         _read_target(x, method, target)
     if b"/." in x.path or b"/%2" in x.path:
         x.path = normalised(x.path)
-    return x, Framing(length, keep_alive)
+    return x, length, keep_alive
 
 
 def _read_target(x: Exchange, method: bytes, target: bytes) -> None:
@@ -121,6 +138,7 @@ def _read_special(x: Exchange, special: Headers, peer: Peer, now: float) -> tupl
     named: set[bytes] = set()
     upgrade = b""
     forwarded: Headers = []
+    again: Headers = []
     for name, value in special:
         if name == b"host":
             hosts += 1
@@ -128,7 +146,7 @@ def _read_special(x: Exchange, special: Headers, peer: Peer, now: float) -> tupl
         elif name == b"connection":
             connection = 1
             named.update(token.strip(b" \t").lower() for token in value.split(b","))
-        elif name in (b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host", b"forwarded"):
+        elif name in CLAIMS:
             forwarded.append((name, value))
         elif name == b"x-request-id":
             if REQUEST_ID.fullmatch(value):
@@ -145,7 +163,7 @@ def _read_special(x: Exchange, special: Headers, peer: Peer, now: float) -> tupl
                 x.marked_attempt = max(0, int(value) - 1)
         elif name == b"x-criticality":
             x.criticality = CRITICALITIES.get(value.decode("latin-1").lower(), x.criticality)
-            x.add(name, value)
+            again.append((name, value))
         elif name == b"expect":
             if value.lower() != b"100-continue":
                 raise Invalid("the only expectation that can be met is 100-continue", 417)
@@ -155,7 +173,9 @@ def _read_special(x: Exchange, special: Headers, peer: Peer, now: float) -> tupl
         elif name == b"upgrade":
             upgrade = value.lower()
         elif name == b"max-forwards":
-            _count_forwards(x, value)
+            again.append((name, _count_forwards(x, value)))
+    if again:
+        x.lines += b"".join([b"%b: %b\r\n" % field for field in again])
     if hosts > 1:
         raise Invalid("there is more than one Host")
     length = body_length(special, x.version)
@@ -172,14 +192,13 @@ def _read_special(x: Exchange, special: Headers, peer: Peer, now: float) -> tupl
     return length, x.version == 11
 
 
-def _count_forwards(x: Exchange, value: bytes) -> None:
+def _count_forwards(x: Exchange, value: bytes) -> bytes:
     """RFC 9110 7.6.2: for TRACE and OPTIONS each hop counts down, and at zero the message goes no further."""
     if x.method not in (b"TRACE", b"OPTIONS") or not NUMBER.fullmatch(value):
-        x.add(b"max-forwards", value)
-    elif int(value) == 0:
-        raise Invalid("Max-Forwards is 0: this is the last hop, and it answers no TRACE or OPTIONS itself", 501)
-    else:
-        x.add(b"max-forwards", b"%d" % (int(value) - 1))
+        return value
+    if int(value) == 0:
+        raise LastHop(x)
+    return b"%d" % (int(value) - 1)
 
 
 def _join_forwarded(forwarded: Headers, peer: Peer, version: int) -> tuple[bytes, str]:
@@ -190,8 +209,7 @@ def _join_forwarded(forwarded: Headers, peer: Peer, version: int) -> tuple[bytes
     chain = b", ".join([*lists.get(b"x-forwarded-for", []), peer.address.encode()])
     lines = [b"x-forwarded-for: %b\r\n" % chain]
     lines.append(b"x-forwarded-proto: %b\r\n" % lists.get(b"x-forwarded-proto", [peer.scheme])[-1])
-    if host := lists.get(b"x-forwarded-host"):
-        lines.append(b"x-forwarded-host: %b\r\n" % host[-1])
+    lines += [b"%b: %b\r\n" % pair for pair in forwarded if pair[0] not in JOINED]
     if standard := lists.get(b"forwarded"):
         node = b'"[%b]"' % peer.address.encode() if ":" in peer.address else peer.address.encode()
         lines.append(b"forwarded: %b, for=%b;proto=%b\r\n" % (b", ".join(standard), node, peer.scheme))

@@ -8,7 +8,8 @@ from math import ceil
 from typing import Any, Final
 
 from sidecar.core.exchange import Exchange
-from sidecar.core.outcome import Outcome
+from sidecar.core.http1 import Invalid
+from sidecar.core.outcome import Failure, Outcome, Refusal, failed
 
 PHRASES: Final = {int(status): status.phrase for status in HTTPStatus}
 STATUS_LINES: Final = {
@@ -24,8 +25,17 @@ def response_head(outcome: Outcome, framing: bytes, date: bytes) -> bytes:
     return b"%b%b%b\r\n" % (STATUS_LINES[outcome.status], outcome.lines, framing)
 
 
+def refused(failure: Failure, error: Invalid) -> Outcome:
+    """The outcome for what is not HTTP, with the status that `error` asks for."""
+    cause = str(error)
+    outcome = failed(failure, Refusal(detail=f"{cause[:1].upper()}{cause[1:]}."), cause)
+    outcome.status = error.status
+    return outcome
+
+
 def problem(x: Exchange | None, outcome: Outcome) -> Outcome:
-    """The response for a failure: `application/problem+json` that says who refused, by which rule, and when to come back."""
+    """The response for a failure: `application/problem+json` that says who refused, by which rule, and when to come
+    back."""
     failure = outcome.failure
     assert failure is not None
     refusal = outcome.refusal
@@ -34,10 +44,13 @@ def problem(x: Exchange | None, outcome: Outcome) -> Outcome:
         "title": failure.title,
         "status": outcome.status,
     }
-    if refusal.detail:
-        document["detail"] = refusal.detail
+    if detail := refusal.detail or outcome.cause:
+        document["detail"] = detail
     if x is not None and x.route is not None:
         document["route"] = x.route.name
+    if x is not None and x.attempts and failure.origin == "upstream":
+        last = x.attempts[-1]
+        document |= {"upstream": last.upstream, "endpoint": last.endpoint, "attempts": len(x.attempts)}
     if refusal.policy:
         document["policy"] = refusal.policy
     if refusal.where:
@@ -52,5 +65,4 @@ def problem(x: Exchange | None, outcome: Outcome) -> Outcome:
     if refusal.retry_after is not None:
         headers.append((b"retry-after", b"%d" % max(1, ceil(refusal.retry_after))))
     body = json.dumps(document).encode()
-    answer = Outcome(outcome.status, headers, body, failure=failure, refusal=refusal, cause=outcome.cause)
-    return answer
+    return Outcome(outcome.status, headers, body, failure=failure, refusal=refusal, cause=outcome.cause)

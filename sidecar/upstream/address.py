@@ -42,7 +42,7 @@ def parse_address(text: str) -> Address:
     if text.startswith("unix:"):
         return _unix(text)
     if not (match := URL.fullmatch(text)):
-        raise ValueError(f"is not an endpoint; write its address alone, such as {EXAMPLES}")
+        raise ValueError(f"is not an endpoint; write its address alone, such as {_near(text) or EXAMPLES}")
     scheme, v6, host, port = match.group("scheme", "v6", "host", "port")
     if v6 is not None:
         try:
@@ -54,6 +54,13 @@ def parse_address(text: str) -> Address:
             f"has the host {host!r}, which is neither a name nor an IP address; write it such as {EXAMPLES}"
         )
     return address(scheme, host, DEFAULT_PORTS[scheme] if port is None else _port(port))
+
+
+def _near(text: str) -> str:
+    """The address that was probably meant: with its scheme, and without path, query and credentials."""
+    scheme, _, rest = text.rpartition("://")
+    near = f"{scheme or 'http'}://{re.split('[/?#]', rest)[0].rpartition('@')[2]}"
+    return near if near != text and URL.fullmatch(near) and near[-2:] != "//" else ""
 
 
 def address(scheme: str, host: str, port: int) -> Address:

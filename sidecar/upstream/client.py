@@ -23,11 +23,12 @@ from sidecar.core.outcome import (
     DEADLINE,
     NO_ENDPOINT,
     STALE_CONNECTION,
+    Failure,
     Outcome,
     Refusal,
     failed,
 )
-from sidecar.core.stage import Gate
+from sidecar.core.stage import Gate, final
 from sidecar.upstream.balancer import Balancer
 from sidecar.upstream.certificates import CertificateWatch
 from sidecar.upstream.connection import Connection
@@ -95,11 +96,12 @@ class Upstream:
 
     async def service(self, x: Exchange) -> Outcome:
         """One try: the answer of an endpoint, or why there is none."""
-        env = self._env
-        now = env.now()
-        expires = min(x.deadline, now + x.attempt_timeout)
-        if expires <= now:
-            return failed(DEADLINE, Refusal("timeout", detail="No time was left for a try."))
+        now = self._env.now()
+        expires = now + x.attempt_timeout
+        if x.deadline < expires:
+            expires = x.deadline
+            if expires <= now:
+                return failed(DEADLINE, Refusal("timeout", detail="No time was left for a try."))
         endpoint = self._balancer.pick(x, now)
         if endpoint is None:
             return self._refuse()
@@ -114,38 +116,51 @@ class Upstream:
         attempt.endpoint = endpoint.url
         attempt.why = x.why
         x.attempts.append(attempt)
+        if x.trace is not None:
+            x.trace.attempt(x, attempt)
         endpoint.in_flight += 1
         outcome = ABANDONED
         try:
             pool = self._pools.of(endpoint)
-            connection = pool.take(x) or await pool.open(expires)
+            connection = pool.take(x, now) or await pool.open(expires)
             if connection.__class__ is Connection:
                 outcome = await connection.exchange(x, expires, now)
                 if outcome.failure is STALE_CONNECTION and x.is_replayable:
-                    if x.stream is not None:
-                        x.stream.rewind()
-                    fresh = await pool.open(expires)
-                    outcome = await fresh.exchange(x, expires, now) if isinstance(fresh, Connection) else fresh
+                    outcome = await self._repeat(x, pool, expires, now)
             else:
-                outcome = cast(Outcome, connection)
-            attempt.answered = env.now()
+                outcome = cast("Outcome", connection)
             return outcome
         finally:
             if outcome.stream is None:
+                attempt.answered = attempt.ended = self._env.now()
                 self._settle(x, endpoint, attempt, gate, ticket, outcome)
             else:
-                attempt.status = outcome.status
-                outcome.stream.on_close(
-                    lambda broken: self._settle(
-                        x, endpoint, attempt, gate, ticket, outcome if broken is None else failed(broken)
-                    )
-                )
+                self._settle_later(x, endpoint, attempt, gate, ticket, outcome)
+
+    async def _repeat(self, x: Exchange, pool: Pool, expires: float, now: float) -> Outcome:
+        """The same try on a fresh connection: the idle one had been closed."""
+        if x.stream is not None:
+            x.stream.rewind()
+        fresh = await pool.open(expires)
+        return await fresh.exchange(x, expires, now) if isinstance(fresh, Connection) else fresh
+
+    def _settle_later(
+        self, x: Exchange, endpoint: Endpoint, attempt: Attempt, gate: Gate | None, ticket: object, outcome: Outcome
+    ) -> None:
+        """The head is there and the body still arriving: it belongs to the try."""
+        assert outcome.stream is not None
+        attempt.answered = self._env.now()
+
+        def ended(broken: Failure | None) -> None:
+            attempt.ended = self._env.now()
+            self._settle(x, endpoint, attempt, gate, ticket, final(outcome, broken))
+
+        outcome.stream.on_close(ended)
 
     def _settle(
         self, x: Exchange, endpoint: Endpoint, attempt: Attempt, gate: Gate | None, ticket: object, outcome: Outcome
     ) -> None:
         endpoint.in_flight -= 1
-        attempt.ended = now = self._env.now()
         failure = outcome.failure
         if failure is None:
             attempt.status = outcome.status
@@ -153,14 +168,17 @@ class Upstream:
             attempt.reason = failure.code
             attempt.cause = outcome.cause
         if self._ejector is not None and outcome is not ABANDONED:
-            self._ejector.record(endpoint, outcome, attempt.started, now)
+            self._ejector.record(endpoint, outcome, attempt.started, attempt.ended)
         if gate is not None:
             gate.settle(x, ticket, outcome)
 
     def _refuse(self) -> Outcome:
         members = self.endpoints.members
         if not members:
-            detail = f"The upstream {self.name} has no endpoints yet."
+            name = (
+                "none are listed" if self.spec.discover is None else f"{self.spec.discover.dns} could not be looked up"
+            )
+            detail = f"The upstream {self.name} has no endpoints: {name}."
         elif self._make_gate is not None and any(endpoint.is_up for endpoint in members):
             detail = f"The circuit breakers of all endpoints of {self.name} are open."
         else:
@@ -183,7 +201,8 @@ class Upstream:
 
 
 class Pools:
-    """The pools of an upstream's endpoints, made when first used.  Kept in the state store as `("pools", upstream, tls)`."""
+    """The pools of an upstream's endpoints, made when first used.  Kept in the state store as `("pools", upstream,
+    tls)`."""
 
     def __init__(self, upstream: Upstream) -> None:
         self._env = upstream._env

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Final, Protocol
 
+from sidecar.core import events
 from sidecar.core.env import Env
 
 TICK: Final = 0.01
@@ -48,7 +49,12 @@ class Deadlines:
     def _tick(self) -> None:
         now = self._env.now()
         for entry in [entry for entry in self.entries if entry.expires <= now]:
-            entry.expire(now)
+            try:
+                if entry in self.entries and entry.expires <= now:  # the one before may have ended it
+                    entry.expire(now)
+            except Exception as error:  # a bug must not end the deadlines of all others
+                self.entries.discard(entry)
+                self._env.emit(events.BUG, where=repr(entry), error=error)
         if self.entries:
             self._env.call_later(TICK, self._tick)
         else:

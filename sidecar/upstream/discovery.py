@@ -26,6 +26,7 @@ from sidecar.core.env import Env, Pending
 from sidecar.upstream.address import address
 from sidecar.upstream.endpoint import EndpointSet
 from sidecar.upstream.spec import DiscoverSpec
+from sidecar.upstream.words import words
 
 EAGER: Final = 1.0
 """Seconds between look-ups while there is nothing at all."""
@@ -94,7 +95,7 @@ class Discovery:
                 (ip_address(text) for text in await self._resolve(spec.dns, spec.port)), key=lambda a: (a.version, a)
             )
         except (OSError, ValueError) as error:
-            self._failed(str(error) or type(error).__name__)
+            self._failed(words(error))
             return
         if not found:
             self._failed("the answer has no addresses")

@@ -29,6 +29,7 @@ from sidecar.core.promise import Promise
 from sidecar.upstream.connection import Connection
 from sidecar.upstream.deadlines import Deadlines
 from sidecar.upstream.spec import UpstreamSpec
+from sidecar.upstream.words import words
 
 Acquired = Connection | Outcome
 """A connection that is ready, or why there is none."""
@@ -63,6 +64,8 @@ class Pool:
         where: str = "",
     ) -> None:
         self.name = name
+        self.host = name.partition("://")[2].encode() or b"localhost"
+        """For an HTTP/1.0 client that named none."""
         self.env = env
         self.deadlines = deadlines
         self.connect = connect
@@ -84,9 +87,8 @@ class Pool:
         """Connections that are open or being opened."""
         return len(self.connections) + self.opening
 
-    def take(self, x: Exchange) -> Connection | None:
+    def take(self, x: Exchange, now: float) -> Connection | None:
         """An idle connection, if there is one that can be trusted."""
-        now = self.env.now()
         while self.idle:
             connection = self.idle.pop()
             transport = connection.transport
@@ -127,7 +129,7 @@ class Pool:
         except asyncio.CancelledError:  # by the timer of `_start`, which alone knows this task
             outcome = failed(CONNECT_TIMEOUT, cause=f"connecting to {self.name} took too long")
         except (OSError, ssl.CertificateError) as error:
-            outcome = failed(CONNECT_FAILURE, cause=f"{self.name}: {error}")
+            outcome = failed(CONNECT_FAILURE, cause=f"{self.name}: {words(error)}")
         self.opening -= 1
         if connection.transport is not None:
             self.opened += 1
@@ -145,12 +147,15 @@ class Pool:
 
     def _hand_on(self, connection: Connection, waiting: Waiting | None) -> None:
         """Give a connection that is ready to whoever waits for it, else to the first in line, else keep it."""
+        if connection.served == self.max_requests:
+            connection.close()  # and another one is opened for the first in line
+            return
         if waiting is None or waiting.promise.done():
             waiting = self._line.popleft() if self._line else None
         if waiting is not None:
             self.deadlines.discard(waiting)
             waiting.promise.resolve(connection)
-        elif self.retired or len(self.connections) > self.max_size or connection.served == self.max_requests:
+        elif self.retired or len(self.connections) > self.max_size:
             connection.close()
         else:
             connection.idle_since = self.env.now()

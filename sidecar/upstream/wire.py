@@ -14,9 +14,9 @@ METHODS_WITH_BODY: Final = frozenset((b"POST", b"PUT", b"PATCH"))
 """Those for which an absent body is said with `Content-Length: 0` (RFC 9110 8.6)."""
 
 
-def request_head(x: Exchange, now: float) -> bytes:
-    """The head of the request as it goes to the upstream."""
-    fields = b""
+def request_head(x: Exchange, now: float, host: bytes) -> bytes:
+    """The head of the request as it goes to the upstream; `host` is the endpoint's, for a client that named none."""
+    fields = x.trace_lines
     if x.stream is not None:
         if x.stream.length is None:
             fields += b"transfer-encoding: chunked\r\n"
@@ -38,7 +38,7 @@ def request_head(x: Exchange, now: float) -> bytes:
     return b"%b %b HTTP/1.1\r\nhost: %b\r\n%b%b%bx-sidecar-attempt: %d\r\n\r\n" % (
         x.method,
         x.path if x.query is None else b"%b?%b" % (x.path, x.query),
-        x.authority,
+        x.authority or host,
         x.lines,
         fields,
         x.forwarding,

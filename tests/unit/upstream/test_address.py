@@ -27,11 +27,11 @@ def test_parts(text: str, parts: tuple[object, ...]) -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("payments:8080", "is not an endpoint"),
+        ("payments:8080", "is not an endpoint; .* such as http://payments:8080$"),
         ("ftp://payments", "is not an endpoint"),
-        ("http://payments/v1", "its address alone"),
-        ("http://payments?x=1", "its address alone"),
-        ("http://user:secret@payments", "its address alone"),
+        ("http://payments/v1", "its address alone, such as http://payments$"),
+        ("http://payments?x=1", "its address alone, such as http://payments$"),
+        ("http://user:secret@payments", "its address alone, such as http://payments$"),
         ("http://", "neither a name nor an IP address"),
         ("http://pay ments", "neither a name nor an IP address"),
         ("http://-payments", "neither a name nor an IP address"),

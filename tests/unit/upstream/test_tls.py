@@ -9,32 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import trustme
 
 from sidecar.core import events
 from sidecar.upstream.certificates import CertificateWatch
 from sidecar.upstream.tls import ClientTlsSpec, ServerTlsSpec, build_context, check_files
+from tests.support.authority import Authority
 from tests.support.clock import make_env
-
-
-class Authority:
-    """A certificate authority and what it has signed, as files."""
-
-    def __init__(self, folder: Path) -> None:
-        folder.mkdir()
-        self.folder = folder
-        self.ca = trustme.CA()
-        self.ca_file = str(folder / "ca.pem")
-        self.ca.cert_pem.write_to_path(self.ca_file)
-
-    def sign(self, *names: str, to: Path | None = None) -> dict[str, Any]:
-        """Settings `cert` and `key` of a fresh certificate; `to` is the folder to write (over) them in."""
-        folder = to or self.folder / names[0]
-        folder.mkdir(exist_ok=True)
-        leaf = self.ca.issue_cert(*names)
-        leaf.private_key_pem.write_to_path(folder / "key")
-        (folder / "cert").write_bytes(b"".join(blob.bytes() for blob in leaf.cert_chain_pems))
-        return {"cert": str(folder / "cert"), "key": str(folder / "key")}
 
 
 @pytest.fixture

@@ -1,0 +1,91 @@
+"""What a path means for matching, and in how many ways a server behind us could read it.
+
+The upstream gets the path as it came; what it makes of `%2F`, `//`, `;x` or `%252e` is not ours to know.  Where gateway
+and server disagree, a request slips past the rule that was written for it: `/public/..%2Fadmin`, `/%61dmin`,
+`//admin`, `/x/..;/admin` (CVE-2019-9901, CVE-2021-29492, CVE-2021-31920 and their likes).  Hence:
+
+1. Paths are compared in the form that RFC 3986 6.2.2 calls equivalent to what came: escapes of unreserved characters
+   decoded, the other escapes with capital digits.  The comparison minds case, and a slash at the end.
+2. The structure of a path is what nobody can dispute.  A path that some servers read differently is matched under every
+   reading, and all must lead to the same route: otherwise it is matched by none.  So `/files/a%2Fb` under a prefix
+   `/files` is fine, and the same path with one route for `/files/{name}` and another for `/files/a` is refused.
+3. A dot segment under any reading, and a NUL, match nothing.  RFC 3986 6.2.2.3 lets a proxy remove plain ones, which is
+   for the edge to do before it asks for a route; a disguised one has no honest use.
+
+Refusing all escaped slashes and doubled slashes, as some gateways do, breaks object stores and catch-all routes, where
+every reading leads to the same place.  Merging and decoding them before matching, as others do, is one reading of many.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Final
+from urllib.parse import quote, unquote
+
+_UNRESERVED: Final = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
+_ESCAPE: Final = re.compile(rb"%[0-9A-Fa-f]{2}")
+_DIGITS: Final = "0123456789ABCDEFabcdef"
+_DECODED: Final = {
+    f"%{high}{low}".encode(): bytes((octet,)) if octet in _UNRESERVED else f"%{octet:02X}".encode()
+    for high in _DIGITS
+    for low in _DIGITS
+    for octet in (int(high + low, 16),)
+}
+SPECIAL: Final = b"%;\\."
+"""A path without these octets and without `//` has one reading: itself."""
+MAX_BYTES: Final = 8192
+"""Of a path that is not plain: reading it in every way takes time.  RFC 9112 3 asks for 8000 octets."""
+_DOTS: Final = re.compile(rb"/\.\.?(?:/|$)|%00|\x00")
+_PARAMETERS: Final = re.compile(rb"(?:;|%3B)[^/]*")
+_SLASHES: Final = re.compile(rb"//+")
+_ESCAPED_SLASHES: Final = re.compile(rb"%2F|%5C|\\")
+_DISPUTED: Final = re.compile(rb"%2[5F]|%5C|%3B|[;\\]|//")
+
+
+def canonical(path: bytes) -> bytes:
+    """The form in which paths are compared (RFC 3986 6.2.2.1 and 6.2.2.2)."""
+    return _ESCAPE.sub(lambda escape: _DECODED[escape[0]], path)
+
+
+_REREADINGS: Final[tuple[Callable[[bytes], bytes], ...]] = (
+    lambda path: canonical(path.replace(b"%25", b"%")),  # decoded twice
+    lambda path: _ESCAPED_SLASHES.sub(b"/", path),  # decoded before it is split; backslashes as Windows takes them
+    lambda path: _PARAMETERS.sub(b"", path),  # path parameters dropped, as servlet containers do
+    lambda path: _SLASHES.sub(b"/", path),  # empty segments dropped
+)
+
+
+def readings(path: bytes) -> list[bytes]:
+    """All ways in which servers read a path, the canonical form first; empty for a path that is not to be matched."""
+    if len(path) > MAX_BYTES:
+        return []
+    found = [canonical(path)]
+    if _DISPUTED.search(found[0]):
+        for reread in _REREADINGS:  # each server does some of these and not others: any combination, 16 at most
+            found += [again for known in found if (again := reread(known)) not in found]
+    return [] if any(map(_DOTS.search, found)) else found
+
+
+def literal(path: str) -> bytes:
+    """A path from a policy file in the form in which paths are compared.  Raises `ValueError` with the remedy."""
+    if not path.startswith("/"):
+        raise ValueError(f'must start with a slash: write "/{path}"')
+    if "?" in path or "#" in path:
+        raise ValueError("is a path alone; conditions on the query string stand under `query`")
+    if "*" in path:
+        raise ValueError("has a `*`, which means nothing here; write `path_prefix`, or a template such as /orders/{id}")
+    canon = canonical(quote(path, safe="/%:@!$&'()*+,;=~\\").encode())
+    if re.search(rb"%(?![0-9A-F]{2})", canon):
+        raise ValueError("has a `%` that starts no escape; write it as %25")
+    if readings(canon) != [canon]:
+        raise ValueError(
+            "is read differently by different servers; "
+            "leave out dot segments, empty segments, `;`, `\\`, %2F, %5C and %25"
+        )
+    return canon
+
+
+def text(segment: bytes) -> str:
+    """A captured part of a path as text: percent-decoded, octets that are not UTF-8 replaced."""
+    return unquote(segment.decode("utf-8", "replace")) if b"%" in segment else segment.decode("utf-8", "replace")

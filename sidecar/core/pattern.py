@@ -1,0 +1,202 @@
+"""Regular expressions of policies: those that take linear time, whatever they are tried on.
+
+Python's engine backtracks, so a careless pattern is a way to stop the process with one request.  A pattern is accepted
+where it can be seen that backtracking stays linear:
+
+1. Groups, classes, alternatives and the quantifiers `* + ? {m,n}` only; no look-around, back-references or flags.
+2. A group that is repeated holds neither a quantifier nor alternatives: `(a+)*` is exponential.
+3. A quantified character is followed by a character that it cannot match itself (`[^/]+/`), or by the end.  One may
+   break this rule (`.*\\.json`: it is *loose*, the engine has to try each length), and after it nothing is repeated.
+4. At most eight alternatives and optional parts in all: each may double the work.
+
+`path_regex` must match the whole path (Envoy's `safe_regex` and Istio do the same), in its canonical form and at most
+1 KiB of it; a longer one that only a pattern could decide on is matched by nothing.  `matches` in a condition is CEL's:
+the pattern may stand anywhere in the text unless `^` and `$` say otherwise, and then it may repeat nothing but at its
+end, since each place where it could begin is tried.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+MAX_INPUT: Final = 1024
+"""Characters of a path or text that a pattern is tried on."""
+MAX_CHOICES: Final = 8
+_TOKEN: Final = re.compile(
+    rb"""(?P<open>\((?:\?:|\?P<\w+>)?(?!\?))
+    | (?P<close>\))
+    | (?P<either>\|)
+    | (?P<quantifier>(?:[*+?]|\{\d+(?:,\d*)?\})[?+]?)
+    | (?P<atom>\\[dDwWsS] | \\x[0-9A-Fa-f]{2} | \\[^\w\s] | \[\^?+\]?+(?:\\.|[^\]\\\[])*+\] | [^\\()\[\]{}*+?|^$])
+    """,
+    re.VERBOSE,
+)
+_SET_OPERATION: Final = re.compile(rb"--|&&|\|\||~~")
+"""Reserved by Python for what classes may one day do."""
+
+
+class _Token(NamedTuple):
+    kind: str
+    text: bytes
+
+
+def compile_pattern(pattern: str) -> re.Pattern[bytes]:
+    """A pattern for the canonical bytes of a path.  Raises `ValueError` with the remedy."""
+    if not pattern.isascii():
+        raise ValueError("has characters that a path holds percent-encoded; write them so, such as %C3%A9")
+    source = pattern.encode()
+    tokens = _tokens(source, "the whole path is matched anyway")
+    try:
+        compiled = re.compile(source, re.DOTALL)
+    except (re.error, OverflowError) as error:
+        raise ValueError(f"is not a regular expression: {error}") from None
+    _check_groups(tokens)
+    _check_repeats(tokens)
+    return compiled
+
+
+def compile_search(pattern: str) -> Callable[[str], bool]:
+    """Does a text hold something that the pattern matches?  For texts of at most `MAX_INPUT` characters.  Raises
+    `ValueError` with the remedy."""
+    if not pattern.isascii():
+        raise ValueError("has characters beyond ASCII; compare them with ==, contains, startsWith or endsWith")
+    is_from_start = pattern.startswith("^")
+    inner = pattern.removeprefix("^")
+    is_to_end = inner.endswith("$") and (len(inner) - len(inner[:-1].rstrip("\\"))) % 2 == 1
+    inner = inner[:-1] if is_to_end else inner
+    tokens = _tokens(inner.encode(), "`^` stands at the beginning and `$` at the end")
+    try:
+        compiled = re.compile(rf"(?:{inner})\Z" if is_to_end else inner, re.ASCII)
+    except (re.error, OverflowError) as error:
+        raise ValueError(f"is not a regular expression: {error}") from None
+    _check_groups(tokens)
+    _check_repeats(tokens)
+    if (is_from_start or is_to_end) and _has_open_alternatives(tokens):
+        raise ValueError("has alternatives of which only one is anchored; put them into a group: ^(?:a|b)$")
+    if is_from_start:
+        return lambda text: compiled.match(text) is not None
+    for place, token in enumerate(tokens, 1):
+        if token.kind == "quantifier" and _repeats(token.text) and (is_to_end or place < len(tokens)):
+            raise ValueError(f"repeats `{token.text.decode()}` and may begin anywhere; let it begin with `^`")
+    return lambda text: compiled.search(text) is not None
+
+
+def _has_open_alternatives(tokens: list[_Token]) -> bool:
+    depth = 0
+    for kind, _ in tokens:
+        depth += (kind == "open") - (kind == "close")
+        if kind == "either" and not depth:
+            return True
+    return False
+
+
+def literal_prefix(pattern: str) -> bytes:
+    """The text with which every match begins."""
+    tokens = _tokens(pattern.encode())
+    prefix = b""
+    if any(token.kind == "either" for token in tokens):
+        return prefix
+    for token, after in zip(tokens, [*tokens[1:], _Token("end", b"")], strict=True):
+        octets = _octets(token.text) if token.kind == "atom" else frozenset[int]()
+        if len(octets) != 1 or after.kind == "quantifier":
+            break
+        prefix += bytes(octets)
+    return prefix
+
+
+def _tokens(source: bytes, on_anchors: str = "") -> list[_Token]:
+    found = []
+    position = 0
+    while position < len(source):
+        match = _TOKEN.match(source, position)
+        if match is None:
+            rest = source[position : position + (3 if source[position] == ord("(") else 1)].decode("utf-8", "replace")
+            hint = on_anchors if rest in "^$" else "escape a literal character with `\\`"
+            raise ValueError(f"has `{rest}` at column {position + 1}, which is not supported; {hint}")
+        if match[0][:1] == b"[" and _SET_OPERATION.search(match[0], 1):
+            raise ValueError(f"has the class `{match[0].decode()}`; escape its characters `- & | ~` with `\\`")
+        found.append(_Token(str(match.lastgroup), match[0]))
+        position = match.end()
+    return found
+
+
+def _octets(atom: bytes) -> frozenset[int]:
+    """What a single-character part of a pattern matches."""
+    matches = re.compile(atom, re.DOTALL).fullmatch
+    return frozenset(octet for octet in range(256) if matches(bytes((octet,))))
+
+
+def _repeats(quantifier: bytes) -> bool:
+    """Can it match more than once, in more than one length?  `?` is a choice, and `{3}` has one length."""
+    return quantifier[:1] in b"*+" or (quantifier[:1] == b"{" and b"," in quantifier)
+
+
+def _check_groups(tokens: list[_Token]) -> None:
+    open_groups: list[list[str]] = [[]]
+    choices = 0
+    for index, (kind, text) in enumerate(tokens):
+        after = tokens[index + 1] if index + 1 < len(tokens) else _Token("end", b"")
+        if kind == "open":
+            open_groups.append([])
+        elif kind == "close":
+            inside = open_groups.pop()
+            if after.kind == "quantifier" and after.text[:1] != b"?" and inside:
+                raise ValueError(
+                    f"repeats a group that itself holds `{inside[0]}`, which can take exponential time; "
+                    "repeat single characters or classes, such as `[a-z/]+`"
+                )
+            open_groups[-1] += inside
+        elif kind == "quantifier" or kind == "either":
+            open_groups[-1].append(text.decode())
+            choices += kind == "either" or text[:1] == b"?"
+    if choices > MAX_CHOICES:
+        raise ValueError(f"has {choices} alternatives and optional parts; at most {MAX_CHOICES}: split it up")
+
+
+def _check_repeats(tokens: list[_Token]) -> None:
+    loose = ""
+    for index, (kind, quantifier) in enumerate(tokens):
+        if kind != "quantifier" or not _repeats(quantifier):
+            continue
+        before = tokens[index - 1]
+        part = (before.text + quantifier).decode("utf-8", "replace")
+        if loose:
+            raise ValueError(
+                f"repeats `{part}` after `{loose}`, which can take quadratic time; "
+                f"let `{loose}` stop at the next character, such as `[^/]*/`"
+            )
+        if not _is_bounded(tokens, index):
+            loose = part
+
+
+def _is_bounded(tokens: list[_Token], index: int) -> bool:
+    """Does the end, or a character that the repeated one cannot match, always follow the quantifier at `index`?"""
+    position = index + 1
+    while position < len(tokens) and _is_transparent(tokens, position):
+        position += 1
+    if position == len(tokens):
+        return True
+    repeated, following = tokens[index - 1], tokens[position]
+    after = tokens[position + 1] if position + 1 < len(tokens) else _Token("end", b"")
+    if repeated.kind != "atom" or following.kind != "atom" or after.text[:1] in (b"*", b"?", b"{"):
+        return False
+    return _octets(repeated.text).isdisjoint(_octets(following.text))
+
+
+def _is_transparent(tokens: list[_Token], position: int) -> bool:
+    """A parenthesis of a group that is passed exactly once and in one way."""
+    kind = tokens[position].kind
+    if kind == "close":
+        return position + 1 == len(tokens) or tokens[position + 1].kind != "quantifier"
+    if kind != "open":
+        return False
+    depth = 0
+    for index in range(position, len(tokens)):
+        depth += (tokens[index].kind == "open") - (tokens[index].kind == "close")
+        if tokens[index].kind == "either" and depth == 1:
+            return False
+        if depth == 0:
+            return _is_transparent(tokens, index)
+    return False

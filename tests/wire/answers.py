@@ -1,0 +1,127 @@
+"""What becomes of an upstream's bytes, as a value: the sidecar's own `Connection` in a pool that only counts."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+from sidecar.core.exchange import Exchange
+from sidecar.core.outcome import Failure, Headers, Outcome
+from sidecar.upstream.connection import Connection
+from tests.support.clock import make_env
+
+
+class Pipe(asyncio.Transport):
+    """A transport that only remembers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written = b""
+        self.closed = ""
+
+    def write(self, data: Any) -> None:
+        self.written += bytes(data)
+
+    def writelines(self, list_of_data: Iterable[Any]) -> None:
+        self.write(b"".join(list_of_data))
+
+    def is_closing(self) -> bool:
+        return bool(self.closed)
+
+    def close(self) -> None:
+        self.closed = self.closed or "closed"
+
+    def abort(self) -> None:
+        self.closed = "aborted"
+
+    def pause_reading(self) -> None:
+        """Nothing is on its way."""
+
+    def resume_reading(self) -> None:
+        """Nothing is on its way."""
+
+
+@dataclass
+class Answer:
+    """What the request was told."""
+
+    outcome: Outcome | None = None
+    body: bytearray = field(default_factory=bytearray)
+    trailers: Headers = field(default_factory=list)
+    broken: Failure | None = None
+    is_whole: bool = False
+    interim: list[int] = field(default_factory=list)
+    is_reused: bool = False
+    """Is the connection back in the pool?"""
+
+    @property
+    def status(self) -> int | None:
+        return None if self.outcome is None else self.outcome.status
+
+    @property
+    def reason(self) -> str:
+        return "" if self.outcome is None else self.outcome.reason
+
+    @property
+    def headers(self) -> dict[bytes, bytes]:
+        return {} if self.outcome is None else dict(self.outcome.headers)
+
+    @property
+    def facts(self) -> tuple[Any, ...]:
+        """All that must not depend on how it arrived; what was turned away may have begun before."""
+        if self.broken is not None or self.reason:
+            return ("turned away",)
+        headers = tuple(pair for pair in self.outcome.headers if pair[0] != b"content-length") if self.outcome else ()
+        return self.status, headers, bytes(self.body), tuple(self.trailers), self.is_whole, tuple(self.interim)
+
+    def write(self, data: bytes) -> None:
+        self.body += data
+
+    def finish(self, trailers: Headers) -> None:
+        self.is_whole = True
+        self.trailers = trailers
+
+    def fail(self, failure: Failure) -> None:
+        self.broken = failure
+
+
+def answer(pieces: bytes | Iterable[bytes], x: Exchange | None = None, *, closes: bool = False) -> Answer:
+    """What an exchange gets when these bytes come back, and at the end the connection's end."""
+    env = make_env()
+    told = Answer()
+    pool: Any = SimpleNamespace(
+        env=env,
+        name="http://test",
+        host=b"test",
+        deadlines=SimpleNamespace(add=lambda _: None, discard=lambda _: None),
+        release=lambda _: setattr(told, "is_reused", True),
+        discard=lambda _: setattr(told, "is_reused", False),
+    )
+    connection, pipe = Connection(pool), Pipe()
+    connection.connection_made(pipe)
+    x = x or Exchange(b"GET", b"/", [])
+    x.interim = lambda status, lines: told.interim.append(status)
+    promise = connection.exchange(x, float("inf"), env.now())
+    for piece in (pieces,) if isinstance(pieces, bytes) else pieces:
+        if piece and not pipe.closed:
+            connection.data_received(piece)
+            _take(told, promise)
+    if closes and not pipe.closed:
+        connection.connection_lost(None)
+        _take(told, promise)
+    if pipe.closed:
+        told.is_reused = False
+    return told
+
+
+def _take(told: Answer, promise: Any) -> None:
+    if told.outcome is None and promise.done():
+        told.outcome = outcome = promise.result()
+        if outcome.stream is not None:
+            outcome.stream.attach(told)
+        elif outcome.failure is None:
+            told.body += outcome.body
+            told.is_whole = True

@@ -1,0 +1,119 @@
+"""Hostile input costs time in proportion to its length: twice as much of it takes about twice as long, not four times.
+
+Each case is timed at two sizes, eight-fold apart; quadratic work would take 64 times as long, and 24 is the line.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable
+from types import SimpleNamespace
+
+import pytest
+
+from sidecar.control.listener import LimitsSpec
+from sidecar.core.body import Body
+from sidecar.core.framing import BodyReader
+from sidecar.core.http1 import CHUNKED, Invalid
+from tests.wire.answers import answer
+from tests.wire.reader import dribble, read
+
+LIMITS = LimitsSpec.model_validate({"max_header_bytes": "1MiB"})
+START = b"GET / HTTP/1.1\r\nHost: a\r\n"
+SMALL, FACTOR = 8 * 1024, 8
+
+HEADS: dict[str, Callable[[int], bytes]] = {
+    "one long value": lambda n: START + b"X: " + b"y" * n,
+    "one long name": lambda n: START + b"x" * n,
+    "one long method": lambda n: b"G" * n,
+    "one long target": lambda n: b"GET /" + b"a" * n,
+    "dot segments": lambda n: b"GET /" + b"../" * (n // 3) + b" HTTP/1.1\r\nHost: a\r\n\r\n",
+    "encoded dot segments": lambda n: b"GET /a" + b"/%2e%2E" * (n // 7) + b" HTTP/1.1\r\nHost: a\r\n\r\n",
+    "many fields": lambda n: START + b"X: y\r\n" * (n // 6) + b"\r\n",
+    "many fields and no end": lambda n: START + b"X: y\r\n" * (n // 6),
+    "many fields that are looked at": lambda n: START + b"te: a\r\nb: c\r\n" * (n // 13) + b"\r\n",
+    "many that are added again": lambda n: START + b"x-criticality: critical\r\n" * (n // 25) + b"\r\n",
+    "many names in Connection": lambda n: START + b"Connection: " + b"a, " * (n // 3) + b"\r\n\r\n",
+    "many Connections": lambda n: START + b"Connection: a, b\r\n" * (n // 18) + b"\r\n",
+    "white space in a value": lambda n: START + b"X: " + b" " * n + b"\r\n\r\n",
+    "white space and no end": lambda n: START + b"X: " + b" " * n,
+    "a wrong character at the end": lambda n: START + b"X: y\r\n" * (n // 6) + b"X: \x00\r\n\r\n",
+    "empty lines": lambda n: b"\r\n" * (n // 2) + START + b"\r\n",
+    "requests": lambda n: (START + b"\r\n") * (n // 27),
+    "quotes": lambda n: b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n" + b'1;a="\\' * (n // 6),
+}
+
+
+def seconds(function: Callable[[], object]) -> float:
+    """The best of three, without the garbage collector: what that takes depends on what other tests have left."""
+    best = float("inf")
+    gc.disable()
+    try:
+        for _ in range(3):
+            began = time.perf_counter()
+            function()
+            best = min(best, time.perf_counter() - began)
+    finally:
+        gc.enable()
+    return best
+
+
+def assert_linear(function: Callable[[int], Callable[[], object]]) -> None:
+    small, large = function(SMALL), function(SMALL * FACTOR)
+    for _ in range(3):  # a busy machine may be slow once
+        times = seconds(small), seconds(large)
+        if times[1] < 5 * FACTOR * max(times[0], 20e-6):
+            return
+    pytest.fail(f"{SMALL} bytes take {times[0] * 1e3:.2f} ms and {FACTOR} times as many {times[1] * 1e3:.2f} ms")
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_a_head_in_one_piece(name: str) -> None:
+    def prepare(size: int) -> Callable[[], object]:
+        data = HEADS[name](size)
+        return lambda: read(data, LIMITS)
+
+    if name == "requests":  # what follows a request is moved once for each: bounded by one read of the socket
+        prepare(SMALL)()
+        return
+    assert_linear(prepare)
+
+
+@pytest.mark.parametrize(
+    "name", ["one long value", "many fields and no end", "one long target", "white space and no end"]
+)
+def test_a_dribbled_head_is_not_read_anew_with_each_byte(name: str) -> None:
+    def prepare(size: int) -> Callable[[], object]:
+        pieces = dribble(HEADS[name](size // 2))
+        return lambda: read(pieces, LIMITS)
+
+    assert_linear(prepare)
+
+
+def test_a_dribbled_response_head_is_not_read_anew_with_each_byte() -> None:
+    def prepare(size: int) -> Callable[[], object]:
+        pieces = dribble(b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * (size // 16))
+        return lambda: answer(pieces)
+
+    assert_linear(prepare)
+
+
+@pytest.mark.parametrize("dribbled", [False, True])
+@pytest.mark.parametrize("unit", [b"1\r\nx\r\n", b'1;a="b"\r\nx\r\n', b"a" * 900 + b"\r\n", b"0001\r\nx\r\n"])
+def test_chunks(unit: bytes, dribbled: bool) -> None:
+    def prepare(size: int) -> Callable[[], object]:
+        data = unit * (size // len(unit))
+        pieces = dribble(data[: len(data) // 4]) if dribbled else [data]
+
+        def run() -> None:
+            reader = BodyReader(Body(SimpleNamespace(pause_body=lambda: None)), CHUNKED)  # type: ignore[arg-type]
+            try:
+                for piece in pieces:
+                    reader.feed(piece)
+            except Invalid:
+                pass
+
+        return run
+
+    assert_linear(prepare)

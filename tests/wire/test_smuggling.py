@@ -1,0 +1,54 @@
+"""Every vector: what must become of it, however it is cut, and that nothing behind what is turned away is ever read."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.wire.reader import Conversation, dribble, halves, read
+from tests.wire.vectors import GOOD, VECTORS, Vector
+
+SMUGGLED = b"GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n"
+
+
+@pytest.fixture(params=VECTORS, ids=str)
+def vector(request: pytest.FixtureRequest) -> Vector:
+    return VECTORS[request.param]
+
+
+def targets(conversation: Conversation) -> list[bytes]:
+    return [request.target for request in conversation.requests]
+
+
+def test_it_is_read_as_it_must_be(vector: Vector) -> None:
+    conversation = read(vector.data)
+    if vector.status == GOOD:
+        assert conversation.status is None, conversation.reason
+        assert [request.body for request in conversation.requests] == [vector.body]
+        assert (conversation.rest, conversation.is_open) == (b"", False)
+    else:
+        assert conversation.requests == []
+        if conversation.status is None:  # then there is no end to it yet, and more of it must not bring one
+            conversation = read(vector.data + SMUGGLED)
+        assert conversation.status == vector.status, conversation.reason
+        assert conversation.reason
+
+
+def test_nothing_behind_it_is_read_when_it_is_turned_away(vector: Vector) -> None:
+    conversation = read(vector.data + SMUGGLED)
+    if vector.status == GOOD and b"HTTP/1.0" not in vector.data:
+        assert targets(conversation)[1:] == [b"/smuggled"]
+    else:
+        assert b"/smuggled" not in targets(conversation)
+
+
+def test_it_does_not_matter_where_it_is_cut(vector: Vector) -> None:
+    data = vector.data + SMUGGLED
+    whole = read(data)
+    for pieces in halves(data) if len(data) < 1000 else [(data[:500], data[500:])]:
+        cut = read(pieces)
+        assert (cut.requests, cut.status) == (whole.requests, whole.status), pieces
+
+
+def test_a_byte_at_a_time(vector: Vector) -> None:
+    whole, cut = read(vector.data + SMUGGLED), read(dribble(vector.data + SMUGGLED))
+    assert (cut.requests, cut.status) == (whole.requests, whole.status)
