@@ -1,0 +1,48 @@
+"""A stored answer as the response to a request: whole, without its body, not modified, or a part of it."""
+
+from __future__ import annotations
+
+from sidecar.cache.entry import Entry
+from sidecar.cache.lines import join
+from sidecar.cache.ranges import is_applicable, parse_range, partial
+from sidecar.cache.reuse import Fields
+from sidecar.cache.validation import is_not_modified
+from sidecar.core.exchange import Exchange
+from sidecar.core.outcome import Outcome
+
+
+def answer(entry: Entry, x: Exchange, fields: Fields | None, now: float, wall: float, status: bytes) -> Outcome:
+    """The response from a whole stored answer; `status` is the value of its Cache-Status.
+
+    Preconditions before the range (RFC 9110 13.2.2), and both only where the answer is 200 (13.2.1, 14.2).
+    """
+    if fields is not None and entry.status == 200:
+        if has_already(entry, fields, wall):
+            return not_modified(entry, now, status)
+        asked = fields.get(b"range")
+        if asked is not None and x.method == b"GET" and is_applicable(fields.get(b"if-range"), entry, wall):
+            ranges = parse_range(asked, len(entry.body))
+            if ranges is not None:
+                code, headers, body = partial(entry, ranges)
+                return Outcome(code, None, body, lines=with_age(join(headers), entry, now, status))
+    lines = with_age(entry.lines, entry, now, status)
+    if x.method == b"HEAD":
+        return Outcome(entry.status, lines=b"%bcontent-length: %d\r\n" % (lines, len(entry.body)))
+    return Outcome(entry.status, None, entry.body, lines=lines)
+
+
+def has_already(entry: Entry, fields: Fields | None, wall: float) -> bool:
+    """Does the client have this answer, by its own conditions?"""
+    if fields is None or entry.status != 200:
+        return False
+    return is_not_modified(entry, fields.get(b"if-none-match"), fields.get(b"if-modified-since"), wall)
+
+
+def not_modified(entry: Entry, now: float, status: bytes) -> Outcome:
+    """RFC 9110 15.4.5."""
+    return Outcome(304, lines=with_age(entry.not_modified, entry, now, status))
+
+
+def with_age(lines: bytes, entry: Entry, now: float, status: bytes) -> bytes:
+    """The stored lines with `Age` (RFC 9111 4 and 5.1) and Cache-Status."""
+    return b"%bage: %d\r\ncache-status: %b\r\n" % (lines, max(0.0, now - entry.born), status)

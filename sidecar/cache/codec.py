@@ -1,0 +1,126 @@
+"""Stored answers as bytes for a shared store: versioned, checked, and nothing in it is ever executed.
+
+    "SC" version type crc32 | key uri generation | what the type needs
+
+Numbers are big-endian, strings have their length before them.  Instants travel as Unix time and become instants of the
+reader's own clock.  Reading is strict: another version, a wrong checksum, a length that lies, a field that is not HTTP,
+or an answer to another key is no record (`ValueError`), which the caller takes for a miss.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from math import inf, isfinite, isnan, nan
+from struct import Struct
+from typing import Final
+from zlib import crc32
+
+from sidecar.cache.entry import Entry, Variants
+from sidecar.cache.etag import is_tag
+from sidecar.core.http1 import FIELDS
+
+MAGIC: Final = b"SC\x01"
+HEAD: Final = Struct(">3scI")
+LENGTH: Final = Struct(">I")
+ANSWER: Final = Struct(">HB6d")
+"""Status, flags, born, fresh, stale-while-revalidate, stale-if-error and keep (until, all Unix time), Date."""
+MODIFIED: Final = Struct(">d")
+VALID: Final = re.compile(FIELDS)
+NO_CACHE, MUST_VALIDATE, IMMUTABLE = 1, 2, 4
+FURTHEST: Final = 2.0**33
+"""Unix times beyond this are not believed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What was read: an entry or a note on variants, and the generation under which it was written."""
+
+    item: Entry | Variants
+    generation: bytes
+
+
+def encode(item: Entry | Variants, generation: bytes, now: float, wall: float) -> bytes:
+    """The bytes of an item; `now` and `wall` are the same instant on both clocks."""
+    parts = [item.key, item.uri, generation]
+    if isinstance(item, Variants):
+        kind = b"V"
+        parts.append(b",".join(item.names))
+    else:
+        kind = b"E"
+        shift = wall - now
+        flags = NO_CACHE * item.no_cache | MUST_VALIDATE * item.must_validate | IMMUTABLE * item.immutable
+        instants = (item.born, item.fresh_until, item.stale_until, item.stale_if_error_until, item.keep_until)
+        parts.append(ANSWER.pack(item.status, flags, *(instant + shift for instant in instants), item.date))
+        parts.append(MODIFIED.pack(nan if item.last_modified is None else item.last_modified))
+        parts += [item.etag or b"", b",".join(item.vary), b"\n".join(item.tags)]
+        parts.append(item.lines)
+        parts.append(item.body)
+    payload = b"".join([LENGTH.pack(len(part)) + part for part in parts])
+    return HEAD.pack(MAGIC, kind, crc32(payload)) + payload
+
+
+def decode(data: bytes, key: bytes, now: float, wall: float) -> Record:
+    """The record that was stored under `key`.  Raises `ValueError` for anything else."""
+    if len(data) < HEAD.size:
+        raise ValueError("a record ends in its head")
+    magic, kind, checksum = HEAD.unpack_from(data)
+    if magic != MAGIC:
+        raise ValueError("a record is of another version")
+    if crc32(memoryview(data)[HEAD.size :]) != checksum:
+        raise ValueError("a record's checksum is wrong")
+    parts = _parts(data)
+    expected = {b"E": 10, b"V": 4}.get(kind)
+    if len(parts) != expected or parts[0] != key:
+        raise ValueError("a record is not of the kind or key that was asked for")
+    if kind == b"V":
+        return Record(Variants(key, parts[1], tuple(parts[3].split(b","))), parts[2])
+    return Record(_entry(parts, now, wall), parts[2])
+
+
+def _parts(data: bytes) -> list[bytes]:
+    parts, at, end = [], HEAD.size, len(data)
+    while at < end:
+        if at + LENGTH.size > end:
+            raise ValueError("a record ends in a length")
+        (length,) = LENGTH.unpack_from(data, at)
+        at += LENGTH.size
+        if at + length > end:
+            raise ValueError("a record is shorter than it says")
+        parts.append(data[at : at + length])
+        at += length
+    return parts
+
+
+def _entry(parts: list[bytes], now: float, wall: float) -> Entry:
+    key, uri, _, answer, modified, etag, vary, tags, fields, body = parts
+    if len(answer) != ANSWER.size or len(modified) != MODIFIED.size:
+        raise ValueError("a record's numbers have the wrong size")
+    status, flags, *instants = ANSWER.unpack(answer)
+    if not all(isfinite(instant) and abs(instant) < FURTHEST for instant in instants) or not 200 <= status <= 599:
+        raise ValueError("a record's numbers are impossible")
+    if etag and not is_tag(etag):
+        raise ValueError("a record's entity tag is none")
+    if VALID.fullmatch(fields) is None:
+        raise ValueError("a record's fields are not those of HTTP")
+    entry = Entry.__new__(Entry)
+    entry.key, entry.uri, entry.status, entry.body = key, uri, status, body
+    entry.lines = fields
+    born, fresh, stale, if_error, keep, entry.date = instants
+    shift = now - wall
+    entry.born = min(now, born + shift)  # a clock that is ahead must not make an answer younger than new
+    entry.fresh_until, entry.stale_until = fresh + shift, stale + shift
+    entry.stale_if_error_until, entry.keep_until = if_error + shift, keep + shift
+    entry.no_cache, entry.must_validate, entry.immutable = (bool(flags & bit) for bit in (1, 2, 4))
+    (seconds,) = MODIFIED.unpack(modified)
+    entry.last_modified = None if isnan(seconds) else seconds
+    entry.etag = etag or None
+    entry.vary = tuple(vary.split(b",")) if vary else ()
+    entry.tags = tuple(tags.split(b"\n")) if tags else ()
+    entry.ready()
+    return entry
+
+
+def ttl_of(item: Entry | Variants, now: float, longest: float) -> float:
+    """Seconds for which a shared store need keep the item."""
+    return longest if item.keep_until == inf else min(longest, item.keep_until - now)

@@ -1,0 +1,146 @@
+"""A stored answer, with all that a look-up needs worked out when it is stored: a hit then only compares numbers.
+
+Instants are seconds of a clock that never jumps (`Env.now`); wall clock time enters once, when the answer's `Date` and
+`Expires` are read.  `born` is the instant at which the answer was 0 seconds old: `Age` is a subtraction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from math import inf
+from typing import Final
+
+from sidecar.cache.facts import Facts
+from sidecar.cache.freshness import Storage
+from sidecar.cache.lines import only
+from sidecar.cache.vary import Names
+from sidecar.core.message import parse_fields
+from sidecar.core.outcome import Headers
+
+IN_NOT_MODIFIED: Final = frozenset(
+    (b"cache-control", b"cdn-cache-control", b"content-location", b"date", b"etag", b"expires", b"vary")
+)
+"""RFC 9110 15.4.5."""
+OVERHEAD: Final = 800
+"""Bytes that an entry costs beside its key, fields and body: objects, tables, indexes (measured, and a sixth more)."""
+TAG_OVERHEAD: Final = 300
+"""Bytes of a tag, with its place in the index."""
+MAX_TAGS: Final = 64
+MAX_TAG: Final = 256
+"""Bytes of a tag."""
+
+
+class Entry:
+    """An answer to a GET."""
+
+    __slots__ = (
+        "_not_modified",
+        "body",
+        "born",
+        "date",
+        "etag",
+        "fresh_until",
+        "hits",
+        "immutable",
+        "keep_until",
+        "key",
+        "last_modified",
+        "lines",
+        "must_validate",
+        "no_cache",
+        "size",
+        "stale_if_error_until",
+        "stale_until",
+        "status",
+        "tags",
+        "uri",
+        "vary",
+    )
+
+    def __init__(
+        self, key: bytes, uri: bytes, status: int, lines: bytes, body: bytes, facts: Facts, storage: Storage,
+        now: float, wall: float, keep: float,
+    ) -> None:  # fmt: skip
+        """`lines` are ready to be sent but for `Age`; `now` and `wall` are the instant of receipt on both clocks."""
+        self.key = key
+        self.uri = uri
+        self.status = status
+        self.lines = lines
+        self.body = body
+        plan = storage.plan
+        self.born = now - storage.age
+        self.fresh_until = fresh_until = self.born + plan.lifetime
+        self.no_cache = plan.no_cache
+        self.must_validate = plan.must_validate
+        self.immutable = plan.immutable
+        self.stale_until = fresh_until + plan.stale_while_revalidate
+        self.stale_if_error_until = fresh_until + plan.stale_if_error
+        self.keep_until = max(now, fresh_until) + max(keep, plan.stale_while_revalidate, plan.stale_if_error)
+        """Until when it is of use for validation or as a last resort."""
+        self.etag = facts.etag
+        self.last_modified = facts.last_modified
+        """Seconds since 1970."""
+        self.date = wall if facts.date is None else facts.date
+        """Seconds since 1970."""
+        self.vary: Names = facts.vary or ()
+        self.tags = tags_of(facts.tags) if facts.tags else ()
+        self.ready()
+
+    def ready(self) -> None:
+        """Work out what follows from the rest: `size`, the bytes that it counts for, and what is made on demand."""
+        self.size = (
+            OVERHEAD
+            + len(self.body)
+            + len(self.lines)
+            + 2 * len(self.key)
+            + len(self.uri)
+            + TAG_OVERHEAD * len(self.tags)
+        )
+        self.hits = 0
+        self._not_modified = b""
+
+    @property
+    def has_validator(self) -> bool:
+        return self.etag is not None or self.last_modified is not None
+
+    @property
+    def headers(self) -> Headers:
+        """The fields as pairs."""
+        return parse_fields(self.lines)
+
+    @property
+    def not_modified(self) -> bytes:
+        """The lines of a 304, without `Age`."""
+        if not self._not_modified:
+            self._not_modified = only(self.lines, IN_NOT_MODIFIED)
+        return self._not_modified
+
+    def __repr__(self) -> str:
+        return f"<Entry {self.status} {self.uri!r} {len(self.body)} bytes>"
+
+
+class Variants:
+    """In place of an entry: the answers of this key differ by these fields (RFC 9111 4.1)."""
+
+    __slots__ = ("keep_until", "key", "keys", "names", "size", "uri")
+
+    def __init__(self, key: bytes, uri: bytes, names: Names) -> None:
+        self.key = key
+        self.uri = uri
+        self.names = names
+        self.keys: dict[bytes, None] = {}
+        """Of the variants, oldest first."""
+        self.keep_until = inf
+        self.size = OVERHEAD + 2 * len(key) + len(uri)
+
+    def __repr__(self) -> str:
+        return f"<Variants {self.uri!r} by {self.names} {len(self.keys)}>"
+
+
+Item = Entry | Variants
+
+
+def tags_of(words: Iterable[bytes]) -> tuple[bytes, ...]:
+    """What an answer can be purged by: the words of `Cache-Tag` and `Surrogate-Key`, each once and within bounds."""
+    tags = (word.strip(b" \t") for word in words)
+    return tuple(dict.fromkeys(tag for tag in tags if tag and len(tag) <= MAX_TAG))[:MAX_TAGS]

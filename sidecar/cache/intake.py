@@ -1,0 +1,218 @@
+"""What becomes of the upstream's answer: stored, merged into what is stored, or neither (RFC 9111 3, 3.2 and 4.3).
+
+An `Intake` makes the calls that fill a store.  It asks for whole answers: conditions and ranges of the client's own are
+taken off, ours are put on where there is something to validate.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Final, NamedTuple
+
+from sidecar.cache.dates import format_date
+from sidecar.cache.directives import NOTHING, parse
+from sidecar.cache.entry import Entry
+from sidecar.cache.facts import UNSTORABLE, Facts
+from sidecar.cache.fill import Flight
+from sidecar.cache.freshness import Asked, Plan, Rules, assess, is_explicit
+from sidecar.cache.lines import join, lowered, values, without
+from sidecar.cache.reuse import FRESH, judge, may_stand_in
+from sidecar.cache.store import Store
+from sidecar.cache.tee import Tee
+from sidecar.cache.validation import conditional, freshened, is_same, is_same_by_head, unconditional
+from sidecar.core.env import Env
+from sidecar.core.exchange import Exchange
+from sidecar.core.headers import get_all
+from sidecar.core.outcome import Headers, Outcome
+from sidecar.core.stage import Service
+
+ERRORS: Final = frozenset((500, 502, 503, 504))
+"""RFC 5861 4."""
+SET_COOKIE: Final = frozenset((b"set-cookie",))
+DATE: Final = frozenset((b"date",))
+OF_THE_REQUEST: Final = frozenset((b"authorization", b"request-no-store"))
+"""Reasons not to store that do not hold for the next request."""
+
+
+class Limits(NamedTuple):
+    """What the policy says about storing."""
+
+    rules: Rules
+    max_body: int
+    keep: float
+    """Seconds for which an answer is kept beyond its freshness, for validation and as a last resort."""
+
+
+class Intake:
+    """Calls one inner service and stores what it answers."""
+
+    __slots__ = ("_env", "_inner", "_store", "limits")
+
+    def __init__(self, inner: Service, store: Store, limits: Limits, env: Env) -> None:
+        self._inner = inner
+        self._store = store
+        self._env = env
+        self.limits = limits
+
+    async def fill(self, flight: Flight) -> None:
+        """Bring an answer that can be stored: from the shared tier, by validation, or whole."""
+        x = flight.x
+        if self._store.shared is not None:
+            found, flight.generation = await self._store.fetch(flight.key, flight.uri, x)
+            if found is not None:
+                if judge(found, NOTHING, self._env.now()) == FRESH and found is not flight.stale:
+                    flight.entry = found
+                    return
+                flight.stale = found
+        sent = self._env.now()
+        entry = flight.stale
+        if entry is not None and entry.has_validator:
+            outcome = await self._ask(x, conditional(x.headers, entry))
+            if outcome.status == 304 and outcome.failure is None:
+                if is_same(entry, outcome.headers, self._env.wall()):
+                    self._validated(flight, entry, outcome, sent)
+                    return
+                # of something that we do not have: ask again, for all of it
+                outcome = await self._ask(x, unconditional(x.headers))
+        elif flight.is_conditional:
+            outcome = await self._ask(x, unconditional(x.headers))
+        else:
+            outcome = await self._inner(x)
+        self._received(flight, outcome, sent)
+
+    async def pass_on(self, flight: Flight) -> None:
+        """Bring the answer to the request as it is; it is stored if that turns out possible."""
+        sent = self._env.now()
+        self._received(flight, await self._inner(flight.x), sent)
+
+    async def head(self, x: Exchange, key: bytes, entry: Entry | None) -> Outcome:
+        """Forward a HEAD; its answer updates or removes what is stored (RFC 9111 4.3.5)."""
+        sent = self._env.now()
+        outcome = await self._inner(x)
+        if entry is not None and outcome.status == 200 and outcome.failure is None:
+            if is_same_by_head(entry, outcome.headers, self._env.wall()):
+                new, why = self._updated(x, entry, outcome.headers, sent)
+                if not why:
+                    self._store.put(key, new, x)
+                    return outcome
+            self._store.drop(entry)
+        return outcome
+
+    def keep_post(self, x: Exchange, key: bytes, uri: bytes, outcome: Outcome, sent: float) -> None:
+        """Store the answer to a POST for later GETs: it says how long it is fresh and whose it is (RFC 9110 9.3.3)."""
+        wall, now = self._env.wall(), self._env.now()
+        rules, max_body, keep = self.limits
+        facts = Facts(outcome.lines, rules.targets, wall)
+        storage = assess(outcome.status, facts, asked_by(x), rules, now - sent, wall)
+        if not storage.refusal and is_explicit(facts) and len(outcome.body) <= max_body:
+            lines = storable(outcome.lines, storage.plan, facts, wall)
+            entry = Entry(b"", uri, outcome.status, lines, outcome.body, facts, storage, now, wall, keep)
+            self._store.put(key, entry, x)
+
+    async def _ask(self, x: Exchange, headers: Headers) -> Outcome:
+        twin = x.fork(x.attempt, x.why)
+        twin.headers = headers
+        outcome = await self._inner(twin)
+        x.refused_by, x.retry_stopped = twin.refused_by, twin.retry_stopped
+        return outcome
+
+    # ----- answers
+
+    def _received(self, flight: Flight, outcome: Outcome, sent: float) -> None:
+        flight.outcome = outcome
+        if outcome.failure is not None:
+            flight.why = outcome.failure.code.replace("_", "-").encode()
+            return
+        wall, now = self._env.wall(), self._env.now()
+        rules, max_body, keep = self.limits
+        facts = Facts(outcome.lines, rules.targets, wall)
+        storage = assess(outcome.status, facts, asked_by(flight.x), rules, now - sent, wall)
+        stale, stream = flight.stale, outcome.stream
+        if outcome.status in ERRORS and stale is not None and may_stand_in(stale, NOTHING, now):
+            flight.why = b"error"  # what is stored is worth more
+            return
+        size = len(outcome.body) if stream is None else stream.length
+        if storage.refusal or flight.is_outdated or (size is not None and size > max_body):
+            why = storage.refusal or (b"outdated" if flight.is_outdated else b"too-large")
+            self._refuse(flight, outcome.status, why, now)
+            return
+        lines = storable(outcome.lines, storage.plan, facts, wall)
+        entry = Entry(b"", flight.uri, outcome.status, lines, outcome.body, facts, storage, now, wall, keep)
+        if stream is not None:
+            flight.entry = entry
+            flight.tee = tee = Tee(stream, max_body, self._store.budget, partial(self._arrived, flight, entry))
+            outcome.stream = tee.reader()
+            tee.start()
+        elif self._store.put(flight.key, entry, flight.x, flight.generation):
+            flight.entry = entry
+        else:
+            self._refuse(flight, outcome.status, b"too-large", now)
+
+    def _arrived(self, flight: Flight, entry: Entry, body: bytes | None) -> None:
+        """The body that was on its way into the store has ended; None if it is not to be stored."""
+        if body is None:
+            self._refuse(flight, entry.status, b"too-large", self._env.now())
+        elif not flight.is_outdated:
+            entry.body = body
+            entry.ready()
+            self._store.put(flight.key, entry, flight.x, flight.generation)
+        flight.close()
+
+    def _refuse(self, flight: Flight, status: int, why: bytes, now: float) -> None:
+        """It is not stored."""
+        flight.why = why
+        if status >= 500 or why in OF_THE_REQUEST:
+            return
+        if flight.stale is not None:
+            self._store.drop(flight.stale)  # it has been replaced by something that cannot be stored
+        self._store.mark_uncacheable(flight.slot, now)
+
+    def _validated(self, flight: Flight, entry: Entry, outcome: Outcome, sent: float) -> None:
+        flight.outcome, flight.is_validated = outcome, True
+        flight.entry, flight.why = self._updated(flight.x, entry, outcome.headers, sent)
+        if flight.why or flight.is_outdated:
+            self._store.drop(entry)
+        else:
+            self._store.put(flight.key, flight.entry, flight.x, flight.generation)
+
+    def _updated(self, x: Exchange, entry: Entry, update: Headers, sent: float) -> tuple[Entry, bytes]:
+        """The entry with newer fields, and why it may not be stored any more."""
+        wall, now = self._env.wall(), self._env.now()
+        rules, _, keep = self.limits
+        merged = join(freshened(entry.headers, dated(update, wall), frozenset() if rules.set_cookie else SET_COOKIE))
+        ages = join([(b"age", value) for value in get_all(update, b"age")])
+        facts = Facts(merged + ages, rules.targets, wall)
+        storage = assess(entry.status, facts, asked_by(x), rules, now - sent, wall)
+        lines = storable(merged, storage.plan, facts, wall)
+        new = Entry(b"", entry.uri, entry.status, lines, entry.body, facts, storage, now, wall, keep)
+        new.hits = entry.hits
+        return new, storage.refusal
+
+
+def asked_by(x: Exchange) -> Asked:
+    """What of the request matters for storing its answer."""
+    lines = x.lines
+    lower = lowered(lines)
+    no_store = b"no-store" in lower and parse(values(lines, lower, b"cache-control")).no_store
+    if no_store or b"\nauthorization:" in lower or b"\ncookie:" in lower:
+        return Asked(b"\nauthorization:" in lower, b"\ncookie:" in lower, no_store)
+    return PLAINLY
+
+
+PLAINLY: Final = Asked()
+
+
+def storable(lines: bytes, plan: Plan, facts: Facts, wall: float) -> bytes:
+    """The lines to store (RFC 9111 3.1); a missing Date is put in (RFC 9110 6.6.1)."""
+    if facts.has_unstorable or plan.dropped:
+        lines = without(lines, UNSTORABLE | plan.dropped)
+    if facts.date is None:
+        lines = b"%bdate: %b\r\n" % (without(lines, DATE), format_date(wall))
+    return lines
+
+
+def dated(headers: Headers, wall: float) -> Headers:
+    """The fields with a Date: an update without one was made when it came."""
+    if any(name == b"date" for name, _ in headers):
+        return headers
+    return [*headers, (b"date", format_date(wall))]

@@ -1,0 +1,38 @@
+"""The `caches` section: the stores that `cache` blocks name."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
+
+from sidecar.core.units import Duration, Model, Size
+
+
+def _redis_url(value: str) -> str:
+    if not value.startswith(("redis://", "rediss://")):
+        raise ValueError("is not the address of a Redis; write it such as redis://127.0.0.1:6379/0 or rediss://…")
+    return value
+
+
+class MemorySpec(Model):
+    """The memory of a cache, in this process."""
+
+    max_size: Annotated[Size, Field(ge=64 * 1024)] = 64 * 2**20
+    """Bytes for all entries, with everything that they cost."""
+
+
+class RedisSpec(Model):
+    """A Redis behind the memory, shared with other sidecars."""
+
+    url: Annotated[str, AfterValidator(_redis_url), Field(repr=False)]
+    """`redis://user:password@host:port/database`, or `rediss://` for TLS."""
+    timeout: Duration = 0.05
+    """What a request waits for it at most; the first fault keeps it out until it is well again."""
+
+
+class CacheSpec(Model):
+    """A store for answers."""
+
+    memory: MemorySpec = MemorySpec()
+    redis: RedisSpec | None = None

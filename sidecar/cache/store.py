@@ -1,0 +1,248 @@
+"""A cache as the policies name it: memory, Redis behind it where there is one, and the calls that fill it.
+
+Purging and invalidation go through here, because three things must hear of them: the entries in memory, the other
+sidecars, and answers that are on their way from the upstream right now and would otherwise be stored after the fact.
+A URI is looked up as each key rule in use would normalise it.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Any, Final
+from weakref import WeakSet
+
+from sidecar.cache.entry import Entry, Variants
+from sidecar.cache.key import KeyRule
+from sidecar.cache.location import others
+from sidecar.cache.memory import MemoryStore
+from sidecar.cache.redis import RedisTier
+from sidecar.cache.spec import CacheSpec
+from sidecar.cache.tee import Budget
+from sidecar.cache.vary import MAX_NAMES, Names, selecting
+from sidecar.core import events
+from sidecar.core.env import Env
+from sidecar.core.exchange import SAFE_METHODS, Exchange
+from sidecar.core.meter import Counter
+from sidecar.core.outcome import Outcome
+
+if TYPE_CHECKING:
+    from sidecar.cache.fill import Flight
+
+MAX_UNCACHEABLE: Final = 10_000
+"""Keys remembered as not cacheable."""
+UNCACHEABLE_FOR: Final = 60.0
+"""Seconds for which nobody waits for another's answer to such a key."""
+LONGEST_SELECTION: Final = 256
+"""Bytes of selecting fields in a key; longer ones are hashed."""
+HOTTEST: Final = 20
+
+
+class Store:
+    """One cache of the `caches` section."""
+
+    def __init__(self, name: str, spec: CacheSpec, env: Env) -> None:
+        self.name = name
+        self.spec = spec
+        self._env = env
+        meter = env.meter
+        self.memory = MemoryStore(spec.memory.max_size, env.now, meter.counter(events.CACHE_EVICTIONS, cache=name))
+        self.shared = self._tier(spec)
+        self.rules: WeakSet[KeyRule] = WeakSet()
+        self.flights: dict[bytes, Flight] = {}
+        """Calls to the upstream that others may wait for, by key."""
+        self.under_way: set[Flight] = set()
+        """All calls whose answers may be stored."""
+        self.results: dict[str, dict[str, Counter]] = {}
+        """Look-ups by route and result."""
+        self.budget = Budget(spec.memory.max_size)
+        self._uncacheable: OrderedDict[bytes, float] = OrderedDict()
+        self.fills = meter.counter(events.CACHE_FILLS, cache=name)
+        self._purged = meter.counter(events.CACHE_PURGED, cache=name)
+        memory, flights = self.memory, self.flights
+        meter.gauge(events.CACHE_BYTES, lambda: memory.bytes, cache=name)
+        meter.gauge(events.CACHE_ENTRIES, lambda: len(memory), cache=name)
+        meter.gauge(events.CACHE_WAITERS, lambda: sum(flight.waiting for flight in flights.values()), cache=name)
+
+    def _tier(self, spec: CacheSpec) -> RedisTier | None:
+        return None if spec.redis is None else RedisTier(spec.redis, self.name, self._env, self._purged_elsewhere)
+
+    # ----- entries
+
+    def find(self, key: bytes, x: Exchange, now: float) -> tuple[bytes, Entry | None, bool]:
+        """The key of the answer that the request means, that answer, and whether there are others beside it."""
+        item = self.memory.peek(key, now)
+        if isinstance(item, Variants):
+            key = variant_key(key, x, item.names)
+            variant = self.memory.peek(key, now)
+            return key, variant if isinstance(variant, Entry) else None, True
+        return key, item, False
+
+    async def fetch(self, key: bytes, uri: bytes, x: Exchange) -> tuple[Entry | None, bytes | None]:
+        """What the shared tier has for the request, brought into memory, and the generation for its successor."""
+        assert self.shared is not None
+        item, generation = await self.shared.fetch(key, uri)
+        if isinstance(item, Variants):
+            known = self.memory.peek(key, self._env.now())
+            if not isinstance(known, Variants) or not set(item.names) <= set(known.names):
+                self.memory.put(item)
+                known = item
+            item, generation = await self.shared.fetch(variant_key(key, x, known.names), uri)
+        if not isinstance(item, Entry):
+            return None, generation
+        return (item if self._keep(key, item, x) else None), generation
+
+    def put(self, key: bytes, entry: Entry, x: Exchange, generation: bytes | None = None) -> bool:
+        """Store an answer to `x` under the request's key; False if it is too large or varies by too much."""
+        if not self._keep(key, entry, x):
+            return False
+        self._uncacheable.pop(key, None)
+        if generation is not None and self.shared is not None:
+            if entry.key != key and isinstance(variants := self.memory.peek(key, self._env.now()), Variants):
+                self.shared.store(variants, generation)
+            self.shared.store(entry, generation)
+        return True
+
+    def _keep(self, key: bytes, entry: Entry, x: Exchange) -> bool:
+        known = self.memory.peek(key, self._env.now())
+        variants = known if isinstance(known, Variants) else None
+        if entry.vary and (variants is None or not set(entry.vary) <= set(variants.names)):
+            names = tuple(sorted({*entry.vary, *(variants.names if variants else ())}))
+            if len(names) > MAX_NAMES:
+                return False
+            variants = Variants(key, entry.uri, names)
+            self.memory.put(variants)  # takes the answers with it that were keyed by fewer fields
+        if variants is None:
+            entry.key = key
+            return self.memory.put(entry)
+        entry.key = variant_key(key, x, variants.names)
+        if not self.memory.put(entry):
+            return False
+        self.memory.add_variant(variants, entry.key)
+        return True
+
+    def drop(self, entry: Entry) -> None:
+        """Forget an answer that the upstream has replaced by one that cannot be stored."""
+        self.memory.remove(entry.key)
+
+    def mark_uncacheable(self, key: bytes, now: float) -> None:
+        """Remember that the answer to this key could not be stored."""
+        self._uncacheable[key] = now + UNCACHEABLE_FOR
+        self._uncacheable.move_to_end(key)
+        if len(self._uncacheable) > MAX_UNCACHEABLE:
+            self._uncacheable.popitem(last=False)
+
+    def is_uncacheable(self, key: bytes, now: float) -> bool:
+        """Was the last answer to this key, not long ago, one that could not be stored?"""
+        until = self._uncacheable.get(key)
+        return until is not None and now < until
+
+    # ----- purging
+
+    def heed(self, x: Exchange, outcome: Outcome) -> bool:
+        """Invalidate what a request has changed: by an unsafe method, with success (RFC 9111 4.4).  Was it one?"""
+        if x.method in SAFE_METHODS or outcome.failure is not None or not 200 <= outcome.status < 400:
+            return False
+        for path, query in ((x.path, x.query), *others(x, outcome.headers)):
+            for uri in {rule.uri(x.scheme, x.authority, path, query) for rule in self.rules}:
+                self._purge("uri", uri)
+        return True
+
+    def purge_uri(self, text: str) -> int:
+        """Drop all answers of an absolute URI.  Returns how many; raises `ValueError` if it is none."""
+        uris = {rule.of_text(text) for rule in self.rules} - {None}
+        if not uris and KeyRule("").of_text(text) is None:
+            raise ValueError(f"{text!r} is not an absolute URI; write it such as http://orders/orders/7")
+        return sum(self._purge("uri", uri) for uri in uris if uri is not None)
+
+    def purge_prefix(self, text: str) -> int:
+        """Drop all answers whose URI starts so.  Returns how many; raises `ValueError` if no URI can."""
+        prefix = KeyRule("").of_text(text)
+        if prefix is None:
+            raise ValueError(f"{text!r} is not the start of a URI; write it such as http://orders/orders/")
+        return self._purge("prefix", prefix)
+
+    def purge_tag(self, tag: str) -> int:
+        """Drop all answers that bore the tag in `Cache-Tag` or `Surrogate-Key`.  Returns how many."""
+        return self._purge("tag", tag.lower().encode())
+
+    def purge_everything(self) -> int:
+        return self._purge("everything", b"")
+
+    def _purge(self, kind: str, what: bytes) -> int:
+        if self.shared is not None:
+            self.shared.purge(kind, what)
+        return self._remove(kind, what)
+
+    def _purged_elsewhere(self, kind: str, what: bytes) -> None:
+        self._remove(kind, what)
+
+    def _remove(self, kind: str, what: bytes) -> int:
+        for flight in self.under_way:
+            if kind != "uri" or flight.uri == what:
+                flight.is_outdated = True
+        memory = self.memory
+        if kind == "everything":
+            removed = memory.remove_everything()
+        else:
+            remove = {"uri": memory.remove_uri, "prefix": memory.remove_prefix, "tag": memory.remove_tag}.get(kind)
+            removed = 0 if remove is None else remove(what)
+        self._purged.add(removed)
+        return removed
+
+    # ----- operation
+
+    def retune(self, spec: CacheSpec) -> None:
+        """The policies changed: entries stay as far as they fit, another Redis is met anew."""
+        if spec.redis != self.spec.redis:
+            if self.shared is not None:
+                self.shared.close()
+            self.shared = self._tier(spec)
+        self.spec = spec
+        self.memory.resize(spec.memory.max_size)
+        self.budget.limit = spec.memory.max_size
+
+    def describe(self) -> dict[str, Any]:
+        """JSON-ready facts for `GET /cache`."""
+        now = self._env.now()
+        return {
+            "entries": len(self.memory),
+            "bytes": self.memory.bytes,
+            "max_bytes": self.memory.max_bytes,
+            "evictions": self.memory.evictions.value,
+            "purged": self._purged.value,
+            "lookups": {route: {r: c.value for r, c in counters.items()} for route, counters in self.results.items()},
+            "filling": len(self.under_way),
+            "filling_bytes": self.budget.taken,
+            "redis": None if self.shared is None else self.shared.describe(),
+            "hottest": [
+                {
+                    "uri": entry.uri.decode("latin-1"),
+                    "hits": entry.hits,
+                    "bytes": entry.size,
+                    "status": entry.status,
+                    "age": int(now - entry.born),
+                    "fresh_for": int(entry.fresh_until - now),
+                }
+                for entry in self.memory.hottest(HOTTEST)
+            ],
+        }
+
+    def retire(self) -> None:
+        """No policy names it any more."""
+        self.close()
+
+    def close(self) -> None:
+        if self.shared is not None:
+            self.shared.close()
+
+    def __repr__(self) -> str:
+        return f"<Store {self.name} {self.memory!r} {self.shared!r}>"
+
+
+def variant_key(key: bytes, x: Exchange, names: Names) -> bytes:
+    """The key of the answer to a request where answers differ by the named fields."""
+    selection = selecting(x, names)
+    if len(selection) > LONGEST_SELECTION:
+        selection = blake2b(selection, digest_size=20).digest()
+    return b"%b\x01%b" % (key, selection)

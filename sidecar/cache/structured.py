@@ -1,0 +1,106 @@
+"""Dictionaries of Structured Fields (RFC 9651), read strictly: a field with one error in it is no field at all.
+
+Only what targeted cache control (RFC 9213) needs: the top level is a dictionary, its members are kept with the type
+that they have, and parameters are checked and dropped.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final, Literal
+
+KEY: Final = re.compile(rb"[a-z*][a-z0-9_.*-]*+")
+ITEM: Final = re.compile(
+    rb"(?P<decimal>-?\d{1,12}+\.\d{1,3}+)(?!\d)"
+    rb"|(?P<integer>-?\d{1,15}+)(?![\d.])"
+    rb'|(?P<string>"(?:[ !#-\[\]-~]|\\["\\])*+")'
+    rb"|(?P<token>[A-Za-z*][!#$%&'*+.^_`|~:/0-9A-Za-z-]*+)"
+    rb"|(?P<bytes>:(?:[A-Za-z0-9+/]*+={0,2}):)"
+    rb"|(?P<boolean>\?[01])"
+    rb"|(?P<date>@-?\d{1,15}+)(?![\d.])"
+    rb'|(?P<display>%"(?:[ !#$&-~]|%[0-9a-f]{2})*+")'
+)
+SPACE: Final = re.compile(rb" *+")
+OWS: Final = re.compile(rb"[ \t]*+")
+
+Type = Literal["integer", "decimal", "string", "token", "bytes", "boolean", "date", "display", "list"]
+Member = tuple[Type, bytes]
+"""Type and text as it stood; `?1` for a member without a value.  The text of an inner list is empty."""
+TRUE: Final[Member] = ("boolean", b"?1")
+
+
+def parse_dictionary(text: bytes) -> dict[bytes, Member] | None:
+    """The members of a dictionary, the last one of a name (RFC 9651 4.2.2); None if the field is malformed."""
+    try:
+        return _dictionary(text)
+    except ValueError:
+        return None
+
+
+def _dictionary(text: bytes) -> dict[bytes, Member]:
+    members: dict[bytes, Member] = {}
+    text = text.strip(b" ")
+    at = 0
+    while at < len(text):
+        name, at = _key(text, at)
+        if text[at : at + 1] == b"=":
+            members[name], at = _member(text, at + 1)
+        else:
+            members[name] = TRUE
+        at = _ows(text, _parameters(text, at))
+        if at == len(text):
+            return members
+        if text[at : at + 1] != b",":
+            raise ValueError
+        at = _ows(text, at + 1)
+        if at == len(text):  # a trailing comma
+            raise ValueError
+    return members
+
+
+def _key(text: bytes, at: int) -> tuple[bytes, int]:
+    match = KEY.match(text, at)
+    if match is None:
+        raise ValueError
+    return match[0], match.end()
+
+
+def _item(text: bytes, at: int) -> tuple[Member, int]:
+    match = ITEM.match(text, at)
+    if match is None:
+        raise ValueError
+    kind: Type = match.lastgroup  # type: ignore[assignment]
+    return (kind, match[0]), match.end()
+
+
+def _member(text: bytes, at: int) -> tuple[Member, int]:
+    if text[at : at + 1] != b"(":
+        return _item(text, at)
+    at = _space(text, at + 1)
+    while text[at : at + 1] != b")":
+        _, at = _item(text, at)
+        at = _parameters(text, at)
+        if text[at : at + 1] not in (b" ", b")"):
+            raise ValueError
+        at = _space(text, at)
+    return ("list", b""), at + 1
+
+
+def _parameters(text: bytes, at: int) -> int:
+    while text[at : at + 1] == b";":
+        _, at = _key(text, _space(text, at + 1))
+        if text[at : at + 1] == b"=":
+            _, at = _item(text, at + 1)
+    return at
+
+
+def _space(text: bytes, at: int) -> int:
+    match = SPACE.match(text, at)
+    assert match is not None  # it matches nothing, too
+    return match.end()
+
+
+def _ows(text: bytes, at: int) -> int:
+    match = OWS.match(text, at)
+    assert match is not None
+    return match.end()

@@ -1,0 +1,275 @@
+"""The order of things for a request: what is stored, another's call, or one of its own; and what the client gets."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Final
+
+from sidecar.cache import status
+from sidecar.cache.answer import answer, has_already, not_modified, with_age
+from sidecar.cache.directives import NOTHING, Directives
+from sidecar.cache.entry import Entry
+from sidecar.cache.fill import Flight
+from sidecar.cache.intake import ERRORS, Intake
+from sidecar.cache.location import speaks_of_target
+from sidecar.cache.reuse import (
+    FRESH,
+    REVALIDATE_BEHIND,
+    VALIDATE,
+    Fields,
+    is_for_origin,
+    is_last_resort,
+    is_patient,
+    judge,
+    may_stand_in,
+    read_fields,
+    wishes,
+)
+from sidecar.cache.store import Store
+from sidecar.cache.tee import KEPT, LOST
+from sidecar.cache.validation import CONDITIONS
+from sidecar.cache.vary import selecting
+from sidecar.core import events
+from sidecar.core.env import BuildContext
+from sidecar.core.exchange import SAFE_METHODS, Exchange
+from sidecar.core.headers import get, get_all
+from sidecar.core.outcome import Headers, Outcome
+from sidecar.core.stage import Service
+from sidecar.stages.cache.spec import Spec
+
+RESULTS: Final = ("hit", "stale", "revalidated", "coalesced", "miss", "bypass")
+"""What `x.cache` and the metrics call it."""
+MAX_REFRESHES: Final = 256
+"""Answers of one route that are fetched anew in the background at once; beyond it they stay stale a little longer."""
+JOINS: Final = 2
+"""How often a request waits for another's call before it makes its own."""
+
+
+class Cached:
+    """The cache before one inner service."""
+
+    __slots__ = (
+        "_coalesce",
+        "_env",
+        "_hits",
+        "_honours",
+        "_inner",
+        "_intake",
+        "_now",
+        "_peek",
+        "_refreshes",
+        "_results",
+        "_rule",
+        "_store",
+    )
+
+    def __init__(self, spec: Spec, ctx: BuildContext, inner: Service) -> None:
+        env = self._env = ctx.env
+        store: Store = ctx.resources("cache", spec.store)
+        self._store = store
+        self._inner = inner
+        self._rule = spec.rule(ctx)
+        store.rules.add(self._rule)
+        self._intake = Intake(inner, store, spec.limits, env)
+        self._coalesce = spec.coalesce
+        self._honours = spec.request_directives == "honor"
+        self._now = env.now
+        self._peek = store.memory.peek
+        self._refreshes = 0
+        self._results = store.results[ctx.route] = {
+            result: env.meter.counter(events.CACHE_LOOKUPS, route=ctx.route, result=result, mode=spec.mode)
+            for result in RESULTS
+        }
+        self._hits = self._results["hit"]
+
+    async def call(self, x: Exchange) -> Outcome:
+        """Answer from the store, or through it."""
+        if (x.method != b"GET" and x.method != b"HEAD") or x.body or x.stream is not None or x.upgrade is not None:
+            return await self._write_through(x)
+        fields = read_fields(x.lines)
+        key = self._rule.key(x)
+        if fields is None and x.method == b"GET":  # the common case at its shortest
+            now = self._now()
+            item = self._peek(key, now)
+            if item.__class__ is Entry and now < item.fresh_until and not item.no_cache:
+                x.cache = "hit"
+                self._hits.value += 1
+                item.hits += 1
+                lines = b"%bage: %d\r\ncache-status: sidecar; hit; ttl=%d\r\n" % (
+                    item.lines,
+                    now - item.born,
+                    item.fresh_until - now,
+                )
+                return Outcome(item.status, None, item.body, lines=lines)
+        return await self._look_up(x, key, fields)
+
+    async def _look_up(self, x: Exchange, key: bytes, fields: Fields | None, joins: int = JOINS) -> Outcome:
+        wish = NOTHING
+        if fields is not None:
+            if self._honours:
+                wish = wishes(fields)
+            if wish.no_store or is_for_origin(fields):
+                return await self._pass_by(x, "request", b"no-store" if wish.no_store else b"precondition")
+        now = self._now()
+        store = self._store
+        slot, entry, has_variants = store.find(key, x, now)
+        why: status.Forward = "vary-miss" if has_variants else "uri-miss"
+        if entry is not None:
+            use = judge(entry, wish, now)
+            if use != VALIDATE:
+                if use == REVALIDATE_BEHIND:
+                    self._refresh(x, key, slot, entry)
+                return self._serve(x, entry, fields, "hit" if use == FRESH else "stale")
+            why = "stale" if entry.no_cache or entry.fresh_until <= now else "request"
+            if is_last_resort(entry, wish):
+                x.stale = partial(self._serve, x, entry, fields, "stale", b"fallback")
+        if wish.only_if_cached:  # RFC 9111 5.2.1.7
+            return self._noted(x, "miss", Outcome(504), why, b"only-if-cached")
+        if x.method == b"HEAD":
+            return self._noted(x, "miss", await self._intake.head(x, key, entry), why)
+        if entry is None and fields is not None and b"range" in fields:
+            return await self._pass_by(x, why, b"range")
+        is_uncacheable = entry is None and store.is_uncacheable(slot, now)
+        flight = None if is_uncacheable else store.flights.get(slot)
+        if flight is not None and joins and is_patient(wish) and flight.waiting < self._coalesce.max_waiters:
+            landed = await flight.join(self._env, min(self._coalesce.timeout, x.deadline - now))
+            shared = None if landed is None else self._share(x, landed, entry, fields, wish, why)
+            if shared is not None:
+                return shared
+            differs = landed is not None and landed.entry is not None and landed.entry.vary
+            return await self._look_up(x, key, fields, joins - 1 if differs else 0)
+        is_conditional = fields is not None and not CONDITIONS.isdisjoint(fields)
+        is_open = flight is None and not is_uncacheable
+        uri = self._rule.uri_of(key) if entry is None else entry.uri
+        flight = Flight(store, x, key, slot, uri, entry, is_conditional=is_conditional, is_open=is_open)
+        flight.start(self._intake.pass_on if is_uncacheable else self._intake.fill)
+        if not flight.has_landed:
+            await flight.landing()
+        if flight.error is not None:
+            raise flight.error
+        return self._conclude(flight, fields, wish, why)
+
+    # ----- answers
+
+    def _serve(self, x: Exchange, entry: Entry, fields: Fields | None, result: str, detail: bytes = b"") -> Outcome:
+        """From the store."""
+        now = self._now()
+        x.cache = result
+        self._results[result].value += 1
+        entry.hits += 1
+        return answer(entry, x, fields, now, self._env.wall(), status.hit(entry.fresh_until - now, detail))
+
+    def _share(
+        self, x: Exchange, flight: Flight, own: Entry | None, fields: Fields | None, wish: Directives,
+        why: status.Forward,
+    ) -> Outcome | None:  # fmt: skip
+        """What another request's call brought, as far as it answers this one; None to go on alone."""
+        entry, tee = flight.entry, flight.tee
+        now = self._now()
+        if entry is None:
+            outcome = flight.outcome
+            if own is None or outcome is None or not _has_failed(outcome) or not may_stand_in(own, wish, now):
+                return None
+            return self._serve(x, own, fields, "stale", _reason(outcome))
+        if judge(entry, wish, now) != FRESH or flight.why or (tee is not None and tee.state == LOST):
+            return None
+        if entry.vary and selecting(x, entry.vary) != selecting(flight.x, entry.vary):
+            return None
+        x.cache = "coalesced"
+        if x.trace is not None and flight.x.trace is not None:
+            x.trace.link(flight.x.trace)
+        self._results["coalesced"].value += 1
+        said = status.forwarded(why, 304 if flight.is_validated else 0, collapsed=True, ttl=entry.fresh_until - now)
+        if tee is None or tee.state == KEPT:
+            return answer(entry, x, fields, now, self._env.wall(), said)
+        if has_already(entry, fields, self._env.wall()):
+            return not_modified(entry, now, said)
+        return Outcome(entry.status, stream=tee.reader(), lines=with_age(entry.lines, entry, now, said))
+
+    def _conclude(self, flight: Flight, fields: Fields | None, wish: Directives, why: status.Forward) -> Outcome:
+        """What this request's own call brought."""
+        x, outcome, entry, stale = flight.x, flight.outcome, flight.entry, flight.stale
+        if outcome is None:
+            assert entry is not None
+            return self._serve(x, entry, fields, "hit", b"redis")
+        now = self._now()
+        if _has_failed(outcome) and stale is not None and may_stand_in(stale, wish, now):
+            if outcome.stream is not None:
+                outcome.stream.cancel()
+            return self._serve(x, stale, fields, "stale", _reason(outcome))
+        if entry is None:
+            return self._noted(x, "miss", outcome, why, flight.why)
+        ttl = entry.fresh_until - now
+        if flight.is_validated:
+            said = status.forwarded(why, 304, stored=not flight.why, ttl=ttl, detail=flight.why)
+            validated = answer(entry, x, fields, now, self._env.wall(), said)
+            for value in _cookies(outcome.headers, entry.headers):
+                validated.add(b"set-cookie", value)
+            x.cache = "revalidated"
+            self._results["revalidated"].value += 1
+            return validated
+        x.cache = "miss"
+        self._results["miss"].value += 1
+        said = status.stored(why, ttl)
+        if flight.is_conditional and (flight.tee is None or has_already(entry, fields, self._env.wall())):
+            if outcome.stream is not None:
+                outcome.stream.cancel()
+            return answer(entry, x, fields, now, self._env.wall(), said)
+        outcome.add(status.FIELD, said)
+        return outcome
+
+    def _noted(self, x: Exchange, result: str, outcome: Outcome, why: status.Forward, detail: bytes = b"") -> Outcome:
+        """An answer that goes on as it is, with a note."""
+        x.cache = result
+        self._results[result].value += 1
+        outcome.add(status.FIELD, status.forwarded(why, detail=detail))
+        return outcome
+
+    # ----- other ways
+
+    async def _pass_by(self, x: Exchange, why: status.Forward, detail: bytes) -> Outcome:
+        return self._noted(x, "bypass", await self._inner(x), why, detail)
+
+    async def _write_through(self, x: Exchange) -> Outcome:
+        """Forward what the cache has no answer to, and hear what it changes (RFC 9111 4.4)."""
+        sent = self._now()
+        outcome = await self._inner(x)
+        if self._store.heed(x, outcome) and x.method == b"POST" and speaks_of_target(x, outcome.headers):
+            key = self._rule.key(x)
+            self._intake.keep_post(x, key, self._rule.uri_of(key), outcome, sent)
+        return self._noted(x, "bypass", outcome, "bypass" if x.method in SAFE_METHODS else "method")
+
+    def _refresh(self, x: Exchange, key: bytes, slot: bytes, entry: Entry) -> None:
+        """Fetch a new answer in the background, once."""
+        if slot in self._store.flights or self._refreshes >= MAX_REFRESHES:
+            return
+        now = self._now()
+        twin = x.fork(1, "revalidate")
+        twin.method = b"GET"
+        twin.arrived, twin.deadline = now, now + (x.deadline - x.arrived)
+        twin.attempts = []
+        twin.interim = None
+        self._refreshes += 1
+        flight = Flight(self._store, twin, key, slot, entry.uri, entry, is_conditional=True)
+        self._env.spawn(self._refreshed(flight))
+
+    async def _refreshed(self, flight: Flight) -> None:
+        try:
+            await flight.go(self._intake.fill)
+        finally:
+            self._refreshes -= 1
+
+
+def _has_failed(outcome: Outcome) -> bool:
+    """Is it an error for which something stale may stand in (RFC 5861 4)?"""
+    return outcome.status in ERRORS if outcome.failure is None else outcome.failure.origin != "client"
+
+
+def _reason(outcome: Outcome) -> bytes:
+    """Why something stale stands in, as a token."""
+    return (outcome.reason or f"status-{outcome.status}").replace("_", "-").encode()
+
+
+def _cookies(update: Headers, stored: Headers) -> list[bytes]:
+    """Cookies that a 304 sets for its client, where they are not stored."""
+    return [] if get(stored, b"set-cookie") is not None else get_all(update, b"set-cookie")

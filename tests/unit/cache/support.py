@@ -1,0 +1,31 @@
+"""Entries for the tests of the cache."""
+
+from __future__ import annotations
+
+from sidecar.cache.dates import format_date
+from sidecar.cache.entry import Entry
+from sidecar.cache.facts import Facts
+from sidecar.cache.freshness import Asked, Rules, assess
+
+NOW = 1000.0
+WALL = 1_750_000_000.0
+"""The same instant on both clocks."""
+
+
+def date(offset: float) -> str:
+    """An HTTP date, so many seconds from now."""
+    return format_date(WALL + offset).decode()
+
+
+def entry(
+    *headers: tuple[str, str], body: bytes = b"0123456789", status: int = 200, key: bytes = b"k http://a/",
+    uri: bytes = b"http://a/", now: float = NOW, keep: float = 3600.0, rules: Rules | None = None,
+) -> Entry:  # fmt: skip
+    """A stored answer; without headers one that is fresh for a minute."""
+    lines = "".join(f"{n}: {v}\r\n" for n, v in headers or [("Cache-Control", "max-age=60")]).encode("latin-1")
+    rules = rules or Rules()
+    wall = WALL + now - NOW
+    facts = Facts(lines, rules.targets, wall)
+    storage = assess(status, facts, Asked(), rules, 0.0, wall)
+    assert storage.refusal == b"", storage
+    return Entry(key, uri, status, lines, body, facts, storage, now, wall, keep)

@@ -1,0 +1,116 @@
+"""Entries as bytes: they survive, and nothing else is taken for one."""
+
+from __future__ import annotations
+
+from zlib import crc32
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sidecar.cache.codec import HEAD, LENGTH, decode, encode, ttl_of
+from sidecar.cache.entry import Entry, Variants
+from tests.unit.cache.support import NOW, WALL, date, entry
+
+FULL = [
+    ("Cache-Control", "max-age=60, stale-if-error=9, stale-while-revalidate=5"), ("ETag", 'W/"a\xfc"'),
+    ("Last-Modified", date(-99)), ("Date", date(-3)), ("Vary", "Foo, Bar"), ("Cache-Tag", "x, y"),
+    ("X-Binary", "\xff\xfe"),
+]  # fmt: skip
+
+
+def slots(item: Entry) -> dict[str, object]:
+    return {name: getattr(item, name) for name in Entry.__slots__}
+
+
+def test_an_entry_survives() -> None:
+    before = entry(*FULL, body=bytes(range(256)))
+    record = decode(encode(before, b"7/3", NOW, WALL), before.key, NOW, WALL)
+    assert isinstance(record.item, Entry)
+    assert slots(record.item) == slots(before)
+    assert record.generation == b"7/3"
+
+
+def test_times_are_moved_to_the_readers_clock() -> None:
+    before = entry(("Cache-Control", "max-age=60"), ("Age", "7"))
+    after = decode(encode(before, b"", NOW, WALL), before.key, 5.0, WALL + 10).item
+    assert isinstance(after, Entry)
+    assert (5.0 - after.born, after.fresh_until - 5.0) == (17, 43)
+
+
+def test_a_writer_whose_clock_is_ahead_makes_nothing_younger_than_new() -> None:
+    before = entry()
+    after = decode(encode(before, b"", NOW, WALL + 100), before.key, NOW, WALL).item
+    assert isinstance(after, Entry)
+    assert after.born == NOW
+
+
+def test_variants_survive() -> None:
+    before = Variants(b"k http://a/", b"http://a/", (b"bar", b"foo"))
+    after = decode(encode(before, b"1", NOW, WALL), before.key, NOW, WALL).item
+    assert isinstance(after, Variants)
+    assert (after.key, after.uri, after.names, after.keys) == (before.key, before.uri, before.names, {})
+
+
+def test_an_answer_to_another_key_is_refused() -> None:
+    with pytest.raises(ValueError, match="key that was asked for"):
+        decode(encode(entry(), b"", NOW, WALL), b"k http://other/", NOW, WALL)
+
+
+@given(st.integers(0, 10_000), st.integers(1, 255))
+def test_a_changed_byte_is_noticed(at: int, change: int) -> None:
+    data = bytearray(encode(entry(*FULL), b"1", NOW, WALL))
+    data[at % len(data)] ^= change
+    with pytest.raises(ValueError, match="record"):
+        decode(bytes(data), b"k http://a/", NOW, WALL)
+
+
+@given(st.integers(0, 10_000))
+def test_a_missing_end_is_noticed(length: int) -> None:
+    data = encode(entry(*FULL), b"1", NOW, WALL)
+    with pytest.raises(ValueError, match="record"):
+        decode(data[: length % len(data)], b"k http://a/", NOW, WALL)
+
+
+@given(st.binary(max_size=200), st.sampled_from([b"E", b"V", b"X"]))
+def test_noise_with_a_right_checksum_is_refused(noise: bytes, kind: bytes) -> None:
+    with pytest.raises(ValueError, match="record"):
+        decode(HEAD.pack(b"SC\x01", kind, crc32(noise)) + noise, b"k", NOW, WALL)
+
+
+@pytest.mark.parametrize(
+    "lines", [b"a: b\r\n\r\nevil", b"a: b\nx: y\r\n", b"a b: c\r\n", b"a: b", b"a: b\x00\r\n", b"a : b\r\n"]
+)
+def test_fields_that_could_not_have_come_from_http_are_refused(lines: bytes) -> None:
+    bad = entry()
+    bad.lines = lines
+    with pytest.raises(ValueError, match="HTTP"):
+        decode(encode(bad, b"", NOW, WALL), bad.key, NOW, WALL)
+
+
+@pytest.mark.parametrize("instant", [float("inf"), float("nan"), 1e300])
+def test_impossible_instants_are_refused(instant: float) -> None:
+    bad = entry()
+    bad.fresh_until = instant
+    with pytest.raises(ValueError, match="impossible"):
+        decode(encode(bad, b"", NOW, WALL), bad.key, NOW, WALL)
+
+
+def test_other_lies() -> None:
+    bad = entry()
+    bad.status = 103
+    with pytest.raises(ValueError, match="impossible"):
+        decode(encode(bad, b"", NOW, WALL), bad.key, NOW, WALL)
+    bad = entry()
+    bad.etag = b'"a"\r\nevil: yes'
+    with pytest.raises(ValueError, match="entity tag"):
+        decode(encode(bad, b"", NOW, WALL), bad.key, NOW, WALL)
+    parts = b"".join(LENGTH.pack(len(part)) + part for part in [b"k", b"", b"", b"short", b"", b"", b"", b"", b"", b""])
+    with pytest.raises(ValueError, match="wrong size"):
+        decode(HEAD.pack(b"SC\x01", b"E", crc32(parts)) + parts, b"k", NOW, WALL)
+
+
+def test_how_long_a_shared_store_keeps_it() -> None:
+    assert ttl_of(entry(keep=100), NOW, 86400) == 160
+    assert ttl_of(entry(("Cache-Control", "max-age=999999")), NOW, 86400) == 86400
+    assert ttl_of(Variants(b"k", b"u", (b"a",)), NOW, 86400) == 86400

@@ -1,0 +1,179 @@
+"""A body on its way to several readers and into the store."""
+
+from __future__ import annotations
+
+from sidecar.cache.tee import KEPT, LOST, Budget, Tee
+from sidecar.core.body import Body
+from sidecar.core.outcome import RESET, Failure, Headers
+
+
+class Upstream:
+    """A source that remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.log: list[str] = []
+
+    def pause_body(self) -> None:
+        self.log.append("pause")
+
+    def resume_body(self) -> None:
+        self.log.append("resume")
+
+    def cancel_body(self) -> None:
+        self.log.append("cancel")
+
+
+class Client:
+    """A sink that collects."""
+
+    def __init__(self, body: Body) -> None:
+        self.data = b""
+        self.end: object = None
+        body.attach(self)
+
+    def write(self, data: bytes) -> None:
+        self.data += data
+
+    def finish(self, trailers: Headers) -> None:
+        self.end = trailers
+
+    def fail(self, failure: Failure) -> None:
+        self.end = failure
+
+
+class Kept:
+    """A tee of ten bytes, and what it handed over."""
+
+    def __init__(self, length: int | None = None, limit: int = 10, budget: int = 1000) -> None:
+        self.upstream = Upstream()
+        self.body = Body(self.upstream, length)
+        self.budget = Budget(budget)
+        self.whole: list[bytes | None] = []
+        self.tee = Tee(self.body, limit, self.budget, self.whole.append)
+
+
+def test_all_readers_get_all_of_it() -> None:
+    kept = Kept()
+    first = kept.tee.reader()
+    kept.body.feed(b"ab")
+    kept.tee.start()
+    kept.body.feed(b"cd")
+    second = Client(kept.tee.reader())
+    kept.body.feed(b"ef")
+    assert kept.budget.taken == 6
+    kept.body.finish([(b"t", b"1")])
+    assert Client(first).data == second.data == b"abcdef"
+    assert second.end == [(b"t", b"1")]
+    assert (kept.whole, kept.tee.state, kept.budget.taken) == ([b"abcdef"], KEPT, 0)
+
+
+def test_it_is_stored_before_the_readers_hear_of_the_end() -> None:
+    kept = Kept()
+    seen: list[list[bytes | None]] = []
+    kept.tee.reader().on_close(lambda _: seen.append(list(kept.whole)))
+    kept.tee.start()
+    kept.body.feed(b"a")
+    kept.body.finish()
+    assert seen == [[b"a"]]
+
+
+def test_what_breaks_off_is_not_stored() -> None:
+    kept = Kept()
+    client = Client(kept.tee.reader())
+    kept.tee.start()
+    kept.body.feed(b"ab")
+    kept.body.fail(RESET)
+    assert (kept.whole, kept.tee.state, client.end, kept.budget.taken) == ([None], LOST, RESET, 0)
+
+
+def test_what_ends_too_early_is_not_stored() -> None:
+    kept = Kept(length=5)
+    kept.tee.start()
+    kept.body.feed(b"ab")
+    kept.body.finish()
+    assert kept.whole == [None]
+
+
+def test_too_long_goes_on_as_a_stream() -> None:
+    kept = Kept()
+    client = Client(kept.tee.reader())
+    kept.tee.start()
+    kept.body.feed(b"12345678")
+    kept.body.feed(b"901")
+    assert (kept.whole, kept.tee.is_open, kept.budget.taken) == ([None], False, 0)
+    kept.body.feed(b"2")
+    kept.body.finish()
+    assert client.data == b"123456789012"
+    assert kept.whole == [None]
+
+
+def test_too_much_on_the_way_is_not_stored() -> None:
+    kept = Kept(budget=5)
+    kept.tee.start()
+    kept.body.feed(b"123")
+    kept.body.feed(b"456")
+    assert (kept.whole, kept.budget.taken) == ([None], 0)
+
+
+def test_a_slow_reader_holds_up_nobody_while_it_is_kept() -> None:
+    kept = Kept()
+    slow = kept.tee.reader()
+    kept.tee.start()
+    slow.pause()
+    kept.body.feed(b"ab")
+    assert "pause" not in kept.upstream.log
+
+
+def test_the_slowest_reader_sets_the_pace_once_it_is_not_kept() -> None:
+    kept = Kept()
+    slow, fast = kept.tee.reader(), kept.tee.reader()
+    kept.tee.start()
+    slow.pause()
+    kept.body.feed(b"x" * 11)
+    assert kept.upstream.log == ["pause"]
+    fast.pause()
+    fast.resume()
+    assert kept.upstream.log == ["pause"]
+    slow.resume()
+    assert kept.upstream.log == ["pause", "resume"]
+
+
+def test_a_reader_that_leaves_lets_the_others_go_on() -> None:
+    kept = Kept()
+    slow, other = kept.tee.reader(), Client(kept.tee.reader())
+    kept.tee.start()
+    slow.pause()
+    kept.body.feed(b"x" * 11)
+    slow.cancel()
+    assert kept.upstream.log == ["pause", "resume"]
+    kept.body.feed(b"y")
+    assert other.data == b"x" * 11 + b"y"
+
+
+def test_it_is_kept_to_the_end_when_everyone_has_left() -> None:
+    kept = Kept()
+    only = kept.tee.reader()
+    kept.tee.start()
+    kept.body.feed(b"ab")
+    only.cancel()
+    kept.body.feed(b"cd")
+    kept.body.finish()
+    assert kept.whole == [b"abcd"]
+
+
+def test_a_stream_that_nobody_reads_and_nobody_keeps_is_cancelled() -> None:
+    kept = Kept()
+    only = kept.tee.reader()
+    kept.tee.start()
+    kept.body.feed(b"x" * 11)
+    only.cancel()
+    assert kept.upstream.log == ["cancel"]
+
+
+def test_everyone_leaves_first_and_then_it_turns_out_too_long() -> None:
+    kept = Kept()
+    only = kept.tee.reader()
+    kept.tee.start()
+    only.cancel()
+    kept.body.feed(b"x" * 11)
+    assert kept.upstream.log == ["cancel"]

@@ -1,0 +1,167 @@
+"""What must not get into a shared cache, what must not come out to the wrong client, and what must stay bounded."""
+
+from __future__ import annotations
+
+import pytest
+
+from sidecar.cache.spec import CacheSpec
+from sidecar.cache.store import MAX_UNCACHEABLE, Store
+from sidecar.core.exchange import Exchange
+from sidecar.core.outcome import Outcome
+from tests.support.clock import make_env
+from tests.unit.stages.cache.world import World, is_hit, reply
+
+FRESH = reply(Cache_Control="max-age=60")
+
+
+def echo(x: Exchange) -> Outcome:
+    """An upstream that reflects a field."""
+    return reply(200, x.header(b"x-forwarded-host") or b"home", Cache_Control="max-age=60")(x)
+
+
+async def test_an_unkeyed_field_can_be_made_part_of_the_key() -> None:
+    world = World(echo, key={"headers": ["X-Forwarded-Host"]})
+    assert (await world.get(X_Forwarded_Host="evil")).body == b"evil"
+    assert (await world.get()).body == b"home"
+
+
+async def test_a_cookie_of_one_is_not_given_to_another() -> None:
+    world = World(reply(Cache_Control="max-age=60", Set_Cookie="session=1"))
+    await world.get()
+    assert not is_hit(await world.get())
+    world = World(reply(Cache_Control="max-age=60", Set_Cookie="session=1"), set_cookie="store")
+    await world.get()
+    assert (await world.get()).header(b"set-cookie") == b"session=1"
+
+
+async def test_ttl_is_not_for_requests_with_a_cookie() -> None:
+    world = World(reply(), ttl="30s")
+    await world.get(Cookie="a=b")
+    assert not is_hit(await world.get())
+    assert is_hit(await world.get(Cookie="a=b"))
+
+
+async def test_an_ignored_parameter_is_ignored_in_the_key_alone() -> None:
+    world = World(FRESH, key={"ignore_query": ["utm_*"]})
+    await world.get("/a?utm_source=x&id=1")
+    assert world.upstream.exchanges[-1].query == b"utm_source=x&id=1"
+    assert is_hit(await world.get("/a?id=1"))
+    assert not is_hit(await world.get("/a?id=2"))
+
+
+async def test_keys_cannot_be_made_to_collide() -> None:
+    world = World(lambda x: reply(200, x.target, Cache_Control="max-age=60", Vary="Foo")(x), key={"headers": ["bar"]})
+    seen = set()
+    for path in ("/a", "/a%20b", "/a%01"):
+        for foo in ("", "1", "\\1"):
+            for bar in ("", "x", "x http://orders/a"):
+                answer = await world.get(path, Foo=foo, Bar=bar)
+                assert not is_hit(answer)
+                seen.add((answer.body, foo, bar))
+    assert len(seen) == 27
+
+
+async def test_two_routes_with_one_store_do_not_share_answers() -> None:
+    one = World(reply(200, b"one", Cache_Control="max-age=60"))
+    other = World(reply(200, b"other", Cache_Control="max-age=60"), env=one.env, store=one.store, route="other")
+    assert (await one.get()).body == b"one"
+    assert (await other.get()).body == b"other"
+
+
+async def test_a_changed_key_rule_starts_afresh_and_an_unchanged_one_goes_on() -> None:
+    before = World(FRESH)
+    await before.get()
+    same = World(FRESH, env=before.env, store=before.store, ttl="99s")
+    assert is_hit(await same.get())
+    changed = World(FRESH, env=before.env, store=before.store, key={"headers": ["foo"]})
+    assert not is_hit(await changed.get())
+
+
+async def test_the_mark_of_what_cannot_be_stored_is_bounded() -> None:
+    store = Store("default", CacheSpec(), make_env())
+    for number in range(MAX_UNCACHEABLE + 10):
+        store.mark_uncacheable(b"%d" % number, 0.0)
+    assert len(store._uncacheable) == MAX_UNCACHEABLE
+    assert not store.is_uncacheable(b"0", 1.0)
+    assert store.is_uncacheable(b"%d" % (MAX_UNCACHEABLE + 9), 59.9)
+    assert not store.is_uncacheable(b"%d" % (MAX_UNCACHEABLE + 9), 60.0)
+
+
+@pytest.mark.parametrize("size", [0, 200_000])
+async def test_what_is_too_large_for_the_store_is_passed_on(size: int) -> None:
+    env = make_env()
+    spec = CacheSpec.model_validate({"memory": {"max_size": "128KiB"}})
+    world = World(reply(200, b"x" * size, Cache_Control="max-age=60"), env=env, store=Store("default", spec, env))
+    assert len((await world.get()).body) == size
+    assert is_hit(await world.get()) is (size == 0)
+
+
+async def test_a_scan_of_uncacheable_paths_evicts_nothing() -> None:
+    world = World(FRESH, reply(Cache_Control="no-store"))
+    await world.get()
+    for number in range(100):
+        await world.get(f"/{number}")
+    assert len(world.store.memory) == 1
+
+
+async def test_purging() -> None:
+    world = World(reply(Cache_Control="max-age=60", Cache_Tag="Orders, x", Surrogate_Key="y z"))
+    for purge in (
+        lambda: world.store.purge_uri("http://ORDERS:80/a"),
+        lambda: world.store.purge_prefix("http://orders/"),
+        lambda: world.store.purge_tag("orders"),
+        lambda: world.store.purge_tag("Z"),
+        world.store.purge_everything,
+    ):
+        await world.get()
+        assert is_hit(await world.get())
+        assert purge() == 1
+        assert not is_hit(await world.get())
+    assert world.store.purge_tag("nothing") == 0
+    for bad in ("/a", "orders/a", ""):
+        with pytest.raises(ValueError, match="write it such as"):
+            world.store.purge_uri(bad)
+        with pytest.raises(ValueError, match="write it such as"):
+            world.store.purge_prefix(bad)
+
+
+async def test_what_the_store_says_of_itself() -> None:
+    world = World(FRESH)
+    await world.get()
+    await world.get()
+    world.env.advance(7)
+    shown = world.store.describe()
+    assert shown["hottest"] == [
+        {
+            "uri": "http://orders/a", "hits": 1, "bytes": shown["bytes"], "status": 200, "age": 7, "fresh_for": 53,
+        }
+    ]  # fmt: skip
+    assert (shown["entries"], shown["filling"], shown["redis"]) == (1, 0, None)
+    world.store.retune(CacheSpec.model_validate({"memory": {"max_size": "64KiB"}}))
+    assert world.store.describe()["max_bytes"] == 65536
+    world.store.close()
+
+
+class TestObserving:
+    """`mode: observe`."""
+
+    async def test_everything_passes_and_is_counted(self) -> None:
+        world = World(FRESH, mode="observe")
+        for _ in range(3):
+            answer = await world.get()
+            assert (answer.body, answer.header(b"cache-status")) == (b"body", None)
+        assert world.calls == 3
+        assert world.store.describe()["lookups"]["order"] == {"hit": 2, "stale": 0, "miss": 1}
+        await world.ask("POST")
+        await world.get()
+        assert world.store.describe()["lookups"]["order"]["miss"] == 2
+
+    async def test_a_head_is_only_passed_on(self) -> None:
+        world = World(FRESH, mode="observe")
+        await world.ask("HEAD")
+        assert len(world.store.memory) == 0
+
+    async def test_a_bug_comes_through(self) -> None:
+        world = World(ZeroDivisionError, mode="observe")
+        with pytest.raises(ZeroDivisionError):
+            await world.get()
