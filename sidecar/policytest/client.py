@@ -1,0 +1,90 @@
+"""Who asks: one request on a connection of its own, and what comes back."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, NamedTuple, cast
+from urllib.parse import urlsplit
+
+from sidecar.core.body import Body
+from sidecar.core.framing import UNTIL_CLOSE, BodyReader
+from sidecar.core.http1 import body_length, parse_response
+from sidecar.core.message import Headers, parse_fields
+from sidecar.policytest.service import BODILESS, MAX_HEAD, content
+from sidecar.policytest.spec import RequestSpec
+
+
+class Received(NamedTuple):
+    """What a client got.  Status 0: the connection ended before there was an answer."""
+
+    status: int
+    headers: Headers
+    body: bytes
+    is_whole: bool
+
+
+def request_bytes(spec: RequestSpec) -> bytes:
+    """A request as it goes on the wire."""
+    parts = urlsplit(spec.path)
+    target = spec.path if spec.path.startswith("/") else f"{parts.path or '/'}{'?' if parts.query else ''}{parts.query}"
+    body, kind = content(spec)
+    fields = {name.lower(): value for name, value in spec.headers.items()}
+    if kind:
+        fields.setdefault("content-type", kind)
+    if body or spec.method in ("POST", "PUT", "PATCH"):
+        fields.setdefault("content-length", str(len(body)))
+    host = fields.pop("host", parts.netloc or "sidecar.test")
+    lines = "".join(f"{name}: {value}\r\n" for name, value in {"host": host, **fields}.items())
+    return f"{spec.method} {target} HTTP/1.1\r\n{lines}\r\n".encode() + body
+
+
+class Client(asyncio.Protocol):
+    """Sends a request and reads its answer; `done` brings it."""
+
+    def __init__(self, spec: RequestSpec, done: asyncio.Future[Received]) -> None:
+        self._spec = spec
+        self._done = done
+        self._buffer = b""
+        self._transport: Any = None
+        self._status = 0
+        self._headers: Headers = []
+        self._body = Body()
+        self._reader: BodyReader | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        self._transport.write(request_bytes(self._spec))
+
+    def data_received(self, data: bytes) -> None:
+        if self._reader is not None:
+            self._take(self._reader, data)
+            return
+        self._buffer += data
+        while (parsed := parse_response(self._buffer, MAX_HEAD)) is not None:
+            status, version, start, end = parsed
+            fields, self._buffer = parse_fields(self._buffer[start : end - 2]), self._buffer[end:]
+            if status < 200:
+                continue
+            self._status, self._headers = status, fields
+            length = 0 if self._spec.method == "HEAD" or status in BODILESS else body_length(fields, version)
+            self._reader = BodyReader(self._body, UNTIL_CLOSE if length is None else length)
+            self._take(self._reader, self._buffer)
+            return
+
+    def _take(self, reader: BodyReader, data: bytes) -> None:
+        if reader.feed(data):
+            self._end(is_whole=True)
+            self._transport.close()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        reader = self._reader
+        self._end(is_whole=reader is not None and reader.ends_with_the_connection and error is None)
+
+    def give_up(self) -> None:
+        """There has been no whole answer for long enough."""
+        self._end(is_whole=False)
+        self._transport.abort()
+
+    def _end(self, *, is_whole: bool) -> None:
+        if not self._done.done():
+            self._done.set_result(Received(self._status, self._headers, self._body.whole(), is_whole))

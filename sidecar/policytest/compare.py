@@ -1,0 +1,202 @@
+"""What differs from what was expected, each with the place where that is written."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from decimal import Decimal
+from typing import Any, NamedTuple
+from urllib.parse import parse_qsl
+
+from sidecar.control.node import Mark, Node
+from sidecar.core.message import Headers
+from sidecar.policytest.service import Asked, value_of
+from sidecar.policytest.spec import ContentSpec, ExpectSpec, ReceivedSpec, SeenSpec, StepSpec
+from sidecar.policytest.world import Happened, World
+
+MAX_SHOWN = 300
+EPSILON = 1e-6
+
+
+class Difference(NamedTuple):
+    """`mark: what: expected ..., was ...`"""
+
+    mark: Mark
+    what: str
+    expected: str
+    actual: str
+
+    def __str__(self) -> str:
+        return f"{self.mark}: {self.what}: expected {self.expected}, was {self.actual}"
+
+
+Found = Iterator[Difference]
+
+
+def compare(step: StepSpec, node: Node, happened: Sequence[Happened], world: World) -> Found:
+    """All that differs in one step; `node` is the step's."""
+    expect = step.expect
+    at = node.nearest("expect")
+    for one in happened:
+        yield from _one(expect, at, one)
+    if expect.answers is not None:
+        counts = Counter(str(one.received.status) for one in happened)
+        if counts != Counter(expect.answers):
+            yield _differs(at, ("answers",), expect.answers, dict(counts))
+    yield from _script(step, node, world)
+    if expect.upstream is not None:
+        yield from _asked(expect.upstream, at.nearest("upstream"), world.script.asked)
+    known = world.breakers()
+    for name, state in expect.breakers.items():
+        if known.get(name) != state:
+            others = f"; there are {', '.join(known)}" if name not in known and known else ""
+            yield _differs(at, ("breakers", name), state, known.get(name, "no such breaker" + others))
+    for bug in world.bugs:
+        yield Difference(node.place, "the sidecar", "no bug", bug)
+
+
+def _one(expect: ExpectSpec, at: Node, one: Happened) -> Found:
+    if not one.received.is_whole:
+        was = "broken off in its body" if one.received.status else "never there"
+        yield Difference(at.place, "the answer", "whole", was)
+        return
+    if expect.answer is not None:
+        yield from _answer(expect.answer, at.nearest("answer"), one)
+    facts: list[tuple[str, Any, Any]] = []
+    x = one.x
+    if expect.attempts is not None:
+        facts.append(("attempts", expect.attempts, 0 if x is None else len(x.attempts)))
+    if expect.route is not None:
+        facts.append(("route", expect.route, "no route" if x is None or x.route is None else x.route.name))
+    if expect.cache is not None:
+        facts.append(("cache", expect.cache, "" if x is None else x.cache))
+    if expect.retry_stopped is not None:
+        facts.append(("retry_stopped", expect.retry_stopped, "" if x is None else x.retry_stopped))
+    for name, wanted, got in facts:
+        if wanted != got:
+            yield _differs(at, (name,), wanted, got)
+    took = expect.took
+    if took is not None and not took.min - EPSILON <= one.seconds <= took.max + EPSILON:
+        yield _differs(at, ("took",), f"{took.min:g}s to {took.max:g}s", f"{one.seconds:.3f}s")
+
+
+def _answer(spec: ReceivedSpec, at: Node, one: Happened) -> Found:
+    received = one.received
+    if spec.status is not None and spec.status != received.status:
+        why = value_of(received.headers, "x-sidecar-reason")
+        got = f"{received.status or 'no answer'}" + (f" ({why}: {_detail(received.body)})" if why else "")
+        yield _differs(at, ("status",), spec.status, got)
+    if spec.reason is not None:
+        yield from _equal(at, ("reason",), spec.reason, value_of(received.headers, "x-sidecar-reason") or "")
+    yield from _headers(spec.headers, at, received.headers)
+    yield from _content(spec, at, received.body)
+
+
+def _asked(specs: Sequence[SeenSpec], at: Node, asked: Sequence[Asked]) -> Found:
+    is_list = isinstance(at.value, list)
+    if is_list and len(specs) != len(asked):
+        got = ", ".join(f"{each.method} {each.target}" for each in asked) or "none"
+        yield Difference(at.place, "requests upstream", str(len(specs)), f"{len(asked)}: {got}")
+        return
+    if not asked:
+        yield Difference(at.place, "requests upstream", "at least one", "none")
+    for index, one in enumerate(asked):
+        spec, place = (specs[index], at.nearest(index)) if is_list else (specs[0], at)
+        for name, wanted, got in (
+            ("upstream", spec.upstream, one.upstream),
+            ("method", spec.method, one.method),
+            ("path", spec.path, one.target),
+        ):
+            if wanted is not None:
+                yield from _equal(place, (name,), wanted, got)
+        yield from _headers(spec.headers, place, one.headers)
+        yield from _content(spec, place, one.body)
+
+
+def _script(step: StepSpec, node: Node, world: World) -> Found:
+    """Was every answer asked for, and no other?"""
+    script = world.script
+    at = node.nearest("upstream")
+    place = at.place if at is not node else node.place
+    given = sum(answer.times for answer in step.upstream)
+    if script.surplus:
+        yield Difference(
+            place, "upstream", f"{given} tries", f"{len(script.surplus)} more, of {', '.join(set(script.surplus))}"
+        )
+    if script.left:
+        yield Difference(place, "upstream", f"{given} tries", f"{given - len(script.left)}: answers were not asked for")
+    for name, wanted in script.astray:
+        yield Difference(place, "upstream", f"{wanted} to be asked", name)
+
+
+def _headers(wanted: dict[str, str | None], at: Node, headers: Headers) -> Found:
+    for name, value in wanted.items():
+        got = value_of(headers, name)
+        if got != value:
+            yield _differs(at, ("headers", name), "no such field" if value is None else value, got)
+
+
+def _content(spec: ContentSpec, at: Node, body: bytes) -> Found:
+    if "json_" in spec.model_fields_set:
+        try:
+            got = json.loads(body, parse_float=Decimal)
+        except ValueError:
+            yield _differs(at, ("json",), "a JSON body", body.decode("utf-8", "replace"))
+        else:
+            yield from _json(at.nearest("json"), "", spec.json_, got)
+    elif spec.form is not None:
+        fields = dict(parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True))
+        yield from _equal(at, ("form",), spec.form, fields)
+    elif spec.body is not None:
+        yield from _equal(at, ("body",), spec.body, body.decode("utf-8", "replace"))
+
+
+def _json(at: Node, pointer: str, wanted: Any, got: Any) -> Found:
+    """The members that differ, one by one."""
+    if isinstance(wanted, dict) and isinstance(got, dict):
+        for key in {**wanted, **got}:
+            inner = f"{pointer}/{key}"
+            if key not in got:
+                yield Difference(at.nearest(key).place, f"json {inner}", _shown(wanted[key]), "not there")
+            elif key not in wanted:
+                yield Difference(at.place, f"json {inner}", "not there", _shown(got[key]))
+            else:
+                yield from _json(at.child(key) or at, inner, wanted[key], got[key])
+    elif isinstance(wanted, list) and isinstance(got, list) and len(wanted) == len(got):
+        for index, (one, other) in enumerate(zip(wanted, got, strict=True)):
+            yield from _json(at.child(index) or at, f"{pointer}/{index}", one, other)
+    elif not _same(wanted, got):
+        yield Difference(at.place, f"json {pointer or '/'}", _shown(wanted), _shown(got))
+
+
+def _same(wanted: Any, got: Any) -> bool:
+    if isinstance(wanted, bool) or isinstance(got, bool):
+        return wanted is got
+    if isinstance(wanted, float) and isinstance(got, Decimal):
+        return wanted == float(got)
+    return bool(wanted == got)
+
+
+def _equal(at: Node, path: tuple[str, ...], wanted: Any, got: Any) -> Found:
+    if wanted != got:
+        yield _differs(at, path, wanted, got)
+
+
+def _differs(at: Node, path: tuple[str, ...], wanted: Any, got: Any) -> Difference:
+    return Difference(at.nearest(*path).place, " ".join(path), _shown(wanted), _shown(got))
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "nothing"
+    text = value or "nothing" if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
+
+
+def _detail(body: bytes) -> str:
+    """What a problem document says."""
+    try:
+        return str(json.loads(body)["detail"])
+    except (ValueError, LookupError, TypeError):
+        return ""

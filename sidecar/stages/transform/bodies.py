@@ -1,0 +1,125 @@
+"""The operations of a `body`, and which bodies they are for.
+
+A body is read only where its Content-Type is one that an operation or a condition is for; everything else stays
+streamed, and so does a body that turns out to be longer than `max_body`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Final
+
+from sidecar.core import events
+from sidecar.core.env import BuildContext
+from sidecar.core.exchange import Exchange
+from sidecar.core.outcome import Outcome
+from sidecar.core.template import compile_tree, names, render_tree
+from sidecar.stages.transform.fields import BodySpec, RequestBodySpec
+from sidecar.stages.transform.spec import Direction
+from sidecar.transform import coding, pointer
+from sidecar.transform.forms import to_form
+from sidecar.transform.intake import Kind, Problem, Taken, read, take
+from sidecar.transform.jsonbody import closed
+from sidecar.transform.pointer import Operation
+from sidecar.transform.validators import is_form, is_json
+from sidecar.transform.values import DEPLOYMENT
+
+STATUS: Final[dict[Kind, int]] = {"invalid": 400, "too_large": 413, "coding": 415}
+"""By what is wrong with a request's body."""
+
+
+class Intake:
+    """Takes the bodies of one direction."""
+
+    __slots__ = ("_limit", "_passes", "_skipped")
+
+    def __init__(self, spec: Direction, ctx: BuildContext, direction: str) -> None:
+        self._limit = spec.max_body
+        self._passes = frozenset(kind for kind in STATUS if getattr(spec.on_error, kind) == "pass")
+        self._skipped = {
+            kind: ctx.env.meter.counter(events.TRANSFORM_SKIPPED, route=ctx.route, direction=direction, reason=kind)
+            for kind in self._passes
+        }
+
+    def may_pass(self, problem: Problem) -> bool:
+        """Does a message with this problem pass as it is?  Counts it if so."""
+        if problem.kind not in self._passes:
+            return False
+        self._skipped[problem.kind].value += 1
+        return True
+
+    def read(self, message: Exchange | Outcome) -> Taken:
+        """The body of a message that does not stream."""
+        return read(message, self._limit)
+
+    def take(self, message: Exchange | Outcome, *, form: bool = False) -> Coroutine[Any, Any, Taken]:
+        """That of one that may."""
+        return take(message, self._limit, form=form)
+
+
+class BodyEdit:
+    """The operations of one `body`."""
+
+    __slots__ = ("_operations", "from_form", "make", "to_form")
+
+    def __init__(self, spec: BodySpec, constants: dict[str, str]) -> None:
+        self._operations = list(_operations(spec, constants))
+        convert = spec.convert if isinstance(spec, RequestBodySpec) else None
+        self.from_form = convert == "form_to_json"
+        self.to_form = convert == "json_to_form"
+        tree = spec.template if isinstance(spec, RequestBodySpec) else None
+        self.make = None if tree is None else _value(tree, constants)
+        """The body of a request that has none."""
+
+    def suits(self, content_type: bytes | None) -> bool:
+        """Is it for bodies of this type?"""
+        return is_form(content_type) if self.from_form else is_json(content_type)
+
+    @property
+    def content_type(self) -> bytes | None:
+        """The type of what comes out, where it is another one."""
+        if self.to_form:
+            return b"application/x-www-form-urlencoded"
+        return b"application/json" if self.from_form else None
+
+    def apply(self, taken: Taken, x: Exchange, outcome: Outcome | None = None) -> bytes:
+        """The new body.  Raises `Invalid`."""
+        assert taken.document is not None
+        for operation in self._operations:
+            operation(taken.document, x, outcome)
+        data = to_form(taken.document) if self.to_form else taken.document.encoded()
+        return coding.encode(data, taken.coding) if taken.coding else data
+
+
+def _operations(spec: BodySpec, constants: dict[str, str]) -> Sequence[Operation]:
+    found: list[Operation] = []
+    if spec.unwrap is not None:
+        found.append(pointer.unwrap(spec.unwrap))
+    if spec.select is not None:
+        found.append(pointer.select(spec.select))
+    found += [pointer.remove(each) for each in spec.remove]
+    found += [pointer.rename(each, name) for each, name in spec.rename.items()]
+    found += [pointer.move(source, target) for source, target in spec.move.items()]
+    found += [pointer.copy(source, target) for source, target in spec.copy_.items()]
+    for each, tree in spec.default.items():
+        found.append(pointer.set_at(each, _value(tree, constants), only_missing=True))
+    found += [pointer.set_at(each, _value(tree, constants)) for each, tree in spec.set.items()]
+    if spec.wrap is not None:
+        found.append(pointer.wrap(spec.wrap))
+    return found
+
+
+def _value(tree: Any, constants: dict[str, str]) -> Callable[[Exchange, Outcome | None], Any]:
+    """A value of a policy; made once where it does not read the request."""
+    compiled = compile_tree(tree, constants)
+    if DEPLOYMENT.issuperset(_names(tree)):
+        raw = closed(render_tree(compiled, Exchange(b"GET", b"/")))
+        return lambda _x, _o: raw
+    return lambda x, outcome: render_tree(compiled, x, outcome)
+
+
+def _names(tree: Any) -> set[str]:
+    if isinstance(tree, str):
+        return set(names(tree))
+    inner = tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list) else ()
+    return {name for each in inner for name in _names(each)}

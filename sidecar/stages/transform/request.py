@@ -1,0 +1,193 @@
+"""A request rewritten.
+
+Every condition and every template sees the request as it came, whatever other rules make of it: their order matters
+only where two write the same thing, and then the later one has the last word.
+"""
+
+from __future__ import annotations
+
+from sidecar.core.env import BuildContext
+from sidecar.core.exchange import Exchange
+from sidecar.core.http1 import HOST
+from sidecar.core.outcome import BAD_REQUEST, Outcome, Refusal, failed
+from sidecar.core.template import Template
+from sidecar.expression import NO_BODIES, WHOLE_REQUEST, Bodies, Condition
+from sidecar.stages.transform.bodies import STATUS, BodyEdit, Intake
+from sidecar.stages.transform.fields import HeadersSpec
+from sidecar.stages.transform.spec import RequestRule, RequestSpec
+from sidecar.transform.headers import HeaderEdit, put
+from sidecar.transform.intake import NOTHING, Problem, Taken
+from sidecar.transform.jsonbody import Invalid, encode
+from sidecar.transform.paths import PathEdit, PathPattern, PathTemplate, PrefixMap, literal
+from sidecar.transform.query import QueryEdit
+from sidecar.transform.validators import after_request, ask_for_whole, is_json
+from sidecar.transform.values import Refused
+
+Constants = dict[str, str]
+
+
+def templates(texts: dict[str, str], constants: Constants) -> dict[str, Template]:
+    return {name: Template(text, constants) for name, text in texts.items()}
+
+
+def header_edit(spec: HeadersSpec, constants: Constants) -> HeaderEdit | None:
+    """None where there is nothing to do."""
+    if not (spec.set or spec.add or spec.remove or spec.rename):
+        return None
+    return HeaderEdit(templates(spec.set, constants), templates(spec.add, constants), spec.remove, spec.rename)
+
+
+class RequestEdit:
+    """One rule, compiled."""
+
+    __slots__ = ("body", "headers", "host", "method", "path", "query", "when")
+
+    def __init__(self, spec: RequestRule, constants: Constants) -> None:
+        self.when = None if spec.when is None else Condition(spec.when, WHOLE_REQUEST)
+        self.method = None if spec.method is None else spec.method.encode()
+        self.host = None if spec.host is None else Template(spec.host, constants)
+        self.path = _path(spec, constants)
+        query = spec.query
+        self.query = None
+        if query.set or query.add or query.remove or query.rename:
+            set_, add = templates(query.set, constants), templates(query.add, constants)
+            self.query = QueryEdit(set_, add, query.remove, query.rename)
+        self.headers = header_edit(spec.headers, constants)
+        self.body = None if spec.body is None else BodyEdit(spec.body, constants)
+
+    @property
+    def is_empty(self) -> bool:
+        """Does it change nothing?"""
+        return all(getattr(self, name) is None for name in self.__slots__ if name != "when")
+
+    def apply(self, x: Exchange, source: Exchange) -> None:
+        """Rewrite all but the body; `source` is the request as it came.  Raises `Refused`."""
+        path = x.path if self.path is None else self.path.apply(x.path, source)
+        query = x.query if self.query is None else self.query.apply(x.query, source)
+        host = x.authority if self.host is None else _host(self.host, source)
+        if self.headers is not None:
+            self.headers.apply(x, source)
+        x.path, x.query, x.authority = path, query, host
+        if self.method is not None:
+            x.method = self.method
+
+
+def _path(spec: RequestRule, constants: Constants) -> PathEdit | None:
+    if spec.path is not None:
+        return PathTemplate(Template(literal(spec.path).decode(), constants))
+    if spec.path_prefix is not None:
+        return PrefixMap(spec.path_prefix)
+    return None if spec.path_regex is None else PathPattern(spec.path_regex.pattern, spec.path_regex.to)
+
+
+def _host(template: Template, source: Exchange) -> bytes:
+    host = template.render(source).encode()
+    if HOST.fullmatch(host) is None:
+        raise Refused("has no valid value for the host that the policy builds")
+    return host
+
+
+class RequestRewriter:
+    """All rules for requests."""
+
+    def __init__(self, spec: RequestSpec, ctx: BuildContext, constants: Constants, *, reads_answers: bool) -> None:
+        """`reads_answers`: are bodies of answers read, so that they must come whole and in a coding that is known?"""
+        rules = [RequestEdit(rule, constants) for rule in (spec, *spec.cases)]
+        self.rules = [rule for rule in rules if not rule.is_empty]
+        self.intake = Intake(spec, ctx, "request")
+        self.where = ctx.where
+        self.reads_answers = reads_answers
+        self.is_certain = all(rule.when is None for rule in self.rules)
+        """Do all rules hold for all requests?"""
+        self.asks_body = any(rule.when is not None and "request.body" in rule.when.needs for rule in self.rules)
+        self.edits_body = any(rule.body is not None for rule in self.rules)
+
+    @property
+    def headers_only(self) -> HeaderEdit | None:
+        """The one edit there is, where it is one of header fields for all requests."""
+        rule = self.rules[0] if len(self.rules) == 1 and self.is_certain and not self.reads_answers else None
+        others = ("body", "host", "method", "path", "query")
+        return None if rule is None or any(getattr(rule, name) is not None for name in others) else rule.headers
+
+    def active(self, x: Exchange, bodies: Bodies = NO_BODIES) -> list[RequestEdit]:
+        """The rules that hold."""
+        if self.is_certain:
+            return self.rules
+        return [rule for rule in self.rules if rule.when is None or rule.when.holds(x, None, bodies)]
+
+    def refuse(self, detail: str, status: int = 400) -> Outcome:
+        outcome = failed(BAD_REQUEST, Refusal("transform", self.where, detail))
+        outcome.status = status
+        return outcome
+
+    def head(self, x: Exchange) -> Outcome | None:
+        """Rewrite what stands before the body; an outcome where the request is refused."""
+        return self._head(x, self.active(x))
+
+    def _head(self, x: Exchange, rules: list[RequestEdit]) -> Outcome | None:
+        source = x if len(rules) < 2 else x.fork(x.attempt, x.why)
+        try:
+            for rule in rules:
+                rule.apply(x, source)
+        except Refused as refused:
+            return self.refuse(f"The request {refused}.")
+        if self.reads_answers:
+            ask_for_whole(x)
+        return None
+
+    async def whole(self, x: Exchange) -> Outcome | None:
+        """The same for requests whose body may be read; an outcome where the request is refused."""
+        kind = x.header(b"content-type")
+        taken = NOTHING
+        if self.asks_body and is_json(kind):
+            taken = await self._take(x, form=False)
+        rules = self.active(x, Bodies(taken.document))
+        edits = [rule.body for rule in rules if rule.body is not None]
+        source = x.fork(x.attempt, x.why)
+        if (
+            edits
+            and taken is NOTHING
+            and (form := next((e.from_form for e in edits if e.suits(kind)), None)) is not None
+        ):
+            taken = await self._take(x, form=form)
+        if taken.failure is not None:
+            return failed(taken.failure)
+        if (refused := self._head(x, rules)) is not None:
+            return refused
+        return self._rewrite(x, source, edits, taken, kind)
+
+    def _rewrite(
+        self, x: Exchange, source: Exchange, edits: list[BodyEdit], taken: Taken, kind: bytes | None
+    ) -> Outcome | None:
+        if not x.body and x.stream is None:
+            for edit in edits:
+                if edit.make is not None:
+                    x.body = encode(edit.make(source, None))
+                    put(x, b"content-type", b"application/json")
+            return None
+        problem, data = taken.problem, taken.data
+        suited = [edit for edit in edits if edit.suits(kind)]
+        if suited and problem is None and taken.document is not None:
+            try:
+                for edit in suited:
+                    data = edit.apply(taken, source)
+            except Invalid as error:
+                problem = Problem("invalid", str(error))
+        if problem is not None:
+            if not suited or self.intake.may_pass(problem):
+                return None
+            return self.refuse(f"The body {problem.detail}.", STATUS[problem.kind])
+        if data != taken.data:
+            x.body = data
+            after_request(x)
+            for edit in suited:
+                if edit.content_type is not None:
+                    put(x, b"content-type", edit.content_type)
+        return None
+
+    async def _take(self, x: Exchange, *, form: bool) -> Taken:
+        if x.expects_continue and x.stream is not None:
+            x.expects_continue = False
+            if x.interim is not None:
+                x.interim(100, b"")  # it is us who want the body first
+        return await self.intake.take(x, form=form)

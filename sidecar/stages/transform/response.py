@@ -1,0 +1,186 @@
+"""An answer rewritten.  Every condition and every template sees the answer, and its request, as they came."""
+
+from __future__ import annotations
+
+from sidecar.core.env import BuildContext
+from sidecar.core.exchange import Exchange
+from sidecar.core.headers import without
+from sidecar.core.outcome import STATUS_CLASSES, TRANSFORM, Outcome, Refusal, failed
+from sidecar.expression import NO_BODIES, RESPONSE, Bodies, Condition
+from sidecar.stages.transform.bodies import BodyEdit, Intake
+from sidecar.stages.transform.request import Constants, header_edit
+from sidecar.stages.transform.spec import CookieSpec, ResponseRule, ResponseSpec
+from sidecar.transform.back import FIELDS, WayBack
+from sidecar.transform.cookies import CookieEdit
+from sidecar.transform.headers import HeaderEdit
+from sidecar.transform.intake import NOTHING, Problem, Taken
+from sidecar.transform.jsonbody import Invalid
+from sidecar.transform.validators import after_answer, is_json
+
+BODILESS = frozenset((204, 205, 304))
+Address = tuple[bytes, bytes]
+"""Authority and path."""
+
+
+class ResponseEdit:
+    """One rule, compiled."""
+
+    __slots__ = ("body", "cookies", "headers", "status", "when")
+
+    def __init__(self, spec: ResponseRule, constants: Constants) -> None:
+        self.when = None if spec.when is None else Condition(spec.when, RESPONSE)
+        self.status = _statuses(spec.status)
+        self.headers = header_edit(spec.headers, constants)
+        cookies = {name: _attributes(cookie) for name, cookie in spec.cookies.items()}
+        self.cookies = CookieEdit(cookies) if cookies else None
+        self.body = None if spec.body is None else BodyEdit(spec.body, constants)
+
+    @property
+    def is_empty(self) -> bool:
+        """Does it change nothing?"""
+        return all(getattr(self, name) in (None, {}) for name in self.__slots__ if name != "when")
+
+
+def _statuses(spec: int | dict[str, int] | None) -> dict[int, int]:
+    """The new status for each that has one."""
+    if spec is None:
+        return {}
+    if isinstance(spec, int):
+        return dict.fromkeys(range(200, 600), spec)
+    found: dict[int, int] = {}
+    for name, status in sorted(spec.items(), key=lambda item: item[0].isdigit()):  # a class first, then the exact ones
+        found |= dict.fromkeys(STATUS_CLASSES[name] if name in STATUS_CLASSES else (int(name),), status)
+    return found
+
+
+def _attributes(spec: CookieSpec) -> dict[str, str | bool | None]:
+    given: dict[str, str | bool | None] = {
+        "Max-Age": None if spec.max_age is None else str(int(spec.max_age)),
+        "Domain": spec.domain,
+        "Path": spec.path,
+        "SameSite": spec.same_site,
+        "Secure": spec.secure,
+        "HttpOnly": spec.http_only,
+        "Partitioned": spec.partitioned,
+    }
+    return {name: None if value == "off" else value for name, value in given.items() if value is not None}
+
+
+class ResponseRewriter:
+    """All rules for answers."""
+
+    def __init__(self, spec: ResponseSpec, ctx: BuildContext, constants: Constants) -> None:
+        rules = [ResponseEdit(rule, constants) for rule in (spec, *spec.cases)]
+        self.rules = [rule for rule in rules if not rule.is_empty]
+        self.intake = Intake(spec, ctx, "response")
+        self.where = ctx.where
+        self.etag = spec.etag
+        self.rewrites_addresses = spec.addresses == "rewrite"
+        self.is_certain = all(rule.when is None for rule in self.rules)
+        self.reads_body = any(
+            rule.body is not None or (rule.when is not None and "response.body" in rule.when.needs)
+            for rule in self.rules
+        )
+
+    def active(self, x: Exchange, outcome: Outcome, bodies: Bodies = NO_BODIES) -> list[ResponseEdit]:
+        """The rules that hold."""
+        if self.is_certain:
+            return self.rules
+        return [rule for rule in self.rules if rule.when is None or rule.when.holds(x, outcome, bodies)]
+
+    @property
+    def headers_only(self) -> HeaderEdit | None:
+        """The one edit there is, where it is one of header fields for all answers."""
+        rule = self.rules[0] if len(self.rules) == 1 and self.is_certain else None
+        return None if rule is None or rule.status or rule.cookies or rule.body else rule.headers
+
+    def head(self, x: Exchange, outcome: Outcome, own: Address | None) -> Outcome:
+        """Rewrite what stands before the body; `own` is host and path as the upstream got them."""
+        return self._head(x, outcome, self.active(x, outcome), own)
+
+    def _head(self, x: Exchange, outcome: Outcome, rules: list[ResponseEdit], own: Address | None) -> Outcome:
+        if own is not None and own != (x.authority, x.path) and _has_addresses(outcome):
+            outcome = own_outcome(outcome)
+            WayBack(x.scheme, x.authority, x.path, *own).apply(outcome)
+        if not rules:
+            return outcome
+        outcome = own_outcome(outcome)
+        came = outcome.status
+        for rule in rules:
+            if came in rule.status:
+                _set_status(outcome, rule.status[came])
+            if rule.cookies is not None:
+                rule.cookies.apply(outcome)
+            if rule.headers is not None:
+                rule.headers.apply(outcome, x, outcome)
+        return outcome
+
+    async def whole(self, x: Exchange, outcome: Outcome, own: Address | None) -> Outcome:
+        """The same for answers whose body may be read."""
+        taken = NOTHING
+        status = outcome.status
+        is_bodiless = status in BODILESS or x.method == b"HEAD"
+        suits = is_json(outcome.header(b"content-type"))
+        if suits and not is_bodiless:
+            outcome = own_outcome(outcome)
+            taken = self.intake.read(outcome) if outcome.stream is None else await self.intake.take(outcome)
+            if taken.failure is not None:
+                return failed(taken.failure, cause="the answer's body broke off")
+        rules = self.active(x, outcome, Bodies(response=taken.document))
+        edits = [rule.body for rule in rules if rule.body is not None]
+        if edits and (suits or status == 304):
+            if is_bodiless:  # the fields are those that the rewritten body would have
+                outcome = own_outcome(outcome)
+                after_answer(outcome, self.etag)
+            elif (refused := self._rewrite(x, outcome, edits, taken)) is not None:
+                return refused
+        return self._head(x, outcome, rules, own)
+
+    def _rewrite(self, x: Exchange, outcome: Outcome, edits: list[BodyEdit], taken: Taken) -> Outcome | None:
+        """Rewrite the body; an outcome where the answer is refused."""
+        problem, data = taken.problem, taken.data
+        if problem is None and taken.document is not None:
+            try:
+                for edit in edits:
+                    data = edit.apply(taken, x, outcome)
+            except Invalid as error:
+                problem = Problem("invalid", str(error))
+        if problem is not None:
+            if self.intake.may_pass(problem):
+                return None
+            if outcome.stream is not None:
+                outcome.stream.cancel()
+            detail = f"The answer's body {problem.detail}."
+            return failed(TRANSFORM, Refusal("transform", self.where, detail), cause=detail)
+        if (
+            taken is NOTHING or data != taken.data
+        ):  # without a body (HEAD, 304) the fields are those of the rewritten one
+            after_answer(outcome, self.etag)
+            outcome.body = data
+        return None
+
+
+def _has_addresses(outcome: Outcome) -> bool:
+    return not outcome.is_raw or FIELDS.search(b"\n" + outcome.lines.lower()) is not None
+
+
+def own_outcome(outcome: Outcome) -> Outcome:
+    """An outcome of our own: those further in settle by theirs when its body ends, and must not see what we make of
+    it."""
+    if outcome.stream is None:
+        return outcome
+    headers = None if outcome.is_raw else list(outcome.headers)
+    lines = outcome.lines if outcome.is_raw else None
+    return Outcome(outcome.status, headers, stream=outcome.stream, cause=outcome.cause, lines=lines)
+
+
+def _set_status(outcome: Outcome, status: int) -> None:
+    if status == outcome.status:
+        return
+    outcome.status = status
+    outcome.headers = without(outcome.headers, b"content-length")  # of an answer without a body: true no more
+    if status in BODILESS:
+        outcome.body = b""
+        if outcome.stream is not None:
+            outcome.stream.cancel()
+            outcome.stream = None

@@ -1,0 +1,71 @@
+"""Form bodies (`application/x-www-form-urlencoded`) to JSON and back.
+
+A name that comes once is a text, one that comes more often a list of texts, in the order in which names first come.
+Back: texts, numbers in their exact spelling, `true` and `false`; a list is the same name again and again; null is left
+out.  What a form cannot say (objects, lists of lists) is `Invalid`, as are octets that are not UTF-8.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+from urllib.parse import quote_plus, unquote_to_bytes
+
+from msgspec import Raw
+
+from sidecar.transform.jsonbody import Document, Invalid, opened, plain
+
+MAX_FIELDS: Final = 1_000
+
+
+def from_form(data: bytes) -> Document:
+    """A form's document: one object of texts and lists of texts.  Raises `Invalid`."""
+    found: dict[str, Any] = {}
+    pairs = [pair for pair in data.split(b"&") if pair] if data.count(b"&") < MAX_FIELDS else None
+    if pairs is None:
+        raise Invalid(f"is a form of more than {MAX_FIELDS} fields")
+    for pair in pairs:
+        name, _, value = (_text(part) for part in pair.partition(b"="))
+        known = found.get(name)
+        if known is None:
+            found[name] = value
+        elif known.__class__ is list:
+            known.append(value)
+        else:
+            found[name] = [known, value]
+    return Document(found)
+
+
+def to_form(document: Document) -> bytes:
+    """A document as a form.  Raises `Invalid`."""
+    fields = opened(document.box, 0)
+    if fields.__class__ is not dict:
+        raise Invalid("is no JSON object, and only an object can be written as a form")
+    pairs = []
+    for name in list(fields):
+        value = opened(fields, name)
+        for index in range(len(value)) if value.__class__ is list else (None,):
+            text = _scalar(name, value if index is None else opened(value, index))
+            if text is not None:
+                pairs.append(f"{quote_plus(name)}={quote_plus(text)}")
+    return "&".join(pairs).encode()
+
+
+def _text(part: bytes) -> str:
+    try:
+        return unquote_to_bytes(part.replace(b"+", b" ")).decode()
+    except UnicodeDecodeError:
+        raise Invalid("is a form with octets that are not UTF-8") from None
+
+
+def _scalar(name: str, value: Any) -> str | None:
+    text = bytes(value).strip() if value.__class__ is Raw else b""
+    if text[:1] in b"-0123456789" and text:
+        return text.decode()
+    value = plain(value)
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float):
+        return str(value)
+    raise Invalid(f"has members in `{name[:80]}` that a form cannot say")

@@ -1,0 +1,284 @@
+"""Operations on a JSON document, addressed by JSON Pointers (RFC 6901).
+
+`/items/0/price` is the price of the first item, `/items/-` the place after the last one.  Beyond RFC 6901, `*` is each
+item of a list or each member of an object: `/items/*/price`.  A key that is a star is written `~2`, as `~1` is a slash
+and `~0` a tilde.
+
+What is not there is nothing to remove, rename, move or copy.  `set` and `default` make the objects that are missing on
+the way; where the way is barred by something that has no members, or a list is too short, the document is `Invalid`: a
+value that is silently not set is worse than an error.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Final
+
+from sidecar.core.exchange import Exchange
+from sidecar.core.outcome import Outcome
+from sidecar.transform.jsonbody import Document, Invalid, closed, opened
+
+EACH: Final = object()
+"""The step `*`."""
+END: Final = "-"
+MAX_DEPTH: Final = 32
+MAX_PLACES: Final = 100_000
+"""Places that one pointer may lead to: as many items as the largest bodies have, and a bound for stars under stars."""
+
+Steps = tuple[Any, ...]
+"""Keys, and `EACH`."""
+Operation = Callable[[Document, Exchange, "Outcome | None"], None]
+"""Changes a document; templates read the request and the outcome."""
+Place = tuple[Any, Any, tuple[Any, ...]]
+"""A container, a key or index in it, and what the stars on the way stood for."""
+
+_ESCAPES: Final = {"~0": "~", "~1": "/", "~2": "*"}
+
+
+def parse_pointer(text: str) -> Steps:
+    """The steps of a pointer.  Raises `ValueError` with the remedy."""
+    if text and not text.startswith("/"):
+        raise ValueError(f'is not a JSON Pointer: it begins with a slash, write "/{text.replace(".", "/")}"')
+    if re.search(r"~(?![012])", text):
+        raise ValueError("has a `~` that starts no escape; write ~0 for a tilde, ~1 for a slash and ~2 for a star")
+    words = text.split("/")[1:]
+    if len(words) > MAX_DEPTH:
+        raise ValueError(f"has {len(words)} steps; at most {MAX_DEPTH}")
+    return tuple(EACH if word == "*" else re.sub("~[012]", lambda found: _ESCAPES[found[0]], word) for word in words)
+
+
+def _index(items: list[Any], step: str, *, grow: bool) -> int:
+    """The place that a step means in a list; -1 where there is none."""
+    if step == END:
+        return len(items) if grow else -1
+    if not (step.isascii() and step.isdigit()) or (step[0] == "0" and step != "0") or len(step) > 9:
+        return -1
+    index = int(step)
+    return index if index < len(items) + grow else -1
+
+
+def _has(container: Any, key: Any) -> bool:
+    return key < len(container) if container.__class__ is list else key in container
+
+
+def places(document: Document, steps: Steps, *, make: bool = False) -> list[Place]:
+    """Where a pointer leads: only places that are there, or with `make` those to be, objects on the way made."""
+    container: Any = document.box
+    key: Any = 0
+    for number, step in enumerate(steps):  # from object to object, as most pointers lead
+        inner = opened(container, key)
+        if step is EACH or inner.__class__ is not dict:
+            return _spread(container, key, steps, number, make=make)
+        if step not in inner:
+            if not make:
+                return []
+            if number + 1 < len(steps):
+                inner[step] = {}
+        container, key = inner, step
+    return [(container, key, ())]
+
+
+def _spread(container: Any, key: Any, steps: Steps, start: int, *, make: bool) -> list[Place]:
+    """The same from a place on the way, with lists and stars."""
+    found: list[Place] = [(container, key, ())]
+    for number, step in enumerate(steps[start:], start):
+        following: list[Place] = []
+        for container, key, stars in found:
+            if make and not _has(container, key):
+                _put(container, key, {})
+            inner = opened(container, key)
+            kind = inner.__class__
+            if step is EACH:
+                if kind is dict:
+                    following += [(inner, name, (*stars, name)) for name in inner]
+                elif kind is list:
+                    following += [(inner, index, (*stars, index)) for index in range(len(inner))]
+            elif kind is dict:
+                if make or step in inner:
+                    following.append((inner, step, stars))
+            elif kind is list:
+                index = step if step.__class__ is int else _index(inner, step, grow=make)
+                if index >= 0 and (make or index < len(inner)):
+                    following.append((inner, index, stars))
+                elif make:
+                    raise Invalid(f"has a list where `{_spelled(steps[: number + 1])}` finds no place")
+            elif make:
+                raise Invalid(f"has no object at `{_spelled(steps[:number])}`, where something is to be set")
+        if len(following) > MAX_PLACES:
+            raise Invalid(f"has more than {MAX_PLACES} members at `{_spelled(steps[: number + 1])}`")
+        found = following
+    return found
+
+
+def _put(container: Any, key: Any, value: Any) -> None:
+    if container.__class__ is list and key == len(container):
+        container.append(value)
+    else:
+        container[key] = value
+
+
+def _delete(found: Iterable[Place]) -> None:
+    """Take members away, the last first, so that those of one list keep their places meanwhile."""
+    for container, key, _ in reversed(list(found)):
+        del container[key]
+
+
+def _bound(steps: Steps, stars: tuple[Any, ...]) -> Steps:
+    """Steps with each star replaced by what it stood for elsewhere."""
+    given = iter(stars)
+    return tuple(next(given) if step is EACH else step for step in steps)
+
+
+Value = Callable[[Exchange, "Outcome | None"], Any]
+"""A value to set, made anew for each place: `Raw`, or plain values that are nobody else's."""
+
+
+def set_at(pointer: str, value: Value, *, only_missing: bool = False) -> Operation:
+    """Set a member, or with `only_missing` give it a default."""
+    steps = parse_pointer(pointer)
+
+    def operation(document: Document, x: Exchange, outcome: Outcome | None) -> None:
+        for container, key, _ in places(document, steps, make=True):
+            if not (only_missing and _has(container, key)):
+                _put(container, key, value(x, outcome))
+
+    return operation
+
+
+def remove(pointer: str) -> Operation:
+    """Take members away."""
+    steps = _member(pointer, "removes")
+    return lambda document, _x, _o: _delete(places(document, steps))
+
+
+def rename(pointer: str, name: str) -> Operation:
+    """Give members another name, in their place; one that had that name before goes."""
+    steps = _member(pointer, "renames")
+    if steps[-1] is EACH:
+        raise ValueError("renames all members to one name; name the one to rename")
+
+    def operation(document: Document, _x: Exchange, _o: Outcome | None) -> None:
+        for container, key, _ in places(document, steps):
+            if container.__class__ is not dict or key == name:
+                continue
+            pairs = [(name if each == key else each, value) for each, value in container.items() if each != name]
+            container.clear()
+            container.update(pairs)
+
+    return operation
+
+
+def move(pointer: str, to: str) -> Operation:
+    """Take values from one place to another; stars in `to` stand for what those in `pointer` do."""
+    return _transfer(pointer, to, keep=False)
+
+
+def copy(pointer: str, to: str) -> Operation:
+    """As `move`, and leave them where they are too."""
+    return _transfer(pointer, to, keep=True)
+
+
+def _transfer(pointer: str, to: str, *, keep: bool) -> Operation:
+    source, target = _member(pointer, "copies" if keep else "moves"), _member(to, "writes to")
+    if EACH in source and source.count(EACH) != target.count(EACH):
+        raise ValueError(f"has {source.count(EACH)} stars and `{to}` has {target.count(EACH)}; give both the same")
+    if target[: len(source)] == source:
+        if keep or target == source or EACH in target[len(source) :]:
+            raise ValueError(f"leads into itself, `{to}`; name another place")
+        return _sink(source, target[len(source) :])
+
+    def operation(document: Document, _x: Exchange, _o: Outcome | None) -> None:
+        found = places(document, source)
+        values = [(closed(container[key]), stars) for container, key, stars in found]
+        if not keep:
+            _delete(found)
+        for value, stars in values:
+            for container, key, _ in places(document, _bound(target, stars) if stars else target, make=True):
+                _put(container, key, value)
+
+    return operation
+
+
+def _sink(steps: Steps, keys: Steps) -> Operation:
+    """Put members into new objects in their place."""
+
+    def operation(document: Document, _x: Exchange, _o: Outcome | None) -> None:
+        for container, key, _ in places(document, steps):
+            value = container[key]
+            for name in reversed(keys):
+                value = {name: value}
+            container[key] = value
+
+    return operation
+
+
+def select(pointers: Iterable[str]) -> Operation:
+    """Keep only what these lead to, in the objects and lists that lead there."""
+    kept = [parse_pointer(pointer) for pointer in pointers]
+
+    def operation(document: Document, _x: Exchange, _o: Outcome | None) -> None:
+        opened(document.box, 0)
+        if not _keep(document.box, 0, kept):
+            document.box[0] = {}
+
+    return operation
+
+
+def _keep(container: Any, key: Any, kept: list[Steps]) -> bool:
+    """Reduce one member to what the steps lead to; False where they lead to nothing in it."""
+    if () in kept:
+        return True
+    inner = opened(container, key)
+    if inner.__class__ is dict:
+        container[key] = {name: inner[name] for name in list(inner) if _keep(inner, name, list(_below(kept, name)))}
+    elif inner.__class__ is list:
+        inner[:] = [inner[index] for index in range(len(inner)) if _keep(inner, index, list(_below(kept, str(index))))]
+    else:
+        return False
+    return bool(kept)
+
+
+def _below(kept: list[Steps], name: str) -> Iterator[Steps]:
+    return (steps[1:] for steps in kept if steps[0] is EACH or steps[0] == name)
+
+
+def wrap(pointer: str) -> Operation:
+    """Put the document, or with a star each of those members, into a new object under these keys."""
+    return _sink(*_around(pointer, "wraps into"))
+
+
+def unwrap(pointer: str) -> Operation:
+    """Put a member into the place of the document, or with a star of each of those members; where it is not there,
+    everything stays."""
+    outer, keys = _around(pointer, "unwraps")
+
+    def operation(document: Document, _x: Exchange, _o: Outcome | None) -> None:
+        for container, key, _ in places(document, outer):
+            opened(container, key)
+            inner = Document.__new__(Document)
+            inner.box = [container[key]]
+            for holder, name, _ in places(inner, keys):
+                container[key] = holder[name]
+
+    return operation
+
+
+def _around(pointer: str, what: str) -> tuple[Steps, Steps]:
+    """Steps up to the last star, and those after it."""
+    steps = _member(pointer, what)
+    last = max((place + 1 for place, step in enumerate(steps) if step is EACH), default=0)
+    if last == len(steps):
+        raise ValueError(f"{what} a star; name a member after it, such as {pointer}/data")
+    return steps[:last], steps[last:]
+
+
+def _member(pointer: str, what: str) -> Steps:
+    steps = parse_pointer(pointer)
+    if not steps:
+        raise ValueError(f"{what} the whole document; name a member, such as /data")
+    return steps
+
+
+def _spelled(steps: Steps) -> str:
+    return "".join(f"/{'*' if step is EACH else step}" for step in steps) or "the top"

@@ -1,0 +1,268 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from sidecar.cli import main
+from sidecar.policytest.run import Result, Unusable, find, run_file
+from sidecar.policytest.spec import FAILURES
+
+POLICIES = Path(__file__).parents[3] / "policies"
+UNTESTED = {"demo", "telemetry", "tls"}
+"""What they are about is outside of a request: processes, exporters, certificates."""
+
+PLAIN = """
+version: 1
+listeners: {inbound: {address: "127.0.0.1:0"}}
+upstreams:
+  app: {endpoints: ["http://app:80", "http://app-2:80"]}
+  other: {endpoints: ["unix:/run/other.sock"]}
+defaults: {timeout: {request: 10s}}
+routes:
+  - {name: app, upstream: app}
+  - {name: try, match: {path: /try}, upstream: app, retry: {backoff: {jitter: none}}}
+  - {name: other, match: {path: /other}, upstream: other}
+  - {name: wait, match: {path: /wait}, upstream: app, timeout: {request: off, idle: off}}
+"""
+
+
+@pytest.mark.parametrize("path", find(str(POLICIES)), ids=lambda path: Path(path).name)
+def test_the_examples_do_what_their_tests_say(path: str) -> None:
+    for result in run_file(path, {}):
+        assert result.passed, "\n".join(result.differences)
+
+
+def test_every_example_has_tests() -> None:
+    policies = {path.stem for path in POLICIES.glob("*.yaml") if not path.name.endswith(".test.yaml")}
+    assert policies - {path.name.split(".")[0] for path in POLICIES.glob("*.test.yaml")} == UNTESTED
+
+
+@pytest.fixture
+def trial(tmp_path: Path) -> Any:
+    """Runs one test of a file."""
+    (tmp_path / "app.yaml").write_text(PLAIN)
+
+    def run(test: str, **environ: str) -> Result:
+        path = tmp_path / "app.test.yaml"
+        path.write_text("tests:\n  - name: it\n" + "".join(f"    {line}\n" for line in test.strip().splitlines()))
+        (result,) = run_file(str(path), environ)
+        return result
+
+    return run
+
+
+def lines(result: Result) -> list[str]:
+    return [re.sub(r"^[^:]*/", "", difference) for difference in result.differences]
+
+
+@pytest.mark.parametrize(
+    ("test", "differences"),
+    [
+        ("request: {path: /}\nupstream: [200]", []),
+        (
+            "request: {path: /}\nupstream: [{status: 404}]\nexpect:\n  answer:\n    status: 200\n  attempts: 2",
+            ["app.test.yaml:7: status: expected 200, was 404", "app.test.yaml:8: attempts: expected 2, was 1"],
+        ),
+        ("request: {path: /}", ["app.test.yaml:2: upstream: expected 0 tries, was 1 more, of app"]),
+        (
+            "request: {path: /}\nupstream: [200, 200]",
+            ["app.test.yaml:4: upstream: expected 2 tries, was 1: answers were not asked for"],
+        ),
+        (
+            "request: {path: /other}\nupstream: [{upstream: app}]",
+            ["app.test.yaml:4: upstream: expected app to be asked, was other"],
+        ),
+        (
+            "request: {path: /}\nupstream: [{headers: {a: b}}]\nexpect: {answer: {headers: {a: c, d: e, date: null}}}",
+            [
+                "app.test.yaml:5: headers a: expected c, was b",
+                "app.test.yaml:5: headers d: expected e, was nothing",
+                "app.test.yaml:5: headers date: expected no such field, was Sun, 15 Jun 2025 15:06:40 GMT",
+            ],
+        ),
+        (
+            "request: {path: /}\nupstream: [{body: '{\"a\":[1,2.50],\"b\":true}'}]\n"
+            "expect:\n  answer:\n    json:\n      a: [1, 2]\n      b: 1\n      c: x",
+            [
+                "app.test.yaml:8: json /a/1: expected 2, was \"2.50\"",
+                "app.test.yaml:9: json /b: expected 1, was true",
+                'app.test.yaml:10: json /c: expected x, was not there',
+            ],
+        ),
+        (
+            "request: {path: /}\nupstream: [{body: no}]\nexpect: {answer: {json: 1}}",
+            ["app.test.yaml:5: json: expected a JSON body, was no"],
+        ),
+        (
+            "request: {method: POST, path: /a?b, form: {c: d e}}\nupstream: [200]\n"
+            "expect: {upstream: {method: PUT, path: /a, form: {c: d}, upstream: other}}",
+            [
+                "app.test.yaml:5: upstream: expected other, was app",
+                "app.test.yaml:5: method: expected PUT, was POST",
+                "app.test.yaml:5: path: expected /a, was /a?b",
+                'app.test.yaml:5: form: expected {"c": "d"}, was {"c": "d e"}',
+            ],
+        ),
+        (
+            "request: {path: /try}\nupstream: [503, 200]\nexpect: {upstream: [{path: /try}]}",
+            ["app.test.yaml:5: requests upstream: expected 1, was 2: GET /try, GET /try"],
+        ),
+        (
+            "request: {path: /try}\nupstream: [503, 200]\nexpect: {took: {max: 10ms}, route: app, cache: hit}",
+            [
+                "app.test.yaml:5: route: expected app, was try",
+                "app.test.yaml:5: cache: expected hit, was nothing",
+                "app.test.yaml:5: took: expected 0s to 0.01s, was 0.025s",
+            ],
+        ),
+        (
+            "request: {path: /}\nat_once: 3\nupstream: [{times: 2}, 503]\nexpect: {answers: {200: 3}}",
+            ['app.test.yaml:6: answers: expected {"200": 3}, was {"200": 2, "503": 1}'],
+        ),
+        (
+            "request: {path: /}\nupstream: [cut]",
+            ["app.test.yaml:2: the answer: expected whole, was broken off in its body"],
+        ),
+        (
+            "request: {path: /}\nupstream: [200]\nexpect: {breakers: {app: open}}",
+            ["app.test.yaml:5: breakers app: expected open, was no such breaker"],
+        ),
+        (
+            "request: {path: /}\nupstream: [reset]\nexpect: {answer: {status: 200}}",
+            ["app.test.yaml:5: status: expected 200, was 502 (reset: connection reset by peer)"],
+        ),
+        (
+            "request: {path: /wait}\nupstream: [timeout]",
+            ["app.test.yaml:2: the answer: expected whole, was never there"],
+        ),
+        (
+            "listener: outbound\nrequest: {path: /}\nupstream: [200]",
+            ["app.test.yaml:3: listener: expected one of inbound, was outbound"],
+        ),
+    ],
+)  # fmt: skip
+def test_what_differs_is_shown_with_its_place(trial: Any, test: str, differences: list[str]) -> None:
+    assert lines(trial(test)) == differences
+
+
+@pytest.mark.parametrize("failure", FAILURES)
+def test_every_failure_is_one_that_the_pipeline_knows(trial: Any, failure: str) -> None:
+    status = {"timeout": 504, "connect_timeout": 504}.get(failure, 502)
+    answer = f"{{status: {status}, reason: {failure}}}"
+    result = trial(f"request: {{path: /}}\nupstream: [{failure}]\nexpect: {{answer: {answer}}}")
+    if failure == "cut":
+        assert lines(result) == ["app.test.yaml:5: the answer: expected whole, was broken off in its body"]
+    else:
+        assert result.passed, result.differences
+
+
+def test_a_test_ends_at_the_first_step_that_goes_wrong(trial: Any) -> None:
+    step = "- {request: {path: /}, upstream: [200], expect: {answer: {status: 404}}}"
+    assert len(trial(f"steps:\n  {step}\n  {step}").differences) == 1
+
+
+def test_time_passes_at_once_and_the_same_way_each_time(trial: Any) -> None:
+    step = "{wait: 30m, request: {path: /}, upstream: [{after: 9s}], expect: {took: {min: 9s, max: 9s}}}"
+    assert trial(f"seed: 5\nsteps: [{step}]").passed
+
+
+def test_whole_urls_hosts_and_bodies(trial: Any) -> None:
+    test = (
+        "request: {method: POST, path: 'http://Shop.example.com/a?b=c', headers: {X-A: d}, json: {e: [1]}}\n"
+        "upstream: [{status: 201, json: f}]\n"
+        "expect:\n"
+        "  upstream: {path: '/a?b=c', headers: {host: Shop.example.com, x-a: d, content-type: application/json}}\n"
+        "  answer: {json: f, headers: {content-type: application/json, content-length: '3'}}\n"
+    )
+    result = trial(test)
+    assert result.passed, result.differences
+
+
+def unusable(tmp_path: Path, text: str, policies: str = PLAIN) -> list[str]:
+    (tmp_path / "app.yaml").write_text(policies)
+    path = tmp_path / "app.test.yaml"
+    path.write_text(text)
+    with pytest.raises(Unusable) as caught:
+        list(run_file(str(path), {}))
+    return [re.sub(r"^[^:]*/", "", problem) for problem in caught.value.problems]
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (
+            "tests:\n  - name: a\n    reqest: {path: /}\n",
+            "app.test.yaml:3:5: tests.a.reqest: is not a known key; did you mean `request`?",
+        ),
+        (
+            "tests:\n  - name: a\n    request: {path: x}\n",
+            "app.test.yaml:3:21: tests.a.request.path: does not match ^(/|https?://)",
+        ),
+        ("tests:\n  - name: a\n", "app.test.yaml:2:5: tests.a: needs a request, or steps with requests, and not both"),
+        ("tests:\n  - {name: a, request: {path: /}, upstream: [rest]}\n", "is no answer; write a status"),
+        ("tests:\n  - {name: a, request: {path: /}, upstream: [99]}\n", "must be at least 200"),
+        ("tests:\n  - {name: a, request: {path: /, json: 1, body: x}}\n", "has more than one of json, form and body"),
+        ("tests: []\n", "has too few items; at least 1"),
+        ("", "holds no tests"),
+        ("tests: [", "is not valid YAML"),
+    ],
+)  # fmt: skip
+def test_a_file_that_makes_no_sense_says_where(tmp_path: Path, text: str, problem: str) -> None:
+    assert any(problem in line for line in unusable(tmp_path, text))
+
+
+def test_policies_that_are_wrong_are_told_as_check_tells_them(tmp_path: Path) -> None:
+    policies = PLAIN.replace("upstream: other}", "upstream: othr}")
+    problems = unusable(tmp_path, "tests: [{name: a, request: {path: /}, upstream: [200]}]", policies)
+    assert any("did you mean `other`?" in problem and problem.startswith("app.yaml:") for problem in problems)
+
+
+def test_policies_come_from_the_file_named_the_same_else_the_directory_else_where_it_says(tmp_path: Path) -> None:
+    test = "tests: [{name: a, request: {path: /}, upstream: [200], expect: {route: app}}]\n"
+    (tmp_path / "one.yaml").write_text(PLAIN.partition("routes:")[0])
+    (tmp_path / "two.yaml").write_text("routes:\n  - {name: app, upstream: app}\n")
+    (tmp_path / "all.test.yaml").write_text(test)
+    (tmp_path / "one.test.yaml").write_text("policies: .\nenviron: {UNUSED: x}\n" + test)
+    for path in find(str(tmp_path)):
+        assert [result.passed for result in run_file(path, {})] == [True]
+
+
+def test_the_command(tmp_path: Path) -> None:
+    (tmp_path / "app.yaml").write_text(PLAIN)
+    good = "{name: good, request: {path: /}, upstream: [200]}"
+    bad = "{name: bad one, request: {path: /}, upstream: [200], expect: {attempts: 3}}"
+    (tmp_path / "app.test.yaml").write_text(f"tests:\n  - {good}\n  - {bad}\n")
+    run = CliRunner().invoke
+    result = run(main, ["test", str(tmp_path)])
+    assert result.exit_code == 1
+    assert re.search(r"^ok +\S+app.test.yaml:2  good$", result.output, re.MULTILINE)
+    assert re.search(
+        r"^FAIL +\S+app.test.yaml:3  bad one\n +\S+:3: attempts: expected 3, was 1$", result.output, re.MULTILINE
+    )
+    assert result.output.endswith("1 test passed, 1 failed\n")
+    result = run(main, ["test", str(tmp_path / "app.test.yaml"), "-k", "good"])
+    assert (result.exit_code, result.output.splitlines()[-1]) == (0, "1 test passed")
+    assert "is not a test file" in run(main, ["test", str(tmp_path / "app.yaml")]).output
+    (tmp_path / "app.test.yaml").unlink()
+    assert "has no *.test.yaml" in run(main, ["test", str(tmp_path)]).output
+    assert run(main, ["check", str(tmp_path)]).exit_code == 0
+
+
+def test_a_cache_with_a_condition_serves_only_whom_it_is_for(tmp_path: Path) -> None:
+    route = "{name: app, upstream: app, cache: {ttl: 60s, when: \"!('x-fresh' in request.headers)\"}}"
+    (tmp_path / "app.yaml").write_text(PLAIN.replace("{name: app, upstream: app}", route))
+    steps = [
+        "{request: {path: /a}, upstream: [{json: 1}], expect: {cache: miss}}",
+        "{request: {path: /a, headers: {x-fresh: y}}, upstream: [{json: 2}], expect: {answer: {json: 2}}}",
+        "{request: {path: /a}, expect: {cache: hit, answer: {json: 1}}}",
+        "{request: {method: PUT, path: /a, headers: {x-fresh: y}}, upstream: [204]}",
+        "{request: {path: /a}, upstream: [{json: 2}], expect: {cache: miss}}",
+    ]
+    path = tmp_path / "app.test.yaml"
+    path.write_text("tests:\n  - name: it\n    steps:\n" + "".join(f"      - {step}\n" for step in steps))
+    (result,) = run_file(str(path), {})
+    assert result.passed, result.differences

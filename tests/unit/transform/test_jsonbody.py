@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+import gc
+import json
+import time
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sidecar.transform.jsonbody import Document, Invalid, parse, plain
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=4), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@given(VALUES, st.sampled_from([None, 1, "\t"]), st.booleans())
+def test_what_is_not_touched_stays_byte_for_byte(value: Any, indent: Any, ascii_: bool) -> None:
+    try:
+        data = json.dumps(value, indent=indent, ensure_ascii=ascii_).encode()
+    except UnicodeEncodeError:
+        return  # a lone surrogate is no text
+    if b"\\ud" in data.lower():
+        return
+    assert parse(data).encoded() == data
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "12345678901234567890123",
+        "-0",
+        "1.10",
+        "1E2",
+        "1e400",
+        "-1.0e-999",
+        "0.1000000000000000055511151231257827",
+        "[1.0,2]",
+    ],
+)
+def test_numbers_keep_their_spelling(text: str) -> None:
+    document = parse(b'{"a": %b, "b": 1}' % text.encode())
+    assert document.encoded() == b'{"a": %b, "b": 1}' % text.encode()
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b'{"a":1,"a":2}', 'the key "a" twice'),
+        (b'{"a":{"b":[{"x":1,"y":2,"x":3}]}}', 'the key "x" twice'),
+        (b'{"a" : 1, "a"\n:2}', 'the key "a" twice'),
+        (b'{"a":1,"\\u0061":2}', 'the key "a" twice'),
+        (b'{"a\\"":1,"a\\"":2,"c":"\\\\"}', "twice"),
+        (b'{"a":"\\u003a","b":1,"b":2}', 'the key "b" twice'),
+        (b'{"a":":","b":1,"b":2}', 'the key "b" twice'),
+        (b'{"a":"\xff"}', "not UTF-8"),
+        (b'{"\xc3":1}', "not UTF-8"),
+        (b'"\\ud800"', "not JSON"),
+        (b"NaN", "not JSON"),
+        (b"{'a':1}", "not JSON"),
+        (b'{"a":1}{"b":2}', "not JSON"),
+        (b'{"a":01}', "not JSON"),
+        (b"\xef\xbb\xbf{}", "not JSON"),
+        (b'{"a":"\x01"}', "not JSON"),
+        (b"", "is empty"),
+        (b" \n", "is empty"),
+        (b"[" * 100_000 + b"]" * 100_000, "too deep"),
+        (b'{"a":' * 100_000, "too deep"),
+    ],
+)
+def test_what_is_no_one_json_text_is_invalid(data: bytes, message: str) -> None:
+    with pytest.raises(Invalid, match=message):
+        parse(data)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b'{"a":":","b":"\\":","c":" :"}',
+        b'[{"a":1},{"a":2}]',
+        b'{"a":{"a":{"a":1}}}',
+        b'{"a":1,"A":2,"":3}',
+        b'{":":":", "::":"::"}',
+        b'{"a":"\\"b\\":1,\\"b\\":2"}',
+        b'{"a":"\\u0022b\\u0022:1"}',
+    ],
+)
+def test_what_only_looks_like_a_repeated_key_is_none(data: bytes) -> None:
+    assert parse(data).encoded() == data
+
+
+@given(st.lists(st.tuples(st.sampled_from(["a", "b", ":", 'c"', "\\", ""]), st.integers(0, 3)), max_size=5))
+def test_repeated_keys_are_found_in_every_spelling(pairs: list[tuple[str, int]]) -> None:
+    for separator, ascii_ in ((":", True), (" : ", False)):
+        inner = ", ".join(f"{json.dumps(key, ensure_ascii=ascii_)}{separator}{value}" for key, value in pairs)
+        data = b'{"x": [{%b}], "y": "\\u003a"}' % inner.encode()
+        if len(dict(pairs)) == len(pairs):
+            assert parse(data).encoded() == data
+        else:
+            with pytest.raises(Invalid, match="twice"):
+                parse(data)
+
+
+@pytest.mark.parametrize(
+    ("steps", "value"),
+    [((), {"a": [1, {"b": 2.5}], "c": None}), (("a", 1, "b"), 2.5), (("c",), None), (("a",), [1, {"b": 2.5}])],
+)
+def test_values_are_found_by_their_steps(steps: tuple[str | int, ...], value: Any) -> None:
+    document = parse(b' { "a" : [1, {"b": 2.5}], "c" : null } ')
+    assert document.at(steps) == value
+
+
+@pytest.mark.parametrize("steps", [("x",), ("a", 2), ("a", "0"), ("c", "d"), ("a", 0, "x"), (0,)])
+def test_what_is_not_there_is_not_found(steps: tuple[str | int, ...]) -> None:
+    with pytest.raises(LookupError):
+        parse(b'{"a":[1],"c":null}').at(steps)
+
+
+def test_plain_values() -> None:
+    assert plain(Document({"a": [1, "x", None, True]}).box[0]) == {"a": [1, "x", None, True]}
+    assert parse(b"1e400").at(()) == float("inf")
+
+
+HOSTILE = [
+    b'{"a":1,' * 9_000,
+    b"[" + b"[]," * 20_000 + b"1]",
+    b"{" + b",".join(b'"k%d":%d' % (i, i) for i in range(5_000)) + b"}",
+    b'{"a":"' + b"\\u003a" * 10_000 + b'"}',
+    b"[" + b"1" * 4_000 + b",1]",
+    b"1" * 65_536,
+    b"0." + b"1" * 65_536,
+    b'"' + b'\\"' * 32_000 + b'"',
+    b"[" * 65_536,
+]
+
+
+@pytest.mark.parametrize("data", HOSTILE, ids=range(len(HOSTILE)))
+def test_hostile_bodies_take_no_time(data: bytes) -> None:
+    def once() -> float:
+        gc.collect()  # or it looks at the whole test run meanwhile
+        start = time.thread_time()
+        with suppress(Invalid):
+            parse(data).encoded()
+        return time.thread_time() - start
+
+    assert min(once() for _ in range(5)) < 0.005
