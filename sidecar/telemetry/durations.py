@@ -15,13 +15,20 @@ from http import HTTPStatus
 from typing import Final
 
 from sidecar.core.events import ATTEMPT_DURATION, REQUEST_DURATION
-from sidecar.core.meter import SECONDS, Histogram
+from sidecar.core.meter import SECONDS, Exemplar, Histogram
+from sidecar.core.outcome import CLIENT_CLOSED
 from sidecar.telemetry.metrics import MAX_SERIES, OTHER, Registry
 
 METHODS: Final = {m: m.decode() for m in b"GET HEAD POST PUT DELETE CONNECT OPTIONS TRACE PATCH".split()}
 OTHER_METHOD: Final = b"_OTHER"
 STATUSES: Final = frozenset((0, 499, *(int(status) for status in HTTPStatus)))
 """Those that are registered, 499 (the client went away) and 0 (there was none)."""
+
+
+def is_error(status: int, reason: str) -> bool:
+    """Did a request go wrong on our side?  A status of 5xx, or an answer that broke off; not what a client asked for
+    wrongly, nor one that left (OpenTelemetry's conventions for the status of a server span)."""
+    return status >= 500 or (reason != "" and status < 400 and reason != CLIENT_CLOSED.code)
 
 
 def _status_class(status: int) -> int:
@@ -45,6 +52,13 @@ class RouteMetrics:
         series = self._series.get((method, status, reason)) or self._find(method, status, reason)
         series.counts[bisect_left(SECONDS, seconds)] += 1
         series.total += seconds
+
+    def exemplify(self, method: bytes, status: int, reason: str, exemplar: Exemplar) -> None:
+        """Show one of the requests that were recorded: the latest of its bucket."""
+        series = self._find(method, status, reason)
+        if series.exemplars is None:
+            series.exemplars = {}
+        series.exemplars[bisect_left(SECONDS, exemplar.value)] = exemplar
 
     def _find(self, method: bytes, status: int, reason: str) -> Histogram:
         key = _known(method, status, reason)

@@ -45,9 +45,9 @@ class LineWriter:
         return self._queued - self._taken
 
     def write(self, line: bytes) -> bool:
-        """Queue a line with its line feed; False where there is no room and it was dropped."""
+        """Queue a line, or several, with their line feeds; False where there is no room and they were dropped."""
         if self._closed or self._queued - self._taken + len(line) > self._max:
-            self._refused += 1
+            self._refused += line.count(b"\n")
             return False
         self._queued += len(line)
         self._queue.put(line)
@@ -77,10 +77,11 @@ class LineWriter:
                 except queue.Empty:
                     break
             ended = line is None
+            data = b"".join(batch)
             try:
-                self._write(b"".join(batch))
+                self._write(data)
             except OSError:  # nobody is there to be told; the count tells
-                self._failed += len(batch)
+                self._failed += data.count(b"\n")
             self._taken += size
 
     def _write(self, data: bytes) -> None:

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from typing import Any, Final, Literal, NamedTuple
 
 from sidecar.core.events import SERIES_DROPPED
-from sidecar.core.meter import Counter, Histogram
+from sidecar.core.meter import Counter, Exemplar, Histogram
 from sidecar.telemetry.catalogue import METRICS, Description
 
 Kind = Literal["counter", "gauge", "histogram"]
@@ -29,6 +29,7 @@ Instrument = Counter | Histogram | Read
 
 OTHER: Final = "other"
 MAX_SERIES: Final = 1000
+NONE: Final[Mapping[int, Exemplar]] = {}
 UNDESCRIBED: Final = Description("", "")
 
 
@@ -41,6 +42,8 @@ class Series(NamedTuple):
     counts: tuple[int, ...] = ()
     """A histogram's counts by bucket, not cumulative; the last is what exceeds every bound."""
     bounds: tuple[float, ...] = ()
+    exemplars: Mapping[int, Exemplar] = NONE
+    """By the index of their bucket."""
 
 
 class Metric(NamedTuple):
@@ -120,6 +123,12 @@ class Registry:
         for family in self._families.values():
             family.retire(owner)
 
+    def instruments(self, name: str) -> Iterator[tuple[Labels, Instrument]]:
+        """The living instruments of a metric, for who reads it often; not to be changed."""
+        if (family := self._families.get(name)) is not None:
+            for labels, claims in family.series.items():
+                yield labels, next(reversed(claims.values()))
+
     def collect(self) -> Iterator[Metric]:
         """A copy of every metric, one at a time, in the order of their names."""
         for name in sorted(self._families):
@@ -163,7 +172,8 @@ def _copy(labels: Labels, instrument: Instrument) -> Series:
     if isinstance(instrument, Counter):
         return Series(labels, instrument.value)
     if isinstance(instrument, Histogram):
-        return Series(labels, instrument.total, tuple(instrument.counts), instrument.bounds)
+        exemplars = NONE if instrument.exemplars is None else dict(instrument.exemplars)
+        return Series(labels, instrument.total, tuple(instrument.counts), instrument.bounds, exemplars)
     try:
         return Series(labels, float(instrument()))
     except Exception:  # one reading that fails must not take the page away; it shows as NaN

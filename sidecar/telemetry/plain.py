@@ -31,14 +31,17 @@ _authorization: Final = re.compile(r"(?i)\b(bearer|basic|digest)\s+[\w.~+/=-]{4,
 class Secrets:
     """Makes values plain.  Knows which texts must not be seen."""
 
-    __slots__ = ("_known",)
+    __slots__ = ("_known", "_words")
 
     def __init__(self) -> None:
         self._known: re.Pattern[str] | None = None
+        self._words: dict[str, set[str]] = {}
 
-    def hide(self, values: Iterable[str]) -> None:
-        """The texts that are secret from now on, in place of those before.  Too short ones are left alone."""
-        words = sorted({v for v in values if len(v) >= MIN_SECRET}, key=len, reverse=True)
+    def hide(self, values: Iterable[str], whose: str = "") -> None:
+        """The texts that are secret from now on, in place of the same owner's before.  Too short ones are left
+        alone."""
+        self._words[whose] = {v for v in values if len(v) >= MIN_SECRET}
+        words = sorted(set().union(*self._words.values()), key=len, reverse=True)
         self._known = re.compile("|".join(map(re.escape, words))) if words else None
 
     def text(self, value: str) -> str:
@@ -72,7 +75,7 @@ class Secrets:
 
     def _member(self, key: Any, item: Any, depth: int) -> tuple[str, Any]:
         name = key if isinstance(key, str) else _shown(key)
-        if _names_secret(name) and isinstance(
+        if names_secret(name) and isinstance(
             item, str | bytes | bytearray | list | tuple
         ):  # a number of tokens is none
             return name, HIDDEN
@@ -80,7 +83,7 @@ class Secrets:
 
 
 @lru_cache(1024)
-def _names_secret(name: str) -> bool:
+def names_secret(name: str) -> bool:
     return _secret_name(name) is not None
 
 

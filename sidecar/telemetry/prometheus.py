@@ -1,5 +1,6 @@
-"""The metrics page: Prometheus text exposition format 0.0.4, written in pieces.
+"""The metrics page, written in pieces: Prometheus text format 0.0.4, or OpenMetrics 1.0 for who asks for it.
 
+OpenMetrics has what the older format lacks: exemplars, which lead from a bucket of the latency histogram to a trace.
 Names go by OpenTelemetry's rules for Prometheus: dots become underscores, the unit is appended (`_seconds`, `_bytes`)
 and a counter ends in `_total`.  A page of 1000 histograms is 2 MB and takes 20 ms to write: whoever writes it yields
 to the loop after each piece (`page`), and `Page` keeps the last one for a second and lets simultaneous scrapes share.
@@ -16,6 +17,9 @@ from typing import Final
 from sidecar.telemetry.metrics import Metric, Registry, Series
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+OPENMETRICS: Final = "application/openmetrics-text"
+OPENMETRICS_TYPE: Final = f"{OPENMETRICS}; version=1.0.0; charset=utf-8"
+END: Final = "# EOF\n"
 PIECE: Final = 50
 """Series in a piece: about 1 ms of work where they are histograms."""
 SUFFIXES: Final = {"s": "_seconds", "By": "_bytes"}
@@ -24,9 +28,23 @@ _label_escapes: Final = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
 _help_escapes: Final = str.maketrans({"\\": r"\\", "\n": r"\n"})
 
 
+def wants_openmetrics(accept: str) -> bool:
+    """Does an `Accept` header (RFC 9110 12.5.1) ask for OpenMetrics?  Prometheus puts it first."""
+    for part in accept.lower().split(","):
+        kind, *parameters = (piece.strip() for piece in part.split(";"))
+        if kind == OPENMETRICS and not {"q=0", "q=0.0"} & set(parameters):
+            return True
+    return False
+
+
+def family_name(metric: Metric) -> str:
+    """Its name in OpenMetrics, without the suffix of a counter's samples."""
+    return re.sub(r"[^a-zA-Z0-9_:]", "_", metric.name) + SUFFIXES.get(metric.unit, "")
+
+
 def metric_name(metric: Metric) -> str:
     """Its name on the page."""
-    name = re.sub(r"[^a-zA-Z0-9_:]", "_", metric.name) + SUFFIXES.get(metric.unit, "")
+    name = family_name(metric)
     return name + "_total" if metric.kind == "counter" else name
 
 
@@ -44,17 +62,27 @@ def labels_text(series: Series) -> str:
     )
 
 
-def render(metric: Metric) -> Iterator[str]:
+def bound(value: float, *, openmetrics: bool) -> str:
+    """A bucket's upper bound; OpenMetrics wants whole ones as `1.0`."""
+    return repr(float(value)) if openmetrics else number(value)
+
+
+def render(metric: Metric, *, openmetrics: bool = False) -> Iterator[str]:
     """The lines of one metric, in pieces of at most `PIECE` series; none where it has no series."""
     if not metric.series:
         return
     name = metric_name(metric)
-    lines = [f"# HELP {name} {metric.help.translate(_help_escapes)}"] if metric.help else []
-    lines.append(f"# TYPE {name} {metric.kind}")
+    family = family_name(metric) if openmetrics else name
+    escapes = _label_escapes if openmetrics else _help_escapes
+    lines = [f"# TYPE {family} {metric.kind}"]
+    if openmetrics and metric.unit in SUFFIXES:
+        lines.append(f"# UNIT {family} {SUFFIXES[metric.unit][1:]}")
+    if metric.help:
+        lines.insert(len(lines) if openmetrics else 0, f"# HELP {family} {metric.help.translate(escapes)}")
     for count, series in enumerate(metric.series, 1):
         labels = labels_text(series)
         if metric.kind == "histogram":
-            _histogram(lines, name, labels, series)
+            _histogram(lines, name, labels, series, openmetrics=openmetrics)
         else:
             lines.append(f"{name}{{{labels}}} {number(series.value)}" if labels else f"{name} {number(series.value)}")
         if count % PIECE == 0:
@@ -64,21 +92,25 @@ def render(metric: Metric) -> Iterator[str]:
         yield "\n".join(lines) + "\n"
 
 
-def _histogram(lines: list[str], name: str, labels: str, series: Series) -> None:
+def _histogram(lines: list[str], name: str, labels: str, series: Series, *, openmetrics: bool) -> None:
     before = f'{name}_bucket{{{labels}{"," if labels else ""}le="'
+    exemplars = series.exemplars if openmetrics else {}
     seen = 0
-    for bound, count in zip(series.bounds, series.counts, strict=False):
+    for index, count in enumerate(series.counts):
         seen += count
-        lines.append(f'{before}{number(bound)}"}} {seen}')
-    seen += series.counts[-1]
-    lines.append(f'{before}+Inf"}} {seen}')
+        le = "+Inf" if index == len(series.bounds) else bound(series.bounds[index], openmetrics=openmetrics)
+        line = f'{before}{le}"}} {seen}'
+        if index in exemplars:
+            value, wall, trace_id, span_id = exemplars[index]
+            line += f' # {{trace_id="{trace_id.decode()}",span_id="{span_id:016x}"}} {value!r} {wall:.3f}'
+        lines.append(line)
     braces = f"{{{labels}}}" if labels else ""
     lines.append(f"{name}_sum{braces} {number(series.value)}")
     lines.append(f"{name}_count{braces} {seen}")
 
 
 class Page:
-    """The page, at most one second old."""
+    """The page in both formats, at most one second old."""
 
     def __init__(
         self, registry: Registry, now: Callable[[], float], sleep: Callable[[float], Awaitable[None]], keep: float = 1.0
@@ -88,18 +120,21 @@ class Page:
         self._sleep = sleep
         self._keep = keep
         self._lock = asyncio.Lock()
-        self._written = -math.inf
-        self._text = b""
+        self._texts: dict[bool, tuple[float, bytes]] = {}
+        """By whether it is OpenMetrics: when it was written, and what."""
 
-    async def text(self) -> bytes:
+    async def text(self, *, openmetrics: bool = False) -> bytes:
         """The page; written anew, a piece at a time, where the last one is too old."""
         async with self._lock:
-            if self._now() - self._written >= self._keep:
+            written, text = self._texts.get(openmetrics, (-math.inf, b""))
+            if self._now() - written >= self._keep:
                 pieces = []
                 for metric in self._registry.collect():
-                    for piece in render(metric):
+                    for piece in render(metric, openmetrics=openmetrics):
                         pieces.append(piece)
                         await self._sleep(0)
-                self._text = "".join(pieces).encode()
-                self._written = self._now()
-            return self._text
+                if openmetrics:
+                    pieces.append(END)
+                text = "".join(pieces).encode()
+                self._texts[openmetrics] = (self._now(), text)
+            return text

@@ -7,12 +7,13 @@ import math
 import pytest
 
 from sidecar.core import events
+from sidecar.core.meter import Exemplar
 from sidecar.telemetry import process
-from sidecar.telemetry.catalogue import PROCESS_CPU, PROCESS_MEMORY
+from sidecar.telemetry.catalogue import METRICS, PROCESS_CPU, PROCESS_MEMORY, Description
 from sidecar.telemetry.durations import RouteMetrics
 from sidecar.telemetry.metrics import Metric, Registry, Series
-from sidecar.telemetry.prometheus import PIECE, Page, number, render
-from tests.support.clock import FakeClock
+from sidecar.telemetry.prometheus import PIECE, Page, number, render, wants_openmetrics
+from tests.support.clock import FakeClock, make_env
 from tests.support.loop import settle, virtual
 from tests.unit.telemetry.exposition import Family, read
 
@@ -135,3 +136,48 @@ def test_where_there_is_no_proc_the_process_is_unknown(monkeypatch: pytest.Monke
     monkeypatch.undo()
     assert math.isnan(memory)
     assert math.isnan(files)
+
+
+OPENMETRICS_PAGE = """\
+# TYPE sidecar_bugs counter
+# HELP sidecar_bugs Errors of the sidecar's own.
+sidecar_bugs_total{where="a\\"b"} 1
+# TYPE test_seconds histogram
+# UNIT test_seconds seconds
+test_seconds_bucket{le="0.5"} 1 # {trace_id="0af7651916cd43dd8448eb211c80319c",span_id="00000000000000ab"} 0.25 123.500
+test_seconds_bucket{le="1.0"} 1
+test_seconds_bucket{le="+Inf"} 2
+test_seconds_sum 2.25
+test_seconds_count 2
+# EOF
+"""
+
+
+async def test_openmetrics_with_exemplars(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(METRICS, "test", Description("s", ""))
+    registry = Registry()
+    registry.counter("sidecar.bugs", where='a"b').add()
+    histogram = registry.histogram("test")
+    histogram.bounds, histogram.counts, histogram.total = (0.5, 1.0), [1, 0, 1], 2.25
+    histogram.exemplars = {0: Exemplar(0.25, 123.5, b"0af7651916cd43dd8448eb211c80319c", 0xAB)}
+    env = make_env()
+    page = Page(registry, env.now, env.sleep)
+    assert (await page.text(openmetrics=True)).decode() == OPENMETRICS_PAGE
+    plain = (await page.text()).decode()
+    assert 'test_seconds_bucket{le="1"} 1\n' in plain
+    assert "#" not in plain.replace("# HELP", "").replace("# TYPE", "")
+
+
+@pytest.mark.parametrize(
+    ("accept", "wants"),
+    [
+        ("application/openmetrics-text;version=1.0.0;q=0.6,text/plain;version=0.0.4;q=0.5,*/*;q=0.1", True),
+        ("Application/OpenMetrics-Text; version=0.0.1", True),
+        ("text/plain, application/openmetrics-text;q=0", False),
+        ("text/plain;version=0.0.4", False),
+        ("*/*", False),
+        ("", False),
+    ],
+)
+def test_openmetrics_is_for_who_asks_for_it(accept: str, wants: bool) -> None:
+    assert wants_openmetrics(accept) is wants

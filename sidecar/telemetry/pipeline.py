@@ -1,0 +1,167 @@
+"""Telemetry as a whole: wired once by the first policies, tuned by those that follow.
+
+`begin` is what a listener calls for each request; it is None where nobody traces, so that a request then pays one test
+and its trace headers pass untouched.  Whatever telemetry fails at (a certificate, an address) is told and left out: it
+never keeps the sidecar from serving.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Mapping
+from threading import Thread
+from typing import TYPE_CHECKING, Any, Final
+
+from sidecar.core import events
+from sidecar.core.env import Env
+from sidecar.core.exchange import Exchange
+from sidecar.telemetry.access import AccessLog
+from sidecar.telemetry.lines import LineWriter
+from sidecar.telemetry.metrics import Registry
+from sidecar.telemetry.plain import Secrets
+from sidecar.telemetry.propagation import Propagation
+from sidecar.telemetry.recorder import Recorder
+from sidecar.telemetry.settings import Sampler, Settings, settle
+from sidecar.telemetry.spec import AccessLogSpec, SamplingSpec, TelemetrySpec
+from sidecar.telemetry.tracing import Tracer
+
+if TYPE_CHECKING:
+    from sidecar.telemetry.export import SpanQueue
+    from sidecar.telemetry.otlp_metrics import MetricsExport
+
+STDOUT: Final = 1
+POLL: Final = 0.02
+
+
+class Telemetry:
+    """What goes out, and the way there."""
+
+    def __init__(
+        self,
+        env: Env,
+        registry: Registry,
+        recorder: Recorder,
+        secrets: Secrets,
+        environ: Mapping[str, str],
+        version: str,
+        submit: Callable[..., Any],
+    ) -> None:
+        """`submit(function)` runs a function on the loop from any thread, as `loop.call_soon_threadsafe` does."""
+        self.begin: Callable[[Exchange], None] | None = None
+        self.settings: Settings | None = None
+        """None before the first policies."""
+        self._env = env
+        self._registry = registry
+        self._recorder = recorder
+        self._secrets = secrets
+        self._environ = environ
+        self._version = version
+        self._submit = submit
+        self._started = env.wall()
+        self._tracer: Tracer | None = None
+        self._spans: SpanQueue | None = None
+        self._metrics: MetricsExport | None = None
+        self._sending: Any = None
+        self._lines: LineWriter | None = None
+
+    def use(self, spec: TelemetrySpec | None, service: str) -> None:
+        """Take the settings of a set of policies.  Never raises."""
+        spec = spec or TelemetrySpec()
+        if self.settings is None:
+            self.settings = settings = settle(spec, service, self._environ)
+            for warning in settings.warnings:
+                self._env.emit(events.TELEMETRY_SETTINGS, level="warning", problem=warning)
+            self._wire(settings)
+        self._tune_tracing(spec.sampling, self.settings)
+        self._tune_access(spec.access_log)
+
+    # ----- once
+
+    def _wire(self, settings: Settings) -> None:
+        targets = [target for target in (settings.traces, settings.metrics) if target is not None]
+        if not targets:
+            return
+        self._secrets.hide([value for target in targets for value in target.headers.values()], "telemetry")
+        self._recorder.exemplars = settings.exemplars
+        try:
+            self._connect(settings)
+        except Exception as error:  # what a library makes of a bad certificate or address is its own affair
+            self._env.emit(events.EXPORT_FAILED, level="error", cause="nothing is exported", error=error)
+
+    def _connect(self, settings: Settings) -> None:
+        from opentelemetry.sdk.trace import SpanLimits
+        from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+        from opentelemetry.semconv.schemas import Schemas
+
+        from sidecar.telemetry import export, otlp_metrics, spans
+
+        export.listen(settings.level)
+        env, total = self._env, self._registry.total
+        resource = export.resource(
+            settings.service, self._version, str(uuid.UUID(int=env.rng.getrandbits(128), version=4))
+        )
+        scope = InstrumentationScope("sidecar", self._version, Schemas.V1_44_0.value)
+        if settings.traces is not None:
+            queue = self._spans = export.SpanQueue(settings, settings.traces, self._tell)
+            limits = SpanLimits() if settings.has_limits else None
+            maker = spans.SpanMaker(queue, resource, scope, env.now, env.wall, limits)
+            self._tracer = Tracer(Propagation(settings.formats), maker, env.now, env.rng, env.meter)
+            total(events.TELEMETRY_DROPPED, lambda: queue.dropped, signal="traces", reason="queue_full")
+            total(events.TELEMETRY_DROPPED, lambda: queue.watch.failed, signal="traces", reason="export_failed")
+            total(events.TELEMETRY_EXPORTED, lambda: queue.watch.exported, signal="traces")
+        if settings.metrics is not None:
+            target = settings.metrics
+            watch = export.Watch("metrics", target.endpoint, self._tell)
+            builder = otlp_metrics.Builder(resource, scope, settings.temporality, self._started)
+            metrics = otlp_metrics.MetricsExport(env, self._registry, builder, target, watch, settings.interval)
+            self._metrics = metrics
+            self._sending = env.spawn(metrics.run())
+            total(events.TELEMETRY_DROPPED, lambda: watch.failed, signal="metrics", reason="export_failed")
+            total(events.TELEMETRY_EXPORTED, lambda: watch.exported, signal="metrics")
+
+    def _tell(self, event: str, /, **attributes: Any) -> None:
+        """An event from another thread."""
+        try:
+            self._submit(lambda: self._env.emit(event, **attributes))
+        except RuntimeError:  # the loop is closed, and with it the log
+            return
+
+    # ----- with each set of policies
+
+    def _tune_tracing(self, sampling: SamplingSpec | None, settings: Settings) -> None:
+        self._recorder.tracer = tracer = self._tracer if sampling is not None else None
+        self.begin = None if tracer is None else tracer.begin
+        if tracer is not None and sampling is not None:
+            tracer.retune(settings.sampler or Sampler(sampling.ratio), sampling.keep)
+
+    def _tune_access(self, spec: AccessLogSpec | None) -> None:
+        recorder = self._recorder
+        if spec is None or spec.format == "off":
+            if recorder.access is not None:
+                recorder.access.flush()
+            recorder.access = None
+            return
+        if self._lines is None:
+            lines = self._lines = LineWriter(STDOUT)
+            self._registry.total(events.LOG_DROPPED, lambda: lines.dropped, log="access")
+        if recorder.access is None:
+            recorder.access = AccessLog(self._lines, self._env)
+        recorder.access.retune(spec.format, spec.successes)
+
+    # ----- at the end
+
+    async def close(self, seconds: float = 3.0) -> None:
+        """Send what waits, for at most that long."""
+        if self._sending is not None:
+            self._sending.cancel()
+        closing: list[Thread] = [part.close() for part in (self._spans, self._metrics) if part is not None]
+        until = self._env.now() + seconds
+        while any(thread.is_alive() for thread in closing) and self._env.now() < until:
+            await self._env.sleep(POLL)
+        if any(thread.is_alive() for thread in closing):
+            lost = 0 if self._spans is None else self._spans.waiting
+            self._env.emit(events.EXPORT_FAILED, cause=f"given up {seconds:g} s after the end", lost=lost)
+        if self._recorder.access is not None:
+            self._recorder.access.flush()
+        if self._lines is not None:
+            self._lines.close()

@@ -1,0 +1,60 @@
+"""What is recorded of each request that is over: once, here, for all stages.
+
+Metrics always; spans and the access log where they are configured.  Nothing of it can fail a request: it is over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from sidecar.core.exchange import Attempt, Exchange
+from sidecar.core.meter import Exemplar
+from sidecar.core.outcome import Outcome
+from sidecar.telemetry.access import AccessLog
+from sidecar.telemetry.durations import AttemptMetrics, RouteMetrics
+from sidecar.telemetry.metrics import Registry
+from sidecar.telemetry.refusals import Refusals
+from sidecar.telemetry.settings import ExemplarFilter
+from sidecar.telemetry.tracing import Tracer
+
+
+class Recorder:
+    """`record` takes each exchange that has ended."""
+
+    def __init__(
+        self, registry: Registry, refusals: Refusals, now: Callable[[], float], wall: Callable[[], float]
+    ) -> None:
+        self._now = now
+        self._wall = wall
+        self._refusals = refusals
+        self._attempts = AttemptMetrics(registry)
+        self._unrouted = RouteMetrics(registry, {"route": "", "http.route": ""})
+        self.tracer: Tracer | None = None
+        self.access: AccessLog | None = None
+        self.exemplars: ExemplarFilter = "trace_based"
+
+    def record(self, x: Exchange, outcome: Outcome, reason: str, seconds: float) -> None:
+        """An exchange has ended: with this outcome, failure code (empty for none) and duration in seconds."""
+        metrics: Any = self._unrouted if x.route is None else x.route.metrics
+        metrics.record(x.method, outcome.status, reason, seconds)
+        if reason and (failure := outcome.failure) is not None and failure.origin == "gateway":
+            self._refusals.note("" if x.route is None else x.route.name, reason, outcome.refusal)
+        for a in x.attempts:
+            if not a.ended:
+                self._end(a, outcome, reason)
+            self._attempts.record(a.upstream, a.endpoint, x.method, a.status, a.reason, a.ended - a.started)
+        trace = x.trace
+        if trace is not None and self.tracer is not None:
+            self.tracer.end(x, outcome, reason, seconds)
+            if (trace.kept and self.exemplars == "trace_based") or self.exemplars == "always_on":
+                exemplar = Exemplar(seconds, self._wall(), trace.trace_id, trace.span_id)
+                metrics.exemplify(x.method, outcome.status, reason, exemplar)
+        if self.access is not None:
+            self.access.record(x, outcome, reason, seconds)
+
+    def _end(self, attempt: Attempt, outcome: Outcome, reason: str) -> None:
+        """A try that goes on for others (a cache that fills its store): for this request it is over."""
+        attempt.ended = self._now()
+        attempt.status = outcome.status
+        attempt.reason = reason

@@ -1,0 +1,196 @@
+"""What telemetry works with: the policy block, and over it OpenTelemetry's standard variables.
+
+The variables are followed by the specification and not by the Python SDK's reading of it where the two differ:
+`OTEL_EXPORTER_OTLP_TIMEOUT` is in milliseconds (the SDK takes it for seconds and would wait for hours).  A variable of
+one signal wins over the general one; one that makes no sense is reported and left out, it never stops the sidecar.
+
+Export is on where somebody says where to: an endpoint in the block or in a variable, or `OTEL_TRACES_EXPORTER=otlp`
+(`OTEL_METRICS_EXPORTER`) itself.  A collector on localhost is not assumed without being asked for: most pods have none.
+
+Not supported, and reported when set: `OTEL_CONFIG_FILE`, exporters other than `otlp`, `console` and `none`, samplers
+and propagators of other vendors, `http/json`, exponential histograms.  There is no OTLP export of logs, so the
+variables of logs have nothing to do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final, Literal
+from urllib.parse import urlsplit
+
+from sidecar.telemetry.spec import ExportTlsSpec, MetricsSpec, TelemetrySpec
+from sidecar.telemetry.variables import OTLP, Variables
+
+Kind = Literal["grpc", "http", "console"]
+Compression = Literal["gzip", "none"]
+Temporality = Literal["cumulative", "delta", "lowmemory"]
+ExemplarFilter = Literal["trace_based", "always_on", "always_off"]
+
+PORT_GRPC: Final = 4317
+DEFAULTS: Final = {"grpc": "http://localhost:4317", "http": "http://localhost:4318"}
+PROTOCOLS: Final[dict[str, Kind | None]] = {"grpc": "grpc", "http/protobuf": "http"}
+EXPORTERS: Final = {"otlp": "otlp", "console": "console", "none": "none", "prometheus": "none"}
+COMPRESSIONS: Final[dict[str, Compression | None]] = {"gzip": "gzip", "none": "none"}
+TEMPORALITIES: Final[dict[str, Temporality]] = {"cumulative": "cumulative", "delta": "delta", "lowmemory": "lowmemory"}
+FILTERS: Final[dict[str, ExemplarFilter]] = {
+    "trace_based": "trace_based", "always_on": "always_on", "always_off": "always_off",
+}  # fmt: skip
+FORMATS: Final = {"tracecontext": "w3c", "b3": "b3", "b3multi": "b3multi", "baggage": "", "none": ""}
+"""Propagators by their standard names.  Baggage is a field like any other: it passes."""
+SAMPLERS: Final[dict[str, tuple[float | None, bool] | None]] = {
+    "always_on": (1.0, False),
+    "always_off": (0.0, False),
+    "traceidratio": (None, False),
+    "parentbased_always_on": (1.0, True),
+    "parentbased_always_off": (0.0, True),
+    "parentbased_traceidratio": (None, True),
+}
+"""The ratio (None: the argument's), and whether a caller's decision counts."""
+LIMITS: Final = (
+    "ATTRIBUTE_COUNT", "ATTRIBUTE_VALUE_LENGTH", "SPAN_ATTRIBUTE_COUNT", "SPAN_ATTRIBUTE_VALUE_LENGTH",
+    "SPAN_EVENT_COUNT", "SPAN_LINK_COUNT",
+)  # fmt: skip
+LEVELS: Final = {"debug": "DEBUG", "info": "INFO", "warn": "WARNING", "error": "ERROR", "fatal": "CRITICAL"}
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where one signal goes, and how."""
+
+    kind: Kind
+    endpoint: str = ""
+    """For `http` the whole URL."""
+    is_plain: bool = True
+    """For `grpc`: without TLS."""
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    timeout: float = 10.0
+    """Seconds."""
+    compression: Compression = "none"
+    tls: ExportTlsSpec = field(default_factory=ExportTlsSpec)
+
+
+@dataclass(frozen=True, slots=True)
+class Sampler:
+    """Which new traces are recorded."""
+
+    ratio: float
+    is_parent_based: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """All that only a restart changes, and the sampler where a variable has the say."""
+
+    service: str = "sidecar"
+    traces: Target | None = None
+    metrics: Target | None = None
+    sampler: Sampler | None = None
+    formats: tuple[str, ...] = ("w3c",)
+    """How traces travel; empty: not at all."""
+    queue: int = 2048
+    """Spans that wait to be sent, at most."""
+    batch: int = 512
+    """Spans in one export."""
+    delay: float = 5.0
+    """Seconds between two batches of spans."""
+    has_limits: bool = False
+    """Do the variables limit what a span may hold?"""
+    interval: float = 60.0
+    """Seconds between two exports of metrics."""
+    temporality: Temporality = "cumulative"
+    exemplars: ExemplarFilter = "trace_based"
+    level: str = "WARNING"
+    """Of what OpenTelemetry's own code logs."""
+    warnings: tuple[str, ...] = ()
+    """Variables that could not be followed, each a sentence."""
+
+
+def settle(spec: TelemetrySpec | None, service: str, environ: Mapping[str, str]) -> Settings:
+    """The settings in force."""
+    spec = spec or TelemetrySpec()
+    read = Variables(environ)
+    if read.flag("OTEL_SDK_DISABLED"):
+        return Settings(service)
+    if read.text("OTEL_CONFIG_FILE"):
+        read.warn("OTEL_CONFIG_FILE", "is not read; the policy files and the other variables are")
+    read.word(OTLP + "METRICS_DEFAULT_HISTOGRAM_AGGREGATION", {"explicit_bucket_histogram": None}, None)
+    queue, batch = read.whole("OTEL_BSP_MAX_QUEUE_SIZE", 2048), read.whole("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", 512)
+    if batch > queue:
+        read.warn("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", f"is more than the queue holds; {queue} is used")
+    return Settings(
+        service=service,
+        traces=_target(spec, "TRACES", read),
+        metrics=None if spec.metrics is None else _target(spec, "METRICS", read),
+        sampler=_sampler(read),
+        formats=_formats(spec, read),
+        queue=queue,
+        batch=min(batch, queue),
+        delay=read.seconds("OTEL_BSP_SCHEDULE_DELAY") or 5.0,
+        has_limits=any(read.text(f"OTEL_{name}_LIMIT") for name in LIMITS),
+        interval=read.seconds("OTEL_METRIC_EXPORT_INTERVAL") or (spec.metrics or MetricsSpec()).interval,
+        temporality=read.word(OTLP + "METRICS_TEMPORALITY_PREFERENCE", TEMPORALITIES, "cumulative"),
+        exemplars=read.word("OTEL_METRICS_EXEMPLAR_FILTER", FILTERS, "trace_based"),
+        level=read.word("OTEL_LOG_LEVEL", LEVELS, "WARNING"),
+        warnings=read.warnings,
+    )
+
+
+def _target(spec: TelemetrySpec, signal: Literal["TRACES", "METRICS"], read: Variables) -> Target | None:
+    exporter = read.word(f"OTEL_{signal}_EXPORTER", EXPORTERS, "")
+    if exporter == "console":
+        return Target("console")
+    own = read.text(f"{OTLP}{signal}_ENDPOINT")
+    base = read.text(f"{OTLP}ENDPOINT") or spec.endpoint or ""
+    if exporter == "none" or not (own or base or exporter):
+        return None
+    given: Kind | None = read.of(signal, "PROTOCOL", lambda name: read.word(name, PROTOCOLS, None)) or spec.protocol
+    kind: Kind = given or ("grpc" if _port(own or base) == PORT_GRPC else "http")
+    endpoint = own or base or DEFAULTS[kind]
+    if kind == "http" and not own:
+        endpoint = f"{endpoint.rstrip('/')}/v1/{signal.lower()}"
+    scheme = endpoint.partition("://")[0].lower() if "://" in endpoint else ""
+    if scheme not in ("http", "https") and (scheme or kind == "http"):
+        read.warn(f"{OTLP}ENDPOINT", f"is {own or base!r} and not a URL; write it such as {DEFAULTS[kind]}")
+        return None
+    timeout = read.of(signal, "TIMEOUT", read.seconds) or spec.timeout
+    longest = read.seconds("OTEL_BSP_EXPORT_TIMEOUT" if signal == "TRACES" else "OTEL_METRIC_EXPORT_TIMEOUT")
+    compression: Compression | None = read.of(signal, "COMPRESSION", lambda name: read.word(name, COMPRESSIONS, None))
+    tls = spec.tls or ExportTlsSpec()
+    return Target(
+        kind=kind,
+        endpoint=endpoint,
+        is_plain=scheme == "http" if scheme else read.of(signal, "INSECURE", read.flag),
+        headers={
+            **{name.lower(): value.get_secret_value() for name, value in spec.headers.items()},
+            **read.of(signal, "HEADERS", read.headers),
+        },
+        timeout=min(timeout, longest or timeout),
+        compression=compression or spec.compression,
+        tls=ExportTlsSpec(
+            ca=read.of(signal, "CERTIFICATE", read.text) or tls.ca,
+            cert=read.of(signal, "CLIENT_CERTIFICATE", read.text) or tls.cert,
+            key=read.of(signal, "CLIENT_KEY", read.text) or tls.key,
+        ),
+    )
+
+
+def _sampler(read: Variables) -> Sampler | None:
+    found = read.word("OTEL_TRACES_SAMPLER", SAMPLERS, None)
+    if found is None:
+        return None
+    ratio, is_parent_based = found
+    return Sampler(read.ratio("OTEL_TRACES_SAMPLER_ARG") if ratio is None else ratio, is_parent_based)
+
+
+def _formats(spec: TelemetrySpec, read: Variables) -> tuple[str, ...]:
+    if not read.text("OTEL_PROPAGATORS"):
+        return tuple(dict.fromkeys(spec.propagation))
+    return tuple(dict.fromkeys(name for name in read.words("OTEL_PROPAGATORS", FORMATS) if name))
+
+
+def _port(endpoint: str) -> int | None:
+    try:
+        return urlsplit(endpoint if "://" in endpoint else f"//{endpoint}").port
+    except ValueError:
+        return None

@@ -1,0 +1,97 @@
+"""The `telemetry` block of the policy files: where traces, metrics and the access log go.
+
+A standard variable (`OTEL_*`, see `telemetry/variables.py`) wins over what stands here: who deploys has the last word
+over who wrote the file, and a sidecar fits into a fleet that an OpenTelemetry operator equips.
+
+Sampling, tail rules and the access log follow a reload: that is what one turns up during an incident.  The rest (where
+things are sent and how, and propagation) is wired when the process starts; only a restart changes it.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, SecretStr
+
+from sidecar.core.units import Duration, Model, Rate, Share
+
+Format = Literal["w3c", "b3", "b3multi"]
+
+
+class KeepSpec(Model):
+    """Tail rules: traces that are kept whatever the sampling says, decided when the request has ended."""
+
+    errors: bool = True
+    """Requests that failed or were answered with 5xx."""
+    slower_than: Duration | None = None
+    """Requests that took longer."""
+    breaker_transitions: bool = True
+    """Requests on which a circuit breaker changed its state."""
+    at_most: Rate = 100.0
+    """What the tail rules may keep: an outage must not make every request pay for its spans."""
+
+
+class SamplingSpec(Model):
+    """Which requests are traced."""
+
+    ratio: Share = 1.0
+    """Of the requests that begin a trace; those of a traced caller follow its decision."""
+    keep: KeepSpec | None = None
+
+
+class ExportTlsSpec(Model):
+    """TLS towards the collector."""
+
+    ca: str | None = None
+    """File with the certificates to trust; the system's without it."""
+    cert: str | None = None
+    """File with our certificate, where the collector asks for one."""
+    key: str | None = None
+    """File with its key."""
+
+
+class MetricsSpec(Model):
+    """Metrics sent over OTLP; the Prometheus page is there in any case."""
+
+    interval: Duration = 60.0
+    """Between two exports."""
+
+
+class AccessLogSpec(Model):
+    """One line for each request, on standard output."""
+
+    format: Literal["json", "text", "off"] = "json"
+    """`json` for machines, `text` for people."""
+    successes: Share = 1.0
+    """Share of the successes to write down: requests that took one try, did not fail and were not answered with 5xx.
+    All others are always written."""
+
+
+class TelemetrySpec(Model):
+    """What the sidecar tells about itself, and to whom."""
+
+    endpoint: Annotated[str, Field(pattern=r"^https?://[^\s/]+")] | None = None
+    """The collector: `http://collector:4317`.  Without it, and without the standard variables, nothing is exported."""
+    protocol: Literal["grpc", "http"] | None = None
+    """`grpc`, or `http` (protobuf); unless given `grpc` for port 4317 and `http` for any other."""
+    headers: dict[str, SecretStr] = Field(default_factory=dict)
+    """Fields to send with each export, such as an API key."""
+    compression: Literal["gzip", "none"] = "none"
+    timeout: Duration = 10.0
+    """For one export, retries included."""
+    tls: ExportTlsSpec | None = None
+    propagation: Annotated[
+        tuple[Format, ...],
+        Field(strict=False, min_length=1),
+        BeforeValidator(lambda value: [value] if isinstance(value, str) else value),
+    ] = ("w3c",)
+    """How a trace travels: one format or a list; what comes in is read and what goes out is written in all of them."""
+    sampling: SamplingSpec | None = SamplingSpec()
+    """`off`: no traces at all, and trace headers pass through untouched."""
+    metrics: MetricsSpec | None = MetricsSpec()
+    access_log: AccessLogSpec | None = None
+
+
+def wiring(spec: TelemetrySpec | None) -> dict[str, Any]:
+    """What only a restart changes, of a block that may be missing."""
+    return (spec or TelemetrySpec()).model_dump(exclude={"sampling", "access_log"})

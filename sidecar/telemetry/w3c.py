@@ -1,0 +1,91 @@
+"""W3C Trace Context on the wire: reading `traceparent` and `tracestate`.  Pure functions.
+
+The rules, with the recommendation's section (Level 1, with what Level 2 adds):
+
+- 3.2.2: lower-case hex only; an id of zeros is invalid; version `ff` is invalid; version 00 has 55 characters; of a
+  higher version the first 55 are read as those of 00, if a dash or nothing follows; we answer with 00.
+- 3.2.2.5: flags that we do not know are not passed on: `sampled` and (Level 2) `random` are all there is.
+- 3.3.1: tracestate may come in several fields, joined in order; empty members are dropped; at most 32 remain.
+- 4.3: a malformed or repeated traceparent restarts the trace and drops the tracestate; a malformed tracestate (a bad
+  key or value, a key that comes twice, a 33rd member) is dropped alone and whole, since no part of it can be trusted.
+- 3.4: every request that goes upstream has a parent-id of its own, also when nobody records a span for it: the
+  access logs of both sides can then be joined, and a span that is kept later fits in between.
+
+A valid tracestate is passed on in full: the recommendation asks for at least 512 characters, and what came in is
+already bounded by the limit on header bytes.  The first byte of a key may be a digit (Level 2).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Final, NamedTuple
+
+from sidecar.core.message import Headers
+
+SAMPLED: Final = 0x01
+RANDOM: Final = 0x02
+"""Level 2: the right-most 7 bytes of the trace-id are random."""
+KNOWN_FLAGS: Final = SAMPLED | RANDOM
+MAX_MEMBERS: Final = 32
+TRACEPARENT: Final = b"traceparent"
+TRACESTATE: Final = b"tracestate"
+
+_traceparent: Final = re.compile(
+    rb"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(-.*)?", re.DOTALL
+).fullmatch
+_KEY: Final = rb"[a-z0-9](?:[a-z0-9_*/-]{0,255}|[a-z0-9_*/-]{0,240}@[a-z0-9][a-z0-9_*/-]{0,13})"
+_VALUE: Final = rb"[\x20-\x2b\x2d-\x3c\x3e-\x7e]{0,255}[\x21-\x2b\x2d-\x3c\x3e-\x7e]"
+_member: Final = re.compile(rb"(" + _KEY + rb")=" + _VALUE).fullmatch
+_FLAGS: Final = {b"%02x" % flags: flags & KNOWN_FLAGS for flags in range(256)}
+
+
+class Parent(NamedTuple):
+    """The caller's place in a trace: whose child the next span will be."""
+
+    trace_id: bytes
+    """32 characters of lower-case hex, not all zero."""
+    span_id: bytes
+    """16 characters of lower-case hex, not all zero."""
+    flags: int
+    state: bytes = b""
+    """The tracestate, joined into one field value; empty where there is none."""
+
+    @property
+    def is_sampled(self) -> bool:
+        return self.flags & SAMPLED != 0
+
+
+def parse_traceparent(value: bytes) -> Parent | None:
+    """What one `traceparent` field says, without its tracestate; None where it is malformed."""
+    match = _traceparent(value) or _traceparent(value.strip(b" \t"))
+    if match is None:
+        return None
+    version, trace_id, span_id, flags, future = match.groups()
+    if future is not None and version == b"00":
+        return None
+    return Parent(trace_id, span_id, _FLAGS[flags])
+
+
+def parse_tracestate(values: Iterable[bytes]) -> bytes:
+    """Join the `tracestate` fields of a message, in order, into one value; empty where there is nothing valid."""
+    members: dict[bytes, bytes] = {}
+    for value in values:
+        for member in value.split(b","):
+            stripped = member.strip(b" \t")
+            if not stripped:
+                continue
+            match = _member(stripped)
+            if match is None or match[1] in members or len(members) == MAX_MEMBERS:
+                return b""
+            members[match[1]] = stripped
+    return b",".join(members.values())
+
+
+def extract(fields: Headers) -> Parent | None:
+    """The caller's place in its trace; None where there is none or it is malformed, and the trace starts anew."""
+    parents: Sequence[bytes] = [value for name, value in fields if name == TRACEPARENT]
+    parent = parse_traceparent(parents[0]) if len(parents) == 1 else None
+    if parent is None:
+        return None
+    return parent._replace(state=parse_tracestate(value for name, value in fields if name == TRACESTATE))
