@@ -6,12 +6,12 @@ uvloop runs the process where it is installed: it takes 7 to 15 % of the CPU of 
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import random
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
 
 from sidecar import __version__
 from sidecar.control.reload import Control, Origin
@@ -19,23 +19,27 @@ from sidecar.control.spec import RouteSpec
 from sidecar.control.state import StateStore
 from sidecar.core import events
 from sidecar.core.env import Env
-from sidecar.core.exchange import Exchange
-from sidecar.core.outcome import Outcome
+from sidecar.edge.descriptors import raise_limit
 from sidecar.edge.lifecycle import Process
-from sidecar.edge.server import Recorder, Server
-from sidecar.edge.stall import freeze_startup
-from sidecar.telemetry.durations import AttemptMetrics, RouteMetrics
+from sidecar.edge.server import Server
+from sidecar.edge.stall import freeze_startup, share_interpreter
+from sidecar.telemetry.durations import RouteMetrics
 from sidecar.telemetry.lines import LineWriter
-from sidecar.telemetry.log import Emitter
+from sidecar.telemetry.log import Emitter, LibraryLog
 from sidecar.telemetry.metrics import Registry
+from sidecar.telemetry.pipeline import Telemetry
 from sidecar.telemetry.plain import Secrets
 from sidecar.telemetry.process import observe
+from sidecar.telemetry.recorder import Recorder
+from sidecar.telemetry.refusals import Refusals
 
 STDERR = 2
 
 
 def run(path: str) -> None:
     """Serve the policies at `path` until SIGTERM; exits with 0 after a drain, 1 if they cannot be served."""
+    raise_limit()
+    share_interpreter()
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         code = runner.run(serve(path))
     sys.exit(code)
@@ -72,17 +76,22 @@ async def serve(path: str) -> int:
         emit=emitter.emit,
         meter=registry,
     )
-    server = Server(env, recorder(registry))
+    logging.getLogger().addHandler(LibraryLog(emitter.emit, loop.call_soon_threadsafe))
+    refusals = Refusals(time.time)
+    recorder = Recorder(registry, refusals, env.now, env.wall)
+    telemetry = Telemetry(env, registry, recorder, secrets, os.environ, __version__, loop.call_soon_threadsafe)
+    server = Server(env, recorder.record, telemetry)
     store = StateStore(registry)
     control = Control(env, store, Origin(path), server, metrics=lambda spec: route_metrics(registry, spec))
     registry.total(events.LOG_DROPPED, lambda: lines.dropped)
     started = time.monotonic()
     observe(registry, lambda: time.monotonic() - started)
     freeze_startup()
-    process = Process(env, control, store, server, registry, emitter, secrets, __version__)
+    process = Process(env, control, store, server, registry, emitter, refusals, secrets, __version__)
     try:
         return await process.live()
     finally:
+        await telemetry.close()
         lines.close()
 
 
@@ -91,17 +100,3 @@ def route_metrics(registry: Registry, spec: RouteSpec) -> RouteMetrics:
     match = spec.match
     template = match.path or match.path_prefix or match.path_regex or ""
     return RouteMetrics(registry, {"route": spec.name, "http.route": template})
-
-
-def recorder(registry: Registry) -> Recorder:
-    """What is recorded of each exchange that has ended: once, here, for all stages."""
-    attempts = AttemptMetrics(registry)
-    unrouted = RouteMetrics(registry, {"route": "", "http.route": ""})
-
-    def record(x: Exchange, outcome: Outcome, reason: str, seconds: float) -> None:
-        metrics: Any = unrouted if x.route is None else x.route.metrics
-        metrics.record(x.method, outcome.status, reason, seconds)
-        for a in x.attempts:
-            attempts.record(a.upstream, a.endpoint, x.method, a.status, a.reason, a.ended - a.started)
-
-    return record

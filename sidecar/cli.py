@@ -1,4 +1,4 @@
-"""The command line: `sidecar run | check | routes | explain | schema`.
+"""The command line: `sidecar run | check | routes | explain | schema | top`.
 
 Each command imports what it needs when it runs, so that `--help` and `--version` answer at once and `check` does not
 load the data plane.  Exit codes: 0 all is well, 1 the policies have problems, 2 the command line is wrong.
@@ -67,6 +67,35 @@ def schema() -> None:
     click.echo(text(), nl=False)
 
 
+@main.command("test")
+@click.argument("path")
+@click.option("-k", "words", multiple=True, metavar="WORD", help="Only tests with this word in their names.")
+def try_out(path: str, words: tuple[str, ...]) -> None:
+    """Run policy tests: the examples in *.test.yaml files, in virtual time; exit 1 if one fails.
+
+    PATH is a test file, or a directory of them.
+    """
+    from sidecar.policytest.run import Unusable, find, run_file
+
+    passed = failed = 0
+    try:
+        for file in find(path):
+            try:
+                for result in run_file(file, os.environ, words):
+                    passed += result.passed
+                    failed += not result.passed
+                    click.echo(f"{'ok  ' if result.passed else 'FAIL'}  {result.mark}  {result.name}")
+                    for difference in result.differences:
+                        click.echo(f"      {difference}")
+            except Unusable as error:
+                failed += 1
+                click.echo(str(error))
+    except OSError as error:
+        raise click.ClickException(error.strerror or str(error)) from None
+    click.echo(f"{count(range(passed), 'test')} passed" + (f", {failed} failed" if failed else ""))
+    sys.exit(1 if failed else 0)
+
+
 @main.command()
 @click.argument("path")
 def routes(path: str) -> None:
@@ -104,6 +133,38 @@ def explain(path: str, method: str, url: str, headers: tuple[str, ...], listener
         raise click.UsageError(str(error)) from None
     x.path = normalised(x.path)
     click.echo(explain_text(snapshot, listener, x), nl=False)
+
+
+@main.command()
+@click.argument("address", default="127.0.0.1:9901")
+@click.option(
+    "--token", envvar="SIDECAR_ADMIN_TOKEN", help="The admin listener's token; better left to SIDECAR_ADMIN_TOKEN."
+)
+@click.option("--once", is_flag=True, help="Print one screen and end.")
+def top(address: str, token: str | None, once: bool) -> None:
+    """Watch a running sidecar: traffic, breakers, endpoints, limits and refusals, as on its live page.
+
+    ADDRESS is its admin listener.
+    """
+    from sidecar.control.listener import parse_address
+
+    try:
+        from sidecar.top import run as screen
+        from sidecar.top.stream import StreamError
+    except ImportError:
+        raise click.ClickException("this needs rich; pip install 'resilience-sidecar[top]'") from None
+    try:
+        host, port, path = parse_address(address)
+    except ValueError as error:
+        raise click.UsageError(f"{address} {error}") from None
+    if path:
+        raise click.UsageError("a Unix socket cannot be watched; give the admin listener a port")
+    try:
+        (screen.once if once else screen.run)(host, port, token)
+    except StreamError as error:
+        raise click.ClickException(str(error)) from None
+    except KeyboardInterrupt:
+        return
 
 
 def compiled(path: str) -> Snapshot:

@@ -11,6 +11,7 @@ from itertools import combinations
 from math import isinf
 from typing import Any, Final
 
+from sidecar.control.captures import check_captures
 from sidecar.control.listener import Address
 from sidecar.control.match import check_matches
 from sidecar.control.node import BUILT_IN, Node
@@ -30,6 +31,7 @@ def check(spec: PolicySpec, report: Report) -> None:
         _check_upstream(spec, upstream, spec.node.nearest("upstreams", name), report)
     for route in spec.routes:
         _check_times(route, report)
+        check_captures(route, report)
     check_matches(spec, report)
 
 

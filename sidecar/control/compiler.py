@@ -7,27 +7,30 @@ Rules:
    and stands just outside the route's own of the same kind: both must let a request through, the wider one first.  A
    breaker `per: endpoint` is asked where the endpoint is chosen, by the upstream's client.
 3. A fallback to another upstream goes through that upstream's own limits, and through no other policy of this route.
-4. Nothing here does I/O or changes what lives: state comes from a lease, and the result is one immutable snapshot.
+4. A write invalidates what any route has cached of its URI (RFC 9111 4.4): a route that may take unsafe methods gets a
+   layer for the stores that it does not use itself, where there are such.
+5. Nothing here does I/O or changes what lives: state comes from a lease, and the result is one immutable snapshot.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final, NamedTuple, Protocol
 
+from sidecar.cache.store import Store
 from sidecar.control.node import Mark
 from sidecar.control.router import Router
 from sidecar.control.rule import Rule
 from sidecar.control.spec import PolicySpec, RouteSpec
 from sidecar.control.state import Family, Lease
 from sidecar.core.env import BuildContext, Env
-from sidecar.core.exchange import CRITICALITIES, Exchange
+from sidecar.core.exchange import CRITICALITIES, SAFE_METHODS, Exchange
 from sidecar.core.outcome import Outcome
 from sidecar.core.stage import Gate, Service, Stage, stack
 from sidecar.core.units import Block, Problem
-from sidecar.stages import STAGES, Entry, breaker
+from sidecar.stages import STAGES, Entry, breaker, cache
 from sidecar.upstream.budget import RetryBudget
 from sidecar.upstream.client import make_upstream
 from sidecar.upstream.endpoint import Endpoint, EndpointSet
@@ -38,6 +41,7 @@ BREAKER: Final = "circuit_breaker"
 UPSTREAM_WIDE: Final = (BREAKER, "concurrency")
 """Policies that can stand under an upstream."""
 RETRY_BUDGET: Final = "retry_budget"
+CACHE: Final = "cache"
 
 
 class Terminal(Protocol):
@@ -124,18 +128,43 @@ def compile_policies(
 ) -> Snapshot:
     """Build everything that the policies say.  Raises `CompileError` with all problems; the lease is then to be
     abandoned.  `metrics` gives each route its `Route.metrics`."""
+    steps = compile_steps(spec, env, lease, digest=digest, metrics=metrics, make=make)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            snapshot: Snapshot = end.value
+            return snapshot
+
+
+def compile_steps(
+    spec: PolicySpec, env: Env, lease: Lease, *, digest: str, metrics: Callable[[RouteSpec], Any], make: MakeUpstream
+) -> Generator[None, None, Snapshot]:
+    """The same a step at a time, each of them well below a millisecond, so that requests need not wait for the whole:
+    what is in force does not change before a lease is committed."""
     compiler = _Compiler(spec, env, lease)
     for name in spec.upstreams:
         compiler.add_upstream(name, make)
+        yield
+    for name in sorted({block.store for each in spec.routes if (block := cache_of(each)) is not None}):
+        compiler.add_store(name)
     compiler.check()
-    routes = {route.name: compiler.route(route) for route in spec.routes}
+    routes: dict[str, Route] = {}
+    for each in spec.routes:
+        routes[each.name] = compiler.route(each)
+        yield
     compiler.check()
+    listeners: dict[str, Router[Route]] = {}
+    for name in spec.listeners:
+        rules = []
+        for route in routes.values():
+            if route.listener in (None, name):
+                rules.append(Rule(route.spec.match, route))
+                yield
+        listeners[name] = Router(rules)
+        yield
     for route in routes.values():
         route.metrics = metrics(route.spec)
-    listeners = {
-        name: Router(Rule(route.spec.match, route) for route in routes.values() if route.listener in (None, name))
-        for name in spec.listeners
-    }
     return Snapshot(digest, spec, routes, listeners, compiler.upstreams)
 
 
@@ -147,6 +176,8 @@ class _Compiler:
         self.env = env
         self.lease = lease
         self.upstreams: dict[str, Terminal] = {}
+        self.stores: dict[str, Store] = {}
+        """The caches that routes use."""
         self.problems: list[Problem] = []
 
     def check(self) -> None:
@@ -166,9 +197,31 @@ class _Compiler:
         gates.watch(upstream, self.lease)
         self.upstreams[name] = upstream
 
+    def add_store(self, name: str) -> None:
+        spec = self.spec.caches[name]
+        try:
+            self.stores[name] = self.lease.obtain((CACHE, name), spec, partial(Store, name, spec, self.env))
+        except ImportError as error:
+            message = f"needs a library that is not here ({error}): install resilience-sidecar[redis]"
+            self.problems.append(Problem(*self.spec.where("caches", name, "redis"), f"caches.{name}.redis", message))
+
     def route(self, spec: RouteSpec) -> Route:
-        links = [link for entry in STAGES for link in self.links(entry, spec.name, spec.upstream, spec)]
-        return Route(spec, tuple(links), stack([link.stage for link in links], self.upstreams[spec.upstream].service))
+        links: list[Link] = []
+        stages: list[Stage] = []
+        for entry in STAGES:
+            if entry.name == CACHE and (others := self.other_stores(spec)):
+                stages.append(cache.heeding(others))
+            found = self.links(entry, spec.name, spec.upstream, spec)
+            links += found
+            stages += [link.stage for link in found]
+        return Route(spec, tuple(links), stack(stages, self.upstreams[spec.upstream].service))
+
+    def other_stores(self, spec: RouteSpec) -> list[Store]:
+        """The caches that a route's unsafe requests have to be told to, beside its own."""
+        methods, own = spec.match.methods, cache_of(spec)
+        if methods is not None and SAFE_METHODS.issuperset(method.encode() for method in methods):
+            return []
+        return [store for name, store in self.stores.items() if own is None or own.store != name]
 
     def links(self, entry: Entry, route: str, upstream: str, spec: RouteSpec | None) -> list[Link]:
         """The stages of one kind in a route's way, those of its upstream first; those alone where `spec` is None."""
@@ -199,6 +252,8 @@ class _Compiler:
 
     def resource(self, route: str, kind: str, name: str) -> Any:
         """What a stage of a route may ask for by kind and name.  Raises `ValueError` for what is not declared."""
+        if kind == CACHE:
+            return self.stores[name]
         spec = self.spec.upstreams.get(name)
         if spec is None:
             raise ValueError(f"names the {kind} `{name}`, which is not declared")
@@ -208,7 +263,12 @@ class _Compiler:
         if kind == UPSTREAM:
             stages = [link.stage for entry in STAGES for link in self.links(entry, route, name, None)]
             return stack(stages, self.upstreams[name].service)
-        raise ValueError(f"asks for a {kind}, and there is only {RETRY_BUDGET} and {UPSTREAM}")
+        raise ValueError(f"asks for a {kind}, and there is only {CACHE}, {RETRY_BUDGET} and {UPSTREAM}")
+
+
+def cache_of(spec: RouteSpec) -> cache.Spec | None:
+    block = spec.blocks.get(CACHE)
+    return block if isinstance(block, cache.Spec) else None
 
 
 class Gates:

@@ -5,6 +5,7 @@ one that has none of the certificates and endpoints that the policies name."""
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from typing import Any, NoReturn
 
 from sidecar.control.compiler import Snapshot, compile_policies
@@ -52,4 +53,5 @@ def still() -> Env:
 
 def compile_dry(spec: PolicySpec) -> Snapshot:
     """The pipelines of some policies.  Raises `CompileError`."""
-    return compile_policies(spec, still(), StateStore().lease(), make=Unconnected)
+    alone = {name: cache.model_copy(update={"redis": None}) for name, cache in spec.caches.items()}
+    return compile_policies(replace(spec, caches=alone), still(), StateStore().lease(), make=Unconnected)

@@ -37,7 +37,7 @@ def values(model: Model, node: Node | None, without: tuple[str, ...] = (), path:
         given = node.child(key)
         if given is None and isinstance(node.value, list) and field.is_required():
             given = node  # a block that may be written as its one list
-        if key in without or (value is None and given is None):
+        if key in without or (given is None and value in (None, (), {})):
             continue
         if isinstance(value, Model):
             yield from values(value, given, path=f"{path}{key}.")

@@ -9,14 +9,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 from urllib.parse import urlsplit
 
-from sidecar.control import paths
-from sidecar.control.compiler import BREAKER, ROUTE, Link, Route, Snapshot
+from sidecar.control.compiler import BREAKER, ROUTE, Link, Route, Snapshot, cache_of
 from sidecar.control.effective import flow, values
-from sidecar.control.pattern import MAX_INPUT
+from sidecar.control.explain_cache import cache_text
 from sidecar.control.router import host_names
-from sidecar.control.rule import EXACT, PREFIX, REGEX, TEMPLATE, Rule, combined, parameter
+from sidecar.control.rule import EXACT, PREFIX, REGEX, TEMPLATE, Rule
 from sidecar.control.spec import CRITICALITY
+from sidecar.core import paths
 from sidecar.core.exchange import Exchange
+from sidecar.core.pattern import MAX_INPUT
+from sidecar.core.query import parameter
 
 MAX_LISTED: Final = 10
 """Routes that are named beside the one that matches."""
@@ -53,6 +55,8 @@ def explain_text(snapshot: Snapshot, listener: str, x: Exchange) -> str:
         lines += [f"    {{path.{name}}} is {flow(value)}" for name, value in x.captures.items()]
     if others := list(_others(router.rules, route, x)):
         lines += ["", "other routes", *table(others)]
+    if route is not None and (cache := cache_of(route.spec)) is not None:
+        lines += ["", "cache", *(f"    {sentence}" for sentence in cache_text(cache, route.name, x))]
     if route is not None:
         lines += list(_in_force(snapshot, route))
     return "\n".join(lines) + "\n"
@@ -77,6 +81,7 @@ def match_words(route: Route) -> str:
     path = match.path or (match.path_prefix and f"{match.path_prefix.rstrip('/')}/*") or match.path_regex or "/*"
     conditions = [f"{name}: {value}" for name, value in match.headers.items()]
     conditions += [f"?{name}={value}" for name, value in match.query.items()]
+    conditions += [f"when {match.when}"] if match.when else []
     methods = ", ".join(match.methods) if match.methods else "any method"
     return " ".join([methods, (match.host or "") + ("~" if match.path_regex else "") + path, *conditions])
 
@@ -118,7 +123,7 @@ def _in_force(snapshot: Snapshot, route: Route) -> Iterator[str]:
     shown = tuple(link.policy for link in route.chain if link.scope != ROUTE)
     yield from ("", f"upstream {route.upstream}", *table(list(values(upstream, whole, without=shown))))
     where = spec.where(CRITICALITY) if spec.node.child(CRITICALITY) is not None else "built-in"
-    yield from ("", *table([(CRITICALITY, spec.criticality, str(where))]))
+    yield from ("", f"{CRITICALITY} {spec.criticality}  {where}")
 
 
 def _unmatched(snapshot: Snapshot, listener: str, x: Exchange) -> Iterator[str]:
@@ -150,7 +155,7 @@ def _others(rules: Sequence[Rule[Route]], taken: Route | None, x: Exchange) -> I
     for rule in rules:
         route = rule.target
         reasons = list(misses(rule, x, paths.canonical(x.path)))
-        if route is taken or len(reasons) > 1:
+        if route is taken or len(reasons) > 1 or (not reasons and not paths.readings(x.path)):
             continue
         listed += 1
         if listed > MAX_LISTED:
@@ -174,12 +179,14 @@ def misses(rule: Rule[Route], x: Exchange, path: bytes) -> Iterator[str]:
     if rule.methods is not None and x.method not in rule.methods:
         yield f"the method is {x.method.decode()}, not {' or '.join(match.methods or ())}"
     for name, value in rule.headers:
-        if (got := combined(x, name)) != value:
+        if (got := x.joined(name)) != value:
             yield f"the header {name.decode()} is {_seen(got)}, not {value.decode()}"
     for name, value in rule.query:
         if (many := parameter(x.query, name)) != [value]:
             given = _seen(many[0] if many else None) if len(many) < 2 else "given more than once"
             yield f"the query parameter {name.decode()} is {given}, not {value.decode()}"
+    if rule.when is not None and not rule.when.holds(x):
+        yield f"the condition does not hold: {match.when}"
 
 
 def _seen(value: bytes | None) -> str:

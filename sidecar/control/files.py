@@ -86,7 +86,7 @@ def parse(source: Source, environ: Mapping[str, str], report: Report) -> Node | 
         line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
         words = [getattr(error, name, None) for name in ("context", "problem")]
         what = ", ".join(word for word in words if word) or str(error)
-        report.error(Mark(source.name, line, column), "", f"is not valid YAML: {what}")
+        report.error(Mark(source.name, line, column), "", f"is not valid YAML: {what}{_remedy(what)}")
     else:
         root = tree.root
         if root is None or root.value is None:
@@ -95,6 +95,15 @@ def parse(source: Source, environ: Mapping[str, str], report: Report) -> Node | 
         return root
     report.is_whole = False
     return None
+
+
+def _remedy(what: str) -> str:
+    """What people most often have to do about an error of YAML."""
+    if "cannot start any token" in what:
+        return "; put text that begins with such a character into quotes, and indent with spaces, not tabs"
+    if "flow" in what or "mapping values are not allowed" in what:
+        return '; put text that holds one of { } [ ] , : # into quotes, such as "/orders/{id}"'
+    return ""
 
 
 def _feed(tree: TreeBuilder, name: str, text: str) -> None:

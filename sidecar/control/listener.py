@@ -7,7 +7,7 @@ from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_netw
 from pathlib import Path
 from typing import Annotated, Any, Final, NamedTuple
 
-from pydantic import Field, PlainSerializer, PlainValidator, SecretStr, WithJsonSchema
+from pydantic import Field, PlainSerializer, PlainValidator, SecretStr, WithJsonSchema, field_validator
 
 from sidecar.core.units import Duration, Model, Size
 from sidecar.upstream.tls import ServerTlsSpec
@@ -126,6 +126,13 @@ class AdminSpec(Model):
     """Loopback unless configured."""
     token: Secret | None = None
     """A bearer token that every request but /livez and /readyz must bear."""
+
+    @field_validator("token")
+    @classmethod
+    def _is_some(cls, token: Secret | None) -> Secret | None:
+        if isinstance(token, SecretStr) and not token.get_secret_value():
+            raise ValueError("is empty, which would let everyone in; give it a value, or leave the key out")
+        return token
 
 
 class LimitsSpec(Model):

@@ -9,19 +9,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple, TypeVar
 
+from sidecar.cache.spec import CacheSpec
 from sidecar.control import checks, merge
 from sidecar.control.files import Source, parse
 from sidecar.control.listener import AdminSpec, LimitsSpec, ListenerSpec
 from sidecar.control.node import OFF, Mark, Node
 from sidecar.control.report import Report
 from sidecar.control.resolve import POLICY, Resolver, check_layer
-from sidecar.control.spec import POLICIES, PolicySpec, RouteSpec, ServiceSpec, UpstreamSpec, check_name
+from sidecar.control.spec import DEFAULT_CACHE, POLICIES, PolicySpec, RouteSpec, ServiceSpec, UpstreamSpec, check_name
 from sidecar.control.validate import validate
 from sidecar.core.units import Model, Problem
+from sidecar.telemetry.spec import TelemetrySpec
 
 M = TypeVar("M", bound=Model)
 
-SECTIONS: Final = ("listeners", "admin", "limits", "upstreams", "policies", "defaults", "routes")
+SECTIONS: Final = ("listeners", "admin", "limits", "telemetry", "upstreams", "caches", "policies", "defaults", "routes")
 EMPTY: Final = "holds no policies; begin with `version: 1`, then listeners, upstreams and routes"
 
 
@@ -60,7 +62,9 @@ class _Loading:
         listeners = self._all(ListenerSpec, "listeners")
         admin = None if self._section("admin").value == OFF else validate(AdminSpec, self._section("admin"), report)
         limits = validate(LimitsSpec, self._section("limits"), report)
+        telemetry = self.root.items.get("telemetry")
         upstreams = {name: self._upstream(node) for name, node in self._named("upstreams").items()}
+        caches = {DEFAULT_CACHE: CacheSpec(), **self._all(CacheSpec, "caches")}
         bundles = self._named("policies")
         defaults = self._section("defaults")
         for name, layer in (*bundles.items(), ("defaults", defaults)):
@@ -75,7 +79,11 @@ class _Loading:
             limits=limits or LimitsSpec(),
             upstreams={name: upstream for name, upstream in upstreams.items() if upstream is not None},
             routes=routes,
+            caches=caches,
             node=root,
+            telemetry=None
+            if telemetry is None or telemetry.value in (None, OFF)
+            else validate(TelemetrySpec, telemetry, report),
         )
         checks.check(spec, report)
         return spec
@@ -116,7 +124,8 @@ class _Loading:
         if section.items:
             self.report.at(section, "must be a list; begin each route with `- name:`")
         nodes: list[Node] = section.value if isinstance(section.value, list) else []
-        resolver = Resolver(self._named("upstreams"), bundles, defaults, self._named("listeners"), self.report)
+        shared = {key: self._named(key) for key in ("upstreams", "listeners", "caches")}
+        resolver = Resolver(**shared, bundles=bundles, defaults=defaults, report=self.report)
         routes = [resolver.route(node) for node in nodes]
         resolver.check_use()
         named = ((node.items["name"].value, node.items["name"]) for node in nodes if "name" in node.items)

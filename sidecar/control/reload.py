@@ -10,11 +10,13 @@ Rules:
 3. One reload at a time.  Those asked for meanwhile wait and read the files anew.
 4. The same bad content is reported once, however often it is looked at, and tried again as soon as it changes, or when
    someone asks (SIGHUP, `POST /reload`): what was wrong may have been a certificate or a port.
-5. Reading, parsing and checking happen in a worker thread; compiling and swapping on the loop, since they touch state.
+5. Reading, parsing and checking happen in a worker thread; compiling and swapping on the loop, since they touch state,
+   the one in small steps, the other in one.
 
-Only a restart changes the service's name and the admin listener.  The name is part of the identity of everything that
-is exported (OpenTelemetry's resource is immutable), and the admin listener is how an operator finds out what went wrong
-here.  A file that changes them is refused whole: to apply a part of what was reviewed as one is worse than to wait.
+Only a restart changes the service's name, the admin listener and where telemetry is sent.  The name is part of the
+identity of everything that is exported (OpenTelemetry's resource is immutable), and the admin listener is how an
+operator finds out what went wrong here.  A file that changes them is refused whole: to apply a part of what was
+reviewed as one is worse than to wait.
 """
 
 from __future__ import annotations
@@ -22,21 +24,23 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final, Literal, Protocol
 
 from sidecar.control import files
-from sidecar.control.compiler import CompileError, MakeUpstream, Snapshot, compile_policies
+from sidecar.control.compiler import CompileError, MakeUpstream, Snapshot, compile_steps
 from sidecar.control.listener import ListenerSpec
 from sidecar.control.load import load
+from sidecar.control.local import check_here
 from sidecar.control.spec import PolicySpec, RouteSpec
 from sidecar.control.state import StateStore
 from sidecar.control.watch import fingerprint
 from sidecar.core import events
 from sidecar.core.env import Env
 from sidecar.core.units import Problem
+from sidecar.telemetry.spec import wiring
 from sidecar.upstream.client import make_upstream
 
 POLL: Final = 1.0
@@ -129,7 +133,7 @@ class Control:
         self._store = store
         self._origin = origin
         self._listeners = listeners
-        self._compile = partial(compile_policies, metrics=metrics, make=make)
+        self._compile = partial(compile_steps, metrics=metrics, make=make)
         self._turn = asyncio.Lock()
         self._seen: object = None
         """How the files looked just before they were read."""
@@ -180,9 +184,11 @@ class Control:
             raise Rejected(loaded.problems)
         if old is not None:
             _check_restart(old.spec, spec)
+        if missing := await self._origin.in_thread(partial(check_here, spec, old.spec if old is not None else None)):
+            raise Rejected(missing)
         lease = self._store.lease()
         try:
-            snapshot = self._compile(spec, self._env, lease, digest=digest)
+            snapshot = await self._in_steps(self._compile(spec, self._env, lease, digest=digest))
             bound = await self._listeners.prepare(spec.listeners)
             try:
                 orphans = self._store.commit(lease)
@@ -204,6 +210,16 @@ class Control:
         warnings = tuple(map(str, loaded.warnings))
         return Reload(self._env.wall(), trigger, digest, "applied", (), warnings, *_changes(old, snapshot))
 
+    async def _in_steps(self, steps: Generator[None, None, Snapshot]) -> Snapshot:
+        """Run it to its end, with a turn of the loop after each step."""
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                snapshot: Snapshot = end.value
+                return snapshot
+            await self._env.sleep(0)
+
     def _note(self, reload: Reload) -> Reload:
         self.history.append(reload)
         self._env.meter.counter(events.RELOADS, result=reload.result).add()
@@ -215,6 +231,8 @@ class Control:
 
 def _check_restart(old: PolicySpec, new: PolicySpec) -> None:
     changed = [name for name in RESTART if getattr(old, name) != getattr(new, name)]
+    if wiring(old.telemetry) != wiring(new.telemetry):
+        changed.append("telemetry")
     if changed:
         message = "differs from what the process was started with; restart the sidecar to change it, or put it back"
         raise Rejected([Problem(*new.where(name), name, message) for name in changed])

@@ -13,6 +13,7 @@ from sidecar.control.node import OFF, Node
 from sidecar.control.report import Report, suggest
 from sidecar.control.spec import (
     CRITICALITY,
+    DEFAULT_CACHE,
     INBOUND,
     POLICIES,
     CriticalitySpec,
@@ -60,16 +61,19 @@ class Resolver:
 
     def __init__(
         self,
+        *,
         upstreams: dict[str, Node],
         bundles: dict[str, Node],
         defaults: Node,
         listeners: dict[str, Node],
+        caches: dict[str, Node],
         report: Report,
     ) -> None:
         self._upstreams = upstreams
         self._bundles = bundles
         self._defaults = defaults
         self._listeners = listeners
+        self._caches = caches
         self._report = report
         self._used: set[int] = set()
         self._blocks: dict[tuple[str, tuple[int, ...]], tuple[Node, Block | None]] = {}
@@ -92,6 +96,7 @@ class Resolver:
             if block is not None:
                 blocks[key] = block
         self._check_fallback(effective)
+        self._check_cache(effective)
         criticality = inherit([layer.items[CRITICALITY] for layer in layers if CRITICALITY in layer.items])
         chosen = CriticalitySpec()
         if criticality is not None:
@@ -113,7 +118,8 @@ class Resolver:
 
     def check_use(self) -> None:
         """Warn of what no route uses."""
-        for kind, nodes in (("upstream", self._upstreams), ("bundle", self._bundles), ("listener", self._listeners)):
+        sections = {"upstream": self._upstreams, "cache": self._caches, "bundle": self._bundles}
+        for kind, nodes in {**sections, "listener": self._listeners}.items():
             for name, node in nodes.items():
                 if id(node) not in self._used and self._report.is_whole:
                     self._report.warn(node, f"no route uses the {kind} `{name}`; use it or take it out")
@@ -156,9 +162,20 @@ class Resolver:
         fallback, upstream = blocks.get("fallback"), blocks.get("upstream")
         steps = (fallback.child("steps") or fallback) if fallback is not None else None
         for step in steps.value if steps is not None and isinstance(steps.value, list) else ():
+            if step.value == "stale" and "cache" not in blocks:
+                self._report.warn(step, "never has anything: this route has no cache; give it a `cache` block")
             target = step.child("upstream")
             if target is None:
                 continue
             self._refer("upstream", target, self._upstreams)
             if upstream is not None and target.value == upstream.value:
                 self._report.warn(target, f"falls back to `{target.value}`, the upstream that failed; name another one")
+
+    def _check_cache(self, blocks: dict[str, Node]) -> None:
+        """The store of a cache must be declared, unless it is the one that is always there."""
+        cache = blocks.get("cache")
+        store = cache.child("store") if cache is not None else None
+        if store is not None and store.value != DEFAULT_CACHE:
+            self._refer("cache", store, {DEFAULT_CACHE: store, **self._caches})
+        elif cache is not None:
+            self._used.add(id(self._caches.get(DEFAULT_CACHE)))

@@ -2,7 +2,8 @@
 
 How specific a rule is (`rank`) is decided by, in this order: the host (with a port > whole name > wildcard, the longer
 the better > none), the path (whole > template, by its number of literal segments > prefix, by its number of segments >
-regular expression > none), whether methods are named, the number of headers, the number of query parameters.
+regular expression > none), whether methods are named, the number of headers, the number of query parameters, whether
+there is a `when`.
 
 A condition on a header compares the field's combined value (RFC 9110 5.3) and one on a query parameter wants it exactly
 once.  Otherwise `tier=gold&tier=silver` would meet two conditions that exclude each other, and gateway and service
@@ -13,12 +14,13 @@ from __future__ import annotations
 
 import re
 from typing import Final, Generic, NoReturn, TypeVar
-from urllib.parse import unquote_to_bytes
 
-from sidecar.control import paths
-from sidecar.control.pattern import MAX_INPUT, compile_pattern, literal_prefix
 from sidecar.control.spec import MatchSpec
+from sidecar.core import paths
 from sidecar.core.exchange import Exchange
+from sidecar.core.pattern import MAX_INPUT, compile_pattern, literal_prefix
+from sidecar.core.query import parameter
+from sidecar.expression import REQUEST, Condition
 
 R = TypeVar("R")
 
@@ -42,7 +44,7 @@ class Rule(Generic[R]):
 
     __slots__ = (
         "captures", "conditions", "headers", "host", "is_open", "key", "kind", "match", "methods", "pattern", "query",
-        "rank", "target",
+        "rank", "target", "when",
     )  # fmt: skip
 
     def __init__(self, match: MatchSpec, target: R) -> None:
@@ -60,7 +62,8 @@ class Rule(Generic[R]):
         self.methods = None if match.methods is None else frozenset(_method(method) for method in match.methods)
         self.headers = tuple((_field(name), value.encode()) for name, value in match.headers.items())
         self.query = tuple((name.encode(), value.encode()) for name, value in match.query.items())
-        self.conditions = bool(self.headers or self.query)
+        self.when = None if match.when is None else Condition(match.when, REQUEST)
+        self.conditions = bool(self.headers or self.query or self.when)
         self.is_open = self.methods is None and self.pattern is None and not self.conditions
         """Does it ask for nothing but host and path?"""
         literals = len(self.key) - self.key.count(None) if self.kind in (TEMPLATE, PREFIX) else 0
@@ -70,6 +73,7 @@ class Rule(Generic[R]):
             self.methods is not None,
             len(self.headers),
             len(self.query),
+            self.when is not None,
         )
 
     def _compile_path(self, match: MatchSpec) -> None:
@@ -111,11 +115,13 @@ class Rule(Generic[R]):
         return b"".join(b"/" + part for part in self.key if part is not None)
 
     def allows(self, x: Exchange) -> bool:
-        """Do headers and query meet the conditions?"""
+        """Do headers and query meet the conditions, and does `when` hold?"""
         for name, wanted in self.headers:
-            if combined(x, name) != wanted:
+            if x.joined(name) != wanted:
                 return False
-        return all(parameter(x.query, name) == [wanted] for name, wanted in self.query)
+        if not all(parameter(x.query, name) == [wanted] for name, wanted in self.query):
+            return False
+        return self.when is None or self.when.holds(x)
 
     def covers(self, path: bytes) -> bool:
         """Does a path in its canonical form meet the condition?"""
@@ -150,6 +156,8 @@ class Rule(Generic[R]):
             known = dict(mine)
             if any(known.get(name, wanted) != wanted for name, wanted in theirs):
                 return False
+        if self.when is not None and other.when is not None and self.when.excludes(other.when):
+            return False
         if self.kind == TEMPLATE:
             same = len(self.key) == len(other.key)
             return same and all(None in pair or pair[0] == pair[1] for pair in zip(self.key, other.key, strict=True))
@@ -157,22 +165,6 @@ class Rule(Generic[R]):
             one, two = sorted((literal_prefix(self.match.path_regex), literal_prefix(other.match.path_regex)), key=len)
             return two.startswith(one)
         return self.key == other.key
-
-
-def combined(x: Exchange, name: bytes) -> bytes | None:
-    """A field's lines joined (RFC 9110 5.3), None where there is none."""
-    values = [value for key, value in x.headers if key == name]
-    return b", ".join(values) if values else None
-
-
-def parameter(query: bytes | None, name: bytes) -> list[bytes]:
-    """The values of a query parameter, decoded as forms are."""
-    found = []
-    for pair in query.split(b"&") if query else ():
-        key, _, value = pair.partition(b"=")
-        if key == name or ((b"%" in key or b"+" in key) and unquote_to_bytes(key.replace(b"+", b" ")) == name):
-            found.append(unquote_to_bytes(value.replace(b"+", b" ")))
-    return found
 
 
 def _host(host: str | None) -> bytes:

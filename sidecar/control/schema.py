@@ -16,12 +16,14 @@ from pydantic import create_model
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
+from sidecar.cache.spec import CacheSpec
 from sidecar.control.listener import Address, AdminSpec, LimitsSpec, ListenerSpec
 from sidecar.control.node import OFF
 from sidecar.control.spec import CriticalitySpec, Name, RouteHead, ServiceSpec, UpstreamSpec
 from sidecar.control.validate import takes_off
 from sidecar.core.units import Model
 from sidecar.stages import STAGES
+from sidecar.telemetry.spec import TelemetrySpec
 from sidecar.upstream.budget import Spec as BudgetSpec
 
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
@@ -51,7 +53,9 @@ def schema() -> dict[str, Any]:
         "listeners": (dict[Name, ListenerSpec], None),
         "admin": (AdminSpec | None, None),
         "limits": (LimitsSpec, None),
+        "telemetry": (TelemetrySpec | None, None),
         "upstreams": (dict[Name, upstream], None),
+        "caches": (dict[Name, CacheSpec], None),
         "policies": (dict[Name, policy], None),
         "defaults": (policy, None),
         "routes": (list[route], None),

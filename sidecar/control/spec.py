@@ -13,12 +13,15 @@ from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator, Field, WithJsonSchema
 
+from sidecar.cache.spec import CacheSpec
 from sidecar.control.listener import AdminSpec, LimitsSpec, ListenerSpec
 from sidecar.control.node import BUILT_IN, Mark, Node
 from sidecar.core.units import Block, Model
+from sidecar.expression.spec import RequestWhen
 from sidecar.stages import BY_NAME
 from sidecar.stages.breaker import Spec as BreakerSpec
 from sidecar.stages.concurrency import Spec as ConcurrencySpec
+from sidecar.telemetry.spec import TelemetrySpec
 from sidecar.upstream.budget import Spec as BudgetSpec
 from sidecar.upstream.spec import UpstreamSpec as Whereabouts
 
@@ -39,6 +42,8 @@ Criticality = Literal["critical", "default", "sheddable"]
 CRITICALITY: Final = "criticality"
 POLICIES: Final = (*BY_NAME, CRITICALITY)
 """The keys of a policy: what a route, a bundle, an upstream's `policy` and `defaults` may hold."""
+DEFAULT_CACHE: Final = "default"
+"""The cache that need not be declared."""
 INBOUND: Final = "inbound"
 """The listener of a route that names none, where there is one of this name."""
 
@@ -60,6 +65,8 @@ class MatchSpec(Model):
     """Header fields and the values that they must have."""
     query: dict[str, str] = Field(default_factory=dict)
     """Query parameters and the values that they must have."""
+    when: RequestWhen | None = None
+    """A condition in a subset of CEL on the head of the request: `request.headers['x-beta'] in ['on', 'yes']`."""
 
 
 class RouteHead(Model):
@@ -134,8 +141,11 @@ class PolicySpec:
     limits: LimitsSpec
     upstreams: dict[str, UpstreamSpec]
     routes: list[RouteSpec]
+    caches: dict[str, CacheSpec]
+    """Those that are declared, and `default`, which is always there."""
     node: Node = field(repr=False, compare=False)
     version: int = 1
+    telemetry: TelemetrySpec | None = None
 
     def where(self, *path: str | int) -> Mark:
         """Where a value was written; `BUILT_IN` for a default."""

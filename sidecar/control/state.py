@@ -32,7 +32,7 @@ class Series(Protocol):
 
 
 class _Uncounted:
-    def owned(self, owner: StateKey) -> AbstractContextManager[None]:  # noqa: ARG002 - an interface
+    def owned(self, owner: StateKey) -> AbstractContextManager[None]:
         return nullcontext()
 
     def retire(self, owner: StateKey) -> None:

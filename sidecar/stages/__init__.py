@@ -5,7 +5,11 @@ order is outermost first, and fixed here rather than in policy files, as in Envo
 
 * timeout is outermost: the deadline covers everything else, and every stage further in can see it.
 * fallback is next, so that it stands in for whatever refuses or fails further in.
+* the cache is outside of concurrency: a hit costs no permit, and stale can stand in for an overload.  It is inside of
+  fallback, which may use what it still has.
 * concurrency admits a request once, whatever number of attempts it makes.
+* transform rewrites a request once, for all its attempts, and an answer before it is stored or sent; the cache knows a
+  request by what the client asked for.
 * hedge is outside of retry: each of two racing requests may retry, and both pay from the same budget.
 * the breaker judges single attempts, so that retries see an open one and it sees each of their failures.
 * fault is innermost: what it injects looks to all others as if the upstream had done it.
@@ -20,7 +24,7 @@ from typing import Final, Literal, NamedTuple
 from sidecar.core.env import BuildContext
 from sidecar.core.stage import Stage
 from sidecar.core.units import Block
-from sidecar.stages import breaker, concurrency, deadline, fallback, fault, hedge, retry
+from sidecar.stages import breaker, cache, concurrency, deadline, fallback, fault, hedge, retry, transform
 
 Scope = Literal["request", "attempt"]
 
@@ -46,7 +50,9 @@ class Entry(NamedTuple):
 STAGES: Final = (
     Entry("timeout", deadline, "request"),
     Entry("fallback", fallback, "request"),
+    Entry("cache", cache, "request"),
     Entry("concurrency", concurrency, "request"),
+    Entry("transform", transform, "request"),
     Entry("hedge", hedge, "request"),
     Entry("retry", retry, "request"),
     Entry("circuit_breaker", breaker, "attempt"),

@@ -213,8 +213,12 @@ class Line(Door):
         place = permits.join(rank, min(self.patience, left), self.refuse)
         if place is None:
             return self.refuse(f"and all {permits.size} places in the queue are taken")
+        began = self.now()
         try:
-            return await place
+            refusal: Outcome | None = await place
+            if x.trace is not None:
+                x.trace.note(events.QUEUED, waited=round(self.now() - began, 6), admitted=refusal is None)
+            return refusal
         except BaseException:
             permits.leave(rank, place)
             raise

@@ -18,12 +18,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Final
 
-from pydantic import BeforeValidator, TypeAdapter, WithJsonSchema
+from pydantic import BeforeValidator, Field, TypeAdapter, WithJsonSchema
 
 from sidecar.core import events
 from sidecar.core.env import BuildContext
 from sidecar.core.exchange import NEVER, Exchange
-from sidecar.core.outcome import DEADLINE, Outcome, Refusal, failed
+from sidecar.core.outcome import DEADLINE, TIMEOUT, Outcome, Refusal, failed
 from sidecar.core.stage import Gate
 from sidecar.core.units import Block, Duration, parse_duration
 
@@ -46,6 +46,10 @@ DurationOrOff = Annotated[
 """Seconds; infinite where it is off."""
 
 
+HEADER: Final = "x-request-timeout-ms"
+"""The edge reads it already, and Envoy's `x-envoy-expected-rq-timeout-ms` and `grpc-timeout` with it."""
+
+
 class Spec(Block):
     """How long things may take."""
 
@@ -55,6 +59,8 @@ class Spec(Block):
     """One try, from taking a connection to the last byte of its answer."""
     idle: DurationOrOff = 30.0
     """Between two pieces of a body."""
+    header: Annotated[str, Field(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$")] = HEADER
+    """The field in which the milliseconds that are left come in and go upstream; `off` tells the upstream nothing."""
 
 
 class Deadline:
@@ -64,6 +70,8 @@ class Deadline:
         self.request = spec.request
         self.attempt = spec.attempt
         self.idle = spec.idle
+        self.header = b"" if spec.header == "off" else spec.header.lower().encode()
+        self.is_usual = spec.header == HEADER
         self.now = ctx.env.now
         self.where = ctx.where
 
@@ -73,8 +81,19 @@ class Deadline:
             x.deadline = due
         x.attempt_timeout = self.attempt
         x.idle_timeout = self.idle
+        if not self.is_usual:
+            self.use_header(x)
         now = self.now()
         return None if now < x.deadline else self.refuse(x, now)
+
+    def use_header(self, x: Exchange) -> None:
+        """Another field than the usual one says how much time is left."""
+        x.timeout_header = self.header
+        left = x.header(self.header) if self.header else None
+        if left is not None:
+            x.headers = [field for field in x.headers if field[0] != self.header]
+            if left.isdigit() and len(left) < 10:
+                x.deadline = min(x.deadline, x.arrived + int(left) / 1000)
 
     def refuse(self, x: Exchange, now: float) -> Outcome:
         """Too late before it began."""
@@ -84,7 +103,17 @@ class Deadline:
         return failed(DEADLINE, Refusal("timeout", self.where, detail, limit=allowed, value=now - x.arrived))
 
     def settle(self, x: Exchange, ticket: object, outcome: Outcome) -> None:
-        """Nothing was taken, so there is nothing to give back."""
+        """Nothing was taken, so there is nothing to give back; a timeout is told whose it was."""
+        if outcome.failure is not TIMEOUT:
+            return
+        now = self.now()
+        if now < x.deadline:
+            limit, whose = self.attempt, f"this route allows {self.attempt:.3g} s for one try"
+        else:
+            limit = x.deadline - x.arrived
+            whose = f"{'the caller' if limit < self.request else 'this route'} allows {limit:.3g} s in all"
+        detail = f"{outcome.cause}: {whose}" if outcome.cause else whose
+        outcome.refusal = Refusal("timeout", self.where, detail, limit, round(now - x.arrived, 3))
 
 
 class Observer:

@@ -41,7 +41,7 @@ from sidecar.core.stage import Layer, Service
 from sidecar.core.template import Template, compile_tree, header_safe, render_tree
 from sidecar.core.units import Block, Model, Size
 
-REFUSALS: Final = ("breaker_open", "overloaded", "rate_limited", "no_endpoint", "retry_budget")
+REFUSALS: Final = ("breaker_open", "overloaded", "rate_limited", "no_endpoint", "retry_budget", "transform_failed")
 """Failures of our own that can be named beside the conditions of retry and breaker."""
 _OURS: Final = HOP_BY_HOP | {b"content-length", b"x-sidecar-fallback", b"x-sidecar-reason"}
 DEFAULT_ON: Final = ("connect_failure", "reset", "timeout", "protocol_error", "5xx", *REFUSALS)
@@ -138,6 +138,8 @@ class Spec(Block):
     @model_validator(mode="before")
     @classmethod
     def _from_list(cls, value: Any) -> Any:
+        if isinstance(value, dict) and (step := next(filter(value.__contains__, StepSpec.model_fields), "")):
+            raise ValueError(f"is a list of steps; begin this one with a dash: `- {step}: ...`")
         return {"steps": value} if isinstance(value, list) else value
 
     @classmethod
@@ -254,6 +256,8 @@ class Fallback:
                 continue
             _discard(outcome)
             counter.value += 1
+            if x.trace is not None:
+                x.trace.note(events.FALLEN_BACK, step=kind, instead_of=outcome.reason or outcome.status)
             x.refused_by = x.refused_by or outcome.refusal.policy
             found.headers = [*found.headers, (b"x-sidecar-fallback", kind.encode())]
             if outcome.failure is not None:

@@ -13,6 +13,7 @@ Decisions:
   strike, the latency comes first; of the other two, the reset.
 - An answer that was injected says so (`x-sidecar-reason: fault_injected`), and so does the try in the access log, whose
   endpoint is then `fault`.
+- A request that `when` leaves out is not touched; it is asked of the request as it goes upstream, after `transform`.
 - `mode: observe` counts what it would have injected.
 """
 
@@ -28,6 +29,8 @@ from sidecar.core.exchange import Attempt, Exchange
 from sidecar.core.outcome import RESET, TIMEOUT, Outcome, failed
 from sidecar.core.stage import Layer, Service
 from sidecar.core.units import Block, Duration, DurationOrZero, Model, Share
+from sidecar.expression import REQUEST, Condition
+from sidecar.expression.spec import RequestWhen
 
 CAUSE = "injected by the fault policy"
 
@@ -83,6 +86,8 @@ class ResetSpec(Model):
 class Spec(Block):
     """Injected faults."""
 
+    when: RequestWhen | None = None
+    """A condition on the head of the request, such as `request.headers['x-drill'] == 'yes'`; all without it."""
     latency: LatencySpec | None = None
     abort: AbortSpec | None = None
     reset: ResetSpec | None = None
@@ -100,6 +105,7 @@ class Fault:
     def __init__(self, spec: Spec, ctx: BuildContext) -> None:
         self.env = ctx.env
         self.is_enforced = spec.is_enforced
+        self.when = None if spec.when is None else Condition(spec.when, REQUEST)
         self.latency = spec.latency
         self.abort = spec.abort
         self.abort_share = spec.abort.share if spec.abort else 0.0
@@ -126,7 +132,11 @@ class Fault:
         return delay, ""
 
     def __call__(self, inner: Service) -> Service:
+        when = self.when
+
         async def call(x: Exchange) -> Outcome:
+            if when is not None and not when.holds(x):
+                return await inner(x)
             delay, end = self.draw()
             if not delay and not end:
                 return await inner(x)
@@ -140,6 +150,8 @@ class Fault:
     async def inject(self, x: Exchange, delay: float, end: str, inner: Service) -> Outcome:
         """Let it strike."""
         env = self.env
+        if x.trace is not None:
+            x.trace.note(events.FAULTED, attempt=x.attempt, latency=delay, kind=end or "latency")
         attempt = Attempt(x.attempt, env.now())
         attempt.why = x.why
         attempt.endpoint = "fault"

@@ -35,7 +35,7 @@ from sidecar.core.exchange import Exchange
 from sidecar.core.outcome import Outcome
 from sidecar.core.promise import Promise, Run
 from sidecar.core.stage import Layer, Service
-from sidecar.core.units import Block, Duration
+from sidecar.core.units import Block, Duration, Method
 
 QUICKEST: Final = 0.001
 """Seconds: less than any answer takes."""
@@ -43,8 +43,6 @@ EARLY: Final = 1e-4
 """Seconds by which a timer may fire too soon."""
 MEMORY: Final = 1 / 32
 """The weight of the latest answer in what answers usually take."""
-
-Method = Annotated[str, Field(pattern=r"^[A-Z][A-Z-]*$")]
 
 
 class Spec(Block):
@@ -206,6 +204,8 @@ class Race:
         self.under_way += 1
         twin = x.fork(max(x.attempt + self.started, len(x.attempts) + 1), "hedge")
         twin.is_hedge = True
+        if x.trace is not None:
+            x.trace.note(events.HEDGED, attempt=twin.attempt, after=hedge.after, tokens=hedge.budget.tokens)
         twin.avoid = x.avoid.union(attempt.endpoint for attempt in x.attempts)
         run = Run(self._inner(twin), self._ended)
         self.hedges += (run,)

@@ -3,8 +3,9 @@
 tenacity's strategies (when to stop, how long to wait) are what a policy compiles to; its own loop is not used: entering
 it costs 15 to 25 us a call, and some of its predicates retry a cancellation.  Who succeeds touches none of it.
 
-What is retried is an outcome that `on` names.  Then, in this order, each question can end it, and the answer becomes
-`x.retry_stopped`, a counter's label, and a field of the access log:
+What is retried is an outcome that `on` names, by failure, status or a condition on what the answer says.  Then, in this
+order, each question can end it, and the answer becomes `x.retry_stopped`, a counter's label, and a field of the access
+log:
 
 1. `marked` - the request came as somebody's retry already.  Three layers that try thrice make 27 (SRE book ch. 22).
 2. `method` - the upstream may have seen the request, and doing it twice may do it twice (RFC 9110 9.2.2).  POST and
@@ -38,12 +39,18 @@ from sidecar.core.exchange import Exchange
 from sidecar.core.headers import retry_after
 from sidecar.core.outcome import Conditions, Outcome
 from sidecar.core.stage import Layer, Service
-from sidecar.core.units import Block, Condition, Duration, DurationOrZero, Model, Size
+from sidecar.core.units import Block, Condition, Duration, DurationOrZero, Method, Model, Size
+from sidecar.expression import NO_BODIES, RESPONSE, Bodies
+from sidecar.expression import Condition as Expression
+from sidecar.expression.spec import ResponseWhen
+from sidecar.transform.intake import take
+from sidecar.transform.validators import is_json
 
+MAX_READ: Final = 64 * 1024
+"""Bytes of an answer that a condition reads; of a longer one it knows the head alone."""
 QUICKEST: Final = 0.001
 """Seconds: less than any answer takes."""
 
-Method = Annotated[str, Field(pattern=r"^[A-Z][A-Z-]*$")]
 Methods = Annotated[tuple[Method, ...], Field(strict=False, min_length=1)]
 
 
@@ -65,12 +72,19 @@ class RetryAfterSpec(Model):
     """Waited for up to this; an answer that asks for more is passed on."""
 
 
+class WhenSpec(Model):
+    """A condition on an answer, for what a status does not say."""
+
+    when: ResponseWhen
+    """Such as `response.status == 200 && response.body.error == 'busy'`; a body is read up to 64 KiB."""
+
+
 class Spec(Block):
     """Try again."""
 
     max_attempts: Annotated[int, Field(ge=1, le=10)] = 3
     """Tries in all, the first included (SRE book ch. 21: three)."""
-    on: Annotated[tuple[Condition, ...], Field(strict=False, min_length=1)] = (
+    on: Annotated[tuple[Condition | WhenSpec, ...], Field(strict=False, min_length=1)] = (
         "connect_failure",
         "reset",
         "timeout",
@@ -154,7 +168,9 @@ class Retry:
         env = self.env = ctx.env
         self.route = ctx.route
         self.is_enforced = spec.is_enforced
-        self.conditions = Conditions(spec.on)
+        self.conditions = Conditions(each for each in spec.on if not isinstance(each, WhenSpec))
+        self.whens = [Expression(each.when, RESPONSE) for each in spec.on if isinstance(each, WhenSpec)]
+        self.reads_body = any("response.body" in when.needs for when in self.whens)
         self.statuses = self.conditions.statuses
         self.methods = frozenset(method.encode() for method in spec.methods)
         self.max_body = spec.max_body
@@ -169,6 +185,7 @@ class Retry:
 
     def layer(self, inner: Service) -> Service:
         now, statuses, deposit, max_body = self.env.now, self.statuses, self.budget.deposit, self.max_body
+        whens = self.whens
 
         async def call(x: Exchange) -> Outcome:
             if not x.is_counted and not x.is_retry:
@@ -178,7 +195,7 @@ class Retry:
                 x.stream.record(max_body)
             began = now()
             outcome = await inner(x)
-            if outcome.failure is None and not statuses[outcome.status]:
+            if outcome.failure is None and not statuses[outcome.status] and not whens:
                 return outcome
             return await self._again(x, outcome, inner, began)
 
@@ -190,7 +207,7 @@ class Retry:
         state = Try()
         least = QUICKEST
         tried = began
-        while self.conditions.match(outcome) and not x.is_hedge:
+        while not x.is_hedge and (self.conditions.match(outcome) or await self._meets(x, outcome)):
             now = env.now()
             if outcome.failure is None:
                 least = now - tried if least == QUICKEST else min(least, now - tried)
@@ -218,9 +235,21 @@ class Retry:
             state.attempt_number += 1
             twin = x.fork(number, f"retry:{reason}")
             twin.avoid = x.avoid.union(attempt.endpoint for attempt in x.attempts)
+            if x.trace is not None:
+                left, waited = self.budget.tokens, round(state.upcoming_sleep, 6)
+                x.trace.note(events.RETRIED, attempt=number, reason=reason, waited=waited, tokens=left)
             tried = env.now()
             outcome = await inner(twin)
         return outcome
+
+    async def _meets(self, x: Exchange, outcome: Outcome) -> bool:
+        """Does an answer meet one of the conditions on what it says?"""
+        if outcome.failure is not None or outcome.tunnel is not None or not self.whens:
+            return False
+        bodies = NO_BODIES
+        if self.reads_body and is_json(outcome.header(b"content-type")):
+            bodies = Bodies(response=(await take(outcome, MAX_READ)).document)
+        return any(when.holds(x, outcome, bodies) for when in self.whens)
 
     def _stop(self, x: Exchange, outcome: Outcome, state: Try) -> str:
         """Why there is no further try, or nothing; sets the wait before it."""

@@ -24,7 +24,7 @@ Corner cases, and how Resilience4j (R4j) and Polly decide them:
 - *Who is admitted half-open?*  `probes` in all, those under way and those answered together (R4j; Polly admits one).
 - *The verdict* is a share, as in R4j: the `failure_rate` (50 % if off) or slow rate of the probes, given as soon as the
   rest cannot change it.  One unlucky probe in three does not cost another open period.
-- *For how long?*  `verdict_within`; then what is known decides, and a probe that has been out that long has failed.
+- *For how long?*  `verdict_within`; then what is known decides, and a probe without an answer for so long has failed.
   With nothing known (every probe cancelled, or no traffic) the time starts again and a permit is free.  R4j by
   default waits for ever, else opens without evidence; Polly has no limit, so a lost probe holds it for good.
 - *And then?*  Ramp: the share let through rises in a straight line from a tenth (Envoy's slow start) to all, and any
@@ -33,7 +33,8 @@ Corner cases, and how Resilience4j (R4j) and Polly decide them:
   state, which is judged by the same rules.  R4j and Polly begin anew on closing.  While open nothing is recorded.
 - *Forced* open or closed is a state without an end: results are counted and cannot trip.  `auto` goes from forced open
   to half-open, since nobody knows better than a probe, and from forced closed to closed.
-- *Streams* are settled at the body's end, so one that breaks off is a failure; slowness is that of the head.
+- *Streams* are settled at the body's end, so one that breaks off is a failure; slowness is that of the head,
+  and a probe whose head has come when the verdict is due is judged by its status.
 - *A reload* keeps state and counts; only another window length starts the counts anew.
 """
 
@@ -49,7 +50,7 @@ from sidecar.core.outcome import BREAKER_OPEN, NO_REFUSAL, Outcome, Refusal
 from sidecar.core.stage import Gate
 from sidecar.stages.breaker.machine import Breaker
 from sidecar.stages.breaker.spec import Spec
-from sidecar.stages.breaker.states import State, Ticket
+from sidecar.stages.breaker.states import Closed, HalfOpen, State, Ticket
 
 __all__ = ["Breaker", "BreakerGate", "Spec", "build", "endpoint_breaker"]
 
@@ -71,10 +72,13 @@ class BreakerGate:
         self._refusal_of: State | None = None
         self._refusal_until = 0.0
 
-    def admit(self, x: Exchange) -> Ticket | Outcome | None:  # noqa: ARG002 - a gate's interface
+    def admit(self, x: Exchange) -> Ticket | Outcome | None:
         breaker = self._breaker
         now = breaker.now()
-        ticket = breaker._state.admit(now)
+        state = breaker._state
+        ticket = state.admit(x, now)
+        if x.trace is not None and not (state is breaker._state and state.__class__ is Closed):
+            self._tell(x, state, ticket)
         if ticket is not None:
             return ticket
         breaker.refused += 1
@@ -91,6 +95,18 @@ class BreakerGate:
         state, began = cast("Ticket", ticket)
         if state is self._breaker._state:
             state.settle(x, began, outcome)
+            if x.trace is not None and self._breaker._state is not state:
+                self._tell(x, state, None)
+
+    def _tell(self, x: Exchange, before: State, ticket: Ticket | None) -> None:
+        """Note on the request's trace that it probes, and what it has changed."""
+        breaker = self._breaker
+        after = breaker._state
+        if after is not before:
+            facts = {"before": before.name, "after": after.name, "why": breaker.why}
+            x.trace.note(events.TRANSITED, breaker=breaker.name, **facts)
+        if ticket is not None and ticket[0].__class__ is HalfOpen:
+            x.trace.note(events.PROBED, breaker=breaker.name, attempt=x.attempt)
 
     def would_admit(self) -> bool:
         """Would a request pass now?  For a balancer, before it chooses."""

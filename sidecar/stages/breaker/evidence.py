@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final, NamedTuple
 
-from sidecar.core.exchange import Exchange
+from sidecar.core.exchange import Attempt, Exchange
 from sidecar.core.outcome import Outcome
 from sidecar.core.window import FAILED, SLOW, CountWindow, TimeWindow, Window
 from sidecar.stages.breaker.spec import CallsSpec, Rules, Spec
@@ -22,6 +22,14 @@ class Verdict(NamedTuple):
     why: str
     limit: float = 0.0
     value: float = 0.0
+
+
+def answered(x: Exchange, began: float) -> Attempt | None:
+    """The try behind a ticket if its head has come: what is known of a call whose body still streams."""
+    for attempt in reversed(x.attempts):
+        if attempt.number == x.attempt and attempt.answered and attempt.started >= began:
+            return attempt
+    return None
 
 
 class Evidence:
@@ -60,8 +68,8 @@ class Evidence:
             if outcome.stream is None:
                 return bits | SLOW
             # How long a streamed body takes is as much for its reader to say: its head counts.
-            answered = max((attempt.answered for attempt in x.attempts if attempt.number == x.attempt), default=0.0)
-            if answered - began > rules.slow_after:
+            head = answered(x, began)
+            if head is not None and head.answered - began > rules.slow_after:
                 return bits | SLOW
         return bits
 

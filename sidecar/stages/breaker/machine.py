@@ -12,15 +12,18 @@ from collections.abc import Callable
 from math import inf
 from typing import Any, Final, Literal
 
-from pybreaker import CircuitBreaker, CircuitBreakerState
-
 from sidecar.core import events
 from sidecar.core.env import Env
+from sidecar.core.exchange import Exchange
 from sidecar.core.headers import retry_after
+from sidecar.core.imports import hidden
 from sidecar.core.outcome import Outcome
 from sidecar.stages.breaker.evidence import Evidence, Verdict
 from sidecar.stages.breaker.spec import Spec
 from sidecar.stages.breaker.states import STATES, HalfOpen, State, Ticket
+
+with hidden("redis", "tornado"):
+    from pybreaker import CircuitBreaker, CircuitBreakerState
 
 HISTORY: Final = 20
 """Transitions that are remembered for `/state`."""
@@ -62,9 +65,9 @@ class Breaker(CircuitBreaker):
     ) -> State:
         return STATES[new_state](self, prev_state=prev_state, notify=notify)
 
-    def admit(self, now: float) -> Ticket | None:
+    def admit(self, x: Exchange, now: float) -> Ticket | None:
         """A ticket of the state of the moment, or None: refused."""
-        return self._state.admit(now)
+        return self._state.admit(x, now)
 
     # ----- transitions
 

@@ -47,7 +47,7 @@ class HalfOpenSpec(Model):
     probes: Annotated[int, Field(ge=1, le=1000)] = 3
     """Requests let through to find out; so many at once at most."""
     verdict_within: Duration = 10.0
-    """After this time what is known decides; a probe that has been out so long has failed."""
+    """After this time what is known decides; a probe that has had no answer for so long has failed."""
     ramp: DurationOrZero = 10.0
     """After good probes the share let through rises to all in this time; `0s` lets all through at once."""
 

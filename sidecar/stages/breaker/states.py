@@ -1,6 +1,6 @@
 """The three states: pybreaker's classes, with `admit` and `settle` in the place of its `call`.
 
-Each transition makes a new object.  `admit(now)` gives a ticket, that is the state and the instant, or None; `is_ready`
+Each transition makes a new object.  `admit` gives a ticket, that is the state and the instant, or None; `is_ready`
 says whether it would, and takes no permit; `settle` is only asked for tickets of the state that still holds; `wait`
 says in how many seconds at the latest more may pass.
 """
@@ -11,12 +11,14 @@ from collections.abc import Callable
 from math import inf
 from typing import TYPE_CHECKING, Any, Final
 
-from pybreaker import CircuitBreakerState, CircuitClosedState, CircuitHalfOpenState, CircuitOpenState
-
 from sidecar.core.exchange import Exchange
+from sidecar.core.imports import hidden
 from sidecar.core.outcome import Outcome
 from sidecar.stages.breaker.evidence import Verdict
 from sidecar.stages.breaker.trial import Ramp, Trial
+
+with hidden("redis", "tornado"):
+    from pybreaker import CircuitBreakerState, CircuitClosedState, CircuitHalfOpenState, CircuitOpenState
 
 if TYPE_CHECKING:
     from sidecar.stages.breaker.machine import Breaker
@@ -27,7 +29,7 @@ class Closed(CircuitClosedState):
 
     _breaker: Breaker
 
-    def admit(self, now: float) -> Ticket | None:
+    def admit(self, _x: Exchange, now: float) -> Ticket | None:
         return self, now
 
     def is_ready(self, _now: float) -> bool:
@@ -58,12 +60,12 @@ class Open(CircuitOpenState):
 
     _breaker: Breaker
 
-    def admit(self, now: float) -> Ticket | None:
+    def admit(self, x: Exchange, now: float) -> Ticket | None:
         breaker = self._breaker
         if now < breaker.open_until:
             return None
         breaker.move(breaker.half_open, f"it was open for {breaker.opened_for:.3g} s")
-        return breaker.admit(now)
+        return breaker.admit(x, now)
 
     def is_ready(self, now: float) -> bool:
         return now >= self._breaker.open_until
@@ -91,13 +93,13 @@ class HalfOpen(CircuitHalfOpenState):
         self.ramp: Ramp | None = None
         super().__init__(cb, prev_state, notify)
 
-    def admit(self, now: float) -> Ticket | None:
+    def admit(self, x: Exchange, now: float) -> Ticket | None:
         if not self.is_ready(now):
             return None
         if self._breaker._state is not self:  # time had decided
-            return self._breaker.admit(now)
+            return self._breaker.admit(x, now)
         if self.ramp is None:
-            self.trial.take(now)
+            self.trial.take(x, now)
         else:
             self.ramp.take()
         return self, now
@@ -125,7 +127,7 @@ class HalfOpen(CircuitHalfOpenState):
             if bits >= 0:
                 verdict = breaker.evidence.learn(bits, now)
         else:
-            self.trial.give_back(began)
+            self.trial.give_back(x, began)
             if bits >= 0:
                 breaker.evidence.window.record(bits, now)
                 verdict = self.trial.record(bits, now)

@@ -1,6 +1,6 @@
 """Half-open as plain arithmetic: who may probe, what the probes say and when, and the ramp back to full traffic.
 
-No clock, no chance and no exchange: instants and results are handed in, which makes it easy to test against a model.
+No clock and no chance: instants and results are handed in, which makes it easy to test against a model.
 """
 
 from __future__ import annotations
@@ -8,8 +8,9 @@ from __future__ import annotations
 from math import ceil
 from typing import Any, Final
 
+from sidecar.core.exchange import Exchange
 from sidecar.core.window import FAILED
-from sidecar.stages.breaker.evidence import ROUNDING, Verdict
+from sidecar.stages.breaker.evidence import ROUNDING, Verdict, answered
 from sidecar.stages.breaker.spec import Rules
 
 FIRST_SHARE: Final = 0.1
@@ -26,8 +27,8 @@ class Trial:
     def __init__(self, rules: Rules, now: float) -> None:
         self.rules = rules
         self.deadline = now + rules.verdict_within
-        self.out: list[float] = []
-        """When each probe that is under way began."""
+        self.out: list[tuple[float, Exchange]] = []
+        """The probes under way, and when they began."""
         self.results = self.failed = self.slow = 0
 
     @property
@@ -35,13 +36,13 @@ class Trial:
         """May one more probe go out?"""
         return len(self.out) + self.results < self.rules.probes
 
-    def take(self, now: float) -> None:
+    def take(self, x: Exchange, now: float) -> None:
         """A probe goes out."""
-        self.out.append(now)
+        self.out.append((now, x))
 
-    def give_back(self, began: float) -> None:
+    def give_back(self, x: Exchange, began: float) -> None:
         """A probe has ended: its permit returns, whatever it is worth."""
-        self.out.remove(began)
+        self.out.remove((began, x))
 
     def record(self, bits: int, now: float) -> Verdict | None:
         """A result; the verdict once there is one."""
@@ -54,12 +55,19 @@ class Trial:
         """Past the deadline, the verdict on what is known; with nothing known, more time."""
         if now < self.deadline:
             return None
-        lost = sum(now - began >= self.rules.verdict_within for began in self.out)
-        known = self.results + lost
+        known, failed = self.results, self.failed
+        for began, x in self.out:
+            head = answered(x, began)
+            if head is not None:  # its body still streams
+                known += 1
+                failed += self.rules.failures.statuses[head.status]
+            elif now - began >= self.rules.verdict_within:
+                known += 1
+                failed += 1
         if known == 0:
             self.deadline = now + self.rules.verdict_within
             return None
-        return self._verdict(known, self.failed + lost, missing=0)
+        return self._verdict(known, failed, missing=0)
 
     def _verdict(self, probes: int, failed: int, missing: int | None = None) -> Verdict | None:
         """The verdict over so many probes, if those still missing cannot change it."""
@@ -72,7 +80,7 @@ class Trial:
         if self.slow >= too_slow:
             return Verdict(False, f"{self.slow} of {probes} probes were slow", too_slow, self.slow)
         if failed + missing < too_many and self.slow + missing < too_slow:
-            return Verdict(True, f"{self.results - self.failed} of {probes} probes succeeded")
+            return Verdict(True, f"{probes - missing - failed} of {probes} probes succeeded")
         return None
 
     def describe(self) -> dict[str, Any]:

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import pytest
 
+from sidecar.cache.store import Store as Cache
 from sidecar.control.compiler import CompileError, Snapshot, compile_policies
 from sidecar.control.state import StateStore
 from sidecar.core.outcome import CONNECT_FAILURE
@@ -76,12 +78,7 @@ def test_the_order_is_that_of_the_stages_and_the_upstream_comes_first_of_its_kin
         "circuit_breaker of upstream", "circuit_breaker", "fault",
     ]  # fmt: skip
     places = [link.where for link in snapshot.routes["r"].chain]
-    assert places[:4] == [
-        "p.yaml:18",
-        "p.yaml:17",
-        "p.yaml:6",
-        "p.yaml:16",
-    ]
+    assert places[:4] == ["p.yaml:17", "p.yaml:16", "p.yaml:6", "p.yaml:15"]
 
 
 def test_routes_share_what_stands_under_their_upstream_and_nothing_else() -> None:
@@ -194,3 +191,50 @@ def test_what_cannot_be_built_here_is_a_problem_with_its_place() -> None:
         "p.yaml:5:3: upstreams.app: /etc/tls/ca.pem: No such file or directory",
         "p.yaml:6:3: upstreams.other: /etc/tls/ca.pem: No such file or directory",
     ]
+
+
+CACHED = """
+routes:
+  - {name: a, upstream: app, match: {path: /a}, cache: {}}
+  - {name: b, upstream: app, match: {path: /b}, cache: {store: small}}
+  - {name: c, upstream: other, match: {path: /c}}
+  - {name: d, upstream: app, match: {path: /d, methods: [GET, HEAD]}}
+caches: {small: {memory: {max_size: 1MiB}}, unused: {}}
+"""
+
+
+def test_caches_are_shared_by_name_and_only_made_where_they_are_used() -> None:
+    store = StateStore()
+    compiled(UPSTREAMS, CACHED, store=store)
+    made = {key[1]: cache for key, cache in store.objects().items() if key[0] == "cache"}
+    assert made.keys() == {"default", "small"}
+    assert made["small"].memory.max_bytes == 2**20
+    compiled(UPSTREAMS, CACHED.replace("1MiB", "2MiB"), store=store)
+    assert store.objects()["cache", "small"] is made["small"]
+    assert made["small"].memory.max_bytes == 2 * 2**20
+    compiled(UPSTREAMS, "routes: [{name: r, upstream: app}]", store=store)
+    assert not [key for key in store.objects() if key[0] == "cache"]
+
+
+def test_a_write_is_heeded_by_the_caches_that_its_route_does_not_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: list[tuple[str, bytes]] = []
+    monkeypatch.setattr(Cache, "heed", lambda cache, x, outcome: heard.append((cache.name, x.method)))
+    snapshot = compiled(UPSTREAMS, CACHED)
+    assert snapshot.routes["d"].service == snapshot.upstreams["app"].service, "it takes no unsafe methods"
+    for route in "abcd":
+        for method in (b"GET", b"PUT"):
+            x = exchange(method, "/")
+            done: list[Run[Any]] = []
+            Run(snapshot.routes[route].service(x), done.append)  # type: ignore[arg-type]
+            assert done[0].error is None
+    assert sorted(heard) == sorted(
+        2 * [("default", b"PUT"), ("small", b"PUT")] + [("default", b"PUT"), ("small", b"PUT")]
+    )
+
+
+def test_a_cache_whose_library_is_missing_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "redis.asyncio", None)
+    with pytest.raises(
+        CompileError, match=r"caches\.small\.redis: needs a library .* install resilience-sidecar\[redis\]"
+    ):
+        compiled(UPSTREAMS, CACHED.replace("memory: {max_size: 1MiB}", "redis: {url: 'redis://127.0.0.1'}"))

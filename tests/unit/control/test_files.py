@@ -143,6 +143,19 @@ def test_mistakes_have_a_place_and_a_remedy(text: str | bytes, words: str) -> No
     assert found.startswith(words) or (words.endswith("is not valid YAML") and "is not valid YAML" in found)
 
 
+@pytest.mark.parametrize(
+    ("text", "remedy"),
+    [
+        ("a: {b: /orders/{id}}", 'into quotes, such as "/orders/{id}"'),
+        ("a: b: c", 'into quotes, such as "/orders/{id}"'),
+        ("a:\n\t- c", "indent with spaces, not tabs"),
+        ("a: %b", "into quotes, and indent"),
+    ],
+)
+def test_mistakes_of_yaml_have_a_remedy(text: str, remedy: str) -> None:
+    assert remedy in problem(text)
+
+
 def test_a_byte_order_mark_is_no_character() -> None:
     assert value(b"\xef\xbb\xbfa: 1") == {"a": 1}
 

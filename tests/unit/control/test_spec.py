@@ -354,12 +354,19 @@ def test_what_is_missing_from_all_layers_is_told() -> None:
         (HEAD + "routes: [{name: r, upstream: app, retry: {mode: obsrve}}]", "did you mean `observe`?"),
         (HEAD + "routes: [{name: r, upstream: app, match: {headers: {x: 1}}}]", "headers.x: must be text; put it"),
         (HEAD + "routes: [{name: r, upstream: app, fallback: [{upstream: ap}]}]", "[0].upstream: names no upstream"),
+        (
+            HEAD + "caches: {shared: {}}\nroutes: [{name: r, upstream: app, cache: {store: share}}]",
+            "r.cache.store: names no cache: there is no `share`; did you mean `shared`?",
+        ),
+        (HEAD + "caches: {c: {redis: {url: 'http://x'}}}\n" + ROUTE, "c.redis.url: is not the address of a Redis"),
+        (HEAD + "caches: {c: {memory: {max_size: 1KiB}}}\n" + ROUTE, "caches.c.memory.max_size: "),
         (HEAD + "routes: [{name: r, upstream: app, fallback: [{upstrem: a}]}]", "did you mean `upstream`?"),
         (HEAD + "routes: [{name: r, upstream: app, fallback: [{response: {}}]}]", "[0].response.status: is missing"),
         (HEAD + "routes: [{name: r, upstream: app, fallback: [{response: {status: 503, body: '{pth.x}'}}]}]", "pth"),
         (HEAD + "admin: {address: '0.0.0.0:8080'}\n" + ROUTE, "is also where `inbound` listens (127.0.0.1:8080)"),
         (HEAD + "admin: {address: '127.0.0.1:99999'}\n" + ROUTE, "has the port 99999"),
         (HEAD + "admin: {address: 'unix:admin.sock'}\n" + ROUTE, "needs the absolute path of a socket"),
+        (HEAD + "admin: {token: \"\"}\n" + ROUTE, "admin.token: is empty, which would let everyone in"),
         (HEAD + "admin: {token: {fil: x}}\n" + ROUTE, "admin.token.fil: is not a known key; did you mean `file`?"),
         (HEAD + "routes: [{name: r, upstream: app, match: {path: /a, path_prefix: /b}}]", "stands beside `path`"),
     ],
@@ -427,6 +434,8 @@ def test_what_makes_sense_is_none(blocks: str) -> None:
         ),
         (HEAD.replace("9000", "8080") + ROUTE, "endpoints[0]: is the sidecar's own listener `inbound`"),
         (HEAD + "policies: {b: {}}\n" + ROUTE, "policies.b: no route uses the bundle `b`"),
+        (HEAD + "caches: {c: {}}\n" + ROUTE, "caches.c: no route uses the cache `c`"),
+        (HEAD + "routes: [{name: r, upstream: app, fallback: [stale]}]", "never has anything: this route has no cache"),
         (HEAD + "admin: {address: '0.0.0.0:9901'}\n" + ROUTE, "others can reach the admin listener"),
     ],
 )
@@ -493,3 +502,13 @@ def test_no_document_raises(sections: Mapping[str, Any]) -> None:
     loaded = parse(text)
     assert (loaded.spec is None) == bool(loaded.problems)
     assert all(problem.line >= 1 and problem.column >= 1 and problem.message for problem in loaded.problems)
+
+
+def test_the_default_cache_need_not_be_declared() -> None:
+    cached = "routes: [{name: r, upstream: app, cache: {store: default}}]"
+    assert warnings(HEAD + cached) == []
+    assert spec(HEAD + cached).caches["default"].memory.max_size == 64 * 2**20
+    own = spec(
+        HEAD + "caches: {default: {memory: {max_size: 1MiB}}}\n" + "routes: [{name: r, upstream: app, cache: {}}]"
+    )
+    assert own.caches["default"].memory.max_size == 2**20

@@ -353,6 +353,24 @@ def test_a_probe_that_hangs_has_failed_at_the_deadline() -> None:
     assert bench.breaker.describe()["why"] == "2 of 2 probes failed or did not answer in time"
 
 
+@pytest.mark.parametrize(("status", "state"), [(200, "closed"), (500, "open")])
+def test_a_probe_whose_body_streams_is_judged_by_its_head_at_the_deadline(status: int, state: str) -> None:
+    bench = half_open(probes=1)
+    x = exchange()
+    ticket = bench.gate.admit(x)
+    attempt = Attempt(1, bench.env.now())
+    x.attempts.append(attempt)
+    bench.env.advance(1)
+    attempt.answered, attempt.status = bench.env.now(), status
+    bench.env.advance(8.9)
+    assert bench.admit() is None
+    assert bench.state == "half_open"
+    bench.env.advance(0.2)
+    assert (bench.admit() is not None) == (state == "closed")
+    assert bench.state == state
+    bench.gate.settle(x, ticket, GOOD)
+
+
 def test_too_few_results_at_the_deadline_decide_nonetheless() -> None:
     bench = half_open(probes=10)
     bench.call()
@@ -680,7 +698,7 @@ def test_pybreaker_still_keeps_its_state_where_we_look() -> None:
 
 def test_pybreakers_own_view_and_listeners_agree_with_ours() -> None:
     class Listener(pybreaker.CircuitBreakerListener):
-        heard: list[tuple[str, str]] = []  # noqa: RUF012
+        heard: list[tuple[str, str]] = []
 
         def state_change(self, cb: Any, old_state: Any, new_state: Any) -> None:
             self.heard.append((old_state.name, new_state.name))

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from sidecar.core import events
 from sidecar.core.exchange import NEVER, Attempt, Exchange
-from sidecar.core.outcome import ABANDONED, DEADLINE, Outcome
+from sidecar.core.outcome import ABANDONED, DEADLINE, TIMEOUT, Outcome, failed
 from sidecar.core.stage import Gate
 from sidecar.stages import deadline
 from tests.support.clock import FakeEnv, make_env
@@ -100,3 +100,41 @@ def test_observing_stamps_nothing_and_counts_what_is_late() -> None:
 def test_what_is_not_a_timeout(block: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         deadline.Spec.model_validate(block)
+
+
+def test_another_header_brings_the_time_left_and_takes_it_upstream() -> None:
+    env = make_env()
+    x = arriving(env, headers={"x-deadline-ms": "250"})
+    gate(env, request="3s", header="x-deadline-ms").admit(x)
+    assert x.deadline == env.now() + 0.25
+    assert x.timeout_header == b"x-deadline-ms"
+    assert x.header(b"x-deadline-ms") is None
+
+
+def test_off_tells_the_upstream_nothing() -> None:
+    env = make_env()
+    x = arriving(env)
+    gate(env, header="off").admit(x)
+    assert x.timeout_header == b""
+
+
+@pytest.mark.parametrize(
+    ("seconds", "incoming", "limit", "says"),
+    [
+        (1, NEVER, 1, "this route allows 1 s for one try"),
+        (3, NEVER, 3, "this route allows 3 s in all"),
+        (2, 2, 2, "the caller allows 2 s in all"),
+    ],
+)
+def test_a_timeout_says_whose_it_was(seconds: float, incoming: float, limit: float, says: str) -> None:
+    env = make_env()
+    stage = gate(env, request="3s", attempt="1s")
+    x = arriving(env, deadline=env.now() + incoming)
+    ticket = stage.admit(x)
+    env.advance(seconds)
+    outcome = failed(TIMEOUT, cause="no whole answer in time")
+    stage.settle(x, ticket, outcome)
+    refusal = outcome.refusal
+    assert (refusal.policy, refusal.where) == ("timeout", "policies.yaml:7")
+    assert (refusal.limit, refusal.value) == (limit, pytest.approx(seconds))
+    assert refusal.detail == f"no whole answer in time: {says}"

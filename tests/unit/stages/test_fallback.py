@@ -222,6 +222,7 @@ async def test_observing_only_counts() -> None:
         ([{"response": {"status": 503, "headers": {"Content-Length": "1"}}}], "sets itself"),
         ({"steps": [SORRY], "on": ["sometimes"]}, "is not a condition"),
         ({"steps": [SORRY], "of": []}, "Extra inputs"),
+        ({"response": {"status": 503}}, "begin this one with a dash: `- response: ...`"),
     ],
 )
 def test_what_is_not_a_fallback(block: Any, remedy: str) -> None:
