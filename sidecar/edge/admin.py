@@ -1,9 +1,13 @@
 """The admin listener: is it alive and ready, what does it count, what does it know; reload, and breakers by hand.
 
+    GET  /                                   the live page (`page/`), which reads
+    GET  /live                               the stream of its events (`live.py`)
     GET  /livez /readyz                      200, or 503 and why; without a token, since probes have none
     GET  /metrics                            Prometheus text (`telemetry.prometheus`)
     GET  /state                              JSON for people and scripts: everything that has state describes itself
     POST /reload                             200 and what changed, or 422 and every problem of the files
+    GET  /cache                              JSON: what each cache holds
+    POST /cache/purge?url=…                  drop answers by url, prefix, tag or everything (`admin_cache`)
     POST /breakers/{name}/open|close|auto    by hand, until `auto`; names as `/state` has them: `upstream:payments`
 
 Errors are problem documents (RFC 9457) that say what would be right.  Who may ask is for `admin_access` to say.  No
@@ -15,60 +19,25 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from http import HTTPStatus
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from aiohttp import web
 
-from sidecar.core.env import Env, StateKey
 from sidecar.core.events import BUG, BUGS
+from sidecar.edge import page
 from sidecar.edge.admin_access import cross_site, is_bearer
-from sidecar.telemetry import process
-from sidecar.telemetry.metrics import Registry
-from sidecar.telemetry.plain import Secrets
-from sidecar.telemetry.prometheus import CONTENT_TYPE, Page
+from sidecar.edge.admin_cache import Caches
+from sidecar.edge.live import Feed
+from sidecar.edge.view import AdminView, document, name_of
+from sidecar.telemetry.prometheus import CONTENT_TYPE, OPENMETRICS_TYPE, Page, wants_openmetrics
 
-OPEN_TO_ALL: Final = ("/livez", "/readyz")
+OPEN_TO_ALL: Final = ("/livez", "/readyz", "/")
 PIECE: Final = 2000
 """Tokens of JSON written in one turn of the loop: about 1 ms."""
 FORCE: Final = {"open": "open", "close": "closed", "auto": "auto"}
 HEADERS: Final = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
-
-
-class Reloaded(Protocol):
-    """How a reload went."""
-
-    @property
-    def problems(self) -> Sequence[object]:
-        """What is wrong with the files, each as a line; empty where the reload was applied (or changed nothing)."""
-
-    def describe(self) -> dict[str, Any]:
-        """What changed."""
-
-
-@dataclass(frozen=True, slots=True)
-class AdminView:
-    """All that the admin listener may see of the process."""
-
-    env: Env
-    registry: Registry
-    version: str
-    started: float
-    """`env.now` at the start."""
-    ready: Callable[[], str]
-    """Why it is not ready; empty where it is."""
-    reload: Callable[[], Awaitable[Reloaded]]
-    states: Callable[[], Mapping[StateKey, Any]]
-    """Every living state object by its identity (`StateStore.objects`): shown if it has `describe()`; those under
-    `("breaker", …)` also have `force(mode)`, which takes `open`, `closed` and `auto`."""
-    recent: Iterable[Mapping[str, Any]] = ()
-    """The latest events (`Emitter.recent`)."""
-    sections: Mapping[str, Callable[[], Any]] = field(default_factory=dict)
-    """What else `/state` shows, by name: `policies`, `routes`, `reloads`, `connections`, `loop`, …"""
-    secrets: Secrets = field(default_factory=Secrets)
-    token: str | None = None
 
 
 class Admin:
@@ -76,15 +45,25 @@ class Admin:
 
     def __init__(self, view: AdminView) -> None:
         self._view = view
-        self._page = Page(view.registry, view.env.now, view.env.sleep)
+        self._metrics_page = Page(view.registry, view.env.now, view.env.sleep)
+        self._files = page.load()
+        self._caches = Caches(view)
+        self.feed = Feed(view)
 
     def application(self) -> web.Application:
         """The aiohttp application; serve it with `AppRunner(…, access_log=None)`."""
         application = web.Application(middlewares=[self._answer, self._admit], client_max_size=1024)
+        application.on_startup.append(self.feed.start)
+        application.on_shutdown.append(self.feed.stop)
+        application.router.add_get("/", self._file)
+        application.router.add_get("/page/{name}", self._file)
+        application.router.add_get("/live", self.feed.stream, allow_head=False)
         application.router.add_get("/livez", self._livez)
         application.router.add_get("/readyz", self._readyz)
         application.router.add_get("/metrics", self._metrics)
         application.router.add_get("/state", self._state)
+        application.router.add_get("/cache", self._cache)
+        application.router.add_post("/cache/purge", self._purge)
         application.router.add_post("/reload", self._reload)
         application.router.add_post("/breakers/{name:.+}/{action}", self._force)
         return application
@@ -113,6 +92,7 @@ class Admin:
         if (
             token is not None
             and request.path not in OPEN_TO_ALL
+            and not request.path.startswith("/page/")
             and not is_bearer(request.headers.get("Authorization", ""), token)
         ):
             response = problem(401, "this listener has a token; send it as `Authorization: Bearer …`")
@@ -130,12 +110,20 @@ class Admin:
             return f"{request.path} takes {' or '.join(sorted(error.allowed_methods))}, not {request.method}"
         if error.status == 404:
             return (
-                f"nothing is at {request.path}; there are GET /livez, /readyz, /metrics, /state and POST /reload, "
-                "/breakers/{name}/open, /breakers/{name}/close, /breakers/{name}/auto"
+                f"nothing is at {request.path}; there are GET /, /live, /livez, /readyz, /metrics, /state, /cache "
+                "and POST /reload, /cache/purge, /breakers/{name}/open, /breakers/{name}/close, /breakers/{name}/auto"
             )
         return error.reason
 
     # ----- handlers
+
+    async def _file(self, request: web.Request) -> web.Response:
+        file = self._files.get(request.match_info.get("name", "index.html"))
+        if file is None:
+            raise web.HTTPNotFound
+        return web.Response(
+            body=file.body, headers={**page.SECURITY, "Content-Type": f"{file.content_type}; charset=utf-8"}
+        )
 
     async def _livez(self, _: web.Request) -> web.Response:
         return web.Response(text="alive\n")
@@ -145,31 +133,26 @@ class Admin:
             return problem(503, reason)
         return web.Response(text="ready\n")
 
-    async def _metrics(self, _: web.Request) -> web.Response:
-        return web.Response(body=await self._page.text(), headers={"Content-Type": CONTENT_TYPE})
+    async def _metrics(self, request: web.Request) -> web.Response:
+        openmetrics = wants_openmetrics(request.headers.get("Accept", ""))
+        kind = OPENMETRICS_TYPE if openmetrics else CONTENT_TYPE
+        body = await self._metrics_page.text(openmetrics=openmetrics)
+        return web.Response(body=body, headers={"Content-Type": kind, "Vary": "Accept"})
 
     async def _state(self, _: web.Request) -> web.Response:
-        view = self._view
-        plain = view.secrets.plain
-        document: dict[str, Any] = {
-            "version": view.version,
-            "uptime_seconds": round(view.env.now() - view.started, 3),
-            "ready": not view.ready(),
-            "not_ready_because": view.ready() or None,
-            "process": plain({"rss_bytes": process.memory(), "cpu_seconds": process.cpu(), "files": process.files()}),
-        }
-        for name, section in view.sections.items():
-            document[name] = plain(section())
-            await view.env.sleep(0)
-        state: dict[str, dict[str, Any]] = {}
-        for number, (key, thing) in enumerate(list(view.states().items()), 1):
-            if (describe := getattr(thing, "describe", None)) is not None:
-                state.setdefault(key[0], {})[name_of(key)] = plain(describe())
-            if number % 5 == 0:
-                await view.env.sleep(0)
-        document["state"] = state
-        document["events"] = list(view.recent)
-        return await self._json(document)
+        return await self._json(await document(self._view))
+
+    async def _cache(self, _: web.Request) -> web.Response:
+        return await self._json(self._caches.describe())
+
+    async def _purge(self, request: web.Request) -> web.Response:
+        try:
+            purged = self._caches.purge(request.query)
+        except LookupError as error:
+            return problem(404, str(error.args[0]))
+        except ValueError as error:
+            return problem(400, str(error))
+        return await self._json({"purged": purged})
 
     async def _reload(self, _: web.Request) -> web.Response:
         result = await self._view.reload()
@@ -206,11 +189,6 @@ class Admin:
                 await self._view.env.sleep(0)
         pieces.append("\n")
         return web.Response(text="".join(pieces), content_type="application/json")
-
-
-def name_of(key: StateKey) -> str:
-    """The name of a state object among its kind: `upstream:payments`."""
-    return ":".join(key[1:])
 
 
 def problem(status: int, detail: str, **members: Any) -> web.Response:

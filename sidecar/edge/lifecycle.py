@@ -22,12 +22,15 @@ from sidecar.control.reload import Control, Reload
 from sidecar.control.state import StateStore
 from sidecar.core import events
 from sidecar.core.env import Env
-from sidecar.edge.admin import Admin, AdminView
+from sidecar.edge.admin import Admin
 from sidecar.edge.server import Server
+from sidecar.edge.sockets import Sockets
 from sidecar.edge.stall import StallWatch
+from sidecar.edge.view import AdminView
 from sidecar.telemetry.log import Emitter
 from sidecar.telemetry.metrics import Registry
 from sidecar.telemetry.plain import Secrets
+from sidecar.telemetry.refusals import Refusals
 
 WATCH: Final = 1.0
 """Seconds between two looks at certificates."""
@@ -44,6 +47,7 @@ class Process:
         server: Server,
         registry: Registry,
         emitter: Emitter,
+        refusals: Refusals,
         secrets: Secrets,
         version: str,
     ) -> None:
@@ -53,6 +57,7 @@ class Process:
         self._server = server
         self._registry = registry
         self._emitter = emitter
+        self._refusals = refusals
         self._secrets = secrets
         self._version = version
         self._started = env.now()
@@ -60,9 +65,15 @@ class Process:
         self._stop = asyncio.Event()
         self._stop_now = asyncio.Event()
         self._stalls = StallWatch(env)
+        self._sockets: Sockets | None = None
+        """Of the admin listener."""
 
     async def live(self) -> int:
         """From the start to the end; returns the exit code."""
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, self._ask_to_stop, "SIGTERM")
+        loop.add_signal_handler(signal.SIGINT, self._ask_to_stop, "SIGINT")
+        loop.add_signal_handler(signal.SIGHUP, self._ask_to_reload)
         first = await self._control.reload("start")
         snapshot = self._control.snapshot
         if snapshot is None:
@@ -74,10 +85,7 @@ class Process:
         except OSError as error:
             print(error.strerror or error, file=sys.stderr)
             return 1
-        loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGTERM, self._ask_to_stop, "SIGTERM")
-        loop.add_signal_handler(signal.SIGINT, self._ask_to_stop, "SIGINT")
-        loop.add_signal_handler(signal.SIGHUP, self._ask_to_reload)
+        self._env.meter.gauge(events.LOOP_TASKS, lambda: len(asyncio.all_tasks(loop)))
         background = [self._env.spawn(self._control.watch()), self._env.spawn(self._watch_certificates())]
         self._server.start()
         self._stalls.start()
@@ -91,6 +99,8 @@ class Process:
         self._stalls.stop()
         if runner is not None:
             await runner.cleanup()
+        if self._sockets is not None:
+            self._sockets.close()
         self._env.emit(events.STOPPED)
         return 0
 
@@ -149,29 +159,25 @@ class Process:
                 "policies": self._policies,
                 "reloads": lambda: [reload.describe() for reload in self._control.history],
                 "routes": self._routes,
+                "refusals": self._refusals.describe,
                 "listeners": self._server.describe,
-                "loop": self._stalls.describe,
+                "loop": lambda: {**self._stalls.describe(), "tasks": len(asyncio.all_tasks())},
             },
             secrets=self._secrets,
             token=token,
         )
         runner = web.AppRunner(Admin(view).application(), access_log=None, handle_signals=False)
         await runner.setup()
-        address = spec.address
-        site: web.BaseSite
-        if address.path:
-            site = web.UnixSite(runner, address.path)
-        else:
-            site = web.TCPSite(runner, address.host, address.port, reuse_address=True)
         try:
-            await site.start()
+            self._sockets = sockets = await Sockets.open(spec.address)
         except OSError as error:
             await runner.cleanup()
             raise OSError(
-                error.errno, f"the admin listener cannot listen on {address}: {error.strerror or error}"
+                error.errno, f"the admin listener cannot listen on {spec.address}: {error.strerror}"
             ) from error
-        name: Any = runner.addresses[0]
-        return runner, str(address) if isinstance(name, str) else f"{address.host}:{name[1]}"
+        for sock in sockets.duplicates():
+            await web.SockSite(runner, sock).start()
+        return runner, sockets.addresses[0]
 
     async def _reload(self) -> Reload:
         return await self._control.reload("request")

@@ -9,6 +9,7 @@ stalls.
 from __future__ import annotations
 
 import gc
+import sys
 from typing import Any, Final
 
 from sidecar.core.env import Env, Handle
@@ -16,6 +17,8 @@ from sidecar.core.events import LOOP_LAG, LOOP_STALLED, LOOP_STALLS
 
 INTERVAL: Final = 0.1
 THRESHOLD: Final = 0.1
+SWITCH: Final = 0.0002
+"""Seconds."""
 
 
 class StallWatch:
@@ -62,6 +65,17 @@ class StallWatch:
 
     def __repr__(self) -> str:
         return f"<StallWatch {self._stalls.value} stalls, the longest {self._longest:.3f} s>"
+
+
+def share_interpreter() -> None:
+    """Let no thread keep the loop waiting for the interpreter for long.
+
+    Policies are read in a thread.  By default that thread would give the interpreter up only after 5 ms, and each
+    turn of
+    the loop would wait so long for it: with 0.2 ms, p99 under full load does not show it.  Switching costs nothing
+    while there is nobody to switch to.
+    """
+    sys.setswitchinterval(SWITCH)
 
 
 def freeze_startup() -> None:

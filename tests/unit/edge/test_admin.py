@@ -12,7 +12,8 @@ from aiohttp import ClientResponse
 from aiohttp.test_utils import TestClient, TestServer
 
 from sidecar.core import events
-from sidecar.edge.admin import Admin, AdminView
+from sidecar.edge.admin import Admin
+from sidecar.edge.view import AdminView
 from sidecar.telemetry.durations import RouteMetrics
 from sidecar.telemetry.metrics import Registry
 from sidecar.telemetry.plain import Secrets

@@ -1,0 +1,33 @@
+// Questions to the person: is it meant, and what is the token.
+
+import { $, setText } from "./dom.js";
+
+/* Resolves to true, or to the text where one was asked for; to false where the person does not want to. */
+export function ask({ title, text, yes, field = false }) {
+  const dialog = $("#ask"), input = $("#ask-input");
+  setText($("#ask-title"), title);
+  setText($("#ask-text"), text);
+  setText($("#ask-yes"), yes);
+  $("#ask-field").hidden = !field;
+  input.value = "";
+  input.required = field;
+  dialog.returnValue = "no";
+  if (!dialog.open) dialog.showModal();
+  return new Promise((resolve) => {
+    dialog.onclose = () => {
+      const answer = dialog.returnValue === "yes" && (field ? input.value : true);
+      input.value = "";
+      resolve(answer);
+    };
+  });
+}
+
+let hiding = 0;
+
+export function toast(text) {
+  const box = $("#toast");
+  setText(box, text);
+  box.hidden = false;
+  clearTimeout(hiding);
+  hiding = setTimeout(() => (box.hidden = true), 8000);
+}

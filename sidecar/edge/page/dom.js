@@ -1,0 +1,99 @@
+// The little that the page needs to keep the document in step with data.  Text only ever becomes text: nothing that a
+// policy, an upstream or a client has written is read as HTML.
+
+export const $ = (selector, within = document) => within.querySelector(selector);
+
+export function make(tag, attributes = {}, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (name === "onclick") element.addEventListener("click", value);
+    else if (value === true) element.setAttribute(name, "");
+    else if (value !== false && value != null) element.setAttribute(name, value);
+  }
+  element.append(...children);
+  return element;
+}
+
+export function setText(element, text) {
+  if (element.textContent !== text) element.textContent = text;
+}
+
+export function setAttribute(element, name, value) {
+  if (value == null || value === false) element.removeAttribute(name);
+  else if (element.getAttribute(name) !== String(value)) element.setAttribute(name, value);
+}
+
+/* Children of `parent`, one for each item, found again by key: what has the focus keeps it, and nothing piles up. */
+export function keyed(parent, items, key, create, update) {
+  const known = (parent.keyed ??= new Map());
+  const wanted = new Set();
+  let before = parent.firstElementChild;
+  for (const item of items) {
+    const name = key(item);
+    wanted.add(name);
+    let child = known.get(name);
+    if (!child) known.set(name, (child = create(item)));
+    update(child, item);
+    if (child === before) before = before.nextElementSibling;
+    else parent.insertBefore(child, before);
+  }
+  for (const [name, child] of known) {
+    if (!wanted.has(name)) {
+      child.remove();
+      known.delete(name);
+    }
+  }
+}
+
+/* A table's rows.  A column is {title, value: item => text or element-updater, kind, tone}; no items, no table. */
+export function fill(section, columns, items, key, empty) {
+  const table = $("table", section);
+  const head = $("thead", table);
+  if (!head.firstElementChild) {
+    head.append(make("tr", {}, ...columns.map((c) => make("th", { scope: "col", class: c.kind }, c.title))));
+  }
+  let note = $(".empty", section);
+  if (!note) section.append((note = make("p", { class: "empty" }, empty)));
+  note.hidden = items.length > 0;
+  table.hidden = items.length === 0;
+  keyed(
+    $("tbody", table), items, key,
+    () => make("tr", {}, ...columns.map((c) => make("td", { class: c.kind, "data-title": c.title }))),
+    (row, item) => columns.forEach((column, index) => cell(row.children[index], column, item)),
+  );
+}
+
+export function cell(td, column, item) {
+  const value = column.value(item, td);
+  if (value !== undefined) setText(td, String(value ?? ""));
+  setAttribute(td, "data-tone", column.tone?.(item));
+}
+
+/* A badge inside a cell, made once. */
+export function badge(td, text, tone) {
+  let span = td.firstElementChild;
+  if (!span) td.append((span = make("span", { class: "badge" })));
+  setText(span, text);
+  setAttribute(span, "data-tone", tone);
+}
+
+const SVG = "http://www.w3.org/2000/svg";
+
+export function svg(tag, attributes) {
+  const element = document.createElementNS(SVG, tag);
+  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+  return element;
+}
+
+/* A bar inside a cell: a share from 0 to 1.  Drawn in SVG, since the policy of the page allows no style attributes. */
+export function bar(td, share, tone, label) {
+  let holder = td.firstElementChild;
+  if (!holder) {
+    const picture = svg("svg", { viewBox: "0 0 100 10", preserveAspectRatio: "none", "aria-hidden": "true" });
+    picture.append(svg("rect", { x: 0, y: 0, height: 10, width: 0 }));
+    td.append((holder = make("span", { class: "bar", role: "img" }, picture)));
+  }
+  setAttribute($("rect", holder), "width", Math.round(100 * Math.min(1, Math.max(0, share))));
+  setAttribute(holder, "data-tone", tone);
+  setAttribute(holder, "aria-label", label);
+}

@@ -1,0 +1,111 @@
+// The last minutes of traffic: counts by second, route and bucket, and what can be read from them.  Bounded by `keep`.
+
+export class History {
+  constructor(bounds = [], keep = 300) {
+    this.bounds = bounds;
+    this.keep = keep;
+    this.seconds = [];
+  }
+
+  reset(bounds, keep, seconds) {
+    this.bounds = bounds;
+    this.keep = keep;
+    this.seconds = seconds.slice(-keep);
+  }
+
+  add(second) {
+    this.seconds.push(second);
+    if (this.seconds.length > this.keep) this.seconds.splice(0, this.seconds.length - this.keep);
+  }
+
+  get now() {
+    return this.seconds.length ? this.seconds[this.seconds.length - 1][0] : Date.now() / 1000;
+  }
+
+  /* Names of the routes that had requests. */
+  routes() {
+    const names = new Set();
+    for (const [, routes] of this.seconds) for (const name in routes) names.add(name);
+    return names;
+  }
+
+  /* The sum of the last `span` seconds by route. */
+  recent(span) {
+    const sums = new Map();
+    for (const [, routes] of this.seconds.slice(-span)) {
+      for (const name in routes) {
+        if (!sums.has(name)) sums.set(name, this.empty());
+        addTo(sums.get(name), routes[name]);
+      }
+    }
+    return sums;
+  }
+
+  empty() {
+    return { errors: 0, calls: 0, counts: new Array(this.bounds.length + 1).fill(0) };
+  }
+
+  /* Columns for the plots: times, requests, share of errors, three percentiles.  `route` "" is all of them; latencies
+     look back `smooth` seconds, since one second of a quiet route says little. */
+  columns(route, smooth = 5) {
+    const times = [], calls = [], errors = [], p50 = [], p90 = [], p99 = [];
+    const sums = this.seconds.map(([, routes]) => {
+      const sum = this.empty();
+      if (route !== "") routes[route] && addTo(sum, routes[route]);
+      else for (const name in routes) addTo(sum, routes[name]);
+      return sum;
+    });
+    sums.forEach((sum, index) => {
+      const window = this.empty();
+      for (const each of sums.slice(Math.max(0, index - smooth + 1), index + 1)) {
+        window.calls += each.calls;
+        for (let bucket = 0; bucket < each.counts.length; bucket++) window.counts[bucket] += each.counts[bucket];
+      }
+      times.push(this.seconds[index][0]);
+      calls.push(sum.calls);
+      errors.push(sum.calls ? (100 * sum.errors) / sum.calls : null);
+      for (const [column, share] of [[p50, 0.5], [p90, 0.9], [p99, 0.99]]) column.push(this.percentile(window, share, 1000));
+    });
+    return { times, calls, errors, p50, p90, p99 };
+  }
+
+  /* Requests and errors a second, in `points` steps, for a line as small as a word. */
+  spark(route, points = 60) {
+    const step = this.keep / points;
+    const calls = new Array(points).fill(0), errors = new Array(points).fill(0);
+    const offset = this.keep - this.seconds.length;
+    this.seconds.forEach(([, routes], index) => {
+      const counts = routes[route];
+      if (!counts) return;
+      const slot = Math.floor((index + offset) / step);
+      for (let place = 2; place < counts.length; place += 2) calls[slot] += counts[place];
+      errors[slot] += counts[0];
+    });
+    return { calls, errors };
+  }
+
+  /* By straight line inside the bucket; what lies beyond the last bound is said to be at it. */
+  percentile(sum, share, scale = 1) {
+    if (!sum.calls) return null;
+    let left = share * sum.calls;
+    for (let bucket = 0; bucket < sum.counts.length; bucket++) {
+      const count = sum.counts[bucket];
+      if (count && left <= count) {
+        const low = bucket ? this.bounds[bucket - 1] : 0;
+        const high = this.bounds[bucket] ?? low;
+        return scale * (low + ((high - low) * left) / count);
+      }
+      left -= count;
+    }
+    return scale * this.bounds[this.bounds.length - 1];
+  }
+}
+
+/* `[errors, bucket, count, …]` */
+function addTo(sum, sparse) {
+  sum.errors += sparse[0];
+  for (let place = 1; place < sparse.length; place += 2) {
+    sum.counts[sparse[place]] += sparse[place + 1];
+    sum.calls += sparse[place + 1];
+  }
+}

@@ -1,0 +1,75 @@
+// Server-sent events by `fetch`, since an EventSource cannot send the token.  The token is kept for this tab alone and
+// goes into the Authorization field: no URL and no cookie has it, so no other page can make use of it.
+
+const KEY = "sidecar.token";
+const FIRST_PAUSE = 500;
+const LONGEST_PAUSE = 8000;
+const SILENT_FOR = 10000;
+
+let token = sessionStorage.getItem(KEY) ?? "";
+
+export function setToken(value) {
+  token = value;
+  sessionStorage.setItem(KEY, value);
+}
+
+const fields = () => (token ? { Authorization: `Bearer ${token}` } : {});
+
+/* POST; the answer's JSON.  Throws an Error whose message is the problem's own words; `status` says which. */
+export async function post(path) {
+  const response = await fetch(path, { method: "POST", headers: fields() });
+  const document = await response.json();
+  if (!response.ok) {
+    const error = new Error([document.detail, ...(document.problems ?? [])].join("\n"));
+    throw Object.assign(error, { status: response.status });
+  }
+  return document;
+}
+
+/* Follow the stream for ever.  `on.full(data)`, `on.tick(data)`, `on.link(state)`; `await on.token()` asks for one. */
+export async function follow(path, on) {
+  let pause = FIRST_PAUSE;
+  for (;;) {
+    try {
+      await once(path, on, () => (pause = FIRST_PAUSE));
+    } catch (error) {
+      if (error.status === 401) {
+        on.link("locked");
+        await on.token();
+        continue;
+      }
+    }
+    on.link("lost");
+    await new Promise((wake) => setTimeout(wake, pause));
+    pause = Math.min(LONGEST_PAUSE, pause * 2);
+  }
+}
+
+async function once(path, on, alive) {
+  const end = new AbortController();
+  let silence = setTimeout(() => end.abort(), SILENT_FOR);
+  try {
+    const response = await fetch(path, { headers: fields(), signal: end.signal, cache: "no-store" });
+    if (!response.ok) throw Object.assign(new Error(response.statusText), { status: response.status });
+    const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+    let text = "";
+    for (;;) {
+      const { value, done } = await reader.read();
+      if (done) return;
+      clearTimeout(silence);
+      silence = setTimeout(() => end.abort(), SILENT_FOR);
+      text += value;
+      let at;
+      while ((at = text.indexOf("\n\n")) >= 0) {
+        const [event, data] = text.slice(0, at).split("\n");
+        text = text.slice(at + 2);
+        alive();
+        on.link("live");
+        on[event.slice("event: ".length)]?.(JSON.parse(data.slice("data: ".length)));
+      }
+    }
+  } finally {
+    clearTimeout(silence);
+    end.abort();
+  }
+}

@@ -1,0 +1,64 @@
+// What is wrong, in sentences, worst first: the first thing to read at three in the morning.
+
+import { $, keyed, make, setAttribute, setText } from "./dom.js";
+import { clock, duration, number, percent, plural } from "./words.js";
+
+const MANY_ERRORS = 0.05;
+const ENOUGH_CALLS = 20;
+const RECENT = 60;
+
+const entries = (things) => Object.entries(things ?? {});
+
+/* Each as {tone, at, text}: `at` is the panel that says more. */
+export function problems({ parts, history, now }) {
+  const found = [];
+  const say = (tone, at, text) => found.push({ tone, at, text });
+  if (parts.about && !parts.about.ready) say("bad", "events", `Not ready for traffic: ${parts.about.not_ready_because}`);
+  const last = parts.reloads?.at(-1);
+  if (last?.result === "rejected") {
+    say("bad", "reloads", `The policies on disk are not in force since ${clock(last.at)}: ${plural(last.problems?.length ?? 0, "problem")}`);
+  }
+  for (const [name, b] of entries(parts["state.breaker"])) {
+    if (b.forced) say("warn", "breakers", `Breaker ${name} is held ${b.state === "open" ? "open" : "closed"} by hand until it is set to auto`);
+    else if (b.state === "open") say("bad", "breakers", `Breaker ${name} is open: ${b.why}${b.next_probe_in == null ? "" : `; next probe in ${duration(Math.ceil(b.next_probe_in))}`}`);
+    else if (b.state === "half_open") say("warn", "breakers", `Breaker ${name} is half-open and lets through ${b.share == null ? "probes only" : percent(b.share)}`);
+  }
+  for (const [name, set] of entries(parts["state.endpoints"])) {
+    const all = set.endpoints ?? [];
+    const out = all.filter((e) => e.state !== "up");
+    if (!all.length) say("bad", "endpoints", `Upstream ${name} has no endpoints`);
+    else if (out.length) say(out.length === all.length ? "bad" : "warn", "endpoints", `Upstream ${name}: ${out.length} of ${plural(all.length, "endpoint")} out (${out.map((e) => `${e.url} ${e.state}`).join(", ")})`);
+  }
+  for (const [name, sum] of history.recent(RECENT)) {
+    const share = sum.errors / (sum.calls || 1);
+    if (sum.calls >= ENOUGH_CALLS && share >= MANY_ERRORS) say("bad", "traffic", `Route ${name || "(none)"}: ${percent(share)} of ${plural(sum.calls, "request")} failed in the last minute`);
+  }
+  for (const [name, b] of entries(parts["state.retry_budget"])) {
+    if (b.tokens < 1) say("warn", "budgets", `The retry budget of ${name} is spent: it gets no more retries for now`);
+  }
+  for (const [name, limit] of entries(parts["state.concurrency"])) {
+    const waiting = Object.values(limit.waiting ?? {}).reduce((sum, count) => sum + count, 0);
+    if (limit.active >= limit.limit) say("warn", "limits", `${name} is at its limit of ${number(limit.limit)} in flight${waiting ? `, ${number(waiting)} wait` : ""}`);
+  }
+  for (const [name, cache] of entries(parts["state.cache"])) {
+    if (cache.redis && !cache.redis.up) say("warn", "caches", `Cache ${name} cannot reach its Redis and lives on its own memory`);
+  }
+  for (const kind of ["state.tls", "state.discovery"]) {
+    for (const [name, thing] of entries(parts[kind])) if (thing.problem) say("warn", "events", `${name}: ${thing.problem}`);
+  }
+  return found.sort((a, b) => (a.tone === "bad" ? 0 : 1) - (b.tone === "bad" ? 0 : 1));
+}
+
+export function show(model) {
+  const found = problems(model);
+  const bad = found.filter((p) => p.tone === "bad").length;
+  const section = $("#verdict");
+  setAttribute(section, "data-tone", bad ? "bad" : found.length ? "warn" : "ok");
+  const warn = found.length - bad;
+  const counts = [bad ? `${plural(bad, "problem")}` : "", warn ? `${plural(warn, "warning")}` : ""].filter(Boolean).join(", ");
+  setText($("#verdict-text"), found.length ? counts : "Nothing is wrong");
+  keyed($("#problems"), found.slice(0, 20), (p) => `${p.at} ${p.text.replace(/\d+(\.\d+)? ?\S*/g, "#")}`,
+    (p) => make("li", {}, make("span", { class: "badge", "data-tone": p.tone }, p.tone === "bad" ? "problem" : "warning"), make("a", { href: `#${p.at}` })),
+    (li, p) => setText(li.children[1], p.text));
+  return { bad, warn };
+}

@@ -1,0 +1,49 @@
+"""The command: draw the screen anew with each event, and connect again when the stream ends."""
+
+from __future__ import annotations
+
+import time
+from typing import Final
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.text import Text
+
+from sidecar.top.stream import Model, StreamError, follow
+from sidecar.top.view import screen
+
+PAUSE: Final = 2.0
+"""Seconds before another try."""
+
+
+def terminal() -> Console:
+    """Texts of others are texts: no markup and no `:name:` in them means anything."""
+    return Console(markup=False, emoji=False, highlight=False)
+
+
+def once(host: str, port: int, token: str | None) -> None:
+    """Print what there is now.  Raises `StreamError`."""
+    model = Model()
+    for event, data in follow(host, port, token):
+        model.take(event, data)
+        break
+    terminal().print(screen(model))
+
+
+def run(host: str, port: int, token: str | None) -> None:
+    """Until Ctrl-C.  Raises `StreamError` if the first try fails; later ones are made again."""
+    console, model, seen = terminal(), Model(), False
+    with Live(console=console, screen=True, auto_refresh=False) as live:
+        while True:
+            try:
+                for event, data in follow(host, port, token):
+                    seen = True
+                    model.take(event, data)
+                    live.update(screen(model, console.height), refresh=True)
+                trouble = "the sidecar has ended the stream"
+            except StreamError as error:
+                if not seen:
+                    raise
+                trouble = str(error)
+            live.update(Group(Text(trouble, "bold red"), screen(model, console.height)), refresh=True)
+            time.sleep(PAUSE)

@@ -1,0 +1,115 @@
+"""Following `/live` of an admin listener: blocking reads, since a terminal has nothing else to do."""
+
+from __future__ import annotations
+
+import http.client
+import json
+from collections.abc import Iterator
+from typing import Any, Final
+
+SILENT_FOR: Final = 10.0
+"""Seconds without a byte after which the connection counts as lost; a tick comes every second."""
+
+
+class StreamError(Exception):
+    """Why the stream cannot be had, and what would be right."""
+
+
+class Model:
+    """What is known: the parts of the stream, and the last minutes of traffic."""
+
+    def __init__(self) -> None:
+        self.parts: dict[str, Any] = {}
+        self.bounds: list[float] = []
+        self.keep = 0
+        self.seconds: list[Any] = []
+
+    def take(self, event: str, data: dict[str, Any]) -> None:
+        """One event of the stream."""
+        if event == "full":
+            self.parts, self.bounds, self.keep = data["parts"], data["bounds"], data["keep"]
+            self.seconds = data["seconds"]
+            return
+        self.parts = {name: part for name, part in (self.parts | data["parts"]).items() if part is not None}
+        self.seconds = [*self.seconds, data["second"]][-self.keep :]
+
+    @property
+    def now(self) -> float:
+        """The Unix time of the last second; 0 before the first."""
+        return float(self.seconds[-1][0]) if self.seconds else 0.0
+
+    def recent(self, span: int) -> dict[str, Sum]:
+        """The last `span` seconds by route."""
+        sums: dict[str, Sum] = {}
+        for _, routes in self.seconds[-span:]:
+            for route, counts in routes.items():
+                sums.setdefault(route, Sum(self.bounds)).add(counts)
+        return sums
+
+    def rates(self, points: int) -> list[int]:
+        """Requests in each of the last seconds, oldest first."""
+        return [sum(sum(counts[2::2]) for counts in routes.values()) for _, routes in self.seconds[-points:]]
+
+
+class Sum:
+    """Requests of some seconds."""
+
+    def __init__(self, bounds: list[float]) -> None:
+        self._bounds = bounds
+        self.errors = 0
+        self.counts = [0] * (len(bounds) + 1)
+
+    def add(self, sparse: list[int]) -> None:
+        """`[errors, bucket, count, …]`."""
+        self.errors += sparse[0]
+        for bucket, count in zip(sparse[1::2], sparse[2::2], strict=True):
+            self.counts[bucket] += count
+
+    @property
+    def calls(self) -> int:
+        return sum(self.counts)
+
+    def percentile(self, share: float) -> float | None:
+        """Seconds, by straight line inside the bucket; None without requests."""
+        left = share * self.calls
+        if not left:
+            return None
+        for bucket, count in enumerate(self.counts[:-1]):
+            if count and left <= count:
+                low = self._bounds[bucket - 1] if bucket else 0.0
+                return low + (self._bounds[bucket] - low) * left / count
+            left -= count
+        return self._bounds[-1]
+
+
+def follow(host: str, port: int, token: str | None) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The events of the stream, until it ends.  Raises `StreamError`."""
+    connection = http.client.HTTPConnection(host, port, timeout=SILENT_FOR)
+    try:
+        connection.request("GET", "/live", headers={"Authorization": f"Bearer {token}"} if token else {})
+        response = connection.getresponse()
+        if response.status != 200:
+            raise StreamError(_advice(response.status, response.read(65536)))
+        event = ""
+        while line := response.readline():
+            name, _, value = line.decode().rstrip("\n").partition(": ")
+            if name == "event":
+                event = value
+            elif name == "data":
+                yield event, json.loads(value)
+    except TimeoutError:
+        raise StreamError(f"{host}:{port} has said nothing for {SILENT_FOR:g} s") from None
+    except (OSError, http.client.HTTPException) as error:
+        words = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise StreamError(f"no admin listener answers at {host}:{port}: {words}") from None
+    finally:
+        connection.close()
+
+
+def _advice(status: int, body: bytes) -> str:
+    if status == 401:
+        return "the admin listener has a token; give it as --token or in SIDECAR_ADMIN_TOKEN"
+    try:
+        return str(json.loads(body)["detail"])
+    except (ValueError, KeyError, TypeError):
+        return f"the answer is {status}; is that the admin listener of a sidecar?"

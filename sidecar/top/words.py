@@ -1,0 +1,42 @@
+"""Numbers and times as people read them."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+BLOCKS: Final = " ▁▂▃▄▅▆▇█"
+STEPS: Final = ((120.0, 1.0, "s"), (7200.0, 60.0, "min"), (172800.0, 3600.0, "h"))
+
+
+def duration(seconds: float | None) -> str:
+    """`2.5 ms`, `850 ms`, `3.4 s`, `12 min`."""
+    if not isinstance(seconds, float | int):
+        return "–"
+    if seconds < 1:
+        return f"{seconds * 1000:.1f} ms" if seconds < 0.01 else f"{seconds * 1000:.0f} ms"
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    for below, unit, word in STEPS:
+        if seconds < below:
+            return f"{seconds / unit:.0f} {word}"
+    return f"{seconds / 86400:.0f} d"
+
+
+def percent(share: float | None) -> str:
+    return "–" if share is None else f"{share * 100:.1f} %"
+
+
+def sparkline(values: list[int]) -> str:
+    """One character for each value."""
+    top = max(values, default=0) or 1
+    return "".join(BLOCKS[round(value * (len(BLOCKS) - 1) / top)] for value in values)
+
+
+def bar(share: float, width: int = 12) -> str:
+    full = round(min(1.0, max(0.0, share)) * width)
+    return "█" * full + "░" * (width - full)
+
+
+def plain(text: Any) -> str:
+    """A text of others, with nothing in it that moves a cursor."""
+    return "".join(c if c.isprintable() else "·" for c in str(text))

@@ -1,0 +1,277 @@
+"""A sidecar's admin listener without the sidecar: every state that the page can show, as data to change."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import deque
+from typing import Any
+
+from aiohttp import web
+
+from sidecar.core.env import Env
+from sidecar.core.outcome import Refusal
+from sidecar.edge.admin import Admin
+from sidecar.edge.view import AdminView
+from sidecar.telemetry.durations import RouteMetrics
+from sidecar.telemetry.metrics import Registry
+from sidecar.telemetry.plain import Secrets
+from sidecar.telemetry.refusals import Refusals
+
+WALL = 1_795_300_000.0
+"""What the wall clock says at the loop's zero."""
+PROBES = {"under_way": 1, "results": 1, "failed": 0, "slow": 0}
+
+
+class Thing:
+    """Anything that describes itself."""
+
+    def __init__(self, **facts: Any) -> None:
+        self.facts = facts
+
+    def describe(self) -> dict[str, Any]:
+        return dict(self.facts)
+
+
+class Breaker(Thing):
+    """One that can be forced."""
+
+    def force(self, mode: str) -> None:
+        self.facts |= {"state": "closed" if mode == "auto" else mode, "forced": mode != "auto"}
+        self.facts["why"] = "an operator lets it decide again" if mode == "auto" else f"an operator holds it {mode}"
+
+
+def breaker(state: str = "closed", why: str = "it is new", history: int = 0, **facts: Any) -> Breaker:
+    """A breaker as the real one describes itself."""
+    past = [
+        {"at": WALL + n, "before": "closed", "after": ("open", "half_open", "closed")[n % 3], "why": f"reason {n}"}
+        for n in range(history)
+    ]
+    usual = {
+        "forced": False,
+        "calls": 120,
+        "failed": 2,
+        "slow": 0,
+        "failure_rate": 0.0167,
+        "slow_rate": 0.0,
+        "failures_in_a_row": 0,
+        "times_doubled": 0,
+        "refused": 0,
+        "opened_because": None,
+        "since": WALL,
+    }
+    return Breaker(**(usual | {"state": state, "why": why, "history": past} | facts))
+
+
+def endpoint(url: str, state: str = "up", **facts: Any) -> dict[str, Any]:
+    usual = {"in_flight": 0, "consecutive_failures": 0, "ejections": 0, "ejected_for": 0.0}
+    return usual | {"url": url, "state": state} | facts
+
+
+class Reloaded:
+    """How a reload went."""
+
+    def __init__(self, problems: list[str]) -> None:
+        self.problems = problems
+
+    def describe(self) -> dict[str, Any]:
+        return {"result": "applied", "digest": "ab12cd34ef56"}
+
+
+class Scene:
+    """All that the admin listener is handed."""
+
+    def __init__(self, token: str | None = None) -> None:
+        loop = asyncio.get_running_loop()
+        self.start = loop.time()
+        self.registry = Registry()
+        self.refusals = Refusals(self.wall)
+        self.states: dict[tuple[str, ...], Any] = {}
+        self.routes: dict[str, Any] = {}
+        self.reloads: list[dict[str, Any]] = [
+            {"at": WALL, "trigger": "start", "result": "applied", "digest": "5ea39229a93f"}
+        ]
+        self.events: deque[dict[str, Any]] = deque(maxlen=200)
+        self.problems: list[str] = []
+        self.not_ready = ""
+        self.purged: list[str] = []
+        env = Env(
+            now=loop.time,
+            wall=self.wall,
+            sleep=asyncio.sleep,
+            call_later=loop.call_later,
+            spawn=loop.create_task,
+            future=loop.create_future,
+            rng=random.Random(0),
+            emit=self.emit,
+            meter=self.registry,
+        )
+        self.view = AdminView(
+            env=env,
+            registry=self.registry,
+            version="1.2.3",
+            started=self.start - 7000,
+            ready=lambda: self.not_ready,
+            reload=self.reload,
+            states=lambda: self.states,
+            recent=self.events,
+            secrets=Secrets(),
+            token=token,
+            sections={
+                "policies": lambda: {"service": "orders", "digest": "5ea39229a93f"},
+                "reloads": lambda: self.reloads,
+                "routes": lambda: self.routes,
+                "refusals": self.refusals.describe,
+            },
+        )
+        self.admin = Admin(self.view)
+        self.runner: web.AppRunner
+        self.url = ""
+
+    def wall(self) -> float:
+        return WALL + asyncio.get_running_loop().time() - self.start
+
+    def emit(self, event: str, **attributes: Any) -> None:
+        self.events.append({"time": "2026-11-21T22:26:40.000Z", "level": "info", "event": event, **attributes})
+
+    async def reload(self) -> Reloaded:
+        return Reloaded(self.problems)
+
+    def requests(self, route: str, seconds: list[float], status: int = 200) -> None:
+        """Count requests of a route."""
+        metrics = RouteMetrics(self.registry, {"route": route, "http.route": f"/{route}"})
+        for each in seconds:
+            metrics.record(b"GET", status, "", each)
+
+    def past(self, seconds: int) -> None:
+        """Minutes of traffic, at once: a wave with a bad spell in it."""
+        rng = random.Random(7)
+        traffic = self.admin.feed.traffic
+        for second in range(seconds):
+            for number, route in enumerate(self.routes):
+                slow = 8 if 150 < second < 190 and number == 1 else 1
+                count = rng.randrange(20, 60) // (number + 1)
+                self.requests(route, [rng.expovariate(30.0 / (number + 1)) * slow for _ in range(count)])
+                if slow > 1:
+                    self.requests(route, [0.4] * (count // 2), 503)
+            traffic.sample(self.wall() - seconds + second)
+
+    # ----- life
+
+    async def __aenter__(self) -> Scene:
+        self.runner = web.AppRunner(self.admin.application(), access_log=None)
+        await self.runner.setup()
+        site = web.TCPSite(self.runner, "127.0.0.1", 0)
+        await site.start()
+        self.url = f"http://127.0.0.1:{self.runner.addresses[0][1]}"
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.runner.cleanup()
+
+
+def calm(scene: Scene) -> Scene:
+    """A service that is well."""
+    scene.routes = {
+        "order": {"upstream": "orders", "chain": []},
+        "payment": {"upstream": "payments", "chain": []},
+        "offer": {"upstream": "payments", "chain": []},
+    }
+    scene.states = {
+        ("breaker", "upstream", "payments"): breaker(history=2, why="nothing tripped it during the ramp"),
+        ("breaker", "route", "order"): breaker(),
+        ("endpoints", "payments"): Thing(
+            upstream="payments",
+            endpoints=[endpoint("http://payments-1:8080", in_flight=3), endpoint("http://payments-2:8080")],
+        ),
+        ("endpoints", "orders"): Thing(upstream="orders", endpoints=[endpoint("http://127.0.0.1:9000", in_flight=7)]),
+        ("concurrency", "route", "order"): Thing(
+            active=12, limit=100, queue=50, waiting={"critical": 0, "default": 0, "sheddable": 0}
+        ),
+        ("retry_budget", "payments"): Thing(
+            tokens=52.4, first_attempts=140, retries=3, ratio=0.2, floor=30.0, window=10.0
+        ),
+        ("cache", "default"): Thing(
+            entries=1204,
+            bytes=9_400_000,
+            max_bytes=67_108_864,
+            redis={"up": True},
+            lookups={"order": {"hit": 9210, "miss": 812, "stale": 44}},
+        ),
+    }
+    return scene
+
+
+def broken(scene: Scene) -> Scene:
+    """Everything that can be wrong at once."""
+    calm(scene)
+    scene.states |= {
+        ("breaker", "upstream", "payments"): breaker(
+            "open",
+            "12 of 20 calls failed in 10 s (60 %), 50 % opens it",
+            7,
+            next_probe_in=3.4,
+            refused=2310,
+            failed=12,
+        ),
+        ("breaker", "route", "order"): breaker(
+            "half_open", "it was open for 5 s", 2, probes=PROBES, opened_because="10 failures in a row"
+        ),
+        ("breaker", "upstream", "ledger", "http://ledger-1:8080"): breaker(
+            "open", "an operator holds it open", 1, forced=True, next_probe_in=None
+        ),
+        ("endpoints", "payments"): Thing(
+            upstream="payments",
+            endpoints=[
+                endpoint("http://payments-1:8080", "ejected", ejected_for=14.2, ejections=3, consecutive_failures=5),
+                endpoint("http://payments-2:8080", in_flight=31),
+            ],
+        ),
+        ("concurrency", "route", "order"): Thing(
+            active=100, limit=100, queue=50, waiting={"critical": 0, "default": 17, "sheddable": 4}
+        ),
+        ("retry_budget", "payments"): Thing(
+            tokens=0.2, first_attempts=140, retries=58, ratio=0.2, floor=30.0, window=10.0
+        ),
+        ("cache", "default"): Thing(
+            entries=1204,
+            bytes=9_400_000,
+            max_bytes=67_108_864,
+            redis={"up": False},
+            lookups={"order": {"hit": 9210, "miss": 812, "stale": 44}},
+        ),
+    }
+    scene.reloads.append(
+        {
+            "at": WALL + 60,
+            "trigger": "file",
+            "result": "rejected",
+            "digest": "77aa11bb22cc",
+            "problems": [
+                "policies/orders.yaml:31:7: routes[2].retry.max_atempts: is unknown; did you mean max_attempts?"
+            ],
+        }
+    )
+    where = "/etc/sidecar/policies/orders.yaml"
+    for _ in range(2310):
+        scene.refusals.note(
+            "payment",
+            "breaker_open",
+            Refusal(
+                "circuit_breaker", f"{where}:16", "The circuit is open: 12 of 20 calls failed in 10 s", None, None, 3
+            ),
+        )
+    for _ in range(41):
+        scene.refusals.note(
+            "order",
+            "overloaded",
+            Refusal(
+                "concurrency", f"{where}:48", "100 requests are in flight, 100 may be: the queue is full", 100, 100, 1
+            ),
+        )
+    scene.refusals.note("", "no_route", Refusal())
+    scene.emit("breaker.transition", level="warning", breaker="upstream:payments", before="closed", after="open")
+    scene.emit("reload.rejected", level="error", trigger="file")
+    scene.requests("payment", [0.02] * 60, 503)
+    scene.requests("payment", [0.02] * 40)
+    return scene

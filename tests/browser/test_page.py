@@ -1,0 +1,206 @@
+"""The live page in a real browser: what it shows of each state, what its buttons do, and what it costs."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+
+import pytest
+from playwright.async_api import Browser, Page, expect
+
+from tests.browser.conftest import HERE, Window
+from tests.browser.scene import Scene, broken
+
+PICTURES = os.environ.get("SIDECAR_SCREENSHOTS")
+"""Where to leave pictures of each state for a person to look at; nowhere unless set."""
+
+
+def script(name: str) -> str:
+    """What is evaluated in the page: `contrast` (WCAG 2 AA: texts under 4.5), `nameless` (what a screen reader cannot
+    name), `hour` (so many ticks, faster than they come)."""
+    return HERE.joinpath(f"{name}.js").read_text()
+
+
+async def text(page: Page, selector: str) -> str:
+    return re.sub(r"\s+", " ", await page.inner_text(selector))
+
+
+async def test_a_calm_service(scene: Scene, window: Window) -> None:
+    page = await window.open(scene.url)
+    await expect(page.locator("#verdict-text")).to_have_text("Nothing is wrong")
+    assert await page.title() == "orders"
+    assert await text(page, "#breakers-sum") == "2 breakers, none open"
+    assert await text(page, "#endpoints-sum") == "3 of 3 up"
+    rows = await page.locator("#routes tbody tr").all_inner_texts()
+    assert [row.split()[0] for row in rows] == ["order", "payment", "offer"]
+    assert "91.9 %" in await text(page, "#caches"), "stale answers are hits of a sort: 9254 of 10066"
+    assert "Nothing has been refused." in await text(page, "#refusals")
+    assert window.noise == [], "no errors, and nothing that its content security policy refused"
+
+
+async def test_everything_that_is_wrong_is_said_first(scene: Scene, window: Window) -> None:
+    broken(scene)
+    page = await window.open(scene.url)
+    await expect(page.locator("#problems li")).to_have_count(9)
+    problems = await page.locator("#problems li").all_inner_texts()
+    assert [p.split()[0] for p in problems] == ["problem"] * 3 + ["warning"] * 6
+    everything = await text(page, "#problems")
+    for words in (
+        "Breaker upstream:payments is open: 12 of 20 calls failed",
+        "next probe in 4 s",
+        "half-open",
+        "held open by hand",
+        "1 of 2 endpoints out",
+        "budget of payments is spent",
+        "at its limit of 100 in flight, 21 wait",
+        "cannot reach its Redis",
+        "policies on disk are not in force",
+    ):
+        assert words in everything, words
+    assert (await page.title()).startswith("(3) ")
+    first = await page.locator(".breaker .name").first.inner_text()
+    assert first == "upstream:payments", "open ones come first"
+    assert "circuit_breaker policies/orders.yaml:16" in await text(page, "#refusals")
+    assert "2,310" in await text(page, "#refusals")
+    assert "did you mean max_attempts?" in await text(page, "#reloads")
+    await page.locator(".breaker summary").first.click()
+    await expect(page.locator(".breaker").first.locator("ol li")).to_have_count(7)
+    assert window.noise == []
+
+
+async def test_it_follows(scene: Scene, window: Window) -> None:
+    page = await window.open(scene.url)
+    before = await page.locator("#routes tbody tr").count()
+    scene.routes["refund"] = {"upstream": "payments", "chain": []}
+    scene.requests("refund", [0.2] * 30)
+    scene.not_ready = "draining since SIGTERM"
+    await expect(page.locator("#routes tbody tr")).to_have_count(before + 1)
+    await expect(page.locator("#problems")).to_contain_text("Not ready for traffic: draining since SIGTERM")
+    await expect(page.locator("#routes tr", has_text="refund")).to_contain_text("175 ms")
+    await page.get_by_role("button", name="refund").click()
+    await expect(page.locator("#scope")).to_have_value("refund")
+    await expect(page.locator("#plot-requests output")).to_have_text(re.compile(r"\d"))
+
+
+async def test_breakers_by_hand(scene: Scene, window: Window) -> None:
+    page = await window.open(scene.url)
+    row = page.locator(".breaker", has_text="upstream:payments")
+    await row.get_by_role("button", name="Open").click()
+    await expect(page.locator("#ask-text")).to_contain_text("refused until it is set to auto")
+    await page.keyboard.press("Escape")
+    assert scene.states["breaker", "upstream", "payments"].facts["state"] == "closed", "a question that is not answered"
+    await row.get_by_role("button", name="Open").click()
+    await page.get_by_role("button", name="Hold open").click()
+    await expect(page.locator("#toast")).to_have_text("upstream:payments is open, held by hand")
+    await expect(row.locator(".badge").first).to_have_text("open, held")
+    await row.get_by_role("button", name="Auto").click()
+    await expect(row.locator(".badge").first).to_have_text("closed")
+
+
+async def test_reload(scene: Scene, window: Window) -> None:
+    page = await window.open(scene.url)
+    await page.get_by_role("button", name="Reload policies").click()
+    await expect(page.locator("#toast")).to_have_text("Policies applied: ab12cd34ef56")
+    scene.problems = ["a.yaml:3:5: routes[0].retry: is unknown"]
+    await page.get_by_role("button", name="Reload policies").click()
+    await expect(page.locator("#toast")).to_contain_text("a.yaml:3:5: routes[0].retry: is unknown")
+
+
+@pytest.mark.parametrize("scene", ["t0ken"], indirect=True)
+async def test_the_token(scene: Scene, window: Window) -> None:
+    page = window.page
+    await page.goto(scene.url)
+    for given in ("wrong", "t0ken"):
+        await page.locator("#ask-input").fill(given)
+        await page.get_by_role("button", name="Go on").click()
+    await expect(page.locator("#link")).to_have_text("live")
+    assert "t0ken" not in page.url
+    assert await page.evaluate("document.cookie") == ""
+    await page.get_by_role("button", name="Reload policies").click()
+    await expect(page.locator("#toast")).to_contain_text("Policies applied")
+    await page.reload()
+    await expect(page.locator("#link")).to_have_text("live")
+
+
+async def test_texts_of_others_stay_texts(scene: Scene, window: Window) -> None:
+    evil = "<img src=x onerror=alert(1)><script>alert(1)</script>"
+    scene.states["breaker", "upstream", evil] = scene.states["breaker", "upstream", "payments"]
+    scene.emit("library.x", message=evil)
+    page = await window.open(scene.url)
+    await expect(page.locator("#events")).to_contain_text(evil)
+    assert await page.locator("main img, main script").count() == 0
+    assert window.noise == []
+
+
+async def test_a_lost_connection_is_seen_and_made_again(scene: Scene, window: Window) -> None:
+    page = await window.open(scene.url)
+    await page.route("**/live", lambda route: route.abort())
+    await scene.admin.feed.stop(scene.runner.app)
+    await expect(page.locator("#link")).to_contain_text("connection lost")
+    assert await page.evaluate("getComputedStyle(document.querySelector('main')).opacity") != "1"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 800, 1400])
+@pytest.mark.parametrize("state", ["calm", "broken"])
+async def test_it_fits(scene: Scene, browser: Browser, scheme: str, width: int, state: str) -> None:
+    if state == "broken":
+        broken(scene)
+    context = await browser.new_context(color_scheme=scheme, viewport={"width": width, "height": 900})  # type: ignore[arg-type]
+    page = await Window(await context.new_page()).open(scene.url)
+    assert await page.evaluate("document.documentElement.scrollWidth") <= width, "nothing sticks out"
+    cut = "[...document.querySelectorAll('.scroll')].filter(e => e.scrollWidth > e.clientWidth).map(e => e.innerText)"
+    assert await page.evaluate(cut) == []
+    assert await page.evaluate("document.documentElement.dataset.theme") == scheme
+    assert await page.evaluate(script("contrast")) == []
+    if PICTURES:
+        await page.screenshot(path=f"{PICTURES}/{state}-{width}-{scheme}.png", full_page=True)
+    await context.close()
+
+
+async def test_everything_has_a_name(scene: Scene, window: Window) -> None:
+    broken(scene)
+    page = await window.open(scene.url)
+    assert await page.evaluate(script("nameless")) == []
+    assert await page.evaluate("document.querySelectorAll('h1').length") == 1
+    assert await page.evaluate("document.querySelectorAll('th:not([scope])').length") == 0
+
+
+async def test_the_first_paint(scene: Scene, browser: Browser) -> None:
+    context = await browser.new_context()
+    page = await context.new_page()
+    paints = []
+    for _ in range(3):
+        await page.goto(scene.url)
+        await page.wait_for_selector("#link[data-tone=ok]")
+        paints.append(await page.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime"))
+    assert min(paints) < 300, f"ms: {paints}"
+    await context.close()
+
+
+async def test_an_hour_leaves_nothing_behind(scene: Scene, window: Window) -> None:
+    """3600 ticks through the page's own code, faster than they come."""
+    page = await window.open(scene.url)
+    before = await page.evaluate(script("hour"), 400)
+    after = await page.evaluate(script("hour"), 3600)
+    assert after == before
+    assert after[1] == 300
+
+
+async def test_fifty_pages_are_sent_the_same_bytes(scene: Scene) -> None:
+    """Not the browser's part: fifty readers, one of which is too slow for a tick."""
+    readers = [await asyncio.open_connection(*scene.url.removeprefix("http://").split(":")) for _ in range(50)]
+    for _, writer in readers:
+        writer.write(b"GET /live HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    for reader, _ in readers:
+        head = await reader.readuntil(b"\r\n\r\n")
+        assert b"text/event-stream" in head
+    ticks = set()
+    for reader, _ in readers:
+        await reader.readuntil(b"event: full\n")
+        await reader.readuntil(b"event: tick\n")
+        ticks.add(await reader.readuntil(b"\n\n"))
+    assert len(ticks) == 1
+    for _, writer in readers:
+        writer.close()
