@@ -1,0 +1,32 @@
+# The image of the sidecar; the services of the shop (`chaos`) are in it too.  Reproducible: every package comes at the
+# version and with the hash that requirements/ says.
+#
+#   docker build -t resilience-sidecar .
+#   docker run --rm -v ./policies/demo.yaml:/etc/sidecar/policies.yaml:ro resilience-sidecar check /etc/sidecar
+
+ARG PYTHON=3.13-slim-bookworm
+
+FROM python:${PYTHON} AS build
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
+WORKDIR /src
+RUN python -m venv --without-pip /opt/sidecar
+COPY requirements/runtime.txt requirements/build.txt requirements/
+RUN pip --python /opt/sidecar/bin/python install --require-hashes --no-deps --only-binary :all: -r requirements/runtime.txt \
+ && pip install --require-hashes --no-deps -r requirements/build.txt
+COPY pyproject.toml README.md LICENSE ./
+COPY sidecar/ sidecar/
+COPY chaos/ chaos/
+RUN pip wheel --no-deps --no-build-isolation --no-index --wheel-dir /wheels . \
+ && pip --python /opt/sidecar/bin/python install --no-deps --no-index /wheels/*.whl \
+ && /opt/sidecar/bin/python -m compileall -q /opt/sidecar/lib
+
+FROM python:${PYTHON}
+LABEL org.opencontainers.image.title="resilience-sidecar" org.opencontainers.image.licenses="Apache-2.0"
+ENV PATH=/opt/sidecar/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
+COPY --from=build /opt/sidecar /opt/sidecar
+USER 65532:65532
+EXPOSE 8080 9901 15001
+HEALTHCHECK --interval=5s --timeout=3s --start-period=10s \
+  CMD ["python", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:9901/readyz', timeout=2)"]
+ENTRYPOINT ["sidecar"]
+CMD ["run", "/etc/sidecar"]

@@ -1,0 +1,278 @@
+"""What is deployed with: containers, Kubernetes, dashboards and alerts.  There is no container engine here, so what is
+checked is that the files are valid, and that every name in them is one that the project has."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+
+from chaos.shop import CALLS
+from docs.generate import instruments
+from sidecar import __version__
+from sidecar.control.files import read
+from sidecar.control.load import load
+from sidecar.telemetry import catalogue
+from sidecar.telemetry.metrics import Metric
+from sidecar.telemetry.prometheus import metric_name
+
+ROOT = Path(__file__).parents[2]
+DEPLOY = ROOT / "deploy"
+COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+SIDECARS = sorted(name for name in SERVICES if name.endswith("-sidecar"))
+OVERLAY = DEPLOY / "kubernetes" / "overlays" / "production"
+KUBERNETES = "1.32"
+
+
+def documents(path: Path) -> list[dict[str, Any]]:
+    return [document for document in yaml.safe_load_all(path.read_text()) if document]
+
+
+# ----- containers
+
+
+def test_the_compose_file_is_valid() -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "check_jsonschema",
+        "--builtin-schema",
+        "vendor.compose-spec",
+        "docker-compose.yml",
+    ]
+    assert subprocess.run(command, cwd=ROOT, capture_output=True, text=True).returncode == 0
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_containers_are_hardened(name: str) -> None:
+    service = SERVICES[name]
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert "no-new-privileges:true" in service["security_opt"]
+    assert {"mem_limit", "cpus"} <= service.keys()
+    assert service["image"] == "resilience-sidecar" or not service["user"].startswith("0")
+    assert "healthcheck" in service or name in ("collector", "jaeger"), "whose images have no program to ask with"
+    if service["image"] != "resilience-sidecar":
+        assert re.search(r":v?\d+\.\d+", service["image"]), "a version, not what is latest today"
+
+
+def test_what_compose_refers_to_exists() -> None:
+    for name, service in SERVICES.items():
+        for volume in service.get("volumes", ()):
+            source = volume.split(":")[0]
+            assert source in COMPOSE["volumes"] or (ROOT / source).exists(), f"{name}: {source}"
+        assert set(service.get("depends_on", ())) <= SERVICES.keys()
+        for config in service.get("configs", ()):
+            assert config["source"] in COMPOSE["configs"]
+        for part in service.get("entrypoint", ()):
+            assert not part.startswith("chaos.") or importlib.util.find_spec(part), part
+    assert {sidecar.removesuffix("-sidecar").rstrip("-12") for sidecar in SIDECARS} == set(CALLS)
+    assert [name for name, service in SERVICES.items() if "chaos" in service.get("profiles", ())] == ["trouble"]
+
+
+@pytest.mark.parametrize("name", SIDECARS)
+def test_each_sidecar_has_policies_that_fit(name: str) -> None:
+    service = SERVICES[name]
+    beside = service["network_mode"].removeprefix("service:")
+    assert name == f"{beside}-sidecar"
+    source, target, _ = service["volumes"][0].split(":")
+    loaded = load(read(str(ROOT / source)), service["environment"])
+    assert not loaded.problems
+    assert not loaded.warnings
+    spec = loaded.spec
+    assert spec is not None
+    assert target.startswith(service["command"][1]), "that is where it reads them"
+    assert spec.admin is not None
+    assert str(spec.admin.address) == service["environment"]["ADMIN"]
+    assert SERVICES[beside]["ports"][-1].endswith(f":{spec.admin.address.port}")
+    assert f"127.0.0.1:{spec.admin.address.port}/readyz" in service["healthcheck"]["test"][-1]
+    (app,) = spec.upstreams["app"].endpoints or ()
+    assert app.endswith(SERVICES[beside]["entrypoint"][-1].rpartition(":")[2])
+    role = SERVICES[beside]["entrypoint"][3]
+    for called in CALLS[role]:
+        assert any(route.match.host == called and route.listener == "outbound" for route in spec.routes), called
+    for upstream in spec.upstreams.values():
+        for url in upstream.endpoints or ():
+            host, _, port = url.removeprefix("http://").partition(":")
+            assert host == "127.0.0.1" or (host in SERVICES and port == str(spec.listeners["inbound"].address.port))
+    grace = float(service["stop_grace_period"].removesuffix("s"))
+    assert grace > spec.limits.drain_timeout
+
+
+def test_the_image_has_what_it_copies_and_runs_without_root() -> None:
+    text = (ROOT / "Dockerfile").read_text()
+    for source in re.findall(r"^COPY ((?:[\w./-]+ )+)\S+$", text, re.MULTILINE):
+        for path in source.split():
+            assert (ROOT / path).exists(), path
+    assert text.count("--require-hashes") == 2, "the packages, and what builds ours"
+    final = text[text.rindex("\nFROM ") :]
+    assert re.search(r"^USER [1-9]\d+:[1-9]\d+$", final, re.MULTILINE)
+    assert "--from=build" in final
+    kept = {line[1:].rstrip("/") for line in (ROOT / ".dockerignore").read_text().splitlines() if line[:1] == "!"}
+    copied = {
+        part.split("/")[0] for line in re.findall(r"^COPY (?!--)(.*) \S+$", text, re.MULTILINE) for part in line.split()
+    }
+    assert copied == kept
+
+
+def test_prometheus_scrapes_every_sidecar() -> None:
+    config = yaml.safe_load((DEPLOY / "compose" / "prometheus.yml").read_text())
+    (job,) = config["scrape_configs"]
+    targets = job["static_configs"][0]["targets"]
+    assert sorted(f"{target.split(':')[0]}-sidecar" for target in targets) == SIDECARS
+    assert {target.split(":")[1] for target in targets} == {"9901"}
+    assert job["authorization"]["credentials_file"] == SERVICES["prometheus"]["configs"][0]["target"]
+
+
+def test_the_collector_passes_traces_on() -> None:
+    config = yaml.safe_load((DEPLOY / "compose" / "collector.yaml").read_text())
+    pipeline = config["service"]["pipelines"]["traces"]
+    for kind in ("receivers", "processors", "exporters"):
+        assert set(pipeline[kind]) <= config[kind].keys()
+    assert config["exporters"]["otlp/jaeger"]["endpoint"].split(":")[0] in SERVICES
+    assert "memory_limiter" in pipeline["processors"]
+    for name in SIDECARS:
+        endpoint = SERVICES[name]["environment"]["OTEL_EXPORTER_OTLP_ENDPOINT"]
+        assert (
+            endpoint
+            == "http://collector:" + config["receivers"]["otlp"]["protocols"]["grpc"]["endpoint"].rpartition(":")[2]
+        )
+
+
+# ----- alerts and dashboards: every metric and label exists
+
+PROMETHEUS_LABELS = {"job", "instance"}
+FUNCTIONS = {
+    "sum", "max", "min", "count", "rate", "increase", "by", "or", "on", "and", "vector", "histogram_quantile",
+    "label_values",
+}  # fmt: skip
+
+
+def exported() -> dict[str, set[str]]:
+    """Every name that the metrics page has, with its labels."""
+    names: dict[str, set[str]] = {"up": set()}
+    for name, (kind, labels) in instruments().items():
+        page = metric_name(Metric(name, kind, catalogue.METRICS[name].unit, "", []))  # type: ignore[arg-type]
+        known = {re.sub(r"\W", "_", label) for label in labels} | PROMETHEUS_LABELS
+        names[page] = known
+        if kind == "histogram":
+            names |= {f"{page}_sum": known, f"{page}_count": known, f"{page}_bucket": known | {"le"}}
+    return names
+
+
+def expressions() -> Iterator[tuple[str, str, str]]:
+    """Name, expression, and the texts that are made of its labels."""
+    for group in yaml.safe_load((DEPLOY / "compose" / "alerts.yml").read_text())["groups"]:
+        for rule in group["rules"]:
+            yield rule["alert"], rule["expr"], " ".join(rule["annotations"].values())
+    board = json.loads((DEPLOY / "compose" / "grafana" / "dashboards" / "sidecar.json").read_text())
+    for panel in board["panels"]:
+        for target in panel["targets"]:
+            yield f"{panel['title']} {target['refId']}", target["expr"], target["legendFormat"]
+    for variable in board["templating"]["list"]:
+        yield variable["name"], variable["query"], ""
+
+
+EXPRESSIONS = list(expressions())
+
+
+@pytest.mark.parametrize(("name", "expr", "text"), EXPRESSIONS, ids=[name for name, _, _ in EXPRESSIONS])
+def test_every_metric_and_label_exists(name: str, expr: str, text: str) -> None:
+    bare = re.sub(r'"[^"]*"', '""', expr)
+    used = {label for selector in re.findall(r"\{([^}]*)\}", bare) for label in re.findall(r"(\w+)\s*[=!]", selector)}
+    grouped = {label for grouping in re.findall(r"by \(([^)]*)\)", bare) for label in re.split(r",\s*", grouping)}
+    shown = set(re.findall(r"\{\{\s*(?:\$labels\.)?(\w+)\s*\}\}", text))
+    rest = re.sub(r"\{[^}]*\}|by \([^)]*\)|\[[^\]]*\]|, \w+\)$", " ", bare)
+    metrics = set(re.findall(r"\b[a-z]\w+", rest)) - FUNCTIONS
+    known = exported()
+    assert metrics
+    assert metrics <= known.keys(), metrics - known.keys()
+    for metric in metrics:
+        assert used | grouped <= known[metric] | PROMETHEUS_LABELS, f"{metric} has no {used | grouped - known[metric]}"
+        assert shown <= (grouped or known[metric] | PROMETHEUS_LABELS), f"{shown - grouped}: gone after the grouping"
+
+
+def test_the_alerts_that_matter_are_there() -> None:
+    names = {name for name, _, _ in EXPRESSIONS}
+    assert {"BreakerOpen", "RetryBudgetExhausted", "EndpointEjected", "TelemetryDropped", "LogDropped"} <= names
+
+
+# ----- Kubernetes
+
+MANIFESTS = sorted(
+    path for path in (DEPLOY / "kubernetes" / "base").glob("*.yaml") if path.name != "kustomization.yaml"
+)
+
+
+@pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.name)
+def test_manifests_are_valid(path: Path) -> None:
+    for document in documents(path):
+        kubernetes_validate.validate(document, KUBERNETES, strict=True)
+
+
+def test_the_sidecar_is_a_native_one() -> None:
+    (deployment,) = documents(DEPLOY / "kubernetes" / "base" / "deployment.yaml")
+    pod = deployment["spec"]["template"]["spec"]
+    (sidecar,) = pod["initContainers"]
+    loaded = load(read(str(DEPLOY / "kubernetes" / "base" / "policies")), {})
+    assert not loaded.problems
+    assert not loaded.warnings
+    spec = loaded.spec
+    assert spec is not None
+    assert sidecar["restartPolicy"] == "Always"
+    assert sidecar["args"] == ["run", sidecar["volumeMounts"][0]["mountPath"]]
+    ports = {port["name"]: port["containerPort"] for port in sidecar["ports"]}
+    assert spec.admin is not None
+    assert ports == {"http": spec.listeners["inbound"].address.port, "admin": spec.admin.address.port}
+    assert spec.listeners["outbound"].address.is_loopback
+    for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+        assert sidecar[probe]["httpGet"]["port"] == "admin"
+    assert sidecar["livenessProbe"]["httpGet"]["path"] == "/livez"
+    slept = float(pod["containers"][0]["lifecycle"]["preStop"]["exec"]["command"][1])
+    assert pod["terminationGracePeriodSeconds"] > slept + spec.limits.drain_timeout + 5
+    for container in (sidecar, *pod["containers"]):
+        assert container["securityContext"]["readOnlyRootFilesystem"] is True
+        assert "memory" in container["resources"]["limits"]
+    token = next(mount for mount in sidecar["volumeMounts"] if mount["name"] == "admin-token")
+    assert spec.admin.token.file == f"{token['mountPath']}/token"  # type: ignore[union-attr]
+    for called in CALLS[pod["containers"][0]["command"][3]]:
+        assert any(route.match.host == called for route in spec.routes)
+
+
+def test_selectors_select() -> None:
+    (deployment,) = documents(DEPLOY / "kubernetes" / "base" / "deployment.yaml")
+    given = deployment["spec"]["template"]["metadata"]["labels"]
+    assert deployment["spec"]["selector"]["matchLabels"] == given
+    for service in documents(DEPLOY / "kubernetes" / "base" / "service.yaml"):
+        assert service["spec"]["selector"].items() <= given.items()
+        named = {port["name"] for port in deployment["spec"]["template"]["spec"]["initContainers"][0]["ports"]}
+        assert {port["targetPort"] for port in service["spec"]["ports"]} <= named
+
+
+@pytest.mark.skipif(shutil.which("kubectl") is None, reason="no kubectl here")
+def test_the_overlay_builds() -> None:
+    built = subprocess.run(["kubectl", "kustomize", OVERLAY], capture_output=True, text=True, check=True).stdout
+    kinds = {}
+    for document in yaml.safe_load_all(built):
+        kubernetes_validate.validate(document, KUBERNETES, strict=True)
+        kinds[document["kind"]] = document
+    pod = kinds["Deployment"]["spec"]["template"]["spec"]
+    assert pod["initContainers"][0]["image"].endswith(f":{__version__}")
+    assert pod["initContainers"][0]["resources"]["requests"]["cpu"] == "250m"
+    assert pod["initContainers"][0]["restartPolicy"] == "Always"
+    assert kinds["ConfigMap"]["data"].keys() == {"orders.yaml"}
+    policy = kinds["NetworkPolicy"]["spec"]
+    assert policy["ingress"][0]["from"][0]["podSelector"] == {"matchLabels": {"app.kubernetes.io/part-of": "shop"}}
+    labels = kinds["Deployment"]["spec"]["template"]["metadata"]["labels"]
+    assert labels["app.kubernetes.io/part-of"] == "shop", "by which the network policies know them"
