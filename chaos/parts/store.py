@@ -1,0 +1,140 @@
+"""A store with as much of Redis' protocol (RESP 2 and 3) as a cache needs: strings with a time to live, and counters.
+
+Only for scenarios in which it becomes slow, full or dead; it keeps at most `MOST` keys.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, cast
+
+from chaos.parts.part import World, split
+
+MOST = 10_000
+WELCOME = {
+    False: b"*4\r\n$6\r\nserver\r\n$5\r\nredis\r\n$5\r\nproto\r\n:2\r\n",
+    True: b"%2\r\n$6\r\nserver\r\n$5\r\nredis\r\n$5\r\nproto\r\n:3\r\n",
+}
+"""The answer to HELLO, by whether the client wants RESP 3."""
+EMPTY = {b"XREVRANGE": b"*0\r\n", b"XREAD": b"*-1\r\n", b"XADD": b"$3\r\n0-1\r\n", b"EXPIRE": b":1\r\n"}
+"""Streams that nobody writes to, and expiry that nobody waits for."""
+
+
+class Client(asyncio.Protocol):
+    """One connection."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.buffer = b""
+        self.speaks_3 = False
+        self.transport: asyncio.Transport
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("asyncio.Transport", transport)
+        self.store.clients.add(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.store.clients.discard(self)
+
+    def data_received(self, data: bytes) -> None:
+        self.buffer += data
+        while (command := self._take()) is not None:
+            answer = self.store.answer(command)
+            if command[0].upper() == b"HELLO":
+                self.speaks_3 = command[1:2] == [b"3"]
+                answer = WELCOME[self.speaks_3]
+            elif self.speaks_3:
+                answer = answer.replace(b"$-1\r\n", b"_\r\n").replace(b"*-1\r\n", b"_\r\n")
+            self.transport.write(answer)
+
+    def _take(self) -> list[bytes] | None:
+        lines = self.buffer.split(b"\r\n", 1)
+        if len(lines) < 2 or not lines[0].startswith(b"*"):
+            return None
+        at, words = len(lines[0]) + 2, []
+        for _ in range(int(lines[0][1:])):
+            end = self.buffer.find(b"\r\n", at)
+            if end < 0:
+                return None
+            size = int(self.buffer[at + 1 : end])
+            if len(self.buffer) < end + 4 + size:
+                return None
+            words.append(self.buffer[end + 2 : end + 2 + size])
+            at = end + 4 + size
+        self.buffer = self.buffer[at:]
+        return words
+
+
+class Store:
+    """The part.  Commands: `full` (writes are refused, as of a Redis without memory) and `undo`."""
+
+    def __init__(self, name: str, spec: dict[str, Any], world: World) -> None:
+        self.name = name
+        self.world = world
+        self.address = spec.get("address", "127.0.0.1:0")
+        self.values: dict[bytes, tuple[bytes, float]] = {}
+        self.clients: set[Client] = set()
+        self.is_full = False
+        self.server: asyncio.Server | None = None
+
+    async def start(self) -> list[str]:
+        host, port = split(self.address)
+        self.server = await asyncio.get_running_loop().create_server(lambda: Client(self), host, port)
+        bound = self.server.sockets[0].getsockname()
+        self.address = f"{bound[0]}:{bound[1]}"
+        return [self.address]
+
+    async def do(self, command: str, **arguments: Any) -> Any:
+        if command not in ("full", "undo"):
+            raise ValueError(f"a store knows no command {command}, nor {arguments}")
+        self.is_full = command == "full"
+
+    async def stop(self) -> None:
+        if self.server is not None:
+            self.server.close()
+        for client in list(self.clients):
+            client.transport.abort()
+
+    def answer(self, words: list[bytes]) -> bytes:
+        name = words[0].upper()
+        if name == b"PING":
+            return b"+PONG\r\n"
+        if name in (b"CLIENT", b"SELECT", b"HELLO"):
+            return b"+OK\r\n"
+        if name == b"GET":
+            return self._get(words[1])
+        if name == b"MGET":
+            return b"*%d\r\n" % (len(words) - 1) + b"".join(map(self._get, words[1:]))
+        if name in (b"SET", b"SETEX", b"PSETEX"):
+            return self._set(name, words)
+        if name in EMPTY:
+            return EMPTY[name]
+        if name in (b"INCR", b"INCRBY"):
+            value, until = self.values.get(words[1], (b"0", float("inf")))
+            count = int(value) + (int(words[2]) if len(words) > 2 else 1)
+            self.values[words[1]] = (b"%d" % count, until)
+            return b":%d\r\n" % count
+        if name in (b"DEL", b"UNLINK"):
+            return b":%d\r\n" % sum(self.values.pop(key, None) is not None for key in words[1:])
+        return b"-ERR unknown command\r\n"
+
+    def _get(self, key: bytes) -> bytes:
+        value, until = self.values.get(key, (b"", 0.0))
+        if until <= self.world.now():
+            self.values.pop(key, None)
+            return b"$-1\r\n"
+        return b"$%d\r\n%b\r\n" % (len(value), value)
+
+    def _set(self, name: bytes, words: list[bytes]) -> bytes:
+        if self.is_full or (len(self.values) >= MOST and words[1] not in self.values):
+            return b"-OOM command not allowed when used memory > 'maxmemory'.\r\n"
+        key, value, seconds = words[1], words[2], float("inf")
+        if name == b"SETEX":
+            seconds, value = float(words[2]), words[3]
+        elif name == b"PSETEX":
+            seconds, value = float(words[2]) / 1000, words[3]
+        for at, word in enumerate(words[3:-1], 3):
+            if word.upper() in (b"EX", b"PX"):
+                seconds = float(words[at + 1]) / (1 if word.upper() == b"EX" else 1000)
+        self.values[key] = (value, self.world.now() + seconds)
+        return b"+OK\r\n"

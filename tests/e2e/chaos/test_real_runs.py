@@ -1,0 +1,90 @@
+"""Scenarios with real processes, shortened: the same verdicts as in virtual time, and nothing stays behind."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from chaos.battery import run, simulated
+from chaos.files import SCENARIOS, Loaded, load
+from chaos.scenario import PhasesSpec
+
+ROOT = Path(__file__).parents[3]
+
+
+def shortened(name: str) -> Loaded:
+    """A scenario with short phases."""
+    (loaded,) = load([SCENARIOS / f"{name}.yaml"])
+    phases = PhasesSpec.model_validate({"warm_up": "1s", "before": "2s", "during": "3s", "after": "4s"})
+    faults = [fault.model_copy(update={"for_": min(fault.for_, 3.0)}) for fault in loaded.scenario.faults]
+    scenario = loaded.scenario.model_copy(update={"phases": phases, "faults": faults})
+    return loaded._replace(scenario=scenario)
+
+
+async def test_real_runs_agree_with_simulated_ones() -> None:
+    chosen = [shortened(name) for name in ("hard_down_dependency", "slow_dependency")]
+    real = await asyncio.gather(*(run(loaded, ["bare", "sidecar"], 1) for loaded in chosen))
+    for loaded, result in zip(chosen, real, strict=True):
+        virtual = await asyncio.to_thread(simulated, loaded, ["bare", "sidecar"], 1)
+        assert virtual.passed
+        assert result.passed, [(arm.name, [v for v in arm.verdicts if not v.passed]) for arm in result.arms]
+
+
+async def test_the_guard_stops_a_run_that_exceeds_its_bounds() -> None:
+    loaded = shortened("hard_down_dependency")
+    guard = loaded.scenario.guard.model_copy(update={"memory": 2**20})
+    loaded = loaded._replace(scenario=loaded.scenario.model_copy(update={"guard": guard}))
+    result = await run(loaded, ["bare"], 1)
+    assert not result.passed
+    assert "more than the guard allows" in result.arms[0].recording.trouble
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux tells a child that its parent was killed")
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+async def test_nothing_stays_behind(how: signal.Signals, tmp_path: Path) -> None:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "chaos.cli", "run", str(SCENARIOS / "slow_dependency.yaml"),
+        cwd=ROOT, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+    )  # fmt: skip
+    async with asyncio.timeout(30):
+        while len(children(process.pid)) < 6:
+            await asyncio.sleep(0.1)
+    started = children(process.pid)
+    process.send_signal(how)
+    assert await asyncio.wait_for(process.wait(), 30) != 0
+    async with asyncio.timeout(10):
+        while any(is_alive(pid) for pid in started):
+            await asyncio.sleep(0.1)
+
+
+def children(pid: int) -> list[int]:
+    path = Path(f"/proc/{pid}/task/{pid}/children")
+    return [int(word) for word in path.read_text().split()] if path.exists() else []
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0]
+    except OSError:
+        return False
+    return state != "Z"
+
+
+async def test_the_command_tells_by_its_exit_code(tmp_path: Path) -> None:
+    """Without the decisive policy, in a process of its own."""
+    out = tmp_path / "out.json"
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "chaos.cli", "simulate", "--arm", "sidecar", "--without-decisive", "--json", str(out),
+        str(SCENARIOS / "load_spike.yaml"), cwd=ROOT, stdout=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    output, _ = await asyncio.wait_for(process.communicate(), 60)
+    assert process.returncode == 1
+    assert b"FAIL load_spike" in output
+    assert json.loads(out.read_text())["results"][0]["passed"] is False

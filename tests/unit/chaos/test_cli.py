@@ -1,0 +1,77 @@
+"""The command line: what it prints and its exit codes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from chaos.cli import main
+from chaos.files import SCENARIOS
+
+ONE = str(SCENARIOS / "hard_down_dependency.yaml")
+
+
+def run(*arguments: str) -> tuple[int, str]:
+    result = CliRunner().invoke(main, arguments)
+    return result.exit_code, result.output
+
+
+def test_the_scenarios_are_listed() -> None:
+    code, output = run("list")
+    assert code == 0
+    assert len(output.splitlines()) == len(list(SCENARIOS.glob("*.yaml")))
+    assert "A slow dependency uses up its callers' workers" in output
+
+
+def test_the_schema_is_printed() -> None:
+    code, output = run("schema")
+    assert code == 0
+    assert json.loads(output)["title"] == "Scenario"
+
+
+def test_a_simulation_passes_and_writes_what_was_asked_for(tmp_path: Path) -> None:
+    names = [str(tmp_path / name) for name in ("out.html", "out.xml", "out.json")]
+    code, output = run("simulate", ONE, "--report", names[0], "--junit", names[1], "--json", names[2], "--seed", "3")
+    assert code == 0, output
+    assert "1 of 1 as expected" in output
+    assert "seed 3" in output
+    assert all(Path(name).stat().st_size > 500 for name in names)
+    code, output = run("replay", names[2])
+    assert code == 0
+    assert "seed 3" in output
+
+
+def test_without_the_decisive_policy_the_exit_code_is_1() -> None:
+    code, output = run("simulate", ONE, "--arm", "sidecar", "--without-decisive")
+    assert code == 1
+    assert "FAIL hard_down_dependency" in output
+    assert "goodput of product, during: 0.0%, wanted ≥ 99.0%" in output
+
+
+@pytest.mark.parametrize("arguments", [("simulate", "nowhere.yaml"), ("list", "nowhere.yaml")])
+def test_a_file_that_is_not_there_is_named(arguments: tuple[str, ...]) -> None:
+    code, output = run(*arguments)
+    assert code == 1
+    assert "nowhere.yaml" in output
+
+
+def test_what_is_no_recording_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    path.write_text("{}")
+    code, output = run("replay", str(path))
+    assert code == 1
+    assert "is not what --json of a run has written" in output
+
+
+def test_the_margin_of_each_arm_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = {"bare": 0.0, "sidecar": 1.5}
+    monkeypatch.setattr("chaos.margin.margin", lambda loaded, arm, seed: found[arm])
+    code, output = run("margin", str(SCENARIOS / "metastable_overload.yaml"))
+    assert code == 0
+    assert output.splitlines() == [
+        "metastable_overload, bare: does not come back",
+        "metastable_overload, sidecar: comes back up to 1.50 times the load",
+    ]

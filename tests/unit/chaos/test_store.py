@@ -1,0 +1,42 @@
+"""The store that stands in for Redis: asked by the client library that the sidecar uses."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+from redis.exceptions import OutOfMemoryError
+
+from chaos.parts.part import World
+from chaos.parts.store import Store
+from tests.unit.chaos.stage import play
+
+
+@pytest.mark.parametrize("protocol", [2, 3])
+def test_it_keeps_what_a_cache_writes(protocol: int) -> None:
+    async def scene() -> None:
+        world = World(asyncio.get_running_loop().time, "1", lambda _: None, asyncio.sleep, is_virtual=True)
+        store = Store("redis", {}, world)
+        (address,) = await store.start()
+        host, _, port = address.partition(":")
+        client: Any = Redis(host=host, port=int(port), protocol=protocol)
+        assert await client.get("a") is None
+        await client.set("a", b"1\r\n2", px=500)
+        assert await client.mget(["a", "b"]) == [b"1\r\n2", None]
+        await asyncio.sleep(1)
+        assert await client.get("a") is None
+        assert [await client.incr("n"), await client.incrby("n", 4)] == [1, 5]
+        await store.do("full")
+        with pytest.raises(OutOfMemoryError):
+            await client.set("c", b"1")
+        await store.do("undo", id="x")
+        await client.set("c", b"1")
+        assert await client.delete("c", "d") == 1
+        with pytest.raises(ValueError, match="no command dance"):
+            await store.do("dance")
+        await client.aclose()
+        await store.stop()
+
+    play(scene)
