@@ -1,5 +1,6 @@
 # make            what there is to make
 # make demo       the sidecar before three small services, on loopback
+# make shop       four services that call each other, a sidecar beside each, and trouble once a minute
 # make test       every test
 #
 # Needs Python 3.11 or newer and make.  Everything else is installed into $(VENV) from requirements/ (versions and hashes
@@ -13,7 +14,7 @@ override PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 override INSTALL := $(PIP) install --require-hashes --no-deps
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench lock clean
+.PHONY: help demo shop docs test lint compiled bench soak fuzz chaos lock clean
 .SUFFIXES:
 
 help:  ## this list
@@ -21,6 +22,9 @@ help:  ## this list
 
 demo: $(VENV)/.runtime  ## the sidecar before three small services; Ctrl-C drains and ends it
 	@$(BIN)/python -m chaos.demo
+
+shop: $(VENV)/.runtime  ## four services that call each other, a sidecar beside each, customers and trouble
+	@$(BIN)/python -m chaos.shop
 
 test: $(VENV)/.dev  ## every test (PYTEST="-k retry" for some)
 	@$(BIN)/python -m pytest $(PYTEST)
@@ -31,15 +35,32 @@ lint: $(VENV)/.dev  ## ruff and mypy
 	@$(BIN)/mypy --no-error-summary
 	@echo "lint: clean"
 
+docs: $(VENV)/.runtime  ## write the generated references in docs/ anew
+	@$(BIN)/python -m docs.generate
+
+compiled: $(VENV)/.bench  ## the request path as C extensions, into build/compiled (needs a C compiler and python3-dev)
+	@rm -rf build/compiled build/wheel
+	@HATCH_BUILD_HOOKS_ENABLE=1 $(PIP) wheel --no-deps --no-build-isolation --no-index --wheel-dir build/wheel .
+	@$(PIP) install --no-deps --no-index --target build/compiled build/wheel/*.whl
+
 bench: $(VENV)/.bench  ## CPU a request, throughput and latency beside other proxies (BENCH="--help" for options)
 	@$(BIN)/python -m bench $(BENCH)
+
+soak: $(VENV)/.dev  ## half an hour of mixed traffic, faults and reloads; report in bench/soak.md (SOAK="--minutes 2")
+	@$(BIN)/python -m bench.soak $(SOAK)
+
+fuzz: $(VENV)/.dev  ## a minute of coverage-guided fuzzing for each parser (FUZZ=600 for ten)
+	@for target in policies conditions fields request response; do $(BIN)/python -m tests.fuzz.$$target $(or $(FUZZ),60) || exit 1; done
+
+chaos: $(VENV)/.runtime  ## break things on purpose, without and with sidecars, and judge; report in chaos.html (CHAOS="..." for options)
+	@$(BIN)/python -m chaos.cli run --report chaos.html $(CHAOS)
 
 lock: $(VENV)/.lock  ## make requirements/*.txt anew (UPGRADE=1: with newer versions)
 	@set -e; compile() { $(BIN)/uv pip compile --quiet --generate-hashes --no-emit-index-url --universal \
 	    --python-version 3.11 --no-annotate --custom-compile-command 'make lock' $(if $(UPGRADE),--upgrade) "$$@"; }; \
-	compile pyproject.toml --extra speed -o requirements/runtime.txt; \
-	compile pyproject.toml --extra speed --extra dev -c requirements/runtime.txt -o requirements/dev.txt; \
-	compile pyproject.toml --extra speed --extra dev --extra bench -c requirements/dev.txt -o requirements/bench.txt; \
+	compile pyproject.toml --extra speed --extra top --extra redis -o requirements/runtime.txt; \
+	compile pyproject.toml --extra speed --extra top --extra redis --extra dev -c requirements/runtime.txt -o requirements/dev.txt; \
+	compile pyproject.toml --extra speed --extra top --extra redis --extra dev --extra bench --extra compiled -c requirements/dev.txt -o requirements/bench.txt; \
 	compile requirements/build.in -c requirements/dev.txt -o requirements/build.txt
 
 clean:  ## remove the virtual environment and all caches

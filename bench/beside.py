@@ -1,0 +1,83 @@
+"""What a disturbance does to the sidecar's latency: the same load without and with it, in turns, so that what else the
+machine does falls on both alike."""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
+from pathlib import Path
+from statistics import median
+from typing import Any, Final, NamedTuple
+
+from bench import load, machine, upstream
+from bench.load import Load
+from bench.scenarios import wait_until_up
+from bench.subject import Subject
+
+TARGET: Final = "/orders/small"
+CONNECTIONS: Final = 32
+TURNS: Final = 4
+
+Policies = Callable[[int], dict[str, Any]]
+"""From the port of the upstream to the policies to begin with."""
+Disturb = Callable[[Subject, int, float], AbstractContextManager[object]]
+"""From the sidecar, the port of its upstream and a number of seconds to what is done in that time."""
+
+
+class Turns(NamedTuple):
+    """What the load saw."""
+
+    quiet: list[Load]
+    disturbed: list[Load]
+
+    @property
+    def ratio(self) -> float:
+        """p99 with the disturbance over p99 without it."""
+        return median(one.p99 for one in self.disturbed) / median(one.p99 for one in self.quiet)
+
+    def lines(self) -> list[str]:
+        """For people."""
+        told = []
+        for name, turns in (("without", self.quiet), ("with", self.disturbed)):
+            p50, p99 = median(one.p50 for one in turns) / 1000, median(one.p99 for one in turns) / 1000
+            rate, failed = median(one.requests / one.seconds for one in turns), sum(one.errors for one in turns)
+            told.append(f"{name:<8} {rate:8,.0f}/s  p50 {p50:.2f} ms  p99 {p99:.2f} ms  failed {failed}")
+        return [*told, f"p99 {self.ratio:.2f}x"]
+
+
+def compare(policies: Policies, disturb: Disturb, options: argparse.Namespace) -> Turns:
+    """Start an upstream and the sidecar, and take the turns.  `options` has `seconds` (of each kind) and `load`."""
+    found = Turns([], [])
+    _, core = machine.cores()
+    seconds = options.seconds / TURNS
+    with ExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sidecar-beside-")))
+        port = machine.free_port()
+        server = machine.spawn(upstream.command(port, directory), core, directory / "upstream-output")
+        stack.callback(machine.end, server)
+        if not wait_until_up(port, TARGET):
+            raise SystemExit("the upstream does not answer")
+        subject = stack.enter_context(Subject(policies(port), directory, TARGET))
+        url = f"http://127.0.0.1:{subject.port}{TARGET}"
+        generate = load.GENERATORS[options.load]
+        generate(url, CONNECTIONS, 1.0, core)
+        for _ in range(TURNS):
+            found.quiet.append(generate(url, CONNECTIONS, seconds, core))
+            with disturb(subject, port, seconds):
+                found.disturbed.append(generate(url, CONNECTIONS, seconds, core))
+    return found
+
+
+def arguments(program: str, description: str) -> argparse.ArgumentParser:
+    """The options that every comparison has."""
+    parser = argparse.ArgumentParser(prog=f"python -m bench.{program}", description=description)
+    parser.add_argument("--seconds", type=float, default=20.0, help="of load with the disturbance, and without (20)")
+    parser.add_argument("--load", choices=load.GENERATORS, default=load.best(), help="load generator")
+    return parser
+
+
+def report(turns: Turns, options: argparse.Namespace, what: str) -> None:
+    print("\n".join([machine.interpreter(), f"{load.version(options.load)}, {CONNECTIONS} connections; {what}"]))
+    print("\n".join(turns.lines()))

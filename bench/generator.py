@@ -1,0 +1,80 @@
+"""A load generator for where wrk is missing: `generator URL CONNECTIONS SECONDS` prints a `bench.load.Load` as JSON."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from functools import partial
+from time import perf_counter
+from typing import cast
+from urllib.parse import urlsplit
+
+import httptools
+import uvloop
+
+
+class Caller(asyncio.Protocol):
+    """One connection: a request as soon as the last answer has come."""
+
+    def __init__(self, request: bytes, until: float, times: list[float]) -> None:
+        self.request = request
+        self.until = until
+        self.times = times
+        self.errors = 0
+        self.began = 0.0
+        self.over = asyncio.get_running_loop().create_future()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("asyncio.Transport", transport)  # uvloop's is none by inheritance
+        self.send()
+
+    def send(self) -> None:
+        self.parser = httptools.HttpResponseParser(self)
+        self.began = perf_counter()
+        self.transport.write(self.request)
+
+    def data_received(self, data: bytes) -> None:
+        self.parser.feed_data(data)
+
+    def on_message_complete(self) -> None:
+        now = perf_counter()
+        self.times.append(now - self.began)
+        self.errors += self.parser.get_status_code() >= 400
+        if now < self.until:
+            asyncio.get_running_loop().call_soon(self.send)
+        else:
+            self.transport.close()
+
+    def connection_lost(self, _: Exception | None) -> None:
+        self.errors += perf_counter() < self.until
+        if not self.over.done():
+            self.over.set_result(None)
+
+
+async def generate(url: str, connections: int, seconds: float) -> dict[str, float]:
+    parts = urlsplit(url)
+    request = f"GET {parts.path} HTTP/1.1\r\nHost: {parts.netloc}\r\n\r\n".encode()
+    loop = asyncio.get_running_loop()
+    began = perf_counter()
+    times: list[float] = []
+    callers = []
+    for _ in range(connections):
+        factory = partial(Caller, request, began + seconds, times)
+        _, caller = await loop.create_connection(factory, parts.hostname or "", parts.port or 80)
+        callers.append(caller)
+    await asyncio.wait([caller.over for caller in callers], timeout=seconds + 5)
+    took = perf_counter() - began
+    times.sort()
+    return {
+        "requests": len(times),
+        "seconds": took,
+        "p50": times[len(times) // 2] * 1e6,
+        "p99": times[len(times) * 99 // 100] * 1e6,
+        "errors": sum(caller.errors for caller in callers),
+    }
+
+
+if __name__ == "__main__":
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        print(json.dumps(runner.run(generate(sys.argv[1], int(sys.argv[2]), float(sys.argv[3])))))

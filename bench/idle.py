@@ -1,0 +1,87 @@
+"""What an idle client costs: `python -m bench.idle [--connections 10000]`.
+
+Opens that many keep-alive connections to the sidecar and prints by how much each made its resident set grow: as soon as
+it is open, and after it has had an answer.  They come from several addresses of the loopback network, so that ports do
+not run out.  What the kernel keeps for a socket is in nobody's resident set.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import socket
+import tempfile
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Final
+
+from bench import machine, upstream
+from bench.scenarios import wait_until_up
+from bench.subject import Subject
+
+TARGET: Final = "/orders/small"
+REQUEST: Final = f"GET {TARGET} HTTP/1.1\r\nHost: bench\r\n\r\n".encode()
+PER_ADDRESS: Final = 10_000
+WARM_UP: Final = 300
+
+
+def connect(port: int, number: int) -> socket.socket:
+    """The connection of that number."""
+    source = (f"127.0.0.{2 + number // PER_ADDRESS}", 0)
+    return socket.create_connection(("127.0.0.1", port), timeout=10, source_address=source)
+
+
+def ask(sock: socket.socket) -> None:
+    sock.sendall(REQUEST)
+    if not sock.recv(65536).startswith(b"HTTP/1.1 200"):
+        raise SystemExit("an idle connection got no good answer")
+
+
+def settled(subject: Subject) -> int:
+    """The resident set once the sidecar has nothing more to do."""
+    time.sleep(2.5)
+    return machine.resident_bytes(subject.pid)
+
+
+def run(count: int) -> tuple[float, float]:
+    """Bytes by which a connection makes the sidecar grow: open, and after one answer."""
+    resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
+    with ExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sidecar-idle-")))
+        port = machine.free_port()
+        server = machine.spawn(upstream.command(port, directory), machine.cores()[1], directory / "upstream-output")
+        stack.callback(machine.end, server)
+        if not wait_until_up(port, TARGET):
+            raise SystemExit("the upstream does not answer")
+        policies = {
+            "limits": {"max_connections": 2 * count + WARM_UP, "idle_timeout": "10m", "header_timeout": "10m"},
+            "upstreams": {"app": {"endpoints": [f"http://127.0.0.1:{port}"]}},
+            "routes": [{"name": "all", "match": {"path_prefix": "/"}, "upstream": "app", "retry": {}}],
+        }
+        subject = stack.enter_context(Subject(policies, directory, TARGET))
+        with ExitStack() as warm_up:
+            for number in range(WARM_UP):
+                ask(warm_up.enter_context(connect(subject.port, number)))
+        before = settled(subject)
+        clients = [stack.enter_context(connect(subject.port, number)) for number in range(count)]
+        opened = settled(subject)
+        for client in clients:
+            ask(client)
+        used = settled(subject)
+        assert subject.state()["listeners"]["inbound"]["connections"] == count
+    return (opened - before) / count, (used - before) / count
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.idle", description="Memory of an idle connection.")
+    parser.add_argument("--connections", type=int, default=10_000, metavar="N")
+    count = parser.parse_args().connections
+    opened, used = run(count)
+    print(
+        f"{machine.interpreter()}\n{count} connections: {opened / 1024:.2f} KiB each, {used / 1024:.2f} after an answer"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,144 @@
+"""What a soak has shown: does anything grow, and is everything gone at the end?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from statistics import fmean
+from typing import Final, NamedTuple
+
+from bench.tally import Tally
+
+WARM_UP: Final = 0.25
+"""Share of the time in which caches, pools and free lists fill."""
+KEPT: Final = 100
+"""Objects of a type that may be kept on purpose, such as the history of reloads."""
+MIB: Final = 2**20
+
+
+class Sample(NamedTuple):
+    """What the sidecar used at one instant."""
+
+    at: float
+    """Seconds from the start."""
+    memory: int
+    """Bytes resident."""
+    files: int
+    tasks: int
+    connections: int
+    """Of clients."""
+    in_flight: int
+    requests: int
+    """Asked by then."""
+    stalls: int
+    objects: dict[str, int]
+    """Live ones by type."""
+
+
+class Growth(NamedTuple):
+    """A straight line through some samples."""
+
+    name: str
+    mean: float
+    rise: float
+    """From the first to the last."""
+    allowed: float
+
+
+class Verdict(NamedTuple):
+    """What came of it; no faults, and it has passed."""
+
+    growths: list[Growth]
+    faults: list[str]
+    before: Sample
+    after: Sample
+
+
+def rise(times: Sequence[float], values: Sequence[float]) -> float:
+    """By how much a least-squares line through the points rises from the first to the last."""
+    middle, mean = fmean(times), fmean(values)
+    spread = sum((at - middle) ** 2 for at in times)
+    if not spread:
+        return 0.0
+    slope = sum((at - middle) * (value - mean) for at, value in zip(times, values, strict=True)) / spread
+    return slope * (times[-1] - times[0])
+
+
+def growths(samples: Sequence[Sample]) -> list[Growth]:
+    """The lines after the warm-up."""
+    settled = [sample for sample in samples if sample.at >= samples[-1].at * WARM_UP]
+    times = [sample.at for sample in settled]
+
+    def line(name: str, read: Callable[[Sample], float], allowed: Callable[[float], float]) -> Growth:
+        values = [read(sample) for sample in settled]
+        return Growth(name, fmean(values), rise(times, values), allowed(fmean(values)))
+
+    is_short = samples[-1].at < 300  # allocators take minutes to settle
+
+    def some(mean: float) -> float:
+        return 0.3 * mean + 20
+
+    lines = [
+        line("memory, MiB", lambda s: s.memory / MIB, lambda mean: 8 if is_short else 0.03 * mean),
+        line("descriptors", lambda s: s.files, some),
+        line("tasks", lambda s: s.tasks, some),
+        line("objects", lambda s: sum(s.objects.values()), lambda mean: 0.1 * mean + 200),
+    ]
+    kinds = sorted({kind for sample in settled for kind in sample.objects})
+    return lines + [
+        found
+        for kind in kinds
+        if (found := line(kind, lambda s, kind=kind: s.objects.get(kind, 0), some)).rise > found.allowed  # type: ignore[misc]
+    ]
+
+
+def judge(samples: Sequence[Sample], before: Sample, after: Sample, tally: Tally) -> Verdict:
+    """Weigh it all."""
+    lines = growths(samples)
+    faults = list(tally.violations)
+    faults += [
+        f"{one.name} grow: {one.rise:+.1f} at {one.mean:.1f} on average" for one in lines if one.rise > one.allowed
+    ]
+    for name, value, allowed in (
+        ("connections of clients", after.connections, 0),
+        ("requests in flight", after.in_flight, 0),
+        ("tasks", after.tasks, before.tasks),
+        ("descriptors", after.files, before.files + 4),
+    ):
+        if value > allowed:
+            faults.append(f"{value} {name} remain, {allowed} there were before")
+    faults += [
+        f"{count} {kind} remain, {before.objects.get(kind, 0)} there were before"
+        for kind, count in after.objects.items()
+        if count > before.objects.get(kind, 0) + max(KEPT, 0.2 * before.objects.get(kind, 0))
+    ]
+    return Verdict(lines, faults, before, after)
+
+
+def markdown(facts: dict[str, str], samples: Sequence[Sample], verdict: Verdict, tally: Tally) -> str:
+    """The report."""
+    asked = sum(tally.asked.values())
+    lines = ["# Soak", "", "Written by `make soak` (`bench/soak.py` says what is done and what has to hold).", ""]
+    lines += [f"- {name}: {fact}" for name, fact in facts.items()]
+    lines += [
+        f"- requests: {asked:,}, {asked / samples[-1].at:,.0f} a second; {sum(tally.answered.values()):,} answered by "
+        f"the upstream, {sum(tally.refused.values()):,} by the sidecar, {tally.broken:,} broken off as the upstream's "
+        f"answer was, {tally.left:,} left by their clients",
+        f"- event loop: {samples[-1].stalls} stalls of 100 ms or more",
+        f"- **{'passed' if not verdict.faults else 'failed'}**",
+        "",
+    ]
+    lines += [f"  - {fault}" for fault in verdict.faults[:50]]
+    lines += ["", "| requests | number |", "|---|---|"]
+    lines += [f"| {kind} | {count:,} |" for kind, count in sorted(tally.asked.items())]
+    lines += ["", "| refused by the sidecar | number |", "|---|---|"]
+    lines += [f"| {reason} | {count:,} |" for reason, count in sorted(tally.refused.items())]
+    lines += ["", "| after the warm-up | on average | rise over the whole time | allowed |", "|---|---|---|---|"]
+    lines += [f"| {one.name} | {one.mean:,.1f} | {one.rise:+,.1f} | {one.allowed:,.1f} |" for one in verdict.growths]
+    lines += ["", "| at | memory, MiB | descriptors | tasks | clients | objects |", "|---|---|---|---|---|---|"]
+    shown = samples[:: max(1, len(samples) // 12)]
+    for name, one in (("before", verdict.before), *((f"{s.at:.0f} s", s) for s in shown), ("at rest", verdict.after)):
+        lines.append(
+            f"| {name} | {one.memory / MIB:.1f} | {one.files} | {one.tasks} | {one.connections} "
+            f"| {sum(one.objects.values()):,} |"
+        )
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,90 @@
+"""The load: wrk where it is installed, or h2load, else a generator of our own.  All are closed loops over HTTP/1.1
+keep-alive connections in one thread: each connection sends the next request when the answer has come.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from bench import machine
+
+MICROSECONDS: Final = {"us": 1.0, "ms": 1e3, "s": 1e6, "m": 6e7}
+
+
+class Load(NamedTuple):
+    """What one load run saw.  Latencies in microseconds."""
+
+    requests: int
+    seconds: float
+    p50: float
+    p99: float
+    errors: int
+    """Answers other than 2xx and 3xx, and connections that broke."""
+
+
+def wrk(url: str, connections: int, seconds: float, core: int) -> Load:
+    """wrk: percentiles over every request."""
+    argv = ["wrk", "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "--latency", url]
+    text = _run(argv, core, seconds)
+    requests, took = re.search(r"(\d+) requests in ([\d.]+)s", text).groups()  # type: ignore[union-attr]
+    bad = re.search(r"Non-2xx or 3xx responses: (\d+)", text)
+    broken = re.search(r"Socket errors: connect (\d+), read (\d+), write (\d+), timeout (\d+)", text)
+    errors = (int(bad[1]) if bad else 0) + (sum(map(int, broken.groups())) if broken else 0)
+    return Load(int(requests), float(took), _percentile(text, 50), _percentile(text, 99), errors)
+
+
+def _percentile(text: str, share: int) -> float:
+    found = re.search(rf"\s{share}%\s+([\d.]+)(us|ms|s|m)\b", text)
+    assert found is not None, text
+    return float(found[1]) * MICROSECONDS[found[2]]
+
+
+def h2load(url: str, connections: int, seconds: float, core: int) -> Load:
+    """h2load over HTTP/1.1; it logs each request, from which the percentiles are taken."""
+    with tempfile.TemporaryDirectory() as directory:
+        log = Path(directory) / "requests"
+        argv = ["h2load", "--h1", "-t1", f"-c{connections}", f"-D{max(1, round(seconds))}", f"--log-file={log}", url]
+        _run(argv, core, seconds)
+        rows = [line.split("\t") for line in log.read_text().splitlines()]
+    times = sorted(float(row[2]) for row in rows)
+    starts = [int(row[0]) for row in rows]
+    took = (max(starts) - min(starts)) / 1e6
+    errors = sum(row[1][:1] not in "23" for row in rows)
+    return Load(len(rows), took, times[len(times) // 2], times[len(times) * 99 // 100], errors)
+
+
+def own(url: str, connections: int, seconds: float, core: int) -> Load:
+    """Our own (`bench.generator`): nothing to install, about a third of wrk's speed."""
+    text = _run([sys.executable, "-m", "bench.generator", url, str(connections), str(seconds)], core, seconds)
+    return Load(**json.loads(text))
+
+
+def _run(argv: list[str], core: int, seconds: float) -> str:
+    done = subprocess.run(
+        machine.pinned(argv, core), capture_output=True, text=True, timeout=seconds * 2 + 30, check=False
+    )  # fmt: skip
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(argv)} failed: {(done.stderr or done.stdout)[-1000:]}")
+    return done.stdout
+
+
+GENERATORS: Final[dict[str, Callable[[str, int, float, int], Load]]] = {"wrk": wrk, "h2load": h2load, "own": own}
+
+
+def version(name: str) -> str:
+    """The generator's name and version."""
+    words = {"wrk": ["wrk", "-v"], "h2load": ["h2load", "--version"]}.get(name)
+    return " ".join(machine.first_line(words).split()[:2]) if words else "own generator (httptools, uvloop)"
+
+
+def best() -> str:
+    """The first one that is installed."""
+    return next(name for name in GENERATORS if name == "own" or shutil.which(name))

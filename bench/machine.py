@@ -1,0 +1,109 @@
+"""The machine: cores, processes pinned to one, what they have used, and what everything was built as."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from chaos.processes import tied_to_parent
+
+TICKS: Final = os.sysconf("SC_CLK_TCK")
+PAGE: Final = os.sysconf("SC_PAGE_SIZE")
+
+
+def cores() -> tuple[int, int]:
+    """The core of the proxies and that of load and upstream; the same one where there is only one."""
+    allowed = sorted(os.sched_getaffinity(0))
+    return allowed[0], allowed[-1]
+
+
+def pinned(argv: Sequence[str], core: int) -> list[str]:
+    """The command, bound to a core where `taskset` (util-linux) can do it."""
+    taskset = shutil.which("taskset")
+    return [taskset, "-c", str(core), *argv] if taskset else list(argv)
+
+
+def spawn(argv: Sequence[str], core: int, log: Path, env: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
+    """Start a server on a core; its output goes to `log`."""
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            pinned(argv, core),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **(env or {})},
+            start_new_session=True,
+            preexec_fn=tied_to_parent(),
+        )
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """End a server, asking first."""
+    if process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(5)
+        except subprocess.TimeoutExpired:
+            process.kill()
+    process.wait()
+
+
+def cpu_seconds(pid: int) -> float:
+    """User and system time that the process has used, all its threads included."""
+    after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(after_name[11]) + int(after_name[12])) / TICKS
+
+
+def resident_bytes(pid: int) -> int:
+    """Its resident set."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE
+
+
+def free_port() -> int:
+    """A port that was free a moment ago."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+def first_line(argv: Sequence[str]) -> str:
+    """What a program says about its version; empty where it cannot be run."""
+    try:
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return next((line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip()), "")
+
+
+def interpreter() -> str:
+    """The Python that runs us and how it was built: profile-guided and link-time optimisation are worth 10 to 30 %."""
+    arguments = sysconfig.get_config_var("CONFIG_ARGS") or ""
+    built = [word for word in ("--enable-optimizations", "--with-lto", "--with-pydebug") if word in arguments]
+    if built:
+        how = f"built with {' '.join(built)}"
+    elif sys.base_prefix == "/usr":  # Debian applies both without saying so in these arguments
+        how = f"the system's own build, {platform.freedesktop_os_release().get('PRETTY_NAME', 'unknown system')}"
+    else:
+        how = "built without --enable-optimizations"
+    return f"{platform.python_implementation()} {platform.python_version()}, {how}"
+
+
+def hardware() -> str:
+    """Processor, number of cores, kernel."""
+    names = (
+        line.partition(":")[2].strip()
+        for line in Path("/proc/cpuinfo").read_text().splitlines()
+        if "model name" in line
+    )
+    count = len(os.sched_getaffinity(0))
+    return f"{next(names, platform.machine())}, {count} cores, {platform.system()} {platform.release()}"

@@ -1,0 +1,98 @@
+"""What is asked of each peer, and how one asking is measured."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Final, NamedTuple
+
+from bench import machine
+from bench.load import Load
+
+
+class Scenario(NamedTuple):
+    """One kind of load."""
+
+    name: str
+    title: str
+    target: str
+    connections: int
+    idle: int = 0
+    """Keep-alive connections that have sent one request each and then stay silent beside the load."""
+
+
+SCENARIOS: Final = (
+    Scenario("small", "small answers, 32 connections", "/orders/small", 32),
+    Scenario("single", "small answers, 1 connection", "/orders/small", 1),
+    Scenario("large", "64 KiB answers, 32 connections", "/orders/large", 32),
+    Scenario("failing", "one answer in ten a 503, 32 connections", "/orders/failing", 32),
+    Scenario("cache", "small answers from the cache, 32 connections", "/cached/small", 32),
+    Scenario("idle", "small answers, 32 connections beside 1 000 idle ones", "/orders/small", 32, idle=1000),
+)
+
+
+class Sample(NamedTuple):
+    """One measurement of one peer."""
+
+    per_second: float
+    p50: float
+    """Microseconds."""
+    p99: float
+    cpu: float
+    """Microseconds of CPU that the peer's process used for a request."""
+    errors: float
+    """Share of the requests that did not get a good answer."""
+    resident: float
+    """Bytes, while the load ran out."""
+    idle: float
+    """Bytes by which an idle connection made it grow; 0 where there were none."""
+
+
+def measure(
+    scenario: Scenario, pid: int, port: int, seconds: float, generate: Callable[[str, int, float, int], Load]
+) -> Sample:
+    """Load one peer and see what it used."""
+    _, core = machine.cores()
+    url = f"http://127.0.0.1:{port}{scenario.target}"
+    with ExitStack() as stack:
+        before = machine.resident_bytes(pid)
+        for _ in range(scenario.idle):
+            stack.enter_context(hold(port, scenario.target))
+        grown = machine.resident_bytes(pid) - before
+        used = machine.cpu_seconds(pid)
+        load = generate(url, scenario.connections, seconds, core)
+        used = machine.cpu_seconds(pid) - used
+        resident = machine.resident_bytes(pid)
+    return Sample(
+        per_second=load.requests / load.seconds,
+        p50=load.p50,
+        p99=load.p99,
+        cpu=used / load.requests * 1e6,
+        errors=load.errors / load.requests,
+        resident=resident,
+        idle=grown / scenario.idle if scenario.idle else 0.0,
+    )
+
+
+def hold(port: int, target: str) -> socket.socket:
+    """A connection that has had one answer and keeps still."""
+    sock = socket.create_connection(("127.0.0.1", port), timeout=5)
+    sock.sendall(f"GET {target} HTTP/1.1\r\nHost: bench\r\n\r\n".encode())
+    if not sock.recv(65536).startswith(b"HTTP/1.1 200"):
+        raise RuntimeError(f"port {port}: no good answer to {target}")
+    return sock
+
+
+def wait_until_up(port: int, target: str, within: float = 15.0) -> bool:
+    """Until it answers well; False when it does not come to that."""
+    give_up = time.monotonic() + within
+    while time.monotonic() < give_up:
+        try:
+            hold(port, target).close()
+        except (OSError, RuntimeError):
+            time.sleep(0.05)
+        else:
+            return True
+    return False

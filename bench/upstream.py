@@ -1,0 +1,92 @@
+"""The upstream: a server that does as little as possible, so that what is measured is the proxy.
+
+nginx with static files where it is installed; else this module's own, on httptools: `upstream PORT`.
+`/orders/small` answers some 284 bytes, head included, `/orders/large` 64 KiB, and `/orders/failing` fails one time in
+ten.  `/cached/small` is `/orders/small` and may be cached for an hour.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import shutil
+import sys
+from pathlib import Path
+from string import Template
+from typing import Final, cast
+
+import httptools
+import uvloop
+
+SMALL: Final = b'{"id":"7","state":"shipped","items":3}'
+LARGE: Final = bytes(64 * 1024)
+FAILING_SHARE: Final = 0.1
+
+
+def find() -> str | None:
+    """nginx, where it is installed."""
+    return shutil.which("nginx", path="/usr/sbin:/usr/bin:/usr/local/sbin:/usr/local/bin")
+
+
+def name() -> str:
+    """What serves."""
+    return "nginx, static files" if find() else "own server (httptools, uvloop)"
+
+
+def command(port: int, directory: Path) -> list[str]:
+    """The command line of the best upstream there is; `directory` gets its files."""
+    nginx = find()
+    if nginx is None:
+        return [sys.executable, "-m", "bench.upstream", str(port)]
+    files = directory / "files" / "orders"
+    files.mkdir(parents=True)
+    (files / "small").write_bytes(SMALL)
+    (files / "large").write_bytes(LARGE)
+    text = Path(__file__).with_name("upstream.conf").read_text()
+    path = directory / "upstream.conf"
+    path.write_text(Template(text).safe_substitute(UPSTREAM_PORT=port, DIRECTORY=directory))
+    return [nginx, "-p", str(directory), "-c", str(path), "-e", str(directory / "upstream.log")]
+
+
+def answer(status: str, body: bytes, more: str = "") -> bytes:
+    head = f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n{more}"
+    date = "" if more else "Date: Thu, 01 Jan 1970 00:00:00 GMT\r\n"  # what is that old is not fresh
+    return head.encode() + date.encode() + b"Connection: keep-alive\r\n\r\n" + body
+
+
+class Static(asyncio.Protocol):
+    """One connection."""
+
+    answers: Final = {
+        b"/orders/small": answer("200 OK", SMALL),
+        b"/orders/large": answer("200 OK", LARGE),
+        b"/cached/small": answer("200 OK", SMALL, "Cache-Control: max-age=3600\r\n"),
+    }
+    failure: Final = answer("503 Service Unavailable", b'{"error":"told to fail"}')
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("asyncio.Transport", transport)  # uvloop's is none by inheritance
+        self.parser = httptools.HttpRequestParser(self)
+        self.target = b""
+
+    def data_received(self, data: bytes) -> None:
+        self.parser.feed_data(data)
+
+    def on_url(self, url: bytes) -> None:
+        self.target = url
+
+    def on_message_complete(self) -> None:
+        if self.target == b"/orders/failing" and random.random() < FAILING_SHARE:
+            self.transport.write(self.failure)
+        else:
+            self.transport.write(self.answers.get(self.target, self.answers[b"/orders/small"]))
+
+
+async def serve(port: int) -> None:
+    server = await asyncio.get_running_loop().create_server(Static, "127.0.0.1", port, backlog=4096)
+    await server.serve_forever()
+
+
+if __name__ == "__main__":
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as loop:
+        loop.run(serve(int(sys.argv[1])))
