@@ -12,26 +12,29 @@ import pytest
 ROOT = Path(__file__).parents[1] / "sidecar"
 RANKS = {
     "core": 0,
-    "cache": 1,
+    "cache": 1, "expression": 1, "transform": 1,
     "stages": 2, "upstream": 2, "telemetry": 2,
     "control": 3,
     "edge": 4,
-    "app": 5, "demo": 5,
+    "app": 5, "demo": 5, "policytest": 5, "top": 5,
     "cli": 6, "__main__": 7,
 }  # fmt: skip
 """A module imports from packages of lower rank and from its own."""
 
-SPECS = {"core.units", "cache", "stages", "upstream", "control"}
+SPECS = {"core.units", "cache", "expression.spec", "stages", "upstream", "telemetry.spec", "control", "policytest"}
 """Where policy files become values."""
 LIBRARIES = {
     "pybreaker": {"stages.breaker"},
     "tenacity": {"stages.retry"},
     "aiocache": {"cache"},
     "redis": {"cache"},
+    "msgspec": {"transform"},
     "yaml": {"control.files"},
     "aiohttp": {"edge", "upstream.health", "demo"},
     "opentelemetry": {"telemetry"},
+    "grpc": {"telemetry.export"},
     "click": {"cli"},
+    "rich": {"top"},
     "uvloop": {"app", "cli"},
     "pydantic": SPECS,
     "pydantic_core": SPECS,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import signal
 import socket
 import sys
@@ -12,24 +13,17 @@ from pathlib import Path
 import pytest
 
 from chaos.demo import Ports
+from chaos.processes import is_free
 
 ROOT = Path(__file__).parents[2]
 
 
 def free_ports() -> dict[str, str]:
-    """Five ports that were free a moment ago, three of them in a row."""
+    """Five free ports in a row, below those that the system gives to outgoing connections."""
     while True:
-        with socket.socket() as a, socket.socket() as b, socket.socket() as first:
-            for sock in (a, b, first):
-                sock.bind(("127.0.0.1", 0))
-            start = first.getsockname()[1]
-            chosen = {
-                "DEMO_PORT": a.getsockname()[1],
-                "DEMO_ADMIN_PORT": b.getsockname()[1],
-                "DEMO_SERVICE_PORT": start,
-            }
-        if len({*chosen.values(), start + 1, start + 2}) == 5 and start < 65000:
-            return {name: str(port) for name, port in chosen.items()}
+        start = random.randrange(20000, 30000)
+        if all(is_free("127.0.0.1", start + n) for n in range(5)):
+            return {"DEMO_PORT": str(start), "DEMO_ADMIN_PORT": str(start + 1), "DEMO_SERVICE_PORT": str(start + 2)}
 
 
 async def demo(env: dict[str, str]) -> asyncio.subprocess.Process:
@@ -65,15 +59,18 @@ async def test_nothing_stays_behind(how: signal.Signals) -> None:
     env = free_ports()
     process = await demo(env)
     assert process.stdout is not None
-    while b"Ctrl-C" not in (line := await asyncio.wait_for(process.stdout.readline(), 60)):
-        assert line, "it ended"
+    said = b""
+    while b"Ctrl-C" not in said:
+        line = await asyncio.wait_for(process.stdout.readline(), 60)
+        said += line
+        assert line, f"it ended:\n{said.decode()}"
     process.send_signal(how)
     assert await asyncio.wait_for(process.wait(), 30) == (-how if how == signal.SIGKILL else 0)
     await process.stdout.read()
     ports = [port for _, port in Ports.of(lambda name, default: env.get(name, default)).all()]
     async with asyncio.timeout(10):
         for port in ports:
-            while await is_listened_on(port):  # noqa: ASYNC110 - another process, which has no event for us
+            while await is_listened_on(port):
                 await asyncio.sleep(0.05)
 
 

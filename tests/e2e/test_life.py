@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import signal
 import time
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.world import world
-from tests.support.client import Client
+from tests.support.client import fetch
 from tests.support.process import Sidecar, policies, route
 from tests.support.servers import Server, after, answering, echoing
 
@@ -67,27 +66,55 @@ async def test_a_second_signal_ends_it_now(tmp_path: Path) -> None:
             assert time.monotonic() - began < 3
 
 
-async def test_reloads_under_load_fail_no_request(tmp_path: Path) -> None:
-    async with Server(echoing) as server, Sidecar(policy(server.url), tmp_path) as sidecar:
-        stop = asyncio.Event()
-        statuses: list[int] = []
+async def test_while_it_drains_it_is_alive_and_not_ready(tmp_path: Path) -> None:
+    async with (
+        Server(after(0.8, answering())) as server,
+        Sidecar(policy(server.url), tmp_path) as sidecar,
+        sidecar.client() as busy,
+    ):
+        await busy.send(b"GET /app HTTP/1.1\r\nHost: test\r\n\r\n")
+        await asyncio.sleep(0.2)
+        sidecar.signal(signal.SIGTERM)
+        await sidecar.until("draining")
+        answer = await sidecar.ask("/readyz")
+        assert (answer.status, b"draining since SIGTERM" in answer.body) == (503, True), answer.body
+        assert (await sidecar.ask("/livez")).status == 200
+        with pytest.raises(ConnectionRefusedError):
+            await sidecar.fetch("GET", "/app")
+        answer = await busy.response()
+        assert (answer.status, answer.get("connection")) == (200, "close")
 
-        async def load() -> None:
-            async with Client(sidecar.inbound) as client:
-                while not stop.is_set():
-                    statuses.append((await client.request("GET", "/app")).status)
 
-        loading = [asyncio.create_task(load()) for _ in range(4)]
-        for number in range(20):
-            good = policy(server.url, timeout={"request": f"{number + 1}s"})
-            sidecar.write(json.dumps({**good, "nonsense": True}) if number % 2 else good)
-            answer = await sidecar.ask("/reload", "POST")
-            assert (answer.status < 300) == (number % 2 == 0), answer.body
-        stop.set()
-        await asyncio.gather(*loading)
-        assert set(statuses) == {200}
-        assert len(statuses) > 20
-        assert len(sidecar.said("reload.rejected")) == 10
+async def test_a_drain_has_an_end(tmp_path: Path) -> None:
+    async with Server(after(30, answering())) as server:
+        rules = {**policy(server.url), "limits": {"drain_timeout": "500ms"}}
+        async with Sidecar(rules, tmp_path) as sidecar, sidecar.client() as busy:
+            await busy.send(b"GET /app HTTP/1.1\r\nHost: test\r\n\r\n")
+            await asyncio.sleep(0.2)
+            began = time.monotonic()
+            assert await sidecar.stop() == 0
+            assert 0.4 < time.monotonic() - began < 5
+            assert sidecar.said("drain.expired")[0]["connections"] == 1
+
+
+async def test_the_admin_listener_can_ask_for_a_token(tmp_path: Path) -> None:
+    secret = tmp_path / "token"
+    secret.write_text("s3cret\n")
+    async with Server(echoing) as server:
+        rules = {**policy(server.url), "admin": {"address": "127.0.0.1:0", "token": {"file": str(secret)}}}
+        async with Sidecar(rules, tmp_path) as sidecar:
+            for target in ("/livez", "/readyz"):
+                assert (await sidecar.ask(target)).status == 200, "probes have no token"
+            for method, target in (("GET", "/metrics"), ("GET", "/state"), ("POST", "/reload"), ("GET", "/nowhere")):
+                for given in ({}, {"authorization": "Bearer wrong"}, {"authorization": "Basic czNjcmV0"}):
+                    answer = await fetch(sidecar.admin, method, target, **given)
+                    assert answer.status == 401
+                    assert "Bearer" in answer.get("www-authenticate")
+            right = {"authorization": "Bearer s3cret"}
+            assert (await fetch(sidecar.admin, "GET", "/metrics", **right)).status == 200
+            assert (await fetch(sidecar.admin, "POST", "/reload", **right)).status == 200
+            state = await fetch(sidecar.admin, "GET", "/state", **right)
+            assert (state.status, b"s3cret" in state.body) == (200, False)
 
 
 async def test_a_changed_file_takes_effect_by_itself(tmp_path: Path) -> None:

@@ -17,8 +17,10 @@ from tests.support.wire import Message, read_head
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 MIB = 2**20
-SIZE = 128 * MIB
+SIZE = 256 * MIB
 ALLOWED = 16 * MIB
+PAUSE = 0.0005
+"""Seconds between two reads of a slow reader."""
 PIECE = bytes(range(256)) * 1024
 
 
@@ -30,7 +32,7 @@ async def download(connection: Connection, request: Message) -> None:
 
 
 async def upload(connection: Connection, request: Message) -> None:
-    """Read the body piece by piece and answer with its digest."""
+    """Read the body piece by piece, slowly where the path says so, and answer with its digest."""
     digest = hashlib.sha256()
     left = int(request.get("content-length"))
     while left:
@@ -39,6 +41,8 @@ async def upload(connection: Connection, request: Message) -> None:
             return
         digest.update(data)
         left -= len(data)
+        if request.target == "/up/slow":
+            await asyncio.sleep(PAUSE)
     await connection.send(response(200, digest.hexdigest().encode()))
 
 
@@ -83,7 +87,8 @@ async def conversation(connection: Connection, request: Message) -> None:
     await connection.send(b"0\r\n\r\n")
 
 
-async def test_a_large_download_arrives_whole_in_little_memory(w: World) -> None:
+@pytest.mark.parametrize("pause", [0, PAUSE], ids=["fast", "slow"])
+async def test_a_large_download_arrives_whole_in_little_memory(w: World, pause: float) -> None:
     idle = w.sidecar.memory()
     highest, received = 0, 0
     async with w.sidecar.client() as client:
@@ -97,15 +102,17 @@ async def test_a_large_download_arrives_whole_in_little_memory(w: World) -> None
             digest.update(data)
             received += len(data)
             highest = max(highest, w.sidecar.memory())
+            await asyncio.sleep(pause)
     assert digest.hexdigest() == hashlib.sha256(PIECE * (SIZE // len(PIECE))).hexdigest()
     assert highest - idle < ALLOWED
 
 
-async def test_a_large_upload_arrives_whole_in_little_memory(w: World) -> None:
+@pytest.mark.parametrize("target", ["/up", "/up/slow"])
+async def test_a_large_upload_arrives_whole_in_little_memory(w: World, target: str) -> None:
     idle = w.sidecar.memory()
     highest = 0
     async with w.sidecar.client() as client:
-        await client.send(b"POST /up HTTP/1.1\r\nHost: test\r\nContent-Length: %d\r\n\r\n" % SIZE)
+        await client.send(b"POST %b HTTP/1.1\r\nHost: test\r\nContent-Length: %d\r\n\r\n" % (target.encode(), SIZE))
         for _ in range(SIZE // len(PIECE)):
             await client.send(PIECE)
             highest = max(highest, w.sidecar.memory())

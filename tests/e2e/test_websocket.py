@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 import pytest_asyncio
 
 from tests.e2e.world import World, world
 from tests.support import websocket as ws
-from tests.support.servers import answering
+from tests.support.servers import Connection, answering
 from tests.support.websocket import Frame
+from tests.support.wire import Message
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -74,3 +77,27 @@ async def test_a_refused_handshake_is_an_ordinary_answer(w: World) -> None:
         await client.send(ws.handshake("/plain"))
         answer = await client.response()
         assert (answer.status, answer.body) == (403, b"no")
+
+
+async def test_drain_says_goodbye_on_both_sides(tmp_path: Path) -> None:
+    heard: list[Frame] = []
+
+    async def listening(connection: Connection, request: Message) -> None:
+        accept = ws.accept(request.get("sec-websocket-key")).encode()
+        await connection.send(
+            b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            b"Sec-WebSocket-Accept: " + accept + b"\r\n\r\n"
+        )  # fmt: skip
+        heard.append(await ws.read_frame(connection.reader))
+        await connection.send(Frame(ws.CLOSE, b"\x03\xe9").encode())
+
+    async with world(tmp_path, {"ws": listening}) as own, own.sidecar.client() as client:
+        await client.send(ws.handshake("/ws"))
+        assert (await client.response()).status == 101
+        own.sidecar.signal(signal.SIGTERM)
+        frame = await asyncio.wait_for(ws.read_frame(client.reader), 5)
+        assert frame == Frame(ws.CLOSE, b"\x03\xe9")
+        await client.send(Frame(ws.CLOSE, b"\x03\xe9", masked=True).encode())
+        assert await client.is_closed()
+        assert await asyncio.wait_for(own.sidecar.wait(), 5) == 0
+    assert heard == [Frame(ws.CLOSE, b"\x03\xe9", masked=True)]

@@ -14,20 +14,22 @@ PATIENCE = 5.0
 
 
 class Client:
-    """One connection: `async with Client(address) as client`."""
+    """One connection: `async with Client(address) as client`; the address is `host:port` or `unix:/path`."""
 
     def __init__(self, address: str, *, tls: ssl.SSLContext | None = None, server_name: str | None = None) -> None:
-        self.host, _, port = address.rpartition(":")
-        self.port = int(port)
+        self.host, _, self.port = address.rpartition(":")
         self.tls = tls
         self.server_name = server_name
         self.reader: asyncio.StreamReader
         self.writer: asyncio.StreamWriter
 
     async def __aenter__(self) -> Client:
-        self.reader, self.writer = await asyncio.open_connection(
-            self.host.strip("[]"), self.port, ssl=self.tls, server_hostname=self.server_name
-        )
+        if self.host == "unix":
+            self.reader, self.writer = await asyncio.open_unix_connection(self.port)
+        else:
+            self.reader, self.writer = await asyncio.open_connection(
+                self.host.strip("[]"), self.port, ssl=self.tls, server_hostname=self.server_name
+            )
         return self
 
     async def __aexit__(

@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 import functools
 import random
-import selectors
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
+from sidecar.policytest import virtual as loops
 from tests.support.clock import FakeEnv, assemble
 
 T = TypeVar("T")
@@ -20,31 +20,11 @@ THREADS = 2.0
 """Seconds of real time for which a loop without timers waits for a worker thread before it calls that a deadlock."""
 
 
-class VirtualSelector(selectors.SelectSelector):
-    """Moves the loop's clock instead of waiting."""
+class VirtualLoop(loops.VirtualLoop):
+    """That of the policy tests, with time for worker threads."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.time = 1000.0
-
-    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        ready = super().select(THREADS if timeout is None else 0)
-        if not ready:
-            if timeout is None:
-                raise RuntimeError("deadlock: nothing on the virtual loop can ever happen again")
-            self.time += max(0.0, timeout)
-        return ready
-
-
-class VirtualLoop(asyncio.SelectorEventLoop):
-    """A loop whose `time()` is virtual."""
-
-    def __init__(self) -> None:
-        self.clock = VirtualSelector()
-        super().__init__(self.clock)
-
-    def time(self) -> float:
-        return self.clock.time
+        super().__init__(patience=THREADS)
 
 
 def run(coroutine: Coroutine[Any, Any, T]) -> T:

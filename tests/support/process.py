@@ -49,13 +49,23 @@ def route(name: str, upstream: str | None = None, **blocks: Any) -> dict[str, An
 class Sidecar:
     """The process, its addresses and what it said."""
 
-    def __init__(self, policy: dict[str, Any] | str, directory: Path, env: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        policy: dict[str, Any] | str,
+        directory: Path,
+        env: Mapping[str, str] | None = None,
+        path: Path | None = None,
+    ) -> None:
+        """Runs `path` where it is given, else a file with the policy."""
         self.path = directory / "policies.yaml"
+        self._run = path or self.path
         self.write(policy)
         self.events: list[dict[str, Any]] = []
         """The JSON lines of its standard error."""
         self.noise: list[str] = []
         """The other lines."""
+        self.output: list[str] = []
+        """The lines of its standard output: the access log."""
         self.inbound = ""
         self.admin = ""
         self.listeners: dict[str, str] = {}
@@ -70,7 +80,7 @@ class Sidecar:
     async def __aenter__(self) -> Sidecar:
         pipe = asyncio.subprocess.PIPE
         self._process = await asyncio.create_subprocess_exec(
-            COMMAND, "run", self.path, stdout=pipe, stderr=pipe, env=self._env, preexec_fn=tied_to_parent(), limit=2**20
+            COMMAND, "run", self._run, stdout=pipe, stderr=pipe, env=self._env, preexec_fn=tied_to_parent(), limit=2**20
         )
         assert self._process.stdout is not None
         assert self._process.stderr is not None
@@ -173,6 +183,14 @@ class Sidecar:
                 await self._news.wait()
         return found[count - 1]
 
+    async def printed(self, count: int) -> list[str]:
+        """Its standard output, once it has that many lines."""
+        async with asyncio.timeout(READY_WITHIN):
+            while len(self.output) < count:
+                self._news.clear()
+                await self._news.wait()
+        return self.output
+
     def log(self) -> str:
         """The last lines of its standard error."""
         return "\n".join([*self.noise[-40:], *map(json.dumps, self.events[-20:])])
@@ -185,8 +203,9 @@ class Sidecar:
     # ----- listening
 
     async def _drain(self, stream: asyncio.StreamReader) -> None:
-        while await stream.read(65536):
-            pass
+        async for raw in stream:
+            self.output.append(raw.decode(errors="replace").rstrip())
+            self._news.set()
 
     async def _listen(self, stream: asyncio.StreamReader) -> None:
         async for raw in stream:

@@ -61,7 +61,13 @@ class Server:
     """A server that does to each request what its behaviour says."""
 
     def __init__(
-        self, behave: Behaviour, *, reads_body: bool = True, tls: ssl.SSLContext | None = None, path: str | None = None
+        self,
+        behave: Behaviour,
+        *,
+        reads_body: bool = True,
+        tls: ssl.SSLContext | None = None,
+        path: str | None = None,
+        host: str = "127.0.0.1",
     ) -> None:
         self.behave = behave
         self.requests: list[Message] = []
@@ -71,12 +77,13 @@ class Server:
         self._tls = tls
         self._path = path
         """A Unix socket to listen on instead of a port."""
+        self._host = host
         self._tasks: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
 
     @property
     def address(self) -> str:
-        return f"127.0.0.1:{self.port}"
+        return f"[{self._host}]:{self.port}" if ":" in self._host else f"{self._host}:{self.port}"
 
     @property
     def url(self) -> str:
@@ -92,7 +99,7 @@ class Server:
         if self._path is not None:
             self._server = await asyncio.start_unix_server(self._accept, self._path, ssl=self._tls)
         else:
-            self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0, ssl=self._tls)
+            self._server = await asyncio.start_server(self._accept, self._host, 0, ssl=self._tls)
             self.port = self._server.sockets[0].getsockname()[1]
         return self
 

@@ -1,0 +1,146 @@
+"""Clients by the hundred: those who attack, somebody ordinary beside them, and what is left when they have gone."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+
+from tests.e2e.world import World
+from tests.support.client import Client
+
+MIB = 2**20
+LIMITS = {
+    "max_connections": 300,
+    "max_header_bytes": "8KiB",
+    "header_timeout": "1s",
+    "body_timeout": "1s",
+    "idle_timeout": "2s",
+    "drain_timeout": "1s",
+}
+LET_GO = 4.5
+"""Seconds: the longest deadline of `LIMITS`, two sweeps, and what a busy machine adds."""
+
+
+class Ordinary:
+    """Somebody who asks again and again on one connection, and how long each answer took."""
+
+    def __init__(self, w: World, target: str = "/echo") -> None:
+        self.w = w
+        self.target = target
+        self.times: list[float] = []
+        self._is_leaving = False
+        self._task: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Ordinary:
+        self._task = asyncio.create_task(self._ask())
+        await asyncio.sleep(0.1)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._task is not None
+        self._is_leaving = True
+        await self._task
+        assert len(self.times) > 10
+
+    async def _ask(self) -> None:
+        async with self.w.sidecar.client() as client:
+            while not self._is_leaving:
+                began = time.perf_counter()
+                answer = await client.request("GET", self.target)
+                assert answer.status == 200
+                self.times.append(time.perf_counter() - began)
+                await asyncio.sleep(0.005)
+
+    @property
+    def median(self) -> float:
+        return sorted(self.times)[len(self.times) // 2]
+
+    @property
+    def slowest(self) -> float:
+        """The third slowest: two may be unlucky on a busy machine."""
+        return sorted(self.times)[-3]
+
+
+@contextlib.asynccontextmanager
+async def attackers(w: World, count: int) -> AsyncIterator[list[Client]]:
+    """That many connections."""
+    async with contextlib.AsyncExitStack() as stack:
+        yield await asyncio.gather(*(stack.enter_async_context(w.sidecar.client()) for _ in range(count)))
+
+
+@contextlib.contextmanager
+def deaf(w: World, count: int) -> Iterator[list[socket.socket]]:
+    """Connections whose answers nobody reads, with room for little of them."""
+    host, _, port = w.sidecar.inbound.rpartition(":")
+    with contextlib.ExitStack() as stack:
+        socks = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for sock in socks:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            sock.connect((host, int(port)))
+            sock.setblocking(False)
+        yield socks
+
+
+@contextlib.asynccontextmanager
+async def dribbling(clients: list[Client], head: bytes, piece: bytes) -> AsyncIterator[None]:
+    """Each of them sends the head, then a piece every tenth of a second, for as long as it can."""
+
+    async def dribble(client: Client) -> None:
+        client.writer.write(head)
+        while not client.writer.is_closing() and not has_heard(client):
+            await asyncio.sleep(0.1)
+            client.writer.write(piece)
+
+    tasks = [asyncio.create_task(dribble(client)) for client in clients]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def has_heard(client: Client) -> bool:
+    """Has the client been answered, or was it closed?"""
+    return client.reader.at_eof() or bool(client.reader._buffer)  # type: ignore[attr-defined]
+
+
+async def until(is_true: Callable[[], Any], within: float = LET_GO) -> None:
+    """Wait until it is; a coroutine function is asked anew each time."""
+    give_up = time.monotonic() + within
+    while True:
+        found = is_true()
+        if await found if asyncio.iscoroutine(found) else found:
+            return
+        assert time.monotonic() < give_up, f"not within {within} s"
+        await asyncio.sleep(0.1)
+
+
+async def connections(w: World) -> int:
+    count: int = (await w.sidecar.state())["listeners"]["inbound"]["connections"]
+    return count
+
+
+async def is_quiet(w: World) -> bool:
+    """Is nothing left of any client or request?"""
+    state = await w.sidecar.state()
+    endpoints = [one for upstream in state["state"]["endpoints"].values() for one in upstream["endpoints"]]
+    pools = [pool for upstream in state["state"]["pools"].values() for pool in upstream["pools"].values()]
+    return not (
+        state["listeners"]["inbound"]["connections"]
+        or any(endpoint["in_flight"] for endpoint in endpoints)
+        or any(pool["open"] - pool["idle"] + pool["opening"] + pool["waiting"] for pool in pools)
+    )
+
+
+async def has_files(w: World, at_most: int) -> bool:
+    files: float = (await w.sidecar.state())["process"]["files"]
+    return files <= at_most
+
+
+async def is_only(w: World, count: int) -> bool:
+    return await connections(w) <= count

@@ -1,0 +1,87 @@
+"""A server that answers, closes and takes no more of the body resets the connection: its answer must be read all the
+same, also where the reset is noticed by a write.  On real sockets, since it is the kernel that decides."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from sidecar.core.body import Body
+from sidecar.core.exchange import Exchange
+from sidecar.core.outcome import Outcome
+from sidecar.upstream.connection import Connection
+
+ANSWER = b"HTTP/1.1 413 Content Too Large\r\nContent-Length: 2\r\n\r\nno"
+
+
+@pytest.fixture
+def server() -> Iterator[tuple[tuple[str, int], threading.Event]]:
+    """Answers one connection after its first bytes and closes it with the rest unread; says when it has."""
+    closed = threading.Event()
+
+    def serve() -> None:
+        connection, _ = listening.accept()
+        with connection:
+            connection.recv(1000)
+            connection.sendall(ANSWER)
+        closed.set()
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield listening.getsockname(), closed
+        thread.join(5)
+
+
+async def ask(address: tuple[str, int], closed: threading.Event) -> Outcome:
+    loop = asyncio.get_running_loop()
+    env = SimpleNamespace(wall=time.time, call_later=loop.call_later)
+    ignore = lambda _: None  # noqa: E731 - four of a kind
+    pool: Any = SimpleNamespace(
+        env=env,
+        name="test",
+        host=b"a",
+        release=ignore,
+        discard=ignore,
+        deadlines=SimpleNamespace(add=ignore, discard=ignore),
+    )
+    connection = Connection(pool)
+    await loop.create_connection(lambda: connection, *address)
+    x = Exchange(b"POST", b"/", [])
+    source: Any = SimpleNamespace(pause_body=lambda: None, resume_body=lambda: None, cancel_body=lambda: None)
+    x.stream = Body(source, 10_000_000)
+    promise = connection.exchange(x, float("inf"), 0.0)
+    x.stream.feed(b"x" * 60_000)
+    closed.wait(5)  # blocking the loop, on purpose: what it does next is write, not read
+    for _ in range(5):
+        x.stream.feed(b"x" * 60_000)
+        time.sleep(0.005)
+    return await asyncio.wait_for(asyncio.ensure_future(_await(promise)), 5)
+
+
+async def _await(promise: Any) -> Any:
+    return await promise
+
+
+def loops() -> list[Callable[[], asyncio.AbstractEventLoop]]:
+    factories: list[Callable[[], asyncio.AbstractEventLoop]] = [asyncio.new_event_loop]
+    try:
+        import uvloop
+    except ImportError:
+        return factories
+    return [*factories, uvloop.new_event_loop]
+
+
+@pytest.mark.parametrize("factory", loops())
+def test_the_answer_is_read(factory: Callable[[], Any], server: tuple[tuple[str, int], threading.Event]) -> None:
+    run: Coroutine[Any, Any, Outcome] = ask(*server)
+    with asyncio.Runner(loop_factory=factory) as runner:
+        outcome = runner.run(run)
+    assert (outcome.status, outcome.body) == (413, b"no")

@@ -1,0 +1,317 @@
+"""Policies under real load: hedges and their budget, limits that find themselves, who goes first, breakers and checks
+of
+single endpoints, injected faults, orders of an operator, and every block on trial (`mode: observe`)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import re
+from collections import Counter
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.world import World, world
+from tests.support.client import Client, fetch
+from tests.support.process import Sidecar
+from tests.support.servers import Behaviour, Connection, Server, after, answering, echoing, sequence, silent
+from tests.support.wire import Message
+
+SLOW = after(0.4, answering(200, b"slow"))
+
+
+class Switch:
+    """A server that does what it is told at the moment."""
+
+    def __init__(self, behave: Behaviour) -> None:
+        self.behave = behave
+
+    async def __call__(self, connection: Connection, request: Message) -> None:
+        await self.behave(connection, request)
+
+
+async def metric(sidecar: Sidecar, name: str, **labels: str) -> float:
+    """The value of a series of `/metrics`; 0 where there is none."""
+    page = (await sidecar.ask("/metrics")).body.decode()
+    for line in page.splitlines():
+        if match := re.fullmatch(rf"{name}{{(.*)}} (\S+)", line):
+            found = dict(re.findall(r'(\w+)="([^"]*)"', match[1]))
+            if labels.items() <= found.items():
+                return float(match[2])
+    return 0.0
+
+
+async def observed(sidecar: Sidecar, policy: str) -> float:
+    return await metric(sidecar, "sidecar_observed_refusals_total", policy=policy)
+
+
+@contextlib.asynccontextmanager
+async def load(w: World, target: str, clients: int, **fields: str) -> AsyncIterator[list[Message]]:
+    """That many clients that ask without pause, and the answers so far."""
+    answers: list[Message] = []
+    stop = asyncio.Event()
+
+    async def ask() -> None:
+        async with Client(w.sidecar.inbound) as client:
+            while not stop.is_set():
+                answers.append(await client.request("GET", target, **fields))
+                if answers[-1].status >= 500:
+                    await asyncio.sleep(0.02)
+
+    tasks = [asyncio.create_task(ask()) for _ in range(clients)]
+    try:
+        yield answers
+    finally:
+        stop.set()
+        await asyncio.gather(*tasks)
+
+
+# ----- hedging
+
+
+async def test_the_loser_of_a_hedge_is_cancelled(tmp_path: Path) -> None:
+    routes = {"app": {"hedge": {"after": "50ms"}, "timeout": {"request": "3s"}}}
+    async with world(tmp_path, {"app": sequence(silent, echoing)}, routes=routes) as w:
+        assert (await w.sidecar.fetch("GET", "/app")).status == 200
+        silenced, answered = w.servers["app"].connections
+        assert await asyncio.wait_for(silenced.reader.read(), 2) == b"", "its connection is closed"
+        assert answered.is_open
+        assert [request.get("x-sidecar-attempt") for request in w.servers["app"].requests] == ["1", "2"]
+        assert await metric(w.sidecar, "sidecar_hedges_total", result="won") == 1
+
+
+async def test_hedges_stop_when_the_budget_is_spent(tmp_path: Path) -> None:
+    upstreams = {"app": {"retry_budget": {"ratio": "10%", "min_per_second": 0.1, "window": "10s"}}}
+    routes = {"app": {"hedge": {"after": "20ms"}, "timeout": {"request": "3s"}}}
+    async with world(tmp_path, {"app": after(0.1, answering())}, routes=routes, upstreams=upstreams) as w:
+        answers = await asyncio.gather(*(w.sidecar.fetch("GET", "/app") for _ in range(40)))
+        assert {answer.status for answer in answers} == {200}
+        assert 40 < len(w.servers["app"].requests) <= 40 + 4 + 1
+
+
+async def test_a_post_is_not_hedged(tmp_path: Path) -> None:
+    routes = {"app": {"hedge": {"after": "20ms"}, "timeout": {"request": "3s"}}}
+    async with world(tmp_path, {"app": after(0.1, echoing)}, routes=routes) as w:
+        assert (await w.sidecar.fetch("POST", "/app", b"pay")).status == 200
+        assert len(w.servers["app"].requests) == 1
+
+
+# ----- concurrency
+
+
+async def test_an_adaptive_limit_follows_what_the_service_can_do(tmp_path: Path) -> None:
+    """Eight at a time and no more: the service of this test queues, and the limit must not let the queue grow."""
+    room = asyncio.Semaphore(8)
+    waiting = most = 0
+
+    async def limited(connection: Connection, request: Message) -> None:
+        nonlocal waiting, most
+        waiting += 1
+        most = max(most, waiting)
+        async with room:
+            await asyncio.sleep(0.02)
+        waiting -= 1
+        await connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+
+    routes = {"app": {"concurrency": {"adaptive": {"min": 2, "max": 200}}}}
+    async with world(tmp_path, {"app": limited}, routes=routes) as w:
+        async with load(w, "/app", 4) as alone:
+            await asyncio.sleep(1.5)
+        assert {answer.status for answer in alone} == {200}, "no probe of its own ever causes a refusal"
+        async with load(w, "/app", 60) as crowd:
+            await asyncio.sleep(3.0)
+            most = 0
+            await asyncio.sleep(1.0)
+        limit = await metric(w.sidecar, "sidecar_concurrency_limit", route="app")
+        statuses = Counter(answer.status for answer in crowd)
+        assert statuses[200] > 100
+        assert statuses[503] > 0
+        assert {answer.get("x-sidecar-reason") for answer in crowd if answer.status == 503} == {"overloaded"}
+        assert most <= 40, f"{most} of 60 got through; the limit is {limit}"
+        assert limit < 40
+
+
+async def test_under_pressure_the_sheddable_go_first_and_the_critical_last(tmp_path: Path) -> None:
+    routes = {"app": {"concurrency": {"max": 10, "queue": 10, "queue_timeout": "300ms"}}}
+    async with world(tmp_path, {"app": after(0.02, answering())}, routes=routes) as w, contextlib.AsyncExitStack() as s:
+        answers = {
+            rank: await s.enter_async_context(load(w, "/app", 12, x_criticality=rank))
+            for rank in ("critical", "default", "sheddable")
+        }
+        await asyncio.sleep(2.0)
+        refused = {rank: sum(a.status == 503 for a in found) / len(found) for rank, found in answers.items()}
+        assert refused["critical"] == 0 < refused["default"] < refused["sheddable"], refused
+        assert len(answers["critical"]) > 100
+    assert w.servers["app"].requests[0].get("x-criticality") in answers, "it travels on"
+
+
+# ----- endpoints
+
+
+async def test_each_endpoint_has_a_breaker_of_its_own(tmp_path: Path) -> None:
+    async with Server(answering(500)) as sick, Server(answering()) as well:
+        breaker = {"per": "endpoint", "consecutive_failures": 3, "open_for": "30s"}
+        upstreams = {"app": {"endpoints": [sick.url, well.url], "circuit_breaker": breaker}}
+        async with world(tmp_path, {}, upstreams=upstreams) as w:
+            statuses = [(await w.sidecar.fetch("GET", "/app")).status for _ in range(40)]
+            assert statuses.count(500) == 3
+            assert statuses[-20:] == [200] * 20
+            assert len(sick.requests) == 3
+            (transition,) = w.sidecar.said("breaker.transition")
+            assert sick.address in transition["breaker"]
+            states = (await w.sidecar.state())["state"]["breaker"]
+            assert sorted(state["state"] for name, state in states.items() if "127" in name) == ["closed", "open"]
+
+
+async def test_active_checks_take_an_endpoint_out_and_back(tmp_path: Path) -> None:
+    sick = Switch(answering())
+    async with Server(sick) as first, Server(answering()) as second:
+        check = {"path": "/health", "interval": "50ms", "timeout": "200ms", "unhealthy_after": 2, "healthy_after": 2}
+        upstreams = {"app": {"endpoints": [first.url, second.url], "health_check": check}}
+        async with world(tmp_path, {}, upstreams=upstreams) as w:
+
+            async def reached() -> set[bool]:
+                first.requests.clear()
+                for _ in range(30):
+                    assert (await w.sidecar.fetch("GET", "/app")).status == 200
+                return {request.target == "/app" for request in first.requests}
+
+            assert True in await reached()
+            sick.behave = answering(503)
+            out = await w.sidecar.until("endpoint.health")
+            assert (out["endpoint"], out["healthy"], out["reason"]) == (first.url, False, "status 503")
+            assert True not in await reached()
+            sick.behave = answering()
+            back = await w.sidecar.until("endpoint.health", 2)
+            assert (back["endpoint"], back["healthy"]) == (first.url, True)
+            assert True in await reached()
+
+
+async def test_an_endpoint_that_fails_requests_is_ejected_and_restored(tmp_path: Path) -> None:
+    sick = Switch(answering(500))
+    async with Server(sick) as first, Server(answering()) as second:
+        ejection = {"consecutive_failures": 3, "eject_for": "500ms"}
+        upstreams = {"app": {"endpoints": [first.url, second.url], "ejection": ejection}}
+        async with world(tmp_path, {}, upstreams=upstreams) as w:
+            statuses = [(await w.sidecar.fetch("GET", "/app")).status for _ in range(30)]
+            assert statuses.count(500) == 3
+            assert (await w.sidecar.until("endpoint.ejected"))["endpoint"] == first.url
+            sick.behave = answering()
+            async with load(w, "/app", 1):
+                assert (await w.sidecar.until("endpoint.restored"))["endpoint"] == first.url
+
+
+# ----- faults
+
+
+async def test_injected_faults_are_like_real_ones(tmp_path: Path) -> None:
+    always = {"share": "100%"}
+    routes: dict[str, dict[str, Any]] = {
+        "slow": {"fault": {"latency": {"fixed": "300ms", **always}}},
+        "late": {"fault": {"latency": {"fixed": "5s", **always}}, "timeout": {"request": "200ms"}},
+        "bad": {"fault": {"abort": {"status": 418, **always}}},
+        "gone": {"fault": {"reset": always}, "retry": {"max_attempts": 3, "backoff": {"base": "1ms"}}},
+        "some": {"fault": {"abort": {"status": 503, "share": "50%"}}},
+    }
+    async with world(tmp_path, dict.fromkeys(routes, echoing), routes=routes) as w:
+        clock = asyncio.get_running_loop().time
+        began = clock()
+        assert (await w.sidecar.fetch("GET", "/slow")).status == 200
+        assert clock() - began > 0.29
+        answer = await w.sidecar.fetch("GET", "/late")
+        assert (answer.status, answer.get("x-sidecar-reason")) == (504, "timeout")
+        answer = await w.sidecar.fetch("GET", "/bad")
+        assert (answer.status, answer.get("x-sidecar-reason")) == (418, "fault_injected")
+        answer = await w.sidecar.fetch("GET", "/gone")
+        assert (answer.status, json.loads(answer.body)["attempts"]) == (502, 3)
+        statuses = Counter([(await w.sidecar.fetch("GET", "/some")).status for _ in range(60)])
+        assert set(statuses) == {200, 503}
+        assert [len(w.servers[name].requests) for name in ("late", "bad", "gone")] == [0, 0, 0]
+
+
+# ----- on trial
+
+
+OBSERVE: dict[str, tuple[dict[str, Any], Behaviour, int]] = {
+    "timeout": ({"timeout": {"request": "50ms"}}, after(0.2, answering()), 200),
+    "retry": ({"retry": {"max_attempts": 3}}, answering(503), 503),
+    "hedge": ({"hedge": {"after": "30ms"}}, after(0.2, answering()), 200),
+    "circuit_breaker": ({"circuit_breaker": {"consecutive_failures": 2}}, answering(500), 500),
+    "concurrency": ({"concurrency": {"max": 1}}, after(0.2, answering()), 200),
+    "fallback": ({"fallback": {"steps": [{"response": {"status": 200}}]}}, answering(500), 500),
+    "fault": ({"fault": {"abort": {"share": "100%"}}}, answering(), 200),
+}
+
+
+@pytest.mark.parametrize("policy", OBSERVE)
+async def test_a_block_on_trial_changes_nothing_and_counts(tmp_path: Path, policy: str) -> None:
+    block, behave, status = OBSERVE[policy]
+    block = {policy: {**block[policy], "mode": "observe"}}
+    async with world(tmp_path, {"app": behave}, routes={"app": block}) as w:
+        answers = await asyncio.gather(*(fetch(w.sidecar.inbound, "GET", "/app") for _ in range(4)))
+        answers.append(await w.sidecar.fetch("GET", "/app"))
+        assert [answer.status for answer in answers] == [status] * 5
+        assert len(w.servers["app"].requests) == 5
+        assert await observed(w.sidecar, policy) >= 1
+
+
+async def test_an_upstream_s_own_policies_can_be_on_trial(tmp_path: Path) -> None:
+    trial = {"mode": "observe"}
+    async with Server(answering(500)) as sick, Server(answering(500)) as other:
+        upstreams = {
+            "app": {
+                "endpoints": [sick.url, other.url],
+                "retry_budget": {"ratio": "1%", "min_per_second": 0.1, **trial},
+                "ejection": {"consecutive_failures": 2, **trial},
+                "health_check": {"path": "/", "interval": "50ms", **trial},
+            }
+        }
+        routes = {"app": {"retry": {"max_attempts": 2, "on": ["5xx"], "backoff": {"base": "1ms"}}}}
+        async with world(tmp_path, {}, upstreams=upstreams, routes=routes) as w:
+            await w.sidecar.until("endpoint.health", 2)
+            assert {(await w.sidecar.fetch("GET", "/app")).status for _ in range(10)} == {500}
+            tries = [r for r in (*sick.requests, *other.requests) if r.target == "/app"]
+            assert len(tries) == 20
+            for policy in ("retry_budget", "ejection", "health_check"):
+                assert await observed(w.sidecar, policy) >= 1, policy
+
+
+# ----- an operator's orders
+
+
+async def test_breakers_obey_the_operator(tmp_path: Path) -> None:
+    breaker = {"circuit_breaker": {"consecutive_failures": 2, "open_for": "30s"}}
+    app = Switch(echoing)
+    async with world(tmp_path, {"app": app}, routes={"app": breaker}, upstreams={"app": breaker}) as w:
+        sidecar = w.sidecar
+
+        async def order(name: str, what: str) -> str:
+            answer = await sidecar.ask(f"/breakers/{name}/{what}", "POST")
+            assert answer.status == 200, answer.body
+            return str(json.loads(answer.body)["state"])
+
+        assert sorted((await sidecar.state())["state"]["breaker"]) == ["route:app", "upstream:app"]
+        for name in ("route:app", "upstream:app"):
+            assert await order(name, "open") == "open"
+            answer = await sidecar.fetch("GET", "/app")
+            assert (answer.status, answer.get("x-sidecar-reason")) == (503, "breaker_open")
+            assert b"operator" in answer.body, answer.body
+            await order(name, "auto")
+            assert (await sidecar.fetch("GET", "/app")).status == 200
+        app.behave = answering(500)
+        for name in ("route:app", "upstream:app"):
+            assert await order(name, "close") == "closed"
+        assert {(await sidecar.fetch("GET", "/app")).status for _ in range(5)} == {500}, "held closed"
+        for name in ("route:app", "upstream:app"):
+            await order(name, "auto")
+        statuses = [(await sidecar.fetch("GET", "/app")).status for _ in range(4)]
+        assert statuses[-1] == 503
+        answer = await sidecar.ask("/breakers/route:ap/open", "POST")
+        assert answer.status == 404
+        assert b"did you mean 'route:app'" in answer.body
+        assert (await sidecar.ask("/breakers/route:app/shut", "POST")).status == 404
+        assert (await sidecar.ask("/breakers/route:app/open")).status == 405

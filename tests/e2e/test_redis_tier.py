@@ -1,0 +1,344 @@
+"""The shared tier against a real Redis: shared fills and purges, and Redis killed, stalled, filled and lying."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sidecar.cache import redis as tier
+from sidecar.cache.codec import encode
+from sidecar.cache.spec import CacheSpec
+from sidecar.cache.store import Store
+from sidecar.core import events
+from sidecar.core.outcome import Outcome
+from tests.support.clock import FakeEnv, assemble
+from tests.support.service import after
+from tests.unit.stages.cache.world import World, is_hit, reply, said
+
+pytest.importorskip("redis")
+SERVER = shutil.which("redis-server")
+pytestmark = pytest.mark.skipif(SERVER is None, reason="there is no redis-server here")
+FRESH = reply(Cache_Control="max-age=60")
+
+
+class Redis:
+    """A server of its own."""
+
+    def __init__(self, directory: Path, *options: str) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.url = f"redis://127.0.0.1:{self.port}/1"
+        place = ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(directory)]
+        self._command = [str(SERVER), *place, "--save", "", *options]
+        self.start()
+
+    def start(self) -> None:
+        self.process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL)
+        until = time.monotonic() + 5
+        while time.monotonic() < until:
+            try:
+                socket.create_connection(("127.0.0.1", self.port), 1).close()
+            except OSError:
+                time.sleep(0.02)
+            else:
+                return
+        raise RuntimeError("redis-server did not start")
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    @contextmanager
+    def stalled(self) -> Iterator[None]:
+        os.kill(self.process.pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(self.process.pid, signal.SIGCONT)
+
+
+@pytest.fixture
+def redis(tmp_path: Path) -> Iterator[Redis]:
+    server = Redis(tmp_path)
+    yield server
+    server.kill()
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tier, "SYNC_EVERY", 0.05)
+
+
+def real_env() -> FakeEnv:
+    loop = asyncio.get_running_loop()
+    return assemble(loop.time, asyncio.sleep, loop.call_later, random.Random())
+
+
+Make = Callable[..., World]
+
+
+@pytest.fixture
+async def sidecar() -> AsyncIterator[Make]:
+    """Makes sidecars that are closed in the end."""
+    stores: list[Store] = []
+
+    def make(url: str, *script: Any, timeout: str = "2s", **block: Any) -> World:
+        env = real_env()
+        store = Store("shared", CacheSpec.model_validate({"redis": {"url": url, "timeout": timeout}}), env)
+        stores.append(store)
+        return World(*script, env=env, store=store, **block)
+
+    yield make
+    for store in stores:
+        store.close()
+    await asyncio.sleep(0.05)
+
+
+def memory_of(world: World) -> int:
+    return len(world.store.memory)
+
+
+async def eventually(condition: Callable[[], bool], seconds: float = 15.0) -> None:
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, "it did not happen"
+        await asyncio.sleep(0.01)
+
+
+async def written(world: World) -> None:
+    """Until nothing is on its way to Redis."""
+    assert world.store.shared is not None
+    await asyncio.sleep(0)
+    await eventually(lambda: not world.store.shared._under_way)
+
+
+async def test_two_sidecars_share_a_fill(redis: Redis, sidecar: Make) -> None:
+    one, other = sidecar(redis.url, FRESH), sidecar(redis.url, 500)
+    await one.get()
+    await written(one)
+    answer = await other.get()
+    assert (answer.status, answer.body, other.calls) == (200, b"body", 0)
+    assert said(answer).startswith(b"sidecar; hit; ttl=")
+    assert said(answer).endswith(b"; detail=redis")
+    assert not said(await other.get()).endswith(b"redis"), "now it is in memory"
+
+
+async def test_a_thousand_requests_ask_redis_once(redis: Redis, sidecar: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, other = sidecar(redis.url, FRESH), sidecar(redis.url, 500)
+    await one.get()
+    await written(one)
+    fetches = []
+    fetch = tier.RedisTier._fetch
+    monkeypatch.setattr(tier.RedisTier, "_fetch", lambda self, *args: (fetches.append(args), fetch(self, *args))[1])
+    answers = await asyncio.gather(*(other.get() for _ in range(1000)))
+    assert ({answer.body for answer in answers}, len(fetches), other.calls) == ({b"body"}, 1, 0)
+
+
+async def test_variants_are_shared(redis: Redis, sidecar: Make) -> None:
+    def by_foo(x: Any) -> Outcome:
+        return reply(200, x.header(b"foo") or b"", Cache_Control="max-age=60", Vary="Foo")(x)
+
+    one, other = sidecar(redis.url, by_foo), sidecar(redis.url, by_foo)
+    for value in ("1", "2"):
+        await one.get(Foo=value)
+    await written(one)
+    for value in ("1", "2"):
+        assert (await other.get(Foo=value)).body == value.encode()
+    assert other.calls == 0
+    await other.get(Foo="3")
+    assert other.calls == 1
+
+
+async def test_a_stale_answer_is_validated_by_the_other(redis: Redis, sidecar: Make) -> None:
+    one = sidecar(redis.url, reply(Cache_Control="max-age=0", ETag='"a"'))
+    other = sidecar(redis.url, reply(304, b"", ETag='"a"', Cache_Control="max-age=60"))
+    await one.get()
+    await written(one)
+    assert (await other.get()).body == b"body"
+    assert other.sent(b"if-none-match") == b'"a"'
+
+
+PURGES: list[Callable[[World], Any]] = [
+    lambda world: world.store.purge_uri("http://orders/a"),
+    lambda world: world.store.purge_prefix("http://orders/"),
+    lambda world: world.store.purge_tag("t"),
+    lambda world: world.store.purge_everything(),
+]
+
+
+@pytest.mark.parametrize("purge", PURGES)
+async def test_a_purge_is_seen_by_all(redis: Redis, sidecar: Make, purge: Callable[[World], Any]) -> None:
+    fresh = reply(Cache_Control="max-age=60", Cache_Tag="t")
+    one, other, third = (sidecar(redis.url, fresh) for _ in range(3))
+    await one.get()
+    await written(one)
+    await other.get()
+    assert (memory_of(other), other.calls) == (1, 0)
+    await asyncio.sleep(0.1)
+    purge(one)
+    await written(one)
+    await third.get()
+    assert third.calls == 1, "what lies in Redis is not believed any more"
+    await eventually(lambda: memory_of(other) == 0)
+
+
+async def test_a_write_is_seen_by_all(redis: Redis, sidecar: Make) -> None:
+    one, other = sidecar(redis.url, FRESH), sidecar(redis.url, FRESH)
+    await one.get()
+    await written(one)
+    await other.get()
+    await asyncio.sleep(0.1)
+    await one.ask("PUT")
+    await eventually(lambda: memory_of(other) == 0)
+    assert not is_hit(await other.get())
+
+
+async def test_what_was_on_its_way_during_a_purge_elsewhere_is_not_believed(redis: Redis, sidecar: Make) -> None:
+    one, slow, third = sidecar(redis.url, FRESH), sidecar(redis.url, after(0.3, FRESH)), sidecar(redis.url, FRESH)
+    task = asyncio.ensure_future(slow.get())
+    await asyncio.sleep(0.15)
+    await one.ask("DELETE")
+    await task
+    await written(slow)
+    await third.get()
+    assert third.calls == 1
+
+
+async def test_who_missed_purges_starts_afresh(redis: Redis, sidecar: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tier, "STREAM_LENGTH", 5)
+    one, other = sidecar(redis.url, FRESH), sidecar(redis.url, FRESH)
+    await one.get()
+    await written(one)
+    await other.get()
+    mine, theirs = one.store.shared, other.store.shared
+    assert mine is not None
+    assert theirs is not None
+    await written(other)
+    theirs._timer.cancel()
+    await theirs._sync()
+    assert memory_of(other) == 1
+    for number in range(6):
+        await mine._purge("tag", b"%d" % number)
+    await theirs._sync()
+    assert memory_of(other) == 0
+
+
+async def test_a_dead_redis_costs_nobody_anything(sidecar: Make) -> None:
+    world = sidecar("redis://127.0.0.1:1/0", FRESH)
+    started = time.monotonic()
+    for number in range(100):
+        assert (await world.get(f"/{number}")).status == 200
+    assert time.monotonic() - started < 5
+    assert is_hit(await world.get("/0"))
+    assert world.env.emitted(events.CACHE_TIER_DOWN)[0]["cache"] == "shared"
+    shown = world.store.describe()["redis"]
+    assert (shown["up"], shown["errors"] > 0) == (False, True)
+
+
+async def test_it_is_killed_and_comes_back(redis: Redis, sidecar: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tier, "SLOWEST_PROBE", 0.2)
+    world, other = sidecar(redis.url, FRESH), sidecar(redis.url, FRESH)
+    await world.get()
+    await asyncio.sleep(0.1)
+    redis.kill()
+    for number in range(50):
+        assert (await world.get(f"/{number}")).status == 200
+    await eventually(lambda: not world.store.describe()["redis"]["up"])
+    world.store.purge_uri("http://orders/a")
+    redis.start()
+    await eventually(lambda: world.store.describe()["redis"]["up"] and other.store.describe()["redis"]["up"])
+    assert world.env.emitted(events.CACHE_TIER_UP) == [{"cache": "shared"}]
+    await world.get("/new")
+    await written(world)
+    assert is_hit(await other.get("/new"))
+
+
+async def test_a_stalled_redis_costs_its_timeout_once(redis: Redis, sidecar: Make) -> None:
+    world = sidecar(redis.url, FRESH, timeout="100ms")
+    await world.get()
+    await asyncio.sleep(0.1)
+    with redis.stalled():
+        started = time.monotonic()
+        answers = await asyncio.gather(*(world.get(f"/{number}") for number in range(50)))
+        assert 0.05 < time.monotonic() - started < 2
+        started = time.monotonic()
+        answers += [await world.get(f"/x{number}") for number in range(50)]
+        assert time.monotonic() - started < 1, "waiting for each would take 5 s"
+    assert {answer.status for answer in answers} == {200}
+
+
+async def test_a_client_that_leaves_is_no_fault_of_redis(redis: Redis, sidecar: Make) -> None:
+    world = sidecar(redis.url, FRESH, timeout="2s")
+    await asyncio.sleep(0.1)
+    with redis.stalled():
+        task = asyncio.ensure_future(world.get())
+        await asyncio.sleep(0.05)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    assert world.store.describe()["redis"]["up"]
+
+
+async def test_a_full_redis_still_answers(tmp_path: Path, sidecar: Make) -> None:
+    full = Redis(tmp_path, "--maxmemory", "1mb", "--maxmemory-policy", "noeviction")
+    try:
+        world = sidecar(full.url, reply(200, b"x" * 100_000, Cache_Control="max-age=60"))
+        for number in range(30):
+            assert (await world.get(f"/{number}")).status == 200
+            await written(world)
+        shown = world.store.describe()["redis"]
+        assert shown["up"]
+        assert "maxmemory" in shown["last_error"]
+        assert is_hit(await world.get("/29"))
+    finally:
+        full.kill()
+
+
+@pytest.mark.parametrize("lie", ["noise", "other", "list", "old"])
+async def test_a_lying_redis_is_not_believed(redis: Redis, sidecar: Make, lie: str) -> None:
+    one, other = sidecar(redis.url, FRESH), sidecar(redis.url, FRESH)
+    await one.get()
+    await one.get("/evil")
+    await written(one)
+    assert one.store.shared is not None
+    client = one.store.shared._client.client
+    keys = {key.rpartition(b"/")[2]: key for key in await client.keys("sidecar:shared:e:*")}
+    stored = await client.get(keys[b"a"])
+    if lie == "noise":
+        await client.set(keys[b"a"], stored[:20] + b"X" + stored[21:])
+    elif lie == "other":
+        await client.set(keys[b"a"], await client.get(keys[b"evil"]))
+    elif lie == "list":
+        await client.delete(keys[b"a"])
+        await client.lpush(keys[b"a"], "x")
+    else:
+        entry = one.store.memory.hottest(9)[0]
+        await client.set(keys[b"a"], encode(entry, b"9/9", one.env.now(), one.env.wall()))
+    assert (await other.get()).status == 200
+    assert other.calls == 1
+    assert other.store.describe()["redis"]["up"]
+
+
+async def test_another_redis_by_a_reload(redis: Redis, sidecar: Make) -> None:
+    world = sidecar("redis://127.0.0.1:1/0", FRESH)
+    await world.get()
+    world.store.retune(CacheSpec.model_validate({"redis": {"url": redis.url, "timeout": "200ms"}}))
+    await world.get("/b")
+    await written(world)
+    other = sidecar(redis.url, 500)
+    assert is_hit(await other.get("/b"))
+    world.store.retune(CacheSpec())
+    assert world.store.describe()["redis"] is None

@@ -1,0 +1,38 @@
+"""`make shop`: one order goes through five sidecars, and nothing stays behind."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def free_range(count: int) -> int:
+    """The first of so many ports that were free a moment ago."""
+    for start in range(20000 + os.getpid() % 5000, 60000, count):
+        sockets = []
+        try:
+            for port in range(start, start + count):
+                sockets.append(socket.create_server(("127.0.0.1", port)))  # noqa: PERF401 - those bound before a failure stay known
+        except OSError:
+            continue
+        finally:
+            for sock in sockets:
+                sock.close()
+        return start
+    raise AssertionError("no free ports")
+
+
+async def test_an_order_goes_through_all_of_them() -> None:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "chaos.shop",
+        cwd=ROOT, env={**os.environ, "SHOP_ONCE": "1", "SHOP_PORT": str(free_range(22))},
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+    )  # fmt: skip
+    output, _ = await asyncio.wait_for(process.communicate(), 60)
+    assert process.returncode == 0, output.decode()
+    assert "through five sidecars: 200" in output.decode()

@@ -1,0 +1,149 @@
+"""Metrics, the access log and what becomes of a collector that fails, with real processes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import time
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+
+from tests.support.otlp import Collector
+from tests.support.process import Sidecar, policies, route
+from tests.support.servers import Server, answering, refusing, sequence
+
+
+def one_route(server: Server, telemetry: dict[str, Any], **blocks: Any) -> dict[str, Any]:
+    return policies(
+        upstreams={"app": {"endpoints": [server.url]}}, routes=[route("app", **blocks)], telemetry=telemetry
+    )
+
+
+async def counted(sidecar: Sidecar, name: str, **labels: str) -> float:
+    """The sum of a metric's samples with these labels."""
+    page = (await sidecar.ask("/metrics")).body.decode()
+    lines = [line for line in page.splitlines() if line.startswith(name + "{")]
+    wanted = [f'{label}="{value}"' for label, value in labels.items()]
+    return sum(float(line.rpartition(" ")[2]) for line in lines if all(pair in line for pair in wanted))
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "http"])
+async def test_metrics_and_exemplars_reach_a_collector(tmp_path: Path, protocol: Literal["grpc", "http"]) -> None:
+    async with Collector(protocol) as collector, Server(answering()) as server:
+        telemetry = {"endpoint": collector.endpoint, "protocol": protocol, "metrics": {"interval": "100ms"}}
+        async with Sidecar(one_route(server, telemetry), tmp_path, {"OTEL_BSP_SCHEDULE_DELAY": "50"}) as sidecar:
+            await sidecar.fetch("GET", "/app")
+            await collector.until(lambda: any("http.server.request.duration" in each for each in collector.metrics))
+            await collector.until(lambda: len(collector.spans) == 2)
+            header = {"accept": "application/openmetrics-text;version=1.0.0,text/plain;q=0.5"}
+            page = await asyncio.wait_for(_ask(sidecar, header), 5)
+        ((attributes, point),) = collector.metrics[-1]["http.server.request.duration"]
+        assert attributes["http.request.method"] == "GET"
+        assert attributes["http.response.status_code"] == 200
+        assert point.count == 1
+        (exemplar,) = point.exemplars
+        entry = next(span for span in collector.spans if span.kind == "server")
+        assert (exemplar.trace_id.hex(), exemplar.span_id.hex()) == (entry.trace_id, entry.span_id)
+        assert f'# {{trace_id="{entry.trace_id}",span_id="{entry.span_id}"}}' in page
+        assert page.endswith("# EOF\n")
+        ((attributes, _),) = collector.metrics[-1]["http.client.request.duration"]
+        assert (attributes["server.address"], attributes["server.port"]) == ("127.0.0.1", server.port)
+
+
+async def _ask(sidecar: Sidecar, fields: dict[str, str]) -> str:
+    from tests.support.client import fetch
+
+    answer = await fetch(sidecar.admin, "GET", "/metrics", **fields)
+    assert answer.get("content-type") == "application/openmetrics-text; version=1.0.0; charset=utf-8"
+    return answer.body.decode()
+
+
+async def test_a_stalled_collector_is_not_felt(tmp_path: Path) -> None:
+    async with Collector("http", stalled=True) as collector, Server(answering()) as server:
+        telemetry = {"endpoint": collector.endpoint, "timeout": "1s", "metrics": {"interval": "100ms"}}
+        small = {
+            "OTEL_BSP_MAX_QUEUE_SIZE": "20",
+            "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "10",
+            "OTEL_BSP_SCHEDULE_DELAY": "10",
+        }
+        async with Sidecar(one_route(server, telemetry), tmp_path, small) as sidecar:
+            async with sidecar.client() as client:
+                for _ in range(300):
+                    began = time.perf_counter()
+                    assert (await client.request("GET", "/app")).status == 200
+                    assert time.perf_counter() - began < 0.5
+            failed = await sidecar.until("telemetry.export_failed")
+            assert failed["endpoint"].startswith(collector.endpoint)
+            dropped = await counted(sidecar, "sidecar_telemetry_dropped_total", reason="queue_full")
+            assert dropped >= 600 - 40
+            assert len(sidecar.said("telemetry.export_failed")) <= 2, "one for each signal"
+            began = time.perf_counter()
+            await sidecar.stop()
+            assert time.perf_counter() - began < 6
+        assert sidecar.noise == []
+
+
+async def test_a_dead_collector_is_told_once_and_so_is_its_return(tmp_path: Path) -> None:
+    async with refusing() as port, Server(answering()) as server:
+        telemetry = {"endpoint": f"http://127.0.0.1:{port}", "timeout": "200ms", "metrics": None}
+        fast = {"OTEL_BSP_SCHEDULE_DELAY": "10"}
+        policy = one_route(server, telemetry)
+        policy["telemetry"]["metrics"] = "off"
+        async with Sidecar(policy, tmp_path, fast) as sidecar:
+            for _ in range(20):
+                assert (await sidecar.fetch("GET", "/app")).status == 200
+                await asyncio.sleep(0.02)
+            event = await sidecar.until("telemetry.export_failed")
+            assert event["level"] == "warning"
+            assert event["signal"] == "traces"
+            assert event["cause"]
+            assert len(sidecar.said("telemetry.export_failed")) == 1
+            assert await counted(sidecar, "sidecar_telemetry_dropped_total", reason="export_failed") > 0
+
+
+async def test_a_certificate_that_is_missing_is_told_and_the_sidecar_serves(tmp_path: Path) -> None:
+    async with Server(answering()) as server:
+        telemetry = {"endpoint": "https://127.0.0.1:1", "tls": {"ca": "/nowhere/ca.pem"}}
+        async with Sidecar(one_route(server, telemetry), tmp_path) as sidecar:
+            assert (await sidecar.fetch("GET", "/app")).status == 200
+            assert "/nowhere/ca.pem" in json.dumps(await sidecar.until("telemetry.export_failed"))
+
+
+async def test_the_access_log_has_every_try_and_follows_a_reload(tmp_path: Path) -> None:
+    async with Server(sequence(answering(503), answering(200, b"hello"))) as server:
+        policy = one_route(server, {"access_log": {}}, retry={"max_attempts": 2})
+        async with Sidecar(policy, tmp_path) as sidecar:
+            await sidecar.fetch("GET", "/app/x?secret=1", x_request_id="abc")
+            (line,) = await sidecar.printed(1)
+            found = json.loads(line)
+            assert [(a["status"], a["why"]) for a in found["attempts"]] == [(503, "first"), (200, "retry:503")]
+            assert (found["path"], found["status"], found["bytes_out"], found["request_id"]) == (
+                "/app/x",
+                200,
+                5,
+                "abc",
+            )
+            assert "secret" not in line
+            sidecar.write(one_route(server, {"access_log": {"format": "text"}}))
+            await sidecar.until("reload.applied", 2)
+            await sidecar.fetch("GET", "/app/y")
+            text = (await sidecar.printed(2))[1]
+            assert re.fullmatch(r"[\d:.]{12} 200 GET /app/y [\d.]+ms route=app http://\S+=200/[\d.]+ms", text)
+            sidecar.write(one_route(server, {"access_log": {"format": "off"}}))
+            await sidecar.until("reload.applied", 3)
+            await sidecar.fetch("GET", "/app/z")
+            sidecar.write(one_route(server, {"endpoint": "http://127.0.0.1:1"}))
+            rejected = await sidecar.until("reload.rejected")
+            assert "telemetry" in rejected["problems"][0]
+            assert "restart" in rejected["problems"][0]
+        assert len(sidecar.output) == 2
+
+
+async def test_a_variable_that_makes_no_sense_is_told_at_the_start(tmp_path: Path) -> None:
+    async with Server(answering()) as server:
+        async with Sidecar(one_route(server, {}), tmp_path, {"OTEL_TRACES_SAMPLER": "sometimes"}) as sidecar:
+            event = await sidecar.until("telemetry.settings")
+            assert event["problem"].startswith("OTEL_TRACES_SAMPLER is 'sometimes'; known are")

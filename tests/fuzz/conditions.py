@@ -1,0 +1,93 @@
+"""Target: conditions, patterns and JSON bodies, up to what they decide and how long they take for it.
+
+The laws: nothing is raised but `ExpressionError`, with a column that is in the text, `ValueError` for a pattern, and
+`Invalid` for a body; a condition that is accepted gives True or False on any request, the same again, and never holds
+together with its negation; a pattern that is accepted takes no time worth mentioning on the texts made to hurt it; a
+body that is accepted is what `json` reads too, and is written again as it came.
+"""
+
+from __future__ import annotations
+
+import json
+from time import process_time
+
+from tests.fuzz.harness import fuzz, instrumented
+
+with instrumented():
+    from sidecar.core.pattern import MAX_INPUT, compile_pattern
+    from sidecar.expression import EVERYTHING, Bodies, Condition, ExpressionError
+    from sidecar.transform import jsonbody
+
+from tests.support.service import exchange, response
+
+X = exchange("POST", "/v1/orders/7", {"X-Tier": "gold", "x-many": "a"}, query=b"q=a%20b&r=1", authority=b"test:80")
+BODY = b'{"id": 7, "qty": 1.5, "name": "Ada", "open": true, "note": null, "tags": ["a", "b"], "in": {"a": {"b": 1}}}'
+LONGEST = 0.25
+"""Seconds of CPU that a pattern may take on one text; milliseconds are usual, exponential ones take for ever."""
+
+
+def check(data: bytes) -> None:
+    """A condition, and after a zero byte a body; a pattern where it begins with a slash."""
+    first, zero, body = data.partition(b"\0")
+    text = first.decode("utf-8", "replace")
+    document = check_body(body) if zero else jsonbody.parse(BODY)
+    if text.startswith("/"):
+        check_pattern(text)
+    else:
+        check_condition(text, document)
+
+
+def check_condition(text: str, document: jsonbody.Document | None) -> None:
+    bodies = Bodies(document, document)
+    try:
+        condition = Condition(text, EVERYTHING)
+    except ExpressionError as error:
+        told(str(error), 1 <= error.column <= len(text) + 1)
+        return
+    outcome = response(200, b"", {"X-A": "b"})
+    holds = condition.holds(X, outcome, bodies)
+    assert holds in (True, False)
+    assert condition.holds(X, outcome, bodies) == holds
+    condition.holds(X)
+    try:
+        negation = Condition(f"!({text}\n)", EVERYTHING)
+    except ExpressionError:
+        return  # as long or as deep as it may be, or no truth value by its type
+    assert not (holds and negation.holds(X, outcome, bodies)), text
+
+
+def told(message: str, is_in_text: bool = True) -> None:
+    """A refusal says why, and where in the text."""
+    assert message
+    assert is_in_text, message
+
+
+def check_pattern(text: str) -> None:
+    try:
+        pattern = compile_pattern(text)
+    except ValueError as error:
+        told(str(error))
+        return
+    letters = sorted(set(text[:40]) | {"a", "/", "\xff"})
+    for letter in letters:
+        one = letter.encode("latin-1", "replace")
+        for hurting in (text.encode()[:8] + one * MAX_INPUT, one * MAX_INPUT, (one + b"/") * (MAX_INPUT // 2)):
+            began = process_time()
+            pattern.fullmatch(hurting[:MAX_INPUT])
+            assert process_time() - began < LONGEST, (text, letter)
+
+
+def check_body(body: bytes) -> jsonbody.Document | None:
+    try:
+        document = jsonbody.parse(body)
+    except jsonbody.Invalid as error:
+        told(str(error))
+        return None
+    json.loads(body)
+    written = document.encoded()
+    assert written == body.strip(jsonbody.SPACE) or json.loads(written) == json.loads(body)
+    return document
+
+
+if __name__ == "__main__":
+    fuzz("conditions", check)

@@ -1,0 +1,64 @@
+"""From `check(data)` to a fuzzer: atheris (libFuzzer) on a copy of the kept corpus."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+try:
+    import atheris
+except ImportError:
+    atheris = None
+
+CORPUS = Path(__file__).with_name("corpus")
+MAX_BYTES = 4096
+"""Of one input."""
+MAX_SECONDS = 5
+"""For one input: what takes longer is not linear."""
+SEED = 20260601
+
+
+def instrumented() -> AbstractContextManager[object]:
+    """Imports of the sidecar within it are watched for coverage, where a fuzzer is going to run."""
+    if atheris is None or not is_fuzzing():
+        return contextlib.nullcontext()
+    return atheris.instrument_imports(include=["sidecar"])  # type: ignore[no-any-return]
+
+
+def is_fuzzing() -> bool:
+    """Is this `python -m tests.fuzz.<target>`?"""
+    return Path(sys.argv[0]).parent == Path(__file__).parent or sys.argv[0] == "-m"
+
+
+def fuzz(name: str, check: Callable[[bytes], object]) -> None:
+    """Fuzz until the time given on the command line (10 s) is over; does not return.
+
+    Exit code 0, or that of libFuzzer, which prints the input that failed and keeps it among the temporary files.
+    """
+    if atheris is None:
+        raise SystemExit("atheris is not installed; it has wheels for some versions of CPython on Linux alone")
+    seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 10.0
+    kept = CORPUS / name
+    kept.mkdir(parents=True, exist_ok=True)
+    if "keep" in sys.argv:
+        found = kept
+    else:
+        found = Path(tempfile.mkdtemp(prefix=f"fuzz-{name}-"))
+        shutil.copytree(kept, found, dirs_exist_ok=True)
+    options = {
+        "max_total_time": max(1, round(seconds)),
+        "max_len": MAX_BYTES,
+        "timeout": MAX_SECONDS,
+        "rss_limit_mb": 1024,
+        "seed": SEED,
+        "print_final_stats": 1,
+        "verbosity": 1,
+        "artifact_prefix": f"{tempfile.gettempdir()}/fuzz-{name}-",
+    }
+    atheris.Setup([sys.argv[0], *(f"-{key}={value}" for key, value in options.items()), str(found)], check)
+    atheris.Fuzz()

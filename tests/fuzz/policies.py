@@ -1,0 +1,41 @@
+"""Target: policy files, from bytes to pipelines.
+
+The laws: nothing is raised; there are problems, or there is a spec, never both and never neither; every problem has its
+place and says something; the same text gives the same result; what is accepted compiles, explains and merges.
+"""
+
+from __future__ import annotations
+
+import contextlib
+
+from tests.fuzz.harness import fuzz, instrumented
+
+with instrumented():
+    from sidecar.control.compiler import CompileError
+    from sidecar.control.dry import compile_dry
+    from sidecar.control.files import Source, digest
+    from sidecar.control.load import load
+
+ENVIRON = {"NAME": "value", "PORT": "8080", "EMPTY": ""}
+
+
+def check(data: bytes) -> None:
+    """One file, or two where a line of dashes and dots divides them."""
+    sources = [Source(f"{number}.yaml", part) for number, part in enumerate(data.split(b"\n-.-\n")[:4])]
+    loaded = load(sources, ENVIRON)
+    assert bool(loaded.problems) != (loaded.spec is not None)
+    for problem in (*loaded.problems, *loaded.warnings):
+        assert problem.line >= 1, problem
+        assert problem.column >= 1, problem
+        assert problem.message, problem
+        assert "\n" not in str(problem), repr(str(problem))
+    again = load(sources, ENVIRON)
+    assert again.problems == loaded.problems
+    assert digest(sources) == digest(list(sources))
+    if loaded.spec is not None:
+        with contextlib.suppress(CompileError):
+            compile_dry(loaded.spec)
+
+
+if __name__ == "__main__":
+    fuzz("policies", check)

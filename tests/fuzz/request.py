@@ -1,0 +1,160 @@
+"""Target: what a client sends, through a downstream connection with its parser and its states.
+
+The laws: nothing is raised and nothing is a bug; what is answered are the requests that were seen, each once and in
+order, and at most one refusal, at the end; how the bytes were cut changes nothing; where llhttp also takes a message,
+it is the same one (method, target, body), so that no two readers see different ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from typing import Any, NamedTuple
+
+import httptools
+
+from tests.fuzz.harness import fuzz, instrumented
+
+with instrumented():
+    from sidecar.control.listener import ListenerSpec, parse_address
+    from sidecar.core.exchange import Exchange
+    from sidecar.core.outcome import Outcome
+    from sidecar.edge.downstream import Downstream
+    from sidecar.edge.listener import Listener
+    from sidecar.edge.server import Server
+
+from tests.fuzz.pipe import Pipe, Taken, cuts
+from tests.support.clock import make_env
+
+HEAD = re.compile(rb"HTTP/1\.1 (\d{3}) [^\r\n]*\r\n((?:[!-9;-~]+: ?[^\r\n\x00]*\r\n)*)\r\n")
+
+
+class Seen(NamedTuple):
+    """A request as the service behind the connection saw it."""
+
+    method: bytes
+    path: bytes
+    target: bytes
+    lines: bytes
+    body: bytes
+
+
+class Route:
+    """The one route: takes the body and says 200."""
+
+    name, criticality = "all", 1
+
+    def __init__(self) -> None:
+        self.seen: list[Seen] = []
+
+    async def service(self, x: Exchange) -> Outcome:
+        body = x.body
+        if x.stream is not None:
+            taken = Taken(x.stream)
+            failure = await taken.ended
+            if failure is not None:
+                return Outcome(400)
+            body = bytes(taken.data)
+        fields = [field for field in x.headers if field[0] != b"x-request-id"]
+        self.seen.append(Seen(x.method, x.path, x.target, b"".join(b"%b: %b\r\n" % field for field in fields), body))
+        return Outcome(200, lines=b"date: Thu, 01 Jan 1970 00:00:00 GMT\r\n")
+
+
+class Untraced:
+    """A server's telemetry where nobody looks."""
+
+    begin = None
+
+    def use(self, *_: object) -> None:
+        pass
+
+
+class Conversation(NamedTuple):
+    """What became of some bytes."""
+
+    seen: list[Seen]
+    statuses: list[int]
+
+
+def converse(pieces: list[bytes]) -> Conversation:
+    """Feed a fresh connection; the client leaves at the end."""
+    env, route = make_env(), Route()
+    spec = ListenerSpec.model_construct(address=parse_address("127.0.0.1:0"))
+    listener = Listener("fuzz", spec, Server(env, lambda *_: None, Untraced()))
+    listener.match = lambda _: route  # type: ignore[assignment,return-value]
+    connection: Any = Downstream(listener)
+    pipe = Pipe(connection)
+    connection.connection_made(pipe)
+    for piece in pieces:
+        if pipe.closing:
+            break
+        pipe.protocol.data_received(piece)
+    written = bytes(pipe.written)
+    assert pipe.closing or pipe.protocol.expires < float("inf"), "it is the client's turn, and it has for ever"
+    assert pipe.closing or pipe.reading, "it is the client's turn, and nobody listens"
+    pipe.break_off()
+    assert not env.emitted("bug"), env.emitted("bug")
+    assert not listener.connections
+    return Conversation(route.seen, statuses(written, route.seen))
+
+
+def statuses(written: bytes, seen: list[Seen]) -> list[int]:
+    """The answers on the wire, which must be whole and nothing else."""
+    found: list[int] = []
+    at = 0
+    while at < len(written):
+        match = HEAD.match(written, at)
+        assert match, f"not an answer: {written[at : at + 80]!r}"
+        length = re.search(rb"(?mi)^content-length: (\d+)\r$", match[2])
+        is_head = len(found) < len(seen) and seen[len(found)].method == b"HEAD"
+        at = match.end() + (0 if is_head or length is None else int(length[1]))
+        found.append(int(match[1]))
+    assert at == len(written), "an answer is not whole"
+    return found
+
+
+class Oracle:
+    """The same bytes as llhttp reads them."""
+
+    def __init__(self, data: bytes) -> None:
+        self.messages: list[tuple[bytes, bytes, bytes]] = []
+        self.url, self.body = b"", b""
+        self.parser = httptools.HttpRequestParser(self)
+        with contextlib.suppress(httptools.HttpParserError, httptools.HttpParserUpgrade):
+            self.parser.feed_data(data)
+
+    def on_message_begin(self) -> None:
+        self.url, self.body = b"", b""
+
+    def on_url(self, url: bytes) -> None:
+        self.url += url
+
+    def on_body(self, body: bytes) -> None:
+        self.body += body
+
+    def on_message_complete(self) -> None:
+        self.messages.append((self.parser.get_method(), self.url, self.body))
+
+
+def check(data: bytes) -> None:
+    """The first byte says how the rest is cut."""
+    if not data:
+        return
+    seed, data = data[0], data[1:]
+    whole = converse([data])
+    good, bad = whole.statuses[: len(whole.seen)], whole.statuses[len(whole.seen) :]
+    assert good == [200] * len(whole.seen), whole
+    assert len(bad) <= 1, whole
+    assert all(400 <= status <= 505 for status in bad), whole
+    pieces = converse(cuts(seed, data))
+    assert pieces.seen == whole.seen, (pieces, whole)
+    assert [s >= 400 for s in pieces.statuses] == [s >= 400 for s in whole.statuses], (pieces, whole)
+    theirs = Oracle(data).messages
+    for (method, url, body), ours in zip(theirs, whole.seen, strict=False):
+        assert (method, body) == (ours.method, ours.body), (theirs, whole)
+        if url.startswith(b"/") and not (b"/." in url or b"/%2" in url):  # dot segments are taken out
+            assert url == ours.target, (theirs, whole)
+
+
+if __name__ == "__main__":
+    fuzz("request", check)

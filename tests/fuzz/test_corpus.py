@@ -1,0 +1,90 @@
+"""Every input that ever mattered, on every Python: no fuzzer needed.  And time that grows no faster than the input."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from time import process_time
+
+import pytest
+
+from tests.fuzz import conditions, fields, policies, request, response
+from tests.fuzz.harness import CORPUS
+
+CHECKS: dict[str, Callable[[bytes], None]] = {
+    "conditions": conditions.check,
+    "fields": fields.check,
+    "policies": policies.check,
+    "request": request.check,
+    "response": response.check,
+}
+KEPT = [path for name in CHECKS for path in sorted((CORPUS / name).iterdir())]
+
+HEAD = b"POST / HTTP/1.1\r\nHost: a\r\n"
+CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
+OK = b"HTTP/1.1 200 OK\r\n"
+FLOODS: dict[str, tuple[str, bytes, bytes]] = {
+    "empty lines": ("request", b"", b"\r\n"),
+    "one long header": ("request", HEAD + b"X: ", b"x"),
+    "many headers": ("request", HEAD, b"X: x\r\n"),
+    "header without colon": ("request", HEAD, b"x"),
+    "long target": ("request", b"GET /", b"x"),
+    "dot segments": ("request", b"GET /", b"../"),
+    "tiny requests": ("request", b"", b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"),
+    "tiny chunks": ("request", CHUNKED, b"1\r\nx\r\n"),
+    "chunk extensions": ("request", CHUNKED + b"1", b";x"),
+    "chunk extension, quoted": ("request", CHUNKED + b'1;x="', b"x"),
+    "trailers": ("request", CHUNKED + b"0\r\n", b"X: x\r\n"),
+    "connection names": ("request", HEAD + b"Connection: ", b"x-a, "),
+    "spaces": ("request", HEAD + b"X:", b" "),
+    "answer: one long header": ("response", OK + b"X: ", b"x"),
+    "answer: many headers": ("response", OK, b"X: x\r\n"),
+    "answer: interims": ("response", b"", b"HTTP/1.1 102 P\r\n\r\n"),
+    "answer: tiny chunks": ("response", OK + b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\nx\r\n"),
+    "directives": ("fields", b"", b"max-age=1, "),
+    "directives, quoted": ("fields", b'private="', b"a,\\"),
+    "commas": ("fields", b"", b","),
+    "tags": ("fields", b"", b'W/"a", '),
+    "parameters": ("fields", b"a", b";b=1"),
+    "ranges": ("fields", b"bytes=", b"1-2, "),
+    "operators": ("conditions", b"true", b" && true"),
+    "parentheses": ("conditions", b"", b"("),
+    "names": ("conditions", b"request.body", b".a"),
+    "list": ("conditions", b"1 in [", b"1,"),
+    "json, nested": ("conditions", b"true\0", b"["),
+    "json, keys": ("conditions", b"true\0{", b'"a":1,'),
+    "nested": ("policies", b"a: ", b"["),
+    "long list": ("policies", b"routes: [", b"x, "),
+    "long text": ("policies", b'service: "', b"x"),
+    "aliases": ("policies", b"a: &a [x]\nb: [", b"*a, "),
+    "dollars": ("policies", b'service: "', b"${A"),
+}
+SHORT, LONG = 8_000, 64_000
+GRACE = 0.05
+"""Seconds that may pass whatever the input."""
+
+
+@pytest.mark.parametrize("path", KEPT, ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_what_was_found_before(path: Path) -> None:
+    CHECKS[path.parent.name](path.read_bytes())
+
+
+@pytest.mark.parametrize("name", FLOODS)
+def test_eight_times_the_input_takes_no_more_than_some_eight_times_as_long(name: str) -> None:
+    target, head, piece = FLOODS[name]
+
+    def seconds(size: int) -> float:
+        data = head + piece * (size // len(piece))
+        best = float("inf")
+        for _ in range(3):
+            began = process_time()
+            if target == "request":
+                request.converse(request.cuts(2, data))
+            elif target == "response":
+                response.converse(response.cuts(2, data), 0, ends=True)
+            else:
+                CHECKS[target](data)
+            best = min(best, process_time() - began)
+        return best
+
+    assert seconds(LONG) <= 16 * seconds(SHORT) + GRACE

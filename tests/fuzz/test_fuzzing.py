@@ -1,0 +1,29 @@
+"""Each target under the fuzzer for a moment, from the kept corpus and with a fixed seed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.fuzz.test_corpus import CHECKS
+
+SECONDS = 4
+
+
+@pytest.mark.parametrize("name", CHECKS)
+def test_nothing_new_is_found(name: str, tmp_path: Path) -> None:
+    pytest.importorskip("atheris", reason="atheris has wheels for some versions of CPython on Linux alone")
+    done = subprocess.run(
+        [sys.executable, "-m", f"tests.fuzz.{name}", str(SECONDS)],
+        cwd=Path(__file__).parents[2],
+        env={"TMPDIR": str(tmp_path), "PATH": ""},
+        capture_output=True,
+        text=True,
+        timeout=SECONDS + 60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert "stat::number_of_executed_units" in done.stderr

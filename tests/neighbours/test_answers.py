@@ -1,0 +1,99 @@
+"""Odd answers through two proxies: whatever becomes of them, the next request and everybody else's get their own
+answers
+or a clear failure, never what the upstream slipped in."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.neighbours.proxies import CONFIGURATIONS, find, neighbour
+from tests.neighbours.test_requests import AT_ONCE, POLICY, everything, port_of, visit
+from tests.neighbours.vectors import ANSWERS
+from tests.support.client import Client, request
+from tests.support.process import Sidecar, policies
+from tests.support.servers import Connection, Server, response
+from tests.support.wire import Message, read_response
+
+NAMES = list(ANSWERS)
+PATIENCE = 3.0
+FAILED = re.compile(r" got 50[234] $")
+"""What a proxy may say when a connection that it was about to use turned out to be spoilt."""
+
+
+async def answer(connection: Connection, asked: Message) -> None:
+    """The vector of that number, or an answer that names the request."""
+    _, kind, number = [*asked.target.split("-"), "", ""][:3]
+    if kind == "vector":
+        await connection.send(ANSWERS[NAMES[int(number)]])
+        await asyncio.sleep(0.05)
+        if int(number) % 2:
+            await connection.close()
+    else:
+        identity = asked.get("x-identity", "none")
+        await connection.send(response(200, b"" if asked.method == "HEAD" else b"ok", [("X-Answer", identity)]))
+
+
+async def ask(address: str, number: int, method: str) -> str:
+    """Ask for the vector, then for something else on the same connection; what is wrong with that."""
+    name = f"{NAMES[number]} ({method})"
+    async with Client(address) as client:
+        client.writer.write(request(method, f"/a-vector-{number}") + request("GET", "/b", x_identity="behind"))
+        try:
+            async with asyncio.timeout(PATIENCE):
+                await final(client, method)  # its own: the upstream may say there what it likes
+                second = await final(client, "GET")
+        except (asyncio.IncompleteReadError, OSError):
+            return ""  # closed: nothing that could be mistaken
+        except TimeoutError:
+            return f"{name}: neither answered nor closed"
+        except (ValueError, AssertionError) as error:
+            return f"{name}: what came is not HTTP: {error!r}"
+    if second.status == 200 and second.get("x-answer") != "behind":
+        return f"{name}: the next request got {second}"
+    return ""
+
+
+async def final(client: Client, method: str) -> Message:
+    while True:
+        found = await read_response(client.reader, method)
+        if found.status >= 200:
+            return found
+
+
+async def run(address: str) -> list[str]:
+    turn = asyncio.Semaphore(AT_ONCE)
+    wrong: list[str] = []
+
+    async def one(number: int, method: str) -> None:
+        async with turn:
+            faults = await asyncio.gather(ask(address, number, method), visit(address, number))
+            faults.append(await visit(address, number))
+            wrong.extend(f"{NAMES[number]}: {fault}" for fault in faults if fault and not FAILED.search(fault))
+
+    await asyncio.gather(*(one(number, method) for number in range(len(NAMES)) for method in ("GET", "HEAD")))
+    return wrong
+
+
+@pytest.mark.parametrize("name", CONFIGURATIONS)
+@pytest.mark.parametrize("order", ["behind", "before"])
+async def test_nobody_gets_the_wrong_answer(name: str, order: str, tmp_path: Path) -> None:
+    """`behind`: client, neighbour, sidecar, upstream; `before`: client, sidecar, neighbour, upstream."""
+    if find(name) is None:
+        pytest.skip(f"{name} is not installed")
+    async with contextlib.AsyncExitStack() as stack:
+        server = await stack.enter_async_context(Server(answer))
+        url = server.url
+        if order == "before":
+            url = f"http://{await stack.enter_async_context(neighbour(name, server.port, tmp_path))}"
+        policy = policies(upstreams={"app": {"endpoints": [url]}}, routes=[everything()], **POLICY)
+        sidecar = await stack.enter_async_context(Sidecar(policy, tmp_path))
+        address = sidecar.inbound
+        if order == "behind":
+            address = await stack.enter_async_context(neighbour(name, port_of(address), tmp_path))
+        wrong = await run(address)
+    assert not wrong, "\n".join(wrong[:40])
