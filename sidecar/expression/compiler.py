@@ -48,6 +48,8 @@ class Compiler:
     def __init__(self, scope: Scope) -> None:
         self.scope = scope
         self.needs: set[str] = set()
+        self.headers: set[str] = set()
+        """Fields of the request that it reads, in lower case."""
 
     def compile(self, node: Expression) -> Typed:
         method: Callable[[Any], Typed] = getattr(self, f"_{type(node).__name__.lower()}")
@@ -106,6 +108,8 @@ class Compiler:
         if needs not in self.scope.facts:
             raise ExpressionError(node.column, f"`{owner}.{name}` is not known here: {self.scope.why}")
         self.needs.add(needs)
+        if (owner, name) == ("request", "headers") and steps:
+            self.headers.add(str(steps[0]).lower())
         return owner, str(name), tuple(steps)
 
     def _not(self, node: Not) -> Typed:
@@ -156,8 +160,8 @@ class Compiler:
     def _membership(self, node: Relation, right: Access) -> Typed:
         if not isinstance(node.left, Literal) or not isinstance(node.left.value, str):
             raise ExpressionError(node.left.column, f"`in {right}` asks for a name in quotes")
-        owner, name, _ = self._resolve(right)
-        return Typed(BOOL, presence(owner, name, (node.left.value,)))
+        whole = Access((*right.steps, node.left.value), (*right.columns, node.left.column))
+        return Typed(BOOL, presence(*self._resolve(whole)))
 
     def _check(self, node: Relation, left: str, right: str) -> None:
         if node.operator == "in":

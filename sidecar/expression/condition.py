@@ -15,7 +15,7 @@ from sidecar.expression.tree import Access, Expression, Literal, Logic, Relation
 class Condition:
     """A compiled `when:`.  Raises `ExpressionError` (a `ValueError`) for what is none in this scope."""
 
-    __slots__ = ("_read", "needs", "pins", "text")
+    __slots__ = ("_read", "headers", "needs", "pins", "text")
 
     def __init__(self, text: str, scope: Scope) -> None:
         self.text = text
@@ -24,6 +24,8 @@ class Condition:
         self._read = compiler.condition(tree)
         self.needs = frozenset(compiler.needs)
         """Which of `request`, `request.body`, `response` and `response.body` it reads."""
+        self.headers = frozenset(compiler.headers)
+        """Fields of the request that it reads, in lower case."""
         self.pins = dict(_pins(tree))
         """Facts that must equal a literal for it to hold."""
 

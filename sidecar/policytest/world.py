@@ -72,7 +72,11 @@ class World:
             emit=self._note,
             meter=Registry(),
         )
-        spec = replace(spec, upstreams={name: _simple(upstream) for name, upstream in spec.upstreams.items()})
+        spec = replace(
+            spec,
+            upstreams={name: _simple(upstream) for name, upstream in spec.upstreams.items()},
+            caches={name: cache.model_copy(update={"redis": None}) for name, cache in spec.caches.items()},
+        )
         names = {address: name for name, upstream in spec.upstreams.items() for address in _addresses(upstream)}
         self.script = Script(self.env, names)
         loop.accept = self.script.accept

@@ -13,6 +13,8 @@ Decisions:
   too long, or in a coding that is not known passes as it was or is refused, as `on_error` says; it is never rewritten
   in part.
 - *Failures pass*: what the sidecar answers itself is no answer of the service.
+- *Retries and breakers judge what the service said*; another status is for the client.
+- *Vary names what an answer depends on*, conditions and templates of ours included (`vary.py`).
 - *An answer that cannot be rewritten* is `transform_failed` (502), for which a fallback can stand in.
 - *Bodies are JSON or forms.*  Where an answer's body is read, the upstream is asked for all of it (no Range) and for
   codings that can be undone (Accept-Encoding).
@@ -32,6 +34,7 @@ from sidecar.core.stage import Layer, Service
 from sidecar.stages.transform.request import RequestRewriter
 from sidecar.stages.transform.response import Address, ResponseRewriter, own_outcome
 from sidecar.stages.transform.spec import Spec
+from sidecar.stages.transform.vary import Dependence
 from sidecar.transform.headers import HeaderEdit
 
 __all__ = ["Spec", "build"]
@@ -42,6 +45,7 @@ class Transform:
 
     def __init__(self, spec: Spec, ctx: BuildContext) -> None:
         constants = {"service": ctx.service, "route": ctx.route, "upstream": ctx.upstream}
+        self.dependence = Dependence(spec)
         self.response = ResponseRewriter(spec.response, ctx, constants)
         reads_answers = self.response.reads_body
         self.request = RequestRewriter(spec.request, ctx, constants, reads_answers=reads_answers)
@@ -49,8 +53,9 @@ class Transform:
     def __call__(self, inner: Service) -> Service:
         request, response = self.request, self.response
         before, after = request.headers_only, response.headers_only
+        dependence = self.dependence if self.dependence else None
         if (before or not request.rules) and (after or not response.rules) and not request.reads_answers:
-            return headers_only(before, after, inner)
+            return headers_only(before, after, dependence, inner)
         moves = response.rewrites_addresses and any(rule.path or rule.host for rule in request.rules)
         reads_request = request.asks_body or request.edits_body
         reads_response = response.reads_body
@@ -75,13 +80,20 @@ class Transform:
             if outcome.failure is not None or outcome.tunnel is not None:
                 return outcome
             if reads_response:
-                return await response.whole(x, outcome, own)
-            return response.head(x, outcome, own) if edits_response else outcome
+                outcome = await response.whole(x, outcome, own)
+            elif edits_response:
+                outcome = response.head(x, outcome, own)
+            if dependence is not None and outcome.failure is None:
+                outcome = own_outcome(outcome)
+                dependence.tell(outcome)
+            return outcome
 
         return call
 
 
-def headers_only(before: HeaderEdit | None, after: HeaderEdit | None, inner: Service) -> Service:
+def headers_only(
+    before: HeaderEdit | None, after: HeaderEdit | None, dependence: Dependence | None, inner: Service
+) -> Service:
     """The most frequent kind, without what it does not need."""
 
     async def call(x: Exchange) -> Outcome:
@@ -94,9 +106,12 @@ def headers_only(before: HeaderEdit | None, after: HeaderEdit | None, inner: Ser
                 outcome = await inner(x)
             finally:
                 x._headers, x._lines = headers, lines
-        if after is not None and outcome.failure is None and outcome.tunnel is None:
+        if (after or dependence) and outcome.failure is None and outcome.tunnel is None:
             outcome = own_outcome(outcome)
-            after.apply(outcome, x, outcome)
+            if after is not None:
+                after.apply(outcome, x, outcome)
+            if dependence is not None:
+                dependence.tell(outcome)
         return outcome
 
     return call

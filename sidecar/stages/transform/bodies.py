@@ -19,7 +19,7 @@ from sidecar.stages.transform.spec import Direction
 from sidecar.transform import coding, pointer
 from sidecar.transform.forms import to_form
 from sidecar.transform.intake import Kind, Problem, Taken, read, take
-from sidecar.transform.jsonbody import closed
+from sidecar.transform.jsonbody import Document, closed
 from sidecar.transform.pointer import Operation
 from sidecar.transform.validators import is_form, is_json
 from sidecar.transform.values import DEPLOYMENT
@@ -75,20 +75,20 @@ class BodyEdit:
         """Is it for bodies of this type?"""
         return is_form(content_type) if self.from_form else is_json(content_type)
 
-    @property
-    def content_type(self) -> bytes | None:
-        """The type of what comes out, where it is another one."""
-        if self.to_form:
-            return b"application/x-www-form-urlencoded"
-        return b"application/json" if self.from_form else None
-
-    def apply(self, taken: Taken, x: Exchange, outcome: Outcome | None = None) -> bytes:
-        """The new body.  Raises `Invalid`."""
-        assert taken.document is not None
+    def operate(self, document: Document, x: Exchange, outcome: Outcome | None) -> None:
+        """Change a document.  Raises `Invalid`."""
         for operation in self._operations:
-            operation(taken.document, x, outcome)
-        data = to_form(taken.document) if self.to_form else taken.document.encoded()
-        return coding.encode(data, taken.coding) if taken.coding else data
+            operation(document, x, outcome)
+
+
+def rewritten(taken: Taken, edits: Sequence[BodyEdit], x: Exchange, outcome: Outcome | None = None) -> bytes:
+    """A body after all edits.  Raises `Invalid`."""
+    document = taken.document
+    assert document is not None
+    for edit in edits:
+        edit.operate(document, x, outcome)
+    data = to_form(document) if any(edit.to_form for edit in edits) else document.encoded()
+    return coding.encode(data, taken.coding) if taken.coding else data
 
 
 def _operations(spec: BodySpec, constants: dict[str, str]) -> Sequence[Operation]:

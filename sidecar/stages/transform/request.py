@@ -12,7 +12,7 @@ from sidecar.core.http1 import HOST
 from sidecar.core.outcome import BAD_REQUEST, Outcome, Refusal, failed
 from sidecar.core.template import Template
 from sidecar.expression import NO_BODIES, WHOLE_REQUEST, Bodies, Condition
-from sidecar.stages.transform.bodies import STATUS, BodyEdit, Intake
+from sidecar.stages.transform.bodies import STATUS, BodyEdit, Intake, rewritten
 from sidecar.stages.transform.fields import HeadersSpec
 from sidecar.stages.transform.spec import RequestRule, RequestSpec
 from sidecar.transform.headers import HeaderEdit, put
@@ -169,8 +169,7 @@ class RequestRewriter:
         suited = [edit for edit in edits if edit.suits(kind)]
         if suited and problem is None and taken.document is not None:
             try:
-                for edit in suited:
-                    data = edit.apply(taken, source)
+                data = rewritten(taken, suited, source)
             except Invalid as error:
                 problem = Problem("invalid", str(error))
         if problem is not None:
@@ -180,9 +179,10 @@ class RequestRewriter:
         if data != taken.data:
             x.body = data
             after_request(x)
-            for edit in suited:
-                if edit.content_type is not None:
-                    put(x, b"content-type", edit.content_type)
+            if any(edit.to_form for edit in suited):
+                put(x, b"content-type", b"application/x-www-form-urlencoded")
+            elif any(edit.from_form for edit in suited):
+                put(x, b"content-type", b"application/json")
         return None
 
     async def _take(self, x: Exchange, *, form: bool) -> Taken:

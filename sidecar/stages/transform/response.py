@@ -7,7 +7,7 @@ from sidecar.core.exchange import Exchange
 from sidecar.core.headers import without
 from sidecar.core.outcome import STATUS_CLASSES, TRANSFORM, Outcome, Refusal, failed
 from sidecar.expression import NO_BODIES, RESPONSE, Bodies, Condition
-from sidecar.stages.transform.bodies import BodyEdit, Intake
+from sidecar.stages.transform.bodies import BodyEdit, Intake, rewritten
 from sidecar.stages.transform.request import Constants, header_edit
 from sidecar.stages.transform.spec import CookieSpec, ResponseRule, ResponseSpec
 from sidecar.transform.back import FIELDS, WayBack
@@ -141,8 +141,7 @@ class ResponseRewriter:
         problem, data = taken.problem, taken.data
         if problem is None and taken.document is not None:
             try:
-                for edit in edits:
-                    data = edit.apply(taken, x, outcome)
+                data = rewritten(taken, edits, x, outcome)
             except Invalid as error:
                 problem = Problem("invalid", str(error))
         if problem is not None:

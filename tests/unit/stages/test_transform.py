@@ -517,6 +517,30 @@ def test_addresses_are_in_the_clients_terms() -> None:
     assert kept.header(b"location") == b"http://orders.internal/v2/orders/8"
 
 
+@pytest.mark.parametrize(
+    ("block", "came", "vary"),
+    [
+        ({"response": {"when": "request.headers['X-Api'] == '1'", "headers": {"set": {"a": "b"}}}}, "", "x-api"),
+        ({"response": {"cases": [{"when": "'x-b' in request.headers", "status": 404}]}}, "accept", "accept, x-b"),
+        ({"request": {"when": "has(request.headers['x-a']) && request.path == '/'", "path": "/x"}}, "", "x-a"),
+        ({"request": {"path": "/{header.x-tenant}/x"}}, "", "x-tenant"),
+        ({"response": {"headers": {"set": {"a": "{header.x-a}"}}}}, "", "x-a"),
+        ({"response": {"body": {"set": {"/a": {"b": ["{header.x-a}"]}}}}}, "", "x-a"),
+        ({"request": {"headers": {"rename": {"X-User": "x-user-id"}}}}, "X-User-Id", "X-User-Id, x-user"),
+        ({"request": {"headers": {"set": {"x-u": "{header.x-user}"}}}}, "accept, x-u", "accept, x-u, x-user"),
+        ({"request": {"headers": {"rename": {"x-user": "x-user-id"}}}}, "accept", "accept"),
+        ({"request": {"headers": {"rename": {"x-user": "x-user-id"}}}}, "", None),
+        ({"request": {"headers": {"set": {"a": "b"}}}}, "", None),
+    ],
+)
+def test_vary_names_what_an_answer_depends_on(block: Any, came: str, vary: str | None) -> None:
+    headers = {"vary": came} if came else {}
+    x = exchange("GET", "/", {"x-tenant": "t"})
+    outcome = run(transform(block, Upstream(lambda: response(200, headers=headers))), x)
+    joined = outcome.joined(b"vary")
+    assert (None if joined is None else joined.decode()) == vary
+
+
 def test_observing_changes_nothing_and_counts() -> None:
     env, upstream = make_env(), Upstream()
     block = {"mode": "observe", "request": {"when": "request.method == 'GET'", "path": "/x"}}

@@ -71,3 +71,16 @@ def test_several_codings_at_once_are_not_known() -> None:
     assert coding.is_known(b"gzip")
     assert not coding.is_known(b"gzip, gzip")
     assert not coding.is_known(b"zstd")
+
+
+@pytest.mark.skipif(not coding.is_known(b"br"), reason="there is no brotli module")
+def test_brotli_is_decoded_within_bounds_and_encoded_again() -> None:
+    import brotli
+
+    assert coding.decode(coding.encode(b"abc" * 500, b"br"), b"br", MIB) == b"abc" * 500
+    with pytest.raises(coding.TooLarge):
+        coding.decode(brotli.compress(b"\0" * 50 * MIB), b"br", 10 * MIB)
+    with pytest.raises(Invalid, match="cut off"):
+        coding.decode(coding.encode(b"abc" * 500, b"br")[:-3], b"br", MIB)
+    with pytest.raises(Invalid, match="not valid br"):
+        coding.decode(b"\xff\xff\xff", b"br", MIB)
