@@ -1,9 +1,5 @@
 """One connection to an endpoint: an `asyncio.Protocol` that carries one exchange at a time.
 
-It is the client of the hot path, so it does nothing twice: a response that arrives whole in one read becomes an
-`Outcome` with its body as bytes, in one call, and the connection is back in the pool before the waiter runs.  A longer
-one becomes a `Body` that is pushed on as it arrives.
-
 Rules:
 
 1. The outcome is told once: what comes after belongs to the body or to nobody.

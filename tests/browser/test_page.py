@@ -138,7 +138,7 @@ async def test_a_lost_connection_is_seen_and_made_again(scene: Scene, window: Wi
     await page.route("**/live", lambda route: route.abort())
     await scene.admin.feed.stop(scene.runner.app)
     await expect(page.locator("#link")).to_contain_text("connection lost")
-    assert await page.evaluate("getComputedStyle(document.querySelector('main')).opacity") != "1"
+    await expect(page.locator("main")).not_to_have_css("opacity", "1")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

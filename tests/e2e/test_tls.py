@@ -307,18 +307,20 @@ async def test_a_reader_that_stalls_gets_the_whole_of_a_last_answer(
 
     async def missing(sidecar: Sidecar, stall_at: int) -> int:
         host, _, port = sidecar.inbound.rpartition(":")
-        with socket.socket() as narrow:
-            narrow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            narrow.connect((host, int(port)))
-            narrow.setblocking(False)
-            reader, writer = await asyncio.open_connection(sock=narrow, ssl=ca.client(), server_hostname="localhost")
-            writer.write(b"GET /app/large HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")
-            left = int((await read_head(reader)).get("content-length"))
-            for pause in (0, 4):
-                await asyncio.sleep(pause)
-                while left > (0 if pause else stall_at) and (data := await reader.read(16384)):
-                    left -= len(data)
-            writer.close()
+        narrow = socket.socket()
+        narrow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        narrow.connect((host, int(port)))
+        narrow.setblocking(False)
+        reader, writer = await asyncio.open_connection(sock=narrow, ssl=ca.client(), server_hostname="localhost")
+        writer.write(b"GET /app/large HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")
+        left = int((await read_head(reader)).get("content-length"))
+        for pause in (0, 4):
+            await asyncio.sleep(pause)
+            while left > (0 if pause else stall_at) and (data := await reader.read(16384)):
+                left -= len(data)
+        writer.transport.abort()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
         return left
 
     async with Server(app) as server, Sidecar(policy(ca.sign("localhost"), server.url), tmp_path, loop) as sidecar:

@@ -140,9 +140,10 @@ async def test_without_descriptors_nobody_is_accepted(tmp_path: Path) -> None:
     async with scene(tmp_path) as s:
         assert (await s.ask(direct=True)).status == 200
         await s.cluster.tell("app", "inside", id="a", kind="files")
-        await asyncio.sleep(0.2)
-        s.client.close()
-        assert (await s.ask(timeout=0.5, direct=True)).status == 0
+        async with asyncio.timeout(10):
+            while (await s.ask(timeout=0.5, direct=True)).status != 0:
+                s.client.close()
+                await asyncio.sleep(0.1)
         await s.cluster.tell("app", "undo", id="a")
         async with asyncio.timeout(10):
             while (await s.ask(timeout=0.5, direct=True)).status != 200:

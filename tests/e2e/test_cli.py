@@ -1,0 +1,81 @@
+"""The commands as a user and a pipeline run them: `sidecar check` is quick, and its exit codes can be relied on."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import time
+from pathlib import Path
+
+from tests.support.process import COMMAND
+
+ROUTES = 200
+
+
+def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    env = {**os.environ, "PYTHONDONTWRITEBYTECODE": ""}
+    return subprocess.run([COMMAND, *arguments], capture_output=True, text=True, timeout=60, check=False, env=env)
+
+
+def many(routes: int) -> str:
+    block = {
+        "timeout": {"request": "3s", "attempt": "1s"},
+        "retry": {"max_attempts": 3},
+        "hedge": {"after": "200ms"},
+        "circuit_breaker": {"min_calls": 20, "failure_rate": "50%"},
+        "concurrency": {"max": 100, "queue": 50, "queue_timeout": "100ms"},
+        "fallback": [{"response": {"status": 503, "json": {"error": "unavailable"}}}],
+    }
+    policies = {
+        "version": 1,
+        "listeners": {"inbound": {"address": "127.0.0.1:8080"}},
+        "upstreams": {f"u{n}": {"endpoints": [f"http://10.0.0.{n}:80"]} for n in range(40)},
+        "routes": [
+            {"name": f"r{n}", "match": {"path": f"/r{n}/items/{{id}}"}, "upstream": f"u{n % 40}", **block}
+            for n in range(routes)
+        ],
+    }
+    return json.dumps(policies, indent=2)
+
+
+def test_two_hundred_routes_are_checked_within_a_second(tmp_path: Path) -> None:
+    """On a machine that has other things to do, what counts is the time that it had a core for."""
+    path = tmp_path / "policies.yaml"
+    path.write_text(many(ROUTES))
+    run("check", path)  # the first time Python compiles
+    began, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = run("check", path)
+    took, after = time.monotonic() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert (done.returncode, done.stdout) == (0, f"{path}: ok, 200 routes, 40 upstreams, 1 listener\n")
+    assert min(took, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime) < 1.0
+
+
+def test_problems_are_told_to_people_and_to_pipelines(tmp_path: Path) -> None:
+    path = tmp_path / "policies.yaml"
+    path.write_text("version: 1\nroutes:\n  - {name: a, upstream: b, timeout: {request: 3}}\n")
+    told = run("check", path)
+    assert told.returncode == 1
+    assert f"{path}:3:47: routes.a.timeout.request: is a number without a unit; write a duration such as" in told.stdout
+    piped = run("check", path, "--json")
+    assert piped.returncode == 1
+    document = json.loads(piped.stdout)
+    assert not document["ok"]
+    first = next(problem for problem in document["problems"] if problem["path"] == "routes.a.timeout.request")
+    assert (first["file"], first["line"], first["column"], first["severity"]) == (str(path), 3, 47, "error")
+
+
+def test_a_command_that_is_wrong_says_what_would_be_right(tmp_path: Path) -> None:
+    path = tmp_path / "policies.yaml"
+    path.write_text(many(1))
+    for arguments, says in (
+        (("explain", path, "GET", "orders"), "write it such as http://"),
+        (("explain", path, "GET", "/", "--listener", "door"), "name one of the listeners"),
+        (("explain", path, "GET", "/", "-H", "x-user"), "-H 'name: value'"),
+        (("chek", path), "No such command"),
+    ):
+        done = run(*arguments)
+        assert (done.returncode, says in done.stderr) == (2, True), done.stderr
+    done = run("check", tmp_path / "nowhere")
+    assert (done.returncode, "No such file" in done.stderr) == (1, True), done.stderr
