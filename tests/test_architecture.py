@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,6 +33,8 @@ LIBRARIES = {
     "yaml": {"control.files"},
     "aiohttp": {"edge", "upstream.health", "demo"},
     "opentelemetry": {"telemetry"},
+    "requests": {"telemetry.otlp_http"},
+    "google": {"telemetry.otlp_http"},
     "grpc": {"telemetry.export"},
     "click": {"cli"},
     "rich": {"top"},
@@ -52,6 +55,8 @@ CLOCKS = {
     "ensure_future",
 }
 """Of asyncio: what a stage has through its `Env`."""
+
+POSSESSIVE_GROUP = re.compile(r"(?<!\\)\)(?:[*+?]|\{\d*,?\d*\})\+")
 
 MODULES = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in sorted(ROOT.rglob("*.py"))}
 
@@ -130,3 +135,11 @@ def test_names_are_the_fields_own(module: str) -> None:
             assert not node.name.endswith(("Manager", "Helper", "Util", "Utils", "Base")), (
                 f"sidecar.{module}.{node.name}"
             )
+
+
+def test_no_possessive_quantifier_stands_on_a_group(module: str) -> None:
+    """CPython before 3.11.5 matches those wrongly (gh-106052): a grammar that is strict elsewhere is not so there."""
+    for node in ast.walk(ast.parse(MODULES[module].read_text())):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str | bytes):
+            text = node.value if isinstance(node.value, str) else node.value.decode("latin-1")
+            assert not POSSESSIVE_GROUP.search(text.replace("()*+,", "")), f"sidecar.{module}:{node.lineno}: {text!r}"

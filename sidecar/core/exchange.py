@@ -7,7 +7,6 @@ Facts are set by the edge; a stage that rewrites the request (`transform`) repla
 from __future__ import annotations
 
 from collections.abc import Callable
-from copy import copy
 from typing import TYPE_CHECKING, Any
 
 from sidecar.core.message import Headers, Message
@@ -51,6 +50,15 @@ class Attempt:
         """`first`, `retry:<reason or status>` or `hedge`."""
         self.span_id = 0
         """What the upstream was told as its parent span (64 bits); 0 where tracing is off."""
+
+
+SHARED = (
+    "route", "version", "scheme", "authority", "query", "body", "stream", "forwarding", "client_address", "request_id",
+    "captures", "upgrade", "expects_continue", "accepts_trailers", "interim", "arrived", "deadline", "attempt_timeout",
+    "timeout_header", "grpc_timeout", "idle_timeout", "criticality", "marked_attempt", "is_hedge", "is_counted",
+    "avoid", "attempts", "retry_stopped", "refused_by", "cache", "stale", "trace", "trace_lines",
+)  # fmt: skip
+"""What a fork begins with.  By name, since `copy.copy` knows nothing of a compiled class."""
 
 
 class Exchange(Message):
@@ -132,7 +140,9 @@ class Exchange(Message):
 
     def fork(self, attempt: int, why: str) -> Exchange:
         """The same request for another try: facts and `attempts` shared, everything set later its own."""
-        twin = copy(self)
+        twin = Exchange(self.method, self.path, self._headers, self._lines)
+        for name in SHARED:
+            setattr(twin, name, getattr(self, name))
         twin.attempt = attempt
         twin.why = why
         return twin

@@ -19,7 +19,7 @@ FIELD: Final = re.compile(rb"([^:]++):[ \t]*+([^\r]*+)\r\n")
 
 def parse_fields(lines: bytes) -> Headers:
     """Field lines that match the grammar, as pairs."""
-    if b" \r\n" in lines or b"\t\r\n" in lines:
+    if lines.find(b" \r\n") >= 0 or lines.find(b"\t\r\n") >= 0:
         return [(name.lower(), value.rstrip(b" \t")) for name, value in FIELD.findall(lines)]
     return [(name.lower(), value) for name, value in FIELD.findall(lines)]
 

@@ -116,10 +116,11 @@ class Run(Generic[T]):
     def _step(self, waited: Any) -> None:
         self._waiting = None
         try:
-            if self._throw is None:
+            thrown = self._throw  # looked at in a local: the coroutine may set it, which a compiler does not expect
+            if thrown is None:
                 waiting = self._coroutine.send(None)
             else:
-                thrown, self._throw = self._throw, None
+                self._throw = None
                 waiting = self._coroutine.throw(thrown)
         except StopIteration as stop:
             self.value = stop.value

@@ -69,7 +69,6 @@ class Listener:
         self._refused = server.env.meter.counter(events.REFUSALS, listener=name, policy="limits", reason="overloaded")
         self._invalid = server.env.meter.counter(events.REFUSALS, listener=name, policy="http", reason="bad_request")
         self._estranged = server.env.meter.counter(events.REFUSALS, listener=name, policy="tls", reason="handshake")
-        server.env.meter.gauge(events.CONNECTIONS, lambda: len(self.connections), listener=name)
 
     async def bind(self, predecessor: Listener | None) -> None:
         """Listen, on the sockets of a predecessor with the same address where there is one; what connects waits until
@@ -124,6 +123,11 @@ class Listener:
         self.draining = True
         for connection in list(self.connections):
             connection.drain()
+
+    @property
+    def active(self) -> int:
+        """Requests under way, counted when somebody asks: counting them as they pass would cost each of them."""
+        return sum(1 for guest in self.connections if isinstance(guest, Downstream) and guest.is_serving)
 
     # ----- what its connections call
 

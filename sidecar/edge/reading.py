@@ -19,7 +19,7 @@ from sidecar.edge.request import LastHop, Peer, read_request
 if TYPE_CHECKING:
     from sidecar.edge.listener import Listener
 
-EMPTY_LINES: Final = re.compile(rb"\A(?:\r\n)++")
+EMPTY_LINES: Final = re.compile(rb"\A(?:\r\n)+")
 AT_ONCE: Final = 16
 """Pipelined requests that are answered in one turn of the loop, where they need not wait for anything; a single read
 can
@@ -66,6 +66,11 @@ class RequestReader(asyncio.Protocol, ABC):
         """May another one follow it?"""
         self._incoming: IncomingBody | None = None
         """The rest of its body."""
+
+    @property
+    def is_serving(self) -> bool:
+        """Is a request under way?"""
+        return self._x is not None
 
     @abstractmethod
     def serve(self, x: Exchange) -> None:

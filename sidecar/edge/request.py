@@ -18,8 +18,9 @@ from typing import Final
 
 from sidecar.core.exchange import CRITICALITIES, Exchange
 from sidecar.core.headers import HOP_BY_HOP
-from sidecar.core.http1 import HOST, Invalid, body_length, take
+from sidecar.core.http1 import HOST, Invalid, body_length
 from sidecar.core.outcome import Headers
+from sidecar.core.selection import Selection
 
 FORWARDED: Final = frozenset(
     (
@@ -29,16 +30,18 @@ FORWARDED: Final = frozenset(
     )
 )  # fmt: skip
 """What only a trusted proxy may say.  Also with underscores: to CGI, WSGI and their like both are `X_FORWARDED_FOR`."""
+MASKED: Final = frozenset((b"content_length", b"transfer_encoding"))
+"""What the same servers would take for the framing; dropped, since no two parsers must differ on that."""
 JOINED: Final = {b"forwarded", b"x-forwarded-for", b"x-forwarded-proto"}
 CLAIMS: Final = FORWARDED | {
     b"".join(pieces)
     for name in FORWARDED
     for pieces in product(*((b"-", b"_") if part == b"-" else (part,) for part in re.split(rb"(-)", name)))
 }
-SPECIAL: Final = HOP_BY_HOP | CLAIMS | {
+SPECIAL: Final = Selection(HOP_BY_HOP | CLAIMS | MASKED | {
     b"host", b"content-length", b"expect", b"x-request-id", b"x-request-timeout-ms", b"x-envoy-expected-rq-timeout-ms",
     b"grpc-timeout", b"x-sidecar-attempt", b"x-criticality", b"max-forwards",
-}  # fmt: skip
+})  # fmt: skip
 """Fields that the edge reads; all others pass."""
 ABSOLUTE: Final = re.compile(rb"(https?)://([^/?]*)([^?]*)(?:\?(.*))?", re.IGNORECASE)
 DOTS: Final = re.compile(rb"/(?:\.|%2[eE]){1,2}(?=/|\Z)")
@@ -89,7 +92,7 @@ def read_request(
     """The exchange of a parsed head with its field lines in `data[start:end]`, the length of its body (bytes,
     `CHUNKED`,
     None for no body), and whether the connection may be kept.  Raises `Invalid` with the status to answer."""
-    lines, special = take(data, start, end, SPECIAL)
+    lines, special = SPECIAL.take(data, start, end)
     x = Exchange(method, target, None, lines)
     x.version = version
     x.scheme = peer.scheme
@@ -107,11 +110,11 @@ def read_request(
             raise Invalid("Host is not a host name" if x.authority else "Host is missing")
         peer.authority = x.authority if version == 11 else None
     if target[0] == 47 and method != b"CONNECT":  # "/", the origin form
-        if b"?" in target:
+        if target.find(b"?") >= 0:  # `in` makes and drops an exception for bytes, at four times the cost
             x.path, _, x.query = target.partition(b"?")
     else:
         _read_target(x, method, target)
-    if b"/." in x.path or b"/%2" in x.path:
+    if x.path.find(b"/.") >= 0 or x.path.find(b"/%2") >= 0:
         x.path = normalised(x.path)
     return x, length, keep_alive
 

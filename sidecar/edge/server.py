@@ -104,12 +104,24 @@ class Server:
                 listener.drain()
                 self.leaving.add(listener)
         self.listeners.update(bound)
+        for listener in bound.values():
+            self._measure(listener.name, listener.scheme)
         self.limits = snapshot.spec.limits
         self.telemetry.use(snapshot.spec.telemetry, snapshot.spec.service)
         for listener in self.listeners.values():
             listener.use(snapshot)
         for listener in bound.values():
             listener.accept()
+
+    def _measure(self, name: str, scheme: bytes) -> None:
+        """Gauges of a listener's name, which its predecessors that still have connections share with it."""
+
+        def those() -> list[Listener]:
+            return [each for each in (*self.listeners.values(), *self.leaving) if each.name == name]
+
+        gauge, labels = self.env.meter.gauge, {"listener": name, "url.scheme": scheme.decode()}
+        gauge(events.CONNECTIONS, lambda: sum(len(each.connections) for each in those()), listener=name)
+        gauge(events.REQUESTS_ACTIVE, lambda: sum(e.active for e in those() if e.scheme == scheme), **labels)
 
     async def drain(self, timeout: float) -> int:
         """Stop accepting, let requests end for at most `timeout` seconds, then close; returns how many were cut off."""

@@ -14,8 +14,10 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Callable
+from functools import partial
 from typing import Any, cast
 
+from sidecar.core import events
 from sidecar.core.env import Env
 from sidecar.core.exchange import Attempt, Exchange
 from sidecar.core.outcome import (
@@ -37,7 +39,7 @@ from sidecar.upstream.discovery import Discovery
 from sidecar.upstream.ejection import Ejector
 from sidecar.upstream.endpoint import Endpoint, EndpointSet
 from sidecar.upstream.health import HealthChecker, http_probe
-from sidecar.upstream.pool import Pool
+from sidecar.upstream.pool import STATES, Pool
 from sidecar.upstream.spec import UpstreamSpec
 from sidecar.upstream.tls import ClientTlsSpec
 
@@ -213,6 +215,14 @@ class Pools:
         self._spec = upstream.spec
         self._pools: dict[Endpoint, Pool] = {}
         self._unsubscribe = upstream.endpoints.on_removal(self._remove)
+        for state in STATES:
+            self._env.meter.gauge(
+                events.POOL_CONNECTIONS, partial(self.count, state), upstream=upstream.name, state=state
+            )
+
+    def count(self, state: str) -> int:
+        """How many connections are `idle`, `active` or `opening`."""
+        return sum(pool.count(state) for pool in self._pools.values())
 
     def of(self, endpoint: Endpoint) -> Pool:
         """The pool of an endpoint."""

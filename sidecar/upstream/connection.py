@@ -8,7 +8,8 @@ Rules:
 3. A connection that was used before and closes without a byte of an answer was most likely closed by the peer while our
    request was on its way (RFC 9112 9.3.1): `STALE_CONNECTION` for methods that may be repeated, `RESET` for the others.
 4. Interim responses are passed on, at most `MAX_INTERIM` of them (RFC 9110 15.2).
-5. What the parser does not take is `PROTOCOL`: nothing malformed goes to a client.
+5. A body that ends with the connection is whole only if the peer says so where it can: over TLS (RFC 9112 9.8).
+6. What the parser does not take is `PROTOCOL`: nothing malformed goes to a client.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from sidecar.core.outcome import (
 from sidecar.core.promise import Promise
 from sidecar.upstream.reading import MAX_HEAD, ResponseReader
 from sidecar.upstream.sending import RequestBody
+from sidecar.upstream.tls import is_cut_off
 from sidecar.upstream.upgrade import UpgradedConnection
 from sidecar.upstream.wire import request_head
 from sidecar.upstream.words import words
@@ -136,12 +138,15 @@ class Connection(ResponseReader):
     def connection_lost(self, error: Exception | None) -> None:
         if error is not None and self._sender is not None:
             self._hear_out()
-        self.transport = None
+        transport, self.transport = self.transport, None
         x = self._x
         if x is None:
             self.pool.discard(self)
         elif self._reader is not None and self._reader.ends_with_the_connection and error is None:
-            self._end_body(self._reader)
+            if transport is not None and is_cut_off(transport):
+                self.fail(RESET, "closed without the close_notify of TLS: the answer may not be whole")
+            else:
+                self._end_body(self._reader)
         elif (self.served or self.idle_since) and not self._heard and x.method in IDEMPOTENT_METHODS:
             self.fail(STALE_CONNECTION, "closed while idle")
         else:

@@ -13,7 +13,7 @@ import select
 import ssl
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Final
 
 from sidecar.core.env import Env
 from sidecar.core.exchange import IDEMPOTENT_METHODS, Exchange
@@ -31,6 +31,8 @@ from sidecar.upstream.deadlines import Deadlines
 from sidecar.upstream.spec import UpstreamSpec
 from sidecar.upstream.words import words
 
+STATES: Final = ("idle", "active", "opening")
+"""Of connections, as the metrics tell them."""
 Acquired = Connection | Outcome
 """A connection that is ready, or why there is none."""
 Connect = Callable[[Callable[[], Connection]], Awaitable[Any]]
@@ -207,6 +209,12 @@ class Pool:
         self.retired = True
         for connection in list(self.idle):
             connection.close()
+
+    def count(self, state: str) -> int:
+        """How many connections are in one of the `STATES`."""
+        if state == "opening":
+            return self.opening
+        return len(self.idle) if state == "idle" else len(self.connections) - len(self.idle)
 
     def describe(self) -> dict[str, Any]:
         return {

@@ -10,14 +10,15 @@ from typing import Final
 
 from sidecar.core.exchange import Exchange
 from sidecar.core.headers import HOP_BY_HOP, get, tokens, write_http_date
-from sidecar.core.http1 import Invalid, body_length, take
+from sidecar.core.http1 import Invalid, body_length
 from sidecar.core.message import parse_fields
+from sidecar.core.selection import Selection
 
-SPECIAL: Final = HOP_BY_HOP | {b"content-length", b"date"}
+SPECIAL: Final = Selection(HOP_BY_HOP | {b"content-length", b"date"})
 """Fields that are read here; all others pass."""
 ORDINARY: Final = {b"close", b"keep-alive", b"upgrade", b""}
 """What `Connection` mostly names: options, and fields that are hop-by-hop anyway."""
-UPGRADE: Final = HOP_BY_HOP | {b"content-length", b"sec-websocket-accept"}
+UPGRADE: Final = Selection(HOP_BY_HOP | {b"content-length", b"sec-websocket-accept"})
 WEBSOCKET_GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 """RFC 6455 1.3."""
 
@@ -27,7 +28,7 @@ def read_response(
 ) -> tuple[bytes, int | None, bool]:
     """Lines to pass on, length of the body (bytes, `CHUNKED`, None where nothing says it), and whether the peer keeps
     the connection open.  `data[start:end]` are its field lines; a missing Date is added (RFC 9110 6.6.1)."""
-    lines, special = take(data, start, end, SPECIAL)
+    lines, special = SPECIAL.take(data, start, end)
     length = body_length(special, version)
     keep = version == 11
     date = b""
@@ -46,13 +47,13 @@ def read_response(
 
 def read_interim(data: bytes, start: int, end: int) -> bytes:
     """The lines of an interim response that go on."""
-    return take(data, start, end, SPECIAL)[0]
+    return SPECIAL.take(data, start, end)[0]
 
 
 def read_upgrade(x: Exchange, data: bytes, start: int, end: int) -> bytes:
     """The lines of a 101 that go on.  Raises `Invalid` where it is not the answer to a handshake of ours (RFC 6455
     4.1)."""
-    lines, fields = take(data, start, end, UPGRADE)
+    lines, fields = UPGRADE.take(data, start, end)
     if x.upgrade is None or x.upgrade not in tokens(fields, b"upgrade"):
         raise Invalid("101 Switching Protocols to what was not asked for")
     key = x.header(b"sec-websocket-key")

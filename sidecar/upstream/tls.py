@@ -6,6 +6,7 @@ What is wrong with a file is told by its path and the setting that names it.  `c
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from typing import Final
 
@@ -108,6 +109,22 @@ def check_files(spec: ClientTlsSpec | ServerTlsSpec) -> list[CertificateError]:
 def files_of(spec: ClientTlsSpec | ServerTlsSpec) -> list[tuple[str, str]]:
     """Pairs of a setting and the path that it names."""
     return [(setting, path) for setting in FILES if (path := getattr(spec, setting, None)) is not None]
+
+
+def is_cut_off(transport: asyncio.BaseTransport) -> bool:
+    """Has a TLS connection ended without the peer's close_notify (RFC 8446 6.1)?  Anyone on the way can make such an
+    end.  The loops take both for the same, and Python does not tell what OpenSSL knows; but to read on tells: after a
+    close_notify there is an end, without it more is waited for."""
+    connection = transport.get_extra_info("ssl_object")
+    if connection is None:
+        return False
+    try:
+        connection.read(1)
+    except ssl.SSLZeroReturnError:
+        return False
+    except ssl.SSLError:
+        return True
+    return False
 
 
 def _context(protocol: int) -> ssl.SSLContext:

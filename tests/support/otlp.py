@@ -16,6 +16,7 @@ import os
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
@@ -35,6 +36,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 )
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2_grpc import add_TraceServiceServicer_to_server
 
+from tests.support.authority import Authority
 from tests.support.servers import Connection, Server, response
 from tests.support.wire import Message
 
@@ -82,8 +84,19 @@ class Span:
 class Collector:
     """The receiver and what it received."""
 
-    def __init__(self, protocol: Literal["grpc", "http"] = "http", *, stalled: bool = False) -> None:
+    def __init__(
+        self,
+        protocol: Literal["grpc", "http"] = "http",
+        *,
+        stalled: bool = False,
+        authority: Authority | None = None,
+        asks: bool = False,
+    ) -> None:
+        """With an `authority` it speaks TLS, and `asks` clients for a certificate that the authority has signed."""
         self.protocol = protocol
+        self._authority = authority
+        self._asks = asks
+        self._identity = None if authority is None else authority.sign("127.0.0.1")
         self.spans: list[Span] = []
         self.metrics: list[dict[str, Any]] = []
         """Each export of metrics: points by name, each a protobuf data point with `.attributes` as a dict beside it."""
@@ -96,7 +109,8 @@ class Collector:
         """Answer this HTTP status instead."""
         self._news = asyncio.Event()
         self._grpc: grpc.aio.Server | None = None
-        self._http = Server(self._answer)
+        tls = None if authority is None or self._identity is None else authority.server(self._identity, asks=asks)
+        self._http = Server(self._answer, tls=tls)
 
     async def __aenter__(self) -> Collector:
         if self.protocol == "http":
@@ -106,9 +120,15 @@ class Collector:
         self._grpc = grpc.aio.server()
         add_TraceServiceServicer_to_server(_Service(self, ExportTraceServiceResponse), self._grpc)
         add_MetricsServiceServicer_to_server(_Service(self, ExportMetricsServiceResponse), self._grpc)
-        port = self._grpc.add_insecure_port("127.0.0.1:0")
+        if self._authority is None or self._identity is None:
+            port = self._grpc.add_insecure_port("127.0.0.1:0")
+        else:
+            key, cert = (Path(self._identity[name]).read_bytes() for name in ("key", "cert"))
+            ca = Path(self._authority.ca_file).read_bytes()
+            credentials = grpc.ssl_server_credentials([(key, cert)], ca, require_client_auth=self._asks)
+            port = self._grpc.add_secure_port("127.0.0.1:0", credentials)
         await self._grpc.start()
-        self.endpoint = f"http://127.0.0.1:{port}"
+        self.endpoint = f"{'http' if self._authority is None else 'https'}://127.0.0.1:{port}"
         return self
 
     async def __aexit__(

@@ -2,43 +2,22 @@
 
     async with Rotel() as rotel: ...        # rotel.grpc, rotel.http; `await rotel.spans(3)`
 
-It comes as a binary inside the Python package of that name, for some platforms only: `available()` says why not.
+Where it can be used at all: `chaos.shop.collector.missing` says why not.
 """
 
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import re
 import socket
-import subprocess
-from pathlib import Path
 from types import TracebackType
 
 from chaos.processes import tied_to_parent
+from chaos.shop.collector import ESCAPES, command
 
 PATIENCE = 15.0
-ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
 SPAN = re.compile(r"^Span #\d+$")
 FACT = re.compile(r"^\s+(Trace ID|Parent ID|ID|Name|Kind|Status code)\s*: ?(.*)$")
-
-
-def agent() -> Path | None:
-    """The binary, where the package is installed."""
-    found = importlib.util.find_spec("rotel")
-    if found is None or found.origin is None:
-        return None
-    path = Path(found.origin).with_name("rotel-agent")
-    return path if path.exists() else None
-
-
-def available() -> str:
-    """Why it cannot be used; empty where it can."""
-    path = agent()
-    if path is None:
-        return "the package rotel is not installed"
-    ran = subprocess.run([path, "start", "--help"], capture_output=True, text=True, timeout=10, check=False)
-    return "" if ran.returncode == 0 else ran.stderr.strip()
 
 
 def free_port() -> int:
@@ -60,14 +39,10 @@ class Rotel:
         self._news = asyncio.Event()
 
     async def __aenter__(self) -> Rotel:
-        path = agent()
-        assert path is not None
+        argv = command(self.grpc.removeprefix("http://"), self.http.removeprefix("http://"), "detailed")
         self._process = await asyncio.create_subprocess_exec(
-            path, "start", "--exporter", "blackhole", "--debug-log", "traces", "--debug-log-verbosity", "detailed",
-            "--otlp-grpc-endpoint", self.grpc.removeprefix("http://"),
-            "--otlp-http-endpoint", self.http.removeprefix("http://"),
-            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT, preexec_fn=tied_to_parent(),
-        )  # fmt: skip
+            *argv, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT, preexec_fn=tied_to_parent()
+        )
         self._listening = asyncio.create_task(self._listen())
         await self._until(lambda: any("Starting Rotel" in line for line in self.lines))
         await asyncio.sleep(0.2)  # it says so before it listens

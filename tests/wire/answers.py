@@ -1,47 +1,18 @@
-"""What becomes of an upstream's bytes, as a value: the sidecar's own `Connection` in a pool that only counts."""
+"""What becomes of an upstream's bytes, as a value: the sidecar's own `Connection` in a pool of one."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from types import SimpleNamespace
 from typing import Any
 
 from sidecar.core.exchange import Exchange
 from sidecar.core.outcome import Failure, Headers, Outcome
 from sidecar.upstream.connection import Connection
+from sidecar.upstream.deadlines import Deadlines
+from sidecar.upstream.pool import Pool
 from tests.support.clock import make_env
-
-
-class Pipe(asyncio.Transport):
-    """A transport that only remembers."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.written = b""
-        self.closed = ""
-
-    def write(self, data: Any) -> None:
-        self.written += bytes(data)
-
-    def writelines(self, list_of_data: Iterable[Any]) -> None:
-        self.write(b"".join(list_of_data))
-
-    def is_closing(self) -> bool:
-        return bool(self.closed)
-
-    def close(self) -> None:
-        self.closed = self.closed or "closed"
-
-    def abort(self) -> None:
-        self.closed = "aborted"
-
-    def pause_reading(self) -> None:
-        """Nothing is on its way."""
-
-    def resume_reading(self) -> None:
-        """Nothing is on its way."""
+from tests.wire.pipe import Pipe
 
 
 @dataclass
@@ -92,15 +63,9 @@ def answer(pieces: bytes | Iterable[bytes], x: Exchange | None = None, *, closes
     """What an exchange gets when these bytes come back, and at the end the connection's end."""
     env = make_env()
     told = Answer()
-    pool: Any = SimpleNamespace(
-        env=env,
-        name="http://test",
-        host=b"test",
-        deadlines=SimpleNamespace(add=lambda _: None, discard=lambda _: None),
-        release=lambda _: setattr(told, "is_reused", True),
-        discard=lambda _: setattr(told, "is_reused", False),
-    )
+    pool = Pool("http://test", env, Deadlines(env), _connect)
     connection, pipe = Connection(pool), Pipe()
+    pool.connections.add(connection)
     connection.connection_made(pipe)
     x = x or Exchange(b"GET", b"/", [])
     x.interim = lambda status, lines: told.interim.append(status)
@@ -112,9 +77,12 @@ def answer(pieces: bytes | Iterable[bytes], x: Exchange | None = None, *, closes
     if closes and not pipe.closed:
         connection.connection_lost(None)
         _take(told, promise)
-    if pipe.closed:
-        told.is_reused = False
+    told.is_reused = connection in pool.idle
     return told
+
+
+async def _connect(factory: Any) -> Any:
+    raise AssertionError("there is one connection, and it is there already")
 
 
 def _take(told: Answer, promise: Any) -> None:

@@ -1,7 +1,7 @@
 """What becomes of a client's bytes, as a value: the requests that are served and why the rest is not.
 
-It is the sidecar's own `RequestReader` with a service that only notes what it gets, so that the vectors of this package
-are held against the code that reads a socket and not against a part of it.
+It is the sidecar's own `Downstream` with a service that only notes what it gets, so that the vectors of this package
+are held against the code that reads a socket and not against a part of it, compiled or not.
 """
 
 from __future__ import annotations
@@ -11,13 +11,15 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
-from sidecar.control.listener import LimitsSpec
+from sidecar.control.listener import LimitsSpec, ListenerSpec
 from sidecar.core.exchange import Exchange
-from sidecar.core.http1 import Invalid
-from sidecar.core.outcome import Failure, Headers
-from sidecar.edge.reading import RequestReader
-from sidecar.edge.request import Peer
+from sidecar.core.outcome import Failure, Headers, Outcome
+from sidecar.core.promise import Promise
+from sidecar.edge.downstream import Downstream
+from sidecar.edge.listener import Listener
+from sidecar.edge.server import Server
 from tests.support.clock import FakeEnv, make_env
+from tests.wire.pipe import Pipe
 
 
 class Request(NamedTuple):
@@ -66,66 +68,58 @@ class Collector:
         self.failure = failure
 
 
-class Reader(RequestReader):
-    """Serves each request at once; the next one begins when its body has ended."""
+class Reader:
+    """A client's connection whose service notes each request once it is whole, and answers then."""
 
     def __init__(self, limits: LimitsSpec | None = None, env: FakeEnv | None = None) -> None:
-        env = env or make_env()
-        listener: Any = SimpleNamespace(now=env.now, env=env, limits=limits or LimitsSpec())
-        super().__init__(listener)
-        self._peer = Peer("192.0.2.1", b"http")
+        self._env = env or make_env()
+        untraced: Any = SimpleNamespace(begin=None, use=lambda *_: None)
+        server = Server(self._env, self._record, untraced)
+        server.limits = limits or LimitsSpec()
+        listener = Listener("test", ListenerSpec.model_validate({"address": "127.0.0.1:0"}), server)
+        route: Any = SimpleNamespace(service=self._serve, criticality=1, name="all")
+        listener.match = lambda _: route
+        self._connection = Downstream(listener)
+        self._connection.connection_made(Pipe())
         self.conversation = Conversation()
 
-    def serve(self, x: Exchange) -> None:
+    async def _serve(self, x: Exchange) -> Outcome:
         if x.stream is None:
             self._note(x, x.body, [])
-            return
-        x.stream.attach(Collector(lambda body, trailers: self._note(x, body, trailers)))
+            return Outcome(204)
+        whole: Promise[None] = Promise()
+
+        def take(body: bytes, trailers: Headers) -> None:
+            self._note(x, body, trailers)
+            whole.resolve(None)
+
+        x.stream.attach(Collector(take))
+        await whole
+        return Outcome(204)
 
     def _note(self, x: Exchange, body: bytes, trailers: Headers) -> None:
         headers = tuple(pair for pair in x.headers if pair[0] != b"x-request-id")
         self.conversation.requests.append(Request(x.method, x.target, x.authority, body, tuple(trailers), headers))
-        self._x = None
-        if not self._keep:
-            self._closing = True
-            self._buffer = b""
 
-    def data_received(self, data: bytes) -> None:
-        super().data_received(data)
-        while self._x is None and self._buffer and not self._closing:
-            before = self._buffer
-            self._advance()
-            if self._buffer == before:
+    def _record(self, x: Exchange, outcome: Outcome, _reason: str, _seconds: float) -> None:
+        if outcome.failure is not None:
+            self.conversation.status, self.conversation.reason = outcome.status, outcome.cause
+            self.conversation.broken = x.stream is not None
+
+    def feed(self, data: bytes) -> None:
+        """The client sends this."""
+        connection = self._connection
+        connection.data_received(data)
+        while connection._x is None and connection._buffer and not connection._closing:  # more than one turn may serve
+            before = connection._buffer
+            connection._advance()
+            if connection._buffer == before:
                 break
-
-    def answer(self, x: Exchange) -> None:
-        self._closing = True
-
-    def reject(self, error: Invalid) -> None:
-        self._turn_away(error)
-
-    def break_request(self, error: Invalid) -> None:
-        self.conversation.broken = True
-        self._turn_away(error)
-
-    def _turn_away(self, error: Invalid) -> None:
-        self.conversation.status, self.conversation.reason = error.status, str(error)
-        self._incoming = None
-        self._closing = True
-        self._buffer = b""
-
-    def expire(self, now: float) -> None:
-        """The tests of this package have no clock."""
-
-    def drain(self) -> None:
-        """Nor an end."""
-
-    def interim(self, status: int, lines: bytes) -> None:
-        """Nor an upstream."""
+        assert not self._env.emitted("bug")
 
     def result(self) -> Conversation:
-        self.conversation.rest = self._buffer
-        self.conversation.is_open = self._incoming is not None
+        self.conversation.rest = b"" if self._connection._closing else self._connection._buffer
+        self.conversation.is_open = self._connection._incoming is not None
         return self.conversation
 
 
@@ -134,7 +128,7 @@ def read(pieces: bytes | Iterable[bytes], limits: LimitsSpec | None = None) -> C
     reader = Reader(limits)
     for piece in (pieces,) if isinstance(pieces, bytes) else pieces:
         if piece:
-            reader.data_received(piece)
+            reader.feed(piece)
     return reader.result()
 
 

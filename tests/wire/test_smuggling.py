@@ -52,3 +52,27 @@ def test_it_does_not_matter_where_it_is_cut(vector: Vector) -> None:
 def test_a_byte_at_a_time(vector: Vector) -> None:
     whole, cut = read(vector.data + SMUGGLED), read(dribble(vector.data + SMUGGLED))
     assert (cut.requests, cut.status) == (whole.requests, whole.status)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"GET /\r\n",
+        b"GET / HTTP/1\r\n",
+        b"GET / HTTP/1.1 \r\nHost: a",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+        b"\r\n\x16",
+        b" ",
+    ],
+)
+def test_what_can_become_no_request_is_turned_away_before_its_end(data: bytes) -> None:
+    for pieces in [data, *halves(data), dribble(data)]:
+        assert read(pieces).status == 400, pieces
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"\r", b"\r\n", b"G", b"GET", b"GET / HTTP/1.1\r", b"GET / HTTP/1.1\r\nHost: a\r\n"]
+)
+def test_what_can_still_become_one_is_waited_for(data: bytes) -> None:
+    for pieces in [data, *halves(data), dribble(data)]:
+        assert read(pieces).status is None, pieces

@@ -318,3 +318,9 @@ def test_what_is_turned_away_says_why(kwargs: dict[str, Any], status: int) -> No
         read(**kwargs)
     assert error.value.status == status
     assert len(str(error.value)) > 10
+
+
+@pytest.mark.parametrize("name", [b"content_length", b"Transfer_Encoding"])
+def test_what_cgi_would_take_for_the_framing_goes_no_further(name: bytes) -> None:
+    x, length, _ = read(lines=name + b": chunked\r\nContent-Length: 5\r\nX_Y: z\r\n")
+    assert (length, x.headers) == (5, [(b"x_y", b"z")])

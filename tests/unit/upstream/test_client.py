@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 
+from sidecar.core import events
 from sidecar.core.exchange import Exchange
 from sidecar.core.outcome import Outcome
 from sidecar.core.promise import Run
 from sidecar.upstream.client import Upstream
+from sidecar.upstream.pool import STATES
 from tests.support.loop import settle, virtual
 from tests.unit.upstream.back import OK, Back, Sink, outcome_of, upload
 
@@ -51,6 +53,25 @@ async def test_a_try_is_recorded() -> None:
     assert (attempt.upstream, attempt.endpoint, attempt.status, attempt.reason) == ("test", "http://test:80", 200, "")
     assert attempt.ended - attempt.started == pytest.approx(0.5)
     assert endpoint.in_flight == 0
+
+
+@virtual
+async def test_gauges_of_its_connections() -> None:
+    back = Back()
+    upstream = back.upstream()
+
+    def counts() -> tuple[float, ...]:
+        return tuple(back.env.meter.value(events.POOL_CONNECTIONS, upstream="test", state=state) for state in STATES)
+
+    assert counts() == (0, 0, 0)
+    run = ask(upstream, get())
+    assert counts() == (0, 0, 1)
+    await settle()
+    assert counts() == (0, 1, 0)
+    back.server.write(OK)
+    await settle()
+    assert outcome_of(run).status == 200
+    assert counts() == (1, 0, 0)
 
 
 @virtual
