@@ -1,5 +1,6 @@
 # The image of the sidecar; the services of the shop (`chaos`) are in it too.  Reproducible: every package comes at the
-# version and with the hash that requirements/ says.
+# version and with the hash that requirements/ says.  The request path is compiled (`make compiled`); the compiler stays
+# in the build stage.
 #
 #   docker build -t resilience-sidecar .
 #   docker run --rm -v ./policies/demo.yaml:/etc/sidecar/policies.yaml:ro resilience-sidecar check /etc/sidecar
@@ -9,14 +10,15 @@ ARG PYTHON=3.13-slim-bookworm
 FROM python:${PYTHON} AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
 WORKDIR /src
+RUN apt-get update && apt-get install --yes --no-install-recommends gcc libc6-dev
 RUN python -m venv --without-pip /opt/sidecar
-COPY requirements/runtime.txt requirements/build.txt requirements/
+COPY requirements/runtime.txt requirements/compiled.txt requirements/
 RUN pip --python /opt/sidecar/bin/python install --require-hashes --no-deps --only-binary :all: -r requirements/runtime.txt \
- && pip install --require-hashes --no-deps -r requirements/build.txt
+ && pip install --require-hashes --no-deps --only-binary :all: -r requirements/compiled.txt
 COPY pyproject.toml README.md LICENSE ./
 COPY sidecar/ sidecar/
 COPY chaos/ chaos/
-RUN pip wheel --no-deps --no-build-isolation --no-index --wheel-dir /wheels . \
+RUN HATCH_BUILD_HOOKS_ENABLE=1 pip wheel --no-deps --no-build-isolation --no-index --wheel-dir /wheels . \
  && pip --python /opt/sidecar/bin/python install --no-deps --no-index /wheels/*.whl \
  && /opt/sidecar/bin/python -m compileall -q /opt/sidecar/lib
 

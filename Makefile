@@ -9,12 +9,14 @@
 PYTHON ?= python3
 VENV ?= .venv
 
+COMPILED_TESTS ?= tests/wire tests/contract tests/unit/core tests/unit/edge tests/unit/upstream tests/unit/stages
+
 override BIN := $(VENV)/bin
 override PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 override INSTALL := $(PIP) install --require-hashes --no-deps
 
 .DEFAULT_GOAL := help
-.PHONY: help demo shop docs test lint compiled bench soak fuzz chaos lock clean
+.PHONY: help demo shop docs test testcompiled lint compiled bench soak fuzz chaos lock clean
 .SUFFIXES:
 
 help:  ## this list
@@ -39,9 +41,21 @@ docs: $(VENV)/.runtime  ## write the generated references in docs/ anew
 	@$(BIN)/python -m docs.generate
 
 compiled: $(VENV)/.bench  ## the request path as C extensions, into build/compiled (needs a C compiler and python3-dev)
-	@rm -rf build/compiled build/wheel
-	@HATCH_BUILD_HOOKS_ENABLE=1 $(PIP) wheel --no-deps --no-build-isolation --no-index --wheel-dir build/wheel .
+	@rm -rf build/compiled build/wheel build/source && mkdir -p build/source
+	@cp -R pyproject.toml README.md LICENSE sidecar chaos build/source  # mypyc leaves extensions beside what it compiles
+	@HATCH_BUILD_HOOKS_ENABLE=1 $(PIP) wheel --no-deps --no-build-isolation --no-index --wheel-dir build/wheel ./build/source
 	@$(PIP) install --no-deps --no-index --target build/compiled build/wheel/*.whl
+
+testcompiled: $(VENV)/.bench  ## the tests of the request path against those extensions (COMPILED_TESTS="tests/e2e" for others)
+	@command -v cc >/dev/null && $(BIN)/python -c 'import os, sys, sysconfig; \
+	    sys.exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))' || { \
+	    echo "testcompiled: skipped, for want of a C compiler (cc) or of Python.h (python3-dev)"; exit 0; }; \
+	set -e; $(MAKE) --no-print-directory compiled; \
+	rm -rf build/tested; mkdir build/tested; \
+	cp -r bench deploy docs policies pyproject.toml tests build/compiled/* build/tested; \
+	cd build/tested; export PYTHONPATH="$$PWD"; \
+	$(abspath $(BIN))/python -c 'import sidecar.core.http1 as module; assert module.__file__.endswith(".so"), module'; \
+	$(abspath $(BIN))/python -m pytest $(COMPILED_TESTS)
 
 bench: $(VENV)/.bench  ## CPU a request, throughput and latency beside other proxies (BENCH="--help" for options)
 	@$(BIN)/python -m bench $(BENCH)
@@ -61,7 +75,8 @@ lock: $(VENV)/.lock  ## make requirements/*.txt anew (UPGRADE=1: with newer vers
 	compile pyproject.toml --extra speed --extra top --extra redis -o requirements/runtime.txt; \
 	compile pyproject.toml --extra speed --extra top --extra redis --extra dev -c requirements/runtime.txt -o requirements/dev.txt; \
 	compile pyproject.toml --extra speed --extra top --extra redis --extra dev --extra bench --extra compiled -c requirements/dev.txt -o requirements/bench.txt; \
-	compile requirements/build.in -c requirements/dev.txt -o requirements/build.txt
+	compile requirements/build.in -c requirements/dev.txt -o requirements/build.txt; \
+	compile pyproject.toml requirements/build.in --extra speed --extra top --extra redis --extra compiled -c requirements/bench.txt -c requirements/build.txt -o requirements/compiled.txt
 
 clean:  ## remove the virtual environment and all caches
 	@rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis dist build

@@ -116,7 +116,9 @@ def test_the_image_has_what_it_copies_and_runs_without_root() -> None:
         for path in source.split():
             assert (ROOT / path).exists(), path
     assert text.count("--require-hashes") == 2, "the packages, and what builds ours"
+    assert "HATCH_BUILD_HOOKS_ENABLE=1 pip wheel" in text, "with the request path compiled"
     final = text[text.rindex("\nFROM ") :]
+    assert "gcc" not in final
     assert re.search(r"^USER [1-9]\d+:[1-9]\d+$", final, re.MULTILINE)
     assert "--from=build" in final
     kept = {line[1:].rstrip("/") for line in (ROOT / ".dockerignore").read_text().splitlines() if line[:1] == "!"}

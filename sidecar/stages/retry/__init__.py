@@ -25,13 +25,7 @@ at it.  A hedge is an extra try itself and is not retried.
 
 from __future__ import annotations
 
-from math import inf
-from random import Random
-from typing import Annotated, Any, Final, Literal
-
-from pydantic import Field
-from tenacity.stop import stop_after_attempt, stop_base
-from tenacity.wait import wait_base, wait_exponential
+from typing import Final
 
 from sidecar.core import events
 from sidecar.core.env import BuildContext
@@ -39,126 +33,27 @@ from sidecar.core.exchange import Exchange
 from sidecar.core.headers import retry_after
 from sidecar.core.outcome import Conditions, Outcome
 from sidecar.core.stage import Layer, Service
-from sidecar.core.units import Block, Condition, Duration, DurationOrZero, Method, Model, Size
 from sidecar.expression import NO_BODIES, RESPONSE, Bodies
 from sidecar.expression import Condition as Expression
-from sidecar.expression.spec import ResponseWhen
+from sidecar.stages.retry.spec import Spec, WhenSpec
+from sidecar.stages.retry.strategies import (
+    StopBeforeDeadline,
+    StopWhenAskedToStayAway,
+    Try,
+    WaitJittered,
+    WaitRetryAfter,
+    stop_after_attempt,
+    wait_exponential,
+)
 from sidecar.transform.intake import take
 from sidecar.transform.validators import is_json
+
+__all__ = ["Spec", "build"]
 
 MAX_READ: Final = 64 * 1024
 """Bytes of an answer that a condition reads; of a longer one it knows the head alone."""
 QUICKEST: Final = 0.001
 """Seconds: less than any answer takes."""
-
-Methods = Annotated[tuple[Method, ...], Field(strict=False, min_length=1)]
-
-
-class BackoffSpec(Model):
-    """How long to wait before the next try."""
-
-    base: Duration = 0.025
-    """The first wait; each one more doubles it (Envoy: 25ms)."""
-    max: Duration = 0.25
-    """The longest wait (Envoy: ten times the base)."""
-    jitter: Literal["full", "equal", "none"] = "full"
-    """`full`: between nothing and the wait; `equal`: between a half and the whole; `none`: the wait."""
-
-
-class RetryAfterSpec(Model):
-    """What to do about Retry-After."""
-
-    max: DurationOrZero = 5.0
-    """Waited for up to this; an answer that asks for more is passed on."""
-
-
-class WhenSpec(Model):
-    """A condition on an answer, for what a status does not say."""
-
-    when: ResponseWhen
-    """Such as `response.status == 200 && response.body.error == 'busy'`; a body is read up to 64 KiB."""
-
-
-class Spec(Block):
-    """Try again."""
-
-    max_attempts: Annotated[int, Field(ge=1, le=10)] = 3
-    """Tries in all, the first included (SRE book ch. 21: three)."""
-    on: Annotated[tuple[Condition | WhenSpec, ...], Field(strict=False, min_length=1)] = (
-        "connect_failure",
-        "reset",
-        "timeout",
-        502,
-        503,
-        504,
-    )
-    """What is worth another try."""
-    methods: Methods = ("GET", "HEAD", "OPTIONS", "PUT", "DELETE")
-    """Methods that may be sent twice.  POST and PATCH besides where the request bears an Idempotency-Key."""
-    backoff: BackoffSpec = BackoffSpec()
-    retry_after: RetryAfterSpec = RetryAfterSpec()
-    max_body: Size = 64 * 1024
-    """A longer request body is streamed, and not retried once it has been sent (Linkerd: 64 KiB)."""
-
-
-class Try:
-    """What tenacity's strategies are asked about: the attributes of its RetryCallState that they read, and ours."""
-
-    __slots__ = (
-        "asked", "attempt_number", "deadline", "idle_for", "outcome", "seconds_since_start",
-        "upcoming_sleep",
-    )  # fmt: skip
-
-    def __init__(self) -> None:
-        self.attempt_number = 1
-        self.outcome: Any = None
-        self.idle_for = 0.0
-        """Seconds slept so far."""
-        self.upcoming_sleep = 0.0
-        self.seconds_since_start = 0.0
-        self.asked = 0.0
-        """Retry-After in seconds."""
-        self.deadline = inf
-        """Seconds since the start at which another try could no longer finish."""
-
-
-class WaitJittered(wait_base):
-    """A part of another wait, drawn at random (Brooker, "Exponential Backoff and Jitter").
-
-    Not tenacity's own random waits: they draw from the global generator.
-    """
-
-    def __init__(self, wait: wait_base, jitter: Literal["full", "equal", "none"], rng: Random) -> None:
-        self._wait = wait
-        self._least = {"full": 0.0, "equal": 0.5, "none": 1.0}[jitter]
-        self._rng = rng
-
-    def __call__(self, retry_state: Any) -> float:
-        return self._wait(retry_state) * (self._least + (1 - self._least) * self._rng.random())
-
-
-class WaitRetryAfter(wait_base):
-    """As long as the upstream asked for."""
-
-    def __call__(self, retry_state: Any) -> float:
-        return float(retry_state.asked)
-
-
-class StopWhenAskedToStayAway(stop_base):
-    """The upstream asked for more patience than we have."""
-
-    def __init__(self, longest: float) -> None:
-        self._longest = longest
-
-    def __call__(self, retry_state: Any) -> bool:
-        return bool(retry_state.asked > self._longest)
-
-
-class StopBeforeDeadline(stop_base):
-    """`stop_before_delay` with the request's own limit."""
-
-    def __call__(self, retry_state: Any) -> bool:
-        return bool(retry_state.seconds_since_start + retry_state.upcoming_sleep >= retry_state.deadline)
 
 
 class Retry:

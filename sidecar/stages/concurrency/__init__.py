@@ -23,9 +23,7 @@ Decisions:
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final
-
-from pydantic import Field, model_validator
+from typing import Any, Final
 
 from sidecar.core import events
 from sidecar.core.env import BuildContext, Env
@@ -34,7 +32,9 @@ from sidecar.core.limit import Gradient
 from sidecar.core.outcome import ABANDONED, OVERLOADED, Outcome, Refusal, failed
 from sidecar.core.permits import Permits
 from sidecar.core.stage import Service, Stage
-from sidecar.core.units import Block, Duration, Model
+from sidecar.stages.concurrency.spec import Spec
+
+__all__ = ["Spec", "build"]
 
 RETRY_AFTER: Final = 1.0
 """Seconds."""
@@ -43,42 +43,6 @@ PACE: Final = 0.1
 TOO_BUSY: Final = (429, 503)
 """Statuses by which an upstream itself says that it is overloaded."""
 TOO_SLOW: Final = ("timeout", "connect_timeout")
-
-Count = Annotated[int, Field(ge=1, le=1_000_000)]
-
-
-class AdaptiveSpec(Model):
-    """A limit that finds itself by watching the latency: Gradient2 of Netflix's concurrency-limits."""
-
-    min: Count = 4
-    """Never fewer permits than this."""
-    max: Count = 1000
-    """Never more."""
-
-    @model_validator(mode="after")
-    def _is_ordered(self) -> AdaptiveSpec:
-        if self.min > self.max:
-            raise ValueError(f"has a min of {self.min} above its max of {self.max}; swap them")
-        return self
-
-
-class Spec(Block):
-    """How many requests may be in flight at once."""
-
-    max: Count | None = None
-    """Permits.  With `adaptive` beside it a cap that the adaptive limit does not pass either."""
-    adaptive: AdaptiveSpec | None = None
-    """Find the limit by the latency instead of naming it."""
-    queue: Annotated[int, Field(ge=0, le=100_000)] = 0
-    """Requests that may wait for a permit."""
-    queue_timeout: Duration = 0.1
-    """How long one may wait."""
-
-    @model_validator(mode="after")
-    def _is_limited(self) -> Spec:
-        if self.max is None and self.adaptive is None:
-            raise ValueError("has no limit; write max: 100 or adaptive: {min: 4, max: 400}")
-        return self
 
 
 class Bulkhead:
@@ -168,7 +132,7 @@ class Cap(Door):
 
 
 class Line(Door):
-    """A layer: a permit, or a place in the queue, or a refusal; and an eye on how long answers take."""
+    """Makes the layer: a permit, or a place in the queue, or a refusal; and an eye on how long answers take."""
 
     def __init__(self, spec: Spec, ctx: BuildContext, bulkhead: Bulkhead) -> None:
         super().__init__(spec, ctx, bulkhead)
@@ -176,7 +140,7 @@ class Line(Door):
         self.patience = spec.queue_timeout
         self.now = ctx.env.now
 
-    def __call__(self, inner: Service) -> Service:
+    def layer(self, inner: Service) -> Service:
         permits, now, learn = self.permits, self.now, self.bulkhead.learn
 
         async def call(x: Exchange) -> Outcome:
@@ -229,4 +193,4 @@ def build(spec: Spec, ctx: BuildContext) -> Stage:
     labels = {ctx.scope: ctx.owner[1]}
     bulkhead: Bulkhead = ctx.obtain(("concurrency", *ctx.owner), spec, lambda: Bulkhead(spec, ctx.env, labels))
     needs_layer = spec.adaptive is not None or (spec.queue > 0 and spec.is_enforced)
-    return Line(spec, ctx, bulkhead) if needs_layer else Cap(spec, ctx, bulkhead)
+    return Line(spec, ctx, bulkhead).layer if needs_layer else Cap(spec, ctx, bulkhead)
