@@ -20,6 +20,8 @@ TEMPLATED = ("transform", "fallback")
 
 def check_captures(route: RouteSpec, report: Report) -> None:
     """Report names of captures that the route's path does not have."""
+    if route.blocks.keys().isdisjoint(TEMPLATED):
+        return
     try:
         rule = Rule(route.match, None)
     except MatchError:

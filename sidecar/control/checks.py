@@ -7,6 +7,7 @@ same requests.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import combinations
 from math import isinf
 from typing import Any, Final
@@ -23,15 +24,20 @@ from sidecar.upstream.address import parse_address
 ANY: Final = {"0.0.0.0": ".", "::": ":"}  # noqa: S104 - recognised, not bound
 """Addresses that stand for all of their family, and what is in each address of that family."""
 
+ROUTES: Final = 20
+"""Checked between two pauses."""
 
-def check(spec: PolicySpec, report: Report) -> None:
+
+def check(spec: PolicySpec, report: Report, pace: Callable[[], object] = lambda: None) -> None:
     """Report what is wrong with, or useless in, policies that are otherwise well-formed."""
     _check_listeners(spec, report)
     for name, upstream in spec.upstreams.items():
         _check_upstream(spec, upstream, spec.node.nearest("upstreams", name), report)
-    for route in spec.routes:
+    for number, route in enumerate(spec.routes):
         _check_times(route, report)
         check_captures(route, report)
+        if number % ROUTES == 0:
+            pace()
     check_matches(spec, report)
 
 

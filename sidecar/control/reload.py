@@ -10,8 +10,8 @@ Rules:
 3. One reload at a time.  Those asked for meanwhile wait and read the files anew.
 4. The same bad content is reported once, however often it is looked at, and tried again as soon as it changes, or when
    someone asks (SIGHUP, `POST /reload`): what was wrong may have been a certificate or a port.
-5. Reading, parsing and checking happen in a worker thread; compiling and swapping on the loop, since they touch state,
-   the one in small steps, the other in one.
+5. Reading, parsing and checking happen in a worker thread, with pauses, since thread and loop share one interpreter;
+   compiling and swapping on the loop, since they touch state, the one in small steps, the other in one.
 
 Only a restart changes the service's name, the admin listener and where telemetry is sent.  The name is part of the
 identity of everything that is exported (OpenTelemetry's resource is immutable), and the admin listener is how an
@@ -110,6 +110,8 @@ class Origin:
     read: Callable[[str], list[files.Source]] = files.read
     look: Callable[[str], object] = fingerprint
     in_thread: Callable[[Callable[[], Any]], Awaitable[Any]] = asyncio.to_thread
+    pace: Callable[[], object] = lambda: None
+    """Called by that thread all the time, to leave the interpreter to requests (`sidecar.edge.stall.give_way`)."""
 
 
 class Control:
@@ -178,7 +180,8 @@ class Control:
 
     async def _replace(self, trigger: str, digest: str, sources: list[files.Source]) -> Reload:
         old = self.snapshot
-        loaded = await self._origin.in_thread(partial(load, sources, self._origin.environ))
+        pace = (self._origin.pace,) if old is not None else ()  # nobody is to wait before the first policies
+        loaded = await self._origin.in_thread(partial(load, sources, self._origin.environ, *pace))
         spec = loaded.spec
         if spec is None:
             raise Rejected(loaded.problems)

@@ -105,9 +105,11 @@ class Resolver:
         if head is None:
             check_match(node.child("match") or node, self._report)
             return None
+        listener = head.listener or (INBOUND if INBOUND in self._listeners else None)
         return RouteSpec(
             name=head.name,
-            listener=head.listener or (INBOUND if INBOUND in self._listeners else None),
+            listener=listener,
+            scheme=self._scheme(listener),
             match=head.match,
             upstream=head.upstream,
             use=tuple(head.use),
@@ -115,6 +117,11 @@ class Resolver:
             blocks=blocks,
             node=node.only(effective),
         )
+
+    def _scheme(self, listener: str | None) -> str:
+        reached = [node for name, node in self._listeners.items() if listener in (None, name)]
+        schemes = {"http" if (tls := node.child("tls")) is None or tls.value is None else "https" for node in reached}
+        return schemes.pop() if len(schemes) == 1 else ""
 
     def check_use(self) -> None:
         """Warn of what no route uses."""

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import combinations
+from itertools import combinations, combinations_with_replacement
 from operator import itemgetter
 from typing import Any, Final, Generic
 
@@ -262,4 +262,22 @@ def ties(rules: Iterable[Rule[R]]) -> Iterator[tuple[Rule[R], Rule[R]]]:
         place = len(rule.key) if rule.kind == TEMPLATE else rule.key
         alike[rule.host, rule.rank, place].append(rule)
     for group in alike.values():
-        yield from ((one, two) for one, two in combinations(group, 2) if one.can_tie(two))
+        yield from ((one, two) for one, two in _neighbours(group) if one.can_tie(two))
+
+
+def _neighbours(rules: list[Rule[R]]) -> Iterator[tuple[Rule[R], Rule[R]]]:
+    """The pairs that have the same segments where both have literals: those that can tie, without trying all pairs."""
+    shapes: dict[tuple[bool, ...], list[Rule[R]]] = defaultdict(list)
+    for rule in rules:
+        shapes[tuple(part is not None for part in rule.key)].append(rule)
+    for (here, ours), (there, theirs) in combinations_with_replacement(shapes.items(), 2):
+        common = [place for place, both in enumerate(zip(here, there, strict=True)) if all(both)]
+        alike: dict[Any, list[Rule[R]]] = defaultdict(list)
+        for rule in theirs:
+            alike[tuple(rule.key[place] for place in common)].append(rule)
+        if ours is theirs:
+            for group in alike.values():
+                yield from combinations(group, 2)
+        else:
+            for rule in ours:
+                yield from ((rule, other) for other in alike[tuple(rule.key[place] for place in common)])

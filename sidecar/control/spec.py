@@ -117,6 +117,8 @@ class RouteSpec:
     name: str
     listener: str | None
     """None: every listener."""
+    scheme: str
+    """`http` or `https`, by how that listener is reached; empty where listeners of both kinds are meant."""
     match: MatchSpec
     upstream: str
     use: tuple[str, ...]

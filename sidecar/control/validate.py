@@ -40,6 +40,7 @@ MESSAGES: Final = {
     "too_long": "has too many items; at most {max_length}",
     "too_short": "has too few items; at least {min_length}",
     "tuple_type": "must be a list, such as [a, b]",
+    "union_tag_not_found": "does not say what it is; add the key {discriminator}",
 }
 EMPTY: Final = "is empty; give it a value, or leave the key out"
 
@@ -131,6 +132,10 @@ def _message(error: Error) -> str:
         word = error.node.value
         near = suggest(word, re.findall(r"'([^']*)'", expected)) if isinstance(word, str) else ""
         return f"must be {expected}" + (f"; {near}" if near.startswith("did") else "")
+    if error.kind == "union_tag_invalid":
+        key, tag = (str(error.context[name]).strip("'") for name in ("discriminator", "tag"))
+        known = re.findall(r"'([^']*)'", str(error.context["expected_tags"]))
+        return f"has an unknown {key}, `{tag}`; {suggest(tag, known)}"
     template = MESSAGES.get(error.kind)
     if template is None:
         return error.message[:1].lower() + error.message[1:]

@@ -119,6 +119,10 @@ def test_duplicate_keys_show_both_places() -> None:
     [
         ("a: b\n c: d", "f.yaml:2:3: is not valid YAML: mapping values are not allowed"),
         ('a: "x', "f.yaml:1:7: is not valid YAML"),
+        (
+            "a:\n  - {b: 1,\nc\n",
+            "f.yaml:4:1: is not valid YAML: while parsing a flow mapping that begins at 2:5, did not",
+        ),
         ("a: b\n\t- c", "f.yaml:2:1: is not valid YAML"),
         ("a: !!python/object:os.system x", "f.yaml:1:4: a: has the tag `tag:yaml.org,2002:python/object:os.system`"),
         ("a: !!python/object/apply:os.system [x]", "f.yaml:1:4: a: has the tag"),

@@ -346,3 +346,15 @@ async def test_the_history_is_bounded() -> None:
     for _ in range(HISTORY + 10):
         await setup.control.reload("signal")
     assert len(setup.control.history) == HISTORY
+
+
+@virtual
+async def test_reading_new_policies_pauses_where_requests_are_served_meanwhile() -> None:
+    pauses: list[int] = []
+    setup = Setup()
+    setup.control._origin.pace = lambda: pauses.append(1)
+    await setup.control.reload("start")
+    assert not pauses
+    setup.disk.files["p.yaml"] = OTHER
+    await setup.control.reload("signal")
+    assert len(pauses) >= 3, "while parsing, for each route, and while checking"

@@ -268,3 +268,20 @@ def test_it_decides_like_a_matcher_that_asks_every_rule(
             allowed.append({method.encode() for rule in near for method in rule.match.methods or ()})
         assert router.match(x) == (found.pop() if len(found) == 1 else None)
         assert router.allowed(x) == (sorted(set.intersection(*allowed)) if allowed else [])
+
+
+def test_looking_for_ties_tries_no_pair_that_cannot_be_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[object] = []
+    monkeypatch.setattr(Rule, "can_tie", lambda one, two: bool(tried.append((one, two))))
+    rules = [Rule(MatchSpec(path=f"/{n}/{{id}}/x"), n) for n in range(200)]
+    rules += [Rule(MatchSpec(path=f"/{{id}}/{n}/x"), n) for n in range(5)]
+    assert not list(ties(rules))
+    assert len(tried) == 200 * 5, "templates with literals in different places may tie, these 200 not with each other"
+
+
+@given(st.lists(st.tuples(*[st.sampled_from(["a", "b", "{x}"])] * 3), max_size=8, unique=True))
+def test_ties_are_those_of_all_pairs(keys: list[tuple[str, ...]]) -> None:
+    named = [[part.replace("x", f"x{place}") for place, part in enumerate(key)] for key in keys]
+    rules = [Rule(MatchSpec(path="/" + "/".join(parts)), number) for number, parts in enumerate(named)]
+    found = {frozenset((one.target, two.target)) for one, two in ties(rules)}
+    assert found == {frozenset((a.target, b.target)) for a, b in combinations(rules, 2) if a.can_tie(b)}
