@@ -18,6 +18,8 @@ from zlib import crc32
 
 from sidecar.cache.entry import Entry, Variants
 from sidecar.cache.etag import is_tag
+from sidecar.cache.facts import Facts
+from sidecar.cache.freshness import Plan, Storage
 from sidecar.core.http1 import FIELDS
 
 MAGIC: Final = b"SC\x01"
@@ -27,6 +29,8 @@ ANSWER: Final = Struct(">HB6d")
 """Status, flags, born, fresh, stale-while-revalidate, stale-if-error and keep (until, all Unix time), Date."""
 MODIFIED: Final = Struct(">d")
 VALID: Final = re.compile(FIELDS)
+NO_FACTS: Final = Facts(b"", (), 0.0)
+NO_STORAGE: Final = Storage(b"", Plan(), 0.0)
 NO_CACHE, MUST_VALIDATE, IMMUTABLE = 1, 2, 4
 FURTHEST: Final = 2.0**33
 """Unix times beyond this are not believed."""
@@ -103,9 +107,8 @@ def _entry(parts: list[bytes], now: float, wall: float) -> Entry:
         raise ValueError("a record's entity tag is none")
     if VALID.fullmatch(fields) is None:
         raise ValueError("a record's fields are not those of HTTP")
-    entry = Entry.__new__(Entry)
-    entry.key, entry.uri, entry.status, entry.body = key, uri, status, body
-    entry.lines = fields
+    # what follows from the fields was worked out by the writer, and is put in below
+    entry = Entry(key, uri, status, fields, body, NO_FACTS, NO_STORAGE, now, wall, 0.0)
     born, fresh, stale, if_error, keep, entry.date = instants
     shift = now - wall
     entry.born = min(now, born + shift)  # a clock that is ahead must not make an answer younger than new

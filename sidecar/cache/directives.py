@@ -22,7 +22,7 @@ FOREVER: Final = 2**31
 """Seconds: what larger numbers count as (RFC 9111 1.2.2)."""
 MEMBER: Final = re.compile(
     rb"[ \t]*+([!#$%&'*+.^_`|~0-9A-Za-z-]++)"
-    rb'(?:=(?:"((?:[^"\\]|\\.)*+)"|([!#$%&\'*+.^_`|~0-9A-Za-z-]++)))?+[ \t]*+(?=,|\Z)',
+    rb'(?:=(?:"((?:[^"\\]|\\.)*)"|([!#$%&\'*+.^_`|~0-9A-Za-z-]++)))?[ \t]*+(?=,|\Z)',
     re.DOTALL,
 )
 MALFORMED: Final = re.compile(rb"[ \t]*+([!#$%&'*+.^_`|~0-9A-Za-z-]*+)([^,]*+)")

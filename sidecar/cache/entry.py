@@ -67,15 +67,13 @@ class Entry:
         self.status = status
         self.lines = lines
         self.body = body
-        plan = storage.plan
-        self.born = now - storage.age
-        self.fresh_until = fresh_until = self.born + plan.lifetime
-        self.no_cache = plan.no_cache
-        self.must_validate = plan.must_validate
-        self.immutable = plan.immutable
-        self.stale_until = fresh_until + plan.stale_while_revalidate
-        self.stale_if_error_until = fresh_until + plan.stale_if_error
-        self.keep_until = max(now, fresh_until) + max(keep, plan.stale_while_revalidate, plan.stale_if_error)
+        _, plan, age = storage
+        _, lifetime, while_revalidate, if_error, self.must_validate, self.no_cache, self.immutable, _ = plan
+        self.born = now - age
+        self.fresh_until = fresh_until = self.born + lifetime
+        self.stale_until = fresh_until + while_revalidate
+        self.stale_if_error_until = fresh_until + if_error
+        self.keep_until = (fresh_until if fresh_until > now else now) + max(keep, while_revalidate, if_error)
         """Until when it is of use for validation or as a last resort."""
         self.etag = facts.etag
         self.last_modified = facts.last_modified

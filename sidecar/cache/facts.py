@@ -24,6 +24,10 @@ READ: Final = UNSTORABLE | frozenset(
 )  # fmt: skip
 AGE: Final = re.compile(rb"[ \t]*+(\d++)[ \t]*+(?=,|\Z)")
 
+DAY: Final = 86400.0
+MEMORABLE: Final = 1024
+"""Bytes: only shorter fields are remembered read, so that the memory of them is bounded."""
+
 Targets = tuple[bytes, ...]
 """Fields that speak to us instead of Cache-Control, in order of precedence (RFC 9213 2.2)."""
 
@@ -35,7 +39,8 @@ def _pattern(targets: Targets) -> re.Pattern[bytes]:
 
 
 class Facts:
-    """Seconds since 1970 for dates; None where a field is absent or is not what it should be."""
+    """Seconds since 1970 for dates; None where a field is absent or is not what it should be.  Shared, so never
+    changed."""
 
     control: Directives = NOTHING
     """Of Cache-Control, or of the targeted field that takes its place."""
@@ -102,6 +107,18 @@ class Facts:
             if directives is not None:
                 self.control, self.expires = directives, None
                 return
+
+
+def read_facts(lines: bytes, targets: Targets, now: float) -> Facts:
+    """What the lines say.  Within a second an origin says the same in many answers, so that is remembered."""
+    if len(lines) > MEMORABLE:
+        return Facts(lines, targets, now)
+    return _remembered(lines, targets, now // DAY)
+
+
+@lru_cache(maxsize=256)
+def _remembered(lines: bytes, targets: Targets, day: float) -> Facts:
+    return Facts(lines, targets, day * DAY)  # `now` decides on a century only: its day is enough
 
 
 def parse_age(value: bytes) -> float:

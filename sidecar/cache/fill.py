@@ -21,8 +21,10 @@ from sidecar.core.promise import Promise, Run
 if TYPE_CHECKING:
     from sidecar.cache.store import Store
 
-Fill = Callable[["Flight"], Coroutine[Any, Any, None]]
-"""Makes the call, and writes on the flight what it brought."""
+Call = Coroutine[Any, Any, Outcome | None]
+"""Brings the upstream's answer; None where what it brought stands on the flight already."""
+Received = Callable[["Flight", Outcome], None]
+"""Writes on the flight what the answer is worth."""
 
 
 class Flight:
@@ -43,10 +45,13 @@ class Flight:
     """Did the upstream say that what was stored still holds?"""
     why = b""
     """Why it was not stored."""
+    sent = 0.0
+    """The instant at which the upstream was asked."""
     error: BaseException | None = None
     """A bug, for the request that started it."""
 
-    _run: Run[None] | None = None
+    _run: Run[Outcome | None] | None = None
+    _received: Received | None = None
     _is_led = True
     _leader: Promise[Flight | None] | None = None
     _waiters: dict[Promise[Flight | None], Handle] | None = None
@@ -75,9 +80,10 @@ class Flight:
 
     # ----- who waits
 
-    def start(self, fill: Fill) -> None:
+    def start(self, call: Call, received: Received) -> None:
         """Make the call; it may be over before this returns (`has_landed`), else await `landing()`."""
-        self._run = Run(fill(self), self._ended)
+        self._received = received
+        self._run = Run(call, self._ended)
 
     def landing(self) -> Promise[Flight | None]:
         """What the one who started it waits for."""
@@ -85,11 +91,13 @@ class Flight:
         self._leader = promise
         return promise
 
-    async def go(self, fill: Fill) -> None:
+    async def go(self, call: Call, received: Received) -> None:
         """Make the call for nobody but the store."""
         self._is_led = False
         try:
-            await fill(self)
+            outcome = await call
+            if outcome is not None:
+                received(self, outcome)
         except BaseException as error:
             self.error = error
             raise
@@ -131,8 +139,13 @@ class Flight:
 
     # ----- the call
 
-    def _ended(self, run: Run[None]) -> None:
+    def _ended(self, run: Run[Outcome | None]) -> None:
         self.error = run.error
+        if run.value is not None and self._received is not None:
+            try:
+                self._received(self, run.value)
+            except Exception as error:
+                self.error = error
         self._land()
 
     def _land(self) -> None:
@@ -141,11 +154,12 @@ class Flight:
         if self.tee is None or not self.tee.is_open:
             self.close()
         outcome = self.outcome
-        if not self._is_led and outcome is not None and outcome.stream is not None:
-            outcome.stream.cancel()
         waiters, self._waiters = self._waiters, None
-        if self._is_led and self._leader is not None:
-            self._leader.resolve(self)
+        if self._is_led:
+            if self._leader is not None:
+                self._leader.resolve(self)
+        elif outcome is not None and outcome.stream is not None:
+            outcome.stream.cancel()
         if waiters:
             for promise, timer in waiters.items():
                 timer.cancel()

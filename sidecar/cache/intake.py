@@ -6,13 +6,15 @@ taken off, ours are put on where there is something to validate.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Coroutine
 from functools import partial
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from sidecar.cache.dates import format_date
 from sidecar.cache.directives import NOTHING, parse
 from sidecar.cache.entry import Entry
-from sidecar.cache.facts import UNSTORABLE, Facts
+from sidecar.cache.facts import UNSTORABLE, Facts, read_facts
 from sidecar.cache.fill import Flight
 from sidecar.cache.freshness import Asked, Plan, Rules, assess, is_explicit
 from sidecar.cache.lines import join, lowered, values, without
@@ -54,36 +56,41 @@ class Intake:
         self._env = env
         self.limits = limits
 
-    async def fill(self, flight: Flight) -> None:
+    def fill(self, flight: Flight) -> Coroutine[Any, Any, Outcome | None]:
         """Bring an answer that can be stored: from the shared tier, by validation, or whole."""
+        if self._store.shared is None and flight.stale is None and not flight.is_conditional:
+            return self.pass_on(flight)
+        return self._fetch(flight)
+
+    def pass_on(self, flight: Flight) -> Coroutine[Any, Any, Outcome | None]:
+        """Bring the answer to the request as it is; it is stored if that turns out possible."""
+        flight.sent = self._env.now()
+        return self._inner(flight.x)
+
+    async def _fetch(self, flight: Flight) -> Outcome | None:
         x = flight.x
         if self._store.shared is not None:
             found, flight.generation = await self._store.fetch(flight.key, flight.uri, x)
             if found is not None:
                 if judge(found, NOTHING, self._env.now()) == FRESH and found is not flight.stale:
                     flight.entry = found
-                    return
+                    return None
                 flight.stale = found
-        sent = self._env.now()
+        flight.sent = self._env.now()
         entry = flight.stale
         if entry is not None and entry.has_validator:
             outcome = await self._ask(x, conditional(x.headers, entry))
             if outcome.status == 304 and outcome.failure is None:
                 if is_same(entry, outcome.headers, self._env.wall()):
-                    self._validated(flight, entry, outcome, sent)
-                    return
+                    self._validated(flight, entry, outcome)
+                    return None
                 # of something that we do not have: ask again, for all of it
                 outcome = await self._ask(x, unconditional(x.headers))
         elif flight.is_conditional:
             outcome = await self._ask(x, unconditional(x.headers))
         else:
             outcome = await self._inner(x)
-        self._received(flight, outcome, sent)
-
-    async def pass_on(self, flight: Flight) -> None:
-        """Bring the answer to the request as it is; it is stored if that turns out possible."""
-        sent = self._env.now()
-        self._received(flight, await self._inner(flight.x), sent)
+        return outcome
 
     async def head(self, x: Exchange, key: bytes, entry: Entry | None) -> Outcome:
         """Forward a HEAD; its answer updates or removes what is stored (RFC 9111 4.3.5)."""
@@ -102,7 +109,7 @@ class Intake:
         """Store the answer to a POST for later GETs: it says how long it is fresh and whose it is (RFC 9110 9.3.3)."""
         wall, now = self._env.wall(), self._env.now()
         rules, max_body, keep = self.limits
-        facts = Facts(outcome.lines, rules.targets, wall)
+        facts = read_facts(outcome.lines, rules.targets, wall)
         storage = assess(outcome.status, facts, asked_by(x), rules, now - sent, wall)
         if not storage.refusal and is_explicit(facts) and len(outcome.body) <= max_body:
             lines = storable(outcome.lines, storage.plan, facts, wall)
@@ -118,17 +125,18 @@ class Intake:
 
     # ----- answers
 
-    def _received(self, flight: Flight, outcome: Outcome, sent: float) -> None:
+    def received(self, flight: Flight, outcome: Outcome) -> None:
+        """The upstream has answered a call."""
         flight.outcome = outcome
         if outcome.failure is not None:
             flight.why = outcome.failure.code.replace("_", "-").encode()
             return
         wall, now = self._env.wall(), self._env.now()
         rules, max_body, keep = self.limits
-        facts = Facts(outcome.lines, rules.targets, wall)
-        storage = assess(outcome.status, facts, asked_by(flight.x), rules, now - sent, wall)
+        facts = read_facts(outcome.lines, rules.targets, wall)
+        storage = assess(outcome.status, facts, asked_by(flight.x), rules, now - flight.sent, wall)
         stale, stream = flight.stale, outcome.stream
-        if outcome.status in ERRORS and stale is not None and may_stand_in(stale, NOTHING, now):
+        if stale is not None and outcome.status in ERRORS and may_stand_in(stale, NOTHING, now):
             flight.why = b"error"  # what is stored is worth more
             return
         size = len(outcome.body) if stream is None else stream.length
@@ -167,9 +175,9 @@ class Intake:
             self._store.drop(flight.stale)  # it has been replaced by something that cannot be stored
         self._store.mark_uncacheable(flight.slot, now)
 
-    def _validated(self, flight: Flight, entry: Entry, outcome: Outcome, sent: float) -> None:
+    def _validated(self, flight: Flight, entry: Entry, outcome: Outcome) -> None:
         flight.outcome, flight.is_validated = outcome, True
-        flight.entry, flight.why = self._updated(flight.x, entry, outcome.headers, sent)
+        flight.entry, flight.why = self._updated(flight.x, entry, outcome.headers, flight.sent)
         if flight.why or flight.is_outdated:
             self._store.drop(entry)
         else:
@@ -181,7 +189,7 @@ class Intake:
         rules, _, keep = self.limits
         merged = join(freshened(entry.headers, dated(update, wall), frozenset() if rules.set_cookie else SET_COOKIE))
         ages = join([(b"age", value) for value in get_all(update, b"age")])
-        facts = Facts(merged + ages, rules.targets, wall)
+        facts = read_facts(merged + ages, rules.targets, wall)
         storage = assess(entry.status, facts, asked_by(x), rules, now - sent, wall)
         lines = storable(merged, storage.plan, facts, wall)
         new = Entry(b"", entry.uri, entry.status, lines, entry.body, facts, storage, now, wall, keep)
@@ -192,13 +200,14 @@ class Intake:
 def asked_by(x: Exchange) -> Asked:
     """What of the request matters for storing its answer."""
     lines = x.lines
+    if MATTERS.search(b"\n" + lines) is None:
+        return PLAINLY
     lower = lowered(lines)
     no_store = b"no-store" in lower and parse(values(lines, lower, b"cache-control")).no_store
-    if no_store or b"\nauthorization:" in lower or b"\ncookie:" in lower:
-        return Asked(b"\nauthorization:" in lower, b"\ncookie:" in lower, no_store)
-    return PLAINLY
+    return Asked(b"\nauthorization:" in lower, b"\ncookie:" in lower, no_store)
 
 
+MATTERS: Final = re.compile(rb"\n(?:authorization|cookie|cache-control):", re.IGNORECASE)
 PLAINLY: Final = Asked()
 
 

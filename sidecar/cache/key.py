@@ -65,7 +65,8 @@ class KeyRule:
 
     def uri_of(self, key: bytes) -> bytes:
         """The URI in a key; it has no spaces."""
-        return key[len(self._namespace) :].partition(b" ")[0]
+        uri = key[len(self._namespace) :]
+        return uri.partition(b" ")[0] if self.headers else uri
 
     def uri(self, scheme: bytes, authority: bytes, path: bytes, query: bytes | None) -> bytes:
         """The target URI, normalised, without what the policy ignores."""

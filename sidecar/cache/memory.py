@@ -64,12 +64,18 @@ class MemoryStore(BaseCache):  # type: ignore[misc]
         self._items.move_to_end(key)
         return item
 
+    def variants(self, key: bytes) -> Variants | None:
+        """The note that the answers of a key differ by some fields."""
+        item = self._items.get(key)
+        return item if item.__class__ is Variants else None
+
     def put(self, item: Item) -> bool:
         """Store under `item.key`, making room; False if it is too large to be stored."""
         if item.key in self._items:
             self.remove(item.key)
         if item.size > self.max_bytes // 4:
             return False
+        limit = self.max_bytes if self.bytes <= self.max_bytes else self.bytes
         self._items[item.key] = item
         self.bytes += item.size
         known = self._uris.setdefault(item.uri, item.key)
@@ -78,7 +84,8 @@ class MemoryStore(BaseCache):  # type: ignore[misc]
         if item.__class__ is Entry:
             for tag in item.tags:
                 self._tags.setdefault(tag, set()).add(item.key)
-        self._evict()
+        if self.bytes > limit:
+            self._evict(limit)
         return True
 
     def add_variant(self, variants: Variants, key: bytes) -> None:
@@ -96,8 +103,9 @@ class MemoryStore(BaseCache):  # type: ignore[misc]
             del variants.keys[oldest]
             variants.size -= len(oldest) + VARIANT_OVERHEAD
             self.remove(oldest)
+        limit = self.max_bytes if self.bytes <= self.max_bytes else self.bytes
         self.bytes += variants.size - size
-        self._evict()
+        self._evict(limit)
 
     def remove(self, key: bytes) -> int:
         """Drop what is stored under a key, with its variants.  How many items that were."""
@@ -119,11 +127,15 @@ class MemoryStore(BaseCache):  # type: ignore[misc]
             return 1 + sum(self.remove(variant) for variant in item.keys)
         return 1
 
-    def _evict(self) -> None:
-        items = self._items
-        while self.bytes > self.max_bytes:
-            self.remove(next(iter(items)))
-            self.evictions.value += 1
+    def _evict(self, limit: int) -> None:
+        """Make room.  More than the budget is stored only while a lowered one takes effect (`shrink`); who comes then
+        makes room for itself alone."""
+        while self.bytes > limit:
+            self._evict_one()
+
+    def _evict_one(self) -> None:
+        self.remove(next(iter(self._items)))
+        self.evictions.value += 1
 
     # ----- purging and looking
 
@@ -150,10 +162,12 @@ class MemoryStore(BaseCache):  # type: ignore[misc]
     def _remove_all(self, keys: Iterable[bytes]) -> int:
         return sum(self.remove(key) for key in list(keys))
 
-    def resize(self, max_bytes: int) -> None:
-        """Change the budget; what no longer fits leaves."""
-        self.max_bytes = max_bytes
-        self._evict()
+    def shrink(self, most: int) -> bool:
+        """Evict at most so many items of those that do not fit; are there more?  For a budget that was lowered."""
+        while self.bytes > self.max_bytes and most:
+            self._evict_one()
+            most -= 1
+        return self.bytes > self.max_bytes
 
     def hottest(self, count: int) -> list[Entry]:
         """The entries with the most hits among the recently used ones."""

@@ -50,6 +50,9 @@ MAX_UNTOLD: Final = 1000
 """Purges that wait for Redis to come back; more become one of everything."""
 MAX_UNDER_WAY: Final = 256
 """Reads and writes at once; beyond it the tier is passed over."""
+MAX_BEFORE_WRITE: Final = 32
+"""Reads and writes under way beside which another write may begin: nobody waits for a write, and a queue of them would
+take from the reads the time that they have."""
 LONGEST_KEY: Final = 4096
 """Bytes; answers to longer URIs stay in memory."""
 GLOB: Final = re.compile(r"([\\*?\[\]])")
@@ -118,8 +121,8 @@ class RedisTier:
         return record.item, generation
 
     def store(self, item: Entry | Variants, generation: bytes) -> None:
-        """Write an item in the background."""
-        if self.is_up and len(self._under_way) < MAX_UNDER_WAY and len(item.key) <= LONGEST_KEY:
+        """Write an item in the background, unless there is too much to do already."""
+        if self.is_up and len(self._under_way) < MAX_BEFORE_WRITE and len(item.key) <= LONGEST_KEY:
             self._start(self.timeout, self._store, item, generation)
 
     async def _store(self, item: Entry | Variants, generation: bytes) -> None:

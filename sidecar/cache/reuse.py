@@ -7,6 +7,7 @@ them.  Honoured, they mean what they say, with two readings of ours: `no-store` 
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 from sidecar.cache.directives import NOTHING, Directives, parse
@@ -20,6 +21,8 @@ READ: Final = frozenset(
     )
 )  # fmt: skip
 """Fields of a request that have a say in how it is answered from a store."""
+HAS_SAY: Final = re.compile(rb"\n(?:cache-control|pragma|range|if-)", re.IGNORECASE)
+"""Begins with a literal, which makes it a fifth as dear as looking for each name."""
 FRESH, STALE, REVALIDATE_BEHIND, VALIDATE = range(4)
 """Use it; use it, the request allows it stale; use it and fetch a new one meanwhile; do not use it as it is."""
 
@@ -28,8 +31,7 @@ Fields = dict[bytes, bytes]
 
 def read_fields(lines: bytes) -> Fields | None:
     """The fields of `READ`, repeated ones joined (RFC 9110 5.3); None if there are none, as in most requests."""
-    lower = lines.lower()
-    if b"cache-control" not in lower and b"if-" not in lower and b"range" not in lower and b"pragma" not in lower:
+    if HAS_SAY.search(b"\n" + lines) is None:
         return None
     fields: Fields = {}
     for name, value in parse_fields(lines):

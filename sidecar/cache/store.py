@@ -36,6 +36,10 @@ UNCACHEABLE_FOR: Final = 60.0
 LONGEST_SELECTION: Final = 256
 """Bytes of selecting fields in a key; longer ones are hashed."""
 HOTTEST: Final = 20
+SHRINK_BY: Final = 500
+"""Entries that leave at once when a cache was made smaller: half a millisecond."""
+SHRINK_EVERY: Final = 0.01
+"""Seconds."""
 
 
 class Store:
@@ -96,16 +100,16 @@ class Store:
         """Store an answer to `x` under the request's key; False if it is too large or varies by too much."""
         if not self._keep(key, entry, x):
             return False
-        self._uncacheable.pop(key, None)
+        if self._uncacheable:
+            self._uncacheable.pop(key, None)
         if generation is not None and self.shared is not None:
-            if entry.key != key and isinstance(variants := self.memory.peek(key, self._env.now()), Variants):
+            if entry.key != key and (variants := self.memory.variants(key)) is not None:
                 self.shared.store(variants, generation)
             self.shared.store(entry, generation)
         return True
 
     def _keep(self, key: bytes, entry: Entry, x: Exchange) -> bool:
-        known = self.memory.peek(key, self._env.now())
-        variants = known if isinstance(known, Variants) else None
+        variants = self.memory.variants(key)
         if entry.vary and (variants is None or not set(entry.vary) <= set(variants.names)):
             names = tuple(sorted({*entry.vary, *(variants.names if variants else ())}))
             if len(names) > MAX_NAMES:
@@ -199,8 +203,13 @@ class Store:
                 self.shared.close()
             self.shared = self._tier(spec)
         self.spec = spec
-        self.memory.resize(spec.memory.max_size)
-        self.budget.limit = spec.memory.max_size
+        self.memory.max_bytes = self.budget.limit = spec.memory.max_size
+        self._shrink()
+
+    def _shrink(self) -> None:
+        """Let go of what no longer fits, in steps: all at once it would be a long pause for everyone."""
+        if self.memory.shrink(SHRINK_BY):
+            self._env.call_later(SHRINK_EVERY, self._shrink)
 
     def describe(self) -> dict[str, Any]:
         """JSON-ready facts for `GET /cache`."""

@@ -13,12 +13,12 @@ KEY: Final = re.compile(rb"[a-z*][a-z0-9_.*-]*+")
 ITEM: Final = re.compile(
     rb"(?P<decimal>-?\d{1,12}+\.\d{1,3}+)(?!\d)"
     rb"|(?P<integer>-?\d{1,15}+)(?![\d.])"
-    rb'|(?P<string>"(?:[ !#-\[\]-~]|\\["\\])*+")'
+    rb'|(?P<string>"(?:[ !#-\[\]-~]|\\["\\])*")'
     rb"|(?P<token>[A-Za-z*][!#$%&'*+.^_`|~:/0-9A-Za-z-]*+)"
     rb"|(?P<bytes>:(?:[A-Za-z0-9+/]*+={0,2}):)"
     rb"|(?P<boolean>\?[01])"
     rb"|(?P<date>@-?\d{1,15}+)(?![\d.])"
-    rb'|(?P<display>%"(?:[ !#$&-~]|%[0-9a-f]{2})*+")'
+    rb'|(?P<display>%"(?:[ !#$&-~]|%[0-9a-f]{2})*")'
 )
 SPACE: Final = re.compile(rb" *+")
 OWS: Final = re.compile(rb"[ \t]*+")

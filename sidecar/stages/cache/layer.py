@@ -142,7 +142,8 @@ class Cached:
         is_open = flight is None and not is_uncacheable
         uri = self._rule.uri_of(key) if entry is None else entry.uri
         flight = Flight(store, x, key, slot, uri, entry, is_conditional=is_conditional, is_open=is_open)
-        flight.start(self._intake.pass_on if is_uncacheable else self._intake.fill)
+        intake = self._intake
+        flight.start(intake.pass_on(flight) if is_uncacheable else intake.fill(flight), intake.received)
         if not flight.has_landed:
             await flight.landing()
         if flight.error is not None:
@@ -188,12 +189,11 @@ class Cached:
 
     def _conclude(self, flight: Flight, fields: Fields | None, wish: Directives, why: status.Forward) -> Outcome:
         """What this request's own call brought."""
-        x, outcome, entry, stale = flight.x, flight.outcome, flight.entry, flight.stale
+        x, outcome, entry, stale, now = flight.x, flight.outcome, flight.entry, flight.stale, self._now()
         if outcome is None:
             assert entry is not None
             return self._serve(x, entry, fields, "hit", b"redis")
-        now = self._now()
-        if _has_failed(outcome) and stale is not None and may_stand_in(stale, wish, now):
+        if stale is not None and _has_failed(outcome) and may_stand_in(stale, wish, now):
             if outcome.stream is not None:
                 outcome.stream.cancel()
             return self._serve(x, stale, fields, "stale", _reason(outcome))
@@ -255,7 +255,7 @@ class Cached:
 
     async def _refreshed(self, flight: Flight) -> None:
         try:
-            await flight.go(self._intake.fill)
+            await flight.go(self._intake.fill(flight), self._intake.received)
         finally:
             self._refreshes -= 1
 

@@ -54,7 +54,7 @@ class Observer:
             return await self._inner(x)
         self._results["miss"].value += 1
         flight = Flight(self._store, x, key, slot, self._rule.uri_of(key), entry, is_open=False)
-        flight.start(self._intake.pass_on)
+        flight.start(self._intake.pass_on(flight), self._intake.received)
         if not flight.has_landed:
             await flight.landing()
         if flight.error is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import GetSetDescriptorType, MemberDescriptorType
 from zlib import crc32
 
 import pytest
@@ -19,8 +20,14 @@ FULL = [
 ]  # fmt: skip
 
 
+ATTRIBUTES = [
+    name for name in dir(Entry) if isinstance(getattr(Entry, name), MemberDescriptorType | GetSetDescriptorType)
+]
+"""What an entry consists of, compiled or not."""
+
+
 def slots(item: Entry) -> dict[str, object]:
-    return {name: getattr(item, name) for name in Entry.__slots__}
+    return {name: getattr(item, name) for name in ATTRIBUTES}
 
 
 def test_an_entry_survives() -> None:

@@ -98,12 +98,17 @@ def test_a_scan_holds_memory() -> None:
     assert len(memory._uris) == len(memory._tags) == len(memory)
 
 
-def test_a_smaller_budget_takes_effect_at_once() -> None:
+def test_a_smaller_budget_takes_effect_in_steps() -> None:
     memory = store()
     for number in range(20):
         memory.put(item(str(number), 1000))
-    memory.resize(5 * item("19", 1000).size)
-    assert len(memory) == 5
+    memory.max_bytes = 5 * item("19", 1000).size
+    assert memory.shrink(10)
+    assert len(memory) == 10
+    memory.put(item("20", 1000))
+    assert len(memory) == 10, "who comes meanwhile makes room for itself alone"
+    assert not memory.shrink(10)
+    assert (len(memory), memory.evictions.value) == (5, 16)
 
 
 def test_the_hottest() -> None:

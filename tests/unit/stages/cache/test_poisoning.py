@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sidecar.cache.spec import CacheSpec
-from sidecar.cache.store import MAX_UNCACHEABLE, Store
+from sidecar.cache.store import MAX_UNCACHEABLE, SHRINK_BY, SHRINK_EVERY, Store
 from sidecar.core.exchange import Exchange
 from sidecar.core.outcome import Outcome
 from tests.support.clock import make_env
@@ -39,6 +39,20 @@ async def test_ttl_is_not_for_requests_with_a_cookie() -> None:
     await world.get(Cookie="a=b")
     assert not is_hit(await world.get())
     assert is_hit(await world.get(Cookie="a=b"))
+
+
+async def test_a_cache_is_made_smaller_in_steps() -> None:
+    env = make_env()
+    world = World(FRESH, store=Store("default", CacheSpec(), env), env=env)
+    count = 3 * SHRINK_BY
+    for number in range(count):
+        await world.get(f"/{number}")
+    world.store.retune(CacheSpec.model_validate({"memory": {"max_size": "64KiB"}}))
+    assert len(world.store.memory) == count - SHRINK_BY
+    env.advance(SHRINK_EVERY)
+    assert len(world.store.memory) == count - 2 * SHRINK_BY
+    env.advance(10 * SHRINK_EVERY)
+    assert 0 < world.store.memory.bytes <= 65536
 
 
 async def test_an_ignored_parameter_is_ignored_in_the_key_alone() -> None:
