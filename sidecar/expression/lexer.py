@@ -31,7 +31,7 @@ class Token(NamedTuple):
         return f"`{self.value}`" if self.kind == "name" else "a literal" if self.kind == "literal" else f"`{self.kind}`"
 
 
-_STRING: Final = r"""'(?:[^'\\\n]|\\.)*+'|"(?:[^"\\\n]|\\.)*+\""""
+_STRING: Final = r"""'(?:[^'\\\n]|\\.)*'|"(?:[^"\\\n]|\\.)*\""""
 _TOKEN: Final = re.compile(
     rf"""(?P<space>[ \t\r\n]++)
     | (?P<number>(?:0[xX][0-9a-fA-F]++|[0-9]++(?:\.[0-9]++)?(?:[eE][+-]?[0-9]++)?)[A-Za-z_]*+)

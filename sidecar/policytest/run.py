@@ -46,15 +46,22 @@ class Unusable(Exception):  # noqa: N818 - the finding of a run, not an error of
 
 
 def find(path: str) -> list[str]:
-    """The test files at a path: itself, or those of a directory.  Raises `OSError` with a message for the user."""
+    """The test files at a path: itself, or all in a directory.  Raises `OSError` with a message for the user."""
     if not os.path.isdir(path):
-        if not path.endswith(SUFFIXES):
+        if os.path.exists(path) and not path.endswith(SUFFIXES):
             raise OSError(f"{path} is not a test file; its name ends in .test.yaml")
         return [path]
-    names = sorted(name for name in os.listdir(path) if name.endswith(SUFFIXES) and not name.startswith("."))
-    if not names:
+    found = []
+    for directory, inner, names in os.walk(path):
+        inner[:] = sorted(name for name in inner if not name.startswith("."))
+        found += [os.path.join(directory, name) for name in sorted(names) if _is_test(name)]
+    if not found:
         raise FileNotFoundError(f"{path}: the directory has no *.test.yaml file")
-    return [os.path.join(path, name) for name in names]
+    return found
+
+
+def _is_test(name: str) -> bool:
+    return name.endswith(SUFFIXES) and not name.startswith(".")
 
 
 def run_file(path: str, environ: Mapping[str, str], words: Sequence[str] = ()) -> Iterator[Result]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
 
 from sidecar.core.units import Duration, DurationOrZero, Model
 
@@ -39,11 +39,17 @@ class ContentSpec(Model):
         return self
 
 
+def _target(path: str) -> str:
+    if not path.startswith(("/", "http://", "https://")):
+        raise ValueError("is neither a path nor a URL; write it such as /orders/7 or http://orders/orders/7")
+    return path
+
+
 class RequestSpec(ContentSpec):
     """What a client sends."""
 
     method: Method = "GET"
-    path: Annotated[str, Field(pattern=r"^(/|https?://)")]
+    path: Annotated[str, AfterValidator(_target)]
     """With its query: `/orders/7?expand=items`; or a whole URL."""
     headers: Headers = Field(default_factory=dict)
 

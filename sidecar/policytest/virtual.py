@@ -14,13 +14,13 @@ class VirtualSelector(selectors.SelectSelector):
 
     def __init__(self, patience: float) -> None:
         """`patience`: seconds of real time for which a loop without timers waits for a worker thread before it calls
-        that a deadlock."""
+        that a deadlock; 0 where there are none, so that real files need not be looked at."""
         super().__init__()
         self.patience = patience
         self.time = START
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        ready = super().select(self.patience if timeout is None else 0)
+        ready = super().select(self.patience if timeout is None else 0) if self.patience else []
         if not ready:
             if timeout is None:
                 raise RuntimeError("deadlock: nothing on the virtual loop can ever happen again")

@@ -19,6 +19,7 @@ check, 14 (17 if it has white space) and 0.3.
 from __future__ import annotations
 
 import json
+from itertools import zip_longest
 from typing import Any, Final
 
 from msgspec import DecodeError, Raw, ValidationError
@@ -31,7 +32,10 @@ _open_object: Final = Decoder(dict[str, Raw]).decode
 _open_list: Final = Decoder(list[Raw]).decode
 encode: Final = Encoder().encode
 
+MAX_SEARCH: Final = 16 * 1024
+"""Bytes in which a key that is there twice is looked for, to tell which it is."""
 SPACE: Final = b" \t\r\n"
+_BEGIN: Final[dict[type, bytes]] = {dict: b"{" + SPACE, list: b"[" + SPACE}
 
 
 class Invalid(ValueError):  # noqa: N818 - a document, not an error of ours
@@ -52,8 +56,12 @@ class Document:
         container: Any = self.box
         key: str | int = 0
         for step in steps:
+            value = container[key]
+            kind = dict if step.__class__ is str else list
+            if value.__class__ is Raw and memoryview(value)[0] not in _BEGIN[kind]:
+                raise LookupError(step)  # a long list is not opened to learn that it has no keys
             container = opened(container, key)
-            if container.__class__ is not (dict if step.__class__ is str else list):
+            if container.__class__ is not kind:
                 raise LookupError(step)
             key = step
         return plain(container[key])
@@ -76,8 +84,12 @@ def parse(data: bytes) -> Document:
         raise Invalid("is nested too deep") from None
     except (DecodeError, ValueError) as error:
         raise _diagnosed(data, error) from None
-    if value.__class__ in (dict, list) and _may_repeat_keys(data, value):
-        _check_keys(data)
+    if value.__class__ in (dict, list):
+        repeats = _repeats_keys(data, value)
+        if repeats is None or (repeats and len(data) <= MAX_SEARCH):
+            _check_keys(data)
+        if repeats:
+            raise Invalid("has a key twice in one object")
     return Document(Raw(data))
 
 
@@ -100,11 +112,7 @@ def plain(value: Any) -> Any:
     """A value of a document as Python has it."""
     if value.__class__ is Raw:
         return _decode_wide(value)
-    if value.__class__ is dict:
-        return {key: plain(member) for key, member in value.items()}
-    if value.__class__ is list:
-        return [plain(member) for member in value]
-    return value
+    return _decode_wide(encode(value)) if value.__class__ in (dict, list) else value
 
 
 def closed(value: Any) -> Raw:
@@ -112,31 +120,30 @@ def closed(value: Any) -> Raw:
     return value if value.__class__ is Raw else Raw(encode(value))
 
 
-def _may_repeat_keys(data: bytes, value: Any) -> bool:
-    """Can an object of the text have a key twice?  False only where it certainly cannot.
+def _repeats_keys(data: bytes, value: Any) -> bool | None:
+    """Has an object of the text a key twice?  None where this is no way to tell.
 
-    Equal keys are one key in `value`, so written out again it has fewer quotes with a colon after them: those that end
-    a key, and those that begin a text with a colon.  White space can only add to what is counted in `data`, and without
-    escapes nothing else makes the two differ.
+    Equal keys are one key in `value`, so written out again it has fewer quotes.  Without escapes nothing else makes the
+    counts differ.
     """
     again = encode(value)
     if again == data:
         return False
     if b"\\" in data:
         if b"\\u" in data:
-            return True
+            return None
         data, again = (text.replace(b"\\\\", b"").replace(b'\\"', b"") for text in (data, again))
-    return data.translate(None, SPACE).count(b'":') != again.count(b'":')
+    return data.count(b'"') != again.count(b'"')
 
 
 def _check_keys(data: bytes) -> None:
     """Look at every object.  Raises `Invalid` for one that has a key twice."""
 
     def hook(pairs: list[tuple[str, Any]]) -> None:
-        keys = {key for key, _ in pairs}
-        if len(keys) < len(pairs):
-            seen: set[str] = set()
-            twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        unique = dict(pairs)
+        if len(unique) < len(pairs):
+            keys = [key for key, _ in pairs]
+            twice = next(key for key, new in zip_longest(keys, unique) if key != new)
             raise Invalid(f"has the key {json.dumps(twice)[:80]} twice in one object")
 
     try:

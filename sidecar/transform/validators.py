@@ -11,48 +11,49 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Final, Literal
 
 from sidecar.core.message import Message
 from sidecar.transform.coding import acceptable
-from sidecar.transform.headers import beginnings, cut, put
+from sidecar.transform.headers import Cutter, put
 
 DIGESTS: Final = ("content-md5", "digest", "content-digest", "repr-digest")
-_DIGESTS: Final = beginnings(*DIGESTS)
-_UNTRUE: Final = beginnings(*DIGESTS, "etag", "accept-ranges", "content-length")
-_RANGES: Final = beginnings("range", "if-range")
+_cut_digests: Final = Cutter(DIGESTS)
+_cut_untrue: Final = Cutter((*DIGESTS, "accept-ranges", "content-length"), ["etag"])
+_cut_ranges: Final = Cutter(("range", "if-range"))
 
 OnETag = Literal["weaken", "drop"]
 
 
 def after_answer(message: Message, etag: OnETag = "weaken") -> None:
     """Put an answer's fields right for a body that is no longer the service's."""
-    for line in cut(message, _UNTRUE):
-        name, _, value = line.partition(b":")
-        if name.lower() == b"etag" and etag == "weaken":
-            tag = value.strip()
-            message.lines += b"etag: %b%b\r\n" % (b"" if tag.startswith(b"W/") else b"W/", tag)
+    for tag in _cut_untrue(message):
+        if etag == "weaken":
+            message.add(b"etag", tag if tag.startswith(b"W/") else b"W/" + tag)
 
 
 def after_request(message: Message) -> None:
     """Put a request's fields right for a body that is no longer the client's."""
-    cut(message, _DIGESTS)
+    _cut_digests(message)
 
 
 def ask_for_whole(message: Message) -> None:
     """Ask for an answer that can be rewritten: all of it, and in no coding that could not be undone."""
-    cut(message, _RANGES)
+    _cut_ranges(message)
     accepted = message.joined(b"accept-encoding")
     if accepted is not None and (known := acceptable(accepted)) != accepted:
         put(message, b"accept-encoding", known)
 
 
+@lru_cache(maxsize=256)
 def is_json(content_type: bytes | None) -> bool:
     """Is it a media type of JSON (RFC 8259 11, RFC 6839 3.1)?"""
     kind = _media_type(content_type)
     return kind in (b"application/json", b"text/json") or kind.endswith(b"+json")
 
 
+@lru_cache(maxsize=256)
 def is_form(content_type: bytes | None) -> bool:
     return _media_type(content_type) == b"application/x-www-form-urlencoded"
 

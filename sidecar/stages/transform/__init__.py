@@ -95,6 +95,7 @@ def headers_only(
     before: HeaderEdit | None, after: HeaderEdit | None, dependence: Dependence | None, inner: Service
 ) -> Service:
     """The most frequent kind, without what it does not need."""
+    edits_answer = after is not None or dependence is not None
 
     async def call(x: Exchange) -> Outcome:
         if before is None:
@@ -106,8 +107,9 @@ def headers_only(
                 outcome = await inner(x)
             finally:
                 x._headers, x._lines = headers, lines
-        if (after or dependence) and outcome.failure is None and outcome.tunnel is None:
-            outcome = own_outcome(outcome)
+        if edits_answer and outcome.failure is None and outcome.tunnel is None:
+            if outcome.stream is not None:
+                outcome = own_outcome(outcome)
             if after is not None:
                 after.apply(outcome, x, outcome)
             if dependence is not None:

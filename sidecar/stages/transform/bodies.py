@@ -87,7 +87,8 @@ def rewritten(taken: Taken, edits: Sequence[BodyEdit], x: Exchange, outcome: Out
     assert document is not None
     for edit in edits:
         edit.operate(document, x, outcome)
-    data = to_form(document) if any(edit.to_form for edit in edits) else document.encoded()
+    as_form = outcome is None and any(edit.to_form for edit in edits)
+    data = to_form(document) if as_form else document.encoded()
     return coding.encode(data, taken.coding) if taken.coding else data
 
 

@@ -12,8 +12,8 @@ from sidecar.policytest.run import Result, Unusable, find, run_file
 from sidecar.policytest.spec import FAILURES
 
 POLICIES = Path(__file__).parents[3] / "policies"
-UNTESTED = {"demo", "telemetry", "tls"}
-"""What they are about is outside of a request: processes, exporters, certificates."""
+UNTESTED = {"tls"}
+"""What it is about is outside of a request: certificates."""
 
 PLAIN = """
 version: 1
@@ -37,8 +37,8 @@ def test_the_examples_do_what_their_tests_say(path: str) -> None:
 
 
 def test_every_example_has_tests() -> None:
-    policies = {path.stem for path in POLICIES.glob("*.yaml") if not path.name.endswith(".test.yaml")}
-    assert policies - {path.name.split(".")[0] for path in POLICIES.glob("*.test.yaml")} == UNTESTED
+    policies = {path.stem for path in POLICIES.rglob("*.yaml") if not path.name.endswith(".test.yaml")}
+    assert policies - {path.name.split(".")[0] for path in POLICIES.rglob("*.test.yaml")} == UNTESTED
 
 
 @pytest.fixture
@@ -200,7 +200,7 @@ def unusable(tmp_path: Path, text: str, policies: str = PLAIN) -> list[str]:
         ),
         (
             "tests:\n  - name: a\n    request: {path: x}\n",
-            "app.test.yaml:3:21: tests.a.request.path: does not match ^(/|https?://)",
+            "app.test.yaml:3:21: tests.a.request.path: is neither a path nor a URL",
         ),
         ("tests:\n  - name: a\n", "app.test.yaml:2:5: tests.a: needs a request, or steps with requests, and not both"),
         ("tests:\n  - {name: a, request: {path: /}, upstream: [rest]}\n", "is no answer; write a status"),
@@ -247,6 +247,15 @@ def test_the_command(tmp_path: Path) -> None:
     result = run(main, ["test", str(tmp_path / "app.test.yaml"), "-k", "good"])
     assert (result.exit_code, result.output.splitlines()[-1]) == (0, "1 test passed")
     assert "is not a test file" in run(main, ["test", str(tmp_path / "app.yaml")]).output
+    missing = run(main, ["test", str(tmp_path / "missing")])
+    assert missing.exit_code == 1
+    assert missing.output.endswith("missing: No such file or directory\n")
+    nothing = run(main, ["test", str(tmp_path), "-k", "nobody"])
+    assert (nothing.exit_code, nothing.output) == (1, "Error: no test has 'nobody' in its name\n")
+    (tmp_path / "inner").mkdir()
+    (tmp_path / "inner" / "app.test.yaml").write_text(f"policies: ../app.yaml\ntests:\n  - {good}\n")
+    assert run(main, ["test", str(tmp_path)]).output.endswith("2 tests passed, 1 failed\n")
+    (tmp_path / "inner" / "app.test.yaml").unlink()
     (tmp_path / "app.test.yaml").unlink()
     assert "has no *.test.yaml" in run(main, ["test", str(tmp_path)]).output
     assert run(main, ["check", str(tmp_path)]).exit_code == 0

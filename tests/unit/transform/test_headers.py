@@ -9,7 +9,7 @@ from sidecar.core.exchange import Exchange
 from sidecar.core.message import Message, parse_fields
 from sidecar.core.outcome import BREAKER_OPEN, Outcome, Refusal, failed
 from sidecar.core.template import Template
-from sidecar.transform.headers import HeaderEdit, beginnings, cut, put
+from sidecar.transform.headers import Cutter, HeaderEdit, put
 
 CONSTANTS = {"service": "orders", "route": "order", "upstream": "app"}
 
@@ -49,12 +49,20 @@ def test_a_name_within_another_or_within_a_value_is_not_meant() -> None:
 def test_a_client_cannot_put_its_own_beside_what_is_renamed() -> None:
     this = edit(rename={"x-user": "x-user-id"})
     assert applied(this, b"x-user-id: eve\r\nx-user: ada\r\nx-user: bob\r\n") == b"x-user-id: ada\r\nx-user-id: bob\r\n"
-    assert applied(this, b"x-user-id: eve\r\n") == b"x-user-id: eve\r\n"
+    assert applied(this, b"a: 1\r\nX-User-Id:eve \r\nb: 2\r\n") == b"a: 1\r\nX-User-Id:eve \r\nb: 2\r\n"
 
 
 def test_the_order_is_remove_rename_set_add() -> None:
     this = edit({"b": "set"}, {"b": "added"}, ("b",), {"a": "b"})
     assert applied(this, b"a: 1\r\nb: 2\r\n") == b"b: 1\r\nb: set\r\nb: added\r\n"
+
+
+def test_several_renames_at_once() -> None:
+    swap = edit(rename={"a": "b", "b": "a"})
+    assert parse_fields(applied(swap, b"a: 1\r\nb: 2\r\n")) == [(b"b", b"1"), (b"a", b"2")]
+    to_one = edit(rename={"x": "z", "y": "z"})
+    assert applied(to_one, b"z: 0\r\ny: 2\r\nx: 1\r\n") == b"z: 2\r\nz: 1\r\n"
+    assert applied(to_one, b"z: 0\r\n") == b"z: 0\r\n"
 
 
 def test_values_of_a_request_cannot_end_a_field() -> None:
@@ -118,8 +126,12 @@ def test_many_lines_take_no_time() -> None:
 def test_cut_and_put() -> None:
     message = Message.__new__(Message)
     message.lines = b"ETag: 1\r\na: 2\r\netag: 3\r\n"
-    assert cut(message, beginnings("etag", "b")) == [b"ETag: 1\r\n", b"etag: 3\r\n"]
-    assert cut(message, beginnings("b")) == []
+    assert Cutter(["b"], ["etag"])(message) == [b"1", b"3"]
+    assert message.lines == b"a: 2\r\n"
+    assert Cutter(["b"], ["etag"])(message) == []
+    assert Cutter(["b", "a"])(message) == []
+    assert message.lines == b""
+    message.lines = b"A: 2\r\n"
     put(message, b"a", b"4")
     put(message, b"b", b"5")
     assert message.lines == b"a: 4\r\nb: 5\r\n"

@@ -126,6 +126,13 @@ def test_plain_values() -> None:
     assert parse(b"1e400").at(()) == float("inf")
 
 
+def test_a_key_twice_in_a_long_text_is_refused_without_a_search() -> None:
+    text = b"{%b}" % b",".join(b'"k%d":1' % n for n in range(3_000))
+    assert parse(text).at(("k7",)) == 1
+    with pytest.raises(Invalid, match="a key twice"):
+        parse(text[:-1] + b',"k7":1}')
+
+
 HOSTILE = [
     b'{"a":1,' * 9_000,
     b"[" + b"[]," * 20_000 + b"1]",
