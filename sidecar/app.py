@@ -22,7 +22,7 @@ from sidecar.core.env import Env
 from sidecar.edge.descriptors import raise_limit
 from sidecar.edge.lifecycle import Process
 from sidecar.edge.server import Server
-from sidecar.edge.stall import freeze_startup, share_interpreter
+from sidecar.edge.stall import freeze_startup, give_way, share_interpreter
 from sidecar.telemetry.durations import RouteMetrics
 from sidecar.telemetry.lines import LineWriter
 from sidecar.telemetry.log import Emitter, LibraryLog
@@ -82,7 +82,9 @@ async def serve(path: str) -> int:
     telemetry = Telemetry(env, registry, recorder, secrets, os.environ, __version__, loop.call_soon_threadsafe)
     server = Server(env, recorder.record, telemetry)
     store = StateStore(registry)
-    control = Control(env, store, Origin(path), server, metrics=lambda spec: route_metrics(registry, spec))
+    control = Control(
+        env, store, Origin(path, pace=give_way), server, metrics=lambda spec: route_metrics(registry, spec)
+    )
     registry.total(events.LOG_DROPPED, lambda: lines.dropped)
     started = time.monotonic()
     observe(registry, lambda: time.monotonic() - started)
@@ -99,4 +101,5 @@ def route_metrics(registry: Registry, spec: RouteSpec) -> RouteMetrics:
     """Where the durations of a route's requests go."""
     match = spec.match
     template = match.path or match.path_prefix or match.path_regex or ""
-    return RouteMetrics(registry, {"route": spec.name, "http.route": template})
+    labels = {"route": spec.name, "http.route": template}
+    return RouteMetrics(registry, labels | {"url.scheme": spec.scheme} if spec.scheme else labels)

@@ -3,8 +3,9 @@
     python -m chaos.shop                        (`make shop`)
 
 Starts the services with a sidecar beside each, customers, and trouble once a minute; prints where to look, and stays
-until Ctrl-C.  `OTEL_EXPORTER_OTLP_ENDPOINT`, where it is set, is where the sidecars send their traces; a Redis is
-started if `redis-server` is installed.  With `SHOP_ONCE=1` it ends after one order went through all of them.
+until Ctrl-C.  A Redis is started if `redis-server` is installed, and a collector if Rotel is (`pip install rotel`),
+unless `OTEL_EXPORTER_OTLP_ENDPOINT` says where the sidecars are to send their traces; what is left out is said.  With
+`SHOP_ONCE=1` it ends after one order went through all of them.
 """
 
 from __future__ import annotations
@@ -17,15 +18,21 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from chaos import processes
+from chaos.shop import collector
 
 HOST: Final = "127.0.0.1"
 POLICIES: Final = Path(__file__).parents[2] / "policies" / "shop"
 READY_WITHIN: Final = 20.0
 DRAIN_WITHIN: Final = 20.0
+ENDPOINT: Final = "OTEL_EXPORTER_OTLP_ENDPOINT"
+SAMPLED: Final = {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}
+"""What the first order brings, so that there is a trace of it whatever the policies sample."""
 
 
 class Place(NamedTuple):
@@ -61,6 +68,8 @@ class Shop:
     def __init__(self, base: int, directory: Path) -> None:
         self.places = places(base)
         self.redis = base + 4 * len(self.places)
+        self.collector = f"{HOST}:{self.redis + 1}"
+        """Over HTTP; gRPC is on the next port."""
         self.directory = directory
         self.sidecars: list[subprocess.Popen[bytes]] = []
         self.others: list[subprocess.Popen[bytes]] = []
@@ -80,9 +89,7 @@ class Shop:
                     raise ShopError(
                         f"port {port} is in use; free it, or choose others: make shop SHOP_PORT={port + 1000}"
                     )
-        if (redis := shutil.which("redis-server")) is not None:
-            options = ("--port", str(self.redis), "--bind", HOST, "--save", "", "--appendonly", "no")
-            self.others.append(self.run("redis", redis, *options))
+        shared = {**self.start_redis(), **self.start_collector()}
         command = str(Path(sys.executable).with_name("sidecar"))
         called = ("orders", "inventory-1", "inventory-2", "payments")
         others = {name.upper().replace("-", "_"): self.url(name) for name in called}
@@ -94,12 +101,32 @@ class Shop:
                 "OUTBOUND": f"{HOST}:{place.outbound}",
                 "ADMIN": f"{HOST}:{place.admin}",
                 "APP": f"http://{HOST}:{place.app}",
-                "REDIS_URL": f"redis://{HOST}:{self.redis}/0",
+                **shared,
                 "OTEL_RESOURCE_ATTRIBUTES": f"service.instance.id={place.name}",
             }
             policies = str(POLICIES / f"{place.role}.yaml")
             self.sidecars.append(self.run(f"{place.name}-sidecar", command, "run", policies, **env, **others))
         self.wait_until_ready()
+
+    def start_redis(self) -> dict[str, str]:
+        """What the sidecars are to know of it."""
+        if (redis := shutil.which("redis-server")) is None:
+            print("without Redis: redis-server is not installed; the caches have no tier that they share")
+        else:
+            options = ("--port", str(self.redis), "--bind", HOST, "--save", "", "--appendonly", "no")
+            self.others.append(self.run("redis", redis, *options))
+        return {"REDIS_URL": f"redis://{HOST}:{self.redis}/0"}
+
+    def start_collector(self) -> dict[str, str]:
+        """What the sidecars are to know of it."""
+        if os.environ.get(ENDPOINT):
+            return {}
+        if why := collector.missing():
+            print(f"without a collector: {why}; no traces are sent (pip install rotel, or set {ENDPOINT})")
+            return {}
+        grpc = f"{HOST}:{self.redis + 2}"
+        self.others.append(self.run("collector", *collector.command(grpc, self.collector)))
+        return {ENDPOINT: f"http://{self.collector}", "OTEL_BSP_SCHEDULE_DELAY": "1000"}
 
     def wait_until_ready(self) -> None:
         waiting = [(p.app, "/healthz") for p in self.places] + [(p.admin, "/readyz") for p in self.places]
@@ -131,6 +158,8 @@ class Shop:
         for child in self.traffic:
             processes.stop(child, 2.0)
         codes = [processes.stop(sidecar, DRAIN_WITHIN) for sidecar in self.sidecars]
+        if (log := self.directory / "collector.log").exists():
+            print(f"the collector has received {collector.received(log)} spans")
         for other in self.others:
             processes.stop(other, 2.0)
         return max(codes, default=0)
@@ -139,11 +168,11 @@ class Shop:
         return "\n".join(f"{path.name}: {path.read_text()[-600:]}" for path in sorted(self.directory.glob("*.log")))
 
 
-def get(port: int, path: str) -> int:
+def get(port: int, path: str, headers: Mapping[str, str] = MappingProxyType({})) -> int:
     """The status of a GET; 0 where nobody answers."""
     connection = http.client.HTTPConnection(HOST, port, timeout=5)
     try:
-        connection.request("GET", path)
+        connection.request("GET", path, headers=headers)
         return connection.getresponse().status
     except (OSError, http.client.HTTPException):
         return 0
@@ -163,7 +192,7 @@ def main() -> int:
     code = 0
     try:
         shop.open()
-        status = get(shop.places[0].inbound, "/orders/7")
+        status = get(shop.places[0].inbound, "/orders/7", SAMPLED)
         print(f"GET /orders/7 through five sidecars: {status}")
         code = 0 if status == 200 else 1
         if os.environ.get("SHOP_ONCE") != "1":

@@ -15,10 +15,11 @@ from sidecar.core.message import Headers
 
 DEBUG: Final = 0x100
 """Beside the flags of the W3C, for ourselves: never in a `traceparent`."""
-SINGLE: Final = b"b3"
-TRACE_ID, SPAN_ID, PARENT_ID, IS_SAMPLED, FLAGS = MULTIPLE = (
+SINGLE: Final[bytes] = b"b3"
+MULTIPLE: Final[tuple[bytes, ...]] = (
     b"x-b3-traceid", b"x-b3-spanid", b"x-b3-parentspanid", b"x-b3-sampled", b"x-b3-flags",
 )  # fmt: skip
+TRACE_ID, SPAN_ID, PARENT_ID, IS_SAMPLED, FLAGS = MULTIPLE
 
 _ids: Final = re.compile(rb"(?!0+\b)([0-9a-f]{16}|[0-9a-f]{32})-(?!0{16})([0-9a-f]{16})(?:-([01d]))?(?:-[0-9a-f]{16})?")
 _DECISIONS: Final = {b"0": False, b"1": True, b"d": True, b"true": True, b"false": False}

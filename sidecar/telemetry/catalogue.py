@@ -44,7 +44,7 @@ METRICS: Final[dict[str, Description]] = {
     events.ENDPOINT_UP: Description("", "Endpoints of an upstream, by state."),
     events.EJECTIONS: Description("{ejection}", "Endpoints that were ejected."),
     events.PANIC_PICKS: Description("{request}", "Requests for which no healthy endpoint was left to pick."),
-    events.POOL_CONNECTIONS: Description("{connection}", "Connections to an endpoint, by what they do."),
+    events.POOL_CONNECTIONS: Description("{connection}", "Connections to an upstream, by what they do."),
     events.CONNECTIONS: Description("{connection}", "Connections of clients."),
     events.RELOADS: Description("{reload}", "Reloads by their result."),
     events.LOOP_STALLS: Description("{stall}", "Times at which the event loop was held up."),

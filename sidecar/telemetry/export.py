@@ -15,11 +15,13 @@ Only the exporter that is configured is imported: gRPC costs 11 MiB and a tenth 
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter, SpanExporter, SpanExportResult
@@ -28,6 +30,11 @@ from sidecar.core import events
 from sidecar.telemetry.settings import Settings, Target
 
 LIBRARY: Final = "opentelemetry"
+LONGEST: Final = 500
+"""Characters of a cause."""
+
+if TYPE_CHECKING:
+    from sidecar.telemetry.otlp_http import Request
 
 
 def resource(service: str, version: str, instance: str) -> Resource:
@@ -42,7 +49,8 @@ def resource(service: str, version: str, instance: str) -> Resource:
 
 
 class LastWords(logging.Handler):
-    """Keeps what OpenTelemetry's code logged last in each thread: the cause of an export that fails."""
+    """Keeps the last two things that OpenTelemetry's code logged in each thread: the cause of an export that fails,
+    and that it has been given up."""
 
     def __init__(self) -> None:
         super().__init__(logging.DEBUG)
@@ -50,15 +58,19 @@ class LastWords(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            self._local.text = record.getMessage()
+            text = record.getMessage()
         except Exception:  # arguments that do not fit the format
-            self._local.text = str(record.msg)
+            text = str(record.msg)
+        self._local.texts = [*self._texts()[-1:], text[:LONGEST]]
 
     def take(self) -> str:
         """What this thread logged last, and forget it."""
-        text: str = getattr(self._local, "text", "")
-        self._local.text = ""
-        return text
+        texts, self._local.texts = self._texts(), []
+        return "; ".join(texts)
+
+    def _texts(self) -> list[str]:
+        texts: list[str] = getattr(self._local, "texts", [])
+        return texts
 
 
 WORDS: Final = LastWords()
@@ -176,16 +188,19 @@ def span_exporter(target: Target) -> SpanExporter:
     if target.kind == "console":
         return ConsoleSpanExporter()
     if target.kind == "grpc":
+        options = grpc_options(target)
         from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as Grpc
 
-        return Grpc(**grpc_options(target))
+        return Grpc(**options)
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as Http
 
-    return Http(**http_options(target))
+    return Http(**http_options(target, ExportTraceServiceRequest))
 
 
 def grpc_options(target: Target) -> dict[str, Any]:
-    """The settings as the gRPC exporters take them."""
+    """The settings as the gRPC exporters take them.  Called before those are imported: gRPC reads, once, how much it is
+    to write to standard error, past every logger and for each connection that fails."""
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     import grpc  # type: ignore[import-untyped]
 
     tls = target.tls
@@ -203,20 +218,24 @@ def grpc_options(target: Target) -> dict[str, Any]:
     }
 
 
-def http_options(target: Target) -> dict[str, Any]:
+def http_options(target: Target, message: type[Request]) -> dict[str, Any]:
     """The settings as the HTTP exporters take them."""
     from opentelemetry.exporter.otlp.proto.http import Compression
+
+    from sidecar.telemetry.otlp_http import JsonSession, Session
 
     tls = target.tls
     for file in (tls.ca, tls.cert, tls.key):
         if file and not target.is_plain:
             Path(file).read_bytes()  # now, and not when nobody looks
+    is_json, gzipped = target.kind == "json", target.compression == "gzip"
     return {
+        "session": JsonSession(message, gzipped=gzipped) if is_json else Session(),
         "endpoint": target.endpoint,
         "certificate_file": tls.ca,
         "client_certificate_file": tls.cert,
         "client_key_file": tls.key,
         "headers": dict(target.headers),
         "timeout": target.timeout,
-        "compression": Compression.Gzip if target.compression == "gzip" else Compression.NoCompression,
+        "compression": Compression.Gzip if gzipped and not is_json else Compression.NoCompression,
     }

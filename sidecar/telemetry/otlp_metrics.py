@@ -21,6 +21,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.sdk.metrics import Exemplar as SdkExemplar
 from opentelemetry.sdk.metrics.export import (
     AggregationTemporality,
@@ -195,9 +196,10 @@ def metric_exporter(target: Target) -> MetricExporter:
     if target.kind == "console":
         return ConsoleMetricExporter()
     if target.kind == "grpc":
+        options = grpc_options(target)
         from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter as Grpc
 
-        return Grpc(**grpc_options(target))
+        return Grpc(**options)
     from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter as Http
 
-    return Http(**http_options(target))
+    return Http(**http_options(target, ExportMetricsServiceRequest))

@@ -54,8 +54,9 @@ def read_w3c(x: Exchange) -> Caller | None:
     if state_at >= 0:
         if (state_at and lower[state_at - 1] != 10) or lower.find(b"tracestate:", state_at + 11) >= 0:
             return _read_fields(x)
-        state = parse_tracestate((lines[state_at + 11 : lines.index(b"\r\n", state_at)],))
-        if not state:
+        said = lines[state_at + 11 : lines.index(b"\r\n", state_at)].strip(b" \t")
+        state = parse_tracestate((said,))
+        if not state or state != said:
             return _read_fields(x)
     x.lines = lines[:at] + lines[usual.end() :]
     trace_id, span_id, flags = usual.groups()

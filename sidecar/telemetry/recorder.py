@@ -29,14 +29,17 @@ class Recorder:
         self._wall = wall
         self._refusals = refusals
         self._attempts = AttemptMetrics(registry)
-        self._unrouted = RouteMetrics(registry, {"route": "", "http.route": ""})
+        self._unrouted = {
+            scheme: RouteMetrics(registry, {"route": "", "http.route": "", "url.scheme": scheme.decode()})
+            for scheme in (b"http", b"https")
+        }
         self.tracer: Tracer | None = None
         self.access: AccessLog | None = None
         self.exemplars: ExemplarFilter = "trace_based"
 
     def record(self, x: Exchange, outcome: Outcome, reason: str, seconds: float) -> None:
         """An exchange has ended: with this outcome, failure code (empty for none) and duration in seconds."""
-        metrics: Any = self._unrouted if x.route is None else x.route.metrics
+        metrics: Any = self._unrouted[x.scheme] if x.route is None else x.route.metrics
         metrics.record(x.method, outcome.status, reason, seconds)
         if reason and (failure := outcome.failure) is not None and failure.origin == "gateway":
             self._refusals.note("" if x.route is None else x.route.name, reason, outcome.refusal)

@@ -8,8 +8,9 @@ Export is on where somebody says where to: an endpoint in the block or in a vari
 (`OTEL_METRICS_EXPORTER`) itself.  A collector on localhost is not assumed without being asked for: most pods have none.
 
 Not supported, and reported when set: `OTEL_CONFIG_FILE`, exporters other than `otlp`, `console` and `none`, samplers
-and propagators of other vendors, `http/json`, exponential histograms.  There is no OTLP export of logs, so the
-variables of logs have nothing to do.
+and propagators of other vendors, exponential histograms, the old conventions beside the stable ones, an address of its
+own for the Prometheus page.  There is no OTLP export of logs: asking for one is reported, and the other variables of
+logs have nothing to do.
 """
 
 from __future__ import annotations
@@ -22,14 +23,15 @@ from urllib.parse import urlsplit
 from sidecar.telemetry.spec import ExportTlsSpec, MetricsSpec, TelemetrySpec
 from sidecar.telemetry.variables import OTLP, Variables
 
-Kind = Literal["grpc", "http", "console"]
+Kind = Literal["grpc", "http", "json", "console"]
+"""`http` with protobuf, `json` over HTTP too."""
 Compression = Literal["gzip", "none"]
 Temporality = Literal["cumulative", "delta", "lowmemory"]
 ExemplarFilter = Literal["trace_based", "always_on", "always_off"]
 
 PORT_GRPC: Final = 4317
-DEFAULTS: Final = {"grpc": "http://localhost:4317", "http": "http://localhost:4318"}
-PROTOCOLS: Final[dict[str, Kind | None]] = {"grpc": "grpc", "http/protobuf": "http"}
+DEFAULTS: Final = {"grpc": "http://localhost:4317", "http": "http://localhost:4318", "json": "http://localhost:4318"}
+PROTOCOLS: Final[dict[str, Kind | None]] = {"grpc": "grpc", "http/protobuf": "http", "http/json": "json"}
 EXPORTERS: Final = {"otlp": "otlp", "console": "console", "none": "none", "prometheus": "none"}
 COMPRESSIONS: Final[dict[str, Compression | None]] = {"gzip": "gzip", "none": "none"}
 TEMPORALITIES: Final[dict[str, Temporality]] = {"cumulative": "cumulative", "delta": "delta", "lowmemory": "lowmemory"}
@@ -49,8 +51,14 @@ SAMPLERS: Final[dict[str, tuple[float | None, bool] | None]] = {
 """The ratio (None: the argument's), and whether a caller's decision counts."""
 LIMITS: Final = (
     "ATTRIBUTE_COUNT", "ATTRIBUTE_VALUE_LENGTH", "SPAN_ATTRIBUTE_COUNT", "SPAN_ATTRIBUTE_VALUE_LENGTH",
-    "SPAN_EVENT_COUNT", "SPAN_LINK_COUNT",
+    "SPAN_EVENT_COUNT", "SPAN_LINK_COUNT", "EVENT_ATTRIBUTE_COUNT", "LINK_ATTRIBUTE_COUNT",
 )  # fmt: skip
+NOT_FOLLOWED: Final = {
+    "OTEL_CONFIG_FILE": "is not read; the policy files and the other variables are",
+    "OTEL_EXPORTER_PROMETHEUS_HOST": "is not followed; the Prometheus page is /metrics on the admin listener",
+    "OTEL_EXPORTER_PROMETHEUS_PORT": "is not followed; the Prometheus page is /metrics on the admin listener",
+}
+"""Standard variables that have nothing to do here, and what has."""
 LEVELS: Final = {"debug": "DEBUG", "info": "INFO", "warn": "WARNING", "error": "ERROR", "fatal": "CRITICAL"}
 
 
@@ -60,7 +68,7 @@ class Target:
 
     kind: Kind
     endpoint: str = ""
-    """For `http` the whole URL."""
+    """Over HTTP the whole URL."""
     is_plain: bool = True
     """For `grpc`: without TLS."""
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
@@ -112,8 +120,12 @@ def settle(spec: TelemetrySpec | None, service: str, environ: Mapping[str, str])
     read = Variables(environ)
     if read.flag("OTEL_SDK_DISABLED"):
         return Settings(service)
-    if read.text("OTEL_CONFIG_FILE"):
-        read.warn("OTEL_CONFIG_FILE", "is not read; the policy files and the other variables are")
+    for name in [name for name in NOT_FOLLOWED if read.text(name)]:
+        read.warn(name, NOT_FOLLOWED[name])
+    if "otlp" in read.text("OTEL_LOGS_EXPORTER"):
+        read.warn("OTEL_LOGS_EXPORTER", "names otlp; logs go to standard output and standard error")
+    if "/dup" in read.text("OTEL_SEMCONV_STABILITY_OPT_IN"):
+        read.warn("OTEL_SEMCONV_STABILITY_OPT_IN", "asks for two conventions at once; the stable one alone is written")
     read.word(OTLP + "METRICS_DEFAULT_HISTOGRAM_AGGREGATION", {"explicit_bucket_histogram": None}, None)
     queue, batch = read.whole("OTEL_BSP_MAX_QUEUE_SIZE", 2048), read.whole("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", 512)
     if batch > queue:
@@ -147,10 +159,10 @@ def _target(spec: TelemetrySpec, signal: Literal["TRACES", "METRICS"], read: Var
     given: Kind | None = read.of(signal, "PROTOCOL", lambda name: read.word(name, PROTOCOLS, None)) or spec.protocol
     kind: Kind = given or ("grpc" if _port(own or base) == PORT_GRPC else "http")
     endpoint = own or base or DEFAULTS[kind]
-    if kind == "http" and not own:
+    if kind != "grpc" and not own:
         endpoint = f"{endpoint.rstrip('/')}/v1/{signal.lower()}"
     scheme = endpoint.partition("://")[0].lower() if "://" in endpoint else ""
-    if scheme not in ("http", "https") and (scheme or kind == "http"):
+    if scheme not in ("http", "https") and (scheme or kind != "grpc"):
         read.warn(f"{OTLP}ENDPOINT", f"is {own or base!r} and not a URL; write it such as {DEFAULTS[kind]}")
         return None
     timeout = read.of(signal, "TIMEOUT", read.seconds) or spec.timeout

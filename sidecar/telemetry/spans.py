@@ -92,8 +92,18 @@ class SpanMaker:
             parts["attributes"] = BoundedAttributes(
                 limits.max_span_attributes, parts["attributes"], max_value_len=limits.max_span_attribute_length
             )
-            parts["events"] = BoundedList.from_seq(limits.max_events, parts.get("events", ()))
-            parts["links"] = BoundedList.from_seq(limits.max_links, parts.get("links", ()))
+            longest, of_event = limits.max_attribute_length, limits.max_event_attributes
+            of_link = limits.max_link_attributes
+            events = [
+                Event(e.name, BoundedAttributes(of_event, e.attributes, max_value_len=longest), e.timestamp)
+                for e in parts.get("events", ())
+            ]
+            links = [
+                Link(link.context, BoundedAttributes(of_link, link.attributes, max_value_len=longest))
+                for link in parts.get("links", ())
+            ]
+            parts["events"] = BoundedList.from_seq(limits.max_events, events)
+            parts["links"] = BoundedList.from_seq(limits.max_links, links)
         return ReadableSpan(resource=self._resource, instrumentation_scope=self._scope, **parts)
 
 

@@ -6,13 +6,15 @@ The rules, with the recommendation's section (Level 1, with what Level 2 adds):
   higher version the first 55 are read as those of 00, if a dash or nothing follows; we answer with 00.
 - 3.2.2.5: flags that we do not know are not passed on: `sampled` and (Level 2) `random` are all there is.
 - 3.3.1: tracestate may come in several fields, joined in order; empty members are dropped; at most 32 remain.
+- 3.5: of a key that comes twice the left-most member stays, which is the latest.
 - 4.3: a malformed or repeated traceparent restarts the trace and drops the tracestate; a malformed tracestate (a bad
-  key or value, a key that comes twice, a 33rd member) is dropped alone and whole, since no part of it can be trusted.
+  key or value, a 33rd member) is dropped alone and whole, since no part of it can be trusted.
 - 3.4: every request that goes upstream has a parent-id of its own, also when nobody records a span for it: the
   access logs of both sides can then be joined, and a span that is kept later fits in between.
 
 A valid tracestate is passed on in full: the recommendation asks for at least 512 characters, and what came in is
-already bounded by the limit on header bytes.  The first byte of a key may be a digit (Level 2).
+already bounded by the limit on header bytes.  Keys are Level 2's: the first byte may be a digit, an `@` may stand
+anywhere after it, and a `tenant@system` has no limits of its own within the 256.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ TRACESTATE: Final = b"tracestate"
 _traceparent: Final = re.compile(
     rb"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(-.*)?", re.DOTALL
 ).fullmatch
-_KEY: Final = rb"[a-z0-9](?:[a-z0-9_*/-]{0,255}|[a-z0-9_*/-]{0,240}@[a-z0-9][a-z0-9_*/-]{0,13})"
+_KEY: Final = rb"[a-z0-9][a-z0-9_*/@-]{0,255}"
 _VALUE: Final = rb"[\x20-\x2b\x2d-\x3c\x3e-\x7e]{0,255}[\x21-\x2b\x2d-\x3c\x3e-\x7e]"
 _member: Final = re.compile(rb"(" + _KEY + rb")=" + _VALUE).fullmatch
 _FLAGS: Final = {b"%02x" % flags: flags & KNOWN_FLAGS for flags in range(256)}
@@ -76,9 +78,11 @@ def parse_tracestate(values: Iterable[bytes]) -> bytes:
             if not stripped:
                 continue
             match = _member(stripped)
-            if match is None or match[1] in members or len(members) == MAX_MEMBERS:
+            if match is None:
                 return b""
-            members[match[1]] = stripped
+            members.setdefault(match[1], stripped)
+    if len(members) > MAX_MEMBERS:
+        return b""
     return b",".join(members.values())
 
 

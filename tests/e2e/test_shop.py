@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
+import shutil
 import socket
 import sys
 from pathlib import Path
+
+from chaos.shop.collector import missing
 
 ROOT = Path(__file__).parents[2]
 
@@ -30,9 +34,16 @@ def free_range(count: int) -> int:
 async def test_an_order_goes_through_all_of_them() -> None:
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "chaos.shop",
-        cwd=ROOT, env={**os.environ, "SHOP_ONCE": "1", "SHOP_PORT": str(free_range(22))},
+        cwd=ROOT, env={**os.environ, "SHOP_ONCE": "1", "SHOP_PORT": str(free_range(23))},
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
     )  # fmt: skip
     output, _ = await asyncio.wait_for(process.communicate(), 60)
     assert process.returncode == 0, output.decode()
-    assert "through five sidecars: 200" in output.decode()
+    text = output.decode()
+    assert "through five sidecars: 200" in text
+    assert ("without Redis" in text) is (shutil.which("redis-server") is None)
+    if missing():
+        assert f"without a collector: {missing()}" in text
+    else:
+        spans = int(re.findall(r"the collector has received (\d+) spans", text)[0])
+        assert spans >= 2 * 7, "two each: web in and out, orders in and out twice, inventory, payments"

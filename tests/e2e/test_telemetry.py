@@ -13,7 +13,8 @@ import pytest
 
 from tests.support.otlp import Collector
 from tests.support.process import Sidecar, policies, route
-from tests.support.servers import Server, answering, refusing, sequence
+from tests.support.servers import Connection, Server, answering, refusing, sequence
+from tests.support.wire import Message
 
 
 def one_route(server: Server, telemetry: dict[str, Any], **blocks: Any) -> dict[str, Any]:
@@ -41,7 +42,7 @@ async def test_metrics_and_exemplars_reach_a_collector(tmp_path: Path, protocol:
             header = {"accept": "application/openmetrics-text;version=1.0.0,text/plain;q=0.5"}
             page = await asyncio.wait_for(_ask(sidecar, header), 5)
         ((attributes, point),) = collector.metrics[-1]["http.server.request.duration"]
-        assert attributes["http.request.method"] == "GET"
+        assert (attributes["http.request.method"], attributes["url.scheme"]) == ("GET", "http")
         assert attributes["http.response.status_code"] == 200
         assert point.count == 1
         (exemplar,) = point.exemplars
@@ -59,6 +60,44 @@ async def _ask(sidecar: Sidecar, fields: dict[str, str]) -> str:
     answer = await fetch(sidecar.admin, "GET", "/metrics", **fields)
     assert answer.get("content-type") == "application/openmetrics-text; version=1.0.0; charset=utf-8"
     return answer.body.decode()
+
+
+async def test_gauges_of_what_is_under_way_survive_reloads(tmp_path: Path) -> None:
+    go = asyncio.Event()
+
+    async def hold(connection: Connection, request: Message) -> None:
+        await go.wait()
+        await answering()(connection, request)
+
+    async with Server(hold) as server:
+        policy = one_route(server, {})
+        async with Sidecar(policy, tmp_path) as sidecar, sidecar.client() as client:
+            asking = asyncio.create_task(client.request("GET", "/app"))
+            while not server.requests:
+                await asyncio.sleep(0.01)
+            policy["listeners"]["inbound"]["trusted_proxies"] = ["10.0.0.0/8"]  # another listener at the same address
+            sidecar.write(policy)
+            assert (await sidecar.ask("/reload", "POST")).status == 200
+            policy["listeners"]["inbound"]["address"] = "256.0.0.1:1"  # and one that cannot be
+            sidecar.write(policy)
+            assert (await sidecar.ask("/reload", "POST")).status != 200
+            busy = await levels(sidecar)
+            go.set()
+            assert (await asking).status == 200
+            await asyncio.sleep(1.1)  # the page is kept for a second
+            assert busy == {"active": 1, "clients": 1, "pool active": 1, "pool idle": 0}
+            left = await levels(sidecar)
+            assert (left["active"], left["pool active"], left["pool idle"]) == (0, 0, 1)
+
+
+async def levels(sidecar: Sidecar) -> dict[str, float]:
+    pool = "sidecar_upstream_connections"
+    return {
+        "active": await counted(sidecar, "http_server_active_requests", listener="inbound", url_scheme="http"),
+        "clients": await counted(sidecar, "sidecar_downstream_connections", listener="inbound"),
+        "pool active": await counted(sidecar, pool, upstream="app", state="active"),
+        "pool idle": await counted(sidecar, pool, upstream="app", state="idle"),
+    }
 
 
 async def test_a_stalled_collector_is_not_felt(tmp_path: Path) -> None:

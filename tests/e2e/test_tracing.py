@@ -167,6 +167,33 @@ async def test_the_standard_variables_are_enough(tmp_path: Path) -> None:
         assert request.get("traceparent") == "untouched"
 
 
+@pytest.mark.parametrize("compression", ["gzip", "none"])
+async def test_json_over_http(tmp_path: Path, compression: str) -> None:
+    async with Collector("http") as collector, Server(answering()) as server:
+        variables = {
+            **FAST,
+            "OTEL_EXPORTER_OTLP_ENDPOINT": collector.endpoint,
+            "OTEL_EXPORTER_OTLP_PROTOCOL": "http/json",
+            "OTEL_EXPORTER_OTLP_COMPRESSION": compression,
+            "OTEL_METRIC_EXPORT_INTERVAL": "100",
+        }
+        policy = policies(upstreams={"app": {"endpoints": [server.url]}}, routes=[route("app")])
+        async with Sidecar(policy, tmp_path, variables) as sidecar:
+            fields = {"traceparent": f"00-{TRACE}-{PARENT}-01", "user-agent": '"traceId": "q83v"'}
+            await sidecar.fetch("GET", "/app", **fields)
+            await collector.until(lambda: len(collector.spans) == 2)
+            await collector.until(lambda: any("http.server.request.duration" in each for each in collector.metrics))
+        assert {headers["content-type"] for headers in collector.headers} == {"application/json"}
+        assert {headers.get("content-encoding", "none") for headers in collector.headers} == {compression}
+        entry, leaf = only(collector.spans, kind="server"), only(collector.spans, kind="client")
+        assert (entry.trace_id, entry.parent_id, leaf.parent_id) == (TRACE, PARENT, entry.span_id)
+        assert entry.attributes["user_agent.original"] == '"traceId": "q83v"'
+        ((_, point),) = next(each for each in collector.metrics if "http.server.request.duration" in each)[
+            "http.server.request.duration"
+        ]
+        assert (point.count, point.exemplars[0].trace_id.hex()) == (1, TRACE)
+
+
 async def test_a_hedge_links_to_the_try_that_it_ran_beside(tmp_path: Path) -> None:
     behaviour = sequence(after(2.0, answering()), answering())
     async with Collector() as collector, Server(behaviour) as server:

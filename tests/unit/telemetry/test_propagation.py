@@ -77,7 +77,13 @@ CASES: dict[str, tuple[list[tuple[bytes, bytes]], bool, bytes | None]] = {
         [(b"traceparent", PARENT + b"-01"), (b"tracestate", b"foo=1"), (b"tracestate", b"bar=2")], True, b"foo=1,bar=2",
     ),
     "with an empty state": ([(b"traceparent", PARENT + b"-01"), (b"tracestate", b"")], True, None),
-    "with a bad state": ([(b"traceparent", PARENT + b"-01"), (b"tracestate", b"foo=1,foo=2")], True, None),
+    "with a bad state": ([(b"traceparent", PARENT + b"-01"), (b"tracestate", b"foo=1,bar")], True, None),
+    "with a key that comes twice": (
+        [(b"traceparent", PARENT + b"-01"), (b"tracestate", b"foo=1,bar=2,foo=3")], True, b"foo=1,bar=2",
+    ),
+    "with white space in it": (
+        [(b"traceparent", PARENT + b"-01"), (b"tracestate", b"foo=1 ,\tbar=2")], True, b"foo=1,bar=2",
+    ),
     "of a future version": ([(b"traceparent", b"cc" + PARENT[2:] + b"-01-what")], True, None),
     "with unknown flags": ([(b"traceparent", PARENT + b"-09")], True, None),
     "state alone": ([(b"tracestate", b"foo=1")], False, None),

@@ -48,6 +48,11 @@ def test_nothing_is_exported_unless_somebody_says_where_to() -> None:
         ),
         ({"OTEL_TRACES_EXPORTER": "otlp"}, {}, "http", "http://localhost:4318/v1/traces"),
         ({"OTEL_TRACES_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, {}, "grpc", "http://localhost:4317"),
+        ({"OTEL_EXPORTER_OTLP_PROTOCOL": "http/json"}, {"endpoint": COLLECTOR}, "json", COLLECTOR + "/v1/traces"),
+        (
+            {"OTEL_TRACES_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/json"},
+            {}, "json", "http://localhost:4318/v1/traces",
+        ),
         ({"OTEL_TRACES_EXPORTER": "console"}, {"endpoint": COLLECTOR}, "console", ""),
     ],
 )  # fmt: skip
@@ -153,13 +158,17 @@ def test_batches_intervals_and_the_rest() -> None:
         ("OTEL_TRACES_SAMPLER_ARG", "2", "not a number from 0 to 1"),
         ("OTEL_PROPAGATORS", "tracecontext,xray", "names 'xray'"),
         ("OTEL_TRACES_EXPORTER", "zipkin", "known are otlp"),
-        ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json", "known are grpc, http/protobuf"),
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/xml", "known are grpc, http/protobuf, http/json"),
         ("OTEL_BSP_MAX_QUEUE_SIZE", "-1", "whole number above 0"),
         ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "4096", "more than the queue holds"),
         ("OTEL_BSP_SCHEDULE_DELAY", "5s", "whole number"),
         ("OTEL_EXPORTER_OTLP_ENDPOINT", "ftp://x", "not a URL"),
         ("OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION", "base2_exponential_bucket_histogram", "known are"),
         ("OTEL_CONFIG_FILE", "/etc/otel.yaml", "is not read"),
+        ("OTEL_EXPORTER_PROMETHEUS_HOST", "0.0.0.0", "/metrics on the admin listener"),
+        ("OTEL_EXPORTER_PROMETHEUS_PORT", "9464", "/metrics on the admin listener"),
+        ("OTEL_LOGS_EXPORTER", "otlp", "logs go to standard output"),
+        ("OTEL_SEMCONV_STABILITY_OPT_IN", "http/dup", "the stable one alone"),
     ],
 )
 def test_what_makes_no_sense_is_told_and_left_out(name: str, value: str, says: str) -> None:

@@ -178,6 +178,19 @@ def test_limits_of_the_environment_are_kept() -> None:
     assert len(span.events) == 0
 
 
+def test_limits_of_events_and_links_are_kept() -> None:
+    bench = Bench(limits=SpanLimits(max_event_attributes=1, max_link_attributes=0, max_attribute_length=3))
+    x = bench.exchange()
+    x.trace.note("retry.scheduled", why="because", tokens=2)
+    x.trace.link(bench.exchange().trace)
+    span = bench.server(x, Outcome(200))
+    (event,) = span.events
+    assert len(event.attributes) == 1
+    assert all(len(value) <= 3 for value in event.attributes.values() if isinstance(value, str))
+    (link,) = span.links
+    assert len(link.attributes) == 0
+
+
 @pytest.mark.parametrize(
     ("query", "shown"),
     [

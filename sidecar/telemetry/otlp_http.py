@@ -1,0 +1,66 @@
+"""How OpenTelemetry's HTTP exporters send: the sessions that they are given, for three things that they do not do.
+
+- The certificates that a policy or an `OTEL_*` variable names are the ones to trust.  Left alone, `requests` prefers
+  what `REQUESTS_CA_BUNDLE` or `CURL_CA_BUNDLE` says, which many base images set.
+- The exporters do not tell why a request failed once they give up; here it is logged, and becomes the event's cause.
+- `http/json`: the exporters write protobuf alone, so the message is written anew as JSON on its way out.  It costs a
+  multiple of protobuf, in the exporter's thread; who can choose takes `http/protobuf`.
+
+All else (retries, time-outs) stays theirs.
+"""
+
+from __future__ import annotations
+
+import gzip
+import logging
+import re
+from base64 import b64decode
+from typing import Any, Final
+
+import requests
+from google.protobuf import json_format  # type: ignore[import-untyped]
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+Request = ExportTraceServiceRequest | ExportMetricsServiceRequest
+
+LOG: Final = logging.getLogger("opentelemetry.sidecar")
+
+_id: Final = re.compile(r'"(traceId|spanId|parentSpanId)": "([A-Za-z0-9+/=]*)"')
+"""Never inside of a text: there a quotation mark has a backslash."""
+
+
+class Session(requests.Session):
+    """Trusts what it was told to trust, and logs why a request failed."""
+
+    def request(self, method: str, url: str, **options: Any) -> Any:  # type: ignore[override]  # as it is called
+        try:
+            return super().request(method, url, verify=self.verify, **options)
+        except Exception as error:
+            LOG.warning("%s", error)
+            raise
+
+
+class JsonSession(Session):
+    """Sends what it is given as protobuf as JSON, with gzip where that is wanted."""
+
+    def __init__(self, message: type[Request], *, gzipped: bool) -> None:
+        super().__init__()
+        self._message = message
+        self._gzipped = gzipped
+
+    def request(  # type: ignore[override]  # as it is called
+        self, method: str, url: str, *, data: bytes, headers: dict[str, str], **options: Any
+    ) -> Any:
+        text = as_json(self._message.FromString(data)).encode()
+        headers = {**headers, "content-type": "application/json"}
+        if self._gzipped:
+            headers["content-encoding"] = "gzip"
+            text = gzip.compress(text)
+        return super().request(method, url, data=text, headers=headers, **options)
+
+
+def as_json(message: Request) -> str:
+    """By OTLP's JSON mapping: protobuf's own, but ids in hex and enumerations as numbers."""
+    text: str = json_format.MessageToJson(message, indent=None, use_integers_for_enums=True)
+    return _id.sub(lambda found: f'"{found[1]}": "{b64decode(found[2]).hex()}"', text)
