@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from chaos.files import SCENARIOS, Loaded, load
+from chaos.containers import Containers
+from chaos.files import Loaded
 from chaos.judge import Verdict, judge, passed
 from chaos.local import Local
 from chaos.recording import Recording
@@ -71,24 +72,29 @@ class Result:
 
 
 async def run(
-    loaded: Loaded, arms: Sequence[str], seed: int, *, without: bool = False, progress: Progress = lambda _: None
-) -> Result:
-    """One scenario with real processes, its arms side by side: they share the weather."""
+    loaded: Loaded, arms: Sequence[str], seed: int, *, without: bool = False, progress: Progress = lambda _: None,
+    network: str = "",
+) -> Result:  # fmt: skip
+    """One scenario with real processes, its arms side by side: they share the weather.
+
+    With a `network` in containers on it.  Raises `ClusterError` where that cannot be.
+    """
     chosen = [arm for arm in arms if arm in loaded.scenario.arms]
     with tempfile.TemporaryDirectory(prefix="chaos-") as directory:
         recordings = await asyncio.gather(
-            *(_run_arm(loaded, arm, seed, Path(directory) / arm, without, progress) for arm in chosen)
+            *(_run_arm(loaded, arm, seed, Path(directory) / arm, without, progress, network) for arm in chosen)
         )
     return result(loaded, recordings)
 
 
 async def _run_arm(
-    loaded: Loaded, arm: str, seed: int, directory: Path, without: bool, progress: Progress
+    loaded: Loaded, arm: str, seed: int, directory: Path, without: bool, progress: Progress, network: str
 ) -> Recording:
     directory.mkdir()
     guard = loaded.scenario.guard
     collector = Collector(blank(loaded, arm, seed, without and arm != "bare"), guard.rows)
-    cluster = Local(directory, collector.report, seed, arm, guard.memory)
+    where = (directory, collector.report, seed, arm, guard.memory)
+    cluster = Containers(*where, network) if network else Local(*where)
     return await run_arm(
         loaded, cluster, collector, lambda text: progress(f"{loaded.name}, {arm}: {text}"), without=without
     )
@@ -129,9 +135,9 @@ def document(results: Sequence[Result]) -> dict[str, Any]:
     }
 
 
-def replayed(document: dict[str, Any]) -> list[Result]:
-    """Recordings of a document, judged anew."""
-    known = {loaded.name: loaded for loaded in load([SCENARIOS])}
+def replayed(document: dict[str, Any], scenarios: Sequence[Loaded]) -> list[Result]:
+    """Recordings of a document, judged anew.  KeyError for a scenario that is none of those."""
+    known = {loaded.name: loaded for loaded in scenarios}
     return [
         result(known[each["scenario"]], [Recording.of(arm["recording"]) for arm in each["arms"]])
         for each in document["results"]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -33,12 +34,20 @@ def main() -> None:
     """
 
 
+def writable(_: click.Context, __: click.Parameter, path: str | None) -> str | None:
+    """Seen before the run, not after it."""
+    if path is not None and not os.access(Path(path).absolute().parent, os.W_OK):
+        raise click.BadParameter(f"{path} cannot be written; name a file in a directory that is there")
+    return path
+
+
 def outputs(function: Decorated) -> Decorated:
     """The options of everything that has verdicts."""
+    file = click.Path(dir_okay=False, writable=True)
     for option in (
-        click.option("--json", "as_json", type=click.Path(dir_okay=False), help="Write recordings and verdicts."),
-        click.option("--junit", type=click.Path(dir_okay=False), help="Write a JUnit report."),
-        click.option("--report", type=click.Path(dir_okay=False), help="Write a page of HTML."),
+        click.option("--json", "as_json", type=file, callback=writable, help="Write recordings and verdicts."),
+        click.option("--junit", type=file, callback=writable, help="Write a JUnit report."),
+        click.option("--report", type=file, callback=writable, help="Write a page of HTML."),
     ):
         function = option(function)
     return function
@@ -58,28 +67,40 @@ def choices(function: Decorated) -> Decorated:
     return function
 
 
-@main.command("run")
+@main.command("run", short_help="Run scenarios with real processes.")
 @choices
 @click.option("--repeat", type=click.IntRange(1, 20), default=1, help="With so many seeds, from --seed on.")
+@click.option("--network", default="", help="In containers on this network (shop_default: that of docker-compose.yml).")
 @outputs
 def run_(
-    paths: tuple[str, ...], arm: str, seed: int, without_decisive: bool, repeat: int, report: str | None,
+    paths: tuple[str, ...], arm: str, seed: int, without_decisive: bool, repeat: int, network: str, report: str | None,
     junit: str | None, as_json: str | None,
 ) -> None:  # fmt: skip
-    """Run scenarios with real processes on loopback."""
+    """Run scenarios with real processes on loopback, or in containers.
+
+    The bare arm has to show its cascade and the sidecar arm what is under `contained`; Envoy's is there to compare.
+    """
     from chaos.battery import run
 
     scenarios = chosen(paths, arm, without_decisive)
-    results = []
-    for number in range(seed, seed + repeat):
-        click.echo(f"{len(scenarios)} scenarios, seed {number}")
-        for loaded in scenarios:
-            results.append(asyncio.run(run(loaded, arms(arm), number, without=without_decisive, progress=progress)))
-            tell(results[-1])
-    finish(results, report, junit, as_json)
+    if network:
+        scenarios = in_containers(scenarios, arm)
+    results: list[Result] = []
+    stopped = False
+    try:
+        for number in range(seed, seed + repeat):
+            click.echo(f"{len(scenarios)} scenario{'s' * (len(scenarios) != 1)}, seed {number}")
+            for loaded in scenarios:
+                ended = run(loaded, arms(arm), number, without=without_decisive, progress=progress, network=network)
+                results.append(asyncio.run(ended))
+                tell(results[-1])
+    except KeyboardInterrupt:
+        click.echo("\nstopped: faults are undone, and nothing is left running", err=True)
+        stopped = True
+    finish(results, report, junit, as_json, stopped=stopped)
 
 
-@main.command()
+@main.command(short_help="The same in virtual time: faster, and repeatable.")
 @choices
 @outputs
 def simulate(
@@ -108,15 +129,24 @@ def list_(paths: tuple[str, ...]) -> None:
         click.echo(f"{loaded.name:<28} {seconds:3.0f} s  {both:<22} {loaded.scenario.title}")
 
 
-@main.command()
+@main.command(short_help="Judge a recording again.")
 @click.argument("recording", type=click.Path(exists=True, dir_okay=False))
+@click.argument("paths", nargs=-1, type=click.Path())
 @outputs
-def replay(recording: str, report: str | None, junit: str | None, as_json: str | None) -> None:
-    """Judge a recording (`--json` of a run) again, with the expectations as they are in the files now."""
+def replay(recording: str, paths: tuple[str, ...], report: str | None, junit: str | None, as_json: str | None) -> None:
+    """Judge a recording (`--json` of a run) again, with the expectations as they are in the files now.
+
+    PATHS are the files of its scenarios, if they are not those that come with the sidecar.
+    """
     from chaos.battery import replayed
 
+    scenarios = read(paths)
+    known = {loaded.name for loaded in scenarios}
     try:
-        results = replayed(json.loads(Path(recording).read_text()))
+        document = json.loads(Path(recording).read_text())
+        if lost := sorted({each["scenario"] for each in document["results"]} - known):
+            raise click.ClickException(f"{recording} is of {', '.join(lost)}; name the scenario's file after it")
+        results = replayed(document, scenarios)
     except (KeyError, TypeError, ValueError) as error:
         raise click.ClickException(f"{recording} is not what --json of a run has written: {error!r}") from error
     for result in results:
@@ -124,7 +154,7 @@ def replay(recording: str, report: str | None, junit: str | None, as_json: str |
     finish(results, report, junit, as_json)
 
 
-@main.command()
+@main.command(short_help="Search the load at which it still comes back.")
 @click.argument("path", type=click.Path())
 @click.option("--seed", type=int, default=1, show_default=True)
 def margin(path: str, seed: int) -> None:
@@ -162,8 +192,32 @@ def read(paths: tuple[str, ...]) -> list[Loaded]:
 
 def chosen(paths: tuple[str, ...], arm: str, without: bool) -> list[Loaded]:
     """Those of them that have such an arm, and something decisive where that is to be taken out."""
-    found = [loaded for loaded in read(paths) if set(arms(arm)) & set(loaded.scenario.arms)]
-    return [loaded for loaded in found if loaded.scenario.decisive or not without]
+    known = read(paths)
+    found = [loaded for loaded in known if set(arms(arm)) & set(loaded.scenario.arms)]
+    if not found:
+        has = "; ".join(f"{loaded.name} has {', '.join(loaded.scenario.arms)}" for loaded in known)
+        raise click.ClickException(f"nothing to run with --arm {arm}: {has}")
+    found = [loaded for loaded in found if loaded.scenario.decisive or not without]
+    if not found:
+        raise click.ClickException("nothing to run: none of these says what is `decisive`")
+    return found
+
+
+def in_containers(scenarios: list[Loaded], arm: str) -> list[Loaded]:
+    """Those that can be run there."""
+    from chaos.cluster import ClusterError
+    from chaos.containers import engine, suits
+
+    if "envoy" in arms(arm):
+        raise click.UsageError("Envoy is not in the image; leave out --network, or choose --arm both")
+    try:
+        engine()
+    except ClusterError as error:
+        raise click.ClickException(str(error)) from error
+    for loaded in scenarios:
+        if not suits(loaded.scenario):
+            click.echo(f"left out {loaded.name}: in containers names are the engine's")
+    return [loaded for loaded in scenarios if suits(loaded.scenario)]
 
 
 def arms(word: str) -> list[str]:
@@ -191,8 +245,10 @@ def tell(result: Result) -> None:
                 click.echo(f"       {arm.name}: {verdict.what}: {verdict.measured}{limit}")
 
 
-def finish(results: list[Result], report: str | None, junit: str | None, as_json: str | None) -> None:
-    """Write what was asked for, and end with the exit code."""
+def finish(
+    results: list[Result], report: str | None, junit: str | None, as_json: str | None, *, stopped: bool = False
+) -> None:
+    """Write what was asked for, of as many scenarios as have ended, and end with the exit code."""
     from chaos.battery import document
     from chaos.junit import junit_xml
     from chaos.report import page
@@ -205,7 +261,7 @@ def finish(results: list[Result], report: str | None, junit: str | None, as_json
         Path(report).write_text(page(results))
     failed = sum(not result.passed for result in results)
     click.echo(f"{len(results) - failed} of {len(results)} as expected")
-    sys.exit(1 if failed or not results else 0)
+    sys.exit(1 if failed or stopped or not results else 0)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,8 @@ from pydantic import Field, PlainValidator, WithJsonSchema
 from sidecar.core.units import Duration, Model, Share, Size, parse_duration
 
 Phase = Literal["before", "during", "after"]
+ALL = "all"
+"""In the place of a class: every one together."""
 
 
 class Multiple(float):
@@ -39,7 +41,7 @@ class Measure(Model):
     @property
     def classes(self) -> list[str]:
         """The classes that it names."""
-        return [name for name in (getattr(self, "of", None),) if name]
+        return [name for name in (getattr(self, "of", None),) if name and name != ALL]
 
 
 class ShareMeasure(Measure):
@@ -48,7 +50,7 @@ class ShareMeasure(Measure):
 
     measure: Literal["availability", "goodput", "refused"]
     of: str
-    """The class."""
+    """The class; `all` for every one together."""
     phase: Phase
     at_least: Share | None = None
     at_most: Share | None = None

@@ -10,11 +10,12 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
-from chaos.expect import Multiple
+from chaos.expect import ALL, Multiple
 from chaos.recording import Recording, Request
 from chaos.scenario import Scenario
+from sidecar.core.events import BUG
 
-BIN: Final = 1.0
+BIN: Final = 0.5
 """Seconds over which goodput is taken to find when it is back."""
 SERVED: Final = 0.99
 """Goodput that a class outside of the blast radius keeps."""
@@ -41,16 +42,18 @@ class Unmeasurable(Exception):  # noqa: N818 - an answer of the judge
 
 
 def judge(recording: Recording, scenario: Scenario) -> list[Verdict]:
-    """Each expectation of the arm; the first verdict is on the run itself."""
+    """Each expectation of the arm; the first verdict is on the run itself, which a bug of a sidecar spoils."""
     expectations = scenario.expect.cascade if recording.arm == "bare" else scenario.expect.contained
-    verdicts = [Verdict("the run ended as planned", not recording.trouble, recording.trouble or "yes", "yes")]
+    bugs = [f"{e.node} had a bug: {e.facts.get('error')}" for e in recording.events if e.name == BUG]
+    trouble = recording.trouble or "; ".join(bugs[:1])
+    verdicts = [Verdict("the run ended as planned", not trouble, trouble or "yes", "yes")]
     for expectation in expectations:
         if recording.arm == "envoy" and expectation.measure in SAID:
             continue
         try:
             verdicts.append(_judge_one(recording, scenario, expectation))
         except Unmeasurable as missing:
-            verdicts.append(Verdict(_words(expectation), False, str(missing), _limit(expectation)))
+            verdicts.append(Verdict(in_words(expectation), False, str(missing), _limit(expectation)))
     return verdicts
 
 
@@ -62,7 +65,7 @@ def passed(verdicts: Iterable[Verdict]) -> bool:
 def _judge_one(recording: Recording, scenario: Scenario, e: Any) -> Verdict:
     value, form = MEASURES[e.measure](recording, scenario, e)
     if e.measure == "blast_radius":
-        return Verdict(_words(e), value == 0, form(value), _limit(e), e.because)
+        return Verdict(in_words(e), value == 0, form(value), _limit(e), e.because)
     ok = True
     shown = _limit(e)
     for name in ("at_least", "at_most"):
@@ -74,13 +77,14 @@ def _judge_one(recording: Recording, scenario: Scenario, e: Any) -> Verdict:
             limit = float(limit) * quiet
             shown += f" = {form(limit)}"
         ok = ok and (value >= limit if name == "at_least" else value <= limit)
-    return Verdict(_words(e), ok, form(value), shown, e.because)
+    return Verdict(in_words(e), ok, form(value), shown, e.because)
 
 
 # ----- words
 
 
-def _words(e: Any) -> str:
+def in_words(e: Any) -> str:
+    """What an expectation looks at."""
     about = getattr(e, "of", "") or getattr(e, "node", "")
     match e.measure:
         case "latency":
@@ -149,9 +153,9 @@ def is_good(request: Request, scenario: Scenario) -> bool:
 
 
 def select(recording: Recording, cls: str, phase: str) -> list[Request]:
-    """The requests of a class that were due in a phase."""
+    """The requests of a class, or of all, that were due in a phase."""
     start, end = recording.phases[phase]
-    found = [r for r in recording.requests if r.cls == cls and start <= r.due < end]
+    found = [r for r in recording.requests if cls in (r.cls, ALL) and start <= r.due < end]
     if not found:
         raise Unmeasurable(f"no request of {cls} in the phase {phase}")
     return found
@@ -228,12 +232,11 @@ def _recovery(recording: Recording, scenario: Scenario, e: Any) -> Value:
         raise Unmeasurable(f"no request of {e.of} after the fault")
     back = float("inf")
     good = total = 0
-    for index in sorted(bins, reverse=True):  # from the end: the longest stretch that is good as a whole
-        good += sum(bins[index])
+    for index in sorted(bins, reverse=True):  # the longest stretch to the end that is good as a whole, and begins so
+        here = sum(bins[index])
+        good += here
         total += len(bins[index])
-        if good / total < e.to:
-            break
-        if sum(bins[index]) >= e.to * len(bins[index]):
+        if good >= e.to * total and here >= e.to * len(bins[index]):
             back = index * BIN
     return back, _seconds
 

@@ -123,10 +123,18 @@ class Local:
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
 
+    def _process(self, name: str, argv: Sequence[str], env: Mapping[str, str], hear: Callable[[str], None]) -> Process:
+        """A Python program of ours."""
+        return Process(name, [sys.executable, *argv], env, hear)
+
+    def _seen(self, path: Path) -> str:
+        """A file of this run as that program sees it."""
+        return str(path)
+
     # ----- parts
 
     async def start(self, kind: str, name: str, spec: dict[str, Any]) -> list[str]:
-        process = Process(name, [sys.executable, "-m", "chaos.node", kind, name], {}, lambda t: self._hear(name, t))
+        process = self._process(name, ["-m", "chaos.node", kind, name], {}, lambda text: self._hear(name, text))
         self.ready[name] = asyncio.get_running_loop().create_future()
         await process.start()
         self.processes[name] = process
@@ -187,8 +195,8 @@ class Local:
         self._write(directory, sources)
         if self.arm == "envoy":
             return await self._start_envoy(name, directory, env)
-        argv = [sys.executable, "-m", "chaos.sidecar_process", str(directory), str(self.directory / "names.json")]
-        process = Process(name, argv, env, lambda text: self._hear_sidecar(name, text))
+        argv = ["-m", "chaos.sidecar_process", self._seen(directory), self._seen(self.directory / "names.json")]
+        process = self._process(name, argv, env, lambda text: self._hear_sidecar(name, text))
         self.ready[name] = asyncio.get_running_loop().create_future()
         await process.start()
         self.sidecars[name] = process

@@ -6,17 +6,20 @@ was measured, one typical request of each arm, and how to repeat it.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from chaos import charts, curves
+from chaos.compare import Compared, compare
 
 if TYPE_CHECKING:
     from chaos.battery import Arm, Result
 
 STYLE = (Path(__file__).parent / "report.css").read_text()
+WORDS = {"better": ("ok", "✓ better"), "equal": ("quiet", "= equal"), "worse": ("bad", "✗ worse")}
 NAMES = {"bare": "Without sidecars", "sidecar": "With sidecars", "envoy": "With Envoy"}
 
 
@@ -35,6 +38,7 @@ def page(results: Sequence[Result]) -> str:
 faults. It is as expected if the cascade happens without them and does not happen with them. ({how}, seed
 {seed_words})</p></header>
 <main><section aria-labelledby="verdicts"><h2 id="verdicts">Verdicts</h2>{_table(results)}{_key()}</section>
+{_peer(results)}
 {"".join(_scenario(result) for result in results)}</main></body></html>
 """
 
@@ -51,6 +55,46 @@ def _table(results: Sequence[Result]) -> str:
         f'<table><thead><tr><th scope="col">Scenario</th>{head}<th scope="col">Verdict</th></tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table>"
     )
+
+
+def _compared(result: Result) -> list[Compared]:
+    """Its measures beside the peer's; none where one of the two was not run."""
+    found = {arm.name: arm.recording for arm in result.arms}
+    if "sidecar" not in found or "envoy" not in found:
+        return []
+    return compare(result.scenario, found["sidecar"], found["envoy"])
+
+
+def _peer(results: Sequence[Result]) -> str:
+    """The sidecars beside Envoy, over all scenarios, and what Envoy cannot be told."""
+    rows, every = [], Counter[str]()
+    for result in results:
+        found = _compared(result)
+        every.update(each.word for each in found)
+        rows += [
+            f'<tr><th scope="row"><a href="#{_id(result)}">{escape(result.scenario.title)}</a></th>'
+            f"<td>{escape(each.what)}</td><td>{escape(each.ours)}</td><td>{escape(each.theirs)}</td>"
+            f"<td>{_word(each.word)}</td></tr>"
+            for each in found
+            if each.word != "equal"
+        ]
+    if not every:
+        return ""
+    notes = dict.fromkeys(note for result in results for arm in result.arms for note in arm.recording.notes)
+    gaps = "".join(f"<li>{escape(note.removeprefix('envoy: '))}</li>" for note in notes)
+    head = "".join(f'<th scope="col">{name}</th>' for name in ("Scenario", "Measure", "Sidecars", "Envoy", ""))
+    return (
+        '<section aria-labelledby="peer"><h2 id="peer">Beside Envoy</h2>'
+        f"<p>Envoy was configured for the same intents, from the same policies. Of {every.total()} measures the "
+        f"sidecars do better on {every['better']}, equally well on {every['equal']} and worse on {every['worse']}; "
+        "what differs no more than two runs of the same arm do counts as equal.</p>"
+        f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+        f"<h3>What Envoy cannot be told</h3><ul>{gaps}</ul></section>"
+    )
+
+
+def _word(word: str) -> str:
+    return f'<span class="{WORDS[word][0]}">{WORDS[word][1]}</span>'
 
 
 def _cell(result: Result, name: str) -> str:
@@ -99,8 +143,20 @@ def _scenario(result: Result) -> str:
     return (
         f'<section class="scenario" aria-labelledby="{title}"><h2 id="{title}">{escape(scenario.title)} '
         f"{_mark(result.passed)}</h2><p>{escape(scenario.story)}</p>{source}"
-        f'<div class="arms">{arms}</div><p class="repeat">To repeat it: <code>{escape(repeat)}</code></p></section>'
+        f'<div class="arms">{arms}</div>{_beside(result)}'
+        f'<p class="repeat">To repeat it: <code>{escape(repeat)}</code></p></section>'
     )
+
+
+def _beside(result: Result) -> str:
+    """Every measure of both, where the peer was run."""
+    rows = "".join(
+        f'<tr><th scope="row">{escape(each.what)}</th><td>{escape(each.ours)}</td><td>{escape(each.theirs)}</td>'
+        f"<td>{_word(each.word)}</td></tr>"
+        for each in _compared(result)
+    )
+    head = "".join(f'<th scope="col">{name}</th>' for name in ("Beside Envoy", "Sidecars", "Envoy", ""))
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>" if rows else ""
 
 
 def _arm(result: Result, arm: Arm) -> str:
@@ -127,8 +183,8 @@ def _arm(result: Result, arm: Arm) -> str:
     if recording.without:
         parts.append(f'<p class="bad">Taken out of the policies: {escape(", ".join(recording.without))}</p>')
     if recording.notes:
-        notes = "".join(f"<li>{escape(note)}</li>" for note in recording.notes)
-        parts.append(f"<details><summary>What it cannot be told</summary><ul>{notes}</ul></details>")
+        notes = "".join(f"<li>{escape(note.removeprefix('envoy: '))}</li>" for note in recording.notes)
+        parts.append(f"<h4>What it cannot be told</h4><ul>{notes}</ul>")
     return f'<div class="arm">{"".join(parts)}</div>'
 
 
@@ -139,7 +195,7 @@ def _expectations(arm: Arm) -> str:
         because = f'<br><span class="quiet">{escape(verdict.because)}</span>' if verdict.because else ""
         rows.append(
             f'<tr><th scope="row">{escape(verdict.what)}{because}</th><td>{escape(verdict.measured)}</td>'
-            f"<td>{escape(verdict.limit)}</td><td>{mark}</td></tr>"
+            f'<td class="limit">{escape(verdict.limit).replace(" = ", "<br>= ")}</td><td>{mark}</td></tr>'
         )
     what = "What shows the cascade" if arm.name == "bare" else "Expected"
     return (

@@ -1,36 +1,20 @@
 """A loop whose time and network are virtual: whole scenarios run on it in one thread, as fast as the code allows.
 
-Where the loop would wait for its next timer, the clock jumps there.  `create_server` and `create_connection` join
-protocols in memory, with the manners of TCP: order, flow control, ends and resets, a refused connect where nobody
-listens.  Nothing here is random and no time of the machine is looked at, so a run is a function of its seed.
+Clock and connections are those of the policy tests (`sidecar.policytest`); what is added here are listeners that can
+refuse and hang, and names.  Nothing is random and no time of the machine is looked at, so a run is a function of its
+seed.
 """
 
 from __future__ import annotations
 
 import asyncio
-import selectors
 import socket
-from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
-HIGH_WATER = 64 * 1024
+from sidecar.policytest.network import Address, MemoryLoop
+
 FIRST_PORT = 20_000
-
-
-class Clock(selectors.SelectSelector):
-    """Moves time instead of waiting; real files are never looked at."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.time = 1000.0
-
-    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        if timeout is None:
-            raise RuntimeError("nothing on the virtual loop can ever happen again")
-        if timeout > 0:
-            self.time += timeout
-        return []
 
 
 class VirtualServer:
@@ -69,124 +53,6 @@ class VirtualServer:
                 future.set_result(None)
 
 
-class VirtualTransport(asyncio.Transport):
-    """One end of a connection."""
-
-    def __init__(self, loop: VirtualLoop, protocol: asyncio.Protocol, peername: tuple[str, int]) -> None:
-        super().__init__({"peername": peername})
-        self.loop = loop
-        self.protocol = protocol
-        self.peer: VirtualTransport
-        self.closing = self.lost = False
-        self.way: deque[bytes | None] = deque()
-        """What is on its way to the peer; None stands for the end."""
-        self.size = 0
-        self.scheduled = False
-        self.reading = True
-        self.paused = False
-        self.high, self.low = HIGH_WATER, HIGH_WATER // 4
-
-    def write(self, data: bytes | bytearray | memoryview) -> None:
-        if self.closing or not data:
-            return
-        self.way.append(bytes(data))
-        self.size += len(data)
-        if self.size > self.high and not self.paused:
-            self.paused = True
-            self.protocol.pause_writing()
-        self._schedule()
-
-    def writelines(self, list_of_data: Iterable[Any]) -> None:
-        self.write(b"".join(list_of_data))
-
-    def can_write_eof(self) -> bool:
-        return True
-
-    def write_eof(self) -> None:
-        if not self.closing:
-            self.way.append(None)
-            self._schedule()
-
-    def get_write_buffer_size(self) -> int:
-        return self.size
-
-    def get_write_buffer_limits(self) -> tuple[int, int]:
-        return self.low, self.high
-
-    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        self.high = HIGH_WATER if high is None else high
-        self.low = self.high // 4 if low is None else low
-
-    def pause_reading(self) -> None:
-        self.reading = False
-
-    def resume_reading(self) -> None:
-        self.reading = True
-        self.peer._schedule()
-
-    def is_reading(self) -> bool:
-        return self.reading and not self.closing
-
-    def is_closing(self) -> bool:
-        return self.closing
-
-    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
-        assert isinstance(protocol, asyncio.Protocol)
-        self.protocol = protocol
-
-    def get_protocol(self) -> asyncio.BaseProtocol:
-        return self.protocol
-
-    def close(self) -> None:
-        if not self.closing:
-            self.way.append(None)
-            self.closing = True
-            self.loop.call_soon(self._lose, None)
-            self._schedule()
-            self.peer._schedule()
-
-    def abort(self) -> None:
-        """Reset: what is on its way is lost, and the peer learns of it."""
-        if self.lost:
-            return
-        self.closing = True
-        self.way.clear()
-        self.size = 0
-        self.loop.call_soon(self._lose, None)
-        self.loop.call_soon(self.peer._lose, ConnectionResetError(104, "Connection reset by peer"))
-
-    def _schedule(self) -> None:
-        if not self.scheduled and self.way and (self.peer.reading or self.peer.closing):
-            self.scheduled = True
-            self.loop.call_soon(self._deliver)
-
-    def _deliver(self) -> None:
-        self.scheduled = False
-        peer = self.peer
-        while self.way and (peer.reading or peer.closing):
-            piece = self.way.popleft()
-            if piece is None:
-                if not peer.closing and not peer.protocol.eof_received():
-                    peer.close()
-                continue
-            self.size -= len(piece)
-            if peer.lost:
-                self._lose(ConnectionResetError(104, "Connection reset by peer"))
-                return
-            if not peer.closing:
-                peer.protocol.data_received(piece)
-        if self.paused and self.size <= self.low and not self.lost:
-            self.paused = False
-            self.protocol.resume_writing()
-
-    def _lose(self, error: Exception | None) -> None:
-        if not self.lost:
-            self.lost = self.closing = True
-            if error is not None:
-                self.way.clear()
-            self.protocol.connection_lost(error)
-
-
 class VirtualPort:
     """A port that can refuse and hang (`chaos.parts.port.Port`)."""
 
@@ -213,19 +79,16 @@ class VirtualPort:
             self.server.hang()
 
 
-class VirtualLoop(asyncio.SelectorEventLoop):
+class VirtualLoop(MemoryLoop):
     """The loop."""
 
     def __init__(self) -> None:
-        self.clock = Clock()
-        super().__init__(self.clock)
-        self.servers: dict[tuple[str, int], VirtualServer] = {}
+        super().__init__()
+        self.servers: dict[Address, VirtualServer] = {}
+        self.accept = self._accept
         self.names: Callable[[str], tuple[float, list[str]]] | None = None
         """How long a look-up takes and what it finds; OSError where it finds nothing."""
         self.ports = FIRST_PORT
-
-    def time(self) -> float:
-        return self.clock.time
 
     def make_port(self, factory: Callable[[], asyncio.Protocol]) -> VirtualPort:
         return VirtualPort(self, factory)
@@ -253,21 +116,16 @@ class VirtualLoop(asyncio.SelectorEventLoop):
             server.hang()
         return server
 
-    async def create_connection(self, factory: Any, host: Any = None, port: Any = None, **_: Any) -> Any:  # type: ignore[override]
-        while (server := self.servers.get((host, port))) is not None and server.waiting is not None:
+    async def _accept(self, address: Address) -> asyncio.Protocol:
+        """Whoever listens there; a connect takes a turn of the loop at least."""
+        while (server := self.servers.get(address)) is not None and server.waiting is not None:
             future = self.create_future()
             server.waiting.append(future)
             await future
         await asyncio.sleep(0)
         if server is None:
-            raise ConnectionRefusedError(111, f"Connect call failed ('{host}', {port})")
-        self.ports += 1
-        protocol, other = factory(), server.factory()
-        near, far = VirtualTransport(self, protocol, (host, port)), VirtualTransport(self, other, (host, self.ports))
-        near.peer, far.peer = far, near
-        other.connection_made(far)
-        protocol.connection_made(near)
-        return near, protocol
+            raise ConnectionRefusedError(111, f"Connect call failed {address}")
+        return server.factory()
 
     async def getaddrinfo(self, host: Any, port: Any, **_: Any) -> Any:
         delay, addresses = (0.0, [host]) if self.names is None or host[:1].isdigit() else self.names(host)

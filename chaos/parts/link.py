@@ -177,7 +177,7 @@ class Link:
         self.toxics: dict[str, Toxic] = {}
         self.pairs: set[Pair] = set()
         self.count = 0
-        self.port: Port = make_port(lambda: Pair(self).front)
+        self.port: Port = make_port(lambda: Pair(self).front, spec.get("host", "127.0.0.1"))
 
     async def start(self) -> list[str]:
         return [await self.port.open()]

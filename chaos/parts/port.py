@@ -12,7 +12,6 @@ import socket
 from collections.abc import Callable
 from typing import Any, Protocol
 
-HOST = "127.0.0.1"
 BACKLOG = 512
 FILLING = 4
 """Connections that fill a backlog of none."""
@@ -31,17 +30,18 @@ class Port(Protocol):
         """Let whoever connects wait."""
 
 
-def make_port(factory: Callable[[], asyncio.Protocol]) -> Port:
-    """A port of the running loop: one of its own if it has such, else a real one."""
+def make_port(factory: Callable[[], asyncio.Protocol], host: str) -> Port:
+    """A port of the running loop: one of its own if it has such, else a real one of the address `host`."""
     own: Callable[..., Port] | None = getattr(asyncio.get_running_loop(), "make_port", None)
-    return RealPort(factory) if own is None else own(factory)
+    return RealPort(factory, host) if own is None else own(factory)
 
 
 class RealPort:
     """With sockets."""
 
-    def __init__(self, factory: Callable[[], asyncio.Protocol]) -> None:
+    def __init__(self, factory: Callable[[], asyncio.Protocol], host: str) -> None:
         self.factory = factory
+        self.host = host
         self.number = 0
         self.server: asyncio.Server | None = None
         self.sockets: list[socket.socket] = []
@@ -51,12 +51,12 @@ class RealPort:
         loop = asyncio.get_running_loop()
         sock = self._bound()
         self.server = await loop.create_server(self.factory, sock=sock, backlog=BACKLOG)
-        return f"{HOST}:{self.number}"
+        return f"{self.host}:{self.number}"
 
     def _bound(self) -> Any:
         sock = socket.socket()
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind((HOST, self.number))
+        sock.bind((self.host, self.number))
         sock.setblocking(False)
         self.number = sock.getsockname()[1]
         return sock
@@ -77,7 +77,7 @@ class RealPort:
             filler = socket.socket()
             filler.setblocking(False)
             with contextlib.suppress(BlockingIOError):
-                filler.connect((HOST, self.number))
+                filler.connect((self.host, self.number))  # 0.0.0.0 is this machine
             self.sockets.append(filler)
 
     def _unhang(self) -> None:

@@ -50,7 +50,7 @@ async def test_the_guard_stops_a_run_that_exceeds_its_bounds() -> None:
 async def test_nothing_stays_behind(how: signal.Signals, tmp_path: Path) -> None:
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "chaos.cli", "run", str(SCENARIOS / "slow_dependency.yaml"),
-        cwd=ROOT, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
+        cwd=ROOT, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
         env={**os.environ, "TMPDIR": str(tmp_path)},
     )  # fmt: skip
     async with asyncio.timeout(30):
@@ -58,7 +58,9 @@ async def test_nothing_stays_behind(how: signal.Signals, tmp_path: Path) -> None
             await asyncio.sleep(0.1)
     started = children(process.pid)
     process.send_signal(how)
-    assert await asyncio.wait_for(process.wait(), 30) != 0
+    _, said = await asyncio.wait_for(process.communicate(), 30)
+    assert process.returncode != 0
+    assert (b"stopped: faults are undone" in said) == (how == signal.SIGINT)
     async with asyncio.timeout(10):
         while any(is_alive(pid) for pid in started):
             await asyncio.sleep(0.1)

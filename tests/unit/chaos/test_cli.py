@@ -66,6 +66,33 @@ def test_what_is_no_recording_is_refused(tmp_path: Path) -> None:
     assert "is not what --json of a run has written" in output
 
 
+def test_a_recording_of_an_unknown_scenario_is_named(tmp_path: Path) -> None:
+    own, out = tmp_path / "own.yaml", str(tmp_path / "out.json")
+    own.write_text(Path(ONE).read_text().replace("../policies", str(SCENARIOS.parent / "policies")))
+    assert run("simulate", str(own), "--arm", "bare", "--json", out)[0] == 0
+    code, output = run("replay", out)
+    assert code == 1
+    assert "is of own; name the scenario's file after it" in output
+    assert run("replay", out, str(own))[0] == 0
+
+
+def test_there_has_to_be_something_to_run() -> None:
+    code, output = run("simulate", str(SCENARIOS / "bad_policy.yaml"), "--arm", "bare")
+    assert code == 1
+    assert "nothing to run with --arm bare: bad_policy has sidecar" in output
+    code, output = run("simulate", str(SCENARIOS / "bad_policy.yaml"), "--without-decisive")
+    assert code == 1
+    assert "none of these says what is `decisive`" in output
+
+
+@pytest.mark.parametrize("option", ["--report", "--junit", "--json"])
+def test_what_cannot_be_written_is_said_before_the_run(option: str, tmp_path: Path) -> None:
+    code, output = run("simulate", ONE, option, str(tmp_path / "nowhere" / "out"))
+    assert code == 2
+    assert "cannot be written; name a file in a directory that is there" in output
+    assert "as expected" not in output
+
+
 def test_the_margin_of_each_arm_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     found = {"bare": 0.0, "sidecar": 1.5}
     monkeypatch.setattr("chaos.margin.margin", lambda loaded, arm, seed: found[arm])

@@ -43,7 +43,7 @@ def test_a_breaker_becomes_an_ejection_and_what_is_lost_is_said(
     (loaded,) = [each for each in COMPARED if each.name == "slow_dependency"]
     peer, document = made(loaded, "shop", tmp_path, monkeypatch)
     (cluster,) = [c for c in document["static_resources"]["clusters"] if c["name"] == "payments:charge"]
-    assert cluster["outlier_detection"]["base_ejection_time"] == "1s"
+    assert cluster["outlier_detection"]["base_ejection_time"] == "0.5s"
     assert cluster["common_lb_config"]["healthy_panic_threshold"]["value"] == 0
     assert any("a breaker is an ejected host" in gap for gap in peer.gaps)
 

@@ -23,6 +23,7 @@ EVENTS = {"measure": "events", "to": "open", "at_least": 1}
 PEAK = {"measure": "peak", "what": "queue", "node": "pay", "at_most": 5}
 GROWTH = {"measure": "growth", "at_most": "10MiB"}
 BLAST = {"measure": "blast_radius", "only": ["buy"]}
+ALL = {"measure": "goodput", "of": "all", "phase": "during", "at_least": "85%"}
 REFUSED = {"measure": "refused", "of": "look", "phase": "during", "at_most": "1%"}
 
 CALLS = [call("pay", -4 + n / 10) for n in range(140)]
@@ -43,6 +44,7 @@ GOOD: list[tuple[dict[str, Any], Recording]] = [
     (GROWTH, recording(samples=[sample(-1, memory=50 * 2**20), sample(9, memory=55 * 2**20)])),
     (BLAST, recording(requests=with_bad("buy", 0, 4, status=503))),
     (REFUSED, recording()),
+    (ALL, recording(requests=with_bad("buy", 0, 1, status=503))),
 ]
 BAD: list[tuple[dict[str, Any], Recording]] = [
     (GOODPUT, recording(requests=with_bad("buy", 0, 1, status=503))),
@@ -71,6 +73,7 @@ BAD: list[tuple[dict[str, Any], Recording]] = [
     (GROWTH, recording(samples=[sample(-1, memory=50 * 2**20), sample(9, memory=75 * 2**20)])),
     (GROWTH, recording()),
     (BLAST, recording(requests=with_bad("look", 0, 4, status=503))),
+    (ALL, recording(requests=with_bad("buy", 0, 1.5, status=503))),
     (REFUSED, recording(requests=with_bad("look", 0, 1, status=503, reason="overloaded"))),
 ]
 
@@ -95,6 +98,12 @@ def test_a_run_that_was_stopped_has_failed_whatever_it_recorded() -> None:
     assert verdicts[0].measured == "the guard stopped it"
 
 
+def test_a_bug_of_a_sidecar_spoils_a_run() -> None:
+    verdicts = judge(recording(events=[event(1, "bug", error="KeyError: 'x'")]), scenario(GOODPUT))
+    assert not passed(verdicts)
+    assert verdicts[0].measured == "shop-sidecar had a bug: KeyError: 'x'"
+
+
 def test_the_bare_arm_is_held_to_its_cascade() -> None:
     broken = {**GOODPUT, "at_least": None, "at_most": "50%"}
     wanted = scenario(GOODPUT, cascade=[broken])
@@ -106,6 +115,13 @@ def test_recovery_counts_from_the_end_of_the_last_fault() -> None:
     faults = [Struck("a", 0.0, 2.0), Struck("b", 1.0, 6.0)]
     run = recording(requests=with_bad("buy", 0, 7, status=503), faults=faults)
     assert judge(run, scenario(RECOVERY))[1].measured == "1.00 s"
+
+
+@pytest.mark.parametrize(("since", "measured"), [(9.85, "0 ms"), (9.75, "never")])
+def test_what_is_lost_at_the_very_end_counts_as_what_it_is(since: float, measured: str) -> None:
+    """One of sixty is within what is allowed, two are not."""
+    run = recording(requests=with_bad("buy", since, 10, status=503))
+    assert judge(run, scenario({**RECOVERY, "to": "98%"}))[1].measured == measured
 
 
 def test_a_percentile_is_a_value_that_was_measured() -> None:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from xml.etree import ElementTree as Tree
 
 import pytest
 
-from chaos.battery import Result, document, replayed, simulated
+from chaos.battery import Arm, Result, document, replayed, simulated
+from chaos.compare import compare
 from chaos.files import SCENARIOS, load
+from chaos.judge import judge
 from chaos.junit import junit_xml
 from chaos.report import page
 
@@ -69,6 +72,21 @@ def test_charts_can_be_read_by_those_who_do_not_see_them(html: str) -> None:
     assert "@media print" in html
 
 
+def test_a_peer_is_compared_measure_by_measure(results: list[Result]) -> None:
+    first = results[0] if results[0].name == "slow_dependency" else results[1]
+    bare, sidecar = first.arms
+    peer = replace(bare.recording, arm="envoy", notes=["envoy: no probes"])
+    arms = [bare, sidecar, Arm("envoy", peer, judge(peer, first.scenario))]
+    html = page([replace(first, arms=arms)])
+    (better, equal, worse), *_ = re.findall(r"better on (\d+), equally well on (\d+) and worse on (\d+)", html)
+    found = compare(first.scenario, sidecar.recording, peer)
+    words = [each.word for each in found]
+    assert [int(better), int(equal), int(worse)] == [words.count(w) for w in ("better", "equal", "worse")]
+    assert int(better) > 2
+    assert html.count("<li>no probes</li>") == 2
+    assert "Beside Envoy" not in page([first])
+
+
 def test_junit_has_a_case_for_each_expectation(results: list[Result]) -> None:
     root = Tree.fromstring(junit_xml(results))
     cases = root.findall("./testsuite/testcase")
@@ -77,7 +95,7 @@ def test_junit_has_a_case_for_each_expectation(results: list[Result]) -> None:
 
 
 def test_a_recording_is_judged_again_as_before(results: list[Result]) -> None:
-    again = replayed(json.loads(json.dumps(document(results))))
+    again = replayed(json.loads(json.dumps(document(results))), load([SCENARIOS]))
     assert [[arm.verdicts for arm in result.arms] for result in again] == [
         [arm.verdicts for arm in result.arms] for result in results
     ]

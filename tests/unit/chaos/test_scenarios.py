@@ -54,6 +54,7 @@ def test_a_scenario_says_what_must_be_seen(loaded: Loaded) -> None:
     assert ("bare" in scenario.arms) == bool(scenario.expect.cascade)
     assert "sidecar" in scenario.arms
     assert any(each.measure in ("goodput", "amplification", "recovery") for each in scenario.expect.contained)
+    assert scenario.decisive or "bare" not in scenario.arms, "nothing shows that a policy of ours decides"
     assert scenario.story
     assert scenario.source
 
@@ -61,12 +62,15 @@ def test_a_scenario_says_what_must_be_seen(loaded: Loaded) -> None:
 def test_mistakes_are_told_with_their_places(tmp_path: Path) -> None:
     path = tmp_path / "wrong.yaml"
     text = (SCENARIOS / "slow_dependency.yaml").read_text()
-    path.write_text(text.replace("rate: 30/s", "rate: 30").replace("workers: 32", "worker: 32"))
+    text = text.replace("rate: 30/s", "rate: 30").replace("workers: 36", "worker: 36")
+    path.write_text(text.replace("fault: slow", "fault: slov").replace("{measure: detection", "{measured: detection"))
     with pytest.raises(ScenarioError) as told:
         load([path])
     lines = str(told.value).splitlines()
     assert any("worker: is not a known key; did you mean `workers`?" in line for line in lines), lines
     assert any("is not a rate; write it such as 100/s" in line for line in lines), lines
+    assert any("has an unknown fault, `slov`; did you mean `slow`?" in line for line in lines), lines
+    assert any("does not say what it is; add the key 'measure'" in line for line in lines), lines
     assert all(line.startswith(f"{path}:") and line.split(":")[1].isdigit() for line in lines)
 
 

@@ -30,11 +30,12 @@ class Deaf:
 
     def __init__(self) -> None:
         self.loop = asyncio.get_running_loop()
+        self.zero = self.loop.time()
         self.told: list[tuple[float, str, str, dict[str, Any]]] = []
         self.tables: list[dict[str, Any]] = []
 
     def now(self) -> float:
-        return self.loop.time() - 1000.0
+        return self.loop.time() - self.zero
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
