@@ -1,8 +1,8 @@
-"""Run the benchmark: `python -m bench [--seconds 3] [--rounds 5] [--peers sidecar,envoy] [--scenarios small]`.
+"""Run the benchmark: `python -m bench [--seconds 1] [--rounds 9] [--peers sidecar,envoy] [--scenarios small,costs]`.
 
 All peers run at once, pinned to the same core, and are loaded one after the other, the order turning from round to
-round, so that what else the machine does falls on all alike.  Writes `bench/results.md`; `--json FILE` keeps every
-measurement.
+round, so that what else the machine does falls on all alike.  What each policy costs comes last (`bench.costs`).
+Writes `bench/results.md`; `--json FILE` keeps every measurement.
 """
 
 from __future__ import annotations
@@ -17,22 +17,26 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
-from bench import load, machine, report, upstream
-from bench.peers import PEERS, Peer, Place
+from bench import costs, load, machine, report, upstream
+from bench.peers import COMPILED, PEERS, Peer, Place
 from bench.scenarios import SCENARIOS, Sample, Scenario, measure, wait_until_up
 
 RESULTS: Final = Path(__file__).with_name("results.md")
 WARM_UP_SECONDS: Final = 1.0
+COSTS: Final = "costs"
+"""Named like a scenario."""
 
 
 class Running:
-    """A peer that is up."""
+    """A process of a peer's."""
 
-    def __init__(self, peer: Peer, program: str, upstream_port: int, directory: Path) -> None:
+    def __init__(self, peer: Peer, program: str, upstream_port: int, directory: Path, *, traced: bool) -> None:
         directory.mkdir()
         self.peer = peer
         self.version = peer.version(program)
-        self.place = Place(machine.free_port(), machine.free_port(), upstream_port, directory)
+        self.place = Place(machine.free_port(), machine.free_port(), upstream_port, directory, traced)
+        self.growth = 0.0
+        """Bytes that each of the first idle connections took: what is taken is seldom given back."""
         self.log = directory / "output"
         env = {
             "DEMO_PORT": str(self.place.port),
@@ -48,25 +52,20 @@ class Running:
 
 
 def run(options: argparse.Namespace) -> None:
-    generate = load.GENERATORS[options.load]
     scenarios = [scenario for scenario in SCENARIOS if scenario.name in options.scenarios]
     samples: dict[tuple[str, str], list[Sample]] = defaultdict(list)
-    growth: dict[str, float] = {}  # by the first idle connections: what they took is seldom given back
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sidecar-bench-")))
-        running = start(options.peers, directory, stack)
+        running = start(options.peers, scenarios, directory, stack)
         for scenario in scenarios:
+            taking_part = [one for one in running if scenario.of(one.peer.name) and one.place.traced == scenario.traced]
             for number in range(-1, options.rounds):  # the round -1 warms up and is thrown away
-                turn = max(0, number) % len(running)
-                for one in running[turn:] + running[:turn]:
-                    seconds = options.seconds if number >= 0 else WARM_UP_SECONDS
-                    sample = measure(scenario, one.process.pid, one.place.port, seconds, generate)
-                    if number < 0:
-                        growth[one.peer.name] = sample.idle
-                    else:
-                        sample = sample._replace(idle=growth[one.peer.name])
-                        samples[scenario.name, one.peer.name].append(sample)
-                        say(scenario, number, one.peer.name, sample)
+                turn = max(0, number) % max(1, len(taking_part))
+                for one in taking_part[turn:] + taking_part[:turn]:
+                    for part in scenario.parts:
+                        sample = take(part, number, one, options)
+                        if number >= 0:
+                            samples[part.name, one.peer.name].append(sample)
         facts = {
             "machine": machine.hardware(),
             "interpreter": machine.interpreter(),
@@ -74,15 +73,30 @@ def run(options: argparse.Namespace) -> None:
             "upstream": upstream.name(),
             **{one.peer.name: one.version for one in running},
         }
-    peers = [one.peer for one in running]
-    options.output.write_text(report.markdown(facts, peers, scenarios, samples))
+    found = costs.measure_apart(options.repeat) if COSTS in options.scenarios else []
+    peers = list(dict.fromkeys(one.peer for one in running))
+    options.output.write_text(report.markdown(facts, peers, scenarios, samples, found))
     if options.json:
-        options.json.write_text(report.as_json(facts, samples))
+        options.json.write_text(report.as_json(facts, samples, found))
     print(f"written: {options.output}")
 
 
-def start(names: list[str], directory: Path, stack: ExitStack) -> list[Running]:
-    """The upstream and every peer that is installed."""
+def take(scenario: Scenario, number: int, one: Running, options: argparse.Namespace) -> Sample:
+    """One measurement in the round of that number."""
+    seconds = options.seconds if number >= 0 else WARM_UP_SECONDS
+    sample = measure(scenario, one.process.pid, one.place.port, seconds, load.GENERATORS[options.load])
+    if number < 0:
+        one.growth = sample.idle
+        return sample
+    sample = sample._replace(idle=one.growth)
+    say(scenario, number, one.peer.name, sample)
+    return sample
+
+
+def start(names: list[str], scenarios: list[Scenario], directory: Path, stack: ExitStack) -> list[Running]:
+    """The upstream and, of every peer that is installed, a process for each kind of scenario it takes part in."""
+    if not scenarios:
+        return []
     port = machine.free_port()
     server = machine.spawn(upstream.command(port, directory), machine.cores()[1], directory / "upstream-output")
     stack.callback(machine.end, server)
@@ -96,10 +110,14 @@ def start(names: list[str], directory: Path, stack: ExitStack) -> list[Running]:
         if program is None:
             print(f"{peer.name} is not installed: left out")
             continue
-        running.append(Running(peer, program, port, directory / peer.name))
-        stack.callback(machine.end, running[-1].process)
+        for traced in sorted({scenario.traced for scenario in scenarios if scenario.of(peer.name)}):
+            place = directory / (f"{peer.name}-traced" if traced else peer.name)
+            running.append(Running(peer, program, port, place, traced=traced))
+            stack.callback(machine.end, running[-1].process)
     for one in running:
         one.check()
+    for told in dict.fromkeys(f"{one.peer.name}: {one.version}" for one in running):
+        print(told)
     return running
 
 
@@ -125,10 +143,12 @@ def names(known: list[str]) -> Callable[[str], list[str]]:
 
 
 def main() -> None:
-    peers, scenarios = [peer.name for peer in PEERS], [scenario.name for scenario in SCENARIOS]
+    peers = [peer.name for peer in PEERS if peer.name != "pure" or COMPILED.exists()]  # else it is the sidecar itself
+    scenarios = [*(scenario.name for scenario in SCENARIOS), COSTS]
     parser = argparse.ArgumentParser(prog="python -m bench", description="The sidecar beside other proxies.")
-    parser.add_argument("--seconds", type=float, default=3.0, help="length of one measurement (3)")
-    parser.add_argument("--rounds", type=int, default=5, help="measurements of each peer in each scenario (5)")
+    parser.add_argument("--seconds", type=float, default=1.0, help="length of one measurement (1)")
+    parser.add_argument("--rounds", type=int, default=9, help="measurements of each peer in each scenario (9)")
+    parser.add_argument("--repeat", type=int, default=costs.REPEAT, help=f"short runs of each policy ({costs.REPEAT})")
     parser.add_argument("--peers", type=names(peers), default=peers, metavar="A,B", help=", ".join(peers))
     parser.add_argument(
         "--scenarios", type=names(scenarios), default=scenarios, metavar="A,B", help=", ".join(scenarios)

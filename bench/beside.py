@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from statistics import median
 from typing import Any, Final, NamedTuple
@@ -47,33 +47,56 @@ class Turns(NamedTuple):
         return [*told, f"p99 {self.ratio:.2f}x"]
 
 
-def compare(policies: Policies, disturb: Disturb, options: argparse.Namespace) -> Turns:
-    """Start an upstream and the sidecar, and take the turns.  `options` has `seconds` (of each kind) and `load`."""
-    found = Turns([], [])
+class Loaded(NamedTuple):
+    """A sidecar before an upstream, and the load."""
+
+    subject: Subject
+    port: int
+    """The upstream's."""
+    fire: Callable[[float], Load]
+    """Load it for so many seconds."""
+
+
+@contextmanager
+def loaded(policies: Policies, options: argparse.Namespace, target: str = TARGET) -> Iterator[Loaded]:
+    """Start an upstream and the sidecar, and warm them up.  `options` has `load`."""
     _, core = machine.cores()
-    seconds = options.seconds / TURNS
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sidecar-beside-")))
         port = machine.free_port()
         server = machine.spawn(upstream.command(port, directory), core, directory / "upstream-output")
         stack.callback(machine.end, server)
-        if not wait_until_up(port, TARGET):
+        if not wait_until_up(port, target):
             raise SystemExit("the upstream does not answer")
-        subject = stack.enter_context(Subject(policies(port), directory, TARGET))
-        url = f"http://127.0.0.1:{subject.port}{TARGET}"
+        subject = stack.enter_context(Subject(policies(port), directory, target))
+        url = f"http://127.0.0.1:{subject.port}{target}"
         generate = load.GENERATORS[options.load]
-        generate(url, CONNECTIONS, 1.0, core)
+
+        def fire(seconds: float) -> Load:
+            return generate(url, CONNECTIONS, seconds, core)
+
+        fire(1.0)
+        yield Loaded(subject, port, fire)
+
+
+def compare(policies: Policies, disturb: Disturb, options: argparse.Namespace, target: str = TARGET) -> Turns:
+    """Take the turns.  `options` has `seconds` (of each kind) and `load`."""
+    found = Turns([], [])
+    seconds = options.seconds / TURNS
+    with loaded(policies, options, target) as (subject, port, fire):
         for _ in range(TURNS):
-            found.quiet.append(generate(url, CONNECTIONS, seconds, core))
+            found.quiet.append(fire(seconds))
             with disturb(subject, port, seconds):
-                found.disturbed.append(generate(url, CONNECTIONS, seconds, core))
+                found.disturbed.append(fire(seconds))
     return found
 
 
-def arguments(program: str, description: str) -> argparse.ArgumentParser:
+def arguments(program: str, description: str, seconds: float = 20.0) -> argparse.ArgumentParser:
     """The options that every comparison has."""
     parser = argparse.ArgumentParser(prog=f"python -m bench.{program}", description=description)
-    parser.add_argument("--seconds", type=float, default=20.0, help="of load with the disturbance, and without (20)")
+    parser.add_argument(
+        "--seconds", type=float, default=seconds, help=f"with the disturbance, and without ({seconds:g})"
+    )
     parser.add_argument("--load", choices=load.GENERATORS, default=load.best(), help="load generator")
     return parser
 

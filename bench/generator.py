@@ -1,11 +1,14 @@
-"""A load generator for where wrk is missing: `generator URL CONNECTIONS SECONDS` prints a `bench.load.Load` as JSON."""
+"""A load generator for where wrk is missing: `generator URL CONNECTIONS SECONDS [UNIQUE]` prints a `bench.load.Load` as
+JSON.  With `UNIQUE` each request has a query of its own that begins with that word."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import sys
+from collections.abc import Iterator
 from functools import partial
+from itertools import count, repeat
 from time import perf_counter
 from typing import cast
 from urllib.parse import urlsplit
@@ -17,8 +20,8 @@ import uvloop
 class Caller(asyncio.Protocol):
     """One connection: a request as soon as the last answer has come."""
 
-    def __init__(self, request: bytes, until: float, times: list[float]) -> None:
-        self.request = request
+    def __init__(self, requests: Iterator[bytes], until: float, times: list[float]) -> None:
+        self.requests = requests
         self.until = until
         self.times = times
         self.errors = 0
@@ -32,7 +35,7 @@ class Caller(asyncio.Protocol):
     def send(self) -> None:
         self.parser = httptools.HttpResponseParser(self)
         self.began = perf_counter()
-        self.transport.write(self.request)
+        self.transport.write(next(self.requests))
 
     def data_received(self, data: bytes) -> None:
         self.parser.feed_data(data)
@@ -52,15 +55,16 @@ class Caller(asyncio.Protocol):
             self.over.set_result(None)
 
 
-async def generate(url: str, connections: int, seconds: float) -> dict[str, float]:
+async def generate(url: str, connections: int, seconds: float, unique: str = "") -> dict[str, float]:
     parts = urlsplit(url)
-    request = f"GET {parts.path} HTTP/1.1\r\nHost: {parts.netloc}\r\n\r\n".encode()
+    form = f"GET {parts.path}%s HTTP/1.1\r\nHost: {parts.netloc}\r\n\r\n"
+    requests = ((form % f"?{unique}-{n}").encode() for n in count()) if unique else repeat((form % "").encode())
     loop = asyncio.get_running_loop()
     began = perf_counter()
     times: list[float] = []
     callers = []
     for _ in range(connections):
-        factory = partial(Caller, request, began + seconds, times)
+        factory = partial(Caller, requests, began + seconds, times)
         _, caller = await loop.create_connection(factory, parts.hostname or "", parts.port or 80)
         callers.append(caller)
     await asyncio.wait([caller.over for caller in callers], timeout=seconds + 5)
@@ -77,4 +81,4 @@ async def generate(url: str, connections: int, seconds: float) -> dict[str, floa
 
 if __name__ == "__main__":
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        print(json.dumps(runner.run(generate(sys.argv[1], int(sys.argv[2]), float(sys.argv[3])))))
+        print(json.dumps(runner.run(generate(sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), *sys.argv[4:]))))

@@ -1,5 +1,7 @@
 """The load: wrk where it is installed, or h2load, else a generator of our own.  All are closed loops over HTTP/1.1
 keep-alive connections in one thread: each connection sends the next request when the answer has come.
+
+`unique` gives each request a query that none had before.  h2load cannot do that: our own generator stands in for it.
 """
 
 from __future__ import annotations
@@ -10,13 +12,14 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+import time
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 from bench import machine
 
 MICROSECONDS: Final = {"us": 1.0, "ms": 1e3, "s": 1e6, "m": 6e7}
+UNIQUE: Final = Path(__file__).with_name("unique.lua")
 
 
 class Load(NamedTuple):
@@ -30,9 +33,16 @@ class Load(NamedTuple):
     """Answers other than 2xx and 3xx, and connections that broke."""
 
 
-def wrk(url: str, connections: int, seconds: float, core: int) -> Load:
-    """wrk: percentiles over every request."""
-    argv = ["wrk", "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "--latency", url]
+class Generate(Protocol):
+    """A load generator, on a core."""
+
+    def __call__(self, url: str, connections: int, seconds: float, core: int, *, unique: bool = False) -> Load: ...
+
+
+def wrk(url: str, connections: int, seconds: float, core: int, *, unique: bool = False) -> Load:
+    """wrk: percentiles over every request.  Whole seconds only."""
+    argv = ["wrk", "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "--latency"]
+    argv += [f"-s{UNIQUE}", url, "--", str(time.monotonic_ns())] if unique else [url]
     text = _run(argv, core, seconds)
     requests, took = re.search(r"(\d+) requests in ([\d.]+)s", text).groups()  # type: ignore[union-attr]
     bad = re.search(r"Non-2xx or 3xx responses: (\d+)", text)
@@ -47,8 +57,10 @@ def _percentile(text: str, share: int) -> float:
     return float(found[1]) * MICROSECONDS[found[2]]
 
 
-def h2load(url: str, connections: int, seconds: float, core: int) -> Load:
+def h2load(url: str, connections: int, seconds: float, core: int, *, unique: bool = False) -> Load:
     """h2load over HTTP/1.1; it logs each request, from which the percentiles are taken."""
+    if unique:
+        return own(url, connections, seconds, core, unique=True)
     with tempfile.TemporaryDirectory() as directory:
         log = Path(directory) / "requests"
         argv = ["h2load", "--h1", "-t1", f"-c{connections}", f"-D{max(1, round(seconds))}", f"--log-file={log}", url]
@@ -61,9 +73,10 @@ def h2load(url: str, connections: int, seconds: float, core: int) -> Load:
     return Load(len(rows), took, times[len(times) // 2], times[len(times) * 99 // 100], errors)
 
 
-def own(url: str, connections: int, seconds: float, core: int) -> Load:
+def own(url: str, connections: int, seconds: float, core: int, *, unique: bool = False) -> Load:
     """Our own (`bench.generator`): nothing to install, about a third of wrk's speed."""
-    text = _run([sys.executable, "-m", "bench.generator", url, str(connections), str(seconds)], core, seconds)
+    argv = [sys.executable, "-m", "bench.generator", url, str(connections), str(seconds)]
+    text = _run([*argv, str(time.monotonic_ns())] if unique else argv, core, seconds)
     return Load(**json.loads(text))
 
 
@@ -76,7 +89,7 @@ def _run(argv: list[str], core: int, seconds: float) -> str:
     return done.stdout
 
 
-GENERATORS: Final[dict[str, Callable[[str, int, float, int], Load]]] = {"wrk": wrk, "h2load": h2load, "own": own}
+GENERATORS: Final[dict[str, Generate]] = {"wrk": wrk, "h2load": h2load, "own": own}
 
 
 def version(name: str) -> str:

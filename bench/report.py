@@ -1,4 +1,4 @@
-"""Medians and ratios, as Markdown and as JSON."""
+"""What a run found, as Markdown and as JSON: medians, and ratios to Envoy (`bench.limits.ratio`)."""
 
 from __future__ import annotations
 
@@ -7,13 +7,20 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any, Final
 
+from bench import costs, limits
+from bench.costs import Cost
+from bench.limits import REFERENCE, Samples, ratio
 from bench.peers import Peer
 from bench.scenarios import Sample, Scenario
 
-Samples = Mapping[tuple[str, str], Sequence[Sample]]
-"""By name of the scenario and name of the peer."""
-
-HEADINGS: Final = ("", "CPU us/request", "requests/s", "p50 ms", "p99 ms", "resident MiB", "errors")
+COLUMNS: Final = (
+    ("CPU us/request", "cpu", ".1f", 1.0),
+    ("requests/s", "per_second", ",.0f", 1.0),
+    ("p50 ms", "p50", ".2f", 1e-3),
+    ("p99 ms", "p99", ".2f", 1e-3),
+    ("resident MiB", "resident", ".1f", 2**-20),
+)
+"""Heading, field of `Sample`, form and scale."""
 
 
 def medians(samples: Sequence[Sample]) -> Sample:
@@ -21,51 +28,60 @@ def medians(samples: Sequence[Sample]) -> Sample:
     return Sample(*(median(values) for values in zip(*samples, strict=True)))
 
 
-def markdown(facts: Mapping[str, str], peers: Sequence[Peer], scenarios: Sequence[Scenario], samples: Samples) -> str:
+def markdown(
+    facts: Mapping[str, str],
+    peers: Sequence[Peer],
+    scenarios: Sequence[Scenario],
+    samples: Samples,
+    found: Sequence[Cost],
+) -> str:
     """The page `results.md`."""
     lines = ["# Results", "", "Written by `make bench`; how they were got is in [README.md](README.md).", ""]
     lines += [f"- {name}: {value}" for name, value in facts.items()]
+    if held := limits.table(samples, found):
+        lines += ["", "## What must hold", "", *held]
     for scenario in scenarios:
         lines += ["", f"## {scenario.title[0].upper()}{scenario.title[1:]}", ""]
-        lines += table(scenario, peers, samples)
+        lines += table(scenario, [peer.name for peer in peers if (scenario.name, peer.name) in samples], samples)
+    if found:
+        lines += ["", "## What a policy costs a request", "", *costs.table(found)]
     lines += ["", "## What each was configured to do", "", "| | policies | cannot |", "|---|---|---|"]
     lines += [f"| {peer.name} | {peer.policies} | {peer.lacks or '-'} |" for peer in peers]
     return "\n".join(lines) + "\n"
 
 
-def table(scenario: Scenario, peers: Sequence[Peer], samples: Samples) -> list[str]:
-    """Medians by peer; in brackets how many times the sidecar's figure it is."""
-    ours = medians(samples[scenario.name, peers[0].name])
-    idle = scenario.idle > 0
-    headings = [*HEADINGS, "KiB an idle connection"] if idle else [*HEADINGS]
+def table(scenario: Scenario, names: Sequence[str], samples: Samples) -> list[str]:
+    """Medians by peer; in brackets how many times Envoy's figure it is, or the first one's where Envoy is missing."""
+    reference = REFERENCE if REFERENCE in names else names[0]
+    headings = ["", *(heading for heading, *_ in COLUMNS), "errors"]
+    if scenario.idle:
+        headings.append("KiB an idle connection")
+    if scenario.base is not None:
+        headings.append(f"CPU, times that of {scenario.base.title}")
     rows = [f"| {' | '.join(headings)} |", f"|---{'|---:' * (len(headings) - 1)}|"]
-    for peer in peers:
-        got = medians(samples[scenario.name, peer.name])
-
-        def beside(mine: float, theirs: float, form: str, scale: float = 1.0, peer: Peer = peer) -> str:
-            ratio = f" ({theirs / mine:.2f}x)" if peer is not peers[0] and mine else ""
-            return f"{theirs * scale:{form}}{ratio}"
-
-        cells = [
-            peer.name,
-            beside(ours.cpu, got.cpu, ".1f"),
-            beside(ours.per_second, got.per_second, ",.0f"),
-            beside(ours.p50, got.p50, ".2f", 1e-3),
-            beside(ours.p99, got.p99, ".2f", 1e-3),
-            beside(ours.resident, got.resident, ".1f", 2**-20),
-            f"{got.errors:.1%}",
-        ]
-        if idle:
+    for name in names:
+        own = samples[scenario.name, name]
+        got = medians(own)
+        cells = [name]
+        for _, field, form, scale in COLUMNS:
+            times = None if name == reference else ratio(own, samples[scenario.name, reference], field)
+            cells.append(f"{getattr(got, field) * scale:{form}}{'' if times is None else f' ({times:.2f}x)'}")
+        cells.append(f"{got.errors:.1%}")
+        if scenario.idle:
             cells.append(f"{got.idle / 1024:.1f}")
+        if scenario.base is not None:
+            times = ratio(own, samples[scenario.base.name, name], "cpu")
+            cells.append("-" if times is None else f"{times:.2f}x")
         rows.append(f"| {' | '.join(cells)} |")
     return rows
 
 
-def as_json(facts: Mapping[str, str], samples: Samples) -> str:
+def as_json(facts: Mapping[str, str], samples: Samples, found: Sequence[Cost]) -> str:
     """Every single measurement."""
     runs: list[dict[str, Any]] = [
         {"scenario": scenario, "peer": peer, **sample._asdict()}
         for (scenario, peer), several in samples.items()
         for sample in several
     ]
-    return json.dumps({"facts": dict(facts), "samples": runs}, indent=1)
+    policies = [cost._asdict() for cost in found]
+    return json.dumps({"facts": dict(facts), "samples": runs, "costs": policies}, indent=1)

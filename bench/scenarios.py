@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Final, NamedTuple
 
 from bench import machine
-from bench.load import Load
+from bench.load import Generate
 
 
 class Scenario(NamedTuple):
@@ -21,16 +20,44 @@ class Scenario(NamedTuple):
     connections: int
     idle: int = 0
     """Keep-alive connections that have sent one request each and then stay silent beside the load."""
+    peers: tuple[str, ...] = ()
+    """Who takes part; empty: everyone."""
+    unique: bool = False
+    """Is each request another one, by its query?"""
+    traced: bool = False
+    """Is it asked of processes that trace one request in a hundred?"""
+    base: Scenario | None = None
+    """The same without what is to be measured, asked of each peer right before."""
+
+    def of(self, name: str) -> bool:
+        """Does that peer take part?"""
+        return name in self.peers or not self.peers
+
+    @property
+    def parts(self) -> tuple[Scenario, ...]:
+        """What is measured, in this order."""
+        return (self,) if self.base is None else (self.base, self)
 
 
+SMALL: Final = "/orders/small"
+PROXIES: Final = ("sidecar", "envoy", "haproxy", "nginx")
+CACHES: Final = ("sidecar", "pure", "envoy", "nginx")
+TRACERS: Final = ("sidecar", "pure", "envoy")
+UNSTORED: Final = Scenario("unstored", "the same without a cache", SMALL, 32, unique=True)
 SCENARIOS: Final = (
-    Scenario("small", "small answers, 32 connections", "/orders/small", 32),
-    Scenario("single", "small answers, 1 connection", "/orders/small", 1),
+    Scenario("small", "small answers, 32 connections", SMALL, 32),
+    Scenario("single", "small answers, 1 connection", SMALL, 1),
     Scenario("large", "64 KiB answers, 32 connections", "/orders/large", 32),
-    Scenario("failing", "one answer in ten a 503, 32 connections", "/orders/failing", 32),
-    Scenario("cache", "small answers from the cache, 32 connections", "/cached/small", 32),
-    Scenario("idle", "small answers, 32 connections beside 1 000 idle ones", "/orders/small", 32, idle=1000),
-)
+    Scenario("failing", "one answer in ten a 503, 32 connections", "/orders/failing", 32, peers=PROXIES),
+    Scenario("cache", "small answers from the cache, 32 connections", "/cached/small", 32, peers=CACHES),
+    Scenario("traced", "small answers, 1 % traced, 32 connections", SMALL, 32, peers=TRACERS, traced=True),
+    Scenario("idle", "small answers, 32 connections beside 1 000 idle ones", SMALL, 32, idle=1000, peers=PROXIES),
+    Scenario(
+        "stored", "small answers, each of them stored in the cache, 32 connections", "/cached/small", 32,
+        peers=CACHES, unique=True, base=UNSTORED,
+    ),
+)  # fmt: skip
+"""`stored` is the last, since it fills the caches and the memory of those that have one."""
 
 
 class Sample(NamedTuple):
@@ -50,9 +77,7 @@ class Sample(NamedTuple):
     """Bytes by which an idle connection made it grow; 0 where there were none."""
 
 
-def measure(
-    scenario: Scenario, pid: int, port: int, seconds: float, generate: Callable[[str, int, float, int], Load]
-) -> Sample:
+def measure(scenario: Scenario, pid: int, port: int, seconds: float, generate: Generate) -> Sample:
     """Load one peer and see what it used."""
     _, core = machine.cores()
     url = f"http://127.0.0.1:{port}{scenario.target}"
@@ -62,7 +87,7 @@ def measure(
             stack.enter_context(hold(port, scenario.target))
         grown = machine.resident_bytes(pid) - before
         used = machine.cpu_seconds(pid)
-        load = generate(url, scenario.connections, seconds, core)
+        load = generate(url, scenario.connections, seconds, core, unique=scenario.unique)
         used = machine.cpu_seconds(pid) - used
         resident = machine.resident_bytes(pid)
     return Sample(

@@ -2,7 +2,8 @@
 
 nginx with static files where it is installed; else this module's own, on httptools: `upstream PORT`.
 `/orders/small` answers some 284 bytes, head included, `/orders/large` 64 KiB, and `/orders/failing` fails one time in
-ten.  `/cached/small` is `/orders/small` and may be cached for an hour.
+ten.  `/cached/small` and `/cached/large` are the same and may be cached for an hour, whatever their query.  It is the
+collector as well: what is posted to `/v1/` is taken and forgotten.
 """
 
 from __future__ import annotations
@@ -61,6 +62,7 @@ class Static(asyncio.Protocol):
         b"/orders/small": answer("200 OK", SMALL),
         b"/orders/large": answer("200 OK", LARGE),
         b"/cached/small": answer("200 OK", SMALL, "Cache-Control: max-age=3600\r\n"),
+        b"/cached/large": answer("200 OK", LARGE, "Cache-Control: max-age=3600\r\n"),
     }
     failure: Final = answer("503 Service Unavailable", b'{"error":"told to fail"}')
 
@@ -73,7 +75,7 @@ class Static(asyncio.Protocol):
         self.parser.feed_data(data)
 
     def on_url(self, url: bytes) -> None:
-        self.target = url
+        self.target = url.partition(b"?")[0]
 
     def on_message_complete(self) -> None:
         if self.target == b"/orders/failing" and random.random() < FAILING_SHARE:

@@ -1,11 +1,13 @@
 """Who is compared: one configuration file each, beside this one, and here how each is started.
 
-In the files `${PORT}`, `${ADMIN_PORT}`, `${UPSTREAM_PORT}` and `${DIRECTORY}` stand for what a run chose.  Each peer
-does what the sidecar's demo route does, as far as it can; `lacks` says what it cannot.
+In the files `${PORT}`, `${ADMIN_PORT}`, `${UPSTREAM_PORT}` and `${DIRECTORY}` stand for what a run chose, and
+`${TRACING}` for the file `envoy_tracing.yaml` where traces are wanted.  Each peer does what the sidecar's demo route
+does, as far as it can; `lacks` says what it cannot.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import sys
@@ -14,6 +16,8 @@ from importlib.metadata import version
 from pathlib import Path
 from string import Template
 from typing import Final, NamedTuple
+
+import yaml
 
 from bench import machine
 
@@ -36,21 +40,30 @@ class Place(NamedTuple):
     admin_port: int
     upstream_port: int
     directory: Path
+    traced: bool = False
+    """Does one request in a hundred go to the collector?"""
 
     def write(self, name: str) -> str:
         """The configuration of that name with this place filled in; its path."""
-        text = Template((HERE / name).read_text()).safe_substitute(
-            PORT=self.port, ADMIN_PORT=self.admin_port, UPSTREAM_PORT=self.upstream_port, DIRECTORY=self.directory
-        )
+        tracing = yaml.safe_load(self._fill("envoy_tracing.yaml")) if self.traced else None
         path = self.directory / name
-        path.write_text(text)
+        path.write_text(self._fill(name, json.dumps(tracing)))
         return str(path)
 
+    def _fill(self, name: str, tracing: str = "") -> str:
+        return Template((HERE / name).read_text()).safe_substitute(
+            PORT=self.port,
+            ADMIN_PORT=self.admin_port,
+            UPSTREAM_PORT=self.upstream_port,
+            DIRECTORY=self.directory,
+            TRACING=tracing,
+        )
+
     def policies(self) -> str:
-        """The demo's policies and the route of the scenario `cache`; their directory."""
+        """The demo's policies, the route of the scenario `cache` and what `traced` adds; their directory."""
         directory = self.directory / "policies"
         directory.mkdir()
-        for path in (POLICIES, HERE / "cached.yaml"):
+        for path in (POLICIES, HERE / "cached.yaml", *([HERE / "traced.yaml"] if self.traced else [])):
             shutil.copy(path, directory)
         return str(directory)
 
@@ -82,14 +95,33 @@ class Peer(NamedTuple):
 ROUTE: Final = (
     "route `order` of policies/demo.yaml: deadline, time-out of an attempt, retry with backoff and budget, "
     "breaker by failure rate, concurrency limit with queue; request id, forwarding fields, metrics; "
-    "under `cache` the same behind a cache"
+    "under `cache` and `stored` the same behind a cache, under `traced` with 1 % of the requests traced"
 )
-BUILD: Final = "request path compiled" if COMPILED.exists() else "pure Python"
+
+
+def is_stale(compiled: Path, sources: Path) -> bool:
+    """Was the sidecar in one directory made from other sources than those in the other?"""
+    made, given = (
+        {path.relative_to(root): path.read_bytes() for path in root.glob("sidecar/**/*.py")}
+        for root in (compiled, sources)
+    )
+    return made != given
+
+
+def build() -> str:
+    """What the sidecar's request path is."""
+    if not COMPILED.exists():
+        return "pure Python"
+    stale = is_stale(COMPILED, HERE.parent.parent)
+    return f"request path compiled{', FROM OTHER SOURCES THAN THESE: run `make compiled`' if stale else ''}"
+
+
 PEERS: Final = (
     Peer(
         "sidecar", "",
         lambda program, place: sidecar(program, "run", place.policies()),
-        lambda _: f"{version('resilience-sidecar')}, {BUILD}; aiohttp {version('aiohttp')}, uvloop {version('uvloop')}",
+        lambda _: f"{version('resilience-sidecar')}, {build()}; "
+                  f"aiohttp {version('aiohttp')}, uvloop {version('uvloop')}",
         ROUTE, "",
     ),
     Peer(
@@ -104,7 +136,7 @@ PEERS: Final = (
                                 "--disable-hot-restart"],
         lambda program: machine.first_line([program, "--version"]).rpartition("version: ")[2],
         "time-outs, retry with budget, outlier detection, concurrency limit; request id, forwarding fields; "
-        "cache filter",
+        "cache filter; OpenTelemetry tracer",
         "breaker by failure rate of a route, bounded queue with a time-out",
     ),
     Peer(

@@ -1,0 +1,227 @@
+"""What a policy costs a request: `python -m bench.costs [--repeat 400] [--rows cache]`.
+
+CPU microseconds that a block adds, in process and without sockets (`bench.rig`).  The same request runs through two
+sidecars in turn, one with the block and one without it: a short run of each, again and again, and the least of each
+counts, since everything that disturbs a run makes it longer.  What other threads do (the writer of the access log, the
+exporter of spans) counts as well: it is the process's time that is read.
+
+A row of the cache has its own base: the same answers, which say how long they are fresh, on a route without a cache.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from email.utils import formatdate
+from itertools import count
+from typing import Any, Final, NamedTuple
+
+import uvloop
+
+from bench import machine
+from bench.peers import COMPILED, HERE
+from bench.rig import UPSTREAM, Rig
+from bench.transform import COMPACT, LINES, OPERATIONS
+from sidecar.edge.stall import freeze_startup, share_interpreter
+
+RUN: Final = 100
+"""Requests of a short run."""
+REPEAT: Final = 400
+TURN: Final = 25
+"""Requests in one turn of the loop, as a busy listener has them."""
+ROOT: Final = HERE.parent.parent
+STDOUT: Final = 1
+
+GET: Final = b"GET /orders/7%b HTTP/1.1\r\nHost: bench\r\n%b\r\n"
+BROWSER: Final = LINES
+SMALL: Final = b'{"id":"7","state":"shipped","items":3}'
+
+
+class Row(NamedTuple):
+    """One block, and the request on which it is measured."""
+
+    name: str
+    block: dict[str, Any]
+    """Of the route."""
+    limit: float | None = None
+    """Microseconds that it may add."""
+    whole: dict[str, Any] = {}  # noqa: RUF012 - never changed
+    """Beside the route: upstreams have theirs, telemetry is the process's."""
+    fields: bytes = b""
+    body: bytes = SMALL
+    """The upstream's answer."""
+    fresh: bool = False
+    """Does the answer say that it may be kept?"""
+    unique: bool = False
+    """Is each request another one?"""
+
+
+HEADERS: Final = {"set": {"x-source": "sidecar"}, "remove": ["cookie"], "rename": {"x-user": "x-id"}}
+NOWHERE: Final = {"endpoint": "http://127.0.0.1:9", "protocol": "http", "metrics": None}
+CACHES: Final = {"caches": {"default": {"memory": {"max_size": "8MiB"}}}}
+ROWS: Final = (
+    Row("timeout: request and attempt", {"timeout": {"request": "3s", "attempt": "1s"}}),
+    Row("retry: three tries, with the budget", {"retry": {"max_attempts": 3}}),
+    Row(
+        "circuit_breaker: by failure rate",
+        {"circuit_breaker": {"failure_rate": "50%", "min_calls": 20, "window": "10s"}},
+    ),
+    Row("concurrency: a limit with a queue", {"concurrency": {"max": 100, "queue": 50, "queue_timeout": "100ms"}}),
+    Row("concurrency: adaptive", {"concurrency": {"adaptive": {"min": 4, "max": 400}}}),
+    Row("hedge: not needed", {"hedge": {"after": "200ms"}}),
+    Row("fallback: not needed", {"fallback": [{"response": {"status": 200, "json": {}}}]}),
+    Row(
+        "transform: one header set, one removed, one renamed",
+        {"transform": {"request": {"headers": HEADERS}}},
+        limit=1.5,
+        fields=BROWSER,
+    ),
+    Row(
+        "transform: three operations on a JSON body of 3 KiB",
+        {"transform": {"response": {"body": OPERATIONS}}},
+        limit=30.0,
+        body=COMPACT,
+    ),
+    Row("cache: a hit", {"cache": {}}, whole=CACHES, fresh=True),
+    Row("cache: a miss that is stored", {"cache": {}}, whole=CACHES, fresh=True, unique=True),
+    Row(
+        "telemetry: traces, none sampled",
+        {},
+        limit=3.0,
+        whole={"telemetry": {**NOWHERE, "sampling": {"ratio": "0%"}}},
+    ),
+    Row("telemetry: access log, every request", {}, limit=6.0, whole={"telemetry": {"access_log": {}}}),
+)
+
+
+class Cost(NamedTuple):
+    """What was found, in microseconds of CPU."""
+
+    name: str
+    bare: float
+    """The request without the block."""
+    added: float
+    limit: float | None
+
+
+def policies(row: Row | None) -> dict[str, Any]:
+    """One route with the block of that row, or with none."""
+    route = {"name": "order", "match": {"path": "/orders/{id}"}, "upstream": UPSTREAM}
+    return {
+        "upstreams": {UPSTREAM: {"endpoints": ["http://127.0.0.1:9"]}},
+        "routes": [{**route, **(row.block if row else {})}],
+        **(row.whole if row else {}),
+    }
+
+
+def answer(row: Row) -> bytes:
+    """What the upstream says, as nginx would."""
+    freshness = "Cache-Control: max-age=3600\r\n" if row.fresh else ""
+    return (
+        f"HTTP/1.1 200 OK\r\nServer: nginx/1.22.1\r\nDate: {formatdate(usegmt=True)}\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(row.body)}\r\n"
+        f'Last-Modified: Sun, 22 Nov 2020 00:50:48 GMT\r\nConnection: keep-alive\r\nETag: "6920f5d8-26"\r\n{freshness}'
+        "Accept-Ranges: bytes\r\n\r\n"
+    ).encode() + row.body
+
+
+async def measure(row: Row, repeat: int) -> Cost:
+    """Both in turn."""
+    numbers = count()
+    said = answer(row)
+    same = GET % (b"", row.fields)
+
+    async def run(rig: Rig) -> float:
+        requests = [GET % (b"?%d" % next(numbers), row.fields) if row.unique else same for _ in range(RUN)]
+        began = time.process_time()
+        for number, request in enumerate(requests, 1):
+            await rig.ask(request, said)
+            if number % TURN == 0:
+                await asyncio.sleep(0)
+        rig.settle()
+        return (time.process_time() - began) / RUN * 1e6
+
+    async with Rig(policies(None)) as bare, Rig(policies(row)) as whole:
+        for rig in (bare, whole):
+            got = await rig.ask(same, said)
+            if not got.startswith(b"HTTP/1.1 200 "):
+                raise SystemExit(f"{row.name}: not answered well:\n{got.decode()}")
+            await run(rig)
+        found = [(await run(bare), await run(whole)) for _ in range(repeat)]
+    least = [min(run[index] for run in found) for index in (0, 1)]
+    return Cost(row.name, least[0], least[1] - least[0], row.limit)
+
+
+@contextmanager
+def away() -> Iterator[None]:
+    """Standard output, where the access log goes, read by another process, as it is in a pod."""
+    sys.stdout.flush()
+    own = os.dup(STDOUT)
+    reader = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    assert reader.stdin is not None
+    os.dup2(reader.stdin.fileno(), STDOUT)
+    reader.stdin.close()
+    try:
+        yield
+    finally:
+        os.dup2(own, STDOUT)
+        os.close(own)
+        reader.wait()
+
+
+def measure_all(rows: list[Row], repeat: int) -> list[Cost]:
+    """In this process."""
+
+    async def all_of_them() -> list[Cost]:
+        return [await measure(row, repeat) for row in rows]
+
+    share_interpreter()
+    freeze_startup()
+    with away(), asyncio.Runner(loop_factory=uvloop.new_event_loop) as loop:
+        return loop.run(all_of_them())
+
+
+def measure_apart(repeat: int) -> list[Cost]:
+    """In a process of its own, with the request path compiled where it has been (`bench.peers.COMPILED`)."""
+    path = [str(COMPILED)] if COMPILED.exists() else []
+    argv = [sys.executable, "-P", "-m", "bench.costs", "--repeat", str(repeat), "--json"]
+    done = subprocess.run(
+        machine.pinned(argv, machine.cores()[0]),
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([*path, str(ROOT)])},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise RuntimeError("bench.costs failed")
+    return [Cost(*values) for values in json.loads(done.stdout)]
+
+
+def table(costs: Sequence[Cost]) -> list[str]:
+    """As Markdown."""
+    lines = ["| block | adds, us | at most | to a request of |", "|---|---:|---:|---:|"]
+    for cost in costs:
+        limit = "" if cost.limit is None else f"{cost.limit:g}"
+        lines.append(f"| {cost.name} | {cost.added:.1f} | {limit} | {cost.bare:.1f} |")
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.costs", description="What a policy costs a request.")
+    parser.add_argument("--repeat", type=int, default=REPEAT, help=f"short runs of each ({REPEAT})")
+    parser.add_argument("--rows", default="", metavar="TEXT", help="only those with this in their name")
+    parser.add_argument("--json", action="store_true", help="for the benchmark")
+    options = parser.parse_args()
+    costs = measure_all([row for row in ROWS if options.rows in row.name], options.repeat)
+    print(json.dumps(costs) if options.json else "\n".join(table(costs)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,107 @@
+"""What must hold: the figures that the project has set itself, and what a run of the benchmark found.
+
+A ratio is that of two samples of the same round, one taken right after the other, and what is told is the median over
+the rounds: the machine's speed wanders within seconds, and a ratio of medians would compare different seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import median
+from typing import Final, NamedTuple
+
+from bench.costs import Cost
+from bench.scenarios import UNSTORED, Sample
+
+Samples = Mapping[tuple[str, str], Sequence[Sample]]
+"""By name of the scenario and name of the peer; as many of each peer, in the order of the rounds."""
+
+OURS: Final = "sidecar"
+REFERENCE: Final = "envoy"
+
+
+def ratio(one: Sequence[Sample], other: Sequence[Sample], field: str) -> float | None:
+    """How many times the other's figure it is, round by round; None where there is nothing to compare with."""
+    pairs = ((getattr(a, field), getattr(b, field)) for a, b in zip(one, other, strict=True))
+    found = [a / b for a, b in pairs if b]
+    return median(found) if found else None
+
+
+class Limit(NamedTuple):
+    """One figure of the sidecar's."""
+
+    what: str
+    scenario: str
+    field: str
+    """Of `Sample`."""
+    bound: float
+    of: tuple[str, str] | None = None
+    """Scenario and peer whose figure the bound multiplies; None: the bound is in KiB."""
+    is_least: bool = False
+    """Is more better?"""
+
+    def measured(self, samples: Samples) -> float | None:
+        """None where the run did not measure it."""
+        ours = samples.get((self.scenario, OURS))
+        if not ours:
+            return None
+        if self.of is None:
+            return float(median(getattr(sample, self.field) for sample in ours)) / 1024
+        theirs = samples.get(self.of)
+        return ratio(ours, theirs, self.field) if theirs else None
+
+    def row(self, samples: Samples) -> str | None:
+        """As Markdown."""
+        found = self.measured(samples)
+        if found is None:
+            return None
+        holds = found >= self.bound if self.is_least else found <= self.bound
+        form, unit = ("{:.1f} KiB", "") if self.of is None else ("{:.2f}x", f" {self.of[1]}'s")
+        bound = f"{'at least' if self.is_least else 'at most'} {form.format(self.bound)}"
+        if self.of == (UNSTORED.name, OURS):
+            unit = " that without a cache"
+        return line(self.what, bound + unit, form.format(found), holds)
+
+
+def against(
+    scenario: str, field: str, what: str, bound: float, peer: str = REFERENCE, *, is_least: bool = False
+) -> Limit:
+    """A limit that is a ratio to a peer in the same scenario."""
+    return Limit(what, scenario, field, bound, (scenario, peer), is_least)
+
+
+LIMITS: Final = (
+    against("small", "cpu", "small answers, 32 connections: CPU a request", 0.75),
+    against("small", "per_second", "small answers, 32 connections: requests/s", 1.3, is_least=True),
+    against("small", "p99", "small answers, 32 connections: p99", 1.0),
+    against("single", "p50", "small answers, 1 connection: p50", 1.2),
+    against("large", "per_second", "64 KiB answers: requests/s", 1.0, is_least=True),
+    against("idle", "resident", "memory after all that fills no cache", 1.0),
+    Limit("an idle keep-alive connection", "idle", "idle", 9.0),
+    against("cache", "cpu", "a hit of the cache: CPU a request", 0.75),
+    against("cache", "cpu", "a hit of the cache: CPU a request", 1.4, "nginx"),
+    Limit("a miss that is stored: CPU a request", "stored", "cpu", 1.1, (UNSTORED.name, OURS)),
+    against("traced", "cpu", "1 % traced: CPU a request", 0.75),
+    against("traced", "per_second", "1 % traced: requests/s", 1.3, is_least=True),
+    against("traced", "p99", "1 % traced: p99", 1.0),
+)
+
+
+def line(what: str, bound: str, found: str, holds: bool) -> str:
+    return f"| {what} | {bound} | {found} | {'yes' if holds else '**no**'} |"
+
+
+def table(samples: Samples, costs: Sequence[Cost]) -> list[str]:
+    """As Markdown: all that the run has measured."""
+    rows = [row for limit in LIMITS if (row := limit.row(samples)) is not None]
+    rows += [
+        line(
+            f"{cost.name}: CPU that it adds",
+            f"at most {cost.limit:g} us",
+            f"{cost.added:.1f} us",
+            cost.added <= cost.limit,
+        )
+        for cost in costs
+        if cost.limit is not None
+    ]
+    return ["| | must be | measured | holds |", "|---|---:|---:|---|", *rows] if rows else []

@@ -1,0 +1,154 @@
+"""The sidecar in this process, between a client and an upstream that are transports of ours.
+
+Everything between the bytes of a request and those of its answer is the real thing: the listener's connection, routing,
+the compiled pipeline, the upstream's client, telemetry.  What a system call would do takes no time, so that a
+microsecond more or less can be seen.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import sys
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import Any, Final, cast
+
+from sidecar import __version__
+from sidecar.app import route_metrics
+from sidecar.control.files import Source
+from sidecar.control.reload import Control, Origin
+from sidecar.control.state import StateStore
+from sidecar.core.env import Env
+from sidecar.edge.downstream import Downstream
+from sidecar.edge.server import Server
+from sidecar.telemetry.metrics import Registry
+from sidecar.telemetry.pipeline import Telemetry
+from sidecar.telemetry.plain import Secrets
+from sidecar.telemetry.recorder import Recorder
+from sidecar.telemetry.refusals import Refusals
+
+UPSTREAM: Final = "app"
+TURNS: Final = 1000
+"""Of the loop that an answer may take."""
+PAUSE: Final = 0.00005
+"""Seconds."""
+
+
+class Wire:
+    """A transport: keeps what was written last."""
+
+    def __init__(self) -> None:
+        self.writes = 0
+        self.last = b""
+        self.protocol: Any = None
+
+    def write(self, data: bytes) -> None:
+        self.writes += 1
+        self.last = data
+
+    def writelines(self, parts: list[bytes]) -> None:
+        self.write(b"".join(parts))
+
+    def is_closing(self) -> bool:
+        return False
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return ("127.0.0.1", 1) if name == "peername" else default
+
+    def close(self) -> None:
+        """Connections are kept."""
+
+    abort = pause_reading = resume_reading = close
+
+
+class Rig:
+    """One sidecar: `async with Rig(policies) as rig: await rig.ask(request, answer)`.
+
+    The policies have one upstream, named `UPSTREAM`, with one endpoint and without TLS.
+    """
+
+    def __init__(self, policies: Mapping[str, Any]) -> None:
+        loop = asyncio.get_running_loop()
+        registry, secrets = Registry(), Secrets()
+        env = Env(
+            now=time.monotonic,
+            wall=time.time,
+            sleep=asyncio.sleep,
+            call_later=loop.call_later,
+            spawn=loop.create_task,
+            future=loop.create_future,
+            rng=random.Random(),
+            emit=_tell,
+            meter=registry,
+        )
+        self._recorder = recorder = Recorder(registry, Refusals(time.time), env.now, env.wall)
+        self._telemetry = Telemetry(env, registry, recorder, secrets, {}, __version__, loop.call_soon_threadsafe)
+        self._server = Server(env, recorder.record, self._telemetry)
+        self._store = StateStore(registry)
+        whole = {"version": 1, "service": "bench", "listeners": {"inbound": {"address": "127.0.0.1:0"}}, **policies}
+        origin = Origin("", {}, read=lambda _: [Source("policies.yaml", json.dumps(whole).encode())], look=lambda _: 0)
+        metrics: Callable[[Any], Any] = lambda spec: route_metrics(registry, spec)  # noqa: E731 - typed
+        self._control = Control(env, self._store, origin, self._server, metrics=metrics)
+        self._client, self._upstream = Wire(), Wire()
+
+    async def __aenter__(self) -> Rig:
+        done = await self._control.reload("start")
+        if self._control.snapshot is None:
+            raise SystemExit("\n".join(map(str, done.problems)))
+        objects = self._store.objects()
+        (member,) = objects["endpoints", UPSTREAM].members
+        objects["pools", UPSTREAM, "None"].of(member).connect = self._connect
+        self._downstream = Downstream(self._server.listeners["inbound"])
+        self._downstream.connection_made(cast("asyncio.Transport", self._client))
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._downstream.connection_lost(None)
+        await self._server.drain(0)
+        await self._telemetry.close(0.1)
+
+    async def _connect(self, factory: Callable[[], Any]) -> None:
+        self._upstream.protocol = protocol = factory()
+        protocol.connection_made(self._upstream)
+
+    async def ask(self, request: bytes, answer: bytes) -> bytes:
+        """Send a request whose upstream answers so, where it is asked; the end of what the client gets, which comes
+        in the end to the last byte of the upstream's answer.  Turns of the loop are taken only where something waits
+        for them."""
+        client, upstream, end = self._client, self._upstream, answer[-1:]
+        asked, had = upstream.writes, client.writes
+        self._downstream.data_received(request)
+        turns = 0
+        while client.writes == had or not client.last.endswith(end):
+            if upstream.writes != asked:
+                asked = upstream.writes
+                upstream.protocol.data_received(answer)
+            else:
+                turns += 1
+                if turns > TURNS:
+                    raise RuntimeError(f"no whole answer; so far: {client.last!r}")
+                await asyncio.sleep(0)
+        return client.last
+
+    def settle(self) -> None:
+        """Have other threads do what the requests have left to them: the access log collects lines, and writes some
+        two hundred at a time at full load."""
+        if self._recorder.access is None:
+            return
+        self._recorder.access.flush()
+        while (lines := self._telemetry._lines) is not None and lines.waiting:
+            time.sleep(PAUSE)
+
+
+def _tell(event: str, /, **attributes: Any) -> None:
+    """What the sidecar has to tell is trouble here."""
+    if error := attributes.get("error"):
+        traceback.print_exception(error)
+    if attributes.get("level") in ("warning", "error"):
+        print(event, attributes, file=sys.stderr)
