@@ -73,7 +73,7 @@ def schema() -> None:
 def try_out(path: str, words: tuple[str, ...]) -> None:
     """Run policy tests: the examples in *.test.yaml files, in virtual time; exit 1 if one fails.
 
-    PATH is a test file, or a directory of them.
+    PATH is a test file, or a directory of them and of such directories.
     """
     from sidecar.policytest.run import Unusable, find, run_file
 
@@ -92,6 +92,8 @@ def try_out(path: str, words: tuple[str, ...]) -> None:
                 click.echo(str(error))
     except OSError as error:
         raise click.ClickException(error.strerror or str(error)) from None
+    if words and not passed + failed:
+        raise click.ClickException(f"no test has {' or '.join(map(repr, words))} in its name")
     click.echo(f"{count(range(passed), 'test')} passed" + (f", {failed} failed" if failed else ""))
     sys.exit(1 if failed else 0)
 

@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,6 +18,9 @@ from sidecar.core.body import Body
 from sidecar.core.exchange import Exchange
 from sidecar.core.outcome import Outcome
 from sidecar.upstream.connection import Connection
+from sidecar.upstream.deadlines import Deadlines
+from sidecar.upstream.pool import Pool
+from tests.support.clock import make_env
 
 ANSWER = b"HTTP/1.1 413 Content Too Large\r\nContent-Length: 2\r\n\r\nno"
 
@@ -42,16 +46,8 @@ def server() -> Iterator[tuple[tuple[str, int], threading.Event]]:
 
 async def ask(address: tuple[str, int], closed: threading.Event) -> Outcome:
     loop = asyncio.get_running_loop()
-    env = SimpleNamespace(wall=time.time, call_later=loop.call_later)
-    ignore = lambda _: None  # noqa: E731 - four of a kind
-    pool: Any = SimpleNamespace(
-        env=env,
-        name="test",
-        host=b"a",
-        release=ignore,
-        discard=ignore,
-        deadlines=SimpleNamespace(add=ignore, discard=ignore),
-    )
+    env = replace(make_env(), call_later=loop.call_later)
+    pool = Pool("http://a", env, Deadlines(env), lambda _: loop.create_future())
     connection = Connection(pool)
     await loop.create_connection(lambda: connection, *address)
     x = Exchange(b"POST", b"/", [])

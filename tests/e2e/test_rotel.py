@@ -7,14 +7,15 @@ from typing import Any, Literal
 
 import pytest
 
+from chaos.shop.collector import missing
 from tests.support.process import Sidecar, policies, route
-from tests.support.rotel import Rotel, available
+from tests.support.rotel import Rotel
 from tests.support.servers import Server, answering
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 PARENT = "b7ad6b7169203331"
 
-pytestmark = pytest.mark.skipif(bool(available()), reason=available() or "it can")
+pytestmark = pytest.mark.skipif(bool(missing()), reason=missing() or "it can")
 
 
 @pytest.mark.parametrize("protocol", ["grpc", "http"])

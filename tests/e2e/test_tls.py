@@ -119,6 +119,33 @@ async def test_a_body_that_breaks_off_is_not_taken_for_whole(tmp_path: Path, ca:
         assert await asyncio.wait_for(client.reader.read(-1), 5) in (b"", b"hello")
 
 
+async def test_a_body_that_ends_with_the_connection_is_whole_only_after_a_close_notify(
+    tmp_path: Path, ca: Authority, loop: Environment
+) -> None:
+    async with (
+        Server(until_close, tls=ca.server(ca.sign("127.0.0.1"))) as server,
+        Sidecar(policy(None, server.url, {"ca": ca.ca_file}), tmp_path, loop) as sidecar,
+        Client(sidecar.inbound) as client,
+    ):
+        assert (await client.request("GET", "/app/whole")).body == b"hello"
+        await client.send(b"GET /app/cut HTTP/1.1\r\nHost: test\r\n\r\n")
+        assert (await read_head(client.reader)).get("transfer-encoding") == "chunked"
+        with contextlib.suppress(ConnectionResetError):
+            assert not (await asyncio.wait_for(client.reader.read(-1), 5)).endswith(b"0\r\n\r\n")
+
+
+async def until_close(connection: Connection, request: Message) -> None:
+    """A body that ends with the connection; where asked for `cut`, with that of TCP alone."""
+    await connection.send(b"HTTP/1.1 200 OK\r\n\r\nhello")
+    if request.target.endswith("/cut"):
+        await asyncio.sleep(0.05)
+        with socket.socket(fileno=os.dup(connection.writer.get_extra_info("socket").fileno())) as sock:
+            sock.shutdown(socket.SHUT_WR)
+        await connection.reader.read(-1)
+    else:
+        await connection.close()
+
+
 async def test_what_is_not_http_is_answered_before_the_close(tmp_path: Path, ca: Authority, loop: Environment) -> None:
     identity = ca.sign("localhost")
     async with (
