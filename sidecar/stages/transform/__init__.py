@@ -41,7 +41,7 @@ __all__ = ["Spec", "build"]
 
 
 class Transform:
-    """The layer of one `transform` block."""
+    """One `transform` block, compiled; it makes the layer."""
 
     def __init__(self, spec: Spec, ctx: BuildContext) -> None:
         constants = {"service": ctx.service, "route": ctx.route, "upstream": ctx.upstream}
@@ -50,7 +50,7 @@ class Transform:
         reads_answers = self.response.reads_body
         self.request = RequestRewriter(spec.request, ctx, constants, reads_answers=reads_answers)
 
-    def __call__(self, inner: Service) -> Service:
+    def layer(self, inner: Service) -> Service:
         request, response = self.request, self.response
         before, after = request.headers_only, response.headers_only
         dependence = self.dependence if self.dependence else None
@@ -122,7 +122,7 @@ def headers_only(
 def build(spec: Spec, ctx: BuildContext) -> Layer:
     """The layer of a `transform` block."""
     transform = Transform(spec, ctx)
-    return transform if spec.is_enforced else observer(transform, ctx)
+    return transform.layer if spec.is_enforced else observer(transform, ctx)
 
 
 def observer(transform: Transform, ctx: BuildContext) -> Layer:
