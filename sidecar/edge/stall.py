@@ -20,8 +20,8 @@ INTERVAL: Final = 0.1
 THRESHOLD: Final = 0.1
 SWITCH: Final = 0.0002
 """Seconds."""
-PAUSE: Final = 0.0005
-"""Seconds."""
+PAUSE: Final = 0.002
+"""Seconds.  200 reloads of five routes in 20 s under full load: p99 1.4 times that without at 0.5 ms, 1.05 at 2."""
 
 
 class StallWatch:
