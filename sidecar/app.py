@@ -19,10 +19,11 @@ from sidecar.control.spec import RouteSpec
 from sidecar.control.state import StateStore
 from sidecar.core import events
 from sidecar.core.env import Env
+from sidecar.core.pace import give_way
 from sidecar.edge.descriptors import raise_limit
 from sidecar.edge.lifecycle import Process
 from sidecar.edge.server import Server
-from sidecar.edge.stall import freeze_startup, give_way, share_interpreter
+from sidecar.edge.stall import freeze_startup, share_interpreter
 from sidecar.telemetry.durations import RouteMetrics
 from sidecar.telemetry.lines import LineWriter
 from sidecar.telemetry.log import Emitter, LibraryLog

@@ -111,7 +111,7 @@ class Origin:
     look: Callable[[str], object] = fingerprint
     in_thread: Callable[[Callable[[], Any]], Awaitable[Any]] = asyncio.to_thread
     pace: Callable[[], object] = lambda: None
-    """Called by that thread all the time, to leave the interpreter to requests (`sidecar.edge.stall.give_way`)."""
+    """Called by that thread all the time, to leave the interpreter to requests (`sidecar.core.pace`)."""
 
 
 class Control:
