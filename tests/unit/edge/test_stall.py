@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 
 from sidecar.core.events import LOOP_LAG, LOOP_STALLED, LOOP_STALLS
-from sidecar.edge.stall import StallWatch, freeze_startup
+from sidecar.edge.stall import OLD, StallWatch, freeze_startup
 from tests.support.clock import WALL, FakeEnv, make_env
 
 
@@ -59,9 +59,11 @@ def test_it_stops_and_starts_once() -> None:
 
 
 def test_what_startup_made_is_out_of_the_collectors_sight() -> None:
-    before = gc.get_freeze_count()
+    before, thresholds = gc.get_freeze_count(), gc.get_threshold()
     try:
         freeze_startup()
         assert gc.get_freeze_count() > before + 1000
+        assert gc.get_threshold() == (*thresholds[:2], OLD)
     finally:
         gc.unfreeze()
+        gc.set_threshold(*thresholds)
