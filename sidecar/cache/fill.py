@@ -83,7 +83,9 @@ class Flight:
     def start(self, call: Call, received: Received) -> None:
         """Make the call; it may be over before this returns (`has_landed`), else await `landing()`."""
         self._received = received
-        self._run = Run(call, self._ended)
+        run = Run(call, self._ended)
+        if not self.has_landed:
+            self._run = run
 
     def landing(self) -> Promise[Flight | None]:
         """What the one who started it waits for."""
@@ -151,13 +153,15 @@ class Flight:
     def _land(self) -> None:
         """Tell all who wait, the one who started it first."""
         self.has_landed = True
+        self._run = None  # it holds on to us, and what holds on to each other waits for the garbage collector
         if self.tee is None or not self.tee.is_open:
             self.close()
         outcome = self.outcome
         waiters, self._waiters = self._waiters, None
+        leader, self._leader = self._leader, None
         if self._is_led:
-            if self._leader is not None:
-                self._leader.resolve(self)
+            if leader is not None:
+                leader.resolve(self)
         elif outcome is not None and outcome.stream is not None:
             outcome.stream.cancel()
         if waiters:

@@ -1,8 +1,8 @@
 """Header operations, compiled to work on a message's raw field lines (`sidecar.core.message`).
 
-One regular expression finds in one pass whatever is to go; the lines between pass as they came.  What is set or renamed
-is put at the end, where every proxy puts what it adds.  The operations see the message in this order, whatever the
-order in the file: remove, rename, set, add.
+One regular expression finds in one pass whatever is to go; the lines between pass as they came.  What is set is put at
+the end, where every proxy puts what it adds; what is renamed stays where it was.  The operations see the message in
+this order, whatever the order in the file: remove, rename, set, add.
 
 - *remove* takes every line of a field; `x-internal-*` all fields that begin so.
 - *rename* gives its lines another name, bytes unchanged; where the field is there, lines that already bear the new name
@@ -35,7 +35,7 @@ NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 class HeaderEdit:
     """All operations on the header fields of one message.  Names are given as in the file."""
 
-    __slots__ = ("_constant", "_marks", "_split", "_step", "_templates")
+    __slots__ = ("_constant", "_new_names", "_split", "_templates")
 
     def __init__(
         self,
@@ -48,14 +48,10 @@ class HeaderEdit:
         is_fixed = all(map(fixed, (value for _, value in values)))
         self._constant = b"".join(_line(name, value, NOBODY, None) for name, value in values) if is_fixed else b""
         self._templates = () if is_fixed else tuple(values)
-        renamed: dict[str, list[str]] = {}
-        for old, new in rename.items():
-            renamed.setdefault(new.lower(), []).append(old)
-        self._marks = tuple(b"%b:" % new.encode() for new in renamed)
-        """How the lines begin that have got a new name."""
+        self._new_names = {old.lower().encode(): b"\n" + new.lower().encode() for old, new in rename.items()}
+        """With the line feed before them, by the old ones."""
         gone = (*remove, *set_)
-        self._split = splitter(gone, renamed.values(), renamed) if gone or renamed else None
-        self._step = 1 + 2 * len(renamed)
+        self._split = splitter(gone, (*rename, *rename.values())) if gone or rename else None
 
     def apply(self, message: Message, x: Exchange, outcome: Outcome | None = None) -> None:
         """Rewrite the message's fields; templates read the request, and the outcome that is being answered."""
@@ -64,44 +60,62 @@ class HeaderEdit:
         for name, value in self._templates:
             added += _line(name, value, x, outcome)
         if self._split is not None and len(pieces := self._split(b"\n" + lines)) > 1:
-            if self._marks:
-                added = self._renamed(pieces) + added
-            lines = b"".join(pieces[:: self._step])[1:]
+            if self._new_names:
+                self._rename(pieces)
+            pieces.append(added)
+            message._lines = b"".join(pieces)[1:]
+        else:
+            message._lines = lines + added
         message._headers = None
-        message._lines = lines + added
 
-    def _renamed(self, pieces: list[bytes | None]) -> bytes:
-        """The lines that get a new name.  Where there are none, those that have that name already go back."""
-        step, marks = self._step, self._marks
-        renamed = b""
-        for place, mark in enumerate(marks, 1):
-            before = renamed
-            for value in pieces[place::step]:
-                if value is not None:
-                    renamed += mark + value + b"\n"
-            if renamed is before:
-                rival = place + len(marks)
-                for at in range(rival, len(pieces), step):
-                    if (line := pieces[at]) is not None:
-                        pieces[at - rival] += b"\n" + line  # type: ignore[operator]
-        return renamed
+    def _rename(self, pieces: list[Any]) -> None:
+        """Give lines their new name.  Where there are none, those that have that name already keep it."""
+        rivals: list[int] = []
+        for at in range(1, len(pieces), 2):
+            name = pieces[at]
+            if name is None:
+                pieces[at] = b""
+            elif (new := self._new_names.get(name.lower())) is not None:
+                pieces[at] = new
+            else:
+                rivals.append(at)
+        if rivals:
+            found = {piece[1:] for piece in pieces[1::2]}
+            for at in rivals:
+                if pieces[at].lower() in found:
+                    pieces[at], pieces[at + 1] = b"", _first_value(pieces[at + 1])[1]
+                else:
+                    pieces[at] = b"\n" + pieces[at]
 
 
 class Cutter:
     """Takes lines off a message: those of the fields in `gone`, and those in `taken`, whose values it returns."""
 
-    __slots__ = ("_split", "_step")
+    __slots__ = ("_split", "_takes")
 
     def __init__(self, gone: Sequence[str], taken: Sequence[str] = ()) -> None:
-        self._split = splitter(gone, [taken] if taken else [])
-        self._step = 2 if taken else 1
+        self._split = splitter(gone, taken)
+        self._takes = bool(taken)
 
     def __call__(self, message: Message) -> list[bytes]:
         pieces = self._split(b"\n" + message.lines)
         if len(pieces) == 1:
             return []
-        message.lines = b"".join(pieces[:: self._step])[1:]
-        return [value.strip() for value in pieces[1::2] if value is not None] if self._step == 2 else []
+        values = []
+        if self._takes:
+            for at in range(1, len(pieces), 2):
+                if pieces[at] is not None:
+                    value, pieces[at + 1] = _first_value(pieces[at + 1])
+                    values.append(value)
+            pieces = pieces[::2]
+        message.lines = b"".join(pieces)[1:]
+        return values
+
+
+def _first_value(piece: bytes) -> tuple[bytes, bytes]:
+    """The value that a piece begins with, after its colon, and the rest of the piece."""
+    value, feed, rest = piece.partition(b"\n")
+    return value[1:].strip(), feed + rest
 
 
 @lru_cache(maxsize=64)
@@ -115,20 +129,22 @@ def put(message: Message, name: bytes, value: bytes) -> None:
     message.add(name, value)
 
 
-def splitter(
-    gone: Sequence[str], values: Iterable[Iterable[str]] = (), lines: Iterable[str] = ()
-) -> Callable[[bytes], list[Any]]:
+def splitter(gone: Iterable[str], named: Sequence[str] = ()) -> Callable[[bytes], list[Any]]:
     """A function that splits field lines, with a line feed before the first, where lines are to be cut out.
 
-    `gone` names the fields that are cut out, or their beginnings with a star.  Between the pieces that stay there is,
-    for each group of fields in `values`, what follows the colon, and for each field in `lines` the whole line; None
-    where the line is another's.  The pieces that stay begin with the line feed that was put first.
+    `gone` names the fields that are cut out, or their beginnings with a star.  Where `named` names others, the pieces
+    stand in the even places of what it returns, and between them the name of the field where it is one of these, else
+    None: the colon and all that follows begin the next piece.  The pieces begin with the line feed that was put first.
     """
-    cut = [_any(name + ":" for name in gone if not name.endswith("*")) + rb"[^\n]*"]
-    cut += [_any(name[:-1] for name in gone if name.endswith("*")) + rb"[^\n]*"]
-    cut += [_any(name + ":" for name in group) + rb"([^\n]*)" for group in values]
-    cut += [b"(%b[^\n]*)" % _any([name + ":"]) for name in lines]
-    return re.compile(b"(?i)\n(?:%b)" % b"|".join(each for each in cut if not each.startswith(b"(?:)"))).split
+    gone = [name[:-1] if name.endswith("*") else name + ":" for name in gone]
+    cut = [_any(gone) + rb"[^\n]*"] if gone else []
+    cut += [b"(%b)(?=:)" % _any(named)] if named else []
+    first = b"".join(re.escape(letter) for name in (*gone, *named) for letter in _cases(name[0]))
+    return re.compile(b"\n(?=[%b])(?i:%b)" % (first, b"|".join(cut))).split  # a set is looked up quicker than tried
+
+
+def _cases(letter: str) -> set[bytes]:
+    return {letter.lower().encode(), letter.upper().encode()}
 
 
 def _any(texts: Iterable[str]) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import resource
 import shutil
 import sys
 import tempfile
@@ -20,6 +21,8 @@ MAX_BYTES = 4096
 """Of one input."""
 MAX_SECONDS = 5
 """For one input: what takes longer is not linear."""
+MEMORY = 1 << 30
+"""Bytes that the fuzzer may take beside what the imports took."""
 SEED = 20260601
 
 
@@ -54,11 +57,19 @@ def fuzz(name: str, check: Callable[[bytes], object]) -> None:
         "max_total_time": max(1, round(seconds)),
         "max_len": MAX_BYTES,
         "timeout": MAX_SECONDS,
-        "rss_limit_mb": 1024,
+        "rss_limit_mb": 0,  # reads the peak of all that ran in this process, and of who started it: see below
         "seed": SEED,
         "print_final_stats": 1,
         "verbosity": 1,
         "artifact_prefix": f"{tempfile.gettempdir()}/fuzz-{name}-",
     }
+    bound_memory()
     atheris.Setup([sys.argv[0], *(f"-{key}={value}" for key, value in options.items()), str(found)], check)
     atheris.Fuzz()
+
+
+def bound_memory() -> None:
+    """Let whoever wants more than `MEMORY` have a MemoryError, which is a finding."""
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    limit = pages * resource.getpagesize() + MEMORY
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))

@@ -9,23 +9,19 @@ Two things make a request field matter that the service does not name:
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Any
 
 from sidecar.core.outcome import Outcome
 from sidecar.core.template import names
 from sidecar.expression import RESPONSE, WHOLE_REQUEST, Condition, Scope
 from sidecar.stages.transform.spec import RequestRule, ResponseRule, Spec
 
-_varies: Final = re.compile(rb"(?i)\nvary:").search
-"""Most answers do not, and this says so at a third of what their Vary would cost."""
-
 
 class Dependence:
     """The request fields that the answers of one `transform` block depend on."""
 
-    __slots__ = ("_renamed", "_said")
+    __slots__ = ("_plain", "_renamed", "_said")
 
     def __init__(self, spec: Spec) -> None:
         requests = (spec.request, *spec.request.cases)
@@ -33,6 +29,8 @@ class Dependence:
         read = {name for rule in requests for name in _of_request(rule)}
         read |= {name for rule in responses for name in _of_response(rule)}
         self._said = ", ".join(sorted(read)).encode()
+        self._plain = b""
+        """Fields of the last answer without a Vary.  Within a second an origin says the same in many answers."""
         self._renamed: dict[str, set[str]] = {}
         for rule in requests:
             fields = rule.headers
@@ -47,13 +45,20 @@ class Dependence:
 
     def tell(self, outcome: Outcome) -> None:
         """Say it in an answer."""
-        if self._renamed and _varies(b"\n" + outcome.lines) and (vary := outcome.joined(b"vary")) is not None:
+        if self._renamed and outcome.lines != self._plain:
+            self._read(outcome)
+        if self._said:
+            outcome.add(b"vary", self._said)
+
+    def _read(self, outcome: Outcome) -> None:
+        vary = outcome.joined(b"vary")
+        if vary is None:
+            self._plain = outcome.lines
+        else:
             named = {name.strip().lower() for name in vary.decode("latin-1").split(",")}
             behind = sorted(set().union(*(self._renamed[name] for name in named & self._renamed.keys())) - named)
             if behind:
                 outcome.add(b"vary", ", ".join(behind).encode())
-        if self._said:
-            outcome.add(b"vary", self._said)
 
 
 def _fields(value: Any) -> Iterator[str]:

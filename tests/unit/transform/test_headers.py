@@ -35,7 +35,7 @@ LINES = b"Accept: */*\r\nCookie: a=b\r\nX-User: ada\r\nx-internal-a: 1\r\ncookie
 
 def test_each_operation_takes_what_it_names_and_leaves_the_rest_as_it_came() -> None:
     assert applied(edit(remove=("COOKIE", "x-internal-*")), LINES) == b"Accept: */*\r\nX-User: ada\r\n"
-    assert applied(edit(rename={"x-user": "X-User-Id"}), LINES).endswith(b"2\r\nx-user-id: ada\r\n")
+    assert applied(edit(rename={"x-user": "X-User-Id"}), LINES) == LINES.replace(b"X-User:", b"x-user-id:")
     assert applied(edit({"x-user": "eve"}), LINES).count(b"ser:") == 1
     assert applied(edit(add={"cookie": "e=f"}), LINES) == LINES + b"cookie: e=f\r\n"
     assert applied(edit({"x-new": "{service}/{route}"}), b"") == b"x-new: orders/order\r\n"

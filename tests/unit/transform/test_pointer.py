@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.core.exchange import Exchange
@@ -24,7 +24,7 @@ from sidecar.transform.pointer import (
     unwrap,
     wrap,
 )
-from tests.unit.transform.test_jsonbody import VALUES
+from tests.unit.transform.test_jsonbody import values
 
 X = Exchange(b"GET", b"/")
 
@@ -165,6 +165,8 @@ def test_stars_under_stars_are_bounded() -> None:
 # ----- an operation and its inverse give the same document
 
 KEYS = st.text("abz/~* é", min_size=1, max_size=3)
+VALUES = values(st.text(st.characters(codec="utf-8", exclude_categories=["Cc"]), max_size=8))
+"""Without control characters: they are written as they came, or as JSON wants them escaped."""
 OBJECTS = st.dictionaries(KEYS, VALUES, max_size=5)
 
 
@@ -173,13 +175,7 @@ def escaped(key: str) -> str:
 
 
 def text(document: Any) -> str:
-    data = json.dumps(document, ensure_ascii=False)
-    assume("\\u" not in data)
-    try:
-        data.encode()
-    except UnicodeEncodeError:
-        assume(False)
-    return data
+    return json.dumps(document, ensure_ascii=False)
 
 
 @given(VALUES, st.lists(KEYS, min_size=1, max_size=3))
@@ -191,8 +187,9 @@ def test_unwrap_undoes_wrap(document: Any, keys: list[str]) -> None:
 
 @given(OBJECTS, KEYS, VALUES, KEYS)
 def test_renaming_and_moving_back_undo_themselves(document: dict[str, Any], old: str, given: Any, new: str) -> None:
+    new = new.replace("/", "+") if new.replace("/", "+") != old else f"{old}."
+    document.pop(new, None)
     document[old] = given
-    assume(new not in document and "/" not in new)
     data = text(document)
     there, back = rename(f"/{escaped(old)}", new), rename(f"/{escaped(new)}", old)
     assert json.loads(applied(data, there, back)) == document
@@ -203,7 +200,7 @@ def test_renaming_and_moving_back_undo_themselves(document: dict[str, Any], old:
 
 @given(OBJECTS, KEYS, VALUES)
 def test_removing_undoes_setting(document: dict[str, Any], key: str, new: Any) -> None:
-    assume(key not in document)
+    document.pop(key, None)
     before = text(document)
     pointer = f"/{escaped(key)}"
     assert json.loads(applied(before, put(pointer, new), remove(pointer))) == document
