@@ -28,8 +28,8 @@ demo: $(VENV)/.runtime  ## the sidecar before three small services; Ctrl-C drain
 shop: $(VENV)/.runtime  ## four services that call each other, a sidecar beside each, customers and trouble
 	@$(BIN)/python -m chaos.shop
 
-test: $(VENV)/.dev  ## every test (PYTEST="-k retry" for some)
-	@$(BIN)/python -m pytest $(PYTEST)
+test: $(VENV)/.dev  ## every test, two files at a time (PYTEST="-k retry" for some)
+	@$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST)
 
 lint: $(VENV)/.dev  ## ruff and mypy
 	@$(BIN)/ruff check --quiet

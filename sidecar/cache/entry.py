@@ -67,13 +67,16 @@ class Entry:
         self.status = status
         self.lines = lines
         self.body = body
-        _, plan, age = storage
-        _, lifetime, while_revalidate, if_error, self.must_validate, self.no_cache, self.immutable, _ = plan
-        self.born = now - age
+        _, lifetime, while_revalidate, if_error, self.must_validate, self.no_cache, self.immutable, _ = storage.plan
+        self.born = now - storage.age
         self.fresh_until = fresh_until = self.born + lifetime
         self.stale_until = fresh_until + while_revalidate
         self.stale_if_error_until = fresh_until + if_error
-        self.keep_until = (fresh_until if fresh_until > now else now) + max(keep, while_revalidate, if_error)
+        if while_revalidate > keep:
+            keep = while_revalidate
+        if if_error > keep:
+            keep = if_error
+        self.keep_until = (fresh_until if fresh_until > now else now) + keep
         """Until when it is of use for validation or as a last resort."""
         self.etag = facts.etag
         self.last_modified = facts.last_modified

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
-from typing import Final
+from typing import Any, Final
 
 from sidecar.cache.dates import parse_date
 from sidecar.cache.directives import FOREVER, NOTHING, Directives, parse, parse_targeted
@@ -39,8 +39,8 @@ def _pattern(targets: Targets) -> re.Pattern[bytes]:
 
 
 class Facts:
-    """Seconds since 1970 for dates; None where a field is absent or is not what it should be.  Shared, so never
-    changed."""
+    """Seconds since 1970 for dates; None where a field is absent or is not what it should be.  Shared, so never changed
+    but for `last`."""
 
     control: Directives = NOTHING
     """Of Cache-Control, or of the targeted field that takes its place."""
@@ -56,6 +56,8 @@ class Facts:
     set_cookie = False
     pragma = False
     has_unstorable = False
+    last: Any = None
+    """What it was judged by last, and how (`sidecar.cache.freshness.assess`)."""
 
     def __init__(self, lines: bytes, targets: Targets, now: float) -> None:
         """`lines` as they came; `now` in seconds since 1970."""

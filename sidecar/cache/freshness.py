@@ -20,7 +20,6 @@ Decisions where the RFC leaves one:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Final, NamedTuple
 
 from sidecar.cache.dates import parse_date
@@ -77,24 +76,29 @@ class Plan(NamedTuple):
     """Fields not to store."""
 
 
-class Storage(NamedTuple):
+class Storage:
     """How an answer is stored."""
 
-    refusal: bytes
-    """Why it may not be, in a word; empty if it may."""
-    plan: Plan
-    age: float
-    """Seconds old when it was received (RFC 9111 4.2.3)."""
+    __slots__ = ("age", "plan", "refusal")
+
+    def __init__(self, refusal: bytes, plan: Plan, age: float) -> None:
+        self.refusal = refusal
+        """Why it may not be, in a word; empty if it may."""
+        self.plan = plan
+        self.age = age
+        """Seconds old when it was received (RFC 9111 4.2.3)."""
 
 
 def assess(status: int, facts: Facts, asked: Asked, rules: Rules, delay: float, received: float) -> Storage:
     """Judge the answer to a GET (RFC 9111 3), that took `delay` seconds and came at `received`, seconds since 1970."""
-    dated = _dated_lifetime(facts, rules, received)
-    make = _remembered if dated is None else _plan
-    plan = make(
-        status, facts.control, asked, rules, facts.vary is None, facts.set_cookie, facts.pragma,
-        facts.expires is not None, dated,
-    )  # fmt: skip
+    last = facts.last
+    if last is not None and last[0] == status and last[1] is asked and last[2] is rules:
+        plan = last[3]
+    else:
+        dated = _dated_lifetime(facts, rules, received)
+        plan = _plan(status, facts, asked, rules, dated)
+        if dated is None:  # else another instant has another plan
+            facts.last = (status, asked, rules, plan)
     age = initial_age(facts, delay, received)
     if (
         not plan.refusal
@@ -133,10 +137,8 @@ def _dated_lifetime(facts: Facts, rules: Rules, received: float) -> float | None
     return None
 
 
-def _plan(
-    status: int, control: Directives, asked: Asked, rules: Rules, matches_nothing: bool, sets_cookie: bool,
-    pragma: bool, expires: bool, dated: float | None,
-) -> Plan:  # fmt: skip
+def _plan(status: int, facts: Facts, asked: Asked, rules: Rules, dated: float | None) -> Plan:
+    control = facts.control
     if status < 200 or status in (206, 304):
         return Plan(b"partial" if status == 206 else b"status")
     if control.must_understand:  # RFC 9111 5.2.2.3
@@ -151,24 +153,21 @@ def _plan(
     if asked.has_authorization and not (control.public or control.must_revalidate or control.s_maxage is not None):
         return Plan(b"authorization")  # 3.5
     dropped = control.no_cache_fields | control.private_fields
-    if sets_cookie and not rules.set_cookie and b"set-cookie" not in dropped:
+    if facts.set_cookie and not rules.set_cookie and b"set-cookie" not in dropped:
         return Plan(b"set-cookie")
-    if matches_nothing:  # 4.1
+    if facts.vary is None:  # 4.1
         return Plan(b"vary")
     if control.s_maxage is not None:  # 4.2.1, for a shared cache
         lifetime = float(control.s_maxage)
     elif control.max_age is not None:
         lifetime = float(control.max_age)
-    elif expires:
+    elif facts.expires is not None:
         lifetime = dated or 0.0
     elif not (control.public or status in HEURISTICALLY_CACHEABLE):
         return Plan(b"status")
     else:
-        lifetime = _implied_lifetime(status, control, asked, rules, pragma, dated or 0.0)
+        lifetime = _implied_lifetime(status, control, asked, rules, facts.pragma, dated or 0.0)
     return _windows(control, rules, lifetime, dropped)
-
-
-_remembered = lru_cache(maxsize=1024)(_plan)
 
 
 def _implied_lifetime(

@@ -214,7 +214,7 @@ PLAINLY: Final = Asked()
 def storable(lines: bytes, plan: Plan, facts: Facts, wall: float) -> bytes:
     """The lines to store (RFC 9111 3.1); a missing Date is put in (RFC 9110 6.6.1)."""
     if facts.has_unstorable or plan.dropped:
-        lines = without(lines, UNSTORABLE | plan.dropped)
+        lines = without(lines, UNSTORABLE | plan.dropped if plan.dropped else UNSTORABLE)
     if facts.date is None:
         lines = b"%bdate: %b\r\n" % (without(lines, DATE), format_date(wall))
     return lines

@@ -6,6 +6,9 @@ Lines have matched the grammar, and each ends in CRLF.
 
 from __future__ import annotations
 
+import re
+from functools import lru_cache
+
 from sidecar.core.message import Headers
 
 
@@ -28,7 +31,15 @@ def lowered(lines: bytes) -> bytes:
 
 def without(lines: bytes, names: frozenset[bytes]) -> bytes:
     """The lines but for those of the named fields."""
-    return b"\r\n".join([line for line in lines.split(b"\r\n") if line[: line.find(b":")].lower() not in names])
+    return _lines_of(names).sub(b"", b"\n" + lines)[1:]
+
+
+@lru_cache(maxsize=256)
+def _lines_of(names: frozenset[bytes]) -> re.Pattern[bytes]:
+    """Matches such a line and the line feed before it."""
+    first = b"".join(re.escape(letter) for name in names for letter in (name[:1].lower(), name[:1].upper()))
+    any_ = b"|".join(re.escape(name) for name in sorted(names))
+    return re.compile(b"\n(?=[%b])(?i:%b):[^\n]*" % (first, any_))
 
 
 def only(lines: bytes, names: frozenset[bytes]) -> bytes:

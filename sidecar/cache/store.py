@@ -18,6 +18,7 @@ from sidecar.cache.location import others
 from sidecar.cache.memory import MemoryStore
 from sidecar.cache.redis import RedisTier
 from sidecar.cache.spec import CacheSpec
+from sidecar.cache.table import Table
 from sidecar.cache.tee import Budget
 from sidecar.cache.vary import MAX_NAMES, Names, selecting
 from sidecar.core import events
@@ -50,7 +51,8 @@ class Store:
         self.spec = spec
         self._env = env
         meter = env.meter
-        self.memory = MemoryStore(spec.memory.max_size, env.now, meter.counter(events.CACHE_EVICTIONS, cache=name))
+        self.tier = MemoryStore(spec.memory.max_size, env.now, meter.counter(events.CACHE_EVICTIONS, cache=name))
+        self.memory: Table = self.tier.table
         self.shared = self._tier(spec)
         self.rules: WeakSet[KeyRule] = WeakSet()
         self.flights: dict[bytes, Flight] = {}

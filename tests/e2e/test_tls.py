@@ -307,6 +307,11 @@ async def test_a_client_that_shakes_no_hands_is_counted_and_let_go_of(
             with pytest.raises((ssl.SSLError, ConnectionError)):
                 await stack.enter_async_context(connect(sidecar, ca.client()))
             assert all(await asyncio.gather(*(client.is_closed() for client in silent)))
+            async with asyncio.timeout(5):  # a client hears of the end a moment before its place is free
+                while (
+                    b'sidecar_downstream_connections{listener="inbound"} 0' not in (await sidecar.ask("/metrics")).body
+                ):
+                    await asyncio.sleep(0.01)
             async with connect(sidecar, ca.client()) as client:
                 assert (await client.request("GET", "/app")).status == 200
 

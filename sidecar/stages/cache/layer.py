@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Coroutine
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 from sidecar.cache import status
 from sidecar.cache.answer import answer, has_already, not_modified, with_age
@@ -82,26 +83,29 @@ class Cached:
         }
         self._hits = self._results["hit"]
 
-    async def call(self, x: Exchange) -> Outcome:
+    def call(self, x: Exchange) -> Coroutine[Any, Any, Outcome]:
         """Answer from the store, or through it."""
         if (x.method != b"GET" and x.method != b"HEAD") or x.body or x.stream is not None or x.upgrade is not None:
-            return await self._write_through(x)
+            return self._write_through(x)
         fields = read_fields(x.lines)
         key = self._rule.key(x)
         if fields is None and x.method == b"GET":  # the common case at its shortest
             now = self._now()
             item = self._peek(key, now)
             if item.__class__ is Entry and now < item.fresh_until and not item.no_cache:
-                x.cache = "hit"
-                self._hits.value += 1
-                item.hits += 1
-                lines = b"%bage: %d\r\ncache-status: sidecar; hit; ttl=%d\r\n" % (
-                    item.lines,
-                    now - item.born,
-                    item.fresh_until - now,
-                )
-                return Outcome(item.status, None, item.body, lines=lines)
-        return await self._look_up(x, key, fields)
+                return self._hit(x, item, now)
+        return self._look_up(x, key, fields)
+
+    async def _hit(self, x: Exchange, entry: Entry, now: float) -> Outcome:
+        x.cache = "hit"
+        self._hits.value += 1
+        entry.hits += 1
+        lines = b"%bage: %d\r\ncache-status: sidecar; hit; ttl=%d\r\n" % (
+            entry.lines,
+            now - entry.born,
+            entry.fresh_until - now,
+        )
+        return Outcome(entry.status, None, entry.body, lines=lines)
 
     async def _look_up(self, x: Exchange, key: bytes, fields: Fields | None, joins: int = JOINS) -> Outcome:
         wish = NOTHING

@@ -1,0 +1,167 @@
+"""What is stored in memory: entries by key within a budget of bytes, the least recently used leaving first.  No I/O.
+
+Rules:
+
+1. Everything counts: an entry its key, fields, body, tags and table slots; a note on variants likewise.  What is more
+   than a quarter of the budget is not stored: one body must not empty the store.
+2. No timers: an entry past its use is dropped when it is met, or leaves as the least recently used.
+3. Indexes by URI and by tag live and die with the entries, so purging costs what it removes.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable
+from heapq import nlargest
+from itertools import islice
+from typing import Final
+
+from sidecar.cache.entry import Entry, Item, Variants
+from sidecar.core.meter import Counter
+
+MAX_VARIANTS: Final = 64
+"""Answers kept side by side for one key; beyond it the oldest goes."""
+VARIANT_OVERHEAD: Final = 120
+"""Bytes of a place in the list of variants, beside the key."""
+HOTTEST_AMONG: Final = 2000
+"""Entries, the most recently used, among which the hottest are looked for: a report must not stop the loop."""
+
+
+class Table:
+    """Entries by key."""
+
+    def __init__(self, max_bytes: int, evictions: Counter | None = None) -> None:
+        self.max_bytes = max_bytes
+        self.bytes = 0
+        self.evictions = evictions or Counter()
+        self._items: OrderedDict[bytes, Item] = OrderedDict()
+        self._uris: dict[bytes, bytes | set[bytes]] = {}
+        """Mostly there is one key for a URI, and a set of one costs 200 bytes."""
+        self._tags: dict[bytes, set[bytes]] = {}
+
+    def peek(self, key: bytes, now: float) -> Item | None:
+        """What is stored under a key, which thereby becomes the most recently used."""
+        item = self._items.get(key)
+        if item is None:
+            return None
+        if item.keep_until < now:
+            self.remove(key)
+            return None
+        self._items.move_to_end(key)
+        return item
+
+    def variants(self, key: bytes) -> Variants | None:
+        """The note that the answers of a key differ by some fields."""
+        item = self._items.get(key)
+        return item if item.__class__ is Variants else None
+
+    def put(self, item: Item) -> bool:
+        """Store under `item.key`, making room; False if it is too large to be stored."""
+        if item.key in self._items:
+            self.remove(item.key)
+        if item.size > self.max_bytes // 4:
+            return False
+        limit = self.max_bytes if self.bytes <= self.max_bytes else self.bytes
+        self._items[item.key] = item
+        self.bytes += item.size
+        known = self._uris.setdefault(item.uri, item.key)
+        if known is not item.key:
+            self._uris[item.uri] = {*({known} if isinstance(known, bytes) else known), item.key}
+        if item.__class__ is Entry:
+            for tag in item.tags:
+                self._tags.setdefault(tag, set()).add(item.key)
+        if self.bytes > limit:
+            self._evict(limit)
+        return True
+
+    def add_variant(self, variants: Variants, key: bytes) -> None:
+        """Remember that an answer of these variants is stored under a key of its own."""
+        if self._items.get(variants.key) is not variants:  # it had to make room for its own variant
+            self.remove(key)
+            return
+        size = variants.size
+        if key not in variants.keys:
+            variants.size += len(key) + VARIANT_OVERHEAD
+        variants.keys.pop(key, None)
+        variants.keys[key] = None
+        if len(variants.keys) > MAX_VARIANTS:
+            oldest = next(iter(variants.keys))
+            del variants.keys[oldest]
+            variants.size -= len(oldest) + VARIANT_OVERHEAD
+            self.remove(oldest)
+        limit = self.max_bytes if self.bytes <= self.max_bytes else self.bytes
+        self.bytes += variants.size - size
+        self._evict(limit)
+
+    def remove(self, key: bytes) -> int:
+        """Drop what is stored under a key, with its variants.  How many items that were."""
+        item = self._items.pop(key, None)
+        if item is None:
+            return 0
+        self.bytes -= item.size
+        keys = self._uris.get(item.uri)
+        if isinstance(keys, set):
+            keys.discard(key)
+        if not keys or keys == key:
+            self._uris.pop(item.uri, None)
+        if item.__class__ is Entry:
+            for tag in item.tags:
+                self._tags[tag].discard(key)
+                if not self._tags[tag]:
+                    del self._tags[tag]
+        elif item.__class__ is Variants:
+            return 1 + sum(self.remove(variant) for variant in item.keys)
+        return 1
+
+    def _evict(self, limit: int) -> None:
+        """Make room.  More than the budget is stored only while a lowered one takes effect (`shrink`); who comes then
+        makes room for itself alone."""
+        while self.bytes > limit:
+            self._evict_one()
+
+    def _evict_one(self) -> None:
+        self.remove(next(iter(self._items)))
+        self.evictions.value += 1
+
+    # ----- purging and looking
+
+    def remove_uri(self, uri: bytes) -> int:
+        """Drop all that is stored for a URI."""
+        keys = self._uris.get(uri, ())
+        return self._remove_all((keys,) if isinstance(keys, bytes) else keys)
+
+    def remove_prefix(self, prefix: bytes) -> int:
+        """Drop all whose URI starts so."""
+        return sum(self.remove_uri(uri) for uri in [uri for uri in self._uris if uri.startswith(prefix)])
+
+    def remove_tag(self, tag: bytes) -> int:
+        """Drop all that bears a tag."""
+        return self._remove_all(self._tags.get(tag, ()))
+
+    def remove_everything(self) -> int:
+        count = len(self._items)
+        for index in (self._items, self._uris, self._tags):
+            index.clear()
+        self.bytes = 0
+        return count
+
+    def _remove_all(self, keys: Iterable[bytes]) -> int:
+        return sum(self.remove(key) for key in list(keys))
+
+    def shrink(self, most: int) -> bool:
+        """Evict at most so many items of those that do not fit; are there more?  For a budget that was lowered."""
+        while self.bytes > self.max_bytes and most:
+            self._evict_one()
+            most -= 1
+        return self.bytes > self.max_bytes
+
+    def hottest(self, count: int) -> list[Entry]:
+        """The entries with the most hits among the recently used ones."""
+        recent = (item for item in islice(reversed(self._items.values()), HOTTEST_AMONG) if item.__class__ is Entry)
+        return nlargest(count, recent, key=lambda entry: entry.hits)
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __repr__(self) -> str:
+        return f"<Table {len(self)} items {self.bytes}/{self.max_bytes} bytes>"
