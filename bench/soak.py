@@ -29,6 +29,7 @@ from bench import machine
 from bench.judge import Sample, Verdict, judge, markdown
 from bench.subject import Subject
 from bench.traffic import PATIENCE, Traffic, Upstream
+from sidecar.control.reload import HISTORY
 from tests.support.servers import Server
 
 RESULTS: Final = Path(__file__).with_name("soak.md")
@@ -87,7 +88,10 @@ class Soak:
         self._began = time.monotonic()
 
     async def run(self, seconds: float) -> Verdict:
-        """A moment of everything, so that what is made once is there; a rest; the time that counts; a rest."""
+        """A moment of everything, so that what is made once is there, and what is kept by number is full; a rest; the
+        time that counts; a rest."""
+        for _ in range(HISTORY):
+            await self.reload()
         await self.busy(WARM_UP, 0.5, self.traffic)
         before = await self.rest()
         self.samples.clear()
@@ -101,7 +105,7 @@ class Soak:
         until = time.monotonic() + seconds
         traffic.is_over = False
         clients = asyncio.create_task(traffic.run())
-        reloading = asyncio.create_task(self.reload(min(RELOAD_EVERY, seconds / 4)))
+        reloading = asyncio.create_task(self.keep_reloading(min(RELOAD_EVERY, seconds / 4)))
         while time.monotonic() < until:
             await asyncio.sleep(pause)
             self.samples.append(await self.sample())
@@ -110,18 +114,21 @@ class Soak:
         reloading.cancel()
         await asyncio.gather(reloading, return_exceptions=True)
 
-    async def reload(self, pause: float) -> None:
-        """Other policies after every pause, every other time broken ones."""
-        urls = [server.url for server in self.servers]
+    async def keep_reloading(self, pause: float) -> None:
+        """Other policies after every pause, until cancelled."""
         while True:
             await asyncio.sleep(pause)
-            self.reloads += 1
-            text = json.dumps(self.subject.whole(policies(urls, self.reloads)))
-            is_broken = self.reloads % 2 == 0
-            self.subject.write(text.replace('"retry":', '"retyr":') if is_broken else text)
-            status, body = await asyncio.to_thread(self.subject.ask, "POST", "/reload")
-            if status != (422 if is_broken else 200):
-                self.traffic.tally.violation(f"reload {self.reloads}: {status} {body[:200]!r}")
+            await self.reload()
+
+    async def reload(self) -> None:
+        """Other policies, every other time broken ones."""
+        self.reloads += 1
+        text = json.dumps(self.subject.whole(policies([server.url for server in self.servers], self.reloads)))
+        is_broken = self.reloads % 2 == 0
+        self.subject.write(text.replace('"retry":', '"retyr":') if is_broken else text)
+        status, body = await asyncio.to_thread(self.subject.ask, "POST", "/reload")
+        if status != (422 if is_broken else 200):
+            self.traffic.tally.violation(f"reload {self.reloads}: {status} {body[:200]!r}")
 
     async def sample(self) -> Sample:
         """What the sidecar uses now; forgets what the servers remember."""

@@ -1,0 +1,183 @@
+"""What the live page costs: `python -m bench.pages [--readers 50] [--routes 200]`, and with `--minutes 60` whether it
+leaks.
+
+A sidecar with so many routes, each with a breaker, takes twenty requests a second.  First its CPU time without a
+reader and with so many readers of the stream that feeds the page.  Then, for so many minutes, one real page in a
+browser (Debian's chromium): once a minute the resident set of the sidecar, and what lives in the page after a
+collection of its garbage.  The first quarter, in which the page fills its window of the last minutes, does not count.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from bench import machine, upstream
+from bench.idle import ask, connect
+from bench.scenarios import wait_until_up
+from bench.subject import Subject
+
+TARGET: Final = "/orders/small"
+GAP: Final = 0.05
+"""Seconds between two requests."""
+SECONDS: Final = 20.0
+"""For which CPU time is counted."""
+SETTLE: Final = 6.0
+GROWTH: Final = 1.1
+"""Times what it was at the end of the first quarter; beyond it something leaks."""
+
+
+class Sample(NamedTuple):
+    """One look at the page and its sidecar."""
+
+    minute: float
+    resident: int
+    """Bytes of the sidecar."""
+    heap: int
+    """Bytes of the page's objects."""
+    nodes: int
+    """Of its document."""
+    listeners: int
+
+
+def policies(port: int, routes: int) -> dict[str, Any]:
+    """One route that is asked, and others with breakers of their own."""
+    breaker = {"failure_rate": "50%", "min_calls": 20, "window": "10s"}
+    others = [
+        {"name": f"other-{n}", "match": {"path": f"/other/{n}"}, "upstream": "app", "circuit_breaker": breaker}
+        for n in range(routes - 1)
+    ]
+    return {
+        "upstreams": {"app": {"endpoints": [f"http://127.0.0.1:{port}"]}},
+        "routes": [*others, {"name": "orders", "upstream": "app", "circuit_breaker": breaker, "retry": {}}],
+    }
+
+
+@contextmanager
+def served(routes: int) -> Iterator[Subject]:
+    """The sidecar before an upstream."""
+    with ExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sidecar-pages-")))
+        port = machine.free_port()
+        server = machine.spawn(upstream.command(port, directory), machine.cores()[1], directory / "upstream-output")
+        stack.callback(machine.end, server)
+        if not wait_until_up(port, TARGET):
+            raise SystemExit("the upstream does not answer")
+        yield stack.enter_context(Subject(policies(port, routes), directory, TARGET))
+
+
+async def traffic(port: int) -> None:
+    """Requests, one after the other, until cancelled."""
+    client = await asyncio.to_thread(connect, port, 0)
+    with client:
+        while True:
+            await asyncio.to_thread(ask, client)
+            await asyncio.sleep(GAP)
+
+
+async def read(port: int) -> None:
+    """Read what the page reads, until cancelled."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"GET /live HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    while await reader.read(1 << 16):
+        pass
+    raise SystemExit("the stream ended")
+
+
+async def share(subject: Subject) -> float:
+    """CPU time that the sidecar takes, in parts of one core."""
+    await asyncio.sleep(SETTLE)
+    began, before = time.monotonic(), machine.cpu_seconds(subject.pid)
+    await asyncio.sleep(SECONDS)
+    return (machine.cpu_seconds(subject.pid) - before) / (time.monotonic() - began)
+
+
+async def cost(subject: Subject, readers: int) -> float:
+    """What so many readers add."""
+    alone = await share(subject)
+    reading = [asyncio.create_task(read(subject.admin_port)) for _ in range(readers)]
+    beside = await share(subject)
+    for task in reading:
+        task.cancel()
+    await asyncio.gather(*reading, return_exceptions=True)
+    return beside - alone
+
+
+async def watch(subject: Subject, minutes: float, say: Callable[[str], object]) -> list[Sample]:
+    """One page in a browser for so long."""
+    from playwright.async_api import async_playwright  # a tool of the tests, needed here alone
+
+    samples = []
+    async with async_playwright() as playwright:
+        options = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking"]
+        browser = await playwright.chromium.launch(executable_path=shutil.which("chromium"), args=options)
+        page = await browser.new_page()
+        await page.goto(f"http://127.0.0.1:{subject.admin_port}/")
+        inspector = await page.context.new_cdp_session(page)
+        began = time.monotonic()
+        while (passed := time.monotonic() - began) < minutes * 60:
+            await asyncio.sleep(min(60.0, minutes * 60 - passed))
+            await inspector.send("HeapProfiler.collectGarbage")
+            heap = await inspector.send("Runtime.getHeapUsage")
+            counters = await inspector.send("Memory.getDOMCounters")
+            samples.append(
+                Sample(
+                    (time.monotonic() - began) / 60,
+                    machine.resident_bytes(subject.pid),
+                    int(heap["usedSize"]),
+                    counters["nodes"],
+                    counters["jsEventListeners"],
+                )
+            )
+            minute, resident, used, nodes, listeners = samples[-1]
+            say(
+                f"{minute:5.1f} min  sidecar {resident / 2**20:6.1f} MiB  page {used / 2**20:6.2f} MiB"
+                f"  {nodes} nodes  {listeners} listeners"
+            )
+        await browser.close()
+    return samples
+
+
+def grown(samples: list[Sample]) -> list[str]:
+    """What is larger at the end than the first quarter explains."""
+    first, last = samples[len(samples) // 4], samples[-1]
+    return [
+        f"{name} grew from {before} to {after}"
+        for name, before, after in zip(Sample._fields[1:], first[1:], last[1:], strict=True)
+        if after > GROWTH * before
+    ]
+
+
+async def run(options: argparse.Namespace) -> int:
+    with served(options.routes) as subject:
+        load = asyncio.create_task(traffic(subject.port))
+        print(machine.interpreter())
+        if options.readers:
+            added = await cost(subject, options.readers)
+            print(f"{options.readers} pages, {options.routes} routes with breakers: {added:.2%} of a core", flush=True)
+        found = []
+        if options.minutes:
+            found = grown(await watch(subject, options.minutes, lambda line: print(line, flush=True)))
+            print("\n".join(found) or f"nothing grew in {options.minutes:g} minutes")
+        load.cancel()
+        await asyncio.gather(load, return_exceptions=True)
+    return 1 if found else 0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.pages", description="What the live page costs.")
+    parser.add_argument("--readers", type=int, default=50, metavar="N", help="of the stream, at once (50)")
+    parser.add_argument("--routes", type=int, default=200, metavar="N", help="each with a breaker (200)")
+    parser.add_argument("--minutes", type=float, default=0.0, metavar="N", help="to watch one page in a browser (0)")
+    raise SystemExit(asyncio.run(run(parser.parse_args())))
+
+
+if __name__ == "__main__":
+    main()
