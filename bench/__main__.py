@@ -23,6 +23,7 @@ from bench.scenarios import SCENARIOS, Sample, Scenario, measure, wait_until_up
 
 RESULTS: Final = Path(__file__).with_name("results.md")
 WARM_UP_SECONDS: Final = 1.0
+MAX_FALLS: Final = 5
 COSTS: Final = "costs"
 """Named like a scenario."""
 
@@ -38,12 +39,39 @@ class Running:
         self.growth = 0.0
         """Bytes that each of the first idle connections took: what is taken is seldom given back."""
         self.log = directory / "output"
+        self.fell: list[int] = []
+        """Its exit codes, where it ended by itself and was started again."""
+        self._program = program
+        self.process = self._start()
+
+    def _start(self) -> subprocess.Popen[bytes]:
         env = {
             "DEMO_PORT": str(self.place.port),
             "DEMO_ADMIN_PORT": str(self.place.admin_port),
-            "HEALTHY_PORT": str(upstream_port),
+            "HEALTHY_PORT": str(self.place.upstream_port),
         }
-        self.process = machine.spawn(peer.argv(program, self.place), machine.cores()[0], self.log, env)
+        return machine.spawn(self.peer.argv(self._program, self.place), machine.cores()[0], self.log, env)
+
+    def end(self) -> None:
+        machine.end(self.process)
+
+    def has_fallen(self) -> bool:
+        """Has it ended by itself?  Then it is started again."""
+        if self.process.poll() is None:
+            return False
+        self.fell.append(self.process.returncode)
+        if len(self.fell) > MAX_FALLS:
+            raise SystemExit(f"{self.peer.name} ends by itself again and again:\n{self.log.read_text()[-4000:]}")
+        print(f"{self.peer.name} ended by itself, exit code {self.process.returncode}; started again", flush=True)
+        self.process = self._start()
+        self.check()
+        return True
+
+    @property
+    def told(self) -> str:
+        """Its version, and what has to be said of its run."""
+        codes = ", ".join(map(str, self.fell))
+        return f"{self.version}; ENDED BY ITSELF under load (exit codes {codes})" if self.fell else self.version
 
     def check(self) -> None:
         """It must answer by now."""
@@ -71,7 +99,7 @@ def run(options: argparse.Namespace) -> None:
             "interpreter": machine.interpreter(),
             "load": f"{load.version(options.load)}, {options.rounds} rounds of {options.seconds:g} s, medians",
             "upstream": upstream.name(),
-            **{one.peer.name: one.version for one in running},
+            **{one.peer.name: one.told for one in sorted(running, key=lambda one: len(one.fell))},
         }
     found = costs.measure_apart(options.repeat) if COSTS in options.scenarios else []
     peers = list(dict.fromkeys(one.peer for one in running))
@@ -84,7 +112,14 @@ def run(options: argparse.Namespace) -> None:
 def take(scenario: Scenario, number: int, one: Running, options: argparse.Namespace) -> Sample:
     """One measurement in the round of that number."""
     seconds = options.seconds if number >= 0 else WARM_UP_SECONDS
-    sample = measure(scenario, one.process.pid, one.place.port, seconds, load.GENERATORS[options.load])
+    try:
+        sample = measure(scenario, one.process.pid, one.place.port, seconds, load.GENERATORS[options.load])
+    except RuntimeError:
+        if not one.has_fallen():
+            raise
+        return take(scenario, number, one, options)
+    if one.has_fallen():
+        return take(scenario, number, one, options)
     if number < 0:
         one.growth = sample.idle
         return sample
@@ -113,7 +148,7 @@ def start(names: list[str], scenarios: list[Scenario], directory: Path, stack: E
         for traced in sorted({scenario.traced for scenario in scenarios if scenario.of(peer.name)}):
             place = directory / (f"{peer.name}-traced" if traced else peer.name)
             running.append(Running(peer, program, port, place, traced=traced))
-            stack.callback(machine.end, running[-1].process)
+            stack.callback(running[-1].end)
     for one in running:
         one.check()
     for told in dict.fromkeys(f"{one.peer.name}: {one.version}" for one in running):
