@@ -89,11 +89,23 @@ class Rig:
         self._telemetry = Telemetry(env, registry, recorder, secrets, {}, __version__, loop.call_soon_threadsafe)
         self._server = Server(env, recorder.record, self._telemetry)
         self._store = StateStore(registry)
-        whole = {"version": 1, "service": "bench", "listeners": {"inbound": {"address": "127.0.0.1:0"}}, **policies}
-        origin = Origin("", {}, read=lambda _: [Source("policies.yaml", json.dumps(whole).encode())], look=lambda _: 0)
+        self._policies = policies
+        origin = Origin("", {}, read=self._read, look=lambda _: 0)
         metrics: Callable[[Any], Any] = lambda spec: route_metrics(registry, spec)  # noqa: E731 - typed
         self._control = Control(env, self._store, origin, self._server, metrics=metrics)
         self._client, self._upstream = Wire(), Wire()
+
+    def _read(self, _: str) -> list[Source]:
+        inbound = {"inbound": {"address": "127.0.0.1:0"}}
+        whole = {"version": 1, "service": "bench", "listeners": inbound, **self._policies}
+        return [Source("policies.yaml", json.dumps(whole).encode())]
+
+    async def reload(self, policies: Mapping[str, Any]) -> None:
+        """Put other policies in force."""
+        self._policies = policies
+        done = await self._control.reload("request")
+        if done.result != "applied":
+            raise RuntimeError("\n".join(map(str, done.problems)))
 
     async def __aenter__(self) -> Rig:
         done = await self._control.reload("start")

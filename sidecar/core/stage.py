@@ -22,10 +22,10 @@ documentation that everyone has to read and a mistake that everyone can make.
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
 from itertools import groupby
 from typing import Any, Protocol, cast
 
-from sidecar.core.body import Body
 from sidecar.core.exchange import Exchange
 from sidecar.core.outcome import ABANDONED, CLIENT_CLOSED, Failure, Outcome, failed
 
@@ -56,39 +56,51 @@ def final(outcome: Outcome, broken: Failure | None) -> Outcome:
     return failed(broken)
 
 
-def guard(gates: Sequence[Gate], inner: Service) -> Service:
-    """Admit outermost first, settle innermost first, and exactly what was admitted, whatever happens."""
-    admits = tuple(gate.admit for gate in gates)
-    settles = tuple(gate.settle for gate in gates)
+class Guarded:
+    """Gates before an inner service.
 
-    def settle_later(x: Exchange, tickets: list[object], outcome: Outcome, stream: Body) -> None:
-        def ended(broken: Failure | None) -> None:
-            end = final(outcome, broken)
-            for index in range(len(tickets) - 1, -1, -1):
-                settles[index](x, tickets[index], end)
+    A class and not a closure, as all that is on the request's path and gets compiled: a compiled closure and what it
+    closes over hold on to each other, so the pipelines that a reload replaces would wait for the garbage collector.
+    """
 
-        stream.on_close(ended)
+    __slots__ = ("_admits", "_inner", "_settles")
 
-    async def call(x: Exchange) -> Outcome:
+    def __init__(self, gates: Sequence[Gate], inner: Service) -> None:
+        self._admits = tuple(gate.admit for gate in gates)
+        self._settles = tuple(gate.settle for gate in gates)
+        self._inner = inner
+
+    async def call(self, x: Exchange) -> Outcome:
+        """Admit outermost first, settle innermost first, and exactly what was admitted, whatever happens."""
         tickets: list[object] = []
         outcome = ABANDONED  # what settle sees on cancellation, or if a bug escapes
         try:
-            for admit in admits:
+            for admit in self._admits:
                 ticket = admit(x)
                 if ticket.__class__ is Outcome:  # isinstance, at a third of its cost
                     outcome = ticket
                     return outcome
                 tickets.append(ticket)
-            outcome = await inner(x)
+            outcome = await self._inner(x)
             return outcome
         finally:
             if (stream := outcome.stream) is None:
-                for index in range(len(tickets) - 1, -1, -1):
-                    settles[index](x, tickets[index], outcome)
+                self._settle(x, tickets, outcome)
             else:
-                settle_later(x, tickets, outcome, stream)
+                stream.on_close(partial(self._ended, x, tickets, outcome))
 
-    return call
+    def _settle(self, x: Exchange, tickets: list[object], outcome: Outcome) -> None:
+        settles = self._settles
+        for index in range(len(tickets) - 1, -1, -1):
+            settles[index](x, tickets[index], outcome)
+
+    def _ended(self, x: Exchange, tickets: list[object], outcome: Outcome, broken: Failure | None) -> None:
+        self._settle(x, tickets, final(outcome, broken))
+
+
+def guard(gates: Sequence[Gate], inner: Service) -> Service:
+    """The service with these gates before it, outermost first."""
+    return Guarded(gates, inner).call
 
 
 def stack(stages: Sequence[Stage], terminal: Service) -> Service:

@@ -153,11 +153,14 @@ class Upstream:
         assert outcome.stream is not None
         attempt.answered = self._env.now()
 
-        def ended(broken: Failure | None) -> None:
-            attempt.ended = self._env.now()
-            self._settle(x, endpoint, attempt, gate, ticket, final(outcome, broken))
+        outcome.stream.on_close(partial(self._ended, x, endpoint, attempt, gate, ticket, outcome))
 
-        outcome.stream.on_close(ended)
+    def _ended(
+        self, x: Exchange, endpoint: Endpoint, attempt: Attempt, gate: Gate | None, ticket: object, outcome: Outcome,
+        broken: Failure | None,
+    ) -> None:  # fmt: skip
+        attempt.ended = self._env.now()
+        self._settle(x, endpoint, attempt, gate, ticket, final(outcome, broken))
 
     def _settle(
         self, x: Exchange, endpoint: Endpoint, attempt: Attempt, gate: Gate | None, ticket: object, outcome: Outcome

@@ -1,5 +1,5 @@
-"""Requests leave nothing behind that waits for the garbage collector: what holds on to each other in a circle is freed
-late, and looking for it costs every request its share."""
+"""Requests and reloads leave nothing behind that waits for the garbage collector: what holds on to each other in a
+circle is freed late, looking for it costs every request its share, and letting go of much at once is a pause."""
 
 from __future__ import annotations
 
@@ -50,3 +50,16 @@ async def test_no_request_leaves_a_cycle_behind(rig: tuple[Rig, Row]) -> None:
     served.settle()
     await asyncio.sleep(0)
     assert gc.collect() <= IGNORED
+
+
+async def test_policies_that_are_replaced_leave_no_cycle_behind(collector: None) -> None:
+    """Every block, in turn under two names."""
+    blocks = {name: value for row in ROWS for name, value in row.block.items() if not row.whole}
+    async with Rig(policies(Row("all", blocks))) as served:
+        said = answer(ROWS[0])
+        for number in range(6):
+            await served.reload(policies(Row("all", blocks | {"timeout": {"request": f"{number + 1}s"}})))
+            await served.ask(GET % (b"", b""), said)
+            if number == 1:
+                gc.collect()
+        assert gc.collect() <= IGNORED

@@ -141,26 +141,7 @@ class Line(Door):
         self.now = ctx.env.now
 
     def layer(self, inner: Service) -> Service:
-        permits, now, learn = self.permits, self.now, self.bulkhead.learn
-
-        async def call(x: Exchange) -> Outcome:
-            if not permits.take(x.criticality):
-                refusal = await self.wait(x)
-                if refusal is not None:
-                    return refusal
-            outcome = ABANDONED
-            started = now()
-            try:
-                outcome = await inner(x)
-                learn(x, outcome, ended := now(), ended - started)
-                return outcome
-            finally:
-                if outcome.stream is None:
-                    permits.release()
-                else:
-                    outcome.stream.on_close(permits.release)
-
-        return call
+        return Permitted(self, inner).call
 
     async def wait(self, x: Exchange) -> Outcome | None:
         """Queue for a permit: None once there is one, else the refusal."""
@@ -186,6 +167,34 @@ class Line(Door):
         except BaseException:
             permits.leave(rank, place)
             raise
+
+
+class Permitted:
+    """An inner service behind a line."""
+
+    __slots__ = ("_bulkhead", "_inner", "_line", "_now", "_permits")
+
+    def __init__(self, line: Line, inner: Service) -> None:
+        self._line, self._inner = line, inner
+        self._bulkhead, self._permits, self._now = line.bulkhead, line.permits, line.now
+
+    async def call(self, x: Exchange) -> Outcome:
+        permits = self._permits
+        if not permits.take(x.criticality):
+            refusal = await self._line.wait(x)
+            if refusal is not None:
+                return refusal
+        outcome = ABANDONED
+        started = self._now()
+        try:
+            outcome = await self._inner(x)
+            self._bulkhead.learn(x, outcome, ended := self._now(), ended - started)
+            return outcome
+        finally:
+            if outcome.stream is None:
+                permits.release()
+            else:
+                outcome.stream.on_close(permits.release)
 
 
 def build(spec: Spec, ctx: BuildContext) -> Stage:

@@ -79,24 +79,9 @@ class Retry:
         self.stop_deadline = StopBeforeDeadline()
 
     def layer(self, inner: Service) -> Service:
-        now, statuses, deposit, max_body = self.env.now, self.statuses, self.budget.deposit, self.max_body
-        whens = self.whens
+        return Retried(self, inner).call
 
-        async def call(x: Exchange) -> Outcome:
-            if not x.is_counted and not x.is_retry:
-                x.is_counted = True
-                deposit()
-            if x.stream is not None:
-                x.stream.record(max_body)
-            began = now()
-            outcome = await inner(x)
-            if outcome.failure is None and not statuses[outcome.status] and not whens:
-                return outcome
-            return await self._again(x, outcome, inner, began)
-
-        return call
-
-    async def _again(self, x: Exchange, outcome: Outcome, inner: Service, began: float) -> Outcome:
+    async def again(self, x: Exchange, outcome: Outcome, inner: Service, began: float) -> Outcome:
         """The slow path: decide, wait, try again, until there is nothing more to gain."""
         env = self.env
         state = Try()
@@ -176,6 +161,29 @@ class Retry:
 
     def __repr__(self) -> str:
         return f"<Retry {self.route} on {self.conditions!r}>"
+
+
+class Retried:
+    """An inner service under a policy of retries."""
+
+    __slots__ = ("_deposit", "_inner", "_now", "_policy", "_statuses", "_whens")
+
+    def __init__(self, policy: Retry, inner: Service) -> None:
+        self._policy, self._inner = policy, inner
+        self._now, self._deposit = policy.env.now, policy.budget.deposit
+        self._statuses, self._whens = policy.statuses, policy.whens
+
+    async def call(self, x: Exchange) -> Outcome:
+        if not x.is_counted and not x.is_retry:
+            x.is_counted = True
+            self._deposit()
+        if x.stream is not None:
+            x.stream.record(self._policy.max_body)
+        began = self._now()
+        outcome = await self._inner(x)
+        if outcome.failure is None and not self._statuses[outcome.status] and not self._whens:
+            return outcome
+        return await self._policy.again(x, outcome, self._inner, began)
 
 
 def build(spec: Spec, ctx: BuildContext) -> Layer:

@@ -53,88 +53,116 @@ class Transform:
     def layer(self, inner: Service) -> Service:
         request, response = self.request, self.response
         before, after = request.headers_only, response.headers_only
-        dependence = self.dependence if self.dependence else None
         if (before or not request.rules) and (after or not response.rules) and not request.reads_answers:
-            return headers_only(before, after, dependence, inner)
-        moves = response.rewrites_addresses and any(rule.path or rule.host for rule in request.rules)
-        reads_request = request.asks_body or request.edits_body
-        reads_response = response.reads_body
-        edits_request = bool(request.rules) or request.reads_answers
-        edits_response = bool(response.rules) or moves
-
-        async def call(x: Exchange) -> Outcome:
-            own: Address | None = None
-            if edits_request:
-                facts = x.facts()
-                try:
-                    refused = await request.whole(x) if reads_request else request.head(x)
-                    if refused is not None:
-                        return refused
-                    if moves:
-                        own = (x.authority, x.path)
-                    outcome = await inner(x)
-                finally:
-                    x.restore(facts)
-            else:
-                outcome = await inner(x)
-            if outcome.failure is not None or outcome.tunnel is not None:
-                return outcome
-            if reads_response:
-                outcome = await response.whole(x, outcome, own)
-            elif edits_response:
-                outcome = response.head(x, outcome, own)
-            if dependence is not None and outcome.failure is None:
-                outcome = own_outcome(outcome)
-                dependence.tell(outcome)
-            return outcome
-
-        return call
+            return HeadersRewritten(before, after, self.dependence, inner).call
+        return Rewritten(self, inner).call
 
 
-def headers_only(
-    before: HeaderEdit | None, after: HeaderEdit | None, dependence: Dependence | None, inner: Service
-) -> Service:
-    """The most frequent kind, without what it does not need."""
-    edits_answer = after is not None or dependence is not None
+class Rewritten:
+    """An inner service between the rewriting of its requests and that of its answers."""
 
-    async def call(x: Exchange) -> Outcome:
-        if before is None:
-            outcome = await inner(x)
-        else:
-            headers, lines = x._headers, x._lines
-            before.apply(x, x)
+    __slots__ = (
+        "_dependence", "_edits_request", "_edits_response", "_inner", "_moves", "_reads_request", "_request",
+        "_response",
+    )  # fmt: skip
+
+    def __init__(self, transform: Transform, inner: Service) -> None:
+        request, response = self._request, self._response = transform.request, transform.response
+        self._inner = inner
+        self._dependence = transform.dependence if transform.dependence else None
+        self._moves = response.rewrites_addresses and any(rule.path or rule.host for rule in request.rules)
+        self._reads_request = request.asks_body or request.edits_body
+        self._edits_request = bool(request.rules) or request.reads_answers
+        self._edits_response = bool(response.rules) or self._moves
+
+    async def call(self, x: Exchange) -> Outcome:
+        own: Address | None = None
+        request, response = self._request, self._response
+        if self._edits_request:
+            facts = x.facts()
             try:
-                outcome = await inner(x)
+                refused = await request.whole(x) if self._reads_request else request.head(x)
+                if refused is not None:
+                    return refused
+                if self._moves:
+                    own = (x.authority, x.path)
+                outcome = await self._inner(x)
             finally:
-                x._headers, x._lines = headers, lines
-        if edits_answer and outcome.failure is None and outcome.tunnel is None:
-            if outcome.stream is not None:
-                outcome = own_outcome(outcome)
-            if after is not None:
-                after.apply(outcome, x, outcome)
-            if dependence is not None:
-                dependence.tell(outcome)
+                x.restore(facts)
+        else:
+            outcome = await self._inner(x)
+        if outcome.failure is not None or outcome.tunnel is not None:
+            return outcome
+        if response.reads_body:
+            outcome = await response.whole(x, outcome, own)
+        elif self._edits_response:
+            outcome = response.head(x, outcome, own)
+        if self._dependence is not None and outcome.failure is None:
+            outcome = own_outcome(outcome)
+            self._dependence.tell(outcome)
         return outcome
 
-    return call
+
+class HeadersRewritten:
+    """The most frequent kind, without what it does not need."""
+
+    __slots__ = ("_after", "_before", "_dependence", "_edits_answer", "_inner")
+
+    def __init__(
+        self, before: HeaderEdit | None, after: HeaderEdit | None, dependence: Dependence, inner: Service
+    ) -> None:
+        self._before, self._after = before, after
+        self._dependence = dependence if dependence else None
+        self._edits_answer = after is not None or self._dependence is not None
+        self._inner = inner
+
+    async def call(self, x: Exchange) -> Outcome:
+        if self._before is None:
+            outcome = await self._inner(x)
+        else:
+            headers, lines = x._headers, x._lines
+            self._before.apply(x, x)
+            try:
+                outcome = await self._inner(x)
+            finally:
+                x._headers, x._lines = headers, lines
+        if self._edits_answer and outcome.failure is None and outcome.tunnel is None:
+            if outcome.stream is not None:
+                outcome = own_outcome(outcome)
+            if self._after is not None:
+                self._after.apply(outcome, x, outcome)
+            if self._dependence is not None:
+                self._dependence.tell(outcome)
+        return outcome
+
+
+class Observer:
+    """A block on trial: nothing is rewritten, but what would have been is counted."""
+
+    def __init__(self, transform: Transform, ctx: BuildContext) -> None:
+        self.transform = transform
+        self.would = ctx.env.meter.counter(events.WOULD_REFUSE, policy="transform", route=ctx.route)
+
+    def layer(self, inner: Service) -> Service:
+        return Observed(self, inner).call
+
+
+class Observed:
+    """An inner service whose traffic is looked at."""
+
+    __slots__ = ("_inner", "_observer")
+
+    def __init__(self, observer: Observer, inner: Service) -> None:
+        self._observer, self._inner = observer, inner
+
+    def call(self, x: Exchange) -> Coroutine[Any, Any, Outcome]:
+        transform = self._observer.transform
+        if transform.response.rules or transform.request.active(x):
+            self._observer.would.value += 1
+        return self._inner(x)
 
 
 def build(spec: Spec, ctx: BuildContext) -> Layer:
     """The layer of a `transform` block."""
     transform = Transform(spec, ctx)
-    return transform.layer if spec.is_enforced else observer(transform, ctx)
-
-
-def observer(transform: Transform, ctx: BuildContext) -> Layer:
-    """Rewrites nothing and counts."""
-    would = ctx.env.meter.counter(events.WOULD_REFUSE, policy="transform", route=ctx.route)
-
-    def layer(inner: Service) -> Service:
-        def call(x: Exchange) -> Coroutine[Any, Any, Outcome]:
-            if transform.response.rules or transform.request.active(x):
-                would.value += 1
-            return inner(x)
-
-        return call
-
-    return layer
+    return transform.layer if spec.is_enforced else Observer(transform, ctx).layer
