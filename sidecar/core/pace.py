@@ -10,8 +10,8 @@ import time
 from typing import Final
 
 PAUSE: Final = 0.004
-"""Seconds.  200 reloads in 20 s under full load: with five routes p99 is 1.4 times that without at 0.5 ms and 1.1 to 1.2
-from 2 ms on; with fifty routes 1.4 times at 2 ms, 1.15 at 4."""
+"""Seconds.  200 reloads in 20 s under full load: with five routes p99 is 1.4 times that without at 0.5 ms and 1.1 to
+1.2 from 2 ms on; with fifty routes 1.4 times at 2 ms, 1.15 at 4."""
 
 
 def give_way() -> None:
