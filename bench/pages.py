@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import http.client
 import shutil
 import tempfile
 import time
@@ -20,7 +21,6 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from bench import machine, upstream
-from bench.idle import ask, connect
 from bench.scenarios import wait_until_up
 from bench.subject import Subject
 
@@ -75,11 +75,18 @@ def served(routes: int) -> Iterator[Subject]:
 
 async def traffic(port: int) -> None:
     """Requests, one after the other, until cancelled."""
-    client = await asyncio.to_thread(connect, port, 0)
-    with client:
-        while True:
-            await asyncio.to_thread(ask, client)
-            await asyncio.sleep(GAP)
+    client = http.client.HTTPConnection("127.0.0.1", port)
+
+    def ask() -> None:
+        client.request("GET", TARGET)
+        answer = client.getresponse()
+        answer.read()
+        if answer.status != 200:
+            raise RuntimeError(f"a request got {answer.status}")
+
+    while True:
+        await asyncio.to_thread(ask)
+        await asyncio.sleep(GAP)
 
 
 async def read(port: int) -> None:

@@ -129,18 +129,22 @@ class Rig:
         self._upstream.protocol = protocol = factory()
         protocol.connection_made(self._upstream)
 
-    async def ask(self, request: bytes, answer: bytes) -> bytes:
-        """Send a request whose upstream answers so, where it is asked; the end of what the client gets, which comes
-        in the end to the last byte of the upstream's answer.  Turns of the loop are taken only where something waits
-        for them."""
-        client, upstream, end = self._client, self._upstream, answer[-1:]
+    async def ask(self, request: bytes, *answer: bytes) -> bytes:
+        """Send a request whose upstream answers so, where it is asked, with a turn of the loop between the pieces; the
+        end of what the client gets, which comes in the end to the last byte of the upstream's answer.  Other turns are
+        taken only where something waits for them."""
+        client, upstream, end = self._client, self._upstream, answer[-1][-1:]
         asked, had = upstream.writes, client.writes
         self._downstream.data_received(request)
         turns = 0
         while client.writes == had or not client.last.endswith(end):
             if upstream.writes != asked:
                 asked = upstream.writes
-                upstream.protocol.data_received(answer)
+                protocol = upstream.protocol
+                protocol.data_received(answer[0])
+                for piece in answer[1:]:
+                    await asyncio.sleep(0)
+                    protocol.data_received(piece)
             else:
                 turns += 1
                 if turns > TURNS:

@@ -41,17 +41,18 @@ class Tee:
     __slots__ = ("_budget", "_done", "_limit", "_pieces", "_readers", "_size", "_source", "state")
 
     def __init__(self, source: Body, limit: int, budget: Budget, done: Callable[[bytes | None], None]) -> None:
-        self._source = source
+        self._source: Body | None = source  # None at the end, as `_done`: both hold on to us
         self._limit = limit
         self._budget = budget
-        self._done = done
+        self._done: Callable[[bytes | None], None] | None = done
         self.state = KEEPING
         self._pieces: list[bytes] = []
         self._size = 0
         self._readers: list[Reader] = []
 
     def start(self) -> None:
-        self._source.attach(self)
+        if self._source is not None:
+            self._source.attach(self)
 
     @property
     def is_open(self) -> bool:
@@ -61,7 +62,7 @@ class Tee:
     def reader(self) -> Body:
         """One more body with the same content."""
         reader = Reader(self)
-        body = reader.body = Body(reader, self._source.length)
+        body = reader.body = Body(reader, self._source.length if self._source is not None else self._size)
         for piece in self._pieces:
             body.feed(piece)
         self._readers.append(reader)
@@ -80,9 +81,10 @@ class Tee:
             reader.body.feed(data)
 
     def finish(self, trailers: Headers) -> None:
-        if self.state == KEEPING:
+        if self.state == KEEPING and self._source is not None:
             is_whole = self._source.length is None or self._source.length == self._size
             self._end(KEPT if is_whole else LOST)
+        self._source = None
         readers, self._readers = self._readers, []
         for reader in readers:
             reader.body.finish(trailers)
@@ -90,6 +92,7 @@ class Tee:
     def fail(self, failure: Failure) -> None:
         if self.state == KEEPING:
             self._end(LOST)
+        self._source = None
         readers, self._readers = self._readers, []
         for reader in readers:
             reader.body.fail(failure)
@@ -98,16 +101,18 @@ class Tee:
         pieces, self._pieces = self._pieces, []
         self.state = state
         self._budget.give(sum(map(len, pieces)))
-        if state == KEPT:
-            self._done(pieces[0] if len(pieces) == 1 else b"".join(pieces))
-        else:
-            self._done(None)
+        done, self._done = self._done, None
+        if done is not None:
+            done(None if state == LOST else pieces[0] if len(pieces) == 1 else b"".join(pieces))
+        if state == LOST:
             self._go_on()
 
     # ----- what the readers say
 
     def pace(self) -> None:
         """Read on, unless somebody cannot take more and the rest is not kept."""
+        if self._source is None:
+            return
         if self.state == LOST and any(reader.is_paused for reader in self._readers):
             self._source.pause()
         else:
@@ -121,7 +126,7 @@ class Tee:
     def _go_on(self) -> None:
         if self._readers or self.state == KEEPING:
             self.pace()
-        else:
+        elif self._source is not None:
             self._source.cancel()
 
 

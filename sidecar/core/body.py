@@ -167,6 +167,7 @@ class Body:
             listener(CLIENT_CLOSED if self.state == CANCELLED else self.failure)
 
     def _close(self, failure: Failure | None) -> None:
+        self.source = None  # it may hold on to us, and what holds on to each other waits for the garbage collector
         listeners, self._listeners = self._listeners, []
         for listener in listeners:
             listener(failure)

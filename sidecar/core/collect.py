@@ -43,14 +43,17 @@ class _Collector:
     def finish(self, trailers: Headers) -> None:
         if self.rest is not None:
             self.rest.finish(trailers)
+            self.body.detach()
 
     def fail(self, failure: Failure) -> None:
         if self.rest is not None:
             self.rest.fail(failure)
+            self.body.detach()
 
     def ended(self, failure: Failure | None) -> None:
         """The body has ended and everyone else knows."""
         if self.rest is None:
+            self.body.detach()
             self.promise.resolve(failure if failure is not None else b"".join(self.pieces))
 
     # ----- the source of the body that is passed on
