@@ -4,8 +4,9 @@ A choice is made in two steps.  The strategy chooses among all endpoints, as tho
 that is all it costs.  Only if its choice will not do is there a look at each of them:
 
 1. those that are up or due for a trial, were not tried before by this request, and admitted by their own policies;
-2. of those, the tried ones too: better the same endpoint once more than none;
-3. where no endpoint at all is available, what `panic` says.
+2. where it has tried all of those, and each failed the last request it had, an ejected one that it has not tried;
+3. the tried ones: better the same endpoint once more than none;
+4. where no endpoint at all is available, what `panic` says.
 
 A second strategy of the same kind then chooses among what is left, so that the load of one that is out goes to all the
 others and not to its neighbour, which is what stepping to the next in a round robin would do.
@@ -16,6 +17,11 @@ its own, and is told and counted.  `spray`, the default, tries them all: when ev
 check itself is the likelier culprit (a wrong path, a probe's network), and refusing all would make that a total outage,
 while trying costs nothing that breaker, deadline and retry budget do not bound.  `fail_fast` is for upstreams that
 are hurt by every further request.  An endpoint refused by its own breaker is never a reason to panic.
+
+**The last resort** (2) is for the moment in which the last endpoint goes before the others' ejections are over: in a
+rolling restart they are often back already, and a retry that asks the one that has just refused it cannot but fail.
+It costs an ejected endpoint no more than the retry budget allows, is no trial (its failure makes no ejection longer),
+and where it succeeds the endpoint is back at once.
 
 **Hashing** is rendezvous hashing (Thaler and Ravishankar 1998): the endpoint with the highest score for the key wins.
 One that goes takes only its own keys with it, to all the others.  CRC-32 with the finalizer of SplitMix64 (Steele, Lea,
@@ -97,10 +103,17 @@ class Balancer:
             candidates = [endpoint for endpoint in candidates if self._accepts(endpoint)]
         if not candidates:
             return None
-        endpoint = self._choose_again([e for e in candidates if e.key not in x.avoid] or candidates, x)
-        if endpoint.ejected_until and not self._is_panicking:
+        if x.avoid:
+            candidates = _untried(candidates, x) or self._last_resort(members, candidates, x) or candidates
+        endpoint = self._choose_again(candidates, x)
+        if 0 < endpoint.ejected_until <= now and not self._is_panicking:
             endpoint.begin_trial(now)
         return endpoint
+
+    def _last_resort(self, members: Sequence[Endpoint], tried: Sequence[Endpoint], x: Exchange) -> list[Endpoint]:
+        if not all(endpoint.failures for endpoint in tried):
+            return []
+        return [e for e in _untried(members, x) if e.healthy and (self._accepts is None or self._accepts(e))]
 
     def _panic(self, panics: bool) -> None:
         if panics != self._is_panicking:
@@ -111,6 +124,10 @@ class Balancer:
                 panics=panics,
                 panic="spray" if self._sprays else "fail_fast",
             )
+
+
+def _untried(endpoints: Sequence[Endpoint], x: Exchange) -> list[Endpoint]:
+    return [endpoint for endpoint in endpoints if endpoint.key not in x.avoid]
 
 
 def strategy(spec: UpstreamSpec, env: Env) -> Strategy:

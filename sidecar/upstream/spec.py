@@ -127,7 +127,8 @@ class HealthCheckSpec(Block):
 
 
 class EjectionSpec(Block):
-    """Passive ejection: an endpoint that fails real requests gets none for a while."""
+    """Passive ejection: an endpoint that fails real requests gets none for a while, but for retries of those that have
+    failed at every endpoint still up."""
 
     consecutive_failures: Annotated[int, Field(ge=1)] = 5
     """Faults in a row that eject (Envoy's `consecutive_5xx`: 5; Linkerd: 7)."""

@@ -172,6 +172,40 @@ def test_an_ejected_endpoint_gets_one_request_a_second_on_trial() -> None:
     assert bench.picks(20)[0] == 1
 
 
+def last_resort(load_balancing: Any = "round_robin", size: int = 3, **more: Any) -> Bench:
+    """One endpoint is up, and failed just now the request that has tried it; the others are ejected."""
+    bench = Bench(size, load_balancing, **more)
+    for endpoint in bench.endpoints[:-1]:
+        endpoint.eject(bench.env.now(), bench.env.now() + 10)
+    bench.endpoints[-1].failures = 1
+    return bench
+
+
+@pytest.mark.parametrize("load_balancing", ALL)
+def test_a_retry_asks_an_ejected_endpoint_before_the_same_one_fails_it_again(load_balancing: Any) -> None:
+    bench = last_resort(load_balancing)
+    first, second, third = bench.endpoints
+    assert bench.picks(20, headers={"x-user": "u"}) == {2: 20}, "a first attempt asks none that is ejected"
+    assert set(bench.picks(50, avoid=frozenset({third.key}), headers={"x-user": "u"})) <= {0, 1}
+    assert bench.picks(20, avoid=frozenset({first.key, third.key}), headers={"x-user": "u"}) == {1: 20}
+    assert bench.picks(20, avoid=frozenset(e.key for e in bench.endpoints), headers={"x-user": "u"}) == {2: 20}
+    assert not first.is_on_trial, "its own time on trial comes when it comes"
+    assert not second.is_on_trial
+    assert not bench.env.emitted(events.ENDPOINT_PANIC)
+
+
+def test_a_retry_goes_to_the_same_one_that_has_answered_others_well_since() -> None:
+    bench = last_resort()
+    bench.endpoints[2].failures = 0
+    assert bench.picks(20, avoid=frozenset({bench.endpoints[2].key})) == {2: 20}
+
+
+def test_no_last_resort_is_an_endpoint_that_its_check_or_its_breaker_finds_bad() -> None:
+    bench = last_resort(accepts=lambda e: not e.url.endswith(".2:80"))
+    bench.endpoints[0].set_health(False)
+    assert bench.picks(20, avoid=frozenset({bench.endpoints[2].key})) == {2: 20}
+
+
 def test_no_endpoints_is_no_panic() -> None:
     spec = UpstreamSpec.model_validate({"discover": {"dns": "app", "port": 80}})
     env = make_env()
