@@ -1,6 +1,6 @@
 """Stored answers as bytes for a shared store: versioned, checked, and nothing in it is ever executed.
 
-    "SC" version type crc32 | key uri generation | what the type needs
+    "SC" version type crc32 | key generation | what the type needs
 
 Numbers are big-endian, strings have their length before them.  Instants travel as Unix time and become instants of the
 reader's own clock.  Reading is strict: another version, a wrong checksum, a length that lies, a field that is not HTTP,
@@ -22,7 +22,7 @@ from sidecar.cache.facts import Facts
 from sidecar.cache.freshness import Plan, Storage
 from sidecar.core.http1 import FIELDS
 
-MAGIC: Final = b"SC\x01"
+MAGIC: Final = b"SC\x02"
 HEAD: Final = Struct(">3scI")
 LENGTH: Final = Struct(">I")
 ANSWER: Final = Struct(">HB6d")
@@ -46,7 +46,7 @@ class Record:
 
 def encode(item: Entry | Variants, generation: bytes, now: float, wall: float) -> bytes:
     """The bytes of an item; `now` and `wall` are the same instant on both clocks."""
-    parts = [item.key, item.uri, generation]
+    parts = [item.key, generation]
     if isinstance(item, Variants):
         kind = b"V"
         parts.append(b",".join(item.names))
@@ -74,12 +74,12 @@ def decode(data: bytes, key: bytes, now: float, wall: float) -> Record:
     if crc32(memoryview(data)[HEAD.size :]) != checksum:
         raise ValueError("a record's checksum is wrong")
     parts = _parts(data)
-    expected = {b"E": 10, b"V": 4}.get(kind)
+    expected = {b"E": 9, b"V": 3}.get(kind)
     if len(parts) != expected or parts[0] != key:
         raise ValueError("a record is not of the kind or key that was asked for")
     if kind == b"V":
-        return Record(Variants(key, parts[1], tuple(parts[3].split(b","))), parts[2])
-    return Record(_entry(parts, now, wall), parts[2])
+        return Record(Variants(key, tuple(parts[2].split(b","))), parts[1])
+    return Record(_entry(parts, now, wall), parts[1])
 
 
 def _parts(data: bytes) -> list[bytes]:
@@ -97,7 +97,7 @@ def _parts(data: bytes) -> list[bytes]:
 
 
 def _entry(parts: list[bytes], now: float, wall: float) -> Entry:
-    key, uri, _, answer, modified, etag, vary, tags, fields, body = parts
+    key, _, answer, modified, etag, vary, tags, fields, body = parts
     if len(answer) != ANSWER.size or len(modified) != MODIFIED.size:
         raise ValueError("a record's numbers have the wrong size")
     status, flags, *instants = ANSWER.unpack(answer)
@@ -108,7 +108,7 @@ def _entry(parts: list[bytes], now: float, wall: float) -> Entry:
     if VALID.fullmatch(fields) is None:
         raise ValueError("a record's fields are not those of HTTP")
     # what follows from the fields was worked out by the writer, and is put in below
-    entry = Entry(key, uri, status, fields, body, NO_FACTS, NO_STORAGE, now, wall, 0.0)
+    entry = Entry(key, status, fields, body, NO_FACTS, NO_STORAGE, now, wall, 0.0)
     born, fresh, stale, if_error, keep, entry.date = instants
     shift = now - wall
     entry.born = min(now, born + shift)  # a clock that is ahead must not make an answer younger than new

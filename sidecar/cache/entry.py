@@ -12,6 +12,7 @@ from typing import Final
 
 from sidecar.cache.facts import Facts
 from sidecar.cache.freshness import Storage
+from sidecar.cache.key import is_more_than_uri, uri_of
 from sidecar.cache.lines import only
 from sidecar.cache.vary import Names
 from sidecar.core.message import parse_fields
@@ -21,7 +22,7 @@ IN_NOT_MODIFIED: Final = frozenset(
     (b"cache-control", b"cdn-cache-control", b"content-location", b"date", b"etag", b"expires", b"vary")
 )
 """RFC 9110 15.4.5."""
-OVERHEAD: Final = 800
+OVERHEAD: Final = 640
 """Bytes that an entry costs beside its key, fields and body: objects, tables, indexes (measured, and a sixth more)."""
 TAG_OVERHEAD: Final = 300
 """Bytes of a tag, with its place in the index."""
@@ -42,6 +43,7 @@ class Entry:
         "fresh_until",
         "hits",
         "immutable",
+        "is_one_of_several",
         "keep_until",
         "key",
         "last_modified",
@@ -53,17 +55,15 @@ class Entry:
         "stale_until",
         "status",
         "tags",
-        "uri",
         "vary",
     )
 
     def __init__(
-        self, key: bytes, uri: bytes, status: int, lines: bytes, body: bytes, facts: Facts, storage: Storage,
+        self, key: bytes, status: int, lines: bytes, body: bytes, facts: Facts, storage: Storage,
         now: float, wall: float, keep: float,
     ) -> None:  # fmt: skip
         """`lines` are ready to be sent but for `Age`; `now` and `wall` are the instant of receipt on both clocks."""
         self.key = key
-        self.uri = uri
         self.status = status
         self.lines = lines
         self.body = body
@@ -89,16 +89,22 @@ class Entry:
 
     def ready(self) -> None:
         """Work out what follows from the rest: `size`, the bytes that it counts for, and what is made on demand."""
-        self.size = (
-            OVERHEAD
-            + len(self.body)
-            + len(self.lines)
-            + 2 * len(self.key)
-            + len(self.uri)
-            + TAG_OVERHEAD * len(self.tags)
-        )
+        self.is_one_of_several = is_more_than_uri(self.key)
+        """Has its rule other keys of the same URI?"""
+        indexes = len(self.tags) + self.is_one_of_several
+        self.size = OVERHEAD + len(self.body) + len(self.lines) + len(self.key) + TAG_OVERHEAD * indexes
         self.hits = 0
         self._not_modified = b""
+
+    def become(self, key: bytes) -> None:
+        """It is to be stored under another key."""
+        self.key = key
+        self.ready()
+
+    @property
+    def uri(self) -> bytes:
+        """Of what it is the answer."""
+        return uri_of(self.key)
 
     @property
     def has_validator(self) -> bool:
@@ -123,16 +129,21 @@ class Entry:
 class Variants:
     """In place of an entry: the answers of this key differ by these fields (RFC 9111 4.1)."""
 
-    __slots__ = ("keep_until", "key", "keys", "names", "size", "uri")
+    __slots__ = ("is_one_of_several", "keep_until", "key", "keys", "names", "size")
 
-    def __init__(self, key: bytes, uri: bytes, names: Names) -> None:
+    def __init__(self, key: bytes, names: Names) -> None:
         self.key = key
-        self.uri = uri
         self.names = names
         self.keys: dict[bytes, None] = {}
         """Of the variants, oldest first."""
         self.keep_until = inf
-        self.size = OVERHEAD + 2 * len(key) + len(uri)
+        self.is_one_of_several = is_more_than_uri(key)
+        self.size = OVERHEAD + len(key) + TAG_OVERHEAD * self.is_one_of_several
+
+    @property
+    def uri(self) -> bytes:
+        """Of what these are the answers."""
+        return uri_of(self.key)
 
     def __repr__(self) -> str:
         return f"<Variants {self.uri!r} by {self.names} {len(self.keys)}>"

@@ -27,6 +27,8 @@ AGE: Final = re.compile(rb"[ \t]*+(\d++)[ \t]*+(?=,|\Z)")
 DAY: Final = 86400.0
 MEMORABLE: Final = 1024
 """Bytes: only shorter fields are remembered read, so that the memory of them is bounded."""
+MEMORY: Final = 256
+"""Answers' fields that are remembered read."""
 
 Targets = tuple[bytes, ...]
 """Fields that speak to us instead of Cache-Control, in order of precedence (RFC 9213 2.2)."""
@@ -40,7 +42,7 @@ def _pattern(targets: Targets) -> re.Pattern[bytes]:
 
 class Facts:
     """Seconds since 1970 for dates; None where a field is absent or is not what it should be.  Shared, so never changed
-    but for `last`."""
+    but for `storable` and `last`."""
 
     control: Directives = NOTHING
     """Of Cache-Control, or of the targeted field that takes its place."""
@@ -56,6 +58,11 @@ class Facts:
     set_cookie = False
     pragma = False
     has_unstorable = False
+    storable: bytes | None = None
+    """The lines without what is never stored, once somebody has asked."""
+    targets: Targets = ()
+    day = 0.0
+    """For which they hold, seconds since 1970."""
     last: Any = None
     """What it was judged by last, and how (`sidecar.cache.freshness.assess`)."""
 
@@ -113,14 +120,20 @@ class Facts:
 
 def read_facts(lines: bytes, targets: Targets, now: float) -> Facts:
     """What the lines say.  Within a second an origin says the same in many answers, so that is remembered."""
-    if len(lines) > MEMORABLE:
-        return Facts(lines, targets, now)
-    return _remembered(lines, targets, now // DAY)
+    facts = _known.get(lines)
+    if facts is not None and facts.day <= now < facts.day + DAY and facts.targets == targets:
+        return facts
+    day = now // DAY * DAY  # `now` decides on a century only: its day is enough
+    facts = Facts(lines, targets, day)
+    if len(lines) <= MEMORABLE:
+        facts.targets, facts.day = targets, day
+        if len(_known) >= MEMORY:
+            _known.clear()
+        _known[lines] = facts
+    return facts
 
 
-@lru_cache(maxsize=256)
-def _remembered(lines: bytes, targets: Targets, day: float) -> Facts:
-    return Facts(lines, targets, day * DAY)  # `now` decides on a century only: its day is enough
+_known: Final[dict[bytes, Facts]] = {}
 
 
 def parse_age(value: bytes) -> float:

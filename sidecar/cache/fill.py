@@ -12,6 +12,7 @@ from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
 from sidecar.cache.entry import Entry
+from sidecar.cache.key import uri_of
 from sidecar.cache.tee import Tee
 from sidecar.core.env import Env, Handle
 from sidecar.core.exchange import Exchange
@@ -45,8 +46,8 @@ class Flight:
     """Did the upstream say that what was stored still holds?"""
     why = b""
     """Why it was not stored."""
-    sent = 0.0
-    """The instant at which the upstream was asked."""
+    received = 0.0
+    """The instant at which the answer had come, 0 if there is none that could be stored."""
     error: BaseException | None = None
     """A bug, for the request that started it."""
 
@@ -57,7 +58,7 @@ class Flight:
     _waiters: dict[Promise[Flight | None], Handle] | None = None
 
     def __init__(
-        self, store: Store, x: Exchange, key: bytes, slot: bytes, uri: bytes, stale: Entry | None,
+        self, store: Store, x: Exchange, key: bytes, slot: bytes, stale: Entry | None, now: float,
         is_conditional: bool = False, is_open: bool = True,
     ) -> None:  # fmt: skip
         """`is_open`: may others join?"""
@@ -68,15 +69,23 @@ class Flight:
         """Its key before `Vary` has its say."""
         self.slot = slot
         """And after."""
-        self.uri = uri
         self.stale = stale
         """What is stored for it, and cannot be used as it is."""
+        self.sent = now
+        """The instant at which the upstream was asked, or a little earlier."""
         self.is_conditional = is_conditional
         """Does the request bear conditions or a range of its own?"""
         store.fills.value += 1
-        store.under_way.add(self)
+        self._is_open = is_open
         if is_open:
             store.flights[slot] = self
+        else:
+            store.alone.add(self)
+
+    @property
+    def uri(self) -> bytes:
+        """What it asks for."""
+        return uri_of(self.key)
 
     # ----- who waits
 
@@ -171,6 +180,7 @@ class Flight:
 
     def close(self) -> None:
         """It is over: nobody can join any more."""
-        self._store.under_way.discard(self)
-        if self._store.flights.get(self.slot) is self:
+        if not self._is_open:
+            self._store.alone.discard(self)
+        elif self._store.flights.get(self.slot) is self:
             del self._store.flights[self.slot]

@@ -64,7 +64,6 @@ class Intake:
 
     def pass_on(self, flight: Flight) -> Coroutine[Any, Any, Outcome | None]:
         """Bring the answer to the request as it is; it is stored if that turns out possible."""
-        flight.sent = self._env.now()
         return self._inner(flight.x)
 
     async def _fetch(self, flight: Flight) -> Outcome | None:
@@ -105,7 +104,7 @@ class Intake:
             self._store.drop(entry)
         return outcome
 
-    def keep_post(self, x: Exchange, key: bytes, uri: bytes, outcome: Outcome, sent: float) -> None:
+    def keep_post(self, x: Exchange, key: bytes, outcome: Outcome, sent: float) -> None:
         """Store the answer to a POST for later GETs: it says how long it is fresh and whose it is (RFC 9110 9.3.3)."""
         wall, now = self._env.wall(), self._env.now()
         rules, max_body, keep = self.limits
@@ -113,7 +112,7 @@ class Intake:
         storage = assess(outcome.status, facts, asked_by(x), rules, now - sent, wall)
         if not storage.refusal and is_explicit(facts) and len(outcome.body) <= max_body:
             lines = storable(outcome.lines, storage.plan, facts, wall)
-            entry = Entry(b"", uri, outcome.status, lines, outcome.body, facts, storage, now, wall, keep)
+            entry = Entry(key, outcome.status, lines, outcome.body, facts, storage, now, wall, keep)
             self._store.put(key, entry, x)
 
     async def _ask(self, x: Exchange, headers: Headers) -> Outcome:
@@ -132,6 +131,7 @@ class Intake:
             flight.why = outcome.failure.code.replace("_", "-").encode()
             return
         wall, now = self._env.wall(), self._env.now()
+        flight.received = now
         rules, max_body, keep = self.limits
         facts = read_facts(outcome.lines, rules.targets, wall)
         storage = assess(outcome.status, facts, asked_by(flight.x), rules, now - flight.sent, wall)
@@ -145,7 +145,7 @@ class Intake:
             self._refuse(flight, outcome.status, why, now)
             return
         lines = storable(outcome.lines, storage.plan, facts, wall)
-        entry = Entry(b"", flight.uri, outcome.status, lines, outcome.body, facts, storage, now, wall, keep)
+        entry = Entry(flight.key, outcome.status, lines, outcome.body, facts, storage, now, wall, keep)
         if stream is not None:
             flight.entry = entry
             flight.tee = tee = Tee(stream, max_body, self._store.budget, partial(self._arrived, flight, entry))
@@ -187,12 +187,12 @@ class Intake:
         """The entry with newer fields, and why it may not be stored any more."""
         wall, now = self._env.wall(), self._env.now()
         rules, _, keep = self.limits
-        merged = join(freshened(entry.headers, dated(update, wall), frozenset() if rules.set_cookie else SET_COOKIE))
-        ages = join([(b"age", value) for value in get_all(update, b"age")])
-        facts = read_facts(merged + ages, rules.targets, wall)
+        merged = freshened(entry.headers, dated(update, wall), frozenset() if rules.set_cookie else SET_COOKIE)
+        aged = join([*merged, *((b"age", value) for value in get_all(update, b"age"))])
+        facts = read_facts(aged, rules.targets, wall)
         storage = assess(entry.status, facts, asked_by(x), rules, now - sent, wall)
-        lines = storable(merged, storage.plan, facts, wall)
-        new = Entry(b"", entry.uri, entry.status, lines, entry.body, facts, storage, now, wall, keep)
+        lines = storable(aged, storage.plan, facts, wall)
+        new = Entry(entry.key, entry.status, lines, entry.body, facts, storage, now, wall, keep)
         new.hits = entry.hits
         return new, storage.refusal
 
@@ -212,9 +212,14 @@ PLAINLY: Final = Asked()
 
 
 def storable(lines: bytes, plan: Plan, facts: Facts, wall: float) -> bytes:
-    """The lines to store (RFC 9111 3.1); a missing Date is put in (RFC 9110 6.6.1)."""
-    if facts.has_unstorable or plan.dropped:
-        lines = without(lines, UNSTORABLE | plan.dropped if plan.dropped else UNSTORABLE)
+    """The lines to store (RFC 9111 3.1) of those that the facts were read from; a missing Date is put in (RFC 9110
+    6.6.1)."""
+    if plan.dropped:
+        lines = without(lines, UNSTORABLE | plan.dropped)
+    elif facts.storable is not None:
+        lines = facts.storable
+    else:
+        lines = facts.storable = without(lines, UNSTORABLE) if facts.has_unstorable else lines
     if facts.date is None:
         lines = b"%bdate: %b\r\n" % (without(lines, DATE), format_date(wall))
     return lines

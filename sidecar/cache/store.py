@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections import OrderedDict
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Final
-from weakref import WeakSet
+from weakref import ref
 
-from sidecar.cache.entry import Entry, Variants
+from sidecar.cache.entry import Entry, Item, Variants
 from sidecar.cache.key import KeyRule
 from sidecar.cache.location import others
 from sidecar.cache.memory import MemoryStore
@@ -20,6 +20,7 @@ from sidecar.cache.redis import RedisTier
 from sidecar.cache.spec import CacheSpec
 from sidecar.cache.table import Table
 from sidecar.cache.tee import Budget
+from sidecar.cache.use import Use
 from sidecar.cache.vary import MAX_NAMES, Names, selecting
 from sidecar.core import events
 from sidecar.core.env import Env
@@ -36,6 +37,8 @@ UNCACHEABLE_FOR: Final = 60.0
 """Seconds for which nobody waits for another's answer to such a key."""
 LONGEST_SELECTION: Final = 256
 """Bytes of selecting fields in a key; longer ones are hashed."""
+MAX_NAMESPACES: Final = 4096
+"""Rules, of policies before too, that are known to have stored something; beyond it those are looked for that have."""
 HOTTEST: Final = 20
 SHRINK_BY: Final = 500
 """Entries that leave at once when a cache was made smaller: half a millisecond."""
@@ -54,11 +57,12 @@ class Store:
         self.tier = MemoryStore(spec.memory.max_size, env.now, meter.counter(events.CACHE_EVICTIONS, cache=name))
         self.memory: Table = self.tier.table
         self.shared = self._tier(spec)
-        self.rules: WeakSet[KeyRule] = WeakSet()
+        self._uses: tuple[ref[Use], ...] = ()
+        """Replaced whole: policies are compiled in a thread of their own."""
         self.flights: dict[bytes, Flight] = {}
         """Calls to the upstream that others may wait for, by key."""
-        self.under_way: set[Flight] = set()
-        """All calls whose answers may be stored."""
+        self.alone: set[Flight] = set()
+        """Those that nobody else can wait for, and whose answers may be stored as well."""
         self.results: dict[str, dict[str, Counter]] = {}
         """Look-ups by route and result."""
         self.budget = Budget(spec.memory.max_size)
@@ -73,16 +77,33 @@ class Store:
     def _tier(self, spec: CacheSpec) -> RedisTier | None:
         return None if spec.redis is None else RedisTier(spec.redis, self.name, self._env, self._purged_elsewhere)
 
+    def learn(self, rule: KeyRule) -> Use:
+        """A policy makes such keys, as long as it holds what this returns."""
+        use = Use(rule)
+        self._uses = (*(known for known in self._uses if known() is not None), ref(use))
+        namespaces = self.memory.namespaces
+        if len(namespaces) >= MAX_NAMESPACES:
+            namespaces = self.memory.stored_namespaces().union(known.namespace for known in self._rules)
+        self.memory.namespaces = namespaces | {rule.namespace}
+        return use
+
+    @property
+    def _rules(self) -> list[KeyRule]:
+        return [use.rule for known in self._uses if (use := known()) is not None]
+
     # ----- entries
 
     def find(self, key: bytes, x: Exchange, now: float) -> tuple[bytes, Entry | None, bool]:
         """The key of the answer that the request means, that answer, and whether there are others beside it."""
-        item = self.memory.peek(key, now)
-        if isinstance(item, Variants):
-            key = variant_key(key, x, item.names)
-            variant = self.memory.peek(key, now)
-            return key, variant if isinstance(variant, Entry) else None, True
-        return key, item, False
+        return self.choose(self.memory.peek(key, now), key, x, now)
+
+    def choose(self, item: Item | None, key: bytes, x: Exchange, now: float) -> tuple[bytes, Entry | None, bool]:
+        """The same, where what is stored under the key has been looked up."""
+        if not isinstance(item, Variants):
+            return key, item, False
+        key = variant_key(key, x, item.names)
+        variant = self.memory.peek(key, now)
+        return key, variant if isinstance(variant, Entry) else None, True
 
     async def fetch(self, key: bytes, uri: bytes, x: Exchange) -> tuple[Entry | None, bytes | None]:
         """What the shared tier has for the request, brought into memory, and the generation for its successor."""
@@ -116,12 +137,13 @@ class Store:
             names = tuple(sorted({*entry.vary, *(variants.names if variants else ())}))
             if len(names) > MAX_NAMES:
                 return False
-            variants = Variants(key, entry.uri, names)
+            variants = Variants(key, names)
             self.memory.put(variants)  # takes the answers with it that were keyed by fewer fields
         if variants is None:
-            entry.key = key
+            if entry.key != key:
+                entry.become(key)
             return self.memory.put(entry)
-        entry.key = variant_key(key, x, variants.names)
+        entry.become(variant_key(key, x, variants.names))
         if not self.memory.put(entry):
             return False
         self.memory.add_variant(variants, entry.key)
@@ -150,13 +172,13 @@ class Store:
         if x.method in SAFE_METHODS or outcome.failure is not None or not 200 <= outcome.status < 400:
             return False
         for path, query in ((x.path, x.query), *others(x, outcome.headers)):
-            for uri in {rule.uri(x.scheme, x.authority, path, query) for rule in self.rules}:
+            for uri in {rule.uri(x.scheme, x.authority, path, query) for rule in self._rules}:
                 self._purge("uri", uri)
         return True
 
     def purge_uri(self, text: str) -> int:
         """Drop all answers of an absolute URI.  Returns how many; raises `ValueError` if it is none."""
-        uris = {rule.of_text(text) for rule in self.rules} - {None}
+        uris = {rule.of_text(text) for rule in self._rules} - {None}
         if not uris and KeyRule("").of_text(text) is None:
             raise ValueError(f"{text!r} is not an absolute URI; write it such as http://orders/orders/7")
         return sum(self._purge("uri", uri) for uri in uris if uri is not None)
@@ -184,7 +206,7 @@ class Store:
         self._remove(kind, what)
 
     def _remove(self, kind: str, what: bytes) -> int:
-        for flight in self.under_way:
+        for flight in (*self.flights.values(), *self.alone):
             if kind != "uri" or flight.uri == what:
                 flight.is_outdated = True
         memory = self.memory
@@ -223,7 +245,7 @@ class Store:
             "evictions": self.memory.evictions.value,
             "purged": self._purged.value,
             "lookups": {route: {r: c.value for r, c in counters.items()} for route, counters in self.results.items()},
-            "filling": len(self.under_way),
+            "filling": len(self.flights) + len(self.alone),
             "filling_bytes": self.budget.taken,
             "redis": None if self.shared is None else self.shared.describe(),
             "hottest": [

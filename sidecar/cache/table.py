@@ -5,7 +5,9 @@ Rules:
 1. Everything counts: an entry its key, fields, body, tags and table slots; a note on variants likewise.  What is more
    than a quarter of the budget is not stored: one body must not empty the store.
 2. No timers: an entry past its use is dropped when it is met, or leaves as the least recently used.
-3. Indexes by URI and by tag live and die with the entries, so purging costs what it removes.
+3. Purging by tag or URI costs what it removes.  A key is mostly the name of its rule and the URI: of these a purge
+   tries one for each rule (`namespaces`).  Those that say more, and tags, have an index that lives and dies with the
+   entries.  To purge a prefix looks at each key.
 """
 
 from __future__ import annotations
@@ -35,8 +37,10 @@ class Table:
         self.bytes = 0
         self.evictions = evictions or Counter()
         self._items: OrderedDict[bytes, Item] = OrderedDict()
-        self._uris: dict[bytes, bytes | set[bytes]] = {}
-        """Mostly there is one key for a URI, and a set of one costs 200 bytes."""
+        self.namespaces: frozenset[bytes] = frozenset()
+        """What the keys of each rule begin with that ever stored here (`KeyRule.namespace`)."""
+        self._uris: dict[bytes, set[bytes]] = {}
+        """The keys that are more than namespace and URI."""
         self._tags: dict[bytes, set[bytes]] = {}
 
     def peek(self, key: bytes, now: float) -> Item | None:
@@ -57,19 +61,19 @@ class Table:
 
     def put(self, item: Item) -> bool:
         """Store under `item.key`, making room; False if it is too large to be stored."""
-        if item.key in self._items:
-            self.remove(item.key)
+        key = item.key
+        if key in self._items:
+            self.remove(key)
         if item.size > self.max_bytes // 4:
             return False
         limit = self.max_bytes if self.bytes <= self.max_bytes else self.bytes
-        self._items[item.key] = item
+        self._items[key] = item
         self.bytes += item.size
-        known = self._uris.setdefault(item.uri, item.key)
-        if known is not item.key:
-            self._uris[item.uri] = {*({known} if isinstance(known, bytes) else known), item.key}
-        if item.__class__ is Entry:
+        if item.is_one_of_several:
+            self._uris.setdefault(item.uri, set()).add(key)
+        if item.__class__ is Entry and item.tags:
             for tag in item.tags:
-                self._tags.setdefault(tag, set()).add(item.key)
+                self._tags.setdefault(tag, set()).add(key)
         if self.bytes > limit:
             self._evict(limit)
         return True
@@ -96,19 +100,18 @@ class Table:
     def remove(self, key: bytes) -> int:
         """Drop what is stored under a key, with its variants.  How many items that were."""
         item = self._items.pop(key, None)
-        if item is None:
-            return 0
+        return 0 if item is None else self._forget(item)
+
+    def _forget(self, item: Item) -> int:
+        """It has left the table: what else there is of it goes too."""
+        key = item.key
         self.bytes -= item.size
-        keys = self._uris.get(item.uri)
-        if isinstance(keys, set):
-            keys.discard(key)
-        if not keys or keys == key:
-            self._uris.pop(item.uri, None)
+        if item.is_one_of_several:
+            _leave(self._uris, item.uri, key)
         if item.__class__ is Entry:
-            for tag in item.tags:
-                self._tags[tag].discard(key)
-                if not self._tags[tag]:
-                    del self._tags[tag]
+            if item.tags:
+                for tag in item.tags:
+                    _leave(self._tags, tag, key)
         elif item.__class__ is Variants:
             return 1 + sum(self.remove(variant) for variant in item.keys)
         return 1
@@ -120,23 +123,27 @@ class Table:
             self._evict_one()
 
     def _evict_one(self) -> None:
-        self.remove(next(iter(self._items)))
+        self._forget(self._items.popitem(False)[1])
         self.evictions.value += 1
 
     # ----- purging and looking
 
     def remove_uri(self, uri: bytes) -> int:
         """Drop all that is stored for a URI."""
-        keys = self._uris.get(uri, ())
-        return self._remove_all((keys,) if isinstance(keys, bytes) else keys)
+        return self._remove_all([*(namespace + uri for namespace in self.namespaces), *self._uris.get(uri, ())])
 
     def remove_prefix(self, prefix: bytes) -> int:
         """Drop all whose URI starts so."""
-        return sum(self.remove_uri(uri) for uri in [uri for uri in self._uris if uri.startswith(prefix)])
+        starts = tuple(namespace + prefix for namespace in self.namespaces)
+        return self._remove_all([key for key in self._items if key.startswith(starts)])
 
     def remove_tag(self, tag: bytes) -> int:
         """Drop all that bears a tag."""
         return self._remove_all(self._tags.get(tag, ()))
+
+    def stored_namespaces(self) -> frozenset[bytes]:
+        """What the keys begin with that are there now."""
+        return frozenset(key[: key.find(b" ") + 1] for key in list(self._items))
 
     def remove_everything(self) -> int:
         count = len(self._items)
@@ -165,3 +172,9 @@ class Table:
 
     def __repr__(self) -> str:
         return f"<Table {len(self)} items {self.bytes}/{self.max_bytes} bytes>"
+
+
+def _leave(index: dict[bytes, set[bytes]], name: bytes, key: bytes) -> None:
+    index[name].discard(key)
+    if not index[name]:
+        del index[name]

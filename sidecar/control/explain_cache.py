@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from sidecar.cache.intake import asked_by
-from sidecar.cache.key import KeyRule
+from sidecar.cache.key import KeyRule, uri_of
 from sidecar.cache.reuse import is_for_origin, read_fields, wishes
 from sidecar.core.exchange import SAFE_METHODS, Exchange
 from sidecar.stages.cache import Spec
@@ -20,7 +20,7 @@ def cache_text(spec: Spec, route: str, x: Exchange) -> Iterator[str]:
         yield f"goes past the cache: {why}"
         return
     rule = KeyRule(route, spec.key.headers, spec.key.ignore_query)
-    yield f"is looked up in the cache {spec.store} as {rule.uri_of(rule.key(x)).decode('latin-1')}{_beside(spec)}"
+    yield f"is looked up in the cache {spec.store} as {uri_of(rule.key(x)).decode('latin-1')}{_beside(spec)}"
     if x.method == b"HEAD":
         yield "the answer to a HEAD is not stored; it updates what is stored for GET"
         return

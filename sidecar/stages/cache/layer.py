@@ -9,7 +9,7 @@ from typing import Any, Final
 from sidecar.cache import status
 from sidecar.cache.answer import answer, has_already, not_modified, with_age
 from sidecar.cache.directives import NOTHING, Directives
-from sidecar.cache.entry import Entry
+from sidecar.cache.entry import Entry, Item
 from sidecar.cache.fill import Flight
 from sidecar.cache.intake import ERRORS, Intake
 from sidecar.cache.location import speaks_of_target
@@ -56,12 +56,13 @@ class Cached:
         "_honours",
         "_inner",
         "_intake",
+        "_memory",
         "_now",
-        "_peek",
         "_refreshes",
         "_results",
         "_rule",
         "_store",
+        "_use",
     )
 
     def __init__(self, spec: Spec, ctx: BuildContext, inner: Service) -> None:
@@ -70,12 +71,12 @@ class Cached:
         self._store = store
         self._inner = inner
         self._rule = spec.rule(ctx)
-        store.rules.add(self._rule)
+        self._use = store.learn(self._rule)
         self._intake = Intake(inner, store, spec.limits, env)
         self._coalesce = spec.coalesce
         self._honours = spec.request_directives == "honor"
         self._now = env.now
-        self._peek = store.memory.peek
+        self._memory = store.memory
         self._refreshes = 0
         self._results = store.results[ctx.route] = {
             result: env.meter.counter(events.CACHE_LOOKUPS, route=ctx.route, result=result, mode=spec.mode)
@@ -89,12 +90,17 @@ class Cached:
             return self._write_through(x)
         fields = read_fields(x.lines)
         key = self._rule.key(x)
-        if fields is None and x.method == b"GET":  # the common case at its shortest
-            now = self._now()
-            item = self._peek(key, now)
-            if item.__class__ is Entry and now < item.fresh_until and not item.no_cache:
-                return self._hit(x, item, now)
-        return self._look_up(x, key, fields)
+        now = self._now()
+        item = self._memory.peek(key, now)
+        if (  # the common case at its shortest
+            item.__class__ is Entry
+            and now < item.fresh_until
+            and not item.no_cache
+            and fields is None
+            and x.method == b"GET"
+        ):
+            return self._hit(x, item, now)
+        return self._look_up(x, key, fields, item, now)
 
     async def _hit(self, x: Exchange, entry: Entry, now: float) -> Outcome:
         x.cache = "hit"
@@ -107,16 +113,18 @@ class Cached:
         )
         return Outcome(entry.status, None, entry.body, lines=lines)
 
-    async def _look_up(self, x: Exchange, key: bytes, fields: Fields | None, joins: int = JOINS) -> Outcome:
+    async def _look_up(
+        self, x: Exchange, key: bytes, fields: Fields | None, item: Item | None, now: float, joins: int = JOINS
+    ) -> Outcome:
+        """With what was stored under the key a moment ago, `now`."""
         wish = NOTHING
         if fields is not None:
             if self._honours:
                 wish = wishes(fields)
             if wish.no_store or is_for_origin(fields):
                 return await self._pass_by(x, "request", b"no-store" if wish.no_store else b"precondition")
-        now = self._now()
         store = self._store
-        slot, entry, has_variants = store.find(key, x, now)
+        slot, entry, has_variants = store.choose(item, key, x, now)
         why: status.Forward = "vary-miss" if has_variants else "uri-miss"
         if entry is not None:
             use = judge(entry, wish, now)
@@ -141,11 +149,11 @@ class Cached:
             if shared is not None:
                 return shared
             differs = landed is not None and landed.entry is not None and landed.entry.vary
-            return await self._look_up(x, key, fields, joins - 1 if differs else 0)
+            now = self._now()
+            return await self._look_up(x, key, fields, self._memory.peek(key, now), now, joins - 1 if differs else 0)
         is_conditional = fields is not None and not CONDITIONS.isdisjoint(fields)
         is_open = flight is None and not is_uncacheable
-        uri = self._rule.uri_of(key) if entry is None else entry.uri
-        flight = Flight(store, x, key, slot, uri, entry, is_conditional=is_conditional, is_open=is_open)
+        flight = Flight(store, x, key, slot, entry, now, is_conditional=is_conditional, is_open=is_open)
         intake = self._intake
         flight.start(intake.pass_on(flight) if is_uncacheable else intake.fill(flight), intake.received)
         if not flight.has_landed:
@@ -193,7 +201,8 @@ class Cached:
 
     def _conclude(self, flight: Flight, fields: Fields | None, wish: Directives, why: status.Forward) -> Outcome:
         """What this request's own call brought."""
-        x, outcome, entry, stale, now = flight.x, flight.outcome, flight.entry, flight.stale, self._now()
+        x, outcome, entry, stale = flight.x, flight.outcome, flight.entry, flight.stale
+        now = flight.received or self._now()
         if outcome is None:
             assert entry is not None
             return self._serve(x, entry, fields, "hit", b"redis")
@@ -240,7 +249,7 @@ class Cached:
         outcome = await self._inner(x)
         if self._store.heed(x, outcome) and x.method == b"POST" and speaks_of_target(x, outcome.headers):
             key = self._rule.key(x)
-            self._intake.keep_post(x, key, self._rule.uri_of(key), outcome, sent)
+            self._intake.keep_post(x, key, outcome, sent)
         return self._noted(x, "bypass", outcome, "bypass" if x.method in SAFE_METHODS else "method")
 
     def _refresh(self, x: Exchange, key: bytes, slot: bytes, entry: Entry) -> None:
@@ -254,7 +263,7 @@ class Cached:
         twin.attempts = []
         twin.interim = None
         self._refreshes += 1
-        flight = Flight(self._store, twin, key, slot, entry.uri, entry, is_conditional=True)
+        flight = Flight(self._store, twin, key, slot, entry, now, is_conditional=True)
         self._env.spawn(self._refreshed(flight))
 
     async def _refreshed(self, flight: Flight) -> None:

@@ -21,7 +21,7 @@ from sidecar.stages.cache.spec import Spec
 class Observer:
     """Looks on."""
 
-    __slots__ = ("_env", "_honours", "_inner", "_intake", "_results", "_rule", "_store")
+    __slots__ = ("_env", "_honours", "_inner", "_intake", "_results", "_rule", "_store", "_use")
 
     def __init__(self, spec: Spec, ctx: BuildContext, inner: Service) -> None:
         env = self._env = ctx.env
@@ -29,7 +29,7 @@ class Observer:
         self._store = store
         self._inner = inner
         self._rule = spec.rule(ctx)
-        store.rules.add(self._rule)
+        self._use = store.learn(self._rule)
         self._intake = Intake(inner, store, spec.limits, env)
         self._honours = spec.request_directives == "honor"
         self._results = store.results[ctx.route] = {
@@ -53,7 +53,7 @@ class Observer:
             self._results["hit" if use == FRESH else "stale"].value += 1
             return await self._inner(x)
         self._results["miss"].value += 1
-        flight = Flight(self._store, x, key, slot, self._rule.uri_of(key), entry, is_open=False)
+        flight = Flight(self._store, x, key, slot, entry, now, is_open=False)
         flight.start(self._intake.pass_on(flight), self._intake.received)
         if not flight.has_landed:
             await flight.landing()

@@ -19,7 +19,7 @@ def date(offset: float) -> str:
 
 def entry(
     *headers: tuple[str, str], body: bytes = b"0123456789", status: int = 200, key: bytes = b"k http://a/",
-    uri: bytes = b"http://a/", now: float = NOW, keep: float = 3600.0, rules: Rules | None = None,
+    now: float = NOW, keep: float = 3600.0, rules: Rules | None = None,
 ) -> Entry:  # fmt: skip
     """A stored answer; without headers one that is fresh for a minute."""
     lines = "".join(f"{n}: {v}\r\n" for n, v in headers or [("Cache-Control", "max-age=60")]).encode("latin-1")
@@ -28,4 +28,4 @@ def entry(
     facts = Facts(lines, rules.targets, wall)
     storage = assess(status, facts, Asked(), rules, 0.0, wall)
     assert storage.refusal == b"", storage
-    return Entry(key, uri, status, lines, body, facts, storage, now, wall, keep)
+    return Entry(key, status, lines, body, facts, storage, now, wall, keep)

@@ -68,7 +68,7 @@ def ours(history: History) -> bool:
     if storage.refusal:
         return False
     lines = storable(lines, storage.plan, facts, WALL)
-    entry = Entry(b"", b"", history.status, lines, b"", facts, storage, 0.0, WALL, 3600.0)
+    entry = Entry(b"", history.status, lines, b"", facts, storage, 0.0, WALL, 3600.0)
     if selecting(first, entry.vary) != selecting(then, entry.vary):
         return False
     fields = read_fields(then.lines)

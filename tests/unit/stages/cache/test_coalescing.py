@@ -57,7 +57,7 @@ async def test_a_thousand_requests_and_one_call() -> None:
     assert {answer.body for answer in answers} == {b"body"}
     assert said(answers[0]) == b"sidecar; fwd=uri-miss; ttl=59; stored"
     assert {said(answer) for answer in answers[1:]} == {b"sidecar; fwd=uri-miss; ttl=59; collapsed"}
-    assert (w.store.flights, w.store.under_way) == ({}, set())
+    assert (w.store.flights, w.store.alone) == ({}, set())
 
 
 @virtual
@@ -136,7 +136,7 @@ async def test_a_bug_is_for_the_one_who_made_the_call() -> None:
     results = await asyncio.gather(*(w.get() for _ in range(3)), return_exceptions=True)
     assert isinstance(results[0], ZeroDivisionError)
     assert [result.status for result in results[1:] if isinstance(result, Outcome)] == [200, 200]
-    assert (w.store.flights, w.store.under_way) == ({}, set())
+    assert (w.store.flights, w.store.alone) == ({}, set())
 
 
 @virtual
@@ -194,7 +194,7 @@ async def test_everybody_leaves_and_the_call_ends() -> None:
     for client in clients:
         client.cancel()
     await settle()
-    assert (w.upstream.cancelled, w.store.flights, w.store.under_way) == (1, {}, set())
+    assert (w.upstream.cancelled, w.store.flights, w.store.alone) == (1, {}, set())
     assert all(client.cancelled() for client in clients)
 
 
@@ -244,7 +244,7 @@ async def test_it_streams_to_those_who_wait() -> None:
     assert (first.end, second.end) == ([], [])
     answer = await up.world.get()
     assert (is_hit(answer), answer.body) == (True, b"abcd")
-    assert up.world.store.under_way == set()
+    assert (up.world.store.flights, up.world.store.alone) == ({}, set())
 
 
 @virtual
