@@ -9,7 +9,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 
-COMPILED_TESTS ?= tests/wire tests/contract tests/unit/cache tests/unit/core tests/unit/edge tests/unit/upstream tests/unit/stages
+COMPILED_TESTS ?= tests/wire tests/contract tests/unit/cache tests/unit/core tests/unit/edge tests/unit/upstream tests/unit/stages tests/unit/transform
 
 override BIN := $(VENV)/bin
 override PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet

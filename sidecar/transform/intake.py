@@ -46,7 +46,7 @@ def read(message: Exchange | Outcome, limit: int, *, form: bool = False) -> Take
     if not data:
         return NOTHING
     encoding = coding_of(message)
-    if not coding.is_known(encoding):
+    if encoding and not coding.is_known(encoding):
         return _unknown(encoding)
     if len(data) > limit:
         return Taken(data=data, problem=Problem("too_large", f"is larger than {limit} bytes"))

@@ -118,9 +118,9 @@ def _put(container: Any, key: Any, value: Any) -> None:
         container[key] = value
 
 
-def _delete(found: Iterable[Place]) -> None:
+def _delete(found: list[Place]) -> None:
     """Take members away, the last first, so that those of one list keep their places meanwhile."""
-    for container, key, _ in reversed(list(found)):
+    for container, key, _ in reversed(found):
         del container[key]
 
 
@@ -256,9 +256,7 @@ def unwrap(pointer: str) -> Operation:
     def operation(document: Document, _x: Exchange, _o: Outcome | None) -> None:
         for container, key, _ in places(document, outer):
             opened(container, key)
-            inner = Document.__new__(Document)
-            inner.box = [container[key]]
-            for holder, name, _ in places(inner, keys):
+            for holder, name, _ in places(Document(container[key]), keys):
                 container[key] = holder[name]
 
     return operation

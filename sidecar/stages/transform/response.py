@@ -38,7 +38,7 @@ class ResponseEdit:
     @property
     def is_empty(self) -> bool:
         """Does it change nothing?"""
-        return all(getattr(self, name) in (None, {}) for name in self.__slots__ if name != "when")
+        return not self.status and self.headers is None and self.cookies is None and self.body is None
 
 
 def _statuses(spec: int | dict[str, int] | None) -> dict[int, int]:
