@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from time import process_time
 
 import pytest
 
 from tests.fuzz import conditions, fields, policies, request, response
 from tests.fuzz.harness import CORPUS
+from tests.support.timing import least
 
 CHECKS: dict[str, Callable[[bytes], None]] = {
     "conditions": conditions.check,
@@ -75,16 +75,10 @@ def test_eight_times_the_input_takes_no_more_than_some_eight_times_as_long(name:
 
     def seconds(size: int) -> float:
         data = head + piece * (size // len(piece))
-        best = float("inf")
-        for _ in range(3):
-            began = process_time()
-            if target == "request":
-                request.converse(request.cuts(2, data))
-            elif target == "response":
-                response.converse(response.cuts(2, data), 0, ends=True)
-            else:
-                CHECKS[target](data)
-            best = min(best, process_time() - began)
-        return best
+        if target == "request":
+            return least(lambda: request.converse(request.cuts(2, data)), times=3)
+        if target == "response":
+            return least(lambda: response.converse(response.cuts(2, data), 0, ends=True), times=3)
+        return least(lambda: CHECKS[target](data), times=3)
 
     assert seconds(LONG) <= 16 * seconds(SHORT) + GRACE

@@ -10,6 +10,7 @@ from sidecar.core.outcome import RESET
 from tests.support.clock import make_env
 from tests.support.loop import run, settle, virtual, virtual_env
 from tests.support.service import HANG, ScriptedService, after, exchange, response
+from tests.support.timing import least
 from tests.support.transports import TransportPair, Wire
 
 
@@ -129,3 +130,11 @@ async def test_an_abort_resets_the_peer() -> None:
     await settle()
     assert (right.received, left.error) == (b"", None)
     assert isinstance(right.error, ConnectionResetError)
+
+
+def test_least_ends_with_the_first_that_is_quick_enough() -> None:
+    calls: list[int] = []
+    assert least(lambda: calls.append(1), times=4) > 0
+    assert len(calls) == 4
+    assert least(lambda: calls.append(1), times=4, enough=1.0) < 1.0
+    assert len(calls) == 5

@@ -5,8 +5,6 @@ Each case is timed at two sizes, eight-fold apart; quadratic work would take 64 
 
 from __future__ import annotations
 
-import gc
-import time
 from collections.abc import Callable
 from types import SimpleNamespace
 
@@ -16,6 +14,7 @@ from sidecar.control.listener import LimitsSpec
 from sidecar.core.body import Body
 from sidecar.core.framing import BodyReader
 from sidecar.core.http1 import CHUNKED, Invalid
+from tests.support.timing import least
 from tests.wire.answers import answer
 from tests.wire.reader import dribble, read
 
@@ -45,24 +44,10 @@ HEADS: dict[str, Callable[[int], bytes]] = {
 }
 
 
-def seconds(function: Callable[[], object]) -> float:
-    """The best of three, without the garbage collector: what that takes depends on what other tests have left."""
-    best = float("inf")
-    gc.disable()
-    try:
-        for _ in range(3):
-            began = time.perf_counter()
-            function()
-            best = min(best, time.perf_counter() - began)
-    finally:
-        gc.enable()
-    return best
-
-
 def assert_linear(function: Callable[[int], Callable[[], object]]) -> None:
     small, large = function(SMALL), function(SMALL * FACTOR)
     for _ in range(3):  # a busy machine may be slow once
-        times = seconds(small), seconds(large)
+        times = least(small, times=3), least(large, times=3)
         if times[1] < 5 * FACTOR * max(times[0], 20e-6):
             return
     pytest.fail(f"{SMALL} bytes take {times[0] * 1e3:.2f} ms and {FACTOR} times as many {times[1] * 1e3:.2f} ms")

@@ -1,11 +1,11 @@
 from __future__ import annotations
 
 import re
-import time
 
 import pytest
 
 from sidecar.core.pattern import MAX_INPUT, compile_pattern, compile_search, literal_prefix
+from tests.support.timing import least
 
 GOOD = [
     r"/v[12]/.*",
@@ -67,10 +67,7 @@ def test_patterns_that_can_take_long_or_mean_nothing_are_refused(pattern: str, m
 def test_what_is_accepted_is_fast_on_anything(pattern: str, piece: str) -> None:
     compiled = compile_pattern(pattern)
     hostile = ("/" + piece * MAX_INPUT)[: MAX_INPUT - 1].encode() + b"!"
-    start = time.perf_counter()
-    compiled.fullmatch(hostile)
-    compiled.fullmatch(hostile[1:])
-    assert time.perf_counter() - start < 0.05
+    assert least(lambda: (compiled.fullmatch(hostile), compiled.fullmatch(hostile[1:])), times=3) < 0.05
 
 
 @pytest.mark.parametrize(
@@ -127,6 +124,5 @@ def test_searches_that_can_take_long_are_refused(pattern: str, message: str) -> 
 @pytest.mark.parametrize("piece", ["a", "ab", "v1", "aab", "1"])
 def test_a_search_is_fast_on_anything(pattern: str, piece: str) -> None:
     search = compile_search(pattern)
-    start = time.thread_time()
-    search((piece * MAX_INPUT)[:MAX_INPUT])
-    assert time.thread_time() - start < 0.005
+    text = (piece * MAX_INPUT)[:MAX_INPUT]
+    assert least(lambda: search(text), times=3) < 0.005

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import gzip
-import time
 import zlib
 
 import pytest
@@ -10,6 +9,7 @@ from hypothesis import strategies as st
 
 from sidecar.transform import coding
 from sidecar.transform.jsonbody import Invalid
+from tests.support.timing import least
 
 MIB = 2**20
 
@@ -47,10 +47,12 @@ def test_what_cannot_be_decoded_is_invalid(data: bytes, name: bytes, message: st
 @pytest.mark.parametrize("name", [b"gzip", b"deflate"])
 def test_a_bomb_is_stopped_by_its_ratio_before_its_size(name: bytes) -> None:
     bomb = coding.encode(b"\0" * 100 * MIB, name)
-    start = time.thread_time()
-    with pytest.raises(coding.TooLarge, match="larger than"):
-        coding.decode(bomb[:1000], name, 50 * MIB)
-    assert time.thread_time() - start < 0.02
+
+    def decode() -> None:
+        with pytest.raises(coding.TooLarge, match="larger than"):
+            coding.decode(bomb[:1000], name, 50 * MIB)
+
+    assert least(decode, times=3) < 0.02
     assert coding.decode(coding.encode(b"\0" * 60_000, name), name, MIB) == b"\0" * 60_000
 
 
