@@ -1,4 +1,4 @@
-"""What a policy costs a request: `python -m bench.costs [--repeat 400] [--rows cache]`.
+"""What a policy costs a request: `python -m bench.costs [--repeat 1000] [--rows cache]`.
 
 CPU microseconds that a block adds, in process and without sockets (`bench.rig`).  The same request runs through two
 sidecars in turn, one with the block and one without it: a short run of each, again and again, and the least of each
@@ -33,8 +33,8 @@ from sidecar.edge.stall import freeze_startup, share_interpreter
 
 RUN: Final = 100
 """Requests of a short run."""
-REPEAT: Final = 400
-PASSES: Final = 4
+REPEAT: Final = 1000
+PASSES: Final = 5
 """Over all rows: what disturbs the machine for a while falls on one of them alone."""
 TURN: Final = 25
 """Requests in one turn of the loop, as a busy listener has them."""
