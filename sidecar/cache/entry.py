@@ -85,6 +85,7 @@ class Entry:
         """Seconds since 1970."""
         self.vary: Names = facts.vary or ()
         self.tags = tags_of(facts.tags) if facts.tags else ()
+        self.hits = 0
         self.ready()
 
     def ready(self) -> None:
@@ -93,7 +94,6 @@ class Entry:
         """Has its rule other keys of the same URI?"""
         indexes = len(self.tags) + self.is_one_of_several
         self.size = OVERHEAD + len(self.body) + len(self.lines) + len(self.key) + TAG_OVERHEAD * indexes
-        self.hits = 0
         self._not_modified = b""
 
     def become(self, key: bytes) -> None:

@@ -134,8 +134,7 @@ class Table:
 
     def remove_prefix(self, prefix: bytes) -> int:
         """Drop all whose URI starts so."""
-        starts = tuple(namespace + prefix for namespace in self.namespaces)
-        return self._remove_all([key for key in self._items if key.startswith(starts)])
+        return self._remove_all([key for key in self._items if key.startswith(prefix, key.find(b" ") + 1)])
 
     def remove_tag(self, tag: bytes) -> int:
         """Drop all that bears a tag."""

@@ -59,3 +59,13 @@ def test_what_is_remembered_of_rules_is_bounded() -> None:
     assert {stored.namespace, used.namespace} <= where.memory.namespaces
     assert len(where.memory.namespaces) <= MAX_NAMESPACES
     assert use.rule is used
+
+
+def test_the_hits_of_an_answer_outlive_its_validation() -> None:
+    where, rule = store(), KeyRule("a")
+    x = exchange(authority=b"orders", path="/a", headers={"foo": "1"})
+    for _ in range(2):  # the second finds that there are variants
+        one = entry(("Cache-Control", "max-age=60"), ("Vary", "foo"), key=rule.key(x))
+        one.hits = 7
+        assert where.put(rule.key(x), one, x)
+        assert one.hits == 7
