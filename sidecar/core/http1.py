@@ -11,7 +11,8 @@ expressions are no slower: they only check, and what is passed on is not taken a
 It serves as the oracle in `tests/wire/`.
 
 Matching is linear in its input: quantifiers are possessive, or what follows them begins differently.  No possessive
-one stands on a group: CPython before 3.11.5 matches those wrongly (gh-106052).
+one stands on a group: CPython before 3.11.5 matches those wrongly (gh-106052).  What a group that repeats may have to
+go back to costs up to 150 bytes of memory for each byte, so nothing is matched beyond the limit that holds for it.
 """
 
 from __future__ import annotations
@@ -75,9 +76,9 @@ def parse_request(data: bytes, limit: int, seen: int = 0) -> tuple[bytes, bytes,
     """
     match = None
     if not seen or data.find(b"\r\n\r\n", max(0, seen - 3)) >= 0:
-        match = REQUEST.match(data)
+        match = REQUEST.match(data, 0, limit)
     if match is None:
-        if data.find(b"\r\n\r\n", max(0, seen - 3), limit + 4) < 0:
+        if data.find(b"\r\n\r\n", max(0, seen - 3), limit) < 0:
             if len(data) > limit:
                 raise Invalid("the request head is too large", 431)
             if BARE.search(data, max(0, seen - 1)):
@@ -89,13 +90,10 @@ def parse_request(data: bytes, limit: int, seen: int = 0) -> tuple[bytes, bytes,
                 raise _diagnose_request(data)  # a TLS handshake, say: why wait for the end of its head
             return None
         raise _diagnose_request(data)
-    end = match.end()
-    if end > limit:
-        raise Invalid("the request head is too large", 431)
     method, target, major, minor, _ = match.groups()
     if major != b"1":
         raise Invalid("only HTTP/1.1 and HTTP/1.0 are spoken here", 505)
-    return method, target, 10 if minor == b"0" else 11, match.end(5), end
+    return method, target, 10 if minor == b"0" else 11, match.end(5), match.end()
 
 
 def _diagnose_request(data: bytes) -> Invalid:
@@ -124,9 +122,9 @@ def parse_response(data: bytes, limit: int, seen: int = 0) -> tuple[int, int, in
     """Status, version, and where the fields begin and the head ends in `data`; None if it is not whole yet."""
     match = None
     if not seen or data.find(b"\r\n\r\n", max(0, seen - 3)) >= 0:
-        match = RESPONSE.match(data)
+        match = RESPONSE.match(data, 0, limit)
     if match is None:
-        if data.find(b"\r\n\r\n", max(0, seen - 3), limit + 4) < 0:
+        if data.find(b"\r\n\r\n", max(0, seen - 3), limit) < 0:
             if len(data) > limit:
                 raise Invalid("the response head is too large")
             if BARE.search(data, max(0, seen - 1)) or not b"HTTP/1."[: len(data)] == data[:7]:
@@ -136,11 +134,8 @@ def parse_response(data: bytes, limit: int, seen: int = 0) -> tuple[int, int, in
         if not re.fullmatch(rb"HTTP/1\.\d [1-5]\d\d(?: [\t\x20-\x7e\x80-\xff]*)?", line):
             raise Invalid("the status line is not `HTTP/1.1 status reason`")
         raise _diagnose_fields(rest)
-    end = match.end()
-    if end > limit:
-        raise Invalid("the response head is too large")
     minor, status, _ = match.groups()
-    return int(status), 10 if minor == b"0" else 11, match.end(3), end
+    return int(status), 10 if minor == b"0" else 11, match.end(3), match.end()
 
 
 CHUNKED: Final = -1
@@ -222,16 +217,14 @@ class ChunkedDecoder:
                 position += 2
                 self._state = SIZE
             if self._state == SIZE:
-                match = CHUNK.match(data, position)
+                match = CHUNK.match(data, position, position + MAX_CHUNK_LINE)
                 if match is None:
                     line = data[position : position + MAX_CHUNK_LINE]
                     if len(line) == MAX_CHUNK_LINE or b"\n" in line or re.match(rb"[^0-9A-Fa-f]|[0-9A-Fa-f]{16}", line):
-                        raise Invalid("a chunk size line is not valid")
+                        raise Invalid("a chunk size line is not valid, or too long")
                     if BARE.search(line):
                         raise Invalid("a chunk size line has a bare CR")
                     break
-                if match.end() - position > MAX_CHUNK_LINE:
-                    raise Invalid("a chunk size line is too long")
                 position = match.end()
                 self._left = int(match[1], 16)
                 self._state = DATA if self._left else TRAILER
@@ -239,8 +232,8 @@ class ChunkedDecoder:
                 if data.startswith(b"\r\n", position):  # the common case: no trailers
                     return self._finish(data, position + 2, b"", pieces)
                 if data.find(b"\r\n\r\n", position) >= 0:
-                    match = TRAILERS.match(data, position)
-                    if match is None or match.end() - position > MAX_TRAILERS:
+                    match = TRAILERS.match(data, position, position + MAX_TRAILERS)
+                    if match is None:
                         raise Invalid("the trailers are too large or not valid")
                     return self._finish(data, match.end(), match[1], pieces)
                 if size - position > MAX_TRAILERS:

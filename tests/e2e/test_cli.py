@@ -6,8 +6,9 @@ import json
 import os
 import resource
 import subprocess
-import time
 from pathlib import Path
+
+import pytest
 
 from tests.support.process import COMMAND
 
@@ -40,16 +41,26 @@ def many(routes: int) -> str:
     return json.dumps(policies, indent=2)
 
 
+def cpu_of_children() -> float:
+    """Seconds of CPU that all commands run so far have taken."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def test_two_hundred_routes_are_checked_within_a_second(tmp_path: Path) -> None:
-    """On a machine that has other things to do, what counts is the time that it had a core for."""
+    """On a machine that has other things to do, what counts is the time that it had a core for, in the best of some."""
     path = tmp_path / "policies.yaml"
     path.write_text(many(ROUTES))
     run("check", path)  # the first time Python compiles
-    began, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = run("check", path)
-    took, after = time.monotonic() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert (done.returncode, done.stdout) == (0, f"{path}: ok, 200 routes, 40 upstreams, 1 listener\n")
-    assert min(took, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime) < 1.0
+    took = []
+    for _ in range(4):
+        began = cpu_of_children()
+        done = run("check", path)
+        took.append(cpu_of_children() - began)
+        assert (done.returncode, done.stdout) == (0, f"{path}: ok, 200 routes, 40 upstreams, 1 listener\n")
+        if took[-1] < 1.0:
+            return
+    pytest.fail(f"seconds of CPU: {took}")
 
 
 def test_problems_are_told_to_people_and_to_pipelines(tmp_path: Path) -> None:

@@ -138,7 +138,8 @@ async def test_an_adaptive_limit_follows_what_the_service_can_do(tmp_path: Path)
 
 
 async def test_under_pressure_the_sheddable_go_first_and_the_critical_last(tmp_path: Path) -> None:
-    routes = {"app": {"concurrency": {"max": 10, "queue": 10, "queue_timeout": "300ms"}}}
+    wait = "3s"  # so long that nobody is refused for having waited: this machine may have other things to do meanwhile
+    routes = {"app": {"concurrency": {"max": 10, "queue": 10, "queue_timeout": wait}}}
     async with world(tmp_path, {"app": after(0.02, answering())}, routes=routes) as w, contextlib.AsyncExitStack() as s:
         answers = {
             rank: await s.enter_async_context(load(w, "/app", 12, x_criticality=rank))

@@ -82,7 +82,7 @@ async def test_what_never_ends_is_cut_off(w: World, name: str) -> None:
         assert answer.get("x-sidecar-reason") in ("protocol_error", "timeout")
     assert asyncio.get_running_loop().time() - began < 1.9
     assert await w.servers[name].forsaken()
-    assert w.sidecar.memory() - before < 8 * 2**20
+    assert w.sidecar.memory() - before < 4 * 2**20
 
 
 async def test_a_body_where_there_is_none_becomes_no_answer(w: World) -> None:
