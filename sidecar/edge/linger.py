@@ -10,8 +10,11 @@ last one.
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import socket
 import struct
+import sys
+import termios
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
@@ -34,7 +37,7 @@ class Lingering(asyncio.Protocol):
         self._listener = listener
         self._transport = transport
         now = listener.now()
-        self._unread = transport.get_write_buffer_size()
+        self._unread = unsent(transport)
         self._until = now + listener.limits.body_timeout
         self._limit = self._until + self._unread / MIN_RATE
         self.expires = now + LINGER
@@ -48,7 +51,7 @@ class Lingering(asyncio.Protocol):
         self._listener.forget(self)
 
     def expire(self, now: float) -> None:
-        unread = self._transport.get_write_buffer_size()
+        unread = unsent(self._transport)
         if unread < self._unread:  # it is still reading
             self._unread = unread
             self._until = min(now + self._listener.limits.body_timeout, self._limit)
@@ -62,6 +65,19 @@ class Lingering(asyncio.Protocol):
 
     def abort(self) -> None:
         self._transport.abort()
+
+
+def unsent(transport: asyncio.Transport) -> int:
+    """Bytes that the client has still to take.  A TLS transport does not know what the TCP transport beneath it holds
+    back; while that is anything, the kernel's queue is full."""
+    size = transport.get_write_buffer_size()
+    sock: Any = transport.get_extra_info("socket")
+    if size or sock is None or transport.get_extra_info("sslcontext") is None:
+        return size
+    try:
+        return int.from_bytes(fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4)), sys.byteorder)
+    except OSError:  # it is gone
+        return 0
 
 
 def reset(transport: asyncio.Transport) -> None:
