@@ -20,6 +20,7 @@ from sidecar.cache.entry import Entry, Variants
 from sidecar.cache.etag import is_tag
 from sidecar.cache.facts import Facts
 from sidecar.cache.freshness import Plan, Storage
+from sidecar.cache.key import is_more_than_uri
 from sidecar.core.http1 import FIELDS
 
 MAGIC: Final = b"SC\x02"
@@ -108,7 +109,7 @@ def _entry(parts: list[bytes], now: float, wall: float) -> Entry:
     if VALID.fullmatch(fields) is None:
         raise ValueError("a record's fields are not those of HTTP")
     # what follows from the fields was worked out by the writer, and is put in below
-    entry = Entry(key, status, fields, body, NO_FACTS, NO_STORAGE, now, wall, 0.0)
+    entry = Entry(key, status, fields, body, NO_FACTS, NO_STORAGE, now, wall, 0.0, is_more_than_uri(key))
     born, fresh, stale, if_error, keep, entry.date = instants
     shift = now - wall
     entry.born = min(now, born + shift)  # a clock that is ahead must not make an answer younger than new

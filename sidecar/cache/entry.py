@@ -31,7 +31,29 @@ MAX_TAG: Final = 256
 """Bytes of a tag."""
 
 
-class Entry:
+class Item:
+    """What is stored under a key, in its place in the order of use (`sidecar.cache.recent`)."""
+
+    __slots__ = ("is_one_of_several", "keep_until", "key", "newer", "older", "size")
+
+    def __init__(self, key: bytes, keep_until: float) -> None:
+        self.key = key
+        self.keep_until = keep_until
+        """Until when it is of use."""
+        self.older: Item | None = None
+        self.newer: Item | None = None
+        self.size = 0
+        """Bytes that it counts for."""
+        self.is_one_of_several = False
+        """Has its rule other keys of the same URI?"""
+
+    @property
+    def uri(self) -> bytes:
+        """Of what it is the answer."""
+        return uri_of(self.key)
+
+
+class Entry(Item):
     """An answer to a GET."""
 
     __slots__ = (
@@ -43,14 +65,10 @@ class Entry:
         "fresh_until",
         "hits",
         "immutable",
-        "is_one_of_several",
-        "keep_until",
-        "key",
         "last_modified",
         "lines",
         "must_validate",
         "no_cache",
-        "size",
         "stale_if_error_until",
         "stale_until",
         "status",
@@ -60,13 +78,9 @@ class Entry:
 
     def __init__(
         self, key: bytes, status: int, lines: bytes, body: bytes, facts: Facts, storage: Storage,
-        now: float, wall: float, keep: float,
+        now: float, wall: float, keep: float, is_one_of_several: bool = False,
     ) -> None:  # fmt: skip
         """`lines` are ready to be sent but for `Age`; `now` and `wall` are the instant of receipt on both clocks."""
-        self.key = key
-        self.status = status
-        self.lines = lines
-        self.body = body
         _, lifetime, while_revalidate, if_error, self.must_validate, self.no_cache, self.immutable, _ = storage.plan
         self.born = now - storage.age
         self.fresh_until = fresh_until = self.born + lifetime
@@ -76,8 +90,11 @@ class Entry:
             keep = while_revalidate
         if if_error > keep:
             keep = if_error
-        self.keep_until = (fresh_until if fresh_until > now else now) + keep
-        """Until when it is of use for validation or as a last resort."""
+        super().__init__(key, (fresh_until if fresh_until > now else now) + keep)  # for validation, or as a last resort
+        self.is_one_of_several = is_one_of_several
+        self.status = status
+        self.lines = lines
+        self.body = body
         self.etag = facts.etag
         self.last_modified = facts.last_modified
         """Seconds since 1970."""
@@ -90,8 +107,6 @@ class Entry:
 
     def ready(self) -> None:
         """Work out what follows from the rest: `size`, the bytes that it counts for, and what is made on demand."""
-        self.is_one_of_several = is_more_than_uri(self.key)
-        """Has its rule other keys of the same URI?"""
         indexes = len(self.tags) + self.is_one_of_several
         self.size = OVERHEAD + len(self.body) + len(self.lines) + len(self.key) + TAG_OVERHEAD * indexes
         self._not_modified = b""
@@ -100,11 +115,6 @@ class Entry:
         """It is to be stored under another key."""
         self.key = key
         self.ready()
-
-    @property
-    def uri(self) -> bytes:
-        """Of what it is the answer."""
-        return uri_of(self.key)
 
     @property
     def has_validator(self) -> bool:
@@ -126,30 +136,21 @@ class Entry:
         return f"<Entry {self.status} {self.uri!r} {len(self.body)} bytes>"
 
 
-class Variants:
+class Variants(Item):
     """In place of an entry: the answers of this key differ by these fields (RFC 9111 4.1)."""
 
-    __slots__ = ("is_one_of_several", "keep_until", "key", "keys", "names", "size")
+    __slots__ = ("keys", "names")
 
     def __init__(self, key: bytes, names: Names) -> None:
-        self.key = key
+        super().__init__(key, inf)
         self.names = names
         self.keys: dict[bytes, None] = {}
         """Of the variants, oldest first."""
-        self.keep_until = inf
         self.is_one_of_several = is_more_than_uri(key)
         self.size = OVERHEAD + len(key) + TAG_OVERHEAD * self.is_one_of_several
 
-    @property
-    def uri(self) -> bytes:
-        """Of what these are the answers."""
-        return uri_of(self.key)
-
     def __repr__(self) -> str:
         return f"<Variants {self.uri!r} by {self.names} {len(self.keys)}>"
-
-
-Item = Entry | Variants
 
 
 def tags_of(words: Iterable[bytes]) -> tuple[bytes, ...]:

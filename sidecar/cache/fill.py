@@ -1,14 +1,14 @@
 """One call to the upstream that many requests wait for.
 
-A `Flight` is that call: what it is for, and what it brought.  It runs apart from the request that started it
-(`core.promise.Run`, not a task), so that this request can leave without ending it; it ends early only when nobody waits
-any more and nothing has come yet.  Those who wait get the flight once it has landed, or None to go on alone.  It can be
-joined until its body has arrived whole (see `tee`).  Number and time of the waiters are for the callers to bound.
+A `Flight` is that call: what it is for, and what it brought.  It runs in the run of the request that started it, so it
+costs those nothing that are alone with it, which is nearly all.  When the client of that request goes away while others
+wait, the run goes on without it (`Exchange.errand`); it ends early only when nobody waits any more and nothing has come
+yet.  Those who wait get the flight once it has landed, or None to go on alone.  It can be joined until its body has
+arrived whole (see `tee`).  Number and time of the waiters are for the callers to bound.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
 from sidecar.cache.entry import Entry
@@ -21,11 +21,6 @@ from sidecar.core.promise import Promise, Run
 
 if TYPE_CHECKING:
     from sidecar.cache.store import Store
-
-Call = Coroutine[Any, Any, Outcome | None]
-"""Brings the upstream's answer; None where what it brought stands on the flight already."""
-Received = Callable[["Flight", Outcome], None]
-"""Writes on the flight what the answer is worth."""
 
 
 class Flight:
@@ -48,13 +43,12 @@ class Flight:
     """Why it was not stored."""
     received = 0.0
     """The instant at which the answer had come, 0 if there is none that could be stored."""
-    error: BaseException | None = None
-    """A bug, for the request that started it."""
+    has_failed = False
+    """Did it end in a bug, or with the last who waited?"""
+    is_led = True
+    """Is the client still there for whom it was started?"""
 
-    _run: Run[Outcome | None] | None = None
-    _received: Received | None = None
-    _is_led = True
-    _leader: Promise[Flight | None] | None = None
+    _run: Run[Any] | None = None
     _waiters: dict[Promise[Flight | None], Handle] | None = None
 
     def __init__(
@@ -79,6 +73,7 @@ class Flight:
         self._is_open = is_open
         if is_open:
             store.flights[slot] = self
+            x.errand = self
         else:
             store.alone.add(self)
 
@@ -89,31 +84,12 @@ class Flight:
 
     # ----- who waits
 
-    def start(self, call: Call, received: Received) -> None:
-        """Make the call; it may be over before this returns (`has_landed`), else await `landing()`."""
-        self._received = received
-        run = Run(call, self._ended)
-        if not self.has_landed:
-            self._run = run
-
-    def landing(self) -> Promise[Flight | None]:
-        """What the one who started it waits for."""
-        promise: Promise[Flight | None] = Promise(self._leader_left)
-        self._leader = promise
-        return promise
-
-    async def go(self, call: Call, received: Received) -> None:
-        """Make the call for nobody but the store."""
-        self._is_led = False
-        try:
-            outcome = await call
-            if outcome is not None:
-                received(self, outcome)
-        except BaseException as error:
-            self.error = error
-            raise
-        finally:
-            self._land()
+    def go_on(self, run: Run[Any]) -> bool:
+        """The client of the request that started it has left: is its run to go on for those who wait?"""
+        self.is_led = False
+        self.x.interim = None  # nobody is left to hear of one
+        self._run = run
+        return bool(self._waiters)
 
     @property
     def waiting(self) -> int:
@@ -139,48 +115,36 @@ class Flight:
             timer.cancel()
         self._abandon()
 
-    def _leader_left(self) -> None:
-        self._is_led = False
-        self.x.interim = None  # nobody is left to hear of one
-        self._abandon()
-
     def _abandon(self) -> None:
-        if not (self.has_landed or self._is_led or self._waiters) and self._run is not None:
+        if not (self.has_landed or self.is_led or self._waiters) and self._run is not None:
             self._run.cancel()
 
     # ----- the call
 
-    def _ended(self, run: Run[Outcome | None]) -> None:
-        self.error = run.error
-        if run.value is not None and self._received is not None:
-            try:
-                self._received(self, run.value)
-            except Exception as error:
-                self.error = error
-        self._land()
-
-    def _land(self) -> None:
-        """Tell all who wait, the one who started it first."""
+    def land(self) -> None:
+        """The call is over: tell all who wait."""
         self.has_landed = True
-        self._run = None  # it holds on to us, and what holds on to each other waits for the garbage collector
+        self.x.errand = self._run = None  # what holds on to each other waits for the garbage collector
         if self.tee is None or not self.tee.is_open:
             self.close()
         outcome = self.outcome
-        waiters, self._waiters = self._waiters, None
-        leader, self._leader = self._leader, None
-        if self._is_led:
-            if leader is not None:
-                leader.resolve(self)
-        elif outcome is not None and outcome.stream is not None:
+        if not self.is_led and outcome is not None and outcome.stream is not None:
             outcome.stream.cancel()
-        if waiters:
+        if self._waiters is not None:
+            waiters, self._waiters = self._waiters, None
             for promise, timer in waiters.items():
                 timer.cancel()
-                promise.resolve(None if self.error is not None else self)
+                promise.resolve(None if self.has_failed else self)
+
+    def fail(self) -> None:
+        """It has come to nothing: a bug, or nobody waits any more."""
+        self.has_failed = True
+        self.land()
 
     def close(self) -> None:
         """It is over: nobody can join any more."""
-        if not self._is_open:
-            self._store.alone.discard(self)
-        elif self._store.flights.get(self.slot) is self:
+        if self._is_open:
+            self._is_open = False
             del self._store.flights[self.slot]
+        else:
+            self._store.alone.discard(self)

@@ -91,23 +91,29 @@ class Storage:
 
 def assess(status: int, facts: Facts, asked: Asked, rules: Rules, delay: float, received: float) -> Storage:
     """Judge the answer to a GET (RFC 9111 3), that took `delay` seconds and came at `received`, seconds since 1970."""
-    last = facts.last
-    if last is not None and last[0] == status and last[1] is asked and last[2] is rules:
-        plan = last[3]
+    if (
+        facts.plan is not None
+        and facts.last_status == status
+        and facts.last_asked is asked
+        and facts.last_rules is rules
+    ):
+        plan, refusal = facts.plan, facts.refusal
     else:
         dated = _dated_lifetime(facts, rules, received)
         plan = _plan(status, facts, asked, rules, dated)
         if dated is None:  # else another instant has another plan
-            facts.last = (status, asked, rules, plan)
+            facts.plan, facts.last_status, facts.last_asked, facts.last_rules = plan, status, asked, rules
+            facts.refusal = plan.refusal
+        refusal = plan.refusal
     age = initial_age(facts, delay, received)
     if (
-        not plan.refusal
-        and facts.etag is None
+        facts.etag is None
         and facts.last_modified is None
+        and not refusal
         and (plan.no_cache or plan.lifetime + max(plan.stale_while_revalidate, plan.stale_if_error) <= age)
     ):
         return Storage(b"no-cache" if plan.no_cache else b"stale" if plan.lifetime else b"no-freshness", plan, age)
-    return Storage(plan.refusal, plan, age)
+    return Storage(refusal, plan, age)
 
 
 def is_explicit(facts: Facts) -> bool:

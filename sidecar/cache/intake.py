@@ -16,7 +16,8 @@ from sidecar.cache.directives import NOTHING, parse
 from sidecar.cache.entry import Entry
 from sidecar.cache.facts import UNSTORABLE, Facts, read_facts
 from sidecar.cache.fill import Flight
-from sidecar.cache.freshness import Asked, Plan, Rules, assess, is_explicit
+from sidecar.cache.freshness import Asked, Plan, Rules, Storage, assess, is_explicit
+from sidecar.cache.key import KeyRule
 from sidecar.cache.lines import join, lowered, values, without
 from sidecar.cache.reuse import FRESH, judge, may_stand_in
 from sidecar.cache.store import Store
@@ -48,39 +49,49 @@ class Limits(NamedTuple):
 class Intake:
     """Calls one inner service and stores what it answers."""
 
-    __slots__ = ("_env", "_inner", "_store", "limits")
+    __slots__ = ("_inner", "_is_more_than_uri", "_keep", "_max_body", "_now", "_rules", "_store", "_wall")
 
-    def __init__(self, inner: Service, store: Store, limits: Limits, env: Env) -> None:
+    def __init__(self, inner: Service, store: Store, rule: KeyRule, limits: Limits, env: Env) -> None:
         self._inner = inner
         self._store = store
-        self._env = env
-        self.limits = limits
+        self._is_more_than_uri = bool(rule.headers)
+        self._rules, self._max_body, self._keep = limits
+        self._now = env.now
+        self._wall = env.wall
 
     def fill(self, flight: Flight) -> Coroutine[Any, Any, Outcome | None]:
-        """Bring an answer that can be stored: from the shared tier, by validation, or whole."""
+        """Bring an answer that can be stored: from the shared tier, by validation, or whole.  None where it stands on
+        the flight already."""
         if self._store.shared is None and flight.stale is None and not flight.is_conditional:
-            return self.pass_on(flight)
+            return self._inner(flight.x)
         return self._fetch(flight)
 
-    def pass_on(self, flight: Flight) -> Coroutine[Any, Any, Outcome | None]:
-        """Bring the answer to the request as it is; it is stored if that turns out possible."""
-        return self._inner(flight.x)
+    async def bring(self, flight: Flight, as_it_is: bool = False) -> None:
+        """Make the call, for the request as it is or for an answer that can be stored, and note what came of it."""
+        try:
+            outcome = await (self._inner(flight.x) if as_it_is else self.fill(flight))
+            if outcome is not None:
+                self.received(flight, outcome)
+        except BaseException:
+            flight.fail()
+            raise
+        flight.land()
 
     async def _fetch(self, flight: Flight) -> Outcome | None:
         x = flight.x
         if self._store.shared is not None:
             found, flight.generation = await self._store.fetch(flight.key, flight.uri, x)
             if found is not None:
-                if judge(found, NOTHING, self._env.now()) == FRESH and found is not flight.stale:
+                if judge(found, NOTHING, self._now()) == FRESH and found is not flight.stale:
                     flight.entry = found
                     return None
                 flight.stale = found
-        flight.sent = self._env.now()
+        flight.sent = self._now()
         entry = flight.stale
         if entry is not None and entry.has_validator:
             outcome = await self._ask(x, conditional(x.headers, entry))
             if outcome.status == 304 and outcome.failure is None:
-                if is_same(entry, outcome.headers, self._env.wall()):
+                if is_same(entry, outcome.headers, self._wall()):
                     self._validated(flight, entry, outcome)
                     return None
                 # of something that we do not have: ask again, for all of it
@@ -93,10 +104,10 @@ class Intake:
 
     async def head(self, x: Exchange, key: bytes, entry: Entry | None) -> Outcome:
         """Forward a HEAD; its answer updates or removes what is stored (RFC 9111 4.3.5)."""
-        sent = self._env.now()
+        sent = self._now()
         outcome = await self._inner(x)
         if entry is not None and outcome.status == 200 and outcome.failure is None:
-            if is_same_by_head(entry, outcome.headers, self._env.wall()):
+            if is_same_by_head(entry, outcome.headers, self._wall()):
                 new, why = self._updated(x, entry, outcome.headers, sent)
                 if not why:
                     self._store.put(key, new, x)
@@ -106,13 +117,12 @@ class Intake:
 
     def keep_post(self, x: Exchange, key: bytes, outcome: Outcome, sent: float) -> None:
         """Store the answer to a POST for later GETs: it says how long it is fresh and whose it is (RFC 9110 9.3.3)."""
-        wall, now = self._env.wall(), self._env.now()
-        rules, max_body, keep = self.limits
-        facts = read_facts(outcome.lines, rules.targets, wall)
-        storage = assess(outcome.status, facts, asked_by(x), rules, now - sent, wall)
-        if not storage.refusal and is_explicit(facts) and len(outcome.body) <= max_body:
+        wall, now = self._wall(), self._now()
+        facts = read_facts(outcome.lines, self._rules.targets, wall)
+        storage = assess(outcome.status, facts, asked_by(x), self._rules, now - sent, wall)
+        if not storage.refusal and is_explicit(facts) and len(outcome.body) <= self._max_body:
             lines = storable(outcome.lines, storage.plan, facts, wall)
-            entry = Entry(key, outcome.status, lines, outcome.body, facts, storage, now, wall, keep)
+            entry = self._entry(key, outcome.status, lines, outcome.body, facts, storage, now, wall)
             self._store.put(key, entry, x)
 
     async def _ask(self, x: Exchange, headers: Headers) -> Outcome:
@@ -124,15 +134,21 @@ class Intake:
 
     # ----- answers
 
+    def _entry(
+        self, key: bytes, status: int, lines: bytes, body: bytes, facts: Facts, storage: Storage,
+        now: float, wall: float,
+    ) -> Entry:  # fmt: skip
+        return Entry(key, status, lines, body, facts, storage, now, wall, self._keep, self._is_more_than_uri)
+
     def received(self, flight: Flight, outcome: Outcome) -> None:
         """The upstream has answered a call."""
         flight.outcome = outcome
         if outcome.failure is not None:
             flight.why = outcome.failure.code.replace("_", "-").encode()
             return
-        wall, now = self._env.wall(), self._env.now()
+        wall, now = self._wall(), self._now()
         flight.received = now
-        rules, max_body, keep = self.limits
+        rules = self._rules
         facts = read_facts(outcome.lines, rules.targets, wall)
         storage = assess(outcome.status, facts, asked_by(flight.x), rules, now - flight.sent, wall)
         stale, stream = flight.stale, outcome.stream
@@ -140,15 +156,15 @@ class Intake:
             flight.why = b"error"  # what is stored is worth more
             return
         size = len(outcome.body) if stream is None else stream.length
-        if storage.refusal or flight.is_outdated or (size is not None and size > max_body):
+        if storage.refusal or flight.is_outdated or (size is not None and size > self._max_body):
             why = storage.refusal or (b"outdated" if flight.is_outdated else b"too-large")
             self._refuse(flight, outcome.status, why, now)
             return
         lines = storable(outcome.lines, storage.plan, facts, wall)
-        entry = Entry(flight.key, outcome.status, lines, outcome.body, facts, storage, now, wall, keep)
+        entry = self._entry(flight.key, outcome.status, lines, outcome.body, facts, storage, now, wall)
         if stream is not None:
             flight.entry = entry
-            flight.tee = tee = Tee(stream, max_body, self._store.budget, partial(self._arrived, flight, entry))
+            flight.tee = tee = Tee(stream, self._max_body, self._store.budget, partial(self._arrived, flight, entry))
             outcome.stream = tee.reader()
             tee.start()
         elif self._store.put(flight.key, entry, flight.x, flight.generation):
@@ -159,7 +175,7 @@ class Intake:
     def _arrived(self, flight: Flight, entry: Entry, body: bytes | None) -> None:
         """The body that was on its way into the store has ended; None if it is not to be stored."""
         if body is None:
-            self._refuse(flight, entry.status, b"too-large", self._env.now())
+            self._refuse(flight, entry.status, b"too-large", self._now())
         elif not flight.is_outdated:
             entry.body = body
             entry.ready()
@@ -185,20 +201,22 @@ class Intake:
 
     def _updated(self, x: Exchange, entry: Entry, update: Headers, sent: float) -> tuple[Entry, bytes]:
         """The entry with newer fields, and why it may not be stored any more."""
-        wall, now = self._env.wall(), self._env.now()
-        rules, _, keep = self.limits
+        wall, now = self._wall(), self._now()
+        rules = self._rules
         merged = freshened(entry.headers, dated(update, wall), frozenset() if rules.set_cookie else SET_COOKIE)
         aged = join([*merged, *((b"age", value) for value in get_all(update, b"age"))])
         facts = read_facts(aged, rules.targets, wall)
         storage = assess(entry.status, facts, asked_by(x), rules, now - sent, wall)
         lines = storable(aged, storage.plan, facts, wall)
-        new = Entry(entry.key, entry.status, lines, entry.body, facts, storage, now, wall, keep)
+        new = self._entry(entry.key, entry.status, lines, entry.body, facts, storage, now, wall)
         new.hits = entry.hits
         return new, storage.refusal
 
 
 def asked_by(x: Exchange) -> Asked:
     """What of the request matters for storing its answer."""
+    if not x.speaks_to_caches:
+        return PLAINLY
     lines = x.lines
     if MATTERS.search(b"\n" + lines) is None:
         return PLAINLY

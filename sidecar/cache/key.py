@@ -77,7 +77,11 @@ class KeyRule:
         if x.authority != self._authority or x.scheme != self._scheme:
             self._scheme, self._authority = x.scheme, x.authority
             self._start = self.namespace + site(x.scheme, x.authority)
-        key = self._start + self._target(x.path, x.query)
+        path, query = x.path, x.query
+        if query is None or PERCENT in path or PERCENT in query or self._exact or self._prefixes:
+            key = self._start + self._target(path, query)
+        else:
+            key = b"%b%b?%b" % (self._start, path, query)
         return b"%b %b" % (key, selecting(x, self.headers)) if self.headers else key
 
     def uri(self, scheme: bytes, authority: bytes, path: bytes, query: bytes | None) -> bytes:

@@ -37,12 +37,19 @@ def forwarded(
     return value
 
 
-def stored(why: Forward, ttl: float) -> bytes:
-    """The most common of these: went on, and the answer was stored."""
-    return _STORED[why] % ttl
+class Stored:
+    """The line of the field for the most common of these: it went on, and the answer was stored.  Mostly that is the
+    same line as the last time."""
 
+    __slots__ = ("_line", "_ttl", "_why")
 
-_STORED: Final[dict[Forward, bytes]] = {
-    why: b"%b; fwd=%b; ttl=%%d; stored" % (NAME, why.encode())
-    for why in ("bypass", "method", "uri-miss", "vary-miss", "miss", "request", "stale", "partial")
-}
+    def __init__(self) -> None:
+        self._why: Forward = "miss"
+        self._ttl = -1
+        self._line = b""
+
+    def line(self, why: Forward, ttl: int) -> bytes:
+        if ttl != self._ttl or why != self._why:
+            self._why, self._ttl = why, ttl
+            self._line = b"%b: %b\r\n" % (FIELD, forwarded(why, stored=True, ttl=ttl))
+        return self._line

@@ -99,11 +99,11 @@ class Store:
 
     def choose(self, item: Item | None, key: bytes, x: Exchange, now: float) -> tuple[bytes, Entry | None, bool]:
         """The same, where what is stored under the key has been looked up."""
-        if not isinstance(item, Variants):
-            return key, item, False
-        key = variant_key(key, x, item.names)
-        variant = self.memory.peek(key, now)
-        return key, variant if isinstance(variant, Entry) else None, True
+        if isinstance(item, Variants):
+            key = variant_key(key, x, item.names)
+            variant = self.memory.peek(key, now)
+            return key, variant if isinstance(variant, Entry) else None, True
+        return key, item if isinstance(item, Entry) else None, False
 
     async def fetch(self, key: bytes, uri: bytes, x: Exchange) -> tuple[Entry | None, bytes | None]:
         """What the shared tier has for the request, brought into memory, and the generation for its successor."""
@@ -126,13 +126,16 @@ class Store:
         if self._uncacheable:
             self._uncacheable.pop(key, None)
         if generation is not None and self.shared is not None:
-            if entry.key != key and (variants := self.memory.variants(key)) is not None:
+            if entry.key != key and isinstance(variants := self.memory.get(key), Variants):
                 self.shared.store(variants, generation)
             self.shared.store(entry, generation)
         return True
 
     def _keep(self, key: bytes, entry: Entry, x: Exchange) -> bool:
-        variants = self.memory.variants(key)
+        known = self.memory.get(key)
+        if known is None and not entry.vary and entry.key == key:
+            return self.memory.add(entry)
+        variants = known if isinstance(known, Variants) else None
         if entry.vary and (variants is None or not set(entry.vary) <= set(variants.names)):
             names = tuple(sorted({*entry.vary, *(variants.names if variants else ())}))
             if len(names) > MAX_NAMES:
@@ -159,6 +162,10 @@ class Store:
         self._uncacheable.move_to_end(key)
         if len(self._uncacheable) > MAX_UNCACHEABLE:
             self._uncacheable.popitem(last=False)
+
+    def is_unknown(self, key: bytes) -> bool:
+        """Is nobody fetching an answer to this key, and was none refused?"""
+        return key not in self.flights and not (self._uncacheable and key in self._uncacheable)
 
     def is_uncacheable(self, key: bytes, now: float) -> bool:
         """Was the last answer to this key, not long ago, one that could not be stored?"""

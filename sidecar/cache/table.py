@@ -12,13 +12,13 @@ Rules:
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Iterable
 from heapq import nlargest
 from itertools import islice
 from typing import Final
 
 from sidecar.cache.entry import Entry, Item, Variants
+from sidecar.cache.recent import Recent
 from sidecar.core.meter import Counter
 
 MAX_VARIANTS: Final = 64
@@ -36,7 +36,8 @@ class Table:
         self.max_bytes = max_bytes
         self.bytes = 0
         self.evictions = evictions or Counter()
-        self._items: OrderedDict[bytes, Item] = OrderedDict()
+        self._items: dict[bytes, Item] = {}
+        self._recent = Recent()
         self.namespaces: frozenset[bytes] = frozenset()
         """What the keys of each rule begin with that ever stored here (`KeyRule.namespace`)."""
         self._uris: dict[bytes, set[bytes]] = {}
@@ -51,27 +52,30 @@ class Table:
         if item.keep_until < now:
             self.remove(key)
             return None
-        self._items.move_to_end(key)
+        self._recent.touch(item)
         return item
 
-    def variants(self, key: bytes) -> Variants | None:
-        """The note that the answers of a key differ by some fields."""
-        item = self._items.get(key)
-        return item if item.__class__ is Variants else None
+    def get(self, key: bytes) -> Item | None:
+        """What is stored under a key, which thereby is not used."""
+        return self._items.get(key)
 
     def put(self, item: Item) -> bool:
         """Store under `item.key`, making room; False if it is too large to be stored."""
+        self.remove(item.key)
+        return self.add(item)
+
+    def add(self, item: Item) -> bool:
+        """The same, where nothing is stored under the key."""
         key = item.key
-        if key in self._items:
-            self.remove(key)
         if item.size > self.max_bytes // 4:
             return False
         limit = self.max_bytes if self.bytes <= self.max_bytes else self.bytes
         self._items[key] = item
+        self._recent.add(item)
         self.bytes += item.size
         if item.is_one_of_several:
             self._uris.setdefault(item.uri, set()).add(key)
-        if item.__class__ is Entry and item.tags:
+        if isinstance(item, Entry) and item.tags:
             for tag in item.tags:
                 self._tags.setdefault(tag, set()).add(key)
         if self.bytes > limit:
@@ -105,14 +109,15 @@ class Table:
     def _forget(self, item: Item) -> int:
         """It has left the table: what else there is of it goes too."""
         key = item.key
+        self._recent.remove(item)
         self.bytes -= item.size
         if item.is_one_of_several:
             _leave(self._uris, item.uri, key)
-        if item.__class__ is Entry:
+        if isinstance(item, Entry):
             if item.tags:
                 for tag in item.tags:
                     _leave(self._tags, tag, key)
-        elif item.__class__ is Variants:
+        elif isinstance(item, Variants):
             return 1 + sum(self.remove(variant) for variant in item.keys)
         return 1
 
@@ -123,7 +128,10 @@ class Table:
             self._evict_one()
 
     def _evict_one(self) -> None:
-        self._forget(self._items.popitem(False)[1])
+        oldest = self._recent.oldest
+        assert oldest is not None
+        del self._items[oldest.key]
+        self._forget(oldest)
         self.evictions.value += 1
 
     # ----- purging and looking
@@ -148,6 +156,7 @@ class Table:
         count = len(self._items)
         for index in (self._items, self._uris, self._tags):
             index.clear()
+        self._recent.clear()
         self.bytes = 0
         return count
 
@@ -163,7 +172,7 @@ class Table:
 
     def hottest(self, count: int) -> list[Entry]:
         """The entries with the most hits among the recently used ones."""
-        recent = (item for item in islice(reversed(self._items.values()), HOTTEST_AMONG) if item.__class__ is Entry)
+        recent = (item for item in islice(self._recent.newest_first(), HOTTEST_AMONG) if isinstance(item, Entry))
         return nlargest(count, recent, key=lambda entry: entry.hits)
 
     def __len__(self) -> int:

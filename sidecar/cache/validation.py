@@ -12,7 +12,7 @@ from typing import Final
 from sidecar.cache.dates import parse_date
 from sidecar.cache.entry import Entry
 from sidecar.cache.etag import is_strong, is_tag, tags_of, weakly_equal
-from sidecar.core.headers import get
+from sidecar.core.headers import get, get_all
 from sidecar.core.outcome import Headers
 
 CONDITIONS: Final = frozenset(
@@ -83,3 +83,8 @@ def freshened(stored: Headers, update: Headers, dropped: frozenset[bytes] = froz
     new = [field for field in update if field[0] not in NOT_UPDATED and field[0] not in dropped]
     names = {name for name, _ in new}
     return [field for field in stored if field[0] not in names] + new
+
+
+def own_cookies(update: Headers, stored: Headers) -> list[bytes]:
+    """Cookies that a 304 sets for its client, where they are not stored."""
+    return [] if get(stored, b"set-cookie") is not None else get_all(update, b"set-cookie")

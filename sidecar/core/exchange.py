@@ -13,6 +13,7 @@ from sidecar.core.message import Headers, Message
 
 if TYPE_CHECKING:
     from sidecar.core.body import Body
+    from sidecar.core.promise import Run
 
 NEVER = float("inf")
 
@@ -119,6 +120,11 @@ class Exchange(Message):
     retry_stopped = ""
     """Why there was no further retry: `budget`, `deadline`, `attempts`, `body`, `method`, `retry_after`, `marked`."""
     refused_by = ""
+    speaks_to_caches = True
+    """May one of its fields be of `sidecar.core.headers.FOR_CACHES`?  The edge has seen whether one is."""
+    errand: Any = None
+    """What it does for others at the moment (`sidecar.cache.fill.Flight`).  When its client has left, `go_on(run)` is
+    asked: is the run to go on for them?"""
     cache = ""
     stale: Any = None
     """`stale()`: what the cache still has, an Outcome; left by the cache where it has something, for `fallback`."""
@@ -146,6 +152,13 @@ class Exchange(Message):
         twin.attempt = attempt
         twin.why = why
         return twin
+
+    def abandon(self, run: Run[Any]) -> bool:
+        """The client is gone: end the request's run, unless it goes on for others.  Was it ended?"""
+        if self.errand is not None and self.errand.go_on(run):
+            return False
+        run.cancel()
+        return True
 
     def facts(self) -> tuple[Any, ...]:
         """What a stage may rewrite for the stages within, to be restored when they have answered."""

@@ -14,6 +14,13 @@ HOP_BY_HOP = frozenset(
     )
 )  # fmt: skip
 """Never forwarded; what `Connection` names besides is dropped too."""
+FOR_CACHES = frozenset(
+    (
+        b"authorization", b"cache-control", b"cookie", b"if-match", b"if-modified-since", b"if-none-match", b"if-range",
+        b"if-unmodified-since", b"pragma", b"range",
+    )
+)  # fmt: skip
+"""Fields of a request that have a say in how a cache answers it, or in what it stores (RFC 9111)."""
 LONGEST_WAIT = 1e9
 """Seconds: what a longer `Retry-After` counts as."""
 LONGEST_DATE = 64

@@ -73,6 +73,13 @@ class Message:
         else:
             self._headers.append((name, value))
 
+    def add_lines(self, lines: bytes) -> None:
+        """More fields at the end, as lines."""
+        if self._headers is None:
+            self._lines = b"%b%b" % (self._lines, lines)
+        else:
+            self._headers += parse_fields(lines)
+
     def joined(self, name: bytes) -> bytes | None:
         """All values of a field, joined as one list (RFC 9110 5.3); None where there is none.  `name` is lower case."""
         if self._headers is None:

@@ -21,15 +21,19 @@ SECRETS: Final = frozenset((b"authorization", b"proxy-authorization", b"cookie",
 class Selection:
     """Names of fields, and what the lines of late were."""
 
-    __slots__ = ("_known", "_names")
+    __slots__ = ("_known", "_names", "_noted")
 
-    def __init__(self, names: frozenset[bytes]) -> None:
-        """The names are lower case."""
+    def __init__(self, names: frozenset[bytes], noted: frozenset[bytes] = frozenset()) -> None:
+        """Fields to take, and fields that pass but are to be noticed; lower case."""
         self._names = names
+        self._noted = noted
         self._known: dict[bytes, tuple[bytes, bytes] | None] = {}
+        """None for a line that passes, a field without a name for one that is noticed."""
 
-    def take(self, data: bytes, start: int, end: int) -> tuple[bytes, Headers]:
-        """Split a head whose field lines are `data[start:end]`: the lines that pass, and the fields taken."""
+    def take(self, data: bytes, start: int, end: int) -> tuple[bytes, Headers, bool]:
+        """Split a head whose field lines are `data[start:end]`: the lines that pass, the fields taken, and whether one
+        was noticed."""
+        noticed = False
         taken: Headers = []
         kept: list[bytes] = []
         known = self._known
@@ -37,13 +41,20 @@ class Selection:
             field = known[line] if line in known else self._read(line)
             if field is None:
                 kept.append(line)
-            else:
+            elif field[0]:
                 taken.append(field)
-        return b"\r\n".join(kept), taken
+            else:
+                kept.append(line)
+                noticed = True
+        return b"\r\n".join(kept), taken, noticed
 
     def _read(self, line: bytes) -> tuple[bytes, bytes] | None:
         name = line[: line.find(b":")].lower()
-        field = (name, line[len(name) + 1 :].strip(b" \t")) if name in self._names else None
+        field = None
+        if name in self._names:
+            field = name, line[len(name) + 1 :].strip(b" \t")
+        elif name in self._noted:
+            field = b"", b""
         if len(line) <= LINE and name not in SECRETS:
             if len(self._known) >= LINES:
                 self._known.clear()

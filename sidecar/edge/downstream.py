@@ -32,7 +32,7 @@ from sidecar.core.outcome import (
     failed,
 )
 from sidecar.core.promise import Run
-from sidecar.edge.linger import LINGER, Lingering
+from sidecar.edge.linger import LINGER, Lingering, unsent
 from sidecar.edge.outgoing import OutgoingBody
 from sidecar.edge.reading import RequestReader
 from sidecar.edge.respond import STATUS_LINES, problem, refused, response_head
@@ -134,16 +134,16 @@ class Downstream(RequestReader):
     # ----- responses
 
     def _done(self, run: Run[Outcome]) -> None:
-        self._run = None
+        self._run, outcome = None, run.value
         if self._x is None or self._outcome is not None:
+            if outcome is not None and outcome.stream is not None:
+                outcome.stream.cancel()  # nobody is left to read it
             return
-        if run.error is None and run.value is not None:
-            outcome = run.value
-        elif isinstance(run.error, asyncio.CancelledError):
-            outcome = self._verdict or failed(CLIENT_CLOSED)
-        else:
-            self.listener.bug(self._x, run.error)
-            outcome = failed(INTERNAL)
+        if outcome is None:
+            is_over = isinstance(run.error, asyncio.CancelledError)
+            outcome = (self._verdict or failed(CLIENT_CLOSED)) if is_over else failed(INTERNAL)
+            if not is_over:
+                self.listener.bug(self._x, run.error)
         try:
             self._respond(outcome)
         except Exception as error:
@@ -264,8 +264,9 @@ class Downstream(RequestReader):
         """The client is gone."""
         incoming, self._incoming = self._incoming, None
         run, stream = self._run, self._stream
-        if run is not None:
-            run.cancel()
+        if run is not None and self._x is not None and not self._x.abandon(run):
+            self._run = None
+            self._write(self._x, failed(CLIENT_CLOSED))
         if incoming is not None:
             incoming.body.fail(CLIENT_CLOSED)
         if stream is not None:
@@ -277,7 +278,7 @@ class Downstream(RequestReader):
     def expire(self, now: float) -> None:
         if self._transport is None:
             return
-        if self._closing and self._transport.get_write_buffer_size():
+        if self._closing and unsent(self._transport):
             self.listener.replace(self, Lingering(self.listener, self._transport))  # the client is still reading
         elif self._closing or self._blocked:
             self._transport.abort()

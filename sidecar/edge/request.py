@@ -17,7 +17,7 @@ from itertools import product
 from typing import Final
 
 from sidecar.core.exchange import CRITICALITIES, Exchange
-from sidecar.core.headers import HOP_BY_HOP
+from sidecar.core.headers import FOR_CACHES, HOP_BY_HOP
 from sidecar.core.http1 import HOST, Invalid, body_length
 from sidecar.core.outcome import Headers
 from sidecar.core.selection import Selection
@@ -41,7 +41,7 @@ CLAIMS: Final = FORWARDED | {
 SPECIAL: Final = Selection(HOP_BY_HOP | CLAIMS | MASKED | {
     b"host", b"content-length", b"expect", b"x-request-id", b"x-request-timeout-ms", b"x-envoy-expected-rq-timeout-ms",
     b"grpc-timeout", b"x-sidecar-attempt", b"x-criticality", b"max-forwards",
-})  # fmt: skip
+}, FOR_CACHES)  # fmt: skip
 """Fields that the edge reads; all others pass."""
 ABSOLUTE: Final = re.compile(rb"(https?)://([^/?]*)([^?]*)(?:\?(.*))?", re.IGNORECASE)
 DOTS: Final = re.compile(rb"/(?:\.|%2[eE]){1,2}(?=/|\Z)")
@@ -92,8 +92,9 @@ def read_request(
     """The exchange of a parsed head with its field lines in `data[start:end]`, the length of its body (bytes,
     `CHUNKED`,
     None for no body), and whether the connection may be kept.  Raises `Invalid` with the status to answer."""
-    lines, special = SPECIAL.take(data, start, end)
+    lines, special, speaks_to_caches = SPECIAL.take(data, start, end)
     x = Exchange(method, target, None, lines)
+    x.speaks_to_caches = speaks_to_caches
     x.version = version
     x.scheme = peer.scheme
     x.client_address = peer.address

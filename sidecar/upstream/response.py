@@ -28,7 +28,7 @@ def read_response(
 ) -> tuple[bytes, int | None, bool]:
     """Lines to pass on, length of the body (bytes, `CHUNKED`, None where nothing says it), and whether the peer keeps
     the connection open.  `data[start:end]` are its field lines; a missing Date is added (RFC 9110 6.6.1)."""
-    lines, special = SPECIAL.take(data, start, end)
+    lines, special, _ = SPECIAL.take(data, start, end)
     length = body_length(special, version)
     keep = version == 11
     date = b""
@@ -53,7 +53,7 @@ def read_interim(data: bytes, start: int, end: int) -> bytes:
 def read_upgrade(x: Exchange, data: bytes, start: int, end: int) -> bytes:
     """The lines of a 101 that go on.  Raises `Invalid` where it is not the answer to a handshake of ours (RFC 6455
     4.1)."""
-    lines, fields = UPGRADE.take(data, start, end)
+    lines, fields, _ = UPGRADE.take(data, start, end)
     if x.upgrade is None or x.upgrade not in tokens(fields, b"upgrade"):
         raise Invalid("101 Switching Protocols to what was not asked for")
     key = x.header(b"sec-websocket-key")

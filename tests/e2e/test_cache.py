@@ -170,6 +170,31 @@ async def test_a_thousand_requests_for_one_expired_answer_are_one_call(tmp_path:
         assert kinds["coalesced"] + kinds["hit"] == 999
 
 
+async def test_the_first_caller_leaves_and_the_fill_goes_on(tmp_path: Path) -> None:
+    may_answer = asyncio.Event()
+
+    async def slow(connection: Connection, request: Message) -> None:
+        await may_answer.wait()
+        await FRESH(connection, request)
+
+    async def filling(w: World, waiters: int) -> None:
+        line = b'sidecar_cache_waiters{cache="default"} %d\n' % waiters
+        while not calls(w) or line not in (await w.sidecar.ask("/metrics")).body:
+            await asyncio.sleep(0.01)
+
+    async with world(tmp_path, {"app": slow}, routes={"app": CACHE}) as w:
+        async with w.sidecar.client() as first:
+            await first.send(b"GET /app HTTP/1.1\r\nHost: test\r\n\r\n")
+            await asyncio.wait_for(filling(w, 0), 5)
+            others = [asyncio.ensure_future(w.sidecar.fetch("GET", "/app")) for _ in range(3)]
+            await asyncio.wait_for(filling(w, 3), 5)
+        assert not await w.servers["app"].forsaken(0.3)
+        may_answer.set()
+        assert [(await other).body for other in others] == [b"ok"] * 3
+        assert calls(w) == 1
+        assert (await lookups(w))["coalesced"] == 3
+
+
 async def test_a_head_is_answered_from_what_is_stored(tmp_path: Path) -> None:
     async with world(tmp_path, {"app": FRESH}, routes={"app": CACHE}) as w:
         await w.sidecar.fetch("GET", "/app")

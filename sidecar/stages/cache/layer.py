@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Coroutine
 from functools import partial
 from typing import Any, Final
@@ -28,13 +29,12 @@ from sidecar.cache.reuse import (
 )
 from sidecar.cache.store import Store
 from sidecar.cache.tee import KEPT, LOST
-from sidecar.cache.validation import CONDITIONS
+from sidecar.cache.validation import CONDITIONS, own_cookies
 from sidecar.cache.vary import selecting
 from sidecar.core import events
 from sidecar.core.env import BuildContext
 from sidecar.core.exchange import SAFE_METHODS, Exchange
-from sidecar.core.headers import get, get_all
-from sidecar.core.outcome import Headers, Outcome
+from sidecar.core.outcome import Outcome
 from sidecar.core.stage import Service
 from sidecar.stages.cache.spec import Spec
 
@@ -57,11 +57,13 @@ class Cached:
         "_inner",
         "_intake",
         "_memory",
+        "_misses",
         "_now",
         "_refreshes",
         "_results",
         "_rule",
         "_store",
+        "_stored",
         "_use",
     )
 
@@ -72,28 +74,32 @@ class Cached:
         self._inner = inner
         self._rule = spec.rule(ctx)
         self._use = store.learn(self._rule)
-        self._intake = Intake(inner, store, spec.limits, env)
+        self._intake = Intake(inner, store, self._rule, spec.limits, env)
         self._coalesce = spec.coalesce
         self._honours = spec.request_directives == "honor"
         self._now = env.now
         self._memory = store.memory
+        self._stored = status.Stored()
         self._refreshes = 0
         self._results = store.results[ctx.route] = {
             result: env.meter.counter(events.CACHE_LOOKUPS, route=ctx.route, result=result, mode=spec.mode)
             for result in RESULTS
         }
-        self._hits = self._results["hit"]
+        self._hits, self._misses = self._results["hit"], self._results["miss"]
 
     def call(self, x: Exchange) -> Coroutine[Any, Any, Outcome]:
         """Answer from the store, or through it."""
         if (x.method != b"GET" and x.method != b"HEAD") or x.body or x.stream is not None or x.upgrade is not None:
             return self._write_through(x)
-        fields = read_fields(x.lines)
+        fields = read_fields(x.lines) if x.speaks_to_caches else None
         key = self._rule.key(x)
         now = self._now()
         item = self._memory.peek(key, now)
+        if item is None and fields is None and x.method == b"GET" and self._store.is_unknown(key):
+            flight = Flight(self._store, x, key, key, None, now)
+            return self._fill(x, flight, None, NOTHING, "uri-miss")
         if (  # the common case at its shortest
-            item.__class__ is Entry
+            isinstance(item, Entry)
             and now < item.fresh_until
             and not item.no_cache
             and fields is None
@@ -154,12 +160,23 @@ class Cached:
         is_conditional = fields is not None and not CONDITIONS.isdisjoint(fields)
         is_open = flight is None and not is_uncacheable
         flight = Flight(store, x, key, slot, entry, now, is_conditional=is_conditional, is_open=is_open)
-        intake = self._intake
-        flight.start(intake.pass_on(flight) if is_uncacheable else intake.fill(flight), intake.received)
-        if not flight.has_landed:
-            await flight.landing()
-        if flight.error is not None:
-            raise flight.error
+        return await self._fill(x, flight, fields, wish, why, as_it_is=is_uncacheable)
+
+    async def _fill(
+        self, x: Exchange, flight: Flight, fields: Fields | None, wish: Directives, why: status.Forward,
+        as_it_is: bool = False,
+    ) -> Outcome:  # fmt: skip
+        """Make a call of one's own, for the request as it is or for an answer that can be stored."""
+        try:
+            outcome = await (self._inner(x) if as_it_is else self._intake.fill(flight))
+            if outcome is not None:
+                self._intake.received(flight, outcome)
+        except BaseException:
+            flight.fail()
+            raise
+        flight.land()
+        if not flight.is_led:
+            raise asyncio.CancelledError
         return self._conclude(flight, fields, wish, why)
 
     # ----- answers
@@ -216,19 +233,18 @@ class Cached:
         if flight.is_validated:
             said = status.forwarded(why, 304, stored=not flight.why, ttl=ttl, detail=flight.why)
             validated = answer(entry, x, fields, now, self._env.wall(), said)
-            for value in _cookies(outcome.headers, entry.headers):
+            for value in own_cookies(outcome.headers, entry.headers):
                 validated.add(b"set-cookie", value)
             x.cache = "revalidated"
             self._results["revalidated"].value += 1
             return validated
         x.cache = "miss"
-        self._results["miss"].value += 1
-        said = status.stored(why, ttl)
+        self._misses.value += 1
         if flight.is_conditional and (flight.tee is None or has_already(entry, fields, self._env.wall())):
             if outcome.stream is not None:
                 outcome.stream.cancel()
-            return answer(entry, x, fields, now, self._env.wall(), said)
-        outcome.add(status.FIELD, said)
+            return answer(entry, x, fields, now, self._env.wall(), status.forwarded(why, stored=True, ttl=ttl))
+        outcome.add_lines(self._stored.line(why, int(ttl)))
         return outcome
 
     def _noted(self, x: Exchange, result: str, outcome: Outcome, why: status.Forward, detail: bytes = b"") -> Outcome:
@@ -267,8 +283,9 @@ class Cached:
         self._env.spawn(self._refreshed(flight))
 
     async def _refreshed(self, flight: Flight) -> None:
+        flight.is_led = False
         try:
-            await flight.go(self._intake.fill(flight), self._intake.received)
+            await self._intake.bring(flight)
         finally:
             self._refreshes -= 1
 
@@ -281,8 +298,3 @@ def _has_failed(outcome: Outcome) -> bool:
 def _reason(outcome: Outcome) -> bytes:
     """Why something stale stands in, as a token."""
     return (outcome.reason or f"status-{outcome.status}").replace("_", "-").encode()
-
-
-def _cookies(update: Headers, stored: Headers) -> list[bytes]:
-    """Cookies that a 304 sets for its client, where they are not stored."""
-    return [] if get(stored, b"set-cookie") is not None else get_all(update, b"set-cookie")

@@ -30,7 +30,7 @@ class Observer:
         self._inner = inner
         self._rule = spec.rule(ctx)
         self._use = store.learn(self._rule)
-        self._intake = Intake(inner, store, spec.limits, env)
+        self._intake = Intake(inner, store, self._rule, spec.limits, env)
         self._honours = spec.request_directives == "honor"
         self._results = store.results[ctx.route] = {
             result: env.meter.counter(events.CACHE_LOOKUPS, route=ctx.route, result=result, mode="observe")
@@ -54,10 +54,6 @@ class Observer:
             return await self._inner(x)
         self._results["miss"].value += 1
         flight = Flight(self._store, x, key, slot, entry, now, is_open=False)
-        flight.start(self._intake.pass_on(flight), self._intake.received)
-        if not flight.has_landed:
-            await flight.landing()
-        if flight.error is not None:
-            raise flight.error
+        await self._intake.bring(flight, as_it_is=True)
         assert flight.outcome is not None
         return flight.outcome

@@ -6,6 +6,7 @@ from sidecar.cache.dates import format_date
 from sidecar.cache.entry import Entry
 from sidecar.cache.facts import Facts
 from sidecar.cache.freshness import Asked, Rules, assess
+from sidecar.cache.key import is_more_than_uri
 
 NOW = 1000.0
 WALL = 1_750_000_000.0
@@ -28,4 +29,4 @@ def entry(
     facts = Facts(lines, rules.targets, wall)
     storage = assess(status, facts, Asked(), rules, 0.0, wall)
     assert storage.refusal == b"", storage
-    return Entry(key, status, lines, body, facts, storage, now, wall, keep)
+    return Entry(key, status, lines, body, facts, storage, now, wall, keep, is_more_than_uri(key))

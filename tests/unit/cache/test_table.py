@@ -28,7 +28,7 @@ def store(max_bytes: int = 100_000) -> Table:
 
 
 def keys(memory: Table) -> list[bytes]:
-    return list(memory._items)
+    return [item.key for item in memory._recent.newest_first()][::-1]
 
 
 def test_the_least_recently_used_leaves_first() -> None:
@@ -169,6 +169,7 @@ class Histories(RuleBasedStateMachine):
     @invariant()
     def the_books_are_right(self) -> None:
         items = self.memory._items
+        assert sorted(keys(self.memory)) == sorted(items)
         assert self.memory.bytes == sum(one.size for one in items.values()) <= self.memory.max_bytes
         by_uri = {key for keys in self.memory._uris.values() for key in keys}
         assert by_uri == {key for key in items if key.count(b" ") > 1}

@@ -11,7 +11,9 @@ def lines(*fields: bytes) -> bytes:
 
 
 def take(chosen: Selection, head: bytes) -> tuple[bytes, list[tuple[bytes, bytes]]]:
-    return chosen.take(b"*" + head + b"\r\n", 1, 1 + len(head))
+    kept, taken, noticed = chosen.take(b"*" + head + b"\r\n", 1, 1 + len(head))
+    assert not noticed
+    return kept, taken
 
 
 def test_what_is_named_is_taken_in_any_spelling_and_the_rest_passes_as_it_is() -> None:
@@ -27,6 +29,14 @@ def test_selections_do_not_share_what_they_remember() -> None:
     for _ in range(2):
         assert take(one, head) == (b"b: 2\r\n", [(b"a", b"1")])
         assert take(other, head) == (b"a: 1\r\n", [(b"b", b"2")])
+
+
+def test_some_that_pass_are_noticed() -> None:
+    chosen = Selection(frozenset((b"a",)), frozenset((b"b", b"cookie")))
+    for head in (lines(b"a: 1", b"B:2", b"c: 3"), lines(b"Cookie: x", b"a: 1")):
+        for _ in range(2):
+            kept, taken, noticed = chosen.take(head + b"\r\n", 0, len(head))
+            assert (kept, taken, noticed) == (head.replace(b"a: 1\r\n", b""), [(b"a", b"1")], True)
 
 
 def test_memory_is_bounded() -> None:

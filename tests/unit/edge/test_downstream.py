@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -313,6 +314,24 @@ async def test_a_client_that_leaves_cancels_its_run() -> None:
     assert service.cancelled == 3
     assert [record.reason for record in front.records] == ["client_closed"] * 3
     assert front.is_empty
+
+
+@virtual
+async def test_a_run_goes_on_without_its_client_where_others_need_it() -> None:
+    outcome, _, source = streamed()
+    service = ScriptedService(after(1, outcome))
+    front = Front(service)
+    client = front.connect()
+    client.write(GET)
+    await settle()
+    service.exchanges[0].errand = SimpleNamespace(go_on=lambda run: True)
+    client.transport.abort()
+    await settle()
+    assert ([record.reason for record in front.records], service.active) == (["client_closed"], 1)
+    assert front.is_empty
+    await asyncio.sleep(1)
+    assert (service.active, service.cancelled, source.said) == (0, 0, ["cancel"])
+    assert (len(front.records), front.bugs) == (1, [])
 
 
 @virtual

@@ -176,14 +176,60 @@ async def test_waiting_is_bounded_in_number() -> None:
 @virtual
 async def test_the_first_caller_leaves_and_the_fill_goes_on() -> None:
     w = world(after(1, FRESH))
-    first = asyncio.ensure_future(w.get())
-    await settle()
+    x = w.request()
+    ends: list[Run[Outcome]] = []
+    first = Run(w.service(x), ends.append)
     second = asyncio.ensure_future(w.get())
     await settle()
-    first.cancel()
+    assert not x.abandon(first)
     assert (await second).body == b"body"
-    assert (w.calls, w.upstream.cancelled, first.cancelled()) == (1, 0, True)
+    assert (w.calls, w.upstream.cancelled) == (1, 0)
+    assert isinstance(ends[0].error, asyncio.CancelledError), "its answer is for nobody"
     assert is_hit(await w.get())
+
+
+@virtual
+async def test_all_who_wait_leave_after_the_first() -> None:
+    w = world(HANG)
+    x = w.request()
+    ends: list[Run[Outcome]] = []
+    first = Run(w.service(x), ends.append)
+    others = [asyncio.ensure_future(w.get()) for _ in range(2)]
+    await settle()
+    assert not x.abandon(first)
+    for other in others:
+        assert not ends
+        other.cancel()
+        await settle()
+    assert (w.upstream.cancelled, w.store.flights, w.store.alone) == (1, {}, set())
+    assert isinstance(ends[0].error, asyncio.CancelledError)
+
+
+@virtual
+async def test_who_is_alone_takes_the_call_along() -> None:
+    w = world(HANG)
+    x = w.request()
+    first = Run(w.service(x), lambda run: None)
+    assert x.abandon(first)
+    await settle()
+    assert (w.upstream.cancelled, w.store.flights) == (1, {})
+
+
+@virtual
+async def test_the_body_of_one_who_left_is_not_waited_for() -> None:
+    up = Streaming()
+    answer = up.world.upstream.script[0]
+    up.world.upstream.script[0] = after(1, answer)
+    x = up.world.request()
+    first = Run(up.world.service(x), lambda run: None)
+    other = asyncio.ensure_future(up.world.get())
+    await settle()
+    assert not x.abandon(first)
+    client = Client(await other)
+    for _ in range(40):
+        up.body.feed(b"x" * 10_000)
+    up.body.finish()
+    assert (len(client.data), client.end, up.paused) == (400_000, [], 0)
 
 
 @virtual
@@ -321,10 +367,10 @@ async def test_without_tasks_it_is_the_same(leaves: bool) -> None:
 
     w = World(upstream)
     answers: list[Run[Outcome]] = []
-    runs = [Run(w.service(w.request()), answers.append) for _ in range(3)]
+    requests = [w.request() for _ in range(3)]
+    runs = [Run(w.service(x), answers.append) for x in requests]
     if leaves:
-        runs[0].cancel()
-        assert isinstance(answers.pop().error, asyncio.CancelledError)
+        assert not requests[0].abandon(runs[0])
     promise.resolve(FRESH(w.request()))
     assert [run.value.body for run in answers if run.value] == [b"body"] * (2 if leaves else 3)
     assert len(w.store.memory) == 1
