@@ -30,7 +30,7 @@ class Report:
         if (mark, message) not in self._seen:
             self._seen.add((mark, message))
             self._marks.add(mark)
-            self._problems[Problem(*mark, path, message)] = None
+            self._problems[Problem(*mark, visible(path), visible(message))] = None
 
     def at(self, node: Node, message: str) -> None:
         """An error in a value; of several in one scalar the first tells most."""
@@ -39,7 +39,7 @@ class Report:
 
     def warn(self, node: Node, message: str) -> None:
         """Something that has no effect or not the one that it seems to have."""
-        self._warnings[Problem(*node.place, node.path, message)] = None
+        self._warnings[Problem(*node.place, visible(node.path), visible(message))] = None
 
     @property
     def problems(self) -> list[Problem]:
@@ -48,6 +48,11 @@ class Report:
     @property
     def warnings(self) -> list[Problem]:
         return sorted(self._warnings)
+
+
+def visible(text: str) -> str:
+    """On one line, whatever of a file it quotes: line ends and control characters are written as Python writes them."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def suggest(word: str, known: Iterable[str]) -> str:
