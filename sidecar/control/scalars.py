@@ -53,6 +53,8 @@ def expand(text: str, environ: Mapping[str, str], limit: int) -> str:
             raise ValueError(f"needs the environment variable {name}; set it or give a default: ${{{name}:-value}}")
         word = default if default is not None and not found else found
         assert word is not None
+        if not word.isascii() and any("\ud800" <= letter <= "\udfff" for letter in word):
+            raise ValueError(f"needs the environment variable {name}, which is not UTF-8 text; set it to such")
         size += len(word)
         if size > limit:
             raise ValueError("grows too long by its environment variables; shorten them")

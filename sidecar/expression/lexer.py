@@ -110,6 +110,13 @@ def _unescaped(text: str, column: int) -> str:
             raise ExpressionError(
                 where, rf"`\{match[4]}` is no escape; a backslash is written `\\`, or in a raw text r'…'"
             )
-        return _PLAIN.get(match[1], match[1]) if match[1] is not None else chr(int(match[2] or match[3], 16))
+        if match[1] is not None:
+            return _PLAIN.get(match[1], match[1])
+        letter = chr(int(match[2] or match[3], 16))
+        if "\ud800" <= letter <= "\udfff":
+            raise ExpressionError(
+                column + match.start(), f"`{match[0]}` is half of a character; write the character itself"
+            )
+        return letter
 
     return _ESCAPE.sub(value, text)

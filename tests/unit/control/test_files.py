@@ -223,6 +223,11 @@ def test_no_yaml_raises(text: str) -> None:
 # ----- the environment
 
 
+def test_a_variable_that_is_not_text_is_named() -> None:
+    told = problem("a: ${NAME}", NAME="\udcff")
+    assert told.endswith("needs the environment variable NAME, which is not UTF-8 text; set it to such")
+
+
 def test_variables() -> None:
     text = 'a: ${HOST}:80\nb: "${MAX}"\nc: ${MAX}\nd: ${NONE:-x y}\ne: ${EMPTY:-full}\nf: ${EMPTY}\n'
     text += "g: $${HOST}\nh: $HOST\n"
