@@ -142,6 +142,8 @@ def _check_groups(tokens: list[_Token]) -> None:
             open_groups.append([])
         elif kind == "close":
             inside = open_groups.pop()
+            if not open_groups:  # between anchors it would close a group of ours
+                raise ValueError("is not a regular expression: a `)` closes nothing")
             if after.kind == "quantifier" and after.text[:1] != b"?" and inside:
                 raise ValueError(
                     f"repeats a group that itself holds `{inside[0]}`, which can take exponential time; "

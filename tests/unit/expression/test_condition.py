@@ -172,6 +172,7 @@ def test_or_and_and_absorb_what_has_no_value(sides: tuple[str, str]) -> None:
         ("true ? 1 : 2", 6, "no `? :`"),
         ("request.path == '\\q'", 18, "is no escape"),
         ("request.path == '\\ud83d'", 18, "half of a character"),
+        ("request.path.matches('^/a)b(c$')", 22, "closes nothing"),
         ("99999999999999999999 == 1", 1, "beyond 64 bits"),
         ("12ab == 1", 1, "not a number"),
         ("5u == 5", 1, "not a number"),
