@@ -17,13 +17,13 @@ Rules:
 Cost.  The usual request is answered in time, and pays neither a task nor a timer, but about 2 us (a task and a timer
 each are about 10).  The first try stays a part of its request: what it waits for passes through `Race.__await__`, which
 notes it, so that a hedge that has won can call off just that.  As all requests of a route wait equally long, they stand
-in one queue in the order in which they fall due, and one timer watches its head.  Only a hedge runs beside, in a `Run`.
+in one queue in the order in which they fall due, each until it is answered, and one timer watches its head.  Only a
+hedge runs beside, in a `Run`.
 """
 
 from __future__ import annotations
 
 from asyncio import CancelledError
-from collections import deque
 from collections.abc import Generator
 from typing import Annotated, Any, Final
 
@@ -76,7 +76,8 @@ class Hedge:
         self.observed = None
         if not spec.is_enforced:
             self.observed = meter.counter(events.WOULD_REFUSE, policy="hedge", route=ctx.route)
-        self._waiting: deque[Race] = deque()
+        self._waiting: dict[Race, None] = {}
+        """A queue that a race can also leave from its middle."""
         self._timer: Handle | None = None
 
     def layer(self, inner: Service) -> Service:
@@ -105,7 +106,7 @@ class Hedge:
         """Hedge it once it has waited `after` more; the time is now."""
         now = self.env.now()
         race.due = now + self.after
-        self._waiting.append(race)
+        self._waiting[race] = None
         if self._timer is None:
             self._timer = self.env.call_later(self.after, self._look)
         return now
@@ -114,11 +115,15 @@ class Hedge:
         """Start what is due.  The timer stays set meanwhile, so that a race that joins does not set a second one."""
         now = self.env.now()
         waiting = self._waiting
-        while waiting and (waiting[0].is_over or waiting[0].due - now < EARLY):
-            race = waiting.popleft()
+        while (race := next(iter(waiting), None)) is not None and race.due - now < EARLY:
+            del waiting[race]
             if race.first is not None:
                 race.hedge(now)
-        self._timer = self.env.call_later(waiting[0].due - now, self._look) if waiting else None
+        self._timer = None if race is None else self.env.call_later(race.due - now, self._look)
+
+    def leave(self, race: Race) -> None:
+        """It needs no hedge any more."""
+        self._waiting.pop(race, None)
 
     def __repr__(self) -> str:
         return f"<Hedge {self.route} after {self.after:g} s>"
@@ -241,7 +246,7 @@ class Race:
     def close(self) -> None:
         """The request has its answer or is gone: call off the rest."""
         self.is_over = True
-        del self._x  # the queue may hold us for a while yet
+        self._hedge.leave(self)
         if self.started:
             for run in self.hedges:
                 run.cancel()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Callable
 from typing import Any
 
@@ -250,6 +251,19 @@ async def test_bugs() -> None:
         await bench.run()
     await settle()
     assert bench.service.active == 0
+
+
+@virtual
+async def test_an_answered_request_leaves_nothing_behind_a_slow_one() -> None:
+    """Kept until a hedge would have been due, it would be 5,000 races at 5,000 requests a second and `after: 1s`."""
+    bench = Bench(HANG, *[after(0.001, 200)] * 50)
+    slow = asyncio.create_task(bench.run())
+    await settle()
+    for _ in range(50):
+        await bench.run()
+    waiting = [found for found in gc.get_objects() if type(found) is hedge.Race and found._inner is bench.service]
+    assert len(waiting) == 1
+    slow.cancel()
 
 
 @virtual
