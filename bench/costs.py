@@ -43,6 +43,7 @@ STDOUT: Final = 1
 
 GET: Final = b"GET /orders/7%b HTTP/1.1\r\nHost: bench\r\n%b\r\n"
 BROWSER: Final = LINES
+TAG: Final = b'"6920f5d8-26"'
 SMALL: Final = b'{"id":"7","state":"shipped","items":3}'
 
 
@@ -63,6 +64,8 @@ class Row(NamedTuple):
     """Does the answer say that it may be kept?"""
     unique: bool = False
     """Is each request another one?"""
+    is_tagged: bool = False
+    """Has each answer an entity tag of its own?"""
 
 
 HEADERS: Final = {"set": {"x-source": "sidecar"}, "remove": ["cookie"], "rename": {"x-user": "x-id"}}
@@ -93,6 +96,15 @@ ROWS: Final = (
     ),
     Row("cache: a hit", {"cache": {}}, whole=CACHES, fresh=True),
     Row("cache: a miss that is stored", {"cache": {}}, whole=CACHES, fresh=True, unique=True),
+    Row(
+        "cache: the same, each with a tag of its own",
+        {"cache": {}},
+        None,
+        CACHES,
+        fresh=True,
+        unique=True,
+        is_tagged=True,
+    ),
     Row(
         "telemetry: traces, none sampled",
         {},
@@ -129,7 +141,7 @@ def answer(row: Row) -> bytes:
     return (
         f"HTTP/1.1 200 OK\r\nServer: nginx/1.22.1\r\nDate: {formatdate(usegmt=True)}\r\n"
         f"Content-Type: application/json\r\nContent-Length: {len(row.body)}\r\n"
-        f'Last-Modified: Sun, 22 Nov 2020 00:50:48 GMT\r\nConnection: keep-alive\r\nETag: "6920f5d8-26"\r\n{freshness}'
+        f"Last-Modified: Sun, 22 Nov 2020 00:50:48 GMT\r\nConnection: keep-alive\r\nETag: {TAG.decode()}\r\n{freshness}"
         "Accept-Ranges: bytes\r\n\r\n"
     ).encode() + row.body
 
@@ -142,9 +154,10 @@ async def measure(row: Row, repeat: int) -> tuple[float, float]:
 
     async def run(rig: Rig) -> float:
         requests = [GET % (b"?%d" % next(numbers), row.fields) if row.unique else same for _ in range(RUN)]
+        answers = [said.replace(TAG, b'"%08x-26"' % next(numbers)) if row.is_tagged else said for _ in range(RUN)]
         began = time.process_time()
-        for number, request in enumerate(requests, 1):
-            await rig.ask(request, said)
+        for number, (request, words) in enumerate(zip(requests, answers, strict=True), 1):
+            await rig.ask(request, words)
             if number % TURN == 0:
                 await asyncio.sleep(0)
         rig.settle()

@@ -19,7 +19,7 @@ from zlib import crc32
 from sidecar.cache.entry import Entry, Variants
 from sidecar.cache.etag import is_tag
 from sidecar.cache.facts import Facts
-from sidecar.cache.freshness import Plan, Storage
+from sidecar.cache.freshness import Plan
 from sidecar.cache.key import is_more_than_uri
 from sidecar.core.http1 import FIELDS
 
@@ -30,8 +30,8 @@ ANSWER: Final = Struct(">HB6d")
 """Status, flags, born, fresh, stale-while-revalidate, stale-if-error and keep (until, all Unix time), Date."""
 MODIFIED: Final = Struct(">d")
 VALID: Final = re.compile(FIELDS)
-NO_FACTS: Final = Facts(b"", (), 0.0)
-NO_STORAGE: Final = Storage(b"", Plan(), 0.0)
+NO_FACTS: Final = Facts()
+NO_PLAN: Final = Plan()
 NO_CACHE, MUST_VALIDATE, IMMUTABLE = 1, 2, 4
 FURTHEST: Final = 2.0**33
 """Unix times beyond this are not believed."""
@@ -109,7 +109,7 @@ def _entry(parts: list[bytes], now: float, wall: float) -> Entry:
     if VALID.fullmatch(fields) is None:
         raise ValueError("a record's fields are not those of HTTP")
     # what follows from the fields was worked out by the writer, and is put in below
-    entry = Entry(key, status, fields, body, NO_FACTS, NO_STORAGE, now, wall, 0.0, is_more_than_uri(key))
+    entry = Entry(key, status, fields, body, NO_FACTS, NO_PLAN, 0.0, now, wall, 0.0, is_more_than_uri(key))
     born, fresh, stale, if_error, keep, entry.date = instants
     shift = now - wall
     entry.born = min(now, born + shift)  # a clock that is ahead must not make an answer younger than new

@@ -8,7 +8,7 @@ Only letter case is forgiven.  The weekday is not compared with the day: it adds
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from email.utils import formatdate
 from functools import lru_cache
 from typing import Final
@@ -21,6 +21,7 @@ TIME: Final = rb"(\d\d):(\d\d):(\d\d)"
 IMF: Final = re.compile(DAY + rb", (\d\d) " + MONTH + rb" (\d{4}) " + TIME + rb" gmt", re.IGNORECASE)
 RFC850: Final = re.compile(LONG_DAY + rb", (\d\d)-" + MONTH + rb"-(\d\d) " + TIME + rb" gmt", re.IGNORECASE)
 ASCTIME: Final = re.compile(DAY + rb" " + MONTH + rb" ([ \d]\d) " + TIME + rb" (\d{4})", re.IGNORECASE)
+EPOCH: Final = date(1970, 1, 1).toordinal()
 LONGEST: Final = 33
 """Bytes of `Wednesday, 01-Jan-25 00:00:00 GMT`."""
 
@@ -56,14 +57,14 @@ def _parse(value: bytes) -> float | None:
 
 
 def _instant(year: int, month: bytes, day: bytes, hour: bytes, minute: bytes, second: bytes) -> float | None:
-    leap = second == b"60"  # a leap second, which clocks of ours do not have
     try:
-        date = datetime(
-            year, MONTHS[month.lower()], int(day), int(hour), int(minute), 59 if leap else int(second), tzinfo=UTC
-        )
+        days = date(year, MONTHS[month.lower()], int(day)).toordinal() - EPOCH
     except ValueError:
         return None
-    return date.timestamp() + leap
+    hours, minutes, seconds = int(hour), int(minute), int(second)
+    if hours > 23 or minutes > 59 or seconds > 60:  # 60 is a leap second, which clocks of ours do not have
+        return None
+    return float(days * 86400 + hours * 3600 + minutes * 60 + seconds)
 
 
 @lru_cache(maxsize=8)

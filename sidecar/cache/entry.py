@@ -11,7 +11,7 @@ from math import inf
 from typing import Final
 
 from sidecar.cache.facts import Facts
-from sidecar.cache.freshness import Storage
+from sidecar.cache.freshness import Plan
 from sidecar.cache.key import is_more_than_uri, uri_of
 from sidecar.cache.lines import only
 from sidecar.cache.vary import Names
@@ -77,13 +77,17 @@ class Entry(Item):
     )
 
     def __init__(
-        self, key: bytes, status: int, lines: bytes, body: bytes, facts: Facts, storage: Storage,
+        self, key: bytes, status: int, lines: bytes, body: bytes, facts: Facts, plan: Plan, age: float,
         now: float, wall: float, keep: float, is_one_of_several: bool = False,
     ) -> None:  # fmt: skip
-        """`lines` are ready to be sent but for `Age`; `now` and `wall` are the instant of receipt on both clocks."""
-        _, lifetime, while_revalidate, if_error, self.must_validate, self.no_cache, self.immutable, _ = storage.plan
-        self.born = now - storage.age
-        self.fresh_until = fresh_until = self.born + lifetime
+        """`lines` are ready to be sent but for `Age`; `now` and `wall` are the instant of receipt on both clocks, and
+        `age` is how old it was then."""
+        self.must_validate = plan.must_validate
+        self.no_cache = plan.no_cache
+        self.immutable = plan.immutable
+        while_revalidate, if_error = plan.stale_while_revalidate, plan.stale_if_error
+        self.born = now - age
+        self.fresh_until = fresh_until = self.born + plan.lifetime
         self.stale_until = fresh_until + while_revalidate
         self.stale_if_error_until = fresh_until + if_error
         if while_revalidate > keep:

@@ -1,7 +1,7 @@
 """May an answer be stored, and how long is it fresh and of use (RFC 9111 3 and 4.2, RFC 5861, RFC 9213)?
 
-Pure: what the answer says, what the policy says and the instants go in, a `Storage` comes out.  The cache is a shared
-one.  `Storage.refusal` is a word for `Cache-Status` and `sidecar explain`; empty means: store it.
+Pure: what the answer says, what the policy says and the instants go in; a `Plan`, an age and a refusal come out.  The
+cache is a shared one.  The refusal is a word for `Cache-Status` and `sidecar explain`; empty means: store it.
 
 Decisions where the RFC leaves one:
 
@@ -59,61 +59,47 @@ class Asked(NamedTuple):
     no_store: bool = False
 
 
-class Plan(NamedTuple):
+class Plan:
     """How answers that say the same are stored.  Seconds."""
 
-    refusal: bytes = b""
-    """Why they are not, in a word; empty if they are."""
-    lifetime: float = 0.0
-    stale_while_revalidate: float = 0.0
-    stale_if_error: float = 0.0
-    must_validate: bool = False
+    lifetime = 0.0
+    stale_while_revalidate = 0.0
+    stale_if_error = 0.0
+    must_validate = False
     """May it not be served stale by anyone's leave (RFC 9111 4.2.4)?"""
-    no_cache: bool = False
+    no_cache = False
     """Must it be validated even while it is fresh (RFC 9111 5.2.2.4)?"""
-    immutable: bool = False
+    immutable = False
     dropped: frozenset[bytes] = frozenset()
     """Fields not to store."""
 
-
-class Storage:
-    """How an answer is stored."""
-
-    __slots__ = ("age", "plan", "refusal")
-
-    def __init__(self, refusal: bytes, plan: Plan, age: float) -> None:
+    def __init__(self, refusal: bytes = b"") -> None:
         self.refusal = refusal
-        """Why it may not be, in a word; empty if it may."""
-        self.plan = plan
-        self.age = age
-        """Seconds old when it was received (RFC 9111 4.2.3)."""
+        """Why they are not, in a word; empty if they are."""
 
 
-def assess(status: int, facts: Facts, asked: Asked, rules: Rules, delay: float, received: float) -> Storage:
-    """Judge the answer to a GET (RFC 9111 3), that took `delay` seconds and came at `received`, seconds since 1970."""
-    if (
-        facts.plan is not None
-        and facts.last_status == status
-        and facts.last_asked is asked
-        and facts.last_rules is rules
-    ):
-        plan, refusal = facts.plan, facts.refusal
+def assess(
+    status: int, facts: Facts, asked: Asked, rules: Rules, delay: float, received: float
+) -> tuple[Plan, float, bytes]:
+    """Judge the answer to a GET (RFC 9111 3), that took `delay` seconds and came at `received`, seconds since 1970: how
+    it is stored, how old it was when it came, and why it may not be stored, in a word; empty if it may."""
+    last: Plan | None = facts.plan
+    if last is not None and facts.last_status == status and facts.last_asked is asked and facts.last_rules is rules:
+        plan = last
     else:
         dated = _dated_lifetime(facts, rules, received)
         plan = _plan(status, facts, asked, rules, dated)
-        if dated is None:  # else another instant has another plan
+        if dated is None or facts.date is not None:  # else another instant has another plan
             facts.plan, facts.last_status, facts.last_asked, facts.last_rules = plan, status, asked, rules
-            facts.refusal = plan.refusal
-        refusal = plan.refusal
     age = initial_age(facts, delay, received)
     if (
         facts.etag is None
         and facts.last_modified is None
-        and not refusal
+        and not plan.refusal
         and (plan.no_cache or plan.lifetime + max(plan.stale_while_revalidate, plan.stale_if_error) <= age)
     ):
-        return Storage(b"no-cache" if plan.no_cache else b"stale" if plan.lifetime else b"no-freshness", plan, age)
-    return Storage(refusal, plan, age)
+        return plan, age, b"no-cache" if plan.no_cache else b"stale" if plan.lifetime else b"no-freshness"
+    return plan, age, plan.refusal
 
 
 def is_explicit(facts: Facts) -> bool:
@@ -187,17 +173,21 @@ def _implied_lifetime(
 
 
 def _windows(control: Directives, rules: Rules, lifetime: float, dropped: frozenset[bytes]) -> Plan:
-    must_validate = (
+    plan = Plan()
+    plan.lifetime = lifetime
+    plan.must_validate = must_validate = (
         control.must_revalidate or control.proxy_revalidate or control.no_cache or control.s_maxage is not None
     )
-    while_revalidate, if_error = 0.0, 0.0
     if not must_validate:
         if control.stale_while_revalidate is not None:
-            while_revalidate = float(control.stale_while_revalidate)
+            plan.stale_while_revalidate = float(control.stale_while_revalidate)
         elif lifetime > 0:
-            while_revalidate = rules.stale_while_revalidate
+            plan.stale_while_revalidate = rules.stale_while_revalidate
         if control.stale_if_error is not None:
-            if_error = float(control.stale_if_error)
+            plan.stale_if_error = float(control.stale_if_error)
         elif lifetime > 0:
-            if_error = rules.stale_if_error
-    return Plan(b"", lifetime, while_revalidate, if_error, must_validate, control.no_cache, control.immutable, dropped)
+            plan.stale_if_error = rules.stale_if_error
+    plan.no_cache = control.no_cache
+    plan.immutable = control.immutable
+    plan.dropped = dropped
+    return plan

@@ -14,9 +14,9 @@ from typing import Any, Final, NamedTuple
 from sidecar.cache.dates import format_date
 from sidecar.cache.directives import NOTHING, parse
 from sidecar.cache.entry import Entry
-from sidecar.cache.facts import UNSTORABLE, Facts, read_facts
+from sidecar.cache.facts import UNSTORABLE, Facts, reader
 from sidecar.cache.fill import Flight
-from sidecar.cache.freshness import Asked, Plan, Rules, Storage, assess, is_explicit
+from sidecar.cache.freshness import Asked, Plan, Rules, assess, is_explicit
 from sidecar.cache.key import KeyRule
 from sidecar.cache.lines import join, lowered, values, without
 from sidecar.cache.reuse import FRESH, judge, may_stand_in
@@ -49,13 +49,14 @@ class Limits(NamedTuple):
 class Intake:
     """Calls one inner service and stores what it answers."""
 
-    __slots__ = ("_inner", "_is_more_than_uri", "_keep", "_max_body", "_now", "_rules", "_store", "_wall")
+    __slots__ = ("_inner", "_is_more_than_uri", "_keep", "_max_body", "_now", "_reader", "_rules", "_store", "_wall")
 
     def __init__(self, inner: Service, store: Store, rule: KeyRule, limits: Limits, env: Env) -> None:
         self._inner = inner
         self._store = store
         self._is_more_than_uri = bool(rule.headers)
         self._rules, self._max_body, self._keep = limits
+        self._reader = reader(self._rules.targets)
         self._now = env.now
         self._wall = env.wall
 
@@ -118,11 +119,11 @@ class Intake:
     def keep_post(self, x: Exchange, key: bytes, outcome: Outcome, sent: float) -> None:
         """Store the answer to a POST for later GETs: it says how long it is fresh and whose it is (RFC 9110 9.3.3)."""
         wall, now = self._wall(), self._now()
-        facts = read_facts(outcome.lines, self._rules.targets, wall)
-        storage = assess(outcome.status, facts, asked_by(x), self._rules, now - sent, wall)
-        if not storage.refusal and is_explicit(facts) and len(outcome.body) <= self._max_body:
-            lines = storable(outcome.lines, storage.plan, facts, wall)
-            entry = self._entry(key, outcome.status, lines, outcome.body, facts, storage, now, wall)
+        facts = self._reader.read(outcome.lines, wall)
+        plan, age, refusal = assess(outcome.status, facts, asked_by(x), self._rules, now - sent, wall)
+        if not refusal and is_explicit(facts) and len(outcome.body) <= self._max_body:
+            lines = storable(outcome.lines, plan, facts, wall)
+            entry = self._entry(key, outcome.status, lines, outcome.body, facts, plan, age, now, wall)
             self._store.put(key, entry, x)
 
     async def _ask(self, x: Exchange, headers: Headers) -> Outcome:
@@ -135,10 +136,10 @@ class Intake:
     # ----- answers
 
     def _entry(
-        self, key: bytes, status: int, lines: bytes, body: bytes, facts: Facts, storage: Storage,
+        self, key: bytes, status: int, lines: bytes, body: bytes, facts: Facts, plan: Plan, age: float,
         now: float, wall: float,
     ) -> Entry:  # fmt: skip
-        return Entry(key, status, lines, body, facts, storage, now, wall, self._keep, self._is_more_than_uri)
+        return Entry(key, status, lines, body, facts, plan, age, now, wall, self._keep, self._is_more_than_uri)
 
     def received(self, flight: Flight, outcome: Outcome) -> None:
         """The upstream has answered a call."""
@@ -149,19 +150,19 @@ class Intake:
         wall, now = self._wall(), self._now()
         flight.received = now
         rules = self._rules
-        facts = read_facts(outcome.lines, rules.targets, wall)
-        storage = assess(outcome.status, facts, asked_by(flight.x), rules, now - flight.sent, wall)
+        facts = self._reader.read(outcome.lines, wall)
+        plan, age, refusal = assess(outcome.status, facts, asked_by(flight.x), rules, now - flight.sent, wall)
         stale, stream = flight.stale, outcome.stream
         if stale is not None and outcome.status in ERRORS and may_stand_in(stale, NOTHING, now):
             flight.why = b"error"  # what is stored is worth more
             return
         size = len(outcome.body) if stream is None else stream.length
-        if storage.refusal or flight.is_outdated or (size is not None and size > self._max_body):
-            why = storage.refusal or (b"outdated" if flight.is_outdated else b"too-large")
+        if refusal or flight.is_outdated or (size is not None and size > self._max_body):
+            why = refusal or (b"outdated" if flight.is_outdated else b"too-large")
             self._refuse(flight, outcome.status, why, now)
             return
-        lines = storable(outcome.lines, storage.plan, facts, wall)
-        entry = self._entry(flight.key, outcome.status, lines, outcome.body, facts, storage, now, wall)
+        lines = storable(outcome.lines, plan, facts, wall)
+        entry = self._entry(flight.key, outcome.status, lines, outcome.body, facts, plan, age, now, wall)
         if stream is not None:
             flight.entry = entry
             flight.tee = tee = Tee(stream, self._max_body, self._store.budget, partial(self._arrived, flight, entry))
@@ -205,12 +206,12 @@ class Intake:
         rules = self._rules
         merged = freshened(entry.headers, dated(update, wall), frozenset() if rules.set_cookie else SET_COOKIE)
         aged = join([*merged, *((b"age", value) for value in get_all(update, b"age"))])
-        facts = read_facts(aged, rules.targets, wall)
-        storage = assess(entry.status, facts, asked_by(x), rules, now - sent, wall)
-        lines = storable(aged, storage.plan, facts, wall)
-        new = self._entry(entry.key, entry.status, lines, entry.body, facts, storage, now, wall)
+        facts = self._reader.read(aged, wall)
+        plan, age, refusal = assess(entry.status, facts, asked_by(x), rules, now - sent, wall)
+        lines = storable(aged, plan, facts, wall)
+        new = self._entry(entry.key, entry.status, lines, entry.body, facts, plan, age, now, wall)
         new.hits = entry.hits
-        return new, storage.refusal
+        return new, refusal
 
 
 def asked_by(x: Exchange) -> Asked:

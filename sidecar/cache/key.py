@@ -78,7 +78,7 @@ class KeyRule:
             self._scheme, self._authority = x.scheme, x.authority
             self._start = self.namespace + site(x.scheme, x.authority)
         path, query = x.path, x.query
-        if query is None or PERCENT in path or PERCENT in query or self._exact or self._prefixes:
+        if query is None or x.has_escapes or self._exact or self._prefixes:
             key = self._start + self._target(path, query)
         else:
             key = b"%b%b?%b" % (self._start, path, query)

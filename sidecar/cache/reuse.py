@@ -25,6 +25,8 @@ HAS_SAY: Final = re.compile(rb"\n(?:cache-control|pragma|range|if-)", re.IGNOREC
 """Begins with a literal, which makes it a fifth as dear as looking for each name."""
 FRESH, STALE, REVALIDATE_BEHIND, VALIDATE = range(4)
 """Use it; use it, the request allows it stale; use it and fetch a new one meanwhile; do not use it as it is."""
+NO_WISH: Final = NOTHING
+"""What a request wishes that says nothing to caches."""
 
 Fields = dict[bytes, bytes]
 
@@ -43,12 +45,12 @@ def read_fields(lines: bytes) -> Fields | None:
 def wishes(fields: Fields | None) -> Directives:
     """What the request says to caches.  `Pragma: no-cache` counts where there is no Cache-Control (RFC 9111 5.4)."""
     if fields is None:
-        return NOTHING
+        return NO_WISH
     control = fields.get(b"cache-control")
     if control is not None:
         return parse((control,))
     pragma = fields.get(b"pragma")
-    return NO_CACHE if pragma is not None and b"no-cache" in pragma.lower() else NOTHING
+    return NO_CACHE if pragma is not None and b"no-cache" in pragma.lower() else NO_WISH
 
 
 NO_CACHE: Final = parse((b"no-cache",))

@@ -132,24 +132,28 @@ class Store:
         return True
 
     def _keep(self, key: bytes, entry: Entry, x: Exchange) -> bool:
-        known = self.memory.get(key)
-        if known is None and not entry.vary and entry.key == key:
-            return self.memory.add(entry)
+        memory = self.memory
+        if not entry.vary and entry.key == key and memory.fits(entry):
+            known = memory.add(entry)
+            if known is None:
+                return True
+        else:
+            known = memory.get(key)
         variants = known if isinstance(known, Variants) else None
         if entry.vary and (variants is None or not set(entry.vary) <= set(variants.names)):
             names = tuple(sorted({*entry.vary, *(variants.names if variants else ())}))
             if len(names) > MAX_NAMES:
                 return False
             variants = Variants(key, names)
-            self.memory.put(variants)  # takes the answers with it that were keyed by fewer fields
+            memory.put(variants)  # takes the answers with it that were keyed by fewer fields
         if variants is None:
             if entry.key != key:
                 entry.become(key)
-            return self.memory.put(entry)
+            return memory.put(entry)
         entry.become(variant_key(key, x, variants.names))
-        if not self.memory.put(entry):
+        if not memory.put(entry):
             return False
-        self.memory.add_variant(variants, entry.key)
+        memory.add_variant(variants, entry.key)
         return True
 
     def drop(self, entry: Entry) -> None:
@@ -165,7 +169,7 @@ class Store:
 
     def is_unknown(self, key: bytes) -> bool:
         """Is nobody fetching an answer to this key, and was none refused?"""
-        return key not in self.flights and not (self._uncacheable and key in self._uncacheable)
+        return key not in self.flights and (not self._uncacheable or key not in self._uncacheable)
 
     def is_uncacheable(self, key: bytes, now: float) -> bool:
         """Was the last answer to this key, not long ago, one that could not be stored?"""

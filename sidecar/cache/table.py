@@ -62,15 +62,19 @@ class Table:
     def put(self, item: Item) -> bool:
         """Store under `item.key`, making room; False if it is too large to be stored."""
         self.remove(item.key)
-        return self.add(item)
+        return self.fits(item) and self.add(item) is None
 
-    def add(self, item: Item) -> bool:
-        """The same, where nothing is stored under the key."""
+    def fits(self, item: Item) -> bool:
+        """Is it small enough to be stored?"""
+        return item.size <= self.max_bytes // 4
+
+    def add(self, item: Item) -> Item | None:
+        """Store what fits where nothing is stored under its key: None; else what is stored there."""
         key = item.key
-        if item.size > self.max_bytes // 4:
-            return False
+        known = self._items.setdefault(key, item)
+        if known is not item:
+            return known
         limit = self.max_bytes if self.bytes <= self.max_bytes else self.bytes
-        self._items[key] = item
         self._recent.add(item)
         self.bytes += item.size
         if item.is_one_of_several:
@@ -80,7 +84,7 @@ class Table:
                 self._tags.setdefault(tag, set()).add(key)
         if self.bytes > limit:
             self._evict(limit)
-        return True
+        return None
 
     def add_variant(self, variants: Variants, key: bytes) -> None:
         """Remember that an answer of these variants is stored under a key of its own."""

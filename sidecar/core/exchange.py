@@ -7,7 +7,7 @@ Facts are set by the edge; a stage that rewrites the request (`transform`) repla
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from sidecar.core.message import Headers, Message
 
@@ -15,16 +15,18 @@ if TYPE_CHECKING:
     from sidecar.core.body import Body
     from sidecar.core.promise import Run
 
-NEVER = float("inf")
+NEVER: Final = float("inf")
 
-SAFE_METHODS = frozenset((b"GET", b"HEAD", b"OPTIONS", b"TRACE"))
+SAFE_METHODS: Final = frozenset((b"GET", b"HEAD", b"OPTIONS", b"TRACE"))
 """RFC 9110 9.2.1."""
-IDEMPOTENT_METHODS = SAFE_METHODS | {b"PUT", b"DELETE"}
+IDEMPOTENT_METHODS: Final = SAFE_METHODS | {b"PUT", b"DELETE"}
 """RFC 9110 9.2.2."""
 
-CRITICAL, DEFAULT, SHEDDABLE = 0, 1, 2
+CRITICAL: Final = 0
+DEFAULT: Final = 1
+SHEDDABLE: Final = 2
 """How much a request matters: under pressure the highest number goes first."""
-CRITICALITIES = {"critical": CRITICAL, "default": DEFAULT, "sheddable": SHEDDABLE}
+CRITICALITIES: Final = {"critical": CRITICAL, "default": DEFAULT, "sheddable": SHEDDABLE}
 
 
 class Attempt:
@@ -53,7 +55,7 @@ class Attempt:
         """What the upstream was told as its parent span (64 bits); 0 where tracing is off."""
 
 
-SHARED = (
+SHARED: Final = (
     "route", "version", "scheme", "authority", "query", "body", "stream", "forwarding", "client_address", "request_id",
     "captures", "upgrade", "expects_continue", "accepts_trailers", "interim", "arrived", "deadline", "attempt_timeout",
     "timeout_header", "grpc_timeout", "idle_timeout", "criticality", "marked_attempt", "is_hedge", "is_counted",
@@ -76,6 +78,8 @@ class Exchange(Message):
     """As it came, percent-encoded; never empty."""
     query: bytes | None = None
     """Without the question mark; None where there was none."""
+    has_escapes = True
+    """May path or query be percent-encoded?  The edge has seen whether something is."""
     body = b""
     stream: Body | None = None
     """The request's body where it had not arrived whole; `body` is then empty."""

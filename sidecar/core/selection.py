@@ -18,6 +18,22 @@ SECRETS: Final = frozenset((b"authorization", b"proxy-authorization", b"cookie",
 """Never remembered."""
 
 
+class Line:
+    """What is to be done with one."""
+
+    __slots__ = ("field", "is_noted", "is_taken")
+
+    def __init__(self, field: tuple[bytes, bytes], is_taken: bool = False, is_noted: bool = False) -> None:
+        self.field = field
+        """Its name, in lower case, and its value, where it is taken."""
+        self.is_taken = is_taken
+        self.is_noted = is_noted
+
+
+PASSING: Final = Line((b"", b""))
+NOTED: Final = Line((b"", b""), is_noted=True)
+
+
 class Selection:
     """Names of fields, and what the lines of late were."""
 
@@ -27,8 +43,7 @@ class Selection:
         """Fields to take, and fields that pass but are to be noticed; lower case."""
         self._names = names
         self._noted = noted
-        self._known: dict[bytes, tuple[bytes, bytes] | None] = {}
-        """None for a line that passes, a field without a name for one that is noticed."""
+        self._known: dict[bytes, Line] = {}
 
     def take(self, data: bytes, start: int, end: int) -> tuple[bytes, Headers, bool]:
         """Split a head whose field lines are `data[start:end]`: the lines that pass, the fields taken, and whether one
@@ -37,26 +52,26 @@ class Selection:
         taken: Headers = []
         kept: list[bytes] = []
         known = self._known
-        for line in data[start:end].split(b"\r\n"):
-            field = known[line] if line in known else self._read(line)
-            if field is None:
-                kept.append(line)
-            elif field[0]:
-                taken.append(field)
+        for text in data[start:end].split(b"\r\n"):
+            line = known.get(text)
+            if line is None:
+                line = self._read(text)
+            if line.is_taken:
+                taken.append(line.field)
             else:
-                kept.append(line)
-                noticed = True
+                kept.append(text)
+                if line.is_noted:
+                    noticed = True
         return b"\r\n".join(kept), taken, noticed
 
-    def _read(self, line: bytes) -> tuple[bytes, bytes] | None:
-        name = line[: line.find(b":")].lower()
-        field = None
+    def _read(self, text: bytes) -> Line:
+        name = text[: text.find(b":")].lower()
         if name in self._names:
-            field = name, line[len(name) + 1 :].strip(b" \t")
-        elif name in self._noted:
-            field = b"", b""
-        if len(line) <= LINE and name not in SECRETS:
+            line = Line((name, text[len(name) + 1 :].strip(b" \t")), is_taken=True)
+        else:
+            line = NOTED if name in self._noted else PASSING
+        if len(text) <= LINE and name not in SECRETS:
             if len(self._known) >= LINES:
                 self._known.clear()
-            self._known[line] = field
-        return field
+            self._known[text] = line
+        return line

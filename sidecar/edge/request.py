@@ -44,6 +44,10 @@ SPECIAL: Final = Selection(HOP_BY_HOP | CLAIMS | MASKED | {
 }, FOR_CACHES)  # fmt: skip
 """Fields that the edge reads; all others pass."""
 ABSOLUTE: Final = re.compile(rb"(https?)://([^/?]*)([^?]*)(?:\?(.*))?", re.IGNORECASE)
+DOT: Final = 0x2E
+PERCENT: Final = 0x25
+QUESTION: Final = 0x3F
+"""As numbers: looking for bytes, CPython first tries to take them for one, and fails (0.3 us)."""
 DOTS: Final = re.compile(rb"/(?:\.|%2[eE]){1,2}(?=/|\Z)")
 REQUEST_ID: Final = re.compile(rb"[\x21-\x7e]{1,128}")
 NUMBER: Final = re.compile(rb"\d{1,9}")
@@ -111,11 +115,12 @@ def read_request(
             raise Invalid("Host is not a host name" if x.authority else "Host is missing")
         peer.authority = x.authority if version == 11 else None
     if target[0] == 47 and method != b"CONNECT":  # "/", the origin form
-        if target.find(b"?") >= 0:  # `in` makes and drops an exception for bytes, at four times the cost
+        if QUESTION in target:
             x.path, _, x.query = target.partition(b"?")
     else:
         _read_target(x, method, target)
-    if x.path.find(b"/.") >= 0 or x.path.find(b"/%2") >= 0:
+    x.has_escapes = PERCENT in target
+    if (x.has_escapes or DOT in x.path) and (x.path.find(b"/.") >= 0 or x.path.find(b"/%2") >= 0):
         x.path = normalised(x.path)
     return x, length, keep_alive
 

@@ -16,7 +16,7 @@ with instrumented():
     from sidecar.cache import codec, etag, ranges, reuse, structured, vary
     from sidecar.cache.dates import format_date, parse_date
     from sidecar.cache.directives import FOREVER, Directives, parse, parse_targeted
-    from sidecar.cache.facts import Facts
+    from sidecar.cache.facts import Reader
     from sidecar.cache.freshness import Asked, Rules, assess
     from sidecar.core.headers import http_date, retry_after, tokens
     from sidecar.core.http1 import FIELDS
@@ -72,9 +72,8 @@ def check_directives(found: Directives) -> None:
 
 def check_answer(lines: bytes) -> None:
     rules = Rules(ttl=30.0, heuristic=0.1, stale_while_revalidate=10.0, stale_if_error=60.0)
-    storage = assess(200, Facts(lines, rules.targets, WALL), Asked(), rules, 1.0, WALL)
-    assert 0 <= storage.age < float("inf")
-    plan = storage.plan
+    plan, age, _ = assess(200, Reader(rules.targets).read(lines, WALL), Asked(), rules, 1.0, WALL)
+    assert 0 <= age < float("inf")
     for number in (plan.lifetime, plan.stale_while_revalidate, plan.stale_if_error):
         assert 0 <= number <= 2 * FOREVER, plan
     reuse.wishes(reuse.read_fields(lines))

@@ -9,13 +9,14 @@ from typing import Any, Final
 
 from sidecar.cache import status
 from sidecar.cache.answer import answer, has_already, not_modified, with_age
-from sidecar.cache.directives import NOTHING, Directives
+from sidecar.cache.directives import Directives
 from sidecar.cache.entry import Entry, Item
 from sidecar.cache.fill import Flight
 from sidecar.cache.intake import ERRORS, Intake
 from sidecar.cache.location import speaks_of_target
 from sidecar.cache.reuse import (
     FRESH,
+    NO_WISH,
     REVALIDATE_BEHIND,
     VALIDATE,
     Fields,
@@ -93,11 +94,11 @@ class Cached:
             return self._write_through(x)
         fields = read_fields(x.lines) if x.speaks_to_caches else None
         key = self._rule.key(x)
-        now = self._now()
+        now = x.arrived or self._now()  # nobody has waited since
         item = self._memory.peek(key, now)
         if item is None and fields is None and x.method == b"GET" and self._store.is_unknown(key):
             flight = Flight(self._store, x, key, key, None, now)
-            return self._fill(x, flight, None, NOTHING, "uri-miss")
+            return self._fill(x, flight, None, NO_WISH, "uri-miss")
         if (  # the common case at its shortest
             isinstance(item, Entry)
             and now < item.fresh_until
@@ -123,7 +124,7 @@ class Cached:
         self, x: Exchange, key: bytes, fields: Fields | None, item: Item | None, now: float, joins: int = JOINS
     ) -> Outcome:
         """With what was stored under the key a moment ago, `now`."""
-        wish = NOTHING
+        wish = NO_WISH
         if fields is not None:
             if self._honours:
                 wish = wishes(fields)
@@ -264,8 +265,7 @@ class Cached:
         sent = self._now()
         outcome = await self._inner(x)
         if self._store.heed(x, outcome) and x.method == b"POST" and speaks_of_target(x, outcome.headers):
-            key = self._rule.key(x)
-            self._intake.keep_post(x, key, outcome, sent)
+            self._intake.keep_post(x, self._rule.key(x), outcome, sent)
         return self._noted(x, "bypass", outcome, "bypass" if x.method in SAFE_METHODS else "method")
 
     def _refresh(self, x: Exchange, key: bytes, slot: bytes, entry: Entry) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sidecar.cache.dates import format_date
 from sidecar.cache.entry import Entry
-from sidecar.cache.facts import Facts
+from sidecar.cache.facts import Reader
 from sidecar.cache.freshness import Asked, Rules, assess
 from sidecar.cache.key import is_more_than_uri
 
@@ -26,7 +26,7 @@ def entry(
     lines = "".join(f"{n}: {v}\r\n" for n, v in headers or [("Cache-Control", "max-age=60")]).encode("latin-1")
     rules = rules or Rules()
     wall = WALL + now - NOW
-    facts = Facts(lines, rules.targets, wall)
-    storage = assess(status, facts, Asked(), rules, 0.0, wall)
-    assert storage.refusal == b"", storage
-    return Entry(key, status, lines, body, facts, storage, now, wall, keep, is_more_than_uri(key))
+    facts = Reader(rules.targets).read(lines, wall)
+    plan, age, refusal = assess(status, facts, Asked(), rules, 0.0, wall)
+    assert refusal == b"", plan
+    return Entry(key, status, lines, body, facts, plan, age, now, wall, keep, is_more_than_uri(key))

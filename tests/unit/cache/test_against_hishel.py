@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidecar.cache.entry import Entry
-from sidecar.cache.facts import Facts
+from sidecar.cache.facts import Reader
 from sidecar.cache.freshness import Rules, assess
 from sidecar.cache.intake import asked_by, storable
 from sidecar.cache.reuse import FRESH, judge, read_fields, wishes
@@ -63,12 +63,12 @@ def ours(history: History) -> bool:
     rules = Rules()
     first, then = request("GET", history.first), request(history.method, history.then)
     lines = "".join(f"{name}: {value}\r\n" for name, value in history.answer).encode()
-    facts = Facts(lines, rules.targets, WALL)
-    storage = assess(history.status, facts, asked_by(first), rules, 0.0, WALL)
-    if storage.refusal:
+    facts = Reader(rules.targets).read(lines, WALL)
+    plan, age, refusal = assess(history.status, facts, asked_by(first), rules, 0.0, WALL)
+    if refusal:
         return False
-    lines = storable(lines, storage.plan, facts, WALL)
-    entry = Entry(b"", history.status, lines, b"", facts, storage, 0.0, WALL, 3600.0)
+    lines = storable(lines, plan, facts, WALL)
+    entry = Entry(b"", history.status, lines, b"", facts, plan, age, 0.0, WALL, 3600.0)
     if selecting(first, entry.vary) != selecting(then, entry.vary):
         return False
     fields = read_fields(then.lines)

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.cache.dates import format_date
-from sidecar.cache.facts import Facts, parse_age
-from sidecar.cache.freshness import HEURISTICALLY_CACHEABLE, UNDERSTOOD, Asked, Rules, Storage, assess
+from sidecar.cache.facts import Reader, parse_age
+from sidecar.cache.freshness import HEURISTICALLY_CACHEABLE, UNDERSTOOD, Asked, Plan, Rules, assess
 
 NOW = 1_750_000_000.0
 RULES = Rules()
 PLAINLY = Asked()
+
+
+class Judged(NamedTuple):
+    plan: Plan
+    age: float
+    refusal: bytes
+
+
 Pairs = list[tuple[str, str]]
 
 
@@ -22,12 +32,12 @@ def date(offset: float) -> str:
 
 def judge(
     *headers: tuple[str, str], status: int = 200, asked: Asked = PLAINLY, rules: Rules = RULES, delay: float = 0.0
-) -> Storage:
+) -> Judged:
     lines = "".join(f"{name}: {value}\r\n" for name, value in headers).encode()
-    return assess(status, Facts(lines, rules.targets, NOW), asked, rules, delay, NOW)
+    return Judged(*assess(status, Reader(rules.targets).read(lines, NOW), asked, rules, delay, NOW))
 
 
-def control(value: str, *more: tuple[str, str], status: int = 200, rules: Rules = RULES) -> Storage:
+def control(value: str, *more: tuple[str, str], status: int = 200, rules: Rules = RULES) -> Judged:
     return judge(("Cache-Control", value), *more, status=status, rules=rules)
 
 

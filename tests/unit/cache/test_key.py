@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.cache.key import KeyRule, uri_of
+from sidecar.edge.request import Peer, read_request
 from tests.support.service import exchange
 
 RULE = KeyRule("route:order")
@@ -86,3 +87,14 @@ def test_a_uri_as_text() -> None:
 def test_normalising_twice_changes_nothing(path: bytes) -> None:
     once = uri(path)
     assert uri(once.removeprefix(b"http://orders")) == once
+
+
+@given(st.binary(max_size=12).map(lambda tail: b"/" + bytes(octet for octet in tail if 0x20 < octet < 0x7F)))
+def test_what_the_edge_has_seen_of_a_target_changes_no_key(target: bytes) -> None:
+    peer = Peer("127.0.0.1", b"http")
+    lines = b"Host: orders"
+    x, _, _ = read_request(b"GET", target, 11, lines, 0, len(lines), peer, 0.0)
+    key = RULE.key(x)
+    assert x.has_escapes == (b"%" in target)
+    x.has_escapes = True
+    assert RULE.key(x) == key

@@ -30,5 +30,5 @@ def test_nothing_that_an_exchange_knows_is_forgotten_by_its_forks() -> None:
     assigned = [node.targets[0] for node in body if isinstance(node, ast.Assign)]
     annotated = [node.target for node in body if isinstance(node, ast.AnnAssign)]
     names = {node.id for node in [*assigned, *annotated] if isinstance(node, ast.Name)}
-    own = {"path", "attempt", "why", "errand", "speaks_to_caches"}  # a fork may be sent with other fields
+    own = {"path", "attempt", "why", "errand", "speaks_to_caches", "has_escapes"}  # it may ask for something else
     assert names - own == set(SHARED)
