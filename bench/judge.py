@@ -7,11 +7,15 @@ from statistics import fmean
 from typing import Final, NamedTuple
 
 from bench.tally import Tally
+from sidecar.core.selection import LINES
 
 WARM_UP: Final = 0.25
 """Share of the time in which caches, pools and free lists fill."""
 KEPT: Final = 100
 """Objects of a type that may be kept on purpose, such as the history of reloads."""
+MEMORIES: Final = {"sidecar.core.selection.Line": 3 * LINES}
+"""What is remembered, by how many at most: three selections remember lines.  It grows until it is full, and then
+begins anew, so it is held against its bound and not against a line through its samples."""
 MIB: Final = 2**20
 
 
@@ -81,14 +85,19 @@ def growths(samples: Sequence[Sample]) -> list[Growth]:
         line("memory, MiB", lambda s: s.memory / MIB, lambda mean: 8 if is_short else 0.03 * mean),
         line("descriptors", lambda s: s.files, some),
         line("tasks", lambda s: s.tasks, some),
-        line("objects", lambda s: sum(s.objects.values()), lambda mean: 0.1 * mean + 200),
+        line("objects", lambda s: sum(_living(s).values()), lambda mean: 0.1 * mean + 200),
     ]
-    kinds = sorted({kind for sample in settled for kind in sample.objects})
+    kinds = sorted({kind for sample in settled for kind in _living(sample)})
     return lines + [
         found
         for kind in kinds
         if (found := line(kind, lambda s, kind=kind: s.objects.get(kind, 0), some)).rise > found.allowed  # type: ignore[misc]
     ]
+
+
+def _living(sample: Sample) -> dict[str, int]:
+    """The objects that should go with what they were made for."""
+    return {kind: count for kind, count in sample.objects.items() if kind not in MEMORIES}
 
 
 def judge(samples: Sequence[Sample], before: Sample, after: Sample, tally: Tally) -> Verdict:
@@ -106,9 +115,13 @@ def judge(samples: Sequence[Sample], before: Sample, after: Sample, tally: Tally
     ):
         if value > allowed:
             faults.append(f"{value} {name} remain, {allowed} there were before")
+    for kind, most in MEMORIES.items():
+        count = max(sample.objects.get(kind, 0) for sample in (*samples, before, after))
+        if count > most:
+            faults.append(f"{count} {kind} are remembered, {most} at most should be")
     faults += [
         f"{count} {kind} remain, {before.objects.get(kind, 0)} there were before"
-        for kind, count in after.objects.items()
+        for kind, count in _living(after).items()
         if count > before.objects.get(kind, 0) + max(KEPT, 0.2 * before.objects.get(kind, 0))
     ]
     return Verdict(lines, faults, before, after)

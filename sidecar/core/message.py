@@ -76,7 +76,7 @@ class Message:
     def add_lines(self, lines: bytes) -> None:
         """More fields at the end, as lines."""
         if self._headers is None:
-            self._lines = b"%b%b" % (self._lines, lines)
+            self._lines = self._lines + lines
         else:
             self._headers += parse_fields(lines)
 

@@ -98,7 +98,7 @@ class Cached:
         item = self._memory.peek(key, now)
         if item is None and fields is None and x.method == b"GET" and self._store.is_unknown(key):
             flight = Flight(self._store, x, key, key, None, now)
-            return self._fill(x, flight, None, NO_WISH, "uri-miss")
+            return self._fill(x, flight, None, NO_WISH, "uri-miss", as_it_is=self._store.shared is None)
         if (  # the common case at its shortest
             isinstance(item, Entry)
             and now < item.fresh_until
