@@ -32,13 +32,31 @@ def keys(memory: Table) -> list[bytes]:
 
 
 def test_the_least_recently_used_leaves_first() -> None:
-    memory = store(5 * item("a", 1000).size)
+    memory = store(5 * item("a", 1000).size + 20)
     for name in "abcde":
         memory.put(item(name, 1000))
     assert memory.peek(b"k http://a/a", NOW)
     memory.put(item("f", 1000))
     assert [key[-1:] for key in keys(memory)] == [b"c", b"d", b"e", b"a", b"f"]
     assert (memory.evictions.value, len(memory)) == (1, 5)
+
+
+def test_room_is_made_for_some_at_once() -> None:
+    """Entries that were stored one after another lie so in memory: to let go of them together is cheaper."""
+    small = item("1000").size
+    memory = store(1000 * small)
+    for number in range(1000, 2001):
+        memory.put(item(str(number)))
+    assert (len(memory), memory.evictions.value) == (998, 3), "a 512th of the budget beyond the one"
+    memory.put(item("2001"))
+    assert (len(memory), memory.evictions.value) == (999, 3)
+    assert memory.bytes <= memory.max_bytes
+    memory = store(10**9)
+    for number in range(1001):
+        large = item(str(number))
+        large.size = 10**6
+        memory.put(large)
+    assert memory.evictions.value == 2, "of a large budget not more than `SPARE`"
 
 
 def test_one_body_does_not_empty_the_store() -> None:
