@@ -147,8 +147,8 @@ class Reader:
     def _read(self, head: bytes) -> Facts:
         facts = Facts()
         known = self._lines
-        controls: list[bytes] | None = None
-        varies: list[bytes] | None = None
+        controls: list[Line] = []
+        varies: list[Line] = []
         is_targeted = False
         for text in head.split(b"\r\n"):
             line = known.get(text)
@@ -160,19 +160,13 @@ class Reader:
             if kind == DATE:
                 facts.date = line.instant
             elif kind == CONTROL:
-                if controls is None:
-                    controls = []
-                    facts.control = line.control
-                controls.append(line.value)
+                controls.append(line)
             elif kind == ETAG:
                 facts.etag = line.value or None
             elif kind == MODIFIED:
                 facts.last_modified = line.instant
             elif kind == VARY:
-                if varies is None:
-                    varies = []
-                    facts.vary = line.names
-                varies.append(line.value)
+                varies.append(line)
             elif kind == EXPIRES:
                 facts.expires = [*(facts.expires or ()), line.value]
             elif kind == COOKIE:
@@ -187,10 +181,10 @@ class Reader:
                 facts.has_unstorable = True
                 if kind == AGED and facts.age is None:  # RFC 9111 5.1: the first of several
                     facts.age = parse_age(line.value)
-        if controls is not None and len(controls) > 1:
-            facts.control = parse(controls)
-        if varies is not None and len(varies) > 1:
-            facts.vary = names_of(varies)
+        if controls:
+            facts.control = controls[0].control if len(controls) == 1 else parse([line.value for line in controls])
+        if varies:
+            facts.vary = varies[0].names if len(varies) == 1 else names_of([line.value for line in varies])
         if is_targeted:
             self._heed(facts, head)
         return facts
