@@ -90,10 +90,9 @@ def run(options: argparse.Namespace) -> None:
             for number in range(-1, options.rounds):  # the round -1 warms up and is thrown away
                 turn = max(0, number) % max(1, len(taking_part))
                 for one in taking_part[turn:] + taking_part[:turn]:
-                    for part in scenario.parts:
-                        sample = take(part, number, one, options)
-                        if number >= 0:
-                            samples[part.name, one.peer.name].append(sample)
+                    sample = take(scenario, number, one, options)
+                    if number >= 0:
+                        samples[scenario.name, one.peer.name].append(sample)
         facts = {
             "machine": machine.hardware(),
             "interpreter": machine.interpreter(),

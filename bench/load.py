@@ -20,6 +20,9 @@ from bench import machine
 
 MICROSECONDS: Final = {"us": 1.0, "ms": 1e3, "s": 1e6, "m": 6e7}
 UNIQUE: Final = Path(__file__).with_name("unique.lua")
+TURNS: Final = Path(__file__).with_name("turns.lua")
+COUNTED: Final = 500
+"""Requests of a turn that count: some 20 ms."""
 
 
 class Load(NamedTuple):
@@ -49,6 +52,20 @@ def wrk(url: str, connections: int, seconds: float, core: int, *, unique: bool =
     broken = re.search(r"Socket errors: connect (\d+), read (\d+), write (\d+), timeout (\d+)", text)
     errors = (int(bad[1]) if bad else 0) + (sum(map(int, broken.groups())) if broken else 0)
     return Load(int(requests), float(took), _percentile(text, 50), _percentile(text, 99), errors)
+
+
+def in_turn(site: str, paths: tuple[str, str], connections: int, seconds: float, core: int, pid: int) -> float:
+    """wrk: how many times the CPU time of a request to the first path a process needs for one to the second.
+
+    They are asked for in turn within one load, since the machine's speed wanders within seconds.  What is under way
+    when a turn begins belongs to the one before: of the first requests nothing is counted.
+    """
+    argv = ["wrk", "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", f"-s{TURNS}", site, "--"]
+    argv += [str(time.monotonic_ns()), str(machine.cpu_clock(pid)), str(2 * connections), str(COUNTED), *paths]
+    found = re.search(r"^Turns: (\d+) ([\d.]+) ([\d.]+)$", text := _run(argv, core, seconds), re.MULTILINE)
+    if found is None or found[1] == "0":
+        raise RuntimeError(f"wrk did not come to a pair of turns:\n{text}")
+    return float(found[3]) / float(found[2])
 
 
 def _percentile(text: str, share: int) -> float:

@@ -70,8 +70,7 @@ def table(scenario: Scenario, names: Sequence[str], samples: Samples) -> list[st
         if scenario.idle:
             cells.append(f"{got.idle / 1024:.1f}")
         if scenario.base is not None:
-            times = ratio(own, samples[scenario.base.name, name], "cpu")
-            cells.append("-" if times is None else f"{times:.2f}x")
+            cells.append(f"{got.times:.2f}x")
         rows.append(f"| {' | '.join(cells)} |")
     return rows
 

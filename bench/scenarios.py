@@ -7,7 +7,7 @@ import time
 from contextlib import ExitStack
 from typing import Final, NamedTuple
 
-from bench import machine
+from bench import load, machine
 from bench.load import Generate
 
 
@@ -27,16 +27,11 @@ class Scenario(NamedTuple):
     traced: bool = False
     """Is it asked of processes that trace one request in a hundred?"""
     base: Scenario | None = None
-    """The same without what is to be measured, asked of each peer right before."""
+    """The same without what is to be measured, asked of each peer in turn with it."""
 
     def of(self, name: str) -> bool:
         """Does that peer take part?"""
         return name in self.peers or not self.peers
-
-    @property
-    def parts(self) -> tuple[Scenario, ...]:
-        """What is measured, in this order."""
-        return (self,) if self.base is None else (self.base, self)
 
 
 SMALL: Final = "/orders/small"
@@ -75,6 +70,8 @@ class Sample(NamedTuple):
     """Bytes, while the load ran out."""
     idle: float
     """Bytes by which an idle connection made it grow; 0 where there were none."""
+    times: float = 0.0
+    """How many times the CPU of a request of the base it is; 0 where there is none."""
 
 
 def measure(scenario: Scenario, pid: int, port: int, seconds: float, generate: Generate) -> Sample:
@@ -87,18 +84,29 @@ def measure(scenario: Scenario, pid: int, port: int, seconds: float, generate: G
             stack.enter_context(hold(port, scenario.target))
         grown = machine.resident_bytes(pid) - before
         used = machine.cpu_seconds(pid)
-        load = generate(url, scenario.connections, seconds, core, unique=scenario.unique)
+        seen = generate(url, scenario.connections, seconds, core, unique=scenario.unique)
         used = machine.cpu_seconds(pid) - used
         resident = machine.resident_bytes(pid)
     return Sample(
-        per_second=load.requests / load.seconds,
-        p50=load.p50,
-        p99=load.p99,
-        cpu=used / load.requests * 1e6,
-        errors=load.errors / load.requests,
+        per_second=seen.requests / seen.seconds,
+        p50=seen.p50,
+        p99=seen.p99,
+        cpu=used / seen.requests * 1e6,
+        errors=seen.errors / seen.requests,
         resident=resident,
         idle=grown / scenario.idle if scenario.idle else 0.0,
+        times=0.0 if scenario.base is None else times(scenario, scenario.base, pid, port, seconds, generate),
     )
+
+
+def times(scenario: Scenario, base: Scenario, pid: int, port: int, seconds: float, generate: Generate) -> float:
+    """The CPU of a request as a multiple of that of the base's."""
+    if generate is load.wrk:
+        _, core = machine.cores()
+        paths = base.target, scenario.target
+        return load.in_turn(f"http://127.0.0.1:{port}", paths, scenario.connections, 2 * seconds, core, pid)
+    without, alone = (measure(one._replace(base=None), pid, port, seconds, generate) for one in (base, scenario))
+    return alone.cpu / without.cpu
 
 
 def hold(port: int, target: str) -> socket.socket:
