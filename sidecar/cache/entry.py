@@ -107,7 +107,10 @@ class Entry(Item):
         self.vary: Names = facts.vary or ()
         self.tags = tags_of(facts.tags) if facts.tags else ()
         self.hits = 0
-        self.ready()
+        self._not_modified = b""
+        self.size = OVERHEAD + len(body) + len(lines) + len(key)
+        if is_one_of_several or self.tags:
+            self.ready()
 
     def ready(self) -> None:
         """Work out what follows from the rest: `size`, the bytes that it counts for, and what is made on demand."""

@@ -1,26 +1,31 @@
 """One call to the upstream that many requests wait for.
 
-A `Flight` is that call: what it is for, and what it brought.  It runs in the run of the request that started it, so it
-costs those nothing that are alone with it, which is nearly all.  When the client of that request goes away while others
-wait, the run goes on without it (`Exchange.errand`); it ends early only when nobody waits any more and nothing has come
-yet.  Those who wait get the flight once it has landed, or None to go on alone.  It can be joined until its body has
-arrived whole (see `tee`).  Number and time of the waiters are for the callers to bound.
+A `Flight` is that call: what it is for, and what it brought.  It runs in the run of the request that started it, and is
+made when somebody asks for it (`Flights`), so it costs those nothing that are alone, which is nearly all.  When the
+client of that request goes away while others wait, the run goes on without it (`Exchange.errand`); it ends early only
+when nobody waits any more and nothing has come yet.  Those who wait get the flight once it has landed, or None to go on
+alone.  It can be joined until its body has arrived whole (see `tee`).  Number and time of the waiters are for the
+callers to bound.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections import OrderedDict
+from typing import Any, Final
 
 from sidecar.cache.entry import Entry
 from sidecar.cache.key import uri_of
 from sidecar.cache.tee import Tee
 from sidecar.core.env import Env, Handle
 from sidecar.core.exchange import Exchange
+from sidecar.core.meter import Counter
 from sidecar.core.outcome import Outcome
 from sidecar.core.promise import Promise, Run
 
-if TYPE_CHECKING:
-    from sidecar.cache.store import Store
+MAX_UNCACHEABLE: Final = 10_000
+"""Keys remembered as not cacheable."""
+UNCACHEABLE_FOR: Final = 60.0
+"""Seconds for which nobody waits for another's answer to such a key."""
 
 
 class Flight:
@@ -52,11 +57,11 @@ class Flight:
     _waiters: dict[Promise[Flight | None], Handle] | None = None
 
     def __init__(
-        self, store: Store, x: Exchange, key: bytes, slot: bytes, stale: Entry | None, now: float,
+        self, flights: Flights, x: Exchange, key: bytes, slot: bytes, stale: Entry | None, now: float,
         is_conditional: bool = False, is_open: bool = True,
     ) -> None:  # fmt: skip
         """`is_open`: may others join?"""
-        self._store = store
+        self._flights = flights
         self.x = x
         """The request that it answers."""
         self.key = key
@@ -69,13 +74,12 @@ class Flight:
         """The instant at which the upstream was asked, or a little earlier."""
         self.is_conditional = is_conditional
         """Does the request bear conditions or a range of its own?"""
-        store.fills.value += 1
         self._is_open = is_open
         if is_open:
-            store.flights[slot] = self
+            flights.open[slot] = self
             x.errand = self
         else:
-            store.alone.add(self)
+            flights.alone.add(self)
 
     @property
     def uri(self) -> bytes:
@@ -145,6 +149,78 @@ class Flight:
         """It is over: nobody can join any more."""
         if self._is_open:
             self._is_open = False
-            del self._store.flights[self.slot]
+            del self._flights.open[self.slot]
         else:
-            self._store.alone.discard(self)
+            self._flights.alone.discard(self)
+
+
+class Flights:
+    """The calls of one store that are on their way."""
+
+    __slots__ = ("alone", "begun", "open", "uncacheable")
+
+    def __init__(self, begun: Counter) -> None:
+        self.begun = begun
+        self.open: dict[bytes, Flight | Exchange] = {}
+        """Those that others may wait for, by key.  One that nobody has asked for is no more than its request."""
+        self.alone: set[Flight] = set()
+        """Those that nobody else can wait for, and whose answers may be stored as well."""
+        self.uncacheable: OrderedDict[bytes, float] = OrderedDict()
+        """Keys for which nobody waits, until when."""
+
+    def note(self, key: bytes, x: Exchange) -> bool:
+        """A request that says nothing to caches is to fetch the answer to this key; False if another does already."""
+        if self.open.setdefault(key, x) is not x:
+            return False
+        self.begun.value += 1
+        return True
+
+    def start(
+        self, x: Exchange, key: bytes, slot: bytes, stale: Entry | None, now: float, is_conditional: bool = False,
+        is_open: bool = True,
+    ) -> Flight:  # fmt: skip
+        """A request is to fetch an answer, in whatever way."""
+        self.begun.value += 1
+        return Flight(self, x, key, slot, stale, now, is_conditional, is_open)
+
+    def get(self, slot: bytes) -> Flight | None:
+        """The call that fetches the answer to this key, if there is one."""
+        call = self.open.get(slot)
+        return Flight(self, call, slot, slot, None, call.arrived) if isinstance(call, Exchange) else call
+
+    def fail(self, key: bytes) -> None:
+        """A call that was noted has come to nothing."""
+        call = self.open.get(key)
+        if isinstance(call, Flight):
+            call.fail()
+        elif call is not None:
+            del self.open[key]
+
+    def outdate(self, uri: bytes | None) -> None:
+        """What such calls bring, by default all, is not to be stored."""
+        for slot in list(self.open):
+            if (uri is None or uri_of(slot) == uri) and (flight := self.get(slot)) is not None:
+                flight.is_outdated = True
+        for flight in self.alone:
+            if uri is None or flight.uri == uri:
+                flight.is_outdated = True
+
+    def mark_uncacheable(self, key: bytes, now: float) -> None:
+        """Remember that the answer to this key could not be stored."""
+        self.uncacheable[key] = now + UNCACHEABLE_FOR
+        self.uncacheable.move_to_end(key)
+        if len(self.uncacheable) > MAX_UNCACHEABLE:
+            self.uncacheable.popitem(last=False)
+
+    def is_uncacheable(self, key: bytes, now: float) -> bool:
+        """Was the last answer to this key, not long ago, one that could not be stored?"""
+        until = self.uncacheable.get(key)
+        return until is not None and now < until
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for one."""
+        return sum(call.waiting for call in self.open.values() if isinstance(call, Flight))
+
+    def __len__(self) -> int:
+        return len(self.open) + len(self.alone)

@@ -70,8 +70,8 @@ class Plan:
     no_cache = False
     """Must it be validated even while it is fresh (RFC 9111 5.2.2.4)?"""
     immutable = False
-    dropped: frozenset[bytes] = frozenset()
-    """Fields not to store."""
+    dropped: frozenset[bytes] | None = None
+    """Fields not to store, if there are any."""
 
     def __init__(self, refusal: bytes = b"") -> None:
         self.refusal = refusal
@@ -189,5 +189,5 @@ def _windows(control: Directives, rules: Rules, lifetime: float, dropped: frozen
             plan.stale_if_error = rules.stale_if_error
     plan.no_cache = control.no_cache
     plan.immutable = control.immutable
-    plan.dropped = dropped
+    plan.dropped = dropped or None
     return plan

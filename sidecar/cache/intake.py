@@ -7,9 +7,9 @@ taken off, ours are put on where there is something to validate.
 from __future__ import annotations
 
 import re
-from collections.abc import Coroutine
 from functools import partial
-from typing import Any, Final, NamedTuple
+from math import inf
+from typing import Final, NamedTuple
 
 from sidecar.cache.dates import format_date
 from sidecar.cache.directives import NOTHING, parse
@@ -19,7 +19,7 @@ from sidecar.cache.fill import Flight
 from sidecar.cache.freshness import Asked, Plan, Rules, assess, is_explicit
 from sidecar.cache.key import KeyRule
 from sidecar.cache.lines import join, lowered, values, without
-from sidecar.cache.reuse import FRESH, judge, may_stand_in
+from sidecar.cache.reuse import ERRORS, FRESH, judge, may_stand_in
 from sidecar.cache.store import Store
 from sidecar.cache.tee import Tee
 from sidecar.cache.validation import conditional, freshened, is_same, is_same_by_head, unconditional
@@ -29,8 +29,8 @@ from sidecar.core.headers import get_all
 from sidecar.core.outcome import Headers, Outcome
 from sidecar.core.stage import Service
 
-ERRORS: Final = frozenset((500, 502, 503, 504))
-"""RFC 5861 4."""
+CLOCK_HOLDS: Final = 1.0
+"""Seconds for which the wall clock is taken not to jump."""
 SET_COOKIE: Final = frozenset((b"set-cookie",))
 DATE: Final = frozenset((b"date",))
 OF_THE_REQUEST: Final = frozenset((b"authorization", b"request-no-store"))
@@ -49,28 +49,28 @@ class Limits(NamedTuple):
 class Intake:
     """Calls one inner service and stores what it answers."""
 
-    __slots__ = ("_inner", "_is_more_than_uri", "_keep", "_max_body", "_now", "_reader", "_rules", "_store", "_wall")
+    __slots__ = (
+        "_ahead", "_inner", "_is_more_than_uri", "_keep", "_max_body", "_memory", "_now", "_reader", "_rules", "_store",
+        "_until", "_wall",
+    )  # fmt: skip
 
     def __init__(self, inner: Service, store: Store, rule: KeyRule, limits: Limits, env: Env) -> None:
         self._inner = inner
         self._store = store
+        self._memory = store.memory
         self._is_more_than_uri = bool(rule.headers)
         self._rules, self._max_body, self._keep = limits
         self._reader = reader(self._rules.targets)
         self._now = env.now
         self._wall = env.wall
-
-    def fill(self, flight: Flight) -> Coroutine[Any, Any, Outcome | None]:
-        """Bring an answer that can be stored: from the shared tier, by validation, or whole.  None where it stands on
-        the flight already."""
-        if self._store.shared is None and flight.stale is None and not flight.is_conditional:
-            return self._inner(flight.x)
-        return self._fetch(flight)
+        self._ahead = 0.0
+        """How far the wall clock is ahead of the other, as was seen not long ago."""
+        self._until = -inf
 
     async def bring(self, flight: Flight, as_it_is: bool = False) -> None:
         """Make the call, for the request as it is or for an answer that can be stored, and note what came of it."""
         try:
-            outcome = await (self._inner(flight.x) if as_it_is else self.fill(flight))
+            outcome = await (self._inner(flight.x) if as_it_is else self._fetch(flight))
             if outcome is not None:
                 self.received(flight, outcome)
         except BaseException:
@@ -79,6 +79,7 @@ class Intake:
         flight.land()
 
     async def _fetch(self, flight: Flight) -> Outcome | None:
+        """From the shared tier, by validation, or whole.  None where it stands on the flight already."""
         x = flight.x
         if self._store.shared is not None:
             found, flight.generation = await self._store.fetch(flight.key, flight.uri, x)
@@ -141,6 +142,24 @@ class Intake:
     ) -> Entry:  # fmt: skip
         return Entry(key, status, lines, body, facts, plan, age, now, wall, self._keep, self._is_more_than_uri)
 
+    def keep(self, x: Exchange, key: bytes, outcome: Outcome, sent: float, now: float) -> Entry | None:
+        """Store the answer to a call that was but noted; None if more has to be said of it than that it is stored."""
+        if outcome.failure is not None or outcome.stream is not None or len(outcome.body) > self._max_body:
+            return None
+        if now >= self._until:
+            self._until, self._ahead = now + CLOCK_HOLDS, self._wall() - now
+        wall = now + self._ahead
+        facts = self._reader.read(outcome.lines, wall)
+        plan, age, refusal = assess(outcome.status, facts, asked_by(x), self._rules, now - sent, wall)
+        if refusal:
+            return None
+        lines = storable(outcome.lines, plan, facts, wall)
+        entry = self._entry(key, outcome.status, lines, outcome.body, facts, plan, age, now, wall)
+        memory, uncacheable = self._memory, self._store.flights.uncacheable
+        if len(entry.vary) == 0 and not uncacheable and memory.fits(entry) and memory.add(entry) is None:
+            return entry
+        return entry if self._store.put(key, entry, x) else None
+
     def received(self, flight: Flight, outcome: Outcome) -> None:
         """The upstream has answered a call."""
         flight.outcome = outcome
@@ -190,7 +209,7 @@ class Intake:
             return
         if flight.stale is not None:
             self._store.drop(flight.stale)  # it has been replaced by something that cannot be stored
-        self._store.mark_uncacheable(flight.slot, now)
+        self._store.flights.mark_uncacheable(flight.slot, now)
 
     def _validated(self, flight: Flight, entry: Entry, outcome: Outcome) -> None:
         flight.outcome, flight.is_validated = outcome, True
@@ -233,7 +252,7 @@ PLAINLY: Final = Asked()
 def storable(lines: bytes, plan: Plan, facts: Facts, wall: float) -> bytes:
     """The lines to store (RFC 9111 3.1) of those that the facts were read from; a missing Date is put in (RFC 9110
     6.6.1)."""
-    if plan.dropped:
+    if plan.dropped is not None:
         lines = without(lines, UNSTORABLE | plan.dropped)
     elif facts.storable is not None:
         lines = facts.storable

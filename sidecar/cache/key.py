@@ -58,13 +58,16 @@ def site(scheme: bytes, authority: bytes) -> bytes:
 class KeyRule:
     """How one policy makes keys.  `digest` is its identity: two rules that differ in it never share an answer."""
 
-    __slots__ = ("_authority", "_exact", "_prefixes", "_scheme", "_start", "digest", "headers", "namespace")
+    __slots__ = (
+        "_authority", "_exact", "_ignores_some", "_prefixes", "_scheme", "_start", "digest", "headers", "namespace",
+    )  # fmt: skip
 
     def __init__(self, name: str, headers: tuple[str, ...] = (), ignore_query: tuple[str, ...] = ()) -> None:
         self.headers = tuple(sorted(header.lower().encode() for header in headers))
         ignored = sorted(ignore_query)
         self._exact = frozenset(word.encode() for word in ignored if not word.endswith("*"))
         self._prefixes = tuple(word[:-1].encode() for word in ignored if word.endswith("*"))
+        self._ignores_some = bool(ignored)
         self.digest = blake2b(repr((name, self.headers, ignored)).encode(), digest_size=8).hexdigest()
         self.namespace = self.digest.encode() + b" "
         """What its keys begin with."""
@@ -78,7 +81,7 @@ class KeyRule:
             self._scheme, self._authority = x.scheme, x.authority
             self._start = self.namespace + site(x.scheme, x.authority)
         path, query = x.path, x.query
-        if query is None or x.has_escapes or self._exact or self._prefixes:
+        if query is None or x.has_escapes or self._ignores_some:
             key = self._start + self._target(path, query)
         else:
             key = b"%b%b?%b" % (self._start, path, query)
@@ -93,7 +96,7 @@ class KeyRule:
             path = unescaped(path)
         if query is None:
             return path
-        if self._exact or self._prefixes:
+        if self._ignores_some:
             kept = [part for part in query.split(b"&") if not self._ignores(part)]
             if not kept:
                 return path

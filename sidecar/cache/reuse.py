@@ -13,6 +13,7 @@ from typing import Final
 from sidecar.cache.directives import NOTHING, Directives, parse
 from sidecar.cache.entry import Entry
 from sidecar.core.message import parse_fields
+from sidecar.core.outcome import Outcome
 
 READ: Final = frozenset(
     (
@@ -23,6 +24,8 @@ READ: Final = frozenset(
 """Fields of a request that have a say in how it is answered from a store."""
 HAS_SAY: Final = re.compile(rb"\n(?:cache-control|pragma|range|if-)", re.IGNORECASE)
 """Begins with a literal, which makes it a fifth as dear as looking for each name."""
+ERRORS: Final = frozenset((500, 502, 503, 504))
+"""RFC 5861 4."""
 FRESH, STALE, REVALIDATE_BEHIND, VALIDATE = range(4)
 """Use it; use it, the request allows it stale; use it and fetch a new one meanwhile; do not use it as it is."""
 NO_WISH: Final = NOTHING
@@ -97,3 +100,8 @@ def may_stand_in(entry: Entry, wish: Directives, now: float) -> bool:
 def is_last_resort(entry: Entry, wish: Directives) -> bool:
     """May `fallback: [stale]` use it, however stale it is?"""
     return not (entry.no_cache or entry.must_validate or wish.no_cache)
+
+
+def has_failed(outcome: Outcome) -> bool:
+    """Is it an error for which something stale may stand in (RFC 5861 4)?"""
+    return outcome.status in ERRORS if outcome.failure is None else outcome.failure.origin != "client"

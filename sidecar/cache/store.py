@@ -7,12 +7,12 @@ A URI is looked up as each key rule in use would normalise it.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 from weakref import ref
 
 from sidecar.cache.entry import Entry, Item, Variants
+from sidecar.cache.fill import Flights
 from sidecar.cache.key import KeyRule
 from sidecar.cache.location import others
 from sidecar.cache.memory import MemoryStore
@@ -28,13 +28,6 @@ from sidecar.core.exchange import SAFE_METHODS, Exchange
 from sidecar.core.meter import Counter
 from sidecar.core.outcome import Outcome
 
-if TYPE_CHECKING:
-    from sidecar.cache.fill import Flight
-
-MAX_UNCACHEABLE: Final = 10_000
-"""Keys remembered as not cacheable."""
-UNCACHEABLE_FOR: Final = 60.0
-"""Seconds for which nobody waits for another's answer to such a key."""
 LONGEST_SELECTION: Final = 256
 """Bytes of selecting fields in a key; longer ones are hashed."""
 MAX_NAMESPACES: Final = 4096
@@ -59,20 +52,15 @@ class Store:
         self.shared = self._tier(spec)
         self._uses: tuple[ref[Use], ...] = ()
         """Replaced whole: policies are compiled in a thread of their own."""
-        self.flights: dict[bytes, Flight] = {}
-        """Calls to the upstream that others may wait for, by key."""
-        self.alone: set[Flight] = set()
-        """Those that nobody else can wait for, and whose answers may be stored as well."""
+        self.flights = flights = Flights(meter.counter(events.CACHE_FILLS, cache=name))
         self.results: dict[str, dict[str, Counter]] = {}
         """Look-ups by route and result."""
         self.budget = Budget(spec.memory.max_size)
-        self._uncacheable: OrderedDict[bytes, float] = OrderedDict()
-        self.fills = meter.counter(events.CACHE_FILLS, cache=name)
         self._purged = meter.counter(events.CACHE_PURGED, cache=name)
-        memory, flights = self.memory, self.flights
+        memory = self.memory
         meter.gauge(events.CACHE_BYTES, lambda: memory.bytes, cache=name)
         meter.gauge(events.CACHE_ENTRIES, lambda: len(memory), cache=name)
-        meter.gauge(events.CACHE_WAITERS, lambda: sum(flight.waiting for flight in flights.values()), cache=name)
+        meter.gauge(events.CACHE_WAITERS, lambda: flights.waiting, cache=name)
 
     def _tier(self, spec: CacheSpec) -> RedisTier | None:
         return None if spec.redis is None else RedisTier(spec.redis, self.name, self._env, self._purged_elsewhere)
@@ -123,8 +111,8 @@ class Store:
         """Store an answer to `x` under the request's key; False if it is too large or varies by too much."""
         if not self._keep(key, entry, x):
             return False
-        if self._uncacheable:
-            self._uncacheable.pop(key, None)
+        if self.flights.uncacheable:
+            self.flights.uncacheable.pop(key, None)
         if generation is not None and self.shared is not None:
             if entry.key != key and isinstance(variants := self.memory.get(key), Variants):
                 self.shared.store(variants, generation)
@@ -159,22 +147,6 @@ class Store:
     def drop(self, entry: Entry) -> None:
         """Forget an answer that the upstream has replaced by one that cannot be stored."""
         self.memory.remove(entry.key)
-
-    def mark_uncacheable(self, key: bytes, now: float) -> None:
-        """Remember that the answer to this key could not be stored."""
-        self._uncacheable[key] = now + UNCACHEABLE_FOR
-        self._uncacheable.move_to_end(key)
-        if len(self._uncacheable) > MAX_UNCACHEABLE:
-            self._uncacheable.popitem(last=False)
-
-    def is_unknown(self, key: bytes) -> bool:
-        """Is nobody fetching an answer to this key, and was none refused?"""
-        return key not in self.flights and (not self._uncacheable or key not in self._uncacheable)
-
-    def is_uncacheable(self, key: bytes, now: float) -> bool:
-        """Was the last answer to this key, not long ago, one that could not be stored?"""
-        until = self._uncacheable.get(key)
-        return until is not None and now < until
 
     # ----- purging
 
@@ -217,9 +189,7 @@ class Store:
         self._remove(kind, what)
 
     def _remove(self, kind: str, what: bytes) -> int:
-        for flight in (*self.flights.values(), *self.alone):
-            if kind != "uri" or flight.uri == what:
-                flight.is_outdated = True
+        self.flights.outdate(what if kind == "uri" else None)
         memory = self.memory
         if kind == "everything":
             removed = memory.remove_everything()
@@ -256,7 +226,7 @@ class Store:
             "evictions": self.memory.evictions.value,
             "purged": self._purged.value,
             "lookups": {route: {r: c.value for r, c in counters.items()} for route, counters in self.results.items()},
-            "filling": len(self.flights) + len(self.alone),
+            "filling": len(self.flights),
             "filling_bytes": self.budget.taken,
             "redis": None if self.shared is None else self.shared.describe(),
             "hottest": [

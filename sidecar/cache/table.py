@@ -71,7 +71,7 @@ class Table:
 
     def fits(self, item: Item) -> bool:
         """Is it small enough to be stored?"""
-        return item.size <= self.max_bytes // 4
+        return 4 * item.size <= self.max_bytes
 
     def add(self, item: Item) -> Item | None:
         """Store what fits where nothing is stored under its key: None; else what is stored there."""

@@ -12,7 +12,7 @@ from sidecar.cache.answer import answer, has_already, not_modified, with_age
 from sidecar.cache.directives import Directives
 from sidecar.cache.entry import Entry, Item
 from sidecar.cache.fill import Flight
-from sidecar.cache.intake import ERRORS, Intake
+from sidecar.cache.intake import Intake
 from sidecar.cache.location import speaks_of_target
 from sidecar.cache.reuse import (
     FRESH,
@@ -20,6 +20,7 @@ from sidecar.cache.reuse import (
     REVALIDATE_BEHIND,
     VALIDATE,
     Fields,
+    has_failed,
     is_for_origin,
     is_last_resort,
     is_patient,
@@ -37,12 +38,11 @@ from sidecar.core.env import BuildContext
 from sidecar.core.exchange import SAFE_METHODS, Exchange
 from sidecar.core.outcome import Outcome
 from sidecar.core.stage import Service
+from sidecar.stages.cache.refresh import Refresher
 from sidecar.stages.cache.spec import Spec
 
 RESULTS: Final = ("hit", "stale", "revalidated", "coalesced", "miss", "bypass")
 """What `x.cache` and the metrics call it."""
-MAX_REFRESHES: Final = 256
-"""Answers of one route that are fetched anew in the background at once; beyond it they stay stale a little longer."""
 JOINS: Final = 2
 """How often a request waits for another's call before it makes its own."""
 
@@ -53,6 +53,7 @@ class Cached:
     __slots__ = (
         "_coalesce",
         "_env",
+        "_flights",
         "_hits",
         "_honours",
         "_inner",
@@ -60,7 +61,7 @@ class Cached:
         "_memory",
         "_misses",
         "_now",
-        "_refreshes",
+        "_refresher",
         "_results",
         "_rule",
         "_store",
@@ -72,6 +73,7 @@ class Cached:
         env = self._env = ctx.env
         store: Store = ctx.resources("cache", spec.store)
         self._store = store
+        self._flights = store.flights
         self._inner = inner
         self._rule = spec.rule(ctx)
         self._use = store.learn(self._rule)
@@ -81,7 +83,7 @@ class Cached:
         self._now = env.now
         self._memory = store.memory
         self._stored = status.Stored()
-        self._refreshes = 0
+        self._refresher = Refresher(store, self._intake, env)
         self._results = store.results[ctx.route] = {
             result: env.meter.counter(events.CACHE_LOOKUPS, route=ctx.route, result=result, mode=spec.mode)
             for result in RESULTS
@@ -90,22 +92,18 @@ class Cached:
 
     def call(self, x: Exchange) -> Coroutine[Any, Any, Outcome]:
         """Answer from the store, or through it."""
-        if (x.method != b"GET" and x.method != b"HEAD") or x.body or x.stream is not None or x.upgrade is not None:
+        is_get = x.method == b"GET"
+        if not (is_get or x.method == b"HEAD") or x.body or x.stream is not None or x.upgrade is not None:
             return self._write_through(x)
         fields = read_fields(x.lines) if x.speaks_to_caches else None
         key = self._rule.key(x)
-        now = x.arrived or self._now()  # nobody has waited since
+        now = x.arrived  # nobody has waited since
+        if not now:
+            now = x.arrived = self._now()
         item = self._memory.peek(key, now)
-        if item is None and fields is None and x.method == b"GET" and self._store.is_unknown(key):
-            flight = Flight(self._store, x, key, key, None, now)
-            return self._fill(x, flight, None, NO_WISH, "uri-miss", as_it_is=self._store.shared is None)
-        if (  # the common case at its shortest
-            isinstance(item, Entry)
-            and now < item.fresh_until
-            and not item.no_cache
-            and fields is None
-            and x.method == b"GET"
-        ):
+        if item is None and fields is None and is_get and self._store.shared is None and self._flights.note(key, x):
+            return self._miss(x, key, now)
+        if isinstance(item, Entry) and now < item.fresh_until and not item.no_cache and fields is None and is_get:
             return self._hit(x, item, now)
         return self._look_up(x, key, fields, item, now)
 
@@ -119,6 +117,37 @@ class Cached:
             entry.fresh_until - now,
         )
         return Outcome(entry.status, None, entry.body, lines=lines)
+
+    async def _miss(self, x: Exchange, key: bytes, sent: float) -> Outcome:
+        """Nothing was stored and nobody asked for it."""
+        try:
+            outcome = await self._inner(x)
+        except BaseException:
+            self._flights.fail(key)
+            raise
+        return self._brought(x, key, outcome, sent)
+
+    def _brought(self, x: Exchange, key: bytes, outcome: Outcome, sent: float) -> Outcome:
+        """The answer to such a miss.  Most go the short way: nobody has asked meanwhile, and it is stored."""
+        flights = self._flights
+        try:
+            if flights.open[key] is x:
+                now = self._now()
+                entry = self._intake.keep(x, key, outcome, sent, now)
+                if entry is not None:
+                    del flights.open[key]
+                    x.cache = "miss"
+                    self._misses.value += 1
+                    outcome.add_lines(self._stored.line("uri-miss", int(entry.fresh_until - now)))
+                    return outcome
+            flight = flights.get(key)
+            assert flight is not None
+            self._intake.received(flight, outcome)
+        except BaseException:
+            flights.fail(key)
+            raise
+        flight.land()
+        return self._conclude(flight, None, NO_WISH, "uri-miss")
 
     async def _look_up(
         self, x: Exchange, key: bytes, fields: Fields | None, item: Item | None, now: float, joins: int = JOINS
@@ -137,7 +166,7 @@ class Cached:
             use = judge(entry, wish, now)
             if use != VALIDATE:
                 if use == REVALIDATE_BEHIND:
-                    self._refresh(x, key, slot, entry)
+                    self._refresher.refresh(x, key, slot, entry)
                 return self._serve(x, entry, fields, "hit" if use == FRESH else "stale")
             why = "stale" if entry.no_cache or entry.fresh_until <= now else "request"
             if is_last_resort(entry, wish):
@@ -148,8 +177,8 @@ class Cached:
             return self._noted(x, "miss", await self._intake.head(x, key, entry), why)
         if entry is None and fields is not None and b"range" in fields:
             return await self._pass_by(x, why, b"range")
-        is_uncacheable = entry is None and store.is_uncacheable(slot, now)
-        flight = None if is_uncacheable else store.flights.get(slot)
+        is_uncacheable = entry is None and self._flights.is_uncacheable(slot, now)
+        flight = None if is_uncacheable else self._flights.get(slot)
         if flight is not None and joins and is_patient(wish) and flight.waiting < self._coalesce.max_waiters:
             landed = await flight.join(self._env, min(self._coalesce.timeout, x.deadline - now))
             shared = None if landed is None else self._share(x, landed, entry, fields, wish, why)
@@ -160,24 +189,8 @@ class Cached:
             return await self._look_up(x, key, fields, self._memory.peek(key, now), now, joins - 1 if differs else 0)
         is_conditional = fields is not None and not CONDITIONS.isdisjoint(fields)
         is_open = flight is None and not is_uncacheable
-        flight = Flight(store, x, key, slot, entry, now, is_conditional=is_conditional, is_open=is_open)
-        return await self._fill(x, flight, fields, wish, why, as_it_is=is_uncacheable)
-
-    async def _fill(
-        self, x: Exchange, flight: Flight, fields: Fields | None, wish: Directives, why: status.Forward,
-        as_it_is: bool = False,
-    ) -> Outcome:  # fmt: skip
-        """Make a call of one's own, for the request as it is or for an answer that can be stored."""
-        try:
-            outcome = await (self._inner(x) if as_it_is else self._intake.fill(flight))
-            if outcome is not None:
-                self._intake.received(flight, outcome)
-        except BaseException:
-            flight.fail()
-            raise
-        flight.land()
-        if not flight.is_led:
-            raise asyncio.CancelledError
+        flight = self._flights.start(x, key, slot, entry, now, is_conditional, is_open)
+        await self._intake.bring(flight, as_it_is=is_uncacheable)
         return self._conclude(flight, fields, wish, why)
 
     # ----- answers
@@ -199,7 +212,7 @@ class Cached:
         now = self._now()
         if entry is None:
             outcome = flight.outcome
-            if own is None or outcome is None or not _has_failed(outcome) or not may_stand_in(own, wish, now):
+            if own is None or outcome is None or not has_failed(outcome) or not may_stand_in(own, wish, now):
                 return None
             return self._serve(x, own, fields, "stale", _reason(outcome))
         if judge(entry, wish, now) != FRESH or flight.why or (tee is not None and tee.state == LOST):
@@ -219,12 +232,14 @@ class Cached:
 
     def _conclude(self, flight: Flight, fields: Fields | None, wish: Directives, why: status.Forward) -> Outcome:
         """What this request's own call brought."""
+        if not flight.is_led:
+            raise asyncio.CancelledError
         x, outcome, entry, stale = flight.x, flight.outcome, flight.entry, flight.stale
         now = flight.received or self._now()
         if outcome is None:
             assert entry is not None
             return self._serve(x, entry, fields, "hit", b"redis")
-        if stale is not None and _has_failed(outcome) and may_stand_in(stale, wish, now):
+        if stale is not None and has_failed(outcome) and may_stand_in(stale, wish, now):
             if outcome.stream is not None:
                 outcome.stream.cancel()
             return self._serve(x, stale, fields, "stale", _reason(outcome))
@@ -267,32 +282,6 @@ class Cached:
         if self._store.heed(x, outcome) and x.method == b"POST" and speaks_of_target(x, outcome.headers):
             self._intake.keep_post(x, self._rule.key(x), outcome, sent)
         return self._noted(x, "bypass", outcome, "bypass" if x.method in SAFE_METHODS else "method")
-
-    def _refresh(self, x: Exchange, key: bytes, slot: bytes, entry: Entry) -> None:
-        """Fetch a new answer in the background, once."""
-        if slot in self._store.flights or self._refreshes >= MAX_REFRESHES:
-            return
-        now = self._now()
-        twin = x.fork(1, "revalidate")
-        twin.method = b"GET"
-        twin.arrived, twin.deadline = now, now + (x.deadline - x.arrived)
-        twin.attempts = []
-        twin.interim = None
-        self._refreshes += 1
-        flight = Flight(self._store, twin, key, slot, entry, now, is_conditional=True)
-        self._env.spawn(self._refreshed(flight))
-
-    async def _refreshed(self, flight: Flight) -> None:
-        flight.is_led = False
-        try:
-            await self._intake.bring(flight)
-        finally:
-            self._refreshes -= 1
-
-
-def _has_failed(outcome: Outcome) -> bool:
-    """Is it an error for which something stale may stand in (RFC 5861 4)?"""
-    return outcome.status in ERRORS if outcome.failure is None else outcome.failure.origin != "client"
 
 
 def _reason(outcome: Outcome) -> bytes:

@@ -6,7 +6,6 @@ Answers are stored as they would be, bodies and all, or the hit ratio and the ev
 from __future__ import annotations
 
 from sidecar.cache.directives import NOTHING
-from sidecar.cache.fill import Flight
 from sidecar.cache.intake import Intake
 from sidecar.cache.reuse import FRESH, VALIDATE, judge, read_fields, wishes
 from sidecar.cache.store import Store
@@ -53,7 +52,7 @@ class Observer:
             self._results["hit" if use == FRESH else "stale"].value += 1
             return await self._inner(x)
         self._results["miss"].value += 1
-        flight = Flight(self._store, x, key, slot, entry, now, is_open=False)
+        flight = self._store.flights.start(x, key, slot, entry, now, is_open=False)
         await self._intake.bring(flight, as_it_is=True)
         assert flight.outcome is not None
         return flight.outcome

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 
+from sidecar.cache.fill import MAX_UNCACHEABLE
 from sidecar.cache.spec import CacheSpec
-from sidecar.cache.store import MAX_UNCACHEABLE, SHRINK_BY, SHRINK_EVERY, Store
+from sidecar.cache.store import SHRINK_BY, SHRINK_EVERY, Store
 from sidecar.core.exchange import Exchange
 from sidecar.core.outcome import Outcome
 from tests.support.clock import make_env
-from tests.unit.stages.cache.world import World, is_hit, reply
+from tests.unit.stages.cache.world import World, is_hit, reply, said
 
 FRESH = reply(Cache_Control="max-age=60")
 
@@ -94,11 +95,11 @@ async def test_a_changed_key_rule_starts_afresh_and_an_unchanged_one_goes_on() -
 async def test_the_mark_of_what_cannot_be_stored_is_bounded() -> None:
     store = Store("default", CacheSpec(), make_env())
     for number in range(MAX_UNCACHEABLE + 10):
-        store.mark_uncacheable(b"%d" % number, 0.0)
-    assert len(store._uncacheable) == MAX_UNCACHEABLE
-    assert not store.is_uncacheable(b"0", 1.0)
-    assert store.is_uncacheable(b"%d" % (MAX_UNCACHEABLE + 9), 59.9)
-    assert not store.is_uncacheable(b"%d" % (MAX_UNCACHEABLE + 9), 60.0)
+        store.flights.mark_uncacheable(b"%d" % number, 0.0)
+    assert len(store.flights.uncacheable) == MAX_UNCACHEABLE
+    assert not store.flights.is_uncacheable(b"0", 1.0)
+    assert store.flights.is_uncacheable(b"%d" % (MAX_UNCACHEABLE + 9), 59.9)
+    assert not store.flights.is_uncacheable(b"%d" % (MAX_UNCACHEABLE + 9), 60.0)
 
 
 @pytest.mark.parametrize("size", [0, 200_000])
@@ -108,6 +109,15 @@ async def test_what_is_too_large_for_the_store_is_passed_on(size: int) -> None:
     world = World(reply(200, b"x" * size, Cache_Control="max-age=60"), env=env, store=Store("default", spec, env))
     assert len((await world.get()).body) == size
     assert is_hit(await world.get()) is (size == 0)
+
+
+@pytest.mark.parametrize(("size", "stored"), [(100, True), (101, False)])
+async def test_what_is_longer_than_the_policy_allows_is_passed_on(size: int, stored: bool) -> None:
+    world = World(reply(200, b"x" * size, Cache_Control="max-age=60"), max_body="100B")
+    answers = [await world.get(), await world.get()]
+    assert [len(answer.body) for answer in answers] == [size, size]
+    assert is_hit(answers[1]) is stored
+    assert said(answers[0]).endswith(b"stored" if stored else b"detail=too-large")
 
 
 async def test_a_scan_of_uncacheable_paths_evicts_nothing() -> None:

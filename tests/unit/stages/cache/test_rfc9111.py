@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from sidecar.cache.dates import format_date
 from sidecar.core.body import Body
 from sidecar.core.outcome import RESET
+from tests.support.clock import make_env
 from tests.unit.stages.cache.world import World, is_hit, reply, said
 
 FRESH = reply(Cache_Control="max-age=60", Date="Sun, 15 Jun 2025 15:06:40 GMT")
@@ -130,6 +132,19 @@ class TestReusing:
         await world.get()
         world.env.advance(10)
         assert not is_hit(await world.get())
+
+    async def test_4_2_3_a_clock_that_was_slow_makes_nothing_young_once_it_is_set(self) -> None:
+        env = make_env()
+        right = env.wall
+        ahead = -3600.0
+        env.wall = lambda: right() + ahead
+        world = World(lambda x: reply(Cache_Control="max-age=60", Date=format_date(right() - 30).decode())(x), env=env)
+        await world.get("/a")
+        assert (await world.get("/a")).header(b"age") == b"0", "as far as we know"
+        ahead = 0.0
+        world.env.advance(1)
+        await world.get("/b")
+        assert (await world.get("/b")).header(b"age") == b"30"
 
     async def test_head_is_answered_from_a_get(self) -> None:
         world = World(FRESH)
