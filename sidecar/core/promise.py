@@ -132,7 +132,7 @@ class Run(Generic[T]):
             if not isinstance(error, (Exception, asyncio.CancelledError)):
                 raise
             return
-        if waiting.__class__ is Promise:
+        if isinstance(waiting, Promise):
             waiting._asyncio_future_blocking = False
             self._waiting = waiting
             waiting._wake = self._step

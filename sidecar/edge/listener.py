@@ -54,6 +54,7 @@ class Listener:
         self.server = server
         self.env = server.env
         self.now = server.env.now
+        self.getrandbits = server.env.rng.getrandbits
         self.scheme = b"http" if spec.tls is None else b"https"
         self.trusted = tuple(spec.trusted_proxies)
         self.limits: LimitsSpec = server.limits

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 from abc import ABC, abstractmethod
+from binascii import hexlify
 from typing import TYPE_CHECKING, Final, cast
 
 from sidecar.core.exchange import NEVER, Exchange
@@ -170,7 +171,7 @@ class RequestReader(asyncio.Protocol, ABC):
             x, length, self._keep = read_request(method, target, version, data, start, end - 2, peer, now)
             self._x = x
             if not x.request_id:
-                x.request_id = b"%032x" % listener.env.rng.getrandbits(128)
+                x.request_id = hexlify(listener.getrandbits(128).to_bytes(16, "big"))  # quicker than %032x
             x.add(b"x-request-id", x.request_id)
             x.interim = self.interim
             if length:
