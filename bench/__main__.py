@@ -159,7 +159,7 @@ def say(scenario: Scenario, number: int, name: str, sample: Sample) -> None:
     print(
         f"{scenario.name:<8} round {number + 1} {name:<8} {sample.cpu:6.1f} us/request {sample.per_second:9,.0f}/s "
         f"p50 {sample.p50 / 1000:6.2f} ms  p99 {sample.p99 / 1000:6.2f} ms  {sample.resident / 2**20:6.1f} MiB "
-        f"errors {sample.errors:.1%}",
+        f"errors {sample.errors:.1%}{f'  {sample.times:.2f}x' if sample.times else ''}",
         flush=True,
     )
 
