@@ -87,26 +87,28 @@ def measure(scenario: Scenario, pid: int, port: int, seconds: float, generate: G
         seen = generate(url, scenario.connections, seconds, core, unique=scenario.unique)
         used = machine.cpu_seconds(pid) - used
         resident = machine.resident_bytes(pid)
+    cpu = used / seen.requests * 1e6
     return Sample(
         per_second=seen.requests / seen.seconds,
         p50=seen.p50,
         p99=seen.p99,
-        cpu=used / seen.requests * 1e6,
+        cpu=cpu,
         errors=seen.errors / seen.requests,
         resident=resident,
         idle=grown / scenario.idle if scenario.idle else 0.0,
-        times=0.0 if scenario.base is None else times(scenario, scenario.base, pid, port, seconds, generate),
+        times=0.0 if scenario.base is None else times(scenario, scenario.base, cpu, pid, port, seconds, generate),
     )
 
 
-def times(scenario: Scenario, base: Scenario, pid: int, port: int, seconds: float, generate: Generate) -> float:
-    """The CPU of a request as a multiple of that of the base's."""
-    if generate is load.wrk:
-        _, core = machine.cores()
-        paths = base.target, scenario.target
-        return load.in_turn(f"http://127.0.0.1:{port}", paths, scenario.connections, 2 * seconds, core, pid)
-    without, alone = (measure(one._replace(base=None), pid, port, seconds, generate) for one in (base, scenario))
-    return alone.cpu / without.cpu
+def times(
+    scenario: Scenario, base: Scenario, cpu: float, pid: int, port: int, seconds: float, generate: Generate
+) -> float:  # fmt: skip
+    """The CPU of a request, `cpu` as it was measured alone, as a multiple of that of the base's."""
+    if generate is not load.wrk:
+        return cpu / measure(base, pid, port, seconds, generate).cpu
+    _, core = machine.cores()
+    paths = base.target, scenario.target
+    return load.in_turn(f"http://127.0.0.1:{port}", paths, scenario.connections, 2 * seconds, core, pid)
 
 
 def hold(port: int, target: str) -> socket.socket:
