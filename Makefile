@@ -23,10 +23,10 @@ help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile
 
 demo: $(VENV)/.runtime  ## the sidecar before three small services; Ctrl-C drains and ends it
-	@$(BIN)/python -m chaos.demo
+	@$(BIN)/python -m sidecar.demo.trial
 
 shop: $(VENV)/.runtime  ## four services that call each other, a sidecar beside each, customers and trouble
-	@$(BIN)/python -m chaos.shop
+	@$(BIN)/python -m sidecar.demo.shop
 
 test: $(VENV)/.dev  ## every test, two files at a time (PYTEST="-k retry" for some)
 	@$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST)

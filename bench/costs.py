@@ -29,7 +29,7 @@ from bench import machine
 from bench.peers import COMPILED, HERE
 from bench.rig import UPSTREAM, Rig
 from bench.transform import COMPACT, LINES, OPERATIONS
-from sidecar.edge.stall import freeze_startup, share_interpreter
+from sidecar.process.stall import freeze_startup, share_interpreter
 
 RUN: Final = 100
 """Requests of a short run."""

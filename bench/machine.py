@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from chaos.processes import tied_to_parent
+from sidecar.process.children import tied_to_parent
 
 PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 

@@ -19,13 +19,13 @@ from typing import Any, Final, cast
 
 from sidecar import __version__
 from sidecar.app import route_metrics
-from sidecar.control.files import Source
+from sidecar.config.files import Source
 from sidecar.control.reload import Control, Origin
 from sidecar.control.state import StateStore
 from sidecar.core.env import Env
-from sidecar.edge.downstream import Downstream
-from sidecar.edge.server import Server
-from sidecar.telemetry.metrics import Registry
+from sidecar.downstream.connection import Downstream
+from sidecar.downstream.server import Server
+from sidecar.telemetry.metrics.registry import Registry
 from sidecar.telemetry.pipeline import Telemetry
 from sidecar.telemetry.plain import Secrets
 from sidecar.telemetry.recorder import Recorder

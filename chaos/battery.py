@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from chaos.containers import Containers
-from chaos.files import Loaded
-from chaos.judge import Verdict, judge, passed
-from chaos.local import Local
-from chaos.recording import Recording
+from chaos.cluster.containers import Containers
+from chaos.cluster.local import Local
 from chaos.run import Collector, blank, run_arm
-from chaos.scenario import Scenario
+from chaos.scenario.files import Loaded
+from chaos.scenario.spec import Scenario
+from chaos.verdict.judge import Verdict, judge, passed
+from chaos.verdict.recording import Recording
 
 Progress = Callable[[str], None]
 
@@ -102,7 +102,7 @@ async def _run_arm(
 
 def simulated(loaded: Loaded, arms: Sequence[str], seed: int, *, without: bool = False) -> Result:
     """One scenario in virtual time."""
-    from chaos.simulate import simulate
+    from chaos.cluster.simulate import simulate
 
     return result(loaded, [simulate(loaded, arm, seed, without=without) for arm in arms if arm in loaded.scenario.arms])
 

@@ -19,7 +19,7 @@ from sidecar import __version__
 
 if TYPE_CHECKING:
     from chaos.battery import Result
-    from chaos.files import Loaded
+    from chaos.scenario.files import Loaded
 
 ARM_WORDS = click.Choice(["bare", "sidecar", "envoy", "both", "all"])
 Decorated = Callable[..., Any]
@@ -175,14 +175,14 @@ def margin(path: str, seed: int) -> None:
 @main.command()
 def schema() -> None:
     """Print the JSON Schema of scenario files, for editors."""
-    from chaos.files import schema as text
+    from chaos.scenario.files import schema as text
 
     click.echo(text(), nl=False)
 
 
 def read(paths: tuple[str, ...]) -> list[Loaded]:
     """The scenarios that were named."""
-    from chaos.files import SCENARIOS, ScenarioError, load
+    from chaos.scenario.files import SCENARIOS, ScenarioError, load
 
     try:
         return load(paths or [SCENARIOS])
@@ -205,8 +205,8 @@ def chosen(paths: tuple[str, ...], arm: str, without: bool) -> list[Loaded]:
 
 def in_containers(scenarios: list[Loaded], arm: str) -> list[Loaded]:
     """Those that can be run there."""
-    from chaos.cluster import ClusterError
-    from chaos.containers import engine, suits
+    from chaos.cluster.base import ClusterError
+    from chaos.cluster.containers import engine, suits
 
     if "envoy" in arms(arm):
         raise click.UsageError("Envoy is not in the image; leave out --network, or choose --arm both")
@@ -250,8 +250,8 @@ def finish(
 ) -> None:
     """Write what was asked for, of as many scenarios as have ended, and end with the exit code."""
     from chaos.battery import document
-    from chaos.junit import junit_xml
-    from chaos.report import page
+    from chaos.verdict.junit import junit_xml
+    from chaos.verdict.report import page
 
     if as_json:
         Path(as_json).write_text(json.dumps(document(results)))

@@ -6,11 +6,11 @@ whether its `recovery` expectations are met.  The distance from today's load is 
 
 from __future__ import annotations
 
-from chaos.files import Loaded
-from chaos.judge import Verdict, judge
-from chaos.recording import Recording
-from chaos.scenario import Scenario
-from chaos.simulate import simulate
+from chaos.cluster.simulate import simulate
+from chaos.scenario.files import Loaded
+from chaos.scenario.spec import Scenario
+from chaos.verdict.judge import Verdict, judge
+from chaos.verdict.recording import Recording
 
 LOWEST, HIGHEST = 0.1, 4.0
 

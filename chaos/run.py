@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from chaos.cluster import Cluster, ClusterError
-from chaos.files import Loaded
+from chaos.cluster.base import Cluster, ClusterError
 from chaos.parts.part import Row
-from chaos.recording import Recording
+from chaos.scenario.files import Loaded
 from chaos.timeline import Timeline
 from chaos.topology import Topology
+from chaos.verdict.recording import Recording
 
 LEAD = 0.3
 """Seconds from the last part's start to the first request."""

@@ -6,8 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from chaos.recording import Struck
-from chaos.scenario import (
+from chaos.scenario.spec import (
     AnswerFaultSpec,
     FaultSpec,
     InsideFault,
@@ -19,7 +18,8 @@ from chaos.scenario import (
     TcpFault,
 )
 from chaos.topology import LINK, SIDECAR, Topology
-from sidecar.control.files import Source
+from chaos.verdict.recording import Struck
+from sidecar.config.files import Source
 
 COMMON = {"on", "at", "for_", "replicas", "flap", "fault"}
 NOWHERE = "127.0.0.9"

@@ -13,11 +13,11 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
-from chaos import files
-from chaos.cluster import Addresses, Cluster
-from chaos.files import Loaded
-from chaos.scenario import NamesFault, TcpFault, levels
-from sidecar.control.files import Source
+from chaos.cluster.base import Addresses, Cluster
+from chaos.scenario import files
+from chaos.scenario.files import Loaded
+from chaos.scenario.spec import NamesFault, TcpFault, levels
+from sidecar.config.files import Source
 
 SIDECAR = "-sidecar"
 LINK = "-link"

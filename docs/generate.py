@@ -13,13 +13,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from sidecar.control.schema import schema
+from sidecar.config.schema import schema
 from sidecar.core import events
 from sidecar.core.outcome import FAILURES
-from sidecar.telemetry import catalogue
-from sidecar.telemetry.log import LEVELS
-from sidecar.telemetry.metrics import Metric
-from sidecar.telemetry.prometheus import metric_name
+from sidecar.telemetry.logs.log import LEVELS
+from sidecar.telemetry.metrics import catalogue
+from sidecar.telemetry.metrics.prometheus import metric_name
+from sidecar.telemetry.metrics.registry import Metric
 
 DOCS: Final = Path(__file__).parent
 SOURCE: Final = DOCS.parent / "sidecar"
@@ -80,8 +80,8 @@ def metrics() -> Iterator[str]:
 
 
 def attributes(function: str) -> list[str]:
-    """The attributes that a method of `telemetry/spans.py` gives, in the order of the source."""
-    tree = ast.parse((SOURCE / "telemetry" / "spans.py").read_text())
+    """The attributes that a method of `telemetry/tracing/spans.py` gives, in the order of the source."""
+    tree = ast.parse((SOURCE / "telemetry" / "tracing" / "spans.py").read_text())
     names: dict[str, str] = {}
     found: dict[str, None] = {}
     for node in ast.walk(tree):
@@ -99,7 +99,7 @@ def attributes(function: str) -> list[str]:
 
 def members() -> list[str]:
     """The members of a line of the access log."""
-    text = (SOURCE / "telemetry" / "access.py").read_text()
+    text = (SOURCE / "telemetry" / "logs" / "access.py").read_text()
     text = text[text.index("def as_json") : text.index("def as_text")]
     names = re.findall(r'"(\w+)":(?="?%|"HTTP|\[)', text) + re.findall(r'^        "(\w+)": ', text, re.MULTILINE)
     return list(dict.fromkeys(names))

@@ -14,23 +14,23 @@ import time
 from collections.abc import Callable
 
 from sidecar import __version__
+from sidecar.config.spec import RouteSpec
 from sidecar.control.reload import Control, Origin
-from sidecar.control.spec import RouteSpec
 from sidecar.control.state import StateStore
 from sidecar.core import events
 from sidecar.core.env import Env
 from sidecar.core.pace import give_way
-from sidecar.edge.descriptors import raise_limit
-from sidecar.edge.lifecycle import Process
-from sidecar.edge.server import Server
-from sidecar.edge.stall import freeze_startup, share_interpreter
-from sidecar.telemetry.durations import RouteMetrics
-from sidecar.telemetry.lines import LineWriter
-from sidecar.telemetry.log import Emitter, LibraryLog
-from sidecar.telemetry.metrics import Registry
+from sidecar.downstream.descriptors import raise_limit
+from sidecar.downstream.server import Server
+from sidecar.process.lifecycle import Process
+from sidecar.process.stall import freeze_startup, share_interpreter
+from sidecar.telemetry.logs.lines import LineWriter
+from sidecar.telemetry.logs.log import Emitter, LibraryLog
+from sidecar.telemetry.metrics.durations import RouteMetrics
+from sidecar.telemetry.metrics.process import observe
+from sidecar.telemetry.metrics.registry import Registry
 from sidecar.telemetry.pipeline import Telemetry
 from sidecar.telemetry.plain import Secrets
-from sidecar.telemetry.process import observe
 from sidecar.telemetry.recorder import Recorder
 from sidecar.telemetry.refusals import Refusals
 

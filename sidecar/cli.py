@@ -17,9 +17,9 @@ import click
 from sidecar import __version__
 
 if TYPE_CHECKING:
+    from sidecar.config.load import Loaded
+    from sidecar.config.spec import PolicySpec
     from sidecar.control.compiler import Snapshot
-    from sidecar.control.load import Loaded
-    from sidecar.control.spec import PolicySpec
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -62,7 +62,7 @@ def check(path: str, as_json: bool) -> None:
 @main.command()
 def schema() -> None:
     """Print the JSON Schema of policy files, for editors."""
-    from sidecar.control.schema import text
+    from sidecar.config.schema import text
 
     click.echo(text(), nl=False)
 
@@ -102,7 +102,7 @@ def try_out(path: str, words: tuple[str, ...]) -> None:
 @click.argument("path")
 def routes(path: str) -> None:
     """Show each route's chain of stages, outermost first, as it would run."""
-    from sidecar.control.explain import routes_text
+    from sidecar.inspect.explain import routes_text
 
     click.echo(routes_text(compiled(path)), nl=False)
 
@@ -118,8 +118,8 @@ def explain(path: str, method: str, url: str, headers: tuple[str, ...], listener
 
     URL is absolute (http://orders/orders/17), or a path for a request without a host.
     """
-    from sidecar.control.explain import exchange_of, explain_text
-    from sidecar.edge.request import normalised
+    from sidecar.downstream.request_head import normalised
+    from sidecar.inspect.explain import exchange_of, explain_text
 
     snapshot = compiled(path)
     known = list(snapshot.listeners)
@@ -148,7 +148,7 @@ def top(address: str, token: str | None, once: bool) -> None:
 
     ADDRESS is its admin listener.
     """
-    from sidecar.control.listener import parse_address
+    from sidecar.config.process_spec import parse_address
 
     try:
         from sidecar.top import run as screen
@@ -172,7 +172,7 @@ def top(address: str, token: str | None, once: bool) -> None:
 def compiled(path: str) -> Snapshot:
     """The policies of a path as pipelines; where they have problems these are printed and the command ends."""
     from sidecar.control.compiler import CompileError
-    from sidecar.control.dry import compile_dry
+    from sidecar.inspect.dry import compile_dry
 
     try:
         return compile_dry(policies(path))
@@ -183,8 +183,8 @@ def compiled(path: str) -> Snapshot:
 
 def read(path: str) -> Loaded:
     """Read policies; what cannot be read at all ends the command."""
-    from sidecar.control import files
-    from sidecar.control.load import load
+    from sidecar.config import files
+    from sidecar.config.load import load
 
     try:
         sources = files.read(path)

@@ -13,29 +13,43 @@ import pytest
 ROOT = Path(__file__).parents[1] / "sidecar"
 RANKS = {
     "core": 0,
-    "cache": 1, "expression": 1, "transform": 1,
-    "stages": 2, "upstream": 2, "telemetry": 2,
-    "control": 3,
-    "edge": 4,
-    "app": 5, "demo": 5, "policytest": 5, "top": 5,
-    "cli": 6, "__main__": 7,
+    "cache": 1, "expression": 1, "transform": 1, "simulation": 1,
+    "upstream": 2, "telemetry": 2,
+    "stages": 3,
+    "routing": 4,
+    "config": 5,
+    "control": 6,
+    "inspect": 7, "downstream": 7, "admin": 8,
+    "process": 9,
+    "app": 10, "demo": 10, "policytest": 10, "top": 10,
+    "cli": 11, "__main__": 12,
 }  # fmt: skip
 """A module imports from packages of lower rank and from its own."""
 
-SPECS = {"core.units", "cache", "expression.spec", "stages", "upstream", "telemetry.spec", "control", "policytest"}
+SPECS = {
+    "core.units",
+    "cache",
+    "expression.spec",
+    "stages",
+    "upstream",
+    "telemetry.spec",
+    "routing.match_spec",
+    "config",
+    "policytest",
+}
 """Where policy files become values."""
 LIBRARIES = {
-    "pybreaker": {"stages.breaker"},
+    "pybreaker": {"stages.circuit_breaker"},
     "tenacity": {"stages.retry"},
     "aiocache": {"cache"},
     "redis": {"cache"},
     "msgspec": {"transform"},
-    "yaml": {"control.files"},
-    "aiohttp": {"edge", "upstream.health", "demo"},
+    "yaml": {"config.files"},
+    "aiohttp": {"admin", "process.lifecycle", "upstream.balancing.health", "demo"},
     "opentelemetry": {"telemetry"},
-    "requests": {"telemetry.otlp_http"},
-    "google": {"telemetry.otlp_http"},
-    "grpc": {"telemetry.export"},
+    "requests": {"telemetry.export.otlp_http"},
+    "google": {"telemetry.export.otlp_http"},
+    "grpc": {"telemetry.export.otlp"},
     "click": {"cli"},
     "rich": {"top"},
     "uvloop": {"app", "cli"},

@@ -10,9 +10,9 @@ import pytest
 from docs.generate import PAGES, instruments
 from sidecar.cli import main
 from sidecar.core.outcome import FAILURES
-from sidecar.telemetry import catalogue
-from sidecar.telemetry.metrics import Metric
-from sidecar.telemetry.prometheus import metric_name
+from sidecar.telemetry.metrics import catalogue
+from sidecar.telemetry.metrics.prometheus import metric_name
+from sidecar.telemetry.metrics.registry import Metric
 
 ROOT = Path(__file__).parents[1]
 DOCS = sorted((ROOT / "docs").glob("*.md"))

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from sidecar import __version__
-from sidecar.control.files import Source
-from sidecar.control.load import load
+from sidecar.config.files import Source
+from sidecar.config.load import load
 
 ROOT = Path(__file__).parents[1]
 PINNED = sorted((ROOT / "requirements").glob("*.txt"))

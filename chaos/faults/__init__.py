@@ -1,4 +1,4 @@
-"""Faults, each a small file or family.  How one is written in a scenario: `chaos.scenario.Fault`.
+"""Faults, each a small file or family.  How one is written in a scenario: `chaos.scenario.spec.Fault`.
 
 `tcp` acts on the bytes of a link, `answer` on what a service says, `inside` in the service's process, `process` on the
 process as a whole, `names` on the resolution of names.  Chance comes from the generator of the part, so that a seed

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from sidecar.cache.entry import Entry
-from sidecar.cache.lines import join
-from sidecar.cache.ranges import is_applicable, parse_range, partial
-from sidecar.cache.reuse import Fields
-from sidecar.cache.validation import is_not_modified
+from sidecar.cache.rfc.lines import join
+from sidecar.cache.rfc.ranges import is_applicable, parse_range, partial
+from sidecar.cache.rfc.reuse import Fields
+from sidecar.cache.rfc.validation import is_not_modified
 from sidecar.core.exchange import Exchange
 from sidecar.core.outcome import Outcome
 

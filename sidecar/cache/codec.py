@@ -17,10 +17,10 @@ from typing import Final
 from zlib import crc32
 
 from sidecar.cache.entry import Entry, Variants
-from sidecar.cache.etag import is_tag
-from sidecar.cache.facts import Facts
-from sidecar.cache.freshness import Plan
-from sidecar.cache.key import is_more_than_uri
+from sidecar.cache.rfc.etag import is_tag
+from sidecar.cache.rfc.facts import Facts
+from sidecar.cache.rfc.freshness import Plan
+from sidecar.cache.rfc.key import is_more_than_uri
 from sidecar.core.http1 import FIELDS
 
 MAGIC: Final = b"SC\x02"

@@ -10,11 +10,11 @@ from collections.abc import Iterable
 from math import inf
 from typing import Final
 
-from sidecar.cache.facts import Facts
-from sidecar.cache.freshness import Plan
-from sidecar.cache.key import is_more_than_uri, uri_of
-from sidecar.cache.lines import only
-from sidecar.cache.vary import Names
+from sidecar.cache.rfc.facts import Facts
+from sidecar.cache.rfc.freshness import Plan
+from sidecar.cache.rfc.key import is_more_than_uri, uri_of
+from sidecar.cache.rfc.lines import only
+from sidecar.cache.rfc.vary import Names
 from sidecar.core.message import parse_fields
 from sidecar.core.outcome import Headers
 
@@ -32,7 +32,7 @@ MAX_TAG: Final = 256
 
 
 class Item:
-    """What is stored under a key, in its place in the order of use (`sidecar.cache.recent`)."""
+    """What is stored under a key, in its place in the order of use (`sidecar.cache.lru`)."""
 
     __slots__ = ("is_one_of_several", "keep_until", "key", "newer", "older", "size")
 

@@ -14,7 +14,7 @@ from collections import OrderedDict
 from typing import Any, Final
 
 from sidecar.cache.entry import Entry
-from sidecar.cache.key import uri_of
+from sidecar.cache.rfc.key import uri_of
 from sidecar.cache.tee import Tee
 from sidecar.core.env import Env, Handle
 from sidecar.core.exchange import Exchange
@@ -32,7 +32,7 @@ class Flight:
     """One call, from its start to the end of the answer."""
 
     generation: bytes | None = None
-    """Under which it may be written to the shared tier (`sidecar.cache.redis`)."""
+    """Under which it may be written to the shared tier (`sidecar.cache.redis_tier`)."""
     is_outdated = False
     """Was the resource changed or purged since the start?  Then what it brings is not stored."""
     has_landed = False

@@ -11,18 +11,18 @@ from functools import partial
 from math import inf
 from typing import Final, NamedTuple
 
-from sidecar.cache.dates import format_date
-from sidecar.cache.directives import NOTHING, parse
 from sidecar.cache.entry import Entry
-from sidecar.cache.facts import UNSTORABLE, Facts, reader
 from sidecar.cache.fill import Flight
-from sidecar.cache.freshness import Asked, Plan, Rules, assess, is_explicit
-from sidecar.cache.key import KeyRule
-from sidecar.cache.lines import join, lowered, values, without
-from sidecar.cache.reuse import ERRORS, FRESH, judge, may_stand_in
+from sidecar.cache.rfc.dates import format_date
+from sidecar.cache.rfc.directives import NOTHING, parse
+from sidecar.cache.rfc.facts import UNSTORABLE, Facts, reader
+from sidecar.cache.rfc.freshness import Asked, Plan, Rules, assess, is_explicit
+from sidecar.cache.rfc.key import KeyRule
+from sidecar.cache.rfc.lines import join, lowered, values, without
+from sidecar.cache.rfc.reuse import ERRORS, FRESH, judge, may_stand_in
+from sidecar.cache.rfc.validation import conditional, freshened, is_same, is_same_by_head, unconditional
 from sidecar.cache.store import Store
 from sidecar.cache.tee import Tee
-from sidecar.cache.validation import conditional, freshened, is_same, is_same_by_head, unconditional
 from sidecar.core.env import Env
 from sidecar.core.exchange import Exchange
 from sidecar.core.headers import get_all

@@ -13,15 +13,15 @@ from weakref import ref
 
 from sidecar.cache.entry import Entry, Item, Variants
 from sidecar.cache.fill import Flights
-from sidecar.cache.key import KeyRule
-from sidecar.cache.location import others
 from sidecar.cache.memory import MemoryStore
-from sidecar.cache.redis import RedisTier
+from sidecar.cache.redis_tier import RedisTier
+from sidecar.cache.rfc.key import KeyRule
+from sidecar.cache.rfc.location import others
+from sidecar.cache.rfc.vary import MAX_NAMES, Names, selecting
 from sidecar.cache.spec import CacheSpec
 from sidecar.cache.table import Table
 from sidecar.cache.tee import Budget
 from sidecar.cache.use import Use
-from sidecar.cache.vary import MAX_NAMES, Names, selecting
 from sidecar.core import events
 from sidecar.core.env import Env
 from sidecar.core.exchange import SAFE_METHODS, Exchange

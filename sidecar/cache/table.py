@@ -20,7 +20,7 @@ from itertools import islice
 from typing import Final
 
 from sidecar.cache.entry import Entry, Item, Variants
-from sidecar.cache.recent import Recent
+from sidecar.cache.lru import Recent
 from sidecar.core.meter import Counter
 
 MAX_VARIANTS: Final = 64

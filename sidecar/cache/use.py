@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sidecar.cache.key import KeyRule
+from sidecar.cache.rfc.key import KeyRule
 
 
 class Use:

@@ -20,17 +20,19 @@ from functools import partial
 from typing import Any, Final, NamedTuple, Protocol
 
 from sidecar.cache.store import Store
-from sidecar.control.node import Mark
-from sidecar.control.router import Router
-from sidecar.control.rule import Rule
-from sidecar.control.spec import PolicySpec, RouteSpec
+from sidecar.config.node import Mark
+from sidecar.config.spec import PolicySpec, RouteSpec
 from sidecar.control.state import Family, Lease
 from sidecar.core.env import BuildContext, Env
 from sidecar.core.exchange import CRITICALITIES, SAFE_METHODS, Exchange
 from sidecar.core.outcome import Outcome
 from sidecar.core.stage import Gate, Service, Stage, stack
 from sidecar.core.units import Block, Problem
-from sidecar.stages import STAGES, Entry, breaker, cache
+from sidecar.routing.router import Router
+from sidecar.routing.rule import Rule
+from sidecar.stages import STAGES, Entry
+from sidecar.stages.cache import stage as cache
+from sidecar.stages.circuit_breaker import stage as breaker
 from sidecar.upstream.budget import RetryBudget
 from sidecar.upstream.client import make_upstream
 from sidecar.upstream.endpoint import Endpoint, EndpointSet
@@ -92,7 +94,7 @@ class Route:
         self.service = service
         self.criticality = CRITICALITIES[spec.criticality]
         self.metrics: Any = None
-        """Where its durations are recorded (`sidecar.telemetry.durations.RouteMetrics`)."""
+        """Where its durations are recorded (`sidecar.telemetry.metrics.durations.RouteMetrics`)."""
 
     def __repr__(self) -> str:
         return f"<Route {self.name}: {' > '.join([*(link.policy for link in self.chain), self.upstream])}>"

@@ -29,12 +29,12 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final, Literal, Protocol
 
-from sidecar.control import files
+from sidecar.config import files
+from sidecar.config.checks.local_files import check_here
+from sidecar.config.load import load
+from sidecar.config.process_spec import ListenerSpec
+from sidecar.config.spec import PolicySpec, RouteSpec
 from sidecar.control.compiler import CompileError, MakeUpstream, Snapshot, compile_steps
-from sidecar.control.listener import ListenerSpec
-from sidecar.control.load import load
-from sidecar.control.local import check_here
-from sidecar.control.spec import PolicySpec, RouteSpec
 from sidecar.control.state import StateStore
 from sidecar.control.watch import fingerprint
 from sidecar.core import events

@@ -22,7 +22,7 @@ from sidecar.core.env import StateKey
 
 
 class Series(Protocol):
-    """Whoever counts what state objects measure (`sidecar.telemetry.metrics.Registry`)."""
+    """Whoever counts what state objects measure (`sidecar.telemetry.metrics.registry.Registry`)."""
 
     def owned(self, owner: StateKey) -> AbstractContextManager[None]:
         """Series that are asked for inside belong to that object."""

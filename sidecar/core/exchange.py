@@ -133,9 +133,8 @@ class Exchange(Message):
     stale: Any = None
     """`stale()`: what the cache still has, an Outcome; left by the cache where it has something, for `fallback`."""
     trace: Any = None
-    """Its place in a trace (`sidecar.telemetry.tracing.Trace`), shared by all forks; None where tracing is off.  A
-    stage
-    that does something worth telling says `if x.trace is not None: x.trace.note(event, **facts)`."""
+    """Its place in a trace (`sidecar.telemetry.tracing.tracer.Trace`), shared by all forks; None where tracing is off.
+    A stage that does something worth telling says `if x.trace is not None: x.trace.note(event, **facts)`."""
     trace_lines = b""
     """Whole header lines that tell the upstream of this try about the trace."""
 

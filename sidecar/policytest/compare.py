@@ -9,7 +9,7 @@ from decimal import Decimal
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl
 
-from sidecar.control.node import Mark, Node
+from sidecar.config.node import Mark, Node
 from sidecar.core.message import Headers
 from sidecar.policytest.service import Asked, value_of
 from sidecar.policytest.spec import ContentSpec, ExpectSpec, ReceivedSpec, SeenSpec, StepSpec

@@ -8,17 +8,17 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from sidecar.control import files
+from sidecar.config import files
+from sidecar.config.load import load
+from sidecar.config.node import Mark, Node
+from sidecar.config.report import Report
+from sidecar.config.spec import PolicySpec
+from sidecar.config.validate import validate
 from sidecar.control.compiler import CompileError
-from sidecar.control.load import load
-from sidecar.control.node import Mark, Node
-from sidecar.control.report import Report
-from sidecar.control.spec import PolicySpec
-from sidecar.control.validate import validate
 from sidecar.policytest.compare import Difference, compare
-from sidecar.policytest.network import MemoryLoop
 from sidecar.policytest.spec import FileSpec, StepSpec, TestSpec
 from sidecar.policytest.world import World
+from sidecar.simulation.network import MemoryLoop
 
 SUFFIXES: Final = (".test.yaml", ".test.yml")
 

@@ -20,8 +20,8 @@ from sidecar.core.framing import BodyReader
 from sidecar.core.headers import get, write_http_date
 from sidecar.core.http1 import body_length, parse_request
 from sidecar.core.message import Headers, parse_fields
-from sidecar.policytest.network import Address
 from sidecar.policytest.spec import AnswerSpec, ContentSpec
+from sidecar.simulation.network import Address
 
 MAX_HEAD: Final = 2**20
 BODILESS: Final = frozenset((204, 205, 304))

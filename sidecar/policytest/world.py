@@ -7,21 +7,21 @@ import random
 from dataclasses import replace
 from typing import Any, Final, NamedTuple
 
+from sidecar.config.spec import PolicySpec, RouteSpec, UpstreamSpec
 from sidecar.control.compiler import Snapshot, compile_policies
-from sidecar.control.spec import PolicySpec, RouteSpec, UpstreamSpec
 from sidecar.control.state import StateStore
 from sidecar.core import events
 from sidecar.core.env import Env
 from sidecar.core.exchange import Exchange
 from sidecar.core.outcome import Outcome
-from sidecar.edge.downstream import Downstream
-from sidecar.edge.listener import Listener
-from sidecar.edge.server import Server
+from sidecar.downstream.connection import Downstream
+from sidecar.downstream.listener import Listener
+from sidecar.downstream.server import Server
 from sidecar.policytest.client import Client, Received
-from sidecar.policytest.network import Address, MemoryLoop, join
 from sidecar.policytest.service import Script
 from sidecar.policytest.spec import RequestSpec
-from sidecar.telemetry.metrics import Registry
+from sidecar.simulation.network import Address, MemoryLoop, join
+from sidecar.telemetry.metrics.registry import Registry
 from sidecar.upstream.address import parse_address
 
 INBOUND: Final = "inbound"

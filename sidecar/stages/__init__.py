@@ -24,7 +24,15 @@ from typing import Final, Literal, NamedTuple
 from sidecar.core.env import BuildContext
 from sidecar.core.stage import Stage
 from sidecar.core.units import Block
-from sidecar.stages import breaker, cache, concurrency, deadline, fallback, fault, hedge, retry, transform
+from sidecar.stages.cache import stage as cache
+from sidecar.stages.circuit_breaker import stage as breaker
+from sidecar.stages.concurrency import stage as concurrency
+from sidecar.stages.fallback import stage as fallback
+from sidecar.stages.fault import stage as fault
+from sidecar.stages.hedge import stage as hedge
+from sidecar.stages.retry import stage as retry
+from sidecar.stages.timeout import stage as deadline
+from sidecar.stages.transform import stage as transform
 
 Scope = Literal["request", "attempt"]
 

@@ -15,19 +15,19 @@ from typing import TYPE_CHECKING, Any, Final
 from sidecar.core import events
 from sidecar.core.env import Env
 from sidecar.core.exchange import Exchange
-from sidecar.telemetry.access import AccessLog
-from sidecar.telemetry.lines import LineWriter
-from sidecar.telemetry.metrics import Registry
+from sidecar.telemetry.logs.access import AccessLog
+from sidecar.telemetry.logs.lines import LineWriter
+from sidecar.telemetry.metrics.registry import Registry
 from sidecar.telemetry.plain import Secrets
-from sidecar.telemetry.propagation import Propagation
 from sidecar.telemetry.recorder import Recorder
 from sidecar.telemetry.settings import Sampler, Settings, settle
 from sidecar.telemetry.spec import AccessLogSpec, SamplingSpec, TelemetrySpec
-from sidecar.telemetry.tracing import Tracer
+from sidecar.telemetry.tracing.propagation import Propagation
+from sidecar.telemetry.tracing.tracer import Tracer
 
 if TYPE_CHECKING:
-    from sidecar.telemetry.export import SpanQueue
-    from sidecar.telemetry.otlp_metrics import MetricsExport
+    from sidecar.telemetry.export.otlp import SpanQueue
+    from sidecar.telemetry.export.otlp_metrics import MetricsExport
 
 STDOUT: Final = 1
 POLL: Final = 0.02
@@ -93,7 +93,9 @@ class Telemetry:
         from opentelemetry.sdk.util.instrumentation import InstrumentationScope
         from opentelemetry.semconv.schemas import Schemas
 
-        from sidecar.telemetry import export, otlp_metrics, spans
+        from sidecar.telemetry.export import otlp as export
+        from sidecar.telemetry.export import otlp_metrics
+        from sidecar.telemetry.tracing import spans
 
         export.listen(settings.level)
         env, total = self._env, self._registry.total

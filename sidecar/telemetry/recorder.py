@@ -11,12 +11,12 @@ from typing import Any
 from sidecar.core.exchange import Attempt, Exchange
 from sidecar.core.meter import Exemplar
 from sidecar.core.outcome import Outcome
-from sidecar.telemetry.access import AccessLog
-from sidecar.telemetry.durations import AttemptMetrics, RouteMetrics
-from sidecar.telemetry.metrics import Registry
+from sidecar.telemetry.logs.access import AccessLog
+from sidecar.telemetry.metrics.durations import AttemptMetrics, RouteMetrics
+from sidecar.telemetry.metrics.registry import Registry
 from sidecar.telemetry.refusals import Refusals
 from sidecar.telemetry.settings import ExemplarFilter
-from sidecar.telemetry.tracing import Tracer
+from sidecar.telemetry.tracing.tracer import Tracer
 
 
 class Recorder:

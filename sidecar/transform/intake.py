@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Final, Literal, NamedTuple
 
 from sidecar.core.body import Body
-from sidecar.core.collect import collect
 from sidecar.core.exchange import Exchange
 from sidecar.core.outcome import Failure, Outcome
 from sidecar.transform import coding
+from sidecar.transform.collect import collect
 from sidecar.transform.forms import from_form
 from sidecar.transform.jsonbody import Document, Invalid, parse
 from sidecar.transform.validators import coding_of

@@ -31,14 +31,14 @@ from sidecar.core.outcome import (
     failed,
 )
 from sidecar.core.stage import Gate, final
-from sidecar.upstream.balancer import Balancer
+from sidecar.upstream.balancing.balancer import Balancer
+from sidecar.upstream.balancing.discovery import Discovery
+from sidecar.upstream.balancing.ejection import Ejector
+from sidecar.upstream.balancing.health import HealthChecker, http_probe
 from sidecar.upstream.certificates import CertificateWatch
 from sidecar.upstream.connection import Connection
 from sidecar.upstream.deadlines import Deadlines
-from sidecar.upstream.discovery import Discovery
-from sidecar.upstream.ejection import Ejector
 from sidecar.upstream.endpoint import Endpoint, EndpointSet
-from sidecar.upstream.health import HealthChecker, http_probe
 from sidecar.upstream.pool import STATES, Pool
 from sidecar.upstream.spec import UpstreamSpec
 from sidecar.upstream.tls import ClientTlsSpec

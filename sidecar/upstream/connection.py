@@ -30,12 +30,12 @@ from sidecar.core.outcome import (
     failed,
 )
 from sidecar.core.promise import Promise
+from sidecar.upstream.errors import words
 from sidecar.upstream.reading import MAX_HEAD, ResponseReader
-from sidecar.upstream.sending import RequestBody
+from sidecar.upstream.request_body import RequestBody
+from sidecar.upstream.request_head import request_head
 from sidecar.upstream.tls import is_cut_off
 from sidecar.upstream.upgrade import UpgradedConnection
-from sidecar.upstream.wire import request_head
-from sidecar.upstream.words import words
 
 if TYPE_CHECKING:
     from sidecar.upstream.pool import Pool

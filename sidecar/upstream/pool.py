@@ -28,8 +28,8 @@ from sidecar.core.outcome import (
 from sidecar.core.promise import Promise
 from sidecar.upstream.connection import Connection
 from sidecar.upstream.deadlines import Deadlines
+from sidecar.upstream.errors import words
 from sidecar.upstream.spec import UpstreamSpec
-from sidecar.upstream.words import words
 
 STATES: Final = ("idle", "active", "opening")
 """Of connections, as the metrics tell them."""

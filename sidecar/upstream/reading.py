@@ -17,7 +17,7 @@ from sidecar.core.framing import UNTIL_CLOSE, BodyReader
 from sidecar.core.http1 import CHUNKED, ChunkedDecoder, Invalid, parse_response
 from sidecar.core.outcome import INTERNAL, PROTOCOL, Failure, Outcome
 from sidecar.core.promise import Promise
-from sidecar.upstream.response import read_interim, read_response, read_upgrade
+from sidecar.upstream.response_head import read_interim, read_response, read_upgrade
 
 if TYPE_CHECKING:
     from sidecar.upstream.pool import Pool

@@ -9,12 +9,12 @@ from typing import Any
 
 from aiohttp import web
 
+from sidecar.admin.app import Admin
+from sidecar.admin.view import AdminView
 from sidecar.core.env import Env
 from sidecar.core.outcome import Refusal
-from sidecar.edge.admin import Admin
-from sidecar.edge.view import AdminView
-from sidecar.telemetry.durations import RouteMetrics
-from sidecar.telemetry.metrics import Registry
+from sidecar.telemetry.metrics.durations import RouteMetrics
+from sidecar.telemetry.metrics.registry import Registry
 from sidecar.telemetry.plain import Secrets
 from sidecar.telemetry.refusals import Refusals
 

@@ -17,14 +17,14 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from chaos.shop import CALLS
 from docs.generate import instruments
 from sidecar import __version__
-from sidecar.control.files import read
-from sidecar.control.load import load
-from sidecar.telemetry import catalogue
-from sidecar.telemetry.metrics import Metric
-from sidecar.telemetry.prometheus import metric_name
+from sidecar.config.files import read
+from sidecar.config.load import load
+from sidecar.demo.shop import CALLS
+from sidecar.telemetry.metrics import catalogue
+from sidecar.telemetry.metrics.prometheus import metric_name
+from sidecar.telemetry.metrics.registry import Metric
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"

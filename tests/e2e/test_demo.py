@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from chaos.demo import Ports
-from chaos.processes import is_free
+from sidecar.demo.trial import Ports
+from sidecar.process.children import is_free
 
 ROOT = Path(__file__).parents[2]
 
@@ -28,7 +28,7 @@ def free_ports() -> dict[str, str]:
 
 async def demo(env: dict[str, str]) -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "chaos.demo",
+        sys.executable, "-m", "sidecar.demo.trial",
         cwd=ROOT, env={**os.environ, "PYTHONUNBUFFERED": "1", **env},
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
     )  # fmt: skip

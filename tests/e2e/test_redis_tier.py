@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from sidecar.cache import redis as tier
+from sidecar.cache import redis_tier as tier
 from sidecar.cache.codec import encode
 from sidecar.cache.spec import CacheSpec
 from sidecar.cache.store import Store

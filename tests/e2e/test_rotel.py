@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import pytest
 
-from chaos.shop.collector import missing
+from sidecar.demo.shop.collector import missing
 from tests.support.process import Sidecar, policies, route
 from tests.support.rotel import Rotel
 from tests.support.servers import Server, answering

@@ -10,7 +10,7 @@ import socket
 import sys
 from pathlib import Path
 
-from chaos.shop.collector import missing
+from sidecar.demo.shop.collector import missing
 
 ROOT = Path(__file__).parents[2]
 
@@ -33,7 +33,7 @@ def free_range(count: int) -> int:
 
 async def test_an_order_goes_through_all_of_them() -> None:
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "chaos.shop",
+        sys.executable, "-m", "sidecar.demo.shop",
         cwd=ROOT, env={**os.environ, "SHOP_ONCE": "1", "SHOP_PORT": str(free_range(23))},
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
     )  # fmt: skip

@@ -13,11 +13,12 @@ from zlib import crc32
 from tests.fuzz.harness import fuzz, instrumented
 
 with instrumented():
-    from sidecar.cache import codec, etag, ranges, reuse, structured, vary
-    from sidecar.cache.dates import format_date, parse_date
-    from sidecar.cache.directives import FOREVER, Directives, parse, parse_targeted
-    from sidecar.cache.facts import Reader
-    from sidecar.cache.freshness import Asked, Rules, assess
+    from sidecar.cache import codec
+    from sidecar.cache.rfc import etag, ranges, reuse, structured, vary
+    from sidecar.cache.rfc.dates import format_date, parse_date
+    from sidecar.cache.rfc.directives import FOREVER, Directives, parse, parse_targeted
+    from sidecar.cache.rfc.facts import Reader
+    from sidecar.cache.rfc.freshness import Asked, Rules, assess
     from sidecar.core.headers import http_date, retry_after, tokens
     from sidecar.core.http1 import FIELDS
 

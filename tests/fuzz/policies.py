@@ -11,10 +11,10 @@ import contextlib
 from tests.fuzz.harness import fuzz, instrumented
 
 with instrumented():
+    from sidecar.config.files import Source, digest
+    from sidecar.config.load import load
     from sidecar.control.compiler import CompileError
-    from sidecar.control.dry import compile_dry
-    from sidecar.control.files import Source, digest
-    from sidecar.control.load import load
+    from sidecar.inspect.dry import compile_dry
 
 ENVIRON = {"NAME": "value", "PORT": "8080", "EMPTY": ""}
 

@@ -16,12 +16,12 @@ import httptools
 from tests.fuzz.harness import fuzz, instrumented
 
 with instrumented():
-    from sidecar.control.listener import ListenerSpec, parse_address
+    from sidecar.config.process_spec import ListenerSpec, parse_address
     from sidecar.core.exchange import Exchange
     from sidecar.core.outcome import Outcome
-    from sidecar.edge.downstream import Downstream
-    from sidecar.edge.listener import Listener
-    from sidecar.edge.server import Server
+    from sidecar.downstream.connection import Downstream
+    from sidecar.downstream.listener import Listener
+    from sidecar.downstream.server import Server
 
 from tests.fuzz.pipe import Pipe, Taken, cuts
 from tests.support.clock import make_env

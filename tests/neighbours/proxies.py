@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from string import Template
 
-from chaos.processes import start, stop
+from sidecar.process.children import start, stop
 
 SECRET = "5e4a1f"  # a client that does not know it cannot forge a mark
 MARK = "x-mark"

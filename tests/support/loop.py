@@ -12,7 +12,7 @@ import random
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
-from sidecar.policytest import virtual as loops
+from sidecar.simulation import loop as loops
 from tests.support.clock import FakeEnv, assemble
 
 T = TypeVar("T")

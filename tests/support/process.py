@@ -21,7 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from chaos.processes import tied_to_parent
+from sidecar.process.children import tied_to_parent
 from tests.support.client import Client, fetch
 from tests.support.wire import Message
 

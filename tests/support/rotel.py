@@ -2,7 +2,7 @@
 
     async with Rotel() as rotel: ...        # rotel.grpc, rotel.http; `await rotel.spans(3)`
 
-Where it can be used at all: `chaos.shop.collector.missing` says why not.
+Where it can be used at all: `sidecar.demo.shop.collector.missing` says why not.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import re
 import socket
 from types import TracebackType
 
-from chaos.processes import tied_to_parent
-from chaos.shop.collector import ESCAPES, command
+from sidecar.demo.shop.collector import ESCAPES, command
+from sidecar.process.children import tied_to_parent
 
 PATIENCE = 15.0
 SPAN = re.compile(r"^Span #\d+$")

@@ -13,8 +13,8 @@ from click.testing import CliRunner, Result
 
 from sidecar import __version__
 from sidecar.cli import main
-from sidecar.control import files
-from sidecar.control.schema import text
+from sidecar.config import files
+from sidecar.config.schema import text
 
 GOOD = """\
 version: 1

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from sidecar.control.files import read
-from sidecar.control.load import load
+from sidecar.config.files import read
+from sidecar.config.load import load
 from sidecar.stages import STAGES
 
 ROOT = Path(__file__).parents[2] / "policies"

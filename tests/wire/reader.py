@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
-from sidecar.control.listener import LimitsSpec, ListenerSpec
+from sidecar.config.process_spec import LimitsSpec, ListenerSpec
 from sidecar.core.exchange import Exchange
 from sidecar.core.outcome import Failure, Headers, Outcome
 from sidecar.core.promise import Promise
-from sidecar.edge.downstream import Downstream
-from sidecar.edge.listener import Listener
-from sidecar.edge.server import Server
+from sidecar.downstream.connection import Downstream
+from sidecar.downstream.listener import Listener
+from sidecar.downstream.server import Server
 from tests.support.clock import FakeEnv, make_env
 from tests.wire.pipe import Pipe
 

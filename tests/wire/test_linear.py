@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from sidecar.control.listener import LimitsSpec
+from sidecar.config.process_spec import LimitsSpec
 from sidecar.core.body import Body
 from sidecar.core.framing import BodyReader
 from sidecar.core.http1 import CHUNKED, Invalid

@@ -7,14 +7,14 @@ from collections.abc import Coroutine
 from functools import partial
 from typing import Any, Final
 
-from sidecar.cache import status
 from sidecar.cache.answer import answer, has_already, not_modified, with_age
-from sidecar.cache.directives import Directives
 from sidecar.cache.entry import Entry, Item
 from sidecar.cache.fill import Flight
 from sidecar.cache.intake import Intake
-from sidecar.cache.location import speaks_of_target
-from sidecar.cache.reuse import (
+from sidecar.cache.rfc import status
+from sidecar.cache.rfc.directives import Directives
+from sidecar.cache.rfc.location import speaks_of_target
+from sidecar.cache.rfc.reuse import (
     FRESH,
     NO_WISH,
     REVALIDATE_BEHIND,
@@ -29,10 +29,10 @@ from sidecar.cache.reuse import (
     read_fields,
     wishes,
 )
+from sidecar.cache.rfc.validation import CONDITIONS, own_cookies
+from sidecar.cache.rfc.vary import selecting
 from sidecar.cache.store import Store
 from sidecar.cache.tee import KEPT, LOST
-from sidecar.cache.validation import CONDITIONS, own_cookies
-from sidecar.cache.vary import selecting
 from sidecar.core import events
 from sidecar.core.env import BuildContext
 from sidecar.core.exchange import SAFE_METHODS, Exchange

@@ -5,9 +5,9 @@ Answers are stored as they would be, bodies and all, or the hit ratio and the ev
 
 from __future__ import annotations
 
-from sidecar.cache.directives import NOTHING
 from sidecar.cache.intake import Intake
-from sidecar.cache.reuse import FRESH, VALIDATE, judge, read_fields, wishes
+from sidecar.cache.rfc.directives import NOTHING
+from sidecar.cache.rfc.reuse import FRESH, VALIDATE, judge, read_fields, wishes
 from sidecar.cache.store import Store
 from sidecar.core import events
 from sidecar.core.env import BuildContext

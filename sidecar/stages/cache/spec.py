@@ -7,9 +7,9 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from sidecar.cache.freshness import Rules
 from sidecar.cache.intake import Limits
-from sidecar.cache.key import KeyRule
+from sidecar.cache.rfc.freshness import Rules
+from sidecar.cache.rfc.key import KeyRule
 from sidecar.core.env import BuildContext
 from sidecar.core.http1 import TOKEN
 from sidecar.core.units import Block, Duration, DurationOrZero, Model, Share, Size

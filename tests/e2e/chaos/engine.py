@@ -1,4 +1,6 @@
-"""A container engine as far as `chaos.containers` knows it, with plain processes: `python engine.py PLACE COMMAND ...`.
+"""A container engine as far as `chaos.cluster.containers` knows it, made of plain processes.
+
+    python engine.py PLACE COMMAND ...
 
 PLACE is a directory: one file for each container that is alive, with its process id, and `log` with every command.
 """

@@ -10,8 +10,8 @@ from click.testing import CliRunner
 
 from chaos.battery import run
 from chaos.cli import main
-from chaos.containers import IMAGE, Containers
-from chaos.files import SCENARIOS
+from chaos.cluster.containers import IMAGE, Containers
+from chaos.scenario.files import SCENARIOS
 from tests.e2e.chaos import engine
 from tests.e2e.chaos.test_real_runs import shortened
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from chaos.local import Local
+from chaos.cluster.local import Local
 from chaos.parts.client import Answer, Client
 
 SERVICE: dict[str, Any] = {"workers": 8, "queue": 8, "work": [{"path": "/", "median": 0.001}]}
@@ -160,7 +160,7 @@ def cpu(pid: int) -> float:
 
 
 async def test_what_a_part_cannot_do_is_told(tmp_path: Path) -> None:
-    from chaos.cluster import ClusterError
+    from chaos.cluster.base import ClusterError
 
     async with scene(tmp_path) as s:
         with pytest.raises(ClusterError, match="knows no command dance"):
@@ -170,7 +170,7 @@ async def test_what_a_part_cannot_do_is_told(tmp_path: Path) -> None:
 async def test_names_are_resolved_by_the_scenario(tmp_path: Path) -> None:
     import socket
 
-    from chaos.sidecar_process import with_names
+    from chaos.cluster.sidecar_process import with_names
 
     path = tmp_path / "names.json"
     loop: Any = with_names(asyncio.SelectorEventLoop, path)()

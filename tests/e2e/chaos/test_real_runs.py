@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from chaos.battery import run, simulated
-from chaos.files import SCENARIOS, Loaded, load
-from chaos.scenario import PhasesSpec
+from chaos.scenario.files import SCENARIOS, Loaded, load
+from chaos.scenario.spec import PhasesSpec
 
 ROOT = Path(__file__).parents[3]
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from sidecar.cache.dates import format_date
 from sidecar.cache.entry import Entry
-from sidecar.cache.facts import Reader
-from sidecar.cache.freshness import Asked, Rules, assess
-from sidecar.cache.key import is_more_than_uri
+from sidecar.cache.rfc.dates import format_date
+from sidecar.cache.rfc.facts import Reader
+from sidecar.cache.rfc.freshness import Asked, Rules, assess
+from sidecar.cache.rfc.key import is_more_than_uri
 
 NOW = 1000.0
 WALL = 1_750_000_000.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 
-from sidecar.cache.key import KeyRule
+from sidecar.cache.rfc.key import KeyRule
 from sidecar.cache.spec import CacheSpec
 from sidecar.cache.store import MAX_NAMESPACES, Store
 from tests.support.clock import make_env

@@ -6,11 +6,11 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from chaos.cluster.virtual import VirtualLoop
 from chaos.parts.client import Answer, Client
 from chaos.parts.link import Link
 from chaos.parts.part import Row, World
 from chaos.parts.service import Service
-from chaos.virtual import VirtualLoop
 
 
 def play(scene: Callable[[], Awaitable[None]]) -> None:

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from chaos.cli import main
-from chaos.files import SCENARIOS
+from chaos.scenario.files import SCENARIOS
 
 ONE = str(SCENARIOS / "hard_down_dependency.yaml")
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from chaos.files import SCENARIOS, load
-from chaos.recording import Struck
-from chaos.scenario import Scenario
+from chaos.scenario.files import SCENARIOS, load
+from chaos.scenario.spec import Scenario
 from chaos.timeline import NOWHERE, Timeline
 from chaos.topology import Topology
+from chaos.verdict.recording import Struck
 from tests.unit.chaos.stage import play
 
 SMALL: dict[str, Any] = {

@@ -13,7 +13,7 @@ from sidecar.core.promise import Run
 from sidecar.upstream.budget import RetryBudget
 from tests.support.clock import FakeEnv, make_env
 from tests.support.service import ScriptedService, exchange
-from tests.unit.control.policies import ScriptedUpstream, policies
+from tests.unit.config.policies import ScriptedUpstream, policies
 
 UPSTREAMS = """\
 upstreams:

@@ -7,17 +7,17 @@ from typing import Any
 
 import pytest
 
-from sidecar.control import files
+from sidecar.config import files
+from sidecar.config.files import Source
+from sidecar.config.process_spec import ListenerSpec
 from sidecar.control.compiler import Snapshot
-from sidecar.control.files import Source
-from sidecar.control.listener import ListenerSpec
 from sidecar.control.reload import HISTORY, POLL, Control, Origin
 from sidecar.control.state import StateStore
 from sidecar.core import events
 from tests.support.clock import FakeEnv
 from tests.support.loop import settle, virtual, virtual_env
 from tests.support.service import exchange
-from tests.unit.control.policies import HEAD, ScriptedUpstream
+from tests.unit.config.policies import HEAD, ScriptedUpstream
 from tests.unit.control.test_watch import config_map
 
 GOOD = (

@@ -12,7 +12,8 @@ from sidecar.core.exchange import Exchange
 from sidecar.core.outcome import CONNECT_FAILURE, Outcome
 from sidecar.core.promise import Run
 from sidecar.core.stage import stack
-from sidecar.stages import fault, retry
+from sidecar.stages.fault import stage as fault
+from sidecar.stages.retry import stage as retry
 from tests.support.clock import make_env
 from tests.support.service import ScriptedService, context, exchange, response
 

@@ -255,8 +255,8 @@ def test_nothing_to_begin_with_is_an_error() -> None:
 async def test_a_health_check_over_tls(ca: Authority) -> None:
     from aiohttp import web
 
+    from sidecar.upstream.balancing.health import http_probe
     from sidecar.upstream.endpoint import Endpoint
-    from sidecar.upstream.health import http_probe
     from sidecar.upstream.spec import HealthCheckSpec
 
     async def well(request: web.Request) -> web.Response:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sidecar.cache.dates import format_date
+from sidecar.cache.rfc.dates import format_date
 from sidecar.core.body import Body
 from sidecar.core.outcome import RESET
 from tests.support.clock import make_env

@@ -20,7 +20,7 @@ from sidecar.core.outcome import (
     Outcome,
 )
 from sidecar.core.stage import stack
-from sidecar.stages import fallback
+from sidecar.stages.fallback import stage as fallback
 from tests.support.loop import settle, virtual, virtual_env
 from tests.support.service import HANG, after, context
 from tests.unit.stages.cache.world import World, is_hit, reply, said

@@ -6,13 +6,13 @@ import inspect
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from sidecar.cache.dates import format_date
+from sidecar.cache.rfc.dates import format_date
 from sidecar.cache.spec import CacheSpec
 from sidecar.cache.store import Store
 from sidecar.core.exchange import Exchange
 from sidecar.core.message import parse_fields
 from sidecar.core.outcome import Outcome
-from sidecar.stages import cache
+from sidecar.stages.cache import stage as cache
 from tests.support.clock import FakeEnv, make_env
 from tests.support.service import ScriptedService, context, exchange
 

@@ -1,0 +1,278 @@
+"""A cluster of real processes on loopback.
+
+Each part is a `chaos.cluster.node`, each sidecar a `sidecar run` with its policy files in a directory of its own.
+Ports are the system's choice.  Nothing outlives the run: a node ends with its stdin, all are tied to this process by
+the kernel where it can do that (`sidecar.process.children`), and `close` kills what does not end by itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from chaos.cluster.base import Addresses, ClusterError
+from chaos.parts.part import Row
+from chaos.peers import envoy
+from sidecar.config.files import Source
+from sidecar.process.children import tied_to_parent
+
+READY_WITHIN = 20.0
+ANSWER_WITHIN = 10.0
+DRAIN_WITHIN = 10.0
+PAGE = os.sysconf("SC_PAGE_SIZE")
+SIGNALS = {"stop": signal.SIGSTOP, "continue": signal.SIGCONT}
+ROOT = Path(__file__).parents[2]
+
+
+class Process:
+    """A child: what it says goes line by line to `hear`."""
+
+    def __init__(self, name: str, argv: Sequence[str], env: Mapping[str, str], hear: Callable[[str], None]) -> None:
+        self.name = name
+        self.argv = argv
+        self.env = env
+        self.hear = hear
+        self.tail: list[str] = []
+        self.process: asyncio.subprocess.Process
+        self.listening: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        pipe = asyncio.subprocess.PIPE
+        self.process = await asyncio.create_subprocess_exec(
+            *self.argv, stdin=pipe, stdout=pipe, stderr=pipe, cwd=ROOT, env={**os.environ, **self.env},
+            start_new_session=True, preexec_fn=tied_to_parent(), limit=2**24,
+        )  # fmt: skip
+        for stream in (self.process.stdout, self.process.stderr):
+            assert stream is not None
+            self.listening.append(asyncio.create_task(self._listen(stream)))
+
+    async def _listen(self, stream: asyncio.StreamReader) -> None:
+        while line := await stream.readline():
+            text = line.decode(errors="replace").rstrip()
+            if not text.startswith('{"rows"'):
+                self.tail = [*self.tail[-30:], text[:2000]]
+            self.hear(text)
+
+    @property
+    def is_running(self) -> bool:
+        return self.process.returncode is None
+
+    def say(self, **what: Any) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps(what).encode() + b"\n")
+
+    def signal(self, number: int) -> None:
+        if self.is_running:
+            with contextlib.suppress(ProcessLookupError):
+                self.process.send_signal(number)
+
+    async def end(self, grace: float) -> None:
+        """Have it end; kill it after the grace."""
+        if self.is_running:
+            self.signal(signal.SIGCONT)
+            self.signal(signal.SIGTERM if grace else signal.SIGKILL)
+        try:
+            await asyncio.wait_for(self.process.wait(), max(grace, 1.0))
+        except TimeoutError:
+            self.signal(signal.SIGKILL)
+            await self.process.wait()
+        await asyncio.wait(self.listening, timeout=2.0)
+        for task in self.listening:
+            task.cancel()
+
+    def memory(self) -> tuple[int, int]:
+        """Resident bytes and open sockets; zeros where the system does not tell."""
+        try:
+            pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
+            return pages * PAGE, len(os.listdir(f"/proc/{self.process.pid}/fd"))
+        except (OSError, IndexError):
+            return 0, 0
+
+
+class Local:
+    """The cluster."""
+
+    is_simulated = False
+
+    def __init__(
+        self, directory: Path, report: Callable[[Row], None], seed: int, arm: str, most_memory: int = 2**40
+    ) -> None:
+        self.directory = directory
+        self.report = report
+        self.seed = seed
+        self.arm = arm
+        self.most_memory = most_memory
+        self.processes: dict[str, Process] = {}
+        self.sidecars: dict[str, Process] = {}
+        self.waiting: dict[int, asyncio.Future[None]] = {}
+        self.ready: dict[str, asyncio.Future[Any]] = {}
+        self.count = 0
+
+    def now(self) -> float:
+        return time.monotonic()
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+    def _process(self, name: str, argv: Sequence[str], env: Mapping[str, str], hear: Callable[[str], None]) -> Process:
+        """A Python program of ours."""
+        return Process(name, [sys.executable, *argv], env, hear)
+
+    def _seen(self, path: Path) -> str:
+        """A file of this run as that program sees it."""
+        return str(path)
+
+    # ----- parts
+
+    async def start(self, kind: str, name: str, spec: dict[str, Any]) -> list[str]:
+        process = self._process(name, ["-m", "chaos.cluster.node", kind, name], {}, lambda text: self._hear(name, text))
+        self.ready[name] = asyncio.get_running_loop().create_future()
+        await process.start()
+        self.processes[name] = process
+        process.say(spec=spec, seed=self.seed)
+        addresses: list[str] = await self._until_ready(process)
+        return addresses
+
+    async def _until_ready(self, process: Process) -> Any:
+        future = self.ready[process.name]
+        ended = asyncio.create_task(process.process.wait())
+        await asyncio.wait((future, ended), timeout=READY_WITHIN, return_when=asyncio.FIRST_COMPLETED)
+        ended.cancel()
+        if not future.done():
+            await process.end(0)
+            raise ClusterError(f"{process.name} did not get ready:\n" + "\n".join(process.tail))
+        return future.result()
+
+    def _hear(self, name: str, text: str) -> None:
+        try:
+            said = json.loads(text)
+        except ValueError:
+            return
+        if not isinstance(said, dict):
+            return
+        if "rows" in said:
+            for row in said["rows"]:
+                self.report(tuple(row))
+        elif "ready" in said:
+            if not self.ready[name].done():
+                self.ready[name].set_result(said["ready"])
+        elif (number := said.get("done", said.get("failed"))) is not None:
+            future = self.waiting.pop(number, None)
+            if future is not None and not future.done():
+                if "failed" in said:
+                    future.set_exception(ClusterError(f"{name}: {said['why']}"))
+                else:
+                    future.set_result(None)
+
+    async def tell(self, name: str, command: str, **arguments: Any) -> None:
+        process = self.processes[name]
+        if not process.is_running:
+            return  # it was killed, and a fault with it
+        self.count += 1
+        future = self.waiting[self.count] = asyncio.get_running_loop().create_future()
+        process.say(id=self.count, do=command, **{"with": arguments})
+        try:
+            await asyncio.wait_for(future, arguments.get("grace", 0) + ANSWER_WITHIN)
+        except TimeoutError:
+            self.waiting.pop(self.count, None)
+            if process.is_running:
+                raise ClusterError(f"{name} did not answer to `{command}`:\n" + "\n".join(process.tail)) from None
+
+    # ----- sidecars
+
+    async def start_sidecar(self, name: str, sources: Sequence[Source], env: Mapping[str, str]) -> Addresses:
+        directory = self.directory / name
+        directory.mkdir(parents=True, exist_ok=True)
+        self._write(directory, sources)
+        if self.arm == "envoy":
+            return await self._start_envoy(name, directory, env)
+        argv = ["-m", "chaos.cluster.sidecar_process", self._seen(directory), self._seen(self.directory / "names.json")]
+        process = self._process(name, argv, env, lambda text: self._hear_sidecar(name, text))
+        self.ready[name] = asyncio.get_running_loop().create_future()
+        await process.start()
+        self.sidecars[name] = process
+        said = await self._until_ready(process)
+        return Addresses(said["listeners"].get("inbound", ""), said["listeners"].get("outbound", ""), said["admin"])
+
+    async def _start_envoy(self, name: str, directory: Path, env: Mapping[str, str]) -> Addresses:
+        peer = envoy.prepare(directory, env)
+        process = Process(name, peer.argv, {}, lambda _: None)
+        await process.start()
+        self.sidecars[name] = process
+        for gap in peer.gaps:
+            self.report(("note", f"envoy: {gap}"))
+        give_up = self.now() + READY_WITHIN
+        while not await envoy.is_ready(peer.addresses.admin):
+            if self.now() > give_up or not process.is_running:
+                await process.end(0)
+                raise ClusterError(f"{name} (envoy) did not get ready:\n" + "\n".join(process.tail))
+            await asyncio.sleep(0.05)
+        return peer.addresses
+
+    def _write(self, directory: Path, sources: Sequence[Source]) -> None:
+        fresh = directory.with_name(directory.name + ".new")
+        shutil.rmtree(fresh, ignore_errors=True)
+        fresh.mkdir()
+        for source in sources:
+            (fresh / Path(source.name).name).write_bytes(source.text)
+        for old in directory.glob("*.yaml"):
+            if not (fresh / old.name).exists():
+                old.unlink()
+        for new in fresh.glob("*.yaml"):
+            new.replace(directory / new.name)
+
+    async def push(self, name: str, sources: Sequence[Source]) -> None:
+        self._write(self.directory / name, sources)
+
+    def _hear_sidecar(self, name: str, text: str) -> None:
+        try:
+            event = json.loads(text)
+        except ValueError:
+            return
+        if not isinstance(event, dict) or "event" not in event:
+            return
+        if event["event"] == "ready" and not self.ready[name].done():
+            self.ready[name].set_result(event)
+        facts = {key: value for key, value in event.items() if key not in ("event", "time")}
+        self.report(("event", self.now(), name, event["event"], facts))
+
+    def names(self, table: dict[str, Any]) -> None:
+        """What names resolve to, for the sidecars of this run."""
+        path = self.directory / "names.json"
+        path.with_suffix(".new").write_text(json.dumps(table))
+        path.with_suffix(".new").replace(path)
+
+    # ----- life and death
+
+    async def end(self, name: str, how: str) -> None:
+        process = self.sidecars.get(name) or self.processes[name]
+        if how in SIGNALS:
+            process.signal(SIGNALS[how])
+        else:
+            await process.end(DRAIN_WITHIN if how == "drain" else 0)
+
+    def sample(self) -> None:
+        for name, process in (*self.sidecars.items(), *self.processes.items()):
+            if not process.is_running:
+                continue
+            memory, sockets = process.memory()
+            if memory > self.most_memory:
+                raise ClusterError(f"{name} has grown to {memory / 2**20:.0f} MiB, more than the guard allows")
+            if name in self.sidecars:
+                self.report(("sample", name, self.now(), 0, 0, sockets, memory))
+
+    async def close(self) -> None:
+        for process in self.processes.values():
+            if process.process.stdin is not None:
+                process.process.stdin.close()
+        everyone = [*self.sidecars.values(), *self.processes.values()]
+        await asyncio.gather(*(process.end(3.0) for process in everyone))

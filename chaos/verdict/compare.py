@@ -1,0 +1,55 @@
+"""The sidecars beside a peer: each measure of a scenario in both arms, and which of the two did better.
+
+What differs by no more than two runs of the same arm do counts as equal; what the peer has no words for is left out.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, NamedTuple
+
+from chaos.scenario.spec import Scenario
+from chaos.verdict.judge import BIN, MEASURES, SAID, Unmeasurable, in_words
+from chaos.verdict.recording import Recording
+
+NOISE: Final = {
+    "availability": (0.015, 0.0), "goodput": (0.015, 0.0), "refused": (0.015, 0.0), "latency": (0.01, 0.05),
+    "amplification": (0.01, 0.03), "upstream_load": (0.01, 0.05), "recovery": (BIN, 0.0), "peak": (2.0, 0.2),
+    "growth": (2**20, 0.0),
+}  # fmt: skip
+"""What chance alone may make of a measure: so much, and a share of the larger value."""
+
+
+class Compared(NamedTuple):
+    """One measure in both arms."""
+
+    what: str
+    ours: str
+    theirs: str
+    word: str
+    """`better`, `equal` or `worse`: ours than theirs."""
+
+
+def compare(scenario: Scenario, ours: Recording, theirs: Recording) -> list[Compared]:
+    """Every measure of which both arms have one, in the scenario's order."""
+    found = []
+    for expectation in scenario.expect.contained:
+        if expectation.measure in SAID:
+            continue
+        measure = MEASURES[expectation.measure]
+        try:
+            (mine, form), (other, other_form) = (measure(each, scenario, expectation) for each in (ours, theirs))
+        except Unmeasurable:
+            continue
+        word = _word(expectation, mine, other)
+        found.append(Compared(in_words(expectation), form(mine), other_form(other), word))
+    return found
+
+
+def _word(expectation: Any, mine: float, other: float) -> str:
+    if mine == other:
+        return "equal"
+    absolute, relative = NOISE.get(expectation.measure, (0.0, 0.0))
+    if abs(mine - other) <= max(absolute, relative * max(mine, other)):
+        return "equal"
+    more_is_better = getattr(expectation, "at_most", None) is None and expectation.measure != "blast_radius"
+    return "better" if (mine > other) == more_is_better else "worse"

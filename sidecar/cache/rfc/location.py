@@ -1,0 +1,42 @@
+"""Which other URIs an unsafe request has changed: those in Location and Content-Location, of the same origin only.
+
+RFC 9111 4.4: an origin must not be able to invalidate what belongs to another.
+"""
+
+from __future__ import annotations
+
+from urllib.parse import urljoin, urlsplit
+
+from sidecar.cache.rfc.key import site
+from sidecar.core.exchange import Exchange
+from sidecar.core.headers import get_all
+from sidecar.core.outcome import Headers
+
+Place = tuple[bytes, bytes | None]
+"""Path and query."""
+
+
+def resolve(x: Exchange, reference: bytes) -> Place | None:
+    """A reference relative to the request's target; None if it is of another origin, or is no URI."""
+    base = f"{x.scheme.decode()}://{x.authority.decode('latin-1')}{x.target.decode('latin-1')}"
+    try:
+        joined = urlsplit(urljoin(base, reference.decode("latin-1")))
+        theirs = site(joined.scheme.encode("latin-1"), joined.netloc.encode("latin-1"))
+    except ValueError:
+        return None
+    if theirs != site(x.scheme, x.authority):
+        return None
+    query = joined.query.encode("latin-1") if joined.query else None
+    return joined.path.encode("latin-1") or b"/", query
+
+
+def others(x: Exchange, headers: Headers) -> list[Place]:
+    """The places that Location and Content-Location name."""
+    references = get_all(headers, b"location") + get_all(headers, b"content-location")
+    return [place for reference in references if (place := resolve(x, reference)) is not None]
+
+
+def speaks_of_target(x: Exchange, headers: Headers) -> bool:
+    """Is Content-Location the request's own target?"""
+    own = get_all(headers, b"content-location")
+    return len(own) == 1 and resolve(x, own[0]) == (x.path, x.query)

@@ -1,0 +1,49 @@
+"""`{path.NAME}` in the policies of a route: names that its match captures, or nothing would ever stand there.
+
+The name itself is checked where the text is (`sidecar.core.template`); which names there are is known only once a route
+is resolved, since policies are inherited by routes with different matches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from sidecar.config.node import Node
+from sidecar.config.report import Report, suggest
+from sidecar.config.spec import RouteSpec
+from sidecar.core.template import names
+from sidecar.routing.rule import MatchError, Rule
+
+TEMPLATED = ("transform", "fallback")
+"""Blocks with texts that may be templates."""
+
+
+def check_captures(route: RouteSpec, report: Report) -> None:
+    """Report names of captures that the route's path does not have."""
+    if route.blocks.keys().isdisjoint(TEMPLATED):
+        return
+    try:
+        rule = Rule(route.match, None)
+    except MatchError:
+        return  # told elsewhere
+    known = {name for name, _ in rule.captures} | set(rule.pattern.groupindex if rule.pattern is not None else ())
+    for block in TEMPLATED:
+        node = route.node.child(block) if block in route.blocks else None
+        for text in _texts(node) if node is not None else ():
+            try:
+                used = [name.removeprefix("path.") for name in names(text.value) if name.startswith("path.")]
+            except ValueError:
+                continue
+            for name in used:
+                if name not in known:
+                    message = f"names {{path.{name}}}, which the route `{route.name}` does not capture"
+                    report.at(text, f"{message}; {suggest(name, known)}")
+
+
+def _texts(node: Node) -> Iterator[Node]:
+    if isinstance(node.value, str):
+        yield node
+    for member in node.value.values() if isinstance(node.value, dict) else ():
+        yield from _texts(member)
+    for member in node.value if isinstance(node.value, list) else ():
+        yield from _texts(member)

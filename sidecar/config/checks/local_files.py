@@ -1,0 +1,35 @@
+"""Files that policies name and that must be there on this machine: certificates, keys, secrets.
+
+`sidecar check` does not look at them, since it runs where they are not.  A process that starts looks at all of them,
+and one that reloads only at what the policies newly name: a certificate that is being replaced at the moment is no
+reason to refuse new routes, for the pair in use stays (`upstream/certificates.py`).  Reads files, so not for the loop.
+"""
+
+from __future__ import annotations
+
+from sidecar.config.process_spec import SecretFile, reveal
+from sidecar.config.spec import PolicySpec
+from sidecar.core.units import Problem
+from sidecar.upstream.tls import check_files
+
+
+def check_here(new: PolicySpec, old: PolicySpec | None) -> list[Problem]:
+    """All that is wrong with the files that `new` names and `old` did not."""
+    problems = []
+    for section in ("listeners", "upstreams"):
+        before = {} if old is None else getattr(old, section)
+        for name, spec in getattr(new, section).items():
+            if spec.tls is None or (name in before and before[name].tls == spec.tls):
+                continue
+            for error in check_files(spec.tls):
+                path = (section, name, "tls", error.setting)
+                problems.append(Problem(*new.where(*path), ".".join(path), str(error)))
+    token = None if new.admin is None or old is not None else new.admin.token
+    if isinstance(token, SecretFile):
+        try:
+            reason = "" if reveal(token) else "is empty, which would let everyone in"
+        except (OSError, UnicodeDecodeError) as error:
+            reason = f"cannot be read: {error.strerror if isinstance(error, OSError) else 'it is not UTF-8 text'}"
+        if reason:
+            problems.append(Problem(*new.where("admin", "token", "file"), "admin.token.file", f"{token.file} {reason}"))
+    return problems

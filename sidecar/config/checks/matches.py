@@ -1,0 +1,48 @@
+"""The routes' `match` as a whole: every condition compiles, and no two routes take the same requests."""
+
+from __future__ import annotations
+
+from pydantic import ValidationError
+
+from sidecar.config.node import Node
+from sidecar.config.report import Report
+from sidecar.config.spec import PolicySpec, RouteSpec
+from sidecar.routing.match_spec import MatchSpec
+from sidecar.routing.router import ties
+from sidecar.routing.rule import MatchError, Rule
+
+
+def check_matches(spec: PolicySpec, report: Report) -> None:
+    """Report conditions that do not compile, and routes of one listener that tie."""
+    rules: list[Rule[RouteSpec]] = []
+    for route in spec.routes:
+        try:
+            rules.append(Rule(route.match, route))
+        except MatchError as error:
+            node = route.node.nearest("match")
+            report.at(node.nearest(error.key), str(error))
+            check_match(node, report)
+    told: set[tuple[int, int]] = set()
+    for listener in spec.listeners:
+        mine = [rule for rule in rules if rule.target.listener in (None, listener)]
+        for one, two in ties(mine):
+            if (id(one), id(two)) not in told:
+                told.add((id(one), id(two)))
+                _tell_tie(one.target, two.target, report)
+
+
+def check_match(node: Node, report: Report) -> None:
+    """Report each condition of a match that is wrong by itself: a rule as a whole stops at its first."""
+    for key, member in node.items.items():
+        try:
+            Rule(MatchSpec.model_validate({key: member.plain()}), None)
+        except ValidationError:
+            continue  # told by the route's validation
+        except MatchError as error:
+            report.at(member, str(error))
+
+
+def _tell_tie(first: RouteSpec, second: RouteSpec, report: Report) -> None:
+    where = ":".join(map(str, first.node.nearest("match").place))
+    message = f"takes requests that the route `{first.name}` takes too, and neither is more specific: see {where}"
+    report.at(second.node.nearest("match"), f"{message}; add a condition to one of them")

@@ -1,0 +1,158 @@
+"""Policy files: read from disk, and parsed from YAML 1.2 into nodes that know their place.
+
+Rules:
+
+1. Reading never fails halfway: a file that is too large, not UTF-8 or not YAML is a problem with its line and column,
+   and the other files are read all the same.
+2. A hostile file costs no more than a large one: bytes, nodes and depth have limits, which hold while parsing
+   (`tree.py`); nothing recurses on what a file says before its depth is known.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import yaml
+
+from sidecar.config.node import Mark, Node
+from sidecar.config.report import Report
+from sidecar.config.tree import Broken, TreeBuilder
+
+MAX_BYTES: Final = 2**20
+"""Of one file, and of what environment variables may add to it."""
+MAX_FILES: Final = 1_000
+EVENTS: Final = 100
+"""Of the parser, between two pauses: some 0.3 ms."""
+
+_LOADER: Final[Any] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # without libyaml: the same, only slower
+_UNPRINTABLE: Final = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+"""YAML 1.2, production 1: what may not stand in a file at all."""
+
+
+class Source(NamedTuple):
+    """A policy file as read; `name` is how messages call it."""
+
+    name: str
+    text: bytes
+
+
+def read(path: str) -> list[Source]:
+    """A policy file, or all `*.yaml` and `*.yml` of a directory in the order of their names; hidden files and
+    `*.test.yaml` are left out.  Raises `OSError` with a message for the user."""
+    if not os.path.isdir(path):
+        return [_read(path)]
+    names = sorted(name for name in os.listdir(path) if _is_policy(name) and os.path.isfile(os.path.join(path, name)))
+    if not names:
+        raise FileNotFoundError(f"{path}: the directory has no *.yaml or *.yml file")
+    if len(names) > MAX_FILES:
+        raise OSError(f"{path}: {len(names)} policy files; at most {MAX_FILES} are read")
+    return [_read(os.path.join(path, name)) for name in names]
+
+
+def _is_policy(name: str) -> bool:
+    return (
+        name.endswith((".yaml", ".yml")) and not name.startswith(".") and not name.endswith((".test.yaml", ".test.yml"))
+    )
+
+
+def _read(path: str) -> Source:
+    try:
+        with Path(path).open("rb") as file:
+            return Source(path, file.read(MAX_BYTES + 1))  # one more than allowed: parse() tells
+    except OSError as error:
+        raise OSError(error.errno, f"{path}: {error.strerror or error}") from error
+
+
+def digest(sources: list[Source]) -> str:
+    """Identity of the files' content: the same digest, the same policies."""
+    total = hashlib.sha256()
+    for name, text in sources:
+        total.update(hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest() + hashlib.sha256(text).digest())
+    return total.hexdigest()
+
+
+def parse(
+    source: Source, environ: Mapping[str, str], report: Report, pace: Callable[[], object] = lambda: None
+) -> Node | None:
+    """The document of one file, None where it is empty or cannot be read; problems go to the report.  `pace` is called
+    after every few values."""
+    tree = TreeBuilder(environ, report, MAX_BYTES)
+    try:
+        _feed(tree, source.name, _decode(source), pace)
+    except Broken as broken:
+        report.error(broken.mark, "", broken.message)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
+        begun = getattr(error, "context_mark", None)
+        context = getattr(error, "context", None)
+        if context and begun and begun.line + 1 != line:
+            context += f" that begins at {begun.line + 1}:{begun.column + 1}"
+        what = ", ".join(word for word in (context, getattr(error, "problem", None)) if word) or str(error)
+        report.error(Mark(source.name, line, column), "", f"is not valid YAML: {what}{_remedy(what)}")
+    else:
+        root = tree.root
+        if root is None or root.value is None:
+            return None
+        root.label("")
+        return root
+    report.is_whole = False
+    return None
+
+
+def _remedy(what: str) -> str:
+    """What people most often have to do about an error of YAML."""
+    if "cannot start any token" in what:
+        return "; put text that begins with such a character into quotes, and indent with spaces, not tabs"
+    if "flow" in what or "mapping values are not allowed" in what:
+        return '; put text that holds one of { } [ ] , : # into quotes, such as "/orders/{id}"'
+    return ""
+
+
+def _feed(tree: TreeBuilder, name: str, text: str, pace: Callable[[], object]) -> None:
+    documents = 0
+    events: Iterable[Any] = yaml.parse(text, Loader=_LOADER)
+    for number, event in enumerate(events):
+        if number % EVENTS == 0:
+            pace()
+        kind = type(event)
+        mark = Mark(name, event.start_mark.line + 1, event.start_mark.column + 1)
+        if kind is yaml.ScalarEvent:
+            tree.scalar(mark, event.value, event.implicit[0], event.anchor, event.tag)
+        elif kind is yaml.MappingStartEvent:
+            tree.start(mark, {}, event.anchor, event.tag)
+        elif kind is yaml.SequenceStartEvent:
+            tree.start(mark, [], event.anchor, event.tag)
+        elif kind is yaml.MappingEndEvent or kind is yaml.SequenceEndEvent:
+            tree.end()
+        elif kind is yaml.AliasEvent:
+            tree.alias(mark, event.anchor)
+        elif kind is yaml.DocumentStartEvent:
+            documents += 1
+            if documents > 1:
+                raise Broken(mark, "starts a second document; put it into a file of its own")
+
+
+def _decode(source: Source) -> str:
+    if len(source.text) > MAX_BYTES:
+        raise Broken(Mark(source.name, 1, 1), "is larger than 1 MiB; split it into several files of one directory")
+    try:
+        text = source.text.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        before = source.text[: error.start].decode("utf-8", "replace")
+        raise Broken(_position(source.name, before), "is not UTF-8 text; save the file as UTF-8") from None
+    if bad := _UNPRINTABLE.search(text):
+        where = _position(source.name, text[: bad.start()])
+        raise Broken(
+            where, f"has the control character U+{ord(bad[0]):04X}; remove it, or write it as an escape in quotes"
+        )
+    return text
+
+
+def _position(name: str, before: str) -> Mark:
+    return Mark(name, before.count("\n") + 1, len(before) - before.rfind("\n"))

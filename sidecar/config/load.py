@@ -1,0 +1,142 @@
+"""Policy files -> `PolicySpec`: everything checked, every reference followed, every block resolved.
+
+All problems of all files come out of one run.  Each layer is checked where it stands, also if no route uses it; then
+each route's blocks are checked once more as merged (`resolve.py`), and at last whether it makes sense (`checks.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, NamedTuple, TypeVar
+
+from sidecar.cache.spec import CacheSpec
+from sidecar.config import merge
+from sidecar.config.checks import conflicts as checks
+from sidecar.config.files import Source, parse
+from sidecar.config.node import OFF, Mark, Node
+from sidecar.config.process_spec import AdminSpec, LimitsSpec, ListenerSpec
+from sidecar.config.report import Report
+from sidecar.config.resolve import POLICY, Resolver, check_layer
+from sidecar.config.spec import DEFAULT_CACHE, POLICIES, PolicySpec, RouteSpec, ServiceSpec, UpstreamSpec, check_name
+from sidecar.config.validate import validate
+from sidecar.core.units import Model, Problem
+from sidecar.telemetry.spec import TelemetrySpec
+
+M = TypeVar("M", bound=Model)
+
+SECTIONS: Final = ("listeners", "admin", "limits", "telemetry", "upstreams", "caches", "policies", "defaults", "routes")
+EMPTY: Final = "holds no policies; begin with `version: 1`, then listeners, upstreams and routes"
+
+
+class Loaded(NamedTuple):
+    """What became of the files.  `spec` is None where there are problems."""
+
+    spec: PolicySpec | None
+    problems: list[Problem]
+    warnings: list[Problem]
+
+
+def load(sources: Sequence[Source], environ: Mapping[str, str], pace: Callable[[], object] = lambda: None) -> Loaded:
+    """Policies from the contents of their files.  Whatever those say, it is told in the result and never raised.
+
+    `pace` is called every 0.1 to 0.3 ms of work: it may pause, where others want the interpreter.
+    """
+    report = Report()
+    parsed = [parse(source, environ, report, pace) for source in sources]
+    root = merge.join((root for root in parsed if root is not None), report)
+    spec: PolicySpec | None = None
+    if root is not None:
+        spec = _Loading(root, report, pace).load()
+    elif not report.problems:
+        report.error(Mark(sources[0].name if sources else "", 1, 1), "", EMPTY)
+    return Loaded(None if report.problems else spec, report.problems, report.warnings)
+
+
+class _Loading:
+    """One run over a joined document."""
+
+    def __init__(self, root: Node, report: Report, pace: Callable[[], object]) -> None:
+        self.pace = pace
+        self.root = root
+        self.report = report
+
+    def load(self) -> PolicySpec | None:
+        root, report = self.root, self.report
+        top = {key: node for key, node in root.items.items() if key not in SECTIONS}
+        service = validate(ServiceSpec, root.only(top), report, partial=not report.is_whole, also=SECTIONS)
+        listeners = self._all(ListenerSpec, "listeners")
+        admin = None if self._section("admin").value == OFF else validate(AdminSpec, self._section("admin"), report)
+        limits = validate(LimitsSpec, self._section("limits"), report)
+        telemetry = self.root.items.get("telemetry")
+        upstreams = {name: self._upstream(node) for name, node in self._named("upstreams").items()}
+        caches = {DEFAULT_CACHE: CacheSpec(), **self._all(CacheSpec, "caches")}
+        bundles = self._named("policies")
+        defaults = self._section("defaults")
+        for name, layer in (*bundles.items(), ("defaults", defaults)):
+            check_layer(layer, name, report)
+        routes = self._routes(bundles, defaults)
+        if report.is_whole and not self._named("listeners"):
+            report.error(root.place, "listeners", 'is missing; add `listeners: {inbound: {address: "127.0.0.1:8080"}}`')
+        spec = PolicySpec(
+            service=service.service if service else "",
+            listeners=listeners,
+            admin=admin,
+            limits=limits or LimitsSpec(),
+            upstreams={name: upstream for name, upstream in upstreams.items() if upstream is not None},
+            routes=routes,
+            caches=caches,
+            node=root,
+            telemetry=None
+            if telemetry is None or telemetry.value in (None, OFF)
+            else validate(TelemetrySpec, telemetry, report),
+        )
+        checks.check(spec, report, self.pace)
+        return spec
+
+    def _paced(self, route: RouteSpec | None) -> RouteSpec | None:
+        self.pace()
+        return route
+
+    def _section(self, key: str) -> Node:
+        """A section's node; an empty mapping where the files have nothing there."""
+        node = self.root.items.get(key)
+        return self.root.only({}) if node is None or node.value is None else node
+
+    def _named(self, key: str) -> dict[str, Node]:
+        """The members of a section of named things."""
+        node = self._section(key)
+        if not isinstance(node.value, dict):
+            self.report.at(node, "must be a mapping of names and what they stand for")
+        for name, member in node.items.items():
+            try:
+                check_name(name)
+            except ValueError as error:
+                self.report.error(member.key, member.path, str(error))
+        return node.items
+
+    def _all(self, model: type[M], key: str) -> dict[str, M]:
+        found = ((name, validate(model, node, self.report)) for name, node in self._named(key).items())
+        return {name: spec for name, spec in found if spec is not None}
+
+    def _upstream(self, node: Node) -> UpstreamSpec | None:
+        policy = node.items.get(POLICY)
+        if policy is not None:
+            check_layer(policy, POLICY, self.report)
+        own = {key: value for key, value in node.items.items() if key != POLICY}
+        for key in own.keys() & set(POLICIES) - set(UpstreamSpec.model_fields):
+            misplaced = own.pop(key)
+            self.report.error(misplaced.key, misplaced.path, f"stands under `{POLICY}` here: {POLICY}: {{{key}: ...}}")
+        return validate(UpstreamSpec, node.only(own) if node.items else node, self.report, also=(POLICY,))
+
+    def _routes(self, bundles: dict[str, Node], defaults: Node) -> list[RouteSpec]:
+        section = self._section("routes")
+        if section.items:
+            self.report.at(section, "must be a list; begin each route with `- name:`")
+        nodes: list[Node] = section.value if isinstance(section.value, list) else []
+        shared = {key: self._named(key) for key in ("upstreams", "listeners", "caches")}
+        resolver = Resolver(**shared, bundles=bundles, defaults=defaults, report=self.report)
+        routes = [self._paced(resolver.route(node)) for node in nodes]
+        resolver.check_use()
+        named = ((node.items["name"].value, node.items["name"]) for node in nodes if "name" in node.items)
+        merge.unique(((name, node) for name, node in named if isinstance(name, str)), self.report)
+        return [route for route in routes if route is not None]

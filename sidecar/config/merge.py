@@ -1,0 +1,90 @@
+"""Several places that speak of one thing: files of one directory, and layers of one policy.
+
+Files are joined: sections by their keys, routes as one list; what is defined twice is an error that shows both places,
+never a silent winner.
+
+Layers are merged (rule 5 of the policy format): the nearest wins key by key, however deep; a list or a scalar is
+replaced whole.  `off` cuts off what lies further away: a nearer block that is not `off` starts afresh.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from sidecar.config.node import OFF, Node
+from sidecar.config.report import Report
+
+
+def join(roots: Iterable[Node], report: Report) -> Node | None:
+    """One document from those of all files, None where there is nothing."""
+    joined: Node | None = None
+    for root in roots:
+        if not isinstance(root.value, dict):
+            report.at(root, "must be a mapping with the keys version, listeners, upstreams and routes")
+        elif joined is None:
+            joined = root.only(dict(root.value))
+        else:
+            _join_sections(joined.value, root, report)
+    return joined
+
+
+def _join_sections(sections: dict[str, Node], root: Node, report: Report) -> None:
+    for key, node in root.items.items():
+        known = sections.get(key)
+        if known is None or known.value is None:
+            sections[key] = node
+        elif isinstance(known.value, dict) and isinstance(node.value, dict):
+            for name, member in node.value.items():
+                if name in known.value:
+                    _twice(member, known.value[name], report)
+            sections[key] = known.only(node.value | known.value)
+        elif isinstance(known.value, list) and isinstance(node.value, list):
+            sections[key] = Node([*known.value, *node.value], known.mark, known.key, known.path)
+        elif node.value is not None and (key != "version" or node.value != known.value):
+            _twice(node, known, report)
+
+
+def _twice(again: Node, first: Node, report: Report) -> None:
+    where = ":".join(map(str, first.key))
+    report.error(again.key, again.path, f"is defined twice: here and at {where}; keep one of them")
+
+
+def unique(nodes: Iterable[tuple[str, Node]], report: Report) -> None:
+    """Report each name that comes again in a list of named things; the node is that of the name."""
+    seen: dict[str, Node] = {}
+    for name, node in nodes:
+        if name in seen:
+            report.error(
+                node.mark, node.path, f"`{name}` is defined twice: here and at {_full(seen[name])}; rename one"
+            )
+        seen.setdefault(name, node)
+
+
+def _full(node: Node) -> str:
+    return ":".join(map(str, node.mark))
+
+
+def inherit(layers: Sequence[Node]) -> Node | None:
+    """One block from its layers, nearest first; None where there is none, a node of `off` where it is turned off."""
+    merged: Node | None = None
+    for layer in layers:
+        if merged is None:
+            merged = layer
+        elif layer.value == OFF or not isinstance(layer.value, dict) or not isinstance(merged.value, dict):
+            break
+        else:
+            merged = _overlay(merged, layer)
+        if merged.value == OFF:
+            break
+    return merged
+
+
+def _overlay(near: Node, far: Node) -> Node:
+    items = dict(near.items)
+    for key, inherited in far.items.items():
+        own = items.get(key)
+        if own is None:
+            items[key] = inherited
+        elif isinstance(own.value, dict) and isinstance(inherited.value, dict):
+            items[key] = _overlay(own, inherited)
+    return near.only(items)

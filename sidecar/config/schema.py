@@ -1,0 +1,162 @@
+"""The JSON Schema (draft 2020-12) of policy files, for editors: `policies/schema.json` is its output.
+
+It is generated from the models that `check` uses, then made fit for people: durations and sizes as they are written,
+`off` where it is allowed, no nulls, descriptions on one line.  It is more lenient than `check`: a file may be one of
+several and a policy one of several layers, so no key is required in them, and `${NAME}` may stand for a quantity.
+"""
+
+from __future__ import annotations
+
+import json
+from copy import deepcopy
+from math import isinf
+from typing import Any, Final, Literal
+
+from pydantic import create_model
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
+from pydantic_core import core_schema
+
+from sidecar.cache.spec import CacheSpec
+from sidecar.config.node import OFF
+from sidecar.config.process_spec import Address, AdminSpec, LimitsSpec, ListenerSpec
+from sidecar.config.spec import CriticalitySpec, Name, RouteHead, ServiceSpec, UpstreamSpec
+from sidecar.config.validate import takes_off
+from sidecar.core.units import Model
+from sidecar.stages import STAGES
+from sidecar.telemetry.spec import TelemetrySpec
+from sidecar.upstream.budget import Spec as BudgetSpec
+
+DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
+VARIABLE: Final = r"\$\{"
+QUANTITIES: Final[dict[str, tuple[tuple[str, float], ...]]] = {
+    "ms|s|m|h": (("h", 3600), ("m", 60), ("s", 1), ("ms", 1e-3), ("us", 1e-6)),
+    "KiB": (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10), ("B", 1)),
+    "%": (("%", 0.01),),
+    "/": (("/s", 1),),
+}
+"""Units, largest first, by what the pattern of a quantity holds."""
+
+
+def text() -> str:
+    """The schema as it stands in `policies/schema.json`."""
+    return json.dumps(schema(), indent=2, ensure_ascii=False) + "\n"
+
+
+def schema() -> dict[str, Any]:
+    """The schema of one policy file."""
+    blocks: dict[str, Any] = {entry.name: (entry.spec | Literal["off"] | None, None) for entry in STAGES}
+    policy: Any = create_model("Policy", __base__=CriticalitySpec, __doc__="A set of policies.", **blocks)
+    layer: dict[str, Any] = {"policy": (policy | None, None)}
+    upstream: Any = create_model("Upstream", __base__=UpstreamSpec, __doc__=UpstreamSpec.__doc__, **layer)
+    route: Any = create_model("Route", __base__=(RouteHead, policy), __doc__="Requests, and what holds for them.")
+    sections: dict[str, Any] = {
+        "listeners": (dict[Name, ListenerSpec], None),
+        "admin": (AdminSpec | None, None),
+        "limits": (LimitsSpec, None),
+        "telemetry": (TelemetrySpec | None, None),
+        "upstreams": (dict[Name, upstream], None),
+        "caches": (dict[Name, CacheSpec], None),
+        "policies": (dict[Name, policy], None),
+        "defaults": (policy, None),
+        "routes": (list[route], None),
+    }
+    document: Any = create_model("Policies", __base__=ServiceSpec, __doc__="A policy file.", **sections)
+    found: dict[str, Any] = document.model_json_schema(schema_generator=_Generator)
+    _require_nothing("Policy", found["$defs"], set())
+    found.pop("required")
+    found["properties"] = {key: found["properties"][key] for key in ("version", "service", *sections)}
+    return {"$schema": DIALECT, **_renamed(found)}
+
+
+def defaults(model: type[Model]) -> dict[str, Any]:
+    """The built-in default of each key that has one, as it is written in a file."""
+    found = model.model_json_schema(schema_generator=_Generator)
+    shapes = (found, *found.get("anyOf", ()))  # a block that may also be written as a list
+    members = [item for shape in shapes for item in shape.get("properties", {}).items()]
+    return {key: member["default"] for key, member in members if "default" in member}
+
+
+class _Generator(GenerateJsonSchema):
+    """pydantic's generator, with each property as people write it."""
+
+    def model_schema(self, schema: core_schema.ModelSchema) -> JsonSchemaValue:
+        found = deepcopy(super().model_schema(schema))  # parts of it are the models' own
+        found.pop("title", None)
+        model: Any = schema["cls"]
+        for key, member in found.get("properties", {}).items():
+            _tidy(member, takes_off=takes_off(model, key))
+        _tidy(found, takes_off=False)
+        return found
+
+    def encode_default(self, dft: Any) -> Any:
+        return str(dft) if isinstance(dft, Address) else super().encode_default(dft)
+
+
+def _tidy(member: dict[str, Any], *, takes_off: bool) -> None:
+    member.pop("title", None)
+    if "description" in member:
+        member["description"] = " ".join(member["description"].split())
+    kinds: list[dict[str, Any]] = member.get("anyOf") or member.get("oneOf") or []
+    if {"type": "null"} in kinds:
+        kinds.remove({"type": "null"})
+        if takes_off:
+            kinds.append({"const": OFF})
+        if len(kinds) == 1:
+            member.pop("anyOf")
+            member.update({**kinds[0], **member})
+    default = member.get("default")
+    if default is None or isinstance(default, dict) or default == []:
+        member.pop("default", None)
+    for kind in (member, *kinds):
+        pattern: str = kind.get("pattern", "")
+        if pattern and isinstance(default, int | float):
+            member["default"] = _written(default, pattern)
+        if pattern and VARIABLE not in pattern:
+            kind["pattern"] = f"{pattern}|{VARIABLE}"
+
+
+def _written(value: float, pattern: str) -> str:
+    """A quantity as it is written in a file."""
+    if isinf(value):
+        return OFF
+    units = next(units for mark, units in QUANTITIES.items() if mark in pattern)
+    unit, size = next((unit for unit in units if value >= unit[1] and value % unit[1] == 0), units[-1])
+    if value % size:  # no whole number of any unit: the largest that gives one or more
+        unit, size = next((unit for unit in units if value >= unit[1]), units[-1])
+    return f"{value / size:g}{unit}"
+
+
+def _require_nothing(name: str, definitions: dict[str, Any], seen: set[str]) -> None:
+    """Drop what is required in a layer and in the mappings of it, which are merged; not in lists, which are not."""
+    if name in seen:
+        return
+    seen.add(name)
+    for shape in (definitions[name], *definitions[name].get("anyOf", ())):
+        shape.pop("required", None)
+        for member in shape.get("properties", {}).values():
+            for kind in (member, *member.get("anyOf", ())):
+                if "$ref" in kind:
+                    _require_nothing(kind["$ref"].rpartition("/")[2], definitions, seen)
+
+
+def _renamed(found: Any) -> Any:
+    """Names of definitions as people say them: `retry` for the `Spec` of that stage."""
+    specs: dict[str, type[Any]] = {**{entry.name: entry.spec for entry in STAGES}, "retry_budget": BudgetSpec}
+    names = {f"{spec.__module__}.{spec.__name__}".replace(".", "__"): name for name, spec in specs.items()}
+
+    def name(key: str) -> str:
+        return names.get(key, key.rpartition("__")[2])
+
+    def walk(value: Any) -> Any:
+        if isinstance(value, list):
+            return [walk(each) for each in value]
+        if not isinstance(value, dict):
+            return value
+        found = {key: walk(member) for key, member in value.items()}
+        if "$ref" in found:
+            found["$ref"] = "#/$defs/" + name(found["$ref"].rpartition("/")[2])
+        if "$defs" in found:
+            found["$defs"] = {name(key): member for key, member in sorted(found["$defs"].items())}
+        return found
+
+    return walk(found)

@@ -1,0 +1,241 @@
+"""The demonstration: three small services and the sidecar before them, with `policies/demo.yaml`.
+
+    python -m sidecar.demo.trial
+
+Starts four processes, waits until the sidecar is ready, tries each policy once and shows what came back, prints what
+to try with curl, and stays until Ctrl-C, on which the sidecar drains; a second one ends it at once.  With `DEMO_ONCE=1`
+it ends after the trial.  The exit code is 1 if an answer was not the expected one.  `DEMO_PORT` (8080),
+`DEMO_ADMIN_PORT` (9901) and `DEMO_SERVICE_PORT` (9001, and the two after it) choose other ports.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from sidecar.process import children as processes
+
+HOST: Final = "127.0.0.1"
+POLICIES: Final = Path(__file__).parents[2] / "policies" / "demo.yaml"
+KINDS: Final = ("healthy", "slow", "flaky")
+READY_WITHIN: Final = 15.0
+DRAIN_WITHIN: Final = 25.0
+
+
+class DemoError(Exception):
+    """What keeps the demonstration from going on, and what to do about it."""
+
+
+class Ports(NamedTuple):
+    """Where everything listens; the policy file reads the same variables."""
+
+    sidecar: int
+    admin: int
+    services: int
+
+    @classmethod
+    def of(cls, env: Callable[[str, str], str]) -> Ports:
+        names = {"DEMO_PORT": "8080", "DEMO_ADMIN_PORT": "9901", "DEMO_SERVICE_PORT": "9001"}
+        try:
+            return cls(*(int(env(name, default)) for name, default in names.items()))
+        except ValueError as error:
+            raise DemoError(f"{', '.join(names)} must be port numbers: {error}") from None
+
+    def all(self) -> list[tuple[str, int]]:
+        """Each port with the variable that moves it."""
+        services = [("DEMO_SERVICE_PORT", self.services + number) for number in range(len(KINDS))]
+        return [("DEMO_PORT", self.sidecar), ("DEMO_ADMIN_PORT", self.admin), *services]
+
+
+class Answer(NamedTuple):
+    status: int
+    reason: str
+    """`x-sidecar-reason`: empty where the service itself has answered."""
+    retry_after: str
+    body: bytes
+    seconds: float
+
+
+class Demo:
+    """The four processes and the trial."""
+
+    def __init__(self, ports: Ports, directory: Path) -> None:
+        self.ports = ports
+        self.log = directory / "sidecar.log"
+        self.services: list[subprocess.Popen[bytes]] = []
+        self.sidecar: subprocess.Popen[bytes] | None = None
+        self.surprises = 0
+
+    # ----- life
+
+    def start(self) -> None:
+        for name, port in self.ports.all():
+            if not processes.is_free(HOST, port):
+                raise DemoError(f"port {port} is in use; free it, or choose another: make demo {name}={port + 1000}")
+        for number, kind in enumerate(KINDS):
+            address = f"{HOST}:{self.ports.services + number}"
+            argv = [sys.executable, "-m", "sidecar.demo.services", kind, "--address", address]
+            self.services.append(processes.start(argv, self.log))
+        env = {name: str(port) for name, port in zip(
+            ("DEMO_PORT", "DEMO_ADMIN_PORT", "HEALTHY_PORT", "SLOW_PORT", "FLAKY_PORT"),
+            (self.ports.sidecar, self.ports.admin, *(self.ports.services + n for n in range(3))), strict=True,
+        )}  # fmt: skip
+        command = Path(sys.executable).with_name("sidecar")
+        self.sidecar = processes.start([str(command), "run", str(POLICIES)], self.log, env)
+        self.wait_until_ready()
+
+    def wait_until_ready(self) -> None:
+        waiting = [(self.ports.services + n, "/healthz") for n in range(len(KINDS))] + [(self.ports.admin, "/readyz")]
+        give_up = time.monotonic() + READY_WITHIN
+        while waiting:
+            for child in (*self.services, self.sidecar):
+                if child is not None and child.poll() is not None:
+                    raise DemoError(
+                        f"a process ended with exit code {child.returncode}:\n{self.log.read_text()[-4000:]}"
+                    )
+            waiting = [(port, path) for port, path in waiting if not self.is_up(port, path)]
+            if waiting and time.monotonic() > give_up:
+                raise DemoError(f"not ready after {READY_WITHIN:g} s: {waiting}\n{self.log.read_text()[-4000:]}")
+            time.sleep(0.05 if waiting else 0)
+
+    def is_up(self, port: int, path: str) -> bool:
+        try:
+            return self.ask(port, "GET", path).status == 200
+        except OSError:
+            return False
+
+    def wait(self) -> None:
+        """Until the sidecar ends, or Ctrl-C."""
+        if self.sidecar is not None:
+            self.sidecar.wait()
+
+    def stop(self) -> int:
+        """The sidecar first, so that what is in flight is still answered.  Returns its exit code."""
+        code = 0
+        if self.sidecar is not None:
+            for number in (
+                signal.SIGINT,
+                signal.SIGTERM,
+                signal.SIGHUP,
+            ):  # the sidecar too ends at once on a second one
+                signal.signal(number, self.hurry)
+            code = processes.stop(self.sidecar, DRAIN_WITHIN)
+        for service in self.services:
+            service.terminate()
+        for service in self.services:
+            processes.stop(service, 2.0)
+        return code
+
+    def hurry(self, *_: object) -> None:
+        """Tell the draining sidecar once more."""
+        if self.sidecar is not None:
+            self.sidecar.terminate()
+
+    # ----- the trial
+
+    def ask(self, port: int, method: str, path: str) -> Answer:
+        connection = http.client.HTTPConnection(HOST, port, timeout=10)
+        began = time.monotonic()
+        try:
+            connection.request(method, path)
+            response = connection.getresponse()
+            body = response.read()
+        except http.client.HTTPException as error:
+            raise DemoError(f"{method} {path}: no valid answer: {error!r}") from error
+        finally:
+            connection.close()
+        header = response.headers.get
+        took = time.monotonic() - began
+        return Answer(response.status, header("x-sidecar-reason", ""), header("retry-after", ""), body, took)
+
+    def show(self, what: str, answer: Answer, status: int, reason: str = "") -> None:
+        """Print one line about an answer; a surprise is counted."""
+        fits = answer.status == status and answer.reason == reason
+        self.surprises += not fits
+        mark = "ok" if fits else f"EXPECTED {status} {reason}"
+        said = f"{answer.status} {answer.reason}".strip()
+        print(f"  {mark:<4} {what:<52} {said:<20} {answer.seconds * 1000:6.1f} ms")
+
+    def try_all(self) -> None:
+        """Each policy once."""
+        through, flaky = self.ports.sidecar, self.ports.services + 2
+        print("a trial:")
+        self.show("GET /orders/7, a healthy service", self.ask(through, "GET", "/orders/7"), 200)
+        self.show("GET /reports, slower than its timeout", self.ask(through, "GET", "/reports"), 504, "timeout")
+        self.ask(flaky, "POST", "/fail")
+        for _ in range(5):
+            answer = self.ask(through, "GET", "/payments")
+        self.show("GET /payments, the 5th failure of its service", answer, 503)
+        answer = self.ask(through, "GET", "/payments")
+        self.show("GET /payments, refused: the breaker is open", answer, 503, "breaker_open")
+        answer = self.ask(through, "GET", "/offers")
+        self.show("GET /offers, same breaker, with a fallback", answer, 200, "breaker_open")
+        self.ask(flaky, "POST", "/recover")
+        self.show("GET /payments, recovered, still refused", self.ask(through, "GET", "/payments"), 503, "breaker_open")
+        time.sleep(min(float(answer.retry_after or 2), 5) + 0.5)
+        self.show("GET /payments, let through as a probe", self.ask(through, "GET", "/payments"), 200)
+        state: dict[str, Any] = json.loads(self.ask(self.ports.admin, "GET", "/state").body)
+        print(f"  ok   GET /state, the sidecar about itself: {', '.join(state)}\n")
+
+    def hints(self) -> str:
+        sidecar, admin, flaky = self.ports.sidecar, self.ports.admin, self.ports.services + 2
+        return f"""try:
+  curl -i localhost:{sidecar}/orders/7                a healthy service
+  curl -i localhost:{sidecar}/reports                 slower than its timeout: 504, and the document says which policy
+  curl -X POST localhost:{flaky}/fail               make the payments fail, then a few times
+  curl -i localhost:{sidecar}/payments                503s of the service; from the 5th on the breaker refuses
+  curl -i localhost:{sidecar}/offers                  the same service with a fallback
+  curl -X POST localhost:{flaky}/recover            and {sidecar}/payments is let through again within seconds
+  curl localhost:{admin}/state                      breakers, budgets, endpoints; {admin}/metrics for Prometheus
+  edit {os.path.relpath(POLICIES)}                    it takes effect at once, or the log says why not
+  tail -f {self.log}
+Ctrl-C drains and ends it."""
+
+
+def run(demo: Demo) -> int:
+    """From start to stop; the exit code."""
+    try:
+        demo.start()
+        demo.try_all()
+        if os.environ.get("DEMO_ONCE") != "1":
+            print(demo.hints(), flush=True)
+            demo.wait()
+    except KeyboardInterrupt:
+        print("\ndraining ...", flush=True)
+    finally:
+        code = demo.stop()
+    if code or demo.surprises:
+        print(f"{demo.surprises} surprises, exit code of the sidecar {code}; its log:\n{demo.log.read_text()[-4000:]}")
+    return 1 if code or demo.surprises else 0
+
+
+def interrupt(*_: object) -> None:
+    """SIGTERM and SIGHUP end it like Ctrl-C."""
+    raise KeyboardInterrupt
+
+
+def main() -> int:
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, interrupt)
+    directory = Path(tempfile.mkdtemp(prefix="sidecar-demo-"))
+    try:
+        return run(Demo(Ports.of(os.environ.get), directory))
+    except DemoError as trouble:
+        print(f"demo: {trouble}", file=sys.stderr)
+        return 1
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

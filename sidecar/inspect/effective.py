@@ -1,0 +1,59 @@
+"""The values that are in force for a route, each with the place that it comes from."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any, Final, NamedTuple
+
+from sidecar.config.node import BUILT_IN, Node
+from sidecar.config.schema import defaults
+from sidecar.core.units import Model
+
+EMPTY: Final = Node({}, BUILT_IN)
+_PLAIN: Final = re.compile(r"[A-Za-z0-9_./%*~+-][A-Za-z0-9_./%*~+ -]*")
+
+
+class Value(NamedTuple):
+    """One value."""
+
+    key: str
+    """`backoff.base`."""
+    text: str
+    """As it is, or would be, written in a file."""
+    where: str
+    """`file:line`, or `built-in`."""
+
+
+def values(model: Model, node: Node | None, without: tuple[str, ...] = (), path: str = "") -> Iterator[Value]:
+    """All values of a model: those that its node gives, and the built-in ones.  What is not set and has no default is
+    left out, and so are the keys named by `without`."""
+    node = node or EMPTY
+    built_in = defaults(type(model))
+    for name, field in type(model).model_fields.items():
+        key = field.alias or name
+        value = getattr(model, name)
+        given = node.child(key)
+        if given is None and isinstance(node.value, list) and field.is_required():
+            given = node  # a block that may be written as its one list
+        if key in without or (given is None and value in (None, (), {})):
+            continue
+        if isinstance(value, Model):
+            yield from values(value, given, path=f"{path}{key}.")
+        elif given is None:
+            yield Value(path + key, flow(built_in.get(key, value)), "built-in")
+        else:
+            yield Value(path + key, flow(given.plain()), str(given.place))
+
+
+def flow(value: Any) -> str:
+    """A value on one line, in YAML's flow style."""
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{key}: {flow(member)}' for key, member in value.items())}}}"
+    if isinstance(value, list | tuple | frozenset):
+        return f"[{', '.join(map(flow, value))}]"
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
+    text = f"{value:g}" if isinstance(value, float) else str(value)
+    return text if _PLAIN.fullmatch(text) and not text.endswith(" ") else json.dumps(text, ensure_ascii=False)

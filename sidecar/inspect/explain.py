@@ -1,0 +1,193 @@
+"""What policies come to, in words: each route's chain of stages, and what would happen to one request.
+
+Both are made from compiled policies (`dry.py`), not from a reading of the files: what is printed is what would run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Final
+from urllib.parse import urlsplit
+
+from sidecar.config.spec import CRITICALITY
+from sidecar.control.compiler import BREAKER, ROUTE, Link, Route, Snapshot, cache_of
+from sidecar.core import paths
+from sidecar.core.exchange import Exchange
+from sidecar.core.pattern import MAX_INPUT
+from sidecar.core.query import parameter
+from sidecar.inspect.effective import flow, values
+from sidecar.inspect.explain_cache import cache_text
+from sidecar.routing.router import host_names
+from sidecar.routing.rule import EXACT, PREFIX, REGEX, TEMPLATE, Rule
+
+MAX_LISTED: Final = 10
+"""Routes that are named beside the one that matches."""
+
+
+def routes_text(snapshot: Snapshot) -> str:
+    """Every route: what it takes, its stages from the outside in, and where it ends."""
+    blocks = []
+    for route in snapshot.routes.values():
+        upstream = snapshot.spec.upstreams[route.upstream]
+        to = upstream.endpoints or (
+            f"dns:{upstream.discover.dns}:{upstream.discover.port}" if upstream.discover else "",
+        )
+        rows = [
+            *((_title(route, link), _settings(snapshot, route, link), link.where) for link in route.chain),
+            *_endpoint_breaker(snapshot, route),
+            (f"> {route.upstream}", flow(list(to)), str(snapshot.spec.where("upstreams", route.upstream))),
+        ]
+        head = f"{route.name}  {match_words(route)}  on {route.listener or 'every listener'}"
+        blocks.append("\n".join([head, *table(rows)]))
+    return "\n\n".join(blocks) + "\n"
+
+
+def explain_text(snapshot: Snapshot, listener: str, x: Exchange) -> str:
+    """Which route a request on a listener takes and why, which it nearly took and why not, and the values in force."""
+    router = snapshot.listeners[listener]
+    route = router.match(x)
+    target = x.target.decode("utf-8", "replace")
+    lines = [f"{x.method.decode()} {target} for {x.authority.decode() or 'no host'} on {listener}", ""]
+    if route is None:
+        lines += list(_unmatched(snapshot, listener, x))
+    else:
+        lines.append(f"takes the route {route.name} ({route.spec.where()}): {match_words(route)}")
+        lines += [f"    {{path.{name}}} is {flow(value)}" for name, value in x.captures.items()]
+    if others := list(_others(router.rules, route, x)):
+        lines += ["", "other routes", *table(others)]
+    if route is not None and (cache := cache_of(route.spec)) is not None:
+        lines += ["", "cache", *(f"    {sentence}" for sentence in cache_text(cache, route.name, x))]
+    if route is not None:
+        lines += list(_in_force(snapshot, route))
+    return "\n".join(lines) + "\n"
+
+
+def exchange_of(method: str, url: str, headers: Iterable[tuple[str, str]]) -> Exchange:
+    """A request as the edge would hand it over.  `url` is absolute, or begins with a slash.  Raises `ValueError`."""
+    parts = urlsplit(url)
+    if not parts.netloc and not url.startswith("/"):
+        raise ValueError(f"{url} is not a URL; write it such as http://orders/orders/17 or /orders/17")
+    fields = [(name.lower().encode(), value.strip().encode()) for name, value in headers]
+    x = Exchange(method.encode(), (parts.path or "/").encode(), fields)
+    x.query = parts.query.encode() if "?" in url else None
+    x.scheme = (parts.scheme or "http").encode()
+    x.authority = (parts.netloc.rpartition("@")[2]).encode() or x.header(b"host") or b""
+    return x
+
+
+def match_words(route: Route) -> str:
+    """What a route asks of a request: `GET, HEAD orders.example.com/orders/{id} x-tier: gold`."""
+    match = route.spec.match
+    path = match.path or (match.path_prefix and f"{match.path_prefix.rstrip('/')}/*") or match.path_regex or "/*"
+    conditions = [f"{name}: {value}" for name, value in match.headers.items()]
+    conditions += [f"?{name}={value}" for name, value in match.query.items()]
+    conditions += [f"when {match.when}"] if match.when else []
+    methods = ", ".join(match.methods) if match.methods else "any method"
+    return " ".join([methods, (match.host or "") + ("~" if match.path_regex else "") + path, *conditions])
+
+
+def table(rows: Sequence[tuple[str, str, str]]) -> list[str]:
+    """Indented rows in columns; the second column wraps nothing, it is as wide as it is."""
+    first = max((len(row[0]) for row in rows), default=0)
+    second = max((len(row[1]) for row in rows), default=0)
+    return [f"    {a:{first}}  {b:{second}}  {c}".rstrip() for a, b, c in rows]
+
+
+def _title(route: Route, link: Link) -> str:
+    return link.policy if link.scope == ROUTE else f"{link.policy} of {route.upstream}"
+
+
+def _settings(snapshot: Snapshot, route: Route, link: Link) -> str:
+    """What the files say in a block; what they do not say is built in."""
+    above = snapshot.spec.node.find(("upstreams", route.upstream)) if link.scope != ROUTE else route.spec.node
+    node = above.child(link.policy) if above is not None else None
+    return flow(node.plain()) if node is not None else "{}"
+
+
+def _endpoint_breaker(snapshot: Snapshot, route: Route) -> Iterator[tuple[str, str, str]]:
+    """The breaker that the upstream's client asks for each endpoint; it is no link of the chain."""
+    block = snapshot.spec.upstreams[route.upstream].circuit_breaker
+    node = snapshot.spec.node.find(("upstreams", route.upstream, BREAKER))
+    if block is not None and block.per is not None and node is not None:
+        yield f"{BREAKER} of each endpoint", flow(node.plain()), str(node.place)
+
+
+def _in_force(snapshot: Snapshot, route: Route) -> Iterator[str]:
+    """Every value of every block in the route's way."""
+    spec, upstream = route.spec, snapshot.spec.upstreams[route.upstream]
+    whole = snapshot.spec.node.find(("upstreams", route.upstream))
+    for link in route.chain:
+        node = spec.node if link.scope == ROUTE else whole
+        yield from ("", _title(route, link))
+        yield from table(list(values(link.block, node.child(link.policy) if node is not None else None)))
+    shown = tuple(link.policy for link in route.chain if link.scope != ROUTE)
+    yield from ("", f"upstream {route.upstream}", *table(list(values(upstream, whole, without=shown))))
+    where = spec.where(CRITICALITY) if spec.node.child(CRITICALITY) is not None else "built-in"
+    yield from ("", f"{CRITICALITY} {spec.criticality}  {where}")
+
+
+def _unmatched(snapshot: Snapshot, listener: str, x: Exchange) -> Iterator[str]:
+    router = snapshot.listeners[listener]
+    known = paths.readings(x.path)
+    if not known:
+        yield "takes no route: the path has a dot segment in disguise or a NUL, or is too long to be read in every way"
+    elif len(known) > 1:
+        yield "takes no route: servers read the path in several ways, and not all lead to the same route"
+        yield from table(
+            [(path.decode("utf-8", "replace"), _route_of(snapshot, listener, x, path), "") for path in known]
+        )
+    elif allowed := router.allowed(x):
+        yield f"takes no route: the path is known, but only for {b', '.join(allowed).decode()} (405)"
+    else:
+        yield "takes no route (404)"
+
+
+def _route_of(snapshot: Snapshot, listener: str, x: Exchange, path: bytes) -> str:
+    for rule in snapshot.listeners[listener].rules:
+        if not list(misses(rule, x, path)):
+            return rule.target.name
+    return "no route"
+
+
+def _others(rules: Sequence[Rule[Route]], taken: Route | None, x: Exchange) -> Iterator[tuple[str, str, str]]:
+    """Routes that match too or fail in one condition alone, the most specific first."""
+    listed = 0
+    for rule in rules:
+        route = rule.target
+        reasons = list(misses(rule, x, paths.canonical(x.path)))
+        if route is taken or len(reasons) > 1 or (not reasons and not paths.readings(x.path)):
+            continue
+        listed += 1
+        if listed > MAX_LISTED:
+            yield "…", "and more", ""
+            return
+        why = reasons[0] if reasons else "matches too, but is less specific" if taken else "matches under one reading"
+        yield route.name, why, str(route.spec.where("match"))
+
+
+def misses(rule: Rule[Route], x: Exchange, path: bytes) -> Iterator[str]:
+    """Every condition that a request does not meet, in words; `path` is in its canonical form."""
+    match = rule.match
+    if rule.host and rule.host not in host_names(x.scheme, x.authority):
+        yield f"the host is {x.authority.decode('utf-8', 'replace') or 'not given'}, not {match.host}"
+    if not rule.covers(path):
+        if rule.kind == REGEX:
+            yield f"the path does not match {match.path_regex}" + (" (it is too long)" * (len(path) > MAX_INPUT))
+        else:
+            relation = {EXACT: "not", TEMPLATE: "not of the form", PREFIX: "not at or below"}[rule.kind]
+            yield f"the path is {relation} {match.path or match.path_prefix}"
+    if rule.methods is not None and x.method not in rule.methods:
+        yield f"the method is {x.method.decode()}, not {' or '.join(match.methods or ())}"
+    for name, value in rule.headers:
+        if (got := x.joined(name)) != value:
+            yield f"the header {name.decode()} is {_seen(got)}, not {value.decode()}"
+    for name, value in rule.query:
+        if (many := parameter(x.query, name)) != [value]:
+            given = _seen(many[0] if many else None) if len(many) < 2 else "given more than once"
+            yield f"the query parameter {name.decode()} is {given}, not {value.decode()}"
+    if rule.when is not None and not rule.when.holds(x):
+        yield f"the condition does not hold: {match.when}"
+
+
+def _seen(value: bytes | None) -> str:
+    return "not given" if value is None else value.decode("utf-8", "replace")

@@ -1,0 +1,70 @@
+"""Whether the answer to a request would be cached, as far as the request and the policies decide it.
+
+The rest is for the answer to say (RFC 9111 3); on every answer Cache-Status tells what came of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from sidecar.cache.intake import asked_by
+from sidecar.cache.rfc.key import KeyRule, uri_of
+from sidecar.cache.rfc.reuse import is_for_origin, read_fields, wishes
+from sidecar.core.exchange import SAFE_METHODS, Exchange
+from sidecar.stages.cache.stage import Spec
+
+
+def cache_text(spec: Spec, route: str, x: Exchange) -> Iterator[str]:
+    """Sentences on what the cache does with a request and with its answer."""
+    if (why := _goes_past(spec, x)) is not None:
+        yield f"goes past the cache: {why}"
+        return
+    rule = KeyRule(route, spec.key.headers, spec.key.ignore_query)
+    yield f"is looked up in the cache {spec.store} as {uri_of(rule.key(x)).decode('latin-1')}{_beside(spec)}"
+    if x.method == b"HEAD":
+        yield "the answer to a HEAD is not stored; it updates what is stored for GET"
+        return
+    fields, asked = read_fields(x.lines), asked_by(x)
+    if spec.request_directives == "honor" and wishes(fields).only_if_cached:
+        yield "the upstream is never asked: the request says only-if-cached"
+        return
+    if fields is not None and b"range" in fields:
+        yield "the answer is not stored if it comes from the upstream: the request asks for a range"
+        return
+    if asked.no_store:
+        yield "the answer is not stored: the request says no-store"
+        return
+    yield "the answer is stored if its Cache-Control or Expires gives it a time, or it has a validator, up to " + (
+        f"{spec.max_body} bytes, and nothing in it forbids it"
+    )
+    if asked.has_authorization:
+        yield "the request bears Authorization: only if the answer says public, s-maxage or must-revalidate"
+    if spec.set_cookie == "refuse":
+        yield "not if it sets a cookie (set_cookie: refuse)"
+    if spec.ttl is None:
+        silent = f"fresh for {spec.heuristic:.0%} of its age" if spec.heuristic else "not fresh"
+        yield f"if it says nothing itself it is {silent} (there is no ttl)"
+    elif asked.has_cookie:
+        yield "the request bears a Cookie: ttl does not hold for it"
+    else:
+        yield f"if it says nothing itself it is fresh for {spec.ttl:g}s (ttl)"
+    if not spec.is_enforced:
+        yield "nothing is answered from the cache: mode is observe"
+
+
+def _goes_past(spec: Spec, x: Exchange) -> str | None:
+    """Why a request has nothing to do with what is stored, None where it has."""
+    if x.method not in (b"GET", b"HEAD"):
+        if x.method in SAFE_METHODS:
+            return f"{x.method.decode()} is neither GET nor HEAD"
+        return f"{x.method.decode()} may change things; its success drops what is stored for this URL"
+    fields = read_fields(x.lines)
+    if fields is not None and is_for_origin(fields):
+        return "If-Match and If-Unmodified-Since are for the origin to judge"
+    if spec.request_directives == "honor" and wishes(fields).no_store:
+        return "the request says no-store"
+    return None
+
+
+def _beside(spec: Spec) -> str:
+    return f" by {', '.join(spec.key.headers)}" if spec.key.headers else ""

@@ -1,0 +1,288 @@
+"""Which route takes a request: the most specific one that matches, whatever the order of the routes.
+
+Rules:
+
+1. How specific a rule is, `Rule.rank` says: host, path, methods, headers, query, `when`.  Two rules that can meet one
+   request and rank the same are an error when the policies are loaded (`ties`), never a matter of luck.
+2. A rule that fails on method, headers, query or `when` leaves the request to the next less specific one.
+3. A path that servers read in several ways matches only what it matches under every reading (`paths.py`).
+4. A condition on the host without a port holds on every port, with a port on that one alone (the scheme's default port
+   may be left out of the request).  Capitals and a dot at the end make no difference; `*.example.com` covers any number
+   of labels, but not `example.com` itself.
+
+How: one table for each host; in it exact paths are a dict, templates one dict for each set of positions of literal
+segments, prefixes a trie of segments.  The work is by the length of the path, not by the number of routes.
+
+Measured with 500 routes on CPython 3.11: a whole path 0.2 us, a prefix 0.7, a template with its capture 1.3, and a path
+with escapes 7.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import combinations, combinations_with_replacement
+from operator import itemgetter
+from typing import Any, Final, Generic
+
+from sidecar.core import paths
+from sidecar.core.exchange import Exchange
+from sidecar.core.pattern import MAX_INPUT
+from sidecar.routing.rule import EXACT, PREFIX, TEMPLATE, R, Rule
+
+HOSTS_REMEMBERED: Final = 1024
+LONGEST_HOST: Final = 255 + len(":65535")
+"""Octets (RFC 1035 2.3.4); what is longer is no name of ours."""
+_DEFAULT_PORTS: Final = {b"http": b"80", b"https": b"443"}
+
+
+class _Node(Generic[R]):
+    """A segment in the trie of prefixes."""
+
+    __slots__ = ("chain", "children", "rules")
+
+    def __init__(self) -> None:
+        self.children: dict[bytes, _Node[R]] = {}
+        self.rules: list[Rule[R]] = []
+        self.chain: list[Rule[R]] = []
+        """What a path that leaves the trie here can meet: rules of this prefix, of shorter ones, patterns, others."""
+
+    def link(self, rest: list[Rule[R]]) -> None:
+        self.chain = self.rules + rest
+        for child in self.children.values():
+            child.link(self.chain)
+
+
+class _Shape(Generic[R]):
+    """Templates with literals in the same places: these segments are the key of a dict."""
+
+    __slots__ = ("captures", "literals", "may_end_empty", "pick", "rules")
+
+    def __init__(self, key: tuple[bytes | None, ...]) -> None:
+        self.literals = tuple(place for place, part in enumerate(key, 1) if part is not None)
+        self.captures = tuple(place for place, part in enumerate(key, 1) if part is None)
+        self.may_end_empty = key[-1] is not None
+        self.pick: Callable[[Sequence[bytes]], Any] = itemgetter(*self.literals) if self.literals else lambda _: ()
+        self.rules: dict[Any, list[Rule[R]]] = {}
+
+    def is_filled(self, segments: list[bytes]) -> bool:
+        """A capture is never empty."""
+        for place in self.captures:  # noqa: SIM110 - at half the cost of all()
+            if not segments[place]:
+                return False
+        return True
+
+
+class _Table(Generic[R]):
+    """The rules of one host, in the order of their rank."""
+
+    __slots__ = ("exact", "prefixes", "templates")
+
+    def __init__(self, rules: Iterable[Rule[R]]) -> None:
+        self.exact: dict[bytes, list[Rule[R]]] = {}
+        self.templates: dict[int, list[_Shape[R]]] = {}
+        """By the number of segments; the shape with more literals first."""
+        self.prefixes: _Node[R] = _Node()
+        rest: list[Rule[R]] = []
+        for rule in rules:
+            if rule.kind == EXACT:
+                self.exact.setdefault(rule.literal, []).append(rule)
+            elif rule.kind == TEMPLATE:
+                self._add_template(rule)
+            elif rule.kind == PREFIX:
+                self._add_prefix(rule)
+            else:
+                rest.append(rule)
+        self.prefixes.link(rest)
+
+    def _add_template(self, rule: Rule[R]) -> None:
+        shape = _Shape[R](rule.key)
+        shapes = self.templates.setdefault(len(rule.key) + 1, [])
+        for known in shapes:
+            if known.literals == shape.literals:
+                shape = known
+                break
+        else:
+            shapes.append(shape)
+        shape.rules.setdefault(shape.pick([b"", *(part or b"" for part in rule.key)]), []).append(rule)
+
+    def _add_prefix(self, rule: Rule[R]) -> None:
+        node = self.prefixes
+        for part in (b"", *rule.key):
+            node = node.children.setdefault(part or b"", _Node())
+        node.rules.append(rule)
+
+    def groups(self, path: bytes, segments: list[bytes]) -> Iterator[list[Rule[R]]]:
+        """The rules whose path matches, the most specific first; patterns are among them unasked."""
+        if (group := self.exact.get(path)) is not None:
+            yield group
+        for shape in self.templates.get(len(segments), ()):
+            if (group := shape.rules.get(shape.pick(segments))) is not None and shape.is_filled(segments):
+                yield group
+        yield self.chain(segments)
+
+    def chain(self, segments: list[bytes]) -> list[Rule[R]]:
+        """What is left once no whole path and no template has matched."""
+        node = self.prefixes
+        for segment in segments:
+            child = node.children.get(segment)
+            if child is None:
+                break
+            node = child
+        return node.chain
+
+    def find(self, x: Exchange, path: bytes, segments: list[bytes]) -> Rule[R] | None:
+        """The first rule of `groups` that matches, for a path without `//`: the quick way."""
+        group = self.exact.get(path)
+        if group is not None and (rule := first(group, x, path)) is not None:
+            return rule
+        if self.templates:
+            for shape in self.templates.get(len(segments), ()):
+                group = shape.rules.get(shape.pick(segments))
+                if group is not None and (shape.may_end_empty or segments[-1]):
+                    rule = first(group, x, path)
+                    if rule is not None:
+                        return rule
+        return first(self.chain(segments), x, path)
+
+
+def first(rules: list[Rule[R]], x: Exchange, path: bytes) -> Rule[R] | None:
+    """The first of some rules with matching paths (patterns yet unasked) that matches in everything else."""
+    for rule in rules:
+        if rule.is_open or (
+            (rule.methods is None or x.method in rule.methods)
+            and (rule.pattern is None or rule.covers(path))
+            and (not rule.conditions or rule.allows(x))
+        ):
+            return rule
+    return None
+
+
+class Router(Generic[R]):
+    """Finds the target of a request among the rules of one listener."""
+
+    __slots__ = ("_anywhere", "_hosts", "_longest", "_remembered", "_special", "rules")
+
+    def __init__(self, rules: Iterable[Rule[R]]) -> None:
+        self.rules = tuple(sorted(rules, key=lambda rule: rule.rank, reverse=True))
+        """The most specific first."""
+        by_host: dict[bytes, list[Rule[R]]] = defaultdict(list)
+        for rule in self.rules:
+            by_host[rule.host].append(rule)
+        self._hosts = {host: _Table(group) for host, group in by_host.items() if host}
+        self._anywhere = (_Table(by_host[b""]),)
+        self._special = tuple(paths.SPECIAL)
+        self._longest = MAX_INPUT
+        self._remembered: dict[tuple[bytes, bytes], tuple[_Table[R], ...]] = {}
+
+    def match(self, x: Exchange) -> R | None:
+        """The target of the most specific rule that matches; sets `x.captures` where its path has some."""
+        path = x.path
+        tables = self._tables(x) if self._hosts else self._anywhere
+        if path in tables[0].exact:  # nothing is more specific, and a rule's literal path has one reading only
+            found = first(tables[0].exact[path], x, path)
+            if found is not None:
+                return found.target
+        segments = path.split(b"/")
+        if self._is_odd(path) or (segments.count(b"") > 1 and b"//" in path):
+            return self._match_odd(x, tables)
+        for table in tables:
+            found = table.find(x, path, segments)
+            if found is not None:
+                if found.captures:
+                    x.captures = {name: segments[place].decode("utf-8", "replace") for name, place in found.captures}
+                elif found.pattern is not None:
+                    x.captures = found.capture(path)
+                return found.target
+        return None
+
+    def _is_odd(self, path: bytes) -> bool:
+        """Is it too long for a pattern, or has it one of the octets that servers read differently?"""
+        for octet in self._special:  # one by one, each a search in C: a third of what `translate` takes
+            if octet in path:
+                return True
+        return len(path) > self._longest
+
+    def _match_odd(self, x: Exchange, tables: tuple[_Table[R], ...]) -> R | None:
+        """The same for a path that may have several readings, `//` or too many bytes for a pattern."""
+        known = paths.readings(x.path)
+        rules: set[Rule[R] | None] = set()
+        for path in known:
+            segments = path.split(b"/")
+            groups = (group for table in tables for group in table.groups(path, segments))
+            rules.add(next((rule for group in groups if (rule := first(group, x, path)) is not None), None))
+        found = rules.pop() if len(rules) == 1 else None
+        if found is None or (len(x.path) > MAX_INPUT and self._patterns_before(found)):
+            return None
+        if captures := found.capture(known[0]):
+            x.captures = captures
+        return found.target
+
+    def _patterns_before(self, found: Rule[R]) -> bool:
+        """Would a pattern, for which the path is too long, come first?  The less specific must not decide then."""
+        return any(rule.pattern is not None and rule.rank > found.rank for rule in self.rules)
+
+    def allowed(self, x: Exchange) -> list[bytes]:
+        """The methods with which the request would match, sorted, for `Allow` (RFC 9110 15.5.6); call it where nothing
+        matched.  Empty where nothing would with any method."""
+        found: list[set[bytes]] = []
+        for path in paths.readings(x.path):
+            segments = path.split(b"/")
+            groups = (group for table in self._tables(x) for group in table.groups(path, segments))
+            rules = [rule for group in groups for rule in group if rule.covers(path) and rule.allows(x)]
+            found.append({method for rule in rules for method in rule.methods or ()})
+        return sorted(set.intersection(*found)) if found else []
+
+    def _tables(self, x: Exchange) -> tuple[_Table[R], ...]:
+        """The tables of a request's host, the most specific first."""
+        if len(x.authority) > LONGEST_HOST:
+            return self._anywhere
+        key = (x.scheme, x.authority)
+        tables = self._remembered.get(key)
+        if tables is None:
+            if len(self._remembered) >= HOSTS_REMEMBERED:  # clients choose this key: start afresh rather than grow
+                self._remembered.clear()
+            names = host_names(*key)
+            tables = (*(self._hosts[name] for name in names if name in self._hosts), *self._anywhere)
+            self._remembered[key] = tables
+        return tables
+
+
+def host_names(scheme: bytes, authority: bytes) -> list[bytes]:
+    """The keys of `Rule.host` that cover an authority, the most specific first: with port, whole, by suffix."""
+    host, colon, port = authority.lower().rpartition(b":")
+    if not colon or host.startswith(b"[") != host.endswith(b"]"):  # none, or one of an IPv6 address
+        host, port = authority.lower(), b""
+    host = host.removesuffix(b".")
+    port = port.lstrip(b"0") or _DEFAULT_PORTS.get(scheme, b"")
+    dots = [place for place, octet in enumerate(host) if octet == ord(".")]
+    suffixes = [] if host.startswith(b"[") else [host[place:] for place in dots if place]
+    return suffixes if host.startswith(b".") else [host + b":" + port, host, *suffixes]
+
+
+def ties(rules: Iterable[Rule[R]]) -> Iterator[tuple[Rule[R], Rule[R]]]:
+    """Pairs of rules of one listener that a request can meet both, with neither more specific."""
+    alike: dict[Any, list[Rule[R]]] = defaultdict(list)
+    for rule in rules:
+        place = len(rule.key) if rule.kind == TEMPLATE else rule.key
+        alike[rule.host, rule.rank, place].append(rule)
+    for group in alike.values():
+        yield from ((one, two) for one, two in _neighbours(group) if one.can_tie(two))
+
+
+def _neighbours(rules: list[Rule[R]]) -> Iterator[tuple[Rule[R], Rule[R]]]:
+    """The pairs that have the same segments where both have literals: those that can tie, without trying all pairs."""
+    shapes: dict[tuple[bool, ...], list[Rule[R]]] = defaultdict(list)
+    for rule in rules:
+        shapes[tuple(part is not None for part in rule.key)].append(rule)
+    for (here, ours), (there, theirs) in combinations_with_replacement(shapes.items(), 2):
+        common = [place for place, both in enumerate(zip(here, there, strict=True)) if all(both)]
+        alike: dict[Any, list[Rule[R]]] = defaultdict(list)
+        for rule in theirs:
+            alike[tuple(rule.key[place] for place in common)].append(rule)
+        if ours is theirs:
+            for group in alike.values():
+                yield from combinations(group, 2)
+        else:
+            for rule in ours:
+                yield from ((rule, other) for other in alike[tuple(rule.key[place] for place in common)])

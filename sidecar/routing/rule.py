@@ -1,0 +1,213 @@
+"""One route's `match`, compiled: what it asks of a request, how specific it is, and whether it can tie with another.
+
+How specific a rule is (`rank`) is decided by, in this order: the host (with a port > whole name > wildcard, the longer
+the better > none), the path (whole > template, by its number of literal segments > prefix, by its number of segments >
+regular expression > none), whether methods are named, the number of headers, the number of query parameters, whether
+there is a `when`.
+
+A condition on a header compares the field's combined value (RFC 9110 5.3) and one on a query parameter wants it exactly
+once.  Otherwise `tier=gold&tier=silver` would meet two conditions that exclude each other, and gateway and service
+could each take another one for true.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final, Generic, NoReturn, TypeVar
+
+from sidecar.core import paths
+from sidecar.core.exchange import Exchange
+from sidecar.core.pattern import MAX_INPUT, compile_pattern, literal_prefix
+from sidecar.core.query import parameter
+from sidecar.expression import REQUEST, Condition
+from sidecar.routing.match_spec import MatchSpec
+
+R = TypeVar("R")
+
+NONE, REGEX, PREFIX, TEMPLATE, EXACT = range(5)
+"""Kinds of conditions on the path, the least specific first."""
+_LABEL: Final = re.compile(r"[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?")
+_CAPTURE: Final = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
+_TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+
+
+class MatchError(ValueError):
+    """A condition that cannot be compiled; `key` says which."""
+
+    def __init__(self, key: str, message: str) -> None:
+        super().__init__(message)
+        self.key = key
+
+
+class Rule(Generic[R]):
+    """A compiled match and the target that it leads to.  Raises `MatchError`."""
+
+    __slots__ = (
+        "captures", "conditions", "headers", "host", "is_open", "key", "kind", "match", "methods", "pattern", "query",
+        "rank", "target", "when",
+    )  # fmt: skip
+
+    def __init__(self, match: MatchSpec, target: R) -> None:
+        self.match = match
+        self.target = target
+        self.host = _host(match.host)
+        """`name`, `name:port`, `.suffix` for a wildcard, empty for any."""
+        self.kind = NONE
+        self.key: tuple[bytes | None, ...] = ()
+        """The path's segments, without the empty one before the first slash; None where a template captures."""
+        self.captures: tuple[tuple[str, int], ...] = ()
+        """What a template captures: name, and place when the path is split at its slashes."""
+        self.pattern: re.Pattern[bytes] | None = None
+        self._compile_path(match)
+        self.methods = None if match.methods is None else frozenset(_method(method) for method in match.methods)
+        self.headers = tuple((_field(name), value.encode()) for name, value in match.headers.items())
+        self.query = tuple((name.encode(), value.encode()) for name, value in match.query.items())
+        self.when = None if match.when is None else Condition(match.when, REQUEST)
+        self.conditions = bool(self.headers or self.query or self.when)
+        self.is_open = self.methods is None and self.pattern is None and not self.conditions
+        """Does it ask for nothing but host and path?"""
+        literals = len(self.key) - self.key.count(None) if self.kind in (TEMPLATE, PREFIX) else 0
+        self.rank = (
+            _host_rank(self.host),
+            (self.kind, literals),
+            self.methods is not None,
+            len(self.headers),
+            len(self.query),
+            self.when is not None,
+        )
+
+    def _compile_path(self, match: MatchSpec) -> None:
+        given = [key for key in ("path", "path_prefix", "path_regex") if getattr(match, key) is not None]
+        if len(given) > 1:
+            raise MatchError(given[1], f"stands beside `{given[0]}`; a route has one condition on its path")
+        try:
+            if match.path is not None:
+                self._compile_template(match.path)
+            elif match.path_prefix is not None:
+                if "{" in match.path_prefix:
+                    raise ValueError("takes no captures; write a template under `path`, or `path_regex`")
+                segments = paths.literal(match.path_prefix).removesuffix(b"/").split(b"/")[1:]
+                self.kind = PREFIX if segments else NONE  # a prefix of `/` asks for nothing
+                self.key = tuple(segments)
+            elif match.path_regex is not None:
+                self.pattern = compile_pattern(match.path_regex)
+                self.kind = REGEX
+        except ValueError as error:
+            raise MatchError(given[0], str(error)) from None
+
+    def _compile_template(self, path: str) -> None:
+        parts = path.split("/")
+        names = [found[1] if (found := _CAPTURE.fullmatch(part)) else "" for part in parts]
+        for part, name in zip(parts, names, strict=True):
+            if not name and ("{" in part or "}" in part):
+                raise ValueError(f"has `{part}`: a capture is a whole segment, such as /orders/{{id}}")
+        if len(set(filter(None, names))) < len(list(filter(None, names))):
+            raise ValueError("captures the same name twice; give each capture a name of its own")
+        plain = "/".join("x" if name else part for part, name in zip(parts, names, strict=True))
+        segments = paths.literal(plain).split(b"/")
+        self.captures = tuple((name, place) for place, name in enumerate(names) if name)
+        self.key = tuple(None if name else segment for segment, name in zip(segments, names, strict=True))[1:]
+        self.kind = TEMPLATE if self.captures else EXACT
+
+    @property
+    def literal(self) -> bytes:
+        """The path of an exact rule or a prefix."""
+        return b"".join(b"/" + part for part in self.key if part is not None)
+
+    def allows(self, x: Exchange) -> bool:
+        """Do headers and query meet the conditions, and does `when` hold?"""
+        for name, wanted in self.headers:
+            if x.joined(name) != wanted:
+                return False
+        if not all(parameter(x.query, name) == [wanted] for name, wanted in self.query):
+            return False
+        return self.when is None or self.when.holds(x)
+
+    def covers(self, path: bytes) -> bool:
+        """Does a path in its canonical form meet the condition?"""
+        if self.kind == EXACT:
+            return path == self.literal
+        if self.kind == PREFIX:
+            return path == self.literal or path.startswith(self.literal + b"/")
+        if self.kind == TEMPLATE:
+            parts = path.split(b"/")[1:]
+            pairs = zip(self.key, parts, strict=False)
+            return len(parts) == len(self.key) and all(got if want is None else got == want for want, got in pairs)
+        if self.pattern is not None:
+            return len(path) <= MAX_INPUT and self.pattern.fullmatch(path) is not None
+        return True
+
+    def capture(self, path: bytes) -> dict[str, str]:
+        """What template or pattern capture of a path that they cover, decoded."""
+        if self.captures:
+            segments = path.split(b"/")
+            return {name: paths.text(segments[place]) for name, place in self.captures}
+        if self.pattern is not None and self.pattern.groupindex and (found := self.pattern.fullmatch(path)):
+            return {name: paths.text(got or b"") for name, got in found.groupdict().items()}
+        return {}
+
+    def can_tie(self, other: Rule[R]) -> bool:
+        """Can one request meet both, with neither more specific?  In doubt (two patterns) yes."""
+        if self.rank != other.rank or self.host != other.host:
+            return False
+        if self.methods is not None and other.methods is not None and not self.methods & other.methods:
+            return False
+        for mine, theirs in ((self.headers, other.headers), (self.query, other.query)):
+            known = dict(mine)
+            if any(known.get(name, wanted) != wanted for name, wanted in theirs):
+                return False
+        if self.when is not None and other.when is not None and self.when.excludes(other.when):
+            return False
+        if self.kind == TEMPLATE:
+            same = len(self.key) == len(other.key)
+            return same and all(None in pair or pair[0] == pair[1] for pair in zip(self.key, other.key, strict=True))
+        if self.match.path_regex is not None and other.match.path_regex is not None:
+            one, two = sorted((literal_prefix(self.match.path_regex), literal_prefix(other.match.path_regex)), key=len)
+            return two.startswith(one)
+        return self.key == other.key
+
+
+def _host(host: str | None) -> bytes:
+    if host is None:
+        return b""
+
+    def refuse(message: str) -> NoReturn:
+        raise MatchError("host", message)
+
+    if "://" in host or "/" in host:
+        refuse("is a host name alone, without scheme and path, such as api.example.com")
+    name, port = host.lower(), ""
+    if not name.endswith("]"):
+        name, colon, port = name.rpartition(":") if ":" in name else (name, "", "")
+        if colon and not (port.isascii() and port.isdecimal() and 0 < int(port) < 65536):
+            refuse(f"has the port `{port}`; write host:port with a port from 1 to 65535, or the host alone")
+    is_wildcard = name.startswith("*.")
+    bare = name.removeprefix("*.").removesuffix(".")
+    if is_wildcard and port:
+        refuse("is a wildcard with a port; leave the port out: a wildcard matches on every port")
+    if not name.startswith("[") and not all(map(_LABEL.fullmatch, bare.split("."))):
+        known = "" if bare.isascii() else "; write an international name in its ASCII form, xn--…"
+        refuse(f"is not a host name; write it such as api.example.com or *.example.com{known}")
+    return (f".{bare}" if is_wildcard else f"{bare}:{int(port)}" if port else bare).encode()
+
+
+def _host_rank(host: bytes) -> tuple[int, int]:
+    if not host:
+        return (0, 0)
+    if host.startswith(b"."):
+        return (1, host.count(b"."))
+    return (3, 0) if b":" in host.rpartition(b"]")[2] else (2, 0)
+
+
+def _method(method: str) -> bytes:
+    if not _TOKEN.fullmatch(method):
+        raise MatchError("methods", f"has `{method}`, which is not a method; write such as [GET, HEAD]")
+    if method != method.upper() and method.upper() in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"):
+        raise MatchError("methods", f"has `{method}`; methods mind their case (RFC 9110 9.1): write {method.upper()}")
+    return method.encode()
+
+
+def _field(name: str) -> bytes:
+    if not _TOKEN.fullmatch(name):
+        raise MatchError("headers", f"has `{name}`, which is not the name of a header; write such as x-tier")
+    return name.lower().encode()

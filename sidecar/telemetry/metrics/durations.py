@@ -1,0 +1,124 @@
+"""How long requests and tries take, as the hot path records it: one dict look-up and two additions.
+
+Durations carry the attributes of OpenTelemetry's HTTP conventions.  `error.type` is the failure's code, else the status
+if that is an error (5xx for the server's side, 4xx too for the client's).  Everything that another party chooses is
+reduced to a known set before it becomes a label: methods to RFC 9110's and PATCH (`_OTHER`), an unregistered status to
+its class's x00 (RFC 9110 15), and what exceeds the bound of one route or process to (`_OTHER`, x00), so that a hostile
+peer can spend neither the memory nor the other routes' share.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Final
+
+from sidecar.core.events import ATTEMPT_DURATION, REQUEST_DURATION
+from sidecar.core.meter import SECONDS, Exemplar, Histogram
+from sidecar.core.outcome import CLIENT_CLOSED
+from sidecar.telemetry.metrics.registry import MAX_SERIES, OTHER, Registry
+
+METHODS: Final = {m: m.decode() for m in b"GET HEAD POST PUT DELETE CONNECT OPTIONS TRACE PATCH".split()}
+OTHER_METHOD: Final = b"_OTHER"
+STATUSES: Final = frozenset((0, 499, *(int(status) for status in HTTPStatus)))
+"""Those that are registered, 499 (the client went away) and 0 (there was none)."""
+
+
+def is_error(status: int, reason: str) -> bool:
+    """Did a request go wrong on our side?  A status of 5xx, or an answer that broke off; not what a client asked for
+    wrongly, nor one that left (OpenTelemetry's conventions for the status of a server span)."""
+    return status >= 500 or (reason != "" and status < 400 and reason != CLIENT_CLOSED.code)
+
+
+def _status_class(status: int) -> int:
+    return status // 100 * 100 if 100 <= status <= 599 else 0
+
+
+class RouteMetrics:
+    """The durations of one route's requests, by method, status and failure."""
+
+    __slots__ = ("_labels", "_limit", "_registry", "_series")
+
+    def __init__(self, registry: Registry, labels: Mapping[str, str], limit: int = 64) -> None:
+        """`labels` are the route's own: `route` (its name), `http.route` (its path template), `url.scheme`."""
+        self._registry = registry
+        self._labels = labels
+        self._limit = limit
+        self._series: dict[tuple[bytes, int, str], Histogram] = {}
+
+    def record(self, method: bytes, status: int, reason: str, seconds: float) -> None:
+        """A request has ended.  `reason` is the failure's code (`Outcome.reason`), empty for a response."""
+        series = self._series.get((method, status, reason)) or self._find(method, status, reason)
+        series.counts[bisect_left(SECONDS, seconds)] += 1
+        series.total += seconds
+
+    def exemplify(self, method: bytes, status: int, reason: str, exemplar: Exemplar) -> None:
+        """Show one of the requests that were recorded: the latest of its bucket."""
+        series = self._find(method, status, reason)
+        if series.exemplars is None:
+            series.exemplars = {}
+        series.exemplars[bisect_left(SECONDS, exemplar.value)] = exemplar
+
+    def _find(self, method: bytes, status: int, reason: str) -> Histogram:
+        key = _known(method, status, reason)
+        if key not in self._series and len(self._series) >= self._limit:
+            key = (OTHER_METHOD, _status_class(status), reason)
+        series = self._series.get(key)
+        if series is None:
+            labels = {**self._labels, **_attributes(*key, error_from=500)}
+            series = self._series[key] = self._registry.histogram(REQUEST_DURATION, **labels)
+        return series
+
+
+class AttemptMetrics:
+    """The durations of all tries upstream, by endpoint, method, status and failure; one for the process."""
+
+    __slots__ = ("_limit", "_registry", "_series")
+
+    def __init__(self, registry: Registry, limit: int = MAX_SERIES) -> None:
+        self._registry = registry
+        self._limit = limit
+        self._series: dict[tuple[str, str, bytes, int, str], Histogram] = {}
+
+    def record(self, upstream: str, endpoint: str, method: bytes, status: int, reason: str, seconds: float) -> None:
+        """A try has ended.  `status` is 0 where no response came."""
+        series = self._series.get((upstream, endpoint, method, status, reason))
+        if series is None:
+            series = self._find(upstream, endpoint, *_known(method, status, reason))
+        series.counts[bisect_left(SECONDS, seconds)] += 1
+        series.total += seconds
+
+    def retire(self, upstream: str, endpoint: str) -> None:
+        """The endpoint is gone, and its series with it."""
+        for key in [key for key in self._series if key[:2] == (upstream, endpoint)]:
+            del self._series[key]
+        self._registry.retire((ATTEMPT_DURATION, upstream, endpoint))
+
+    def _find(self, upstream: str, endpoint: str, method: bytes, status: int, reason: str) -> Histogram:
+        key = (upstream, endpoint, method, status, reason)
+        if key not in self._series and len(self._series) >= self._limit:
+            key = (upstream, OTHER, OTHER_METHOD, _status_class(status), reason)
+        series = self._series.get(key)
+        if series is None:
+            labels = {"upstream": key[0], "server.address": key[1], **_attributes(*key[2:], error_from=400)}
+            with self._registry.owned((ATTEMPT_DURATION, *key[:2])):
+                series = self._series[key] = self._registry.histogram(ATTEMPT_DURATION, **labels)
+        return series
+
+
+def _known(method: bytes, status: int, reason: str) -> tuple[bytes, int, str]:
+    return (
+        method if method in METHODS else OTHER_METHOD,
+        status if status in STATUSES else _status_class(status),
+        reason,
+    )
+
+
+def _attributes(method: bytes, status: int, reason: str, error_from: int) -> dict[str, str]:
+    labels = {"http.request.method": METHODS.get(method, "_OTHER")}
+    if status:
+        labels["http.response.status_code"] = str(status)
+    if reason or status >= error_from:
+        labels["error.type"] = reason or str(status)
+    return labels

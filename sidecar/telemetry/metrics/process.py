@@ -1,0 +1,43 @@
+"""The process itself: memory, CPU time, open files.  Read from /proc where there is one; NaN where there is none."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Final
+
+from sidecar.telemetry.metrics.catalogue import PROCESS_CPU, PROCESS_FILES, PROCESS_MEMORY, PROCESS_UPTIME
+from sidecar.telemetry.metrics.registry import Registry
+
+UNKNOWN: Final = float("nan")
+
+
+def memory() -> float:
+    """Resident bytes."""
+    try:
+        with open("/proc/self/statm", "rb") as file:
+            return float(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return UNKNOWN
+
+
+def cpu() -> float:
+    """Seconds of CPU, user and system."""
+    times = os.times()
+    return times.user + times.system
+
+
+def files() -> float:
+    """Open file descriptors.  Linux 6.2 and later say it as the directory's size; before, they have to be listed."""
+    try:
+        return float(os.stat("/proc/self/fd").st_size or len(os.listdir("/proc/self/fd")) - 1)
+    except OSError:
+        return UNKNOWN
+
+
+def observe(registry: Registry, uptime: Callable[[], float]) -> None:
+    """Put them on the metrics page."""
+    registry.gauge(PROCESS_MEMORY, memory)
+    registry.gauge(PROCESS_FILES, files)
+    registry.gauge(PROCESS_UPTIME, uptime)
+    registry.total(PROCESS_CPU, cpu)

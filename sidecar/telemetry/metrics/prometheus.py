@@ -1,0 +1,140 @@
+"""The metrics page, written in pieces: Prometheus text format 0.0.4, or OpenMetrics 1.0 for who asks for it.
+
+OpenMetrics has what the older format lacks: exemplars, which lead from a bucket of the latency histogram to a trace.
+Names go by OpenTelemetry's rules for Prometheus: dots become underscores, the unit is appended (`_seconds`, `_bytes`)
+and a counter ends in `_total`.  A page of 1000 histograms is 2 MB and takes 20 ms to write: whoever writes it yields
+to the loop after each piece (`page`), and `Page` keeps the last one for a second and lets simultaneous scrapes share.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import re
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Final
+
+from sidecar.telemetry.metrics.registry import Metric, Registry, Series
+
+CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+OPENMETRICS: Final = "application/openmetrics-text"
+OPENMETRICS_TYPE: Final = f"{OPENMETRICS}; version=1.0.0; charset=utf-8"
+END: Final = "# EOF\n"
+PIECE: Final = 50
+"""Series in a piece: about 1 ms of work where they are histograms."""
+SUFFIXES: Final = {"s": "_seconds", "By": "_bytes"}
+
+_label_escapes: Final = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
+_help_escapes: Final = str.maketrans({"\\": r"\\", "\n": r"\n"})
+
+
+def wants_openmetrics(accept: str) -> bool:
+    """Does an `Accept` header (RFC 9110 12.5.1) ask for OpenMetrics?  Prometheus puts it first."""
+    for part in accept.lower().split(","):
+        kind, *parameters = (piece.strip() for piece in part.split(";"))
+        if kind == OPENMETRICS and not {"q=0", "q=0.0"} & set(parameters):
+            return True
+    return False
+
+
+def family_name(metric: Metric) -> str:
+    """Its name in OpenMetrics, without the suffix of a counter's samples."""
+    return re.sub(r"[^a-zA-Z0-9_:]", "_", metric.name) + SUFFIXES.get(metric.unit, "")
+
+
+def metric_name(metric: Metric) -> str:
+    """Its name on the page."""
+    name = family_name(metric)
+    return name + "_total" if metric.kind == "counter" else name
+
+
+def number(value: float) -> str:
+    """A value or bound as the format spells it."""
+    if not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "+Inf" if value > 0 else "-Inf"
+    return str(int(value)) if value == int(value) else repr(value)
+
+
+def labels_text(series: Series) -> str:
+    """`name="value",...` without the braces."""
+    return ",".join(
+        f'{re.sub("[^a-zA-Z0-9_]", "_", name)}="{value.translate(_label_escapes)}"' for name, value in series.labels
+    )
+
+
+def bound(value: float, *, openmetrics: bool) -> str:
+    """A bucket's upper bound; OpenMetrics wants whole ones as `1.0`."""
+    return repr(float(value)) if openmetrics else number(value)
+
+
+def render(metric: Metric, *, openmetrics: bool = False) -> Iterator[str]:
+    """The lines of one metric, in pieces of at most `PIECE` series; none where it has no series."""
+    if not metric.series:
+        return
+    name = metric_name(metric)
+    family = family_name(metric) if openmetrics else name
+    escapes = _label_escapes if openmetrics else _help_escapes
+    lines = [f"# TYPE {family} {metric.kind}"]
+    if openmetrics and metric.unit in SUFFIXES:
+        lines.append(f"# UNIT {family} {SUFFIXES[metric.unit][1:]}")
+    if metric.help:
+        lines.insert(len(lines) if openmetrics else 0, f"# HELP {family} {metric.help.translate(escapes)}")
+    for count, series in enumerate(metric.series, 1):
+        labels = labels_text(series)
+        if metric.kind == "histogram":
+            _histogram(lines, name, labels, series, openmetrics=openmetrics)
+        else:
+            lines.append(f"{name}{{{labels}}} {number(series.value)}" if labels else f"{name} {number(series.value)}")
+        if count % PIECE == 0:
+            yield "\n".join(lines) + "\n"
+            lines = []
+    if lines:
+        yield "\n".join(lines) + "\n"
+
+
+def _histogram(lines: list[str], name: str, labels: str, series: Series, *, openmetrics: bool) -> None:
+    before = f'{name}_bucket{{{labels}{"," if labels else ""}le="'
+    exemplars = series.exemplars if openmetrics else {}
+    seen = 0
+    for index, count in enumerate(series.counts):
+        seen += count
+        le = "+Inf" if index == len(series.bounds) else bound(series.bounds[index], openmetrics=openmetrics)
+        line = f'{before}{le}"}} {seen}'
+        if index in exemplars:
+            value, wall, trace_id, span_id = exemplars[index]
+            line += f' # {{trace_id="{trace_id.decode()}",span_id="{span_id:016x}"}} {value!r} {wall:.3f}'
+        lines.append(line)
+    braces = f"{{{labels}}}" if labels else ""
+    lines.append(f"{name}_sum{braces} {number(series.value)}")
+    lines.append(f"{name}_count{braces} {seen}")
+
+
+class Page:
+    """The page in both formats, at most one second old."""
+
+    def __init__(
+        self, registry: Registry, now: Callable[[], float], sleep: Callable[[float], Awaitable[None]], keep: float = 1.0
+    ) -> None:
+        self._registry = registry
+        self._now = now
+        self._sleep = sleep
+        self._keep = keep
+        self._lock = asyncio.Lock()
+        self._texts: dict[bool, tuple[float, bytes]] = {}
+        """By whether it is OpenMetrics: when it was written, and what."""
+
+    async def text(self, *, openmetrics: bool = False) -> bytes:
+        """The page; written anew, a piece at a time, where the last one is too old."""
+        async with self._lock:
+            written, text = self._texts.get(openmetrics, (-math.inf, b""))
+            if self._now() - written >= self._keep:
+                pieces = []
+                for metric in self._registry.collect():
+                    for piece in render(metric, openmetrics=openmetrics):
+                        pieces.append(piece)
+                        await self._sleep(0)
+                if openmetrics:
+                    pieces.append(END)
+                text = "".join(pieces).encode()
+                self._texts[openmetrics] = (self._now(), text)
+            return text

@@ -1,0 +1,277 @@
+"""A request that is over as OpenTelemetry spans: one for the server's side, one for each try upstream.
+
+They are the SDK's own `ReadableSpan`s, made from what the exchange and its attempts say, by the stable HTTP
+conventions; what those have no word for is `sidecar.*`.  A try is a child of the request and knows how it came to be:
+`http.request.resend_count`, why, what was left of the retry budget, the state of the breaker.  A hedge links to the try
+that it ran beside, and a request that another one's call answered to that request.  What stages noted becomes events.
+
+Nothing secret: query values whose names say that they are, and those that the conventions name, are redacted; no header
+is recorded but User-Agent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, Final, Protocol
+
+from opentelemetry.attributes import BoundedAttributes
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import Event, ReadableSpan, SpanLimits
+from opentelemetry.sdk.util import BoundedList
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+from opentelemetry.semconv.attributes.client_attributes import CLIENT_ADDRESS
+from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
+from opentelemetry.semconv.attributes.http_attributes import (
+    HTTP_REQUEST_METHOD,
+    HTTP_REQUEST_METHOD_ORIGINAL,
+    HTTP_REQUEST_RESEND_COUNT,
+    HTTP_RESPONSE_STATUS_CODE,
+    HTTP_ROUTE,
+)
+from opentelemetry.semconv.attributes.network_attributes import NETWORK_PROTOCOL_VERSION
+from opentelemetry.semconv.attributes.server_attributes import SERVER_ADDRESS, SERVER_PORT
+from opentelemetry.semconv.attributes.url_attributes import URL_FULL, URL_PATH, URL_QUERY, URL_SCHEME
+from opentelemetry.semconv.attributes.user_agent_attributes import USER_AGENT_ORIGINAL
+from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags, TraceState
+
+from sidecar.core import events
+from sidecar.core.exchange import Attempt, Exchange
+from sidecar.core.outcome import Outcome
+from sidecar.telemetry.export.scrub import scrub_query, split_authority
+from sidecar.telemetry.metrics.durations import METHODS, is_error
+from sidecar.telemetry.tracing.tracer import Trace
+
+UNSET: Final = Status(StatusCode.UNSET)
+RECORDED: Final = TraceFlags(TraceFlags.SAMPLED)
+"""What the SDK's processors want to see.  OTLP does not carry it, and the headers that went out said the truth."""
+NANO: Final = 1_000_000_000
+
+Attributes = dict[str, Any]
+
+
+class Outbox(Protocol):
+    """Takes the spans of one request (`telemetry.export.SpanQueue`)."""
+
+    def admit(self, count: int) -> bool:
+        """Is there room for so many?  If not they are counted as dropped."""
+
+    def put(self, spans: list[ReadableSpan]) -> None: ...
+
+
+class SpanMaker:
+    """Makes the spans of kept requests (`tracing.Sink`).  About 40 us for a request with one try."""
+
+    def __init__(
+        self,
+        outbox: Outbox,
+        resource: Resource,
+        scope: InstrumentationScope,
+        now: Callable[[], float],
+        wall: Callable[[], float],
+        limits: SpanLimits | None = None,
+    ) -> None:
+        """`limits`: where the environment sets some; ours stay far below the usual ones, so those need no enforcing."""
+        self._outbox = outbox
+        self._resource = resource
+        self._scope = scope
+        self._now = now
+        self._wall = wall
+        self._limits = limits
+
+    def put(self, x: Exchange, trace: Trace, outcome: Outcome, reason: str, seconds: float) -> None:
+        """Make them and pass them on, if there is room for all of them."""
+        if not self._outbox.admit(len(x.attempts) + 1):
+            return
+        offset = self._wall() - self._now()
+        started = x.arrived or self._now() - seconds
+        self._outbox.put(list(_Request(self, x, trace, started + seconds, offset).spans(outcome, reason, started)))
+
+    def span(self, **parts: Any) -> ReadableSpan:
+        limits = self._limits
+        if limits is not None:
+            parts["attributes"] = BoundedAttributes(
+                limits.max_span_attributes, parts["attributes"], max_value_len=limits.max_span_attribute_length
+            )
+            longest, of_event = limits.max_attribute_length, limits.max_event_attributes
+            of_link = limits.max_link_attributes
+            events = [
+                Event(e.name, BoundedAttributes(of_event, e.attributes, max_value_len=longest), e.timestamp)
+                for e in parts.get("events", ())
+            ]
+            links = [
+                Link(link.context, BoundedAttributes(of_link, link.attributes, max_value_len=longest))
+                for link in parts.get("links", ())
+            ]
+            parts["events"] = BoundedList.from_seq(limits.max_events, events)
+            parts["links"] = BoundedList.from_seq(limits.max_links, links)
+        return ReadableSpan(resource=self._resource, instrumentation_scope=self._scope, **parts)
+
+
+class _Request:
+    """One request, while its spans are made."""
+
+    def __init__(self, maker: SpanMaker, x: Exchange, trace: Trace, ended: float, offset: float) -> None:
+        """`ended` by `Env.now`; `offset` makes Unix time of that."""
+        self.maker = maker
+        self.x = x
+        self.trace = trace
+        self.trace_id = int(trace.trace_id, 16)
+        self.state = TraceState.from_header([trace.state.decode("latin-1")]) if trace.state else None
+        self.ended = ended
+        self.offset = offset
+        self.method = METHODS.get(x.method, "_OTHER")
+        self.context = self.place(trace.span_id)
+
+    def place(self, span_id: int, *, is_remote: bool = False) -> SpanContext:
+        return SpanContext(self.trace_id, span_id, is_remote, RECORDED, self.state)
+
+    def nanoseconds(self, instant: float) -> int:
+        return int((instant + self.offset) * NANO)
+
+    def spans(self, outcome: Outcome, reason: str, started: float) -> Iterator[ReadableSpan]:
+        x, trace = self.x, self.trace
+        parent = self.place(int(trace.parent_id, 16), is_remote=True) if trace.parent_id else None
+        for attempt in x.attempts:
+            yield self.attempt_span(attempt)
+        attributes = self.request_attributes(outcome, reason)
+        route = attributes.get(HTTP_ROUTE)
+        name = "HTTP" if self.method == "_OTHER" else self.method
+        yield self.maker.span(
+            name=f"{name} {route}" if route else name,
+            context=self.context,
+            parent=parent,
+            kind=SpanKind.SERVER,
+            attributes=attributes,
+            events=list(self.events(outcome, reason)),
+            links=[self.link(other.trace_id, other.span_id, "coalesced") for other in trace.links or ()],
+            status=_status(is_error(outcome.status, reason), outcome),
+            start_time=self.nanoseconds(started),
+            end_time=self.nanoseconds(self.ended),
+        )
+
+    # ----- the request
+
+    def request_attributes(self, outcome: Outcome, reason: str) -> Attributes:
+        x = self.x
+        found: Attributes = {
+            HTTP_REQUEST_METHOD: self.method,
+            URL_PATH: x.path.decode("latin-1"),
+            URL_SCHEME: x.scheme.decode(),
+            NETWORK_PROTOCOL_VERSION: "1.0" if x.version == 10 else "1.1",
+            HTTP_RESPONSE_STATUS_CODE: outcome.status,
+            "sidecar.kept": self.trace.kept,
+            "sidecar.request.id": x.request_id.decode("latin-1"),
+        }
+        if self.method == "_OTHER":
+            found[HTTP_REQUEST_METHOD_ORIGINAL] = x.method.decode("latin-1")
+        if x.query is not None:
+            found[URL_QUERY] = scrub_query(x.query.decode("latin-1"))
+        if x.authority:
+            host, port = split_authority(x.authority.decode("latin-1"), x.scheme == b"https")
+            found[SERVER_ADDRESS], found[SERVER_PORT] = host, port
+        if x.client_address:
+            found[CLIENT_ADDRESS] = x.client_address
+        if agent := x.header(b"user-agent"):
+            found[USER_AGENT_ORIGINAL] = agent.decode("latin-1")
+        if x.route is not None:
+            match = x.route.spec.match
+            if template := match.path or match.path_prefix or match.path_regex:
+                found[HTTP_ROUTE] = template
+            found["sidecar.route"], found["sidecar.upstream"] = x.route.name, x.route.upstream
+        if reason or outcome.status >= 500:
+            found[ERROR_TYPE] = reason or str(outcome.status)
+        for name, value in (
+            ("sidecar.cache", x.cache),
+            ("sidecar.refused_by", outcome.refusal.policy or x.refused_by),
+            ("sidecar.retry.stopped", x.retry_stopped),
+        ):
+            if value:
+                found[name] = value
+        if x.attempts:
+            found["sidecar.attempts"] = len(x.attempts)
+        return found
+
+    def events(self, outcome: Outcome, reason: str) -> Iterator[Event]:
+        x = self.x
+        if x.cache:
+            decided = x.attempts[0].started if x.attempts else self.ended
+            yield Event(events.CACHED, {"sidecar.cache": x.cache}, self.nanoseconds(decided))
+        for note in self.trace.notes or ():
+            yield Event(note.event, _facts(note.facts), self.nanoseconds(note.at))
+        if outcome.refusal.policy:
+            facts = {name: value for name, value in outcome.refusal._asdict().items() if value not in ("", None)}
+            yield Event(events.REFUSED, _facts({**facts, "reason": reason}), self.nanoseconds(self.ended))
+
+    # ----- its tries
+
+    def attempt_span(self, attempt: Attempt) -> ReadableSpan:
+        first = self.x.attempts[0]
+        links = []
+        if attempt.why == "hedge" and attempt is not first and first.span_id:
+            links = [self.link(self.trace.trace_id, first.span_id, "hedged")]
+        is_bad = bool(attempt.reason) or attempt.status >= 400
+        return self.maker.span(
+            name="HTTP" if self.method == "_OTHER" else self.method,
+            context=self.place(attempt.span_id or self.trace.draw()),
+            parent=self.context,
+            kind=SpanKind.CLIENT,
+            attributes=self.attempt_attributes(attempt),
+            links=links,
+            status=Status(StatusCode.ERROR, attempt.cause or None) if is_bad else UNSET,
+            start_time=self.nanoseconds(attempt.started),
+            end_time=self.nanoseconds(attempt.ended or self.ended),
+        )
+
+    def attempt_attributes(self, attempt: Attempt) -> Attributes:
+        x = self.x
+        found: Attributes = {
+            HTTP_REQUEST_METHOD: self.method,
+            URL_FULL: f"{attempt.endpoint}{x.path.decode('latin-1')}",
+            "sidecar.upstream": attempt.upstream,
+            "sidecar.endpoint": attempt.endpoint,
+            "sidecar.attempt.why": attempt.why,
+        }
+        if x.query is not None:
+            found[URL_FULL] += "?" + scrub_query(x.query.decode("latin-1"))
+        scheme, separator, rest = attempt.endpoint.partition("://")
+        if separator and not rest.startswith("/"):
+            found[SERVER_ADDRESS], found[SERVER_PORT] = split_authority(rest, scheme == "https")
+        if attempt.number > 1:
+            found[HTTP_REQUEST_RESEND_COUNT] = attempt.number - 1
+        if attempt.status:
+            found[HTTP_RESPONSE_STATUS_CODE] = attempt.status
+        if attempt.reason or attempt.status >= 400:
+            found[ERROR_TYPE] = attempt.reason or str(attempt.status)
+        if attempt.answered:
+            found["sidecar.attempt.time_to_head"] = round(attempt.answered - attempt.started, 6)
+        found.update(self.circumstances(attempt))
+        return found
+
+    def circumstances(self, attempt: Attempt) -> Attributes:
+        """What its stages noted about a try: the budget's rest, and the breaker's state where it was not closed."""
+        found: Attributes = {}
+        if self.x.route is not None and any(link.policy == "circuit_breaker" for link in self.x.route.chain):
+            found["sidecar.breaker.state"] = "closed"
+        for note in self.trace.notes or ():
+            if note.facts.get("attempt") == attempt.number:
+                if note.event in (events.RETRIED, events.HEDGED):
+                    found["sidecar.retry_budget.tokens"] = note.facts["tokens"]
+                elif note.event == events.PROBED:
+                    found["sidecar.breaker.state"] = "half_open"
+        return found
+
+    def link(self, trace_id: bytes, span_id: int, why: str) -> Link:
+        return Link(SpanContext(int(trace_id, 16), span_id, False, RECORDED), {"sidecar.link": why})
+
+
+def _status(is_bad: bool, outcome: Outcome) -> Status:
+    return Status(StatusCode.ERROR, outcome.refusal.detail or outcome.cause or None) if is_bad else UNSET
+
+
+def _facts(facts: dict[str, Any]) -> Attributes:
+    """As attributes: names of our own, and values that OTLP knows."""
+    return {
+        f"sidecar.{name}": value if isinstance(value, str | bool | int | float) else str(value)
+        for name, value in facts.items()
+        if value is not None
+    }

@@ -1,0 +1,274 @@
+"""What may be stored, and how long it is fresh: RFC 9111 3, 3.5, 4.2, 5.1, 5.2.2, 5.3, RFC 5861, RFC 9213."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sidecar.cache.rfc.dates import format_date
+from sidecar.cache.rfc.facts import Reader, parse_age
+from sidecar.cache.rfc.freshness import HEURISTICALLY_CACHEABLE, UNDERSTOOD, Asked, Plan, Rules, assess
+
+NOW = 1_750_000_000.0
+RULES = Rules()
+PLAINLY = Asked()
+
+
+class Judged(NamedTuple):
+    plan: Plan
+    age: float
+    refusal: bytes
+
+
+Pairs = list[tuple[str, str]]
+
+
+def date(offset: float) -> str:
+    return format_date(NOW + offset).decode()
+
+
+def judge(
+    *headers: tuple[str, str], status: int = 200, asked: Asked = PLAINLY, rules: Rules = RULES, delay: float = 0.0
+) -> Judged:
+    lines = "".join(f"{name}: {value}\r\n" for name, value in headers).encode()
+    return Judged(*assess(status, Reader(rules.targets).read(lines, NOW), asked, rules, delay, NOW))
+
+
+def control(value: str, *more: tuple[str, str], status: int = 200, rules: Rules = RULES) -> Judged:
+    return judge(("Cache-Control", value), *more, status=status, rules=rules)
+
+
+class TestStorable:
+    """RFC 9111 3."""
+
+    @pytest.mark.parametrize("status", [200, 203, 204, 299, 301, 302, 303, 307, 308, 400, 404, 410, 499, 500, 503, 599])
+    def test_any_final_status_with_explicit_freshness(self, status: int) -> None:
+        assert control("max-age=60", status=status).refusal == b""
+
+    @pytest.mark.parametrize(
+        ("status", "why"), [(206, b"partial"), (304, b"status"), (100, b"status"), (103, b"status")]
+    )
+    def test_partial_not_modified_and_interim_never(self, status: int, why: bytes) -> None:
+        assert control("max-age=60, public", status=status).refusal == why
+
+    @pytest.mark.parametrize("value", ["no-store", "max-age=60, no-store", "no-store, public, s-maxage=60"])
+    def test_5_2_2_5_no_store(self, value: str) -> None:
+        assert control(value).refusal == b"no-store"
+
+    def test_5_2_2_3_must_understand(self) -> None:
+        assert control("max-age=60, no-store, must-understand").refusal == b""
+        assert control("max-age=60, no-store, must-understand", status=599).refusal == b"status"
+        assert control("max-age=60, must-understand", status=599).refusal == b"status"
+        assert {206, 304}.isdisjoint(UNDERSTOOD)
+
+    def test_5_2_2_7_private(self) -> None:
+        assert control("private, max-age=60").refusal == b"private"
+        qualified = control('private="x-user", max-age=60')
+        assert (qualified.refusal, qualified.plan.dropped) == (b"", {b"x-user"})
+
+    def test_5_2_2_4_qualified_no_cache(self) -> None:
+        stored = control('no-cache="a, b", max-age=60')
+        assert (stored.refusal, stored.plan.no_cache, stored.plan.dropped) == (b"", False, {b"a", b"b"})
+
+    def test_5_2_1_5_request_no_store(self) -> None:
+        assert judge(("Cache-Control", "max-age=60"), asked=Asked(no_store=True)).refusal == b"request-no-store"
+
+    @pytest.mark.parametrize("value", ["public, max-age=60", "must-revalidate, max-age=60", "s-maxage=60"])
+    def test_3_5_authorization_with_leave(self, value: str) -> None:
+        assert judge(("Cache-Control", value), asked=Asked(has_authorization=True)).refusal == b""
+
+    @pytest.mark.parametrize("value", ["max-age=60", "proxy-revalidate, max-age=60", "immutable, max-age=60"])
+    def test_3_5_authorization_without(self, value: str) -> None:
+        assert judge(("Cache-Control", value), asked=Asked(has_authorization=True)).refusal == b"authorization"
+
+    def test_set_cookie_needs_consent(self) -> None:
+        cookie = ("Set-Cookie", "a=b")
+        assert control("max-age=60", cookie).refusal == b"set-cookie"
+        assert control("public, max-age=60", cookie).refusal == b"set-cookie"
+        assert control("max-age=60", cookie, rules=Rules(set_cookie=True)).refusal == b""
+        assert control('max-age=60, no-cache="set-cookie"', cookie).refusal == b""
+
+    @pytest.mark.parametrize("value", ["*", "*, *", ", *", "*, Foo", "Foo, *", ",".join(f"x-{n}" for n in range(17))])
+    def test_4_1_vary_that_cannot_match(self, value: str) -> None:
+        assert control("max-age=60", ("Vary", value)).refusal == b"vary"
+        assert control("max-age=60", ("Vary", ""), ("Vary", value)).refusal == b"vary"
+
+    def test_nothing_said_and_nothing_to_validate_with(self) -> None:
+        assert judge().refusal == b"no-freshness"
+        assert control("max-age=0").refusal == b"no-freshness"
+        assert control("max-age=5", ("Age", "9")).refusal == b"stale"
+        assert control("no-cache, max-age=60").refusal == b"no-cache"
+
+    def test_a_validator_makes_it_worth_storing(self) -> None:
+        for stored in (
+            judge(("ETag", '"a"')),
+            control("no-cache", ("ETag", '"a"')),
+            judge(("Last-Modified", date(-9))),
+        ):
+            assert (stored.refusal, stored.plan.lifetime) == (b"", 0)
+        assert judge(("ETag", "unquoted")).refusal == b"no-freshness"
+
+    @pytest.mark.parametrize("status", [201, 202, 302, 403, 502, 503, 504, 599])
+    def test_4_2_2_other_statuses_need_explicit_freshness_or_public(self, status: int) -> None:
+        assert judge(("ETag", '"a"'), status=status).refusal == b"status"
+        assert control("public", ("ETag", '"a"'), status=status).refusal == b""
+
+
+class TestLifetime:
+    """RFC 9111 4.2.1."""
+
+    @pytest.mark.parametrize(
+        ("headers", "lifetime"),
+        [
+            ([("Cache-Control", "max-age=60")], 60),
+            ([("Cache-Control", "max-age=1, s-maxage=60")], 60),
+            ([("Cache-Control", "s-maxage=1"), ("Cache-Control", "max-age=60")], 1),
+            ([("Cache-Control", "max-age=60"), ("Expires", date(-9)), ("Date", date(0))], 60),
+            ([("Cache-Control", "max-age=60"), ("Expires", "0")], 60),
+            ([("Cache-Control", "max-age=0"), ("Expires", date(99))], 0),
+            ([("Expires", date(60)), ("Date", date(0))], 60),
+            ([("Expires", date(60)), ("Date", date(-10))], 70),
+            ([("Expires", date(300)), ("Date", date(400))], 0),
+            ([("Expires", date(60)), ("Date", "foo")], 60),
+            ([("Expires", date(60))], 60),
+            ([("Expires", date(0)), ("Date", date(0))], 0),
+        ],
+    )
+    def test_it(self, headers: Pairs, lifetime: float) -> None:
+        assert judge(*headers, ("ETag", '"a"')).plan.lifetime == lifetime
+
+    @pytest.mark.parametrize("value", ["0", "-1", "Thu, 18 Aug 50 02:01:18 GMT", "Thu, 18 Aug 2050 2:01:18 GMT"])
+    def test_5_3_an_invalid_expires_is_in_the_past(self, value: str) -> None:
+        assert judge(("Expires", value), ("ETag", '"a"')).plan.lifetime == 0
+
+    def test_4_2_1_two_different_expires(self) -> None:
+        assert judge(("Expires", date(60)), ("Expires", date(61)), ("ETag", '"a"')).plan.lifetime == 0
+        assert judge(("Expires", date(60)), ("Expires", date(60)), ("Date", date(0))).plan.lifetime == 60
+
+    def test_an_invalid_expires_is_not_silence(self) -> None:
+        assert judge(("Expires", "0"), ("ETag", '"a"'), rules=Rules(ttl=30)).plan.lifetime == 0
+
+
+class TestTargeted:
+    """RFC 9213 2.2."""
+
+    def test_it_takes_the_place_of_all_others(self) -> None:
+        headers = [("CDN-Cache-Control", "max-age=60"), ("Cache-Control", "no-store"), ("Expires", date(-9))]
+        assert judge(*headers).plan.lifetime == 60
+        assert judge(("CDN-Cache-Control", "no-store"), ("Cache-Control", "max-age=60")).refusal == b"no-store"
+        assert judge(("CDN-Cache-Control", "private"), ("Cache-Control", "max-age=60")).refusal == b"private"
+
+    def test_an_invalid_one_is_not_there(self) -> None:
+        assert judge(("CDN-Cache-Control", "max-age=60, &"), ("Cache-Control", "no-store")).refusal == b"no-store"
+
+    def test_the_first_of_the_policy_counts(self) -> None:
+        rules = Rules(targets=(b"sidecar-cache-control", b"cdn-cache-control"))
+        headers = [("CDN-Cache-Control", "max-age=1"), ("Sidecar-Cache-Control", "max-age=60")]
+        assert judge(*headers, rules=rules).plan.lifetime == 60
+        assert judge(headers[0], ("Sidecar-Cache-Control", "x=("), rules=rules).plan.lifetime == 1
+        assert judge(*headers, rules=Rules(targets=())).refusal == b"no-freshness"
+
+
+class TestSilence:
+    """What the policy puts in for an answer that says nothing; RFC 9111 4.2.2."""
+
+    @pytest.mark.parametrize("status", sorted(HEURISTICALLY_CACHEABLE))
+    def test_ttl(self, status: int) -> None:
+        assert judge(status=status, rules=Rules(ttl=30)).plan.lifetime == 30
+
+    def test_ttl_gives_way(self) -> None:
+        rules = Rules(ttl=30)
+        assert control("max-age=5", rules=rules).plan.lifetime == 5
+        assert judge(("Expires", date(5)), rules=rules).plan.lifetime == 5
+        assert control("no-cache", ("ETag", '"a"'), rules=rules).plan.lifetime == 0
+        assert judge(("Pragma", "no-cache"), rules=rules).refusal == b"no-freshness"
+        assert judge(status=403, rules=rules).refusal == b"status"
+        assert judge(rules=rules, asked=Asked(has_cookie=True)).refusal == b"no-freshness"
+        assert judge(rules=rules, asked=Asked(has_authorization=True)).refusal == b"authorization"
+
+    def test_the_heuristic_is_off_unless_it_is_turned_on(self) -> None:
+        old = [("Last-Modified", date(-1000)), ("Date", date(0))]
+        assert judge(*old).plan.lifetime == 0
+        assert judge(*old, rules=Rules(heuristic=0.1)).plan.lifetime == 100
+        assert judge(*old, status=202, rules=Rules(heuristic=0.1)).refusal == b"status"
+        assert judge(*old, ("Cache-Control", "public"), status=599, rules=Rules(heuristic=0.1)).plan.lifetime == 100
+
+    def test_the_heuristic_has_bounds(self) -> None:
+        assert judge(("Last-Modified", date(-(10**9))), rules=Rules(heuristic=0.1)).plan.lifetime == 86400
+        assert judge(("Last-Modified", date(99)), rules=Rules(heuristic=0.1)).plan.lifetime == 0
+
+
+class TestAge:
+    """RFC 9111 4.2.3 and 5.1."""
+
+    @pytest.mark.parametrize(
+        ("value", "age"),
+        [
+            (b"0", 0), (b"7200", 7200), (b"7200, 0", 7200), (b"0, 7200", 0), (b"2147483648", 2**31), (b"9" * 99, 2**31),
+            (b"abc", 0), (b"-7200", 0), (b"7200.0", 0), (b"7200;foo=bar", 0), (b"", 0),
+        ],
+    )  # fmt: skip
+    def test_5_1_the_field(self, value: bytes, age: float) -> None:
+        assert parse_age(value) == age
+
+    def test_5_1_the_first_of_several_lines(self) -> None:
+        assert control("max-age=60", ("Age", "30"), ("Age", "0")).age == 30
+        assert control("max-age=60", ("Age", "0"), ("Age", "30")).age == 0
+
+    def test_4_2_3_the_largest_estimate(self) -> None:
+        assert control("max-age=60", ("Date", date(-20)), ("Age", "5")).age == 20
+        assert control("max-age=60", ("Date", date(-5)), ("Age", "20")).age == 20
+        assert control("max-age=60", ("Date", date(30)), ("Age", "5")).age == 5
+        assert judge(("Cache-Control", "max-age=60"), ("Age", "5"), delay=3).age == 8
+        assert judge(("Cache-Control", "max-age=60"), ("Date", date(0)), delay=3).age == 3
+
+    @given(st.integers(-(10**12), 10**12), st.integers(-(10**12), 10**12), st.floats(0, 1e6))
+    def test_it_is_never_negative(self, age: int, day: int, delay: float) -> None:
+        assert judge(("Age", str(age)), ("Date", date(day % 10**9)), ("ETag", '"a"'), delay=delay).age >= delay
+
+
+class TestStaleWindows:
+    """RFC 5861, and RFC 9111 4.2.4."""
+
+    RULES = Rules(stale_while_revalidate=10, stale_if_error=300)
+
+    def windows(self, value: str, *more: tuple[str, str]) -> tuple[float, float, bool]:
+        plan = control(value, *more, ("ETag", '"a"'), rules=self.RULES).plan
+        return plan.stale_while_revalidate, plan.stale_if_error, plan.must_validate
+
+    def test_the_policy_and_the_answer(self) -> None:
+        assert self.windows("max-age=60") == (10, 300, False)
+        assert self.windows("max-age=60, stale-while-revalidate=1, stale-if-error=2") == (1, 2, False)
+        assert self.windows("max-age=60, stale-if-error=0") == (10, 0, False)
+
+    def test_the_policy_has_no_say_where_nothing_was_fresh(self) -> None:
+        assert self.windows("max-age=0") == (0, 0, False)
+        assert self.windows("public") == (0, 0, False)
+        assert self.windows("max-age=0, stale-if-error=5") == (0, 5, False)
+
+    @pytest.mark.parametrize("word", ["must-revalidate", "proxy-revalidate", "no-cache", "s-maxage=60"])
+    def test_4_2_4_forbidden(self, word: str) -> None:
+        assert self.windows(f"max-age=60, stale-while-revalidate=9, stale-if-error=9, {word}") == (0, 0, True)
+
+
+NAMES = ["Cache-Control", "Expires", "Age", "Date", "Vary", "ETag", "CDN-Cache-Control", "Pragma", "Set-Cookie"]
+VALUES = ["max-age=60", "no-store", "private", "no-cache", "public", "0", "*", '"a"', date(60), date(-60), "x", ""]
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(NAMES), st.sampled_from(VALUES)), max_size=6), st.sampled_from([200, 206, 503])
+)
+def test_no_answer_with_a_ban_is_stored(headers: Pairs, status: int) -> None:
+    stored = judge(*headers, status=status, rules=Rules(ttl=30, heuristic=0.5))
+    words = {value for name, value in headers if name == "Cache-Control"}
+    targeted = [value for name, value in headers if name == "CDN-Cache-Control"]
+    if stored.refusal == b"":
+        assert status != 206
+        assert ("Vary", "*") not in headers
+        assert "Set-Cookie" not in {name for name, _ in headers}
+        assert stored.age >= 0
+        if not targeted:
+            assert words.isdisjoint({"no-store", "private"})

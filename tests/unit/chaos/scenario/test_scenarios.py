@@ -1,0 +1,116 @@
+"""The scenario files: all are valid, and what is wrong with one is told with its place."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from chaos.scenario.files import SCENARIOS, Loaded, ScenarioError, load, policies, remove, schema, without
+from sidecar.config.load import load as load_policies
+
+ALL = load([SCENARIOS])
+NAMES = [loaded.name for loaded in ALL]
+
+
+def test_there_are_enough() -> None:
+    assert len(ALL) >= 16
+
+
+@pytest.mark.parametrize("loaded", ALL, ids=NAMES)
+def test_the_policies_of_a_scenario_are_valid(loaded: Loaded) -> None:
+    for service in loaded.scenario.policies:
+        found = load_policies(policies(loaded, service), Environment(loaded))
+        assert not found.problems, "\n".join(map(str, found.problems))
+
+
+class Environment(dict[str, str]):
+    """What a run tells the policies."""
+
+    def __init__(self, loaded: Loaded) -> None:
+        scenario = loaded.scenario
+        super().__init__(
+            APP="127.0.0.1:9000", SERVICE="x", INBOUND="127.0.0.1:0", OUTBOUND="127.0.0.1:0", ADMIN="127.0.0.1:0"
+        )
+        for number, name in enumerate((*scenario.services, *scenario.stores, *scenario.collectors)):
+            for replica in range(5):
+                self[f"{name.upper()}_{replica}"] = f"127.0.0.1:{9100 + 10 * number + replica}"
+            self[name.upper()] = self[f"{name.upper()}_0"]
+            self[f"{name.upper()}_PORT"] = "9100"
+
+
+@pytest.mark.parametrize("loaded", [each for each in ALL if each.scenario.decisive], ids=lambda each: each.name)
+def test_policies_without_their_decisive_blocks_are_valid_still(loaded: Loaded) -> None:
+    for service, blocks in loaded.scenario.decisive.items():
+        environ = Environment(loaded)
+        found = load_policies(without(policies(loaded, service), blocks, environ), environ)
+        assert not found.problems, "\n".join(map(str, found.problems))
+
+
+@pytest.mark.parametrize("loaded", ALL, ids=NAMES)
+def test_a_scenario_says_what_must_be_seen(loaded: Loaded) -> None:
+    scenario = loaded.scenario
+    assert ("bare" in scenario.arms) == bool(scenario.expect.cascade)
+    assert "sidecar" in scenario.arms
+    assert any(each.measure in ("goodput", "amplification", "recovery") for each in scenario.expect.contained)
+    assert scenario.decisive or "bare" not in scenario.arms, "nothing shows that a policy of ours decides"
+    assert scenario.story
+    assert scenario.source
+
+
+def test_mistakes_are_told_with_their_places(tmp_path: Path) -> None:
+    path = tmp_path / "wrong.yaml"
+    text = (SCENARIOS / "slow_dependency.yaml").read_text()
+    text = text.replace("rate: 30/s", "rate: 30").replace("workers: 36", "worker: 36")
+    path.write_text(text.replace("fault: slow", "fault: slov").replace("{measure: detection", "{measured: detection"))
+    with pytest.raises(ScenarioError) as told:
+        load([path])
+    lines = str(told.value).splitlines()
+    assert any("worker: is not a known key; did you mean `workers`?" in line for line in lines), lines
+    assert any("is not a rate; write it such as 100/s" in line for line in lines), lines
+    assert any("has an unknown fault, `slov`; did you mean `slow`?" in line for line in lines), lines
+    assert any("does not say what it is; add the key 'measure'" in line for line in lines), lines
+    assert all(line.startswith(f"{path}:") and line.split(":")[1].isdigit() for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("on: payments", "on: payment", "names `payment`; known are"),
+        ("to: payments, path", "to: shop, path", "call each other in a circle"),
+        ("of: browse", "of: brows", "names the class `brows`"),
+    ],
+)
+def test_what_does_not_fit_together_is_told(tmp_path: Path, old: str, new: str, message: str) -> None:
+    path = tmp_path / "wrong.yaml"
+    path.write_text((SCENARIOS / "slow_dependency.yaml").read_text().replace(old, new))
+    with pytest.raises(ScenarioError, match=message):
+        load([path])
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ScenarioError, match="chaos list"):
+        load([tmp_path / "nothing.yaml"])
+
+
+def test_the_schema_is_one_and_closed() -> None:
+    document = json.loads(schema())
+    assert document["additionalProperties"] is False
+    assert {"services", "load", "faults", "expect"} <= set(document["properties"])
+
+
+def test_blocks_are_removed_by_name() -> None:
+    document = {"routes": [{"name": "a", "retry": {"max_attempts": 2}}, {"name": "b", "retry": {}}], "x": {"y": 1}}
+    remove(document, ["routes", "a", "retry"])
+    assert document["routes"] == [{"name": "a"}, {"name": "b", "retry": {}}]
+    remove(document, ["routes", "*", "retry"])
+    assert document["routes"] == [{"name": "a"}, {"name": "b"}]
+    remove(document, ["x", "y"])
+    assert document["x"] == {}
+    with pytest.raises(KeyError):
+        remove(document, ["routes", "c", "retry"])
+
+
+def test_the_schema_beside_the_scenarios_is_this_one() -> None:
+    assert (SCENARIOS / "schema.json").read_text() == schema(), "run: chaos schema > chaos/scenarios/schema.json"

@@ -1,0 +1,47 @@
+"""Policies for the tests of the control plane."""
+
+from __future__ import annotations
+
+from textwrap import dedent
+from typing import Any
+
+from sidecar.config.files import Source
+from sidecar.config.load import load
+from sidecar.config.spec import PolicySpec
+from sidecar.core.env import Env
+from sidecar.core.exchange import Exchange
+from sidecar.core.outcome import Outcome
+from sidecar.upstream.endpoint import EndpointSet
+from tests.support.service import ScriptedService
+
+HEAD = """\
+version: 1
+service: orders
+listeners: {inbound: {address: "127.0.0.1:8080"}}
+"""
+
+
+def policies(*texts: str) -> PolicySpec:
+    """The spec of one file: `HEAD` and these, each without its indent."""
+    loaded = load([Source("p.yaml", "".join([HEAD, *map(dedent, texts)]).encode())], {})
+    assert [str(problem) for problem in loaded.problems] == []
+    assert loaded.spec is not None
+    return loaded.spec
+
+
+class ScriptedUpstream:
+    """An upstream that plays a script."""
+
+    def __init__(self, name: str, spec: Any, env: Env, obtain: Any, where: str = "", endpoint_gate: Any = None) -> None:
+        self.name = name
+        self.where = where
+        self.endpoint_gate = endpoint_gate
+        self.endpoints: EndpointSet = obtain(("endpoints", name), spec, lambda: EndpointSet(name, spec, env))
+        self.script = ScriptedService(200, env=env)
+        self.starts = 0
+
+    async def service(self, x: Exchange) -> Outcome:
+        return await self.script(x)
+
+    def start(self) -> None:
+        self.starts += 1

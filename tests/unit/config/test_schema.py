@@ -1,0 +1,89 @@
+"""The JSON Schema is in step with the models, and fit for people."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sidecar.config.load import SECTIONS
+from sidecar.config.schema import schema, text
+from sidecar.stages import STAGES
+
+FILE = Path(__file__).parents[3] / "policies" / "schema.json"
+
+
+@pytest.fixture(scope="module")
+def found() -> dict[str, Any]:
+    return schema()
+
+
+def members(value: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(value, dict):
+        yield value
+        for inner in value.values():
+            yield from members(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from members(inner)
+
+
+def test_the_file_is_what_the_command_prints() -> None:
+    assert FILE.read_text() == text(), "run `sidecar schema > policies/schema.json`"
+
+
+def test_every_section_and_every_policy_is_there(found: dict[str, Any]) -> None:
+    assert set(found["properties"]) == {"version", "service", *SECTIONS}
+    definitions = found["$defs"]
+    assert {entry.name for entry in STAGES} <= set(definitions["Policy"]["properties"])
+    assert set(definitions["Policy"]["properties"]) <= set(definitions["Route"]["properties"])
+    assert "policy" in definitions["Upstream"]["properties"]
+
+
+def test_every_reference_leads_somewhere(found: dict[str, Any]) -> None:
+    for member in members(found):
+        if "$ref" in member:
+            assert member["$ref"].removeprefix("#/$defs/") in found["$defs"]
+
+
+def test_everything_is_closed_and_described(found: dict[str, Any]) -> None:
+    for name, definition in found["$defs"].items():
+        for shape in (definition, *definition.get("anyOf", ())):
+            assert shape.get("additionalProperties", False) is False, name
+        assert definition.get("description"), name
+        assert "\n" not in definition["description"], name
+
+
+def test_nothing_of_python_shows(found: dict[str, Any]) -> None:
+    shown = json.dumps(found)
+    for word in ('"null"', "Infinity", "__", '"title"', "\\u0000"):
+        assert word not in shown, word
+
+
+def test_quantities_are_written_with_their_units(found: dict[str, Any]) -> None:
+    retry = found["$defs"]["retry"]["properties"]
+    assert retry["max_body"]["default"] == "64KiB"
+    assert found["$defs"]["BackoffSpec"]["properties"]["base"]["default"] == "25ms"
+    assert found["$defs"]["retry_budget"]["properties"]["ratio"]["default"] == "20%"
+    assert found["$defs"]["timeout"]["properties"]["attempt"]["default"] == "off"
+
+
+def test_a_layer_requires_nothing_but_a_list_item_does(found: dict[str, Any]) -> None:
+    definitions = found["$defs"]
+    assert "required" not in definitions["hedge"]
+    assert "required" not in definitions["SlowCallsSpec"]
+    assert definitions["Route"]["required"] == ["name", "upstream"]
+    assert definitions["ListenerSpec"]["required"] == ["address"]
+
+
+def test_off_is_allowed_where_it_works(found: dict[str, Any]) -> None:
+    upstream = found["$defs"]["Upstream"]["properties"]
+    assert {"const": "off"} in upstream["health_check"]["anyOf"]
+    assert all(
+        any(kind.get("const") == "off" for kind in found["$defs"]["Policy"]["properties"][entry.name]["anyOf"])
+        for entry in STAGES
+    )
+    assert "off" not in json.dumps(found["$defs"]["ClientTlsSpec"]["properties"]["server_name"])

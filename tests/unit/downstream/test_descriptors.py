@@ -1,0 +1,48 @@
+"""The last descriptors are kept for what has to go on."""
+
+from __future__ import annotations
+
+import resource
+import socket
+from unittest import mock
+
+import pytest
+
+from sidecar.downstream import descriptors
+
+
+@pytest.mark.parametrize(
+    ("limit", "number", "are_scarce"),
+    [
+        (1024, 10, False),
+        (1024, 959, False),
+        (1024, 960, True),
+        (1024, 1023, True),
+        (40, 29, False),
+        (40, 30, True),
+        (resource.RLIM_INFINITY, 1_000_000, False),
+        (1024, None, False),
+    ],
+)
+def test_the_number_of_a_descriptor_tells_how_near_the_end_is(
+    monkeypatch: pytest.MonkeyPatch, limit: int, number: int | None, are_scarce: bool
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (limit, limit))
+    sock = None if number is None else mock.Mock(spec=socket.socket, **{"fileno.return_value": number})
+    assert descriptors.are_scarce(sock) is are_scarce
+
+
+def test_the_soft_limit_is_raised_to_the_hard_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted: list[tuple[int, int]] = []
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (1024, 4096))
+    monkeypatch.setattr(resource, "setrlimit", lambda _, limits: wanted.append(limits))
+    descriptors.raise_limit()
+    assert wanted == [(4096, 4096)]
+
+
+def test_a_system_that_does_not_grant_its_own_limit_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: int, limits: tuple[int, int]) -> None:
+        raise ValueError(limits)
+
+    monkeypatch.setattr(resource, "setrlimit", refuse)
+    descriptors.raise_limit()

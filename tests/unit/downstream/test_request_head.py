@@ -1,0 +1,326 @@
+"""A request head as an exchange: authority, target, what belongs to the connection, and who is believed."""
+
+from __future__ import annotations
+
+from ipaddress import ip_network
+from typing import Any
+
+import pytest
+
+from sidecar.core.exchange import CRITICAL, DEFAULT, NEVER, SHEDDABLE, Exchange
+from sidecar.core.http1 import CHUNKED, Invalid, parse_request
+from sidecar.downstream.request_head import LastHop, Peer, normalised, read_request
+
+NOW = 1000.0
+TRUSTED = (ip_network("10.0.0.0/8"), ip_network("2001:db8::/32"))
+
+
+def read(
+    lines: bytes = b"", start: bytes = b"GET / HTTP/1.1", host: bytes = b"Host: a\r\n", peer: Peer | None = None
+) -> tuple[Exchange, int | None, bool]:
+    data = start + b"\r\n" + host + lines + b"\r\n"
+    parsed = parse_request(data, 1 << 16)
+    assert parsed is not None
+    method, target, version, at, end = parsed
+    return read_request(method, target, version, data, at, end - 2, peer or Peer("192.0.2.1", b"http"), NOW)
+
+
+@pytest.mark.parametrize(
+    ("target", "authority", "path", "query"),
+    [
+        (b"/", b"a", b"/", None),
+        (b"/a/b", b"a", b"/a/b", None),
+        (b"/a?b=c&d", b"a", b"/a", b"b=c&d"),
+        (b"/a?", b"a", b"/a", b""),
+        (b"/a?b?c", b"a", b"/a", b"b?c"),
+        (b"//a//b", b"a", b"//a//b", None),
+        (b"/a%2Fb", b"a", b"/a%2Fb", None),
+        (b"http://b/c", b"b", b"/c", None),
+        (b"http://b", b"b", b"/", None),
+        (b"http://b?c", b"b", b"/", b"c"),
+        (b"HTTPS://b:8443/c?d", b"b:8443", b"/c", b"d"),
+        (b"http://[::1]:80/", b"[::1]:80", b"/", None),
+        (b"http://b/../c", b"b", b"/c", None),
+    ],
+)
+def test_the_target(target: bytes, authority: bytes, path: bytes, query: bytes | None) -> None:
+    x, length, keep = read(start=b"GET %b HTTP/1.1" % target)
+    assert (x.authority, x.path, x.query) == (authority, path, query)
+    assert (length, keep, x.headers) == (None, True, [])
+
+
+@pytest.mark.parametrize("target", [b"*", b"http://a"])
+def test_options_for_the_server_as_a_whole(target: bytes) -> None:
+    x, *_ = read(start=b"OPTIONS %b HTTP/1.1" % target)
+    assert (x.path, x.query) == (b"*", None)
+
+
+@pytest.mark.parametrize(
+    ("path", "plain"),
+    [
+        (b"/a", b"/a"),
+        (b"/.", b"/"),
+        (b"/..", b"/"),
+        (b"/a/.", b"/a/"),
+        (b"/a/..", b"/"),
+        (b"/a/./b", b"/a/b"),
+        (b"/a/../b", b"/b"),
+        (b"/a/../../b", b"/b"),
+        (b"/a/b/../../c/", b"/c/"),
+        (b"/a/%2e%2E/b", b"/b"),
+        (b"/a/.%2e/b", b"/b"),
+        (b"/a/%2E/b", b"/a/b"),
+        (b"/a/...", b"/a/..."),
+        (b"/a/.b", b"/a/.b"),
+        (b"/a/b..", b"/a/b.."),
+        (b"/a//../b", b"/a/b"),
+        (b"/public/../admin", b"/admin"),
+        (b"/a%2f..%2fb", b"/a%2f..%2fb"),
+    ],
+)
+def test_dot_segments_are_gone_before_anyone_looks(path: bytes, plain: bytes) -> None:
+    assert normalised(path) == plain
+    assert read(start=b"GET %b HTTP/1.1" % path)[0].path == plain
+
+
+@pytest.mark.parametrize(
+    ("start", "lines", "keep"),
+    [
+        (b"GET / HTTP/1.1", b"", True),
+        (b"GET / HTTP/1.1", b"Connection: close\r\n", False),
+        (b"GET / HTTP/1.1", b"Connection: x, CLOSE\r\n", False),
+        (b"GET / HTTP/1.1", b"Connection: keep-alive\r\nConnection: close\r\n", False),
+        (b"GET / HTTP/1.1", b"X: close\r\n", True),
+        (b"GET / HTTP/1.0", b"", False),
+        (b"GET / HTTP/1.0", b"Connection: Keep-Alive\r\n", True),
+        (b"GET / HTTP/1.0", b"Connection: keep-alive, close\r\n", False),
+        (b"GET / HTTP/1.2", b"", True),
+    ],
+)
+def test_who_wants_to_keep_the_connection(start: bytes, lines: bytes, keep: bool) -> None:
+    assert read(lines, start)[2] is keep
+
+
+def test_what_belongs_to_the_connection_goes_no_further() -> None:
+    x, *_ = read(
+        b"Connection: X-Private, Upgrade\r\nX-Private: a\r\nKeep-Alive: b\r\nProxy-Authorization: c\r\nUpgrade: h2c\r\n"
+        b"Trailer: d\r\nProxy-Connection: e\r\nTE: gzip\r\nAccept: f\r\n"
+    )
+    assert x.headers == [(b"accept", b"f")]
+    assert x.upgrade is None
+    assert not x.accepts_trailers
+
+
+def test_spelling_and_order_are_kept() -> None:
+    x, *_ = read(b"B: 1\r\nConnection: keep-alive\r\nA:2 \r\nb:  3\r\n")
+    assert x.lines == b"B: 1\r\nA:2 \r\nb:  3\r\n"
+    assert x.headers == [(b"b", b"1"), (b"a", b"2"), (b"b", b"3")]
+
+
+def test_framing() -> None:
+    assert read(b"Content-Length: 7\r\n")[1] == 7
+    assert read(b"Transfer-Encoding: chunked\r\n")[1] == CHUNKED
+    assert read(b"X: y\r\n")[1] is None
+
+
+@pytest.mark.parametrize(
+    ("lines", "expects"),
+    [
+        (b"Content-Length: 5\r\nExpect: 100-continue\r\n", True),
+        (b"Transfer-Encoding: chunked\r\nExpect: 100-Continue\r\n", True),
+        (b"Content-Length: 0\r\nExpect: 100-continue\r\n", False),
+        (b"Expect: 100-continue\r\n", False),
+    ],
+)
+def test_expectations(lines: bytes, expects: bool) -> None:
+    x, *_ = read(lines)
+    assert x.expects_continue is expects
+    assert x.header(b"expect") is None
+
+
+@pytest.mark.parametrize(
+    ("lines", "start", "upgrade"),
+    [
+        (b"Connection: Upgrade\r\nUpgrade: WebSocket\r\n", b"GET / HTTP/1.1", b"websocket"),
+        (b"Connection: keep-alive, upgrade\r\nUpgrade: websocket\r\n", b"GET / HTTP/1.1", b"websocket"),
+        (b"Upgrade: websocket\r\n", b"GET / HTTP/1.1", None),
+        (b"Connection: upgrade\r\nUpgrade: h2c\r\n", b"GET / HTTP/1.1", None),
+        (b"Connection: upgrade\r\nUpgrade: websocket\r\n", b"POST / HTTP/1.1", None),
+        (b"Connection: upgrade\r\nUpgrade: websocket\r\n", b"GET / HTTP/1.0", None),
+        (b"Connection: upgrade\r\nUpgrade: websocket\r\nContent-Length: 5\r\n", b"GET / HTTP/1.1", None),
+    ],
+)
+def test_upgrades(lines: bytes, start: bytes, upgrade: bytes | None) -> None:
+    assert read(lines, start)[0].upgrade == upgrade
+
+
+@pytest.mark.parametrize(
+    ("lines", "deadline"),
+    [
+        (b"", NEVER),
+        (b"X-Request-Timeout-Ms: 250\r\n", NOW + 0.25),
+        (b"X-Envoy-Expected-Rq-Timeout-Ms: 1000\r\n", NOW + 1),
+        (b"X-Request-Timeout-Ms: 500\r\nX-Envoy-Expected-Rq-Timeout-Ms: 300\r\n", NOW + 0.3),
+        (b"grpc-timeout: 2S\r\n", NOW + 2),
+        (b"grpc-timeout: 100m\r\n", NOW + 0.1),
+        (b"grpc-timeout: 1H\r\n", NOW + 3600),
+        (b"grpc-timeout: 100\r\n", NEVER),
+        (b"grpc-timeout: \r\n", NEVER),
+        (b"X-Request-Timeout-Ms: -1\r\n", NEVER),
+        (b"X-Request-Timeout-Ms: 1e3\r\n", NEVER),
+        (b"X-Request-Timeout-Ms: 99999999999\r\n", NEVER),
+    ],
+)
+def test_the_time_that_is_left(lines: bytes, deadline: float) -> None:
+    x, *_ = read(lines)
+    assert x.deadline == pytest.approx(deadline)
+    assert x.headers == []
+
+
+@pytest.mark.parametrize(
+    ("lines", "criticality"),
+    [(b"", DEFAULT), (b"critical", CRITICAL), (b"Sheddable", SHEDDABLE), (b"whatever", DEFAULT)],
+)
+def test_criticality_travels_on(lines: bytes, criticality: int) -> None:
+    x, *_ = read(b"X-Criticality: %b\r\n" % lines if lines else b"")
+    assert x.criticality == criticality
+    assert x.header(b"x-criticality") == (lines or None)
+
+
+@pytest.mark.parametrize(
+    ("value", "attempt"), [(b"1", 0), (b"2", 1), (b"5", 4), (b"0", 0), (b"x", 0), (b"-1", 0), (b"9" * 20, 0)]
+)
+def test_the_mark_of_a_retry(value: bytes, attempt: int) -> None:
+    x, *_ = read(b"X-Sidecar-Attempt: %b\r\n" % value)
+    assert (x.marked_attempt, x.header(b"x-sidecar-attempt")) == (attempt, None)
+
+
+@pytest.mark.parametrize(
+    ("value", "request_id"),
+    [(b"abc-1", b"abc-1"), (b"x" * 128, b"x" * 128), (b"x" * 129, b""), (b"a b", b""), (b"", b"")],
+)
+def test_the_id_that_it_came_with(value: bytes, request_id: bytes) -> None:
+    assert read(b"X-Request-Id: %b\r\n" % value)[0].request_id == request_id
+
+
+@pytest.mark.parametrize(
+    ("start", "value", "onward"),
+    [
+        (b"OPTIONS / HTTP/1.1", b"5", b"4"),
+        (b"TRACE / HTTP/1.1", b"1", b"0"),
+        (b"GET / HTTP/1.1", b"0", b"0"),
+        (b"OPTIONS / HTTP/1.1", b"x", b"x"),
+    ],
+)
+def test_max_forwards_counts_down(start: bytes, value: bytes, onward: bytes) -> None:
+    assert read(b"Max-Forwards: %b\r\n" % value, start)[0].header(b"max-forwards") == onward
+
+
+@pytest.mark.parametrize("method", [b"OPTIONS", b"TRACE"])
+def test_max_forwards_ends_here(method: bytes) -> None:
+    with pytest.raises(LastHop) as last:
+        read(b"Max-Forwards: 0\r\n", b"%b /a HTTP/1.1" % method)
+    assert (last.value.x.method, last.value.x.path) == (method, b"/a")
+
+
+def forwarding(x: Exchange) -> dict[str, str]:
+    lines = x.forwarding.decode().split("\r\n")[:-1]
+    return dict(line.split(": ", 1) for line in lines)
+
+
+def test_what_the_upstream_is_told_of_the_client() -> None:
+    x, *_ = read()
+    assert forwarding(x) == {"x-forwarded-for": "192.0.2.1", "x-forwarded-proto": "http", "via": "1.1 sidecar"}
+    assert x.client_address == "192.0.2.1"
+    x, *_ = read(start=b"GET / HTTP/1.0", peer=Peer("2001:db8::1", b"https"))
+    assert forwarding(x) == {"x-forwarded-for": "2001:db8::1", "x-forwarded-proto": "https", "via": "1.0 sidecar"}
+    x, *_ = read(peer=Peer("", b"http"))
+    assert forwarding(x) == {"x-forwarded-proto": "http", "via": "1.1 sidecar"}
+
+
+CLAIMS = (
+    b"X-Forwarded-For: 203.0.113.9\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Host: h\r\nForwarded: for=203.0.113.9\r\n"
+    b"X-Real-IP: 203.0.113.9\r\nX-Forwarded-Port: 443\r\nX-Forwarded-Client-Cert: By=x\r\n"
+)
+
+
+def test_a_stranger_is_not_believed() -> None:
+    for peer in (Peer("192.0.2.1", b"http"), Peer("192.0.2.1", b"http", TRUSTED)):
+        x, *_ = read(CLAIMS + CLAIMS.replace(b"-", b"_"), peer=peer)
+        assert forwarding(x)["x-forwarded-for"] == "192.0.2.1"
+        assert x.client_address == "192.0.2.1"
+        assert b"203.0.113.9" not in x.forwarding + x.lines
+        assert x.headers == []
+
+
+def test_a_trusted_proxy_is_believed() -> None:
+    x, *_ = read(CLAIMS, peer=Peer("10.0.0.1", b"http", TRUSTED))
+    assert forwarding(x) == {
+        "x-forwarded-for": "203.0.113.9, 10.0.0.1",
+        "x-forwarded-proto": "https",
+        "x-forwarded-host": "h",
+        "x-real-ip": "203.0.113.9",
+        "x-forwarded-port": "443",
+        "x-forwarded-client-cert": "By=x",
+        "forwarded": "for=203.0.113.9, for=10.0.0.1;proto=http",
+        "via": "1.1 sidecar",
+    }
+    assert x.client_address == "203.0.113.9"
+
+
+@pytest.mark.parametrize(
+    ("said", "client"),
+    [
+        (b"203.0.113.9", "203.0.113.9"),
+        (b"198.51.100.1, 203.0.113.9", "203.0.113.9"),
+        (b"203.0.113.9, 10.1.1.1", "203.0.113.9"),
+        (b"203.0.113.9,10.1.1.1,2001:db8::5", "203.0.113.9"),
+        (b"10.9.9.9", "10.9.9.9"),
+        (b"unknown", "unknown"),
+    ],
+)
+def test_the_client_is_the_last_that_no_trusted_proxy_is(said: bytes, client: str) -> None:
+    x, *_ = read(b"X-Forwarded-For: %b\r\n" % said, peer=Peer("10.0.0.1", b"http", TRUSTED))
+    assert x.client_address == client
+
+
+def test_forwarded_by_an_ipv6_proxy() -> None:
+    x, *_ = read(b"Forwarded: for=a\r\n", peer=Peer("2001:db8::1", b"https", TRUSTED))
+    assert forwarding(x)["forwarded"] == 'for=a, for="[2001:db8::1]";proto=https'
+
+
+def test_the_host_is_checked_anew_when_it_changes() -> None:
+    peer = Peer("192.0.2.1", b"http")
+    for host, good in ((b"a", True), (b"a", True), (b"b/c", False), (b"a", True), (b"", False)):
+        if good:
+            assert read(host=b"Host: %b\r\n" % host, peer=peer)[0].authority == host
+        else:
+            with pytest.raises(Invalid):
+                read(host=b"Host: %b\r\n" % host, peer=peer)
+    assert read(host=b"", start=b"GET / HTTP/1.0", peer=peer)[0].authority == b""
+    with pytest.raises(Invalid):
+        read(host=b"", peer=peer)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "status"),
+    [
+        ({"lines": b"Host: b\r\n"}, 400),
+        ({"start": b"CONNECT a:1 HTTP/1.1"}, 501),
+        ({"start": b"CONNECT / HTTP/1.1"}, 501),
+        ({"start": b"GET * HTTP/1.1"}, 400),
+        ({"lines": b"Expect: x\r\n"}, 417),
+        ({"lines": b"Transfer-Encoding: gzip, chunked\r\n"}, 501),
+    ],
+)
+def test_what_is_turned_away_says_why(kwargs: dict[str, Any], status: int) -> None:
+    with pytest.raises(Invalid) as error:
+        read(**kwargs)
+    assert error.value.status == status
+    assert len(str(error.value)) > 10
+
+
+@pytest.mark.parametrize("name", [b"content_length", b"Transfer_Encoding"])
+def test_what_cgi_would_take_for_the_framing_goes_no_further(name: bytes) -> None:
+    x, length, _ = read(lines=name + b": chunked\r\nContent-Length: 5\r\nX_Y: z\r\n")
+    assert (length, x.headers) == (5, [(b"x_y", b"z")])
