@@ -7,13 +7,13 @@ from statistics import fmean
 from typing import Final, NamedTuple
 
 from bench.tally import Tally
-from sidecar.core.selection import LINES
+from sidecar.core.message import LINES
 
 WARM_UP: Final = 0.25
 """Share of the time in which caches, pools and free lists fill."""
 KEPT: Final = 100
 """Objects of a type that may be kept on purpose, such as the history of reloads."""
-MEMORIES: Final = {"sidecar.core.selection.Line": 3 * LINES}
+MEMORIES: Final = {"sidecar.core.message.Line": 3 * LINES}
 """What is remembered, by how many at most: three selections remember lines.  It grows until it is full, and then
 begins anew, so it is held against its bound and not against a line through its samples."""
 MIB: Final = 2**20

@@ -17,7 +17,7 @@ from sidecar import __version__
 from sidecar.config.spec import RouteSpec
 from sidecar.control.reload import Control, Origin
 from sidecar.control.state import StateStore
-from sidecar.core import events
+from sidecar.core import metrics
 from sidecar.core.env import Env
 from sidecar.core.pace import give_way
 from sidecar.downstream.descriptors import raise_limit
@@ -86,7 +86,7 @@ async def serve(path: str) -> int:
     control = Control(
         env, store, Origin(path, pace=give_way), server, metrics=lambda spec: route_metrics(registry, spec)
     )
-    registry.total(events.LOG_DROPPED, lambda: lines.dropped)
+    registry.total(metrics.LOG_DROPPED, lambda: lines.dropped)
     started = time.monotonic()
     observe(registry, lambda: time.monotonic() - started)
     freeze_startup()

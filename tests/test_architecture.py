@@ -27,6 +27,7 @@ RANKS = {
 """A module imports from packages of lower rank and from its own."""
 
 SPECS = {
+    "core.spec",
     "core.units",
     "cache",
     "expression.spec",

@@ -9,8 +9,8 @@ import pytest
 
 from docs.generate import PAGES, instruments
 from sidecar.cli import main
+from sidecar.core import metrics
 from sidecar.core.outcome import FAILURES
-from sidecar.telemetry.metrics import catalogue
 from sidecar.telemetry.metrics.prometheus import metric_name
 from sidecar.telemetry.metrics.registry import Metric
 
@@ -43,7 +43,7 @@ def test_commands_and_metrics_exist(page: Path) -> None:
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
     known = set()
     for name, (kind, _) in instruments().items():
-        known.add(metric_name(Metric(name, kind, catalogue.METRICS[name].unit, "", [])))  # type: ignore[arg-type]
+        known.add(metric_name(Metric(name, kind, metrics.METRICS[name].unit, "", [])))  # type: ignore[arg-type]
     used = set(re.findall(r"`((?:sidecar_|process_|http_(?:client|server)_)[a-z_]+)", text))
     assert used <= known, used - known
 
@@ -55,4 +55,4 @@ def test_every_reason_has_its_section() -> None:
 
 
 def test_every_metric_that_is_made_is_described_and_the_other_way_round() -> None:
-    assert instruments().keys() == catalogue.METRICS.keys()
+    assert instruments().keys() == metrics.METRICS.keys()

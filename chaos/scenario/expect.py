@@ -11,7 +11,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PlainValidator, WithJsonSchema
 
-from sidecar.core.units import Duration, Model, Share, Size, parse_duration
+from sidecar.core.spec import Model
+from sidecar.core.units import Duration, Share, Size, parse_duration
 
 Phase = Literal["before", "during", "after"]
 ALL = "all"

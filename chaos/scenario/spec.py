@@ -11,7 +11,8 @@ from typing import Annotated, Final, Literal
 from pydantic import Field, model_validator
 
 from chaos.scenario.expect import Expectation
-from sidecar.core.units import Duration, DurationOrZero, Model, Rate, Share, Size
+from sidecar.core.spec import Model
+from sidecar.core.units import Duration, DurationOrZero, Rate, Share, Size
 
 Count = Annotated[int, Field(ge=0, le=100_000)]
 Positive = Annotated[int, Field(ge=1, le=100_000)]

@@ -30,7 +30,8 @@ from sidecar.admin.access import cross_site, is_bearer
 from sidecar.admin.cache import Caches
 from sidecar.admin.live import Feed
 from sidecar.admin.view import AdminView, document, name_of
-from sidecar.core.events import BUG, BUGS
+from sidecar.core.events import BUG
+from sidecar.core.metrics import BUGS
 from sidecar.telemetry.metrics.prometheus import CONTENT_TYPE, OPENMETRICS_TYPE, Page, wants_openmetrics
 
 OPEN_TO_ALL: Final = ("/livez", "/readyz", "/")

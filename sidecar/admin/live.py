@@ -26,7 +26,8 @@ from typing import Any, Final
 from aiohttp import web
 
 from sidecar.admin.view import AdminView, parts
-from sidecar.core.events import BUG, BUGS
+from sidecar.core.events import BUG
+from sidecar.core.metrics import BUGS
 from sidecar.telemetry.metrics.traffic import BOUNDS, KEEP, Traffic
 
 MAX_PAGES: Final = 200

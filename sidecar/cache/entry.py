@@ -15,8 +15,7 @@ from sidecar.cache.rfc.freshness import Plan
 from sidecar.cache.rfc.key import is_more_than_uri, uri_of
 from sidecar.cache.rfc.lines import only
 from sidecar.cache.rfc.vary import Names
-from sidecar.core.message import parse_fields
-from sidecar.core.outcome import Headers
+from sidecar.core.message import Headers, parse_fields
 
 IN_NOT_MODIFIED: Final = frozenset(
     (b"cache-control", b"cdn-cache-control", b"content-location", b"date", b"etag", b"expires", b"vary")

@@ -18,7 +18,7 @@ from sidecar.cache.rfc.key import uri_of
 from sidecar.cache.tee import Tee
 from sidecar.core.env import Env, Handle
 from sidecar.core.exchange import Exchange
-from sidecar.core.meter import Counter
+from sidecar.core.metrics import Counter
 from sidecar.core.outcome import Outcome
 from sidecar.core.promise import Promise, Run
 

@@ -26,7 +26,8 @@ from sidecar.cache.tee import Tee
 from sidecar.core.env import Env
 from sidecar.core.exchange import Exchange
 from sidecar.core.headers import get_all
-from sidecar.core.outcome import Headers, Outcome
+from sidecar.core.message import Headers
+from sidecar.core.outcome import Outcome
 from sidecar.core.stage import Service
 
 CLOCK_HOLDS: Final = 1.0

@@ -12,7 +12,7 @@ from typing import Any
 from sidecar.cache.entry import Item
 from sidecar.cache.table import Table
 from sidecar.core.imports import hidden
-from sidecar.core.meter import Counter
+from sidecar.core.metrics import Counter
 
 with hidden("redis", "aiomcache"):
     from aiocache.base import SENTINEL, BaseCache  # type: ignore[import-untyped]

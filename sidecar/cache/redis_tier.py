@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any, Final
 from sidecar.cache.codec import decode, encode, ttl_of
 from sidecar.cache.entry import Entry, Variants
 from sidecar.cache.redis_client import connect, harmless
-from sidecar.core import events
+from sidecar.core import events, metrics
 from sidecar.core.env import Env, Handle
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ class RedisTier:
         self._me = f"{env.rng.getrandbits(64):016x}"
         self._name = name
         self._harmless: type[Exception] = harmless()
-        self._errors = env.meter.counter(events.CACHE_TIER_ERRORS, cache=name)
+        self._errors = env.meter.counter(metrics.CACHE_TIER_ERRORS, cache=name)
         self._under_way: dict[Any, list[Exception]] = {}
         """Tasks, each with what ended it from outside."""
         self._untold: dict[tuple[str, bytes], None] = {}

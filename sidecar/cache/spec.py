@@ -6,7 +6,8 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
-from sidecar.core.units import Duration, Model, Size
+from sidecar.core.spec import Model
+from sidecar.core.units import Duration, Size
 
 
 def _redis_url(value: str) -> str:

@@ -22,10 +22,10 @@ from sidecar.cache.spec import CacheSpec
 from sidecar.cache.table import Table
 from sidecar.cache.tee import Budget
 from sidecar.cache.use import Use
-from sidecar.core import events
+from sidecar.core import metrics
 from sidecar.core.env import Env
 from sidecar.core.exchange import SAFE_METHODS, Exchange
-from sidecar.core.meter import Counter
+from sidecar.core.metrics import Counter
 from sidecar.core.outcome import Outcome
 
 LONGEST_SELECTION: Final = 256
@@ -47,20 +47,20 @@ class Store:
         self.spec = spec
         self._env = env
         meter = env.meter
-        self.tier = MemoryStore(spec.memory.max_size, env.now, meter.counter(events.CACHE_EVICTIONS, cache=name))
+        self.tier = MemoryStore(spec.memory.max_size, env.now, meter.counter(metrics.CACHE_EVICTIONS, cache=name))
         self.memory: Table = self.tier.table
         self.shared = self._tier(spec)
         self._uses: tuple[ref[Use], ...] = ()
         """Replaced whole: policies are compiled in a thread of their own."""
-        self.flights = flights = Flights(meter.counter(events.CACHE_FILLS, cache=name))
+        self.flights = flights = Flights(meter.counter(metrics.CACHE_FILLS, cache=name))
         self.results: dict[str, dict[str, Counter]] = {}
         """Look-ups by route and result."""
         self.budget = Budget(spec.memory.max_size)
-        self._purged = meter.counter(events.CACHE_PURGED, cache=name)
+        self._purged = meter.counter(metrics.CACHE_PURGED, cache=name)
         memory = self.memory
-        meter.gauge(events.CACHE_BYTES, lambda: memory.bytes, cache=name)
-        meter.gauge(events.CACHE_ENTRIES, lambda: len(memory), cache=name)
-        meter.gauge(events.CACHE_WAITERS, lambda: flights.waiting, cache=name)
+        meter.gauge(metrics.CACHE_BYTES, lambda: memory.bytes, cache=name)
+        meter.gauge(metrics.CACHE_ENTRIES, lambda: len(memory), cache=name)
+        meter.gauge(metrics.CACHE_WAITERS, lambda: flights.waiting, cache=name)
 
     def _tier(self, spec: CacheSpec) -> RedisTier | None:
         return None if spec.redis is None else RedisTier(spec.redis, self.name, self._env, self._purged_elsewhere)

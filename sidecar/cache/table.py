@@ -21,7 +21,7 @@ from typing import Final
 
 from sidecar.cache.entry import Entry, Item, Variants
 from sidecar.cache.lru import Recent
-from sidecar.core.meter import Counter
+from sidecar.core.metrics import Counter
 
 MAX_VARIANTS: Final = 64
 """Answers kept side by side for one key; beyond it the oldest goes."""

@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from sidecar.core.body import Body
-from sidecar.core.outcome import Failure, Headers
+from sidecar.core.message import Headers
+from sidecar.core.outcome import Failure
 
 KEEPING, KEPT, LOST = range(3)
 

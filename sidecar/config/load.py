@@ -19,7 +19,7 @@ from sidecar.config.report import Report
 from sidecar.config.resolve import POLICY, Resolver, check_layer
 from sidecar.config.spec import DEFAULT_CACHE, POLICIES, PolicySpec, RouteSpec, ServiceSpec, UpstreamSpec, check_name
 from sidecar.config.validate import validate
-from sidecar.core.units import Model, Problem
+from sidecar.core.spec import Model, Problem
 from sidecar.telemetry.spec import TelemetrySpec
 
 M = TypeVar("M", bound=Model)

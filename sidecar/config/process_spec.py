@@ -9,7 +9,8 @@ from typing import Annotated, Any, Final, NamedTuple
 
 from pydantic import Field, PlainSerializer, PlainValidator, SecretStr, WithJsonSchema, field_validator
 
-from sidecar.core.units import Duration, Model, Size
+from sidecar.core.spec import Model
+from sidecar.core.units import Duration, Size
 from sidecar.upstream.tls import ServerTlsSpec
 
 EXAMPLES: Final = '"127.0.0.1:8080", "[::1]:8080" or "unix:/run/sidecar.sock"'

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 
 from sidecar.config.node import Mark, Node
-from sidecar.core.units import Problem
+from sidecar.core.spec import Problem
 
 MAX_LISTED = 12
 

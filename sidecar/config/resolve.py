@@ -22,7 +22,7 @@ from sidecar.config.spec import (
     UpstreamSpec,
 )
 from sidecar.config.validate import validate
-from sidecar.core.units import Block
+from sidecar.core.spec import Block
 from sidecar.stages import BY_NAME
 
 POLICY: Final = "policy"

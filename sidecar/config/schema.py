@@ -21,7 +21,7 @@ from sidecar.config.node import OFF
 from sidecar.config.process_spec import Address, AdminSpec, LimitsSpec, ListenerSpec
 from sidecar.config.spec import CriticalitySpec, Name, RouteHead, ServiceSpec, UpstreamSpec
 from sidecar.config.validate import takes_off
-from sidecar.core.units import Model
+from sidecar.core.spec import Model
 from sidecar.stages import STAGES
 from sidecar.telemetry.spec import TelemetrySpec
 from sidecar.upstream.budget import Spec as BudgetSpec

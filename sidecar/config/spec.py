@@ -16,7 +16,7 @@ from pydantic import AfterValidator, Field, WithJsonSchema
 from sidecar.cache.spec import CacheSpec
 from sidecar.config.node import BUILT_IN, Mark, Node
 from sidecar.config.process_spec import AdminSpec, LimitsSpec, ListenerSpec
-from sidecar.core.units import Block, Model
+from sidecar.core.spec import Block, Model
 from sidecar.routing.match_spec import MatchSpec
 from sidecar.stages import BY_NAME
 from sidecar.stages.circuit_breaker.stage import Spec as BreakerSpec

@@ -26,8 +26,8 @@ from sidecar.control.state import Family, Lease
 from sidecar.core.env import BuildContext, Env
 from sidecar.core.exchange import CRITICALITIES, SAFE_METHODS, Exchange
 from sidecar.core.outcome import Outcome
+from sidecar.core.spec import Block, Problem
 from sidecar.core.stage import Gate, Service, Stage, stack
-from sidecar.core.units import Block, Problem
 from sidecar.routing.router import Router
 from sidecar.routing.rule import Rule
 from sidecar.stages import STAGES, Entry

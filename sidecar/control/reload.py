@@ -37,9 +37,9 @@ from sidecar.config.spec import PolicySpec, RouteSpec
 from sidecar.control.compiler import CompileError, MakeUpstream, Snapshot, compile_steps
 from sidecar.control.state import StateStore
 from sidecar.control.watch import fingerprint
-from sidecar.core import events
+from sidecar.core import events, metrics
 from sidecar.core.env import Env
-from sidecar.core.units import Problem
+from sidecar.core.spec import Problem
 from sidecar.telemetry.spec import wiring
 from sidecar.upstream.client import make_upstream
 
@@ -225,7 +225,7 @@ class Control:
 
     def _note(self, reload: Reload) -> Reload:
         self.history.append(reload)
-        self._env.meter.counter(events.RELOADS, result=reload.result).add()
+        self._env.meter.counter(metrics.RELOADS, result=reload.result).add()
         facts = reload.describe()
         event = events.RELOAD_APPLIED if reload.result == "applied" else events.RELOAD_REJECTED
         self._env.emit(event, **{name: value for name, value in facts.items() if name not in ("at", "result")})

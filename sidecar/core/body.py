@@ -15,7 +15,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from sidecar.core.outcome import CLIENT_CLOSED, Failure, Headers
+from sidecar.core.http1 import CHUNKED, ChunkedDecoder
+from sidecar.core.message import Headers
+from sidecar.core.outcome import CLIENT_CLOSED, Failure
 
 HIGH_WATER: Final = 64 * 1024
 OPEN, WHOLE, BROKEN, CANCELLED = range(4)
@@ -207,3 +209,49 @@ class Body:
     def __repr__(self) -> str:
         state = ("open", "whole", "broken", "cancelled")[self.state]
         return f"<Body {state} {self.received}/{'?' if self.length is None else self.length}>"
+
+
+# ----- from the bytes of a connection
+
+UNTIL_CLOSE: Final = -2
+"""A length beside bytes and `CHUNKED`: the body ends with the connection."""
+
+
+class BodyReader:
+    """Reads one body off a connection and pushes it into `body`."""
+
+    __slots__ = ("_decoder", "_left", "body", "rest", "trailers")
+
+    def __init__(self, body: Body, length: int) -> None:
+        """`length` is in bytes, or `CHUNKED`, or `UNTIL_CLOSE`."""
+        self.body = body
+        self.rest = b""
+        """Once it is whole: what followed it."""
+        self.trailers: Headers = []
+        self._decoder = ChunkedDecoder() if length == CHUNKED else None
+        self._left = length
+
+    @property
+    def ends_with_the_connection(self) -> bool:
+        return self._left == UNTIL_CLOSE
+
+    def feed(self, data: bytes) -> bool:
+        """Push the next bytes on; is the body whole now?  To say so to `body` (`finish`) is left to the caller, which
+        brings itself in order first.  Raises `Invalid`."""
+        decoder = self._decoder
+        if decoder is not None:
+            pieces = decoder.feed(data)
+            if decoder.done:
+                self.rest, self.trailers = decoder.rest, decoder.trailers
+            if pieces:
+                self.body.feed(pieces[0] if len(pieces) == 1 else b"".join(pieces))
+            return decoder.done
+        left = self._left
+        if left >= 0:
+            if len(data) > left:
+                self.rest = data[left:]
+                data = data[:left]
+            self._left = left = left - len(data)
+        if data:
+            self.body.feed(data)
+        return left == 0

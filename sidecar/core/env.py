@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-from sidecar.core.meter import Meter
+from sidecar.core.metrics import Meter
 
 T = TypeVar("T")
 

@@ -1,4 +1,4 @@
-"""The words of the policy files: quantities with their units (`250ms`, `64KiB`, `20%`, `100/s`), and what a block is.
+"""Types of the values in policy files: quantities with their unit (`250ms`, `64KiB`, `20%`, `100/s`) and words.
 
 A quantity without its unit is an error: more than one mesh has shipped 0.2 % where 20 % was meant.
 """
@@ -7,30 +7,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Annotated, Any, Final, Literal, NamedTuple
+from typing import Annotated, Any, Final
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, WithJsonSchema
 
-from sidecar.core.outcome import CONDITION_WORDS
+from sidecar.core.conditions import CONDITION_WORDS
 
 NUMBER: Final = r"([0-9]+(?:\.[0-9]+)?)"
 SECONDS: Final = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 BYTES: Final = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 PER: Final = {"s": 1.0, "m": 60.0, "h": 3600.0}
-
-
-class Problem(NamedTuple):
-    """One thing that is wrong with the policy files: `file:line:column: path: message`."""
-
-    file: str
-    line: int
-    column: int
-    path: str
-    message: str
-
-    def __str__(self) -> str:
-        path = f"{self.path}: " if self.path else ""
-        return f"{self.file}:{self.line}:{self.column}: {path}{self.message}"
 
 
 def _parser(what: str, units: dict[str, Any], example: str, after: str = "") -> Callable[[Any], float]:
@@ -102,7 +88,7 @@ Condition = Annotated[
     BeforeValidator(_condition),
     WithJsonSchema({"anyOf": [{"enum": list(CONDITION_WORDS)}, {"type": "integer", "minimum": 100, "maximum": 599}]}),
 ]
-"""A member of a list of conditions (`sidecar.core.outcome.Conditions`)."""
+"""A member of a list of conditions (`sidecar.core.conditions.Conditions`)."""
 
 
 def _method(text: str) -> str:
@@ -113,22 +99,3 @@ def _method(text: str) -> str:
 
 Method = Annotated[str, AfterValidator(_method), WithJsonSchema({"type": "string", "pattern": "^[A-Z][A-Z-]*$"})]
 """An HTTP method that a policy is for."""
-
-
-class Model(BaseModel):
-    """Strict, closed and frozen: an unknown key or a value of another type is an error."""
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, strict=True, hide_input_in_errors=True, use_attribute_docstrings=True
-    )
-
-
-class Block(Model):
-    """A policy block as a file says it.  Each stage's `Spec` is one."""
-
-    mode: Literal["enforce", "observe"] = "enforce"
-    """`observe` lets everything pass and counts what it would have done."""
-
-    @property
-    def is_enforced(self) -> bool:
-        return self.mode == "enforce"

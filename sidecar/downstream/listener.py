@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from sidecar.config.process_spec import LimitsSpec, ListenerSpec
 from sidecar.control.compiler import Route, Snapshot
-from sidecar.core import events
+from sidecar.core import events, metrics
 from sidecar.core.exchange import Exchange
 from sidecar.core.outcome import NO_ROUTE, Failure, Outcome, Refusal, failed
 from sidecar.downstream.connection import Downstream
@@ -67,9 +67,9 @@ class Listener:
         self._allowed: Callable[[Exchange], list[bytes]] = lambda _: []
         self._sockets: Sockets | None = None
         self._acceptors: list[asyncio.Server | TlsDoor] = []
-        self._refused = server.env.meter.counter(events.REFUSALS, listener=name, policy="limits", reason="overloaded")
-        self._invalid = server.env.meter.counter(events.REFUSALS, listener=name, policy="http", reason="bad_request")
-        self._estranged = server.env.meter.counter(events.REFUSALS, listener=name, policy="tls", reason="handshake")
+        self._refused = server.env.meter.counter(metrics.REFUSALS, listener=name, policy="limits", reason="overloaded")
+        self._invalid = server.env.meter.counter(metrics.REFUSALS, listener=name, policy="http", reason="bad_request")
+        self._estranged = server.env.meter.counter(metrics.REFUSALS, listener=name, policy="tls", reason="handshake")
 
     async def bind(self, predecessor: Listener | None) -> None:
         """Listen, on the sockets of a predecessor with the same address where there is one; what connects waits until

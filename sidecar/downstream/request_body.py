@@ -10,8 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sidecar.core.body import Body
-from sidecar.core.framing import BodyReader
+from sidecar.core.body import Body, BodyReader
 from sidecar.core.http1 import Invalid
 from sidecar.downstream.closing import MIN_RATE
 

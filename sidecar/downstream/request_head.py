@@ -19,8 +19,7 @@ from typing import Final
 from sidecar.core.exchange import CRITICALITIES, Exchange
 from sidecar.core.headers import FOR_CACHES, HOP_BY_HOP
 from sidecar.core.http1 import HOST, Invalid, body_length
-from sidecar.core.outcome import Headers
-from sidecar.core.selection import Selection
+from sidecar.core.message import Headers, Selection
 
 FORWARDED: Final = frozenset(
     (

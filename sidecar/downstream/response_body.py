@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Final
 
 from sidecar.core.exchange import Exchange
 from sidecar.core.http1 import trailer_block
-from sidecar.core.outcome import Failure, Headers
+from sidecar.core.message import Headers
+from sidecar.core.outcome import Failure
 from sidecar.downstream.closing import reset
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from typing import Any, Final, Protocol
 
 from sidecar.config.process_spec import LimitsSpec, ListenerSpec
 from sidecar.control.compiler import Snapshot
-from sidecar.core import events
+from sidecar.core import events, metrics
 from sidecar.core.env import Env
 from sidecar.core.exchange import Exchange
 from sidecar.core.headers import write_http_date
@@ -120,8 +120,8 @@ class Server:
             return [each for each in (*self.listeners.values(), *self.leaving) if each.name == name]
 
         gauge, labels = self.env.meter.gauge, {"listener": name, "url.scheme": scheme.decode()}
-        gauge(events.CONNECTIONS, lambda: sum(len(each.connections) for each in those()), listener=name)
-        gauge(events.REQUESTS_ACTIVE, lambda: sum(e.active for e in those() if e.scheme == scheme), **labels)
+        gauge(metrics.CONNECTIONS, lambda: sum(len(each.connections) for each in those()), listener=name)
+        gauge(metrics.REQUESTS_ACTIVE, lambda: sum(e.active for e in those() if e.scheme == scheme), **labels)
 
     async def drain(self, timeout: float) -> int:
         """Stop accepting, let requests end for at most `timeout` seconds, then close; returns how many were cut off."""

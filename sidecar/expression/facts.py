@@ -17,8 +17,7 @@ from typing import Any, Final, NamedTuple, Protocol
 from sidecar.core.exchange import Exchange
 from sidecar.core.message import Message
 from sidecar.core.outcome import Outcome
-from sidecar.core.paths import MAX_BYTES, canonical
-from sidecar.core.query import parameter
+from sidecar.core.uri import MAX_BYTES, canonical, parameter
 
 BOOL, INT, DOUBLE, STRING, NULL, LIST, MAP, DYN = "bool", "int", "double", "string", "null", "list", "map", "dyn"
 

@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 
 from sidecar.config.node import BUILT_IN, Node
 from sidecar.config.schema import defaults
-from sidecar.core.units import Model
+from sidecar.core.spec import Model
 
 EMPTY: Final = Node({}, BUILT_IN)
 _PLAIN: Final = re.compile(r"[A-Za-z0-9_./%*~+-][A-Za-z0-9_./%*~+ -]*")

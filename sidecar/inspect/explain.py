@@ -11,10 +11,10 @@ from urllib.parse import urlsplit
 
 from sidecar.config.spec import CRITICALITY
 from sidecar.control.compiler import BREAKER, ROUTE, Link, Route, Snapshot, cache_of
-from sidecar.core import paths
+from sidecar.core import uri
 from sidecar.core.exchange import Exchange
 from sidecar.core.pattern import MAX_INPUT
-from sidecar.core.query import parameter
+from sidecar.core.uri import parameter
 from sidecar.inspect.effective import flow, values
 from sidecar.inspect.explain_cache import cache_text
 from sidecar.routing.router import host_names
@@ -128,7 +128,7 @@ def _in_force(snapshot: Snapshot, route: Route) -> Iterator[str]:
 
 def _unmatched(snapshot: Snapshot, listener: str, x: Exchange) -> Iterator[str]:
     router = snapshot.listeners[listener]
-    known = paths.readings(x.path)
+    known = uri.readings(x.path)
     if not known:
         yield "takes no route: the path has a dot segment in disguise or a NUL, or is too long to be read in every way"
     elif len(known) > 1:
@@ -154,8 +154,8 @@ def _others(rules: Sequence[Rule[Route]], taken: Route | None, x: Exchange) -> I
     listed = 0
     for rule in rules:
         route = rule.target
-        reasons = list(misses(rule, x, paths.canonical(x.path)))
-        if route is taken or len(reasons) > 1 or (not reasons and not paths.readings(x.path)):
+        reasons = list(misses(rule, x, uri.canonical(x.path)))
+        if route is taken or len(reasons) > 1 or (not reasons and not uri.readings(x.path)):
             continue
         listed += 1
         if listed > MAX_LISTED:

@@ -6,8 +6,7 @@ import asyncio
 from typing import Any, NamedTuple, cast
 from urllib.parse import urlsplit
 
-from sidecar.core.body import Body
-from sidecar.core.framing import UNTIL_CLOSE, BodyReader
+from sidecar.core.body import UNTIL_CLOSE, Body, BodyReader
 from sidecar.core.http1 import body_length, parse_response
 from sidecar.core.message import Headers, parse_fields
 from sidecar.policytest.service import BODILESS, MAX_HEAD, content

@@ -14,9 +14,8 @@ from http import HTTPStatus
 from typing import Final, NamedTuple, cast
 from urllib.parse import urlencode
 
-from sidecar.core.body import Body
+from sidecar.core.body import Body, BodyReader
 from sidecar.core.env import Env
-from sidecar.core.framing import BodyReader
 from sidecar.core.headers import get, write_http_date
 from sidecar.core.http1 import body_length, parse_request
 from sidecar.core.message import Headers, parse_fields

@@ -14,7 +14,8 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
 
-from sidecar.core.units import Duration, DurationOrZero, Model
+from sidecar.core.spec import Model
+from sidecar.core.units import Duration, DurationOrZero
 
 FAILURES: Final = ("connect_failure", "connect_timeout", "reset", "cut", "timeout", "protocol_error")
 Method = Annotated[str, Field(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$")]

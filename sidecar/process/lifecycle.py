@@ -22,7 +22,7 @@ from sidecar.admin.view import AdminView
 from sidecar.config.process_spec import AdminSpec, reveal
 from sidecar.control.reload import Control, Reload
 from sidecar.control.state import StateStore
-from sidecar.core import events
+from sidecar.core import events, metrics
 from sidecar.core.env import Env
 from sidecar.downstream.server import Server
 from sidecar.downstream.sockets import Sockets
@@ -85,7 +85,7 @@ class Process:
         except OSError as error:
             print(error.strerror or error, file=sys.stderr)
             return 1
-        self._env.meter.gauge(events.LOOP_TASKS, lambda: len(asyncio.all_tasks(loop)))
+        self._env.meter.gauge(metrics.LOOP_TASKS, lambda: len(asyncio.all_tasks(loop)))
         background = [self._env.spawn(self._control.watch()), self._env.spawn(self._watch_certificates())]
         self._server.start()
         self._stalls.start()

@@ -13,7 +13,8 @@ import sys
 from typing import Any, Final
 
 from sidecar.core.env import Env, Handle
-from sidecar.core.events import LOOP_LAG, LOOP_STALLED, LOOP_STALLS
+from sidecar.core.events import LOOP_STALLED
+from sidecar.core.metrics import LOOP_LAG, LOOP_STALLS
 
 INTERVAL: Final = 0.1
 THRESHOLD: Final = 0.1

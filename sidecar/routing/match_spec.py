@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from sidecar.core.units import Model
+from sidecar.core.spec import Model
 from sidecar.expression.spec import RequestWhen
 
 

@@ -5,7 +5,7 @@ Rules:
 1. How specific a rule is, `Rule.rank` says: host, path, methods, headers, query, `when`.  Two rules that can meet one
    request and rank the same are an error when the policies are loaded (`ties`), never a matter of luck.
 2. A rule that fails on method, headers, query or `when` leaves the request to the next less specific one.
-3. A path that servers read in several ways matches only what it matches under every reading (`paths.py`).
+3. A path that servers read in several ways matches only what it matches under every reading (`uri.py`).
 4. A condition on the host without a port holds on every port, with a port on that one alone (the scheme's default port
    may be left out of the request).  Capitals and a dot at the end make no difference; `*.example.com` covers any number
    of labels, but not `example.com` itself.
@@ -25,7 +25,7 @@ from itertools import combinations, combinations_with_replacement
 from operator import itemgetter
 from typing import Any, Final, Generic
 
-from sidecar.core import paths
+from sidecar.core import uri
 from sidecar.core.exchange import Exchange
 from sidecar.core.pattern import MAX_INPUT
 from sidecar.routing.rule import EXACT, PREFIX, TEMPLATE, R, Rule
@@ -171,7 +171,7 @@ class Router(Generic[R]):
             by_host[rule.host].append(rule)
         self._hosts = {host: _Table(group) for host, group in by_host.items() if host}
         self._anywhere = (_Table(by_host[b""]),)
-        self._special = tuple(paths.SPECIAL)
+        self._special = tuple(uri.SPECIAL)
         self._longest = MAX_INPUT
         self._remembered: dict[tuple[bytes, bytes], tuple[_Table[R], ...]] = {}
 
@@ -205,7 +205,7 @@ class Router(Generic[R]):
 
     def _match_odd(self, x: Exchange, tables: tuple[_Table[R], ...]) -> R | None:
         """The same for a path that may have several readings, `//` or too many bytes for a pattern."""
-        known = paths.readings(x.path)
+        known = uri.readings(x.path)
         rules: set[Rule[R] | None] = set()
         for path in known:
             segments = path.split(b"/")
@@ -226,7 +226,7 @@ class Router(Generic[R]):
         """The methods with which the request would match, sorted, for `Allow` (RFC 9110 15.5.6); call it where nothing
         matched.  Empty where nothing would with any method."""
         found: list[set[bytes]] = []
-        for path in paths.readings(x.path):
+        for path in uri.readings(x.path):
             segments = path.split(b"/")
             groups = (group for table in self._tables(x) for group in table.groups(path, segments))
             rules = [rule for group in groups for rule in group if rule.covers(path) and rule.allows(x)]

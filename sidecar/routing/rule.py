@@ -15,10 +15,10 @@ from __future__ import annotations
 import re
 from typing import Final, Generic, NoReturn, TypeVar
 
-from sidecar.core import paths
+from sidecar.core import uri
 from sidecar.core.exchange import Exchange
 from sidecar.core.pattern import MAX_INPUT, compile_pattern, literal_prefix
-from sidecar.core.query import parameter
+from sidecar.core.uri import parameter
 from sidecar.expression import REQUEST, Condition
 from sidecar.routing.match_spec import MatchSpec
 
@@ -86,7 +86,7 @@ class Rule(Generic[R]):
             elif match.path_prefix is not None:
                 if "{" in match.path_prefix:
                     raise ValueError("takes no captures; write a template under `path`, or `path_regex`")
-                segments = paths.literal(match.path_prefix).removesuffix(b"/").split(b"/")[1:]
+                segments = uri.literal(match.path_prefix).removesuffix(b"/").split(b"/")[1:]
                 self.kind = PREFIX if segments else NONE  # a prefix of `/` asks for nothing
                 self.key = tuple(segments)
             elif match.path_regex is not None:
@@ -104,7 +104,7 @@ class Rule(Generic[R]):
         if len(set(filter(None, names))) < len(list(filter(None, names))):
             raise ValueError("captures the same name twice; give each capture a name of its own")
         plain = "/".join("x" if name else part for part, name in zip(parts, names, strict=True))
-        segments = paths.literal(plain).split(b"/")
+        segments = uri.literal(plain).split(b"/")
         self.captures = tuple((name, place) for place, name in enumerate(names) if name)
         self.key = tuple(None if name else segment for segment, name in zip(segments, names, strict=True))[1:]
         self.kind = TEMPLATE if self.captures else EXACT
@@ -141,9 +141,9 @@ class Rule(Generic[R]):
         """What template or pattern capture of a path that they cover, decoded."""
         if self.captures:
             segments = path.split(b"/")
-            return {name: paths.text(segments[place]) for name, place in self.captures}
+            return {name: uri.text(segments[place]) for name, place in self.captures}
         if self.pattern is not None and self.pattern.groupindex and (found := self.pattern.fullmatch(path)):
-            return {name: paths.text(got or b"") for name, got in found.groupdict().items()}
+            return {name: uri.text(got or b"") for name, got in found.groupdict().items()}
         return {}
 
     def can_tie(self, other: Rule[R]) -> bool:

@@ -22,8 +22,8 @@ from types import ModuleType
 from typing import Final, Literal, NamedTuple
 
 from sidecar.core.env import BuildContext
+from sidecar.core.spec import Block
 from sidecar.core.stage import Stage
-from sidecar.core.units import Block
 from sidecar.stages.cache import stage as cache
 from sidecar.stages.circuit_breaker import stage as breaker
 from sidecar.stages.concurrency import stage as concurrency

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from threading import Thread
 from typing import TYPE_CHECKING, Any, Final
 
-from sidecar.core import events
+from sidecar.core import events, metrics
 from sidecar.core.env import Env
 from sidecar.core.exchange import Exchange
 from sidecar.telemetry.logs.access import AccessLog
@@ -108,18 +108,18 @@ class Telemetry:
             limits = SpanLimits() if settings.has_limits else None
             maker = spans.SpanMaker(queue, resource, scope, env.now, env.wall, limits)
             self._tracer = Tracer(Propagation(settings.formats), maker, env.now, env.rng, env.meter)
-            total(events.TELEMETRY_DROPPED, lambda: queue.dropped, signal="traces", reason="queue_full")
-            total(events.TELEMETRY_DROPPED, lambda: queue.watch.failed, signal="traces", reason="export_failed")
-            total(events.TELEMETRY_EXPORTED, lambda: queue.watch.exported, signal="traces")
+            total(metrics.TELEMETRY_DROPPED, lambda: queue.dropped, signal="traces", reason="queue_full")
+            total(metrics.TELEMETRY_DROPPED, lambda: queue.watch.failed, signal="traces", reason="export_failed")
+            total(metrics.TELEMETRY_EXPORTED, lambda: queue.watch.exported, signal="traces")
         if settings.metrics is not None:
             target = settings.metrics
             watch = export.Watch("metrics", target.endpoint, self._tell)
             builder = otlp_metrics.Builder(resource, scope, settings.temporality, self._started)
-            metrics = otlp_metrics.MetricsExport(env, self._registry, builder, target, watch, settings.interval)
-            self._metrics = metrics
-            self._sending = env.spawn(metrics.run())
-            total(events.TELEMETRY_DROPPED, lambda: watch.failed, signal="metrics", reason="export_failed")
-            total(events.TELEMETRY_EXPORTED, lambda: watch.exported, signal="metrics")
+            exporter = otlp_metrics.MetricsExport(env, self._registry, builder, target, watch, settings.interval)
+            self._metrics = exporter
+            self._sending = env.spawn(exporter.run())
+            total(metrics.TELEMETRY_DROPPED, lambda: watch.failed, signal="metrics", reason="export_failed")
+            total(metrics.TELEMETRY_EXPORTED, lambda: watch.exported, signal="metrics")
 
     def _tell(self, event: str, /, **attributes: Any) -> None:
         """An event from another thread."""
@@ -145,7 +145,7 @@ class Telemetry:
             return
         if self._lines is None:
             lines = self._lines = LineWriter(STDOUT)
-            self._registry.total(events.LOG_DROPPED, lambda: lines.dropped, log="access")
+            self._registry.total(metrics.LOG_DROPPED, lambda: lines.dropped, log="access")
         if recorder.access is None:
             recorder.access = AccessLog(self._lines, self._env)
         recorder.access.retune(spec.format, spec.successes)

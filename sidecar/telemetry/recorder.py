@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from sidecar.core.exchange import Attempt, Exchange
-from sidecar.core.meter import Exemplar
+from sidecar.core.metrics import Exemplar
 from sidecar.core.outcome import Outcome
 from sidecar.telemetry.logs.access import AccessLog
 from sidecar.telemetry.metrics.durations import AttemptMetrics, RouteMetrics

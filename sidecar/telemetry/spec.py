@@ -13,7 +13,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, SecretStr
 
-from sidecar.core.units import Duration, Model, Rate, Share
+from sidecar.core.spec import Model
+from sidecar.core.units import Duration, Rate, Share
 
 Format = Literal["w3c", "b3", "b3multi"]
 

@@ -8,7 +8,8 @@ deadline for an upstream.
 from __future__ import annotations
 
 from sidecar.core.body import Body
-from sidecar.core.outcome import Failure, Headers
+from sidecar.core.message import Headers
+from sidecar.core.outcome import Failure
 from sidecar.core.promise import Promise
 
 

@@ -16,9 +16,9 @@ from typing import Final, Protocol
 from urllib.parse import quote, unquote
 
 from sidecar.core.exchange import Exchange
-from sidecar.core.paths import canonical, readings
 from sidecar.core.pattern import MAX_INPUT, compile_pattern
 from sidecar.core.template import Template
+from sidecar.core.uri import canonical, readings
 from sidecar.transform.values import Refused
 
 LITERAL: Final = "/%:@!$&'()*+,;=~{}"

@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from urllib.parse import quote
 
 from sidecar.core.exchange import Exchange
-from sidecar.core.query import decoded
 from sidecar.core.template import Template
+from sidecar.core.uri import decoded
 
 
 def written(text: str) -> str:

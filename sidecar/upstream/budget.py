@@ -19,9 +19,10 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from sidecar.core import events
+from sidecar.core import events, metrics
 from sidecar.core.env import Env
-from sidecar.core.units import Block, Duration, Share
+from sidecar.core.spec import Block
+from sidecar.core.units import Duration, Share
 from sidecar.core.window import SlidingCount
 
 
@@ -51,8 +52,8 @@ class RetryBudget:
         self._window = 0.0
         self._quiet_until = 0.0
         self.retune(spec)
-        self._let_through = env.meter.counter(events.WOULD_REFUSE, policy="retry_budget", upstream=upstream)
-        env.meter.gauge(events.BUDGET_TOKENS, lambda: self.tokens, upstream=upstream)
+        self._let_through = env.meter.counter(metrics.WOULD_REFUSE, policy="retry_budget", upstream=upstream)
+        env.meter.gauge(metrics.BUDGET_TOKENS, lambda: self.tokens, upstream=upstream)
 
     def retune(self, spec: Spec) -> None:
         """Take new settings; what was counted stays unless the window's length changes."""

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, cast
 
-from sidecar.core import events
+from sidecar.core import metrics
 from sidecar.core.env import Env
 from sidecar.core.exchange import Attempt, Exchange
 from sidecar.core.outcome import (
@@ -220,7 +220,7 @@ class Pools:
         self._unsubscribe = upstream.endpoints.on_removal(self._remove)
         for state in STATES:
             self._env.meter.gauge(
-                events.POOL_CONNECTIONS, partial(self.count, state), upstream=upstream.name, state=state
+                metrics.POOL_CONNECTIONS, partial(self.count, state), upstream=upstream.name, state=state
             )
 
     def count(self, state: str) -> int:

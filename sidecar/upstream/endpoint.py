@@ -19,7 +19,7 @@ from functools import partial
 from hashlib import blake2b
 from typing import Any, Final
 
-from sidecar.core import events
+from sidecar.core import metrics
 from sidecar.core.env import Env
 from sidecar.upstream.address import parse_address
 from sidecar.upstream.spec import UpstreamSpec
@@ -146,7 +146,7 @@ class EndpointSet:
         self._env = env
         self._listeners: list[Callable[[tuple[Endpoint, ...]], None]] = []
         for state in ("up", "unhealthy", "ejected"):
-            env.meter.gauge(events.ENDPOINT_UP, partial(self.count, state), upstream=upstream, state=state)
+            env.meter.gauge(metrics.ENDPOINT_UP, partial(self.count, state), upstream=upstream, state=state)
         self.retune(spec)
 
     def retune(self, spec: UpstreamSpec) -> None:

@@ -11,9 +11,8 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Final
 
 from sidecar.core import events
-from sidecar.core.body import Body
+from sidecar.core.body import UNTIL_CLOSE, Body, BodyReader
 from sidecar.core.exchange import NEVER, Exchange
-from sidecar.core.framing import UNTIL_CLOSE, BodyReader
 from sidecar.core.http1 import CHUNKED, ChunkedDecoder, Invalid, parse_response
 from sidecar.core.outcome import INTERNAL, PROTOCOL, Failure, Outcome
 from sidecar.core.promise import Promise

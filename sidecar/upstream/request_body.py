@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Final
 from sidecar.core.body import OPEN, Body
 from sidecar.core.exchange import Exchange
 from sidecar.core.http1 import trailer_block
-from sidecar.core.outcome import Failure, Headers
+from sidecar.core.message import Headers
+from sidecar.core.outcome import Failure
 
 if TYPE_CHECKING:
     from sidecar.upstream.connection import Connection

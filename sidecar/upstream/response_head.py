@@ -11,8 +11,7 @@ from typing import Final
 from sidecar.core.exchange import Exchange
 from sidecar.core.headers import HOP_BY_HOP, get, tokens, write_http_date
 from sidecar.core.http1 import Invalid, body_length
-from sidecar.core.message import parse_fields
-from sidecar.core.selection import Selection
+from sidecar.core.message import Selection, parse_fields
 
 SPECIAL: Final = Selection(HOP_BY_HOP | {b"content-length", b"date"})
 """Fields that are read here; all others pass."""

@@ -11,8 +11,9 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, Discriminator, Field, Tag, field_validator, model_validator
 
-from sidecar.core.outcome import STATUS_CLASSES
-from sidecar.core.units import Block, Condition, Duration, Model
+from sidecar.core.conditions import STATUS_CLASSES
+from sidecar.core.spec import Block, Model
+from sidecar.core.units import Condition, Duration
 from sidecar.upstream.address import EndpointUrl, parse_address
 from sidecar.upstream.tls import ClientTlsSpec
 

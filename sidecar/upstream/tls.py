@@ -12,7 +12,7 @@ from typing import Final
 
 from pydantic import model_validator
 
-from sidecar.core.units import Model
+from sidecar.core.spec import Model
 
 FILES: Final = ("ca", "client_ca", "cert", "key")
 """The settings that name files."""

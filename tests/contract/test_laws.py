@@ -17,7 +17,7 @@ import pytest
 
 from sidecar.cache.spec import CacheSpec
 from sidecar.cache.store import Store as Cache
-from sidecar.core import events
+from sidecar.core import metrics
 from sidecar.core.body import OPEN, Body
 from sidecar.core.exchange import CRITICAL, DEFAULT, SHEDDABLE, Exchange
 from sidecar.core.outcome import (
@@ -133,8 +133,8 @@ def is_at_rest(env: FakeEnv, stage: Stage, inside: Inside) -> None:
     """Nothing is held any more."""
     assert inside.open == 0
     assert not isinstance(stage, Pairing) or stage.tickets == []
-    assert env.meter.value(events.CONCURRENCY_ACTIVE) == 0
-    assert env.meter.value(events.QUEUE_LENGTH) == 0
+    assert env.meter.value(metrics.CONCURRENCY_ACTIVE) == 0
+    assert env.meter.value(metrics.QUEUE_LENGTH) == 0
 
 
 def endings() -> Iterator[Callable[[], Any]]:

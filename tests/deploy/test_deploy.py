@@ -21,8 +21,8 @@ from docs.generate import instruments
 from sidecar import __version__
 from sidecar.config.files import read
 from sidecar.config.load import load
+from sidecar.core import metrics
 from sidecar.demo.shop import CALLS
-from sidecar.telemetry.metrics import catalogue
 from sidecar.telemetry.metrics.prometheus import metric_name
 from sidecar.telemetry.metrics.registry import Metric
 
@@ -165,7 +165,7 @@ def exported() -> dict[str, set[str]]:
     """Every name that the metrics page has, with its labels."""
     names: dict[str, set[str]] = {"up": set()}
     for name, (kind, labels) in instruments().items():
-        page = metric_name(Metric(name, kind, catalogue.METRICS[name].unit, "", []))  # type: ignore[arg-type]
+        page = metric_name(Metric(name, kind, metrics.METRICS[name].unit, "", []))  # type: ignore[arg-type]
         known = {re.sub(r"\W", "_", label) for label in labels} | PROMETHEUS_LABELS
         names[page] = known
         if kind == "histogram":

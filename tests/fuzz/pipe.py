@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from sidecar.core.body import Body
-from sidecar.core.outcome import Failure, Headers
+from sidecar.core.message import Headers
+from sidecar.core.outcome import Failure
 from sidecar.core.promise import Promise
 
 

@@ -18,8 +18,8 @@ with instrumented():
     from sidecar.core.exchange import Exchange
     from sidecar.core.headers import HOP_BY_HOP
     from sidecar.core.http1 import FIELDS
-    from sidecar.core.message import parse_fields
-    from sidecar.core.outcome import Headers, Outcome
+    from sidecar.core.message import Headers, parse_fields
+    from sidecar.core.outcome import Outcome
     from sidecar.core.promise import Run
     from sidecar.upstream.connection import Connection
     from sidecar.upstream.deadlines import Deadlines

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 from sidecar.core.env import Env
-from sidecar.core.meter import Counter, Histogram
+from sidecar.core.metrics import Counter, Histogram
 
 Labels = frozenset[tuple[str, str]]
 WALL = 1_750_000_000.0

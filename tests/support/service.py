@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 
 from sidecar.core.env import BuildContext, Env, StateKey
 from sidecar.core.exchange import Exchange
-from sidecar.core.outcome import Failure, Headers, Outcome, failed
+from sidecar.core.message import Headers
+from sidecar.core.outcome import Failure, Outcome, failed
 from tests.support.clock import make_env
 
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sidecar.core.exchange import Exchange
-from sidecar.core.outcome import Failure, Headers, Outcome
+from sidecar.core.message import Headers
+from sidecar.core.outcome import Failure, Outcome
 from sidecar.upstream.connection import Connection
 from sidecar.upstream.deadlines import Deadlines
 from sidecar.upstream.pool import Pool

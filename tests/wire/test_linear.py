@@ -11,8 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from sidecar.config.process_spec import LimitsSpec
-from sidecar.core.body import Body
-from sidecar.core.framing import BodyReader
+from sidecar.core.body import Body, BodyReader
 from sidecar.core.http1 import CHUNKED, Invalid
 from tests.support.timing import least
 from tests.wire.answers import answer

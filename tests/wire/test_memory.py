@@ -12,8 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from sidecar.core.body import Body
-from sidecar.core.framing import BodyReader
+from sidecar.core.body import Body, BodyReader
 from sidecar.core.http1 import CHUNKED, Invalid, parse_request, parse_response
 
 READ = 256 * 1024

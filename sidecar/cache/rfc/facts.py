@@ -1,6 +1,6 @@
 """What an answer's fields say to a cache, read line by line.
 
-An origin says the same lines again and again, so what became of a line is remembered (as in `sidecar.core.selection`).
+An origin says the same lines again and again, so what became of a line is remembered (as in `sidecar.core.message`).
 Of a head with an entity tag or an identifier of its own, only that line has to be read.
 """
 
@@ -16,7 +16,7 @@ from sidecar.cache.rfc.directives import FOREVER, NOTHING, Directives, parse, pa
 from sidecar.cache.rfc.etag import is_tag
 from sidecar.cache.rfc.lines import lowered, values
 from sidecar.cache.rfc.vary import Names, names_of
-from sidecar.core.selection import SECRETS
+from sidecar.core.message import SECRETS
 
 UNSTORABLE: Final = frozenset(
     (b"age", b"content-length", b"proxy-authenticate", b"proxy-authentication-info", b"proxy-authorization")

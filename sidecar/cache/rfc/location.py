@@ -10,7 +10,7 @@ from urllib.parse import urljoin, urlsplit
 from sidecar.cache.rfc.key import site
 from sidecar.core.exchange import Exchange
 from sidecar.core.headers import get_all
-from sidecar.core.outcome import Headers
+from sidecar.core.message import Headers
 
 Place = tuple[bytes, bytes | None]
 """Path and query."""

@@ -16,7 +16,7 @@ from sidecar.cache.entry import Entry
 from sidecar.cache.rfc.dates import parse_date
 from sidecar.cache.rfc.etag import is_strong, is_tag
 from sidecar.core.headers import get, without
-from sidecar.core.outcome import Headers
+from sidecar.core.message import Headers
 
 BYTES: Final = re.compile(rb"bytes=(.*)", re.IGNORECASE)
 SPEC: Final = re.compile(rb"[ \t]*+(?:(\d{1,18})-(\d{1,18})?|-(\d{1,18}))[ \t]*+")

@@ -13,7 +13,7 @@ from sidecar.cache.entry import Entry
 from sidecar.cache.rfc.dates import parse_date
 from sidecar.cache.rfc.etag import is_strong, is_tag, tags_of, weakly_equal
 from sidecar.core.headers import get, get_all
-from sidecar.core.outcome import Headers
+from sidecar.core.message import Headers
 
 CONDITIONS: Final = frozenset(
     (b"if-none-match", b"if-modified-since", b"if-match", b"if-unmodified-since", b"if-range", b"range")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from sidecar.config.process_spec import SecretFile, reveal
 from sidecar.config.spec import PolicySpec
-from sidecar.core.units import Problem
+from sidecar.core.spec import Problem
 from sidecar.upstream.tls import check_files
 
 

@@ -33,7 +33,7 @@ from sidecar.cache.rfc.validation import CONDITIONS, own_cookies
 from sidecar.cache.rfc.vary import selecting
 from sidecar.cache.store import Store
 from sidecar.cache.tee import KEPT, LOST
-from sidecar.core import events
+from sidecar.core import metrics
 from sidecar.core.env import BuildContext
 from sidecar.core.exchange import SAFE_METHODS, Exchange
 from sidecar.core.outcome import Outcome
@@ -85,7 +85,7 @@ class Cached:
         self._stored = status.Stored()
         self._refresher = Refresher(store, self._intake, env)
         self._results = store.results[ctx.route] = {
-            result: env.meter.counter(events.CACHE_LOOKUPS, route=ctx.route, result=result, mode=spec.mode)
+            result: env.meter.counter(metrics.CACHE_LOOKUPS, route=ctx.route, result=result, mode=spec.mode)
             for result in RESULTS
         }
         self._hits, self._misses = self._results["hit"], self._results["miss"]

@@ -9,7 +9,7 @@ from sidecar.cache.intake import Intake
 from sidecar.cache.rfc.directives import NOTHING
 from sidecar.cache.rfc.reuse import FRESH, VALIDATE, judge, read_fields, wishes
 from sidecar.cache.store import Store
-from sidecar.core import events
+from sidecar.core import metrics
 from sidecar.core.env import BuildContext
 from sidecar.core.exchange import Exchange
 from sidecar.core.outcome import Outcome
@@ -32,7 +32,7 @@ class Observer:
         self._intake = Intake(inner, store, self._rule, spec.limits, env)
         self._honours = spec.request_directives == "honor"
         self._results = store.results[ctx.route] = {
-            result: env.meter.counter(events.CACHE_LOOKUPS, route=ctx.route, result=result, mode="observe")
+            result: env.meter.counter(metrics.CACHE_LOOKUPS, route=ctx.route, result=result, mode="observe")
             for result in ("hit", "stale", "miss")
         }
 

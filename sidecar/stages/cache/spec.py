@@ -12,7 +12,8 @@ from sidecar.cache.rfc.freshness import Rules
 from sidecar.cache.rfc.key import KeyRule
 from sidecar.core.env import BuildContext
 from sidecar.core.http1 import TOKEN
-from sidecar.core.units import Block, Duration, DurationOrZero, Model, Share, Size
+from sidecar.core.spec import Block, Model
+from sidecar.core.units import Duration, DurationOrZero, Share, Size
 from sidecar.expression.spec import RequestWhen
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from math import inf
 from typing import Any, Final, Literal
 
-from sidecar.core import events
+from sidecar.core import events, metrics
 from sidecar.core.env import Env
 from sidecar.core.exchange import Exchange
 from sidecar.core.headers import retry_after
@@ -56,9 +56,9 @@ class Breaker(CircuitBreaker):
         self._history: deque[dict[str, Any]] = deque(maxlen=HISTORY)
         super().__init__(fail_max=sys.maxsize, name=name, throw_new_error_on_trip=False)
         self._transitions = {
-            state: env.meter.counter(events.BREAKER_TRANSITIONS, breaker=name, to=_word(state)) for state in LEVELS
+            state: env.meter.counter(metrics.BREAKER_TRANSITIONS, breaker=name, to=_word(state)) for state in LEVELS
         }
-        env.meter.gauge(events.BREAKER_STATE, lambda: LEVELS[self._state.name], breaker=name)
+        env.meter.gauge(metrics.BREAKER_STATE, lambda: LEVELS[self._state.name], breaker=name)
 
     def _create_new_state(
         self, new_state: str, prev_state: CircuitBreakerState | None = None, notify: bool = False

@@ -8,8 +8,9 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from sidecar.core.outcome import Conditions
-from sidecar.core.units import Block, Condition, Duration, DurationOrZero, Model, Share
+from sidecar.core.conditions import Conditions
+from sidecar.core.spec import Block, Model
+from sidecar.core.units import Condition, Duration, DurationOrZero, Share
 
 NEVER: Final = 2.0
 """A share that no window reaches."""

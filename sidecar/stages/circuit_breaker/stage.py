@@ -42,10 +42,10 @@ from __future__ import annotations
 
 from typing import Final, cast
 
-from sidecar.core import events
+from sidecar.core import events, metrics
 from sidecar.core.env import BuildContext
 from sidecar.core.exchange import Exchange
-from sidecar.core.meter import Counter
+from sidecar.core.metrics import Counter
 from sidecar.core.outcome import BREAKER_OPEN, NO_REFUSAL, Outcome, Refusal
 from sidecar.core.stage import Gate
 from sidecar.stages.circuit_breaker.machine import Breaker
@@ -134,7 +134,7 @@ def _gate(spec: Spec, ctx: BuildContext, owner: tuple[str, ...]) -> BreakerGate:
     breaker = ctx.obtain(("breaker", *owner), spec, lambda: Breaker(spec, ctx.env, ":".join(owner)))
     observed = None
     if not spec.is_enforced:
-        observed = ctx.env.meter.counter(events.WOULD_REFUSE, policy="circuit_breaker", route=ctx.route)
+        observed = ctx.env.meter.counter(metrics.WOULD_REFUSE, policy="circuit_breaker", route=ctx.route)
     return BreakerGate(breaker, ctx.where, observed)
 
 

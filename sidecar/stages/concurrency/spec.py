@@ -6,7 +6,8 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from sidecar.core.units import Block, Duration, Model
+from sidecar.core.spec import Block, Model
+from sidecar.core.units import Duration
 
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
 

@@ -25,7 +25,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from sidecar.core import events
+from sidecar.core import events, metrics
 from sidecar.core.env import BuildContext, Env
 from sidecar.core.exchange import Exchange
 from sidecar.core.outcome import ABANDONED, OVERLOADED, Outcome, Refusal, failed
@@ -54,9 +54,9 @@ class Bulkhead:
         self.typical = 0.0
         """Seconds from the permit to the head of the answer, usually; learnt by the layer."""
         self.retune(spec)
-        env.meter.gauge(events.CONCURRENCY_ACTIVE, lambda: permits.active, **labels)
-        env.meter.gauge(events.CONCURRENCY_LIMIT, lambda: permits.limit, **labels)
-        env.meter.gauge(events.QUEUE_LENGTH, lambda: permits.queued, **labels)
+        env.meter.gauge(metrics.CONCURRENCY_ACTIVE, lambda: permits.active, **labels)
+        env.meter.gauge(metrics.CONCURRENCY_LIMIT, lambda: permits.limit, **labels)
+        env.meter.gauge(metrics.QUEUE_LENGTH, lambda: permits.queued, **labels)
 
     def retune(self, spec: Spec) -> None:
         """Take new settings."""
@@ -103,7 +103,7 @@ class Door:
         self.permits = bulkhead.permits
         self.where = ctx.where
         self.is_enforced = spec.is_enforced
-        self.observed = ctx.env.meter.counter(events.WOULD_REFUSE, policy="concurrency", route=ctx.route)
+        self.observed = ctx.env.meter.counter(metrics.WOULD_REFUSE, policy="concurrency", route=ctx.route)
 
     def refuse(self, why: str) -> Outcome:
         limit, active = self.permits.limit, self.permits.active

@@ -31,15 +31,18 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, GetJsonSchemaHandler, WithJsonSchema, model_validator
 from pydantic_core import CoreSchema
 
-from sidecar.core import events, template
+from sidecar.core import events, metrics, template
+from sidecar.core.conditions import CONDITION_WORDS, Conditions
 from sidecar.core.env import BuildContext
 from sidecar.core.exchange import IDEMPOTENT_METHODS, Exchange
 from sidecar.core.headers import HOP_BY_HOP
-from sidecar.core.meter import Counter
-from sidecar.core.outcome import CONDITION_WORDS, Conditions, Headers, Outcome
+from sidecar.core.message import Headers
+from sidecar.core.metrics import Counter
+from sidecar.core.outcome import Outcome
+from sidecar.core.spec import Block, Model
 from sidecar.core.stage import Layer, Service
 from sidecar.core.template import Template, compile_tree, header_safe, render_tree
-from sidecar.core.units import Block, Model, Size
+from sidecar.core.units import Size
 
 REFUSALS: Final = ("breaker_open", "overloaded", "rate_limited", "no_endpoint", "retry_budget", "transform_failed")
 """Failures of our own that can be named beside the conditions of retry and breaker."""
@@ -203,7 +206,7 @@ class Fallback:
     def __init__(self, spec: Spec, ctx: BuildContext) -> None:
         self.conditions = Conditions(spec.on)
         self.is_enforced = spec.is_enforced
-        self.observed = ctx.env.meter.counter(events.WOULD_REFUSE, policy="fallback", route=ctx.route)
+        self.observed = ctx.env.meter.counter(metrics.WOULD_REFUSE, policy="fallback", route=ctx.route)
         self.steps = [self._compile(step, ctx) for step in spec.steps]
         needs_body = spec.is_enforced and any(step.upstream for step in spec.steps)
         self.max_body = spec.max_body if needs_body else -1
@@ -217,7 +220,7 @@ class Fallback:
         else:
             kind, step = "stale", _stale
         name = kind if spec.upstream is None else f"upstream:{spec.upstream}"
-        return kind, step, ctx.env.meter.counter(events.FALLBACKS, route=ctx.route, step=name)
+        return kind, step, ctx.env.meter.counter(metrics.FALLBACKS, route=ctx.route, step=name)
 
     def is_due(self, outcome: Outcome) -> bool:
         """Is this an outcome that is to be replaced?"""

@@ -23,12 +23,13 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from sidecar.core import events
+from sidecar.core import events, metrics
 from sidecar.core.env import BuildContext
 from sidecar.core.exchange import Attempt, Exchange
 from sidecar.core.outcome import RESET, TIMEOUT, Outcome, failed
+from sidecar.core.spec import Block, Model
 from sidecar.core.stage import Layer, Service
-from sidecar.core.units import Block, Duration, DurationOrZero, Model, Share
+from sidecar.core.units import Duration, DurationOrZero, Share
 from sidecar.expression import REQUEST, Condition
 from sidecar.expression.spec import RequestWhen
 
@@ -112,9 +113,9 @@ class Fault:
         self.reset_share = spec.reset.share if spec.reset else 0.0
         counter = ctx.env.meter.counter
         self.counters = {
-            kind: counter(events.FAULTS, route=ctx.route, kind=kind) for kind in ("latency", "abort", "reset")
+            kind: counter(metrics.FAULTS, route=ctx.route, kind=kind) for kind in ("latency", "abort", "reset")
         }
-        self.observed = counter(events.WOULD_REFUSE, policy="fault", route=ctx.route)
+        self.observed = counter(metrics.WOULD_REFUSE, policy="fault", route=ctx.route)
 
     def draw(self) -> tuple[float, str]:
         """What strikes this try: seconds of latency, and `abort`, `reset` or nothing."""

@@ -29,13 +29,14 @@ from typing import Annotated, Any, Final
 
 from pydantic import Field
 
-from sidecar.core import events
+from sidecar.core import events, metrics
 from sidecar.core.env import BuildContext, Handle
 from sidecar.core.exchange import Exchange
 from sidecar.core.outcome import Outcome
 from sidecar.core.promise import Promise, Run
+from sidecar.core.spec import Block
 from sidecar.core.stage import Layer, Service
-from sidecar.core.units import Block, Duration, Method
+from sidecar.core.units import Duration, Method
 
 QUICKEST: Final = 0.001
 """Seconds: less than any answer takes."""
@@ -70,12 +71,12 @@ class Hedge:
         """Seconds that answers lately took."""
         meter = ctx.env.meter
         self.counters = {
-            result: meter.counter(events.HEDGES, route=ctx.route, result=result)
+            result: meter.counter(metrics.HEDGES, route=ctx.route, result=result)
             for result in ("won", "lost", "budget", "deadline")
         }
         self.observed = None
         if not spec.is_enforced:
-            self.observed = meter.counter(events.WOULD_REFUSE, policy="hedge", route=ctx.route)
+            self.observed = meter.counter(metrics.WOULD_REFUSE, policy="hedge", route=ctx.route)
         self._waiting: dict[Race, None] = {}
         """A queue that a race can also leave from its middle."""
         self._timer: Handle | None = None

@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from sidecar.core.units import Block, Condition, Duration, DurationOrZero, Method, Model, Size
+from sidecar.core.spec import Block, Model
+from sidecar.core.units import Condition, Duration, DurationOrZero, Method, Size
 from sidecar.expression.spec import ResponseWhen
 
 Methods = Annotated[tuple[Method, ...], Field(strict=False, min_length=1)]

@@ -27,11 +27,12 @@ from __future__ import annotations
 
 from typing import Final
 
-from sidecar.core import events
+from sidecar.core import events, metrics
+from sidecar.core.conditions import Conditions
 from sidecar.core.env import BuildContext
 from sidecar.core.exchange import Exchange
 from sidecar.core.headers import retry_after
-from sidecar.core.outcome import Conditions, Outcome
+from sidecar.core.outcome import Outcome
 from sidecar.core.stage import Layer, Service
 from sidecar.expression import NO_BODIES, RESPONSE, Bodies
 from sidecar.expression import Condition as Expression
@@ -98,13 +99,13 @@ class Retry:
             stopped = self._stop(x, outcome, state)
             if stopped:
                 x.retry_stopped = stopped
-                self._count(events.RETRIES_DENIED, stopped)
+                self._count(metrics.RETRIES_DENIED, stopped)
                 break
             if not self.is_enforced:
-                env.meter.counter(events.WOULD_REFUSE, policy="retry", route=self.route).add()
+                env.meter.counter(metrics.WOULD_REFUSE, policy="retry", route=self.route).add()
                 break
             reason = outcome.reason or str(outcome.status)
-            self._count(events.RETRIES, reason)
+            self._count(metrics.RETRIES, reason)
             if outcome.stream is not None:
                 outcome.stream.cancel()
             await env.sleep(state.upcoming_sleep)

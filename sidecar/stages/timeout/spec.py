@@ -7,7 +7,8 @@ from typing import Annotated, Any, Final
 from pydantic import BeforeValidator, Field, TypeAdapter, WithJsonSchema
 
 from sidecar.core.exchange import NEVER
-from sidecar.core.units import Block, Duration, parse_duration
+from sidecar.core.spec import Block
+from sidecar.core.units import Duration, parse_duration
 
 _DURATION_SCHEMA: Final = TypeAdapter(Duration).json_schema()
 

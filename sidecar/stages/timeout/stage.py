@@ -16,7 +16,7 @@ Decisions:
 
 from __future__ import annotations
 
-from sidecar.core import events
+from sidecar.core import metrics
 from sidecar.core.env import BuildContext
 from sidecar.core.exchange import Exchange
 from sidecar.core.outcome import DEADLINE, TIMEOUT, Outcome, Refusal, failed
@@ -85,7 +85,7 @@ class Observer:
     def __init__(self, spec: Spec, ctx: BuildContext) -> None:
         self.spec = spec
         self.now = ctx.env.now
-        self.late = ctx.env.meter.counter(events.WOULD_REFUSE, policy="timeout", route=ctx.route)
+        self.late = ctx.env.meter.counter(metrics.WOULD_REFUSE, policy="timeout", route=ctx.route)
 
     def admit(self, x: Exchange) -> object:
         return min(x.deadline, x.arrived + self.spec.request)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final
 
-from sidecar.core import events
+from sidecar.core import metrics
 from sidecar.core.env import BuildContext
 from sidecar.core.exchange import Exchange
 from sidecar.core.outcome import Outcome
@@ -37,7 +37,7 @@ class Intake:
         self._limit = spec.max_body
         self._passes = frozenset(kind for kind in STATUS if getattr(spec.on_error, kind) == "pass")
         self._skipped = {
-            kind: ctx.env.meter.counter(events.TRANSFORM_SKIPPED, route=ctx.route, direction=direction, reason=kind)
+            kind: ctx.env.meter.counter(metrics.TRANSFORM_SKIPPED, route=ctx.route, direction=direction, reason=kind)
             for kind in self._passes
         }
 

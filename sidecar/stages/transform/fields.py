@@ -10,8 +10,8 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from sidecar.core import template
 from sidecar.core.http1 import TOKEN
+from sidecar.core.spec import Model
 from sidecar.core.template import header_safe
-from sidecar.core.units import Model
 from sidecar.transform import pointer
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from sidecar.core.conditions import STATUS_CLASSES
 from sidecar.core.env import BuildContext
 from sidecar.core.exchange import Exchange
 from sidecar.core.headers import without
-from sidecar.core.outcome import STATUS_CLASSES, TRANSFORM, Outcome, Refusal, failed
+from sidecar.core.outcome import TRANSFORM, Outcome, Refusal, failed
 from sidecar.expression import NO_BODIES, RESPONSE, Bodies, Condition
 from sidecar.stages.transform.bodies import BodyEdit, Intake, rewritten
 from sidecar.stages.transform.request import Constants, header_edit

@@ -9,11 +9,12 @@ from pydantic import AfterValidator, BeforeValidator, Field, GetJsonSchemaHandle
 from pydantic_core import CoreSchema
 
 from sidecar.core import template
+from sidecar.core.conditions import STATUS_CLASSES
 from sidecar.core.headers import HOP_BY_HOP
 from sidecar.core.http1 import HOST
-from sidecar.core.outcome import STATUS_CLASSES
-from sidecar.core.paths import readings
-from sidecar.core.units import Block, Duration, Model, Size
+from sidecar.core.spec import Block, Model
+from sidecar.core.units import Duration, Size
+from sidecar.core.uri import readings
 from sidecar.expression.spec import ResponseWhen, WholeRequestWhen
 from sidecar.stages.transform.fields import BodySpec, HeadersSpec, QuerySpec, RequestBodySpec, check_template
 from sidecar.transform.paths import PathPattern, PrefixMap, literal

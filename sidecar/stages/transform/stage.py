@@ -26,7 +26,7 @@ from __future__ import annotations
 from collections.abc import Coroutine
 from typing import Any
 
-from sidecar.core import events
+from sidecar.core import metrics
 from sidecar.core.env import BuildContext
 from sidecar.core.exchange import Exchange
 from sidecar.core.outcome import Outcome
@@ -141,7 +141,7 @@ class Observer:
 
     def __init__(self, transform: Transform, ctx: BuildContext) -> None:
         self.transform = transform
-        self.would = ctx.env.meter.counter(events.WOULD_REFUSE, policy="transform", route=ctx.route)
+        self.would = ctx.env.meter.counter(metrics.WOULD_REFUSE, policy="transform", route=ctx.route)
 
     def layer(self, inner: Service) -> Service:
         return Observed(self, inner).call

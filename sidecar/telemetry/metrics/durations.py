@@ -14,8 +14,7 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Final
 
-from sidecar.core.events import ATTEMPT_DURATION, REQUEST_DURATION
-from sidecar.core.meter import SECONDS, Exemplar, Histogram
+from sidecar.core.metrics import ATTEMPT_DURATION, REQUEST_DURATION, SECONDS, Exemplar, Histogram
 from sidecar.core.outcome import CLIENT_CLOSED
 from sidecar.telemetry.metrics.registry import MAX_SERIES, OTHER, Registry
 

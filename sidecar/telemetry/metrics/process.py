@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from typing import Final
 
-from sidecar.telemetry.metrics.catalogue import PROCESS_CPU, PROCESS_FILES, PROCESS_MEMORY, PROCESS_UPTIME
+from sidecar.core.metrics import PROCESS_CPU, PROCESS_FILES, PROCESS_MEMORY, PROCESS_UPTIME
 from sidecar.telemetry.metrics.registry import Registry
 
 UNKNOWN: Final = float("nan")

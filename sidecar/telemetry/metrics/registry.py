@@ -17,9 +17,7 @@ from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final, Literal, NamedTuple
 
-from sidecar.core.events import SERIES_DROPPED
-from sidecar.core.meter import Counter, Exemplar, Histogram
-from sidecar.telemetry.metrics.catalogue import METRICS, Description
+from sidecar.core.metrics import METRICS, SERIES_DROPPED, Counter, Description, Exemplar, Histogram
 
 Kind = Literal["counter", "gauge", "histogram"]
 Labels = tuple[tuple[str, str], ...]

@@ -14,8 +14,7 @@ import json
 from collections import deque
 from typing import Final
 
-from sidecar.core.events import REQUEST_DURATION
-from sidecar.core.meter import SECONDS, Histogram
+from sidecar.core.metrics import REQUEST_DURATION, SECONDS, Histogram
 from sidecar.telemetry.metrics.registry import Labels, Registry
 
 MINUTES: Final = 5

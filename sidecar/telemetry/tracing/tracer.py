@@ -23,9 +23,9 @@ from collections.abc import Callable
 from random import Random
 from typing import Any, Final, Literal, Protocol
 
-from sidecar.core.events import TELEMETRY_DROPPED, TRACES_KEPT, TRANSITED
+from sidecar.core.events import TRANSITED
 from sidecar.core.exchange import Attempt, Exchange
-from sidecar.core.meter import Meter
+from sidecar.core.metrics import TELEMETRY_DROPPED, TRACES_KEPT, Meter
 from sidecar.core.outcome import Outcome
 from sidecar.telemetry.metrics.durations import is_error
 from sidecar.telemetry.settings import Sampler

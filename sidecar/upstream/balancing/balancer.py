@@ -34,7 +34,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 from zlib import crc32
 
-from sidecar.core import events
+from sidecar.core import events, metrics
 from sidecar.core.env import Env
 from sidecar.core.exchange import Exchange
 from sidecar.upstream.endpoint import Endpoint, EndpointSet
@@ -75,7 +75,7 @@ class Balancer:
         self._accepts = accepts
         self._env = env
         self._is_panicking = False
-        self._panic_picks = env.meter.counter(events.PANIC_PICKS, upstream=endpoints.upstream, panic=spec.panic)
+        self._panic_picks = env.meter.counter(metrics.PANIC_PICKS, upstream=endpoints.upstream, panic=spec.panic)
 
     def pick(self, x: Exchange, now: float) -> Endpoint | None:
         """An endpoint for this attempt, None where none can take it.  Counting it in flight is the caller's."""

@@ -24,9 +24,10 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from sidecar.core import events
+from sidecar.core import events, metrics
+from sidecar.core.conditions import Conditions
 from sidecar.core.env import Env
-from sidecar.core.outcome import Conditions, Outcome
+from sidecar.core.outcome import Outcome
 from sidecar.upstream.endpoint import Endpoint, EndpointSet
 from sidecar.upstream.spec import EjectionSpec
 
@@ -50,8 +51,8 @@ class Ejector:
     def __init__(self, endpoints: EndpointSet, spec: EjectionSpec, env: Env) -> None:
         self._endpoints = endpoints
         self._env = env
-        self._ejections = env.meter.counter(events.EJECTIONS, upstream=endpoints.upstream)
-        self._would_eject = env.meter.counter(events.WOULD_REFUSE, policy="ejection", upstream=endpoints.upstream)
+        self._ejections = env.meter.counter(metrics.EJECTIONS, upstream=endpoints.upstream)
+        self._would_eject = env.meter.counter(metrics.WOULD_REFUSE, policy="ejection", upstream=endpoints.upstream)
         self.retune(spec)
 
     def retune(self, spec: EjectionSpec) -> None:

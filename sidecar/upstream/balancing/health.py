@@ -22,9 +22,10 @@ from typing import Any, Final
 
 import aiohttp
 
-from sidecar.core import events
+from sidecar.core import events, metrics
+from sidecar.core.conditions import Conditions
 from sidecar.core.env import Env, Pending
-from sidecar.core.outcome import Conditions, Outcome
+from sidecar.core.outcome import Outcome
 from sidecar.upstream.endpoint import Endpoint, EndpointSet
 from sidecar.upstream.spec import HealthCheckSpec
 
@@ -157,7 +158,7 @@ class HealthChecker:
             endpoint.set_health(healthy)
         elif not healthy:
             self._env.meter.counter(
-                events.WOULD_REFUSE, policy="health_check", upstream=self._endpoints.upstream
+                metrics.WOULD_REFUSE, policy="health_check", upstream=self._endpoints.upstream
             ).value += 1
         self._env.emit(
             events.ENDPOINT_HEALTH,

@@ -13,7 +13,7 @@ from aiohttp.test_utils import TestClient, TestServer
 
 from sidecar.admin.app import Admin
 from sidecar.admin.view import AdminView
-from sidecar.core import events
+from sidecar.core import events, metrics
 from sidecar.telemetry.metrics.durations import RouteMetrics
 from sidecar.telemetry.metrics.registry import Registry
 from sidecar.telemetry.plain import Secrets
@@ -230,7 +230,7 @@ async def test_a_bug_is_a_problem_and_is_told(world: World) -> None:
     ((event, attributes),) = world.env.events
     assert (event, attributes["where"]) == (events.BUG, "admin GET /state")
     assert isinstance(attributes["error"], ZeroDivisionError)
-    assert world.env.meter.value(events.BUGS, where="admin") == 1
+    assert world.env.meter.value(metrics.BUGS, where="admin") == 1
 
 
 async def test_pages_of_other_sites_change_nothing(world: World) -> None:

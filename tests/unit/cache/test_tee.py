@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from sidecar.cache.tee import KEPT, LOST, Budget, Tee
 from sidecar.core.body import Body
-from sidecar.core.outcome import RESET, Failure, Headers
+from sidecar.core.message import Headers
+from sidecar.core.outcome import RESET, Failure
 
 
 class Upstream:

@@ -13,7 +13,7 @@ from sidecar.config.process_spec import ListenerSpec
 from sidecar.control.compiler import Snapshot
 from sidecar.control.reload import HISTORY, POLL, Control, Origin
 from sidecar.control.state import StateStore
-from sidecar.core import events
+from sidecar.core import events, metrics
 from tests.support.clock import FakeEnv
 from tests.support.loop import settle, virtual, virtual_env
 from tests.support.service import exchange
@@ -159,7 +159,7 @@ async def test_a_bad_file_changes_nothing() -> None:
     )
     assert setup.picture() == before
     assert setup.env.emitted(events.RELOAD_REJECTED)[0]["problems"] == list(done.problems)
-    assert setup.env.meter.value(events.RELOADS, result="rejected") == 1
+    assert setup.env.meter.value(metrics.RELOADS, result="rejected") == 1
 
 
 @pytest.mark.parametrize("step", ["make", "prepare", "retune", "read", "metrics"])

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from sidecar.core.body import BROKEN, CANCELLED, HIGH_WATER, OPEN, WHOLE, Body
-from sidecar.core.outcome import CLIENT_CLOSED, RESET, Failure, Headers
+from sidecar.core.message import Headers
+from sidecar.core.outcome import CLIENT_CLOSED, RESET, Failure
 
 
 class Connection:

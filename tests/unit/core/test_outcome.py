@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sidecar.core import outcome as outcomes
+from sidecar.core.conditions import Conditions
 from sidecar.core.outcome import (
     BREAKER_OPEN,
     CLIENT_CLOSED,
@@ -16,7 +17,6 @@ from sidecar.core.outcome import (
     RESET,
     STALE_CONNECTION,
     TIMEOUT,
-    Conditions,
     Failure,
     Refusal,
     failed,

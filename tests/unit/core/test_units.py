@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from sidecar.core.units import Block, Duration, DurationOrZero, Problem, Rate, Share, Size
+from sidecar.core.spec import Block, Problem
+from sidecar.core.units import Duration, DurationOrZero, Rate, Share, Size
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,8 @@ from typing import Any, NamedTuple
 from sidecar.config.process_spec import LimitsSpec, ListenerSpec
 from sidecar.core.body import Body
 from sidecar.core.exchange import Exchange
-from sidecar.core.outcome import Failure, Headers, Outcome
+from sidecar.core.message import Headers
+from sidecar.core.outcome import Failure, Outcome
 from sidecar.downstream.connection import Downstream
 from sidecar.downstream.listener import Listener
 from sidecar.downstream.server import Server

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from sidecar.core import events
+from sidecar.core import metrics
 from sidecar.core.exchange import Exchange
 from sidecar.core.outcome import BREAKER_OPEN, RESET, Outcome, Refusal, failed
 from tests.support.loop import settle, virtual
@@ -464,7 +464,7 @@ async def test_what_is_not_http_gets_one_answer() -> None:
     client.transport.close()
     await settle()
     assert front.is_empty
-    assert front.env.meter.value(events.REFUSALS, policy="http") == 1
+    assert front.env.meter.value(metrics.REFUSALS, policy="http") == 1
 
 
 @virtual

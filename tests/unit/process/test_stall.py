@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import gc
 
-from sidecar.core.events import LOOP_LAG, LOOP_STALLED, LOOP_STALLS
+from sidecar.core.events import LOOP_STALLED
+from sidecar.core.metrics import LOOP_LAG, LOOP_STALLS
 from sidecar.process.stall import OLD, StallWatch, freeze_startup
 from tests.support.clock import WALL, FakeEnv, make_env
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidecar.core import paths
+from sidecar.core import uri
 from sidecar.core.exchange import Exchange
 from sidecar.routing.match_spec import MatchSpec
 from sidecar.routing.router import HOSTS_REMEMBERED, Router, host_names, ties
@@ -259,7 +259,7 @@ def test_it_decides_like_a_matcher_that_asks_every_rule(
     router = Router(rules)
     for x in requests:
         found, allowed = set(), []
-        for path in paths.readings(x.path):
+        for path in uri.readings(x.path):
             met = [rule for rule in rules if meets(rule.match, x, path.decode())]
             for one, two in combinations(met, 2):
                 assert one.rank != two.rank, f"{one.match} and {two.match} tie, and `can_tie` did not see it"

@@ -5,7 +5,8 @@ import asyncio
 import pytest
 
 from sidecar.core.body import HIGH_WATER, Body
-from sidecar.core.outcome import RESET, Failure, Headers
+from sidecar.core.message import Headers
+from sidecar.core.outcome import RESET, Failure
 from sidecar.core.promise import Run
 from sidecar.transform.collect import collect
 

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.core.exchange import Exchange
-from sidecar.core.paths import readings, text
 from sidecar.core.template import Template
+from sidecar.core.uri import readings, text
 from sidecar.transform.paths import PathPattern, PathTemplate, PrefixMap, literal, segment
 from sidecar.transform.values import Refused
 

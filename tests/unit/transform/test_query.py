@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.core.exchange import Exchange
-from sidecar.core.query import parameter
 from sidecar.core.template import Template
+from sidecar.core.uri import parameter
 from sidecar.transform.query import QueryEdit
 
 

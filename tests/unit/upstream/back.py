@@ -15,7 +15,8 @@ from typing import Any
 
 from sidecar.core.body import Body
 from sidecar.core.exchange import Exchange
-from sidecar.core.outcome import Failure, Headers, Outcome
+from sidecar.core.message import Headers
+from sidecar.core.outcome import Failure, Outcome
 from sidecar.core.promise import Run
 from sidecar.upstream.client import Upstream, make_upstream
 from sidecar.upstream.connection import Connection

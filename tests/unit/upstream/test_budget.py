@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from pydantic import ValidationError
 
-from sidecar.core import events
+from sidecar.core import events, metrics
 from sidecar.core.window import BUCKETS
 from sidecar.upstream.budget import RetryBudget, Spec
 from tests.support.clock import FakeEnv, make_env
@@ -80,7 +80,7 @@ def test_observe_lets_through_and_counts() -> None:
     env = make_env()
     budget = RetryBudget(spec(min_per_second=0, mode="observe"), env, "app")
     assert spend(budget, 5) == 5
-    assert env.meter.value(events.WOULD_REFUSE, policy="retry_budget", upstream="app") == 5
+    assert env.meter.value(metrics.WOULD_REFUSE, policy="retry_budget", upstream="app") == 5
 
 
 def test_retune_keeps_the_counts_of_the_same_window() -> None:
@@ -101,7 +101,7 @@ def test_it_describes_and_meters_itself() -> None:
     assert budget.describe() == {
         "tokens": 29, "first_attempts": 0, "retries": 1, "ratio": 0.2, "floor": 30, "window": 10,
     }  # fmt: skip
-    assert env.meter.value(events.BUDGET_TOKENS, upstream="app") == 29
+    assert env.meter.value(metrics.BUDGET_TOKENS, upstream="app") == 29
     assert "29 tokens" in repr(budget)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from sidecar.core import events
+from sidecar.core import metrics
 from sidecar.core.exchange import Exchange
 from sidecar.core.outcome import Outcome
 from sidecar.core.promise import Run
@@ -61,7 +61,7 @@ async def test_gauges_of_its_connections() -> None:
     upstream = back.upstream()
 
     def counts() -> tuple[float, ...]:
-        return tuple(back.env.meter.value(events.POOL_CONNECTIONS, upstream="test", state=state) for state in STATES)
+        return tuple(back.env.meter.value(metrics.POOL_CONNECTIONS, upstream="test", state=state) for state in STATES)
 
     assert counts() == (0, 0, 0)
     run = ask(upstream, get())

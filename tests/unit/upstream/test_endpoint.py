@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sidecar.core import events
+from sidecar.core import metrics
 from sidecar.upstream.endpoint import TRIAL, Endpoint, EndpointSet
 from sidecar.upstream.spec import UpstreamSpec
 from tests.support.clock import make_env
@@ -85,7 +85,7 @@ def test_gauges_and_facts() -> None:
     endpoints.members[0].set_health(False)
     endpoints.members[1].eject(env.now(), env.now() + 5)
     endpoints.members[1].begin_trial(env.now())
-    counts = {state: env.meter.value(events.ENDPOINT_UP, state=state) for state in ("up", "unhealthy", "ejected")}
+    counts = {state: env.meter.value(metrics.ENDPOINT_UP, state=state) for state in ("up", "unhealthy", "ejected")}
     assert counts == {"up": 1, "unhealthy": 1, "ejected": 1}
     facts = endpoints.describe()["endpoints"][1]
     assert facts == {

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from sidecar.core import events
+from sidecar.core import metrics
 from sidecar.core.body import Body
 from sidecar.core.exchange import Exchange
-from sidecar.core.outcome import RESET, Failure, Headers, Outcome
+from sidecar.core.message import Headers
+from sidecar.core.outcome import RESET, Failure, Outcome
 from sidecar.core.promise import Promise, Run
 from tests.support.loop import settle, virtual, virtual_env
 from tests.support.service import HANG, after
@@ -51,9 +52,9 @@ async def test_a_thousand_requests_and_one_call() -> None:
     w = world(after(1, FRESH))
     waiting = asyncio.ensure_future(crowd(w, 1000))
     await settle()
-    assert w.env.meter.value(events.CACHE_WAITERS, cache="default") == 999
+    assert w.env.meter.value(metrics.CACHE_WAITERS, cache="default") == 999
     answers = await waiting
-    assert w.calls == w.env.meter.value(events.CACHE_FILLS, cache="default") == 1
+    assert w.calls == w.env.meter.value(metrics.CACHE_FILLS, cache="default") == 1
     assert {answer.body for answer in answers} == {b"body"}
     assert said(answers[0]) == b"sidecar; fwd=uri-miss; ttl=59; stored"
     assert {said(answer) for answer in answers[1:]} == {b"sidecar; fwd=uri-miss; ttl=59; collapsed"}

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from sidecar.core import events
+from sidecar.core import metrics
 from sidecar.core.body import CANCELLED, Body
 from sidecar.core.outcome import (
     BREAKER_OPEN,
@@ -255,7 +255,7 @@ async def test_results_are_counted_by_kind() -> None:
     await world.get()
     await world.ask("POST")
     counted = {
-        result: world.env.meter.value(events.CACHE_LOOKUPS, result=result, route="order")
+        result: world.env.meter.value(metrics.CACHE_LOOKUPS, result=result, route="order")
         for result in ("hit", "miss", "stale", "bypass")
     }
     assert counted == {"hit": 0, "miss": 1, "stale": 1, "bypass": 1}

@@ -9,7 +9,7 @@ import pybreaker
 import pytest
 from pydantic import ValidationError
 
-from sidecar.core import events
+from sidecar.core import events, metrics
 from sidecar.core.body import Body
 from sidecar.core.exchange import Attempt
 from sidecar.core.outcome import (
@@ -537,7 +537,7 @@ def test_observe_lets_all_pass_and_counts_what_it_would_refuse() -> None:
     assert [bench.gate.admit(X) for _ in range(3)] == [None, None, None]
     bench.gate.settle(X, None, BAD)
     assert bench.gate.would_admit()
-    assert bench.env.meter.value(events.WOULD_REFUSE, policy="circuit_breaker", route="order") == 3
+    assert bench.env.meter.value(metrics.WOULD_REFUSE, policy="circuit_breaker", route="order") == 3
     bench.env.advance(5)
     assert bench.call()
     assert bench.state == "closed"
@@ -620,10 +620,10 @@ def test_transitions_are_told_counted_and_remembered() -> None:
     assert history[0]["open_for"] == 5
     count = bench.env.meter.value
     for state in ("open", "half_open", "closed"):
-        assert count(events.BREAKER_TRANSITIONS, breaker="upstream:app", to=state) == 1
-    assert count(events.BREAKER_STATE, breaker="upstream:app") == 0
+        assert count(metrics.BREAKER_TRANSITIONS, breaker="upstream:app", to=state) == 1
+    assert count(metrics.BREAKER_STATE, breaker="upstream:app") == 0
     bench.breaker.force("open")
-    assert count(events.BREAKER_STATE, breaker="upstream:app") == 2
+    assert count(metrics.BREAKER_STATE, breaker="upstream:app") == 2
     assert "open" in repr(bench.gate)
 
 

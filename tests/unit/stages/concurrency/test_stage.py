@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from sidecar.core import events
+from sidecar.core import metrics
 from sidecar.core.body import Body
 from sidecar.core.exchange import CRITICAL, SHEDDABLE, Attempt
 from sidecar.core.outcome import OVERLOADED, RESET, TIMEOUT, Outcome
@@ -26,7 +26,7 @@ def service(env: FakeEnv, inner: Any, store: Store | None = None, **block: Any) 
 
 
 def active(env: FakeEnv) -> float:
-    return env.meter.value(events.CONCURRENCY_ACTIVE, route="order")
+    return env.meter.value(metrics.CONCURRENCY_ACTIVE, route="order")
 
 
 def start(call: Service, **facts: Any) -> asyncio.Task[Outcome]:
@@ -92,7 +92,7 @@ async def test_the_queue_is_served_in_order() -> None:
     call = service(env, inner, max=1, queue=3)
     tasks = [start(call, path=f"/{n}") for n in range(4)]
     await settle()
-    assert env.meter.value(events.QUEUE_LENGTH, route="order") == 3
+    assert env.meter.value(metrics.QUEUE_LENGTH, route="order") == 3
     outcomes = await asyncio.gather(*tasks)
     assert [outcome.status for outcome in outcomes] == [200] * 4
     assert order == [b"/0", b"/1", b"/2", b"/3"]
@@ -232,7 +232,7 @@ async def test_observing_refuses_nobody(block: dict[str, Any]) -> None:
     for _ in bodies:
         assert (await call(exchange())).status == 200
     places = block.get("queue", 0)
-    assert env.meter.value(events.WOULD_REFUSE, policy="concurrency", route="order") == 2 - places
+    assert env.meter.value(metrics.WOULD_REFUSE, policy="concurrency", route="order") == 2 - places
     for body in bodies:
         body.finish()
     assert active(env) == 0
@@ -265,7 +265,7 @@ async def test_a_block_under_an_upstream_is_shared_by_its_routes() -> None:
     )
     await one(exchange())
     assert (await two(exchange())).failure is OVERLOADED
-    assert env.meter.value(events.CONCURRENCY_ACTIVE, upstream="app") == 1
+    assert env.meter.value(metrics.CONCURRENCY_ACTIVE, upstream="app") == 1
     assert list(store.objects) == [("concurrency", "upstream", "app")]
     assert store.objects["concurrency", "upstream", "app"].describe()["active"] == 1
 
@@ -274,11 +274,11 @@ async def test_a_block_under_an_upstream_is_shared_by_its_routes() -> None:
 async def test_the_adaptive_limit_falls_when_the_upstream_times_out() -> None:
     env = virtual_env()
     call = service(env, ScriptedService(after(0.01, TIMEOUT)), adaptive={"min": 2, "max": 100})
-    assert env.meter.value(events.CONCURRENCY_LIMIT, route="order") == 20
+    assert env.meter.value(metrics.CONCURRENCY_LIMIT, route="order") == 20
     for _ in range(30):
         await asyncio.gather(*(start(call) for _ in range(10)))
         await env.sleep(0.1)
-    assert env.meter.value(events.CONCURRENCY_LIMIT, route="order") < 10
+    assert env.meter.value(metrics.CONCURRENCY_LIMIT, route="order") < 10
 
 
 @virtual
@@ -286,8 +286,8 @@ async def test_the_adaptive_limit_rises_while_latency_holds() -> None:
     env, store = virtual_env(), Store()
     call = service(env, ScriptedService(after(0.01, 200)), store, adaptive={"min": 2, "max": 100}, max=50)
     for _ in range(600):
-        await asyncio.gather(*(start(call) for _ in range(int(env.meter.value(events.CONCURRENCY_LIMIT)))))
-    assert env.meter.value(events.CONCURRENCY_LIMIT, route="order") == 50
+        await asyncio.gather(*(start(call) for _ in range(int(env.meter.value(metrics.CONCURRENCY_LIMIT)))))
+    assert env.meter.value(metrics.CONCURRENCY_LIMIT, route="order") == 50
     state = store.objects["concurrency", "route", "order"].describe()
     assert state["adaptive"]["limit"] == 50
     assert state["typical_latency"] == pytest.approx(0.01)

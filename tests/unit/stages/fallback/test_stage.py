@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from sidecar.core import events
+from sidecar.core import metrics
 from sidecar.core.body import CANCELLED, OPEN, Body
 from sidecar.core.outcome import (
     BREAKER_OPEN,
@@ -51,7 +51,7 @@ async def test_failures_are_replaced(failing: Any) -> None:
     assert outcome.header(b"content-type") == b"application/json"
     reason = failing.code.encode() if isinstance(failing, Failure) else None
     assert outcome.header(b"x-sidecar-reason") == reason
-    assert env.meter.value(events.FALLBACKS, route="order", step="response") == 1
+    assert env.meter.value(metrics.FALLBACKS, route="order", step="response") == 1
 
 
 @pytest.mark.parametrize("fine", [200, 404, 429, CLIENT_CLOSED])
@@ -101,7 +101,7 @@ async def test_another_upstream_stands_in() -> None:
         1,
         frozenset(),
     )
-    assert env.meter.value(events.FALLBACKS, step="upstream:ro") == 1
+    assert env.meter.value(metrics.FALLBACKS, step="upstream:ro") == 1
 
 
 async def test_if_the_other_upstream_fails_too_the_next_step_is_taken() -> None:
@@ -120,7 +120,7 @@ async def test_if_nothing_stands_in_the_first_answer_is_untouched() -> None:
     assert await call(exchange()) is first
     assert first.stream is not None
     assert first.stream.state == OPEN
-    assert env.meter.value(events.FALLBACKS) == 0
+    assert env.meter.value(metrics.FALLBACKS) == 0
 
 
 @pytest.mark.parametrize(
@@ -201,7 +201,7 @@ async def test_observing_only_counts() -> None:
     env = make_env()
     outcome = await service(ScriptedService(503), {"steps": [SORRY], "mode": "observe"}, env)(exchange())
     assert outcome.header(b"x-sidecar-fallback") is None
-    assert env.meter.value(events.WOULD_REFUSE, policy="fallback", route="order") == 1
+    assert env.meter.value(metrics.WOULD_REFUSE, policy="fallback", route="order") == 1
 
 
 @pytest.mark.parametrize(

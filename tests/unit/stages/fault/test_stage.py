@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from sidecar.core import events
+from sidecar.core import metrics
 from sidecar.core.outcome import RESET, TIMEOUT
 from sidecar.core.stage import Service, stack
 from sidecar.stages.fault import stage as fault
@@ -28,7 +28,7 @@ async def test_an_abort_is_an_answer_that_breakers_learn_from() -> None:
     assert inner.calls == 0
     (attempt,) = x.attempts
     assert (attempt.endpoint, attempt.number, attempt.why, attempt.status) == ("fault", 2, "retry:503", 503)
-    assert env.meter.value(events.FAULTS, route="order", kind="abort") == 1
+    assert env.meter.value(metrics.FAULTS, route="order", kind="abort") == 1
 
 
 async def test_a_reset_is_an_upstream_that_hung_up() -> None:
@@ -36,7 +36,7 @@ async def test_a_reset_is_an_upstream_that_hung_up() -> None:
     x = exchange()
     outcome = await service(env, ScriptedService(200), reset={"share": "100%"})(x)
     assert (outcome.failure, outcome.is_judged, x.attempts[0].reason) == (RESET, True, "reset")
-    assert env.meter.value(events.FAULTS, kind="reset") == 1
+    assert env.meter.value(metrics.FAULTS, kind="reset") == 1
 
 
 async def test_a_fixed_latency_comes_before_the_upstream() -> None:
@@ -94,8 +94,8 @@ async def test_observing_only_counts() -> None:
     env, inner = make_env(), ScriptedService(200)
     call = service(env, inner, abort={"share": "100%"}, latency={"fixed": "1s", "share": "100%"}, mode="observe")
     assert (await call(exchange())).status == 200
-    assert (env.sleeps, env.meter.value(events.FAULTS)) == ([], 0)
-    assert env.meter.value(events.WOULD_REFUSE, policy="fault") == 1
+    assert (env.sleeps, env.meter.value(metrics.FAULTS)) == ([], 0)
+    assert env.meter.value(metrics.WOULD_REFUSE, policy="fault") == 1
 
 
 @pytest.mark.parametrize(

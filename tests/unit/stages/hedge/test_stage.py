@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from sidecar.core import events
+from sidecar.core import events, metrics
 from sidecar.core.body import Body
 from sidecar.core.exchange import Exchange
 from sidecar.core.outcome import CONNECT_FAILURE, RESET, Outcome
@@ -38,7 +38,7 @@ class Bench:
         return await self.call(exchange(method, **facts)), round(self.env.now() - began, 6)
 
     def hedges(self, result: str) -> float:
-        return self.env.meter.value(events.HEDGES, route="order", result=result)
+        return self.env.meter.value(metrics.HEDGES, route="order", result=result)
 
 
 @virtual
@@ -176,7 +176,7 @@ async def test_observe_counts_and_starts_nothing() -> None:
     bench = Bench(after(1, 200), 200, mode="observe")
     _, took = await bench.run()
     assert (took, bench.service.calls, bench.budget.withdrawals) == (1, 1, 0)
-    assert bench.env.meter.value(events.WOULD_REFUSE, policy="hedge", route="order") == 1
+    assert bench.env.meter.value(metrics.WOULD_REFUSE, policy="hedge", route="order") == 1
 
 
 @virtual

@@ -9,9 +9,10 @@ import pytest
 from pydantic import ValidationError
 from tenacity.stop import stop_after_attempt
 
-from sidecar.core import events
+from sidecar.core import metrics
 from sidecar.core.body import Body
 from sidecar.core.exchange import NEVER, Attempt, Exchange
+from sidecar.core.message import Headers
 from sidecar.core.outcome import (
     BREAKER_OPEN,
     CLIENT_CLOSED,
@@ -23,7 +24,6 @@ from sidecar.core.outcome import (
     STALE_CONNECTION,
     TIMEOUT,
     Failure,
-    Headers,
     Outcome,
 )
 from sidecar.stages.retry import stage as retry
@@ -68,7 +68,7 @@ async def test_what_is_retried_by_default(item: Failure | int) -> None:
     first, second = bench.service.exchanges
     assert (first, first.attempt, first.why) == (x, 1, "first")
     assert (second.attempt, second.why) == (2, f"retry:{reason}")
-    assert bench.count(events.RETRIES, reason=reason) == 1
+    assert bench.count(metrics.RETRIES, reason=reason) == 1
     assert (bench.budget.deposits, bench.budget.withdrawals) == (1, 1)
 
 
@@ -84,7 +84,7 @@ async def test_attempts_count_in_all() -> None:
     bench = Bench(503, max_attempts=3)
     outcome, x = await bench.run()
     assert (outcome.status, bench.service.calls, x.retry_stopped) == (503, 3, "attempts")
-    assert bench.count(events.RETRIES_DENIED, reason="attempts") == 1
+    assert bench.count(metrics.RETRIES_DENIED, reason="attempts") == 1
     assert (bench.budget.deposits, bench.budget.withdrawals) == (1, 2)
 
 
@@ -226,7 +226,7 @@ async def test_a_spent_budget_gives_the_answer_in_hand() -> None:
     bench = Bench(response(503, b"in hand"), tokens=1)
     outcome, x = await bench.run()
     assert (outcome.body, bench.service.calls, x.retry_stopped) == (b"in hand", 2, "budget")
-    assert bench.count(events.RETRIES_DENIED, reason="budget") == 1
+    assert bench.count(metrics.RETRIES_DENIED, reason="budget") == 1
 
 
 async def test_the_budget_is_asked_last() -> None:
@@ -248,9 +248,9 @@ async def test_observe_counts_and_does_not_retry() -> None:
     bench = Bench(503, 200, mode="observe", tokens=0)
     outcome, _ = await bench.run()
     assert (outcome.status, bench.service.calls) == (503, 1)
-    assert bench.count(events.WOULD_REFUSE, policy="retry") == 1
+    assert bench.count(metrics.WOULD_REFUSE, policy="retry") == 1
     await bench.run("POST")
-    assert bench.count(events.WOULD_REFUSE, policy="retry") == 1
+    assert bench.count(metrics.WOULD_REFUSE, policy="retry") == 1
 
 
 # ----- bodies

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from sidecar.core import events
+from sidecar.core import metrics
 from sidecar.core.exchange import NEVER, Attempt, Exchange
 from sidecar.core.outcome import ABANDONED, DEADLINE, TIMEOUT, Outcome, failed
 from sidecar.core.stage import Gate
@@ -78,7 +78,7 @@ def test_observing_stamps_nothing_and_counts_what_is_late() -> None:
     observer = gate(env, request="3s", attempt="1s", mode="observe")
 
     def observe(seconds: float, outcome: Outcome, *tries: float) -> float:
-        before = env.meter.value(events.WOULD_REFUSE, policy="timeout", route="order")
+        before = env.meter.value(metrics.WOULD_REFUSE, policy="timeout", route="order")
         x = arriving(env)
         ticket = observer.admit(x)
         assert (x.deadline, x.attempt_timeout, x.idle_timeout) == (NEVER, NEVER, NEVER)
@@ -87,7 +87,7 @@ def test_observing_stamps_nothing_and_counts_what_is_late() -> None:
             x.attempts[-1].ended = env.now() + duration
         env.advance(seconds)
         observer.settle(x, ticket, outcome)
-        return env.meter.value(events.WOULD_REFUSE, policy="timeout", route="order") - before
+        return env.meter.value(metrics.WOULD_REFUSE, policy="timeout", route="order") - before
 
     assert observe(2, response(200)) == 0
     assert observe(4, response(200)) == 1

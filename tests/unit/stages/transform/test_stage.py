@@ -9,10 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from sidecar.core import events
+from sidecar.core import metrics
 from sidecar.core.body import Body
 from sidecar.core.exchange import Exchange
-from sidecar.core.outcome import BREAKER_OPEN, RESET, Failure, Headers, Outcome, failed
+from sidecar.core.message import Headers
+from sidecar.core.outcome import BREAKER_OPEN, RESET, Failure, Outcome, failed
 from sidecar.core.promise import Run
 from sidecar.core.stage import Service
 from sidecar.stages.transform.stage import Spec, build
@@ -266,7 +267,7 @@ def test_a_body_that_cannot_be_rewritten_is_refused_or_passes_whole(
         x = exchange("POST", "/", {**JSON, **headers}, body=body)
         assert run(transform({"request": {**rules, "on_error": on_error}}, upstream, env), x).status == 200
         assert upstream.last.body == body
-    assert env.meter.value(events.TRANSFORM_SKIPPED, reason=kind, direction="request") == 2
+    assert env.meter.value(metrics.TRANSFORM_SKIPPED, reason=kind, direction="request") == 2
 
 
 def test_a_coded_body_is_decoded_and_encoded_again() -> None:
@@ -548,7 +549,7 @@ def test_observing_changes_nothing_and_counts() -> None:
     run(service, exchange("GET", "/a"))
     run(service, exchange("POST", "/a"))
     assert [x.path for x in upstream.seen] == [b"/a", b"/a"]
-    assert env.meter.value(events.WOULD_REFUSE, policy="transform") == 1
+    assert env.meter.value(metrics.WOULD_REFUSE, policy="transform") == 1
 
 
 @given(

@@ -10,8 +10,8 @@ from opentelemetry.sdk.metrics.export import AggregationTemporality
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
-from sidecar.core import events
-from sidecar.core.meter import Exemplar
+from sidecar.core import metrics
+from sidecar.core.metrics import Exemplar
 from sidecar.telemetry.export.otlp_metrics import Builder
 from sidecar.telemetry.metrics.durations import AttemptMetrics, RouteMetrics
 from sidecar.telemetry.metrics.registry import Registry
@@ -44,7 +44,7 @@ def test_a_histogram_with_typed_attributes_and_exemplars() -> None:
     bench.routes.record(b"GET", 200, "", 0.02)
     bench.routes.record(b"GET", 200, "", 20.0)
     bench.routes.exemplify(b"GET", 200, "", Exemplar(0.02, 123.5, TRACE, 0xAB))
-    metric = bench.collect(200.0)[events.REQUEST_DURATION]
+    metric = bench.collect(200.0)[metrics.REQUEST_DURATION]
     (point,) = metric.data.data_points
     assert (metric.unit, point.count, point.sum) == ("s", 2, 20.02)
     assert (point.start_time_unix_nano, point.time_unix_nano) == (100 * 10**9, 200 * 10**9)
@@ -62,7 +62,7 @@ def test_an_endpoint_becomes_an_address_and_a_port() -> None:
     attempts = AttemptMetrics(bench.registry)
     attempts.record("app", "http://10.0.0.1:8080", b"GET", 200, "", 0.1)
     attempts.record("app", "https://[::1]", b"GET", 200, "", 0.1)
-    points = bench.collect(200.0)[events.ATTEMPT_DURATION].data.data_points
+    points = bench.collect(200.0)[metrics.ATTEMPT_DURATION].data.data_points
     assert [(p.attributes["server.address"], p.attributes["server.port"]) for p in points] == [
         ("10.0.0.1", 8080), ("::1", 443),
     ]  # fmt: skip
@@ -70,20 +70,20 @@ def test_an_endpoint_becomes_an_address_and_a_port() -> None:
 
 def test_counters_and_gauges() -> None:
     bench = Bench()
-    bench.registry.counter(events.BUGS, where="here").add(3)
-    bench.registry.gauge(events.LOOP_LAG, lambda: 0.5)
-    bench.registry.gauge(events.QUEUE_LENGTH, lambda: 1 / 0)
+    bench.registry.counter(metrics.BUGS, where="here").add(3)
+    bench.registry.gauge(metrics.LOOP_LAG, lambda: 0.5)
+    bench.registry.gauge(metrics.QUEUE_LENGTH, lambda: 1 / 0)
     found = bench.collect(200.0)
-    (bugs,) = found[events.BUGS].data.data_points
-    assert (bugs.value, bugs.attributes, found[events.BUGS].data.is_monotonic) == (3, {"where": "here"}, True)
-    assert found[events.LOOP_LAG].data.data_points[0].value == 0.5
-    assert found[events.QUEUE_LENGTH].data.data_points == [], "a reading that fails is no point"
+    (bugs,) = found[metrics.BUGS].data.data_points
+    assert (bugs.value, bugs.attributes, found[metrics.BUGS].data.is_monotonic) == (3, {"where": "here"}, True)
+    assert found[metrics.LOOP_LAG].data.data_points[0].value == 0.5
+    assert found[metrics.QUEUE_LENGTH].data.data_points == [], "a reading that fails is no point"
 
 
 @pytest.mark.parametrize("temporality", ["delta", "lowmemory"])
 def test_differences(temporality: Temporality) -> None:
     bench = Bench(temporality)
-    counter = bench.registry.counter(events.BUGS)
+    counter = bench.registry.counter(metrics.BUGS)
     bench.registry.total("process.cpu.time", lambda: 5.0)
     counter.add(3)
     bench.routes.record(b"GET", 200, "", 0.02)
@@ -91,10 +91,10 @@ def test_differences(temporality: Temporality) -> None:
     counter.add(4)
     bench.routes.record(b"GET", 200, "", 0.5)
     found = bench.collect(300.0)
-    (bugs,) = found[events.BUGS].data.data_points
+    (bugs,) = found[metrics.BUGS].data.data_points
     assert (bugs.value, bugs.start_time_unix_nano) == (4, 200 * 10**9)
-    assert found[events.BUGS].data.aggregation_temporality is AggregationTemporality.DELTA
-    (duration,) = found[events.REQUEST_DURATION].data.data_points
+    assert found[metrics.BUGS].data.aggregation_temporality is AggregationTemporality.DELTA
+    (duration,) = found[metrics.REQUEST_DURATION].data.data_points
     assert (duration.count, duration.sum) == (1, 0.5)
     cpu = found["process.cpu.time"].data.data_points[0].value
     assert cpu == (0.0 if temporality == "delta" else 5.0)
@@ -102,10 +102,10 @@ def test_differences(temporality: Temporality) -> None:
 
 def test_differences_count_from_the_last_export_that_was_taken() -> None:
     bench = Bench("delta")
-    counter = bench.registry.counter(events.BUGS)
+    counter = bench.registry.counter(metrics.BUGS)
     bench.collect(200.0)
     counter.add(3)
     bench.builder.build(list(bench.registry.collect()), 300.0)  # nobody took it
     counter.add(1)
-    (bugs,) = bench.collect(400.0)[events.BUGS].data.data_points
+    (bugs,) = bench.collect(400.0)[metrics.BUGS].data.data_points
     assert (bugs.value, bugs.start_time_unix_nano) == (4, 200 * 10**9)

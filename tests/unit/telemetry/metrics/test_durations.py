@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sidecar.core.events import ATTEMPT_DURATION, REQUEST_DURATION, SERIES_DROPPED
+from sidecar.core.metrics import ATTEMPT_DURATION, REQUEST_DURATION, SERIES_DROPPED
 from sidecar.telemetry.metrics.durations import AttemptMetrics, RouteMetrics
 from sidecar.telemetry.metrics.registry import Registry, Series
 

@@ -6,10 +6,9 @@ import math
 
 import pytest
 
-from sidecar.core import events
-from sidecar.core.meter import Exemplar
+from sidecar.core import metrics
+from sidecar.core.metrics import METRICS, PROCESS_CPU, PROCESS_MEMORY, Description, Exemplar
 from sidecar.telemetry.metrics import process
-from sidecar.telemetry.metrics.catalogue import METRICS, PROCESS_CPU, PROCESS_MEMORY, Description
 from sidecar.telemetry.metrics.durations import RouteMetrics
 from sidecar.telemetry.metrics.prometheus import PIECE, Page, number, render, wants_openmetrics
 from sidecar.telemetry.metrics.registry import Metric, Registry, Series
@@ -24,11 +23,11 @@ def page(registry: Registry) -> dict[str, Family]:
 
 def test_names_have_underscores_units_and_suffixes() -> None:
     registry = Registry()
-    registry.counter(events.RETRIES, route="order", why="retry:503").value = 3
-    registry.gauge(events.BREAKER_STATE, lambda: 2.0, name="upstream:payments")
+    registry.counter(metrics.RETRIES, route="order", why="retry:503").value = 3
+    registry.gauge(metrics.BREAKER_STATE, lambda: 2.0, name="upstream:payments")
     registry.gauge(PROCESS_MEMORY, lambda: 4096.0)
     registry.total(PROCESS_CPU, lambda: 0.25)
-    registry.histogram(events.REQUEST_DURATION, **{"http.route": "/orders/{id}"}).record(0.3)
+    registry.histogram(metrics.REQUEST_DURATION, **{"http.route": "/orders/{id}"}).record(0.3)
     registry.counter("no.help.9")
     found = page(registry)
     assert found["sidecar_retries_total"].samples == {("", frozenset({("route", "order"), ("why", "retry:503")})): 3}

@@ -6,9 +6,8 @@ import math
 
 import pytest
 
-from sidecar.core import events
-from sidecar.core.meter import Meter
-from sidecar.telemetry.metrics.catalogue import METRICS
+from sidecar.core import metrics
+from sidecar.core.metrics import Meter
 from sidecar.telemetry.metrics.registry import Metric, Registry
 
 
@@ -43,7 +42,7 @@ def test_what_exceeds_the_bound_is_folded_and_counted() -> None:
     for counter in held:
         counter.value += 1
     assert values(registry, "a") == {("0",): 1, ("1",): 1, ("2",): 1, ("other",): 7}
-    assert values(registry, events.SERIES_DROPPED) == {("a",): 7}
+    assert values(registry, metrics.SERIES_DROPPED) == {("a",): 7}
     assert registry.counter("a", path="1") is held[1], "those that were there before keep their own"
 
 
@@ -53,7 +52,7 @@ def test_a_gauge_beyond_the_bound_is_left_out_and_one_within_can_be_replaced() -
         registry.gauge("g", lambda i=i: i, n=str(i))  # type: ignore[misc]
     registry.gauge("g", lambda: 7.0, n="0")
     assert values(registry, "g") == {("0",): 7, ("1",): 1}
-    assert values(registry, events.SERIES_DROPPED) == {("g",): 2}
+    assert values(registry, metrics.SERIES_DROPPED) == {("g",): 2}
 
 
 def test_the_count_of_folded_series_is_bounded_itself() -> None:
@@ -61,8 +60,8 @@ def test_the_count_of_folded_series_is_bounded_itself() -> None:
     for name in "abcd":
         for i in range(3):
             registry.counter(name, n=str(i))
-    assert len(find(registry, events.SERIES_DROPPED).series) == 3
-    assert sum(values(registry, events.SERIES_DROPPED).values()) == 4
+    assert len(find(registry, metrics.SERIES_DROPPED).series) == 3
+    assert sum(values(registry, metrics.SERIES_DROPPED).values()) == 4
 
 
 def test_a_gauge_that_fails_reads_nan() -> None:
@@ -130,7 +129,7 @@ def test_the_bound_is_free_again_after_retirement() -> None:
         with registry.owned(i):
             registry.counter("a", n=str(i))
         registry.retire(i)
-    assert values(registry, events.SERIES_DROPPED) == {}
+    assert values(registry, metrics.SERIES_DROPPED) == {}
 
 
 def test_what_is_collected_is_a_copy() -> None:
@@ -150,19 +149,8 @@ def test_what_is_collected_is_a_copy() -> None:
 def test_metrics_come_sorted_with_unit_and_help() -> None:
     registry = Registry()
     registry.counter("z")
-    registry.histogram(events.REQUEST_DURATION)
-    assert [metric.name for metric in registry.collect()] == [events.REQUEST_DURATION, "z"]
-    metric = find(registry, events.REQUEST_DURATION)
+    registry.histogram(metrics.REQUEST_DURATION)
+    assert [metric.name for metric in registry.collect()] == [metrics.REQUEST_DURATION, "z"]
+    metric = find(registry, metrics.REQUEST_DURATION)
     assert (metric.unit, metric.kind) == ("s", "histogram")
     assert metric.help
-
-
-def test_every_metric_of_the_vocabulary_is_described() -> None:
-    emitted = {"BREAKER_TRANSITION", "LOOP_STALLED", "BUG", "READY", "DRAINING", "STOPPED"}
-    names = {
-        value
-        for name, value in vars(events).items()
-        if name.isupper() and name not in emitted and str(value).startswith(("http.", "sidecar."))
-    }
-    assert names
-    assert names <= METRICS.keys()

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.core import events
+from sidecar.core import events, metrics
 from sidecar.upstream.balancing.balancer import Balancer
 from sidecar.upstream.endpoint import Endpoint, EndpointSet
 from sidecar.upstream.spec import UpstreamSpec
@@ -145,7 +145,7 @@ def test_panic_is_a_choice_told_once_and_counted(load_balancing: Any) -> None:
             endpoint.set_health(False)
         users = [bench.pick(headers={"x-user": f"{n}"}) for n in range(40)]
         assert {bench.endpoints.index(e) for e in users if e} == found
-        assert bench.env.meter.value(events.PANIC_PICKS) == 40
+        assert bench.env.meter.value(metrics.PANIC_PICKS) == 40
         for endpoint in bench.endpoints:
             endpoint.set_health(True)
         assert bench.pick() is not None

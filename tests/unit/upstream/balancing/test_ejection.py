@@ -9,7 +9,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from sidecar.core import events
+from sidecar.core import events, metrics
 from sidecar.core.outcome import ABANDONED, BREAKER_OPEN, CONNECT_TIMEOUT, PROTOCOL, RESET, TIMEOUT, Outcome, failed
 from sidecar.upstream.balancing.balancer import Balancer
 from sidecar.upstream.balancing.ejection import EVIDENCE, Ejector
@@ -56,7 +56,7 @@ class Bench:
 
     @property
     def ejections(self) -> float:
-        return self.env.meter.value(events.EJECTIONS, upstream="app")
+        return self.env.meter.value(metrics.EJECTIONS, upstream="app")
 
 
 def test_faults_in_a_row_eject_and_a_success_between_them_starts_again() -> None:
@@ -203,7 +203,7 @@ def test_observing_only_counts() -> None:
     bench = Bench(mode="observe")
     bench.answer(0, FAULT, 9)
     assert bench[0].is_up
-    assert bench.env.meter.value(events.WOULD_REFUSE, policy="ejection") == 3
+    assert bench.env.meter.value(metrics.WOULD_REFUSE, policy="ejection") == 3
     assert not bench.env.events
 
 

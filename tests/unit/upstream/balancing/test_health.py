@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from sidecar.core import events
+from sidecar.core import events, metrics
 from sidecar.upstream.balancing.health import HealthChecker, http_probe
 from sidecar.upstream.endpoint import Endpoint, EndpointSet
 from sidecar.upstream.spec import HealthCheckSpec, UpstreamSpec
@@ -129,7 +129,7 @@ async def test_observing_takes_nobody_out() -> None:
     bench = Bench(mode="observe")
     bench.ill["http://b:80"] = "down"
     assert await bench.rounds(5) == [True, True]
-    assert bench.env.meter.value(events.WOULD_REFUSE, policy="health_check") == 1
+    assert bench.env.meter.value(metrics.WOULD_REFUSE, policy="health_check") == 1
     assert len(bench.env.emitted(events.ENDPOINT_HEALTH)) == 1
 
 

@@ -21,7 +21,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from typing import Final
-from urllib.parse import quote, unquote
+from urllib.parse import quote, unquote, unquote_to_bytes
 
 _UNRESERVED: Final = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
 _ESCAPE: Final = re.compile(rb"%[0-9A-Fa-f]{2}")
@@ -89,3 +89,22 @@ def literal(path: str) -> bytes:
 def text(segment: bytes) -> str:
     """A captured part of a path as text: percent-decoded, octets that are not UTF-8 replaced."""
     return unquote(segment.decode("utf-8", "replace")) if b"%" in segment else segment.decode("utf-8", "replace")
+
+
+# ----- query strings
+
+
+def decoded(part: bytes) -> bytes:
+    """A name or value: `+` is a space, percent-encoded octets are decoded once."""
+    return unquote_to_bytes(part.replace(b"+", b" "))
+
+
+def parameter(query: bytes | None, name: bytes) -> list[bytes]:
+    """The values of a query parameter, decoded."""
+    found = []
+    longest = 3 * len(name)  # an octet takes three when it is escaped
+    for pair in query.split(b"&") if query else ():
+        key, _, value = pair.partition(b"=")
+        if key == name or (len(key) <= longest and (b"%" in key or b"+" in key) and decoded(key) == name):
+            found.append(decoded(value) if b"%" in value or b"+" in value else value)
+    return found

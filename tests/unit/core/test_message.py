@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from sidecar.core import selection
-from sidecar.core.selection import LINE, LINES, Selection
+from sidecar.core import message
+from sidecar.core.message import LINE, LINES, Selection
 
 
 def lines(*fields: bytes) -> bytes:
@@ -48,5 +48,5 @@ def test_memory_is_bounded() -> None:
 
 def test_neither_long_lines_nor_secrets_are_remembered() -> None:
     chosen = Selection(frozenset((b"a", b"cookie")))
-    take(chosen, lines(b"a: " + b"x" * LINE, *(b"%b: y" % name.title() for name in selection.SECRETS)))
+    take(chosen, lines(b"a: " + b"x" * LINE, *(b"%b: y" % name.title() for name in message.SECRETS)))
     assert set(chosen._known) <= {b""}

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from sidecar.core.paths import canonical, literal, readings, text
+from sidecar.core.uri import canonical, literal, readings, text
 from tests.support.timing import least
 
 
