@@ -1,4 +1,4 @@
-# The image of the sidecar; the services of the shop (`chaos`) are in it too.  Reproducible: every package comes at the
+# The image of the sidecar; the services of the shop (`sidecar.demo.shop`) are in it too.  Reproducible: every package comes at the
 # version and with the hash that requirements/ says.  The request path is compiled (`make compiled`); the compiler stays
 # in the build stage.
 #
@@ -18,6 +18,7 @@ RUN pip --python /opt/sidecar/bin/python install --require-hashes --no-deps --on
 COPY pyproject.toml README.md LICENSE ./
 COPY sidecar/ sidecar/
 COPY chaos/ chaos/
+COPY policies/ policies/
 RUN HATCH_BUILD_HOOKS_ENABLE=1 pip wheel --no-deps --no-build-isolation --no-index --wheel-dir /wheels . \
  && pip --python /opt/sidecar/bin/python install --no-deps --no-index /wheels/*.whl \
  && /opt/sidecar/bin/python -m compileall -q /opt/sidecar/lib

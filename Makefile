@@ -1,6 +1,7 @@
 # make            what there is to make
-# make demo       the sidecar before three small services, on loopback
+# make demo       three small services and the sidecar in front of them, on loopback
 # make shop       four services that call each other, a sidecar beside each, and trouble once a minute
+# make check      the tests to run all the time: units, laws of stages, wire format
 # make test       every test
 #
 # Needs Python 3.11 or newer and make.  Everything else is installed into $(VENV) from requirements/ (versions and hashes
@@ -9,24 +10,27 @@
 PYTHON ?= python3
 VENV ?= .venv
 
-COMPILED_TESTS ?= tests/wire tests/contract tests/unit/cache tests/unit/core tests/unit/edge tests/unit/upstream tests/unit/stages tests/unit/transform
+COMPILED_TESTS ?= tests/wire tests/contract tests/unit/cache tests/unit/core tests/unit/downstream tests/unit/upstream tests/unit/stages tests/unit/transform
 
 override BIN := $(VENV)/bin
 override PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 override INSTALL := $(PIP) install --require-hashes --no-deps
 
 .DEFAULT_GOAL := help
-.PHONY: help demo shop docs test testcompiled lint compiled bench soak fuzz chaos lock clean
+.PHONY: help demo shop docs check test testcompiled lint compiled instructions bench soak fuzz chaos lock clean
 .SUFFIXES:
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile
 
-demo: $(VENV)/.runtime  ## the sidecar before three small services; Ctrl-C drains and ends it
-	@$(BIN)/python -m sidecar.demo.trial
+demo: $(VENV)/.runtime  ## three small services and the sidecar in front of them; Ctrl-C drains and ends it
+	@$(BIN)/sidecar demo
 
 shop: $(VENV)/.runtime  ## four services that call each other, a sidecar beside each, customers and trouble
-	@$(BIN)/python -m sidecar.demo.shop
+	@$(BIN)/sidecar demo shop
+
+check: $(VENV)/.dev  ## the tests of units, contracts and wire format, in under a minute (PYTEST="-k retry" for some)
+	@$(BIN)/python -m pytest -n 2 --dist loadfile tests/unit tests/contract tests/wire $(PYTEST)
 
 test: $(VENV)/.dev  ## every test, two files at a time (PYTEST="-k retry" for some)
 	@$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST)
@@ -37,12 +41,12 @@ lint: $(VENV)/.dev  ## ruff and mypy
 	@$(BIN)/mypy --no-error-summary
 	@echo "lint: clean"
 
-docs: $(VENV)/.runtime  ## write the generated references in docs/ anew
+docs: $(VENV)/.runtime  ## write all generated files anew: references in docs/, schemas for editors
 	@$(BIN)/python -m docs.generate
 
 compiled: $(VENV)/.bench  ## the request path as C extensions, into build/compiled (needs a C compiler and python3-dev)
 	@rm -rf build/compiled build/wheel build/source && mkdir -p build/source
-	@cp -R pyproject.toml README.md LICENSE sidecar chaos build/source  # mypyc leaves extensions beside what it compiles
+	@cp -R pyproject.toml README.md LICENSE sidecar chaos policies build/source  # mypyc leaves extensions beside what it compiles
 	@HATCH_BUILD_HOOKS_ENABLE=1 $(PIP) wheel --no-deps --no-build-isolation --no-index --wheel-dir build/wheel ./build/source
 	@$(PIP) install --no-deps --no-index --target build/compiled build/wheel/*.whl
 
@@ -57,7 +61,10 @@ testcompiled: $(VENV)/.bench  ## the tests of the request path against those ext
 	$(abspath $(BIN))/python -c 'import sidecar.core.http1 as module; assert module.__file__.endswith(".so"), module'; \
 	$(abspath $(BIN))/python -m pytest $(COMPILED_TESTS)
 
-bench: $(VENV)/.bench  ## CPU a request, throughput and latency beside other proxies (BENCH="--help" for options)
+instructions: $(VENV)/.dev  ## instructions of a request under valgrind, beside their limits (INSTRUCTIONS="--write" for new limits)
+	@$(BIN)/python -m bench.instructions $(INSTRUCTIONS)
+
+bench: $(VENV)/.bench  ## CPU a request, throughput, latency and start beside other proxies (BENCH="--help" for options)
 	@$(BIN)/python -m bench $(BENCH)
 
 soak: $(VENV)/.dev  ## half an hour of mixed traffic, faults and reloads; report in bench/soak.md (SOAK="--minutes 2")

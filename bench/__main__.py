@@ -1,7 +1,9 @@
 """Run the benchmark: `python -m bench [--seconds 1] [--rounds 9] [--peers sidecar,envoy] [--scenarios small,costs]`.
 
 All peers run at once, pinned to the same core, and are loaded one after the other, the order turning from round to
-round, so that what else the machine does falls on all alike.  What each policy costs comes last (`bench.costs`).
+round, so that what else the machine does falls on all alike.  What each policy costs (`bench.costs`) and CPU until
+ready (`bench.startup`) come last.
+
 Writes `bench/results.md`; `--json FILE` keeps every measurement.
 """
 
@@ -17,7 +19,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
-from bench import costs, load, machine, report, upstream
+from bench import costs, load, machine, report, startup, upstream
 from bench.peers import COMPILED, PEERS, Peer, Place
 from bench.scenarios import SCENARIOS, Sample, Scenario, measure, wait_until_up
 
@@ -25,7 +27,8 @@ RESULTS: Final = Path(__file__).with_name("results.md")
 WARM_UP_SECONDS: Final = 1.0
 MAX_FALLS: Final = 5
 COSTS: Final = "costs"
-"""Named like a scenario."""
+STARTUP: Final = "startup"
+"""Both are named like scenarios."""
 
 
 class Running:
@@ -45,12 +48,8 @@ class Running:
         self.process = self._start()
 
     def _start(self) -> subprocess.Popen[bytes]:
-        env = {
-            "DEMO_PORT": str(self.place.port),
-            "DEMO_ADMIN_PORT": str(self.place.admin_port),
-            "HEALTHY_PORT": str(self.place.upstream_port),
-        }
-        return machine.spawn(self.peer.argv(self._program, self.place), machine.cores()[0], self.log, env)
+        argv = self.peer.argv(self._program, self.place)
+        return machine.spawn(argv, machine.cores()[0], self.log, self.place.env())
 
     def end(self) -> None:
         machine.end(self.process)
@@ -101,10 +100,12 @@ def run(options: argparse.Namespace) -> None:
             **{one.peer.name: one.told for one in sorted(running, key=lambda one: len(one.fell))},
         }
     found = costs.measure_apart(options.repeat) if COSTS in options.scenarios else []
+    programs = startup.of_peers([peer for peer in PEERS if peer.name in options.peers])
+    starts = startup.measure(programs, options.rounds) if STARTUP in options.scenarios else {}
     peers = list(dict.fromkeys(one.peer for one in running))
-    options.output.write_text(report.markdown(facts, peers, scenarios, samples, found))
+    options.output.write_text(report.markdown(facts, peers, scenarios, samples, found, starts))
     if options.json:
-        options.json.write_text(report.as_json(facts, samples, found))
+        options.json.write_text(report.as_json(facts, samples, found, starts))
     print(f"written: {options.output}")
 
 
@@ -178,7 +179,7 @@ def names(known: list[str]) -> Callable[[str], list[str]]:
 
 def main() -> None:
     peers = [peer.name for peer in PEERS if peer.name != "pure" or COMPILED.exists()]  # else it is the sidecar itself
-    scenarios = [*(scenario.name for scenario in SCENARIOS), COSTS]
+    scenarios = [*(scenario.name for scenario in SCENARIOS), COSTS, STARTUP]
     parser = argparse.ArgumentParser(prog="python -m bench", description="The sidecar beside other proxies.")
     parser.add_argument("--seconds", type=float, default=1.0, help="length of one measurement (1)")
     parser.add_argument("--rounds", type=int, default=9, help="measurements of each peer in each scenario (9)")

@@ -2,7 +2,8 @@
 
 CPU microseconds that a block adds, in process and without sockets (`bench.rig`).  The same request runs through two
 sidecars in turn, one with the block and one without it: a short run of each, again and again, and the least of each
-counts, since everything that disturbs a run makes it longer.  What other threads do (the writer of the access log, the
+counts, since everything that disturbs a run makes it longer.  Limits are multiples of the request without the block, so
+that they mean the same on a slower processor.  What other threads do (the writer of the access log, the
 exporter of spans) counts as well: it is the process's time that is read.
 
 A row of the cache has its own base: the same answers, which say how long they are fresh, on a route without a cache.
@@ -19,17 +20,17 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from email.utils import formatdate
 from itertools import count
 from typing import Any, Final, NamedTuple
 
 import uvloop
 
 from bench import machine
-from bench.peers import COMPILED, HERE
+from bench.peers import COMPILED, ROOT
 from bench.rig import UPSTREAM, Rig
 from bench.transform import COMPACT, LINES, OPERATIONS
-from sidecar.process.stall import freeze_startup, share_interpreter
+from bench.upstream import SMALL, TAG, like_nginx
+from sidecar.process.interpreter import freeze_startup, share_interpreter
 
 RUN: Final = 100
 """Requests of a short run."""
@@ -38,13 +39,10 @@ PASSES: Final = 5
 """Over all rows: what disturbs the machine for a while falls on one of them alone."""
 TURN: Final = 25
 """Requests in one turn of the loop, as a busy listener has them."""
-ROOT: Final = HERE.parent.parent
 STDOUT: Final = 1
 
 GET: Final = b"GET /orders/7%b HTTP/1.1\r\nHost: bench\r\n%b\r\n"
 BROWSER: Final = LINES
-TAG: Final = b'"6920f5d8-26"'
-SMALL: Final = b'{"id":"7","state":"shipped","items":3}'
 
 
 class Row(NamedTuple):
@@ -54,18 +52,18 @@ class Row(NamedTuple):
     block: dict[str, Any]
     """Of the route."""
     limit: float | None = None
-    """Microseconds that it may add."""
+    """What it may add, as a multiple of the request without it; None: without a limit."""
     whole: dict[str, Any] = {}  # noqa: RUF012 - never changed
     """Beside the route: upstreams have theirs, telemetry is the process's."""
     fields: bytes = b""
     body: bytes = SMALL
     """The upstream's answer."""
     fresh: bool = False
-    """Does the answer say that it may be kept?"""
+    """True if the answer says that it may be stored."""
     unique: bool = False
-    """Is each request another one?"""
+    """True if each request has another query."""
     is_tagged: bool = False
-    """Has each answer an entity tag of its own?"""
+    """True if each answer has an entity tag of its own."""
 
 
 HEADERS: Final = {"set": {"x-source": "sidecar"}, "remove": ["cookie"], "rename": {"x-user": "x-id"}}
@@ -85,13 +83,13 @@ ROWS: Final = (
     Row(
         "transform: one header set, one removed, one renamed",
         {"transform": {"request": {"headers": HEADERS}}},
-        limit=1.5,
+        limit=0.15,
         fields=BROWSER,
     ),
     Row(
         "transform: three operations on a JSON body of 3 KiB",
         {"transform": {"response": {"body": OPERATIONS}}},
-        limit=30.0,
+        limit=3.4,
         body=COMPACT,
     ),
     Row("cache: a hit", {"cache": {}}, whole=CACHES, fresh=True),
@@ -108,21 +106,32 @@ ROWS: Final = (
     Row(
         "telemetry: traces, none sampled",
         {},
-        limit=3.0,
+        limit=0.35,
         whole={"telemetry": {**NOWHERE, "sampling": {"ratio": "0%"}}},
     ),
-    Row("telemetry: access log, every request", {}, limit=6.0, whole={"telemetry": {"access_log": {}}}),
+    Row("telemetry: access log, every request", {}, limit=0.7, whole={"telemetry": {"access_log": {}}}),
 )
 
 
 class Cost(NamedTuple):
-    """What was found, in microseconds of CPU."""
+    """CPU of a block, in microseconds a request."""
 
     name: str
     bare: float
     """The request without the block."""
     added: float
     limit: float | None
+    """Bound of `share`; None: without a limit."""
+
+    @property
+    def share(self) -> float:
+        """What the block adds, as a multiple of the request without it."""
+        return self.added / self.bare
+
+    @property
+    def holds(self) -> bool:
+        """True if the block keeps to its limit, or has none."""
+        return self.limit is None or self.share <= self.limit
 
 
 def policies(row: Row | None) -> dict[str, Any]:
@@ -136,14 +145,8 @@ def policies(row: Row | None) -> dict[str, Any]:
 
 
 def answer(row: Row) -> bytes:
-    """What the upstream says, as nginx would."""
-    freshness = "Cache-Control: max-age=3600\r\n" if row.fresh else ""
-    return (
-        f"HTTP/1.1 200 OK\r\nServer: nginx/1.22.1\r\nDate: {formatdate(usegmt=True)}\r\n"
-        f"Content-Type: application/json\r\nContent-Length: {len(row.body)}\r\n"
-        f"Last-Modified: Sun, 22 Nov 2020 00:50:48 GMT\r\nConnection: keep-alive\r\nETag: {TAG.decode()}\r\n{freshness}"
-        "Accept-Ranges: bytes\r\n\r\n"
-    ).encode() + row.body
+    """Return what the upstream says, as nginx would."""
+    return like_nginx("200 OK", row.body, "Cache-Control: max-age=3600\r\n" if row.fresh else "")
 
 
 async def measure(row: Row, repeat: int) -> tuple[float, float]:
@@ -226,11 +229,11 @@ def measure_apart(repeat: int) -> list[Cost]:
 
 
 def table(costs: Sequence[Cost]) -> list[str]:
-    """As Markdown."""
-    lines = ["| block | adds, us | at most | to a request of |", "|---|---:|---:|---:|"]
+    """Return the costs as Markdown."""
+    lines = ["| block | adds, us | to a request of, us | adds | at most |", "|---|---:|---:|---:|---:|"]
     for cost in costs:
-        limit = "" if cost.limit is None else f"{cost.limit:g}"
-        lines.append(f"| {cost.name} | {cost.added:.1f} | {limit} | {cost.bare:.1f} |")
+        limit = "" if cost.limit is None else f"{cost.limit:.2f}x"
+        lines.append(f"| {cost.name} | {cost.added:.1f} | {cost.bare:.1f} | {cost.share:.2f}x | {limit} |")
     return lines
 
 

@@ -10,8 +10,10 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Final, NamedTuple
 
+from bench import startup
 from bench.costs import Cost
 from bench.scenarios import Sample
+from bench.startup import Starts
 
 Samples = Mapping[tuple[str, str], Sequence[Sample]]
 """By name of the scenario and name of the peer; as many of each peer, in the order of the rounds."""
@@ -104,17 +106,19 @@ def line(what: str, bound: str, found: str, holds: bool) -> str:
     return f"| {what} | {bound} | {found} | {'yes' if holds else '**no**'} |"
 
 
-def table(samples: Samples, costs: Sequence[Cost]) -> list[str]:
-    """As Markdown: all that the run has measured."""
+def table(samples: Samples, costs: Sequence[Cost], starts: Starts) -> list[str]:
+    """Return all that the run has measured, as Markdown.  CPU until ready has no limit and is for information."""
     rows = [row for limit in LIMITS if (row := limit.row(samples)) is not None]
     rows += [
         line(
             f"{cost.name}: CPU that it adds",
-            f"at most {cost.limit:g} us",
-            f"{cost.added:.1f} us",
-            cost.added <= cost.limit,
+            f"at most {cost.limit:.2f}x the request without it",
+            f"{cost.share:.2f}x",
+            cost.holds,
         )
         for cost in costs
         if cost.limit is not None
     ]
+    if (times := startup.ratio(starts, OURS, REFERENCE)) is not None:
+        rows.append(f"| CPU until ready | no limit | {times:.2f}x {REFERENCE}'s | |")
     return ["| | must be | measured | holds |", "|---|---:|---:|---|", *rows] if rows else []

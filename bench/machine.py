@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
 import shutil
@@ -15,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from sidecar.process.children import tied_to_parent
+from sidecar.process.children import PR_SET_PDEATHSIG, tied_to_parent
 
 PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 
@@ -32,11 +33,13 @@ def pinned(argv: Sequence[str], core: int) -> list[str]:
     return [taskset, "-c", str(core), *argv] if taskset else list(argv)
 
 
-def spawn(argv: Sequence[str], core: int, log: Path, env: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
-    """Start a server on a core; its output goes to `log`."""
+def spawn(
+    argv: Sequence[str], core: int | None, log: Path, env: dict[str, str] | None = None
+) -> subprocess.Popen[bytes]:
+    """Start a server on a core, None: on any; its output goes to `log`."""
     with log.open("ab") as output:
         return subprocess.Popen(
-            pinned(argv, core),
+            argv if core is None else pinned(argv, core),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -44,6 +47,11 @@ def spawn(argv: Sequence[str], core: int, log: Path, env: dict[str, str] | None 
             start_new_session=True,
             preexec_fn=tied_to_parent(),
         )
+
+
+def end_with_parent() -> None:
+    """Have the kernel end this process when its parent ends; Linux only."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def end(process: subprocess.Popen[bytes]) -> None:

@@ -2,7 +2,8 @@
 leaks.
 
 A sidecar with so many routes, each with a breaker, takes twenty requests a second.  First its CPU time without a
-reader and with so many readers of the stream that feeds the page.  Then, for so many minutes, one real page in a
+reader and with so many readers of the stream that feeds the page, told in requests: how many a second take as much in
+the same run.  Then, for so many minutes, one real page in a
 browser (Debian's chromium): once a minute the resident set of the sidecar, and what lives in the page after a
 collection of its garbage.  The first quarter, in which the page fills its window of the last minutes, does not count.
 """
@@ -20,7 +21,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from bench import machine, upstream
+from bench import load, machine, upstream
 from bench.scenarios import wait_until_up
 from bench.subject import Subject
 
@@ -30,6 +31,10 @@ GAP: Final = 0.05
 SECONDS: Final = 20.0
 """For which CPU time is counted."""
 SETTLE: Final = 6.0
+LOAD_SECONDS: Final = 2.0
+CONNECTIONS: Final = 32
+MOST: Final = 12.0
+"""Requests a second whose CPU one page may take."""
 GROWTH: Final = 1.1
 """Times what it was at the end of the first quarter; beyond it something leaks."""
 
@@ -117,6 +122,14 @@ async def cost(subject: Subject, readers: int) -> float:
     return beside - alone
 
 
+def request_cpu(subject: Subject) -> float:
+    """Return the CPU seconds of a request under load."""
+    url = f"http://127.0.0.1:{subject.port}{TARGET}"
+    before = machine.cpu_seconds(subject.pid)
+    seen = load.GENERATORS[load.best()](url, CONNECTIONS, LOAD_SECONDS, machine.cores()[1])
+    return (machine.cpu_seconds(subject.pid) - before) / seen.requests
+
+
 async def watch(subject: Subject, minutes: float, say: Callable[[str], object]) -> list[Sample]:
     """One page in a browser for so long."""
     from playwright.async_api import async_playwright  # a tool of the tests, needed here alone
@@ -164,17 +177,22 @@ def grown(samples: list[Sample]) -> list[str]:
 
 async def run(options: argparse.Namespace) -> int:
     with served(options.routes) as subject:
-        load = asyncio.create_task(traffic(subject.port))
+        asking = asyncio.create_task(traffic(subject.port))
         print(machine.interpreter())
+        found: list[str] = []
         if options.readers:
             added = await cost(subject, options.readers)
-            print(f"{options.readers} pages, {options.routes} routes with breakers: {added:.2%} of a core", flush=True)
-        found = []
+            worth = added / await asyncio.to_thread(request_cpu, subject) / options.readers
+            print(f"{options.readers} pages, {options.routes} routes with breakers: {added:.2%} of a core")
+            print(f"each as much as {worth:.1f} requests a second; at most {MOST:g}", flush=True)
+            if worth > MOST:
+                found.append("a page costs too much")
         if options.minutes:
-            found = grown(await watch(subject, options.minutes, lambda line: print(line, flush=True)))
-            print("\n".join(found) or f"nothing grew in {options.minutes:g} minutes")
-        load.cancel()
-        await asyncio.gather(load, return_exceptions=True)
+            leaks = grown(await watch(subject, options.minutes, lambda line: print(line, flush=True)))
+            print("\n".join(leaks) or f"nothing grew in {options.minutes:g} minutes")
+            found += leaks
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
     return 1 if found else 0
 
 

@@ -2,8 +2,9 @@
 
 One route's upstream answers 500 until its breaker opens; from then on it must not be asked again.  One client times its
 refusals on a kept connection: first alone, then while so many connections load another, healthy route as fast as they
-can (a closed loop, which takes all that one core gives), and then while they are all refused.  Prints percentiles, and
-how often the upstream was asked meanwhile, which must be never.
+can (a closed loop, which takes all that one core gives), and then while they are all refused.  Prints percentiles, how
+often the upstream was asked meanwhile, which must be never, and the CPU of a refusal as a multiple of that of a request
+that is answered, which must be at most one: who refuses is to be relieved.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ ANSWER: Final = b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\n\r\
 PAUSE: Final = 0.002
 """Seconds between two requests of the client that times them."""
 FAILURES: Final = 3
+MOST: Final = 1.0
+"""CPU of a refusal, as a multiple of that of an answered request in the same run."""
 
 
 class Broken:
@@ -116,9 +119,20 @@ class Loaded(NamedTuple):
     cpu: float
     """Seconds that the sidecar used."""
 
+    @property
+    def cpu_each(self) -> float:
+        """CPU seconds of the sidecar a request."""
+        return self.cpu / self.seen.requests
+
     def __str__(self) -> str:
-        rate, cost = self.seen.requests / self.seen.seconds, self.cpu / self.seen.requests * 1e6
+        rate, cost = self.seen.requests / self.seen.seconds, self.cpu_each * 1e6
         return f"{self.name:<28} p50 {self.seen.p50 / 1000:.3f} ms  {rate:,.0f}/s, {cost:.0f} us CPU each"
+
+
+def share(loads: list[Loaded]) -> float:
+    """Return the CPU of a refusal as a multiple of that of an answered request; the loads are in the order of `run`."""
+    answered, refused = loads
+    return refused.cpu_each / answered.cpu_each
 
 
 def run(seconds: float, connections: int, generate: str) -> tuple[list[Timed], list[Loaded], int]:
@@ -160,7 +174,8 @@ def main() -> None:
     for line in (*found, *loads):
         print(line)
     print(f"the upstream was asked {asked} times meanwhile")
-    if asked:
+    print(f"a refusal takes {share(loads):.2f}x the CPU of an answered request; at most {MOST:g}x")
+    if asked or share(loads) > MOST:
         raise SystemExit(1)
 
 

@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any, Final
 
-from bench import costs, limits
+from bench import costs, limits, startup
 from bench.costs import Cost
 from bench.limits import REFERENCE, Samples, ratio
 from bench.peers import Peer
 from bench.scenarios import Sample, Scenario
+from bench.startup import Starts
 
 COLUMNS: Final = (
     ("CPU us/request", "cpu", ".1f", 1.0),
@@ -34,17 +35,20 @@ def markdown(
     scenarios: Sequence[Scenario],
     samples: Samples,
     found: Sequence[Cost],
+    starts: Starts,
 ) -> str:
     """The page `results.md`."""
     lines = ["# Results", "", "Written by `make bench`; how they were got is in [README.md](README.md).", ""]
     lines += [f"- {name}: {value}" for name, value in facts.items()]
-    if held := limits.table(samples, found):
+    if held := limits.table(samples, found, starts):
         lines += ["", "## What must hold", "", *held]
     for scenario in scenarios:
         lines += ["", f"## {scenario.title[0].upper()}{scenario.title[1:]}", ""]
         lines += table(scenario, [peer.name for peer in peers if (scenario.name, peer.name) in samples], samples)
     if found:
         lines += ["", "## What a policy costs a request", "", *costs.table(found)]
+    if starts:
+        lines += ["", "## CPU until ready", "", *startup.table(starts, REFERENCE)]
     lines += ["", "## What each was configured to do", "", "| | policies | cannot |", "|---|---|---|"]
     lines += [f"| {peer.name} | {peer.policies} | {peer.lacks or '-'} |" for peer in peers]
     return "\n".join(lines) + "\n"
@@ -75,7 +79,7 @@ def table(scenario: Scenario, names: Sequence[str], samples: Samples) -> list[st
     return rows
 
 
-def as_json(facts: Mapping[str, str], samples: Samples, found: Sequence[Cost]) -> str:
+def as_json(facts: Mapping[str, str], samples: Samples, found: Sequence[Cost], starts: Starts) -> str:
     """Every single measurement."""
     runs: list[dict[str, Any]] = [
         {"scenario": scenario, "peer": peer, **sample._asdict()}
@@ -83,4 +87,4 @@ def as_json(facts: Mapping[str, str], samples: Samples, found: Sequence[Cost]) -
         for sample in several
     ]
     policies = [cost._asdict() for cost in found]
-    return json.dumps({"facts": dict(facts), "samples": runs, "costs": policies}, indent=1)
+    return json.dumps({"facts": dict(facts), "samples": runs, "costs": policies, "startup": starts}, indent=1)

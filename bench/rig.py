@@ -23,7 +23,7 @@ from sidecar.config.files import Source
 from sidecar.control.reload import Control, Origin
 from sidecar.control.state import StateStore
 from sidecar.core.env import Env
-from sidecar.downstream.connection import Downstream
+from sidecar.downstream.connection import DownstreamConnection
 from sidecar.downstream.server import Server
 from sidecar.telemetry.metrics.registry import Registry
 from sidecar.telemetry.pipeline import Telemetry
@@ -74,17 +74,7 @@ class Rig:
     def __init__(self, policies: Mapping[str, Any]) -> None:
         loop = asyncio.get_running_loop()
         registry, secrets = Registry(), Secrets()
-        env = Env(
-            now=time.monotonic,
-            wall=time.time,
-            sleep=asyncio.sleep,
-            call_later=loop.call_later,
-            spawn=loop.create_task,
-            future=loop.create_future,
-            rng=random.Random(),
-            emit=_tell,
-            meter=registry,
-        )
+        env = Env.on(loop, now=time.monotonic, wall=time.time, rng=random.Random(), emit=_tell, meter=registry)
         self._recorder = recorder = Recorder(registry, Refusals(time.time), env.now, env.wall)
         self._telemetry = Telemetry(env, registry, recorder, secrets, {}, __version__, loop.call_soon_threadsafe)
         self._server = Server(env, recorder.record, self._telemetry)
@@ -114,7 +104,7 @@ class Rig:
         objects = self._store.objects()
         (member,) = objects["endpoints", UPSTREAM].members
         objects["pools", UPSTREAM, "None"].of(member).connect = self._connect
-        self._downstream = Downstream(self._server.listeners["inbound"])
+        self._downstream = DownstreamConnection(self._server.listeners["inbound"])
         self._downstream.connection_made(cast("asyncio.Transport", self._client))
         return self
 

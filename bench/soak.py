@@ -29,8 +29,8 @@ from bench import machine
 from bench.judge import Sample, Verdict, judge, markdown
 from bench.subject import Subject
 from bench.traffic import PATIENCE, Traffic, Upstream
+from chaos.parts.servers import Server
 from sidecar.control.reload import HISTORY
-from tests.support.servers import Server
 
 RESULTS: Final = Path(__file__).with_name("soak.md")
 RELOAD_EVERY: Final = 3.0

@@ -18,10 +18,10 @@ from typing import Final
 from urllib.parse import parse_qs, urlsplit
 
 from bench.tally import Tally
-from tests.support.client import Client, request
-from tests.support.servers import Connection, response
-from tests.support.websocket import CLOSE, TEXT, Frame, echo, handshake, read_frame
-from tests.support.wire import Message, read_head, read_response
+from chaos.parts.client import Client
+from chaos.parts.http import Message, read_head, read_response, request, response
+from chaos.parts.servers import Connection
+from chaos.parts.websocket import CLOSE, TEXT, Frame, echo, handshake, read_frame
 
 PATIENCE: Final = 15.0
 """Seconds after which a request counts as unanswered."""

@@ -18,7 +18,8 @@ from sidecar.core.env import BuildContext
 from sidecar.core.exchange import Exchange
 from sidecar.core.outcome import Outcome
 from sidecar.core.stage import Service
-from sidecar.stages.transform.stage import Spec, build
+from sidecar.stages.transform.spec import Spec
+from sidecar.stages.transform.stage import build
 from sidecar.telemetry.metrics.registry import Registry
 
 RUNS: Final = 50

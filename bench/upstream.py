@@ -12,6 +12,7 @@ import asyncio
 import random
 import shutil
 import sys
+from email.utils import formatdate
 from pathlib import Path
 from string import Template
 from typing import Final, cast
@@ -20,6 +21,7 @@ import httptools
 import uvloop
 
 SMALL: Final = b'{"id":"7","state":"shipped","items":3}'
+TAG: Final = b'"6920f5d8-26"'
 LARGE: Final = bytes(64 * 1024)
 FAILING_SHARE: Final = 0.1
 
@@ -53,6 +55,16 @@ def answer(status: str, body: bytes, more: str = "") -> bytes:
     head = f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n{more}"
     date = "" if more else "Date: Thu, 01 Jan 1970 00:00:00 GMT\r\n"  # what is that old is not fresh
     return head.encode() + date.encode() + b"Connection: keep-alive\r\n\r\n" + body
+
+
+def like_nginx(status: str, body: bytes, more: str = "") -> bytes:
+    """Return an answer with the fields that nginx gives to a file; `more` are whole lines beside them."""
+    return (
+        f"HTTP/1.1 {status}\r\nServer: nginx/1.22.1\r\nDate: {formatdate(usegmt=True)}\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+        f"Last-Modified: Sun, 22 Nov 2020 00:50:48 GMT\r\nConnection: keep-alive\r\nETag: {TAG.decode()}\r\n{more}"
+        "Accept-Ranges: bytes\r\n\r\n"
+    ).encode() + body
 
 
 class Static(asyncio.Protocol):

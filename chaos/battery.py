@@ -1,7 +1,7 @@
-"""Scenarios with all their arms: run side by side, judged, and put together.
+"""Scenarios with all their arms: run side by side and judged.
 
-A scenario has passed if the bare arm shows its cascade and the sidecar arm meets its expectations.  The Envoy arm is
-judged by the same expectations as the sidecar's and is there to compare: its failures are findings, not failures.
+1. A scenario has passed if the bare arm shows its cascade and the sidecar arm meets its expectations.
+2. The Envoy arm is there to compare: it is judged by the expectations of the sidecar arm, and never fails the scenario.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 from chaos.cluster.containers import Containers
 from chaos.cluster.local import Local
-from chaos.run import Collector, blank, run_arm
+from chaos.run import RowSink, blank, run_arm
 from chaos.scenario.files import Loaded
 from chaos.scenario.spec import Scenario
 from chaos.verdict.judge import Verdict, judge, passed
@@ -38,13 +38,13 @@ class Arm:
 
     @property
     def counts(self) -> bool:
-        """Does the result depend on it?"""
+        """True if the scenario's result depends on this arm."""
         return self.name != "envoy"
 
 
 @dataclass(frozen=True)
 class Result:
-    """One scenario."""
+    """One scenario, judged."""
 
     name: str
     scenario: Scenario
@@ -56,18 +56,19 @@ class Result:
 
     @property
     def headline(self) -> str:
-        """The verdict in words."""
+        """Result of each arm in words."""
         words = []
         for arm in self.arms:
             if arm.recording.trouble:
-                words.append(f"{arm.name}: the run was stopped")
+                word = "run stopped"
             elif arm.name == "bare":
-                words.append("without: the cascade happens" if arm.passed else "without: NO cascade was seen")
+                word = "cascade seen" if arm.passed else "NO cascade seen"
             elif arm.passed:
-                words.append(f"{'with' if arm.name == 'sidecar' else arm.name}: it is contained")
+                word = "contained"
             else:
                 missed = sum(not verdict.passed for verdict in arm.verdicts)
-                words.append(f"{'with' if arm.name == 'sidecar' else arm.name}: {missed} expectations NOT met")
+                word = f"{missed} expectation{'s' * (missed != 1)} NOT met"
+            words.append(f"{arm.name}: {word}")
         return "; ".join(words)
 
 
@@ -75,9 +76,9 @@ async def run(
     loaded: Loaded, arms: Sequence[str], seed: int, *, without: bool = False, progress: Progress = lambda _: None,
     network: str = "",
 ) -> Result:  # fmt: skip
-    """One scenario with real processes, its arms side by side: they share the weather.
+    """Run one scenario with real processes, its arms side by side, so that a busy machine strikes all alike.
 
-    With a `network` in containers on it.  Raises `ClusterError` where that cannot be.
+    With a `network` they run in containers on it.  Raises `ClusterError` where there is no engine.
     """
     chosen = [arm for arm in arms if arm in loaded.scenario.arms]
     with tempfile.TemporaryDirectory(prefix="chaos-") as directory:
@@ -92,29 +93,27 @@ async def _run_arm(
 ) -> Recording:
     directory.mkdir()
     guard = loaded.scenario.guard
-    collector = Collector(blank(loaded, arm, seed, without and arm != "bare"), guard.rows)
-    where = (directory, collector.report, seed, arm, guard.memory)
+    rows = RowSink(blank(loaded, arm, seed, without and arm != "bare"), guard.rows)
+    where = (directory, rows.report, seed, arm, guard.memory)
     cluster = Containers(*where, network) if network else Local(*where)
-    return await run_arm(
-        loaded, cluster, collector, lambda text: progress(f"{loaded.name}, {arm}: {text}"), without=without
-    )
+    return await run_arm(loaded, cluster, rows, lambda text: progress(f"{loaded.name}, {arm}: {text}"), without=without)
 
 
 def simulated(loaded: Loaded, arms: Sequence[str], seed: int, *, without: bool = False) -> Result:
-    """One scenario in virtual time."""
+    """Run one scenario in virtual time."""
     from chaos.cluster.simulate import simulate
 
     return result(loaded, [simulate(loaded, arm, seed, without=without) for arm in arms if arm in loaded.scenario.arms])
 
 
 def result(loaded: Loaded, recordings: Sequence[Recording]) -> Result:
-    """The recordings, judged."""
+    """Judge the recordings of a scenario."""
     arms = [Arm(each.arm, each, judge(each, loaded.scenario)) for each in recordings]
     return Result(loaded.name, loaded.scenario, arms)
 
 
 def document(results: Sequence[Result]) -> dict[str, Any]:
-    """Everything as JSON."""
+    """Return results and recordings, JSON-ready."""
     return {
         "results": [
             {
@@ -136,7 +135,7 @@ def document(results: Sequence[Result]) -> dict[str, Any]:
 
 
 def replayed(document: dict[str, Any], scenarios: Sequence[Loaded]) -> list[Result]:
-    """Recordings of a document, judged anew.  KeyError for a scenario that is none of those."""
+    """Judge the recordings of a document again.  Raises `KeyError` for a scenario that is not given."""
     known = {loaded.name: loaded for loaded in scenarios}
     return [
         result(known[each["scenario"]], [Recording.of(arm["recording"]) for arm in each["arms"]])

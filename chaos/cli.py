@@ -1,6 +1,6 @@
-"""The command line: `chaos run | simulate | margin | list | replay | schema`.
+"""Command line: `chaos run | simulate | margin | list | replay | schema`.
 
-Exit codes: 0 every expectation is met, 1 one is not or a run had trouble, 2 the command line is wrong.
+Exit codes: 0 every expectation is met, 1 one is not met or a run had trouble, 2 the command line is wrong.
 """
 
 from __future__ import annotations
@@ -28,38 +28,40 @@ Decorated = Callable[..., Any]
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="chaos")
 def main() -> None:
-    """Scenarios that break things, and say whether the cascade was prevented.
+    """Break systems of services on purpose, without and with sidecars, and judge whether a cascade was prevented.
 
-    PATHS are scenario files or directories of them; without any, the scenarios that come with the sidecar.
+    PATHS are scenario files or directories of them; by default the scenarios that come with the sidecar.
     """
 
 
 def writable(_: click.Context, __: click.Parameter, path: str | None) -> str | None:
-    """Seen before the run, not after it."""
+    """Reject a path that cannot be written, before the run and not after it."""
     if path is not None and not os.access(Path(path).absolute().parent, os.W_OK):
         raise click.BadParameter(f"{path} cannot be written; name a file in a directory that is there")
     return path
 
 
 def outputs(function: Decorated) -> Decorated:
-    """The options of everything that has verdicts."""
+    """Add the options of commands that give verdicts."""
     file = click.Path(dir_okay=False, writable=True)
     for option in (
-        click.option("--json", "as_json", type=file, callback=writable, help="Write recordings and verdicts."),
+        click.option("--json", "as_json", type=file, callback=writable, help="Write recordings and verdicts as JSON."),
         click.option("--junit", type=file, callback=writable, help="Write a JUnit report."),
-        click.option("--report", type=file, callback=writable, help="Write a page of HTML."),
+        click.option("--report", type=file, callback=writable, help="Write a report as one page of HTML."),
     ):
         function = option(function)
     return function
 
 
 def choices(function: Decorated) -> Decorated:
-    """The options of everything that runs."""
+    """Add the options of commands that run scenarios."""
     for option in (
         click.option(
-            "--without-decisive", is_flag=True, help="Take the decisive policy blocks out: it must fail then."
+            "--without-decisive",
+            is_flag=True,
+            help="Take out the decisive policy blocks; the scenario must fail then.",
         ),
-        click.option("--seed", type=int, default=1, show_default=True, help="Of arrivals, service times and faults."),
+        click.option("--seed", type=int, default=1, show_default=True, help="Seed of all that is random."),
         click.option("--arm", type=ARM_WORDS, default="both", show_default=True, help="both: bare and sidecar."),
         click.argument("paths", nargs=-1, type=click.Path()),
     ):
@@ -69,8 +71,10 @@ def choices(function: Decorated) -> Decorated:
 
 @main.command("run", short_help="Run scenarios with real processes.")
 @choices
-@click.option("--repeat", type=click.IntRange(1, 20), default=1, help="With so many seeds, from --seed on.")
-@click.option("--network", default="", help="In containers on this network (shop_default: that of docker-compose.yml).")
+@click.option("--repeat", type=click.IntRange(1, 20), default=1, help="Number of runs, with the seeds from --seed on.")
+@click.option(
+    "--network", default="", help="Run in containers on this network (shop_default: that of docker-compose.yml)."
+)
 @outputs
 def run_(
     paths: tuple[str, ...], arm: str, seed: int, without_decisive: bool, repeat: int, network: str, report: str | None,
@@ -78,7 +82,8 @@ def run_(
 ) -> None:  # fmt: skip
     """Run scenarios with real processes on loopback, or in containers.
 
-    The bare arm has to show its cascade and the sidecar arm what is under `contained`; Envoy's is there to compare.
+    The bare arm has to show the scenario's `cascade`, the sidecar arm has to meet what is under `contained`; the arm
+    with Envoy is there to compare.
     """
     from chaos.battery import run
 
@@ -95,19 +100,19 @@ def run_(
                 results.append(asyncio.run(ended))
                 tell(results[-1])
     except KeyboardInterrupt:
-        click.echo("\nstopped: faults are undone, and nothing is left running", err=True)
+        click.echo("\nstopped: faults are undone, and no process is left running", err=True)
         stopped = True
     finish(results, report, junit, as_json, stopped=stopped)
 
 
-@main.command(short_help="The same in virtual time: faster, and repeatable.")
+@main.command(short_help="Run scenarios in virtual time: fast and repeatable.")
 @choices
 @outputs
 def simulate(
     paths: tuple[str, ...], arm: str, seed: int, without_decisive: bool, report: str | None, junit: str | None,
     as_json: str | None,
 ) -> None:  # fmt: skip
-    """Run the same scenarios in virtual time: the sidecar's own code, without processes and without waiting."""
+    """Run scenarios in virtual time: the sidecar's own code, without processes and without waiting."""
     from chaos.battery import simulated
 
     results = []
@@ -121,7 +126,7 @@ def simulate(
 @main.command("list")
 @click.argument("paths", nargs=-1, type=click.Path())
 def list_(paths: tuple[str, ...]) -> None:
-    """Show the scenarios there are."""
+    """List the scenarios: name, seconds, arms and title."""
     for loaded in read(paths):
         phases = loaded.scenario.phases
         seconds = phases.warm_up + phases.before + phases.during + phases.after
@@ -129,14 +134,14 @@ def list_(paths: tuple[str, ...]) -> None:
         click.echo(f"{loaded.name:<28} {seconds:3.0f} s  {both:<22} {loaded.scenario.title}")
 
 
-@main.command(short_help="Judge a recording again.")
+@main.command(short_help="Judge recorded runs again.")
 @click.argument("recording", type=click.Path(exists=True, dir_okay=False))
 @click.argument("paths", nargs=-1, type=click.Path())
 @outputs
 def replay(recording: str, paths: tuple[str, ...], report: str | None, junit: str | None, as_json: str | None) -> None:
-    """Judge a recording (`--json` of a run) again, with the expectations as they are in the files now.
+    """Judge recorded runs (`--json` of a run) again, by the expectations that are in the scenario files now.
 
-    PATHS are the files of its scenarios, if they are not those that come with the sidecar.
+    PATHS are the files of the scenarios, if these are not among those that come with the sidecar.
     """
     from chaos.battery import replayed
 
@@ -145,20 +150,20 @@ def replay(recording: str, paths: tuple[str, ...], report: str | None, junit: st
     try:
         document = json.loads(Path(recording).read_text())
         if lost := sorted({each["scenario"] for each in document["results"]} - known):
-            raise click.ClickException(f"{recording} is of {', '.join(lost)}; name the scenario's file after it")
+            raise click.ClickException(f"{recording} has runs of {', '.join(lost)}; add the file of that scenario")
         results = replayed(document, scenarios)
     except (KeyError, TypeError, ValueError) as error:
-        raise click.ClickException(f"{recording} is not what --json of a run has written: {error!r}") from error
+        raise click.ClickException(f"{recording} was not written by --json of a run: {error!r}") from error
     for result in results:
         tell(result)
     finish(results, report, junit, as_json)
 
 
-@main.command(short_help="Search the load at which it still comes back.")
+@main.command(short_help="Search the highest load that a system recovers from.")
 @click.argument("path", type=click.Path())
 @click.option("--seed", type=int, default=1, show_default=True)
 def margin(path: str, seed: int) -> None:
-    """Search the highest load at which a scenario's system still comes back after the trigger, in virtual time."""
+    """Search, in virtual time, the highest load at which a scenario's system recovers after its trigger."""
     from chaos.margin import HIGHEST
     from chaos.margin import margin as search
 
@@ -168,7 +173,7 @@ def margin(path: str, seed: int) -> None:
                 continue
             factor = search(loaded, arm, seed)
             more = "at least " if factor == HIGHEST else ""
-            words = f"comes back up to {more}{factor:.2f} times the load" if factor else "does not come back"
+            words = f"recovers at up to {more}{factor:.2f} times the load" if factor else "does not recover"
             click.echo(f"{loaded.name}, {arm}: {words}")
 
 
@@ -181,7 +186,7 @@ def schema() -> None:
 
 
 def read(paths: tuple[str, ...]) -> list[Loaded]:
-    """The scenarios that were named."""
+    """Return the scenarios of the paths; a problem in one ends the command."""
     from chaos.scenario.files import SCENARIOS, ScenarioError, load
 
     try:
@@ -191,7 +196,7 @@ def read(paths: tuple[str, ...]) -> list[Loaded]:
 
 
 def chosen(paths: tuple[str, ...], arm: str, without: bool) -> list[Loaded]:
-    """Those of them that have such an arm, and something decisive where that is to be taken out."""
+    """Return the scenarios that have such an arm; `without` their decisive blocks, only those that name some."""
     known = read(paths)
     found = [loaded for loaded in known if set(arms(arm)) & set(loaded.scenario.arms)]
     if not found:
@@ -199,40 +204,40 @@ def chosen(paths: tuple[str, ...], arm: str, without: bool) -> list[Loaded]:
         raise click.ClickException(f"nothing to run with --arm {arm}: {has}")
     found = [loaded for loaded in found if loaded.scenario.decisive or not without]
     if not found:
-        raise click.ClickException("nothing to run: none of these says what is `decisive`")
+        raise click.ClickException("nothing to run: none of these scenarios names `decisive` policy blocks")
     return found
 
 
 def in_containers(scenarios: list[Loaded], arm: str) -> list[Loaded]:
-    """Those that can be run there."""
+    """Return the scenarios that can run in containers, and tell which cannot."""
     from chaos.cluster.base import ClusterError
-    from chaos.cluster.containers import engine, suits
+    from chaos.cluster.containers import engine, is_possible
 
     if "envoy" in arms(arm):
-        raise click.UsageError("Envoy is not in the image; leave out --network, or choose --arm both")
+        raise click.UsageError("Envoy is not in the image; leave out --network, or use --arm both")
     try:
         engine()
     except ClusterError as error:
         raise click.ClickException(str(error)) from error
     for loaded in scenarios:
-        if not suits(loaded.scenario):
-            click.echo(f"left out {loaded.name}: in containers names are the engine's")
-    return [loaded for loaded in scenarios if suits(loaded.scenario)]
+        if not is_possible(loaded.scenario):
+            click.echo(f"left out {loaded.name}: in containers the engine resolves names")
+    return [loaded for loaded in scenarios if is_possible(loaded.scenario)]
 
 
 def arms(word: str) -> list[str]:
-    """What an option means."""
+    """Return the arms that a word of --arm stands for."""
     return {"both": ["bare", "sidecar"], "all": ["bare", "sidecar", "envoy"]}.get(word, [word])
 
 
 def progress(text: str) -> None:
-    """One line that changes, where somebody looks at it."""
+    """Replace the last line of a terminal."""
     if sys.stderr.isatty():
         click.echo(f"\r\x1b[K  {text}", nl=False, err=True)
 
 
 def tell(result: Result) -> None:
-    """What came of one scenario."""
+    """Print the result of one scenario, with every expectation that was not met."""
     if sys.stderr.isatty():
         click.echo("\r\x1b[K", nl=False, err=True)
     word = click.style("ok  ", fg="green") if result.passed else click.style("FAIL", fg="red", bold=True)
@@ -248,7 +253,7 @@ def tell(result: Result) -> None:
 def finish(
     results: list[Result], report: str | None, junit: str | None, as_json: str | None, *, stopped: bool = False
 ) -> None:
-    """Write what was asked for, of as many scenarios as have ended, and end with the exit code."""
+    """Write the files that were asked for, of the scenarios that have ended, and end with the exit code."""
     from chaos.battery import document
     from chaos.verdict.junit import junit_xml
     from chaos.verdict.report import page

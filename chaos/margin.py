@@ -1,7 +1,7 @@
-"""The metastability margin: the highest load at which a system still comes back once the trigger is gone.
+"""Metastability margin: the highest load at which a system still recovers once the trigger has gone.
 
-Searched by bisection on the virtual clock: all rates of a scenario are multiplied by a factor, and the question is
-whether its `recovery` expectations are met.  The distance from today's load is what an operator wants to know.
+It is searched by bisection in virtual time: all rates of the scenario are multiplied by a factor, and its `recovery`
+expectations are judged.  An operator learns from it how far today's load is from one that does not recover.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ from chaos.verdict.judge import Verdict, judge
 from chaos.verdict.recording import Recording
 
 LOWEST, HIGHEST = 0.1, 4.0
+"""Bounds of the factor."""
 
 
 def scaled(scenario: Scenario, factor: float) -> Scenario:
-    """The scenario with all rates of its load multiplied."""
+    """Return the scenario with all rates of its load multiplied."""
     load = {
         name: spec.model_copy(
             update={
@@ -30,21 +31,21 @@ def scaled(scenario: Scenario, factor: float) -> Scenario:
 
 
 def comes_back(loaded: Loaded, arm: str, seed: int, factor: float) -> bool:
-    """Does it, at that load?"""
+    """True if the system recovers at so many times the load."""
     scenario = scaled(loaded.scenario, factor)
     recording = simulate(loaded._replace(scenario=scenario), arm, seed)
     return not recording.trouble and all(verdict.passed for verdict in recoveries(recording, scenario))
 
 
 def recoveries(recording: Recording, scenario: Scenario) -> list[Verdict]:
-    """The verdicts on recovery alone, by what is expected with sidecars, whatever the arm."""
+    """Return the verdicts on recovery alone; in every arm by what is expected with sidecars."""
     wanted = [e for e in scenario.expect.contained if e.measure == "recovery"]
     expect = scenario.expect.model_copy(update={"contained": wanted, "cascade": wanted})
     return judge(recording, scenario.model_copy(update={"expect": expect}))
 
 
 def margin(loaded: Loaded, arm: str, seed: int, steps: int = 7) -> float:
-    """The highest factor, to 3 %; 0 if it does not even come back at a tenth of the load."""
+    """Return the highest factor, to 3 %; 0 where the system does not recover even at a tenth of the load."""
     low, high = LOWEST, HIGHEST
     if not comes_back(loaded, arm, seed, low):
         return 0.0

@@ -1,37 +1,49 @@
-"""One arm of a scenario, from the start of its parts to its recording."""
+"""One arm of a scenario, from the start of its parts to its recording.
+
+The way through: `Topology` starts the parts on a cluster, the load begins, `Timeline` carries out the faults, and the
+rows that all parts report become the recording.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Final
 
 from chaos.cluster.base import Cluster, ClusterError
 from chaos.parts.part import Row
 from chaos.scenario.files import Loaded
 from chaos.timeline import Timeline
-from chaos.topology import Topology
+from chaos.topology import LOAD, Topology
 from chaos.verdict.recording import Recording
 
-LEAD = 0.3
-"""Seconds from the last part's start to the first request."""
-SAMPLE_EVERY = 0.5
-GRACE = 4.0
-"""For the last answers."""
+LEAD: Final = 0.3
+"""Seconds from the start of the last part to the first request."""
+SAMPLE_EVERY: Final = 0.5
+"""Seconds."""
+GRACE: Final = 4.0
+"""Seconds that the last answers may take."""
+LAST_ROWS: Final = 0.25
+"""Seconds after which processes have written their last rows."""
 
 Progress = Callable[[str], None]
 
 
-class Collector:
-    """Takes the rows of all parts, and is the guard of their number."""
+class RowSink:
+    """Adds the rows of all parts to a recording, and bounds their number.
+
+    - `most`: rows that are kept; `count`: rows so far.
+    """
 
     def __init__(self, recording: Recording, most: int) -> None:
         self.recording = recording
         self.most = most
         self.count = 0
-        self.zero: float | None = None
-        self.early: list[Row] = []
+        self._zero: float | None = None
+        self._early: list[Row] = []
 
     def report(self, row: Row) -> None:
+        """Add a row; those that come before `begin` wait for it."""
         if row[0] == "note":
             if row[1] not in self.recording.notes:
                 self.recording.notes.append(row[1])
@@ -39,20 +51,21 @@ class Collector:
         self.count += 1
         if self.count > self.most:
             return
-        if self.zero is None:
-            self.early.append(row)
+        if self._zero is None:
+            self._early.append(row)
         else:
-            self.recording.add(row, self.zero)
+            self.recording.add(row, self._zero)
 
     def begin(self, zero: float) -> None:
-        self.zero = zero
-        for row in self.early:
+        """Set the instant from which times in the recording count."""
+        self._zero = zero
+        for row in self._early:
             self.recording.add(row, zero)
-        self.early.clear()
+        self._early.clear()
 
 
 def blank(loaded: Loaded, arm: str, seed: int, without: bool) -> Recording:
-    """A recording with nothing in it yet."""
+    """Return a recording without rows."""
     phases = loaded.scenario.phases
     during, after = phases.during, phases.during + phases.after
     decisive = loaded.scenario.decisive if without else {}
@@ -63,41 +76,32 @@ def blank(loaded: Loaded, arm: str, seed: int, without: bool) -> Recording:
 
 
 async def run_arm(
-    loaded: Loaded,
-    cluster: Cluster,
-    collector: Collector,
-    progress: Progress = lambda _: None,
-    *,
-    without: bool = False,
+    loaded: Loaded, cluster: Cluster, rows: RowSink, progress: Progress = lambda _: None, *, without: bool = False
 ) -> Recording:
-    """Run it, and close the cluster; the recording says in `trouble` what went wrong with the run itself."""
-    recording = collector.recording
+    """Run an arm and close its cluster; `trouble` of the recording says what went wrong with the run itself."""
+    recording = rows.recording
     began = cluster.now()
+    phases = loaded.scenario.phases
     topology = Topology(loaded, recording.arm, cluster, without)
     timeline: Timeline | None = None
     try:
-        names = getattr(cluster, "names", None)
-        if names is not None:
-            names({f"{name}.test": {"addresses": ["127.0.0.1"]} for name in topology.named()})
         progress("starting")
         await topology.start()
-        phases = loaded.scenario.phases
         start = cluster.now() + LEAD
         zero = start + phases.warm_up + phases.before
-        collector.begin(zero)
-        seconds = zero - start + phases.during + phases.after
-        targets = {spec.to: topology.addresses_of(spec.to) for spec in loaded.scenario.load.values()}
-        await cluster.tell("load", "run", targets=targets, at=start, seconds=seconds)
+        end = zero + phases.during + phases.after
+        rows.begin(zero)
+        await topology.begin_load(start, end - start)
         timeline = Timeline(topology, zero, recording.faults.append)
         faults = asyncio.create_task(timeline.run())
         try:
-            await _watch(cluster, collector, zero, start + seconds, faults, progress)
+            await _watch(cluster, rows, zero, end, faults, progress)
         finally:
             faults.cancel()
-        limit = start + seconds + loaded.scenario.guard.overtime
-        await cluster.tell("load", "wait", grace=min(GRACE, limit - cluster.now()))
+        limit = end + loaded.scenario.guard.overtime
+        await cluster.tell(LOAD, "wait", grace=min(GRACE, limit - cluster.now()))
         if not cluster.is_simulated:
-            await asyncio.sleep(0.25)  # the last batch of rows
+            await asyncio.sleep(LAST_ROWS)
     except (ClusterError, OSError) as error:
         recording.trouble = str(error)
     finally:
@@ -112,14 +116,14 @@ async def run_arm(
 
 
 async def _watch(
-    cluster: Cluster, collector: Collector, zero: float, until: float, faults: asyncio.Task[None], progress: Progress
+    cluster: Cluster, rows: RowSink, zero: float, until: float, faults: asyncio.Task[None], progress: Progress
 ) -> None:
-    """Sample, tell where we are, and stop what exceeds its bounds."""
+    """Sample, and stop a run that exceeds its bounds: raises `ClusterError`."""
     while cluster.now() < until:
         await cluster.sleep(SAMPLE_EVERY)
         cluster.sample()
         progress(f"{cluster.now() - zero:+.0f} s")
         if faults.done() and faults.exception() is not None:
             raise ClusterError(f"a fault failed: {faults.exception()}")
-        if collector.count > collector.most:
-            raise ClusterError(f"the run produced more than {collector.most} rows")
+        if rows.count > rows.most:
+            raise ClusterError(f"the run produced more than {rows.most} rows")

@@ -1,10 +1,13 @@
-"""Faults in time: each begins and ends when its scenario says so, and has ended when the run has, however that ends."""
+"""Faults in time: each begins and ends when its scenario says, and all have ended when the run has, however it ends.
+
+A fault becomes a command to a part, or a change of the topology; both know nothing of time.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from chaos.scenario.spec import (
     AnswerFaultSpec,
@@ -17,30 +20,39 @@ from chaos.scenario.spec import (
     StoreFault,
     TcpFault,
 )
-from chaos.topology import LINK, SIDECAR, Topology
-from chaos.verdict.recording import Struck
-from sidecar.config.files import Source
+from chaos.topology import Topology, link_of
+from chaos.verdict.recording import FaultRecord
 
-COMMON = {"on", "at", "for_", "replicas", "flap", "fault"}
-NOWHERE = "127.0.0.9"
-"""An address of loopback where nobody listens."""
+COMMON: Final = {"on", "at", "for_", "replicas", "flap", "fault"}
+"""Settings of every fault, which its part need not know."""
+ENDINGS: Final = {"kill": "kill", "stop": "stop", "restart": "drain"}
+"""How a process ends, by the kind of fault."""
 
 
 class Timeline:
-    """All faults of a run."""
+    """All faults of a run.
 
-    def __init__(self, topology: Topology, zero: float, note: Callable[[Struck], None]) -> None:
+    - `zero`: instant at which the phase `during` begins.
+    - `in_force`: faults that have begun and not ended.
+    """
+
+    def __init__(self, topology: Topology, zero: float, note: Callable[[FaultRecord], None]) -> None:
+        """`note` is called with each fault that has ended."""
         self.topology = topology
         self.cluster = topology.cluster
         self.zero = zero
         self.note = note
-        self.undo: dict[str, FaultSpec] = {}
-        """Faults in force."""
+        self.in_force: dict[str, FaultSpec] = {}
 
     async def run(self) -> None:
-        """All of them; ends when the last has ended."""
+        """Carry out all faults; return when the last has ended."""
         faults = self.topology.scenario.faults
         await asyncio.gather(*(self._run(f"fault-{n}", fault) for n, fault in enumerate(faults)))
+
+    async def undo_all(self) -> None:
+        """End the faults that are still in force: the run was stopped early."""
+        for name, fault in list(self.in_force.items()):
+            await self._end(name, fault)
 
     async def _run(self, name: str, fault: FaultSpec) -> None:
         await self._until(fault.at)
@@ -61,7 +73,7 @@ class Timeline:
                 at, turn = at + 2 * fault.flap, turn + 1
                 await self._until(min(at, end))
         what = f"{getattr(fault, 'fault', '')} {fault.on}"
-        self.note(Struck(what, round(began, 3), round(self.cluster.now() - self.zero, 3)))
+        self.note(FaultRecord(what, round(began, 3), round(self.cluster.now() - self.zero, 3)))
 
     async def _one_by_one(self, name: str, fault: ProcessFault) -> None:
         for number in range(len(self.topology.replicas(fault.on))):
@@ -75,89 +87,51 @@ class Timeline:
         if wait > 0:
             await self.cluster.sleep(wait)
 
-    async def undo_all(self) -> None:
-        """End what is in force still: the run was stopped early."""
-        for name, fault in list(self.undo.items()):
-            await self._end(name, fault)
-
-    def targets(self, fault: FaultSpec) -> list[str]:
-        """The replicas that it strikes."""
+    def _struck(self, fault: FaultSpec) -> list[str]:
         replicas = self.topology.replicas(fault.on)
         return replicas if fault.replicas is None else [replicas[number] for number in fault.replicas]
 
-    # ----- one fault
-
     async def _begin(self, name: str, fault: FaultSpec) -> None:
-        self.undo[name] = fault
+        self.in_force[name] = fault
         tell, how = self.cluster.tell, fault.model_dump(exclude=COMMON)
-        for replica in self.targets(fault):
+        for replica in self._struck(fault):
             match fault:
                 case TcpFault():
-                    await tell(replica + LINK, "toxic", id=name, kind=fault.fault, **how)
+                    await tell(link_of(replica), "toxic", id=name, kind=fault.fault, **how)
                 case AnswerFaultSpec():
                     await tell(replica, "answer", id=name, kind=fault.fault, **how)
                 case SlowFault():
                     await tell(replica, "slow", times=fault.times, by=fault.by)
                 case InsideFault():
                     known: dict[str, dict[str, Any]] = {"cpu": {"share": fault.share}, "memory": {"rate": fault.rate}}
-                    using = known.get(fault.fault, {})
-                    await tell(replica, "inside", id=name, kind=fault.fault, **using)
+                    await tell(replica, "inside", id=name, kind=fault.fault, **known.get(fault.fault, {}))
                 case StoreFault():
                     await tell(replica, "full")
                 case ProcessFault():
-                    for node in self._processes(fault, replica):
-                        how_ends = {"kill": "kill", "stop": "stop", "restart": "drain"}[fault.fault]
-                        await self.cluster.end(node, how_ends)
-                case PolicyFault() if self.topology.has_sidecar(fault.on):
-                    path = self.topology.loaded.path.parent / fault.file
-                    await self.cluster.push(replica + SIDECAR, [Source(path.name, path.read_bytes())])
+                    for process in self.topology.processes(fault.on, replica, fault.of):
+                        await self.cluster.end(process, ENDINGS[fault.fault])
+                case PolicyFault():
+                    await self.topology.push(fault.on, replica, fault.file)
                 case NamesFault():
-                    self._resolve(fault)
+                    self.topology.resolve(fault)
 
     async def _end(self, name: str, fault: FaultSpec) -> None:
-        self.undo.pop(name, None)
-        tell, topology = self.cluster.tell, self.topology
-        for replica in self.targets(fault):
+        self.in_force.pop(name, None)
+        tell = self.cluster.tell
+        for replica in self._struck(fault):
             match fault:
                 case TcpFault():
-                    await tell(replica + LINK, "undo", id=name)
+                    await tell(link_of(replica), "undo", id=name)
                 case AnswerFaultSpec() | InsideFault() | StoreFault():
                     await tell(replica, "undo", id=name)
                 case SlowFault():
                     await tell(replica, "slow")
                 case ProcessFault(fault="stop"):
-                    for node in self._processes(fault, replica):
-                        await self.cluster.end(node, "continue")
+                    for process in self.topology.processes(fault.on, replica, fault.of):
+                        await self.cluster.end(process, "continue")
                 case ProcessFault():
-                    if fault.of != "sidecar":
-                        await topology.restart(fault.on, replica)
-                    if fault.of != "service" and topology.has_sidecar(fault.on):
-                        await topology.start_sidecar(fault.on, replica)
-                case PolicyFault() if topology.has_sidecar(fault.on):
-                    sources = topology.sources(fault.on, topology.env[replica])
-                    await self.cluster.push(replica + SIDECAR, sources)
+                    await self.topology.restart(fault.on, replica, fault.of)
+                case PolicyFault():
+                    await self.topology.push(fault.on, replica, None)
                 case NamesFault():
-                    self._resolve(None)
-
-    def _processes(self, fault: ProcessFault, replica: str) -> list[str]:
-        """The sidecar first, so that what is in flight is answered before the service goes."""
-        nodes = []
-        if fault.of != "service" and self.topology.has_sidecar(fault.on):
-            nodes.append(replica + SIDECAR)
-        if fault.of != "sidecar":
-            nodes.append(replica)
-        return nodes
-
-    def _resolve(self, fault: NamesFault | None) -> None:
-        table: dict[str, Any] = {f"{name}.test": {"addresses": ["127.0.0.1"]} for name in self.topology.named()}
-        if fault is not None:
-            entry = table[f"{fault.on}.test"]
-            entry["fail"] = fault.fault == "names_fail"
-            entry["delay"] = fault.by
-            if fault.fault == "names_wrong":
-                entry["addresses"] = [NOWHERE]
-            elif fault.fault == "names_stale":
-                entry["addresses"] = [NOWHERE, *entry["addresses"]]
-        names = getattr(self.cluster, "names", None)
-        if names is not None:
-            names(table)
+                    self.topology.resolve(None)

@@ -1,7 +1,9 @@
-"""Writes the references that are generated: `python -m docs.generate` (`make docs`), and checked by a test.
+"""Writer of all generated files: `python -m docs.generate` (`make docs`).  Tests check that they are current.
 
-`policy-reference.md` comes from the schema that editors use, `telemetry.md` from the source: the catalogue of metrics,
-the labels that instruments are made with, the attributes that spans get, the members of a log line, the reasons.
+- `docs/policy-reference.md`: from the schema that editors use, with the examples of each stage's spec.
+- `docs/telemetry.md`: from the source, that is the catalogue of metrics, the labels that instruments are made with, the
+  attributes that spans get, the members of a log line, the reasons.
+- `policies/schema.json`, `chaos/scenarios/schema.json`: the schemas that editors use.
 """
 
 from __future__ import annotations
@@ -13,9 +15,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
+import yaml
+
+from chaos.scenario.files import schema as scenario_schema
 from sidecar.config.schema import schema
+from sidecar.config.schema import text as policy_schema
 from sidecar.core import metrics
 from sidecar.core.outcome import FAILURES
+from sidecar.stages import BY_NAME
 from sidecar.telemetry.logs.log import LEVELS
 from sidecar.telemetry.metrics.prometheus import metric_name
 from sidecar.telemetry.metrics.registry import Metric
@@ -38,7 +45,7 @@ INDIRECT: Final = {
     metrics.RETRIES: ("route", "reason"),
     metrics.RETRIES_DENIED: ("route", "reason"),
 }  # fmt: skip
-"""Labels that are put together before the instrument is asked for."""
+"""Labels of metrics whose instruments get them as a mapping, which the source does not show."""
 KINDS: Final = {metrics.RETRIES: "counter", metrics.RETRIES_DENIED: "counter"}
 
 
@@ -46,7 +53,7 @@ KINDS: Final = {metrics.RETRIES: "counter", metrics.RETRIES_DENIED: "counter"}
 
 
 def instruments() -> dict[str, tuple[str, set[str]]]:
-    """Each metric that the source makes: its kind and its labels."""
+    """Return each metric that the source makes, with its kind and its labels."""
     constants = {name: value for name, value in vars(metrics).items() if isinstance(value, str)}
     found: dict[str, tuple[str, set[str]]] = {name: (kind, set(INDIRECT[name])) for name, kind in KINDS.items()}
     for path in sorted(SOURCE.rglob("*.py")):
@@ -61,7 +68,7 @@ def instruments() -> dict[str, tuple[str, set[str]]]:
 
 
 def _word(node: ast.expr) -> str:
-    """The last name of `a.b.c`, or `c`."""
+    """Return `c` of `a.b.c` or of `c`; an empty string for other expressions."""
     return node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
 
 
@@ -78,7 +85,7 @@ def metric_rows() -> Iterator[str]:
 
 
 def attributes(function: str) -> list[str]:
-    """The attributes that a method of `telemetry/tracing/spans.py` gives, in the order of the source."""
+    """Return the attributes that a method of `telemetry/tracing/spans.py` sets, in the order of the source."""
     tree = ast.parse((SOURCE / "telemetry" / "tracing" / "spans.py").read_text())
     names: dict[str, str] = {}
     found: dict[str, None] = {}
@@ -96,7 +103,7 @@ def attributes(function: str) -> list[str]:
 
 
 def members() -> list[str]:
-    """The members of a line of the access log."""
+    """Return the members of a line of the access log."""
     text = (SOURCE / "telemetry" / "logs" / "access.py").read_text()
     text = text[text.index("def as_json") : text.index("def as_text")]
     names = re.findall(r'"(\w+)":(?="?%|"HTTP|\[)', text) + re.findall(r'^        "(\w+)": ', text, re.MULTILINE)
@@ -104,7 +111,7 @@ def members() -> list[str]:
 
 
 def span_events() -> list[str]:
-    """What a request's span tells of on its way."""
+    """Return the events of a request's span."""
     text = (SOURCE / "core" / "events.py").read_text()
     middle = text[text.index("# What happens to a request") :]
     return re.findall(r'"([\w.]+)"$', middle, re.MULTILINE)
@@ -193,8 +200,22 @@ how to choose values: [tuning](tuning.md). Durations are written `250ms`, `2s`, 
 
 def sections(known: dict[str, Any]) -> Iterator[str]:
     for name, definition in sorted(known.items()):
-        if definition.get("properties"):
-            yield f"\n## {name}\n\n{definition.get('description', '')}\n\n" + "".join(table(definition, known))
+        if (block := mapping(definition)) is not None:
+            yield f"\n## {name}\n\n{definition.get('description', '')}\n\n" + "".join(table(block, known))
+            if name in BY_NAME:
+                yield "".join(examples(name))
+
+
+def mapping(definition: dict[str, Any]) -> dict[str, Any] | None:
+    """The form of a definition that has keys; None if it has none.  Some may be written shorter too."""
+    return next((form for form in (definition, *definition.get("anyOf", ())) if form.get("properties")), None)
+
+
+def examples(name: str) -> Iterator[str]:
+    """Return the examples of a block, as a policy file has them."""
+    for example in BY_NAME[name].examples:
+        text = yaml.safe_dump({name: example}, default_flow_style=None, sort_keys=False, width=110)
+        yield f"\n```yaml\n{text}```\n"
 
 
 def table(definition: dict[str, Any], known: dict[str, Any]) -> Iterator[str]:
@@ -207,10 +228,10 @@ def table(definition: dict[str, Any], known: dict[str, Any]) -> Iterator[str]:
 
 
 def kind(value: dict[str, Any], known: dict[str, Any]) -> str:
-    """What may stand there, in a few words."""
+    """Return in a few words what a key may hold."""
     if (target := value.get("$ref")) is not None:
         name = target.rpartition("/")[2]
-        if known.get(name, {}).get("properties"):
+        if mapping(known.get(name, {})) is not None:
             return f"[{name}](#{name.lower()})"
         return kind(known.get(name, {}), {})
     if "const" in value:
@@ -232,12 +253,20 @@ def kind(value: dict[str, Any], known: dict[str, Any]) -> str:
     )
 
 
-PAGES: Final = {"policy-reference.md": policies, "telemetry.md": telemetry}
+ROOT: Final = DOCS.parent
+FILES: Final = {
+    DOCS / "policy-reference.md": policies,
+    DOCS / "telemetry.md": telemetry,
+    ROOT / "policies" / "schema.json": policy_schema,
+    ROOT / "chaos" / "scenarios" / "schema.json": scenario_schema,
+}
+"""Generated files, and the functions that return their texts."""
 
 
 def main() -> None:
-    for name, write in PAGES.items():
-        (DOCS / name).write_text(write())
+    """Write all generated files."""
+    for path, text in FILES.items():
+        path.write_text(text())
 
 
 if __name__ == "__main__":

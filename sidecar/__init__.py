@@ -1,3 +1,18 @@
-"""A resilience sidecar: a proxy that stands beside a service and applies per-route policies to its traffic."""
+"""A resilience sidecar: a proxy beside a service that applies policies from files to the traffic of each route.
+
+    core                                         vocabulary: exchange, outcome, stage, environment; no I/O
+    cache  expression  transform                 HTTP caching, conditions (`when:`), rewriting of messages
+    simulation                                   virtual clock and network of tests and of `chaos simulate`
+    upstream  downstream                         the service side and the client side of the proxy
+    stages                                       one directory for each policy, and their order
+    routing  config  control                     which route takes a request; files to specs; specs to pipelines, reload
+    telemetry                                    metrics, logs, traces and their export
+    inspect  admin                               `sidecar explain` and `routes`; the admin listener with its page
+    process  app                                 life of the process; the composition root
+    cli  commands  policytest  top  demo         the command line, and the commands that are programs of their own
+
+A module imports only from packages further up (`tests/test_architecture.py`).  Start with `core/stage.py` for the idea,
+with `downstream/__init__.py` for a request's way, with `control/reload.py` for a policy file's.
+"""
 
 __version__ = "0.1.0"

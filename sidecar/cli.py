@@ -1,217 +1,25 @@
-"""The command line: `sidecar run | check | routes | explain | schema | top`.
+"""Entry point of the command line.
 
-Each command imports what it needs when it runs, so that `--help` and `--version` answer at once and `check` does not
-load the data plane.  Exit codes: 0 all is well, 1 the policies have problems, 2 the command line is wrong.
+`sidecar run PATH` starts the process without the library that parses all other command lines (`commands.py`), because
+a pod waits for it.
 """
 
 from __future__ import annotations
 
-import json
-import os
 import sys
-from collections.abc import Sized
-from typing import TYPE_CHECKING
-
-import click
-
-from sidecar import __version__
-
-if TYPE_CHECKING:
-    from sidecar.config.load import Loaded
-    from sidecar.config.spec import PolicySpec
-    from sidecar.control.compiler import Snapshot
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="sidecar")
 def main() -> None:
-    """A resilience sidecar: timeouts, retries, breakers and more for each route, from policy files.
+    """Run the command that `sys.argv` names; the process ends with its exit code."""
+    match sys.argv[1:]:
+        case ["run", path] if not path.startswith("-"):
+            from sidecar.process.interpreter import prepare_imports
 
-    PATH is a policy file, or a directory whose *.yaml files are read together.
-    """
+            prepare_imports()
+            from sidecar.app import run
 
+            run(path)
+        case _:
+            from sidecar.commands import main as command
 
-@main.command("run")
-@click.argument("path")
-def serve(path: str) -> None:
-    """Serve until SIGTERM; policy files are read again when they change."""
-    from sidecar.app import run
-
-    run(path)
-
-
-@main.command()
-@click.argument("path")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document, for CI.")
-def check(path: str, as_json: bool) -> None:
-    """Find every problem in policy files; exit 1 if there is one.  Warnings do not fail."""
-    loaded = read(path)
-    spec = loaded.spec
-    if as_json:
-        found = [("error", problem) for problem in loaded.problems] + [("warning", each) for each in loaded.warnings]
-        problems = [{"severity": severity, **problem._asdict()} for severity, problem in found]
-        click.echo(json.dumps({"ok": spec is not None, "problems": problems}, indent=2))
-    else:
-        tell(loaded, err=False)
-        if spec is not None:
-            counts = (count(spec.routes, "route"), count(spec.upstreams, "upstream"), count(spec.listeners, "listener"))
-            click.echo(f"{path}: ok, {', '.join(counts)}")
-    sys.exit(0 if spec is not None else 1)
-
-
-@main.command()
-def schema() -> None:
-    """Print the JSON Schema of policy files, for editors."""
-    from sidecar.config.schema import text
-
-    click.echo(text(), nl=False)
-
-
-@main.command("test")
-@click.argument("path")
-@click.option("-k", "words", multiple=True, metavar="WORD", help="Only tests with this word in their names.")
-def try_out(path: str, words: tuple[str, ...]) -> None:
-    """Run policy tests: the examples in *.test.yaml files, in virtual time; exit 1 if one fails.
-
-    PATH is a test file, or a directory of them and of such directories.
-    """
-    from sidecar.policytest.run import Unusable, find, run_file
-
-    passed = failed = 0
-    try:
-        for file in find(path):
-            try:
-                for result in run_file(file, os.environ, words):
-                    passed += result.passed
-                    failed += not result.passed
-                    click.echo(f"{'ok  ' if result.passed else 'FAIL'}  {result.mark}  {result.name}")
-                    for difference in result.differences:
-                        click.echo(f"      {difference}")
-            except Unusable as error:
-                failed += 1
-                click.echo(str(error))
-    except OSError as error:
-        raise click.ClickException(error.strerror or str(error)) from None
-    if words and not passed + failed:
-        raise click.ClickException(f"no test has {' or '.join(map(repr, words))} in its name")
-    click.echo(f"{count(range(passed), 'test')} passed" + (f", {failed} failed" if failed else ""))
-    sys.exit(1 if failed else 0)
-
-
-@main.command()
-@click.argument("path")
-def routes(path: str) -> None:
-    """Show each route's chain of stages, outermost first, as it would run."""
-    from sidecar.inspect.explain import routes_text
-
-    click.echo(routes_text(compiled(path)), nl=False)
-
-
-@main.command()
-@click.argument("path")
-@click.argument("method")
-@click.argument("url")
-@click.option("-H", "--header", "headers", multiple=True, metavar="'NAME: VALUE'", help="A header of the request.")
-@click.option("--listener", help="Where the request comes in; `inbound`, or the only one, unless given.")
-def explain(path: str, method: str, url: str, headers: tuple[str, ...], listener: str | None) -> None:
-    """Show which route a request takes and why, and each value in force with the file and line it comes from.
-
-    URL is absolute (http://orders/orders/17), or a path for a request without a host.
-    """
-    from sidecar.downstream.request_head import normalised
-    from sidecar.inspect.explain import exchange_of, explain_text
-
-    snapshot = compiled(path)
-    known = list(snapshot.listeners)
-    listener = listener or ("inbound" if "inbound" in known else known[0] if len(known) == 1 else None)
-    if listener not in snapshot.listeners:
-        raise click.UsageError(f"name one of the listeners with --listener: {', '.join(known)}")
-    pairs = [(name, value) for name, colon, value in (header.partition(":") for header in headers) if colon]
-    if len(pairs) < len(headers):
-        raise click.UsageError("a header is written -H 'name: value'")
-    try:
-        x = exchange_of(method, url, pairs)
-    except ValueError as error:
-        raise click.UsageError(str(error)) from None
-    x.path = normalised(x.path)
-    click.echo(explain_text(snapshot, listener, x), nl=False)
-
-
-@main.command()
-@click.argument("address", default="127.0.0.1:9901")
-@click.option(
-    "--token", envvar="SIDECAR_ADMIN_TOKEN", help="The admin listener's token; better left to SIDECAR_ADMIN_TOKEN."
-)
-@click.option("--once", is_flag=True, help="Print one screen and end.")
-def top(address: str, token: str | None, once: bool) -> None:
-    """Watch a running sidecar: traffic, breakers, endpoints, limits and refusals, as on its live page.
-
-    ADDRESS is its admin listener.
-    """
-    from sidecar.config.process_spec import parse_address
-
-    try:
-        from sidecar.top import run as screen
-        from sidecar.top.stream import StreamError
-    except ImportError:
-        raise click.ClickException("this needs rich; pip install 'resilience-sidecar[top]'") from None
-    try:
-        host, port, path = parse_address(address)
-    except ValueError as error:
-        raise click.UsageError(f"{address} {error}") from None
-    if path:
-        raise click.UsageError("a Unix socket cannot be watched; give the admin listener a port")
-    try:
-        (screen.once if once else screen.run)(host, port, token)
-    except StreamError as error:
-        raise click.ClickException(str(error)) from None
-    except KeyboardInterrupt:
-        return
-
-
-def compiled(path: str) -> Snapshot:
-    """The policies of a path as pipelines; where they have problems these are printed and the command ends."""
-    from sidecar.control.compiler import CompileError
-    from sidecar.inspect.dry import compile_dry
-
-    try:
-        return compile_dry(policies(path))
-    except CompileError as error:
-        click.echo(str(error), err=True)
-        sys.exit(1)
-
-
-def read(path: str) -> Loaded:
-    """Read policies; what cannot be read at all ends the command."""
-    from sidecar.config import files
-    from sidecar.config.load import load
-
-    try:
-        sources = files.read(path)
-    except OSError as error:
-        raise click.ClickException(error.strerror or str(error)) from None
-    return load(sources, os.environ)
-
-
-def policies(path: str) -> PolicySpec:
-    """The policies of a path; where they have problems these are printed and the command ends."""
-    loaded = read(path)
-    if loaded.spec is None:
-        tell(loaded)
-        sys.exit(1)
-    return loaded.spec
-
-
-def tell(loaded: Loaded, *, err: bool = True) -> None:
-    """Print problems and warnings for people: `file:line:column: key.path: what is wrong, and what would be right`."""
-    for problem in loaded.problems:
-        click.echo(str(problem), err=err)
-    for problem in loaded.warnings:
-        click.echo(str(problem._replace(message=f"warning: {problem.message}")), err=err)
-    if loaded.problems:
-        click.echo(f"{count(loaded.problems, 'problem')}, {count(loaded.warnings, 'warning')}", err=err)
-
-
-def count(things: Sized, name: str) -> str:
-    """`1 route`, `2 routes`."""
-    return f"{len(things)} {name}{'' if len(things) == 1 else 's'}"
+            command(prog_name="sidecar")

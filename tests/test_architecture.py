@@ -1,4 +1,4 @@
-"""The architecture's rules, read off the source: ranks, siblings, libraries, time, and files that stay short."""
+"""The architecture's rules, read off the source: ranks, siblings, libraries, time, packages and their maps."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import ast
 import re
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
-import pytest
+from sidecar.stages import STAGES
+from tests.support.cases import each
 
 ROOT = Path(__file__).parents[1] / "sidecar"
 RANKS = {
@@ -22,7 +24,7 @@ RANKS = {
     "inspect": 7, "downstream": 7, "admin": 8,
     "process": 9,
     "app": 10, "demo": 10, "policytest": 10, "top": 10,
-    "cli": 11, "__main__": 12,
+    "commands": 11, "cli": 12, "__main__": 13,
 }  # fmt: skip
 """A module imports from packages of lower rank and from its own."""
 
@@ -40,20 +42,20 @@ SPECS = {
 }
 """Where policy files become values."""
 LIBRARIES = {
-    "pybreaker": {"stages.circuit_breaker"},
-    "tenacity": {"stages.retry"},
-    "aiocache": {"cache"},
-    "redis": {"cache"},
+    "pybreaker": {"stages.circuit_breaker.machine"},
+    "tenacity": {"stages.retry.strategies"},
+    "aiocache": {"cache.redis_client"},
+    "redis": {"cache.redis_client"},
     "msgspec": {"transform"},
     "yaml": {"config.files"},
-    "aiohttp": {"admin", "process.lifecycle", "upstream.balancing.health", "demo"},
+    "aiohttp": {"admin", "upstream.balancing.health", "demo"},
     "opentelemetry": {"telemetry"},
     "requests": {"telemetry.export.otlp_http"},
     "google": {"telemetry.export.otlp_http"},
     "grpc": {"telemetry.export.otlp"},
-    "click": {"cli"},
+    "click": {"commands"},
     "rich": {"top"},
-    "uvloop": {"app", "cli"},
+    "uvloop": {"app"},
     "pydantic": SPECS,
     "pydantic_core": SPECS,
 }
@@ -73,12 +75,22 @@ CLOCKS = {
 
 POSSESSIVE_GROUP = re.compile(r"(?<!\\)\)(?:[*+?]|\{\d*,?\d*\})\+")
 
+MOST_MODULES = 17
+"""In one package, at one level: the core has so many."""
+
 MODULES = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in sorted(ROOT.rglob("*.py"))}
+
+PACKAGES = sorted(path.parent for top in (ROOT, ROOT.with_name("chaos")) for path in top.rglob("__init__.py"))
+
+
+@cache
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
 
 
 def imports(path: Path) -> Iterator[str]:
     """Every module that a file imports, also inside functions and under TYPE_CHECKING."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(tree(path)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -90,11 +102,7 @@ def package(module: str) -> str:
     return module.split(".", maxsplit=1)[0]
 
 
-@pytest.fixture(params=sorted(MODULES))
-def module(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
+@each(sorted(MODULES))
 def test_imports_point_to_lower_ranks(module: str) -> None:
     for name in imports(MODULES[module]):
         top, _, rest = name.partition(".")
@@ -106,15 +114,22 @@ def test_imports_point_to_lower_ranks(module: str) -> None:
         )
 
 
+def test_nothing_outside_of_the_tests_imports_from_them() -> None:
+    for tree in ("sidecar", "chaos", "bench", "docs"):
+        for path in sorted((ROOT.parent / tree).rglob("*.py")):
+            assert [name for name in imports(path) if name.split(".")[0] == "tests"] == [], path
+
+
+@each(sorted(MODULES))
 def test_stages_do_not_import_each_other(module: str) -> None:
     if package(module) == "stages" and not module.endswith("__init__"):
-        own = f"sidecar.{'.'.join(module.split('.')[:2])}."  # a stage may be a package
+        own = f"sidecar.{'.'.join(module.split('.')[:2])}."
         names = imports(MODULES[module])
         siblings = [name for name in names if name.startswith("sidecar.stages") and not name.startswith(own)]
-        allowed = {"stages.cache": ("sidecar.stages.freshness", "sidecar.stages.store")}.get(module, ())
-        assert [name for name in siblings if not name.startswith(allowed or ("-",))] == []
+        assert siblings == []
 
 
+@each(sorted(MODULES))
 def test_each_library_has_one_owner(module: str) -> None:
     for name in imports(MODULES[module]):
         top = name.split(".", maxsplit=1)[0]
@@ -126,35 +141,76 @@ def test_each_library_has_one_owner(module: str) -> None:
         )
 
 
+@each(sorted(MODULES))
 def test_stages_have_time_and_tasks_from_their_env(module: str) -> None:
     if package(module) not in ("stages", "core"):
         return
-    for node in ast.walk(ast.parse(MODULES[module].read_text())):
+    for node in ast.walk(tree(MODULES[module])):
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "asyncio":
-            allowed = module == "core.promise" and node.attr == "get_running_loop"
+            allowed = (module, node.attr) in {("core.promise", "get_running_loop"), ("core.env", "sleep")}
             assert allowed or node.attr not in CLOCKS, (
                 f"sidecar.{module}:{node.lineno}: asyncio.{node.attr}: ask the Env"
             )
 
 
-def test_files_are_short_and_say_what_they_are(module: str) -> None:
-    text = MODULES[module].read_text()
-    lines = text.count("\n")
-    assert lines <= 300, f"sidecar.{module} has {lines} lines: split it by responsibility"
-    assert ast.get_docstring(ast.parse(text)), f"sidecar.{module} does not say what it is"
+@each(sorted(MODULES))
+def test_modules_say_what_they_are(module: str) -> None:
+    assert ast.get_docstring(tree(MODULES[module])), f"sidecar.{module} does not say what it is"
 
 
+@each(PACKAGES)
+def test_packages_have_as_many_modules_as_one_remembers(package: Path) -> None:
+    modules = [path.name for path in package.glob("*.py") if path.name != "__init__.py"]
+    assert len(modules) <= MOST_MODULES, f"{len(modules)} modules: find the subjects in {package}"
+
+
+@each(PACKAGES)
+def test_each_package_has_a_map(package: Path) -> None:
+    """The docstring of `__init__` names each module and each package beside it; for the stages, the table does."""
+    docstring = ast.get_docstring(tree(package / "__init__.py")) or ""
+    if package == ROOT / "stages":
+        docstring += " ".join(kind.name for kind in STAGES)
+    names = {path.stem for path in package.glob("*.py") if not path.stem.startswith("__")}
+    names |= {path.parent.name for path in package.glob("*/__init__.py")}
+    missing = sorted(name for name in names if not re.search(rf"\b{name}\b", docstring))
+    assert not missing, f"the map in {package}/__init__.py does not name {', '.join(missing)}"
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    """Imports for annotations (under TYPE_CHECKING) and on demand (in functions) do not count."""
+    graph = {
+        f"sidecar.{name}".removesuffix(".__init__"): set(imported_at_start(path)) for name, path in MODULES.items()
+    }
+    left = {name: targets & graph.keys() - {name} for name, targets in graph.items()}
+    while free := [name for name, targets in left.items() if not targets & left.keys()]:
+        for name in free:
+            del left[name]
+    assert not left, f"these import each other, or something that does: {sorted(left)}"
+
+
+def imported_at_start(path: Path) -> Iterator[str]:
+    """Modules that an import of this one imports."""
+    for node in tree(path).body:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield f"{node.module}"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+@each(sorted(MODULES))
 def test_names_are_the_fields_own(module: str) -> None:
-    for node in ast.walk(ast.parse(MODULES[module].read_text())):
+    for node in ast.walk(tree(MODULES[module])):
         if isinstance(node, ast.ClassDef):
             assert not node.name.endswith(("Manager", "Helper", "Util", "Utils", "Base")), (
                 f"sidecar.{module}.{node.name}"
             )
 
 
+@each(sorted(MODULES))
 def test_no_possessive_quantifier_stands_on_a_group(module: str) -> None:
     """CPython before 3.11.5 matches those wrongly (gh-106052): a grammar that is strict elsewhere is not so there."""
-    for node in ast.walk(ast.parse(MODULES[module].read_text())):
+    for node in ast.walk(tree(MODULES[module])):
         if isinstance(node, ast.Constant) and isinstance(node.value, str | bytes):
             text = node.value if isinstance(node.value, str) else node.value.decode("latin-1")
             assert not POSSESSIVE_GROUP.search(text.replace("()*+,", "")), f"sidecar.{module}:{node.lineno}: {text!r}"

@@ -7,6 +7,7 @@ does, as far as it can; `lacks` says what it cannot.
 
 from __future__ import annotations
 
+import compileall
 import json
 import os
 import shutil
@@ -22,15 +23,22 @@ import yaml
 from bench import machine
 
 HERE: Final = Path(__file__).parent
-POLICIES: Final = HERE.parent.parent / "policies" / "demo.yaml"
-COMPILED: Final = HERE.parent.parent / "build" / "compiled"
+ROOT: Final = HERE.parent.parent
+"""The checkout, which has the sidecar as pure Python."""
+POLICIES: Final = ROOT / "policies" / "demo.yaml"
+COMPILED: Final = ROOT / "build" / "compiled"
 """Where `make compiled` puts a sidecar whose request path is compiled."""
+BEST: Final = COMPILED if COMPILED.exists() else ROOT
 
 
-def sidecar(python: str, *arguments: str, compiled: bool = COMPILED.exists()) -> list[str]:
-    """The command line of a sidecar, the compiled one where there is one."""
-    path = [f"PYTHONPATH={COMPILED}"] if compiled else []
-    return ["/usr/bin/env", *path, python, "-P", "-m", "sidecar", *arguments]
+def sidecar(python: str, *arguments: str, source: Path = BEST) -> list[str]:
+    """Return the command line of the sidecar in a directory; by default the compiled one where there is one."""
+    return ["/usr/bin/env", f"PYTHONPATH={source}", python, "-P", "-m", "sidecar", *arguments]
+
+
+def compile_bytecode(source: Path) -> None:
+    """Compile the sidecar in a directory to bytecode, as its installation does; else the first start would do it."""
+    compileall.compile_dir(source / "sidecar", quiet=1)
 
 
 class Place(NamedTuple):
@@ -50,6 +58,14 @@ class Place(NamedTuple):
         path.write_text(self._fill(name, json.dumps(tracing)))
         return str(path)
 
+    def env(self) -> dict[str, str]:
+        """Return the environment variables that the demo's policies read."""
+        return {
+            "DEMO_PORT": str(self.port),
+            "DEMO_ADMIN_PORT": str(self.admin_port),
+            "HEALTHY_PORT": str(self.upstream_port),
+        }
+
     def _fill(self, name: str, tracing: str = "") -> str:
         return Template((HERE / name).read_text()).safe_substitute(
             PORT=self.port,
@@ -59,11 +75,15 @@ class Place(NamedTuple):
             TRACING=tracing,
         )
 
-    def policies(self) -> str:
-        """The demo's policies, the route of the scenario `cache` and what `traced` adds; their directory."""
+    def policies(self, *more: str) -> str:
+        """Copy the demo's policies, the route of the scenario `cache`, what `traced` adds and the files named `more`.
+
+        Returns their directory.
+        """
         directory = self.directory / "policies"
         directory.mkdir()
-        for path in (POLICIES, HERE / "cached.yaml", *([HERE / "traced.yaml"] if self.traced else [])):
+        names = ("cached.yaml", *(["traced.yaml"] if self.traced else []), *more)
+        for path in (POLICIES, *(HERE / name for name in names)):
             shutil.copy(path, directory)
         return str(directory)
 
@@ -79,6 +99,8 @@ class Peer(NamedTuple):
     version: Callable[[str], str]
     policies: str
     lacks: str
+    ready: str = ""
+    """Path on the admin port that answers 200 once it is ready; empty where there is none."""
 
     def find(self) -> str | None:
         """The path of its program, None where it is not installed."""
@@ -112,7 +134,7 @@ def build() -> str:
     """What the sidecar's request path is."""
     if not COMPILED.exists():
         return "pure Python"
-    stale = is_stale(COMPILED, HERE.parent.parent)
+    stale = is_stale(COMPILED, ROOT)
     return f"request path compiled{', FROM OTHER SOURCES THAN THESE: run `make compiled`' if stale else ''}"
 
 
@@ -122,13 +144,13 @@ PEERS: Final = (
         lambda program, place: sidecar(program, "run", place.policies()),
         lambda _: f"{version('resilience-sidecar')}, {build()}; "
                   f"aiohttp {version('aiohttp')}, uvloop {version('uvloop')}",
-        ROUTE, "",
+        ROUTE, "", "/readyz",
     ),
     Peer(
         "pure", "",
-        lambda program, place: sidecar(program, "run", place.policies(), compiled=False),
+        lambda program, place: sidecar(program, "run", place.policies(), source=ROOT),
         lambda _: "the same sidecar as pure Python, as a plain `pip install` has it",
-        ROUTE, "",
+        ROUTE, "", "/readyz",
     ),
     Peer(
         "envoy", "envoy",
@@ -137,7 +159,7 @@ PEERS: Final = (
         lambda program: machine.first_line([program, "--version"]).rpartition("version: ")[2],
         "time-outs, retry with budget, outlier detection, concurrency limit; request id, forwarding fields; "
         "cache filter; OpenTelemetry tracer",
-        "breaker by failure rate of a route, bounded queue with a time-out",
+        "breaker by failure rate of a route, bounded queue with a time-out", "/ready",
     ),
     Peer(
         "haproxy", "haproxy",

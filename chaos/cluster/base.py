@@ -1,6 +1,4 @@
-"""Interface of a cluster: processes on loopback (`local`), containers (`containers`) or one virtual
-loop (`simulate`).
-"""
+"""Interface of a cluster, which starts parts and sidecars, tells them what to do, and stops them."""
 
 from __future__ import annotations
 
@@ -11,11 +9,11 @@ from sidecar.config.files import Source
 
 
 class ClusterError(Exception):
-    """What keeps a run from going on; the message has the log of whoever is to blame."""
+    """Raised where a run cannot go on; the message has the log of the process to blame."""
 
 
 class Addresses(NamedTuple):
-    """Where a sidecar listens; empty for what it has not."""
+    """Addresses of a sidecar's listeners; empty for one that it has not."""
 
     inbound: str
     outbound: str
@@ -23,33 +21,39 @@ class Addresses(NamedTuple):
 
 
 class Cluster(Protocol):
-    """Starts parts and sidecars, talks to them, and stops them."""
+    """Parts and sidecars of one arm.
+
+    - `is_simulated`: True if no real time passes.
+    """
 
     is_simulated: bool
 
     def now(self) -> float:
-        """The clock of all parts."""
+        """Return the seconds of a clock that all parts share."""
 
     async def sleep(self, seconds: float) -> None:
-        """Pass time."""
+        """Wait on that clock."""
 
     async def start(self, kind: str, name: str, spec: dict[str, Any]) -> list[str]:
-        """Start a part; its addresses."""
+        """Start a part and return its addresses."""
 
     async def tell(self, name: str, command: str, **arguments: Any) -> None:
-        """Have a part do something, and wait until it has."""
+        """Have a part carry out a command, and wait until it has; do nothing if its process has ended."""
 
     async def start_sidecar(self, name: str, sources: Sequence[Source], env: Mapping[str, str]) -> Addresses:
-        """Start a sidecar, or the peer that is compared; `env` is what its policies are told."""
+        """Start a sidecar, or its peer in the arm `envoy`; `env` holds the variables of its policies."""
 
     async def push(self, name: str, sources: Sequence[Source]) -> None:
-        """Replace a sidecar's policy files as a deployment does it."""
+        """Replace the policy files of a sidecar, as a deployment does."""
+
+    def names(self, table: dict[str, Any]) -> None:
+        """Set what names resolve to for the sidecars: `{"a.test": {"addresses": [...], "delay": 0, "fail": False}}`."""
 
     async def end(self, name: str, how: str) -> None:
-        """`kill`, `drain` (ask it to end, wait), `stop` (freeze) or `continue`."""
+        """End a process: `kill`, `drain` (ask it to end, and wait); or `stop` (freeze) and `continue` it."""
 
     def sample(self) -> None:
-        """Report a sample of each sidecar, and ClusterError for a process that has exceeded its bounds."""
+        """Report a sample of each sidecar.  Raises `ClusterError` where a process exceeds its bounds."""
 
     async def close(self) -> None:
         """Stop everything, whatever state it is in."""

@@ -1,10 +1,12 @@
-"""A cluster of containers: the same parts and sidecars, each in a container of our image on a network of the engine.
+"""Cluster of containers: each part and sidecar in a container of our image, on a network of Docker or Podman.
 
-With `shop_default`, the network of `docker-compose.yml`, they stand beside the shop and its tools.  A container is a
-`docker run` that stays attached, so that a part is told what to do by its stdin and heard by its stdout as a process
-is; containers reach each other by name.  Faults on the wire are links, which are containers too, and nothing needs
-privileges.  The engine has to run on this machine's kernel, whose clock the parts share; names are the engine's, so no
-fault can play with them, and Envoy is not in the image.
+1. On `shop_default`, the network of `docker-compose.yml`, they stand beside the shop and its tools.
+2. A container is a `docker run` that stays attached, so that a part has stdin and stdout as a process has.  Containers
+   reach each other by name.
+3. Faults on the wire are links, which are containers too; nothing needs privileges.
+4. The engine has to run on this machine's kernel, whose clock the parts share.
+
+Not possible here: faults of names, which the engine resolves, and Envoy, which is not in the image.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from chaos.cluster.base import Addresses, ClusterError
-from chaos.cluster.local import PAGE, Local, Process
+from chaos.cluster.local import PAGE, ChildProcess, Local
 from chaos.parts.part import Row
 from chaos.scenario.spec import NamesFault, Scenario
 from sidecar.config.files import Source
@@ -26,56 +28,59 @@ IMAGE: Final = "resilience-sidecar"
 ANYWHERE: Final = "0.0.0.0"
 MOUNT: Final = "/run/chaos"
 ENGINES: Final = ("docker", "podman")
-END: Final = {"kill": "kill", "drain": "stop", "stop": "pause", "continue": "unpause"}
+ENDINGS: Final = {"kill": "kill", "drain": "stop", "stop": "pause", "continue": "unpause"}
 
 
 def engine() -> str:
-    """The engine's command.  Raises `ClusterError` where there is none."""
+    """Return the path of the engine's command.  Raises `ClusterError` where there is none."""
     for name in ENGINES:
         if (found := shutil.which(name)) is not None:
             return found
     raise ClusterError("containers need docker or podman on the PATH; leave --network out to run processes instead")
 
 
-def suits(scenario: Scenario) -> bool:
-    """Can it be run in containers?"""
+def is_possible(scenario: Scenario) -> bool:
+    """True if a scenario can run in containers."""
     return not any(isinstance(fault, NamesFault) for fault in scenario.faults)
 
 
 class Containers(Local):
-    """The cluster."""
+    """The cluster.
+
+    - `pids`: process ids of the sidecars' containers, as the engine tells them.
+    """
 
     def __init__(
-        self, directory: Path, report: Callable[[Row], None], seed: int, arm: str, most_memory: int, network: str
+        self, directory: Path, report: Callable[[Row], None], seed: int, arm: str, max_memory: int, network: str
     ) -> None:
-        super().__init__(directory, report, seed, arm, most_memory)
+        super().__init__(directory, report, seed, arm, max_memory)
         self.network = network
         self.engine = engine()
         self.pids: dict[str, int] = {}
-        directory.parent.chmod(0o755)  # whoever a container runs as reads its policies there
+        directory.parent.chmod(0o755)  # the user of a container reads its policies there
 
     def container(self, name: str) -> str:
-        """The name of a part's container, which is its host name too."""
+        """Return the name of a part's container, which is its host name too."""
         return f"chaos-{os.getpid()}-{self.arm}-{name.replace('.', '-')}"
 
-    def _process(self, name: str, argv: Sequence[str], env: Mapping[str, str], hear: Callable[[str], None]) -> Process:
+    def _python(
+        self, name: str, argv: Sequence[str], env: Mapping[str, str], on_line: Callable[[str], None]
+    ) -> ChildProcess:
         settings = [word for key, value in env.items() for word in ("--env", f"{key}={value}")]
-        if (
-            "chaos.cluster.node" in argv
-        ):  # a part does not listen to SIGTERM, which the first process has to; a sidecar does
-            settings.append("--init")
+        if "chaos.cluster.node" in argv:
+            settings.append("--init")  # the first process has to handle SIGTERM, and a part does not
         command = [
             self.engine, "run", "--rm", "--interactive", "--name", self.container(name),
             "--network", self.network, "--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges:true",
             "--volume", f"{self.directory}:{MOUNT}:ro", *settings, "--entrypoint", "python", IMAGE, *argv,
         ]  # fmt: skip
-        return Process(name, command, {}, hear)
+        return ChildProcess(name, command, {}, on_line)
 
     def _seen(self, path: Path) -> str:
         return f"{MOUNT}/{path.relative_to(self.directory)}"
 
     def host(self, name: str) -> str:
-        """Where others reach a part."""
+        """Return the host at which others reach a part."""
         return self.container(name)
 
     async def start(self, kind: str, name: str, spec: dict[str, Any]) -> list[str]:
@@ -93,28 +98,28 @@ class Containers(Local):
         return f"{self.host(name)}:{address.rpartition(':')[2]}" if address else ""
 
     def names(self, table: dict[str, Any]) -> None:
-        """Names are the engine's."""
+        """Do nothing: the engine resolves names."""
 
     async def end(self, name: str, how: str) -> None:
-        await self._do(END[how], self.container(name))
+        await self._do(ENDINGS[how], self.container(name))
         if how in ("kill", "drain"):
             await (self.sidecars.get(name) or self.processes[name]).end(3.0)
 
     def sample(self) -> None:
-        """Memory as the kernel tells it of a container's first process; an engine elsewhere tells nothing."""
+        """Report the memory of each container's first process; an engine on another machine has none to read."""
         for name, pid in self.pids.items():
             try:
                 memory = int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE
             except (OSError, IndexError):
                 continue
-            if memory > self.most_memory:
+            if memory > self.max_memory:
                 raise ClusterError(f"{name} has grown to {memory / 2**20:.0f} MiB, more than the guard allows")
             self.report(("sample", name, self.now(), 0, 0, 0, memory))
 
     async def close(self) -> None:
         await super().close()
         left = [self.container(name) for name in (*self.sidecars, *self.processes)]
-        if left:  # those whose `docker run` was killed before it could pass that on
+        if left:  # containers whose `docker run` was killed before it could end them
             await self._do("rm", "--force", *left)
 
     async def _do(self, *command: str) -> str:
@@ -125,5 +130,5 @@ class Containers(Local):
 
 
 def _anywhere(address: str) -> str:
-    """The same port of every address that the container has."""
+    """Return the same port at every address of the container."""
     return f"{ANYWHERE}:{address.rpartition(':')[2] or 0}"

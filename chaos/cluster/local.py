@@ -1,8 +1,9 @@
-"""A cluster of real processes on loopback.
+"""Cluster of real processes on loopback.
 
-Each part is a `chaos.cluster.node`, each sidecar a `sidecar run` with its policy files in a directory of its own.
-Ports are the system's choice.  Nothing outlives the run: a node ends with its stdin, all are tied to this process by
-the kernel where it can do that (`sidecar.process.children`), and `close` kills what does not end by itself.
+1. Each part is a `chaos.cluster.node`, each sidecar a `sidecar run` with its policy files in a directory of its own.
+2. The system chooses the ports.
+3. No process outlives the run: a node ends with its stdin, on Linux the kernel ties all to this process
+   (`sidecar.process.children`), and `close` kills what does not end by itself.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from chaos.cluster.base import Addresses, ClusterError
 from chaos.parts.part import Row
@@ -25,25 +26,29 @@ from chaos.peers import envoy
 from sidecar.config.files import Source
 from sidecar.process.children import tied_to_parent
 
-READY_WITHIN = 20.0
-ANSWER_WITHIN = 10.0
-DRAIN_WITHIN = 10.0
-PAGE = os.sysconf("SC_PAGE_SIZE")
-SIGNALS = {"stop": signal.SIGSTOP, "continue": signal.SIGCONT}
-ROOT = Path(__file__).parents[2]
+READY_WITHIN: Final = 20.0
+"""Seconds; the next two as well."""
+ANSWER_WITHIN: Final = 10.0
+DRAIN_WITHIN: Final = 10.0
+PAGE: Final = os.sysconf("SC_PAGE_SIZE")
+SIGNALS: Final = {"stop": signal.SIGSTOP, "continue": signal.SIGCONT}
+ROOT: Final = Path(__file__).parents[2]
 
 
-class Process:
-    """A child: what it says goes line by line to `hear`."""
+class ChildProcess:
+    """Child process; each line that it writes goes to `on_line`.
 
-    def __init__(self, name: str, argv: Sequence[str], env: Mapping[str, str], hear: Callable[[str], None]) -> None:
+    - `tail`: its last lines, for messages.
+    """
+
+    def __init__(self, name: str, argv: Sequence[str], env: Mapping[str, str], on_line: Callable[[str], None]) -> None:
         self.name = name
         self.argv = argv
         self.env = env
-        self.hear = hear
+        self.on_line = on_line
         self.tail: list[str] = []
         self.process: asyncio.subprocess.Process
-        self.listening: list[asyncio.Task[None]] = []
+        self.reading: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
         pipe = asyncio.subprocess.PIPE
@@ -53,22 +58,23 @@ class Process:
         )  # fmt: skip
         for stream in (self.process.stdout, self.process.stderr):
             assert stream is not None
-            self.listening.append(asyncio.create_task(self._listen(stream)))
+            self.reading.append(asyncio.create_task(self._read(stream)))
 
-    async def _listen(self, stream: asyncio.StreamReader) -> None:
+    async def _read(self, stream: asyncio.StreamReader) -> None:
         while line := await stream.readline():
             text = line.decode(errors="replace").rstrip()
             if not text.startswith('{"rows"'):
                 self.tail = [*self.tail[-30:], text[:2000]]
-            self.hear(text)
+            self.on_line(text)
 
     @property
     def is_running(self) -> bool:
         return self.process.returncode is None
 
-    def say(self, **what: Any) -> None:
+    def send(self, **message: Any) -> None:
+        """Write a message to its stdin."""
         assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps(what).encode() + b"\n")
+        self.process.stdin.write(json.dumps(message).encode() + b"\n")
 
     def signal(self, number: int) -> None:
         if self.is_running:
@@ -76,7 +82,7 @@ class Process:
                 self.process.send_signal(number)
 
     async def end(self, grace: float) -> None:
-        """Have it end; kill it after the grace."""
+        """Ask it to end, and kill it after so many seconds; at once without any."""
         if self.is_running:
             self.signal(signal.SIGCONT)
             self.signal(signal.SIGTERM if grace else signal.SIGKILL)
@@ -85,12 +91,12 @@ class Process:
         except TimeoutError:
             self.signal(signal.SIGKILL)
             await self.process.wait()
-        await asyncio.wait(self.listening, timeout=2.0)
-        for task in self.listening:
+        await asyncio.wait(self.reading, timeout=2.0)
+        for task in self.reading:
             task.cancel()
 
     def memory(self) -> tuple[int, int]:
-        """Resident bytes and open sockets; zeros where the system does not tell."""
+        """Return resident bytes and the number of descriptors; zeros where the system does not tell."""
         try:
             pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
             return pages * PAGE, len(os.listdir(f"/proc/{self.process.pid}/fd"))
@@ -99,20 +105,26 @@ class Process:
 
 
 class Local:
-    """The cluster."""
+    """The cluster.
+
+    - `directory`: where policy files are written.
+    - `report`: takes the rows of all parts.
+    - `max_memory`: bytes that a process may grow to.
+    - `waiting`: commands that were not answered yet, by number; `ready`: what each process says once it is ready.
+    """
 
     is_simulated = False
 
     def __init__(
-        self, directory: Path, report: Callable[[Row], None], seed: int, arm: str, most_memory: int = 2**40
+        self, directory: Path, report: Callable[[Row], None], seed: int, arm: str, max_memory: int = 2**40
     ) -> None:
         self.directory = directory
         self.report = report
         self.seed = seed
         self.arm = arm
-        self.most_memory = most_memory
-        self.processes: dict[str, Process] = {}
-        self.sidecars: dict[str, Process] = {}
+        self.max_memory = max_memory
+        self.processes: dict[str, ChildProcess] = {}
+        self.sidecars: dict[str, ChildProcess] = {}
         self.waiting: dict[int, asyncio.Future[None]] = {}
         self.ready: dict[str, asyncio.Future[Any]] = {}
         self.count = 0
@@ -123,69 +135,69 @@ class Local:
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
 
-    def _process(self, name: str, argv: Sequence[str], env: Mapping[str, str], hear: Callable[[str], None]) -> Process:
-        """A Python program of ours."""
-        return Process(name, [sys.executable, *argv], env, hear)
+    def _python(
+        self, name: str, argv: Sequence[str], env: Mapping[str, str], on_line: Callable[[str], None]
+    ) -> ChildProcess:
+        """Return a process that runs a module of ours."""
+        return ChildProcess(name, [sys.executable, *argv], env, on_line)
 
     def _seen(self, path: Path) -> str:
-        """A file of this run as that program sees it."""
+        """Return the path at which that process sees a file."""
         return str(path)
 
     # ----- parts
 
     async def start(self, kind: str, name: str, spec: dict[str, Any]) -> list[str]:
-        process = self._process(name, ["-m", "chaos.cluster.node", kind, name], {}, lambda text: self._hear(name, text))
+        argv = ["-m", "chaos.cluster.node", kind, name]
+        process = self._python(name, argv, {}, lambda text: self._on_part(name, text))
         self.ready[name] = asyncio.get_running_loop().create_future()
         await process.start()
         self.processes[name] = process
-        process.say(spec=spec, seed=self.seed)
+        process.send(spec=spec, seed=self.seed)
         addresses: list[str] = await self._until_ready(process)
         return addresses
 
-    async def _until_ready(self, process: Process) -> Any:
+    async def _until_ready(self, process: ChildProcess) -> Any:
         future = self.ready[process.name]
         ended = asyncio.create_task(process.process.wait())
         await asyncio.wait((future, ended), timeout=READY_WITHIN, return_when=asyncio.FIRST_COMPLETED)
         ended.cancel()
         if not future.done():
             await process.end(0)
-            raise ClusterError(f"{process.name} did not get ready:\n" + "\n".join(process.tail))
+            raise ClusterError(f"{process.name} was not ready in time:\n" + "\n".join(process.tail))
         return future.result()
 
-    def _hear(self, name: str, text: str) -> None:
-        try:
-            said = json.loads(text)
-        except ValueError:
-            return
-        if not isinstance(said, dict):
-            return
-        if "rows" in said:
-            for row in said["rows"]:
+    def _on_part(self, name: str, text: str) -> None:
+        message = _mapping(text)
+        if "rows" in message:
+            for row in message["rows"]:
                 self.report(tuple(row))
-        elif "ready" in said:
+            if dropped := message.get("dropped"):
+                self.report(("note", f"{name}: {dropped} rows were lost"))
+        elif "ready" in message:
             if not self.ready[name].done():
-                self.ready[name].set_result(said["ready"])
-        elif (number := said.get("done", said.get("failed"))) is not None:
+                self.ready[name].set_result(message["ready"])
+        elif (number := message.get("done", message.get("failed"))) is not None:
             future = self.waiting.pop(number, None)
             if future is not None and not future.done():
-                if "failed" in said:
-                    future.set_exception(ClusterError(f"{name}: {said['why']}"))
+                if "failed" in message:
+                    future.set_exception(ClusterError(f"{name}: {message['why']}"))
                 else:
                     future.set_result(None)
 
     async def tell(self, name: str, command: str, **arguments: Any) -> None:
         process = self.processes[name]
         if not process.is_running:
-            return  # it was killed, and a fault with it
+            return  # a fault has killed it
         self.count += 1
         future = self.waiting[self.count] = asyncio.get_running_loop().create_future()
-        process.say(id=self.count, do=command, **{"with": arguments})
+        process.send(id=self.count, do=command, **{"with": arguments})
         try:
             await asyncio.wait_for(future, arguments.get("grace", 0) + ANSWER_WITHIN)
         except TimeoutError:
             self.waiting.pop(self.count, None)
             if process.is_running:
-                raise ClusterError(f"{name} did not answer to `{command}`:\n" + "\n".join(process.tail)) from None
+                raise ClusterError(f"{name} did not answer `{command}` in time:\n" + "\n".join(process.tail)) from None
 
     # ----- sidecars
 
@@ -196,7 +208,7 @@ class Local:
         if self.arm == "envoy":
             return await self._start_envoy(name, directory, env)
         argv = ["-m", "chaos.cluster.sidecar_process", self._seen(directory), self._seen(self.directory / "names.json")]
-        process = self._process(name, argv, env, lambda text: self._hear_sidecar(name, text))
+        process = self._python(name, argv, env, lambda text: self._on_sidecar(name, text))
         self.ready[name] = asyncio.get_running_loop().create_future()
         await process.start()
         self.sidecars[name] = process
@@ -205,7 +217,7 @@ class Local:
 
     async def _start_envoy(self, name: str, directory: Path, env: Mapping[str, str]) -> Addresses:
         peer = envoy.prepare(directory, env)
-        process = Process(name, peer.argv, {}, lambda _: None)
+        process = ChildProcess(name, peer.argv, {}, lambda _: None)
         await process.start()
         self.sidecars[name] = process
         for gap in peer.gaps:
@@ -214,7 +226,7 @@ class Local:
         while not await envoy.is_ready(peer.addresses.admin):
             if self.now() > give_up or not process.is_running:
                 await process.end(0)
-                raise ClusterError(f"{name} (envoy) did not get ready:\n" + "\n".join(process.tail))
+                raise ClusterError(f"{name} (envoy) was not ready in time:\n" + "\n".join(process.tail))
             await asyncio.sleep(0.05)
         return peer.addresses
 
@@ -233,12 +245,9 @@ class Local:
     async def push(self, name: str, sources: Sequence[Source]) -> None:
         self._write(self.directory / name, sources)
 
-    def _hear_sidecar(self, name: str, text: str) -> None:
-        try:
-            event = json.loads(text)
-        except ValueError:
-            return
-        if not isinstance(event, dict) or "event" not in event:
+    def _on_sidecar(self, name: str, text: str) -> None:
+        event = _mapping(text)
+        if "event" not in event:
             return
         if event["event"] == "ready" and not self.ready[name].done():
             self.ready[name].set_result(event)
@@ -246,7 +255,6 @@ class Local:
         self.report(("event", self.now(), name, event["event"], facts))
 
     def names(self, table: dict[str, Any]) -> None:
-        """What names resolve to, for the sidecars of this run."""
         path = self.directory / "names.json"
         path.with_suffix(".new").write_text(json.dumps(table))
         path.with_suffix(".new").replace(path)
@@ -265,7 +273,7 @@ class Local:
             if not process.is_running:
                 continue
             memory, sockets = process.memory()
-            if memory > self.most_memory:
+            if memory > self.max_memory:
                 raise ClusterError(f"{name} has grown to {memory / 2**20:.0f} MiB, more than the guard allows")
             if name in self.sidecars:
                 self.report(("sample", name, self.now(), 0, 0, sockets, memory))
@@ -276,3 +284,12 @@ class Local:
                 process.process.stdin.close()
         everyone = [*self.sidecars.values(), *self.processes.values()]
         await asyncio.gather(*(process.end(3.0) for process in everyone))
+
+
+def _mapping(text: str) -> dict[str, Any]:
+    """Return a line of JSON as a mapping, empty for any other line."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}

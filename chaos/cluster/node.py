@@ -1,8 +1,9 @@
 """A part in a process of its own: `python -m chaos.cluster.node KIND NAME`, told what to do by lines of JSON on stdin.
 
-The first line is `{"spec": ..., "seed": ...}`; every further one `{"id": n, "do": command, ...}`.  On stdout go
-`{"ready": [addresses]}`, `{"done": n}` (or `{"failed": n, "why": ...}`) and rows in batches, `{"rows": [...]}`.
-It ends when stdin does, and so with whoever started it.
+- The first line is `{"spec": ..., "seed": ...}`; every further one is `{"id": n, "do": command, "with": {...}}`.
+- On stdout go `{"ready": [addresses]}`, `{"done": n}` or `{"failed": n, "why": ...}`, and rows in batches as
+  `{"rows": [...]}`.
+- The process ends when stdin does, and so with its starter.
 """
 
 from __future__ import annotations
@@ -11,30 +12,15 @@ import asyncio
 import json
 import sys
 import time
-from typing import Any
+from typing import Any, Final
 
-from chaos.parts.link import Link
-from chaos.parts.load import Load
-from chaos.parts.part import Part, Row, World
-from chaos.parts.service import Service
-from chaos.parts.store import Store
+from chaos.parts.kinds import make_part
+from chaos.parts.part import Part, PartEnv, Row
 
-FLUSH_EVERY = 0.1
-MOST_ROWS = 50_000
-"""Rows that wait for the reader; beyond that they are dropped, which the reader is told."""
-
-
-def make_part(kind: str, name: str, spec: dict[str, Any], world: World) -> Part:
-    """The part of a kind."""
-    if kind == "service":
-        return Service(name, spec, world)
-    if kind == "load":
-        return Load(spec, world)
-    if kind == "link":
-        return Link(name, spec, world)
-    if kind == "store":
-        return Store(name, spec, world)
-    raise ValueError(f"there is no part of the kind {kind}")
+FLUSH_EVERY: Final = 0.1
+"""Seconds between two batches of rows."""
+MAX_ROWS: Final = 50_000
+"""Rows that wait for the reader; further ones are dropped and counted."""
 
 
 async def burn(seconds: float) -> None:
@@ -45,36 +31,41 @@ async def burn(seconds: float) -> None:
 
 
 class Node:
-    """The process."""
+    """The process.
+
+    - `rows`, `dropped`: rows of the next batch, and how many were dropped since the last.
+    """
 
     def __init__(self) -> None:
         self.rows: list[Row] = []
         self.dropped = 0
 
     def report(self, row: Row) -> None:
-        if len(self.rows) < MOST_ROWS:
+        if len(self.rows) < MAX_ROWS:
             self.rows.append(row)
         else:
             self.dropped += 1
 
-    def say(self, **what: Any) -> None:
-        sys.stdout.write(json.dumps(what) + "\n")
+    def send(self, **message: Any) -> None:
+        sys.stdout.write(json.dumps(message) + "\n")
         sys.stdout.flush()
 
     def flush(self) -> None:
+        """Send the rows so far."""
         if self.rows or self.dropped:
             rows, self.rows = self.rows, []
             dropped, self.dropped = self.dropped, 0
-            self.say(rows=rows, dropped=dropped)
+            self.send(rows=rows, dropped=dropped)
 
     async def live(self, kind: str, name: str) -> None:
+        """Run the part until stdin ends."""
         loop = asyncio.get_running_loop()
         reader = asyncio.StreamReader(limit=2**22)
         await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
         first = json.loads(await reader.readline())
-        world = World(time.monotonic, f"{first['seed']}:{name}", self.report, burn)
-        part = make_part(kind, name, first["spec"], world)
-        self.say(ready=await part.start())
+        env = PartEnv(time.monotonic, f"{first['seed']}:{name}", self.report, burn)
+        part = make_part(kind, name, first["spec"], env)
+        self.send(ready=await part.start())
         flushing = loop.create_task(self._flush())
         running: set[asyncio.Task[None]] = set()
         try:
@@ -89,14 +80,11 @@ class Node:
     async def _do(self, part: Part, command: dict[str, Any]) -> None:
         number, name = command.pop("id"), command.pop("do")
         try:
-            if name == "flush":
-                self.flush()
-            else:
-                await part.do(name, **command.get("with", {}))
+            await part.do(name, **command.get("with", {}))
         except Exception as error:
-            self.say(failed=number, why=f"{type(error).__name__}: {error}")
+            self.send(failed=number, why=f"{type(error).__name__}: {error}")
         else:
-            self.say(done=number)
+            self.send(done=number)
 
     async def _flush(self) -> None:
         while True:

@@ -1,7 +1,7 @@
 """`sidecar run` with names that a scenario resolves: `python -m chaos.cluster.sidecar_process POLICIES NAMES`.
 
-The only thing that differs from the command is the loop's `getaddrinfo`.  NAMES is a file of JSON, looked at for each
-look-up: `{"payments.test": {"addresses": ["127.0.0.1"], "delay": 0}}`, or `"fail": true`; other names go to the system.
+It differs from the command in the loop's `getaddrinfo` alone.  NAMES is a JSON file that is read for each look-up:
+`{"payments.test": {"addresses": ["127.0.0.1"], "delay": 0, "fail": false}}`.  Other names are resolved by the system.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from sidecar import app
 
 
 def look_up(path: Path, name: str) -> dict[str, Any] | None:
-    """What the file says of a name, None where it does not."""
+    """Return the entry of a name in the file, None where there is none."""
     table: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     return table.get(name)
 
 
 def with_names(base: type[asyncio.AbstractEventLoop], path: Path) -> type[asyncio.AbstractEventLoop]:
-    """A loop that resolves by the file."""
+    """Return a class of loops that resolve names by the file first."""
 
     class Loop(base):  # type: ignore[misc, valid-type]
         async def getaddrinfo(self, host: Any, port: Any, **how: Any) -> Any:

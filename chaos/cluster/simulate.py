@@ -1,8 +1,11 @@
-"""The same scenarios on a virtual clock: the sidecar's own code, from its listeners to its upstream connections, and
-the same services, links and load, all on one loop (`chaos.cluster.virtual`) in one thread.
+"""Scenarios in virtual time: all parts and sidecars of an arm on one virtual loop, in one thread.
 
-What differs from a real run: no time passes but what somebody waits for, so nothing costs CPU; SIGSTOP freezes a
-service at its next step; and there is no memory to be looked at.  A run is a function of the files and the seed.
+The sidecar's own code runs, from its listeners to its upstream connections.  A run is a function of the files and the
+seed.  It differs from a run with processes in this:
+
+1. Only waiting takes time, so nothing costs CPU.
+2. A service that is stopped (SIGSTOP) freezes at its next step.
+3. There is no memory to be looked at.
 """
 
 from __future__ import annotations
@@ -11,86 +14,77 @@ import asyncio
 import random
 import socket
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from chaos.cluster.base import Addresses, ClusterError
-from chaos.cluster.node import make_part
-from chaos.cluster.virtual import VirtualLoop
-from chaos.parts.part import Part, Row, World
+from chaos.parts.kinds import make_part
+from chaos.parts.part import Part, PartEnv, Row
 from chaos.parts.service import Service
-from chaos.run import Collector, blank, run_arm
+from chaos.run import RowSink, blank, run_arm
 from chaos.scenario.files import Loaded
 from chaos.verdict.recording import Recording
 from sidecar.config.files import Source, digest
 from sidecar.control.reload import Control, Origin
 from sidecar.control.state import StateStore
 from sidecar.core.env import Env
-from sidecar.core.exchange import Exchange
 from sidecar.downstream.server import Server
+from sidecar.simulation.loop import VirtualLoop
+from sidecar.simulation.silence import NoTelemetry
 from sidecar.telemetry.metrics.registry import Registry
 
-ENDING = 0.01
-"""Seconds in which what a sidecar has spawned comes to its end."""
-WALL = 1_750_000_000.0
-"""Seconds since 1970 at the loop's second 0."""
+ENDING: Final = 0.01
+"""Seconds in which the tasks of a sidecar end."""
 
 
 def simulate(loaded: Loaded, arm: str, seed: int, *, without: bool = False) -> Recording:
-    """One arm, in virtual time."""
+    """Return the recording of one arm; `without` its decisive policy blocks."""
     recording = blank(loaded, arm, seed, without)
     recording.is_simulated = True
-    collector = Collector(recording, loaded.scenario.guard.rows)
+    rows = RowSink(recording, loaded.scenario.guard.rows)
 
     async def run() -> Recording:
-        return await run_arm(loaded, Virtual(seed, collector.report), collector, without=without)
+        return await run_arm(loaded, Virtual(seed, rows.report), rows, without=without)
 
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
         return runner.run(run())
 
 
-class Silent:
-    """Telemetry that nobody listens to."""
-
-    begin: Callable[[Exchange], None] | None = None
-
-    def use(self, spec: object, service: str) -> None:
-        pass
+def running_loop() -> VirtualLoop:
+    """Return the running loop, which has to be a virtual one."""
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, VirtualLoop)
+    return loop
 
 
 class VirtualSidecar:
-    """A sidecar: what `sidecar run` puts together, without a process, an admin listener and a log."""
+    """Sidecar without a process: what `sidecar run` puts together, but for the admin listener and the log.
+
+    - `sources`: its policy files; replaced ones are noticed as in production.
+    - `is_dead`: True once it has ended.
+    """
 
     def __init__(self, name: str, seed: int, report: Callable[[Row], None]) -> None:
-        loop = asyncio.get_running_loop()
+        loop = running_loop()
         self.name = name
-        self.registry = Registry()
         self.is_dead = False
 
         def emit(event: str, /, **facts: Any) -> None:
             if not self.is_dead:
                 report(("event", loop.time(), name, event, {key: str(value) for key, value in facts.items()}))
 
-        self.env = Env(
-            now=loop.time,
-            wall=lambda: WALL + loop.time(),
-            sleep=asyncio.sleep,
-            call_later=loop.call_later,
-            spawn=loop.create_task,
-            future=loop.create_future,
-            rng=random.Random(f"{seed}:{name}"),
-            emit=emit,
-            meter=self.registry,
-        )
-        self.store = StateStore(self.registry)
-        self.server = Server(self.env, lambda *_: None, Silent())
+        registry = Registry()
+        self.env = Env.on(loop, wall=loop.wall, rng=random.Random(f"{seed}:{name}"), emit=emit, meter=registry)
+        self.store = StateStore(registry)
+        self.server = Server(self.env, lambda *_: None, NoTelemetry(), loop.network.socket)
         self.sources: list[Source] = []
         self.control: Control | None = None
         self.watching: asyncio.Task[None] | None = None
 
     async def start(self, sources: Sequence[Source], environ: Mapping[str, str]) -> Addresses:
+        """Serve the policies and return the addresses of the listeners."""
         self.sources = list(sources)
         origin = Origin(
-            self.name, environ, lambda _: self.sources, lambda _: digest(self.sources), cast("Any", directly)
+            self.name, environ, lambda _: self.sources, lambda _: digest(self.sources), cast("Any", _directly)
         )
         self.control = control = Control(self.env, self.store, origin, self.server)
         first = await control.reload("start")
@@ -102,6 +96,7 @@ class VirtualSidecar:
         return Addresses(found.get("inbound", ""), found.get("outbound", ""))
 
     async def end(self, how: str) -> None:
+        """End by `drain` or `kill`."""
         if self.watching is not None:
             self.watching.cancel()
         if how == "drain":
@@ -111,20 +106,21 @@ class VirtualSidecar:
         for listener in self.server.listeners.values():
             listener.stop_accepting()
         self.server.abort()
-        for thing in self.store.objects().values():
-            if (retire := getattr(thing, "retire", None)) is not None:
+        for state in self.store.objects().values():
+            if (retire := getattr(state, "retire", None)) is not None:
                 retire()
         await asyncio.sleep(ENDING)
 
     @property
     def connections(self) -> int:
+        """Open connections on both sides."""
         pools = self.store.describe().get("pools", {}).values()
-        outgoing: int = sum(pool.get("open", 0) for facts in pools for pool in facts.get("pools", {}).values())
-        return self.server.open_connections + outgoing
+        upstream: int = sum(pool.get("open", 0) for facts in pools for pool in facts.get("pools", {}).values())
+        return self.server.open_connections + upstream
 
 
-async def directly(work: Callable[[], Any]) -> Any:
-    """In place of a thread."""
+async def _directly(work: Callable[[], Any]) -> Any:
+    """Do on the loop what production does in a worker thread."""
     return work()
 
 
@@ -136,11 +132,11 @@ class Virtual:
     def __init__(self, seed: int, report: Callable[[Row], None]) -> None:
         self.seed = seed
         self.report = report
-        self.loop = cast("VirtualLoop", asyncio.get_running_loop())
+        self.loop = running_loop()
         self.parts: dict[str, Part] = {}
         self.sidecars: dict[str, VirtualSidecar] = {}
         self.table: dict[str, Any] = {}
-        self.loop.names = self._resolve
+        self.loop.network.resolve = self._resolve
 
     def now(self) -> float:
         return self.loop.time()
@@ -150,8 +146,8 @@ class Virtual:
 
     async def start(self, kind: str, name: str, spec: dict[str, Any]) -> list[str]:
         stall: Callable[[float], Awaitable[None]] = asyncio.sleep
-        world = World(self.loop.time, f"{self.seed}:{name}", self.report, stall, is_virtual=True)
-        part = self.parts[name] = make_part(kind, name, spec, world)
+        env = PartEnv(self.loop.time, f"{self.seed}:{name}", self.report, stall, is_virtual=True)
+        part = self.parts[name] = make_part(kind, name, spec, env)
         return await part.start()
 
     async def tell(self, name: str, command: str, **arguments: Any) -> None:

@@ -1,6 +1,13 @@
-"""Faults, each a small file or family.  How one is written in a scenario: `chaos.scenario.spec.Fault`.
+"""Faults that parts carry out; how one is written in a scenario is told by `chaos.scenario.spec.Fault`.
 
-`tcp` acts on the bytes of a link, `answer` on what a service says, `inside` in the service's process, `process` on the
-process as a whole, `names` on the resolution of names.  Chance comes from the generator of the part, so that a seed
-repeats a run; each fault has a time to live, and every part undoes its own when it stops, however that comes about.
+- `tcp`: on the wire, in a link.
+- `answer`: in what a service answers.
+- `inside`: in the process of a service.
+
+Rules:
+
+1. Chance comes from the generator of the part, so that a seed repeats a run.
+2. Each fault has a time to live, and every part undoes its own when it stops.
+
+Not here: faults of processes, names and policies (`chaos.timeline`).
 """

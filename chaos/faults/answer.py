@@ -1,26 +1,32 @@
-"""Faults in a service's answers: a status by a pattern, delays, and answers that are not what HTTP wants.
+"""Faults in a service's answers: a status by a pattern, delays, and answers that are not valid HTTP.
 
-`pattern` is a word of `F` and `.` that is repeated over the requests struck by it: `FF.` fails two of three, in order.
-`first` strikes only so many requests (`fail the first two`), for each `x-request-id` where `per_request` is set.
+- `pattern`: a word of `F` and `.`, repeated over the requests: `FF.` fails two of three, in order.
+- `first`: only that many requests fail; with `per_request` that many of each `x-request-id`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
-from typing import TYPE_CHECKING, Literal
+import socket
+import struct
+from typing import TYPE_CHECKING, Final, Literal
 
-from chaos.parts.http import Fields, response
+from chaos.parts.http import Message, response
 
 if TYPE_CHECKING:
-    from chaos.parts.service import Connection
+    from chaos.parts.service import ServiceConnection
 
 Kind = Literal["status", "delay", "dribble", "wrong_length", "malformed", "reset"]
-MOST_IDS = 10_000
+MAX_IDS: Final = 10_000
+"""Request ids that are counted one by one."""
 
 
 class AnswerFault:
-    """One fault, as long as it is in force."""
+    """One fault while it is in force.
+
+    - `count`: requests that met it; `seen`: the same by `x-request-id`.
+    """
 
     def __init__(
         self, rng: random.Random, kind: Kind, *, status: int = 503, share: float = 1.0, path: str = "/",
@@ -39,29 +45,29 @@ class AnswerFault:
         self.count = 0
         self.seen: dict[str, int] = {}
 
-    def strikes(self, target: str, fields: Fields) -> bool:
-        """Does it strike this request?  Counts it."""
-        if not target.startswith(self.path):
+    def strikes(self, request: Message) -> bool:
+        """Count a request; True if the fault strikes it."""
+        if not request.target.startswith(self.path):
             return False
         if self.share < 1.0 and self.rng.random() >= self.share:
             return False
         count = self.count
         self.count += 1
         if self.per_request:
-            key = fields.get("x-request-id", "")
+            key = request.get("x-request-id")
             count = self.seen.get(key, 0)
-            if len(self.seen) < MOST_IDS:
+            if len(self.seen) < MAX_IDS:
                 self.seen[key] = count + 1
         if self.first is not None and count >= self.first:
             return False
         return not self.pattern or self.pattern[count % len(self.pattern)] == "F"
 
-    async def answer(self, connection: Connection, body: bytes) -> int:
-        """Say it; returns the status that was meant."""
+    async def answer(self, connection: ServiceConnection, body: bytes) -> int:
+        """Send the answer; return the status that the service meant, 0 for none."""
         transport = connection.transport
         if self.kind == "status":
-            fields = {"retry_after": self.retry_after} if self.retry_after else {}
-            connection.answer(response(self.status, b'{"error":"injected"}', **fields))
+            fields = [("retry-after", self.retry_after)] if self.retry_after else []
+            connection.answer(response(self.status, b'{"error":"injected"}', fields))
             return self.status
         if self.kind == "reset":
             reset(transport)
@@ -70,7 +76,7 @@ class AnswerFault:
             connection.answer(b"HTTP/1.1 two hundred\r\nno colon\r\n\r\n")
             return 0
         if self.kind == "wrong_length":
-            connection.answer(response(200, body).replace(b"content-length: ", b"content-length: 1", 1))
+            connection.answer(response(200, body).replace(b"Content-Length: ", b"Content-Length: 1", 1))
             transport.close()
             return 0
         if self.kind == "delay":
@@ -91,8 +97,5 @@ def reset(transport: asyncio.Transport) -> None:
     """Close with RST instead of FIN."""
     sock = transport.get_extra_info("socket")
     if sock is not None:
-        import socket
-        import struct
-
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     transport.abort()

@@ -1,7 +1,7 @@
-"""Faults within a service's process: its CPU burnt, its memory leaking, its file descriptors used up.
+"""Faults in a service's process: its CPU burnt, its memory leaking, its file descriptors used up.
 
-All are bounded: a burn takes turns with the service, a leak ends at `LARGEST_LEAK`, and the limit on descriptors is
-lowered for this process alone before they are taken.
+All are bounded: a burn takes turns with the service, a leak ends at `LARGEST_LEAK`, and the limit of this process on
+descriptors is lowered before they are taken.
 """
 
 from __future__ import annotations
@@ -9,25 +9,30 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from chaos.parts.service import Service
 
-SLICE = 0.05
-"""Seconds: one turn of a burn."""
-LARGEST_LEAK = 64 * 2**20
-SPARE = 8
-"""Descriptors above those in use when it begins; they are taken too."""
+SLICE: Final = 0.05
+"""Seconds of one turn of a burn."""
+LARGEST_LEAK: Final = 64 * 2**20
+"""Bytes."""
+SPARE: Final = 8
+"""Descriptors beyond those in use that the lowered limit allows; they are taken too."""
 
 
 def descriptors() -> int:
-    """How many this process has; a guess where the system does not tell."""
+    """Return how many descriptors this process has; a guess where the system does not tell."""
     return len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 64
 
 
 class Inside:
-    """What is wrong in one process."""
+    """Faults of one process.
+
+    - `tasks`: faults in force.
+    - `leaked`, `files`: memory and descriptors that were taken; `limits`: limit on descriptors before.
+    """
 
     def __init__(self, service: Service) -> None:
         self.service = service
@@ -38,17 +43,18 @@ class Inside:
         self._hold: asyncio.Event | None = None
 
     def begin(self, id: str, kind: str, **how: Any) -> None:
-        """`cpu` (share), `memory` (rate in bytes/s), `files`."""
+        """Begin a fault: `cpu` (share of a core), `memory` (rate in bytes a second) or `files`."""
         faults: dict[str, Callable[..., Coroutine[Any, Any, None]]] = {
             "cpu": self._burn,
             "memory": self._leak,
             "files": self._exhaust,
         }
         if kind not in faults:
-            raise ValueError(f"nothing inside of a service is called {kind}")
+            raise ValueError(f"a service has no fault inside called {kind}")
         self.tasks[id] = asyncio.get_running_loop().create_task(faults[kind](**how))
 
     def undo(self, id: str) -> None:
+        """End a fault; with the last one everything taken is given back."""
         task = self.tasks.pop(id, None)
         if task is not None:
             task.cancel()
@@ -56,6 +62,7 @@ class Inside:
             self.undo_all()
 
     def undo_all(self) -> None:
+        """End all faults and give everything back."""
         for task in self.tasks.values():
             task.cancel()
         self.tasks.clear()
@@ -70,12 +77,12 @@ class Inside:
         self._release()
 
     async def wait(self) -> None:
-        """Until the process has time again: what a burn is on the virtual loop."""
+        """Wait while the process is frozen, or its CPU burnt on the virtual loop."""
         while self._hold is not None:
             await self._hold.wait()
 
     def freeze(self, frozen: bool) -> None:
-        """Nothing goes on until it is not frozen any more."""
+        """Freeze the process, or let it continue; for the virtual loop."""
         if frozen:
             self._hold = self._hold or asyncio.Event()
         else:
@@ -89,7 +96,7 @@ class Inside:
     async def _burn(self, share: float) -> None:
         while True:
             self._hold = asyncio.Event()
-            await self.service.world.stall(SLICE * share)
+            await self.service.env.stall(SLICE * share)
             self._release()
             await asyncio.sleep(SLICE * (1 - share))
 
@@ -97,13 +104,13 @@ class Inside:
         leaked = 0
         while leaked < LARGEST_LEAK:
             await asyncio.sleep(0.1)
-            if not self.service.world.is_virtual:
+            if not self.service.env.is_virtual:
                 self.leaked.append(bytearray(int(rate * 0.1)))
             leaked += int(rate * 0.1)
 
     async def _exhaust(self) -> None:
         server: Any = self.service.server
-        if self.service.world.is_virtual:
+        if self.service.env.is_virtual:
             server.hang()
             try:
                 await asyncio.Event().wait()
@@ -120,4 +127,4 @@ class Inside:
                     self.files.append(os.open(os.devnull, os.O_RDONLY))
             except OSError:
                 pass
-            await asyncio.sleep(0.05)  # what others give back is taken too
+            await asyncio.sleep(0.05)  # descriptors that the service gives back are taken too

@@ -1,19 +1,18 @@
-"""Faults on the wire: what a link between two parts does to the bytes that pass, in the words of Toxiproxy.
+"""Faults on the wire: what a link does to the bytes that pass, in the words of Toxiproxy.
 
-| fault | what it does |
+| fault | effect |
 |---|---|
-| `latency` | each piece arrives later by `by`, give or take `jitter` (uniform, normal or pareto), in order |
+| `latency` | each piece arrives `by` seconds later, plus or minus `jitter` (uniform, normal or pareto), in order |
 | `bandwidth` | `rate` bytes a second |
-| `slice` | pieces of `size` bytes, `by` apart |
-| `blackhole` | nothing arrives any more; what was held back comes when it ends, as TCP would send it again |
-| `corrupt` | in a `share` of the pieces one byte is another |
-| `truncate` | after `after` bytes the connection is closed |
-| `reset` | after `after` bytes the connection is reset (RST) |
-| `half_open` | the other side is gone and this side is not told |
-| `slow_close` | the end is passed on `by` later |
+| `slice` | pieces of `size` bytes, `by` seconds apart |
+| `blackhole` | nothing arrives; what was held back arrives when the fault ends, as TCP retransmits it |
+| `corrupt` | one byte is changed in a `share` of the pieces |
+| `truncate`, `reset` | after `after` bytes the connection is closed, or reset (RST) |
+| `half_open` | the other side has gone and this side is not told |
+| `slow_close` | the end arrives `by` seconds later |
 | `refuse`, `backlog` | no listener; a listener whose backlog is full, so that connecting hangs |
 
-`share` is of the connections, drawn when one opens; for `corrupt` of the pieces.
+`share` counts connections, drawn when one opens; for `corrupt` it counts pieces.
 `direction` is `up` (requests), `down` (answers, the default) or `both`.
 """
 
@@ -21,20 +20,23 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Final, Literal
 
 Kind = Literal[
     "latency", "bandwidth", "slice", "blackhole", "corrupt", "truncate", "reset", "half_open", "slow_close", "refuse",
     "backlog",
 ]  # fmt: skip
 Direction = Literal["up", "down", "both"]
-LISTENING = ("refuse", "backlog")
-"""Those that act on the listener and not on bytes."""
+LISTENING: Final = ("refuse", "backlog")
+"""Faults that act on the listener and not on bytes."""
 
 
 @dataclass
 class Toxic:
-    """One fault of a link."""
+    """One fault of a link.
+
+    - `struck`: by connection, whether it falls into `share`.
+    """
 
     kind: Kind
     rng: random.Random
@@ -49,7 +51,7 @@ class Toxic:
     struck: dict[int, bool] = field(default_factory=dict)
 
     def acts(self, link: int, direction: Direction) -> bool:
-        """On this connection, this way?"""
+        """True if the fault strikes this direction of a connection."""
         if self.direction not in ("both", direction):
             return False
         if self.share >= 1.0 or self.kind == "corrupt":
@@ -59,7 +61,7 @@ class Toxic:
         return self.struck[link]
 
     def delay(self) -> float:
-        """Seconds for one piece."""
+        """Return the seconds by which a piece is late."""
         if not self.jitter:
             return self.by
         if self.distribution == "normal":
@@ -69,7 +71,7 @@ class Toxic:
         return max(0.0, self.by + self.rng.uniform(-self.jitter, self.jitter))
 
     def corrupt(self, data: bytes) -> bytes:
-        """One byte is another, in a share of the pieces."""
+        """Return a piece, in a share of the cases with one bit changed."""
         if not data or self.rng.random() >= self.share:
             return data
         at = self.rng.randrange(len(data))

@@ -1,5 +1,15 @@
-"""What a scenario is made of: services, the load, and the links between them.
+"""Parts of a scenario: services, the load, and the links and stores between them.
 
-Each part is plain asyncio and is told its clock, so that the same code runs in a process of its own on real sockets
-and, in `chaos simulate`, beside all others on one loop whose time and network are virtual.
+Every part is plain asyncio and is handed its clock.  So the same code runs in a process of its own on real sockets, and
+beside all other parts on one virtual loop in `chaos simulate`.  Start reading at `part`.
+
+- `part`: interface of a part, and what it is handed; `kinds`: parts by the name of their kind.
+- `load`: users; `service`: a service of finite capacity; `link`: a relay with faults on the wire; `store`: as much of
+  Redis as a cache needs.
+- `pooled_client`: client of load and services; `port`: a listening port that can refuse or hang.
+- `http`: HTTP/1.1 messages, read and written without the sidecar's grammar.
+
+Raw ends of connections, for tests and the benchmark:
+
+- `client`: sends what no library would; `servers`: misbehave on command; `websocket`: frames and an echo.
 """

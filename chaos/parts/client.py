@@ -1,150 +1,69 @@
-"""A lean HTTP client: keep-alive connections, a time-out for the whole answer, and never an exception.
-
-What a naive client does, it does: no retries, no limits but its own bound on connections.  A connection that the peer
-closed while it was idle is replaced once if the method is safe, as browsers and libraries do it.
-"""
+"""Client of one connection on a raw socket, which can send what no library would."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any, NamedTuple, cast
+import contextlib
+import ssl
+from types import TracebackType
 
-from chaos.parts.http import Fields, MalformedError, Message, request, take
-from chaos.parts.part import split
+from chaos.parts.http import Message, read_response, request
 
-MOST_CONNECTIONS = 512
-"""To all addresses together; a request beyond is answered with `client_full`."""
-
-
-class Answer(NamedTuple):
-    """What became of a request: a status, or 0 and why there is none."""
-
-    status: int
-    reason: str = ""
-    """`refused`, `timeout`, `reset`, `malformed`, `client_full`, or what `x-sidecar-reason` said."""
-    body: bytes = b""
-    fields: Fields = {}  # noqa: RUF012
-
-    @property
-    def is_good(self) -> bool:
-        return 200 <= self.status < 400
-
-
-class Connection(asyncio.Protocol):
-    """One exchange at a time."""
-
-    def __init__(self) -> None:
-        self.buffer = bytearray()
-        self.waiter: asyncio.Future[Message | str] | None = None
-        self.transport: asyncio.Transport | None = None
-        self.is_open = False
-        self.is_used = False
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast("asyncio.Transport", transport)
-        self.is_open = True
-
-    def data_received(self, data: bytes) -> None:
-        self.buffer += data
-        try:
-            message = take(self.buffer, is_response=True)
-        except MalformedError:
-            self.resolve("malformed")
-            self.close()
-            return
-        if message is not None:
-            if message.closes:
-                self.close()
-            self.resolve(message)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self.is_open = False
-        self.resolve("reset")
-
-    def resolve(self, value: Message | str) -> None:
-        if self.waiter is not None and not self.waiter.done():
-            self.waiter.set_result(value)
-
-    def close(self) -> None:
-        self.is_open = False
-        if self.transport is not None:
-            self.transport.close()
+PATIENCE = 60.0
+"""Seconds after which a request fails rather than hangs."""
 
 
 class Client:
-    """Connections to any number of addresses."""
+    """One connection: `async with Client(address) as client`; the address is `host:port` or `unix:/path`."""
 
-    def __init__(self) -> None:
-        self.idle: dict[str, list[Connection]] = {}
-        self.connections = 0
+    def __init__(self, address: str, *, tls: ssl.SSLContext | None = None, server_name: str | None = None) -> None:
+        self.host, _, self.port = address.rpartition(":")
+        self.tls = tls
+        self.server_name = server_name
+        self.reader: asyncio.StreamReader
+        self.writer: asyncio.StreamWriter
 
-    async def fetch(
-        self, address: str, method: str, path: str, host: str, fields: Fields, body: bytes = b"", timeout: float = 10.0
-    ) -> Answer:
-        """One request; the answer is whole when this returns, or there is a reason why not.  `timeout` in seconds."""
-        if self.connections >= MOST_CONNECTIONS:
-            return Answer(0, "client_full")
-        loop = asyncio.get_running_loop()
-        self.connections += 1
-        waiter: asyncio.Future[Any] = loop.create_future()
-        task = loop.create_task(self._exchange(address, request(method, path, host, fields, body), method == "GET"))
+    async def __aenter__(self) -> Client:
+        if self.host == "unix":
+            self.reader, self.writer = await asyncio.open_unix_connection(self.port)
+        else:
+            self.reader, self.writer = await asyncio.open_connection(
+                self.host.strip("[]"), self.port, ssl=self.tls, server_hostname=self.server_name
+            )
+        return self
 
-        def end(done: asyncio.Task[Answer] | None = None) -> None:
-            if not waiter.done():
-                waiter.set_result(done)
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.writer.transport.abort()
+        with contextlib.suppress(OSError):
+            await self.writer.wait_closed()
 
-        task.add_done_callback(end)
-        timer = loop.call_later(timeout, end)
+    async def send(self, data: bytes) -> None:
+        """Send bytes as they are."""
+        self.writer.write(data)
+        await asyncio.wait_for(self.writer.drain(), PATIENCE)
+
+    async def request(self, method: str, target: str, body: bytes = b"", **fields: str) -> Message:
+        """Send a request and return its answer; `x_name="v"` is the field `x-name: v`."""
+        await self.send(request(method, target, body, **fields))
+        return await self.response(method)
+
+    async def response(self, method: str = "GET") -> Message:
+        """Return the next answer on the connection."""
+        return await asyncio.wait_for(read_response(self.reader, method), PATIENCE)
+
+    async def is_closed(self) -> bool:
+        """True if the other side has closed the connection and nothing more can be read."""
         try:
-            done = await waiter
-        finally:
-            timer.cancel()
-            self.connections -= 1
-            if not task.done():
-                task.cancel()
-        return Answer(0, "timeout") if done is None else cast("Answer", done.result())
+            return await asyncio.wait_for(self.reader.read(1), PATIENCE) == b""
+        except ConnectionResetError:
+            return True
+        except TimeoutError:
+            return False
 
-    async def _exchange(self, address: str, data: bytes, is_safe: bool) -> Answer:
-        loop = asyncio.get_running_loop()
-        connection = self._take(address)
-        if connection is None:
-            host, port = split(address)
-            connection = Connection()
-            try:
-                made = connection
-                await loop.create_connection(lambda: made, host, port)
-            except OSError:
-                return Answer(0, "refused")
-        assert connection.transport is not None
-        connection.waiter = loop.create_future()
-        try:
-            connection.transport.write(data)
-            answer = await connection.waiter
-        except asyncio.CancelledError:
-            connection.close()
-            raise
-        if isinstance(answer, str):
-            if answer == "reset" and connection.is_used and is_safe and not connection.buffer:
-                return await self._exchange(address, data, False)
-            connection.close()
-            return Answer(0, answer)
-        if connection.is_open:
-            connection.is_used = True
-            self.idle.setdefault(address, []).append(connection)
-        return Answer(answer.status, answer.fields.get("x-sidecar-reason", ""), answer.body, answer.fields)
 
-    def _take(self, address: str) -> Connection | None:
-        idle = self.idle.get(address, [])
-        while idle:
-            connection = idle.pop()
-            if connection.is_open and not connection.buffer:
-                return connection
-            connection.close()
-        return None
-
-    def close(self) -> None:
-        """Close what is idle."""
-        for idle in self.idle.values():
-            for connection in idle:
-                connection.close()
-        self.idle.clear()
+async def fetch(address: str, method: str, target: str, body: bytes = b"", **fields: str) -> Message:
+    """Send one request on a connection of its own and return the answer."""
+    async with Client(address) as client:
+        return await client.request(method, target, body, **fields)

@@ -1,47 +1,57 @@
-"""A link: a TCP relay in front of one address, and the faults on the wire that are in force there.
+"""Link: a TCP relay in front of one address, with the faults on the wire that are in force there.
 
-Pieces pass in order, each after its delay; reading stops while more than `MOST_HELD` bytes wait, so that a link is as
-bounded as a socket.  Commands: `target`, `toxic`, `undo`.
+Rules:
+
+1. Pieces pass in order, each after its delay.
+2. Reading stops while more than `MAX_HELD` bytes wait, so that a link is as bounded as a socket.
+
+Commands: `target` (where it leads), `toxic` (a fault begins), `undo` (a fault ends).
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from chaos.faults.answer import reset
 from chaos.faults.tcp import LISTENING, Direction, Toxic
-from chaos.parts.part import World, split
+from chaos.parts.part import PartEnv, split
 from chaos.parts.port import Port, make_port
 
-MOST_HELD = 256 * 1024
+MAX_HELD: Final = 256 * 1024
+"""Bytes held for one direction of a connection."""
 
 
-class End(asyncio.Protocol):
-    """One of the two sides of a relayed connection."""
+class Side(asyncio.Protocol):
+    """One of the two sides of a relayed connection.
 
-    def __init__(self, pair: Pair, direction: Direction) -> None:
-        self.pair = pair
+    - `direction`: which way the bytes go that are read here.
+    - `transport`: None until this side is connected.
+    - `held`: pieces with the instant at which each is due; None is the end.
+    - `held_bytes`, `passed_bytes`: bytes in `held`, and bytes written to the other side so far.
+    - `due`: instant before which no further piece passes.
+    """
+
+    def __init__(self, relay: Relay, direction: Direction) -> None:
+        self.relay = relay
         self.direction = direction
-        """Which way goes what is read here."""
         self.transport: asyncio.Transport | None = None
-        self.other: End
-        self.way: deque[tuple[float, bytes | None]] = deque()
-        self.held = self.passed = 0
+        self.other: Side
+        self.held: deque[tuple[float, bytes | None]] = deque()
+        self.held_bytes = self.passed_bytes = 0
         self.due = 0.0
         self.timer: asyncio.TimerHandle | None = None
-        self.is_deaf = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
-        link = self.pair.link
-        pieces, now = [data], link.world.now()
+        link = self.relay.link
+        pieces, now = [data], link.env.now()
         self.due = max(self.due, now)
         gap = 0.0
-        for toxic in link.toxics_on(self.pair, self.direction):
+        for toxic in link.toxics_on(self.relay, self.direction):
             match toxic.kind:
                 case "latency":
                     self.due = max(self.due, now + toxic.delay())
@@ -52,68 +62,65 @@ class End(asyncio.Protocol):
                     gap = toxic.by
                 case "corrupt":
                     pieces = [toxic.corrupt(piece) for piece in pieces]
-                case "reset" | "truncate" if self.passed + len(data) > toxic.after:
-                    self.pair.end(toxic.kind, self, data[: max(0, toxic.after - self.passed)])
+                case "reset" | "truncate" if self.passed_bytes + len(data) > toxic.after:
+                    self.relay.cut(toxic.kind, self, data[: max(0, toxic.after - self.passed_bytes)])
                     return
         for piece in pieces:
-            self._hold(self.due, piece)
+            self.hold(self.due, piece)
             self.due += gap
-        self._move()
+        self.pass_on()
 
-    def _hold(self, due: float, piece: bytes | None) -> None:
-        self.way.append((due, piece))
-        self.held += 0 if piece is None else len(piece)
-        if self.held > MOST_HELD and self.transport is not None:
+    def hold(self, due: float, piece: bytes | None) -> None:
+        """Keep a piece until it is due."""
+        self.held.append((due, piece))
+        self.held_bytes += 0 if piece is None else len(piece)
+        if self.held_bytes > MAX_HELD and self.transport is not None:
             self.transport.pause_reading()
 
-    def _move(self) -> None:
-        """Pass on what is due."""
-        link = self.pair.link
-        while self.way:
-            due, piece = self.way[0]
-            if self.other.transport is None or link.holds(self.pair, self.direction):
-                return  # `moved` calls again
-            wait = due - link.world.now()
+    def pass_on(self) -> None:
+        """Write what is due to the other side; called again once that is connected or a fault has ended."""
+        link = self.relay.link
+        while self.held:
+            due, piece = self.held[0]
+            if self.other.transport is None or link.is_blocking(self.relay, self.direction):
+                return
+            wait = due - link.env.now()
             if wait > 1e-4:
                 if self.timer is None:
-                    self.timer = asyncio.get_running_loop().call_later(wait, self._due)
+                    self.timer = asyncio.get_running_loop().call_later(wait, self._timer_fired)
                 return
-            self.way.popleft()
+            self.held.popleft()
             if piece is None:
                 self.other.transport.close()
                 return
-            self.held -= len(piece)
-            self.passed += len(piece)
+            self.held_bytes -= len(piece)
+            self.passed_bytes += len(piece)
             self.other.transport.write(piece)
-        if self.transport is not None and self.held < MOST_HELD and not self.transport.is_closing():
+        if self.transport is not None and self.held_bytes < MAX_HELD and not self.transport.is_closing():
             self.transport.resume_reading()
 
-    def _due(self) -> None:
+    def _timer_fired(self) -> None:
         self.timer = None
-        self._move()
-
-    def moved(self) -> None:
-        """Faults have changed, or the other side is there."""
-        self._move()
+        self.pass_on()
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self.timer is not None:
             self.timer.cancel()
             self.timer = None
-        self.pair.lost(self, exc)
+        self.relay.lost(self, exc)
 
 
-class Pair:
-    """A relayed connection."""
+class Relay:
+    """One relayed connection: `front` faces the client, `back` the target."""
 
     def __init__(self, link: Link) -> None:
         self.link = link
         link.count += 1
         self.number = link.count
-        self.front = End(self, "up")
-        self.back = End(self, "down")
+        self.front = Side(self, "up")
+        self.back = Side(self, "down")
         self.front.other, self.back.other = self.back, self.front
-        link.pairs.add(self)
+        link.relays[self] = None
         self.task = asyncio.get_running_loop().create_task(self._connect())
 
     async def _connect(self) -> None:
@@ -123,61 +130,67 @@ class Pair:
         except OSError:
             if self.front.transport is not None:
                 reset(self.front.transport)
-            self.link.pairs.discard(self)
+            self.link.relays.pop(self, None)
             return
         if self.front.transport is None or self.front.transport.is_closing():
             self.close()
         else:
-            self.front.moved()
+            self.front.pass_on()
 
-    def lost(self, end: End, exc: Exception | None) -> None:
-        """One side has ended: so does the other, in its time."""
-        other = end.other
-        self.link.pairs.discard(self)
+    def lost(self, side: Side, exc: Exception | None) -> None:
+        """End the other side as this one has ended, after what is held for it."""
+        other = side.other
+        self.link.relays.pop(self, None)
         if other.transport is None or other.transport.is_closing():
             return
-        if any(toxic.kind == "half_open" for toxic in self.link.toxics_on(self, end.direction)):
-            self.link.pairs.add(self)  # it hears nothing
+        if any(toxic.kind == "half_open" for toxic in self.link.toxics_on(self, side.direction)):
+            self.link.relays[self] = None  # the other side is not told
             return
         if exc is not None:
             reset(other.transport)
             return
-        late = sum(t.by for t in self.link.toxics_on(self, end.direction) if t.kind == "slow_close")
-        end._hold(max(end.due, self.link.world.now() + late), None)
-        end._move()
+        late = sum(t.by for t in self.link.toxics_on(self, side.direction) if t.kind == "slow_close")
+        side.hold(max(side.due, self.link.env.now() + late), None)
+        side.pass_on()
 
-    def end(self, kind: str, end: End, data: bytes) -> None:
-        """Reset or cut off, after a first part of the data."""
+    def cut(self, kind: str, side: Side, data: bytes) -> None:
+        """Reset or close both sides, after a last piece of what `side` has read."""
         for each in (self.front, self.back):
             if each.transport is None:
                 continue
-            if each is end.other and data and not each.transport.is_closing():
+            if each is side.other and data and not each.transport.is_closing():
                 each.transport.write(data)
             if kind == "reset":
                 reset(each.transport)
             else:
                 each.transport.close()
-        self.link.pairs.discard(self)
+        self.link.relays.pop(self, None)
 
     def close(self) -> None:
+        """Abort both sides."""
         self.task.cancel()
-        for end in (self.front, self.back):
-            if end.transport is not None:
-                end.transport.abort()
-        self.link.pairs.discard(self)
+        for side in (self.front, self.back):
+            if side.transport is not None:
+                side.transport.abort()
+        self.link.relays.pop(self, None)
 
 
 class Link:
-    """The part."""
+    """The part.
 
-    def __init__(self, name: str, spec: dict[str, Any], world: World) -> None:
+    - `target`: address to which connections are relayed.
+    - `toxics`: faults in force.
+    - `relays`: connections, in order, so that a simulated run can be repeated.
+    """
+
+    def __init__(self, name: str, spec: dict[str, Any], env: PartEnv) -> None:
         self.name = name
-        self.world = world
+        self.env = env
         self.target: str = spec["target"]
         self.toxics: dict[str, Toxic] = {}
-        self.pairs: set[Pair] = set()
+        self.relays: dict[Relay, None] = {}
         self.count = 0
-        self.port: Port = make_port(lambda: Pair(self).front, spec.get("host", "127.0.0.1"))
+        self.port: Port = make_port(lambda: Relay(self).front, spec.get("host", "127.0.0.1"))
 
     async def start(self) -> list[str]:
         return [await self.port.open()]
@@ -186,7 +199,7 @@ class Link:
         if command == "target":
             self.target = arguments["target"]
         elif command == "toxic":
-            await self._begin(arguments.pop("id"), Toxic(rng=self.world.rng, **arguments))
+            await self._begin(arguments.pop("id"), Toxic(rng=self.env.rng, **arguments))
         elif command == "undo":
             await self._end(arguments["id"])
         else:
@@ -194,8 +207,8 @@ class Link:
 
     async def stop(self) -> None:
         await self.port.close()
-        for pair in list(self.pairs):
-            pair.close()
+        for relay in list(self.relays):
+            relay.close()
 
     async def _begin(self, id: str, toxic: Toxic) -> None:
         self.toxics[id] = toxic
@@ -204,34 +217,34 @@ class Link:
         elif toxic.kind == "backlog":
             await self.port.hang()
         if toxic.kind in (*LISTENING, "half_open", "reset"):
-            for pair in list(self.pairs):  # connections that are open end too, or lose their other side
-                if toxic.share < 1.0 and not toxic.acts(pair.number, toxic.direction):
+            for relay in list(self.relays):  # these faults strike open connections too
+                if toxic.share < 1.0 and not toxic.acts(relay.number, toxic.direction):
                     continue
                 if toxic.kind == "half_open":
-                    if pair.back.transport is not None:
-                        pair.back.transport.abort()
+                    if relay.back.transport is not None:
+                        relay.back.transport.abort()
                 elif toxic.kind == "reset" and not toxic.after:
-                    pair.end("reset", pair.back, b"")
+                    relay.cut("reset", relay.back, b"")
                 elif toxic.kind in LISTENING:
-                    pair.close()
+                    relay.close()
 
     async def _end(self, id: str) -> None:
         toxic = self.toxics.pop(id)
         if toxic.kind in LISTENING:
             await self.port.open()
-        for pair in list(self.pairs):
-            if toxic.kind == "half_open" and (pair.back.transport is None or pair.back.transport.is_closing()):
-                pair.close()
+        for relay in list(self.relays):
+            if toxic.kind == "half_open" and (relay.back.transport is None or relay.back.transport.is_closing()):
+                relay.close()
                 continue
-            pair.front.moved()
-            pair.back.moved()
+            relay.front.pass_on()
+            relay.back.pass_on()
 
-    def toxics_on(self, pair: Pair, direction: Direction) -> list[Toxic]:
-        """What acts on a connection, one way."""
+    def toxics_on(self, relay: Relay, direction: Direction) -> list[Toxic]:
+        """Return the faults that strike one direction of a connection."""
         if not self.toxics:
             return []
-        return [toxic for toxic in self.toxics.values() if toxic.acts(pair.number, direction)]
+        return [toxic for toxic in self.toxics.values() if toxic.acts(relay.number, direction)]
 
-    def holds(self, pair: Pair, direction: Direction) -> bool:
-        """Does nothing pass?"""
-        return any(toxic.kind == "blackhole" for toxic in self.toxics_on(pair, direction))
+    def is_blocking(self, relay: Relay, direction: Direction) -> bool:
+        """True while nothing passes in one direction of a connection."""
+        return any(toxic.kind == "blackhole" for toxic in self.toxics_on(relay, direction))

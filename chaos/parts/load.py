@@ -1,11 +1,11 @@
-"""The load: open loop, so that a system that stalls is not spared, and measured from the intended send time.
+"""Load: users who send requests at a rate, whatever comes back (an open loop).
 
-A closed loop waits for answers before it asks again, and so asks least when things are worst (coordinated omission).
-Here each class of requests has a rate; its arrivals are drawn in advance from the class's own generator, and a request
-that is sent late, because the loop was busy, has waited since it was due.  In flight there are at most as many as the
-client has connections; what is beyond that fails as `client_full`.
+A closed loop waits for answers before it sends again, and so sends least when things are worst (coordinated omission).
 
-Users may try again (`retries`): each try is a request upstream, one line in the recording.
+1. Each class of requests has a rate; its arrivals are drawn from the class's own generator.
+2. Latency counts from the instant at which a request was due.  One that is sent late has waited since then.
+3. At most as many requests are in flight as the client has connections; further ones fail with `client_full`.
+4. Users may retry: the attempts of one user's request are one row of the recording.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from chaos.parts.client import Answer, Client
-from chaos.parts.part import World
+from chaos.parts.part import PartEnv
+from chaos.parts.pooled_client import Answer, PooledClient
 
 
 @dataclass(frozen=True)
 class Change:
-    """From `at` on, in seconds since the start of the load, the rate goes to another within `over` seconds."""
+    """Change of the rate: from `at`, in seconds since the load began, it moves to `rate` within `over` seconds."""
 
     at: float
     rate: float
@@ -31,13 +31,16 @@ class Change:
 
 @dataclass(frozen=True)
 class Class:
-    """Requests of one kind."""
+    """Requests of one kind.
+
+    - `rate`: requests a second.
+    - `keys`: number of keys for `{key}` in the path, the low ones more often (Zipf, s = 1); 0 for a new one each time.
+    """
 
     name: str
     to: str
     path: str
     rate: float
-    """Requests a second."""
     method: str = "GET"
     timeout: float = 5.0
     arrivals: str = "poisson"
@@ -46,13 +49,12 @@ class Class:
     retry_after: float = 0.1
     criticality: str = ""
     keys: int = 0
-    """The path's `{key}` is one of so many, the low ones more often (Zipf, s = 1); 0 for a new one each time."""
     is_write: bool = False
     idempotency_key: bool = False
 
 
 def rate_at(spec: Class, seconds: float) -> float:
-    """Requests a second at an instant of the load."""
+    """Return the requests a second at an instant, in seconds since the start of the load."""
     rate = spec.rate
     for change in spec.changes:
         if seconds < change.at:
@@ -63,7 +65,10 @@ def rate_at(spec: Class, seconds: float) -> float:
 
 
 def arrivals(spec: Class, seconds: float, rng: random.Random) -> Iterator[float]:
-    """When requests are due, in seconds since the start; a changing rate is thinned from its peak (Lewis 1979)."""
+    """Yield when requests are due, in seconds since the load began.
+
+    A changing rate is thinned from its peak (Lewis 1979).
+    """
     peak = max([spec.rate, *(change.rate for change in spec.changes)])
     if peak <= 0:
         return
@@ -84,7 +89,7 @@ def arrivals(spec: Class, seconds: float, rng: random.Random) -> Iterator[float]
 
 
 def keys(count: int) -> list[float]:
-    """Cumulative weights of `count` keys by Zipf's law."""
+    """Return the cumulative weights of `count` keys by Zipf's law."""
     total, weights = 0.0, []
     for rank in range(1, count + 1):
         total += 1.0 / rank
@@ -93,31 +98,36 @@ def keys(count: int) -> list[float]:
 
 
 class Load:
-    """The part: all classes of a run."""
+    """The part: all classes of a run.
 
-    def __init__(self, spec: dict[str, Any], world: World) -> None:
-        self.world = world
+    - `targets`: addresses of each service.
+    - `tasks`: what runs, in order, so that a simulated run can be repeated.
+
+    Commands: `run` (from the instant `at`, for `seconds`), `wait` (for the last answer, at most `grace` seconds).
+    """
+
+    def __init__(self, spec: dict[str, Any], env: PartEnv) -> None:
+        self.env = env
         self.classes = [
             Class(**{**each, "changes": tuple(Change(**change) for change in each.get("changes", ()))})
             for each in spec["classes"]
         ]
-        self.client = Client()
+        self.client = PooledClient()
         self.targets: dict[str, list[str]] = {}
-        self.tasks: set[asyncio.Task[None]] = set()
+        self.tasks: dict[asyncio.Task[None], None] = {}
         self.turn = 0
 
     async def start(self) -> list[str]:
         return []
 
     async def do(self, command: str, **arguments: Any) -> Any:
-        """`run` (from the instant `at`, for `seconds`) and `wait` for the last answer."""
         if command == "run":
             self.targets = arguments["targets"]
             for spec in self.classes:
                 self._spawn(self._run(spec, arguments["at"], arguments["seconds"]))
         elif command == "wait":
-            until = self.world.now() + arguments["grace"]
-            while self.tasks and (left := until - self.world.now()) > 0:  # those that go on may bring others
+            until = self.env.now() + arguments["grace"]
+            while self.tasks and (left := until - self.env.now()) > 0:  # a class that still runs adds requests
                 await asyncio.wait(self.tasks, timeout=left, return_when=asyncio.FIRST_COMPLETED)
         else:
             raise ValueError(f"the load knows no command {command}")
@@ -128,10 +138,10 @@ class Load:
         self.client.close()
 
     async def _run(self, spec: Class, start: float, seconds: float) -> None:
-        rng = random.Random(f"{self.world.seed}:{spec.name}")
+        rng = random.Random(f"{self.env.seed}:{spec.name}")
         weights = keys(spec.keys)
         for number, offset in enumerate(arrivals(spec, seconds, rng)):
-            wait = start + offset - self.world.now()
+            wait = start + offset - self.env.now()
             if wait > 0:
                 await asyncio.sleep(wait)
             key = rng.choices(range(spec.keys), cum_weights=weights)[0] if weights else number
@@ -158,10 +168,10 @@ class Load:
             if answer.is_good or tries > spec.retries:
                 break
             await asyncio.sleep(spec.retry_after)
-        spent = self.world.now() - due
-        self.world.report(("request", spec.name, due, spent, answer.status, answer.reason, tries, name))
+        spent = self.env.now() - due
+        self.env.report(("request", spec.name, due, spent, answer.status, answer.reason, tries, name))
 
     def _spawn(self, coroutine: Any) -> None:
         task = asyncio.get_running_loop().create_task(coroutine)
-        self.tasks.add(task)
-        task.add_done_callback(self.tasks.discard)
+        self.tasks[task] = None
+        task.add_done_callback(lambda done: self.tasks.pop(done, None))

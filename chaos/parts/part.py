@@ -1,4 +1,4 @@
-"""What every part has in common: a clock, a generator of chance, and someone to whom it reports rows."""
+"""Interface of a part, and what every part is handed: clock, generator of chance, and a receiver of its rows."""
 
 from __future__ import annotations
 
@@ -8,19 +8,24 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 Row = tuple[Any, ...]
-"""What a part reports: its kind first (`request`, `call`, `sample`), then JSON-ready values."""
+"""What a part reports: the kind first (`request`, `call`, `sample`), then JSON-ready values."""
 
 
 @dataclass
-class World:
-    """Time, chance and reporting, handed in."""
+class PartEnv:
+    """Surroundings of a part.
+
+    - `now()`: seconds of a clock that all parts of a run share.
+    - `seed`: seed of the part's generator `rng`.
+    - `report(row)`: add a row to the recording.
+    - `stall(seconds)`: keep the part's only thread busy.
+    - `is_virtual`: True on a virtual loop, where there is no process, memory or descriptor to use up.
+    """
 
     now: Callable[[], float]
-    """Seconds of a clock that all parts of a run share."""
     seed: str
     report: Callable[[Row], None]
     stall: Callable[[float], Awaitable[None]]
-    """Keep the part's only thread busy for so many seconds."""
     is_virtual: bool = False
     rng: random.Random = field(init=False)
 
@@ -32,16 +37,16 @@ class Part(Protocol):
     """One process of a run, or what stands for it on the virtual loop."""
 
     async def start(self) -> list[str]:
-        """Begin; the addresses (`host:port`) on which it listens."""
+        """Begin, and return the addresses (`host:port`) on which the part listens."""
 
     async def do(self, command: str, **arguments: Any) -> Any:
-        """What it can be told (see each part); ValueError for what it does not know."""
+        """Carry out a command.  Raises `ValueError` for one that the part does not know."""
 
     async def stop(self) -> None:
-        """Let go of everything."""
+        """Release everything."""
 
 
 def split(address: str) -> tuple[str, int]:
-    """`host:port` as a pair."""
+    """Return the host and the port of an address."""
     host, _, port = address.rpartition(":")
     return host, int(port)

@@ -1,7 +1,7 @@
-"""A listening port that can also refuse, or hang as one whose backlog is full does.
+"""Listening port that can also refuse connections, or hang as one whose backlog is full does.
 
-Hanging, for real: a socket that listens with the smallest backlog and accepts nobody, filled up by connections of our
-own; the kernel then drops further SYNs, and whoever connects waits.  It works on Linux without privileges.
+A real port hangs by a socket that listens with the smallest backlog, accepts nobody, and is filled up by connections of
+our own.  The kernel then drops further SYNs, so whoever connects waits.  This works on Linux, without privileges.
 """
 
 from __future__ import annotations
@@ -10,34 +10,66 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
-BACKLOG = 512
-FILLING = 4
-"""Connections that fill a backlog of none."""
+from sidecar.simulation.loop import VirtualLoop
+from sidecar.simulation.network import Network, VirtualServer
+
+BACKLOG: Final = 512
+FILLING: Final = 4
+"""Connections that fill a backlog of zero."""
 
 
 class Port(Protocol):
-    """One address of a link."""
+    """Port of a link."""
 
     async def open(self) -> str:
-        """Listen, on the same port as before; the address."""
+        """Listen, on the same port as before, and return the address."""
 
     async def close(self) -> None:
-        """Refuse."""
+        """Refuse connections."""
 
     async def hang(self) -> None:
         """Let whoever connects wait."""
 
 
 def make_port(factory: Callable[[], asyncio.Protocol], host: str) -> Port:
-    """A port of the running loop: one of its own if it has such, else a real one of the address `host`."""
-    own: Callable[..., Port] | None = getattr(asyncio.get_running_loop(), "make_port", None)
-    return RealPort(factory, host) if own is None else own(factory)
+    """Return a port of the running loop: a virtual one on a virtual loop, else a real one at the address `host`."""
+    loop = asyncio.get_running_loop()
+    return VirtualPort(loop.network, factory) if isinstance(loop, VirtualLoop) else RealPort(factory, host)
+
+
+class VirtualPort:
+    """Port of a virtual network."""
+
+    def __init__(self, network: Network, factory: Callable[[], asyncio.Protocol]) -> None:
+        self.network = network
+        self.factory = factory
+        self.number = 0
+        self.server: VirtualServer | None = None
+
+    async def open(self) -> str:
+        await self.close()
+        self.server = self.network.listen(self.factory, ("127.0.0.1", self.number))
+        self.number = self.server.address[1]
+        return f"127.0.0.1:{self.number}"
+
+    async def close(self) -> None:
+        if self.server is not None:
+            self.server.close()
+            self.server = None
+
+    async def hang(self) -> None:
+        if self.server is not None:
+            self.server.hang()
 
 
 class RealPort:
-    """With sockets."""
+    """Port of this machine.
+
+    - `number`: 0 until the system has chosen one.
+    - `sockets`: listener and fillers while it hangs.
+    """
 
     def __init__(self, factory: Callable[[], asyncio.Protocol], host: str) -> None:
         self.factory = factory
@@ -77,7 +109,7 @@ class RealPort:
             filler = socket.socket()
             filler.setblocking(False)
             with contextlib.suppress(BlockingIOError):
-                filler.connect((self.host, self.number))  # 0.0.0.0 is this machine
+                filler.connect((self.host, self.number))  # connecting to 0.0.0.0 reaches this machine
             self.sockets.append(filler)
 
     def _unhang(self) -> None:

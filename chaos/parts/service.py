@@ -1,10 +1,13 @@
-"""A service with finite capacity: so many workers, a bounded queue, a time that its work takes, and calls to others.
+"""Service of finite capacity: workers, a bounded queue, a time that its work takes, and calls to other services.
 
-A worker is held from the start of a request's work to its answer, calls included, as in a server with a thread for each
-request: that is how a slow dependency fells its callers.  The queue is first in, first out and does not notice that a
-client has left: work for nobody is what keeps an overload alive.  What comes to a full queue gets 503 at once.
+1. A worker is held from the start of a request's work to its answer, calls included, as in a server with a thread for
+   each request.  So a slow dependency uses up the workers of its callers.
+2. The queue is first in, first out, and does not notice that a client has left.  Work for clients that have left keeps
+   an overload alive.
+3. A request that meets a full queue gets 503 at once.
 
-Commands: `wire` (where its calls go), `slow`, `http` and the faults of the process (see `chaos.faults`); `undo`.
+Commands: `wire` (where its calls go), `slow`, `answer` (a fault in its answers), `inside` (a fault in its process),
+`undo`.
 """
 
 from __future__ import annotations
@@ -12,61 +15,71 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import deque
-from dataclasses import dataclass, field
-from typing import Any, cast
+from dataclasses import dataclass
+from typing import Any, Final, cast
 
 from chaos.faults.answer import AnswerFault
 from chaos.faults.inside import Inside
-from chaos.parts.client import Answer, Client
 from chaos.parts.http import Fields, MalformedError, Message, response, take
-from chaos.parts.part import World, split
+from chaos.parts.part import PartEnv, split
+from chaos.parts.pooled_client import Answer, PooledClient
 
-CONTEXT = ("x-request-id", "x-class", "x-write-id", "x-criticality", "x-sidecar-attempt", "idempotency-key")
-"""What a well-behaved service passes on with its calls, as it does with trace contexts."""
-DEADLINE = "x-request-timeout-ms"
-SAMPLE_EVERY = 0.25
-BACKLOG = 512
+CONTEXT: Final = ("x-request-id", "x-class", "x-write-id", "x-criticality", "x-sidecar-attempt", "idempotency-key")
+"""Fields of a request that the service passes on with its calls, as it would a trace context."""
+DEADLINE: Final = "x-request-timeout-ms"
+SAMPLE_EVERY: Final = 0.25
+"""Seconds."""
+BACKLOG: Final = 512
+COLD: Final = 4.0
+"""Factor by which work takes longer after a start."""
 
 
 @dataclass(frozen=True)
 class Call:
-    """A call to another service, in a row with the others; the answer fails with it unless it is optional."""
+    """Call to another service, one after the other; unless it is optional, the answer fails with it.
+
+    - `retries`: naive ones, at once and without a budget.
+    """
 
     to: str
     path: str
     method: str = "GET"
     timeout: float = 10.0
     retries: int = 0
-    """Naive ones, at once, without a budget."""
     optional: bool = False
 
 
 @dataclass(frozen=True)
 class Work:
-    """What the requests under a path cost."""
+    """Cost of the requests under a path.
+
+    - `median`: seconds that a worker is busy, calls apart; `spread`: sigma of their logarithm, 0 for always the same.
+    - `body`: bytes of the answer.
+    """
 
     path: str
     median: float
-    """Seconds."""
     spread: float = 0.0
-    """Sigma of the logarithm: 0 for always the same."""
     calls: tuple[Call, ...] = ()
     body: int = 64
-    """Bytes of the answer."""
     cache_control: str = ""
 
 
 @dataclass
 class Job:
+    """Request on its way through the service.
+
+    - `arrived`, `started`: instants; `started` is 0 until a worker has taken it.
+    """
+
     message: Message
-    connection: Connection
+    connection: ServiceConnection
     arrived: float
     started: float = 0.0
-    fields: Fields = field(default_factory=dict)
 
 
-class Connection(asyncio.Protocol):
-    """One client: a request after the other."""
+class ServiceConnection(asyncio.Protocol):
+    """Connection of one client: one request after the other."""
 
     def __init__(self, service: Service) -> None:
         self.service = service
@@ -76,22 +89,22 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
-        self.service.connections.add(self)
+        self.service.connections[self] = None
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.service.connections.discard(self)
+        self.service.connections.pop(self, None)
 
     def data_received(self, data: bytes) -> None:
         self.buffer += data
-        self.next()
+        self._next()
 
-    def next(self) -> None:
+    def _next(self) -> None:
         if self.is_busy or not self.buffer:
             return
         try:
             message = take(self.buffer)
         except MalformedError:
-            self.transport.write(response(400, b"malformed", connection="close"))
+            self.transport.write(response(400, b"malformed", [("connection", "close")]))
             self.transport.close()
             return
         if message is not None:
@@ -99,22 +112,31 @@ class Connection(asyncio.Protocol):
             self.service.arrive(message, self)
 
     def answer(self, data: bytes) -> None:
-        """The whole answer; a client that has left is not noticed."""
+        """Send the whole answer, and go on with the next request."""
         self.is_busy = False
         if not self.transport.is_closing():
             self.transport.write(data)
-            self.next()
+            self._next()
 
 
 class Service:
-    """The part."""
+    """The part.
 
-    def __init__(self, name: str, spec: dict[str, Any], world: World) -> None:
+    - `workers`, `queue`: capacity; `busy`: workers in use; `waiting`: requests in the queue.
+    - `slowdown`, `extra`: factor and seconds by which work takes longer.
+    - `cold_until`: instant until which work takes `COLD` times as long.
+    - `peers`: addresses of the services that it calls.
+    - `keeps_retries`: True if it retries its calls itself.
+    - `answers`: faults in its answers; `inside`: faults in its process.
+    - `connections`, `tasks`: in order, so that a simulated run can be repeated.
+    """
+
+    def __init__(self, name: str, spec: dict[str, Any], env: PartEnv) -> None:
         self.name = name
-        self.world = world
+        self.env = env
         self.workers: int = spec["workers"]
-        self.places: int = spec["queue"]
-        self.start_time: float = spec.get("warm_up", 0.0)
+        self.queue: int = spec["queue"]
+        self.warm_up: float = spec.get("warm_up", 0.0)
         self.work = [
             Work(**{**each, "calls": tuple(Call(**call) for call in each.get("calls", ()))}) for each in spec["work"]
         ]
@@ -123,24 +145,24 @@ class Service:
         self.slowdown = 1.0
         self.extra = 0.0
         self.waiting: deque[Job] = deque()
-        self.connections: set[Connection] = set()
-        self.client = Client()
+        self.connections: dict[ServiceConnection, None] = {}
+        self.client = PooledClient()
         self.peers: dict[str, list[str]] = {}
         self.turn = 0
         self.keeps_retries = True
         self.answers: dict[str, AnswerFault] = {}
         self.inside = Inside(self)
         self.server: asyncio.Server | None = None
-        self.tasks: set[asyncio.Task[None]] = set()
+        self.tasks: dict[asyncio.Task[None], None] = {}
         self.cold_until = 0.0
 
     async def start(self) -> list[str]:
         loop = asyncio.get_running_loop()
         host, port = split(self.address)
-        self.server = await loop.create_server(lambda: Connection(self), host, port, backlog=BACKLOG)
+        self.server = await loop.create_server(lambda: ServiceConnection(self), host, port, backlog=BACKLOG)
         bound = self.server.sockets[0].getsockname()
         self.address = f"{bound[0]}:{bound[1]}"
-        self.cold_until = self.world.now() + self.start_time
+        self.cold_until = self.env.now() + self.warm_up
         self._spawn(self._sample())
         return [self.address]
 
@@ -152,7 +174,7 @@ class Service:
             self.slowdown, self.extra = arguments.get("times", 1.0), arguments.get("by", 0.0)
         elif command == "answer":
             name = arguments.pop("id")
-            self.answers[name] = AnswerFault(rng=self.world.rng, **arguments)
+            self.answers[name] = AnswerFault(rng=self.env.rng, **arguments)
         elif command == "undo":
             if self.answers.pop(arguments["id"], None) is None:
                 self.inside.undo(arguments["id"])
@@ -173,7 +195,7 @@ class Service:
         self.inside.undo_all()
 
     def freeze(self, frozen: bool) -> None:
-        """What SIGSTOP is on the virtual loop."""
+        """Stop or continue, as by SIGSTOP and SIGCONT; for the virtual loop."""
         server: Any = self.server
         if frozen:
             server.hang()
@@ -183,11 +205,12 @@ class Service:
 
     # ----- a request
 
-    def arrive(self, message: Message, connection: Connection) -> None:
-        job = Job(message, connection, self.world.now())
+    def arrive(self, message: Message, connection: ServiceConnection) -> None:
+        """Begin a request, queue it or refuse it."""
+        job = Job(message, connection, self.env.now())
         if self.busy < self.workers:
             self._begin(job)
-        elif len(self.waiting) < self.places:
+        elif len(self.waiting) < self.queue:
             self.waiting.append(job)
         else:
             self._finish(job, 503, "queue full")
@@ -198,8 +221,8 @@ class Service:
 
     async def _serve(self, job: Job) -> None:
         try:
-            job.started = self.world.now()
-            work = self._work_of(job.message.first[1])
+            job.started = self.env.now()
+            work = self._work_of(job.message.target)
             if work is None:
                 self._finish(job, 404, "no such path")
                 return
@@ -221,19 +244,18 @@ class Service:
         return next((work for work in self.work if target.startswith(work.path)), None)
 
     def _seconds(self, work: Work) -> float:
-        seconds = work.median * (self.world.rng.lognormvariate(0.0, work.spread) if work.spread else 1.0)
-        cold = 4.0 if self.world.now() < self.cold_until else 1.0
+        seconds = work.median * (self.env.rng.lognormvariate(0.0, work.spread) if work.spread else 1.0)
+        cold = COLD if self.env.now() < self.cold_until else 1.0
         return seconds * self.slowdown * cold + self.extra
 
     async def _call(self, call: Call, job: Job) -> Answer:
-        fields = {name: job.message.fields[name] for name in CONTEXT if name in job.message.fields}
+        fields = {name: value for name, value in job.message.fields if name in CONTEXT}
         fields["x-caller"] = self.name.partition(".")[0]
         addresses = self.peers[call.to]
         answer = Answer(0, "not sent")
         for _ in range(1 + (call.retries if self.keeps_retries else 0)):
-            left = job.message.fields.get(DEADLINE)
-            if left is not None:
-                fields[DEADLINE] = str(max(1, int(left) - int((self.world.now() - job.arrived) * 1000)))
+            if left := job.message.get(DEADLINE):
+                fields[DEADLINE] = str(max(1, int(left) - int((self.env.now() - job.arrived) * 1000)))
             self.turn += 1
             address = addresses[self.turn % len(addresses)]
             answer = await self.client.fetch(
@@ -244,35 +266,32 @@ class Service:
         return answer
 
     async def _answer(self, job: Job, work: Work) -> None:
-        fields = {"cache_control": work.cache_control} if work.cache_control else {}
+        fields = [("cache-control", work.cache_control)] if work.cache_control else []
         body = json.dumps({"service": self.name}).encode().ljust(work.body)
         for fault in self.answers.values():
-            if fault.strikes(job.message.first[1], job.message.fields):
+            if fault.strikes(job.message):
                 status = await fault.answer(job.connection, body)
                 self._report(job, status)
                 return
         self._finish(job, 200, "", body, fields)
 
     def _finish(self, job: Job, status: int, why: str, body: bytes = b"", fields: Fields | None = None) -> None:
-        job.connection.answer(response(status, body or json.dumps({"error": why}).encode(), **(fields or {})))
+        job.connection.answer(response(status, body or json.dumps({"error": why}).encode(), fields or ()))
         self._report(job, status)
 
     def _report(self, job: Job, status: int) -> None:
-        fields = job.message.fields
-        about = [fields.get(name, "") for name in ("x-class", "x-request-id", "x-write-id", "x-caller")]
-        now = self.world.now()
-        self.world.report(("call", self.name, job.message.first[1], *about, job.arrived, job.started, now, status))
+        message, now = job.message, self.env.now()
+        about = [message.get(name) for name in ("x-class", "x-request-id", "x-write-id", "x-caller")]
+        self.env.report(("call", self.name, message.target, *about, job.arrived, job.started, now, status))
 
     # ----- beside the requests
 
     async def _sample(self) -> None:
         while True:
             await asyncio.sleep(SAMPLE_EVERY)
-            self.world.report(
-                ("sample", self.name, self.world.now(), self.busy, len(self.waiting), len(self.connections))
-            )
+            self.env.report(("sample", self.name, self.env.now(), self.busy, len(self.waiting), len(self.connections)))
 
     def _spawn(self, coroutine: Any) -> None:
         task = asyncio.get_running_loop().create_task(coroutine)
-        self.tasks.add(task)
-        task.add_done_callback(self.tasks.discard)
+        self.tasks[task] = None
+        task.add_done_callback(lambda done: self.tasks.pop(done, None))

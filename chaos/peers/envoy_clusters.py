@@ -1,4 +1,4 @@
-"""Upstreams as Envoy's clusters: limits, retry budget, and outlier detection in a breaker's place."""
+"""Clusters of Envoy for the upstreams: limits, retry budgets, and outlier detection in the place of breakers."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ from typing import Any, Final
 from chaos.parts.part import split
 from sidecar.config.spec import PolicySpec, RouteSpec
 
-MOST: Final = 1_000_000
+UNLIMITED: Final = 1_000_000
 
 
 class Clusters:
-    """Those that routes have asked for, by name."""
+    """Clusters by name, as routes ask for them.
+
+    - `lack(gap)`: note what Envoy has no setting for.
+    """
 
     def __init__(self, spec: PolicySpec, lack: Callable[[str], None]) -> None:
         self.spec = spec
@@ -20,7 +23,7 @@ class Clusters:
         self.found: dict[str, dict[str, Any]] = {}
 
     def of(self, route: RouteSpec) -> str:
-        """The cluster of a route: its upstream's, or one of its own where it has a limit or a breaker of its own."""
+        """Return the name of a route's cluster: its upstream's, or its own if the route has a limit or a breaker."""
         blocks = route.blocks
         own = "concurrency" in blocks or "circuit_breaker" in blocks
         name = f"{route.upstream}:{route.name}" if own else route.upstream
@@ -34,8 +37,8 @@ class Clusters:
         limit: Any = route.blocks.get("concurrency") or spec.concurrency
         budget = spec.retry_budget
         threshold: dict[str, Any] = {
-            "max_connections": spec.connections.max, "max_requests": MOST, "max_pending_requests": MOST,
-            "max_retries": MOST,
+            "max_connections": spec.connections.max, "max_requests": UNLIMITED, "max_pending_requests": UNLIMITED,
+            "max_retries": UNLIMITED,
             "retry_budget": {
                 "budget_percent": {"value": max(0.1, budget.ratio * 100)},
                 "min_retry_concurrency": max(1, round(budget.min_per_second)),
@@ -44,7 +47,7 @@ class Clusters:
         if limit is not None:
             threshold["max_connections"] = limit.max or limit.adaptive.max
             threshold["max_pending_requests"] = max(1, limit.queue)
-            self.lack("a queue has no time-out of its own, and does not know what is critical")
+            self.lack("a queue has no timeout and no priorities")
         cluster: dict[str, Any] = {
             "name": name, "type": "STATIC", "connect_timeout": seconds(spec.connect_timeout),
             "lb_policy": "ROUND_ROBIN" if spec.load_balancing == "round_robin" else "LEAST_REQUEST",
@@ -60,7 +63,7 @@ class Clusters:
     def _outliers(self, ejection: Any, breaker: Any, hosts: int) -> dict[str, Any]:
         found: dict[str, Any] = {"interval": "0.25s", "max_ejection_percent": 100, "max_ejection_time_jitter": "0.2s"}
         if breaker is not None:
-            self.lack("a breaker is an ejected host: no probes, no ramp, no slow calls; all come at once afterwards")
+            self.lack("a breaker is an ejected host: no probes, no ramp, and slow calls do not count")
             row = breaker.consecutive_failures or breaker.min_calls
             found |= {
                 "base_ejection_time": seconds(breaker.open_for),
@@ -87,15 +90,15 @@ class Clusters:
 
 
 def address(host: str, port: int) -> dict[str, Any]:
-    """A socket address."""
+    """Return a socket address in Envoy's JSON."""
     return {"socket_address": {"address": host, "port_value": port}}
 
 
 def endpoint(url: str) -> dict[str, Any]:
-    """An endpoint of a cluster."""
+    """Return an endpoint of a cluster."""
     return {"endpoint": {"address": address(*split(url.removeprefix("http://")))}}
 
 
 def seconds(value: float) -> str:
-    """A duration in Envoy's JSON."""
+    """Return a duration in Envoy's JSON."""
     return f"{value:.6f}".rstrip("0").rstrip(".") + "s"

@@ -1,7 +1,7 @@
-"""Expectations: what a scenario file may ask of a recording.
+"""Expectations of a scenario: each has a `measure` and a limit, `at_least` or `at_most`.
 
-Each has a `measure` and a limit, `at_least` or `at_most`.  A limit on a latency may be a multiple of the quiet phase,
-`1.2x`.  How each is measured stands in `chaos.verdict.judge`.
+The limit of a latency may be a multiple of its value in the quiet phase, such as `1.2x`.
+How each measure is taken stands in `chaos.verdict.judge`.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from sidecar.core.units import Duration, Share, Size, parse_duration
 
 Phase = Literal["before", "during", "after"]
 ALL = "all"
-"""In the place of a class: every one together."""
+"""In the place of a class: all classes together."""
 
 
 class Multiple(float):
-    """So many times what it was in the quiet phase."""
+    """Factor on the value in the quiet phase."""
 
 
 def _latency(value: Any) -> float:
@@ -34,31 +34,31 @@ Number = Annotated[float, Field(ge=0)]
 
 
 class Measure(Model):
-    """What all have."""
+    """Base of all expectations."""
 
     because: str = ""
-    """Why it must be so, for the report."""
+    """Reason of the expectation, for the report."""
 
     @property
     def classes(self) -> list[str]:
-        """The classes that it names."""
+        """Classes that the expectation names."""
         return [name for name in (getattr(self, "of", None),) if name and name != ALL]
 
 
 class ShareMeasure(Measure):
-    """`availability`: answers that are no server error.  `goodput`: good answers within `good_within`.
-    `refused`: answers by a sidecar's own refusal.  `degraded`: by a fallback or a stale copy."""
+    """Share of a class's requests.  `availability`: answered without a server error.  `goodput`: answered well within
+    `good_within`.  `refused`: refused by a sidecar."""
 
     measure: Literal["availability", "goodput", "refused"]
     of: str
-    """The class; `all` for every one together."""
+    """Class of requests; `all` for all classes together."""
     phase: Phase
     at_least: Share | None = None
     at_most: Share | None = None
 
 
 class LatencyMeasure(Measure):
-    """A percentile of the time from the intended send to the end, failures included."""
+    """Percentile of the time from when a request was due to the end of its answer, failures included."""
 
     measure: Literal["latency"]
     of: str
@@ -69,7 +69,7 @@ class LatencyMeasure(Measure):
 
 
 class AmplificationMeasure(Measure):
-    """Calls that reached a service for each request of the class."""
+    """Calls that reached a service for each request of a class."""
 
     measure: Literal["amplification"]
     of: str
@@ -80,7 +80,7 @@ class AmplificationMeasure(Measure):
 
 
 class UpstreamLoadMeasure(Measure):
-    """Calls that reached a service a second, as a multiple of the quiet phase."""
+    """Calls a second that reached a service, as a multiple of the quiet phase."""
 
     measure: Literal["upstream_load"]
     to: str
@@ -90,7 +90,7 @@ class UpstreamLoadMeasure(Measure):
 
 
 class DuplicatesMeasure(Measure):
-    """Writes that were carried out more than once."""
+    """Number of times that a write was carried out again."""
 
     measure: Literal["duplicates"]
     at_most: Number | None = None
@@ -98,7 +98,7 @@ class DuplicatesMeasure(Measure):
 
 
 class DetectionMeasure(Measure):
-    """Time from the start of the first fault to an event of a sidecar."""
+    """Time from the start of the first fault to the first event of a sidecar."""
 
     measure: Literal["detection"]
     event: Literal["breaker.transition", "endpoint.ejected", "endpoint.health", "retry_budget.exhausted"] = (
@@ -108,7 +108,7 @@ class DetectionMeasure(Measure):
 
 
 class RecoveryMeasure(Measure):
-    """Time from the end of the last fault until goodput is `to` and stays."""
+    """Time from the end of the last fault until goodput has reached `to` for good."""
 
     measure: Literal["recovery"]
     of: str
@@ -118,7 +118,7 @@ class RecoveryMeasure(Measure):
 
 
 class EventsMeasure(Measure):
-    """How often sidecars said something; for breakers, into which state."""
+    """Number of events of the sidecars; for a breaker's transitions, of those into the state `to`."""
 
     measure: Literal["events"]
     event: str = "breaker.transition"
@@ -128,7 +128,7 @@ class EventsMeasure(Measure):
 
 
 class PeakMeasure(Measure):
-    """The largest sample of a node (`payments`, `shop-sidecar`)."""
+    """Largest sample of a node, such as `payments` or `shop-sidecar`."""
 
     measure: Literal["peak"]
     of_: Literal["busy", "queue", "connections"] = Field(alias="what")
@@ -138,14 +138,14 @@ class PeakMeasure(Measure):
 
 
 class GrowthMeasure(Measure):
-    """Resident memory of the sidecars at the end, beyond that of the quiet phase."""
+    """Resident memory of a sidecar at the end, beyond that of the quiet phase."""
 
     measure: Literal["growth"]
     at_most: Size
 
 
 class BlastRadiusMeasure(Measure):
-    """Only these classes may suffer: every other one keeps 99 % goodput in all phases."""
+    """Classes that may suffer; every other class keeps 99 % goodput in all phases."""
 
     measure: Literal["blast_radius"]
     only: list[str]

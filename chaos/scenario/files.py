@@ -1,4 +1,4 @@
-"""Scenario files, read with the reader of the policy files: YAML 1.2, every problem with its place and a remedy."""
+"""Scenario files, read by the reader of policy files: YAML 1.2, every problem with its place and a remedy."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from chaos.scenario.spec import Scenario
+from sidecar.config.docstrings import DescribingGenerator
 from sidecar.config.files import Source, parse
 from sidecar.config.report import Report
 from sidecar.config.validate import validate
@@ -17,11 +18,11 @@ SCENARIOS = HERE / "scenarios"
 
 
 class ScenarioError(Exception):
-    """Files that are not scenarios; one problem a line."""
+    """Raised for files that are not valid scenarios; one problem a line."""
 
 
 class Loaded(NamedTuple):
-    """A scenario and where it is from."""
+    """Scenario with its name and its file."""
 
     name: str
     path: Path
@@ -29,7 +30,7 @@ class Loaded(NamedTuple):
 
 
 def load(paths: Iterable[str | Path]) -> list[Loaded]:
-    """The scenarios of files and directories, by their names.  Raises `ScenarioError` with all problems."""
+    """Return the scenarios of files and directories.  Raises `ScenarioError` with all problems."""
     report = Report()
     found: list[Loaded] = []
     files = [file for path in map(Path, paths) for file in (sorted(path.glob("*.yaml")) if path.is_dir() else [path])]
@@ -37,7 +38,7 @@ def load(paths: Iterable[str | Path]) -> list[Loaded]:
         try:
             text = path.read_bytes()
         except OSError as error:
-            raise ScenarioError(f"{path}: {error.strerror}; `chaos list` shows the scenarios there are") from None
+            raise ScenarioError(f"{path}: {error.strerror}; `chaos list` shows the known scenarios") from None
         node = parse(Source(str(path), text), {}, report)
         scenario = None if node is None else validate(Scenario, node, report)
         if scenario is not None:
@@ -45,18 +46,18 @@ def load(paths: Iterable[str | Path]) -> list[Loaded]:
     if report.problems:
         raise ScenarioError("\n".join(map(str, report.problems)))
     if not found:
-        raise ScenarioError("no scenarios there; name a *.yaml file or a directory of them")
+        raise ScenarioError("no scenarios found; name a *.yaml file or a directory of them")
     return found
 
 
 def policies(loaded: Loaded, service: str) -> list[Source]:
-    """The policy files of a service's sidecar."""
+    """Return the policy files of a service's sidecar."""
     base = loaded.path.parent
     return [Source(name, (base / name).read_bytes()) for name in loaded.scenario.policies[service]]
 
 
 def without(sources: list[Source], blocks: Iterable[str], environ: Mapping[str, str]) -> list[Source]:
-    """The policies with some blocks taken out, as one JSON document: `routes.order.retry`, `upstreams.pay.ejection`."""
+    """Return the policies as one JSON document without some blocks, such as `routes.order.retry`."""
     document: dict[str, Any] = {}
     for source in sources:
         node = parse(source, environ, Report())
@@ -75,12 +76,15 @@ def without(sources: list[Source], blocks: Iterable[str], environ: Mapping[str, 
 
 
 def remove(document: Any, path: list[str]) -> None:
-    """Take out what is at a path; items of a list go by their `name`, `*` is all.  KeyError where it is not there."""
+    """Remove the member at a path, in which a list's items go by their `name` and `*` stands for all.
+
+    Raises `KeyError` where there is no such member.
+    """
     step, *rest = path
     if isinstance(document, list):
         chosen = [each for each in document if step in ("*", each.get("name"))]
         if not chosen:
-            raise KeyError(f"nothing there is called {step}")
+            raise KeyError(f"no item is called {step}")
         for each in chosen:
             if step != "*" or rest[0] in each:
                 remove(each, rest)
@@ -95,5 +99,5 @@ def remove(document: Any, path: list[str]) -> None:
 
 
 def schema() -> str:
-    """The JSON Schema of scenario files."""
-    return json.dumps(Scenario.model_json_schema(by_alias=True), indent=1) + "\n"
+    """Return the JSON Schema of scenario files."""
+    return json.dumps(Scenario.model_json_schema(by_alias=True, schema_generator=DescribingGenerator), indent=1) + "\n"

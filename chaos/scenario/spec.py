@@ -1,7 +1,7 @@
-"""A scenario file: services and their capacity, the load, what goes wrong when, and what must be true then.
+"""Scenario: services and their capacity, the load, what goes wrong when, and what must be true then.
 
-Times of faults and of changes of the load count from the start of the phase `during`.  Quantities have units, as in the
-policy files, and an unknown key is an error with its place.
+1. Times of faults and of changes of the load count from the start of the phase `during`.
+2. Quantities have units, as in policy files; an unknown key is an error with its place.
 """
 
 from __future__ import annotations
@@ -22,46 +22,46 @@ ARMS: Final[tuple[Literal["bare", "sidecar", "envoy"], ...]] = ("bare", "sidecar
 
 
 class CallSpec(Model):
-    """A call that the service makes for each request, in a row with the others."""
+    """Call that a service makes for each request, one after the other."""
 
     to: Name
     path: Path
     method: Literal["GET", "POST", "PUT"] = "GET"
     timeout: Duration = 10.0
-    """The naive time-out of the caller's own client."""
+    """Timeout of the caller's own client."""
     retries: Annotated[int, Field(ge=0, le=10)] = 0
-    """Naive tries after the first, at once.  Where a sidecar calls for the service, retries are its matter."""
+    """Attempts after the first, at once; only where no sidecar calls for the service."""
     optional: bool = False
-    """Is the answer good without it?"""
+    """True if the answer is good without this call."""
 
 
 class WorkSpec(Model):
-    """What a request costs."""
+    """Cost of a request."""
 
     time: Duration
-    """Median of the time that a worker is busy, calls apart."""
+    """Median of the time that a worker is busy, without its calls."""
     spread: Annotated[float, Field(ge=0, le=2)] = 0.0
-    """Sigma of the log-normal distribution of that time; 0 is always the same time."""
+    """Sigma of the log-normal distribution of that time; 0 for always the same time."""
     calls: list[CallSpec] = Field(default_factory=list)
     body: Size = 64
     cache_control: str = ""
 
 
 class ServiceSpec(Model):
-    """A service."""
+    """Service."""
 
     workers: Positive
     queue: Count
-    """Requests that may wait for a worker; one more is refused."""
+    """Number of requests that may wait for a worker; further ones are refused."""
     replicas: Annotated[int, Field(ge=1, le=5)] = 1
     warm_up: DurationOrZero = 0.0
-    """After a start it is four times as slow for so long."""
+    """Time after a restart in which work takes four times as long."""
     work: dict[Path, WorkSpec]
-    """By the beginning of the path; the first that fits."""
+    """Cost by the beginning of the path; the first that matches."""
 
 
 class ChangeSpec(Model):
-    """From then on another rate."""
+    """Change of the rate, at a time and over a time."""
 
     at: DurationOrZero
     rate: Rate
@@ -73,41 +73,41 @@ class ClassSpec(Model):
 
     to: Name
     path: Path
-    """`{key}` in it is one of `keys`."""
+    """Path; `{key}` in it is one of `keys`."""
     rate: Rate
     method: Literal["GET", "POST", "PUT"] = "GET"
     timeout: Duration = 3.0
-    """How long the user waits; a later answer is none."""
+    """Time that the user waits; a later answer does not count."""
     good_within: Duration | None = None
-    """How fast an answer has to be to be of use; the time-out unless given."""
+    """Time within which an answer is of use; by default the timeout."""
     arrivals: Literal["poisson", "constant"] = "poisson"
     changes: list[ChangeSpec] = Field(default_factory=list)
     retries: Annotated[int, Field(ge=0, le=5)] = 0
-    """How often users try again."""
+    """Attempts of a user after the first."""
     retry_after: Duration = 0.1
     criticality: Literal["", "critical", "default", "sheddable"] = ""
     keys: Count = 0
     is_write: bool = Field(False, alias="write")
-    """Must be done once: carrying it out twice is a duplicate."""
+    """True if it must be carried out only once; a second time is a duplicate."""
     idempotency_key: bool = False
 
 
 class FaultSpec(Model):
-    """What all faults have."""
+    """Base of all faults."""
 
     on: Name
-    """The service, or store, that it strikes."""
+    """Service or store that the fault strikes."""
     at: DurationOrZero = 0.0
     for_: Duration = Field(alias="for")
-    """Its time to live."""
+    """Time to live of the fault."""
     replicas: list[int] | None = None
-    """Those of the service's replicas that it strikes; all unless given."""
+    """Replicas of the service that the fault strikes; by default all."""
     flap: Duration | None = None
-    """On and off in turns of this length."""
+    """Length of the turns in which the fault is on and off."""
 
 
 class TcpFault(FaultSpec):
-    """On the wire in front of the service: see `chaos.faults.tcp`."""
+    """Fault on the wire in front of the service: see `chaos.faults.tcp`."""
 
     fault: Literal[
         "latency", "bandwidth", "slice", "blackhole", "corrupt", "truncate", "reset", "half_open", "slow_close",
@@ -125,7 +125,7 @@ class TcpFault(FaultSpec):
 
 
 class AnswerFaultSpec(FaultSpec):
-    """In the service's answers: see `chaos.faults.answer`."""
+    """Fault in the service's answers: see `chaos.faults.answer`."""
 
     fault: Literal["status", "delay", "dribble", "wrong_length", "malformed"]
     status: Annotated[int, Field(ge=200, le=599)] = 503
@@ -139,7 +139,7 @@ class AnswerFaultSpec(FaultSpec):
 
 
 class SlowFault(FaultSpec):
-    """The service's work takes longer, so its workers are held: a database that crawls, a lock, a cold disk."""
+    """Work of the service takes longer and holds its workers: a slow database, a lock, a cold disk."""
 
     fault: Literal["slow"]
     times: Annotated[float, Field(ge=1, le=1000)] = 1.0
@@ -147,40 +147,42 @@ class SlowFault(FaultSpec):
 
 
 class InsideFault(FaultSpec):
-    """In the service's process: see `chaos.faults.inside`."""
+    """Fault in the service's process: see `chaos.faults.inside`."""
 
     fault: Literal["cpu", "memory", "files"]
     share: Share = 0.5
-    """Of one core, for `cpu`."""
+    """Share of one core, for `cpu`."""
     rate: Size = 2**20
     """Bytes a second, for `memory`."""
 
 
 class ProcessFault(FaultSpec):
-    """The process: `kill` (back when its time is over), `stop` (SIGSTOP), `restart` (SIGTERM, wait, start)."""
+    """Fault of a process: `kill` (and start again at the end), `stop` (SIGSTOP), `restart` (SIGTERM, wait, start)."""
 
     fault: Literal["kill", "stop", "restart"]
     of: Literal["service", "sidecar", "both"] = "service"
     one_by_one: bool = False
-    """The replicas one after the other, each back and ready before the next; `for` is how long each is away."""
+    """True to strike the replicas one after the other, each back and ready before the next; `for` is the time that each
+    is away."""
 
 
 class NamesFault(FaultSpec):
-    """The name of the service: does not resolve, takes `by`, is an address where nobody is, or one of them is stale."""
+    """Fault of the service's name: it does not resolve, takes the time `by`, resolves to an address at which nobody
+    listens, or to such an address and the right one."""
 
     fault: Literal["names_fail", "names_slow", "names_wrong", "names_stale"]
     by: DurationOrZero = 0.0
 
 
 class PolicyFault(FaultSpec):
-    """A policy is pushed to the sidecar of the service; the one before comes back when its time is over."""
+    """Policy that is pushed to the sidecar of the service; the policies before come back when the time is over."""
 
     fault: Literal["policy"]
     file: str
 
 
 class StoreFault(FaultSpec):
-    """A store refuses writes for want of memory."""
+    """Store that refuses writes for want of memory."""
 
     fault: Literal["full"]
 
@@ -192,60 +194,61 @@ Fault = Annotated[
 
 
 class PhasesSpec(Model):
-    """How long what lasts."""
+    """Length of the phases."""
 
     warm_up: Duration = 1.5
-    """Load that is not looked at."""
+    """Load that is not measured."""
     before: Duration = 3.0
     during: Duration = 5.0
     after: Duration = 6.0
 
 
 class GuardSpec(Model):
-    """Bounds of a run; it is stopped when it exceeds one, and has failed."""
+    """Bounds of a run; a run that exceeds one is stopped and has failed."""
 
     memory: Size = 512 * 2**20
     """Resident memory of any one process."""
     rows: Positive = 100_000
-    """Of the recording."""
+    """Rows of the recording."""
     overtime: Duration = 20.0
-    """Beyond the sum of the phases."""
+    """Time beyond the sum of the phases."""
 
 
 class ExpectSpec(Model):
-    """What must be true."""
+    """Expectations of a scenario."""
 
     cascade: list[Expectation] = Field(default_factory=list)
-    """Without sidecars: the failure that the scenario is named for must be seen, or it proves nothing."""
+    """Expectations of the bare arm: the failure that the scenario is named for must be seen, or it proves nothing."""
     contained: Annotated[list[Expectation], Field(min_length=1)]
-    """With them."""
+    """Expectations of the arms with sidecars."""
 
 
 class Scenario(Model):
-    """One named failure."""
+    """Scenario: one named failure."""
 
     title: str
     story: str
-    """What happens, to whom and why, for someone who has not been there."""
+    """What happens, to whom and why, for readers who do not know the failure."""
     source: str = ""
-    """Where it is known from."""
+    """Where the failure is known from."""
     arms: Annotated[list[Literal["bare", "sidecar", "envoy"]], Field(min_length=1)] = Field(default=[*ARMS])
-    """`[sidecar]` alone: it is about the sidecar itself."""
+    """Arms that can run; `[sidecar]` alone for a scenario about the sidecar itself."""
     services: dict[Name, ServiceSpec]
     stores: list[Name] = Field(default_factory=list)
     collectors: list[Name] = Field(default_factory=list)
     policies: dict[Name, list[str]]
-    """The policy files of each service's sidecar, seen from this file.  They are told `${APP}`, the addresses of
-    the other services as `${NAME}` (or `${NAME_0}` ... for replicas), `${INBOUND}`, `${OUTBOUND}` and `${ADMIN}`."""
+    """Policy files of each service's sidecar, relative to this file.  Their variables: `${APP}`, the service beside the
+    sidecar; `${INBOUND}`, `${OUTBOUND}`, `${ADMIN}`, its listeners; `${NAME}` (or `${NAME_0}` ... for replicas), the
+    other services."""
     decisive: dict[Name, list[str]] = Field(default_factory=dict)
-    """By sidecar: the policy blocks without which the sidecar arm must fail."""
+    """Policy blocks, by service, without which the sidecar arm must fail."""
     load: dict[Name, ClassSpec]
     phases: PhasesSpec = PhasesSpec()
     faults: list[Fault] = Field(default_factory=list)
     expect: ExpectSpec
     guard: GuardSpec = GuardSpec()
     simulated: bool = True
-    """Can `chaos simulate` run it?"""
+    """True if `chaos simulate` can run it."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> Scenario:
@@ -271,7 +274,8 @@ class Scenario(Model):
 
 
 def levels(scenario: Scenario) -> list[list[str]]:
-    """Services by how far they are from the end of the call chain, the last first.  ValueError for a circle."""
+    """Return the services by their distance from the end of the call chain, the last first.  Raises `ValueError` for a
+    circle."""
     calls = {
         name: {call.to for work in spec.work.values() for call in work.calls} & set(scenario.services)
         for name, spec in scenario.services.items()

@@ -1,7 +1,7 @@
-"""Charts as inline SVG: lines over time with the fault's interval shaded, a band of states, and a waterfall.
+"""Charts as inline SVG: lines over time with the intervals of faults shaded, bands of states, and a waterfall.
 
-Colours are CSS variables of the page, so that they follow light and dark; series differ by dashes too, and each chart
-has a title and a description for those who do not see it.
+1. Colours are CSS variables of the page, so that they follow light and dark.
+2. Series differ by dashes too, and each chart has a title and a description for readers who do not see it.
 """
 
 from __future__ import annotations
@@ -17,27 +17,27 @@ COLOURS = 5
 
 
 class Series(NamedTuple):
-    """A line: its name and points (seconds, value); None is a gap."""
+    """Line with its points (seconds, value); None is a gap."""
 
     name: str
     points: Sequence[tuple[float, float | None]]
 
 
 class Frame(NamedTuple):
-    """What all charts of an arm share."""
+    """Time that all charts of an arm show; `shaded` are the intervals of faults."""
 
     start: float
     end: float
     shaded: Sequence[tuple[float, float]]
-    """Intervals of faults."""
 
     def x(self, at: float) -> float:
+        """Return the horizontal position of an instant."""
         share = (min(max(at, self.start), self.end) - self.start) / (self.end - self.start)
         return LEFT + share * (WIDTH - LEFT - RIGHT)
 
 
 def lines(title: str, series: Sequence[Series], frame: Frame, top: float, form: Callable[[float], str]) -> str:
-    """A chart of lines; `top` is the largest value of the axis."""
+    """Return a chart of lines; `top` is the largest value of the axis, `form` writes a value."""
     top = top or 1.0
 
     def y(value: float) -> float:
@@ -69,6 +69,7 @@ def _said(series: Series, form: Callable[[float], str]) -> str:
 
 
 def legend(names: Sequence[str]) -> str:
+    """Return the legend of a chart of lines."""
     items = "".join(
         f'<li><svg width="26" height="8" aria-hidden="true"><path class="line c{n % COLOURS}" '
         f'stroke-dasharray="{DASHES[n % len(DASHES)]}" d="M1 4L25 4"/></svg>{escape(name)}</li>'
@@ -78,7 +79,7 @@ def legend(names: Sequence[str]) -> str:
 
 
 def band(title: str, rows: Sequence[tuple[str, Sequence[tuple[float, float, str]]]], frame: Frame) -> str:
-    """States over time: for each row (start, end, state)."""
+    """Return a chart of states over time; each row has a name and its states (start, end, state)."""
     height = 18 * len(rows) + BOTTOM + 4
     parts = [_shade(frame, height)]
     for number, (name, states) in enumerate(rows):
@@ -97,7 +98,7 @@ def band(title: str, rows: Sequence[tuple[str, Sequence[tuple[float, float, str]
 
 
 def waterfall(title: str, spans: Sequence[tuple[str, float, float, float, str]]) -> str:
-    """One request: for each span its name, arrival, start of work, end (seconds) and what came of it."""
+    """Return the waterfall of one request; each span has a name, arrival, start of work, end (seconds) and result."""
     last = max((end for *_, end, _ in spans), default=1.0) or 1.0
     height = 20 * len(spans) + 6
     parts = []

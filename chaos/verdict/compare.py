@@ -1,6 +1,7 @@
-"""The sidecars beside a peer: each measure of a scenario in both arms, and which of the two did better.
+"""Comparison of the sidecars with Envoy: each measure of a scenario in both arms, and which of the two is better.
 
-What differs by no more than two runs of the same arm do counts as equal; what the peer has no words for is left out.
+1. Values that differ by no more than two runs of one arm do are equal.
+2. Measures that are taken from the events of sidecars are left out.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 from typing import Any, Final, NamedTuple
 
 from chaos.scenario.spec import Scenario
-from chaos.verdict.judge import BIN, MEASURES, SAID, Unmeasurable, in_words
+from chaos.verdict.judge import BIN, BY_EVENTS, MEASURES, Unmeasurable, in_words
 from chaos.verdict.recording import Recording
 
 NOISE: Final = {
@@ -16,24 +17,26 @@ NOISE: Final = {
     "amplification": (0.01, 0.03), "upstream_load": (0.01, 0.05), "recovery": (BIN, 0.0), "peak": (2.0, 0.2),
     "growth": (2**20, 0.0),
 }  # fmt: skip
-"""What chance alone may make of a measure: so much, and a share of the larger value."""
+"""Difference that chance alone may make: absolute, and as a share of the larger value."""
 
 
 class Compared(NamedTuple):
-    """One measure in both arms."""
+    """One measure in both arms.
+
+    - `word`: whether the sidecars are `better`, `equal` or `worse`.
+    """
 
     what: str
     ours: str
     theirs: str
     word: str
-    """`better`, `equal` or `worse`: ours than theirs."""
 
 
 def compare(scenario: Scenario, ours: Recording, theirs: Recording) -> list[Compared]:
-    """Every measure of which both arms have one, in the scenario's order."""
+    """Return every measure that both arms have, in the scenario's order."""
     found = []
     for expectation in scenario.expect.contained:
-        if expectation.measure in SAID:
+        if expectation.measure in BY_EVENTS:
             continue
         measure = MEASURES[expectation.measure]
         try:

@@ -1,4 +1,4 @@
-"""Recordings as curves: what the report draws.  Pure."""
+"""Recordings as curves, for the report."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from chaos.verdict.judge import base, is_good, percentile
 from chaos.verdict.recording import Recording
 
 STEP = 0.5
-"""Seconds of one point."""
+"""Seconds between two points."""
 STATES = ("closed", "half_open", "open")
 
 
 def frame(recording: Recording) -> Frame:
-    """The time that is looked at, and when faults were in force."""
+    """Return the time that charts show, with the intervals of faults."""
     start, end = recording.phases["before"][0], recording.phases["after"][1]
     shaded = [(fault.began, fault.ended) for fault in recording.faults] or [recording.phases["during"]]
     return Frame(start, end, shaded)
 
 
 def bins(recording: Recording) -> list[float]:
-    """The starts of all steps."""
+    """Return the start of each step."""
     start, end = recording.phases["before"][0], recording.phases["after"][1]
     return [start + STEP * n for n in range(int((end - start) / STEP))]
 
 
 def goodput(recording: Recording, scenario: Scenario) -> list[Series]:
-    """The share of good answers of each class, by when they were due."""
+    """Return the share of good answers of each class, by when the requests were due."""
     found = []
     for cls in scenario.load:
         points: list[tuple[float, float | None]] = []
@@ -39,7 +39,7 @@ def goodput(recording: Recording, scenario: Scenario) -> list[Series]:
 
 
 def latency(recording: Recording, scenario: Scenario, share: float = 0.95) -> list[Series]:
-    """A percentile of each class."""
+    """Return a percentile of each class's latency."""
     found = []
     for cls in scenario.load:
         points: list[tuple[float, float | None]] = []
@@ -52,7 +52,7 @@ def latency(recording: Recording, scenario: Scenario, share: float = 0.95) -> li
 
 
 def upstream_load(recording: Recording, scenario: Scenario) -> list[Series]:
-    """Calls a second that reached each service."""
+    """Return the calls a second that reached each service."""
     found = []
     for service in scenario.services:
         arrivals = [call.arrived for call in recording.calls if base(call.node) == service]
@@ -64,7 +64,7 @@ def upstream_load(recording: Recording, scenario: Scenario) -> list[Series]:
 
 
 def breakers(recording: Recording) -> list[tuple[str, list[tuple[float, float, str]]]]:
-    """For each breaker its states over time."""
+    """Return the states of each breaker over time."""
     start, end = recording.phases["before"][0], recording.phases["after"][1]
     rows: dict[str, list[tuple[float, float, str]]] = {}
     for event in recording.events:
@@ -79,7 +79,7 @@ def breakers(recording: Recording) -> list[tuple[str, list[tuple[float, float, s
 
 
 def amplification(recording: Recording, scenario: Scenario) -> list[tuple[str, float]]:
-    """Calls to each service for each try of a user, while the fault lasted."""
+    """Return, for each service, its calls for each attempt of a user in the phase `during`."""
     start, end = recording.phases["during"]
     tries = sum(r.tries for r in recording.requests if start <= r.due < end)
     return [
@@ -89,7 +89,7 @@ def amplification(recording: Recording, scenario: Scenario) -> list[tuple[str, f
 
 
 def typical(recording: Recording, scenario: Scenario) -> list[tuple[str, float, float, float, str]]:
-    """One request of the phase `during`, the middle one by latency of the first class, as spans of a waterfall."""
+    """Return the spans of one request: of the first class, in the phase `during`, the median by latency."""
     cls = next(iter(scenario.load))
     start, end = recording.phases["during"]
     found = sorted((r for r in recording.requests if r.cls == cls and start <= r.due < end), key=lambda r: r.seconds)

@@ -1,7 +1,9 @@
-"""The judge: a recording and expectations in, verdicts out.  Pure; it sees nothing but the recording.
+"""Judge: returns the verdict on each expectation of a recording.
 
-An expectation that cannot be measured (no request of that class in that phase, say) has failed: a run that recorded
-nothing must not pass.
+1. It looks at nothing but the recording.
+2. An expectation that cannot be measured has failed, for example where no request of its class was due in its phase: a
+   run that recorded nothing must not pass.
+3. A bug that a sidecar reported fails the run.
 """
 
 from __future__ import annotations
@@ -16,21 +18,18 @@ from chaos.verdict.recording import Recording, Request
 from sidecar.core.events import BUG
 
 BIN: Final = 0.5
-"""Seconds over which goodput is taken to find when it is back."""
+"""Seconds of the intervals in which goodput is measured to find the recovery."""
 SERVED: Final = 0.99
-"""Goodput that a class outside of the blast radius keeps."""
-SAID: Final = ("detection", "events")
-"""Measured by what a sidecar says; a peer says nothing that could be compared."""
-OWN: Final = frozenset((
-    "breaker_open", "overloaded", "rate_limited", "no_endpoint", "retry_budget", "draining",
-))  # fmt: skip
+"""Goodput that a class outside the blast radius keeps."""
+BY_EVENTS: Final = ("detection", "events")
+"""Measures that are taken from the events of sidecars, which Envoy does not log."""
+OWN: Final = frozenset(("breaker_open", "overloaded", "no_endpoint"))
 
 
 class Verdict(NamedTuple):
-    """One expectation and what came of it."""
+    """Result of one expectation; all but `passed` in words."""
 
     what: str
-    """In words."""
     passed: bool
     measured: str
     limit: str
@@ -38,17 +37,17 @@ class Verdict(NamedTuple):
 
 
 class Unmeasurable(Exception):  # noqa: N818 - an answer of the judge
-    """There is nothing to measure."""
+    """Raised where a recording has nothing to measure."""
 
 
 def judge(recording: Recording, scenario: Scenario) -> list[Verdict]:
-    """Each expectation of the arm; the first verdict is on the run itself, which a bug of a sidecar spoils."""
+    """Return a verdict for each expectation of the arm; the first verdict is on the run itself."""
     expectations = scenario.expect.cascade if recording.arm == "bare" else scenario.expect.contained
-    bugs = [f"{e.node} had a bug: {e.facts.get('error')}" for e in recording.events if e.name == BUG]
+    bugs = [f"{e.node} reported a bug: {e.facts.get('error')}" for e in recording.events if e.name == BUG]
     trouble = recording.trouble or "; ".join(bugs[:1])
     verdicts = [Verdict("the run ended as planned", not trouble, trouble or "yes", "yes")]
     for expectation in expectations:
-        if recording.arm == "envoy" and expectation.measure in SAID:
+        if recording.arm == "envoy" and expectation.measure in BY_EVENTS:
             continue
         try:
             verdicts.append(_judge_one(recording, scenario, expectation))
@@ -58,7 +57,7 @@ def judge(recording: Recording, scenario: Scenario) -> list[Verdict]:
 
 
 def passed(verdicts: Iterable[Verdict]) -> bool:
-    """All of them?"""
+    """True if all verdicts passed."""
     return all(verdict.passed for verdict in verdicts)
 
 
@@ -84,7 +83,7 @@ def _judge_one(recording: Recording, scenario: Scenario, e: Any) -> Verdict:
 
 
 def in_words(e: Any) -> str:
-    """What an expectation looks at."""
+    """Return what an expectation measures."""
     about = getattr(e, "of", "") or getattr(e, "node", "")
     match e.measure:
         case "latency":
@@ -92,21 +91,21 @@ def in_words(e: Any) -> str:
         case "amplification":
             return f"calls to {e.to} for each request of {about}, {e.phase}"
         case "upstream_load":
-            return f"load of {e.to} against the quiet phase, {e.phase}"
+            return f"load of {e.to} as a multiple of the quiet phase, {e.phase}"
         case "duplicates":
             return "writes carried out more than once"
         case "detection":
             return f"time until {e.event}"
         case "recovery":
-            return f"time after the fault until goodput of {about} is {e.to:.0%} again"
+            return f"time after the fault until goodput of {about} stays at {e.to:.0%}"
         case "events":
             return f"number of {e.event}{f' to {e.to}' if e.to else ''}"
         case "peak":
-            return f"most {e.of_} of {about}"
+            return f"peak of {e.of_} of {about}"
         case "growth":
-            return "growth of the sidecars' memory"
+            return "growth of a sidecar's memory"
         case "blast_radius":
-            return f"classes that suffer besides {', '.join(e.only) or 'none'}"
+            return f"classes that suffer, other than {', '.join(e.only) or 'none'}"
     return f"{e.measure} of {about}, {e.phase}"
 
 
@@ -147,13 +146,13 @@ FORMS: Final[dict[str, Callable[[float], str]]] = {
 
 
 def is_good(request: Request, scenario: Scenario) -> bool:
-    """A good answer, in time."""
+    """True for a good answer in time."""
     spec = scenario.load[request.cls]
     return 200 <= request.status < 400 and request.seconds <= (spec.good_within or spec.timeout)
 
 
 def select(recording: Recording, cls: str, phase: str) -> list[Request]:
-    """The requests of a class, or of all, that were due in a phase."""
+    """Return the requests of a class, or of all, that were due in a phase; raises `Unmeasurable` without any."""
     start, end = recording.phases[phase]
     found = [r for r in recording.requests if cls in (r.cls, ALL) and start <= r.due < end]
     if not found:
@@ -162,7 +161,7 @@ def select(recording: Recording, cls: str, phase: str) -> list[Request]:
 
 
 def percentile(values: list[float], share: float) -> float:
-    """The smallest value that at least `share` of all do not exceed."""
+    """Return the smallest value that at least a `share` of all values do not exceed."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, max(0, -int(-share * len(ordered) // 1) - 1))]
 
@@ -232,7 +231,7 @@ def _recovery(recording: Recording, scenario: Scenario, e: Any) -> Value:
         raise Unmeasurable(f"no request of {e.of} after the fault")
     back = float("inf")
     good = total = 0
-    for index in sorted(bins, reverse=True):  # the longest stretch to the end that is good as a whole, and begins so
+    for index in sorted(bins, reverse=True):  # the longest interval up to the end that is good, and begins good
         here = sum(bins[index])
         good += here
         total += len(bins[index])
@@ -260,7 +259,7 @@ def _growth(recording: Recording, _: Scenario, __: Any) -> Value:
             memory.setdefault(sample.node, []).append((sample.at, sample.memory))
     if not memory:
         if recording.is_simulated:
-            return 0.0, _bytes  # a simulation has no memory of its own to speak of
+            return 0.0, _bytes  # a simulated sidecar has no memory of its own
         raise Unmeasurable("no sample of memory")
     growth = []
     for samples in memory.values():
@@ -281,7 +280,7 @@ def _blast_radius(recording: Recording, scenario: Scenario, e: Any) -> Value:
 
 
 def base(node: str) -> str:
-    """The service of a replica."""
+    """Return the service of a replica."""
     return node.partition(".")[0]
 
 

@@ -1,4 +1,4 @@
-"""Verdicts as JUnit XML, which every CI shows: a suite for each scenario, a case for each expectation."""
+"""Verdicts as JUnit XML, which every CI displays: a suite for each scenario, a case for each expectation."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def junit_xml(results: Sequence[Result]) -> str:
-    """The document."""
+    """Return the document."""
     root = Tree.Element("testsuites", name="chaos")
     for result in results:
         cases = [(arm, verdict) for arm in result.arms if arm.counts for verdict in arm.verdicts]

@@ -1,6 +1,6 @@
-"""What one arm of a run leaves behind: all that the judge and the report look at, as JSON.
+"""Recording of one arm: all that the judge and the report look at, as JSON.
 
-Times are seconds, 0 is the start of the phase `during`.
+Times are seconds; 0 is the start of the phase `during`.
 """
 
 from __future__ import annotations
@@ -10,21 +10,27 @@ from typing import Any, NamedTuple
 
 
 class Request(NamedTuple):
-    """A user's request, all its tries together."""
+    """Request of a user, all its attempts together.
+
+    - `due`: when it was to be sent; `seconds`: time from then to the end of the last answer.
+    - `status`: 0 where there was no answer; `reason`: why, or the reason of a sidecar's refusal.
+    """
 
     cls: str
     due: float
-    """When it was to be sent."""
     seconds: float
     status: int
-    """0: no answer."""
     reason: str
     tries: int
     id: str
 
 
 class Call(NamedTuple):
-    """A request as a service saw it."""
+    """Request as a service saw it.
+
+    - `id`, `write`, `caller`: the user's request, its write if it is one, and the calling service.
+    - `started`: when a worker took it; `ended` where none did.
+    """
 
     node: str
     target: str
@@ -34,13 +40,15 @@ class Call(NamedTuple):
     caller: str
     arrived: float
     started: float
-    """When a worker took it; its end where none did."""
     ended: float
     status: int
 
 
 class Sample(NamedTuple):
-    """A look at a node."""
+    """State of a part or a sidecar at an instant.
+
+    - `memory`: resident bytes; 0 where not known.
+    """
 
     node: str
     at: float
@@ -48,11 +56,10 @@ class Sample(NamedTuple):
     queue: int
     connections: int
     memory: int = 0
-    """Resident bytes; 0 where not known."""
 
 
 class Event(NamedTuple):
-    """Something that a sidecar said."""
+    """Event that a sidecar logged."""
 
     at: float
     node: str
@@ -60,8 +67,8 @@ class Event(NamedTuple):
     facts: dict[str, Any]
 
 
-class Struck(NamedTuple):
-    """A fault as it happened."""
+class FaultRecord(NamedTuple):
+    """Fault as it happened: its kind and service, start and end."""
 
     what: str
     began: float
@@ -70,7 +77,14 @@ class Struck(NamedTuple):
 
 @dataclass
 class Recording:
-    """One arm."""
+    """One arm.
+
+    - `phases`: start and end of each phase.
+    - `without`: policy blocks that were taken out.
+    - `trouble`: why the run was stopped; empty where it ended as planned.
+    - `notes`: what the arm could not do.
+    - `seconds`: how long the run took.
+    """
 
     scenario: str
     arm: str
@@ -78,21 +92,17 @@ class Recording:
     phases: dict[str, tuple[float, float]]
     is_simulated: bool = False
     without: list[str] = field(default_factory=list)
-    """Policy blocks that were taken out."""
     requests: list[Request] = field(default_factory=list)
     calls: list[Call] = field(default_factory=list)
     samples: list[Sample] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
-    faults: list[Struck] = field(default_factory=list)
+    faults: list[FaultRecord] = field(default_factory=list)
     trouble: str = ""
-    """Why the run was stopped; empty where it ended as planned."""
     notes: list[str] = field(default_factory=list)
-    """What the arm could not do, for example."""
     seconds: float = 0.0
-    """What the run took."""
 
     def add(self, row: tuple[Any, ...], zero: float) -> None:
-        """A row as a part reports it."""
+        """Add a row as a part reports it; `zero` is the instant from which times count."""
         kind, *values = row
         if kind == "request":
             cls, due, *rest = values
@@ -110,15 +120,16 @@ class Recording:
             self.events.append(Event(round(at - zero, 3), *rest))
 
     def json(self) -> dict[str, Any]:
+        """Return the recording as JSON-ready values."""
         return asdict(self)
 
     @classmethod
     def of(cls, data: dict[str, Any]) -> Recording:
-        """From JSON."""
+        """Return a recording from such values."""
         data = dict(data)
         data["phases"] = {name: tuple(times) for name, times in data["phases"].items()}
         rows: dict[str, Any] = {
-            "requests": Request, "calls": Call, "samples": Sample, "events": Event, "faults": Struck,
+            "requests": Request, "calls": Call, "samples": Sample, "events": Event, "faults": FaultRecord,
         }  # fmt: skip
         for name, kind in rows.items():
             data[name] = [kind(*row) for row in data[name]]
@@ -126,7 +137,7 @@ class Recording:
 
     @property
     def fault_time(self) -> tuple[float, float]:
-        """From the start of the first fault to the end of the last; the phase `during` where there is none."""
+        """Start of the first fault and end of the last; the phase `during` where there was none."""
         if not self.faults:
             return self.phases["during"]
         return min(f.began for f in self.faults), max(f.ended for f in self.faults)

@@ -1,7 +1,7 @@
-"""The report: one page of HTML that needs nothing else, for someone who missed the meeting.
+"""Report: one page of HTML that needs no other file.
 
-The verdicts come first; then each scenario with its arms side by side on the same scales, the expectations with what
-was measured, one typical request of each arm, and how to repeat it.
+The verdicts come first.  Then each scenario follows: its arms side by side on the same scales, the expectations with
+what was measured, one typical request of each arm, and the command that repeats it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ NAMES = {"bare": "Without sidecars", "sidecar": "With sidecars", "envoy": "With 
 
 
 def page(results: Sequence[Result]) -> str:
-    """The whole page."""
+    """Return the page."""
     good = sum(result.passed for result in results)
     arms = [arm for result in results for arm in result.arms]
     seeds = sorted({arm.recording.seed for arm in arms})
@@ -34,8 +34,8 @@ def page(results: Sequence[Result]) -> str:
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Chaos report: {good} of {len(results)} as expected</title><style>{STYLE}</style></head><body>
 <header><h1>{good} of {len(results)} scenarios as expected</h1>
-<p>Each scenario is a failure known from the field, run without and with the sidecars under the same load and the same
-faults. It is as expected if the cascade happens without them and does not happen with them. ({how}, seed
+<p>Each scenario is a failure known from the field, run without and with sidecars under the same load and the same
+faults. It is as expected if the cascade happens without sidecars and is contained with them. ({how}, seed
 {seed_words})</p></header>
 <main><section aria-labelledby="verdicts"><h2 id="verdicts">Verdicts</h2>{_table(results)}{_key()}</section>
 {_peer(results)}
@@ -58,7 +58,7 @@ def _table(results: Sequence[Result]) -> str:
 
 
 def _compared(result: Result) -> list[Compared]:
-    """Its measures beside the peer's; none where one of the two was not run."""
+    """Return the comparison with Envoy; empty where one of the two arms was not run."""
     found = {arm.name: arm.recording for arm in result.arms}
     if "sidecar" not in found or "envoy" not in found:
         return []
@@ -66,7 +66,7 @@ def _compared(result: Result) -> list[Compared]:
 
 
 def _peer(results: Sequence[Result]) -> str:
-    """The sidecars beside Envoy, over all scenarios, and what Envoy cannot be told."""
+    """Return the comparison with Envoy over all scenarios, and how its configuration differs."""
     rows, every = [], Counter[str]()
     for result in results:
         found = _compared(result)
@@ -85,11 +85,11 @@ def _peer(results: Sequence[Result]) -> str:
     head = "".join(f'<th scope="col">{name}</th>' for name in ("Scenario", "Measure", "Sidecars", "Envoy", ""))
     return (
         '<section aria-labelledby="peer"><h2 id="peer">Beside Envoy</h2>'
-        f"<p>Envoy was configured for the same intents, from the same policies. Of {every.total()} measures the "
-        f"sidecars do better on {every['better']}, equally well on {every['equal']} and worse on {every['worse']}; "
-        "what differs no more than two runs of the same arm do counts as equal.</p>"
+        f"<p>Envoy was configured from the same policies. Of {every.total()} measures the "
+        f"sidecars are better on {every['better']}, equal on {every['equal']} and worse on {every['worse']}. "
+        "Values that differ no more than two runs of the same arm do are equal.</p>"
         f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
-        f"<h3>What Envoy cannot be told</h3><ul>{gaps}</ul></section>"
+        f"<h3>How Envoy's configuration differs</h3><ul>{gaps}</ul></section>"
     )
 
 
@@ -100,17 +100,17 @@ def _word(word: str) -> str:
 def _cell(result: Result, name: str) -> str:
     arm = next((arm for arm in result.arms if arm.name == name), None)
     if arm is None:
-        return '<span class="quiet">not run: it is about the sidecar itself</span>'
+        return '<span class="quiet">not run: the scenario is about the sidecar itself</span>'
     if arm.recording.trouble:
         return "the run was stopped"
     met = sum(verdict.passed for verdict in arm.verdicts)
     if name == "bare":
-        return "the cascade happens" if arm.passed else "no cascade was seen"
+        return "cascade seen" if arm.passed else "no cascade seen"
     return "contained" if arm.passed else f"{met} of {len(arm.verdicts)} expectations met"
 
 
 def _first(result: Result, name: str) -> str:
-    """The first expectation, which says most, as it was measured."""
+    """Return the first expectation, which is the most important, as it was measured."""
     for arm in result.arms:
         if arm.name == name and len(arm.verdicts) > 1:
             verdict = arm.verdicts[1]
@@ -124,9 +124,9 @@ def _mark(passed: bool) -> str:
 
 def _key() -> str:
     return (
-        '<p class="quiet">In all charts time is in seconds from the start of the trouble, and the shaded interval '
-        "is the time in which it lasts. Goodput is the share of requests that got a good answer in time; latency "
-        "counts from when a request was to be sent, so that a stall is not hidden.</p>"
+        '<p class="quiet">In all charts time is in seconds from the start of the faults; intervals with faults are '
+        "shaded. Goodput is the share of requests with a good answer in time. Latency counts from when a request was "
+        "due, so that a stall is not hidden.</p>"
     )
 
 
@@ -144,12 +144,12 @@ def _scenario(result: Result) -> str:
         f'<section class="scenario" aria-labelledby="{title}"><h2 id="{title}">{escape(scenario.title)} '
         f"{_mark(result.passed)}</h2><p>{escape(scenario.story)}</p>{source}"
         f'<div class="arms">{arms}</div>{_beside(result)}'
-        f'<p class="repeat">To repeat it: <code>{escape(repeat)}</code></p></section>'
+        f'<p class="repeat">Repeat it with <code>{escape(repeat)}</code></p></section>'
     )
 
 
 def _beside(result: Result) -> str:
-    """Every measure of both, where the peer was run."""
+    """Return every measure of both arms, where Envoy was run."""
     rows = "".join(
         f'<tr><th scope="row">{escape(each.what)}</th><td>{escape(each.ours)}</td><td>{escape(each.theirs)}</td>'
         f"<td>{_word(each.word)}</td></tr>"
@@ -176,15 +176,15 @@ def _arm(result: Result, arm: Arm) -> str:
     if rows := curves.breakers(recording):
         parts.append(charts.band("Circuit breakers", rows, frame))
     calls = ", ".join(f"{escape(name)} {value:.2f}" for name, value in curves.amplification(recording, scenario))
-    parts.append(f"<p>Calls for each try of a user, during: {calls}.</p>")
+    parts.append(f"<p>Calls for each attempt of a user, during the faults: {calls}.</p>")
     parts.append(_expectations(arm))
     if spans := curves.typical(recording, scenario):
-        parts.append(charts.waterfall("A typical request during the trouble (light: it waits for a worker)", spans))
+        parts.append(charts.waterfall("A typical request during the faults (light: waiting for a worker)", spans))
     if recording.without:
         parts.append(f'<p class="bad">Taken out of the policies: {escape(", ".join(recording.without))}</p>')
     if recording.notes:
         notes = "".join(f"<li>{escape(note.removeprefix('envoy: '))}</li>" for note in recording.notes)
-        parts.append(f"<h4>What it cannot be told</h4><ul>{notes}</ul>")
+        parts.append(f"<h4>Notes</h4><ul>{notes}</ul>")
     return f'<div class="arm">{"".join(parts)}</div>'
 
 
@@ -197,7 +197,7 @@ def _expectations(arm: Arm) -> str:
             f'<tr><th scope="row">{escape(verdict.what)}{because}</th><td>{escape(verdict.measured)}</td>'
             f'<td class="limit">{escape(verdict.limit).replace(" = ", "<br>= ")}</td><td>{mark}</td></tr>'
         )
-    what = "What shows the cascade" if arm.name == "bare" else "Expected"
+    what = "Cascade" if arm.name == "bare" else "Expectation"
     return (
         f'<table class="expectations"><thead><tr><th scope="col">{what}</th><th scope="col">Measured</th>'
         f'<th scope="col">Limit</th><th scope="col"></th></tr></thead><tbody>{"".join(rows)}</tbody></table>'

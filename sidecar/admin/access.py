@@ -1,10 +1,9 @@
-"""Who may use the admin listener: the bearer of its token, and no page of another site.
+"""Access to the admin listener: the bearer of its token, and no page of another site.
 
-The admin listener is on the loopback unless configured otherwise, and that keeps no browser out: any page can send a
-POST to 127.0.0.1, and a name that its owner points there (DNS rebinding) makes it same-origin even.  Therefore a POST
-that a browser sent (it bears `Origin` or `Sec-Fetch-Site`) must come from this listener's own page, reached by address
-or as localhost; with a token configured the name does not matter, since another site does not know the token.
-Everything else (curl, a probe, Prometheus) sends neither field and is let through.
+A loopback address keeps no browser out: any page can send a POST to 127.0.0.1, and a name that points there (DNS
+rebinding) even makes it same-origin.  Therefore a POST that a browser sends, with `Origin` or `Sec-Fetch-Site`, must
+come from the listener's own page, reached by address or as localhost.  With a token the name does not matter, since
+another site does not know the token.  Others (curl, a probe, Prometheus) send neither field and are let through.
 """
 
 from __future__ import annotations
@@ -18,14 +17,14 @@ OWN_SITES: Final = ("same-origin", "none")
 
 
 def is_bearer(authorization: str, token: str) -> bool:
-    """Does the Authorization field bear the token?  Takes the same time wherever they differ."""
+    """True if the Authorization field has the token; compared in constant time."""
     scheme, _, given = authorization.partition(" ")
     given_bytes = given.strip(" ").encode("utf-8", "surrogateescape")
     return scheme.lower() == "bearer" and compare_digest(given_bytes, token.encode())
 
 
 def cross_site(host: str, origin: str | None, site: str | None, *, has_token: bool) -> str:
-    """Why a state-changing request must be refused as another site's; empty where it need not be."""
+    """Return why a state-changing request is refused as another site's; empty if it is not."""
     if site is not None and site not in OWN_SITES:
         return f"Sec-Fetch-Site is {site}: a page of another site sent this; use this listener's own page or curl"
     if origin is not None and _netloc(origin) != host.lower():

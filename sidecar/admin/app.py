@@ -1,18 +1,17 @@
-"""The admin listener: is it alive and ready, what does it count, what does it know; reload, and breakers by hand.
+"""Web application of the admin listener.
 
     GET  /                                   the live page (`page/`), which reads
     GET  /live                               the stream of its events (`live.py`)
     GET  /livez /readyz                      200, or 503 and why; without a token, since probes have none
-    GET  /metrics                            Prometheus text (`telemetry.prometheus`)
-    GET  /state                              JSON for people and scripts: everything that has state describes itself
+    GET  /metrics                            Prometheus text (`telemetry/metrics/prometheus.py`)
+    GET  /state                              JSON for people and scripts: every state object describes itself
     POST /reload                             200 and what changed, or 422 and every problem of the files
     GET  /cache                              JSON: what each cache holds
-    POST /cache/purge?url=…                  drop answers by url, prefix, tag or everything (`admin_cache`)
+    POST /cache/purge?url=…                  drop answers by url, prefix, tag or everything (`cache.py`)
     POST /breakers/{name}/open|close|auto    by hand, until `auto`; names as `/state` has them: `upstream:payments`
 
-Errors are problem documents (RFC 9457) that say what would be right.  Who may ask is for `admin_access` to say.  No
-handler holds the loop for more than a few milliseconds: long documents are written in pieces with a turn of the loop
-between them.  The listener knows the rest of the process only through the `AdminView` it is handed.
+Errors are problem documents (RFC 9457) that say what would be right.  `access.py` decides who may ask.  No handler
+blocks the loop for long: documents are written in pieces, with a turn of the loop after each.
 """
 
 from __future__ import annotations
@@ -20,47 +19,51 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Callable
-from http import HTTPStatus
+from contextlib import aclosing, suppress
 from typing import Any, Final
 
 from aiohttp import web
 
-from sidecar.admin import page
+from sidecar.admin import answers, page
 from sidecar.admin.access import cross_site, is_bearer
+from sidecar.admin.answers import HEADERS, LIVEZ, READYZ, Answer, probe
 from sidecar.admin.cache import Caches
-from sidecar.admin.live import Feed
+from sidecar.admin.live import MAX_PAGES, Feed
 from sidecar.admin.view import AdminView, document, name_of
 from sidecar.core.events import BUG
 from sidecar.core.metrics import BUGS
 from sidecar.telemetry.metrics.prometheus import CONTENT_TYPE, OPENMETRICS_TYPE, Page, wants_openmetrics
 
-OPEN_TO_ALL: Final = ("/livez", "/readyz", "/")
+OPEN_TO_ALL: Final = (LIVEZ, READYZ, "/")
 PIECE: Final = 2000
-"""Tokens of JSON written in one turn of the loop: about 1 ms."""
+"""Tokens of JSON that are written in one turn of the loop."""
 FORCE: Final = {"open": "open", "close": "closed", "auto": "auto"}
-HEADERS: Final = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 
 
 class Admin:
-    """The handlers.  `application()` is what to serve."""
+    """Handlers of the application."""
 
-    def __init__(self, view: AdminView) -> None:
+    def __init__(self, view: AdminView, feed: Feed, token: str | None) -> None:
+        """`token` is what requests must bear, probes and the page's files excepted; None: nothing."""
         self._view = view
+        self._token = token
+        self._feed = feed
         self._metrics_page = Page(view.registry, view.env.now, view.env.sleep)
         self._files = page.load()
         self._caches = Caches(view)
-        self.feed = Feed(view)
+
+    def runner(self) -> web.AppRunner:
+        """Return the application with a server of its own; `setup` it, and give connections to its `server`."""
+        return web.AppRunner(self.application(), access_log=None, handle_signals=False)
 
     def application(self) -> web.Application:
-        """The aiohttp application; serve it with `AppRunner(…, access_log=None)`."""
+        """Return the aiohttp application."""
         application = web.Application(middlewares=[self._answer, self._admit], client_max_size=1024)
-        application.on_startup.append(self.feed.start)
-        application.on_shutdown.append(self.feed.stop)
         application.router.add_get("/", self._file)
         application.router.add_get("/page/{name}", self._file)
-        application.router.add_get("/live", self.feed.stream, allow_head=False)
-        application.router.add_get("/livez", self._livez)
-        application.router.add_get("/readyz", self._readyz)
+        application.router.add_get("/live", self._live, allow_head=False)
+        application.router.add_get(LIVEZ, self._probe)
+        application.router.add_get(READYZ, self._probe)
         application.router.add_get("/metrics", self._metrics)
         application.router.add_get("/state", self._state)
         application.router.add_get("/cache", self._cache)
@@ -73,7 +76,7 @@ class Admin:
 
     @web.middleware
     async def _answer(self, request: web.Request, handler: Callable[..., Any]) -> web.StreamResponse:
-        """Make errors problem documents, and bugs known."""
+        """Turn errors into problem documents, and report bugs."""
         try:
             response: web.StreamResponse = await handler(request)
         except web.HTTPException as error:
@@ -89,7 +92,7 @@ class Admin:
 
     @web.middleware
     async def _admit(self, request: web.Request, handler: Callable[..., Any]) -> web.StreamResponse:
-        token = self._view.token
+        token = self._token
         if (
             token is not None
             and request.path not in OPEN_TO_ALL
@@ -126,13 +129,20 @@ class Admin:
             body=file.body, headers={**page.SECURITY, "Content-Type": f"{file.content_type}; charset=utf-8"}
         )
 
-    async def _livez(self, _: web.Request) -> web.Response:
-        return web.Response(text="alive\n")
+    async def _live(self, request: web.Request) -> web.StreamResponse:
+        feed = self._feed
+        if feed.is_full:
+            raise web.HTTPServiceUnavailable(reason=f"{MAX_PAGES} pages are open already; close one of them")
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream; charset=utf-8", **HEADERS})
+        with feed.page(), suppress(ConnectionError):  # the page may be closed at any time
+            await response.prepare(request)
+            async with aclosing(feed.messages()) as messages:
+                async for message in messages:
+                    await response.write(message)
+        return response
 
-    async def _readyz(self, _: web.Request) -> web.Response:
-        if reason := self._view.ready():
-            return problem(503, reason)
-        return web.Response(text="ready\n")
+    async def _probe(self, request: web.Request) -> web.Response:
+        return as_response(probe(self._view, request.path))
 
     async def _metrics(self, request: web.Request) -> web.Response:
         openmetrics = wants_openmetrics(request.headers.get("Accept", ""))
@@ -170,8 +180,7 @@ class Admin:
         breakers = {
             name_of(key): thing
             for key, thing in self._view.states().items()
-            if key[0] == "breaker"
-            and hasattr(thing, "force")  # those of an upstream's endpoints share one that has none
+            if key[0] == "breaker" and hasattr(thing, "force")  # the group of an upstream's endpoint breakers has none
         }
         breaker = breakers.get(name)
         if breaker is None:
@@ -182,7 +191,7 @@ class Admin:
         return await self._json({"name": name, **self._view.secrets.plain(breaker.describe())})
 
     async def _json(self, document: dict[str, Any]) -> web.Response:
-        """Indented JSON, written in pieces: the indenting encoder takes some 20 ms for the state of 200 routes."""
+        """Return indented JSON, written in pieces: for many routes the encoder would block the loop."""
         pieces: list[str] = []
         for token in json.JSONEncoder(indent=2, allow_nan=False).iterencode(document):
             pieces.append(token)
@@ -192,9 +201,11 @@ class Admin:
         return web.Response(text="".join(pieces), content_type="application/json")
 
 
+def as_response(answer: Answer) -> web.Response:
+    """Return an answer as aiohttp has it."""
+    return web.Response(status=answer.status, text=answer.text, content_type=answer.content_type)
+
+
 def problem(status: int, detail: str, **members: Any) -> web.Response:
-    """A problem document (RFC 9457)."""
-    document = {"title": HTTPStatus(status).phrase, "status": status, "detail": detail, **members}
-    return web.Response(
-        status=status, text=json.dumps(document, indent=2) + "\n", content_type="application/problem+json"
-    )
+    """Return a problem document."""
+    return as_response(answers.problem(status, detail, **members))

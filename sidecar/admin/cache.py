@@ -1,9 +1,9 @@
-"""The caches on the admin listener: what they hold, and throwing it away.
+"""Caches on the admin listener: what they hold, and purging them.
 
-    GET  /cache                                          every cache: size, look-ups by kind, evictions, hottest answers
+    GET  /cache                                          every cache: size, lookups by kind, evictions, hottest answers
     POST /cache/purge?url=http://orders/orders/7         all answers of one URL, for all variants
     POST /cache/purge?prefix=http://orders/orders/       all below it
-    POST /cache/purge?tag=order-7                        all that bore the tag in Cache-Tag or Surrogate-Key
+    POST /cache/purge?tag=order-7                        all with the tag in Cache-Tag or Surrogate-Key
     POST /cache/purge?everything=true                    all
 
 `&cache=NAME` purges one cache, otherwise all of them.  A purge reaches other sidecars through a shared Redis.
@@ -26,7 +26,7 @@ KINDS: Final[dict[str, Callable[[Cache, str], int]]] = {
 
 
 class Cache(Protocol):
-    """What lives under the key `("cache", name)`."""
+    """State object under the key `("cache", name)`; each purge returns the number of dropped answers."""
 
     def describe(self) -> dict[str, Any]: ...
     def purge_uri(self, text: str) -> int: ...
@@ -36,18 +36,20 @@ class Cache(Protocol):
 
 
 class Caches:
-    """The caches in force."""
+    """Caches in force."""
 
     def __init__(self, view: AdminView) -> None:
         self._view = view
 
     def describe(self) -> dict[str, Any]:
-        """What `GET /cache` answers."""
+        """Return the answer to `GET /cache`."""
         return {name: self._view.secrets.plain(cache.describe()) for name, cache in self._all().items()}
 
     def purge(self, query: Mapping[str, str]) -> dict[str, int]:
-        """Purge what the query names; how many answers each cache dropped.  Raises `ValueError` for a query that does
-        not say what, `LookupError` for a cache that there is not."""
+        """Purge what the query names; return how many answers each cache dropped.
+
+        Raises `ValueError` for a query that does not say what to purge, `LookupError` for an unknown cache.
+        """
         asked = [kind for kind in KINDS if kind in query]
         if len(asked) != 1 or query.keys() - {*KINDS, "cache"}:
             raise ValueError(

@@ -1,29 +1,29 @@
-"""The stream behind the live page and `sidecar top`: `GET /live`, server-sent events, one a second.
+"""Stream of the live page and of `sidecar top`: `GET /live`, server-sent events, one a second.
 
-    event: full   {"bounds": […], "keep": 300, "seconds": […], "parts": {…}}      all there is; the first message
+    event: full   {"bounds": […], "keep": 300, "seconds": […], "parts": {…}}      the whole state; the first message
     event: tick   {"second": […], "parts": {…}}                                 the last second, and parts that changed
 
-`seconds` are those of `telemetry.traffic`, `parts` those of `edge.view`.
+`seconds` are those of `telemetry/metrics/traffic.py`, `parts` those of `view.py`.
 
 Rules:
 
-1. One clock for all: a second is sampled and serialised once, however many pages are open, and each is sent the same
-   bytes.  Without a page only the traffic is sampled, so that a page that is opened after the incident has it.
-2. Nobody is waited for: a reader that was too slow for a tick gets `full` the next time, so nothing is queued for it
-   beyond its connection's buffer.  At most `MAX_PAGES` at once.
-3. It ends when the listener does, else each open page would hold up the shutdown.
+1. A second is sampled and serialised once, however many pages are open, and each page is sent the same bytes.  Without
+   a page only the traffic is sampled, so that a page that is opened after an incident has it.
+2. No reader is waited for: one that was too slow for a tick gets `full` the next time, so nothing is queued for it
+   beyond its connection's buffer.  At most `MAX_PAGES` are open at once.
+3. A stream ends with the listener, else each open page would delay the shutdown.
 
-It is read with `fetch`, not `EventSource`, since that cannot send an Authorization field; so the token is in no URL
-and no cookie, and no other site can ride on it.
+It is read with `fetch`, because `EventSource` cannot send an Authorization field: the token is in no URL and in no
+cookie, and no other site can make use of it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import contextmanager
 from typing import Any, Final
-
-from aiohttp import web
 
 from sidecar.admin.view import AdminView, parts
 from sidecar.core.events import BUG
@@ -32,41 +32,40 @@ from sidecar.telemetry.metrics.traffic import BOUNDS, KEEP, Traffic
 
 MAX_PAGES: Final = 200
 EVERY: Final = 1.0
-"""Seconds between ticks."""
+"""Seconds between two ticks."""
 SHARE: Final = 0.01
-"""Of the time that describing everything may take: with hundreds of breakers it is done every second or third tick."""
+"""Share of time that the description of parts may take: with hundreds of breakers not every tick has new ones."""
 LONGEST: Final = 3.0
-"""Seconds for which the parts may be old."""
-HEADERS: Final = {"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-store"}
+"""Seconds after which parts are described again in any case."""
 
 
 class Feed:
-    """Samples, serialises and sends.  `start` and `stop` are for the application that serves `stream`."""
+    """Source of the stream; the listener starts and stops it."""
 
     def __init__(self, view: AdminView) -> None:
         self._view = view
         self.traffic = Traffic(view.registry)
         self._parts: dict[str, bytes] = {}
         self.number = 0
-        """Of the last tick."""
+        """Number of the last tick."""
         self._fresh = -1
-        """The tick for which the parts were last looked at."""
+        """Number of the tick for which the parts were last described."""
         self._due = 0.0
-        """When they may be made again."""
+        """Time from which on the parts may be described again, by `Env.now`."""
         self._tick = b""
         self._full = b""
         self.pages = 0
-        """Open streams."""
+        """Number of open streams."""
         self._is_over = False
         self._turned = asyncio.Event()
         self._lock = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
 
-    async def start(self, _: web.Application) -> None:
+    def start(self) -> None:
         """Begin to sample."""
         self._task = self._view.env.spawn(self._run())
 
-    async def stop(self, _: web.Application) -> None:
+    async def stop(self) -> None:
         """End every stream."""
         self._is_over = True
         self._turned.set()
@@ -80,7 +79,7 @@ class Feed:
         env = self._view.env
         due = env.now()
         while True:
-            due = max(due + EVERY, env.now())  # a loop that was held up does not catch up with a burst
+            due = max(due + EVERY, env.now())  # after a stall of the loop no ticks are made up for
             await env.sleep(due - env.now())
             await self._turn()
 
@@ -97,7 +96,7 @@ class Feed:
         turned.set()
 
     async def _refresh(self) -> list[bytes]:
-        """Make the parts anew; those that differ, each as a member of a JSON object."""
+        """Describe the parts again; return those that differ, each as a member of a JSON object."""
         began = self._view.env.now()
         if began < self._due:
             return []
@@ -105,7 +104,7 @@ class Feed:
         try:
             async for name, value in parts(self._view):
                 now[name] = b"%b:%b" % (_json(name), _json(value))
-        except Exception as error:  # a bug in one description must not end the page: it keeps what it has
+        except Exception as error:  # a bug in one description must not end the stream, which keeps what it has
             self._view.env.meter.counter(BUGS, where="live").value += 1
             self._view.env.emit(BUG, where="live", error=error)
             return []
@@ -117,11 +116,11 @@ class Feed:
     # ----- for each page
 
     async def message(self, seen: int) -> tuple[int, bytes]:
-        """What to send to a page that has `seen` that tick, and the tick it has then."""
+        """Return the next message for a page that has seen the tick `seen`, with the number that it has then."""
         if seen >= 0 and seen + 1 == self.number:
             return self.number, self._tick
         async with self._lock:
-            if self._fresh != self.number:  # nobody was looking
+            if self._fresh != self.number:  # no page was open
                 await self._refresh()
                 self._fresh = self.number
             if not self._full:
@@ -133,25 +132,28 @@ class Feed:
                 )
             return self.number, self._full
 
-    async def stream(self, request: web.Request) -> web.StreamResponse:
-        """`GET /live`."""
-        if self.pages >= MAX_PAGES:
-            raise web.HTTPServiceUnavailable(reason=f"{MAX_PAGES} pages are open already; close one of them")
-        response = web.StreamResponse(headers=HEADERS)
+    @property
+    def is_full(self) -> bool:
+        """True while no further stream may be opened."""
+        return self.pages >= MAX_PAGES
+
+    @contextmanager
+    def page(self) -> Iterator[None]:
+        """Count an open stream while it is read."""
         self.pages += 1
         try:
-            await response.prepare(request)
-            seen = -1
-            while not self._is_over:
-                seen, message = await self.message(seen)
-                await response.write(message)
-                if seen == self.number and not self._is_over:
-                    await self._turned.wait()
-        except ConnectionError:  # the page was closed
-            pass
+            yield
         finally:
             self.pages -= 1
-        return response
+
+    async def messages(self) -> AsyncGenerator[bytes]:
+        """Yield the messages for one page: the whole state, and then each tick until the feed stops."""
+        seen = -1
+        while not self._is_over:
+            seen, message = await self.message(seen)
+            yield message
+            if seen == self.number and not self._is_over:
+                await self._turned.wait()
 
 
 def _json(value: Any) -> bytes:

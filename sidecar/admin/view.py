@@ -1,6 +1,6 @@
-"""What the admin listener may see of the process, and the one document that says all of it.
+"""What the admin listener may see of the process, and the document that shows all of it.
 
-`/state` is that document; the live page and `sidecar top` get the same parts, each again when it has changed.
+`/state` is that document.  The live page and `sidecar top` get its parts, each again when it has changed.
 """
 
 from __future__ import annotations
@@ -15,21 +15,29 @@ from sidecar.telemetry.metrics.registry import Registry
 from sidecar.telemetry.plain import Secrets
 
 TURN: Final = 5
-"""Objects that describe themselves in one turn of the loop."""
+"""Objects that are described in one turn of the loop."""
 
 
 class Reloaded(Protocol):
-    """How a reload went."""
+    """Result of a reload."""
 
     @property
     def problems(self) -> Sequence[object]:
-        """What is wrong with the files, each as a line; empty where the reload was applied (or changed nothing)."""
+        """Problems of the policy files, each a line; empty if they were applied or had not changed."""
 
     def describe(self) -> dict[str, Any]:
-        """What changed."""
+        """Return the changes as JSON-ready values."""
 
 
-@dataclass(frozen=True, slots=True)
+class Readiness:
+    """Readiness of the process, which its life sets and its probes ask for."""
+
+    def __init__(self) -> None:
+        self.obstacle = "starting"
+        """Reason for which the process is not ready; empty while it is."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class AdminView:
     """All that the admin listener may see of the process."""
 
@@ -37,23 +45,24 @@ class AdminView:
     registry: Registry
     version: str
     started: float
-    """`env.now` at the start."""
-    ready: Callable[[], str]
-    """Why it is not ready; empty where it is."""
+    """Start of the process, by `Env.now`."""
+    readiness: Readiness
     reload: Callable[[], Awaitable[Reloaded]]
+    """Reads the policy files again."""
     states: Callable[[], Mapping[StateKey, Any]]
-    """Every living state object by its identity (`StateStore.objects`): shown if it has `describe()`; those under
-    `("breaker", …)` also have `force(mode)`, which takes `open`, `closed` and `auto`."""
+    """Returns every living state object by its identity (`StateStore.objects`).
+
+    One is shown if it has `describe()`.  Those under `("breaker", …)` also have `force(mode)`, which takes `open`,
+    `closed` and `auto`."""
     recent: Iterable[Mapping[str, Any]] = ()
-    """The latest events (`Emitter.recent`)."""
+    """Latest events (`Emitter.recent`)."""
     sections: Mapping[str, Callable[[], Any]] = field(default_factory=dict)
-    """What else `/state` shows, by name: `policies`, `routes`, `reloads`, `refusals`, `loop`, …"""
+    """Further parts of `/state` by name, such as `policies` and `routes`; each is described when it is asked for."""
     secrets: Secrets = field(default_factory=Secrets)
-    token: str | None = None
 
 
 async def document(view: AdminView) -> dict[str, Any]:
-    """All that is known, as JSON values without secrets.  Made in pieces: nothing else is held up meanwhile."""
+    """Return the whole state as JSON-ready values without secrets, with turns of the loop in between."""
     whole: dict[str, Any] = {}
     state: dict[str, Any] = {}
     async for name, value in parts(view):
@@ -67,15 +76,16 @@ async def document(view: AdminView) -> dict[str, Any]:
 
 
 async def parts(view: AdminView) -> AsyncIterator[tuple[str, Any]]:
-    """The document's parts: `about`, each section, `state.KIND` for each kind of state object, `events`."""
+    """Yield the document's parts: `about`, each section, `state.KIND` for each kind of state object, `events`."""
     env, plain = view.env, view.secrets.plain
+    obstacle = view.readiness.obstacle
     yield (
         "about",
         {
             "version": view.version,
             "uptime_seconds": round(env.now() - view.started, 3),
-            "ready": not view.ready(),
-            "not_ready_because": view.ready() or None,
+            "ready": not obstacle,
+            "not_ready_because": obstacle or None,
             "process": plain({"rss_bytes": process.memory(), "cpu_seconds": process.cpu(), "files": process.files()}),
         },
     )
@@ -83,16 +93,16 @@ async def parts(view: AdminView) -> AsyncIterator[tuple[str, Any]]:
         yield name, plain(section())
         await env.sleep(0)
     kinds: dict[str, dict[str, Any]] = {}
-    for number, (key, thing) in enumerate(list(view.states().items()), 1):
-        if (describe := getattr(thing, "describe", None)) is not None:
+    for number, (key, state) in enumerate(list(view.states().items()), 1):
+        if (describe := getattr(state, "describe", None)) is not None:
             kinds.setdefault(key[0], {})[name_of(key)] = plain(describe())
         if number % TURN == 0:
             await env.sleep(0)
-    for kind, things in kinds.items():
-        yield f"state.{kind}", things
+    for kind, described in kinds.items():
+        yield f"state.{kind}", described
     yield "events", list(view.recent)
 
 
 def name_of(key: StateKey) -> str:
-    """The name of a state object among its kind: `upstream:payments`."""
+    """Return the name of a state object among its kind: `upstream:payments`."""
     return ":".join(key[1:])

@@ -1,13 +1,16 @@
-"""The response cache below its stage: HTTP caching (RFC 9111 and its neighbours) as pure functions, and the stores.
+"""Storage of the response cache, and the rules of HTTP caching.
 
-    dates, structured, directives      what the fields say
-    key, vary                          which stored answer a request means
-    freshness, validation, ranges      may it be stored, is it fresh, what does a conditional or partial request get
-    status                             what was done, said in Cache-Status (RFC 9211)
-    entry, codec, answer               a stored answer; as bytes; as a response
-    store, redis                       where entries live
-    fill                               one upstream call for many callers
+    spec                        the `caches` section of a policy file
+    store                       one cache: start reading here
+    table, lru, entry           its memory: items by key, their order of use, what an item is
+    redis_tier, redis_client    an optional Redis behind the memory; the client is the adapter to aiocache
+    codec                       entries as bytes, for Redis
+    fetch, fetcher              fetches in flight; how they are made, and what is stored of their answers
+    tee                         a body on its way to several readers and into the store
+    answer                      an entry as the response to a request
+    rule_handle                 registration of a policy's key rule
+    rfc/                        the rules of RFC 9110, 9111 and 9211, as pure functions
 
-It imports only `core`, and only the stage `sidecar.stages.cache` and the control plane import it.  The semantics do no
-I/O and have no clock: instants are handed in, seconds as floats.  Each rule has its RFC section beside it.
+Not here: in which order a request asks memory, fetches and upstream (`sidecar.stages.cache`), and the administration
+of caches (`sidecar.admin.cache`).
 """

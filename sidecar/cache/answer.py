@@ -1,10 +1,10 @@
-"""A stored answer as the response to a request: whole, without its body, not modified, or a part of it."""
+"""Responses made from a stored entry: whole, head only, 304, or a part of it."""
 
 from __future__ import annotations
 
 from sidecar.cache.entry import Entry
 from sidecar.cache.rfc.lines import join
-from sidecar.cache.rfc.ranges import is_applicable, parse_range, partial
+from sidecar.cache.rfc.ranges import is_applicable, parse_ranges, partial
 from sidecar.cache.rfc.reuse import Fields
 from sidecar.cache.rfc.validation import is_not_modified
 from sidecar.core.exchange import Exchange
@@ -12,16 +12,17 @@ from sidecar.core.outcome import Outcome
 
 
 def answer(entry: Entry, x: Exchange, fields: Fields | None, now: float, wall: float, status: bytes) -> Outcome:
-    """The response from a whole stored answer; `status` is the value of its Cache-Status.
+    """Return the response to a request from a complete entry.
 
-    Preconditions before the range (RFC 9110 13.2.2), and both only where the answer is 200 (13.2.1, 14.2).
+    `fields` are those of `read_fields`, `wall` is in seconds since 1970, `status` is the value of Cache-Status.
+    Preconditions come before the range (RFC 9110 13.2.2), and both apply to a 200 only (13.2.1, 14.2).
     """
     if fields is not None and entry.status == 200:
-        if has_already(entry, fields, wall):
+        if is_held_by_client(entry, fields, wall):
             return not_modified(entry, now, status)
         asked = fields.get(b"range")
         if asked is not None and x.method == b"GET" and is_applicable(fields.get(b"if-range"), entry, wall):
-            ranges = parse_range(asked, len(entry.body))
+            ranges = parse_ranges(asked, len(entry.body))
             if ranges is not None:
                 code, headers, body = partial(entry, ranges)
                 return Outcome(code, None, body, lines=with_age(join(headers), entry, now, status))
@@ -31,18 +32,18 @@ def answer(entry: Entry, x: Exchange, fields: Fields | None, now: float, wall: f
     return Outcome(entry.status, None, entry.body, lines=lines)
 
 
-def has_already(entry: Entry, fields: Fields | None, wall: float) -> bool:
-    """Does the client have this answer, by its own conditions?"""
+def is_held_by_client(entry: Entry, fields: Fields | None, wall: float) -> bool:
+    """True if the client holds this representation already, by its own conditions."""
     if fields is None or entry.status != 200:
         return False
     return is_not_modified(entry, fields.get(b"if-none-match"), fields.get(b"if-modified-since"), wall)
 
 
 def not_modified(entry: Entry, now: float, status: bytes) -> Outcome:
-    """RFC 9110 15.4.5."""
+    """Return the 304 for an entry (RFC 9110 15.4.5)."""
     return Outcome(304, lines=with_age(entry.not_modified, entry, now, status))
 
 
 def with_age(lines: bytes, entry: Entry, now: float, status: bytes) -> bytes:
-    """The stored lines with `Age` (RFC 9111 4 and 5.1) and Cache-Status."""
+    """Return the stored lines with `Age` (RFC 9111 4 and 5.1) and Cache-Status."""
     return b"%bage: %d\r\ncache-status: %b\r\n" % (lines, max(0.0, now - entry.born), status)

@@ -1,10 +1,16 @@
-"""Stored answers as bytes for a shared store: versioned, checked, and nothing in it is ever executed.
+"""Records of a shared store as bytes.
 
-    "SC" version type crc32 | key generation | what the type needs
+    "SC" version kind crc32 | key generation | parts of the kind
 
-Numbers are big-endian, strings have their length before them.  Instants travel as Unix time and become instants of the
-reader's own clock.  Reading is strict: another version, a wrong checksum, a length that lies, a field that is not HTTP,
-or an answer to another key is no record (`ValueError`), which the caller takes for a miss.
+Rules:
+
+1. Numbers are big-endian, and each part has its length before it.  Instants are written as Unix time and read as
+   instants of the reader's clock.
+2. Reading is strict.  Another version, a wrong checksum, a length that exceeds the record, or a field that is not HTTP
+   raise `ValueError`; the caller takes that for a miss.
+3. Nothing in a record is executed.
+
+Whether a record belongs to the key under which it was found is for the caller to check.
 """
 
 from __future__ import annotations
@@ -20,34 +26,40 @@ from sidecar.cache.entry import Entry, Variants
 from sidecar.cache.rfc.etag import is_tag
 from sidecar.cache.rfc.facts import Facts
 from sidecar.cache.rfc.freshness import Plan
-from sidecar.cache.rfc.key import is_more_than_uri
+from sidecar.cache.rfc.key import is_keyed_by_fields
 from sidecar.core.http1 import FIELDS
 
 MAGIC: Final = b"SC\x02"
 HEAD: Final = Struct(">3scI")
+"""Magic bytes, kind and checksum."""
 LENGTH: Final = Struct(">I")
 ANSWER: Final = Struct(">HB6d")
-"""Status, flags, born, fresh, stale-while-revalidate, stale-if-error and keep (until, all Unix time), Date."""
+"""Status, flags, then five instants as Unix time (born, fresh, stale-while-revalidate, stale-if-error, keep), then
+Date."""
 MODIFIED: Final = Struct(">d")
+"""Last-Modified in seconds since 1970; NaN if it is absent."""
 VALID: Final = re.compile(FIELDS)
+"""Matches valid field lines."""
 NO_FACTS: Final = Facts()
 NO_PLAN: Final = Plan()
 NO_CACHE, MUST_VALIDATE, IMMUTABLE = 1, 2, 4
 FURTHEST: Final = 2.0**33
-"""Unix times beyond this are not believed."""
+"""Unix time beyond which an instant is refused."""
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What was read: an entry or a note on variants, and the generation under which it was written."""
+    """Entry or note on variants, with the generation in which it was written."""
 
     item: Entry | Variants
     generation: bytes
+    """Counts of purges that were read before the answer was fetched (`sidecar.cache.redis_tier`)."""
 
 
-def encode(item: Entry | Variants, generation: bytes, now: float, wall: float) -> bytes:
-    """The bytes of an item; `now` and `wall` are the same instant on both clocks."""
-    parts = [item.key, generation]
+def encode(record: Record, now: float, wall: float) -> bytes:
+    """Return a record as bytes; `now` and `wall` are the same instant on both clocks."""
+    item = record.item
+    parts = [item.key, record.generation]
     if isinstance(item, Variants):
         kind = b"V"
         parts.append(b",".join(item.names))
@@ -65,10 +77,10 @@ def encode(item: Entry | Variants, generation: bytes, now: float, wall: float) -
     return HEAD.pack(MAGIC, kind, crc32(payload)) + payload
 
 
-def decode(data: bytes, key: bytes, now: float, wall: float) -> Record:
-    """The record that was stored under `key`.  Raises `ValueError` for anything else."""
+def decode(data: bytes, now: float, wall: float) -> Record:
+    """Return the record that the bytes are.  Raises `ValueError` for anything else."""
     if len(data) < HEAD.size:
-        raise ValueError("a record ends in its head")
+        raise ValueError("a record ends within its head")
     magic, kind, checksum = HEAD.unpack_from(data)
     if magic != MAGIC:
         raise ValueError("a record is of another version")
@@ -76,10 +88,10 @@ def decode(data: bytes, key: bytes, now: float, wall: float) -> Record:
         raise ValueError("a record's checksum is wrong")
     parts = _parts(data)
     expected = {b"E": 9, b"V": 3}.get(kind)
-    if len(parts) != expected or parts[0] != key:
-        raise ValueError("a record is not of the kind or key that was asked for")
+    if len(parts) != expected:
+        raise ValueError("a record does not have the parts of its kind")
     if kind == b"V":
-        return Record(Variants(key, tuple(parts[2].split(b","))), parts[1])
+        return Record(Variants(parts[0], tuple(parts[2].split(b","))), parts[1])
     return Record(_entry(parts, now, wall), parts[1])
 
 
@@ -87,7 +99,7 @@ def _parts(data: bytes) -> list[bytes]:
     parts, at, end = [], HEAD.size, len(data)
     while at < end:
         if at + LENGTH.size > end:
-            raise ValueError("a record ends in a length")
+            raise ValueError("a record ends within a length")
         (length,) = LENGTH.unpack_from(data, at)
         at += LENGTH.size
         if at + length > end:
@@ -105,14 +117,14 @@ def _entry(parts: list[bytes], now: float, wall: float) -> Entry:
     if not all(isfinite(instant) and abs(instant) < FURTHEST for instant in instants) or not 200 <= status <= 599:
         raise ValueError("a record's numbers are impossible")
     if etag and not is_tag(etag):
-        raise ValueError("a record's entity tag is none")
+        raise ValueError("a record's entity tag is not valid")
     if VALID.fullmatch(fields) is None:
-        raise ValueError("a record's fields are not those of HTTP")
-    # what follows from the fields was worked out by the writer, and is put in below
-    entry = Entry(key, status, fields, body, NO_FACTS, NO_PLAN, 0.0, now, wall, 0.0, is_more_than_uri(key))
+        raise ValueError("a record's fields are not valid HTTP")
+    # the writer has derived these from the fields; they are set below
+    entry = Entry(key, status, fields, body, NO_FACTS, NO_PLAN, 0.0, now, wall, 0.0, is_keyed_by_fields(key))
     born, fresh, stale, if_error, keep, entry.date = instants
     shift = now - wall
-    entry.born = min(now, born + shift)  # a clock that is ahead must not make an answer younger than new
+    entry.born = min(now, born + shift)  # the writer's clock may be ahead
     entry.fresh_until, entry.stale_until = fresh + shift, stale + shift
     entry.stale_if_error_until, entry.keep_until = if_error + shift, keep + shift
     entry.no_cache, entry.must_validate, entry.immutable = (bool(flags & bit) for bit in (1, 2, 4))
@@ -126,5 +138,5 @@ def _entry(parts: list[bytes], now: float, wall: float) -> Entry:
 
 
 def ttl_of(item: Entry | Variants, now: float, longest: float) -> float:
-    """Seconds for which a shared store need keep the item."""
+    """Return the seconds for which a shared store must keep the item, `longest` at most."""
     return longest if item.keep_until == inf else min(longest, item.keep_until - now)

@@ -1,7 +1,7 @@
-"""A stored answer, with all that a look-up needs worked out when it is stored: a hit then only compares numbers.
+"""Items of a cache: stored answers, and notes that the answers of a key differ by request fields.
 
-Instants are seconds of a clock that never jumps (`Env.now`); wall clock time enters once, when the answer's `Date` and
-`Expires` are read.  `born` is the instant at which the answer was 0 seconds old: `Age` is a subtraction.
+Everything that a look-up needs is computed when an entry is stored, so that a hit only compares numbers.  Instants are
+seconds of a clock that never jumps (`Env.now`); the wall clock enters once, when `Date` and `Expires` are read.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Final
 
 from sidecar.cache.rfc.facts import Facts
 from sidecar.cache.rfc.freshness import Plan
-from sidecar.cache.rfc.key import is_more_than_uri, uri_of
+from sidecar.cache.rfc.key import is_keyed_by_fields, uri_of
 from sidecar.cache.rfc.lines import only
 from sidecar.cache.rfc.vary import Names
 from sidecar.core.message import Headers, parse_fields
@@ -20,40 +20,41 @@ from sidecar.core.message import Headers, parse_fields
 IN_NOT_MODIFIED: Final = frozenset(
     (b"cache-control", b"cdn-cache-control", b"content-location", b"date", b"etag", b"expires", b"vary")
 )
-"""RFC 9110 15.4.5."""
+"""Fields of a 304 (RFC 9110 15.4.5)."""
 OVERHEAD: Final = 640
-"""Bytes that an entry costs beside its key, fields and body: objects, tables, indexes (measured, and a sixth more)."""
+"""Bytes that an entry takes beside key, fields and body: objects, table slots, indexes (measured, plus a sixth)."""
 TAG_OVERHEAD: Final = 300
-"""Bytes of a tag, with its place in the index."""
+"""Bytes that one tag takes, its place in the index included."""
 MAX_TAGS: Final = 64
+"""Tags of one entry; further ones are ignored."""
 MAX_TAG: Final = 256
-"""Bytes of a tag."""
+"""Bytes of the longest tag; longer ones are ignored."""
 
 
 class Item:
-    """What is stored under a key, in its place in the order of use (`sidecar.cache.lru`)."""
+    """Item stored under a key, with its links in the order of use (`sidecar.cache.lru`)."""
 
-    __slots__ = ("is_one_of_several", "keep_until", "key", "newer", "older", "size")
+    __slots__ = ("is_keyed_by_fields", "keep_until", "key", "newer", "older", "size")
 
     def __init__(self, key: bytes, keep_until: float) -> None:
         self.key = key
         self.keep_until = keep_until
-        """Until when it is of use."""
+        """Instant after which it is useless."""
         self.older: Item | None = None
         self.newer: Item | None = None
         self.size = 0
         """Bytes that it counts for."""
-        self.is_one_of_several = False
-        """Has its rule other keys of the same URI?"""
+        self.is_keyed_by_fields = False
+        """True if the key holds request fields beside the URI, so that one rule has several keys for a URI."""
 
     @property
     def uri(self) -> bytes:
-        """Of what it is the answer."""
+        """URI of the resource."""
         return uri_of(self.key)
 
 
 class Entry(Item):
-    """An answer to a GET."""
+    """Stored answer to a GET."""
 
     __slots__ = (
         "_not_modified",
@@ -77,15 +78,19 @@ class Entry(Item):
 
     def __init__(
         self, key: bytes, status: int, lines: bytes, body: bytes, facts: Facts, plan: Plan, age: float,
-        now: float, wall: float, keep: float, is_one_of_several: bool = False,
+        now: float, wall: float, keep: float, is_keyed_by_fields: bool = False,
     ) -> None:  # fmt: skip
-        """`lines` are ready to be sent but for `Age`; `now` and `wall` are the instant of receipt on both clocks, and
-        `age` is how old it was then."""
+        """Take an answer as it was received.
+
+        `lines` are sendable but for `Age`; `now` and `wall` are the instant of receipt on both clocks; `age` is the age
+        at that instant, and `keep` how long the entry is kept beyond its freshness, all in seconds.
+        """
         self.must_validate = plan.must_validate
         self.no_cache = plan.no_cache
         self.immutable = plan.immutable
         while_revalidate, if_error = plan.stale_while_revalidate, plan.stale_if_error
         self.born = now - age
+        """Instant at which the answer was 0 seconds old: `Age` is a subtraction."""
         self.fresh_until = fresh_until = self.born + plan.lifetime
         self.stale_until = fresh_until + while_revalidate
         self.stale_if_error_until = fresh_until + if_error
@@ -93,47 +98,52 @@ class Entry(Item):
             keep = while_revalidate
         if if_error > keep:
             keep = if_error
-        super().__init__(key, (fresh_until if fresh_until > now else now) + keep)  # for validation, or as a last resort
-        self.is_one_of_several = is_one_of_several
+        super().__init__(key, (fresh_until if fresh_until > now else now) + keep)
+        self.is_keyed_by_fields = is_keyed_by_fields
         self.status = status
         self.lines = lines
+        """Header lines, sendable but for `Age` and Cache-Status."""
         self.body = body
         self.etag = facts.etag
         self.last_modified = facts.last_modified
-        """Seconds since 1970."""
+        """Last-Modified in seconds since 1970; None if it is absent."""
         self.date = wall if facts.date is None else facts.date
-        """Seconds since 1970."""
+        """Date in seconds since 1970; the time of receipt if it is absent."""
         self.vary: Names = facts.vary or ()
+        """Request fields by which the answer varies, sorted."""
         self.tags = tags_of(facts.tags) if facts.tags else ()
+        """Tags by which it can be purged, in lower case."""
         self.hits = 0
+        """Requests that were answered with it."""
         self._not_modified = b""
         self.size = OVERHEAD + len(body) + len(lines) + len(key)
-        if is_one_of_several or self.tags:
+        if is_keyed_by_fields or self.tags:
             self.ready()
 
     def ready(self) -> None:
-        """Work out what follows from the rest: `size`, the bytes that it counts for, and what is made on demand."""
-        indexes = len(self.tags) + self.is_one_of_several
+        """Compute `size`, and drop what is derived from the other attributes."""
+        indexes = len(self.tags) + self.is_keyed_by_fields
         self.size = OVERHEAD + len(self.body) + len(self.lines) + len(self.key) + TAG_OVERHEAD * indexes
         self._not_modified = b""
 
     def become(self, key: bytes) -> None:
-        """It is to be stored under another key."""
+        """Change the key before the entry is stored."""
         self.key = key
         self.ready()
 
     @property
     def has_validator(self) -> bool:
+        """True if it has an entity tag or Last-Modified."""
         return self.etag is not None or self.last_modified is not None
 
     @property
     def headers(self) -> Headers:
-        """The fields as pairs."""
+        """Header fields as pairs."""
         return parse_fields(self.lines)
 
     @property
     def not_modified(self) -> bytes:
-        """The lines of a 304, without `Age`."""
+        """Header lines of a 304, without `Age`."""
         if not self._not_modified:
             self._not_modified = only(self.lines, IN_NOT_MODIFIED)
         return self._not_modified
@@ -143,23 +153,24 @@ class Entry(Item):
 
 
 class Variants(Item):
-    """In place of an entry: the answers of this key differ by these fields (RFC 9111 4.1)."""
+    """Note in place of an entry: the answers of this key differ by the named request fields (RFC 9111 4.1)."""
 
     __slots__ = ("keys", "names")
 
     def __init__(self, key: bytes, names: Names) -> None:
         super().__init__(key, inf)
         self.names = names
+        """Names of these fields, in lower case and sorted."""
         self.keys: dict[bytes, None] = {}
-        """Of the variants, oldest first."""
-        self.is_one_of_several = is_more_than_uri(key)
-        self.size = OVERHEAD + len(key) + TAG_OVERHEAD * self.is_one_of_several
+        """Keys of the stored variants, oldest first; a dict for its order."""
+        self.is_keyed_by_fields = is_keyed_by_fields(key)
+        self.size = OVERHEAD + len(key) + TAG_OVERHEAD * self.is_keyed_by_fields
 
     def __repr__(self) -> str:
         return f"<Variants {self.uri!r} by {self.names} {len(self.keys)}>"
 
 
 def tags_of(words: Iterable[bytes]) -> tuple[bytes, ...]:
-    """What an answer can be purged by: the words of `Cache-Tag` and `Surrogate-Key`, each once and within bounds."""
+    """Return the tags by which an answer can be purged: words of Cache-Tag and Surrogate-Key, unique and bounded."""
     tags = (word.strip(b" \t") for word in words)
     return tuple(dict.fromkeys(tag for tag in tags if tag and len(tag) <= MAX_TAG))[:MAX_TAGS]

@@ -1,7 +1,7 @@
-"""Items in the order in which they were last used, as a list that is linked through the items themselves.
+"""Items in order of use, as a list that is linked through the items themselves.
 
-An ordered dictionary has a node of its own for each item, somewhere else in memory, and asks its table again and again
-where that is: with 60 000 items this is a good part of what storing one costs.
+An `OrderedDict` has a node of its own for each item, elsewhere in memory, and looks each one up again.  With many items
+these cache misses are a good part of the cost of storing one.
 """
 
 from __future__ import annotations
@@ -12,16 +12,18 @@ from sidecar.cache.entry import Item
 
 
 class Recent:
-    """The oldest item, the newest, and all between them.  An item is in one such list at most."""
+    """Doubly linked list of items, least recently used first.  An item is in at most one such list."""
 
     __slots__ = ("newest", "oldest")
 
     def __init__(self) -> None:
         self.oldest: Item | None = None
+        """Least recently used item; None if the list is empty."""
         self.newest: Item | None = None
+        """Most recently used item; None if the list is empty."""
 
     def add(self, item: Item) -> None:
-        """As the newest."""
+        """Append an item as the most recently used."""
         newest = self.newest
         item.older = newest
         if newest is None:
@@ -31,7 +33,7 @@ class Recent:
         self.newest = item
 
     def remove(self, item: Item) -> None:
-        """Take one out that is in."""
+        """Remove an item that is in the list."""
         older, newer = item.older, item.newer
         if older is None:
             self.oldest = newer
@@ -44,13 +46,13 @@ class Recent:
         item.older = item.newer = None
 
     def touch(self, item: Item) -> None:
-        """It has been used just now."""
+        """Make an item the most recently used."""
         if item is not self.newest:
             self.remove(item)
             self.add(item)
 
     def clear(self) -> None:
-        """Take all out: those that hold on to each other would wait for the garbage collector."""
+        """Remove all items.  They are unlinked, since reference cycles would wait for the garbage collector."""
         item, self.oldest, self.newest = self.oldest, None, None
         while item is not None:
             newer = item.newer
@@ -58,6 +60,7 @@ class Recent:
             item = newer
 
     def newest_first(self) -> Iterator[Item]:
+        """Iterate from the most to the least recently used."""
         item = self.newest
         while item is not None:
             yield item

@@ -1,50 +1,103 @@
-"""aiocache's Redis cache, held right: bytes in and out, a small pool that waits for its turn, and no retries.
+"""Redis as an aiocache backend.  The one module that imports aiocache and redis-py: loaded when a Redis is configured.
 
-Its defaults are none of these: JSON that refuses bytes, a hundred connections and then an error, and redis-py's
-retries, which hold a caller for seconds when Redis refuses connections.  redis-py is imported here, when asked for.
+What aiocache does for the shared tier, through the public interface of its `BaseCache` (`multi_get`, `set`,
+`increment`, `expire`, `raw`, `close`):
+
+- it holds the connection pool and speaks to Redis (`RedisCache`);
+- it prefixes every key with the namespace of the cache;
+- it turns values to bytes and back by our serializer, and seconds into Redis's expiry.
+
+What is set differently from its defaults:
+
+- The pool is small and waits for its turn.  aiocache's would open connections up to a hundred, then fail.
+- Nothing is retried.  redis-py's retries hold a caller for seconds while Redis refuses connections.
+- aiocache's timeout is off: it bounds one command, and the tier bounds a look-up of several (`RedisTier`).
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple
 from urllib.parse import unquote, urlsplit
 
-if TYPE_CHECKING:
-    from sidecar.cache.spec import RedisSpec
+from aiocache.backends.redis import RedisCache
+from aiocache.serializers import BaseSerializer
+from redis.asyncio import BlockingConnectionPool
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import ResponseError
+
+from sidecar.cache.codec import Record, decode, encode
+from sidecar.cache.spec import RedisSpec
 
 CONNECTIONS: Final = 8
+"""Connections of one cache."""
+
+RefusedByRedis = ResponseError
+"""Raised if Redis is well and answers a command with an error, for example because it is full."""
 
 
-def connect(spec: RedisSpec, namespace: str) -> Any:
-    """aiocache's Redis cache, bytes in and out, with a small pool that waits for its turn and never retries."""
-    from aiocache.backends.redis import RedisCache  # type: ignore[import-untyped]
-    from aiocache.serializers import NullSerializer  # type: ignore[import-untyped]
-    from redis.asyncio import BlockingConnectionPool
-    from redis.asyncio.retry import Retry
-    from redis.backoff import NoBackoff
+class Unreadable(NamedTuple):
+    """Value in Redis that is neither a record nor a counter."""
 
-    url = urlsplit(spec.url)
-    more: dict[str, Any] = {"timeout": spec.timeout, "retry": Retry(NoBackoff(), 0), "socket_timeout": spec.timeout}
-    if url.username:
-        more["username"] = unquote(url.username)
-    return RedisCache(
-        serializer=NullSerializer(encoding=None),
-        namespace=namespace,
-        timeout=None,  # ours ends the whole of a task, at a tenth of the cost
-        endpoint=url.hostname or "127.0.0.1",
-        port=url.port or 6379,
-        db=int(url.path.strip("/") or 0),
-        password=unquote(url.password) if url.password else None,
-        ssl=url.scheme == "rediss",
-        create_connection_timeout=spec.timeout,
-        pool_max_size=CONNECTIONS,
-        connection_pool_class=BlockingConnectionPool,
-        connection_pool_kwargs=more,
-    )
+    reason: str
 
 
-def harmless() -> type[Exception]:
-    """What redis-py raises when Redis answers with an error."""
-    from redis.exceptions import ResponseError
+class RecordSerializer(BaseSerializer):
+    """Records as bytes (`sidecar.cache.codec`), and counters as Redis writes them."""
 
-    return ResponseError
+    DEFAULT_ENCODING = None
+    """Keeps aiocache from decoding what Redis returns."""
+
+    def __init__(self, now: Callable[[], float], wall: Callable[[], float]) -> None:
+        super().__init__()
+        self._now = now
+        self._wall = wall
+
+    def dumps(self, value: Record) -> Any:
+        """Return a record as bytes."""
+        return encode(value, self._now(), self._wall())
+
+    def loads(self, value: Any) -> Record | bytes | Unreadable | None:
+        """Return the record that the bytes are, a counter as its digits, or None for a missing key."""
+        if not isinstance(value, bytes):
+            return None
+        if value.isdigit():
+            return value
+        try:
+            return decode(value, self._now(), self._wall())
+        except ValueError as error:
+            return Unreadable(str(error))
+
+
+class RedisClient(RedisCache):
+    """Connections to the Redis of one cache."""
+
+    def __init__(self, spec: RedisSpec, namespace: str, now: Callable[[], float], wall: Callable[[], float]) -> None:
+        """Connect when the first command is sent; `now` and `wall` are the clocks of `Env`."""
+        url = urlsplit(spec.url)
+        pool: dict[str, Any] = {
+            "timeout": spec.timeout,
+            "socket_timeout": spec.timeout,
+            "retry": Retry(NoBackoff(), 0),
+        }
+        if url.username:
+            pool["username"] = unquote(url.username)
+        super().__init__(
+            serializer=RecordSerializer(now, wall),
+            namespace=namespace,
+            timeout=None,
+            endpoint=url.hostname or "127.0.0.1",
+            port=url.port or 6379,
+            db=int(url.path.strip("/") or 0),
+            password=unquote(url.password) if url.password else None,
+            ssl=url.scheme == "rediss",
+            create_connection_timeout=spec.timeout,
+            pool_max_size=CONNECTIONS,
+            connection_pool_class=BlockingConnectionPool,
+            connection_pool_kwargs=pool,
+        )
+
+    async def _close(self, *args: Any, _conn: Any = None, **kwargs: Any) -> None:
+        """Close all connections (the backend's hook; aiocache's own calls a deprecated method of redis-py)."""
+        await self.client.aclose()

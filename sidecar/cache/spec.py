@@ -17,23 +17,25 @@ def _redis_url(value: str) -> str:
 
 
 class MemorySpec(Model):
-    """The memory of a cache, in this process."""
+    """Memory of a cache, in this process."""
 
     max_size: Annotated[Size, Field(ge=64 * 1024)] = 64 * 2**20
-    """Bytes for all entries, with everything that they cost."""
+    """Bytes for all entries, with everything that they take."""
 
 
 class RedisSpec(Model):
-    """A Redis behind the memory, shared with other sidecars."""
+    """Redis behind the memory, shared with other sidecars."""
 
     url: Annotated[str, AfterValidator(_redis_url), Field(repr=False)]
     """`redis://user:password@host:port/database`, or `rediss://` for TLS."""
     timeout: Duration = 0.05
-    """What a request waits for it at most; the first fault keeps it out until it is well again."""
+    """Longest wait of a request for Redis; the first fault keeps Redis out until a probe succeeds."""
 
 
 class CacheSpec(Model):
-    """A store for answers."""
+    """Store for answers."""
 
-    memory: MemorySpec = MemorySpec()
+    memory: MemorySpec = MemorySpec.built_in()
+    """First tier."""
     redis: RedisSpec | None = None
+    """Second tier; none without it."""

@@ -1,125 +1,138 @@
-"""A cache as the policies name it: memory, Redis behind it where there is one, and the calls that fill it.
+"""Cache of the `caches` section: its memory, an optional Redis behind it, and the fetches that fill it.
 
-Purging and invalidation go through here, because three things must hear of them: the entries in memory, the other
-sidecars, and answers that are on their way from the upstream right now and would otherwise be stored after the fact.
-A URI is looked up as each key rule in use would normalise it.
+Purges and invalidations go through here, since three must learn of them: the memory, the other sidecars (by Redis), and
+answers that are on their way and would otherwise be stored too late.  A URI is purged in the form that each registered
+key rule gives it.
 """
 
 from __future__ import annotations
 
 from hashlib import blake2b
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from weakref import ref
 
 from sidecar.cache.entry import Entry, Item, Variants
-from sidecar.cache.fill import Flights
-from sidecar.cache.memory import MemoryStore
-from sidecar.cache.redis_tier import RedisTier
+from sidecar.cache.fetch import Fetches
 from sidecar.cache.rfc.key import KeyRule
 from sidecar.cache.rfc.location import others
 from sidecar.cache.rfc.vary import MAX_NAMES, Names, selecting
-from sidecar.cache.spec import CacheSpec
+from sidecar.cache.rule_handle import RuleHandle
 from sidecar.cache.table import Table
-from sidecar.cache.tee import Budget
-from sidecar.cache.use import Use
+from sidecar.cache.tee import ByteBudget
 from sidecar.core import metrics
 from sidecar.core.env import Env
 from sidecar.core.exchange import SAFE_METHODS, Exchange
 from sidecar.core.metrics import Counter
 from sidecar.core.outcome import Outcome
 
+if TYPE_CHECKING:
+    from sidecar.cache.redis_tier import RedisTier
+    from sidecar.cache.spec import CacheSpec
+
 LONGEST_SELECTION: Final = 256
-"""Bytes of selecting fields in a key; longer ones are hashed."""
+"""Bytes of request fields in a variant's key; longer ones are hashed."""
 MAX_NAMESPACES: Final = 4096
-"""Rules, of policies before too, that are known to have stored something; beyond it those are looked for that have."""
+"""Namespaces that are remembered, those of earlier policies included; beyond it they are read off the stored keys."""
 HOTTEST: Final = 20
+"""Entries that `describe` lists."""
 SHRINK_BY: Final = 500
-"""Entries that leave at once when a cache was made smaller: half a millisecond."""
+"""Items evicted in one step after the budget was lowered."""
 SHRINK_EVERY: Final = 0.01
-"""Seconds."""
+"""Seconds between two such steps."""
 
 
 class Store:
-    """One cache of the `caches` section."""
+    """Answers that the routes of one cache share."""
 
     def __init__(self, name: str, spec: CacheSpec, env: Env) -> None:
         self.name = name
         self.spec = spec
         self._env = env
         meter = env.meter
-        self.tier = MemoryStore(spec.memory.max_size, env.now, meter.counter(metrics.CACHE_EVICTIONS, cache=name))
-        self.memory: Table = self.tier.table
+        self.memory = Table(spec.memory.max_size, meter.counter(metrics.CACHE_EVICTIONS, cache=name))
+        """First tier."""
         self.shared = self._tier(spec)
-        self._uses: tuple[ref[Use], ...] = ()
-        """Replaced whole: policies are compiled in a thread of their own."""
-        self.flights = flights = Flights(meter.counter(metrics.CACHE_FILLS, cache=name))
+        """Second tier; None without a Redis."""
+        self._handles: tuple[ref[RuleHandle], ...] = ()
+        """Registered key rules.  Replaced as a whole, since policies are compiled in a thread of their own."""
+        self.fetches = fetches = Fetches(meter.counter(metrics.CACHE_FILLS, cache=name))
         self.results: dict[str, dict[str, Counter]] = {}
-        """Look-ups by route and result."""
-        self.budget = Budget(spec.memory.max_size)
+        """Counters of look-ups, by route and result."""
+        self.budget = ByteBudget(spec.memory.max_size)
+        """Bytes of bodies that are on their way into the store."""
         self._purged = meter.counter(metrics.CACHE_PURGED, cache=name)
         memory = self.memory
         meter.gauge(metrics.CACHE_BYTES, lambda: memory.bytes, cache=name)
         meter.gauge(metrics.CACHE_ENTRIES, lambda: len(memory), cache=name)
-        meter.gauge(metrics.CACHE_WAITERS, lambda: flights.waiting, cache=name)
+        meter.gauge(metrics.CACHE_WAITERS, lambda: fetches.waiting, cache=name)
 
     def _tier(self, spec: CacheSpec) -> RedisTier | None:
-        return None if spec.redis is None else RedisTier(spec.redis, self.name, self._env, self._purged_elsewhere)
+        if spec.redis is None:
+            return None
+        from sidecar.cache.redis_tier import RedisTier  # with aiocache and redis-py: not for a memory alone
 
-    def learn(self, rule: KeyRule) -> Use:
-        """A policy makes such keys, as long as it holds what this returns."""
-        use = Use(rule)
-        self._uses = (*(known for known in self._uses if known() is not None), ref(use))
+        return RedisTier(spec.redis, self.name, self._env, self._purged_elsewhere)
+
+    def register(self, rule: KeyRule) -> RuleHandle:
+        """Register a key rule; it stays registered while the returned handle is alive."""
+        handle = RuleHandle(rule)
+        self._handles = (*(known for known in self._handles if known() is not None), ref(handle))
         namespaces = self.memory.namespaces
         if len(namespaces) >= MAX_NAMESPACES:
             namespaces = self.memory.stored_namespaces().union(known.namespace for known in self._rules)
         self.memory.namespaces = namespaces | {rule.namespace}
-        return use
+        return handle
 
     @property
     def _rules(self) -> list[KeyRule]:
-        return [use.rule for known in self._uses if (use := known()) is not None]
+        return [handle.rule for known in self._handles if (handle := known()) is not None]
 
     # ----- entries
 
     def find(self, key: bytes, x: Exchange, now: float) -> tuple[bytes, Entry | None, bool]:
-        """The key of the answer that the request means, that answer, and whether there are others beside it."""
-        return self.choose(self.memory.peek(key, now), key, x, now)
+        """Return what is stored for a request: its entry's key, the entry if there is one, and whether `key` has
+        variants."""
+        return self.select(self.memory.peek(key, now), key, x, now)
 
-    def choose(self, item: Item | None, key: bytes, x: Exchange, now: float) -> tuple[bytes, Entry | None, bool]:
-        """The same, where what is stored under the key has been looked up."""
+    def select(self, item: Item | None, key: bytes, x: Exchange, now: float) -> tuple[bytes, Entry | None, bool]:
+        """Do the same as `find` with the item that was already looked up under `key`."""
         if isinstance(item, Variants):
             key = variant_key(key, x, item.names)
             variant = self.memory.peek(key, now)
             return key, variant if isinstance(variant, Entry) else None, True
         return key, item if isinstance(item, Entry) else None, False
 
-    async def fetch(self, key: bytes, uri: bytes, x: Exchange) -> tuple[Entry | None, bytes | None]:
-        """What the shared tier has for the request, brought into memory, and the generation for its successor."""
+    async def load(self, key: bytes, uri: bytes, x: Exchange) -> tuple[Entry | None, bytes | None]:
+        """Load an entry from Redis into memory.
+
+        Returns the entry, None if there is none, and the generation with which its successor is written.
+        """
         assert self.shared is not None
-        item, generation = await self.shared.fetch(key, uri)
+        item, generation = await self.shared.load(key, uri)
         if isinstance(item, Variants):
             known = self.memory.peek(key, self._env.now())
             if not isinstance(known, Variants) or not set(item.names) <= set(known.names):
                 self.memory.put(item)
                 known = item
-            item, generation = await self.shared.fetch(variant_key(key, x, known.names), uri)
+            item, generation = await self.shared.load(variant_key(key, x, known.names), uri)
         if not isinstance(item, Entry):
             return None, generation
         return (item if self._keep(key, item, x) else None), generation
 
     def put(self, key: bytes, entry: Entry, x: Exchange, generation: bytes | None = None) -> bool:
-        """Store an answer to `x` under the request's key; False if it is too large or varies by too much."""
+        """Store the answer to `x` under the request's key.  False if it is too large or varies by too many fields."""
         if not self._keep(key, entry, x):
             return False
-        if self.flights.uncacheable:
-            self.flights.uncacheable.pop(key, None)
+        if self.fetches.uncacheable:
+            self.fetches.uncacheable.pop(key, None)
         if generation is not None and self.shared is not None:
             if entry.key != key and isinstance(variants := self.memory.get(key), Variants):
-                self.shared.store(variants, generation)
-            self.shared.store(entry, generation)
+                self.shared.save(variants, generation)
+            self.shared.save(entry, generation)
         return True
 
     def _keep(self, key: bytes, entry: Entry, x: Exchange) -> bool:
+        """Store an entry in memory, as a variant where its key has such."""
         memory = self.memory
         if not entry.vary and entry.key == key and memory.fits(entry):
             known = memory.add(entry)
@@ -145,13 +158,13 @@ class Store:
         return True
 
     def drop(self, entry: Entry) -> None:
-        """Forget an answer that the upstream has replaced by one that cannot be stored."""
+        """Remove an entry that the upstream has replaced by one that cannot be stored."""
         self.memory.remove(entry.key)
 
     # ----- purging
 
-    def heed(self, x: Exchange, outcome: Outcome) -> bool:
-        """Invalidate what a request has changed: by an unsafe method, with success (RFC 9111 4.4).  Was it one?"""
+    def invalidate(self, x: Exchange, outcome: Outcome) -> bool:
+        """Remove what an unsafe request has changed, if it succeeded (RFC 9111 4.4).  True if that was the case."""
         if x.method in SAFE_METHODS or outcome.failure is not None or not 200 <= outcome.status < 400:
             return False
         for path, query in ((x.path, x.query), *others(x, outcome.headers)):
@@ -160,24 +173,26 @@ class Store:
         return True
 
     def purge_uri(self, text: str) -> int:
-        """Drop all answers of an absolute URI.  Returns how many; raises `ValueError` if it is none."""
+        """Remove all answers of an absolute URI.  Returns their number; raises `ValueError` if it is not one."""
         uris = {rule.of_text(text) for rule in self._rules} - {None}
         if not uris and KeyRule("").of_text(text) is None:
             raise ValueError(f"{text!r} is not an absolute URI; write it such as http://orders/orders/7")
         return sum(self._purge("uri", uri) for uri in uris if uri is not None)
 
     def purge_prefix(self, text: str) -> int:
-        """Drop all answers whose URI starts so.  Returns how many; raises `ValueError` if no URI can."""
+        """Remove all answers whose URI has the prefix.  Returns their number; raises `ValueError` if no URI can have
+        it."""
         prefix = KeyRule("").of_text(text)
         if prefix is None:
             raise ValueError(f"{text!r} is not the start of a URI; write it such as http://orders/orders/")
         return self._purge("prefix", prefix)
 
     def purge_tag(self, tag: str) -> int:
-        """Drop all answers that bore the tag in `Cache-Tag` or `Surrogate-Key`.  Returns how many."""
+        """Remove all answers with the tag in Cache-Tag or Surrogate-Key.  Returns their number."""
         return self._purge("tag", tag.lower().encode())
 
     def purge_everything(self) -> int:
+        """Remove all answers.  Returns their number."""
         return self._purge("everything", b"")
 
     def _purge(self, kind: str, what: bytes) -> int:
@@ -189,7 +204,7 @@ class Store:
         self._remove(kind, what)
 
     def _remove(self, kind: str, what: bytes) -> int:
-        self.flights.outdate(what if kind == "uri" else None)
+        self.fetches.outdate(what if kind == "uri" else None)
         memory = self.memory
         if kind == "everything":
             removed = memory.remove_everything()
@@ -202,7 +217,7 @@ class Store:
     # ----- operation
 
     def retune(self, spec: CacheSpec) -> None:
-        """The policies changed: entries stay as far as they fit, another Redis is met anew."""
+        """Apply a changed spec: entries that fit stay, and a changed Redis is connected anew."""
         if spec.redis != self.spec.redis:
             if self.shared is not None:
                 self.shared.close()
@@ -212,12 +227,12 @@ class Store:
         self._shrink()
 
     def _shrink(self) -> None:
-        """Let go of what no longer fits, in steps: all at once it would be a long pause for everyone."""
+        """Evict what no longer fits, in steps, so that the loop is not stalled."""
         if self.memory.shrink(SHRINK_BY):
             self._env.call_later(SHRINK_EVERY, self._shrink)
 
     def describe(self) -> dict[str, Any]:
-        """JSON-ready facts for `GET /cache`."""
+        """Return the facts for `GET /cache` as JSON-ready values."""
         now = self._env.now()
         return {
             "entries": len(self.memory),
@@ -226,8 +241,8 @@ class Store:
             "evictions": self.memory.evictions.value,
             "purged": self._purged.value,
             "lookups": {route: {r: c.value for r, c in counters.items()} for route, counters in self.results.items()},
-            "filling": len(self.flights),
-            "filling_bytes": self.budget.taken,
+            "filling": len(self.fetches),
+            "filling_bytes": self.budget.used,
             "redis": None if self.shared is None else self.shared.describe(),
             "hottest": [
                 {
@@ -243,10 +258,11 @@ class Store:
         }
 
     def retire(self) -> None:
-        """No policy names it any more."""
+        """Close a cache that no policy names any more."""
         self.close()
 
     def close(self) -> None:
+        """Close the connections to Redis, if there are any."""
         if self.shared is not None:
             self.shared.close()
 
@@ -255,7 +271,7 @@ class Store:
 
 
 def variant_key(key: bytes, x: Exchange, names: Names) -> bytes:
-    """The key of the answer to a request where answers differ by the named fields."""
+    """Return the key of the answer that a request selects among variants by the named fields."""
     selection = selecting(x, names)
     if len(selection) > LONGEST_SELECTION:
         selection = blake2b(selection, digest_size=20).digest()

@@ -1,15 +1,15 @@
-"""What is stored in memory: entries by key within a budget of bytes, the least recently used leaving first.  No I/O.
+"""Memory of a cache: items by key within a budget of bytes, evicted in order of least recent use.  No I/O.
 
 Rules:
 
-1. Everything counts: an entry its key, fields, body, tags and table slots; a note on variants likewise.  What is more
-   than a quarter of the budget is not stored: one body must not empty the store.
-2. No timers: an entry past its use is dropped when it is met, or leaves as the least recently used.
-3. Purging by tag or URI costs what it removes.  A key is mostly the name of its rule and the URI: of these a purge
-   tries one for each rule (`namespaces`).  Those that say more, and tags, have an index that lives and dies with the
-   entries.  To purge a prefix looks at each key.
-4. Room is made for some hundred entries at once: those that were stored one after another mostly lie so in memory, and
-   to let go of them together costs less than one by one, with other work between (`SPARE`).
+1. An item counts with all it takes: key, fields, body, tags, slots.  What exceeds a quarter of the budget is not
+   stored, so that one body cannot empty the cache.
+2. There are no timers.  An expired item is removed when it is looked up, or evicted as the least recently used.
+3. A purge by tag or URI costs what it removes.  Most keys are a rule's namespace and a URI, so a purge tries one key
+   for each rule (`namespaces`).  Keys with request fields, and tags, have an index.  A purge by prefix looks at every
+   key.
+4. Eviction removes some hundred small items at once (`SPARE`).  Items stored in sequence mostly lie in sequence in
+   memory; freeing them together costs less than one by one.
 """
 
 from __future__ import annotations
@@ -24,33 +24,35 @@ from sidecar.cache.lru import Recent
 from sidecar.core.metrics import Counter
 
 MAX_VARIANTS: Final = 64
-"""Answers kept side by side for one key; beyond it the oldest goes."""
+"""Variants stored for one key; beyond it the oldest is removed."""
 VARIANT_OVERHEAD: Final = 120
-"""Bytes of a place in the list of variants, beside the key."""
+"""Bytes that a place in the list of variants takes, beside the key."""
 SPARE: Final = 128 * 1024
-"""Bytes that are let go of beyond what is needed, at most; a 512th of the budget if that is less.  Of small answers
-that is 0.05 ms of work."""
+"""Bytes evicted beyond what is needed, at most; a 512th of the budget if that is less."""
 HOTTEST_AMONG: Final = 2000
-"""Entries, the most recently used, among which the hottest are looked for: a report must not stop the loop."""
+"""Most recently used items among which the hottest are looked for: a report must not stall the loop."""
 
 
 class Table:
-    """Entries by key."""
+    """Items by key."""
 
     def __init__(self, max_bytes: int, evictions: Counter | None = None) -> None:
         self.max_bytes = max_bytes
+        """Budget."""
         self.bytes = 0
+        """Bytes that the stored items count for."""
         self.evictions = evictions or Counter()
         self._items: dict[bytes, Item] = {}
         self._recent = Recent()
         self.namespaces: frozenset[bytes] = frozenset()
-        """What the keys of each rule begin with that ever stored here (`KeyRule.namespace`)."""
+        """Prefixes of the keys of every rule that has stored here (`KeyRule.namespace`)."""
         self._uris: dict[bytes, set[bytes]] = {}
-        """The keys that are more than namespace and URI."""
+        """Keys that hold request fields, by URI."""
         self._tags: dict[bytes, set[bytes]] = {}
+        """Keys of the entries that have a tag, by tag."""
 
     def peek(self, key: bytes, now: float) -> Item | None:
-        """What is stored under a key, which thereby becomes the most recently used."""
+        """Return the unexpired item under a key, now the most recently used; None if there is none."""
         item = self._items.get(key)
         if item is None:
             return None
@@ -61,20 +63,23 @@ class Table:
         return item
 
     def get(self, key: bytes) -> Item | None:
-        """What is stored under a key, which thereby is not used."""
+        """Return the item under a key, without counting that as use; None if there is none."""
         return self._items.get(key)
 
     def put(self, item: Item) -> bool:
-        """Store under `item.key`, making room; False if it is too large to be stored."""
+        """Store an item under its key and make room.  False if it is too large."""
         self.remove(item.key)
         return self.fits(item) and self.add(item) is None
 
     def fits(self, item: Item) -> bool:
-        """Is it small enough to be stored?"""
+        """True if the item is small enough to be stored."""
         return 4 * item.size <= self.max_bytes
 
     def add(self, item: Item) -> Item | None:
-        """Store what fits where nothing is stored under its key: None; else what is stored there."""
+        """Store an item that fits, if nothing is stored under its key.
+
+        Returns None, or else the item that is stored there.
+        """
         key = item.key
         known = self._items.setdefault(key, item)
         if known is not item:
@@ -82,7 +87,7 @@ class Table:
         limit = self.max_bytes if self.bytes <= self.max_bytes else self.bytes
         self._recent.add(item)
         self.bytes += item.size
-        if item.is_one_of_several:
+        if item.is_keyed_by_fields:
             self._uris.setdefault(item.uri, set()).add(key)
         if isinstance(item, Entry) and item.tags:
             for tag in item.tags:
@@ -92,8 +97,8 @@ class Table:
         return None
 
     def add_variant(self, variants: Variants, key: bytes) -> None:
-        """Remember that an answer of these variants is stored under a key of its own."""
-        if self._items.get(variants.key) is not variants:  # it had to make room for its own variant
+        """Note that an answer of these variants is stored under a key of its own."""
+        if self._items.get(variants.key) is not variants:  # evicted to make room for its own variant
             self.remove(key)
             return
         size = variants.size
@@ -111,16 +116,19 @@ class Table:
         self._evict(limit)
 
     def remove(self, key: bytes) -> int:
-        """Drop what is stored under a key, with its variants.  How many items that were."""
+        """Remove the item under a key, with its variants.  Returns the number of items removed."""
         item = self._items.pop(key, None)
-        return 0 if item is None else self._forget(item)
+        return 0 if item is None else self._unlink(item)
 
-    def _forget(self, item: Item) -> int:
-        """It has left the table: what else there is of it goes too."""
+    def _unlink(self, item: Item) -> int:
+        """Take an item that has left the table out of the order and the indexes, with its variants.
+
+        Returns the number of items removed.
+        """
         key = item.key
         self._recent.remove(item)
         self.bytes -= item.size
-        if item.is_one_of_several:
+        if item.is_keyed_by_fields:
             _leave(self._uris, item.uri, key)
         if isinstance(item, Entry):
             if item.tags:
@@ -131,8 +139,11 @@ class Table:
         return 1
 
     def _evict(self, limit: int) -> None:
-        """Make room.  More than the budget is stored only while a lowered one takes effect (`shrink`); who comes then
-        makes room for itself alone."""
+        """Make room down to `limit` bytes.
+
+        More than the budget is stored only while a lowered one takes effect (`shrink`); a new item then makes room for
+        itself alone.
+        """
         if self.bytes > limit:
             if limit == self.max_bytes:
                 limit -= min(limit >> 9, SPARE)
@@ -143,28 +154,29 @@ class Table:
         oldest = self._recent.oldest
         assert oldest is not None
         del self._items[oldest.key]
-        self._forget(oldest)
+        self._unlink(oldest)
         self.evictions.value += 1
 
     # ----- purging and looking
 
     def remove_uri(self, uri: bytes) -> int:
-        """Drop all that is stored for a URI."""
+        """Remove all items of a URI.  Returns their number."""
         return self._remove_all([*(namespace + uri for namespace in self.namespaces), *self._uris.get(uri, ())])
 
     def remove_prefix(self, prefix: bytes) -> int:
-        """Drop all whose URI starts so."""
+        """Remove all items whose URI starts with the prefix.  Returns their number."""
         return self._remove_all([key for key in self._items if key.startswith(prefix, key.find(b" ") + 1)])
 
     def remove_tag(self, tag: bytes) -> int:
-        """Drop all that bears a tag."""
+        """Remove all entries with the tag.  Returns their number."""
         return self._remove_all(self._tags.get(tag, ()))
 
     def stored_namespaces(self) -> frozenset[bytes]:
-        """What the keys begin with that are there now."""
+        """Return the namespaces of the keys stored at present."""
         return frozenset(key[: key.find(b" ") + 1] for key in list(self._items))
 
     def remove_everything(self) -> int:
+        """Remove all items.  Returns their number."""
         count = len(self._items)
         for index in (self._items, self._uris, self._tags):
             index.clear()
@@ -176,14 +188,14 @@ class Table:
         return sum(self.remove(key) for key in list(keys))
 
     def shrink(self, most: int) -> bool:
-        """Evict at most so many items of those that do not fit; are there more?  For a budget that was lowered."""
+        """Evict up to `most` items that exceed the budget.  True if more do; for a budget that was lowered."""
         while self.bytes > self.max_bytes and most:
             self._evict_one()
             most -= 1
         return self.bytes > self.max_bytes
 
     def hottest(self, count: int) -> list[Entry]:
-        """The entries with the most hits among the recently used ones."""
+        """Return the entries with the most hits among the recently used ones."""
         recent = (item for item in islice(self._recent.newest_first(), HOTTEST_AMONG) if isinstance(item, Entry))
         return nlargest(count, recent, key=lambda entry: entry.hits)
 

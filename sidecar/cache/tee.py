@@ -1,9 +1,12 @@
-"""A body on its way to several readers and into the store.
+"""A body of the upstream on its way to several readers and into the store.
 
-While it is being kept for the store, its pieces are the same objects for all, so a slow reader costs nothing more and
-holds up nobody; the source is read as fast as it comes.  When the body turns out too long, or too much is on its way
-already, it goes on as a plain stream: the slowest reader sets the pace, and nobody can join any more.  What breaks off,
-or ends before its announced length, is never kept.
+Rules:
+
+1. While the body is buffered for the store, its pieces are shared objects.  The upstream is read as fast as it sends: a
+   slow reader costs no memory and delays nobody.
+2. If the body exceeds the limit or the budget, buffering ends.  The body is then a plain stream at the pace of its
+   slowest reader, and nobody can join.
+3. A body that breaks off, or ends before its announced length, is never stored.
 """
 
 from __future__ import annotations
@@ -14,125 +17,135 @@ from sidecar.core.body import Body
 from sidecar.core.message import Headers
 from sidecar.core.outcome import Failure
 
-KEEPING, KEPT, LOST = range(3)
+BUFFERING, STORED, UNSTORED = range(3)
 
 
-class Budget:
+class ByteBudget:
     """Bytes of bodies that may be on their way into one store at the same time."""
 
-    __slots__ = ("limit", "taken")
+    __slots__ = ("limit", "used")
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self.taken = 0
+        self.used = 0
 
-    def take(self, size: int) -> bool:
-        if self.taken + size > self.limit:
+    def reserve(self, size: int) -> bool:
+        """Reserve `size` bytes.  False if the limit does not allow it."""
+        if self.used + size > self.limit:
             return False
-        self.taken += size
+        self.used += size
         return True
 
-    def give(self, size: int) -> None:
-        self.taken -= size
+    def release(self, size: int) -> None:
+        """Return `size` reserved bytes."""
+        self.used -= size
 
 
 class Tee:
-    """A sink for the upstream's body that feeds any number of readers, and `done` with the whole of it, or None."""
+    """Sink for the upstream's body that feeds any number of readers.
+
+    At the end it calls `done` once: with the whole body, or with None if that is not to be stored.
+    """
 
     __slots__ = ("_budget", "_done", "_limit", "_pieces", "_readers", "_size", "_source", "state")
 
-    def __init__(self, source: Body, limit: int, budget: Budget, done: Callable[[bytes | None], None]) -> None:
-        self._source: Body | None = source  # None at the end, as `_done`: both hold on to us
+    def __init__(self, source: Body, limit: int, budget: ByteBudget, done: Callable[[bytes | None], None]) -> None:
+        self._source: Body | None = source  # None at the end, as `_done`: both refer to the tee
         self._limit = limit
         self._budget = budget
         self._done: Callable[[bytes | None], None] | None = done
-        self.state = KEEPING
+        self.state = BUFFERING
+        """`BUFFERING`, `STORED` or `UNSTORED`."""
         self._pieces: list[bytes] = []
         self._size = 0
-        self._readers: list[Reader] = []
+        self._readers: list[TeeReader] = []
 
     def start(self) -> None:
+        """Begin to read the upstream's body."""
         if self._source is not None:
             self._source.attach(self)
 
     @property
     def is_open(self) -> bool:
-        """Can readers join: is everything from the first byte on still there?"""
-        return self.state == KEEPING
+        """True while readers can join: everything from the first byte on is still buffered."""
+        return self.state == BUFFERING
 
     def reader(self) -> Body:
-        """One more body with the same content."""
-        reader = Reader(self)
+        """Return one more body with the same content."""
+        reader = TeeReader(self)
         body = reader.body = Body(reader, self._source.length if self._source is not None else self._size)
         for piece in self._pieces:
             body.feed(piece)
         self._readers.append(reader)
         return body
 
-    # ----- what the upstream's body tells
+    # ----- sink of the upstream's body
 
     def write(self, data: bytes) -> None:
-        if self.state == KEEPING:
+        if self.state == BUFFERING:
             self._size += len(data)
-            if self._size <= self._limit and self._budget.take(len(data)):
+            if self._size <= self._limit and self._budget.reserve(len(data)):
                 self._pieces.append(data)
             else:
-                self._end(LOST)
+                self._end(UNSTORED)
         for reader in tuple(self._readers):
             reader.body.feed(data)
 
     def finish(self, trailers: Headers) -> None:
-        if self.state == KEEPING and self._source is not None:
+        if self.state == BUFFERING and self._source is not None:
             is_whole = self._source.length is None or self._source.length == self._size
-            self._end(KEPT if is_whole else LOST)
+            self._end(STORED if is_whole else UNSTORED)
         self._source = None
         readers, self._readers = self._readers, []
         for reader in readers:
             reader.body.finish(trailers)
 
     def fail(self, failure: Failure) -> None:
-        if self.state == KEEPING:
-            self._end(LOST)
+        if self.state == BUFFERING:
+            self._end(UNSTORED)
         self._source = None
         readers, self._readers = self._readers, []
         for reader in readers:
             reader.body.fail(failure)
 
     def _end(self, state: int) -> None:
+        """End the buffering and hand over the body."""
         pieces, self._pieces = self._pieces, []
         self.state = state
-        self._budget.give(sum(map(len, pieces)))
+        self._budget.release(sum(map(len, pieces)))
         done, self._done = self._done, None
         if done is not None:
-            done(None if state == LOST else pieces[0] if len(pieces) == 1 else b"".join(pieces))
-        if state == LOST:
-            self._go_on()
+            done(None if state == UNSTORED else pieces[0] if len(pieces) == 1 else b"".join(pieces))
+        if state == UNSTORED:
+            self._pace_or_cancel()
 
-    # ----- what the readers say
+    # ----- calls by the readers
 
-    def pace(self) -> None:
-        """Read on, unless somebody cannot take more and the rest is not kept."""
+    def update_pace(self) -> None:
+        """Resume the upstream, or pause it if a reader of an unstored body cannot take more."""
         if self._source is None:
             return
-        if self.state == LOST and any(reader.is_paused for reader in self._readers):
+        if self.state == UNSTORED and any(reader.is_paused for reader in self._readers):
             self._source.pause()
         else:
             self._source.resume()
 
-    def leave(self, reader: Reader) -> None:
+    def remove(self, reader: TeeReader) -> None:
+        """Remove a reader that has left."""
         if reader in self._readers:
             self._readers.remove(reader)
-            self._go_on()
+            self._pace_or_cancel()
 
-    def _go_on(self) -> None:
-        if self._readers or self.state == KEEPING:
-            self.pace()
+    def _pace_or_cancel(self) -> None:
+        """Cancel the upstream if nobody reads and nothing is buffered; else adapt its pace."""
+        if self._readers or self.state == BUFFERING:
+            self.update_pace()
         elif self._source is not None:
             self._source.cancel()
 
 
-class Reader:
-    """The source of one reader's body."""
+class TeeReader:
+    """Source of one reader's body."""
 
     __slots__ = ("_tee", "body", "is_paused")
 
@@ -143,11 +156,11 @@ class Reader:
 
     def pause_body(self) -> None:
         self.is_paused = True
-        self._tee.pace()
+        self._tee.update_pace()
 
     def resume_body(self) -> None:
         self.is_paused = False
-        self._tee.pace()
+        self._tee.update_pace()
 
     def cancel_body(self) -> None:
-        self._tee.leave(self)
+        self._tee.remove(self)

@@ -2,10 +2,10 @@
 
 Rules:
 
-1. Reading never fails halfway: a file that is too large, not UTF-8 or not YAML is a problem with its line and column,
-   and the other files are read all the same.
+1. A file that is too large, not UTF-8 or not YAML is a problem with its line and column, and the other files are read
+   all the same.
 2. A hostile file costs no more than a large one: bytes, nodes and depth have limits, which hold while parsing
-   (`tree.py`); nothing recurses on what a file says before its depth is known.
+   (`tree.py`).  Nothing recurses into a file before its depth is known.
 """
 
 from __future__ import annotations
@@ -24,26 +24,29 @@ from sidecar.config.report import Report
 from sidecar.config.tree import Broken, TreeBuilder
 
 MAX_BYTES: Final = 2**20
-"""Of one file, and of what environment variables may add to it."""
+"""Size of one file, and of what environment variables may add to it."""
 MAX_FILES: Final = 1_000
 EVENTS: Final = 100
-"""Of the parser, between two pauses: some 0.3 ms."""
+"""Events of the parser between two pauses."""
 
-_LOADER: Final[Any] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # without libyaml: the same, only slower
+_LOADER: Final[Any] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # without libyaml the result is the same
 _UNPRINTABLE: Final = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-"""YAML 1.2, production 1: what may not stand in a file at all."""
+"""Matches characters that no YAML file may have (YAML 1.2, production 1)."""
 
 
 class Source(NamedTuple):
-    """A policy file as read; `name` is how messages call it."""
+    """A policy file as it was read."""
 
     name: str
+    """Path of the file, as messages show it."""
     text: bytes
 
 
 def read(path: str) -> list[Source]:
-    """A policy file, or all `*.yaml` and `*.yml` of a directory in the order of their names; hidden files and
-    `*.test.yaml` are left out.  Raises `OSError` with a message for the user."""
+    """Read a policy file, or all `*.yaml` and `*.yml` of a directory in the order of their names.
+
+    Hidden files and `*.test.yaml` are left out.  Raises `OSError` with a message for people.
+    """
     if not os.path.isdir(path):
         return [_read(path)]
     names = sorted(name for name in os.listdir(path) if _is_policy(name) and os.path.isfile(os.path.join(path, name)))
@@ -63,13 +66,13 @@ def _is_policy(name: str) -> bool:
 def _read(path: str) -> Source:
     try:
         with Path(path).open("rb") as file:
-            return Source(path, file.read(MAX_BYTES + 1))  # one more than allowed: parse() tells
+            return Source(path, file.read(MAX_BYTES + 1))  # one byte more than allowed, which parse() reports
     except OSError as error:
         raise OSError(error.errno, f"{path}: {error.strerror or error}") from error
 
 
 def digest(sources: list[Source]) -> str:
-    """Identity of the files' content: the same digest, the same policies."""
+    """Return the identity of the files' content in hex: the same digest means the same policies."""
     total = hashlib.sha256()
     for name, text in sources:
         total.update(hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest() + hashlib.sha256(text).digest())
@@ -79,8 +82,10 @@ def digest(sources: list[Source]) -> str:
 def parse(
     source: Source, environ: Mapping[str, str], report: Report, pace: Callable[[], object] = lambda: None
 ) -> Node | None:
-    """The document of one file, None where it is empty or cannot be read; problems go to the report.  `pace` is called
-    after every few values."""
+    """Return the document of one file, None where it is empty or cannot be read; problems go to the report.
+
+    `pace` is called after every few values, and may pause the thread.
+    """
     tree = TreeBuilder(environ, report, MAX_BYTES)
     try:
         _feed(tree, source.name, _decode(source), pace)
@@ -106,7 +111,7 @@ def parse(
 
 
 def _remedy(what: str) -> str:
-    """What people most often have to do about an error of YAML."""
+    """Return the usual remedy for an error of YAML, empty where there is none."""
     if "cannot start any token" in what:
         return "; put text that begins with such a character into quotes, and indent with spaces, not tabs"
     if "flow" in what or "mapping values are not allowed" in what:

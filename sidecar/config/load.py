@@ -1,26 +1,34 @@
-"""Policy files -> `PolicySpec`: everything checked, every reference followed, every block resolved.
+"""Policy files as a `PolicySpec`: everything checked, every reference followed, every block resolved.
 
-All problems of all files come out of one run.  Each layer is checked where it stands, also if no route uses it; then
-each route's blocks are checked once more as merged (`resolve.py`), and at last whether it makes sense (`checks.py`).
+Rules:
+
+1. One run reports all problems of all files.
+2. Each layer is checked where it stands, also if no route uses it.  Then each route's blocks are checked as they are
+   merged (`resolve.py`), and at last the policies as a whole (`checks/`).
+3. Nothing that a file says raises: it is reported.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 from sidecar.cache.spec import CacheSpec
 from sidecar.config import merge
-from sidecar.config.checks import conflicts as checks
+from sidecar.config.checks import check_policies
+from sidecar.config.checks.layers import check_layer
+from sidecar.config.checks.references import References
 from sidecar.config.files import Source, parse
 from sidecar.config.node import OFF, Mark, Node
 from sidecar.config.process_spec import AdminSpec, LimitsSpec, ListenerSpec
 from sidecar.config.report import Report
-from sidecar.config.resolve import POLICY, Resolver, check_layer
+from sidecar.config.resolve import POLICY, Resolver
 from sidecar.config.spec import DEFAULT_CACHE, POLICIES, PolicySpec, RouteSpec, ServiceSpec, UpstreamSpec, check_name
 from sidecar.config.validate import validate
 from sidecar.core.spec import Model, Problem
-from sidecar.telemetry.spec import TelemetrySpec
+
+if TYPE_CHECKING:
+    from sidecar.telemetry.spec import TelemetrySpec
 
 M = TypeVar("M", bound=Model)
 
@@ -29,18 +37,16 @@ EMPTY: Final = "holds no policies; begin with `version: 1`, then listeners, upst
 
 
 class Loaded(NamedTuple):
-    """What became of the files.  `spec` is None where there are problems."""
+    """Result of loading policy files."""
 
     spec: PolicySpec | None
+    """None where there are problems."""
     problems: list[Problem]
     warnings: list[Problem]
 
 
 def load(sources: Sequence[Source], environ: Mapping[str, str], pace: Callable[[], object] = lambda: None) -> Loaded:
-    """Policies from the contents of their files.  Whatever those say, it is told in the result and never raised.
-
-    `pace` is called every 0.1 to 0.3 ms of work: it may pause, where others want the interpreter.
-    """
+    """Load policies from the contents of their files.  `pace` is called all the time, and may pause the thread."""
     report = Report()
     parsed = [parse(source, environ, report, pace) for source in sources]
     root = merge.join((root for root in parsed if root is not None), report)
@@ -53,7 +59,7 @@ def load(sources: Sequence[Source], environ: Mapping[str, str], pace: Callable[[
 
 
 class _Loading:
-    """One run over a joined document."""
+    """Run over a joined document."""
 
     def __init__(self, root: Node, report: Report, pace: Callable[[], object]) -> None:
         self.pace = pace
@@ -67,9 +73,8 @@ class _Loading:
         listeners = self._all(ListenerSpec, "listeners")
         admin = None if self._section("admin").value == OFF else validate(AdminSpec, self._section("admin"), report)
         limits = validate(LimitsSpec, self._section("limits"), report)
-        telemetry = self.root.items.get("telemetry")
         upstreams = {name: self._upstream(node) for name, node in self._named("upstreams").items()}
-        caches = {DEFAULT_CACHE: CacheSpec(), **self._all(CacheSpec, "caches")}
+        caches = {DEFAULT_CACHE: CacheSpec.built_in(), **self._all(CacheSpec, "caches")}
         bundles = self._named("policies")
         defaults = self._section("defaults")
         for name, layer in (*bundles.items(), ("defaults", defaults)):
@@ -81,29 +86,35 @@ class _Loading:
             service=service.service if service else "",
             listeners=listeners,
             admin=admin,
-            limits=limits or LimitsSpec(),
+            limits=limits or LimitsSpec.built_in(),
             upstreams={name: upstream for name, upstream in upstreams.items() if upstream is not None},
             routes=routes,
             caches=caches,
             node=root,
-            telemetry=None
-            if telemetry is None or telemetry.value in (None, OFF)
-            else validate(TelemetrySpec, telemetry, report),
+            telemetry=self._telemetry(),
         )
-        checks.check(spec, report, self.pace)
+        check_policies(spec, report, self.pace)
         return spec
+
+    def _telemetry(self) -> TelemetrySpec | None:
+        node = self.root.items.get("telemetry")
+        if node is None or node.value in (None, OFF):
+            return None
+        from sidecar.telemetry.spec import TelemetrySpec
+
+        return validate(TelemetrySpec, node, self.report)
 
     def _paced(self, route: RouteSpec | None) -> RouteSpec | None:
         self.pace()
         return route
 
     def _section(self, key: str) -> Node:
-        """A section's node; an empty mapping where the files have nothing there."""
+        """Return a section's node; an empty mapping where the files have none."""
         node = self.root.items.get(key)
         return self.root.only({}) if node is None or node.value is None else node
 
     def _named(self, key: str) -> dict[str, Node]:
-        """The members of a section of named things."""
+        """Return the members of a section that maps names to specs."""
         node = self._section(key)
         if not isinstance(node.value, dict):
             self.report.at(node, "must be a mapping of names and what they stand for")
@@ -134,9 +145,10 @@ class _Loading:
             self.report.at(section, "must be a list; begin each route with `- name:`")
         nodes: list[Node] = section.value if isinstance(section.value, list) else []
         shared = {key: self._named(key) for key in ("upstreams", "listeners", "caches")}
-        resolver = Resolver(**shared, bundles=bundles, defaults=defaults, report=self.report)
+        references = References(**shared, bundles=bundles, report=self.report)
+        resolver = Resolver(references, defaults, self.report)
         routes = [self._paced(resolver.route(node)) for node in nodes]
-        resolver.check_use()
+        references.check_use()
         named = ((node.items["name"].value, node.items["name"]) for node in nodes if "name" in node.items)
         merge.unique(((name, node) for name, node in named if isinstance(name, str)), self.report)
         return [route for route in routes if route is not None]

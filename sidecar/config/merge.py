@@ -1,10 +1,10 @@
-"""Several places that speak of one thing: files of one directory, and layers of one policy.
+"""Files joined to one document, and layers merged to one block.
 
-Files are joined: sections by their keys, routes as one list; what is defined twice is an error that shows both places,
-never a silent winner.
+Files are joined section by section: named members by their names, routes as one list.  A repeated definition is an
+error that shows both places, never a silent winner.
 
-Layers are merged (rule 5 of the policy format): the nearest wins key by key, however deep; a list or a scalar is
-replaced whole.  `off` cuts off what lies further away: a nearer block that is not `off` starts afresh.
+Layers are merged key by key, however deep, and the nearest wins; a list or a scalar is replaced whole.  `off` cuts off
+what lies further away: a nearer block that is not `off` begins afresh.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from sidecar.config.report import Report
 
 
 def join(roots: Iterable[Node], report: Report) -> Node | None:
-    """One document from those of all files, None where there is nothing."""
+    """Return one document of those of all files, None where there is nothing."""
     joined: Node | None = None
     for root in roots:
         if not isinstance(root.value, dict):
@@ -50,7 +50,7 @@ def _twice(again: Node, first: Node, report: Report) -> None:
 
 
 def unique(nodes: Iterable[tuple[str, Node]], report: Report) -> None:
-    """Report each name that comes again in a list of named things; the node is that of the name."""
+    """Report each repeated name of a list; each pair is a name and the node that holds it."""
     seen: dict[str, Node] = {}
     for name, node in nodes:
         if name in seen:
@@ -65,7 +65,7 @@ def _full(node: Node) -> str:
 
 
 def inherit(layers: Sequence[Node]) -> Node | None:
-    """One block from its layers, nearest first; None where there is none, a node of `off` where it is turned off."""
+    """Return one block of its layers, nearest first; None without layers, a node of `off` where it is turned off."""
     merged: Node | None = None
     for layer in layers:
         if merged is None:

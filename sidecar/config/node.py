@@ -1,7 +1,6 @@
-"""A policy document as a tree in which every value knows where it was written.
+"""Policy document as a tree in which every value knows where it was written.
 
-`Node` is what the reader makes of a file and what precedence (`merge.py`) makes of several places: a merged mapping
-keeps the nodes that it was merged from, so the place of every effective value comes for free.
+A merged mapping (`merge.py`) keeps the nodes that it was merged from, so every effective value has its place.
 """
 
 from __future__ import annotations
@@ -10,11 +9,11 @@ from collections.abc import Iterable
 from typing import Any, Final, NamedTuple
 
 OFF: Final = "off"
-"""Turns an inherited block off."""
+"""Value that turns an inherited block off."""
 
 
 class Mark(NamedTuple):
-    """A place in a policy file; line and column count from 1."""
+    """Place in a policy file; line and column count from 1."""
 
     file: str
     line: int
@@ -25,11 +24,11 @@ class Mark(NamedTuple):
 
 
 BUILT_IN: Final = Mark("built-in default", 0, 0)
-"""The place of a value that no file gives."""
+"""Place of a value that no file gives."""
 
 
 class Node:
-    """One value: a mapping of nodes, a list of nodes or a scalar (str, int, float, bool, None)."""
+    """Value of a document: a mapping of nodes, a list of nodes or a scalar (str, int, float, bool, None)."""
 
     __slots__ = ("key", "mark", "path", "value")
 
@@ -37,22 +36,22 @@ class Node:
         self.value = value
         self.mark = mark
         self.key = mark if key is None else key
-        """Where the key of this value stands; the value's own place in a list."""
+        """Place of the key of this value; the value's own place in a list."""
         self.path = path
-        """`routes.order.retry.on[1]`: the place in the document where the value was written."""
+        """Path in the document where the value was written, such as `routes.order.retry.on[1]`."""
 
     @property
     def place(self) -> Mark:
-        """What a message about this value points at: a scalar itself; the key of what is empty or has several lines."""
+        """Place that a message about this value points at: a scalar itself, else the key of the value."""
         return self.key if self.value is None or isinstance(self.value, dict | list) else self.mark
 
     @property
     def items(self) -> dict[str, Node]:
-        """The members of a mapping; empty for anything else."""
+        """Members of a mapping; empty for any other value."""
         return self.value if isinstance(self.value, dict) else {}
 
     def child(self, step: str | int) -> Node | None:
-        """The member under a key or an index, None where there is none."""
+        """Return the member under a key or an index, None where there is none."""
         if isinstance(self.value, dict):
             return self.value.get(step) if isinstance(step, str) else None
         if isinstance(self.value, list) and isinstance(step, int) and 0 <= step < len(self.value):
@@ -60,7 +59,7 @@ class Node:
         return None
 
     def find(self, path: Iterable[str | int]) -> Node | None:
-        """The node at a path below this one, None where the files say nothing there."""
+        """Return the node at a path below this one, None where the files say nothing there."""
         node: Node | None = self
         for step in path:
             if node is None:
@@ -69,7 +68,7 @@ class Node:
         return node
 
     def nearest(self, *path: str | int) -> Node:
-        """The node at a path, or the last one on the way where the files end short of it."""
+        """Return the node at a path, or the last one on the way where the files end short of it."""
         node = self
         for step in path:
             inner = node.child(step)
@@ -79,11 +78,11 @@ class Node:
         return node
 
     def only(self, items: dict[str, Node]) -> Node:
-        """The same mapping with other members."""
+        """Return the same mapping with other members."""
         return Node(items, self.mark, self.key, self.path)
 
     def plain(self) -> Any:
-        """The value as plain dicts, lists and scalars."""
+        """Return the value as plain dicts, lists and scalars."""
         if isinstance(self.value, dict):
             return {key: node.plain() for key, node in self.value.items()}
         if isinstance(self.value, list):
@@ -91,7 +90,7 @@ class Node:
         return self.value
 
     def label(self, path: str) -> None:
-        """Write the path into this node and all below; what an alias shares keeps the path of its first place."""
+        """Write the path into this node and all below; a value that an alias shares keeps its first path."""
         if self.path:
             return
         self.path = path

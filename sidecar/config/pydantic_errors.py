@@ -1,9 +1,8 @@
-"""pydantic's errors, located in the document.
+"""Errors of pydantic, located in the document.
 
-pydantic finds every error of a model in one pass but speaks of Python: its paths hold names of unions' branches, which
-are no part of a policy file, and it reports errors for each branch of a union.  Here the path follows the nodes,
-elements that the document does not have are dropped, and of a union's branches the one that came nearest to fitting is
-kept.
+pydantic finds every error of a model in one pass, but speaks of Python: its paths hold names of unions' branches, which
+are no part of a policy file, and it reports errors for each branch of a union.  Here the path follows the nodes, steps
+that the document does not have are dropped, and of a union's branches the one that came nearest to fitting is kept.
 """
 
 from __future__ import annotations
@@ -20,52 +19,54 @@ from sidecar.config.node import Node
 Models = tuple[type[BaseModel], ...]
 
 
-class Error(NamedTuple):
-    """One error of pydantic, located in the document."""
+class LocatedError(NamedTuple):
+    """Error of pydantic with its place in the document."""
 
     node: Node
-    """Where it is, or the mapping in which a key is missing or unknown."""
+    """The wrong value, or the mapping in which a key is missing or unknown."""
     key: str
-    """That key; empty where the value itself is wrong."""
+    """The missing or unknown key; empty where the value itself is wrong."""
     branches: tuple[tuple[Node, str], ...]
-    """The unions on the way, outermost first: the value, and the branch in which this is an error."""
+    """Unions on the way, outermost first: the value, and the branch in which this is an error."""
     models: Models
-    """What the value may be, to know its keys."""
+    """Models that the value may be, which have its keys."""
     in_list: bool
+    """True if the value stands in a list, at any depth."""
     kind: str
+    """Type of the error, as pydantic names it."""
     message: str
     context: dict[str, Any]
 
     @property
     def is_misfit(self) -> bool:
-        """Is the value of another kind than it should be?"""
+        """True if the value is of another kind than it should be."""
         return self.kind.endswith("_type") or self.kind == "literal_error"
 
     @property
     def fields(self) -> list[tuple[str, FieldInfo]]:
-        """What keys the mapping may have."""
+        """Keys that the mapping may have, with their fields."""
         return [(key_of(name, field), field) for model in self.models for name, field in model.model_fields.items()]
 
 
-def located(model: type[BaseModel], node: Node, failure: ValidationError) -> list[Error]:
-    """What is wrong with a node, each thing once."""
+def located(model: type[BaseModel], node: Node, failure: ValidationError) -> list[LocatedError]:
+    """Return the errors of a node, each once."""
     found = [_locate(model, node, error) for error in failure.errors(include_url=False, include_input=False)]
     errors = list(_nearest([error for error in found if not _is_echo(error)]))
     return [error for error in errors if not any(_is_meant(error, other) for other in errors)]
 
 
-def _is_echo(error: Error) -> bool:
-    """pydantic leaves wrong items out before it counts: where a list only seems too short, its items' errors say it."""
+def _is_echo(error: LocatedError) -> bool:
+    """True if a list seems too short only because pydantic counts without its wrong items, which have their errors."""
     return error.kind == "too_short" and len(error.node.value) >= error.context["min_length"]
 
 
-def _is_meant(missing: Error, extra: Error) -> bool:
-    """Is a missing key there, but misspelt?  Then the misspelling is all there is to say."""
+def _is_meant(missing: LocatedError, extra: LocatedError) -> bool:
+    """True if a missing key is there, but misspelt; then only the misspelling is reported."""
     same = missing.node is extra.node and (missing.kind, extra.kind) == ("missing", "extra_forbidden")
     return same and bool(get_close_matches(extra.key, [missing.key]))
 
 
-def _locate(model: type[BaseModel], root: Node, error: Any) -> Error:
+def _locate(model: type[BaseModel], root: Node, error: Any) -> LocatedError:
     node, key, in_list = root, "", False
     branches: list[tuple[Node, str]] = []
     models: Models = (model,)
@@ -79,7 +80,7 @@ def _locate(model: type[BaseModel], root: Node, error: Any) -> Error:
         else:
             branches.append((node, str(step)))
             models = tuple(each for each in models if each.__name__ == step) or _below(models, step) or models
-    return Error(node, key, tuple(branches), models, in_list, error["type"], error["msg"], error.get("ctx", {}))
+    return LocatedError(node, key, tuple(branches), models, in_list, error["type"], error["msg"], error.get("ctx", {}))
 
 
 def _below(models: Iterable[type[BaseModel]], step: str | int) -> Models:
@@ -88,7 +89,7 @@ def _below(models: Iterable[type[BaseModel]], step: str | int) -> Models:
 
 
 def models_in(annotation: Any) -> Iterator[type[BaseModel]]:
-    """The models among what a field may be."""
+    """Yield the models among the types that a field may have."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
     for part in get_args(annotation):
@@ -96,13 +97,13 @@ def models_in(annotation: Any) -> Iterator[type[BaseModel]]:
 
 
 def key_of(name: str, field: FieldInfo) -> str:
-    """How a policy file calls a field."""
+    """Return the key by which a policy file has a field."""
     return field.alias or name
 
 
-def _nearest(errors: list[Error], depth: int = 0) -> Iterator[Error]:
-    """All errors outside of unions, and for each union those of the branch that came nearest to fitting."""
-    unions: dict[int, dict[str, list[Error]]] = {}
+def _nearest(errors: list[LocatedError], depth: int = 0) -> Iterator[LocatedError]:
+    """Yield all errors outside of unions, and for each union those of the branch that came nearest to fitting."""
+    unions: dict[int, dict[str, list[LocatedError]]] = {}
     for error in errors:
         if len(error.branches) <= depth:
             yield error
@@ -114,8 +115,8 @@ def _nearest(errors: list[Error], depth: int = 0) -> Iterator[Error]:
         yield from _nearest(nearest, depth + 1)
 
 
-def _distance(errors: list[Error], union: Node) -> tuple[int, int]:
-    """How far a value is from fitting a branch: of another kind altogether, or how many errors."""
+def _distance(errors: list[LocatedError], union: Node) -> tuple[int, int]:
+    """Return how far a value is from fitting a branch: first whether its kind is another one, then the errors."""
     first = errors[0]
     is_mapping = isinstance(union.value, dict)
     other = first.node is union and not first.key if is_mapping else first.is_misfit

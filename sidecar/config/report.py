@@ -1,7 +1,7 @@
-"""Everything that is wrong with the policy files, collected in one run.
+"""Problems and warnings of one run over policy files.
 
-A value that many routes inherit is reported once, where it is written.  Errors are certain to be wrong and refuse the
-policies; warnings are merely useless and do not.
+A value that many routes inherit is reported once, where it is written.  An error refuses the policies; a warning is
+about what has no effect, and does not.
 """
 
 from __future__ import annotations
@@ -24,39 +24,42 @@ class Report:
         self._seen: set[tuple[Mark, str]] = set()
         self._marks: set[Mark] = set()
         self.is_whole = True
-        """Was every file read to its end?  If not, nothing can be said about names that are not there."""
+        """True if every file was read to its end; if not, nothing is said about names that are missing."""
 
     def error(self, mark: Mark, path: str, message: str) -> None:
+        """Report an error at a place, once."""
         if (mark, message) not in self._seen:
             self._seen.add((mark, message))
             self._marks.add(mark)
             self._problems[Problem(*mark, visible(path), visible(message))] = None
 
     def at(self, node: Node, message: str) -> None:
-        """An error in a value; of several in one scalar the first tells most."""
+        """Report an error in a value; of several errors in one scalar only the first."""
         if isinstance(node.value, dict | list) or node.mark not in self._marks:
             self.error(node.place, node.path, message)
 
     def warn(self, node: Node, message: str) -> None:
-        """Something that has no effect or not the one that it seems to have."""
+        """Report a value that has no effect, or not the one that it seems to have."""
         self._warnings[Problem(*node.place, visible(node.path), visible(message))] = None
 
     @property
     def problems(self) -> list[Problem]:
+        """Errors in the order of their places."""
         return sorted(self._problems)
 
     @property
     def warnings(self) -> list[Problem]:
+        """Warnings in the order of their places."""
         return sorted(self._warnings)
 
 
 def visible(text: str) -> str:
-    """On one line, whatever of a file it quotes: line ends and control characters are written as Python writes them."""
+    """Return the text on one line: line ends and control characters are escaped as Python does it."""
     return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def suggest(word: str, known: Iterable[str]) -> str:
-    """`did you mean ...?` where a known word is near, else the known words."""
+    """Return `did you mean ...?` where a known word is near, else a list of the known words."""
     words = sorted(known)
     if near := get_close_matches(word, words, n=1):
         return f"did you mean `{near[0]}`?"

@@ -1,9 +1,9 @@
-"""What a plain word in a policy file means: the core schema of YAML 1.2 (section 10.3), and `${NAME}`.
+"""Scalars of policy files: the core schema of YAML 1.2 (section 10.3), and `${NAME}`.
 
 YAML 1.1 reads `on`, `off`, `yes` and `no` as booleans, `12:30` as a number and `010` as 8: `retry: {on: [502]}` would
-become `{True: [502]}`.  Here they are the words that they look like.
+become `{True: [502]}`.  In YAML 1.2 they are words.
 
-`${NAME}` and `${NAME:-default}` are replaced in values, never in keys; as in a shell the default also stands in for
+`${NAME}` and `${NAME:-default}` are replaced in values, never in keys.  As in a shell, the default also stands in for
 an empty variable.  `$${` is a literal `${`.  The result is one scalar: an environment cannot add keys or lines.  A
 plain word is read after the replacement, so `max: ${MAX:-100}` is a number; a quoted one stays text.
 """
@@ -24,7 +24,7 @@ Scalar = str | int | float | bool | None
 
 
 def resolve(word: str) -> Scalar:
-    """The value of a plain scalar."""
+    """Return the value of a plain scalar."""
     if word in NULLS:
         return None
     if word in BOOLEANS:
@@ -38,7 +38,10 @@ def resolve(word: str) -> Scalar:
 
 
 def expand(text: str, environ: Mapping[str, str], limit: int) -> str:
-    """The text with every `${NAME}` replaced; `ValueError` says what is wrong.  `limit`: characters of the result."""
+    """Return the text with every `${NAME}` replaced.
+
+    `limit` bounds the characters that variables add.  Raises `ValueError`, which says what is wrong.
+    """
     size = 0
 
     def value(match: re.Match[str]) -> str:

@@ -1,6 +1,6 @@
-"""The JSON Schema (draft 2020-12) of policy files, for editors: `policies/schema.json` is its output.
+"""JSON Schema (draft 2020-12) of policy files, for editors; `policies/schema.json` is its output.
 
-It is generated from the models that `check` uses, then made fit for people: durations and sizes as they are written,
+It is generated from the models that `check` uses, then rewritten for people: durations and sizes as they are written,
 `off` where it is allowed, no nulls, descriptions on one line.  It is more lenient than `check`: a file may be one of
 several and a policy one of several layers, so no key is required in them, and `${NAME}` may stand for a quantity.
 """
@@ -8,23 +8,24 @@ several and a policy one of several layers, so no key is required in them, and `
 from __future__ import annotations
 
 import json
-from copy import deepcopy
 from math import isinf
 from typing import Any, Final, Literal
 
 from pydantic import create_model
-from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
+from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import core_schema
 
 from sidecar.cache.spec import CacheSpec
+from sidecar.config.docstrings import DescribingGenerator
+from sidecar.config.listen_address import ListenAddress
 from sidecar.config.node import OFF
-from sidecar.config.process_spec import Address, AdminSpec, LimitsSpec, ListenerSpec
+from sidecar.config.process_spec import AdminSpec, LimitsSpec, ListenerSpec
 from sidecar.config.spec import CriticalitySpec, Name, RouteHead, ServiceSpec, UpstreamSpec
 from sidecar.config.validate import takes_off
 from sidecar.core.spec import Model
 from sidecar.stages import STAGES
 from sidecar.telemetry.spec import TelemetrySpec
-from sidecar.upstream.budget import Spec as BudgetSpec
+from sidecar.upstream.budget import RetryBudgetSpec
 
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 VARIABLE: Final = r"\$\{"
@@ -34,17 +35,17 @@ QUANTITIES: Final[dict[str, tuple[tuple[str, float], ...]]] = {
     "%": (("%", 0.01),),
     "/": (("/s", 1),),
 }
-"""Units, largest first, by what the pattern of a quantity holds."""
+"""Units of each kind of quantity, largest first, by a part of its pattern."""
 
 
 def text() -> str:
-    """The schema as it stands in `policies/schema.json`."""
+    """Return the schema as the text of `policies/schema.json`."""
     return json.dumps(schema(), indent=2, ensure_ascii=False) + "\n"
 
 
 def schema() -> dict[str, Any]:
-    """The schema of one policy file."""
-    blocks: dict[str, Any] = {entry.name: (entry.spec | Literal["off"] | None, None) for entry in STAGES}
+    """Return the schema of one policy file."""
+    blocks: dict[str, Any] = {kind.name: (kind.spec | Literal["off"] | None, None) for kind in STAGES}
     policy: Any = create_model("Policy", __base__=CriticalitySpec, __doc__="A set of policies.", **blocks)
     layer: dict[str, Any] = {"policy": (policy | None, None)}
     upstream: Any = create_model("Upstream", __base__=UpstreamSpec, __doc__=UpstreamSpec.__doc__, **layer)
@@ -69,18 +70,18 @@ def schema() -> dict[str, Any]:
 
 
 def defaults(model: type[Model]) -> dict[str, Any]:
-    """The built-in default of each key that has one, as it is written in a file."""
+    """Return the built-in default of each key that has one, as a file writes it."""
     found = model.model_json_schema(schema_generator=_Generator)
     shapes = (found, *found.get("anyOf", ()))  # a block that may also be written as a list
     members = [item for shape in shapes for item in shape.get("properties", {}).items()]
     return {key: member["default"] for key, member in members if "default" in member}
 
 
-class _Generator(GenerateJsonSchema):
+class _Generator(DescribingGenerator):
     """pydantic's generator, with each property as people write it."""
 
     def model_schema(self, schema: core_schema.ModelSchema) -> JsonSchemaValue:
-        found = deepcopy(super().model_schema(schema))  # parts of it are the models' own
+        found = super().model_schema(schema)
         found.pop("title", None)
         model: Any = schema["cls"]
         for key, member in found.get("properties", {}).items():
@@ -89,7 +90,7 @@ class _Generator(GenerateJsonSchema):
         return found
 
     def encode_default(self, dft: Any) -> Any:
-        return str(dft) if isinstance(dft, Address) else super().encode_default(dft)
+        return str(dft) if isinstance(dft, ListenAddress) else super().encode_default(dft)
 
 
 def _tidy(member: dict[str, Any], *, takes_off: bool) -> None:
@@ -116,7 +117,7 @@ def _tidy(member: dict[str, Any], *, takes_off: bool) -> None:
 
 
 def _written(value: float, pattern: str) -> str:
-    """A quantity as it is written in a file."""
+    """Return a quantity as a file writes it."""
     if isinf(value):
         return OFF
     units = next(units for mark, units in QUANTITIES.items() if mark in pattern)
@@ -127,7 +128,7 @@ def _written(value: float, pattern: str) -> str:
 
 
 def _require_nothing(name: str, definitions: dict[str, Any], seen: set[str]) -> None:
-    """Drop what is required in a layer and in the mappings of it, which are merged; not in lists, which are not."""
+    """Drop required keys of a layer and of its mappings, which are merged; lists are not merged and keep theirs."""
     if name in seen:
         return
     seen.add(name)
@@ -140,9 +141,9 @@ def _require_nothing(name: str, definitions: dict[str, Any], seen: set[str]) -> 
 
 
 def _renamed(found: Any) -> Any:
-    """Names of definitions as people say them: `retry` for the `Spec` of that stage."""
-    specs: dict[str, type[Any]] = {**{entry.name: entry.spec for entry in STAGES}, "retry_budget": BudgetSpec}
-    names = {f"{spec.__module__}.{spec.__name__}".replace(".", "__"): name for name, spec in specs.items()}
+    """Return the schema with definitions named as people say them: `retry` for the `Spec` of that stage."""
+    names = {f"{kind.spec.__module__}.{kind.spec.__name__}".replace(".", "__"): kind.name for kind in STAGES}
+    names[RetryBudgetSpec.__name__] = "retry_budget"
 
     def name(key: str) -> str:
         return names.get(key, key.rpartition("__")[2])

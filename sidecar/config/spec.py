@@ -1,15 +1,15 @@
-"""The policies as a whole, read and resolved: what the compiler works from.
+"""Policies as a whole, read and resolved: the input of the compiler.
 
-Parts that a file says literally are pydantic models; `RouteSpec` and `PolicySpec` are made by `load.py`, with every
-block of a route already merged from the route, its bundles, its upstream's policy and the defaults.  Two of them are
-equal if they mean the same: places in files take no part, so that moving a line changes nothing at a reload.
+Parts that a file says literally are pydantic models.  `RouteSpec` and `PolicySpec` are made by `load.py`, with every
+block of a route already merged from its layers.  Two specs are equal if they mean the same: places in files take no
+part, so that a moved line changes nothing at a reload.
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import Annotated, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 from pydantic import AfterValidator, Field, WithJsonSchema
 
@@ -19,33 +19,35 @@ from sidecar.config.process_spec import AdminSpec, LimitsSpec, ListenerSpec
 from sidecar.core.spec import Block, Model
 from sidecar.routing.match_spec import MatchSpec
 from sidecar.stages import BY_NAME
-from sidecar.stages.circuit_breaker.stage import Spec as BreakerSpec
-from sidecar.stages.concurrency.stage import Spec as ConcurrencySpec
-from sidecar.telemetry.spec import TelemetrySpec
-from sidecar.upstream.budget import Spec as BudgetSpec
+from sidecar.stages.circuit_breaker.spec import Spec as BreakerSpec
+from sidecar.stages.concurrency.spec import Spec as ConcurrencySpec
+from sidecar.upstream.budget import RetryBudgetSpec
 from sidecar.upstream.spec import UpstreamSpec as Whereabouts
+
+if TYPE_CHECKING:
+    from sidecar.telemetry.spec import TelemetrySpec
 
 NAME: Final = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}"
 
 
 def check_name(name: str) -> str:
-    """A name as it is; `ValueError` says what is one."""
+    """Return a name as it is.  Raises `ValueError`, which says what a name is."""
     if not re.fullmatch(NAME, name):
         raise ValueError("is not a name; use letters, digits, `-`, `_` and `.`, at most 63, a letter or digit first")
     return name
 
 
 Name = Annotated[str, AfterValidator(check_name), WithJsonSchema({"type": "string", "pattern": f"^{NAME}$"})]
-"""Of a route, upstream, listener or bundle: it goes into metrics, logs and addresses of the admin page."""
+"""Name of a route, upstream, listener or bundle: it goes into metrics, logs and URLs of the admin listener."""
 Criticality = Literal["critical", "default", "sheddable"]
 
 CRITICALITY: Final = "criticality"
 POLICIES: Final = (*BY_NAME, CRITICALITY)
-"""The keys of a policy: what a route, a bundle, an upstream's `policy` and `defaults` may hold."""
+"""Keys of a policy, which a route, a bundle, an upstream's `policy` and `defaults` may have."""
 DEFAULT_CACHE: Final = "default"
-"""The cache that need not be declared."""
+"""Name of the cache that need not be declared."""
 INBOUND: Final = "inbound"
-"""The listener of a route that names none, where there is one of this name."""
+"""Name of the listener that takes the routes that name none, if it is declared."""
 
 
 class RouteHead(Model):
@@ -55,10 +57,10 @@ class RouteHead(Model):
     """Unique; it stands in metrics, logs and refusals."""
     listener: Name | None = None
     """The listener whose requests it takes; `inbound` without it, or all where no listener has that name."""
-    match: MatchSpec = MatchSpec()
+    match: MatchSpec = MatchSpec.built_in()
     upstream: Name
     """Where its requests go."""
-    use: list[Name] = Field(default_factory=list)
+    use: list[Name] = Field(default=[])
     """Bundles of `policies`; the last one wins."""
 
 
@@ -72,7 +74,7 @@ class CriticalitySpec(Model):
 class UpstreamSpec(Whereabouts):
     """An upstream with the policies that hold for all its routes together."""
 
-    retry_budget: BudgetSpec = BudgetSpec()
+    retry_budget: RetryBudgetSpec = RetryBudgetSpec.built_in()
     """Shared by the retries and hedges of all its routes."""
     circuit_breaker: BreakerSpec | None = None
     """One for all its routes, or with `per: endpoint` one for each endpoint; it stands beside a route's own."""
@@ -91,30 +93,30 @@ class ServiceSpec(Model):
 
 @dataclass(frozen=True, slots=True)
 class RouteSpec:
-    """A route with its policies resolved."""
+    """Route with its policies resolved."""
 
     name: str
     listener: str | None
     """None: every listener."""
     scheme: str
-    """`http` or `https`, by how that listener is reached; empty where listeners of both kinds are meant."""
+    """`http` or `https`, as its listeners are reached; empty where they differ."""
     match: MatchSpec
     upstream: str
     use: tuple[str, ...]
     criticality: Criticality
     blocks: dict[str, Block]
-    """The policies that are in its way, by the name of their block; what is absent or off is not here."""
+    """Policies in force by the name of their block; one that is absent or off is not here."""
     node: Node = field(repr=False, compare=False)
 
     def where(self, *path: str | int) -> Mark:
-        """Where an effective value was written, or the nearest thing around it; `BUILT_IN` for a block's default."""
+        """Return the place where an effective value was written; `BUILT_IN` for a default."""
         found = self.node.find(path)
         return BUILT_IN if found is None else found.place
 
 
 @dataclass(frozen=True, slots=True)
 class PolicySpec:
-    """All that the policy files say."""
+    """Policies of one set of files."""
 
     service: str
     listeners: dict[str, ListenerSpec]
@@ -123,12 +125,12 @@ class PolicySpec:
     upstreams: dict[str, UpstreamSpec]
     routes: list[RouteSpec]
     caches: dict[str, CacheSpec]
-    """Those that are declared, and `default`, which is always there."""
+    """Caches that are declared, and `default`, which is always there."""
     node: Node = field(repr=False, compare=False)
     version: int = 1
     telemetry: TelemetrySpec | None = None
 
     def where(self, *path: str | int) -> Mark:
-        """Where a value was written; `BUILT_IN` for a default."""
+        """Return the place where a value was written; `BUILT_IN` for a default."""
         found = self.node.find(path)
         return BUILT_IN if found is None else found.place

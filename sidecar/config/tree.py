@@ -1,8 +1,11 @@
-"""A document as it grows: from the events of a YAML parser to nodes, within limits that hold while parsing.
+"""Nodes made of the events of a YAML parser, within limits that hold while parsing.
 
-No YAML constructor is involved: duplicate keys are errors with both places, explicit tags (`!!python/...`) are refused,
-keys are the words as written, and an alias shares its value but counts in the limits as if it were written out, so that
-neither a bomb of aliases nor a cycle gets past this module.
+Rules:
+
+1. No YAML constructor is involved: explicit tags (`!!python/...`) are refused, and keys are the words as written.
+2. Duplicate keys are errors that show both places.
+3. An alias shares its value, but counts in the limits as if it were written out.  Neither a bomb of aliases nor a cycle
+   gets past this module.
 """
 
 from __future__ import annotations
@@ -18,8 +21,8 @@ MAX_NODES: Final = 20_000
 MAX_DEPTH: Final = 40
 
 
-class Broken(Exception):  # noqa: N818 - not an error of ours: it ends the reading of one file
-    """The rest of the file cannot be understood."""
+class Broken(Exception):  # noqa: N818 - the outcome of reading a file, not an error of the program
+    """End of reading a file, whose rest cannot be understood."""
 
     def __init__(self, mark: Mark, message: str) -> None:
         super().__init__(message)
@@ -28,7 +31,7 @@ class Broken(Exception):  # noqa: N818 - not an error of ours: it ends the readi
 
 
 class _Open:
-    """A mapping or list whose end has not come yet."""
+    """Mapping or list whose end has not come yet."""
 
     __slots__ = ("anchor", "height", "key", "node", "size")
 
@@ -41,19 +44,22 @@ class _Open:
 
 
 class TreeBuilder:
-    """Makes nodes of events; `root` is the document once all have come.  `room`: characters that variables may add."""
+    """Builder of nodes from events."""
 
     def __init__(self, environ: Mapping[str, str], report: Report, room: int) -> None:
+        """`room` is the number of characters that variables may add."""
         self.root: Node | None = None
+        """The document, once all events have come."""
         self._environ = environ
         self._report = report
         self._room = room
         self._nodes = 0
         self._open: list[_Open] = []
         self._anchors: dict[str, tuple[Node, int, int] | None] = {}
-        """Node, size and height by anchor; None while the anchored value is still open."""
+        """Node, size and height of each anchor's value; None while the value is still open."""
 
     def scalar(self, mark: Mark, word: str, is_plain: bool, anchor: str | None, tag: str | None) -> None:
+        """Add a key or a scalar; `is_plain` is False for a quoted one, which stays text."""
         self._refuse_tag(mark, tag)
         if self._wants_key():
             self._key(word, mark)
@@ -70,7 +76,7 @@ class TreeBuilder:
             self._anchors[anchor] = (node, 1, 1)
 
     def start(self, mark: Mark, value: dict[str, Node] | list[Node], anchor: str | None, tag: str | None) -> None:
-        """A mapping or a list begins."""
+        """Begin a mapping or a list, which `value` is."""
         self._refuse_tag(mark, tag)
         if self._wants_key():
             raise Broken(mark, "a key must be a word, not a list or a mapping")
@@ -81,14 +87,15 @@ class TreeBuilder:
             self._anchors[anchor] = None
 
     def end(self) -> None:
-        """The innermost mapping or list ends."""
+        """End the innermost mapping or list."""
         done = self._open.pop()
         if done.anchor is not None:
             self._anchors[done.anchor] = (done.node, done.size, done.height)
-        self._nodes -= done.size  # _add counts it again, as a whole
+        self._nodes -= done.size  # _add counts all of it again
         self._add(done.node, done.size, done.height, done.node.mark)
 
     def alias(self, mark: Mark, anchor: str) -> None:
+        """Add the value of an anchor again."""
         if self._wants_key():
             raise Broken(mark, "an alias cannot be a key; write the key out")
         found = self._anchors.get(anchor)
@@ -141,7 +148,7 @@ class TreeBuilder:
             raise Broken(mark, f"is nested deeper than {MAX_DEPTH} levels; no policy needs that")
 
     def _path(self, *more: str) -> str:
-        """Where the builder is, for messages of its own; list items by their index."""
+        """Return the path at which the builder is, with list items by their index."""
         path = ""
         for frame in self._open:
             if isinstance(frame.node.value, list):

@@ -1,4 +1,4 @@
-"""From nodes to pydantic models, and from pydantic's errors to problems with a place and a remedy."""
+"""Nodes as pydantic models, and pydantic's errors as problems with a place and a remedy."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, Final, Literal, TypeVar, get_args, get_origin
 from pydantic import BaseModel, SecretStr, ValidationError, WithJsonSchema
 
 from sidecar.config.node import OFF, Node
-from sidecar.config.pydantic_errors import Error, located, models_in
+from sidecar.config.pydantic_errors import LocatedError, located, models_in
 from sidecar.config.report import Report, suggest
 
 M = TypeVar("M", bound=BaseModel)
@@ -48,7 +48,7 @@ EMPTY: Final = "is empty; give it a value, or leave the key out"
 def validate(
     model: type[M], node: Node, report: Report, *, partial: bool = False, also: Iterable[str] = ()
 ) -> M | None:
-    """The model of a node, None where there are problems (which go to the report).
+    """Return the model of a node, None where there are problems, which go to the report.
 
     `partial`: the node is one layer of several, so that keys may be missing and need not fit together yet.
     `also`: keys that may stand beside the model's own, for suggestions.
@@ -59,12 +59,12 @@ def validate(
         errors = located(model, node, failure)
     for error in errors:
         if not (partial and _may_be_mended(error)):
-            _tell(error, report, also if error.node is node else ())
+            _report(error, report, also if error.node is node else ())
     return None
 
 
 def _plain(model: type[BaseModel], node: Node) -> Any:
-    """The node's value for the model, with None for an `off` that turns a key off."""
+    """Return the node's value for the model, with None for each `off` that turns a key off."""
     if not isinstance(node.value, dict):
         return node.plain()
     return {key: _plain_member(model, key, member) for key, member in node.value.items()}
@@ -82,7 +82,7 @@ def _plain_member(model: type[BaseModel], key: str, member: Node) -> Any:
 
 @cache
 def takes_off(model: type[BaseModel], key: str) -> bool:
-    """Can `off` stand for a key's absence?  Where it may be absent, and where the word could mean nothing else."""
+    """True if `off` turns a key off: the key may be absent, and the word could mean nothing else."""
     field = model.model_fields.get(key)
     kinds = set(_kinds(field.annotation)) if field is not None else set()
     return NoneType in kinds and kinds.isdisjoint((str, SecretStr, OFF))
@@ -94,13 +94,13 @@ def _kinds(annotation: Any) -> Iterator[Any]:
         yield from _kinds(part)
 
 
-def _may_be_mended(error: Error) -> bool:
-    """Can a layer further away bring what is wrong here?"""
+def _may_be_mended(error: LocatedError) -> bool:
+    """True if a layer further away may bring what is missing here."""
     unfit = error.kind == "value_error" and not error.key and isinstance(error.node.value, dict)
     return not error.in_list and (error.kind == "missing" or unfit)
 
 
-def _tell(error: Error, report: Report, also: Iterable[str]) -> None:
+def _report(error: LocatedError, report: Report, also: Iterable[str]) -> None:
     node, key = error.node, error.key
     if error.kind == "extra_forbidden":
         extra = node.items[key]
@@ -114,7 +114,7 @@ def _tell(error: Error, report: Report, also: Iterable[str]) -> None:
         report.at(node, _message(error))
 
 
-def _example(error: Error) -> str:
+def _example(error: LocatedError) -> str:
     for field in (field for name, field in error.fields if name == error.key):
         for extra in field.metadata:
             if isinstance(extra, WithJsonSchema) and extra.json_schema and extra.json_schema.get("examples"):
@@ -124,7 +124,7 @@ def _example(error: Error) -> str:
     return "..."
 
 
-def _message(error: Error) -> str:
+def _message(error: LocatedError) -> str:
     if error.kind == "value_error":
         return str(error.context.get("error", error.message))
     if error.kind == "literal_error":

@@ -1,28 +1,27 @@
-"""Policies -> running pipelines: for each route its chain of stages around the service of its upstream.
+"""Compiler of policies: for each route its chain of stages around the service of its upstream.
 
 Rules:
 
-1. What is not configured is not in the chain.  The order is that of `STAGES`, never that of a file.
-2. A breaker or a concurrency limit under an upstream is one object for all its routes (by its key in the state store),
-   and stands just outside the route's own of the same kind: both must let a request through, the wider one first.  A
+1. A policy that is not configured adds nothing to the chain.  The order is that of `STAGES`, never that of a file.
+2. A breaker or a concurrency limit under an upstream is one object for all its routes (by its key in the state store).
+   It stands just outside the route's own of the same kind: both must let a request through, the wider one first.  A
    breaker `per: endpoint` is asked where the endpoint is chosen, by the upstream's client.
 3. A fallback to another upstream goes through that upstream's own limits, and through no other policy of this route.
 4. A write invalidates what any route has cached of its URI (RFC 9111 4.4): a route that may take unsafe methods gets a
-   layer for the stores that it does not use itself, where there are such.
-5. Nothing here does I/O or changes what lives: state comes from a lease, and the result is one immutable snapshot.
+   layer for the stores that it does not use itself, if there are any.
+5. Nothing here does I/O or changes living state: state comes from a lease, and the result is an immutable snapshot.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, cast
 
-from sidecar.cache.store import Store
 from sidecar.config.node import Mark
 from sidecar.config.spec import PolicySpec, RouteSpec
-from sidecar.control.state import Family, Lease
+from sidecar.control.state import Lease, StateGroup
 from sidecar.core.env import BuildContext, Env
 from sidecar.core.exchange import CRITICALITIES, SAFE_METHODS, Exchange
 from sidecar.core.outcome import Outcome
@@ -30,12 +29,15 @@ from sidecar.core.spec import Block, Problem
 from sidecar.core.stage import Gate, Service, Stage, stack
 from sidecar.routing.router import Router
 from sidecar.routing.rule import Rule
-from sidecar.stages import STAGES, Entry
-from sidecar.stages.cache import stage as cache
-from sidecar.stages.circuit_breaker import stage as breaker
+from sidecar.stages import BY_NAME, STAGES, StageKind
+from sidecar.stages.cache.spec import Spec as CacheBlock
+from sidecar.stages.circuit_breaker.spec import Spec as BreakerBlock
 from sidecar.upstream.budget import RetryBudget
-from sidecar.upstream.client import make_upstream
+from sidecar.upstream.client import Upstream
 from sidecar.upstream.endpoint import Endpoint, EndpointSet
+
+if TYPE_CHECKING:
+    from sidecar.cache.store import Store
 
 ROUTE: Final = "route"
 UPSTREAM: Final = "upstream"
@@ -47,31 +49,32 @@ CACHE: Final = "cache"
 
 
 class Terminal(Protocol):
-    """What ends a pipeline (`sidecar.upstream.client.Upstream`)."""
+    """End of a pipeline, as `sidecar.upstream.client.Upstream` is one."""
 
     name: str
 
     @property
-    def endpoints(self) -> EndpointSet: ...
+    def endpoints(self) -> EndpointSet:
+        """Endpoints of the upstream."""
 
     async def service(self, x: Exchange) -> Outcome:
-        """One try."""
+        """Make one attempt."""
 
     def start(self) -> None:
         """Begin what runs beside the requests; without effect where it runs."""
 
 
 MakeUpstream = Callable[..., Terminal]
-"""As `sidecar.upstream.client.make_upstream`."""
+"""Makes the end of a pipeline; called as `Upstream` is."""
 
 
 class Link(NamedTuple):
-    """One stage of a chain, for people."""
+    """Stage of a chain, with the block that it was built from."""
 
     policy: str
-    """The name of its block."""
+    """Name of the block."""
     scope: str
-    """`route` or `upstream`: where the block stands."""
+    """`route` or `upstream`, by where the block stands."""
     block: Block
     where: str
     """`file:line` of the block."""
@@ -79,9 +82,11 @@ class Link(NamedTuple):
 
 
 class Route:
-    """A route ready to serve.  An exchange is pinned to the one that it was matched to."""
+    """A route ready to serve.  An exchange keeps the one that it was matched to."""
 
-    __slots__ = ("chain", "criticality", "listener", "metrics", "name", "service", "spec", "upstream")
+    __slots__ = (
+        "chain", "criticality", "listener", "metrics", "name", "policies", "service", "spec", "template", "upstream",
+    )  # fmt: skip
 
     def __init__(self, spec: RouteSpec, chain: tuple[Link, ...], service: Service) -> None:
         self.name = spec.name
@@ -90,11 +95,16 @@ class Route:
         self.upstream = spec.upstream
         self.spec = spec
         self.chain = chain
-        """The stages, outermost first."""
+        """Stages, outermost first."""
+        self.policies = frozenset(link.policy for link in chain)
+        """Names of the blocks of its stages."""
+        self.template = spec.match.template
+        """Path, prefix or pattern that it matches; empty if it matches every path."""
         self.service = service
+        """The whole pipeline."""
         self.criticality = CRITICALITIES[spec.criticality]
         self.metrics: Any = None
-        """Where its durations are recorded (`sidecar.telemetry.metrics.durations.RouteMetrics`)."""
+        """Durations of its requests (`sidecar.telemetry.metrics.durations.RouteMetrics`)."""
 
     def __repr__(self) -> str:
         return f"<Route {self.name}: {' > '.join([*(link.policy for link in self.chain), self.upstream])}>"
@@ -105,6 +115,7 @@ class Snapshot:
     """One set of policies, compiled; replaced whole by the next."""
 
     digest: str
+    """Identity of the files that it was made from."""
     spec: PolicySpec
     routes: dict[str, Route]
     listeners: dict[str, Router[Route]]
@@ -126,80 +137,119 @@ def compile_policies(
     *,
     digest: str = "",
     metrics: Callable[[RouteSpec], Any] = lambda _: None,
-    make: MakeUpstream = make_upstream,
+    make: MakeUpstream = Upstream,
 ) -> Snapshot:
-    """Build everything that the policies say.  Raises `CompileError` with all problems; the lease is then to be
-    abandoned.  `metrics` gives each route its `Route.metrics`."""
-    steps = compile_steps(spec, env, lease, digest=digest, metrics=metrics, make=make)
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            snapshot: Snapshot = end.value
-            return snapshot
+    """Return the snapshot of policies, compiled at once; see `Compilation`."""
+    compilation = Compilation(spec, env, lease, digest=digest, metrics=metrics, make=make)
+    for _ in compilation:
+        pass
+    return compilation.snapshot
 
 
-def compile_steps(
-    spec: PolicySpec, env: Env, lease: Lease, *, digest: str, metrics: Callable[[RouteSpec], Any], make: MakeUpstream
-) -> Generator[None, None, Snapshot]:
-    """The same a step at a time, each of them well below a millisecond, so that requests need not wait for the whole:
-    what is in force does not change before a lease is committed."""
-    compiler = _Compiler(spec, env, lease)
-    for name in spec.upstreams:
-        compiler.add_upstream(name, make)
-        yield
-    for name in sorted({block.store for each in spec.routes if (block := cache_of(each)) is not None}):
-        compiler.add_store(name)
-    compiler.check()
-    routes: dict[str, Route] = {}
-    for each in spec.routes:
-        routes[each.name] = compiler.route(each)
-        yield
-    compiler.check()
-    listeners: dict[str, Router[Route]] = {}
-    for name in spec.listeners:
-        rules = []
-        for route in routes.values():
-            if route.listener in (None, name):
-                rules.append(Rule(route.spec.match, route))
-                yield
-        listeners[name] = Router(rules)
-        yield
-    for route in routes.values():
-        route.metrics = metrics(route.spec)
-    return Snapshot(digest, spec, routes, listeners, compiler.upstreams)
+def import_stages(spec: PolicySpec) -> None:
+    """Import the stages that the policies have, with their libraries.
+
+    For a worker thread, before the loop compiles the policies: the first policy of a kind may need many imports.
+    """
+    for kind in _kinds(spec):
+        kind.load()
 
 
-class _Compiler:
-    """One run over the policies."""
+def import_rest(spec: PolicySpec) -> None:
+    """Import what the stages that the policies have need only once they serve; for a worker thread."""
+    for kind in _kinds(spec):
+        kind.load_rest()
 
-    def __init__(self, spec: PolicySpec, env: Env, lease: Lease) -> None:
+
+def _kinds(spec: PolicySpec) -> list[StageKind]:
+    names = {name for route in spec.routes for name in route.blocks}
+    names |= {name for upstream in spec.upstreams.values() for name in UPSTREAM_WIDE if getattr(upstream, name)}
+    return [kind for kind in STAGES if kind.name in names]
+
+
+class Compilation:
+    """Policies on their way to a snapshot, step by step.
+
+    Iterate over it to the end; `snapshot` is there then.  A step is short, and requests may be served after each: the
+    policies in force do not change before the lease is committed.  The iteration raises `CompileError` with all
+    problems, and the lease is then to be abandoned.
+    """
+
+    snapshot: Snapshot
+
+    def __init__(
+        self,
+        spec: PolicySpec,
+        env: Env,
+        lease: Lease,
+        *,
+        digest: str,
+        metrics: Callable[[RouteSpec], Any],
+        make: MakeUpstream,
+    ) -> None:
+        """`metrics` returns the `Route.metrics` of a route, `make` the end of its pipeline."""
         self.spec = spec
         self.env = env
         self.lease = lease
         self.upstreams: dict[str, Terminal] = {}
         self.stores: dict[str, Store] = {}
-        """The caches that routes use."""
+        """Caches that routes use."""
         self.problems: list[Problem] = []
+        self._digest = digest
+        self._metrics = metrics
+        self._make = make
+
+    def __iter__(self) -> Iterator[None]:
+        spec = self.spec
+        for name in spec.upstreams:
+            self.add_upstream(name)
+            yield
+        for name in sorted({block.store for each in spec.routes if (block := cache_of(each)) is not None}):
+            self.add_store(name)
+        self.check()
+        routes: dict[str, Route] = {}
+        for each in spec.routes:
+            routes[each.name] = self.route(each)
+            yield
+        self.check()
+        listeners: dict[str, Router[Route]] = {}
+        for name in spec.listeners:
+            rules = []
+            for route in routes.values():
+                if route.listener in (None, name):
+                    rules.append(Rule(route.spec.match, route))
+                    yield
+            listeners[name] = Router(rules)
+            yield
+        for route in routes.values():
+            route.metrics = self._metrics(route.spec)
+        self.snapshot = Snapshot(self._digest, spec, routes, listeners, self.upstreams)
 
     def check(self) -> None:
+        """Raise what was found so far; what routes share is found for each of them, and reported once."""
         if self.problems:
-            raise CompileError(list(dict.fromkeys(self.problems)))  # what routes share fails for each of them
+            raise CompileError(list(dict.fromkeys(self.problems)))
 
-    def add_upstream(self, name: str, make: MakeUpstream) -> None:
+    def add_upstream(self, name: str) -> None:
+        """Make an upstream, with the breakers of its endpoints."""
         spec, mark = self.spec.upstreams[name], self.spec.where("upstreams", name)
-        gates = Gates(
+        gates = EndpointGates(
             spec.circuit_breaker, self.context("*", name, UPSTREAM, self.spec.where("upstreams", name, BREAKER))
         )
         try:
-            upstream = make(name, spec, self.env, self.lease.obtain, str(mark), gates.gate if gates.block else None)
-        except (OSError, ValueError) as error:  # a certificate that cannot be read, say
+            upstream = self._make(
+                name, spec, self.env, self.lease.obtain, str(mark), gates.gate if gates.block else None
+            )
+        except (OSError, ValueError) as error:  # such as a certificate that cannot be read
             self.problems.append(Problem(*mark, f"upstreams.{name}", str(error)))
             return
         gates.watch(upstream, self.lease)
         self.upstreams[name] = upstream
 
     def add_store(self, name: str) -> None:
+        """Obtain a cache that routes use."""
+        from sidecar.cache.store import Store
+
         spec = self.spec.caches[name]
         try:
             self.stores[name] = self.lease.obtain((CACHE, name), spec, partial(Store, name, spec, self.env))
@@ -208,52 +258,55 @@ class _Compiler:
             self.problems.append(Problem(*self.spec.where("caches", name, "redis"), f"caches.{name}.redis", message))
 
     def route(self, spec: RouteSpec) -> Route:
+        """Return a route with its pipeline."""
         links: list[Link] = []
         stages: list[Stage] = []
-        for entry in STAGES:
-            if entry.name == CACHE and (others := self.other_stores(spec)):
-                stages.append(cache.heeding(others))
-            found = self.links(entry, spec.name, spec.upstream, spec)
+        for kind in STAGES:
+            if kind.name == CACHE and (others := self.other_stores(spec)):
+                stages.append(kind.load().invalidating(others))
+            found = self.links(kind, spec.name, spec.upstream, spec)
             links += found
             stages += [link.stage for link in found]
         return Route(spec, tuple(links), stack(stages, self.upstreams[spec.upstream].service))
 
     def other_stores(self, spec: RouteSpec) -> list[Store]:
-        """The caches that a route's unsafe requests have to be told to, beside its own."""
+        """Return the caches that a route's unsafe requests invalidate, beside its own."""
         methods, own = spec.match.methods, cache_of(spec)
         if methods is not None and SAFE_METHODS.issuperset(method.encode() for method in methods):
             return []
         return [store for name, store in self.stores.items() if own is None or own.store != name]
 
-    def links(self, entry: Entry, route: str, upstream: str, spec: RouteSpec | None) -> list[Link]:
-        """The stages of one kind in a route's way, those of its upstream first; those alone where `spec` is None."""
+    def links(self, kind: StageKind, route: str, upstream: str, spec: RouteSpec | None) -> list[Link]:
+        """Return the stages of one kind for a route, those of its upstream first; without `spec` those alone."""
         found = []
-        shared = getattr(self.spec.upstreams[upstream], entry.name, None) if entry.name in UPSTREAM_WIDE else None
+        shared = getattr(self.spec.upstreams[upstream], kind.name, None) if kind.name in UPSTREAM_WIDE else None
         if shared is not None and getattr(shared, "per", None) is None:
-            mark = self.spec.where("upstreams", upstream, entry.name)
-            found.append(self.link(entry, shared, route, upstream, UPSTREAM, mark))
-        if spec is not None and (own := spec.blocks.get(entry.name)) is not None:
-            found.append(self.link(entry, own, route, upstream, ROUTE, spec.where(entry.name)))
+            mark = self.spec.where("upstreams", upstream, kind.name)
+            found.append(self.link(kind, shared, route, upstream, UPSTREAM, mark))
+        if spec is not None and (own := spec.blocks.get(kind.name)) is not None:
+            found.append(self.link(kind, own, route, upstream, ROUTE, spec.where(kind.name)))
         return [link for link in found if link is not None]
 
-    def link(self, entry: Entry, block: Block, route: str, upstream: str, scope: str, mark: Mark) -> Link | None:
+    def link(self, kind: StageKind, block: Block, route: str, upstream: str, scope: str, mark: Mark) -> Link | None:
+        """Return the stage of a block, None where it cannot be built, which becomes a problem."""
         try:
-            stage = entry.build(block, self.context(route, upstream, scope, mark))
+            stage = kind.build(block, self.context(route, upstream, scope, mark))
         except (OSError, ValueError) as error:
             self.problems.append(
-                Problem(*mark, f"{scope}s.{route if scope == ROUTE else upstream}.{entry.name}", str(error))
+                Problem(*mark, f"{scope}s.{route if scope == ROUTE else upstream}.{kind.name}", str(error))
             )
             return None
-        return Link(entry.name, scope, block, str(mark), stage)
+        return Link(kind.name, scope, block, str(mark), stage)
 
     def context(self, route: str, upstream: str, scope: str, mark: Mark) -> BuildContext:
+        """Return what a stage is built with."""
         resources = partial(self.resource, route)
         return BuildContext(
             self.env, route, upstream, scope, str(mark), self.lease.obtain, resources, self.spec.service
         )
 
     def resource(self, route: str, kind: str, name: str) -> Any:
-        """What a stage of a route may ask for by kind and name.  Raises `ValueError` for what is not declared."""
+        """Return what a stage of a route asks for by kind and name.  Raises `ValueError` for what is not declared."""
         if kind == CACHE:
             return self.stores[name]
         spec = self.spec.upstreams.get(name)
@@ -263,33 +316,37 @@ class _Compiler:
             make = partial(RetryBudget, spec.retry_budget, self.env, name)
             return self.lease.obtain((RETRY_BUDGET, name), spec.retry_budget, make)
         if kind == UPSTREAM:
-            stages = [link.stage for entry in STAGES for link in self.links(entry, route, name, None)]
+            stages = [link.stage for kind in STAGES for link in self.links(kind, route, name, None)]
             return stack(stages, self.upstreams[name].service)
         raise ValueError(f"asks for a {kind}, and there is only {CACHE}, {RETRY_BUDGET} and {UPSTREAM}")
 
 
-def cache_of(spec: RouteSpec) -> cache.Spec | None:
+def cache_of(spec: RouteSpec) -> CacheBlock | None:
+    """Return the `cache` block of a route, None where it has none."""
     block = spec.blocks.get(CACHE)
-    return block if isinstance(block, cache.Spec) else None
+    return block if isinstance(block, CacheBlock) else None
 
 
-class Gates:
-    """The breakers of an upstream's endpoints, where its policy has one `per: endpoint`."""
+class EndpointGates:
+    """Breakers of an upstream's endpoints, where its policy has one `per: endpoint`."""
 
-    def __init__(self, block: breaker.Spec | None, ctx: BuildContext) -> None:
+    def __init__(self, block: BreakerBlock | None, ctx: BuildContext) -> None:
         self.block = block if block is not None and block.per is not None else None
+        """None: the endpoints have no breakers."""
         self.ctx = ctx
 
     def watch(self, upstream: Terminal, lease: Lease) -> None:
-        """Keep them in a family: endpoints come and go while these policies are in force."""
+        """Keep the breakers in a group: endpoints come and go while these policies are in force."""
         if self.block is None:
             return
 
         endpoints = upstream.endpoints
-        make = partial(Family, self.block, lease.series, lambda: [endpoint.url for endpoint in endpoints.members])
-        family: Family = lease.obtain(("breakers", upstream.name), self.block, make)
-        self.ctx = replace(self.ctx, obtain=family.obtain)
+        make = partial(StateGroup, self.block, lease.series, lambda: [endpoint.url for endpoint in endpoints.members])
+        group: StateGroup = lease.obtain(("breakers", upstream.name), self.block, make)
+        self.ctx = replace(self.ctx, obtain=group.obtain)
 
     def gate(self, endpoint: Endpoint) -> Gate:
+        """Return the breaker of an endpoint."""
         assert self.block is not None
-        return breaker.endpoint_breaker(self.block, self.ctx, endpoint.url)
+        gate = BY_NAME[BREAKER].build(self.block, replace(self.ctx, endpoint=endpoint.url))
+        return cast("Gate", gate)

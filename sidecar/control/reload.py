@@ -2,21 +2,20 @@
 
 Rules:
 
-1. Each step is total.  Whatever fails before the commit leaves the running policies, their state and their sockets as
-   they were, and the watch goes on: a bad file must not be the end of good ones (Polly stops watching; here nothing
-   does).
+1. Whatever fails before the commit leaves the running policies, their state and their sockets as they were, and the
+   watch goes on: good policies may follow a bad file (Polly stops watching).
 2. Between the commit and the swap there is no await: requests see the old policies or the new ones, never half of each,
-   and a request under way keeps what it began with.
-3. One reload at a time.  Those asked for meanwhile wait and read the files anew.
-4. The same bad content is reported once, however often it is looked at, and tried again as soon as it changes, or when
-   someone asks (SIGHUP, `POST /reload`): what was wrong may have been a certificate or a port.
-5. Reading, parsing and checking happen in a worker thread, with pauses, since thread and loop share one interpreter;
-   compiling and swapping on the loop, since they touch state, the one in small steps, the other in one.
-
-Only a restart changes the service's name, the admin listener and where telemetry is sent.  The name is part of the
-identity of everything that is exported (OpenTelemetry's resource is immutable), and the admin listener is how an
-operator finds out what went wrong here.  A file that changes them is refused whole: to apply a part of what was
-reviewed as one is worse than to wait.
+   and a request in progress keeps those that it began with.
+3. Reloads are serialised.  One that waited reads the files anew.
+4. The same bad content is reported once, however often it is looked at, and tried again when it changes, or when
+   someone asks (SIGHUP, `POST /reload`): the fault may have been a certificate or a port.
+5. Reading, parsing, checking and importing happen in a worker thread, with pauses, since thread and loop share one
+   interpreter.  Compiling and swapping happen on the loop, since they touch state: the one in short steps, the other in
+   one.
+6. Only a restart changes the service's name, the admin listener and where telemetry is sent.  The name is part of the
+   identity of everything that is exported (OpenTelemetry's resource is immutable), and the admin listener is how an
+   operator finds out what went wrong.  A file that changes them is refused whole: a part of what was reviewed as one is
+   not applied.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import deque
-from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final, Literal, Protocol
@@ -34,57 +33,62 @@ from sidecar.config.checks.local_files import check_here
 from sidecar.config.load import load
 from sidecar.config.process_spec import ListenerSpec
 from sidecar.config.spec import PolicySpec, RouteSpec
-from sidecar.control.compiler import CompileError, MakeUpstream, Snapshot, compile_steps
+from sidecar.control.compiler import Compilation, CompileError, MakeUpstream, Snapshot, import_rest, import_stages
 from sidecar.control.state import StateStore
 from sidecar.control.watch import fingerprint
 from sidecar.core import events, metrics
 from sidecar.core.env import Env
 from sidecar.core.spec import Problem
-from sidecar.telemetry.spec import wiring
-from sidecar.upstream.client import make_upstream
+from sidecar.upstream.client import Upstream
 
-POLL: Final = 1.0
-"""Seconds between two looks at the files."""
+POLL_SECONDS: Final = 1.0
+"""Time between two looks at the files."""
 HISTORY: Final = 50
+"""Reloads that are kept for `/state`."""
 FILE: Final = "file"
+"""Trigger of a reload by the watch."""
 RESTART: Final = ("service", "admin")
 """Parts of the policies that only a restart changes."""
 Result = Literal["applied", "unchanged", "rejected"]
 
 
 class Listeners(Protocol):
-    """The sockets of the process."""
+    """Listeners of the process."""
 
     async def prepare(self, specs: dict[str, ListenerSpec]) -> Any:
         """Bind what is new or changed, and touch nothing else.  Raises `OSError`, with nothing bound."""
 
     def apply(self, snapshot: Snapshot, bound: Any) -> None:
-        """Serve the snapshot on all listeners; those that it has no more drain.  Cannot fail."""
+        """Serve the snapshot on all listeners; those that it no longer has drain.  Never raises."""
 
     def abandon(self, bound: Any) -> None:
-        """Close what `prepare` has bound: the policies were not applied after all."""
+        """Close what `prepare` has bound."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reload:
-    """How one reload went."""
+    """Result of one reload."""
 
     at: float
     """Seconds since 1970."""
     trigger: str
     """`start`, `file` (the watch saw a change), `signal` or `request`."""
     digest: str
+    """Identity of the files; empty where they could not be read."""
     result: Result
     problems: tuple[str, ...] = ()
-    """Each one a line; none unless rejected."""
+    """Problems, each a line; none unless rejected."""
     warnings: tuple[str, ...] = ()
+    """Warnings, each a line."""
     added: tuple[str, ...] = ()
     """Names of routes."""
     changed: tuple[str, ...] = ()
+    """Names of routes, whose own settings or whose upstream's have changed."""
     removed: tuple[str, ...] = ()
+    """Names of routes."""
 
     def describe(self) -> dict[str, Any]:
-        """JSON-ready."""
+        """Return the result as JSON-ready values."""
         lists = {
             name: list(value)
             for name in ("problems", "warnings", "added", "changed", "removed")
@@ -93,8 +97,8 @@ class Reload:
         return {"at": self.at, "trigger": self.trigger, "result": self.result, "digest": self.digest[:12], **lists}
 
 
-class Rejected(Exception):  # noqa: N818 - the outcome of a reload, not an error of ours
-    """The policies cannot be applied, and why."""
+class Rejected(Exception):  # noqa: N818 - the outcome of a reload, not an error of the program
+    """Policies that cannot be applied, with the problems that say why."""
 
     def __init__(self, problems: Sequence[object]) -> None:
         super().__init__("\n".join(map(str, problems)))
@@ -103,15 +107,16 @@ class Rejected(Exception):  # noqa: N818 - the outcome of a reload, not an error
 
 @dataclass(slots=True)
 class Origin:
-    """Where policies come from; each part can be another one in a test."""
+    """Source of policies; each part can be another one in a test."""
 
     path: str
+    """Policy file, or directory of policy files."""
     environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
     read: Callable[[str], list[files.Source]] = files.read
     look: Callable[[str], object] = fingerprint
     in_thread: Callable[[Callable[[], Any]], Awaitable[Any]] = asyncio.to_thread
     pace: Callable[[], object] = lambda: None
-    """Called by that thread all the time, to leave the interpreter to requests (`sidecar.core.pace`)."""
+    """Called by the worker thread all the time; it may pause the thread, to leave the interpreter to requests."""
 
 
 class Control:
@@ -125,25 +130,31 @@ class Control:
         listeners: Listeners,
         *,
         metrics: Callable[[RouteSpec], Any] = lambda _: None,
-        make: MakeUpstream = make_upstream,
+        make: MakeUpstream = Upstream,
+        imported: Callable[[], object] = lambda: None,
     ) -> None:
+        """`metrics` and `make`: see `Compilation`.
+
+        `imported` is called once, when all that the first policies need is imported and before they are compiled.
+        """
         self.snapshot: Snapshot | None = None
-        """The policies in force; None before the first were applied."""
+        """Policies in force; None before the first were applied."""
         self.history: deque[Reload] = deque(maxlen=HISTORY)
-        """The latest reloads, the newest last; those that found nothing new are left out."""
+        """Latest reloads, the newest last; those that found nothing new are left out."""
         self._env = env
         self._store = store
         self._origin = origin
         self._listeners = listeners
-        self._compile = partial(compile_steps, metrics=metrics, make=make)
+        self._compile = partial(Compilation, metrics=metrics, make=make)
+        self._imported = imported
         self._turn = asyncio.Lock()
         self._seen: object = None
-        """How the files looked just before they were read."""
+        """Fingerprint of the files just before they were read."""
         self._rejected = ""
-        """The digest of the content that was rejected last."""
+        """Digest of the content that was rejected last."""
 
     async def reload(self, trigger: str) -> Reload:
-        """Read the files and put them in force; never raises for what they say.  `trigger`: see `Reload.trigger`."""
+        """Read the files and put them in force.  Never raises for what they say.  `trigger`: see `Reload.trigger`."""
         async with self._turn:
             digest = ""
             try:
@@ -167,31 +178,68 @@ class Control:
             return self._note(Reload(self._env.wall(), trigger, digest, "rejected", problems))
 
     async def watch(self) -> None:
-        """Look at the files once a second and reload when they have changed; runs until it is cancelled."""
+        """Look at the files once a second and reload when they have changed; runs until it is cancelled.
+
+        After new policies it also imports what their stages need only once they serve.
+        """
         origin = self._origin
+        complete: Snapshot | None = None
         while True:
-            await self._env.sleep(POLL)
+            await self._env.sleep(POLL_SECONDS)
+            if (snapshot := self.snapshot) is not None and snapshot is not complete:
+                await origin.in_thread(partial(import_rest, snapshot.spec))
+                complete = snapshot
             if await origin.in_thread(partial(origin.look, origin.path)) != self._seen:
                 await self.reload(FILE)
 
+    def describe_policies(self) -> dict[str, Any]:
+        """Return the identity of the policies in force as JSON-ready values."""
+        snapshot = self.snapshot
+        return {} if snapshot is None else {"service": snapshot.spec.service, "digest": snapshot.digest[:12]}
+
+    def describe_reloads(self) -> list[dict[str, Any]]:
+        """Return the latest reloads as JSON-ready values, oldest first."""
+        return [reload.describe() for reload in self.history]
+
+    def describe_routes(self) -> dict[str, Any]:
+        """Return each route's upstream and chain of stages as JSON-ready values."""
+        snapshot = self.snapshot
+        if snapshot is None:
+            return {}
+        return {
+            name: {
+                "upstream": route.upstream,
+                "chain": [
+                    {"policy": link.policy, "scope": link.scope, "mode": link.block.mode, "where": link.where}
+                    for link in route.chain
+                ],
+            }
+            for name, route in snapshot.routes.items()
+        }
+
     def _read(self) -> list[files.Source]:
-        self._seen = self._origin.look(self._origin.path)  # first: what is written meanwhile will look different again
+        self._seen = self._origin.look(self._origin.path)  # before reading: a change meanwhile is then seen again
         return self._origin.read(self._origin.path)
 
     async def _replace(self, trigger: str, digest: str, sources: list[files.Source]) -> Reload:
         old = self.snapshot
-        pace = (self._origin.pace,) if old is not None else ()  # nobody is to wait before the first policies
+        pace = (self._origin.pace,) if old is not None else ()  # there are no requests before the first policies
         loaded = await self._origin.in_thread(partial(load, sources, self._origin.environ, *pace))
         spec = loaded.spec
         if spec is None:
             raise Rejected(loaded.problems)
         if old is not None:
             _check_restart(old.spec, spec)
-        if missing := await self._origin.in_thread(partial(check_here, spec, old.spec if old is not None else None)):
+        if missing := await self._origin.in_thread(partial(_prepare, spec, old.spec if old is not None else None)):
             raise Rejected(missing)
+        if old is None:
+            self._imported()
         lease = self._store.lease()
         try:
-            snapshot = await self._in_steps(self._compile(spec, self._env, lease, digest=digest))
+            compilation = self._compile(spec, self._env, lease, digest=digest)
+            for _ in compilation:
+                await self._env.sleep(0)
+            snapshot = compilation.snapshot
             bound = await self._listeners.prepare(spec.listeners)
             try:
                 orphans = self._store.commit(lease)
@@ -204,7 +252,7 @@ class Control:
         self.snapshot = snapshot
         self._listeners.apply(snapshot, bound)
         self._rejected = ""
-        try:  # the policies are in force; what fails now is a bug, but no reason to say that they are not
+        try:  # the policies are in force: what fails now is a bug, and does not reject them
             for upstream in snapshot.upstreams.values():
                 upstream.start()
             self._store.retire(orphans)
@@ -212,16 +260,6 @@ class Control:
             self._env.emit(events.BUG, where="reload", error=error)
         warnings = tuple(map(str, loaded.warnings))
         return Reload(self._env.wall(), trigger, digest, "applied", (), warnings, *_changes(old, snapshot))
-
-    async def _in_steps(self, steps: Generator[None, None, Snapshot]) -> Snapshot:
-        """Run it to its end, with a turn of the loop after each step."""
-        while True:
-            try:
-                next(steps)
-            except StopIteration as end:
-                snapshot: Snapshot = end.value
-                return snapshot
-            await self._env.sleep(0)
 
     def _note(self, reload: Reload) -> Reload:
         self.history.append(reload)
@@ -232,17 +270,29 @@ class Control:
         return reload
 
 
+def _prepare(spec: PolicySpec, old: PolicySpec | None) -> list[Problem]:
+    """Import what the policies need, and return what they lack on this machine.  Blocks: it reads files."""
+    import_stages(spec)
+    return check_here(spec, old)
+
+
 def _check_restart(old: PolicySpec, new: PolicySpec) -> None:
     changed = [name for name in RESTART if getattr(old, name) != getattr(new, name)]
-    if wiring(old.telemetry) != wiring(new.telemetry):
+    if old.telemetry != new.telemetry and _wiring(old) != _wiring(new):
         changed.append("telemetry")
     if changed:
         message = "differs from what the process was started with; restart the sidecar to change it, or put it back"
         raise Rejected([Problem(*new.where(name), name, message) for name in changed])
 
 
+def _wiring(spec: PolicySpec) -> object:
+    from sidecar.telemetry.spec import wiring
+
+    return wiring(spec.telemetry)
+
+
 def _changes(old: Snapshot | None, new: Snapshot) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
-    """Names of the routes that are added, changed (their upstream's settings included) and removed."""
+    """Return the names of routes that are added, changed (their upstream's settings included) and removed."""
     if old is None:
         return (), (), ()
 

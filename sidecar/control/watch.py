@@ -1,10 +1,10 @@
-"""Has a policy file changed?  A look at names, inodes, times and sizes, cheap enough for once a second.
+"""Fingerprint of policy files: names, inodes, times and sizes, cheap enough to be taken once a second.
 
-Being told by the kernel (inotify) was tried and left: under a Kubernetes ConfigMap the named files never change.  They
-are links through `..data`, itself a link to a directory that is replaced with one rename, and who watches the file
-misses that (Envoy, linkerd and configmap-reload have each had this bug).  What is compared here is what a path resolves
-to, so a swap of `..data`, a file replaced by rename and one written in place are all the same.  A `subPath` mount is
-never updated by Kubernetes, so there is nothing to notice; mount the directory.
+Notification by the kernel (inotify) was tried and left.  The files of a Kubernetes ConfigMap never change: they are
+links through `..data`, itself a link to a directory that is replaced by a rename, which a watch on a file misses
+(Envoy, linkerd and configmap-reload have each had this bug).  A fingerprint is of what a path resolves to, so it sees a
+swap of `..data`, a file that is replaced by a rename, and one that is written in place.  Kubernetes never updates a
+`subPath` mount; mount the directory.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ Fingerprint = tuple[tuple[str, int, int, int], ...]
 
 
 def fingerprint(path: str) -> Fingerprint:
-    """What a file, or a directory and its entries, look like from outside; what is not there looks like nothing."""
+    """Return the fingerprint of a file, or of a directory and its entries; what is not there has none."""
     names = [path]
-    with suppress(OSError):  # a file, or gone: the look says which
+    with suppress(OSError):  # the path is a file, or gone
         names += [os.path.join(path, name) for name in sorted(os.listdir(path))]
     return tuple(look for name in names if (look := _look(name)) is not None)
 

@@ -1,4 +1,4 @@
-"""Lists of conditions on an outcome, as `retry.on` and `circuit_breaker.failures` name them."""
+"""Conditions on an outcome, as `retry.on` and `circuit_breaker.failures` list them."""
 
 from __future__ import annotations
 
@@ -8,21 +8,23 @@ from typing import Final
 from sidecar.core.outcome import Outcome
 
 STATUS_CLASSES: Final = {f"{n}xx": range(n * 100, n * 100 + 100) for n in range(1, 6)}
+"""Statuses of each class, by the class's word in a policy file."""
 CONDITION_WORDS: Final = ("connect_failure", "reset", "timeout", "protocol_error", *STATUS_CLASSES)
-"""What a list of conditions (`retry.on`, `circuit_breaker.failures`) may name besides a status."""
+"""Words that a list of conditions may hold besides a status."""
 
 
 class Conditions:
-    """A compiled list of conditions: `[connect_failure, reset, timeout, 5xx, 429]`.
+    """Compiled list of conditions such as `[connect_failure, reset, timeout, 5xx, 429]`.
 
-    `connect_failure` covers the refused and the timed-out connect.  A status is compared only for real responses, so
-    a gateway's own 503 never counts as the upstream's.
+    `connect_failure` covers connects that were refused and those that timed out.  A status is compared for real
+    responses alone, so a 503 of the sidecar never counts as one of the upstream.
     """
 
     __slots__ = ("codes", "statuses", "words")
 
     def __init__(self, words: Iterable[str | int]) -> None:
         self.words = tuple(words)
+        """Conditions as the policy file has them."""
         codes: set[str] = set()
         statuses = bytearray(1000)
         for word in self.words:
@@ -36,10 +38,12 @@ class Conditions:
         if "connect_failure" in codes:
             codes.add("connect_timeout")
         self.codes = frozenset(codes)
+        """Codes of the failures that meet a condition."""
         self.statuses = bytes(statuses)
+        """1 at the index of each status that meets one, 0 elsewhere."""
 
     def match(self, outcome: Outcome) -> bool:
-        """Does the outcome meet one of the conditions?"""
+        """True if the outcome meets one of the conditions."""
         failure = outcome.failure
         if failure is None:
             return self.statuses[outcome.status] == 1

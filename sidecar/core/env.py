@@ -1,11 +1,12 @@
-"""Time, chance and the loop, handed in: the only way by which a stage may reach them.
+"""Env: time, randomness and the event loop, handed in.  Stages reach them in no other way.
 
-`Env` is made once, in `app.py` for production and in the tests for a virtual clock; the linter bans the global clocks
-and generators everywhere else.  `BuildContext` is all that a stage may see while it is being built.
+`Env.on` assembles one on a loop: once in each process, and once in each simulation on a virtual clock.  The linter bans
+the global clocks and generators everywhere else.  `BuildContext` is all that a stage sees while it is built.
 """
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
@@ -13,76 +14,119 @@ from typing import Any, Protocol, TypeVar
 
 from sidecar.core.metrics import Meter
 
-T = TypeVar("T")
+E = TypeVar("E", bound="Env")
 
 
 class Handle(Protocol):
-    """A timer that can be called off."""
+    """Timer that can be cancelled."""
 
     def cancel(self) -> None: ...
 
 
 class Pending(Protocol):
-    """A coroutine that runs beside its starter."""
+    """Coroutine that runs beside its starter, such as an `asyncio.Task`."""
 
     def cancel(self) -> bool: ...
     def done(self) -> bool: ...
 
 
+class Loop(Protocol):
+    """Event loop, as far as an `Env` needs it."""
+
+    def time(self) -> float: ...
+    def create_future(self) -> Any: ...
+    @property
+    def call_later(self) -> Callable[..., Handle]: ...
+    @property
+    def create_task(self) -> Callable[[Coroutine[Any, Any, Any]], Any]: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Env:
-    """The world as a stage sees it."""
+    """Clock, timers, tasks, randomness, events and instruments, as a stage gets them."""
 
     now: Callable[[], float]
-    """Seconds of a clock that never jumps; its zero means nothing."""
+    """Return seconds of a clock that never jumps; its zero is arbitrary."""
     wall: Callable[[], float]
-    """Seconds since 1970 (UTC), for HTTP dates and logs."""
+    """Return seconds since 1970 (UTC), for HTTP dates and logs."""
     sleep: Callable[[float], Awaitable[None]]
+    """Wait for so many seconds."""
     call_later: Callable[..., Handle]
-    """`call_later(seconds, function, *args)`."""
+    """Start a timer: `call_later(seconds, function, *args)`."""
     spawn: Callable[[Coroutine[Any, Any, Any]], Any]
-    """Run a coroutine beside this one; an `asyncio.Task`.  For hedges and background work: one costs 2 to 3 us."""
+    """Run a coroutine in an `asyncio.Task`.  For background work: creating a task is dear on a request's path."""
     future: Callable[[], Any]
-    """A new `asyncio.Future` of the loop."""
+    """Return a new `asyncio.Future` of the loop."""
     rng: random.Random
+    """Source of jitter and sampling; seeded in tests."""
     emit: Callable[..., None]
-    """`emit(event, **attributes)`: for transitions and troubles (`sidecar.core.events`), never once a request."""
+    """Report a transition or a trouble: `emit(event, **attributes)` (`sidecar.core.events`).  Never once a request."""
     meter: Meter
+    """Gives out instruments."""
+
+    @classmethod
+    def on(
+        cls: type[E],
+        loop: Loop,
+        *,
+        wall: Callable[[], float],
+        rng: random.Random,
+        emit: Callable[..., None],
+        meter: Meter,
+        now: Callable[[], float] | None = None,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> E:
+        """Return an env whose timers and tasks are those of `loop`; `now` is the loop's clock unless it is given."""
+        return cls(
+            now=now or loop.time,
+            wall=wall,
+            sleep=sleep,
+            call_later=loop.call_later,
+            spawn=loop.create_task,
+            future=loop.create_future,
+            rng=rng,
+            emit=emit,
+            meter=meter,
+        )
 
 
 class Describable(Protocol):
-    """State that can be shown: every object kept in the state store is one."""
+    """State that can be shown; every object in the state store is one."""
 
     def describe(self) -> dict[str, Any]:
-        """JSON-ready facts for `/state`."""
+        """Return JSON-ready facts for `/state`."""
 
 
 StateKey = tuple[str, ...]
-"""Identity of a piece of state: what it is about and nothing else, for example `("breaker", "upstream",
-"payments")`."""
+"""Identity of a piece of state, such as `("breaker", "upstream", "payments")`: what it is about, and no setting."""
 
 
 @dataclass(frozen=True, slots=True)
 class BuildContext:
-    """What a stage may know while it is being built."""
+    """Everything that a stage is built with, besides its spec."""
 
     env: Env
     route: str
+    """Name of the route; `*` for a block that all routes of an upstream share."""
     upstream: str
+    """Name of the upstream."""
     scope: str
     """`route` or `upstream`: where the block stands."""
     where: str
     """`file:line` of the block."""
     obtain: Callable[[StateKey, Any, Callable[[], Any]], Any]
-    """`obtain(key, spec, make)`: the object that lives under this identity; made where there is none.  Where the spec
-    differs from the one it was made with, its `retune(spec)` is called when the new policies are committed."""
+    """Return the state that lives under a key: `obtain(key, spec, make)`.  It is made if there is none, and survives
+    reloads.  If the spec differs from its own, `retune(spec)` is called when the new policies are committed."""
     resources: Callable[[str, str], Any]
-    """`resources(kind, name)`: what other sections declare, such as `("upstream", name)` (a Service) or `("cache",
-    name)`."""
+    """Return what another section declares: `resources(kind, name)`, such as `("upstream", name)`, which is a
+    `Service`, or `("cache", name)`.  Raises `ValueError` for what is not declared."""
     service: str = ""
-    """The name of the service beside us."""
+    """Name of the service beside the sidecar."""
+    endpoint: str = ""
+    """URL of the endpoint that the stage is for; empty for all of them."""
 
     @property
     def owner(self) -> StateKey:
-        """The part of a state key that says whose it is."""
-        return (self.scope, self.upstream if self.scope == "upstream" else self.route)
+        """Part of a state key that says whose the state is."""
+        owner = (self.scope, self.upstream if self.scope == "upstream" else self.route)
+        return (*owner, self.endpoint) if self.endpoint else owner

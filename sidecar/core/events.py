@@ -1,8 +1,8 @@
-"""Names of events: constants, so that stages and telemetry cannot disagree on a spelling."""
+"""Names of events, as constants that stages and telemetry share."""
 
 from typing import Final
 
-# Events (`Env.emit`): transitions and troubles, never once a request.
+# Events of the process (`Env.emit`): transitions and troubles, never once a request.
 BREAKER_TRANSITION: Final = "breaker.transition"
 BUDGET_EXHAUSTED: Final = "retry_budget.exhausted"
 ENDPOINT_EJECTED: Final = "endpoint.ejected"

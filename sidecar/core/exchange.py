@@ -1,36 +1,117 @@
-"""One request on its way through: its facts, and the notes that stages leave for telemetry.
+"""Exchange: one request on its way through the stages, with the notes that stages leave for telemetry.
 
-The defaults are class attributes: an exchange sets only what differs, which keeps making one cheap.
-Facts are set by the edge; a stage that rewrites the request (`transform`) replaces them for the stages within it.
+Rules:
+
+1. The downstream connection sets the facts of a request once.  A stage that rewrites the request (`transform`) changes
+   them for the stages further in and restores them afterwards (`RequestFacts`).
+2. A further attempt works on a fork, which shares the facts and the list of attempts with its original.
+3. What other packages hang on an exchange (route, trace, shared fetch, stale response) is known here by a protocol.
+
+Defaults stand in the class body, so that a new exchange stores only what differs from them.  A fork costs one new
+object and one assignment a fact: each is named in `fork`, so a type checker and a compiler see it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable, Collection
+from typing import TYPE_CHECKING, Final, Protocol
 
 from sidecar.core.message import Headers, Message
 
 if TYPE_CHECKING:
     from sidecar.core.body import Body
+    from sidecar.core.metrics import Exemplar
+    from sidecar.core.outcome import Outcome
     from sidecar.core.promise import Run
 
 NEVER: Final = float("inf")
+"""The instant or duration, in seconds, that no clock reaches."""
+SHORTEST_ANSWER: Final = 0.001
+"""Seconds that any answer takes.  With less time left a further attempt is not worth starting."""
 
 SAFE_METHODS: Final = frozenset((b"GET", b"HEAD", b"OPTIONS", b"TRACE"))
-"""RFC 9110 9.2.1."""
+"""Methods that change nothing (RFC 9110 9.2.1)."""
 IDEMPOTENT_METHODS: Final = SAFE_METHODS | {b"PUT", b"DELETE"}
-"""RFC 9110 9.2.2."""
+"""Methods that may be repeated (RFC 9110 9.2.2)."""
 
 CRITICAL: Final = 0
 DEFAULT: Final = 1
 SHEDDABLE: Final = 2
-"""How much a request matters: under pressure the highest number goes first."""
 CRITICALITIES: Final = {"critical": CRITICAL, "default": DEFAULT, "sheddable": SHEDDABLE}
+"""Ranks of a request by the word in a policy file; under pressure the highest number is refused first."""
+
+
+class RequestMetrics(Protocol):
+    """Instruments that record the requests of one route."""
+
+    def record(self, method: bytes, status: int, reason: str, seconds: float) -> None:
+        """Count a request that has ended; `reason` is its failure's code, empty for a response."""
+
+    def exemplify(self, method: bytes, status: int, reason: str, exemplar: Exemplar) -> None:
+        """Attach a trace to the bucket that the request was counted in."""
+
+
+class MatchedRoute(Protocol):
+    """Route of an exchange, as telemetry and error responses see it."""
+
+    @property
+    def name(self) -> str:
+        """Name in the policy file."""
+
+    @property
+    def upstream(self) -> str:
+        """Name of its upstream."""
+
+    @property
+    def template(self) -> str:
+        """Path, prefix or pattern that the route matches; empty if it matches every path."""
+
+    @property
+    def policies(self) -> Collection[str]:
+        """Names of the blocks in its way, those of its upstream included."""
+
+    @property
+    def metrics(self) -> RequestMetrics:
+        """Instruments that record its requests."""
+
+
+class RequestTrace(Protocol):
+    """Place of a request in a distributed trace; all forks share it."""
+
+    trace_id: bytes
+    """32 hex digits."""
+
+    @property
+    def span_id(self) -> int:
+        """Server span, 64 bits."""
+
+    @property
+    def is_sampled(self) -> bool:
+        """True if the caller or the sampler asks for the spans."""
+
+    @property
+    def kept(self) -> str:
+        """Why the spans are recorded; empty if they are not.  Known once the request has ended."""
+
+    def note(self, event: str, /, **facts: object) -> None:
+        """Add an event to the server span."""
+
+    def attempt(self, x: Exchange, attempt: Attempt) -> None:
+        """Give an attempt its span, and the exchange the fields that tell the upstream of it."""
+
+    def link(self, other: RequestTrace) -> None:
+        """Point to the request whose fetch brought this answer."""
+
+
+class SharedFetch(Protocol):
+    """Fetch whose answer other requests wait for."""
+
+    def detach_client(self, run: Run[Outcome]) -> bool:
+        """Take over the run of a request whose client has left.  False if nobody waits for it."""
 
 
 class Attempt:
-    """One try upstream, as metrics, spans and the access log report it.  Times are seconds of `env.now`."""
+    """One attempt at the upstream, as metrics, spans and the access log report it."""
 
     __slots__ = (
         "answered", "cause", "ended", "endpoint", "number", "reason", "span_id", "started", "status", "upstream", "why",
@@ -38,148 +119,177 @@ class Attempt:
 
     def __init__(self, number: int, started: float) -> None:
         self.number = number
+        """1 for the first attempt."""
         self.started = started
+        """Instant (`env.now`)."""
         self.answered = 0.0
-        """When the response's head was there; 0.0 until then."""
+        """Instant at which the head of the response was complete; 0.0 until then."""
         self.ended = 0.0
+        """Instant of the last byte or of the failure; 0.0 until then."""
         self.upstream = ""
+        """Name of the upstream."""
         self.endpoint = ""
+        """URL of the endpoint."""
         self.status = 0
+        """Status of the response; 0 for a failure."""
         self.reason = ""
-        """The failure's code; empty for a response."""
+        """Code of the failure; empty for a response."""
         self.cause = ""
-        """What happened, in the words of the operating system or the parser."""
+        """Failure in the words of the operating system or the parser."""
         self.why = "first"
-        """`first`, `retry:<reason or status>` or `hedge`."""
+        """`first`, `retry:<reason or status>`, `hedge`, `fallback` or `revalidate`."""
         self.span_id = 0
-        """What the upstream was told as its parent span (64 bits); 0 where tracing is off."""
-
-
-SHARED: Final = (
-    "route", "version", "scheme", "authority", "query", "body", "stream", "forwarding", "client_address", "request_id",
-    "captures", "upgrade", "expects_continue", "accepts_trailers", "interim", "arrived", "deadline", "attempt_timeout",
-    "timeout_header", "grpc_timeout", "idle_timeout", "criticality", "marked_attempt", "is_hedge", "is_counted",
-    "avoid", "attempts", "retry_stopped", "refused_by", "cache", "stale", "trace", "trace_lines",
-)  # fmt: skip
-"""What a fork begins with.  By name, since `copy.copy` knows nothing of a compiled class."""
+        """Parent span that the upstream was told, 64 bits; 0 if tracing is off."""
 
 
 class Exchange(Message):
-    """A request and what is known about it."""
+    """One request, and what is known of it."""
 
-    route: Any = None
-    """The compiled route it was matched to (`sidecar.control.compiler.Route`); pinned for the whole exchange."""
+    route: MatchedRoute | None
+    """Route that the request was matched to; it stays the same for the whole exchange.  None before matching."""
     version = 11
-    """10 or 11, as the client said it."""
+    """10 for HTTP/1.0, 11 for HTTP/1.1, as the client said it."""
     scheme = b"http"
+    """`http` or `https`."""
     authority = b""
-    """The Host field or the authority of an absolute target, without user information."""
+    """Host field or authority of an absolute target, without user information."""
     path = b"/"
-    """As it came, percent-encoded; never empty."""
+    """Path as it came, percent-encoded; never empty."""
     query: bytes | None = None
-    """Without the question mark; None where there was none."""
+    """Query without its question mark; None if the target has none."""
     has_escapes = True
-    """May path or query be percent-encoded?  The edge has seen whether something is."""
+    """False if neither path nor query is percent-encoded."""
     body = b""
+    """Body of a request that had arrived whole with its head."""
     stream: Body | None = None
-    """The request's body where it had not arrived whole; `body` is then empty."""
+    """Body that was still arriving; `body` is then empty."""
     forwarding = b""
-    """Whole header lines that the edge adds on the way upstream (Via, X-Forwarded-*)."""
+    """Whole field lines that the sidecar adds on the way upstream (Via, X-Forwarded-*)."""
     client_address = ""
+    """IP address of the client."""
     request_id = b""
+    """Value of X-Request-Id."""
     captures: dict[str, str] = {}  # noqa: RUF012 - replaced, never changed in place
-    """What the path's template captured."""
+    """Values of the names in the route's path template."""
     upgrade: bytes | None = None
-    """`websocket` where the request asks for it."""
+    """`websocket` for a request to upgrade to it."""
     expects_continue = False
-    """Did the client send `Expect: 100-continue` and is still to hear whether to send its body?"""
+    """True while the client waits for a 100 before it sends the body."""
     accepts_trailers = False
-    """Did it say `TE: trailers`?"""
+    """True if the request said `TE: trailers`."""
     interim: Callable[[int, bytes], None] | None = None
-    """Takes status and field lines of an interim response (1xx) that the upstream sends before its answer."""
+    """Passes status and field lines of an interim response (1xx) to the client; None if it cannot take any."""
     arrived = 0.0
+    """Instant (`env.now`) of the first byte."""
     deadline = NEVER
-    """The instant (`env.now`) by which the last byte of the response must be out."""
+    """Instant by which the last byte of the response must be out."""
     attempt_timeout = NEVER
-    """Seconds for one try."""
+    """Seconds for one attempt."""
     timeout_header = b"x-request-timeout-ms"
-    """Field that tells the upstream how many milliseconds are left; empty where none is sent."""
+    """Name of the field that tells the upstream the milliseconds left; empty to send none."""
     grpc_timeout = False
-    """Did the request bear a `grpc-timeout`, to be written anew?"""
+    """True if the request had a `grpc-timeout`, which is then written anew."""
     idle_timeout = NEVER
     """Seconds between two pieces of a body."""
     criticality = DEFAULT
+    """Rank under pressure, see `CRITICALITIES`."""
     attempt = 1
-    """The number of this try, the first is 1; a retry or hedge works on a fork with its own."""
+    """Number of this attempt, the first is 1; a fork has its own."""
     why = "first"
+    """Reason of this attempt, see `Attempt.why`."""
     marked_attempt = 0
-    """How many tries someone before us has made already, by the mark that the request bore."""
+    """Number of attempts that a caller has made before this one, by the mark on the request; 0 without a mark."""
     is_hedge = False
+    """True for a fork that a hedge has started."""
     is_counted = False
-    """Has it been deposited in the retry budget as a first attempt?"""
+    """True once the request has been deposited in the retry budget."""
     avoid: frozenset[str] = frozenset()
-    """Endpoints already tried: the balancer goes elsewhere where it can."""
+    """URLs of endpoints that were tried; the balancer takes others if it can."""
     attempts: list[Attempt]
-    """Shared by all forks, in the order in which they started."""
+    """Attempts in the order in which they started; all forks share the list."""
     retry_stopped = ""
-    """Why there was no further retry: `budget`, `deadline`, `attempts`, `body`, `method`, `retry_after`, `marked`."""
+    """Why no further retry was made: `marked`, `method`, `attempts`, `body`, `retry_after`, `deadline` or `budget`."""
     refused_by = ""
+    """Name of the block whose refusal a fallback has replaced."""
     speaks_to_caches = True
-    """May one of its fields be of `sidecar.core.headers.FOR_CACHES`?  The edge has seen whether one is."""
-    errand: Any = None
-    """What it does for others at the moment (`sidecar.cache.fill.Flight`).  When its client has left, `go_on(run)` is
-    asked: is the run to go on for them?"""
+    """False if no field of the request is one of `sidecar.core.message.FOR_CACHES`."""
+    shared_fetch: SharedFetch | None
+    """Fetch that this request makes for itself and for others; None once it has ended."""
     cache = ""
-    stale: Any = None
-    """`stale()`: what the cache still has, an Outcome; left by the cache where it has something, for `fallback`."""
-    trace: Any = None
-    """Its place in a trace (`sidecar.telemetry.tracing.tracer.Trace`), shared by all forks; None where tracing is off.
-    A stage that does something worth telling says `if x.trace is not None: x.trace.note(event, **facts)`."""
+    """Result of the cache: `hit`, `stale`, `revalidated`, `coalesced`, `miss` or `bypass`; empty without a cache."""
+    stale: Callable[[], Outcome] | None = None
+    """Makes the outdated response that the cache still has; None if it has none."""
+    trace: RequestTrace | None
+    """Place in a trace; None if tracing is off."""
     trace_lines = b""
-    """Whole header lines that tell the upstream of this try about the trace."""
+    """Whole field lines that tell the upstream of this attempt about the trace."""
 
     def __init__(self, method: bytes, path: bytes, headers: Headers | None = None, lines: bytes = b"") -> None:
-        """Fields are given as `headers`, or as `lines` that the grammar has accepted: end-to-end fields only, the edge
-        has taken off what belongs to the connection."""
+        """Take end-to-end fields as `headers`, or as `lines` that the grammar has accepted."""
         self.method = method
         self.path = path
-        self._headers = headers
-        self._lines = lines
+        self.parsed = headers
+        self.raw = lines
         self.attempts = []
+        # Here and not in the class body, where mypyc takes None for "not set" if the type is a protocol.
+        self.route = None
+        self.shared_fetch = None
+        self.trace = None
 
     def fork(self, attempt: int, why: str) -> Exchange:
-        """The same request for another try: facts and `attempts` shared, everything set later its own."""
-        twin = Exchange(self.method, self.path, self._headers, self._lines)
-        for name in SHARED:
-            setattr(twin, name, getattr(self, name))
+        """Return the same request for another attempt.  What is set on it later stays its own; attempts are shared.
+
+        What the downstream connection has seen of the fields and the target is not taken over, because a fork may ask
+        for something else.
+        """
+        twin = Exchange(self.method, self.path, self.parsed, self.raw)
         twin.attempt = attempt
         twin.why = why
+        twin.attempts = self.attempts
+        twin.route = self.route
+        twin.version = self.version
+        twin.scheme = self.scheme
+        twin.authority = self.authority
+        twin.query = self.query
+        twin.body = self.body
+        twin.stream = self.stream
+        twin.forwarding = self.forwarding
+        twin.client_address = self.client_address
+        twin.request_id = self.request_id
+        twin.captures = self.captures
+        twin.upgrade = self.upgrade
+        twin.expects_continue = self.expects_continue
+        twin.accepts_trailers = self.accepts_trailers
+        twin.interim = self.interim
+        twin.arrived = self.arrived
+        twin.deadline = self.deadline
+        twin.attempt_timeout = self.attempt_timeout
+        twin.timeout_header = self.timeout_header
+        twin.grpc_timeout = self.grpc_timeout
+        twin.idle_timeout = self.idle_timeout
+        twin.criticality = self.criticality
+        twin.marked_attempt = self.marked_attempt
+        twin.is_hedge = self.is_hedge
+        twin.is_counted = self.is_counted
+        twin.avoid = self.avoid
+        twin.retry_stopped = self.retry_stopped
+        twin.refused_by = self.refused_by
+        twin.cache = self.cache
+        twin.stale = self.stale
+        twin.trace = self.trace
+        twin.trace_lines = self.trace_lines
         return twin
 
-    def abandon(self, run: Run[Any]) -> bool:
-        """The client is gone: end the request's run, unless it goes on for others.  Was it ended?"""
-        if self.errand is not None and self.errand.go_on(run):
+    def abandon(self, run: Run[Outcome]) -> bool:
+        """End the run of a request whose client has left.  False if it goes on for requests that share its fetch."""
+        if self.shared_fetch is not None and self.shared_fetch.detach_client(run):
             return False
         run.cancel()
         return True
 
-    def facts(self) -> tuple[Any, ...]:
-        """What a stage may rewrite for the stages within, to be restored when they have answered."""
-        return (
-            self.method, self.path, self.query, self.authority, self._headers, self._lines, self.body, self.stream,
-            self.expects_continue,
-        )  # fmt: skip
-
-    def restore(self, facts: tuple[Any, ...]) -> None:
-        """Make the request what it was."""
-        (
-            self.method, self.path, self.query, self.authority, self._headers, self._lines, self.body, self.stream,
-            self.expects_continue,
-        ) = facts  # fmt: skip
-
     @property
     def is_retry(self) -> bool:
-        """Did the request arrive marked as a retry of someone else's?"""
+        """True if the request arrived marked as a caller's retry."""
         return self.marked_attempt > 0
 
     @property
@@ -189,8 +299,39 @@ class Exchange(Message):
 
     @property
     def is_replayable(self) -> bool:
-        """Can the body be sent once more?"""
+        """True if the body can be sent again."""
         return self.stream is None or self.stream.is_replayable
 
     def __repr__(self) -> str:
         return f"<Exchange {self.method.decode('latin-1')} {self.target.decode('latin-1')} attempt {self.attempt}>"
+
+
+class RequestFacts:
+    """Facts of a request that a stage may change for the stages further in, as they were."""
+
+    __slots__ = (
+        "authority", "body", "expects_continue", "method", "parsed", "path", "query", "raw", "stream",
+    )  # fmt: skip
+
+    def __init__(self, x: Exchange) -> None:
+        self.method = x.method
+        self.path = x.path
+        self.query = x.query
+        self.authority = x.authority
+        self.parsed = x.parsed
+        self.raw = x.raw
+        self.body = x.body
+        self.stream = x.stream
+        self.expects_continue = x.expects_continue
+
+    def restore(self, x: Exchange) -> None:
+        """Undo all changes of these facts."""
+        x.method = self.method
+        x.path = self.path
+        x.query = self.query
+        x.authority = self.authority
+        x.parsed = self.parsed
+        x.raw = self.raw
+        x.body = self.body
+        x.stream = self.stream
+        x.expects_continue = self.expects_continue

@@ -139,7 +139,6 @@ def parse_response(data: bytes, limit: int, seen: int = 0) -> tuple[int, int, in
 
 
 CHUNKED: Final = -1
-NO_BODY: Final = 0
 
 
 def body_length(fields: Headers, version: int) -> int | None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
+from datetime import UTC, datetime
+from email.utils import formatdate, parsedate_tz
 from typing import Final
 
 Headers = list[tuple[bytes, bytes]]
@@ -25,65 +27,71 @@ def parse_fields(lines: bytes) -> Headers:
 
 
 class Message:
-    """What has header fields.  The list, once made, is what counts: it may be changed in place."""
+    """Anything with header fields.
 
-    __slots__ = ("_headers", "_lines")
+    `headers` and `lines` are the two views of the fields.  `parsed` and `raw` are how they are stored: for code that
+    keeps them to put them back, or for which a property costs too much.
+    """
 
-    _headers: Headers | None
-    _lines: bytes
+    __slots__ = ("parsed", "raw")
+
+    parsed: Headers | None
+    """Fields as pairs, which may be changed in place; None while nobody has asked for them."""
+    raw: bytes
+    """Fields as lines; they count while `parsed` is None."""
 
     @property
     def is_raw(self) -> bool:
-        """Are the fields still the lines that came?"""
-        return self._headers is None
+        """True while the fields are the lines that came."""
+        return self.parsed is None
 
     @property
     def headers(self) -> Headers:
         """All fields as pairs."""
-        if self._headers is None:
-            self._headers = parse_fields(self._lines)
-        return self._headers
+        if self.parsed is None:
+            self.parsed = parse_fields(self.raw)
+        return self.parsed
 
     @headers.setter
     def headers(self, headers: Headers) -> None:
-        self._headers = headers
+        self.parsed = headers
 
     @property
     def lines(self) -> bytes:
         """All fields as they go on the wire, each line with its CRLF."""
-        if self._headers is None:
-            return self._lines
-        return b"".join([b"%b: %b\r\n" % field for field in self._headers])
+        if self.parsed is None:
+            return self.raw
+        return b"".join([b"%b: %b\r\n" % field for field in self.parsed])
 
     @lines.setter
     def lines(self, lines: bytes) -> None:
-        self._headers = None
-        self._lines = lines
+        self.parsed = None
+        self.raw = lines
 
     def take(self, names: Collection[bytes]) -> Headers:
         """Take fields off, all of each name (in lower case), in order."""
         headers = self.headers
-        self._headers = [pair for pair in headers if pair[0] not in names]
+        self.parsed = [pair for pair in headers if pair[0] not in names]
         return [pair for pair in headers if pair[0] in names]
 
     def add(self, name: bytes, value: bytes) -> None:
         """One more field at the end."""
-        if self._headers is None:
-            self._lines += b"%b: %b\r\n" % (name, value)
+        if self.parsed is None:
+            self.raw += b"%b: %b\r\n" % (name, value)
         else:
-            self._headers.append((name, value))
+            self.parsed.append((name, value))
 
     def add_lines(self, lines: bytes) -> None:
         """More fields at the end, as lines."""
-        if self._headers is None:
-            self._lines = self._lines + lines
+        if self.parsed is None:
+            self.raw = self.raw + lines
         else:
-            self._headers += parse_fields(lines)
+            self.parsed += parse_fields(lines)
 
     def joined(self, name: bytes) -> bytes | None:
         """All values of a field, joined as one list (RFC 9110 5.3); None where there is none.  `name` is lower case."""
-        if self._headers is None:
-            lines = self._lines
+        if self.parsed is None:
+            lines = self.raw
             lower, mark = b"\n" + lines.lower(), b"\n%b:" % name
             at = lower.find(mark)
             if at < 0:
@@ -95,11 +103,11 @@ class Message:
 
     def header(self, name: bytes) -> bytes | None:
         """The first value of a field, None where there is none.  `name` is lower case."""
-        if self._headers is None:
-            lines = self._lines
+        if self.parsed is None:
+            lines = self.raw
             at = (b"\n" + lines.lower()).find(b"\n%b:" % name)
             return None if at < 0 else lines[at + len(name) + 1 : lines.index(b"\r\n", at)].strip(b" \t")
-        for key, value in self._headers:
+        for key, value in self.parsed:
             if key == name:
                 return value
         return None
@@ -172,3 +180,89 @@ class Selection:
                 self._known.clear()
             self._known[text] = line
         return line
+
+
+# ----- lists of fields, and their values
+
+HOP_BY_HOP: Final = frozenset(
+    (
+        b"connection", b"keep-alive", b"proxy-connection", b"proxy-authenticate", b"proxy-authorization", b"te",
+        b"trailer", b"transfer-encoding", b"upgrade",
+    )
+)  # fmt: skip
+"""Fields of one connection, never forwarded (RFC 9110 7.6.1); fields that `Connection` names are dropped as well."""
+FOR_CACHES: Final = frozenset(
+    (
+        b"authorization", b"cache-control", b"cookie", b"if-match", b"if-modified-since", b"if-none-match", b"if-range",
+        b"if-unmodified-since", b"pragma", b"range",
+    )
+)  # fmt: skip
+"""Fields of a request that have a say in how a cache answers it, or in what it stores (RFC 9111)."""
+LONGEST_WAIT: Final = 1e9
+"""Seconds; a longer `Retry-After` counts as this."""
+LONGEST_DATE: Final = 64
+"""Bytes of the longest date that is parsed; no form of HTTP-date is as long."""
+
+
+def get(headers: Headers, name: bytes) -> bytes | None:
+    """The first value of a field."""
+    for key, value in headers:
+        if key == name:
+            return value
+    return None
+
+
+def get_all(headers: Headers, name: bytes) -> list[bytes]:
+    """All values of a field, in order."""
+    return [value for key, value in headers if key == name]
+
+
+def without(headers: Headers, *names: bytes) -> Headers:
+    """A copy that lacks the named fields."""
+    return [pair for pair in headers if pair[0] not in names]
+
+
+def tokens(headers: Headers, name: bytes) -> list[bytes]:
+    """The members of a comma-separated list field, all its lines joined, in lower case (RFC 9110 5.6.1)."""
+    return [
+        token
+        for key, value in headers
+        if key == name
+        for part in value.split(b",")
+        if (token := part.strip(b" \t").lower())
+    ]
+
+
+def http_date(value: bytes | None) -> float | None:
+    """Seconds since 1970 of an HTTP-date in any of the three forms of RFC 9110 5.6.7; None where it is none."""
+    if value is None or len(value) > LONGEST_DATE:
+        return None
+    date = parsedate_tz(value.decode("latin-1"))
+    if date is None:
+        return None
+    try:
+        return datetime(*date[:6], tzinfo=UTC).timestamp() - (date[9] or 0)
+    except (ValueError, OverflowError):  # the parser lets through numbers that no calendar has
+        return None
+
+
+def write_http_date(wall: float) -> bytes:
+    """An IMF-fixdate (RFC 9110 5.6.7) for seconds since 1970."""
+    return formatdate(wall, usegmt=True).encode()
+
+
+def retry_after(headers: Headers, wall: float) -> float | None:
+    """Seconds of `Retry-After` (RFC 9110 10.2.3), zero where its date is past; None where it is absent or invalid.
+
+    A date is read against the response's own `Date`, so that the two clocks need not agree; without one against `wall`.
+    """
+    value = get(headers, b"retry-after")
+    if value is None:
+        return None
+    if value.isdigit():
+        return min(float(value), LONGEST_WAIT)
+    when = http_date(value)
+    if when is None:
+        return None
+    sent = http_date(get(headers, b"date"))
+    return min(max(0.0, when - (wall if sent is None else sent)), LONGEST_WAIT)

@@ -1,8 +1,8 @@
-"""Instruments that cost next to nothing: a counter is one attribute, a histogram one list.
+"""Instruments, and the table of every metric: name, unit and help text.
 
-Stages ask the `Meter` in their `Env` for an instrument once, when they are built, and then only touch attributes.
-OpenTelemetry's own instruments cost 7 us a record and cannot be bound in advance, hence these (see
-`telemetry/metrics.py`).
+A stage asks the `Meter` of its `Env` for an instrument once, when it is built.  To record is to change an attribute or
+a list member.  OpenTelemetry's own instruments are dear and cannot be bound in advance; what is counted here leaves by
+`telemetry/metrics/` and `telemetry/export/`.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple, Protocol
 
 SECONDS: Final[tuple[float, ...]] = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
-"""Upper bounds in seconds, as the OpenTelemetry HTTP conventions advise them."""
+"""Upper bounds of buckets in seconds, as the OpenTelemetry HTTP conventions advise them."""
 
 
 class Counter:
-    """Counts up.  On a hot path write `counter.value += 1`."""
+    """Number that only grows.  On a hot path write `counter.value += 1`."""
 
     __slots__ = ("value",)
 
@@ -28,11 +28,11 @@ class Counter:
 
 
 class Exemplar(NamedTuple):
-    """One value out of many, with the trace that shows where it came from."""
+    """Recorded value with the trace of its request."""
 
     value: float
     wall: float
-    """Seconds since 1970."""
+    """Unix time of the record."""
     trace_id: bytes
     """32 characters of hex."""
     span_id: int
@@ -48,34 +48,41 @@ class Histogram:
         self.counts = [0] * (len(self.bounds) + 1)
         self.total = 0.0
         self.exemplars: dict[int, Exemplar] | None = None
-        """The latest of each bucket, by its index; None where there has been none."""
+        """Latest exemplar of each bucket, by its index; None where there has been none."""
 
     def record(self, value: float) -> None:
+        """Count a value."""
         self.counts[bisect_left(self.bounds, value)] += 1
         self.total += value
 
 
 class Meter(Protocol):
-    """Gives out instruments; the same name and labels give the same instrument, within a bound on their number."""
+    """Source of instruments: the same name and labels give the same one, within a bound on their number."""
 
-    def counter(self, name: str, /, **labels: str) -> Counter: ...
-    def histogram(self, name: str, /, **labels: str) -> Histogram: ...
+    def counter(self, name: str, /, **labels: str) -> Counter:
+        """Return a counter."""
+
+    def histogram(self, name: str, /, **labels: str) -> Histogram:
+        """Return a histogram."""
+
     def gauge(self, name: str, read: Callable[[], float], /, **labels: str) -> None:
-        """`read` is called when metrics are collected.  A gauge of the same name and labels is replaced."""
+        """Register a gauge; `read` is called at each collection.  One of the same identity is replaced."""
 
 
 # ----- every metric that the process has
 
 
 class Description(NamedTuple):
-    """Unit of a metric (UCUM) and one sentence of help."""
+    """Unit and help text of a metric."""
 
     unit: str
+    """Unit by UCUM."""
     help: str
+    """One sentence."""
 
 
 METRICS: Final[dict[str, Description]] = {}
-"""Every metric by its name.  OpenTelemetry spells names with dots, the Prometheus page with underscores."""
+"""Every metric by its name, which has dots as OpenTelemetry spells it; the Prometheus page has underscores."""
 
 
 def metric(name: str, unit: str, help: str) -> str:
@@ -85,28 +92,26 @@ def metric(name: str, unit: str, help: str) -> str:
 
 
 REQUEST_DURATION: Final = metric(
-    "http.server.request.duration", "s", "Requests by route: from the first byte of one to the last of its answer."
+    "http.server.request.duration", "s", "Requests by route: from the first byte to the last byte of the answer."
 )
 ATTEMPT_DURATION: Final = metric(
-    "http.client.request.duration", "s", "Tries by endpoint: from taking a connection to the end of the answer."
+    "http.client.request.duration", "s", "Attempts by endpoint: from taking a connection to the end of the answer."
 )
 REQUESTS_ACTIVE: Final = metric("http.server.active_requests", "{request}", "Requests in flight.")
 REFUSALS: Final = metric("sidecar.refusals", "{request}", "Requests that a policy refused.")
-RETRIES: Final = metric("sidecar.retries", "{attempt}", "Tries after the first.")
-RETRIES_DENIED: Final = metric(
-    "sidecar.retries.denied", "{attempt}", "Retries that were due and not made, by what stood in their way."
-)
-HEDGES: Final = metric("sidecar.hedges", "{attempt}", "Second tries that were started beside a slow first.")
+RETRIES: Final = metric("sidecar.retries", "{attempt}", "Attempts after the first.")
+RETRIES_DENIED: Final = metric("sidecar.retries.denied", "{attempt}", "Retries that were due and not made, by reason.")
+HEDGES: Final = metric("sidecar.hedges", "{attempt}", "Second attempts that were started beside a slow first.")
 FALLBACKS: Final = metric("sidecar.fallbacks", "{request}", "Requests that a fallback answered.")
 FAULTS: Final = metric("sidecar.faults.injected", "{fault}", "Faults that a policy injected.")
 WOULD_REFUSE: Final = metric(
-    "sidecar.observed.refusals", "{request}", "What policies under `mode: observe` would have refused."
+    "sidecar.observed.refusals", "{request}", "Requests that policies under `mode: observe` would have refused."
 )
-BUDGET_TOKENS: Final = metric("sidecar.retry_budget.tokens", "{token}", "Retries that the upstream's budget has left.")
+BUDGET_TOKENS: Final = metric("sidecar.retry_budget.tokens", "{token}", "Retries left in the upstream's budget.")
 BREAKER_STATE: Final = metric("sidecar.breaker.state", "", "0 closed, 1 half-open, 2 open.")
 BREAKER_TRANSITIONS: Final = metric("sidecar.breaker.transitions", "{transition}", "Changes of a breaker's state.")
 CONCURRENCY_ACTIVE: Final = metric("sidecar.concurrency.active", "{request}", "Requests that hold a permit.")
-CONCURRENCY_LIMIT: Final = metric("sidecar.concurrency.limit", "{request}", "Permits there are.")
+CONCURRENCY_LIMIT: Final = metric("sidecar.concurrency.limit", "{request}", "Permits in all.")
 QUEUE_LENGTH: Final = metric("sidecar.queue.length", "{request}", "Requests that wait for a permit.")
 ENDPOINT_UP: Final = metric("sidecar.endpoint.up", "", "Endpoints of an upstream, by state.")
 EJECTIONS: Final = metric("sidecar.endpoint.ejections", "{ejection}", "Endpoints that were ejected.")
@@ -114,30 +119,32 @@ PANIC_PICKS: Final = metric(
     "sidecar.endpoint.panic_picks", "{request}", "Requests for which no healthy endpoint was left to pick."
 )
 POOL_CONNECTIONS: Final = metric(
-    "sidecar.upstream.connections", "{connection}", "Connections to an upstream, by what they do."
+    "sidecar.upstream.connections", "{connection}", "Connections to an upstream, by state."
 )
 CONNECTIONS: Final = metric("sidecar.downstream.connections", "{connection}", "Connections of clients.")
-RELOADS: Final = metric("sidecar.reloads", "{reload}", "Reloads by their result.")
-LOOP_STALLS: Final = metric("sidecar.loop.stalls", "{stall}", "Times at which the event loop was held up.")
-BUGS: Final = metric("sidecar.bugs", "{error}", "Errors of the sidecar's own.")
+RELOADS: Final = metric("sidecar.reloads", "{reload}", "Reloads, by result.")
+LOOP_STALLS: Final = metric("sidecar.loop.stalls", "{stall}", "Stalls of the event loop.")
+BUGS: Final = metric("sidecar.bugs", "{error}", "Bugs of the sidecar that were caught.")
 SERIES_DROPPED: Final = metric(
     "sidecar.metrics.series_folded", "{series}", "Series that were folded into `other`, by metric."
 )
-LOOP_TASKS: Final = metric("sidecar.loop.tasks", "{task}", "Tasks of the event loop: what runs beside the requests.")
-LOOP_LAG: Final = metric("sidecar.loop.lag", "s", "How late the event loop runs its timers.")
-LOG_DROPPED: Final = metric("sidecar.log.dropped", "{line}", "Log lines that were dropped because nobody took them.")
+LOOP_TASKS: Final = metric("sidecar.loop.tasks", "{task}", "Tasks of the event loop.")
+LOOP_LAG: Final = metric("sidecar.loop.lag", "s", "Delay with which the event loop runs its timers.")
+LOG_DROPPED: Final = metric("sidecar.log.dropped", "{line}", "Log lines that were dropped because nobody read them.")
 TELEMETRY_DROPPED: Final = metric(
-    "sidecar.telemetry.dropped", "{item}", "Spans, and collections of metrics, that were lost, and why."
+    "sidecar.telemetry.dropped", "{item}", "Spans, and collections of metrics, that were lost, by reason."
 )
 TELEMETRY_EXPORTED: Final = metric(
     "sidecar.telemetry.exported", "{item}", "Spans, and collections of metrics, that a collector took."
 )
-TRACES_KEPT: Final = metric("sidecar.traces.kept", "{trace}", "Requests whose spans were kept, by why.")
-TRANSFORM_SKIPPED: Final = metric("sidecar.transform.skipped", "{message}", "Bodies that passed as they were, by why.")
+TRACES_KEPT: Final = metric("sidecar.traces.kept", "{trace}", "Requests whose spans were kept, by reason.")
+TRANSFORM_SKIPPED: Final = metric(
+    "sidecar.transform.skipped", "{message}", "Bodies that passed without a transformation, by reason."
+)
 CACHE_LOOKUPS: Final = metric("sidecar.cache.lookups", "{request}", "Requests that met a cache, by what it did.")
-CACHE_FILLS: Final = metric("sidecar.cache.fills", "{request}", "Calls upstream that a cache made.")
-CACHE_WAITERS: Final = metric("sidecar.cache.waiters", "{request}", "Requests that wait for another one's call.")
-CACHE_BYTES: Final = metric("sidecar.cache.size", "By", "What a store holds.")
+CACHE_FILLS: Final = metric("sidecar.cache.fills", "{request}", "Fetches that a cache made from the upstream.")
+CACHE_WAITERS: Final = metric("sidecar.cache.waiters", "{request}", "Requests that wait for another request's fetch.")
+CACHE_BYTES: Final = metric("sidecar.cache.size", "By", "Bytes that a store holds.")
 CACHE_ENTRIES: Final = metric("sidecar.cache.entries", "{entry}", "Answers that a store holds.")
 CACHE_EVICTIONS: Final = metric("sidecar.cache.evictions", "{entry}", "Answers that made room for others.")
 CACHE_PURGED: Final = metric("sidecar.cache.purged", "{entry}", "Answers that were purged or invalidated.")

@@ -1,18 +1,15 @@
-"""Regular expressions of policies: those that take linear time, whatever they are tried on.
+"""Pattern: a regular expression of a policy that takes linear time, whatever text it is tried on.
 
-Python's engine backtracks, so a careless pattern is a way to stop the process with one request.  A pattern is accepted
-where it can be seen that backtracking stays linear:
+Python's engine backtracks, so a careless pattern lets one request stop the process.  Rules by which one is accepted:
 
-1. Groups, classes, alternatives and the quantifiers `* + ? {m,n}` only; no look-around, back-references or flags.
+1. It has groups, classes, alternatives and the quantifiers `* + ? {m,n}`; no look-around, back-references or flags.
 2. A group that is repeated holds neither a quantifier nor alternatives: `(a+)*` is exponential.
-3. A quantified character is followed by a character that it cannot match itself (`[^/]+/`), or by the end.  One may
-   break this rule (`.*\\.json`: it is *loose*, the engine has to try each length), and after it nothing is repeated.
-4. At most eight alternatives and optional parts in all: each may double the work.
+3. A quantified character is followed by one that it cannot match itself (`[^/]+/`), or by the end.  One quantifier may
+   break this rule: it is loose (`.*\\.json`), the engine tries each length, and nothing after it may be repeated.
+4. It has at most eight alternatives and optional parts: each may double the work.
 
-`path_regex` must match the whole path (Envoy's `safe_regex` and Istio do the same), in its canonical form and at most
-1 KiB of it; a longer one that only a pattern could decide on is matched by nothing.  `matches` in a condition is CEL's:
-the pattern may stand anywhere in the text unless `^` and `$` say otherwise, and then it may repeat nothing but at its
-end, since each place where it could begin is tried.
+`path_regex` matches the whole canonical path (as Envoy's `safe_regex`), of `MAX_INPUT` characters at most.  `matches`
+in a condition is CEL's: it may match anywhere unless `^` and `$` say otherwise.
 """
 
 from __future__ import annotations
@@ -22,8 +19,9 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 
 MAX_INPUT: Final = 1024
-"""Characters of a path or text that a pattern is tried on."""
+"""Characters of the longest path or text that a pattern is tried on."""
 MAX_CHOICES: Final = 8
+"""Alternatives and optional parts of one pattern."""
 _TOKEN: Final = re.compile(
     rb"""(?P<open>\((?:\?:|\?P<\w+>)?(?!\?))
     | (?P<close>\))
@@ -34,7 +32,7 @@ _TOKEN: Final = re.compile(
     re.VERBOSE,
 )
 _SET_OPERATION: Final = re.compile(rb"--|&&|\|\||~~")
-"""Reserved by Python for what classes may one day do."""
+"""Set operations, which Python reserves for classes of later versions."""
 
 
 class _Token(NamedTuple):
@@ -43,7 +41,7 @@ class _Token(NamedTuple):
 
 
 def compile_pattern(pattern: str) -> re.Pattern[bytes]:
-    """A pattern for the canonical bytes of a path.  Raises `ValueError` with the remedy."""
+    """Compile a pattern for the canonical bytes of a path.  Raises `ValueError` with what would be right."""
     if not pattern.isascii():
         raise ValueError("has characters that a path holds percent-encoded; write them so, such as %C3%A9")
     source = pattern.encode()
@@ -58,8 +56,11 @@ def compile_pattern(pattern: str) -> re.Pattern[bytes]:
 
 
 def compile_search(pattern: str) -> Callable[[str], bool]:
-    """Does a text hold something that the pattern matches?  For texts of at most `MAX_INPUT` characters.  Raises
-    `ValueError` with the remedy."""
+    """Compile a test for texts of `MAX_INPUT` characters at most: True if the pattern matches a part of the text.
+
+    A pattern that may begin anywhere is tried at each place, so it may repeat nothing but at its end.  Raises
+    `ValueError` with what would be right.
+    """
     if not pattern.isascii():
         raise ValueError("has characters beyond ASCII; compare them with ==, contains, startsWith or endsWith")
     is_from_start = pattern.startswith("^")
@@ -93,7 +94,7 @@ def _has_open_alternatives(tokens: list[_Token]) -> bool:
 
 
 def literal_prefix(pattern: str) -> bytes:
-    """The text with which every match begins."""
+    """Return the text with which every match begins."""
     tokens = _tokens(pattern.encode())
     prefix = b""
     if any(token.kind == "either" for token in tokens):
@@ -123,13 +124,13 @@ def _tokens(source: bytes, on_anchors: str = "") -> list[_Token]:
 
 
 def _octets(atom: bytes) -> frozenset[int]:
-    """What a single-character part of a pattern matches."""
+    """Return the octets that a part for one character matches."""
     matches = re.compile(atom, re.DOTALL).fullmatch
     return frozenset(octet for octet in range(256) if matches(bytes((octet,))))
 
 
 def _repeats(quantifier: bytes) -> bool:
-    """Can it match more than once, in more than one length?  `?` is a choice, and `{3}` has one length."""
+    """True if a quantifier allows several lengths above one.  `?` is a choice, and `{3}` has one length."""
     return quantifier[:1] in b"*+" or (quantifier[:1] == b"{" and b"," in quantifier)
 
 
@@ -174,7 +175,7 @@ def _check_repeats(tokens: list[_Token]) -> None:
 
 
 def _is_bounded(tokens: list[_Token], index: int) -> bool:
-    """Does the end, or a character that the repeated one cannot match, always follow the quantifier at `index`?"""
+    """True if the quantifier at `index` is always followed by the end or by what its character cannot match."""
     position = index + 1
     while position < len(tokens) and _is_transparent(tokens, position):
         position += 1
@@ -188,7 +189,7 @@ def _is_bounded(tokens: list[_Token], index: int) -> bool:
 
 
 def _is_transparent(tokens: list[_Token], position: int) -> bool:
-    """A parenthesis of a group that is passed exactly once and in one way."""
+    """True for a parenthesis of a group that is matched exactly once and in one way."""
     kind = tokens[position].kind
     if kind == "close":
         return position + 1 == len(tokens) or tokens[position + 1].kind != "quantifier"

@@ -1,17 +1,12 @@
-"""Running a request's coroutine without a Task, and the value it waits for.
+"""Run: drives a request's coroutine without a Task.  Promise: the value that it waits for.
 
-A Task costs 2 to 3 us to make, one trip through the loop to start and one more for each value it waits for.  A request
-mostly waits once, for the head of the upstream's answer.  So a `Run` starts its coroutine at once, and resolving a
-`Promise` continues it at once, inside the callback that brought the bytes: from the upstream's `data_received` to the
-write on the client's socket there is no trip through the loop.
+A Task takes one turn of the loop to start and one more for each value.  A `Run` starts its coroutine at once, and
+resolving a `Promise` continues it inside the callback that brought the bytes.  Rules:
 
-Rules:
-
-1. Resolve last: whoever resolves a promise has brought its own state in order before, because the waiter runs inside
-   `resolve` and may come back to the resolver.
-2. In a run there is no current task: `asyncio.timeout` and libraries that need one belong into `Env.spawn`.
-3. Promises and runs also work with Tasks: a promise can be awaited in one, a run awaits any Future.
-4. A run ends exactly once, with a value, with `CancelledError` or with a bug, told to `done`.
+1. Resolve last.  The waiter runs inside `resolve` and may call the resolver, whose state must be in order by then.
+2. A run has no current task: `asyncio.timeout` and libraries that need one belong into `Env.spawn`.
+3. Promises and runs work with Tasks too: a Task can await a promise, and a run can await any Future.
+4. A run ends exactly once, with a value, with `CancelledError` or with a bug, and then calls `done`.
 """
 
 from __future__ import annotations
@@ -25,11 +20,13 @@ from typing import Any, Final, Generic, TypeVar
 T = TypeVar("T")
 
 PENDING: Final = object()
+"""Value of a promise that is not resolved yet."""
 CANCELLED: Final = object()
+"""Value of a promise whose waiter was cancelled."""
 
 
 class Promise(Generic[T]):
-    """A value that a callback will bring; awaited by one waiter."""
+    """Value that a callback will bring, for one waiter."""
 
     __slots__ = ("_asyncio_future_blocking", "_value", "_wake", "on_cancel")
 
@@ -38,23 +35,25 @@ class Promise(Generic[T]):
         self._wake: Callable[[Any], None] | None = None
         self._asyncio_future_blocking = False
         self.on_cancel = on_cancel
-        """Called when the waiter is cancelled, before it learns of it."""
+        """Called when the waiter is cancelled, before the waiter learns of it; None to call nothing."""
 
     def resolve(self, value: T) -> None:
-        """Bring the value and run the waiter.  A second value is ignored: the first one won."""
+        """Set the value and run the waiter.  A second value is ignored."""
         if self._value is PENDING:
             self._value = value
             if self._wake is not None:
                 self._wake(self)
 
     def done(self) -> bool:
+        """True once it is resolved or cancelled."""
         return self._value is not PENDING
 
     def cancelled(self) -> bool:
+        """True once its waiter was cancelled."""
         return self._value is CANCELLED
 
     def cancel(self, msg: Any = None) -> bool:
-        """Called by whoever runs the waiter when it is cancelled."""
+        """Cancel the waiter; called by the Run or Task that drives it.  False if the value is there already."""
         if self._value is not PENDING:
             return False
         self._value = CANCELLED
@@ -65,6 +64,7 @@ class Promise(Generic[T]):
         return True
 
     def result(self) -> T:
+        """Return the value.  Raises `CancelledError` if it was cancelled, `InvalidStateError` if it is pending."""
         if self._value is CANCELLED:
             raise asyncio.CancelledError
         if self._value is PENDING:
@@ -77,7 +77,7 @@ class Promise(Generic[T]):
             yield self
         return self.result()
 
-    # What a Task asks of a Future it waits for.  A Task cannot be entered from within another one: it goes by the loop.
+    # The interface that a Task expects of a Future.  A Task cannot be entered from another one, so the loop wakes it.
 
     def get_loop(self) -> asyncio.AbstractEventLoop:
         return asyncio.get_running_loop()
@@ -95,18 +95,20 @@ class Promise(Generic[T]):
         loop.call_soon(callback, self, context=context)
 
     def wake(self, waiter: Callable[[Any], None]) -> None:
-        """Run `waiter` inside `resolve`."""
+        """Call `waiter(promise)` inside `resolve`."""
         self._wake = waiter
 
 
 class Run(Generic[T]):
-    """Runs one coroutine; `done(run)` is called at its end, possibly before the constructor returns."""
+    """Run of one coroutine.  `done(run)` is called at its end, possibly before the constructor returns."""
 
     __slots__ = ("_coroutine", "_done", "_throw", "_waiting", "error", "value")
 
     def __init__(self, coroutine: Coroutine[Any, Any, T], done: Callable[[Run[T]], None]) -> None:
         self.value: T | None = None
+        """Value that the coroutine returned; None until then."""
         self.error: BaseException | None = None
+        """Exception that it raised; None if it returned."""
         self._coroutine = coroutine
         self._done = done
         self._waiting: Any = None
@@ -116,7 +118,7 @@ class Run(Generic[T]):
     def _step(self, waited: Any) -> None:
         self._waiting = None
         try:
-            thrown = self._throw  # looked at in a local: the coroutine may set it, which a compiler does not expect
+            thrown = self._throw  # a local: the coroutine may set the attribute, which a compiler does not expect
             if thrown is None:
                 waiting = self._coroutine.send(None)
             else:

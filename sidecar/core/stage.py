@@ -1,22 +1,15 @@
-"""The whole composition algebra: a service, a layer around it, a gate before it, and how they become one pipeline.
+"""Composition of stages: a service, a layer around it, a gate before it, and the pipeline that they make.
 
-A **service** takes an exchange and answers with an outcome; expected faults are never raised.  A **gate** only decides
-and records: it is synchronous and does no I/O.  A **layer** re-runs, replaces or delays.  Runs of adjacent gates are
-folded into one frame (`guard`), which is the one place that pairs every admission with its settlement.
+A **service** turns an exchange into an outcome.  A **gate** decides and records, without waiting.  A **layer** re-runs,
+replaces or delays.  Adjacent gates share one frame (`guard`), which pairs each admission with its settlement.
+Laws, which `tests/contract/` runs over every stage:
 
-Laws, run by `tests/contract/` over every stage:
-
-1. A service raises only `CancelledError` or a bug.
-2. Every admit that did not refuse is settled exactly once, in reverse order: also on a refusal further in, on
-   cancellation and on a bug.
+1. A service raises `CancelledError` or a bug, nothing else.
+2. Each admission is settled exactly once, in reverse order, also after a refusal further in, a cancellation or a bug.
 3. `ABANDONED` means: release, do not judge.
-4. A gate never awaits and `settle` never raises; a layer never swallows `CancelledError`.
-5. Where the body is still arriving, settling waits for its end, so that a permit covers the body too and a breaker
-   sees a body that breaks off.  A reader that gives the body up (a retry that discards a 503, a client that leaves)
-   does not unsay a bad status: such an outcome is settled as it stands, a good one as the client's leaving.
-
-The order of stages is fixed in code (`sidecar.stages.STAGES`), as Envoy and Linkerd do it: a free order is a page of
-documentation that everyone has to read and a mistake that everyone can make.
+4. A gate never awaits, and `settle` never raises.  A layer never swallows `CancelledError`.
+5. While a body is still arriving, settling waits for its end: a permit covers the body, and a breaker sees a body that
+   breaks off.  If the reader gives the body up, a bad status still counts; a good one counts as the client's leaving.
 """
 
 from __future__ import annotations
@@ -30,27 +23,27 @@ from sidecar.core.exchange import Exchange
 from sidecar.core.outcome import ABANDONED, CLIENT_CLOSED, Failure, Outcome, failed
 
 Service = Callable[[Exchange], Coroutine[Any, Any, Outcome]]
-"""A request in, an outcome out."""
+"""Turns a request into an outcome."""
 Layer = Callable[[Service], Service]
-"""Wraps a service: may run it no, one or several times."""
+"""Wraps a service, which it may run once, several times or not at all."""
 
 
 class Gate(Protocol):
-    """Decides before the inner service and records after it."""
+    """Stage that decides before the inner service and records after it."""
 
     def admit(self, x: Exchange) -> object:
-        """Let a request through or refuse it: an `Outcome` refuses, anything else is the ticket that `settle` gets
-        back."""
+        """Return an `Outcome` to refuse the request, or anything else as the ticket for `settle`."""
 
     def settle(self, x: Exchange, ticket: object, outcome: Outcome) -> None:
-        """Record how an admitted request ended.  Called exactly once for each ticket."""
+        """Record how an admitted request has ended.  Called exactly once for each ticket."""
 
 
 Stage = Gate | Layer
+"""Built form of one policy."""
 
 
 def final(outcome: Outcome, broken: Failure | None) -> Outcome:
-    """The outcome now that its body has ended."""
+    """Return what an outcome is worth once its body has ended; `broken` is None for a whole body."""
     if broken is None or (broken is CLIENT_CLOSED and outcome.status >= 400):
         return outcome
     return failed(broken)
@@ -59,8 +52,8 @@ def final(outcome: Outcome, broken: Failure | None) -> Outcome:
 class Guarded:
     """Gates before an inner service.
 
-    A class and not a closure, as all that is on the request's path and gets compiled: a compiled closure and what it
-    closes over hold on to each other, so the pipelines that a reload replaces would wait for the garbage collector.
+    A class, like all that is compiled: a compiled closure and its variables refer to each other, so pipelines that a
+    reload replaces would stay until the garbage collector runs.
     """
 
     __slots__ = ("_admits", "_inner", "_settles")
@@ -71,13 +64,13 @@ class Guarded:
         self._inner = inner
 
     async def call(self, x: Exchange) -> Outcome:
-        """Admit outermost first, settle innermost first, and exactly what was admitted, whatever happens."""
+        """Admit outermost first, run the inner service, and settle what was admitted innermost first."""
         tickets: list[object] = []
         outcome = ABANDONED  # what settle sees on cancellation, or if a bug escapes
         try:
             for admit in self._admits:
                 ticket = admit(x)
-                if ticket.__class__ is Outcome:  # isinstance, at a third of its cost
+                if ticket.__class__ is Outcome:  # cheaper than isinstance
                     outcome = ticket
                     return outcome
                 tickets.append(ticket)
@@ -99,12 +92,12 @@ class Guarded:
 
 
 def guard(gates: Sequence[Gate], inner: Service) -> Service:
-    """The service with these gates before it, outermost first."""
+    """Return the service with gates before it, outermost first."""
     return Guarded(gates, inner).call
 
 
 def stack(stages: Sequence[Stage], terminal: Service) -> Service:
-    """Compose stages, outermost first, around the terminal service."""
+    """Return the pipeline of the stages, outermost first, around the terminal service."""
     service = terminal
     for is_gate, run in groupby(reversed(stages), key=lambda stage: hasattr(stage, "admit")):
         if is_gate:

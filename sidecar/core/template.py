@@ -1,11 +1,13 @@
-"""Texts with names in braces: `/internal/orders/{path.id}`.  Split once at load; nothing in them is executed.
+"""Template: a text with names in braces, such as `/internal/orders/{path.id}`.
 
-Names are `{path.NAME} {query.NAME} {header.NAME} {client.address} {request.id} {trace.id} {service} {route} {upstream}
-{breaker.retry_after}`; an unknown one is an error at load that suggests a known one.  Braces around anything that is
-not a name are plain text, and `{{route}}` is the plain text `{route}`.
+Rules:
 
-What comes from a request may hold anything, so every value passes through an `Escape` fit for where it goes: a line
-break in a captured path must not become a header field, nor a slash another segment.  What is not there is empty.
+1. A template is split once, at load.  Nothing in it is executed.
+2. Names are those of `NAMES`.  An unknown one is an error at load that suggests a known one.
+3. Braces around anything else are plain text, and `{{route}}` is the plain text `{route}`.
+4. A request may hold anything, so every value passes through an `Escape` that fits its place: a line break in a
+   captured path must not become a header field.
+5. A value that the request does not have is empty.
 """
 
 from __future__ import annotations
@@ -15,17 +17,20 @@ from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from math import ceil
 from typing import Any, Final
-from urllib.parse import parse_qs, quote
+from urllib.parse import parse_qs
 
 from sidecar.core.exchange import Exchange
 from sidecar.core.outcome import Outcome
 
 FAMILIES: Final = ("path", "query", "header")
-"""What takes a name of its own after the dot."""
+"""Beginnings of names that take a name of their own after the dot."""
 FIXED: Final = ("client.address", "request.id", "trace.id", "service", "route", "upstream", "breaker.retry_after")
+"""Names that stand alone."""
 NAMES: Final = (*FIXED, *(f"{family}.NAME" for family in FAMILIES))
+"""All names, as error messages list them."""
 
 Escape = Callable[[str], str]
+"""Makes a value fit for its place."""
 Read = Callable[[Exchange, Outcome | None], str]
 
 _NAME: Final = r"[A-Za-z][A-Za-z0-9_]*(?:\.[A-Za-z0-9_.-]*)?"
@@ -34,22 +39,17 @@ _CONTROLS: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]+")
 
 
 def header_safe(value: str) -> str:
-    """Without control characters (RFC 9110 5.5): none can end the field."""
+    """Return the value without control characters (RFC 9110 5.5), so that it cannot end its field."""
     return _CONTROLS.sub("", value)
 
 
-def path_safe(value: str) -> str:
-    """One path segment, percent-encoded; a dot segment (RFC 3986 5.2.4) cannot climb."""
-    return value.replace(".", "%2E") if value in (".", "..") else quote(value, safe="")
-
-
 def plain(value: str) -> str:
-    """As it is: for texts whose form nothing can break."""
+    """Return the value as it is, for texts whose form nothing can break."""
     return value
 
 
 def _retry_after(_: Exchange, outcome: Outcome | None) -> str:
-    """Whole seconds, rounded up, of the refusal that is being answered."""
+    """Return the refusal's `retry_after` in whole seconds, rounded up, 1 at least; empty if it is unknown."""
     seconds = None if outcome is None else outcome.refusal.retry_after
     return "" if seconds is None else str(max(1, ceil(seconds)))
 
@@ -101,7 +101,7 @@ def _reader(name: str, constants: Mapping[str, str]) -> Read:
 
 
 def names(text: str) -> list[str]:
-    """The names in a text.  ValueError, which says what would be right, for one that is unknown."""
+    """Return the names in a text.  Raises `ValueError`, with a suggestion, for an unknown one."""
     found = []
     for match in _TOKEN.finditer(text):
         name = match[2]
@@ -117,7 +117,7 @@ def names(text: str) -> list[str]:
 
 
 class Template:
-    """A text, split.  `constants` gives the values of `service`, `route` and `upstream`."""
+    """Text split at its names.  `constants` has the values of `service`, `route` and `upstream`."""
 
     __slots__ = ("_parts", "text")
 
@@ -132,13 +132,8 @@ class Template:
             end = match.end()
         self._parts.append(text[end:])
 
-    @property
-    def is_constant(self) -> bool:
-        """Is it the same for every request?"""
-        return all(isinstance(part, str) for part in self._parts)
-
     def render(self, x: Exchange, outcome: Outcome | None = None, escape: Escape = plain) -> str:
-        """The text for one request; `outcome` is what is being answered, where that is known."""
+        """Return the text for one request; `outcome` is what is being answered, if that is known."""
         return "".join(part if isinstance(part, str) else escape(part(x, outcome)) for part in self._parts)
 
     def __repr__(self) -> str:
@@ -146,7 +141,7 @@ class Template:
 
 
 def compile_tree(value: Any, constants: Mapping[str, str]) -> Any:
-    """A JSON value with a `Template` for every text in it; keys stay as they are."""
+    """Return a JSON value with a `Template` in the place of every text; keys stay as they are."""
     if isinstance(value, str):
         return Template(value, constants)
     if isinstance(value, dict):
@@ -157,7 +152,7 @@ def compile_tree(value: Any, constants: Mapping[str, str]) -> Any:
 
 
 def render_tree(value: Any, x: Exchange, outcome: Outcome | None = None) -> Any:
-    """The JSON value for one request; serialising it escapes what needs to be."""
+    """Return the JSON value for one request; serialising it does the escaping."""
     if isinstance(value, Template):
         return value.render(x, outcome)
     if isinstance(value, dict):

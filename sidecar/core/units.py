@@ -1,4 +1,4 @@
-"""Types of the values in policy files: quantities with their unit (`250ms`, `64KiB`, `20%`, `100/s`) and words.
+"""Types of values in policy files: quantities with their unit (`250ms`, `64KiB`, `20%`, `100/s`), and words.
 
 A quantity without its unit is an error: more than one mesh has shipped 0.2 % where 20 % was meant.
 """
@@ -14,9 +14,13 @@ from pydantic import AfterValidator, BeforeValidator, WithJsonSchema
 from sidecar.core.conditions import CONDITION_WORDS
 
 NUMBER: Final = r"([0-9]+(?:\.[0-9]+)?)"
+"""Pattern of the number in a quantity."""
 SECONDS: Final = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+"""Seconds in each unit of time."""
 BYTES: Final = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
+"""Bytes in each unit of size."""
 PER: Final = {"s": 1.0, "m": 60.0, "h": 3600.0}
+"""Seconds in each unit of a rate."""
 
 
 def _parser(what: str, units: dict[str, Any], example: str, after: str = "") -> Callable[[Any], float]:
@@ -63,18 +67,20 @@ def _schema(pattern: str, example: str) -> WithJsonSchema:
 
 
 _DURATION: Final = r"\d+(\.\d+)?(us|ms|s|m|h)"
-Duration = Annotated[float, BeforeValidator(_positive(parse_duration)), _schema(_DURATION, "250ms")]
-"""Seconds, more than zero."""
+DURATION_SCHEMA: Final = _schema(_DURATION, "250ms")
+"""JSON Schema of a duration."""
+Duration = Annotated[float, BeforeValidator(_positive(parse_duration)), DURATION_SCHEMA]
+"""Duration in seconds, more than zero."""
 DurationOrZero = Annotated[float, BeforeValidator(parse_duration), _schema(_DURATION, "0s")]
-"""Seconds."""
+"""Duration in seconds, zero included."""
 Size = Annotated[
     int, BeforeValidator(lambda value: int(parse_size(value))), _schema(r"\d+(\.\d+)?(B|KiB|MiB|GiB|KB|MB|GB)", "64KiB")
 ]
-"""Bytes."""
+"""Size in bytes."""
 Share = Annotated[float, BeforeValidator(_share), _schema(r"\d+(\.\d+)?%", "20%")]
-"""0 to 1."""
+"""Share from 0 to 1."""
 Rate = Annotated[float, BeforeValidator(_positive(_rate)), _schema(r"\d+(\.\d+)?/(s|m|h)", "100/s")]
-"""A second."""
+"""Rate per second."""
 
 
 def _condition(value: Any) -> Any:
@@ -88,7 +94,7 @@ Condition = Annotated[
     BeforeValidator(_condition),
     WithJsonSchema({"anyOf": [{"enum": list(CONDITION_WORDS)}, {"type": "integer", "minimum": 100, "maximum": 599}]}),
 ]
-"""A member of a list of conditions (`sidecar.core.conditions.Conditions`)."""
+"""Member of a list of conditions (`sidecar.core.conditions.Conditions`)."""
 
 
 def _method(text: str) -> str:
@@ -98,4 +104,4 @@ def _method(text: str) -> str:
 
 
 Method = Annotated[str, AfterValidator(_method), WithJsonSchema({"type": "string", "pattern": "^[A-Z][A-Z-]*$"})]
-"""An HTTP method that a policy is for."""
+"""HTTP method that a policy is for."""

@@ -1,8 +1,10 @@
-"""Counting the recent past in constant time and space: by number of calls, or by time.
+"""Sliding windows: recent calls counted in constant time and space, by time or by number.
 
-A time window is ten buckets, the running one included: it looks back between nine and ten tenths of its length, and
-leaves a bucket behind at a time instead of call by call.  Resilience4j's buckets are a second each, Polly's a tenth.
-Clocks are handed in as numbers; one that stands still or runs backwards counts into the newest bucket.
+Rules:
+
+1. A time window has `BUCKETS` buckets, the running one included: it covers between nine and ten tenths of its length
+   and drops one bucket at a time.  Resilience4j's buckets are a second each, Polly's a tenth of the window.
+2. The clock is handed in as a number.  One that stands still or runs backwards counts into the newest bucket.
 """
 
 from __future__ import annotations
@@ -11,13 +13,13 @@ from typing import Final, Protocol
 
 FAILED: Final = 1
 SLOW: Final = 2
-"""What a call was, as bits: a call can be both, and 0 is a good one."""
+"""Bits that describe a call; both may be set, 0 is a good call."""
 
 BUCKETS: Final = 10
 
 
 class SlidingCount:
-    """How many in the last `seconds`."""
+    """Count of events in the last `seconds`."""
 
     __slots__ = ("_buckets", "_per_second", "_sum", "_tick", "seconds")
 
@@ -29,7 +31,7 @@ class SlidingCount:
         self._sum = 0
 
     def add(self, now: float) -> None:
-        """One more."""
+        """Count one event."""
         tick = int(now * self._per_second)
         if tick > self._tick:
             self._advance(tick)
@@ -37,14 +39,14 @@ class SlidingCount:
         self._sum += 1
 
     def total(self, now: float) -> int:
-        """The count as of now."""
+        """Return the count as of now."""
         tick = int(now * self._per_second)
         if tick > self._tick:
             self._advance(tick)
         return self._sum
 
     def _advance(self, tick: int) -> None:
-        """Leave behind what is older than the window; at most ten steps however long nothing happened."""
+        """Drop the buckets older than the window; at most `BUCKETS` steps, however long nothing happened."""
         for passed in range(max(self._tick + 1, tick - BUCKETS + 1), tick + 1):
             index = passed % BUCKETS
             self._sum -= self._buckets[index]
@@ -53,17 +55,20 @@ class SlidingCount:
 
 
 class Window(Protocol):
-    """Recent calls, and how many of them failed or were slow."""
+    """Recent calls, and the numbers of failed and slow ones."""
 
-    def record(self, bits: int, now: float) -> None: ...
+    def record(self, bits: int, now: float) -> None:
+        """Count a call; `bits` are FAILED and SLOW."""
+
     def counts(self, now: float) -> tuple[int, int, int]:
-        """Calls, failed ones, slow ones."""
+        """Return the numbers of calls, of failed and of slow ones."""
 
-    def clear(self) -> None: ...
+    def clear(self) -> None:
+        """Forget all calls."""
 
 
 class TimeWindow:
-    """The calls of the last `seconds`.  A good call touches one counter."""
+    """Calls of the last `seconds`.  A good call updates one counter only."""
 
     __slots__ = ("_calls", "_failed", "_slow", "seconds")
 
@@ -92,7 +97,7 @@ class TimeWindow:
 
 
 class CountWindow:
-    """The last `size` calls: a ring of one byte each, with running totals."""
+    """The last `size` calls, in a ring of one byte each with running totals."""
 
     __slots__ = ("_calls", "_failed", "_next", "_ring", "_slow", "size")
 

@@ -1,13 +1,12 @@
-"""Three small services, one that is well, one that is slow and one that fails on command.
+"""Three small services: one is healthy, one is slow and one fails on command.
 
     python -m sidecar.demo.services {healthy,slow,flaky} [--address 127.0.0.1:9001]
 
-Every service answers `GET /healthz` and any other path with JSON that says which service spoke and how many requests it
-has seen, so that one can tell whether a request reached it.
-
-`slow` waits `?seconds=` (2 by default, at most 60) before it answers.
-`flaky` answers 503 after `POST /fail`, until `POST /recover` or for `POST /fail?seconds=10`; the two are asked of the
-service itself, not through the sidecar, for the breaker would stop them.
+- Every service answers `GET /healthz` and any other path with JSON: its name and how many requests it has seen, so that
+  one can tell whether a request reached it.
+- `slow` waits `?seconds=` before it answers: 2 by default, 60 at most.
+- `flaky` answers 503 after `POST /fail` until `POST /recover`, or for `POST /fail?seconds=10`.  Send these two to the
+  service itself: through the sidecar the circuit breaker would refuse them.
 """
 
 from __future__ import annotations
@@ -23,13 +22,16 @@ LONGEST_SECONDS: Final = 60.0
 
 
 class Service:
-    """One service: answers, counts, and fails while it is told to."""
+    """One service.
+
+    - `seen`: requests so far.
+    - `failing_until`: instant of the loop's clock until which it fails; infinity until it is told to recover.
+    """
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
         self.seen = 0
         self.failing_until = 0.0
-        """An instant of the loop's clock; infinity until told otherwise."""
         self.app = web.Application()
         self.app.router.add_get("/healthz", self.health)
         if kind == "flaky":
@@ -61,7 +63,7 @@ class Service:
 
 
 def seconds(request: web.Request, default: float) -> float:
-    """The query's `seconds`, within bounds."""
+    """Return `seconds` of the query.  Raises `HTTPBadRequest` for what is no number from 0 to `LONGEST_SECONDS`."""
     text = request.query.get("seconds")
     if text is None:
         return default

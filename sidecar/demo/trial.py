@@ -1,11 +1,11 @@
-"""The demonstration: three small services and the sidecar before them, with `policies/demo.yaml`.
+"""`sidecar demo`: three small services and the sidecar in front of them, with `policies/demo.yaml`.
 
-    python -m sidecar.demo.trial
+It starts four processes, waits until they are ready, tries each policy once and shows the answers, prints what to try
+with curl, and stays until Ctrl-C.  On Ctrl-C the sidecar drains; a second one ends it at once.
 
-Starts four processes, waits until the sidecar is ready, tries each policy once and shows what came back, prints what
-to try with curl, and stays until Ctrl-C, on which the sidecar drains; a second one ends it at once.  With `DEMO_ONCE=1`
-it ends after the trial.  The exit code is 1 if an answer was not the expected one.  `DEMO_PORT` (8080),
-`DEMO_ADMIN_PORT` (9901) and `DEMO_SERVICE_PORT` (9001, and the two after it) choose other ports.
+- `DEMO_ONCE=1`: end after the trial.
+- `DEMO_PORT` (8080), `DEMO_ADMIN_PORT` (9901), `DEMO_SERVICE_PORT` (9001 and the two after it): other ports.
+- The exit code is 1 if an answer was not the expected one.
 """
 
 from __future__ import annotations
@@ -23,21 +23,24 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from sidecar.demo import examples
 from sidecar.process import children as processes
 
 HOST: Final = "127.0.0.1"
-POLICIES: Final = Path(__file__).parents[2] / "policies" / "demo.yaml"
+POLICIES: Final = examples.find("demo.yaml")
 KINDS: Final = ("healthy", "slow", "flaky")
 READY_WITHIN: Final = 15.0
+"""Seconds."""
 DRAIN_WITHIN: Final = 25.0
+"""Seconds; longer than the drain timeout of the policies."""
 
 
 class DemoError(Exception):
-    """What keeps the demonstration from going on, and what to do about it."""
+    """Raised where the demonstration cannot go on; says what to do about it."""
 
 
 class Ports(NamedTuple):
-    """Where everything listens; the policy file reads the same variables."""
+    """Ports of the sidecar, of its admin listener and of the first service."""
 
     sidecar: int
     admin: int
@@ -52,22 +55,29 @@ class Ports(NamedTuple):
             raise DemoError(f"{', '.join(names)} must be port numbers: {error}") from None
 
     def all(self) -> list[tuple[str, int]]:
-        """Each port with the variable that moves it."""
+        """Return each port with the variable that changes it."""
         services = [("DEMO_SERVICE_PORT", self.services + number) for number in range(len(KINDS))]
         return [("DEMO_PORT", self.sidecar), ("DEMO_ADMIN_PORT", self.admin), *services]
 
 
 class Answer(NamedTuple):
+    """Answer to one request.
+
+    - `reason`: value of `x-sidecar-reason`; empty where the service itself answered.
+    """
+
     status: int
     reason: str
-    """`x-sidecar-reason`: empty where the service itself has answered."""
     retry_after: str
     body: bytes
     seconds: float
 
 
 class Demo:
-    """The four processes and the trial."""
+    """The four processes and the trial.
+
+    - `surprises`: answers so far that were not the expected ones.
+    """
 
     def __init__(self, ports: Ports, directory: Path) -> None:
         self.ports = ports
@@ -81,7 +91,8 @@ class Demo:
     def start(self) -> None:
         for name, port in self.ports.all():
             if not processes.is_free(HOST, port):
-                raise DemoError(f"port {port} is in use; free it, or choose another: make demo {name}={port + 1000}")
+                other = f"{name}={port + 1000} sidecar demo"
+                raise DemoError(f"port {port} is in use; free it, or choose another one: {other}")
         for number, kind in enumerate(KINDS):
             address = f"{HOST}:{self.ports.services + number}"
             argv = [sys.executable, "-m", "sidecar.demo.services", kind, "--address", address]
@@ -90,8 +101,8 @@ class Demo:
             ("DEMO_PORT", "DEMO_ADMIN_PORT", "HEALTHY_PORT", "SLOW_PORT", "FLAKY_PORT"),
             (self.ports.sidecar, self.ports.admin, *(self.ports.services + n for n in range(3))), strict=True,
         )}  # fmt: skip
-        command = Path(sys.executable).with_name("sidecar")
-        self.sidecar = processes.start([str(command), "run", str(POLICIES)], self.log, env)
+        argv = [sys.executable, "-m", "sidecar", "run", str(POLICIES)]
+        self.sidecar = processes.start(argv, self.log, env)
         self.wait_until_ready()
 
     def wait_until_ready(self) -> None:
@@ -109,25 +120,23 @@ class Demo:
             time.sleep(0.05 if waiting else 0)
 
     def is_up(self, port: int, path: str) -> bool:
+        """True if a GET is answered by 200."""
         try:
             return self.ask(port, "GET", path).status == 200
         except OSError:
             return False
 
     def wait(self) -> None:
-        """Until the sidecar ends, or Ctrl-C."""
+        """Wait until the sidecar ends."""
         if self.sidecar is not None:
             self.sidecar.wait()
 
     def stop(self) -> int:
-        """The sidecar first, so that what is in flight is still answered.  Returns its exit code."""
+        """End everything and return the sidecar's exit code.  The sidecar drains first, while its services still
+        answer."""
         code = 0
         if self.sidecar is not None:
-            for number in (
-                signal.SIGINT,
-                signal.SIGTERM,
-                signal.SIGHUP,
-            ):  # the sidecar too ends at once on a second one
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
                 signal.signal(number, self.hurry)
             code = processes.stop(self.sidecar, DRAIN_WITHIN)
         for service in self.services:
@@ -137,7 +146,7 @@ class Demo:
         return code
 
     def hurry(self, *_: object) -> None:
-        """Tell the draining sidecar once more."""
+        """Send the draining sidecar a second SIGTERM, on which it ends at once."""
         if self.sidecar is not None:
             self.sidecar.terminate()
 
@@ -159,7 +168,7 @@ class Demo:
         return Answer(response.status, header("x-sidecar-reason", ""), header("retry-after", ""), body, took)
 
     def show(self, what: str, answer: Answer, status: int, reason: str = "") -> None:
-        """Print one line about an answer; a surprise is counted."""
+        """Print one line about an answer, and count it if it is not the expected one."""
         fits = answer.status == status and answer.reason == reason
         self.surprises += not fits
         mark = "ok" if fits else f"EXPECTED {status} {reason}"
@@ -167,7 +176,7 @@ class Demo:
         print(f"  {mark:<4} {what:<52} {said:<20} {answer.seconds * 1000:6.1f} ms")
 
     def try_all(self) -> None:
-        """Each policy once."""
+        """Try each policy once."""
         through, flaky = self.ports.sidecar, self.ports.services + 2
         print("a trial:")
         self.show("GET /orders/7, a healthy service", self.ask(through, "GET", "/orders/7"), 200)
@@ -191,19 +200,19 @@ class Demo:
         sidecar, admin, flaky = self.ports.sidecar, self.ports.admin, self.ports.services + 2
         return f"""try:
   curl -i localhost:{sidecar}/orders/7                a healthy service
-  curl -i localhost:{sidecar}/reports                 slower than its timeout: 504, and the document says which policy
-  curl -X POST localhost:{flaky}/fail               make the payments fail, then a few times
-  curl -i localhost:{sidecar}/payments                503s of the service; from the 5th on the breaker refuses
+  curl -i localhost:{sidecar}/reports                 a service slower than its timeout: 504, and which policy said so
+  curl -X POST localhost:{flaky}/fail               make the payments service fail; then, five times:
+  curl -i localhost:{sidecar}/payments                503 of the service; after the 5th the breaker refuses
   curl -i localhost:{sidecar}/offers                  the same service with a fallback
-  curl -X POST localhost:{flaky}/recover            and {sidecar}/payments is let through again within seconds
+  curl -X POST localhost:{flaky}/recover            the breaker closes again within seconds
   curl localhost:{admin}/state                      breakers, budgets, endpoints; {admin}/metrics for Prometheus
-  edit {os.path.relpath(POLICIES)}                    it takes effect at once, or the log says why not
+  edit {os.path.relpath(POLICIES)}                    a change takes effect at once, or the log says why not
   tail -f {self.log}
 Ctrl-C drains and ends it."""
 
 
 def run(demo: Demo) -> int:
-    """From start to stop; the exit code."""
+    """Run the demonstration from start to end and return the exit code."""
     try:
         demo.start()
         demo.try_all()
@@ -215,12 +224,13 @@ def run(demo: Demo) -> int:
     finally:
         code = demo.stop()
     if code or demo.surprises:
-        print(f"{demo.surprises} surprises, exit code of the sidecar {code}; its log:\n{demo.log.read_text()[-4000:]}")
+        log = demo.log.read_text()[-4000:]
+        print(f"{demo.surprises} unexpected answers; exit code of the sidecar: {code}; its log:\n{log}")
     return 1 if code or demo.surprises else 0
 
 
 def interrupt(*_: object) -> None:
-    """SIGTERM and SIGHUP end it like Ctrl-C."""
+    """End the demonstration on SIGTERM and SIGHUP as on Ctrl-C."""
     raise KeyboardInterrupt
 
 
@@ -235,7 +245,3 @@ def main() -> int:
         return 1
     finally:
         shutil.rmtree(directory, ignore_errors=True)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,25 +1,49 @@
-"""One downstream connection: an `asyncio.Protocol` that reads requests, runs their route and writes the answers.
-
-Our own rather than aiohttp's: a server that answers at once costs 16 us a request on `web.Server` at its lightest and 9
-on a bare protocol, and aiohttp's parser does not tell how a head was spelled and where exactly it ends.
+"""Downstream connection: an `asyncio.Protocol` that reads requests, runs their routes and writes the answers.
 
 Rules:
 
-1. One request at a time: what a client pipelines stays as bytes until its turn (`reading.py`).
-2. A request is answered once.  A client that goes away cancels its run; the answer to a request whose body did not
-   arrive whole closes the connection.
-3. A head, a body and a reader each have a deadline as a whole: a slow client costs one bounded connection (`Limits`).
-4. Half-closing is leaving: what a client that has closed its side waits for cannot be told from what nobody waits for.
+1. One request at a time.  Pipelined requests wait as bytes; reading stops when they are longer than one head may be.
+2. Each request is answered at most once, and recorded once.  A client that leaves cancels the run of its request.
+3. An answer that ends before the request's body was read closes the connection.
+4. A head, a body and a reader each have a deadline as a whole: a slow client costs one bounded connection (`Limits`).
+5. A half-closed connection counts as closed: a client that waits looks the same as one that has left.
+
+The phase says what happens next; `_exchange`, `_run` and `_stream` hold what that needs.  A request's body may still be
+arriving while its request is SERVING or ANSWERING (`_request_body`).  `TRANSITIONS` holds the same table.
+
+    from          to            when
+    ------------  ------------  --------------------------------------------------------------
+    NEW           IDLE          the connection is accepted
+    NEW           CLOSING       the listener is full: the connection is answered 503
+    IDLE          READING_HEAD  bytes arrive
+    IDLE          CLOSING       the idle timeout has passed, or the listener drains
+    IDLE          CLOSED        the client closes
+    READING_HEAD  IDLE          the bytes were empty lines
+    READING_HEAD  SERVING       the head is whole: its route runs
+    READING_HEAD  ANSWERING     the head is invalid or late, or its Max-Forwards is 0
+    READING_HEAD  CLOSED        the client closes
+    SERVING       ANSWERING     the route has an outcome, or the request's body is invalid or late
+    SERVING       SWITCHED      the upstream switches protocols: a `Tunnel` has the transport
+    SERVING       ABANDONED     the client closes: the run is cancelled
+    ANSWERING     IDLE          the answer is out
+    ANSWERING     READING_HEAD  the answer is out, and bytes of the next request are here
+    ANSWERING     CLOSING       the answer is out or breaks off, and the connection is not kept
+    ANSWERING     CLOSED        the client closes: the answer's body is cancelled
+    CLOSING       LINGERING     the client may still be sending or reading: a `LingeringClose` has the transport
+    CLOSING       CLOSED        the transport is closed
+    ABANDONED     CLOSED        the run has ended, or goes on for others
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Final
+import re
+from binascii import hexlify
+from typing import TYPE_CHECKING, Final, cast
 
 from sidecar.core.body import Body
-from sidecar.core.exchange import Exchange
-from sidecar.core.http1 import Invalid
+from sidecar.core.exchange import NEVER, Exchange
+from sidecar.core.http1 import Invalid, parse_request
 from sidecar.core.outcome import (
     BAD_REQUEST,
     CLIENT_CLOSED,
@@ -32,182 +56,449 @@ from sidecar.core.outcome import (
     failed,
 )
 from sidecar.core.promise import Run
-from sidecar.downstream.closing import LINGER, Lingering, unsent
-from sidecar.downstream.reading import RequestReader
-from sidecar.downstream.response_body import OutgoingBody
-from sidecar.downstream.response_head import STATUS_LINES, problem, refused, response_head
+from sidecar.downstream.closing import LINGER_SECONDS, LingeringClose, unsent_bytes
+from sidecar.downstream.request_body import RequestBody, too_large
+from sidecar.downstream.request_head import LastHop, Peer, read_request
+from sidecar.downstream.response_body import ResponseBody
+from sidecar.downstream.response_head import STATUS_LINES, encode_head, make_problem, make_rejection
 from sidecar.downstream.tunnel import Tunnel
 
 if TYPE_CHECKING:
     from sidecar.downstream.listener import Listener
 
-SWITCHED: Final = b"connection: Upgrade\r\nupgrade: websocket\r\n"
+NEW: Final = 0
+IDLE: Final = 1
+READING_HEAD: Final = 2
+SERVING: Final = 3
+ANSWERING: Final = 4
+CLOSING: Final = 5
+ABANDONED: Final = 6
+LINGERING: Final = 7
+SWITCHED: Final = 8
+CLOSED: Final = 9
+PHASES: Final = (
+    "NEW", "IDLE", "READING_HEAD", "SERVING", "ANSWERING", "CLOSING", "ABANDONED", "LINGERING", "SWITCHED", "CLOSED",
+)  # fmt: skip
+"""Names of the phases, by number."""
+TRANSITIONS: Final = {
+    NEW: (IDLE, CLOSING),
+    IDLE: (READING_HEAD, CLOSING, CLOSED),
+    READING_HEAD: (IDLE, SERVING, ANSWERING, CLOSED),
+    SERVING: (ANSWERING, SWITCHED, ABANDONED),
+    ANSWERING: (IDLE, READING_HEAD, CLOSING, CLOSED),
+    CLOSING: (LINGERING, CLOSED),
+    ABANDONED: (CLOSED,),
+    LINGERING: (),
+    SWITCHED: (),
+    CLOSED: (),
+}
+"""The phases that may follow each phase; tests hold the connection to it."""
+
+EMPTY_LINES: Final = re.compile(rb"\A(?:\r\n)+")
+MAX_REQUESTS_A_TURN: Final = 16
+"""Pipelined requests that are answered in one turn of the loop, if they need not wait.  One read can bring thousands of
+them, and no other connection is served meanwhile."""
+SWITCHING: Final = b"connection: Upgrade\r\nupgrade: websocket\r\n"
+"""Field lines of a 101."""
 
 
-class Downstream(RequestReader):
-    """A client's connection."""
+class DownstreamConnection(asyncio.Protocol):
+    """Connection of one client."""
 
-    __slots__ = ("_linger", "_outcome", "_run", "_stream", "_verdict")
+    __slots__ = (
+        "_buffer", "_cancelled_outcome", "_exchange", "_has_to_linger", "_is_reading_heads", "_is_reading_paused",
+        "_is_writing_paused", "_keep_alive", "_outcome", "_peer", "_phase", "_request_body", "_run", "_scanned",
+        "_stream", "_transport", "expires", "listener",
+    )  # fmt: skip
 
     def __init__(self, listener: Listener) -> None:
-        super().__init__(listener)
+        self.listener = listener
+        self.expires = NEVER
+        """Instant (`Env.now`) by which something must have happened; the server's sweep then calls `expire`."""
+        self._phase = NEW
+        self._transport: asyncio.Transport | None = None
+        """None before the connection is made, and once the transport is closed or handed over."""
+        self._peer: Peer | None = None
+        """None before the connection is made."""
+        self._buffer = b""
+        """Bytes that arrived and belong to no request yet."""
+        self._scanned = 0
+        """Bytes of the buffer known not to end a head."""
+        self._is_reading_heads = False
+        """True while `_read_heads` runs, which must not be entered again."""
+        self._is_reading_paused = False
+        """True while the upstream does not take the request's body, or too many requests are pipelined."""
+        self._is_writing_paused = False
+        """True while the client does not read what was written."""
+        self._exchange: Exchange | None = None
+        """Request being served or answered; None between requests."""
+        self._request_body: RequestBody | None = None
+        """Body of that request while it is still arriving, else None."""
         self._run: Run[Outcome] | None = None
-        self._outcome: Outcome | None = None  # once the answer has begun
-        self._stream: Body | None = None  # its body, while it is coming
-        self._verdict: Outcome | None = None  # what to answer once the run has been cancelled
-        self._linger = False  # may the client still be sending when we close?
+        """Run of that request's route, until it has ended."""
+        self._cancelled_outcome: Outcome | None = None
+        """Answer to give when the cancelled run has ended; None if the client has closed."""
+        self._outcome: Outcome | None = None
+        """Answer being written."""
+        self._stream: Body | None = None
+        """Body of that answer while it is still coming, else None."""
+        self._keep_alive = True
+        """True if another request may follow."""
+        self._has_to_linger = False
+        """True if the client may still be sending when the connection closes."""
+
+    @property
+    def is_serving(self) -> bool:
+        """True while a request is under way."""
+        return self._phase in (SERVING, ANSWERING)
 
     # ----- asyncio.Protocol
 
-    def connection_lost(self, error: Exception | None) -> None:
-        self._transport = None
-        self._closing = True
-        self._buffer = b""
-        self.listener.forget(self)
-        self._abandon()
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport = cast("asyncio.Transport", transport)
+        listener = self.listener
+        if not listener.admit(self, transport.get_extra_info("socket")):
+            self._phase = CLOSING
+            transport.write(listener.refusal)
+            transport.close()
+            return
+        self._phase = IDLE
+        name = transport.get_extra_info("peername")
+        address = name[0] if isinstance(name, tuple) else ""
+        self._peer = Peer(address, listener.scheme, listener.trusted_proxies)
+        self.expires = listener.now() + listener.limits.header_timeout
+
+    def data_received(self, data: bytes) -> None:
+        if self._request_body is not None:
+            self._read_body(self._request_body, data)
+            return
+        phase = self._phase
+        if phase == IDLE:
+            self._phase = READING_HEAD
+            self._buffer = data
+            self._read_heads()
+        elif phase == READING_HEAD:
+            self._buffer += data
+            self._read_heads()
+        elif phase in (SERVING, ANSWERING):
+            self._buffer += data
+        else:
+            return
+        if len(self._buffer) > self.listener.limits.max_header_bytes:
+            self.pause_reading()
 
     def pause_writing(self) -> None:
-        self._blocked = True
+        self._is_writing_paused = True
         self.expires = self.listener.now() + self.listener.limits.body_timeout
         if self._stream is not None:
             self._stream.pause()
 
     def resume_writing(self) -> None:
-        self._blocked = False
-        self.await_body()
-        if self._stream is not None:
-            self._stream.resume()
-        elif self._x is None and not self._closing:
-            self.await_request()
-            self._advance()
-            self.read_on()
+        self._is_writing_paused = False
+        phase = self._phase
+        if phase in (SERVING, ANSWERING):
+            self.set_body_deadline()
+            if self._stream is not None:
+                self._stream.resume()
+        elif phase in (IDLE, READING_HEAD):
+            self._set_head_deadline()
+            self._read_heads()
+            self.resume_reading()
 
-    # ----- requests
+    def connection_lost(self, error: Exception | None) -> None:
+        phase, request_body = self._phase, self._request_body
+        self._phase = ABANDONED if phase == SERVING else CLOSED
+        self._transport = self._request_body = None
+        self._buffer = b""
+        self.listener.forget(self)
+        if phase == SERVING:
+            self._abandon_run()
+        if request_body is not None:
+            request_body.body.fail(CLIENT_CLOSED)
+        if phase == ANSWERING and self._stream is not None:
+            self._stream.cancel()
+            self._record(self._outcome, CLIENT_CLOSED)
 
-    def serve(self, x: Exchange) -> None:
+    # ----- reading requests
+
+    def _read_heads(self) -> None:
+        """Start the requests in the buffer, each after the one before was answered."""
+        if self._is_reading_heads:
+            return
+        self._is_reading_heads = True
+        left = MAX_REQUESTS_A_TURN
+        try:
+            while self._phase == READING_HEAD and not self._is_writing_paused and self._read_head():
+                left -= 1
+                if not left:
+                    self.listener.env.call_later(0, self._read_heads)
+                    break
+        except Exception as error:
+            self.listener.report_bug(self._exchange, error)
+            self.abort()
+        finally:
+            self._is_reading_heads = False
+
+    def _read_head(self) -> bool:
+        """Start the first request in the buffer; False if its head is not whole or not valid."""
+        listener, data, peer = self.listener, self._buffer, self._peer
+        now = listener.now()
+        assert peer is not None
+        try:
+            if data[0] == 13:  # empty lines before a request line are ignored (RFC 9112 2.2)
+                data = self._buffer = EMPTY_LINES.sub(b"", data, 1)
+                if not data:
+                    self._phase = IDLE
+                    return False
+                if data == b"\r":
+                    return False
+            parsed = parse_request(data, listener.limits.max_header_bytes, self._scanned)
+            if parsed is None:
+                if not self._scanned:
+                    self.expires = now + listener.limits.header_timeout
+                self._scanned = len(data)
+                return False
+            method, target, version, start, end = parsed
+            self._scanned = 0
+            self._buffer = data[end:] if len(data) > end else b""
+            x, length, self._keep_alive = read_request(method, target, version, data, start, end - 2, peer, now)
+            self._exchange = x
+            if not x.request_id:
+                x.request_id = hexlify(listener.getrandbits(128).to_bytes(16, "big"))  # quicker than %032x
+            x.add(b"x-request-id", x.request_id)
+            x.interim = self._write_interim
+            if length:
+                self._open_body(x, length)
+            else:
+                self.expires = NEVER
+        except Invalid as error:
+            self._reject(error)
+            return False
+        except LastHop as last:
+            self._exchange = last.x
+            self._keep_alive, self._has_to_linger = False, True
+            self._write(last.x, listener.last_hop(last.x))
+            return False
+        self._phase = SERVING
+        self._serve(x)
+        return True
+
+    def _open_body(self, x: Exchange, length: int) -> None:
+        """Give the request its body: as bytes if all of it is here, else as a stream.  Raises `Invalid`."""
+        data, limit = self._buffer, self.listener.limits.max_body
+        if limit is not None and length > limit:
+            raise too_large(limit)
+        if 0 < length <= len(data):
+            x.body = data[:length]
+            self._buffer = data[length:]
+            return
+        request_body = RequestBody(self, length)
+        self._buffer = b""
+        if data:
+            x.expects_continue = False  # the client did not wait
+            if request_body.feed(data):
+                self._buffer = request_body.finish()
+                if request_body.body.trailers:
+                    x.stream = request_body.body
+                else:
+                    x.body = request_body.body.whole()
+                self.resume_reading()
+                return
+        self._request_body = request_body
+        x.stream = request_body.body
+        self.set_body_deadline()
+        self.resume_reading()
+
+    def _read_body(self, request_body: RequestBody, data: bytes) -> None:
+        try:
+            is_whole = request_body.feed(data)
+        except Invalid as error:
+            self._break_request(error)
+            return
+        if not is_whole:
+            self.set_body_deadline()
+            return
+        self._request_body = None
+        self.set_body_deadline()
+        rest = request_body.finish()  # a run that waits for the body may answer within this call
+        phase = self._phase
+        if phase in (SERVING, ANSWERING):
+            self._buffer = rest
+            self.resume_reading()
+        elif phase == IDLE:
+            self.resume_reading()
+            if rest:
+                self._phase = READING_HEAD
+                self._buffer = rest
+                self._set_head_deadline()
+                self._read_heads()
+
+    def set_body_deadline(self) -> None:
+        """Set the deadline for the next bytes of the request's body.  There is none once the body is here, nor while
+        the upstream does not take it."""
+        if not self._is_writing_paused:
+            request_body = self._request_body
+            self.expires = NEVER if request_body is None or request_body.is_paused else request_body.expires
+
+    def _set_head_deadline(self) -> None:
+        """Set the deadline for the next request: for its head if bytes of it are here, else for its first byte."""
+        listener = self.listener
+        if self._buffer:
+            self.expires = listener.now() + listener.limits.header_timeout
+        else:
+            self.expires = listener.now() + listener.limits.idle_timeout
+
+    def pause_reading(self) -> None:
+        self._is_reading_paused = True
+        if self._transport is not None:
+            self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Resume reading unless a reason to pause remains."""
+        if (
+            self._is_reading_paused
+            and len(self._buffer) <= self.listener.limits.max_header_bytes
+            and (self._request_body is None or not self._request_body.is_paused)
+        ):
+            self._is_reading_paused = False
+            if self._transport is not None:
+                self._transport.resume_reading()
+
+    # ----- serving
+
+    def _serve(self, x: Exchange) -> None:
+        """Run the route of a request."""
         try:
             route = self.listener.match(x)
             if route is None:
-                self._respond(self.listener.no_route(x))
+                self._respond(x, self.listener.no_route(x))
                 return
             x.route = route
             if x.criticality == 1:
                 x.criticality = route.criticality
-            run = Run(route.service(x), self._done)
+            run = Run(route.service(x), self._end_run)
         except Exception as error:
             self._break_down(error)
             return
-        if self._x is x and self._outcome is None:
+        if self._phase == SERVING:
             self._run = run
 
-    def answer(self, x: Exchange) -> None:
-        self._linger = True
-        self._write(x, self.listener.last_hop(x))
+    def _end_run(self, run: Run[Outcome]) -> None:
+        """Answer with the outcome of a run."""
+        self._run, outcome, x = None, run.value, self._exchange
+        if outcome is None:
+            if isinstance(run.error, asyncio.CancelledError):
+                outcome = self._cancelled_outcome or failed(CLIENT_CLOSED)
+            else:
+                outcome = failed(INTERNAL)
+                self.listener.report_bug(x, run.error)
+        try:
+            if self._phase == SERVING and x is not None:
+                self._respond(x, outcome)
+            elif self._phase == ABANDONED:
+                self._end_abandoned(outcome)
+            else:  # the run went on for others after its client had left
+                _discard(outcome)
+        except Exception as error:
+            self._break_down(error)
 
-    def break_request(self, error: Invalid) -> None:
-        """The request's body will never be whole: end its run, and answer if nothing was answered yet."""
-        incoming, self._incoming = self._incoming, None
-        self._keep, self._linger = False, True
+    def _abandon_run(self) -> None:
+        """The client has left: cancel the run, unless it goes on for others."""
+        x, run = self._exchange, self._run
+        if run is not None and x is not None and not x.abandon(run):
+            self._run = None
+            self._end_abandoned(failed(CLIENT_CLOSED))
+
+    def _end_abandoned(self, outcome: Outcome) -> None:
+        """Record a request whose client has left before its answer."""
+        self._phase = CLOSED
+        _discard(outcome)
+        self._record(outcome, outcome.failure or CLIENT_CLOSED)
+
+    def _break_request(self, error: Invalid) -> None:
+        """End a request whose body will never be whole.  It is answered unless its answer has begun."""
+        request_body, self._request_body = self._request_body, None
+        self._keep_alive, self._has_to_linger = False, True
         self.expires = self.listener.now() + self.listener.limits.body_timeout
         failure = CLIENT_TIMEOUT if error.status == CLIENT_TIMEOUT.status else BAD_REQUEST
         if self._run is not None:
-            self._verdict = refused(failure, error)
+            self._cancelled_outcome = make_rejection(failure, error)
             self._run.cancel()
-        if incoming is not None:
-            incoming.body.fail(failure)
-
-    def interim(self, status: int, lines: bytes) -> None:
-        x = self._x
-        if self._transport is not None and x is not None and self._outcome is None and x.version == 11:  # 1.0 has none
-            self._transport.write(b"%b%b\r\n" % (STATUS_LINES[status], lines))
-
-    def reject(self, error: Invalid) -> None:
-        """What is not HTTP/1.1 gets one answer and no second chance."""
-        self._keep, self._linger = False, True
-        self._buffer = b""
-        outcome = refused(BAD_REQUEST, error)
-        self.listener.reject(outcome)
-        self._x = x = Exchange(b"", b"/", []) if self._x is None else self._x
-        x.version = 11
-        self._write(x, problem(None, outcome))
-
-    # ----- responses
-
-    def _done(self, run: Run[Outcome]) -> None:
-        self._run, outcome = None, run.value
-        if self._x is None or self._outcome is not None:
-            if outcome is not None and outcome.stream is not None:
-                outcome.stream.cancel()  # nobody is left to read it
-            return
-        if outcome is None:
-            is_over = isinstance(run.error, asyncio.CancelledError)
-            outcome = (self._verdict or failed(CLIENT_CLOSED)) if is_over else failed(INTERNAL)
-            if not is_over:
-                self.listener.bug(self._x, run.error)
-        try:
-            self._respond(outcome)
-        except Exception as error:
-            self._break_down(error)
+        if request_body is not None:
+            request_body.body.fail(failure)
 
     def _break_down(self, error: Exception) -> None:
-        """A bug: answered with 500 where nothing was answered yet."""
-        self.listener.bug(self._x, error)
-        if self._x is not None and self._outcome is None:
-            self._write(self._x, problem(self._x, failed(INTERNAL)))
+        """Report a bug, and answer 500 unless the answer has begun."""
+        x = self._exchange
+        self.listener.report_bug(x, error)
+        if self._phase == SERVING and x is not None:
+            self._write(x, make_problem(x, failed(INTERNAL)))
         else:
             self.abort()
 
-    def _respond(self, outcome: Outcome) -> None:
-        x = self._x
-        assert x is not None
-        if outcome.tunnel is not None:
-            self._join(x, outcome, outcome.tunnel)
-        else:
-            has_to_say = outcome.failure is None or outcome.body or outcome.stream is not None
-            self._write(x, outcome if has_to_say else problem(x, outcome))
+    # ----- writing answers
 
-    def _join(self, x: Exchange, outcome: Outcome, upstream: Upgraded) -> None:
-        """The upstream has switched protocols: leave the two connections to each other."""
+    def _write_interim(self, status: int, lines: bytes) -> None:
+        """Pass on an interim response (RFC 9110 15.2), which HTTP/1.0 does not know."""
+        transport, x = self._transport, self._exchange
+        if self._phase == SERVING and transport is not None and x is not None and x.version == 11:
+            transport.write(b"%b%b\r\n" % (STATUS_LINES[status], lines))
+
+    def _reject(self, error: Invalid) -> None:
+        """Answer bytes that are not HTTP, or a head that is late, and close."""
+        self._keep_alive, self._has_to_linger = False, True
+        outcome = make_rejection(BAD_REQUEST, error)
+        self.listener.count_rejection()
+        x = self._exchange
+        if x is None:
+            self._exchange = x = Exchange(b"", b"/", [])
+        x.version = 11
+        self._write(x, make_problem(None, outcome))
+
+    def _respond(self, x: Exchange, outcome: Outcome) -> None:
+        if outcome.tunnel is not None:
+            self._switch(x, outcome, outcome.tunnel)
+        else:
+            is_answer = outcome.failure is None or outcome.body or outcome.stream is not None
+            self._write(x, outcome if is_answer else make_problem(x, outcome))
+
+    def _switch(self, x: Exchange, outcome: Outcome, upstream: Upgraded) -> None:
+        """Join the client and an upstream that has switched protocols."""
         transport, listener = self._transport, self.listener
-        if transport is None:
-            upstream.close()
-            self._write(x, outcome)
-            return
+        assert transport is not None
         tunnel = Tunnel(listener, x.idle_timeout)
-        if not tunnel.open(transport, upstream, response_head(outcome, SWITCHED, listener.date), self._buffer):
-            self._write(x, problem(x, failed(RESET, cause="closed after switching protocols")))
+        if not tunnel.open(transport, upstream, encode_head(outcome, SWITCHING, listener.date), self._buffer):
+            self._write(x, make_problem(x, failed(RESET, cause="closed after switching protocols")))
             return
-        self._x = self._transport = None
+        self._phase = SWITCHED
+        self._transport = None
         listener.replace(self, tunnel)
-        listener.record(x, outcome, None)
+        self._record(outcome, None)
 
     def _write(self, x: Exchange, outcome: Outcome) -> None:
+        """Write an answer: its head, and its body if that is whole, else as it comes."""
+        self._phase = ANSWERING
         self._outcome = outcome
-        transport = self._transport
-        stream, body, status = outcome.stream, outcome.body, outcome.status
-        if transport is None:
-            if stream is not None:
-                stream.cancel()
-            self.finish(outcome.failure or CLIENT_CLOSED)
-            return
-        if self._keep and (self._incoming is not None or self.listener.draining):
-            self._keep, self._linger = False, True  # what the client still sends will not be answered
-        bodiless = x.method == b"HEAD" or status == 304 or status == 204
-        if bodiless:
+        transport, stream, body, status = self._transport, outcome.stream, outcome.body, outcome.status
+        assert transport is not None
+        if self._request_body is not None or (self._keep_alive and self.listener.is_draining):
+            self._keep_alive, self._has_to_linger = False, True  # the client still sends, or may send another request
+        is_bodiless = x.method == b"HEAD" or status == 304 or status == 204
+        if is_bodiless:
             framing = b""
         elif stream is None:
             framing = b"content-length: %d\r\n" % len(body)
         else:
-            sink = OutgoingBody(self, transport, x, stream.length)
-            framing = sink.framing
-            if sink.ends_with_the_connection:
-                self._keep = False
-        if not self._keep:
+            response_body = ResponseBody(self, transport, x, stream.length)
+            framing = response_body.framing
+            if response_body.ends_with_the_connection:
+                self._keep_alive = False
+        if not self._keep_alive:
             framing += b"connection: close\r\n"
         elif x.version == 10:
             framing += b"connection: keep-alive\r\n"
-        head = response_head(outcome, framing, self.listener.date)
-        if bodiless:
+        head = encode_head(outcome, framing, self.listener.date)
+        if is_bodiless:
             transport.write(head)
             if stream is not None:
                 stream.cancel()
@@ -218,82 +509,106 @@ class Downstream(RequestReader):
         else:
             transport.write(head)
             self._stream = stream
-            if self._blocked:
+            stream.attach(response_body)
+            if self._is_writing_paused:  # since before there was a stream to pause
                 stream.pause()
-            stream.attach(sink)
 
     def finish(self, failure: Failure | None) -> None:
-        """The exchange is over: record it, and make ready for the next one."""
-        x, outcome, self._x, self._outcome, self._stream = self._x, self._outcome, None, None, None
-        if x is not None and outcome is not None:
+        """Record the exchange, whose answer is out, and read the next request or close.  `failure` is what broke the
+        answer off, None if it is whole."""
+        x, outcome = self._exchange, self._outcome
+        self._exchange = self._outcome = self._stream = None
+        assert x is not None
+        assert outcome is not None
+        if not self._keep_alive:
+            self._phase = CLOSING
             self.listener.record(x, outcome, failure)
-        if self._transport is None:
+            self._close_transport()
             return
-        if not self._keep:
-            self._close()
-        else:
-            if not self._blocked:
-                self.await_request()
-            if self._held:
-                self.read_on()
-            if self._buffer:
-                self._advance()
+        self._phase = READING_HEAD if self._buffer else IDLE
+        self.listener.record(x, outcome, failure)
+        if not self._is_writing_paused:
+            self._set_head_deadline()
+        if self._is_reading_paused:
+            self.resume_reading()
+        if self._buffer:
+            self._read_heads()
 
-    def break_off(self, failure: Failure) -> None:
-        """The answer has broken off."""
-        self._keep = False
+    def fail(self, failure: Failure) -> None:
+        """End an answer that breaks off."""
+        self._keep_alive = False
         self.finish(failure)
 
-    def _close(self) -> None:
-        """Close once what was written is out, and let a client that may still be sending read it first."""
-        self._closing = True
-        transport, listener = self._transport, self.listener
-        incoming, self._incoming = self._incoming, None
-        if incoming is not None:
-            incoming.body.fail(CLIENT_CLOSED)
+    def _record(self, outcome: Outcome | None, failure: Failure | None) -> None:
+        """Record the last exchange of the connection."""
+        x = self._exchange
+        self._exchange = self._outcome = self._stream = None
+        if x is not None and outcome is not None:
+            self.listener.record(x, outcome, failure)
+
+    # ----- closing
+
+    def close(self) -> None:
+        """Close an idle connection."""
+        self._phase = CLOSING
+        self._close_transport()
+
+    def _close_transport(self) -> None:
+        """Close after what was written has gone out; linger if the client may still be sending."""
+        transport, request_body = self._transport, self._request_body
+        if request_body is not None:
+            self._request_body = None
+            request_body.body.fail(CLIENT_CLOSED)
         if transport is None or transport.is_closing():
             return
-        if self._linger:
-            self._transport = None
-            listener.replace(self, Lingering(listener, transport))
+        if self._has_to_linger:
+            self._linger(transport)
         else:
-            self.expires = listener.now() + LINGER  # a TLS client has a part in it, which many do not play
+            self.expires = self.listener.now() + LINGER_SECONDS  # the close of TLS waits for the client
             transport.close()
 
-    def _abandon(self) -> None:
-        """The client is gone."""
-        incoming, self._incoming = self._incoming, None
-        run, stream = self._run, self._stream
-        if run is not None and self._x is not None and not self._x.abandon(run):
-            self._run = None
-            self._write(self._x, failed(CLIENT_CLOSED))
-        if incoming is not None:
-            incoming.body.fail(CLIENT_CLOSED)
-        if stream is not None:
-            stream.cancel()
-            self.finish(CLIENT_CLOSED)
+    def _linger(self, transport: asyncio.Transport) -> None:
+        self._phase = LINGERING
+        self._transport = None
+        self.listener.replace(self, LingeringClose(self.listener, transport))
 
-    # ----- what the server asks of it
+    def abort(self) -> None:
+        """Close at once, without what was not sent yet."""
+        if self._transport is not None:
+            self._transport.abort()
 
     def expire(self, now: float) -> None:
-        if self._transport is None:
+        """`expires` has passed."""
+        phase, transport = self._phase, self._transport
+        if transport is None:
             return
-        if self._closing and unsent(self._transport):
-            self.listener.replace(self, Lingering(self.listener, self._transport))  # the client is still reading
-        elif self._closing or self._blocked:
-            self._transport.abort()
-        elif self._incoming is not None:
-            self.break_request(Invalid("the request's body did not arrive in time", 408))
-        elif self._x is None and self._buffer:
-            self.reject(Invalid("the request head did not arrive in time", 408))
-        else:
-            self._close()
+        if phase == CLOSING and unsent_bytes(transport):
+            self._linger(transport)  # the client is still reading
+        elif phase == CLOSING or self._is_writing_paused:
+            transport.abort()
+        elif phase == IDLE:
+            self.close()
+        elif phase == READING_HEAD:
+            self._reject(Invalid("the request head did not arrive in time", 408))
+        elif self._request_body is not None:
+            self._break_request(Invalid("the request's body did not arrive in time", 408))
+        else:  # a broken request has not ended in time
+            transport.abort()
 
     def drain(self) -> None:
-        if self._x is None and not self._buffer:
-            self._close()
-        elif self._keep:
-            self._keep, self._linger = False, True
+        """Close once no request is under way."""
+        if self._phase == IDLE:
+            self.close()
+        elif self.is_serving and self._keep_alive:
+            self._keep_alive, self._has_to_linger = False, True
 
     def __repr__(self) -> str:
-        return f"<Downstream {self.listener.name} {self._x!r}>"
+        return f"<DownstreamConnection {self.listener.name} {PHASES[self._phase]} {self._exchange!r}>"
+
+
+def _discard(outcome: Outcome) -> None:
+    """Release what an outcome holds that nobody takes."""
+    if outcome.stream is not None:
+        outcome.stream.cancel()
+    if outcome.tunnel is not None:
+        outcome.tunnel.close()

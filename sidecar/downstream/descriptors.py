@@ -1,9 +1,10 @@
-"""File descriptors: as many as the system allows, with the last of them kept for what has to go on when clients use up
-the rest: upstream connections, policy files, and the admin listener, on which one looks up what is happening.
+"""File descriptors: as many as the system allows, the last of them reserved.
 
-The soft limit is raised to the hard one at the start, as Envoy and Go programs do: the default of 1024 is there for
-programs that call select(2).  The kernel hands out the lowest number that is free, so the number of a new connection
-tells how near the end is, in one system call a connection and with nothing to count.
+The reserve keeps upstream connections, policy files and the admin listener working when clients use up the rest.
+
+The soft limit is raised to the hard one at the start, as Envoy and Go programs do: the default of 1024 exists for
+programs that call select(2).  The kernel assigns the lowest free number, so the number of a new connection tells how
+many are left: one system call a connection, and nothing to count.
 """
 
 from __future__ import annotations
@@ -12,26 +13,26 @@ import resource
 from typing import Final, Protocol
 
 RESERVE: Final = 64
-"""Descriptors, or a quarter of all where they are few."""
+"""Reserved descriptors, at most a quarter of all."""
 
 
 def raise_limit() -> None:
-    """Take as many as the system allows."""
+    """Raise the soft limit of descriptors to the hard one."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     except (OSError, ValueError):
-        """Some systems report a limit that they do not grant: then it stays as it is."""
+        """Some systems report a limit that they do not grant; the soft limit then stays."""
 
 
-class Numbered(Protocol):
-    """A socket, or what a transport shows of it."""
+class HasFileno(Protocol):
+    """Socket, or the part of it that a transport shows."""
 
     def fileno(self) -> int: ...
 
 
-def are_scarce(sock: Numbered | None) -> bool:
-    """Has this connection got one of the last?"""
+def are_scarce(sock: HasFileno | None) -> bool:
+    """True if the socket's descriptor is one of the reserved ones; False for None, a transport without a socket."""
     if sock is None:
         return False
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)

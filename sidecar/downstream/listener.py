@@ -1,4 +1,8 @@
-"""One listener: its address, its connections, and what they ask of it."""
+"""Listener: one address, its acceptors, its connections, and what those need of it.
+
+A connection passes from one object to another while it lives: a `Handshake`, a `DownstreamConnection`, a `Tunnel` or a
+`LingeringClose`.  Each is a `ManagedConnection`, which the listener counts once and the server's sweep expires.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +16,10 @@ from sidecar.control.compiler import Route, Snapshot
 from sidecar.core import events, metrics
 from sidecar.core.exchange import Exchange
 from sidecar.core.outcome import NO_ROUTE, Failure, Outcome, Refusal, failed
-from sidecar.downstream.connection import Downstream
-from sidecar.downstream.descriptors import Numbered, are_scarce
+from sidecar.downstream.connection import DownstreamConnection
+from sidecar.downstream.descriptors import HasFileno, are_scarce
 from sidecar.downstream.sockets import BACKLOG, Sockets
-from sidecar.downstream.tls_acceptor import TlsDoor
+from sidecar.downstream.tls_acceptor import TlsAcceptor
 from sidecar.upstream.certificates import CertificateWatch
 
 if TYPE_CHECKING:
@@ -27,83 +31,101 @@ REFUSED: Final = (
 )
 
 
-class Guest(Protocol):
-    """A client's connection, whatever it is at the moment."""
+class ManagedConnection(Protocol):
+    """Client's connection in one of its forms, as listener and server see it."""
 
     @property
     def expires(self) -> float:
-        """The instant (`Env.now`) after which `expire` is called."""
+        """Instant (`Env.now`) from which the sweep calls `expire`."""
 
     def expire(self, now: float) -> None: ...
     def drain(self) -> None:
-        """The sidecar stops: end when nothing is under way."""
+        """Close once nothing is under way."""
 
     def abort(self) -> None:
-        """Cut it off at once."""
+        """Close at once."""
 
 
 Match = Callable[[Exchange], Route | None]
+"""Returns the route of a request, None if there is none."""
 
 
 class Listener:
-    """One address that is listened on, and what its connections need on every request as plain attributes."""
+    """One address that is listened on.  What its connections need for each request are plain attributes."""
 
     def __init__(self, name: str, spec: ListenerSpec, server: Server) -> None:
         self.name = name
+        """Key of the listener in the policy files."""
         self.spec = spec
         self.server = server
         self.env = server.env
         self.now = server.env.now
         self.getrandbits = server.env.rng.getrandbits
+        """Source of request ids."""
         self.scheme = b"http" if spec.tls is None else b"https"
-        self.trusted = tuple(spec.trusted_proxies)
+        """`http` or `https`."""
+        self.trusted_proxies = tuple(spec.trusted_proxies)
+        """Networks whose forwarded fields are believed."""
         self.limits: LimitsSpec = server.limits
+        """Limits of the snapshot in use."""
         self.date = server.date
-        self.draining = False
+        """Value of the Date field."""
+        self.is_draining = False
+        """True once no more connections are accepted."""
         self.addresses: list[str] = []
-        self.connections: set[Guest] = set()
-        self.watch: CertificateWatch | None = None
+        """Addresses as `Sockets.addresses` has them; empty before `bind`."""
+        self.connections: set[ManagedConnection] = set()
+        """Open connections; a refused one is never among them."""
+        self.certificates: CertificateWatch | None = None
+        """Certificates of a TLS listener; None before `bind` and for plain text."""
         self.match: Match = lambda _: None
+        """Router of the snapshot in use."""
         self._allowed: Callable[[Exchange], list[bytes]] = lambda _: []
         self._sockets: Sockets | None = None
-        self._acceptors: list[asyncio.Server | TlsDoor] = []
+        self._acceptors: list[asyncio.Server | TlsAcceptor] = []
         self._refused = server.env.meter.counter(metrics.REFUSALS, listener=name, policy="limits", reason="overloaded")
         self._invalid = server.env.meter.counter(metrics.REFUSALS, listener=name, policy="http", reason="bad_request")
-        self._estranged = server.env.meter.counter(metrics.REFUSALS, listener=name, policy="tls", reason="handshake")
+        self._failed_handshakes = server.env.meter.counter(
+            metrics.REFUSALS, listener=name, policy="tls", reason="handshake"
+        )
 
     async def bind(self, predecessor: Listener | None) -> None:
-        """Listen, on the sockets of a predecessor with the same address where there is one; what connects waits until
-        `accept`.  Raises `OSError` that names the address."""
+        """Listen, on the sockets of a predecessor with the same address if there is one.  Clients that connect wait
+        until `accept`.  Raises `OSError` that names the address."""
         if self.spec.tls is not None:
-            self.watch = CertificateWatch(self.spec.tls, f"listener {self.name}", self.env)
+            self.certificates = CertificateWatch(self.spec.tls, f"listener {self.name}", self.env)
         address = self.spec.address
         try:
-            sockets = (predecessor and predecessor.share()) or await Sockets.open(address)
+            sockets = (predecessor and predecessor.share()) or await Sockets.open(address, self.server.make_socket)
         except OSError as error:
             raise OSError(error.errno, f"listener {self.name} cannot listen on {address}: {error.strerror}") from error
         self._sockets = sockets
         self.addresses = sockets.addresses
         for sock in sockets.duplicates():
-            self._acceptors.append(await self._door(sock))
+            self._acceptors.append(await self._make_acceptor(sock))
 
-    async def _door(self, sock: socket.socket) -> asyncio.Server | TlsDoor:
-        if self.watch is not None:
-            return TlsDoor(self, sock, self.watch.front)
+    async def _make_acceptor(self, sock: socket.socket) -> asyncio.Server | TlsAcceptor:
+        if self.certificates is not None:
+            return TlsAcceptor(self, sock, self.certificates.front)
         loop = asyncio.get_running_loop()
         create = loop.create_unix_server if self.spec.address.path else loop.create_server
-        return await create(lambda: Downstream(self), sock=sock, backlog=BACKLOG, start_serving=False)
+        return await create(lambda: DownstreamConnection(self), sock=sock, backlog=BACKLOG, start_serving=False)
 
     def share(self) -> Sockets | None:
-        """Its sockets for a successor too."""
+        """Return the sockets for a successor to share; None if the listener is not bound."""
         return None if self._sockets is None else self._sockets.share()
 
     def accept(self) -> None:
-        """Take connections from now on."""
+        """Start to accept connections."""
         for acceptor in self._acceptors:
-            self.env.spawn(acceptor.start_serving())
+            self.env.spawn(self._start_serving(acceptor))
+
+    async def _start_serving(self, acceptor: asyncio.Server | TlsAcceptor) -> None:
+        if acceptor in self._acceptors:  # else the listener was closed before this task ran
+            await acceptor.start_serving()
 
     def use(self, snapshot: Snapshot) -> None:
-        """Take another set of policies; requests under way keep theirs."""
+        """Use a snapshot's policies for the requests from now on; those under way keep theirs."""
         router = snapshot.listeners[self.name]
         begin = self.server.telemetry.begin
         self.match = router.match if begin is None else traced(begin, router.match)
@@ -119,23 +141,23 @@ class Listener:
             self._sockets = None
 
     def drain(self) -> None:
-        """Accept no more, close what is idle, and the rest when its request has been answered."""
+        """Stop accepting, close idle connections, and the others once their request is answered."""
         self.stop_accepting()
-        self.draining = True
+        self.is_draining = True
         for connection in list(self.connections):
             connection.drain()
 
     @property
     def active(self) -> int:
-        """Requests under way, counted when somebody asks: counting them as they pass would cost each of them."""
-        return sum(1 for guest in self.connections if isinstance(guest, Downstream) and guest.is_serving)
+        """Number of requests under way.  It is counted when it is read, because a counter would cost each request."""
+        return sum(1 for each in self.connections if isinstance(each, DownstreamConnection) and each.is_serving)
 
     # ----- what its connections call
 
-    def admit(self, connection: Guest, sock: Numbered | None) -> bool:
-        """Is there room for one more connection?"""
+    def admit(self, connection: ManagedConnection, sock: HasFileno | None) -> bool:
+        """Add a new connection; False if there is no room for it."""
         if connection in self.connections:
-            return True  # since before its handshake
+            return True  # a TLS connection was added before its handshake
         if self.server.open_connections >= self.limits.max_connections or are_scarce(sock):
             self._refused.value += 1
             return False
@@ -143,22 +165,23 @@ class Listener:
         self.server.open_connections += 1
         return True
 
-    def replace(self, connection: Guest, successor: Guest) -> None:
-        """A connection goes on as something else."""
+    def replace(self, connection: ManagedConnection, successor: ManagedConnection) -> None:
+        """Put another object in the place of a connection that lives on as that."""
         if connection in self.connections:
             self.connections.discard(connection)
             self.connections.add(successor)
-            if self.draining:
+            if self.is_draining:
                 successor.drain()
 
-    def forget(self, connection: Guest) -> None:
+    def forget(self, connection: ManagedConnection) -> None:
+        """Remove a connection that is closed or was replaced."""
         if connection in self.connections:
             self.connections.discard(connection)
             self.server.open_connections -= 1
 
     @property
     def refusal(self) -> bytes:
-        """What a connection too many is told."""
+        """Answer to a connection for which there is no room."""
         limit = self.limits.max_connections
         detail = (
             b'{"type":"urn:sidecar:problem:overloaded","title":"Too many connections","status":503,"limit":%d}' % limit
@@ -166,13 +189,13 @@ class Listener:
         return REFUSED % (len(detail), detail)
 
     def last_hop(self, x: Exchange) -> Outcome:
-        """What we answer ourselves where nobody behind us may: OPTIONS with the methods that are known, TRACE not at
-        all, since it would show what other hops have added (RFC 9110 9.3.7 and 9.3.8)."""
+        """Return the answer to a request that must not be forwarded (RFC 9110 9.3.7 and 9.3.8).  OPTIONS gets the known
+        methods.  TRACE is refused, because it would show the fields that other hops have added."""
         allow = (b"allow", b", ".join(self._allowed(x) or [b"OPTIONS"]))
         return Outcome(200 if x.method == b"OPTIONS" else 405, [allow])
 
     def no_route(self, x: Exchange) -> Outcome:
-        """404, or 405 with the methods that the path knows (RFC 9110 15.5.6)."""
+        """Return the answer to a request without a route: 404, or 405 if its path has routes (RFC 9110 15.5.6)."""
         if x.path == b"*":
             return self.last_hop(x)
         allowed = self._allowed(x)
@@ -186,19 +209,20 @@ class Listener:
         return outcome
 
     def record(self, x: Exchange, outcome: Outcome, failure: Failure | None) -> None:
-        """An exchange has ended; `failure` is what broke it after its answer had begun."""
-        seconds = self.now() - x.arrived if x.arrived else 0.0  # one that was not HTTP has no beginning
+        """Record an exchange that has ended.  `failure` is what broke it after its answer had begun, else None."""
+        seconds = self.now() - x.arrived if x.arrived else 0.0  # bytes that are not HTTP have no instant of arrival
         self.server.recorder(x, outcome, outcome.reason if failure is None else failure.code, seconds)
 
-    def reject(self, outcome: Outcome) -> None:
-        """Something that is not HTTP was turned away."""
+    def count_rejection(self) -> None:
+        """Count a request that was not valid HTTP."""
         self._invalid.value += 1
 
-    def fail_handshake(self) -> None:
-        """A client speaks no TLS that we could agree on, or has not the certificate that we ask for."""
-        self._estranged.value += 1
+    def count_failed_handshake(self) -> None:
+        """Count a TLS handshake that failed or timed out."""
+        self._failed_handshakes.value += 1
 
-    def bug(self, x: Exchange | None, error: BaseException | None) -> None:
+    def report_bug(self, x: Exchange | None, error: BaseException | None) -> None:
+        """Emit an exception that no one expected, with the request that it broke."""
         self.env.emit(events.BUG, request=repr(x), error=error)
 
     def __repr__(self) -> str:
@@ -206,7 +230,7 @@ class Listener:
 
 
 def traced(begin: Callable[[Exchange], None], match: Match) -> Match:
-    """Find a request's place in its trace on the way to its route; where nobody traces this is not in the way."""
+    """Return a match that finds a request's place in its trace first.  Used only while requests are traced."""
 
     def begin_and_match(x: Exchange) -> Route | None:
         begin(x)

@@ -1,12 +1,14 @@
-"""A request head as an `Exchange`: what the bytes say, and what of it concerns only this connection.  No I/O.
+"""Request heads as `Exchange`s: the request's facts, without the fields that concern only the connection.  No I/O.
 
-Everything that a lenient proxy lets become a smuggling vector ends here with 400 and a closed connection (RFC 9112 2.2,
-3, 5 and 6): see also `core/http1.py` for the grammar.  The Host of the message is the one authority there is: an
-absolute target replaces it (RFC 9112 3.2.2), a second one is an error.
+Rules:
 
-Dot segments, percent-encoded ones too, are removed before routing, and the upstream gets the path as it was routed:
-a rule for `/admin` cannot be walked around with `/public/../admin`.  Nothing else of a path is touched: doubled slashes
-and `%2F` mean what the service says they mean.
+1. What lenient proxies let become request smuggling is answered 400, and the connection is closed (RFC 9112 2.2, 3, 5
+   and 6).  The grammar is in `core/http1.py`.
+2. A request has one authority: its Host.  An absolute target replaces it (RFC 9112 3.2.2), a second Host is an error.
+3. Dot segments, percent-encoded ones too, are removed before routing, and the upstream gets the path as it was routed:
+   a rule for `/admin` cannot be bypassed with `/public/../admin`.  Nothing else of a path is changed: doubled slashes
+   and `%2F` mean what the service says they mean.
+4. Forwarded fields are believed from trusted proxies only, and replaced otherwise.
 """
 
 from __future__ import annotations
@@ -17,9 +19,8 @@ from itertools import product
 from typing import Final
 
 from sidecar.core.exchange import CRITICALITIES, Exchange
-from sidecar.core.headers import FOR_CACHES, HOP_BY_HOP
 from sidecar.core.http1 import HOST, Invalid, body_length
-from sidecar.core.message import Headers, Selection
+from sidecar.core.message import FOR_CACHES, HOP_BY_HOP, Headers, Selection
 
 FORWARDED: Final = frozenset(
     (
@@ -28,39 +29,40 @@ FORWARDED: Final = frozenset(
         b"x-forwarded-client-cert", b"x-real-ip",
     )
 )  # fmt: skip
-"""What only a trusted proxy may say.  Also with underscores: to CGI, WSGI and their like both are `X_FORWARDED_FOR`."""
+"""Fields that only a trusted proxy may send."""
 MASKED: Final = frozenset((b"content_length", b"transfer_encoding"))
-"""What the same servers would take for the framing; dropped, since no two parsers must differ on that."""
+"""Names that CGI and WSGI servers take for the framing, on which no two parsers may differ.  They are dropped."""
 JOINED: Final = {b"forwarded", b"x-forwarded-for", b"x-forwarded-proto"}
+"""Forwarded fields that are rewritten; a trusted proxy's others pass as they are."""
 CLAIMS: Final = FORWARDED | {
     b"".join(pieces)
     for name in FORWARDED
     for pieces in product(*((b"-", b"_") if part == b"-" else (part,) for part in re.split(rb"(-)", name)))
 }
+"""The same with underscores too: CGI and WSGI servers read both spellings as `X_FORWARDED_FOR`."""
 SPECIAL: Final = Selection(HOP_BY_HOP | CLAIMS | MASKED | {
     b"host", b"content-length", b"expect", b"x-request-id", b"x-request-timeout-ms", b"x-envoy-expected-rq-timeout-ms",
     b"grpc-timeout", b"x-sidecar-attempt", b"x-criticality", b"max-forwards",
 }, FOR_CACHES)  # fmt: skip
-"""Fields that the edge reads; all others pass."""
+"""Fields that are read here, and those for caches, which are noticed.  All others pass."""
 ABSOLUTE: Final = re.compile(rb"(https?)://([^/?]*)([^?]*)(?:\?(.*))?", re.IGNORECASE)
 DOT: Final = 0x2E
 PERCENT: Final = 0x25
 QUESTION: Final = 0x3F
-"""As numbers: looking for bytes, CPython first tries to take them for one, and fails (0.3 us)."""
+"""Numbers, because CPython's `bytes in bytes` first tries its operand as a number, which costs an exception."""
 DOTS: Final = re.compile(rb"/(?:\.|%2[eE]){1,2}(?=/|\Z)")
 REQUEST_ID: Final = re.compile(rb"[\x21-\x7e]{1,128}")
 NUMBER: Final = re.compile(rb"\d{1,9}")
 GRPC_UNITS: Final = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
-"""The timeout's unit in the gRPC over HTTP/2 protocol."""
+"""Seconds of each unit of `grpc-timeout` (gRPC over HTTP/2)."""
 VIA: Final = {10: b"via: 1.0 sidecar\r\n", 11: b"via: 1.1 sidecar\r\n"}
-"""RFC 9110 7.6.3: a gateway must send it upstream."""
-
+"""Via line by version of the request; a gateway must send one upstream (RFC 9110 7.6.3)."""
 ORDINARY: Final = {b"close", b"keep-alive", b"upgrade", b"te", b""}
-"""What `Connection` mostly names: options, and fields that are hop-by-hop anyway."""
+"""Tokens of `Connection` that name no field, or one that is hop-by-hop anyway."""
 
 
-class LastHop(Exception):  # noqa: N818 - a message that ends here
-    """A request that goes no further, by its Max-Forwards."""
+class LastHop(Exception):  # noqa: N818 - a request, not an error
+    """Raised for a request that must not be forwarded, because its Max-Forwards is 0."""
 
     def __init__(self, x: Exchange) -> None:
         super().__init__(repr(x))
@@ -71,30 +73,35 @@ Networks = tuple[IPv4Network | IPv6Network, ...]
 
 
 class Peer:
-    """Who is at the other end of a downstream connection."""
+    """Address and trust of a downstream peer."""
 
-    __slots__ = ("address", "authority", "forwarding", "is_trusted", "scheme", "trusted")
+    __slots__ = ("address", "authority", "forwarding", "is_trusted", "scheme", "trusted_proxies")
 
-    def __init__(self, address: str, scheme: bytes, trusted: Networks = ()) -> None:
+    def __init__(self, address: str, scheme: bytes, trusted_proxies: Networks = ()) -> None:
         self.address = address
         """IP address; empty on a Unix socket."""
         self.authority: bytes | None = None
-        """The Host of its last request."""
+        """Host of the last HTTP/1.1 request, known to be valid; None before the first."""
         self.scheme = scheme
-        self.trusted = trusted
-        self.is_trusted = _is_within(address, trusted)
+        """`http` or `https`."""
+        self.trusted_proxies = trusted_proxies
+        """Networks whose forwarded fields are believed."""
+        self.is_trusted = _is_within(address, trusted_proxies)
+        """True if the peer is in one of them."""
         own = b"x-forwarded-for: %b\r\n" % address.encode() if address else b""
         own += b"x-forwarded-proto: %b\r\n" % scheme
         self.forwarding = {version: own + via for version, via in VIA.items()}
-        """The header lines for a request that brings none to be believed."""
+        """Header lines about the client, by version of the request; used unless the peer's own are believed."""
 
 
 def read_request(
     method: bytes, target: bytes, version: int, data: bytes, start: int, end: int, peer: Peer, now: float
 ) -> tuple[Exchange, int | None, bool]:
-    """The exchange of a parsed head with its field lines in `data[start:end]`, the length of its body (bytes,
-    `CHUNKED`,
-    None for no body), and whether the connection may be kept.  Raises `Invalid` with the status to answer."""
+    """Return the exchange of a head, the length of its body, and True if the connection may be kept.
+
+    The field lines are `data[start:end]`; `now` is the instant of arrival.  The length is in bytes, or `CHUNKED`, or
+    None for no body.  Raises `Invalid` with the status to answer, and `LastHop`.
+    """
     lines, special, speaks_to_caches = SPECIAL.take(data, start, end)
     x = Exchange(method, target, None, lines)
     x.speaks_to_caches = speaks_to_caches
@@ -109,7 +116,7 @@ def read_request(
         x.authority = special[0][1]
     else:
         length, keep_alive = _read_special(x, special, peer, now)
-    if x.authority != peer.authority:  # else it has passed already, and most clients ask for one host only
+    if x.authority != peer.authority:  # most clients ask for one host only
         if HOST.fullmatch(x.authority) is None and (version == 11 or x.authority):
             raise Invalid("Host is not a host name" if x.authority else "Host is missing")
         peer.authority = x.authority if version == 11 else None
@@ -120,11 +127,12 @@ def read_request(
         _read_target(x, method, target)
     x.has_escapes = PERCENT in target
     if (x.has_escapes or DOT in x.path) and (x.path.find(b"/.") >= 0 or x.path.find(b"/%2") >= 0):
-        x.path = normalised(x.path)
+        x.path = remove_dot_segments(x.path)
     return x, length, keep_alive
 
 
 def _read_target(x: Exchange, method: bytes, target: bytes) -> None:
+    """Set authority, path and query from a target that is not in origin form (RFC 9112 3.2)."""
     if method == b"CONNECT":
         raise Invalid("CONNECT is not served here", 501)
     if target == b"*":
@@ -142,6 +150,7 @@ def _read_target(x: Exchange, method: bytes, target: bytes) -> None:
 
 
 def _read_special(x: Exchange, special: Headers, peer: Peer, now: float) -> tuple[int | None, bool]:
+    """Read the fields of `SPECIAL`; return the body's length and True if the connection may be kept."""
     hosts = connection = 0
     named: set[bytes] = set()
     upgrade = b""
@@ -201,7 +210,8 @@ def _read_special(x: Exchange, special: Headers, peer: Peer, now: float) -> tupl
 
 
 def _count_forwards(x: Exchange, value: bytes) -> bytes:
-    """RFC 9110 7.6.2: for TRACE and OPTIONS each hop counts down, and at zero the message goes no further."""
+    """Return the next value of Max-Forwards, which each hop counts down for TRACE and OPTIONS (RFC 9110 7.6.2).
+    Raises `LastHop` at zero."""
     if x.method not in (b"TRACE", b"OPTIONS") or not NUMBER.fullmatch(value):
         return value
     if int(value) == 0:
@@ -210,7 +220,8 @@ def _count_forwards(x: Exchange, value: bytes) -> bytes:
 
 
 def _join_forwarded(forwarded: Headers, peer: Peer, version: int) -> tuple[bytes, str]:
-    """Our line for what a trusted peer said, and the client's address: the last one that no trusted proxy has."""
+    """Return the forwarded fields of a trusted peer with its own address added, and the client's address: the last one
+    that is no trusted proxy's."""
     lists: dict[bytes, list[bytes]] = {}
     for name, value in forwarded:
         lists.setdefault(name, []).append(value)
@@ -224,7 +235,7 @@ def _join_forwarded(forwarded: Headers, peer: Peer, version: int) -> tuple[bytes
     client = peer.address
     for hop in reversed([part.strip().decode("latin-1") for part in chain.split(b",")]):
         client = hop
-        if not _is_within(hop, peer.trusted):
+        if not _is_within(hop, peer.trusted_proxies):
             break
     return b"".join(lines) + VIA[version], client
 
@@ -237,8 +248,8 @@ def _is_within(address: str, networks: Networks) -> bool:
     return any(ip in network for network in networks)
 
 
-def normalised(path: bytes) -> bytes:
-    """The path without dot segments (RFC 3986 5.2.4), plain or percent-encoded."""
+def remove_dot_segments(path: bytes) -> bytes:
+    """Return the path without dot segments (RFC 3986 5.2.4), plain or percent-encoded."""
     if DOTS.search(path) is None:
         return path
     output: list[bytes] = []

@@ -1,4 +1,4 @@
-"""A response's body that did not come whole with its head, on its way to the client: the sink of its stream."""
+"""Body of a response that did not arrive whole with its head: the sink that writes it to the client."""
 
 from __future__ import annotations
 
@@ -12,25 +12,31 @@ from sidecar.core.outcome import Failure
 from sidecar.downstream.closing import reset
 
 if TYPE_CHECKING:
-    from sidecar.downstream.connection import Downstream
+    from sidecar.downstream.connection import DownstreamConnection
 
 CHUNKED: Final = b"transfer-encoding: chunked\r\n"
 
 
-class OutgoingBody:
-    """Writes one body, delimited by its length, in chunks, or by the close for HTTP/1.0, which knows no chunks."""
+class ResponseBody:
+    """Sink of one response's `stream`.
+
+    The body is delimited by its length, by chunks, or by the close for HTTP/1.0, which has no chunks.
+    """
 
     __slots__ = ("_accepts_trailers", "_connection", "_is_chunked", "_transport", "ends_with_the_connection", "framing")
 
-    def __init__(self, connection: Downstream, transport: asyncio.Transport, x: Exchange, length: int | None) -> None:
-        """`length` is in bytes, None where it is not known."""
+    def __init__(
+        self, connection: DownstreamConnection, transport: asyncio.Transport, x: Exchange, length: int | None
+    ) -> None:
+        """`length` is in bytes, None if unknown."""
         self._connection = connection
         self._transport = transport
         self._accepts_trailers = x.accepts_trailers
         self._is_chunked = length is None and x.version == 11
         self.ends_with_the_connection = length is None and not self._is_chunked
+        """True if only the close of the connection tells where the body ends."""
         self.framing = CHUNKED if self._is_chunked else b"" if length is None else b"content-length: %d\r\n" % length
-        """The header lines that say so."""
+        """Header lines that delimit the body."""
 
     def write(self, data: bytes) -> None:
         if not self._is_chunked:
@@ -44,7 +50,7 @@ class OutgoingBody:
         self._connection.finish(None)
 
     def fail(self, failure: Failure) -> None:
-        """It breaks off: the client must see that it is not whole (RFC 9112 8)."""
+        """End a body that breaks off so that the client sees it is not whole (RFC 9112 8)."""
         if self.ends_with_the_connection:
             reset(self._transport)
-        self._connection.break_off(failure)
+        self._connection.fail(failure)

@@ -1,4 +1,4 @@
-"""Outcomes as bytes: response heads, and the documents with which the sidecar refuses (RFC 9457).  No I/O."""
+"""Response heads as bytes, and the problem documents with which the sidecar refuses (RFC 9457).  No I/O."""
 
 from __future__ import annotations
 
@@ -18,24 +18,25 @@ STATUS_LINES: Final = {
 PROBLEM: Final = (b"content-type", b"application/problem+json")
 
 
-def response_head(outcome: Outcome, framing: bytes, date: bytes) -> bytes:
-    """The head of a response; `framing` is whole lines.  One of our own gets its Date here (RFC 9110 6.6.1)."""
+def encode_head(outcome: Outcome, framing: bytes, date: bytes) -> bytes:
+    """Return the head of a response.  `framing` is whole header lines.  `date` is added to answers of the sidecar's own
+    (RFC 9110 6.6.1)."""
     if not outcome.is_raw and outcome.header(b"date") is None:
         framing = b"date: %b\r\n%b" % (date, framing)
     return b"%b%b%b\r\n" % (STATUS_LINES[outcome.status], outcome.lines, framing)
 
 
-def refused(failure: Failure, error: Invalid) -> Outcome:
-    """The outcome for what is not HTTP, with the status that `error` asks for."""
+def make_rejection(failure: Failure, error: Invalid) -> Outcome:
+    """Return the outcome for a request that is not valid HTTP, with the status of `error`."""
     cause = str(error)
     outcome = failed(failure, Refusal(detail=f"{cause[:1].upper()}{cause[1:]}."), cause)
     outcome.status = error.status
     return outcome
 
 
-def problem(x: Exchange | None, outcome: Outcome) -> Outcome:
-    """The response for a failure: `application/problem+json` that says who refused, by which rule, and when to come
-    back."""
+def make_problem(x: Exchange | None, outcome: Outcome) -> Outcome:
+    """Return the answer for a failure: `application/problem+json` that says who refused, by which rule, and when to
+    come back.  `x` is None if the request could not be read."""
     failure = outcome.failure
     assert failure is not None
     refusal = outcome.refusal

@@ -1,83 +1,94 @@
-"""Listeners: their sockets, their connections, and what all connections of the process share.
+"""Server: all listeners of the process, and what their connections share.
 
-The sweep of the downstream side lives here: once a second each connection's `expires` is compared with the clock, 0.5
-ms for 10 000 connections.  Timeouts towards clients are whole seconds and more, so no finer tick is needed.
+The downstream sweep lives here: once a second the `expires` of each connection is compared with the clock.  Timeouts
+towards clients are whole seconds and more, so no finer tick is needed, and no request needs a timer.
 """
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from sidecar.config.process_spec import LimitsSpec, ListenerSpec
 from sidecar.control.compiler import Snapshot
 from sidecar.core import events, metrics
 from sidecar.core.env import Env
 from sidecar.core.exchange import Exchange
-from sidecar.core.headers import write_http_date
+from sidecar.core.message import write_http_date
 from sidecar.core.outcome import Outcome
 from sidecar.downstream.listener import Listener
-from sidecar.telemetry.spec import TelemetrySpec
+from sidecar.downstream.sockets import Make
 
-SWEEP: Final = 1.0
-"""Seconds."""
-DRAIN_POLL: Final = 0.02
+if TYPE_CHECKING:
+    from sidecar.telemetry.spec import TelemetrySpec
+
+SWEEP_SECONDS: Final = 1.0
+"""Pause between two sweeps."""
+DRAIN_POLL_SECONDS: Final = 0.02
+"""Pause between two looks whether all connections are closed."""
 Recorder = Callable[[Exchange, Outcome, str, float], None]
-"""Takes each exchange that has ended: outcome, failure code (empty for none) and duration in seconds."""
+"""Takes an exchange that has ended, its outcome, its failure code (empty for none) and its duration in seconds."""
 
 
 class Telemetry(Protocol):
-    """What a server asks of `sidecar.telemetry.pipeline`."""
+    """Telemetry as the server needs it (`sidecar.telemetry.pipeline`)."""
 
     @property
     def begin(self) -> Callable[[Exchange], None] | None:
-        """Called once for each request; None where nobody traces."""
+        """Callback for each request before it is routed; None while no request is traced."""
 
     def use(self, spec: TelemetrySpec | None, service: str) -> None:
-        """Take the settings of a set of policies.  Cannot fail."""
+        """Apply the telemetry settings of a snapshot; never raises."""
 
 
 class Server:
     """All listeners of the process."""
 
-    def __init__(self, env: Env, recorder: Recorder, telemetry: Telemetry) -> None:
+    def __init__(self, env: Env, recorder: Recorder, telemetry: Telemetry, make_socket: Make = socket.socket) -> None:
         self.env = env
+        self.make_socket = make_socket
         self.telemetry = telemetry
         self.recorder = recorder
-        self.limits = LimitsSpec()
+        self.limits = LimitsSpec.built_in()
+        """Limits of the snapshot in force."""
         self.listeners: dict[str, Listener] = {}
-        self.leaving: set[Listener] = set()
-        """Listeners that a reload has dropped and that still have connections."""
+        """Listeners of the snapshot in force, by name."""
+        self.draining_listeners: set[Listener] = set()
+        """Listeners that a reload has dropped, while they have connections."""
         self.open_connections = 0
+        """Number of connections of all listeners."""
         self.date = write_http_date(env.wall())
+        """Value of the Date field, renewed by the sweep."""
         self._timer: Any = None
 
     def start(self) -> None:
-        """Begin the sweep."""
+        """Start the sweep."""
         self._sweep()
 
     def _sweep(self) -> None:
         now = self.env.now()
         self.date = write_http_date(self.env.wall())
-        for listener in (*self.listeners.values(), *self.leaving):
+        for listener in (*self.listeners.values(), *self.draining_listeners):
             listener.date = self.date
-            if listener.watch is not None:
-                listener.watch.poll()
-            for connection in [c for c in listener.connections if c.expires <= now]:
+            if listener.certificates is not None:
+                listener.certificates.poll()
+            due = [connection for connection in listener.connections if connection.expires <= now]
+            for connection in sorted(due, key=lambda connection: connection.expires):
                 try:
                     connection.expire(now)
-                except Exception as error:  # a bug in one connection must not stop the sweep of all
+                except Exception as error:  # a bug in one connection must not stop the sweep of the others
                     self.env.emit(events.BUG, request=repr(connection), error=error)
                     connection.abort()
-        self.leaving = {listener for listener in self.leaving if listener.connections}
-        self._timer = self.env.call_later(SWEEP, self._sweep)
+        self.draining_listeners = {listener for listener in self.draining_listeners if listener.connections}
+        self._timer = self.env.call_later(SWEEP_SECONDS, self._sweep)
 
     async def prepare(self, specs: dict[str, ListenerSpec]) -> dict[str, Listener]:
-        """Bind what is new or changed, and touch nothing else: a changed listener shares its address with the one it
-        replaces until `apply`.  Raises `OSError`, with nothing bound."""
+        """Bind listeners that are new or changed, and leave the others alone.  A changed listener shares its sockets
+        with the one that it replaces until `apply`.  Raises `OSError`, with nothing bound."""
         bound: dict[str, Listener] = {}
-        leaving = [listener for name, listener in self.listeners.items() if specs.get(name) != listener.spec]
-        predecessors = {listener.spec.address: listener for listener in leaving}
+        replaced = [listener for name, listener in self.listeners.items() if specs.get(name) != listener.spec]
+        predecessors = {listener.spec.address: listener for listener in replaced}
         try:
             for name, spec in specs.items():
                 present = self.listeners.get(name)
@@ -91,21 +102,21 @@ class Server:
         return bound
 
     def abandon(self, bound: dict[str, Listener]) -> None:
-        """Close what `prepare` has bound: the policies were not applied after all."""
+        """Close the listeners that `prepare` has bound, because the policies are not applied after all."""
         for listener in bound.values():
             listener.stop_accepting()
 
     def apply(self, snapshot: Snapshot, bound: dict[str, Listener]) -> None:
-        """Swap: every listener takes the snapshot, dropped and replaced ones drain.  Cannot fail."""
+        """Put a snapshot in force: its listeners use it, dropped and replaced ones drain.  Never raises."""
         wanted = snapshot.spec.listeners
         for name in list(self.listeners):
             if name not in wanted or name in bound:
                 listener = self.listeners.pop(name)
                 listener.drain()
-                self.leaving.add(listener)
+                self.draining_listeners.add(listener)
         self.listeners.update(bound)
         for listener in bound.values():
-            self._measure(listener.name, listener.scheme)
+            self._register_gauges(listener.name, listener.scheme)
         self.limits = snapshot.spec.limits
         self.telemetry.use(snapshot.spec.telemetry, snapshot.spec.service)
         for listener in self.listeners.values():
@@ -113,43 +124,44 @@ class Server:
         for listener in bound.values():
             listener.accept()
 
-    def _measure(self, name: str, scheme: bytes) -> None:
-        """Gauges of a listener's name, which its predecessors that still have connections share with it."""
+    def _register_gauges(self, name: str, scheme: bytes) -> None:
+        """Register the gauges of a listener's name, which draining listeners of that name share."""
 
-        def those() -> list[Listener]:
-            return [each for each in (*self.listeners.values(), *self.leaving) if each.name == name]
+        def namesakes() -> list[Listener]:
+            return [each for each in (*self.listeners.values(), *self.draining_listeners) if each.name == name]
 
         gauge, labels = self.env.meter.gauge, {"listener": name, "url.scheme": scheme.decode()}
-        gauge(metrics.CONNECTIONS, lambda: sum(len(each.connections) for each in those()), listener=name)
-        gauge(metrics.REQUESTS_ACTIVE, lambda: sum(e.active for e in those() if e.scheme == scheme), **labels)
+        gauge(metrics.CONNECTIONS, lambda: sum(len(each.connections) for each in namesakes()), listener=name)
+        gauge(metrics.REQUESTS_ACTIVE, lambda: sum(e.active for e in namesakes() if e.scheme == scheme), **labels)
 
     async def drain(self, timeout: float) -> int:
-        """Stop accepting, let requests end for at most `timeout` seconds, then close; returns how many were cut off."""
-        everyone = (*self.listeners.values(), *self.leaving)
-        for listener in everyone:
+        """Stop accepting, let requests end for at most `timeout` seconds, then abort the connections that are left;
+        return their number."""
+        for listener in (*self.listeners.values(), *self.draining_listeners):
             listener.drain()
         until = self.env.now() + timeout
         while self.open_connections and self.env.now() < until:
-            await self.env.sleep(DRAIN_POLL)
+            await self.env.sleep(DRAIN_POLL_SECONDS)
         left = self.open_connections
         self.abort()
         return left
 
     def abort(self) -> None:
-        """Cut off whatever is left."""
-        for listener in (*self.listeners.values(), *self.leaving):
+        """Abort all connections and stop the sweep."""
+        for listener in (*self.listeners.values(), *self.draining_listeners):
             for connection in list(listener.connections):
                 connection.abort()
         if self._timer is not None:
             self._timer.cancel()
 
     def describe(self) -> dict[str, Any]:
+        """Return the listeners' state as JSON-ready values."""
         return {
             listener.name: {
                 "addresses": listener.addresses,
-                "tls": listener.watch is not None,
+                "tls": listener.certificates is not None,
                 "connections": len(listener.connections),
-                "draining": listener.draining,
+                "draining": listener.is_draining,
             }
-            for listener in (*self.listeners.values(), *self.leaving)
+            for listener in (*self.listeners.values(), *self.draining_listeners)
         }

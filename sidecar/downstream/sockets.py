@@ -1,14 +1,14 @@
-"""The sockets of a listener: made by us and not by the loop, so that it can be handed on and is tidied up.
+"""Listening sockets of one address, opened here and not by the event loop, so that listeners can share them.
 
 Rules:
 
-1. A listener whose address stays and whose settings change (TLS, trusted proxies) hands its sockets to its successor.
-   The kernel's queue of connections stays with them, so that no client is turned away; a second bind would fail, or
-   with SO_REUSEPORT let a second process of the same user listen there without anyone noticing.
-2. The file of a Unix socket is replaced only where nobody answers at it: left by a process that was killed.  (asyncio
-   and uvloop remove the socket of a process that lives, too.)  At the end our own is removed, and no one else's.
-3. A name is listened on at every address that it has.  IPv6 sockets take IPv6 alone, whatever the system's default is,
-   so that `0.0.0.0` and `[::]` mean what they say everywhere.
+1. A listener whose settings change (TLS, trusted proxies) and whose address stays shares its sockets with its
+   successor.  The kernel's accept queue stays with them, so no client is turned away.  A second bind would fail, or
+   with SO_REUSEPORT let another process of the same user listen there unnoticed.
+2. The file of a Unix socket is replaced only if nobody accepts there: a killed process has left it.  (asyncio and
+   uvloop also remove the socket of a running process.)  At the end this process removes its own file only.
+3. A host name is listened on at each of its addresses.  IPv6 sockets take IPv6 only, whatever the system's default is,
+   so that `0.0.0.0` and `[::]` mean the same on every system.
 """
 
 from __future__ import annotations
@@ -18,32 +18,37 @@ import errno
 import os
 import socket
 import stat
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final
 
-from sidecar.config.process_spec import Address
+from sidecar.config.listen_address import ListenAddress
 
 BACKLOG: Final = 1024
+"""Length of the kernel's accept queue, in connections."""
+Make = Callable[[int, int], Any]
+"""Return a new socket of a family and a type, as `socket.socket` does."""
 REMEDIES: Final = {
-    errno.EADDRINUSE: "stop what listens there, or choose another address",
-    errno.EADDRNOTAVAIL: "write an address that this machine has, or 0.0.0.0 for all",
-    errno.EACCES: "ports below 1024 need CAP_NET_BIND_SERVICE, a Unix socket a directory that we may write to",
-    errno.ENOENT: "make the directory of the Unix socket first",
+    errno.EADDRINUSE: "stop the process that listens there, or choose another address",
+    errno.EADDRNOTAVAIL: "write an address of this machine, or 0.0.0.0 for all",
+    errno.EACCES: "ports below 1024 need CAP_NET_BIND_SERVICE, a Unix socket needs a directory that may be written to",
+    errno.ENOENT: "create the directory of the Unix socket first",
 }
 
 
 class Sockets:
-    """What one address is listened on with; open until the last that shares it has closed it."""
+    """Listening sockets of one address; open until everyone who shares them has closed them."""
 
-    def __init__(self, address: Address, sockets: list[socket.socket]) -> None:
+    def __init__(self, address: ListenAddress, sockets: list[socket.socket]) -> None:
         self._path = address.path
         self._sockets = sockets
         self._inode = os.stat(address.path).st_ino if address.path else 0
         self._users = 1
 
     @classmethod
-    async def open(cls, address: Address) -> Sockets:
-        """Listen at an address.  Raises `OSError` that says why not and what would help, with nothing left open."""
+    async def open(cls, address: ListenAddress, make: Make = socket.socket) -> Sockets:
+        """Listen at an address, on sockets from `make`.  Raises `OSError` that says why not and what would help, with
+        nothing left open."""
         opened: list[socket.socket] = []
         try:
             if address.path:
@@ -52,85 +57,87 @@ class Sockets:
                 found = await asyncio.get_running_loop().getaddrinfo(
                     address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
                 )
-                for family, place in dict.fromkeys((info[0], info[4]) for info in found):
-                    opened.append(_open(family, place))
+                for family, socket_address in dict.fromkeys((info[0], info[4]) for info in found):
+                    opened.append(_open(make, family, socket_address))
             return cls(address, opened)
         except OSError as error:
-            for one in opened:
-                one.close()
+            for sock in opened:
+                sock.close()
             raise OSError(error.errno, _explain(error)) from error
 
     @property
     def addresses(self) -> list[str]:
-        """Where it can be reached: `127.0.0.1:8080`, `[::1]:8080` or `unix:/run/app.sock`."""
-        return [f"unix:{self._path}"] if self._path else [_spelled(one) for one in self._sockets]
+        """Addresses that clients can connect to: `127.0.0.1:8080`, `[::1]:8080` or `unix:/run/app.sock`."""
+        return [f"unix:{self._path}"] if self._path else [_format(sock) for sock in self._sockets]
 
     def share(self) -> Sockets:
-        """The same for one more user, who closes it too."""
+        """Return these sockets for one more user, who closes them too."""
         self._users += 1
         return self
 
     def duplicates(self) -> list[socket.socket]:
-        """Sockets to give away: whoever takes them closes them."""
-        return [one.dup() for one in self._sockets]
+        """Return a duplicate of each socket; the caller closes them."""
+        return [sock.dup() for sock in self._sockets]
 
     def close(self) -> None:
-        """One user less."""
+        """Give the sockets up; the last user closes them."""
         self._users -= 1
         if self._users == 0:
             with suppress(OSError):
                 if self._path and os.stat(self._path).st_ino == self._inode:
                     os.unlink(self._path)
-            for one in self._sockets:
-                one.close()
+            for sock in self._sockets:
+                sock.close()
 
 
 def _explain(error: OSError) -> str:
+    """Return what is wrong and, where known, what helps."""
     number = error.errno or 0
     reason = os.strerror(number).lower() if number > 0 else error.strerror or str(error)
     return f"{reason}; {REMEDIES[number]}" if number in REMEDIES else reason
 
 
-def _open(family: int, place: Any) -> socket.socket:
-    one = socket.socket(family, socket.SOCK_STREAM)
+def _open(make: Make, family: int, address: Any) -> socket.socket:
+    sock = make(family, socket.SOCK_STREAM)
     try:
-        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # what an earlier life left in TIME_WAIT is no one
+        # Rebind although sockets of the previous process are in TIME_WAIT.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
-            one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        return _listen(one, place)
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        return _listen(sock, address)
     except OSError:
-        one.close()
+        sock.close()
         raise
 
 
 def _open_unix(path: str) -> socket.socket:
-    one = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        if _is_forsaken(path):
+        if _is_orphaned(path):
             os.unlink(path)
-        return _listen(one, path)
+        return _listen(sock, path)
     except OSError:
-        one.close()
+        sock.close()
         raise
 
 
-def _listen(one: socket.socket, place: Any) -> socket.socket:
-    one.setblocking(False)
-    one.bind(place)
-    one.listen(BACKLOG)
-    return one
+def _listen(sock: socket.socket, address: Any) -> socket.socket:
+    sock.setblocking(False)
+    sock.bind(address)
+    sock.listen(BACKLOG)
+    return sock
 
 
-def _is_forsaken(path: str) -> bool:
-    """Is there a socket at which nobody listens any more?"""
+def _is_orphaned(path: str) -> bool:
+    """True if the file is a socket at which nobody listens any more."""
     with suppress(FileNotFoundError):
         if stat.S_ISSOCK(os.stat(path).st_mode):
-            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as visitor:
-                visitor.setblocking(False)
-                return visitor.connect_ex(path) == errno.ECONNREFUSED
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+                probe.setblocking(False)
+                return probe.connect_ex(path) == errno.ECONNREFUSED
     return False
 
 
-def _spelled(one: socket.socket) -> str:
-    host, port = one.getsockname()[:2]
+def _format(sock: socket.socket) -> str:
+    host, port = sock.getsockname()[:2]
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

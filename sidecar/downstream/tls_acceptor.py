@@ -1,9 +1,11 @@
-"""The door of a TLS listener: clients are counted and bounded before their handshake, not after it.
+"""TLS acceptor: connections are counted and bounded before their handshake.
 
-The loop's own servers tell of a TLS connection only when it has shaken hands: a client that connects and says nothing
-would be in nobody's count.  So we accept ourselves, admit the connection like any other, and have the loop shake hands
-within `limits.header_timeout`.  What is beyond `limits.max_connections` is closed without a word: to say why would take
-a handshake.  (`start_tls` on an accepted transport will not do: with uvloop the client's first bytes can get lost.)
+The event loop's own servers announce a TLS connection after its handshake, so that clients which connect and stay
+silent are not counted.  This acceptor accepts by itself, has the listener admit the connection, and lets the loop shake
+hands within `limits.header_timeout`.  A connection beyond `limits.max_connections` is closed without an answer, which
+would need a handshake.
+
+`loop.start_tls` on an accepted transport is not used: uvloop can lose the client's first bytes there.
 """
 
 from __future__ import annotations
@@ -15,20 +17,21 @@ import ssl
 from typing import TYPE_CHECKING, Final
 
 from sidecar.core.exchange import NEVER
-from sidecar.downstream.connection import Downstream
+from sidecar.downstream.connection import DownstreamConnection
 
 if TYPE_CHECKING:
     from sidecar.downstream.listener import Listener
 
-AT_ONCE: Final = 64
+MAX_ACCEPTS_A_TURN: Final = 64
 """Connections accepted in one turn of the loop."""
 EXHAUSTED: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
-PAUSE: Final = 1.0
-"""Seconds without accepting when the system has no more descriptors or memory, as in asyncio's own servers."""
+"""Errors of a system without free descriptors or memory."""
+PAUSE_SECONDS: Final = 1.0
+"""Pause after such an error, as in asyncio's own servers."""
 
 
-class TlsDoor:
-    """Accepts on one socket, as an `asyncio.Server` does."""
+class TlsAcceptor:
+    """Accepts connections on one socket; has the methods of `asyncio.Server` that a listener needs."""
 
     def __init__(self, listener: Listener, sock: socket.socket, context: ssl.SSLContext) -> None:
         self._listener = listener
@@ -37,9 +40,9 @@ class TlsDoor:
         self._loop = asyncio.get_running_loop()
 
     async def start_serving(self) -> None:
-        self._open()
+        self._resume()
 
-    def _open(self) -> None:
+    def _resume(self) -> None:
         if self._socket.fileno() >= 0:
             self._loop.add_reader(self._socket, self._accept)
 
@@ -48,26 +51,26 @@ class TlsDoor:
         self._socket.close()
 
     def _accept(self) -> None:
-        for _ in range(AT_ONCE):
+        for _ in range(MAX_ACCEPTS_A_TURN):
             try:
-                client, _place = self._socket.accept()
+                client, _address = self._socket.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return
             except OSError as error:
                 if error.errno not in EXHAUSTED:
                     raise
                 self._loop.remove_reader(self._socket)
-                self._listener.env.call_later(PAUSE, self._open)
+                self._listener.env.call_later(PAUSE_SECONDS, self._resume)
                 return
             client.setblocking(False)
             Handshake(self._listener, client, self._context)
 
 
 class Handshake:
-    """A connection until it has shaken hands; a `Downstream` takes its place."""
+    """Connection during its handshake; a `TlsConnection` replaces it."""
 
     expires = NEVER
-    """The loop sees to it."""
+    """The loop limits the time of the handshake."""
 
     def __init__(self, listener: Listener, sock: socket.socket, context: ssl.SSLContext) -> None:
         self._listener = listener
@@ -80,39 +83,39 @@ class Handshake:
         listener = self._listener
         try:
             await asyncio.get_running_loop().connect_accepted_socket(
-                lambda: Secured(self, listener),
+                lambda: TlsConnection(self, listener),
                 sock,
                 ssl=context,
                 ssl_handshake_timeout=listener.limits.header_timeout,
-                ssl_shutdown_timeout=listener.limits.body_timeout,  # what was written has to go out in it, too
+                ssl_shutdown_timeout=listener.limits.body_timeout,  # includes the time to send the rest of an answer
             )
-        except OSError:  # of TLS or of TCP, or its time was over
-            listener.fail_handshake()
+        except OSError:  # of TLS or TCP, or the timeout
+            listener.count_failed_handshake()
         finally:
             listener.forget(self)
 
-    # ----- what the server asks of it
+    # ----- what listener and server call
 
     def expire(self, now: float) -> None:
         self.abort()
 
     def drain(self) -> None:
-        """It has asked for nothing yet."""
+        """Close: the client has not sent a request yet."""
         self.abort()
 
     def abort(self) -> None:
         self._task.cancel()
 
 
-class Secured(Downstream):
-    """A client's connection that was admitted before its handshake."""
+class TlsConnection(DownstreamConnection):
+    """Connection that the listener has admitted before its handshake."""
 
-    __slots__ = ("_before",)
+    __slots__ = ("_handshake",)
 
-    def __init__(self, before: Handshake, listener: Listener) -> None:
+    def __init__(self, handshake: Handshake, listener: Listener) -> None:
         super().__init__(listener)
-        self._before = before
+        self._handshake = handshake
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.listener.replace(self._before, self)
+        self.listener.replace(self._handshake, self)
         super().connection_made(transport)

@@ -1,49 +1,51 @@
-"""A client's connection and an upstream's after `101 Switching Protocols`: joined end to end, with back-pressure.
+"""Tunnel: a client's and an upstream's connection after `101 Switching Protocols`, joined with backpressure.
 
 Rules:
 
-1. Bytes pass unchanged and in the same turn of the loop.  An end that cannot take more stops the other one's reading.
-2. A half-closed end half-closes the other (where its transport can), a lost one closes it.
-3. Silence in both directions for the route's `timeout.idle` ends it; so does the sidecar's own end.  Either way both
-   sides are told with a Close frame 1001 between two frames (RFC 6455 5.5.1 and 7.4.1), and get `LINGER` to answer.
-4. It counts as a connection of its listener, and as one of its endpoint, until both ends are closed.
+1. Bytes pass unchanged and in the same turn of the loop.  A side that cannot take more pauses the other one's reading.
+2. A half-closed side half-closes the other one, if its transport can; a closed side closes the other one.
+3. Silence in both directions for the route's `timeout.idle` ends the tunnel, and so does a draining listener.  Both
+   sides then get a Close frame 1001 between two frames (RFC 6455 5.5.1 and 7.4.1) and `LINGER_SECONDS` to answer it.
+4. A tunnel counts as a connection of its listener and of its endpoint until both sides are closed.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from sidecar.core.exchange import NEVER
 from sidecar.core.outcome import Upgraded
+from sidecar.downstream.closing import LINGER_SECONDS
 from sidecar.downstream.websocket import GOING_AWAY, GOING_AWAY_MASKED, FrameFollower
 
 if TYPE_CHECKING:
     from sidecar.downstream.listener import Listener
 
-LINGER: Final = 2.0
-"""Seconds for the answers to our Close frames."""
-
 
 class Tunnel:
-    """Both ends, as the listener sees them."""
+    """Both sides together, as listener and server see them."""
 
-    __slots__ = ("_client", "_idle_timeout", "_is_ending", "_listener", "_server", "_upstream", "expires")
+    __slots__ = ("_client", "_idle_timeout", "_is_closing", "_listener", "_server", "_upstream", "expires")
 
     def __init__(self, listener: Listener, idle_timeout: float) -> None:
-        """`idle_timeout` is in seconds."""
+        """`idle_timeout` is in seconds, or `NEVER`."""
         self._listener = listener
         self._idle_timeout = idle_timeout
-        self._is_ending = False
+        self._is_closing = False
+        """True once both sides are told that the tunnel ends."""
         self._upstream: Upgraded | None = None
-        self._client = End(self, GOING_AWAY)
-        self._server = End(self, GOING_AWAY_MASKED)
+        """Upstream connection; None before `open`."""
+        self._client = TunnelSide(self, GOING_AWAY)
+        self._server = TunnelSide(self, GOING_AWAY_MASKED)
         self._client.other, self._server.other = self._server, self._client
         self.expires = NEVER
 
     def open(self, client: asyncio.Transport, upstream: Upgraded, head: bytes, early: bytes) -> bool:
-        """Join them; False if the upstream's is lost already.  `head` answers the client; `early` came with its
-        request."""
+        """Join the two connections; False if the upstream's is closed already.
+
+        `head` is the answer to the client; `early` are bytes that the client has sent after its request.
+        """
         taken = upstream.take_over(self._server)
         if taken is None:
             return False
@@ -52,7 +54,7 @@ class Tunnel:
         self._client.transport = client
         client.set_protocol(self._client)
         client.write(head)
-        self.touch()
+        self.restart_idle_timeout()
         if answered:
             self._server.data_received(answered)
         if early:
@@ -60,105 +62,107 @@ class Tunnel:
         client.resume_reading()
         return True
 
-    # ----- what its ends call
+    # ----- what its sides call
 
-    def touch(self) -> None:
-        """Something has passed."""
-        if not self._is_ending and self._idle_timeout != NEVER:
+    def restart_idle_timeout(self) -> None:
+        if not self._is_closing and self._idle_timeout != NEVER:
             self.expires = self._listener.now() + self._idle_timeout
 
-    def lose(self, end: End) -> None:
-        """One end is lost."""
-        if end is self._server and self._upstream is not None:
+    def end_side(self, side: TunnelSide) -> None:
+        """Close the other side of one that is closed."""
+        if side is self._server and self._upstream is not None:
             self._upstream.close()
-        if end.other.is_lost:
+        if side.other.is_closed:
             self._listener.forget(self)
-        elif not self._is_ending or not end.other.is_cut:
-            end.other.close()
+        elif not self._is_closing or not side.other.is_discarding:
+            side.other.close()
 
-    # ----- what the listener asks of it
+    # ----- what listener and server call
 
     def expire(self, now: float) -> None:
-        """Silent for too long; or it was told to end and has not."""
-        if self._is_ending:
+        """End a silent tunnel, or abort one that has not ended in time."""
+        if self._is_closing:
             self.abort()
         else:
             self.drain()
 
     def drain(self) -> None:
-        """End it, at the next end of a frame in each direction."""
-        if not self._is_ending:
-            self._is_ending = True
-            self.expires = self._listener.now() + LINGER
-            if not self._client.frames.is_closed and not self._server.frames.is_closed:  # else they are at it already
-                self._client.cut()
-                self._server.cut()
+        """End the tunnel, at the next end of a frame in each direction."""
+        if not self._is_closing:
+            self._is_closing = True
+            self.expires = self._listener.now() + LINGER_SECONDS
+            if not self._client.frames.is_closed and not self._server.frames.is_closed:  # else they are closing already
+                self._client.end_frames()
+                self._server.end_frames()
 
     def abort(self) -> None:
         self._client.abort()
         self._server.abort()
 
     def __repr__(self) -> str:
-        return f"<Tunnel {'ending' if self._is_ending else 'open'}>"
+        return f"<Tunnel {'closing' if self._is_closing else 'open'}>"
 
 
-class End(asyncio.Protocol):
+class TunnelSide(asyncio.Protocol):
     """One of the two connections."""
 
     __slots__ = (
         "_close_frame",
-        "_is_cutting",
+        "_is_ending",
         "_tunnel",
         "frames",
-        "is_cut",
+        "is_closed",
+        "is_discarding",
         "is_eof",
-        "is_lost",
         "other",
         "transport",
     )
 
-    other: End
+    other: TunnelSide
 
     def __init__(self, tunnel: Tunnel, close_frame: bytes) -> None:
-        """`close_frame` is what this end is told when the sidecar ends the conversation."""
+        """`close_frame` is sent to this side when the sidecar ends the tunnel."""
         self._tunnel = tunnel
         self._close_frame = close_frame
         self.frames = FrameFollower()
-        """What this end sends."""
-        self._is_cutting = False
+        """Frames that this side sends."""
+        self._is_ending = False
+        """True once data from this side passes to the end of the current frame only."""
         self.transport: asyncio.Transport | None = None
-        self.is_cut = False
-        """Does nothing that it sends pass any more?"""
+        """None before the tunnel is open, and once this side is closed."""
+        self.is_discarding = False
+        """True once data from this side is discarded."""
         self.is_eof = False
-        self.is_lost = False
+        """True once this side has sent its last byte."""
+        self.is_closed = False
 
     def data_received(self, data: bytes) -> None:
-        self._tunnel.touch()
-        if self.is_cut:
+        self._tunnel.restart_idle_timeout()
+        if self.is_discarding:
             self.frames.follow(data)
             self._close_if_answered()
-        elif self._is_cutting:
+        elif self._is_ending:
             size = self.frames.follow(data, stop=True)
             self.other.write(data[:size])
-            self.cut()
-            if self.is_cut:
+            self.end_frames()
+            if self.is_discarding:
                 self.data_received(data[size:])
         else:
             self.frames.follow(data)
             self.other.write(data)
 
-    def cut(self) -> None:
-        """Tell the other end, between two frames of this one, that the conversation is over."""
-        self._is_cutting = True
+    def end_frames(self) -> None:
+        """Send a Close frame to the other side once this side's current frame has passed, and discard the rest."""
+        self._is_ending = True
         if self.frames.is_between:
-            self.is_cut = True
+            self.is_discarding = True
             if not self.frames.is_closed:
                 self.other.write(self.other._close_frame)
             self.other._close_if_answered()
 
     def _close_if_answered(self) -> None:
-        """Both Close frames have passed: the connection has no more to say (RFC 6455 7.1.1)."""
-        if self.frames.is_closed and self.other.is_cut:
+        """Close once both Close frames have passed (RFC 6455 7.1.1)."""
+        if self.frames.is_closed and self.other.is_discarding:
             self.close()
 
     def eof_received(self) -> bool:
@@ -171,9 +175,9 @@ class End(asyncio.Protocol):
         return self.transport is not None and self.transport.can_write_eof()
 
     def connection_lost(self, error: Exception | None) -> None:
-        self.is_lost = True
+        self.is_closed = True
         self.transport = None
-        self._tunnel.lose(self)
+        self._tunnel.end_side(self)
 
     def pause_writing(self) -> None:
         if self.other.transport is not None:
@@ -193,5 +197,6 @@ class End(asyncio.Protocol):
             self.transport.close()
 
     def abort(self) -> None:
+        """Close at once."""
         if self.transport is not None:
             self.transport.abort()

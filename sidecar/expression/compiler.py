@@ -1,4 +1,4 @@
-"""A tree to closures, with every type checked that is known at load."""
+"""Compiler of a condition: its tree becomes closures, with every type checked that is known at load."""
 
 from __future__ import annotations
 
@@ -36,27 +36,32 @@ FUNCTIONS: Final = ("startsWith", "endsWith", "contains", "matches", "has", "siz
 
 
 class Typed(NamedTuple):
-    """A compiled part and its type."""
+    """Compiled part of a condition."""
 
     kind: str
+    """Its type; `dyn` for JSON, whose types are not known at load."""
     read: Read
+    """Returns its value for an exchange."""
 
 
 class Compiler:
-    """Compiles one condition.  `needs` is what it reads, besides the request's head."""
+    """Compiles one condition."""
 
     def __init__(self, scope: Scope) -> None:
+        """Compile for a place where the facts of `scope` are known."""
         self.scope = scope
         self.needs: set[str] = set()
+        """Facts that the condition reads (`Scope.facts`)."""
         self.headers: set[str] = set()
         """Fields of the request that it reads, in lower case."""
 
     def compile(self, node: Expression) -> Typed:
+        """Compile a node.  Raises `ExpressionError`."""
         method: Callable[[Any], Typed] = getattr(self, f"_{type(node).__name__.lower()}")
         return method(node)
 
     def condition(self, node: Expression) -> Read:
-        """A part that has to be true or false."""
+        """Compile a node that must be true or false.  Raises `ExpressionError`."""
         found = self.compile(node)
         if found.kind not in (BOOL, DYN):
             raise ExpressionError(node.column, f"a condition is expected and this is of type {found.kind}; compare it")
@@ -67,8 +72,8 @@ class Compiler:
         return Typed(TYPES[type(value)], lambda _x, _o, _b: value)
 
     def _items(self, node: Items) -> Typed:
-        if all(isinstance(item, Literal) for item in node.items):
-            values = [item.value for item in node.items]
+        values = [item.value for item in node.items if isinstance(item, Literal)]
+        if len(values) == len(node.items):
             return Typed(LIST, lambda _x, _o, _b: values)
         reads = [self.compile(item).read for item in node.items]
 
@@ -225,7 +230,7 @@ class Compiler:
 
 
 def _constant(read: Read, wanted: Any, is_equal: bool) -> Typed:
-    """`==` or `!=` with a literal, the most frequent of all conditions."""
+    """Compile `==` or `!=` with a literal, the most frequent condition."""
     kinds = (int, float) if type(wanted) in (int, float) else (type(wanted),)
 
     def compare(x: Exchange, o: Outcome | None, b: Bodies) -> Any:

@@ -1,4 +1,4 @@
-"""A condition of a policy file, ready to be asked."""
+"""A condition of a policy file, compiled."""
 
 from __future__ import annotations
 
@@ -13,28 +13,32 @@ from sidecar.expression.tree import Access, Expression, Literal, Logic, Relation
 
 
 class Condition:
-    """A compiled `when:`.  Raises `ExpressionError` (a `ValueError`) for what is none in this scope."""
+    """Compiled `when:`."""
 
     __slots__ = ("_read", "headers", "needs", "pins", "text")
 
     def __init__(self, text: str, scope: Scope) -> None:
+        """Compile a condition.  Raises `ExpressionError` (a `ValueError`) if it is not valid in this scope."""
         self.text = text
         tree = parse(text)
         compiler = Compiler(scope)
         self._read = compiler.condition(tree)
         self.needs = frozenset(compiler.needs)
-        """Which of `request`, `request.body`, `response` and `response.body` it reads."""
+        """Facts that it reads, of `request`, `request.body`, `response` and `response.body`."""
         self.headers = frozenset(compiler.headers)
         """Fields of the request that it reads, in lower case."""
         self.pins = dict(_pins(tree))
-        """Facts that must equal a literal for it to hold."""
+        """Facts that must equal a literal for the condition to hold."""
 
     def holds(self, x: Exchange, outcome: Outcome | None = None, bodies: Bodies = NO_BODIES) -> bool:
-        """Is it true?  False where it is not, and where it has no value because something is missing."""
+        """True if the condition is true.  False if it is not, or has no value because something is missing."""
         return self._read(x, outcome, bodies) is True
 
     def excludes(self, other: Condition) -> bool:
-        """Can both never hold at once?  Sees what is plain to see: one fact that is to equal two literals."""
+        """True if both conditions cannot hold at once.
+
+        Only the plain case is recognised: one fact that must equal two different literals.
+        """
         return any(fact in other.pins and other.pins[fact] != value for fact, value in self.pins.items())
 
     def __repr__(self) -> str:
@@ -52,5 +56,5 @@ def _pins(tree: Expression) -> list[tuple[str, Any]]:
 
 
 def _fact(access: Access) -> str:
-    """One name for one fact: header names mind no case."""
+    """Return one name for one fact: header names ignore case."""
     return str(access).lower() if "headers" in access.steps[1:2] else str(access)

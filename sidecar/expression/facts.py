@@ -1,12 +1,10 @@
-"""What a condition can speak of, and how each fact is read.
+"""Facts that a condition can speak of, and how each is read.
 
-A fact that is not there is `ERROR`, CEL's error value: see the package's rules for what becomes of it.
+An absent fact is `ERROR`, CEL's error value.  Facts are read so that no request can pass for another one:
 
-Facts are read so that nobody can dress a request up to look like another one:
-
-- `request.path` is in the canonical form of RFC 3986 6.2.2 (`/%61dmin` is `/admin`), still percent-encoded otherwise.
-- A field's lines are joined with `, ` (RFC 9110 5.3).  Bytes that are not UTF-8 are read as Latin-1.
-- A query parameter that comes more than once is an error: who reads which of them is not ours to know.
+1. `request.path` is canonical (RFC 3986 6.2.2: `/%61dmin` is `/admin`), and otherwise still percent-encoded.
+2. The lines of a field are joined with `, ` (RFC 9110 5.3).  Bytes that are not UTF-8 are read as Latin-1.
+3. A query parameter that occurs more than once is an error, since services differ in which one they read.
 """
 
 from __future__ import annotations
@@ -22,25 +20,25 @@ from sidecar.core.uri import MAX_BYTES, canonical, parameter
 BOOL, INT, DOUBLE, STRING, NULL, LIST, MAP, DYN = "bool", "int", "double", "string", "null", "list", "map", "dyn"
 
 
-class Error:
-    """The value of what has none."""
+class ErrorValue:
+    """CEL's error value: that of what has none."""
 
     def __repr__(self) -> str:
         return "error"
 
 
-ERROR: Final = Error()
+ERROR: Final = ErrorValue()
 
 
 class Json(Protocol):
-    """A JSON body (`sidecar.transform.jsonbody.Document`)."""
+    """JSON body (`sidecar.transform.jsonbody.Document`)."""
 
     def at(self, steps: tuple[str | int, ...]) -> Any:
-        """The plain value at these steps.  Raises `LookupError` where there is none."""
+        """Return the plain value at these steps.  Raises `LookupError` if there is none."""
 
 
 class Bodies(NamedTuple):
-    """The JSON bodies that are known; None where there is none or it is not JSON."""
+    """JSON bodies that are known; None if there is none or it is not JSON."""
 
     request: Json | None = None
     response: Json | None = None
@@ -48,13 +46,14 @@ class Bodies(NamedTuple):
 
 NO_BODIES: Final = Bodies()
 Read = Callable[[Exchange, Outcome | None, Bodies], Any]
+"""Reads a value from a request, its outcome and their bodies."""
 
 
 class Scope(NamedTuple):
-    """Which facts are known where a condition stands."""
+    """Facts that are known where a condition stands."""
 
     facts: frozenset[str]
-    """Of `request`, `request.body`, `response` and `response.body`."""
+    """Some of `request`, `request.body`, `response` and `response.body`."""
     why: str
     """Completes the sentence "... is not known here: "."""
 
@@ -75,24 +74,25 @@ FIELDS: Final = {
     },
     "response": {"status": INT, "headers": MAP, "body": DYN},
 }
+"""Facts and their types."""
 
 
 def text(value: bytes) -> str:
-    """Bytes of a message as text."""
+    """Return bytes of a message as text."""
     try:
         return value.decode()
     except UnicodeDecodeError:
         return value.decode("latin-1")
 
 
-def field(message: Message, name: bytes) -> str | Error:
-    """A header field's value, all its lines joined."""
+def field(message: Message, name: bytes) -> str | ErrorValue:
+    """Return a header field's value, all its lines joined."""
     value = message.joined(name)
     return ERROR if value is None else text(value)
 
 
-def query(x: Exchange, name: bytes) -> str | Error:
-    """A query parameter's one value."""
+def query(x: Exchange, name: bytes) -> str | ErrorValue:
+    """Return the one value of a query parameter."""
     values = parameter(x.query, name)
     return text(values[0]) if len(values) == 1 else ERROR
 
@@ -100,14 +100,14 @@ def query(x: Exchange, name: bytes) -> str | Error:
 def _path(x: Exchange, _o: Outcome | None, _b: Bodies) -> Any:
     path = x.path
     if b"%" in path:
-        if len(path) > MAX_BYTES:  # no route takes it
+        if len(path) > MAX_BYTES:  # no route matches it
             return ERROR
         path = canonical(path)
     return text(path)
 
 
 def reader(owner: str, name: str, steps: tuple[str | int, ...]) -> Read:
-    """How `owner.name`, or what `steps` lead to from there, is read."""
+    """Return how `owner.name`, or what `steps` lead to from there, is read."""
     match owner, name:
         case "request", "method":
             return lambda x, _o, _b: x.method.decode("latin-1")
@@ -129,7 +129,7 @@ def reader(owner: str, name: str, steps: tuple[str | int, ...]) -> Read:
 
 
 def presence(owner: str, name: str, steps: tuple[str | int, ...]) -> Read:
-    """Whether it is there: `has(...)`, and `'name' in map`."""
+    """Return how the presence of a fact is read: `has(...)`, and `'name' in map`."""
     read = reader(owner, name, steps)
     if name == "query":
         key = str(steps[0]).encode()

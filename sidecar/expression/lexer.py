@@ -1,27 +1,30 @@
-"""Text to tokens.  Every token knows its column; errors point at one."""
+"""Lexer of conditions.  Every token has its column, and errors point at one."""
 
 from __future__ import annotations
 
 import re
 from typing import Any, Final, NamedTuple
 
-MAX_LENGTH: Final = 2048
-"""Characters of a condition."""
+from sidecar.expression import MAX_LENGTH
+
 INT_BITS: Final = 63
+"""Bits of an int literal, without its sign."""
 
 
 class ExpressionError(ValueError):
-    """A condition that cannot be compiled.  `column` counts characters from 1."""
+    """Error in a condition."""
 
     def __init__(self, column: int, message: str) -> None:
         super().__init__(f"is no valid condition: column {column}: {message}")
         self.column = column
+        """Place of the error; columns count characters from 1."""
 
 
 class Token(NamedTuple):
-    """`kind` is `name`, `literal`, `end`, or the operator or bracket itself."""
+    """Smallest part of a condition."""
 
     kind: str
+    """`name`, `literal`, `end`, or the operator or bracket itself."""
     value: Any
     column: int
 
@@ -59,7 +62,7 @@ _HINTS: Final = {
 
 
 def tokens(text: str) -> list[Token]:
-    """All tokens, the last one is the end.  Raises `ExpressionError`."""
+    """Return all tokens; the last one is the end.  Raises `ExpressionError`."""
     if len(text) > MAX_LENGTH:
         raise ExpressionError(MAX_LENGTH + 1, f"a condition has at most {MAX_LENGTH} characters")
     found: list[Token] = []

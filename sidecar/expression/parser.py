@@ -1,7 +1,7 @@
-"""Tokens to a tree: a Pratt parser (Pratt, "Top Down Operator Precedence", 1973) for CEL's grammar, as far as it goes.
+"""Pratt parser of conditions (Pratt, "Top Down Operator Precedence", 1973).
 
-Binding, loosest first: `||`, `&&`, the relations (which do not chain here: `a < b < c` is an error), `!` and `-`, then
-`.name`, `[index]` and calls.  Depth is bounded, so that neither parsing nor evaluating can exhaust the stack.
+Binding, loosest first: `||`, `&&`, relations, `!` and `-`, then `.name`, `[index]` and calls.  Unlike in CEL relations
+do not chain: `a < b < c` is an error.  Depth is bounded, so that neither parser nor evaluation can exhaust the stack.
 """
 
 from __future__ import annotations
@@ -12,12 +12,15 @@ from sidecar.expression.lexer import ExpressionError, Token, tokens
 from sidecar.expression.tree import Access, Call, Expression, Items, Literal, Logic, Not, Relation
 
 MAX_DEPTH: Final = 32
+"""Levels of nesting."""
 BINDING: Final = {"||": 1, "&&": 2, **dict.fromkeys(("==", "!=", "<", "<=", ">", ">=", "in"), 3)}
+"""Binding power of the binary operators."""
 MAX_ITEMS: Final = 256
+"""Members of a list."""
 
 
 def parse(text: str) -> Expression:
-    """The tree of a condition.  Raises `ExpressionError`."""
+    """Return the tree of a condition.  Raises `ExpressionError`."""
     parser = _Parser(tokens(text))
     found = parser.expression(0)
     parser.expect("end", "an operator such as `==`, `&&` or `||`, or the end")

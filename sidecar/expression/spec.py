@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, WithJsonSchema
 
-from sidecar.expression.condition import Condition
-from sidecar.expression.facts import REQUEST, RESPONSE, WHOLE_REQUEST, Scope
-from sidecar.expression.lexer import MAX_LENGTH
+from sidecar.expression import MAX_LENGTH
 
 
-def _compiles(scope: Scope) -> AfterValidator:
+def _compiles(scope: Literal["REQUEST", "RESPONSE", "WHOLE_REQUEST"]) -> AfterValidator:
+    """Return the check that a text is a condition in a scope of `facts.py`, which is imported by the first text."""
+
     def check(text: str) -> str:
-        Condition(text, scope)
+        from sidecar.expression import condition, facts
+
+        condition.Condition(text, getattr(facts, scope))
         return text
 
     return AfterValidator(check)
@@ -23,9 +25,9 @@ def _schema(example: str) -> Any:
     return WithJsonSchema({"type": "string", "minLength": 1, "maxLength": MAX_LENGTH, "examples": [example]})
 
 
-RequestWhen = Annotated[str, _compiles(REQUEST), _schema("request.method == 'POST'")]
-"""A condition on a request's head."""
-WholeRequestWhen = Annotated[str, _compiles(WHOLE_REQUEST), _schema("request.body.quantity > 100")]
-"""A condition on a request, its JSON body included."""
-ResponseWhen = Annotated[str, _compiles(RESPONSE), _schema("response.status == 200 && has(response.body.error)")]
-"""A condition on an answer and the head of its request."""
+RequestWhen = Annotated[str, _compiles("REQUEST"), _schema("request.method == 'POST'")]
+"""Condition on a request's head."""
+WholeRequestWhen = Annotated[str, _compiles("WHOLE_REQUEST"), _schema("request.body.quantity > 100")]
+"""Condition on a request, its JSON body included."""
+ResponseWhen = Annotated[str, _compiles("RESPONSE"), _schema("response.status == 200 && has(response.body.error)")]
+"""Condition on an answer and the head of its request."""

@@ -1,16 +1,15 @@
-"""What a condition consists of, as the parser finds it.  Columns count from 1."""
+"""Nodes of a parsed condition.  Columns count from 1."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 Scalar = str | int | float | bool | None
 
 
 @dataclass(frozen=True, slots=True)
 class Literal:
-    """A value that is written out."""
+    """Value that is written out."""
 
     value: Scalar
     column: int
@@ -18,7 +17,7 @@ class Literal:
 
 @dataclass(frozen=True, slots=True)
 class Items:
-    """A list that is written out."""
+    """List that is written out."""
 
     items: tuple[Expression, ...]
     column: int
@@ -26,11 +25,12 @@ class Items:
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """`request.headers['x-tier']`: a name, and the steps from it on.  An int is an index of a list."""
+    """Fact, such as `request.headers['x-tier']`: a name, and the steps from it on."""
 
     steps: tuple[str | int, ...]
+    """Names, and ints as indexes of lists."""
     columns: tuple[int, ...]
-    """Where each step stands."""
+    """Column of each step."""
 
     @property
     def column(self) -> int:
@@ -54,7 +54,7 @@ class Not:
 
 @dataclass(frozen=True, slots=True)
 class Logic:
-    """`a && b && c` or `a || b || c`, flat."""
+    """`a && b && c` or `a || b || c`, without nesting."""
 
     operator: str
     operands: tuple[Expression, ...]
@@ -73,12 +73,12 @@ class Relation:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A function; of `a.startsWith(b)` the receiver is the first argument."""
+    """Call of a function; the receiver of `a.startsWith(b)` is the first argument."""
 
     name: str
     arguments: tuple[Expression, ...]
     column: int
 
 
-Expression = Any
-"""One of the above."""
+Expression = Literal | Items | Access | Not | Logic | Relation | Call
+"""Any of these nodes."""

@@ -1,10 +1,13 @@
-"""Policies compiled without a process around them: real chains of real stages, on a clock that stands still, before
-upstreams that are not connected.  What `sidecar routes` and `sidecar explain` look at: it works on any machine, also on
-one that has none of the certificates and endpoints that the policies name."""
+"""Policies compiled without a process around them, for `sidecar routes` and `sidecar explain`.
+
+The chains consist of real stages, on a clock that stands still and in front of upstreams that are not connected.  So
+this works on any machine, also on one that has none of the certificates and endpoints that the policies name.
+"""
 
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, NoReturn
 
@@ -19,7 +22,7 @@ from sidecar.upstream.endpoint import EndpointSet
 
 
 class Unconnected:
-    """An upstream that refuses everything."""
+    """Upstream that refuses everything."""
 
     def __init__(self, name: str, spec: UpstreamSpec, env: Env, *_: Any) -> None:
         self.name = name
@@ -29,29 +32,29 @@ class Unconnected:
         return failed(NO_ENDPOINT)
 
     def start(self) -> None:
-        """There is nothing to start."""
+        """Do nothing."""
 
 
-def _never(*_: Any, **__: Any) -> NoReturn:
-    raise RuntimeError("these policies are not in force: nothing runs")
+class Standstill:
+    """Event loop on which no time passes and nothing can be started."""
+
+    def time(self) -> float:
+        return 0.0
+
+    def call_later(self, *_: Any) -> NoReturn:
+        raise RuntimeError("these policies are not in force: nothing runs")
+
+    create_task = create_future = call_later
 
 
 def still() -> Env:
-    """An env in which no time passes and nothing can be started."""
-    return Env(
-        now=lambda: 0.0,
-        wall=lambda: 0.0,
-        sleep=_never,
-        call_later=_never,
-        spawn=_never,
-        future=_never,
-        rng=random.Random(0),
-        emit=lambda *_, **__: None,
-        meter=Registry(),
-    )
+    """Return an env in which no time passes and nothing can be started."""
+    loop = Standstill()
+    silent: Callable[..., None] = lambda *_, **__: None  # noqa: E731 - typed
+    return Env.on(loop, wall=loop.time, sleep=loop.call_later, rng=random.Random(0), emit=silent, meter=Registry())
 
 
 def compile_dry(spec: PolicySpec) -> Snapshot:
-    """The pipelines of some policies.  Raises `CompileError`."""
+    """Return the pipelines of policies.  Raises `CompileError`."""
     alone = {name: cache.model_copy(update={"redis": None}) for name, cache in spec.caches.items()}
     return compile_policies(replace(spec, caches=alone), still(), StateStore().lease(), make=Unconnected)

@@ -1,4 +1,4 @@
-"""The values that are in force for a route, each with the place that it comes from."""
+"""Effective values of a spec, each with the place that it comes from."""
 
 from __future__ import annotations
 
@@ -16,19 +16,21 @@ _PLAIN: Final = re.compile(r"[A-Za-z0-9_./%*~+-][A-Za-z0-9_./%*~+ -]*")
 
 
 class Value(NamedTuple):
-    """One value."""
+    """Effective value."""
 
     key: str
-    """`backoff.base`."""
+    """Path of its key, such as `backoff.base`."""
     text: str
-    """As it is, or would be, written in a file."""
+    """The value as a file writes it."""
     where: str
     """`file:line`, or `built-in`."""
 
 
 def values(model: Model, node: Node | None, without: tuple[str, ...] = (), path: str = "") -> Iterator[Value]:
-    """All values of a model: those that its node gives, and the built-in ones.  What is not set and has no default is
-    left out, and so are the keys named by `without`."""
+    """Yield the values of a model: those that its node gives, and the built-in ones.
+
+    Keys that are not set and have no default are left out, and so are those in `without`.  `path` goes before the keys.
+    """
     node = node or EMPTY
     built_in = defaults(type(model))
     for name, field in type(model).model_fields.items():
@@ -48,7 +50,7 @@ def values(model: Model, node: Node | None, without: tuple[str, ...] = (), path:
 
 
 def flow(value: Any) -> str:
-    """A value on one line, in YAML's flow style."""
+    """Return a value on one line, in YAML's flow style."""
     if isinstance(value, dict):
         return f"{{{', '.join(f'{key}: {flow(member)}' for key, member in value.items())}}}"
     if isinstance(value, list | tuple | frozenset):

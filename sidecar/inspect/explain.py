@@ -1,6 +1,6 @@
-"""What policies come to, in words: each route's chain of stages, and what would happen to one request.
+"""Compiled policies in words: each route's chain of stages, and the way of one request.
 
-Both are made from compiled policies (`dry.py`), not from a reading of the files: what is printed is what would run.
+Both are made from compiled policies (`dry.py`) and not from the files, so that what is printed is what would run.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from sidecar.routing.router import host_names
 from sidecar.routing.rule import EXACT, PREFIX, REGEX, TEMPLATE, Rule
 
 MAX_LISTED: Final = 10
-"""Routes that are named beside the one that matches."""
+"""Routes that are listed beside the one that matches."""
 
 
 def routes_text(snapshot: Snapshot) -> str:
-    """Every route: what it takes, its stages from the outside in, and where it ends."""
+    """Return the text of `sidecar routes`: what each route takes, its stages from the outside in, and its upstream."""
     blocks = []
     for route in snapshot.routes.values():
         upstream = snapshot.spec.upstreams[route.upstream]
@@ -43,7 +43,10 @@ def routes_text(snapshot: Snapshot) -> str:
 
 
 def explain_text(snapshot: Snapshot, listener: str, x: Exchange) -> str:
-    """Which route a request on a listener takes and why, which it nearly took and why not, and the values in force."""
+    """Return the text of `sidecar explain` for a request on a listener.
+
+    It says which route the request takes and why, which others it nearly takes and why not, and the values in force.
+    """
     router = snapshot.listeners[listener]
     route = router.match(x)
     target = x.target.decode("utf-8", "replace")
@@ -63,7 +66,10 @@ def explain_text(snapshot: Snapshot, listener: str, x: Exchange) -> str:
 
 
 def exchange_of(method: str, url: str, headers: Iterable[tuple[str, str]]) -> Exchange:
-    """A request as the edge would hand it over.  `url` is absolute, or begins with a slash.  Raises `ValueError`."""
+    """Return a request as a listener makes it of these parts; `url` is absolute, or begins with a slash.
+
+    Raises `ValueError` for another URL.
+    """
     parts = urlsplit(url)
     if not parts.netloc and not url.startswith("/"):
         raise ValueError(f"{url} is not a URL; write it such as http://orders/orders/17 or /orders/17")
@@ -76,7 +82,7 @@ def exchange_of(method: str, url: str, headers: Iterable[tuple[str, str]]) -> Ex
 
 
 def match_words(route: Route) -> str:
-    """What a route asks of a request: `GET, HEAD orders.example.com/orders/{id} x-tier: gold`."""
+    """Return what a route asks of a request: `GET, HEAD orders.example.com/orders/{id} x-tier: gold`."""
     match = route.spec.match
     path = match.path or (match.path_prefix and f"{match.path_prefix.rstrip('/')}/*") or match.path_regex or "/*"
     conditions = [f"{name}: {value}" for name, value in match.headers.items()]
@@ -87,7 +93,7 @@ def match_words(route: Route) -> str:
 
 
 def table(rows: Sequence[tuple[str, str, str]]) -> list[str]:
-    """Indented rows in columns; the second column wraps nothing, it is as wide as it is."""
+    """Return indented rows in columns, each as wide as its longest text."""
     first = max((len(row[0]) for row in rows), default=0)
     second = max((len(row[1]) for row in rows), default=0)
     return [f"    {a:{first}}  {b:{second}}  {c}".rstrip() for a, b, c in rows]
@@ -98,14 +104,14 @@ def _title(route: Route, link: Link) -> str:
 
 
 def _settings(snapshot: Snapshot, route: Route, link: Link) -> str:
-    """What the files say in a block; what they do not say is built in."""
+    """Return the keys of a block that the files give; the others are built in."""
     above = snapshot.spec.node.find(("upstreams", route.upstream)) if link.scope != ROUTE else route.spec.node
     node = above.child(link.policy) if above is not None else None
     return flow(node.plain()) if node is not None else "{}"
 
 
 def _endpoint_breaker(snapshot: Snapshot, route: Route) -> Iterator[tuple[str, str, str]]:
-    """The breaker that the upstream's client asks for each endpoint; it is no link of the chain."""
+    """Yield the row of a breaker `per: endpoint`, which the upstream asks and which is no link of the chain."""
     block = snapshot.spec.upstreams[route.upstream].circuit_breaker
     node = snapshot.spec.node.find(("upstreams", route.upstream, BREAKER))
     if block is not None and block.per is not None and node is not None:
@@ -113,7 +119,7 @@ def _endpoint_breaker(snapshot: Snapshot, route: Route) -> Iterator[tuple[str, s
 
 
 def _in_force(snapshot: Snapshot, route: Route) -> Iterator[str]:
-    """Every value of every block in the route's way."""
+    """Yield every value of every block of the route."""
     spec, upstream = route.spec, snapshot.spec.upstreams[route.upstream]
     whole = snapshot.spec.node.find(("upstreams", route.upstream))
     for link in route.chain:
@@ -150,7 +156,7 @@ def _route_of(snapshot: Snapshot, listener: str, x: Exchange, path: bytes) -> st
 
 
 def _others(rules: Sequence[Rule[Route]], taken: Route | None, x: Exchange) -> Iterator[tuple[str, str, str]]:
-    """Routes that match too or fail in one condition alone, the most specific first."""
+    """Yield routes that match too, or fail in one condition alone, the most specific first."""
     listed = 0
     for rule in rules:
         route = rule.target
@@ -166,7 +172,7 @@ def _others(rules: Sequence[Rule[Route]], taken: Route | None, x: Exchange) -> I
 
 
 def misses(rule: Rule[Route], x: Exchange, path: bytes) -> Iterator[str]:
-    """Every condition that a request does not meet, in words; `path` is in its canonical form."""
+    """Yield every condition that a request does not meet, in words; `path` is in its canonical form."""
     match = rule.match
     if rule.host and rule.host not in host_names(x.scheme, x.authority):
         yield f"the host is {x.authority.decode('utf-8', 'replace') or 'not given'}, not {match.host}"

@@ -1,21 +1,21 @@
-"""Whether the answer to a request would be cached, as far as the request and the policies decide it.
+"""Caching of one request in words, as far as the request and the policies decide it.
 
-The rest is for the answer to say (RFC 9111 3); on every answer Cache-Status tells what came of it.
+The rest is decided by the answer (RFC 9111 3), on which Cache-Status says what was done.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from sidecar.cache.intake import asked_by
 from sidecar.cache.rfc.key import KeyRule, uri_of
-from sidecar.cache.rfc.reuse import is_for_origin, read_fields, wishes
+from sidecar.cache.rfc.reuse import is_for_origin, read_fields, request_directives
+from sidecar.cache.rfc.storing import request_facts
 from sidecar.core.exchange import SAFE_METHODS, Exchange
-from sidecar.stages.cache.stage import Spec
+from sidecar.stages.cache.spec import Spec
 
 
 def cache_text(spec: Spec, route: str, x: Exchange) -> Iterator[str]:
-    """Sentences on what the cache does with a request and with its answer."""
+    """Yield sentences on what the cache of a route does with a request and its answer."""
     if (why := _goes_past(spec, x)) is not None:
         yield f"goes past the cache: {why}"
         return
@@ -24,8 +24,8 @@ def cache_text(spec: Spec, route: str, x: Exchange) -> Iterator[str]:
     if x.method == b"HEAD":
         yield "the answer to a HEAD is not stored; it updates what is stored for GET"
         return
-    fields, asked = read_fields(x.lines), asked_by(x)
-    if spec.request_directives == "honor" and wishes(fields).only_if_cached:
+    fields, asked = read_fields(x.lines), request_facts(x)
+    if spec.request_directives == "honor" and request_directives(fields).only_if_cached:
         yield "the upstream is never asked: the request says only-if-cached"
         return
     if fields is not None and b"range" in fields:
@@ -53,7 +53,7 @@ def cache_text(spec: Spec, route: str, x: Exchange) -> Iterator[str]:
 
 
 def _goes_past(spec: Spec, x: Exchange) -> str | None:
-    """Why a request has nothing to do with what is stored, None where it has."""
+    """Return why a request goes past the cache, None if it does not."""
     if x.method not in (b"GET", b"HEAD"):
         if x.method in SAFE_METHODS:
             return f"{x.method.decode()} is neither GET nor HEAD"
@@ -61,7 +61,7 @@ def _goes_past(spec: Spec, x: Exchange) -> str | None:
     fields = read_fields(x.lines)
     if fields is not None and is_for_origin(fields):
         return "If-Match and If-Unmodified-Since are for the origin to judge"
-    if spec.request_directives == "honor" and wishes(fields).no_store:
+    if spec.request_directives == "honor" and request_directives(fields).no_store:
         return "the request says no-store"
     return None
 

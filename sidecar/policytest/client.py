@@ -1,4 +1,4 @@
-"""Who asks: one request on a connection of its own, and what comes back."""
+"""Client of a test: one request on a connection of its own, and the answer that comes back."""
 
 from __future__ import annotations
 
@@ -9,12 +9,16 @@ from urllib.parse import urlsplit
 from sidecar.core.body import UNTIL_CLOSE, Body, BodyReader
 from sidecar.core.http1 import body_length, parse_response
 from sidecar.core.message import Headers, parse_fields
-from sidecar.policytest.service import BODILESS, MAX_HEAD, content
+from sidecar.policytest.script import BODILESS, MAX_HEAD, content
 from sidecar.policytest.spec import RequestSpec
 
 
 class Received(NamedTuple):
-    """What a client got.  Status 0: the connection ended before there was an answer."""
+    """Answer as a client received it.
+
+    - `status`: 0 where the connection ended before there was an answer.
+    - `is_whole`: True if the body arrived to its end.
+    """
 
     status: int
     headers: Headers
@@ -23,7 +27,7 @@ class Received(NamedTuple):
 
 
 def request_bytes(spec: RequestSpec) -> bytes:
-    """A request as it goes on the wire."""
+    """Return a request as it is written to a connection."""
     parts = urlsplit(spec.path)
     target = spec.path if spec.path.startswith("/") else f"{parts.path or '/'}{'?' if parts.query else ''}{parts.query}"
     body, kind = content(spec)
@@ -37,8 +41,8 @@ def request_bytes(spec: RequestSpec) -> bytes:
     return f"{spec.method} {target} HTTP/1.1\r\n{lines}\r\n".encode() + body
 
 
-class Client(asyncio.Protocol):
-    """Sends a request and reads its answer; `done` brings it."""
+class ClientConnection(asyncio.Protocol):
+    """Connection that sends one request; its answer becomes the result of `done`."""
 
     def __init__(self, spec: RequestSpec, done: asyncio.Future[Received]) -> None:
         self._spec = spec
@@ -56,7 +60,7 @@ class Client(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if self._reader is not None:
-            self._take(self._reader, data)
+            self._read(self._reader, data)
             return
         self._buffer += data
         while (parsed := parse_response(self._buffer, MAX_HEAD)) is not None:
@@ -67,23 +71,23 @@ class Client(asyncio.Protocol):
             self._status, self._headers = status, fields
             length = 0 if self._spec.method == "HEAD" or status in BODILESS else body_length(fields, version)
             self._reader = BodyReader(self._body, UNTIL_CLOSE if length is None else length)
-            self._take(self._reader, self._buffer)
+            self._read(self._reader, self._buffer)
             return
 
-    def _take(self, reader: BodyReader, data: bytes) -> None:
+    def _read(self, reader: BodyReader, data: bytes) -> None:
         if reader.feed(data):
-            self._end(is_whole=True)
+            self._finish(is_whole=True)
             self._transport.close()
 
     def connection_lost(self, error: Exception | None) -> None:
         reader = self._reader
-        self._end(is_whole=reader is not None and reader.ends_with_the_connection and error is None)
+        self._finish(is_whole=reader is not None and reader.ends_with_the_connection and error is None)
 
     def give_up(self) -> None:
-        """There has been no whole answer for long enough."""
-        self._end(is_whole=False)
+        """Stop waiting for the rest of the answer."""
+        self._finish(is_whole=False)
         self._transport.abort()
 
-    def _end(self, *, is_whole: bool) -> None:
+    def _finish(self, *, is_whole: bool) -> None:
         if not self._done.done():
             self._done.set_result(Received(self._status, self._headers, self._body.whole(), is_whole))

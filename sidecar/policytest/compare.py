@@ -1,4 +1,4 @@
-"""What differs from what was expected, each with the place where that is written."""
+"""Compare what happened in a step with its expectations; each difference names the line of the expectation."""
 
 from __future__ import annotations
 
@@ -11,16 +11,18 @@ from urllib.parse import parse_qsl
 
 from sidecar.config.node import Mark, Node
 from sidecar.core.message import Headers
-from sidecar.policytest.service import Asked, value_of
+from sidecar.policytest.script import SeenRequest, value_of
 from sidecar.policytest.spec import ContentSpec, ExpectSpec, ReceivedSpec, SeenSpec, StepSpec
-from sidecar.policytest.world import Happened, World
+from sidecar.policytest.world import Observed, World
 
 MAX_SHOWN = 300
+"""Characters of a value in a message."""
 EPSILON = 1e-6
+"""Seconds by which sums of durations may be off."""
 
 
 class Difference(NamedTuple):
-    """`mark: what: expected ..., was ...`"""
+    """One expectation that is not met; as text `mark: what: expected ..., was ...`."""
 
     mark: Mark
     what: str
@@ -31,22 +33,22 @@ class Difference(NamedTuple):
         return f"{self.mark}: {self.what}: expected {self.expected}, was {self.actual}"
 
 
-Found = Iterator[Difference]
+Differences = Iterator[Difference]
 
 
-def compare(step: StepSpec, node: Node, happened: Sequence[Happened], world: World) -> Found:
-    """All that differs in one step; `node` is the step's."""
+def compare(step: StepSpec, node: Node, observed: Sequence[Observed], world: World) -> Differences:
+    """Yield every difference in one step; `node` is the step in its file."""
     expect = step.expect
     at = node.nearest("expect")
-    for one in happened:
-        yield from _one(expect, at, one)
+    for one in observed:
+        yield from _request(expect, at, one)
     if expect.answers is not None:
-        counts = Counter(str(one.received.status) for one in happened)
+        counts = Counter(str(one.received.status) for one in observed)
         if counts != Counter(expect.answers):
             yield _differs(at, ("answers",), expect.answers, dict(counts))
     yield from _script(step, node, world)
     if expect.upstream is not None:
-        yield from _asked(expect.upstream, at.nearest("upstream"), world.script.asked)
+        yield from _seen(expect.upstream, at.nearest("upstream"), world.script.seen)
     known = world.breakers()
     for name, state in expect.breakers.items():
         if known.get(name) != state:
@@ -56,10 +58,10 @@ def compare(step: StepSpec, node: Node, happened: Sequence[Happened], world: Wor
         yield Difference(node.place, "the sidecar", "no bug", bug)
 
 
-def _one(expect: ExpectSpec, at: Node, one: Happened) -> Found:
+def _request(expect: ExpectSpec, at: Node, one: Observed) -> Differences:
     if not one.received.is_whole:
-        was = "broken off in its body" if one.received.status else "never there"
-        yield Difference(at.place, "the answer", "whole", was)
+        was = "cut off in its body" if one.received.status else "none"
+        yield Difference(at.place, "answer", "a complete one", was)
         return
     if expect.answer is not None:
         yield from _answer(expect.answer, at.nearest("answer"), one)
@@ -81,7 +83,7 @@ def _one(expect: ExpectSpec, at: Node, one: Happened) -> Found:
         yield _differs(at, ("took",), f"{took.min:g}s to {took.max:g}s", f"{one.seconds:.3f}s")
 
 
-def _answer(spec: ReceivedSpec, at: Node, one: Happened) -> Found:
+def _answer(spec: ReceivedSpec, at: Node, one: Observed) -> Differences:
     received = one.received
     if spec.status is not None and spec.status != received.status:
         why = value_of(received.headers, "x-sidecar-reason")
@@ -93,15 +95,15 @@ def _answer(spec: ReceivedSpec, at: Node, one: Happened) -> Found:
     yield from _content(spec, at, received.body)
 
 
-def _asked(specs: Sequence[SeenSpec], at: Node, asked: Sequence[Asked]) -> Found:
+def _seen(specs: Sequence[SeenSpec], at: Node, seen: Sequence[SeenRequest]) -> Differences:
     is_list = isinstance(at.value, list)
-    if is_list and len(specs) != len(asked):
-        got = ", ".join(f"{each.method} {each.target}" for each in asked) or "none"
-        yield Difference(at.place, "requests upstream", str(len(specs)), f"{len(asked)}: {got}")
+    if is_list and len(specs) != len(seen):
+        got = ", ".join(f"{each.method} {each.target}" for each in seen) or "none"
+        yield Difference(at.place, "requests upstream", str(len(specs)), f"{len(seen)}: {got}")
         return
-    if not asked:
+    if not seen:
         yield Difference(at.place, "requests upstream", "at least one", "none")
-    for index, one in enumerate(asked):
+    for index, one in enumerate(seen):
         spec, place = (specs[index], at.nearest(index)) if is_list else (specs[0], at)
         for name, wanted, got in (
             ("upstream", spec.upstream, one.upstream),
@@ -114,30 +116,31 @@ def _asked(specs: Sequence[SeenSpec], at: Node, asked: Sequence[Asked]) -> Found
         yield from _content(spec, place, one.body)
 
 
-def _script(step: StepSpec, node: Node, world: World) -> Found:
-    """Was every answer asked for, and no other?"""
+def _script(step: StepSpec, node: Node, world: World) -> Differences:
+    """Yield a difference unless the attempts took exactly the answers of the step, each at its upstream."""
     script = world.script
     at = node.nearest("upstream")
     place = at.place if at is not node else node.place
     given = sum(answer.times for answer in step.upstream)
-    if script.surplus:
-        yield Difference(
-            place, "upstream", f"{given} tries", f"{len(script.surplus)} more, of {', '.join(set(script.surplus))}"
-        )
-    if script.left:
-        yield Difference(place, "upstream", f"{given} tries", f"{given - len(script.left)}: answers were not asked for")
-    for name, wanted in script.astray:
-        yield Difference(place, "upstream", f"{wanted} to be asked", name)
+    if script.unanswered:
+        names = ", ".join(dict.fromkeys(script.unanswered))
+        total = given + len(script.unanswered)
+        yield Difference(place, "upstream", _attempts(given), f"{total}; no answer was left for {names}")
+    if script.remaining:
+        taken = given - len(script.remaining)
+        yield Difference(place, "upstream", _attempts(given), f"{taken}; the other answers were not used")
+    for name, wanted in script.misdirected:
+        yield Difference(place, "upstream", f"an attempt on {wanted}", f"one on {name}")
 
 
-def _headers(wanted: dict[str, str | None], at: Node, headers: Headers) -> Found:
+def _headers(wanted: dict[str, str | None], at: Node, headers: Headers) -> Differences:
     for name, value in wanted.items():
         got = value_of(headers, name)
         if got != value:
             yield _differs(at, ("headers", name), "no such field" if value is None else value, got)
 
 
-def _content(spec: ContentSpec, at: Node, body: bytes) -> Found:
+def _content(spec: ContentSpec, at: Node, body: bytes) -> Differences:
     if "json_" in spec.model_fields_set:
         try:
             got = json.loads(body, parse_float=Decimal)
@@ -152,15 +155,15 @@ def _content(spec: ContentSpec, at: Node, body: bytes) -> Found:
         yield from _equal(at, ("body",), spec.body, body.decode("utf-8", "replace"))
 
 
-def _json(at: Node, pointer: str, wanted: Any, got: Any) -> Found:
-    """The members that differ, one by one."""
+def _json(at: Node, pointer: str, wanted: Any, got: Any) -> Differences:
+    """Yield a difference for each member of a JSON value that is missing, unexpected or another."""
     if isinstance(wanted, dict) and isinstance(got, dict):
         for key in {**wanted, **got}:
             inner = f"{pointer}/{key}"
             if key not in got:
-                yield Difference(at.nearest(key).place, f"json {inner}", _shown(wanted[key]), "not there")
+                yield Difference(at.nearest(key).place, f"json {inner}", _shown(wanted[key]), "missing")
             elif key not in wanted:
-                yield Difference(at.place, f"json {inner}", "not there", _shown(got[key]))
+                yield Difference(at.place, f"json {inner}", "no such member", _shown(got[key]))
             else:
                 yield from _json(at.child(key) or at, inner, wanted[key], got[key])
     elif isinstance(wanted, list) and isinstance(got, list) and len(wanted) == len(got):
@@ -178,13 +181,17 @@ def _same(wanted: Any, got: Any) -> bool:
     return bool(wanted == got)
 
 
-def _equal(at: Node, path: tuple[str, ...], wanted: Any, got: Any) -> Found:
+def _equal(at: Node, path: tuple[str, ...], wanted: Any, got: Any) -> Differences:
     if wanted != got:
         yield _differs(at, path, wanted, got)
 
 
 def _differs(at: Node, path: tuple[str, ...], wanted: Any, got: Any) -> Difference:
     return Difference(at.nearest(*path).place, " ".join(path), _shown(wanted), _shown(got))
+
+
+def _attempts(count: int) -> str:
+    return f"{count} attempt{'' if count == 1 else 's'}"
 
 
 def _shown(value: Any) -> str:
@@ -195,7 +202,7 @@ def _shown(value: Any) -> str:
 
 
 def _detail(body: bytes) -> str:
-    """What a problem document says."""
+    """Return the `detail` of a problem document (RFC 9457), empty where the body is none."""
     try:
         return str(json.loads(body)["detail"])
     except (ValueError, LookupError, TypeError):

@@ -1,4 +1,4 @@
-"""Test files found, checked and run."""
+"""Find, read and run test files: each test on a fresh virtual loop, step by step."""
 
 from __future__ import annotations
 
@@ -18,19 +18,22 @@ from sidecar.control.compiler import CompileError
 from sidecar.policytest.compare import Difference, compare
 from sidecar.policytest.spec import FileSpec, StepSpec, TestSpec
 from sidecar.policytest.world import World
-from sidecar.simulation.network import MemoryLoop
+from sidecar.simulation.loop import VirtualLoop
 
 SUFFIXES: Final = (".test.yaml", ".test.yml")
 
 
 class Result(NamedTuple):
-    """How one test went."""
+    """Outcome of one test.
+
+    - `mark`: file and line where it begins.
+    - `differences`: one line each; empty where the test passed.
+    """
 
     file: str
     name: str
     mark: Mark
     differences: tuple[str, ...]
-    """Each one a line; none where it passed."""
 
     @property
     def passed(self) -> bool:
@@ -38,7 +41,7 @@ class Result(NamedTuple):
 
 
 class Unusable(Exception):  # noqa: N818 - the finding of a run, not an error of ours
-    """A test file that cannot be run, and why: each problem a line."""
+    """Raised for a test file that cannot be run; one problem a line."""
 
     def __init__(self, problems: list[str]) -> None:
         super().__init__("\n".join(problems))
@@ -46,10 +49,11 @@ class Unusable(Exception):  # noqa: N818 - the finding of a run, not an error of
 
 
 def find(path: str) -> list[str]:
-    """The test files at a path: itself, or all in a directory.  Raises `OSError` with a message for the user."""
+    """Return the test files at a path: the path itself, or all in the directory.  Raises `OSError` with a message for
+    the user."""
     if not os.path.isdir(path):
         if os.path.exists(path) and not path.endswith(SUFFIXES):
-            raise OSError(f"{path} is not a test file; its name ends in .test.yaml")
+            raise OSError(f"{path} is not a test file; the name of one ends in .test.yaml")
         return [path]
     found = []
     for directory, inner, names in os.walk(path):
@@ -65,8 +69,11 @@ def _is_test(name: str) -> bool:
 
 
 def run_file(path: str, environ: Mapping[str, str], words: Sequence[str] = ()) -> Iterator[Result]:
-    """Run the tests of one file, one after the other; with `words` those that have one in their names.  Raises
-    `Unusable`, `OSError`."""
+    """Run the tests of one file and yield their results in order.
+
+    With `words` only tests are run that have one of them in their names.  Raises `Unusable` where the file or its
+    policies have problems, `OSError` where a file cannot be read.
+    """
     report = Report()
     (source,) = files.read(path)
     root = files.parse(source, environ, report)
@@ -79,13 +86,13 @@ def run_file(path: str, environ: Mapping[str, str], words: Sequence[str] = ()) -
         node = tests.nearest(index)
         if words and not any(word in test.name for word in words):
             continue
-        with asyncio.Runner(loop_factory=MemoryLoop) as runner:
+        with asyncio.Runner(loop_factory=VirtualLoop) as runner:
             found = runner.run(_run(test, node, policies))
         yield Result(path, test.name, node.place, tuple(dict.fromkeys(map(str, found))))
 
 
 def _policies(path: str, spec: FileSpec, environ: Mapping[str, str]) -> PolicySpec:
-    """The policies that a file tests."""
+    """Return the policies under test: those named in the file, else of the same name, else of the directory."""
     here = Path(path).parent
     own = here / f"{Path(path).name.split('.test.')[0]}.yaml"
     target = here / spec.policies if spec.policies is not None else own if own.exists() else here
@@ -96,7 +103,7 @@ def _policies(path: str, spec: FileSpec, environ: Mapping[str, str]) -> PolicySp
 
 
 async def _run(test: TestSpec, node: Node, policies: PolicySpec) -> list[Difference]:
-    """One test; it ends at the first step that went wrong, since the others build on it."""
+    """Run one test; it ends at the first step with a difference, since later steps build on it."""
     try:
         world = World(policies, test.seed)
     except CompileError as error:
@@ -109,7 +116,7 @@ async def _run(test: TestSpec, node: Node, policies: PolicySpec) -> list[Differe
 
 
 async def _step(step: StepSpec, node: Node, world: World) -> AsyncIterator[list[Difference]]:
-    """One step; yields what differs, if anything does."""
+    """Run one step; yields once, all its differences, if there is any."""
     if step.wait is not None:
         world.script.begin(step.upstream)
         await world.env.sleep(step.wait)
@@ -125,7 +132,7 @@ async def _step(step: StepSpec, node: Node, world: World) -> AsyncIterator[list[
         return
     for _ in range(step.times):
         world.script.begin(step.upstream)
-        happened = await asyncio.gather(*(world.ask(listener, step.request) for _ in range(step.at_once)))
-        if found := list(compare(step, node, happened, world)):
+        observed = await asyncio.gather(*(world.ask(listener, step.request) for _ in range(step.at_once)))
+        if found := list(compare(step, node, observed, world)):
             yield found
             return

@@ -1,4 +1,4 @@
-"""What a test file may say.
+"""Format of test files.
 
 policies: payments.yaml                      # beside it; without this the file of the same name, or the directory
 tests:
@@ -24,14 +24,14 @@ Status = Annotated[int, Field(ge=200, le=599)]
 
 
 class ContentSpec(Model):
-    """A body: at most one of these."""
+    """Body of a message: at most one of its three forms."""
 
     json_: Annotated[Any, Field(alias="json")] = None
-    """As a JSON value; the media type is application/json unless `headers` say otherwise."""
+    """Body as a JSON value; the media type is application/json unless `headers` say otherwise."""
     form: dict[str, str] | None = None
-    """As the fields of a form."""
+    """Body as the fields of a form."""
     body: str | None = None
-    """As a text."""
+    """Body as text."""
 
     @model_validator(mode="after")
     def _is_one(self) -> ContentSpec:
@@ -47,11 +47,11 @@ def _target(path: str) -> str:
 
 
 class RequestSpec(ContentSpec):
-    """What a client sends."""
+    """Request of a client."""
 
     method: Method = "GET"
     path: Annotated[str, AfterValidator(_target)]
-    """With its query: `/orders/7?expand=items`; or a whole URL."""
+    """Path with its query, such as `/orders/7?expand=items`; or a whole URL."""
     headers: Headers = Field(default_factory=dict)
 
 
@@ -61,26 +61,27 @@ def _from_word(value: Any) -> Any:
     if isinstance(value, str):
         if value not in FAILURES:
             raise ValueError(
-                f"is no answer; write a status, {{status: 200, json: ...}} or one of {', '.join(FAILURES)}"
+                f"is not an answer; write a status, {{status: 200, json: ...}} or one of {', '.join(FAILURES)}"
             )
         return {"fail": value}
     return value
 
 
 class AnswerSpec(ContentSpec):
-    """What an upstream does; written short as a status (`503`) or a failure (`reset`)."""
+    """Answer of an upstream; written short as a status (`503`) or a failure (`reset`)."""
 
     status: Status = 200
     headers: Headers = Field(default_factory=dict)
     after: DurationOrZero = 0.0
-    """How long it takes."""
+    """Time until the answer begins."""
     fail: Literal["connect_failure", "connect_timeout", "reset", "cut", "timeout", "protocol_error"] | None = None
-    """Instead of an answer: the connection is refused or never made, is reset once the request is there or (`cut`) in
-    the middle of the answer's body, nothing ever comes (`timeout`), or what comes is not HTTP."""
+    """Failure instead of an answer.  `connect_failure`: the connection is refused.  `connect_timeout`: it is never
+    made.  `reset`: it is reset once the request has arrived.  `cut`: it is reset in the middle of the answer's body.
+    `timeout`: no answer comes.  `protocol_error`: the answer is not HTTP."""
     times: Annotated[int, Field(ge=1, le=10_000)] = 1
-    """How many times in a row."""
+    """Number of attempts in a row that get this answer."""
     upstream: str | None = None
-    """The upstream that must be asked for it."""
+    """Upstream to which the attempt must go."""
 
 
 Answer = Annotated[AnswerSpec, BeforeValidator(_from_word), WithJsonSchema({"type": ["object", "integer", "string"]})]
@@ -91,28 +92,28 @@ def _listed(value: Any) -> Any:
 
 
 class SeenSpec(ContentSpec):
-    """What an upstream must have been asked.  What is not named may be anything."""
+    """Request that an upstream must have received; a fact that is left out is not checked."""
 
     upstream: str | None = None
     method: Method | None = None
     path: str | None = None
-    """With its query."""
+    """Path with its query."""
     headers: dict[str, str | None] = Field(default_factory=dict)
-    """Values; null for a field that must not be there."""
+    """Values by name; null for a field that must not be there."""
 
 
 class ReceivedSpec(ContentSpec):
-    """What the client must get.  What is not named may be anything."""
+    """Answer that the client must receive; a fact that is left out is not checked."""
 
     status: Status | None = None
     headers: dict[str, str | None] = Field(default_factory=dict)
-    """Values; null for a field that must not be there."""
+    """Values by name; null for a field that must not be there."""
     reason: str | None = None
-    """Of a refusal: `breaker_open`, `overloaded`, ...; empty for an answer of the service."""
+    """Reason of a refusal, such as `breaker_open` or `overloaded`; empty for an answer of the service."""
 
 
 class TookSpec(Model):
-    """How long it must take."""
+    """Bounds of the time from sending the request to the end of the answer."""
 
     min: DurationOrZero = 0.0
     max: Duration = float("inf")
@@ -122,54 +123,54 @@ Seen = Annotated[tuple[SeenSpec, ...], BeforeValidator(_listed), Field(strict=Fa
 
 
 class ExpectSpec(Model):
-    """What must have happened.  What is not named may be anything; what upstreams were asked is never left open: it is
-    as often as there are answers."""
+    """Expectations of a step; a fact that is left out is not checked.  The number of attempts always is: it must be the
+    number of the step's answers."""
 
     answer: ReceivedSpec | None = None
     answers: dict[str, int] | None = None
-    """How many answers of each status, for a step of several requests."""
+    """Number of answers of each status, for a step of several requests."""
     upstream: Seen | None = None
-    """The requests that reached an upstream, in turn; one alone stands for all of them."""
+    """Requests that reached an upstream, in order; a single one, not in a list, holds for all of them."""
     attempts: Annotated[int, Field(ge=0)] | None = None
-    """Tries of one request, those included that never left."""
+    """Attempts of each request, those included that never left the sidecar."""
     route: str | None = None
     took: TookSpec | None = None
     cache: str | None = None
-    """What the cache did: `hit`, `miss`, `stale`, ..."""
+    """Result of the cache: `hit`, `miss`, `stale`, ..."""
     retry_stopped: str | None = None
-    """Why there was no further try: `budget`, `method`, ..."""
+    """Why there was no further attempt: `budget`, `method`, ..."""
     breakers: dict[str, Literal["closed", "open", "half_open", "forced_open", "forced_closed"]] = Field(
         default_factory=dict
     )
-    """States by the name of the route or upstream that the breaker stands under, or the URL of its endpoint."""
+    """States by the name of the route or upstream that the breaker protects, or by the URL of its endpoint."""
 
 
 class StepSpec(Model):
-    """A request and what comes of it, or time that passes."""
+    """Request with its answers and expectations, or time that passes."""
 
     wait: Duration | None = None
-    """Time passes before the request, if there is one."""
+    """Time that passes before the request."""
     request: RequestSpec | None = None
     times: Annotated[int, Field(ge=1, le=10_000)] = 1
-    """The same again, one after the other; each meets the same answers."""
+    """Number of times that the step is run, one after the other; each meets the same answers."""
     at_once: Annotated[int, Field(ge=1, le=10_000)] = 1
-    """As many at the same time; they share the answers."""
+    """Number of requests at the same time; they share the answers."""
     listener: str | None = None
-    """Where it comes in; `inbound`, or the only one, unless given."""
+    """Listener of the request; by default `inbound`, or the only one."""
     upstream: Annotated[tuple[Answer, ...], BeforeValidator(_listed), Field(strict=False)] = ()
-    """The upstreams' answers, in the order in which they are asked."""
+    """Answers of the upstreams, in the order of the attempts."""
     expect: ExpectSpec = ExpectSpec()
 
 
 class TestSpec(StepSpec):
-    """An example: one step, or several."""
+    """One test: a single step, or several in `steps`."""
 
-    __test__ = False  # it is not one of pytest's
+    __test__ = False  # pytest must not collect it
 
     name: Annotated[str, Field(min_length=1)]
     steps: tuple[StepSpec, ...] = Field(default=(), strict=False)
     seed: int = 0
-    """Of all that is left to chance, such as jitter and the share of injected faults."""
+    """Seed of all that is left to chance, such as jitter and the share of injected faults."""
 
     @model_validator(mode="after")
     def _has_steps(self) -> TestSpec:
@@ -179,10 +180,10 @@ class TestSpec(StepSpec):
 
 
 class FileSpec(Model):
-    """A test file."""
+    """Test file."""
 
     policies: str | None = None
-    """A policy file or a directory, beside this file."""
+    """Policy file or directory, relative to this file; by default the file of the same name, or the directory."""
     environ: dict[str, str] = Field(default_factory=dict)
-    """For `${NAME}` in the policies."""
+    """Values for `${NAME}` in the policies."""
     tests: Annotated[tuple[TestSpec, ...], Field(strict=False, min_length=1)]

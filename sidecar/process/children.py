@@ -1,8 +1,8 @@
-"""Child processes that do not outlive their starter, however that ends.
+"""Child processes that do not outlive their starter.
 
-A child gets a session of its own, so that Ctrl-C in the terminal reaches the starter alone and it can stop its children
-in order; and on Linux the kernel sends it SIGTERM if the starter dies without having stopped it (`PR_SET_PDEATHSIG`),
-which a killed process cannot do itself.  Elsewhere a killed starter leaves its children behind.
+A child gets a session of its own, so that Ctrl-C in the terminal reaches only the starter, which stops its children in
+order.  On Linux the kernel sends a child SIGTERM if its starter dies without having stopped it (`PR_SET_PDEATHSIG`).
+Elsewhere a killed starter leaves its children behind.
 """
 
 from __future__ import annotations
@@ -35,7 +35,10 @@ def start(argv: Sequence[str], log: Path, env: Mapping[str, str] | None = None) 
 
 
 def stop(process: subprocess.Popen[bytes], grace: float) -> int:
-    """Ask a child to end, kill it after `grace` seconds; its exit code, negative for the signal that killed it."""
+    """Ask a child to end, and kill it after `grace` seconds.
+
+    Returns its exit code, negative for the signal that ended it.
+    """
     if process.poll() is None:
         process.terminate()
         try:
@@ -46,7 +49,7 @@ def stop(process: subprocess.Popen[bytes], grace: float) -> int:
 
 
 def is_free(host: str, port: int) -> bool:
-    """Can a server listen there?"""
+    """True if a server can listen there."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -57,7 +60,7 @@ def is_free(host: str, port: int) -> bool:
 
 
 def tied_to_parent() -> Callable[[], None] | None:
-    """What a child runs before the program, so that it ends with its parent; None where the system cannot do it."""
+    """Return what a child runs before its program, so that it ends with its parent; None where that is impossible."""
     if not sys.platform.startswith("linux"):
         return None
     libc = ctypes.CDLL(None, use_errno=True)
@@ -65,7 +68,7 @@ def tied_to_parent() -> Callable[[], None] | None:
 
     def tie() -> None:
         libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != parent:  # it died between the fork and the call
+        if os.getppid() != parent:  # the parent died between the fork and the call
             os._exit(1)
 
     return tie

@@ -1,4 +1,4 @@
-"""`match` of a route as policy files write it."""
+"""The `match` of a route as policy files write it."""
 
 from __future__ import annotations
 
@@ -29,3 +29,8 @@ class MatchSpec(Model):
     """Query parameters and the values that they must have."""
     when: RequestWhen | None = None
     """A condition in a subset of CEL on the head of the request: `request.headers['x-beta'] in ['on', 'yes']`."""
+
+    @property
+    def template(self) -> str:
+        """Path, prefix or pattern that is matched; empty if every path is."""
+        return self.path or self.path_prefix or self.path_regex or ""

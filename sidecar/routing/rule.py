@@ -1,46 +1,49 @@
-"""One route's `match`, compiled: what it asks of a request, how specific it is, and whether it can tie with another.
+"""Rule: the `match` of one route, compiled.
 
-How specific a rule is (`rank`) is decided by, in this order: the host (with a port > whole name > wildcard, the longer
-the better > none), the path (whole > template, by its number of literal segments > prefix, by its number of segments >
-regular expression > none), whether methods are named, the number of headers, the number of query parameters, whether
-there is a `when`.
+How specific a rule is (`rank`) depends on these, in this order: the host (with a port > whole name > wildcard, the
+longer the better > none), the path (whole > template, by its number of literal segments > prefix, by its number of
+segments > regular expression > none), whether methods are named, the number of headers, the number of query parameters,
+whether there is a `when`.
 
-A condition on a header compares the field's combined value (RFC 9110 5.3) and one on a query parameter wants it exactly
-once.  Otherwise `tier=gold&tier=silver` would meet two conditions that exclude each other, and gateway and service
-could each take another one for true.
+A condition on a header compares the field's combined value (RFC 9110 5.3).  A query parameter must be given exactly
+once: else `tier=gold&tier=silver` would meet two conditions that exclude each other, and gateway and service could each
+read another value.
 """
 
 from __future__ import annotations
 
 import re
-from typing import Final, Generic, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, NoReturn, TypeVar
 
 from sidecar.core import uri
 from sidecar.core.exchange import Exchange
 from sidecar.core.pattern import MAX_INPUT, compile_pattern, literal_prefix
 from sidecar.core.uri import parameter
-from sidecar.expression import REQUEST, Condition
 from sidecar.routing.match_spec import MatchSpec
+
+if TYPE_CHECKING:
+    from sidecar.expression.condition import Condition
 
 R = TypeVar("R")
 
 NONE, REGEX, PREFIX, TEMPLATE, EXACT = range(5)
-"""Kinds of conditions on the path, the least specific first."""
+"""Kinds of conditions on a path, the least specific first."""
 _LABEL: Final = re.compile(r"[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?")
 _CAPTURE: Final = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
 class MatchError(ValueError):
-    """A condition that cannot be compiled; `key` says which."""
+    """Condition that cannot be compiled."""
 
     def __init__(self, key: str, message: str) -> None:
         super().__init__(message)
         self.key = key
+        """Key of the condition in `match`."""
 
 
 class Rule(Generic[R]):
-    """A compiled match and the target that it leads to.  Raises `MatchError`."""
+    """Compiled match with the target that it leads to.  Raises `MatchError`."""
 
     __slots__ = (
         "captures", "conditions", "headers", "host", "is_open", "key", "kind", "match", "methods", "pattern", "query",
@@ -53,19 +56,21 @@ class Rule(Generic[R]):
         self.host = _host(match.host)
         """`name`, `name:port`, `.suffix` for a wildcard, empty for any."""
         self.kind = NONE
+        """Kind of its condition on the path."""
         self.key: tuple[bytes | None, ...] = ()
-        """The path's segments, without the empty one before the first slash; None where a template captures."""
+        """Segments of the path, without the empty one before the first slash; None where a template captures."""
         self.captures: tuple[tuple[str, int], ...] = ()
-        """What a template captures: name, and place when the path is split at its slashes."""
+        """Captures of a template: name, and place among the parts of a path split at its slashes."""
         self.pattern: re.Pattern[bytes] | None = None
+        """Regular expression for the path."""
         self._compile_path(match)
         self.methods = None if match.methods is None else frozenset(_method(method) for method in match.methods)
         self.headers = tuple((_field(name), value.encode()) for name, value in match.headers.items())
         self.query = tuple((name.encode(), value.encode()) for name, value in match.query.items())
-        self.when = None if match.when is None else Condition(match.when, REQUEST)
+        self.when = None if match.when is None else _condition(match.when)
         self.conditions = bool(self.headers or self.query or self.when)
         self.is_open = self.methods is None and self.pattern is None and not self.conditions
-        """Does it ask for nothing but host and path?"""
+        """True if it asks for nothing but host and path."""
         literals = len(self.key) - self.key.count(None) if self.kind in (TEMPLATE, PREFIX) else 0
         self.rank = (
             _host_rank(self.host),
@@ -111,11 +116,11 @@ class Rule(Generic[R]):
 
     @property
     def literal(self) -> bytes:
-        """The path of an exact rule or a prefix."""
+        """Path of an exact rule or of a prefix."""
         return b"".join(b"/" + part for part in self.key if part is not None)
 
     def allows(self, x: Exchange) -> bool:
-        """Do headers and query meet the conditions, and does `when` hold?"""
+        """True if headers and query meet the conditions, and `when` holds."""
         for name, wanted in self.headers:
             if x.joined(name) != wanted:
                 return False
@@ -124,7 +129,7 @@ class Rule(Generic[R]):
         return self.when is None or self.when.holds(x)
 
     def covers(self, path: bytes) -> bool:
-        """Does a path in its canonical form meet the condition?"""
+        """True if a path in its canonical form meets the condition on the path."""
         if self.kind == EXACT:
             return path == self.literal
         if self.kind == PREFIX:
@@ -138,7 +143,7 @@ class Rule(Generic[R]):
         return True
 
     def capture(self, path: bytes) -> dict[str, str]:
-        """What template or pattern capture of a path that they cover, decoded."""
+        """Return what the template or pattern captures of a path that it covers, decoded."""
         if self.captures:
             segments = path.split(b"/")
             return {name: uri.text(segments[place]) for name, place in self.captures}
@@ -147,7 +152,7 @@ class Rule(Generic[R]):
         return {}
 
     def can_tie(self, other: Rule[R]) -> bool:
-        """Can one request meet both, with neither more specific?  In doubt (two patterns) yes."""
+        """True if one request can match both rules with neither more specific; in doubt (two patterns) True."""
         if self.rank != other.rank or self.host != other.host:
             return False
         if self.methods is not None and other.methods is not None and not self.methods & other.methods:
@@ -165,6 +170,13 @@ class Rule(Generic[R]):
             one, two = sorted((literal_prefix(self.match.path_regex), literal_prefix(other.match.path_regex)), key=len)
             return two.startswith(one)
         return self.key == other.key
+
+
+def _condition(text: str) -> Condition:
+    from sidecar.expression.condition import Condition
+    from sidecar.expression.facts import REQUEST
+
+    return Condition(text, REQUEST)
 
 
 def _host(host: str | None) -> bytes:

@@ -1,172 +1,177 @@
-"""Connections in memory, and a loop on which `create_connection` makes them.
+"""Network of a virtual loop: who listens where, and what names resolve to.
 
-They have the manners of TCP: order, flow control, ends, resets, and a reset for who writes to somebody who has gone.
-Policy tests run on it, and so do the simulated scenarios of `chaos`.
+A connection is made by asking `accept` for the protocol at an address.  By default that is the listener there; policy
+tests replace it by their scripted upstreams.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import Awaitable, Callable, Iterable
-from typing import Any
+import errno
+import os
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
 
-from sidecar.simulation.loop import VirtualLoop
+from sidecar.simulation.transport import Address, MemoryTransport, join
 
-HIGH_WATER = 64 * 1024
-"""Bytes on their way from which on a writer is told to pause."""
+FIRST_PORT: Final = 20_001
+"""Port that the first listener gets which asks for port 0; the next one gets the next."""
 
-Address = tuple[str, int | None]
-"""Host and port, or the path of a Unix socket and None."""
-Accept = Callable[[Address], Awaitable[asyncio.Protocol]]
-"""Who is at the other end of a new connection; raises `OSError` where nobody is."""
+Accept = Callable[[Address], Awaitable[asyncio.BaseProtocol]]
+"""Return the protocol at the far end of a new connection.  Raises `OSError` where the connection is refused."""
+Resolve = Callable[[str], tuple[float, list[str]]]
+"""Return how many seconds a look-up of a name takes and the addresses it finds.  Raises `OSError` for an unknown
+name."""
 
 
-class MemoryTransport(asyncio.Transport):
-    """One end of a connection.  What is written arrives in a later turn of the loop, in order."""
+class Network:
+    """Listeners and names of one loop.
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, protocol: asyncio.Protocol, peer_address: Address) -> None:
-        super().__init__({"peername": peer_address})
-        self.protocol = protocol
-        self.peer: MemoryTransport
+    - `accept`: finds the far end of each new connection.
+    - `resolve`: finds the addresses of a name; None where each name is its own address.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._way: deque[bytes | None] = deque()
-        """What is on its way to the peer; None stands for the end."""
-        self._size = 0
-        self._high, self._low = HIGH_WATER, HIGH_WATER // 4
-        self._is_scheduled = False
-        self._is_reading = True
-        self._is_full = False
-        self._is_closing = self._is_lost = False
+        self._listeners: dict[Address, VirtualServer] = {}
+        self._next_port = FIRST_PORT
+        self.accept: Accept = self._accept
+        self.resolve: Resolve | None = None
 
-    def write(self, data: bytes | bytearray | memoryview[Any]) -> None:
-        if self._is_closing or not data:
-            return
-        self._size += len(data)
-        self._way.append(bytes(data))
-        if self._size > self._high and not self._is_full:
-            self._is_full = True
-            self.protocol.pause_writing()
-        self._schedule()
+    async def connect(
+        self, protocol_factory: Callable[[], asyncio.BaseProtocol], address: Address
+    ) -> tuple[MemoryTransport, asyncio.BaseProtocol]:
+        """Connect to an address.  Raises `OSError` where the connection is refused."""
+        far = await self.accept(address)
+        near = protocol_factory()
+        return join(self._loop, near, far, address), near
 
-    def writelines(self, list_of_data: Iterable[Any]) -> None:
-        self.write(b"".join(list_of_data))
+    def listen(
+        self, protocol_factory: Callable[[], asyncio.BaseProtocol], address: tuple[str, int], *, accepts: bool = True
+    ) -> VirtualServer:
+        """Listen at an address; port 0 takes a free one.  Raises `OSError` where somebody listens already."""
+        host, port = address
+        address = (host, port or self.free_port())
+        if address in self._listeners:
+            raise _error(errno.EADDRINUSE)
+        server = self._listeners[address] = VirtualServer(self, protocol_factory, address)
+        if not accepts:
+            server.hang()
+        return server
 
-    def write_eof(self) -> None:
-        if not self._is_closing:
-            self._way.append(None)
-            self._schedule()
+    def forget(self, server: VirtualServer) -> None:
+        """Refuse connections to the address of a server that has closed."""
+        if self._listeners.get(server.address) is server:
+            del self._listeners[server.address]
 
-    def can_write_eof(self) -> bool:
-        return True
+    def free_port(self) -> int:
+        """Return a port that no listener of this network had."""
+        port, self._next_port = self._next_port, self._next_port + 1
+        return port
 
-    def get_write_buffer_size(self) -> int:
-        return self._size
+    def socket(self, *_: Any) -> VirtualSocket:
+        """Return a listening socket to be, in place of `socket.socket(family, type)`."""
+        return VirtualSocket(self)
 
-    def get_write_buffer_limits(self) -> tuple[int, int]:
-        return self._low, self._high
+    async def look_up(self, host: str) -> list[str]:
+        """Return the addresses of a host; an address is its own."""
+        seconds, found = (0.0, [host]) if self.resolve is None or host[:1].isdigit() else self.resolve(host)
+        await asyncio.sleep(seconds)
+        return found
 
-    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        self._high = HIGH_WATER if high is None else high
-        self._low = self._high // 4 if low is None else low
+    async def _accept(self, address: Address) -> asyncio.BaseProtocol:
+        while (server := self._listeners.get(address)) is not None and server.is_hanging:
+            await server.wait()
+        await asyncio.sleep(0)  # a connect takes a turn of the loop at least
+        if server is None:
+            raise _error(errno.ECONNREFUSED)
+        return server.protocol_factory()
 
-    def is_closing(self) -> bool:
-        return self._is_closing
 
-    def is_reading(self) -> bool:
-        return self._is_reading and not self._is_closing
+class VirtualServer:
+    """Listener at one address, with what is used of `asyncio.Server`.
 
-    def pause_reading(self) -> None:
-        self._is_reading = False
+    While it hangs, connecting to it waits: as with a listener whose backlog is full or whose process is stopped.
+    """
 
-    def resume_reading(self) -> None:
-        self._is_reading = True
-        self.peer._schedule()
+    def __init__(
+        self, network: Network, protocol_factory: Callable[[], asyncio.BaseProtocol], address: tuple[str, int]
+    ) -> None:
+        self.protocol_factory = protocol_factory
+        self.address = address
+        self._network = network
+        self._waiting: list[asyncio.Future[None]] | None = None
 
-    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
-        assert isinstance(protocol, asyncio.Protocol)
-        self.protocol = protocol
+    @property
+    def sockets(self) -> list[VirtualServer]:
+        return [self]
 
-    def get_protocol(self) -> asyncio.Protocol:
-        return self.protocol
+    def getsockname(self) -> tuple[str, int]:
+        return self.address
+
+    async def start_serving(self) -> None:
+        self.resume()
 
     def close(self) -> None:
-        if not self._is_closing:
-            self._way.append(None)
-            self._is_closing = True
-            self._loop.call_soon(self._lose, None)
-            self._schedule()
-            self.peer._schedule()
+        self._network.forget(self)
+        self.resume()
 
-    def abort(self) -> None:
-        """Reset: what is on its way is lost, and the peer learns of it."""
-        if not self._is_lost:
-            self._is_closing = True
-            self._way.clear()
-            self._size = 0
-            self._loop.call_soon(self._lose, None)
-            self._loop.call_soon(self.peer._lose, ConnectionResetError(104, "Connection reset by peer"))
+    @property
+    def is_hanging(self) -> bool:
+        """True while nobody is accepted."""
+        return self._waiting is not None
 
-    def _schedule(self) -> None:
-        """Once the peer closes, what is sent to it is read and forgotten."""
-        if self._way and not self._is_scheduled and (self.peer._is_reading or self.peer._is_closing):
-            self._is_scheduled = True
-            self._loop.call_soon(self._deliver)
+    def hang(self) -> None:
+        """Accept nobody until `resume`."""
+        self._waiting = self._waiting or []
 
-    def _deliver(self) -> None:
-        self._is_scheduled = False
-        peer = self.peer
-        while self._way and (peer._is_reading or peer._is_closing):
-            piece = self._way.popleft()
-            if piece is None:
-                if not peer._is_closing and not peer.protocol.eof_received():
-                    peer.close()
-                continue
-            self._size -= len(piece)
-            if peer._is_lost:
-                self._lose(ConnectionResetError(104, "Connection reset by peer"))
-                return
-            if not peer._is_closing:
-                peer.protocol.data_received(piece)
-        if self._is_full and self._size <= self._low and not self._is_lost:
-            self._is_full = False
-            self.protocol.resume_writing()
+    def resume(self) -> None:
+        """Accept again, first those who wait."""
+        waiting, self._waiting = self._waiting or [], None
+        for future in waiting:
+            if not future.done():
+                future.set_result(None)
 
-    def _lose(self, error: Exception | None) -> None:
-        if not self._is_lost:
-            self._is_lost = self._is_closing = True
-            if error is not None:
-                self._way.clear()
-            self.protocol.connection_lost(error)
+    async def wait(self) -> None:
+        """Wait until it accepts again or has closed."""
+        assert self._waiting is not None
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(future)
+        await future
 
 
-def join(
-    loop: asyncio.AbstractEventLoop, near: asyncio.Protocol, far: asyncio.Protocol, address: Address = ("192.0.2.1", 0)
-) -> MemoryTransport:
-    """Connect two protocols, the far one at an address; that one learns of it first.  Returns the near end."""
-    one, two = MemoryTransport(loop, near, address), MemoryTransport(loop, far, ("192.0.2.2", 0))
-    one.peer, two.peer = two, one
-    far.connection_made(two)
-    near.connection_made(one)
-    return one
+class VirtualSocket:
+    """Listening socket before a server takes it: keeps the address to which it was bound.
+
+    Has what `sidecar.downstream.sockets` uses of `socket.socket`.
+    """
+
+    def __init__(self, network: Network) -> None:
+        self._network = network
+        self._address = ("", 0)
+
+    def setsockopt(self, *_: int) -> None:
+        """Do nothing: a virtual socket has no options."""
+
+    def setblocking(self, flag: bool) -> None:
+        """Do nothing: a virtual socket never blocks."""
+
+    def bind(self, address: tuple[str, int]) -> None:
+        host, port = address[:2]
+        self._address = (host, port or self._network.free_port())
+
+    def listen(self, backlog: int) -> None:
+        """Do nothing: the server that takes this socket listens."""
+
+    def getsockname(self) -> tuple[str, int]:
+        return self._address
+
+    def dup(self) -> VirtualSocket:
+        return self
+
+    def close(self) -> None:
+        """Do nothing: the address belongs to the server."""
 
 
-class MemoryLoop(VirtualLoop):
-    """A virtual loop whose connections lead to `accept`."""
-
-    accept: Accept
-
-    async def create_connection(  # type: ignore[override]
-        self, protocol_factory: Callable[[], asyncio.Protocol], host: str, port: int, **_: Any
-    ) -> Any:
-        return await self._connect(protocol_factory, (host, port))
-
-    async def create_unix_connection(  # type: ignore[override]
-        self, protocol_factory: Callable[[], asyncio.Protocol], path: str, **_: Any
-    ) -> Any:
-        return await self._connect(protocol_factory, (path, None))
-
-    async def _connect(self, make: Callable[[], asyncio.Protocol], address: Address) -> Any:
-        far = await self.accept(address)
-        near = make()
-        return join(self, near, far, address), near
+def _error(number: int) -> OSError:
+    return OSError(number, os.strerror(number))

@@ -1,69 +1,77 @@
-"""The policies: one module for each, and the one ordered table of them.
+"""Stages: one directory for each policy, and the table that puts them in order.
 
-A stage module has `Spec` (what a policy file may say) and `build(spec, ctx)` (the gate or layer that it becomes).  The
-order is outermost first, and fixed here rather than in policy files, as in Envoy and Linkerd.  Why this order:
+A directory has the name of its block in a policy file.  In it
 
-* timeout is outermost: the deadline covers everything else, and every stage further in can see it.
-* fallback is next, so that it stands in for whatever refuses or fails further in.
-* the cache is outside of concurrency: a hit costs no permit, and stale can stand in for an overload.  It is inside of
-  fallback, which may use what it still has.
-* concurrency admits a request once, whatever number of attempts it makes.
-* transform rewrites a request once, for all its attempts, and an answer before it is stored or sent; the cache knows a
-  request by what the client asked for.
-* hedge is outside of retry: each of two racing requests may retry, and both pay from the same budget.
-* the breaker judges single attempts, so that retries see an open one and it sees each of their failures.
-* fault is innermost: what it injects looks to all others as if the upstream had done it.
+- `spec.py` says what the file may hold (`Spec`), with examples (`EXAMPLES`); it imports nothing of the runtime;
+- `stage.py` has the runtime classes, and `build(spec, ctx)`, which returns a gate or a layer (`sidecar.core.stage`);
+- other modules are the stage's own.  Stages do not import each other.
+
+The map is the table `STAGES`: outermost first, with the reason for each place.  The order is fixed in code as in Envoy
+and Linkerd: a free order would be a page that everyone has to read, and a mistake that everyone can make.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from types import ModuleType
-from typing import Final, Literal, NamedTuple
+from importlib import import_module
+from typing import Any, Final
 
 from sidecar.core.env import BuildContext
 from sidecar.core.spec import Block
 from sidecar.core.stage import Stage
-from sidecar.stages.cache import stage as cache
-from sidecar.stages.circuit_breaker import stage as breaker
-from sidecar.stages.concurrency import stage as concurrency
-from sidecar.stages.fallback import stage as fallback
-from sidecar.stages.fault import stage as fault
-from sidecar.stages.hedge import stage as hedge
-from sidecar.stages.retry import stage as retry
-from sidecar.stages.timeout import stage as deadline
-from sidecar.stages.transform import stage as transform
-
-Scope = Literal["request", "attempt"]
 
 
-class Entry(NamedTuple):
-    """A policy: the name of its block, its module, and whether it surrounds the request or each attempt."""
+class StageKind:
+    """One policy: its block's name, its spec, and how it becomes a stage.
 
-    name: str
-    module: ModuleType
-    scope: Scope
+    Nothing of it is imported before it is asked for, since a start imports only what is configured.
+    """
+
+    __slots__ = ("name",)
+
+    def __init__(self, name: str) -> None:
+        self.name = name
 
     @property
     def spec(self) -> type[Block]:
-        spec: type[Block] = self.module.Spec
+        """Model of the block."""
+        spec: type[Block] = import_module(f"{__name__}.{self.name}.spec").Spec
         return spec
 
     @property
-    def build(self) -> Callable[[Block, BuildContext], Stage]:
-        build: Callable[[Block, BuildContext], Stage] = self.module.build
-        return build
+    def examples(self) -> tuple[Any, ...]:
+        """Blocks as a policy file has them: for the reference, and for the contract tests."""
+        examples: tuple[Any, ...] = import_module(f"{__name__}.{self.name}.spec").EXAMPLES
+        return examples
+
+    def load(self) -> Any:
+        """Return the runtime module, imported at the first call."""
+        return import_module(f"{__name__}.{self.name}.stage")
+
+    def load_rest(self) -> None:
+        """Import what the stage needs only once it serves (`LATER` of its runtime module); for a worker thread."""
+        for name in getattr(self.load(), "LATER", ()):
+            import_module(name)
+
+    def build(self, spec: Block, ctx: BuildContext) -> Stage:
+        """Return the stage that a block becomes.  Raises `OSError` or `ValueError` for what cannot be built here."""
+        stage: Stage = self.load().build(spec, ctx)
+        return stage
+
+    def __repr__(self) -> str:
+        return f"<StageKind {self.name}>"
 
 
 STAGES: Final = (
-    Entry("timeout", deadline, "request"),
-    Entry("fallback", fallback, "request"),
-    Entry("cache", cache, "request"),
-    Entry("concurrency", concurrency, "request"),
-    Entry("transform", transform, "request"),
-    Entry("hedge", hedge, "request"),
-    Entry("retry", retry, "request"),
-    Entry("circuit_breaker", breaker, "attempt"),
-    Entry("fault", fault, "attempt"),
+    StageKind("timeout"),  # outermost: the deadline covers all others, and each of them sees it
+    StageKind("fallback"),  # stands in for whatever refuses or fails further in
+    StageKind("cache"),  # inside `fallback`, which may use what it still has; knows what the client asked for
+    StageKind("concurrency"),  # inside `cache`: a hit costs no permit; a request has one for all its attempts
+    StageKind("transform"),  # once for all attempts; a response before it is stored or sent
+    StageKind("hedge"),  # outside `retry`: each of two racing requests may retry, and both pay from one budget
+    StageKind("retry"),  # sees an open circuit, and waits outside of it
+    StageKind("circuit_breaker"),  # judges single attempts, so it sees each failure
+    StageKind("fault"),  # innermost: what it injects looks like the upstream's doing
 )
-BY_NAME: Final = {entry.name: entry for entry in STAGES}
+"""All policies, outermost first, with the reason for each place."""
+BY_NAME: Final = {kind.name: kind for kind in STAGES}
+"""Kinds of stages by the name of their block."""

@@ -1,13 +1,14 @@
-"""Telemetry as a whole: wired once by the first policies, tuned by those that follow.
+"""Tracing, export and access log as policies configure them.
 
-`begin` is what a listener calls for each request; it is None where nobody traces, so that a request then pays one test
-and its trace headers pass untouched.  Whatever telemetry fails at (a certificate, an address) is told and left out: it
-never keeps the sidecar from serving.
+Rules:
+
+1. The first policies decide where things are sent; those that follow tune sampling, tail rules and the access log.
+2. An unconfigured part adds nothing to the request path, and its modules are not imported.
+3. A part that cannot be set up (a certificate, an address) is reported and left out; the sidecar serves all the same.
 """
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Callable, Mapping
 from threading import Thread
 from typing import TYPE_CHECKING, Any, Final
@@ -15,26 +16,26 @@ from typing import TYPE_CHECKING, Any, Final
 from sidecar.core import events, metrics
 from sidecar.core.env import Env
 from sidecar.core.exchange import Exchange
-from sidecar.telemetry.logs.access import AccessLog
 from sidecar.telemetry.logs.lines import LineWriter
 from sidecar.telemetry.metrics.registry import Registry
 from sidecar.telemetry.plain import Secrets
 from sidecar.telemetry.recorder import Recorder
-from sidecar.telemetry.settings import Sampler, Settings, settle
-from sidecar.telemetry.spec import AccessLogSpec, SamplingSpec, TelemetrySpec
-from sidecar.telemetry.tracing.propagation import Propagation
-from sidecar.telemetry.tracing.tracer import Tracer
 
 if TYPE_CHECKING:
     from sidecar.telemetry.export.otlp import SpanQueue
     from sidecar.telemetry.export.otlp_metrics import MetricsExport
+    from sidecar.telemetry.settings import Settings
+    from sidecar.telemetry.spec import AccessLogSpec, SamplingSpec, TelemetrySpec
+    from sidecar.telemetry.tracing.tracer import Tracer
 
 STDOUT: Final = 1
-POLL: Final = 0.02
+POLL_SECONDS: Final = 0.02
+PREFIX: Final = "OTEL_"
+"""Beginning of the names of OpenTelemetry's standard variables."""
 
 
 class Telemetry:
-    """What goes out, and the way there."""
+    """Tracing, export and access log of the process."""
 
     def __init__(
         self,
@@ -45,11 +46,17 @@ class Telemetry:
         environ: Mapping[str, str],
         version: str,
         submit: Callable[..., Any],
+        *,
+        pause: Callable[[], object] = lambda: None,
     ) -> None:
-        """`submit(function)` runs a function on the loop from any thread, as `loop.call_soon_threadsafe` does."""
+        """`submit(function)` runs a function on the loop from any thread, as `loop.call_soon_threadsafe` does.
+
+        `pause` is called by exporting threads between two pieces of work, to leave the interpreter to the loop.
+        """
         self.begin: Callable[[Exchange], None] | None = None
+        """Called for each request that arrives; None while nothing is traced, and trace headers pass untouched."""
         self.settings: Settings | None = None
-        """None before the first policies."""
+        """None until policies or variables ask for something."""
         self._env = env
         self._registry = registry
         self._recorder = recorder
@@ -57,6 +64,7 @@ class Telemetry:
         self._environ = environ
         self._version = version
         self._submit = submit
+        self._pause = pause
         self._started = env.wall()
         self._tracer: Tracer | None = None
         self._spans: SpanQueue | None = None
@@ -65,10 +73,15 @@ class Telemetry:
         self._lines: LineWriter | None = None
 
     def use(self, spec: TelemetrySpec | None, service: str) -> None:
-        """Take the settings of a set of policies.  Never raises."""
-        spec = spec or TelemetrySpec()
+        """Put the settings of a set of policies in force.  Never raises."""
+        if spec is None and self.settings is None and not any(name.startswith(PREFIX) for name in self._environ):
+            return  # nothing is configured: nothing is imported
+        from sidecar.telemetry.settings import resolve_settings
+        from sidecar.telemetry.spec import TelemetrySpec
+
+        spec = spec or TelemetrySpec.built_in()
         if self.settings is None:
-            self.settings = settings = settle(spec, service, self._environ)
+            self.settings = settings = resolve_settings(spec, service, self._environ)
             for warning in settings.warnings:
                 self._env.emit(events.TELEMETRY_SETTINGS, level="warning", problem=warning)
             self._wire(settings)
@@ -89,6 +102,8 @@ class Telemetry:
             self._env.emit(events.EXPORT_FAILED, level="error", cause="nothing is exported", error=error)
 
     def _connect(self, settings: Settings) -> None:
+        import uuid
+
         from opentelemetry.sdk.trace import SpanLimits
         from opentelemetry.sdk.util.instrumentation import InstrumentationScope
         from opentelemetry.semconv.schemas import Schemas
@@ -96,6 +111,8 @@ class Telemetry:
         from sidecar.telemetry.export import otlp as export
         from sidecar.telemetry.export import otlp_metrics
         from sidecar.telemetry.tracing import spans
+        from sidecar.telemetry.tracing.propagation import Propagation
+        from sidecar.telemetry.tracing.tracer import Tracer
 
         export.listen(settings.level)
         env, total = self._env, self._registry.total
@@ -104,7 +121,7 @@ class Telemetry:
         )
         scope = InstrumentationScope("sidecar", self._version, Schemas.V1_44_0.value)
         if settings.traces is not None:
-            queue = self._spans = export.SpanQueue(settings, settings.traces, self._tell)
+            queue = self._spans = export.SpanQueue(settings, settings.traces, self._emit_from_thread, self._pause)
             limits = SpanLimits() if settings.has_limits else None
             maker = spans.SpanMaker(queue, resource, scope, env.now, env.wall, limits)
             self._tracer = Tracer(Propagation(settings.formats), maker, env.now, env.rng, env.meter)
@@ -113,16 +130,15 @@ class Telemetry:
             total(metrics.TELEMETRY_EXPORTED, lambda: queue.watch.exported, signal="traces")
         if settings.metrics is not None:
             target = settings.metrics
-            watch = export.Watch("metrics", target.endpoint, self._tell)
-            builder = otlp_metrics.Builder(resource, scope, settings.temporality, self._started)
+            watch = export.ExportWatch("metrics", target.endpoint, self._emit_from_thread)
+            builder = otlp_metrics.MetricsBuilder(resource, scope, settings.temporality, self._started)
             exporter = otlp_metrics.MetricsExport(env, self._registry, builder, target, watch, settings.interval)
             self._metrics = exporter
             self._sending = env.spawn(exporter.run())
             total(metrics.TELEMETRY_DROPPED, lambda: watch.failed, signal="metrics", reason="export_failed")
             total(metrics.TELEMETRY_EXPORTED, lambda: watch.exported, signal="metrics")
 
-    def _tell(self, event: str, /, **attributes: Any) -> None:
-        """An event from another thread."""
+    def _emit_from_thread(self, event: str, /, **attributes: Any) -> None:
         try:
             self._submit(lambda: self._env.emit(event, **attributes))
         except RuntimeError:  # the loop is closed, and with it the log
@@ -134,6 +150,8 @@ class Telemetry:
         self._recorder.tracer = tracer = self._tracer if sampling is not None else None
         self.begin = None if tracer is None else tracer.begin
         if tracer is not None and sampling is not None:
+            from sidecar.telemetry.settings import Sampler
+
             tracer.retune(settings.sampler or Sampler(sampling.ratio), sampling.keep)
 
     def _tune_access(self, spec: AccessLogSpec | None) -> None:
@@ -147,19 +165,21 @@ class Telemetry:
             lines = self._lines = LineWriter(STDOUT)
             self._registry.total(metrics.LOG_DROPPED, lambda: lines.dropped, log="access")
         if recorder.access is None:
+            from sidecar.telemetry.logs.access import AccessLog
+
             recorder.access = AccessLog(self._lines, self._env)
         recorder.access.retune(spec.format, spec.successes)
 
     # ----- at the end
 
     async def close(self, seconds: float = 3.0) -> None:
-        """Send what waits, for at most that long."""
+        """Send what waits to be sent, for at most that many seconds, and stop."""
         if self._sending is not None:
             self._sending.cancel()
         closing: list[Thread] = [part.close() for part in (self._spans, self._metrics) if part is not None]
         until = self._env.now() + seconds
         while any(thread.is_alive() for thread in closing) and self._env.now() < until:
-            await self._env.sleep(POLL)
+            await self._env.sleep(POLL_SECONDS)
         if any(thread.is_alive() for thread in closing):
             lost = 0 if self._spans is None else self._spans.waiting
             self._env.emit(events.EXPORT_FAILED, cause=f"given up {seconds:g} s after the end", lost=lost)

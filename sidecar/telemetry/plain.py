@@ -1,8 +1,8 @@
-"""Anything as plain JSON values, bounded in size and without secrets: for logs and for `/state`.
+"""Values as plain JSON, bounded in size and without secrets: for logs and for `/state`.
 
-Nothing secret is ever printed, on three grounds, because each of them alone has a hole: fields whose name says that
-they bear a secret; the shapes that secrets have inside text (credentials in a URL, an Authorization value); and the
-very values that are known to be secret (`Secrets.hide`: tokens from the policies, the environment and files).
+A secret is recognised in three ways, because each of them alone has a hole: by the name of its field, by its shape
+inside a text (credentials in a URL, an Authorization value), and by its value (`Secrets.hide`: tokens from the
+policies, the environment and files).
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ from itertools import islice
 from typing import Any, Final
 
 MAX_TEXT: Final = 4096
+"""Characters of one text."""
 MAX_ITEMS: Final = 1000
+"""Members of one mapping or list."""
 MAX_DEPTH: Final = 12
 HIDDEN: Final = "[hidden]"
 MIN_SECRET: Final = 4
-"""A shorter value is no secret, and replacing it would garble every line."""
+"""Characters.  A shorter value is no secret, and to replace it would garble every line."""
 
 _secret_name: Final = re.compile(
     r"(?i)(?:authorization|cookies?|passwd|password|passphrase|secret|token|credentials?|api[_-]?key|private[_-]?key)$"
@@ -29,7 +31,7 @@ _authorization: Final = re.compile(r"(?i)\b(bearer|basic|digest)\s+[\w.~+/=-]{4,
 
 
 class Secrets:
-    """Makes values plain.  Knows which texts must not be seen."""
+    """Turns values into plain JSON values; knows which texts are secret."""
 
     __slots__ = ("_known", "_words")
 
@@ -38,14 +40,16 @@ class Secrets:
         self._words: dict[str, set[str]] = {}
 
     def hide(self, values: Iterable[str], whose: str = "") -> None:
-        """The texts that are secret from now on, in place of the same owner's before.  Too short ones are left
-        alone."""
+        """Hide these texts from now on, in place of those that the same owner named before.
+
+        Texts shorter than `MIN_SECRET` are not hidden.
+        """
         self._words[whose] = {v for v in values if len(v) >= MIN_SECRET}
         words = sorted(set().union(*self._words.values()), key=len, reverse=True)
         self._known = re.compile("|".join(map(re.escape, words))) if words else None
 
     def text(self, value: str) -> str:
-        """The text without what must not be seen, and not longer than `MAX_TEXT`."""
+        """Return the text without secrets, cut to `MAX_TEXT` characters."""
         if self._known is not None:
             value = self._known.sub(HIDDEN, value)
         value = _authorization.sub(rf"\1 {HIDDEN}", value[: 2 * MAX_TEXT])
@@ -54,7 +58,7 @@ class Secrets:
         return value if len(value) <= MAX_TEXT else value[:MAX_TEXT] + "…"
 
     def plain(self, value: Any, depth: int = 0) -> Any:
-        """The value as JSON has it.  Never raises; infinity and NaN become texts, as JSON has no other way."""
+        """Return the value as JSON has it.  Never raises.  Infinity and NaN become texts, which JSON requires."""
         if value is None or isinstance(value, bool | int):
             return value
         if isinstance(value, float):
@@ -84,6 +88,7 @@ class Secrets:
 
 @lru_cache(1024)
 def names_secret(name: str) -> bool:
+    """True if a field of this name holds a secret."""
     return _secret_name(name) is not None
 
 

@@ -1,26 +1,28 @@
-"""What is recorded of each request that is over: once, here, for all stages.
+"""Recorder of requests that have ended.
 
-Metrics always; spans and the access log where they are configured.  Nothing of it can fail a request: it is over.
+Metrics are recorded always, spans and the access log where they are configured.  Nothing here can fail a request.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
 
-from sidecar.core.exchange import Attempt, Exchange
+from sidecar.core.exchange import Attempt, Exchange, RequestMetrics
 from sidecar.core.metrics import Exemplar
 from sidecar.core.outcome import Outcome
-from sidecar.telemetry.logs.access import AccessLog
 from sidecar.telemetry.metrics.durations import AttemptMetrics, RouteMetrics
 from sidecar.telemetry.metrics.registry import Registry
 from sidecar.telemetry.refusals import Refusals
-from sidecar.telemetry.settings import ExemplarFilter
-from sidecar.telemetry.tracing.tracer import Tracer
+
+if TYPE_CHECKING:
+    from sidecar.telemetry.logs.access import AccessLog
+    from sidecar.telemetry.settings import ExemplarFilter
+    from sidecar.telemetry.tracing.tracer import Tracer
 
 
 class Recorder:
-    """`record` takes each exchange that has ended."""
+    """Records exchanges; one for the process."""
 
     def __init__(
         self, registry: Registry, refusals: Refusals, now: Callable[[], float], wall: Callable[[], float]
@@ -34,12 +36,18 @@ class Recorder:
             for scheme in (b"http", b"https")
         }
         self.tracer: Tracer | None = None
+        """None while nothing is traced."""
         self.access: AccessLog | None = None
+        """None while there is no access log."""
         self.exemplars: ExemplarFilter = "trace_based"
+        """Which requests become exemplars of the duration histograms."""
 
     def record(self, x: Exchange, outcome: Outcome, reason: str, seconds: float) -> None:
-        """An exchange has ended: with this outcome, failure code (empty for none) and duration in seconds."""
-        metrics: Any = self._unrouted[x.scheme] if x.route is None else x.route.metrics
+        """Record an exchange that has ended.
+
+        `reason` is the failure's code, empty for none.  `seconds` is the duration of the whole exchange.
+        """
+        metrics: RequestMetrics = self._unrouted[x.scheme] if x.route is None else x.route.metrics
         metrics.record(x.method, outcome.status, reason, seconds)
         if reason and (failure := outcome.failure) is not None and failure.origin == "gateway":
             self._refusals.note("" if x.route is None else x.route.name, reason, outcome.refusal)
@@ -57,7 +65,7 @@ class Recorder:
             self.access.record(x, outcome, reason, seconds)
 
     def _end(self, attempt: Attempt, outcome: Outcome, reason: str) -> None:
-        """A try that goes on for others (a cache that fills its store): for this request it is over."""
+        """End an attempt that goes on for others, such as a cache's fetch: for this request it has ended."""
         attempt.ended = self._now()
         attempt.status = outcome.status
         attempt.reason = reason

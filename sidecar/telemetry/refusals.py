@@ -1,9 +1,8 @@
-"""The latest refusals, for people: who refused what, why, and which line of which policy file says so.
+"""Latest refusals, for people: who refused what, why, and which line of which policy file says so.
 
 Under overload refusals come by the thousand and are all alike, so a list of single ones would show one second of one
-policy.  Therefore they are folded: one entry for each route, reason and place in the policy files, with the count, the
-time and the words of the latest.  Bounded; the entry that was quiet longest makes room.  Only refused requests pay for
-it, less than 1 us each.
+policy.  They are grouped by route, reason and place in the policy files.  A group keeps its count, and the time and the
+text of its latest refusal.  The number of groups is bounded; the one that was quiet longest makes room.
 """
 
 from __future__ import annotations
@@ -13,47 +12,49 @@ from typing import Any, Final
 
 from sidecar.core.outcome import Refusal
 
-KEEP: Final = 64
+MAX_GROUPS: Final = 64
 
 
-class Entry:
-    """Refusals that are alike."""
+class RefusalGroup:
+    """Refusals of one route for one reason at one place in the policy files."""
 
     __slots__ = ("at", "count", "refusal")
 
     def __init__(self) -> None:
         self.count = 0
         self.at = 0.0
+        """Unix time of the latest."""
         self.refusal = Refusal()
+        """The latest."""
 
 
 class Refusals:
-    """What was refused lately."""
+    """Groups of refusals, by route, reason and place."""
 
-    def __init__(self, wall: Callable[[], float], keep: int = KEEP) -> None:
+    def __init__(self, wall: Callable[[], float], keep: int = MAX_GROUPS) -> None:
         self._wall = wall
         self._keep = keep
-        self._entries: dict[tuple[str, str, str], Entry] = {}
+        self._groups: dict[tuple[str, str, str], RefusalGroup] = {}
 
     def note(self, route: str, reason: str, refusal: Refusal) -> None:
-        """A request was refused."""
+        """Count a refused request."""
         key = (route, reason, refusal.where)
-        entry = self._entries.get(key)
-        if entry is None:
-            if len(self._entries) >= self._keep:
-                del self._entries[min(self._entries, key=lambda known: self._entries[known].at)]
-            entry = self._entries[key] = Entry()
-        entry.count += 1
-        entry.at = self._wall()
-        entry.refusal = refusal
+        group = self._groups.get(key)
+        if group is None:
+            if len(self._groups) >= self._keep:
+                del self._groups[min(self._groups, key=lambda known: self._groups[known].at)]
+            group = self._groups[key] = RefusalGroup()
+        group.count += 1
+        group.at = self._wall()
+        group.refusal = refusal
 
     def describe(self) -> list[dict[str, Any]]:
-        """The latest first; times are Unix times, and `count` is since the entry came in."""
-        newest = sorted(self._entries.items(), key=lambda item: item[1].at, reverse=True)
+        """Return the groups as JSON-ready values, the latest first; `count` is since the group was made."""
+        newest = sorted(self._groups.items(), key=lambda item: item[1].at, reverse=True)
         return [
-            {"at": entry.at, "count": entry.count, "route": route, "reason": reason, **entry.refusal._asdict()}
-            for (route, reason, _), entry in newest
+            {"at": group.at, "count": group.count, "route": route, "reason": reason, **group.refusal._asdict()}
+            for (route, reason, _), group in newest
         ]
 
     def __repr__(self) -> str:
-        return f"<Refusals {len(self._entries)} of {self._keep} kinds>"
+        return f"<Refusals {len(self._groups)} of {self._keep} groups>"

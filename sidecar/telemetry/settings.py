@@ -1,16 +1,15 @@
-"""What telemetry works with: the policy block, and over it OpenTelemetry's standard variables.
+"""Settings of telemetry: the policy block, and over it OpenTelemetry's standard variables.
 
-The variables are followed by the specification and not by the Python SDK's reading of it where the two differ:
-`OTEL_EXPORTER_OTLP_TIMEOUT` is in milliseconds (the SDK takes it for seconds and would wait for hours).  A variable of
-one signal wins over the general one; one that makes no sense is reported and left out, it never stops the sidecar.
+The variables follow the specification, and not the Python SDK's reading of it where the two differ:
+`OTEL_EXPORTER_OTLP_TIMEOUT` is in milliseconds, which the SDK takes for seconds.  A variable of one signal wins over
+the general one.  An invalid one is reported and left out; it never stops the sidecar.
 
-Export is on where somebody says where to: an endpoint in the block or in a variable, or `OTEL_TRACES_EXPORTER=otlp`
-(`OTEL_METRICS_EXPORTER`) itself.  A collector on localhost is not assumed without being asked for: most pods have none.
+Export is on where a destination is named: an endpoint in the block or in a variable, or `OTEL_TRACES_EXPORTER=otlp`
+(`OTEL_METRICS_EXPORTER`).  A collector on localhost is not assumed unasked: most pods have none.
 
 Not supported, and reported when set: `OTEL_CONFIG_FILE`, exporters other than `otlp`, `console` and `none`, samplers
-and propagators of other vendors, exponential histograms, the old conventions beside the stable ones, an address of its
-own for the Prometheus page.  There is no OTLP export of logs: asking for one is reported, and the other variables of
-logs have nothing to do.
+and propagators of other vendors, exponential histograms, the old conventions beside the stable ones, an address for the
+Prometheus page, and OTLP export of logs.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from sidecar.telemetry.spec import ExportTlsSpec, MetricsSpec, TelemetrySpec
 from sidecar.telemetry.variables import OTLP, Variables
 
 Kind = Literal["grpc", "http", "json", "console"]
-"""`http` with protobuf, `json` over HTTP too."""
+"""Protocols; `http` is protobuf over HTTP, `json` is JSON over HTTP."""
 Compression = Literal["gzip", "none"]
 Temporality = Literal["cumulative", "delta", "lowmemory"]
 ExemplarFilter = Literal["trace_based", "always_on", "always_off"]
@@ -39,7 +38,7 @@ FILTERS: Final[dict[str, ExemplarFilter]] = {
     "trace_based": "trace_based", "always_on": "always_on", "always_off": "always_off",
 }  # fmt: skip
 FORMATS: Final = {"tracecontext": "w3c", "b3": "b3", "b3multi": "b3multi", "baggage": "", "none": ""}
-"""Propagators by their standard names.  Baggage is a field like any other: it passes."""
+"""Formats by the standard names of propagators.  Baggage passes as any field does."""
 SAMPLERS: Final[dict[str, tuple[float | None, bool] | None]] = {
     "always_on": (1.0, False),
     "always_off": (0.0, False),
@@ -48,7 +47,7 @@ SAMPLERS: Final[dict[str, tuple[float | None, bool] | None]] = {
     "parentbased_always_off": (0.0, True),
     "parentbased_traceidratio": (None, True),
 }
-"""The ratio (None: the argument's), and whether a caller's decision counts."""
+"""Ratio of each sampler (None: its argument), and True if a caller's decision counts."""
 LIMITS: Final = (
     "ATTRIBUTE_COUNT", "ATTRIBUTE_VALUE_LENGTH", "SPAN_ATTRIBUTE_COUNT", "SPAN_ATTRIBUTE_VALUE_LENGTH",
     "SPAN_EVENT_COUNT", "SPAN_LINK_COUNT", "EVENT_ATTRIBUTE_COUNT", "LINK_ATTRIBUTE_COUNT",
@@ -58,64 +57,71 @@ NOT_FOLLOWED: Final = {
     "OTEL_EXPORTER_PROMETHEUS_HOST": "is not followed; the Prometheus page is /metrics on the admin listener",
     "OTEL_EXPORTER_PROMETHEUS_PORT": "is not followed; the Prometheus page is /metrics on the admin listener",
 }
-"""Standard variables that have nothing to do here, and what has."""
+"""Standard variables that have no effect here, and what has."""
 LEVELS: Final = {"debug": "DEBUG", "info": "INFO", "warn": "WARNING", "error": "ERROR", "fatal": "CRITICAL"}
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where one signal goes, and how."""
+    """Destination of one signal."""
 
     kind: Kind
     endpoint: str = ""
-    """Over HTTP the whole URL."""
+    """The whole URL over HTTP; host and port for gRPC."""
     is_plain: bool = True
-    """For `grpc`: without TLS."""
+    """True if gRPC goes without TLS."""
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """Fields to send with each export."""
     timeout: float = 10.0
-    """Seconds."""
+    """Seconds for one export, retries included."""
     compression: Compression = "none"
     tls: ExportTlsSpec = field(default_factory=ExportTlsSpec)
 
 
 @dataclass(frozen=True, slots=True)
 class Sampler:
-    """Which new traces are recorded."""
+    """Rule for which traces are recorded."""
 
     ratio: float
+    """Share of new traces, 0 to 1."""
     is_parent_based: bool = True
+    """True if a caller's decision counts."""
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """All that only a restart changes, and the sampler where a variable has the say."""
+    """Settings that only a restart changes, and the sampler where a variable sets it."""
 
     service: str = "sidecar"
+    """`service.name` of everything that is exported."""
     traces: Target | None = None
+    """Destination of spans; None: not exported."""
     metrics: Target | None = None
+    """Destination of metrics; None: not exported."""
     sampler: Sampler | None = None
+    """The sampler of the variables; None: the policy block decides."""
     formats: tuple[str, ...] = ("w3c",)
-    """How traces travel; empty: not at all."""
+    """Formats of trace context on the wire; empty: traces begin and end here."""
     queue: int = 2048
-    """Spans that wait to be sent, at most."""
+    """Largest number of spans that wait to be sent."""
     batch: int = 512
-    """Spans in one export."""
+    """Largest number of spans in one export."""
     delay: float = 5.0
     """Seconds between two batches of spans."""
     has_limits: bool = False
-    """Do the variables limit what a span may hold?"""
+    """True if variables limit what a span may hold."""
     interval: float = 60.0
     """Seconds between two exports of metrics."""
     temporality: Temporality = "cumulative"
     exemplars: ExemplarFilter = "trace_based"
     level: str = "WARNING"
-    """Of what OpenTelemetry's own code logs."""
+    """Level of OpenTelemetry's own log."""
     warnings: tuple[str, ...] = ()
-    """Variables that could not be followed, each a sentence."""
+    """Sentences on variables that are invalid or not supported."""
 
 
-def settle(spec: TelemetrySpec | None, service: str, environ: Mapping[str, str]) -> Settings:
-    """The settings in force."""
+def resolve_settings(spec: TelemetrySpec | None, service: str, environ: Mapping[str, str]) -> Settings:
+    """Return the settings in force for a block (None: built-in defaults), a service name and an environment."""
     spec = spec or TelemetrySpec()
     read = Variables(environ)
     if read.flag("OTEL_SDK_DISABLED"):

@@ -1,10 +1,11 @@
-"""The `telemetry` block of the policy files: where traces, metrics and the access log go.
+"""The `telemetry` block of policy files: destinations of traces and metrics, sampling, and the access log.
 
-A standard variable (`OTEL_*`, see `telemetry/variables.py`) wins over what stands here: who deploys has the last word
-over who wrote the file, and a sidecar fits into a fleet that an OpenTelemetry operator equips.
+Rules:
 
-Sampling, tail rules and the access log follow a reload: that is what one turns up during an incident.  The rest (where
-things are sent and how, and propagation) is wired when the process starts; only a restart changes it.
+1. A standard variable (`OTEL_*`, see `variables.py`) wins over the block.  Who deploys has the last word over who wrote
+   the file, and a sidecar fits into a fleet that an OpenTelemetry operator configures.
+2. Sampling, tail rules and the access log follow a reload, since they are turned up during an incident.  Destinations
+   and propagation are wired when the process starts, and only a restart changes them.
 """
 
 from __future__ import annotations
@@ -87,12 +88,12 @@ class TelemetrySpec(Model):
         BeforeValidator(lambda value: [value] if isinstance(value, str) else value),
     ] = ("w3c",)
     """How a trace travels: one format or a list; what comes in is read and what goes out is written in all of them."""
-    sampling: SamplingSpec | None = SamplingSpec()
+    sampling: SamplingSpec | None = SamplingSpec.built_in()
     """`off`: no traces at all, and trace headers pass through untouched."""
-    metrics: MetricsSpec | None = MetricsSpec()
+    metrics: MetricsSpec | None = MetricsSpec.built_in()
     access_log: AccessLogSpec | None = None
 
 
 def wiring(spec: TelemetrySpec | None) -> dict[str, Any]:
-    """What only a restart changes, of a block that may be missing."""
-    return (spec or TelemetrySpec()).model_dump(exclude={"sampling", "access_log"})
+    """Return the part of a block (None: built-in defaults) that only a restart changes."""
+    return (spec or TelemetrySpec.built_in()).model_dump(exclude={"sampling", "access_log"})

@@ -1,7 +1,7 @@
-"""Reading OpenTelemetry's standard variables: values with their types, and what is wrong with them.
+"""Reader of OpenTelemetry's standard variables.
 
-By "Environment Variable Specification": an empty variable is an unset one, only `true` is true, times are milliseconds,
-and a value that makes no sense is reported and its default taken.
+By OpenTelemetry's Environment Variable Specification: an empty variable counts as unset, only `true` is true, times are
+milliseconds, and an invalid value is reported and its default taken.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ OTLP: Final = "OTEL_EXPORTER_OTLP_"
 
 
 class Variables:
-    """An environment, and the `warnings` about it: each names the variable and says what would be right."""
+    """Typed values of an environment, and warnings about those that are invalid."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         self._environ = environ
@@ -24,26 +24,30 @@ class Variables:
 
     @property
     def warnings(self) -> tuple[str, ...]:
+        """Sentences that name a variable and say what would be right, each once."""
         return tuple(self._warnings)
 
     def warn(self, name: str, what: str) -> None:
+        """Add a warning about a variable."""
         self._warnings[f"{name} {what}"] = None
 
     def text(self, name: str) -> str:
+        """Return the value without surrounding space; empty where it is unset."""
         return self._environ.get(name, "").strip()
 
     def flag(self, name: str) -> bool:
+        """True if the variable says `true`."""
         return self.text(name).lower() == "true"
 
     def word(self, name: str, known: Mapping[str, T], default: T) -> T:
-        """What one of several words stands for."""
+        """Return what the variable's word stands for; the default where it is unset or unknown."""
         value = self.text(name).lower()
         if value and value not in known:
             self.warn(name, f"is {value!r}; known are {', '.join(known)}")
         return known.get(value, default)
 
     def words(self, name: str, known: Mapping[str, T]) -> list[T]:
-        """What the words of a list stand for."""
+        """Return what each known word of a comma-separated list stands for."""
         found = []
         for word in self.text(name).split(","):
             if word.strip() in known:
@@ -53,7 +57,7 @@ class Variables:
         return found
 
     def whole(self, name: str, default: int) -> int:
-        """A whole number above zero."""
+        """Return a whole number above zero; the default where it is unset or invalid."""
         value = self.text(name)
         if value and not (value.isdigit() and int(value) > 0):
             self.warn(name, f"is {value!r} and not a whole number above 0; the default is used")
@@ -61,11 +65,11 @@ class Variables:
         return int(value) if value else default
 
     def seconds(self, name: str) -> float:
-        """A time, written in milliseconds; zero where there is none."""
+        """Return seconds of a duration in milliseconds; zero where it is unset or invalid."""
         return self.whole(name, 0) / 1000
 
     def ratio(self, name: str) -> float:
-        """A number from 0 to 1, which is what it is by default."""
+        """Return a number from 0 to 1; 1 where it is unset or invalid."""
         value = self.text(name)
         try:
             ratio = float(value or 1.0)
@@ -77,7 +81,7 @@ class Variables:
         return ratio
 
     def headers(self, name: str) -> dict[str, str]:
-        """`key=value,key=value`, percent-encoded."""
+        """Return the members of a percent-encoded list `key=value,key=value`, with keys in lower case."""
         found = {}
         for member in self.text(name).split(","):
             key, equals, value = member.partition("=")
@@ -88,5 +92,5 @@ class Variables:
         return found
 
     def of(self, signal: str, name: str, read: Callable[[str], T]) -> T:
-        """An exporter's variable: the one of the signal, else the one of all signals."""
+        """Return an exporter's variable as `read` gives it: that of the signal, else that of all signals."""
         return read(f"{OTLP}{signal}_{name}") or read(f"{OTLP}{name}")

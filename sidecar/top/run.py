@@ -1,4 +1,4 @@
-"""The command: draw the screen anew with each event, and connect again when the stream ends."""
+"""Screen loop of `sidecar top`: drawn with each event, and connected again when the stream ends."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from rich.text import Text
 from sidecar.top.stream import Model, StreamError, follow
 from sidecar.top.view import screen
 
-PAUSE: Final = 2.0
-"""Seconds before another try."""
+PAUSE_SECONDS: Final = 2.0
+"""Wait before connecting again."""
 
 
 def terminal() -> Console:
-    """Texts of others are texts: no markup and no `:name:` in them means anything."""
+    """Return a console on which no markup and no `:name:` of a text has a meaning."""
     return Console(markup=False, emoji=False, highlight=False)
 
 
 def once(host: str, port: int, token: str | None) -> None:
-    """Print what there is now.  Raises `StreamError`."""
+    """Print one screen.  Raises `StreamError`."""
     model = Model()
     for event, data in follow(host, port, token):
         model.take(event, data)
@@ -31,7 +31,7 @@ def once(host: str, port: int, token: str | None) -> None:
 
 
 def run(host: str, port: int, token: str | None) -> None:
-    """Until Ctrl-C.  Raises `StreamError` if the first try fails; later ones are made again."""
+    """Draw until Ctrl-C.  Raises `StreamError` if the first connection fails; later ones are made again."""
     console, model, seen = terminal(), Model(), False
     with Live(console=console, screen=True, auto_refresh=False) as live:
         while True:
@@ -46,4 +46,4 @@ def run(host: str, port: int, token: str | None) -> None:
                     raise
                 trouble = str(error)
             live.update(Group(Text(trouble, "bold red"), screen(model, console.height)), refresh=True)
-            time.sleep(PAUSE)
+            time.sleep(PAUSE_SECONDS)

@@ -1,4 +1,4 @@
-"""Following `/live` of an admin listener: blocking reads, since a terminal has nothing else to do."""
+"""Reader of `GET /live` of an admin listener, with blocking reads, and the model of what it says."""
 
 from __future__ import annotations
 
@@ -7,25 +7,29 @@ import json
 from collections.abc import Iterator
 from typing import Any, Final
 
-SILENT_FOR: Final = 10.0
-"""Seconds without a byte after which the connection counts as lost; a tick comes every second."""
+SILENT_SECONDS: Final = 10.0
+"""Time without a byte after which the connection counts as lost; a tick comes every second."""
 
 
 class StreamError(Exception):
-    """Why the stream cannot be had, and what would be right."""
+    """Reason for which the stream cannot be read, and what would be right."""
 
 
 class Model:
-    """What is known: the parts of the stream, and the last minutes of traffic."""
+    """State of the watched sidecar: the parts of its stream, and the last minutes of traffic."""
 
     def __init__(self) -> None:
         self.parts: dict[str, Any] = {}
+        """Parts by name, as `/live` sends them."""
         self.bounds: list[float] = []
+        """Upper bounds of the buckets, in seconds."""
         self.keep = 0
+        """Seconds that are kept."""
         self.seconds: list[Any] = []
+        """Seconds of traffic, oldest first."""
 
     def take(self, event: str, data: dict[str, Any]) -> None:
-        """One event of the stream."""
+        """Take one event of the stream."""
         if event == "full":
             self.parts, self.bounds, self.keep = data["parts"], data["bounds"], data["keep"]
             self.seconds = data["seconds"]
@@ -35,11 +39,11 @@ class Model:
 
     @property
     def now(self) -> float:
-        """The Unix time of the last second; 0 before the first."""
+        """Unix time of the last second; 0 before the first."""
         return float(self.seconds[-1][0]) if self.seconds else 0.0
 
     def recent(self, span: int) -> dict[str, Sum]:
-        """The last `span` seconds by route."""
+        """Return the sums of the last `span` seconds by route."""
         sums: dict[str, Sum] = {}
         for _, routes in self.seconds[-span:]:
             for route, counts in routes.items():
@@ -47,12 +51,12 @@ class Model:
         return sums
 
     def rates(self, points: int) -> list[int]:
-        """Requests in each of the last seconds, oldest first."""
+        """Return the number of requests in each of the last `points` seconds, oldest first."""
         return [sum(sum(counts[2::2]) for counts in routes.values()) for _, routes in self.seconds[-points:]]
 
 
 class Sum:
-    """Requests of some seconds."""
+    """Requests of one route in some seconds."""
 
     def __init__(self, bounds: list[float]) -> None:
         self._bounds = bounds
@@ -60,17 +64,18 @@ class Sum:
         self.counts = [0] * (len(bounds) + 1)
 
     def add(self, sparse: list[int]) -> None:
-        """`[errors, bucket, count, …]`."""
+        """Add the counts of a second: `[errors, bucket, count, …]`."""
         self.errors += sparse[0]
         for bucket, count in zip(sparse[1::2], sparse[2::2], strict=True):
             self.counts[bucket] += count
 
     @property
     def calls(self) -> int:
+        """Number of requests."""
         return sum(self.counts)
 
     def percentile(self, share: float) -> float | None:
-        """Seconds, by straight line inside the bucket; None without requests."""
+        """Return seconds, interpolated within the bucket; None without requests.  `share` is 0 to 1."""
         left = share * self.calls
         if not left:
             return None
@@ -83,8 +88,8 @@ class Sum:
 
 
 def follow(host: str, port: int, token: str | None) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The events of the stream, until it ends.  Raises `StreamError`."""
-    connection = http.client.HTTPConnection(host, port, timeout=SILENT_FOR)
+    """Yield the events of the stream until it ends.  Raises `StreamError`."""
+    connection = http.client.HTTPConnection(host, port, timeout=SILENT_SECONDS)
     try:
         connection.request("GET", "/live", headers={"Authorization": f"Bearer {token}"} if token else {})
         response = connection.getresponse()
@@ -98,7 +103,7 @@ def follow(host: str, port: int, token: str | None) -> Iterator[tuple[str, dict[
             elif name == "data":
                 yield event, json.loads(value)
     except TimeoutError:
-        raise StreamError(f"{host}:{port} has said nothing for {SILENT_FOR:g} s") from None
+        raise StreamError(f"{host}:{port} has said nothing for {SILENT_SECONDS:g} s") from None
     except (OSError, http.client.HTTPException) as error:
         words = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise StreamError(f"no admin listener answers at {host}:{port}: {words}") from None

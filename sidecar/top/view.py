@@ -1,6 +1,6 @@
-"""From the model to a screen: what is wrong first, then traffic, breakers, endpoints, limits, refusals.
+"""Model as a screen: what is wrong first, then traffic, breakers, endpoints, limits, refusals.
 
-As many rows as the terminal has; what is wrong is never what falls off its end.
+A table is cut to the rows of the terminal, and what is wrong stands at its beginning.
 """
 
 from __future__ import annotations
@@ -15,18 +15,20 @@ from sidecar.top.stream import Model, Sum
 from sidecar.top.words import bar, duration, percent, plain, sparkline
 
 SPAN: Final = 60
-"""Seconds that the table of routes looks back."""
+"""Seconds of traffic in the table of routes."""
 TONES: Final = {"closed": "green", "half_open": "yellow", "open": "bold red"}
 WEIGHT: Final = {"open": 0, "half_open": 1, "closed": 2}
+"""Order of breakers by state."""
 
 
 def screen(model: Model, rows: int = 60) -> RenderableType:
-    """All of it; at most about `rows` lines."""
+    """Return the whole screen, of about `rows` lines at most."""
     tables = [refusals(model), limits(model), endpoints(model)]
     return Group(header(model), routes(model, max(5, rows // 3)), breakers(model, max(5, rows // 4)), *tables)
 
 
 def header(model: Model) -> RenderableType:
+    """Return the line about the process, and the problems of rejected policies."""
     about, policies = model.parts.get("about", {}), model.parts.get("policies", {})
     ready = about.get("ready")
     line = Text.assemble(
@@ -44,6 +46,7 @@ def header(model: Model) -> RenderableType:
 
 
 def routes(model: Model, most: int) -> RenderableType:
+    """Return the table of at most `most` routes, those with most errors first."""
     recent = model.recent(SPAN)
     seconds = max(1, min(SPAN, len(model.seconds)))
     names = list(dict.fromkeys([*recent, *model.parts.get("routes", {})]))
@@ -61,6 +64,7 @@ def routes(model: Model, most: int) -> RenderableType:
 
 
 def breakers(model: Model, most: int) -> RenderableType:
+    """Return the table of at most `most` breakers, open ones first."""
     table = _table("Breaker", "State", "Why", ">Next probe", ">Refused")
     known = [each for each in _things(model, "breaker") if each.get("state") in WEIGHT]
     known.sort(key=lambda each: WEIGHT[each["state"]])
@@ -73,6 +77,7 @@ def breakers(model: Model, most: int) -> RenderableType:
 
 
 def endpoints(model: Model) -> RenderableType:
+    """Return the table of endpoints, those that are down first."""
     table = _table("Upstream", "Endpoint", "State", ">In flight", ">Failures")
     known = [each | {"upstream": set_["name"]} for set_ in _things(model, "endpoints") for each in set_["endpoints"]]
     known.sort(key=lambda each: each["state"] == "up")
@@ -85,6 +90,7 @@ def endpoints(model: Model) -> RenderableType:
 
 
 def limits(model: Model) -> RenderableType:
+    """Return the table of concurrency limits and retry budgets."""
     table = _table("Limit", "", ">Used", ">Waiting")
     for each in _things(model, "concurrency")[:8]:
         share = each["active"] / (each["limit"] or 1)
@@ -100,6 +106,7 @@ def limits(model: Model) -> RenderableType:
 
 
 def refusals(model: Model) -> RenderableType:
+    """Return the table of the latest refusals."""
     table = _table("Refused", ">Times", "Route", "Reason", "What happened", "Says who")
     for each in (model.parts.get("refusals") or [])[:8]:
         ago = max(0.0, model.now - each["at"])
@@ -115,7 +122,7 @@ def _things(model: Model, kind: str) -> list[dict[str, Any]]:
 
 
 def _table(*titles: str) -> Table:
-    """A table; a title that begins with `>` is of numbers."""
+    """Return an empty table; a title that begins with `>` is of numbers."""
     table = Table(box=None, pad_edge=False, header_style="dim", expand=True)
     for title in titles:
         table.add_column(title.removeprefix(">"), justify="right" if title.startswith(">") else "left", overflow="fold")

@@ -9,7 +9,7 @@ STEPS: Final = ((120.0, 1.0, "s"), (7200.0, 60.0, "min"), (172800.0, 3600.0, "h"
 
 
 def duration(seconds: float | None) -> str:
-    """`2.5 ms`, `850 ms`, `3.4 s`, `12 min`."""
+    """Return a duration such as `2.5 ms`, `850 ms`, `3.4 s` or `12 min`; `–` for None."""
     if not isinstance(seconds, float | int):
         return "–"
     if seconds < 1:
@@ -23,20 +23,22 @@ def duration(seconds: float | None) -> str:
 
 
 def percent(share: float | None) -> str:
+    """Return a share of 0 to 1 as a percentage; `–` for None."""
     return "–" if share is None else f"{share * 100:.1f} %"
 
 
 def sparkline(values: list[int]) -> str:
-    """One character for each value."""
+    """Return one character for each value, as high as the value is beside the greatest."""
     top = max(values, default=0) or 1
     return "".join(BLOCKS[round(value * (len(BLOCKS) - 1) / top)] for value in values)
 
 
 def bar(share: float, width: int = 12) -> str:
+    """Return a bar of `width` characters, of which a share of 0 to 1 is full."""
     full = round(min(1.0, max(0.0, share)) * width)
     return "█" * full + "░" * (width - full)
 
 
 def plain(text: Any) -> str:
-    """A text of others, with nothing in it that moves a cursor."""
+    """Return a text of another party without characters that move a cursor."""
     return "".join(c if c.isprintable() else "·" for c in str(text))

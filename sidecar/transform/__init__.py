@@ -1,12 +1,14 @@
-"""Messages rewritten: pure functions and compiled operations, below the stage of that name.
+"""Rewriting of messages: pure functions, and operations that are compiled when policies are loaded.
 
-    values                   texts of a policy that may be templates
-    headers, cookies         header fields over their raw lines; attributes of Set-Cookie
-    paths, query, back       where a request goes, and the way back for Location and Set-Cookie
-    pointer, jsonbody        operations on JSON by RFC 6901 pointers, over documents that are opened only where touched
-    forms, coding, intake    form bodies; gzip, deflate and br; a message's body taken whole
-    validators               fields that a changed body makes untrue
+    headers, cookies               header fields, as raw lines; attributes of Set-Cookie
+    path_rewrite, query            where a request is sent
+    reverse_rewrite                Location and Set-Cookie of an answer, in the client's terms
+    buffering                      a body buffered whole and opened as a document: start reading here for bodies
+    jsonbody, pointer              JSON documents; operations on them by JSON Pointers (RFC 6901)
+    forms, coding                  form bodies as documents; gzip, deflate and br
+    validators                     fields that are wrong once a body has changed
+    values                         templates of a policy
 
-It imports only `core`.  No I/O, no clock.  Each operation is
-compiled once, when policies are loaded, and takes time linear in what it rewrites.
+No I/O and no clock.  Each operation takes time linear in what it rewrites.  Not here: which messages are rewritten, and
+what an error becomes (`sidecar.stages.transform`); how paths are compared for routing (`sidecar.core.uri`).
 """

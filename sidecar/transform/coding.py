@@ -1,8 +1,8 @@
-"""Content codings (RFC 9110 8.4.1): a body that has to be read is decoded, and encoded again the same way.
+"""Content codings (RFC 9110 8.4.1): a body that is read is decoded, and encoded again the same way.
 
-gzip, deflate (with zlib's header as the RFC says, and bare as some send it) and, where a `brotli` module of at least
-version 1.2 is installed, br.  A body may say little and mean much: decoding stops at a size, and at a ratio that no
-honest document reaches.
+Known are gzip, deflate (with zlib's header as the RFC says, and bare as some send it) and, if a `brotli` module of
+version 1.2 or newer is installed, br.  Decoding stops at a size, and at a ratio that no real document reaches, since a
+small body can expand without bounds.
 """
 
 from __future__ import annotations
@@ -13,23 +13,24 @@ from functools import lru_cache
 from importlib import import_module
 from typing import Any, Final
 
-from sidecar.transform.jsonbody import Invalid
+from sidecar.transform.jsonbody import InvalidBody
 
 LEVEL: Final = 4
-"""Of gzip and deflate: twice as fast as zlib's default, for a few per cent more bytes."""
+"""Compression level of every coding: much faster than zlib's default, for slightly more bytes."""
 MAX_RATIO: Final = 200
+"""Decoded bytes for one coded byte, at most."""
 FREE: Final = 64 * 1024
-"""Bytes up to which no ratio is too high."""
+"""Decoded bytes up to which the ratio is not checked."""
 
 MAX_MEMBERS: Final = 16
-"""Of gzip: each takes as long to start as a page takes to decode."""
+"""Members of a gzip body: each takes as long to start as a page takes to decode."""
 
 GZIP, ZLIB, BARE = 31, 15, -15
-"""What zlib calls the formats."""
+"""zlib's numbers of the formats."""
 
 
-class TooLarge(Invalid):
-    """More than the policy takes."""
+class BodyTooLarge(InvalidBody):
+    """Decoded content that exceeds the policy's limit."""
 
 
 def _inflate(wbits: int) -> Callable[[bytes, int], bytes]:
@@ -39,17 +40,17 @@ def _inflate(wbits: int) -> Callable[[bytes, int], bytes]:
         size = 0
         while data:  # gzip: members may follow each other (RFC 1952 2.2)
             if len(pieces) == MAX_MEMBERS:
-                raise Invalid(f"has more than {MAX_MEMBERS} members in its content coding")
+                raise InvalidBody(f"has more than {MAX_MEMBERS} members in its content coding")
             stream = zlib.decompressobj(wbits)
             pieces.append(stream.decompress(data, most + 1 - size))
             size += len(pieces[-1])
             if size > most:
-                raise TooLarge(f"is larger than {most} bytes once it is decoded")
+                raise BodyTooLarge(f"is larger than {most} bytes once it is decoded")
             if not stream.eof:
-                raise Invalid("is cut off within its content coding")
+                raise InvalidBody("is cut off within its content coding")
             data = stream.unused_data
             if data and wbits != GZIP:
-                raise Invalid("has octets after the end of its content coding")
+                raise InvalidBody("has octets after the end of its content coding")
         return b"".join(pieces)
 
     return decode
@@ -85,7 +86,7 @@ def _add_brotli() -> None:
     try:
         brotli: Any = import_module("brotli")
         brotli.Decompressor().process(b"", output_buffer_limit=1)
-    except (ImportError, TypeError):  # not there, or too old to stop in time
+    except (ImportError, TypeError):  # not installed, or too old to bound its output
         return
 
     def decode(data: bytes, limit: int) -> bytes:
@@ -96,11 +97,11 @@ def _add_brotli() -> None:
             while not stream.is_finished() and not stream.can_accept_more_data() and len(text) <= most:
                 text += stream.process(b"", output_buffer_limit=most + 1 - len(text))
         except brotli.error as error:
-            raise Invalid(f"is not valid br: {error}") from None
+            raise InvalidBody(f"is not valid br: {error}") from None
         if len(text) > most:
-            raise TooLarge(f"is larger than {most} bytes once it is decoded")
+            raise BodyTooLarge(f"is larger than {most} bytes once it is decoded")
         if not stream.is_finished():
-            raise Invalid("is cut off within its content coding")
+            raise InvalidBody("is cut off within its content coding")
         return text
 
     DECODERS[b"br"] = decode
@@ -111,29 +112,29 @@ _add_brotli()
 
 
 def is_known(coding: bytes) -> bool:
-    """Can a Content-Encoding be undone and done again?  Lower case; several at once cannot."""
+    """True if a Content-Encoding, in lower case, can be undone and done again; a list of several cannot."""
     return coding in DECODERS or coding in (b"", b"identity")
 
 
 def decode(data: bytes, coding: bytes, limit: int) -> bytes:
-    """The body without its coding, at most `limit` bytes.  Raises `Invalid`."""
+    """Return the body without its coding, `limit` bytes at most.  Raises `InvalidBody`."""
     decoder = DECODERS.get(coding)
     if decoder is None:
         return data
     try:
         return decoder(data, limit)
     except zlib.error as error:
-        raise Invalid(f"is not valid {coding.decode()}: {error}") from None
+        raise InvalidBody(f"is not valid {coding.decode()}: {error}") from None
 
 
 def encode(data: bytes, coding: bytes) -> bytes:
-    """The body with its coding."""
+    """Return the body with its coding."""
     encoder = ENCODERS.get(coding)
     return data if encoder is None else encoder(data)
 
 
 @lru_cache(maxsize=256)
 def acceptable(field: bytes) -> bytes:
-    """An Accept-Encoding reduced to what can be undone; `identity` where nothing else is left (RFC 9110 12.5.3)."""
+    """Return an Accept-Encoding reduced to known codings; `identity` if none is left (RFC 9110 12.5.3)."""
     kept = [part.strip(b" \t") for part in field.split(b",") if is_known(part.partition(b";")[0].strip(b" \t").lower())]
     return b", ".join(part for part in kept if part) or b"identity"

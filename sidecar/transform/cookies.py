@@ -1,6 +1,6 @@
-"""Attributes of Set-Cookie (RFC 6265 4.1, and what browsers have added since).
+"""Attributes of Set-Cookie (RFC 6265 4.1, and those that browsers have added since).
 
-A cookie's own name and value stay byte for byte; attributes that no operation names stay too.
+A cookie's name and value stay byte for byte, and so do attributes that no operation names.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ from typing import Final
 from sidecar.core.outcome import Outcome
 
 Attributes = list[tuple[bytes, bytes | None]]
-"""Names as they were written, and values; None for an attribute without one, such as Secure."""
+"""Names as written, and values; the value is None for an attribute without one, such as Secure."""
 ANY: Final = "*"
+"""Name that stands for all cookies."""
 
 
 def parse_cookie(value: bytes) -> tuple[bytes, Attributes]:
-    """`name=value` of a Set-Cookie field, and its attributes."""
+    """Return `name=value` of a Set-Cookie field, and its attributes."""
     pair, *parts = value.split(b";")
     attributes: Attributes = []
     for part in parts:
@@ -27,14 +28,14 @@ def parse_cookie(value: bytes) -> tuple[bytes, Attributes]:
 
 
 def write_cookie(pair: bytes, attributes: Attributes) -> bytes:
-    """A Set-Cookie field."""
+    """Return a Set-Cookie field."""
     return b"; ".join([pair, *(name if value is None else b"%b=%b" % (name, value) for name, value in attributes)])
 
 
 class CookieEdit:
-    """Sets and takes away attributes of the cookies of an answer, by the cookie's name or for all of them (`*`).
+    """Sets and removes attributes of an answer's cookies, by the cookie's name or for all (`*`).
 
-    An attribute's value is a text, True for one without a value, or None to take it away.
+    An attribute is given as a text, True for one without a value, or None to remove it.
     """
 
     __slots__ = ("_cookies",)
@@ -50,7 +51,7 @@ class CookieEdit:
         outcome.headers = [(name, self.edit(value) if name == b"set-cookie" else value) for name, value in fields]
 
     def edit(self, value: bytes) -> bytes:
-        """One Set-Cookie field."""
+        """Return one Set-Cookie field rewritten."""
         pair, attributes = parse_cookie(value)
         name = pair.partition(b"=")[0].rstrip(b" \t")
         wanted = self._cookies.get(ANY.encode(), {}) | self._cookies.get(name, {})
@@ -67,10 +68,11 @@ SPELLING: Final = {
     name.lower(): name
     for name in (b"Expires", b"Max-Age", b"Domain", b"Path", b"Secure", b"HttpOnly", b"SameSite", b"Partitioned")
 }
+"""Usual spelling of the attributes, by lower case."""
 
 
 def _compiled(attributes: Mapping[str, str | bool | None]) -> dict[bytes, bytes | None]:
-    """By lower case name: the value, empty for an attribute without one, None to take it away."""
+    """Return attributes by lower-case name: a value, empty for an attribute without one, or None to remove it."""
     return {
         name.lower().encode(): None
         if value is None or value is False

@@ -1,8 +1,8 @@
-"""Form bodies (`application/x-www-form-urlencoded`) to JSON and back.
+"""Form bodies (`application/x-www-form-urlencoded`) as JSON documents, and back.
 
-A name that comes once is a text, one that comes more often a list of texts, in the order in which names first come.
-Back: texts, numbers in their exact spelling, `true` and `false`; a list is the same name again and again; null is left
-out.  What a form cannot say (objects, lists of lists) is `Invalid`, as are octets that are not UTF-8.
+1. A name that occurs once becomes a text; one that occurs more often a list of texts.  Names keep their order.
+2. Back: numbers keep their spelling, a list repeats the name, null is left out.
+3. What a form cannot express (objects, lists of lists) is an `InvalidBody`, and so are octets that are not UTF-8.
 """
 
 from __future__ import annotations
@@ -12,17 +12,18 @@ from urllib.parse import quote_plus, unquote_to_bytes
 
 from msgspec import Raw
 
-from sidecar.transform.jsonbody import Document, Invalid, opened, plain
+from sidecar.transform.jsonbody import Document, InvalidBody, opened, plain
 
 MAX_FIELDS: Final = 1_000
+"""Fields of one form."""
 
 
 def from_form(data: bytes) -> Document:
-    """A form's document: one object of texts and lists of texts.  Raises `Invalid`."""
+    """Return a form as a document: one object of texts and lists of texts.  Raises `InvalidBody`."""
     found: dict[str, Any] = {}
     pairs = [pair for pair in data.split(b"&") if pair] if data.count(b"&") < MAX_FIELDS else None
     if pairs is None:
-        raise Invalid(f"is a form of more than {MAX_FIELDS} fields")
+        raise InvalidBody(f"is a form of more than {MAX_FIELDS} fields")
     for pair in pairs:
         name, _, value = (_text(part) for part in pair.partition(b"="))
         known = found.get(name)
@@ -36,10 +37,10 @@ def from_form(data: bytes) -> Document:
 
 
 def to_form(document: Document) -> bytes:
-    """A document as a form.  Raises `Invalid`."""
+    """Return a document as a form.  Raises `InvalidBody`."""
     fields = opened(document.box, 0)
     if fields.__class__ is not dict:
-        raise Invalid("is no JSON object, and only an object can be written as a form")
+        raise InvalidBody("is no JSON object, and only an object can be written as a form")
     pairs = []
     for name in list(fields):
         value = opened(fields, name)
@@ -54,7 +55,7 @@ def _text(part: bytes) -> str:
     try:
         return unquote_to_bytes(part.replace(b"+", b" ")).decode()
     except UnicodeDecodeError:
-        raise Invalid("is a form with octets that are not UTF-8") from None
+        raise InvalidBody("is a form with octets that are not UTF-8") from None
 
 
 def _scalar(name: str, value: Any) -> str | None:
@@ -68,4 +69,4 @@ def _scalar(name: str, value: Any) -> str | None:
         return "true" if value else "false"
     if isinstance(value, int | float):
         return str(value)
-    raise Invalid(f"has members in `{name[:80]}` that a form cannot say")
+    raise InvalidBody(f"has members in `{name[:80]}` that a form cannot say")

@@ -1,18 +1,14 @@
-"""Header operations, compiled to work on a message's raw field lines (`sidecar.core.message`).
+"""Operations on header fields, compiled to work on raw field lines (`sidecar.core.message`).
 
-One regular expression finds in one pass whatever is to go; the lines between pass as they came.  What is set is put at
-the end, where every proxy puts what it adds; what is renamed stays where it was.  The operations see the message in
-this order, whatever the order in the file: remove, rename, set, add.
+One regular expression finds in one pass what is removed; lines between stay as they came.  The operations apply in this
+order, whatever the order in the file: remove, rename, set, add.
 
-- *remove* takes every line of a field; `x-internal-*` all fields that begin so.
-- *rename* gives its lines another name, bytes unchanged; where the field is there, lines that already bear the new name
-  are dropped: a client cannot put its own beside it.
-- *set* replaces all lines of a field by one, *add* adds a line.  A template that comes out empty leaves the field out.
+- *remove* removes every line of a field; `x-internal-*` all fields with that prefix.
+- *rename* gives lines another name in their place.  Lines that had the new name before are removed, so that a client
+  cannot add its own; if the field is absent they stay.
+- *set* replaces all lines of a field by one at the end, *add* adds one.  An empty text leaves the field out.
 
 Values from a request lose their control characters (`header_safe`), so that none can end a field and begin another.
-
-Measured on the ten fields of a browser, one set, one removed and one renamed: 1.2 us; by a search for each name in the
-lines in lower case 1.5.
 """
 
 from __future__ import annotations
@@ -26,14 +22,14 @@ from sidecar.core.exchange import Exchange
 from sidecar.core.message import Message
 from sidecar.core.outcome import Outcome
 from sidecar.core.template import Template, header_safe
-from sidecar.transform.values import NOBODY, fixed
+from sidecar.transform.values import NOBODY, is_constant
 
 NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-"""RFC 9110 5.6.2."""
+"""Matches the name of a field (RFC 9110 5.6.2)."""
 
 
 class HeaderEdit:
-    """All operations on the header fields of one message.  Names are given as in the file."""
+    """All operations on the header fields of one message."""
 
     __slots__ = ("_constant", "_new_names", "_split", "_templates")
 
@@ -44,18 +40,21 @@ class HeaderEdit:
         remove: Sequence[str],
         rename: Mapping[str, str],
     ) -> None:
+        """Compile the operations; names are given as in the file."""
         values = [(name.lower().encode(), value) for name, value in (*set_.items(), *add.items())]
-        is_fixed = all(map(fixed, (value for _, value in values)))
+        is_fixed = all(map(is_constant, (value for _, value in values)))
         self._constant = b"".join(_line(name, value, NOBODY, None) for name, value in values) if is_fixed else b""
+        """Lines to add that are the same for every request."""
         self._templates = () if is_fixed else tuple(values)
+        """Names and texts of the lines to add, if one of them is not constant."""
         self._new_names = {old.lower().encode(): b"\n" + new.lower().encode() for old, new in rename.items()}
-        """With the line feed before them, by the old ones."""
+        """New names, after a line feed, by the old ones."""
         gone = (*remove, *set_)
         self._split = splitter(gone, (*rename, *rename.values())) if gone or rename else None
 
     def apply(self, message: Message, x: Exchange, outcome: Outcome | None = None) -> None:
-        """Rewrite the message's fields; templates read the request, and the outcome that is being answered."""
-        lines = message._lines if message._headers is None else message.lines  # the property costs a tenth of all
+        """Rewrite the message's fields.  Templates read the request, and the outcome that is being answered."""
+        lines = message.raw if message.parsed is None else message.lines  # the property is dear here
         added = self._constant
         for name, value in self._templates:
             added += _line(name, value, x, outcome)
@@ -63,13 +62,13 @@ class HeaderEdit:
             if self._new_names:
                 self._rename(pieces)
             pieces.append(added)
-            message._lines = b"".join(pieces)[1:]
+            message.raw = b"".join(pieces)[1:]
         else:
-            message._lines = lines + added
-        message._headers = None
+            message.raw = lines + added
+        message.parsed = None
 
     def _rename(self, pieces: list[Any]) -> None:
-        """Give lines their new name.  Where there are none, those that have that name already keep it."""
+        """Give lines their new names."""
         rivals: list[int] = []
         for at in range(1, len(pieces), 2):
             name = pieces[at]
@@ -88,8 +87,8 @@ class HeaderEdit:
                     pieces[at] = b"\n" + pieces[at]
 
 
-class Cutter:
-    """Takes lines off a message: those of the fields in `gone`, and those in `taken`, whose values it returns."""
+class LineRemover:
+    """Removes lines from a message: those of the fields `gone`, and those of `taken`, whose values it returns."""
 
     __slots__ = ("_split", "_takes")
 
@@ -98,6 +97,7 @@ class Cutter:
         self._takes = bool(taken)
 
     def __call__(self, message: Message) -> list[bytes]:
+        """Remove the lines.  Returns the values of the fields in `taken`."""
         pieces = self._split(b"\n" + message.lines)
         if len(pieces) == 1:
             return []
@@ -113,34 +113,34 @@ class Cutter:
 
 
 def _first_value(piece: bytes) -> tuple[bytes, bytes]:
-    """The value that a piece begins with, after its colon, and the rest of the piece."""
+    """Return the value with which a piece begins, after its colon, and the rest of the piece."""
     value, feed, rest = piece.partition(b"\n")
     return value[1:].strip(), feed + rest
 
 
 @lru_cache(maxsize=64)
-def _cutter(name: bytes) -> Cutter:
-    return Cutter([name.decode()])
+def _remover(name: bytes) -> LineRemover:
+    return LineRemover([name.decode()])
 
 
 def put(message: Message, name: bytes, value: bytes) -> None:
     """Make this line the only one of its field."""
-    _cutter(name)(message)
+    _remover(name)(message)
     message.add(name, value)
 
 
 def splitter(gone: Iterable[str], named: Sequence[str] = ()) -> Callable[[bytes], list[Any]]:
-    """A function that splits field lines, with a line feed before the first, where lines are to be cut out.
+    """Return a function that splits field lines, after a first line feed, at the lines to cut out.
 
-    `gone` names the fields that are cut out, or their beginnings with a star.  Where `named` names others, the pieces
-    stand in the even places of what it returns, and between them the name of the field where it is one of these, else
-    None: the colon and all that follows begin the next piece.  The pieces begin with the line feed that was put first.
+    `gone` names the fields to cut out, with a star for a prefix.  If `named` names fields, the pieces have even
+    indexes, and between two pieces stands the name of the field if it is one of these, else None; its colon and all
+    that follows begin the next piece.
     """
     gone = [name[:-1] if name.endswith("*") else name + ":" for name in gone]
     cut = [_any(gone) + rb"[^\n]*"] if gone else []
     cut += [b"(%b)(?=:)" % _any(named)] if named else []
     first = b"".join(re.escape(letter) for name in (*gone, *named) for letter in _cases(name[0]))
-    return re.compile(b"\n(?=[%b])(?i:%b)" % (first, b"|".join(cut))).split  # a set is looked up quicker than tried
+    return re.compile(b"\n(?=[%b])(?i:%b)" % (first, b"|".join(cut))).split  # a set is faster than alternatives
 
 
 def _cases(letter: str) -> set[bytes]:
@@ -152,5 +152,6 @@ def _any(texts: Iterable[str]) -> bytes:
 
 
 def _line(name: bytes, value: Template, x: Exchange, outcome: Outcome | None) -> bytes:
+    """Return a field line; empty if its text is."""
     text = value.render(x, outcome, header_safe)
     return b"%b: %b\r\n" % (name, text.encode()) if text else b""

@@ -1,12 +1,10 @@
-"""Operations on a JSON document, addressed by JSON Pointers (RFC 6901).
+"""Operations on JSON documents by JSON Pointers (RFC 6901).
 
-`/items/0/price` is the price of the first item, `/items/-` the place after the last one.  Beyond RFC 6901, `*` is each
-item of a list or each member of an object: `/items/*/price`.  A key that is a star is written `~2`, as `~1` is a slash
-and `~0` a tilde.
-
-What is not there is nothing to remove, rename, move or copy.  `set` and `default` make the objects that are missing on
-the way; where the way is barred by something that has no members, or a list is too short, the document is `Invalid`: a
-value that is silently not set is worse than an error.
+1. `/items/0/price` is the price of the first item, `/items/-` the place after the last.  Beyond RFC 6901, `*` is each
+   item of a list or member of an object: `/items/*/price`.  A key `*` is written `~2`, as `/` is `~1` and `~` is `~0`.
+2. Removing, renaming, moving and copying do nothing to absent members.
+3. `set` and `default` create missing objects on the way.  If something without members is in the way, or a list is too
+   short, they raise `InvalidBody`: a value that is silently not set is worse than an error.
 """
 
 from __future__ import annotations
@@ -17,27 +15,29 @@ from typing import Any, Final
 
 from sidecar.core.exchange import Exchange
 from sidecar.core.outcome import Outcome
-from sidecar.transform.jsonbody import Document, Invalid, closed, opened
+from sidecar.transform.jsonbody import Document, InvalidBody, closed, opened
 
 EACH: Final = object()
-"""The step `*`."""
+"""Step `*`."""
 END: Final = "-"
+"""Step after the last item of a list."""
 MAX_DEPTH: Final = 32
+"""Steps of one pointer."""
 MAX_PLACES: Final = 100_000
-"""Places that one pointer may lead to: as many items as the largest bodies have, and a bound for stars under stars."""
+"""Places to which one pointer may lead: as many as a large body has items, and a bound for stars below stars."""
 
 Steps = tuple[Any, ...]
 """Keys, and `EACH`."""
 Operation = Callable[[Document, Exchange, "Outcome | None"], None]
-"""Changes a document; templates read the request and the outcome."""
+"""Changes a document.  Templates read the request and the outcome."""
 Place = tuple[Any, Any, tuple[Any, ...]]
-"""A container, a key or index in it, and what the stars on the way stood for."""
+"""Container, key or index in it, and what the stars on the way stood for."""
 
 _ESCAPES: Final = {"~0": "~", "~1": "/", "~2": "*"}
 
 
 def parse_pointer(text: str) -> Steps:
-    """The steps of a pointer.  Raises `ValueError` with the remedy."""
+    """Return the steps of a pointer.  Raises `ValueError` with the remedy."""
     if text and not text.startswith("/"):
         raise ValueError(f'is not a JSON Pointer: it begins with a slash, write "/{text.replace(".", "/")}"')
     if re.search(r"~(?![012])", text):
@@ -49,7 +49,7 @@ def parse_pointer(text: str) -> Steps:
 
 
 def _index(items: list[Any], step: str, *, grow: bool) -> int:
-    """The place that a step means in a list; -1 where there is none."""
+    """Return the index that a step means in a list; -1 if there is none."""
     if step == END:
         return len(items) if grow else -1
     if not (step.isascii() and step.isdigit()) or (step[0] == "0" and step != "0") or len(step) > 9:
@@ -63,7 +63,8 @@ def _has(container: Any, key: Any) -> bool:
 
 
 def places(document: Document, steps: Steps, *, make: bool = False) -> list[Place]:
-    """Where a pointer leads: only places that are there, or with `make` those to be, objects on the way made."""
+    """Return the existing places to which a pointer leads; with `make` also those to be made, with the objects on the
+    way."""
     container: Any = document.box
     key: Any = 0
     for number, step in enumerate(steps):  # from object to object, as most pointers lead
@@ -80,7 +81,7 @@ def places(document: Document, steps: Steps, *, make: bool = False) -> list[Plac
 
 
 def _spread(container: Any, key: Any, steps: Steps, start: int, *, make: bool) -> list[Place]:
-    """The same from a place on the way, with lists and stars."""
+    """Return the places from a place on the way on, over lists and stars."""
     found: list[Place] = [(container, key, ())]
     for number, step in enumerate(steps[start:], start):
         following: list[Place] = []
@@ -102,11 +103,11 @@ def _spread(container: Any, key: Any, steps: Steps, start: int, *, make: bool) -
                 if index >= 0 and (make or index < len(inner)):
                     following.append((inner, index, stars))
                 elif make:
-                    raise Invalid(f"has a list where `{_spelled(steps[: number + 1])}` finds no place")
+                    raise InvalidBody(f"has a list where `{_spelled(steps[: number + 1])}` finds no place")
             elif make:
-                raise Invalid(f"has no object at `{_spelled(steps[:number])}`, where something is to be set")
+                raise InvalidBody(f"has no object at `{_spelled(steps[:number])}`, where something is to be set")
         if len(following) > MAX_PLACES:
-            raise Invalid(f"has more than {MAX_PLACES} members at `{_spelled(steps[: number + 1])}`")
+            raise InvalidBody(f"has more than {MAX_PLACES} members at `{_spelled(steps[: number + 1])}`")
         found = following
     return found
 
@@ -119,23 +120,23 @@ def _put(container: Any, key: Any, value: Any) -> None:
 
 
 def _delete(found: list[Place]) -> None:
-    """Take members away, the last first, so that those of one list keep their places meanwhile."""
+    """Delete members, the last first, so that those of one list keep their indexes meanwhile."""
     for container, key, _ in reversed(found):
         del container[key]
 
 
 def _bound(steps: Steps, stars: tuple[Any, ...]) -> Steps:
-    """Steps with each star replaced by what it stood for elsewhere."""
+    """Return steps with each star replaced by what it stood for elsewhere."""
     given = iter(stars)
     return tuple(next(given) if step is EACH else step for step in steps)
 
 
 Value = Callable[[Exchange, "Outcome | None"], Any]
-"""A value to set, made anew for each place: `Raw`, or plain values that are nobody else's."""
+"""Makes a value anew for each place: `Raw`, or plain values that nobody else holds."""
 
 
 def set_at(pointer: str, value: Value, *, only_missing: bool = False) -> Operation:
-    """Set a member, or with `only_missing` give it a default."""
+    """Return an operation that sets a member, or with `only_missing` gives it a default."""
     steps = parse_pointer(pointer)
 
     def operation(document: Document, x: Exchange, outcome: Outcome | None) -> None:
@@ -147,13 +148,13 @@ def set_at(pointer: str, value: Value, *, only_missing: bool = False) -> Operati
 
 
 def remove(pointer: str) -> Operation:
-    """Take members away."""
+    """Return an operation that deletes members."""
     steps = _member(pointer, "removes")
     return lambda document, _x, _o: _delete(places(document, steps))
 
 
 def rename(pointer: str, name: str) -> Operation:
-    """Give members another name, in their place; one that had that name before goes."""
+    """Return an operation that renames members in their place, and deletes what had the new name before."""
     steps = _member(pointer, "renames")
     if steps[-1] is EACH:
         raise ValueError("renames all members to one name; name the one to rename")
@@ -170,12 +171,12 @@ def rename(pointer: str, name: str) -> Operation:
 
 
 def move(pointer: str, to: str) -> Operation:
-    """Take values from one place to another; stars in `to` stand for what those in `pointer` do."""
+    """Return an operation that moves values; stars in `to` stand for the same as those in `pointer`."""
     return _transfer(pointer, to, keep=False)
 
 
 def copy(pointer: str, to: str) -> Operation:
-    """As `move`, and leave them where they are too."""
+    """Return an operation that copies values; stars in `to` stand for the same as those in `pointer`."""
     return _transfer(pointer, to, keep=True)
 
 
@@ -201,7 +202,7 @@ def _transfer(pointer: str, to: str, *, keep: bool) -> Operation:
 
 
 def _sink(steps: Steps, keys: Steps) -> Operation:
-    """Put members into new objects in their place."""
+    """Return an operation that puts each member into new objects in its place."""
 
     def operation(document: Document, _x: Exchange, _o: Outcome | None) -> None:
         for container, key, _ in places(document, steps):
@@ -214,7 +215,7 @@ def _sink(steps: Steps, keys: Steps) -> Operation:
 
 
 def select(pointers: Iterable[str]) -> Operation:
-    """Keep only what these lead to, in the objects and lists that lead there."""
+    """Return an operation that keeps only what the pointers lead to, and the containers on the way."""
     kept = [parse_pointer(pointer) for pointer in pointers]
 
     def operation(document: Document, _x: Exchange, _o: Outcome | None) -> None:
@@ -226,7 +227,7 @@ def select(pointers: Iterable[str]) -> Operation:
 
 
 def _keep(container: Any, key: Any, kept: list[Steps]) -> bool:
-    """Reduce one member to what the steps lead to; False where they lead to nothing in it."""
+    """Reduce one member to what the steps lead to.  False if they lead to nothing in it."""
     if () in kept:
         return True
     inner = opened(container, key)
@@ -244,13 +245,16 @@ def _below(kept: list[Steps], name: str) -> Iterator[Steps]:
 
 
 def wrap(pointer: str) -> Operation:
-    """Put the document, or with a star each of those members, into a new object under these keys."""
+    """Return an operation that puts the document, or with a star each of those members, into a new object under these
+    keys."""
     return _sink(*_around(pointer, "wraps into"))
 
 
 def unwrap(pointer: str) -> Operation:
-    """Put a member into the place of the document, or with a star of each of those members; where it is not there,
-    everything stays."""
+    """Return an operation that replaces the document, or with a star each of those members, by a member of its own.
+
+    Where there is no such member, everything stays.
+    """
     outer, keys = _around(pointer, "unwraps")
 
     def operation(document: Document, _x: Exchange, _o: Outcome | None) -> None:
@@ -263,7 +267,7 @@ def unwrap(pointer: str) -> Operation:
 
 
 def _around(pointer: str, what: str) -> tuple[Steps, Steps]:
-    """Steps up to the last star, and those after it."""
+    """Return the steps up to the last star, and those after it."""
     steps = _member(pointer, what)
     last = max((place + 1 for place, step in enumerate(steps) if step is EACH), default=0)
     if last == len(steps):
@@ -272,6 +276,7 @@ def _around(pointer: str, what: str) -> tuple[Steps, Steps]:
 
 
 def _member(pointer: str, what: str) -> Steps:
+    """Return the steps of a pointer to a member.  Raises `ValueError` for the whole document."""
     steps = parse_pointer(pointer)
     if not steps:
         raise ValueError(f"{what} the whole document; name a member, such as /data")

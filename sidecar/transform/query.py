@@ -1,8 +1,9 @@
-"""Query operations.  Parameters that no operation names stay byte for byte, and where they are.
+"""Operations on the query of a request.
 
-Names are compared decoded (`%71` is `q`), values are written percent-encoded.  In this order, whatever the order in the
-file: remove, rename, set, add.  *set* takes the place of the first parameter of its name and drops the others.  A
-template that comes out empty leaves its parameter out.  A query that becomes empty loses its question mark.
+Parameters that no operation names keep their bytes and their place.  Names are compared decoded (`%71` is `q`), values
+are written percent-encoded.  The operations apply in this order, whatever the order in the file: remove, rename, set,
+add.  *set* replaces the first parameter of its name and removes the others.  An empty text leaves its parameter out,
+and an empty query its question mark.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from sidecar.core.uri import decoded
 
 
 def written(text: str) -> str:
-    """A name or value as it stands in a query."""
+    """Return a name or value percent-encoded for a query."""
     return quote(text, safe="")
 
 
@@ -38,7 +39,7 @@ class QueryEdit:
         self._rename = {old.encode(): written(new).encode() for old, new in rename.items()}
 
     def apply(self, query: bytes | None, x: Exchange) -> bytes | None:
-        """The query rewritten; templates read the request."""
+        """Return the query rewritten, None if it is empty.  Templates read the request."""
         pairs = query.split(b"&") if query else []
         if pairs and (self._remove or self._rename):
             pairs = [self._renamed(pair) for pair in pairs if _name(pair) not in self._remove]
@@ -65,6 +66,7 @@ def _pair(name: bytes, value: Template, x: Exchange) -> bytes:
 
 
 def _set(pairs: list[bytes], name: bytes, new: bytes) -> list[bytes]:
+    """Return the parameters with `new` in place of those named `name`; an empty `new` only removes them."""
     kept = []
     for pair in pairs:
         if _name(pair) != name:

@@ -8,15 +8,15 @@ from sidecar.core.exchange import Exchange
 from sidecar.core.template import Template, names
 
 NOBODY: Final = Exchange(b"GET", b"/")
-"""For templates that do not read the request."""
+"""Request for templates that do not read it."""
 DEPLOYMENT: Final = frozenset(("service", "route", "upstream"))
-"""Names whose values are known when policies are loaded."""
+"""Names of templates whose values are known when policies are loaded."""
 
 
-class Refused(ValueError):  # noqa: N818 - a document, not an error of ours
-    """A request or response that cannot be rewritten as the policy says; the message completes "The request ..."."""
+class Refused(ValueError):  # noqa: N818 - of a document, not of the program
+    """Message that cannot be rewritten as the policy says; the text completes "The request ..."."""
 
 
-def fixed(template: Template) -> bool:
-    """Does it come out the same for every request?"""
+def is_constant(template: Template) -> bool:
+    """True if the template has the same value for every request."""
     return DEPLOYMENT.issuperset(names(template.text))

@@ -1,16 +1,17 @@
-"""The retry budget of an upstream: how many second tries its routes may make together.
+"""Retry budget of an upstream: the share of retries and hedges that its routes may add together.
 
-Retries multiply load just when there is least to spare; three attempts without a budget turn an outage into three
-times the traffic.  The rule is Finagle's `RetryBudget` (also Linkerd's): in every window of time
+Retries multiply load when there is least to spare: three attempts without a budget make an outage three times the
+traffic.  The formula is that of Finagle's and Linkerd's `RetryBudget`.  In every window of time
 
     retries and hedges  <=  ratio x first attempts  +  min_per_second x window
 
-The floor lets a route with little traffic retry at all.  Deposits and withdrawals both leave with the window, so a
-quiet night saves nothing up for the morning's outage, and what an outage has spent is forgotten a window later.
+Rules:
 
-Decisions: a retry is paid for when it is *scheduled*, not when it is sent, or a storm of sleepers would all be let
-through (envoy#30205).  A token is not given back if the retry is then cancelled: scheduling is what is budgeted.
-First attempts deposit, retries never do: the ratio is one to real demand.  All in one thread, so no lock.
+1. The floor lets a route with little traffic retry at all.
+2. Deposits and withdrawals both leave with the window: a quiet night saves nothing up for the morning's outage.
+3. A retry is paid for when it is scheduled, not when it is sent: otherwise a burst of delayed retries would all be let
+   through (envoy#30205).  A retry that is then cancelled gets nothing back.
+4. First attempts deposit, retries never do: the ratio is one to real demand.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from sidecar.core.units import Duration, Share
 from sidecar.core.window import SlidingCount
 
 
-class Spec(Block):
+class RetryBudgetSpec(Block):
     """How much an upstream may be retried, over all its routes."""
 
     ratio: Share = 0.2
@@ -38,14 +39,14 @@ class Spec(Block):
 
 
 class RetryBudget:
-    """Counts first attempts and second tries over a sliding window."""
+    """Counts first attempts, and retries and hedges, over a sliding window."""
 
     __slots__ = (
         "_emit", "_first", "_floor", "_is_enforced", "_let_through", "_now", "_quiet_until", "_ratio", "_spent",
         "_upstream", "_window",
     )  # fmt: skip
 
-    def __init__(self, spec: Spec, env: Env, upstream: str) -> None:
+    def __init__(self, spec: RetryBudgetSpec, env: Env, upstream: str) -> None:
         self._now = env.now
         self._emit = env.emit
         self._upstream = upstream
@@ -55,8 +56,8 @@ class RetryBudget:
         self._let_through = env.meter.counter(metrics.WOULD_REFUSE, policy="retry_budget", upstream=upstream)
         env.meter.gauge(metrics.BUDGET_TOKENS, lambda: self.tokens, upstream=upstream)
 
-    def retune(self, spec: Spec) -> None:
-        """Take new settings; what was counted stays unless the window's length changes."""
+    def retune(self, spec: RetryBudgetSpec) -> None:
+        """Take new settings; counts are kept unless the length of the window changes."""
         self._ratio = spec.ratio
         self._floor = spec.min_per_second * spec.window
         self._is_enforced = spec.is_enforced
@@ -66,14 +67,14 @@ class RetryBudget:
             self._spent = SlidingCount(spec.window)
 
     def deposit(self) -> None:
-        """A first attempt is being made."""
+        """Count a first attempt."""
         self._first.add(self._now())
 
     def withdraw(self) -> bool:
-        """May one more retry or hedge be scheduled?  If so it is paid for.  `mode: observe` always says yes."""
+        """Charge one retry or hedge; return True if it may be scheduled.  With `mode: observe` it always may."""
         now = self._now()
         if self._tokens(now) < 1:
-            if now >= self._quiet_until:  # once a window: an exhausted budget is asked for every failing request
+            if now >= self._quiet_until:  # once a window: every failing request asks an exhausted budget
                 self._quiet_until = now + self._window
                 self._emit(events.BUDGET_EXHAUSTED, upstream=self._upstream, **self.describe())
             if self._is_enforced:
@@ -84,11 +85,11 @@ class RetryBudget:
 
     @property
     def tokens(self) -> float:
-        """Retries that could be scheduled now.  Below zero where the first attempts that paid have left the window."""
+        """Retries that could be scheduled now; negative once the first attempts that paid have left the window."""
         return self._tokens(self._now())
 
     def _tokens(self, now: float) -> float:
-        # The rounding is for shares such as 0.1 that no binary fraction hits: ten attempts at 10 % are a whole token.
+        # Shares such as 0.1 are no binary fractions: without rounding ten attempts at 10 % are less than one token.
         return round(self._floor + self._ratio * self._first.total(now) - self._spent.total(now), 6)
 
     def describe(self) -> dict[str, Any]:

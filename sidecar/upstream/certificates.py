@@ -1,19 +1,17 @@
-"""Certificates that change while we run: `CertificateWatch` follows the files of a TLS block.
+"""Certificate rotation: `CertificateWatch` follows the files of a TLS block.
 
 Rules:
 
-1. A changed set of files becomes a new context, built whole before anything is replaced; a broken set changes nothing,
-   is told once, and is tried again when the files change again.  Connections that exist keep what they began with.
-2. A connection to an upstream asks for `context` when it is made.  A listener has its context for life, so it gets
-   `front`, which hands every handshake on to the present context (OpenSSL's server name callback, called with or
-   without a name).  Loading the new pair into the old context would serve as well for a certificate, but an authority
-   once in a context cannot be taken out of it: a withdrawn `client_ca` would stay trusted.  For the same reason a TLS
-   session from before a change of authorities is not resumed: resumption does not look at the certificate again.
-3. Files are looked at by `stat`, links followed, once a second: file watchers lose the second swap of a Kubernetes
-   secret.  New ones are read when two looks have found them the same, so a pair is not read while it is being written.
-   Reading takes 1 ms, and 20 ms where the system's authorities are read too.
+1. A changed set of files becomes a new context, built whole before anything is replaced.  A broken set changes nothing,
+   is reported once and tried again when the files change again.  Open connections keep the context they began with.
+2. A connection to an upstream takes `context` when it is made.  A listener keeps one context for life: `front`, which
+   hands each handshake to the present one (OpenSSL's server name callback, called with or without a name).  Loading new
+   files into the old context would not do: an authority cannot be removed from it, so a withdrawn `client_ca` would
+   stay trusted.  For the same reason a TLS session older than a change of authorities is not resumed.
+3. Files are polled by `stat`, following links: file watchers miss the second swap of a Kubernetes secret.  Changed
+   files are read once two polls find them equal, so that a pair is not read while it is being written.
 
-A changed TLS block is another watch: whether a client must show a certificate cannot change within a context.
+A changed TLS block is another watch: whether a client must present a certificate cannot change within a context.
 """
 
 from __future__ import annotations
@@ -26,23 +24,24 @@ from sidecar.core import events
 from sidecar.core.env import Env
 from sidecar.upstream.tls import CertificateError, ClientTlsSpec, ServerTlsSpec, build_context, files_of
 
-Fingerprint = tuple[tuple[int, ...], ...]
+FileFacts = tuple[tuple[int, ...], ...]
+"""Identity, size and times of each file, or the error that hides them; compared only."""
 
 
 class CertificateWatch:
-    """The present context of one TLS block.  Raises `CertificateError` if there is none to begin with."""
+    """Present TLS context of one block.  Making one raises `CertificateError` if the files cannot be used."""
 
     def __init__(self, spec: ClientTlsSpec | ServerTlsSpec, owner: str, env: Env) -> None:
         self.owner = owner
-        """Whose it is, for events: `upstream payments` or `listener inbound`."""
+        """Owner, as events name it: `upstream payments` or `listener inbound`."""
         self.problem = ""
-        """Why the newest files are not in use; empty where they are."""
+        """Why the newest files are not in use; empty if they are."""
         self._spec = spec
         self._env = env
-        self._seen = self._tried = self._fingerprint()
+        self._seen = self._tried = self._look()
         self.context = build_context(spec)
         self.front = self.context
-        """For a listener: handshakes use what `context` is at their time."""
+        """Context for a listener: each handshake uses what `context` is by then."""
         self._loaded_at = env.wall()
         self._authorities_changed_at = 0.0
         if isinstance(spec, ServerTlsSpec):
@@ -55,7 +54,7 @@ class CertificateWatch:
             return ssl.ALERT_DESCRIPTION_BAD_CERTIFICATE  # the client then forgets the session (RFC 5246 7.2.2)
         return None
 
-    def _fingerprint(self) -> Fingerprint:
+    def _look(self) -> FileFacts:
         found: list[tuple[int, ...]] = []
         for _, path in files_of(self._spec):
             try:
@@ -67,8 +66,8 @@ class CertificateWatch:
         return tuple(found)
 
     def poll(self) -> None:
-        """Look at the files; to be called once a second."""
-        found = self._fingerprint()
+        """Look at the files and load changed ones; called once a second."""
+        found = self._look()
         if found != self._seen:
             self._seen = found
         elif found != self._tried:

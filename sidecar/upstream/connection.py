@@ -1,27 +1,42 @@
-"""One connection to an endpoint: an `asyncio.Protocol` that carries one exchange at a time.
+"""Upstream connection: an `asyncio.Protocol` that carries one exchange at a time.
+
+Phases (`TRANSITIONS`), each with those that may follow it:
+
+    CONNECTING     IDLE
+    IDLE           AWAITING_HEAD, CLOSED
+    AWAITING_HEAD  IDLE, READING_BODY, SWITCHED, CLOSED
+    READING_BODY   IDLE, CLOSED
+    SWITCHED       CLOSED
 
 Rules:
 
-1. The outcome is told once: what comes after belongs to the body or to nobody.
-2. A connection goes back to the pool only if both messages were whole, nothing followed and both sides want to keep it
-   (RFC 9112 9.3).
-3. A connection that was used before and closes without a byte of an answer was most likely closed by the peer while our
-   request was on its way (RFC 9112 9.3.1): `STALE_CONNECTION` for methods that may be repeated, `RESET` for the others.
-4. Interim responses are passed on, at most `MAX_INTERIM` of them (RFC 9110 15.2).
-5. A body that ends with the connection is whole only if the peer says so where it can: over TLS (RFC 9112 9.8).
-6. What the parser does not take is `PROTOCOL`: nothing malformed goes to a client.
+1. The outcome is told once.  Later bytes belong to the response's body or end the connection.
+2. A connection is reused only if both messages were whole, nothing followed and the peer keeps it open (RFC 9112 9.3).
+3. A reused connection that closes before the first byte of an answer was most likely closed while the request was on
+   its way (RFC 9112 9.3.1): `STALE_CONNECTION` for idempotent methods, `RESET` for all others.
+4. At most `MAX_INTERIM` interim responses are passed on (RFC 9110 15.2).
+5. A body that ends with the connection is whole unless the peer can say otherwise and does: over TLS (RFC 9112 9.8).
+6. Malformed bytes become `PROTOCOL` and never reach a client.
+
+Choosing, opening and keeping connections is the work of `pool.py`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+import select
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, cast
 
+from sidecar.core import events
+from sidecar.core.body import UNTIL_CLOSE, Body, BodyReader
 from sidecar.core.exchange import IDEMPOTENT_METHODS, NEVER, Exchange
+from sidecar.core.http1 import CHUNKED, ChunkedDecoder, Invalid, parse_response
 from sidecar.core.outcome import (
     CLIENT_TIMEOUT,
+    INTERNAL,
+    PROTOCOL,
     RESET,
     STALE_CONNECTION,
     TIMEOUT,
@@ -30,169 +45,442 @@ from sidecar.core.outcome import (
     failed,
 )
 from sidecar.core.promise import Promise
-from sidecar.upstream.errors import words
-from sidecar.upstream.reading import MAX_HEAD, ResponseReader
+from sidecar.upstream.errors import describe_error
 from sidecar.upstream.request_body import RequestBody
 from sidecar.upstream.request_head import request_head
+from sidecar.upstream.response_head import read_interim, read_response, read_upgrade
 from sidecar.upstream.tls import is_cut_off
-from sidecar.upstream.upgrade import UpgradedConnection
 
 if TYPE_CHECKING:
     from sidecar.upstream.pool import Pool
 
+CONNECTING: Final = 0
+"""The transport is not there yet: TCP or TLS handshake."""
+IDLE: Final = 1
+"""No exchange: in the pool, or about to be handed to a request."""
+AWAITING_HEAD: Final = 2
+"""The request is being sent; the final response head is not complete."""
+READING_BODY: Final = 3
+"""The response head was passed on; its body is still arriving."""
+SWITCHED: Final = 4
+"""After a 101: the connection carries another protocol."""
+CLOSED: Final = 5
+"""Closing or closed; never left."""
 
-class Connection(ResponseReader):
-    """An upstream connection."""
+TRANSITIONS: Final = {
+    CONNECTING: (IDLE,),
+    IDLE: (AWAITING_HEAD, CLOSED),
+    AWAITING_HEAD: (IDLE, READING_BODY, SWITCHED, CLOSED),
+    READING_BODY: (IDLE, CLOSED),
+    SWITCHED: (CLOSED,),
+    CLOSED: (),
+}
+"""Phases that may follow each phase."""
 
-    __slots__ = ("_sender", "idle_since", "is_blocked", "served")
+MAX_INTERIM: Final = 16
+MAX_HEAD_BYTES: Final = 64 * 1024
+"""Longest response head."""
+NO_CONTENT: Final = frozenset((204, 304))
+"""Statuses whose responses never have a body (RFC 9110 6.4.1)."""
+
+
+class UpstreamConnection(asyncio.Protocol):
+    """Connection to one endpoint: sends requests, reads responses and is the source of their bodies.
+
+    After a 101 it is also the `Upgraded` of the outcome, until somebody takes its transport over.
+    """
+
+    __slots__ = (
+        "_buffer",
+        "_deadline",
+        "_exchange",
+        "_interims",
+        "_is_reading_paused",
+        "_is_writing_paused",
+        "_keep_alive",
+        "_phase",
+        "_promise",
+        "_reader",
+        "_request_body",
+        "_scanned",
+        "_transport",
+        "expires",
+        "idle_since",
+        "pool",
+        "served",
+    )
 
     def __init__(self, pool: Pool) -> None:
-        super().__init__(pool)
+        self.pool = pool
         self.served = 0
-        """Exchanges that ended well on it."""
+        """Exchanges that left the connection reusable."""
         self.idle_since = 0.0
-        self.is_blocked = False
-        """Has the upstream not yet taken what was written?"""
-        self._sender: RequestBody | None = None
+        """Instant at which the pool last kept it idle; 0.0 before that."""
+        self.expires = NEVER
+        """Instant at which `expire` is due while an exchange is in flight."""
+        self._phase = CONNECTING
+        self._transport: asyncio.Transport | None = None
+        """None before the connection is made and after it is lost."""
+        self._exchange: Exchange | None = None
+        """The exchange being carried; None outside AWAITING_HEAD and READING_BODY."""
+        self._promise: Promise[Outcome] | None = None
+        """Takes the outcome; None once it was told."""
+        self._deadline = NEVER
+        """Instant by which the response must be whole."""
+        self._request_body: RequestBody | None = None
+        """The request's body, where it is streamed."""
+        self._reader: BodyReader | None = None
+        """Reads the response's body; None outside READING_BODY."""
+        self._buffer = b""
+        """Start of a response head; after a 101, bytes of the new protocol."""
+        self._scanned = 0
+        """Bytes of the buffer known not to end a head."""
+        self._interims = 0
+        """Interim responses to this request."""
+        self._keep_alive = True
+        """True if the response allows another exchange on this connection."""
+        self._is_reading_paused = False
+        """True while the reader of the response's body takes no more."""
+        self._is_writing_paused = False
+        """True while the peer has not taken what was written."""
 
     # ----- one exchange
 
     def exchange(self, x: Exchange, expires: float, now: float) -> Promise[Outcome]:
-        """Send the request; the promise brings the outcome.  `expires` is the instant by which the answer must be
-        whole."""
-        assert self.transport is not None
-        self._x = x
+        """Send a request and return the promise of its outcome.
+
+        `expires` is the instant by which the response must be whole; `now` is the present one.
+        """
+        transport, pool = self._transport, self.pool
+        assert transport is not None
+        self._phase = AWAITING_HEAD
+        self._exchange = x
         promise: Promise[Outcome] = Promise(self.abort)
         self._promise = promise
-        self._keep = True
-        self.expires = self._limit = expires
+        self._deadline = self.expires = expires
         self._interims = 0
-        self._heard = False
-        self.pool.deadlines.add(self)
-        head = request_head(x, now, self.pool.host)
+        pool.deadlines.add(self)
+        head = request_head(x, now, pool.host)
         stream = x.stream
         if stream is None:
-            self.transport.write(head + x.body if x.body else head)
+            transport.write(head + x.body if x.body else head)
         else:
-            self._sender = sender = RequestBody(self, x, stream)
-            self.transport.write(head)
-            sender.start()
+            self._request_body = body = RequestBody(self, transport, x, stream)
+            transport.write(head)
+            body.start()
         return promise
 
-    def _tell(self, outcome: Outcome) -> None:
-        promise, self._promise = self._promise, None
-        if promise is not None:
-            promise.resolve(outcome)
-
-    def end(self, *, reusable: bool) -> None:
-        """The exchange is over: give the connection back or close it."""
-        self._x = self._reader = None
-        self.pool.deadlines.discard(self)
-        self.expires = NEVER
-        sender = self._sender
-        if sender is not None:
-            self._sender = None
-            sender.end()
-            reusable = reusable and sender.is_sent
-        transport = self.transport
-        if reusable and not self.is_blocked and transport is not None and not transport.is_closing():
-            if self._is_held:  # its last piece was more than the reader could take
-                self._is_held = False
-                transport.resume_reading()
+    def finish(self, is_reusable: bool) -> None:
+        """End the exchange; give the connection back to its pool, or close it."""
+        self._exchange = self._reader = None
+        body, transport = self._request_body, self._transport
+        if (
+            is_reusable
+            and (body is None or body.is_sent)
+            and not self._is_writing_paused
+            and transport is not None
+            and not transport.is_closing()
+        ):
+            self._request_body = None
+            if self._is_reading_paused:  # the last piece was more than the reader could take
+                self.resume_reading()
+            self.pool.deadlines.discard(self)
+            self._phase = IDLE
             self.served += 1
             self.pool.release(self)
         else:
-            self.pool.discard(self)
-            if transport is not None:
-                transport.close()
+            self.close()
 
     def fail(self, failure: Failure, cause: str) -> None:
-        """The exchange has failed: tell whoever waits, and drop the connection."""
-        reader, transport = self._reader, self.transport
-        self._keep = False
-        self.end(reusable=False)
+        """Drop the connection, then tell the reader of the body or whoever awaits the outcome.
+
+        `cause` says what happened, for logs.
+        """
+        reader, transport = self._reader, self._transport
+        self.finish(False)
         if transport is not None:
             transport.abort()
         if reader is not None:
             reader.body.fail(failure)
-        self._tell(failed(failure, cause=cause))
+        promise, self._promise = self._promise, None
+        if promise is not None:
+            promise.resolve(failed(failure, cause=cause))
 
     def abort(self) -> None:
-        """The waiter has gone (cancelled): nobody is told anything."""
+        """Drop the connection because nobody awaits its exchange any more; no outcome is told."""
         self._promise = None
-        if self._x is not None:
+        if self._exchange is not None:
             self.fail(RESET, "abandoned")
 
     def expire(self, now: float) -> None:
-        """The deadline has passed, or the pause between two pieces was too long."""
-        if self._sender is not None and self._sender.is_starved:
+        """Fail the exchange: its deadline has passed, or the pause between two pieces of a body was too long."""
+        if self._request_body is not None and self._request_body.is_starved:
             self.fail(CLIENT_TIMEOUT, "the request's body did not arrive in time")
         else:
             self.fail(TIMEOUT, "no whole answer in time" if self._reader is None else "the answer's body stalled")
 
+    def close(self) -> None:
+        """Leave the pool and close the transport once everything written has gone out."""
+        self._phase = CLOSED
+        body, self._request_body = self._request_body, None
+        if body is not None:
+            body.end()
+        self.pool.deadlines.discard(self)
+        self.pool.discard(self)
+        if self._transport is not None:
+            self._transport.close()
+
+    # ----- what the pool asks of an idle connection
+
+    def is_idle(self) -> bool:
+        """True if the connection was made, is not lost and carries nothing."""
+        return self._phase == IDLE
+
+    def is_closing(self) -> bool:
+        """True if the transport is closing or lost."""
+        return self._transport is None or self._transport.is_closing()
+
+    def has_input(self) -> bool:
+        """True if the socket of an idle connection has something to read, such as its end.
+
+        The event loop may not have seen that yet.  It costs a system call: only for requests that must not be sent
+        twice.
+        """
+        sock = None if self._transport is None else self._transport.get_extra_info("socket")
+        if sock is None:
+            return False
+        poll = select.poll()
+        poll.register(sock.fileno(), select.POLLIN | select.POLLRDHUP)
+        return bool(poll.poll(0))
+
     # ----- asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = transport  # type: ignore[assignment]  # a stream transport: we asked for one
+        self._transport = cast("asyncio.Transport", transport)
+        self._phase = IDLE
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            if self._phase == AWAITING_HEAD:
+                self._take_head(data)
+            elif self._phase == READING_BODY:
+                self._take_body(data)
+            else:  # unasked: a peer that says goodbye (408), or one that is confused
+                self.close()
+        except Invalid as error:
+            self.fail(PROTOCOL, str(error))
+        except Exception as error:
+            self.pool.env.emit(events.BUG, where=repr(self), error=error)
+            self.fail(INTERNAL, "a bug")
 
     def connection_lost(self, error: Exception | None) -> None:
-        if error is not None and self._sender is not None:
-            self._hear_out()
-        transport, self.transport = self.transport, None
-        x = self._x
+        if error is not None and self._request_body is not None:
+            self._read_early_answer()
+        transport, self._transport = self._transport, None
+        x, reader = self._exchange, self._reader
         if x is None:
-            self.pool.discard(self)
-        elif self._reader is not None and self._reader.ends_with_the_connection and error is None:
+            self.close()
+        elif reader is not None and reader.ends_with_the_connection and error is None:
             if transport is not None and is_cut_off(transport):
                 self.fail(RESET, "closed without the close_notify of TLS: the answer may not be whole")
             else:
-                self._end_body(self._reader)
-        elif (self.served or self.idle_since) and not self._heard and x.method in IDEMPOTENT_METHODS:
+                self._end_body(reader)
+        elif self._is_stale() and x.method in IDEMPOTENT_METHODS:
             self.fail(STALE_CONNECTION, "closed while idle")
         else:
-            self.fail(RESET, words(error) if error else "closed before the answer was whole")
-
-    def _hear_out(self) -> None:
-        """Writing has failed: the peer takes no more of the body.  Its answer may be here all the same: a server that
-        says 413 and closes resets the connection (RFC 9112 9.6), and event loops do not read after a failed write."""
-        assert self.transport is not None
-        sock = self.transport.get_extra_info("socket")
-        if sock is None or self.transport.get_extra_info("sslcontext") is not None:
-            return
-        with suppress(OSError):
-            while self._x is not None and (data := os.read(sock.fileno(), MAX_HEAD)):
-                self.data_received(data)
+            self.fail(RESET, describe_error(error) if error else "closed before the answer was whole")
 
     def pause_writing(self) -> None:
-        self.is_blocked = True
-        if self._sender is not None:
-            self._sender.pause()
+        self._is_writing_paused = True
+        if self._request_body is not None:
+            self._request_body.pause()
 
     def resume_writing(self) -> None:
-        self.is_blocked = False
-        if self._sender is not None:
-            self._sender.resume()
+        self._is_writing_paused = False
+        if self._request_body is not None:
+            self._request_body.resume()
 
-    def go_on(self, lines: bytes) -> None:
-        if self._sender is not None:
-            self._sender.go_on(lines)
+    def _is_stale(self) -> bool:
+        """True if the connection was used or idle before this exchange, and nothing of an answer has come."""
+        is_reused = self.served > 0 or self.idle_since > 0
+        return is_reused and self._phase == AWAITING_HEAD and not self._buffer and not self._interims
 
-    def switch(self, lines: bytes, early: bytes) -> None:
-        """The peer speaks another protocol from here on: whoever takes the outcome has the connection, until the
-        deadline of the exchange."""
+    def _read_early_answer(self) -> None:
+        """Read what the socket still holds after a failed write.
+
+        The peer takes no more of the request's body, but its answer may be here: a server that says 413 and closes
+        resets the connection (RFC 9112 9.6), and event loops do not read after a failed write.
+        """
+        assert self._transport is not None
+        sock = self._transport.get_extra_info("socket")
+        if sock is None or self._transport.get_extra_info("sslcontext") is not None:
+            return
+        with suppress(OSError):
+            while self._exchange is not None and (data := os.read(sock.fileno(), MAX_HEAD_BYTES)):
+                self.data_received(data)
+
+    # ----- response head
+
+    def _take_head(self, data: bytes) -> None:
+        if self._buffer:
+            data = self._buffer + data
+            self._buffer = b""
+        x = self._exchange
+        assert x is not None
+        while True:
+            parsed = parse_response(data, MAX_HEAD_BYTES, self._scanned)
+            if parsed is None:
+                self._buffer = data
+                self._scanned = len(data)
+                return
+            self._scanned = 0
+            status, version, start, end = parsed
+            if status >= 200:
+                break
+            if status == 101:
+                self._switch(read_upgrade(x, data, start, end - 2), data[end:])
+                return
+            self._pass_interim(x, status, read_interim(data, start, end - 2))
+            data = data[end:]
+            if not data or self._exchange is None:
+                return
+        lines, length, self._keep_alive = read_response(data, start, end - 2, version, self.pool.env.wall)
+        if x.method == b"HEAD" or status in NO_CONTENT:
+            if length is not None and length >= 0 and status != 204:
+                lines += b"content-length: %d\r\n" % length
+            self._answer(Outcome(status, lines=lines), len(data) == end)
+        elif length is None:  # delimited by the close (RFC 9112 6.3 rule 8)
+            self._keep_alive = False
+            self._stream(Outcome(status, lines=lines), UNTIL_CLOSE, data[end:])
+        elif length == CHUNKED:
+            self._take_chunked(x, Outcome(status, lines=lines), data[end:])
+        elif len(data) - end >= length:
+            outcome = Outcome(status, body=data[end : end + length], lines=lines)
+            self._answer(outcome, len(data) - end == length)
+        else:
+            self._stream(Outcome(status, lines=lines), length, data[end:])
+
+    def _pass_interim(self, x: Exchange, status: int, lines: bytes) -> None:
+        self._interims += 1
+        if self._interims > MAX_INTERIM:
+            raise Invalid(f"more than {MAX_INTERIM} interim responses")
+        if status == 100:
+            if self._request_body is not None:
+                self._request_body.go_on(lines)
+        elif x.interim is not None:
+            x.interim(status, lines)
+
+    def _take_chunked(self, x: Exchange, outcome: Outcome, data: bytes) -> None:
+        if data.endswith(b"0\r\n\r\n"):  # most likely the whole body
+            decoder = ChunkedDecoder()
+            pieces = decoder.feed(data)
+            if decoder.done and not (decoder.trailers and x.accepts_trailers):
+                outcome.body = b"".join(pieces)
+                self._answer(outcome, not decoder.rest)
+                return
+        self._stream(outcome, CHUNKED, data)
+
+    def _answer(self, outcome: Outcome, is_clean: bool) -> None:
+        """Tell an outcome that is whole; `is_clean` is False if bytes followed it.
+
+        The connection is back in its pool before the waiter runs: the waiter may want it again.
+        """
+        promise, self._promise = self._promise, None
+        self.finish(self._keep_alive and is_clean)
+        if promise is not None:
+            promise.resolve(outcome)
+
+    # ----- response body
+
+    def _stream(self, outcome: Outcome, length: int, first: bytes) -> None:
+        """Tell an outcome whose body is still arriving; `first` is what came with the head."""
+        outcome.stream = body = Body(self, length if length >= 0 else None)
+        self._reader = BodyReader(body, length)
+        self._phase = READING_BODY
+        self._await_piece()
+        promise = self._promise
+        if first:
+            self._take_body(first)  # the promise is still pending: an error in here is told as the outcome
+        if self._promise is promise:
+            self._promise = None
+        if promise is not None:
+            promise.resolve(outcome)
+
+    def _take_body(self, data: bytes) -> None:
+        reader = self._reader
+        assert reader is not None
+        if not self._is_reading_paused:
+            self._await_piece()
+        if reader.feed(data) and self._reader is reader:
+            self._end_body(reader)
+
+    def _end_body(self, reader: BodyReader) -> None:
+        body = reader.body
+        body.source = None  # from here on the connection may carry another exchange
+        self.finish(self._keep_alive and not reader.rest)
+        body.finish(reader.trailers)
+
+    def _await_piece(self) -> None:
+        """Allow the idle timeout of the exchange for the next piece of the body."""
+        x = self._exchange
+        if x is not None and x.idle_timeout != NEVER:
+            self.expires = min(self._deadline, self.pool.env.now() + x.idle_timeout)
+
+    def pause_reading(self) -> None:
+        """Stop reading."""
+        self._is_reading_paused = True
+        if self._transport is not None:
+            self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Go on reading."""
+        self._is_reading_paused = False
+        if self._transport is not None:
+            self._transport.resume_reading()
+
+    def pause_body(self) -> None:
+        self.expires = self._deadline  # a slow reader is not the upstream's fault
+        self.pause_reading()
+
+    def resume_body(self) -> None:
+        self._await_piece()
+        self.resume_reading()
+
+    def cancel_body(self) -> None:
+        self._reader = None
+        self.abort()
+
+    # ----- another protocol (RFC 9110 7.8)
+
+    def _switch(self, lines: bytes, early: bytes) -> None:
+        """Tell the outcome of a 101; whoever gets it has the connection until the deadline of the exchange.
+
+        `early` came after the head and belongs to the new protocol.
+        """
+        promise, self._promise = self._promise, None
         outcome = Outcome(101, lines=lines)
-        outcome.tunnel = UpgradedConnection(self, early)
-        self._x = None
-        if self.transport is not None:
-            self.transport.pause_reading()
-        self._tell(outcome)
+        outcome.tunnel = self
+        self._phase = SWITCHED
+        self._exchange = None
+        self._buffer = early
+        self.pause_reading()
+        if promise is not None:
+            promise.resolve(outcome)
 
-    def close(self) -> None:
-        """Close after what was written has gone out.  Also ends an idle connection."""
-        self.pool.discard(self)
-        if self.transport is not None:
-            self.transport.close()
+    def take_over(self, protocol: asyncio.Protocol) -> tuple[asyncio.Transport, bytes] | None:
+        """Hand the switched transport to `protocol`; return it with the bytes already read, or None if it is lost.
+
+        The connection keeps its place in the pool until `close`: tunnels count towards `connections.max`.
+        """
+        transport = self._transport
+        if transport is None or self._phase != SWITCHED:
+            return None
+        self.pool.deadlines.discard(self)
+        early, self._buffer = self._buffer, b""
+        transport.set_protocol(protocol)
+        transport.resume_reading()
+        return transport, early
 
     def __repr__(self) -> str:
-        state = "idle" if self._x is None else f"busy with {self._x!r}"
-        return f"<Connection {self.pool.name} {state}>"
+        phase = ("connecting", "idle", "awaiting head", "reading body", "switched", "closed")[self._phase]
+        return f"<UpstreamConnection {self.pool.name} {phase} {self._exchange!r}>"

@@ -1,4 +1,4 @@
-"""Errors of sockets and TLS in words that say what is wrong, without the system's numbers and names."""
+"""Errors of sockets and TLS in plain words, without the numbers and class names of the system."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ import os
 import ssl
 
 
-def words(error: Exception) -> str:
-    """`connection refused`, `certificate verify failed: Hostname mismatch, ...`, `name or service not known`."""
+def describe_error(error: Exception) -> str:
+    """Return the words for an error.
+
+    Examples: `connection refused`, `certificate verify failed: Hostname mismatch, ...`, `TLS: wrong version number`.
+    """
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"certificate verify failed: {error.verify_message}"
     if isinstance(error, ssl.SSLError) and error.reason:

@@ -1,15 +1,18 @@
-"""The connections of one endpoint: idle ones to take, busy ones to count, and a bounded line for the next.
+"""Connections to one endpoint: idle ones to take, busy ones to count, and a bounded queue of requests for the next.
 
-The one used last is taken first, so that the others can age out.  At `max` connections a request waits in a line of at
-most as many, for at most `connect_timeout`: waiting for a connection is part of connecting.  Beyond that it is refused.
+Rules:
 
-Retiring (a reload has dropped the endpoint) closes what is idle at once and the rest as it comes back.
+1. The connection used last is taken first, so that the others can age out.
+2. At `max_size` connections a request waits in a queue of at most as many.  The wait is part of connecting and bounded
+   by `connect_timeout`.  Beyond that the request is refused.
+3. Retiring (a reload dropped the endpoint) closes idle connections at once and busy ones as they come back.
+
+How a connection is opened is the caller's: `Connect`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import select
 import ssl
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -26,27 +29,28 @@ from sidecar.core.outcome import (
     failed,
 )
 from sidecar.core.promise import Promise
-from sidecar.upstream.connection import Connection
+from sidecar.upstream.connection import UpstreamConnection
 from sidecar.upstream.deadlines import Deadlines
-from sidecar.upstream.errors import words
+from sidecar.upstream.errors import describe_error
 from sidecar.upstream.spec import UpstreamSpec
 
-STATES: Final = ("idle", "active", "opening")
-"""Of connections, as the metrics tell them."""
-Acquired = Connection | Outcome
-"""A connection that is ready, or why there is none."""
-Connect = Callable[[Callable[[], Connection]], Awaitable[Any]]
-"""Opens a connection for the protocol that the factory makes; raises `OSError`, `ssl.SSLError` included."""
+CONNECTION_STATES: Final = ("idle", "active", "opening")
+"""Connection states, as used in metric labels."""
+Acquired = UpstreamConnection | Outcome
+"""A connection ready for an exchange, or the failure to get one."""
+Connect = Callable[[Callable[[], UpstreamConnection]], Awaitable[Any]]
+"""Opens a transport for the protocol that the factory makes.  Raises OSError, `ssl.SSLError` included."""
 
 
-class Waiting:
-    """A request that waits for a connection, in line or for its own to open."""
+class Waiter:
+    """A request that waits for a connection: in the queue, or for one that is being opened for it."""
 
     __slots__ = ("_pool", "expires", "promise")
 
     def __init__(self, pool: Pool, expires: float) -> None:
         self._pool = pool
         self.expires = expires
+        """Instant at which the request stops waiting."""
         self.promise: Promise[Acquired] = Promise(lambda: pool.forget(self))
 
     def expire(self, now: float) -> None:
@@ -65,39 +69,45 @@ class Pool:
         connect: Connect,
         where: str = "",
     ) -> None:
+        """`name` is the endpoint's URL; `where` is `file:line` of its upstream, for refusals."""
         self.name = name
         self.host = name.partition("://")[2].encode() or b"localhost"
-        """For an HTTP/1.0 client that named none."""
+        """Host field for an HTTP/1.0 client that named none."""
         self.env = env
         self.deadlines = deadlines
         self.connect = connect
-        self.where = where
         self.max_size = 256
         self.idle_timeout = 60.0
         self.connect_timeout = 1.0
         self.max_requests: int | None = None
-        self.idle: list[Connection] = []
-        self.connections: set[Connection] = set()
+        """Exchanges after which a connection is closed; None for no limit."""
+        self.idle: list[UpstreamConnection] = []
+        """Idle connections, the one used last at the end."""
+        self.connections: set[UpstreamConnection] = set()
+        """Open connections, idle or not."""
         self.opening = 0
+        """Connections being opened."""
         self.opened = 0
-        self.retired = False
-        self._line: deque[Waiting] = deque()
-        self._reaping = False
+        """Connections opened since the start."""
+        self._where = where
+        self._queue: deque[Waiter] = deque()
+        self._is_retired = False
+        self._is_reaping = False
+        """True while a look for aged connections is scheduled."""
 
     @property
     def size(self) -> int:
-        """Connections that are open or being opened."""
+        """Connections open or being opened."""
         return len(self.connections) + self.opening
 
-    def take(self, x: Exchange, now: float) -> Connection | None:
-        """An idle connection, if there is one that can be trusted."""
+    def take(self, x: Exchange, now: float) -> UpstreamConnection | None:
+        """Return an idle connection that can be trusted with the exchange, or None."""
         while self.idle:
             connection = self.idle.pop()
-            transport = connection.transport
-            if transport is None or transport.is_closing():
+            if connection.is_closing():
                 self.connections.discard(connection)
             elif now - connection.idle_since > self.idle_timeout or (
-                x.method not in IDEMPOTENT_METHODS and _has_closed(transport)
+                x.method not in IDEMPOTENT_METHODS and connection.has_input()
             ):
                 connection.close()
             else:
@@ -105,113 +115,112 @@ class Pool:
         return None
 
     def open(self, expires: float) -> Promise[Acquired]:
-        """A new connection, or a place in the line for one."""
-        waiting = Waiting(self, min(expires, self.env.now() + self.connect_timeout))
+        """Open a connection, or queue for one; return the promise of it.  `expires` bounds the wait."""
+        waiter = Waiter(self, min(expires, self.env.now() + self.connect_timeout))
         if self.size < self.max_size:
-            self._start(waiting)
-        elif len(self._line) >= self.max_size:
-            waiting.promise.resolve(self._refuse())
-            return waiting.promise
+            self._start(waiter)
+        elif len(self._queue) >= self.max_size:
+            waiter.promise.resolve(self._refuse())
+            return waiter.promise
         else:
-            self._line.append(waiting)
-        self.deadlines.add(waiting)
-        return waiting.promise
+            self._queue.append(waiter)
+        self.deadlines.add(waiter)
+        return waiter.promise
 
-    def _start(self, waiting: Waiting) -> None:
+    def _start(self, waiter: Waiter) -> None:
         self.opening += 1
-        task = self.env.spawn(self._open(waiting))
+        task = self.env.spawn(self._open(waiter))
         timer = self.env.call_later(self.connect_timeout, task.cancel)
         task.add_done_callback(lambda _: timer.cancel())
 
-    async def _open(self, waiting: Waiting) -> None:
-        connection = Connection(self)
+    async def _open(self, waiter: Waiter) -> None:
+        connection = UpstreamConnection(self)
         try:
             await self.connect(lambda: connection)
             outcome = failed(CONNECT_FAILURE, cause=f"{self.name}: closed at once")
-        except asyncio.CancelledError:  # by the timer of `_start`, which alone knows this task
+        except asyncio.CancelledError:  # by the timer of `_start`, the only one that knows this task
             outcome = failed(CONNECT_TIMEOUT, cause=f"connecting to {self.name} took too long")
         except (OSError, ssl.CertificateError) as error:
-            outcome = failed(CONNECT_FAILURE, cause=f"{self.name}: {words(error)}")
+            outcome = failed(CONNECT_FAILURE, cause=f"{self.name}: {describe_error(error)}")
         self.opening -= 1
-        if connection.transport is not None:
+        if connection.is_idle():
             self.opened += 1
             self.connections.add(connection)
-            self._hand_on(connection, waiting)
+            self.release(connection, waiter)
         else:
-            self.deadlines.discard(waiting)
+            self.deadlines.discard(waiter)
             self._advance()
-            waiting.promise.resolve(outcome)
+            waiter.promise.resolve(outcome)
 
     def _refuse(self) -> Outcome:
         detail = f"All {self.max_size} connections to {self.name} are busy and as many requests wait for one."
-        refusal = Refusal("connections", self.where, detail, limit=self.max_size, value=self.size + len(self._line))
+        refusal = Refusal("connections", self._where, detail, limit=self.max_size, value=self.size + len(self._queue))
         return failed(OVERLOADED, refusal)
 
-    def _hand_on(self, connection: Connection, waiting: Waiting | None) -> None:
-        """Give a connection that is ready to whoever waits for it, else to the first in line, else keep it."""
+    def release(self, connection: UpstreamConnection, waiter: Waiter | None = None) -> None:
+        """Give an idle connection to its waiter, else to the first in the queue, else keep it.
+
+        `waiter` is the request for which the connection was opened, None for one that has ended an exchange.
+        """
         if connection.served == self.max_requests:
-            connection.close()  # and another one is opened for the first in line
+            connection.close()  # and another one is opened for the first in the queue
             return
-        if waiting is None or waiting.promise.done():
-            waiting = self._line.popleft() if self._line else None
-        if waiting is not None:
-            self.deadlines.discard(waiting)
-            waiting.promise.resolve(connection)
-        elif self.retired or len(self.connections) > self.max_size:
+        if waiter is None or waiter.promise.done():
+            waiter = self._queue.popleft() if self._queue else None
+        if waiter is not None:
+            self.deadlines.discard(waiter)
+            waiter.promise.resolve(connection)
+        elif self._is_retired or len(self.connections) > self.max_size:
             connection.close()
         else:
             connection.idle_since = self.env.now()
             self.idle.append(connection)
-            if not self._reaping:
-                self._reaping = True
+            if not self._is_reaping:
+                self._is_reaping = True
                 self.env.call_later(self.idle_timeout, self._reap)
 
-    def release(self, connection: Connection) -> None:
-        """An exchange has ended and the connection can carry another."""
-        self._hand_on(connection, None)
-
-    def discard(self, connection: Connection) -> None:
-        """The connection is closed or of no more use."""
+    def discard(self, connection: UpstreamConnection) -> None:
+        """Forget a connection that is closing, and open one for the first in the queue; idempotent."""
         if connection in self.connections:
             self.connections.discard(connection)
             if connection in self.idle:
                 self.idle.remove(connection)
             self._advance()
 
-    def forget(self, waiting: Waiting) -> None:
-        """A request waits no more.  A connection that is being opened for it will serve another."""
-        self.deadlines.discard(waiting)
-        if waiting in self._line:
-            self._line.remove(waiting)
+    def forget(self, waiter: Waiter) -> None:
+        """Take a request out of the queue.  A connection being opened for it will serve another."""
+        self.deadlines.discard(waiter)
+        if waiter in self._queue:
+            self._queue.remove(waiter)
 
     def _advance(self) -> None:
-        """There is room for one more connection: open it for the first in line."""
-        if self._line and self.size < self.max_size:
-            self._start(self._line.popleft())
+        """Open a connection for the first in the queue, if there is room."""
+        if self._queue and self.size < self.max_size:
+            self._start(self._queue.popleft())
 
     def _reap(self) -> None:
         limit = self.env.now() - self.idle_timeout
         for connection in [c for c in self.idle if c.idle_since <= limit]:
             connection.close()
-        self._reaping = bool(self.idle)
-        if self._reaping:
+        self._is_reaping = bool(self.idle)
+        if self._is_reaping:
             self.env.call_later(self.idle_timeout, self._reap)
 
     def retune(self, spec: UpstreamSpec) -> None:
-        """Another policy: fewer connections are reached as they come back."""
+        """Take new settings; a lower limit is reached as connections come back."""
         self.max_size = spec.connections.max
         self.idle_timeout = spec.connections.idle_timeout
         self.connect_timeout = spec.connect_timeout
         self.max_requests = spec.connections.max_requests
 
     def retire(self) -> None:
-        """Close what is idle; the rest closes as it comes back."""
-        self.retired = True
+        """Close idle connections now and the others as they come back."""
+        self._is_retired = True
         for connection in list(self.idle):
             connection.close()
 
     def count(self, state: str) -> int:
-        """How many connections are in one of the `STATES`."""
+        """Return the number of connections in one of the `CONNECTION_STATES`."""
         if state == "opening":
             return self.opening
         return len(self.idle) if state == "idle" else len(self.connections) - len(self.idle)
@@ -222,22 +231,9 @@ class Pool:
             "open": len(self.connections),
             "idle": len(self.idle),
             "opening": self.opening,
-            "waiting": len(self._line),
+            "waiting": len(self._queue),
             "opened": self.opened,
         }
 
     def __repr__(self) -> str:
-        return f"<Pool {self.name} {len(self.idle)} idle of {len(self.connections)}, {len(self._line)} waiting>"
-
-
-def _has_closed(transport: asyncio.Transport) -> bool:
-    """Is there something to read on an idle connection, such as its end, that the loop has not seen yet?
-
-    Asked for requests that must not be sent twice; a system call, about 1 us.
-    """
-    sock = transport.get_extra_info("socket")
-    if sock is None:
-        return False
-    poll = select.poll()
-    poll.register(sock.fileno(), select.POLLIN | select.POLLRDHUP)
-    return bool(poll.poll(0))
+        return f"<Pool {self.name} {len(self.idle)} idle of {len(self.connections)}, {len(self._queue)} waiting>"

@@ -1,11 +1,14 @@
-"""A request's body on its way to the upstream: the sink of one exchange's `stream`.  Made only where there is one.
+"""Streamed body of a request on its way to the upstream.
 
-With `Expect: 100-continue` the body is held back until the upstream asks for it, or for a second: then the client is
-told to go on and the body sent (RFC 9110 10.1.1: neither side has to know the expectation, and no one waits for ever).
+A request whose body arrived whole with its head is written in one piece and needs none of this.
+
+With `Expect: 100-continue` the body is held back until the upstream asks for it, or for `CONTINUE_AFTER` seconds.
+Then the client is told to go on and the body is sent: neither side has to know the expectation (RFC 9110 10.1.1).
 """
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Final
 
 from sidecar.core.body import OPEN, Body
@@ -15,84 +18,102 @@ from sidecar.core.message import Headers
 from sidecar.core.outcome import Failure
 
 if TYPE_CHECKING:
-    from sidecar.upstream.connection import Connection
+    from sidecar.upstream.connection import UpstreamConnection
 
 CONTINUE_AFTER: Final = 1.0
-"""Seconds to wait for a `100 Continue`."""
+"""Longest wait for a `100 Continue`."""
 
 
 class RequestBody:
-    """Writes a body to a connection, chunked where its length is unknown."""
+    """Sink of an exchange's stream: writes it to the connection, chunked where its length is unknown."""
 
-    __slots__ = ("_connection", "_ended", "_is_chunked", "_stream", "_x", "is_attached", "is_sent")
+    __slots__ = (
+        "_connection",
+        "_exchange",
+        "_is_attached",
+        "_is_chunked",
+        "_is_ended",
+        "_is_writing_paused",
+        "_stream",
+        "_transport",
+        "is_sent",
+    )
 
-    def __init__(self, connection: Connection, x: Exchange, stream: Body) -> None:
+    def __init__(self, connection: UpstreamConnection, transport: asyncio.Transport, x: Exchange, stream: Body) -> None:
         self._connection = connection
-        self._x = x
+        self._transport = transport
+        self._exchange = x
         self._stream = stream
         self._is_chunked = stream.length is None
-        self._ended = False
-        self.is_attached = False
+        self._is_attached = False
+        """True once the body flows; False while it is held back."""
+        self._is_writing_paused = False
+        """True while the upstream has not taken what was written."""
+        self._is_ended = False
+        """True once the exchange is over."""
         self.is_sent = False
+        """True once the last byte was written."""
 
     def start(self) -> None:
-        """The head is on its way."""
-        if self._x.expects_continue:
+        """Send the body, or wait for a `100 Continue`; the head was written before."""
+        if self._exchange.expects_continue:
             self._connection.pool.env.call_later(CONTINUE_AFTER, self.go_on, b"")
         else:
             self._attach()
 
     def go_on(self, lines: bytes) -> None:
-        """`100 Continue`, with these field lines: let the body come, if it was held back."""
-        if not self.is_attached and not self._ended:
-            if self._x.interim is not None:
-                self._x.interim(100, lines)
+        """Send a body that was held back, and pass `100 Continue` on with these field lines."""
+        if not self._is_attached and not self._is_ended:
+            if self._exchange.interim is not None:
+                self._exchange.interim(100, lines)
             self._attach()
 
     def _attach(self) -> None:
-        self.is_attached = True
-        if self._connection.is_blocked:
+        self._is_attached = True
+        if self._is_writing_paused:
             self._stream.pause()
         self._stream.attach(self)
 
     def end(self) -> None:
-        """The exchange is over, whether or not the body is through."""
-        self._ended = True
-        if not self.is_sent and self.is_attached:
+        """Write no more: the exchange is over."""
+        self._is_ended = True
+        if not self.is_sent and self._is_attached:
             self._stream.detach()
 
     @property
     def is_starved(self) -> bool:
-        """Is it the client that we wait for?"""
-        return self.is_attached and not self.is_sent and not self._connection.is_blocked and self._stream.state == OPEN
+        """True while the next piece of the body is the client's to send."""
+        return self._is_attached and not self.is_sent and not self._is_writing_paused and self._stream.state == OPEN
 
     # ----- flow control, by the connection
 
     def pause(self) -> None:
-        if self.is_attached:
+        """Stop the stream: the upstream takes no more."""
+        self._is_writing_paused = True
+        if self._is_attached:
             self._stream.pause()
 
     def resume(self) -> None:
-        if self.is_attached:
+        """Let the stream go on."""
+        self._is_writing_paused = False
+        if self._is_attached:
             self._stream.resume()
 
     # ----- the sink
 
     def write(self, data: bytes) -> None:
-        transport = self._connection.transport
-        if transport is None or self._ended or not data:
+        if self._is_ended or not data:
             return
         if self._is_chunked:
-            transport.writelines((b"%x\r\n" % len(data), data, b"\r\n"))
+            self._transport.writelines((b"%x\r\n" % len(data), data, b"\r\n"))
         else:
-            transport.write(data)
+            self._transport.write(data)
 
     def finish(self, trailers: Headers) -> None:
         self.is_sent = True
-        transport = self._connection.transport
-        if transport is not None and not self._ended and self._is_chunked:
-            transport.write(trailer_block(trailers))
+        if not self._is_ended and self._is_chunked:
+            self._transport.write(trailer_block(trailers))
 
     def fail(self, failure: Failure) -> None:
-        if not self._ended:
+        if not self._is_ended:
             self._connection.fail(failure, "the request's body broke off")

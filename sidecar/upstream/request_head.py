@@ -1,7 +1,7 @@
-"""An exchange as the bytes of an upstream request head.  No I/O.
+"""Request heads for an upstream, one for each attempt.  No I/O.
 
-What belongs to the connection was taken off by the edge; framing, Host and what we tell the upstream (time left, number
-of the attempt) are put on here, once per attempt.
+The downstream side has removed the fields of its own connection.  Here framing, Host, the time left and the number of
+the attempt are added.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from typing import Final
 from sidecar.core.exchange import NEVER, Exchange
 
 METHODS_WITH_BODY: Final = frozenset((b"POST", b"PUT", b"PATCH"))
-"""Those for which an absent body is said with `Content-Length: 0` (RFC 9110 8.6)."""
+"""Methods for which a missing body is sent as `Content-Length: 0` (RFC 9110 8.6)."""
 
 
 def request_head(x: Exchange, now: float, host: bytes) -> bytes:
-    """The head of the request as it goes to the upstream; `host` is the endpoint's, for a client that named none."""
+    """Return the bytes of the head.  `host` is the endpoint's, for a client that named none."""
     fields = x.trace_lines
     if x.stream is not None:
         if x.stream.length is None:

@@ -1,5 +1,4 @@
-"""A response head as what it says: the lines that go on, the framing of its body, and whether the connection stays.
-No I/O."""
+"""Response heads of an upstream: lines to pass on, framing of the body, and whether the connection is kept.  No I/O."""
 
 from __future__ import annotations
 
@@ -9,15 +8,15 @@ from hashlib import sha1
 from typing import Final
 
 from sidecar.core.exchange import Exchange
-from sidecar.core.headers import HOP_BY_HOP, get, tokens, write_http_date
 from sidecar.core.http1 import Invalid, body_length
-from sidecar.core.message import Selection, parse_fields
+from sidecar.core.message import HOP_BY_HOP, Selection, get, parse_fields, tokens, write_http_date
 
-SPECIAL: Final = Selection(HOP_BY_HOP | {b"content-length", b"date"})
-"""Fields that are read here; all others pass."""
-ORDINARY: Final = {b"close", b"keep-alive", b"upgrade", b""}
-"""What `Connection` mostly names: options, and fields that are hop-by-hop anyway."""
-UPGRADE: Final = Selection(HOP_BY_HOP | {b"content-length", b"sec-websocket-accept"})
+CONNECTION_FIELDS: Final = Selection(HOP_BY_HOP | {b"content-length", b"date"})
+"""Fields that are read here; all others are passed on."""
+KNOWN_OPTIONS: Final = {b"close", b"keep-alive", b"upgrade", b""}
+"""Connection options that name no further field to drop."""
+UPGRADE_FIELDS: Final = Selection(HOP_BY_HOP | {b"content-length", b"sec-websocket-accept"})
+"""Fields of a 101 that are read here."""
 WEBSOCKET_GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 """RFC 6455 1.3."""
 
@@ -25,9 +24,12 @@ WEBSOCKET_GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 def read_response(
     data: bytes, start: int, end: int, version: int, wall: Callable[[], float]
 ) -> tuple[bytes, int | None, bool]:
-    """Lines to pass on, length of the body (bytes, `CHUNKED`, None where nothing says it), and whether the peer keeps
-    the connection open.  `data[start:end]` are its field lines; a missing Date is added (RFC 9110 6.6.1)."""
-    lines, special, _ = SPECIAL.take(data, start, end)
+    """Read a final response head, whose field lines are `data[start:end]`.
+
+    Returns the lines to pass on, the length of the body (bytes, `CHUNKED`, or None if nothing says it), and True if the
+    peer keeps the connection open.  A missing Date is added (RFC 9110 6.6.1).  Raises `Invalid`.
+    """
+    lines, special, _ = CONNECTION_FIELDS.take(data, start, end)
     length = body_length(special, version)
     keep = version == 11
     date = b""
@@ -39,20 +41,19 @@ def read_response(
             date = value
     if named is not None:
         keep = b"close" not in named and (keep or b"keep-alive" in named)
-        if named - ORDINARY:
+        if named - KNOWN_OPTIONS:
             lines = b"".join([b"%b: %b\r\n" % field for field in parse_fields(lines) if field[0] not in named])
     return lines + b"date: %b\r\n" % (date or write_http_date(wall())), length, keep
 
 
 def read_interim(data: bytes, start: int, end: int) -> bytes:
-    """The lines of an interim response that go on."""
-    return SPECIAL.take(data, start, end)[0]
+    """Return the lines of an interim response to pass on."""
+    return CONNECTION_FIELDS.take(data, start, end)[0]
 
 
 def read_upgrade(x: Exchange, data: bytes, start: int, end: int) -> bytes:
-    """The lines of a 101 that go on.  Raises `Invalid` where it is not the answer to a handshake of ours (RFC 6455
-    4.1)."""
-    lines, fields, _ = UPGRADE.take(data, start, end)
+    """Return the lines of a 101 to pass on.  Raises `Invalid` unless it answers this handshake (RFC 6455 4.1)."""
+    lines, fields, _ = UPGRADE_FIELDS.take(data, start, end)
     if x.upgrade is None or x.upgrade not in tokens(fields, b"upgrade"):
         raise Invalid("101 Switching Protocols to what was not asked for")
     key = x.header(b"sec-websocket-key")

@@ -1,7 +1,7 @@
-"""What a policy file says of an upstream, its policy blocks apart (those stand with their stages).
+"""Settings of an upstream in a policy file, without its policy blocks (those stand with their stages).
 
-The defaults are meant for a sidecar: few endpoints, near by.  Where a peer's default is named, it is the precedent that
-was followed or deliberately left.
+The defaults suit a sidecar: few endpoints, close by.  Another product's default, where named, is the precedent that was
+followed or deliberately left.
 """
 
 from __future__ import annotations
@@ -9,19 +9,19 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import AfterValidator, Discriminator, Field, Tag, WithJsonSchema, field_validator, model_validator
 
 from sidecar.core.conditions import STATUS_CLASSES
 from sidecar.core.spec import Block, Model
 from sidecar.core.units import Condition, Duration
-from sidecar.upstream.address import EndpointUrl, parse_address
+from sidecar.upstream.endpoint import parse_endpoint
 from sidecar.upstream.tls import ClientTlsSpec
 
-T = TypeVar("T")
+Item = TypeVar("Item")
 
 
-def _is(pattern: str, remedy: str) -> AfterValidator:
-    """A string of this pattern; `remedy` completes the sentence `'x' is not ...`."""
+def _matching(pattern: str, remedy: str) -> AfterValidator:
+    """Return a check that a string has this pattern; `remedy` completes the sentence `'x' is not ...`."""
 
     def check(text: str) -> str:
         if not re.fullmatch(pattern, text):
@@ -31,47 +31,53 @@ def _is(pattern: str, remedy: str) -> AfterValidator:
     return AfterValidator(check)
 
 
-def _filled(items: tuple[T, ...]) -> tuple[T, ...]:
+def _filled(items: tuple[Item, ...]) -> tuple[Item, ...]:
     if not items:
         raise ValueError("is empty; name at least one, or leave the key out")
     return items
 
 
 Port = Annotated[int, Field(ge=1, le=65535)]
-FieldName = Annotated[str, _is(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", "a header's name; write it such as x-user")]
-"""RFC 9110 5.1."""
+HashField = Annotated[str, _matching(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", "a header's name; write it such as x-user")]
+"""Name of a header field (RFC 9110 5.1)."""
 DnsName = Annotated[
-    str, _is(r"[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\.?", "a DNS name; write it such as payments.prod.svc")
+    str, _matching(r"[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\.?", "a DNS name; write it such as payments.prod.svc")
 ]
-ProbePath = Annotated[str, _is(r"/[!\"$-~]*", "a path; write it with a slash at its start, such as /healthz")]
+ProbePath = Annotated[str, _matching(r"/[!\"$-~]*", "a path; write it with a slash at its start, such as /healthz")]
 Filled = AfterValidator(_filled)
 ConditionList = Annotated[tuple[Condition, ...], Field(strict=False), Filled]
+EndpointUrl = Annotated[
+    str,
+    AfterValidator(lambda text: parse_endpoint(text).url),
+    WithJsonSchema({"type": "string", "pattern": "^(https?://|unix:/).+", "examples": ["http://payments:8080"]}),
+]
+"""URL of an endpoint, made canonical."""
 
 
 class DiscoverSpec(Model):
-    """Endpoints from the name service instead of a list: one for each address of a name."""
+    """Endpoints from DNS instead of a list: one for each address of a name."""
 
     dns: DnsName
     """The name whose A and AAAA records are the endpoints, such as a headless Kubernetes service."""
     port: Port
     """The port of every endpoint."""
     scheme: Literal["http", "https"] = "http"
-    """How every endpoint is spoken to."""
+    """Protocol of every endpoint."""
     interval: Duration = 10.0
-    """Time between two look-ups (HAProxy's `hold valid` is 10s, Envoy's `dns_refresh_rate` 5s)."""
+    """Time between two lookups (HAProxy's `hold valid`: 10s, Envoy's `dns_refresh_rate`: 5s)."""
     keep_for: Duration = 3600.0
-    """For how long the last good addresses are used while look-ups fail.  Envoy and KrakenD keep them for ever; but in
-    a cluster addresses are given to other services in the end."""
+    """Time for which the last good addresses are used while lookups fail.  Envoy and KrakenD keep them for ever; but in
+    a cluster, addresses are given to other services in the end."""
     max_endpoints: Annotated[int, Field(ge=1, le=1000)] = 100
-    """Addresses beyond this number are left out, in the order of the addresses."""
+    """Most addresses used; those beyond it are left out, in the order of the addresses."""
 
 
 class HashSpec(Model):
     """Requests with the same key go to the same endpoint."""
 
-    header: FieldName | None = None
-    """The field whose value is the key; a request without it goes to any endpoint.  Without this setting the key is the
-    client's address."""
+    header: HashField | None = None
+    """The header whose value is the key; a request without it goes to any endpoint.  Without this setting the key is
+    the client's address."""
 
 
 class HashBalancingSpec(Model):
@@ -92,31 +98,31 @@ LoadBalancing = Annotated[
 
 
 class ConnectionsSpec(Model):
-    """The connections kept to each endpoint."""
+    """Connections kept to each endpoint."""
 
     max: Annotated[int, Field(ge=1)] = 256
-    """At most this many to one endpoint, idle or busy (Envoy: 1024, for all endpoints together)."""
+    """Most connections to one endpoint, idle or busy (Envoy: 1024, for all endpoints together)."""
     idle_timeout: Duration = 60.0
-    """A connection idle for so long is closed (nginx's `keepalive_timeout`: 60s).  Best below the endpoint's own."""
+    """Time after which an idle connection is closed (nginx's `keepalive_timeout`: 60s).  Best below the endpoint's."""
     max_requests: Annotated[int, Field(ge=1)] | None = None
-    """A connection is closed after so many requests; without it there is no limit, as in Envoy (nginx: 1000)."""
+    """Requests after which a connection is closed; without it there is no limit, as in Envoy (nginx: 1000)."""
 
 
 class HealthCheckSpec(Block):
-    """Active checks: the sidecar asks each endpoint itself."""
+    """Active checks: the sidecar probes each endpoint itself."""
 
     path: ProbePath
     """The path and query of the GET request."""
     interval: Duration = 5.0
     """Time from the end of a round to the start of the next, give or take a tenth (NGINX Plus: 5s; YARP: 15s)."""
     timeout: Duration = 1.0
-    """A probe that takes longer has failed (Kubernetes: 1s)."""
+    """Time after which a probe has failed (Kubernetes: 1s)."""
     unhealthy_after: Annotated[int, Field(ge=1)] = 3
-    """Failed probes in a row that take an endpoint out (HAProxy's `fall` and Kubernetes: 3)."""
+    """Consecutive failed probes that take an endpoint out (HAProxy's `fall` and Kubernetes: 3)."""
     healthy_after: Annotated[int, Field(ge=1)] = 2
-    """Good probes in a row that bring it back (HAProxy's `rise`: 2)."""
+    """Consecutive good probes that bring it back (HAProxy's `rise`: 2)."""
     expect: ConditionList = ("2xx",)
-    """The statuses that count as good.  A redirect does not unless it is named: it often leads to a page of errors."""
+    """Statuses that count as good.  A redirect does not unless it is named: it often leads to an error page."""
 
     @field_validator("expect")
     @classmethod
@@ -128,20 +134,20 @@ class HealthCheckSpec(Block):
 
 
 class EjectionSpec(Block):
-    """Passive ejection: an endpoint that fails real requests gets none for a while, but for retries of those that have
+    """Passive ejection: an endpoint that fails real requests gets none for a while, except retries of requests that
     failed at every endpoint still up."""
 
     consecutive_failures: Annotated[int, Field(ge=1)] = 5
-    """Faults in a row that eject (Envoy's `consecutive_5xx`: 5; Linkerd: 7)."""
+    """Consecutive faults that eject (Envoy's `consecutive_5xx`: 5; Linkerd: 7)."""
     eject_for: Duration = 10.0
-    """Time of the first ejection; each one more doubles it (Envoy: 30s times the number of ejections)."""
+    """Length of the first ejection; each further one doubles it (Envoy: 30s times the number of ejections)."""
     max_eject_for: Duration = 300.0
-    """The longest ejection (Envoy's `max_ejection_time`: 300s)."""
+    """Longest ejection (Envoy's `max_ejection_time`: 300s)."""
     min_healthy: Annotated[int, Field(ge=0)] = 1
-    """An ejection that would leave fewer endpoints up does not happen.  A count: Envoy's `max_ejection_percent` of 10%
-    means never with fewer than ten endpoints."""
+    """Endpoints that stay up: an ejection that would leave fewer does not happen.  A count, since Envoy's
+    `max_ejection_percent` of 10% never ejects with fewer than ten endpoints."""
     on: ConditionList = ("connect_failure", "reset", "timeout", "5xx")
-    """What counts as a fault.  429 and 503 with Retry-After never do: they mean slow down, not broken."""
+    """Conditions that count as a fault.  429 and 503 with Retry-After never do: they mean slow down, not broken."""
 
     @model_validator(mode="after")
     def _grows(self) -> EjectionSpec:
@@ -154,7 +160,7 @@ class EjectionSpec(Block):
 
 
 class UpstreamSpec(Model):
-    """Where an upstream is and how to reach it.  Exactly one of `endpoints` and `discover` says where."""
+    """Where an upstream is and how to reach it.  Exactly one of `endpoints` and `discover` is needed."""
 
     endpoints: Annotated[tuple[EndpointUrl, ...], Field(strict=False, max_length=1000), Filled] | None = None
     """Addresses: `http://host:port`, `https://host:port` or `unix:/run/app.sock`."""
@@ -166,7 +172,7 @@ class UpstreamSpec(Model):
     """When no endpoint is up: `spray` tries them all as though all were, `fail_fast` refuses (`no_endpoint`)."""
     connect_timeout: Duration = 1.0
     """TCP and TLS handshake together (Envoy: 5s, Istio: 10s, nginx: 60s, all made for the open internet)."""
-    connections: ConnectionsSpec = ConnectionsSpec()
+    connections: ConnectionsSpec = ConnectionsSpec.built_in()
     health_check: HealthCheckSpec | None = None
     ejection: EjectionSpec | None = None
     tls: ClientTlsSpec | None = None
@@ -192,7 +198,7 @@ class UpstreamSpec(Model):
 
     @property
     def is_tls(self) -> bool:
-        """Is any endpoint reached by TLS?"""
+        """True if any endpoint is reached by TLS."""
         if self.discover is not None:
             return self.discover.scheme == "https"
-        return any(parse_address(url).tls for url in self.endpoints or ())
+        return any(parse_endpoint(url).is_tls for url in self.endpoints or ())

@@ -1,7 +1,7 @@
-"""TLS contexts for both sides, to upstreams and for listeners, from the files that policies name.
+"""TLS contexts for both sides, upstreams and listeners, from the files that policies name.
 
-TLS 1.2 at least (RFC 9325 3.1.1), ALPN `http/1.1` (RFC 7301), no renegotiation, and never a question for a pass phrase.
-What is wrong with a file is told by its path and the setting that names it.  `certificates.py` follows changed files.
+TLS 1.2 at least (RFC 9325 3.1.1), ALPN `http/1.1` (RFC 7301), no renegotiation, and no prompt for a pass phrase.
+An error names the file and the setting that names it.  `certificates.py` follows changed files.
 """
 
 from __future__ import annotations
@@ -14,23 +14,23 @@ from pydantic import model_validator
 
 from sidecar.core.spec import Model
 
-FILES: Final = ("ca", "client_ca", "cert", "key")
-"""The settings that name files."""
+FILE_SETTINGS: Final = ("ca", "client_ca", "cert", "key")
+"""Settings that name files."""
 
 
 class ClientTlsSpec(Model):
     """TLS towards an upstream."""
 
     ca: str | None = None
-    """File with the certificate authorities to trust (PEM); the system's own without it."""
+    """File with the certificate authorities to trust (PEM); without it those of the system."""
     cert: str | None = None
-    """File with the certificate that we show, and its chain (PEM), for mutual TLS."""
+    """File with the certificate to present, and its chain (PEM), for mutual TLS."""
     key: str | None = None
     """File with its private key (PEM, not encrypted)."""
     server_name: str | None = None
-    """The name sent (SNI) and expected in the certificate; the endpoint's host, or the discovered name, without it."""
+    """Name sent (SNI) and expected in the certificate; without it the endpoint's host, or the discovered name."""
     verify: bool = True
-    """`false` accepts any certificate of anyone: for a laboratory only."""
+    """`false` accepts any certificate: for test environments only."""
 
     @model_validator(mode="after")
     def _is_whole(self) -> ClientTlsSpec:
@@ -49,11 +49,11 @@ class ServerTlsSpec(Model):
     key: str
     """File with its private key (PEM, not encrypted)."""
     client_ca: str | None = None
-    """File with certificate authorities (PEM); a client must show a certificate that one of them signed."""
+    """File with certificate authorities (PEM); a client must present a certificate that one of them signed."""
 
 
 class CertificateError(ValueError):
-    """A file cannot be used: `setting` is the key that names it, the message says which file and what is wrong."""
+    """A file that cannot be used: the message says which and why; `setting` is the key that names it."""
 
     def __init__(self, setting: str, message: str) -> None:
         super().__init__(message)
@@ -61,7 +61,7 @@ class CertificateError(ValueError):
 
 
 def client_context(spec: ClientTlsSpec) -> ssl.SSLContext:
-    """For connections to an upstream; raises `CertificateError`."""
+    """Return the context for connections to an upstream.  Raises `CertificateError`."""
     context = _context(ssl.PROTOCOL_TLS_CLIENT)
     if not spec.verify:
         context.check_hostname = False
@@ -76,7 +76,7 @@ def client_context(spec: ClientTlsSpec) -> ssl.SSLContext:
 
 
 def server_context(spec: ServerTlsSpec) -> ssl.SSLContext:
-    """For handshakes with clients; raises `CertificateError`."""
+    """Return the context for handshakes with clients.  Raises `CertificateError`."""
     context = _context(ssl.PROTOCOL_TLS_SERVER)
     _identify(context, spec.cert, spec.key)
     if spec.client_ca is not None:
@@ -86,12 +86,12 @@ def server_context(spec: ServerTlsSpec) -> ssl.SSLContext:
 
 
 def build_context(spec: ClientTlsSpec | ServerTlsSpec) -> ssl.SSLContext:
-    """The context for either side; raises `CertificateError`."""
+    """Return the context for either side.  Raises `CertificateError`."""
     return client_context(spec) if isinstance(spec, ClientTlsSpec) else server_context(spec)
 
 
 def check_files(spec: ClientTlsSpec | ServerTlsSpec) -> list[CertificateError]:
-    """All that is wrong with the files of a spec: each one that cannot be read, else the first that cannot be used."""
+    """Return what is wrong with the files of a spec: each that cannot be read, else the first that cannot be used."""
     problems = []
     for setting, path in files_of(spec):
         try:
@@ -107,14 +107,16 @@ def check_files(spec: ClientTlsSpec | ServerTlsSpec) -> list[CertificateError]:
 
 
 def files_of(spec: ClientTlsSpec | ServerTlsSpec) -> list[tuple[str, str]]:
-    """Pairs of a setting and the path that it names."""
-    return [(setting, path) for setting in FILES if (path := getattr(spec, setting, None)) is not None]
+    """Return pairs of a setting and the path that it names."""
+    return [(setting, path) for setting in FILE_SETTINGS if (path := getattr(spec, setting, None)) is not None]
 
 
 def is_cut_off(transport: asyncio.BaseTransport) -> bool:
-    """Has a TLS connection ended without the peer's close_notify (RFC 8446 6.1)?  Anyone on the way can make such an
-    end.  The loops take both for the same, and Python does not tell what OpenSSL knows; but to read on tells: after a
-    close_notify there is an end, without it more is waited for."""
+    """True if a TLS connection ended without the peer's close_notify (RFC 8446 6.1): anyone on the path can cause that.
+
+    Event loops treat both ends alike, and Python does not expose what OpenSSL knows.  Reading on tells: after a
+    close_notify OpenSSL reports the end, without one it waits for more.
+    """
     connection = transport.get_extra_info("ssl_object")
     if connection is None:
         return False

@@ -7,10 +7,11 @@ import random
 from collections import deque
 from typing import Any
 
-from aiohttp import web
+from pydantic import SecretStr
 
-from sidecar.admin.app import Admin
-from sidecar.admin.view import AdminView
+from sidecar.admin.listener import AdminListener
+from sidecar.admin.view import AdminView, Readiness
+from sidecar.config.process_spec import AdminSpec
 from sidecar.core.env import Env
 from sidecar.core.outcome import Refusal
 from sidecar.telemetry.metrics.durations import RouteMetrics
@@ -93,30 +94,21 @@ class Scene:
         ]
         self.events: deque[dict[str, Any]] = deque(maxlen=200)
         self.problems: list[str] = []
-        self.not_ready = ""
+        self.token = SecretStr(token) if token else None
+        self.readiness = Readiness()
+        self.readiness.obstacle = ""
         self.purged: list[str] = []
-        env = Env(
-            now=loop.time,
-            wall=self.wall,
-            sleep=asyncio.sleep,
-            call_later=loop.call_later,
-            spawn=loop.create_task,
-            future=loop.create_future,
-            rng=random.Random(0),
-            emit=self.emit,
-            meter=self.registry,
-        )
+        env = Env.on(loop, wall=self.wall, rng=random.Random(0), emit=self.emit, meter=self.registry)
         self.view = AdminView(
             env=env,
             registry=self.registry,
             version="1.2.3",
             started=self.start - 7000,
-            ready=lambda: self.not_ready,
+            readiness=self.readiness,
             reload=self.reload,
             states=lambda: self.states,
             recent=self.events,
             secrets=Secrets(),
-            token=token,
             sections={
                 "policies": lambda: {"service": "orders", "digest": "5ea39229a93f"},
                 "reloads": lambda: self.reloads,
@@ -124,8 +116,7 @@ class Scene:
                 "refusals": self.refusals.describe,
             },
         )
-        self.admin = Admin(self.view)
-        self.runner: web.AppRunner
+        self.admin = AdminListener(self.view)
         self.url = ""
 
     def wall(self) -> float:
@@ -159,15 +150,12 @@ class Scene:
     # ----- life
 
     async def __aenter__(self) -> Scene:
-        self.runner = web.AppRunner(self.admin.application(), access_log=None)
-        await self.runner.setup()
-        site = web.TCPSite(self.runner, "127.0.0.1", 0)
-        await site.start()
-        self.url = f"http://127.0.0.1:{self.runner.addresses[0][1]}"
+        await self.admin.open(AdminSpec(address="127.0.0.1:0", token=self.token))
+        self.url = f"http://{self.admin.addresses[0]}"
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self.runner.cleanup()
+        await self.admin.close()
 
 
 def calm(scene: Scene) -> Scene:

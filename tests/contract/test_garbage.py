@@ -16,15 +16,14 @@ IGNORED = 3
 """Objects: a timer or two of the sidecar's own may fall into the test."""
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def collector() -> Iterator[None]:
-    """Runs on request alone, and does not look at the whole test run."""
+    """Runs on request alone, and does not look at what the test run has made so far."""
     gc.collect()
     gc.freeze()
     gc.disable()
     yield
     gc.enable()
-    gc.unfreeze()
 
 
 @pytest.fixture(params=ROWS, ids=lambda row: row.name)

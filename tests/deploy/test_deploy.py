@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +162,7 @@ FUNCTIONS = {
 }  # fmt: skip
 
 
+@cache
 def exported() -> dict[str, set[str]]:
     """Every name that the metrics page has, with its labels."""
     names: dict[str, set[str]] = {"up": set()}

@@ -1,8 +1,12 @@
 """Everything here uses real sockets, and a process where it says so."""
 
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
+
+from tests.support.process import NOTHING, Sidecar
 
 HERE = Path(__file__).parent
 
@@ -11,3 +15,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if HERE in item.path.parents:
             item.add_marker(pytest.mark.e2e)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Sidecar]:
+    """A process that the tests of a module share: `world(shared, ...)`, or `shared.under(policy)`."""
+    async with Sidecar(NOTHING, tmp_path_factory.mktemp("sidecar")) as running:
+        yield running

@@ -9,11 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.client import Client, fetch
+from chaos.parts.client import Client, fetch
+from chaos.parts.servers import Server, answering, echoing
 from tests.support.process import Sidecar, policies, route
-from tests.support.servers import Server, answering, echoing
 
 HAS_IPV6 = socket.has_ipv6
+
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
 async def test_unix_sockets_on_both_sides(tmp_path: Path) -> None:
@@ -31,7 +34,7 @@ async def test_unix_sockets_on_both_sides(tmp_path: Path) -> None:
                 assert (await client.request("POST", "/app", b"hello")).body == b"hello"
                 assert (await client.request("GET", "/app", host="orders")).get("x-target") == "/app"
             assert (await fetch(f"unix:{admin}", "GET", "/readyz")).status == 200
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(60):
                 while not any(each.target == "/health" for each in server.requests):
                     await asyncio.sleep(0.02)
         _, request = (each for each in server.requests if each.target == "/app")
@@ -91,7 +94,7 @@ async def test_ipv6_on_both_sides(tmp_path: Path) -> None:
         assert forwarded.get("forwarded") == 'for=192.0.2.1, for="[::1]";proto=http'
 
 
-async def test_an_outbound_listener_chooses_the_route_by_host(tmp_path: Path) -> None:
+async def test_an_outbound_listener_chooses_the_route_by_host(shared: Sidecar) -> None:
     async with Server(answering(body=b"orders")) as orders, Server(answering(body=b"users")) as users:
         rules = policies(
             listeners={"inbound": {"address": "127.0.0.1:0"}, "outbound": {"address": "127.0.0.1:0"}},
@@ -102,8 +105,8 @@ async def test_an_outbound_listener_chooses_the_route_by_host(tmp_path: Path) ->
                 {"name": "in", "match": {"path_prefix": "/"}, "upstream": "orders"},
             ],
         )
-        async with Sidecar(rules, tmp_path) as sidecar:
-            outbound = sidecar.listeners["outbound"]
+        async with shared.under(rules) as sidecar:
+            (outbound,) = (await sidecar.state())["listeners"]["outbound"]["addresses"]
             async with Client(outbound) as client:
                 assert (await client.request("GET", "/x", host="orders")).body == b"orders"
                 assert (await client.request("GET", "/x", host="ORDERS:8080")).body == b"orders"
@@ -114,14 +117,14 @@ async def test_an_outbound_listener_chooses_the_route_by_host(tmp_path: Path) ->
             assert (await sidecar.fetch("GET", "/x", host="elsewhere")).body == b"orders"
 
 
-async def test_endpoints_are_found_by_name(tmp_path: Path) -> None:
+async def test_endpoints_are_found_by_name(shared: Sidecar) -> None:
     async with Server(answering()) as server:
         found = {"discover": {"dns": "localhost", "port": server.port, "interval": "1s"}, "connect_timeout": "500ms"}
         rules = policies(
             upstreams={"app": found, "lost": {"discover": {"dns": "nowhere.invalid", "port": 80}}},
             routes=[route("app", retry={"max_attempts": 3}), route("lost")],
         )
-        async with Sidecar(rules, tmp_path) as sidecar:
+        async with shared.under(rules) as sidecar:
             changed = await sidecar.until("discovery.changed")
             assert f"http://127.0.0.1:{server.port}" in changed["added"]
             assert (await sidecar.fetch("GET", "/app", host="test")).status == 200
@@ -133,8 +136,8 @@ async def test_endpoints_are_found_by_name(tmp_path: Path) -> None:
             assert b"nowhere.invalid" in answer.body, answer.body
 
 
-async def test_a_name_in_an_endpoint_is_looked_up_too(tmp_path: Path) -> None:
+async def test_a_name_in_an_endpoint_is_looked_up_too(shared: Sidecar) -> None:
     async with Server(answering()) as server:
         rules = policies(upstreams={"app": {"endpoints": [f"http://localhost:{server.port}"]}}, routes=[route("app")])
-        async with Sidecar(rules, tmp_path) as sidecar:
+        async with shared.under(rules) as sidecar:
             assert (await sidecar.fetch("GET", "/app")).status == 200

@@ -12,6 +12,8 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
+from chaos.parts.http import request
+from chaos.parts.servers import answering, echoing, silent
 from tests.e2e.crowd import (
     LET_GO,
     LIMITS,
@@ -28,8 +30,6 @@ from tests.e2e.crowd import (
     until,
 )
 from tests.e2e.world import World, world
-from tests.support.client import request
-from tests.support.servers import answering, echoing, silent
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -47,22 +47,19 @@ async def w(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
 async def test_a_flood_of_connections(w: World) -> None:
     before = w.sidecar.memory()
     async with Ordinary(w) as ordinary, attackers(w, 500) as flood:
-        await asyncio.sleep(0.3)
+        await until(lambda: sum(map(has_heard, flood)) >= 200)
         assert await connections(w) <= 300
         assert (await w.sidecar.ask("/readyz")).status == 200
-        assert sum(map(has_heard, flood)) >= 200
-    assert ordinary.slowest < 0.5
+        await ordinary.served()
     assert w.sidecar.memory() - before < 16 * MIB
     assert (await w.sidecar.fetch("GET", "/echo")).status == 200
     await until(lambda: is_quiet(w))
 
 
 async def test_200_slow_heads_beside_ordinary_load(w: World) -> None:
-    async with Ordinary(w) as alone:
-        await asyncio.sleep(0.7)
-    async with Ordinary(w) as beside, attackers(w, 200) as slow, dribbling(slow, SMALL[:-2], b"x"):
+    async with Ordinary(w) as ordinary, attackers(w, 200) as slow, dribbling(slow, SMALL[:-2], b"x"):
+        await ordinary.served()
         await until(lambda: all(map(has_heard, slow)))
-    assert beside.median < 5 * alone.median + 0.01
 
 
 @pytest.mark.parametrize("framing", ["content-length: 1000000", "transfer-encoding: chunked"])
@@ -82,8 +79,8 @@ async def test_slow_readers(w: World) -> None:
                 sock.sendall(request("GET", "/large"))
             await asyncio.sleep(0.7)
             assert w.sidecar.memory() - before < 20 * MIB, "a connection holds no more than a few buffers"
+            await ordinary.served()
             await until(lambda: is_only(w, 1))
-    assert ordinary.slowest < 0.5
     await until(lambda: is_quiet(w))
 
 
@@ -91,7 +88,6 @@ async def test_slow_readers(w: World) -> None:
 async def test_pipelined_requests_whose_answers_nobody_reads(w: World, target: str) -> None:
     before = w.sidecar.memory()
     block = request("GET", target) * 2000
-    stalls = (await w.sidecar.state())["loop"]["stalls"]
     async with Ordinary(w) as ordinary:
         with deaf(w, 20) as flood:
             for _ in range(200):
@@ -99,9 +95,8 @@ async def test_pipelined_requests_whose_answers_nobody_reads(w: World, target: s
                     with contextlib.suppress(OSError):
                         sock.send(block)
                 await asyncio.sleep(0.01)
+            await ordinary.served()
             assert w.sidecar.memory() - before < 24 * MIB
-    assert ordinary.slowest < 0.5
-    assert (await w.sidecar.state())["loop"]["stalls"] == stalls
     await until(lambda: is_quiet(w))
 
 
@@ -118,7 +113,7 @@ async def test_a_flood_of_headers(w: World) -> None:
                 await client.send(head + b"a:b\r\n" * 20_000)
         answers = await asyncio.gather(*(client.response() for client in clients))
         assert {answer.status for answer in answers} == {431}
-    assert ordinary.slowest < 0.5
+        await ordinary.served()
     assert w.sidecar.memory() - before < 16 * MIB
 
 

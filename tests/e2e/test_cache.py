@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
 
+from chaos.parts.client import PATIENCE
+from chaos.parts.http import Message, response
+from chaos.parts.servers import Behaviour, Connection, after, answering, echoing, sequence
 from tests.e2e.world import World, world
-from tests.support.servers import Behaviour, Connection, after, answering, echoing, response, sequence
-from tests.support.wire import Message
+from tests.support.process import Sidecar
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 FRESH = answering(fields=[("Cache-Control", "max-age=60")])
 CACHE: dict[str, Any] = {"cache": {}}
@@ -41,38 +44,38 @@ def calls(w: World, name: str = "app") -> int:
     return len(w.servers[name].requests)
 
 
-async def lookups(w: World, name: str = "app", cache: str = "default") -> dict[str, int]:
+async def lookups(w: World, name: str, cache: str = "default") -> dict[str, int]:
     found: dict[str, int] = json.loads((await w.sidecar.ask("/cache")).body)[cache]["lookups"][name]
     return found
 
 
-async def test_a_miss_is_stored_and_hit_with_its_age(tmp_path: Path) -> None:
-    async with world(tmp_path, {"app": FRESH}, routes={"app": CACHE}) as w:
-        miss = await w.sidecar.fetch("GET", "/app")
-        hit = await w.sidecar.fetch("GET", "/app")
+async def test_a_miss_is_stored_and_hit_with_its_age(shared: Sidecar) -> None:
+    async with world(shared, {"stored": FRESH}, routes={"stored": CACHE}) as w:
+        miss = await w.sidecar.fetch("GET", "/stored")
+        hit = await w.sidecar.fetch("GET", "/stored")
         assert (miss.status, miss.body) == (200, b"ok")
         assert re.fullmatch("sidecar; fwd=uri-miss; ttl=(60|59); stored", said(miss))
         assert (hit.status, hit.body) == (200, b"ok")
         assert said(hit).startswith("sidecar; hit; ttl=")
         assert int(hit.get("age")) in (0, 1)
-        assert calls(w) == 1
-        assert (await lookups(w))["hit"] == 1
+        assert calls(w, "stored") == 1
+        assert (await lookups(w, "stored"))["hit"] == 1
         assert b'sidecar_cache_size_bytes{cache="default"}' in (await w.sidecar.ask("/metrics")).body
         assert (await w.sidecar.state())["state"]["cache"]["default"]["entries"] == 1
 
 
-async def test_variants_live_side_by_side(tmp_path: Path) -> None:
+async def test_variants_live_side_by_side(shared: Sidecar) -> None:
     upstream = numbered(("Cache-Control", "max-age=60"), ("Vary", "Accept-Language"))
-    async with world(tmp_path, {"app": upstream}, routes={"app": CACHE}) as w:
+    async with world(shared, {"app": upstream}, routes={"app": CACHE}) as w:
         for language, number in (("de", 1), ("en", 2), ("de", 1), ("en", 2)):
             answer = await w.sidecar.fetch("GET", "/app", accept_language=language)
             assert answer.body == f"answer {number} to {language}".encode()
 
 
-async def test_a_stale_answer_is_validated(tmp_path: Path) -> None:
+async def test_a_stale_answer_is_validated(shared: Sidecar) -> None:
     fields = [("Cache-Control", "max-age=0"), ("ETag", '"1"')]
     unchanged = answering(304, b"", [("Cache-Control", "max-age=60"), ("ETag", '"1"')])
-    async with world(tmp_path, {"app": sequence(answering(fields=fields), unchanged)}, routes={"app": CACHE}) as w:
+    async with world(shared, {"app": sequence(answering(fields=fields), unchanged)}, routes={"app": CACHE}) as w:
         await w.sidecar.fetch("GET", "/app")
         validated = await w.sidecar.fetch("GET", "/app")
         assert (validated.status, validated.body) == (200, b"ok")
@@ -84,10 +87,10 @@ async def test_a_stale_answer_is_validated(tmp_path: Path) -> None:
         assert calls(w) == 2
 
 
-async def test_an_open_breaker_serves_stale_at_once(tmp_path: Path) -> None:
+async def test_an_open_breaker_serves_stale_at_once(shared: Sidecar) -> None:
     fields = [("Cache-Control", "max-age=0, stale-if-error=60")]
     routes = {"app": {**CACHE, "circuit_breaker": {"consecutive_failures": 1, "open_for": "60s"}}}
-    async with world(tmp_path, {"app": sequence(answering(fields=fields), answering(500))}, routes=routes) as w:
+    async with world(shared, {"app": sequence(answering(fields=fields), answering(500))}, routes=routes) as w:
         await w.sidecar.fetch("GET", "/app")
         failed = await w.sidecar.fetch("GET", "/app")
         refused = await w.sidecar.fetch("GET", "/app")
@@ -97,10 +100,10 @@ async def test_an_open_breaker_serves_stale_at_once(tmp_path: Path) -> None:
         assert calls(w) == 2, "and the upstream is left alone"
 
 
-async def test_beyond_that_the_fallback_has_what_is_left(tmp_path: Path) -> None:
+async def test_beyond_that_the_fallback_has_what_is_left(shared: Sidecar) -> None:
     fields = [("Cache-Control", "max-age=0"), ("ETag", '"1"')]
     routes = {"app": {**CACHE, "fallback": ["stale", {"response": {"status": 503, "body": "sorry"}}]}}
-    async with world(tmp_path, {"app": sequence(answering(fields=fields), answering(500))}, routes=routes) as w:
+    async with world(shared, {"app": sequence(answering(fields=fields), answering(500))}, routes=routes) as w:
         await w.sidecar.fetch("GET", "/app")
         stale = await w.sidecar.fetch("GET", "/app")
         assert (stale.status, stale.body, stale.get("x-sidecar-fallback")) == (200, b"ok", "stale")
@@ -109,32 +112,32 @@ async def test_beyond_that_the_fallback_has_what_is_left(tmp_path: Path) -> None
         assert (unknown.status, unknown.body, unknown.get("x-sidecar-fallback")) == (503, b"sorry", "response")
 
 
-async def test_stale_is_served_while_a_new_one_is_fetched(tmp_path: Path) -> None:
+async def test_stale_is_served_while_a_new_one_is_fetched(shared: Sidecar) -> None:
     old, new = (
         answering(body=body, fields=[("Cache-Control", control)])
         for body, control in ((b"old", "max-age=0, stale-while-revalidate=60"), (b"new", "max-age=60"))
     )
-    async with world(tmp_path, {"app": sequence(old, after(0.2, new))}, routes={"app": CACHE}) as w:
+    async with world(shared, {"app": sequence(old, after(0.2, new))}, routes={"app": CACHE}) as w:
         await w.sidecar.fetch("GET", "/app")
         assert {(await w.sidecar.fetch("GET", "/app")).body for _ in range(3)} == {b"old"}
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             while (await w.sidecar.fetch("GET", "/app")).body != b"new":
                 await asyncio.sleep(0.02)
         assert calls(w) == 2
 
 
 @pytest.mark.parametrize("query", ["url=http://test/app/1", "prefix=http://test/app", "tag=one", "everything=true"])
-async def test_purging(tmp_path: Path, query: str) -> None:
+async def test_purging(shared: Sidecar, query: str) -> None:
     upstream = answering(fields=[("Cache-Control", "max-age=60"), ("Cache-Tag", "one, two")])
-    async with world(tmp_path, {"app": upstream}, routes={"app": CACHE}) as w:
+    async with world(shared, {"app": upstream}, routes={"app": CACHE}) as w:
         await w.sidecar.fetch("GET", "/app/1")
         answer = await w.sidecar.ask(f"/cache/purge?{query}&cache=default", "POST")
         assert json.loads(answer.body) == {"purged": {"default": 1}}
         assert said(await w.sidecar.fetch("GET", "/app/1")).startswith("sidecar; fwd=uri-miss")
 
 
-async def test_a_write_invalidates_what_any_route_has_cached(tmp_path: Path) -> None:
-    async with world(tmp_path, {"app": numbered(("Cache-Control", "max-age=60"))}, routes={"app": CACHE}) as w:
+async def test_a_write_invalidates_what_any_route_has_cached(shared: Sidecar) -> None:
+    async with world(shared, {"app": numbered(("Cache-Control", "max-age=60"))}, routes={"app": CACHE}) as w:
         policy = json.loads(w.sidecar.path.read_text())
         write = {"name": "write", "match": {"methods": ["PUT"], "path_prefix": "/app"}, "upstream": "app"}
         policy["routes"].append(write)
@@ -147,8 +150,8 @@ async def test_a_write_invalidates_what_any_route_has_cached(tmp_path: Path) -> 
             assert (await w.sidecar.fetch("GET", "/app")).body != before.body
 
 
-async def test_entries_outlive_a_reload(tmp_path: Path) -> None:
-    async with world(tmp_path, {"app": FRESH}, routes={"app": CACHE}) as w:
+async def test_entries_outlive_a_reload(shared: Sidecar) -> None:
+    async with world(shared, {"app": FRESH}, routes={"app": CACHE}) as w:
         await w.sidecar.fetch("GET", "/app")
         policy = json.loads(w.sidecar.path.read_text())
         policy["caches"] = {"default": {"memory": {"max_size": "1MiB"}}}
@@ -158,19 +161,19 @@ async def test_entries_outlive_a_reload(tmp_path: Path) -> None:
         assert json.loads((await w.sidecar.ask("/cache")).body)["default"]["max_bytes"] == 2**20
 
 
-async def test_a_thousand_requests_for_one_expired_answer_are_one_call(tmp_path: Path) -> None:
+async def test_a_thousand_requests_for_one_expired_answer_are_one_call(shared: Sidecar) -> None:
     expired = answering(body=b"old", fields=[("Cache-Control", "max-age=0"), ("ETag", '"1"')])
     renewed = after(1.0, answering(body=b"new", fields=[("Cache-Control", "max-age=60"), ("ETag", '"2"')]))
-    async with world(tmp_path, {"app": sequence(expired, renewed)}, routes={"app": CACHE}) as w:
-        await w.sidecar.fetch("GET", "/app")
-        answers = await asyncio.gather(*(w.sidecar.fetch("GET", "/app") for _ in range(1000)))
+    async with world(shared, {"herd": sequence(expired, renewed)}, routes={"herd": CACHE}) as w:
+        await w.sidecar.fetch("GET", "/herd")
+        answers = await asyncio.gather(*(w.sidecar.fetch("GET", "/herd") for _ in range(1000)))
         assert {answer.body for answer in answers} == {b"new"}
-        assert calls(w) == 2
-        kinds = await lookups(w)
+        assert calls(w, "herd") == 2
+        kinds = await lookups(w, "herd")
         assert kinds["coalesced"] + kinds["hit"] == 999
 
 
-async def test_the_first_caller_leaves_and_the_fill_goes_on(tmp_path: Path) -> None:
+async def test_a_fetch_outlives_the_client_that_started_it(shared: Sidecar) -> None:
     may_answer = asyncio.Event()
 
     async def slow(connection: Connection, request: Message) -> None:
@@ -179,33 +182,33 @@ async def test_the_first_caller_leaves_and_the_fill_goes_on(tmp_path: Path) -> N
 
     async def filling(w: World, waiters: int) -> None:
         line = b'sidecar_cache_waiters{cache="default"} %d\n' % waiters
-        while not calls(w) or line not in (await w.sidecar.ask("/metrics")).body:
+        while not calls(w, "left") or line not in (await w.sidecar.ask("/metrics")).body:
             await asyncio.sleep(0.01)
 
-    async with world(tmp_path, {"app": slow}, routes={"app": CACHE}) as w:
+    async with world(shared, {"left": slow}, routes={"left": CACHE}) as w:
         async with w.sidecar.client() as first:
-            await first.send(b"GET /app HTTP/1.1\r\nHost: test\r\n\r\n")
-            await asyncio.wait_for(filling(w, 0), 5)
-            others = [asyncio.ensure_future(w.sidecar.fetch("GET", "/app")) for _ in range(3)]
-            await asyncio.wait_for(filling(w, 3), 5)
-        assert not await w.servers["app"].forsaken(0.3)
+            await first.send(b"GET /left HTTP/1.1\r\nHost: test\r\n\r\n")
+            await asyncio.wait_for(filling(w, 0), PATIENCE)
+            others = [asyncio.ensure_future(w.sidecar.fetch("GET", "/left")) for _ in range(3)]
+            await asyncio.wait_for(filling(w, 3), PATIENCE)
+        assert not await w.servers["left"].forsaken(0.3)
         may_answer.set()
         assert [(await other).body for other in others] == [b"ok"] * 3
-        assert calls(w) == 1
-        assert (await lookups(w))["coalesced"] == 3
+        assert calls(w, "left") == 1
+        assert (await lookups(w, "left"))["coalesced"] == 3
 
 
-async def test_a_head_is_answered_from_what_is_stored(tmp_path: Path) -> None:
-    async with world(tmp_path, {"app": FRESH}, routes={"app": CACHE}) as w:
+async def test_a_head_is_answered_from_what_is_stored(shared: Sidecar) -> None:
+    async with world(shared, {"app": FRESH}, routes={"app": CACHE}) as w:
         await w.sidecar.fetch("GET", "/app")
         head = await w.sidecar.fetch("HEAD", "/app")
         assert (head.status, head.get("content-length"), head.body) == (200, "2", b"")
         assert calls(w) == 1
 
 
-async def test_a_range_is_answered_from_what_is_stored(tmp_path: Path) -> None:
+async def test_a_range_is_answered_from_what_is_stored(shared: Sidecar) -> None:
     upstream = answering(body=b"0123456789", fields=[("Cache-Control", "max-age=60"), ("ETag", '"1"')])
-    async with world(tmp_path, {"app": upstream}, routes={"app": CACHE}) as w:
+    async with world(shared, {"app": upstream}, routes={"app": CACHE}) as w:
         await w.sidecar.fetch("GET", "/app")
         part = await w.sidecar.fetch("GET", "/app", range="bytes=2-4")
         assert (part.status, part.body, part.get("content-range")) == (206, b"234", "bytes 2-4/10")
@@ -214,15 +217,15 @@ async def test_a_range_is_answered_from_what_is_stored(tmp_path: Path) -> None:
         assert calls(w) == 1
 
 
-async def test_observing_answers_nothing_and_counts(tmp_path: Path) -> None:
-    async with world(tmp_path, {"app": FRESH}, routes={"app": {"cache": {"mode": "observe"}}}) as w:
+async def test_observing_answers_nothing_and_counts(shared: Sidecar) -> None:
+    async with world(shared, {"observed": FRESH}, routes={"observed": {"cache": {"mode": "observe"}}}) as w:
         for _ in range(3):
-            assert not (await w.sidecar.fetch("GET", "/app")).get("cache-status")
-        assert calls(w) == 3
-        assert await lookups(w) == {"hit": 2, "stale": 0, "miss": 1}
+            assert not (await w.sidecar.fetch("GET", "/observed")).get("cache-status")
+        assert calls(w, "observed") == 3
+        assert await lookups(w, "observed") == {"hit": 2, "stale": 0, "miss": 1}
 
 
-async def test_a_route_without_a_cache_is_not_touched(tmp_path: Path) -> None:
-    async with world(tmp_path, {"app": FRESH, "plain": echoing}, routes={"app": CACHE}) as w:
+async def test_a_route_without_a_cache_is_not_touched(shared: Sidecar) -> None:
+    async with world(shared, {"app": FRESH, "plain": echoing}, routes={"app": CACHE}) as w:
         assert not (await w.sidecar.fetch("GET", "/plain")).get("cache-status")
         assert (await w.sidecar.fetch("POST", "/plain", b"x")).body == b"x"

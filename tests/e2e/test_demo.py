@@ -1,20 +1,26 @@
-"""`make demo`: the trial passes, a port that is taken is named, and nothing stays behind."""
+"""`sidecar demo`: the trial passes, a port that is taken is named, and no process stays behind."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import random
+import shutil
 import signal
 import socket
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
+from sidecar.demo.shop import CALLS
 from sidecar.demo.trial import Ports
 from sidecar.process.children import is_free
+from tests.support.process import heeds_ctrl_c
 
+PATIENCE = 120.0
+"""Seconds after which a test fails rather than hangs."""
 ROOT = Path(__file__).parents[2]
 
 
@@ -26,16 +32,31 @@ def free_ports() -> dict[str, str]:
             return {"DEMO_PORT": str(start), "DEMO_ADMIN_PORT": str(start + 1), "DEMO_SERVICE_PORT": str(start + 2)}
 
 
-async def demo(env: dict[str, str]) -> asyncio.subprocess.Process:
+async def demo(env: dict[str, str], place: Path = ROOT) -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "sidecar.demo.trial",
-        cwd=ROOT, env={**os.environ, "PYTHONUNBUFFERED": "1", **env},
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+        sys.executable, "-m", "sidecar", "demo",
+        cwd=place, env={**os.environ, "PYTHONUNBUFFERED": "1", **env},
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT, preexec_fn=heeds_ctrl_c,
     )  # fmt: skip
 
 
 async def test_every_policy_does_as_it_says() -> None:
     process = await demo({**free_ports(), "DEMO_ONCE": "1"})
+    output, _ = await asyncio.wait_for(process.communicate(), PATIENCE)
+    assert process.returncode == 0, output.decode()
+    assert "EXPECTED" not in output.decode()
+
+
+async def test_it_runs_from_an_installed_package(tmp_path: Path) -> None:
+    """What a wheel has, and nothing of the checkout around it."""
+    wheel = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
+    shutil.copytree(ROOT / "sidecar", tmp_path / "sidecar", ignore=shutil.ignore_patterns("__pycache__"))
+    for source, target in wheel["force-include"].items():
+        path = tmp_path / target
+        path.parent.mkdir(exist_ok=True)
+        (shutil.copytree if (ROOT / source).is_dir() else shutil.copy)(ROOT / source, path)
+    assert {path.stem for path in (tmp_path / "sidecar/demo/policies/shop").glob("*.yaml")} >= set(CALLS)
+    process = await demo({**free_ports(), "DEMO_ONCE": "1", "PYTHONPATH": str(tmp_path)}, tmp_path)
     output, _ = await asyncio.wait_for(process.communicate(), 60)
     assert process.returncode == 0, output.decode()
     assert "EXPECTED" not in output.decode()
@@ -47,10 +68,10 @@ async def test_a_taken_port_is_named_with_a_way_out() -> None:
         taken.bind(("127.0.0.1", int(env["DEMO_PORT"])))
         taken.listen()
         process = await demo(env)
-        output, _ = await asyncio.wait_for(process.communicate(), 30)
+        output, _ = await asyncio.wait_for(process.communicate(), PATIENCE)
     assert process.returncode == 1
     assert f"port {env['DEMO_PORT']} is in use" in output.decode()
-    assert "make demo DEMO_PORT=" in output.decode()
+    assert f"DEMO_PORT={int(env['DEMO_PORT']) + 1000} sidecar demo" in output.decode()
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
@@ -61,14 +82,14 @@ async def test_nothing_stays_behind(how: signal.Signals) -> None:
     assert process.stdout is not None
     said = b""
     while b"Ctrl-C" not in said:
-        line = await asyncio.wait_for(process.stdout.readline(), 60)
+        line = await asyncio.wait_for(process.stdout.readline(), PATIENCE)
         said += line
         assert line, f"it ended:\n{said.decode()}"
     process.send_signal(how)
-    assert await asyncio.wait_for(process.wait(), 30) == (-how if how == signal.SIGKILL else 0)
+    assert await asyncio.wait_for(process.wait(), PATIENCE) == (-how if how == signal.SIGKILL else 0)
     await process.stdout.read()
     ports = [port for _, port in Ports.of(lambda name, default: env.get(name, default)).all()]
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         for port in ports:
             while await is_listened_on(port):
                 await asyncio.sleep(0.05)

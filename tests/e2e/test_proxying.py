@@ -8,19 +8,10 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
+from chaos.parts.client import Client
+from chaos.parts.http import Message, request, response
+from chaos.parts.servers import Connection, answering, close_delimited, dribbling, echoing, interim, saying
 from tests.e2e.world import World, world
-from tests.support.client import Client, request
-from tests.support.servers import (
-    Connection,
-    answering,
-    close_delimited,
-    dribbling,
-    echoing,
-    interim,
-    response,
-    saying,
-)
-from tests.support.wire import Message
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

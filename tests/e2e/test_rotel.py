@@ -7,10 +7,10 @@ from typing import Any, Literal
 
 import pytest
 
+from chaos.parts.servers import Server, answering
 from sidecar.demo.shop.collector import missing
 from tests.support.process import Sidecar, policies, route
 from tests.support.rotel import Rotel
-from tests.support.servers import Server, answering
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 PARENT = "b7ad6b7169203331"

@@ -6,8 +6,9 @@ import asyncio
 
 import pytest
 
-from tests.support.client import Client, fetch, request
-from tests.support.servers import (
+from chaos.parts.client import Client, fetch
+from chaos.parts.http import request
+from chaos.parts.servers import (
     Behaviour,
     Server,
     answering,

@@ -1,4 +1,4 @@
-"""`make shop`: one order goes through five sidecars, and nothing stays behind."""
+"""`sidecar demo shop`: one order goes through five sidecars."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ def free_range(count: int) -> int:
 
 async def test_an_order_goes_through_all_of_them() -> None:
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "sidecar.demo.shop",
+        sys.executable, "-m", "sidecar", "demo", "shop",
         cwd=ROOT, env={**os.environ, "SHOP_ONCE": "1", "SHOP_PORT": str(free_range(23))},
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
     )  # fmt: skip
-    output, _ = await asyncio.wait_for(process.communicate(), 60)
+    output, _ = await asyncio.wait_for(process.communicate(), 120)
     assert process.returncode == 0, output.decode()
     text = output.decode()
     assert "through five sidecars: 200" in text

@@ -6,7 +6,7 @@ import pytest
 
 from bench.soak import soak
 
-SECONDS = 15.0
+SECONDS = 6.0
 
 
 @pytest.mark.soak

@@ -9,10 +9,10 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
+from chaos.parts.client import Client
+from chaos.parts.http import Message, read_head, response
+from chaos.parts.servers import Behaviour, Connection, Server
 from tests.e2e.world import World, world
-from tests.support.client import Client
-from tests.support.servers import Behaviour, Connection, Server, response
-from tests.support.wire import Message, read_head
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -97,7 +97,7 @@ async def test_a_large_download_arrives_whole_in_little_memory(w: World, pause: 
         assert head.get("content-length") == str(SIZE)
         digest = hashlib.sha256()
         while received < SIZE:
-            data = await asyncio.wait_for(client.reader.read(MIB), 10)
+            data = await asyncio.wait_for(client.reader.read(MIB), 60)
             assert data, f"it ended after {received} bytes"
             digest.update(data)
             received += len(data)
@@ -134,10 +134,10 @@ async def test_events_arrive_one_by_one_without_delay(w: World) -> None:
         await client.send(b"GET /events HTTP/1.1\r\nHost: test\r\n\r\n")
         for number in range(3):
             EVENTS.queue.put_nowait(b"%d" % number)
-            seen = await asyncio.wait_for(client.reader.readuntil(b"data: %d\n\n" % number), 2)
+            seen = await asyncio.wait_for(client.reader.readuntil(b"data: %d\n\n" % number), 60)
         assert seen
         EVENTS.queue.put_nowait(None)
-        await asyncio.wait_for(client.reader.readuntil(b"0\r\n\r\n"), 2)
+        await asyncio.wait_for(client.reader.readuntil(b"0\r\n\r\n"), 60)
 
 
 async def test_request_and_response_flow_at_the_same_time(w: World) -> None:
@@ -145,9 +145,9 @@ async def test_request_and_response_flow_at_the_same_time(w: World) -> None:
         await client.send(b"POST /interactive HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n")
         for word in (b"one", b"two", b"three"):
             await client.send(b"%x\r\n%b\r\n" % (len(word), word))
-            await asyncio.wait_for(client.reader.readuntil(word.upper()), 2)
+            await asyncio.wait_for(client.reader.readuntil(word.upper()), 60)
         await client.send(b"0\r\n\r\n")
-        await asyncio.wait_for(client.reader.readuntil(b"0\r\n\r\n"), 2)
+        await asyncio.wait_for(client.reader.readuntil(b"0\r\n\r\n"), 60)
 
 
 async def test_a_client_that_leaves_stops_the_upstream(w: World) -> None:

@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
+import pytest_asyncio
 
+from chaos.parts.servers import Server, after, answering, sequence
 from tests.support.otlp import Collector, Span
 from tests.support.process import Sidecar, policies, route
-from tests.support.servers import Server, after, answering, sequence
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 PARENT = "b7ad6b7169203331"
@@ -45,6 +48,28 @@ async def two_in_a_row(
         first = {**sections(f"http://{b.inbound}", collector, **blocks), "service": "first"}
         async with Sidecar(first, directory / "a", FAST) as a:
             yield a, b
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def kept() -> AsyncIterator[Collector]:
+    """A collector for `traced`."""
+    async with Collector() as collector:
+        yield collector
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def traced(kept: Collector, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Sidecar]:
+    """A process that tells a collector of all, for tests that share it."""
+    policy = policies(telemetry=telemetry(kept))
+    async with Sidecar(policy, tmp_path_factory.mktemp("traced"), FAST) as running:
+        yield running
+
+
+@pytest.fixture
+def collector(kept: Collector) -> Collector:
+    """The same, with nothing in it."""
+    kept.spans.clear()
+    return kept
 
 
 def only(spans: list[Span], **wanted: Any) -> Span:
@@ -108,11 +133,13 @@ async def test_a_trace_through_two_sidecars_and_a_retry(tmp_path: Path, protocol
                 assert child.end <= parent.end or child.service != parent.service
 
 
-async def test_an_unsampled_trace_is_passed_on_and_kept_only_where_it_fails(tmp_path: Path) -> None:
-    keep = {"sampling": {"ratio": "0%", "keep": {"slower_than": "200ms"}}}
-    behaviour = sequence(answering(), answering(500), after(0.25, answering()))
-    async with Collector() as collector, Server(behaviour) as server:
-        async with Sidecar(sections(server.url, collector, keep), tmp_path, FAST) as sidecar:
+async def test_an_unsampled_trace_is_passed_on_and_kept_only_where_it_fails(
+    traced: Sidecar, collector: Collector
+) -> None:
+    keep = {"sampling": {"ratio": "0%", "keep": {"slower_than": "1s"}}}
+    behaviour = sequence(answering(), answering(500), after(1.1, answering()))
+    async with Server(behaviour) as server:
+        async with traced.under(sections(server.url, collector, keep)) as sidecar:
             for _ in range(3):
                 await sidecar.fetch("GET", "/orders/1")
             await collector.until(lambda: len(collector.spans) == 4)
@@ -194,11 +221,11 @@ async def test_json_over_http(tmp_path: Path, compression: str) -> None:
         assert (point.count, point.exemplars[0].trace_id.hex()) == (1, TRACE)
 
 
-async def test_a_hedge_links_to_the_try_that_it_ran_beside(tmp_path: Path) -> None:
+async def test_a_hedge_links_to_the_try_that_it_ran_beside(traced: Sidecar, collector: Collector) -> None:
     behaviour = sequence(after(2.0, answering()), answering())
-    async with Collector() as collector, Server(behaviour) as server:
+    async with Server(behaviour) as server:
         policy = sections(server.url, collector, hedge={"after": "50ms"})
-        async with Sidecar(policy, tmp_path, FAST) as sidecar:
+        async with traced.under(policy) as sidecar:
             await sidecar.fetch("GET", "/orders/1")
             await collector.until(lambda: len(collector.spans) == 3)
         entry = only(collector.spans, kind="server")
@@ -208,10 +235,10 @@ async def test_a_hedge_links_to_the_try_that_it_ran_beside(tmp_path: Path) -> No
         assert hedge.links == [(entry.trace_id, first.span_id, {"sidecar.link": "hedged"})]
 
 
-async def test_breakers_queues_and_refusals_are_events(tmp_path: Path) -> None:
-    async with Collector() as collector, Server(answering(500)) as server:
+async def test_breakers_queues_and_refusals_are_events(traced: Sidecar, collector: Collector) -> None:
+    async with Server(answering(500)) as server:
         policy = sections(server.url, collector, circuit_breaker={"consecutive_failures": 1, "open_for": "60s"})
-        async with Sidecar(policy, tmp_path, FAST) as sidecar:
+        async with traced.under(policy) as sidecar:
             await sidecar.fetch("GET", "/orders/1")
             assert (await sidecar.fetch("GET", "/orders/2")).status == 503
             await collector.until(lambda: len(collector.spans) == 3)

@@ -5,15 +5,19 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
-from pathlib import Path
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import pytest
 
+from chaos.parts.client import PATIENCE, Client
+from chaos.parts.http import Message
+from chaos.parts.servers import Connection
+from tests.e2e.crowd import until
 from tests.e2e.world import World, world
-from tests.support.client import Client
-from tests.support.servers import Connection
-from tests.support.wire import Message
+from tests.support.process import Sidecar
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 TRANSFORM = {
     "request": {
@@ -53,16 +57,16 @@ async def answer(connection: Connection, request: Message) -> None:
     await connection.send(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n%b\r\n" % (len(body), fields) + body)
 
 
-async def served(tmp_path: Path, transform: Any = TRANSFORM) -> Any:
-    return world(tmp_path, {"app": answer}, routes={"app": {"transform": transform}})
+def served(shared: Sidecar, transform: Any = TRANSFORM) -> AbstractAsyncContextManager[World]:
+    return world(shared, {"app": answer}, routes={"app": {"transform": transform}})
 
 
 def seen(w: World) -> Message:
     return w.servers["app"].requests[-1]
 
 
-async def test_both_ways(tmp_path: Path) -> None:
-    async with await served(tmp_path) as w:
+async def test_both_ways(shared: Sidecar) -> None:
+    async with served(shared) as w:
         sent = b'{"id": 12345678901234567890123, "qty": 1.0, "password": "x"}'
         fields = {"content_type": "application/json", "cookie": "a=b", "x_who": "ada"}
         got = await w.sidecar.fetch("POST", "/app/orders?id=7&debug=1", sent, **fields)
@@ -78,8 +82,8 @@ async def test_both_ways(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("form", ["gzip", "chunked", "gzip-chunked"])
-async def test_bodies_in_every_form(tmp_path: Path, form: str) -> None:
-    async with await served(tmp_path) as w:
+async def test_bodies_in_every_form(shared: Sidecar, form: str) -> None:
+    async with served(shared) as w:
         got = await w.sidecar.fetch("GET", f"/app/{form}", accept_encoding="zstd, gzip")
         assert seen(w).get("accept-encoding") == "gzip"
         body = gzip.decompress(got.body) if "gzip" in form else got.body
@@ -87,8 +91,8 @@ async def test_bodies_in_every_form(tmp_path: Path, form: str) -> None:
         assert got.get("content-length") == str(len(got.body))
 
 
-async def test_a_request_body_that_dribbles_in_chunks(tmp_path: Path) -> None:
-    async with await served(tmp_path) as w, w.sidecar.client() as client:
+async def test_a_request_body_that_dribbles_in_chunks(shared: Sidecar) -> None:
+    async with served(shared) as w, w.sidecar.client() as client:
         head = (
             b"POST /app/x HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n"
         )
@@ -102,18 +106,18 @@ async def test_a_request_body_that_dribbles_in_chunks(tmp_path: Path) -> None:
         assert (await client.request("GET", "/app/y")).status == 200, "the connection goes on"
 
 
-async def test_a_client_that_waits_to_be_asked_is_asked(tmp_path: Path) -> None:
-    async with await served(tmp_path) as w, w.sidecar.client() as client:
+async def test_a_client_that_waits_to_be_asked_is_asked(shared: Sidecar) -> None:
+    async with served(shared) as w, w.sidecar.client() as client:
         fields = b"content-type: application/json\r\nexpect: 100-continue\r\ncontent-length: 9\r\n"
         await client.send(b"POST /app/x HTTP/1.1\r\nhost: a\r\n%b\r\n" % fields)
-        assert (await asyncio.wait_for(client.reader.readuntil(b"\r\n\r\n"), 5)).startswith(b"HTTP/1.1 100")
+        assert (await asyncio.wait_for(client.reader.readuntil(b"\r\n\r\n"), PATIENCE)).startswith(b"HTTP/1.1 100")
         await client.send(b'{"qty":3}')
         assert (await client.response()).status == 200
         assert seen(w).body == b'{"quantity":3}'
 
 
-async def test_what_is_too_long_is_refused_or_streams_on(tmp_path: Path) -> None:
-    async with await served(tmp_path) as w:
+async def test_what_is_too_long_is_refused_or_streams_on(shared: Sidecar) -> None:
+    async with served(shared) as w:
         long = json.dumps({"a": "x" * 100_000}).encode()
         refused = await w.sidecar.fetch("POST", "/app/x", long, content_type="application/json")
         assert (refused.status, w.servers["app"].requests) == (413, [])
@@ -121,8 +125,7 @@ async def test_what_is_too_long_is_refused_or_streams_on(tmp_path: Path) -> None
         failed = await w.sidecar.fetch("GET", "/app/long")
         assert (failed.status, failed.get("x-sidecar-reason")) == (502, "transform_failed")
     lenient = {way: {**TRANSFORM[way], "on_error": "pass"} for way in ("request", "response")}
-    (tmp_path / "lenient").mkdir()
-    async with await served(tmp_path / "lenient", lenient) as w:
+    async with served(shared, lenient) as w:
         got = await w.sidecar.fetch("POST", "/app/long", long, content_type="application/json")
         assert seen(w).body == long
         assert json.loads(got.body) == {"data": "x" * 200_000}
@@ -133,8 +136,8 @@ async def test_what_is_too_long_is_refused_or_streams_on(tmp_path: Path) -> None
     "target",
     ["/app/..%2fadmin", "/app/%2e%2e/%2e%2e/admin", "/app/%252e%252e%252fadmin", "/app/..;/admin", "/app/x%00"],
 )
-async def test_no_path_climbs_out(tmp_path: Path, target: str) -> None:
-    async with await served(tmp_path) as w:
+async def test_no_path_climbs_out(shared: Sidecar, target: str) -> None:
+    async with served(shared) as w:
         got = await w.sidecar.fetch("GET", target)
         asked = [request.target for request in w.servers["app"].requests]
         assert got.status in (400, 404) or all(each.startswith("/internal/") for each in asked)
@@ -142,16 +145,16 @@ async def test_no_path_climbs_out(tmp_path: Path, target: str) -> None:
 
 
 @pytest.mark.parametrize("value", ["7%0d%0ax-admin:%20true", "7%0Ax-admin:true", "7%0d%0a%0d%0aGET%20/%20HTTP/1.1"])
-async def test_no_value_becomes_a_field_or_a_request(tmp_path: Path, value: str) -> None:
-    async with await served(tmp_path) as w:
+async def test_no_value_becomes_a_field_or_a_request(shared: Sidecar, value: str) -> None:
+    async with served(shared) as w:
         assert (await w.sidecar.fetch("GET", f"/app/x?id={value}")).status == 200
         assert len(w.servers["app"].requests) == 1
         assert seen(w).get("x-admin") == ""
         assert seen(w).get("x-id").startswith("7")
 
 
-async def test_a_bomb_and_a_deep_document_cost_one_answer(tmp_path: Path) -> None:
-    async with await served(tmp_path) as w:
+async def test_a_bomb_and_a_deep_document_cost_one_answer(shared: Sidecar) -> None:
+    async with served(shared) as w:
         bomb = gzip.compress(b'{"a":"' + b"0" * 20_000_000 + b'"}')
         fields = {"content_type": "application/json", "content_encoding": "gzip"}
         assert (await w.sidecar.fetch("POST", "/app/x", bomb, **fields)).status == 413
@@ -161,14 +164,13 @@ async def test_a_bomb_and_a_deep_document_cost_one_answer(tmp_path: Path) -> Non
         assert (await w.sidecar.fetch("GET", "/app/x")).status == 200
 
 
-async def test_nothing_touched_nothing_read(tmp_path: Path) -> None:
+async def test_nothing_touched_nothing_read(shared: Sidecar) -> None:
     """A body of another kind is on its way upstream before its end has come."""
-    async with await served(tmp_path) as w, w.sidecar.client() as client:
+    async with served(shared) as w, w.sidecar.client() as client:
         assert isinstance(client, Client)
         head = b"POST /app/x HTTP/1.1\r\nhost: a\r\ncontent-type: text/plain\r\ncontent-length: 10\r\n\r\n01234"
         await client.send(head)
-        await asyncio.sleep(0.05)
-        assert len(w.servers["app"].connections) == 1
+        await until(lambda: len(w.servers["app"].connections) == 1)
         await client.send(b"56789")
         assert (await client.response()).status == 200
         assert seen(w).body == b"0123456789"

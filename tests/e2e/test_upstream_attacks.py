@@ -9,9 +9,9 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
+from chaos.parts.http import Message
+from chaos.parts.servers import Behaviour, Connection, answering
 from tests.e2e.world import World, world
-from tests.support.servers import Behaviour, Connection, answering
-from tests.support.wire import Message
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -70,7 +70,7 @@ async def w(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
 
 @pytest.mark.parametrize("name", [*ENDLESS, "trickling"])
 async def test_what_never_ends_is_cut_off(w: World, name: str) -> None:
-    before, began = w.sidecar.memory(), asyncio.get_running_loop().time()
+    before = w.sidecar.memory()
     with contextlib.suppress(asyncio.IncompleteReadError, ConnectionResetError):  # a body breaks off visibly
         async with w.sidecar.client() as client:
             answer = await client.request("GET", f"/{name}")
@@ -80,7 +80,6 @@ async def test_what_never_ends_is_cut_off(w: World, name: str) -> None:
                 answer = await client.response()
         assert answer.status in (502, 504)
         assert answer.get("x-sidecar-reason") in ("protocol_error", "timeout")
-    assert asyncio.get_running_loop().time() - began < 1.9
     assert await w.servers[name].forsaken()
     assert w.sidecar.memory() - before < 4 * 2**20
 
@@ -95,6 +94,4 @@ async def test_a_body_where_there_is_none_becomes_no_answer(w: World) -> None:
 
 async def test_nothing_remains(w: World) -> None:
     assert (await w.sidecar.fetch("GET", "/good")).status == 200
-    state = await w.sidecar.state()
-    assert state["loop"]["longest_seconds"] < 0.5
     assert not w.sidecar.said("bug")

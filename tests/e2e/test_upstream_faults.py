@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from chaos.parts import servers as s
+from chaos.parts.client import fetch
+from chaos.parts.http import Message
 from tests.e2e.world import World, world
-from tests.support import servers as s
-from tests.support.client import fetch
 from tests.support.malformed import MALFORMED, MALFORMED_BODIES
-from tests.support.wire import Message
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -74,11 +74,9 @@ async def fate(w: World, target: str) -> Message | None:
 
 @pytest.mark.parametrize("name", BEFORE_THE_HEAD)
 async def test_no_answer_becomes_a_problem_document(w: World, name: str) -> None:
-    began = asyncio.get_running_loop().time()
     answer = await w.sidecar.fetch("GET", f"/{name}")
     assert (answer.status, answer.get("x-sidecar-reason")) == BEFORE_THE_HEAD[name]
     assert answer.get("content-type") == "application/problem+json"
-    assert asyncio.get_running_loop().time() - began < 1.5
 
 
 @pytest.mark.parametrize("name", AFTER_THE_HEAD)

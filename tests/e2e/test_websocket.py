@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from chaos.parts import websocket as ws
+from chaos.parts.http import Message
+from chaos.parts.servers import Connection, answering
+from chaos.parts.websocket import Frame
 from tests.e2e.world import World, world
-from tests.support import websocket as ws
-from tests.support.servers import Connection, answering
-from tests.support.websocket import Frame
-from tests.support.wire import Message
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -41,7 +41,7 @@ async def test_messages_go_both_ways_unchanged(w: World) -> None:
             Frame(0, b"two"),
         ]
         await client.send(b"".join(frame._replace(masked=True).encode() for frame in frames))
-        assert [await asyncio.wait_for(ws.read_frame(client.reader), 5) for _ in frames] == frames
+        assert [await asyncio.wait_for(ws.read_frame(client.reader), 60) for _ in frames] == frames
         await client.send(Frame(ws.PING, b"?", masked=True).encode())
         assert await ws.read_frame(client.reader) == Frame(ws.PONG, b"?")
         await client.send(Frame(ws.CLOSE, b"\x0f\xa1bye", masked=True).encode())
@@ -55,14 +55,14 @@ async def test_it_outlives_the_timeout_of_the_handshake(w: World) -> None:
         assert (await client.response()).status == 101
         await asyncio.sleep(0.8)
         await client.send(Frame(ws.TEXT, b"still there", masked=True).encode())
-        assert (await asyncio.wait_for(ws.read_frame(client.reader), 5)).payload == b"still there"
+        assert (await asyncio.wait_for(ws.read_frame(client.reader), 60)).payload == b"still there"
 
 
 async def test_what_comes_with_the_handshake_is_not_lost(w: World) -> None:
     async with w.sidecar.client() as client:
         await client.send(ws.handshake("/ws") + Frame(ws.TEXT, b"early", masked=True).encode())
         assert (await client.response()).status == 101
-        assert (await asyncio.wait_for(ws.read_frame(client.reader), 5)).payload == b"early"
+        assert (await asyncio.wait_for(ws.read_frame(client.reader), 60)).payload == b"early"
 
 
 async def test_a_client_that_leaves_takes_the_upstream_connection_along(w: World) -> None:
@@ -95,9 +95,9 @@ async def test_drain_says_goodbye_on_both_sides(tmp_path: Path) -> None:
         await client.send(ws.handshake("/ws"))
         assert (await client.response()).status == 101
         own.sidecar.signal(signal.SIGTERM)
-        frame = await asyncio.wait_for(ws.read_frame(client.reader), 5)
+        frame = await asyncio.wait_for(ws.read_frame(client.reader), 60)
         assert frame == Frame(ws.CLOSE, b"\x03\xe9")
         await client.send(Frame(ws.CLOSE, b"\x03\xe9", masked=True).encode())
         assert await client.is_closed()
-        assert await asyncio.wait_for(own.sidecar.wait(), 5) == 0
+        assert await asyncio.wait_for(own.sidecar.wait(), 60) == 0
     assert heard == [Frame(ws.CLOSE, b"\x03\xe9", masked=True)]

@@ -1,4 +1,6 @@
-"""One sidecar for a whole test module, in front of one server for each behaviour, each under a route of its name."""
+"""A sidecar in front of one server for each behaviour, each under a route of its name.
+
+The process is one of its own, or one that the tests of a module share and that takes the policies of each in turn."""
 
 from __future__ import annotations
 
@@ -7,8 +9,8 @@ from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from chaos.parts.servers import Behaviour, Server
 from tests.support.process import Sidecar, policies, route
-from tests.support.servers import Behaviour, Server
 
 
 class World:
@@ -21,7 +23,7 @@ class World:
 
 @contextlib.asynccontextmanager
 async def world(
-    directory: Path,
+    place: Path | Sidecar,
     servers: Mapping[str, Behaviour | Server],
     *,
     routes: Mapping[str, Mapping[str, Any]] | None = None,
@@ -29,6 +31,8 @@ async def world(
     **sections: Any,
 ) -> AsyncIterator[World]:
     """Start them all.  `routes` and `upstreams` add to what is made for each server; `sections` add to the file.
+
+    `place` is where a sidecar of its own is started, or a running one: it takes the policies, and in the end has none.
 
     A name that only `upstreams` has is an upstream without a server of ours.
     """
@@ -41,4 +45,5 @@ async def world(
         for name, more in upstreams.items():
             whole[name] = {**whole.get(name, {}), **more}
         policy = policies(upstreams=whole, routes=[route(name, **routes.get(name, {})) for name in whole], **sections)
-        yield World(await stack.enter_async_context(Sidecar(policy, directory)), running)
+        sidecar = Sidecar(policy, place) if isinstance(place, Path) else place.under(policy)
+        yield World(await stack.enter_async_context(sidecar), running)

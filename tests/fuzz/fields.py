@@ -17,10 +17,10 @@ with instrumented():
     from sidecar.cache.rfc import etag, ranges, reuse, structured, vary
     from sidecar.cache.rfc.dates import format_date, parse_date
     from sidecar.cache.rfc.directives import FOREVER, Directives, parse, parse_targeted
-    from sidecar.cache.rfc.facts import Reader
-    from sidecar.cache.rfc.freshness import Asked, Rules, assess
-    from sidecar.core.headers import http_date, retry_after, tokens
+    from sidecar.cache.rfc.facts import FactsReader
+    from sidecar.cache.rfc.freshness import FreshnessRules, RequestFacts, assess
     from sidecar.core.http1 import FIELDS
+    from sidecar.core.message import http_date, retry_after, tokens
 
 WALL = 1_750_000_000.0
 NOW = 1000.0
@@ -52,9 +52,9 @@ def check_value(value: bytes) -> None:
     if (targeted := parse_targeted((value,))) is not None:
         check_directives(targeted)
     structured.parse_dictionary(value)
-    for start, end in ranges.parse_range(value, 1000) or ():
+    for start, end in ranges.parse_ranges(value, 1000) or ():
         assert 0 <= start < end <= 1000
-    assert len(ranges.parse_range(value, 1000) or ()) <= ranges.MAX_RANGES
+    assert len(ranges.parse_ranges(value, 1000) or ()) <= ranges.MAX_RANGES
     for tag in etag.tags_of(value) or ():
         assert etag.is_tag(tag)
     names = vary.names_of([value])
@@ -72,26 +72,25 @@ def check_directives(found: Directives) -> None:
 
 
 def check_answer(lines: bytes) -> None:
-    rules = Rules(ttl=30.0, heuristic=0.1, stale_while_revalidate=10.0, stale_if_error=60.0)
-    plan, age, _ = assess(200, Reader(rules.targets).read(lines, WALL), Asked(), rules, 1.0, WALL)
+    rules = FreshnessRules(ttl=30.0, heuristic=0.1, stale_while_revalidate=10.0, stale_if_error=60.0)
+    plan, age, _ = assess(200, FactsReader(rules.targets).read(lines, WALL), RequestFacts(), rules, 1.0, WALL)
     assert 0 <= age < float("inf")
     for number in (plan.lifetime, plan.stale_while_revalidate, plan.stale_if_error):
         assert 0 <= number <= 2 * FOREVER, plan
-    reuse.wishes(reuse.read_fields(lines))
+    reuse.request_directives(reuse.read_fields(lines))
 
 
 def check_record(data: bytes) -> None:
     """As it is, and with the head that would make it one."""
     payload = data[1:]
     kind = b"E" if data[:1] < b"\x80" else b"V"
-    key = payload[4 : 4 + int.from_bytes(payload[:4])]
     for record in (data, codec.HEAD.pack(codec.MAGIC, kind, crc32(payload)) + payload):
         try:
-            read = codec.decode(record, key, NOW, WALL)
+            read = codec.decode(record, NOW, WALL)
         except ValueError:
             continue
-        again = codec.encode(read.item, read.generation, NOW, WALL)
-        once = codec.encode(codec.decode(again, key, NOW, WALL).item, read.generation, NOW, WALL)
+        again = codec.encode(read, NOW, WALL)
+        once = codec.encode(codec.decode(again, NOW, WALL), NOW, WALL)
         assert len(once) == len(again)
 
 

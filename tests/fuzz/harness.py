@@ -39,13 +39,16 @@ def is_fuzzing() -> bool:
 
 
 def fuzz(name: str, check: Callable[[bytes], object]) -> None:
-    """Fuzz until the time given on the command line (10 s) is over; does not return.
+    """Fuzz until the seconds of the command line (10) are over, or for as many inputs as it says (`runs=1000`).
+
+    Does not return.
 
     Exit code 0, or that of libFuzzer, which prints the input that failed and keeps it among the temporary files.
     """
     if atheris is None:
         raise SystemExit("atheris is not installed; it has wheels for some versions of CPython on Linux alone")
-    seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 10.0
+    said = sys.argv[1] if len(sys.argv) > 1 else "10"
+    is_counted = said.startswith("runs=")
     kept = CORPUS / name
     kept.mkdir(parents=True, exist_ok=True)
     if "keep" in sys.argv:
@@ -54,7 +57,7 @@ def fuzz(name: str, check: Callable[[bytes], object]) -> None:
         found = Path(tempfile.mkdtemp(prefix=f"fuzz-{name}-"))
         shutil.copytree(kept, found, dirs_exist_ok=True)
     options = {
-        "max_total_time": max(1, round(seconds)),
+        **({"runs": int(said[5:])} if is_counted else {"max_total_time": max(1, round(float(said)))}),
         "max_len": MAX_BYTES,
         "timeout": MAX_SECONDS,
         "rss_limit_mb": 0,  # reads the peak of all that ran in this process, and of who started it: see below

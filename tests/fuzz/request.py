@@ -16,10 +16,11 @@ import httptools
 from tests.fuzz.harness import fuzz, instrumented
 
 with instrumented():
-    from sidecar.config.process_spec import ListenerSpec, parse_address
+    from sidecar.config.listen_address import parse_listen_address
+    from sidecar.config.process_spec import ListenerSpec
     from sidecar.core.exchange import Exchange
     from sidecar.core.outcome import Outcome
-    from sidecar.downstream.connection import Downstream
+    from sidecar.downstream.connection import DownstreamConnection
     from sidecar.downstream.listener import Listener
     from sidecar.downstream.server import Server
 
@@ -97,11 +98,11 @@ class Conversation(NamedTuple):
 def converse(pieces: list[bytes]) -> Conversation:
     """Feed a fresh connection; the client leaves at the end."""
     env, route = make_env(), Route()
-    spec = ListenerSpec.model_construct(address=parse_address("127.0.0.1:0"))
+    spec = ListenerSpec.model_construct(address=parse_listen_address("127.0.0.1:0"))
     listener = Last("fuzz", spec, Server(env, lambda *_: None, Untraced()))
     listener.route = route
     listener.match = lambda _: route  # type: ignore[assignment,return-value]
-    connection: Any = Downstream(listener)
+    connection: Any = DownstreamConnection(listener)
     pipe = Pipe(connection)
     connection.connection_made(pipe)
     for piece in pieces:

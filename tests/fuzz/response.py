@@ -16,18 +16,17 @@ from tests.fuzz.harness import fuzz, instrumented
 
 with instrumented():
     from sidecar.core.exchange import Exchange
-    from sidecar.core.headers import HOP_BY_HOP
     from sidecar.core.http1 import FIELDS
-    from sidecar.core.message import Headers, parse_fields
+    from sidecar.core.message import HOP_BY_HOP, Headers, parse_fields
     from sidecar.core.outcome import Outcome
     from sidecar.core.promise import Run
-    from sidecar.upstream.connection import Connection
+    from sidecar.upstream.connection import UpstreamConnection
     from sidecar.upstream.deadlines import Deadlines
     from sidecar.upstream.pool import Pool
 
+from chaos.parts.websocket import KEY
 from tests.fuzz.pipe import Pipe, Taken, cuts
 from tests.support.clock import make_env
-from tests.support.websocket import KEY
 
 VALID = re.compile(FIELDS)
 BODILESS = (204, 304)
@@ -64,7 +63,7 @@ def converse(pieces: list[bytes], seed: int, *, ends: bool) -> tuple[Answer | No
     x, interims, answers = ask(seed), [], []
     x.interim = lambda status, lines: interims.append((status, lines))  # type: ignore[assignment,misc]
     pool = Pool("fuzz", env, Deadlines(env), connect=None)  # type: ignore[arg-type]
-    connection: Any = Connection(pool)
+    connection: Any = UpstreamConnection(pool)
     pipe = Pipe(connection)
     connection.connection_made(pipe)
     pool.connections.add(connection)

@@ -32,7 +32,7 @@ http {
       proxy_pass http://next; proxy_http_version 1.1; proxy_request_buffering off; proxy_buffering off;
       proxy_set_header Connection $$kind; proxy_set_header Upgrade $$http_upgrade;
       proxy_set_header Host $$http_host; proxy_set_header X-Mark "$secret-$$request_id";
-      proxy_read_timeout 2s; proxy_next_upstream off;
+      proxy_read_timeout ${patience}s; proxy_next_upstream off;
     }
   }
 }
@@ -42,9 +42,9 @@ global
   maxconn 1000
 defaults
   mode http
-  timeout connect 1s
-  timeout client 5s
-  timeout server 2s
+  timeout connect ${patience}s
+  timeout client 60s
+  timeout server ${patience}s
   timeout http-request 2s
   retries 0
   http-reuse always
@@ -78,10 +78,10 @@ static_resources:
             virtual_hosts:
             - name: all
               domains: ["*"]
-              routes: [{match: {prefix: /}, route: {cluster: next, timeout: 2s}}]
+              routes: [{match: {prefix: /}, route: {cluster: next, timeout: ${patience}s}}]
   clusters:
   - name: next
-    connect_timeout: 1s
+    connect_timeout: ${patience}s
     type: STATIC
     load_assignment:
       cluster_name: next
@@ -109,8 +109,8 @@ def free_port() -> int:
 
 
 @contextlib.asynccontextmanager
-async def neighbour(name: str, following: int, directory: Path) -> AsyncIterator[str]:
-    """Run the proxy before the port of what follows; its address."""
+async def neighbour(name: str, following: int, directory: Path, patience: int) -> AsyncIterator[str]:
+    """Run the proxy before the port of what follows, for which it waits so many seconds; its address."""
     program = find(name)
     assert program is not None
     port = free_port()
@@ -120,6 +120,7 @@ async def neighbour(name: str, following: int, directory: Path) -> AsyncIterator
         "secret": SECRET,
         "directory": directory,
         "file": directory / f"{name}.yaml",
+        "patience": patience,
     }
     (directory / f"{name}.yaml").write_text(Template(CONFIGURATIONS[name]).substitute(facts))
     argv = [program, *(Template(word).substitute(facts) for word in ARGUMENTS[name])]

@@ -11,16 +11,19 @@ from pathlib import Path
 
 import pytest
 
+from chaos.parts.client import Client
+from chaos.parts.http import Message, read_response, request, response
+from chaos.parts.servers import Connection, Server
 from tests.neighbours.proxies import CONFIGURATIONS, find, neighbour
-from tests.neighbours.test_requests import AT_ONCE, POLICY, everything, port_of, visit
+from tests.neighbours.test_requests import AT_ONCE, before, port_of, visit
 from tests.neighbours.vectors import ANSWERS
-from tests.support.client import Client, request
-from tests.support.process import Sidecar, policies
-from tests.support.servers import Connection, Server, response
-from tests.support.wire import Message, read_response
+from tests.support.process import Sidecar
 
 NAMES = list(ANSWERS)
-PATIENCE = 3.0
+PATIENCE = 60.0
+"""Seconds: whoever neither answers nor closes by then never will."""
+GIVES_UP = 2
+"""Seconds for which everyone in the row waits for the rest of an answer."""
 FAILED = re.compile(r" got 50[234] $")
 """What a proxy may say when a connection that it was about to use turned out to be spoilt."""
 
@@ -41,16 +44,19 @@ async def answer(connection: Connection, asked: Message) -> None:
 async def ask(address: str, number: int, method: str) -> str:
     """Ask for the vector, then for something else on the same connection; what is wrong with that."""
     name = f"{NAMES[number]} ({method})"
+    is_interim = name.startswith("1xx")  # nginx 1.22 takes it for the last answer to a HEAD, and is out of step then
     async with Client(address) as client:
         client.writer.write(request(method, f"/a-vector-{number}") + request("GET", "/b", x_identity="behind"))
         try:
-            async with asyncio.timeout(PATIENCE):
-                await final(client, method)  # its own: the upstream may say there what it likes
+            async with asyncio.timeout(GIVES_UP + 1 if is_interim else PATIENCE):
+                first = await final(client, method)  # its own: the upstream may say there what it likes
+                if first.get("x-answer") == "behind" and not is_interim:
+                    return f"{name}: it got the answer to the next request"
                 second = await final(client, "GET")
+        except TimeoutError:
+            return "" if is_interim else f"{name}: neither answered nor closed"
         except (asyncio.IncompleteReadError, OSError):
             return ""  # closed: nothing that could be mistaken
-        except TimeoutError:
-            return f"{name}: neither answered nor closed"
         except (ValueError, AssertionError) as error:
             return f"{name}: what came is not HTTP: {error!r}"
     if second.status == 200 and second.get("x-answer") != "behind":
@@ -89,11 +95,11 @@ async def test_nobody_gets_the_wrong_answer(name: str, order: str, tmp_path: Pat
         server = await stack.enter_async_context(Server(answer))
         url = server.url
         if order == "before":
-            url = f"http://{await stack.enter_async_context(neighbour(name, server.port, tmp_path))}"
-        policy = policies(upstreams={"app": {"endpoints": [url]}}, routes=[everything()], **POLICY)
+            url = f"http://{await stack.enter_async_context(neighbour(name, server.port, tmp_path, GIVES_UP))}"
+        policy = before(url, GIVES_UP)
         sidecar = await stack.enter_async_context(Sidecar(policy, tmp_path))
         address = sidecar.inbound
         if order == "behind":
-            address = await stack.enter_async_context(neighbour(name, port_of(address), tmp_path))
+            address = await stack.enter_async_context(neighbour(name, port_of(address), tmp_path, GIVES_UP))
         wrong = await run(address)
     assert not wrong, "\n".join(wrong[:40])

@@ -5,20 +5,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from chaos.parts.client import Client
+from chaos.parts.http import Message, request, response
+from chaos.parts.servers import Connection, Server
 from tests.neighbours.proxies import CONFIGURATIONS, MARK, SECRET, find, neighbour
 from tests.neighbours.vectors import requests
-from tests.support.client import Client, request
 from tests.support.process import Sidecar, policies, route
-from tests.support.servers import Connection, Server, response
-from tests.support.wire import Message
 
-AT_ONCE = 32
+AT_ONCE = 96
 QUIET = 0.15
 """Seconds without a byte after which an attacker has seen all there is."""
-POLICY = {"limits": {"header_timeout": "2s", "drain_timeout": "1s"}, "defaults": {"timeout": {"request": "2s"}}}
+PATIENCE = 30
+"""Seconds that everyone in the row waits for an answer: nobody who asks for one that comes is ever let down."""
 
 
 async def answer(connection: Connection, asked: Message) -> None:
@@ -99,8 +101,11 @@ async def test_behind(name: str, tmp_path: Path) -> None:
         pytest.skip(f"{name} is not installed")
     vectors = requests()
     async with Recorder() as recorder:
-        policy = policies(upstreams={"app": {"endpoints": [recorder.url]}}, routes=[everything()], **POLICY)
-        async with Sidecar(policy, tmp_path) as sidecar, neighbour(name, port_of(sidecar.inbound), tmp_path) as address:
+        policy = before(recorder.url, PATIENCE)
+        async with (
+            Sidecar(policy, tmp_path) as sidecar,
+            neighbour(name, port_of(sidecar.inbound), tmp_path, PATIENCE) as address,
+        ):
             wrong = await run(address, vectors)
         wrong += judge(recorder, MARK, SECRET, list(vectors))
         assert len(recorder.requests) > len(vectors)
@@ -113,8 +118,8 @@ async def test_before(name: str, tmp_path: Path) -> None:
     if find(name) is None:
         pytest.skip(f"{name} is not installed")
     vectors = requests()
-    async with Recorder() as recorder, neighbour(name, recorder.port, tmp_path) as address:
-        policy = policies(upstreams={"app": {"endpoints": [f"http://{address}"]}}, routes=[everything()], **POLICY)
+    async with Recorder() as recorder, neighbour(name, recorder.port, tmp_path, PATIENCE) as address:
+        policy = before(f"http://{address}", PATIENCE)
         async with Sidecar(policy, tmp_path) as sidecar:
             wrong = await run(sidecar.inbound, vectors)
         wrong += judge(recorder, "x-sidecar-attempt", "", list(vectors))
@@ -122,10 +127,15 @@ async def test_before(name: str, tmp_path: Path) -> None:
     assert not wrong, "\n".join(wrong[:40])
 
 
+def before(url: str, patience: int) -> dict[str, Any]:
+    """Policies of a sidecar that passes everything on, and waits so many seconds for an answer."""
+    return policies(
+        upstreams={"app": {"endpoints": [url]}},
+        routes=[{**route("app"), "match": {"path_prefix": "/"}}],
+        limits={"header_timeout": "2s", "drain_timeout": "1s"},
+        defaults={"timeout": {"request": f"{patience}s"}},
+    )
+
+
 def port_of(address: str) -> int:
     return int(address.rpartition(":")[2])
-
-
-def everything() -> dict[str, object]:
-    """One route for whatever comes."""
-    return {**route("app"), "match": {"path_prefix": "/"}}

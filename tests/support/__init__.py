@@ -1,1 +1,11 @@
-"""What the tests share: a fake clock, a virtual loop, a scripted service and joined in-memory transports."""
+"""Tools that several tests share.
+
+- `clock`: `FakeEnv` on a clock that a test moves; `loop`: the same on a loop of virtual time.
+- `service`: a scripted innermost service, exchanges, build contexts.
+- `transports`: connections in memory, on `sidecar.simulation`.
+- `process`: a real `sidecar run`; `authority`: certificates for it.
+- `otlp`, `rotel`: collectors; `malformed`: answers that are not valid HTTP; `work`: calls of a function, counted;
+  `steps`: steps of a regular expression; `cases`: one test for a table of cases.
+
+Not here: clients and servers that misbehave on command, which the benchmark uses too (`chaos.parts`).
+"""

@@ -10,7 +10,7 @@ import trustme
 
 
 class Authority:
-    """A certificate authority and what it has signed."""
+    """Certificate authority, and the certificates that it has signed."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir()
@@ -20,7 +20,7 @@ class Authority:
         self.ca.cert_pem.write_to_path(self.ca_file)
 
     def sign(self, *names: str, to: Path | None = None) -> dict[str, Any]:
-        """Settings `cert` and `key` of a fresh certificate; `to` is the folder to write (over) them in."""
+        """Return the settings `cert` and `key` of a new certificate; `to` is the folder for their files."""
         folder = to or self.folder / names[0]
         folder.mkdir(exist_ok=True)
         leaf = self.ca.issue_cert(*names)
@@ -29,14 +29,14 @@ class Authority:
         return {"cert": str(folder / "cert"), "key": str(folder / "key")}
 
     def client(self, identity: dict[str, Any] | None = None) -> ssl.SSLContext:
-        """Trusts us, and shows `identity` (settings of `sign`)."""
+        """Return a client's context that trusts this authority and shows `identity` (settings of `sign`)."""
         context = ssl.create_default_context(cafile=self.ca_file)
         if identity is not None:
             context.load_cert_chain(identity["cert"], identity["key"])
         return context
 
     def server(self, identity: dict[str, Any], *, asks: bool = False) -> ssl.SSLContext:
-        """Shows `identity`, and asks clients for a certificate of ours."""
+        """Return a server's context that shows `identity`; with `asks` clients need a certificate of this authority."""
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=self.ca_file)
         context.load_cert_chain(identity["cert"], identity["key"])
         if asks:

@@ -1,7 +1,7 @@
-"""`FakeEnv`: an `Env` whose clock stands still unless a test moves it, and which remembers what it was asked for.
+"""`FakeEnv`: an `Env` that remembers what it was asked for, on a clock that stands still unless a test moves it.
 
-`sleep` returns at once, having moved the clock, and is recorded; timers fire in `advance`.  For code that really runs
-beside other code use `virtual_env` of `tests.support.loop` instead: the same class on a loop of virtual time.
+`sleep` records its seconds, moves the clock by them and returns at once; timers fire in `advance`.  For code that runs
+beside other code use `virtual_env` of `tests.support.loop`: the same class on a loop of virtual time.
 """
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ import random
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
-from sidecar.core.env import Env
+from sidecar.core.env import Env, Loop
 from sidecar.core.metrics import Counter, Histogram
+from sidecar.simulation.loop import EPOCH
 
 Labels = frozenset[tuple[str, str]]
-WALL = 1_750_000_000.0
+WALL = EPOCH
 """The Unix time at which fake clocks start."""
 
 
@@ -37,7 +38,7 @@ class MemoryMeter:
         self.gauges[name, frozenset(labels.items())] = read
 
     def value(self, name: str, /, **labels: str) -> float:
-        """The sum of all counters and gauges of that name that bear at least these labels; 0 where there are none."""
+        """Return the sum of all counters and gauges of that name that have at least these labels; 0 without any."""
         wanted = frozenset(labels.items())
         counted = sum(c.value for (key, has), c in self.counters.items() if key == name and wanted <= has)
         return counted + sum(read() for (key, has), read in self.gauges.items() if key == name and wanted <= has)
@@ -57,34 +58,40 @@ class FakeTimer:
 
 
 class FakeClock:
-    """A clock that a test moves."""
+    """Clock that a test moves; to an `Env` it is a loop, whose tasks and futures are those of the running one."""
 
     def __init__(self, start: float = 1000.0) -> None:
-        self.start = self.time = start
+        self.start = self.now = start
         self.timers: list[FakeTimer] = []
         self.sleeps: list[float] = []
 
-    def now(self) -> float:
-        return self.time
+    def time(self) -> float:
+        return self.now
 
     async def sleep(self, seconds: float) -> None:
         self.sleeps.append(seconds)
         self.advance(max(0.0, seconds))
 
     def call_later(self, seconds: float, function: Callable[..., Any], *args: Any) -> FakeTimer:
-        timer = FakeTimer(self.time + max(0.0, seconds), function, args)
+        timer = FakeTimer(self.now + max(0.0, seconds), function, args)
         self.timers.append(timer)
         return timer
 
+    def create_task(self, coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        return asyncio.get_running_loop().create_task(coroutine)
+
+    def create_future(self) -> asyncio.Future[Any]:
+        return asyncio.get_running_loop().create_future()
+
     def advance(self, seconds: float) -> None:
-        """Move the clock, firing the timers that fall due on the way, each at its own instant."""
-        until = self.time + seconds
+        """Move the clock and fire the timers that fall due on the way, each at its own instant."""
+        until = self.now + seconds
         while due := [t for t in self.timers if t.when <= until and not t.cancelled]:
             timer = min(due, key=lambda t: t.when)
             self.timers.remove(timer)
-            self.time = max(self.time, timer.when)
+            self.now = max(self.now, timer.when)
             timer.function(*timer.args)
-        self.time = until
+        self.now = until
 
 
 class FakeEnv(Env):
@@ -101,31 +108,21 @@ class FakeEnv(Env):
         self.clock.advance(seconds)
 
     def emitted(self, name: str) -> list[dict[str, Any]]:
-        """The attributes of every event of that name."""
+        """Return the attributes of every event of that name."""
         return [attributes for event, attributes in self.events if event == name]
 
 
-def assemble(
-    now: Callable[[], float],
-    sleep: Callable[[float], Awaitable[None]],
-    call_later: Callable[..., Any],
-    rng: random.Random,
+def remembering(
+    loop: Loop, *, seed: int | None = 0, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
 ) -> FakeEnv:
-    """An env on the given clock."""
+    """Return an env on a loop or fake clock, whose wall clock begins now; without a seed its chance is real."""
     events: list[tuple[str, dict[str, Any]]] = []
-    start = now()
-
-    def spawn(coroutine: Coroutine[Any, Any, Any]) -> Any:
-        return asyncio.get_running_loop().create_task(coroutine)
-
-    env = FakeEnv(
-        now=now,
-        wall=lambda: WALL + now() - start,
+    start = loop.time()
+    env = FakeEnv.on(
+        loop,
+        wall=lambda: WALL + loop.time() - start,
         sleep=sleep,
-        call_later=call_later,
-        spawn=spawn,
-        future=lambda: asyncio.get_running_loop().create_future(),
-        rng=rng,
+        rng=random.Random(seed),
         emit=lambda event, /, **attributes: events.append((event, attributes)),
         meter=MemoryMeter(),
     )
@@ -135,9 +132,9 @@ def assemble(
 
 
 def make_env(seed: int = 0, *, start: float = 1000.0) -> FakeEnv:
-    """An env on a fake clock, with a generator of the given seed."""
+    """Return an env on a fake clock, with a generator of the given seed."""
     clock = FakeClock(start)
-    env = assemble(clock.now, clock.sleep, clock.call_later, random.Random(seed))
+    env = remembering(clock, seed=seed, sleep=clock.sleep)
     env.clock = clock
     env.sleeps = clock.sleeps
     return env

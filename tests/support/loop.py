@@ -1,35 +1,27 @@
-"""`VirtualLoop`: an asyncio loop that never waits.  Where it would block until the next timer, its clock jumps there.
+"""Tests in virtual time, on a `VirtualLoop` of `sidecar.simulation`.
 
 `run(coroutine)` runs one on a fresh loop; `@virtual` makes a test of an `async def` that way; `virtual_env()` gives the
-`FakeEnv` of the running virtual loop.  Not for real sockets: it would jump past them.
+`FakeEnv` of the running virtual loop.
 """
 
 from __future__ import annotations
 
 import asyncio
 import functools
-import random
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
-from sidecar.simulation import loop as loops
-from tests.support.clock import FakeEnv, assemble
+from sidecar.simulation.loop import VirtualLoop
+from tests.support.clock import FakeEnv, remembering
 
 T = TypeVar("T")
-THREADS = 2.0
+THREADS = 60.0
 """Seconds of real time for which a loop without timers waits for a worker thread before it calls that a deadlock."""
-
-
-class VirtualLoop(loops.VirtualLoop):
-    """That of the policy tests, with time for worker threads."""
-
-    def __init__(self) -> None:
-        super().__init__(patience=THREADS)
 
 
 def run(coroutine: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine on a fresh virtual loop and close it; what it left running is cancelled."""
-    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+    with asyncio.Runner(loop_factory=lambda: VirtualLoop(THREADS)) as runner:
         return runner.run(coroutine)
 
 
@@ -44,9 +36,8 @@ def virtual(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., Non
 
 
 def virtual_env(loop: asyncio.AbstractEventLoop | None = None, *, seed: int = 0) -> FakeEnv:
-    """An env on a loop, by default the running one."""
-    loop = loop or asyncio.get_running_loop()
-    return assemble(loop.time, asyncio.sleep, loop.call_later, random.Random(seed))
+    """Return an env on a loop, by default the running one."""
+    return remembering(loop or asyncio.get_running_loop(), seed=seed)
 
 
 async def settle(turns: int = 5) -> None:

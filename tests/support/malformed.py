@@ -1,4 +1,4 @@
-"""Answers of an upstream that are not HTTP, by what is wrong with them."""
+"""Answers of an upstream that are not valid HTTP, by what is wrong with them."""
 
 MALFORMED = {
     "no status line": b"hello there\r\n\r\n",
@@ -34,4 +34,4 @@ MALFORMED_BODIES = {
     "chunk extension endless": CHUNKED + b"5;" + b"x" * 200_000 + b"\r\nhello\r\n0\r\n\r\n",
     "trailers endless": CHUNKED + b"5\r\nhello\r\n0\r\n" + b"X-Filler: x\r\n" * 20_000 + b"\r\n",
 }
-"""Bodies that go wrong after a good head."""
+"""Bodies that are malformed after a valid head."""

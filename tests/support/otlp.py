@@ -1,10 +1,10 @@
-"""A collector for tests, on OpenTelemetry's own protocol stubs: gRPC, and HTTP with protobuf or JSON, plain or gzip.
+"""Collector for tests, on OpenTelemetry's own protocol stubs: gRPC, and HTTP with protobuf or JSON, plain or gzip.
 
     async with Collector("grpc") as collector:      # or "http"
         ...                                         # collector.endpoint
         await collector.until(lambda: len(collector.spans) == 3)
 
-What it received is there as plain Python values.  `stall` makes it take connections and answer nothing.
+What it received is there as plain Python values.  `stalled` makes it accept connections and never answer.
 """
 
 from __future__ import annotations
@@ -36,18 +36,19 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 )
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2_grpc import add_TraceServiceServicer_to_server
 
+from chaos.parts.http import Message, response
+from chaos.parts.servers import Connection, Server
 from tests.support.authority import Authority
-from tests.support.servers import Connection, Server, response
-from tests.support.wire import Message
 
-PATIENCE = 15.0
+PATIENCE = 60.0
+"""Seconds after which a test fails rather than hangs."""
 REQUESTS = {"/v1/traces": ExportTraceServiceRequest, "/v1/metrics": ExportMetricsServiceRequest}
 ANSWERS = {"/v1/traces": ExportTraceServiceResponse, "/v1/metrics": ExportMetricsServiceResponse}
 
 
 @dataclass
 class Happening:
-    """An event of a span."""
+    """Event of a span."""
 
     name: str
     time: int
@@ -56,7 +57,7 @@ class Happening:
 
 @dataclass
 class Span:
-    """A span as it was received; ids are hex, an empty `parent_id` is a root."""
+    """Span as it was received; ids are hex, and a root has an empty `parent_id`."""
 
     service: str
     name: str
@@ -82,7 +83,7 @@ class Span:
 
 
 class Collector:
-    """The receiver and what it received."""
+    """Receiver, and what it received."""
 
     def __init__(
         self,
@@ -92,21 +93,21 @@ class Collector:
         authority: Authority | None = None,
         asks: bool = False,
     ) -> None:
-        """With an `authority` it speaks TLS, and `asks` clients for a certificate that the authority has signed."""
+        """`authority`: speak TLS; `asks`: demand a certificate that the authority has signed."""
         self.protocol = protocol
         self._authority = authority
         self._asks = asks
         self._identity = None if authority is None else authority.sign("127.0.0.1")
         self.spans: list[Span] = []
         self.metrics: list[dict[str, Any]] = []
-        """Each export of metrics: points by name, each a protobuf data point with `.attributes` as a dict beside it."""
+        """Exports of metrics: by name, pairs of the attributes as a dict and the protobuf data point."""
         self.raw: list[ExportMetricsServiceRequest] = []
         self.headers: list[dict[str, str]] = []
         self.exports = 0
         self.endpoint = ""
         self.stalled = stalled
         self.failing = 0
-        """Answer this HTTP status instead."""
+        """HTTP status to answer instead; 0 for none."""
         self._news = asyncio.Event()
         self._grpc: grpc.aio.Server | None = None
         tls = None if authority is None or self._identity is None else authority.server(self._identity, asks=asks)
@@ -140,14 +141,14 @@ class Collector:
             await self._http.__aexit__(kind, error, trace)
 
     async def until(self, is_so: Callable[[], bool]) -> None:
-        """Wait until what was received is so."""
+        """Wait until a condition on what was received holds."""
         async with asyncio.timeout(PATIENCE):
             while not is_so():
                 self._news.clear()
                 await self._news.wait()
 
     def trace(self, trace_id: str) -> list[Span]:
-        """The spans of a trace in the order in which they began."""
+        """Return the spans of a trace in the order in which they began."""
         return sorted((span for span in self.spans if span.trace_id == trace_id), key=lambda span: span.start)
 
     # ----- receiving
@@ -195,7 +196,7 @@ class _Service:
 
 
 def _base64_ids(text: str) -> str:
-    """OTLP's JSON writes ids as hex, where protobuf's own mapping has base64."""
+    """Return OTLP's JSON with ids in base64, as protobuf's own mapping has them, instead of hex."""
 
     def encode(match: re.Match[str]) -> str:
         return f'"{match[1]}":"{base64.b64encode(bytes.fromhex(match[2])).decode()}"'

@@ -1,4 +1,4 @@
-"""A real `sidecar run` in a process of its own, on ports that the system chose.
+"""Real `sidecar run` in a process of its own, on ports that the system chooses.
 
     policy = policies(upstreams={"app": {"endpoints": [server.url]}}, routes=[{"name": "all", ...}])
     async with Sidecar(policy, tmp_path) as sidecar:
@@ -16,22 +16,27 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from chaos.parts.client import Client, fetch
+from chaos.parts.http import Message
 from sidecar.process.children import tied_to_parent
-from tests.support.client import Client, fetch
-from tests.support.wire import Message
 
-READY_WITHIN = 10.0
-ENDED_WITHIN = 25.0
+PATIENCE = 60.0
+"""Seconds after which a test fails rather than hangs."""
 COMMAND = Path(sys.executable).with_name("sidecar")
 
 
+def heeds_ctrl_c() -> None:
+    """Have a child heed SIGINT, which a shell lets be ignored by what it runs in the background."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def policies(**sections: Any) -> dict[str, Any]:
-    """Policies with an inbound and an admin listener on free ports and the given sections."""
+    """Return policies with an inbound and an admin listener on free ports and the given sections."""
     return {
         "version": 1,
         "service": "test",
@@ -42,12 +47,16 @@ def policies(**sections: Any) -> dict[str, Any]:
 
 
 def route(name: str, upstream: str | None = None, **blocks: Any) -> dict[str, Any]:
-    """A route for all that lies under `/name`, to the upstream of the same name unless another is given."""
+    """Return a route for all paths under `/name`, by default to the upstream of the same name."""
     return {"name": name, "match": {"path_prefix": f"/{name}"}, "upstream": upstream or name, **blocks}
 
 
+NOTHING = policies()
+"""No route and no upstream."""
+
+
 class Sidecar:
-    """The process, its addresses and what it said."""
+    """The process, its addresses and its output."""
 
     def __init__(
         self,
@@ -56,16 +65,17 @@ class Sidecar:
         env: Mapping[str, str] | None = None,
         path: Path | None = None,
     ) -> None:
-        """Runs `path` where it is given, else a file with the policy."""
+        """`path`: what to run instead of a file with the policy."""
         self.path = directory / "policies.yaml"
         self._run = path or self.path
+        self._first = policy
         self.write(policy)
         self.events: list[dict[str, Any]] = []
-        """The JSON lines of its standard error."""
+        """Events: the JSON lines of its standard error."""
         self.noise: list[str] = []
-        """The other lines."""
+        """Other lines of its standard error."""
         self.output: list[str] = []
-        """The lines of its standard output: the access log."""
+        """Lines of its standard output: the access log."""
         self.inbound = ""
         self.admin = ""
         self.listeners: dict[str, str] = {}
@@ -90,7 +100,7 @@ class Sidecar:
         ]
         ready = asyncio.create_task(self._ready.wait())
         ended = asyncio.create_task(self._process.wait())
-        await asyncio.wait((ready, ended), timeout=READY_WITHIN, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait((ready, ended), timeout=PATIENCE, return_when=asyncio.FIRST_COMPLETED)
         ready.cancel()
         ended.cancel()
         await asyncio.gather(ready, ended, return_exceptions=True)
@@ -107,7 +117,7 @@ class Sidecar:
         except TimeoutError:
             code = await self.kill()
             if error is None:
-                raise AssertionError(f"the sidecar did not end within {ENDED_WITHIN} s\n{self.log()}") from None
+                raise AssertionError(f"the sidecar did not end within {PATIENCE} s\n{self.log()}") from None
         if error is None:
             assert code == 0, f"exit code {code}\n{self.log()}"
             assert not self.said("bug"), self.log()
@@ -128,14 +138,14 @@ class Sidecar:
         self._process.send_signal(number)
 
     async def wait(self) -> int:
-        """Its exit code, once it has ended."""
+        """Return the exit code once it has ended."""
         assert self._process is not None
-        code = await asyncio.wait_for(self._process.wait(), ENDED_WITHIN)
+        code = await asyncio.wait_for(self._process.wait(), PATIENCE)
         await asyncio.gather(*self._listening)
         return code
 
     async def stop(self) -> int:
-        """Have it drain and end."""
+        """Have it drain and end; return the exit code."""
         if self.is_running:
             self.signal(signal.SIGTERM)
         return await self.wait()
@@ -149,15 +159,15 @@ class Sidecar:
     # ----- talking to it
 
     async def fetch(self, method: str, target: str, body: bytes = b"", **fields: str) -> Message:
-        """One request through it, on a connection of its own."""
+        """Send one request through it, on a connection of its own."""
         return await fetch(self.inbound, method, target, body, **fields)
 
     def client(self) -> Client:
-        """A connection to its inbound listener."""
+        """Return a client for its inbound listener."""
         return Client(self.inbound)
 
     async def ask(self, target: str, method: str = "GET") -> Message:
-        """One request to its admin listener."""
+        """Send one request to its admin listener."""
         return await fetch(self.admin, method, target)
 
     async def state(self) -> dict[str, Any]:
@@ -165,38 +175,58 @@ class Sidecar:
         return state
 
     def write(self, policy: dict[str, Any] | str) -> None:
-        """Replace its policy file at once, as an editor does it."""
+        """Replace its policy file at once, as an editor does."""
         text = policy if isinstance(policy, str) else json.dumps(policy, indent=2)
         fresh = self.path.with_suffix(".new")
         fresh.write_text(text)
         fresh.replace(self.path)
 
+    @contextlib.asynccontextmanager
+    async def under(self, policy: dict[str, Any]) -> AsyncIterator[Sidecar]:
+        """These policies are in force and it has said nothing yet; in the end those that it was started with are.
+
+        What a policy has learnt is forgotten with it, so these first ones are best without any route.
+        """
+        await self._take(policy)
+        try:
+            yield self
+            assert not self.said("bug"), self.log()
+        finally:
+            await self._take(self._first)
+
+    async def _take(self, policy: dict[str, Any] | str) -> None:
+        self.events.clear()
+        self.write(policy)
+        answer = await self.ask("/reload", "POST")
+        assert answer.status == 200, answer.body
+        await self.until("reload.applied")
+
     def said(self, event: str) -> list[dict[str, Any]]:
-        """The events of that name so far.  The first policies count as a `reload.applied` too."""
+        """Return the events of that name so far.  The first policies count as a `reload.applied` too."""
         return [line for line in self.events if line.get("event") == event]
 
     async def until(self, event: str, count: int = 1) -> dict[str, Any]:
-        """The count-th event of that name, once it has been said."""
-        async with asyncio.timeout(READY_WITHIN):
+        """Return the count-th event of that name, once it has been logged."""
+        async with asyncio.timeout(PATIENCE):
             while len(found := self.said(event)) < count:
                 self._news.clear()
                 await self._news.wait()
         return found[count - 1]
 
     async def printed(self, count: int) -> list[str]:
-        """Its standard output, once it has that many lines."""
-        async with asyncio.timeout(READY_WITHIN):
+        """Return its standard output, once it has that many lines."""
+        async with asyncio.timeout(PATIENCE):
             while len(self.output) < count:
                 self._news.clear()
                 await self._news.wait()
         return self.output
 
     def log(self) -> str:
-        """The last lines of its standard error."""
+        """Return the last lines of its standard error."""
         return "\n".join([*self.noise[-40:], *map(json.dumps, self.events[-20:])])
 
     def memory(self) -> int:
-        """Its resident set in bytes."""
+        """Return its resident set in bytes."""
         pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE")
 

@@ -1,8 +1,8 @@
-"""Rotel, an independent OTLP receiver (https://rotel.dev), as a second opinion on what we send.
+"""Rotel, an independent OTLP receiver (https://rotel.dev), to check what the sidecar sends.
 
     async with Rotel() as rotel: ...        # rotel.grpc, rotel.http; `await rotel.spans(3)`
 
-Where it can be used at all: `sidecar.demo.shop.collector.missing` says why not.
+`sidecar.demo.shop.collector.missing` tells where it cannot be used, and why.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from types import TracebackType
 from sidecar.demo.shop.collector import ESCAPES, command
 from sidecar.process.children import tied_to_parent
 
-PATIENCE = 15.0
+PATIENCE = 60.0
+"""Seconds after which a test fails rather than hangs."""
 SPAN = re.compile(r"^Span #\d+$")
 FACT = re.compile(r"^\s+(Trace ID|Parent ID|ID|Name|Kind|Status code)\s*: ?(.*)$")
 
@@ -28,7 +29,7 @@ def free_port() -> int:
 
 
 class Rotel:
-    """The process and what it says it has received."""
+    """The process and its output, in which it reports what it received."""
 
     def __init__(self) -> None:
         self.grpc = f"http://127.0.0.1:{free_port()}"
@@ -45,7 +46,7 @@ class Rotel:
         )
         self._listening = asyncio.create_task(self._listen())
         await self._until(lambda: any("Starting Rotel" in line for line in self.lines))
-        await asyncio.sleep(0.2)  # it says so before it listens
+        await asyncio.sleep(0.2)  # it writes this line before it listens
         return self
 
     async def __aexit__(
@@ -58,7 +59,7 @@ class Rotel:
         await self._listening
 
     async def spans(self, count: int) -> list[dict[str, str]]:
-        """The facts of each span, once there are that many."""
+        """Return the facts of each span, once there are that many."""
         await self._until(lambda: len(self._read()) >= count)
         return self._read()
 

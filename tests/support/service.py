@@ -1,9 +1,9 @@
-"""The innermost service of a test: it does what a script says and remembers what it was asked.
+"""Innermost service of a test: it follows a script and remembers its requests.
 
     service = ScriptedService(CONNECT_FAILURE, after(0.2, 503), response(200, b"ok"))
 
-Each call takes the next item, and the last one for ever: an `Outcome`, a `Failure`, a status, an exception to raise (a
-bug), a function of the exchange that gives one of these, `after(seconds, item)`, or `HANG`.
+Each call takes the next item; the last one stays.  An item is an `Outcome`, a `Failure`, a status, an exception to
+raise (a bug), a function of the exchange that returns one of these, `after(seconds, item)`, or `HANG`.
 """
 
 from __future__ import annotations
@@ -21,28 +21,28 @@ from tests.support.clock import make_env
 
 
 class After(NamedTuple):
-    """An item that takes its time."""
+    """Item that takes time."""
 
     seconds: float
     item: Any
 
 
 def after(seconds: float, item: Any) -> After:
-    """The item, `seconds` later."""
+    """Return an item that comes `seconds` later."""
     return After(seconds, item)
 
 
 HANG = After(float("inf"), 200)
-"""Never answers."""
+"""Item that never comes."""
 
 
 class ScriptedService:
-    """A `Service` that plays a script."""
+    """`Service` that follows a script."""
 
     def __init__(self, *script: Any, env: Env | None = None) -> None:
         self.script = list(script) or [200]
         self.env = env
-        """Whose `sleep` the delays use; asyncio's by default."""
+        """Env whose `sleep` delays use; None for asyncio's."""
         self.exchanges: list[Exchange] = []
         self.active = 0
         self.peak = 0
@@ -84,7 +84,7 @@ class ScriptedService:
 
 
 def fields(headers: Mapping[str, str] | Iterable[tuple[bytes, bytes]]) -> Headers:
-    """Header fields from a mapping of strings or from pairs."""
+    """Return header fields from a mapping of strings or from pairs."""
     if isinstance(headers, Mapping):
         return [(name.lower().encode(), value.encode("latin-1")) for name, value in headers.items()]
     return list(headers)
@@ -93,7 +93,7 @@ def fields(headers: Mapping[str, str] | Iterable[tuple[bytes, bytes]]) -> Header
 def response(
     status: int = 200, body: bytes = b"", headers: Mapping[str, str] | Iterable[tuple[bytes, bytes]] = (), **more: Any
 ) -> Outcome:
-    """A real response."""
+    """Return the outcome of a real response."""
     return Outcome(status, fields(headers), body, **more)
 
 
@@ -103,14 +103,14 @@ def exchange(
     headers: Mapping[str, str] | Iterable[tuple[bytes, bytes]] = (),
     **facts: Any,
 ) -> Exchange:
-    """A request; `facts` are attributes of the exchange (`deadline=...`, `body=...`)."""
+    """Return a request; `facts` are attributes of the exchange (`deadline=...`, `body=...`)."""
     x = Exchange(
         method.encode() if isinstance(method, str) else method,
         path.encode() if isinstance(path, str) else path,
         fields(headers),
     )
     for name, value in facts.items():
-        if not hasattr(Exchange, name):
+        if not hasattr(x, name):
             raise TypeError(f"an exchange has no {name}")
         setattr(x, name, value)
     return x
@@ -118,7 +118,7 @@ def exchange(
 
 @dataclass
 class ScriptedBudget:
-    """A retry budget of a fixed number of tokens that deposits do not raise."""
+    """Retry budget of a fixed number of tokens, which deposits do not raise."""
 
     tokens: float = 100
     deposits: int = 0
@@ -137,7 +137,7 @@ class ScriptedBudget:
 
 @dataclass
 class Store:
-    """State by key, as the control plane keeps it; a spec that differs is retuned at once."""
+    """State by key, as the control plane keeps it; another spec retunes the state at once."""
 
     objects: dict[StateKey, Any] = field(default_factory=dict)
     specs: dict[StateKey, Any] = field(default_factory=dict)
@@ -161,7 +161,7 @@ def context(
     store: Store | None = None,
     resources: Mapping[tuple[str, str], Any] | None = None,
 ) -> BuildContext:
-    """A build context; pass the same `store` twice for a reload.  A retry budget for `upstream` is always there."""
+    """Return a build context, with a retry budget for `upstream`; pass the same `store` again for a reload."""
     declared: dict[tuple[str, str], Any] = {("retry_budget", upstream): ScriptedBudget(), **(resources or {})}
     return BuildContext(
         env=env or make_env(),

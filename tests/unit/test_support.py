@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import re
+import sys
+from collections.abc import Callable
 
-import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sidecar.core.outcome import RESET
 from tests.support.clock import make_env
-from tests.support.loop import run, settle, virtual, virtual_env
+from tests.support.loop import settle, virtual, virtual_env
 from tests.support.service import HANG, ScriptedService, after, exchange, response
-from tests.support.timing import least
+from tests.support.steps import Engine, steps
 from tests.support.transports import TransportPair, Wire
+from tests.support.work import calls, grows_with
 
 
 def test_a_fake_clock_fires_its_timers_in_order() -> None:
@@ -43,21 +48,12 @@ def test_a_meter_sums_what_bears_the_labels() -> None:
 
 
 @virtual
-async def test_a_virtual_loop_jumps_to_its_timers() -> None:
+async def test_a_virtual_env_sleeps_on_the_virtual_loop() -> None:
     env = virtual_env()
     start = env.now()
     await env.sleep(3600)
-    assert env.now() - start == pytest.approx(3600)
-
-
-def test_a_virtual_loop_says_when_it_is_deadlocked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tests.support.loop.THREADS", 0.0)
-
-    async def forever() -> None:
-        await asyncio.get_running_loop().create_future()
-
-    with pytest.raises(RuntimeError, match="deadlock"):
-        run(forever())
+    assert env.now() - start == 3600
+    assert await asyncio.to_thread(lambda: "from a thread") == "from a thread"
 
 
 @virtual
@@ -76,65 +72,60 @@ async def test_a_scripted_service_plays_its_script() -> None:
 
 
 @virtual
-async def test_a_pair_carries_bytes_split_and_delayed() -> None:
+async def test_the_ends_of_a_pair_tell_what_happened_to_them() -> None:
     left, right = Wire(), Wire()
     pair = TransportPair(left, right)
-    pair.left.split = 2
-    pair.left.delay = 0.5
-    start = asyncio.get_running_loop().time()
+    assert (left.transport, right.transport) == (pair.left, pair.right)
     left.write(b"hello")
-    await asyncio.sleep(0.6)
-    assert right.received == b"he"
-    await asyncio.sleep(1)
-    assert (right.received, pair.left.written) == (b"hello", b"hello")
     left.transport.close()
-    await asyncio.sleep(1)
-    assert left.is_lost
-    assert left.error is None
-    assert right.is_eof
-    assert not right.is_lost
+    await settle(10)
+    assert (bytes(right.received), right.is_eof, right.is_lost) == (b"hello", True, False)
+    assert (left.is_lost, left.error) == (True, None)
     right.write(b"too late")
     await settle()
     assert isinstance(right.error, ConnectionResetError)
-    assert asyncio.get_running_loop().time() - start < 3
 
 
-@virtual
-async def test_a_reader_that_pauses_pauses_the_writer() -> None:
-    class Writer(Wire):
-        pauses = 0
+def test_calls_of_python_and_of_c_are_counted() -> None:
+    digit = re.compile("[0-9]")
 
-        def pause_writing(self) -> None:
-            self.pauses += 1
+    def work() -> None:
+        for letter in "a1b2":
+            digit.match(letter)
+            str.upper(letter)
 
-        def resume_writing(self) -> None:
-            self.pauses -= 1
-
-    left, right = Writer(), Wire()
-    pair = TransportPair(left, right)
-    pair.right.pause_reading()
-    left.write(b"x" * 100_000)
-    await settle()
-    assert (left.pauses, len(right.received)) == (1, 0)
-    pair.right.resume_reading()
-    await settle()
-    assert (left.pauses, len(right.received)) == (0, 100_000)
+    counted = calls(work)
+    assert (counted["Pattern.match '[0-9]'"], counted["str.upper"], counted.total()) == (4, 4, 10)
+    assert sys.getprofile() is None
 
 
-@virtual
-async def test_an_abort_resets_the_peer() -> None:
-    left, right = Wire(), Wire()
-    pair = TransportPair(left, right)
-    left.write(b"lost")
-    pair.left.abort()
-    await settle()
-    assert (right.received, left.error) == (b"", None)
-    assert isinstance(right.error, ConnectionResetError)
+def test_quadratic_work_is_found() -> None:
+    def once(size: int) -> Callable[[], object]:
+        return lambda: [len("") for _ in range(size)]
+
+    def each_with_each(size: int) -> Callable[[], object]:
+        return lambda: [len("") for _ in range(size // 16) for _ in range(size // 16)]
+
+    assert grows_with(once) == ""
+    assert "1024 bytes take" in grows_with(each_with_each)
 
 
-def test_least_ends_with_the_first_that_is_quick_enough() -> None:
-    calls: list[int] = []
-    assert least(lambda: calls.append(1), times=4) > 0
-    assert len(calls) == 4
-    assert least(lambda: calls.append(1), times=4, enough=1.0) < 1.0
-    assert len(calls) == 5
+PIECES = ["a", "b", ".", "[ab]", "[^a]", "a*", "b+?", "a?", "(ab)*", "(?:a|b)", "a{1,2}", "[ab]*+", "(?>a|ab)", "(?=a)"]
+PIECES += ["(?!b)", "(?<=a)", "(?<!b)"]
+
+
+@given(st.lists(st.sampled_from(PIECES), max_size=5).map("".join), st.text("ab\n", max_size=8))
+def test_steps_are_those_of_a_matcher_that_agrees_with_the_engine(source: str, text: str) -> None:
+    pattern = re.compile(source)
+    for how in ("match", "fullmatch", "search"):
+        engine = Engine(pattern, text.encode())
+        found = engine.find(how)
+        match = getattr(pattern, how)(text)
+        assert found == (None if match is None else match.span()), how
+
+
+def test_a_dangerous_pattern_takes_many_steps() -> None:
+    text = b"a" * 16
+    assert steps(re.compile(b"a*b"), text) < 100
+    assert steps(re.compile(b"a*a*b"), text) > 256
+    assert steps(re.compile(b"(a+)*b"), text) > 2**16

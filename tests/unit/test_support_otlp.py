@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from tests.support.client import fetch
+from chaos.parts.client import fetch
 from tests.support.otlp import Collector
 
 SPAN = {

@@ -1,4 +1,4 @@
-"""What becomes of an upstream's bytes, as a value: the sidecar's own `Connection` in a pool of one."""
+"""What becomes of an upstream's bytes, as a value: the sidecar's own `UpstreamConnection` in a pool of one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from sidecar.core.exchange import Exchange
 from sidecar.core.message import Headers
 from sidecar.core.outcome import Failure, Outcome
-from sidecar.upstream.connection import Connection
+from sidecar.upstream.connection import UpstreamConnection
 from sidecar.upstream.deadlines import Deadlines
 from sidecar.upstream.pool import Pool
 from tests.support.clock import make_env
@@ -65,7 +65,7 @@ def answer(pieces: bytes | Iterable[bytes], x: Exchange | None = None, *, closes
     env = make_env()
     told = Answer()
     pool = Pool("http://test", env, Deadlines(env), _connect)
-    connection, pipe = Connection(pool), Pipe()
+    connection, pipe = UpstreamConnection(pool), Pipe()
     pool.connections.add(connection)
     connection.connection_made(pipe)
     x = x or Exchange(b"GET", b"/", [])

@@ -1,7 +1,7 @@
 """What becomes of a client's bytes, as a value: the requests that are served and why the rest is not.
 
-It is the sidecar's own `Downstream` with a service that only notes what it gets, so that the vectors of this package
-are held against the code that reads a socket and not against a part of it, compiled or not.
+It is the sidecar's own `DownstreamConnection` with a service that only notes what it gets, so that the vectors of this
+package are held against the code that reads a socket and not against a part of it, compiled or not.
 """
 
 from __future__ import annotations
@@ -16,11 +16,14 @@ from sidecar.core.exchange import Exchange
 from sidecar.core.message import Headers
 from sidecar.core.outcome import Failure, Outcome
 from sidecar.core.promise import Promise
-from sidecar.downstream.connection import Downstream
+from sidecar.downstream.connection import ANSWERING, READING_HEAD, DownstreamConnection
 from sidecar.downstream.listener import Listener
 from sidecar.downstream.server import Server
 from tests.support.clock import FakeEnv, make_env
 from tests.wire.pipe import Pipe
+
+SPEC = ListenerSpec.model_validate({"address": "127.0.0.1:0"})
+LIMITS = LimitsSpec()
 
 
 class Request(NamedTuple):
@@ -76,11 +79,11 @@ class Reader:
         self._env = env or make_env()
         untraced: Any = SimpleNamespace(begin=None, use=lambda *_: None)
         server = Server(self._env, self._record, untraced)
-        server.limits = limits or LimitsSpec()
-        listener = Listener("test", ListenerSpec.model_validate({"address": "127.0.0.1:0"}), server)
+        server.limits = limits or LIMITS
+        listener = Listener("test", SPEC, server)
         route: Any = SimpleNamespace(service=self._serve, criticality=1, name="all")
         listener.match = lambda _: route
-        self._connection = Downstream(listener)
+        self._connection = DownstreamConnection(listener)
         self._connection.connection_made(Pipe())
         self.conversation = Conversation()
 
@@ -111,16 +114,17 @@ class Reader:
         """The client sends this."""
         connection = self._connection
         connection.data_received(data)
-        while connection._x is None and connection._buffer and not connection._closing:  # more than one turn may serve
+        while connection._phase == READING_HEAD:  # more requests than are served in one turn
             before = connection._buffer
-            connection._advance()
+            connection._read_heads()
             if connection._buffer == before:
                 break
         assert not self._env.emitted("bug")
 
     def result(self) -> Conversation:
-        self.conversation.rest = b"" if self._connection._closing else self._connection._buffer
-        self.conversation.is_open = self._connection._incoming is not None
+        connection = self._connection
+        self.conversation.rest = connection._buffer if connection._phase <= ANSWERING else b""
+        self.conversation.is_open = connection._request_body is not None
         return self.conversation
 
 

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import pytest
 
+from tests.support.cases import each
 from tests.wire.reader import Conversation, dribble, halves, read
 from tests.wire.vectors import GOOD, VECTORS, Vector
 
 SMUGGLED = b"GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n"
 
 
-@pytest.fixture(params=VECTORS, ids=str)
-def vector(request: pytest.FixtureRequest) -> Vector:
-    return VECTORS[request.param]
-
-
 def targets(conversation: Conversation) -> list[bytes]:
     return [request.target for request in conversation.requests]
 
 
+@each(VECTORS.values())
 def test_it_is_read_as_it_must_be(vector: Vector) -> None:
     conversation = read(vector.data)
     if vector.status == GOOD:
@@ -33,6 +30,7 @@ def test_it_is_read_as_it_must_be(vector: Vector) -> None:
         assert conversation.reason
 
 
+@each(VECTORS.values())
 def test_nothing_behind_it_is_read_when_it_is_turned_away(vector: Vector) -> None:
     conversation = read(vector.data + SMUGGLED)
     if vector.status == GOOD and b"HTTP/1.0" not in vector.data:
@@ -41,6 +39,7 @@ def test_nothing_behind_it_is_read_when_it_is_turned_away(vector: Vector) -> Non
         assert b"/smuggled" not in targets(conversation)
 
 
+@each(VECTORS.values())
 def test_it_does_not_matter_where_it_is_cut(vector: Vector) -> None:
     data = vector.data + SMUGGLED
     whole = read(data)
@@ -49,6 +48,7 @@ def test_it_does_not_matter_where_it_is_cut(vector: Vector) -> None:
         assert (cut.requests, cut.status) == (whole.requests, whole.status), pieces
 
 
+@each(VECTORS.values())
 def test_a_byte_at_a_time(vector: Vector) -> None:
     whole, cut = read(vector.data + SMUGGLED), read(dribble(vector.data + SMUGGLED))
     assert (cut.requests, cut.status) == (whole.requests, whole.status)

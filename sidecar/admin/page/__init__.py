@@ -1,9 +1,9 @@
-"""The live page: its files, read once.  `/` is index.html, the others are under `/page/`.
+"""Files of the live page: `/` is index.html, the others are under `/page/`.
 
-It needs nothing from elsewhere and works offline.  The files hold no secrets, so they are served without the token,
-which a browser could not send with a navigation; what they show comes from `/live`, with the token.  The policy below
-allows no inline script, no other origin and no frame: a click on a button cannot be stolen by a page around this one.
-uPlot, which draws the curves, is vendored with its licence.
+The page needs no other site and works offline.  Its files hold no secrets, so they are served without the token, which
+a browser cannot send with a navigation; what the page shows comes from `/live`, with the token.  The policy below
+allows no inline script, no other origin and no frame, so that no page around this one can steal a click.  uPlot, which
+draws the curves, is vendored with its licence.
 """
 
 from __future__ import annotations
@@ -20,12 +20,14 @@ SECURITY: Final = {
 
 
 class File(NamedTuple):
+    """File of the page."""
+
     body: bytes
     content_type: str
 
 
 def load() -> dict[str, File]:
-    """Every file of the page by its name."""
+    """Return every file of the page by its name."""
     found = {}
     for path in files(__name__).iterdir():
         suffix = "." + path.name.rpartition(".")[2]

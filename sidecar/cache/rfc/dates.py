@@ -1,8 +1,8 @@
 """HTTP dates (RFC 9110 5.6.7): the three formats that a recipient must accept, and nothing that merely resembles them.
 
-Strict, because a date decides how long an answer lives: a two-digit year in the preferred format, a missing comma, an
-hour of one digit or a zone other than GMT is no date, and an `Expires` that is no date is in the past (RFC 9111 5.3).
-Only letter case is forgiven.  The weekday is not compared with the day: it adds nothing.
+Reading is strict, since a date decides how long an answer lives.  A year of two digits in the preferred format, a
+missing comma, an hour of one digit or a zone other than GMT is not a date, and an `Expires` that is not a date is in
+the past (RFC 9111 5.3).  Only letter case is ignored.  The weekday is not compared with the day.
 """
 
 from __future__ import annotations
@@ -22,12 +22,16 @@ IMF: Final = re.compile(DAY + rb", (\d\d) " + MONTH + rb" (\d{4}) " + TIME + rb"
 RFC850: Final = re.compile(LONG_DAY + rb", (\d\d)-" + MONTH + rb"-(\d\d) " + TIME + rb" gmt", re.IGNORECASE)
 ASCTIME: Final = re.compile(DAY + rb" " + MONTH + rb" ([ \d]\d) " + TIME + rb" (\d{4})", re.IGNORECASE)
 EPOCH: Final = date(1970, 1, 1).toordinal()
+"""Ordinal of the first day of 1970."""
 LONGEST: Final = 33
 """Bytes of `Wednesday, 01-Jan-25 00:00:00 GMT`."""
 
 
 def parse_date(value: bytes, now: float) -> float | None:
-    """Seconds since 1970, None if it is not an HTTP date.  `now` decides the century of a year of two digits."""
+    """Return seconds since 1970, or None for what is not an HTTP date.
+
+    `now`, also in seconds since 1970, decides the century of a year of two digits.
+    """
     if len(value) > LONGEST:
         return None
     known = _parse(value)
@@ -37,7 +41,7 @@ def parse_date(value: bytes, now: float) -> float | None:
     if match is None:
         return None
     day, month, year, hour, minute, second = match.groups()
-    # "more than 50 years in the future" is the most recent year in the past with these digits (RFC 9110 5.6.7)
+    # a year more than 50 years ahead is the latest past one with these digits (RFC 9110 5.6.7)
     this_year = datetime.fromtimestamp(now, UTC).year
     full = this_year - this_year % 100 + int(year)
     if full > this_year + 50:
@@ -62,7 +66,7 @@ def _instant(year: int, month: bytes, day: bytes, hour: bytes, minute: bytes, se
     except ValueError:
         return None
     hours, minutes, seconds = int(hour), int(minute), int(second)
-    if hours > 23 or minutes > 59 or seconds > 60:  # 60 is a leap second, which clocks of ours do not have
+    if hours > 23 or minutes > 59 or seconds > 60:  # 60 is a leap second
         return None
     return float(days * 86400 + hours * 3600 + minutes * 60 + seconds)
 
@@ -73,5 +77,5 @@ def _format(second: int) -> bytes:
 
 
 def format_date(wall: float) -> bytes:
-    """An IMF-fixdate; `wall` is in seconds since 1970."""
+    """Return an IMF-fixdate; `wall` is in seconds since 1970."""
     return _format(int(wall))

@@ -1,12 +1,12 @@
-"""Cache directives: `Cache-Control` (RFC 9111 5.2), its targeted forms (RFC 9213) and the extensions that we know.
+"""Cache directives: Cache-Control (RFC 9111 5.2), its targeted forms (RFC 9213), and known extensions (RFC 5861, 8246).
 
-What is malformed or contradicts itself is read the safe way (RFC 9111 4.2.1: "caches are encouraged to consider
-responses that have invalid freshness information to be stale"):
+Malformed or contradictory directives are read the safe way: "caches are encouraged to consider responses that have
+invalid freshness information to be stale" (RFC 9111 4.2.1).
 
-- an unusable number, or one directive twice with different numbers: a lifetime of 0, no permission to be stale;
-- a restriction (`no-store`, `private`, `no-cache`, `must-revalidate`) counts whatever argument it was given;
-- a quoted string that does not end: nobody knows where the list goes on, so lifetimes are 0 and permissions void;
-- both forms of an argument, token and quoted string, are accepted (RFC 9111 5.2).
+1. An unusable number, or two different ones for a directive, is a lifetime of 0 or no permission to be stale.
+2. A restriction (`no-store`, `private`, `no-cache`, `must-revalidate`) holds whatever its argument is.
+3. A quoted string without end makes all lifetimes 0 and all permissions void: the rest of the list is unknown.
+4. An argument may be a token or a quoted string (RFC 9111 5.2).
 """
 
 from __future__ import annotations
@@ -19,18 +19,20 @@ from typing import Final
 from sidecar.cache.rfc.structured import parse_dictionary
 
 FOREVER: Final = 2**31
-"""Seconds: what larger numbers count as (RFC 9111 1.2.2)."""
+"""Seconds that larger numbers count as (RFC 9111 1.2.2)."""
 MEMBER: Final = re.compile(
     rb"[ \t]*+([!#$%&'*+.^_`|~0-9A-Za-z-]++)"
     rb'(?:=(?:"((?:[^"\\]|\\.)*)"|([!#$%&\'*+.^_`|~0-9A-Za-z-]++)))?[ \t]*+(?=,|\Z)',
     re.DOTALL,
 )
+"""Matches a well-formed directive."""
 MALFORMED: Final = re.compile(rb"[ \t]*+([!#$%&'*+.^_`|~0-9A-Za-z-]*+)([^,]*+)")
+"""Matches anything in the place of a directive."""
 NAME: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9a-z-]++")
 MEMORABLE: Final = 200
-"""Bytes: only shorter values are remembered parsed, so that the memory of them is bounded."""
+"""Bytes of the longest value whose directives are cached, so that the cache is bounded."""
 UNUSABLE: Final = b"?"
-"""Stands for an argument that could not be read."""
+"""Argument in place of one that cannot be read."""
 
 FLAGS: Final = {
     b"no-store": "no_store",
@@ -41,26 +43,35 @@ FLAGS: Final = {
     b"must-understand": "must_understand",
     b"immutable": "immutable",  # RFC 8246
 }
+"""Directives without an argument, with their attributes."""
 PERMISSIVE: Final = frozenset((b"public", b"must-understand", b"immutable"))
+"""Directives that allow more than their absence, and so must be well-formed to count."""
 LIFETIMES: Final = {b"max-age": "max_age", b"s-maxage": "s_maxage"}
+"""Directives that state a lifetime: the lowest number is the safe one, and 0 in doubt."""
 WINDOWS: Final = {
     b"stale-while-revalidate": "stale_while_revalidate",  # RFC 5861 3
     b"stale-if-error": "stale_if_error",  # RFC 5861 4
     b"min-fresh": "min_fresh",
     b"max-stale": "max_stale",
 }
+"""Directives that state another time."""
 SECONDS: Final = LIFETIMES | WINDOWS
 
 
 class Directives:
-    """What a field says.  Numbers are seconds, None where the directive is absent; shared, so never changed."""
+    """Directives of a field.
+
+    Numbers are seconds, None if the directive is absent.  Objects are shared and must not be changed.
+    """
 
     no_store = False
     no_cache = False
-    """Without field names, that is: for the whole answer."""
+    """True for the form without field names, which is about the whole answer."""
     no_cache_fields: frozenset[bytes] = frozenset()
+    """Fields that `no-cache` names, in lower case."""
     private = False
     private_fields: frozenset[bytes] = frozenset()
+    """Fields that `private` names, in lower case."""
     public = False
     must_revalidate = False
     proxy_revalidate = False
@@ -73,17 +84,18 @@ class Directives:
     stale_if_error: int | None = None
     min_fresh: int | None = None
     max_stale: int | None = None
-    """`FOREVER` for any staleness."""
+    """`FOREVER` if any staleness is accepted."""
 
     def __repr__(self) -> str:
         return f"<Directives {vars(self)}>"
 
 
 NOTHING: Final = Directives()
+"""Directives of an absent field."""
 
 
 def parse(lines: Sequence[bytes]) -> Directives:
-    """The directives of all lines of `Cache-Control`, as one list (RFC 9110 5.3)."""
+    """Return the directives of all lines of Cache-Control, read as one list (RFC 9110 5.3)."""
     if not lines:
         return NOTHING
     value = lines[0] if len(lines) == 1 else b", ".join(lines)
@@ -91,7 +103,10 @@ def parse(lines: Sequence[bytes]) -> Directives:
 
 
 def parse_targeted(lines: Sequence[bytes]) -> Directives | None:
-    """The directives of a targeted field; None where it must be ignored: absent, empty or malformed (RFC 9213 2.1)."""
+    """Return the directives of a targeted field; None if it must be ignored.
+
+    That is the case if it is absent, empty or malformed (RFC 9213 2.1).
+    """
     members = parse_dictionary(b", ".join(lines)) if lines else None
     if not members:
         return None
@@ -105,7 +120,7 @@ def parse_targeted(lines: Sequence[bytes]) -> Directives | None:
         elif kind == "integer" and name in SECONDS and not text.startswith(b"-"):
             _add(found, name, text)
         elif kind == "string" and name in (b"no-cache", b"private"):
-            _add(found, name, None)  # the qualified form, taken as the unqualified: more than is asked, never less
+            _add(found, name, None)  # qualified taken as unqualified: stricter, never laxer
         elif name in SECONDS or name in FLAGS or name in (b"no-cache", b"private"):
             return None
     return found
@@ -122,7 +137,7 @@ def _parse(value: bytes) -> Directives:
             _add(found, name.lower(), token if quoted is None else argument)
         else:
             match = MALFORMED.match(value, at)
-            assert match is not None  # it matches nothing, too
+            assert match is not None  # the pattern also matches nothing
             broken = broken or b'"' in match[2]
             if match[1].lower() not in PERMISSIVE:
                 _add(found, match[1].lower(), UNUSABLE)
@@ -136,6 +151,7 @@ _remembered = lru_cache(maxsize=1024)(_parse)
 
 
 def _distrust(found: Directives) -> None:
+    """Withdraw lifetimes and permissions from what a broken list seemed to say."""
     found.public = found.must_understand = found.immutable = False
     found.max_age = 0
     found.s_maxage = None if found.s_maxage is None else 0
@@ -158,7 +174,7 @@ def _add(found: Directives, name: bytes, argument: bytes | None) -> None:
 
 def _add_seconds(found: Directives, name: bytes, argument: bytes | None) -> None:
     word = SECONDS[name]
-    if argument is None and name == b"max-stale":  # RFC 9111 5.2.1.2: any age will do
+    if argument is None and name == b"max-stale":  # RFC 9111 5.2.1.2: any age
         seconds = FOREVER
     elif argument is not None and argument.isdigit():
         seconds = min(FOREVER, int(argument)) if len(argument) < 11 else FOREVER
@@ -171,7 +187,7 @@ def _add_seconds(found: Directives, name: bytes, argument: bytes | None) -> None
 
 
 def _field_names(argument: bytes | None) -> frozenset[bytes]:
-    """The names of a qualified form; none if it has no argument or one that is not a list of names."""
+    """Return the field names of a qualified form; empty if the argument is absent or not a list of names."""
     if argument is None:
         return frozenset()
     names = [name for part in argument.lower().split(b",") if (name := part.strip(b" \t"))]

@@ -1,7 +1,7 @@
-"""What an answer's fields say to a cache, read line by line.
+"""Facts that the fields of an answer state to a cache, read line by line.
 
-An origin says the same lines again and again, so what became of a line is remembered (as in `sidecar.core.message`).
-Of a head with an entity tag or an identifier of its own, only that line has to be read.
+An origin repeats most of its lines, so the facts of a line are cached, as `sidecar.core.message` does with names.  Of a
+head with a unique entity tag or identifier, only that line is read anew.
 """
 
 from __future__ import annotations
@@ -21,49 +21,60 @@ from sidecar.core.message import SECRETS
 UNSTORABLE: Final = frozenset(
     (b"age", b"content-length", b"proxy-authenticate", b"proxy-authentication-info", b"proxy-authorization")
 )
-"""`Age` is made anew, the length is that of the body, those of the proxy are not stored (RFC 9111 3.1)."""
+"""Fields that are never stored: Age and Content-Length are written anew, those for a proxy are excluded (RFC 9111
+3.1)."""
 AGE: Final = re.compile(rb"[ \t]*+(\d++)[ \t]*+(?=,|\Z)")
+"""Matches the first number of Age."""
 
 DAY: Final = 86400.0
+"""Seconds of a day."""
 LINES: Final = 1024
-"""How many lines a `Reader` remembers."""
+"""Lines that one `FactsReader` caches."""
 LINE: Final = 128
-"""Bytes of the longest of them."""
+"""Bytes of the longest line that is cached."""
 HEAD: Final = 1024
-"""Bytes of the longest head that is remembered whole."""
+"""Bytes of the longest head that is cached as a whole."""
 
 Targets = tuple[bytes, ...]
-"""Fields that speak to us instead of Cache-Control, in order of precedence (RFC 9213 2.2)."""
+"""Targeted fields that replace Cache-Control for this cache, in order of precedence (RFC 9213 2.2)."""
 
 
 class Facts:
-    """Seconds since 1970 for dates; None where a field is absent or is not what it should be.  Shared, so never changed
-    but for `storable` and how they were judged."""
+    """Facts of one head.
+
+    Dates are seconds since 1970; None stands for an absent or malformed field.  Objects are shared and must not be
+    changed, except for `storable` and the last verdict.
+    """
 
     control: Directives = NOTHING
-    """Of Cache-Control, or of the targeted field that takes its place."""
+    """Directives of Cache-Control, or of the targeted field that replaces it."""
     age: float | None = None
+    """Age in seconds."""
     date: float | None = None
     etag: bytes | None = None
     last_modified: float | None = None
     expires: list[bytes] | None = None
-    """All of them as they came, without letter case."""
+    """Values of all Expires lines, in lower case."""
     vary: Names | None = ()
-    """None if it matches nothing."""
+    """Names in Vary; None if it matches no request."""
     tags: list[bytes] | None = None
+    """Words of Cache-Tag and Surrogate-Key, in lower case."""
     set_cookie = False
+    """True if Set-Cookie is there."""
     pragma = False
+    """True if Pragma says no-cache."""
     has_unstorable = False
+    """True if a field of `UNSTORABLE` is there."""
     storable: bytes | None = None
-    """The lines without what is never stored, once somebody has asked."""
+    """Lines without these fields; None until they are first needed (`storing.storable`)."""
     last_status = 0
     last_asked: Any = None
     last_rules: Any = None
     plan: Any = None
-    """What it was judged by last, and how (`sidecar.cache.rfc.freshness.assess`)."""
+    """Last verdict of `freshness.assess`; the three attributes above are its inputs."""
 
     def follow(self, last: Facts) -> None:
-        """Be judged as the last answer was, if all that this depends on is the same."""
+        """Take over the last answer's verdict, if everything that it depends on is the same."""
         if (
             self.control is last.control
             and last.plan is not None
@@ -78,8 +89,8 @@ class Facts:
             self.last_asked, self.last_rules = last.last_asked, last.last_rules
 
 
-class Line:
-    """What one line says."""
+class LineFacts:
+    """Facts of one line; which attribute counts depends on its kind."""
 
     __slots__ = ("control", "instant", "kind", "names", "value", "words")
 
@@ -92,7 +103,7 @@ class Line:
         self.words: list[bytes] = []
 
 
-PASSES: Final = 0
+OTHER: Final = 0
 CONTROL: Final = 1
 DATE: Final = 2
 ETAG: Final = 3
@@ -103,37 +114,39 @@ COOKIE: Final = 7
 PRAGMA: Final = 8
 TAGS: Final = 9
 KEYS: Final = 10
-AGED: Final = 11
-UNKEPT: Final = 12
+AGE_LINE: Final = 11
+UNSTORED: Final = 12
 TARGETED: Final = 13
-KINDS: Final = dict.fromkeys(UNSTORABLE, UNKEPT) | {
+KINDS: Final = dict.fromkeys(UNSTORABLE, UNSTORED) | {
     b"cache-control": CONTROL, b"date": DATE, b"etag": ETAG, b"last-modified": MODIFIED, b"vary": VARY,
     b"expires": EXPIRES, b"set-cookie": COOKIE, b"pragma": PRAGMA, b"cache-tag": TAGS, b"surrogate-key": KEYS,
-    b"age": AGED,
+    b"age": AGE_LINE,
 }  # fmt: skip
-SILENT: Final = Line(PASSES)
+"""Kinds of lines, by field name."""
+IRRELEVANT: Final = LineFacts(OTHER)
 
 
-class Reader:
-    """Reads heads for policies that heed the same targeted fields."""
+class FactsReader:
+    """Reads heads for policies with the same targeted fields."""
 
     __slots__ = ("_day", "_facts", "_head", "_lines", "_targets")
 
     def __init__(self, targets: Targets) -> None:
+        """Start with nothing cached."""
         self._targets = targets
-        self._lines: dict[bytes, Line] = {}
+        self._lines: dict[bytes, LineFacts] = {}
         self._begin(-inf)
 
     def _begin(self, day: float) -> None:
         self._day = day
-        """For which all that is remembered holds: `now` decides on the century of some dates."""
+        """Start of the day for which the cached facts hold, since `now` decides the century of some dates."""
         self._lines.clear()
         self._head = b""
         self._facts = Facts()
-        """Of the head that was read last."""
+        """Facts of the head that was read last."""
 
     def read(self, head: bytes, now: float) -> Facts:
-        """What a head's lines say; `now` in seconds since 1970."""
+        """Return the facts of a head; `now` is in seconds since 1970."""
         if not self._day <= now < self._day + DAY:
             self._begin(now // DAY * DAY)
         if head == self._head:
@@ -147,15 +160,15 @@ class Reader:
     def _read(self, head: bytes) -> Facts:
         facts = Facts()
         known = self._lines
-        controls: list[Line] = []
-        varies: list[Line] = []
+        controls: list[LineFacts] = []
+        varies: list[LineFacts] = []
         is_targeted = False
         for text in head.split(b"\r\n"):
             line = known.get(text)
             if line is None:
-                line = self._hear(text)
+                line = self._read_line(text)
             kind = line.kind
-            if kind == PASSES:
+            if kind == OTHER:
                 continue
             if kind == DATE:
                 facts.date = line.instant
@@ -179,32 +192,32 @@ class Reader:
                 is_targeted = True
             else:
                 facts.has_unstorable = True
-                if kind == AGED and facts.age is None:  # RFC 9111 5.1: the first of several
+                if kind == AGE_LINE and facts.age is None:  # RFC 9111 5.1: the first of several
                     facts.age = parse_age(line.value)
         if controls:
             facts.control = controls[0].control if len(controls) == 1 else parse([line.value for line in controls])
         if varies:
             facts.vary = varies[0].names if len(varies) == 1 else names_of([line.value for line in varies])
         if is_targeted:
-            self._heed(facts, head)
+            self._apply_targeted(facts, head)
         return facts
 
-    def _hear(self, text: bytes) -> Line:
-        """Read one line."""
+    def _read_line(self, text: bytes) -> LineFacts:
+        """Read one line and cache its facts."""
         name = text[: text.find(b":")].lower()
-        kind = KINDS.get(name, TARGETED if name in self._targets else PASSES)
-        line = SILENT if kind == PASSES else self._line(kind, text[len(name) + 1 :].strip(b" \t"))
+        kind = KINDS.get(name, TARGETED if name in self._targets else OTHER)
+        line = IRRELEVANT if kind == OTHER else self._facts_of(kind, text[len(name) + 1 :].strip(b" \t"))
         if len(text) <= LINE and name not in SECRETS:
             if len(self._lines) >= LINES:
                 self._lines.clear()
             self._lines[text] = line
         return line
 
-    def _line(self, kind: int, value: bytes) -> Line:
+    def _facts_of(self, kind: int, value: bytes) -> LineFacts:
         if kind == ETAG:  # letter case matters
-            return Line(kind, value if is_tag(value) else b"")
+            return LineFacts(kind, value if is_tag(value) else b"")
         value = value.lower()
-        line = Line(kind, value)
+        line = LineFacts(kind, value)
         if kind == CONTROL:
             line.control = parse([value])
         elif kind in (DATE, MODIFIED):
@@ -217,8 +230,8 @@ class Reader:
             line.words = value.split()
         return line
 
-    def _heed(self, facts: Facts, head: bytes) -> None:
-        """The first targeted field that is valid stands for Cache-Control and Expires (RFC 9213 2.2)."""
+    def _apply_targeted(self, facts: Facts, head: bytes) -> None:
+        """Let the first valid targeted field replace Cache-Control and Expires (RFC 9213 2.2)."""
         lower = lowered(head)
         for target in self._targets:
             directives = parse_targeted(values(head, lower, target))
@@ -228,13 +241,13 @@ class Reader:
 
 
 @lru_cache(maxsize=64)
-def reader(targets: Targets) -> Reader:
-    """The one that all such policies share."""
-    return Reader(targets)
+def reader(targets: Targets) -> FactsReader:
+    """Return the reader that all policies with these targeted fields share."""
+    return FactsReader(targets)
 
 
 def parse_age(value: bytes) -> float:
-    """Seconds; 0 if the field has to be ignored (RFC 9111 5.1).  Of a list the first member counts."""
+    """Return the first number of Age in seconds; 0 if the field must be ignored (RFC 9111 5.1)."""
     match = AGE.match(value)
     if match is None:
         return 0.0

@@ -1,20 +1,15 @@
-"""May an answer be stored, and how long is it fresh and of use (RFC 9111 3 and 4.2, RFC 5861, RFC 9213)?
+"""Verdict on an answer: may it be stored, and how long is it fresh and useful (RFC 9111 3 and 4.2, RFC 5861, RFC 9213)?
 
-Pure: what the answer says, what the policy says and the instants go in; a `Plan`, an age and a refusal come out.  The
-cache is a shared one.  The refusal is a word for `Cache-Status` and `sidecar explain`; empty means: store it.
+The cache is a shared one.  Facts of the answer and the request, the policy and the instants go in; a `Plan`, an age and
+a refusal come out.  Choices that the RFCs leave open:
 
-Decisions where the RFC leaves one:
-
-- Heuristic freshness (RFC 9111 4.2.2) is off unless the policy turns it on; then it is a share of the time since
-  `Last-Modified`, at most a day.
-- The policy's `ttl` stands in for an origin that says nothing: not where there is any `Cache-Control`, `Expires` or
-  `Pragma: no-cache` with a word on freshness, and not for a request with a `Cookie`, whose answer may be one user's.
-- The policy's stale windows hold only for an answer that was fresh once by its own word or the policy's.
-- `s-maxage` forbids staleness as `proxy-revalidate` does (RFC 9111 5.2.2.10), also beside `stale-while-revalidate`;
-  an origin that wants both says it in `CDN-Cache-Control`, or with `max-age`.
-- A number twice with different values is 0, and so is an unreadable `Expires` or two of them (RFC 9111 4.2.1, 5.3).
-- `Set-Cookie` needs the policy's consent, or a qualified `no-cache` or `private` that takes the field out.
-- An answer that could never be used is not stored: stale at birth, without a validator or a window of staleness.
+1. Heuristic freshness (RFC 9111 4.2.2) is off by default, and a day at most.
+2. The policy's `ttl` holds if the answer says nothing about freshness, and only for a request without `Cookie`, whose
+   answer may be private.
+3. The policy's stale windows hold for an answer that was once fresh.
+4. `s-maxage` forbids staleness as `proxy-revalidate` does (RFC 9111 5.2.2.10), also beside `stale-while-revalidate`.
+5. `Set-Cookie` needs the policy's consent, or a qualified `no-cache` or `private` that removes the field.
+6. An answer that could never be used is not stored: stale at birth, without validator or stale window.
 """
 
 from __future__ import annotations
@@ -27,69 +22,82 @@ from sidecar.cache.rfc.directives import NOTHING, Directives
 from sidecar.cache.rfc.facts import Facts, Targets
 
 HEURISTICALLY_CACHEABLE: Final = frozenset((200, 203, 204, 300, 301, 308, 404, 405, 410, 414, 501))
-"""RFC 9110 15.1, without 206, which is not stored."""
+"""Statuses that may be stored without explicit freshness (RFC 9110 15.1), but for 206, which is never stored."""
 UNDERSTOOD: Final = HEURISTICALLY_CACHEABLE | {
     201, 202, 205, 207, 208, 226, 302, 303, 305, 307, 400, 401, 402, 403, 406, 407, 408, 409, 411, 412, 413, 415, 416,
     417, 421, 422, 423, 424, 425, 426, 428, 429, 431, 451, 500, 502, 503, 504, 505, 506, 507, 508, 510, 511,
 }  # fmt: skip
-"""The registered final statuses: nothing in their definitions asks more of a cache (RFC 9111 5.2.2.3)."""
+"""Registered final statuses; none asks more of a cache than its fields say (RFC 9111 5.2.2.3)."""
 LONGEST_HEURISTIC: Final = 86400.0
+"""Seconds."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Rules:
-    """What the policy has to say."""
+class FreshnessRules:
+    """Settings of a policy that decide about storing and freshness."""
 
     ttl: float | None = None
-    """Seconds of freshness for an answer that says nothing itself."""
+    """Seconds of freshness for an answer that states none; None if it has none."""
     heuristic: float = 0.0
-    """Share of the time since `Last-Modified`; 0 is off."""
+    """Freshness as a share of the time since Last-Modified; 0 is off."""
     stale_while_revalidate: float = 0.0
+    """Seconds, unless the answer says otherwise."""
     stale_if_error: float = 0.0
+    """Seconds, unless the answer says otherwise."""
     set_cookie: bool = False
-    """May answers with `Set-Cookie` be stored?"""
+    """True if answers with Set-Cookie may be stored."""
     targets: Targets = (b"cdn-cache-control",)
+    """Targeted fields that replace Cache-Control."""
 
 
-class Asked(NamedTuple):
-    """What of the request matters for storing its answer."""
+class RequestFacts(NamedTuple):
+    """Facts of a request that decide whether its answer may be stored."""
 
     has_authorization: bool = False
     has_cookie: bool = False
     no_store: bool = False
+    """True if Cache-Control of the request says so."""
 
 
 class Plan:
-    """How answers that say the same are stored.  Seconds."""
+    """Plan for storing answers with the same facts.  Times in seconds."""
 
     lifetime = 0.0
+    """Freshness from the answer's birth on."""
     stale_while_revalidate = 0.0
+    """Use beyond freshness while a new answer is fetched."""
     stale_if_error = 0.0
+    """Use beyond freshness in place of an error."""
     must_validate = False
-    """May it not be served stale by anyone's leave (RFC 9111 4.2.4)?"""
+    """True if it may never be used stale (RFC 9111 4.2.4)."""
     no_cache = False
-    """Must it be validated even while it is fresh (RFC 9111 5.2.2.4)?"""
+    """True if it must be validated even while it is fresh (RFC 9111 5.2.2.4)."""
     immutable = False
+    """True if a reload need not validate it while it is fresh (RFC 8246)."""
     dropped: frozenset[bytes] | None = None
-    """Fields not to store, if there are any."""
+    """Fields that are not stored; None if all are."""
 
     def __init__(self, refusal: bytes = b"") -> None:
+        """Plan to store the answer, or with a `refusal` not to."""
         self.refusal = refusal
-        """Why they are not, in a word; empty if they are."""
+        """Reason not to store, as a token; empty if the answer may be stored."""
 
 
 def assess(
-    status: int, facts: Facts, asked: Asked, rules: Rules, delay: float, received: float
+    status: int, facts: Facts, asked: RequestFacts, rules: FreshnessRules, delay: float, received: float
 ) -> tuple[Plan, float, bytes]:
-    """Judge the answer to a GET (RFC 9111 3), that took `delay` seconds and came at `received`, seconds since 1970: how
-    it is stored, how old it was when it came, and why it may not be stored, in a word; empty if it may."""
+    """Return the plan for the answer to a GET, its age at receipt in seconds, and the refusal (RFC 9111 3).
+
+    `delay` is how long the answer took in seconds, `received` the time of receipt in seconds since 1970.  An empty
+    refusal means that the answer may be stored; else it is the reason as a token.
+    """
     last: Plan | None = facts.plan
     if last is not None and facts.last_status == status and facts.last_asked is asked and facts.last_rules is rules:
         plan = last
     else:
         dated = _dated_lifetime(facts, rules, received)
         plan = _plan(status, facts, asked, rules, dated)
-        if dated is None or facts.date is not None:  # else another instant has another plan
+        if dated is None or facts.date is not None:  # otherwise the plan depends on the instant
             facts.plan, facts.last_status, facts.last_asked, facts.last_rules = plan, status, asked, rules
     age = initial_age(facts, delay, received)
     if (
@@ -103,18 +111,18 @@ def assess(
 
 
 def is_explicit(facts: Facts) -> bool:
-    """Does the answer itself say how long it is fresh (RFC 9111 4.2.1)?"""
+    """True if the answer itself states how long it is fresh (RFC 9111 4.2.1)."""
     return facts.control.s_maxage is not None or facts.control.max_age is not None or facts.expires is not None
 
 
 def initial_age(facts: Facts, delay: float, received: float) -> float:
-    """Seconds old at its receipt (RFC 9111 4.2.3)."""
+    """Return the age at receipt in seconds (RFC 9111 4.2.3)."""
     apparent = 0.0 if facts.date is None else max(0.0, received - facts.date)
     return max(apparent, (facts.age or 0.0) + delay)
 
 
-def _dated_lifetime(facts: Facts, rules: Rules, received: float) -> float | None:
-    """The lifetime that follows from dates, None where they have no say: `Expires`, or the heuristic."""
+def _dated_lifetime(facts: Facts, rules: FreshnessRules, received: float) -> float | None:
+    """Return the lifetime by Expires or the heuristic, in seconds; None if neither decides."""
     control = facts.control
     if control.max_age is not None or control.s_maxage is not None:
         return None
@@ -129,7 +137,7 @@ def _dated_lifetime(facts: Facts, rules: Rules, received: float) -> float | None
     return None
 
 
-def _plan(status: int, facts: Facts, asked: Asked, rules: Rules, dated: float | None) -> Plan:
+def _plan(status: int, facts: Facts, asked: RequestFacts, rules: FreshnessRules, dated: float | None) -> Plan:
     control = facts.control
     if status < 200 or status in (206, 304):
         return Plan(b"partial" if status == 206 else b"status")
@@ -163,7 +171,7 @@ def _plan(status: int, facts: Facts, asked: Asked, rules: Rules, dated: float | 
 
 
 def _implied_lifetime(
-    status: int, control: Directives, asked: Asked, rules: Rules, pragma: bool, heuristic: float
+    status: int, control: Directives, asked: RequestFacts, rules: FreshnessRules, pragma: bool, heuristic: float
 ) -> float:
     if control.no_cache or (pragma and control is NOTHING):
         return 0.0
@@ -172,7 +180,7 @@ def _implied_lifetime(
     return heuristic
 
 
-def _windows(control: Directives, rules: Rules, lifetime: float, dropped: frozenset[bytes]) -> Plan:
+def _windows(control: Directives, rules: FreshnessRules, lifetime: float, dropped: frozenset[bytes]) -> Plan:
     plan = Plan()
     plan.lifetime = lifetime
     plan.must_validate = must_validate = (

@@ -1,10 +1,11 @@
-"""Which requests share an answer: the cache key (RFC 9111 2).
+"""Cache keys: which requests share an answer (RFC 9111 2).
 
-The key is the rule's own name, the method (always GET), the target URI, and the request fields that the policy adds.
-The URI is normalised as RFC 3986 6.2.2 and RFC 9110 4.2.3 say, and no further: letter case of scheme and host, the
-default port, letter case of percent-encoded octets, and those that need no encoding.  A query is part of the identity
-as it stands: neither its order nor an empty one (`/a?` and `/a`) is touched.  `ignore_query` takes parameters out by
-name, or by `prefix*`; the upstream of the first request still sees them, so name only what it does not look at.
+A key consists of the rule's digest, the target URI, and the request fields that the policy names; the method is always
+GET.  URIs are normalised as in RFC 3986 6.2.2 and RFC 9110 4.2.3 and no further: letter case of scheme and host,
+default port, letter case of escapes, escapes of unreserved characters.  The query belongs to the URI as it stands: its
+order counts, and `/a?` differs from `/a`.
+
+`ignore_query` removes parameters by name or by `prefix*`.  The upstream of the first request still sees them.
 """
 
 from __future__ import annotations
@@ -20,26 +21,29 @@ from sidecar.core.exchange import Exchange
 
 ESCAPE: Final = re.compile(rb"%([0-9A-Fa-f]{2})")
 UNRESERVED: Final = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
+"""Octets that need no escape (RFC 3986 2.3)."""
 PERCENT: Final = 0x25
-"""As a number: looking for bytes, CPython first tries to take them for one, and fails (0.3 us)."""
+"""The octet `%` as a number, since CPython looks for one faster than for bytes."""
 IN_KEY: Final = re.compile(rb"[^ ]* ([^ \x01]*)")
+"""Matches a key up to the end of its URI."""
 DEFAULT_PORTS: Final = {b"http": b":80", b"https": b":443"}
 URI: Final = re.compile(r"(https?)://([^/?#]+)([^?#]*)(?:\?([^#]*))?(?:#.*)?", re.IGNORECASE)
+"""Matches an absolute http URI."""
 
 
 def uri_of(key: bytes) -> bytes:
-    """The URI in a key of any rule, of a variant too: it has neither spaces nor control characters."""
+    """Return the URI in a key of any rule, also a variant's: it holds neither spaces nor control characters."""
     match = IN_KEY.match(key)
     return b"" if match is None else match[1]
 
 
-def is_more_than_uri(key: bytes) -> bool:
-    """Has its rule other keys of the same URI?"""
+def is_keyed_by_fields(key: bytes) -> bool:
+    """True if the key holds request fields beside the URI."""
     return key.count(b" ") > 1
 
 
 def unescaped(text: bytes) -> bytes:
-    """Percent-encoding normalised (RFC 3986 6.2.2.1 and 6.2.2.2)."""
+    """Return the text with its percent-encoding normalised (RFC 3986 6.2.2.1 and 6.2.2.2)."""
     return ESCAPE.sub(_unescape, text)
 
 
@@ -50,33 +54,36 @@ def _unescape(match: re.Match[bytes]) -> bytes:
 
 @lru_cache(maxsize=256)
 def site(scheme: bytes, authority: bytes) -> bytes:
-    """Scheme and host as they stand in a URI (RFC 9110 4.2.3)."""
+    """Return scheme and host as they stand in a normalised URI (RFC 9110 4.2.3)."""
     authority = authority.lower()
     return b"%b://%b" % (scheme, authority.removesuffix(DEFAULT_PORTS.get(scheme, b":80")).removesuffix(b":"))
 
 
 class KeyRule:
-    """How one policy makes keys.  `digest` is its identity: two rules that differ in it never share an answer."""
+    """Recipe by which one policy makes keys."""
 
     __slots__ = (
         "_authority", "_exact", "_ignores_some", "_prefixes", "_scheme", "_start", "digest", "headers", "namespace",
     )  # fmt: skip
 
     def __init__(self, name: str, headers: tuple[str, ...] = (), ignore_query: tuple[str, ...] = ()) -> None:
+        """Make the rule of the policy `name`; `headers` are fields of the key, `ignore_query` parameters left out of
+        it."""
         self.headers = tuple(sorted(header.lower().encode() for header in headers))
         ignored = sorted(ignore_query)
         self._exact = frozenset(word.encode() for word in ignored if not word.endswith("*"))
         self._prefixes = tuple(word[:-1].encode() for word in ignored if word.endswith("*"))
         self._ignores_some = bool(ignored)
         self.digest = blake2b(repr((name, self.headers, ignored)).encode(), digest_size=8).hexdigest()
+        """Identity of the rule.  Rules with different digests never share an answer."""
         self.namespace = self.digest.encode() + b" "
-        """What its keys begin with."""
+        """Prefix of all its keys."""
         self._scheme = self._authority = b""
         self._start = b""
-        """Of the keys for the scheme and authority seen last."""
+        """Prefix of the keys for the scheme and authority seen last."""
 
     def key(self, x: Exchange) -> bytes:
-        """The key of a request, before `Vary` has its say: the rule, the URI, and the policy's fields."""
+        """Return the key of a request before `Vary` is applied."""
         if x.authority != self._authority or x.scheme != self._scheme:
             self._scheme, self._authority = x.scheme, x.authority
             self._start = self.namespace + site(x.scheme, x.authority)
@@ -88,7 +95,7 @@ class KeyRule:
         return b"%b %b" % (key, selecting(x, self.headers)) if self.headers else key
 
     def uri(self, scheme: bytes, authority: bytes, path: bytes, query: bytes | None) -> bytes:
-        """The target URI, normalised, without what the policy ignores."""
+        """Return the normalised target URI, without the ignored parameters."""
         return site(scheme, authority) + self._target(path, query)
 
     def _target(self, path: bytes, query: bytes | None) -> bytes:
@@ -106,7 +113,7 @@ class KeyRule:
         return path + b"?" + query
 
     def of_text(self, text: str) -> bytes | None:
-        """The normalised form of a URI that an operator wrote; None if it is no absolute http URI."""
+        """Return the normalised form of a URI that an operator wrote; None if it is not an absolute http URI."""
         match = URI.fullmatch(text)
         if match is None or not text.isascii():
             return None

@@ -1,6 +1,6 @@
-"""Which other URIs an unsafe request has changed: those in Location and Content-Location, of the same origin only.
+"""URIs that an unsafe request has changed beside its own: those in Location and Content-Location.
 
-RFC 9111 4.4: an origin must not be able to invalidate what belongs to another.
+Only those of the same origin count: an origin must not be able to invalidate what belongs to another (RFC 9111 4.4).
 """
 
 from __future__ import annotations
@@ -9,15 +9,14 @@ from urllib.parse import urljoin, urlsplit
 
 from sidecar.cache.rfc.key import site
 from sidecar.core.exchange import Exchange
-from sidecar.core.headers import get_all
-from sidecar.core.message import Headers
+from sidecar.core.message import Headers, get_all
 
 Place = tuple[bytes, bytes | None]
-"""Path and query."""
+"""Path and query; the query is None if there is none."""
 
 
 def resolve(x: Exchange, reference: bytes) -> Place | None:
-    """A reference relative to the request's target; None if it is of another origin, or is no URI."""
+    """Resolve a reference against the request's target; None if it is of another origin or not a URI."""
     base = f"{x.scheme.decode()}://{x.authority.decode('latin-1')}{x.target.decode('latin-1')}"
     try:
         joined = urlsplit(urljoin(base, reference.decode("latin-1")))
@@ -31,12 +30,12 @@ def resolve(x: Exchange, reference: bytes) -> Place | None:
 
 
 def others(x: Exchange, headers: Headers) -> list[Place]:
-    """The places that Location and Content-Location name."""
+    """Return the places that Location and Content-Location name."""
     references = get_all(headers, b"location") + get_all(headers, b"content-location")
     return [place for reference in references if (place := resolve(x, reference)) is not None]
 
 
-def speaks_of_target(x: Exchange, headers: Headers) -> bool:
-    """Is Content-Location the request's own target?"""
+def is_about_target(x: Exchange, headers: Headers) -> bool:
+    """True if Content-Location is the request's own target."""
     own = get_all(headers, b"content-location")
     return len(own) == 1 and resolve(x, own[0]) == (x.path, x.query)

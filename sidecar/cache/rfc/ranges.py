@@ -1,8 +1,8 @@
-"""Ranges of a stored answer (RFC 9110 14): which bytes a request means, and the partial response that has them.
+"""Range requests on a stored answer (RFC 9110 14): which bytes are meant, and the partial response.
 
-A Range that is not understood is ignored, and so is one that asks for more than it is worth (14.2: many small or
-overlapping ranges are a known denial of service).  One satisfiable range is answered plainly, several as
-`multipart/byteranges` (15.3.7), none with 416 (15.5.17).
+A Range is ignored if it is malformed, or asks for many or overlapping ranges, which is a known denial of service
+(14.2).  One satisfiable range makes a plain 206, several make `multipart/byteranges` (15.3.7), none makes a 416
+(15.5.17).
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from typing import Final
 from sidecar.cache.entry import Entry
 from sidecar.cache.rfc.dates import parse_date
 from sidecar.cache.rfc.etag import is_strong, is_tag
-from sidecar.core.headers import get, without
-from sidecar.core.message import Headers
+from sidecar.core.message import Headers, get, without
 
 BYTES: Final = re.compile(rb"bytes=(.*)", re.IGNORECASE)
 SPEC: Final = re.compile(rb"[ \t]*+(?:(\d{1,18})-(\d{1,18})?|-(\d{1,18}))[ \t]*+")
 MAX_RANGES: Final = 16
+"""Ranges of one request; a field with more is ignored."""
 
 Range = tuple[int, int]
-"""First byte and the one after the last."""
+"""First byte, and the one after the last."""
 
 
-def parse_range(value: bytes, size: int) -> list[Range] | None:
-    """The ranges that can be satisfied, in the order asked; None where the field has to be ignored."""
+def parse_ranges(value: bytes, size: int) -> list[Range] | None:
+    """Return the satisfiable ranges in the order given, or None if the field must be ignored."""
     match = BYTES.fullmatch(value)
     if match is None:
         return None
@@ -54,18 +54,18 @@ def parse_range(value: bytes, size: int) -> list[Range] | None:
 
 
 def is_applicable(if_range: bytes | None, entry: Entry, now: float) -> bool:
-    """Does `If-Range` hold (RFC 9110 13.1.5), or is it absent?"""
+    """True if If-Range holds (RFC 9110 13.1.5) or is absent."""
     if if_range is None:
         return True
     if is_tag(if_range):
         return is_strong(if_range) and if_range == entry.etag
     date = parse_date(if_range, now)
-    # a date is a strong validator if it lies a second or more before the answer's own (8.8.2.2)
+    # a date is a strong validator if it is a second or more before Date (8.8.2.2)
     return date is not None and date == entry.last_modified and entry.date >= date + 1
 
 
 def partial(entry: Entry, ranges: list[Range]) -> tuple[int, Headers, bytes]:
-    """Status, fields and body of the response for satisfiable ranges; 416 for none."""
+    """Return status, fields and body of the response for satisfiable ranges; for none, of a 416."""
     size = len(entry.body)
     if not ranges:
         return 416, [(b"content-range", b"bytes */%d" % size)], b""

@@ -1,4 +1,4 @@
-"""`Cache-Status` (RFC 9211): what this cache did, one member of a list that each cache on the way adds to."""
+"""Cache-Status (RFC 9211): what this cache did, as one member of a list to which each cache on the way adds."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ from typing import Final, Literal
 
 FIELD: Final = b"cache-status"
 NAME: Final = b"sidecar"
+"""Name of this cache in the list."""
 
 Forward = Literal["bypass", "method", "uri-miss", "vary-miss", "miss", "request", "stale", "partial"]
-"""Why a request went on towards the origin (RFC 9211 2.2)."""
+"""Reasons why a request went towards the origin (RFC 9211 2.2)."""
 
 
 def hit(ttl: float, detail: bytes = b"") -> bytes:
-    """Answered from the store; `ttl` is the freshness left, negative for a stale answer (2.4)."""
+    """Return the value for an answer from the store; `ttl` is the freshness left, negative if it is stale (2.4)."""
     if detail:
         return b"%b; hit; ttl=%d; detail=%b" % (NAME, ttl, detail)
     return b"%b; hit; ttl=%d" % (NAME, ttl)
@@ -22,7 +23,10 @@ def forwarded(
     why: Forward, status: int = 0, *, stored: bool = False, collapsed: bool = False, ttl: float | None = None,
     detail: bytes = b"",
 ) -> bytes:  # fmt: skip
-    """Went on towards the origin, which answered with `status` where that is not what the client sees (2.3)."""
+    """Return the value for a request that went towards the origin.
+
+    `status` is the origin's answer where the client gets another one (2.3), 0 otherwise; `ttl` is the freshness left.
+    """
     value = b"%b; fwd=%b" % (NAME, why.encode())
     if status:
         value += b"; fwd-status=%d" % status
@@ -37,9 +41,8 @@ def forwarded(
     return value
 
 
-class Stored:
-    """The line of the field for the most common of these: it went on, and the answer was stored.  Mostly that is the
-    same line as the last time."""
+class StoredLine:
+    """Line of the field for a fetched and stored answer, kept from one use to the next since it rarely changes."""
 
     __slots__ = ("_line", "_ttl", "_why")
 
@@ -49,6 +52,7 @@ class Stored:
         self._line = b""
 
     def line(self, why: Forward, ttl: int) -> bytes:
+        """Return the line for a reason and a freshness in whole seconds."""
         if ttl != self._ttl or why != self._why:
             self._why, self._ttl = why, ttl
             self._line = b"%b: %b\r\n" % (FIELD, forwarded(why, stored=True, ttl=ttl))

@@ -1,7 +1,6 @@
-"""Dictionaries of Structured Fields (RFC 9651), read strictly: a field with one error in it is no field at all.
+"""Dictionaries of Structured Fields (RFC 9651), read strictly: one error makes the whole field invalid.
 
-Only what targeted cache control (RFC 9213) needs: the top level is a dictionary, its members are kept with the type
-that they have, and parameters are checked and dropped.
+Only what targeted cache control (RFC 9213) needs: members keep their type and text, parameters are checked and dropped.
 """
 
 from __future__ import annotations
@@ -25,12 +24,12 @@ OWS: Final = re.compile(rb"[ \t]*+")
 
 Type = Literal["integer", "decimal", "string", "token", "bytes", "boolean", "date", "display", "list"]
 Member = tuple[Type, bytes]
-"""Type and text as it stood; `?1` for a member without a value.  The text of an inner list is empty."""
+"""Type, and the text as it stood: `?1` for a member without a value, empty for an inner list."""
 TRUE: Final[Member] = ("boolean", b"?1")
 
 
 def parse_dictionary(text: bytes) -> dict[bytes, Member] | None:
-    """The members of a dictionary, the last one of a name (RFC 9651 4.2.2); None if the field is malformed."""
+    """Return the members of a dictionary, the last of each name (RFC 9651 4.2.2); None if the field is malformed."""
     try:
         return _dictionary(text)
     except ValueError:
@@ -96,7 +95,7 @@ def _parameters(text: bytes, at: int) -> int:
 
 def _space(text: bytes, at: int) -> int:
     match = SPACE.match(text, at)
-    assert match is not None  # it matches nothing, too
+    assert match is not None  # the pattern also matches nothing
     return match.end()
 
 

@@ -1,8 +1,7 @@
-"""Validators: conditional requests made, answered and understood (RFC 9111 4.3, RFC 9110 8.8 and 13).
+"""Validation: conditional requests made, answered and understood (RFC 9111 4.3, RFC 9110 8.8 and 13).
 
-Entity tags are compared as RFC 9110 8.8.3.2 says and read strictly: what is not an entity tag validates nothing.  The
-cache answers `If-None-Match` and, only in its absence, `If-Modified-Since` (13.2.2); `If-Match` and
-`If-Unmodified-Since` are for the origin (RFC 9111 4.3.2), requests that bear them go to it.
+The cache answers If-None-Match and, only in its absence, If-Modified-Since (13.2.2).  Requests with If-Match or
+If-Unmodified-Since go to the origin (RFC 9111 4.3.2).  A malformed entity tag validates nothing.
 """
 
 from __future__ import annotations
@@ -12,19 +11,19 @@ from typing import Final
 from sidecar.cache.entry import Entry
 from sidecar.cache.rfc.dates import parse_date
 from sidecar.cache.rfc.etag import is_strong, is_tag, tags_of, weakly_equal
-from sidecar.core.headers import get, get_all
-from sidecar.core.message import Headers
+from sidecar.core.message import Headers, get, get_all
 
 CONDITIONS: Final = frozenset(
     (b"if-none-match", b"if-modified-since", b"if-match", b"if-unmodified-since", b"if-range", b"range")
 )
+"""Request fields that ask for less than a whole answer."""
 NOT_UPDATED: Final = frozenset((b"content-length", b"content-range", b"age", b"cache-status"))
-"""Fields of a 304 or a HEAD that leave the stored ones as they are: RFC 9111 3.2, and ours."""
+"""Fields of a 304 or a HEAD that leave the stored ones unchanged: those of RFC 9111 3.2, and the cache's own."""
 
 
 def is_not_modified(entry: Entry, none_match: bytes | None, modified_since: bytes | None, now: float) -> bool:
-    """Does the client have it already?  `now` in seconds since 1970."""
-    if none_match is not None:  # 13.1.2, and 13.2.2: the other one is then ignored
+    """True if the client holds this representation; `now` is in seconds since 1970."""
+    if none_match is not None:  # 13.1.2; 13.2.2: If-Modified-Since is then ignored
         if none_match.strip() == b"*":
             return True
         tags = tags_of(none_match)
@@ -34,13 +33,13 @@ def is_not_modified(entry: Entry, none_match: bytes | None, modified_since: byte
     since = parse_date(modified_since, now)
     if since is None:  # 13.1.3
         return False
-    # RFC 9111 4.3.2: Date stands in for an absent Last-Modified
+    # RFC 9111 4.3.2: Date replaces an absent Last-Modified
     modified = entry.last_modified if entry.last_modified is not None else entry.date
     return modified <= since
 
 
 def conditional(headers: Headers, entry: Entry) -> Headers:
-    """The request's fields with the entry's validators for conditions (RFC 9111 4.3.1)."""
+    """Return the request's fields with the entry's validators as conditions (RFC 9111 4.3.1)."""
     fields = unconditional(headers)
     if entry.etag:
         fields.append((b"if-none-match", entry.etag))
@@ -50,14 +49,14 @@ def conditional(headers: Headers, entry: Entry) -> Headers:
 
 
 def unconditional(headers: Headers) -> Headers:
-    """The request's fields without any condition or range: what fills a cache has to be whole."""
+    """Return the request's fields without conditions and range, so that the answer is whole."""
     return [field for field in headers if field[0] not in CONDITIONS]
 
 
 def is_same(entry: Entry, headers: Headers, now: float) -> bool:
-    """Does a 304 speak of this entry (RFC 9111 4.3.4)?
+    """True if a 304 is about this entry (RFC 9111 4.3.4).
 
-    One without any validator answers the only question that was asked, which was about this entry.
+    A 304 without validator answers the only condition that was sent, which was about this entry.
     """
     tag = get(headers, b"etag")
     if tag is not None and is_tag(tag):
@@ -69,7 +68,7 @@ def is_same(entry: Entry, headers: Headers, now: float) -> bool:
 
 
 def is_same_by_head(entry: Entry, headers: Headers, now: float) -> bool:
-    """Does the answer to a HEAD agree with this entry (RFC 9111 4.3.5)?"""
+    """True if the answer to a HEAD agrees with this entry (RFC 9111 4.3.5)."""
     tag, modified, length = (get(headers, name) for name in (b"etag", b"last-modified", b"content-length"))
     return (
         (tag is None or tag == entry.etag)
@@ -79,12 +78,12 @@ def is_same_by_head(entry: Entry, headers: Headers, now: float) -> bool:
 
 
 def freshened(stored: Headers, update: Headers, dropped: frozenset[bytes] = frozenset()) -> Headers:
-    """The stored fields, those that the update has replaced by it (RFC 9111 3.2)."""
+    """Return the stored fields, replaced by those of the update (RFC 9111 3.2)."""
     new = [field for field in update if field[0] not in NOT_UPDATED and field[0] not in dropped]
     names = {name for name, _ in new}
     return [field for field in stored if field[0] not in names] + new
 
 
 def own_cookies(update: Headers, stored: Headers) -> list[bytes]:
-    """Cookies that a 304 sets for its client, where they are not stored."""
+    """Return the cookies that a 304 sets for its client, if cookies are not stored."""
     return [] if get(stored, b"set-cookie") is not None else get_all(update, b"set-cookie")

@@ -1,14 +1,12 @@
-"""Which of the answers stored for one URI a request means (RFC 9111 4.1).
+"""Selection among the variants of one URI by request fields (RFC 9111 4.1).
 
-A stored answer is keyed by the values that its request had in the fields that `Vary` names.  Two values match if they
-differ in white space, in how they are spread over lines, or in ways that mean nothing by the field's own definition;
-an absent field matches an absent one only.
-
-The fields that the edge takes from the client and writes anew (`X-Forwarded-For` and its kin) count as they go up.
-
-Answers of one URI may name different fields.  All are then keyed by the union of the names: never coarser than any of
-them asks, and it settles after a few answers.  The RFC's advice for an answer that forgot its `Vary` ("use the most
-recent valid Vary field value available") is thereby kept.
+1. A variant is keyed by the values that its request had in the fields named by Vary.  Values match if they differ only
+   in white space, in their spread over lines, or in ways without meaning by the field's definition.  An absent field
+   matches an absent field only.
+2. Fields that the edge writes anew (X-Forwarded-For and the like) count as they are sent upstream.
+3. Answers of one URI may name different fields.  All are keyed by the union of the names: never coarser than one of
+   them asks.  This keeps the RFC's advice for an answer without its usual Vary ("use the most recent valid Vary field
+   value available").
 """
 
 from __future__ import annotations
@@ -20,19 +18,19 @@ from sidecar.cache.rfc.lines import lowered, values
 from sidecar.core.exchange import Exchange
 
 MAX_NAMES: Final = 16
-"""Fields that may be named for one URI; an answer that names more is not stored."""
+"""Fields named for one URI; an answer that names more is not stored."""
 ABSENT: Final = b"\x00"
-"""What an absent field is keyed by; no value can contain it."""
+"""Value in place of an absent field; no real value can contain it."""
 CASELESS: Final = frozenset((b"accept-language", b"accept-encoding", b"accept-charset"))
-"""Lists whose members are compared without letter case and may hold white space (RFC 9110 12.5)."""
+"""Lists whose members ignore letter case and white space (RFC 9110 12.5)."""
 UNORDERED: Final = frozenset((b"accept-encoding", b"accept-charset"))
-"""Those in which the order means nothing; of equal languages many services prefer the first (RFC 9110 12.5.4)."""
+"""Lists without order; of equal languages many services prefer the first (RFC 9110 12.5.4)."""
 
 Names = tuple[bytes, ...]
 
 
 def names_of(lines: list[bytes]) -> Names | None:
-    """The fields that `Vary` names, sorted and each once; None if it is `*` or too long to be taken."""
+    """Return the names in Vary, sorted and unique; None if it is `*` or too long."""
     if not lines:
         return ()
     return _names(lines[0] if len(lines) == 1 else b",".join(lines))
@@ -47,7 +45,7 @@ def _names(value: bytes) -> Names | None:
 
 
 def selecting(x: Exchange, names: Names) -> bytes:
-    """The request's values of the named fields, normalised, as a part of a key."""
+    """Return the request's values of the named fields, normalised, as a part of a key."""
     lines = x.lines
     lower = lowered(lines)
     return b"\n".join([_selected(x, lines, lower, name) for name in names])
@@ -63,7 +61,7 @@ def _selected(x: Exchange, lines: bytes, lower: bytes, name: bytes) -> bytes:
 
 
 def normalised(name: bytes, value: bytes) -> bytes:
-    """A value such that two that mean the same are mostly equal, and two that do not never are."""
+    """Return a value so that equivalent ones are mostly equal, and others never."""
     if len(value) > 256:
         return value
     return _normalised(value, name in CASELESS, name in UNORDERED)
@@ -71,7 +69,7 @@ def normalised(name: bytes, value: bytes) -> bytes:
 
 @lru_cache(maxsize=1024)
 def _normalised(value: bytes, caseless: bool, unordered: bool) -> bytes:
-    if b'"' in value or b"\\" in value:  # commas and spaces inside of a quoted string are its content
+    if b'"' in value or b"\\" in value:  # commas and spaces in a quoted string are content
         return value
     members = [member for part in value.split(b",") if (member := part.strip(b" \t"))]
     if caseless:

@@ -1,7 +1,7 @@
-"""`{path.NAME}` in the policies of a route: names that its match captures, or nothing would ever stand there.
+"""References `{path.NAME}` in the policies of a route, which its match must capture.
 
-The name itself is checked where the text is (`sidecar.core.template`); which names there are is known only once a route
-is resolved, since policies are inherited by routes with different matches.
+The name itself is checked where the text is (`core/template.py`).  Which names there are is known only once a route is
+resolved, since routes with different matches inherit the same policies.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from sidecar.core.template import names
 from sidecar.routing.rule import MatchError, Rule
 
 TEMPLATED = ("transform", "fallback")
-"""Blocks with texts that may be templates."""
+"""Blocks whose texts may be templates."""
 
 
 def check_captures(route: RouteSpec, report: Report) -> None:
-    """Report names of captures that the route's path does not have."""
+    """Report each `{path.NAME}` that the route's match does not capture."""
     if route.blocks.keys().isdisjoint(TEMPLATED):
         return
     try:
         rule = Rule(route.match, None)
     except MatchError:
-        return  # told elsewhere
+        return  # reported by check_matches
     known = {name for name, _ in rule.captures} | set(rule.pattern.groupindex if rule.pattern is not None else ())
     for block in TEMPLATED:
         node = route.node.child(block) if block in route.blocks else None

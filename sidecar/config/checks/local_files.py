@@ -1,8 +1,8 @@
-"""Files that policies name and that must be there on this machine: certificates, keys, secrets.
+"""Files that policies name and that must be on this machine: certificates, keys, secrets.
 
-`sidecar check` does not look at them, since it runs where they are not.  A process that starts looks at all of them,
-and one that reloads only at what the policies newly name: a certificate that is being replaced at the moment is no
-reason to refuse new routes, for the pair in use stays (`upstream/certificates.py`).  Reads files, so not for the loop.
+`sidecar check` does not look at them, since it runs where they are not.  A process that starts looks at all of them.
+One that reloads looks only at those that the policies newly name: a certificate that is being replaced at the moment
+must not refuse new routes, since the pair in use stays (`upstream/certificates.py`).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from sidecar.upstream.tls import check_files
 
 
 def check_here(new: PolicySpec, old: PolicySpec | None) -> list[Problem]:
-    """All that is wrong with the files that `new` names and `old` did not."""
+    """Return the problems of the files that `new` names and `old` (None: no policies) does not.  Blocks: it reads."""
     problems = []
     for section in ("listeners", "upstreams"):
         before = {} if old is None else getattr(old, section)

@@ -1,4 +1,4 @@
-"""The routes' `match` as a whole: every condition compiles, and no two routes take the same requests."""
+"""Matches of routes: every condition compiles, and no two routes take the same requests."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sidecar.routing.rule import MatchError, Rule
 
 
 def check_matches(spec: PolicySpec, report: Report) -> None:
-    """Report conditions that do not compile, and routes of one listener that tie."""
+    """Report conditions that do not compile, and routes of one listener that take the same requests."""
     rules: list[Rule[RouteSpec]] = []
     for route in spec.routes:
         try:
@@ -22,27 +22,27 @@ def check_matches(spec: PolicySpec, report: Report) -> None:
             node = route.node.nearest("match")
             report.at(node.nearest(error.key), str(error))
             check_match(node, report)
-    told: set[tuple[int, int]] = set()
+    reported: set[tuple[int, int]] = set()
     for listener in spec.listeners:
         mine = [rule for rule in rules if rule.target.listener in (None, listener)]
         for one, two in ties(mine):
-            if (id(one), id(two)) not in told:
-                told.add((id(one), id(two)))
-                _tell_tie(one.target, two.target, report)
+            if (id(one), id(two)) not in reported:
+                reported.add((id(one), id(two)))
+                _report_tie(one.target, two.target, report)
 
 
 def check_match(node: Node, report: Report) -> None:
-    """Report each condition of a match that is wrong by itself: a rule as a whole stops at its first."""
+    """Report each condition of a match that is wrong by itself; a rule as a whole reports only its first."""
     for key, member in node.items.items():
         try:
             Rule(MatchSpec.model_validate({key: member.plain()}), None)
         except ValidationError:
-            continue  # told by the route's validation
+            continue  # reported by the validation of the route
         except MatchError as error:
             report.at(member, str(error))
 
 
-def _tell_tie(first: RouteSpec, second: RouteSpec, report: Report) -> None:
+def _report_tie(first: RouteSpec, second: RouteSpec, report: Report) -> None:
     where = ":".join(map(str, first.node.nearest("match").place))
     message = f"takes requests that the route `{first.name}` takes too, and neither is more specific: see {where}"
     report.at(second.node.nearest("match"), f"{message}; add a condition to one of them")

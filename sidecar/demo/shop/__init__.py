@@ -3,8 +3,13 @@
     client -> web -> orders -> inventory
                             -> payments
 
-The same services and the same policies (`policies/shop/`) run as plain processes (`python -m sidecar.demo.shop`,
-`make shop`), in containers (`docker-compose.yml`) and in Kubernetes (`deploy/kubernetes/`).
+The same services and policies (`policies/shop/`) run as plain processes (`sidecar demo shop`, `make shop`), in
+containers (`docker-compose.yml`) and in Kubernetes (`deploy/kubernetes/`).
+
+- `run`: all processes of the shop on loopback.
+- `service`: one service.
+- `traffic`: customers, and trouble for the services.
+- `collector`: an OpenTelemetry collector, where one is installed.
 """
 
 from __future__ import annotations
@@ -17,4 +22,4 @@ CALLS: Final[dict[str, tuple[str, ...]]] = {
     "inventory": (),
     "payments": (),
 }
-"""Whom each service calls, in turn, to answer a request."""
+"""Services that each service calls, one after the other, to answer a request."""

@@ -1,6 +1,6 @@
-"""A real collector for the shop: Rotel (https://rotel.dev), where its package is installed (`pip install rotel`).
+"""OpenTelemetry collector for the shop: Rotel (https://rotel.dev), where it is installed (`pip install rotel`).
 
-It comes as a binary inside a Python package, for some platforms only; `missing()` says why it cannot be used.
+Its Python package holds a binary, for some platforms only; `missing` returns why it cannot be used.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ RECEIVED: Final = re.compile(r"\bspans=(\d+)")
 
 
 def agent() -> Path | None:
-    """The binary, where the package is installed."""
+    """Return the path of the binary, None where the package is not installed."""
     found = importlib.util.find_spec(PACKAGE)
     if found is None or found.origin is None:
         return None
@@ -26,7 +26,7 @@ def agent() -> Path | None:
 
 
 def missing() -> str:
-    """Why it cannot be used; empty where it can."""
+    """Return why the collector cannot be used; empty where it can."""
     path = agent()
     if path is None:
         return f"the package {PACKAGE} is not installed"
@@ -35,12 +35,12 @@ def missing() -> str:
 
 
 def received(log: Path) -> int:
-    """How many spans it says to have received."""
+    """Return how many spans a collector with this log has received."""
     return sum(map(int, RECEIVED.findall(ESCAPES.sub("", log.read_text(errors="replace")))))
 
 
 def command(grpc: str, http: str, verbosity: str = "basic") -> list[str]:
-    """What runs it in the foreground on these addresses, saying what it receives and keeping nothing."""
+    """Return the command that runs a collector on these addresses; it logs what it receives and keeps nothing."""
     return [
         str(agent()), "start", "--exporter", "blackhole", "--debug-log", "traces", "--debug-log-verbosity", verbosity,
         "--otlp-grpc-endpoint", grpc, "--otlp-http-endpoint", http,

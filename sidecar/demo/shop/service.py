@@ -2,11 +2,12 @@
 
     python -m sidecar.demo.shop.service {web,orders,inventory,payments} [--address 0.0.0.0:8000] [--outbound http://127.0.0.1:15001]
 
-It answers `GET /healthz`, and any other path after it has called the services it depends on, through the outbound
-listener of its sidecar, which chooses by Host.  It does nothing for its own resilience, no time-outs and no retries:
-that is what the sidecar is there for.  All it does is to pass on the context of a request (`PASSED_ON`).
-
-`POST /trouble?fail=30%&slow=400ms&seconds=20` makes it misbehave: so many of its answers are 503, and all of them late.
+- It answers `GET /healthz` at once, and any other path after calling the services that it depends on.  Calls go to the
+  outbound listener of its sidecar, which routes by Host.
+- It has no timeouts and no retries of its own: these are the sidecar's.  It passes on the context of a request
+  (`PASSED_ON`).
+- `POST /trouble?fail=30%&slow=400ms&seconds=20` makes it misbehave for a while: that share of its answers are 503, and
+  all of them are late.
 """
 
 from __future__ import annotations
@@ -30,7 +31,11 @@ CONNECTIONS: Final = 200
 
 
 class Service:
-    """Answers, calls others, and misbehaves while it is told to."""
+    """One service.
+
+    - `fail`, `slow`: share of answers that are 503, and delay in seconds.
+    - `until`: instant of the loop's clock until which these hold.
+    """
 
     def __init__(self, name: str, outbound: str) -> None:
         self.name = name
@@ -39,7 +44,6 @@ class Service:
         self.fail = 0.0
         self.slow = 0.0
         self.until = 0.0
-        """When the trouble ends, an instant of the loop's clock."""
         self.session: ClientSession
         self.app = web.Application()
         self.app.router.add_get("/healthz", self.health)
@@ -56,6 +60,7 @@ class Service:
         return web.json_response({"service": self.name, "seen": self.seen})
 
     async def trouble(self, request: web.Request) -> web.Response:
+        """Misbehave as the query says."""
         try:
             self.fail = parse_share(request.query.get("fail", "0%"))
             self.slow = parse_duration(request.query.get("slow", "0s"))
@@ -82,7 +87,7 @@ class Service:
         return web.json_response({"service": self.name, "path": request.path, **parts})
 
     async def call(self, name: str, request: web.Request) -> tuple[int, object]:
-        """The status and JSON that a service answers by way of the sidecar."""
+        """Return the status and JSON with which a service answers through the sidecar."""
         headers = {field: request.headers[field] for field in PASSED_ON if field in request.headers} | {"Host": name}
         try:
             async with self.session.request(request.method, f"{self.outbound}/{name}", headers=headers) as response:
@@ -92,7 +97,7 @@ class Service:
 
 
 async def serve(service: Service, host: str, port: int) -> None:
-    """Until SIGTERM or SIGINT."""
+    """Serve until SIGTERM or SIGINT."""
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

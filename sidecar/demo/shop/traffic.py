@@ -3,8 +3,9 @@
     python -m sidecar.demo.shop.traffic load http://web:8080 [--rate 20]
     python -m sidecar.demo.shop.traffic trouble http://payments:8000 http://inventory:8000 [--every 60]
 
-`load` sends orders at a steady rate, whatever comes back.  `trouble` makes one service after the other fail or dawdle
-for a third of each period, so that breakers open, budgets are spent and endpoints are ejected while one looks on.
+- `load` sends orders at a steady rate, whatever comes back.
+- `trouble` makes one service after the other fail or slow down for a third of each period, so that breakers open, retry
+  budgets are spent and endpoints are ejected.
 """
 
 from __future__ import annotations
@@ -21,18 +22,18 @@ TROUBLES: Final = ("fail=60%25", "slow=1500ms", "fail=30%25&slow=300ms")
 
 
 async def load(session: ClientSession, url: str, rate: float) -> None:
-    """Orders at a steady rate; those that there is no room for are left out, as an impatient customer is."""
-    under_way: set[asyncio.Task[None]] = set()
+    """Send orders at a steady rate; skip those for which there is no room among `MOST_AT_ONCE`."""
+    in_flight: set[asyncio.Task[None]] = set()
     while True:
-        if len(under_way) < MOST_AT_ONCE:
+        if len(in_flight) < MOST_AT_ONCE:
             task = asyncio.create_task(send(session, "GET", f"{url}/orders/{random.randrange(1000)}"))
-            under_way.add(task)
-            task.add_done_callback(under_way.discard)
+            in_flight.add(task)
+            task.add_done_callback(in_flight.discard)
         await asyncio.sleep(random.expovariate(rate))
 
 
 async def trouble(session: ClientSession, urls: list[str], every: float) -> None:
-    """One after the other."""
+    """Make one service after the other misbehave."""
     turn = 0
     while True:
         await asyncio.sleep(every)
@@ -44,7 +45,7 @@ async def trouble(session: ClientSession, urls: list[str], every: float) -> None
 
 
 async def send(session: ClientSession, method: str, url: str) -> None:
-    """A request whose answer nobody reads."""
+    """Send a request and discard its answer."""
     try:
         async with session.request(method, url) as response:
             await response.read()

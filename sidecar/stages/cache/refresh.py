@@ -1,34 +1,34 @@
-"""Stale answers that were used are fetched anew in the background (RFC 5861 3)."""
+"""Background refresh of stale entries that were used (RFC 5861 3)."""
 
 from __future__ import annotations
 
 from typing import Final
 
 from sidecar.cache.entry import Entry
-from sidecar.cache.fill import Flight
-from sidecar.cache.intake import Intake
+from sidecar.cache.fetch import Fetch
+from sidecar.cache.fetcher import Fetcher
 from sidecar.cache.store import Store
 from sidecar.core.env import Env
 from sidecar.core.exchange import Exchange
 
 MAX_REFRESHES: Final = 256
-"""Answers of one route that are on their way at once; beyond it others stay stale a little longer."""
+"""Refreshes of one route in flight; beyond it entries stay stale a little longer."""
 
 
 class Refresher:
-    """Makes the calls of one route."""
+    """Refreshes for one route."""
 
-    __slots__ = ("_env", "_intake", "_refreshes", "_store")
+    __slots__ = ("_env", "_fetcher", "_in_flight", "_store")
 
-    def __init__(self, store: Store, intake: Intake, env: Env) -> None:
+    def __init__(self, store: Store, fetcher: Fetcher, env: Env) -> None:
         self._store = store
-        self._intake = intake
+        self._fetcher = fetcher
         self._env = env
-        self._refreshes = 0
+        self._in_flight = 0
 
-    def refresh(self, x: Exchange, key: bytes, slot: bytes, entry: Entry) -> None:
-        """Fetch a new answer to what `x` asked for, unless somebody does."""
-        if slot in self._store.flights.open or self._refreshes >= MAX_REFRESHES:
+    def refresh(self, x: Exchange, key: bytes, entry_key: bytes, entry: Entry) -> None:
+        """Start to fetch a new answer to `x`, unless its key is being fetched."""
+        if entry_key in self._store.fetches.shared or self._in_flight >= MAX_REFRESHES:
             return
         now = self._env.now()
         twin = x.fork(1, "revalidate")
@@ -36,13 +36,13 @@ class Refresher:
         twin.arrived, twin.deadline = now, now + (x.deadline - x.arrived)
         twin.attempts = []
         twin.interim = None
-        self._refreshes += 1
-        flight = self._store.flights.start(twin, key, slot, entry, now, is_conditional=True)
-        self._env.spawn(self._refreshed(flight))
+        self._in_flight += 1
+        fetch = self._store.fetches.start(twin, key, entry_key, entry, now, is_conditional=True)
+        self._env.spawn(self._run(fetch))
 
-    async def _refreshed(self, flight: Flight) -> None:
-        flight.is_led = False
+    async def _run(self, fetch: Fetch) -> None:
+        fetch.has_client = False
         try:
-            await self._intake.bring(flight)
+            await self._fetcher.run(fetch)
         finally:
-            self._refreshes -= 1
+            self._in_flight -= 1

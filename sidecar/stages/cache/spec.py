@@ -1,16 +1,12 @@
-"""What a `cache` block may say."""
+"""Model of the `cache` block of a policy file."""
 
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator, Field
 
-from sidecar.cache.intake import Limits
-from sidecar.cache.rfc.freshness import Rules
-from sidecar.cache.rfc.key import KeyRule
-from sidecar.core.env import BuildContext
 from sidecar.core.http1 import TOKEN
 from sidecar.core.spec import Block, Model
 from sidecar.core.units import Duration, DurationOrZero, Share, Size
@@ -27,67 +23,56 @@ FieldName = Annotated[str, AfterValidator(_field_name)]
 
 
 class KeySpec(Model):
-    """What tells requests apart beside the URI."""
+    """Differences between requests that count, beside the URI."""
 
     headers: Annotated[tuple[FieldName, ...], Field(strict=False, max_length=16)] = ()
     """Request fields whose values belong to the key."""
     ignore_query: Annotated[tuple[str, ...], Field(strict=False, max_length=100)] = ()
-    """Query parameters that do not: names, or beginnings such as `utm_*`."""
+    """Query parameters that do not belong to the key: names, or prefixes such as `utm_*`."""
 
 
 class CoalesceSpec(Model):
-    """Waiting for an answer that another request is fetching already."""
+    """Bounds for requests that wait for a fetch in flight."""
 
     max_waiters: Annotated[int, Field(ge=0)] = 10_000
-    """Requests that wait for one call; more go on alone."""
+    """Requests that wait for one fetch; further ones make a fetch of their own."""
     timeout: Duration = 5.0
-    """After which a request goes on alone (nginx's `proxy_cache_lock_timeout`)."""
+    """Longest wait; then a request makes a fetch of its own (nginx: `proxy_cache_lock_timeout`)."""
 
 
 class Spec(Block):
-    """What is stored, for how long, and what may be served stale."""
+    """Answers that are stored, for how long, and which may be used stale."""
 
     when: RequestWhen | None = None
-    """A condition on the head of the request, such as `!('authorization' in request.headers)`; all without it."""
+    """Condition on the head of the request, such as `!('authorization' in request.headers)`; without it all
+    requests."""
     store: str = "default"
     """One of `caches`."""
     ttl: Duration | None = None
-    """Freshness of an answer that says nothing itself; without it such an answer is not reused."""
+    """Freshness of an answer that states none; without it such an answer is not reused."""
     heuristic: Share = 0.0
-    """Freshness as a share of the time since Last-Modified, where neither the answer nor `ttl` says it."""
+    """Freshness as a share of the time since Last-Modified, if neither the answer nor `ttl` states it."""
     stale_while_revalidate: DurationOrZero = 0.0
-    """How long an answer is used beyond its freshness while a new one is fetched; what the answer itself says wins."""
+    """Use beyond freshness while a new answer is fetched; the answer's own directive wins."""
     stale_if_error: DurationOrZero = 0.0
-    """How long beyond its freshness it stands in for a failure; what the answer itself says wins."""
+    """Use beyond freshness in place of a failure; the answer's own directive wins."""
     keep: DurationOrZero = 3600.0
-    """How long beyond its freshness it is kept for validation and for `fallback: [stale]`."""
+    """Time beyond freshness for which an answer is kept, for validation and for `fallback: [stale]`."""
     max_body: Size = 2**20
     """Longer bodies are not stored."""
     set_cookie: Literal["refuse", "store"] = "refuse"
-    """Whether an answer with Set-Cookie may be stored, cookie and all."""
+    """`store` allows answers with Set-Cookie to be stored, cookie included."""
     request_directives: Literal["honor", "ignore"] = "honor"
-    """Whether a client may ask for a newer answer than the one in store."""
+    """`ignore` keeps clients from asking for a newer answer than the stored one."""
     targeted_fields: Annotated[tuple[FieldName, ...], Field(strict=False, max_length=8)] = ("cdn-cache-control",)
-    """Fields that speak to this cache instead of Cache-Control, the first valid one counts (RFC 9213)."""
-    key: KeySpec = KeySpec()
-    """What an answer is stored under."""
-    coalesce: CoalesceSpec = CoalesceSpec()
-    """One call for all who wait for the same answer."""
+    """Fields that replace Cache-Control for this cache; the first valid one counts (RFC 9213)."""
+    key: KeySpec = KeySpec.built_in()
+    """Differences between requests that count, beside the URI."""
+    coalesce: CoalesceSpec = CoalesceSpec.built_in()
+    """One fetch for all requests that wait for the same answer."""
 
-    @property
-    def limits(self) -> Limits:
-        """What is stored, and for how long."""
-        targets = tuple(name.encode() for name in self.targeted_fields)
-        rules = Rules(
-            self.ttl,
-            self.heuristic,
-            self.stale_while_revalidate,
-            self.stale_if_error,
-            self.set_cookie == "store",
-            targets,
-        )
-        return Limits(rules, self.max_body, self.keep)
 
-    def rule(self, ctx: BuildContext) -> KeyRule:
-        """How keys are made: all routes under one block share their answers."""
-        return KeyRule(":".join(ctx.owner), self.key.headers, self.key.ignore_query)
+EXAMPLES: Final = (
+    {"ttl": "30s", "stale_while_revalidate": "10s"},
+    {"key": {"headers": ["accept-language"]}},
+)

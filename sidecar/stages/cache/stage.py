@@ -1,79 +1,364 @@
-"""Cache: answers from a store what HTTP allows (RFC 9111, as a shared cache), and stands in when the upstream is sick.
+"""The cache stage: answers from a store what HTTP allows (RFC 9111, as a shared cache), and stores what it fetches.
 
-A hit costs no permit, no attempt and no transformation, since it stands outside of them.  What the fields mean and
-what may be done is decided in `sidecar.cache`; here is the order of things:
+A request is answered by the first of these that applies:
 
-    fresh?  stale and allowed?      answer from the store; where RFC 5861 says so, fetch a new one meanwhile
-    somebody fetches it already?    wait for it, within bounds
-    else                            validate or fetch, store while it streams
-    the upstream fails?             a stale answer within `stale_if_error`; beyond that `fallback: [stale]` may have it
+1. a fresh entry, or a stale one that may be used; the latter is refreshed in the background (RFC 5861 3);
+2. the answer of a fetch in flight for the same key, within the bounds of `coalesce`;
+3. a fetch of its own, which validates a stale entry if there is one;
+4. if the upstream fails, the stale entry within `stale_if_error`; beyond it `fallback: [stale]` may use it.
 
-Decisions:
-
-- *Every answer says what was done* in Cache-Status (RFC 9211), with the reason where something was not stored.
-- *One fill at a time* for a key.  Those who wait are let go when it turns out that the answer cannot be shared (not
-  storable, for another variant, older than they would accept), when the call fails and nothing stale may stand in, or
-  after `coalesce.timeout`.  A key whose answer could not be stored is remembered for a minute, in which nobody waits
-  for it (Varnish's hit-for-miss); its conditional requests then pass unchanged.
-- *A request that asks for a range* of what is not stored is passed on as it is: fetching the whole of a film to answer
-  with its first second helps nobody, and a partial answer is never stored.
-- *A request with a body*, an upgrade, `If-Match` or `no-store` goes past the cache.
-- *Unsafe methods* are written through, and their success invalidates the URI, and those in Location and
-  Content-Location of the same origin (RFC 9111 4.4), in all routes that share the store.  A route that does not use a
-  store heeds its writes all the same (`heeding`): the URI may be cached under another one.
-- *A request that `when` leaves out* goes past the cache, unless it is an unsafe one: those always invalidate.
-- `mode: observe` answers nothing from the store and counts what it could have answered.
+A request with a body, an upgrade, `If-Match` or `no-store` bypasses the cache.  Unsafe methods are written through, and
+invalidate what they change (RFC 9111 4.4) also in stores that their route does not use (`invalidating`).  Each answer
+says in Cache-Status what was done (RFC 9211).  The decisions behind this are in `docs/design/response-cache.md`.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Coroutine, Sequence
-from typing import Any
+from functools import partial
+from typing import Any, Final
 
+from sidecar.cache.answer import answer, is_held_by_client, not_modified, with_age
+from sidecar.cache.entry import Entry, Item
+from sidecar.cache.fetch import Fetch
+from sidecar.cache.fetcher import Fetcher
+from sidecar.cache.rfc import status
+from sidecar.cache.rfc.directives import Directives
+from sidecar.cache.rfc.location import is_about_target
+from sidecar.cache.rfc.reuse import (
+    FRESH,
+    NO_DIRECTIVES,
+    REFRESH,
+    VALIDATE,
+    Fields,
+    accepts_shared,
+    has_failed,
+    is_for_origin,
+    is_last_resort,
+    judge,
+    may_replace_error,
+    read_fields,
+    request_directives,
+)
+from sidecar.cache.rfc.validation import CONDITIONS, own_cookies
+from sidecar.cache.rfc.vary import selecting
 from sidecar.cache.store import Store
+from sidecar.cache.tee import STORED, UNSTORED
+from sidecar.core import metrics
 from sidecar.core.env import BuildContext
 from sidecar.core.exchange import SAFE_METHODS, Exchange
 from sidecar.core.outcome import Outcome
 from sidecar.core.stage import Layer, Service
-from sidecar.expression import REQUEST, Condition
-from sidecar.stages.cache.layer import Cached
-from sidecar.stages.cache.observer import Observer
+from sidecar.stages.cache.observer import CacheObserver
+from sidecar.stages.cache.refresh import Refresher
+from sidecar.stages.cache.settings import key_rule, limits
 from sidecar.stages.cache.spec import Spec
 
-__all__ = ["Spec", "build", "heeding"]
+__all__ = ["Spec", "build", "invalidating"]
+
+RESULTS: Final = ("hit", "stale", "revalidated", "coalesced", "miss", "bypass")
+"""Values of `Exchange.cache` and of the metrics' label."""
+MAX_JOINS: Final = 2
+"""Fetches of others that a request waits for before it makes its own."""
 
 
 def build(spec: Spec, ctx: BuildContext) -> Layer:
-    """The layer of one `cache` block."""
-    kind = Cached if spec.is_enforced else Observer
-
-    def layer(inner: Service) -> Service:
-        cached = kind(spec, ctx, inner).call
-        if spec.when is None:
-            return cached
-        holds = Condition(spec.when, REQUEST).holds
-
-        def call(x: Exchange) -> Coroutine[Any, Any, Outcome]:
-            return cached(x) if x.method not in SAFE_METHODS or holds(x) else inner(x)
-
-        return call
-
-    return layer
+    """Return the layer of one `cache` block."""
+    return partial(_service, spec, ctx)
 
 
-def heeding(stores: Sequence[Store]) -> Layer:
-    """Let unsafe requests invalidate what stores have that their route does not use.  Safe ones cost a call."""
+def invalidating(stores: Sequence[Store]) -> Layer:
+    """Return a layer by which unsafe requests invalidate what these stores have of their URI."""
+    return partial(_invalidating_service, stores)
 
-    def layer(inner: Service) -> Service:
-        async def write(x: Exchange) -> Outcome:
-            outcome = await inner(x)
-            for store in stores:
-                store.heed(x, outcome)
-            return outcome
 
-        def call(x: Exchange) -> Coroutine[Any, Any, Outcome]:
-            return inner(x) if x.method in SAFE_METHODS else write(x)
+def _service(spec: Spec, ctx: BuildContext, inner: Service) -> Service:
+    cached = CacheStage(spec, ctx, inner).call if spec.is_enforced else CacheObserver(spec, ctx, inner).call
+    return cached if spec.when is None else ConditionalCache(spec.when, cached, inner).call
 
-        return call
 
-    return layer
+def _invalidating_service(stores: Sequence[Store], inner: Service) -> Service:
+    return Invalidator(stores, inner).call
+
+
+class CacheStage:
+    """Cache before one inner service."""
+
+    __slots__ = (
+        "_coalesce",
+        "_env",
+        "_fetcher",
+        "_fetches",
+        "_handle",
+        "_hits",
+        "_honours",
+        "_inner",
+        "_memory",
+        "_misses",
+        "_now",
+        "_refresher",
+        "_results",
+        "_rule",
+        "_store",
+        "_stored",
+    )
+
+    def __init__(self, spec: Spec, ctx: BuildContext, inner: Service) -> None:
+        env = self._env = ctx.env
+        store: Store = ctx.resources("cache", spec.store)
+        self._store = store
+        self._fetches = store.fetches
+        self._inner = inner
+        self._rule = key_rule(spec, ctx)
+        self._handle = store.register(self._rule)
+        self._fetcher = Fetcher(inner, store, self._rule, limits(spec), env)
+        self._coalesce = spec.coalesce
+        self._honours = spec.request_directives == "honor"
+        self._now = env.now
+        self._memory = store.memory
+        self._stored = status.StoredLine()
+        self._refresher = Refresher(store, self._fetcher, env)
+        self._results = store.results[ctx.route] = {
+            result: env.meter.counter(metrics.CACHE_LOOKUPS, route=ctx.route, result=result, mode=spec.mode)
+            for result in RESULTS
+        }
+        self._hits, self._misses = self._results["hit"], self._results["miss"]
+
+    def call(self, x: Exchange) -> Coroutine[Any, Any, Outcome]:
+        """Answer from the store, or through it."""
+        is_get = x.method == b"GET"
+        if not (is_get or x.method == b"HEAD") or x.body or x.stream is not None or x.upgrade is not None:
+            return self._write_through(x)
+        fields = read_fields(x.lines) if x.speaks_to_caches else None
+        key = self._rule.key(x)
+        now = x.arrived  # still "now": no stage outside of the cache waits
+        if not now:
+            now = x.arrived = self._now()
+        item = self._memory.peek(key, now)
+        if item is None and fields is None and is_get and self._store.shared is None and self._fetches.claim(key, x):
+            return self._miss(x, key, now)
+        if isinstance(item, Entry) and now < item.fresh_until and not item.no_cache and fields is None and is_get:
+            return self._hit(x, item, now)
+        return self._look_up(x, key, fields, item, now)
+
+    async def _hit(self, x: Exchange, entry: Entry, now: float) -> Outcome:
+        """Answer with a fresh entry, without anything to decide."""
+        x.cache = "hit"
+        self._hits.value += 1
+        entry.hits += 1
+        lines = b"%bage: %d\r\ncache-status: sidecar; hit; ttl=%d\r\n" % (
+            entry.lines,
+            now - entry.born,
+            entry.fresh_until - now,
+        )
+        return Outcome(entry.status, None, entry.body, lines=lines)
+
+    async def _miss(self, x: Exchange, key: bytes, sent: float) -> Outcome:
+        """Fetch with a claim: nothing is stored under the key, and it is not being fetched."""
+        try:
+            outcome = await self._inner(x)
+        except BaseException:
+            self._fetches.fail(key)
+            raise
+        return self._claimed(x, key, outcome, sent)
+
+    def _claimed(self, x: Exchange, key: bytes, outcome: Outcome, sent: float) -> Outcome:
+        """Store and return the answer to a claimed fetch, by the short way if nobody has joined."""
+        fetches = self._fetches
+        try:
+            if fetches.shared[key] is x:
+                now = self._now()
+                entry = self._fetcher.store(x, key, outcome, sent, now)
+                if entry is not None:
+                    del fetches.shared[key]
+                    x.cache = "miss"
+                    self._misses.value += 1
+                    outcome.add_lines(self._stored.line("uri-miss", int(entry.fresh_until - now)))
+                    return outcome
+            fetch = fetches.get(key)
+            assert fetch is not None
+            self._fetcher.accept(fetch, outcome)
+        except BaseException:
+            fetches.fail(key)
+            raise
+        fetch.finish()
+        return self._conclude(fetch, None, NO_DIRECTIVES, "uri-miss")
+
+    async def _look_up(
+        self, x: Exchange, key: bytes, fields: Fields | None, item: Item | None, now: float, joins: int = MAX_JOINS
+    ) -> Outcome:
+        """Answer a request in full generality; `item` is what is stored under its key at `now`."""
+        asked = NO_DIRECTIVES
+        if fields is not None:
+            if self._honours:
+                asked = request_directives(fields)
+            if asked.no_store or is_for_origin(fields):
+                return await self._bypass(x, "request", b"no-store" if asked.no_store else b"precondition")
+        store = self._store
+        entry_key, entry, has_variants = store.select(item, key, x, now)
+        why: status.Forward = "vary-miss" if has_variants else "uri-miss"
+        if entry is not None:
+            verdict = judge(entry, asked, now)
+            if verdict != VALIDATE:
+                if verdict == REFRESH:
+                    self._refresher.refresh(x, key, entry_key, entry)
+                return self._serve(x, entry, fields, "hit" if verdict == FRESH else "stale")
+            why = "stale" if entry.no_cache or entry.fresh_until <= now else "request"
+            if is_last_resort(entry, asked):
+                x.stale = partial(self._serve, x, entry, fields, "stale", b"fallback")
+        if asked.only_if_cached:  # RFC 9111 5.2.1.7
+            return self._noted(x, "miss", Outcome(504), why, b"only-if-cached")
+        if x.method == b"HEAD":
+            return self._noted(x, "miss", await self._fetcher.head(x, key, entry), why)
+        if entry is None and fields is not None and b"range" in fields:
+            return await self._bypass(x, why, b"range")
+        is_uncacheable = entry is None and self._fetches.is_uncacheable(entry_key, now)
+        fetch = None if is_uncacheable else self._fetches.get(entry_key)
+        if fetch is not None and joins and accepts_shared(asked) and fetch.waiting < self._coalesce.max_waiters:
+            finished = await fetch.join(self._env, min(self._coalesce.timeout, x.deadline - now))
+            shared = None if finished is None else self._share(x, finished, entry, fields, asked, why)
+            if shared is not None:
+                return shared
+            is_other_variant = finished is not None and finished.entry is not None and finished.entry.vary
+            now = self._now()
+            item = self._memory.peek(key, now)
+            return await self._look_up(x, key, fields, item, now, joins - 1 if is_other_variant else 0)
+        is_conditional = fields is not None and not CONDITIONS.isdisjoint(fields)
+        is_shared = fetch is None and not is_uncacheable
+        fetch = self._fetches.start(x, key, entry_key, entry, now, is_conditional, is_shared)
+        await self._fetcher.run(fetch, as_it_is=is_uncacheable)
+        return self._conclude(fetch, fields, asked, why)
+
+    # ----- answers
+
+    def _serve(self, x: Exchange, entry: Entry, fields: Fields | None, result: str, detail: bytes = b"") -> Outcome:
+        """Answer with a stored entry."""
+        now = self._now()
+        x.cache = result
+        self._results[result].value += 1
+        entry.hits += 1
+        return answer(entry, x, fields, now, self._env.wall(), status.hit(entry.fresh_until - now, detail))
+
+    def _share(
+        self, x: Exchange, fetch: Fetch, own: Entry | None, fields: Fields | None, asked: Directives,
+        why: status.Forward,
+    ) -> Outcome | None:  # fmt: skip
+        """Answer with what another request has fetched, or with `own` if that failed.  None to go on alone."""
+        entry, tee = fetch.entry, fetch.tee
+        now = self._now()
+        if entry is None:
+            outcome = fetch.outcome
+            if own is None or outcome is None or not has_failed(outcome) or not may_replace_error(own, asked, now):
+                return None
+            return self._serve(x, own, fields, "stale", _reason(outcome))
+        if judge(entry, asked, now) != FRESH or fetch.refusal or (tee is not None and tee.state == UNSTORED):
+            return None
+        if entry.vary and selecting(x, entry.vary) != selecting(fetch.x, entry.vary):
+            return None
+        x.cache = "coalesced"
+        if x.trace is not None and fetch.x.trace is not None:
+            x.trace.link(fetch.x.trace)
+        self._results["coalesced"].value += 1
+        value = status.forwarded(why, 304 if fetch.is_validated else 0, collapsed=True, ttl=entry.fresh_until - now)
+        if tee is None or tee.state == STORED:
+            return answer(entry, x, fields, now, self._env.wall(), value)
+        if is_held_by_client(entry, fields, self._env.wall()):
+            return not_modified(entry, now, value)
+        return Outcome(entry.status, stream=tee.reader(), lines=with_age(entry.lines, entry, now, value))
+
+    def _conclude(self, fetch: Fetch, fields: Fields | None, asked: Directives, why: status.Forward) -> Outcome:
+        """Answer the request that started a fetch, now that it is finished."""
+        if not fetch.has_client:
+            raise asyncio.CancelledError
+        x, outcome, entry, stale = fetch.x, fetch.outcome, fetch.entry, fetch.stale
+        now = fetch.received or self._now()
+        if outcome is None:
+            assert entry is not None
+            return self._serve(x, entry, fields, "hit", b"redis")
+        if stale is not None and has_failed(outcome) and may_replace_error(stale, asked, now):
+            if outcome.stream is not None:
+                outcome.stream.cancel()
+            return self._serve(x, stale, fields, "stale", _reason(outcome))
+        if entry is None:
+            return self._noted(x, "miss", outcome, why, fetch.refusal)
+        ttl = entry.fresh_until - now
+        if fetch.is_validated:
+            value = status.forwarded(why, 304, stored=not fetch.refusal, ttl=ttl, detail=fetch.refusal)
+            validated = answer(entry, x, fields, now, self._env.wall(), value)
+            for cookie in own_cookies(outcome.headers, entry.headers):
+                validated.add(b"set-cookie", cookie)
+            x.cache = "revalidated"
+            self._results["revalidated"].value += 1
+            return validated
+        x.cache = "miss"
+        self._misses.value += 1
+        if fetch.is_conditional and (fetch.tee is None or is_held_by_client(entry, fields, self._env.wall())):
+            if outcome.stream is not None:
+                outcome.stream.cancel()
+            return answer(entry, x, fields, now, self._env.wall(), status.forwarded(why, stored=True, ttl=ttl))
+        outcome.add_lines(self._stored.line(why, int(ttl)))
+        return outcome
+
+    def _noted(self, x: Exchange, result: str, outcome: Outcome, why: status.Forward, detail: bytes = b"") -> Outcome:
+        """Pass an answer on with a Cache-Status of its own."""
+        x.cache = result
+        self._results[result].value += 1
+        outcome.add(status.FIELD, status.forwarded(why, detail=detail))
+        return outcome
+
+    # ----- past the store
+
+    async def _bypass(self, x: Exchange, why: status.Forward, detail: bytes) -> Outcome:
+        return self._noted(x, "bypass", await self._inner(x), why, detail)
+
+    async def _write_through(self, x: Exchange) -> Outcome:
+        """Forward what the cache cannot answer, and invalidate what it changes (RFC 9111 4.4)."""
+        sent = self._now()
+        outcome = await self._inner(x)
+        if self._store.invalidate(x, outcome) and x.method == b"POST" and is_about_target(x, outcome.headers):
+            self._fetcher.store_post(x, self._rule.key(x), outcome, sent)
+        return self._noted(x, "bypass", outcome, "bypass" if x.method in SAFE_METHODS else "method")
+
+
+class ConditionalCache:
+    """Cache for the requests that `when` selects, and for all unsafe ones, since those always invalidate."""
+
+    __slots__ = ("_cached", "_holds", "_inner")
+
+    def __init__(self, when: str, cached: Service, inner: Service) -> None:
+        self._cached = cached
+        from sidecar.expression.condition import Condition
+        from sidecar.expression.facts import REQUEST
+
+        self._holds = Condition(when, REQUEST).holds
+        self._inner = inner
+
+    def call(self, x: Exchange) -> Coroutine[Any, Any, Outcome]:
+        """Forward the request to the cache or past it."""
+        return self._cached(x) if x.method not in SAFE_METHODS or self._holds(x) else self._inner(x)
+
+
+class Invalidator:
+    """Invalidation in stores that the route does not use.  A safe request costs one call."""
+
+    __slots__ = ("_inner", "_stores")
+
+    def __init__(self, stores: Sequence[Store], inner: Service) -> None:
+        self._stores = tuple(stores)
+        self._inner = inner
+
+    def call(self, x: Exchange) -> Coroutine[Any, Any, Outcome]:
+        """Forward a request; an unsafe one is also followed to its end."""
+        return self._inner(x) if x.method in SAFE_METHODS else self._write(x)
+
+    async def _write(self, x: Exchange) -> Outcome:
+        outcome = await self._inner(x)
+        for store in self._stores:
+            store.invalidate(x, outcome)
+        return outcome
+
+
+def _reason(outcome: Outcome) -> bytes:
+    """Return why a stale entry replaces the answer, as a token."""
+    return (outcome.reason or f"status-{outcome.status}").replace("_", "-").encode()

@@ -1,31 +1,64 @@
-"""What results say: which are failures, how many there lately were, and whether that is too many."""
+"""Evidence: which results are failures, how many there lately were, and whether that is too many."""
 
 from __future__ import annotations
 
+import sys
+from math import inf
 from typing import Any, Final, NamedTuple
 
+from sidecar.core.conditions import Conditions
 from sidecar.core.exchange import Attempt, Exchange
 from sidecar.core.outcome import Outcome
 from sidecar.core.window import FAILED, SLOW, CountWindow, TimeWindow, Window
-from sidecar.stages.circuit_breaker.spec import CallsSpec, Rules, Spec
+from sidecar.stages.circuit_breaker.spec import CallsSpec, Spec
 
 IGNORED: Final = -1
-"""The result of a call that says nothing about the upstream."""
+"""Result of a call that says nothing about the upstream."""
 ROUNDING: Final = 1e-9
-"""Shares are binary fractions: 7 of 100 calls have to reach 7 %."""
+"""Tolerance of a comparison of shares, which are binary fractions: 7 of 100 calls have to reach 7 %."""
+OUT_OF_REACH: Final = 2.0
+"""Share that no window reaches."""
+
+
+class Thresholds:
+    """Settings of a circuit as numbers.  A rule that is off is out of reach."""
+
+    __slots__ = (
+        "failure_rate", "failures", "in_a_row", "jitter", "max_open_for", "min_calls", "open_for", "probe_rate",
+        "probes", "ramp", "slow_after", "slow_rate", "verdict_within",
+    )  # fmt: skip
+
+    def __init__(self, spec: Spec) -> None:
+        self.failures = Conditions(spec.failures)
+        self.min_calls = spec.min_calls
+        self.failure_rate = OUT_OF_REACH if spec.failure_rate == "off" else spec.failure_rate
+        self.slow_after = inf if spec.slow_calls is None else spec.slow_calls.longer_than
+        self.slow_rate = OUT_OF_REACH if spec.slow_calls is None else spec.slow_calls.rate
+        self.in_a_row = sys.maxsize if spec.consecutive_failures is None else spec.consecutive_failures
+        self.open_for = spec.open_for
+        self.max_open_for = spec.max_open_for
+        self.jitter = spec.jitter
+        self.probes = spec.half_open.probes
+        self.probe_rate = 0.5 if spec.failure_rate == "off" else spec.failure_rate
+        """Share of failed probes that opens the circuit again."""
+        self.verdict_within = spec.half_open.verdict_within
+        self.ramp = spec.half_open.ramp
 
 
 class Verdict(NamedTuple):
-    """What the evidence says, and by which measure."""
+    """Judgement on the evidence, and the measure behind it."""
 
     is_good: bool
     why: str
+    """Reason, in a few words."""
     limit: float = 0.0
+    """Threshold that was reached; 0.0 if there is no single one."""
     value: float = 0.0
+    """Measured value."""
 
 
 def answered(x: Exchange, began: float) -> Attempt | None:
-    """The try behind a ticket if its head has come: what is known of a call whose body still streams."""
+    """Return the attempt behind a ticket whose body still streams; None if its head has not come."""
     for attempt in reversed(x.attempts):
         if attempt.number == x.attempt and attempt.answered and attempt.started >= began:
             return attempt
@@ -33,49 +66,51 @@ def answered(x: Exchange, began: float) -> Attempt | None:
 
 
 class Evidence:
-    """The window of recent calls and the failures in a row, under rules that a reload may change."""
+    """Window of recent calls, and the failures in a row."""
 
-    __slots__ = ("_length", "in_a_row", "rules", "window")
+    __slots__ = ("_length", "in_a_row", "thresholds", "window")
 
     def __init__(self, spec: Spec) -> None:
         self._length: float | CallsSpec = 0.0
         self.window: Window
+        self.thresholds: Thresholds
         self.retune(spec)
         self.in_a_row = 0
         """Failures since the last success."""
 
     def retune(self, spec: Spec) -> None:
         """Take new settings; counts stay while the window's length does."""
-        self.rules = Rules(spec)
+        self.thresholds = Thresholds(spec)
         if spec.window != self._length:
             length = self._length = spec.window
             self.window = CountWindow(length.calls) if isinstance(length, CallsSpec) else TimeWindow(length)
 
     def clear(self) -> None:
+        """Forget all results."""
         self.window.clear()
         self.in_a_row = 0
 
     def judge(self, x: Exchange, began: float, outcome: Outcome, now: float) -> int:
-        """What a result is: bits of `core.window`, or IGNORED."""
-        rules = self.rules
-        if rules.failures.match(outcome):
+        """Return what a result is: bits of `core.window`, or IGNORED."""
+        thresholds = self.thresholds
+        if thresholds.failures.match(outcome):
             bits = FAILED
         elif outcome.failure is None:
             bits = 0
         else:
             return IGNORED
-        if now - began > rules.slow_after:
+        if now - began > thresholds.slow_after:
             if outcome.stream is None:
                 return bits | SLOW
-            # How long a streamed body takes is as much for its reader to say: its head counts.
+            # The duration of a streamed body depends on its reader too, so the head counts.
             head = answered(x, began)
-            if head is not None and head.answered - began > rules.slow_after:
+            if head is not None and head.answered - began > thresholds.slow_after:
                 return bits | SLOW
         return bits
 
     def learn(self, bits: int, now: float) -> Verdict | None:
-        """Count a result; the verdict if it is one too many.  A good one never is."""
-        rules = self.rules
+        """Count a result.  Return the verdict if it is one too many, which a good result never is."""
+        thresholds = self.thresholds
         self.window.record(bits, now)
         if not bits & FAILED:
             self.in_a_row = 0
@@ -83,19 +118,20 @@ class Evidence:
                 return None
         else:
             self.in_a_row += 1
-            if self.in_a_row >= rules.in_a_row:
+            if self.in_a_row >= thresholds.in_a_row:
                 why = f"{self.in_a_row} failure{'s' * (self.in_a_row > 1)} in a row"
-                return Verdict(False, why, rules.in_a_row, self.in_a_row)
+                return Verdict(False, why, thresholds.in_a_row, self.in_a_row)
         calls, failed, slow = self.window.counts(now)
-        if calls < rules.min_calls:
+        if calls < thresholds.min_calls:
             return None
-        if bits & FAILED and failed >= rules.failure_rate * calls - ROUNDING:
-            return Verdict(False, f"{failed} of {calls} calls failed", rules.failure_rate, failed / calls)
-        if bits & SLOW and slow >= rules.slow_rate * calls - ROUNDING:
-            return Verdict(False, f"{slow} of {calls} calls were slow", rules.slow_rate, slow / calls)
+        if bits & FAILED and failed >= thresholds.failure_rate * calls - ROUNDING:
+            return Verdict(False, f"{failed} of {calls} calls failed", thresholds.failure_rate, failed / calls)
+        if bits & SLOW and slow >= thresholds.slow_rate * calls - ROUNDING:
+            return Verdict(False, f"{slow} of {calls} calls were slow", thresholds.slow_rate, slow / calls)
         return None
 
     def describe(self, now: float) -> dict[str, Any]:
+        """Return the counts, JSON-ready; rates are None without calls."""
         calls, failed, slow = self.window.counts(now)
         return {
             "calls": calls,

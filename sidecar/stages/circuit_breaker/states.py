@@ -1,42 +1,78 @@
-"""The three states: pybreaker's classes, with `admit` and `settle` in the place of its `call`.
+"""States of a circuit: who is admitted in each, and what a result means there.
 
-Each transition makes a new object.  `admit` gives a ticket, that is the state and the instant, or None; `is_ready`
-says whether it would, and takes no permit; `settle` is only asked for tickets of the state that still holds; `wait`
-says in how many seconds at the latest more may pass.
+Each transition makes a new state object.  A ticket names the state that admitted, so a result that comes after a
+transition is recognised as late and is dropped.  No state has a timer: time is looked at when a request comes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from math import inf
 from typing import TYPE_CHECKING, Any, Final
 
 from sidecar.core.exchange import Exchange
-from sidecar.core.imports import hidden
 from sidecar.core.outcome import Outcome
 from sidecar.stages.circuit_breaker.evidence import Verdict
 from sidecar.stages.circuit_breaker.trial import Ramp, Trial
 
-with hidden("redis", "tornado"):
-    from pybreaker import CircuitBreakerState, CircuitClosedState, CircuitHalfOpenState, CircuitOpenState
-
 if TYPE_CHECKING:
-    from sidecar.stages.circuit_breaker.machine import Breaker
+    from sidecar.stages.circuit_breaker.breaker import Breaker
+
+CLOSED: Final = "closed"
+HALF_OPEN: Final = "half_open"
+OPEN: Final = "open"
 
 
-class Closed(CircuitClosedState):
-    """Everything passes and is counted."""
+class State:
+    """One stay of a circuit in a state."""
 
-    _breaker: Breaker
+    __slots__ = ("breaker", "name")
 
-    def admit(self, _x: Exchange, now: float) -> Ticket | None:
+    def __init__(self, breaker: Breaker, name: str) -> None:
+        self.breaker = breaker
+        self.name = name
+        """`closed`, `half_open` or `open`."""
+
+    def admit(self, x: Exchange, now: float) -> Ticket | None:
+        """Return a ticket to let a request through, None to refuse it."""
+        raise NotImplementedError
+
+    def is_ready(self, now: float) -> bool:
+        """True if `admit` would let a request through; takes no permit."""
+        raise NotImplementedError
+
+    def settle(self, x: Exchange, began: float, outcome: Outcome) -> None:
+        """Record a result.  Called only for tickets of this state, and only while it lasts."""
+        raise NotImplementedError
+
+    def wait(self, now: float) -> float | None:
+        """Return seconds until more requests may pass, at the latest; None if only an operator ends the state."""
+        raise NotImplementedError
+
+    def describe(self, now: float) -> dict[str, Any]:
+        """Return what is particular to the state, JSON-ready."""
+        raise NotImplementedError
+
+
+Ticket = tuple[State, float]
+"""State that admitted a request, and the instant."""
+
+
+class Closed(State):
+    """State in which everything passes and is counted."""
+
+    __slots__ = ()
+
+    def __init__(self, breaker: Breaker) -> None:
+        super().__init__(breaker, CLOSED)
+
+    def admit(self, x: Exchange, now: float) -> Ticket | None:
         return self, now
 
-    def is_ready(self, _now: float) -> bool:
+    def is_ready(self, now: float) -> bool:
         return True
 
     def settle(self, x: Exchange, began: float, outcome: Outcome) -> None:
-        breaker = self._breaker
+        breaker = self.breaker
         evidence = breaker.evidence
         now = breaker.now()
         bits = evidence.judge(x, began, outcome, now)
@@ -48,56 +84,61 @@ class Closed(CircuitClosedState):
         elif bits == 0 and breaker.reopened:
             breaker.see_health(now)
 
-    def wait(self, _now: float) -> float | None:
+    def wait(self, now: float) -> float | None:
         return 0.0
 
-    def describe(self, _now: float) -> dict[str, Any]:
+    def describe(self, now: float) -> dict[str, Any]:
         return {}
 
 
-class Open(CircuitOpenState):
-    """Nothing passes until the time is up."""
+class Open(State):
+    """State in which nothing passes until its time is over."""
 
-    _breaker: Breaker
+    __slots__ = ()
+
+    def __init__(self, breaker: Breaker) -> None:
+        super().__init__(breaker, OPEN)
 
     def admit(self, x: Exchange, now: float) -> Ticket | None:
-        breaker = self._breaker
+        breaker = self.breaker
         if now < breaker.open_until:
             return None
-        breaker.move(breaker.half_open, f"it was open for {breaker.opened_for:.3g} s")
-        return breaker.admit(x, now)
+        breaker.move(HALF_OPEN, f"it was open for {breaker.opened_for:.3g} s")
+        return breaker.state.admit(x, now)
 
     def is_ready(self, now: float) -> bool:
-        return now >= self._breaker.open_until
+        return now >= self.breaker.open_until
 
-    def settle(self, _x: Exchange, _began: float, _outcome: Outcome) -> None:
+    def settle(self, x: Exchange, began: float, outcome: Outcome) -> None:
         raise AssertionError("an open circuit admits nothing, so nothing of its own can end")
 
     def wait(self, now: float) -> float | None:
-        until = self._breaker.open_until
+        until = self.breaker.open_until
         return None if until == inf else max(0.0, until - now)
 
     def describe(self, now: float) -> dict[str, Any]:
         wait = self.wait(now)
-        return {"open_for": None if wait is None else self._breaker.opened_for, "next_probe_in": wait}
+        return {"open_for": None if wait is None else self.breaker.opened_for, "next_probe_in": wait}
 
 
-class HalfOpen(CircuitHalfOpenState):
-    """A few pass; if they do well, more and more."""
+class HalfOpen(State):
+    """State in which probes pass, and after good probes a rising share of all requests."""
 
-    _breaker: Breaker
+    __slots__ = ("ramp", "trial")
 
-    def __init__(self, cb: Breaker, prev_state: CircuitBreakerState | None = None, notify: bool = False) -> None:
-        cb.evidence.clear()
-        self.trial = Trial(cb.evidence.rules, cb.now())
+    def __init__(self, breaker: Breaker) -> None:
+        super().__init__(breaker, HALF_OPEN)
+        breaker.evidence.clear()
+        self.trial = Trial(breaker.evidence.thresholds, breaker.now())
+        """Probes; they decide until there is a ramp."""
         self.ramp: Ramp | None = None
-        super().__init__(cb, prev_state, notify)
+        """Rising share; None until the probes were good."""
 
     def admit(self, x: Exchange, now: float) -> Ticket | None:
         if not self.is_ready(now):
             return None
-        if self._breaker._state is not self:  # time had decided
-            return self._breaker.admit(x, now)
+        if self.breaker.state is not self:  # time has decided
+            return self.breaker.state.admit(x, now)
         if self.ramp is None:
             self.trial.take(x, now)
         else:
@@ -105,21 +146,21 @@ class HalfOpen(CircuitHalfOpenState):
         return self, now
 
     def is_ready(self, now: float) -> bool:
-        breaker = self._breaker
+        breaker = self.breaker
         if self.ramp is None:
             verdict = self.trial.overdue(now)
             if verdict is None:
                 return self.trial.has_permit
             self._decide(verdict, None, now)
         if self.ramp is not None:
-            share = self.ramp.share(breaker.evidence.rules.ramp, now)
+            share = self.ramp.share(breaker.evidence.thresholds.ramp, now)
             if share < 1:
                 return self.ramp.is_next(share)
             breaker.recover("nothing tripped it during the ramp", now)
-        return breaker._state.is_ready(now)
+        return breaker.state.is_ready(now)
 
     def settle(self, x: Exchange, began: float, outcome: Outcome) -> None:
-        breaker = self._breaker
+        breaker = self.breaker
         now = breaker.now()
         bits = breaker.evidence.judge(x, began, outcome, now)
         verdict: Verdict | None = None
@@ -135,8 +176,8 @@ class HalfOpen(CircuitHalfOpenState):
             self._decide(verdict, outcome, now)
 
     def _decide(self, verdict: Verdict, outcome: Outcome | None, now: float) -> None:
-        breaker = self._breaker
-        ramp = breaker.evidence.rules.ramp
+        breaker = self.breaker
+        ramp = breaker.evidence.thresholds.ramp
         if not verdict.is_good:
             breaker.trip(verdict, outcome, now)
         elif ramp == 0:
@@ -146,16 +187,10 @@ class HalfOpen(CircuitHalfOpenState):
             breaker.note(self.name, verdict.why, ramp=ramp)
 
     def wait(self, now: float) -> float | None:
-        ends = self.trial.deadline if self.ramp is None else self.ramp.began + self._breaker.evidence.rules.ramp
+        ends = self.trial.deadline if self.ramp is None else self.ramp.began + self.breaker.evidence.thresholds.ramp
         return max(0.0, ends - now)
 
     def describe(self, now: float) -> dict[str, Any]:
         if self.ramp is not None:
-            return {"share": round(self.ramp.share(self._breaker.evidence.rules.ramp, now), 3)}
+            return {"share": round(self.ramp.share(self.breaker.evidence.thresholds.ramp, now), 3)}
         return {"probes": self.trial.describe()}
-
-
-State = Closed | Open | HalfOpen
-Ticket = tuple[State, float]
-"""The state that admitted, and when."""
-STATES: Final[dict[str, Callable[..., State]]] = {"closed": Closed, "open": Open, "half-open": HalfOpen}

@@ -1,6 +1,6 @@
-"""Half-open as plain arithmetic: who may probe, what the probes say and when, and the ramp back to full traffic.
+"""Half-open state as plain arithmetic: permits for probes, the verdict on them, and the ramp back to full traffic.
 
-No clock and no chance: instants and results are handed in, which makes it easy to test against a model.
+Instants and results are handed in, so that a test can compare each step with a model.
 """
 
 from __future__ import annotations
@@ -10,71 +10,74 @@ from typing import Any, Final
 
 from sidecar.core.exchange import Exchange
 from sidecar.core.window import FAILED
-from sidecar.stages.circuit_breaker.evidence import ROUNDING, Verdict, answered
-from sidecar.stages.circuit_breaker.spec import Rules
+from sidecar.stages.circuit_breaker.evidence import ROUNDING, Thresholds, Verdict, answered
 
 FIRST_SHARE: Final = 0.1
-"""Where the ramp begins, as Envoy's slow start: from nothing nobody would come to see the first step."""
-
-ENOUGH: Final = 1 - ROUNDING
+"""Share at which the ramp begins, as Envoy's slow start: a ramp from zero would wait long for its first request."""
+ONE: Final = 1 - ROUNDING
+"""Credit that lets a request through."""
 
 
 class Trial:
-    """Up to `rules.probes` requests decide; see the package's docstring for the corner cases."""
+    """Probes: up to `thresholds.probes` requests whose results decide."""
 
-    __slots__ = ("deadline", "failed", "out", "results", "rules", "slow")
+    __slots__ = ("deadline", "failed", "in_flight", "results", "slow", "thresholds")
 
-    def __init__(self, rules: Rules, now: float) -> None:
-        self.rules = rules
-        self.deadline = now + rules.verdict_within
-        self.out: list[tuple[float, Exchange]] = []
-        """The probes under way, and when they began."""
-        self.results = self.failed = self.slow = 0
+    def __init__(self, thresholds: Thresholds, now: float) -> None:
+        self.thresholds = thresholds
+        self.deadline = now + thresholds.verdict_within
+        """Instant at which what is known decides."""
+        self.in_flight: list[tuple[float, Exchange]] = []
+        """Probes without a result, and the instants at which they began."""
+        self.results = 0
+        self.failed = 0
+        self.slow = 0
 
     @property
     def has_permit(self) -> bool:
-        """May one more probe go out?"""
-        return len(self.out) + self.results < self.rules.probes
+        """True if one more probe may start."""
+        return len(self.in_flight) + self.results < self.thresholds.probes
 
     def take(self, x: Exchange, now: float) -> None:
-        """A probe goes out."""
-        self.out.append((now, x))
+        """Start a probe."""
+        self.in_flight.append((now, x))
 
     def give_back(self, x: Exchange, began: float) -> None:
-        """A probe has ended: its permit returns, whatever it is worth."""
-        self.out.remove((began, x))
+        """End a probe; its permit returns, whatever its result is worth."""
+        self.in_flight.remove((began, x))
 
     def record(self, bits: int, now: float) -> Verdict | None:
-        """A result; the verdict once there is one."""
+        """Count a result.  Return the verdict once there is one."""
         self.results += 1
         self.failed += bits & FAILED
         self.slow += bits >> 1
-        return self._verdict(self.rules.probes, self.failed) or self.overdue(now)
+        return self._verdict(self.thresholds.probes, self.failed) or self.overdue(now)
 
     def overdue(self, now: float) -> Verdict | None:
-        """Past the deadline, the verdict on what is known; with nothing known, more time."""
+        """Return the verdict on what is known once the deadline has passed.  With nothing known, extend it."""
         if now < self.deadline:
             return None
         known, failed = self.results, self.failed
-        for began, x in self.out:
+        for began, x in self.in_flight:
             head = answered(x, began)
             if head is not None:  # its body still streams
                 known += 1
-                failed += self.rules.failures.statuses[head.status]
-            elif now - began >= self.rules.verdict_within:
+                failed += self.thresholds.failures.statuses[head.status]
+            elif now - began >= self.thresholds.verdict_within:
                 known += 1
                 failed += 1
         if known == 0:
-            self.deadline = now + self.rules.verdict_within
+            self.deadline = now + self.thresholds.verdict_within
             return None
         return self._verdict(known, failed, missing=0)
 
     def _verdict(self, probes: int, failed: int, missing: int | None = None) -> Verdict | None:
-        """The verdict over so many probes, if those still missing cannot change it."""
+        """Return the verdict on so many probes if the missing ones cannot change it."""
+        thresholds = self.thresholds
         if missing is None:
             missing = max(0, probes - self.results)
-        too_many = max(1, ceil(self.rules.probe_rate * probes - ROUNDING))
-        too_slow = max(1, ceil(self.rules.slow_rate * probes - ROUNDING))
+        too_many = max(1, ceil(thresholds.probe_rate * probes - ROUNDING))
+        too_slow = max(1, ceil(thresholds.slow_rate * probes - ROUNDING))
         if failed >= too_many:
             return Verdict(False, f"{failed} of {probes} probes failed or did not answer in time", too_many, failed)
         if self.slow >= too_slow:
@@ -84,29 +87,31 @@ class Trial:
         return None
 
     def describe(self) -> dict[str, Any]:
-        return {"under_way": len(self.out), "results": self.results, "failed": self.failed, "slow": self.slow}
+        """Return the counts, JSON-ready."""
+        return {"under_way": len(self.in_flight), "results": self.results, "failed": self.failed, "slow": self.slow}
 
 
 class Ramp:
-    """Lets through a share that rises in a straight line; evenly spread, as chance would send bursts."""
+    """Share of requests that rises in a straight line.  They pass evenly spread: chance would let bursts through."""
 
     __slots__ = ("_credit", "began")
 
     def __init__(self, now: float) -> None:
         self.began = now
+        """Instant of the beginning."""
         self._credit = 1.0
 
     def share(self, seconds: float, now: float) -> float:
-        """What part passes at this instant of a ramp that lasts `seconds`."""
+        """Return the share that passes now, of a ramp that lasts `seconds`."""
         passed = now - self.began
         return 1.0 if passed >= seconds else max(FIRST_SHARE, passed / seconds)
 
     def is_next(self, share: float) -> bool:
-        """Does the next request belong to the share?  Asked again before one is taken, the answer is the same."""
-        if self._credit < ENOUGH:
+        """True if the next request passes.  The answer stays the same until one is taken."""
+        if self._credit < ONE:
             self._credit += share
-        return self._credit >= ENOUGH
+        return self._credit >= ONE
 
     def take(self) -> None:
-        """It goes through."""
+        """Let a request pass."""
         self._credit -= 1

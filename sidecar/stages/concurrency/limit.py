@@ -1,25 +1,18 @@
-"""An adaptive concurrency limit: Gradient2 of Netflix's concurrency-limits, with a guard against drift.  Pure.
+"""Adaptive concurrency limit: Gradient2 of Netflix's concurrency-limits, with a guard against drift.
 
-A limit is right when one more request in flight makes the others wait.  Once a window of samples the limit follows the
-ratio of the latency in the long run to that of the window:
+A limit is right when one more request in flight makes the others wait.  After each window of samples the limit follows
+the ratio of the latency in the long run to that of the window:
 
     gradient = clamp(tolerance * long / short, 0.5, 1)
     limit    = 0.8 * limit + 0.2 * (limit * gradient + queue)
 
-so it rises by a little while latency stays within the tolerance and falls, by a tenth of itself at most, when it does
-not.  As published: tolerance 1.5, queue 4, smoothing 0.2, the long run an exponential average over 600 windows, quick
-recovery (5 % a window) of a long-run figure more than twice the present one, and no change while fewer than half of the
-permits are in use, for then the latency says nothing about the limit.
+Rules that the published algorithm does not have:
 
-It never probes: Envoy's controller lowers the limit to 3 to measure the bare latency and so causes 503s itself
-(envoy#46532, #18152).  The published algorithm pays for that with drift: under a lasting overload the average learns
-the overload and the limit doubles every few minutes.  So here
+1. A crowded window, with half of the permits or more in use, teaches the long run only that things are faster.
+2. If a cut of the limit by a fifth does not bring the latency down, the present latency becomes the long run.
+3. A window with a drop (a timeout, a 503 or 429 of the upstream) cuts by a tenth, whatever the latency (AIMD).
 
-- a crowded window (half of the permits or more in use) teaches the long run only that things are *faster*;
-- a service that has really become slower is told from a queue by the limit's own cuts: where a cut by a fifth has not
-  brought the latency down, waiting was not the reason, and the present latency is taken over at once.
-
-A window with a drop (a timeout, a 503 or 429 of the upstream) cuts by a tenth whatever the latency: AIMD's rule.
+The limit never probes.  `docs/design/concurrency.md` has the reasons.
 """
 
 from __future__ import annotations
@@ -27,25 +20,33 @@ from __future__ import annotations
 from typing import Any, Final
 
 INITIAL: Final = 20
+"""Limit at the start."""
 TOLERANCE: Final = 1.5
+"""Ratio of the latency to the long run up to which the limit may rise."""
 QUEUE: Final = 4.0
+"""Permits by which the limit rises, before smoothing."""
 SMOOTHING: Final = 0.2
+"""Weight of the newest window."""
 LONG: Final = 600
 """Windows over which the long run is averaged."""
 WARM_UP: Final = 10
-"""Windows of which it is the plain mean at first."""
+"""Windows of which the long run is the plain mean at first."""
 BACKOFF: Final = 0.9
+"""Factor of the limit after a window with a drop."""
 MIN_SAMPLES: Final = 10
+"""Samples of the shortest window."""
 MIN_WINDOW: Final = 0.1
-"""Seconds; a window lasts twice the latency if that is more."""
+"""Seconds of the shortest window; one lasts twice the latency if that is more."""
 MAX_WINDOW: Final = 1.0
+"""Seconds of the longest window."""
 CUT: Final = 0.8
-"""A cut of the limit that ought to show in the latency, and the share of the latency that shows that it did not."""
+"""Factor of a cut of the limit that ought to show in the latency."""
 UNMOVED: Final = 0.9
+"""Share of the latency before the cut that shows that it did not."""
 
 
 class Gradient:
-    """The limit, and what it learns from."""
+    """Adaptive limit, and what it has learnt."""
 
     __slots__ = (
         "_count",
@@ -65,28 +66,29 @@ class Gradient:
         self.lowest = lowest
         self.highest = highest
         self.limit = float(min(max(INITIAL, lowest), highest))
+        """Permits, with a fraction."""
         self.long = 0.0
-        """Seconds: the latency to expect where nobody waits."""
+        """Seconds of latency in the long run."""
         self._windows = 0
         self._peak = (0.0, 0.0)
-        """Since the latency is beyond the tolerance: the limit at its highest, and the highest."""
+        """Highest latency since it is beyond the tolerance, after the limit at that time."""
         self._ends = 0.0
         self._count = self._drops = self._crowd = 0
         self._sum = 0.0
 
     def retune(self, lowest: int, highest: int) -> None:
-        """New bounds; what was learnt stays."""
+        """Take new bounds; what was learnt stays."""
         self.lowest = lowest
         self.highest = highest
         self.limit = min(max(self.limit, lowest), highest)
 
     def sample(self, now: float, latency: float, active: int) -> bool:
-        """A request was answered in `latency` seconds while `active` held permits.  True if the limit may differ."""
+        """Learn a latency in seconds, while `active` permits were in use.  True if the limit may have changed."""
         self._sum += latency
         return self._add(now, active)
 
     def drop(self, now: float, active: int) -> bool:
-        """A request has timed out or was turned away for overload."""
+        """Learn of a timeout or of an overloaded upstream.  True if the limit may have changed."""
         self._drops += 1
         return self._add(now, active)
 
@@ -138,4 +140,5 @@ class Gradient:
             self._peak = (self.limit, short)
 
     def describe(self) -> dict[str, Any]:
+        """Return the limit and what it has learnt, JSON-ready."""
         return {"limit": int(self.limit), "long_run_latency": self.long}

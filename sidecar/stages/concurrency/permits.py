@@ -1,9 +1,11 @@
-"""Permits and the queue for them, by rank: the part of a concurrency limit that knows nothing of HTTP.
+"""Permits and the queue for them, by rank.
 
-Rank 0 matters most (`sidecar.core.exchange.CRITICAL`).  Higher ranks keep a share of the permits free for themselves, a
-tenth for rank 0 and a tenth more for ranks 0 and 1, but only within 30 s of their last request: while all are alike, a
-limit of 100 is 100.  The queue is served by rank, first in first out within one; where it is full, the youngest of the
-lowest rank makes place for a newcomer that ranks higher.
+Rules:
+
+1. Rank 0 matters most (`sidecar.core.exchange.CRITICAL`).  A tenth of the permits is kept for rank 0, and a tenth more
+   for ranks 0 and 1, but only within 30 s of their last request: while all rank alike, a limit of 100 is 100.
+2. The queue is served by rank, and first in, first out within one.
+3. If the queue is full, the youngest of the lowest rank makes place for a newcomer that ranks higher.
 """
 
 from __future__ import annotations
@@ -17,34 +19,36 @@ from sidecar.core.outcome import Failure, Outcome
 from sidecar.core.promise import Promise
 
 RESERVED: Final = 0.1
-"""Share of the permits that each rank leaves to the ones above it."""
+"""Share of the permits that each rank leaves to those above it."""
 REMEMBERED: Final = 30.0
-"""Seconds for which that share is kept after the last request of a higher rank."""
+"""Seconds for which the share is kept after the last request of a higher rank."""
 
 Place = Promise[Outcome | None]
-"""A place in the queue: None is a permit, an outcome is a refusal."""
+"""Place in the queue.  It resolves to None for a permit, to an outcome for a refusal."""
 Refuse = Callable[[str], Outcome]
-"""Makes a refusal out of its reason."""
+"""Makes a refusal of its reason."""
 
 
 class Permits:
-    """How many are out, and who waits."""
+    """Permits in use, and who waits for one."""
 
     def __init__(self, env: Env) -> None:
         self.active = 0
+        """Permits in use."""
         self.limit = 0
+        """Permits in all."""
         self.size = 0
         """Places in the queue."""
         self._now = env.now
         self._call_later = env.call_later
         self._queue: tuple[dict[Place, Handle], ...] = ({}, {}, {})
-        """By rank, in order of arrival, with the timer that gives each waiter up."""
+        """Waiters by rank, in order of arrival, each with the timer that gives it up."""
         self._seen = [-NEVER, -NEVER]
-        """When the last critical and the last default request came."""
+        """Instants of the last critical and the last default request."""
         self._handing = False
 
     def retune(self, limit: int, size: int) -> None:
-        """Another limit and queue; permits that are out stay out, and waiters keep their places."""
+        """Take another limit and queue size.  Permits in use stay in use, and waiters keep their places."""
         self.limit = limit
         self.size = size
         self._below_default = max(1, int(limit * (1 - 2 * RESERVED) + 1e-9))
@@ -55,7 +59,7 @@ class Permits:
     # ----- permits
 
     def ceiling(self, rank: int) -> int:
-        """Permits that this rank may use, together with all others."""
+        """Return the permits that a rank may use, together with all others."""
         if rank == CRITICAL:
             return self.limit
         recent = self._now() - REMEMBERED
@@ -64,7 +68,7 @@ class Permits:
         return self._below_default if max(self._seen) > recent else self.limit
 
     def take(self, rank: int) -> bool:
-        """Take a permit if there is one for this rank and nobody waits for it already."""
+        """Take a permit.  False if there is none for this rank, or if others wait for it."""
         if rank != SHEDDABLE:
             self._seen[rank] = self._now()
         if self.active >= self._below_default and (self.active >= self.ceiling(rank) or any(self._queue[: rank + 1])):
@@ -73,13 +77,13 @@ class Permits:
         return True
 
     def release(self, _broken: Failure | None = None) -> None:
-        """A permit is free again.  Fits `Body.on_close`."""
+        """Give a permit back.  Fits `Body.on_close`."""
         self.active -= 1
         if any(self._queue):
             self._hand_on()
 
     def _hand_on(self) -> None:
-        """Give free permits to waiters.  One that ends at once releases in here: the loop goes on, no stack grows."""
+        """Give free permits to waiters.  One that ends at once releases in here; the loop goes on instead."""
         if self._handing:
             return
         self._handing = True
@@ -88,7 +92,7 @@ class Permits:
                 queue = self._queue[rank]
                 place = next(iter(queue))
                 queue.pop(place).cancel()
-                if not place.cancelled():  # a Task learns of its cancellation a turn later, and leaves only then
+                if not place.cancelled():  # a cancelled Task leaves only in the next turn of the loop
                     self.active += 1
                     place.resolve(None)
         finally:
@@ -101,14 +105,15 @@ class Permits:
 
     @property
     def queued(self) -> int:
+        """Requests that wait."""
         return sum(map(len, self._queue))
 
     def ahead(self, rank: int) -> int:
-        """Waiters that a newcomer of this rank would have before it."""
+        """Return the number of waiters that a newcomer of this rank would have before it."""
         return sum(map(len, self._queue[: rank + 1]))
 
     def join(self, rank: int, patience: float, refuse: Refuse) -> Place | None:
-        """A place in the queue for `patience` seconds, None where there is none.  `leave` it if awaiting fails."""
+        """Return a place in the queue for `patience` seconds, None if all are taken.  `leave` it if awaiting fails."""
         loser: Place | None = None
         if self.queued >= self.size:
             lower = next((queue for queue in self._queue[:rank:-1] if queue), None)
@@ -127,7 +132,7 @@ class Permits:
             place.resolve(refuse("no permit came free in the time that it could wait"))
 
     def leave(self, rank: int, place: Place) -> None:
-        """The waiter was cancelled: it gives back its place, or the permit if that had just come."""
+        """Give back the place of a cancelled waiter, or its permit if that has just come."""
         timer = self._queue[rank].pop(place, None)
         if timer is not None:
             timer.cancel()
@@ -135,6 +140,7 @@ class Permits:
             self.release()
 
     def describe(self) -> dict[str, Any]:
+        """Return the counts, JSON-ready."""
         waiting = {name: len(self._queue[rank]) for name, rank in CRITICALITIES.items()}
         return {"active": self.active, "limit": self.limit, "queue": self.size, "waiting": waiting}
 

@@ -1,8 +1,8 @@
-"""What a policy file says of concurrency."""
+"""Spec of the block `concurrency`."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Final
 
 from pydantic import Field, model_validator
 
@@ -13,12 +13,12 @@ Count = Annotated[int, Field(ge=1, le=1_000_000)]
 
 
 class AdaptiveSpec(Model):
-    """A limit that finds itself by watching the latency: Gradient2 of Netflix's concurrency-limits."""
+    """Finds the limit by the latency of responses (Gradient2 of Netflix's concurrency-limits)."""
 
     min: Count = 4
-    """Never fewer permits than this."""
+    """The lowest limit."""
     max: Count = 1000
-    """Never more."""
+    """The highest limit."""
 
     @model_validator(mode="after")
     def _is_ordered(self) -> AdaptiveSpec:
@@ -28,19 +28,26 @@ class AdaptiveSpec(Model):
 
 
 class Spec(Block):
-    """How many requests may be in flight at once."""
+    """Limits how many requests may be in flight at once."""
 
     max: Count | None = None
-    """Permits.  With `adaptive` beside it a cap that the adaptive limit does not pass either."""
+    """Requests in flight at most.  Beside `adaptive` it is a cap on the adaptive limit."""
     adaptive: AdaptiveSpec | None = None
-    """Find the limit by the latency instead of naming it."""
+    """Find the limit by the latency of responses."""
     queue: Annotated[int, Field(ge=0, le=100_000)] = 0
-    """Requests that may wait for a permit."""
+    """Requests that may wait for their turn."""
     queue_timeout: Duration = 0.1
-    """How long one may wait."""
+    """Time that a request may wait."""
 
     @model_validator(mode="after")
     def _is_limited(self) -> Spec:
         if self.max is None and self.adaptive is None:
             raise ValueError("has no limit; write max: 100 or adaptive: {min: 4, max: 400}")
         return self
+
+
+EXAMPLES: Final = (
+    {"max": 3},
+    {"max": 2, "queue": 2},
+    {"adaptive": {"min": 1, "max": 3}, "queue": 1},
+)

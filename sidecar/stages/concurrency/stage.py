@@ -1,58 +1,53 @@
-"""Concurrency: so many requests in flight and no more, a short queue before that, and the important ones first.
+"""Stage `concurrency`: a limit on requests in flight, with a queue.
 
-A permit covers the request to the last byte of its answer.  A plain cap is a gate; a queue has to await and the
-adaptive limit has to time the head of an answer, so these two are a layer.
+A permit covers a request to the last byte of its response.  A plain limit is a gate.  A queue has to wait, and an
+adaptive limit has to time the head of a response, so these are a layer.
 
-Decisions:
+Rules (`docs/design/concurrency.md` has the reasons):
 
-- *Criticality* decides who is refused (`permits.py` says how): sheddable goes first and critical last, as in the SRE
-  book, ch. 21.  The proxies do not have it (envoy#43256).
-- *First in, first out* within a rank.  Adaptive LIFO serves better where a queue is seconds long and its first have
-  given up; ours lasts `queue_timeout` and the deadline is looked at on entry, so nobody in it has given up, and LIFO
-  would only make the longest waits longer.
-- *No place for what cannot finish*: on entry the wait that the queue promises and the usual time of an answer are held
-  against the deadline, and a waiter is given up when the time of an answer is all that it has left.
-- *No timers* but those of waiters: one each, as many as the queue has places.
-- *A refusal is cheap and says to come back in 1 s*: an overload passes as fast as requests end; what matters is that
-  those who were refused do not all come back at once.
-- *The adaptive limit* learns from answers below 500 that needed one try; a retry's backoff says nothing about the
-  upstream, and errors are often faster than answers.
-- The permit count is shared under an upstream, and a reload changes the limit but not the count.
-- `mode: observe` lets everything pass, counts what would have found neither permit nor place, and keeps learning.
+1. Criticality decides who is refused: sheddable first, critical last (SRE book, ch. 21; `permits.py`).
+2. A request whose deadline leaves no time for the queue and a usual response is refused at once.
+3. A refusal says to come back in a second.
+4. The adaptive limit learns from responses below 500 that needed one attempt.
+5. The routes of an upstream share its permits, and a reload changes the limit but not the permits in use.
+6. `mode: observe` lets everything pass, counts what would have found neither permit nor place, and keeps learning.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final
 
 from sidecar.core import events, metrics
 from sidecar.core.env import BuildContext, Env
 from sidecar.core.exchange import Exchange
+from sidecar.core.metrics import Counter
 from sidecar.core.outcome import ABANDONED, OVERLOADED, Outcome, Refusal, failed
 from sidecar.core.stage import Service, Stage
 from sidecar.stages.concurrency.limit import Gradient
 from sidecar.stages.concurrency.permits import Permits
 from sidecar.stages.concurrency.spec import Spec
 
-__all__ = ["Spec", "build"]
-
 RETRY_AFTER: Final = 1.0
-"""Seconds."""
-PACE: Final = 0.1
-"""Weight of the newest answer in the usual time of one."""
+"""Seconds after which a refused client may come back.  An overload passes sooner; a spread of returns matters more."""
+WEIGHT: Final = 0.1
+"""Weight of the newest response in the usual time of one."""
 TOO_BUSY: Final = (429, 503)
-"""Statuses by which an upstream itself says that it is overloaded."""
+"""Statuses by which an upstream says that it is overloaded."""
 TOO_SLOW: Final = ("timeout", "connect_timeout")
+"""Failures that show an overload."""
+NO_PERMIT: Final = "there is no permit left for its criticality"
 
 
 class Bulkhead:
-    """What survives a reload: the permits, and what was learnt about the upstream."""
+    """State that survives a reload: the permits, and what was learnt about the upstream."""
 
     def __init__(self, spec: Spec, env: Env, labels: dict[str, str]) -> None:
         self.permits = permits = Permits(env)
         self.gradient: Gradient | None = None
+        """Adaptive limit; None for a plain one."""
         self.typical = 0.0
-        """Seconds from the permit to the head of the answer, usually; learnt by the layer."""
+        """Seconds from the permit to the head of a response, usually.  Only a layer learns it."""
         self.retune(spec)
         env.meter.gauge(metrics.CONCURRENCY_ACTIVE, lambda: permits.active, **labels)
         env.meter.gauge(metrics.CONCURRENCY_LIMIT, lambda: permits.limit, **labels)
@@ -75,10 +70,10 @@ class Bulkhead:
         self.permits.retune(int(self.gradient.limit) if self.gradient else self.cap, self.queue)
 
     def learn(self, x: Exchange, outcome: Outcome, now: float, latency: float) -> None:
-        """The head of an answer has come, or will not come."""
+        """Learn from the head of a response, or from its failure, after so many seconds."""
         failure = outcome.failure
         if failure is None and outcome.status < 500 and len(x.attempts) <= 1:
-            self.typical += (latency - self.typical) * (PACE if self.typical else 1.0)
+            self.typical += (latency - self.typical) * (WEIGHT if self.typical else 1.0)
         if (gradient := self.gradient) is None:
             return
         active = self.permits.active
@@ -92,72 +87,84 @@ class Bulkhead:
             self._apply()
 
     def describe(self) -> dict[str, Any]:
+        """Return permits, limit and queue, JSON-ready."""
         facts = self.permits.describe() | {"typical_latency": self.typical}
         return facts if self.gradient is None else facts | {"adaptive": self.gradient.describe()}
 
 
-class Door:
-    """What the gate and the layer have in common: the permits, the refusal, and the count of what is only observed."""
+class Refuser:
+    """Refusals of one route, and the count of what is only observed."""
 
-    def __init__(self, spec: Spec, ctx: BuildContext, bulkhead: Bulkhead) -> None:
-        self.permits = bulkhead.permits
-        self.where = ctx.where
-        self.is_enforced = spec.is_enforced
-        self.observed = ctx.env.meter.counter(metrics.WOULD_REFUSE, policy="concurrency", route=ctx.route)
+    def __init__(self, spec: Spec, ctx: BuildContext, permits: Permits) -> None:
+        self._permits = permits
+        self._where = ctx.where
+        self.observed: Counter | None = None
+        """Counts what would have been refused; None refuses."""
+        if not spec.is_enforced:
+            self.observed = ctx.env.meter.counter(metrics.WOULD_REFUSE, policy="concurrency", route=ctx.route)
 
     def refuse(self, why: str) -> Outcome:
-        limit, active = self.permits.limit, self.permits.active
+        """Return a refusal with its reason."""
+        limit, active = self._permits.limit, self._permits.active
         detail = f"{active} requests are in flight, {limit} may be: {why}"
-        return failed(OVERLOADED, Refusal("concurrency", self.where, detail, limit, active, RETRY_AFTER))
+        return failed(OVERLOADED, Refusal("concurrency", self._where, detail, limit, active, RETRY_AFTER))
 
-    def pass_observed(self) -> None:
-        """Let in what should have been refused, and count it if no place in the queue would have been left either."""
-        if self.permits.active >= self.permits.limit + self.permits.size:
-            self.observed.value += 1
-        self.permits.active += 1
+    def observe(self, observed: Counter) -> None:
+        """Admit what would have been refused.  Count it if no place in the queue would have been left either."""
+        if self._permits.active >= self._permits.limit + self._permits.size:
+            observed.value += 1
+        self._permits.active += 1
 
 
-class Cap(Door):
-    """A gate: a permit or a refusal."""
+class ConcurrencyGate:
+    """Plain limit: a permit or a refusal."""
+
+    __slots__ = ("_permits", "_refuser")
+
+    def __init__(self, bulkhead: Bulkhead, refuser: Refuser) -> None:
+        self._permits = bulkhead.permits
+        self._refuser = refuser
 
     def admit(self, x: Exchange) -> object:
-        if not self.permits.take(x.criticality):
-            if self.is_enforced:
-                return self.refuse("there is no permit left for its criticality")
-            self.pass_observed()
+        if not self._permits.take(x.criticality):
+            observed = self._refuser.observed
+            if observed is None:
+                return self._refuser.refuse(NO_PERMIT)
+            self._refuser.observe(observed)
         return None
 
-    def settle(self, _x: Exchange, _ticket: object, _outcome: Outcome) -> None:
-        self.permits.release()
+    def settle(self, x: Exchange, ticket: object, outcome: Outcome) -> None:
+        self._permits.release()
 
 
-class Line(Door):
-    """Makes the layer: a permit, or a place in the queue, or a refusal; and an eye on how long answers take."""
+class ConcurrencyLayer:
+    """Limit with a queue, or one that adapts."""
 
-    def __init__(self, spec: Spec, ctx: BuildContext, bulkhead: Bulkhead) -> None:
-        super().__init__(spec, ctx, bulkhead)
+    def __init__(self, bulkhead: Bulkhead, refuser: Refuser, patience: float, now: Callable[[], float]) -> None:
+        """`patience` is how many seconds a request may wait."""
         self.bulkhead = bulkhead
-        self.patience = spec.queue_timeout
-        self.now = ctx.env.now
+        self.now = now
+        self._refuser = refuser
+        self._patience = patience
 
-    def layer(self, inner: Service) -> Service:
-        return Permitted(self, inner).call
+    def __call__(self, inner: Service) -> Service:
+        return ConcurrencyService(self, inner).call
 
     async def wait(self, x: Exchange) -> Outcome | None:
-        """Queue for a permit: None once there is one, else the refusal."""
-        permits, typical = self.permits, self.bulkhead.typical
-        if not self.is_enforced:
-            self.pass_observed()
+        """Wait for a permit.  Return None once there is one, else the refusal."""
+        permits, typical, refuser = self.bulkhead.permits, self.bulkhead.typical, self._refuser
+        if refuser.observed is not None:
+            refuser.observe(refuser.observed)
             return None
         if permits.size == 0:
-            return self.refuse("there is no permit left for its criticality")
+            return refuser.refuse(NO_PERMIT)
         rank = x.criticality
         left = x.deadline - self.now() - typical
         if left <= typical * (permits.ahead(rank) + 1) / permits.limit:
-            return self.refuse("the time that it has left is too short to wait for a permit and for an answer")
-        place = permits.join(rank, min(self.patience, left), self.refuse)
+            return refuser.refuse("the time that it has left is too short to wait for a permit and for an answer")
+        place = permits.join(rank, min(self._patience, left), refuser.refuse)
         if place is None:
-            return self.refuse(f"and all {permits.size} places in the queue are taken")
+            return refuser.refuse(f"and all {permits.size} places in the queue are taken")
         began = self.now()
         try:
             refusal: Outcome | None = await place
@@ -169,19 +176,23 @@ class Line(Door):
             raise
 
 
-class Permitted:
-    """An inner service behind a line."""
+class ConcurrencyService:
+    """Inner service whose requests need a permit."""
 
-    __slots__ = ("_bulkhead", "_inner", "_line", "_now", "_permits")
+    __slots__ = ("_bulkhead", "_inner", "_layer", "_now", "_permits")
 
-    def __init__(self, line: Line, inner: Service) -> None:
-        self._line, self._inner = line, inner
-        self._bulkhead, self._permits, self._now = line.bulkhead, line.permits, line.now
+    def __init__(self, layer: ConcurrencyLayer, inner: Service) -> None:
+        self._layer = layer
+        self._inner = inner
+        self._bulkhead = layer.bulkhead
+        self._permits = layer.bulkhead.permits
+        self._now = layer.now
 
     async def call(self, x: Exchange) -> Outcome:
+        """Take a permit, run the inner service, and learn from its outcome."""
         permits = self._permits
         if not permits.take(x.criticality):
-            refusal = await self._line.wait(x)
+            refusal = await self._layer.wait(x)
             if refusal is not None:
                 return refusal
         outcome = ABANDONED
@@ -198,8 +209,10 @@ class Permitted:
 
 
 def build(spec: Spec, ctx: BuildContext) -> Stage:
-    """The gate or the layer of a `concurrency` block; all of one owner share its permits."""
+    """Return the gate or the layer of a block.  All blocks of one owner share its permits."""
     labels = {ctx.scope: ctx.owner[1]}
     bulkhead: Bulkhead = ctx.obtain(("concurrency", *ctx.owner), spec, lambda: Bulkhead(spec, ctx.env, labels))
-    needs_layer = spec.adaptive is not None or (spec.queue > 0 and spec.is_enforced)
-    return Line(spec, ctx, bulkhead).layer if needs_layer else Cap(spec, ctx, bulkhead)
+    refuser = Refuser(spec, ctx, bulkhead.permits)
+    if spec.adaptive is not None or (spec.queue > 0 and spec.is_enforced):
+        return ConcurrencyLayer(bulkhead, refuser, spec.queue_timeout, ctx.env.now)
+    return ConcurrencyGate(bulkhead, refuser)

@@ -1,1 +1,7 @@
-"""fault."""
+"""Fault: latency, error responses and resets for a share of the attempts, for tests and drills.
+
+- `spec.py`: what a policy file may say.
+- `stage.py`: the layer.
+
+`docs/design/fault.md` says why it stands innermost.
+"""

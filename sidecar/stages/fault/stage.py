@@ -1,125 +1,60 @@
-"""Fault: latency, error answers and resets for a share of the requests, for tests and drills.
+"""Stage `fault`: a layer that delays, answers or breaks off a share of the attempts.
 
-It stands innermost, directly before the upstream client, and what it injects is indistinguishable from what an upstream
-does: breaker, retry, hedge, deadline and fallback see a slow, a failing or a vanishing upstream and act.  (Istio and
-Envoy inject before the router, so retries and timeouts of that route are not exercised: istio#13705, envoy#38338.)
+Rules:
 
-Decisions:
-
-- `abort` is a real answer with that status, `reset` an upstream that closes the connection after it has the request.
-- `latency` counts against the try: where it outlasts `timeout.attempt` or the deadline the try ends as a timeout then,
-  and what is left of the try is all that the upstream gets.
-- Each kind is drawn on its own, for every try, from the env's generator: a seed gives the same faults again.  Where two
-  strike, the latency comes first; of the other two, the reset.
-- An answer that was injected says so (`x-sidecar-reason: fault_injected`), and so does the try in the access log, whose
-  endpoint is then `fault`.
-- A request that `when` leaves out is not touched; it is asked of the request as it goes upstream, after `transform`.
-- `mode: observe` counts what it would have injected.
+1. An injected fault looks like one of the upstream: `abort` is a real response, `reset` a connection that is closed
+   after the request.  A `latency` that outlasts the attempt's timeout or the deadline ends as a timeout then.
+2. Each kind is drawn on its own for each attempt, from `Env`, so a seed repeats the same faults.  If several strike,
+   the latency comes first, and the reset wins over the abort.
+3. An injected response says `x-sidecar-reason: fault_injected`; the attempt's endpoint in the access log is `fault`.
+4. `mode: observe` counts what it would have injected.
 """
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from pydantic import Field, model_validator
+from typing import Final
 
 from sidecar.core import events, metrics
 from sidecar.core.env import BuildContext
 from sidecar.core.exchange import Attempt, Exchange
-from sidecar.core.outcome import RESET, TIMEOUT, Outcome, failed
-from sidecar.core.spec import Block, Model
+from sidecar.core.metrics import Counter
+from sidecar.core.outcome import FAULT, RESET, TIMEOUT, Outcome, failed
 from sidecar.core.stage import Layer, Service
-from sidecar.core.units import Duration, DurationOrZero, Share
-from sidecar.expression import REQUEST, Condition
-from sidecar.expression.spec import RequestWhen
+from sidecar.expression.condition import Condition
+from sidecar.expression.facts import REQUEST
+from sidecar.stages.fault.spec import AbortSpec, LatencySpec, Spec
 
-CAUSE = "injected by the fault policy"
-
-
-class UniformSpec(Model):
-    """Every duration between two is as likely as another."""
-
-    min: DurationOrZero
-    """The shortest."""
-    max: Duration
-    """The longest."""
-
-    @model_validator(mode="after")
-    def _is_ordered(self) -> UniformSpec:
-        if self.min > self.max:
-            raise ValueError("has a min above its max; swap them")
-        return self
+CAUSE: Final = "injected by the fault policy"
+ENDPOINT: Final = "fault"
+"""Endpoint of an attempt that ended here."""
 
 
-class LatencySpec(Model):
-    """Wait before the upstream is asked."""
-
-    fixed: Duration | None = None
-    """Always so long."""
-    uniform: UniformSpec | None = None
-    """Between two durations."""
-    share: Share
-    """Of all tries."""
-
-    @model_validator(mode="after")
-    def _is_one(self) -> LatencySpec:
-        if (self.fixed is None) == (self.uniform is None):
-            raise ValueError("takes one of fixed: 200ms and uniform: {min: 50ms, max: 1s}")
-        return self
-
-
-class AbortSpec(Model):
-    """Answer in the upstream's place."""
-
-    status: Annotated[int, Field(ge=200, le=599)] = 503
-    """The status of the answer."""
-    share: Share
-    """Of all tries."""
-
-
-class ResetSpec(Model):
-    """Break the connection off."""
-
-    share: Share
-    """Of all tries."""
-
-
-class Spec(Block):
-    """Injected faults."""
-
-    when: RequestWhen | None = None
-    """A condition on the head of the request, such as `request.headers['x-drill'] == 'yes'`; all without it."""
-    latency: LatencySpec | None = None
-    abort: AbortSpec | None = None
-    reset: ResetSpec | None = None
-
-    @model_validator(mode="after")
-    def _is_any(self) -> Spec:
-        if self.latency is None and self.abort is None and self.reset is None:
-            raise ValueError("injects nothing; write latency, abort or reset, such as abort: {status: 503, share: 10%}")
-        return self
-
-
-class Fault:
-    """The layer."""
+class FaultLayer:
+    """Faults of one route."""
 
     def __init__(self, spec: Spec, ctx: BuildContext) -> None:
         self.env = ctx.env
-        self.is_enforced = spec.is_enforced
         self.when = None if spec.when is None else Condition(spec.when, REQUEST)
-        self.latency = spec.latency
-        self.abort = spec.abort
+        self.latency: LatencySpec | None = spec.latency
+        self.abort: AbortSpec | None = spec.abort
+        self._uniform = ctx.env.rng.random
         self.abort_share = spec.abort.share if spec.abort else 0.0
         self.reset_share = spec.reset.share if spec.reset else 0.0
         counter = ctx.env.meter.counter
         self.counters = {
             kind: counter(metrics.FAULTS, route=ctx.route, kind=kind) for kind in ("latency", "abort", "reset")
         }
-        self.observed = counter(metrics.WOULD_REFUSE, policy="fault", route=ctx.route)
+        self.observed: Counter | None = None
+        """Counts what would have been injected; None injects."""
+        if not spec.is_enforced:
+            self.observed = counter(metrics.WOULD_REFUSE, policy="fault", route=ctx.route)
+
+    def __call__(self, inner: Service) -> Service:
+        return FaultService(self, inner).call
 
     def draw(self) -> tuple[float, str]:
-        """What strikes this try: seconds of latency, and `abort`, `reset` or nothing."""
-        uniform = self.env.rng.random
+        """Return what strikes an attempt: seconds of latency, and `abort`, `reset` or an empty string."""
+        uniform = self._uniform
         delay = 0.0
         if self.latency is not None and uniform() < self.latency.share:
             between = self.latency.uniform
@@ -132,48 +67,32 @@ class Fault:
             return delay, "abort"
         return delay, ""
 
-    def __call__(self, inner: Service) -> Service:
-        when = self.when
-
-        async def call(x: Exchange) -> Outcome:
-            if when is not None and not when.holds(x):
-                return await inner(x)
-            delay, end = self.draw()
-            if not delay and not end:
-                return await inner(x)
-            if not self.is_enforced:
-                self.observed.value += 1
-                return await inner(x)
-            return await self.inject(x, delay, end, inner)
-
-        return call
-
     async def inject(self, x: Exchange, delay: float, end: str, inner: Service) -> Outcome:
-        """Let it strike."""
+        """Delay an attempt by so many seconds, then end it or let it go on."""
         env = self.env
         if x.trace is not None:
             x.trace.note(events.FAULTED, attempt=x.attempt, latency=delay, kind=end or "latency")
         attempt = Attempt(x.attempt, env.now())
         attempt.why = x.why
-        attempt.endpoint = "fault"
+        attempt.endpoint = ENDPOINT
         if delay:
             self.counters["latency"].value += 1
             patience = min(x.attempt_timeout, x.deadline - env.now())
             await env.sleep(max(0.0, min(delay, patience)))
             if delay >= patience:
-                return self._ended(x, attempt, failed(TIMEOUT, cause=CAUSE))
+                return self._end(x, attempt, failed(TIMEOUT, cause=CAUSE))
         if end == "reset":
             self.counters["reset"].value += 1
-            return self._ended(x, attempt, failed(RESET, cause=CAUSE))
+            return self._end(x, attempt, failed(RESET, cause=CAUSE))
         if self.abort is not None and end == "abort":
             self.counters["abort"].value += 1
-            headers = [(b"x-sidecar-reason", b"fault_injected")]
-            return self._ended(x, attempt, Outcome(self.abort.status, headers, cause=CAUSE))
+            headers = [(b"x-sidecar-reason", FAULT.code.encode())]
+            return self._end(x, attempt, Outcome(self.abort.status, headers, cause=CAUSE))
         twin = x.fork(x.attempt, x.why)
         twin.attempt_timeout = x.attempt_timeout - delay
         return await inner(twin)
 
-    def _ended(self, x: Exchange, attempt: Attempt, outcome: Outcome) -> Outcome:
+    def _end(self, x: Exchange, attempt: Attempt, outcome: Outcome) -> Outcome:
         attempt.ended = self.env.now()
         attempt.status = 0 if outcome.failure else outcome.status
         attempt.reason = outcome.reason
@@ -181,6 +100,30 @@ class Fault:
         return outcome
 
 
+class FaultService:
+    """Inner service with faults before it."""
+
+    __slots__ = ("_draw", "_inner", "_layer", "_when")
+
+    def __init__(self, layer: FaultLayer, inner: Service) -> None:
+        self._layer = layer
+        self._inner = inner
+        self._draw = layer.draw
+        self._when = layer.when
+
+    async def call(self, x: Exchange) -> Outcome:
+        """Make one attempt, unless a fault strikes."""
+        if self._when is not None and not self._when.holds(x):
+            return await self._inner(x)
+        delay, end = self._draw()
+        if not delay and not end:
+            return await self._inner(x)
+        if self._layer.observed is not None:
+            self._layer.observed.value += 1
+            return await self._inner(x)
+        return await self._layer.inject(x, delay, end, self._inner)
+
+
 def build(spec: Spec, ctx: BuildContext) -> Layer:
-    """The layer of a `fault` block."""
-    return Fault(spec, ctx)
+    """Return the layer of a route."""
+    return FaultLayer(spec, ctx)

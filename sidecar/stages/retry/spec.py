@@ -1,8 +1,8 @@
-"""What a policy file says of retries."""
+"""Spec of the block `retry`."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import Field
 
@@ -14,35 +14,35 @@ Methods = Annotated[tuple[Method, ...], Field(strict=False, min_length=1)]
 
 
 class BackoffSpec(Model):
-    """How long to wait before the next try."""
+    """Wait before the next attempt."""
 
     base: Duration = 0.025
-    """The first wait; each one more doubles it (Envoy: 25ms)."""
+    """The first wait; each further one is twice as long (Envoy: 25ms)."""
     max: Duration = 0.25
     """The longest wait (Envoy: ten times the base)."""
     jitter: Literal["full", "equal", "none"] = "full"
-    """`full`: between nothing and the wait; `equal`: between a half and the whole; `none`: the wait."""
+    """`full` waits for a random part of the wait, `equal` for a half at least, `none` for the whole."""
 
 
 class RetryAfterSpec(Model):
-    """What to do about Retry-After."""
+    """Obedience to a Retry-After of the upstream."""
 
     max: DurationOrZero = 5.0
-    """Waited for up to this; an answer that asks for more is passed on."""
+    """The longest Retry-After that is waited for; a response that asks for more is passed on."""
 
 
 class WhenSpec(Model):
-    """A condition on an answer, for what a status does not say."""
+    """A condition on a response, for what its status does not say."""
 
     when: ResponseWhen
-    """Such as `response.status == 200 && response.body.error == 'busy'`; a body is read up to 64 KiB."""
+    """An expression such as `response.status == 200 && response.body.error == 'busy'`; a body is read up to 64 KiB."""
 
 
 class Spec(Block):
-    """Try again."""
+    """Sends a request again if that may help."""
 
     max_attempts: Annotated[int, Field(ge=1, le=10)] = 3
-    """Tries in all, the first included (SRE book ch. 21: three)."""
+    """Attempts in all, the first included (SRE book ch. 21: three)."""
     on: Annotated[tuple[Condition | WhenSpec, ...], Field(strict=False, min_length=1)] = (
         "connect_failure",
         "reset",
@@ -51,10 +51,16 @@ class Spec(Block):
         503,
         504,
     )
-    """What is worth another try."""
+    """Failures, statuses and conditions that are worth another attempt."""
     methods: Methods = ("GET", "HEAD", "OPTIONS", "PUT", "DELETE")
-    """Methods that may be sent twice.  POST and PATCH besides where the request bears an Idempotency-Key."""
-    backoff: BackoffSpec = BackoffSpec()
-    retry_after: RetryAfterSpec = RetryAfterSpec()
+    """Methods that may be sent twice.  POST and PATCH may be too if the request has an Idempotency-Key."""
+    backoff: BackoffSpec = BackoffSpec.built_in()
+    retry_after: RetryAfterSpec = RetryAfterSpec.built_in()
     max_body: Size = 64 * 1024
-    """A longer request body is streamed, and not retried once it has been sent (Linkerd: 64 KiB)."""
+    """A longer request body is streamed, and its request is not retried once it has been sent (Linkerd: 64 KiB)."""
+
+
+EXAMPLES: Final = (
+    {"max_attempts": 3, "on": ["connect_failure", "reset", 503], "backoff": {"base": "25ms", "max": "250ms"}},
+    {"max_attempts": 2, "on": [{"when": "response.status == 429"}], "methods": ["GET", "POST"]},
+)

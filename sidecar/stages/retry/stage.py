@@ -1,192 +1,215 @@
-"""Retry: the same request again where that may help, can do no harm, and is affordable.
+"""Stage `retry`: a layer that sends a request again if that may help, can do no harm, and is affordable.
 
-tenacity's strategies (when to stop, how long to wait) are what a policy compiles to; its own loop is not used: entering
-it costs 15 to 25 us a call, and some of its predicates retry a cancellation.  Who succeeds touches none of it.
+An outcome that `on` names is retried: a failure, a status, or what a condition finds in a response.  These questions,
+in this order, can end it; the answer is `x.retry_stopped`, a label of a counter and a field of the access log:
 
-What is retried is an outcome that `on` names, by failure, status or a condition on what the answer says.  Then, in this
-order, each question can end it, and the answer becomes `x.retry_stopped`, a counter's label, and a field of the access
-log:
+1. `marked`: a caller retries already.  Three layers of three attempts make 27 (SRE book ch. 22).
+2. `method`: the upstream may have seen the request, and the method may not be repeated (RFC 9110 9.2.2).
+3. `attempts`: all of them are made.
+4. `body`: the request's body was streamed and is gone.
+5. `retry_after`: the upstream asks for a longer wait than `retry_after.max`.
+6. `deadline`: the wait and the quickest response so far would end too late.
+7. `budget`: the upstream's retry budget is spent.  Asked last, because asking pays.
 
-1. `marked` - the request came as somebody's retry already.  Three layers that try thrice make 27 (SRE book ch. 22).
-2. `method` - the upstream may have seen the request, and doing it twice may do it twice (RFC 9110 9.2.2).  POST and
-   PATCH pass with an Idempotency-Key (draft-ietf-httpapi-idempotency-key-header) or by being named.  What was never
-   sent is safe for every method: refused connects, and a pooled connection that had been closed.
-3. `attempts` - all of them are used up.
-4. `body` - it was longer than `max_body`, so it was streamed and is gone.
-5. `retry_after` - the upstream says when to come back, and that is later than `retry_after.max`: its answer is passed
-   on.  A shorter one is waited for, plus the backoff, so that callers do not come back in step.
-6. `deadline` - the wait and the quickest answer that this request has had would end too late.
-7. `budget` - the upstream's retry budget is spent.  Asked last, as asking pays.
-
-Then the answer in hand is what the client gets.  Refusals of our own are never retried: an open breaker is terminal
-(the upstream client has already looked for an endpoint whose breaker lets it through), and asking again only hammers
-at it.  A hedge is an extra try itself and is not retried.
+A refusal of the sidecar is never retried, nor is a hedge.  A request that succeeds touches no strategy.
 """
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from sidecar.core import events, metrics
 from sidecar.core.conditions import Conditions
 from sidecar.core.env import BuildContext
-from sidecar.core.exchange import Exchange
-from sidecar.core.headers import retry_after
+from sidecar.core.exchange import SHORTEST_ANSWER, Exchange
+from sidecar.core.metrics import Counter
 from sidecar.core.outcome import Outcome
 from sidecar.core.stage import Layer, Service
-from sidecar.expression import NO_BODIES, RESPONSE, Bodies
-from sidecar.expression import Condition as Expression
 from sidecar.stages.retry.spec import Spec, WhenSpec
-from sidecar.stages.retry.strategies import (
-    StopBeforeDeadline,
-    StopWhenAskedToStayAway,
-    Try,
-    WaitJittered,
-    WaitRetryAfter,
-    stop_after_attempt,
-    wait_exponential,
-)
-from sidecar.transform.intake import take
-from sidecar.transform.validators import is_json
 
-__all__ = ["Spec", "build"]
+if TYPE_CHECKING:
+    from sidecar.expression.condition import Condition as Expression
+    from sidecar.stages.retry.strategies import Schedule, State
 
+LATER: Final = ("sidecar.stages.retry.strategies",)
+"""Modules that the first retry needs, and no request before it."""
 MAX_READ: Final = 64 * 1024
-"""Bytes of an answer that a condition reads; of a longer one it knows the head alone."""
-QUICKEST: Final = 0.001
-"""Seconds: less than any answer takes."""
+"""Bytes of a response's body that a condition reads; of a longer one it sees the head alone."""
 
 
-class Retry:
-    """The policy, compiled; one for each route."""
+def _expressions(texts: list[str]) -> list[Expression]:
+    """Return conditions on responses; without any, nothing of them is imported."""
+    if not texts:
+        return []
+    from sidecar.expression.condition import Condition
+    from sidecar.expression.facts import RESPONSE
+
+    return [Condition(text, RESPONSE) for text in texts]
+
+
+class RetryLayer:
+    """Retry policy of one route."""
 
     def __init__(self, spec: Spec, ctx: BuildContext) -> None:
-        env = self.env = ctx.env
+        self.env = ctx.env
         self.route = ctx.route
-        self.is_enforced = spec.is_enforced
         self.conditions = Conditions(each for each in spec.on if not isinstance(each, WhenSpec))
-        self.whens = [Expression(each.when, RESPONSE) for each in spec.on if isinstance(each, WhenSpec)]
-        self.reads_body = any("response.body" in when.needs for when in self.whens)
-        self.statuses = self.conditions.statuses
+        self.expressions = _expressions([each.when for each in spec.on if isinstance(each, WhenSpec)])
+        self.reads_body = any("response.body" in expression.needs for expression in self.expressions)
         self.methods = frozenset(method.encode() for method in spec.methods)
         self.max_body = spec.max_body
         self.budget = ctx.resources("retry_budget", ctx.upstream)
-        backoff = spec.backoff
-        self.wait = WaitRetryAfter() + WaitJittered(
-            wait_exponential(multiplier=backoff.base, max=backoff.max), backoff.jitter, env.rng
-        )
-        self.stop_attempts = stop_after_attempt(spec.max_attempts)
-        self.stop_retry_after = StopWhenAskedToStayAway(spec.retry_after.max)
-        self.stop_deadline = StopBeforeDeadline()
+        self.spec = spec
+        self._schedule: Schedule | None = None
+        self.observed: Counter | None = None
+        """Counts what would have been retried; None retries."""
+        if not spec.is_enforced:
+            self.observed = ctx.env.meter.counter(metrics.WOULD_REFUSE, policy="retry", route=ctx.route)
+        self._retries: dict[str, Counter] = {}
+        """Counters by reason: a failure's code or a status."""
+        self._denied: dict[str, Counter] = {}
+        """Counters by what has ended retrying."""
 
-    def layer(self, inner: Service) -> Service:
-        return Retried(self, inner).call
+    @property
+    def schedule(self) -> Schedule:
+        """When to stop and how long to wait, made for the first retry; its library is not imported at the start."""
+        if self._schedule is None:
+            from sidecar.stages.retry.strategies import Schedule
 
-    async def again(self, x: Exchange, outcome: Outcome, inner: Service, began: float) -> Outcome:
-        """The slow path: decide, wait, try again, until there is nothing more to gain."""
+            self._schedule = Schedule(self.spec, self.env)
+        return self._schedule
+
+    def __call__(self, inner: Service) -> Service:
+        return RetryService(self, inner).call
+
+    async def retry(self, x: Exchange, outcome: Outcome, inner: Service, began: float) -> Outcome:
+        """Retry until the outcome is good or a question ends it.  `began` is the instant of the first attempt."""
         env = self.env
-        state = Try()
-        least = QUICKEST
-        tried = began
-        while not x.is_hedge and (self.conditions.match(outcome) or await self._meets(x, outcome)):
+        state: State | None = None
+        shortest = SHORTEST_ANSWER
+        started = began
+        while not x.is_hedge and (
+            self.conditions.match(outcome) or (self.expressions and await self._meets(x, outcome))
+        ):
             now = env.now()
             if outcome.failure is None:
-                least = now - tried if least == QUICKEST else min(least, now - tried)
-            state.outcome = outcome
-            state.seconds_since_start = now - began
-            state.asked = retry_after(outcome.headers, env.wall()) or 0.0
-            state.deadline = x.deadline - began - max(QUICKEST, least)
-            stopped = self._stop(x, outcome, state)
+                shortest = now - started if shortest == SHORTEST_ANSWER else min(shortest, now - started)
+            schedule = self.schedule
+            if state is None:
+                state = schedule.begin(inner, x, began)
+            schedule.record(state, outcome, now)
+            stopped = self._stop(x, outcome, state, now, max(SHORTEST_ANSWER, shortest))
             if stopped:
                 x.retry_stopped = stopped
-                self._count(metrics.RETRIES_DENIED, stopped)
+                self._count_denied(stopped)
                 break
-            if not self.is_enforced:
-                env.meter.counter(metrics.WOULD_REFUSE, policy="retry", route=self.route).add()
+            if self.observed is not None:
+                self.observed.value += 1
                 break
             reason = outcome.reason or str(outcome.status)
-            self._count(metrics.RETRIES, reason)
-            if outcome.stream is not None:
-                outcome.stream.cancel()
+            self._count_retry(reason)
+            outcome.discard()
             await env.sleep(state.upcoming_sleep)
-            state.idle_for += state.upcoming_sleep
             if x.stream is not None:
                 x.stream.rewind()
             number = max(x.attempt + state.attempt_number, len(x.attempts) + 1)
-            state.attempt_number += 1
+            schedule.advance(state)
             twin = x.fork(number, f"retry:{reason}")
-            twin.avoid = x.avoid.union(attempt.endpoint for attempt in x.attempts)
+            twin.avoid = x.avoid.union([attempt.endpoint for attempt in x.attempts])
             if x.trace is not None:
                 left, waited = self.budget.tokens, round(state.upcoming_sleep, 6)
                 x.trace.note(events.RETRIED, attempt=number, reason=reason, waited=waited, tokens=left)
-            tried = env.now()
+            started = env.now()
             outcome = await inner(twin)
         return outcome
 
     async def _meets(self, x: Exchange, outcome: Outcome) -> bool:
-        """Does an answer meet one of the conditions on what it says?"""
-        if outcome.failure is not None or outcome.tunnel is not None or not self.whens:
+        """True if a response meets one of the conditions on what it says."""
+        if outcome.failure is not None or outcome.tunnel is not None:
             return False
-        bodies = NO_BODIES
-        if self.reads_body and is_json(outcome.header(b"content-type")):
-            bodies = Bodies(response=(await take(outcome, MAX_READ)).document)
-        return any(when.holds(x, outcome, bodies) for when in self.whens)
+        from sidecar.expression.facts import NO_BODIES, Bodies
 
-    def _stop(self, x: Exchange, outcome: Outcome, state: Try) -> str:
-        """Why there is no further try, or nothing; sets the wait before it."""
-        failure = outcome.failure
+        bodies = NO_BODIES
+        if self.reads_body:
+            from sidecar.transform.buffering import buffer_body
+            from sidecar.transform.validators import is_json
+
+            if is_json(outcome.header(b"content-type")):
+                bodies = Bodies(response=(await buffer_body(outcome, MAX_READ)).document)
+        return any(expression.holds(x, outcome, bodies) for expression in self.expressions)
+
+    def _stop(self, x: Exchange, outcome: Outcome, state: State, now: float, shortest: float) -> str:
+        """Return what ends retrying; an empty string plans the next attempt, whose response takes `shortest` seconds
+        at least."""
+        schedule, failure = self.schedule, outcome.failure
         if x.is_retry:
             return "marked"
         if (failure is None or failure.sent) and not self._may_repeat(x):
             return "method"
-        if self.stop_attempts(state):  # type: ignore[arg-type]
+        if schedule.is_exhausted(state):
             return "attempts"
         if not x.is_replayable:
             return "body"
-        if self.stop_retry_after(state):
+        if not schedule.plan(state):
             return "retry_after"
-        state.upcoming_sleep = self.wait(state)  # type: ignore[arg-type]
-        if self.stop_deadline(state):
+        if now + state.upcoming_sleep + shortest >= x.deadline:
             return "deadline"
-        if self.is_enforced and not self.budget.withdraw():
+        if self.observed is None and not self.budget.withdraw():
             return "budget"
         return ""
 
     def _may_repeat(self, x: Exchange) -> bool:
+        """True for a method that the policy names, and for POST and PATCH with an Idempotency-Key
+        (draft-ietf-httpapi-idempotency-key-header)."""
         if x.method in self.methods:
             return True
         return x.method in (b"POST", b"PATCH") and bool(x.header(b"idempotency-key"))
 
-    def _count(self, name: str, reason: str) -> None:
-        self.env.meter.counter(name, route=self.route, reason=reason).add()
+    def _count_retry(self, reason: str) -> None:
+        counter = self._retries.get(reason)
+        if counter is None:
+            counter = self.env.meter.counter(metrics.RETRIES, route=self.route, reason=reason)
+            self._retries[reason] = counter
+        counter.value += 1
+
+    def _count_denied(self, reason: str) -> None:
+        counter = self._denied.get(reason)
+        if counter is None:
+            counter = self.env.meter.counter(metrics.RETRIES_DENIED, route=self.route, reason=reason)
+            self._denied[reason] = counter
+        counter.value += 1
 
     def __repr__(self) -> str:
-        return f"<Retry {self.route} on {self.conditions!r}>"
+        return f"<RetryLayer {self.route} on {self.conditions!r}>"
 
 
-class Retried:
-    """An inner service under a policy of retries."""
+class RetryService:
+    """Inner service under a retry policy."""
 
-    __slots__ = ("_deposit", "_inner", "_now", "_policy", "_statuses", "_whens")
+    __slots__ = ("_deposit", "_expressions", "_inner", "_layer", "_now", "_statuses")
 
-    def __init__(self, policy: Retry, inner: Service) -> None:
-        self._policy, self._inner = policy, inner
-        self._now, self._deposit = policy.env.now, policy.budget.deposit
-        self._statuses, self._whens = policy.statuses, policy.whens
+    def __init__(self, layer: RetryLayer, inner: Service) -> None:
+        self._layer = layer
+        self._inner = inner
+        self._now = layer.env.now
+        self._deposit = layer.budget.deposit
+        self._statuses = layer.conditions.statuses
+        self._expressions = layer.expressions
 
     async def call(self, x: Exchange) -> Outcome:
+        """Make the first attempt, and further ones if it fails."""
         if not x.is_counted and not x.is_retry:
             x.is_counted = True
             self._deposit()
         if x.stream is not None:
-            x.stream.record(self._policy.max_body)
+            x.stream.record(self._layer.max_body)
         began = self._now()
         outcome = await self._inner(x)
-        if outcome.failure is None and not self._statuses[outcome.status] and not self._whens:
+        if outcome.failure is None and not self._statuses[outcome.status] and not self._expressions:
             return outcome
-        return await self._policy.again(x, outcome, self._inner, began)
+        return await self._layer.retry(x, outcome, self._inner, began)
 
 
 def build(spec: Spec, ctx: BuildContext) -> Layer:
-    """The retry layer of a route."""
-    return Retry(spec, ctx).layer
+    """Return the layer of a route."""
+    return RetryLayer(spec, ctx)

@@ -1,80 +1,99 @@
-"""When to stop and how long to wait: tenacity's strategies, and those that it does not have."""
+"""Adapter of tenacity: when to stop retrying, and how long to wait before the next attempt.
+
+tenacity supplies the strategies, and the state of a call that they are asked about.  Its loop is not used: entering it
+costs every request, and some of its predicates retry a cancellation.
+
+Rules:
+
+1. The state is tenacity's own `RetryCallState`; its times come from `Env`, and its result is the last `Outcome`.
+2. Strategies of ours read what tenacity documents of the state: `outcome`, `attempt_number`, times and sleeps.
+3. Only a request that needs a retry comes here.
+"""
 
 from __future__ import annotations
 
-from math import inf
+from collections.abc import Callable
 from random import Random
-from typing import Any, Literal
+from typing import Final, Literal
 
-from tenacity.stop import stop_after_attempt, stop_base
-from tenacity.wait import wait_base, wait_exponential
+from tenacity import AsyncRetrying, RetryCallState, stop_after_attempt, wait_exponential
+from tenacity.wait import wait_base
 
-__all__ = [
-    "StopBeforeDeadline",
-    "StopWhenAskedToStayAway",
-    "Try",
-    "WaitJittered",
-    "WaitRetryAfter",
-    "stop_after_attempt",
-    "wait_exponential",
-]
+from sidecar.core.env import Env
+from sidecar.core.exchange import Exchange
+from sidecar.core.message import retry_after
+from sidecar.core.outcome import Outcome
+from sidecar.core.stage import Service
+from sidecar.stages.retry.spec import Spec
+
+State = RetryCallState
+"""State of one request that is retried."""
+LEAST_JITTER: Final = {"full": 0.0, "equal": 0.5, "none": 1.0}
+"""Smallest part of a wait that each kind of jitter draws."""
 
 
-class Try:
-    """What tenacity's strategies are asked about: the attributes of its RetryCallState that they read, and ours."""
+class WaitRetryAfter(wait_base):
+    """Wait as long as the upstream asks for; not at all if it does not ask."""
 
-    __slots__ = (
-        "asked", "attempt_number", "deadline", "idle_for", "outcome", "seconds_since_start",
-        "upcoming_sleep",
-    )  # fmt: skip
+    def __init__(self, wall: Callable[[], float]) -> None:
+        self._wall = wall
 
-    def __init__(self) -> None:
-        self.attempt_number = 1
-        self.outcome: Any = None
-        self.idle_for = 0.0
-        """Seconds slept so far."""
-        self.upcoming_sleep = 0.0
-        self.seconds_since_start = 0.0
-        self.asked = 0.0
-        """Retry-After in seconds."""
-        self.deadline = inf
-        """Seconds since the start at which another try could no longer finish."""
+    def __call__(self, retry_state: RetryCallState) -> float:
+        assert retry_state.outcome is not None
+        outcome: Outcome = retry_state.outcome.result()
+        return retry_after(outcome.headers, self._wall()) or 0.0
 
 
 class WaitJittered(wait_base):
-    """A part of another wait, drawn at random (Brooker, "Exponential Backoff and Jitter").
+    """Wait a random part of another wait (Brooker, "Exponential Backoff and Jitter").
 
-    Not tenacity's own random waits: they draw from the global generator.
+    tenacity's own random waits draw from the global generator.
     """
 
     def __init__(self, wait: wait_base, jitter: Literal["full", "equal", "none"], rng: Random) -> None:
         self._wait = wait
-        self._least = {"full": 0.0, "equal": 0.5, "none": 1.0}[jitter]
+        self._least = LEAST_JITTER[jitter]
         self._rng = rng
 
-    def __call__(self, retry_state: Any) -> float:
+    def __call__(self, retry_state: RetryCallState) -> float:
         return self._wait(retry_state) * (self._least + (1 - self._least) * self._rng.random())
 
 
-class WaitRetryAfter(wait_base):
-    """As long as the upstream asked for."""
+class Schedule:
+    """Strategies of one policy, asked one by one, so that the answer names the reason."""
 
-    def __call__(self, retry_state: Any) -> float:
-        return float(retry_state.asked)
+    def __init__(self, spec: Spec, env: Env) -> None:
+        backoff = wait_exponential(multiplier=spec.backoff.base, max=spec.backoff.max)
+        self._stop = stop_after_attempt(spec.max_attempts)
+        self._asked = WaitRetryAfter(env.wall)
+        self._backoff = WaitJittered(backoff, spec.backoff.jitter, env.rng)
+        self._longest = spec.retry_after.max
+        self._retrying = AsyncRetrying(stop=self._stop, wait=self._asked + self._backoff)
 
+    def begin(self, service: Service, x: Exchange, began: float) -> State:
+        """Return the state of a request whose first attempt began at an instant of `env.now`."""
+        state = State(self._retrying, service, (x,), {})
+        state.start_time = began
+        return state
 
-class StopWhenAskedToStayAway(stop_base):
-    """The upstream asked for more patience than we have."""
+    def record(self, state: State, outcome: Outcome, now: float) -> None:
+        """Note what an attempt has come to."""
+        state.set_result(outcome)
+        state.outcome_timestamp = now
 
-    def __init__(self, longest: float) -> None:
-        self._longest = longest
+    def is_exhausted(self, state: State) -> bool:
+        """True if all attempts are made."""
+        return self._stop(state)
 
-    def __call__(self, retry_state: Any) -> bool:
-        return bool(retry_state.asked > self._longest)
+    def plan(self, state: State) -> bool:
+        """Decide how long to wait (`state.upcoming_sleep`, in seconds).  False if the upstream asks for too long."""
+        asked = self._asked(state)
+        if asked > self._longest:
+            return False
+        state.upcoming_sleep = asked + self._backoff(state)
+        return True
 
-
-class StopBeforeDeadline(stop_base):
-    """`stop_before_delay` with the request's own limit."""
-
-    def __call__(self, retry_state: Any) -> bool:
-        return bool(retry_state.seconds_since_start + retry_state.upcoming_sleep >= retry_state.deadline)
+    def advance(self, state: State) -> None:
+        """Begin the next attempt: the wait is over."""
+        state.idle_for += state.upcoming_sleep
+        state.prepare_for_next_attempt()

@@ -1,16 +1,14 @@
-"""What a policy file says of time."""
+"""Spec of the block `timeout`."""
 
 from __future__ import annotations
 
 from typing import Annotated, Any, Final
 
-from pydantic import BeforeValidator, Field, TypeAdapter, WithJsonSchema
+from pydantic import BeforeValidator, Field, WithJsonSchema
 
 from sidecar.core.exchange import NEVER
 from sidecar.core.spec import Block
-from sidecar.core.units import Duration, parse_duration
-
-_DURATION_SCHEMA: Final = TypeAdapter(Duration).json_schema()
+from sidecar.core.units import DURATION_SCHEMA, parse_duration
 
 
 def _duration_or_off(value: Any) -> float:
@@ -24,23 +22,24 @@ def _duration_or_off(value: Any) -> float:
 DurationOrOff = Annotated[
     float,
     BeforeValidator(_duration_or_off),
-    WithJsonSchema({"anyOf": [_DURATION_SCHEMA, {"const": "off"}]}),
+    WithJsonSchema({"anyOf": [DURATION_SCHEMA.json_schema, {"const": "off"}]}),
 ]
-"""Seconds; infinite where it is off."""
-
-
+"""Seconds; infinite if it is off."""
 HEADER: Final = "x-request-timeout-ms"
-"""The edge reads it already, and Envoy's `x-envoy-expected-rq-timeout-ms` and `grpc-timeout` with it."""
+"""Default field.  The downstream connection reads it, Envoy's `x-envoy-expected-rq-timeout-ms` and `grpc-timeout`."""
 
 
 class Spec(Block):
-    """How long things may take."""
+    """Limits how long things may take."""
 
     request: DurationOrOff = 15.0
-    """From the first byte of the request to the last of the response, retries included (15s is Envoy's default)."""
+    """From the first byte of the request to the last of the response, retries included (Envoy: 15s)."""
     attempt: DurationOrOff = NEVER
-    """One try, from taking a connection to the last byte of its answer."""
+    """One attempt, from taking a connection to the last byte of its response."""
     idle: DurationOrOff = 30.0
     """Between two pieces of a body."""
     header: Annotated[str, Field(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$")] = HEADER
-    """The field in which the milliseconds that are left come in and go upstream; `off` tells the upstream nothing."""
+    """Field in which the milliseconds left come in and go upstream; `off` tells the upstream nothing."""
+
+
+EXAMPLES: Final = ({"request": "3s", "attempt": "1s"}, {"request": "off"})

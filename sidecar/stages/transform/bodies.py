@@ -1,7 +1,7 @@
-"""The operations of a `body`, and which bodies they are for.
+"""Bodies: which are read, and the operations on them.
 
-A body is read only where its Content-Type is one that an operation or a condition is for; everything else stays
-streamed, and so does a body that turns out to be longer than `max_body`.
+A body is read if its Content-Type is one that an operation or a condition is for.  Every other body stays streamed, and
+so does one that turns out to be longer than `max_body`.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from sidecar.core.template import compile_tree, names, render_tree
 from sidecar.stages.transform.fields import BodySpec, RequestBodySpec
 from sidecar.stages.transform.spec import Direction
 from sidecar.transform import coding, pointer
+from sidecar.transform.buffering import BodyProblem, BufferedBody, Kind, buffer_body, read_body
 from sidecar.transform.forms import to_form
-from sidecar.transform.intake import Kind, Problem, Taken, read, take
 from sidecar.transform.jsonbody import Document, closed
 from sidecar.transform.pointer import Operation
 from sidecar.transform.validators import is_form, is_json
 from sidecar.transform.values import DEPLOYMENT
 
 STATUS: Final[dict[Kind, int]] = {"invalid": 400, "too_large": 413, "coding": 415}
-"""By what is wrong with a request's body."""
+"""Status of the refusal of a request, by what is wrong with its body."""
 
 
 class Intake:
-    """Takes the bodies of one direction."""
+    """Reads the bodies of one direction."""
 
     __slots__ = ("_limit", "_passes", "_skipped")
 
@@ -41,24 +41,24 @@ class Intake:
             for kind in self._passes
         }
 
-    def may_pass(self, problem: Problem) -> bool:
-        """Does a message with this problem pass as it is?  Counts it if so."""
+    def may_pass(self, problem: BodyProblem) -> bool:
+        """True if a message with this problem passes as it is, which is then counted."""
         if problem.kind not in self._passes:
             return False
         self._skipped[problem.kind].value += 1
         return True
 
-    def read(self, message: Exchange | Outcome) -> Taken:
-        """The body of a message that does not stream."""
-        return read(message, self._limit)
+    def read(self, message: Exchange | Outcome) -> BufferedBody:
+        """Return the body of a message that is not streamed."""
+        return read_body(message, self._limit)
 
-    def take(self, message: Exchange | Outcome, *, form: bool = False) -> Coroutine[Any, Any, Taken]:
-        """That of one that may."""
-        return take(message, self._limit, form=form)
+    def take(self, message: Exchange | Outcome, *, form: bool = False) -> Coroutine[Any, Any, BufferedBody]:
+        """Return the body of a message that may be streamed, once it is whole or too long."""
+        return buffer_body(message, self._limit, form=form)
 
 
 class BodyEdit:
-    """The operations of one `body`."""
+    """Operations of one `body`, compiled."""
 
     __slots__ = ("_operations", "from_form", "make", "to_form")
 
@@ -66,23 +66,25 @@ class BodyEdit:
         self._operations = list(_operations(spec, constants))
         convert = spec.convert if isinstance(spec, RequestBodySpec) else None
         self.from_form = convert == "form_to_json"
+        """True if the body is a form that is read as JSON."""
         self.to_form = convert == "json_to_form"
+        """True if the body is written as a form."""
         tree = spec.template if isinstance(spec, RequestBodySpec) else None
         self.make = None if tree is None else _value(tree, constants)
-        """The body of a request that has none."""
+        """Makes the body of a request that has none; None if no rule gives one."""
 
     def suits(self, content_type: bytes | None) -> bool:
-        """Is it for bodies of this type?"""
+        """True if the operations are for bodies of this type."""
         return is_form(content_type) if self.from_form else is_json(content_type)
 
     def operate(self, document: Document, x: Exchange, outcome: Outcome | None) -> None:
-        """Change a document.  Raises `Invalid`."""
+        """Change a document.  Raises `InvalidBody` if an operation does not fit it."""
         for operation in self._operations:
             operation(document, x, outcome)
 
 
-def rewritten(taken: Taken, edits: Sequence[BodyEdit], x: Exchange, outcome: Outcome | None = None) -> bytes:
-    """A body after all edits.  Raises `Invalid`."""
+def rewritten(taken: BufferedBody, edits: Sequence[BodyEdit], x: Exchange, outcome: Outcome | None = None) -> bytes:
+    """Return the octets of a body after all edits.  Raises `InvalidBody` if one does not fit it."""
     document = taken.document
     assert document is not None
     for edit in edits:
@@ -111,7 +113,7 @@ def _operations(spec: BodySpec, constants: dict[str, str]) -> Sequence[Operation
 
 
 def _value(tree: Any, constants: dict[str, str]) -> Callable[[Exchange, Outcome | None], Any]:
-    """A value of a policy; made once where it does not read the request."""
+    """Return a maker of a policy's value.  A value that does not read the request is made once."""
     compiled = compile_tree(tree, constants)
     if DEPLOYMENT.issuperset(_names(tree)):
         raw = closed(render_tree(compiled, Exchange(b"GET", b"/")))

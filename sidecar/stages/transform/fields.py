@@ -1,4 +1,4 @@
-"""The parts of a `transform` block: header fields, query parameters, bodies."""
+"""Parts of the block `transform` that both directions share: fields, query parameters, bodies."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sidecar.transform import pointer
 
 
 def check_template(value: Any) -> Any:
-    """Check the templates in a JSON value."""
+    """Check the templates in a JSON value.  Raises `ValueError` for an unknown name."""
     for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
         check_template(inner)
     if isinstance(value, str):
@@ -48,7 +48,7 @@ def _pointer(text: str) -> str:
 
 
 def _compiles(make: Callable[[Any], object]) -> AfterValidator:
-    """A value that is right if something can be made of it."""
+    """Return a validator that accepts what `make` accepts."""
 
     def check(value: Any) -> Any:
         make(value)
@@ -58,16 +58,21 @@ def _compiles(make: Callable[[Any], object]) -> AfterValidator:
 
 
 Text = Annotated[str, BeforeValidator(check_template), AfterValidator(_line)]
-"""A text in which names in braces are replaced: `{path.id}`, `{header.x-user}`."""
+"""Text that may be a template: `{path.id}`, `{header.x-user}`."""
 Json = Annotated[Any, BeforeValidator(check_template)]
+"""A JSON value whose texts may be templates."""
 FieldName = Annotated[str, AfterValidator(_field)]
+"""Name of a header field."""
 Family = Annotated[str, AfterValidator(_family)]
+"""Name of a header field, or a beginning with a star."""
 Parameter = Annotated[str, Field(min_length=1)]
+"""Name of a query parameter."""
 Pointer = Annotated[str, AfterValidator(_pointer)]
+"""JSON Pointer (RFC 6901), in which a star is each item of a list."""
 
 
 class HeadersSpec(Model):
-    """Header fields: removed, renamed, set, added, in this order."""
+    """Edits header fields: removed, renamed, set and added, in this order."""
 
     set: Annotated[dict[FieldName, Text], Field(max_length=100)] = Field(default_factory=dict)
     """The one value of each field; a template that comes out empty leaves the field out."""
@@ -79,7 +84,7 @@ class HeadersSpec(Model):
     """Old and new names; values stay as they are."""
 
     def refuse(self, reserved: frozenset[bytes], instead: dict[str, str]) -> None:
-        """Raises `ValueError` for a field that is not the policy's to write."""
+        """Check that no reserved field is edited.  Raises `ValueError` with what to write instead, by field."""
         for name in (*self.set, *self.add, *self.remove, *self.rename, *self.rename.values()):
             if name.lower().encode() in reserved:
                 remedy = instead.get(name.lower(), "leave it out")
@@ -87,13 +92,14 @@ class HeadersSpec(Model):
 
 
 class QuerySpec(Model):
-    """Query parameters: removed, renamed, set, added, in this order."""
+    """Edits query parameters: removed, renamed, set and added, in this order."""
 
     set: Annotated[dict[Parameter, Text], Field(max_length=100)] = Field(default_factory=dict)
     """The one value of each parameter; a template that comes out empty leaves it out."""
     add: Annotated[dict[Parameter, Text], Field(max_length=100)] = Field(default_factory=dict)
     """One more value of each parameter."""
     remove: Annotated[tuple[Parameter, ...], Field(strict=False, max_length=100)] = ()
+    """Parameters."""
     rename: Annotated[dict[Parameter, Parameter], Field(max_length=100)] = Field(default_factory=dict)
     """Old and new names; values stay as they are."""
 
@@ -103,8 +109,8 @@ Pairs = Annotated[dict[Pointer, Pointer], Field(max_length=100)]
 
 
 class BodySpec(Model):
-    """A JSON body, by JSON Pointers (RFC 6901; `*` is each item of a list).  The operations come in the order below,
-    whatever the order in the file."""
+    """Rewrites a JSON body by JSON Pointers (RFC 6901; `*` is each item of a list).  The operations come in the order
+    below, whatever the order in the file."""
 
     unwrap: Annotated[Pointer, _compiles(pointer.unwrap)] | None = None
     """A member that takes the place of the whole document; with a star, of each of those members."""
@@ -113,16 +119,17 @@ class BodySpec(Model):
     remove: Annotated[
         tuple[Annotated[Pointer, _compiles(pointer.remove)], ...], Field(strict=False, max_length=100)
     ] = ()
+    """Members to take out."""
     rename: Annotated[dict[Pointer, str], Field(max_length=100)] = Field(default_factory=dict)
     """Members and their new names."""
     move: Pairs = Field(default_factory=dict)
-    """Where from, and where to."""
+    """Members and their new places."""
     copy_: Annotated[Pairs, Field(alias="copy")] = Field(default_factory=dict)
-    """Where from, and where to."""
+    """Members, and the places of their copies."""
     default: Annotated[dict[Pointer, Json], Field(max_length=100)] = Field(default_factory=dict)
-    """Values for members that are not there; objects on the way are made."""
+    """Values for members that are missing; objects on the way are made."""
     set: Annotated[dict[Pointer, Json], Field(max_length=100)] = Field(default_factory=dict)
-    """Values for members, there or not; objects on the way are made."""
+    """Values for members, whether they are missing or not; objects on the way are made."""
     wrap: Annotated[Pointer, _compiles(pointer.wrap)] | None = None
     """Keys under which the whole document is put; with a star, each of those members."""
 
@@ -140,7 +147,7 @@ class BodySpec(Model):
 
 
 class RequestBodySpec(BodySpec):
-    """A request's body."""
+    """Rewrites a request's body."""
 
     convert: Literal["form_to_json", "json_to_form"] | None = None
     """A form is read as JSON before the operations, or JSON is written as a form after them."""

@@ -1,7 +1,7 @@
-"""A request rewritten.
+"""Request rewriter: the rules for requests, compiled.
 
-Every condition and every template sees the request as it came, whatever other rules make of it: their order matters
-only where two write the same thing, and then the later one has the last word.
+Every condition and template sees the request as it came.  The order of rules matters only if two write the same thing:
+the later one wins.
 """
 
 from __future__ import annotations
@@ -11,34 +11,37 @@ from sidecar.core.exchange import Exchange
 from sidecar.core.http1 import HOST
 from sidecar.core.outcome import BAD_REQUEST, Outcome, Refusal, failed
 from sidecar.core.template import Template
-from sidecar.expression import NO_BODIES, WHOLE_REQUEST, Bodies, Condition
+from sidecar.expression.condition import Condition
+from sidecar.expression.facts import NO_BODIES, WHOLE_REQUEST, Bodies
 from sidecar.stages.transform.bodies import STATUS, BodyEdit, Intake, rewritten
 from sidecar.stages.transform.fields import HeadersSpec
 from sidecar.stages.transform.spec import RequestRule, RequestSpec
+from sidecar.transform.buffering import NO_BODY, BodyProblem, BufferedBody
 from sidecar.transform.headers import HeaderEdit, put
-from sidecar.transform.intake import NOTHING, Problem, Taken
-from sidecar.transform.jsonbody import Invalid, encode
-from sidecar.transform.paths import PathEdit, PathPattern, PathTemplate, PrefixMap, literal
+from sidecar.transform.jsonbody import InvalidBody, encode
+from sidecar.transform.path_rewrite import PathEdit, PathPattern, PathTemplate, PrefixMap, literal
 from sidecar.transform.query import QueryEdit
 from sidecar.transform.validators import after_request, ask_for_whole, is_json
 from sidecar.transform.values import Refused
 
 Constants = dict[str, str]
+"""Values of `service`, `route` and `upstream` in templates."""
 
 
 def templates(texts: dict[str, str], constants: Constants) -> dict[str, Template]:
+    """Compile texts by name."""
     return {name: Template(text, constants) for name, text in texts.items()}
 
 
 def header_edit(spec: HeadersSpec, constants: Constants) -> HeaderEdit | None:
-    """None where there is nothing to do."""
+    """Compile the edits of header fields; None if there are none."""
     if not (spec.set or spec.add or spec.remove or spec.rename):
         return None
     return HeaderEdit(templates(spec.set, constants), templates(spec.add, constants), spec.remove, spec.rename)
 
 
 class RequestEdit:
-    """One rule, compiled."""
+    """One rule for requests, compiled.  Parts that the rule does not have are None."""
 
     __slots__ = ("body", "headers", "host", "method", "path", "query", "when")
 
@@ -57,11 +60,11 @@ class RequestEdit:
 
     @property
     def is_empty(self) -> bool:
-        """Does it change nothing?"""
+        """True if the rule changes nothing."""
         return all(getattr(self, name) is None for name in self.__slots__ if name != "when")
 
     def apply(self, x: Exchange, source: Exchange) -> None:
-        """Rewrite all but the body; `source` is the request as it came.  Raises `Refused`."""
+        """Rewrite all but the body.  `source` is the request as it came.  Raises `Refused` for an unsafe value."""
         path = x.path if self.path is None else self.path.apply(x.path, source)
         query = x.query if self.query is None else self.query.apply(x.query, source)
         host = x.authority if self.host is None else _host(self.host, source)
@@ -88,41 +91,44 @@ def _host(template: Template, source: Exchange) -> bytes:
 
 
 class RequestRewriter:
-    """All rules for requests."""
+    """Rules for requests of one route."""
 
-    def __init__(self, spec: RequestSpec, ctx: BuildContext, constants: Constants, *, reads_answers: bool) -> None:
-        """`reads_answers`: are bodies of answers read, so that they must come whole and in a coding that is known?"""
+    def __init__(self, spec: RequestSpec, ctx: BuildContext, constants: Constants, *, reads_responses: bool) -> None:
+        """`reads_responses` asks the upstream for whole bodies in a coding that can be undone."""
         rules = [RequestEdit(rule, constants) for rule in (spec, *spec.cases)]
         self.rules = [rule for rule in rules if not rule.is_empty]
         self.intake = Intake(spec, ctx, "request")
         self.where = ctx.where
-        self.reads_answers = reads_answers
+        self.reads_responses = reads_responses
         self.is_certain = all(rule.when is None for rule in self.rules)
-        """Do all rules hold for all requests?"""
+        """True if all rules hold for all requests."""
         self.asks_body = any(rule.when is not None and "request.body" in rule.when.needs for rule in self.rules)
+        """True if a condition reads the body."""
         self.edits_body = any(rule.body is not None for rule in self.rules)
+        """True if a rule rewrites the body."""
 
     @property
     def headers_only(self) -> HeaderEdit | None:
-        """The one edit there is, where it is one of header fields for all requests."""
-        rule = self.rules[0] if len(self.rules) == 1 and self.is_certain and not self.reads_answers else None
+        """The only edit, if it is one of header fields for all requests; else None."""
+        rule = self.rules[0] if len(self.rules) == 1 and self.is_certain and not self.reads_responses else None
         others = ("body", "host", "method", "path", "query")
         return None if rule is None or any(getattr(rule, name) is not None for name in others) else rule.headers
 
     def active(self, x: Exchange, bodies: Bodies = NO_BODIES) -> list[RequestEdit]:
-        """The rules that hold."""
+        """Return the rules that hold for a request."""
         if self.is_certain:
             return self.rules
         return [rule for rule in self.rules if rule.when is None or rule.when.holds(x, None, bodies)]
 
     def refuse(self, detail: str, status: int = 400) -> Outcome:
+        """Return a refusal with its reason."""
         outcome = failed(BAD_REQUEST, Refusal("transform", self.where, detail))
         outcome.status = status
         return outcome
 
     def head(self, x: Exchange) -> Outcome | None:
-        """Rewrite what stands before the body; an outcome where the request is refused."""
-        return self._head(x, self.active(x))
+        """Rewrite all but the body.  Return the refusal of a request that cannot be rewritten, else None."""
+        return self._head(x, self.rules if self.is_certain else self.active(x))
 
     def _head(self, x: Exchange, rules: list[RequestEdit]) -> Outcome | None:
         source = x if len(rules) < 2 else x.fork(x.attempt, x.why)
@@ -131,14 +137,14 @@ class RequestRewriter:
                 rule.apply(x, source)
         except Refused as refused:
             return self.refuse(f"The request {refused}.")
-        if self.reads_answers:
+        if self.reads_responses:
             ask_for_whole(x)
         return None
 
     async def whole(self, x: Exchange) -> Outcome | None:
-        """The same for requests whose body may be read; an outcome where the request is refused."""
+        """Rewrite a request whose body may be read.  Return the refusal of one that cannot be rewritten, else None."""
         kind = x.header(b"content-type")
-        taken = NOTHING
+        taken = NO_BODY
         if self.asks_body and is_json(kind):
             taken = await self._take(x, form=False)
         rules = self.active(x, Bodies(taken.document))
@@ -146,7 +152,7 @@ class RequestRewriter:
         source = x.fork(x.attempt, x.why)
         if (
             edits
-            and taken is NOTHING
+            and taken is NO_BODY
             and (form := next((e.from_form for e in edits if e.suits(kind)), None)) is not None
         ):
             taken = await self._take(x, form=form)
@@ -157,7 +163,7 @@ class RequestRewriter:
         return self._rewrite(x, source, edits, taken, kind)
 
     def _rewrite(
-        self, x: Exchange, source: Exchange, edits: list[BodyEdit], taken: Taken, kind: bytes | None
+        self, x: Exchange, source: Exchange, edits: list[BodyEdit], taken: BufferedBody, kind: bytes | None
     ) -> Outcome | None:
         if not x.body and x.stream is None:
             for edit in edits:
@@ -170,8 +176,8 @@ class RequestRewriter:
         if suited and problem is None and taken.document is not None:
             try:
                 data = rewritten(taken, suited, source)
-            except Invalid as error:
-                problem = Problem("invalid", str(error))
+            except InvalidBody as error:
+                problem = BodyProblem("invalid", str(error))
         if problem is not None:
             if not suited or self.intake.may_pass(problem):
                 return None
@@ -185,9 +191,9 @@ class RequestRewriter:
                 put(x, b"content-type", b"application/json")
         return None
 
-    async def _take(self, x: Exchange, *, form: bool) -> Taken:
+    async def _take(self, x: Exchange, *, form: bool) -> BufferedBody:
         if x.expects_continue and x.stream is not None:
             x.expects_continue = False
             if x.interim is not None:
-                x.interim(100, b"")  # it is us who want the body first
+                x.interim(100, b"")  # the sidecar needs the body before the upstream does
         return await self.intake.take(x, form=form)

@@ -1,30 +1,35 @@
-"""An answer rewritten.  Every condition and every template sees the answer, and its request, as they came."""
+"""Response rewriter: the rules for responses, compiled.
+
+Every condition and template sees the response, and its request, as they came.
+"""
 
 from __future__ import annotations
 
 from sidecar.core.conditions import STATUS_CLASSES
 from sidecar.core.env import BuildContext
 from sidecar.core.exchange import Exchange
-from sidecar.core.headers import without
+from sidecar.core.message import without
 from sidecar.core.outcome import TRANSFORM, Outcome, Refusal, failed
-from sidecar.expression import NO_BODIES, RESPONSE, Bodies, Condition
+from sidecar.expression.condition import Condition
+from sidecar.expression.facts import NO_BODIES, RESPONSE, Bodies
 from sidecar.stages.transform.bodies import BodyEdit, Intake, rewritten
 from sidecar.stages.transform.request import Constants, header_edit
 from sidecar.stages.transform.spec import CookieSpec, ResponseRule, ResponseSpec
-from sidecar.transform.back import FIELDS, WayBack
+from sidecar.transform.buffering import NO_BODY, BodyProblem, BufferedBody
 from sidecar.transform.cookies import CookieEdit
 from sidecar.transform.headers import HeaderEdit
-from sidecar.transform.intake import NOTHING, Problem, Taken
-from sidecar.transform.jsonbody import Invalid
+from sidecar.transform.jsonbody import InvalidBody
+from sidecar.transform.reverse_rewrite import FIELDS, ReverseRewrite
 from sidecar.transform.validators import after_answer, is_json
 
 BODILESS = frozenset((204, 205, 304))
+"""Statuses of responses without a body."""
 Address = tuple[bytes, bytes]
 """Authority and path."""
 
 
 class ResponseEdit:
-    """One rule, compiled."""
+    """One rule for responses, compiled."""
 
     __slots__ = ("body", "cookies", "headers", "status", "when")
 
@@ -38,12 +43,12 @@ class ResponseEdit:
 
     @property
     def is_empty(self) -> bool:
-        """Does it change nothing?"""
+        """True if the rule changes nothing."""
         return not self.status and self.headers is None and self.cookies is None and self.body is None
 
 
 def _statuses(spec: int | dict[str, int] | None) -> dict[int, int]:
-    """The new status for each that has one."""
+    """Return the new status by the old one, for those that change."""
     if spec is None:
         return {}
     if isinstance(spec, int):
@@ -68,7 +73,7 @@ def _attributes(spec: CookieSpec) -> dict[str, str | bool | None]:
 
 
 class ResponseRewriter:
-    """All rules for answers."""
+    """Rules for responses of one route."""
 
     def __init__(self, spec: ResponseSpec, ctx: BuildContext, constants: Constants) -> None:
         rules = [ResponseEdit(rule, constants) for rule in (spec, *spec.cases)]
@@ -78,31 +83,33 @@ class ResponseRewriter:
         self.etag = spec.etag
         self.rewrites_addresses = spec.addresses == "rewrite"
         self.is_certain = all(rule.when is None for rule in self.rules)
+        """True if all rules hold for all responses."""
         self.reads_body = any(
             rule.body is not None or (rule.when is not None and "response.body" in rule.when.needs)
             for rule in self.rules
         )
+        """True if a rule or a condition reads the body."""
 
     def active(self, x: Exchange, outcome: Outcome, bodies: Bodies = NO_BODIES) -> list[ResponseEdit]:
-        """The rules that hold."""
+        """Return the rules that hold for a response."""
         if self.is_certain:
             return self.rules
         return [rule for rule in self.rules if rule.when is None or rule.when.holds(x, outcome, bodies)]
 
     @property
     def headers_only(self) -> HeaderEdit | None:
-        """The one edit there is, where it is one of header fields for all answers."""
+        """The only edit, if it is one of header fields for all responses; else None."""
         rule = self.rules[0] if len(self.rules) == 1 and self.is_certain else None
         return None if rule is None or rule.status or rule.cookies or rule.body else rule.headers
 
     def head(self, x: Exchange, outcome: Outcome, own: Address | None) -> Outcome:
-        """Rewrite what stands before the body; `own` is host and path as the upstream got them."""
-        return self._head(x, outcome, self.active(x, outcome), own)
+        """Rewrite all but the body.  `own` is what the upstream got as authority and path, None to leave addresses."""
+        return self._head(x, outcome, self.rules if self.is_certain else self.active(x, outcome), own)
 
     def _head(self, x: Exchange, outcome: Outcome, rules: list[ResponseEdit], own: Address | None) -> Outcome:
         if own is not None and own != (x.authority, x.path) and _has_addresses(outcome):
             outcome = own_outcome(outcome)
-            WayBack(x.scheme, x.authority, x.path, *own).apply(outcome)
+            ReverseRewrite(x.scheme, x.authority, x.path, *own).apply(outcome)
         if not rules:
             return outcome
         outcome = own_outcome(outcome)
@@ -117,8 +124,8 @@ class ResponseRewriter:
         return outcome
 
     async def whole(self, x: Exchange, outcome: Outcome, own: Address | None) -> Outcome:
-        """The same for answers whose body may be read."""
-        taken = NOTHING
+        """Rewrite a response whose body may be read."""
+        taken = NO_BODY
         status = outcome.status
         is_bodiless = status in BODILESS or x.method == b"HEAD"
         suits = is_json(outcome.header(b"content-type"))
@@ -137,24 +144,22 @@ class ResponseRewriter:
                 return refused
         return self._head(x, outcome, rules, own)
 
-    def _rewrite(self, x: Exchange, outcome: Outcome, edits: list[BodyEdit], taken: Taken) -> Outcome | None:
-        """Rewrite the body; an outcome where the answer is refused."""
+    def _rewrite(self, x: Exchange, outcome: Outcome, edits: list[BodyEdit], taken: BufferedBody) -> Outcome | None:
+        """Rewrite the body.  Return the failure of a response that cannot be rewritten, else None."""
         problem, data = taken.problem, taken.data
         if problem is None and taken.document is not None:
             try:
                 data = rewritten(taken, edits, x, outcome)
-            except Invalid as error:
-                problem = Problem("invalid", str(error))
+            except InvalidBody as error:
+                problem = BodyProblem("invalid", str(error))
         if problem is not None:
             if self.intake.may_pass(problem):
                 return None
-            if outcome.stream is not None:
-                outcome.stream.cancel()
+            outcome.discard()
             detail = f"The answer's body {problem.detail}."
             return failed(TRANSFORM, Refusal("transform", self.where, detail), cause=detail)
-        if (
-            taken is NOTHING or data != taken.data
-        ):  # without a body (HEAD, 304) the fields are those of the rewritten one
+        # Without a body (HEAD, 304) the fields are those of the rewritten one.
+        if taken is NO_BODY or data != taken.data:
             after_answer(outcome, self.etag)
             outcome.body = data
         return None
@@ -165,8 +170,7 @@ def _has_addresses(outcome: Outcome) -> bool:
 
 
 def own_outcome(outcome: Outcome) -> Outcome:
-    """An outcome of our own: those further in settle by theirs when its body ends, and must not see what we make of
-    it."""
+    """Return a copy of a streamed outcome: the stages further in settle theirs when its body ends, unchanged."""
     if outcome.stream is None:
         return outcome
     headers = None if outcome.is_raw else list(outcome.headers)
@@ -178,7 +182,7 @@ def _set_status(outcome: Outcome, status: int) -> None:
     if status == outcome.status:
         return
     outcome.status = status
-    outcome.headers = without(outcome.headers, b"content-length")  # of an answer without a body: true no more
+    outcome.headers = without(outcome.headers, b"content-length")  # it named the length of another body
     if status in BODILESS:
         outcome.body = b""
         if outcome.stream is not None:

@@ -1,4 +1,4 @@
-"""What a `transform` block may say."""
+"""Spec of the block `transform`: rules for each direction."""
 
 from __future__ import annotations
 
@@ -10,25 +10,28 @@ from pydantic_core import CoreSchema
 
 from sidecar.core import template
 from sidecar.core.conditions import STATUS_CLASSES
-from sidecar.core.headers import HOP_BY_HOP
 from sidecar.core.http1 import HOST
+from sidecar.core.message import HOP_BY_HOP
 from sidecar.core.spec import Block, Model
 from sidecar.core.units import Duration, Size
 from sidecar.core.uri import readings
 from sidecar.expression.spec import ResponseWhen, WholeRequestWhen
 from sidecar.stages.transform.fields import BodySpec, HeadersSpec, QuerySpec, RequestBodySpec, check_template
-from sidecar.transform.paths import PathPattern, PrefixMap, literal
+from sidecar.transform.path_rewrite import PathPattern, PrefixMap, literal
 
 FRAMING: Final = HOP_BY_HOP | {b"content-length"}
+"""Fields that belong to one connection or to the framing of the body."""
 FORWARDING: Final = (b"via", b"forwarded", b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host")
+"""Fields that tell the upstream of the client."""
 RESERVED_UPSTREAM: Final = FRAMING.union(FORWARDING, (b"expect", b"x-sidecar-attempt", b"host"))
+"""Request fields that the sidecar writes itself."""
 
 
 class PatternSpec(Model):
-    """A path by a regular expression."""
+    """Rewrites a path by a regular expression."""
 
     pattern: str
-    """For the whole path, of those that take linear time."""
+    """Regular expression for the whole path, of those that take linear time."""
     to: str
     r"""The new path; `\1` and `\g<name>` are groups."""
 
@@ -73,7 +76,7 @@ def _method(method: str) -> str:
 
 
 class RequestRule(Model):
-    """What becomes of a request."""
+    """Rewrites a request."""
 
     when: WholeRequestWhen | None = None
     """A condition in a subset of CEL, such as `request.method == 'POST'`; all requests without it."""
@@ -86,10 +89,10 @@ class RequestRule(Model):
     path_prefix: Annotated[dict[str, str], Field(min_length=1, max_length=100), AfterValidator(_prefixes)] | None = None
     """Prefixes and what they become, by whole segments."""
     path_regex: PatternSpec | None = None
-    """A pattern for the whole path, and what the path becomes."""
-    query: QuerySpec = QuerySpec()
+    """A regular expression for the whole path, and what the path becomes."""
+    query: QuerySpec = QuerySpec.built_in()
     """Query parameters."""
-    headers: HeadersSpec = HeadersSpec()
+    headers: HeadersSpec = HeadersSpec.built_in()
     """Header fields."""
     body: RequestBodySpec | None = None
     """The JSON or form body."""
@@ -113,27 +116,32 @@ def _known(status: str) -> str:
 
 
 class CookieSpec(Model):
-    """Attributes of a cookie; those that are not named stay."""
+    """Sets attributes of a cookie; those that are not named stay."""
 
     domain: Annotated[str, Field(pattern=r"^[A-Za-z0-9.-]+$")] | None = None
-    """`off` takes it away: the cookie is then for the host alone."""
+    """Domain of the cookie; `off` takes it away, and the cookie is then for the host alone."""
     path: Annotated[str, Field(pattern=r"^(/[!-:<-~]*|off)$")] | None = None
-    """`off` takes it away."""
+    """Path of the cookie; `off` takes it away."""
     max_age: Duration | None = None
+    """Lifetime of the cookie."""
     secure: bool | None = None
+    """True adds the attribute, false takes it away."""
     http_only: bool | None = None
+    """True adds the attribute, false takes it away."""
     same_site: Literal["Strict", "Lax", "None"] | None = None
+    """Value of SameSite."""
     partitioned: bool | None = None
+    """True adds the attribute, false takes it away."""
 
 
 class ResponseRule(Model):
-    """What becomes of an answer."""
+    """Rewrites a response."""
 
     when: ResponseWhen | None = None
-    """A condition in a subset of CEL, such as `response.status == 404`; all answers without it."""
+    """A condition in a subset of CEL, such as `response.status == 404`; all responses without it."""
     status: Status | dict[Annotated[str, AfterValidator(_known)], Status] | None = None
     """Another status, or a mapping of statuses (`404`, `5xx`) to others."""
-    headers: HeadersSpec = HeadersSpec()
+    headers: HeadersSpec = HeadersSpec.built_in()
     """Header fields."""
     cookies: dict[str, CookieSpec] = Field(default_factory=dict)
     """Attributes of cookies by the cookie's name, `*` for all."""
@@ -150,15 +158,15 @@ Decision = Literal["refuse", "pass"]
 
 
 class OnErrorSpec(Model):
-    """What becomes of a message whose body cannot be rewritten: it passes as it was, or is refused (a request with 400,
-    413 or 415, an answer with 502)."""
+    """Says what becomes of a message whose body cannot be rewritten: it passes as it was, or is refused (a request with
+    400, 413 or 415, a response with 502)."""
 
     invalid: Decision = "refuse"
     """Not JSON, not UTF-8, a key twice in one object, or no place for what is to be set."""
     too_large: Decision = "refuse"
     """Longer than `max_body`, also once it is decoded."""
     coding: Decision = "refuse"
-    """A Content-Encoding that is not known here."""
+    """A Content-Encoding that the sidecar does not know."""
 
     @model_validator(mode="before")
     @classmethod
@@ -172,37 +180,46 @@ class OnErrorSpec(Model):
 
 
 class Direction(Model):
-    """What holds for all bodies of one direction."""
+    """Limits for all bodies of one direction."""
 
     max_body: Size = 2**20
-    """Longer bodies are not rewritten, nor read for a condition."""
-    on_error: OnErrorSpec = OnErrorSpec()
-    """What becomes of a message whose body cannot be rewritten: one word, or one for each reason."""
+    """A longer body is neither rewritten nor read for a condition."""
+    on_error: OnErrorSpec = OnErrorSpec.built_in()
+    """`refuse` or `pass` for a message whose body cannot be rewritten: one word, or one for each reason."""
 
 
 class RequestSpec(RequestRule, Direction):
-    """Requests on their way to the upstream."""
+    """Rewrites requests on their way to the upstream."""
 
     cases: Annotated[tuple[RequestRule, ...], Field(strict=False, max_length=100)] = ()
-    """What holds besides, for requests that meet the `when` of each."""
+    """Further rules, each for requests that meet its `when`."""
 
 
 class ResponseSpec(ResponseRule, Direction):
-    """Answers on their way to the client."""
+    """Rewrites responses on their way to the client."""
 
     etag: Literal["weaken", "drop"] = "weaken"
-    """The ETag of an answer whose body was changed."""
+    """`weaken` or `drop` for the ETag of a response whose body is changed."""
     addresses: Literal["rewrite", "keep"] = "rewrite"
-    """Location, and domain and path of Set-Cookie, in the client's terms where path or host of the request was
+    """Location, and domain and path of Set-Cookie, in the client's terms if path or host of the request was
     rewritten."""
     cases: Annotated[tuple[ResponseRule, ...], Field(strict=False, max_length=100)] = ()
-    """What holds besides, for answers that meet the `when` of each."""
+    """Further rules, each for responses that meet its `when`."""
 
 
 class Spec(Block):
-    """Requests and answers rewritten."""
+    """Rewrites requests and responses."""
 
-    request: RequestSpec = RequestSpec()
-    """What becomes of requests on their way to the upstream."""
-    response: ResponseSpec = ResponseSpec()
-    """What becomes of answers on their way to the client."""
+    request: RequestSpec = RequestSpec.built_in()
+    """Rules for requests on their way to the upstream."""
+    response: ResponseSpec = ResponseSpec.built_in()
+    """Rules for responses on their way to the client."""
+
+
+EXAMPLES: Final = (
+    {"request": {"headers": {"set": {"x-a": "b"}}}, "response": {"headers": {"remove": ["server"]}}},
+    {
+        "request": {"path": "/x", "body": {"template": {"a": 1}}},
+        "response": {"body": {"wrap": "/data"}, "status": {"5xx": 500}},
+    },
+)

@@ -1,10 +1,10 @@
-"""What an answer depends on, said in Vary (RFC 9110 12.5.5), so that caches in front of us, our own included, do not
-give one client what was made for another.
+"""Vary: the request fields that a rewritten response depends on (RFC 9110 12.5.5).
 
-Two things make a request field matter that the service does not name:
+Without them a cache could give one client what was made for another.  Two kinds of fields are added to Vary that the
+upstream does not name:
 
-- a condition or a template reads it, and the answer or the address that is asked for depends on it: it is added;
-- it reaches the service under another name: where the answer's Vary names that one, the field is added.
+1. A condition or template reads the field, and the response or the address that is asked for depends on it.
+2. The field reaches the upstream under another name, and the response's Vary has that name.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ from typing import Any
 
 from sidecar.core.outcome import Outcome
 from sidecar.core.template import names
-from sidecar.expression import RESPONSE, WHOLE_REQUEST, Condition, Scope
+from sidecar.expression.condition import Condition
+from sidecar.expression.facts import RESPONSE, WHOLE_REQUEST, Scope
 from sidecar.stages.transform.spec import RequestRule, ResponseRule, Spec
 
 
 class Dependence:
-    """The request fields that the answers of one `transform` block depend on."""
+    """Request fields that the responses of one `transform` block depend on."""
 
     __slots__ = ("_plain", "_renamed", "_said")
 
@@ -30,7 +31,7 @@ class Dependence:
         read |= {name for rule in responses for name in _of_response(rule)}
         self._said = ", ".join(sorted(read)).encode()
         self._plain = b""
-        """Fields of the last answer without a Vary.  Within a second an origin says the same in many answers."""
+        """Field lines of the last response without a Vary.  Many responses of one second have the same lines."""
         self._renamed: dict[str, set[str]] = {}
         for rule in requests:
             fields = rule.headers
@@ -41,10 +42,11 @@ class Dependence:
                     self._renamed.setdefault(name.lower(), set()).add(source)
 
     def __bool__(self) -> bool:
+        """True if there is anything to add."""
         return bool(self._said or self._renamed)
 
     def tell(self, outcome: Outcome) -> None:
-        """Say it in an answer."""
+        """Add the fields to a response's Vary."""
         if self._renamed and outcome.lines != self._plain:
             self._read(outcome)
         if self._said:
@@ -62,7 +64,7 @@ class Dependence:
 
 
 def _fields(value: Any) -> Iterator[str]:
-    """Fields of the request that the templates in a value read."""
+    """Yield the request fields that the templates in a value read."""
     if isinstance(value, str):
         yield from (name.removeprefix("header.").lower() for name in names(value) if name.startswith("header."))
     for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ():

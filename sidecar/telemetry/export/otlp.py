@@ -1,15 +1,14 @@
-"""The way out: OpenTelemetry's exporters, watched, and the bounded queue of spans before them.
+"""Export of spans: OpenTelemetry's exporters, watched, and the bounded queue of spans before them.
 
-A collector that is dead, slow or confused must not be felt:
+Rules, so that a collector that is dead, slow or confused is not felt:
 
-- Exporting happens in threads of the SDK's (`BatchSpanProcessor`) and of ours (`otlp_metrics`).  The loop only appends.
-- What waits is bounded by us, by whole requests: one goes in with all its spans or is dropped and counted.  The SDK's
-  own bound would throw out single spans of older ones, and log each time.
-- The first failure is told as an event, with what the SDK logged about it, and so is the first success after it with
-  what was lost in between.  The retries in between are silent; counters tell the rest.
-- At the end what waits is sent, for a bounded time; the SDK alone would wait 30 s for a dead collector.
-
-Only the exporter that is configured is imported: gRPC costs 11 MiB and a tenth of a second more than HTTP.
+1. Exports happen in threads, of the SDK (`BatchSpanProcessor`) and of `otlp_metrics`.  The loop only appends.
+2. The queue is bounded by whole requests: a request is queued with all its spans, or dropped and counted.  The SDK's
+   own bound would drop single spans of older requests, and log each time.
+3. The first failure is an event, with what the SDK logged about it, and so is the first success after it, with what was
+   lost in between.  Retries in between are silent; counters count them.
+4. At the end what waits is sent within a bounded time; the SDK alone would wait long for a dead collector.
+5. Only the configured exporter is imported: gRPC costs much more memory and start-up time than HTTP.
 """
 
 from __future__ import annotations
@@ -27,21 +26,21 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter, SpanExporter, SpanExportResult
 
 from sidecar.core import events
-from sidecar.core.pace import give_way
 from sidecar.telemetry.settings import Settings, Target
 
 LIBRARY: Final = "opentelemetry"
-LONGEST: Final = 500
+"""Name of the library's logger."""
+MAX_CAUSE: Final = 500
 """Characters of a cause."""
 STEP: Final = 4
-"""Spans that are encoded in one go."""
+"""Spans that are encoded between two pauses."""
 
 if TYPE_CHECKING:
     from sidecar.telemetry.export.otlp_http import Request
 
 
 def resource(service: str, version: str, instance: str) -> Resource:
-    """Who we are.  `OTEL_SERVICE_NAME` and `OTEL_RESOURCE_ATTRIBUTES` have the last word."""
+    """Return the identity of this process; `OTEL_SERVICE_NAME` and `OTEL_RESOURCE_ATTRIBUTES` win over it."""
     own = {
         "service.name": service,
         "service.instance.id": instance,
@@ -51,9 +50,11 @@ def resource(service: str, version: str, instance: str) -> Resource:
     return Resource.create(own).merge(OTELResourceDetector().detect())
 
 
-class LastWords(logging.Handler):
-    """Keeps the last two things that OpenTelemetry's code logged in each thread: the cause of an export that fails,
-    and that it has been given up."""
+class LibraryMessages(logging.Handler):
+    """Keeps the last two messages that OpenTelemetry logged in each thread.
+
+    Those of a failed export are its cause, and that the library has given it up.
+    """
 
     def __init__(self) -> None:
         super().__init__(logging.DEBUG)
@@ -64,10 +65,10 @@ class LastWords(logging.Handler):
             text = record.getMessage()
         except Exception:  # arguments that do not fit the format
             text = str(record.msg)
-        self._local.texts = [*self._texts()[-1:], text[:LONGEST]]
+        self._local.texts = [*self._texts()[-1:], text[:MAX_CAUSE]]
 
     def take(self) -> str:
-        """What this thread logged last, and forget it."""
+        """Return the messages of the calling thread, and forget them."""
         texts, self._local.texts = self._texts(), []
         return "; ".join(texts)
 
@@ -76,82 +77,84 @@ class LastWords(logging.Handler):
         return texts
 
 
-WORDS: Final = LastWords()
+MESSAGES: Final = LibraryMessages()
 
 
 def listen(level: str) -> None:
-    """Have the library's log for ourselves: it may not go to standard error by the way of `logging`'s last resort."""
+    """Take the library's log, which would otherwise go to standard error by `logging`'s last resort."""
     logger = logging.getLogger(LIBRARY)
     logger.setLevel(level)
-    if WORDS not in logger.handlers:
-        logger.addHandler(WORDS)
+    if MESSAGES not in logger.handlers:
+        logger.addHandler(MESSAGES)
     logger.propagate = False
 
 
-class Watch:
-    """How the exports of one signal go.  `attempt` is called in the exporting thread."""
+class ExportWatch:
+    """Watch over the exports of one signal."""
 
-    def __init__(self, signal: str, endpoint: str, tell: Callable[..., None]) -> None:
-        """`tell(event, **attributes)` may be called from any thread."""
+    def __init__(self, signal: str, endpoint: str, emit: Callable[..., None]) -> None:
+        """`emit(event, **attributes)` may be called from any thread."""
         self._signal = signal
         self._endpoint = endpoint
-        self._tell = tell
+        self._emit = emit
         self.exported = 0
+        """Number of items that a collector took."""
         self.failed = 0
-        """Items that no collector took."""
+        """Number of items that no collector took."""
         self._lost: int | None = None
-        """Items lost since exports began to fail; None while they do not."""
+        """Number of items lost since exports began to fail; None while they succeed."""
 
     def attempt(self, export: Callable[[], bool], items: int) -> bool:
-        """Make one export, and take note of how it went."""
+        """Make one export of so many items, in the exporting thread; True if a collector took them."""
         try:
             is_ok = export()
-            cause = WORDS.take()
+            cause = MESSAGES.take()
         except Exception as error:  # a bug of an exporter is a failed export
             is_ok, cause = False, repr(error)
         if is_ok:
             self.exported += items
             lost, self._lost = self._lost, None
             if lost is not None:
-                self._tell(events.EXPORT_RESTORED, signal=self._signal, endpoint=self._endpoint, lost=lost)
+                self._emit(events.EXPORT_RESTORED, signal=self._signal, endpoint=self._endpoint, lost=lost)
         else:
             self.failed += items
             if self._lost is None:
                 self._lost = 0
-                self._tell(events.EXPORT_FAILED, signal=self._signal, endpoint=self._endpoint, cause=cause)
+                self._emit(events.EXPORT_FAILED, signal=self._signal, endpoint=self._endpoint, cause=cause)
             self._lost += items
         return is_ok
 
-    @property
-    def is_failing(self) -> bool:
-        return self._lost is not None
 
+class PacedSpans(list[ReadableSpan]):
+    """Spans whose reader, an exporter that encodes them, pauses after every few, unless more wait."""
 
-class Unhurried(list[ReadableSpan]):
-    """Spans whose reader (an exporter that encodes them, some 50 us each) pauses after every few, unless more wait."""
-
-    def __init__(self, spans: Sequence[ReadableSpan], is_late: Callable[[], bool]) -> None:
+    def __init__(self, spans: Sequence[ReadableSpan], pause: Callable[[], object], is_late: Callable[[], bool]) -> None:
         super().__init__(spans)
+        self._pause = pause
         self._is_late = is_late
 
     def __iter__(self) -> Iterator[ReadableSpan]:
         for number, span in enumerate(super().__iter__(), 1):
             yield span
             if number % STEP == 0 and not self._is_late():
-                give_way()
+                self._pause()
 
 
 class WatchedExporter(SpanExporter):
-    """A span exporter with an eye on it.  `taken` counts the spans that have left the queue."""
+    """Span exporter whose exports are watched and paced."""
 
-    def __init__(self, inner: SpanExporter, watch: Watch, is_late: Callable[[], bool] = lambda: True) -> None:
+    def __init__(
+        self, inner: SpanExporter, watch: ExportWatch, pause: Callable[[], object], is_late: Callable[[], bool]
+    ) -> None:
         self._inner = inner
         self._watch = watch
+        self._pause = pause
         self._is_late = is_late
         self.taken = 0
+        """Spans that have left the queue."""
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        spans = Unhurried(spans, self._is_late)
+        spans = PacedSpans(spans, self._pause, self._is_late)
         ok = self._watch.attempt(lambda: self._inner.export(spans) is SpanExportResult.SUCCESS, len(spans))
         self.taken += len(spans)
         return SpanExportResult.SUCCESS if ok else SpanExportResult.FAILURE
@@ -161,11 +164,16 @@ class WatchedExporter(SpanExporter):
 
 
 class SpanQueue:
-    """Spans on their way out (`spans.Outbox`).  `put` is for the loop's thread alone."""
+    """Bounded queue of spans that wait to be exported; only the loop's thread may call `put`."""
 
-    def __init__(self, settings: Settings, target: Target, tell: Callable[..., None]) -> None:
-        self.watch = Watch("traces", target.endpoint, tell)
-        self._exporter = WatchedExporter(span_exporter(target), self.watch, lambda: self.waiting > 2 * settings.batch)
+    def __init__(
+        self, settings: Settings, target: Target, emit: Callable[..., None], pause: Callable[[], object]
+    ) -> None:
+        """`emit(event, **attributes)` may be called from any thread; `pause` leaves the interpreter to the loop."""
+        self.watch = ExportWatch("traces", target.endpoint, emit)
+        self._exporter = WatchedExporter(
+            span_exporter(target), self.watch, pause, lambda: self.waiting > 2 * settings.batch
+        )
         self._limit = settings.queue
         self._processor = BatchSpanProcessor(
             self._exporter,
@@ -175,15 +183,15 @@ class SpanQueue:
         )
         self._queued = 0
         self.dropped = 0
-        """Spans for which there was no room."""
+        """Number of spans for which there was no room."""
 
     @property
     def waiting(self) -> int:
-        """Spans in the queue and in the export under way."""
+        """Number of spans in the queue and in the export in progress."""
         return self._queued - self._exporter.taken
 
     def admit(self, count: int) -> bool:
-        """Is there room for so many?  Asked before they are made, so that a collector that stalls costs nothing."""
+        """True if there is room for `count` spans; if not, they count as dropped.  Asked before they are made."""
         if self._queued - self._exporter.taken + count <= self._limit:
             return True
         self.dropped += count
@@ -196,14 +204,14 @@ class SpanQueue:
             self._processor.on_end(span)
 
     def close(self) -> threading.Thread:
-        """Send what waits; the thread that sees to it ends when that is done or given up."""
+        """Send what waits and return the thread that does so, which ends when that is done or given up."""
         thread = threading.Thread(target=self._processor.shutdown, name="otlp-close", daemon=True)
         thread.start()
         return thread
 
 
 def span_exporter(target: Target) -> SpanExporter:
-    """The exporter of a target.  Raises `OSError` and `ValueError` for certificates that cannot be used."""
+    """Return the exporter of a target.  Raises `OSError` or `ValueError` for certificates that cannot be used."""
     if target.kind == "console":
         return ConsoleSpanExporter()
     if target.kind == "grpc":
@@ -217,8 +225,11 @@ def span_exporter(target: Target) -> SpanExporter:
 
 
 def grpc_options(target: Target) -> dict[str, Any]:
-    """The settings as the gRPC exporters take them.  Called before those are imported: gRPC reads, once, how much it is
-    to write to standard error, past every logger and for each connection that fails."""
+    """Return the settings as the gRPC exporters take them.
+
+    Call it before those are imported: gRPC reads only once how much it is to write to standard error, past every
+    logger and for each connection that fails.
+    """
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     import grpc  # type: ignore[import-untyped]
 
@@ -238,7 +249,7 @@ def grpc_options(target: Target) -> dict[str, Any]:
 
 
 def http_options(target: Target, message: type[Request]) -> dict[str, Any]:
-    """The settings as the HTTP exporters take them."""
+    """Return the settings as the HTTP exporters take them."""
     from opentelemetry.exporter.otlp.proto.http import Compression
 
     from sidecar.telemetry.export.otlp_http import JsonSession, Session
@@ -246,7 +257,7 @@ def http_options(target: Target, message: type[Request]) -> dict[str, Any]:
     tls = target.tls
     for file in (tls.ca, tls.cert, tls.key):
         if file and not target.is_plain:
-            Path(file).read_bytes()  # now, and not when nobody looks
+            Path(file).read_bytes()  # an unreadable file is reported now, and not with the first export
     is_json, gzipped = target.kind == "json", target.compression == "gzip"
     return {
         "session": JsonSession(message, gzipped=gzipped) if is_json else Session(),

@@ -1,12 +1,12 @@
-"""How OpenTelemetry's HTTP exporters send: the sessions that they are given, for three things that they do not do.
+"""HTTP sessions for OpenTelemetry's exporters, for three things that the exporters do not do.
 
-- The certificates that a policy or an `OTEL_*` variable names are the ones to trust.  Left alone, `requests` prefers
-  what `REQUESTS_CA_BUNDLE` or `CURL_CA_BUNDLE` says, which many base images set.
-- The exporters do not tell why a request failed once they give up; here it is logged, and becomes the event's cause.
-- `http/json`: the exporters write protobuf alone, so the message is written anew as JSON on its way out.  It costs a
-  multiple of protobuf, in the exporter's thread; who can choose takes `http/protobuf`.
+- The certificates that a policy or an `OTEL_*` variable names are trusted.  Left alone, `requests` prefers those of
+  `REQUESTS_CA_BUNDLE` or `CURL_CA_BUNDLE`, which many base images set.
+- The error of a failed request is logged, so that it becomes the cause in the event; the exporters drop it.
+- `http/json`: the exporters write protobuf alone, so the message is rewritten as JSON on its way out, in the exporter's
+  thread.  `http/protobuf` is much cheaper.
 
-All else (retries, time-outs) stays theirs.
+Retries and timeouts are the exporters' own.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ Request = ExportTraceServiceRequest | ExportMetricsServiceRequest
 LOG: Final = logging.getLogger("opentelemetry.sidecar")
 
 _id: Final = re.compile(r'"(traceId|spanId|parentSpanId)": "([A-Za-z0-9+/=]*)"')
-"""Never inside of a text: there a quotation mark has a backslash."""
+"""Matches ids of a message.  It cannot match inside a JSON text, where a quotation mark has a backslash."""
 
 
 class Session(requests.Session):
-    """Trusts what it was told to trust, and logs why a request failed."""
+    """Session that trusts the configured certificates and logs why a request failed."""
 
     def request(self, method: str, url: str, **options: Any) -> Any:  # type: ignore[override]  # as it is called
         try:
@@ -42,7 +42,7 @@ class Session(requests.Session):
 
 
 class JsonSession(Session):
-    """Sends what it is given as protobuf as JSON, with gzip where that is wanted."""
+    """Session that sends protobuf messages as JSON, compressed with gzip if `gzipped`."""
 
     def __init__(self, message: type[Request], *, gzipped: bool) -> None:
         super().__init__()
@@ -61,6 +61,6 @@ class JsonSession(Session):
 
 
 def as_json(message: Request) -> str:
-    """By OTLP's JSON mapping: protobuf's own, but ids in hex and enumerations as numbers."""
+    """Return a message by OTLP's JSON mapping: that of protobuf, but with ids in hex and enumerations as numbers."""
     text: str = json_format.MessageToJson(message, indent=None, use_integers_for_enums=True)
     return _id.sub(lambda found: f'"{found[1]}": "{b64decode(found[2]).hex()}"', text)

@@ -1,15 +1,14 @@
-"""Metrics over OTLP: what the registry counts, as hand-built `MetricsData` for the SDK's exporter.
+"""Metrics over OTLP: the registry's metrics as `MetricsData` for the SDK's exporter.
 
-The SDK's own instruments cost 7 us a record and cannot be bound in advance, so nothing is recorded with them.  Once an
-interval the registry is copied on the loop, a metric at a time with a turn of the loop between; the rest happens in a
-thread: building and encoding 500 series takes 12 ms.  While an export is still under way the next one is left out:
-counts are cumulative, so nothing is lost but the resolution.
+Rules:
 
-With `delta` temporality a value is what was added since the last export that a collector took; with `lowmemory` that
-holds for what is counted here and not for what is only read (CPU time).
-
-Labels become attributes of the types that the conventions give them: a status is a number, the URL of an endpoint an
-address and a port.  Exemplars go with the histograms.
+1. Nothing is recorded with the SDK's instruments, which are dear and cannot be bound in advance.  Once an interval the
+   registry is copied on the loop, with a turn of the loop after each metric; a thread builds, encodes and sends.
+2. While an export is in progress the next one is skipped.  Counts are cumulative, so only resolution is lost.
+3. With `delta` temporality a value is what was added since the last export that a collector took.  With `lowmemory`
+   that holds for what is counted here, and not for what is only read (CPU time).
+4. Labels become attributes of the types that the conventions give them: a status is a number, the URL of an endpoint an
+   address and a port.  Exemplars go with the histograms.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 from sidecar.core.env import Env
-from sidecar.telemetry.export.otlp import Watch, grpc_options, http_options
+from sidecar.telemetry.export.otlp import ExportWatch, grpc_options, http_options
 from sidecar.telemetry.export.scrub import split_authority
 from sidecar.telemetry.metrics.registry import Labels, Metric, Registry, Series
 from sidecar.telemetry.settings import Target, Temporality
@@ -53,18 +52,18 @@ NANO: Final = 1_000_000_000
 STATUS: Final = "http.response.status_code"
 ADDRESS: Final = "server.address"
 OBSERVED: Final = "process."
-"""What is only read begins so; the SDK would count it with observable instruments."""
+"""Beginning of the names of metrics that are only read, which are observable instruments to the SDK."""
 
 Key = tuple[str, Labels]
 
 
-class Builder:
-    """Metrics as the exporter wants them; knows what was exported before, for differences."""
+class MetricsBuilder:
+    """Builds the exporter's data; keeps the last export for differences."""
 
     def __init__(
         self, resource: Resource, scope: InstrumentationScope, temporality: Temporality, started: float
     ) -> None:
-        """`started`: Unix time from which on is counted."""
+        """`started` is the Unix time since which counts are counted."""
         self._resource = resource
         self._scope = scope
         self._temporality = temporality
@@ -73,13 +72,13 @@ class Builder:
         self._sent_at = started
 
     def build(self, metrics: Sequence[Metric], wall: float) -> MetricsData:
-        """All metrics with their values at that Unix time."""
+        """Return the data of all metrics; `wall` is the Unix time of their values."""
         found = [self._metric(metric, wall) for metric in metrics if metric.series]
         scope = ScopeMetrics(self._scope, found, self._scope.schema_url or "")
         return MetricsData([ResourceMetrics(self._resource, [scope], self._resource.schema_url)])
 
     def taken(self, metrics: Sequence[Metric], wall: float) -> None:
-        """A collector has them: differences count from here."""
+        """Let differences count from this export, which a collector took."""
         if self._temporality != "cumulative":
             self._sent = {(metric.name, series.labels): series for metric in metrics for series in metric.series}
             self._sent_at = wall
@@ -126,7 +125,7 @@ class Builder:
 
 
 def typed(labels: Labels) -> Mapping[str, str | int]:
-    """Labels as attributes."""
+    """Return labels as attributes, of the types that the conventions give them."""
     found: dict[str, str | int] = dict(labels)
     status = found.get(STATUS)
     if isinstance(status, str) and status.isdigit():
@@ -141,7 +140,13 @@ class MetricsExport:
     """Sends the registry's metrics each `interval` seconds, and once more at the end."""
 
     def __init__(
-        self, env: Env, registry: Registry, builder: Builder, target: Target, watch: Watch, interval: float
+        self,
+        env: Env,
+        registry: Registry,
+        builder: MetricsBuilder,
+        target: Target,
+        watch: ExportWatch,
+        interval: float,
     ) -> None:
         self._env = env
         self._registry = registry
@@ -157,7 +162,7 @@ class MetricsExport:
         self._thread.start()
 
     async def run(self) -> None:
-        """Collect and send for ever."""
+        """Collect and send until it is cancelled."""
         while True:
             await self._env.sleep(self._interval)
             if self._given == self._done:
@@ -172,7 +177,7 @@ class MetricsExport:
         self._work.put((metrics, self._env.wall()))
 
     def close(self) -> threading.Thread:
-        """Send a last time; the thread ends when that is done or given up."""
+        """Send a last time and return the thread, which ends when that is done or given up."""
         if self._given == self._done:
             self._give(list(self._registry.collect()))
         self._work.put(None)
@@ -192,7 +197,7 @@ class MetricsExport:
 
 
 def metric_exporter(target: Target) -> MetricExporter:
-    """The exporter of a target.  Raises `OSError` and `ValueError` for certificates that cannot be used."""
+    """Return the exporter of a target.  Raises `OSError` or `ValueError` for certificates that cannot be used."""
     if target.kind == "console":
         return ConsoleMetricExporter()
     if target.kind == "grpc":

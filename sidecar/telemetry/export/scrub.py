@@ -1,4 +1,4 @@
-"""Parts of a URL as spans may show them."""
+"""Parts of a URL as spans may show them: without secrets, host and port apart."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from sidecar.telemetry.plain import names_secret
 
 REDACTED: Final = "REDACTED"
 SIGNATURES: Final = frozenset(("awsaccesskeyid", "signature", "sig", "x-goog-signature"))
-"""Parameters that OpenTelemetry's conventions for URLs redact."""
+"""Query parameters that OpenTelemetry's conventions for URLs redact."""
 _parameter: Final = re.compile(r"([^&=]+)=([^&]+)")
 
 
 def scrub_query(query: str) -> str:
-    """The query without the values of parameters whose names say that they are secret."""
+    """Return the query without the values of parameters whose names say that they are secret."""
     return _parameter.sub(_value, query)
 
 
@@ -24,7 +24,7 @@ def _value(match: re.Match[str]) -> str:
 
 
 def split_authority(authority: str, is_tls: bool) -> tuple[str, int]:
-    """Host (IPv6 without brackets) and port, the scheme's own where none is given."""
+    """Return host (IPv6 without brackets) and port; that of the scheme where none is given."""
     host, colon, port = authority.rpartition(":")
     if not colon or not port.isdigit():
         return authority.rstrip(":").strip("[]"), 443 if is_tls else 80

@@ -1,16 +1,15 @@
-"""The access log: one line for each request that is over, with all its tries, on standard output.
+"""Access log: one line for each request that has ended, with all its attempts, on standard output.
 
     {"time": ..., "route": ..., "method": ..., "path": ..., "status": ..., "duration_ms": ..., ...,
      "attempts": [{"endpoint": ..., "status": 503, "duration_ms": ..., "why": "first"}, ...]}
 
 Rules:
 
-1. Nothing secret: the path without its query, no header but Host, nothing of a body.
+1. Nothing secret is written: the path goes without its query, no header field but Host is shown, nothing of a body.
 2. What a peer sends is escaped, so that it can neither start a line of its own nor move a cursor.
-3. Written off the request's path: a line is formatted by hand, about 3 us with one try against 10 of `json.dumps`, and
-   joins a batch that goes to a `LineWriter` ten times a second or when it is full.  One line at a time would wake the
-   writer's thread for each, which costs more than the line.  What nobody reads is dropped and counted there.
-4. Successes can be sampled; whatever took a second try, failed or was kept as a trace is always written.
+3. Lines go to a `LineWriter` in batches: to wake its thread for each line costs more than the line.  They are formatted
+   by hand, which is cheaper than an encoder.  Lines that nobody reads are dropped and counted by the writer.
+4. Successes can be sampled.  A request that failed, took a second attempt or was kept as a trace is always written.
 """
 
 from __future__ import annotations
@@ -19,41 +18,36 @@ import json
 import re
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Final, Literal, Protocol
+from typing import Final, Literal
 
 from sidecar.core.env import Env
 from sidecar.core.exchange import Exchange
 from sidecar.core.outcome import Outcome
+from sidecar.telemetry.logs.lines import Lines
 from sidecar.telemetry.metrics.durations import is_error
 
-FLUSH: Final = 0.1
-"""Seconds for which a line may wait."""
-BATCH: Final = 64 * 1024
-"""Bytes at which a batch is written at once."""
+FLUSH_SECONDS: Final = 0.1
+"""Longest time for which a line waits in its batch."""
+BATCH_BYTES: Final = 64 * 1024
+"""Size at which a batch is written at once."""
 
 _odd: Final = re.compile(rb"[^\x20\x21\x23-\x5b\x5d-\x7e]").search
 _traceparent: Final = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-").match
 
 
-class Lines(Protocol):
-    """Where lines go (`LineWriter`)."""
-
-    def write(self, line: bytes) -> bool: ...
-
-
 def escape(value: bytes) -> bytes:
-    """Bytes as the inside of a JSON text."""
+    """Return bytes of a peer as the inside of a JSON text."""
     return value if _odd(value) is None else json.dumps(value.decode("latin-1"))[1:-1].encode()
 
 
 @lru_cache(1024)
 def word(value: str) -> bytes:
-    """A text of our own, of which there are few, as the inside of a JSON text."""
+    """Return a text of the sidecar's own as the inside of a JSON text; there are few, so they are cached."""
     return json.dumps(value)[1:-1].encode()
 
 
 class AccessLog:
-    """Writes the lines.  `record` is called for each request that is over."""
+    """Writer of the access log's lines."""
 
     def __init__(self, lines: Lines, env: Env) -> None:
         self._lines = lines
@@ -68,12 +62,12 @@ class AccessLog:
         self._line = as_json
 
     def retune(self, form: Literal["json", "text"], successes: float) -> None:
-        """Take new settings."""
+        """Put new settings in force; `successes` is the share of successes that are written, 0 to 1."""
         self._line = as_json if form == "json" else as_text
         self._successes = successes
 
     def record(self, x: Exchange, outcome: Outcome, reason: str, seconds: float) -> None:
-        """A request is over."""
+        """Write the line of a request that has ended, unless it is a success that sampling leaves out."""
         if (
             self._successes < 1
             and len(x.attempts) <= 1
@@ -84,21 +78,21 @@ class AccessLog:
             return
         line = self._line(self._time(), x, outcome, reason, seconds)
         if not self._batch:
-            self._env.call_later(FLUSH, self.flush)
+            self._env.call_later(FLUSH_SECONDS, self.flush)
         self._batch.append(line)
         self._size += len(line)
-        if self._size >= BATCH:
+        if self._size >= BATCH_BYTES:
             self.flush()
 
     def flush(self) -> None:
-        """Hand over what waits."""
+        """Write the batch."""
         if self._batch:
             self._lines.write(b"".join(self._batch))
             self._batch.clear()
             self._size = 0
 
     def _time(self) -> bytes:
-        """RFC 3339, UTC, milliseconds; all but these is the same for a second."""
+        """Return the time by RFC 3339 in UTC.  All but its milliseconds is cached for a second."""
         wall = self._wall()
         second = int(wall)
         if second != self._second:
@@ -108,7 +102,7 @@ class AccessLog:
 
 
 def as_json(time: bytes, x: Exchange, outcome: Outcome, reason: str, seconds: float) -> bytes:
-    """A line for machines.  Members without a value are left out."""
+    """Return a line for machines.  Members without a value are left out."""
     stream, sent = x.stream, outcome.stream
     line = (
         b'{"time":"%b","route":"%b","method":"%b","host":"%b","path":"%b","protocol":"HTTP/1.%b","status":%d,'
@@ -161,7 +155,7 @@ def as_json(time: bytes, x: Exchange, outcome: Outcome, reason: str, seconds: fl
 
 
 def _failure(x: Exchange, outcome: Outcome, reason: str) -> bytes:
-    """What went wrong: the failure, who refused, and why there was no further try."""
+    """Return the members of what went wrong: the failure, who refused, and why there was no further attempt."""
     refusal = outcome.refusal
     found = {
         "reason": reason,
@@ -177,7 +171,7 @@ def _failure(x: Exchange, outcome: Outcome, reason: str) -> bytes:
 
 
 def as_text(time: bytes, x: Exchange, outcome: Outcome, reason: str, seconds: float) -> bytes:
-    """A line for people: `12:34:56.789 200 GET /orders/17 12.3ms route=order http://10.0.0.1:80=200/12.1ms`."""
+    """Return a line for people: `12:34:56.789 200 GET /orders/17 12.3ms route=order http://10.0.0.1:80=200/12.1ms`."""
     words = [
         b"%b %d %b %b %.1fms" % (time[11:-1], outcome.status, x.method, escape(x.path), seconds * 1000),
         b"route=%b" % (b"-" if x.route is None else x.route.name.encode()),

@@ -1,8 +1,8 @@
-"""Lines to a file descriptor, off the event loop: a bounded queue and a thread that writes.
+"""Writer of lines to a file descriptor, off the event loop: a bounded queue and a thread that empties it.
 
-A pipe that nobody reads, a terminal on hold or a full disk holds up the thread, never the loop: what exceeds the bound
-is dropped and counted.  The bound is kept without a lock: the loop alone counts what was queued, the thread alone what
-was taken off, and the difference is what waits.
+A pipe that nobody reads, a terminal on hold or a full disk blocks the thread, never the loop; lines beyond the bound
+are dropped and counted.  The bound needs no lock: the loop alone counts the bytes that were queued, the thread alone
+those that were taken off, and the difference is what waits.
 """
 
 from __future__ import annotations
@@ -11,16 +11,28 @@ import os
 import queue
 import select
 import threading
-from typing import Final
+from typing import Final, Protocol
 
 MAX_BYTES: Final = 1024 * 1024
-BATCH: Final = 64 * 1024
-RETRY: Final = 1.0
-"""Seconds to wait for room on a descriptor that does not block."""
+"""Bound on what waits to be written."""
+BATCH_BYTES: Final = 64 * 1024
+RETRY_SECONDS: Final = 1.0
+"""Longest wait for room on a descriptor that does not block."""
+
+
+class Lines(Protocol):
+    """Destination of lines, as `LineWriter` is one."""
+
+    @property
+    def dropped(self) -> int:
+        """Number of lines that were never written."""
+
+    def write(self, line: bytes) -> bool:
+        """Queue a line; False if it was dropped."""
 
 
 class LineWriter:
-    """Writes lines in order.  `write` is for one thread only, the loop's."""
+    """Writes lines in order.  Only the loop's thread may call `write`."""
 
     def __init__(self, fd: int, max_bytes: int = MAX_BYTES) -> None:
         self._fd = fd
@@ -36,16 +48,16 @@ class LineWriter:
 
     @property
     def dropped(self) -> int:
-        """Lines that were never written: the queue was full, or writing failed."""
+        """Number of lines that were never written: the queue was full, or writing failed."""
         return self._refused + self._failed
 
     @property
     def waiting(self) -> int:
-        """Bytes that wait to be written."""
+        """Number of bytes that wait to be written."""
         return self._queued - self._taken
 
     def write(self, line: bytes) -> bool:
-        """Queue a line, or several, with their line feeds; False where there is no room and they were dropped."""
+        """Queue one or several lines with their line feeds; False if there was no room and they were dropped."""
         if self._closed or self._queued - self._taken + len(line) > self._max:
             self._refused += line.count(b"\n")
             return False
@@ -54,7 +66,7 @@ class LineWriter:
         return True
 
     def close(self, timeout: float = 1.0) -> bool:
-        """Write what waits, for at most that many seconds of real time; False where that was not enough."""
+        """Write what waits and stop; False if that was not done within `timeout` seconds of real time."""
         if not self._closed:
             self._closed = True
             self._queue.put(None)
@@ -70,7 +82,7 @@ class LineWriter:
             while line is not None:
                 batch.append(line)
                 size += len(line)
-                if size >= BATCH:
+                if size >= BATCH_BYTES:
                     break
                 try:
                     line = self._queue.get_nowait()
@@ -80,7 +92,7 @@ class LineWriter:
             data = b"".join(batch)
             try:
                 self._write(data)
-            except OSError:  # nobody is there to be told; the count tells
+            except OSError:  # there is nobody to report it to but the counter
                 self._failed += data.count(b"\n")
             self._taken += size
 
@@ -89,5 +101,5 @@ class LineWriter:
         while view:
             try:
                 view = view[os.write(self._fd, view) :]
-            except BlockingIOError:  # whoever shares the descriptor made it non-blocking
-                select.select([], [self._fd], [], RETRY)
+            except BlockingIOError:  # another process that shares the descriptor made it non-blocking
+                select.select([], [self._fd], [], RETRY_SECONDS)

@@ -1,14 +1,14 @@
-"""The sidecar's own diagnostics: one line an event on stderr, as JSON or, for a person at a terminal, as text.
+"""Diagnostics of the sidecar: one line for each event on standard error, as JSON, or as text at a terminal.
 
 Rules:
 
-1. Events are transitions and troubles (`Env.emit`), never requests; the level follows from the event.
-2. A storm does not flood: of one event, `BURST` lines a second pass; then one line a second with the latest of the rest
-   and the count of the `suppressed`.
-3. Writing never blocks the loop (`LineWriter`); a line after a gap says how many were `dropped`.
+1. Events are transitions and troubles (`Env.emit`), never requests.  The level follows from the event.
+2. A storm does not flood the log: of one event, `BURST` lines a second pass, and then one line a second with the latest
+   of the rest and the number that was `suppressed`.
+3. Writing never blocks the loop (`LineWriter`).  A line after a gap says how many lines were `dropped`.
 4. Nothing secret is printed (`Secrets`), and nothing that a peer sends can start a line of its own or move a cursor:
-   JSON escapes it, and the text form quotes whatever is not printable.
-5. `emit` never raises: a log must not break what it tells about.
+   JSON escapes it, and the text form quotes what is not printable.
+5. `emit` never raises: a log must not break what it reports on.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ import traceback
 from collections import deque
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any, Final, Literal, Protocol
+from typing import Any, Final, Literal
 
 from sidecar.core import events
 from sidecar.core.env import Handle
+from sidecar.telemetry.logs.lines import Lines
 from sidecar.telemetry.plain import Secrets
 
 Level = Literal["debug", "info", "warning", "error"]
@@ -38,34 +39,30 @@ LEVELS: Final[dict[str, Level]] = {
     events.CERTIFICATE_FAILED: "error",
     events.BUG: "error",
 }
-"""What is not named here is `info`.  A `level` among the attributes wins."""
+"""Level of each event; others are `info`.  A `level` among the attributes wins."""
 ORDER: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 BURST: Final = 10
+"""Lines a second that pass of one event before it is throttled."""
 RECENT: Final = 200
-
-
-class Lines(Protocol):
-    """Where lines go (`LineWriter`)."""
-
-    @property
-    def dropped(self) -> int: ...
-    def write(self, line: bytes) -> bool: ...
+"""Events that are kept for `/state` and the live page."""
 
 
 class Throttle:
-    """How often one event was logged in the running second."""
+    """Count of the lines that one event had in the current second."""
 
     __slots__ = ("latest", "logged", "since", "suppressed")
 
     def __init__(self, since: float) -> None:
         self.since = since
+        """Beginning of the second, by `Env.now`."""
         self.logged = 0
         self.suppressed = 0
         self.latest: dict[str, Any] = {}
+        """Attributes of the latest suppressed event."""
 
 
 class Emitter:
-    """`emit` is the one that `Env` hands out."""
+    """Writer of events; its `emit` is that of `Env`."""
 
     def __init__(
         self,
@@ -88,10 +85,10 @@ class Emitter:
         self._throttles: dict[str, Throttle] = {}
         self._dropped = 0
         self.recent: deque[dict[str, Any]] = deque(maxlen=RECENT)
-        """The latest events that were logged, oldest first, as plain JSON values."""
+        """Latest events that were logged, oldest first, as plain JSON values."""
 
     def emit(self, event: str, /, **attributes: Any) -> None:
-        """Log an event with what is to be known about it."""
+        """Log an event with its attributes."""
         level = attributes.get("level") or LEVELS.get(event, "info")
         if ORDER.get(level, 0) < self._least:
             return
@@ -114,7 +111,7 @@ class Emitter:
         """The storm's second is over: log the latest of what was held back."""
         latest, throttle.latest = throttle.latest, {}
         suppressed, throttle.suppressed = throttle.suppressed, 0
-        throttle.since, throttle.logged = self._now(), BURST  # the storm has had its burst: from now on a line a second
+        throttle.since, throttle.logged = self._now(), BURST  # the burst is used up: from now on one line a second
         self._log(event, latest["level"], {**latest, "suppressed": suppressed})
 
     def _log(self, event: str, level: str, attributes: dict[str, Any]) -> None:
@@ -133,16 +130,20 @@ class Emitter:
 
 
 def timestamp(wall: float) -> str:
-    """RFC 3339, UTC, milliseconds."""
+    """Return Unix time by RFC 3339, in UTC with milliseconds."""
     return datetime.fromtimestamp(wall, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def as_json(entry: dict[str, Any]) -> bytes:
+    """Return a line for machines."""
     return json.dumps(entry, separators=(",", ":")).encode() + b"\n"
 
 
 def as_text(entry: dict[str, Any]) -> bytes:
-    """`12:34:56.789 WARNING breaker.transition name=payments to=open`; a stack follows on lines of its own."""
+    """Return a line for people: `12:34:56.789 WARNING breaker.transition name=payments to=open`.
+
+    A stack follows on lines of its own.
+    """
     rest = {name: value for name, value in entry.items() if name not in ("time", "level", "event", "stack")}
     words = [entry["time"][11:-1], f"{entry['level'].upper():7}", entry["event"]]
     words += [f"{name}={_word(value)}" for name, value in rest.items()]
@@ -161,7 +162,7 @@ def _printable(line: str) -> str:
 
 
 class LibraryLog(logging.Handler):
-    """Turns what libraries log (asyncio, aiohttp, opentelemetry) into events; they may do so from any thread."""
+    """Handler that turns what libraries log (asyncio, aiohttp, opentelemetry) into events, from any thread."""
 
     def __init__(self, emit: Callable[..., None], submit: Callable[..., Any]) -> None:
         """`submit(function, ...)` runs a function on the loop, as `loop.call_soon_threadsafe` does."""
@@ -179,5 +180,5 @@ class LibraryLog(logging.Handler):
             attributes["error"] = record.exc_info[1]
         try:
             self._submit(lambda: self._emit(f"library.{record.name.partition('.')[0]}", **attributes))
-        except RuntimeError:  # the loop is closed, and with it the log
+        except RuntimeError:  # the loop is closed, and so is the log
             return

@@ -1,10 +1,13 @@
-"""How long requests and tries take, as the hot path records it: one dict look-up and two additions.
+"""Durations of requests and attempts; to record one is a dict lookup and two additions.
 
-Durations carry the attributes of OpenTelemetry's HTTP conventions.  `error.type` is the failure's code, else the status
-if that is an error (5xx for the server's side, 4xx too for the client's).  Everything that another party chooses is
-reduced to a known set before it becomes a label: methods to RFC 9110's and PATCH (`_OTHER`), an unregistered status to
-its class's x00 (RFC 9110 15), and what exceeds the bound of one route or process to (`_OTHER`, x00), so that a hostile
-peer can spend neither the memory nor the other routes' share.
+Rules:
+
+1. Labels are the attributes of OpenTelemetry's HTTP conventions.  `error.type` is the failure's code, else the status
+   if that is an error (5xx on the server's side, 4xx too on the client's).
+2. What another party chooses is reduced to a known set before it becomes a label: methods to those of RFC 9110 and
+   PATCH (else `_OTHER`), an unregistered status to its class's x00 (RFC 9110 15).
+3. Beyond the bound of a route or of the process, durations are counted under (`_OTHER`, x00).  A hostile peer can spend
+   neither the memory nor the other routes' share.
 """
 
 from __future__ import annotations
@@ -21,12 +24,14 @@ from sidecar.telemetry.metrics.registry import MAX_SERIES, OTHER, Registry
 METHODS: Final = {m: m.decode() for m in b"GET HEAD POST PUT DELETE CONNECT OPTIONS TRACE PATCH".split()}
 OTHER_METHOD: Final = b"_OTHER"
 STATUSES: Final = frozenset((0, 499, *(int(status) for status in HTTPStatus)))
-"""Those that are registered, 499 (the client went away) and 0 (there was none)."""
+"""Registered statuses, 499 (the client went away) and 0 (no response)."""
 
 
 def is_error(status: int, reason: str) -> bool:
-    """Did a request go wrong on our side?  A status of 5xx, or an answer that broke off; not what a client asked for
-    wrongly, nor one that left (OpenTelemetry's conventions for the status of a server span)."""
+    """True if a request failed on the server's side: a status of 5xx, or a response that broke off.
+
+    A client's wrong request and a client that left are none (OpenTelemetry's conventions for a server span's status).
+    """
     return status >= 500 or (reason != "" and status < 400 and reason != CLIENT_CLOSED.code)
 
 
@@ -35,25 +40,28 @@ def _status_class(status: int) -> int:
 
 
 class RouteMetrics:
-    """The durations of one route's requests, by method, status and failure."""
+    """Durations of one route's requests, by method, status and failure."""
 
     __slots__ = ("_labels", "_limit", "_registry", "_series")
 
     def __init__(self, registry: Registry, labels: Mapping[str, str], limit: int = 64) -> None:
-        """`labels` are the route's own: `route` (its name), `http.route` (its path template), `url.scheme`."""
+        """`labels` are those of the route: `route` (its name), `http.route` (its path template), `url.scheme`.
+
+        `limit` bounds the series of the route.
+        """
         self._registry = registry
         self._labels = labels
         self._limit = limit
         self._series: dict[tuple[bytes, int, str], Histogram] = {}
 
     def record(self, method: bytes, status: int, reason: str, seconds: float) -> None:
-        """A request has ended.  `reason` is the failure's code (`Outcome.reason`), empty for a response."""
+        """Record a request that has ended; `reason` is the failure's code, empty for a response."""
         series = self._series.get((method, status, reason)) or self._find(method, status, reason)
         series.counts[bisect_left(SECONDS, seconds)] += 1
         series.total += seconds
 
     def exemplify(self, method: bytes, status: int, reason: str, exemplar: Exemplar) -> None:
-        """Show one of the requests that were recorded: the latest of its bucket."""
+        """Make a recorded request the exemplar of its bucket."""
         series = self._find(method, status, reason)
         if series.exemplars is None:
             series.exemplars = {}
@@ -71,7 +79,7 @@ class RouteMetrics:
 
 
 class AttemptMetrics:
-    """The durations of all tries upstream, by endpoint, method, status and failure; one for the process."""
+    """Durations of all attempts, by endpoint, method, status and failure; one for the process."""
 
     __slots__ = ("_limit", "_registry", "_series")
 
@@ -81,7 +89,7 @@ class AttemptMetrics:
         self._series: dict[tuple[str, str, bytes, int, str], Histogram] = {}
 
     def record(self, upstream: str, endpoint: str, method: bytes, status: int, reason: str, seconds: float) -> None:
-        """A try has ended.  `status` is 0 where no response came."""
+        """Record an attempt that has ended; `status` is 0 where no response came."""
         series = self._series.get((upstream, endpoint, method, status, reason))
         if series is None:
             series = self._find(upstream, endpoint, *_known(method, status, reason))
@@ -89,7 +97,7 @@ class AttemptMetrics:
         series.total += seconds
 
     def retire(self, upstream: str, endpoint: str) -> None:
-        """The endpoint is gone, and its series with it."""
+        """Drop the series of an endpoint that is gone."""
         for key in [key for key in self._series if key[:2] == (upstream, endpoint)]:
             del self._series[key]
         self._registry.retire((ATTEMPT_DURATION, upstream, endpoint))

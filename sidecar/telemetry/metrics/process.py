@@ -1,4 +1,4 @@
-"""The process itself: memory, CPU time, open files.  Read from /proc where there is one; NaN where there is none."""
+"""Memory, CPU time and open files of the process, read from /proc; NaN where there is no /proc."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ UNKNOWN: Final = float("nan")
 
 
 def memory() -> float:
-    """Resident bytes."""
+    """Return the resident bytes."""
     try:
         with open("/proc/self/statm", "rb") as file:
             return float(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
@@ -22,13 +22,16 @@ def memory() -> float:
 
 
 def cpu() -> float:
-    """Seconds of CPU, user and system."""
+    """Return the seconds of CPU used, user and system."""
     times = os.times()
     return times.user + times.system
 
 
 def files() -> float:
-    """Open file descriptors.  Linux 6.2 and later say it as the directory's size; before, they have to be listed."""
+    """Return the number of open file descriptors.
+
+    Linux 6.2 and later give it as the size of /proc/self/fd; before, the directory has to be listed.
+    """
     try:
         return float(os.stat("/proc/self/fd").st_size or len(os.listdir("/proc/self/fd")) - 1)
     except OSError:
@@ -36,7 +39,7 @@ def files() -> float:
 
 
 def observe(registry: Registry, uptime: Callable[[], float]) -> None:
-    """Put them on the metrics page."""
+    """Register the metrics of the process; `uptime` returns seconds."""
     registry.gauge(PROCESS_MEMORY, memory)
     registry.gauge(PROCESS_FILES, files)
     registry.gauge(PROCESS_UPTIME, uptime)

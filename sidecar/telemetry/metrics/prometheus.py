@@ -1,9 +1,12 @@
-"""The metrics page, written in pieces: Prometheus text format 0.0.4, or OpenMetrics 1.0 for who asks for it.
+"""Metrics page: Prometheus text format 0.0.4, or OpenMetrics 1.0 for scrapers that accept it.
 
-OpenMetrics has what the older format lacks: exemplars, which lead from a bucket of the latency histogram to a trace.
-Names go by OpenTelemetry's rules for Prometheus: dots become underscores, the unit is appended (`_seconds`, `_bytes`)
-and a counter ends in `_total`.  A page of 1000 histograms is 2 MB and takes 20 ms to write: whoever writes it yields
-to the loop after each piece (`page`), and `Page` keeps the last one for a second and lets simultaneous scrapes share.
+Rules:
+
+1. Names follow OpenTelemetry's rules for Prometheus: dots become underscores, the unit is appended (`_seconds`,
+   `_bytes`), and a counter ends in `_total`.
+2. OpenMetrics alone has exemplars, which lead from a bucket of a histogram to a trace.
+3. A page is written in pieces, with a turn of the loop after each.  It is kept for a second, and scrapes that come
+   together share it.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ OPENMETRICS: Final = "application/openmetrics-text"
 OPENMETRICS_TYPE: Final = f"{OPENMETRICS}; version=1.0.0; charset=utf-8"
 END: Final = "# EOF\n"
 PIECE: Final = 50
-"""Series in a piece: about 1 ms of work where they are histograms."""
+"""Series that are written in one turn of the loop."""
 SUFFIXES: Final = {"s": "_seconds", "By": "_bytes"}
 
 _label_escapes: Final = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
@@ -29,7 +32,7 @@ _help_escapes: Final = str.maketrans({"\\": r"\\", "\n": r"\n"})
 
 
 def wants_openmetrics(accept: str) -> bool:
-    """Does an `Accept` header (RFC 9110 12.5.1) ask for OpenMetrics?  Prometheus puts it first."""
+    """True if an `Accept` field (RFC 9110 12.5.1) names OpenMetrics."""
     for part in accept.lower().split(","):
         kind, *parameters = (piece.strip() for piece in part.split(";"))
         if kind == OPENMETRICS and not {"q=0", "q=0.0"} & set(parameters):
@@ -38,37 +41,37 @@ def wants_openmetrics(accept: str) -> bool:
 
 
 def family_name(metric: Metric) -> str:
-    """Its name in OpenMetrics, without the suffix of a counter's samples."""
+    """Return a metric's name in OpenMetrics, without the suffix of a counter's samples."""
     return re.sub(r"[^a-zA-Z0-9_:]", "_", metric.name) + SUFFIXES.get(metric.unit, "")
 
 
 def metric_name(metric: Metric) -> str:
-    """Its name on the page."""
+    """Return a metric's name on the page."""
     name = family_name(metric)
     return name + "_total" if metric.kind == "counter" else name
 
 
 def number(value: float) -> str:
-    """A value or bound as the format spells it."""
+    """Return a value or bound as the format spells it."""
     if not math.isfinite(value):
         return "NaN" if math.isnan(value) else "+Inf" if value > 0 else "-Inf"
     return str(int(value)) if value == int(value) else repr(value)
 
 
 def labels_text(series: Series) -> str:
-    """`name="value",...` without the braces."""
+    """Return `name="value",...`, without the braces."""
     return ",".join(
         f'{re.sub("[^a-zA-Z0-9_]", "_", name)}="{value.translate(_label_escapes)}"' for name, value in series.labels
     )
 
 
 def bound(value: float, *, openmetrics: bool) -> str:
-    """A bucket's upper bound; OpenMetrics wants whole ones as `1.0`."""
+    """Return a bucket's upper bound; OpenMetrics spells whole numbers as `1.0`."""
     return repr(float(value)) if openmetrics else number(value)
 
 
 def render(metric: Metric, *, openmetrics: bool = False) -> Iterator[str]:
-    """The lines of one metric, in pieces of at most `PIECE` series; none where it has no series."""
+    """Yield the lines of one metric in pieces of at most `PIECE` series; nothing if it has no series."""
     if not metric.series:
         return
     name = metric_name(metric)
@@ -110,7 +113,7 @@ def _histogram(lines: list[str], name: str, labels: str, series: Series, *, open
 
 
 class Page:
-    """The page in both formats, at most one second old."""
+    """The page in both formats, at most `keep` seconds old."""
 
     def __init__(
         self, registry: Registry, now: Callable[[], float], sleep: Callable[[float], Awaitable[None]], keep: float = 1.0
@@ -121,10 +124,10 @@ class Page:
         self._keep = keep
         self._lock = asyncio.Lock()
         self._texts: dict[bool, tuple[float, bytes]] = {}
-        """By whether it is OpenMetrics: when it was written, and what."""
+        """Time and text of the page by its format; True is OpenMetrics."""
 
     async def text(self, *, openmetrics: bool = False) -> bytes:
-        """The page; written anew, a piece at a time, where the last one is too old."""
+        """Return the page, written anew where the last one is too old."""
         async with self._lock:
             written, text = self._texts.get(openmetrics, (-math.inf, b""))
             if self._now() - written >= self._keep:

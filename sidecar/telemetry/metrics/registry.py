@@ -1,14 +1,14 @@
-"""The registry of instruments: who counts holds its instrument, who collects gets a copy of all.
+"""Registry of instruments: recorders hold their instruments, collectors get a copy of all metrics.
 
 Rules:
 
-1. Whoever records holds its instrument: an increment or a list index, nothing is looked up by name.
-2. Every metric has a bound on its series.  What exceeds it is counted in one series whose labels all say `other`, and
-   `SERIES_DROPPED` counts how many identities were folded so.  A gauge cannot be summed into another: it is left out.
-3. What belongs to an object that can be retired goes with it: series made inside `owned(key)` are tagged with the key
-   of the state object that is being made, and `retire(key)` takes them away.  A series that two objects claim stays
-   as long as either, and a gauge falls back to the reading of the one that is left.
-4. One thread: all of it runs on the event loop.
+1. A recorder holds its instrument.  To record is an increment or a list index; nothing is looked up by name.
+2. Every metric has a bound on its series.  Beyond it values are counted in one series whose labels all say `other`, and
+   `SERIES_DROPPED` counts the identities that were folded so.  A gauge cannot be summed and is left out.
+3. Series of a state object go with it: those made inside `owned(key)` belong to the object of that key, and
+   `retire(key)` drops them.  A series that two objects claim stays as long as either, and a gauge falls back to the
+   reading of the one that is left.
+4. All of it runs on the event loop's thread.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from sidecar.core.metrics import METRICS, SERIES_DROPPED, Counter, Description, 
 
 Kind = Literal["counter", "gauge", "histogram"]
 Labels = tuple[tuple[str, str], ...]
-"""Names and values, sorted by name."""
+"""Names and values of labels, sorted by name."""
 Read = Callable[[], float]
 Instrument = Counter | Histogram | Read
 
@@ -32,20 +32,21 @@ UNDESCRIBED: Final = Description("", "")
 
 
 class Series(NamedTuple):
-    """One line of numbers, copied at the time of collection."""
+    """Copy of one series at the time of collection."""
 
     labels: Labels
     value: float
-    """The count, the reading, or a histogram's sum."""
+    """Count of a counter, reading of a gauge, sum of a histogram."""
     counts: tuple[int, ...] = ()
-    """A histogram's counts by bucket, not cumulative; the last is what exceeds every bound."""
+    """Counts of a histogram by bucket, not cumulative; the last one is of values beyond every bound."""
     bounds: tuple[float, ...] = ()
+    """Upper bounds of a histogram's buckets."""
     exemplars: Mapping[int, Exemplar] = NONE
-    """By the index of their bucket."""
+    """Exemplars by the index of their bucket."""
 
 
 class Metric(NamedTuple):
-    """All series of a name.  What the Prometheus page and an OTLP exporter are made from."""
+    """Copy of all series of one metric, from which the Prometheus page and OTLP exports are made."""
 
     name: str
     kind: Kind
@@ -54,8 +55,8 @@ class Metric(NamedTuple):
     series: list[Series]
 
 
-class Family:
-    """A metric while it is being counted: who claims each of its series, with which instrument; the last one shows."""
+class MetricFamily:
+    """Living series of one metric: the owners that claim each of them, with their instruments; the last one shows."""
 
     __slots__ = ("kind", "series")
 
@@ -64,17 +65,18 @@ class Family:
         self.series: dict[Labels, dict[Hashable, Instrument]] = {}
 
     def claim(self, labels: Labels, owner: Hashable, instrument: Instrument) -> None:
-        """An owner (None: nobody who can be retired) uses the series."""
+        """Let an owner use the series; None is an owner that is never retired."""
         claims = self.series.setdefault(labels, {})
         claims.pop(owner, None)
         claims[owner] = instrument
 
     def find(self, labels: Labels) -> Instrument | None:
+        """Return the instrument that shows for the series, None if there is none."""
         claims = self.series.get(labels)
         return None if claims is None else next(reversed(claims.values()))
 
     def retire(self, owner: Hashable) -> None:
-        """Take an owner's claims away, and the series that nobody else claims."""
+        """Drop an owner's claims, and the series that nobody else claims."""
         for labels in [labels for labels, claims in self.series.items() if owner in claims]:
             del self.series[labels][owner]
             if not self.series[labels]:
@@ -82,34 +84,34 @@ class Family:
 
 
 class Registry:
-    """A `Meter` that can be collected.  `limit` bounds the series of each metric."""
+    """`Meter` whose instruments can be collected; `limit` bounds the series of each metric."""
 
     def __init__(self, limit: int = MAX_SERIES) -> None:
         self._limit = limit
-        self._families: dict[str, Family] = {}
+        self._families: dict[str, MetricFamily] = {}
         self._owner: Hashable = None
 
     def counter(self, name: str, /, **labels: str) -> Counter:
-        """The counter of that name and labels."""
+        """Return the counter of that name and labels."""
         counter: Counter = self._instrument(name, "counter", Counter, labels)
         return counter
 
     def histogram(self, name: str, /, **labels: str) -> Histogram:
-        """The histogram of that name and labels."""
+        """Return the histogram of that name and labels."""
         histogram: Histogram = self._instrument(name, "histogram", Histogram, labels)
         return histogram
 
     def gauge(self, name: str, read: Read, /, **labels: str) -> None:
-        """`read` is called at each collection; one of the same name and labels is replaced."""
+        """Register a gauge; `read` is called at each collection.  One of the same identity is replaced."""
         self._observe(name, "gauge", read, labels)
 
     def total(self, name: str, read: Read, /, **labels: str) -> None:
-        """A counter that someone else keeps (a CPU time, say): `read` is called at each collection."""
+        """Register a counter that is kept elsewhere, such as CPU time; `read` is called at each collection."""
         self._observe(name, "counter", read, labels)
 
     @contextmanager
     def owned(self, owner: Hashable) -> Iterator[None]:
-        """What is asked for inside belongs to `owner`: for the making of state objects, never on the hot path."""
+        """Let the series that are asked for inside belong to `owner`, a state object that is being made."""
         before, self._owner = self._owner, owner
         try:
             yield
@@ -117,26 +119,26 @@ class Registry:
             self._owner = before
 
     def retire(self, owner: Hashable) -> None:
-        """An owner is gone, and its series with it."""
+        """Drop the series of an owner that is gone."""
         for family in self._families.values():
             family.retire(owner)
 
     def instruments(self, name: str) -> Iterator[tuple[Labels, Instrument]]:
-        """The living instruments of a metric, for who reads it often; not to be changed."""
+        """Yield the living instruments of a metric, for frequent readers; they must not be changed."""
         if (family := self._families.get(name)) is not None:
             for labels, claims in family.series.items():
                 yield labels, next(reversed(claims.values()))
 
     def collect(self) -> Iterator[Metric]:
-        """A copy of every metric, one at a time, in the order of their names."""
+        """Yield a copy of each metric, in the order of their names."""
         for name in sorted(self._families):
             family = self._families[name]
             unit, text = METRICS.get(name, UNDESCRIBED)
             series = [_copy(labels, next(reversed(claims.values()))) for labels, claims in family.series.items()]
             yield Metric(name, family.kind, unit, text, series)
 
-    def _family(self, name: str, kind: Kind) -> Family:
-        family = self._families.setdefault(name, Family(kind))
+    def _family(self, name: str, kind: Kind) -> MetricFamily:
+        family = self._families.setdefault(name, MetricFamily(kind))
         if family.kind != kind:
             raise ValueError(f"the metric {name} is a {family.kind} and cannot be a {kind} too; give one another name")
         return family
@@ -174,5 +176,5 @@ def _copy(labels: Labels, instrument: Instrument) -> Series:
         return Series(labels, instrument.total, tuple(instrument.counts), instrument.bounds, exemplars)
     try:
         return Series(labels, float(instrument()))
-    except Exception:  # one reading that fails must not take the page away; it shows as NaN
+    except Exception:  # one failing reading must not cost the whole page; it shows as NaN
         return Series(labels, float("nan"))

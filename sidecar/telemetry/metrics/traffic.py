@@ -1,11 +1,11 @@
-"""The last minutes, second by second: what the live page and `sidecar top` draw their curves from.
+"""Traffic of the last minutes, second by second, for the curves of the live page and of `sidecar top`.
 
-Requests pay nothing for it: once a second the histograms that are counted anyway are compared with what they were a
-second ago.  A series that has not moved costs one comparison of two lists, so 1000 idle ones take 0.3 ms.
+Requests pay nothing for it: once a second the duration histograms are compared with what they were a second ago.  A
+series that has not moved costs the comparison of two lists.
 
 A second is kept as the JSON text that is sent, and only for routes that had requests: `[time, {route: [errors, bucket,
-count, bucket, count, ...]}]`, the buckets being those of `BOUNDS`.  Counts, not percentiles, because those of several
-seconds or routes cannot be put together again: whoever shows them takes them from the sum of the counts.
+count, bucket, count, ...]}]`, the buckets being those of `BOUNDS`.  These are counts, because percentiles of several
+seconds or routes cannot be combined; who shows percentiles takes them from the sum of the counts.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from sidecar.telemetry.metrics.registry import Labels, Registry
 
 MINUTES: Final = 5
 KEEP: Final = MINUTES * 60
-"""Seconds."""
+"""Seconds that are kept."""
 BOUNDS: Final = SECONDS
 SERVER_ERROR: Final = 500
 
 
 class Traffic:
-    """A ring of seconds.  `sample` is called once in each of them."""
+    """Ring of seconds; `sample` is called once a second."""
 
     def __init__(self, registry: Registry, keep: int = KEEP) -> None:
         self._registry = registry
         self._before: dict[Labels, tuple[Histogram, list[int]]] = {}
         self.ring: deque[bytes] = deque(maxlen=keep)
-        """The seconds as JSON, oldest first."""
+        """Seconds as JSON, oldest first."""
 
     def sample(self, wall: float) -> bytes:
-        """End a second: what has happened since the last call, as JSON; `wall` is its Unix time."""
+        """End a second and return what has happened in it as JSON; `wall` is its Unix time."""
         routes: dict[str, list[int]] = {}
         before, self._before = self._before, {}
         for labels, histogram in self._registry.instruments(REQUEST_DURATION):
@@ -56,7 +56,7 @@ class Traffic:
 
 
 def _add(routes: dict[str, list[int]], labels: dict[str, str], counts: list[int]) -> None:
-    """Add a series to its route: errors first, then the buckets."""
+    """Add the counts of a series to those of its route: errors first, then the buckets."""
     sums = routes.setdefault(labels.get("route", ""), [0] * (len(counts) + 1))
     if int(labels.get("http.response.status_code", SERVER_ERROR)) >= SERVER_ERROR:
         sums[0] += sum(counts)
@@ -65,7 +65,7 @@ def _add(routes: dict[str, list[int]], labels: dict[str, str], counts: list[int]
 
 
 def _sparse(sums: list[int]) -> list[int]:
-    """`[errors, bucket, count, ...]` of the buckets that are not empty."""
+    """Return `[errors, bucket, count, ...]` of the buckets that are not empty."""
     sparse = [sums[0]]
     for bucket, count in enumerate(sums[1:]):
         if count:

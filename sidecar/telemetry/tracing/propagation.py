@@ -1,11 +1,12 @@
-"""Where a request stands in its caller's trace, and the header lines that tell the next hop.  No I/O.
+"""Trace context of a request: read from the caller's headers, written for each attempt.
 
-Every request is asked once, so the usual cases are read straight from the lines that came: no trace headers, or one
-`traceparent` with at most one `tracestate`.  Everything else goes through the field list.  The caller's headers are
-taken off the request; each try upstream gets its own.  A `tracestate` stays where it is, since we add no member of our
-own to it, and goes with the trace that it belongs to where that is malformed.
+Rules:
 
-Several formats: the first that says something wins, and all are written.
+1. Every request is read once, so the usual cases are read straight from the received lines: no trace headers, or one
+   `traceparent` with at most one `tracestate`.  Everything else goes through the field list.
+2. The caller's headers are removed from the request; each attempt gets its own.  A `tracestate` stays in its place,
+   since no member is added to it; it is dropped with a malformed trace.
+3. Of several formats the first that says something wins on reading, and all are written.
 """
 
 from __future__ import annotations
@@ -26,21 +27,24 @@ from sidecar.telemetry.tracing.w3c import (
 )
 
 Write = Callable[[bytes, int, int], bytes]
-"""Header lines from trace id (hex), span id and flags."""
+"""Returns header lines for a trace id (hex), a span id and flags."""
 
 FIELDS: Final = {"w3c": (TRACEPARENT, TRACESTATE), "b3": (b3.SINGLE,), "b3multi": b3.MULTIPLE}
-
+"""Header fields of each format."""
 
 Caller = tuple[bytes, bytes, int, bytes, bool]
-"""What the caller said: trace id (32 characters of hex) and span id (16), both empty where it only decided; flags
-(the W3C's, and `b3.DEBUG`); tracestate; do the flags say whether to sample?  A plain tuple: one is made per request."""
+"""Trace context of a caller: trace id (32 characters of hex), span id (16), flags, tracestate, and True if the flags
+say whether to sample.
+
+The ids are empty where the caller only decided on sampling.  The flags are those of W3C and `b3.DEBUG`.  A plain tuple,
+because one is made for each request."""
 
 _usual: Final = re.compile(rb"[ \t]*00-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-0([01])[ \t]*\r\n").match
-"""The rest of a `traceparent` line as almost all of them are."""
+"""Matches the rest of an ordinary `traceparent` line."""
 
 
 def read_w3c(x: Exchange) -> Caller | None:
-    """The caller's trace; None where there is none that can be trusted, and a new one begins."""
+    """Return the caller's trace, None where there is none or it is malformed; removes its headers from the request."""
     lines = x.lines
     lower = lines.lower()
     at = lower.find(b"traceparent:")
@@ -64,7 +68,7 @@ def read_w3c(x: Exchange) -> Caller | None:
 
 
 def _read_fields(x: Exchange) -> Caller | None:
-    """The same from the list of fields, for whatever is unusual."""
+    """Do the work of `read_w3c` from the list of fields, for unusual cases."""
     parent = extract(x.take(FIELDS["w3c"]))
     if parent is None:
         return None
@@ -74,15 +78,15 @@ def _read_fields(x: Exchange) -> Caller | None:
 
 
 def write_w3c(trace_id: bytes, span_id: int, flags: int) -> bytes:
-    """The header line for the next hop."""
+    """Return the header line `traceparent` for the next hop."""
     return b"traceparent: 00-%b-%016x-%02x\r\n" % (trace_id, span_id, flags & KNOWN_FLAGS)
 
 
 class Propagation:
-    """`read` and `write` for a choice of formats."""
+    """Reader and writer of trace context in the configured formats."""
 
     def __init__(self, formats: Sequence[str]) -> None:
-        """`w3c`, `b3`, `b3multi`; none of them is a choice too: then every trace begins and ends here."""
+        """`formats` are of `w3c`, `b3` and `b3multi`.  Without any, every trace begins and ends here."""
         self._formats = tuple(formats)
         self._fields = frozenset(name for each in self._formats for name in FIELDS[each])
         only_w3c = self._formats == ("w3c",)
@@ -110,7 +114,7 @@ class Propagation:
         return b"".join([WRITERS[each](trace_id, span_id, flags) for each in self._formats])
 
 
-def _from_b3(said: b3.Caller | None) -> Caller | None:
+def _from_b3(said: b3.B3Context | None) -> Caller | None:
     if said is None:
         return None
     flags = (SAMPLED if said.is_sampled else 0) | (b3.DEBUG if said.is_debug else 0)

@@ -1,12 +1,13 @@
-"""A request that is over as OpenTelemetry spans: one for the server's side, one for each try upstream.
+"""OpenTelemetry spans of a request that has ended: one for the server's side, one for each attempt.
 
-They are the SDK's own `ReadableSpan`s, made from what the exchange and its attempts say, by the stable HTTP
-conventions; what those have no word for is `sidecar.*`.  A try is a child of the request and knows how it came to be:
-`http.request.resend_count`, why, what was left of the retry budget, the state of the breaker.  A hedge links to the try
-that it ran beside, and a request that another one's call answered to that request.  What stages noted becomes events.
+Rules:
 
-Nothing secret: query values whose names say that they are, and those that the conventions name, are redacted; no header
-is recorded but User-Agent.
+1. Spans are the SDK's `ReadableSpan`, made from the exchange and its attempts by the stable HTTP conventions.
+   Attributes that those do not define are named `sidecar.*`.
+2. An attempt is a child of the request.  It says how it came about: its number, its reason, the retry budget that was
+   left, the state of the breaker.  A hedge links to the first attempt, and a request that another one's fetch answered
+   links to that one.  Notes of stages become events.
+3. Nothing secret is recorded: query values are redacted by their names, and no header field is recorded but User-Agent.
 """
 
 from __future__ import annotations
@@ -43,23 +44,24 @@ from sidecar.telemetry.tracing.tracer import Trace
 
 UNSET: Final = Status(StatusCode.UNSET)
 RECORDED: Final = TraceFlags(TraceFlags.SAMPLED)
-"""What the SDK's processors want to see.  OTLP does not carry it, and the headers that went out said the truth."""
+"""Flag that the SDK's processors require.  OTLP does not carry it, and the headers of the attempts had the true one."""
 NANO: Final = 1_000_000_000
 
 Attributes = dict[str, Any]
 
 
 class Outbox(Protocol):
-    """Takes the spans of one request (`telemetry.export.SpanQueue`)."""
+    """Bounded queue of spans (`export.otlp.SpanQueue`)."""
 
     def admit(self, count: int) -> bool:
-        """Is there room for so many?  If not they are counted as dropped."""
+        """True if there is room for `count` spans; if not, they are counted as dropped."""
 
-    def put(self, spans: list[ReadableSpan]) -> None: ...
+    def put(self, spans: list[ReadableSpan]) -> None:
+        """Queue the spans of one request."""
 
 
 class SpanMaker:
-    """Makes the spans of kept requests (`tracing.Sink`).  About 40 us for a request with one try."""
+    """Makes the spans of kept requests, as a `tracer.Sink`."""
 
     def __init__(
         self,
@@ -70,7 +72,7 @@ class SpanMaker:
         wall: Callable[[], float],
         limits: SpanLimits | None = None,
     ) -> None:
-        """`limits`: where the environment sets some; ours stay far below the usual ones, so those need no enforcing."""
+        """`limits` are those that the environment sets; None: the defaults, which these spans never reach."""
         self._outbox = outbox
         self._resource = resource
         self._scope = scope
@@ -79,7 +81,7 @@ class SpanMaker:
         self._limits = limits
 
     def put(self, x: Exchange, trace: Trace, outcome: Outcome, reason: str, seconds: float) -> None:
-        """Make them and pass them on, if there is room for all of them."""
+        """Make and queue the spans of a request, unless the queue has no room for all of them."""
         if not self._outbox.admit(len(x.attempts) + 1):
             return
         offset = self._wall() - self._now()
@@ -87,6 +89,7 @@ class SpanMaker:
         self._outbox.put(list(_Request(self, x, trace, started + seconds, offset).spans(outcome, reason, started)))
 
     def span(self, **parts: Any) -> ReadableSpan:
+        """Return a span within the limits; `parts` are arguments of `ReadableSpan`."""
         limits = self._limits
         if limits is not None:
             parts["attributes"] = BoundedAttributes(
@@ -108,10 +111,10 @@ class SpanMaker:
 
 
 class _Request:
-    """One request, while its spans are made."""
+    """Request whose spans are being made."""
 
     def __init__(self, maker: SpanMaker, x: Exchange, trace: Trace, ended: float, offset: float) -> None:
-        """`ended` by `Env.now`; `offset` makes Unix time of that."""
+        """`ended` is by `Env.now`; Unix time is that plus `offset`."""
         self.maker = maker
         self.x = x
         self.trace = trace
@@ -174,9 +177,8 @@ class _Request:
         if agent := x.header(b"user-agent"):
             found[USER_AGENT_ORIGINAL] = agent.decode("latin-1")
         if x.route is not None:
-            match = x.route.spec.match
-            if template := match.path or match.path_prefix or match.path_regex:
-                found[HTTP_ROUTE] = template
+            if x.route.template:
+                found[HTTP_ROUTE] = x.route.template
             found["sidecar.route"], found["sidecar.upstream"] = x.route.name, x.route.upstream
         if reason or outcome.status >= 500:
             found[ERROR_TYPE] = reason or str(outcome.status)
@@ -248,9 +250,9 @@ class _Request:
         return found
 
     def circumstances(self, attempt: Attempt) -> Attributes:
-        """What its stages noted about a try: the budget's rest, and the breaker's state where it was not closed."""
+        """Return the retry budget that was left and the breaker's state, as stages noted them for an attempt."""
         found: Attributes = {}
-        if self.x.route is not None and any(link.policy == "circuit_breaker" for link in self.x.route.chain):
+        if self.x.route is not None and "circuit_breaker" in self.x.route.policies:
             found["sidecar.breaker.state"] = "closed"
         for note in self.trace.notes or ():
             if note.facts.get("attempt") == attempt.number:
@@ -269,7 +271,7 @@ def _status(is_bad: bool, outcome: Outcome) -> Status:
 
 
 def _facts(facts: dict[str, Any]) -> Attributes:
-    """As attributes: names of our own, and values that OTLP knows."""
+    """Return a note's facts as attributes, with names of the sidecar's own and values that OTLP has."""
     return {
         f"sidecar.{name}": value if isinstance(value, str | bool | int | float) else str(value)
         for name, value in facts.items()

@@ -1,20 +1,15 @@
-"""A request's place in a trace: decided when it comes, told to each try, recorded when it is over.
+"""Traces of requests: begun when a request arrives, passed on with each attempt, kept or forgotten when it ends.
 
-Nothing is recorded while a request runs but what its stages note (`Exchange`): spans are made afterwards, and only for
-requests that are kept.  The ids of the tries are drawn when they start, since each tells the upstream its own; that of
-the server span is drawn when somebody asks.
+Rules:
 
-Sampling follows the caller; new traces are sampled by a ratio of their ids, as OpenTelemetry's TraceIdRatioBased does
-it, so that all who see an id agree.
-
-Tail rules keep a request that was not sampled once it has failed, was slow or changed a breaker.  Its headers went
-upstream before that was known and said "not sampled", and that stays true: no flag is changed after the fact.  Such a
-trace holds the spans of those sidecars on the way whose own tail rules kept it; they fit together, because ids travel
-whether or not anyone records.  `sidecar.kept` on the span says why it is there.  What tail rules keep has a limit in
-traces a second: in an outage every request fails, and spans cost most then.
-
-A request that is not sampled costs 1.7 us with one try, 2.4 us if it brings a `traceparent`, and 4 us with a
-`tracestate` beside it; one that is kept 8 us more for its spans, and 30 us a span in the exporter's thread.
+1. While a request runs only the notes of its stages are recorded.  Spans are made afterwards, and only for requests
+   that are kept.  An attempt's id is drawn when it starts, since the upstream is told; the server span's on demand.
+2. Sampling follows the caller.  New traces are sampled by a ratio of their ids, as OpenTelemetry's TraceIdRatioBased
+   does it, so that all who see an id agree.
+3. Tail rules keep a request that was not sampled and that failed, was slow or changed a breaker.  Its headers said "not
+   sampled", and no flag is changed afterwards: such a trace holds the spans of the sidecars whose own tail rules kept
+   it.  They fit together, because ids travel in any case.  `sidecar.kept` says why a span was kept.
+4. What tail rules keep is limited in traces a second: in an outage every request fails, and spans cost most then.
 """
 
 from __future__ import annotations
@@ -24,7 +19,7 @@ from random import Random
 from typing import Any, Final, Literal, Protocol
 
 from sidecar.core.events import TRANSITED
-from sidecar.core.exchange import Attempt, Exchange
+from sidecar.core.exchange import NEVER, Attempt, Exchange, RequestTrace
 from sidecar.core.metrics import TELEMETRY_DROPPED, TRACES_KEPT, Meter
 from sidecar.core.outcome import Outcome
 from sidecar.telemetry.metrics.durations import is_error
@@ -35,35 +30,37 @@ from sidecar.telemetry.tracing.propagation import Propagation
 from sidecar.telemetry.tracing.w3c import RANDOM, SAMPLED
 
 MASK: Final = (1 << 64) - 1
-"""The part of a trace id that is compared with the ratio."""
-NEVER: Final = float("inf")
+"""Bits of a trace id that are compared with the ratio."""
 
 Kept = Literal["", "sampled", "error", "slow", "breaker"]
-WHYS: Final[tuple[Kept, ...]] = ("sampled", "error", "slow", "breaker")
+"""Reason for which a trace is kept; empty: it is not."""
+REASONS: Final[tuple[Kept, ...]] = ("sampled", "error", "slow", "breaker")
 
 
 class Note:
-    """Something that happened to a request."""
+    """Event of a request, noted by a stage."""
 
     __slots__ = ("at", "event", "facts")
 
     def __init__(self, at: float, event: str, facts: dict[str, Any]) -> None:
         self.at = at
-        """`Env.now`."""
+        """Time by `Env.now`."""
         self.event = event
         self.facts = facts
 
 
 class Trace:
-    """Where one request stands; shared by its forks."""
+    """Trace of one request; shared by its forks."""
 
     _span_id = 0
     state = b""
     """The caller's tracestate."""
     kept: Kept = ""
-    """Why its spans are recorded; known at the end."""
+    """Reason for which its spans are recorded; known when the request has ended."""
     notes: list[Note] | None = None
-    links: list[Trace] | None = None
+    """Events in order; None where there are none."""
+    links: list[RequestTrace] | None = None
+    """Traces of the requests whose fetch answered this one; None where there are none."""
 
     def __init__(self, tracer: Tracer, trace_id: bytes, parent_id: bytes, flags: int) -> None:
         self._tracer = tracer
@@ -72,36 +69,38 @@ class Trace:
         self.parent_id = parent_id
         """16 characters of hex; empty where the trace begins here."""
         self.flags = flags
+        """Flags of W3C, and `b3.DEBUG`."""
 
     @property
     def span_id(self) -> int:
-        """Of the server span; drawn when first asked for."""
+        """Id of the server span; drawn at the first access."""
         if not self._span_id:
             self._span_id = self.draw()
         return self._span_id
 
     @property
     def is_sampled(self) -> bool:
+        """True if the headers of its attempts say "sampled"."""
         return self.flags & SAMPLED != 0
 
     def draw(self) -> int:
-        """A new span id."""
+        """Return a new span id."""
         return self._tracer.getrandbits(64) or 1
 
     def attempt(self, x: Exchange, attempt: Attempt) -> None:
-        """A try is about to start: give it its span id, and tell the upstream."""
+        """Give an attempt that is about to start its span id, and the exchange the header lines that pass it on."""
         tracer = self._tracer
         attempt.span_id = span_id = tracer.getrandbits(64) or 1
         x.trace_lines = tracer.write(self.trace_id, span_id, self.flags)
 
     def note(self, event: str, /, **facts: Any) -> None:
-        """Something has happened that is worth telling: an event of the span."""
+        """Note an event of the server span."""
         if self.notes is None:
             self.notes = []
         self.notes.append(Note(self._tracer.now(), event, facts))
 
-    def link(self, other: Trace) -> None:
-        """The answer comes from another request's call."""
+    def link(self, other: RequestTrace) -> None:
+        """Note that the answer comes from another request's fetch."""
         if self.links is None:
             self.links = []
         self.links.append(other)
@@ -111,13 +110,14 @@ class Trace:
 
 
 class Sink(Protocol):
-    """Where kept requests go (`telemetry.spans`)."""
+    """Receiver of requests that are kept (`spans.SpanMaker`)."""
 
-    def put(self, x: Exchange, trace: Trace, outcome: Outcome, reason: str, seconds: float) -> None: ...
+    def put(self, x: Exchange, trace: Trace, outcome: Outcome, reason: str, seconds: float) -> None:
+        """Take a request that has ended."""
 
 
 class Tracer:
-    """Decides and keeps.  `begin` is called once for each request, `end` once it is over."""
+    """Samples requests and keeps traces: `begin` is called when a request arrives, `end` when it has ended."""
 
     def __init__(
         self, propagation: Propagation, sink: Sink, now: Callable[[], float], rng: Random, meter: Meter
@@ -127,12 +127,12 @@ class Tracer:
         self.now = now
         self.getrandbits = rng.getrandbits
         self._sink = sink
-        self._counters = {why: meter.counter(TRACES_KEPT, why=why) for why in WHYS}
+        self._counters = {why: meter.counter(TRACES_KEPT, why=why) for why in REASONS}
         self._limited = meter.counter(TELEMETRY_DROPPED, signal="traces", reason="at_most")
         self.retune(Sampler(1.0), None)
 
     def retune(self, sampler: Sampler, keep: KeepSpec | None) -> None:
-        """Take new rules, for requests that come from now on."""
+        """Put new rules in force for requests that arrive from now on; without `keep` there are no tail rules."""
         self._bound = round(sampler.ratio * (MASK + 1))
         self._is_parent_based = sampler.is_parent_based
         self._keeps = keep is not None
@@ -144,7 +144,7 @@ class Tracer:
         self._allowed_at = self.now()
 
     def begin(self, x: Exchange) -> None:
-        """Find the request's place; takes the caller's trace headers off it."""
+        """Begin the request's trace, or join its caller's, whose trace headers are removed from the request."""
         caller = self._read(x)
         if caller is None:
             number = self.getrandbits(128) or 1
@@ -159,7 +159,7 @@ class Tracer:
             trace.state = state
 
     def _decide(self, trace_id: bytes, flags: int, is_decided: bool) -> tuple[bytes, int]:
-        """The id and the flags where the caller left something to us, or is not asked."""
+        """Return the trace id and the flags where the caller left one of them open, or does not count."""
         if not trace_id:
             trace_id, flags = b"%032x" % (self.getrandbits(128) or 1), flags | RANDOM
         if not (flags & DEBUG or (is_decided and self._is_parent_based)):
@@ -168,8 +168,9 @@ class Tracer:
         return trace_id, flags
 
     def end(self, x: Exchange, outcome: Outcome, reason: str, seconds: float) -> None:
-        """The request is over: keep it, or forget it."""
-        trace: Trace = x.trace
+        """Keep the trace of a request that has ended, or forget it."""
+        trace = x.trace
+        assert isinstance(trace, Trace)
         if trace.flags & SAMPLED:
             trace.kept = "sampled"
         elif self._keeps and (outcome.status >= 500 or reason or seconds > self._slower or trace.notes is not None):

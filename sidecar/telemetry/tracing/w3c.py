@@ -1,20 +1,18 @@
-"""W3C Trace Context on the wire: reading `traceparent` and `tracestate`.  Pure functions.
+"""W3C Trace Context on the wire: parsers of `traceparent` and `tracestate`.  Pure functions.
 
-The rules, with the recommendation's section (Level 1, with what Level 2 adds):
+Rules, with the section of the recommendation (Level 1, with the additions of Level 2):
 
-- 3.2.2: lower-case hex only; an id of zeros is invalid; version `ff` is invalid; version 00 has 55 characters; of a
-  higher version the first 55 are read as those of 00, if a dash or nothing follows; we answer with 00.
-- 3.2.2.5: flags that we do not know are not passed on: `sampled` and (Level 2) `random` are all there is.
+- 3.2.2: hex is in lower case; an id of zeros and the version `ff` are invalid; version 00 has 55 characters; of a
+  higher version the first 55 are read as version 00 if a dash or nothing follows; version 00 is written.
+- 3.2.2.5: unknown flags are not passed on; known are `sampled` and (Level 2) `random`.
 - 3.3.1: tracestate may come in several fields, joined in order; empty members are dropped; at most 32 remain.
-- 3.5: of a key that comes twice the left-most member stays, which is the latest.
+- 3.4: each attempt has a parent-id of its own, also where no span is recorded for it, so that the access logs of both
+  sides can be joined and a span that is kept later fits in between.
+- 3.5: of a repeated key the left-most member stays, which is the latest.
 - 4.3: a malformed or repeated traceparent restarts the trace and drops the tracestate; a malformed tracestate (a bad
-  key or value, a 33rd member) is dropped alone and whole, since no part of it can be trusted.
-- 3.4: every request that goes upstream has a parent-id of its own, also when nobody records a span for it: the
-  access logs of both sides can then be joined, and a span that is kept later fits in between.
+  key or value, a 33rd member) is dropped whole, and alone.
 
-A valid tracestate is passed on in full: the recommendation asks for at least 512 characters, and what came in is
-already bounded by the limit on header bytes.  Keys are Level 2's: the first byte may be a digit, an `@` may stand
-anywhere after it, and a `tenant@system` has no limits of its own within the 256.
+A valid tracestate is passed on in full: its length is bounded by the limit on header bytes.  Keys are those of Level 2.
 """
 
 from __future__ import annotations
@@ -27,7 +25,7 @@ from sidecar.core.message import Headers
 
 SAMPLED: Final = 0x01
 RANDOM: Final = 0x02
-"""Level 2: the right-most 7 bytes of the trace-id are random."""
+"""Flag of Level 2: the right-most 7 bytes of the trace id are random."""
 KNOWN_FLAGS: Final = SAMPLED | RANDOM
 MAX_MEMBERS: Final = 32
 TRACEPARENT: Final = b"traceparent"
@@ -43,7 +41,7 @@ _FLAGS: Final = {b"%02x" % flags: flags & KNOWN_FLAGS for flags in range(256)}
 
 
 class Parent(NamedTuple):
-    """The caller's place in a trace: whose child the next span will be."""
+    """The caller's span, of which the next span is a child."""
 
     trace_id: bytes
     """32 characters of lower-case hex, not all zero."""
@@ -55,11 +53,12 @@ class Parent(NamedTuple):
 
     @property
     def is_sampled(self) -> bool:
+        """True if the caller records the trace."""
         return self.flags & SAMPLED != 0
 
 
 def parse_traceparent(value: bytes) -> Parent | None:
-    """What one `traceparent` field says, without its tracestate; None where it is malformed."""
+    """Return what one `traceparent` field says, without a tracestate; None where it is malformed."""
     match = _traceparent(value) or _traceparent(value.strip(b" \t"))
     if match is None:
         return None
@@ -70,7 +69,7 @@ def parse_traceparent(value: bytes) -> Parent | None:
 
 
 def parse_tracestate(values: Iterable[bytes]) -> bytes:
-    """Join the `tracestate` fields of a message, in order, into one value; empty where there is nothing valid."""
+    """Join the `tracestate` fields of a message in order; return one value, empty where nothing is valid."""
     members: dict[bytes, bytes] = {}
     for value in values:
         for member in value.split(b","):
@@ -87,7 +86,7 @@ def parse_tracestate(values: Iterable[bytes]) -> bytes:
 
 
 def extract(fields: Headers) -> Parent | None:
-    """The caller's place in its trace; None where there is none or it is malformed, and the trace starts anew."""
+    """Return the caller's span, None where there is none or it is malformed and the trace starts anew."""
     parents: Sequence[bytes] = [value for name, value in fields if name == TRACEPARENT]
     parent = parse_traceparent(parents[0]) if len(parents) == 1 else None
     if parent is None:

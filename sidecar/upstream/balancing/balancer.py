@@ -1,31 +1,19 @@
-"""The choice of an endpoint for one attempt.  No I/O, no waiting.
+"""Load balancer: chooses the endpoint for one attempt.  No I/O, no waiting.
 
-A choice is made in two steps.  The strategy chooses among all endpoints, as though all were up: they mostly are, and
-that is all it costs.  Only if its choice will not do is there a look at each of them:
+Rules:
 
-1. those that are up or due for a trial, were not tried before by this request, and admitted by their own policies;
-2. where it has tried all of those, and each failed the last request it had, an ejected one that it has not tried;
-3. the tried ones: better the same endpoint once more than none;
-4. where no endpoint at all is available, what `panic` says.
-
-A second strategy of the same kind then chooses among what is left, so that the load of one that is out goes to all the
-others and not to its neighbour, which is what stepping to the next in a round robin would do.
-
-**Panic.**  Envoy leaves its health checks unheeded once less than half of the endpoints are well, which surprised many:
-ejected hosts get traffic while healthy ones are there (envoy#28304).  Ours begins only when none is left, is a key of
-its own, and is told and counted.  `spray`, the default, tries them all: when every endpoint looks bad at once, the
-check itself is the likelier culprit (a wrong path, a probe's network), and refusing all would make that a total outage,
-while trying costs nothing that breaker, deadline and retry budget do not bound.  `fail_fast` is for upstreams that
-are hurt by every further request.  An endpoint refused by its own breaker is never a reason to panic.
-
-**The last resort** (2) is for the moment in which the last endpoint goes before the others' ejections are over: in a
-rolling restart they are often back already, and a retry that asks the one that has just refused it cannot but fail.
-It costs an ejected endpoint no more than the retry budget allows, is no trial (its failure makes no ejection longer),
-and where it succeeds the endpoint is back at once.
-
-**Hashing** is rendezvous hashing (Thaler and Ravishankar 1998): the endpoint with the highest score for the key wins.
-One that goes takes only its own keys with it, to all the others.  CRC-32 with the finalizer of SplitMix64 (Steele, Lea,
-Flood 2014): Python's own hash differs from process to process, and sidecars should agree.
+1. The strategy chooses among all endpoints as though all were up, which they mostly are.  Only if its choice is not
+   usable are all endpoints looked at: those available, not yet tried by this request and admitted by their own
+   policies; else the last resort (rule 4); else the tried ones, since the same endpoint again is better than none.
+2. A second strategy of the same kind chooses among what is left.  Stepping on in a round robin would put the load of an
+   endpoint that is out on its neighbour alone.
+3. Panic begins only when no endpoint is available, not at Envoy's half (envoy#28304: ejected hosts get traffic while
+   healthy ones are there).  `spray` tries all: when every endpoint looks bad, the check is the likelier culprit, and
+   breaker, deadline and retry budget bound the cost.  `fail_fast` refuses.  A breaker's refusal is no reason to panic.
+4. Last resort: a request that has failed at every available endpoint, each of which failed its last request, may try
+   an ejected one.  In a rolling restart that is often back already.  Its failure lengthens no ejection.
+5. Hashing is rendezvous hashing (Thaler and Ravishankar 1998): an endpoint that goes takes only its own keys along.
+   CRC-32 with the finalizer of SplitMix64 (Steele, Lea, Flood 2014): Python's hash differs from process to process.
 """
 
 from __future__ import annotations
@@ -40,14 +28,14 @@ from sidecar.core.exchange import Exchange
 from sidecar.upstream.endpoint import Endpoint, EndpointSet
 from sidecar.upstream.spec import HashBalancingSpec, UpstreamSpec
 
-MASK: Final = 2**64 - 1
+LOW_64_BITS: Final = 2**64 - 1
 
 Strategy = Callable[[Sequence[Endpoint], Exchange], Endpoint]
-"""Chooses one of at least one."""
+"""Chooses one endpoint from a sequence that is never empty."""
 
 
 class Balancer:
-    """Picks endpoints of one upstream.  Holds no state worth keeping: made anew with each set of policies."""
+    """Picks endpoints of one upstream.  It holds no state worth keeping: each set of policies makes it anew."""
 
     __slots__ = (
         "_accepts",
@@ -67,18 +55,19 @@ class Balancer:
         env: Env,
         accepts: Callable[[Endpoint], bool] | None = None,
     ) -> None:
-        """`accepts` says whether an endpoint's own policies (a breaker per endpoint) would let a request through."""
+        """`accepts` returns True if an endpoint's own breaker would admit a request; None without such breakers."""
         self._endpoints = endpoints
-        self._choose = strategy(spec, env)
-        self._choose_again = strategy(spec, env)  # with a turn of its own: one for both would step over the same ones
+        self._choose = make_strategy(spec, env)
+        self._choose_again = make_strategy(spec, env)  # not the same object: its turns would skip endpoints
         self._sprays = spec.panic == "spray"
         self._accepts = accepts
         self._env = env
         self._is_panicking = False
+        """True while no endpoint is available."""
         self._panic_picks = env.meter.counter(metrics.PANIC_PICKS, upstream=endpoints.upstream, panic=spec.panic)
 
     def pick(self, x: Exchange, now: float) -> Endpoint | None:
-        """An endpoint for this attempt, None where none can take it.  Counting it in flight is the caller's."""
+        """Return an endpoint for this attempt, None if none can take it.  The caller counts it in flight."""
         members = self._endpoints.members
         if members:
             endpoint = self._choose(members, x)
@@ -90,9 +79,9 @@ class Balancer:
                 if self._is_panicking:
                     self._panic(False)
                 return endpoint
-        return self._pick_of(members, x, now)
+        return self._pick_from(members, x, now)
 
-    def _pick_of(self, members: Sequence[Endpoint], x: Exchange, now: float) -> Endpoint | None:
+    def _pick_from(self, members: Sequence[Endpoint], x: Exchange, now: float) -> Endpoint | None:
         candidates = [endpoint for endpoint in members if endpoint.is_available(now)]
         self._panic(bool(members) and not candidates)
         if self._is_panicking:
@@ -113,15 +102,15 @@ class Balancer:
     def _last_resort(self, members: Sequence[Endpoint], tried: Sequence[Endpoint], x: Exchange) -> list[Endpoint]:
         if not all(endpoint.failures for endpoint in tried):
             return []
-        return [e for e in _untried(members, x) if e.healthy and (self._accepts is None or self._accepts(e))]
+        return [e for e in _untried(members, x) if e.is_healthy and (self._accepts is None or self._accepts(e))]
 
-    def _panic(self, panics: bool) -> None:
-        if panics != self._is_panicking:
-            self._is_panicking = panics
+    def _panic(self, is_panicking: bool) -> None:
+        if is_panicking != self._is_panicking:
+            self._is_panicking = is_panicking
             self._env.emit(
                 events.ENDPOINT_PANIC,
                 upstream=self._endpoints.upstream,
-                panics=panics,
+                panics=is_panicking,
                 panic="spray" if self._sprays else "fail_fast",
             )
 
@@ -130,8 +119,8 @@ def _untried(endpoints: Sequence[Endpoint], x: Exchange) -> list[Endpoint]:
     return [endpoint for endpoint in endpoints if endpoint.key not in x.avoid]
 
 
-def strategy(spec: UpstreamSpec, env: Env) -> Strategy:
-    """The strategy that a policy names."""
+def make_strategy(spec: UpstreamSpec, env: Env) -> Strategy:
+    """Return a new strategy of the kind that the policy names."""
     if isinstance(spec.load_balancing, HashBalancingSpec):
         return Rendezvous(spec.load_balancing.hash.header, env).choose
     if spec.load_balancing == "round_robin":
@@ -141,7 +130,7 @@ def strategy(spec: UpstreamSpec, env: Env) -> Strategy:
 
 
 class RoundRobin:
-    """Each in turn, beginning anywhere, so that many sidecars that start together do not march in step."""
+    """Each endpoint in turn, from a random start, so that sidecars started together are not in step."""
 
     __slots__ = ("_turn",)
 
@@ -154,7 +143,7 @@ class RoundRobin:
 
 
 def random_choice(draw: Callable[[], float]) -> Strategy:
-    """Any one, each as likely."""
+    """Any endpoint, each equally likely.  `draw` returns a random number from 0 to below 1."""
 
     def choose(candidates: Sequence[Endpoint], _x: Exchange) -> Endpoint:
         return candidates[int(draw() * len(candidates))]
@@ -163,7 +152,7 @@ def random_choice(draw: Callable[[], float]) -> Strategy:
 
 
 def least_request(draw: Callable[[], float]) -> Strategy:
-    """The less busy of two different ones drawn at random; of two equally busy ones the first drawn, hence either."""
+    """The endpoint with fewer requests in flight of two drawn at random; the first drawn if they are equal."""
 
     def choose(candidates: Sequence[Endpoint], _x: Exchange) -> Endpoint:
         size = len(candidates)
@@ -182,11 +171,12 @@ def least_request(draw: Callable[[], float]) -> Strategy:
 
 
 class Rendezvous:
-    """The highest random weight for a key; requests without a key go to the less busy of two."""
+    """The endpoint with the highest score for a key; a request without a key goes to the less busy of two."""
 
     __slots__ = ("_header", "_keyless")
 
     def __init__(self, header: str | None, env: Env) -> None:
+        """`header` names the field whose value is the key; None for the client's address."""
         self._header = None if header is None else header.lower().encode()
         self._keyless = least_request(env.rng.random)
 
@@ -197,8 +187,8 @@ class Rendezvous:
         hashed = crc32(key)
         best, highest = candidates[0], -1
         for endpoint in candidates:
-            score = (hashed ^ endpoint.seed) * 0xBF58476D1CE4E5B9 & MASK
-            score = (score ^ score >> 27) * 0x94D049BB133111EB & MASK
+            score = (hashed ^ endpoint.seed) * 0xBF58476D1CE4E5B9 & LOW_64_BITS
+            score = (score ^ score >> 27) * 0x94D049BB133111EB & LOW_64_BITS
             if score > highest:
                 best, highest = endpoint, score
         return best

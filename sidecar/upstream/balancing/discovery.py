@@ -1,16 +1,15 @@
-"""Endpoints from the name service: a name is looked up again and again, and each of its addresses is an endpoint.
+"""Endpoint discovery: resolves a DNS name again and again; each of its addresses is an endpoint.
 
-Decisions:
+Rules:
 
-- **The last good addresses are kept** while look-ups fail, for `keep_for`: a name service that is down must not take
-  the upstream with it, and an empty answer mostly means the same (a headless service whose pods all fail their
-  readiness checks has no addresses; to ask them all the same is no worse than to ask none).  After `keep_for` they are
-  let go, since an address can by then be somebody else's.
-- IPv4 and IPv6 alike, those that this host has a use for (`AI_ADDRCONFIG`), sorted, so that the order of the answer,
-  which name servers rotate, changes nothing; `max_endpoints` bounds them.
-- Looked up by the system's resolver in a worker thread: it knows `/etc/hosts`, search domains and the local cache, but
-  not a record's time to live, hence `interval`.  One look-up at a time for an upstream, so that a resolver that hangs
-  holds one thread.  Before the first success it is tried each second.
+1. The last good addresses are kept for `keep_for` while lookups fail: a name service that is down must not take the
+   upstream with it.  An empty answer counts as a failure: a headless service whose pods all fail their readiness checks
+   has no addresses.  After `keep_for` they are dropped, since an address can by then belong to another service.
+2. IPv4 and IPv6 alike, if this host has an address of the family (`AI_ADDRCONFIG`).  They are sorted, so that the order
+   of the answer, which name servers rotate, changes nothing, and cut off at `max_endpoints`.
+3. The system's resolver looks up, in a worker thread: it knows `/etc/hosts`, search domains and the local cache, but no
+   record's time to live, hence `interval`.  One lookup at a time, so that a resolver that hangs holds one thread.
+4. Before the first success a lookup is made every `RETRY_INTERVAL`.
 """
 
 from __future__ import annotations
@@ -23,21 +22,21 @@ from typing import Any, Final
 
 from sidecar.core import events
 from sidecar.core.env import Env, Pending
-from sidecar.upstream.address import address
-from sidecar.upstream.endpoint import EndpointSet
-from sidecar.upstream.errors import words
+from sidecar.upstream.endpoint import EndpointSet, endpoint_address
+from sidecar.upstream.errors import describe_error
 from sidecar.upstream.spec import DiscoverSpec
 
-EAGER: Final = 1.0
-"""Seconds between look-ups while there is nothing at all."""
-JITTER: Final = 0.1
+RETRY_INTERVAL: Final = 1.0
+"""Longest pause between lookups while there are no endpoints."""
+LOOKUP_JITTER: Final = 0.1
+"""Share of the interval by which a pause is shortened or lengthened at random."""
 
-Resolve = Callable[[str, int], Awaitable[Iterable[str]]]
-"""The IP addresses of a name (with the port, which only the resolver's interface wants); OSError where it fails."""
+Resolver = Callable[[str, int], Awaitable[Iterable[str]]]
+"""Returns the IP addresses of a name (and a port, which only the resolver's interface wants).  Raises OSError."""
 
 
-async def resolve(name: str, port: int) -> set[str]:
-    """By the system's resolver."""
+async def system_resolver(name: str, port: int) -> set[str]:
+    """Return the addresses that the system's resolver finds."""
     found = await asyncio.get_running_loop().getaddrinfo(
         name, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP, flags=socket.AI_ADDRCONFIG
     )
@@ -45,31 +44,33 @@ async def resolve(name: str, port: int) -> set[str]:
 
 
 class Discovery:
-    """Keeps an endpoint set to what a name resolves to.  Kept in the state store as `("discovery", upstream)`."""
+    """Keeps an endpoint set equal to what a name resolves to.
+
+    Kept in the state store as `("discovery", upstream)`.
+    """
 
     __slots__ = ("_endpoints", "_env", "_problem", "_resolve", "_resolved_at", "_spec", "_task")
 
-    def __init__(self, endpoints: EndpointSet, spec: DiscoverSpec, env: Env, resolve: Resolve = resolve) -> None:
+    def __init__(
+        self, endpoints: EndpointSet, spec: DiscoverSpec, env: Env, resolve: Resolver = system_resolver
+    ) -> None:
         self._endpoints = endpoints
         self._spec = spec
         self._env = env
         self._resolve = resolve
         self._resolved_at: float | None = None
+        """Instant of the last success; None before the first."""
         self._problem = ""
+        """Why the last lookup failed; empty if it did not."""
         self._task: Pending | None = None
 
-    @property
-    def is_resolved(self) -> bool:
-        """Has a look-up succeeded since the start?"""
-        return self._resolved_at is not None
-
     def start(self) -> None:
-        """Begin to look up; without effect where that has been done."""
+        """Begin to look up; without effect while that is running."""
         if self._task is None:
             self._task = self._env.spawn(self._run())
 
     def retune(self, spec: DiscoverSpec) -> None:
-        """Another policy: the present endpoints stay until the new look-up has succeeded."""
+        """Take new settings; the present endpoints stay until a lookup by the new ones succeeds."""
         self._spec = spec
         if self._task is not None:
             self.retire()
@@ -84,27 +85,28 @@ class Discovery:
     async def _run(self) -> None:
         while True:
             await self.look_up()
-            interval = self._spec.interval if self._endpoints.members else min(EAGER, self._spec.interval)
-            await self._env.sleep(interval * (1 - JITTER + 2 * JITTER * self._env.rng.random()))
+            interval = self._spec.interval if self._endpoints.members else min(RETRY_INTERVAL, self._spec.interval)
+            await self._env.sleep(interval * (1 - LOOKUP_JITTER + 2 * LOOKUP_JITTER * self._env.rng.random()))
 
     async def look_up(self) -> None:
-        """One look-up and what follows from it."""
+        """Look up once and update the endpoints."""
         spec = self._spec
         try:
             found = sorted(
                 (ip_address(text) for text in await self._resolve(spec.dns, spec.port)), key=lambda a: (a.version, a)
             )
         except (OSError, ValueError) as error:
-            self._failed(words(error))
+            self._note_failure(describe_error(error))
             return
         if not found:
-            self._failed("the answer has no addresses")
+            self._note_failure("the answer has no addresses")
             return
         self._problem = ""
         self._resolved_at = self._env.now()
-        self._replace([address(spec.scheme, str(ip), spec.port).url for ip in found[: spec.max_endpoints]], len(found))
+        urls = [endpoint_address(spec.scheme, str(ip), spec.port).url for ip in found[: spec.max_endpoints]]
+        self._replace(urls, len(found))
 
-    def _failed(self, problem: str) -> None:
+    def _note_failure(self, problem: str) -> None:
         if not self._problem:
             self._env.emit(
                 events.DISCOVERY_FAILED,

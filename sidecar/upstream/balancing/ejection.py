@@ -1,23 +1,20 @@
-"""Passive ejection: an endpoint that fails real requests in a row gets none for a while.
+"""Passive ejection: an endpoint whose requests fail several times in a row gets none for a while.
 
-Decisions:
+Rules:
 
-- **Faults in a row**, not a rate: with few requests to an endpoint a rate is noise.  Rates are the breaker's business.
-- **Never below `min_healthy`** endpoints up, counted when an ejection is due.  A count, because a percentage of few is
-  none: Envoy's 10 % switches ejection off below ten hosts.  What is not ejected for that reason goes on counting and
-  is ejected by its next fault after another endpoint has come back.
-- **Coming back is earned**: when the time is over one request a second is let through, on trial (`Endpoint`).  A
-  success restores the endpoint; a fault ejects it again, for twice as long.  The active check does not restore it: a
-  grey failure is one that the check does not see (Envoy's default is the opposite).
-- **The doubling decays on evidence**: `EVIDENCE` successes in a row take one back.  Envoy's decays with time, in which
-  an endpoint that nobody asked has proved nothing (envoy#21142).
-- **Late results are ignored**: what started before the last ejection says nothing about the endpoint since.  Otherwise
-  the hundred requests that were under way when an endpoint died would each make its ejection longer.
-- **Pressure is no fault**: 429, and 503 with Retry-After, come from an endpoint that works and says slow down.  To
-  eject it would put its load on the others, which are next.  Neither is it a success.
-- **Jitter** takes up to a fifth off each time, so that many sidecars do not come back to an endpoint at once; never
-  more than the file says, hence none on top.
-- An upstream's fault that is not in `on` (say a protocol error) is neither fault nor success.
+1. Consecutive faults decide, not a rate: the few requests of one endpoint make no rate.  Rates are the breaker's.
+2. At least `min_healthy` endpoints stay up, counted when an ejection is due.  Envoy's 10 % switches ejection off below
+   ten hosts.  An endpoint spared for this is ejected by its next fault after another one has come back.
+3. After an ejection one request a second is let through, on trial (`Endpoint`).  A success restores the endpoint, a
+   fault ejects it for twice as long.  The active check does not restore it (Envoy's default is the opposite): it does
+   not see a grey failure.
+4. `SUCCESSES_PER_EJECTION` successes in a row take one doubling back.  Envoy's decays with time, in which an endpoint
+   without requests has proved nothing (envoy#21142).
+5. Results of requests sent before the last ejection are ignored.  Otherwise each one in flight when an endpoint fails
+   would lengthen its ejection.
+6. 429, and 503 with Retry-After, are neither fault nor success: the endpoint works and asks for less.  Neither are
+   upstream failures that `on` does not name, such as a protocol error.
+7. Jitter shortens an ejection, never lengthens it, so that sidecars do not all come back at once.
 """
 
 from __future__ import annotations
@@ -31,20 +28,21 @@ from sidecar.core.outcome import Outcome
 from sidecar.upstream.endpoint import Endpoint, EndpointSet
 from sidecar.upstream.spec import EjectionSpec
 
-EVIDENCE: Final = 100
-"""Successes in a row that make up for one ejection."""
-JITTER: Final = 0.2
+SUCCESSES_PER_EJECTION: Final = 100
+"""Consecutive successes that offset one ejection."""
+EJECTION_JITTER: Final = 0.2
+"""Largest share by which an ejection is shortened at random."""
 
 
 def is_pressure(outcome: Outcome) -> bool:
-    """Does a working upstream ask for less?"""
+    """True if the response is that of a working upstream that asks for less load."""
     return outcome.failure is None and (
         outcome.status == 429 or (outcome.status == 503 and outcome.header(b"retry-after") is not None)
     )
 
 
 class Ejector:
-    """Ejects endpoints of one upstream.  Kept in the state store as `("ejection", upstream)`."""
+    """Ejects and restores endpoints of one upstream.  Kept in the state store as `("ejection", upstream)`."""
 
     __slots__ = ("_ejections", "_endpoints", "_env", "_faults", "_spec", "_would_eject")
 
@@ -56,21 +54,21 @@ class Ejector:
         self.retune(spec)
 
     def retune(self, spec: EjectionSpec) -> None:
-        """Another policy; ejections that run go on to their end, unless it only observes."""
+        """Take new settings.  Running ejections go on to their end, unless the new mode only observes."""
         self._spec = spec
         self._faults = Conditions(spec.on)
         if not spec.is_enforced:
             self.retire()
 
     def retire(self) -> None:
-        """Ejection is no more: all endpoints come back."""
+        """Restore all endpoints: ejection is no longer configured."""
         for endpoint in self._endpoints.members:
             endpoint.failures = endpoint.successes = endpoint.ejections = 0
             if endpoint.ejected_until:
                 self._restore(endpoint, "policy")
 
     def record(self, endpoint: Endpoint, outcome: Outcome, started: float, now: float) -> None:
-        """How a request to the endpoint ended that was sent at `started` (`env.now`)."""
+        """Record how a request to the endpoint ended.  `started` and `now` are instants of `env.now`."""
         if self._faults.match(outcome):
             if started >= endpoint.ejected_at and not is_pressure(outcome):
                 self._fault(endpoint, outcome, now)
@@ -85,7 +83,7 @@ class Ejector:
     def _fault(self, endpoint: Endpoint, outcome: Outcome, now: float) -> None:
         endpoint.successes = 0
         if endpoint.ejected_until:
-            if endpoint.is_on_trial:  # not one of a panic: those say nothing that we did not know
+            if endpoint.is_on_trial:  # a request sent in panic or as a last resort says nothing new
                 self._eject(endpoint, outcome, now)
             return
         endpoint.failures += 1
@@ -103,7 +101,7 @@ class Ejector:
     def _eject(self, endpoint: Endpoint, outcome: Outcome, now: float) -> None:
         spec = self._spec
         grown = min(spec.eject_for * 2.0**endpoint.ejections, spec.max_eject_for)
-        seconds = grown * (1 - JITTER * self._env.rng.random())
+        seconds = grown * (1 - EJECTION_JITTER * self._env.rng.random())
         failures = endpoint.failures
         endpoint.eject(now, now + seconds)
         if grown < spec.max_eject_for or not endpoint.ejections:
@@ -126,7 +124,7 @@ class Ejector:
             self._restore(endpoint, "trial")
         elif endpoint.ejections:
             endpoint.successes += 1
-            if endpoint.successes >= EVIDENCE:
+            if endpoint.successes >= SUCCESSES_PER_EJECTION:
                 endpoint.successes = 0
                 endpoint.ejections -= 1
 

@@ -1,16 +1,16 @@
-"""Active health checks: the sidecar asks each endpoint itself, in rounds.
+"""Active health checks: the sidecar sends each endpoint a probe, in rounds.
 
-Decisions:
+Rules:
 
-- **Optimistic start**: an endpoint is healthy until `unhealthy_after` probes in a row say otherwise.  A sidecar starts
-  together with the service beside it, and to refuse until a first round is over would make every start an outage.
-- **Hysteresis** both ways, so that one lost packet changes nothing.
-- **One task an upstream**, whose rounds probe all endpoints at once; rounds are jittered by a tenth, and the first
-  comes within a tenth of the interval, so that many sidecars do not probe in step.
-- **A new connection for each probe**: to accept connections is part of being well.  The body is not read, and redirects
-  are not followed.
-- The verdict stands apart from ejection: neither overrules the other (`Endpoint`).
-- `mode: observe` probes, tells and counts, but takes no endpoint out.
+1. An endpoint is healthy until `unhealthy_after` consecutive probes say otherwise.  A sidecar starts together with its
+   service: refusing requests until the end of a first round would make every start an outage.
+2. `unhealthy_after` and `healthy_after` keep a single lost packet from changing a verdict.
+3. One task an upstream.  A round probes all endpoints at once; rounds are jittered and the first one starts within a
+   tenth of the interval, so that sidecars do not probe in step.
+4. Each probe opens a new connection: accepting connections is part of being healthy.  The body is not read, redirects
+   are not followed.
+5. Health and ejection are judged separately (`Endpoint`).
+6. `mode: observe` probes, reports and counts, but takes no endpoint out.
 """
 
 from __future__ import annotations
@@ -18,9 +18,8 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Awaitable, Callable
+from importlib import import_module
 from typing import Any, Final
-
-import aiohttp
 
 from sidecar.core import events, metrics
 from sidecar.core.conditions import Conditions
@@ -29,17 +28,24 @@ from sidecar.core.outcome import Outcome
 from sidecar.upstream.endpoint import Endpoint, EndpointSet
 from sidecar.upstream.spec import HealthCheckSpec
 
-JITTER: Final = 0.1
+ROUND_JITTER: Final = 0.1
+"""Share of the interval by which the pause between rounds is shortened or lengthened at random."""
 
 Probe = Callable[[Endpoint, HealthCheckSpec], Awaitable[str]]
-"""Asks an endpoint once: what is wrong with it, or an empty string."""
+"""Asks an endpoint once; returns what is wrong with it, or an empty string."""
 
 
 def http_probe(tls: Callable[[], ssl.SSLContext] | None = None) -> Probe:
-    """A GET by aiohttp.  `tls` gives the present context for `https://` endpoints."""
+    """Return a probe that sends a GET by aiohttp, which the first probe loads.
+
+    `tls` returns the present context for `https://` endpoints.
+    """
 
     async def probe(endpoint: Endpoint, spec: HealthCheckSpec) -> str:
-        context = tls() if endpoint.tls and tls is not None else True
+        await asyncio.to_thread(import_module, "aiohttp")  # the loop goes on meanwhile; a lookup once it is loaded
+        import aiohttp
+
+        context = tls() if endpoint.is_tls and tls is not None else True
         connector: aiohttp.BaseConnector
         if endpoint.path:
             connector = aiohttp.UnixConnector(endpoint.path, force_close=True)
@@ -56,7 +62,7 @@ def http_probe(tls: Callable[[], ssl.SSLContext] | None = None) -> Probe:
                 session.get(
                     url,
                     allow_redirects=False,
-                    server_hostname=endpoint.server_name if endpoint.tls else None,
+                    server_hostname=endpoint.server_name if endpoint.is_tls else None,
                     headers={"user-agent": "sidecar-health-check"},
                 ) as response,
             ):
@@ -71,22 +77,21 @@ def http_probe(tls: Callable[[], ssl.SSLContext] | None = None) -> Probe:
     return probe
 
 
-class Check:
-    """What the last probes of one endpoint said."""
+class EndpointHealth:
+    """Verdict on one endpoint, and the latest probes."""
 
-    __slots__ = ("healthy", "reason", "streak")
+    __slots__ = ("is_healthy", "reason", "streak")
 
-    def __init__(self, healthy: bool) -> None:
-        self.healthy = healthy
-        """The verdict."""
+    def __init__(self, is_healthy: bool) -> None:
+        self.is_healthy = is_healthy
         self.streak = 0
-        """Probes in a row that contradict it."""
+        """Consecutive probes that contradict the verdict."""
         self.reason = ""
-        """What was wrong with the last bad probe."""
+        """What was wrong at the last failed probe."""
 
 
 class HealthChecker:
-    """Checks the endpoints of one upstream.  Kept in the state store as `("health", upstream)`."""
+    """Checks the endpoints of one upstream.  Kept in the state store as `("health", upstream, tls)`."""
 
     __slots__ = ("_checks", "_endpoints", "_env", "_probe", "_spec", "_task")
 
@@ -95,27 +100,27 @@ class HealthChecker:
         self._spec = spec
         self._env = env
         self._probe = probe
-        self._checks: dict[Endpoint, Check] = {}
+        self._checks: dict[Endpoint, EndpointHealth] = {}
         self._task: Pending | None = None
 
     def start(self) -> None:
-        """Begin to check; without effect where that has been done."""
+        """Begin to check; without effect while that is running."""
         if self._task is None:
             self._task = self._env.spawn(self._run())
 
     def retune(self, spec: HealthCheckSpec) -> None:
-        """Another policy: verdicts stand until the new probes contradict them."""
+        """Take new settings; verdicts stand until probes by the new ones contradict them."""
         self._spec = spec
-        for endpoint, check in self._checks.items():
-            check.streak = 0
-            endpoint.set_health(check.healthy or not spec.is_enforced)
+        for endpoint, health in self._checks.items():
+            health.streak = 0
+            endpoint.set_health(health.is_healthy or not spec.is_enforced)
         if self._task is not None:
             self._task.cancel()
             self._task = None
             self.start()
 
     def retire(self) -> None:
-        """Stop checking; nobody is unhealthy for us any more."""
+        """Stop checking; all endpoints count as healthy again."""
         if self._task is not None:
             self._task.cancel()
             self._task = None
@@ -125,38 +130,38 @@ class HealthChecker:
 
     async def _run(self) -> None:
         random = self._env.rng.random
-        await self._env.sleep(self._spec.interval * JITTER * random())
+        await self._env.sleep(self._spec.interval * ROUND_JITTER * random())
         while True:
             await self.check_all()
-            await self._env.sleep(self._spec.interval * (1 - JITTER + 2 * JITTER * random()))
+            await self._env.sleep(self._spec.interval * (1 - ROUND_JITTER + 2 * ROUND_JITTER * random()))
 
     async def check_all(self) -> None:
-        """One round."""
+        """Probe all endpoints once, at the same time."""
         members = self._endpoints.members
-        self._checks = {e: self._checks.get(e) or Check(e.healthy) for e in members}
-        await asyncio.gather(*(self._check(endpoint, check) for endpoint, check in self._checks.items()))
+        self._checks = {e: self._checks.get(e) or EndpointHealth(e.is_healthy) for e in members}
+        await asyncio.gather(*(self._check(endpoint, health) for endpoint, health in self._checks.items()))
 
-    async def _check(self, endpoint: Endpoint, check: Check) -> None:
+    async def _check(self, endpoint: Endpoint, health: EndpointHealth) -> None:
         try:
             reason = await self._probe(endpoint, self._spec)
-        except Exception as error:  # whatever a probe does, the checks of the others and the next round go on
+        except Exception as error:  # a bug in a probe must not end the checks of the others or the next round
             reason = repr(error)
             self._env.emit(events.BUG, where=f"health check of {endpoint.url}", error=reason)
         if reason:
-            check.reason = reason
-        healthy = not reason
-        if healthy == check.healthy:
-            check.streak = 0
+            health.reason = reason
+        is_healthy = not reason
+        if is_healthy == health.is_healthy:
+            health.streak = 0
             return
-        check.streak += 1
-        if check.streak >= (self._spec.healthy_after if healthy else self._spec.unhealthy_after):
-            self._turn(endpoint, check, healthy)
+        health.streak += 1
+        if health.streak >= (self._spec.healthy_after if is_healthy else self._spec.unhealthy_after):
+            self._change(endpoint, health, is_healthy)
 
-    def _turn(self, endpoint: Endpoint, check: Check, healthy: bool) -> None:
-        probes, check.streak, check.healthy = check.streak, 0, healthy
+    def _change(self, endpoint: Endpoint, health: EndpointHealth, is_healthy: bool) -> None:
+        probes, health.streak, health.is_healthy = health.streak, 0, is_healthy
         if self._spec.is_enforced:
-            endpoint.set_health(healthy)
-        elif not healthy:
+            endpoint.set_health(is_healthy)
+        elif not is_healthy:
             self._env.meter.counter(
                 metrics.WOULD_REFUSE, policy="health_check", upstream=self._endpoints.upstream
             ).value += 1
@@ -164,8 +169,8 @@ class HealthChecker:
             events.ENDPOINT_HEALTH,
             upstream=self._endpoints.upstream,
             endpoint=endpoint.url,
-            healthy=healthy,
-            reason="" if healthy else check.reason,
+            healthy=is_healthy,
+            reason="" if is_healthy else health.reason,
             probes=probes,
             mode=self._spec.mode,
             up=self._endpoints.count("up"),
@@ -177,11 +182,15 @@ class HealthChecker:
             "path": self._spec.path,
             "mode": self._spec.mode,
             "endpoints": {
-                endpoint.url: {"healthy": check.healthy, "contrary_probes": check.streak, "last_problem": check.reason}
-                for endpoint, check in self._checks.items()
+                endpoint.url: {
+                    "healthy": health.is_healthy,
+                    "contrary_probes": health.streak,
+                    "last_problem": health.reason,
+                }
+                for endpoint, health in self._checks.items()
             },
         }
 
     def __repr__(self) -> str:
-        bad = sum(not check.healthy for check in self._checks.values())
-        return f"<HealthChecker {self._endpoints.upstream}: {bad} of {len(self._checks)} unhealthy>"
+        unhealthy = sum(not health.is_healthy for health in self._checks.values())
+        return f"<HealthChecker {self._endpoints.upstream}: {unhealthy} of {len(self._checks)} unhealthy>"

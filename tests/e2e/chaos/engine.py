@@ -1,4 +1,4 @@
-"""A container engine as far as `chaos.cluster.containers` knows it, made of plain processes.
+"""Container engine as far as `chaos.cluster.containers` uses one, made of plain processes.
 
     python engine.py PLACE COMMAND ...
 
@@ -17,7 +17,7 @@ FLAGS = ("--rm", "--interactive", "--init", "--read-only")
 
 
 def run(place: Path, words: list[str]) -> None:
-    """In place of this process, so that its input, output and signals are the container's."""
+    """Replace this process by the container's program, so that input, output and signals are the container's."""
     options: dict[str, list[str]] = {}
     while words[0].startswith("--"):
         name = words.pop(0)

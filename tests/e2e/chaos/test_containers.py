@@ -1,4 +1,4 @@
-"""Scenarios in containers, of an engine that is none: what is asked of it, and that a run comes out as elsewhere."""
+"""Scenarios in containers of a fake engine: the commands that it gets, and the verdicts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.e2e.chaos.test_real_runs import shortened
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A `docker` on the PATH; its containers are processes of this machine."""
+    """Put a `docker` on the PATH whose containers are processes of this machine; return its directory."""
     place = tmp_path / "place"
     place.mkdir()
     program = tmp_path / "docker"
@@ -29,7 +29,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return place
 
 
-async def test_a_run_in_containers_comes_out_as_one_with_processes(place: Path) -> None:
+async def test_a_run_in_containers_passes_and_leaves_nothing(place: Path) -> None:
     result = await run(shortened("hard_down_dependency"), ["bare", "sidecar"], 1, network="shop_default")
     assert result.passed, [(arm.name, [v for v in arm.verdicts if not v.passed]) for arm in result.arms]
     log = [line.split() for line in (place / "log").read_text().splitlines()]
@@ -49,17 +49,17 @@ def test_image_and_network_are_those_of_the_compose_file() -> None:
     assert "\nnetworks:" not in text
 
 
-def test_without_an_engine_it_is_said_what_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_missing_engine_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     result = CliRunner().invoke(main, ["run", "--network", "shop_default", str(SCENARIOS / "load_spike.yaml")])
     assert result.exit_code == 1
     assert "containers need docker or podman on the PATH" in result.output
 
 
-def test_what_containers_cannot_do_is_said(place: Path) -> None:
+def test_scenarios_that_containers_cannot_run_are_named(place: Path) -> None:
     names = str(SCENARIOS / "name_service_down.yaml")
     result = CliRunner().invoke(main, ["run", "--network", "shop_default", names])
-    assert "left out name_service_down: in containers names are the engine's" in result.output
+    assert "left out name_service_down: in containers the engine resolves names" in result.output
     assert result.exit_code == 1
     result = CliRunner().invoke(
         main, ["run", "--network", "shop_default", "--arm", "envoy", str(SCENARIOS / "load_spike.yaml")]

@@ -8,11 +8,12 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from aiohttp import ClientResponse
-from aiohttp.test_utils import TestClient, TestServer
+from aiohttp import ClientResponse, ClientSession
+from pydantic import SecretStr
 
-from sidecar.admin.app import Admin
-from sidecar.admin.view import AdminView
+from sidecar.admin.listener import AdminListener
+from sidecar.admin.view import AdminView, Readiness
+from sidecar.config.process_spec import AdminSpec
 from sidecar.core import events, metrics
 from sidecar.telemetry.metrics.durations import RouteMetrics
 from sidecar.telemetry.metrics.registry import Registry
@@ -44,10 +45,11 @@ class Reloaded:
 class World:
     """Everything that the listener is handed, for a test to change."""
 
-    def __init__(self, token: str | None) -> None:
+    def __init__(self) -> None:
         self.env: FakeEnv = virtual_env()  # of the running loop, a real one here
         self.registry = Registry()
-        self.reason = ""
+        self.readiness = Readiness()
+        self.readiness.obstacle = ""
         self.problems: list[str] = []
         self.reloads = 0
         self.states: dict[tuple[str, ...], Any] = {
@@ -73,15 +75,15 @@ class World:
             registry=self.registry,
             version="1.2.3",
             started=self.env.now() - 60,
-            ready=lambda: self.reason,
+            readiness=self.readiness,
             reload=self.reload,
             states=lambda: self.states,
             recent=self.recent,
             sections=self.sections,
             secrets=secrets,
-            token=token,
         )
-        self.client: TestClient[Any, Any]
+        self.url = ""
+        self.client: ClientSession
 
     async def reload(self) -> Reloaded:
         self.reloads += 1
@@ -100,10 +102,14 @@ def fields(headers: dict[str, str]) -> dict[str, str]:
 
 @pytest.fixture
 async def world(request: pytest.FixtureRequest) -> AsyncIterator[World]:
-    world = World(getattr(request, "param", None))
-    world.client = TestClient(TestServer(Admin(world.view).application(), port=0, access_log=None))
-    async with world.client:
+    world = World()
+    listener = AdminListener(world.view)
+    token = SecretStr(param) if (param := getattr(request, "param", None)) else None
+    await listener.open(AdminSpec(address="127.0.0.1:0", token=token))
+    world.url = f"http://{listener.addresses[0]}"
+    async with ClientSession(world.url) as world.client:
         yield world
+    await listener.close()
 
 
 async def problem(response: ClientResponse, status: int) -> dict[str, Any]:
@@ -119,7 +125,7 @@ async def test_alive_and_ready(world: World) -> None:
     response = await world.get("/livez")
     assert (response.status, await response.text()) == (200, "alive\n")
     assert (await world.get("/readyz")).status == 200
-    world.reason = "the sidecar is draining"
+    world.readiness.obstacle = "the sidecar is draining"
     assert (await problem(await world.get("/readyz"), 503))["detail"] == "the sidecar is draining"
     assert (await world.get("/livez")).status == 200
 
@@ -240,7 +246,7 @@ async def test_pages_of_other_sites_change_nothing(world: World) -> None:
     rebound = {"Host": "evil.example:9901", "Origin": "http://evil.example:9901"}
     await problem(await world.post("/reload", **rebound), 403)
     assert world.reloads == 0
-    own = str(world.client.make_url("")).rstrip("/")
+    own = world.url
     assert (await world.post("/reload", Origin=own, Sec_Fetch_Site="same-origin")).status == 200
     assert (await world.get("/state", Origin="https://evil.example")).status == 200, (
         "reading is for the browser to guard"

@@ -29,7 +29,7 @@ class Reader:
         self.reader, self.writer = reader, writer
 
     async def event(self) -> tuple[str, dict[str, Any]]:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while True:
                 line = await self.reader.readline()
                 assert line, "the stream has ended"
@@ -40,7 +40,7 @@ class Reader:
 
 
 async def until(holds: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while not holds():
             await asyncio.sleep(0.01)
 
@@ -144,8 +144,8 @@ async def test_head_has_no_stream(scene: Scene, read: Read) -> None:
 async def test_the_end_of_the_listener_ends_the_stream(scene: Scene, read: Read) -> None:
     page = await read()
     await page.event()
-    async with asyncio.timeout(5):
-        await scene.runner.cleanup()
+    async with asyncio.timeout(60):
+        await scene.admin.close()
         await page.reader.read()
 
 

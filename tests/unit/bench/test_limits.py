@@ -98,16 +98,29 @@ def test_what_was_not_measured_is_left_out() -> None:
 
     assert limit.row({}) is None
     assert limit.row({("small", "sidecar"): samples(1)}) is None
-    assert limits.table({}, [Cost("retry", 20.0, 1.0, None)]) == []
+    assert limits.table({}, [Cost("retry", 20.0, 1.0, None)], {"sidecar": [1.0]}) == []
 
 
 def test_costs_with_a_limit_are_told() -> None:
-    rows = limits.table({}, [Cost("a", 20.0, 1.5, 1.5), Cost("b", 20.0, 1.6, 1.5)])
+    rows = limits.table({}, [Cost("a", 20.0, 3.0, 0.15), Cost("b", 20.0, 3.2, 0.15)], {})
 
     assert rows[2:] == [
-        "| a: CPU that it adds | at most 1.5 us | 1.5 us | yes |",
-        "| b: CPU that it adds | at most 1.5 us | 1.6 us | **no** |",
+        "| a: CPU that it adds | at most 0.15x the request without it | 0.15x | yes |",
+        "| b: CPU that it adds | at most 0.15x the request without it | 0.16x | **no** |",
     ]
+
+
+def test_a_slower_processor_changes_no_verdict_on_a_cost() -> None:
+    fast, slow = (Cost("a", 20.0 * times, 2.9 * times, 0.15) for times in (1, 3))
+
+    assert fast.holds
+    assert slow.holds
+
+
+def test_the_start_is_told_beside_envoys_and_has_no_limit() -> None:
+    rows = limits.table({}, [], {"sidecar": [1.0, 0.6, 0.8], "envoy": [0.1, 0.1, 0.2]})
+
+    assert rows[2:] == ["| CPU until ready | no limit | 6.00x envoy's | |"]  # of 10, 6 and 4
 
 
 def test_limits_name_what_there_is() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sidecar.cache.tee import KEPT, LOST, Budget, Tee
+from sidecar.cache.tee import STORED, UNSTORED, ByteBudget, Tee
 from sidecar.core.body import Body
 from sidecar.core.message import Headers
 from sidecar.core.outcome import RESET, Failure
@@ -48,12 +48,12 @@ class Kept:
     def __init__(self, length: int | None = None, limit: int = 10, budget: int = 1000) -> None:
         self.upstream = Upstream()
         self.body = Body(self.upstream, length)
-        self.budget = Budget(budget)
+        self.budget = ByteBudget(budget)
         self.whole: list[bytes | None] = []
         self.tee = Tee(self.body, limit, self.budget, self.whole.append)
 
 
-def test_all_readers_get_all_of_it() -> None:
+def test_every_reader_gets_the_whole_body() -> None:
     kept = Kept()
     first = kept.tee.reader()
     kept.body.feed(b"ab")
@@ -61,14 +61,14 @@ def test_all_readers_get_all_of_it() -> None:
     kept.body.feed(b"cd")
     second = Client(kept.tee.reader())
     kept.body.feed(b"ef")
-    assert kept.budget.taken == 6
+    assert kept.budget.used == 6
     kept.body.finish([(b"t", b"1")])
     assert Client(first).data == second.data == b"abcdef"
     assert second.end == [(b"t", b"1")]
-    assert (kept.whole, kept.tee.state, kept.budget.taken) == ([b"abcdef"], KEPT, 0)
+    assert (kept.whole, kept.tee.state, kept.budget.used) == ([b"abcdef"], STORED, 0)
 
 
-def test_it_is_stored_before_the_readers_hear_of_the_end() -> None:
+def test_a_body_is_stored_before_readers_see_its_end() -> None:
     kept = Kept()
     seen: list[list[bytes | None]] = []
     kept.tee.reader().on_close(lambda _: seen.append(list(kept.whole)))
@@ -78,16 +78,16 @@ def test_it_is_stored_before_the_readers_hear_of_the_end() -> None:
     assert seen == [[b"a"]]
 
 
-def test_what_breaks_off_is_not_stored() -> None:
+def test_a_body_that_breaks_off_is_not_stored() -> None:
     kept = Kept()
     client = Client(kept.tee.reader())
     kept.tee.start()
     kept.body.feed(b"ab")
     kept.body.fail(RESET)
-    assert (kept.whole, kept.tee.state, client.end, kept.budget.taken) == ([None], LOST, RESET, 0)
+    assert (kept.whole, kept.tee.state, client.end, kept.budget.used) == ([None], UNSTORED, RESET, 0)
 
 
-def test_what_ends_too_early_is_not_stored() -> None:
+def test_a_body_shorter_than_announced_is_not_stored() -> None:
     kept = Kept(length=5)
     kept.tee.start()
     kept.body.feed(b"ab")
@@ -95,28 +95,28 @@ def test_what_ends_too_early_is_not_stored() -> None:
     assert kept.whole == [None]
 
 
-def test_too_long_goes_on_as_a_stream() -> None:
+def test_a_body_beyond_the_limit_becomes_a_stream() -> None:
     kept = Kept()
     client = Client(kept.tee.reader())
     kept.tee.start()
     kept.body.feed(b"12345678")
     kept.body.feed(b"901")
-    assert (kept.whole, kept.tee.is_open, kept.budget.taken) == ([None], False, 0)
+    assert (kept.whole, kept.tee.is_open, kept.budget.used) == ([None], False, 0)
     kept.body.feed(b"2")
     kept.body.finish()
     assert client.data == b"123456789012"
     assert kept.whole == [None]
 
 
-def test_too_much_on_the_way_is_not_stored() -> None:
+def test_a_body_beyond_the_budget_is_not_stored() -> None:
     kept = Kept(budget=5)
     kept.tee.start()
     kept.body.feed(b"123")
     kept.body.feed(b"456")
-    assert (kept.whole, kept.budget.taken) == ([None], 0)
+    assert (kept.whole, kept.budget.used) == ([None], 0)
 
 
-def test_a_slow_reader_holds_up_nobody_while_it_is_kept() -> None:
+def test_a_slow_reader_does_not_pause_a_buffered_body() -> None:
     kept = Kept()
     slow = kept.tee.reader()
     kept.tee.start()
@@ -125,7 +125,7 @@ def test_a_slow_reader_holds_up_nobody_while_it_is_kept() -> None:
     assert "pause" not in kept.upstream.log
 
 
-def test_the_slowest_reader_sets_the_pace_once_it_is_not_kept() -> None:
+def test_the_slowest_reader_paces_an_unstored_body() -> None:
     kept = Kept()
     slow, fast = kept.tee.reader(), kept.tee.reader()
     kept.tee.start()
@@ -139,7 +139,7 @@ def test_the_slowest_reader_sets_the_pace_once_it_is_not_kept() -> None:
     assert kept.upstream.log == ["pause", "resume"]
 
 
-def test_a_reader_that_leaves_lets_the_others_go_on() -> None:
+def test_a_paused_reader_that_leaves_resumes_the_body() -> None:
     kept = Kept()
     slow, other = kept.tee.reader(), Client(kept.tee.reader())
     kept.tee.start()
@@ -151,7 +151,7 @@ def test_a_reader_that_leaves_lets_the_others_go_on() -> None:
     assert other.data == b"x" * 11 + b"y"
 
 
-def test_it_is_kept_to_the_end_when_everyone_has_left() -> None:
+def test_a_body_without_readers_is_still_stored() -> None:
     kept = Kept()
     only = kept.tee.reader()
     kept.tee.start()
@@ -162,7 +162,7 @@ def test_it_is_kept_to_the_end_when_everyone_has_left() -> None:
     assert kept.whole == [b"abcd"]
 
 
-def test_a_stream_that_nobody_reads_and_nobody_keeps_is_cancelled() -> None:
+def test_an_unstored_body_without_readers_is_cancelled() -> None:
     kept = Kept()
     only = kept.tee.reader()
     kept.tee.start()
@@ -171,7 +171,7 @@ def test_a_stream_that_nobody_reads_and_nobody_keeps_is_cancelled() -> None:
     assert kept.upstream.log == ["cancel"]
 
 
-def test_everyone_leaves_first_and_then_it_turns_out_too_long() -> None:
+def test_a_body_without_readers_is_cancelled_at_the_limit() -> None:
     kept = Kept()
     only = kept.tee.reader()
     kept.tee.start()

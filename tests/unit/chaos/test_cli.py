@@ -1,4 +1,4 @@
-"""The command line: what it prints and its exit codes."""
+"""Command line: output and exit codes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_the_schema_is_printed() -> None:
     assert json.loads(output)["title"] == "Scenario"
 
 
-def test_a_simulation_passes_and_writes_what_was_asked_for(tmp_path: Path) -> None:
+def test_a_simulation_passes_and_writes_its_files(tmp_path: Path) -> None:
     names = [str(tmp_path / name) for name in ("out.html", "out.xml", "out.json")]
     code, output = run("simulate", ONE, "--report", names[0], "--junit", names[1], "--json", names[2], "--seed", "3")
     assert code == 0, output
@@ -58,12 +58,12 @@ def test_a_file_that_is_not_there_is_named(arguments: tuple[str, ...]) -> None:
     assert "nowhere.yaml" in output
 
 
-def test_what_is_no_recording_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_recording_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "x.json"
     path.write_text("{}")
     code, output = run("replay", str(path))
     assert code == 1
-    assert "is not what --json of a run has written" in output
+    assert "was not written by --json of a run" in output
 
 
 def test_a_recording_of_an_unknown_scenario_is_named(tmp_path: Path) -> None:
@@ -72,33 +72,33 @@ def test_a_recording_of_an_unknown_scenario_is_named(tmp_path: Path) -> None:
     assert run("simulate", str(own), "--arm", "bare", "--json", out)[0] == 0
     code, output = run("replay", out)
     assert code == 1
-    assert "is of own; name the scenario's file after it" in output
+    assert "has runs of own; add the file of that scenario" in output
     assert run("replay", out, str(own))[0] == 0
 
 
-def test_there_has_to_be_something_to_run() -> None:
+def test_a_choice_without_scenarios_is_refused() -> None:
     code, output = run("simulate", str(SCENARIOS / "bad_policy.yaml"), "--arm", "bare")
     assert code == 1
     assert "nothing to run with --arm bare: bad_policy has sidecar" in output
     code, output = run("simulate", str(SCENARIOS / "bad_policy.yaml"), "--without-decisive")
     assert code == 1
-    assert "none of these says what is `decisive`" in output
+    assert "none of these scenarios names `decisive` policy blocks" in output
 
 
 @pytest.mark.parametrize("option", ["--report", "--junit", "--json"])
-def test_what_cannot_be_written_is_said_before_the_run(option: str, tmp_path: Path) -> None:
+def test_a_path_that_cannot_be_written_is_refused_before_the_run(option: str, tmp_path: Path) -> None:
     code, output = run("simulate", ONE, option, str(tmp_path / "nowhere" / "out"))
     assert code == 2
     assert "cannot be written; name a file in a directory that is there" in output
     assert "as expected" not in output
 
 
-def test_the_margin_of_each_arm_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_margin_of_each_arm_is_printed(monkeypatch: pytest.MonkeyPatch) -> None:
     found = {"bare": 0.0, "sidecar": 1.5}
     monkeypatch.setattr("chaos.margin.margin", lambda loaded, arm, seed: found[arm])
     code, output = run("margin", str(SCENARIOS / "metastable_overload.yaml"))
     assert code == 0
     assert output.splitlines() == [
-        "metastable_overload, bare: does not come back",
-        "metastable_overload, sidecar: comes back up to 1.50 times the load",
+        "metastable_overload, bare: does not recover",
+        "metastable_overload, sidecar: recovers at up to 1.50 times the load",
     ]

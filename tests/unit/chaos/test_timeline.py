@@ -9,10 +9,10 @@ import pytest
 
 from chaos.scenario.files import SCENARIOS, load
 from chaos.scenario.spec import Scenario
-from chaos.timeline import NOWHERE, Timeline
-from chaos.topology import Topology
-from chaos.verdict.recording import Struck
-from tests.unit.chaos.stage import play
+from chaos.timeline import Timeline
+from chaos.topology import NOWHERE, Topology
+from chaos.verdict.recording import FaultRecord
+from tests.unit.chaos.linked_service import play
 
 SMALL: dict[str, Any] = {
     "title": "t", "story": "s", "policies": {},
@@ -20,11 +20,11 @@ SMALL: dict[str, Any] = {
     "load": {"c": {"to": "catalogue", "path": "/", "rate": "1/s"}},
     "expect": {"contained": [{"measure": "duplicates", "at_most": 0}]},
 }  # fmt: skip
-"""A service of three replicas."""
+"""Scenario with a service of three replicas."""
 
 
-class Deaf:
-    """A cluster that only remembers what it was told."""
+class RecordingCluster:
+    """Cluster that records what it is told and does nothing."""
 
     is_simulated = True
 
@@ -54,13 +54,13 @@ class Deaf:
         self.tables.append(table)
 
 
-def timeline(*faults: dict[str, Any]) -> tuple[Timeline, Deaf, list[Struck]]:
+def timeline(*faults: dict[str, Any]) -> tuple[Timeline, RecordingCluster, list[FaultRecord]]:
     (loaded,) = load([SCENARIOS / "one_bad_of_three.yaml"])
     scenario = Scenario.model_validate({**SMALL, "faults": [{"on": "catalogue", **fault} for fault in faults]})
-    cluster = Deaf()
+    cluster = RecordingCluster()
     topology = Topology(loaded._replace(scenario=scenario), "bare", cluster)  # type: ignore[arg-type]
     topology.specs = {f"catalogue.{n}": {} for n in range(3)}
-    found: list[Struck] = []
+    found: list[FaultRecord] = []
     return Timeline(topology, 0.0, found.append), cluster, found
 
 
@@ -72,7 +72,7 @@ def test_a_fault_has_a_start_and_a_time_to_live() -> None:
         assert began[:3] == (1.0, "catalogue.1-link", "toxic")
         assert began[3]["by"] == 0.05
         assert ended == (3.0, "catalogue.1-link", "undo", {"id": began[3]["id"]})
-        assert found == [Struck("latency catalogue", 1.0, 3.0)]
+        assert found == [FaultRecord("latency catalogue", 1.0, 3.0)]
 
     play(scene)
 
@@ -114,7 +114,7 @@ def test_replicas_are_restarted_one_by_one() -> None:
     play(scene)
 
 
-def test_what_is_in_force_is_undone_when_a_run_is_stopped() -> None:
+def test_faults_in_force_are_undone_when_a_run_is_stopped() -> None:
     async def scene() -> None:
         run, cluster, _ = timeline({"fault": "blackhole", "for": "60s"}, {"fault": "stop", "for": "60s"})
         running = asyncio.ensure_future(run.run())
@@ -136,7 +136,7 @@ def test_what_is_in_force_is_undone_when_a_run_is_stopped() -> None:
         ("names_stale", {"addresses": [NOWHERE, "127.0.0.1"]}),
     ],
 )
-def test_names(kind: str, entry: dict[str, Any]) -> None:
+def test_a_fault_of_names_changes_what_they_resolve_to(kind: str, entry: dict[str, Any]) -> None:
     async def scene() -> None:
         run, cluster, _ = timeline({"fault": kind, "for": "1s", "by": "500ms"})
         await run.run()

@@ -216,9 +216,9 @@ def test_caches_are_shared_by_name_and_only_made_where_they_are_used() -> None:
     assert not [key for key in store.objects() if key[0] == "cache"]
 
 
-def test_a_write_is_heeded_by_the_caches_that_its_route_does_not_use(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_write_invalidates_the_caches_that_its_route_does_not_use(monkeypatch: pytest.MonkeyPatch) -> None:
     heard: list[tuple[str, bytes]] = []
-    monkeypatch.setattr(Cache, "heed", lambda cache, x, outcome: heard.append((cache.name, x.method)))
+    monkeypatch.setattr(Cache, "invalidate", lambda cache, x, outcome: heard.append((cache.name, x.method)))
     snapshot = compiled(UPSTREAMS, CACHED)
     assert snapshot.routes["d"].service == snapshot.upstreams["app"].service, "it takes no unsafe methods"
     for route in "abcd":
@@ -233,7 +233,10 @@ def test_a_write_is_heeded_by_the_caches_that_its_route_does_not_use(monkeypatch
 
 
 def test_a_cache_whose_library_is_missing_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "redis.asyncio", None)
+    for module in ("sidecar.cache.redis_tier", "sidecar.cache.redis_client"):  # another test may have loaded them
+        monkeypatch.delitem(sys.modules, module, raising=False)
+    for module in ("redis", "redis.asyncio"):
+        monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(
         CompileError, match=r"caches\.small\.redis: needs a library .* install resilience-sidecar\[redis\]"
     ):

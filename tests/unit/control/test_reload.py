@@ -10,8 +10,9 @@ import pytest
 from sidecar.config import files
 from sidecar.config.files import Source
 from sidecar.config.process_spec import ListenerSpec
+from sidecar.control import reload
 from sidecar.control.compiler import Snapshot
-from sidecar.control.reload import HISTORY, POLL, Control, Origin
+from sidecar.control.reload import HISTORY, POLL_SECONDS, Control, Origin
 from sidecar.control.state import StateStore
 from sidecar.core import events, metrics
 from tests.support.clock import FakeEnv
@@ -111,6 +112,42 @@ async def test_the_first_policies_are_put_in_force() -> None:
     assert [upstream.starts for upstream in snapshot.upstreams.values()] == [1]  # type: ignore[attr-defined]
     assert snapshot.listeners["inbound"].match(exchange("GET", "/a")) is snapshot.routes["a"]
     assert setup.env.emitted(events.RELOAD_APPLIED) == [{"trigger": "start", "digest": done.digest[:12]}]
+
+
+@virtual
+async def test_imports_are_done_before_the_first_policies_are_compiled() -> None:
+    made: list[str] = []
+
+    def make(*args: Any) -> ScriptedUpstream:
+        made.append("upstream")
+        return ScriptedUpstream(*args)
+
+    setup = Setup(BAD, make=make, imported=lambda: made.append("imported"))
+    await setup.control.reload("start")
+    assert made == [], "there is nothing to compile"
+    setup.disk.files["p.yaml"] = GOOD
+    await setup.control.reload("signal")
+    assert made == ["imported", "upstream"]
+    setup.disk.files["p.yaml"] = OTHER
+    await setup.control.reload("signal")
+    assert made == ["imported", "upstream", "upstream"], "only the first time"
+
+
+@virtual
+async def test_what_stages_need_later_is_imported_once_they_serve(monkeypatch: pytest.MonkeyPatch) -> None:
+    imported: list[object] = []
+    monkeypatch.setattr(reload, "import_rest", imported.append)
+    setup = Setup()
+    await setup.control.reload("start")
+    watch = setup.env.spawn(setup.control.watch())
+    await asyncio.sleep(POLL_SECONDS / 2)
+    assert imported == []
+    await asyncio.sleep(3 * POLL_SECONDS)
+    assert [spec is setup.control.snapshot.spec for spec in imported] == [True]  # type: ignore[union-attr]
+    setup.disk.files["p.yaml"] = OTHER
+    await asyncio.sleep(3 * POLL_SECONDS)
+    assert len(imported) == 2
+    watch.cancel()
 
 
 @virtual
@@ -247,7 +284,7 @@ async def test_the_watch_applies_what_changes_and_reports_what_is_bad_once() -> 
 
     async def write(text: str) -> None:
         setup.disk.files["p.yaml"] = text
-        await asyncio.sleep(3 * POLL)
+        await asyncio.sleep(3 * POLL_SECONDS)
         results.append([reload.result for reload in setup.control.history])
         setup.control.history.clear()
 
@@ -276,13 +313,13 @@ async def test_a_file_that_goes_away_and_comes_back() -> None:
     await setup.control.reload("start")
     watching = asyncio.ensure_future(setup.control.watch())
     setup.disk.error = FileNotFoundError(2, "p.yaml: No such file or directory")
-    await asyncio.sleep(5 * POLL)
+    await asyncio.sleep(5 * POLL_SECONDS)
     assert [reload.problems for reload in setup.control.history][1:] == [("p.yaml: No such file or directory",)]
     setup.disk.error = None
-    await asyncio.sleep(5 * POLL)
+    await asyncio.sleep(5 * POLL_SECONDS)
     assert len(setup.control.history) == 2
     setup.disk.files["p.yaml"] = OTHER
-    await asyncio.sleep(2 * POLL)
+    await asyncio.sleep(2 * POLL_SECONDS)
     assert [reload.result for reload in setup.control.history] == ["applied", "rejected", "applied"]
     watching.cancel()
 
@@ -295,10 +332,10 @@ async def test_the_swap_of_a_config_map_is_applied(tmp_path: Path) -> None:
     control = Control(env, StateStore(), origin, Sockets(), make=ScriptedUpstream)
     assert (await control.reload("start")).result == "applied"
     watching = asyncio.ensure_future(control.watch())
-    await asyncio.sleep(5 * POLL)
+    await asyncio.sleep(5 * POLL_SECONDS)
     assert len(control.history) == 1
     config_map(tmp_path, "..v2", OTHER)
-    await asyncio.sleep(2 * POLL)
+    await asyncio.sleep(2 * POLL_SECONDS)
     assert control.snapshot is not None
     assert list(control.snapshot.routes) == ["a", "c"]
     assert control.history[-1].trigger == "file"

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from sidecar.control.state import Family, StateStore
+from sidecar.control.state import StateGroup, StateStore
 from sidecar.core.env import StateKey
 
 A, B, C = ("thing", "a"), ("thing", "b"), ("thing", "c")
@@ -174,7 +174,7 @@ def test_state_is_described_by_kind_and_name() -> None:
     lease = store.lease()
     lease.obtain(("breaker", "route", "x"), 1, lambda: Thing(1))
     lease.obtain(("fixed",), 1, Fixed)
-    family = lease.obtain(("breakers", "u"), 7, lambda: Family(7, store.series, list))
+    family = lease.obtain(("breakers", "u"), 7, lambda: StateGroup(7, store.series, list))
     store.commit(lease)
     family.obtain(("breaker", "upstream", "u", "http://e"), 7, lambda: Thing(7))
     assert store.describe() == {
@@ -186,7 +186,7 @@ def test_state_is_described_by_kind_and_name() -> None:
 def test_a_family_keeps_its_members_over_reloads_and_tunes_them_alike() -> None:
     counted = Counted()
     alive = ["e1", "e2"]
-    family = Family(1, counted, lambda: alive)
+    family = StateGroup(1, counted, lambda: alive)
     one = family.obtain(("breaker", "u", "e1"), 1, lambda: Thing(1))
     assert family.obtain(("breaker", "u", "e1"), 1, Fixed) is one
     family.retune(2)

@@ -1,34 +1,86 @@
-"""Forks of an exchange: one more try of the same request."""
+"""Forks of an exchange, and facts that a stage changes and restores."""
 
 from __future__ import annotations
 
 import ast
 from pathlib import Path
+from typing import Any
 
 import sidecar
-from sidecar.core.exchange import SHARED, Exchange
+from sidecar.core.body import Body
+from sidecar.core.exchange import Attempt, Exchange, RequestFacts
+from tests.support.service import response
+
+OWN = {"path", "attempt", "why", "shared_fetch", "speaks_to_caches", "has_escapes"}
+"""What a fork has of its own: it may ask for something else."""
 
 
-def test_a_fork_begins_with_all_that_is_known_and_goes_its_own_way() -> None:
-    x = Exchange(b"PUT", b"/a", None, b"a: b\r\n")
-    for number, name in enumerate(SHARED):
-        if type(known := getattr(x, name)) in (bytes, str, int, float):
-            setattr(x, name, type(known)(number))
-    x.request_id = b"6"
-    twin = x.fork(2, "retry:503")
-    assert (twin.method, twin.path, twin.lines, twin.attempt, twin.why) == (b"PUT", b"/a", b"a: b\r\n", 2, "retry:503")
-    assert [getattr(twin, name) for name in SHARED] == [getattr(x, name) for name in SHARED]
-    assert twin.attempts is x.attempts
-    twin.add(b"c", b"d")
-    twin.request_id = b"7"
-    assert (x.lines, x.request_id, x.attempt) == (b"a: b\r\n", b"6", 1)
-
-
-def test_nothing_that_an_exchange_knows_is_forgotten_by_its_forks() -> None:
+def declared() -> set[str]:
+    """Names of the attributes in the class body: read off the source, since a compiled class does not tell them."""
     tree = ast.parse((Path(sidecar.__file__).parent / "core" / "exchange.py").read_text())
     [body] = [node.body for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Exchange"]
     assigned = [node.targets[0] for node in body if isinstance(node, ast.Assign)]
     annotated = [node.target for node in body if isinstance(node, ast.AnnAssign)]
-    names = {node.id for node in [*assigned, *annotated] if isinstance(node, ast.Name)}
-    own = {"path", "attempt", "why", "errand", "speaks_to_caches", "has_escapes"}  # it may ask for something else
-    assert names - own == set(SHARED)
+    return {node.id for node in [*assigned, *annotated] if isinstance(node, ast.Name)}
+
+
+VALUES: dict[str, Any] = {
+    "route": object(),
+    "query": b"a=1",
+    "stream": Body(),
+    "captures": {"id": "7"},
+    "upgrade": b"websocket",
+    "interim": lambda status, lines: None,
+    "avoid": frozenset(("http://10.0.0.1",)),
+    "attempts": [Attempt(1, 0.0)],
+    "stale": lambda: response(200),
+    "trace": object(),
+}
+"""Values for attributes that are no number, text or truth value."""
+
+
+def other_than(value: Any, number: int) -> Any:
+    return not value if isinstance(value, bool) else type(value)(number)
+
+
+def test_a_fork_begins_with_all_that_is_known_and_goes_its_own_way() -> None:
+    x = Exchange(b"PUT", b"/a", None, b"a: b\r\n")
+    shared = sorted(declared() - OWN)
+    for number, name in enumerate(shared, 20):
+        value = VALUES[name] if name in VALUES else other_than(getattr(x, name), number)
+        assert value != getattr(x, name)
+        setattr(x, name, value)
+    twin = x.fork(2, "retry:503")
+    assert (twin.method, twin.path, twin.lines, twin.attempt, twin.why) == (b"PUT", b"/a", b"a: b\r\n", 2, "retry:503")
+    assert {name: getattr(twin, name) for name in shared} == {name: getattr(x, name) for name in shared}
+    assert twin.attempts is x.attempts
+    twin.add(b"c", b"d")
+    twin.request_id = b"7"
+    assert (x.lines, x.attempt) == (b"a: b\r\n", 1)
+    assert x.request_id != b"7"
+
+
+def test_a_fork_makes_no_fetch_for_others() -> None:
+    x = Exchange(b"GET", b"/")
+    x.shared_fetch = fetch = Fetch()
+    assert x.fork(2, "hedge").shared_fetch is None
+    assert x.shared_fetch is fetch
+
+
+class Fetch:
+    def detach_client(self, run: Any) -> bool:
+        return True
+
+
+def test_facts_that_a_stage_changes_are_restored() -> None:
+    x = Exchange(b"POST", b"/a", None, b"a: b\r\n")
+    x.query, x.authority, x.body, x.stream, x.expects_continue = b"q", b"host", b"body", None, True
+    facts = RequestFacts(x)
+    x.method, x.path, x.query, x.authority, x.body, x.stream = b"GET", b"/b", None, b"", b"", Body()
+    x.expects_continue = False
+    x.headers = [(b"c", b"d")]
+    x.refused_by = "cache"
+    facts.restore(x)
+    assert (x.method, x.target, x.authority, x.lines) == (b"POST", b"/a?q", b"host", b"a: b\r\n")
+    assert (x.body, x.stream, x.expects_continue, x.is_raw) == (b"body", None, True, True)
+    assert x.refused_by == "cache", "what stages note is no fact of the request"

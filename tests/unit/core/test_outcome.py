@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import ast
+from pathlib import Path
+
 import pytest
 
+import sidecar
 from sidecar.core import outcome as outcomes
+from sidecar.core.body import CANCELLED, Body
 from sidecar.core.conditions import Conditions
 from sidecar.core.outcome import (
     BREAKER_OPEN,
-    CLIENT_CLOSED,
     CONNECT_FAILURE,
     CONNECT_TIMEOUT,
     DEADLINE,
@@ -47,12 +51,26 @@ def test_a_failed_outcome_bears_the_status_a_client_would_see() -> None:
     assert (outcome.status, outcome.reason, outcome.refusal.retry_after) == (503, "breaker_open", 3)
 
 
-def test_breakers_learn_only_from_the_upstream() -> None:
-    assert response(503).is_judged
-    assert failed(RESET).is_judged
-    assert not failed(BREAKER_OPEN).is_judged
-    assert not failed(DEADLINE).is_judged
-    assert not failed(CLIENT_CLOSED).is_judged
+def test_the_rest_of_a_body_is_given_up() -> None:
+    streamed = response(200, stream=Body())
+    streamed.discard()
+    assert streamed.stream is not None
+    assert streamed.stream.state == CANCELLED
+    response(200, b"whole").discard()
+
+
+def test_every_failure_is_raised_somewhere() -> None:
+    """Each row of the table is imported by a module that can make it happen."""
+    root = Path(sidecar.__file__).parent
+    used = {
+        alias.name
+        for path in root.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ImportFrom) and node.module == "sidecar.core.outcome"
+        for alias in node.names
+    }
+    rows = {name for name, value in vars(outcomes).items() if isinstance(value, Failure)}
+    assert rows - used == set()
 
 
 def test_the_table_names_every_code() -> None:

@@ -1,11 +1,10 @@
-"""A listener without sockets: clients are joined to it in memory, on a loop of virtual time, and a service of the test
-answers.
+"""Listener without sockets, on a loop of virtual time: clients connect in memory, and a service of the test answers.
 
-    front = Front(service)
-    client = front.connect()
-    client.write(GET)
-    await settle()
-    assert (await client.answer()).status == 200
+front = Front(service)
+client = front.connect()
+client.write(GET)
+await settle()
+assert (await client.answer()).status == 200
 """
 
 from __future__ import annotations
@@ -15,17 +14,17 @@ from collections.abc import Callable, Coroutine
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
+from chaos.parts.http import Message, read_response
 from sidecar.config.process_spec import LimitsSpec, ListenerSpec
 from sidecar.core.body import Body
 from sidecar.core.exchange import Exchange
 from sidecar.core.message import Headers
 from sidecar.core.outcome import Failure, Outcome
-from sidecar.downstream.connection import Downstream
 from sidecar.downstream.listener import Listener
 from sidecar.downstream.server import Server
 from tests.support.loop import settle, virtual_env
 from tests.support.transports import TransportPair, Wire
-from tests.support.wire import Message, read_response
+from tests.unit.downstream.phases import WatchedConnection
 
 Service = Callable[[Exchange], Coroutine[Any, Any, Outcome]]
 
@@ -33,17 +32,23 @@ GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 CLOSE = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
 
 
+HANDSHAKE = (
+    b"GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+)
+
+
 def post(body: bytes, *lines: bytes, sent: int | None = None) -> bytes:
-    """A POST, of which only so much of the body is sent."""
+    """Return a POST with the first `sent` bytes of its body, all of them if None."""
     head = b"\r\n".join([b"POST / HTTP/1.1", b"Host: a", b"Content-Length: %d" % len(body), *lines])
     return head + b"\r\n\r\n" + body[:sent]
 
 
 class Client(Wire):
-    """A client's end."""
+    """Client's end of a connection."""
 
     transport: Any
-    connection: Downstream
+    connection: WatchedConnection
     pair: TransportPair
 
     def __init__(self) -> None:
@@ -51,7 +56,7 @@ class Client(Wire):
         self._read = 0
 
     async def answer(self, method: str = "GET") -> Message:
-        """The next response that has arrived whole."""
+        """Return the next response, which must have arrived whole."""
         await settle()
         reader = asyncio.StreamReader()
         data = bytes(self.received[self._read :])
@@ -63,7 +68,7 @@ class Client(Wire):
 
     @property
     def rest(self) -> bytes:
-        """What was not read as a response."""
+        """Bytes that were not read as a response."""
         return bytes(self.received[self._read :])
 
     @property
@@ -72,7 +77,7 @@ class Client(Wire):
 
 
 class Record(NamedTuple):
-    """What was recorded of one exchange."""
+    """Record of one exchange."""
 
     method: bytes
     status: int
@@ -81,7 +86,7 @@ class Record(NamedTuple):
 
 
 class Front:
-    """The listener, its server and what they have recorded."""
+    """Listener, its server, and what they have recorded."""
 
     def __init__(self, service: Service, limits: dict[str, Any] | None = None, idle: float = float("inf")) -> None:
         self.env = virtual_env()
@@ -100,9 +105,9 @@ class Front:
         self.records.append(Record(x.method, outcome.status, reason, seconds))
 
     def connect(self, **extra: Any) -> Client:
-        """A client that has connected."""
+        """Return a client that has connected."""
         client = Client()
-        client.connection = Downstream(self.listener)
+        client.connection = WatchedConnection(self.listener)
         client.pair = TransportPair(client, client.connection, extra=extra)
         return client
 
@@ -112,12 +117,12 @@ class Front:
 
     @property
     def is_empty(self) -> bool:
-        """Is no connection left, by any count?"""
+        """True if no connection is left, by any count."""
         return not self.listener.connections and self.server.open_connections == 0
 
 
 class Source:
-    """Where a response's body comes from, in a test."""
+    """Source of a response's body; notes what it is told."""
 
     def __init__(self) -> None:
         self.said: list[str] = []
@@ -133,7 +138,7 @@ class Source:
 
 
 class Taken:
-    """The sink of a request's body, in a test."""
+    """Sink of a request's body; keeps what it gets."""
 
     def __init__(self) -> None:
         self.data = bytearray()
@@ -150,15 +155,37 @@ class Taken:
         self.failure = failure
 
 
+class Upgraded:
+    """Upstream connection after its 101, with a wire at the other end."""
+
+    def __init__(self, early: bytes = b"") -> None:
+        """`early` has come with the 101."""
+        self.server = Wire()
+        self.pair = TransportPair(asyncio.Protocol(), self.server)
+        self.early = early
+        self.closed = 0
+        self.is_lost = False
+
+    def take_over(self, protocol: asyncio.Protocol) -> tuple[asyncio.Transport, bytes] | None:
+        if self.is_lost:
+            return None
+        self.pair.left.set_protocol(protocol)
+        return self.pair.left, self.early
+
+    def close(self) -> None:
+        self.closed += 1
+        self.pair.left.close()
+
+
 def streamed(length: int | None = None, status: int = 200) -> tuple[Outcome, Body, Source]:
-    """An answer whose body is still coming."""
+    """Return an answer whose body is still coming, that body, and its source."""
     source = Source()
     body = Body(source, length)
     return Outcome(status, [(b"x", b"y")], stream=body), body, source
 
 
 def always(outcome: Outcome | Callable[[Exchange], Outcome]) -> Service:
-    """A service that answers at once."""
+    """Return a service that answers at once."""
 
     async def service(x: Exchange) -> Outcome:
         return outcome(x) if callable(outcome) else outcome

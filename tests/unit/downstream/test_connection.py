@@ -1,19 +1,27 @@
-"""A client's connection: requests and answers one after the other, whole or not at all."""
+"""Downstream connections: requests and answers in order, pipelining, clients that leave, bugs, and the phases."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import re
+from itertools import product
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from sidecar.core import metrics
+from sidecar.core.body import OPEN, Body
 from sidecar.core.exchange import Exchange
 from sidecar.core.outcome import BREAKER_OPEN, RESET, Outcome, Refusal, failed
+from sidecar.downstream import connection
+from sidecar.downstream.connection import MAX_REQUESTS_A_TURN, PHASES, TRANSITIONS, DownstreamConnection
 from tests.support.loop import settle, virtual
 from tests.support.service import HANG, ScriptedService, after
-from tests.unit.downstream.front import CLOSE, GET, Front, always, streamed
+from tests.unit.downstream.front import CLOSE, GET, HANDSHAKE, Front, Taken, Upgraded, always, streamed
+from tests.unit.downstream.phases import IS_COMPILED, SEEN, TABLE, Transition
+from tests.wire.pipe import Pipe
 
 OK = always(lambda x: Outcome(200, [(b"x-target", x.target)], b"hello"))
 
@@ -34,15 +42,28 @@ async def test_requests_share_a_connection() -> None:
 
 
 @virtual
-async def test_a_client_that_wants_to_close_is_closed() -> None:
+async def test_connection_close_closes_after_the_answer() -> None:
     front = Front(OK)
     client = front.connect()
     client.write(CLOSE + GET)
     assert (await client.answer()).get("connection") == "close"
     await settle()
     assert client.is_eof
-    assert len(front.records) == 1, "what follows is not read"
+    assert len(front.records) == 1, "the request behind it is not read"
     assert front.is_empty
+
+
+@virtual
+async def test_a_connection_keeps_nothing_of_what_is_over() -> None:
+    front = Front(OK)
+    for request in (GET, CLOSE):
+        connected, pipe = DownstreamConnection(front.listener), Pipe()
+        connected.connection_made(pipe)
+        connected.data_received(request)
+        assert (connected._run, connected._exchange, connected._outcome) == (None, None, None)
+    assert pipe.closed
+    connected.data_received(b"x" * 1000)
+    assert connected._buffer == b"", "bytes after the last answer are discarded"
 
 
 @pytest.mark.parametrize(
@@ -50,7 +71,7 @@ async def test_a_client_that_wants_to_close_is_closed() -> None:
     [(b"", "close"), (b"Connection: keep-alive\r\n", "keep-alive"), (b"Connection: close\r\n", "close")],
 )
 @virtual
-async def test_http_1_0(lines: bytes, connection: str) -> None:
+async def test_http_1_0_is_kept_open_on_request(lines: bytes, connection: str) -> None:
     front = Front(OK)
     client = front.connect()
     client.write(b"GET / HTTP/1.0\r\n" + lines + b"\r\n")
@@ -68,7 +89,7 @@ async def test_pipelined_requests_are_answered_in_order_and_once() -> None:
     async def service(x: Exchange) -> Outcome:
         seen.append(x.target)
         if delay := delays.get(x.target, 0.0):
-            await asyncio.sleep(0)  # a future of the loop, as well as a promise
+            await asyncio.sleep(0)  # waits for the loop as well as for a promise
             await front.env.sleep(delay)
         return Outcome(200, [(b"x-target", x.target)])
 
@@ -84,7 +105,7 @@ async def test_pipelined_requests_are_answered_in_order_and_once() -> None:
 
 
 @virtual
-async def test_what_is_pipelined_waits_in_little_memory() -> None:
+async def test_pipelined_requests_wait_in_bounded_memory() -> None:
     service = ScriptedService(HANG)
     front = Front(service, {"max_header_bytes": "8KiB"})
     client = front.connect()
@@ -97,7 +118,7 @@ async def test_what_is_pipelined_waits_in_little_memory() -> None:
 
 
 @virtual
-async def test_a_flood_of_pipelined_requests_is_read_as_fast_as_it_is_answered() -> None:
+async def test_pipelined_requests_are_read_as_fast_as_they_are_answered() -> None:
     async def service(x: Exchange) -> Outcome:
         await front.env.sleep(0.001)
         return Outcome(204)
@@ -115,6 +136,21 @@ async def test_a_flood_of_pipelined_requests_is_read_as_fast_as_it_is_answered()
     assert client.received.count(b"HTTP/1.1 204") == 2000
 
 
+@virtual
+async def test_a_turn_of_the_loop_answers_a_bounded_number_of_pipelined_requests() -> None:
+    front = Front(OK)
+    flood, other = front.connect(), front.connect()
+    flood.write(GET * 2000)
+    other.write(GET)
+    before, most = 0, 0
+    while len(front.records) < 2001:
+        await asyncio.sleep(0)
+        before, most = len(front.records), max(most, len(front.records) - before)
+        if before >= 200:
+            assert b"hello" in other.received, "another client is answered meanwhile"
+    assert most <= 2 * MAX_REQUESTS_A_TURN <= 64
+
+
 @pytest.mark.parametrize(("method", "status"), [("HEAD", 200), ("GET", 204), ("GET", 304)])
 @virtual
 async def test_answers_without_a_body(method: str, status: int) -> None:
@@ -129,153 +165,6 @@ async def test_answers_without_a_body(method: str, status: int) -> None:
         assert answer.get("transfer-encoding") == ""
     assert source.said == ["cancel"]
     assert not client.is_closed
-
-
-@virtual
-async def test_a_body_of_known_length_is_passed_on_as_it_comes() -> None:
-    outcome, body, _ = streamed(10)
-    front = Front(always(outcome))
-    client = front.connect()
-    client.write(GET)
-    await settle()
-    body.feed(b"hello")
-    await settle()
-    assert client.received.endswith(b"content-length: 10\r\n\r\nhello")
-    body.feed(b"world")
-    body.finish()
-    assert (await client.answer()).body == b"helloworld"
-    assert front.records[0].reason == ""
-    client.write(CLOSE)
-    await settle()
-
-
-@virtual
-async def test_a_body_of_unknown_length_comes_in_chunks() -> None:
-    outcome, body, _ = streamed()
-    front = Front(always(outcome))
-    client = front.connect()
-    client.write(GET)
-    await settle()
-    body.feed(b"hello")
-    body.feed(b"")
-    body.feed(b"world")
-    body.finish([(b"x-sum", b"1")])
-    answer = await client.answer()
-    assert (answer.body, answer.chunks, answer.trailers) == (b"helloworld", 2, [])
-    assert not client.is_closed
-
-
-@virtual
-async def test_trailers_go_to_a_client_that_takes_them() -> None:
-    outcome, body, _ = streamed()
-    front = Front(always(outcome))
-    client = front.connect()
-    client.write(b"GET / HTTP/1.1\r\nHost: a\r\nTE: trailers\r\n\r\n")
-    await settle()
-    body.feed(b"hello")
-    body.finish([(b"x-sum", b"1"), (b"content-length", b"9"), (b"set-cookie", b"a=b")])
-    assert (await client.answer()).trailers == [("x-sum", "1")]
-
-
-@virtual
-async def test_http_1_0_gets_a_body_of_unknown_length_up_to_the_close() -> None:
-    outcome, body, _ = streamed()
-    front = Front(always(outcome))
-    client = front.connect()
-    client.write(b"GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n")
-    await settle()
-    body.feed(b"hello")
-    await settle()
-    assert not client.is_eof
-    body.finish()
-    answer = await client.answer()
-    assert (answer.body, answer.get("connection"), answer.get("transfer-encoding")) == (b"hello", "close", "")
-    assert client.is_eof
-    assert client.error is None
-
-
-@pytest.mark.parametrize(("length", "request_line"), [(10, b"1.1"), (None, b"1.1"), (10, b"1.0"), (None, b"1.0")])
-@virtual
-async def test_a_body_that_breaks_off_is_never_seen_as_whole(length: int | None, request_line: bytes) -> None:
-    outcome, body, _ = streamed(length)
-    front = Front(always(outcome))
-    client = front.connect()
-    client.write(b"GET / HTTP/%b\r\nHost: a\r\n\r\n" % request_line)
-    await settle()
-    body.feed(b"hello")
-    await settle()
-    body.fail(RESET)
-    await settle()
-    if length is None and request_line == b"1.0":
-        assert isinstance(client.error, ConnectionResetError)
-    else:
-        assert client.is_eof
-        assert client.received.endswith(b"\r\n\r\nhello" if length else b"\r\n\r\n5\r\nhello\r\n")
-    assert [(record.status, record.reason) for record in front.records] == [(200, "reset")]
-    client.transport.close()
-    await settle()
-    assert front.is_empty
-
-
-@virtual
-async def test_a_client_that_does_not_read_stops_the_source() -> None:
-    outcome, body, source = streamed()
-    front = Front(always(outcome))
-    client = front.connect()
-    client.write(GET)
-    await settle()
-    client.transport.pause_reading()
-    body.feed(b"x" * 100_000)
-    assert source.said == ["pause"]
-    client.transport.resume_reading()
-    await settle()
-    assert source.said == ["pause", "resume"]
-    body.finish()
-    assert len((await client.answer()).body) == 100_000
-
-
-@virtual
-async def test_a_client_that_does_not_read_is_dropped_in_the_end() -> None:
-    outcome, body, source = streamed()
-    front = Front(always(outcome), {"body_timeout": "5s"})
-    client = front.connect()
-    client.write(GET)
-    await settle()
-    client.transport.pause_reading()
-    body.feed(b"x" * 102_400)
-    await asyncio.sleep(4)
-    assert not client.is_lost
-    await asyncio.sleep(3)
-    assert isinstance(client.error, ConnectionResetError)
-    assert source.said == ["pause", "cancel"]
-    assert (front.records[0].reason, front.is_empty) == ("client_closed", True)
-
-
-@pytest.mark.parametrize("drains", [False, True])
-@virtual
-async def test_a_slow_reader_gets_the_whole_of_a_last_answer(drains: bool) -> None:
-    front = Front(always(lambda x: Outcome(200, body=b"x" * 300_000)), {"body_timeout": "5s"})
-    client = front.connect()
-    client.transport.pause_reading()
-    if drains:
-        client.write(GET[:9])
-        await settle()
-        front.listener.drain()
-    client.write(GET[9:] if drains else CLOSE)
-    client.pair.right.split = 1000
-    for _ in range(400):
-        await asyncio.sleep(0.5)
-        client.transport.resume_reading()
-        await asyncio.sleep(0)
-        client.transport.pause_reading()
-        if front.is_empty:
-            break
-    client.transport.resume_reading()
-    await settle(500)
-    assert len((await client.answer()).body) == 300_000
-    client.transport.close()
-    await settle()
-    assert front.is_empty
 
 
 @virtual
@@ -317,14 +206,14 @@ async def test_a_client_that_leaves_cancels_its_run() -> None:
 
 
 @virtual
-async def test_a_run_goes_on_without_its_client_where_others_need_it() -> None:
+async def test_a_run_that_others_need_goes_on_without_its_client() -> None:
     outcome, _, source = streamed()
     service = ScriptedService(after(1, outcome))
     front = Front(service)
     client = front.connect()
     client.write(GET)
     await settle()
-    service.exchanges[0].errand = SimpleNamespace(go_on=lambda run: True)
+    service.exchanges[0].shared_fetch = SimpleNamespace(detach_client=lambda run: True)
     client.transport.abort()
     await settle()
     assert ([record.reason for record in front.records], service.active) == (["client_closed"], 1)
@@ -335,22 +224,7 @@ async def test_a_run_goes_on_without_its_client_where_others_need_it() -> None:
 
 
 @virtual
-async def test_a_client_that_leaves_during_the_body_cancels_it() -> None:
-    outcome, body, source = streamed()
-    front = Front(always(outcome))
-    client = front.connect()
-    client.write(GET)
-    await settle()
-    body.feed(b"x")
-    await settle()
-    client.transport.abort()
-    await settle()
-    assert source.said == ["cancel"]
-    assert (front.records[0].reason, front.is_empty) == ("client_closed", True)
-
-
-@virtual
-async def test_a_run_that_answers_after_the_client_has_left_is_cleaned_up() -> None:
+async def test_an_answer_after_the_client_has_left_is_cancelled() -> None:
     outcome, _, source = streamed()
 
     async def stubborn(x: Exchange) -> Outcome:
@@ -410,7 +284,7 @@ async def test_a_bug_in_the_router_answers_500_and_is_reported() -> None:
 
 
 @virtual
-async def test_a_bug_while_answering_ends_the_connection_and_is_reported() -> None:
+async def test_a_bug_while_answering_closes_the_connection_and_is_reported() -> None:
     front = Front(always(Outcome(999)))
     client = front.connect()
     client.write(GET)
@@ -421,7 +295,7 @@ async def test_a_bug_while_answering_ends_the_connection_and_is_reported() -> No
 
 
 @virtual
-async def test_a_bug_while_recording_ends_the_connection_and_is_reported() -> None:
+async def test_a_bug_while_recording_closes_the_connection_and_is_reported() -> None:
     def record(*_: object) -> None:
         raise Bug
 
@@ -436,7 +310,7 @@ async def test_a_bug_while_recording_ends_the_connection_and_is_reported() -> No
 
 
 @virtual
-async def test_interim_answers_are_passed_on_but_not_to_http_1_0() -> None:
+async def test_interim_responses_are_passed_on_but_not_to_http_1_0() -> None:
     async def service(x: Exchange) -> Outcome:
         assert x.interim is not None
         x.interim(103, b"link: x\r\n")
@@ -453,7 +327,25 @@ async def test_interim_answers_are_passed_on_but_not_to_http_1_0() -> None:
 
 
 @virtual
-async def test_what_is_not_http_gets_one_answer() -> None:
+async def test_interim_responses_after_the_answer_has_begun_are_dropped() -> None:
+    outcome, body, _ = streamed()
+    service = ScriptedService(outcome)
+    front = Front(service)
+    client = front.connect()
+    client.write(GET)
+    await settle()
+    interim = service.exchanges[0].interim
+    assert interim is not None
+    interim(103, b"link: x\r\n")
+    body.feed(b"hello")
+    body.finish()
+    interim(103, b"link: x\r\n")
+    assert (await client.answer()).body == b"hello"
+    assert client.rest == b""
+
+
+@virtual
+async def test_an_invalid_head_gets_one_answer_and_the_close() -> None:
     front = Front(OK)
     client = front.connect()
     client.write(GET + b"GET / HTTP/1.1\r\n\r\n" + GET)
@@ -468,7 +360,7 @@ async def test_what_is_not_http_gets_one_answer() -> None:
 
 
 @virtual
-async def test_a_head_has_a_limit() -> None:
+async def test_a_head_is_limited() -> None:
     front = Front(OK, {"max_header_bytes": "1KiB"})
     for data in (
         b"GET / HTTP/1.1\r\nHost: a\r\nX: " + b"y" * 2000,
@@ -482,104 +374,196 @@ async def test_a_head_has_a_limit() -> None:
 
 
 @virtual
-async def test_connections_have_a_limit() -> None:
-    front = Front(OK, {"max_connections": 2})
-    first, second, third = front.connect(), front.connect(), front.connect()
-    answer = await third.answer()
-    assert (answer.status, answer.get("x-sidecar-reason"), answer.get("retry-after")) == (503, "overloaded", "1")
-    await settle()
-    assert third.is_eof
-    first.transport.close()
-    await settle()
-    fourth = front.connect()
-    fourth.write(GET)
-    assert (await fourth.answer()).status == 200
-    second.transport.close()
-    fourth.transport.close()
-    await settle()
-    assert front.is_empty
+async def test_a_broken_request_whose_run_does_not_end_is_cut_off() -> None:
+    async def stubborn(x: Exchange) -> Outcome:
+        while True:
+            with contextlib.suppress(asyncio.CancelledError):
+                await front.env.future()
 
-
-@pytest.mark.parametrize(
-    ("head", "status", "allow"),
-    [
-        (b"OPTIONS * HTTP/1.1\r\nHost: a\r\n", 200, True),
-        (b"OPTIONS http://a HTTP/1.1\r\nHost: a\r\n", 200, True),
-        (b"OPTIONS / HTTP/1.1\r\nHost: a\r\nMax-Forwards: 0\r\n", 200, True),
-        (b"TRACE / HTTP/1.1\r\nHost: a\r\nMax-Forwards: 0\r\n", 405, True),
-        (b"GET / HTTP/1.1\r\nHost: a\r\nMax-Forwards: 0\r\n", 418, False),
-        (b"OPTIONS / HTTP/1.1\r\nHost: a\r\nMax-Forwards: 1\r\n", 418, False),
-        (b"TRACE / HTTP/1.1\r\nHost: a\r\n", 418, False),
-    ],
-)
-@virtual
-async def test_who_is_the_last_hop(head: bytes, status: int, allow: bool) -> None:
-    front = Front(always(lambda x: Outcome(418)))
-    front.listener.match = lambda x: None if x.path == b"*" else front.route  # type: ignore[assignment,return-value]
+    front = Front(stubborn, {"body_timeout": "5s"})
     client = front.connect()
-    client.write(head + b"\r\n")
-    answer = await client.answer()
-    assert (answer.status, bool(answer.get("allow"))) == (status, allow)
-    assert front.bugs == []
-
-
-@virtual
-async def test_a_request_that_goes_no_further_does_not_let_its_body_become_another() -> None:
-    front = Front(OK)
-    client = front.connect()
-    client.write(b"OPTIONS / HTTP/1.1\r\nHost: a\r\nMax-Forwards: 0\r\nContent-Length: 99\r\n\r\n" + GET)
-    assert (await client.answer()).status == 200
+    client.write(CHUNKED % b"")
     await settle()
-    assert (client.rest, client.is_eof) == (b"", True)
-
-
-@virtual
-async def test_drain_closes_what_is_idle_and_lets_the_rest_end() -> None:
-    front = Front(ScriptedService(after(1, 200)))
-    idle, busy, late = front.connect(), front.connect(), front.connect()
-    busy.write(GET)
-    late.write(GET[:10])
-    await settle()
-    front.listener.drain()
-    await settle()
-    assert idle.is_eof
-    assert not busy.is_eof
-    late.write(GET[10:])
-    await asyncio.sleep(1.5)
-    for client in (busy, late):
-        answer = await client.answer()
-        assert (answer.status, answer.get("connection"), client.is_eof) == (200, "close", True)
-        client.transport.close()
-    await settle()
-    assert front.is_empty
-
-
-@virtual
-async def test_drain_cuts_off_what_does_not_end() -> None:
-    front = Front(ScriptedService(HANG))
-    client = front.connect()
-    client.write(GET)
-    await settle()
-    assert await front.server.drain(3.0) == 1
-    await settle()
+    client.write(b"xyz\r\n")
+    await asyncio.sleep(4)
+    assert not client.is_lost
+    await asyncio.sleep(3)
     assert client.is_lost
     assert front.is_empty
 
 
+# ----- phases
+
+
+class PathService:
+    """Service that does what the path of a request says."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self.body: Body | None = None
+        """Body of the last streamed answer."""
+        self.upstream: Upgraded | None = None
+
+    async def __call__(self, x: Exchange) -> Outcome:
+        self.calls += 1
+        if x.path == b"/wait":
+            await asyncio.sleep(1)
+        elif x.path == b"/hang":
+            await asyncio.get_running_loop().create_future()
+        elif x.path == b"/stream":
+            outcome, self.body, _ = streamed()
+            return outcome
+        elif x.path == b"/read" and x.stream is not None:
+            x.stream.attach(Taken())
+            ended = asyncio.get_running_loop().create_future()
+            x.stream.on_close(lambda failure: ended.done() or ended.set_result(failure))
+            failure = await ended
+            return Outcome(200) if failure is None else failed(failure)
+        elif x.path == b"/switch":
+            self.upstream = Upgraded()
+            outcome = Outcome(101)
+            outcome.tunnel = self.upstream
+            return outcome
+        return Outcome(200, body=b"hello")
+
+
+class Session:
+    """Connection to such a service, and the steps that a test takes on it."""
+
+    def __init__(self, limits: dict[str, Any] | None = None) -> None:
+        self.service = PathService()
+        self.front = Front(self.service, limits)
+        self.client = self.front.connect()
+
+    async def take(self, step: bytes | float | str) -> None:
+        """Write bytes, wait some seconds, or do what a name says."""
+        transport, body = self.client.transport, self.service.body
+        if isinstance(step, bytes):
+            self.client.write(step)
+        elif isinstance(step, float):
+            await asyncio.sleep(step)
+        elif step in ("abort", "close", "write_eof", "pause_reading", "resume_reading"):
+            getattr(transport, step)()
+        elif step == "drain":
+            self.front.listener.drain()
+        elif step == "cut off":
+            self.front.server.abort()
+            self.front.server.start()
+        elif step == "connect":
+            self.front.connect()
+        elif body is not None and body.state == OPEN:
+            assert step in ("feed", "flood", "finish", "fail")
+            if step == "feed":
+                body.feed(b"hello")
+            elif step == "flood":
+                body.feed(b"x" * 200_000)
+            elif step == "finish":
+                body.finish()
+            else:
+                body.fail(RESET)
+        await settle()
+
+
+def get(path: bytes) -> bytes:
+    return b"GET %b HTTP/1.1\r\nHost: a\r\n\r\n" % path
+
+
+CHUNKED = b"POST /%b HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+INVALID = b"\x16\x03\x01\r\n"
+
+WAYS: dict[Transition, tuple[bytes | float | str, ...]] = {
+    ("NEW", "IDLE"): (),
+    ("NEW", "CLOSING"): ("connect",),
+    ("IDLE", "READING_HEAD"): (GET[:9],),
+    ("IDLE", "CLOSING"): ("drain",),
+    ("IDLE", "CLOSED"): ("close",),
+    ("READING_HEAD", "IDLE"): (b"\r", b"\n"),
+    ("READING_HEAD", "SERVING"): (get(b"/hang"),),
+    ("READING_HEAD", "ANSWERING"): (INVALID,),
+    ("READING_HEAD", "CLOSED"): (GET[:9], "write_eof"),
+    ("SERVING", "ANSWERING"): (get(b"/stream"),),
+    ("SERVING", "SWITCHED"): (HANDSHAKE.replace(b"/ ", b"/switch "),),
+    ("SERVING", "ABANDONED"): (get(b"/hang"), "abort"),
+    ("ANSWERING", "IDLE"): (get(b"/stream"), "feed", "finish"),
+    ("ANSWERING", "READING_HEAD"): (get(b"/stream") + GET[:9], "finish"),
+    ("ANSWERING", "CLOSING"): (get(b"/stream"), "fail"),
+    ("ANSWERING", "CLOSED"): (get(b"/stream"), "abort"),
+    ("CLOSING", "LINGERING"): (GET, INVALID),
+    ("CLOSING", "CLOSED"): (CLOSE,),
+    ("ABANDONED", "CLOSED"): (get(b"/wait"), "close"),
+}
+"""Shortest way to each transition; the last step makes it."""
+
+interpreted_only = pytest.mark.skipif(IS_COMPILED, reason="a compiled module has no docstring, its class no subclasses")
+
+
+@interpreted_only
+def test_the_table_is_the_one_that_is_documented() -> None:
+    rows = re.findall(r"^    ([A-Z_]+) +([A-Z_]+) +\S", str(connection.__doc__), re.MULTILINE)
+    assert sorted(rows) == sorted(TABLE)
+    assert set(TRANSITIONS) == set(range(len(PHASES)))
+    assert [getattr(connection, name) for name in PHASES] == list(range(len(PHASES)))
+
+
+@interpreted_only
+@pytest.mark.parametrize("transition", sorted(TABLE), ids="-".join)
 @virtual
-async def test_a_silent_client_is_closed() -> None:
-    front = Front(OK, {"header_timeout": "3s", "idle_timeout": "10s"})
-    silent, slow, idle = front.connect(), front.connect(), front.connect()
-    idle.write(GET)
-    for byte in GET[:-2]:
-        slow.write(bytes((byte,)))
-        await asyncio.sleep(0.2)
-        if slow.is_closed:
-            break
-    assert silent.is_eof
-    assert (await slow.answer()).status == 408
-    assert (await idle.answer()).status == 200
-    assert not idle.is_eof
-    await asyncio.sleep(10)
-    assert idle.is_eof
-    assert idle.rest == b""
+async def test_every_transition_of_the_table_is_made(transition: Transition) -> None:
+    session = Session({"max_connections": 1})
+    for step in WAYS[transition]:
+        assert transition not in SEEN
+        await session.take(step)
+    assert transition in SEEN
+
+
+CONVERSATIONS: dict[str, tuple[bytes | float | str, ...]] = {
+    "pipelined": (GET[:9], GET[9:] + get(b"/wait") + GET * 20 + GET[:7], 2.0, GET[7:]),
+    "streamed": (get(b"/stream") + GET, "feed", "flood", "finish", GET),
+    "broken off": (get(b"/stream"), "feed", "fail"),
+    "1.0": (b"GET /stream HTTP/1.0\r\n\r\n", "feed", "finish"),
+    "1.0 broken off": (b"GET /stream HTTP/1.0\r\n\r\n", "feed", "fail"),
+    "uploaded": (b"POST /read HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n", b"hello", b"worl" + GET, GET),
+    "uploaded invalid": (CHUNKED % b"read", b"5\r\nhello\r\n", INVALID, GET),
+    "uploaded in vain": (CHUNKED % b"", b"5\r\nhello\r\n", b"0\r\n\r\n" + GET),
+    "both ways": (CHUNKED % b"stream", b"5\r\nhello\r\n", "feed", b"0\r\n\r\n", "feed", "finish", GET),
+    "both ways, invalid": (CHUNKED % b"stream", b"5\r\nhello\r\n", "feed", INVALID, "feed", 9.0, "feed"),
+    "upgraded": (HANDSHAKE.replace(b"/ ", b"/switch "), b"\x81\x80\x00\x00\x00\x00", 3.0),
+    "late": (b"\r\n" + GET[:9], 5.0),
+    "last": (CLOSE + GET, 1.0),
+    "waiting for ever": (get(b"/hang"), GET, 9.0),
+    "empty lines": (b"\r", b"\n\r\n", GET),
+}
+DISTURBANCES: dict[str, tuple[bytes | float | str, ...]] = {
+    "abort": ("abort",),
+    "close": ("close",),
+    "half close": ("write_eof",),
+    "drain": ("drain",),
+    "cut off": ("cut off",),
+    "silence": (12.0,),
+    "garbage": (INVALID,),
+    "a client that does not read": ("pause_reading",),
+    "a client that reads late": ("pause_reading", GET * 9, 3.0, "resume_reading"),
+}
+
+
+@pytest.mark.parametrize("conversation", CONVERSATIONS)
+@virtual
+async def test_disturbed_conversations_end_and_keep_to_the_table(conversation: str) -> None:
+    steps = CONVERSATIONS[conversation]
+    for disturbance, at in product(DISTURBANCES, range(len(steps) + 1)):
+        session = Session({"header_timeout": "3s", "body_timeout": "5s", "idle_timeout": "7s"})
+        for step in (*steps[:at], *DISTURBANCES[disturbance], *steps[at:]):
+            await session.take(step)
+        session.client.transport.abort()
+        if session.service.upstream is not None:
+            session.service.upstream.server.transport.abort()
+        await settle()
+        front, phase, body = session.front, PHASES[session.client.connection._phase], session.service.body
+        case = f"{disturbance} before step {at}: {phase} {front.bugs} {front.records} {SEEN}"
+        assert front.is_empty, case
+        assert phase in ("CLOSED", "LINGERING", "SWITCHED"), case
+        assert front.bugs == [], case
+        assert sum(1 for record in front.records if record.method) == session.service.calls, case
+        assert body is None or body.state != OPEN, case
+        assert set(SEEN) <= TABLE, case
+        SEEN.clear()

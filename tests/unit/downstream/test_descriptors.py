@@ -1,4 +1,4 @@
-"""The last descriptors are kept for what has to go on."""
+"""The last descriptors are reserved."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from sidecar.downstream import descriptors
         (1024, None, False),
     ],
 )
-def test_the_number_of_a_descriptor_tells_how_near_the_end_is(
+def test_high_descriptors_are_scarce(
     monkeypatch: pytest.MonkeyPatch, limit: int, number: int | None, are_scarce: bool
 ) -> None:
     monkeypatch.setattr(resource, "getrlimit", lambda _: (limit, limit))
@@ -40,7 +40,7 @@ def test_the_soft_limit_is_raised_to_the_hard_one(monkeypatch: pytest.MonkeyPatc
     assert wanted == [(4096, 4096)]
 
 
-def test_a_system_that_does_not_grant_its_own_limit_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_limit_that_the_system_does_not_grant_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(_: int, limits: tuple[int, int]) -> None:
         raise ValueError(limits)
 

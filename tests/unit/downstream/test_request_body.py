@@ -1,4 +1,4 @@
-"""The bodies of requests: whole, streamed, held back, late, too large, and given up."""
+"""Bodies of requests: whole, streamed, paused, late, too large, and broken off."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import pytest
 
 from sidecar.core.exchange import Exchange
 from sidecar.core.outcome import CLIENT_CLOSED, Outcome, failed
+from sidecar.core.promise import Promise
 from tests.support.loop import settle, virtual
 from tests.support.service import HANG, ScriptedService
 from tests.unit.downstream.front import GET, Front, Taken, always, post, streamed
@@ -17,7 +18,7 @@ OK = always(lambda x: Outcome(200))
 
 
 class Reader:
-    """A service that reads the body and then answers with it."""
+    """Service that reads the body and answers with it."""
 
     def __init__(self, *, at_once: bool = True) -> None:
         self.taken: list[Taken] = []
@@ -77,7 +78,7 @@ async def test_the_trailers_of_a_request(split: int | None) -> None:
 
 
 @virtual
-async def test_a_client_that_waits_for_100_is_told_once() -> None:
+async def test_a_client_that_waits_for_100_gets_it_once() -> None:
     async def service(x: Exchange) -> Outcome:
         assert x.expects_continue
         assert x.interim is not None
@@ -95,7 +96,7 @@ async def test_a_client_that_waits_for_100_is_told_once() -> None:
 
 
 @virtual
-async def test_a_client_that_does_not_wait_for_100_is_not_kept_waiting() -> None:
+async def test_a_client_that_does_not_wait_for_100_gets_none() -> None:
     reader = Reader()
     front = Front(reader)
     client = front.connect()
@@ -107,7 +108,7 @@ async def test_a_client_that_does_not_wait_for_100_is_not_kept_waiting() -> None
 
 
 @virtual
-async def test_http_1_0_expects_nothing() -> None:
+async def test_http_1_0_has_no_100() -> None:
     reader = Reader()
     front = Front(reader)
     client = front.connect()
@@ -119,56 +120,13 @@ async def test_http_1_0_expects_nothing() -> None:
 
 
 @virtual
-async def test_an_early_answer_is_read_by_a_client_that_is_still_sending() -> None:
-    front = Front(always(lambda x: Outcome(413, body=b"too much")))
-    client = front.connect()
-    client.write(post(b"x" * 1_000_000, sent=1000))
-    answer = await client.answer()
-    assert (answer.status, answer.get("connection")) == (413, "close")
-    assert client.is_eof, "we write no more"
-    assert not client.is_lost, "but let it read"
-    client.write(b"x" * 500_000)
-    await settle(30)
-    assert not client.is_lost
-    client.transport.close()
-    await settle()
-    assert client.error is None
-    assert front.is_empty
-
-
-@virtual
-async def test_a_client_that_goes_on_sending_is_cut_off() -> None:
-    front = Front(always(lambda x: Outcome(413)))
-    client = front.connect()
-    client.write(post(b"x" * 1_000_000, sent=1000))
-    await asyncio.sleep(1)
-    for _ in range(10):
-        client.write(b"x" * 1000)
-        await asyncio.sleep(0.5)
-    assert client.is_lost
-    assert front.is_empty
-
-
-@virtual
-async def test_what_follows_an_early_answer_is_not_a_request() -> None:
-    front = Front(OK)
-    client = front.connect()
-    client.write(post(b"x" * 1000, sent=10))
-    assert (await client.answer()).status == 200
-    client.write(b"x" * 990 + GET)
-    await settle()
-    assert client.rest == b""
-    assert len(front.records) == 1
-
-
-@virtual
-async def test_a_body_that_nobody_takes_stops_the_client() -> None:
+async def test_a_body_that_is_not_taken_pauses_the_client_without_a_deadline() -> None:
     reader = Reader(at_once=False)
     front = Front(reader, {"body_timeout": "5s"})
     client = front.connect()
     client.pair.left.split = 16 * 1024
     client.write(post(b"x" * 1_000_000))
-    await asyncio.sleep(60)  # it is not the client that is late
+    await asyncio.sleep(60)
     stream = reader.exchanges[0].stream
     assert stream is not None
     assert stream.received < 200_000
@@ -179,13 +137,13 @@ async def test_a_body_that_nobody_takes_stops_the_client() -> None:
 
 
 @virtual
-async def test_a_body_that_is_whole_when_it_is_held_does_not_stop_the_next_request() -> None:
+async def test_a_body_that_ends_while_it_is_paused_does_not_stop_the_next_request() -> None:
     reader = Reader(at_once=False)
     front = Front(reader)
     client = front.connect()
     client.write(post(b"x" * 100_000, sent=10))
     await settle()
-    client.write(b"x" * 99_990)  # more than a body keeps, and its end
+    client.write(b"x" * 99_990)  # more than a body buffers, and its end
     await settle()
     stream = reader.exchanges[0].stream
     assert stream is not None
@@ -197,7 +155,7 @@ async def test_a_body_that_is_whole_when_it_is_held_does_not_stop_the_next_reque
 
 
 @virtual
-async def test_a_head_with_a_large_body_behind_it_is_read_on() -> None:
+async def test_reading_resumes_for_a_large_body_behind_pipelined_requests() -> None:
     reader = Reader()
     front = Front(reader, {"max_header_bytes": "1KiB"})
     client = front.connect()
@@ -224,7 +182,7 @@ async def test_a_body_that_does_not_come_is_answered_408(head: bytes) -> None:
 
 
 @virtual
-async def test_a_body_that_is_dribbled_is_answered_408() -> None:
+async def test_a_body_below_the_least_rate_is_answered_408() -> None:
     front = Front(Reader(), {"body_timeout": "5s"})
     client = front.connect()
     client.write(post(b"x" * 10_000, sent=10))
@@ -251,7 +209,7 @@ async def test_a_slow_body_at_a_fair_rate_arrives() -> None:
 
 
 @virtual
-async def test_a_fast_start_buys_no_silence() -> None:
+async def test_a_fast_start_does_not_extend_the_timeout() -> None:
     front = Front(Reader(), {"body_timeout": "5s"})
     client = front.connect()
     client.write(post(b"x" * 2_000_000, sent=1_000_000))
@@ -295,7 +253,7 @@ async def test_a_body_within_the_limit() -> None:
 
 
 @virtual
-async def test_a_body_that_is_not_http_breaks_the_request() -> None:
+async def test_an_invalid_body_is_answered_400() -> None:
     reader = Reader()
     front = Front(reader)
     client = front.connect()
@@ -311,7 +269,7 @@ async def test_a_body_that_is_not_http_breaks_the_request() -> None:
 
 
 @virtual
-async def test_a_body_that_is_not_http_after_the_answer_has_begun_breaks_that_off() -> None:
+async def test_an_invalid_body_after_the_answer_has_begun_breaks_that_off() -> None:
     outcome, body, _ = streamed()
 
     async def service(x: Exchange) -> Outcome:
@@ -334,7 +292,7 @@ async def test_a_body_that_is_not_http_after_the_answer_has_begun_breaks_that_of
 
 
 @virtual
-async def test_a_client_that_leaves_while_sending() -> None:
+async def test_a_client_that_closes_breaks_its_body_off() -> None:
     reader = Reader()
     front = Front(reader)
     client = front.connect()
@@ -345,6 +303,43 @@ async def test_a_client_that_leaves_while_sending() -> None:
     assert reader.taken[0].failure is not None
     assert reader.taken[0].failure.code == "client_closed"
     assert front.is_empty
+
+
+@pytest.mark.parametrize("sent", [10, 100])
+@virtual
+async def test_an_answer_within_the_call_that_brings_the_last_bytes(sent: int) -> None:
+    async def service(x: Exchange) -> Outcome:
+        if x.stream is None:
+            return Outcome(200)
+        ended: Promise[None] = Promise()
+        x.stream.on_close(lambda failure: ended.resolve(None))
+        await ended
+        return Outcome(200, body=b"%d" % x.stream.received)
+
+    front = Front(service)
+    client = front.connect()
+    client.write(post(b"x" * 100, sent=10))
+    await settle()
+    client.write(b"x" * 90 + (GET * 2)[: sent - 10])
+    await settle()
+    client.write((GET * 2)[sent - 10 :])
+    assert [(await client.answer()).body for _ in range(3)] == [b"100", b"", b""]
+
+
+@virtual
+async def test_an_early_answer_breaks_off_the_body_that_nobody_reads_any_more() -> None:
+    taken = Taken()
+
+    async def service(x: Exchange) -> Outcome:
+        assert x.stream is not None
+        x.stream.attach(taken)
+        return Outcome(413)
+
+    front = Front(service)
+    client = front.connect()
+    client.write(post(b"x" * 1000, sent=10))
+    assert (await client.answer()).status == 413
+    assert taken.failure is CLIENT_CLOSED
 
 
 @virtual

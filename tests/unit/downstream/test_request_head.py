@@ -1,4 +1,4 @@
-"""A request head as an exchange: authority, target, what belongs to the connection, and who is believed."""
+"""Request heads as exchanges: authority, target, fields of the connection, trusted proxies."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from sidecar.core.exchange import CRITICAL, DEFAULT, NEVER, SHEDDABLE, Exchange
 from sidecar.core.http1 import CHUNKED, Invalid, parse_request
-from sidecar.downstream.request_head import LastHop, Peer, normalised, read_request
+from sidecar.downstream.request_head import LastHop, Peer, read_request, remove_dot_segments
 
 NOW = 1000.0
 TRUSTED = (ip_network("10.0.0.0/8"), ip_network("2001:db8::/32"))
@@ -78,8 +78,8 @@ def test_options_for_the_server_as_a_whole(target: bytes) -> None:
         (b"/a%2f..%2fb", b"/a%2f..%2fb"),
     ],
 )
-def test_dot_segments_are_gone_before_anyone_looks(path: bytes, plain: bytes) -> None:
-    assert normalised(path) == plain
+def test_dot_segments_are_removed(path: bytes, plain: bytes) -> None:
+    assert remove_dot_segments(path) == plain
     assert read(start=b"GET %b HTTP/1.1" % path)[0].path == plain
 
 
@@ -97,11 +97,11 @@ def test_dot_segments_are_gone_before_anyone_looks(path: bytes, plain: bytes) ->
         (b"GET / HTTP/1.2", b"", True),
     ],
 )
-def test_who_wants_to_keep_the_connection(start: bytes, lines: bytes, keep: bool) -> None:
+def test_the_connection_is_kept_as_the_client_asks(start: bytes, lines: bytes, keep: bool) -> None:
     assert read(lines, start)[2] is keep
 
 
-def test_what_belongs_to_the_connection_goes_no_further() -> None:
+def test_hop_by_hop_fields_are_dropped() -> None:
     x, *_ = read(
         b"Connection: X-Private, Upgrade\r\nX-Private: a\r\nKeep-Alive: b\r\nProxy-Authorization: c\r\nUpgrade: h2c\r\n"
         b"Trailer: d\r\nProxy-Connection: e\r\nTE: gzip\r\nAccept: f\r\n"
@@ -171,7 +171,7 @@ def test_upgrades(lines: bytes, start: bytes, upgrade: bytes | None) -> None:
         (b"X-Request-Timeout-Ms: 99999999999\r\n", NEVER),
     ],
 )
-def test_the_time_that_is_left(lines: bytes, deadline: float) -> None:
+def test_the_deadline(lines: bytes, deadline: float) -> None:
     x, *_ = read(lines)
     assert x.deadline == pytest.approx(deadline)
     assert x.headers == []
@@ -181,7 +181,7 @@ def test_the_time_that_is_left(lines: bytes, deadline: float) -> None:
     ("lines", "criticality"),
     [(b"", DEFAULT), (b"critical", CRITICAL), (b"Sheddable", SHEDDABLE), (b"whatever", DEFAULT)],
 )
-def test_criticality_travels_on(lines: bytes, criticality: int) -> None:
+def test_criticality_is_read_and_passed_on(lines: bytes, criticality: int) -> None:
     x, *_ = read(b"X-Criticality: %b\r\n" % lines if lines else b"")
     assert x.criticality == criticality
     assert x.header(b"x-criticality") == (lines or None)
@@ -190,7 +190,7 @@ def test_criticality_travels_on(lines: bytes, criticality: int) -> None:
 @pytest.mark.parametrize(
     ("value", "attempt"), [(b"1", 0), (b"2", 1), (b"5", 4), (b"0", 0), (b"x", 0), (b"-1", 0), (b"9" * 20, 0)]
 )
-def test_the_mark_of_a_retry(value: bytes, attempt: int) -> None:
+def test_the_number_of_the_attempt(value: bytes, attempt: int) -> None:
     x, *_ = read(b"X-Sidecar-Attempt: %b\r\n" % value)
     assert (x.marked_attempt, x.header(b"x-sidecar-attempt")) == (attempt, None)
 
@@ -199,7 +199,7 @@ def test_the_mark_of_a_retry(value: bytes, attempt: int) -> None:
     ("value", "request_id"),
     [(b"abc-1", b"abc-1"), (b"x" * 128, b"x" * 128), (b"x" * 129, b""), (b"a b", b""), (b"", b"")],
 )
-def test_the_id_that_it_came_with(value: bytes, request_id: bytes) -> None:
+def test_the_request_id(value: bytes, request_id: bytes) -> None:
     assert read(b"X-Request-Id: %b\r\n" % value)[0].request_id == request_id
 
 
@@ -217,7 +217,7 @@ def test_max_forwards_counts_down(start: bytes, value: bytes, onward: bytes) -> 
 
 
 @pytest.mark.parametrize("method", [b"OPTIONS", b"TRACE"])
-def test_max_forwards_ends_here(method: bytes) -> None:
+def test_max_forwards_0_is_the_last_hop(method: bytes) -> None:
     with pytest.raises(LastHop) as last:
         read(b"Max-Forwards: 0\r\n", b"%b /a HTTP/1.1" % method)
     assert (last.value.x.method, last.value.x.path) == (method, b"/a")
@@ -228,7 +228,7 @@ def forwarding(x: Exchange) -> dict[str, str]:
     return dict(line.split(": ", 1) for line in lines)
 
 
-def test_what_the_upstream_is_told_of_the_client() -> None:
+def test_forwarded_fields_about_the_client() -> None:
     x, *_ = read()
     assert forwarding(x) == {"x-forwarded-for": "192.0.2.1", "x-forwarded-proto": "http", "via": "1.1 sidecar"}
     assert x.client_address == "192.0.2.1"
@@ -244,7 +244,7 @@ CLAIMS = (
 )
 
 
-def test_a_stranger_is_not_believed() -> None:
+def test_forwarded_fields_of_others_are_dropped() -> None:
     for peer in (Peer("192.0.2.1", b"http"), Peer("192.0.2.1", b"http", TRUSTED)):
         x, *_ = read(CLAIMS + CLAIMS.replace(b"-", b"_"), peer=peer)
         assert forwarding(x)["x-forwarded-for"] == "192.0.2.1"
@@ -253,7 +253,7 @@ def test_a_stranger_is_not_believed() -> None:
         assert x.headers == []
 
 
-def test_a_trusted_proxy_is_believed() -> None:
+def test_forwarded_fields_of_a_trusted_proxy_are_extended() -> None:
     x, *_ = read(CLAIMS, peer=Peer("10.0.0.1", b"http", TRUSTED))
     assert forwarding(x) == {
         "x-forwarded-for": "203.0.113.9, 10.0.0.1",
@@ -279,7 +279,7 @@ def test_a_trusted_proxy_is_believed() -> None:
         (b"unknown", "unknown"),
     ],
 )
-def test_the_client_is_the_last_that_no_trusted_proxy_is(said: bytes, client: str) -> None:
+def test_the_client_is_the_last_address_that_is_no_trusted_proxy(said: bytes, client: str) -> None:
     x, *_ = read(b"X-Forwarded-For: %b\r\n" % said, peer=Peer("10.0.0.1", b"http", TRUSTED))
     assert x.client_address == client
 
@@ -313,7 +313,7 @@ def test_the_host_is_checked_anew_when_it_changes() -> None:
         ({"lines": b"Transfer-Encoding: gzip, chunked\r\n"}, 501),
     ],
 )
-def test_what_is_turned_away_says_why(kwargs: dict[str, Any], status: int) -> None:
+def test_a_rejected_head_says_why(kwargs: dict[str, Any], status: int) -> None:
     with pytest.raises(Invalid) as error:
         read(**kwargs)
     assert error.value.status == status
@@ -321,6 +321,6 @@ def test_what_is_turned_away_says_why(kwargs: dict[str, Any], status: int) -> No
 
 
 @pytest.mark.parametrize("name", [b"content_length", b"Transfer_Encoding"])
-def test_what_cgi_would_take_for_the_framing_goes_no_further(name: bytes) -> None:
+def test_framing_fields_with_underscores_are_dropped(name: bytes) -> None:
     x, length, _ = read(lines=name + b": chunked\r\nContent-Length: 5\r\nX_Y: z\r\n")
     assert (length, x.headers) == (5, [(b"x_y", b"z")])

@@ -1,4 +1,4 @@
-"""Outcomes as bytes: response heads and problem documents."""
+"""Response heads as bytes, and problem documents."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ import pytest
 from sidecar.core.exchange import Exchange
 from sidecar.core.http1 import Invalid
 from sidecar.core.outcome import BAD_REQUEST, BREAKER_OPEN, RESET, TIMEOUT, Outcome, Refusal, failed
-from sidecar.downstream.response_head import STATUS_LINES, problem, refused, response_head
+from sidecar.downstream.response_head import STATUS_LINES, encode_head, make_problem, make_rejection
 
 DATE = b"Sun, 06 Nov 1994 08:49:37 GMT"
 
 
-def test_lines_that_came_go_out_as_they_are() -> None:
-    head = response_head(Outcome(200, lines=b"ETag:x\r\nDate: d\r\n"), b"content-length: 0\r\n", DATE)
+def test_lines_of_the_upstream_pass_unchanged() -> None:
+    head = encode_head(Outcome(200, lines=b"ETag:x\r\nDate: d\r\n"), b"content-length: 0\r\n", DATE)
     assert head == b"HTTP/1.1 200 OK\r\nETag:x\r\nDate: d\r\ncontent-length: 0\r\n\r\n"
 
 
-def test_one_of_our_own_gets_a_date() -> None:
-    assert b"\r\ndate: %b\r\n" % DATE in response_head(Outcome(200, [(b"a", b"b")]), b"", DATE)
-    dated = response_head(Outcome(200, [(b"date", b"d")]), b"", DATE)
+def test_answers_of_the_sidecar_get_a_date() -> None:
+    assert b"\r\ndate: %b\r\n" % DATE in encode_head(Outcome(200, [(b"a", b"b")]), b"", DATE)
+    dated = encode_head(Outcome(200, [(b"date", b"d")]), b"", DATE)
     assert dated == b"HTTP/1.1 200 OK\r\ndate: d\r\n\r\n"
 
 
-def test_every_status_has_a_line() -> None:
+def test_every_status_has_a_status_line() -> None:
     assert STATUS_LINES[404] == b"HTTP/1.1 404 Not Found\r\n"
     assert STATUS_LINES[599] == b"HTTP/1.1 599 \r\n"
     assert set(STATUS_LINES) == set(range(100, 600))
@@ -37,7 +37,7 @@ def test_a_problem_says_who_refused_and_when_to_come_back() -> None:
     x.route = SimpleNamespace(name="order")
     x.request_id = b"abc"
     refusal = Refusal("circuit_breaker", "p.yaml:7", "Open.", limit=0.5, value=0.75, retry_after=0.2)
-    answer = problem(x, failed(BREAKER_OPEN, refusal))
+    answer = make_problem(x, failed(BREAKER_OPEN, refusal))
     headers = dict(answer.headers)
     assert headers[b"content-type"] == b"application/problem+json"
     assert headers[b"x-sidecar-reason"] == b"breaker_open"
@@ -58,14 +58,14 @@ def test_a_problem_says_who_refused_and_when_to_come_back() -> None:
 
 
 @pytest.mark.parametrize("failure", [RESET, TIMEOUT, BAD_REQUEST])
-def test_a_problem_of_few_words(failure: object) -> None:
-    answer = problem(None, failed(failure))  # type: ignore[arg-type]
+def test_a_problem_without_details(failure: object) -> None:
+    answer = make_problem(None, failed(failure))  # type: ignore[arg-type]
     document = json.loads(answer.body)
     assert document["status"] == answer.status
     assert {"type", "title", "status"} <= set(document)
     assert b"retry-after" not in dict(answer.headers)
 
 
-def test_what_is_not_http_is_told_so_in_a_sentence() -> None:
-    outcome = refused(BAD_REQUEST, Invalid("the request head is too large", 431))
+def test_a_rejection_has_the_status_and_a_sentence() -> None:
+    outcome = make_rejection(BAD_REQUEST, Invalid("the request head is too large", 431))
     assert (outcome.status, outcome.refusal.detail) == (431, "The request head is too large.")

@@ -1,4 +1,4 @@
-"""Two connections joined after 101: bytes, back-pressure, half-closing, silence, and the sidecar's own end."""
+"""Tunnels: bytes, backpressure, half-closed sides, idle timeout, and Close frames of the sidecar."""
 
 from __future__ import annotations
 
@@ -6,49 +6,20 @@ import asyncio
 
 import pytest
 
+from chaos.parts.websocket import CLOSE, TEXT, Frame
 from sidecar.core.exchange import NEVER, Exchange
 from sidecar.core.outcome import Outcome
 from sidecar.downstream.websocket import GOING_AWAY, GOING_AWAY_MASKED
 from tests.support.loop import settle, virtual
-from tests.support.transports import TransportPair, Wire
-from tests.support.websocket import CLOSE, TEXT, Frame
-from tests.unit.downstream.front import Client, Front
+from tests.support.transports import Wire
+from tests.unit.downstream.front import HANDSHAKE, Client, Front, Upgraded
 
-HANDSHAKE = (
-    b"GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
-    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
-)
 HELLO = Frame(TEXT, b"hello").encode()
 MASKED = Frame(TEXT, b"hello", masked=True).encode()
 
 
-class Silent(asyncio.Protocol):
-    """Has the upstream's end until it is taken over."""
-
-
-class Upgraded:
-    """The upstream's connection after its 101, with a wire at the other end."""
-
-    def __init__(self, early: bytes = b"") -> None:
-        self.server = Wire()
-        self.pair = TransportPair(Silent(), self.server)
-        self.early = early
-        self.closed = 0
-        self.is_lost = False
-
-    def take_over(self, protocol: asyncio.Protocol) -> tuple[asyncio.Transport, bytes] | None:
-        if self.is_lost:
-            return None
-        self.pair.left.set_protocol(protocol)
-        return self.pair.left, self.early
-
-    def close(self) -> None:
-        self.closed += 1
-        self.pair.left.close()
-
-
 class World:
-    """A front whose only service switches protocols."""
+    """Front whose service switches protocols."""
 
     def __init__(self, *, early: bytes = b"", idle: float = NEVER) -> None:
         self.upstream = Upgraded(early)
@@ -75,7 +46,7 @@ class World:
 
 
 @virtual
-async def test_bytes_go_both_ways() -> None:
+async def test_bytes_pass_both_ways() -> None:
     world = World()
     client, server = await world.open()
     client.write(MASKED * 3)
@@ -88,7 +59,7 @@ async def test_bytes_go_both_ways() -> None:
 
 
 @virtual
-async def test_what_came_early_is_not_lost() -> None:
+async def test_bytes_that_came_with_request_and_answer_are_passed_on() -> None:
     world = World(early=HELLO)
     client, server = await world.open(MASKED)
     await settle()
@@ -97,7 +68,7 @@ async def test_what_came_early_is_not_lost() -> None:
 
 
 @virtual
-async def test_an_upstream_that_is_lost_already_is_a_failure() -> None:
+async def test_an_upstream_that_is_closed_already_is_a_failure() -> None:
     world = World()
     world.upstream.is_lost = True
     world.client.write(HANDSHAKE)
@@ -126,7 +97,7 @@ async def test_a_client_that_has_left_meanwhile_closes_the_upstream() -> None:
 
 
 @virtual
-async def test_an_end_that_cannot_take_more_stops_the_other() -> None:
+async def test_a_side_that_cannot_take_more_pauses_the_other() -> None:
     world = World()
     client, server = await world.open()
     server.transport.pause_reading()
@@ -149,7 +120,7 @@ async def test_an_end_that_cannot_take_more_stops_the_other() -> None:
 
 @pytest.mark.parametrize("who", ["client", "server"])
 @virtual
-async def test_half_closing_goes_through(who: str) -> None:
+async def test_half_closing_is_passed_on(who: str) -> None:
     world = World()
     client, server = await world.open()
     first, second = (client, server) if who == "client" else (server, client)
@@ -166,7 +137,7 @@ async def test_half_closing_goes_through(who: str) -> None:
 
 @pytest.mark.parametrize("who", ["client", "server"])
 @virtual
-async def test_a_lost_end_closes_the_other(who: str) -> None:
+async def test_a_closed_side_closes_the_other(who: str) -> None:
     world = World()
     client, server = await world.open()
     first, second = (client, server) if who == "client" else (server, client)
@@ -179,7 +150,7 @@ async def test_a_lost_end_closes_the_other(who: str) -> None:
 
 
 @virtual
-async def test_silence_ends_it_politely() -> None:
+async def test_the_idle_timeout_ends_it_with_close_frames() -> None:
     world = World(idle=10)
     client, server = await world.open()
     for _ in range(3):
@@ -246,7 +217,7 @@ async def test_drain_in_the_middle_of_a_frame_that_never_ends() -> None:
 
 
 @virtual
-async def test_a_conversation_that_is_closing_already_is_left_to_end() -> None:
+async def test_a_tunnel_that_closes_already_is_not_disturbed() -> None:
     world = World()
     client, server = await world.open()
     goodbye = Frame(CLOSE, b"\x03\xe8", masked=True).encode()
@@ -266,7 +237,7 @@ async def test_a_conversation_that_is_closing_already_is_left_to_end() -> None:
 
 
 @virtual
-async def test_a_handshake_while_draining_is_told_at_once() -> None:
+async def test_a_tunnel_opened_while_draining_ends_at_once() -> None:
     world = World()
     world.client.write(HANDSHAKE[:20])
     await settle()
@@ -278,7 +249,7 @@ async def test_a_handshake_while_draining_is_told_at_once() -> None:
 
 
 @virtual
-async def test_abort_cuts_both_ends() -> None:
+async def test_abort_closes_both_sides() -> None:
     world = World()
     client, server = await world.open()
     world.front.server.abort()

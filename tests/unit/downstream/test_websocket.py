@@ -1,4 +1,4 @@
-"""WebSocket frames, followed: where one ends, however it arrives."""
+"""WebSocket frames: where each ends, in whatever pieces it arrives."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from chaos.parts.websocket import BINARY, CLOSE, PING, TEXT, Frame, mask
 from sidecar.downstream.websocket import GOING_AWAY, GOING_AWAY_MASKED, FrameFollower
-from tests.support.websocket import BINARY, CLOSE, PING, TEXT, Frame, mask
 
 FRAMES = [
     Frame(TEXT, b""),
@@ -25,7 +25,7 @@ FRAMES = [
 @pytest.mark.parametrize(
     "frame", [*FRAMES, Frame(BINARY, b"x" * 70_000, masked=True)], ids=lambda f: f"{f[0]}-{len(f[1])}"
 )
-def test_where_a_frame_ends(frame: Frame) -> None:
+def test_the_end_of_a_frame_is_found(frame: Frame) -> None:
     data = frame.encode()
     for step in {1, 2, 3, 7, len(data)} if len(data) < 1000 else {4096, len(data)}:
         follower = FrameFollower()
@@ -39,7 +39,7 @@ def test_where_a_frame_ends(frame: Frame) -> None:
 
 @settings(max_examples=200, deadline=None, derandomize=True)
 @given(st.lists(st.sampled_from(FRAMES), max_size=6), st.lists(st.integers(1, 40), max_size=20), st.integers(0, 5))
-def test_stopping_at_the_end_of_a_frame(frames: list[Frame], sizes: list[int], at: int) -> None:
+def test_following_stops_at_the_end_of_a_frame(frames: list[Frame], sizes: list[int], at: int) -> None:
     encoded = [frame.encode() for frame in frames]
     data = b"".join(encoded)
     ends = [sum(map(len, encoded[:n])) for n in range(len(encoded) + 1)]
@@ -65,7 +65,7 @@ def test_a_close_frame_is_seen() -> None:
     assert follower.is_closed
 
 
-def test_our_close_frames() -> None:
+def test_the_close_frames_are_valid() -> None:
     assert Frame(CLOSE, b"\x03\xe9").encode() == GOING_AWAY
     head, key, payload = GOING_AWAY_MASKED[:2], GOING_AWAY_MASKED[2:6], GOING_AWAY_MASKED[6:]
     assert (head, mask(payload, key)) == (b"\x88\x82", b"\x03\xe9")

@@ -3,7 +3,9 @@ from __future__ import annotations
 import json
 import operator
 import re
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import pytest
@@ -11,19 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.core.outcome import Outcome
-from sidecar.expression import (
-    EVERYTHING,
-    NO_BODIES,
-    REQUEST,
-    RESPONSE,
-    WHOLE_REQUEST,
-    Bodies,
-    Condition,
-    ExpressionError,
-)
+from sidecar.expression.condition import Condition
+from sidecar.expression.facts import EVERYTHING, NO_BODIES, REQUEST, RESPONSE, WHOLE_REQUEST, Bodies
+from sidecar.expression.lexer import ExpressionError
 from sidecar.transform.jsonbody import parse
 from tests.support.service import exchange, response
-from tests.support.timing import least
+from tests.support.work import grows_with
 
 ORDER = parse(
     b'{"id": 12345678901234567890123, "qty": 3, "price": 1.10, "name": "Ada", "open": true, "note": null,'
@@ -269,7 +264,7 @@ def test_no_text_breaks_the_parser(text: str) -> None:
         Condition(text, EVERYTHING)
 
 
-HOSTILE = [b"a" * 65_536, b"\xff" * 65_536, b"a," * 32_768, b"%61" * 21_000, b"/" * 65_536]
+HOSTILE = [b"a", b"\xfe", b"a,", b"%61", b"/"]
 EXAMPLES = [
     "request.headers['x'] == 'a' || request.headers['x'].contains('aab') || 'y' in request.headers",
     "request.headers['x'].matches('^[a-z]+$') || request.path.matches('aab')",
@@ -280,11 +275,15 @@ EXAMPLES = [
 
 
 @pytest.mark.parametrize("text", EXAMPLES)
-@pytest.mark.parametrize("junk", HOSTILE, ids=range(len(HOSTILE)))
-def test_hostile_input_takes_no_time(text: str, junk: bytes) -> None:
+def test_hostile_input_takes_work_in_proportion(text: str) -> None:
     condition = Condition(text, REQUEST)
-    line = junk.replace(b"\xff", b"\xfe")
-    x = exchange("GET", "/", query=b"&".join([junk[:16_000], b"q=" + junk[:16_000]]))
-    x.path = b"/" + junk
-    x.lines = b"x: %b\r\n" % line
-    assert least(lambda: condition.holds(x), 7) < 0.005
+
+    def ask(piece: bytes, size: int) -> Callable[[], object]:
+        junk = (piece * size)[:size]
+        x = exchange("GET", "/", query=b"&".join([junk[: size // 4], b"q=" + junk[: size // 4]]))
+        x.path = b"/" + junk
+        x.lines = b"x: %b\r\n" % junk
+        return lambda: condition.holds(x)
+
+    for piece in HOSTILE:
+        assert not grows_with(partial(ask, piece), 8192), piece

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from sidecar.cli import main
+from sidecar.commands import main
 from sidecar.inspect.effective import flow
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -8,7 +8,7 @@ import pytest
 
 from sidecar.inspect.explain import exchange_of
 from sidecar.inspect.explain_cache import cache_text
-from sidecar.stages.cache.stage import Spec
+from sidecar.stages.cache.spec import Spec
 
 
 def told(

@@ -1,3 +1,5 @@
+"""Policy tests: what they accept, how differences are shown, and where policies come from."""
+
 from __future__ import annotations
 
 import re
@@ -7,7 +9,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from sidecar.cli import main
+from sidecar.commands import main
 from sidecar.policytest.run import Result, Unusable, find, run_file
 from sidecar.policytest.spec import FAILURES
 
@@ -41,7 +43,7 @@ def test_every_example_has_tests() -> None:
 
 @pytest.fixture
 def trial(tmp_path: Path) -> Any:
-    """Runs one test of a file."""
+    """Return a function that runs one test of a file."""
     (tmp_path / "app.yaml").write_text(PLAIN)
 
     def run(test: str, **environ: str) -> Result:
@@ -65,14 +67,14 @@ def lines(result: Result) -> list[str]:
             "request: {path: /}\nupstream: [{status: 404}]\nexpect:\n  answer:\n    status: 200\n  attempts: 2",
             ["app.test.yaml:7: status: expected 200, was 404", "app.test.yaml:8: attempts: expected 2, was 1"],
         ),
-        ("request: {path: /}", ["app.test.yaml:2: upstream: expected 0 tries, was 1 more, of app"]),
+        ("request: {path: /}", ["app.test.yaml:2: upstream: expected 0 attempts, was 1; no answer was left for app"]),
         (
             "request: {path: /}\nupstream: [200, 200]",
-            ["app.test.yaml:4: upstream: expected 2 tries, was 1: answers were not asked for"],
+            ["app.test.yaml:4: upstream: expected 2 attempts, was 1; the other answers were not used"],
         ),
         (
             "request: {path: /other}\nupstream: [{upstream: app}]",
-            ["app.test.yaml:4: upstream: expected app to be asked, was other"],
+            ["app.test.yaml:4: upstream: expected an attempt on app, was one on other"],
         ),
         (
             "request: {path: /}\nupstream: [{headers: {a: b}}]\nexpect: {answer: {headers: {a: c, d: e, date: null}}}",
@@ -88,7 +90,7 @@ def lines(result: Result) -> list[str]:
             [
                 "app.test.yaml:8: json /a/1: expected 2, was \"2.50\"",
                 "app.test.yaml:9: json /b: expected 1, was true",
-                'app.test.yaml:10: json /c: expected x, was not there',
+                'app.test.yaml:10: json /c: expected x, was missing',
             ],
         ),
         (
@@ -123,7 +125,7 @@ def lines(result: Result) -> list[str]:
         ),
         (
             "request: {path: /}\nupstream: [cut]",
-            ["app.test.yaml:2: the answer: expected whole, was broken off in its body"],
+            ["app.test.yaml:2: answer: expected a complete one, was cut off in its body"],
         ),
         (
             "request: {path: /}\nupstream: [200]\nexpect: {breakers: {app: open}}",
@@ -135,7 +137,7 @@ def lines(result: Result) -> list[str]:
         ),
         (
             "request: {path: /wait}\nupstream: [timeout]",
-            ["app.test.yaml:2: the answer: expected whole, was never there"],
+            ["app.test.yaml:2: answer: expected a complete one, was none"],
         ),
         (
             "listener: outbound\nrequest: {path: /}\nupstream: [200]",
@@ -143,17 +145,17 @@ def lines(result: Result) -> list[str]:
         ),
     ],
 )  # fmt: skip
-def test_what_differs_is_shown_with_its_place(trial: Any, test: str, differences: list[str]) -> None:
+def test_differences_are_shown_with_their_places(trial: Any, test: str, differences: list[str]) -> None:
     assert lines(trial(test)) == differences
 
 
 @pytest.mark.parametrize("failure", FAILURES)
-def test_every_failure_is_one_that_the_pipeline_knows(trial: Any, failure: str) -> None:
+def test_every_failure_of_a_script_has_its_reason(trial: Any, failure: str) -> None:
     status = {"timeout": 504, "connect_timeout": 504}.get(failure, 502)
     answer = f"{{status: {status}, reason: {failure}}}"
     result = trial(f"request: {{path: /}}\nupstream: [{failure}]\nexpect: {{answer: {answer}}}")
     if failure == "cut":
-        assert lines(result) == ["app.test.yaml:5: the answer: expected whole, was broken off in its body"]
+        assert lines(result) == ["app.test.yaml:5: answer: expected a complete one, was cut off in its body"]
     else:
         assert result.passed, result.differences
 
@@ -163,7 +165,7 @@ def test_a_test_ends_at_the_first_step_that_goes_wrong(trial: Any) -> None:
     assert len(trial(f"steps:\n  {step}\n  {step}").differences) == 1
 
 
-def test_time_passes_at_once_and_the_same_way_each_time(trial: Any) -> None:
+def test_virtual_time_passes_exactly(trial: Any) -> None:
     step = "{wait: 30m, request: {path: /}, upstream: [{after: 9s}], expect: {took: {min: 9s, max: 9s}}}"
     assert trial(f"seed: 5\nsteps: [{step}]").passed
 
@@ -201,7 +203,7 @@ def unusable(tmp_path: Path, text: str, policies: str = PLAIN) -> list[str]:
             "app.test.yaml:3:21: tests.a.request.path: is neither a path nor a URL",
         ),
         ("tests:\n  - name: a\n", "app.test.yaml:2:5: tests.a: needs a request, or steps with requests, and not both"),
-        ("tests:\n  - {name: a, request: {path: /}, upstream: [rest]}\n", "is no answer; write a status"),
+        ("tests:\n  - {name: a, request: {path: /}, upstream: [rest]}\n", "is not an answer; write a status"),
         ("tests:\n  - {name: a, request: {path: /}, upstream: [99]}\n", "must be at least 200"),
         ("tests:\n  - {name: a, request: {path: /, json: 1, body: x}}\n", "has more than one of json, form and body"),
         ("tests: []\n", "has too few items; at least 1"),
@@ -209,17 +211,17 @@ def unusable(tmp_path: Path, text: str, policies: str = PLAIN) -> list[str]:
         ("tests: [", "is not valid YAML"),
     ],
 )  # fmt: skip
-def test_a_file_that_makes_no_sense_says_where(tmp_path: Path, text: str, problem: str) -> None:
+def test_an_invalid_file_is_reported_with_the_place(tmp_path: Path, text: str, problem: str) -> None:
     assert any(problem in line for line in unusable(tmp_path, text))
 
 
-def test_policies_that_are_wrong_are_told_as_check_tells_them(tmp_path: Path) -> None:
+def test_problems_of_policies_are_reported_as_by_check(tmp_path: Path) -> None:
     policies = PLAIN.replace("upstream: other}", "upstream: othr}")
     problems = unusable(tmp_path, "tests: [{name: a, request: {path: /}, upstream: [200]}]", policies)
     assert any("did you mean `other`?" in problem and problem.startswith("app.yaml:") for problem in problems)
 
 
-def test_policies_come_from_the_file_named_the_same_else_the_directory_else_where_it_says(tmp_path: Path) -> None:
+def test_policies_are_the_file_of_that_name_or_the_directory_or_those_named(tmp_path: Path) -> None:
     test = "tests: [{name: a, request: {path: /}, upstream: [200], expect: {route: app}}]\n"
     (tmp_path / "one.yaml").write_text(PLAIN.partition("routes:")[0])
     (tmp_path / "two.yaml").write_text("routes:\n  - {name: app, upstream: app}\n")

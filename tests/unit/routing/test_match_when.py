@@ -76,7 +76,7 @@ def test_a_body_is_not_known_yet() -> None:
 def test_explain_says_which_condition_does_not_hold(tmp_path: Path) -> None:
     from click.testing import CliRunner
 
-    from sidecar.cli import main
+    from sidecar.commands import main
 
     path = tmp_path / "p.yaml"
     path.write_text(POLICIES.replace("request.pth == 'a'", BETA))

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from sidecar.core import uri
 from sidecar.core.exchange import Exchange
 from sidecar.routing.match_spec import MatchSpec
-from sidecar.routing.router import HOSTS_REMEMBERED, Router, host_names, ties
+from sidecar.routing.router import MAX_CACHED_HOSTS, Router, host_names, ties
 from sidecar.routing.rule import Rule
 from tests.support.service import exchange
 
@@ -165,11 +165,11 @@ def test_a_less_specific_host_stands_in_where_the_other_has_no_route_for_the_pat
 
 def test_hosts_that_clients_invent_take_no_memory() -> None:
     route = router({"host": "*.example.com"})
-    for number in range(3 * HOSTS_REMEMBERED):
+    for number in range(3 * MAX_CACHED_HOSTS):
         assert route.match(exchange("GET", "/", authority=b"h%d.example.com" % number)) == "0"
-    assert len(route._remembered) <= HOSTS_REMEMBERED
+    assert len(route._cached) <= MAX_CACHED_HOSTS
     assert route.match(exchange("GET", "/", authority=b"a." * 10_000 + b"example.com")) is None
-    assert max(len(authority) for _, authority in route._remembered) < 300
+    assert max(len(authority) for _, authority in route._cached) < 300
 
 
 # ----- against a matcher that asks every rule

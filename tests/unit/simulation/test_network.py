@@ -1,114 +1,139 @@
-"""Connections in memory have the manners of TCP."""
+"""Virtual network: listeners, names, and sockets that a server takes over."""
 
 from __future__ import annotations
 
 import asyncio
+import socket
+from collections.abc import Coroutine
 from typing import Any
 
-from sidecar.simulation.network import HIGH_WATER, MemoryLoop, MemoryTransport, join
-from tests.support.loop import settle
+import pytest
+
+from sidecar.simulation.loop import VirtualLoop
+from sidecar.simulation.network import FIRST_PORT, Network
 
 
-class Peer(asyncio.Protocol):
-    """Notes what happens to it."""
-
-    def __init__(self) -> None:
-        self.seen: list[str] = []
-        self.data = b""
-        self.transport: Any = None
-
+class Greeter(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = transport
-
-    def data_received(self, data: bytes) -> None:
-        self.data += data
-
-    def pause_writing(self) -> None:
-        self.seen.append("pause")
-
-    def resume_writing(self) -> None:
-        self.seen.append("resume")
-
-    def eof_received(self) -> bool:
-        self.seen.append("eof")
-        return False
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self.seen.append(type(exc).__name__ if exc else "lost")
+        assert isinstance(transport, asyncio.Transport)
+        transport.write(b"hello")
+        transport.close()
 
 
-def play(scene: Any) -> None:
+def run(coroutine: Coroutine[Any, Any, None]) -> None:
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        runner.run(coroutine)
+
+
+def network() -> Network:
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, VirtualLoop)
+    return loop.network
+
+
+async def read(host: str, port: int) -> bytes:
+    reader, writer = await asyncio.open_connection(host, port)
+    data = await reader.read()
+    writer.close()
+    return data
+
+
+def test_a_listener_is_reached_until_it_closes() -> None:
     async def main() -> None:
-        near, far = Peer(), Peer()
-        end = join(asyncio.get_running_loop(), near, far, ("10.0.0.1", 80))
-        await scene(near, far, end)
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(Greeter, "127.0.0.1", 0)
+        other = await loop.create_server(Greeter, "127.0.0.1", 0)
+        address = server.sockets[0].getsockname()
+        assert address == ("127.0.0.1", FIRST_PORT)
+        assert other.sockets[0].getsockname() == ("127.0.0.1", FIRST_PORT + 1)
+        assert await read(*address) == b"hello"
+        with pytest.raises(OSError, match="in use"):
+            await loop.create_server(Greeter, *address)
+        server.close()
+        with pytest.raises(ConnectionRefusedError):
+            await read(*address)
+        await loop.create_server(Greeter, *address)
+        assert await read(*address) == b"hello"
 
-    with asyncio.Runner(loop_factory=MemoryLoop) as runner:
-        runner.run(main())
-
-
-def test_what_is_written_arrives_in_order_and_later() -> None:
-    async def scene(near: Peer, far: Peer, end: MemoryTransport) -> None:
-        end.write(b"a")
-        end.writelines([b"b", b"c"])
-        assert far.data == b""
-        await settle()
-        assert far.data == b"abc"
-        assert end.get_extra_info("peername") == ("10.0.0.1", 80)
-
-    play(scene)
+    run(main())
 
 
-def test_a_reader_that_pauses_holds_up_the_writer() -> None:
-    async def scene(near: Peer, far: Peer, end: MemoryTransport) -> None:
-        far.transport.pause_reading()
-        end.write(b"x" * HIGH_WATER)
-        assert near.seen == []
-        end.write(b"y")
-        await settle()
-        assert near.seen == ["pause"]
-        assert end.get_write_buffer_size() == HIGH_WATER + 1
-        far.transport.resume_reading()
-        await settle()
-        assert near.seen == ["pause", "resume"]
-        assert len(far.data) == HIGH_WATER + 1
+def test_connecting_to_a_listener_that_hangs_waits() -> None:
+    async def main() -> None:
+        server = network().listen(Greeter, ("127.0.0.1", 80))
+        server.hang()
+        reading = [asyncio.ensure_future(read("127.0.0.1", 80)) for _ in range(2)]
+        gone = asyncio.ensure_future(read("127.0.0.1", 80))
+        await asyncio.sleep(10)
+        assert not any(task.done() for task in reading)
+        gone.cancel()
+        server.resume()
+        assert await asyncio.gather(*reading) == [b"hello", b"hello"]
+        server.hang()
+        late = asyncio.ensure_future(read("127.0.0.1", 80))
+        await asyncio.sleep(1)
+        server.close()
+        with pytest.raises(ConnectionRefusedError):
+            await late
 
-    play(scene)
-
-
-def test_an_end_follows_what_was_written_and_closes_the_other_side() -> None:
-    async def scene(near: Peer, far: Peer, end: MemoryTransport) -> None:
-        end.write(b"last")
-        end.close()
-        end.write(b"too late")
-        await settle(10)
-        assert far.data == b"last"
-        assert (near.seen, far.seen) == (["lost"], ["eof", "lost"])
-
-    play(scene)
+    run(main())
 
 
-def test_an_abort_is_a_reset_and_loses_what_is_on_its_way() -> None:
-    async def scene(near: Peer, far: Peer, end: MemoryTransport) -> None:
-        far.transport.pause_reading()
-        end.write(b"lost")
-        await settle()
-        end.abort()
-        far.transport.resume_reading()
-        await settle()
-        assert far.data == b""
-        assert (near.seen, far.seen) == (["lost"], ["ConnectionResetError"])
+def test_a_socket_is_bound_first_and_served_later() -> None:
+    async def main() -> None:
+        one = network().socket(socket.AF_INET, socket.SOCK_STREAM)
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        one.setblocking(False)
+        one.bind(("127.0.0.1", 0))
+        one.listen(100)
+        address = one.getsockname()
+        server = await asyncio.get_running_loop().create_server(Greeter, sock=one.dup(), start_serving=False)
+        one.close()
+        early = asyncio.ensure_future(read(*address))
+        await asyncio.sleep(1)
+        assert not early.done()
+        await server.start_serving()
+        assert await early == b"hello"
 
-    play(scene)
+    run(main())
 
 
-def test_who_writes_to_somebody_that_has_gone_is_reset() -> None:
-    async def scene(near: Peer, far: Peer, end: MemoryTransport) -> None:
-        near.eof_received = lambda: True  # type: ignore[method-assign]  # it keeps its half open
-        far.transport.close()
-        await settle()
-        end.write(b"anybody there?")
-        await settle()
-        assert near.seen == ["ConnectionResetError"]
+def test_names_are_resolved_in_their_time() -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        assert [info[4] for info in await loop.getaddrinfo("shop.test", 80)] == [("shop.test", 80)]
 
-    play(scene)
+        def resolve(name: str) -> tuple[float, list[str]]:
+            if name != "shop.test":
+                raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+            return 2.5, ["127.0.0.1", "127.0.0.2"]
+
+        network().resolve = resolve
+        began = loop.time()
+        found = await loop.getaddrinfo("shop.test", 80)
+        assert [info[4] for info in found] == [("127.0.0.1", 80), ("127.0.0.2", 80)]
+        assert loop.time() - began == 2.5
+        assert [info[4] for info in await loop.getaddrinfo("127.0.0.9", 80)] == [("127.0.0.9", 80)]
+        with pytest.raises(socket.gaierror):
+            await loop.getaddrinfo("other.test", 80)
+
+    run(main())
+
+
+def test_accept_can_be_replaced() -> None:
+    async def main() -> None:
+        asked: list[Any] = []
+
+        async def accept(address: Any) -> asyncio.Protocol:
+            asked.append(address)
+            return Greeter()
+
+        network().accept = accept
+        loop = asyncio.get_running_loop()
+        reader = asyncio.StreamReader()
+        await loop.create_unix_connection(lambda: asyncio.StreamReaderProtocol(reader), "/run/app.sock")
+        assert await reader.read() == b"hello"
+        assert await read("nowhere", 1) == b"hello"
+        assert asked == [("/run/app.sock", None), ("nowhere", 1)]
+
+    run(main())

@@ -13,7 +13,9 @@ from sidecar.core.outcome import CONNECT_FAILURE, Outcome
 from sidecar.core.promise import Run
 from sidecar.core.stage import stack
 from sidecar.stages.fault import stage as fault
+from sidecar.stages.fault.spec import Spec as FaultSpec
 from sidecar.stages.retry import stage as retry
+from sidecar.stages.retry.spec import Spec as RetrySpec
 from tests.support.clock import make_env
 from tests.support.service import ScriptedService, context, exchange, response
 
@@ -24,7 +26,7 @@ def retried(on: list[Any], *script: Any, x: Exchange | None = None) -> tuple[int
     """How many tries there were, and the answer."""
     env = make_env()
     service = ScriptedService(*script, env=env)
-    layer = retry.build(retry.Spec.model_validate({"on": on}), context(env))
+    layer = retry.build(RetrySpec.model_validate({"on": on}), context(env))
     run = Run(stack([layer], service)(x or exchange(arrived=env.now())), lambda _: None)
     assert run.value is not None
     return service.calls, run.value
@@ -78,16 +80,16 @@ def test_a_body_that_was_read_is_passed_on_whole() -> None:
 
 def test_the_request_body_is_not_known_there() -> None:
     with pytest.raises(ValidationError, match="gone by then"):
-        retry.Spec.model_validate({"on": [{"when": "request.body.a == 1"}]})
+        RetrySpec.model_validate({"on": [{"when": "request.body.a == 1"}]})
     with pytest.raises(ValidationError, match="did you mean `response`"):
-        retry.Spec.model_validate({"on": [{"when": "respnse.status == 1"}]})
+        RetrySpec.model_validate({"on": [{"when": "respnse.status == 1"}]})
 
 
 def test_faults_strike_only_whom_they_are_for() -> None:
     env = make_env()
     spec = {"when": "request.headers['x-drill'] == 'yes'", "abort": {"status": 503, "share": "100%"}}
     service = ScriptedService(200, env=env)
-    layer = fault.build(fault.Spec.model_validate(spec), context(env))
+    layer = fault.build(FaultSpec.model_validate(spec), context(env))
     for headers, status in (({}, 200), ({"x-drill": "no"}, 200), ({"x-drill": "yes"}, 503)):
         run = Run(stack([layer], service)(exchange(headers=headers, arrived=env.now())), lambda _: None)
         assert run.value is not None

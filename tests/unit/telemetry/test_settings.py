@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
-from sidecar.telemetry.settings import Sampler, Settings, Target, settle
+from sidecar.telemetry.settings import Sampler, Settings, Target, resolve_settings
 from sidecar.telemetry.spec import TelemetrySpec, wiring
 
 COLLECTOR = "http://collector:4318"
 
 
 def settled(environ: dict[str, str] | None = None, **block: Any) -> Settings:
-    return settle(TelemetrySpec(**block) if block else None, "orders", environ or {})
+    return resolve_settings(TelemetrySpec(**block) if block else None, "orders", environ or {})
 
 
 def traces(environ: dict[str, str], **block: Any) -> Target:

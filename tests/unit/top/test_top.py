@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 from click.testing import CliRunner, Result
 
-from sidecar.cli import main
+from sidecar.commands import main
 from sidecar.top.stream import Model, Sum
 from sidecar.top.words import bar, duration, plain, sparkline
 from tests.browser.scene import Scene, broken, calm

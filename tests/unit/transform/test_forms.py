@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.transform.forms import from_form, to_form
-from sidecar.transform.jsonbody import Invalid, parse
+from sidecar.transform.jsonbody import InvalidBody, parse
 
 
 @pytest.mark.parametrize(
@@ -40,13 +40,13 @@ def test_json_as_a_form(document: str, form: bytes) -> None:
 
 @pytest.mark.parametrize("document", ["[1]", "5", '{"a":{"b":1}}', '{"a":[[1]]}', '{"a":[{}]}'])
 def test_what_a_form_cannot_say_is_invalid(document: str) -> None:
-    with pytest.raises(Invalid):
+    with pytest.raises(InvalidBody):
         to_form(parse(document.encode()))
 
 
 @pytest.mark.parametrize("form", [b"a=%ff", b"%ff=1", b"a=1&" * 1001])
 def test_a_form_that_cannot_be_read_is_invalid(form: bytes) -> None:
-    with pytest.raises(Invalid):
+    with pytest.raises(InvalidBody):
         from_form(form)
 
 

@@ -9,7 +9,7 @@ from sidecar.core.exchange import Exchange
 from sidecar.core.message import Message, parse_fields
 from sidecar.core.outcome import BREAKER_OPEN, Outcome, Refusal, failed
 from sidecar.core.template import Template
-from sidecar.transform.headers import Cutter, HeaderEdit, put
+from sidecar.transform.headers import HeaderEdit, LineRemover, put
 
 CONSTANTS = {"service": "orders", "route": "order", "upstream": "app"}
 
@@ -126,10 +126,10 @@ def test_many_lines_take_no_time() -> None:
 def test_cut_and_put() -> None:
     message = Message.__new__(Message)
     message.lines = b"ETag: 1\r\na: 2\r\netag: 3\r\n"
-    assert Cutter(["b"], ["etag"])(message) == [b"1", b"3"]
+    assert LineRemover(["b"], ["etag"])(message) == [b"1", b"3"]
     assert message.lines == b"a: 2\r\n"
-    assert Cutter(["b"], ["etag"])(message) == []
-    assert Cutter(["b", "a"])(message) == []
+    assert LineRemover(["b"], ["etag"])(message) == []
+    assert LineRemover(["b", "a"])(message) == []
     assert message.lines == b""
     message.lines = b"A: 2\r\n"
     put(message, b"a", b"4")

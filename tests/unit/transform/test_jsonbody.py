@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.transform.jsonbody import Document, Invalid, parse, plain
-from tests.support.timing import least
+from sidecar.transform.jsonbody import Document, InvalidBody, parse, plain
+from tests.support.work import calls
 
 
 def values(text: st.SearchStrategy[str]) -> st.SearchStrategy[Any]:
@@ -76,7 +76,7 @@ def test_numbers_keep_their_spelling(text: str) -> None:
     ],
 )
 def test_what_is_no_one_json_text_is_invalid(data: bytes, message: str) -> None:
-    with pytest.raises(Invalid, match=message):
+    with pytest.raises(InvalidBody, match=message):
         parse(data)
 
 
@@ -104,7 +104,7 @@ def test_repeated_keys_are_found_in_every_spelling(pairs: list[tuple[str, int]])
         if len(dict(pairs)) == len(pairs):
             assert parse(data).encoded() == data
         else:
-            with pytest.raises(Invalid, match="twice"):
+            with pytest.raises(InvalidBody, match="twice"):
                 parse(data)
 
 
@@ -131,7 +131,7 @@ def test_plain_values() -> None:
 def test_a_key_twice_in_a_long_text_is_refused_without_a_search() -> None:
     text = b"{%b}" % b",".join(b'"k%d":1' % n for n in range(3_000))
     assert parse(text).at(("k7",)) == 1
-    with pytest.raises(Invalid, match="a key twice"):
+    with pytest.raises(InvalidBody, match="a key twice"):
         parse(text[:-1] + b',"k7":1}')
 
 
@@ -149,9 +149,9 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize("data", HOSTILE, ids=range(len(HOSTILE)))
-def test_hostile_bodies_take_no_time(data: bytes) -> None:
+def test_hostile_bodies_take_few_calls(data: bytes) -> None:
     def once() -> None:
-        with suppress(Invalid):
+        with suppress(InvalidBody):
             parse(data).encoded()
 
-    assert least(once) < 0.005
+    assert calls(once).total() <= 50, "each reads the bytes a few times, whatever they are"

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.core.exchange import Exchange
-from sidecar.transform.jsonbody import Document, Invalid, parse
+from sidecar.transform.jsonbody import Document, InvalidBody, parse
 from sidecar.transform.pointer import (
     EACH,
     Operation,
@@ -119,7 +119,7 @@ def test_operations(operation: Operation, before: str, after: str) -> None:
     ],
 )
 def test_where_something_bars_the_way_the_document_is_invalid(operation: Operation, before: str, message: str) -> None:
-    with pytest.raises(Invalid, match=re.escape(message)):
+    with pytest.raises(InvalidBody, match=re.escape(message)):
         applied(before, operation)
 
 
@@ -158,7 +158,7 @@ def test_values_that_are_copied_do_not_share() -> None:
 
 def test_stars_under_stars_are_bounded() -> None:
     row = json.dumps([[0] * 400] * 400)
-    with pytest.raises(Invalid, match="more than"):
+    with pytest.raises(InvalidBody, match="more than"):
         applied(row, put("/*/*", 1))
 
 

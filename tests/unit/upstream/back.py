@@ -1,4 +1,4 @@
-"""An endpoint without sockets: connections are joined in memory to servers that the test plays, in virtual time.
+"""Endpoint without sockets: connections are joined in memory to servers that the test plays, in virtual time.
 
 back = Back()
 run = back.send(exchange())
@@ -18,9 +18,11 @@ from sidecar.core.exchange import Exchange
 from sidecar.core.message import Headers
 from sidecar.core.outcome import Failure, Outcome
 from sidecar.core.promise import Run
-from sidecar.upstream.client import Upstream, make_upstream
-from sidecar.upstream.connection import Connection
+from sidecar.core.stage import Gate
+from sidecar.upstream.client import Upstream
+from sidecar.upstream.connection import UpstreamConnection
 from sidecar.upstream.deadlines import Deadlines
+from sidecar.upstream.endpoint import Endpoint
 from sidecar.upstream.pool import Pool
 from sidecar.upstream.spec import UpstreamSpec
 from tests.support.loop import virtual_env
@@ -32,7 +34,7 @@ NEVER = float("inf")
 
 
 class Peer(Wire):
-    """The server's end of one connection."""
+    """Server's end of one connection."""
 
     pair: TransportPair
 
@@ -42,19 +44,19 @@ class Peer(Wire):
 
 
 class Back:
-    """A pool, or an upstream of one endpoint, and the servers behind it."""
+    """Pool, or upstream of one endpoint, and the servers behind it."""
 
     def __init__(self, **spec: Any) -> None:
         self.env = virtual_env()
         self.deadlines = Deadlines(self.env)
         self.peers: list[Peer] = []
         self.connecting: Callable[[], Any] | None = None
-        """What connecting waits for or raises, where it is not at once."""
+        """Awaited before each connection is made; None to connect at once."""
         self.pool = Pool("http://test:80", self.env, self.deadlines, self.connect)
         self.spec = UpstreamSpec.model_validate({"endpoints": ["http://test:80"], **spec})
         self.pool.retune(self.spec)
 
-    async def connect(self, protocol: Callable[[], Connection]) -> None:
+    async def connect(self, protocol: Callable[[], UpstreamConnection]) -> None:
         if self.connecting is not None:
             await self.connecting()
         peer = Peer()
@@ -63,34 +65,33 @@ class Back:
 
     @property
     def server(self) -> Peer:
-        """The end of the newest connection."""
+        """Server's end of the newest connection."""
         return self.peers[-1]
 
     def send(self, x: Exchange, expires: float = NEVER) -> Run[Outcome]:
-        """One exchange over the pool, without an upstream around it."""
+        """Carry one exchange over the pool, without an upstream around it."""
 
         async def go() -> Outcome:
             now = self.env.now()
             connection = self.pool.take(x, now) or await self.pool.open(expires)
-            if not isinstance(connection, Connection):
+            if not isinstance(connection, UpstreamConnection):
                 return connection
             return await connection.exchange(x, expires, now)
 
         return Run(go(), lambda run: None)
 
-    def upstream(self) -> Upstream:
-        """The whole client, its one endpoint connected to this."""
+    def upstream(self, gate: Callable[[Endpoint], Gate] | None = None) -> Upstream:
+        """Return an upstream whose one endpoint is connected here, with a gate of its own."""
         store = Store()
-        upstream = make_upstream("test", self.spec, self.env, store.obtain)
-        self.deadlines = upstream._deadlines
-        pool = upstream._pools.of(upstream.endpoints.members[0])
-        pool.connect = self.connect
-        self.pool = pool
+        upstream = Upstream("test", self.spec, self.env, store.obtain, endpoint_gate=gate)
+        self.pool = upstream.pools.of(upstream.endpoints.members[0])
+        self.pool.connect = self.connect
+        self.deadlines = self.pool.deadlines
         return upstream
 
 
 class Sink:
-    """The sink of an answer's body."""
+    """Sink of a response's body; collects it."""
 
     def __init__(self, outcome: Outcome | None) -> None:
         self.data = bytearray()
@@ -115,8 +116,18 @@ class Sink:
         self.failure = failure
 
 
+class Interims:
+    """Interim responses, as the client was told of them."""
+
+    def __init__(self) -> None:
+        self.said: list[tuple[int, bytes]] = []
+
+    def __call__(self, status: int, lines: bytes) -> None:
+        self.said.append((status, lines))
+
+
 class Source:
-    """Where a request's body comes from, in a test."""
+    """Source of a request's body; notes what it is told."""
 
     def __init__(self) -> None:
         self.said: list[str] = []
@@ -131,8 +142,21 @@ class Source:
         self.said.append("cancel")
 
 
+def get(method: bytes = b"GET", **facts: Any) -> Exchange:
+    """Return a request without a body; `facts` are attributes of the exchange."""
+    x = Exchange(method, b"/", [])
+    for name, value in facts.items():
+        setattr(x, name, value)
+    return x
+
+
+def start(upstream: Upstream, x: Exchange) -> Run[Outcome]:
+    """Start one attempt."""
+    return Run(upstream.service(x), lambda run: None)
+
+
 def upload(length: int | None = None, method: bytes = b"POST", **facts: Any) -> tuple[Exchange, Body, Source]:
-    """A request whose body is still coming."""
+    """Return a request whose body is still arriving, with its body and the body's source."""
     source = Source()
     x = Exchange(method, b"/", [])
     x.stream = Body(source, length)
@@ -142,7 +166,7 @@ def upload(length: int | None = None, method: bytes = b"POST", **facts: Any) -> 
 
 
 def outcome_of(run: Run[Outcome]) -> Outcome:
-    """What a run that has ended has brought."""
+    """Return the outcome of a run that has ended."""
     assert run.error is None, run.error
     assert run.value is not None, "it has not ended"
     return run.value

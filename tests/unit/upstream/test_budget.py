@@ -11,12 +11,12 @@ from pydantic import ValidationError
 
 from sidecar.core import events, metrics
 from sidecar.core.window import BUCKETS
-from sidecar.upstream.budget import RetryBudget, Spec
+from sidecar.upstream.budget import RetryBudget, RetryBudgetSpec
 from tests.support.clock import FakeEnv, make_env
 
 
-def spec(**keys: object) -> Spec:
-    return Spec.model_validate(keys)
+def spec(**keys: object) -> RetryBudgetSpec:
+    return RetryBudgetSpec.model_validate(keys)
 
 
 def spend(budget: RetryBudget, tries: int) -> int:

@@ -1,36 +1,26 @@
-"""The end of every pipeline: one try at one endpoint, recorded, and repeated only where nothing can have happened."""
+"""One attempt at one endpoint: recorded, settled, and repeated only where nothing can have happened."""
 
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from sidecar.core import metrics
 from sidecar.core.exchange import Exchange
-from sidecar.core.outcome import Outcome
-from sidecar.core.promise import Run
+from sidecar.core.outcome import BREAKER_OPEN, Outcome, failed
 from sidecar.upstream.client import Upstream
-from sidecar.upstream.pool import STATES
+from sidecar.upstream.endpoint import Endpoint
 from tests.support.loop import settle, virtual
-from tests.unit.upstream.back import OK, Back, Sink, outcome_of, upload
-
-
-def get(method: bytes = b"GET", **facts: Any) -> Exchange:
-    x = Exchange(method, b"/", [])
-    for name, value in facts.items():
-        setattr(x, name, value)
-    return x
-
-
-def ask(upstream: Upstream, x: Exchange) -> Run[Outcome]:
-    return Run(upstream.service(x), lambda run: None)
+from tests.unit.upstream.back import OK, Back, Sink, get, outcome_of, start, upload
 
 
 async def warm(back: Back, upstream: Upstream) -> None:
     """Leave one idle connection that has been used."""
-    run = ask(upstream, get())
+    run = start(upstream, get())
     await settle()
     back.server.write(OK)
     await settle()
@@ -43,7 +33,7 @@ async def test_a_try_is_recorded() -> None:
     upstream = back.upstream()
     endpoint = upstream.endpoints.members[0]
     x = get()
-    run = ask(upstream, x)
+    run = start(upstream, x)
     await asyncio.sleep(0.5)
     assert endpoint.in_flight == 1
     back.server.write(OK)
@@ -56,31 +46,12 @@ async def test_a_try_is_recorded() -> None:
 
 
 @virtual
-async def test_gauges_of_its_connections() -> None:
-    back = Back()
-    upstream = back.upstream()
-
-    def counts() -> tuple[float, ...]:
-        return tuple(back.env.meter.value(metrics.POOL_CONNECTIONS, upstream="test", state=state) for state in STATES)
-
-    assert counts() == (0, 0, 0)
-    run = ask(upstream, get())
-    assert counts() == (0, 0, 1)
-    await settle()
-    assert counts() == (0, 1, 0)
-    back.server.write(OK)
-    await settle()
-    assert outcome_of(run).status == 200
-    assert counts() == (1, 0, 0)
-
-
-@virtual
 async def test_a_body_belongs_to_the_try() -> None:
     back = Back()
     upstream = back.upstream()
     endpoint = upstream.endpoints.members[0]
     x = get()
-    run = ask(upstream, x)
+    run = start(upstream, x)
     await settle()
     back.server.write(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhello")
     await settle()
@@ -101,7 +72,7 @@ async def test_a_stale_connection_is_replaced_at_once(method: bytes) -> None:
     upstream = back.upstream()
     await warm(back, upstream)
     x = get(method)
-    run = ask(upstream, x)
+    run = start(upstream, x)
     await settle()
     back.server.transport.abort()
     await settle()
@@ -118,7 +89,7 @@ async def test_a_fresh_connection_that_closes_too_is_not_replaced_again() -> Non
     back = Back()
     upstream = back.upstream()
     await warm(back, upstream)
-    run = ask(upstream, get())
+    run = start(upstream, get())
     await settle()
     for _ in range(2):
         back.server.transport.abort()
@@ -133,7 +104,7 @@ async def test_what_may_not_be_repeated_is_never_sent_twice(method: bytes) -> No
     back = Back()
     upstream = back.upstream()
     await warm(back, upstream)
-    run = ask(upstream, get(method))
+    run = start(upstream, get(method))
     await settle()
     back.server.transport.abort()
     await settle()
@@ -148,7 +119,7 @@ async def test_an_answer_that_has_begun_is_never_repeated() -> None:
     back = Back()
     upstream = back.upstream()
     await warm(back, upstream)
-    run = ask(upstream, get())
+    run = start(upstream, get())
     await settle()
     back.server.write(b"HTTP/1.1 2")
     await settle()
@@ -165,7 +136,7 @@ async def test_a_body_that_was_kept_is_sent_again() -> None:
     await warm(back, upstream)
     x, body, _ = upload(10, b"PUT")
     body.record(1000)
-    run = ask(upstream, x)
+    run = start(upstream, x)
     await settle()
     body.feed(b"hello")
     await settle()
@@ -186,7 +157,7 @@ async def test_a_body_that_was_not_kept_is_not() -> None:
     upstream = back.upstream()
     await warm(back, upstream)
     x, body, _ = upload(10, b"PUT")
-    run = ask(upstream, x)
+    run = start(upstream, x)
     await settle()
     body.feed(b"hello")
     await settle()
@@ -201,7 +172,7 @@ async def test_no_try_begins_when_no_time_is_left() -> None:
     back = Back()
     upstream = back.upstream()
     for facts in ({"deadline": back.env.now()}, {"deadline": back.env.now() - 1}):
-        outcome = outcome_of(ask(upstream, get(**facts)))
+        outcome = outcome_of(start(upstream, get(**facts)))
         assert outcome.reason == "timeout"
         assert outcome.failure is not None
         assert not outcome.failure.sent
@@ -215,7 +186,7 @@ async def test_the_shorter_of_two_timeouts(deadline: float, attempt: float) -> N
     back = Back()
     upstream = back.upstream()
     x = get(deadline=back.env.now() + deadline, attempt_timeout=attempt, timeout_header=b"x-request-timeout-ms")
-    run = ask(upstream, x)
+    run = start(upstream, x)
     await asyncio.sleep(1.9)
     assert run.value is None
     assert b"\r\nx-request-timeout-ms: 2000\r\n" in back.server.received
@@ -237,7 +208,7 @@ async def test_a_request_that_is_cancelled_leaves_nothing_behind(moment: str) ->
     if moment == "connecting":
         back.connecting = for_ever
     x = get()
-    run = ask(upstream, x)
+    run = start(upstream, x)
     await settle()
     if moment == "body":
         back.server.write(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhello")
@@ -266,10 +237,110 @@ async def test_a_connection_that_cannot_be_made_is_no_try_that_was_sent() -> Non
         raise ConnectionRefusedError(111, "Connection refused")
 
     back.connecting = refuse
-    run = ask(upstream, get(b"POST"))
+    run = start(upstream, get(b"POST"))
     await settle()
     outcome = outcome_of(run)
     assert (outcome.reason, outcome.status) == ("connect_failure", 502)
     assert outcome.failure is not None
     assert not outcome.failure.sent
     assert upstream.endpoints.members[0].in_flight == 0
+
+
+class Ticket:
+    """What a gate has admitted an exchange with."""
+
+
+class Breaker:
+    """Gate of one endpoint; notes what it settles."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self.endpoint = endpoint
+        self.refuses = False
+        self.settled: list[tuple[Any, Any, str, int]] = []
+
+    def would_admit(self) -> bool:
+        return True
+
+    def admit(self, x: Exchange) -> object:
+        return failed(BREAKER_OPEN) if self.refuses else Ticket()
+
+    def settle(self, x: Exchange, ticket: object, outcome: Outcome) -> None:
+        self.settled.append((x, weakref.ref(ticket), outcome.reason, outcome.status))
+
+
+@pytest.fixture
+def guarded() -> Callable[[], tuple[Back, Upstream, list[Breaker]]]:
+    """Make an upstream whose endpoint has a breaker of its own, within a virtual loop."""
+
+    def make() -> tuple[Back, Upstream, list[Breaker]]:
+        back, breakers = Back(), []
+
+        def gate(endpoint: Endpoint) -> Breaker:
+            breakers.append(Breaker(endpoint))
+            return breakers[-1]
+
+        return back, back.upstream(gate), breakers
+
+    return make
+
+
+Guarded = Callable[[], tuple[Back, Upstream, list[Breaker]]]
+
+
+@virtual
+async def test_the_breaker_of_an_endpoint_is_settled_once(guarded: Guarded) -> None:
+    back, upstream, breakers = guarded()
+    for _ in range(2):
+        x = get()
+        run = start(upstream, x)
+        await settle()
+        back.server.write(OK)
+        await settle()
+        assert outcome_of(run).status == 200
+        assert breakers[0].settled.pop()[0] is x
+    (breaker,) = breakers
+    assert breaker.endpoint is upstream.endpoints.members[0]
+    assert breaker.settled == []
+
+
+@virtual
+async def test_the_breaker_of_an_endpoint_sees_a_body_that_breaks_off(guarded: Guarded) -> None:
+    back, upstream, breakers = guarded()
+    run = start(upstream, get())
+    await settle()
+    back.server.write(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhello")
+    await settle()
+    Sink(outcome_of(run))
+    assert breakers[0].settled == []
+    back.server.transport.abort()
+    await settle()
+    assert [settled[2:] for settled in breakers[0].settled] == [("reset", 502)]
+
+
+@virtual
+async def test_the_refusal_of_an_endpoints_breaker_is_no_attempt(guarded: Guarded) -> None:
+    back, upstream, breakers = guarded()
+    await warm(back, upstream)
+    breakers[0].refuses = True
+    x = get()
+    assert outcome_of(start(upstream, x)).reason == "breaker_open"
+    assert x.attempts == []
+    assert upstream.endpoints.members[0].in_flight == 0
+    assert len(breakers[0].settled) == 1
+
+
+@virtual
+async def test_a_settled_attempt_leaves_no_cycle_to_the_garbage_collector(guarded: Guarded) -> None:
+    back, upstream, breakers = guarded()
+    gc.disable()
+    try:
+        run = start(upstream, get())
+        await settle()
+        back.server.write(OK)
+        await settle()
+        assert outcome_of(run).status == 200
+        _, ticket, *_ = breakers[0].settled.pop()
+        del run
+        assert ticket() is None
+    finally:
+        gc.enable()

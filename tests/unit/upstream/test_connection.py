@@ -1,14 +1,26 @@
-"""One upstream connection: a request out, an answer in, and whether it may be used again."""
+"""One upstream connection: a request out, an answer in, whether it may be used again, and its phases."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Iterable
+from itertools import pairwise
+from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from sidecar.core.body import Body
 from sidecar.core.exchange import Exchange
-from tests.support.loop import settle, virtual
-from tests.unit.upstream.back import OK, Back, Sink, outcome_of, upload
+from sidecar.core.outcome import Outcome
+from sidecar.core.promise import Run
+from sidecar.upstream import connection as module
+from sidecar.upstream.connection import UpstreamConnection
+from tests.support.loop import run, settle, virtual
+from tests.support.transports import TransportPair, Wire
+from tests.unit.upstream.back import OK, Back, Interims, Peer, Sink, outcome_of, upload
+from tests.unit.upstream.phases import NAMES, Phases, allowed, documented, is_observable
 
 STREAM = b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n"
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -298,174 +310,9 @@ async def test_a_cancelled_exchange_ends_the_connection() -> None:
 
 
 @virtual
-async def test_a_body_with_a_length_goes_out_as_it_comes() -> None:
-    back = Back()
-    x, body, _ = upload(10)
-    run = back.send(x)
-    body.feed(b"hello")
-    await settle()
-    assert b"\r\ncontent-length: 10\r\n" in back.server.received
-    assert back.server.received.endswith(b"\r\n\r\nhello")
-    body.feed(b"world")
-    body.finish()
-    await settle()
-    assert back.server.received.endswith(b"\r\n\r\nhelloworld")
-    back.server.write(OK)
-    await settle()
-    assert outcome_of(run).status == 200
-    assert back.pool.describe()["idle"] == 1
-
-
-@virtual
-async def test_a_body_without_a_length_goes_out_in_chunks() -> None:
-    back = Back()
-    x, body, _ = upload()
-    back.send(x)
-    await settle()
-    body.feed(b"hello")
-    body.finish([(b"x-sum", b"1"), (b"x-forwarded-for", b"evil"), (b"transfer-encoding", b"chunked")])
-    await settle()
-    assert back.server.received.endswith(b"\r\n\r\n5\r\nhello\r\n0\r\nx-sum: 1\r\n\r\n")
-
-
-@virtual
-async def test_an_upstream_that_does_not_take_the_body_stops_its_source() -> None:
-    back = Back()
-    x, body, source = upload(1_000_000)
-    back.send(x)
-    await settle()
-    back.server.transport.pause_reading()
-    body.feed(b"x" * 100_000)
-    assert source.said == ["pause"]
-    back.server.transport.resume_reading()
-    await settle()
-    assert source.said == ["pause", "resume"]
-
-
-@virtual
-async def test_an_early_answer_ends_the_connection_and_lets_go_of_the_body() -> None:
-    back = Back()
-    x, body, _ = upload(10)
-    run = back.send(x)
-    await settle()
-    body.feed(b"hello")
-    back.server.write(b"HTTP/1.1 413 Content Too Large\r\nContent-Length: 0\r\n\r\n")
-    await settle()
-    assert outcome_of(run).status == 413
-    assert back.pool.describe()["open"] == 0
-    body.feed(b"world")
-    body.finish()
-    await settle()
-    assert not back.server.received.endswith(b"world")
-
-
-@virtual
-async def test_an_answer_may_begin_before_the_request_has_ended() -> None:
-    back = Back()
-    x, body, _ = upload()
-    run = back.send(x)
-    await settle()
-    back.server.write(CHUNKED + b"5\r\nHELLO\r\n")
-    await settle()
-    sink = Sink(outcome_of(run))
-    body.feed(b"hello")
-    await settle()
-    assert back.server.received.endswith(b"5\r\nhello\r\n")
-    body.finish()
-    back.server.write(b"0\r\n\r\n")
-    await settle()
-    assert sink.is_whole
-    assert back.pool.describe()["idle"] == 1
-
-
-@virtual
-async def test_a_body_that_breaks_off_breaks_the_request() -> None:
-    from sidecar.core.outcome import CLIENT_CLOSED
-
-    back = Back()
-    x, body, _ = upload(10)
-    run = back.send(x)
-    await settle()
-    body.feed(b"hello")
-    body.fail(CLIENT_CLOSED)
-    await settle()
-    assert outcome_of(run).reason == "client_closed"
-    assert back.server.is_lost
-
-
-class Interim:
-    """Notes what the client is told before the answer."""
-
-    def __init__(self) -> None:
-        self.said: list[tuple[int, bytes]] = []
-
-    def __call__(self, status: int, lines: bytes) -> None:
-        self.said.append((status, lines))
-
-
-@virtual
-async def test_the_body_is_held_back_until_100() -> None:
-    back = Back()
-    interim = Interim()
-    x, body, _ = upload(5, expects_continue=True, interim=interim)
-    run = back.send(x)
-    body.feed(b"hello")
-    body.finish()
-    await settle()
-    assert b"\r\nexpect: 100-continue\r\n" in back.server.received
-    assert back.server.received.endswith(b"\r\n\r\n")
-    back.server.write(b"HTTP/1.1 100 Continue\r\nX: y\r\n\r\n")
-    await settle()
-    assert interim.said == [(100, b"X: y\r\n")]
-    assert back.server.received.endswith(b"\r\n\r\nhello")
-    back.server.write(b"HTTP/1.1 100 Continue\r\n\r\n" + OK)
-    await settle()
-    assert outcome_of(run).status == 200
-    assert len(interim.said) == 1
-    await asyncio.sleep(2)
-    assert len(interim.said) == 1
-    assert back.server.received.count(b"hello") == 1
-
-
-@virtual
-async def test_the_body_is_not_held_back_for_ever() -> None:
-    back = Back()
-    interim = Interim()
-    x, body, _ = upload(5, expects_continue=True, interim=interim)
-    run = back.send(x)
-    await asyncio.sleep(0.9)
-    assert interim.said == []
-    await asyncio.sleep(0.2)
-    assert interim.said == [(100, b"")]
-    body.feed(b"hello")
-    body.finish()
-    await settle()
-    assert back.server.received.endswith(b"\r\n\r\nhello")
-    back.server.write(OK)
-    await settle()
-    assert outcome_of(run).status == 200
-
-
-@virtual
-async def test_an_answer_instead_of_100_spares_the_body() -> None:
-    back = Back()
-    interim = Interim()
-    x, *_ = upload(5, expects_continue=True, interim=interim)
-    run = back.send(x)
-    await settle()
-    back.server.write(b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n")
-    await settle()
-    assert outcome_of(run).status == 401
-    assert back.server.is_eof, "it would take what comes next for the body"
-    await asyncio.sleep(2)
-    assert interim.said == []
-    assert not back.server.received.endswith(b"hello")
-
-
-@virtual
 async def test_hints_are_passed_on() -> None:
     back = Back()
-    interim = Interim()
+    interim = Interims()
     x = get()
     x.interim = interim
     run = back.send(x)
@@ -507,6 +354,90 @@ async def test_a_fresh_connection_that_closes_is_not_stale() -> None:
     assert failure.sent
 
 
+@pytest.mark.parametrize("part", [b"", b"HTTP/1.1 200 OK\r\nX: y"])
+@virtual
+async def test_an_answer_that_does_not_come_is_a_timeout(part: bytes) -> None:
+    back = Back()
+    run = back.send(get(), back.env.now() + 2)
+    await settle()
+    back.server.write(part)
+    await asyncio.sleep(1.9)
+    assert run.value is None
+    await asyncio.sleep(0.2)
+    assert outcome_of(run).reason == "timeout"
+    assert back.server.is_lost
+
+
+@virtual
+async def test_a_head_that_is_dribbled_has_a_deadline_as_a_whole() -> None:
+    back = Back()
+    run = back.send(get(), back.env.now() + 2)
+    await settle()
+    for byte in OK:
+        back.server.write(bytes((byte,)))
+        await asyncio.sleep(0.1)
+        if run.value is not None:
+            break
+    assert outcome_of(run).reason == "timeout"
+
+
+@virtual
+async def test_a_body_has_a_deadline_as_a_whole() -> None:
+    back = Back()
+    x = get()
+    x.idle_timeout = 1.0
+    run = back.send(x, back.env.now() + 5)
+    await settle()
+    back.server.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
+    await settle()
+    sink = Sink(outcome_of(run))
+    for _ in range(20):
+        back.server.write(b"x")
+        await asyncio.sleep(0.5)
+    assert sink.failure is not None
+    assert sink.failure.code == "timeout"
+    assert 9 <= len(sink.data) <= 11
+
+
+@virtual
+async def test_a_pause_between_two_pieces_has_a_limit() -> None:
+    back = Back()
+    x = get()
+    x.idle_timeout = 1.0
+    run = back.send(x)
+    await settle()
+    back.server.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
+    await settle()
+    sink = Sink(outcome_of(run))
+    for _ in range(5):
+        back.server.write(b"x")
+        await asyncio.sleep(0.9)
+    assert sink.failure is None
+    await asyncio.sleep(0.3)
+    assert sink.failure is not None
+    assert sink.failure.code == "timeout"
+
+
+@virtual
+async def test_a_reader_that_is_slow_is_not_the_upstreams_fault() -> None:
+    back = Back()
+    x = get()
+    x.idle_timeout = 1.0
+    run = back.send(x)
+    await settle()
+    back.server.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
+    await settle()
+    sink = Sink(outcome_of(run))
+    sink.stream.pause()
+    await asyncio.sleep(10)
+    assert sink.failure is None
+    sink.stream.resume()
+    await asyncio.sleep(0.9)
+    back.server.write(b"x" * 1000)
+    await settle()
+    assert sink.is_whole
+
+
 UPGRADE = (
     b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     b"Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\nSec-WebSocket-Protocol: p\r\n\r\n"
@@ -521,8 +452,6 @@ def handshake() -> Exchange:
 
 @virtual
 async def test_an_upgraded_connection_is_taken_over() -> None:
-    from tests.support.transports import Wire
-
     back = Back()
     run = back.send(handshake())
     await settle()
@@ -588,3 +517,267 @@ async def test_a_handshake_that_is_refused_is_an_answer() -> None:
     await settle()
     assert outcome_of(run).status == 403
     assert back.pool.describe()["idle"] == 1
+
+
+# ----- phases
+
+
+class Play:
+    """One endpoint and the exchanges of a scenario, driven a step at a time."""
+
+    def __init__(self, **spec: Any) -> None:
+        self.back = Back(**spec)
+        self.runs: list[Run[Outcome]] = []
+        self.sinks: list[Sink] = []
+        self.bodies: list[Body] = []
+        self.tunnels: list[Any] = []
+
+    @property
+    def server(self) -> Peer | None:
+        return self.back.peers[-1] if self.back.peers else None
+
+    def ask(self, x: Exchange | None = None) -> None:
+        """Send a request that has 10 s."""
+        self.runs.append(self.back.send(x or get(), self.back.env.now() + 10))
+
+    def upload(self) -> None:
+        """Send a request whose body is still arriving."""
+        x, body, _ = upload(10)
+        self.bodies.append(body)
+        self.ask(x)
+
+    def say(self, data: bytes) -> None:
+        """Let the server of the newest connection write."""
+        if self.server is not None and not self.server.is_lost:
+            self.server.write(data)
+
+    def end(self, how: str) -> None:
+        """Let the server `close` or `abort` the newest connection."""
+        if self.server is not None:
+            getattr(self.server.transport, how)()
+
+    def leave(self) -> None:
+        """Send a request and give it up at once."""
+        self.ask()
+        self.cancel()
+
+    def take(self) -> None:
+        """Read the bodies of all outcomes so far, and take switched connections over."""
+        for sent in self.runs:
+            outcome = sent.value
+            if outcome is None:
+                continue
+            if outcome.stream is not None and all(sink.stream is not outcome.stream for sink in self.sinks):
+                self.sinks.append(Sink(outcome))
+            if outcome.tunnel is not None and outcome.tunnel not in self.tunnels:
+                outcome.tunnel.take_over(TunnelEnd(outcome.tunnel))
+                self.tunnels.append(outcome.tunnel)
+
+    def cancel(self) -> None:
+        """Give up all that is awaited and every body."""
+        for sent in self.runs:
+            if sent.value is None and sent.error is None:
+                sent.cancel()
+            elif sent.value is not None and sent.value.stream is not None:
+                sent.value.stream.cancel()
+
+
+class TunnelEnd(Wire):
+    """Whoever has taken a switched connection over; closes it when it is lost, as a tunnel does."""
+
+    def __init__(self, tunnel: Any) -> None:
+        super().__init__()
+        self.tunnel = tunnel
+
+    def eof_received(self) -> bool:
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self.tunnel.close()
+
+
+Step = Callable[[Play], Any]
+ASK: Step = Play.ask
+UPLOAD: Step = Play.upload
+TAKE: Step = Play.take
+CANCEL: Step = Play.cancel
+LEAVE: Step = Play.leave
+CLOSE: Step = lambda play: play.end("close")  # noqa: E731 - as the others
+ABORT: Step = lambda play: play.end("abort")  # noqa: E731
+UPGRADED: Step = lambda play: play.ask(handshake())  # noqa: E731
+RETIRE: Step = lambda play: play.back.pool.retire()  # noqa: E731
+
+
+def say(data: bytes) -> Step:
+    return lambda play: play.say(data)
+
+
+def wait(seconds: float) -> Step:
+    return lambda play: asyncio.sleep(seconds)
+
+
+def feed(size: int) -> Step:
+    """Feed bytes of the newest upload; the tenth is its last."""
+
+    def step(play: Play) -> None:
+        if play.bodies and (body := play.bodies[-1]).received + size <= 10:
+            body.feed(b"x" * size)
+            if body.received == 10:
+                body.finish()
+
+    return step
+
+
+def hurried(idle_timeout: float) -> Step:
+    """Send a request that allows so many seconds between two pieces of a body."""
+
+    def step(play: Play) -> None:
+        x = get()
+        x.idle_timeout = idle_timeout
+        play.ask(x)
+
+    return step
+
+
+async def perform(play: Play, steps: Iterable[Step]) -> None:
+    for step in steps:
+        done = step(play)
+        if done is not None:
+            await done
+        await settle()
+
+
+EARLY = b"HTTP/1.1 413 Content Too Large\r\nContent-Length: 0\r\n\r\n"
+HINTS = b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"
+LAST = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nhi"
+UNTIL_THE_END = b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nhello"
+HALF = STREAM + b"hello"
+
+SCENARIOS: dict[str, tuple[str, list[Step]]] = {
+    "nobody waits once it is connected": ("IDLE", [LEAVE]),
+    "an answer in one piece": ("IDLE AWAITING_HEAD IDLE", [ASK, say(OK)]),
+    "one answer after the other": ("IDLE AWAITING_HEAD IDLE AWAITING_HEAD IDLE", [ASK, say(OK), ASK, say(OK)]),
+    "a head in pieces": ("IDLE AWAITING_HEAD IDLE", [ASK, say(OK[:9]), say(OK[9:30]), say(OK[30:])]),
+    "interim responses": ("IDLE AWAITING_HEAD IDLE", [ASK, say(HINTS), say(HINTS + OK)]),
+    "too many interim responses": ("IDLE AWAITING_HEAD CLOSED", [ASK, say(HINTS * 17)]),
+    "an answer in pieces": ("IDLE AWAITING_HEAD READING_BODY IDLE", [ASK, say(HALF), TAKE, say(b"world")]),
+    "an answer in chunks": (
+        "IDLE AWAITING_HEAD READING_BODY IDLE",
+        [ASK, say(CHUNKED), TAKE, say(b"5\r\nhello\r\n"), say(b"0\r\n\r\n")],
+    ),
+    "the last answer": ("IDLE AWAITING_HEAD CLOSED", [ASK, say(LAST)]),
+    "an answer that ends with the connection": (
+        "IDLE AWAITING_HEAD READING_BODY CLOSED",
+        [ASK, say(UNTIL_THE_END), TAKE, CLOSE],
+    ),
+    "more than the answer": ("IDLE AWAITING_HEAD CLOSED", [ASK, say(OK + b"x")]),
+    "more than the body": ("IDLE AWAITING_HEAD READING_BODY CLOSED", [ASK, say(HALF), TAKE, say(b"worldx")]),
+    "no HTTP": ("IDLE AWAITING_HEAD CLOSED", [ASK, say(b"SSH-2.0-x\r\n\r\n")]),
+    "no chunk": ("IDLE AWAITING_HEAD READING_BODY CLOSED", [ASK, say(CHUNKED), TAKE, say(b"x\r\n")]),
+    "no chunk, with the head": ("IDLE AWAITING_HEAD READING_BODY CLOSED", [ASK, say(CHUNKED + b"x\r\n")]),
+    "an upload": ("IDLE AWAITING_HEAD IDLE", [UPLOAD, feed(5), feed(5), say(OK)]),
+    "an early answer to an upload": ("IDLE AWAITING_HEAD CLOSED", [UPLOAD, feed(5), say(EARLY), feed(5)]),
+    "an early head, the upload ends first": (
+        "IDLE AWAITING_HEAD READING_BODY IDLE",
+        [UPLOAD, say(HALF), TAKE, feed(10), say(b"world")],
+    ),
+    "an early head, the answer ends first": (
+        "IDLE AWAITING_HEAD READING_BODY CLOSED",
+        [UPLOAD, say(HALF), TAKE, say(b"world"), feed(10)],
+    ),
+    "given up before the head": ("IDLE AWAITING_HEAD CLOSED", [ASK, CANCEL]),
+    "given up in the head": ("IDLE AWAITING_HEAD CLOSED", [ASK, say(OK[:9]), CANCEL]),
+    "given up in the body": ("IDLE AWAITING_HEAD READING_BODY CLOSED", [ASK, say(HALF), TAKE, CANCEL]),
+    "closed before the head": ("IDLE AWAITING_HEAD CLOSED", [ASK, CLOSE]),
+    "reset before the head": ("IDLE AWAITING_HEAD CLOSED", [ASK, ABORT]),
+    "reset in the body": ("IDLE AWAITING_HEAD READING_BODY CLOSED", [ASK, say(HALF), TAKE, ABORT]),
+    "no head in time": ("IDLE AWAITING_HEAD CLOSED", [ASK, wait(11)]),
+    "no upload in time": ("IDLE AWAITING_HEAD CLOSED", [UPLOAD, feed(5), wait(11)]),
+    "no body in time": ("IDLE AWAITING_HEAD READING_BODY CLOSED", [ASK, say(HALF), TAKE, wait(11)]),
+    "too long a pause in the body": (
+        "IDLE AWAITING_HEAD READING_BODY CLOSED",
+        [hurried(1.0), say(HALF), TAKE, wait(2)],
+    ),
+    "idle, closed by the peer": ("IDLE AWAITING_HEAD IDLE CLOSED", [ASK, say(OK), CLOSE]),
+    "idle, reset by the peer": ("IDLE AWAITING_HEAD IDLE CLOSED", [ASK, say(OK), ABORT]),
+    "idle, the peer speaks": ("IDLE AWAITING_HEAD IDLE CLOSED", [ASK, say(OK), say(EARLY)]),
+    "idle for too long": ("IDLE AWAITING_HEAD IDLE CLOSED", [ASK, say(OK), wait(61)]),
+    "idle, the endpoint goes": ("IDLE AWAITING_HEAD IDLE CLOSED", [ASK, say(OK), RETIRE]),
+    "busy, the endpoint goes": ("IDLE AWAITING_HEAD IDLE CLOSED", [ASK, RETIRE, say(OK)]),
+    "an upgrade": ("IDLE AWAITING_HEAD SWITCHED", [UPGRADED, say(UPGRADE), TAKE, say(b"frames"), wait(11)]),
+    "an upgrade, closed by the peer": ("IDLE AWAITING_HEAD SWITCHED CLOSED", [UPGRADED, say(UPGRADE), TAKE, CLOSE]),
+    "an upgrade that nobody takes over": ("IDLE AWAITING_HEAD SWITCHED CLOSED", [UPGRADED, say(UPGRADE), wait(11)]),
+    "an upgrade that is lost before": ("IDLE AWAITING_HEAD SWITCHED CLOSED", [UPGRADED, say(UPGRADE), ABORT, TAKE]),
+    "an upgrade nobody asked for": ("IDLE AWAITING_HEAD CLOSED", [ASK, say(UPGRADE)]),
+    "an upgrade that is refused": ("IDLE AWAITING_HEAD IDLE", [UPGRADED, say(OK)]),
+}
+"""Names of scenarios, with the phases of the first connection after CONNECTING, and the steps."""
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_the_phases_of(name: str, phases: Phases | None) -> None:
+    expected, steps = SCENARIOS[name]
+
+    async def scenario() -> None:
+        play = Play()
+        await perform(play, steps)
+        if phases is not None:
+            assert phases.paths[0] == ["CONNECTING", *expected.split()]
+        assert {entry for entry in play.back.deadlines.entries if isinstance(entry, UpstreamConnection)} == set()
+        assert play.back.pool.count("active") == (1 if expected.endswith("SWITCHED") else 0)
+
+    run(scenario())
+
+
+@virtual
+async def test_a_connection_that_is_lost_before_it_is_used(phases: Phases | None) -> None:
+    back = Back()
+
+    async def connect(protocol: Callable[[], UpstreamConnection]) -> None:
+        peer = Peer()
+        peer.pair = TransportPair(protocol(), peer)
+        peer.transport.abort()
+        await settle()
+
+    back.pool.connect = connect
+    sent = back.send(get())
+    await settle(10)
+    assert outcome_of(sent).reason == "connect_failure"
+    assert phases is None or phases.paths == [["CONNECTING", "IDLE", "CLOSED"]]
+
+
+@pytest.mark.skipif(not is_observable, reason="a compiled module has no docstring")
+def test_the_table_of_phases_is_the_documented_one_and_each_row_is_taken() -> None:
+    assert [vars(module)[name] for name in NAMES] == list(range(len(NAMES)))
+    assert documented() == allowed()
+    paths = [["CONNECTING", *path.split()] for path, _ in SCENARIOS.values()]
+    assert {pair for path in paths for pair in pairwise(path)} == allowed()
+
+
+ODD: list[Step] = [
+    ASK, UPLOAD, UPGRADED, hurried(1.0), LEAVE, TAKE, CANCEL, CLOSE, ABORT, RETIRE, feed(3), feed(10), wait(0.5),
+    wait(11), say(OK), say(OK[:9]), say(OK[9:]), say(HALF), say(b"world"), say(CHUNKED), say(b"5\r\nhello\r\n"),
+    say(b"0\r\n\r\n"), say(HINTS), say(EARLY), say(LAST), say(UNTIL_THE_END), say(UPGRADE), say(b"\r\n"),
+    say(b"x" * 70_000),
+]  # fmt: skip
+"""Steps in any order, most of which make no sense."""
+
+
+@given(st.lists(st.sampled_from(ODD), max_size=12), st.integers(1, 3))
+def test_no_traffic_leaves_the_table_or_a_connection_behind(steps: list[Step], limit: int) -> None:
+    async def scenario() -> None:
+        play = Play(connections={"max": limit})
+        await perform(play, steps)
+        pool = play.back.pool
+        assert all(connection.is_idle() for connection in pool.idle)
+        assert not any(connection.is_idle() for connection in pool.connections - set(pool.idle))
+        await perform(play, [TAKE, CANCEL, wait(11)])
+        for tunnel in play.tunnels:
+            tunnel.close()
+        await settle()
+        assert pool.count("active") == 0
+        assert play.back.deadlines.entries == set()
+        assert all(sent.value is not None or sent.error is not None for sent in play.runs)
+
+    run(scenario())

@@ -1,13 +1,71 @@
-"""One endpoint's standing, and the set that survives reloads."""
+"""Endpoints: their addresses in policy files, their standing, and the set that survives reloads."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from sidecar.core import metrics
-from sidecar.upstream.endpoint import TRIAL, Endpoint, EndpointSet
+from sidecar.upstream.endpoint import TRIAL_INTERVAL, Endpoint, EndpointAddress, EndpointSet, parse_endpoint
 from sidecar.upstream.spec import UpstreamSpec
 from tests.support.clock import make_env
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("http://payments:8080", ("http://payments:8080", False, "payments", 8080, "")),
+        ("http://Payments", ("http://payments:80", False, "payments", 80, "")),
+        ("https://payments.prod.svc/", ("https://payments.prod.svc:443", True, "payments.prod.svc", 443, "")),
+        ("https://10.0.0.1:8443", ("https://10.0.0.1:8443", True, "10.0.0.1", 8443, "")),
+        ("http://[2001:DB8:0::1]:80", ("http://[2001:db8::1]:80", False, "2001:db8::1", 80, "")),
+        ("unix:/run/App.sock", ("unix:/run/App.sock", False, "", 0, "/run/App.sock")),
+    ],
+)
+def test_parts(text: str, parts: tuple[object, ...]) -> None:
+    assert parse_endpoint(text) == EndpointAddress(*parts)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("payments:8080", "is not an endpoint; .* such as http://payments:8080$"),
+        ("ftp://payments", "is not an endpoint"),
+        ("http://payments/v1", "its address alone, such as http://payments$"),
+        ("http://payments?x=1", "its address alone, such as http://payments$"),
+        ("http://user:secret@payments", "its address alone, such as http://payments$"),
+        ("http://", "neither a name nor an IP address"),
+        ("http://pay ments", "neither a name nor an IP address"),
+        ("http://-payments", "neither a name nor an IP address"),
+        ("http://pay\nments", "neither a name nor an IP address"),
+        ("http://payments:0", "1 to 65535"),
+        ("http://payments:65536", "1 to 65535"),
+        ("http://payments:", "1 to 65535"),
+        ("http://payments:٨٠", "1 to 65535"),
+        ("http://[10.0.0.1]:80", "not an IPv6 address"),
+        ("unix:run/app.sock", "absolute path"),
+        ("unix:///run/app.sock", "write unix:/run/app.sock"),
+        ("unix:/" + "x" * 107, "the system allows 107"),
+    ],
+)
+def test_what_is_wrong_is_said(text: str, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        parse_endpoint(text)
+
+
+@given(st.text() | st.text(alphabet="htps:/[]@.%?#unix0123456789-a", max_size=40))
+def test_the_canonical_form_is_stable_and_nothing_else_is_raised(text: str) -> None:
+    try:
+        address = parse_endpoint(text)
+    except ValueError:
+        return
+    assert parse_endpoint(address.url) == address
+
+
+# ----- standing
 
 
 def spec(*urls: str, **settings: Any) -> UpstreamSpec:
@@ -16,7 +74,7 @@ def spec(*urls: str, **settings: Any) -> UpstreamSpec:
 
 def test_an_endpoint_is_up_until_someone_says_otherwise() -> None:
     endpoint = Endpoint("http://a:80")
-    assert (endpoint.key, endpoint.host, endpoint.port, endpoint.tls) == ("http://a:80", "a", 80, False)
+    assert (endpoint.key, endpoint.host, endpoint.port, endpoint.is_tls) == ("http://a:80", "a", 80, False)
     assert endpoint.is_up
     assert endpoint.is_available(0.0)
 
@@ -42,8 +100,8 @@ def test_after_an_ejection_there_is_one_request_a_second() -> None:
     assert endpoint.is_available(20.0)
     endpoint.begin_trial(20.0)
     assert endpoint.state == "on_trial"
-    assert not endpoint.is_available(20.0 + TRIAL / 2)
-    assert endpoint.is_available(20.0 + TRIAL), "a trial of which nothing is heard is over"
+    assert not endpoint.is_available(20.0 + TRIAL_INTERVAL / 2)
+    assert endpoint.is_available(20.0 + TRIAL_INTERVAL), "a trial of which nothing is heard is over"
 
 
 def test_endpoints_that_stay_are_the_same_ones_and_those_that_go_are_told() -> None:

@@ -7,7 +7,7 @@ import ssl
 
 import pytest
 
-from sidecar.upstream.errors import words
+from sidecar.upstream.errors import describe_error
 
 
 def verification(message: str) -> ssl.SSLCertVerificationError:
@@ -35,4 +35,4 @@ def tls(reason: str) -> ssl.SSLError:
     ],
 )
 def test_errors_are_told_in_words(error: Exception, expected: str) -> None:
-    assert words(error) == expected
+    assert describe_error(error) == expected

@@ -6,13 +6,8 @@ import asyncio
 
 import pytest
 
-from sidecar.core.exchange import Exchange
 from tests.support.loop import settle, virtual
-from tests.unit.upstream.back import OK, Back, outcome_of
-
-
-def get(method: bytes = b"GET") -> Exchange:
-    return Exchange(method, b"/", [])
+from tests.unit.upstream.back import OK, Back, get, outcome_of
 
 
 async def for_ever() -> None:

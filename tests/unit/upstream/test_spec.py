@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from sidecar.config.docstrings import DescribingGenerator
 from sidecar.upstream.spec import UpstreamSpec
 
 
@@ -63,6 +64,6 @@ def test_what_is_wrong_is_said(settings: dict[str, Any], says: str) -> None:
 
 
 def test_the_schema_describes_every_setting() -> None:
-    for model in UpstreamSpec.model_json_schema()["$defs"].values():
+    for model in UpstreamSpec.model_json_schema(schema_generator=DescribingGenerator)["$defs"].values():
         for name, setting in model["properties"].items():
             assert "description" in setting or "$ref" in setting, (model["title"], name)

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.cache.rfc.facts import LINE, LINES, Facts, Reader, reader
-from sidecar.cache.rfc.freshness import Asked, Rules, assess
+from sidecar.cache.rfc.facts import LINE, LINES, Facts, FactsReader, reader
+from sidecar.cache.rfc.freshness import FreshnessRules, RequestFacts, assess
 
 NOW = 1_750_000_000.0
 """June 2025."""
@@ -29,8 +29,13 @@ FIELDS = [
     b"Proxy-Authenticate: Basic", b"X-Request-Id: 1", b"Content-Type: text/plain",
 ]  # fmt: skip
 HEADS = st.lists(st.sampled_from(FIELDS), max_size=6).map(lambda lines: b"".join(line + b"\r\n" for line in lines))
-PLAINLY = Asked()
-RULES = (Rules(), Rules(ttl=30.0), Rules(heuristic=0.1, stale_if_error=60.0), Rules(set_cookie=True))
+PLAIN = RequestFacts()
+RULES = (
+    FreshnessRules(),
+    FreshnessRules(ttl=30.0),
+    FreshnessRules(heuristic=0.1, stale_if_error=60.0),
+    FreshnessRules(set_cookie=True),
+)
 
 
 def said(facts: Facts) -> dict[str, Any]:
@@ -38,35 +43,35 @@ def said(facts: Facts) -> dict[str, Any]:
     return {name: getattr(facts, name) for name in KNOWN if name != "control"} | {"control": repr(facts.control)}
 
 
-def judged(facts: Facts, rules: Rules) -> tuple[Any, ...]:
-    plan, age, refusal = assess(200, facts, PLAINLY, rules, 1.0, NOW)
+def judged(facts: Facts, rules: FreshnessRules) -> tuple[Any, ...]:
+    plan, age, refusal = assess(200, facts, PLAIN, rules, 1.0, NOW)
     windows = (plan.lifetime, plan.stale_while_revalidate, plan.stale_if_error)
     return windows, plan.must_validate, plan.no_cache, plan.immutable, plan.dropped, age, refusal
 
 
 @given(st.lists(st.tuples(HEADS, st.sampled_from(RULES)), min_size=1, max_size=8))
-def test_what_came_before_changes_nothing(heads: list[tuple[bytes, Rules]]) -> None:
-    one = Reader(TARGETS)
+def test_cached_facts_equal_facts_read_anew(heads: list[tuple[bytes, FreshnessRules]]) -> None:
+    one = FactsReader(TARGETS)
     for head, rules in heads:
-        remembered, anew = one.read(head, NOW), Reader(TARGETS).read(head, NOW)
+        remembered, anew = one.read(head, NOW), FactsReader(TARGETS).read(head, NOW)
         assert said(remembered) == said(anew)
         assert judged(remembered, rules) == judged(anew, rules)
 
 
 @pytest.mark.parametrize("rules", RULES)
 @pytest.mark.parametrize("line", FIELDS)
-def test_a_line_more_or_less_is_judged_for_itself(line: bytes, rules: Rules) -> None:
+def test_a_line_more_or_less_is_judged_for_itself(line: bytes, rules: FreshnessRules) -> None:
     for base in (b"", b"Cache-Control: max-age=60\r\n", b'ETag: "b"\r\n', b"Date: Sun, 15 Jun 2025 15:06:40 GMT\r\n"):
         longer = base + line + b"\r\n"
         for heads in ((base, longer), (longer, base)):
-            one = Reader(TARGETS)
+            one = FactsReader(TARGETS)
             for head in heads:
-                assert judged(one.read(head, NOW), rules) == judged(Reader(TARGETS).read(head, NOW), rules)
+                assert judged(one.read(head, NOW), rules) == judged(FactsReader(TARGETS).read(head, NOW), rules)
 
 
 def test_answers_that_differ_in_their_names_only_are_judged_once() -> None:
-    one = Reader(TARGETS)
-    asked, rules = PLAINLY, RULES[0]
+    one = FactsReader(TARGETS)
+    asked, rules = PLAIN, RULES[0]
     first, second, third = (
         one.read(b'Cache-Control: max-age=60\r\nETag: "%d"\r\nX-Request-Id: %d\r\n' % (n, n), NOW) for n in range(3)
     )
@@ -74,24 +79,24 @@ def test_answers_that_differ_in_their_names_only_are_judged_once() -> None:
     second.follow(first)
     assert assess(200, second, asked, rules, 0.0, NOW)[0] is plan
     assert assess(404, second, asked, rules, 0.0, NOW)[0] is not plan
-    assert assess(200, third, Asked(no_store=True), rules, 0.0, NOW)[2] == b"request-no-store"
+    assert assess(200, third, RequestFacts(no_store=True), rules, 0.0, NOW)[2] == b"request-no-store"
 
 
 def test_a_year_of_two_digits_is_read_anew_each_day() -> None:
     """RFC 9110 5.6.7: it lies at most fifty years ahead, which another day may be the first to say otherwise."""
     head = b"Expires: x\r\nLast-Modified: Thursday, 31-Dec-76 00:00:00 GMT\r\n"
-    one = Reader(())
+    one = FactsReader(())
     in_2025, in_2027 = NOW, NOW + 2 * 365 * DAY
     before, after = one.read(head, in_2025).last_modified, one.read(head, in_2027).last_modified
     assert (before, after) == (
-        Reader(()).read(head, in_2025).last_modified,
-        Reader(()).read(head, in_2027).last_modified,
+        FactsReader(()).read(head, in_2025).last_modified,
+        FactsReader(()).read(head, in_2027).last_modified,
     )
     assert before != after
 
 
 def test_memory_is_bounded_in_number_and_size() -> None:
-    one = Reader(TARGETS)
+    one = FactsReader(TARGETS)
     for number in range(3 * LINES):
         one.read(b"X-Request-Id: %d\r\nX-Long: %b\r\n" % (number, b"x" * LINE), NOW)
     assert len(one._lines) <= LINES
@@ -100,14 +105,14 @@ def test_memory_is_bounded_in_number_and_size() -> None:
 
 @pytest.mark.parametrize("line", [b"Set-Cookie: session=1", b"set-cookie: session=1", b"X-API-Key: session=1"])
 def test_secrets_are_not_remembered(line: bytes) -> None:
-    one = Reader(TARGETS)
+    one = FactsReader(TARGETS)
     one.read(line + b"\r\n", NOW)
     assert not any(b"session" in known for known in one._lines)
     if b"ookie" in line:
         assert b"session" not in one._head
 
 
-def test_the_same_words_are_heeded_by_those_alone_who_say_so() -> None:
+def test_targeted_fields_count_only_for_policies_that_name_them() -> None:
     head = b"Cache-Control: max-age=1\r\nOwn-Cache-Control: max-age=2\r\n"
     assert reader((b"own-cache-control",)).read(head, NOW).control.max_age == 2
     assert reader(TARGETS).read(head, NOW).control.max_age == 1

@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.cache.rfc.dates import format_date
-from sidecar.cache.rfc.facts import Reader, parse_age
-from sidecar.cache.rfc.freshness import HEURISTICALLY_CACHEABLE, UNDERSTOOD, Asked, Plan, Rules, assess
+from sidecar.cache.rfc.facts import FactsReader, parse_age
+from sidecar.cache.rfc.freshness import HEURISTICALLY_CACHEABLE, UNDERSTOOD, FreshnessRules, Plan, RequestFacts, assess
 
 NOW = 1_750_000_000.0
-RULES = Rules()
-PLAINLY = Asked()
+RULES = FreshnessRules()
+PLAIN = RequestFacts()
 
 
 class Judged(NamedTuple):
@@ -31,13 +31,17 @@ def date(offset: float) -> str:
 
 
 def judge(
-    *headers: tuple[str, str], status: int = 200, asked: Asked = PLAINLY, rules: Rules = RULES, delay: float = 0.0
+    *headers: tuple[str, str],
+    status: int = 200,
+    asked: RequestFacts = PLAIN,
+    rules: FreshnessRules = RULES,
+    delay: float = 0.0,
 ) -> Judged:
     lines = "".join(f"{name}: {value}\r\n" for name, value in headers).encode()
-    return Judged(*assess(status, Reader(rules.targets).read(lines, NOW), asked, rules, delay, NOW))
+    return Judged(*assess(status, FactsReader(rules.targets).read(lines, NOW), asked, rules, delay, NOW))
 
 
-def control(value: str, *more: tuple[str, str], status: int = 200, rules: Rules = RULES) -> Judged:
+def control(value: str, *more: tuple[str, str], status: int = 200, rules: FreshnessRules = RULES) -> Judged:
     return judge(("Cache-Control", value), *more, status=status, rules=rules)
 
 
@@ -74,21 +78,21 @@ class TestStorable:
         assert (stored.refusal, stored.plan.no_cache, stored.plan.dropped) == (b"", False, {b"a", b"b"})
 
     def test_5_2_1_5_request_no_store(self) -> None:
-        assert judge(("Cache-Control", "max-age=60"), asked=Asked(no_store=True)).refusal == b"request-no-store"
+        assert judge(("Cache-Control", "max-age=60"), asked=RequestFacts(no_store=True)).refusal == b"request-no-store"
 
     @pytest.mark.parametrize("value", ["public, max-age=60", "must-revalidate, max-age=60", "s-maxage=60"])
     def test_3_5_authorization_with_leave(self, value: str) -> None:
-        assert judge(("Cache-Control", value), asked=Asked(has_authorization=True)).refusal == b""
+        assert judge(("Cache-Control", value), asked=RequestFacts(has_authorization=True)).refusal == b""
 
     @pytest.mark.parametrize("value", ["max-age=60", "proxy-revalidate, max-age=60", "immutable, max-age=60"])
     def test_3_5_authorization_without(self, value: str) -> None:
-        assert judge(("Cache-Control", value), asked=Asked(has_authorization=True)).refusal == b"authorization"
+        assert judge(("Cache-Control", value), asked=RequestFacts(has_authorization=True)).refusal == b"authorization"
 
     def test_set_cookie_needs_consent(self) -> None:
         cookie = ("Set-Cookie", "a=b")
         assert control("max-age=60", cookie).refusal == b"set-cookie"
         assert control("public, max-age=60", cookie).refusal == b"set-cookie"
-        assert control("max-age=60", cookie, rules=Rules(set_cookie=True)).refusal == b""
+        assert control("max-age=60", cookie, rules=FreshnessRules(set_cookie=True)).refusal == b""
         assert control('max-age=60, no-cache="set-cookie"', cookie).refusal == b""
 
     @pytest.mark.parametrize("value", ["*", "*, *", ", *", "*, Foo", "Foo, *", ",".join(f"x-{n}" for n in range(17))])
@@ -149,7 +153,7 @@ class TestLifetime:
         assert judge(("Expires", date(60)), ("Expires", date(60)), ("Date", date(0))).plan.lifetime == 60
 
     def test_an_invalid_expires_is_not_silence(self) -> None:
-        assert judge(("Expires", "0"), ("ETag", '"a"'), rules=Rules(ttl=30)).plan.lifetime == 0
+        assert judge(("Expires", "0"), ("ETag", '"a"'), rules=FreshnessRules(ttl=30)).plan.lifetime == 0
 
 
 class TestTargeted:
@@ -165,11 +169,11 @@ class TestTargeted:
         assert judge(("CDN-Cache-Control", "max-age=60, &"), ("Cache-Control", "no-store")).refusal == b"no-store"
 
     def test_the_first_of_the_policy_counts(self) -> None:
-        rules = Rules(targets=(b"sidecar-cache-control", b"cdn-cache-control"))
+        rules = FreshnessRules(targets=(b"sidecar-cache-control", b"cdn-cache-control"))
         headers = [("CDN-Cache-Control", "max-age=1"), ("Sidecar-Cache-Control", "max-age=60")]
         assert judge(*headers, rules=rules).plan.lifetime == 60
         assert judge(headers[0], ("Sidecar-Cache-Control", "x=("), rules=rules).plan.lifetime == 1
-        assert judge(*headers, rules=Rules(targets=())).refusal == b"no-freshness"
+        assert judge(*headers, rules=FreshnessRules(targets=())).refusal == b"no-freshness"
 
 
 class TestSilence:
@@ -177,28 +181,31 @@ class TestSilence:
 
     @pytest.mark.parametrize("status", sorted(HEURISTICALLY_CACHEABLE))
     def test_ttl(self, status: int) -> None:
-        assert judge(status=status, rules=Rules(ttl=30)).plan.lifetime == 30
+        assert judge(status=status, rules=FreshnessRules(ttl=30)).plan.lifetime == 30
 
     def test_ttl_gives_way(self) -> None:
-        rules = Rules(ttl=30)
+        rules = FreshnessRules(ttl=30)
         assert control("max-age=5", rules=rules).plan.lifetime == 5
         assert judge(("Expires", date(5)), rules=rules).plan.lifetime == 5
         assert control("no-cache", ("ETag", '"a"'), rules=rules).plan.lifetime == 0
         assert judge(("Pragma", "no-cache"), rules=rules).refusal == b"no-freshness"
         assert judge(status=403, rules=rules).refusal == b"status"
-        assert judge(rules=rules, asked=Asked(has_cookie=True)).refusal == b"no-freshness"
-        assert judge(rules=rules, asked=Asked(has_authorization=True)).refusal == b"authorization"
+        assert judge(rules=rules, asked=RequestFacts(has_cookie=True)).refusal == b"no-freshness"
+        assert judge(rules=rules, asked=RequestFacts(has_authorization=True)).refusal == b"authorization"
 
     def test_the_heuristic_is_off_unless_it_is_turned_on(self) -> None:
         old = [("Last-Modified", date(-1000)), ("Date", date(0))]
         assert judge(*old).plan.lifetime == 0
-        assert judge(*old, rules=Rules(heuristic=0.1)).plan.lifetime == 100
-        assert judge(*old, status=202, rules=Rules(heuristic=0.1)).refusal == b"status"
-        assert judge(*old, ("Cache-Control", "public"), status=599, rules=Rules(heuristic=0.1)).plan.lifetime == 100
+        assert judge(*old, rules=FreshnessRules(heuristic=0.1)).plan.lifetime == 100
+        assert judge(*old, status=202, rules=FreshnessRules(heuristic=0.1)).refusal == b"status"
+        assert (
+            judge(*old, ("Cache-Control", "public"), status=599, rules=FreshnessRules(heuristic=0.1)).plan.lifetime
+            == 100
+        )
 
     def test_the_heuristic_has_bounds(self) -> None:
-        assert judge(("Last-Modified", date(-(10**9))), rules=Rules(heuristic=0.1)).plan.lifetime == 86400
-        assert judge(("Last-Modified", date(99)), rules=Rules(heuristic=0.1)).plan.lifetime == 0
+        assert judge(("Last-Modified", date(-(10**9))), rules=FreshnessRules(heuristic=0.1)).plan.lifetime == 86400
+        assert judge(("Last-Modified", date(99)), rules=FreshnessRules(heuristic=0.1)).plan.lifetime == 0
 
 
 class TestAge:
@@ -233,7 +240,7 @@ class TestAge:
 class TestStaleWindows:
     """RFC 5861, and RFC 9111 4.2.4."""
 
-    RULES = Rules(stale_while_revalidate=10, stale_if_error=300)
+    RULES = FreshnessRules(stale_while_revalidate=10, stale_if_error=300)
 
     def windows(self, value: str, *more: tuple[str, str]) -> tuple[float, float, bool]:
         plan = control(value, *more, ("ETag", '"a"'), rules=self.RULES).plan
@@ -262,7 +269,7 @@ VALUES = ["max-age=60", "no-store", "private", "no-cache", "public", "0", "*", '
     st.lists(st.tuples(st.sampled_from(NAMES), st.sampled_from(VALUES)), max_size=6), st.sampled_from([200, 206, 503])
 )
 def test_no_answer_with_a_ban_is_stored(headers: Pairs, status: int) -> None:
-    stored = judge(*headers, status=status, rules=Rules(ttl=30, heuristic=0.5))
+    stored = judge(*headers, status=status, rules=FreshnessRules(ttl=30, heuristic=0.5))
     words = {value for name, value in headers if name == "Cache-Control"}
     targeted = [value for name, value in headers if name == "CDN-Cache-Control"]
     if stored.refusal == b"":

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.cache.rfc.ranges import is_applicable, parse_range, partial
+from sidecar.cache.rfc.ranges import is_applicable, parse_ranges, partial
 from tests.unit.cache.support import WALL, date, entry
 
 
@@ -28,7 +28,7 @@ from tests.unit.cache.support import WALL, date, entry
     ],
 )
 def test_14_1_2_byte_ranges(value: bytes, ranges: list[tuple[int, int]]) -> None:
-    assert parse_range(value, 10) == ranges
+    assert parse_ranges(value, 10) == ranges
 
 
 @pytest.mark.parametrize(
@@ -37,12 +37,12 @@ def test_14_1_2_byte_ranges(value: bytes, ranges: list[tuple[int, int]]) -> None
      b"bytes=0-1, x", b"bytes=0-5, 3-9", b"bytes=" + b",".join(b"%d-%d" % (n, n) for n in range(0, 40, 2))],
 )  # fmt: skip
 def test_14_2_what_is_ignored(value: bytes) -> None:
-    assert parse_range(value, 100) is None
+    assert parse_ranges(value, 100) is None
 
 
 def test_an_empty_body_has_no_range() -> None:
-    assert parse_range(b"bytes=0-", 0) == []
-    assert parse_range(b"bytes=-5", 0) == []
+    assert parse_ranges(b"bytes=0-", 0) == []
+    assert parse_ranges(b"bytes=-5", 0) == []
 
 
 class TestIfRange:
@@ -92,7 +92,7 @@ def test_15_5_17_none() -> None:
 
 @given(st.binary(max_size=40).map(lambda noise: b"bytes=" + noise), st.integers(0, 50))
 def test_ranges_lie_within_the_body_and_apart(value: bytes, size: int) -> None:
-    ranges = parse_range(value, size)
+    ranges = parse_ranges(value, size)
     covered: set[int] = set()
     for start, end in ranges or ():
         assert 0 <= start < end <= size

@@ -1,4 +1,4 @@
-"""Faults on the wire, each measured there, in virtual time."""
+"""Faults on the wire, each measured by a client behind the link, in virtual time."""
 
 from __future__ import annotations
 
@@ -9,35 +9,35 @@ from statistics import mean
 import pytest
 
 from chaos.faults.tcp import Toxic
-from tests.unit.chaos.stage import Stage, play
+from tests.unit.chaos.linked_service import LinkedService, play
 
 
-async def asks(stage: Stage, count: int, **how: float) -> list[tuple[int, str, float]]:
+async def asks(linked: LinkedService, count: int, **how: float) -> list[tuple[int, str, float]]:
     found = []
     for _ in range(count):
-        answer, seconds = await stage.ask(**how)  # type: ignore[arg-type]
+        answer, seconds = await linked.ask(**how)  # type: ignore[arg-type]
         found.append((answer.status, answer.reason, seconds))
     return found
 
 
-def test_without_faults_a_link_passes_all_at_once() -> None:
+def test_a_link_without_faults_adds_no_time() -> None:
     async def scene() -> None:
-        stage = await Stage().set(body=50_000)
-        answer, seconds = await stage.ask()
+        linked = await LinkedService().set(body=50_000)
+        answer, seconds = await linked.ask()
         assert (answer.status, len(answer.body), round(seconds, 4)) == (200, 50_000, 0.01)
-        await stage.close()
+        await linked.close()
 
     play(scene)
 
 
 def test_latency_delays_every_answer_and_ends_with_its_fault() -> None:
     async def scene() -> None:
-        stage = await Stage().set()
-        await stage.toxic("latency", by=0.2)
-        assert [round(s, 3) for *_, s in await asks(stage, 3)] == [0.21] * 3
-        await stage.undo()
-        assert [round(s, 3) for *_, s in await asks(stage, 2)] == [0.01] * 2
-        await stage.close()
+        linked = await LinkedService().set()
+        await linked.toxic("latency", by=0.2)
+        assert [round(s, 3) for *_, s in await asks(linked, 3)] == [0.21] * 3
+        await linked.undo()
+        assert [round(s, 3) for *_, s in await asks(linked, 2)] == [0.01] * 2
+        await linked.close()
 
     play(scene)
 
@@ -45,11 +45,11 @@ def test_latency_delays_every_answer_and_ends_with_its_fault() -> None:
 @pytest.mark.parametrize(("direction", "delays"), [("up", 1), ("down", 1), ("both", 2)])
 def test_latency_has_a_direction(direction: str, delays: int) -> None:
     async def scene() -> None:
-        stage = await Stage().set()
-        await stage.toxic("latency", by=0.1, direction=direction)
-        _, seconds = await stage.ask()
+        linked = await LinkedService().set()
+        await linked.toxic("latency", by=0.1, direction=direction)
+        _, seconds = await linked.ask()
         assert round(seconds, 3) == round(0.01 + 0.1 * delays, 3)
-        await stage.close()
+        await linked.close()
 
     play(scene)
 
@@ -66,41 +66,41 @@ def test_jitter_follows_its_distribution(distribution: str, low: float, high: fl
     assert mean(delays) == pytest.approx(average, rel=0.05)
 
 
-def test_bandwidth_is_what_it_says() -> None:
+def test_bandwidth_is_limited() -> None:
     async def scene() -> None:
-        stage = await Stage().set(body=100_000)
-        await stage.toxic("bandwidth", rate=50_000)
-        _, seconds = await stage.ask()
+        linked = await LinkedService().set(body=100_000)
+        await linked.toxic("bandwidth", rate=50_000)
+        _, seconds = await linked.ask()
         assert seconds == pytest.approx(2.0, rel=0.02)
-        await stage.close()
+        await linked.close()
 
     play(scene)
 
 
 def test_slices_arrive_one_by_one() -> None:
     async def scene() -> None:
-        stage = await Stage().set(body=100)
-        await stage.toxic("slice", size=10, by=0.05)
-        answer, seconds = await stage.ask()
+        linked = await LinkedService().set(body=100)
+        await linked.toxic("slice", size=10, by=0.05)
+        answer, seconds = await linked.ask()
         assert answer.status == 200
         assert 0.5 < seconds < 0.9
-        await stage.close()
+        await linked.close()
 
     play(scene)
 
 
-def test_a_blackhole_swallows_and_gives_back_when_it_ends() -> None:
+def test_a_blackhole_holds_bytes_back_until_it_ends() -> None:
     async def scene() -> None:
-        stage = await Stage().set()
-        await stage.ask()
-        await stage.toxic("blackhole")
-        assert (await stage.ask(timeout=1.0))[0].reason == "timeout"
-        late = asyncio.ensure_future(stage.ask(timeout=5.0))
+        linked = await LinkedService().set()
+        await linked.ask()
+        await linked.toxic("blackhole")
+        assert (await linked.ask(timeout=1.0))[0].reason == "timeout"
+        late = asyncio.ensure_future(linked.ask(timeout=5.0))
         await asyncio.sleep(1.0)
-        await stage.undo()
+        await linked.undo()
         answer, seconds = await late
         assert (answer.status, round(seconds, 2)) == (200, 1.0)
-        await stage.close()
+        await linked.close()
 
     play(scene)
 
@@ -116,49 +116,49 @@ def test_corruption_strikes_its_share() -> None:
 
 def test_truncation_ends_the_connection_after_so_many_bytes() -> None:
     async def scene() -> None:
-        stage = await Stage().set(body=1000)
-        await stage.toxic("truncate", after=300)
-        answer, _ = await stage.ask()
+        linked = await LinkedService().set(body=1000)
+        await linked.toxic("truncate", after=300)
+        answer, _ = await linked.ask()
         assert (answer.status, answer.reason) == (0, "reset")
-        await stage.close()
+        await linked.close()
 
     play(scene)
 
 
 def test_a_reset_breaks_the_answer_of_work_that_was_done() -> None:
     async def scene() -> None:
-        stage = await Stage().set()
-        await stage.ask()
-        await stage.toxic("reset")
-        answer, _ = await stage.ask(method="POST")
+        linked = await LinkedService().set()
+        await linked.ask()
+        await linked.toxic("reset")
+        answer, _ = await linked.ask(method="POST")
         assert answer.reason == "reset"
-        assert [row[10] for row in stage.rows if row[0] == "call"] == [200, 200]
-        await stage.undo()
-        assert (await stage.ask())[0].status == 200
-        await stage.close()
+        assert [row[10] for row in linked.rows if row[0] == "call"] == [200, 200]
+        await linked.undo()
+        assert (await linked.ask())[0].status == 200
+        await linked.close()
 
     play(scene)
 
 
-def test_half_open_says_nothing_until_it_is_undone() -> None:
+def test_half_open_tells_nothing_until_it_is_undone() -> None:
     async def scene() -> None:
-        stage = await Stage().set()
-        await stage.ask()
-        await stage.toxic("half_open")
-        assert (await stage.ask(timeout=2.0))[0].reason == "timeout"
-        await stage.undo()
-        assert (await stage.ask())[0].status == 200
-        await stage.close()
+        linked = await LinkedService().set()
+        await linked.ask()
+        await linked.toxic("half_open")
+        assert (await linked.ask(timeout=2.0))[0].reason == "timeout"
+        await linked.undo()
+        assert (await linked.ask())[0].status == 200
+        await linked.close()
 
     play(scene)
 
 
 def test_a_slow_close_delays_the_end() -> None:
     async def scene() -> None:
-        stage = await Stage().set()
-        await stage.toxic("slow_close", by=0.5)
+        linked = await LinkedService().set()
+        await linked.toxic("slow_close", by=0.5)
         loop = asyncio.get_running_loop()
-        host, _, port = stage.address.partition(":")
+        host, _, port = linked.address.partition(":")
         ended: asyncio.Future[float] = loop.create_future()
 
         class Client(asyncio.Protocol):
@@ -168,41 +168,41 @@ def test_a_slow_close_delays_the_end() -> None:
         await loop.create_connection(Client, host, int(port))
         await asyncio.sleep(0.1)
         began = loop.time()
-        for connection in list(stage.service.connections):
+        for connection in list(linked.service.connections):
             connection.transport.close()
         assert await ended - began == pytest.approx(0.5, abs=0.01)
-        await stage.close()
+        await linked.close()
 
     play(scene)
 
 
 def test_refuse_and_backlog_act_on_connecting() -> None:
     async def scene() -> None:
-        stage = await Stage().set()
-        await stage.ask()
-        await stage.toxic("refuse")
-        assert (await stage.ask())[0].reason in ("refused", "reset")
-        assert (await stage.ask())[0].reason == "refused"
-        await stage.undo()
-        assert (await stage.ask())[0].status == 200
-        await stage.toxic("backlog")
-        assert (await stage.ask(timeout=1.0))[0].reason == "timeout"
-        await stage.undo()
-        assert (await stage.ask())[0].status == 200
-        await stage.close()
+        linked = await LinkedService().set()
+        await linked.ask()
+        await linked.toxic("refuse")
+        assert (await linked.ask())[0].reason in ("refused", "reset")
+        assert (await linked.ask())[0].reason == "refused"
+        await linked.undo()
+        assert (await linked.ask())[0].status == 200
+        await linked.toxic("backlog")
+        assert (await linked.ask(timeout=1.0))[0].reason == "timeout"
+        await linked.undo()
+        assert (await linked.ask())[0].status == 200
+        await linked.close()
 
     play(scene)
 
 
-def test_a_share_is_of_connections() -> None:
+def test_a_share_counts_connections() -> None:
     async def scene() -> None:
-        stage = await Stage().set()
-        await stage.toxic("latency", by=1.0, share=0.3)
+        linked = await LinkedService().set()
+        await linked.toxic("latency", by=1.0, share=0.3)
         slow = 0
         for _ in range(200):
-            stage.client.close()  # each on a connection of its own
-            slow += (await stage.ask())[1] > 0.5
+            linked.client.close()  # each on a connection of its own
+            slow += (await linked.ask())[1] > 0.5
         assert 35 < slow < 85
-        await stage.close()
+        await linked.close()
 
     play(scene)

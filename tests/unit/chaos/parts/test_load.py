@@ -1,4 +1,4 @@
-"""The load: arrivals, changes of the rate, and latency that a stall cannot hide."""
+"""Load: arrivals, changes of the rate, and latency that counts from when a request was due."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 
 from chaos.parts.load import Change, Class, Load, arrivals, rate_at
-from chaos.parts.part import World
-from tests.unit.chaos.stage import Stage, play
+from tests.unit.chaos.linked_service import LinkedService, part_env, play
 
 
 def spec(**how: Any) -> Class:
@@ -42,15 +41,15 @@ def test_a_rate_that_changes(kind: str) -> None:
     assert rate_at(changing, 25) == 200
 
 
-def test_latency_counts_from_when_it_was_due() -> None:
+def test_latency_counts_from_when_a_request_was_due() -> None:
     async def scene() -> None:
-        stage = await Stage().set(workers=1, queue=1000, time=0.1)
+        linked = await LinkedService().set(workers=1, queue=1000, time=0.1)
         rows: list[Any] = []
-        world = World(asyncio.get_running_loop().time, "1", rows.append, asyncio.sleep, is_virtual=True)
-        load = Load({"classes": [{"name": "c", "to": "app", "path": "/", "rate": 20, "arrivals": "constant"}]}, world)
+        env = part_env(report=rows.append)
+        load = Load({"classes": [{"name": "c", "to": "app", "path": "/", "rate": 20, "arrivals": "constant"}]}, env)
         await load.start()
         start = asyncio.get_running_loop().time() + 1
-        await load.do("run", targets={"app": [stage.address]}, at=start, seconds=2.0)
+        await load.do("run", targets={"app": [linked.address]}, at=start, seconds=2.0)
         await load.do("wait", grace=20)
         seconds = [row[3] for row in rows]
         assert len(seconds) == pytest.approx(
@@ -59,37 +58,37 @@ def test_latency_counts_from_when_it_was_due() -> None:
         assert seconds == sorted(seconds)
         assert max(seconds) == pytest.approx(2.0, abs=0.15)
         await load.stop()
-        await stage.close()
+        await linked.close()
 
     play(scene)
 
 
-def test_users_try_again_as_often_as_they_do() -> None:
+def test_users_retry_and_are_one_row() -> None:
     async def scene() -> None:
-        stage = await Stage().set()
-        await stage.strike("status", first=1, per_request=True)
+        linked = await LinkedService().set()
+        await linked.strike("status", first=1, per_request=True)
         rows: list[Any] = []
-        world = World(asyncio.get_running_loop().time, "1", rows.append, asyncio.sleep, is_virtual=True)
-        load = Load({"classes": [{"name": "c", "to": "app", "path": "/", "rate": 10, "retries": 2}]}, world)
-        await load.do("run", targets={"app": [stage.address]}, at=world.now(), seconds=2.0)
+        env = part_env(report=rows.append)
+        load = Load({"classes": [{"name": "c", "to": "app", "path": "/", "rate": 10, "retries": 2}]}, env)
+        await load.do("run", targets={"app": [linked.address]}, at=env.now(), seconds=2.0)
         await load.do("wait", grace=20)
         assert {(row[4], row[6]) for row in rows} == {(200, 2)}
         await load.stop()
-        await stage.close()
+        await linked.close()
 
     play(scene)
 
 
 def test_keys_are_popular_in_their_order() -> None:
     async def scene() -> None:
-        stage = await Stage().set()
-        world = World(asyncio.get_running_loop().time, "1", lambda _: None, asyncio.sleep, is_virtual=True)
-        load = Load({"classes": [{"name": "c", "to": "app", "path": "/k/{key}", "rate": 100, "keys": 50}]}, world)
-        await load.do("run", targets={"app": [stage.address]}, at=world.now(), seconds=10.0)
+        linked = await LinkedService().set()
+        env = part_env()
+        load = Load({"classes": [{"name": "c", "to": "app", "path": "/k/{key}", "rate": 100, "keys": 50}]}, env)
+        await load.do("run", targets={"app": [linked.address]}, at=env.now(), seconds=10.0)
         await load.do("wait", grace=20)
-        counts = Counter(row[2] for row in stage.rows if row[0] == "call")
+        counts = Counter(row[2] for row in linked.rows if row[0] == "call")
         assert counts["/k/0"] > counts["/k/4"] > counts.get("/k/40", 0)
         await load.stop()
-        await stage.close()
+        await linked.close()
 
     play(scene)

@@ -1,4 +1,4 @@
-"""The store that stands in for Redis: asked by the client library that the sidecar uses."""
+"""Store that stands in for Redis, asked by the client library that the sidecar uses."""
 
 from __future__ import annotations
 
@@ -9,16 +9,14 @@ import pytest
 from redis.asyncio import Redis
 from redis.exceptions import OutOfMemoryError
 
-from chaos.parts.part import World
 from chaos.parts.store import Store
-from tests.unit.chaos.stage import play
+from tests.unit.chaos.linked_service import part_env, play
 
 
 @pytest.mark.parametrize("protocol", [2, 3])
-def test_it_keeps_what_a_cache_writes(protocol: int) -> None:
+def test_a_client_of_redis_finds_what_it_wrote(protocol: int) -> None:
     async def scene() -> None:
-        world = World(asyncio.get_running_loop().time, "1", lambda _: None, asyncio.sleep, is_virtual=True)
-        store = Store("redis", {}, world)
+        store = Store("redis", {}, part_env())
         (address,) = await store.start()
         host, _, port = address.partition(":")
         client: Any = Redis(host=host, port=int(port), protocol=protocol)

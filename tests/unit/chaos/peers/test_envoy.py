@@ -1,4 +1,4 @@
-"""Envoy's configuration: made of every scenario's policies, and taken by Envoy itself where it is installed."""
+"""Envoy's configuration: made from every scenario's policies, and accepted by Envoy where it is installed."""
 
 from __future__ import annotations
 
@@ -37,9 +37,7 @@ def test_every_scenario_has_a_configuration(loaded: Loaded, tmp_path: Path, monk
         assert all(f'"cluster": "{name}"' in text for name in clusters)
 
 
-def test_a_breaker_becomes_an_ejection_and_what_is_lost_is_said(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_breaker_becomes_an_ejection_and_the_gap_is_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (loaded,) = [each for each in COMPARED if each.name == "slow_dependency"]
     peer, document = made(loaded, "shop", tmp_path, monkeypatch)
     (cluster,) = [c for c in document["static_resources"]["clusters"] if c["name"] == "payments:charge"]
@@ -48,7 +46,7 @@ def test_a_breaker_becomes_an_ejection_and_what_is_lost_is_said(
     assert any("a breaker is an ejected host" in gap for gap in peer.gaps)
 
 
-def test_what_must_not_be_repeated_is_only_retried_unsent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_writes_are_retried_only_where_nothing_was_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (loaded,) = [each for each in COMPARED if each.name == "writes_under_resets"]
     _, document = made(loaded, "till", tmp_path, monkeypatch)
     outbound = next(x for x in document["static_resources"]["listeners"] if x["name"] == "outbound")
@@ -60,7 +58,7 @@ def test_what_must_not_be_repeated_is_only_retried_unsent(tmp_path: Path, monkey
 
 
 @pytest.mark.skipif(envoy.find() is None, reason="Envoy is not installed")
-def test_envoy_takes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_envoy_accepts_its_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (loaded,) = [each for each in COMPARED if each.name == "hard_down_dependency"]
     peer, _ = made(loaded, "shop", tmp_path, monkeypatch)
     done = subprocess.run(

@@ -1,17 +1,17 @@
-"""Recordings made by hand, for a judge that must not let them pass."""
+"""Recordings made by hand, for the tests of the judge."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from chaos.scenario.spec import Scenario
-from chaos.verdict.recording import Call, Event, Recording, Request, Sample, Struck
+from chaos.verdict.recording import Call, Event, FaultRecord, Recording, Request, Sample
 
 PHASES = {"before": (-4.0, 0.0), "during": (0.0, 4.0), "after": (4.0, 10.0)}
 
 
 def scenario(*contained: dict[str, Any], cascade: list[dict[str, Any]] | None = None) -> Scenario:
-    """A service `pay` behind `shop`, and one class `buy`."""
+    """Return a scenario with a service `pay` behind `shop`, and classes `buy` and `look`."""
     return Scenario.model_validate({
         "title": "t", "story": "s",
         "services": {
@@ -28,9 +28,9 @@ def scenario(*contained: dict[str, Any], cascade: list[dict[str, Any]] | None = 
 
 
 def recording(arm: str = "sidecar", **parts: Any) -> Recording:
-    """A quiet run: ten requests a second of each class, answered in 20 ms; `parts` replace what is there."""
+    """Return a quiet run, ten requests a second of each class, answered in 20 ms; `parts` replace its rows."""
     return Recording(
-        "test", arm, 1, dict(PHASES), **{"requests": quiet(), "faults": [Struck("slow pay", 0.0, 4.0)], **parts}
+        "test", arm, 1, dict(PHASES), **{"requests": quiet(), "faults": [FaultRecord("slow pay", 0.0, 4.0)], **parts}
     )
 
 
@@ -41,7 +41,7 @@ def quiet() -> list[Request]:
 
 
 def with_bad(cls: str, start: float, end: float, **changes: Any) -> list[Request]:
-    """The quiet run, but for one class in an interval."""
+    """Return the requests of the quiet run, with changes to one class in an interval."""
     return [r._replace(**changes) if r.cls == cls and start <= r.due < end else r for r in quiet()]
 
 

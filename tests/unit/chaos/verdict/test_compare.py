@@ -1,4 +1,4 @@
-"""The sidecars beside a peer: who is better, and what is no difference."""
+"""Comparison with Envoy: which arm is better, and which differences do not count."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_the_better_one_is_named(expectation: dict[str, Any], ours: Recording, t
     assert found.theirs
 
 
-def test_what_only_one_of_them_can_say_is_left_out() -> None:
+def test_a_measure_that_one_arm_lacks_is_left_out() -> None:
     wanted = scenario({"measure": "detection", "at_most": "1s"}, AMPLIFICATION, GOODPUT)
     ours = recording(events=[event(0.5, "breaker.transition", after="open")], requests=[])
     assert compare(wanted, ours, ONE_LOST) == []

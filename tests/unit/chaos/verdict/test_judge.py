@@ -1,4 +1,4 @@
-"""The judge: recordings that are fine pass, and recordings that must fail do."""
+"""Judge: good recordings pass, and recordings that must fail do."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from chaos.verdict.judge import judge, passed, percentile
-from chaos.verdict.recording import Recording, Struck
+from chaos.verdict.recording import FaultRecord, Recording
 from tests.unit.chaos.verdict.recordings import call, event, quiet, recording, sample, scenario, with_bad
 
 GOODPUT = {"measure": "goodput", "of": "buy", "phase": "during", "at_least": "99%"}
@@ -79,7 +79,7 @@ BAD: list[tuple[dict[str, Any], Recording]] = [
 
 
 @pytest.mark.parametrize(("expectation", "run"), GOOD, ids=lambda v: v["measure"] if isinstance(v, dict) else "")
-def test_what_is_met_passes(expectation: dict[str, Any], run: Recording) -> None:
+def test_expectations_that_are_met_pass(expectation: dict[str, Any], run: Recording) -> None:
     verdicts = judge(run, scenario(expectation))
     assert passed(verdicts), verdicts
 
@@ -98,13 +98,13 @@ def test_a_run_that_was_stopped_has_failed_whatever_it_recorded() -> None:
     assert verdicts[0].measured == "the guard stopped it"
 
 
-def test_a_bug_of_a_sidecar_spoils_a_run() -> None:
+def test_a_bug_that_a_sidecar_reports_fails_the_run() -> None:
     verdicts = judge(recording(events=[event(1, "bug", error="KeyError: 'x'")]), scenario(GOODPUT))
     assert not passed(verdicts)
-    assert verdicts[0].measured == "shop-sidecar had a bug: KeyError: 'x'"
+    assert verdicts[0].measured == "shop-sidecar reported a bug: KeyError: 'x'"
 
 
-def test_the_bare_arm_is_held_to_its_cascade() -> None:
+def test_the_bare_arm_has_to_show_its_cascade() -> None:
     broken = {**GOODPUT, "at_least": None, "at_most": "50%"}
     wanted = scenario(GOODPUT, cascade=[broken])
     assert not passed(judge(recording("bare"), wanted)), "no cascade was seen"
@@ -112,14 +112,14 @@ def test_the_bare_arm_is_held_to_its_cascade() -> None:
 
 
 def test_recovery_counts_from_the_end_of_the_last_fault() -> None:
-    faults = [Struck("a", 0.0, 2.0), Struck("b", 1.0, 6.0)]
+    faults = [FaultRecord("a", 0.0, 2.0), FaultRecord("b", 1.0, 6.0)]
     run = recording(requests=with_bad("buy", 0, 7, status=503), faults=faults)
     assert judge(run, scenario(RECOVERY))[1].measured == "1.00 s"
 
 
 @pytest.mark.parametrize(("since", "measured"), [(9.85, "0 ms"), (9.75, "never")])
-def test_what_is_lost_at_the_very_end_counts_as_what_it_is(since: float, measured: str) -> None:
-    """One of sixty is within what is allowed, two are not."""
+def test_failures_in_the_last_interval_count_by_their_share(since: float, measured: str) -> None:
+    """One failure of sixty requests is allowed, two are not."""
     run = recording(requests=with_bad("buy", since, 10, status=503))
     assert judge(run, scenario({**RECOVERY, "to": "98%"}))[1].measured == measured
 

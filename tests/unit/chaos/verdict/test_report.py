@@ -1,4 +1,4 @@
-"""What is written: the page, JUnit, JSON."""
+"""Files of a run: HTML, JUnit, JSON."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_the_page_is_well_formed(html: str) -> None:
     assert set(re.findall(r'href="#([^"]+)"', html)) <= set(ids)
 
 
-def test_the_page_needs_nothing_else(html: str) -> None:
+def test_the_page_needs_no_other_file(html: str) -> None:
     assert not re.search(r'(src|href)="(?!#)', html)
     assert "@import" not in html
     assert "<script" not in html
@@ -64,7 +64,7 @@ def test_verdicts_come_first_and_every_expectation_is_there(html: str, results: 
                 assert verdict.measured in html
 
 
-def test_charts_can_be_read_by_those_who_do_not_see_them(html: str) -> None:
+def test_charts_have_descriptions_for_readers_who_do_not_see_them(html: str) -> None:
     pictures = re.findall(r"<svg viewBox.*?</svg>", html, re.DOTALL)
     assert pictures
     assert all('role="img"' in each and "aria-label=" in each and "<desc>" in each for each in pictures)
@@ -78,7 +78,7 @@ def test_a_peer_is_compared_measure_by_measure(results: list[Result]) -> None:
     peer = replace(bare.recording, arm="envoy", notes=["envoy: no probes"])
     arms = [bare, sidecar, Arm("envoy", peer, judge(peer, first.scenario))]
     html = page([replace(first, arms=arms)])
-    (better, equal, worse), *_ = re.findall(r"better on (\d+), equally well on (\d+) and worse on (\d+)", html)
+    (better, equal, worse), *_ = re.findall(r"better on (\d+), equal on (\d+) and worse on (\d+)", html)
     found = compare(first.scenario, sidecar.recording, peer)
     words = [each.word for each in found]
     assert [int(better), int(equal), int(worse)] == [words.count(w) for w in ("better", "equal", "worse")]
@@ -101,7 +101,7 @@ def test_a_recording_is_judged_again_as_before(results: list[Result]) -> None:
     ]
 
 
-def test_what_failed_is_said(results: list[Result]) -> None:
+def test_a_failed_run_says_what_was_taken_out(results: list[Result]) -> None:
     loaded = next(each for each in load([SCENARIOS]) if each.name == "slow_dependency")
     failed = simulated(loaded, ["sidecar"], 1, without=True)
     assert not failed.passed

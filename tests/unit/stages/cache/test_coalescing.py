@@ -1,4 +1,4 @@
-"""One fill at a time: who waits, for how long, and what becomes of those who wait."""
+"""Coalescing: which requests wait for a fetch, for how long, and what they get."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Client:
 
 
 @virtual
-async def test_a_thousand_requests_and_one_call() -> None:
+async def test_a_thousand_requests_make_one_fetch() -> None:
     w = world(after(1, FRESH))
     waiting = asyncio.ensure_future(crowd(w, 1000))
     await settle()
@@ -58,7 +58,7 @@ async def test_a_thousand_requests_and_one_call() -> None:
     assert {answer.body for answer in answers} == {b"body"}
     assert said(answers[0]) == b"sidecar; fwd=uri-miss; ttl=59; stored"
     assert {said(answer) for answer in answers[1:]} == {b"sidecar; fwd=uri-miss; ttl=59; collapsed"}
-    assert len(w.store.flights) == 0
+    assert len(w.store.fetches) == 0
 
 
 @virtual
@@ -73,14 +73,14 @@ async def test_a_thousand_requests_for_an_expired_key() -> None:
 
 
 @virtual
-async def test_those_who_wait_get_what_their_own_conditions_ask() -> None:
+async def test_waiters_are_answered_by_their_own_conditions() -> None:
     w = world(after(1, reply(Cache_Control="max-age=60", ETag='"a"')))
     answers = await asyncio.gather(w.get(), w.get(If_None_Match='"a"'), w.get(If_None_Match='"b"'))
     assert ([answer.status for answer in answers], w.calls) == ([200, 304, 200], 1)
 
 
 @virtual
-async def test_who_wants_something_newer_does_not_wait() -> None:
+async def test_a_request_for_a_newer_answer_does_not_wait() -> None:
     w = world(after(1, FRESH))
     answers = await asyncio.gather(w.get(), w.get(Cache_Control="no-cache"), w.get(Cache_Control="max-age=9"), w.get())
     assert w.calls == 3
@@ -88,7 +88,7 @@ async def test_who_wants_something_newer_does_not_wait() -> None:
 
 
 @virtual
-async def test_what_cannot_be_shared_lets_everyone_go_at_once() -> None:
+async def test_an_unshareable_answer_releases_all_waiters() -> None:
     w = world(after(1, reply(Cache_Control="private")))
     started = w.env.now()
     await crowd(w, 10)
@@ -98,24 +98,24 @@ async def test_what_cannot_be_shared_lets_everyone_go_at_once() -> None:
 
 
 @virtual
-async def test_a_key_that_could_not_be_stored_gets_another_chance() -> None:
+async def test_an_uncacheable_key_can_be_stored_later() -> None:
     w = world(reply(Cache_Control="no-store"), FRESH)
     await w.get()
-    assert w.store.flights.uncacheable
+    assert w.store.fetches.uncacheable
     assert said(await w.get()).endswith(b"stored")
-    assert not w.store.flights.uncacheable
+    assert not w.store.fetches.uncacheable
     assert is_hit(await w.get())
 
 
 @virtual
-async def test_no_cache_is_for_each_to_validate() -> None:
+async def test_every_waiter_validates_a_no_cache_answer() -> None:
     w = world(after(1, reply(Cache_Control="no-cache", ETag='"a"')), after(1, reply(304, b"", ETag='"a"')))
     await crowd(w, 5)
     assert w.calls == 5
 
 
 @virtual
-async def test_variants_are_told_apart_when_the_answer_is_there() -> None:
+async def test_waiters_for_another_variant_fetch_their_own() -> None:
     def by_foo(x: Exchange) -> Outcome:
         return reply(200, x.header(b"foo") or b"", Cache_Control="max-age=60", Vary="Foo")(x)
 
@@ -126,7 +126,7 @@ async def test_variants_are_told_apart_when_the_answer_is_there() -> None:
 
 
 @virtual
-async def test_a_failure_lets_everyone_go() -> None:
+async def test_a_failure_releases_all_waiters() -> None:
     w = world(after(1, RESET), after(1, FRESH))
     answers = await crowd(w, 5)
     assert w.calls == 5
@@ -134,12 +134,12 @@ async def test_a_failure_lets_everyone_go() -> None:
 
 
 @virtual
-async def test_a_bug_is_for_the_one_who_made_the_call() -> None:
+async def test_an_exception_reaches_only_the_request_that_started_the_fetch() -> None:
     w = world(after(1, ZeroDivisionError), after(1, FRESH))
     results = await asyncio.gather(*(w.get() for _ in range(3)), return_exceptions=True)
     assert isinstance(results[0], ZeroDivisionError)
     assert [result.status for result in results[1:] if isinstance(result, Outcome)] == [200, 200]
-    assert len(w.store.flights) == 0
+    assert len(w.store.fetches) == 0
 
 
 @virtual
@@ -177,7 +177,7 @@ async def test_waiting_is_bounded_in_number() -> None:
 
 
 @virtual
-async def test_the_first_caller_leaves_and_the_fill_goes_on() -> None:
+async def test_a_fetch_outlives_the_client_that_started_it() -> None:
     w = world(after(1, FRESH))
     x = w.request()
     ends: list[Run[Outcome]] = []
@@ -192,7 +192,7 @@ async def test_the_first_caller_leaves_and_the_fill_goes_on() -> None:
 
 
 @virtual
-async def test_all_who_wait_leave_after_the_first() -> None:
+async def test_a_fetch_ends_once_no_client_is_left() -> None:
     w = world(HANG)
     x = w.request()
     ends: list[Run[Outcome]] = []
@@ -204,22 +204,22 @@ async def test_all_who_wait_leave_after_the_first() -> None:
         assert not ends
         other.cancel()
         await settle()
-    assert (w.upstream.cancelled, len(w.store.flights)) == (1, 0)
+    assert (w.upstream.cancelled, len(w.store.fetches)) == (1, 0)
     assert isinstance(ends[0].error, asyncio.CancelledError)
 
 
 @virtual
-async def test_who_is_alone_takes_the_call_along() -> None:
+async def test_a_lone_client_that_leaves_ends_its_fetch() -> None:
     w = world(HANG)
     x = w.request()
     first = Run(w.service(x), lambda run: None)
     assert x.abandon(first)
     await settle()
-    assert (w.upstream.cancelled, len(w.store.flights)) == (1, 0)
+    assert (w.upstream.cancelled, len(w.store.fetches)) == (1, 0)
 
 
 @virtual
-async def test_the_body_of_one_who_left_is_not_waited_for() -> None:
+async def test_the_reader_of_a_client_that_left_does_not_pace_the_body() -> None:
     up = Streaming()
     answer = up.world.upstream.script[0]
     up.world.upstream.script[0] = after(1, answer)
@@ -236,19 +236,19 @@ async def test_the_body_of_one_who_left_is_not_waited_for() -> None:
 
 
 @virtual
-async def test_everybody_leaves_and_the_call_ends() -> None:
+async def test_a_fetch_ends_when_all_tasks_are_cancelled() -> None:
     w = world(HANG)
     clients = [asyncio.ensure_future(w.get()) for _ in range(3)]
     await settle()
     for client in clients:
         client.cancel()
     await settle()
-    assert (w.upstream.cancelled, len(w.store.flights)) == (1, 0)
+    assert (w.upstream.cancelled, len(w.store.fetches)) == (1, 0)
     assert all(client.cancelled() for client in clients)
 
 
 @virtual
-async def test_one_of_those_who_wait_leaves() -> None:
+async def test_a_waiter_that_leaves_does_not_disturb_the_others() -> None:
     w = world(after(1, FRESH))
     clients = [asyncio.ensure_future(w.get()) for _ in range(3)]
     await settle()
@@ -281,7 +281,7 @@ class Streaming:
 
 
 @virtual
-async def test_it_streams_to_those_who_wait() -> None:
+async def test_a_body_streams_to_all_waiters() -> None:
     up = Streaming()
     first = Client(await up.world.get())
     up.body.feed(b"ab")
@@ -293,7 +293,7 @@ async def test_it_streams_to_those_who_wait() -> None:
     assert (first.end, second.end) == ([], [])
     answer = await up.world.get()
     assert (is_hit(answer), answer.body) == (True, b"abcd")
-    assert len(up.world.store.flights) == 0
+    assert len(up.world.store.fetches) == 0
 
 
 @virtual
@@ -308,7 +308,7 @@ async def test_a_body_that_breaks_off_is_not_stored() -> None:
 
 
 @virtual
-async def test_a_body_that_is_shorter_than_it_said_is_not_stored() -> None:
+async def test_a_body_shorter_than_announced_is_not_stored() -> None:
     up = Streaming(length=9)
     client = Client(await up.world.get())
     up.body.feed(b"ab")
@@ -318,13 +318,13 @@ async def test_a_body_that_is_shorter_than_it_said_is_not_stored() -> None:
 
 
 @virtual
-async def test_a_body_too_long_is_passed_on_and_not_stored() -> None:
+async def test_a_body_beyond_the_limit_is_passed_on_and_not_stored() -> None:
     up = Streaming(max_body="1KiB")
     first = Client(await up.world.get())
     up.body.feed(b"x" * 1000)
     second = Client(await up.world.get())
     up.body.feed(b"y" * 100)
-    assert len(up.world.store.flights) == 0
+    assert len(up.world.store.fetches) == 0
     assert len(first.data) == len(second.data) == 1100
     assert said(await up.world.get()).endswith(b"stored"), "a call of its own"
     up = Streaming(length=2000, max_body="1KiB")
@@ -332,7 +332,7 @@ async def test_a_body_too_long_is_passed_on_and_not_stored() -> None:
 
 
 @virtual
-async def test_the_fill_goes_on_when_its_reader_leaves_half_way() -> None:
+async def test_a_fetch_goes_on_when_its_reader_leaves() -> None:
     up = Streaming()
     answer = await up.world.get()
     up.body.feed(b"ab")
@@ -345,7 +345,7 @@ async def test_the_fill_goes_on_when_its_reader_leaves_half_way() -> None:
 
 
 @virtual
-async def test_a_purge_while_it_is_on_its_way() -> None:
+async def test_a_purge_outdates_a_fetch_in_flight() -> None:
     up = Streaming()
     Client(await up.world.get())
     up.body.feed(b"ab")
@@ -361,7 +361,7 @@ async def test_a_purge_while_it_is_on_its_way() -> None:
 
 
 @pytest.mark.parametrize("leaves", [False, True])
-async def test_without_tasks_it_is_the_same(leaves: bool) -> None:
+async def test_runs_without_tasks_share_a_fetch(leaves: bool) -> None:
     """In a `Run`, as the data plane has it: resolving the promise answers everyone inside of it."""
     promise: Promise[Outcome] = Promise()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sidecar.cache.fill import MAX_UNCACHEABLE
+from sidecar.cache.fetch import MAX_UNCACHEABLE
 from sidecar.cache.spec import CacheSpec
 from sidecar.cache.store import SHRINK_BY, SHRINK_EVERY, Store
 from sidecar.core.exchange import Exchange
@@ -20,13 +20,13 @@ def echo(x: Exchange) -> Outcome:
     return reply(200, x.header(b"x-forwarded-host") or b"home", Cache_Control="max-age=60")(x)
 
 
-async def test_an_unkeyed_field_can_be_made_part_of_the_key() -> None:
+async def test_a_field_can_be_made_part_of_the_key() -> None:
     world = World(echo, key={"headers": ["X-Forwarded-Host"]})
     assert (await world.get(X_Forwarded_Host="evil")).body == b"evil"
     assert (await world.get()).body == b"home"
 
 
-async def test_a_cookie_of_one_is_not_given_to_another() -> None:
+async def test_a_cookie_is_not_given_to_another_client() -> None:
     world = World(reply(Cache_Control="max-age=60", Set_Cookie="session=1"))
     await world.get()
     assert not is_hit(await world.get())
@@ -92,14 +92,14 @@ async def test_a_changed_key_rule_starts_afresh_and_an_unchanged_one_goes_on() -
     assert not is_hit(await changed.get())
 
 
-async def test_the_mark_of_what_cannot_be_stored_is_bounded() -> None:
+async def test_marks_of_uncacheable_keys_are_bounded() -> None:
     store = Store("default", CacheSpec(), make_env())
     for number in range(MAX_UNCACHEABLE + 10):
-        store.flights.mark_uncacheable(b"%d" % number, 0.0)
-    assert len(store.flights.uncacheable) == MAX_UNCACHEABLE
-    assert not store.flights.is_uncacheable(b"0", 1.0)
-    assert store.flights.is_uncacheable(b"%d" % (MAX_UNCACHEABLE + 9), 59.9)
-    assert not store.flights.is_uncacheable(b"%d" % (MAX_UNCACHEABLE + 9), 60.0)
+        store.fetches.mark_uncacheable(b"%d" % number, 0.0)
+    assert len(store.fetches.uncacheable) == MAX_UNCACHEABLE
+    assert not store.fetches.is_uncacheable(b"0", 1.0)
+    assert store.fetches.is_uncacheable(b"%d" % (MAX_UNCACHEABLE + 9), 59.9)
+    assert not store.fetches.is_uncacheable(b"%d" % (MAX_UNCACHEABLE + 9), 60.0)
 
 
 @pytest.mark.parametrize("size", [0, 200_000])
@@ -149,7 +149,7 @@ async def test_purging() -> None:
             world.store.purge_prefix(bad)
 
 
-async def test_what_the_store_says_of_itself() -> None:
+async def test_the_store_describes_itself() -> None:
     world = World(FRESH)
     await world.get()
     await world.get()
@@ -185,7 +185,7 @@ class TestObserving:
         await world.ask("HEAD")
         assert len(world.store.memory) == 0
 
-    async def test_a_bug_comes_through(self) -> None:
+    async def test_an_exception_is_passed_on(self) -> None:
         world = World(ZeroDivisionError, mode="observe")
         with pytest.raises(ZeroDivisionError):
             await world.get()

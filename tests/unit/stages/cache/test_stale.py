@@ -164,7 +164,7 @@ class TestWhileRevalidate:
         assert {(answer.body, said(answer)) for answer in answers} == {(b"body", b"sidecar; hit; ttl=-5")}
         await asyncio.sleep(2)
         assert ((await world.get()).body, world.calls) == (b"new", 2)
-        assert len(world.store.flights) == 0
+        assert len(world.store.fetches) == 0
 
     @virtual
     async def test_it_validates(self) -> None:
@@ -211,7 +211,7 @@ class TestWhileRevalidate:
         await world.get()
         await settle()
         assert stream.state == CANCELLED
-        assert len(world.store.flights) == 0
+        assert len(world.store.fetches) == 0
 
     @virtual
     async def test_a_streamed_answer_is_stored(self) -> None:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
+from dataclasses import replace
 from typing import Any
 
-import pybreaker
 import pytest
 from pydantic import ValidationError
 
@@ -23,7 +22,8 @@ from sidecar.core.outcome import (
     failed,
 )
 from sidecar.stages.circuit_breaker import stage as breaker
-from sidecar.stages.circuit_breaker.stage import BreakerGate, Spec
+from sidecar.stages.circuit_breaker.spec import Spec
+from sidecar.stages.circuit_breaker.stage import CircuitBreakerGate
 from tests.support.clock import WALL, FakeEnv, make_env
 from tests.support.service import Store, context, exchange, response
 
@@ -41,10 +41,10 @@ class Bench:
         self.scope = scope
         self.gate = self.build(**keys)
 
-    def build(self, **keys: Any) -> BreakerGate:
+    def build(self, **keys: Any) -> CircuitBreakerGate:
         spec = Spec.model_validate({"jitter": "0%", **keys})
         gate = breaker.build(spec, context(self.env, scope=self.scope, store=self.store))
-        assert isinstance(gate, BreakerGate)
+        assert isinstance(gate, CircuitBreakerGate)
         return gate
 
     @property
@@ -561,7 +561,7 @@ def test_each_endpoint_has_its_own_and_can_be_asked_beforehand() -> None:
     env, store = make_env(), Store()
     ctx = context(env, scope="upstream", store=store)
     spec = Spec.model_validate({"per": "endpoint", "consecutive_failures": 1, "jitter": "0%"})
-    one, two = (breaker.endpoint_breaker(spec, ctx, f"http://{n}") for n in "12")
+    one, two = (breaker.build(spec, replace(ctx, endpoint=f"http://{n}")) for n in "12")
     one.settle(X, one.admit(X), BAD)
     assert (one.would_admit(), two.would_admit()) == (False, True)
     assert ("breaker", "upstream", "app", "http://1") in store.objects
@@ -674,40 +674,3 @@ def test_the_example_of_the_policy_format() -> None:
     )
     assert spec.window == 10
     assert Spec.model_json_schema()
-
-
-# ----- the library's private parts
-
-
-def test_pybreaker_still_makes_states_as_we_override() -> None:
-    made = inspect.signature(pybreaker.CircuitBreaker._create_new_state)
-    assert list(made.parameters) == ["self", "new_state", "prev_state", "notify"]
-    ours = Bench().breaker
-    assert list(inspect.signature(ours._create_new_state).parameters) == ["new_state", "prev_state", "notify"]
-
-
-def test_pybreaker_still_keeps_its_state_where_we_look() -> None:
-    stock = pybreaker.CircuitBreaker()
-    before = stock._state
-    assert isinstance(before, pybreaker.CircuitClosedState)
-    assert stock._state is stock.state
-    stock.open()
-    assert stock._state is not before
-    assert isinstance(stock._state, pybreaker.CircuitOpenState)
-
-
-def test_pybreakers_own_view_and_listeners_agree_with_ours() -> None:
-    class Listener(pybreaker.CircuitBreakerListener):
-        heard: list[tuple[str, str]] = []
-
-        def state_change(self, cb: Any, old_state: Any, new_state: Any) -> None:
-            self.heard.append((old_state.name, new_state.name))
-
-    bench = Bench(consecutive_failures=1, half_open={"probes": 1, "ramp": "0s"})
-    bench.breaker.add_listener(Listener())
-    bench.trip()
-    assert bench.breaker.current_state == pybreaker.STATE_OPEN
-    bench.env.advance(5)
-    bench.call()
-    assert bench.breaker.state is bench.breaker._state
-    assert Listener.heard == [("closed", "open"), ("open", "half-open"), ("half-open", "closed")]

@@ -15,13 +15,14 @@ from sidecar.core.outcome import OVERLOADED, RESET, TIMEOUT, Outcome
 from sidecar.core.promise import Promise, Run
 from sidecar.core.stage import Service, stack
 from sidecar.stages.concurrency import stage as concurrency
+from sidecar.stages.concurrency.spec import Spec
 from tests.support.clock import FakeEnv, make_env
 from tests.support.loop import settle, virtual, virtual_env
 from tests.support.service import HANG, ScriptedService, Store, after, context, exchange, response
 
 
 def service(env: FakeEnv, inner: Any, store: Store | None = None, **block: Any) -> Service:
-    spec = concurrency.Spec.model_validate(block)
+    spec = Spec.model_validate(block)
     return stack([concurrency.build(spec, context(env, store=store or Store()))], inner)
 
 
@@ -254,7 +255,7 @@ async def test_the_count_survives_a_reload() -> None:
 
 async def test_a_block_under_an_upstream_is_shared_by_its_routes() -> None:
     env, store = make_env(), Store()
-    spec = concurrency.Spec(max=1)
+    spec = Spec(max=1)
     body = Body()
     one, two = (
         stack(
@@ -312,4 +313,4 @@ async def test_what_needed_a_retry_teaches_nothing() -> None:
 )
 def test_what_is_not_a_limit(block: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
-        concurrency.Spec.model_validate(block)
+        Spec.model_validate(block)

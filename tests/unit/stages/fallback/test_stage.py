@@ -26,6 +26,7 @@ from sidecar.core.outcome import (
 )
 from sidecar.core.stage import Service, stack
 from sidecar.stages.fallback import stage as fallback
+from sidecar.stages.fallback.spec import Spec
 from tests.support.clock import FakeEnv, make_env
 from tests.support.loop import settle
 from tests.support.service import HANG, ScriptedService, context, exchange, response
@@ -36,7 +37,7 @@ SORRY = {"response": {"status": 503, "json": {"error": "unavailable"}}}
 def service(inner: Any, block: Any, env: FakeEnv | None = None, **upstreams: ScriptedService) -> Service:
     resources = {("upstream", name): other for name, other in upstreams.items()}
     ctx = context(env or make_env(), resources=resources)
-    return stack([fallback.build(fallback.Spec.model_validate(block), ctx)], inner)
+    return stack([fallback.build(Spec.model_validate(block), ctx)], inner)
 
 
 @pytest.mark.parametrize(
@@ -227,9 +228,9 @@ async def test_observing_only_counts() -> None:
 )
 def test_what_is_not_a_fallback(block: Any, remedy: str) -> None:
     with pytest.raises(ValidationError, match=remedy):
-        fallback.Spec.model_validate(block)
+        Spec.model_validate(block)
 
 
 def test_the_schema_takes_both_forms() -> None:
-    schema = fallback.Spec.model_json_schema()
+    schema = Spec.model_json_schema()
     assert [form.get("type") for form in schema["anyOf"]] == ["array", "object"]

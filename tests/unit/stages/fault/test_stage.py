@@ -11,19 +11,20 @@ from sidecar.core import metrics
 from sidecar.core.outcome import RESET, TIMEOUT
 from sidecar.core.stage import Service, stack
 from sidecar.stages.fault import stage as fault
+from sidecar.stages.fault.spec import Spec
 from tests.support.clock import FakeEnv, make_env
 from tests.support.service import ScriptedService, context, exchange
 
 
 def service(env: FakeEnv, inner: Any, **block: Any) -> Service:
-    return stack([fault.build(fault.Spec.model_validate(block), context(env))], inner)
+    return stack([fault.build(Spec.model_validate(block), context(env))], inner)
 
 
 async def test_an_abort_is_an_answer_that_breakers_learn_from() -> None:
     env, inner = make_env(), ScriptedService(200)
     x = exchange(attempt=2, why="retry:503")
     outcome = await service(env, inner, abort={"status": 503, "share": "100%"})(x)
-    assert (outcome.status, outcome.failure, outcome.is_judged) == (503, None, True)
+    assert (outcome.status, outcome.failure) == (503, None)
     assert outcome.header(b"x-sidecar-reason") == b"fault_injected"
     assert inner.calls == 0
     (attempt,) = x.attempts
@@ -35,7 +36,7 @@ async def test_a_reset_is_an_upstream_that_hung_up() -> None:
     env = make_env()
     x = exchange()
     outcome = await service(env, ScriptedService(200), reset={"share": "100%"})(x)
-    assert (outcome.failure, outcome.is_judged, x.attempts[0].reason) == (RESET, True, "reset")
+    assert (outcome.failure, RESET.origin, x.attempts[0].reason) == (RESET, "upstream", "reset")
     assert env.meter.value(metrics.FAULTS, kind="reset") == 1
 
 
@@ -112,4 +113,4 @@ async def test_observing_only_counts() -> None:
 )
 def test_what_is_not_a_fault(block: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
-        fault.Spec.model_validate(block)
+        Spec.model_validate(block)

@@ -16,7 +16,7 @@ from sidecar.core.exchange import Exchange
 from sidecar.core.outcome import CONNECT_FAILURE, RESET, Outcome
 from sidecar.core.promise import Promise, Run
 from sidecar.stages.hedge import stage as hedge
-from sidecar.stages.hedge.stage import Spec
+from sidecar.stages.hedge.spec import Spec
 from tests.support.loop import settle, virtual, virtual_env
 from tests.support.service import HANG, ScriptedBudget, ScriptedService, after, context, exchange, response
 

@@ -27,7 +27,7 @@ from sidecar.core.outcome import (
     Outcome,
 )
 from sidecar.stages.retry import stage as retry
-from sidecar.stages.retry.stage import Spec
+from sidecar.stages.retry.spec import Spec
 from tests.support.clock import FakeEnv, make_env
 from tests.support.loop import settle, virtual, virtual_env
 from tests.support.service import ScriptedBudget, ScriptedService, after, context, exchange, response

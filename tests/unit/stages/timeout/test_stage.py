@@ -11,13 +11,14 @@ from sidecar.core import metrics
 from sidecar.core.exchange import NEVER, Attempt, Exchange
 from sidecar.core.outcome import ABANDONED, DEADLINE, TIMEOUT, Outcome, failed
 from sidecar.core.stage import Gate
-from sidecar.stages.timeout import stage as deadline
+from sidecar.stages.timeout import stage as timeout
+from sidecar.stages.timeout.spec import Spec
 from tests.support.clock import FakeEnv, make_env
 from tests.support.service import context, exchange, response
 
 
 def gate(env: FakeEnv, **block: Any) -> Gate:
-    return deadline.build(deadline.Spec.model_validate(block), context(env))
+    return timeout.build(Spec.model_validate(block), context(env))
 
 
 def arriving(env: FakeEnv, **facts: Any) -> Exchange:
@@ -99,7 +100,7 @@ def test_observing_stamps_nothing_and_counts_what_is_late() -> None:
 @pytest.mark.parametrize("block", [{"request": 3}, {"request": "0s"}, {"attempt": "fast"}, {"total": "3s"}])
 def test_what_is_not_a_timeout(block: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
-        deadline.Spec.model_validate(block)
+        Spec.model_validate(block)
 
 
 def test_another_header_brings_the_time_left_and_takes_it_upstream() -> None:
@@ -121,7 +122,7 @@ def test_off_tells_the_upstream_nothing() -> None:
 @pytest.mark.parametrize(
     ("seconds", "incoming", "limit", "says"),
     [
-        (1, NEVER, 1, "this route allows 1 s for one try"),
+        (1, NEVER, 1, "this route allows 1 s for one attempt"),
         (3, NEVER, 3, "this route allows 3 s in all"),
         (2, 2, 2, "the caller allows 2 s in all"),
     ],

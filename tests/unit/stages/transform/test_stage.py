@@ -16,7 +16,8 @@ from sidecar.core.message import Headers
 from sidecar.core.outcome import BREAKER_OPEN, RESET, Failure, Outcome, failed
 from sidecar.core.promise import Run
 from sidecar.core.stage import Service
-from sidecar.stages.transform.stage import Spec, build
+from sidecar.stages.transform.spec import Spec
+from sidecar.stages.transform.stage import build
 from tests.support.clock import FakeEnv, make_env
 from tests.support.service import context, exchange, response
 
@@ -133,7 +134,7 @@ def test_what_cannot_be_built_safely_is_refused(block: Any, query: bytes, detail
     assert (outcome.status, outcome.reason, upstream.seen) == (400, "bad_request", [])
     assert detail in outcome.refusal.detail
     assert (outcome.refusal.policy, outcome.refusal.where) == ("transform", "policies.yaml:7")
-    assert not outcome.is_judged
+    assert outcome.failure.origin != "upstream"
 
 
 def test_conditions_and_templates_see_the_request_as_it_came() -> None:
@@ -464,7 +465,7 @@ def test_an_answer_that_cannot_be_rewritten() -> None:
         outcome = answered(rules, response(200, body, {**JSON, **headers}))
         assert (outcome.status, outcome.reason) == (502, "transform_failed")
         assert detail in outcome.refusal.detail
-        assert not outcome.is_judged
+        assert outcome.failure.origin != "upstream"
         untouched = response(200, body, {**JSON, **headers, "etag": '"1"'})
         outcome = answered({**rules, "on_error": "pass"}, untouched)
         assert (outcome.status, outcome.body, outcome.header(b"etag")) == (200, body, b'"1"')

@@ -15,7 +15,7 @@ from opentelemetry.trace import SpanContext, TraceFlags
 
 from sidecar.core import events
 from sidecar.telemetry.export import otlp as export
-from sidecar.telemetry.export.otlp import LIBRARY, WORDS, SpanQueue, Watch, listen, resource
+from sidecar.telemetry.export.otlp import LIBRARY, MESSAGES, ExportWatch, SpanQueue, listen, resource
 from sidecar.telemetry.settings import Settings, Target
 
 
@@ -48,10 +48,12 @@ def told() -> list[tuple[str, dict[str, Any]]]:
 @pytest.fixture
 def queue(exporter: Exporter, told: list[tuple[str, dict[str, Any]]]) -> Iterator[SpanQueue]:
     settings = Settings(queue=10, batch=4, delay=0.01)
-    queue = SpanQueue(settings, Target("http", "http://c"), lambda event, **facts: told.append((event, facts)))
+    queue = SpanQueue(
+        settings, Target("http", "http://c"), lambda event, **facts: told.append((event, facts)), lambda: None
+    )
     yield queue
     exporter.gate.set()
-    queue.close().join(10)
+    queue.close().join(60)
 
 
 def spans(count: int) -> list[ReadableSpan]:
@@ -66,7 +68,7 @@ def test_a_stalled_collector_costs_spans_by_whole_requests_and_no_memory(queue: 
     assert queue.waiting == 9, "three requests of three spans; a fourth does not fit into ten"
     assert queue.dropped == 3000 - 9
     exporter.gate.set()
-    queue.close().join(10)
+    queue.close().join(60)
     assert sum(exporter.batches) == 9
     assert queue.waiting == 0
     assert queue.watch.exported == 9
@@ -76,14 +78,14 @@ def test_what_fails_is_counted(queue: SpanQueue, exporter: Exporter, told: list[
     exporter.result = SpanExportResult.FAILURE
     exporter.gate.set()
     queue.put(spans(2))
-    queue.close().join(10)
+    queue.close().join(60)
     assert (queue.watch.failed, queue.watch.exported, queue.waiting) == (2, 0, 0)
     assert [event for event, _ in told] == [events.EXPORT_FAILED]
 
 
 def test_only_the_first_failure_and_the_first_success_after_it_are_told() -> None:
     told: list[tuple[str, dict[str, Any]]] = []
-    watch = Watch("traces", "http://c", lambda event, **facts: told.append((event, facts)))
+    watch = ExportWatch("traces", "http://c", lambda event, **facts: told.append((event, facts)))
     listen("WARNING")
 
     def fail() -> bool:
@@ -93,7 +95,6 @@ def test_only_the_first_failure_and_the_first_success_after_it_are_told() -> Non
     assert watch.attempt(lambda: True, 1)
     for _ in range(5):
         assert not watch.attempt(fail, 2)
-    assert watch.is_failing
     assert watch.attempt(lambda: True, 3)
     assert watch.attempt(lambda: True, 3)
     assert told == [
@@ -104,17 +105,17 @@ def test_only_the_first_failure_and_the_first_success_after_it_are_told() -> Non
 
 
 def test_an_exporter_that_raises_is_one_that_fails() -> None:
-    watch = Watch("traces", "", lambda event, **facts: None)
+    watch = ExportWatch("traces", "", lambda event, **facts: None)
     assert not watch.attempt(lambda: bool(1 / 0), 1)
 
 
 def test_the_library_does_not_write_to_standard_error(capfd: pytest.CaptureFixture[str]) -> None:
     listen("WARNING")
     logging.getLogger(f"{LIBRARY}.sdk").error("what happens")
-    assert WORDS.take() == "what happens"
-    WORDS.handle(logging.LogRecord(LIBRARY, logging.ERROR, "", 0, "what %s %s", ("happens",), None))
-    assert WORDS.take() == "what %s %s"
-    assert WORDS.take() == ""
+    assert MESSAGES.take() == "what happens"
+    MESSAGES.handle(logging.LogRecord(LIBRARY, logging.ERROR, "", 0, "what %s %s", ("happens",), None))
+    assert MESSAGES.take() == "what %s %s"
+    assert MESSAGES.take() == ""
     assert capfd.readouterr() == ("", "")
 
 

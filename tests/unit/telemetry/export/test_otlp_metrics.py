@@ -12,7 +12,7 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 from sidecar.core import metrics
 from sidecar.core.metrics import Exemplar
-from sidecar.telemetry.export.otlp_metrics import Builder
+from sidecar.telemetry.export.otlp_metrics import MetricsBuilder
 from sidecar.telemetry.metrics.durations import AttemptMetrics, RouteMetrics
 from sidecar.telemetry.metrics.registry import Registry
 from sidecar.telemetry.settings import Temporality
@@ -23,7 +23,7 @@ TRACE = b"0af7651916cd43dd8448eb211c80319c"
 class Bench:
     def __init__(self, temporality: Temporality = "cumulative") -> None:
         self.registry = Registry()
-        self.builder = Builder(
+        self.builder = MetricsBuilder(
             Resource({"service.name": "orders"}), InstrumentationScope("sidecar"), temporality, 100.0
         )
         self.routes = RouteMetrics(self.registry, {"route": "order", "http.route": "/orders/{id}"})

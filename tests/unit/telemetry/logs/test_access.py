@@ -9,7 +9,7 @@ import pytest
 
 from sidecar.core.exchange import Attempt, Exchange
 from sidecar.core.outcome import BREAKER_OPEN, CONNECT_FAILURE, RESET, Outcome, Refusal, failed
-from sidecar.telemetry.logs.access import BATCH, FLUSH, AccessLog
+from sidecar.telemetry.logs.access import BATCH_BYTES, FLUSH_SECONDS, AccessLog
 from tests.support.clock import make_env
 
 
@@ -160,12 +160,12 @@ def test_lines_are_handed_over_in_batches() -> None:
     bench.log.record(exchange(), Outcome(200), "", 0.01)
     bench.log.record(exchange(), Outcome(200), "", 0.01)
     assert bench.lines.batches == []
-    bench.env.advance(FLUSH)
+    bench.env.advance(FLUSH_SECONDS)
     assert [batch.count(b"\n") for batch in bench.lines.batches] == [2]
     while len(bench.lines.batches) == 1:
         bench.log.record(exchange(), Outcome(200), "", 0.01)
-    assert len(bench.lines.batches[1]) >= BATCH
-    bench.env.advance(FLUSH)
+    assert len(bench.lines.batches[1]) >= BATCH_BYTES
+    bench.env.advance(FLUSH_SECONDS)
     assert len(bench.lines.batches) == 2
 
 

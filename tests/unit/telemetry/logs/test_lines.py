@@ -10,7 +10,7 @@ import pytest
 
 from sidecar.telemetry.logs.lines import LineWriter
 
-PATIENCE = 10.0
+PATIENCE = 60.0
 
 
 class Pipe:

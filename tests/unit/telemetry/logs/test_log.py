@@ -43,8 +43,8 @@ class Log:
         self.secrets = Secrets()
         self.emitter = Emitter(
             self.lines,
-            now=self.clock.now,
-            wall=lambda: WALL + self.clock.time - self.clock.start,
+            now=self.clock.time,
+            wall=lambda: WALL + self.clock.time() - self.clock.start,
             call_later=self.clock.call_later,
             secrets=self.secrets,
             **options,

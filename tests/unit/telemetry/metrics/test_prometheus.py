@@ -103,7 +103,7 @@ async def test_the_page_is_kept_for_a_second_and_yields_between_its_pieces() -> 
     registry = Registry()
     counter = registry.counter("x")
     registry.counter("y")
-    page = Page(registry, clock.now, sleep)
+    page = Page(registry, clock.time, sleep)
     first, shared = await asyncio.gather(page.text(), page.text())
     assert first is shared
     assert turns == 2
@@ -139,7 +139,7 @@ def test_where_there_is_no_proc_the_process_is_unknown(monkeypatch: pytest.Monke
 
 OPENMETRICS_PAGE = """\
 # TYPE sidecar_bugs counter
-# HELP sidecar_bugs Errors of the sidecar's own.
+# HELP sidecar_bugs Bugs of the sidecar that were caught.
 sidecar_bugs_total{where="a\\"b"} 1
 # TYPE test_seconds histogram
 # UNIT test_seconds seconds

@@ -43,8 +43,7 @@ class Bench:
 
     def exchange(self, method: bytes = b"GET", *attempts: Attempt) -> Exchange:
         x = Exchange(method, b"/orders/17", None, b"")
-        match = SimpleNamespace(path="/orders/{id}", path_prefix=None, path_regex=None)
-        x.route = SimpleNamespace(name="order", upstream="app", spec=SimpleNamespace(match=match), chain=())
+        x.route = SimpleNamespace(name="order", upstream="app", template="/orders/{id}", policies=())
         x.arrived = self.env.now()
         self.tracer.begin(x)
         for attempt in attempts:
@@ -150,7 +149,7 @@ def test_an_answer_that_anothers_call_brought_links_to_that_one() -> None:
 def test_what_a_breaker_did_is_on_the_try_that_it_did_it_to() -> None:
     bench = Bench()
     x = bench.exchange(b"GET", attempt(1), attempt(2, why="retry:503"))
-    x.route.chain = (SimpleNamespace(policy="circuit_breaker"),)
+    x.route.policies = ("circuit_breaker",)
     x.trace.note("breaker.probed", breaker="app", attempt=2)
     x.trace.note("retry.scheduled", attempt=2, reason="503", waited=0.1, tokens=7.5)
     first, second = (span.attributes for span in bench.spans(x, Outcome(200))[:2])

@@ -7,7 +7,7 @@ import socket
 from typing import Any
 
 from sidecar.core import events
-from sidecar.upstream.balancing.discovery import Discovery, resolve
+from sidecar.upstream.balancing.discovery import Discovery, system_resolver
 from sidecar.upstream.endpoint import EndpointSet
 from sidecar.upstream.spec import UpstreamSpec
 from tests.support.loop import virtual, virtual_env
@@ -99,10 +99,10 @@ async def test_it_asks_at_jittered_intervals_until_retired() -> None:
     bench.discovery.start()
     await asyncio.sleep(10)
     assert 9 <= len(bench.asked) <= 12, "each second as long as there is nothing"
-    assert not bench.discovery.is_resolved
+    assert bench.discovery.describe()["resolved_ago"] is None
     bench.answer = ["10.0.0.1"]
     await asyncio.sleep(2)
-    assert bench.discovery.is_resolved
+    assert bench.discovery.describe()["resolved_ago"] is not None
     bench.asked.clear()
     await asyncio.sleep(100)
     assert 9 <= len(bench.asked) <= 12
@@ -141,5 +141,5 @@ async def test_another_name_is_asked_at_once_and_the_endpoints_stay_until_it_ans
 
 
 async def test_the_systems_resolver() -> None:
-    assert await resolve("127.0.0.1", 80) == {"127.0.0.1"}
-    assert await resolve("localhost", 80) & {"127.0.0.1", "::1"}
+    assert await system_resolver("127.0.0.1", 80) == {"127.0.0.1"}
+    assert await system_resolver("localhost", 80) & {"127.0.0.1", "::1"}

@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from sidecar.core import events, metrics
 from sidecar.core.outcome import ABANDONED, BREAKER_OPEN, CONNECT_TIMEOUT, PROTOCOL, RESET, TIMEOUT, Outcome, failed
 from sidecar.upstream.balancing.balancer import Balancer
-from sidecar.upstream.balancing.ejection import EVIDENCE, Ejector
+from sidecar.upstream.balancing.ejection import SUCCESSES_PER_EJECTION, Ejector
 from sidecar.upstream.endpoint import Endpoint, EndpointSet
 from sidecar.upstream.spec import EjectionSpec, UpstreamSpec
 from tests.support.clock import make_env
@@ -178,13 +178,13 @@ def test_growth_decays_with_successes_and_not_with_time() -> None:
     bench.trial(0, OK)
     assert bench[0].ejections == 2
     bench.env.advance(1e6)
-    bench.answer(0, OK, EVIDENCE - 1)
+    bench.answer(0, OK, SUCCESSES_PER_EJECTION - 1)
     bench.answer(0, FAULT)
-    bench.answer(0, OK, EVIDENCE - 1)
+    bench.answer(0, OK, SUCCESSES_PER_EJECTION - 1)
     assert bench[0].ejections == 2, "in a row"
     bench.answer(0, OK)
     assert bench[0].ejections == 1
-    bench.answer(0, OK, EVIDENCE)
+    bench.answer(0, OK, SUCCESSES_PER_EJECTION)
     assert bench[0].ejections == 0
     assert bench.eject() <= 10
 

@@ -14,6 +14,8 @@ from sidecar.core import events, metrics
 from sidecar.upstream.balancing.health import HealthChecker, http_probe
 from sidecar.upstream.endpoint import Endpoint, EndpointSet
 from sidecar.upstream.spec import HealthCheckSpec, UpstreamSpec
+from sidecar.upstream.tls import ClientTlsSpec, ServerTlsSpec, build_context
+from tests.support.authority import Authority
 from tests.support.loop import virtual, virtual_env
 
 SPEC: dict[str, Any] = {"path": "/healthz", "interval": "10s", "unhealthy_after": 3, "healthy_after": 2}
@@ -41,7 +43,7 @@ class Bench:
     async def rounds(self, number: int) -> list[bool]:
         for _ in range(number):
             await self.checker.check_all()
-        return [endpoint.healthy for endpoint in self.set.members]
+        return [endpoint.is_healthy for endpoint in self.set.members]
 
 
 @virtual
@@ -88,9 +90,9 @@ async def test_rounds_come_at_jittered_intervals_until_retired() -> None:
     assert len(set(pauses)) == len(pauses)
     bench.ill["http://a:80"] = "down"
     await asyncio.sleep(50)
-    assert not bench.set.members[0].healthy
+    assert not bench.set.members[0].is_healthy
     bench.checker.retire()
-    assert bench.set.members[0].healthy, "nobody checks any more, so nobody is unhealthy"
+    assert bench.set.members[0].is_healthy, "nobody checks any more, so nobody is unhealthy"
     seen = len(bench.times)
     await asyncio.sleep(50)
     assert len(bench.times) == seen
@@ -113,14 +115,14 @@ async def test_a_new_policy_keeps_verdicts_and_acts_at_once() -> None:
     bench.checker.start()
     bench.ill["http://b:80"] = "down"
     await asyncio.sleep(40)
-    assert not bench.set.members[1].healthy
+    assert not bench.set.members[1].is_healthy
     bench.times.clear()
     bench.checker.retune(HealthCheckSpec.model_validate(SPEC | {"interval": "1s"}))
-    assert not bench.set.members[1].healthy
+    assert not bench.set.members[1].is_healthy
     await asyncio.sleep(5)
     assert len(bench.times) >= 4
     bench.checker.retune(HealthCheckSpec.model_validate(SPEC | {"mode": "observe"}))
-    assert bench.set.members[1].healthy
+    assert bench.set.members[1].is_healthy
     bench.checker.retire()
 
 
@@ -197,3 +199,24 @@ async def test_a_probe_of_nobody() -> None:
     server.close()
     await server.wait_closed()
     assert "onnect" in await http_probe()(Endpoint(f"http://127.0.0.1:{port}"), HealthCheckSpec(path="/"))
+
+
+async def test_a_probe_over_tls(ca: Authority) -> None:
+    async def well(request: web.Request) -> web.Response:
+        return web.Response()
+
+    app = web.Application()
+    app.router.add_get("/", well)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=build_context(ServerTlsSpec(**ca.sign("app")))).start()
+        endpoint = Endpoint(f"https://127.0.0.1:{runner.addresses[0][1]}")
+        trusting = build_context(ClientTlsSpec(ca=ca.ca_file))
+        spec = HealthCheckSpec(path="/")
+        assert "certificate" in (await http_probe(lambda: trusting)(endpoint, spec)).lower()
+        endpoint.server_name = "app"
+        assert await http_probe(lambda: trusting)(endpoint, spec) == ""
+        assert "certificate" in (await http_probe()(endpoint, spec)).lower()
+    finally:
+        await runner.cleanup()

@@ -1,0 +1,220 @@
+"""The gate for speed: instructions and cache misses of a request, held against limits (`make instructions`).
+
+`sidecar run` serves real sockets under callgrind. A client in step with it asks for one thing again and again, once it
+is warm. On a busy machine a ratio of times wanders by more than a change costs; these counts repeat within 1 %.
+
+What makes them repeat:
+
+- One request at a time, the same bytes in the same pieces (`bench.lockstep`), PYTHONHASHSEED=0, caches of a fixed size.
+- Timers fire much later (`bench.slowed`). Callgrind slows the process and not the clock: the watch of the policy files,
+  the sweep of deadlines and the like would else run many times as often a request as in production, and by what else
+  the machine does.
+- A figure is the median of blocks of requests. What comes round seldom falls on few of them, such as the growth of a
+  table. The garbage collector runs as in production; it counts allocations, and those are the same in each run.
+- It is the mean of several processes, whose objects lie differently in memory (`bench.slowed`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from itertools import count
+from multiprocessing import get_context
+from pathlib import Path
+from statistics import fmean, median
+from typing import Final, NamedTuple
+
+from bench import callgrind, figures, machine, slowed, upstream
+from bench.callgrind import Callgrind, Counts
+from bench.figures import Figures
+from bench.lockstep import Lockstep
+from bench.peers import COMPILED, ROOT, Place, compile_bytecode, is_stale
+
+LAYOUTS: Final = range(5)
+"""One process each."""
+WARM_UP: Final = 300
+"""Requests of each scenario before anything is counted."""
+BLOCKS: Final = 5
+"""After a first one, which fills the simulated caches and does not count."""
+FACTOR: Final = 1000
+"""By how much timers are slowed down: more than callgrind slows the process, with other load beside it."""
+START_SECONDS: Final = 180.0
+PURE: Final = "pure"
+BUILDS: Final = {PURE: ROOT, "compiled": COMPILED}
+"""Where each build of the sidecar is imported from."""
+
+
+class Scenario(NamedTuple):
+    """One kind of request."""
+
+    name: str
+    title: str
+    path: str
+    block: int
+    """Requests of a block."""
+    asked: int = 1
+    """Number of requests that the upstream gets for one of the client's."""
+    unique: bool = False
+    """True if each request has another query."""
+
+
+SCENARIOS: Final = (
+    Scenario("demo", "plain GET of the demo route, small answer", "/orders/7", 30),
+    Scenario("hit", "cache hit", "/cached/7", 50, asked=0),
+    Scenario("stored", "cache miss, stored", "/cached/8", 30, unique=True),
+    Scenario("retried", "503, retried, then 200", "/retried/7", 20, asked=2),
+    Scenario("large", "64 KiB answer", "/orders/large", 20),
+)
+
+TITLES: Final = {scenario.name: scenario.title for scenario in SCENARIOS}
+
+
+def answers() -> dict[str, list[bytes]]:
+    """Return what the upstream answers, by path, as nginx would."""
+    small = upstream.like_nginx("200 OK", upstream.SMALL)
+    fresh = upstream.like_nginx("200 OK", upstream.SMALL, "Cache-Control: max-age=3600\r\n")
+    failed = upstream.like_nginx("503 Service Unavailable", b'{"error":"told to fail"}')
+    return {
+        "/orders/7": [small],
+        "/cached/7": [fresh],
+        "/cached/8": [fresh],
+        "/retried/7": [failed, small],
+        "/orders/large": [upstream.like_nginx("200 OK", upstream.LARGE)],
+    }
+
+
+def measure(build: str, keep: Path | None) -> Figures:
+    """Return the counts of each scenario with one build.  Its processes run at once, as there are cores.
+
+    Callgrind's dumps go to `keep`, None: nowhere.
+    """
+    compile_bytecode(BUILDS[build])
+    with tempfile.TemporaryDirectory(prefix="sidecar-instructions-") as temporary:
+        directories = [(keep or Path(temporary)) / f"{build}-{layout}" for layout in LAYOUTS]
+        with ProcessPoolExecutor(
+            len(os.sched_getaffinity(0)), get_context("spawn"), initializer=machine.end_with_parent
+        ) as pool:
+            several = list(pool.map(measure_one, [build] * len(LAYOUTS), LAYOUTS, directories))
+    return {name: Counts(*map(fmean, zip(*(one[name] for one in several), strict=True))) for name in several[0]}
+
+
+def measure_one(build: str, layout: int, directory: Path) -> Figures:
+    """Return the counts of each scenario in one process; `directory` gets its files."""
+    source = BUILDS[build]
+    directory.mkdir(parents=True)
+    with Lockstep(answers()) as lockstep:
+        place = Place(machine.free_port(), machine.free_port(), lockstep.upstream_port, directory)
+        env = {**place.env(), "PYTHONHASHSEED": "0", "PYTHONPATH": f"{source}:{ROOT}"}
+        argv = [sys.executable, "-P", "-m", "bench.slowed", str(FACTOR), str(layout), place.policies("retried.yaml")]
+        with Callgrind(argv, env, directory) as process:
+            wait_until_ready(process, place.admin_port)
+            lockstep.connect(place.port)
+            for scenario in SCENARIOS:
+                lockstep.ask(scenario.path)  # a hit has to be stored before
+                repeat(lockstep, scenario, WARM_UP)
+            process.instrument()
+            return {scenario.name: a_request(process, lockstep, scenario) for scenario in SCENARIOS}
+
+
+def wait_until_ready(process: Callgrind, port: int) -> None:
+    """Return once the sidecar says that it is ready; raises `RuntimeError` where it does not come to that."""
+    give_up = time.monotonic() + START_SECONDS
+    while time.monotonic() < give_up and not process.has_ended:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=START_SECONDS)
+        try:
+            connection.request("GET", "/readyz")
+            if connection.getresponse().status == 200:
+                break
+        except (OSError, http.client.HTTPException):
+            time.sleep(0.1)
+        finally:
+            connection.close()
+    else:
+        raise RuntimeError(f"the sidecar is not ready; its output:\n{process.log.read_text()[-4000:]}")
+    if slowed.TOLD not in process.log.read_text():
+        raise RuntimeError("the sidecar's loop is not the one of bench.slowed; figures would depend on the clock")
+
+
+def a_request(process: Callgrind, lockstep: Lockstep, scenario: Scenario) -> Counts:
+    """Return the counts of one request."""
+    blocks = []
+    for _ in range(1 + BLOCKS):
+        repeat(lockstep, scenario, scenario.block)
+        blocks.append(process.take() / scenario.block)
+    return Counts(*(median(values) for values in zip(*blocks[1:], strict=True)))
+
+
+NUMBERS: Final = count(10_000_000)
+"""For queries, all of one length."""
+
+
+def repeat(lockstep: Lockstep, scenario: Scenario, times: int) -> None:
+    """Ask so many times; raises `RuntimeError` where the upstream was asked more or less often than it should be."""
+    before = lockstep.requests
+    for _ in range(times):
+        lockstep.ask(f"{scenario.path}?{next(NUMBERS)}" if scenario.unique else scenario.path)
+    asked = lockstep.requests - before
+    if asked != times * scenario.asked:
+        raise RuntimeError(
+            f"{scenario.title}: {times} requests made {asked} of the upstream, not {scenario.asked} each"
+        )
+
+
+def missing(build: str) -> str:
+    """Return why a build cannot be measured; empty where it can."""
+    if build == PURE:
+        return ""
+    if not COMPILED.exists():
+        return "there is no build/compiled; `make compiled` makes it"
+    return (
+        "build/compiled was made from other sources; `make compiled` makes it anew" if is_stale(COMPILED, ROOT) else ""
+    )
+
+
+def run(builds: Sequence[str], keep: Path | None, *, is_written: bool) -> int:
+    """Measure, tell and judge; return the exit code."""
+    known = figures.load()
+    found: dict[str, Figures] = {}
+    told: list[str] = []
+    is_broken = False
+    for build in builds:
+        if reason := missing(build):
+            told.append(f"{build}: left out, {reason}")
+            continue
+        print(f"{build}: counting", flush=True)
+        found[build] = measure(build, keep)
+        verdict = figures.judge(found[build], figures.environment(build != PURE), known.get(build))
+        told += [f"{build}: {line}" for line in verdict.lines]
+        is_broken |= verdict.is_broken
+    print("\n".join([*figures.table(found, {build: one.figures for build, one in known.items()}, TITLES), *told]))
+    if is_written:  # a build that was not measured keeps its figures
+        fresh = {build: figures.known(one, figures.environment(build != PURE)) for build, one in found.items()}
+        figures.save({**known, **fresh}, TITLES)
+        print(f"written: {figures.FILE.name}, {figures.PAGE.name}")
+    return 1 if is_broken and not is_written else 0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.instructions", description="Instructions of a request.")
+    parser.add_argument("--write", action="store_true", help="write the figures down, as what limits refer to")
+    parser.add_argument("--build", choices=BUILDS, action="append", help="only this one; may be repeated")
+    parser.add_argument("--keep", type=Path, metavar="DIR", help="keep callgrind's dumps, for callgrind_annotate")
+    options = parser.parse_args()
+    if callgrind.find() is None:
+        parser.error("valgrind is not installed (apt install valgrind)")
+    try:
+        code = run(options.build or list(BUILDS), options.keep, is_written=options.write)
+    except (RuntimeError, ValueError, subprocess.SubprocessError) as error:
+        raise SystemExit(f"instructions: {error}") from error
+    raise SystemExit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,164 @@
+"""Client of services and load: keep-alive connections, a timeout for the whole answer, and never an exception.
+
+Rules:
+
+1. It does what a naive client does: no retries, and no limit but its own bound on connections.
+2. A connection that the peer closed while it was idle is replaced once if the method is safe, as browsers and libraries
+   do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Final, NamedTuple, cast
+
+from chaos.parts.http import MalformedError, Message, request, take
+from chaos.parts.part import split
+
+MAX_CONNECTIONS: Final = 512
+"""Bound on connections to all addresses together; a request beyond it fails with `client_full`."""
+
+
+class Answer(NamedTuple):
+    """Result of a request.
+
+    - `status`: 0 where there was no answer.
+    - `reason`: why there was none (`refused`, `timeout`, `reset`, `malformed`, `client_full`), or the value of
+      `x-sidecar-reason`.
+    """
+
+    status: int
+    reason: str = ""
+    body: bytes = b""
+
+    @property
+    def is_good(self) -> bool:
+        return 200 <= self.status < 400
+
+
+class ClientConnection(asyncio.Protocol):
+    """Connection that carries one exchange at a time; `waiter` gets the answer, or why there is none."""
+
+    def __init__(self) -> None:
+        self.buffer = bytearray()
+        self.waiter: asyncio.Future[Message | str] | None = None
+        self.transport: asyncio.Transport | None = None
+        self.is_open = False
+        self.is_used = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("asyncio.Transport", transport)
+        self.is_open = True
+
+    def data_received(self, data: bytes) -> None:
+        self.buffer += data
+        try:
+            message = take(self.buffer, is_response=True)
+        except MalformedError:
+            self._resolve("malformed")
+            self.close()
+            return
+        if message is not None:
+            if message.closes:
+                self.close()
+            self._resolve(message)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.is_open = False
+        self._resolve("reset")
+
+    def _resolve(self, value: Message | str) -> None:
+        if self.waiter is not None and not self.waiter.done():
+            self.waiter.set_result(value)
+
+    def close(self) -> None:
+        self.is_open = False
+        if self.transport is not None:
+            self.transport.close()
+
+
+class PooledClient:
+    """Connections to any number of addresses."""
+
+    def __init__(self) -> None:
+        self.idle: dict[str, list[ClientConnection]] = {}
+        self.connections = 0
+
+    async def fetch(
+        self,
+        address: str,
+        method: str,
+        path: str,
+        host: str,
+        fields: dict[str, str],
+        body: bytes = b"",
+        timeout: float = 10.0,
+    ) -> Answer:
+        """Send one request; the answer is whole when this returns, or says why there is none."""
+        if self.connections >= MAX_CONNECTIONS:
+            return Answer(0, "client_full")
+        loop = asyncio.get_running_loop()
+        self.connections += 1
+        waiter: asyncio.Future[Any] = loop.create_future()
+        data = request(method, path, body, host=host, **fields)
+        task = loop.create_task(self._exchange(address, data, method == "GET"))
+
+        def finish(done: asyncio.Task[Answer] | None = None) -> None:
+            if not waiter.done():
+                waiter.set_result(done)
+
+        task.add_done_callback(finish)
+        timer = loop.call_later(timeout, finish)
+        try:
+            done = await waiter
+        finally:
+            timer.cancel()
+            self.connections -= 1
+            if not task.done():
+                task.cancel()
+        return Answer(0, "timeout") if done is None else cast("Answer", done.result())
+
+    async def _exchange(self, address: str, data: bytes, is_safe: bool) -> Answer:
+        loop = asyncio.get_running_loop()
+        connection = self._take(address)
+        if connection is None:
+            host, port = split(address)
+            connection = ClientConnection()
+            try:
+                made = connection
+                await loop.create_connection(lambda: made, host, port)
+            except OSError:
+                return Answer(0, "refused")
+        assert connection.transport is not None
+        connection.waiter = loop.create_future()
+        try:
+            connection.transport.write(data)
+            answer = await connection.waiter
+        except asyncio.CancelledError:
+            connection.close()
+            raise
+        if isinstance(answer, str):
+            if answer == "reset" and connection.is_used and is_safe and not connection.buffer:
+                return await self._exchange(address, data, False)
+            connection.close()
+            return Answer(0, answer)
+        if connection.is_open:
+            connection.is_used = True
+            self.idle.setdefault(address, []).append(connection)
+        return Answer(answer.status, answer.get("x-sidecar-reason"), answer.body)
+
+    def _take(self, address: str) -> ClientConnection | None:
+        idle = self.idle.get(address, [])
+        while idle:
+            connection = idle.pop()
+            if connection.is_open and not connection.buffer:
+                return connection
+            connection.close()
+        return None
+
+    def close(self) -> None:
+        """Close the idle connections."""
+        for idle in self.idle.values():
+            for connection in idle:
+                connection.close()
+        self.idle.clear()

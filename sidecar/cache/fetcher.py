@@ -1,0 +1,246 @@
+"""Fetching answers for one route's cache: the calls to the upstream, and what becomes of each answer.
+
+An answer is stored, merged into the stored one, or passed on unstored (RFC 9111 3, 3.2 and 4.3).  A fetch asks for a
+whole representation: the client's conditions and ranges are taken off, and the validators of a stale entry are put on.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from math import inf
+from typing import Final, NamedTuple
+
+from sidecar.cache.entry import Entry
+from sidecar.cache.fetch import Fetch
+from sidecar.cache.rfc.directives import NOTHING
+from sidecar.cache.rfc.facts import Facts, reader
+from sidecar.cache.rfc.freshness import FreshnessRules, Plan, assess, is_explicit
+from sidecar.cache.rfc.key import KeyRule
+from sidecar.cache.rfc.lines import join
+from sidecar.cache.rfc.reuse import ERRORS, FRESH, judge, may_replace_error
+from sidecar.cache.rfc.storing import dated, request_facts, storable
+from sidecar.cache.rfc.validation import conditional, freshened, is_same, is_same_by_head, unconditional
+from sidecar.cache.store import Store
+from sidecar.cache.tee import Tee
+from sidecar.core.env import Env
+from sidecar.core.exchange import Exchange
+from sidecar.core.message import Headers, get_all
+from sidecar.core.outcome import Outcome
+from sidecar.core.stage import Service
+
+CLOCK_HOLDS: Final = 1.0
+"""Seconds for which the difference between wall clock and monotonic clock is reused."""
+SET_COOKIE: Final = frozenset((b"set-cookie",))
+REQUEST_REFUSALS: Final = frozenset((b"authorization", b"request-no-store"))
+"""Reasons not to store that say nothing about the next request."""
+
+
+class Limits(NamedTuple):
+    """Settings of a policy for storing."""
+
+    rules: FreshnessRules
+    max_body: int
+    """Bytes of the longest body that is stored."""
+    keep: float
+    """Seconds for which an answer is kept beyond its freshness, for validation and as a last resort."""
+
+
+class Fetcher:
+    """Fetches through one inner service and stores the cacheable answers."""
+
+    __slots__ = (
+        "_inner", "_is_keyed_by_fields", "_keep", "_max_body", "_memory", "_now", "_offset_expires", "_reader",
+        "_rules", "_store", "_wall", "_wall_offset",
+    )  # fmt: skip
+
+    def __init__(self, inner: Service, store: Store, rule: KeyRule, limits: Limits, env: Env) -> None:
+        self._inner = inner
+        self._store = store
+        self._memory = store.memory
+        self._is_keyed_by_fields = bool(rule.headers)
+        self._rules, self._max_body, self._keep = limits
+        self._reader = reader(self._rules.targets)
+        self._now = env.now
+        self._wall = env.wall
+        self._wall_offset = 0.0
+        """Seconds by which the wall clock is ahead of `now`, as last read."""
+        self._offset_expires = -inf
+        """Instant until which that difference is reused."""
+
+    async def run(self, fetch: Fetch, as_it_is: bool = False) -> None:
+        """Run a fetch to its end: `outcome`, `entry` and `refusal` are then set and its waiters released.
+
+        With `as_it_is` the request is sent unchanged; otherwise as one for a storable answer.
+        """
+        try:
+            outcome = await (self._inner(fetch.x) if as_it_is else self._retrieve(fetch))
+            if outcome is not None:
+                self.accept(fetch, outcome)
+        except BaseException:
+            fetch.fail()
+            raise
+        fetch.finish()
+
+    async def _retrieve(self, fetch: Fetch) -> Outcome | None:
+        """Return an answer that is still to be stored, or None if `fetch.entry` is already set: found in Redis, or
+        validated."""
+        x = fetch.x
+        if self._store.shared is not None:
+            found, fetch.generation = await self._store.load(fetch.key, fetch.uri, x)
+            if found is not None:
+                if judge(found, NOTHING, self._now()) == FRESH and found is not fetch.stale:
+                    fetch.entry = found
+                    return None
+                fetch.stale = found
+        fetch.sent = self._now()
+        entry = fetch.stale
+        if entry is not None and entry.has_validator:
+            outcome = await self._send(x, conditional(x.headers, entry))
+            if outcome.status == 304 and outcome.failure is None:
+                if is_same(entry, outcome.headers, self._wall()):
+                    self._validated(fetch, entry, outcome)
+                    return None
+                # the 304 is about another representation: ask again, without conditions
+                outcome = await self._send(x, unconditional(x.headers))
+        elif fetch.is_conditional:
+            outcome = await self._send(x, unconditional(x.headers))
+        else:
+            outcome = await self._inner(x)
+        return outcome
+
+    async def head(self, x: Exchange, key: bytes, entry: Entry | None) -> Outcome:
+        """Forward a HEAD; its answer updates or removes the stored entry (RFC 9111 4.3.5)."""
+        sent = self._now()
+        outcome = await self._inner(x)
+        if entry is not None and outcome.status == 200 and outcome.failure is None:
+            if is_same_by_head(entry, outcome.headers, self._wall()):
+                new, why = self._updated(x, entry, outcome.headers, sent)
+                if not why:
+                    self._store.put(key, new, x)
+                    return outcome
+            self._store.drop(entry)
+        return outcome
+
+    def store_post(self, x: Exchange, key: bytes, outcome: Outcome, sent: float) -> None:
+        """Store the answer to a POST for later GETs, if it states its own freshness (RFC 9110 9.3.3).
+
+        The caller has checked that Content-Location names the target.
+        """
+        wall, now = self._wall(), self._now()
+        facts = self._reader.read(outcome.lines, wall)
+        plan, age, refusal = assess(outcome.status, facts, request_facts(x), self._rules, now - sent, wall)
+        if not refusal and is_explicit(facts) and len(outcome.body) <= self._max_body:
+            lines = storable(outcome.lines, plan, facts, wall)
+            entry = self._entry(key, outcome.status, lines, outcome.body, facts, plan, age, now, wall)
+            self._store.put(key, entry, x)
+
+    async def _send(self, x: Exchange, headers: Headers) -> Outcome:
+        """Send the request with other header fields."""
+        twin = x.fork(x.attempt, x.why)
+        twin.headers = headers
+        outcome = await self._inner(twin)
+        x.refused_by, x.retry_stopped = twin.refused_by, twin.retry_stopped
+        return outcome
+
+    # ----- answers
+
+    def _entry(
+        self, key: bytes, status: int, lines: bytes, body: bytes, facts: Facts, plan: Plan, age: float,
+        now: float, wall: float,
+    ) -> Entry:  # fmt: skip
+        return Entry(key, status, lines, body, facts, plan, age, now, wall, self._keep, self._is_keyed_by_fields)
+
+    def store(self, x: Exchange, key: bytes, outcome: Outcome, sent: float, now: float) -> Entry | None:
+        """Store the answer to a claimed fetch (`Fetches.claim`).
+
+        None if it is not storable, or needs the longer way of `accept`.
+        """
+        if outcome.failure is not None or outcome.stream is not None or len(outcome.body) > self._max_body:
+            return None
+        if now >= self._offset_expires:
+            self._offset_expires, self._wall_offset = now + CLOCK_HOLDS, self._wall() - now
+        wall = now + self._wall_offset
+        facts = self._reader.read(outcome.lines, wall)
+        plan, age, refusal = assess(outcome.status, facts, request_facts(x), self._rules, now - sent, wall)
+        if refusal:
+            return None
+        lines = storable(outcome.lines, plan, facts, wall)
+        entry = self._entry(key, outcome.status, lines, outcome.body, facts, plan, age, now, wall)
+        memory, uncacheable = self._memory, self._store.fetches.uncacheable
+        if len(entry.vary) == 0 and not uncacheable and memory.fits(entry) and memory.add(entry) is None:
+            return entry
+        return entry if self._store.put(key, entry, x) else None
+
+    def accept(self, fetch: Fetch, outcome: Outcome) -> None:
+        """Store the upstream's answer to a fetch, or note why it is not stored."""
+        fetch.outcome = outcome
+        if outcome.failure is not None:
+            fetch.refusal = outcome.failure.code.replace("_", "-").encode()
+            return
+        wall, now = self._wall(), self._now()
+        fetch.received = now
+        rules = self._rules
+        facts = self._reader.read(outcome.lines, wall)
+        plan, age, refusal = assess(outcome.status, facts, request_facts(fetch.x), rules, now - fetch.sent, wall)
+        stale, stream = fetch.stale, outcome.stream
+        if stale is not None and outcome.status in ERRORS and may_replace_error(stale, NOTHING, now):
+            fetch.refusal = b"error"  # the stale entry is worth more
+            return
+        size = len(outcome.body) if stream is None else stream.length
+        if refusal or fetch.is_outdated or (size is not None and size > self._max_body):
+            why = refusal or (b"outdated" if fetch.is_outdated else b"too-large")
+            self._refuse(fetch, outcome.status, why, now)
+            return
+        lines = storable(outcome.lines, plan, facts, wall)
+        entry = self._entry(fetch.key, outcome.status, lines, outcome.body, facts, plan, age, now, wall)
+        if stream is not None:
+            fetch.entry = entry
+            fetch.tee = tee = Tee(stream, self._max_body, self._store.budget, partial(self._body_ended, fetch, entry))
+            outcome.stream = tee.reader()
+            tee.start()
+        elif self._store.put(fetch.key, entry, fetch.x, fetch.generation):
+            fetch.entry = entry
+        else:
+            self._refuse(fetch, outcome.status, b"too-large", now)
+
+    def _body_ended(self, fetch: Fetch, entry: Entry, body: bytes | None) -> None:
+        """Store the entry now that its body is whole; `body` is None if it is not to be stored."""
+        if body is None:
+            self._refuse(fetch, entry.status, b"too-large", self._now())
+        elif not fetch.is_outdated:
+            entry.body = body
+            entry.ready()
+            self._store.put(fetch.key, entry, fetch.x, fetch.generation)
+        fetch.close()
+
+    def _refuse(self, fetch: Fetch, status: int, why: bytes, now: float) -> None:
+        """Note why the answer is not stored, and mark its key as uncacheable unless that is due to an error or to the
+        request."""
+        fetch.refusal = why
+        if status >= 500 or why in REQUEST_REFUSALS:
+            return
+        if fetch.stale is not None:
+            self._store.drop(fetch.stale)  # the upstream has replaced it
+        self._store.fetches.mark_uncacheable(fetch.entry_key, now)
+
+    def _validated(self, fetch: Fetch, entry: Entry, outcome: Outcome) -> None:
+        """Renew the stale entry after a 304."""
+        fetch.outcome, fetch.is_validated = outcome, True
+        fetch.entry, fetch.refusal = self._updated(fetch.x, entry, outcome.headers, fetch.sent)
+        if fetch.refusal or fetch.is_outdated:
+            self._store.drop(entry)
+        else:
+            self._store.put(fetch.key, fetch.entry, fetch.x, fetch.generation)
+
+    def _updated(self, x: Exchange, entry: Entry, update: Headers, sent: float) -> tuple[Entry, bytes]:
+        """Return the entry with newer fields, and the reason why it may not be stored any more (empty if it may)."""
+        wall, now = self._wall(), self._now()
+        rules = self._rules
+        merged = freshened(entry.headers, dated(update, wall), frozenset() if rules.set_cookie else SET_COOKIE)
+        aged = join([*merged, *((b"age", value) for value in get_all(update, b"age"))])
+        facts = self._reader.read(aged, wall)
+        plan, age, refusal = assess(entry.status, facts, request_facts(x), rules, now - sent, wall)
+        lines = storable(aged, plan, facts, wall)
+        new = self._entry(entry.key, entry.status, lines, entry.body, facts, plan, age, now, wall)
+        new.hits = entry.hits
+        return new, refusal

@@ -1,0 +1,14 @@
+"""Registration of a key rule with a cache.  A module of its own: compiled classes cannot have weak references."""
+
+from __future__ import annotations
+
+from sidecar.cache.rfc.key import KeyRule
+
+
+class RuleHandle:
+    """Registration of one policy's key rule.  It ends when the policy, its only holder, is gone."""
+
+    __slots__ = ("__weakref__", "rule")
+
+    def __init__(self, rule: KeyRule) -> None:
+        self.rule = rule

@@ -1,0 +1,83 @@
+"""Names that routes use of other sections: each must be declared, and what is declared should be used."""
+
+from __future__ import annotations
+
+from sidecar.config.node import Node
+from sidecar.config.report import Report, suggest
+from sidecar.config.spec import DEFAULT_CACHE, INBOUND
+
+
+class References:
+    """Sections of one document, and what routes have used of them so far."""
+
+    def __init__(
+        self,
+        *,
+        upstreams: dict[str, Node],
+        bundles: dict[str, Node],
+        listeners: dict[str, Node],
+        caches: dict[str, Node],
+        report: Report,
+    ) -> None:
+        self.listeners = listeners
+        self._upstreams = upstreams
+        self._bundles = bundles
+        self._caches = caches
+        self._report = report
+        self._used: set[int] = set()
+        """Identities of the nodes that are used."""
+
+    def upstream(self, node: Node | None) -> Node | None:
+        """Return the upstream that a node names, None where there is none."""
+        return self._refer("upstream", node, self._upstreams)
+
+    def bundle(self, node: Node) -> Node | None:
+        """Return the bundle that a node names, None where there is none."""
+        return self._refer("bundle", node, self._bundles)
+
+    def listener(self, node: Node | None) -> None:
+        """Take note of the listener that a route names; without one it uses `inbound`, or else all of them."""
+        if node is not None:
+            self._refer("listener", node, self.listeners)
+        else:
+            self._used.update(id(each) for name, each in self.listeners.items() if INBOUND in (name, *self.listeners))
+
+    def check_fallback(self, blocks: dict[str, Node]) -> None:
+        """Check the upstreams that a route's fallback names: they exist, and none is the one that has failed."""
+        fallback, upstream = blocks.get("fallback"), blocks.get("upstream")
+        steps = (fallback.child("steps") or fallback) if fallback is not None else None
+        for step in steps.value if steps is not None and isinstance(steps.value, list) else ():
+            if step.value == "stale" and "cache" not in blocks:
+                self._report.warn(step, "never has anything: this route has no cache; give it a `cache` block")
+            target = step.child("upstream")
+            if target is None:
+                continue
+            self.upstream(target)
+            if upstream is not None and target.value == upstream.value:
+                self._report.warn(target, f"falls back to `{target.value}`, the upstream that failed; name another one")
+
+    def check_cache(self, blocks: dict[str, Node]) -> None:
+        """Check the store that a route's cache names: it is declared, or the one that is always there."""
+        cache = blocks.get("cache")
+        store = cache.child("store") if cache is not None else None
+        if store is not None and store.value != DEFAULT_CACHE:
+            self._refer("cache", store, {DEFAULT_CACHE: store, **self._caches})
+        elif cache is not None:
+            self._used.add(id(self._caches.get(DEFAULT_CACHE)))
+
+    def check_use(self) -> None:
+        """Warn of what no route uses."""
+        sections = {"upstream": self._upstreams, "cache": self._caches, "bundle": self._bundles}
+        for kind, nodes in {**sections, "listener": self.listeners}.items():
+            for name, node in nodes.items():
+                if id(node) not in self._used and self._report.is_whole:
+                    self._report.warn(node, f"no route uses the {kind} `{name}`; use it or take it out")
+
+    def _refer(self, kind: str, node: Node | None, known: dict[str, Node]) -> Node | None:
+        if node is None or not isinstance(node.value, str):
+            return None  # reported by the validation of the route
+        found = known.get(node.value)
+        if found is None and self._report.is_whole:
+            self._report.at(node, f"names no {kind}: there is no `{node.value}`; {suggest(node.value, known)}")
+        self._used.add(id(found))
+        return found

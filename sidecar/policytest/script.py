@@ -1,0 +1,177 @@
+"""Scripted upstreams of a test: each attempt gets the next answer of the script, whichever upstream it goes to.
+
+An answer is taken when a connection is made, since a refused connection is an answer too.  Every answer closes its
+connection, so each attempt makes one and the order of answers is the order of attempts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import deque
+from collections.abc import Callable, Iterable
+from http import HTTPStatus
+from typing import Final, NamedTuple, cast
+from urllib.parse import urlencode
+
+from sidecar.core.body import Body, BodyReader
+from sidecar.core.env import Env
+from sidecar.core.http1 import body_length, parse_request
+from sidecar.core.message import Headers, get, parse_fields, write_http_date
+from sidecar.policytest.spec import AnswerSpec, ContentSpec
+from sidecar.simulation.transport import Address
+
+MAX_HEAD: Final = 2**20
+BODILESS: Final = frozenset((204, 205, 304))
+PHRASES: Final = {int(status): status.phrase for status in HTTPStatus}
+
+
+class SeenRequest(NamedTuple):
+    """Request that reached an upstream."""
+
+    upstream: str
+    method: str
+    target: str
+    headers: Headers
+    body: bytes
+
+
+def content(spec: ContentSpec) -> tuple[bytes, str]:
+    """Return a body and its media type; empty where there is none."""
+    if "json_" in spec.model_fields_set:
+        return json.dumps(spec.json_, ensure_ascii=False).encode(), "application/json"
+    if spec.form is not None:
+        return urlencode(spec.form).encode(), "application/x-www-form-urlencoded"
+    return ("" if spec.body is None else spec.body).encode(), ""
+
+
+class Script:
+    """Answers of the upstreams in the current step, and what was asked of them.
+
+    - `seen`: requests that reached an upstream.
+    - `remaining`: answers for which no attempt has come yet.
+    - `unanswered`: upstreams to which an attempt went when no answer was left.
+    - `misdirected`: pairs of the upstream to which an attempt went and the one that its answer names.
+    """
+
+    def __init__(self, env: Env, names: dict[Address, str]) -> None:
+        """`names`: upstreams by the addresses of their endpoints."""
+        self.env = env
+        self.seen: list[SeenRequest] = []
+        self.remaining: deque[AnswerSpec] = deque()
+        self.unanswered: list[str] = []
+        self.misdirected: list[tuple[str, str]] = []
+        self._names = names
+
+    def begin(self, answers: Iterable[AnswerSpec]) -> None:
+        """Start a step with these answers."""
+        self.remaining = deque(answer for answer in answers for _ in range(answer.times))
+        self.seen, self.unanswered, self.misdirected = [], [], []
+
+    async def accept(self, address: Address) -> asyncio.Protocol:
+        """Return the upstream's end of a new connection.  Raises `OSError` where the script refuses it."""
+        name = self._names.get(address)
+        if name is None:
+            raise ConnectionRefusedError(111, f"no upstream of this test has the address {address}")
+        answer = self.remaining.popleft() if self.remaining else None
+        if answer is None:
+            self.unanswered.append(name)
+            answer = AnswerSpec(status=599)
+        if answer.upstream not in (None, name):
+            self.misdirected.append((name, str(answer.upstream)))
+        if answer.fail == "connect_timeout":
+            await self.env.future()
+        if answer.fail == "connect_failure":
+            if answer.after:
+                await self.env.sleep(answer.after)
+            raise ConnectionRefusedError(111, "Connection refused")
+        return ScriptedConnection(self, name, answer)
+
+
+class ScriptedConnection(asyncio.Protocol):
+    """Upstream's end of one connection, with its one answer."""
+
+    def __init__(self, script: Script, upstream: str, answer: AnswerSpec) -> None:
+        self._script = script
+        self._upstream = upstream
+        self._answer = answer
+        self._buffer = b""
+        self._read_body: Callable[[bytes], None] | None = None
+        self._transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._transport = None
+
+    def data_received(self, data: bytes) -> None:
+        if self._read_body is not None:
+            self._read_body(data)
+            return
+        self._buffer += data
+        parsed = parse_request(self._buffer, MAX_HEAD)
+        if parsed is None:
+            return
+        method, target, version, start, end = parsed
+        fields = parse_fields(self._buffer[start : end - 2])
+        length = body_length(fields, version) or 0
+        body = Body(None, None)
+        reader = BodyReader(body, length)
+
+        def read_body(piece: bytes) -> None:
+            if reader.feed(piece):
+                self._reply(SeenRequest(self._upstream, method.decode(), target.decode(), fields, body.whole()))
+
+        self._read_body = read_body
+        if length:
+            read_body(self._buffer[end:])
+        else:
+            self._reply(SeenRequest(self._upstream, method.decode(), target.decode(), fields, b""))
+
+    def _reply(self, request: SeenRequest) -> None:
+        self._script.seen.append(request)
+        if self._answer.after:
+            self._script.env.call_later(self._answer.after, self._send, request)
+        else:
+            self._send(request)
+
+    def _send(self, request: SeenRequest) -> None:
+        transport, answer = self._transport, self._answer
+        if transport is None or answer.fail == "timeout":
+            return
+        if answer.fail == "reset":
+            transport.abort()
+            return
+        if answer.fail == "protocol_error":
+            transport.write(b"this is not HTTP\r\n\r\n")
+            return
+        head, body = self._written(request)
+        if answer.fail == "cut":
+            transport.write(head + body[: len(body) // 2])
+            self._script.env.call_later(0.001, transport.abort)
+            return
+        transport.write(head + body)
+        transport.close()
+
+    def _written(self, request: SeenRequest) -> tuple[bytes, bytes]:
+        answer = self._answer
+        body, kind = content(answer)
+        if answer.fail == "cut" and len(body) < 2:
+            body = b"cut off here"
+        fields = {name.lower(): value for name, value in answer.headers.items()}
+        fields.setdefault("date", write_http_date(self._script.env.wall()).decode())
+        if kind:
+            fields.setdefault("content-type", kind)
+        if answer.status not in BODILESS:
+            fields.setdefault("content-length", str(len(body)))
+        fields["connection"] = "close"
+        lines = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
+        head = f"HTTP/1.1 {answer.status} {PHRASES.get(answer.status, '')}\r\n{lines}\r\n".encode()
+        return head, b"" if request.method == "HEAD" or answer.status in BODILESS else body
+
+
+def value_of(headers: Headers, name: str) -> str | None:
+    """Return a field's first value as text, None without the field."""
+    value = get(headers, name.lower().encode())
+    return None if value is None else value.decode("utf-8", "surrogateescape")

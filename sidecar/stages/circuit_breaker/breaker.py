@@ -1,0 +1,206 @@
+"""Circuit: its state, when it changes, and what is told of each change.
+
+Evidence says when to open, probes say when to close (`states.py`), and pybreaker makes the transition (`machine.py`),
+within which the new state object is made.  A circuit survives reloads and may be shared by many routes.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from math import inf
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from sidecar.core import events, metrics
+from sidecar.core.env import Env
+from sidecar.core.message import retry_after
+from sidecar.core.outcome import Outcome
+from sidecar.stages.circuit_breaker.evidence import Evidence, Verdict
+from sidecar.stages.circuit_breaker.spec import Spec
+from sidecar.stages.circuit_breaker.states import CLOSED, HALF_OPEN, OPEN, Closed, HalfOpen, Open, State
+
+if TYPE_CHECKING:
+    from sidecar.stages.circuit_breaker.machine import Machine
+
+HISTORY: Final = 20
+"""Transitions that are kept for `/state`."""
+LEVELS: Final = {CLOSED: 0.0, HALF_OPEN: 1.0, OPEN: 2.0}
+"""Values of the gauge."""
+MOST_DOUBLINGS: Final = 60
+"""Doublings of the open time that are counted; more would overflow."""
+
+
+class Breaker:
+    """One circuit.  A request meets it through the gate of its route."""
+
+    def __init__(self, spec: Spec, env: Env, name: str) -> None:
+        self.name = name
+        """Owner of the circuit, such as `upstream:payments`."""
+        self.now = env.now
+        """Clock of the circuit."""
+        self.evidence = Evidence(spec)
+        """Recent results, and the thresholds that they are compared with."""
+        self.reopened = 0
+        """Doublings of the next open time."""
+        self.open_until = -inf
+        """Instant at which probes may begin; infinite while an operator holds the circuit open."""
+        self.opened_for = 0.0
+        """Seconds of the last open time."""
+        self.forced: Literal["", "open", "closed"] = ""
+        """State in which an operator holds the circuit; empty if none does."""
+        self.verdict = Verdict(True, "")
+        """Why it was opened last."""
+        self.why = "it is new"
+        """Reason of the last transition."""
+        self.since = env.wall()
+        """Time of the last transition, in seconds since 1970."""
+        self.refused = 0
+        """Requests that were refused."""
+        self.state: State = Closed(self)
+        """State of the moment."""
+        self._env = env
+        self._healthy = 0
+        self._healthy_since = 0.0
+        self._history: deque[dict[str, Any]] = deque(maxlen=HISTORY)
+        self._machine: Machine | None = None
+        self._transitions = {
+            state: env.meter.counter(metrics.BREAKER_TRANSITIONS, breaker=name, to=state) for state in LEVELS
+        }
+        env.meter.gauge(metrics.BREAKER_STATE, self._level, breaker=name)
+
+    @property
+    def machine(self) -> Machine:
+        """State machine, which calls back within each transition; made for the first of them.
+
+        Its library is not imported at the start (see `LATER` in `stage.py`).
+        """
+        machine = self._machine
+        if machine is None:
+            from sidecar.stages.circuit_breaker.machine import Machine
+
+            machine = self._machine = Machine(self.name, self._env.wall, self._entered)
+        return machine
+
+    # ----- transitions
+
+    def trip(self, verdict: Verdict, outcome: Outcome | None, now: float) -> None:
+        """Open the circuit, unless an operator holds it.  A Retry-After of the outcome replaces the open time."""
+        if self.forced:
+            return
+        thresholds, env = self.evidence.thresholds, self._env
+        if self.state.name == HALF_OPEN:
+            self.reopened += 1
+        asked = None
+        if outcome is not None and outcome.failure is None:
+            asked = retry_after(outcome.headers, env.wall())
+        seconds = asked or thresholds.open_for * 2.0 ** min(self.reopened, MOST_DOUBLINGS)
+        seconds = min(seconds, thresholds.max_open_for)
+        self._open(verdict, seconds * (1 + thresholds.jitter * env.rng.random()), now)
+
+    def _open(self, verdict: Verdict, seconds: float, now: float) -> None:
+        self.verdict = verdict
+        self.opened_for = seconds
+        self.open_until = now + seconds
+        self.move(OPEN, verdict.why, open_for=None if seconds == inf else round(seconds, 3))
+
+    def recover(self, why: str, now: float) -> None:
+        """Close the circuit."""
+        self._healthy = 0
+        self._healthy_since = now
+        self.move(CLOSED, why)
+
+    def see_health(self, now: float) -> None:
+        """Count a good call while closed: `min_calls` of them, over the last open time at least, undo one doubling."""
+        self._healthy += 1
+        if self._healthy >= self.evidence.thresholds.min_calls and now - self._healthy_since >= self.opened_for:
+            self.reopened -= 1
+            self._healthy = 0
+            self._healthy_since = now
+
+    def force(self, mode: Literal["open", "closed", "auto"]) -> None:
+        """Hold the circuit open or closed for an operator; `auto` lets it decide again."""
+        now, held = self.now(), self.forced
+        if mode == "auto":
+            self.forced = ""
+            if held == "open":
+                self.opened_for = self.evidence.thresholds.open_for
+                self.move(HALF_OPEN, "an operator lets it decide again")
+            elif held == "closed":
+                self.recover("an operator lets it decide again", now)
+        elif mode != held:
+            self.forced = mode
+            if mode == "open":
+                self._open(Verdict(False, "an operator holds it open"), inf, now)
+            else:
+                self.evidence.clear()
+                self.recover("an operator holds it closed", now)
+
+    def move(self, state: str, why: str, **more: Any) -> None:
+        """Make a transition, count it and report it."""
+        before = self.state.name
+        self.machine.enter(state)
+        self._transitions[state].add()
+        self.note(before, why, **more)
+
+    def _entered(self, state: str) -> None:
+        """Make the new state object: the state machine has entered `state`."""
+        if state == CLOSED:
+            self.state = Closed(self)
+        elif state == OPEN:
+            self.state = Open(self)
+        else:
+            self.state = HalfOpen(self)
+
+    def note(self, before: str, why: str, **more: Any) -> None:
+        """Keep and report what has happened since the circuit was in the state `before`."""
+        env = self._env
+        self.why = why
+        self.since = env.wall()
+        states = {"before": before, "after": self.state.name}
+        self._history.append({"at": self.since, **states, "why": why, **more})
+        env.emit(events.BREAKER_TRANSITION, breaker=self.name, **states, why=why, **more)
+
+    # ----- settings and facts
+
+    def retune(self, spec: Spec) -> None:
+        """Take new settings.  The state stays, counts stay while the window does, and an open time gets no longer than
+        the new maximum."""
+        self.evidence.retune(spec)
+        thresholds = self.evidence.thresholds
+        if not self.forced:
+            self.open_until = min(self.open_until, self.now() + thresholds.max_open_for)
+        if isinstance(self.state, HalfOpen):
+            self.state.trial.thresholds = thresholds
+
+    @property
+    def retry_after(self) -> float | None:
+        """Seconds until more requests may pass, at the latest; None while an operator holds the circuit open."""
+        return self.state.wait(self.now())
+
+    def explain(self) -> str:
+        """Return why a request is refused, in a sentence."""
+        if self.state.name == HALF_OPEN:
+            return f"The circuit is half-open and lets only a few through; why it had opened: {self.verdict.why}"
+        return f"The circuit is open: {self.verdict.why}"
+
+    def describe(self) -> dict[str, Any]:
+        """Return the circuit's state, JSON-ready."""
+        now, state = self.now(), self.state
+        return {
+            "name": self.name,
+            "state": state.name,
+            "why": self.why,
+            "since": self.since,
+            "forced": bool(self.forced),
+            **self.evidence.describe(now),
+            "times_doubled": self.reopened,
+            "refused": self.refused,
+            "opened_because": None if self.verdict.is_good else self.verdict.why,
+            **state.describe(now),
+            "history": list(self._history),
+        }
+
+    def _level(self) -> float:
+        return LEVELS[self.state.name]
+
+    def __repr__(self) -> str:
+        return f"<Breaker {self.name} {self.state.name}: {self.why}>"

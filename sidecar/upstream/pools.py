@@ -1,0 +1,99 @@
+"""Pools of one upstream: one for each of its endpoints, made when it is first used.
+
+A pool goes when its endpoint goes.  What is kept, in the state store as `("pools", upstream, tls)`, outlives reloads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from sidecar.core import metrics
+from sidecar.core.env import Env
+from sidecar.upstream.certificates import CertificateWatch
+from sidecar.upstream.connection import UpstreamConnection
+from sidecar.upstream.deadlines import Deadlines
+from sidecar.upstream.endpoint import Endpoint, EndpointSet
+from sidecar.upstream.pool import CONNECTION_STATES, Pool
+from sidecar.upstream.spec import UpstreamSpec
+
+
+class Pools:
+    """The pools of an upstream's endpoints."""
+
+    def __init__(
+        self,
+        endpoints: EndpointSet,
+        spec: UpstreamSpec,
+        env: Env,
+        deadlines: Deadlines,
+        tls: CertificateWatch | None = None,
+        where: str = "",
+    ) -> None:
+        """`tls` gives the context for `https://` endpoints; `where` is `file:line` of the upstream."""
+        self._upstream = endpoints.upstream
+        self._spec = spec
+        self._env = env
+        self._deadlines = deadlines
+        self._tls = tls
+        self._where = where
+        self._pools: dict[Endpoint, Pool] = {}
+        self._unsubscribe = endpoints.on_removal(self._remove)
+        for state in CONNECTION_STATES:
+            gauge = partial(self.count, state)
+            env.meter.gauge(metrics.POOL_CONNECTIONS, gauge, upstream=endpoints.upstream, state=state)
+
+    def of(self, endpoint: Endpoint) -> Pool:
+        """Return the pool of an endpoint."""
+        pool = self._pools.get(endpoint)
+        if pool is None:
+            connect = partial(open_connection, endpoint, self._tls)
+            pool = self._pools[endpoint] = Pool(endpoint.url, self._env, self._deadlines, connect, self._where)
+            pool.retune(self._spec)
+        return pool
+
+    def count(self, state: str) -> int:
+        """Return the number of connections in one of the `CONNECTION_STATES`."""
+        return sum(pool.count(state) for pool in self._pools.values())
+
+    def retune(self, spec: UpstreamSpec) -> None:
+        """Take new settings, for present and future pools."""
+        self._spec = spec
+        for pool in self._pools.values():
+            pool.retune(spec)
+
+    def _remove(self, endpoints: tuple[Endpoint, ...]) -> None:
+        for endpoint in endpoints:
+            pool = self._pools.pop(endpoint, None)
+            if pool is not None:
+                pool.retire()
+
+    def retire(self) -> None:
+        """Retire every pool: the upstream is no longer configured."""
+        self._unsubscribe()
+        for pool in self._pools.values():
+            pool.retire()
+
+    def describe(self) -> dict[str, Any]:
+        pools = {endpoint.url: pool.describe() for endpoint, pool in self._pools.items()}
+        return {"upstream": self._upstream, "pools": pools}
+
+    def __repr__(self) -> str:
+        return f"<Pools {self._upstream} {list(self._pools.values())!r}>"
+
+
+async def open_connection(
+    endpoint: Endpoint, tls: CertificateWatch | None, protocol: Callable[[], UpstreamConnection]
+) -> None:
+    """Connect a protocol to the endpoint, with TLS where its URL says so.  Raises OSError, `ssl.SSLError` included."""
+    loop = asyncio.get_running_loop()
+    if endpoint.path:
+        await loop.create_unix_connection(protocol, endpoint.path)
+    elif tls is None or not endpoint.is_tls:
+        await loop.create_connection(protocol, endpoint.host, endpoint.port)
+    else:
+        await loop.create_connection(
+            protocol, endpoint.host, endpoint.port, ssl=tls.context, server_hostname=endpoint.server_name
+        )

@@ -1,0 +1,65 @@
+"""Adapter to aiocache: keys, values and connections of a Redis."""
+
+from __future__ import annotations
+
+import pytest
+
+from sidecar.cache.codec import Record
+from sidecar.cache.spec import RedisSpec
+from tests.unit.cache.support import NOW, WALL, entry
+
+pytest.importorskip("redis")
+
+from sidecar.cache.redis_client import CONNECTIONS, RecordSerializer, RedisClient, Unreadable
+
+
+def serializer() -> RecordSerializer:
+    return RecordSerializer(lambda: NOW, lambda: WALL)
+
+
+def client(url: str) -> RedisClient:
+    return RedisClient(
+        RedisSpec.model_validate({"url": url, "timeout": "250ms"}), "sidecar:orders", lambda: NOW, lambda: WALL
+    )
+
+
+def test_records_survive_serialization() -> None:
+    one = entry()
+    loaded = serializer().loads(serializer().dumps(Record(one, b"7/3")))
+    assert isinstance(loaded, Record)
+    assert (loaded.item.key, loaded.generation) == (one.key, b"7/3")
+
+
+def test_counters_and_missing_keys_stay_what_they_are() -> None:
+    assert serializer().loads(b"12") == b"12"
+    assert serializer().loads(None) is None
+    assert serializer().encoding is None, "aiocache would decode bytes"
+
+
+@pytest.mark.parametrize("noise", [b"", b"-1", b"noise", b"SC\x02E"])
+def test_other_bytes_are_a_value_and_no_exception(noise: bytes) -> None:
+    assert isinstance(serializer().loads(noise), Unreadable)
+
+
+def test_keys_have_the_namespace() -> None:
+    assert client("redis://127.0.0.1").build_key("e:x") == "sidecar:orders:e:x"
+
+
+@pytest.mark.parametrize(
+    ("url", "wanted"),
+    [
+        ("redis://127.0.0.1", {"host": "127.0.0.1", "port": 6379, "db": 0, "username": None, "password": None}),
+        ("redis://me:s%40crt@r:7/3", {"host": "r", "port": 7, "db": 3, "username": "me", "password": "s@crt"}),
+    ],
+)
+def test_connections_are_few_wait_for_their_turn_and_are_not_retried(url: str, wanted: dict[str, object]) -> None:
+    pool = client(url).client.connection_pool
+    connection = pool.make_connection()
+    assert {name: getattr(connection, name) for name in wanted} == wanted
+    assert (pool.max_connections, pool.timeout, connection.socket_connect_timeout) == (CONNECTIONS, 0.25, 0.25)
+    assert connection.retry.get_retries() == 0
+
+
+def test_tls_is_used_where_the_address_asks_for_it() -> None:
+    kinds = [type(client(url).client.connection_pool.make_connection()) for url in ("redis://a", "rediss://a")]
+    assert [kind.__name__ for kind in kinds] == ["Connection", "SSLConnection"]

@@ -1,0 +1,201 @@
+"""Closing: early and last answers arrive, and clients that neither read nor close are cut off."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from typing import Any
+
+import pytest
+
+from sidecar.core.outcome import Outcome
+from sidecar.downstream.closing import LINGER_SECONDS, LingeringClose, reset, unsent_bytes
+from sidecar.downstream.connection import DownstreamConnection
+from tests.support.loop import settle, virtual
+from tests.unit.downstream.front import CLOSE, GET, Front, always, post
+from tests.wire.pipe import Pipe
+
+OK = always(lambda x: Outcome(200, [(b"x-target", x.target)], b"hello"))
+
+
+@pytest.mark.parametrize("drains", [False, True])
+@virtual
+async def test_a_slow_reader_gets_all_of_the_last_answer(drains: bool) -> None:
+    front = Front(always(lambda x: Outcome(200, body=b"x" * 300_000)), {"body_timeout": "5s"})
+    client = front.connect()
+    client.transport.pause_reading()
+    if drains:
+        client.write(GET[:9])
+        await settle()
+        front.listener.drain()
+    client.write(GET[9:] if drains else CLOSE)
+    client.pair.right.split = 1000
+    for _ in range(400):
+        await asyncio.sleep(0.5)
+        client.transport.resume_reading()
+        await asyncio.sleep(0)
+        client.transport.pause_reading()
+        if front.is_empty:
+            break
+    client.transport.resume_reading()
+    await settle(500)
+    assert len((await client.answer()).body) == 300_000
+    client.transport.close()
+    await settle()
+    assert front.is_empty
+
+
+@pytest.mark.parametrize("lines", [(), (b"Connection: close",)])
+@virtual
+async def test_an_early_answer_reaches_a_client_that_is_still_sending(lines: tuple[bytes, ...]) -> None:
+    front = Front(always(lambda x: Outcome(413, body=b"too much")))
+    client = front.connect()
+    client.write(post(b"x" * 1_000_000, *lines, sent=1000))
+    answer = await client.answer()
+    assert (answer.status, answer.get("connection")) == (413, "close")
+    assert client.is_eof, "no more is written"
+    assert not client.is_lost, "the client can still read"
+    client.write(b"x" * 500_000)
+    await settle(30)
+    assert not client.is_lost
+    client.transport.close()
+    await settle()
+    assert client.error is None
+    assert front.is_empty
+
+
+@virtual
+async def test_a_client_that_goes_on_sending_is_cut_off() -> None:
+    front = Front(always(lambda x: Outcome(413)))
+    client = front.connect()
+    client.write(post(b"x" * 1_000_000, sent=1000))
+    await asyncio.sleep(1)
+    for _ in range(10):
+        client.write(b"x" * 1000)
+        await asyncio.sleep(0.5)
+    assert client.is_lost
+    assert front.is_empty
+
+
+@virtual
+async def test_what_follows_an_early_answer_is_not_a_request() -> None:
+    front = Front(OK)
+    client = front.connect()
+    client.write(post(b"x" * 1000, sent=10))
+    assert (await client.answer()).status == 200
+    client.write(b"x" * 990 + GET)
+    await settle()
+    assert client.rest == b""
+    assert len(front.records) == 1
+
+
+@virtual
+async def test_a_client_that_reads_again_while_it_is_closed_has_no_longer_for_it() -> None:
+    front = Front(OK)
+    connection, pipe = DownstreamConnection(front.listener), Pipe()
+    connection.connection_made(pipe)
+    connection.pause_writing()
+    connection.data_received(CLOSE)
+    assert pipe.closed == ""
+    connection.resume_writing()
+    assert pipe.closed == "closed"
+    deadline = connection.expires
+    connection.pause_writing()
+    connection.resume_writing()
+    assert connection.expires <= deadline + front.server.limits.body_timeout
+    connection.expire(connection.expires)
+    assert pipe.closed == "aborted"
+
+
+class FakeTransport(asyncio.Transport):
+    """Transport whose buffer holds as many bytes as a test says."""
+
+    def __init__(self, size: int = 0, **extra: Any) -> None:
+        super().__init__(extra)
+        self.size = size
+        self.calls: list[str] = []
+
+    def get_write_buffer_size(self) -> int:
+        return self.size
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        self.calls.append("set_protocol")
+
+    def is_closing(self) -> bool:
+        return False
+
+    def can_write_eof(self) -> bool:
+        return True
+
+    def write_eof(self) -> None:
+        self.calls.append("write_eof")
+
+    def resume_reading(self) -> None:
+        self.calls.append("resume_reading")
+
+    def abort(self) -> None:
+        self.calls.append("abort")
+
+
+@virtual
+async def test_lingering_ends_when_the_client_reads_no_more_or_too_slowly() -> None:
+    front = Front(OK, {"body_timeout": "5s"})
+    loop = asyncio.get_running_loop()
+
+    async def linger(sizes: list[int]) -> float:
+        transport = FakeTransport(sizes[0])
+        lingering = LingeringClose(front.listener, transport)
+        assert transport.calls == ["set_protocol", "write_eof", "resume_reading"]
+        began = loop.time()
+        for size in sizes:
+            await asyncio.sleep(max(0.0, lingering.expires - loop.time()))
+            transport.size = size
+            lingering.expire(loop.time())
+            if transport.calls[-1] == "abort":
+                break
+        return loop.time() - began
+
+    assert await linger([0]) == LINGER_SECONDS, "the client has read everything and does not close"
+    assert await linger([9000] * 9) == 6, "reads nothing"
+    assert await linger([9000 - i for i in range(99)]) == 14, "reads, but below the least rate"
+    assert await linger([9000, 5000, 2000, 0]) == 8
+
+
+def test_unsent_bytes_are_those_of_the_transport_or_of_the_kernel_beneath_tls() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        assert unsent_bytes(FakeTransport(7, socket=ours, sslcontext=None)) == 7
+        assert unsent_bytes(FakeTransport(0, socket=ours)) == 0
+        assert unsent_bytes(FakeTransport(0, sslcontext=object())) == 0
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.connect(server.getsockname())
+        accepted, _ = server.accept()
+        with accepted:
+            accepted.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    accepted.send(b"x" * 65536)
+            assert unsent_bytes(FakeTransport(0, socket=accepted, sslcontext=object())) > 0
+            assert unsent_bytes(FakeTransport(0, socket=accepted)) == 0
+        assert unsent_bytes(FakeTransport(0, socket=accepted, sslcontext=object())) == 0, "closed"
+
+
+def test_a_reset_is_seen_by_the_peer() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as client:
+        accepted, _ = server.accept()
+        transport = FakeTransport(socket=accepted)
+        reset(transport)
+        assert transport.calls == ["abort"]
+        accepted.close()  # what an abort does
+        with pytest.raises(ConnectionResetError):
+            client.recv(1)
+
+
+def test_a_unix_socket_has_no_reset() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        transport = FakeTransport(socket=ours)
+        reset(transport)
+        assert transport.calls == ["abort"]

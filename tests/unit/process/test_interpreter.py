@@ -1,0 +1,34 @@
+"""What the process sets for the interpreter as a whole."""
+
+from __future__ import annotations
+
+import gc
+import time
+
+import pytest
+
+from sidecar.process import interpreter
+from sidecar.process.interpreter import OLD, freeze_startup, give_way, prepare_imports
+
+
+def test_what_startup_made_is_out_of_the_collectors_sight(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYDANTIC_DISABLE_PLUGINS", "as it was")
+    before, thresholds = gc.get_freeze_count(), gc.get_threshold()
+    try:
+        prepare_imports()
+        assert not gc.isenabled(), "nothing is collected while modules are imported"
+        freeze_startup()
+        assert gc.isenabled()
+        assert gc.get_freeze_count() > before + 1000
+        assert gc.get_threshold() == (*thresholds[:2], OLD)
+    finally:
+        gc.enable()
+        gc.unfreeze()
+        gc.set_threshold(*thresholds)
+
+
+def test_a_thread_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr(time, "sleep", slept.append)
+    give_way()
+    assert slept == [interpreter.PAUSE_SECONDS]

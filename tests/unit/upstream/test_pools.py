@@ -1,0 +1,152 @@
+"""The pools of an upstream: one for each endpoint, gone with it, and how their connections are opened."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from typing import Any
+
+import pytest
+
+from sidecar.core import metrics
+from sidecar.upstream.client import Upstream
+from sidecar.upstream.deadlines import Deadlines
+from sidecar.upstream.endpoint import EndpointSet
+from sidecar.upstream.pool import CONNECTION_STATES
+from sidecar.upstream.pools import Pools
+from sidecar.upstream.spec import UpstreamSpec
+from tests.support.authority import Authority
+from tests.support.clock import make_env
+from tests.support.loop import settle, virtual, virtual_env
+from tests.support.service import Store
+from tests.unit.upstream.back import OK, Back, get, outcome_of, start
+
+
+def spec(*urls: str, **settings: Any) -> UpstreamSpec:
+    return UpstreamSpec.model_validate({"endpoints": list(urls), **settings})
+
+
+class Bench:
+    """The pools of two endpoints."""
+
+    def __init__(self) -> None:
+        self.env = virtual_env()
+        self.set = EndpointSet("app", spec("http://a:80", "http://b:80"), self.env)
+        self.pools = Pools(self.set, spec("http://a:80", "http://b:80"), self.env, Deadlines(self.env))
+
+
+@virtual
+async def test_an_endpoint_has_one_pool() -> None:
+    bench = Bench()
+    a, b = bench.set.members
+    assert bench.pools.of(a) is bench.pools.of(a)
+    assert bench.pools.of(a) is not bench.pools.of(b)
+    assert [bench.pools.of(a).name, bench.pools.of(a).host] == ["http://a:80", b"a:80"]
+    assert list(bench.pools.describe()["pools"]) == ["http://a:80", "http://b:80"]
+
+
+@virtual
+async def test_new_settings_reach_present_and_future_pools() -> None:
+    bench = Bench()
+    a, b = bench.set.members
+    before = bench.pools.of(a)
+    assert before.max_size == 256
+    bench.pools.retune(spec("http://a:80", "http://b:80", connections={"max": 7}, connect_timeout="3s"))
+    assert [pool.max_size for pool in (before, bench.pools.of(b))] == [7, 7]
+    assert [pool.connect_timeout for pool in (before, bench.pools.of(b))] == [3.0, 3.0]
+
+
+@virtual
+async def test_a_pool_goes_with_its_endpoint() -> None:
+    back = Back()
+    upstream = back.upstream()
+    sent = start(upstream, get())
+    await settle()
+    back.server.write(OK)
+    await settle()
+    assert outcome_of(sent).status == 200
+    upstream.endpoints.replace(["http://other:80"])
+    await settle()
+    assert back.server.is_eof
+    assert upstream.pools.describe() == {"upstream": "test", "pools": {}}
+
+
+@virtual
+async def test_retiring_closes_what_is_idle_and_ends_the_subscription() -> None:
+    back = Back()
+    upstream = back.upstream()
+    sent = start(upstream, get())
+    await settle()
+    back.server.write(OK)
+    await settle()
+    assert outcome_of(sent).status == 200
+    upstream.pools.retire()
+    await settle()
+    assert back.server.is_eof
+    upstream.endpoints.replace([])
+    assert list(upstream.pools.describe()["pools"]) == ["http://test:80"], "no longer told of endpoints that go"
+
+
+@virtual
+async def test_gauges_of_connections() -> None:
+    back = Back()
+    upstream = back.upstream()
+
+    def counts() -> tuple[float, ...]:
+        value = back.env.meter.value
+        return tuple(value(metrics.POOL_CONNECTIONS, upstream="test", state=state) for state in CONNECTION_STATES)
+
+    assert counts() == (0, 0, 0)
+    sent = start(upstream, get())
+    assert counts() == (0, 0, 1)
+    await settle()
+    assert counts() == (0, 1, 0)
+    back.server.write(OK)
+    await settle()
+    assert outcome_of(sent).status == 200
+    assert counts() == (1, 0, 0)
+
+
+class Opened(asyncio.Protocol):
+    """Protocol of a connection that a test opens; never used."""
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
+    """What the loop was asked to connect to, with the TLS context and the name to expect."""
+    found: list[tuple[Any, ...]] = []
+
+    async def create_connection(
+        _loop: Any, _protocol: Any, host: str, port: int, ssl: Any = None, server_hostname: str | None = None
+    ) -> None:
+        found.append((host, port, ssl, server_hostname))
+
+    async def create_unix_connection(_loop: Any, _protocol: Any, path: str) -> None:
+        found.append((path,))
+
+    monkeypatch.setattr(asyncio.BaseEventLoop, "create_connection", create_connection)
+    monkeypatch.setattr("asyncio.unix_events._UnixSelectorEventLoop.create_unix_connection", create_unix_connection)
+    return found
+
+
+async def test_where_connections_go(opened: list[tuple[Any, ...]], ca: Authority) -> None:
+    urls = ("http://a:80", "https://b", "https://[::1]:8443", "unix:/run/app.sock")
+    upstream = Upstream("app", spec(*urls, tls={"ca": ca.ca_file}), make_env(), Store().obtain)
+    assert upstream.tls is not None
+    for endpoint in upstream.endpoints.members:
+        await upstream.pools.of(endpoint).connect(Opened)  # type: ignore[arg-type]
+    context = upstream.tls.context
+    assert opened == [
+        ("a", 80, None, None), ("b", 443, context, "b"), ("::1", 8443, context, "::1"), ("/run/app.sock",)
+    ]  # fmt: skip
+
+
+async def test_an_upstream_that_begins_to_speak_tls_gets_pools_that_do(opened: list[tuple[Any, ...]]) -> None:
+    store, env = Store(), make_env()
+    before = Upstream("app", spec("http://a:80"), env, store.obtain)
+    after = Upstream("app", spec("https://a:443"), env, store.obtain)
+    assert after.pools is not before.pools
+    await after.pools.of(after.endpoints.members[0]).connect(Opened)  # type: ignore[arg-type]
+    ((_, _, context, name),) = opened
+    assert isinstance(context, ssl.SSLContext)
+    assert name == "a"
