@@ -70,7 +70,7 @@ bench: $(VENV)/.bench  ## CPU a request, throughput, latency and start beside ot
 soak: $(VENV)/.dev  ## half an hour of mixed traffic, faults and reloads; report in bench/soak.md (SOAK="--minutes 2")
 	@$(BIN)/python -m bench.soak $(SOAK)
 
-fuzz: $(VENV)/.dev  ## a minute of coverage-guided fuzzing for each parser (FUZZ=600 for ten)
+fuzz: $(VENV)/.dev  ## a minute of coverage-guided fuzzing for each parser (FUZZ=600 for ten, FUZZ=runs=1000 for as many inputs)
 	@for target in policies conditions fields request response; do $(BIN)/python -m tests.fuzz.$$target $(or $(FUZZ),60) || exit 1; done
 
 chaos: $(VENV)/.runtime  ## break things on purpose, without and with sidecars, and judge; report in chaos.html (CHAOS="..." for options)
