@@ -84,7 +84,7 @@ async def test_fifty_reloads_in_five_seconds_every_other_one_broken(shared: Side
             stop.set()
             await asyncio.gather(*tasks)
             assert set(seen) == {"kept 200 whole", "post 200 whole", "fresh 200 whole"}, seen
-            assert len(sidecar.said("reload.rejected")) == RELOADS // 2
+            await sidecar.until("reload.rejected", RELOADS // 2)  # or more: the watch over the files may come first
 
 
 async def test_a_configmap_s_symlinks_are_swapped(tmp_path: Path) -> None:
