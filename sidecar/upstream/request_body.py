@@ -70,9 +70,9 @@ class RequestBody:
 
     def _attach(self) -> None:
         self._is_attached = True
-        if self._is_writing_paused:
-            self._stream.pause()
         self._stream.attach(self)
+        if self._is_writing_paused:  # after attaching, which undoes earlier pauses
+            self._stream.pause()
 
     def end(self) -> None:
         """Write no more: the exchange is over."""

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from sidecar.core.outcome import CLIENT_CLOSED
 from tests.support.loop import settle, virtual
-from tests.unit.upstream.back import OK, Back, Interims, Sink, outcome_of, upload
+from tests.unit.upstream.back import OK, Back, Interims, Sink, get, outcome_of, upload
 
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 
@@ -146,6 +148,33 @@ async def test_the_body_is_not_held_back_for_ever() -> None:
     back.server.write(OK)
     await settle()
     assert outcome_of(run).status == 200
+
+
+@pytest.mark.parametrize("size", [1, 100_000])
+@pytest.mark.parametrize("says_100", [True, False])
+@virtual
+async def test_a_body_that_was_held_back_waits_for_an_upstream_that_takes_no_more(says_100: bool, size: int) -> None:
+    back = Back()
+    back.send(get())
+    await settle()
+    back.server.write(OK)
+    await settle()
+    back.server.transport.pause_reading()
+    x, body, source = upload(size + 5, expects_continue=True)
+    x.headers.append((b"x-long", b"x" * 100_000))
+    back.send(x)
+    await settle()
+    body.feed(b"x" * size)
+    if says_100:
+        back.server.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+    await asyncio.sleep(0.5 if says_100 else 1.5)
+    assert source.said[-1:] == ["pause"]
+    back.server.transport.resume_reading()
+    await settle()
+    assert source.said[-1:] == ["resume"]
+    body.feed(b"hello")
+    await settle()
+    assert back.server.received.endswith(b"xhello")
 
 
 @virtual
