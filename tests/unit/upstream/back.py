@@ -52,6 +52,8 @@ class Back:
         self.peers: list[Peer] = []
         self.connecting: Callable[[], Any] | None = None
         """Awaited before each connection is made; None to connect at once."""
+        self.extra: dict[str, Any] = {}
+        """What `get_extra_info` of our end of a new connection returns, such as its `socket`."""
         self.pool = Pool("http://test:80", self.env, self.deadlines, self.connect)
         self.spec = UpstreamSpec.model_validate({"endpoints": ["http://test:80"], **spec})
         self.pool.retune(self.spec)
@@ -60,7 +62,7 @@ class Back:
         if self.connecting is not None:
             await self.connecting()
         peer = Peer()
-        peer.pair = TransportPair(protocol(), peer)
+        peer.pair = TransportPair(protocol(), peer, self.extra)
         self.peers.append(peer)
 
     @property

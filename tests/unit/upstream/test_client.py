@@ -114,14 +114,15 @@ async def test_what_may_not_be_repeated_is_never_sent_twice(method: bytes) -> No
     assert len(back.peers) == 1
 
 
+@pytest.mark.parametrize("part", [b"HTTP/1.1 2", b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"])
 @virtual
-async def test_an_answer_that_has_begun_is_never_repeated() -> None:
+async def test_an_answer_that_has_begun_is_never_repeated(part: bytes) -> None:
     back = Back()
     upstream = back.upstream()
     await warm(back, upstream)
     run = start(upstream, get())
     await settle()
-    back.server.write(b"HTTP/1.1 2")
+    back.server.write(part)
     await settle()
     back.server.transport.abort()
     await settle()

@@ -343,6 +343,24 @@ async def test_a_connection_that_had_been_closed_is_stale_for_what_may_be_repeat
 
 
 @virtual
+async def test_a_reused_connection_that_has_given_a_hint_is_not_stale() -> None:
+    back = Back()
+    back.send(get())
+    await settle()
+    back.server.write(OK)
+    await settle()
+    run = back.send(get())
+    await settle()
+    back.server.write(b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n")
+    await settle()
+    back.server.transport.abort()
+    await settle()
+    failure = outcome_of(run).failure
+    assert failure is not None
+    assert (failure.code, failure.sent) == ("reset", True)
+
+
+@virtual
 async def test_a_fresh_connection_that_closes_is_not_stale() -> None:
     back = Back()
     run = back.send(get())
@@ -473,6 +491,21 @@ async def test_an_upgraded_connection_is_taken_over() -> None:
     assert back.pool.describe()["open"] == 1
     outcome.tunnel.close()
     assert back.pool.describe()["open"] == 0
+
+
+@virtual
+async def test_an_upgraded_connection_that_was_closed_is_not_taken_over() -> None:
+    back = Back()
+    run = back.send(handshake())
+    await settle()
+    back.server.write(UPGRADE)
+    await settle()
+    tunnel = outcome_of(run).tunnel
+    assert tunnel is not None
+    tunnel.close()
+    assert tunnel.take_over(asyncio.Protocol()) is None, "the transport is not lost yet"
+    await settle()
+    assert back.server.is_eof
 
 
 @virtual

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 
 import pytest
 
@@ -221,6 +222,32 @@ async def test_a_peer_that_closes_an_idle_connection() -> None:
     back.server.write(OK)
     await settle()
     assert outcome_of(run).status == 200
+
+
+@pytest.mark.parametrize(("method", "connections"), [(b"GET", 1), (b"PUT", 1), (b"POST", 2), (b"PATCH", 2)])
+@pytest.mark.parametrize("how", ["its end", "bytes"])
+@virtual
+async def test_what_may_not_be_sent_twice_never_meets_an_end_that_the_loop_has_not_read(
+    how: str, method: bytes, connections: int
+) -> None:
+    back = Back()
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        back.extra["socket"] = ours
+        for first in (get(), get(method)):  # an idle connection without input serves every method
+            back.send(first)
+            await settle()
+            back.server.write(OK)
+            await settle()
+        assert len(back.peers) == 1
+        if how == "bytes":
+            theirs.send(b"HTTP/1.1 408 Request Timeout\r\n\r\n")
+        else:
+            theirs.close()
+        back.send(get(method))
+        await settle()
+        assert len(back.peers) == connections
+        assert back.peers[0].is_eof is (connections == 2)
 
 
 @virtual

@@ -111,5 +111,14 @@ def test_an_end_without_close_notify_is_a_cut(ca: Authority, says_goodbye: bool)
     assert is_cut_off(TlsTransport(ours)) is not says_goodbye
 
 
+def test_an_end_that_both_sides_have_declared_is_no_cut(ca: Authority) -> None:
+    server = build_context(ServerTlsSpec(**ca.sign("app")))
+    ours, theirs = handshake(build_context(ClientTlsSpec(ca=ca.ca_file)), server)
+    with pytest.raises(ssl.SSLWantReadError):
+        theirs.unwrap()
+    ours.unwrap()  # event loops answer a close_notify before they tell the protocol of the end
+    assert not is_cut_off(TlsTransport(ours))
+
+
 def test_a_plain_connection_is_never_cut_off() -> None:
     assert not is_cut_off(TlsTransport(None))
