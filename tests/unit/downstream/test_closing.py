@@ -5,17 +5,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from typing import Any
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final, cast
 
 import pytest
 
+from chaos.parts.client import PATIENCE
 from sidecar.core.outcome import Outcome
 from sidecar.downstream.closing import LINGER_SECONDS, LingeringClose, reset, unsent_bytes
 from sidecar.downstream.connection import DownstreamConnection
+from tests.support.authority import Authority
 from tests.support.loop import settle, virtual
 from tests.unit.downstream.front import CLOSE, GET, Front, always, post
 from tests.wire.pipe import Pipe
 
+SIZE: Final = 2 * 1024 * 1024
+"""Bytes that the buffers of the sockets in here do not take at once."""
 OK = always(lambda x: Outcome(200, [(b"x-target", x.target)], b"hello"))
 
 
@@ -180,6 +186,59 @@ def test_unsent_bytes_are_those_of_the_transport_or_of_the_kernel_beneath_tls() 
             assert unsent_bytes(FakeTransport(0, socket=accepted, sslcontext=object())) > 0
             assert unsent_bytes(FakeTransport(0, socket=accepted)) == 0
         assert unsent_bytes(FakeTransport(0, socket=accepted, sslcontext=object())) == 0, "closed"
+
+
+class Sender(asyncio.Protocol):
+    """Server that sends `SIZE` bytes to whoever connects, all at once."""
+
+    def __init__(self) -> None:
+        self.transport: asyncio.Transport
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("asyncio.Transport", transport)
+        self.transport.write(bytes(SIZE))
+
+
+def loops() -> list[Callable[[], asyncio.AbstractEventLoop]]:
+    try:
+        import uvloop
+    except ImportError:
+        return [asyncio.new_event_loop]
+    return [asyncio.new_event_loop, uvloop.new_event_loop]
+
+
+@pytest.mark.parametrize("new_loop", loops())
+def test_unsent_bytes_are_counted_beneath_a_real_tls_connection(
+    new_loop: Callable[[], asyncio.AbstractEventLoop], tmp_path: Path
+) -> None:
+    ca = Authority(tmp_path / "ca")
+
+    async def scenario() -> None:
+        sender = Sender()
+        listening, client = socket.socket(), socket.socket()
+        for sock, option in ((listening, socket.SO_SNDBUF), (client, socket.SO_RCVBUF)):
+            sock.setsockopt(socket.SOL_SOCKET, option, SIZE // 64)
+            sock.setblocking(False)
+        listening.bind(("127.0.0.1", 0))
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(lambda: sender, sock=listening, ssl=ca.server(ca.sign("app")))
+        await loop.sock_connect(client, listening.getsockname())
+        reader, writer = await asyncio.open_connection(sock=client, ssl=ca.client(), server_hostname="app", limit=1024)
+        try:
+            await reader.readexactly(1)
+            assert sender.transport.get_write_buffer_size() == 0, "the TLS transport has passed everything on"
+            assert unsent_bytes(sender.transport) > 0, "the client reads no more"
+            await reader.readexactly(SIZE - 1)
+            while unsent_bytes(sender.transport):  # the client's system has not acknowledged all of it yet
+                await asyncio.sleep(0.01)
+        finally:
+            sender.transport.abort()
+            writer.transport.abort()
+            server.close()
+            await server.wait_closed()
+
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        runner.run(asyncio.wait_for(scenario(), PATIENCE))
 
 
 def test_a_reset_is_seen_by_the_peer() -> None:
