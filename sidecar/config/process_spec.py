@@ -1,4 +1,4 @@
-"""The sections `listeners`, `admin` and `limits` of policy files: what they say of the process itself."""
+"""Specs of the sections `listeners`, `admin` and `limits` of policy files: settings of the process itself."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Network = Annotated[
 
 
 class SecretFile(Model):
-    """A secret in a file, such as a mounted Kubernetes secret."""
+    """Secret that stands in a file, such as a mounted Kubernetes secret."""
 
     file: str
     """Path of the file.  It is read when the secret is needed, so a new secret counts from then on."""
@@ -47,23 +47,23 @@ def reveal(secret: Secret) -> str:
 
 
 class ListenerSpec(Model):
-    """Where clients connect."""
+    """Address on which clients connect, and how they are trusted."""
 
     address: ListenAddressValue
-    """`host:port`, `[::1]:port` or `unix:/path`."""
+    """Address to bind: `host:port`, `[::1]:port` or `unix:/path`."""
     tls: ServerTlsSpec | None = None
-    """Clients must speak TLS."""
+    """Certificate to show; clients must then speak TLS.  Without it the listener is plain."""
     trusted_proxies: Annotated[tuple[Network, ...], Field(strict=False)] = ()
-    """Whose X-Forwarded-* and Forwarded fields are believed and passed on; of all others they are replaced."""
+    """Networks whose X-Forwarded-* and Forwarded fields are believed and passed on; those of others are replaced."""
 
 
 class AdminSpec(Model):
-    """The admin listener: health, metrics, state and reload."""
+    """Admin listener: health, metrics, state and reload."""
 
     address: ListenAddressValue = ListenAddress("127.0.0.1", 9901)
-    """Loopback unless configured."""
+    """Address to bind; loopback by default, since the listener can change the process."""
     token: Secret | None = None
-    """A bearer token that every request but /livez and /readyz must bear."""
+    """Bearer token that every request except /livez and /readyz must have; without it none is asked for."""
 
     @field_validator("token")
     @classmethod
@@ -74,19 +74,19 @@ class AdminSpec(Model):
 
 
 class LimitsSpec(Model):
-    """The process as a whole; beyond these limits new work is refused, never queued without bound."""
+    """Limits of the process as a whole.  Beyond them new work is refused, never queued without bound."""
 
     max_connections: Annotated[int, Field(ge=1)] = 10_000
-    """Open connections of clients over all listeners."""
+    """Number of client connections that may be open over all listeners."""
     max_header_bytes: Annotated[Size, Field(ge=256)] = 32 * 1024
-    """Request line and header fields together."""
+    """Longest request line and header fields together (nginx: four buffers of 8 KiB)."""
     header_timeout: Duration = 10.0
-    """From the first byte of a request to the end of its header."""
+    """Longest time from the first byte of a request to the end of its header, which takes a few packets."""
     body_timeout: Duration = 60.0
-    """Between two pieces of a request's body."""
+    """Longest pause between two pieces of a request's body (nginx: 60s)."""
     idle_timeout: Duration = 75.0
-    """A connection without a request is closed after so long."""
+    """Time after which a connection without a request is closed (nginx: 75s)."""
     drain_timeout: Duration = 20.0
-    """On shutdown, how long requests in flight may take."""
+    """Longest time for requests in flight on shutdown; less than the 30s that Kubernetes waits for a pod."""
     max_body: Size | None = None
-    """A longer request body is refused; without it bodies of any length are streamed."""
+    """Longest request body; a longer one is refused.  Without it bodies of any length are streamed."""

@@ -51,44 +51,44 @@ INBOUND: Final = "inbound"
 
 
 class RouteHead(Model):
-    """A route without its policies."""
+    """Route without its policies."""
 
     name: Name
-    """Unique; it stands in metrics, logs and refusals."""
+    """Unique name of the route, as in metrics, logs and refusals."""
     listener: Name | None = None
-    """The listener whose requests it takes; `inbound` without it, or all where no listener has that name."""
+    """Listener whose requests the route takes; without it `inbound`, or every listener if none has that name."""
     match: MatchSpec = MatchSpec.built_in()
     upstream: Name
-    """Where its requests go."""
+    """Upstream to which its requests go."""
     use: list[Name] = Field(default=[])
-    """Bundles of `policies`; the last one wins."""
+    """Bundles of `policies` that the route takes over; the last one wins."""
 
 
 class CriticalitySpec(Model):
-    """How much requests matter: under pressure the sheddable go first."""
+    """Importance of requests: under pressure sheddable ones are refused first."""
 
     criticality: Criticality = "default"
-    """The header x-criticality, where it came in, wins."""
+    """Importance of requests without a header x-criticality, which wins over it."""
 
 
 class UpstreamSpec(Whereabouts):
     """An upstream with the policies that hold for all its routes together."""
 
     retry_budget: RetryBudgetSpec = RetryBudgetSpec.built_in()
-    """Shared by the retries and hedges of all its routes."""
+    """Budget that the retries and hedges of all its routes share."""
     circuit_breaker: BreakerSpec | None = None
-    """One for all its routes, or with `per: endpoint` one for each endpoint; it stands beside a route's own."""
+    """Breaker for all its routes, or with `per: endpoint` one for each endpoint; it stands beside a route's own."""
     concurrency: ConcurrencySpec | None = None
-    """One limit for all its routes; it stands beside a route's own."""
+    """Limit for all its routes together; it stands beside a route's own."""
 
 
 class ServiceSpec(Model):
-    """What stands at the top of the files and is no section."""
+    """Settings that stand at the top of the files, outside of the sections."""
 
     version: Literal[1]
-    """Of the policy format."""
+    """Version of the policy format."""
     service: Annotated[str, Field(min_length=1, max_length=255)] = "sidecar"
-    """`service.name` in traces and metrics."""
+    """Name of the service: `service.name` in traces and metrics."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""The `match` of a route as policy files write it."""
+"""Spec of the `match` of a route."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from sidecar.expression.spec import RequestWhen
 
 
 class MatchSpec(Model):
-    """Which requests a route takes; a request must meet all conditions."""
+    """Requests that a route takes; a request must meet all conditions."""
 
     methods: Annotated[list[str], Field(min_length=1)] | None = None
-    """Any of these methods."""
+    """Methods, of which the request must have one."""
     host: str | None = None
-    """The host that was asked for: `api.example.com`, `api.example.com:8443` or `*.example.com`."""
+    """Host that was asked for: `api.example.com`, `api.example.com:8443` or `*.example.com`."""
     path: str | None = None
-    """The whole path; `{name}` captures a segment: `/orders/{id}`."""
+    """Whole path; `{name}` captures a segment: `/orders/{id}`."""
     path_prefix: str | None = None
-    """The path or its beginning, by whole segments: `/orders` takes `/orders/7` and not `/orders-old`."""
+    """Path or its beginning, by whole segments: `/orders` takes `/orders/7` and not `/orders-old`."""
     path_regex: str | None = None
-    """A regular expression for the whole path, of those that take linear time."""
+    """Regular expression for the whole path; only expressions that take linear time are allowed."""
     headers: dict[str, str] = Field(default_factory=dict)
     """Header fields and the values that they must have."""
     query: dict[str, str] = Field(default_factory=dict)
     """Query parameters and the values that they must have."""
     when: RequestWhen | None = None
-    """A condition in a subset of CEL on the head of the request: `request.headers['x-beta'] in ['on', 'yes']`."""
+    """Condition in a subset of CEL on the head of the request: `request.headers['x-beta'] in ['on', 'yes']`."""
 
     @property
     def template(self) -> str:

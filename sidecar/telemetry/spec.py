@@ -1,4 +1,4 @@
-"""The `telemetry` block of policy files: destinations of traces and metrics, sampling, and the access log.
+"""Spec of the `telemetry` block: destinations of traces and metrics, sampling, and the access log.
 
 Rules:
 
@@ -24,20 +24,20 @@ class KeepSpec(Model):
     """Tail rules: traces that are kept whatever the sampling says, decided when the request has ended."""
 
     errors: bool = True
-    """Requests that failed or were answered with 5xx."""
+    """True keeps requests that failed or were answered with 5xx."""
     slower_than: Duration | None = None
-    """Requests that took longer."""
+    """Duration above which a request is kept; without it none is kept for its duration."""
     breaker_transitions: bool = True
-    """Requests on which a circuit breaker changed its state."""
+    """True keeps requests on which a circuit breaker changed its state."""
     at_most: Rate = 100.0
-    """What the tail rules may keep: an outage must not make every request pay for its spans."""
+    """Largest rate that the tail rules keep: an outage must not make every request pay for its spans."""
 
 
 class SamplingSpec(Model):
-    """Which requests are traced."""
+    """Share of requests that are traced, and those that are traced in any case."""
 
     ratio: Share = 1.0
-    """Of the requests that begin a trace; those of a traced caller follow its decision."""
+    """Share of the requests that begin a trace; requests of a traced caller follow its decision."""
     keep: KeepSpec | None = None
 
 
@@ -45,22 +45,22 @@ class ExportTlsSpec(Model):
     """TLS towards the collector."""
 
     ca: str | None = None
-    """File with the certificates to trust; the system's without it."""
+    """File with the certificate authorities to trust (PEM); without it those of the system."""
     cert: str | None = None
-    """File with our certificate, where the collector asks for one."""
+    """File with the certificate to present (PEM), for a collector that asks for one."""
     key: str | None = None
-    """File with its key."""
+    """File with its private key (PEM, not encrypted)."""
 
 
 class MetricsSpec(Model):
     """Metrics sent over OTLP; the Prometheus page is there in any case."""
 
     interval: Duration = 60.0
-    """Between two exports."""
+    """Time between two exports (OpenTelemetry: 60s)."""
 
 
 class AccessLogSpec(Model):
-    """One line for each request, on standard output."""
+    """Access log: a line for each request, on standard output."""
 
     format: Literal["json", "text", "off"] = "json"
     """`json` for machines, `text` for people."""
@@ -70,26 +70,27 @@ class AccessLogSpec(Model):
 
 
 class TelemetrySpec(Model):
-    """What the sidecar tells about itself, and to whom."""
+    """Traces, metrics and logs of the sidecar, and their destinations."""
 
     endpoint: Annotated[str, Field(pattern=r"^https?://[^\s/]+")] | None = None
-    """The collector: `http://collector:4317`.  Without it, and without the standard variables, nothing is exported."""
+    """URL of the collector, such as `http://collector:4317`.  Without it, and without the standard variables, nothing
+    is exported."""
     protocol: Literal["grpc", "http"] | None = None
-    """`grpc`, or `http` (protobuf); unless given `grpc` for port 4317 and `http` for any other."""
+    """Protocol of exports: `grpc`, or `http` (protobuf).  Without it `grpc` for port 4317 and `http` for any other."""
     headers: dict[str, SecretStr] = Field(default_factory=dict)
     """Fields to send with each export, such as an API key."""
     compression: Literal["gzip", "none"] = "none"
     timeout: Duration = 10.0
-    """For one export, retries included."""
+    """Longest time for one export, retries included (OpenTelemetry: 10s)."""
     tls: ExportTlsSpec | None = None
     propagation: Annotated[
         tuple[Format, ...],
         Field(strict=False, min_length=1),
         BeforeValidator(lambda value: [value] if isinstance(value, str) else value),
     ] = ("w3c",)
-    """How a trace travels: one format or a list; what comes in is read and what goes out is written in all of them."""
+    """Format of trace headers, or a list: incoming ones are read and outgoing ones written in all of them."""
     sampling: SamplingSpec | None = SamplingSpec.built_in()
-    """`off`: no traces at all, and trace headers pass through untouched."""
+    """Sampling of traces; `off` makes none at all, and trace headers pass through untouched."""
     metrics: MetricsSpec | None = MetricsSpec.built_in()
     access_log: AccessLogSpec | None = None
 

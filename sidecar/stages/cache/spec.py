@@ -47,7 +47,7 @@ class Spec(Block):
     """Condition on the head of the request, such as `!('authorization' in request.headers)`; without it all
     requests."""
     store: str = "default"
-    """One of `caches`."""
+    """Name of the cache, one of `caches`."""
     ttl: Duration | None = None
     """Freshness of an answer that states none; without it such an answer is not reused."""
     heuristic: Share = 0.0
@@ -59,7 +59,7 @@ class Spec(Block):
     keep: DurationOrZero = 3600.0
     """Time beyond freshness for which an answer is kept, for validation and for `fallback: [stale]`."""
     max_body: Size = 2**20
-    """Longer bodies are not stored."""
+    """Longest body that is stored."""
     set_cookie: Literal["refuse", "store"] = "refuse"
     """`store` allows answers with Set-Cookie to be stored, cookie included."""
     request_directives: Literal["honor", "ignore"] = "honor"
@@ -69,7 +69,7 @@ class Spec(Block):
     key: KeySpec = KeySpec.built_in()
     """Differences between requests that count, beside the URI."""
     coalesce: CoalesceSpec = CoalesceSpec.built_in()
-    """One fetch for all requests that wait for the same answer."""
+    """Bounds for requests that wait for the same answer, which is fetched once for all of them."""
 
 
 EXAMPLES: Final = (

@@ -22,7 +22,7 @@ ShareOrOff = Annotated[Annotated[Share, Tag("share")] | Annotated[Literal["off"]
 
 
 class CallsSpec(Model):
-    """A window of the last calls."""
+    """Window of the last calls."""
 
     calls: Annotated[int, Field(ge=1, le=100_000)]
     """Number of calls."""
@@ -32,7 +32,7 @@ class SlowCallsSpec(Model):
     """Slowness that opens the circuit."""
 
     longer_than: Duration
-    """A call that takes longer is slow.  For a streamed body only the time to the head counts."""
+    """Time above which a call is slow.  For a streamed body only the time to the head counts."""
     rate: Share
     """Share of slow calls in the window that opens the circuit."""
 

@@ -16,9 +16,9 @@ class AdaptiveSpec(Model):
     """Finds the limit by the latency of responses (Gradient2 of Netflix's concurrency-limits)."""
 
     min: Count = 4
-    """The lowest limit."""
+    """Lowest limit: so many requests may always be in flight, to measure latency by."""
     max: Count = 1000
-    """The highest limit."""
+    """Highest limit."""
 
     @model_validator(mode="after")
     def _is_ordered(self) -> AdaptiveSpec:
@@ -33,11 +33,11 @@ class Spec(Block):
     max: Count | None = None
     """Requests in flight at most.  Beside `adaptive` it is a cap on the adaptive limit."""
     adaptive: AdaptiveSpec | None = None
-    """Find the limit by the latency of responses."""
+    """Bounds of a limit that follows the latency of responses."""
     queue: Annotated[int, Field(ge=0, le=100_000)] = 0
-    """Requests that may wait for their turn."""
+    """Number of requests that may wait for their turn; by default none waits, and one too many is refused at once."""
     queue_timeout: Duration = 0.1
-    """Time that a request may wait."""
+    """Longest time that a request waits."""
 
     @model_validator(mode="after")
     def _is_limited(self) -> Spec:

@@ -60,16 +60,16 @@ Text = Annotated[str, BeforeValidator(_template)]
 
 
 class FixedResponseSpec(Model):
-    """A response that the policy file gives."""
+    """Response that the policy file gives."""
 
     status: Annotated[int, Field(ge=200, le=599)]
     """Status of the response."""
     headers: Annotated[dict[str, Text], AfterValidator(_fields)] = Field({})
     """Fields and their values, which may be templates; one that comes out empty is left out."""
     json_: Annotated[Any, BeforeValidator(_template), Field(alias="json")] = None
-    """The body as a JSON value; texts in it may be templates."""
+    """Body as a JSON value; texts in it may be templates."""
     body: Text | None = None
-    """The body as a text, which may be a template."""
+    """Body as a text, which may be a template."""
 
     @model_validator(mode="after")
     def _has_one_body(self) -> FixedResponseSpec:
@@ -81,7 +81,7 @@ class FixedResponseSpec(Model):
 
 
 class StepSpec(Model):
-    """One thing to try; written `stale`, `{upstream: NAME}` or `{response: {...}}`."""
+    """Step to try; written `stale`, `{upstream: NAME}` or `{response: {...}}`."""
 
     stale: Literal[True] | None = None
     """Use the outdated response that the cache still has."""
@@ -116,9 +116,9 @@ class Spec(Block):
     steps: Annotated[list[StepSpec], Field(min_length=1, max_length=10)]
     """Steps to try, in order."""
     on: Annotated[tuple[Trigger, ...], Field(strict=False, min_length=1)] = DEFAULT_ON
-    """The failures and statuses that are replaced."""
+    """Failures and statuses that are replaced."""
     max_body: Size = 64 * 1024
-    """A longer request body is not kept, and no other upstream can then stand in."""
+    """Longest request body that is kept; with a longer one no other upstream can stand in."""
 
     @model_validator(mode="before")
     @classmethod

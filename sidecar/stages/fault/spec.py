@@ -15,9 +15,9 @@ class UniformSpec(Model):
     """Durations between two bounds, all equally likely."""
 
     min: DurationOrZero
-    """The shortest."""
+    """Shortest wait."""
     max: Duration
-    """The longest."""
+    """Longest wait."""
 
     @model_validator(mode="after")
     def _is_ordered(self) -> UniformSpec:
@@ -30,9 +30,9 @@ class LatencySpec(Model):
     """Waits before the upstream is asked."""
 
     fixed: Duration | None = None
-    """The same wait each time."""
+    """Duration of every wait."""
     uniform: UniformSpec | None = None
-    """A random wait between two durations."""
+    """Bounds of a wait that is random each time."""
     share: Share
     """Share of all attempts."""
 
@@ -63,7 +63,7 @@ class Spec(Block):
     """Injects faults."""
 
     when: RequestWhen | None = None
-    """A condition on the head of the request, such as `request.headers['x-drill'] == 'yes'`; all without it."""
+    """Condition on the head of the request, such as `request.headers['x-drill'] == 'yes'`; without it all requests."""
     latency: LatencySpec | None = None
     abort: AbortSpec | None = None
     reset: ResetSpec | None = None

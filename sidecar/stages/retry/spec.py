@@ -17,9 +17,9 @@ class BackoffSpec(Model):
     """Wait before the next attempt."""
 
     base: Duration = 0.025
-    """The first wait; each further one is twice as long (Envoy: 25ms)."""
+    """First wait; each further one is twice as long (Envoy: 25ms)."""
     max: Duration = 0.25
-    """The longest wait (Envoy: ten times the base)."""
+    """Longest wait (Envoy: ten times the base)."""
     jitter: Literal["full", "equal", "none"] = "full"
     """`full` waits for a random part of the wait, `equal` for a half at least, `none` for the whole."""
 
@@ -28,14 +28,14 @@ class RetryAfterSpec(Model):
     """Obedience to a Retry-After of the upstream."""
 
     max: DurationOrZero = 5.0
-    """The longest Retry-After that is waited for; a response that asks for more is passed on."""
+    """Longest Retry-After that is waited for; a response that asks for more is passed on."""
 
 
 class WhenSpec(Model):
-    """A condition on a response, for what its status does not say."""
+    """Condition on a response, for errors that its status does not tell."""
 
     when: ResponseWhen
-    """An expression such as `response.status == 200 && response.body.error == 'busy'`; a body is read up to 64 KiB."""
+    """Expression such as `response.status == 200 && response.body.error == 'busy'`; a body is read up to 64 KiB."""
 
 
 class Spec(Block):
@@ -57,7 +57,8 @@ class Spec(Block):
     backoff: BackoffSpec = BackoffSpec.built_in()
     retry_after: RetryAfterSpec = RetryAfterSpec.built_in()
     max_body: Size = 64 * 1024
-    """A longer request body is streamed, and its request is not retried once it has been sent (Linkerd: 64 KiB)."""
+    """Longest request body that is kept for a retry (Linkerd: 64 KiB).  A longer one is streamed, and its request is
+    not retried once it has been sent."""
 
 
 EXAMPLES: Final = (

@@ -30,14 +30,14 @@ HEADER: Final = "x-request-timeout-ms"
 
 
 class Spec(Block):
-    """Limits how long things may take."""
+    """Limits the time of a request, of its attempts and of pauses in bodies."""
 
     request: DurationOrOff = 15.0
-    """From the first byte of the request to the last of the response, retries included (Envoy: 15s)."""
+    """Longest time from the first byte of the request to the last of the response, retries included (Envoy: 15s)."""
     attempt: DurationOrOff = NEVER
-    """One attempt, from taking a connection to the last byte of its response."""
+    """Longest time for one attempt, from taking a connection to the last byte of its response; no limit by default."""
     idle: DurationOrOff = 30.0
-    """Between two pieces of a body."""
+    """Longest pause between two pieces of a body."""
     header: Annotated[str, Field(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$")] = HEADER
     """Field in which the milliseconds left come in and go upstream; `off` tells the upstream nothing."""
 

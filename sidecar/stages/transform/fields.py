@@ -60,7 +60,7 @@ def _compiles(make: Callable[[Any], object]) -> AfterValidator:
 Text = Annotated[str, BeforeValidator(check_template), AfterValidator(_line)]
 """Text that may be a template: `{path.id}`, `{header.x-user}`."""
 Json = Annotated[Any, BeforeValidator(check_template)]
-"""A JSON value whose texts may be templates."""
+"""JSON value whose texts may be templates."""
 FieldName = Annotated[str, AfterValidator(_field)]
 """Name of a header field."""
 Family = Annotated[str, AfterValidator(_family)]
@@ -75,11 +75,11 @@ class HeadersSpec(Model):
     """Edits header fields: removed, renamed, set and added, in this order."""
 
     set: Annotated[dict[FieldName, Text], Field(max_length=100)] = Field(default_factory=dict)
-    """The one value of each field; a template that comes out empty leaves the field out."""
+    """Only value of each field; a template that comes out empty leaves the field out."""
     add: Annotated[dict[FieldName, Text], Field(max_length=100)] = Field(default_factory=dict)
-    """One more line of each field."""
+    """Value of a further line of each field."""
     remove: Annotated[tuple[Family, ...], Field(strict=False, max_length=100)] = ()
-    """Fields, or beginnings such as `x-internal-*`."""
+    """Fields to take out, or their beginnings, such as `x-internal-*`."""
     rename: Annotated[dict[FieldName, FieldName], Field(max_length=100)] = Field(default_factory=dict)
     """Old and new names; values stay as they are."""
 
@@ -95,11 +95,11 @@ class QuerySpec(Model):
     """Edits query parameters: removed, renamed, set and added, in this order."""
 
     set: Annotated[dict[Parameter, Text], Field(max_length=100)] = Field(default_factory=dict)
-    """The one value of each parameter; a template that comes out empty leaves it out."""
+    """Only value of each parameter; a template that comes out empty leaves it out."""
     add: Annotated[dict[Parameter, Text], Field(max_length=100)] = Field(default_factory=dict)
-    """One more value of each parameter."""
+    """Further value of each parameter, beside those that it has."""
     remove: Annotated[tuple[Parameter, ...], Field(strict=False, max_length=100)] = ()
-    """Parameters."""
+    """Parameters to take out."""
     rename: Annotated[dict[Parameter, Parameter], Field(max_length=100)] = Field(default_factory=dict)
     """Old and new names; values stay as they are."""
 
@@ -113,9 +113,9 @@ class BodySpec(Model):
     below, whatever the order in the file."""
 
     unwrap: Annotated[Pointer, _compiles(pointer.unwrap)] | None = None
-    """A member that takes the place of the whole document; with a star, of each of those members."""
+    """Member that takes the place of the whole document; with a star, each item is replaced by its own member."""
     select: Annotated[Pointers, Field(min_length=1)] | None = None
-    """Keep only these."""
+    """Members to keep; all others are taken out."""
     remove: Annotated[
         tuple[Annotated[Pointer, _compiles(pointer.remove)], ...], Field(strict=False, max_length=100)
     ] = ()
@@ -150,6 +150,6 @@ class RequestBodySpec(BodySpec):
     """Rewrites a request's body."""
 
     convert: Literal["form_to_json", "json_to_form"] | None = None
-    """A form is read as JSON before the operations, or JSON is written as a form after them."""
+    """Conversion of the body: a form is read as JSON before the operations, or JSON is written as a form after them."""
     template: Json = None
-    """The JSON body of a request that has none; texts in it may be templates."""
+    """JSON body of a request that has none; texts in it may be templates."""

@@ -31,9 +31,9 @@ class PatternSpec(Model):
     """Rewrites a path by a regular expression."""
 
     pattern: str
-    """Regular expression for the whole path, of those that take linear time."""
+    """Regular expression for the whole path; only expressions that take linear time are allowed."""
     to: str
-    r"""The new path; `\1` and `\g<name>` are groups."""
+    r"""New path; `\1` and `\g<name>` are groups."""
 
     @model_validator(mode="after")
     def _is_path(self) -> PatternSpec:
@@ -79,23 +79,23 @@ class RequestRule(Model):
     """Rewrites a request."""
 
     when: WholeRequestWhen | None = None
-    """A condition in a subset of CEL, such as `request.method == 'POST'`; all requests without it."""
+    """Condition in a subset of CEL, such as `request.method == 'POST'`; without it all requests."""
     method: Annotated[str, Field(pattern=r"^[A-Z][A-Z-]*$", max_length=32), AfterValidator(_method)] | None = None
-    """Another method."""
+    """Method to send instead."""
     host: Annotated[str, AfterValidator(_host)] | None = None
-    """Another Host; may be a template."""
+    """Host to send instead; may be a template."""
     path: Annotated[str, BeforeValidator(check_template), AfterValidator(_path)] | None = None
-    """Another path; values in it are encoded as one segment each."""
+    """Path to send instead; may be a template, whose values are encoded as one segment each."""
     path_prefix: Annotated[dict[str, str], Field(min_length=1, max_length=100), AfterValidator(_prefixes)] | None = None
-    """Prefixes and what they become, by whole segments."""
+    """Prefixes of paths and their replacements, by whole segments."""
     path_regex: PatternSpec | None = None
-    """A regular expression for the whole path, and what the path becomes."""
+    """Regular expression for the whole path, and its replacement."""
     query: QuerySpec = QuerySpec.built_in()
-    """Query parameters."""
+    """Operations on query parameters."""
     headers: HeadersSpec = HeadersSpec.built_in()
-    """Header fields."""
+    """Operations on header fields."""
     body: RequestBodySpec | None = None
-    """The JSON or form body."""
+    """Operations on the JSON or form body."""
 
     @model_validator(mode="after")
     def _fits(self) -> RequestRule:
@@ -138,15 +138,15 @@ class ResponseRule(Model):
     """Rewrites a response."""
 
     when: ResponseWhen | None = None
-    """A condition in a subset of CEL, such as `response.status == 404`; all responses without it."""
+    """Condition in a subset of CEL, such as `response.status == 404`; without it all responses."""
     status: Status | dict[Annotated[str, AfterValidator(_known)], Status] | None = None
-    """Another status, or a mapping of statuses (`404`, `5xx`) to others."""
+    """Status to send instead, or a mapping of statuses (`404`, `5xx`) to others."""
     headers: HeadersSpec = HeadersSpec.built_in()
-    """Header fields."""
+    """Operations on header fields."""
     cookies: dict[str, CookieSpec] = Field(default_factory=dict)
     """Attributes of cookies by the cookie's name, `*` for all."""
     body: BodySpec | None = None
-    """The JSON body."""
+    """Operations on the JSON body."""
 
     @model_validator(mode="after")
     def _fits(self) -> ResponseRule:
@@ -162,11 +162,11 @@ class OnErrorSpec(Model):
     400, 413 or 415, a response with 502)."""
 
     invalid: Decision = "refuse"
-    """Not JSON, not UTF-8, a key twice in one object, or no place for what is to be set."""
+    """Decision on a body that is not JSON or not UTF-8, has a key twice in an object or no place for a new value."""
     too_large: Decision = "refuse"
-    """Longer than `max_body`, also once it is decoded."""
+    """Decision on a body that is longer than `max_body`, also once it is decoded."""
     coding: Decision = "refuse"
-    """A Content-Encoding that the sidecar does not know."""
+    """Decision on a body with a Content-Encoding that the sidecar does not know."""
 
     @model_validator(mode="before")
     @classmethod
@@ -183,7 +183,7 @@ class Direction(Model):
     """Limits for all bodies of one direction."""
 
     max_body: Size = 2**20
-    """A longer body is neither rewritten nor read for a condition."""
+    """Longest body that is rewritten or read for a condition."""
     on_error: OnErrorSpec = OnErrorSpec.built_in()
     """`refuse` or `pass` for a message whose body cannot be rewritten: one word, or one for each reason."""
 
@@ -199,7 +199,7 @@ class ResponseSpec(ResponseRule, Direction):
     """Rewrites responses on their way to the client."""
 
     etag: Literal["weaken", "drop"] = "weaken"
-    """`weaken` or `drop` for the ETag of a response whose body is changed."""
+    """Treatment of the ETag of a response whose body is changed: `weaken` or `drop`."""
     addresses: Literal["rewrite", "keep"] = "rewrite"
     """Location, and domain and path of Set-Cookie, in the client's terms if path or host of the request was
     rewritten."""
