@@ -119,7 +119,7 @@ async def test_an_outbound_listener_chooses_the_route_by_host(shared: Sidecar) -
 
 async def test_endpoints_are_found_by_name(shared: Sidecar) -> None:
     async with Server(answering()) as server:
-        found = {"discover": {"dns": "localhost", "port": server.port, "interval": "1s"}, "connect_timeout": "500ms"}
+        found = {"discover": {"dns": "localhost", "port": server.port, "interval": "1s"}, "connect_timeout": "30s"}
         rules = policies(
             upstreams={"app": found, "lost": {"discover": {"dns": "nowhere.invalid", "port": 80}}},
             routes=[route("app", retry={"max_attempts": 3}), route("lost")],

@@ -16,9 +16,9 @@ from tests.support.process import Sidecar, policies, route
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 ROUTES = {
-    "timed": {"timeout": {"request": "2s", "attempt": "500ms"}},
-    "named": {"timeout": {"request": "2s", "header": "x-deadline-ms"}},
-    "quiet": {"timeout": {"request": "2s", "header": "off"}},
+    "timed": {"timeout": {"request": "60s", "attempt": "30s"}},
+    "named": {"timeout": {"request": "60s", "header": "x-deadline-ms"}},
+    "quiet": {"timeout": {"request": "60s", "header": "off"}},
     "silent": {"timeout": {"request": "300s"}},
 }
 
@@ -36,25 +36,28 @@ def last(w: World, name: str) -> Message:
 
 async def test_a_try_is_told_the_time_that_it_has(w: World) -> None:
     await w.sidecar.fetch("GET", "/timed")
-    assert 0 < int(last(w, "timed").get("x-request-timeout-ms")) <= 500, "of the try, not of the request"
+    assert 0 < int(last(w, "timed").get("x-request-timeout-ms")) <= 30_000, "of the try, not of the request"
     assert last(w, "timed").get("grpc-timeout") == ""
 
 
 @pytest.mark.parametrize("name", ["x_request_timeout_ms", "x_envoy_expected_rq_timeout_ms"])
 async def test_a_caller_can_allow_less(w: World, name: str) -> None:
-    answer = await w.sidecar.fetch("GET", "/silent", **{name: "200"})
+    answer = await w.sidecar.fetch("GET", "/silent", **{name: "500"})
     assert (answer.status, answer.get("x-sidecar-reason")) == (504, "timeout")
-    assert b"the caller allows 0.2 s" in answer.body
-    assert 1 <= int(last(w, "silent").get("x-request-timeout-ms")) <= 200
+    assert b"the caller allows 0.5 s" in answer.body
+    assert 1 <= int(last(w, "silent").get("x-request-timeout-ms")) <= 500
     assert last(w, "silent").get("x-envoy-expected-rq-timeout-ms") == "", "one name for it is enough"
 
 
 async def test_a_caller_cannot_allow_more(w: World) -> None:
-    await w.sidecar.fetch("GET", "/timed", x_request_timeout_ms="60000")
-    assert int(last(w, "timed").get("x-request-timeout-ms")) <= 500
+    await w.sidecar.fetch("GET", "/timed", x_request_timeout_ms="90000")
+    assert int(last(w, "timed").get("x-request-timeout-ms")) <= 30_000
 
 
-@pytest.mark.parametrize(("value", "most"), [("300m", 300), ("300000u", 300), ("1S", 500), ("1H", 500)])
+@pytest.mark.parametrize(
+    ("value", "most"),
+    [("20000m", 20_000), ("20000000u", 20_000), ("40S", 30_000), ("1H", 30_000)],
+)
 async def test_grpc_timeout_comes_in_and_goes_out(w: World, value: str, most: int) -> None:
     await w.sidecar.fetch("GET", "/timed", grpc_timeout=value)
     left = last(w, "timed").get("grpc-timeout")
@@ -75,8 +78,8 @@ async def test_a_time_left_that_is_none_is_ignored(w: World, value: str) -> None
 
 
 async def test_the_header_can_have_another_name_or_be_off(w: World) -> None:
-    await w.sidecar.fetch("GET", "/named", x_deadline_ms="300")
-    assert 1 <= int(last(w, "named").get("x-deadline-ms")) <= 300
+    await w.sidecar.fetch("GET", "/named", x_deadline_ms="20000")
+    assert 1 <= int(last(w, "named").get("x-deadline-ms")) <= 20_000
     assert last(w, "named").get("x-request-timeout-ms") == ""
     await w.sidecar.fetch("GET", "/quiet")
     assert last(w, "quiet").get("x-request-timeout-ms") == ""

@@ -13,6 +13,7 @@ from chaos.parts.client import PATIENCE, Client
 from chaos.parts.servers import echoing
 from tests.e2e.crowd import has_heard, is_only, until
 from tests.e2e.world import World, world
+from tests.support.process import Sidecar
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -63,7 +64,7 @@ ATTACKS = {
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def w(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
-    limits = {"max_header_bytes": "8KiB", "header_timeout": "300ms", "idle_timeout": "500ms", "max_connections": 20}
+    limits = {"max_header_bytes": "8KiB", "header_timeout": "300ms", "idle_timeout": "500ms"}
     async with world(tmp_path_factory.mktemp("hostile"), {"echo": echoing}, limits=limits) as running:
         yield running
 
@@ -106,16 +107,17 @@ async def test_a_silent_connection_is_closed(w: World) -> None:
         assert await client.is_closed()
 
 
-async def test_connections_beyond_the_limit_are_refused_and_come_back(w: World) -> None:
-    clients = [Client(w.sidecar.inbound) for _ in range(30)]
-    for client in clients:
-        await client.__aenter__()
-    answered = 0
-    for client in clients:
-        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
-            answered += (await client.request("GET", "/echo")).status == 200
-    for client in clients:
-        await client.__aexit__(None, None, None)
-    assert answered == 20
-    await until(lambda: is_only(w, 0))
-    assert (await w.sidecar.fetch("GET", "/echo")).status == 200
+async def test_connections_beyond_the_limit_are_refused_and_come_back(shared: Sidecar) -> None:
+    async with world(shared, {"echo": echoing}, limits={"max_connections": 20}) as w:
+        clients = [Client(w.sidecar.inbound) for _ in range(30)]
+        for client in clients:
+            await client.__aenter__()
+        answered = 0
+        for client in clients:
+            with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+                answered += (await client.request("GET", "/echo")).status == 200
+        for client in clients:
+            await client.__aexit__(None, None, None)
+        assert answered == 20
+        await until(lambda: is_only(w, 0))
+        assert (await w.sidecar.fetch("GET", "/echo")).status == 200

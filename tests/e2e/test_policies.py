@@ -84,7 +84,7 @@ async def load(w: World, target: str, clients: int, **fields: str) -> AsyncItera
 
 
 async def test_the_loser_of_a_hedge_is_cancelled(shared: Sidecar) -> None:
-    routes = {"app": {"hedge": {"after": "50ms"}, "timeout": {"request": "3s"}}}
+    routes = {"app": {"hedge": {"after": "50ms"}, "timeout": {"request": "60s"}}}
     async with world(shared, {"app": sequence(silent, echoing)}, routes=routes) as w:
         assert (await w.sidecar.fetch("GET", "/app")).status == 200
         silenced, answered = w.servers["app"].connections
@@ -96,7 +96,7 @@ async def test_the_loser_of_a_hedge_is_cancelled(shared: Sidecar) -> None:
 
 async def test_hedges_stop_when_the_budget_is_spent(shared: Sidecar) -> None:
     upstreams = {"app": {"retry_budget": {"ratio": "10%", "min_per_second": 0.1, "window": "10s"}}}
-    routes = {"app": {"hedge": {"after": "20ms"}, "timeout": {"request": "3s"}}}
+    routes = {"app": {"hedge": {"after": "20ms"}, "timeout": {"request": "60s"}}}
     async with world(shared, {"app": after(0.1, answering())}, routes=routes, upstreams=upstreams) as w:
         answers = await asyncio.gather(*(w.sidecar.fetch("GET", "/app") for _ in range(40)))
         assert {answer.status for answer in answers} == {200}
@@ -104,7 +104,7 @@ async def test_hedges_stop_when_the_budget_is_spent(shared: Sidecar) -> None:
 
 
 async def test_a_post_is_not_hedged(shared: Sidecar) -> None:
-    routes = {"app": {"hedge": {"after": "20ms"}, "timeout": {"request": "3s"}}}
+    routes = {"app": {"hedge": {"after": "20ms"}, "timeout": {"request": "60s"}}}
     async with world(shared, {"app": after(0.1, echoing)}, routes=routes) as w:
         assert (await w.sidecar.fetch("POST", "/app", b"pay")).status == 200
         assert len(w.servers["app"].requests) == 1
@@ -204,18 +204,28 @@ async def test_active_checks_take_an_endpoint_out_and_back(shared: Sidecar) -> N
             assert True in await reached()
 
 
-async def test_an_endpoint_that_fails_requests_is_ejected_and_restored(shared: Sidecar) -> None:
-    sick = Switch(answering(500))
-    async with Server(sick) as first, Server(answering()) as second:
-        ejection = {"consecutive_failures": 3, "eject_for": "500ms"}
-        upstreams = {"app": {"endpoints": [first.url, second.url], "ejection": ejection}}
+async def test_an_endpoint_that_fails_requests_is_ejected(shared: Sidecar) -> None:
+    async with Server(answering(500)) as sick, Server(answering()) as well:
+        ejection = {"consecutive_failures": 3, "eject_for": "5m"}
+        upstreams = {"app": {"endpoints": [sick.url, well.url], "ejection": ejection}}
         async with world(shared, {}, upstreams=upstreams) as w:
             statuses = [(await w.sidecar.fetch("GET", "/app")).status for _ in range(30)]
             assert statuses.count(500) == 3
+            assert statuses[-20:] == [200] * 20
+            assert (await w.sidecar.until("endpoint.ejected"))["endpoint"] == sick.url
+
+
+async def test_an_ejected_endpoint_that_is_well_again_is_restored(shared: Sidecar) -> None:
+    sick = Switch(answering(500))
+    async with Server(sick) as first, Server(answering()) as second:
+        ejection = {"consecutive_failures": 3, "eject_for": "200ms"}
+        upstreams = {"app": {"endpoints": [first.url, second.url], "ejection": ejection}}
+        async with world(shared, {}, upstreams=upstreams) as w, load(w, "/app", 1):
             assert (await w.sidecar.until("endpoint.ejected"))["endpoint"] == first.url
             sick.behave = answering()
-            async with load(w, "/app", 1):
-                assert (await w.sidecar.until("endpoint.restored"))["endpoint"] == first.url
+            assert (await w.sidecar.until("endpoint.restored"))["endpoint"] == first.url
+            seen = len(first.requests)
+            await until(lambda: len(first.requests) > seen)
 
 
 # ----- faults

@@ -355,7 +355,7 @@ async def test_wrong_records_in_redis_are_misses(redis: Redis, sidecar: Make, li
 async def test_a_reload_changes_the_redis(redis: Redis, sidecar: Make) -> None:
     world = sidecar("redis://127.0.0.1:1/0", FRESH)
     await world.get()
-    world.store.retune(CacheSpec.model_validate({"redis": {"url": redis.url, "timeout": "200ms"}}))
+    world.store.retune(CacheSpec.model_validate({"redis": {"url": redis.url, "timeout": "30s"}}))
     await world.get("/b")
     await written(world)
     other = sidecar(redis.url, 500)

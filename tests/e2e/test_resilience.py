@@ -33,7 +33,8 @@ RETRY = {"retry": {"max_attempts": 3, "on": ["connect_failure", "reset", "timeou
 @pytest.mark.parametrize("fault", [reset, closing, answering(503), silent], ids=["reset", "closing", "503", "silent"])
 async def test_a_safe_request_is_tried_again(shared: Sidecar, fault: object) -> None:
     servers = {"app": sequence(fault, fault, answering())}  # type: ignore[arg-type]
-    routes = {"app": {**RETRY, "timeout": {"request": "60s", "attempt": "500ms"}}}
+    timeout = {"request": "60s", "attempt": "1s" if fault is silent else "off"}
+    routes = {"app": {**RETRY, "timeout": timeout}}
     async with world(shared, servers, routes=routes) as w:
         answer = await w.sidecar.fetch("GET", "/app")
         assert (answer.status, answer.body) == (200, b"ok")
@@ -128,7 +129,7 @@ async def test_a_fallback_stands_in(shared: Sidecar) -> None:
 
 
 async def test_a_full_bulkhead_refuses_and_its_queue_waits(shared: Sidecar) -> None:
-    routes = {"app": {"concurrency": {"max": 2, "queue": 2, "queue_timeout": "1s"}}}
+    routes = {"app": {"concurrency": {"max": 2, "queue": 2, "queue_timeout": "60s"}}}
     async with world(shared, {"app": after(0.2, answering())}, routes=routes) as w:
         answers = await asyncio.gather(*(fetch(w.sidecar.inbound, "GET", "/app") for _ in range(8)))
         assert sorted(answer.status for answer in answers) == [200] * 4 + [503] * 4
@@ -136,9 +137,9 @@ async def test_a_full_bulkhead_refuses_and_its_queue_waits(shared: Sidecar) -> N
 
 
 async def test_hedging_takes_the_faster_answer(shared: Sidecar) -> None:
-    routes = {"app": {"hedge": {"after": "50ms"}, "timeout": {"request": "3s"}}}
+    routes = {"app": {"hedge": {"after": "50ms"}, "timeout": {"request": "60s"}}}
     async with world(
-        shared, {"app": sequence(after(2.0, answering(200, b"slow")), answering(200, b"fast"))}, routes=routes
+        shared, {"app": sequence(after(50.0, answering(200, b"slow")), answering(200, b"fast"))}, routes=routes
     ) as w:
         answer = await w.sidecar.fetch("GET", "/app")
         assert (answer.status, answer.body) == (200, b"fast")

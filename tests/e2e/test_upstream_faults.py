@@ -19,6 +19,8 @@ from tests.support.malformed import MALFORMED, MALFORMED_BODIES
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 TIMEOUT = {"timeout": {"request": "400ms"}}
+PATIENT: dict[str, Any] = {"timeout": {"request": "60s"}}
+"""Timeout of routes whose upstream does something else than to stall."""
 BEFORE_THE_HEAD = {
     "refused": (502, "connect_failure"),
     "unresponsive": (504, "connect_timeout"),
@@ -60,7 +62,14 @@ async def w(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
         }
         directory = tmp_path_factory.mktemp("faults")
         yield await stack.enter_async_context(
-            world(directory, behaviours, upstreams=upstreams, defaults=TIMEOUT, limits={"drain_timeout": "1s"})
+            world(
+                directory,
+                behaviours,
+                upstreams=upstreams,
+                routes=dict.fromkeys(("refused", "unresponsive", "reset", "closing", "overlong", "early"), PATIENT),
+                defaults=TIMEOUT,
+                limits={"drain_timeout": "1s"},
+            )
         )
 
 

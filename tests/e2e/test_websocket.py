@@ -21,8 +21,8 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def w(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
-    routes = {"ws": {"timeout": {"request": "500ms"}}}
-    servers = {"ws": ws.echo, "plain": answering(403, b"no")}
+    routes = {"brief": {"timeout": {"request": "1s"}}}
+    servers = {"ws": ws.echo, "brief": ws.echo, "plain": answering(403, b"no")}
     async with world(tmp_path_factory.mktemp("websocket"), servers, routes=routes) as running:
         yield running
 
@@ -51,9 +51,9 @@ async def test_messages_go_both_ways_unchanged(w: World) -> None:
 
 async def test_it_outlives_the_timeout_of_the_handshake(w: World) -> None:
     async with w.sidecar.client() as client:
-        await client.send(ws.handshake("/ws"))
+        await client.send(ws.handshake("/brief"))
         assert (await client.response()).status == 101
-        await asyncio.sleep(0.8)
+        await asyncio.sleep(1.2)
         await client.send(Frame(ws.TEXT, b"still there", masked=True).encode())
         assert (await asyncio.wait_for(ws.read_frame(client.reader), 60)).payload == b"still there"
 
