@@ -1,13 +1,15 @@
-"""A body on its way from one connection to another: pushed, not pulled, with back-pressure.
+"""Body on its way from one connection to another: pushed to its sink, with backpressure.
 
-The reading side feeds pieces; they go straight to the attached sink, in the same turn of the loop, without a task, a
-queue or a future.  Without a sink they are kept, and the source is paused at `HIGH_WATER`: memory per body is bounded
-by that and one read of the socket.
+Rules:
 
-A request's body can be recorded while it streams (`record`), up to a limit; as long as it fits, `rewind` lets the next
-attempt send it again from the start.  One sink at a time; hedges therefore need a body that is whole (`Exchange.body`).
-
-Every body ends exactly once: whole (`finish`), broken by the sender (`fail`) or given up by the reader (`cancel`).
+1. The reading side feeds pieces.  They go to the attached sink in the same turn of the loop, without a task, a queue or
+   a future.
+2. Without a sink pieces are kept, and the source is paused at `HIGH_WATER`: that and one read of the socket bound the
+   memory of a body.
+3. A body has one sink at a time.  Hedges therefore need a body that is whole (`Exchange.body`).
+4. A request's body can be recorded while it streams (`record`), up to a limit.  As long as it fits, `rewind` lets the
+   next attempt send it again from the start.
+5. A body ends exactly once: whole (`finish`), broken by the sender (`fail`) or given up by the reader (`cancel`).
 """
 
 from __future__ import annotations
@@ -24,16 +26,16 @@ OPEN, WHOLE, BROKEN, CANCELLED = range(4)
 
 
 class Source(Protocol):
-    """Where a body comes from: a connection that can stop reading.  Pausing and resuming may be said twice."""
+    """Origin of a body: a connection that can stop reading.  Pausing and resuming are idempotent."""
 
     def pause_body(self) -> None: ...
     def resume_body(self) -> None: ...
     def cancel_body(self) -> None:
-        """Nobody wants the rest."""
+        """Discard the rest of the body."""
 
 
 class Sink(Protocol):
-    """Where a body goes.  None of the three may raise."""
+    """Destination of a body.  Its methods never raise."""
 
     def write(self, data: bytes) -> None: ...
     def finish(self, trailers: Headers) -> None: ...
@@ -41,7 +43,7 @@ class Sink(Protocol):
 
 
 class Body:
-    """The body of one message.  `length` is its Content-Length in bytes, None where unknown."""
+    """Body of one message.  `length` is its Content-Length in bytes, None if unknown."""
 
     __slots__ = (
         "_limit",
@@ -74,10 +76,10 @@ class Body:
         self._record: list[bytes] | None = None
         self._listeners: list[Callable[[Failure | None], None]] = []
 
-    # ----- the sender's side
+    # ----- called by the sender
 
     def feed(self, data: bytes) -> None:
-        """The next piece has arrived."""
+        """Take the next piece."""
         self.received += len(data)
         if self._record is not None:
             if self.received > self._limit:
@@ -93,18 +95,18 @@ class Body:
                 self.pause()
 
     def finish(self, trailers: Headers | None = None) -> None:
-        """The last piece has arrived."""
+        """End the body as whole."""
         if self.state != OPEN:
             return
         self.state = WHOLE
         if trailers:
             self.trailers = trailers
-        self._close(None)  # first: whoever is told by the sink that all is over finds everything settled
+        self._close(None)  # before the sink: its receiver may rely on what listeners settle
         if self._sink is not None:
             self._sink.finish(self.trailers)
 
     def fail(self, failure: Failure) -> None:
-        """The sender broke off."""
+        """End the body as broken off by its sender."""
         if self.state != OPEN:
             return
         self.state = BROKEN
@@ -113,13 +115,13 @@ class Body:
         if self._sink is not None:
             self._sink.fail(failure)
 
-    # ----- the reader's side
+    # ----- called by the reader
 
     def attach(self, sink: Sink) -> None:
-        """Send what has arrived and all that follows to the sink."""
+        """Send all pieces, those that are kept and those that follow, to the sink."""
         self._sink = sink
         pieces, self._pieces, self._size = self._pieces, [], 0
-        was_paused, self._paused = self._paused, False  # a pause from here on is the sink's own and holds
+        was_paused, self._paused = self._paused, False  # only pauses by the new sink hold
         for piece in pieces:
             sink.write(piece)
         if self._sink is not sink:
@@ -132,25 +134,25 @@ class Body:
             self.source.resume_body()
 
     def detach(self) -> None:
-        """The sink is gone; what arrives from now on is kept again."""
+        """Remove the sink; pieces are kept again."""
         self._sink = None
 
     def pause(self) -> None:
-        """The reader cannot take more for now."""
+        """Pause the source."""
         if not self._paused and self.state == OPEN:
             self._paused = True
             if self.source is not None:
                 self.source.pause_body()
 
     def resume(self) -> None:
-        """The reader can take more."""
+        """Resume the source."""
         if self._paused:
             self._paused = False
             if self.source is not None and self.state == OPEN:
                 self.source.resume_body()
 
     def cancel(self) -> None:
-        """The reader does not want the rest."""
+        """Give the rest of the body up."""
         self._sink = None
         self._pieces.clear()
         self._size = 0
@@ -162,22 +164,22 @@ class Body:
             self._close(CLIENT_CLOSED)
 
     def on_close(self, listener: Callable[[Failure | None], None]) -> None:
-        """Call `listener` once when the body has ended: with None if it is whole, else with what broke it."""
+        """Call `listener` once when the body has ended: with None if it is whole, else with its failure."""
         if self.state == OPEN:
             self._listeners.append(listener)
         else:
             listener(CLIENT_CLOSED if self.state == CANCELLED else self.failure)
 
     def _close(self, failure: Failure | None) -> None:
-        self.source = None  # it may hold on to us, and what holds on to each other waits for the garbage collector
+        self.source = None  # it may refer to this body, and cycles wait for the garbage collector
         listeners, self._listeners = self._listeners, []
         for listener in listeners:
             listener(failure)
 
-    # ----- sending a request's body again
+    # ----- replay of a request's body
 
     def record(self, limit: int) -> None:
-        """Keep up to `limit` bytes for another try; call it before the first attach.  A larger limit wins."""
+        """Keep up to `limit` bytes for another attempt; call it before the first attach.  A larger limit wins."""
         if limit <= self._limit or max(self.received, self.length or 0) > limit or not self.is_replayable:
             return
         self._limit = limit
@@ -186,13 +188,13 @@ class Body:
 
     @property
     def is_replayable(self) -> bool:
-        """Has nothing been lost since the start, and is there still a sender?"""
+        """True if all bytes since the start are kept, and the body is neither broken nor cancelled."""
         if self.state == BROKEN or self.state == CANCELLED:
             return False
         return self._record is not None or (self._sink is None and self.received == self._size)
 
     def rewind(self) -> None:
-        """Start again from the first byte; only where `is_replayable`."""
+        """Start again from the first byte; only if `is_replayable`."""
         self._sink = None
         if self._record is not None:
             self._pieces = list(self._record)
@@ -200,10 +202,10 @@ class Body:
             if self._size < HIGH_WATER:
                 self.resume()
 
-    # ----- taking a body whole
+    # ----- whole bodies
 
     def whole(self) -> bytes:
-        """All of a body that has arrived whole and has no sink."""
+        """Return the content of a body that is whole and has no sink."""
         return b"".join(self._pieces)
 
     def __repr__(self) -> str:
@@ -211,14 +213,14 @@ class Body:
         return f"<Body {state} {self.received}/{'?' if self.length is None else self.length}>"
 
 
-# ----- from the bytes of a connection
+# ----- from the bytes of a connection to a body
 
 UNTIL_CLOSE: Final = -2
-"""A length beside bytes and `CHUNKED`: the body ends with the connection."""
+"""Length of a body that ends with the connection, beside lengths in bytes and `CHUNKED`."""
 
 
 class BodyReader:
-    """Reads one body off a connection and pushes it into `body`."""
+    """Reader of one body from the bytes of a connection; feeds `body`."""
 
     __slots__ = ("_decoder", "_left", "body", "rest", "trailers")
 
@@ -226,7 +228,7 @@ class BodyReader:
         """`length` is in bytes, or `CHUNKED`, or `UNTIL_CLOSE`."""
         self.body = body
         self.rest = b""
-        """Once it is whole: what followed it."""
+        """Bytes that followed the body; empty until it is whole."""
         self.trailers: Headers = []
         self._decoder = ChunkedDecoder() if length == CHUNKED else None
         self._left = length
@@ -236,8 +238,10 @@ class BodyReader:
         return self._left == UNTIL_CLOSE
 
     def feed(self, data: bytes) -> bool:
-        """Push the next bytes on; is the body whole now?  To say so to `body` (`finish`) is left to the caller, which
-        brings itself in order first.  Raises `Invalid`."""
+        """Feed the next bytes to `body` and return True once it is whole.
+
+        The caller then calls `body.finish`, after its own state is in order.  Raises `Invalid`.
+        """
         decoder = self._decoder
         if decoder is not None:
             pieces = decoder.feed(data)

@@ -1,18 +1,15 @@
-"""The HTTP/1.1 message syntax (RFC 9112), one strict grammar for both sides of the proxy.  No I/O.
+"""HTTP/1.1 message syntax (RFC 9112): one strict grammar for both sides of the proxy, without I/O.
 
-Two parsers that disagree on where a message ends are the root of request smuggling, so the two sides share this one,
-and it is written straight from the ABNF: what does not match is not HTTP and goes no further.  It is not lenient where
-the RFC permits leniency: no bare LF, no line folding, no white space before a colon, no repeated Content-Length, no
-Transfer-Encoding beside Content-Length, no transfer coding but `chunked`.
+Rules:
 
-Why not llhttp: it reads on past the end of a message (pipelined requests are then parsed before their turn), knows a
-closed list of methods, and lets through doubled spaces and `HTTP/2.0` in a request line.  Over whole heads the regular
-expressions are no slower: they only check, and what is passed on is not taken apart (`core/message.py`).
-It serves as the oracle in `tests/wire/`.
+1. A message that does not match the ABNF is not HTTP and is not forwarded.  There is no leniency where the RFC permits
+   some: no bare LF, no line folding, no white space before a colon, no repeated Content-Length, no Transfer-Encoding
+   beside Content-Length, no transfer coding but `chunked`.
+2. Matching takes linear time: quantifiers are possessive, or the next part begins with other characters.
+3. A possessive quantifier never stands on a group: CPython before 3.11.5 matches those wrongly (gh-106052).
+4. A pattern never sees bytes beyond the limit that holds for them: going back in a repeated group takes memory.
 
-Matching is linear in its input: quantifiers are possessive, or what follows them begins differently.  No possessive
-one stands on a group: CPython before 3.11.5 matches those wrongly (gh-106052).  What a group that repeats may have to
-go back to costs up to 150 bytes of memory for each byte, so nothing is matched beyond the limit that holds for it.
+`docs/design/grammar.md` says why it is strict and why it is not llhttp.
 """
 
 from __future__ import annotations
@@ -23,26 +20,26 @@ from typing import Final
 from sidecar.core.message import Headers, parse_fields
 
 TOKEN: Final = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]++"
-"""RFC 9110 5.6.2."""
+"""Token (RFC 9110 5.6.2)."""
 FIELDS: Final = rb"(?:" + TOKEN + rb":[\t\x20-\x7e\x80-\xff]*+\r\n)*"
-"""RFC 9112 5: name, colon at once, value of visible characters, spaces and obs-text."""
+"""Field line (RFC 9112 5): name, colon at once, value of visible characters, spaces and obs-text."""
 REQUEST: Final = re.compile(rb"(" + TOKEN + rb") ([\x21-\x22\x24-\x7e]++) HTTP/(\d)\.(\d)(\r\n)" + FIELDS + rb"\r\n")
 RESPONSE: Final = re.compile(rb"HTTP/1\.(\d) ([1-5]\d\d)(?: [\t\x20-\x7e\x80-\xff]*+)?(\r\n)" + FIELDS + rb"\r\n")
 TRAILERS: Final = re.compile(rb"(" + FIELDS + rb")\r\n")
 QUOTED: Final = rb'"(?:[^"\\\x00-\x08\x0a-\x1f\x7f]|\\[\t\x20-\x7e])*"'
 EXTENSION: Final = rb"[ \t]*+;[ \t]*+" + TOKEN + rb"(?:[ \t]*+=[ \t]*+(?:" + TOKEN + rb"|" + QUOTED + rb"))?"
 CHUNK: Final = re.compile(rb"([0-9A-Fa-f]{1,15}+)(?:" + EXTENSION + rb")*\r\n")
-"""RFC 9112 7.1 and 7.1.1: size and extensions; the extensions are checked and dropped."""
+"""Size line of a chunk with its extensions (RFC 9112 7.1, 7.1.1), which are checked and dropped."""
 HOST: Final = re.compile(rb"(?:\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._~!$&'()*+,;=%-]{1,255})(?::\d{0,5})?")
-"""RFC 3986 3.2.2 and 3.2.3, without user information; an empty host is no authority (RFC 9110 4.2.1)."""
+"""Host and port (RFC 3986 3.2.2, 3.2.3) without user information; an empty host is no authority (RFC 9110 4.2.1)."""
 LAYERED: Final = re.compile(rb"(?:(?!chunked[ \t]*,)" + TOKEN + rb"[ \t]*+,[ \t]*+)+chunked")
-"""Other transfer codings, and `chunked` as the last and only there (RFC 9112 6.1)."""
+"""Transfer codings that end with `chunked`, which stands nowhere else (RFC 9112 6.1)."""
 NO_METHOD: Final = re.compile(rb"(?!" + TOKEN + rb")[^\r]")
 REQUEST_LINE: Final = re.compile(TOKEN + rb" [\x21-\x22\x24-\x7e]++ HTTP/\d\.\d")
 BARE: Final = re.compile(rb"\r(?!\n)(?!\Z)|(?<!\r)\n")
 
 MAX_CHUNK_LINE: Final = 1024
-"""Bytes of a chunk's size line; extensions have no use here and a long one only costs."""
+"""Longest size line of a chunk, in bytes.  Extensions have no use here."""
 MAX_TRAILERS: Final = 8192
 
 
@@ -56,12 +53,12 @@ FORBIDDEN_TRAILERS: Final = frozenset(
         b"x-request-timeout-ms", b"x-sidecar-attempt", b"x-sidecar-reason",
     )
 )  # fmt: skip
-"""Fields with a say in framing, routing, authentication or content that must not come after the fact (RFC 9110
+"""Fields that decide on framing, routing, authentication or content, and so must not come as trailers (RFC 9110
 6.5.1)."""
 
 
 class Invalid(Exception):  # noqa: N818 - a message, not an error of ours
-    """A message that is not HTTP/1.1.  Raised and caught within the connection that reads it."""
+    """Error of a message that is not HTTP/1.1.  The connection that reads the message catches it."""
 
     def __init__(self, message: str, status: int = 400) -> None:
         super().__init__(message)
@@ -69,10 +66,10 @@ class Invalid(Exception):  # noqa: N818 - a message, not an error of ours
 
 
 def parse_request(data: bytes, limit: int, seen: int = 0) -> tuple[bytes, bytes, int, int, int] | None:
-    """Method, target, version, and where the fields begin and the head ends in `data`; None if it is not whole yet.
+    """Return method, target, version, start of the fields and end of the head in `data`; None if it is not whole yet.
 
-    `limit` bounds the head in bytes; the first `seen` bytes were looked at before and do not end it, so that a head
-    which comes byte by byte is not read anew each time.  Raises `Invalid` with the status to answer.
+    `limit` bounds the head, in bytes.  The first `seen` bytes were searched by an earlier call and do not end the head,
+    so a head that arrives byte by byte is not read anew each time.  Raises `Invalid` with the status to answer.
     """
     match = None
     if not seen or data.find(b"\r\n\r\n", max(0, seen - 3)) >= 0:
@@ -87,7 +84,7 @@ def parse_request(data: bytes, limit: int, seen: int = 0) -> tuple[bytes, bytes,
             if NO_METHOD.match(data) or (
                 line_end >= max(0, seen - 1) and not REQUEST_LINE.fullmatch(data, 0, line_end)
             ):
-                raise _diagnose_request(data)  # a TLS handshake, say: why wait for the end of its head
+                raise _diagnose_request(data)  # such as a TLS handshake, whose head would never end
             return None
         raise _diagnose_request(data)
     method, target, major, minor, _ = match.groups()
@@ -119,7 +116,7 @@ def _diagnose_fields(block: bytes) -> Invalid:
 
 
 def parse_response(data: bytes, limit: int, seen: int = 0) -> tuple[int, int, int, int] | None:
-    """Status, version, and where the fields begin and the head ends in `data`; None if it is not whole yet."""
+    """Return status, version, start of the fields and end of the head in `data`; None if it is not whole yet."""
     match = None
     if not seen or data.find(b"\r\n\r\n", max(0, seen - 3)) >= 0:
         match = RESPONSE.match(data, 0, limit)
@@ -142,7 +139,7 @@ CHUNKED: Final = -1
 
 
 def body_length(fields: Headers, version: int) -> int | None:
-    """The framing that a message's own fields state (RFC 9112 6.3): a length in bytes, `CHUNKED`, or None for
+    """Return the framing that a message's fields state (RFC 9112 6.3): a length in bytes, `CHUNKED`, or None for
     neither."""
     length: int | None = None
     chunked = False
@@ -164,7 +161,7 @@ def body_length(fields: Headers, version: int) -> int | None:
             raise Invalid("Transfer-Encoding stands beside Content-Length")
         if version < 11:
             raise Invalid("Transfer-Encoding in an HTTP/1.0 message")
-        if coding != b"chunked":  # 501 where we know the end of the message at least (RFC 9112 6.1 and 6.3)
+        if coding != b"chunked":  # 501 only if the end of the message is known (RFC 9112 6.1, 6.3)
             raise Invalid("the only transfer coding understood is chunked", 501 if LAYERED.fullmatch(coding) else 400)
         return CHUNKED
     return length
@@ -174,23 +171,23 @@ SIZE, DATA, DATA_END, TRAILER = range(4)
 
 
 class ChunkedDecoder:
-    """Takes a chunked body apart (RFC 9112 7.1) as its bytes arrive; knows exactly where it ends."""
+    """Decoder of a chunked body (RFC 9112 7.1): takes bytes as they arrive and knows exactly where the body ends."""
 
     __slots__ = ("_buffer", "_left", "_seen", "_state", "done", "rest", "trailers")
 
     def __init__(self) -> None:
         self._buffer = b""
         self._seen = 0
-        """How many bytes of the trailers were looked at before and do not end them."""
+        """Bytes of the trailers that were searched before and do not end them."""
         self._left = 0
         self._state = SIZE
         self.done = False
         self.rest = b""
-        """After `done`: what followed the body."""
+        """Bytes that followed the body; empty until it is `done`."""
         self.trailers: Headers = []
 
     def feed(self, data: bytes) -> list[bytes]:
-        """The next bytes of the message; returns pieces of the content.  Raises `Invalid`."""
+        """Take the next bytes of the message and return pieces of the content.  Raises `Invalid`."""
         pieces: list[bytes] = []
         if self._buffer:
             data = self._buffer + data
@@ -228,7 +225,7 @@ class ChunkedDecoder:
                 self._left = int(match[1], 16)
                 self._state = DATA if self._left else TRAILER
             if self._state == TRAILER:
-                if data.startswith(b"\r\n", position):  # the common case: no trailers
+                if data.startswith(b"\r\n", position):  # no trailers, as nearly always
                     return self._finish(data, position + 2, b"", pieces)
                 if data.find(b"\r\n\r\n", position) >= 0:
                     match = TRAILERS.match(data, position, position + MAX_TRAILERS)
@@ -252,7 +249,7 @@ class ChunkedDecoder:
 
 
 def trailer_block(trailers: Headers) -> bytes:
-    """The end of a chunked body: the last chunk, the trailers that may pass, and the empty line."""
+    """Return the end of a chunked body: the last chunk, the trailers that may pass, and the empty line."""
     if not trailers:
         return b"0\r\n\r\n"
     lines = [b"%b: %b\r\n" % field for field in trailers if field[0] not in FORBIDDEN_TRAILERS]

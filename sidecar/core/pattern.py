@@ -143,7 +143,7 @@ def _check_groups(tokens: list[_Token]) -> None:
             open_groups.append([])
         elif kind == "close":
             inside = open_groups.pop()
-            if not open_groups:  # between anchors it would close a group of ours
+            if not open_groups:  # it would close the group that `compile` puts around the pattern
                 raise ValueError("is not a regular expression: a `)` closes nothing")
             if after.kind == "quantifier" and after.text[:1] != b"?" and inside:
                 raise ValueError(

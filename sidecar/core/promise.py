@@ -73,7 +73,7 @@ class Promise(Generic[T]):
 
     def __await__(self) -> Generator[Any, None, T]:
         if self._value is PENDING:
-            self._asyncio_future_blocking = True  # the handshake of asyncio.Future with whoever runs the coroutine
+            self._asyncio_future_blocking = True  # protocol between asyncio.Future and the driver of a coroutine
             yield self
         return self.result()
 
@@ -118,7 +118,7 @@ class Run(Generic[T]):
     def _step(self, waited: Any) -> None:
         self._waiting = None
         try:
-            thrown = self._throw  # a local: the coroutine may set the attribute, which a compiler does not expect
+            thrown = self._throw  # a local: the coroutine may set the attribute, which mypyc does not expect
             if thrown is None:
                 waiting = self._coroutine.send(None)
             else:

@@ -23,9 +23,9 @@ from sidecar.core.exchange import Exchange
 from sidecar.core.outcome import ABANDONED, CLIENT_CLOSED, Failure, Outcome, failed
 
 Service = Callable[[Exchange], Coroutine[Any, Any, Outcome]]
-"""Turns a request into an outcome."""
+"""Function that turns a request into an outcome."""
 Layer = Callable[[Service], Service]
-"""Wraps a service, which it may run once, several times or not at all."""
+"""Function that wraps a service, which it may run once, several times or not at all."""
 
 
 class Gate(Protocol):
@@ -43,7 +43,7 @@ Stage = Gate | Layer
 
 
 def final(outcome: Outcome, broken: Failure | None) -> Outcome:
-    """Return what an outcome is worth once its body has ended; `broken` is None for a whole body."""
+    """Return the outcome to judge once its body has ended; `broken` is None for a whole body."""
     if broken is None or (broken is CLIENT_CLOSED and outcome.status >= 400):
         return outcome
     return failed(broken)
@@ -66,7 +66,7 @@ class Guarded:
     async def call(self, x: Exchange) -> Outcome:
         """Admit outermost first, run the inner service, and settle what was admitted innermost first."""
         tickets: list[object] = []
-        outcome = ABANDONED  # what settle sees on cancellation, or if a bug escapes
+        outcome = ABANDONED  # settled with this on cancellation and on a bug
         try:
             for admit in self._admits:
                 ticket = admit(x)

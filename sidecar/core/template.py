@@ -23,14 +23,14 @@ from sidecar.core.exchange import Exchange
 from sidecar.core.outcome import Outcome
 
 FAMILIES: Final = ("path", "query", "header")
-"""Beginnings of names that take a name of their own after the dot."""
+"""Prefixes of names, each followed by a dot and a key."""
 FIXED: Final = ("client.address", "request.id", "trace.id", "service", "route", "upstream", "breaker.retry_after")
-"""Names that stand alone."""
+"""Names without a key."""
 NAMES: Final = (*FIXED, *(f"{family}.NAME" for family in FAMILIES))
 """All names, as error messages list them."""
 
 Escape = Callable[[str], str]
-"""Makes a value fit for its place."""
+"""Function that makes a value fit for its place."""
 Read = Callable[[Exchange, Outcome | None], str]
 
 _NAME: Final = r"[A-Za-z][A-Za-z0-9_]*(?:\.[A-Za-z0-9_.-]*)?"
@@ -70,7 +70,7 @@ def _header(name: str) -> Read:
     def read(x: Exchange, _: Outcome | None) -> str:
         value = x.header(key) or b""
         try:
-            return value.decode()  # what is UTF-8 leaves as it came
+            return value.decode()  # UTF-8 passes unchanged
         except UnicodeDecodeError:
             return value.decode("latin-1")
 

@@ -1,19 +1,14 @@
-"""What a path means for matching, and in how many ways a server behind us could read it.
+"""Paths in the form in which they are matched, all ways in which servers read a path, and query strings.
 
-The upstream gets the path as it came; what it makes of `%2F`, `//`, `;x` or `%252e` is not ours to know.  Where gateway
-and server disagree, a request slips past the rule that was written for it: `/public/..%2Fadmin`, `/%61dmin`,
-`//admin`, `/x/..;/admin` (CVE-2019-9901, CVE-2021-29492, CVE-2021-31920 and their likes).  Hence:
+Rules:
 
-1. Paths are compared in the form that RFC 3986 6.2.2 calls equivalent to what came: escapes of unreserved characters
-   decoded, the other escapes with capital digits.  The comparison minds case, and a slash at the end.
-2. The structure of a path is what nobody can dispute.  A path that some servers read differently is matched under every
-   reading, and all must lead to the same route: otherwise it is matched by none.  So `/files/a%2Fb` under a prefix
-   `/files` is fine, and the same path with one route for `/files/{name}` and another for `/files/a` is refused.
-3. A dot segment under any reading, and a NUL, match nothing.  RFC 3986 6.2.2.3 lets a proxy remove plain ones, which is
-   for the edge to do before it asks for a route; a disguised one has no honest use.
+1. Paths are compared in the form that RFC 3986 6.2.2 calls equivalent to the path received: escapes of unreserved
+   characters decoded, the other escapes with capital digits.  Case and a slash at the end count.
+2. A path that some servers read differently is matched under every reading, and all readings must lead to the same
+   route; otherwise it matches none.
+3. A dot segment under any reading, and a NUL, match nothing.
 
-Refusing all escaped slashes and doubled slashes, as some gateways do, breaks object stores and catch-all routes, where
-every reading leads to the same place.  Merging and decoding them before matching, as others do, is one reading of many.
+`docs/design/paths.md` says why.
 """
 
 from __future__ import annotations
@@ -33,9 +28,9 @@ _DECODED: Final = {
     for octet in (int(high + low, 16),)
 }
 SPECIAL: Final = b"%;\\."
-"""A path without these octets and without `//` has one reading: itself."""
+"""Octets that give a path several readings, as `//` does.  A path without them has one: itself."""
 MAX_BYTES: Final = 8192
-"""Of a path that is not plain: reading it in every way takes time.  RFC 9112 3 asks for 8000 octets."""
+"""Longest path with several readings, in bytes, since all are tried.  RFC 9112 3 asks for 8000 octets."""
 _DOTS: Final = re.compile(rb"/\.\.?(?:/|$)|%00|\x00")
 _PARAMETERS: Final = re.compile(rb"(?:;|%3B)[^/]*")
 _SLASHES: Final = re.compile(rb"//+")
@@ -44,7 +39,7 @@ _DISPUTED: Final = re.compile(rb"%2[5F]|%5C|%3B|[;\\]|//")
 
 
 def canonical(path: bytes) -> bytes:
-    """The form in which paths are compared (RFC 3986 6.2.2.1 and 6.2.2.2)."""
+    """Return the form in which paths are compared (RFC 3986 6.2.2.1, 6.2.2.2)."""
     return _ESCAPE.sub(lambda escape: _DECODED[escape[0]], path)
 
 
@@ -57,18 +52,18 @@ _REREADINGS: Final[tuple[Callable[[bytes], bytes], ...]] = (
 
 
 def readings(path: bytes) -> list[bytes]:
-    """All ways in which servers read a path, the canonical form first; empty for a path that is not to be matched."""
+    """Return all readings of a path by servers, the canonical form first; empty for a path that matches nothing."""
     if len(path) > MAX_BYTES:
         return []
     found = [canonical(path)]
     if _DISPUTED.search(found[0]):
-        for reread in _REREADINGS:  # each server does some of these and not others: any combination, 16 at most
+        for reread in _REREADINGS:  # a server may do any of these: all combinations, 16 at most
             found += [again for known in found if (again := reread(known)) not in found]
     return [] if any(map(_DOTS.search, found)) else found
 
 
 def literal(path: str) -> bytes:
-    """A path from a policy file in the form in which paths are compared.  Raises `ValueError` with the remedy."""
+    """Return the canonical form of a path from a policy file.  Raises `ValueError` with the remedy."""
     if not path.startswith("/"):
         raise ValueError(f'must start with a slash: write "/{path}"')
     if "?" in path or "#" in path:
@@ -87,7 +82,7 @@ def literal(path: str) -> bytes:
 
 
 def text(segment: bytes) -> str:
-    """A captured part of a path as text: percent-decoded, octets that are not UTF-8 replaced."""
+    """Return a captured part of a path as text: percent-decoded, octets that are not UTF-8 replaced."""
     return unquote(segment.decode("utf-8", "replace")) if b"%" in segment else segment.decode("utf-8", "replace")
 
 
@@ -95,14 +90,14 @@ def text(segment: bytes) -> str:
 
 
 def decoded(part: bytes) -> bytes:
-    """A name or value: `+` is a space, percent-encoded octets are decoded once."""
+    """Return a name or value decoded: `+` is a space, percent-encoded octets are decoded once."""
     return unquote_to_bytes(part.replace(b"+", b" "))
 
 
 def parameter(query: bytes | None, name: bytes) -> list[bytes]:
-    """The values of a query parameter, decoded."""
+    """Return the values of a query parameter, decoded."""
     found = []
-    longest = 3 * len(name)  # an octet takes three when it is escaped
+    longest = 3 * len(name)  # an escaped octet takes three
     for pair in query.split(b"&") if query else ():
         key, _, value = pair.partition(b"=")
         if key == name or (len(key) <= longest and (b"%" in key or b"+" in key) and decoded(key) == name):
