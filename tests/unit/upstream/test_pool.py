@@ -79,11 +79,13 @@ async def test_a_limit_and_a_line() -> None:
 
 
 @virtual
-async def test_waiting_in_line_is_part_of_connecting() -> None:
+async def test_waiting_in_line_ends_after_the_time_for_connecting_and_is_nobody_s_fault() -> None:
     back = Back(connections={"max": 1}, connect_timeout="500ms")
     first, second = back.send(get()), back.send(get())
     await asyncio.sleep(1)
-    assert outcome_of(second).reason == "connect_timeout"
+    failure = outcome_of(second).failure
+    assert failure is not None
+    assert (failure.code, failure.origin, failure.sent) == ("overloaded", "gateway", False)
     back.server.write(OK)
     await settle()
     assert outcome_of(first).status == 200
