@@ -1,7 +1,7 @@
-"""Clients that give or take too slowly, beside honest ones: `python -m bench.slow_clients [--clients 300] [--seconds 40]`.
+"""Clients that give or take too slowly, beside honest ones: `python -m bench.slow_clients [--clients 300]`.
 
-Each attack holds its connections open for the whole time and connects again when the sidecar has ended one.  Meanwhile an
-honest client asks ten times a second, each time on a connection of its own, and reads the breaker's state at the end.
+Each attack holds its connections open for the whole time and connects again when the sidecar has ended one; who is
+refused waits.  Meanwhile an honest client asks ten times a second, each time on a connection of its own.
 
     heads      a byte of a request head every second
     bodies     ten bytes of a request body every five seconds
@@ -23,7 +23,6 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -56,6 +55,8 @@ class Tally:
     """Seconds of the slowest honest answer."""
     ended: list[float] = field(default_factory=list)
     """Seconds that slow connections lasted which the sidecar ended."""
+    refused: int = 0
+    """Slow clients that were answered 503."""
     oldest: float = 0.0
     """Seconds that the oldest slow connection had lasted at the end."""
 
@@ -100,12 +101,12 @@ async def attack(port: int, kind: str, until: float, tally: Tally) -> None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         try:
             await loop.sock_connect(sock, ("127.0.0.1", port))
-            while not await dribble(loop, sock, kind, until):
-                await asyncio.sleep(0)
+            is_refused = await dribble(loop, sock, kind, until)
+            tally.refused += is_refused
             if loop.time() < until:
                 tally.ended.append(loop.time() - began)
                 await asyncio.sleep(0.5)
-            elif kind not in ("edge-bodies", "edge-readers"):
+            elif is_established(sock) and not is_refused:
                 tally.oldest = max(tally.oldest, until - began)
         except OSError:
             if loop.time() < until:
@@ -116,7 +117,7 @@ async def attack(port: int, kind: str, until: float, tally: Tally) -> None:
 
 
 async def dribble(loop: asyncio.AbstractEventLoop, sock: socket.socket, kind: str, until: float) -> bool:
-    """One request at the kind's pace; True once the connection has ended or the time is over."""
+    """Make one request at the kind's pace, until it has ended or the time is over.  True if it was refused."""
     if kind == "heads":
         await loop.sock_sendall(sock, b"GET / HTTP/1.1\r\nHost: slow\r\nX-Filler: ")
         send, pause, read, size = b"x", 1.0, 0, 0
@@ -131,26 +132,29 @@ async def dribble(loop: asyncio.AbstractEventLoop, sock: socket.socket, kind: st
     while loop.time() < until:
         await asyncio.sleep(pause)
         if not is_established(sock):
-            return True
+            return False
         if send:
             await loop.sock_sendall(sock, send)
             moved += len(send)
             with suppress(BlockingIOError):
                 sock.recv(65536)
-                return True  # an answer before the body is whole, or the end
+                return False  # an answer before the body is whole, or the end
         if read:
             with suppress(BlockingIOError):
                 data = sock.recv(read)
-                if not data:
+                if data.startswith(b"HTTP/1.1 503"):
+                    await asyncio.sleep(max(0.0, until - loop.time()))
                     return True
+                if not data:
+                    return False
                 moved += len(data)
         if size and moved >= size:
-            return True
-    return True
+            return False
+    return False
 
 
 def is_established(sock: socket.socket) -> bool:
-    """True unless the peer has closed or reset; a client that reads slowly would learn that from its reads much later."""
+    """True unless the peer has closed or reset, which one who reads slowly learns from its reads much later."""
     return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == ESTABLISHED
 
 
@@ -232,22 +236,22 @@ def judge(kind: str, tally: Tally, growth: int, state: dict[str, Any]) -> bool:
             faults.append(f"breaker {name} is {breaker.get('state')}")
     print(
         f"{kind:<8} honest {tally.answered['ok']}/{tally.answered.total()} slowest {tally.slowest:.2f} s, "
-        f"{len(tally.ended)} slow clients ended, longest {longest:.0f} s, memory {growth / 2**20:+.0f} MiB: "
-        f"{'; '.join(faults) or 'ok'}",
+        f"{len(tally.ended)} slow clients ended, {tally.refused} refused, longest {longest:.0f} s, "
+        f"memory {growth / 2**20:+.0f} MiB: {'; '.join(faults) or 'ok'}",
         flush=True,
     )
     return bool(faults)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m bench.slow_clients", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.slow_clients", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--clients", type=int, default=300, help="slow clients at once (300)")
     parser.add_argument("--connections", type=int, default=256, help="the upstream's `connections.max` (256)")
     parser.add_argument("--seconds", type=float, default=40.0, help="length of each attack (40)")
     parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS), help="which attacks (all)")
-    options = parser.parse_args()
-    run_all: Callable[[], Coroutine[Any, Any, int]] = lambda: measure(options)  # noqa: E731 - typed
-    sys.exit(1 if asyncio.run(run_all()) else 0)
+    sys.exit(1 if asyncio.run(measure(parser.parse_args())) else 0)
 
 
 if __name__ == "__main__":

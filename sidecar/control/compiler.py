@@ -266,14 +266,16 @@ class Compilation:
 
     def add_slow_places(self) -> None:
         """Obtain the places of each upstream for slow requests: a share of its tightest limit, or its routes'."""
-        limits = {name: [each.connections.max] for name, each in self.spec.upstreams.items()}
-        blocks: list[tuple[str, Block | None]] = [(name, each.concurrency) for name, each in self.spec.upstreams.items()]
+        upstreams = self.spec.upstreams.items()
+        limits = {name: each.connections.max for name, each in upstreams}
+        blocks: list[tuple[str, Block | None]] = [(name, each.concurrency) for name, each in upstreams]
         blocks += [(each.upstream, each.blocks.get("concurrency")) for each in self.spec.routes]
         for name, block in blocks:
-            if (limit := getattr(block, "max", None)) is not None and name in limits:
-                limits[name].append(limit)
-        for name, each in self.spec.upstreams.items():
-            settings = (each.connections.slow_share, min(limits[name]))
+            limit = getattr(block, "max", None)
+            if limit is not None and name in limits:
+                limits[name] = min(limit, limits[name])
+        for name, each in upstreams:
+            settings = (each.connections.slow_share, limits[name])
             self.slow_places[name] = self.lease.obtain(("slow_places", name), settings, partial(SlowPlaces, settings))
 
     def route(self, spec: RouteSpec) -> Route:

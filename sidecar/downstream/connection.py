@@ -119,8 +119,8 @@ class DownstreamConnection(asyncio.Protocol):
     """Connection of one client."""
 
     __slots__ = (
-        "_backlog", "_buffer", "_cancelled_outcome", "_exchange", "_has_to_linger", "_is_reading_heads", "_is_reading_paused",
-        "_keep_alive", "_outcome", "_peer", "_phase", "_request_body", "_run", "_scanned",
+        "_backlog", "_buffer", "_cancelled_outcome", "_exchange", "_has_to_linger", "_is_reading_heads",
+        "_is_reading_paused", "_keep_alive", "_outcome", "_peer", "_phase", "_request_body", "_run", "_scanned",
         "_stream", "_transport", "expires", "is_writing_paused", "listener",
     )  # fmt: skip
 

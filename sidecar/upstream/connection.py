@@ -106,8 +106,8 @@ class UpstreamConnection(asyncio.Protocol):
         "_transport",
         "expires",
         "idle_since",
-        "reader_blocks_since",
         "pool",
+        "reader_blocks_since",
         "served",
     )
 
