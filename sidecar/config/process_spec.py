@@ -10,7 +10,7 @@ from pydantic import Field, PlainSerializer, PlainValidator, SecretStr, WithJson
 
 from sidecar.config.listen_address import ListenAddress, ListenAddressValue
 from sidecar.core.spec import Model
-from sidecar.core.units import Duration, Size
+from sidecar.core.units import ByteRate, Duration, Size
 from sidecar.upstream.tls import ServerTlsSpec
 
 
@@ -46,6 +46,20 @@ def reveal(secret: Secret) -> str:
     return secret.get_secret_value()
 
 
+class SlowClientsSpec(Model):
+    """What a client may cost that sends or reads slowly."""
+
+    min_rate: ByteRate = 1024.0
+    """Bytes a second that a client must send or take while it is waited for.  Server-sent events, gRPC and tunnels are
+    exempt.  (HAProxy and Envoy have time-outs alone; Apache's `mod_reqtimeout` asks for 500 bytes a second.)"""
+    grace: Duration = 5.0
+    """Time that a client may be waited for in any case; what it sends or takes above the rate adds up to 15s."""
+    buffer: Size = 256 * 1024
+    """Bytes of an answer that are read in advance, so that the upstream is free while the client still reads."""
+    buffer_total: Size = 32 * 2**20
+    """Bytes that are buffered for all slow clients of the listener together."""
+
+
 class ListenerSpec(Model):
     """Address on which clients connect, and how they are trusted."""
 
@@ -55,6 +69,7 @@ class ListenerSpec(Model):
     """Certificate to show; clients must then speak TLS.  Without it the listener is plain."""
     trusted_proxies: Annotated[tuple[Network, ...], Field(strict=False)] = ()
     """Networks whose X-Forwarded-* and Forwarded fields are believed and passed on; those of others are replaced."""
+    slow_clients: SlowClientsSpec = SlowClientsSpec.built_in()
 
 
 class AdminSpec(Model):

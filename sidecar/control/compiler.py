@@ -35,6 +35,7 @@ from sidecar.stages.circuit_breaker.spec import Spec as BreakerBlock
 from sidecar.upstream.budget import RetryBudget
 from sidecar.upstream.client import Upstream
 from sidecar.upstream.endpoint import Endpoint, EndpointSet
+from sidecar.upstream.slow_places import SlowPlaces
 
 if TYPE_CHECKING:
     from sidecar.cache.store import Store
@@ -85,10 +86,11 @@ class Route:
     """A route ready to serve.  An exchange keeps the one that it was matched to."""
 
     __slots__ = (
-        "chain", "criticality", "listener", "metrics", "name", "policies", "service", "spec", "template", "upstream",
+        "chain", "criticality", "listener", "metrics", "name", "policies", "service", "slow_places", "spec", "template",
+        "upstream",
     )  # fmt: skip
 
-    def __init__(self, spec: RouteSpec, chain: tuple[Link, ...], service: Service) -> None:
+    def __init__(self, spec: RouteSpec, chain: tuple[Link, ...], service: Service, slow_places: SlowPlaces) -> None:
         self.name = spec.name
         self.listener = spec.listener
         """None: it serves every listener."""
@@ -102,6 +104,8 @@ class Route:
         """Path, prefix or pattern that it matches; empty if it matches every path."""
         self.service = service
         """The whole pipeline."""
+        self.slow_places = slow_places
+        """Places for requests that are sent on before their body is here; those of its upstream."""
         self.criticality = CRITICALITIES[spec.criticality]
         self.metrics: Any = None
         """Durations of its requests (`sidecar.telemetry.metrics.durations.RouteMetrics`)."""
@@ -194,6 +198,8 @@ class Compilation:
         self.upstreams: dict[str, Terminal] = {}
         self.stores: dict[str, Store] = {}
         """Caches that routes use."""
+        self.slow_places: dict[str, SlowPlaces] = {}
+        """Places for slow requests, by upstream."""
         self.problems: list[Problem] = []
         self._digest = digest
         self._metrics = metrics
@@ -206,6 +212,7 @@ class Compilation:
             yield
         for name in sorted({block.store for each in spec.routes if (block := cache_of(each)) is not None}):
             self.add_store(name)
+        self.add_slow_places()
         self.check()
         routes: dict[str, Route] = {}
         for each in spec.routes:
@@ -257,6 +264,20 @@ class Compilation:
             message = f"needs a library that is not here ({error}): install resilience-sidecar[redis]"
             self.problems.append(Problem(*self.spec.where("caches", name, "redis"), f"caches.{name}.redis", message))
 
+    def add_slow_places(self) -> None:
+        """Obtain the places of each upstream for slow requests: a share of its tightest limit, or its routes'."""
+        upstreams = self.spec.upstreams.items()
+        limits = {name: each.connections.max for name, each in upstreams}
+        blocks: list[tuple[str, Block | None]] = [(name, each.concurrency) for name, each in upstreams]
+        blocks += [(each.upstream, each.blocks.get("concurrency")) for each in self.spec.routes]
+        for name, block in blocks:
+            limit = getattr(block, "max", None)
+            if limit is not None and name in limits:
+                limits[name] = min(limit, limits[name])
+        for name, each in upstreams:
+            settings = (each.connections.slow_share, limits[name])
+            self.slow_places[name] = self.lease.obtain(("slow_places", name), settings, partial(SlowPlaces, settings))
+
     def route(self, spec: RouteSpec) -> Route:
         """Return a route with its pipeline."""
         links: list[Link] = []
@@ -267,7 +288,8 @@ class Compilation:
             found = self.links(kind, spec.name, spec.upstream, spec)
             links += found
             stages += [link.stage for link in found]
-        return Route(spec, tuple(links), stack(stages, self.upstreams[spec.upstream].service))
+        service = stack(stages, self.upstreams[spec.upstream].service)
+        return Route(spec, tuple(links), service, self.slow_places[spec.upstream])
 
     def other_stores(self, spec: RouteSpec) -> list[Store]:
         """Return the caches that a route's unsafe requests invalidate, beside its own."""

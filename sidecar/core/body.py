@@ -22,6 +22,8 @@ from sidecar.core.message import Headers
 from sidecar.core.outcome import CLIENT_CLOSED, Failure
 
 HIGH_WATER: Final = 64 * 1024
+SMALL: Final = 1024
+"""Bytes below which a piece that is kept is joined with the next."""
 OPEN, WHOLE, BROKEN, CANCELLED = range(4)
 
 
@@ -89,7 +91,11 @@ class Body:
         if self._sink is not None:
             self._sink.write(data)
         elif self.state == OPEN:
-            self._pieces.append(data)
+            pieces = self._pieces
+            if pieces and len(pieces[-1]) < SMALL:  # or pieces of a few bytes would take many times their size
+                pieces[-1] += data
+            else:
+                pieces.append(data)
             self._size += len(data)
             if self._size >= HIGH_WATER:
                 self.pause()

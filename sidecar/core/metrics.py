@@ -122,6 +122,9 @@ POOL_CONNECTIONS: Final = metric(
     "sidecar.upstream.connections", "{connection}", "Connections to an upstream, by state."
 )
 CONNECTIONS: Final = metric("sidecar.downstream.connections", "{connection}", "Connections of clients.")
+SLOW_CLIENT_BYTES: Final = metric(
+    "sidecar.downstream.slow_client_bytes", "By", "Bytes that are buffered for slow clients."
+)
 RELOADS: Final = metric("sidecar.reloads", "{reload}", "Reloads, by result.")
 LOOP_STALLS: Final = metric("sidecar.loop.stalls", "{stall}", "Stalls of the event loop.")
 BUGS: Final = metric("sidecar.bugs", "{error}", "Bugs of the sidecar that were caught.")

@@ -83,6 +83,20 @@ Rate = Annotated[float, BeforeValidator(_positive(_rate)), _schema(r"\d+(\.\d+)?
 """Rate per second."""
 
 
+def _byte_rate(value: Any) -> float:
+    if isinstance(value, str) and value.endswith("/s"):
+        return parse_size(value[:-2])
+    raise ValueError("is not a rate of bytes; write it such as 1KiB/s")
+
+
+ByteRate = Annotated[
+    float,
+    BeforeValidator(_positive(_byte_rate)),
+    _schema(r"\d+(\.\d+)?(B|KiB|MiB|GiB|KB|MB|GB)/s", "1KiB/s"),
+]
+"""Bytes per second."""
+
+
 def _condition(value: Any) -> Any:
     if value in CONDITION_WORDS or (value.__class__ is int and 100 <= value <= 599):
         return value

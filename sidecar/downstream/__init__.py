@@ -10,6 +10,8 @@ for its head, `response_body` for a body that is still arriving.
     request_body    the body of a request while it arrives                             (mirrors upstream/request_body)
     response_head   the head of an answer; problem documents                           (mirrors upstream/response_head)
     response_body   the body of an answer while it arrives
+    slow_clients    what a slow client may cost: its allowance, and the account of all
+    backlog         what one client has been sent and has not taken
     closing         lingering close and reset
     tunnel          the connection after 101, joined with the upstream's
     websocket       frames in a tunnel: where each ends

@@ -18,13 +18,15 @@ import sys
 import termios
 from typing import TYPE_CHECKING, Any, Final
 
+from sidecar.downstream.slow_clients import Pace
+
 if TYPE_CHECKING:
     from sidecar.downstream.listener import Listener
 
 LINGER_SECONDS: Final = 2.0
 """Seconds that a peer has to close after the last bytes that it gets from this side."""
-MIN_RATE: Final = 1024
-"""Bytes a second that a client must read and send on average, after the grace of `limits.body_timeout`."""
+MAX_ORPHANED: Final = 32 * 1024
+"""Bytes that may be left to the kernel when a connection closes.  With more, it lingers until the client has them."""
 RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 """Value of SO_LINGER with which a close sends a reset."""
 
@@ -32,17 +34,15 @@ RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 class LingeringClose(asyncio.Protocol):
     """Connection after its last answer: waits until the client has read that and closed."""
 
-    __slots__ = ("_abort_at", "_last_abort_at", "_listener", "_transport", "_unsent", "expires")
+    __slots__ = ("_listener", "_pace", "_transport", "_unsent", "expires")
 
     def __init__(self, listener: Listener, transport: asyncio.Transport) -> None:
         self._listener = listener
         self._transport = transport
         now = listener.now()
         self._unsent = unsent_bytes(transport)
-        self._abort_at = now + listener.limits.body_timeout
-        """Instant at which a client that reads nothing more is cut off."""
-        self._last_abort_at = self._abort_at + self._unsent / MIN_RATE
-        """Instant at which any client is cut off."""
+        self._pace = Pace(listener.slow)
+        self._pace.wait(now)
         self.expires = now + LINGER_SECONDS
         transport.set_protocol(self)
         if not transport.is_closing():
@@ -56,11 +56,12 @@ class LingeringClose(asyncio.Protocol):
     def expire(self, now: float) -> None:
         """Close, unless the client is still reading."""
         unsent = unsent_bytes(self._transport)
-        if unsent < self._unsent:
-            self._unsent = unsent
-            self._abort_at = min(now + self._listener.limits.body_timeout, self._last_abort_at)
-        if unsent and now < self._abort_at:
+        self._pace.move(max(0, self._unsent - unsent), now)
+        self._unsent = unsent
+        if unsent and now < self._pace.expires:
             self.expires = now + LINGER_SECONDS
+        elif unsent:
+            reset(self._transport)
         else:
             self._transport.abort()
 
@@ -72,23 +73,27 @@ class LingeringClose(asyncio.Protocol):
 
 
 def unsent_bytes(transport: asyncio.Transport) -> int:
-    """Return how many bytes the client has still to take.
+    """Return how many bytes the client has still to take: what the transport holds, and the kernel.
 
     A TLS transport does not know what the TCP transport beneath it holds back.  While that is anything, the kernel's
-    queue is full, so the length of the queue is returned instead.
+    queue is full, so the result is never zero too early.
     """
     size = transport.get_write_buffer_size()
     sock: Any = transport.get_extra_info("socket")
-    if size or sock is None or transport.get_extra_info("sslcontext") is None:
+    if sock is None:
         return size
     try:
-        return int.from_bytes(fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4)), sys.byteorder)
+        return size + int.from_bytes(fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4)), sys.byteorder)
     except (OSError, ValueError):  # the socket is closed
-        return 0
+        return size
 
 
 def reset(transport: asyncio.Transport) -> None:
-    """Close with a reset.  Nothing else tells that a body which ends with the connection is not whole."""
+    """Close with a reset.
+
+    The kernel drops what the client has not taken, which it would else keep for minutes.  Nothing else tells that a
+    body which ends with the connection is not whole.
+    """
     sock: Any = transport.get_extra_info("socket")
     if sock is not None and sock.family != socket.AF_UNIX:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)

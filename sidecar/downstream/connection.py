@@ -5,7 +5,8 @@ Rules:
 1. One request at a time.  Pipelined requests wait as bytes; reading stops when they are longer than one head may be.
 2. Each request is answered at most once, and recorded once.  A client that leaves cancels the run of its request.
 3. An answer that ends before the request's body was read closes the connection.
-4. A head, a body and a reader each have a deadline as a whole: a slow client costs one bounded connection (`Limits`).
+4. A head has a deadline as a whole; a body and a reader have an allowance (`slow_clients`): a slow client costs one
+   connection and a bounded buffer.
 5. A half-closed connection counts as closed: a client that waits looks the same as one that has left.
 
 The phase says what happens next; `_exchange`, `_run` and `_stream` hold what that needs.  A request's body may still be
@@ -20,8 +21,12 @@ arriving while its request is SERVING or ANSWERING (`_request_body`).  `TRANSITI
     IDLE          CLOSED        the client closes
     READING_HEAD  IDLE          the bytes were empty lines
     READING_HEAD  SERVING       the head is whole: its route runs
+    READING_HEAD  COLLECTING    the head is whole, its body is not: it is collected first
     READING_HEAD  ANSWERING     the head is invalid or late, or its Max-Forwards is 0
     READING_HEAD  CLOSED        the client closes
+    COLLECTING    SERVING       enough of the body is here: the route runs
+    COLLECTING    ANSWERING     no route matches, the body is invalid or late, or nothing more can be buffered
+    COLLECTING    CLOSED        the client closes
     SERVING       ANSWERING     the route has an outcome, or the request's body is invalid or late
     SERVING       SWITCHED      the upstream switches protocols: a `Tunnel` has the transport
     SERVING       ABANDONED     the client closes: the run is cancelled
@@ -41,7 +46,7 @@ import re
 from binascii import hexlify
 from typing import TYPE_CHECKING, Final, cast
 
-from sidecar.core.body import Body
+from sidecar.core.body import HIGH_WATER, WHOLE, Body
 from sidecar.core.exchange import NEVER, Exchange
 from sidecar.core.http1 import Invalid, parse_request
 from sidecar.core.outcome import (
@@ -49,21 +54,26 @@ from sidecar.core.outcome import (
     CLIENT_CLOSED,
     CLIENT_TIMEOUT,
     INTERNAL,
+    OVERLOADED,
     RESET,
     Failure,
     Outcome,
+    Refusal,
     Upgraded,
     failed,
 )
 from sidecar.core.promise import Run
-from sidecar.downstream.closing import LINGER_SECONDS, LingeringClose, unsent_bytes
+from sidecar.downstream.backlog import Backlog
+from sidecar.downstream.closing import LINGER_SECONDS, MAX_ORPHANED, LingeringClose, reset, unsent_bytes
 from sidecar.downstream.request_body import RequestBody, too_large
 from sidecar.downstream.request_head import LastHop, Peer, read_request
-from sidecar.downstream.response_body import ResponseBody
+from sidecar.downstream.response_body import MAX_AT_ONCE, ResponseBody, StoredBody
 from sidecar.downstream.response_head import STATUS_LINES, encode_head, make_problem, make_rejection
+from sidecar.downstream.slow_clients import SLOW_AFTER, START_AFTER
 from sidecar.downstream.tunnel import Tunnel
 
 if TYPE_CHECKING:
+    from sidecar.control.compiler import Route
     from sidecar.downstream.listener import Listener
 
 NEW: Final = 0
@@ -76,14 +86,17 @@ ABANDONED: Final = 6
 LINGERING: Final = 7
 SWITCHED: Final = 8
 CLOSED: Final = 9
+COLLECTING: Final = 10
 PHASES: Final = (
     "NEW", "IDLE", "READING_HEAD", "SERVING", "ANSWERING", "CLOSING", "ABANDONED", "LINGERING", "SWITCHED", "CLOSED",
+    "COLLECTING",
 )  # fmt: skip
 """Names of the phases, by number."""
 TRANSITIONS: Final = {
     NEW: (IDLE, CLOSING),
     IDLE: (READING_HEAD, CLOSING, CLOSED),
-    READING_HEAD: (IDLE, SERVING, ANSWERING, CLOSED),
+    READING_HEAD: (IDLE, COLLECTING, SERVING, ANSWERING, CLOSED),
+    COLLECTING: (SERVING, ANSWERING, CLOSED),
     SERVING: (ANSWERING, SWITCHED, ABANDONED),
     ANSWERING: (IDLE, READING_HEAD, CLOSING, CLOSED),
     CLOSING: (LINGERING, CLOSED),
@@ -106,9 +119,9 @@ class DownstreamConnection(asyncio.Protocol):
     """Connection of one client."""
 
     __slots__ = (
-        "_buffer", "_cancelled_outcome", "_exchange", "_has_to_linger", "_is_reading_heads", "_is_reading_paused",
-        "_is_writing_paused", "_keep_alive", "_outcome", "_peer", "_phase", "_request_body", "_run", "_scanned",
-        "_stream", "_transport", "expires", "listener",
+        "_backlog", "_buffer", "_cancelled_outcome", "_exchange", "_has_to_linger", "_is_reading_heads",
+        "_is_reading_paused", "_keep_alive", "_outcome", "_peer", "_phase", "_request_body", "_run", "_scanned",
+        "_stream", "_transport", "expires", "is_writing_paused", "listener",
     )  # fmt: skip
 
     def __init__(self, listener: Listener) -> None:
@@ -128,8 +141,10 @@ class DownstreamConnection(asyncio.Protocol):
         """True while `_read_heads` runs, which must not be entered again."""
         self._is_reading_paused = False
         """True while the upstream does not take the request's body, or too many requests are pipelined."""
-        self._is_writing_paused = False
+        self.is_writing_paused = False
         """True while the client does not read what was written."""
+        self._backlog: Backlog | None = None
+        """What the client has not taken; None if it was never behind."""
         self._exchange: Exchange | None = None
         """Request being served or answered; None between requests."""
         self._request_body: RequestBody | None = None
@@ -140,8 +155,8 @@ class DownstreamConnection(asyncio.Protocol):
         """Answer to give when the cancelled run has ended; None if the client has closed."""
         self._outcome: Outcome | None = None
         """Answer being written."""
-        self._stream: Body | None = None
-        """Body of that answer while it is still coming, else None."""
+        self._stream: Body | StoredBody | None = None
+        """Body of that answer while it is still coming or going out, else None."""
         self._keep_alive = True
         """True if another request may follow."""
         self._has_to_linger = False
@@ -150,7 +165,7 @@ class DownstreamConnection(asyncio.Protocol):
     @property
     def is_serving(self) -> bool:
         """True while a request is under way."""
-        return self._phase in (SERVING, ANSWERING)
+        return self._phase in (SERVING, ANSWERING, COLLECTING)
 
     # ----- asyncio.Protocol
 
@@ -188,15 +203,28 @@ class DownstreamConnection(asyncio.Protocol):
             self.pause_reading()
 
     def pause_writing(self) -> None:
-        self._is_writing_paused = True
-        self.expires = self.listener.now() + self.listener.limits.body_timeout
-        if self._stream is not None:
+        self.is_writing_paused = True
+        transport, listener = self._transport, self.listener
+        if transport is None:
+            return
+        backlog = self._backlog
+        if backlog is None:
+            backlog = self._backlog = Backlog(listener.slow, transport)
+        backlog.begin(listener.now(), self._outcome, listener.limits.body_timeout)
+        self.expires = backlog.expires
+        self.read_ahead(0)
+
+    def read_ahead(self, size: int) -> None:
+        """Pause the answer's body if enough of it waits for a client that is behind; `size` more bytes do now."""
+        if self._backlog is not None and self._backlog.add(size) and self._stream is not None:
             self._stream.pause()
 
     def resume_writing(self) -> None:
-        self._is_writing_paused = False
+        self.is_writing_paused = False
+        if self._backlog is not None:
+            self._backlog.end(self.listener.now())
         phase = self._phase
-        if phase in (SERVING, ANSWERING):
+        if phase in (SERVING, ANSWERING, COLLECTING):
             self.set_body_deadline()
             if self._stream is not None:
                 self._stream.resume()
@@ -208,13 +236,19 @@ class DownstreamConnection(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         phase, request_body = self._phase, self._request_body
         self._phase = ABANDONED if phase == SERVING else CLOSED
+        if self._backlog is not None:
+            self._backlog.end(self.listener.now())
+            self._backlog = None
         self._transport = self._request_body = None
         self._buffer = b""
         self.listener.forget(self)
         if phase == SERVING:
             self._abandon_run()
         if request_body is not None:
+            request_body.release()
             request_body.body.fail(CLIENT_CLOSED)
+        if phase == COLLECTING:
+            self._record(failed(CLIENT_CLOSED), CLIENT_CLOSED)
         if phase == ANSWERING and self._stream is not None:
             self._stream.cancel()
             self._record(self._outcome, CLIENT_CLOSED)
@@ -228,7 +262,7 @@ class DownstreamConnection(asyncio.Protocol):
         self._is_reading_heads = True
         left = MAX_REQUESTS_A_TURN
         try:
-            while self._phase == READING_HEAD and not self._is_writing_paused and self._read_head():
+            while self._phase == READING_HEAD and not self.is_writing_paused and self._read_head():
                 left -= 1
                 if not left:
                     self.listener.env.call_later(0, self._read_heads)
@@ -279,7 +313,7 @@ class DownstreamConnection(asyncio.Protocol):
             self._keep_alive, self._has_to_linger = False, True
             self._write(last.x, listener.last_hop(last.x))
             return False
-        self._phase = SERVING
+        self._phase = SERVING if self._request_body is None or x.expects_continue else COLLECTING
         self._serve(x)
         return True
 
@@ -306,6 +340,8 @@ class DownstreamConnection(asyncio.Protocol):
                 return
         self._request_body = request_body
         x.stream = request_body.body
+        if not x.expects_continue:
+            request_body.begin()
         self.set_body_deadline()
         self.resume_reading()
 
@@ -317,12 +353,18 @@ class DownstreamConnection(asyncio.Protocol):
             return
         if not is_whole:
             self.set_body_deadline()
+            if self._phase == COLLECTING:
+                self._collect(request_body)
             return
         self._request_body = None
         self.set_body_deadline()
         rest = request_body.finish()  # a run that waits for the body may answer within this call
         phase = self._phase
-        if phase in (SERVING, ANSWERING):
+        if phase == COLLECTING:
+            self._buffer = rest
+            self.resume_reading()
+            self._run_collected(request_body)
+        elif phase in (SERVING, ANSWERING):
             self._buffer = rest
             self.resume_reading()
         elif phase == IDLE:
@@ -333,10 +375,45 @@ class DownstreamConnection(asyncio.Protocol):
                 self._set_head_deadline()
                 self._read_heads()
 
+    def _collect(self, request_body: RequestBody) -> None:
+        """Run the route if enough of the request's body is here; refuse the request if no more can be buffered."""
+        if not request_body.collect():
+            return
+        x = self._exchange
+        if x is not None and request_body.is_slow and not request_body.has_enough:
+            refusal = Refusal("slow_clients", detail="Too many bytes are buffered for slow clients.")
+            request_body.release()
+            self._keep_alive, self._has_to_linger = False, True
+            self._respond(x, failed(OVERLOADED, refusal))
+        else:
+            self._run_collected(request_body)
+
+    def _run_collected(self, request_body: RequestBody) -> None:
+        """Run the route of a request whose body was collected, whole or in part."""
+        request_body.release()
+        x, body = self._exchange, request_body.body
+        assert x is not None
+        if body.state == WHOLE and not body.trailers:
+            x.body = body.whole()
+            x.stream = None
+        self._phase = SERVING
+        self._run_route(x, cast("Route", x.route))
+
+    def _start_early(self, request_body: RequestBody) -> None:
+        """Run the route of a request whose body still comes, if there is a place for one that may be slow."""
+        if self._phase == COLLECTING and self._request_body is request_body:
+            assert self._exchange is not None
+            places = cast("Route", self._exchange.route).slow_places
+            if places.take():
+                request_body.body.on_close(places.release)
+                self._run_collected(request_body)
+            else:
+                self.listener.env.call_later(SLOW_AFTER, self._start_early, request_body)
+
     def set_body_deadline(self) -> None:
         """Set the deadline for the next bytes of the request's body.  There is none once the body is here, nor while
         the upstream does not take it."""
-        if not self._is_writing_paused:
+        if not self.is_writing_paused:
             request_body = self._request_body
             self.expires = NEVER if request_body is None or request_body.is_paused else request_body.expires
 
@@ -367,7 +444,7 @@ class DownstreamConnection(asyncio.Protocol):
     # ----- serving
 
     def _serve(self, x: Exchange) -> None:
-        """Run the route of a request."""
+        """Run the route of a request, once its body was collected."""
         try:
             route = self.listener.match(x)
             if route is None:
@@ -376,6 +453,21 @@ class DownstreamConnection(asyncio.Protocol):
             x.route = route
             if x.criticality == 1:
                 x.criticality = route.criticality
+        except Exception as error:
+            self._break_down(error)
+            return
+        if self._phase == SERVING:
+            self._run_route(x, route)
+            return
+        request_body = self._request_body
+        assert request_body is not None
+        length = request_body.body.length
+        if length is None or length > HIGH_WATER:
+            self.listener.env.call_later(START_AFTER, self._start_early, request_body)
+        self._collect(request_body)
+
+    def _run_route(self, x: Exchange, route: Route) -> None:
+        try:
             run = Run(route.service(x), self._end_run)
         except Exception as error:
             self._break_down(error)
@@ -421,6 +513,11 @@ class DownstreamConnection(asyncio.Protocol):
         self._keep_alive, self._has_to_linger = False, True
         self.expires = self.listener.now() + self.listener.limits.body_timeout
         failure = CLIENT_TIMEOUT if error.status == CLIENT_TIMEOUT.status else BAD_REQUEST
+        if request_body is not None:
+            request_body.release()
+        if self._phase == COLLECTING and self._exchange is not None:
+            self._respond(self._exchange, make_rejection(failure, error))
+            return
         if self._run is not None:
             self._cancelled_outcome = make_rejection(failure, error)
             self._run.cancel()
@@ -431,7 +528,7 @@ class DownstreamConnection(asyncio.Protocol):
         """Report a bug, and answer 500 unless the answer has begun."""
         x = self._exchange
         self.listener.report_bug(x, error)
-        if self._phase == SERVING and x is not None:
+        if self._phase in (SERVING, COLLECTING) and x is not None:
             self._write(x, make_problem(x, failed(INTERNAL)))
         else:
             self.abort()
@@ -443,6 +540,9 @@ class DownstreamConnection(asyncio.Protocol):
         transport, x = self._transport, self._exchange
         if self._phase == SERVING and transport is not None and x is not None and x.version == 11:
             transport.write(b"%b%b\r\n" % (STATUS_LINES[status], lines))
+            if status == 100 and self._request_body is not None:
+                self._request_body.begin()
+                self.set_body_deadline()
 
     def _reject(self, error: Invalid) -> None:
         """Answer bytes that are not HTTP, or a head that is late, and close."""
@@ -504,14 +604,19 @@ class DownstreamConnection(asyncio.Protocol):
                 stream.cancel()
             self.finish(outcome.failure)
         elif stream is None:
-            transport.write(head + body if body else head)
-            self.finish(outcome.failure)
+            if len(body) <= MAX_AT_ONCE:
+                transport.write(head + body if body else head)
+                self.finish(outcome.failure)
+                return
+            transport.write(head)
+            self._stream = stored = StoredBody(self, transport, body, outcome.failure)
+            stored.resume()
         else:
             transport.write(head)
             self._stream = stream
             stream.attach(response_body)
-            if self._is_writing_paused:  # since before there was a stream to pause
-                stream.pause()
+            if self.is_writing_paused:  # since before there was a stream to pause
+                self.read_ahead(0)
 
     def finish(self, failure: Failure | None) -> None:
         """Record the exchange, whose answer is out, and read the next request or close.  `failure` is what broke the
@@ -527,7 +632,7 @@ class DownstreamConnection(asyncio.Protocol):
             return
         self._phase = READING_HEAD if self._buffer else IDLE
         self.listener.record(x, outcome, failure)
-        if not self._is_writing_paused:
+        if not self.is_writing_paused:
             self._set_head_deadline()
         if self._is_reading_paused:
             self.resume_reading()
@@ -561,7 +666,7 @@ class DownstreamConnection(asyncio.Protocol):
             request_body.body.fail(CLIENT_CLOSED)
         if transport is None or transport.is_closing():
             return
-        if self._has_to_linger:
+        if self._has_to_linger or (transport.can_write_eof() and unsent_bytes(transport) > MAX_ORPHANED):
             self._linger(transport)
         else:
             self.expires = self.listener.now() + LINGER_SECONDS  # the close of TLS waits for the client
@@ -569,6 +674,9 @@ class DownstreamConnection(asyncio.Protocol):
 
     def _linger(self, transport: asyncio.Transport) -> None:
         self._phase = LINGERING
+        if self._backlog is not None:
+            self._backlog.end(self.listener.now())
+            self._backlog = None
         self._transport = None
         self.listener.replace(self, LingeringClose(self.listener, transport))
 
@@ -582,10 +690,16 @@ class DownstreamConnection(asyncio.Protocol):
         phase, transport = self._phase, self._transport
         if transport is None:
             return
+        backlog = self._backlog
         if phase == CLOSING and unsent_bytes(transport):
             self._linger(transport)  # the client is still reading
-        elif phase == CLOSING or self._is_writing_paused:
+        elif phase == CLOSING:
             transport.abort()
+        elif self.is_writing_paused and backlog is not None:
+            backlog.look(now)
+            self.expires = backlog.expires
+            if self.expires <= now:
+                reset(transport)
         elif phase == IDLE:
             self.close()
         elif phase == READING_HEAD:

@@ -18,6 +18,7 @@ from sidecar.core.exchange import Exchange
 from sidecar.core.outcome import NO_ROUTE, Failure, Outcome, Refusal, failed
 from sidecar.downstream.connection import DownstreamConnection
 from sidecar.downstream.descriptors import HasFileno, are_scarce
+from sidecar.downstream.slow_clients import SlowClients
 from sidecar.downstream.sockets import BACKLOG, Sockets
 from sidecar.downstream.tls_acceptor import TlsAcceptor
 from sidecar.upstream.certificates import CertificateWatch
@@ -68,6 +69,8 @@ class Listener:
         """Networks whose forwarded fields are believed."""
         self.limits: LimitsSpec = server.limits
         """Limits of the snapshot in use."""
+        self.slow = SlowClients(spec.slow_clients)
+        """Settings for slow clients, and what is buffered for them."""
         self.date = server.date
         """Value of the Date field."""
         self.is_draining = False

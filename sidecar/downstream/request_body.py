@@ -1,17 +1,18 @@
 """Body of a request that did not arrive whole with its head: bounded in size and time, and pushed on as it arrives.
 
-The next bytes have to arrive within `limits.body_timeout`.  All bytes together have to arrive, after as long a grace,
-at `MIN_RATE` on average, so that a client which dribbles is dropped too.  While the upstream does not take the body, no
-time counts against the client.
+The next bytes have to arrive within `limits.body_timeout`, and all of them at the minimum rate (`Pace`).  While the
+upstream does not take the body, or has not asked for it (`Expect: 100-continue`), no time counts against the client.
+
+Before its route runs, a body is collected (`slow_clients`), on the account of the listener's slow clients.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sidecar.core.body import Body, BodyReader
+from sidecar.core.body import HIGH_WATER, Body, BodyReader
 from sidecar.core.http1 import Invalid
-from sidecar.downstream.closing import MIN_RATE
+from sidecar.downstream.slow_clients import SLOW_AFTER, Pace
 
 if TYPE_CHECKING:
     from sidecar.downstream.connection import DownstreamConnection
@@ -20,27 +21,60 @@ if TYPE_CHECKING:
 class RequestBody:
     """Source of one request's `stream`."""
 
-    __slots__ = ("_connection", "_measured_since", "_reader", "_received_before", "body", "is_paused")
+    __slots__ = ("_began", "_collected", "_connection", "_last_piece", "_pace", "_reader", "body", "is_paused")
 
     def __init__(self, connection: DownstreamConnection, length: int) -> None:
         """`length` is in bytes, or `CHUNKED`."""
         self._connection = connection
-        self._measured_since = connection.listener.now()
-        """Instant from which the average rate is measured."""
-        self._received_before = 0
-        """Bytes received before that instant."""
+        self._pace = Pace(connection.listener.slow)
+        self._began = self._last_piece = connection.listener.now()
+        """Instant at which the last piece arrived, or the client was asked for the next."""
+        self._collected = 0
+        """Bytes on the account of the listener's slow clients."""
         self.is_paused = False
         """True while the upstream does not take the body."""
         self.body = Body(self, length if length >= 0 else None)
         self._reader = BodyReader(self.body, length)
 
+    def begin(self) -> None:
+        """From now on it is the client's turn."""
+        self._last_piece = now = self._connection.listener.now()
+        self._pace.wait(now)
+
     def feed(self, data: bytes) -> bool:
         """Push the next bytes on; True once the body is whole.  Raises `Invalid`."""
+        listener, body = self._connection.listener, self.body
+        received = body.received
         is_whole = self._reader.feed(data)
-        limit = self._connection.listener.limits.max_body
-        if limit is not None and self.body.received > limit:
+        limit = listener.limits.max_body
+        if limit is not None and body.received > limit:
             raise too_large(limit)
+        if not is_whole:
+            self._last_piece = now = listener.now()
+            self._pace.move(body.received - received, now)
         return is_whole
+
+    def collect(self) -> bool:
+        """Put what has arrived on the account; True if no more should be collected."""
+        slow, received = self._connection.listener.slow, self.body.received
+        slow.buffered += received - self._collected
+        self._collected = received
+        return self.has_enough or slow.is_full
+
+    @property
+    def has_enough(self) -> bool:
+        """True if as much has arrived as is collected of any body."""
+        return self.body.received >= HIGH_WATER
+
+    @property
+    def is_slow(self) -> bool:
+        """True if the body has been collected for more than `SLOW_AFTER` seconds."""
+        return self._connection.listener.now() - self._began > SLOW_AFTER
+
+    def release(self) -> None:
+        """Take the body off the account: it is collected no more."""
+        self._connection.listener.slow.buffered -= self._collected
+        self._collected = 0
 
     def finish(self) -> bytes:
         """Tell the body's reader that the body is whole; return the bytes that followed it."""
@@ -50,21 +84,19 @@ class RequestBody:
     @property
     def expires(self) -> float:
         """Instant by which the next bytes must have arrived."""
-        listener = self._connection.listener
-        seconds_paid_for = (self.body.received - self._received_before) / MIN_RATE
-        return listener.limits.body_timeout + min(listener.now(), self._measured_since + seconds_paid_for)
+        return min(self._pace.expires, self._last_piece + self._connection.listener.limits.body_timeout)
 
     # ----- the source
 
     def pause_body(self) -> None:
         self.is_paused = True
+        self._pace.stop(self._connection.listener.now())
         self._connection.pause_reading()
         self._connection.set_body_deadline()
 
     def resume_body(self) -> None:
         self.is_paused = False
-        self._measured_since = self._connection.listener.now()
-        self._received_before = self.body.received
+        self.begin()
         self._connection.resume_reading()
         self._connection.set_body_deadline()
 

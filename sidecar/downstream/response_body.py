@@ -1,4 +1,8 @@
-"""Body of a response that did not arrive whole with its head: the sink that writes it to the client."""
+"""Bodies of responses on their way to the client: one that still arrives, and one that is long and here already.
+
+The first is read in advance while the client is behind, up to a bound (`backlog`), and the upstream is free then.  The
+second goes out in pieces as the client takes them, so that it is never copied whole for a client that does not read.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +18,10 @@ from sidecar.downstream.closing import reset
 if TYPE_CHECKING:
     from sidecar.downstream.connection import DownstreamConnection
 
+MAX_AT_ONCE: Final = 128 * 1024
+"""Bytes of the longest stored body that is written with its head."""
+PIECE: Final = 64 * 1024
+"""Bytes of a stored body that are written at once."""
 CHUNKED: Final = b"transfer-encoding: chunked\r\n"
 
 
@@ -39,10 +47,13 @@ class ResponseBody:
         """Header lines that delimit the body."""
 
     def write(self, data: bytes) -> None:
+        is_behind = self._connection.is_writing_paused
         if not self._is_chunked:
             self._transport.write(data)
         elif data:
             self._transport.writelines((b"%x\r\n" % len(data), data, b"\r\n"))
+        if is_behind:
+            self._connection.read_ahead(len(data))
 
     def finish(self, trailers: Headers) -> None:
         if self._is_chunked:
@@ -54,3 +65,36 @@ class ResponseBody:
         if self.ends_with_the_connection:
             reset(self._transport)
         self._connection.fail(failure)
+
+
+class StoredBody:
+    """Body that is here already, written as fast as the client takes it."""
+
+    __slots__ = ("_at", "_body", "_connection", "_failure", "_transport")
+
+    def __init__(
+        self, connection: DownstreamConnection, transport: asyncio.Transport, body: bytes, failure: Failure | None
+    ) -> None:
+        """`failure` is that of the outcome, if the body stands in for one."""
+        self._connection = connection
+        self._transport = transport
+        self._body = body
+        self._failure = failure
+        self._at = 0
+        """Bytes written."""
+
+    def resume(self) -> None:
+        """Write until the client is behind; at the end the connection goes on."""
+        body, size = self._body, len(self._body)
+        while self._at < size:
+            if self._connection.is_writing_paused or self._transport.is_closing():
+                return
+            at, self._at = self._at, self._at + PIECE
+            self._transport.write(body[at : at + PIECE])
+        self._connection.finish(self._failure)
+
+    def pause(self) -> None:
+        """Do nothing: no upstream has to be paused."""
+
+    def cancel(self) -> None:
+        self._body = b""

@@ -132,6 +132,7 @@ class Server:
 
         gauge, labels = self.env.meter.gauge, {"listener": name, "url.scheme": scheme.decode()}
         gauge(metrics.CONNECTIONS, lambda: sum(len(each.connections) for each in namesakes()), listener=name)
+        gauge(metrics.SLOW_CLIENT_BYTES, lambda: sum(each.slow.buffered for each in namesakes()), listener=name)
         gauge(metrics.REQUESTS_ACTIVE, lambda: sum(e.active for e in namesakes() if e.scheme == scheme), **labels)
 
     async def drain(self, timeout: float) -> int:
@@ -161,6 +162,7 @@ class Server:
                 "addresses": listener.addresses,
                 "tls": listener.certificates is not None,
                 "connections": len(listener.connections),
+                "slow_client_bytes": listener.slow.buffered,
                 "draining": listener.is_draining,
             }
             for listener in (*self.listeners.values(), *self.draining_listeners)

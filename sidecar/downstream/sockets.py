@@ -26,6 +26,9 @@ from sidecar.config.listen_address import ListenAddress
 
 BACKLOG: Final = 1024
 """Length of the kernel's accept queue, in connections."""
+UNSENT: Final = 128 * 1024
+"""Bytes that the kernel keeps of what a client has not taken; by itself it would take megabytes."""
+TCP_NOTSENT_LOWAT: Final = getattr(socket, "TCP_NOTSENT_LOWAT", 25)
 Make = Callable[[int, int], Any]
 """Return a new socket of a family and a type, as `socket.socket` does."""
 REMEDIES: Final = {
@@ -104,6 +107,8 @@ def _open(make: Make, family: int, address: Any) -> socket.socket:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        with suppress(OSError):  # not on every system; accepted connections inherit it
+            sock.setsockopt(socket.IPPROTO_TCP, TCP_NOTSENT_LOWAT, UNSENT)
         return _listen(sock, address)
     except OSError:
         sock.close()

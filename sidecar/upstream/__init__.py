@@ -6,6 +6,7 @@ Start with `client.py`: one attempt, from the choice of an endpoint to the last 
     balancing/      which endpoint: load balancing, ejection, health checks, discovery
     endpoint        Endpoint, its address and standing; EndpointSet, shared by all of these
     pools, pool     connections of an upstream, and of one endpoint: reuse, limits, the queue for them
+    slow_places     places for requests that are sent on before their body is here
     connection      UpstreamConnection: one exchange at a time, and its phases
     request_head, request_body, response_head
                     the messages on that connection; its response bodies are read in `connection`

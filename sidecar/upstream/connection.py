@@ -107,6 +107,7 @@ class UpstreamConnection(asyncio.Protocol):
         "expires",
         "idle_since",
         "pool",
+        "reader_blocks_since",
         "served",
     )
 
@@ -118,6 +119,8 @@ class UpstreamConnection(asyncio.Protocol):
         """Instant at which the pool last kept it idle; 0.0 before that."""
         self.expires = NEVER
         """Instant at which `expire` is due while an exchange is in flight."""
+        self.reader_blocks_since = NEVER
+        """Instant since which the reader of the response's body takes no more; `NEVER` while it does."""
         self._phase = CONNECTING
         self._transport: asyncio.Transport | None = None
         """None before the connection is made and after it is lost."""
@@ -173,6 +176,7 @@ class UpstreamConnection(asyncio.Protocol):
     def finish(self, is_reusable: bool) -> None:
         """End the exchange; give the connection back to its pool, or close it."""
         self._exchange = self._reader = None
+        self.reader_blocks_since = NEVER
         body, transport = self._request_body, self._transport
         if (
             is_reusable
@@ -229,6 +233,20 @@ class UpstreamConnection(asyncio.Protocol):
         self.pool.discard(self)
         if self._transport is not None:
             self._transport.close()
+
+    # ----- what the pool asks while others wait for a connection
+
+    @property
+    def blocked_since(self) -> float:
+        """Instant since which the exchange waits for its own client; `NEVER` if it does not."""
+        body = self._request_body
+        if body is not None and body.is_starved:
+            return body.starved_since
+        return self.reader_blocks_since if self._phase == READING_BODY else NEVER
+
+    def give_way(self) -> None:
+        """End an exchange that waits for its own client."""
+        self.fail(CLIENT_TIMEOUT, "the client did not keep up while other requests waited for the connection")
 
     # ----- what the pool asks of an idle connection
 
@@ -439,10 +457,12 @@ class UpstreamConnection(asyncio.Protocol):
             self._transport.resume_reading()
 
     def pause_body(self) -> None:
+        self.reader_blocks_since = self.pool.env.now()
         self.expires = self._deadline  # a slow reader is not the upstream's fault
         self.pause_reading()
 
     def resume_body(self) -> None:
+        self.reader_blocks_since = NEVER
         self._await_piece()
         self.resume_reading()
 

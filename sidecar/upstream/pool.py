@@ -4,8 +4,9 @@ Rules:
 
 1. The connection used last is taken first, so that the others can age out.
 2. At `max_size` connections a request waits in a queue of at most as many.  The wait is part of connecting and bounded
-   by `connect_timeout`.  Beyond that the request is refused.
-3. Retiring (a reload dropped the endpoint) closes idle connections at once and busy ones as they come back.
+   by `connect_timeout`.  Beyond that the request is refused (`overloaded`), which the upstream is not to blame for.
+3. While a request waits, the exchange that has waited for its own client longest, over `PATIENCE` seconds, gives way.
+4. Retiring (a reload dropped the endpoint) closes idle connections at once and busy ones as they come back.
 
 How a connection is opened is the caller's: `Connect`.
 """
@@ -36,6 +37,10 @@ from sidecar.upstream.spec import UpstreamSpec
 
 CONNECTION_STATES: Final = ("idle", "active", "opening")
 """Connection states, as used in metric labels."""
+PATIENCE: Final = 0.25
+"""Seconds that an exchange may wait for its client while others wait for its connection."""
+PRESS_EVERY: Final = 0.05
+"""Seconds between two looks for an exchange that gives way."""
 Acquired = UpstreamConnection | Outcome
 """A connection ready for an exchange, or the failure to get one."""
 Connect = Callable[[Callable[[], UpstreamConnection]], Awaitable[Any]]
@@ -45,17 +50,22 @@ Connect = Callable[[Callable[[], UpstreamConnection]], Awaitable[Any]]
 class Waiter:
     """A request that waits for a connection: in the queue, or for one that is being opened for it."""
 
-    __slots__ = ("_pool", "expires", "promise")
+    __slots__ = ("_pool", "expires", "has_queued", "promise")
 
     def __init__(self, pool: Pool, expires: float) -> None:
         self._pool = pool
+        self.has_queued = False
+        """True if it had to wait for a place, so that the endpoint had less time than it may take."""
         self.expires = expires
         """Instant at which the request stops waiting."""
         self.promise: Promise[Acquired] = Promise(lambda: pool.forget(self))
 
     def expire(self, now: float) -> None:
         self._pool.forget(self)
-        self.promise.resolve(failed(CONNECT_TIMEOUT, cause=f"no connection to {self._pool.name} in time"))
+        if self.has_queued:
+            self.promise.resolve(self._pool.refuse())
+        else:
+            self.promise.resolve(failed(CONNECT_TIMEOUT, cause=f"no connection to {self._pool.name} in time"))
 
 
 class Pool:
@@ -92,6 +102,8 @@ class Pool:
         self._where = where
         self._queue: deque[Waiter] = deque()
         self._is_retired = False
+        self._is_pressing = False
+        """True while a look for an exchange that gives way is scheduled."""
         self._is_reaping = False
         """True while a look for aged connections is scheduled."""
 
@@ -120,10 +132,14 @@ class Pool:
         if self.size < self.max_size:
             self._start(waiter)
         elif len(self._queue) >= self.max_size:
-            waiter.promise.resolve(self._refuse())
+            waiter.promise.resolve(self.refuse())
             return waiter.promise
         else:
+            waiter.has_queued = True
             self._queue.append(waiter)
+            if not self._is_pressing:
+                self._is_pressing = True
+                self._press()
         self.deadlines.add(waiter)
         return waiter.promise
 
@@ -152,10 +168,24 @@ class Pool:
             self._advance()
             waiter.promise.resolve(outcome)
 
-    def _refuse(self) -> Outcome:
-        detail = f"All {self.max_size} connections to {self.name} are busy and as many requests wait for one."
-        refusal = Refusal("connections", self._where, detail, limit=self.max_size, value=self.size + len(self._queue))
+    def refuse(self) -> Outcome:
+        """Return the refusal of a request for which there is no connection."""
+        waiting = len(self._queue)
+        detail = f"All {self.max_size} connections to {self.name} are busy and {waiting} requests wait for one."
+        refusal = Refusal("connections", self._where, detail, limit=self.max_size, value=self.size + waiting)
         return failed(OVERLOADED, refusal)
+
+    def _press(self) -> None:
+        """Let exchanges that wait for their clients give way to the requests in the queue."""
+        limit = self.env.now() - PATIENCE
+        blocked = [c for c in self.connections if c.blocked_since <= limit]
+        blocked.sort(key=lambda connection: connection.blocked_since)
+        for connection in blocked[: len(self._queue)]:
+            connection.give_way()
+        if self._queue:
+            self.env.call_later(PRESS_EVERY, self._press)
+        else:
+            self._is_pressing = False
 
     def release(self, connection: UpstreamConnection, waiter: Waiter | None = None) -> None:
         """Give an idle connection to its waiter, else to the first in the queue, else keep it.

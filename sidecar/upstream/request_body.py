@@ -37,6 +37,7 @@ class RequestBody:
         "_stream",
         "_transport",
         "is_sent",
+        "starved_since",
     )
 
     def __init__(self, connection: UpstreamConnection, transport: asyncio.Transport, x: Exchange, stream: Body) -> None:
@@ -53,6 +54,8 @@ class RequestBody:
         """True once the exchange is over."""
         self.is_sent = False
         """True once the last byte was written."""
+        self.starved_since = 0.0
+        """Instant at which the last piece was written, or the client was last asked for one."""
 
     def start(self) -> None:
         """Send the body, or wait for a `100 Continue`; the head was written before."""
@@ -70,6 +73,7 @@ class RequestBody:
 
     def _attach(self) -> None:
         self._is_attached = True
+        self.starved_since = self._connection.pool.env.now()
         self._stream.attach(self)
         if self._is_writing_paused:  # after attaching, which undoes earlier pauses
             self._stream.pause()
@@ -97,6 +101,7 @@ class RequestBody:
         """Let the stream go on."""
         self._is_writing_paused = False
         if self._is_attached:
+            self.starved_since = self._connection.pool.env.now()
             self._stream.resume()
 
     # ----- the sink
@@ -104,6 +109,7 @@ class RequestBody:
     def write(self, data: bytes) -> None:
         if self._is_ended or not data:
             return
+        self.starved_since = self._connection.pool.env.now()
         if self._is_chunked:
             self._transport.writelines((b"%x\r\n" % len(data), data, b"\r\n"))
         else:

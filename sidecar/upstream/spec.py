@@ -13,7 +13,7 @@ from pydantic import AfterValidator, Discriminator, Field, Tag, WithJsonSchema, 
 
 from sidecar.core.conditions import STATUS_CLASSES
 from sidecar.core.spec import Block, Model
-from sidecar.core.units import Condition, Duration
+from sidecar.core.units import Condition, Duration, Share
 from sidecar.upstream.endpoint import parse_endpoint
 from sidecar.upstream.tls import ClientTlsSpec
 
@@ -102,6 +102,8 @@ class ConnectionsSpec(Model):
 
     max: Annotated[int, Field(ge=1)] = 256
     """Most connections to one endpoint, idle or busy (Envoy: 1024, for all endpoints together)."""
+    slow_share: Share = 0.25
+    """Most of these for requests that were sent on before their body was here, because it comes slowly."""
     idle_timeout: Duration = 60.0
     """Time after which an idle connection is closed (nginx's `keepalive_timeout`: 60s).  Best below the endpoint's."""
     max_requests: Annotated[int, Field(ge=1)] | None = None

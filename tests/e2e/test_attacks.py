@@ -124,7 +124,7 @@ async def test_clients_that_are_gone(w: World, how: str) -> None:
         for number, client in enumerate(clients):
             pieces = (request("GET", "/silent"), request("POST", "/silent", b"x" * 1000)[:-500], SMALL[:20], b"")
             await client.send(pieces[number % 4])
-        await until(lambda: len(w.servers["silent"].requests) - asked >= 50)
+        await until(lambda: len(w.servers["silent"].requests) - asked >= 25)  # a short body is collected first
         for client in clients:
             if how == "half-closed":
                 client.writer.write_eof()

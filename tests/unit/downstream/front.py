@@ -22,6 +22,7 @@ from sidecar.core.message import Headers
 from sidecar.core.outcome import Failure, Outcome
 from sidecar.downstream.listener import Listener
 from sidecar.downstream.server import Server
+from sidecar.upstream.slow_places import SlowPlaces
 from tests.support.loop import settle, virtual_env
 from tests.support.transports import TransportPair, Wire
 from tests.unit.downstream.phases import WatchedConnection
@@ -88,16 +89,19 @@ class Record(NamedTuple):
 class Front:
     """Listener, its server, and what they have recorded."""
 
-    def __init__(self, service: Service, limits: dict[str, Any] | None = None, idle: float = float("inf")) -> None:
+    def __init__(
+        self, service: Service, limits: dict[str, Any] | None = None, slow_clients: dict[str, Any] | None = None
+    ) -> None:
         self.env = virtual_env()
         self.records: list[Record] = []
         untraced: Any = SimpleNamespace(begin=None, use=lambda *_: None)
         self.server = Server(self.env, self._record, untraced)
         self.server.limits = LimitsSpec.model_validate(limits or {})
-        spec = ListenerSpec.model_validate({"address": "127.0.0.1:0"})
+        spec = ListenerSpec.model_validate({"address": "127.0.0.1:0", "slow_clients": slow_clients or {}})
         self.listener = Listener("test", spec, self.server)
         self.server.listeners["test"] = self.listener
-        self.route = SimpleNamespace(name="all", criticality=1, service=service)
+        self.places = SlowPlaces((1.0, 4))
+        self.route = SimpleNamespace(name="all", criticality=1, service=service, slow_places=self.places)
         self.listener.match = lambda x: self.route  # type: ignore[assignment,return-value]
         self.server.start()
 
@@ -117,8 +121,8 @@ class Front:
 
     @property
     def is_empty(self) -> bool:
-        """True if no connection is left, by any count."""
-        return not self.listener.connections and self.server.open_connections == 0
+        """True if no connection is left, by any count, and nothing is buffered for one."""
+        return not (self.listener.connections or self.server.open_connections or self.listener.slow.buffered)
 
 
 class Source:

@@ -15,6 +15,7 @@ from chaos.parts.client import PATIENCE
 from sidecar.core.outcome import Outcome
 from sidecar.downstream.closing import LINGER_SECONDS, LingeringClose, reset, unsent_bytes
 from sidecar.downstream.connection import DownstreamConnection
+from sidecar.downstream.slow_clients import START_AFTER
 from tests.support.authority import Authority
 from tests.support.loop import settle, virtual
 from tests.unit.downstream.front import CLOSE, GET, Front, always, post
@@ -58,6 +59,7 @@ async def test_an_early_answer_reaches_a_client_that_is_still_sending(lines: tup
     front = Front(always(lambda x: Outcome(413, body=b"too much")))
     client = front.connect()
     client.write(post(b"x" * 1_000_000, *lines, sent=1000))
+    await asyncio.sleep(START_AFTER)
     answer = await client.answer()
     assert (answer.status, answer.get("connection")) == (413, "close")
     assert client.is_eof, "no more is written"
@@ -88,9 +90,10 @@ async def test_a_client_that_goes_on_sending_is_cut_off() -> None:
 async def test_what_follows_an_early_answer_is_not_a_request() -> None:
     front = Front(OK)
     client = front.connect()
-    client.write(post(b"x" * 1000, sent=10))
+    client.write(post(b"x" * 100_000, sent=10))
+    await asyncio.sleep(START_AFTER)
     assert (await client.answer()).status == 200
-    client.write(b"x" * 990 + GET)
+    client.write(b"x" * 99_990 + GET)
     await settle()
     assert client.rest == b""
     assert len(front.records) == 1
@@ -164,11 +167,12 @@ async def test_lingering_ends_when_the_client_reads_no_more_or_too_slowly() -> N
 
     assert await linger([0]) == LINGER_SECONDS, "the client has read everything and does not close"
     assert await linger([9000] * 9) == 6, "reads nothing"
-    assert await linger([9000 - i for i in range(99)]) == 14, "reads, but below the least rate"
+    assert await linger([9000 - 1024 * i for i in range(99)]) == 8, "reads, but below the least rate"
+    assert await linger([90_000 - 2048 * i for i in range(40)]) == 80, "reads at the least rate"
     assert await linger([9000, 5000, 2000, 0]) == 8
 
 
-def test_unsent_bytes_are_those_of_the_transport_or_of_the_kernel_beneath_tls() -> None:
+def test_unsent_bytes_are_those_of_the_transport_and_of_the_kernel() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         assert unsent_bytes(FakeTransport(7, socket=ours, sslcontext=None)) == 7
@@ -183,8 +187,10 @@ def test_unsent_bytes_are_those_of_the_transport_or_of_the_kernel_beneath_tls() 
             with contextlib.suppress(BlockingIOError):
                 while True:
                     accepted.send(b"x" * 65536)
-            assert unsent_bytes(FakeTransport(0, socket=accepted, sslcontext=object())) > 0
-            assert unsent_bytes(FakeTransport(0, socket=accepted)) == 0
+            queued = unsent_bytes(FakeTransport(0, socket=accepted))
+            assert queued > 0
+            assert unsent_bytes(FakeTransport(7, socket=accepted)) == queued + 7
+            assert unsent_bytes(FakeTransport(0, socket=accepted, sslcontext=object())) == queued
         assert unsent_bytes(FakeTransport(0, socket=accepted, sslcontext=object())) == 0, "closed"
 
 

@@ -9,11 +9,14 @@ import pytest
 from sidecar.core.exchange import Exchange
 from sidecar.core.outcome import CLIENT_CLOSED, Outcome, failed
 from sidecar.core.promise import Promise
+from sidecar.downstream.slow_clients import START_AFTER
 from tests.support.loop import settle, virtual
 from tests.support.service import HANG, ScriptedService
 from tests.unit.downstream.front import GET, Front, Taken, always, post, streamed
 
 CHUNKED = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+LONG = b"x" * 100_000
+"""A body that is longer than what is collected."""
 OK = always(lambda x: Outcome(200))
 
 
@@ -102,9 +105,12 @@ async def test_a_client_that_does_not_wait_for_100_gets_none() -> None:
     client = front.connect()
     client.write(post(b"hello", b"Expect: 100-continue") + post(b"hello", b"Expect: 100-continue", sent=2))
     await settle()
-    client.write(b"llo")
-    assert [(await client.answer()).body for _ in range(2)] == [b"hello"] * 2
-    assert [x.expects_continue for x in reader.exchanges if x.stream] == [False]
+    client.write(b"llo" + post(LONG, b"Expect: 100-continue", sent=2))
+    await asyncio.sleep(START_AFTER)
+    client.write(LONG[2:])
+    assert [len((await client.answer()).body) for _ in range(3)] == [5, 5, len(LONG)]
+    assert [x.expects_continue for x in reader.exchanges] == [True, False, False]
+    assert reader.exchanges[2].stream is not None
 
 
 @virtual
@@ -142,7 +148,7 @@ async def test_a_body_that_ends_while_it_is_paused_does_not_stop_the_next_reques
     front = Front(reader)
     client = front.connect()
     client.write(post(b"x" * 100_000, sent=10))
-    await settle()
+    await asyncio.sleep(START_AFTER)
     client.write(b"x" * 99_990)  # more than a body buffers, and its end
     await settle()
     stream = reader.exchanges[0].stream
@@ -165,19 +171,19 @@ async def test_reading_resumes_for_a_large_body_behind_pipelined_requests() -> N
     assert sum(map(len, bodies)) == 300_000
 
 
-@pytest.mark.parametrize("head", [post(b"x" * 100, sent=0), CHUNKED])
+@pytest.mark.parametrize(("head", "is_sent_on"), [(post(b"x", sent=0), 0), (post(LONG, sent=0), 1), (CHUNKED, 1)])
 @virtual
-async def test_a_body_that_does_not_come_is_answered_408(head: bytes) -> None:
+async def test_a_body_that_does_not_come_is_answered_408(head: bytes, is_sent_on: int) -> None:
     service = ScriptedService(HANG)
     front = Front(service, {"body_timeout": "5s"})
     client = front.connect()
     client.write(head)
     await asyncio.sleep(4)
-    assert service.active == 1
+    assert service.active == front.places.taken == is_sent_on
     await asyncio.sleep(3)
     answer = await client.answer()
     assert (answer.status, answer.get("connection"), answer.get("x-sidecar-reason")) == (408, "close", "client_timeout")
-    assert service.active == 0
+    assert service.active == front.places.taken == 0
     assert front.records[0].reason == "client_timeout"
 
 
@@ -258,7 +264,7 @@ async def test_an_invalid_body_is_answered_400() -> None:
     front = Front(reader)
     client = front.connect()
     client.write(CHUNKED + b"5\r\nhello\r\n")
-    await settle()
+    await asyncio.sleep(START_AFTER)
     client.write(b"xyz\r\n" + GET)
     answer = await client.answer()
     assert (answer.status, answer.get("connection")) == (400, "close")
@@ -280,7 +286,7 @@ async def test_an_invalid_body_after_the_answer_has_begun_breaks_that_off() -> N
     front = Front(service)
     client = front.connect()
     client.write(CHUNKED)
-    await settle()
+    await asyncio.sleep(START_AFTER)
     body.feed(b"hello")
     client.write(b"xyz\r\n")
     await settle()
@@ -296,8 +302,8 @@ async def test_a_client_that_closes_breaks_its_body_off() -> None:
     reader = Reader()
     front = Front(reader)
     client = front.connect()
-    client.write(post(b"x" * 1000, sent=10))
-    await settle()
+    client.write(post(LONG, sent=10))
+    await asyncio.sleep(START_AFTER)
     client.transport.abort()
     await settle()
     assert reader.taken[0].failure is not None
@@ -318,12 +324,12 @@ async def test_an_answer_within_the_call_that_brings_the_last_bytes(sent: int) -
 
     front = Front(service)
     client = front.connect()
-    client.write(post(b"x" * 100, sent=10))
-    await settle()
-    client.write(b"x" * 90 + (GET * 2)[: sent - 10])
+    client.write(post(LONG, sent=10))
+    await asyncio.sleep(START_AFTER)
+    client.write(LONG[10:] + (GET * 2)[: sent - 10])
     await settle()
     client.write((GET * 2)[sent - 10 :])
-    assert [(await client.answer()).body for _ in range(3)] == [b"100", b"", b""]
+    assert [(await client.answer()).body for _ in range(3)] == [b"100000", b"", b""]
 
 
 @virtual
@@ -337,7 +343,8 @@ async def test_an_early_answer_breaks_off_the_body_that_nobody_reads_any_more() 
 
     front = Front(service)
     client = front.connect()
-    client.write(post(b"x" * 1000, sent=10))
+    client.write(post(LONG, sent=10))
+    await asyncio.sleep(START_AFTER)
     assert (await client.answer()).status == 413
     assert taken.failure is CLIENT_CLOSED
 
@@ -361,6 +368,7 @@ async def test_request_and_answer_flow_at_the_same_time() -> None:
     front = Front(service)
     client = front.connect()
     client.write(CHUNKED)
+    await asyncio.sleep(START_AFTER)
     for _ in range(3):
         client.write(b"5\r\nhello\r\n")
         await settle()

@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from sidecar.core.exchange import Exchange
 from sidecar.core.outcome import RESET, Outcome
 from tests.support.loop import settle, virtual
 from tests.support.service import ScriptedService, after
@@ -108,24 +109,74 @@ async def test_a_client_that_does_not_read_pauses_the_source() -> None:
     client.write(GET)
     await settle()
     client.transport.pause_reading()
-    body.feed(b"x" * 100_000)
-    assert source.said == ["pause"]
+    for _ in range(3):
+        body.feed(b"x" * 100_000)
+        assert front.listener.slow.buffered > 0
+    assert source.said == ["pause"], "300 kB are more than is read in advance"
     client.transport.resume_reading()
     await settle()
     assert source.said == ["pause", "resume"]
+    assert front.listener.slow.buffered == 0
     body.finish()
-    assert len((await client.answer()).body) == 100_000
+    assert len((await client.answer()).body) == 300_000
+
+
+@virtual
+async def test_what_is_read_in_advance_frees_the_source() -> None:
+    outcome, body, source = streamed()
+    front = Front(always(outcome))
+    client = front.connect()
+    client.write(GET)
+    await settle()
+    client.transport.pause_reading()
+    body.feed(b"x" * 100_000)
+    body.feed(b"x" * 100_000)
+    body.finish()
+    assert source.said == []
+    assert len(front.records) == 1
+    await asyncio.sleep(4)
+    client.transport.resume_reading()
+    await settle()
+    assert len((await client.answer()).body) == 200_000
+    client.write(GET)
+    await settle()
+    assert len(front.records) == 2 or not client.is_closed
+
+
+@virtual
+async def test_what_is_read_in_advance_for_all_has_a_bound() -> None:
+    sources = []
+
+    async def service(x: Exchange) -> Outcome:
+        outcome, body, source = streamed()
+        sources.append((body, source))
+        return outcome
+
+    front = Front(service, slow_clients={"buffer_total": "400KiB"})
+    clients = [front.connect() for _ in range(8)]
+    for client in clients:
+        client.write(GET)
+        await settle()
+        client.transport.pause_reading()
+    for body, _ in sources:
+        body.feed(b"x" * 100_000)
+    assert [source.said for _, source in sources].count(["pause"]) >= 3
+    assert front.listener.slow.buffered <= 8 * 110_000
+    for client in clients:
+        client.transport.abort()
+    await settle()
+    assert front.is_empty
 
 
 @virtual
 async def test_a_client_that_does_not_read_in_time_is_cut_off() -> None:
     outcome, body, source = streamed()
-    front = Front(always(outcome), {"body_timeout": "5s"})
+    front = Front(always(outcome))
     client = front.connect()
     client.write(GET)
     await settle()
     client.transport.pause_reading()
-    body.feed(b"x" * 102_400)
+    body.feed(b"x" * 302_400)
     await asyncio.sleep(4)
     assert not client.is_lost
     await asyncio.sleep(3)
@@ -150,7 +201,7 @@ async def test_a_client_that_closes_cancels_the_body() -> None:
 
 
 @virtual
-async def test_an_answer_to_a_client_that_does_not_read_begins_paused() -> None:
+async def test_an_answer_that_begins_while_its_client_is_behind_is_read_in_advance_up_to_the_bound() -> None:
     outcome, body, source = streamed()
     front = Front(ScriptedService(after(1, outcome)))
     client = front.connect()
@@ -159,9 +210,11 @@ async def test_an_answer_to_a_client_that_does_not_read_begins_paused() -> None:
     client.connection.pause_writing()
     await asyncio.sleep(1)
     await settle()
+    client.transport.pause_reading()
+    body.feed(b"x" * 300_000)
     assert source.said == ["pause"]
+    client.transport.resume_reading()
     client.connection.resume_writing()
     assert source.said == ["pause", "resume"]
-    body.feed(b"x")
     body.finish()
-    assert (await client.answer()).body == b"x"
+    assert len((await client.answer()).body) == 300_000

@@ -7,8 +7,10 @@ import socket
 
 import pytest
 
+from sidecar.core.outcome import CLIENT_TIMEOUT, Outcome
+from sidecar.core.promise import Run
 from tests.support.loop import settle, virtual
-from tests.unit.upstream.back import OK, Back, get, outcome_of
+from tests.unit.upstream.back import OK, Back, Sink, get, outcome_of, upload
 
 
 async def for_ever() -> None:
@@ -80,11 +82,13 @@ async def test_a_limit_and_a_line() -> None:
 
 
 @virtual
-async def test_waiting_in_line_is_part_of_connecting() -> None:
+async def test_waiting_in_line_ends_after_the_time_for_connecting_and_is_nobody_s_fault() -> None:
     back = Back(connections={"max": 1}, connect_timeout="500ms")
     first, second = back.send(get()), back.send(get())
     await asyncio.sleep(1)
-    assert outcome_of(second).reason == "connect_timeout"
+    failure = outcome_of(second).failure
+    assert failure is not None
+    assert (failure.code, failure.origin, failure.sent) == ("overloaded", "gateway", False)
     back.server.write(OK)
     await settle()
     assert outcome_of(first).status == 200
@@ -296,3 +300,98 @@ async def test_a_connection_that_the_upstream_has_not_read_empty_is_not_used_aga
     await settle()
     assert outcome_of(run).status == 200
     assert back.pool.describe()["open"] == 0
+
+
+# ----- giving way
+
+
+def large(size: int = 10**6) -> bytes:
+    """Return the head and the beginning of a long answer."""
+    return b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size + b"x" * 100
+
+
+@virtual
+async def test_who_waits_for_its_reader_gives_way_to_who_waits_in_line() -> None:
+    back = Back(connections={"max": 2})
+    first, second = back.send(get()), back.send(get())
+    await settle()
+    for peer in back.peers:
+        peer.write(large())
+    await settle()
+    sinks = [Sink(first.value), Sink(second.value)]
+    await asyncio.sleep(1)
+    sinks[1].stream.pause()
+    await asyncio.sleep(1)
+    sinks[0].stream.pause()
+    third = back.send(get())
+    await settle()
+    failure = sinks[1].failure
+    assert failure is not None, "it has waited longest"
+    assert (failure.code, failure.origin) == ("client_timeout", "client")
+    assert back.peers[1].is_lost
+    await settle()
+    back.server.write(OK)
+    await settle()
+    assert outcome_of(third).status == 200
+    assert sinks[0].failure is None, "nobody else waits"
+
+
+@virtual
+async def test_who_has_waited_a_moment_only_keeps_its_connection() -> None:
+    back = Back(connections={"max": 1})
+    first = back.send(get())
+    await settle()
+    back.server.write(large())
+    await settle()
+    sink = Sink(first.value)
+    sink.stream.pause()
+    second = back.send(get())
+    await asyncio.sleep(0.2)
+    sink.stream.resume()
+    await asyncio.sleep(0.5)
+    assert sink.failure is None
+    assert outcome_of_failure(second) == ""
+    sink.stream.pause()
+    await asyncio.sleep(0.2)
+    assert outcome_of_failure(second) == ""
+    await asyncio.sleep(0.15)
+    assert sink.failure is CLIENT_TIMEOUT
+
+
+def outcome_of_failure(run: Run[Outcome]) -> str:
+    """Return why a run has failed; empty while it has not."""
+    return "" if run.value is None else run.value.reason
+
+
+@virtual
+async def test_a_body_that_does_not_come_gives_way() -> None:
+    back = Back(connections={"max": 1})
+    x, body, _ = upload(1000)
+    first = back.send(x)
+    await settle()
+    for _ in range(5):
+        body.feed(b"x")
+        await asyncio.sleep(0.2)
+    second = back.send(get())
+    await asyncio.sleep(0.1)
+    assert outcome_of(first).failure is CLIENT_TIMEOUT
+    await settle()
+    back.server.write(OK)
+    await settle()
+    assert outcome_of(second).status == 200
+
+
+@virtual
+async def test_who_waits_for_the_endpoint_never_gives_way() -> None:
+    back = Back(connections={"max": 2}, connect_timeout="1s")
+    x, body, source = upload(10**6)
+    first, second = back.send(x), back.send(get())
+    await settle()
+    back.peers[0].transport.pause_reading()
+    body.feed(b"x" * 500_000)
+    assert source.said[-1:] == ["pause"]
+    await asyncio.sleep(1)
+    third = back.send(get())
+    await asyncio.sleep(2)
+    assert outcome_of(third).reason == "overloaded"
+    assert first.value is second.value is None

@@ -1,0 +1,74 @@
+"""Backlog: what one client has been sent and has not taken, while its transport asks for a pause."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+from sidecar.core.message import Message
+from sidecar.downstream.closing import unsent_bytes
+from sidecar.downstream.slow_clients import Pace, SlowClients
+
+ENDLESS: Final = (b"text/event-stream", b"application/grpc")
+"""Media types of streams whose reader may be as slow as it likes."""
+
+
+class Backlog:
+    """Bytes that wait for one client, its share of the account, and its allowance."""
+
+    __slots__ = ("_buffered", "_idle_timeout", "_is_endless", "_pace", "_since", "_slow", "_transport", "_unsent")
+
+    def __init__(self, slow: SlowClients, transport: asyncio.Transport) -> None:
+        self._slow = slow
+        self._transport = transport
+        self._pace = Pace(slow)
+        self._buffered = 0
+        """Bytes of this client in the account."""
+        self._unsent = 0
+        """Bytes not taken at the last look."""
+        self._since = 0.0
+        self._idle_timeout = 0.0
+        self._is_endless = False
+
+    def begin(self, now: float, answer: Message | None, idle_timeout: float) -> None:
+        """The client is behind.  `idle_timeout` seconds without any progress end an `answer` that has no end."""
+        self._unsent = unsent_bytes(self._transport)
+        self._is_endless = answer is not None and is_endless(answer)
+        self._idle_timeout = idle_timeout
+        self._since = now
+        self._pace.wait(now)
+        self.add(0)
+
+    def add(self, size: int) -> bool:
+        """Note that `size` more bytes were written; True if no more should be until the client has caught up."""
+        self._unsent += size
+        buffered = self._transport.get_write_buffer_size()
+        self._slow.buffered += buffered - self._buffered
+        self._buffered = buffered
+        return buffered >= self._slow.buffer or self._slow.is_full
+
+    def end(self, now: float) -> None:
+        """The client has caught up, or is gone."""
+        if self._buffered:
+            self._slow.buffered -= self._buffered
+            self._buffered = 0
+        self.look(now)
+        self._pace.stop(now)
+
+    def look(self, now: float) -> None:
+        """See what the client has taken since the last look."""
+        unsent = unsent_bytes(self._transport)
+        if unsent < self._unsent:
+            self._pace.move(self._unsent - unsent, now)
+            self._since = now
+        self._unsent = unsent
+
+    @property
+    def expires(self) -> float:
+        """Instant at which the client is to be looked at, and is cut off if it has not moved enough by then."""
+        return self._since + self._idle_timeout if self._is_endless else self._pace.expires
+
+
+def is_endless(answer: Message) -> bool:
+    """True for server-sent events and gRPC."""
+    return (answer.header(b"content-type") or b"").lower().startswith(ENDLESS)
