@@ -29,6 +29,7 @@ from sidecar.core.outcome import (
     failed,
 )
 from sidecar.core.promise import Promise
+from sidecar.upstream.answer_times import AnswerTimes
 from sidecar.upstream.connection import UpstreamConnection
 from sidecar.upstream.deadlines import Deadlines
 from sidecar.upstream.errors import describe_error
@@ -81,6 +82,8 @@ class Pool:
         self.connect_timeout = 1.0
         self.max_requests: int | None = None
         """Exchanges after which a connection is closed; None for no limit."""
+        self.times = AnswerTimes()
+        """How long the endpoint usually takes."""
         self.idle: list[UpstreamConnection] = []
         """Idle connections, the one used last at the end."""
         self.connections: set[UpstreamConnection] = set()
@@ -99,6 +102,11 @@ class Pool:
     def size(self) -> int:
         """Connections open or being opened."""
         return len(self.connections) + self.opening
+
+    @property
+    def has_room(self) -> bool:
+        """True if another connection may be opened."""
+        return self.size < self.max_size
 
     def take(self, x: Exchange, now: float) -> UpstreamConnection | None:
         """Return an idle connection that can be trusted with the exchange, or None."""
@@ -140,6 +148,8 @@ class Pool:
             outcome = failed(CONNECT_FAILURE, cause=f"{self.name}: closed at once")
         except asyncio.CancelledError:  # by the timer of `_start`, the only one that knows this task
             outcome = failed(CONNECT_TIMEOUT, cause=f"connecting to {self.name} took too long")
+            now = self.env.now()
+            self.times.fall_silent(now - self.connect_timeout, now)
         except (OSError, ssl.CertificateError) as error:
             outcome = failed(CONNECT_FAILURE, cause=f"{self.name}: {describe_error(error)}")
         self.opening -= 1

@@ -20,7 +20,7 @@ from typing import cast
 from sidecar.core import metrics
 from sidecar.core.env import BuildContext
 from sidecar.core.exchange import Exchange
-from sidecar.core.outcome import DEADLINE, TIMEOUT, Outcome, Refusal, failed
+from sidecar.core.outcome import DEADLINE, SHORT_DEADLINE, TIMEOUT, Outcome, Refusal, failed
 from sidecar.core.stage import Gate
 from sidecar.stages.timeout.spec import HEADER, Spec
 
@@ -56,7 +56,8 @@ class TimeoutGate:
         if left is not None:
             x.headers = [field for field in x.headers if field[0] != self.header]
             if left.isdigit() and len(left) < 10:
-                x.deadline = min(x.deadline, x.arrived + int(left) / 1000)
+                x.caller_deadline = min(x.caller_deadline, x.arrived + int(left) / 1000)
+                x.deadline = min(x.deadline, x.caller_deadline)
 
     def refuse(self, x: Exchange, now: float) -> Outcome:
         """Return the refusal of a request that has no time left."""
@@ -67,7 +68,7 @@ class TimeoutGate:
 
     def settle(self, x: Exchange, ticket: object, outcome: Outcome) -> None:
         """Say in the refusal which timeout it was.  There is nothing to give back."""
-        if outcome.failure is not TIMEOUT:
+        if outcome.failure is not TIMEOUT and outcome.failure is not SHORT_DEADLINE:
             return
         now = self.now()
         if now < x.deadline:
