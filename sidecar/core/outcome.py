@@ -144,9 +144,11 @@ class Outcome(Message):
         return "" if self.failure is None else self.failure.code
 
     def discard(self) -> None:
-        """Give up the rest of the body: nobody will read it."""
+        """Give up the rest of the body, and the connection after a 101: nobody will take them."""
         if self.stream is not None:
             self.stream.cancel()
+        if self.tunnel is not None:
+            self.tunnel.close()
 
     def __repr__(self) -> str:
         size = "stream" if self.stream is not None else f"{len(self.body)} bytes"

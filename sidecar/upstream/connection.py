@@ -161,7 +161,10 @@ class UpstreamConnection(asyncio.Protocol):
         `expires` is the instant by which the response must be whole; `now` is the one at which the attempt began.
         """
         transport, pool = self._transport, self.pool
-        assert transport is not None
+        if transport is None:  # lost before a request that runs in a task could learn of it
+            lost: Promise[Outcome] = Promise()
+            lost.resolve(failed(STALE_CONNECTION, cause="closed before the request was sent"))
+            return lost
         self._phase = AWAITING_HEAD
         self._exchange = x
         promise: Promise[Outcome] = Promise(self.abort)
@@ -288,6 +291,11 @@ class UpstreamConnection(asyncio.Protocol):
             self.fail(SHORT_DEADLINE, "the answer's body was still arriving")
         else:
             self.fail(TIMEOUT, "the answer's body stalled")
+
+    def discard(self) -> None:
+        """Give the connection back to its pool: the request that it was meant for does not take it."""
+        if self._phase == IDLE and not self.is_closing():
+            self.pool.release(self)
 
     def close(self) -> None:
         """Leave the pool and close the transport once everything written has gone out."""
