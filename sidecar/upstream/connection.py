@@ -12,6 +12,8 @@ Rules:
 
 1. The outcome is told once.  Later bytes belong to the response's body or end the connection.
 2. A connection is reused only if both messages were whole, nothing followed and the peer keeps it open (RFC 9112 9.3).
+   A response that may have no body (HEAD, 204, 304) and announces one ends it: the peer may send that body later, where
+   it would be taken for the next response.  After a HEAD or a 204 the pool looks whether it stays silent.
 3. A reused connection that closes before the first byte of an answer was most likely closed while the request was on
    its way (RFC 9112 9.3.1): `STALE_CONNECTION` for idempotent methods, `RESET` for all others.
 4. At most `MAX_INTERIM` interim responses are passed on (RFC 9110 15.2).
@@ -183,8 +185,11 @@ class UpstreamConnection(asyncio.Protocol):
             body.start()
         return promise
 
-    def finish(self, is_reusable: bool) -> None:
-        """End the exchange; give the connection back to its pool, or close it."""
+    def finish(self, is_reusable: bool, is_doubtful: bool = False) -> None:
+        """End the exchange; give the connection back to its pool, or close it.
+
+        `is_doubtful` says that the peer may still send a body that nothing has announced.
+        """
         self._exchange = self._reader = None
         body, transport = self._request_body, self._transport
         if (
@@ -200,7 +205,10 @@ class UpstreamConnection(asyncio.Protocol):
             self.pool.deadlines.discard(self)
             self._phase = IDLE
             self.served += 1
-            self.pool.release(self)
+            if is_doubtful:
+                self.pool.await_silence(self)
+            else:
+                self.pool.release(self)
         else:
             self.close()
 
@@ -428,7 +436,9 @@ class UpstreamConnection(asyncio.Protocol):
         if x.method == b"HEAD" or status in NO_CONTENT:
             if length is not None and length >= 0 and status != 204:
                 lines += b"content-length: %d\r\n" % length
-            self._answer(Outcome(status, lines=lines), len(data) == end)
+            if length:
+                self._keep_alive = False
+            self._answer(Outcome(status, lines=lines), len(data) == end, status != 304)
         elif length is None:  # delimited by the close (RFC 9112 6.3 rule 8)
             self._keep_alive = False
             self._stream(Outcome(status, lines=lines), UNTIL_CLOSE, data[end:])
@@ -460,15 +470,15 @@ class UpstreamConnection(asyncio.Protocol):
                 return
         self._stream(outcome, CHUNKED, data)
 
-    def _answer(self, outcome: Outcome, is_clean: bool) -> None:
-        """Tell an outcome that is whole; `is_clean` is False if bytes followed it.
+    def _answer(self, outcome: Outcome, is_clean: bool, is_doubtful: bool = False) -> None:
+        """Tell an outcome that is whole; `is_clean` is False if bytes followed it, `is_doubtful` as in `finish`.
 
         The connection is back in its pool before the waiter runs: the waiter may want it again.
         """
         promise, self._promise = self._promise, None
         if promise is None:
             self._end_late()
-        self.finish(self._keep_alive and is_clean)
+        self.finish(self._keep_alive and is_clean, is_doubtful)
         if promise is not None:
             promise.resolve(outcome)
 

@@ -5,7 +5,8 @@ Rules:
 1. The connection used last is taken first, so that the others can age out.
 2. At `max_size` connections a request waits in a queue of at most as many.  The wait is part of connecting and bounded
    by `connect_timeout`.  Beyond that the request is refused.
-3. Retiring (a reload dropped the endpoint) closes idle connections at once and busy ones as they come back.
+3. A connection whose peer may still send something is kept aside for `SILENCE` seconds; nobody waits for it.
+4. Retiring (a reload dropped the endpoint) closes idle connections at once and busy ones as they come back.
 
 How a connection is opened is the caller's: `Connect`.
 """
@@ -37,6 +38,8 @@ from sidecar.upstream.spec import UpstreamSpec
 
 CONNECTION_STATES: Final = ("idle", "active", "opening")
 """Connection states, as used in metric labels."""
+SILENCE: Final = 0.1
+"""Seconds after which a connection whose last response had no body is known to be silent."""
 Acquired = UpstreamConnection | Outcome
 """A connection ready for an exchange, or the failure to get one."""
 Connect = Callable[[Callable[[], UpstreamConnection]], Awaitable[Any]]
@@ -188,6 +191,17 @@ class Pool:
             if not self._is_reaping:
                 self._is_reaping = True
                 self.env.call_later(self.idle_timeout, self._reap)
+
+    def await_silence(self, connection: UpstreamConnection) -> None:
+        """Keep a connection aside until it is known to be silent; close it if the pool is full without it."""
+        if self.has_room and not self._is_retired:
+            self.env.call_later(SILENCE, self._end_silence, connection)
+        else:
+            connection.close()
+
+    def _end_silence(self, connection: UpstreamConnection) -> None:
+        if connection.is_idle():  # it closes with the first byte
+            self.release(connection)
 
     def discard(self, connection: UpstreamConnection) -> None:
         """Forget a connection that is closing, and open one for the first in the queue; idempotent."""
