@@ -28,6 +28,10 @@ from sidecar.simulation.transport import Address, join
 from tests.support.loop import settle, virtual_env
 from tests.support.transports import Wire
 
+HANDSHAKE = (
+    b"GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+)
 LENGTH = re.compile(rb"content-length: *(\d+)", re.I)
 
 

@@ -30,14 +30,15 @@ HEADER: Final = "x-request-timeout-ms"
 
 
 class Spec(Block):
-    """Limits how long things may take."""
+    """Limits how long things may take.  Without the block nothing but a caller's own deadline does.  With it, `request`
+    is the only limit that need not be written."""
 
     request: DurationOrOff = 15.0
     """From the first byte of the request to the last of the response, retries included (Envoy: 15s)."""
     attempt: DurationOrOff = NEVER
     """One attempt, from taking a connection to the last byte of its response."""
-    idle: DurationOrOff = 30.0
-    """Between two pieces of a body."""
+    idle: DurationOrOff = NEVER
+    """Between two pieces of a body, and for a WebSocket between two pieces in either direction."""
     header: Annotated[str, Field(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$")] = HEADER
     """Field in which the milliseconds left come in and go upstream; `off` tells the upstream nothing."""
 

@@ -9,7 +9,8 @@ Rules:
    route timeout starts at the end of the request; its `max_stream_duration` is like this one.)
 2. A deadline that came with the request is on the exchange already; the earlier instant holds.
 3. If no time is left, the request is refused (504, `timeout`) before anything is sent.
-4. `off` for one key is for streams without an end, such as server-sent events and WebSocket.
+4. `off` for one key is for streams without an end, such as server-sent events and WebSocket.  It tightens nothing: a
+   silence is ended by `idle` alone, which is off unless it is written.
 5. `mode: observe` stamps nothing, and counts responses that come later than they would have been allowed to.
 """
 
