@@ -15,6 +15,7 @@ Rules:
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import inf
 from typing import Final, Protocol
 
 from sidecar.core.http1 import CHUNKED, ChunkedDecoder
@@ -56,6 +57,8 @@ class Body:
         "_sink",
         "_size",
         "failure",
+        "held",
+        "held_since",
         "length",
         "received",
         "source",
@@ -69,6 +72,10 @@ class Body:
         self.received = 0
         self.state = OPEN
         self.failure: Failure | None = None
+        self.held = 0.0
+        """Seconds for which the client has held the body up: it did not send it, or did not read it."""
+        self.held_since = inf
+        """Instant since which it does so once more; infinite while it does not."""
         self.trailers: Headers = []
         self._pieces: list[bytes] = []
         self._size = 0
@@ -156,6 +163,22 @@ class Body:
             self._paused = False
             if self.source is not None and self.state == OPEN:
                 self.source.resume_body()
+
+    # ----- the client's share of the time, measured by the connection to the upstream
+
+    def hold(self, now: float) -> None:
+        """Note that from now on the client holds the body up; it may be said twice."""
+        if self.held_since == inf:
+            self.held_since = now
+
+    def release(self, now: float) -> None:
+        """Note that the client does not hold it up any more; it may be said twice."""
+        self.held = self.held_for(now)
+        self.held_since = inf
+
+    def held_for(self, now: float) -> float:
+        """Return the seconds for which the client has held the body up until now."""
+        return self.held + max(0.0, now - self.held_since)
 
     def cancel(self) -> None:
         """Give the rest of the body up."""

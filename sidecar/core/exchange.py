@@ -183,6 +183,8 @@ class Exchange(Message):
     """Instant (`env.now`) of the first byte."""
     deadline = NEVER
     """Instant by which the last byte of the response must be out."""
+    caller_deadline = NEVER
+    """The same as the caller has set it; `deadline` is another instant where the policy allows less."""
     attempt_timeout = NEVER
     """Seconds for one attempt."""
     timeout_header = b"x-request-timeout-ms"
@@ -263,6 +265,7 @@ class Exchange(Message):
         twin.interim = self.interim
         twin.arrived = self.arrived
         twin.deadline = self.deadline
+        twin.caller_deadline = self.caller_deadline
         twin.attempt_timeout = self.attempt_timeout
         twin.timeout_header = self.timeout_header
         twin.grpc_timeout = self.grpc_timeout

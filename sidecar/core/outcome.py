@@ -5,6 +5,7 @@ Rules:
 1. Whatever an upstream or a policy does wrong is an `Outcome` with a `failure`.  Exceptions are bugs or cancellation.
 2. `failure` is None for every real response, even a 503.  Each policy says which statuses are bad (`Conditions`).
 3. `Failure.origin` says who is to blame: breakers, retry budgets and ejection learn from the upstream's failures alone.
+   An upstream is judged by its own time, never by that of the client (`sidecar.upstream.answer_times`).
 4. `Failure.sent` says whether the upstream may have seen the request, which decides what may be sent again.
 """
 
@@ -46,12 +47,16 @@ PROTOCOL: Final = Failure("protocol_error", 502, "upstream", True, "The upstream
 BREAKER_OPEN: Final = Failure("breaker_open", 503, "gateway", False, "The circuit breaker is open")
 OVERLOADED: Final = Failure("overloaded", 503, "gateway", False, "Too many requests are in flight")
 NO_ENDPOINT: Final = Failure("no_endpoint", 503, "gateway", False, "No endpoint of the upstream can take the request")
+SHORT_DEADLINE: Final = Failure(
+    "timeout", 504, "gateway", True, "The caller's deadline left the upstream less time than it usually takes"
+)
 DEADLINE: Final = Failure("timeout", 504, "gateway", False, "No time was left for the request")
 TRANSFORM: Final = Failure("transform_failed", 502, "gateway", True, "The answer could not be transformed")
 FAULT: Final = Failure("fault_injected", 503, "gateway", False, "A fault was injected by policy")
 NO_ROUTE: Final = Failure("no_route", 404, "gateway", False, "No route matches the request")
 CLIENT_CLOSED: Final = Failure("client_closed", 499, "client", True, "The client went away")
 CLIENT_TIMEOUT: Final = Failure("client_timeout", 408, "client", True, "The client did not send its request in time")
+SLOW_READER: Final = Failure("client_timeout", 408, "client", True, "The client did not read the answer in time")
 BAD_REQUEST: Final = Failure("bad_request", 400, "client", False, "The request is not valid HTTP")
 INTERNAL: Final = Failure("internal_error", 500, "gateway", True, "The sidecar failed")
 
@@ -62,7 +67,7 @@ FAILURES: Final = {
         FAULT, NO_ROUTE, CLIENT_CLOSED, CLIENT_TIMEOUT, BAD_REQUEST, INTERNAL,
     )
 }  # fmt: skip
-"""Failures by code.  `DEADLINE` and `STALE_CONNECTION` share the code of another one."""
+"""Failures by code.  `DEADLINE`, `SHORT_DEADLINE`, `SLOW_READER` and `STALE_CONNECTION` share that of another one."""
 
 
 class Refusal(NamedTuple):
@@ -139,9 +144,11 @@ class Outcome(Message):
         return "" if self.failure is None else self.failure.code
 
     def discard(self) -> None:
-        """Give up the rest of the body: nobody will read it."""
+        """Give up the rest of the body, and the connection after a 101: nobody will take them."""
         if self.stream is not None:
             self.stream.cancel()
+        if self.tunnel is not None:
+            self.tunnel.close()
 
     def __repr__(self) -> str:
         size = "stream" if self.stream is not None else f"{len(self.body)} bytes"

@@ -6,7 +6,9 @@ resolving a `Promise` continues it inside the callback that brought the bytes.  
 1. Resolve last.  The waiter runs inside `resolve` and may call the resolver, whose state must be in order by then.
 2. A run has no current task: `asyncio.timeout` and libraries that need one belong into `Env.spawn`.
 3. Promises and runs work with Tasks too: a Task can await a promise, and a run can await any Future.
-4. A run ends exactly once, with a value, with `CancelledError` or with a bug, and then calls `done`.
+4. A Task learns of a value one turn later, and may be cancelled meanwhile.  A value that its waiter never takes is then
+   discarded: its method `discard` is called, if it has one.
+5. A run ends exactly once, with a value, with `CancelledError` or with a bug, and then calls `done`.
 """
 
 from __future__ import annotations
@@ -73,9 +75,19 @@ class Promise(Generic[T]):
 
     def __await__(self) -> Generator[Any, None, T]:
         if self._value is PENDING:
-            self._asyncio_future_blocking = True  # protocol between asyncio.Future and the driver of a coroutine
-            yield self
+            self._asyncio_future_blocking = True  # the handshake of asyncio.Future with whoever runs the coroutine
+            try:
+                yield self
+            except BaseException:
+                self._discard()
+                raise
         return self.result()
+
+    def _discard(self) -> None:
+        """Discard a value that came, and that the waiter does not take: it was cancelled meanwhile."""
+        discard = getattr(self._value, "discard", None)
+        if discard is not None:
+            discard()
 
     # The interface that a Task expects of a Future.  A Task cannot be entered from another one, so the loop wakes it.
 

@@ -170,11 +170,11 @@ def _read_special(x: Exchange, special: Headers, peer: Peer, now: float) -> tupl
                 x.request_id = value
         elif name in (b"x-request-timeout-ms", b"x-envoy-expected-rq-timeout-ms"):
             if NUMBER.fullmatch(value):
-                x.deadline = min(x.deadline, now + int(value) / 1000)
+                x.deadline = x.caller_deadline = min(x.deadline, now + int(value) / 1000)
         elif name == b"grpc-timeout":
             x.grpc_timeout = True
             if value[-1:] in GRPC_UNITS and NUMBER.fullmatch(value[:-1]):
-                x.deadline = min(x.deadline, now + int(value[:-1]) * GRPC_UNITS[value[-1:]])
+                x.deadline = x.caller_deadline = min(x.deadline, now + int(value[:-1]) * GRPC_UNITS[value[-1:]])
         elif name == b"x-sidecar-attempt":
             if NUMBER.fullmatch(value):
                 x.marked_attempt = max(0, int(value) - 1)

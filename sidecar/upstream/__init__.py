@@ -11,6 +11,7 @@ Start with `client.py`: one attempt, from the choice of an endpoint to the last 
     request_head, request_body, response_head
                     the messages on that connection; its response bodies are read in `connection`
     deadlines       the sweep that expires whatever is late
+    answer_times    how long an endpoint usually takes, and whether an attempt gave it that long
     errors          errors of sockets and TLS in plain words
     tls, certificates
                     TLS contexts from files, and their rotation; listeners use them too

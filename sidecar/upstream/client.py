@@ -19,8 +19,10 @@ from sidecar.core.env import Env
 from sidecar.core.exchange import Attempt, Exchange
 from sidecar.core.outcome import (
     ABANDONED,
+    CONNECT_TIMEOUT,
     DEADLINE,
     NO_ENDPOINT,
+    SHORT_DEADLINE,
     STALE_CONNECTION,
     Failure,
     Outcome,
@@ -147,10 +149,14 @@ class Upstream:
                 if outcome.failure is STALE_CONNECTION and x.is_replayable:
                     outcome = await self._repeat(x, pool, expires, now)
             else:
-                outcome = cast("Outcome", connection)
+                outcome = _judge(x, cast("Outcome", connection), pool, attempt.started, self._env.now())
             return outcome
         finally:
             attempt.answered = now = self._env.now()
+            if outcome.failure is None:
+                stream = x.stream
+                seconds = now - attempt.started
+                pool.times.learn(seconds if stream is None else seconds - stream.held_for(now), now)
             if outcome.stream is None:
                 self._settle(attempt, outcome, now)
             else:
@@ -161,7 +167,9 @@ class Upstream:
         if x.stream is not None:
             x.stream.rewind()
         fresh = await pool.open(expires)
-        return await fresh.exchange(x, expires, now) if isinstance(fresh, UpstreamConnection) else fresh
+        if isinstance(fresh, UpstreamConnection):
+            return await fresh.exchange(x, expires, now)
+        return _judge(x, fresh, pool, now, self._env.now())
 
     def _end_body(self, attempt: AttemptInFlight, outcome: Outcome, broken: Failure | None) -> None:
         self._settle(attempt, final(outcome, broken), self._env.now())
@@ -209,3 +217,11 @@ class Upstream:
 
     def __repr__(self) -> str:
         return f"<Upstream {self.name}: {self.endpoints!r}>"
+
+
+def _judge(x: Exchange, outcome: Outcome, pool: Pool, started: float, now: float) -> Outcome:
+    """Return the failure to get a connection, which is the caller's where its short deadline has ended the attempt."""
+    is_hurried = x.deadline == x.caller_deadline and now >= x.deadline
+    if outcome.failure is CONNECT_TIMEOUT and is_hurried and pool.times.is_too_short(now - started):
+        return failed(SHORT_DEADLINE, cause=outcome.cause)
+    return outcome

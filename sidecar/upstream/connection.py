@@ -12,11 +12,14 @@ Rules:
 
 1. The outcome is told once.  Later bytes belong to the response's body or end the connection.
 2. A connection is reused only if both messages were whole, nothing followed and the peer keeps it open (RFC 9112 9.3).
+   A response that may have no body (HEAD, 204, 304) and announces one ends it: the peer may send that body later, where
+   it would be taken for the next response.  After a HEAD or a 204 the pool looks whether it stays silent.
 3. A reused connection that closes before the first byte of an answer was most likely closed while the request was on
    its way (RFC 9112 9.3.1): `STALE_CONNECTION` for idempotent methods, `RESET` for all others.
 4. At most `MAX_INTERIM` interim responses are passed on (RFC 9110 15.2).
 5. A body that ends with the connection is whole unless the peer can say otherwise and does: over TLS (RFC 9112 9.8).
 6. Malformed bytes become `PROTOCOL` and never reach a client.
+7. What the client's own slowness or short deadline ends is not the upstream's failure (`answer_times.py`).
 
 Choosing, opening and keeping connections is the work of `pool.py`.
 """
@@ -38,6 +41,8 @@ from sidecar.core.outcome import (
     INTERNAL,
     PROTOCOL,
     RESET,
+    SHORT_DEADLINE,
+    SLOW_READER,
     STALE_CONNECTION,
     TIMEOUT,
     Failure,
@@ -94,6 +99,7 @@ class UpstreamConnection(asyncio.Protocol):
         "_buffer",
         "_deadline",
         "_exchange",
+        "_heard",
         "_interims",
         "_is_reading_paused",
         "_is_writing_paused",
@@ -103,11 +109,11 @@ class UpstreamConnection(asyncio.Protocol):
         "_reader",
         "_request_body",
         "_scanned",
+        "_started",
         "_transport",
         "expires",
         "idle_since",
         "pool",
-        "reader_blocks_since",
         "served",
     )
 
@@ -119,8 +125,6 @@ class UpstreamConnection(asyncio.Protocol):
         """Instant at which the pool last kept it idle; 0.0 before that."""
         self.expires = NEVER
         """Instant at which `expire` is due while an exchange is in flight."""
-        self.reader_blocks_since = NEVER
-        """Instant since which the reader of the response's body takes no more; `NEVER` while it does."""
         self._phase = CONNECTING
         self._transport: asyncio.Transport | None = None
         """None before the connection is made and after it is lost."""
@@ -130,6 +134,10 @@ class UpstreamConnection(asyncio.Protocol):
         """Takes the outcome; None once it was told."""
         self._deadline = NEVER
         """Instant by which the response must be whole."""
+        self._started = 0.0
+        """Instant at which the attempt of that exchange began."""
+        self._heard = 0.0
+        """Instant of the last piece of the body, where pieces have a deadline."""
         self._request_body: RequestBody | None = None
         """The request's body, where it is streamed."""
         self._reader: BodyReader | None = None
@@ -152,15 +160,19 @@ class UpstreamConnection(asyncio.Protocol):
     def exchange(self, x: Exchange, expires: float, now: float) -> Promise[Outcome]:
         """Send a request and return the promise of its outcome.
 
-        `expires` is the instant by which the response must be whole; `now` is the present one.
+        `expires` is the instant by which the response must be whole; `now` is the one at which the attempt began.
         """
         transport, pool = self._transport, self.pool
-        assert transport is not None
+        if transport is None:  # lost before a request that runs in a task could learn of it
+            lost: Promise[Outcome] = Promise()
+            lost.resolve(failed(STALE_CONNECTION, cause="closed before the request was sent"))
+            return lost
         self._phase = AWAITING_HEAD
         self._exchange = x
         promise: Promise[Outcome] = Promise(self.abort)
         self._promise = promise
         self._deadline = self.expires = expires
+        self._started = now
         self._interims = 0
         pool.deadlines.add(self)
         head = request_head(x, now, pool.host)
@@ -173,10 +185,12 @@ class UpstreamConnection(asyncio.Protocol):
             body.start()
         return promise
 
-    def finish(self, is_reusable: bool) -> None:
-        """End the exchange; give the connection back to its pool, or close it."""
+    def finish(self, is_reusable: bool, is_doubtful: bool = False) -> None:
+        """End the exchange; give the connection back to its pool, or close it.
+
+        `is_doubtful` says that the peer may still send a body that nothing has announced.
+        """
         self._exchange = self._reader = None
-        self.reader_blocks_since = NEVER
         body, transport = self._request_body, self._transport
         if (
             is_reusable
@@ -191,7 +205,10 @@ class UpstreamConnection(asyncio.Protocol):
             self.pool.deadlines.discard(self)
             self._phase = IDLE
             self.served += 1
-            self.pool.release(self)
+            if is_doubtful:
+                self.pool.await_silence(self)
+            else:
+                self.pool.release(self)
         else:
             self.close()
 
@@ -218,14 +235,81 @@ class UpstreamConnection(asyncio.Protocol):
 
     def expire(self, now: float) -> None:
         """Fail the exchange: its deadline has passed, or the pause between two pieces of a body was too long."""
-        if self._request_body is not None and self._request_body.is_starved:
+        x, reader, times = self._exchange, self._reader, self.pool.times
+        if times.late is self:
+            times.late = None
+            times.fall_silent(self._started, now)
+            self.fail(TIMEOUT, "no answer to an attempt that its caller has given up")
+        elif self._request_body is not None and self._request_body.is_starved:
             self.fail(CLIENT_TIMEOUT, "the request's body did not arrive in time")
+        elif x is None:
+            self.fail(TIMEOUT, "no whole answer in time")
+        elif reader is None:
+            self._expire_unanswered(x, now)
         else:
-            self.fail(TIMEOUT, "no whole answer in time" if self._reader is None else "the answer's body stalled")
+            self._expire_body(x, reader.body, now)
+
+    def _expire_unanswered(self, x: Exchange, now: float) -> None:
+        """Fail an exchange without a response head."""
+        times, body = self.pool.times, self._request_body
+        held = 0.0 if body is None else body.held_for(now)
+        given = now - self._started - held
+        is_hurried = x.deadline == x.caller_deadline and now >= x.deadline
+        is_too_short = given < x.attempt_timeout and times.is_too_short(given)
+        if is_too_short and held > (0.0 if times.usual else given):
+            self.fail(CLIENT_TIMEOUT, "the request's body left no time for an answer")
+        elif not is_hurried:
+            self.fail(TIMEOUT, "no whole answer in time")
+        else:
+            failure = SHORT_DEADLINE if is_too_short else TIMEOUT
+            if not self._listen_on(x, now, failure):
+                self.fail(failure, "no whole answer in time")
+
+    def _listen_on(self, x: Exchange, now: float, failure: Failure) -> bool:
+        """Tell the failure, but wait for the answer to learn how long it takes; False if that is not possible."""
+        pool = self.pool
+        times, promise = pool.times, self._promise
+        until = self._started + min(times.patience, x.attempt_timeout)
+        if (
+            promise is None
+            or times.late is not None
+            or x.stream is not None
+            or x.upgrade is not None
+            or until <= now
+            or not pool.has_room
+        ):
+            return False
+        twin = x.fork(x.attempt, x.why)
+        twin.interim = None  # the client reads the answer to its next request by then
+        self._exchange = twin
+        self._promise = None
+        self._deadline = self.expires = until
+        times.begin_late(self, self._started)
+        promise.resolve(failed(failure, cause="no whole answer in time"))
+        return True
+
+    def _expire_body(self, x: Exchange, body: Body, now: float) -> None:
+        """Fail an exchange whose response is not whole."""
+        held = body.held_for(now)
+        if now < self._deadline:
+            self.fail(TIMEOUT, "the answer's body stalled")
+        elif self._is_reading_paused or 2 * held > now - self._started:
+            self.fail(SLOW_READER, "the client did not read the answer in time")
+        elif x.deadline == x.caller_deadline and now >= x.deadline and now - self._heard < self.pool.times.expected:
+            self.fail(SHORT_DEADLINE, "the answer's body was still arriving")
+        else:
+            self.fail(TIMEOUT, "the answer's body stalled")
+
+    def discard(self) -> None:
+        """Give the connection back to its pool: the request that it was meant for does not take it."""
+        if self._phase == IDLE and not self.is_closing():
+            self.pool.release(self)
 
     def close(self) -> None:
         """Leave the pool and close the transport once everything written has gone out."""
         self._phase = CLOSED
+        if self.pool.times.late is self:
+            self.pool.times.late = None
         body, self._request_body = self._request_body, None
         if body is not None:
             body.end()
@@ -242,7 +326,7 @@ class UpstreamConnection(asyncio.Protocol):
         body = self._request_body
         if body is not None and body.is_starved:
             return body.starved_since
-        return self.reader_blocks_since if self._phase == READING_BODY else NEVER
+        return NEVER if self._reader is None else self._reader.body.held_since
 
     def give_way(self) -> None:
         """End an exchange that waits for its own client."""
@@ -366,7 +450,9 @@ class UpstreamConnection(asyncio.Protocol):
         if x.method == b"HEAD" or status in NO_CONTENT:
             if length is not None and length >= 0 and status != 204:
                 lines += b"content-length: %d\r\n" % length
-            self._answer(Outcome(status, lines=lines), len(data) == end)
+            if length:
+                self._keep_alive = False
+            self._answer(Outcome(status, lines=lines), len(data) == end, status != 304)
         elif length is None:  # delimited by the close (RFC 9112 6.3 rule 8)
             self._keep_alive = False
             self._stream(Outcome(status, lines=lines), UNTIL_CLOSE, data[end:])
@@ -398,15 +484,23 @@ class UpstreamConnection(asyncio.Protocol):
                 return
         self._stream(outcome, CHUNKED, data)
 
-    def _answer(self, outcome: Outcome, is_clean: bool) -> None:
-        """Tell an outcome that is whole; `is_clean` is False if bytes followed it.
+    def _answer(self, outcome: Outcome, is_clean: bool, is_doubtful: bool = False) -> None:
+        """Tell an outcome that is whole; `is_clean` is False if bytes followed it, `is_doubtful` as in `finish`.
 
         The connection is back in its pool before the waiter runs: the waiter may want it again.
         """
         promise, self._promise = self._promise, None
-        self.finish(self._keep_alive and is_clean)
+        if promise is None:
+            self._end_late()
+        self.finish(self._keep_alive and is_clean, is_doubtful)
         if promise is not None:
             promise.resolve(outcome)
+
+    def _end_late(self) -> None:
+        """Learn from an answer that nobody waits for any more."""
+        times = self.pool.times
+        if times.late is self:
+            times.end_late(self.pool.env.now())
 
     # ----- response body
 
@@ -417,6 +511,10 @@ class UpstreamConnection(asyncio.Protocol):
         self._phase = READING_BODY
         self._await_piece()
         promise = self._promise
+        if promise is None:
+            self._end_late()
+            body.cancel()
+            return
         if first:
             self._take_body(first)  # the promise is still pending: an error in here is told as the outcome
         if self._promise is promise:
@@ -441,8 +539,9 @@ class UpstreamConnection(asyncio.Protocol):
     def _await_piece(self) -> None:
         """Allow the idle timeout of the exchange for the next piece of the body."""
         x = self._exchange
-        if x is not None and x.idle_timeout != NEVER:
-            self.expires = min(self._deadline, self.pool.env.now() + x.idle_timeout)
+        if x is not None and (x.idle_timeout != NEVER or x.caller_deadline != NEVER):
+            self._heard = now = self.pool.env.now()
+            self.expires = min(self._deadline, now + x.idle_timeout)
 
     def pause_reading(self) -> None:
         """Stop reading."""
@@ -457,13 +556,15 @@ class UpstreamConnection(asyncio.Protocol):
             self._transport.resume_reading()
 
     def pause_body(self) -> None:
-        self.reader_blocks_since = self.pool.env.now()
         self.expires = self._deadline  # a slow reader is not the upstream's fault
+        if self._reader is not None:
+            self._reader.body.hold(self.pool.env.now())
         self.pause_reading()
 
     def resume_body(self) -> None:
-        self.reader_blocks_since = NEVER
         self._await_piece()
+        if self._reader is not None:
+            self._reader.body.release(self.pool.env.now())
         self.resume_reading()
 
     def cancel_body(self) -> None:

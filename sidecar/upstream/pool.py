@@ -6,7 +6,8 @@ Rules:
 2. At `max_size` connections a request waits in a queue of at most as many.  The wait is part of connecting and bounded
    by `connect_timeout`.  Beyond that the request is refused (`overloaded`), which the upstream is not to blame for.
 3. While a request waits, the exchange that has waited for its own client longest, over `PATIENCE` seconds, gives way.
-4. Retiring (a reload dropped the endpoint) closes idle connections at once and busy ones as they come back.
+4. A connection whose peer may still send something is kept aside for `SILENCE` seconds; nobody waits for it.
+5. Retiring (a reload dropped the endpoint) closes idle connections at once and busy ones as they come back.
 
 How a connection is opened is the caller's: `Connect`.
 """
@@ -30,6 +31,7 @@ from sidecar.core.outcome import (
     failed,
 )
 from sidecar.core.promise import Promise
+from sidecar.upstream.answer_times import AnswerTimes
 from sidecar.upstream.connection import UpstreamConnection
 from sidecar.upstream.deadlines import Deadlines
 from sidecar.upstream.errors import describe_error
@@ -41,6 +43,8 @@ PATIENCE: Final = 0.25
 """Seconds that an exchange may wait for its client while others wait for its connection."""
 PRESS_EVERY: Final = 0.05
 """Seconds between two looks for an exchange that gives way."""
+SILENCE: Final = 0.1
+"""Seconds after which a connection whose last response had no body is known to be silent."""
 Acquired = UpstreamConnection | Outcome
 """A connection ready for an exchange, or the failure to get one."""
 Connect = Callable[[Callable[[], UpstreamConnection]], Awaitable[Any]]
@@ -91,6 +95,8 @@ class Pool:
         self.connect_timeout = 1.0
         self.max_requests: int | None = None
         """Exchanges after which a connection is closed; None for no limit."""
+        self.times = AnswerTimes()
+        """How long the endpoint usually takes."""
         self.idle: list[UpstreamConnection] = []
         """Idle connections, the one used last at the end."""
         self.connections: set[UpstreamConnection] = set()
@@ -111,6 +117,11 @@ class Pool:
     def size(self) -> int:
         """Connections open or being opened."""
         return len(self.connections) + self.opening
+
+    @property
+    def has_room(self) -> bool:
+        """True if another connection may be opened."""
+        return self.size < self.max_size
 
     def take(self, x: Exchange, now: float) -> UpstreamConnection | None:
         """Return an idle connection that can be trusted with the exchange, or None."""
@@ -156,6 +167,8 @@ class Pool:
             outcome = failed(CONNECT_FAILURE, cause=f"{self.name}: closed at once")
         except asyncio.CancelledError:  # by the timer of `_start`, the only one that knows this task
             outcome = failed(CONNECT_TIMEOUT, cause=f"connecting to {self.name} took too long")
+            now = self.env.now()
+            self.times.fall_silent(now - self.connect_timeout, now)
         except (OSError, ssl.CertificateError) as error:
             outcome = failed(CONNECT_FAILURE, cause=f"{self.name}: {describe_error(error)}")
         self.opening -= 1
@@ -208,6 +221,17 @@ class Pool:
             if not self._is_reaping:
                 self._is_reaping = True
                 self.env.call_later(self.idle_timeout, self._reap)
+
+    def await_silence(self, connection: UpstreamConnection) -> None:
+        """Keep a connection aside until it is known to be silent; close it if the pool is full without it."""
+        if self.has_room and not self._is_retired:
+            self.env.call_later(SILENCE, self._end_silence, connection)
+        else:
+            connection.close()
+
+    def _end_silence(self, connection: UpstreamConnection) -> None:
+        if connection.is_idle():  # it closes with the first byte
+            self.release(connection)
 
     def discard(self, connection: UpstreamConnection) -> None:
         """Forget a connection that is closing, and open one for the first in the queue; idempotent."""

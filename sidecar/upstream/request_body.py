@@ -30,6 +30,7 @@ class RequestBody:
     __slots__ = (
         "_connection",
         "_exchange",
+        "_held_before",
         "_is_attached",
         "_is_chunked",
         "_is_ended",
@@ -45,6 +46,8 @@ class RequestBody:
         self._transport = transport
         self._exchange = x
         self._stream = stream
+        self._held_before = stream.held
+        """Seconds for which the client had held the body up in earlier attempts."""
         self._is_chunked = stream.length is None
         self._is_attached = False
         """True once the body flows; False while it is held back."""
@@ -77,17 +80,37 @@ class RequestBody:
         self._stream.attach(self)
         if self._is_writing_paused:  # after attaching, which undoes earlier pauses
             self._stream.pause()
+        self._measure()
 
     def end(self) -> None:
         """Write no more: the exchange is over."""
         self._is_ended = True
         if not self.is_sent and self._is_attached:
             self._stream.detach()
+            self._measure()
 
     @property
     def is_starved(self) -> bool:
         """True while the next piece of the body is the client's to send."""
-        return self._is_attached and not self.is_sent and not self._is_writing_paused and self._stream.state == OPEN
+        return (
+            self._is_attached
+            and not self.is_sent
+            and not self._is_ended
+            and not self._is_writing_paused
+            and self._stream.state == OPEN
+        )
+
+    def held_for(self, now: float) -> float:
+        """Return the seconds for which the upstream has waited for the client in this attempt."""
+        return self._stream.held_for(now) - self._held_before
+
+    def _measure(self) -> None:
+        """Begin or end to count the time for the client's."""
+        now = self._connection.pool.env.now()
+        if self.is_starved:
+            self._stream.hold(now)
+        else:
+            self._stream.release(now)
 
     # ----- flow control, by the connection
 
@@ -96,6 +119,7 @@ class RequestBody:
         self._is_writing_paused = True
         if self._is_attached:
             self._stream.pause()
+            self._measure()
 
     def resume(self) -> None:
         """Let the stream go on."""
@@ -103,6 +127,7 @@ class RequestBody:
         if self._is_attached:
             self.starved_since = self._connection.pool.env.now()
             self._stream.resume()
+            self._measure()
 
     # ----- the sink
 
@@ -117,6 +142,7 @@ class RequestBody:
 
     def finish(self, trailers: Headers) -> None:
         self.is_sent = True
+        self._measure()
         if not self._is_ended and self._is_chunked:
             self._transport.write(trailer_block(trailers))
 

@@ -11,7 +11,7 @@ from sidecar.core.message import Headers
 from sidecar.core.outcome import Failure, Outcome
 from sidecar.upstream.connection import UpstreamConnection
 from sidecar.upstream.deadlines import Deadlines
-from sidecar.upstream.pool import Pool
+from sidecar.upstream.pool import SILENCE, Pool
 from tests.support.clock import make_env
 from tests.wire.pipe import Pipe
 
@@ -27,7 +27,7 @@ class Answer:
     is_whole: bool = False
     interim: list[int] = field(default_factory=list)
     is_reused: bool = False
-    """Is the connection back in the pool?"""
+    """Is the connection back in the pool, once it was known to be silent?"""
 
     @property
     def status(self) -> int | None:
@@ -78,6 +78,8 @@ def answer(pieces: bytes | Iterable[bytes], x: Exchange | None = None, *, closes
     if closes and not pipe.closed:
         connection.connection_lost(None)
         _take(told, promise)
+    if not connection.is_closing():
+        env.advance(SILENCE)
     told.is_reused = connection in pool.idle
     return told
 

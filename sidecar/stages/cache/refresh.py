@@ -9,10 +9,12 @@ from sidecar.cache.fetch import Fetch
 from sidecar.cache.fetcher import Fetcher
 from sidecar.cache.store import Store
 from sidecar.core.env import Env
-from sidecar.core.exchange import Exchange
+from sidecar.core.exchange import NEVER, Exchange
 
 MAX_REFRESHES: Final = 256
 """Refreshes of one route in flight; beyond it entries stay stale a little longer."""
+REFRESH_SECONDS: Final = 15.0
+"""Seconds for a refresh whose request had a deadline of its caller: that caller does not wait for it."""
 
 
 class Refresher:
@@ -33,7 +35,8 @@ class Refresher:
         now = self._env.now()
         twin = x.fork(1, "revalidate")
         twin.method = b"GET"
-        twin.arrived, twin.deadline = now, now + (x.deadline - x.arrived)
+        allowed = REFRESH_SECONDS if x.deadline == x.caller_deadline != NEVER else x.deadline - x.arrived
+        twin.arrived, twin.deadline, twin.caller_deadline = now, now + allowed, NEVER
         twin.attempts = []
         twin.interim = None
         self._in_flight += 1

@@ -57,6 +57,11 @@ class Verdict(NamedTuple):
     """Measured value."""
 
 
+def client_seconds(x: Exchange, now: float) -> float:
+    """Return the seconds until now in which the upstream has waited for the client's body."""
+    return 0.0 if x.stream is None else x.stream.held_for(now)
+
+
 def answered(x: Exchange, began: float) -> Attempt | None:
     """Return the attempt behind a ticket whose body still streams; None if its head has not come."""
     for attempt in reversed(x.attempts):
@@ -100,11 +105,12 @@ class Evidence:
         else:
             return IGNORED
         if now - began > thresholds.slow_after:
+            allowed = thresholds.slow_after + client_seconds(x, now)
             if outcome.stream is None:
-                return bits | SLOW
+                return bits | SLOW if now - began > allowed else bits
             # The duration of a streamed body depends on its reader too, so the head counts.
             head = answered(x, began)
-            if head is not None and head.answered - began > thresholds.slow_after:
+            if head is not None and head.answered - began > allowed:
                 return bits | SLOW
         return bits
 

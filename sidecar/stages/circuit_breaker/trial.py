@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from sidecar.core.exchange import Exchange
 from sidecar.core.window import FAILED
-from sidecar.stages.circuit_breaker.evidence import ROUNDING, Thresholds, Verdict, answered
+from sidecar.stages.circuit_breaker.evidence import ROUNDING, Thresholds, Verdict, answered, client_seconds
 
 FIRST_SHARE: Final = 0.1
 """Share at which the ramp begins, as Envoy's slow start: a ramp from zero would wait long for its first request."""
@@ -63,7 +63,7 @@ class Trial:
             if head is not None:  # its body still streams
                 known += 1
                 failed += self.thresholds.failures.statuses[head.status]
-            elif now - began >= self.thresholds.verdict_within:
+            elif now - began - client_seconds(x, now) >= self.thresholds.verdict_within:
                 known += 1
                 failed += 1
         if known == 0:

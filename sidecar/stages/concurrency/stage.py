@@ -199,7 +199,10 @@ class ConcurrencyService:
         started = self._now()
         try:
             outcome = await self._inner(x)
-            self._bulkhead.learn(x, outcome, ended := self._now(), ended - started)
+            ended = self._now()
+            if x.stream is not None:
+                started += x.stream.held_for(ended)  # the client's time
+            self._bulkhead.learn(x, outcome, ended, ended - started)
             return outcome
         finally:
             if outcome.stream is None:

@@ -3,7 +3,8 @@
 Rules:
 
 1. An injected fault looks like one of the upstream: `abort` is a real response, `reset` a connection that is closed
-   after the request.  A `latency` that outlasts the attempt's timeout or the deadline ends as a timeout then.
+   after the request.  A `latency` that outlasts the attempt's timeout or the deadline ends as a timeout then.  One
+   below a second is a usual answer, for which a caller's deadline can be too short (`upstream.answer_times`).
 2. Each kind is drawn on its own for each attempt, from `Env`, so a seed repeats the same faults.  If several strike,
    the latency comes first, and the reset wins over the abort.
 3. An injected response says `x-sidecar-reason: fault_injected`; the attempt's endpoint in the access log is `fault`.
@@ -18,11 +19,12 @@ from sidecar.core import events, metrics
 from sidecar.core.env import BuildContext
 from sidecar.core.exchange import Attempt, Exchange
 from sidecar.core.metrics import Counter
-from sidecar.core.outcome import FAULT, RESET, TIMEOUT, Outcome, failed
+from sidecar.core.outcome import FAULT, RESET, SHORT_DEADLINE, TIMEOUT, Outcome, failed
 from sidecar.core.stage import Layer, Service
 from sidecar.expression.condition import Condition
 from sidecar.expression.facts import REQUEST
 from sidecar.stages.fault.spec import AbortSpec, LatencySpec, Spec
+from sidecar.upstream.answer_times import UNKNOWN
 
 CAUSE: Final = "injected by the fault policy"
 ENDPOINT: Final = "fault"
@@ -80,7 +82,9 @@ class FaultLayer:
             patience = min(x.attempt_timeout, x.deadline - env.now())
             await env.sleep(max(0.0, min(delay, patience)))
             if delay >= patience:
-                return self._end(x, attempt, failed(TIMEOUT, cause=CAUSE))
+                is_hurried = x.deadline == x.caller_deadline and patience < x.attempt_timeout
+                failure = SHORT_DEADLINE if is_hurried and delay < UNKNOWN else TIMEOUT
+                return self._end(x, attempt, failed(failure, cause=CAUSE))
         if end == "reset":
             self.counters["reset"].value += 1
             return self._end(x, attempt, failed(RESET, cause=CAUSE))

@@ -30,14 +30,15 @@ HEADER: Final = "x-request-timeout-ms"
 
 
 class Spec(Block):
-    """Limits the time of a request, of its attempts and of pauses in bodies."""
+    """Limits the time of a request, of its attempts and of pauses in bodies.  Without the block only a caller's own
+    deadline holds.  With it, `request` is the only limit that has a default."""
 
     request: DurationOrOff = 15.0
     """Longest time from the first byte of the request to the last of the response, retries included (Envoy: 15s)."""
     attempt: DurationOrOff = NEVER
     """Longest time for one attempt, from taking a connection to the last byte of its response; no limit by default."""
-    idle: DurationOrOff = 30.0
-    """Longest pause between two pieces of a body."""
+    idle: DurationOrOff = NEVER
+    """Longest pause between two pieces of a body, or of a WebSocket in either direction; no limit by default."""
     header: Annotated[str, Field(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$")] = HEADER
     """Field in which the milliseconds left come in and go upstream; `off` tells the upstream nothing."""
 

@@ -9,7 +9,8 @@ Rules:
    route timeout starts at the end of the request; its `max_stream_duration` is like this one.)
 2. A deadline that came with the request is on the exchange already; the earlier instant holds.
 3. If no time is left, the request is refused (504, `timeout`) before anything is sent.
-4. `off` for one key is for streams without an end, such as server-sent events and WebSocket.
+4. `off` for one key is for streams without an end, such as server-sent events and WebSocket.  It tightens nothing: a
+   silence is ended by `idle` alone, which is off unless it is written.
 5. `mode: observe` stamps nothing, and counts responses that come later than they would have been allowed to.
 """
 
@@ -20,7 +21,7 @@ from typing import cast
 from sidecar.core import metrics
 from sidecar.core.env import BuildContext
 from sidecar.core.exchange import Exchange
-from sidecar.core.outcome import DEADLINE, TIMEOUT, Outcome, Refusal, failed
+from sidecar.core.outcome import DEADLINE, SHORT_DEADLINE, TIMEOUT, Outcome, Refusal, failed
 from sidecar.core.stage import Gate
 from sidecar.stages.timeout.spec import HEADER, Spec
 
@@ -56,7 +57,8 @@ class TimeoutGate:
         if left is not None:
             x.headers = [field for field in x.headers if field[0] != self.header]
             if left.isdigit() and len(left) < 10:
-                x.deadline = min(x.deadline, x.arrived + int(left) / 1000)
+                x.caller_deadline = min(x.caller_deadline, x.arrived + int(left) / 1000)
+                x.deadline = min(x.deadline, x.caller_deadline)
 
     def refuse(self, x: Exchange, now: float) -> Outcome:
         """Return the refusal of a request that has no time left."""
@@ -67,7 +69,7 @@ class TimeoutGate:
 
     def settle(self, x: Exchange, ticket: object, outcome: Outcome) -> None:
         """Say in the refusal which timeout it was.  There is nothing to give back."""
-        if outcome.failure is not TIMEOUT:
+        if outcome.failure is not TIMEOUT and outcome.failure is not SHORT_DEADLINE:
             return
         now = self.now()
         if now < x.deadline:

@@ -3,10 +3,12 @@
 Rules:
 
 1. The strategy chooses among all endpoints as though all were up, which they mostly are.  Only if its choice is not
-   usable are all endpoints looked at: those available, not yet tried by this request and admitted by their own
-   policies; else the last resort (rule 4); else the tried ones, since the same endpoint again is better than none.
+   usable, or for a further attempt, are all endpoints looked at: those available, not yet tried by this request and
+   admitted by their own policies; else the last resort (rule 4); else the tried ones, since the same endpoint again is
+   better than none.
 2. A second strategy of the same kind chooses among what is left.  Stepping on in a round robin would put the load of an
-   endpoint that is out on its neighbour alone.
+   endpoint that is out on its neighbour alone.  A third one chooses for further attempts (retries and hedges), which
+   are no turns: with two endpoints, of which each request tries both, one would get all first attempts.
 3. Panic begins only when no endpoint is available, not at Envoy's half (envoy#28304: ejected hosts get traffic while
    healthy ones are there).  `spray` tries all: when every endpoint looks bad, the check is the likelier culprit, and
    breaker, deadline and retry budget bound the cost.  `fail_fast` refuses.  A breaker's refusal is no reason to panic.
@@ -41,6 +43,7 @@ class Balancer:
         "_accepts",
         "_choose",
         "_choose_again",
+        "_choose_further",
         "_endpoints",
         "_env",
         "_is_panicking",
@@ -59,6 +62,7 @@ class Balancer:
         self._endpoints = endpoints
         self._choose = make_strategy(spec, env)
         self._choose_again = make_strategy(spec, env)  # not the same object: its turns would skip endpoints
+        self._choose_further = make_strategy(spec, env)
         self._sprays = spec.panic == "spray"
         self._accepts = accepts
         self._env = env
@@ -69,13 +73,9 @@ class Balancer:
     def pick(self, x: Exchange, now: float) -> Endpoint | None:
         """Return an endpoint for this attempt, None if none can take it.  The caller counts it in flight."""
         members = self._endpoints.members
-        if members:
+        if members and not x.avoid:
             endpoint = self._choose(members, x)
-            if (
-                endpoint.is_up
-                and (not x.avoid or endpoint.key not in x.avoid)
-                and (self._accepts is None or self._accepts(endpoint))
-            ):
+            if endpoint.is_up and (self._accepts is None or self._accepts(endpoint)):
                 if self._is_panicking:
                     self._panic(False)
                 return endpoint
@@ -94,7 +94,9 @@ class Balancer:
             return None
         if x.avoid:
             candidates = _untried(candidates, x) or self._last_resort(members, candidates, x) or candidates
-        endpoint = self._choose_again(candidates, x)
+            endpoint = self._choose_further(candidates, x)
+        else:
+            endpoint = self._choose_again(candidates, x)
         if 0 < endpoint.ejected_until <= now and not self._is_panicking:
             endpoint.begin_trial(now)
         return endpoint

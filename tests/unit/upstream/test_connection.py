@@ -814,3 +814,95 @@ def test_no_traffic_leaves_the_table_or_a_connection_behind(steps: list[Step], l
         assert all(sent.value is not None or sent.error is not None for sent in play.runs)
 
     run(scenario())
+
+
+# ----- bodies where there may be none
+
+EVIL = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil"
+BODILESS = {
+    "204": (b"DELETE", b"HTTP/1.1 204 No Content\r\n"),
+    "HEAD": (b"HEAD", b"HTTP/1.1 200 OK\r\n"),
+    "HEAD of an error": (b"HEAD", b"HTTP/1.1 404 Not Found\r\n"),
+    "304": (b"GET", b"HTTP/1.1 304 Not Modified\r\n"),
+}
+
+
+@pytest.mark.parametrize("framing", [b"Content-Length: 39\r\n", b"Transfer-Encoding: chunked\r\n"])
+@pytest.mark.parametrize("kind", BODILESS)
+@virtual
+async def test_an_answer_without_the_body_that_it_announces_ends_its_connection(kind: str, framing: bytes) -> None:
+    method, head = BODILESS[kind]
+    back = Back()
+    first = back.send(get(method))
+    await settle()
+    back.server.write(head + framing + b"\r\n")
+    await settle()
+    assert outcome_of(first).failure is None
+    second = back.send(get())
+    await asyncio.sleep(0.05)
+    back.peers[0].write(EVIL)
+    await settle()
+    assert second.value is None
+    back.server.write(OK)
+    await settle()
+    assert (outcome_of(second).body, len(back.peers)) == (b"hi", 2)
+    assert back.peers[0].is_eof
+
+
+@pytest.mark.parametrize("kind", ["204", "HEAD", "HEAD of an error"])
+@pytest.mark.parametrize("length", [b"", b"Content-Length: 0\r\n"])
+@virtual
+async def test_nor_does_a_body_that_nothing_announces_become_the_next_answer(kind: str, length: bytes) -> None:
+    method, head = BODILESS[kind]
+    back = Back()
+    first = back.send(get(method))
+    await settle()
+    back.server.write(head + length + b"\r\n")
+    await settle()
+    assert outcome_of(first).failure is None
+    second = back.send(get())
+    await asyncio.sleep(0.05)
+    back.peers[0].write(EVIL)
+    await settle()
+    assert second.value is None
+    back.server.write(OK)
+    await settle()
+    assert (outcome_of(second).body, len(back.peers)) == (b"hi", 2)
+    await asyncio.sleep(1)
+    assert back.peers[0].is_eof
+    assert back.pool.describe()["open"] == 1
+
+
+@pytest.mark.parametrize("kind", ["204", "HEAD"])
+@virtual
+async def test_a_connection_that_stays_silent_is_used_again(kind: str) -> None:
+    method, head = BODILESS[kind]
+    back = Back()
+    for _ in range(5):
+        run = back.send(get(method))
+        await settle()
+        back.server.write(head + b"\r\n")
+        await settle()
+        assert outcome_of(run).failure is None
+        await asyncio.sleep(0.2)
+    assert len(back.peers) == 1
+    assert back.pool.describe()["idle"] == 1
+
+
+@virtual
+async def test_nobody_waits_for_silence() -> None:
+    """Where a pool is full, a doubtful connection makes room for a fresh one."""
+    back = Back(connections={"max": 1})
+    runs = [back.send(get(b"DELETE")) for _ in range(2)]
+    await settle()
+    back.server.write(BODILESS["204"][1] + b"\r\n")
+    await settle()
+    assert len(back.peers) == 2
+    back.server.write(BODILESS["204"][1] + b"\r\n")
+    await settle()
+    assert [outcome_of(run).status for run in runs] == [204, 204]
+    third = back.send(get())
+    await settle()
+    back.server.write(OK)
+    await settle()
+    assert outcome_of(third).body == b"hi"

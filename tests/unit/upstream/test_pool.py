@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from sidecar.core.outcome import CLIENT_TIMEOUT, Outcome
 from sidecar.core.promise import Run
+from sidecar.upstream.connection import UpstreamConnection
 from tests.support.loop import settle, virtual
-from tests.unit.upstream.back import OK, Back, Sink, get, outcome_of, upload
+from tests.unit.upstream.back import NEVER, OK, Back, Sink, get, outcome_of, upload
 
 
 async def for_ever() -> None:
@@ -395,3 +398,87 @@ async def test_who_waits_for_the_endpoint_never_gives_way() -> None:
     await asyncio.sleep(2)
     assert outcome_of(third).reason == "overloaded"
     assert first.value is second.value is None
+
+
+# ----- requests that run in a task, which learns of its connection or its answer one turn of the loop later
+
+
+async def one(back: Back, method: bytes = b"GET", **facts: Any) -> Outcome:
+    """Carry one exchange over the pool."""
+    connection = back.pool.take(get(), back.env.now()) or await back.pool.open(NEVER)
+    assert isinstance(connection, UpstreamConnection)
+    return await connection.exchange(get(method, **facts), NEVER, back.env.now())
+
+
+async def until(promise_is_resolved: Callable[[], bool]) -> None:
+    """Let the loop turn until it is so, and not one turn longer."""
+    while not promise_is_resolved():
+        await asyncio.sleep(0)
+
+
+@virtual
+async def test_a_connection_that_a_cancelled_request_never_took_is_kept() -> None:
+    back = Back()
+    task = asyncio.create_task(one(back))
+    await until(lambda: back.pool.describe()["opened"] == 1)
+    task.cancel()
+    await settle()
+    assert task.cancelled()
+    assert (back.pool.describe()["open"], back.pool.describe()["idle"]) == (1, 1)
+    run = back.send(get())
+    await settle()
+    back.server.write(OK)
+    await settle()
+    assert outcome_of(run).status == 200
+    assert len(back.peers) == 1
+
+
+@virtual
+async def test_or_serves_the_next_in_the_queue() -> None:
+    back = Back(connections={"max": 1})
+    task = asyncio.create_task(one(back))
+    await until(lambda: back.pool.describe()["opened"] == 1)
+    run = back.send(get())
+    task.cancel()
+    await settle()
+    back.server.write(OK)
+    await settle()
+    assert outcome_of(run).status == 200
+
+
+@virtual
+async def test_a_connection_that_is_lost_before_its_request_has_learnt_of_it_fails_no_request() -> None:
+    back = Back()
+    upstream = back.upstream()
+    task = asyncio.create_task(upstream.service(get()))
+    await until(lambda: back.pool.describe()["opened"] == 1)
+    (connection,) = back.pool.connections
+    connection.connection_lost(ConnectionResetError())
+    await settle()
+    assert len(back.peers) == 2
+    back.server.write(OK)
+    assert (await task).status == 200
+    assert back.env.emitted("bug") == []
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhi",
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        b"Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n",
+    ],
+)
+@virtual
+async def test_an_answer_that_a_cancelled_request_never_took_is_discarded(answer: bytes) -> None:
+    back = Back()
+    key = [(b"sec-websocket-key", b"dGhlIHNhbXBsZSBub25jZQ==")]
+    task = asyncio.create_task(one(back, upgrade=b"websocket" if b"101" in answer else None, headers=key))
+    await settle()
+    (connection,) = back.pool.connections
+    connection.data_received(answer)
+    assert ("switched" if b"101" in answer else "reading body") in repr(connection)
+    task.cancel()
+    await settle()
+    assert task.cancelled()
+    assert back.pool.describe()["open"] == 0

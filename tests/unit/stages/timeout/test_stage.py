@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -14,6 +15,8 @@ from sidecar.core.stage import Gate
 from sidecar.stages.timeout import stage as timeout
 from sidecar.stages.timeout.spec import Spec
 from tests.support.clock import FakeEnv, make_env
+from tests.support.loop import settle, virtual
+from tests.support.proxy import HANDSHAKE, Proxy, Service
 from tests.support.service import context, exchange, response
 
 
@@ -36,7 +39,44 @@ def test_the_built_in_defaults() -> None:
     env = make_env()
     x = arriving(env)
     gate(env).admit(x)
-    assert (x.deadline - x.arrived, x.attempt_timeout, x.idle_timeout) == (15, NEVER, 30)
+    assert (x.deadline - x.arrived, x.attempt_timeout, x.idle_timeout) == (15, NEVER, NEVER)
+
+
+POLICIES = """version: 1
+listeners: {inbound: {address: "127.0.0.1:0"}}
+upstreams: {u: {endpoints: ["http://a:80"]}}
+routes: [{name: r, match: {path_prefix: /}, upstream: u BLOCK}]
+"""
+
+
+@pytest.mark.parametrize("framing", ["Content-Length: 4", "Transfer-Encoding: chunked"])
+@pytest.mark.parametrize("block", ["", ", timeout: {request: off}", ", timeout: {request: 1h}", ", timeout: off"])
+@virtual
+async def test_a_block_ends_no_silence_that_it_does_not_name(block: str, framing: str) -> None:
+    """A stream that may be silent without a block may be so with `request: off`, which is written for such streams."""
+    is_chunked = "chunked" in framing
+    head = f"HTTP/1.1 200 OK\r\n{framing}\r\n\r\n".encode()
+    service = Service(head + (b"2\r\nhi\r\n" if is_chunked else b"hi"))
+    proxy = Proxy(POLICIES.replace(" BLOCK", block), service)
+    client = proxy.send()
+    await asyncio.sleep(600)
+    service.connections[0].write(b"2\r\nyo\r\n0\r\n\r\n" if is_chunked else b"yo")
+    assert (await client.answer()).body == b"hiyo"
+
+
+@virtual
+async def test_nor_that_of_a_websocket() -> None:
+    switch = (
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        b"Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n"
+    )
+    proxy = Proxy(POLICIES.replace(" BLOCK", ", timeout: {request: off}"), service := Service(switch))
+    client = proxy.connect()
+    client.write(HANDSHAKE)
+    await asyncio.sleep(600)
+    service.connections[0].write(b"\x81\x02hi")
+    await settle()
+    assert client.received.endswith(b"\x81\x02hi")
 
 
 def test_the_time_counts_from_the_first_byte() -> None:

@@ -233,3 +233,52 @@ def test_a_pick_is_the_best_there_is(load_balancing: Any, standing: list[tuple[b
     assert (picked is None) == (not good)
     if picked is not None:
         assert picked in ([e for e in good if e.key not in avoid] or good)
+
+
+def first_tries(bench: Bench, requests: int, further: int) -> Counter[int]:
+    """How often each endpoint is picked first by requests that make so many further attempts."""
+    firsts: Counter[int] = Counter()
+    for _ in range(requests):
+        tried: list[Endpoint] = []
+        for attempt in range(1, further + 2):
+            endpoint = bench.pick(attempt=attempt, avoid=frozenset(each.key for each in tried))
+            assert endpoint is not None
+            if attempt == 1:
+                firsts[bench.endpoints.index(endpoint)] += 1
+            tried.append(endpoint)
+    return firsts
+
+
+@pytest.mark.parametrize("size", [2, 3, 4])
+@pytest.mark.parametrize("further", [1, 2, 3])
+def test_retries_and_hedges_are_no_turns_of_a_round_robin(size: int, further: int) -> None:
+    firsts = first_tries(Bench(size, "round_robin"), 60 * size, further)
+    assert set(firsts.values()) == {60}
+
+
+@pytest.mark.parametrize("size", [3, 4])
+@pytest.mark.parametrize("further", [1, 2])
+def test_nor_of_that_among_the_endpoints_that_are_left(size: int, further: int) -> None:
+    bench = Bench(size, "round_robin")
+    bench.endpoints[0].set_health(False)
+    firsts = first_tries(bench, 60 * size * (size - 1), further)
+    assert set(firsts) == set(range(1, size))
+    assert max(firsts.values()) == min(firsts.values())
+
+
+def test_further_attempts_are_spread_too() -> None:
+    bench = Bench(3, "round_robin")
+    found = bench.picks(300, attempt=2, avoid=frozenset([bench.endpoints[0].key]))
+    assert found == {1: 150, 2: 150}
+
+
+@pytest.mark.parametrize("load_balancing", ALL)
+def test_a_further_attempt_goes_to_another_endpoint(load_balancing: Any) -> None:
+    bench = Bench(2, load_balancing)
+    user = {"x-user": "alice"}
+    first = bench.pick(headers=user)
+    assert first is not None
+    for _ in range(50):
+        again = bench.pick(headers=user, attempt=2, avoid=frozenset([first.key]))
+        assert again is not None
+        assert again is not first
