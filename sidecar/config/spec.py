@@ -68,7 +68,7 @@ class CriticalitySpec(Model):
     """How much requests matter: under pressure the sheddable go first."""
 
     criticality: Criticality = "default"
-    """The header x-criticality, where it came in, wins."""
+    """The header x-criticality of a trusted client wins; of others it can only lower this."""
 
 
 class UpstreamSpec(Whereabouts):

@@ -37,6 +37,7 @@ IDEMPOTENT_METHODS: Final = SAFE_METHODS | {b"PUT", b"DELETE"}
 CRITICAL: Final = 0
 DEFAULT: Final = 1
 SHEDDABLE: Final = 2
+UNSAID: Final = -1
 CRITICALITIES: Final = {"critical": CRITICAL, "default": DEFAULT, "sheddable": SHEDDABLE}
 """Ranks of a request by the word in a policy file; under pressure the highest number is refused first."""
 
@@ -150,9 +151,11 @@ class Exchange(Message):
     version = 11
     """10 for HTTP/1.0, 11 for HTTP/1.1, as the client said it."""
     scheme = b"http"
-    """`http` or `https`."""
+    """`http` or `https`, as the client asked: that of the connection unless a trusted proxy says otherwise."""
     authority = b""
-    """Host field or authority of an absolute target, without user information."""
+    """Host field or authority of an absolute target, without user information.  The upstream gets it as its Host."""
+    public_authority = b""
+    """Host that the client asked for, if a trusted proxy says that it was another than `authority`; else empty."""
     path = b"/"
     """Path as it came, percent-encoded; never empty."""
     query: bytes | None = None
@@ -177,12 +180,16 @@ class Exchange(Message):
     """True while the client waits for a 100 before it sends the body."""
     accepts_trailers = False
     """True if the request said `TE: trailers`."""
+    guard_trailer: Callable[[bytes], bool] | None = None
+    """True for the name of a trailer, in lower case, that no policy cuts out or writes; None if no policy does."""
     interim: Callable[[int, bytes], None] | None = None
     """Passes status and field lines of an interim response (1xx) to the client; None if it cannot take any."""
     arrived = 0.0
     """Instant (`env.now`) of the first byte."""
     deadline = NEVER
     """Instant by which the last byte of the response must be out."""
+    min_deadline = 0.0
+    """Seconds from the arrival to the earliest deadline that the request itself may set; 0 for a trusted peer."""
     attempt_timeout = NEVER
     """Seconds for one attempt."""
     timeout_header = b"x-request-timeout-ms"
@@ -193,6 +200,8 @@ class Exchange(Message):
     """Seconds between two pieces of a body."""
     criticality = DEFAULT
     """Rank under pressure, see `CRITICALITIES`."""
+    said_criticality = UNSAID
+    """Rank that the request itself names; `UNSAID` if it names none."""
     attempt = 1
     """Number of this attempt, the first is 1; a fork has its own."""
     why = "first"
@@ -250,6 +259,7 @@ class Exchange(Message):
         twin.version = self.version
         twin.scheme = self.scheme
         twin.authority = self.authority
+        twin.public_authority = self.public_authority
         twin.query = self.query
         twin.body = self.body
         twin.stream = self.stream
@@ -260,14 +270,17 @@ class Exchange(Message):
         twin.upgrade = self.upgrade
         twin.expects_continue = self.expects_continue
         twin.accepts_trailers = self.accepts_trailers
+        twin.guard_trailer = self.guard_trailer
         twin.interim = self.interim
         twin.arrived = self.arrived
         twin.deadline = self.deadline
+        twin.min_deadline = self.min_deadline
         twin.attempt_timeout = self.attempt_timeout
         twin.timeout_header = self.timeout_header
         twin.grpc_timeout = self.grpc_timeout
         twin.idle_timeout = self.idle_timeout
         twin.criticality = self.criticality
+        twin.said_criticality = self.said_criticality
         twin.marked_attempt = self.marked_attempt
         twin.is_hedge = self.is_hedge
         twin.is_counted = self.is_counted
@@ -286,6 +299,10 @@ class Exchange(Message):
             return False
         run.cancel()
         return True
+
+    def shorten_deadline(self, seconds: float) -> None:
+        """Take the time that the request itself allows, in seconds from its arrival, within what it may ask for."""
+        self.deadline = min(self.deadline, self.arrived + max(seconds, self.min_deadline))
 
     @property
     def is_retry(self) -> bool:

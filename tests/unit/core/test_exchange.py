@@ -30,6 +30,7 @@ VALUES: dict[str, Any] = {
     "stream": Body(),
     "captures": {"id": "7"},
     "upgrade": b"websocket",
+    "guard_trailer": lambda name: True,
     "interim": lambda status, lines: None,
     "avoid": frozenset(("http://10.0.0.1",)),
     "attempts": [Attempt(1, 0.0)],

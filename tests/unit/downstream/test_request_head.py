@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from sidecar.core.exchange import CRITICAL, DEFAULT, NEVER, SHEDDABLE, Exchange
+from sidecar.core.exchange import CRITICAL, DEFAULT, NEVER, SHEDDABLE, UNSAID, Exchange
 from sidecar.core.http1 import CHUNKED, Invalid, parse_request
 from sidecar.downstream.request_head import LastHop, Peer, read_request, remove_dot_segments
 
@@ -179,11 +179,11 @@ def test_the_deadline(lines: bytes, deadline: float) -> None:
 
 @pytest.mark.parametrize(
     ("lines", "criticality"),
-    [(b"", DEFAULT), (b"critical", CRITICAL), (b"Sheddable", SHEDDABLE), (b"whatever", DEFAULT)],
+    [(b"", UNSAID), (b"critical", CRITICAL), (b"Sheddable", SHEDDABLE), (b"default", DEFAULT), (b"whatever", UNSAID)],
 )
 def test_criticality_is_read_and_passed_on(lines: bytes, criticality: int) -> None:
-    x, *_ = read(b"X-Criticality: %b\r\n" % lines if lines else b"")
-    assert x.criticality == criticality
+    x, *_ = read(b"X-Criticality: %b\r\n" % lines if lines else b"", peer=Peer("10.0.0.1", b"http", TRUSTED))
+    assert x.said_criticality == criticality
     assert x.header(b"x-criticality") == (lines or None)
 
 
