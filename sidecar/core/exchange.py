@@ -310,6 +310,11 @@ class Exchange(Message):
         return self.marked_attempt > 0
 
     @property
+    def host(self) -> bytes:
+        """Authority of the effective request URI (RFC 9110 7.1): that which the client asked for."""
+        return self.public_authority or self.authority
+
+    @property
     def target(self) -> bytes:
         """Path and query as they go on the wire."""
         return self.path if self.query is None else self.path + b"?" + self.query
@@ -327,7 +332,7 @@ class RequestFacts:
     """Facts of a request that a stage may change for the stages further in, as they were."""
 
     __slots__ = (
-        "authority", "body", "expects_continue", "method", "parsed", "path", "query", "raw", "stream",
+        "authority", "body", "expects_continue", "forwarding", "method", "parsed", "path", "query", "raw", "stream",
     )  # fmt: skip
 
     def __init__(self, x: Exchange) -> None:
@@ -335,6 +340,7 @@ class RequestFacts:
         self.path = x.path
         self.query = x.query
         self.authority = x.authority
+        self.forwarding = x.forwarding
         self.parsed = x.parsed
         self.raw = x.raw
         self.body = x.body
@@ -347,6 +353,7 @@ class RequestFacts:
         x.path = self.path
         x.query = self.query
         x.authority = self.authority
+        x.forwarding = self.forwarding
         x.parsed = self.parsed
         x.raw = self.raw
         x.body = self.body

@@ -184,7 +184,6 @@ def _read_target(x: Exchange, method: bytes, target: bytes, peer: Peer) -> None:
     if HOST.fullmatch(match[2]) is None:
         raise Invalid("the target's authority is not a host name")
     x.authority = match[2]
-    x.public_authority = b""
     scheme = match[1].lower()
     if scheme != x.scheme and peer.is_trusted:
         said = b"x-forwarded-proto: %b\r\n"
