@@ -168,7 +168,7 @@ class Store:
         if x.method in SAFE_METHODS or outcome.failure is not None or not 200 <= outcome.status < 400:
             return False
         for path, query in ((x.path, x.query), *others(x, outcome.headers)):
-            for uri in {rule.uri(x.scheme, x.authority, path, query) for rule in self._rules}:
+            for uri in {rule.uri(x.scheme, x.host, path, query) for rule in self._rules}:
                 self._purge("uri", uri)
         return True
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
-from pydantic import Field, PlainSerializer, PlainValidator, SecretStr, WithJsonSchema, field_validator
+from pydantic import AfterValidator, Field, PlainSerializer, PlainValidator, SecretStr, WithJsonSchema, field_validator
 
 from sidecar.config.listen_address import ListenAddress, ListenAddressValue
+from sidecar.core.http1 import TOKEN
+from sidecar.core.message import HOP_BY_HOP, fold
 from sidecar.core.spec import Model
-from sidecar.core.units import ByteRate, Duration, Size
+from sidecar.core.units import ByteRate, Duration, DurationOrZero, Size
 from sidecar.upstream.tls import ServerTlsSpec
 
 
@@ -60,6 +63,42 @@ class SlowClientsSpec(Model):
     """Bytes that are buffered for all slow clients of the listener together."""
 
 
+OUTBOUND: Final = "outbound"
+"""Name of the listener whose clients are believed where it is loopback: it is for the service beside us."""
+UNPASSABLE: Final = HOP_BY_HOP | {
+    b"content-length", b"host", b"expect", b"forwarded", b"x-forwarded-for", b"x-forwarded-proto", b"x-request-id",
+    b"x-request-timeout-ms", b"x-envoy-expected-rq-timeout-ms", b"grpc-timeout", b"x-sidecar-attempt",
+    b"x-sidecar-hops", b"x-criticality", b"max-forwards",
+}  # fmt: skip
+"""Fields that the sidecar writes itself or that end with the connection, by their folded names."""
+
+
+def _field(name: str) -> str:
+    encoded = name.encode("ascii", "replace")
+    if re.fullmatch(TOKEN, encoded) is None:
+        raise ValueError(f"has `{name}`, which is not the name of a header field; write such as x-original-url")
+    if fold(encoded) in UNPASSABLE:
+        raise ValueError(f"has `{name}`, which the sidecar reads and writes itself; leave it out")
+    return name
+
+
+def _via(name: str) -> str:
+    if re.fullmatch(TOKEN, name.encode("ascii", "replace")) is None:
+        raise ValueError("is not a pseudonym for Via; write a word such as sidecar, or off")
+    return name
+
+
+class UntrustedSpec(Model):
+    """What clients that are not trusted may do."""
+
+    min_deadline: DurationOrZero = 0.1
+    """A deadline that they set is never earlier than so long after the arrival of their request."""
+    pass_: Annotated[
+        tuple[Annotated[str, AfterValidator(_field)], ...], Field(strict=False, alias="pass", max_length=100)
+    ] = ()
+    """Fields about the client or the target, such as `x-original-url`, that pass from them on purpose."""
+
+
 class ListenerSpec(Model):
     """Address on which clients connect, and how they are trusted."""
 
@@ -68,8 +107,14 @@ class ListenerSpec(Model):
     tls: ServerTlsSpec | None = None
     """Certificate to show; clients must then speak TLS.  Without it the listener is plain."""
     trusted_proxies: Annotated[tuple[Network, ...], Field(strict=False)] = ()
-    """Networks whose X-Forwarded-* and Forwarded fields are believed and passed on; those of others are replaced."""
+    """Who is trusted: what they say in X-Forwarded-*, Forwarded and their like, their deadlines and their criticality
+    are believed.  Trusted as well are all clients of a listener with `client_ca`, and of a loopback listener with the
+    name `outbound`."""
     slow_clients: SlowClientsSpec = SlowClientsSpec.built_in()
+    untrusted: UntrustedSpec = UntrustedSpec.built_in()
+    """What all others may do."""
+    via: Annotated[str, Field(max_length=100), AfterValidator(_via)] = "sidecar"
+    """Name in the field Via that the upstream gets; `off` sends none."""
 
 
 class AdminSpec(Model):

@@ -68,7 +68,7 @@ class CriticalitySpec(Model):
     """Importance of requests: under pressure sheddable ones are refused first."""
 
     criticality: Criticality = "default"
-    """Importance of requests without a header x-criticality, which wins over it."""
+    """The header x-criticality of a trusted client wins; of others it can only lower this."""
 
 
 class UpstreamSpec(Whereabouts):

@@ -37,6 +37,7 @@ IDEMPOTENT_METHODS: Final = SAFE_METHODS | {b"PUT", b"DELETE"}
 CRITICAL: Final = 0
 DEFAULT: Final = 1
 SHEDDABLE: Final = 2
+UNSAID: Final = -1
 CRITICALITIES: Final = {"critical": CRITICAL, "default": DEFAULT, "sheddable": SHEDDABLE}
 """Ranks of a request by the word in a policy file; under pressure the highest number is refused first."""
 
@@ -150,9 +151,11 @@ class Exchange(Message):
     version = 11
     """10 for HTTP/1.0, 11 for HTTP/1.1, as the client said it."""
     scheme = b"http"
-    """`http` or `https`."""
+    """`http` or `https`, as the client asked: that of the connection unless a trusted proxy says otherwise."""
     authority = b""
-    """Host field or authority of an absolute target, without user information."""
+    """Host field or authority of an absolute target, without user information.  The upstream gets it as its Host."""
+    public_authority = b""
+    """Host that the client asked for, if a trusted proxy says that it was another than `authority`; else empty."""
     path = b"/"
     """Path as it came, percent-encoded; never empty."""
     query: bytes | None = None
@@ -177,6 +180,8 @@ class Exchange(Message):
     """True while the client waits for a 100 before it sends the body."""
     accepts_trailers = False
     """True if the request said `TE: trailers`."""
+    guard_trailer: Callable[[bytes], bool] | None = None
+    """True for the name of a trailer, in lower case, that no policy cuts out or writes; None if no policy does."""
     interim: Callable[[int, bytes], None] | None = None
     """Passes status and field lines of an interim response (1xx) to the client; None if it cannot take any."""
     arrived = 0.0
@@ -185,6 +190,8 @@ class Exchange(Message):
     """Instant by which the last byte of the response must be out."""
     caller_deadline = NEVER
     """The same as the caller has set it; `deadline` is another instant where the policy allows less."""
+    min_deadline = 0.0
+    """Seconds from the arrival to the earliest deadline that the request itself may set; 0 for a trusted peer."""
     attempt_timeout = NEVER
     """Seconds for one attempt."""
     timeout_header = b"x-request-timeout-ms"
@@ -195,6 +202,8 @@ class Exchange(Message):
     """Seconds between two pieces of a body."""
     criticality = DEFAULT
     """Rank under pressure, see `CRITICALITIES`."""
+    said_criticality = UNSAID
+    """Rank that the request itself names; `UNSAID` if it names none."""
     attempt = 1
     """Number of this attempt, the first is 1; a fork has its own."""
     why = "first"
@@ -252,6 +261,7 @@ class Exchange(Message):
         twin.version = self.version
         twin.scheme = self.scheme
         twin.authority = self.authority
+        twin.public_authority = self.public_authority
         twin.query = self.query
         twin.body = self.body
         twin.stream = self.stream
@@ -262,15 +272,18 @@ class Exchange(Message):
         twin.upgrade = self.upgrade
         twin.expects_continue = self.expects_continue
         twin.accepts_trailers = self.accepts_trailers
+        twin.guard_trailer = self.guard_trailer
         twin.interim = self.interim
         twin.arrived = self.arrived
         twin.deadline = self.deadline
         twin.caller_deadline = self.caller_deadline
+        twin.min_deadline = self.min_deadline
         twin.attempt_timeout = self.attempt_timeout
         twin.timeout_header = self.timeout_header
         twin.grpc_timeout = self.grpc_timeout
         twin.idle_timeout = self.idle_timeout
         twin.criticality = self.criticality
+        twin.said_criticality = self.said_criticality
         twin.marked_attempt = self.marked_attempt
         twin.is_hedge = self.is_hedge
         twin.is_counted = self.is_counted
@@ -290,10 +303,20 @@ class Exchange(Message):
         run.cancel()
         return True
 
+    def shorten_deadline(self, seconds: float) -> None:
+        """Take the time that the request itself allows, in seconds from its arrival, within what it may ask for."""
+        self.caller_deadline = min(self.caller_deadline, self.arrived + max(seconds, self.min_deadline))
+        self.deadline = min(self.deadline, self.caller_deadline)
+
     @property
     def is_retry(self) -> bool:
         """True if the request arrived marked as a caller's retry."""
         return self.marked_attempt > 0
+
+    @property
+    def host(self) -> bytes:
+        """Authority of the effective request URI (RFC 9110 7.1): that which the client asked for."""
+        return self.public_authority or self.authority
 
     @property
     def target(self) -> bytes:
@@ -313,7 +336,7 @@ class RequestFacts:
     """Facts of a request that a stage may change for the stages further in, as they were."""
 
     __slots__ = (
-        "authority", "body", "expects_continue", "method", "parsed", "path", "query", "raw", "stream",
+        "authority", "body", "expects_continue", "forwarding", "method", "parsed", "path", "query", "raw", "stream",
     )  # fmt: skip
 
     def __init__(self, x: Exchange) -> None:
@@ -321,6 +344,7 @@ class RequestFacts:
         self.path = x.path
         self.query = x.query
         self.authority = x.authority
+        self.forwarding = x.forwarding
         self.parsed = x.parsed
         self.raw = x.raw
         self.body = x.body
@@ -333,6 +357,7 @@ class RequestFacts:
         x.path = self.path
         x.query = self.query
         x.authority = self.authority
+        x.forwarding = self.forwarding
         x.parsed = self.parsed
         x.raw = self.raw
         x.body = self.body

@@ -17,7 +17,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from sidecar.core.message import Headers, parse_fields
+from sidecar.core.message import CLAIM_PREFIXES, CLAIMS, Headers, fold, parse_fields
 
 TOKEN: Final = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]++"
 """Token (RFC 9110 5.6.2)."""
@@ -49,12 +49,13 @@ FORBIDDEN_TRAILERS: Final = frozenset(
         b"trailer", b"upgrade", b"max-forwards", b"expect", b"range", b"cache-control", b"pragma", b"age", b"date",
         b"expires", b"vary", b"location", b"retry-after", b"authorization", b"proxy-authorization", b"www-authenticate",
         b"proxy-authenticate", b"set-cookie", b"cookie", b"content-encoding", b"content-type", b"content-range", b"via",
-        b"forwarded", b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host", b"x-request-id", b"x-criticality",
-        b"x-request-timeout-ms", b"x-sidecar-attempt", b"x-sidecar-reason",
+        b"x-request-id", b"x-criticality", b"x-request-timeout-ms", b"x-envoy-expected-rq-timeout-ms", b"grpc-timeout",
+        b"x-sidecar-attempt", b"x-sidecar-hops", b"x-sidecar-reason", b"x-sidecar-fallback", b"if-match",
+        b"if-none-match", b"if-modified-since", b"if-unmodified-since", b"if-range", b"x-api-key",
     )
-)  # fmt: skip
-"""Fields that decide on framing, routing, authentication or content, and so must not come as trailers (RFC 9110
-6.5.1)."""
+).union(CLAIMS)  # fmt: skip
+"""Fields with a say in framing, routing, authentication or content that must not come after the fact (RFC 9110 6.5.1).
+All names are folded."""
 
 
 class Invalid(Exception):  # noqa: N818 - a message, not an error of ours
@@ -252,5 +253,11 @@ def trailer_block(trailers: Headers) -> bytes:
     """Return the end of a chunked body: the last chunk, the trailers that may pass, and the empty line."""
     if not trailers:
         return b"0\r\n\r\n"
-    lines = [b"%b: %b\r\n" % field for field in trailers if field[0] not in FORBIDDEN_TRAILERS]
+    lines = [b"%b: %b\r\n" % field for field in trailers if may_trail(field[0])]
     return b"0\r\n%b\r\n" % b"".join(lines)
+
+
+def may_trail(name: bytes) -> bool:
+    """True if a field may come after the body, from whoever it is.  `name` is in lower case."""
+    folded = fold(name)
+    return folded not in FORBIDDEN_TRAILERS and not folded.startswith(CLAIM_PREFIXES)

@@ -113,6 +113,23 @@ class Message:
         return None
 
 
+# ----- names
+
+LETTERS: Final = b"abcdefghijklmnopqrstuvwxyz"
+SEPARATORS: Final = b"-_.!#$%&'*+^`|~"
+"""Octets of a name (RFC 9110 5.6.2) that are neither letters nor digits."""
+FOLDING: Final = bytes.maketrans(LETTERS.upper() + SEPARATORS, LETTERS + b"-" * len(SEPARATORS))
+
+
+def fold(name: bytes) -> bytes:
+    """Return the name that CGI, WSGI and the frameworks behind them take a field's name for.
+
+    They read letters of both cases, and every separator, alike: `X_User`, `x.user` and `X-User` are one variable there
+    (RFC 3875 4.1.18).  Two names with the same folded name are called twins.
+    """
+    return name.translate(FOLDING)
+
+
 # ----- field lines of a head
 
 LINES: Final = 1024
@@ -142,12 +159,22 @@ NOTED: Final = Line((b"", b""), is_noted=True)
 class Selection:
     """Names of fields, and what the lines of late were."""
 
-    __slots__ = ("_known", "_names", "_noted")
+    __slots__ = ("_guarded", "_known", "_names", "_noted", "_prefixes")
 
-    def __init__(self, names: frozenset[bytes], noted: frozenset[bytes] = frozenset()) -> None:
-        """Fields to take, and fields that pass but are to be noticed; lower case."""
+    def __init__(
+        self,
+        names: frozenset[bytes],
+        noted: frozenset[bytes] = frozenset(),
+        prefixes: tuple[bytes, ...] = (),
+        others: frozenset[bytes] = frozenset(),
+    ) -> None:
+        """Take the fields `names`, and those whose names begin with one of `prefixes`; notice the fields `noted`.  The
+        twins of all these, and of `others`, are taken too.  All names are in lower case."""
         self._names = names
         self._noted = noted
+        self._prefixes = prefixes
+        self._guarded = names | noted | others
+        """Names whose twins are taken."""
         self._known: dict[bytes, Line] = {}
 
     def take(self, data: bytes, start: int, end: int) -> tuple[bytes, Headers, bool]:
@@ -171,11 +198,14 @@ class Selection:
 
     def _read(self, text: bytes) -> Line:
         name = text[: text.find(b":")].lower()
-        if name in self._names:
+        folded = fold(name)
+        if name in self._noted:
+            line = NOTED
+        elif name in self._names or folded.startswith(self._prefixes) or (folded != name and folded in self._guarded):
             line = Line((name, text[len(name) + 1 :].strip(b" \t")), is_taken=True)
         else:
-            line = NOTED if name in self._noted else PASSING
-        if len(text) <= LINE and name not in SECRETS:
+            line = PASSING
+        if len(text) <= LINE and folded not in SECRETS:
             if len(self._known) >= LINES:
                 self._known.clear()
             self._known[text] = line
@@ -198,6 +228,34 @@ FOR_CACHES: Final = frozenset(
     )
 )  # fmt: skip
 """Fields of a request that have a say in how a cache answers it, or in what it stores (RFC 9111)."""
+CLAIMS: Final = frozenset(
+    (
+        # Where the client is (RFC 7239; nginx, Akamai, Cloudflare, Fastly, Fly, Azure, Envoy, WebLogic).
+        b"forwarded", b"forwarded-for", b"x-forwarded", b"x-real-ip", b"client-ip", b"x-client-ip", b"true-client-ip",
+        b"x-true-client-ip", b"x-cluster-client-ip", b"x-original-forwarded-for", b"x-originating-ip",
+        b"x-proxyuser-ip", b"cf-connecting-ip", b"cf-connecting-ipv6", b"fastly-client-ip", b"fly-client-ip",
+        b"x-azure-clientip", b"x-azure-socketip", b"x-envoy-external-address", b"x-envoy-internal", b"proxy-client-ip",
+        b"wl-proxy-client-ip", b"l5d-remote-ip",
+        # What it asks for, and how it came (IIS, Symfony, Rails, Envoy, Linkerd, Next.js, Rack).
+        b"x-original-url", b"x-original-uri", b"x-original-path", b"x-original-method", b"x-original-host",
+        b"x-original-proto", b"x-rewrite-url", b"x-override-url", b"x-http-method-override", b"x-http-method",
+        b"x-method-override", b"x-host", b"x-http-host-override", b"x-envoy-original-path", b"x-envoy-original-host",
+        b"x-envoy-original-method", b"l5d-dst-override", b"x-middleware-subrequest", b"x-sendfile-type",
+        b"x-accel-mapping", b"x-scheme", b"x-url-scheme", b"front-end-https",
+        # Who it is (RFC 9440 2.4; CGI's REMOTE_USER; Azure, Linkerd), and CGI's HTTP_PROXY (CVE-2016-5385).
+        b"remote-user", b"x-authenticated-user", b"x-authenticated-userid", b"x-authenticated-email",
+        b"x-authenticated-groups", b"client-cert", b"client-cert-chain", b"x-client-cert", b"x-client-dn",
+        b"x-client-verify", b"x-arr-clientcert", b"x-spiffe-id", b"l5d-client-id", b"proxy",
+    )
+)  # fmt: skip
+"""Fields by which a proxy tells the service who asks, from where and for what.  Only a trusted peer may send them.  All
+names are folded."""
+CLAIM_PREFIXES: Final = (
+    b"x-forwarded-", b"x-auth-request-", b"x-remote-", b"x-webauth-", b"x-ssl-client-", b"ssl-client-",
+    b"x-tls-client-", b"x-amzn-oidc-", b"x-amzn-mtls-", b"x-ms-client-principal", b"x-goog-authenticated-user-",
+    b"x-goog-iap-",
+)  # fmt: skip
+"""Beginnings of further such names (oauth2-proxy, Kubernetes, Grafana, mod_ssl, ALB, App Service, Google IAP)."""
 LONGEST_WAIT: Final = 1e9
 """Seconds; a longer `Retry-After` counts as this."""
 LONGEST_DATE: Final = 64

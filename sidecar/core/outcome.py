@@ -54,6 +54,7 @@ DEADLINE: Final = Failure("timeout", 504, "gateway", False, "No time was left fo
 TRANSFORM: Final = Failure("transform_failed", 502, "gateway", True, "The answer could not be transformed")
 FAULT: Final = Failure("fault_injected", 503, "gateway", False, "A fault was injected by policy")
 NO_ROUTE: Final = Failure("no_route", 404, "gateway", False, "No route matches the request")
+LOOP: Final = Failure("loop", 508, "gateway", False, "The request has come round to a sidecar that it passed before")
 CLIENT_CLOSED: Final = Failure("client_closed", 499, "client", True, "The client went away")
 CLIENT_TIMEOUT: Final = Failure("client_timeout", 408, "client", True, "The client did not send its request in time")
 SLOW_READER: Final = Failure("client_timeout", 408, "client", True, "The client did not read the answer in time")
@@ -64,7 +65,7 @@ FAILURES: Final = {
     f.code: f
     for f in (
         CONNECT_FAILURE, CONNECT_TIMEOUT, RESET, TIMEOUT, PROTOCOL, BREAKER_OPEN, OVERLOADED, NO_ENDPOINT, TRANSFORM,
-        FAULT, NO_ROUTE, CLIENT_CLOSED, CLIENT_TIMEOUT, BAD_REQUEST, INTERNAL,
+        FAULT, NO_ROUTE, LOOP, CLIENT_CLOSED, CLIENT_TIMEOUT, BAD_REQUEST, INTERNAL,
     )
 }  # fmt: skip
 """Failures by code.  `DEADLINE`, `SHORT_DEADLINE`, `SLOW_READER` and `STALE_CONNECTION` share that of another one."""

@@ -7,6 +7,7 @@ for its head, `response_body` for a body that is still arriving.
 
     connection      one client's connection, and the table of its phases: start reading here
     request_head    a head as an `Exchange`; what is rejected, what is believed        (mirrors upstream/request_head)
+    forwarded       what trusted proxies say of the client
     request_body    the body of a request while it arrives                             (mirrors upstream/request_body)
     response_head   the head of an answer; problem documents                           (mirrors upstream/response_head)
     response_body   the body of an answer while it arrives

@@ -47,7 +47,7 @@ from binascii import hexlify
 from typing import TYPE_CHECKING, Final, cast
 
 from sidecar.core.body import HIGH_WATER, WHOLE, Body
-from sidecar.core.exchange import NEVER, Exchange
+from sidecar.core.exchange import CRITICALITIES, NEVER, Exchange
 from sidecar.core.http1 import Invalid, parse_request
 from sidecar.core.outcome import (
     BAD_REQUEST,
@@ -111,6 +111,8 @@ EMPTY_LINES: Final = re.compile(rb"\A(?:\r\n)+")
 MAX_REQUESTS_A_TURN: Final = 16
 """Pipelined requests that are answered in one turn of the loop, if they need not wait.  One read can bring thousands of
 them, and no other connection is served meanwhile."""
+WORDS: Final = {rank: word.encode() for word, rank in CRITICALITIES.items()}
+"""Value of X-Criticality by rank."""
 SWITCHING: Final = b"connection: Upgrade\r\nupgrade: websocket\r\n"
 """Field lines of a 101."""
 
@@ -180,7 +182,7 @@ class DownstreamConnection(asyncio.Protocol):
         self._phase = IDLE
         name = transport.get_extra_info("peername")
         address = name[0] if isinstance(name, tuple) else ""
-        self._peer = Peer(address, listener.scheme, listener.trusted_proxies)
+        self._peer = Peer(address, listener.scheme, trust=listener.trust)
         self.expires = listener.now() + listener.limits.header_timeout
 
     def data_received(self, data: bytes) -> None:
@@ -311,7 +313,8 @@ class DownstreamConnection(asyncio.Protocol):
         except LastHop as last:
             self._exchange = last.x
             self._keep_alive, self._has_to_linger = False, True
-            self._write(last.x, listener.last_hop(last.x))
+            failure = last.failure
+            self._write(last.x, listener.last_hop(last.x) if failure is None else make_problem(last.x, failed(failure)))
             return False
         self._phase = SERVING if self._request_body is None or x.expects_continue else COLLECTING
         self._serve(x)
@@ -451,8 +454,10 @@ class DownstreamConnection(asyncio.Protocol):
                 self._respond(x, self.listener.no_route(x))
                 return
             x.route = route
-            if x.criticality == 1:
+            if x.said_criticality < 0:
                 x.criticality = route.criticality
+            else:
+                self._rank(x, route.criticality)
         except Exception as error:
             self._break_down(error)
             return
@@ -474,6 +479,14 @@ class DownstreamConnection(asyncio.Protocol):
             return
         if self._phase == SERVING:
             self._run = run
+
+    def _rank(self, x: Exchange, own: int) -> None:
+        """Set the rank of a request that names one.  An untrusted client can only lower that of the route (`own`)."""
+        rank, peer = x.said_criticality, self._peer
+        if peer is not None and not peer.is_trusted:
+            rank = max(rank, own)  # the highest number is refused first
+            x.add(b"x-criticality", WORDS[rank])
+        x.criticality = rank
 
     def _end_run(self, run: Run[Outcome]) -> None:
         """Answer with the outcome of a run."""

@@ -11,13 +11,14 @@ import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, Protocol
 
-from sidecar.config.process_spec import LimitsSpec, ListenerSpec
+from sidecar.config.process_spec import OUTBOUND, LimitsSpec, ListenerSpec
 from sidecar.control.compiler import Route, Snapshot
 from sidecar.core import events, metrics
 from sidecar.core.exchange import Exchange
 from sidecar.core.outcome import NO_ROUTE, Failure, Outcome, Refusal, failed
 from sidecar.downstream.connection import DownstreamConnection
 from sidecar.downstream.descriptors import HasFileno, are_scarce
+from sidecar.downstream.request_head import Trust, hop_name
 from sidecar.downstream.slow_clients import SlowClients
 from sidecar.downstream.sockets import BACKLOG, Sockets
 from sidecar.downstream.tls_acceptor import TlsAcceptor
@@ -65,8 +66,8 @@ class Listener:
         """Source of request ids."""
         self.scheme = b"http" if spec.tls is None else b"https"
         """`http` or `https`."""
-        self.trusted_proxies = tuple(spec.trusted_proxies)
-        """Networks whose forwarded fields are believed."""
+        self.trust = trust_of(name, spec, server.hop_key)
+        """What its clients are believed."""
         self.limits: LimitsSpec = server.limits
         """Limits of the snapshot in use."""
         self.slow = SlowClients(spec.slow_clients)
@@ -230,6 +231,23 @@ class Listener:
 
     def __repr__(self) -> str:
         return f"<Listener {self.name} {', '.join(self.addresses)} {len(self.connections)} connections>"
+
+
+def trust_of(name: str, spec: ListenerSpec, hop_key: bytes) -> Trust:
+    """Return what a listener believes of its clients.
+
+    All of them are believed where each has shown a certificate, and on the loopback listener `outbound`, which only the
+    service beside us can reach.
+    """
+    is_verified = spec.tls is not None and spec.tls.client_ca is not None
+    return Trust(
+        tuple(spec.trusted_proxies),
+        believes_all=is_verified or (name == OUTBOUND and spec.address.is_loopback),
+        min_deadline=spec.untrusted.min_deadline,
+        passing=frozenset(field.lower().encode() for field in spec.untrusted.pass_),
+        via="" if spec.via == "off" else spec.via,
+        hop=hop_name(hop_key, name),
+    )
 
 
 def traced(begin: Callable[[Exchange], None], match: Match) -> Match:

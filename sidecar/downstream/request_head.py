@@ -8,43 +8,35 @@ Rules:
 3. Dot segments, percent-encoded ones too, are removed before routing, and the upstream gets the path as it was routed:
    a rule for `/admin` cannot be bypassed with `/public/../admin`.  Nothing else of a path is changed: doubled slashes
    and `%2F` mean what the service says they mean.
-4. Forwarded fields are believed from trusted proxies only, and replaced otherwise.
+4. What a client says of itself, of others and of its hurry is believed from trusted peers only (`Trust`).  Claims of
+   others are dropped, their deadlines have a floor, and their criticality can only lower a request's rank.
+5. A field whose name is a twin of one that is read, written or believed here is dropped, from anyone (`fold`).
 """
 
 from __future__ import annotations
 
 import re
-from ipaddress import IPv4Network, IPv6Network, ip_address
-from itertools import product
+from hashlib import blake2b
 from typing import Final
 
 from sidecar.core.exchange import CRITICALITIES, Exchange
 from sidecar.core.http1 import HOST, Invalid, body_length
-from sidecar.core.message import FOR_CACHES, HOP_BY_HOP, Headers, Selection
+from sidecar.core.message import CLAIM_PREFIXES, CLAIMS, FOR_CACHES, HOP_BY_HOP, Headers, Selection
+from sidecar.core.outcome import LOOP, Failure
+from sidecar.downstream.forwarded import Claims, Networks, is_within, joined, plain_address
 
-FORWARDED: Final = frozenset(
-    (
-        b"forwarded", b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host", b"x-forwarded-port",
-        b"x-forwarded-prefix", b"x-forwarded-server", b"x-forwarded-scheme", b"x-forwarded-ssl", b"x-forwarded-by",
-        b"x-forwarded-client-cert", b"x-real-ip",
-    )
-)  # fmt: skip
-"""Fields that only a trusted proxy may send."""
-MASKED: Final = frozenset((b"content_length", b"transfer_encoding"))
-"""Names that CGI and WSGI servers take for the framing, on which no two parsers may differ.  They are dropped."""
-JOINED: Final = {b"forwarded", b"x-forwarded-for", b"x-forwarded-proto"}
-"""Forwarded fields that are rewritten; a trusted proxy's others pass as they are."""
-CLAIMS: Final = FORWARDED | {
-    b"".join(pieces)
-    for name in FORWARDED
-    for pieces in product(*((b"-", b"_") if part == b"-" else (part,) for part in re.split(rb"(-)", name)))
-}
-"""The same with underscores too: CGI and WSGI servers read both spellings as `X_FORWARDED_FOR`."""
-SPECIAL: Final = Selection(HOP_BY_HOP | CLAIMS | MASKED | {
+REWRITTEN: Final = frozenset((b"forwarded", b"x-forwarded-for", b"x-forwarded-proto"))
+"""Claims that are written anew; a trusted peer's others pass as they are."""
+OTHERS: Final = frozenset((b"content-type", b"content-encoding", b"accept-encoding"))
+"""Fields that are read further in.  They pass, and their twins do not."""
+READ: Final = HOP_BY_HOP | {
     b"host", b"content-length", b"expect", b"x-request-id", b"x-request-timeout-ms", b"x-envoy-expected-rq-timeout-ms",
-    b"grpc-timeout", b"x-sidecar-attempt", b"x-criticality", b"max-forwards",
-}, FOR_CACHES)  # fmt: skip
-"""Fields that are read here, and those for caches, which are noticed.  All others pass."""
+    b"grpc-timeout", b"x-sidecar-attempt", b"x-sidecar-hops", b"x-criticality", b"max-forwards",
+}  # fmt: skip
+"""Fields that are read here."""
+SPECIAL: Final = Selection(READ | CLAIMS, FOR_CACHES, CLAIM_PREFIXES, OTHERS)
+"""Fields that are read here, claims, and the twins of both and of what is read further in; those for caches are
+noticed.  All others pass."""
 ABSOLUTE: Final = re.compile(rb"(https?)://([^/?]*)([^?]*)(?:\?(.*))?", re.IGNORECASE)
 DOT: Final = 0x2E
 PERCENT: Final = 0x25
@@ -55,43 +47,87 @@ REQUEST_ID: Final = re.compile(rb"[\x21-\x7e]{1,128}")
 NUMBER: Final = re.compile(rb"\d{1,9}")
 GRPC_UNITS: Final = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
 """Seconds of each unit of `grpc-timeout` (gRPC over HTTP/2)."""
-VIA: Final = {10: b"via: 1.0 sidecar\r\n", 11: b"via: 1.1 sidecar\r\n"}
-"""Via line by version of the request; a gateway must send one upstream (RFC 9110 7.6.3)."""
+MAX_HOPS: Final = 32
+"""Sidecars that a request may pass.  It ends loops in which no sidecar sees its own name again, since each restarts."""
 ORDINARY: Final = {b"close", b"keep-alive", b"upgrade", b"te", b""}
 """Tokens of `Connection` that name no field, or one that is hop-by-hop anyway."""
 
 
 class LastHop(Exception):  # noqa: N818 - a request, not an error
-    """Raised for a request that must not be forwarded, because its Max-Forwards is 0."""
+    """Raised for a request that must not be forwarded: its Max-Forwards is 0, or it goes round in circles."""
 
-    def __init__(self, x: Exchange) -> None:
+    def __init__(self, x: Exchange, failure: Failure | None = None) -> None:
         super().__init__(repr(x))
         self.x = x
+        self.failure = failure
+        """Why the request is refused; None for Max-Forwards, which is no failure."""
 
 
-Networks = tuple[IPv4Network | IPv6Network, ...]
+class Trust:
+    """What a listener believes of its clients, and the name that it has towards the next hop."""
+
+    __slots__ = ("believes_all", "hop", "min_deadline", "networks", "passing", "via")
+
+    def __init__(
+        self,
+        networks: Networks = (),
+        *,
+        believes_all: bool = False,
+        min_deadline: float = 0.0,
+        passing: frozenset[bytes] = frozenset(),
+        via: str = "sidecar",
+        hop: bytes = b"",
+    ) -> None:
+        self.networks = networks
+        """Networks of proxies that are believed."""
+        self.believes_all = believes_all
+        """True if every client is believed: it has shown a certificate, or is the service beside us."""
+        self.min_deadline = min_deadline
+        """Seconds from the arrival of a request to the earliest deadline that an untrusted client can set."""
+        self.passing = passing
+        """Claims that pass from untrusted clients all the same."""
+        self.via = via.encode()
+        """Pseudonym in Via (RFC 9110 7.6.3); empty to add no Via."""
+        self.hop = hop
+        """Name of the listener in X-Sidecar-Hops; empty to add none."""
+
+    def own_lines(self, version: int) -> bytes:
+        """Return the lines about this hop; Via has the version of the request."""
+        lines = b"via: 1.%d %b\r\n" % (version - 10, self.via) if self.via else b""
+        return lines + b"x-sidecar-hops: %b\r\n" % self.hop if self.hop else lines
+
+
+def hop_name(process: bytes, listener: str) -> bytes:
+    """Return the name of a listener in X-Sidecar-Hops, which no other listener of any process has."""
+    return blake2b(listener.encode(), key=process, digest_size=8).hexdigest().encode()
 
 
 class Peer:
     """Address and trust of a downstream peer."""
 
-    __slots__ = ("address", "authority", "forwarding", "is_trusted", "scheme", "trusted_proxies")
+    __slots__ = (
+        "address", "authority", "forwarding", "forwarding_10", "is_trusted", "min_deadline", "scheme", "trust",
+    )  # fmt: skip
 
-    def __init__(self, address: str, scheme: bytes, trusted_proxies: Networks = ()) -> None:
-        self.address = address
+    def __init__(self, address: str, scheme: bytes, trusted_proxies: Networks = (), trust: Trust | None = None) -> None:
+        """`trust` has all that a listener believes, and takes the place of `trusted_proxies`."""
+        self.address = address = plain_address(address) if address else ""
         """IP address; empty on a Unix socket."""
         self.authority: bytes | None = None
         """Host of the last HTTP/1.1 request, known to be valid; None before the first."""
         self.scheme = scheme
         """`http` or `https`."""
-        self.trusted_proxies = trusted_proxies
-        """Networks whose forwarded fields are believed."""
-        self.is_trusted = _is_within(address, trusted_proxies)
-        """True if the peer is in one of them."""
+        self.trust = trust = trust or Trust(trusted_proxies)
+        self.is_trusted = trust.believes_all or (bool(trust.networks) and is_within(address, trust.networks))
+        """True if the peer is believed."""
+        self.min_deadline = 0.0 if self.is_trusted else trust.min_deadline
+        """Seconds from the arrival of a request to the earliest deadline that the peer can set."""
         own = b"x-forwarded-for: %b\r\n" % address.encode() if address else b""
         own += b"x-forwarded-proto: %b\r\n" % scheme
-        self.forwarding = {version: own + via for version, via in VIA.items()}
-        """Header lines about the client, by version of the request; used unless the peer's own are believed."""
+        self.forwarding = own + trust.own_lines(11)
+        """Header lines about the client of an HTTP/1.1 request; used unless the peer's own are believed."""
+        self.forwarding_10 = own + trust.own_lines(10)
+        """The same for HTTP/1.0."""
 
 
 def read_request(
@@ -109,13 +145,14 @@ def read_request(
     x.scheme = peer.scheme
     x.client_address = peer.address
     x.arrived = now
-    x.forwarding = peer.forwarding[version]
+    x.min_deadline = peer.min_deadline
     keep_alive = version == 11
-    length = None
+    x.forwarding = peer.forwarding if keep_alive else peer.forwarding_10
+    length = stop = None
     if len(special) == 1 and special[0][0] == b"host":
         x.authority = special[0][1]
     else:
-        length, keep_alive = _read_special(x, special, peer, now)
+        length, keep_alive, stop = _read_special(x, special, peer)
     if x.authority != peer.authority:  # most clients ask for one host only
         if HOST.fullmatch(x.authority) is None and (version == 11 or x.authority):
             raise Invalid("Host is not a host name" if x.authority else "Host is missing")
@@ -124,14 +161,16 @@ def read_request(
         if QUESTION in target:
             x.path, _, x.query = target.partition(b"?")
     else:
-        _read_target(x, method, target)
+        _read_target(x, method, target, peer)
     x.has_escapes = PERCENT in target
     if (x.has_escapes or DOT in x.path) and (x.path.find(b"/.") >= 0 or x.path.find(b"/%2") >= 0):
         x.path = remove_dot_segments(x.path)
+    if stop is not None:  # only now, so that what is recorded of the request is valid
+        raise LastHop(x, stop)
     return x, length, keep_alive
 
 
-def _read_target(x: Exchange, method: bytes, target: bytes) -> None:
+def _read_target(x: Exchange, method: bytes, target: bytes, peer: Peer) -> None:
     """Set authority, path and query from a target that is not in origin form (RFC 9112 3.2)."""
     if method == b"CONNECT":
         raise Invalid("CONNECT is not served here", 501)
@@ -145,17 +184,27 @@ def _read_target(x: Exchange, method: bytes, target: bytes) -> None:
     if HOST.fullmatch(match[2]) is None:
         raise Invalid("the target's authority is not a host name")
     x.authority = match[2]
+    scheme = match[1].lower()
+    if scheme != x.scheme and peer.is_trusted:
+        said = b"x-forwarded-proto: %b\r\n"
+        x.forwarding = x.forwarding.replace(said % x.scheme, said % scheme, 1)
+        x.scheme = scheme
     x.path = match[3] or (b"*" if method == b"OPTIONS" and match[4] is None else b"/")
     x.query = match[4]
 
 
-def _read_special(x: Exchange, special: Headers, peer: Peer, now: float) -> tuple[int | None, bool]:
-    """Read the fields of `SPECIAL`; return the body's length and True if the connection may be kept."""
-    hosts = connection = 0
+def _read_special(x: Exchange, special: Headers, peer: Peer) -> tuple[int | None, bool, Failure | None]:
+    """Read the fields of `SPECIAL`.
+
+    Returns the body's length, True if the connection may be kept, and the reason not to forward the request.
+    """
+    hosts = connection = hops = 0
     named: set[bytes] = set()
     upgrade = b""
-    forwarded: Headers = []
+    claims: Headers = []
     again: Headers = []
+    stop: Failure | None = None
+    is_trusted = peer.is_trusted
     for name, value in special:
         if name == b"host":
             hosts += 1
@@ -163,24 +212,31 @@ def _read_special(x: Exchange, special: Headers, peer: Peer, now: float) -> tupl
         elif name == b"connection":
             connection = 1
             named.update(token.strip(b" \t").lower() for token in value.split(b","))
-        elif name in CLAIMS:
-            forwarded.append((name, value))
         elif name == b"x-request-id":
             if REQUEST_ID.fullmatch(value):
                 x.request_id = value
         elif name in (b"x-request-timeout-ms", b"x-envoy-expected-rq-timeout-ms"):
             if NUMBER.fullmatch(value):
-                x.deadline = x.caller_deadline = min(x.deadline, now + int(value) / 1000)
+                x.shorten_deadline(int(value) / 1000)
         elif name == b"grpc-timeout":
             x.grpc_timeout = True
             if value[-1:] in GRPC_UNITS and NUMBER.fullmatch(value[:-1]):
-                x.deadline = x.caller_deadline = min(x.deadline, now + int(value[:-1]) * GRPC_UNITS[value[-1:]])
+                x.shorten_deadline(int(value[:-1]) * GRPC_UNITS[value[-1:]])
         elif name == b"x-sidecar-attempt":
             if NUMBER.fullmatch(value):
                 x.marked_attempt = max(0, int(value) - 1)
-        elif name == b"x-criticality":
-            x.criticality = CRITICALITIES.get(value.decode("latin-1").lower(), x.criticality)
+        elif name == b"x-sidecar-hops":
+            passed = [hop.strip(b" \t") for hop in value.split(b",")]
+            hops += len(passed)
+            if hops > MAX_HOPS or (peer.trust.hop and peer.trust.hop in passed):
+                stop = LOOP
             again.append((name, value))
+        elif name == b"x-criticality":
+            rank = CRITICALITIES.get(value.decode("latin-1").lower())
+            if rank is not None:
+                x.said_criticality = rank
+            if is_trusted:
+                again.append((name, value))
         elif name == b"expect":
             if value.lower() != b"100-continue":
                 raise Invalid("the only expectation that can be met is 100-continue", 417)
@@ -191,6 +247,11 @@ def _read_special(x: Exchange, special: Headers, peer: Peer, now: float) -> tupl
             upgrade = value.lower()
         elif name == b"max-forwards":
             again.append((name, _count_forwards(x, value)))
+        elif is_trusted:
+            if name in CLAIMS or name.startswith(CLAIM_PREFIXES):
+                claims.append((name, value))
+        elif name in peer.trust.passing:
+            again.append((name, value))
     if again:
         x.lines += b"".join([b"%b: %b\r\n" % field for field in again])
     if hosts > 1:
@@ -202,11 +263,11 @@ def _read_special(x: Exchange, special: Headers, peer: Peer, now: float) -> tupl
         x.upgrade = upgrade
     if not length:
         x.expects_continue = False
-    if forwarded and peer.is_trusted:
-        x.forwarding, x.client_address = _join_forwarded(forwarded, peer, x.version)
+    if claims:
+        _believe(x, claims, peer)
     if connection:
-        return length, b"close" not in named and (x.version == 11 or b"keep-alive" in named)
-    return length, x.version == 11
+        return length, b"close" not in named and (x.version == 11 or b"keep-alive" in named), stop
+    return length, x.version == 11, stop
 
 
 def _count_forwards(x: Exchange, value: bytes) -> bytes:
@@ -219,33 +280,21 @@ def _count_forwards(x: Exchange, value: bytes) -> bytes:
     return b"%d" % (int(value) - 1)
 
 
-def _join_forwarded(forwarded: Headers, peer: Peer, version: int) -> tuple[bytes, str]:
-    """Return the forwarded fields of a trusted peer with its own address added, and the client's address: the last one
-    that is no trusted proxy's."""
-    lists: dict[bytes, list[bytes]] = {}
-    for name, value in forwarded:
-        lists.setdefault(name, []).append(value)
-    chain = b", ".join([*lists.get(b"x-forwarded-for", []), peer.address.encode()])
-    lines = [b"x-forwarded-for: %b\r\n" % chain]
-    lines.append(b"x-forwarded-proto: %b\r\n" % lists.get(b"x-forwarded-proto", [peer.scheme])[-1])
-    lines += [b"%b: %b\r\n" % pair for pair in forwarded if pair[0] not in JOINED]
-    if standard := lists.get(b"forwarded"):
-        node = b'"[%b]"' % peer.address.encode() if ":" in peer.address else peer.address.encode()
-        lines.append(b"forwarded: %b, for=%b;proto=%b\r\n" % (b", ".join(standard), node, peer.scheme))
-    client = peer.address
-    for hop in reversed([part.strip().decode("latin-1") for part in chain.split(b",")]):
-        client = hop
-        if not _is_within(hop, peer.trusted_proxies):
-            break
-    return b"".join(lines) + VIA[version], client
-
-
-def _is_within(address: str, networks: Networks) -> bool:
-    try:
-        ip = ip_address(address)
-    except ValueError:
-        return False
-    return any(ip in network for network in networks)
+def _believe(x: Exchange, fields: Headers, peer: Peer) -> None:
+    """Take what a trusted peer says of the client, and add the peer to the hops that the upstream is told."""
+    claims = Claims(fields, peer.address, peer.trust.networks)
+    x.client_address = claims.client
+    x.scheme = claims.scheme or peer.scheme
+    x.public_authority = claims.authority
+    address = peer.address.encode()
+    chain = b", ".join([part for part in (claims.chain, address) if part])
+    lines = [b"x-forwarded-for: %b\r\n" % chain] if chain else []
+    lines.append(b"x-forwarded-proto: %b\r\n" % (claims.proto or peer.scheme))
+    lines += [b"%b: %b\r\n" % pair for pair in fields if pair[0] not in REWRITTEN]
+    if standard := joined(fields, b"forwarded"):
+        node = b'"[%b]"' % address if b":" in address else address or b"unknown"
+        lines.append(b"forwarded: %b, for=%b;proto=%b\r\n" % (standard, node, peer.scheme))
+    x.forwarding = b"".join(lines) + peer.trust.own_lines(x.version)
 
 
 def remove_dot_segments(path: bytes) -> bytes:

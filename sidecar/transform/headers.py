@@ -8,6 +8,11 @@ order, whatever the order in the file: remove, rename, set, add.
   cannot add its own; if the field is absent they stay.
 - *set* replaces all lines of a field by one at the end, *add* adds one.  An empty text leaves the field out.
 
+A name means its twins too, which servers take for the same field (`sidecar.core.message.fold`): a `set` or renamed
+`x-user` leaves no `X_User` of a client beside it, and *remove* takes both.  A name in *remove* that has an underscore
+means this spelling alone, so that a policy can take only the twin away.  Trailers of the request lose what the rules
+cut out or write: some servers merge them into the fields of the head.
+
 Values from a request lose their control characters (`header_safe`), so that none can end a field and begin another.
 """
 
@@ -19,7 +24,7 @@ from functools import lru_cache
 from typing import Any, Final
 
 from sidecar.core.exchange import Exchange
-from sidecar.core.message import Message
+from sidecar.core.message import SEPARATORS, Message, fold
 from sidecar.core.outcome import Outcome
 from sidecar.core.template import Template, header_safe
 from sidecar.transform.values import NOBODY, is_constant
@@ -28,10 +33,13 @@ NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 """Matches the name of a field (RFC 9110 5.6.2)."""
 
 
+ANY_SEPARATOR: Final = b"[%b]" % re.escape(SEPARATORS)
+
+
 class HeaderEdit:
     """All operations on the header fields of one message."""
 
-    __slots__ = ("_constant", "_new_names", "_split", "_templates")
+    __slots__ = ("_constant", "_guarded", "_new_names", "_split", "_templates")
 
     def __init__(
         self,
@@ -49,11 +57,15 @@ class HeaderEdit:
         """Names and texts of the lines to add, if one of them is not constant."""
         self._new_names = {old.lower().encode(): b"\n" + new.lower().encode() for old, new in rename.items()}
         """New names, after a line feed, by the old ones."""
-        gone = (*remove, *set_)
-        self._split = splitter(gone, (*rename, *rename.values())) if gone or rename else None
+        self._split = splitter(remove, (*rename, *rename.values()), set_) if remove or set_ or rename else None
+        self._guarded = (
+            splitter((*remove, *rename), (), (*set_, *add, *rename.values())) if values or self._split else None
+        )
 
     def apply(self, message: Message, x: Exchange, outcome: Outcome | None = None) -> None:
         """Rewrite the message's fields.  Templates read the request, and the outcome that is being answered."""
+        if x.stream is not None and message is x:
+            x.guard_trailer = self.is_free
         lines = message.raw if message.parsed is None else message.lines  # the property is dear here
         added = self._constant
         for name, value in self._templates:
@@ -67,6 +79,10 @@ class HeaderEdit:
             message.raw = lines + added
         message.parsed = None
 
+    def is_free(self, name: bytes) -> bool:
+        """True if no rule cuts out or writes a field, given in lower case."""
+        return self._guarded is None or len(self._guarded(b"\n" + name + b":")) == 1
+
     def _rename(self, pieces: list[Any]) -> None:
         """Give lines their new names."""
         rivals: list[int] = []
@@ -79,9 +95,9 @@ class HeaderEdit:
             else:
                 rivals.append(at)
         if rivals:
-            found = {piece[1:] for piece in pieces[1::2]}
+            found = {fold(piece[1:]) for piece in pieces[1::2]}
             for at in rivals:
-                if pieces[at].lower() in found:
+                if fold(pieces[at]) in found:
                     pieces[at], pieces[at + 1] = b"", _first_value(pieces[at + 1])[1]
                 else:
                     pieces[at] = b"\n" + pieces[at]
@@ -129,26 +145,37 @@ def put(message: Message, name: bytes, value: bytes) -> None:
     message.add(name, value)
 
 
-def splitter(gone: Iterable[str], named: Sequence[str] = ()) -> Callable[[bytes], list[Any]]:
+def splitter(
+    gone: Iterable[str], named: Sequence[str] = (), written: Iterable[str] = ()
+) -> Callable[[bytes], list[Any]]:
     """Return a function that splits field lines, after a first line feed, at the lines to cut out.
 
-    `gone` names the fields to cut out, with a star for a prefix.  If `named` names fields, the pieces have even
-    indexes, and between two pieces stands the name of the field if it is one of these, else None; its colon and all
-    that follows begin the next piece.
+    `gone` names the fields to cut out, with a star for a prefix; a dash there stands for every separator.  `written`
+    names further ones, with all their twins.  If `named` names fields, the pieces have even indexes, and between two
+    pieces stands the name of the field if it is one of these or their twin, else None; its colon and all that follows
+    begin the next piece.
     """
-    gone = [name[:-1] if name.endswith("*") else name + ":" for name in gone]
-    cut = [_any(gone) + rb"[^\n]*"] if gone else []
-    cut += [b"(%b)(?=:)" % _any(named)] if named else []
-    first = b"".join(re.escape(letter) for name in (*gone, *named) for letter in _cases(name[0]))
+    whole = [_pattern(name[:-1] if name.endswith("*") else name + ":", "-") for name in gone]
+    whole += [_pattern(name + ":", SEPARATORS.decode()) for name in written]
+    cut = [_any(whole) + rb"[^\n]*"] if whole else []
+    cut += [b"(%b)(?=:)" % _any([_pattern(name, SEPARATORS.decode()) for name in named])] if named else []
+    first = b"".join(re.escape(letter) for name in (*gone, *named, *written) for letter in _cases(name[0]))
     return re.compile(b"\n(?=[%b])(?i:%b)" % (first, b"|".join(cut))).split  # a set is faster than alternatives
 
 
+def _pattern(name: str, wild: str) -> bytes:
+    """Return a pattern for a name in which each of the separators `wild` stands for all of them."""
+    return b"".join([ANY_SEPARATOR if octet in wild else re.escape(octet.encode()) for octet in name])
+
+
 def _cases(letter: str) -> set[bytes]:
+    if letter.encode() in SEPARATORS:
+        return {SEPARATORS[at : at + 1] for at in range(len(SEPARATORS))}
     return {letter.lower().encode(), letter.upper().encode()}
 
 
-def _any(texts: Iterable[str]) -> bytes:
-    return b"(?:%b)" % b"|".join(re.escape(text.encode()) for text in dict.fromkeys(texts))
+def _any(patterns: Iterable[bytes]) -> bytes:
+    return b"(?:%b)" % b"|".join(dict.fromkeys(patterns))
 
 
 def _line(name: bytes, value: Template, x: Exchange, outcome: Outcome | None) -> bytes:

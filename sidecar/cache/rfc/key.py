@@ -1,9 +1,11 @@
 """Cache keys: which requests share an answer (RFC 9111 2).
 
-A key consists of the rule's digest, the target URI, and the request fields that the policy names; the method is always
-GET.  URIs are normalised as in RFC 3986 6.2.2 and RFC 9110 4.2.3 and no further: letter case of scheme and host,
-default port, letter case of escapes, escapes of unreserved characters.  The query belongs to the URI as it stands: its
-order counts, and `/a?` differs from `/a`.
+A key consists of the rule's digest, the effective request URI, and the request fields that the policy names; the method
+is always GET.  That URI has the scheme and the host that the client asked for, also if a trusted proxy stands between
+(RFC 9110 7.1): an answer to `http`, such as a redirect to `https`, is none to `https`.  URIs are normalised as in RFC
+3986 6.2.2 and RFC 9110 4.2.3 and no further: letter case of scheme and host, default port, letter case of escapes,
+escapes of unreserved characters.  The query belongs to the URI as it stands: its order counts, and `/a?` differs from
+`/a`.
 
 `ignore_query` removes parameters by name or by `prefix*`.  The upstream of the first request still sees them.
 """
@@ -84,9 +86,10 @@ class KeyRule:
 
     def key(self, x: Exchange) -> bytes:
         """Return the key of a request before `Vary` is applied."""
-        if x.authority != self._authority or x.scheme != self._scheme:
-            self._scheme, self._authority = x.scheme, x.authority
-            self._start = self.namespace + site(x.scheme, x.authority)
+        authority = x.public_authority or x.authority
+        if authority != self._authority or x.scheme != self._scheme:
+            self._scheme, self._authority = x.scheme, authority
+            self._start = self.namespace + site(x.scheme, authority)
         path, query = x.path, x.query
         if query is None or x.has_escapes or self._ignores_some:
             key = self._start + self._target(path, query)

@@ -1,6 +1,7 @@
 """URIs that an unsafe request has changed beside its own: those in Location and Content-Location.
 
-Only those of the same origin count: an origin must not be able to invalidate what belongs to another (RFC 9111 4.4).
+A reference is one to the effective request URI, whose scheme and host are those that the client asked for.  Only those
+of the same origin count: an origin must not be able to invalidate what belongs to another (RFC 9111 4.4).
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ Place = tuple[bytes, bytes | None]
 
 def resolve(x: Exchange, reference: bytes) -> Place | None:
     """Resolve a reference against the request's target; None if it is of another origin or not a URI."""
-    base = f"{x.scheme.decode()}://{x.authority.decode('latin-1')}{x.target.decode('latin-1')}"
+    base = f"{x.scheme.decode()}://{x.host.decode('latin-1')}{x.target.decode('latin-1')}"
     try:
         joined = urlsplit(urljoin(base, reference.decode("latin-1")))
         theirs = site(joined.scheme.encode("latin-1"), joined.netloc.encode("latin-1"))
     except ValueError:
         return None
-    if theirs != site(x.scheme, x.authority):
+    if theirs != site(x.scheme, x.host):
         return None
     query = joined.query.encode("latin-1") if joined.query else None
     return joined.path.encode("latin-1") or b"/", query

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import suppress
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import Final
+
 from sidecar.config.checks.listeners import ANY
 from sidecar.config.listen_address import ListenAddress
 from sidecar.config.node import Node
 from sidecar.config.report import Report
 from sidecar.config.spec import PolicySpec, UpstreamSpec
 from sidecar.upstream.endpoint import parse_endpoint
+
+LOOPBACK: Final = IPv4Address("127.0.0.1")
+LOOPBACK_6: Final = IPv6Address("::1")
 
 
 def check_upstream(spec: PolicySpec, upstream: UpstreamSpec, node: Node, report: Report) -> None:
@@ -19,11 +29,71 @@ def check_upstream(spec: PolicySpec, upstream: UpstreamSpec, node: Node, report:
             f"never ejects: min_healthy is {least} of {count} endpoint{'s' * (count > 1)}; lower it, or add endpoints"
         )
         report.warn(node.nearest("ejection", "min_healthy"), message)
-    own = {str(listener.address): name for name, listener in spec.listeners.items() if listener.address.port}
-    for index, url in enumerate(endpoints):
+    for place, host, port, path in _destinations(upstream, node):
+        for name, listener in spec.listeners.items():
+            if _is_reached(listener.address, host, port, path):
+                report.warn(place, f"is the sidecar's own listener `{name}`: its requests would come back to it")
+                break
+
+
+def _destinations(upstream: UpstreamSpec, node: Node) -> Iterator[tuple[Node, str, int, str]]:
+    """Yield host, port and socket path of each endpoint or of the name that is looked up, and the node that says it."""
+    for index, url in enumerate(upstream.endpoints or ()):
         address = parse_endpoint(url)
-        for host in (address.host, *ANY) if ListenAddress(address.host, 0).is_loopback else (address.host,):
-            listener = own.get(str(ListenAddress(host, address.port, address.path)))
-            place = node.find(("endpoints", index))
-            if listener is not None and place is not None:
-                report.warn(place, f"is the sidecar's own listener `{listener}`: its requests would come back to it")
+        if (place := node.find(("endpoints", index))) is not None:
+            yield place, address.host, address.port, address.path
+    if upstream.discover is not None:
+        yield node.nearest("discover", "dns"), upstream.discover.dns, upstream.discover.port, ""
+
+
+def _is_reached(listener: ListenAddress, host: str, port: int, path: str) -> bool:
+    """True if a connection to host and port, or to a socket's path, is one to the listener."""
+    if listener.path or path:
+        return bool(path) and os.path.realpath(listener.path) == os.path.realpath(path)
+    if listener.port != port or not port:
+        return False
+    ours, theirs = _addresses(listener.host), _addresses(host)
+    if listener.host == host or any(one == other for one in ours for other in theirs):
+        return True
+    if listener.host not in ANY:
+        return False
+    is_local = host in _own_names() or any(map(_is_local, theirs))
+    return is_local and (listener.host == "::" or not theirs or theirs[0].version == 4)
+
+
+def _addresses(host: str) -> list[IPv4Address | IPv6Address]:
+    """Return the addresses that a host surely has, without a look-up: a name may take long, or mean another machine."""
+    host = host.lower().rstrip(".")
+    if host == "localhost" or host.endswith(".localhost"):  # RFC 6761 6.3
+        return [LOOPBACK, LOOPBACK_6]
+    with suppress(OSError):  # short forms too, such as 127.1, which `connect` understands
+        return [_meant(IPv4Address(socket.inet_aton(host)))]
+    with suppress(ValueError):
+        return [_meant(ip_address(host))]
+    return []
+
+
+def _own_names() -> tuple[str, str]:
+    """Return the names of this machine, whole and without its domain."""
+    name = socket.gethostname().lower()
+    return name, name.partition(".")[0]
+
+
+def _meant(ip: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
+    """Return the address that a connection to one leads to: the unspecified address is the machine itself."""
+    if ip.version == 6 and ip.ipv4_mapped is not None:
+        ip = ip.ipv4_mapped
+    if ip.is_unspecified:
+        return LOOPBACK if ip.version == 4 else LOOPBACK_6
+    return ip
+
+
+def _is_local(ip: IPv4Address | IPv6Address) -> bool:
+    """True if the address is one of this machine: only such a one can be bound."""
+    if ip.is_loopback:
+        return True
+    family = socket.AF_INET if ip.version == 4 else socket.AF_INET6
+    with suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as sock:
+        sock.bind((str(ip), 0))
+        return True
+    return False

@@ -21,6 +21,7 @@ from typing import cast
 from sidecar.core import metrics
 from sidecar.core.env import BuildContext
 from sidecar.core.exchange import Exchange
+from sidecar.core.message import fold
 from sidecar.core.outcome import DEADLINE, SHORT_DEADLINE, TIMEOUT, Outcome, Refusal, failed
 from sidecar.core.stage import Gate
 from sidecar.stages.timeout.spec import HEADER, Spec
@@ -34,6 +35,7 @@ class TimeoutGate:
         self.attempt = spec.attempt
         self.idle = spec.idle
         self.header = b"" if spec.header == "off" else spec.header.lower().encode()
+        self.folded = fold(self.header)
         self.is_usual = spec.header == HEADER
         """True if the time left comes in the default field, which the downstream connection has read."""
         self.now = ctx.env.now
@@ -53,12 +55,12 @@ class TimeoutGate:
     def read_header(self, x: Exchange) -> None:
         """Take the time left from a field other than the default one."""
         x.timeout_header = self.header
-        left = x.header(self.header) if self.header else None
-        if left is not None:
-            x.headers = [field for field in x.headers if field[0] != self.header]
-            if left.isdigit() and len(left) < 10:
-                x.caller_deadline = min(x.caller_deadline, x.arrived + int(left) / 1000)
-                x.deadline = min(x.deadline, x.caller_deadline)
+        if not self.header:
+            return
+        left = x.header(self.header)
+        x.headers = [field for field in x.headers if fold(field[0]) != self.folded]
+        if left is not None and left.isdigit() and len(left) < 10:
+            x.shorten_deadline(int(left) / 1000)
 
     def refuse(self, x: Exchange, now: float) -> Outcome:
         """Return the refusal of a request that has no time left."""

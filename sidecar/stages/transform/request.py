@@ -6,6 +6,9 @@ the later one wins.
 
 from __future__ import annotations
 
+import re
+from typing import Final
+
 from sidecar.core.env import BuildContext
 from sidecar.core.exchange import Exchange
 from sidecar.core.http1 import HOST
@@ -24,6 +27,8 @@ from sidecar.transform.query import QueryEdit
 from sidecar.transform.validators import after_request, ask_for_whole, is_json
 from sidecar.transform.values import Refused
 
+FORWARDED: Final = re.compile(rb"^(forwarded: [^\r]*)", re.MULTILINE)
+"""Matches a line in `Exchange.forwarding`."""
 Constants = dict[str, str]
 """Values of `service`, `route` and `upstream` in templates."""
 
@@ -70,6 +75,8 @@ class RequestEdit:
         host = x.authority if self.host is None else _host(self.host, source)
         if self.headers is not None:
             self.headers.apply(x, source)
+        if self.host is not None and host != source.authority:
+            _tell_host(x, source)
         x.path, x.query, x.authority = path, query, host
         if self.method is not None:
             x.method = self.method
@@ -81,6 +88,14 @@ def _path(spec: RequestRule, constants: Constants) -> PathEdit | None:
     if spec.path_prefix is not None:
         return PrefixMap(spec.path_prefix)
     return None if spec.path_regex is None else PathPattern(spec.path_regex.pattern, spec.path_regex.to)
+
+
+def _tell_host(x: Exchange, source: Exchange) -> None:
+    """Tell the upstream which host the client asked for, since its Host is another (RFC 7239 5.3)."""
+    if source.host and b"x-forwarded-host:" not in x.forwarding:
+        x.forwarding += b"x-forwarded-host: %b\r\n" % source.host
+        if source.authority:  # the element of our own hop is the last one of its line
+            x.forwarding = FORWARDED.sub(rb'\1;host="%b"' % source.authority, x.forwarding, 1)
 
 
 def _host(template: Template, source: Exchange) -> bytes:

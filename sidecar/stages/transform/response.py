@@ -109,7 +109,7 @@ class ResponseRewriter:
     def _head(self, x: Exchange, outcome: Outcome, rules: list[ResponseEdit], own: Address | None) -> Outcome:
         if own is not None and own != (x.authority, x.path) and _has_addresses(outcome):
             outcome = own_outcome(outcome)
-            ReverseRewrite(x.scheme, x.authority, x.path, *own).apply(outcome)
+            ReverseRewrite(x.scheme, x.host, x.path, *own).apply(outcome)
         if not rules:
             return outcome
         outcome = own_outcome(outcome)

@@ -23,7 +23,7 @@ FRAMING: Final = HOP_BY_HOP | {b"content-length"}
 """Fields that belong to one connection or to the framing of the body."""
 FORWARDING: Final = (b"via", b"forwarded", b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host")
 """Fields that tell the upstream of the client."""
-RESERVED_UPSTREAM: Final = FRAMING.union(FORWARDING, (b"expect", b"x-sidecar-attempt", b"host"))
+RESERVED_UPSTREAM: Final = FRAMING.union(FORWARDING, (b"expect", b"x-sidecar-attempt", b"x-sidecar-hops", b"host"))
 """Request fields that the sidecar writes itself."""
 
 

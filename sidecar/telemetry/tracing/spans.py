@@ -169,8 +169,8 @@ class _Request:
             found[HTTP_REQUEST_METHOD_ORIGINAL] = x.method.decode("latin-1")
         if x.query is not None:
             found[URL_QUERY] = scrub_query(x.query.decode("latin-1"))
-        if x.authority:
-            host, port = split_authority(x.authority.decode("latin-1"), x.scheme == b"https")
+        if x.host:
+            host, port = split_authority(x.host.decode("latin-1"), x.scheme == b"https")
             found[SERVER_ADDRESS], found[SERVER_PORT] = host, port
         if x.client_address:
             found[CLIENT_ADDRESS] = x.client_address

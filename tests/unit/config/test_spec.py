@@ -512,3 +512,28 @@ def test_the_default_cache_need_not_be_declared() -> None:
         HEAD + "caches: {default: {memory: {max_size: 1MiB}}}\n" + "routes: [{name: r, upstream: app, cache: {}}]"
     )
     assert own.caches["default"].memory.max_size == 2**20
+
+
+@pytest.mark.parametrize(
+    ("listener", "message"),
+    [
+        ("untrusted: {pass: [x-original-url, X_Forwarded_User]}, via: off, trusted_proxies: [10.0.0.0/8]", ""),
+        ("untrusted: {min_deadline: 0s}, via: edge-1", ""),
+        ("untrusted: {min_deadline: 5}", "without a unit"),
+        ("untrusted: {pass: [X_Forwarded_For]}", "reads and writes itself"),
+        ("untrusted: {pass: [content_length]}", "reads and writes itself"),
+        ("untrusted: {pass: ['x user']}", "not the name of a header field"),
+        ("via: 'a b'", "not a pseudonym"),
+        ("via: ''", "not a pseudonym"),
+    ],
+)
+def test_what_a_listener_says_of_strangers(listener: str, message: str) -> None:
+    text = f"""
+version: 1
+listeners: {{inbound: {{address: "127.0.0.1:8080", {listener}}}}}
+upstreams: {{a: {{endpoints: ["http://127.0.0.1:9000"]}}}}
+routes: [{{name: a, upstream: a}}]
+"""
+    loaded = parse(text)
+    assert (loaded.spec is None) is bool(message)
+    assert [message in str(problem) for problem in loaded.problems] == [True] * bool(message)

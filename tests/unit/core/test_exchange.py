@@ -30,6 +30,7 @@ VALUES: dict[str, Any] = {
     "stream": Body(),
     "captures": {"id": "7"},
     "upgrade": b"websocket",
+    "guard_trailer": lambda name: True,
     "interim": lambda status, lines: None,
     "avoid": frozenset(("http://10.0.0.1",)),
     "attempts": [Attempt(1, 0.0)],
@@ -78,9 +79,11 @@ def test_facts_that_a_stage_changes_are_restored() -> None:
     facts = RequestFacts(x)
     x.method, x.path, x.query, x.authority, x.body, x.stream = b"GET", b"/b", None, b"", b"", Body()
     x.expects_continue = False
+    x.forwarding = b"x-forwarded-host: other\r\n"
     x.headers = [(b"c", b"d")]
     x.refused_by = "cache"
     facts.restore(x)
     assert (x.method, x.target, x.authority, x.lines) == (b"POST", b"/a?q", b"host", b"a: b\r\n")
+    assert x.forwarding == b""
     assert (x.body, x.stream, x.expects_continue, x.is_raw) == (b"body", None, True, True)
     assert x.refused_by == "cache", "what stages note is no fact of the request"

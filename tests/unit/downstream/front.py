@@ -90,16 +90,25 @@ class Front:
     """Listener, its server, and what they have recorded."""
 
     def __init__(
-        self, service: Service, limits: dict[str, Any] | None = None, slow_clients: dict[str, Any] | None = None
+        self,
+        service: Service,
+        limits: dict[str, Any] | None = None,
+        *,
+        slow_clients: dict[str, Any] | None = None,
+        name: str = "test",
+        listener: dict[str, Any] | None = None,
     ) -> None:
+        """`listener` adds to what the listener `name` is by its spec."""
         self.env = virtual_env()
         self.records: list[Record] = []
         untraced: Any = SimpleNamespace(begin=None, use=lambda *_: None)
         self.server = Server(self.env, self._record, untraced)
         self.server.limits = LimitsSpec.model_validate(limits or {})
-        spec = ListenerSpec.model_validate({"address": "127.0.0.1:0", "slow_clients": slow_clients or {}})
-        self.listener = Listener("test", spec, self.server)
-        self.server.listeners["test"] = self.listener
+        spec = ListenerSpec.model_validate(
+            {"address": "127.0.0.1:0", "slow_clients": slow_clients or {}, **(listener or {})}
+        )
+        self.listener = Listener(name, spec, self.server)
+        self.server.listeners[name] = self.listener
         self.places = SlowPlaces((1.0, 4))
         self.route = SimpleNamespace(name="all", criticality=1, service=service, slow_places=self.places)
         self.listener.match = lambda x: self.route  # type: ignore[assignment,return-value]

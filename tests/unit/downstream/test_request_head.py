@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from sidecar.core.exchange import CRITICAL, DEFAULT, NEVER, SHEDDABLE, Exchange
+from sidecar.core.exchange import CRITICAL, DEFAULT, NEVER, SHEDDABLE, UNSAID, Exchange
 from sidecar.core.http1 import CHUNKED, Invalid, parse_request
-from sidecar.downstream.request_head import LastHop, Peer, read_request, remove_dot_segments
+from sidecar.core.outcome import LOOP
+from sidecar.downstream.request_head import LastHop, Peer, Trust, hop_name, read_request, remove_dot_segments
 
 NOW = 1000.0
 TRUSTED = (ip_network("10.0.0.0/8"), ip_network("2001:db8::/32"))
@@ -179,11 +180,11 @@ def test_the_deadline(lines: bytes, deadline: float) -> None:
 
 @pytest.mark.parametrize(
     ("lines", "criticality"),
-    [(b"", DEFAULT), (b"critical", CRITICAL), (b"Sheddable", SHEDDABLE), (b"whatever", DEFAULT)],
+    [(b"", UNSAID), (b"critical", CRITICAL), (b"Sheddable", SHEDDABLE), (b"default", DEFAULT), (b"whatever", UNSAID)],
 )
 def test_criticality_is_read_and_passed_on(lines: bytes, criticality: int) -> None:
-    x, *_ = read(b"X-Criticality: %b\r\n" % lines if lines else b"")
-    assert x.criticality == criticality
+    x, *_ = read(b"X-Criticality: %b\r\n" % lines if lines else b"", peer=Peer("10.0.0.1", b"http", TRUSTED))
+    assert x.said_criticality == criticality
     assert x.header(b"x-criticality") == (lines or None)
 
 
@@ -277,11 +278,130 @@ def test_forwarded_fields_of_a_trusted_proxy_are_extended() -> None:
         (b"203.0.113.9,10.1.1.1,2001:db8::5", "203.0.113.9"),
         (b"10.9.9.9", "10.9.9.9"),
         (b"unknown", "unknown"),
+        (b"203.0.113.7:50001", "203.0.113.7"),
+        (b"[2001:db9::1]:443", "2001:db9::1"),
+        (b"[2001:db9::1]", "2001:db9::1"),
+        (b"2001:DB9:0::1", "2001:db9::1"),
+        (b'"[2001:db9::1]:443"', "2001:db9::1"),
+        (b"fe80::1%eth0", "fe80::1"),
+        (b"::ffff:203.0.113.7", "203.0.113.7"),
+        (b"203.0.113.7:50001, 10.1.1.1:443", "203.0.113.7"),
+        (b"203.0.113.7:50001, [2001:db8::5]:443, [::ffff:10.1.1.1]:1", "203.0.113.7"),
+        (b"203.0.113.7:x, 10.1.1.1", "203.0.113.7"),
+        (b"203.0.113.7, 10.1.1.1:", "203.0.113.7"),
+        (b" , 203.0.113.7 ,", "203.0.113.7"),
+        (b"203.0.113.777:80", "203.0.113.777:80"),
+        (b"[zz]:80", "[zz]:80"),
+        (b"6.6.6.6, unknown, 10.1.1.1", "unknown"),
     ],
 )
 def test_the_client_is_the_last_address_that_is_no_trusted_proxy(said: bytes, client: str) -> None:
     x, *_ = read(b"X-Forwarded-For: %b\r\n" % said, peer=Peer("10.0.0.1", b"http", TRUSTED))
     assert x.client_address == client
+
+
+def test_the_chain_goes_on_as_it_came_with_the_address_of_the_proxy() -> None:
+    x, *_ = read(b"X-Forwarded-For: 203.0.113.7:50001\r\n", peer=Peer("::ffff:10.0.0.1", b"http", TRUSTED))
+    assert forwarding(x)["x-forwarded-for"] == "203.0.113.7:50001, 10.0.0.1"
+
+
+@pytest.mark.parametrize(
+    ("said", "client", "chain"),
+    [
+        (b"for=203.0.113.7", "203.0.113.7", "203.0.113.7, 10.0.0.1"),
+        (b'For="[2001:db9::1]:443";proto=https, for=10.1.1.1', "2001:db9::1", "2001:db9::1, 10.1.1.1, 10.0.0.1"),
+        (b'for="203.0.113.7:50001" ; by=10.0.0.9', "203.0.113.7", "203.0.113.7, 10.0.0.1"),
+        (b"for=unknown", "unknown", "10.0.0.1"),
+        (b"for=_gazonk, for=10.1.1.1", "_gazonk", "10.0.0.1"),
+        (b'for="a,b;c=d", for=203.0.113.7', "203.0.113.7", "10.0.0.1"),
+        (b'for="203.0.113.7', "203.0.113.7", "203.0.113.7, 10.0.0.1"),
+        (b", ;", "10.0.0.1", "10.0.0.1"),
+    ],
+)
+def test_forwarded_counts_where_nothing_else_is_said(said: bytes, client: str, chain: str) -> None:
+    x, *_ = read(b"Forwarded: %b\r\n" % said, peer=Peer("10.0.0.1", b"http", TRUSTED))
+    assert (x.client_address, forwarding(x)["x-forwarded-for"]) == (client, chain)
+
+
+def test_x_forwarded_for_counts_before_forwarded() -> None:
+    lines = b"Forwarded: for=6.6.6.6;proto=https;host=b\r\nX-Forwarded-For: 203.0.113.7\r\nX-Forwarded-Proto: http\r\n"
+    x, *_ = read(lines, peer=Peer("10.0.0.1", b"https", TRUSTED))
+    assert (x.client_address, x.scheme, x.host) == ("203.0.113.7", b"http", b"b")
+
+
+@pytest.mark.parametrize(
+    ("hops", "protos", "scheme", "told"),
+    [
+        ("", "https", b"https", "https"),
+        ("203.0.113.7", "https", b"https", "https"),
+        ("203.0.113.7, 10.1.1.1", "https, http", b"https", "https"),
+        ("203.0.113.7, 10.1.1.1", "http, https", b"http", "http"),
+        ("6.6.6.6, 203.0.113.7", "https, http", b"http", "http"),
+        ("203.0.113.7", "https, http", b"http", "http"),
+        ("203.0.113.7", "WSS", b"https", "WSS"),
+        ("203.0.113.7", "ws", b"http", "ws"),
+        ("203.0.113.7", "gopher", b"http", "http"),
+        ("203.0.113.7", ",", b"http", "http"),
+    ],
+)
+def test_the_scheme_is_that_of_the_client(hops: str, protos: str, scheme: bytes, told: str) -> None:
+    lines = f"X-Forwarded-For: {hops}\r\nX-Forwarded-Proto: {protos}\r\n".encode()
+    x, *_ = read(lines, peer=Peer("10.0.0.1", b"http", TRUSTED))
+    assert (x.scheme, forwarding(x)["x-forwarded-proto"]) == (scheme, told)
+
+
+@pytest.mark.parametrize("host", [b"b/c", b"a b", b"@", b"x" * 300])
+def test_a_host_that_is_none_is_not_the_clients(host: bytes) -> None:
+    x, *_ = read(b"X-Forwarded-Host: %b\r\n" % host, peer=Peer("10.0.0.1", b"http", TRUSTED))
+    assert (x.public_authority, x.host) == (b"", b"a")
+
+
+@pytest.mark.parametrize(("via", "line"), [("edge", "1.1 edge"), ("", None)])
+def test_via_has_a_name_or_none(via: str, line: str | None) -> None:
+    for lines in (b"", b"X-Forwarded-For: 203.0.113.7\r\n"):
+        x, *_ = read(lines + b"Via: 1.0 fred\r\n", peer=Peer("10.0.0.1", b"http", trust=Trust(TRUSTED, via=via)))
+        assert forwarding(x).get("via") == line
+        assert x.header(b"via") == b"1.0 fred", "those before us stay"
+
+
+@pytest.mark.parametrize(
+    ("hops", "loops"),
+    [
+        (b"me", True),
+        (b"a, me , b", True),
+        (b"a\r\nX-Sidecar-Hops: me", True),
+        (b"a, b", False),
+        (b"mean, ame", False),
+        (b", ".join([b"a"] * 32), False),
+        (b", ".join([b"a"] * 33), True),
+        (b"a\r\nX-Sidecar-Hops: " + b", ".join([b"a"] * 32), True),
+    ],
+)
+def test_loops(hops: bytes, loops: bool) -> None:
+    peer = Peer("192.0.2.1", b"http", trust=Trust(hop=b"me", via=""))
+    lines = b"X-Sidecar-Hops: %b\r\n" % hops
+    if not loops:
+        x, *_ = read(lines, peer=peer)
+        assert forwarding(x)["x-sidecar-hops"] == "me"
+        assert x.joined(b"x-sidecar-hops") == hops
+        return
+    with pytest.raises(LastHop) as last:
+        read(lines, b"GET /a/../b HTTP/1.1", peer=peer)
+    assert last.value.failure is LOOP
+    assert last.value.x.path == b"/b", "the whole head was read"
+    with pytest.raises(Invalid):
+        read(lines, peer=peer, host=b"Host: a b\r\n")
+
+
+def test_each_listener_of_each_process_has_a_name_of_its_own() -> None:
+    names = {hop_name(process, name) for process in (b"1" * 16, b"2" * 16) for name in ("inbound", "outbound")}
+    assert len(names) == 4
+    assert hop_name(b"1" * 16, "inbound") in names
+
+
+def test_a_forwarded_field_is_read_in_linear_time() -> None:
+    for value in (b'"' * 30_000, b'\\"' * 15_000, b",;" * 15_000, b"for=" * 7_000, b"[" * 30_000, b"1." * 15_000):
+        read(b"Forwarded: for=%b\r\nX-Forwarded-For: %b\r\n" % (value, value), peer=Peer("10.0.0.1", b"http", TRUSTED))
 
 
 def test_forwarded_by_an_ipv6_proxy() -> None:

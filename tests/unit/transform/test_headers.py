@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import re
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sidecar.core.body import Body
 from sidecar.core.exchange import Exchange
 from sidecar.core.message import Message, parse_fields
 from sidecar.core.outcome import BREAKER_OPEN, Outcome, Refusal, failed
@@ -135,3 +137,46 @@ def test_cut_and_put() -> None:
     put(message, b"a", b"4")
     put(message, b"b", b"5")
     assert message.lines == b"a: 4\r\nb: 5\r\n"
+
+
+# ----- twins: names that servers take for the same field
+
+TWINS = b"X_User: eve\r\nx.user: eve\r\nX-User: eve\r\nx~user: eve\r\n"
+
+
+@pytest.mark.parametrize("name", ["x-user", "X_User"])
+def test_what_is_set_has_no_twin(name: str) -> None:
+    assert applied(edit({name: "ada"}), b"a: 1\r\n" + TWINS) == b"a: 1\r\n%b: ada\r\n" % name.lower().encode()
+
+
+def test_what_is_removed_has_no_twin_unless_the_twin_is_named() -> None:
+    assert applied(edit(remove=("x-user",)), TWINS) == b""
+    assert applied(edit(remove=("x-us*",)), TWINS + b"x_using: 1\r\ny: 2\r\n") == b"y: 2\r\n"
+    assert applied(edit(remove=("x_user",)), TWINS) == TWINS.replace(b"X_User: eve\r\n", b"")
+
+
+def test_what_is_renamed_has_no_twin() -> None:
+    this = edit(rename={"x-user": "x-user-id"})
+    assert applied(this, b"X_User_Id: eve\r\nx-user: ada\r\nx.user-id: eve\r\n") == b"x-user-id: ada\r\n"
+    assert applied(edit(rename={"x_user": "x-user"}), b"x_user: ada\r\nx-user: eve\r\n") == b"x-user: ada\r\n"
+
+
+def test_what_is_added_leaves_what_came() -> None:
+    assert applied(edit(add={"x-user": "ada"}), TWINS) == TWINS + b"x-user: ada\r\n"
+
+
+@pytest.mark.parametrize("name", [b"x-user", b"x_user", b"x-secret-a", b"x_secret.a", b"x-old", b"x-new", b"x_added"])
+def test_trailers_do_not_bring_back_what_the_rules_cut_out_or_write(name: bytes) -> None:
+    this = edit({"x-user": "ada"}, {"x-added": "1"}, ("x-secret-*",), {"x-old": "x-new"})
+    x = Exchange(b"POST", b"/", None, b"a: 1\r\n")
+    x.stream = Body()
+    this.apply(x, x)
+    assert x.guard_trailer is not None
+    assert not x.guard_trailer(name)
+    assert x.guard_trailer(b"x-checksum")
+
+
+def test_put_leaves_no_twin() -> None:
+    message = Exchange(b"POST", b"/", None, b"Content_Type: a/b\r\ncontent-type: c/d\r\n")
+    put(message, b"content-type", b"e/f")
+    assert message.lines == b"content-type: e/f\r\n"

@@ -1,0 +1,130 @@
+"""What trusted proxies say of the client: its address, its scheme, and the host that it asked for.  No I/O.
+
+`X-Forwarded-For`, `-Proto` and `-Host` count; where one is absent, the same part of `Forwarded` does (RFC 7239).
+
+1. The client is the last hop that is no trusted proxy.
+2. A list of schemes or hosts that is as long as the list of hops has the client's at the client's place.  Otherwise its
+   last member counts, which the nearest proxy has written.
+3. An address may have a port, brackets, quotes or a zone (RFC 7239 6; Azure and IIS write ports).  An IPv4 address
+   within IPv6 is that IPv4 address (RFC 4291 2.5.5.2).
+"""
+
+from __future__ import annotations
+
+import re
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from typing import Final
+
+from sidecar.core.http1 import HOST
+from sidecar.core.message import Headers
+
+Networks = tuple[IPv4Network | IPv6Network, ...]
+Address = IPv4Address | IPv6Address
+
+BRACKETED: Final = re.compile(r"\[([^\]]*)\](?::\w*)?")
+WITH_PORT: Final = re.compile(r"([0-9.]+):\w*")
+TOKEN: Final = re.compile(rb'"[^"]*"?|[^",;]+|[,;]')
+"""Matches a part of a `Forwarded` field: a quoted text, other text, or a separator."""
+SCHEMES: Final = {b"http": b"http", b"https": b"https", b"ws": b"http", b"wss": b"https"}
+"""Schemes that proxies write, and what they mean for a request."""
+
+
+def parse_address(node: str) -> Address | None:
+    """Return the IP address of a node as proxies write it; None if it is none, such as `unknown`."""
+    node = node.strip(' \t"')
+    found = BRACKETED.fullmatch(node) or WITH_PORT.fullmatch(node)
+    try:
+        ip = ip_address((found[1] if found else node).partition("%")[0])
+    except ValueError:
+        return None
+    return ip.ipv4_mapped or ip if isinstance(ip, IPv6Address) else ip
+
+
+def plain_address(node: str) -> str:
+    """Return the address of a node without port, brackets and zone; the node as it is if it has none."""
+    ip = parse_address(node)
+    return node if ip is None else str(ip)
+
+
+def is_within(address: str, networks: Networks) -> bool:
+    """True if an address is in one of the networks."""
+    ip = parse_address(address)
+    return ip is not None and any(ip in network for network in networks)
+
+
+class Claims:
+    """What one request's forwarded fields say of its client."""
+
+    __slots__ = ("authority", "chain", "client", "proto", "scheme")
+
+    def __init__(self, fields: Headers, peer_address: str, networks: Networks) -> None:
+        """Take the fields of a trusted peer, in lower case, with its address and the trusted proxies."""
+        elements = [parse_element(each) for each in members(joined(fields, b"forwarded"))]
+        told = joined(fields, b"x-forwarded-for")
+        if told or not elements:
+            hops = listed(told)
+            self.chain = told
+            """Value of X-Forwarded-For without the peer."""
+        else:
+            hops = [each.get(b"for", b"unknown") for each in elements]
+            known = [parse_address(hop.decode("latin-1")) for hop in hops]
+            self.chain = b"" if None in known else b", ".join([str(ip).encode() for ip in known])
+        self.client = peer_address
+        """IP address of the client, or the word in its place."""
+        place = len(hops)
+        while place:
+            place -= 1
+            hop = hops[place].decode("latin-1")
+            self.client = plain_address(hop)
+            if not is_within(hop, networks):
+                break
+        self.proto = _of_client(listed(joined(fields, b"x-forwarded-proto")), len(hops), place)
+        """Scheme in the words of the proxy; empty if it is none."""
+        if not self.proto and elements:
+            self.proto = _of_client([each.get(b"proto", b"") for each in elements], len(hops), place)
+        self.scheme = SCHEMES.get(self.proto.lower(), b"")
+        """`http` or `https`; empty if nobody says it."""
+        if not self.scheme:
+            self.proto = b""
+        self.authority = _of_client(listed(joined(fields, b"x-forwarded-host")), len(hops), place)
+        """Host that the client asked for; empty if nobody says it."""
+        if not self.authority and elements:
+            self.authority = _of_client([each.get(b"host", b"") for each in elements], len(hops), place)
+        if HOST.fullmatch(self.authority) is None:
+            self.authority = b""
+
+
+def joined(fields: Headers, name: bytes) -> bytes:
+    """Return all values of a field as one list."""
+    return b", ".join([value for key, value in fields if key == name and value])
+
+
+def listed(value: bytes) -> list[bytes]:
+    """Return the members of a list that has no quoted commas, without the empty ones."""
+    return [part for piece in value.split(b",") if (part := piece.strip(b' \t"'))]
+
+
+def members(value: bytes) -> list[list[bytes]]:
+    """Return the elements of a `Forwarded` field, each as its pairs (RFC 7239 4)."""
+    found: list[list[bytes]] = [[b""]]
+    for token in TOKEN.findall(value):
+        if token == b",":
+            found.append([b""])
+        elif token == b";":
+            found[-1].append(b"")
+        else:
+            found[-1][-1] += token
+    return [pairs for pairs in found if any(pair.strip(b" \t") for pair in pairs)]
+
+
+def parse_element(pairs: list[bytes]) -> dict[bytes, bytes]:
+    """Return the parameters of an element of `Forwarded` by name."""
+    parts = [pair.partition(b"=") for pair in pairs]
+    return {name.strip(b" \t").lower(): value.strip(b' \t"') for name, _, value in parts}
+
+
+def _of_client(values: list[bytes], hops: int, place: int) -> bytes:
+    """Return the value that is about the client, the hop at `place`."""
+    if not values:
+        return b""
+    return values[place] if len(values) == hops else values[-1]
