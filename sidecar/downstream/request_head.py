@@ -111,11 +111,12 @@ def read_request(
     x.arrived = now
     x.forwarding = peer.forwarding[version]
     keep_alive = version == 11
+    is_last_hop = False
     length = None
     if len(special) == 1 and special[0][0] == b"host":
         x.authority = special[0][1]
     else:
-        length, keep_alive = _read_special(x, special, peer, now)
+        length, keep_alive, is_last_hop = _read_special(x, special, peer, now)
     if x.authority != peer.authority:  # most clients ask for one host only
         if HOST.fullmatch(x.authority) is None and (version == 11 or x.authority):
             raise Invalid("Host is not a host name" if x.authority else "Host is missing")
@@ -128,6 +129,8 @@ def read_request(
     x.has_escapes = PERCENT in target
     if (x.has_escapes or DOT in x.path) and (x.path.find(b"/.") >= 0 or x.path.find(b"/%2") >= 0):
         x.path = remove_dot_segments(x.path)
+    if is_last_hop:  # only now: a head that is not valid as a whole is answered 400, whoever is to answer it
+        raise LastHop(x)
     return x, length, keep_alive
 
 
@@ -149,9 +152,13 @@ def _read_target(x: Exchange, method: bytes, target: bytes) -> None:
     x.query = match[4]
 
 
-def _read_special(x: Exchange, special: Headers, peer: Peer, now: float) -> tuple[int | None, bool]:
-    """Read the fields of `SPECIAL`; return the body's length and True if the connection may be kept."""
+def _read_special(x: Exchange, special: Headers, peer: Peer, now: float) -> tuple[int | None, bool, bool]:
+    """Read the fields of `SPECIAL`.
+
+    Returns the body's length, True if the connection may be kept, and True if the request must not be forwarded.
+    """
     hosts = connection = 0
+    is_last_hop = False
     named: set[bytes] = set()
     upgrade = b""
     forwarded: Headers = []
@@ -190,7 +197,10 @@ def _read_special(x: Exchange, special: Headers, peer: Peer, now: float) -> tupl
         elif name == b"upgrade":
             upgrade = value.lower()
         elif name == b"max-forwards":
-            again.append((name, _count_forwards(x, value)))
+            if x.method in (b"TRACE", b"OPTIONS") and NUMBER.fullmatch(value):  # each hop counts down (RFC 9110 7.6.2)
+                is_last_hop = is_last_hop or int(value) == 0
+                value = b"%d" % max(0, int(value) - 1)
+            again.append((name, value))
     if again:
         x.lines += b"".join([b"%b: %b\r\n" % field for field in again])
     if hosts > 1:
@@ -205,18 +215,8 @@ def _read_special(x: Exchange, special: Headers, peer: Peer, now: float) -> tupl
     if forwarded and peer.is_trusted:
         x.forwarding, x.client_address = _join_forwarded(forwarded, peer, x.version)
     if connection:
-        return length, b"close" not in named and (x.version == 11 or b"keep-alive" in named)
-    return length, x.version == 11
-
-
-def _count_forwards(x: Exchange, value: bytes) -> bytes:
-    """Return the next value of Max-Forwards, which each hop counts down for TRACE and OPTIONS (RFC 9110 7.6.2).
-    Raises `LastHop` at zero."""
-    if x.method not in (b"TRACE", b"OPTIONS") or not NUMBER.fullmatch(value):
-        return value
-    if int(value) == 0:
-        raise LastHop(x)
-    return b"%d" % (int(value) - 1)
+        return length, b"close" not in named and (x.version == 11 or b"keep-alive" in named), is_last_hop
+    return length, x.version == 11, is_last_hop
 
 
 def _join_forwarded(forwarded: Headers, peer: Peer, version: int) -> tuple[bytes, str]:
