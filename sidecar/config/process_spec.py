@@ -10,7 +10,7 @@ from pydantic import Field, PlainSerializer, PlainValidator, SecretStr, WithJson
 
 from sidecar.config.listen_address import ListenAddress, ListenAddressValue
 from sidecar.core.spec import Model
-from sidecar.core.units import Duration, Size
+from sidecar.core.units import Duration, DurationOrZero, Size
 from sidecar.upstream.tls import ServerTlsSpec
 
 
@@ -86,6 +86,9 @@ class LimitsSpec(Model):
     """Between two pieces of a request's body."""
     idle_timeout: Duration = 75.0
     """A connection without a request is closed after so long."""
+    half_close_timeout: DurationOrZero = 5.0
+    """A client that shuts its sending side down right after a request is answered, if the answer begins within so long
+    and no pause in it is longer.  With `0s` it counts as gone at once."""
     drain_timeout: Duration = 20.0
     """On shutdown, how long requests in flight may take."""
     max_body: Size | None = None

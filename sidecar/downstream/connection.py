@@ -6,7 +6,9 @@ Rules:
 2. Each request is answered at most once, and recorded once.  A client that leaves cancels the run of its request.
 3. An answer that ends before the request's body was read closes the connection.
 4. A head, a body and a reader each have a deadline as a whole: a slow client costs one bounded connection (`Limits`).
-5. A half-closed connection counts as closed: a client that waits looks the same as one that has left.
+5. A client may half-close after whole requests (RFC 9112 9.6): they are answered, and then the connection closes.  One
+   that has left looks the same, so the end counts as leaving if it comes late (`HALF_CLOSE_SECONDS`), and what goes on
+   is bounded by `limits.half_close_timeout`.  Over TLS the loops end both directions at once, as TLS 1.2 demands.
 
 The phase says what happens next; `_exchange`, `_run` and `_stream` hold what that needs.  A request's body may still be
 arriving while its request is SERVING or ANSWERING (`_request_body`).  `TRANSITIONS` holds the same table.
@@ -16,7 +18,7 @@ arriving while its request is SERVING or ANSWERING (`_request_body`).  `TRANSITI
     NEW           IDLE          the connection is accepted
     NEW           CLOSING       the listener is full: the connection is answered 503
     IDLE          READING_HEAD  bytes arrive
-    IDLE          CLOSING       the idle timeout has passed, or the listener drains
+    IDLE          CLOSING       the idle timeout has passed, the listener drains, or the client has half-closed
     IDLE          CLOSED        the client closes
     READING_HEAD  IDLE          the bytes were empty lines
     READING_HEAD  SERVING       the head is whole: its route runs
@@ -98,6 +100,9 @@ EMPTY_LINES: Final = re.compile(rb"\A(?:\r\n)+")
 MAX_REQUESTS_A_TURN: Final = 16
 """Pipelined requests that are answered in one turn of the loop, if they need not wait.  One read can bring thousands of
 them, and no other connection is served meanwhile."""
+HALF_CLOSE_SECONDS: Final = 1.0
+"""Seconds after the last byte of a request in which an end of the client's bytes means that it waits for the answer.
+One that comes later is mostly the timeout of a client that has closed, and its run must not go on."""
 SWITCHING: Final = b"connection: Upgrade\r\nupgrade: websocket\r\n"
 """Field lines of a 101."""
 
@@ -106,9 +111,9 @@ class DownstreamConnection(asyncio.Protocol):
     """Connection of one client."""
 
     __slots__ = (
-        "_buffer", "_cancelled_outcome", "_exchange", "_has_to_linger", "_is_reading_heads", "_is_reading_paused",
-        "_is_writing_paused", "_keep_alive", "_outcome", "_peer", "_phase", "_request_body", "_run", "_scanned",
-        "_stream", "_transport", "expires", "listener",
+        "_body_ended", "_buffer", "_cancelled_outcome", "_exchange", "_half_close_ends", "_has_to_linger",
+        "_is_reading_heads", "_is_reading_paused", "_is_writing_paused", "_keep_alive", "_outcome", "_peer", "_phase",
+        "_request_body", "_run", "_scanned", "_sent_before", "_stream", "_transport", "expires", "listener",
     )  # fmt: skip
 
     def __init__(self, listener: Listener) -> None:
@@ -146,6 +151,12 @@ class DownstreamConnection(asyncio.Protocol):
         """True if another request may follow."""
         self._has_to_linger = False
         """True if the client may still be sending when the connection closes."""
+        self._body_ended = 0.0
+        """Instant at which the last streamed request's body was whole; 0.0 before the first."""
+        self._half_close_ends = 0.0
+        """Instant at which a half-closed connection ends if nothing moves; 0.0 while the client may send."""
+        self._sent_before = 0
+        """Bytes of the answer's body when that instant was set."""
 
     @property
     def is_serving(self) -> bool:
@@ -198,12 +209,35 @@ class DownstreamConnection(asyncio.Protocol):
         phase = self._phase
         if phase in (SERVING, ANSWERING):
             self.set_body_deadline()
+            if self._half_close_ends:
+                self._extend_half_close()
             if self._stream is not None:
                 self._stream.resume()
         elif phase in (IDLE, READING_HEAD):
             self._set_head_deadline()
+            if self._half_close_ends:
+                self._extend_half_close()
             self._read_heads()
             self.resume_reading()
+
+    def eof_received(self) -> bool:
+        """Keep a half-closed connection for the answers to the requests that are whole; False to close it."""
+        x, phase, listener = self._exchange, self._phase, self.listener
+        if self._half_close_ends:
+            return True  # a loop that resumes reading tells the end again
+        if not listener.limits.half_close_timeout or self._request_body is not None:
+            return False
+        if phase == READING_HEAD:
+            if self._has_part_of_a_head:
+                return False
+        elif (
+            phase not in (SERVING, ANSWERING)
+            or x is None
+            or listener.now() > max(x.arrived, self._body_ended) + HALF_CLOSE_SECONDS
+        ):
+            return False
+        self._extend_half_close()
+        return True
 
     def connection_lost(self, error: Exception | None) -> None:
         phase, request_body = self._phase, self._request_body
@@ -238,6 +272,34 @@ class DownstreamConnection(asyncio.Protocol):
             self.abort()
         finally:
             self._is_reading_heads = False
+        if self._half_close_ends:
+            self._serve_half_closed()
+
+    @property
+    def _has_part_of_a_head(self) -> bool:
+        """True if the buffer was looked at and holds no whole head."""
+        return self._scanned == len(self._buffer) or self._buffer == b"\r"
+
+    def _extend_half_close(self) -> None:
+        """Begin the bound of a half-closed connection anew, because its client has read something."""
+        self._half_close_ends = self.listener.now() + self.listener.limits.half_close_timeout
+        self._serve_half_closed()
+
+    def _serve_half_closed(self) -> None:
+        """Let a client that has sent its last byte have its answers; close where no whole request is left."""
+        phase, transport = self._phase, self._transport
+        if transport is None or transport.is_closing():
+            return
+        if phase == IDLE:
+            self.close()
+        elif self._request_body is not None or (phase == READING_HEAD and self._has_part_of_a_head):
+            transport.close()
+        elif phase in (SERVING, ANSWERING):
+            if not self._buffer:
+                self._keep_alive = False
+            if not self._is_writing_paused:
+                self.expires = self._half_close_ends
+                self._sent_before = 0 if self._stream is None else self._stream.received
 
     def _read_head(self) -> bool:
         """Start the first request in the buffer; False if its head is not whole or not valid."""
@@ -319,6 +381,7 @@ class DownstreamConnection(asyncio.Protocol):
             self.set_body_deadline()
             return
         self._request_body = None
+        self._body_ended = self.listener.now()
         self.set_body_deadline()
         rest = request_body.finish()  # a run that waits for the body may answer within this call
         phase = self._phase
@@ -473,6 +536,8 @@ class DownstreamConnection(asyncio.Protocol):
         self._phase = SWITCHED
         self._transport = None
         listener.replace(self, tunnel)
+        if self._half_close_ends:
+            tunnel.half_close()
         self._record(outcome, None)
 
     def _write(self, x: Exchange, outcome: Outcome) -> None:
@@ -561,7 +626,7 @@ class DownstreamConnection(asyncio.Protocol):
             request_body.body.fail(CLIENT_CLOSED)
         if transport is None or transport.is_closing():
             return
-        if self._has_to_linger:
+        if self._has_to_linger and not self._half_close_ends:
             self._linger(transport)
         else:
             self.expires = self.listener.now() + LINGER_SECONDS  # the close of TLS waits for the client
@@ -592,6 +657,8 @@ class DownstreamConnection(asyncio.Protocol):
             self._reject(Invalid("the request head did not arrive in time", 408))
         elif self._request_body is not None:
             self._break_request(Invalid("the request's body did not arrive in time", 408))
+        elif self._half_close_ends and self._stream is not None and self._stream.received > self._sent_before:
+            self._extend_half_close()  # a write to a client that has left would have failed
         else:  # a broken request has not ended in time
             transport.abort()
 
