@@ -131,6 +131,8 @@ def parse_response(data: bytes, limit: int, seen: int = 0) -> tuple[int, int, in
                 raise Invalid("the answer does not begin like an HTTP/1.1 response")
             return None
         line, _, rest = data.partition(b"\r\n")
+        if re.fullmatch(rb"HTTP/1\.\d [06-9]\d\d(?: .*)?", line):  # RFC 9110 15: to be treated as a 5xx
+            raise Invalid(f"the status {int(line[9:12])} is none: they go from 100 to 599")
         if not re.fullmatch(rb"HTTP/1\.\d [1-5]\d\d(?: [\t\x20-\x7e\x80-\xff]*)?", line):
             raise Invalid("the status line is not `HTTP/1.1 status reason`")
         raise _diagnose_fields(rest)

@@ -328,7 +328,7 @@ class DownstreamConnection(asyncio.Protocol):
             if not x.request_id:
                 x.request_id = hexlify(listener.getrandbits(128).to_bytes(16, "big"))  # quicker than %032x
             x.add(b"x-request-id", x.request_id)
-            x.interim = self._write_interim
+            x.interim = self._write_interim if method != b"HEAD" else self._write_continue
             if length:
                 self._open_body(x, length)
             else:
@@ -506,6 +506,11 @@ class DownstreamConnection(asyncio.Protocol):
         transport, x = self._transport, self._exchange
         if self._phase == SERVING and transport is not None and x is not None and x.version == 11:
             transport.write(b"%b%b\r\n" % (STATUS_LINES[status], lines))
+
+    def _write_continue(self, status: int, lines: bytes) -> None:
+        """Pass on a 100 alone: some clients (nginx 1.22 as a proxy) take a 103 to a HEAD for the final answer."""
+        if status == 100:
+            self._write_interim(status, lines)
 
     def _reject(self, error: Invalid) -> None:
         """Answer bytes that are not HTTP, or a head that is late, and close."""

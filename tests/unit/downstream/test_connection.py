@@ -466,6 +466,23 @@ async def test_interim_responses_are_passed_on_but_not_to_http_1_0() -> None:
 
 
 @virtual
+async def test_a_head_request_gets_no_interim_response_but_the_one_that_it_has_asked_for() -> None:
+    async def service(x: Exchange) -> Outcome:
+        assert x.interim is not None
+        x.method = b"GET"  # as a transform can have it
+        for status in (100, 102, 103):
+            x.interim(status, b"")
+        return Outcome(200)
+
+    front = Front(service)
+    client = front.connect()
+    client.write(b"HEAD" + GET[3:])
+    assert (await client.answer("HEAD")).status == 100
+    assert (await client.answer("HEAD")).status == 200
+    assert client.rest == b""
+
+
+@virtual
 async def test_interim_responses_after_the_answer_has_begun_are_dropped() -> None:
     outcome, body, _ = streamed()
     service = ScriptedService(outcome)
