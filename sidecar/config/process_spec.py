@@ -80,6 +80,12 @@ class LimitsSpec(Model):
     """Open connections of clients over all listeners."""
     max_header_bytes: Annotated[Size, Field(ge=256)] = 32 * 1024
     """Request line and header fields together."""
+    max_fields: Annotated[int, Field(ge=256)] = 256
+    """Fields of a request."""
+    max_list_members: Annotated[int, Field(ge=1024)] = 1024
+    """Commas and semicolons of all fields of a request: members of lists and their parameters, cookies."""
+    max_query_parameters: Annotated[int, Field(ge=512)] = 1024
+    """Parameters of a request's query."""
     header_timeout: Duration = 10.0
     """From the first byte of a request to the end of its header."""
     body_timeout: Duration = 60.0

@@ -44,6 +44,14 @@ BARE: Final = re.compile(rb"\r(?!\n)(?!\Z)|(?<!\r)\n")
 MAX_CHUNK_LINE: Final = 1024
 """Bytes of a chunk's size line; extensions have no use here and a long one only costs."""
 MAX_TRAILERS: Final = 8192
+LONG_HEAD: Final = 1024
+"""Bytes of the longest head in which nothing is counted: what fits in there is less than any limit on its number."""
+MAX_FIELDS: Final = 256
+"""Fields of one head or trailer section; as many fit into a short head."""
+MAX_SEGMENTS: Final = 1024
+"""Segments of a path."""
+MAX_MEMBERS: Final = 2048
+"""Members and parameters of all fields of a response."""
 
 
 FORBIDDEN_TRAILERS: Final = frozenset(
@@ -94,6 +102,27 @@ def parse_request(data: bytes, limit: int, seen: int = 0) -> tuple[bytes, bytes,
     if major != b"1":
         raise Invalid("only HTTP/1.1 and HTTP/1.0 are spoken here", 505)
     return method, target, 10 if minor == b"0" else 11, match.end(5), match.end()
+
+
+def check_target(target: bytes, max_parameters: int) -> None:
+    """Raise `Invalid` for a target with too many parts, each of which costs time where a policy takes them apart."""
+    path, _, query = target.partition(b"?")
+    if path.count(b"/") > MAX_SEGMENTS:
+        raise Invalid(f"the path has more than {MAX_SEGMENTS} segments", 414)
+    if query.count(b"&") >= max_parameters:
+        raise Invalid(f"the query has more than {max_parameters} parameters", 414)
+
+
+def check_fields(data: bytes, start: int, end: int, max_fields: int, max_members: int) -> None:
+    """Raise `Invalid` for fields `data[start:end]` that are too many, or whose lists have too many members.
+
+    Every comma and semicolon counts, whatever the field: lists are read by many, and to know which field is one would
+    cost more than to count.
+    """
+    if data.count(b"\r\n", start, end) > max_fields:
+        raise Invalid(f"there are more than {max_fields} fields", 431)
+    if data.count(b",", start, end) + data.count(b";", start, end) > max_members:
+        raise Invalid(f"the fields have more than {max_members} list members and parameters", 431)
 
 
 def _diagnose_request(data: bytes) -> Invalid:
@@ -236,6 +265,7 @@ class ChunkedDecoder:
                     match = TRAILERS.match(data, position, position + MAX_TRAILERS)
                     if match is None:
                         raise Invalid("the trailers are too large or not valid")
+                    check_fields(data, position, match.end(1), MAX_FIELDS, MAX_MEMBERS)
                     return self._finish(data, match.end(), match[1], pieces)
                 if size - position > MAX_TRAILERS:
                     raise Invalid("the trailers are too large")

@@ -45,7 +45,7 @@ from typing import TYPE_CHECKING, Final, cast
 
 from sidecar.core.body import Body
 from sidecar.core.exchange import NEVER, Exchange
-from sidecar.core.http1 import Invalid, parse_request
+from sidecar.core.http1 import LONG_HEAD, Invalid, check_fields, check_target, parse_request
 from sidecar.core.outcome import (
     BAD_REQUEST,
     CLIENT_CLOSED,
@@ -323,6 +323,9 @@ class DownstreamConnection(asyncio.Protocol):
             method, target, version, start, end = parsed
             self._scanned = 0
             self._buffer = data[end:] if len(data) > end else b""
+            if end > LONG_HEAD:
+                check_target(target, listener.limits.max_query_parameters)
+                check_fields(data, start, end - 2, listener.limits.max_fields, listener.limits.max_list_members)
             x, length, self._keep_alive = read_request(method, target, version, data, start, end - 2, peer, now)
             self._exchange = x
             if not x.request_id:

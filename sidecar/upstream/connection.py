@@ -36,7 +36,16 @@ from typing import TYPE_CHECKING, Final, cast
 from sidecar.core import events
 from sidecar.core.body import UNTIL_CLOSE, Body, BodyReader
 from sidecar.core.exchange import IDEMPOTENT_METHODS, NEVER, Exchange
-from sidecar.core.http1 import CHUNKED, ChunkedDecoder, Invalid, parse_response
+from sidecar.core.http1 import (
+    CHUNKED,
+    LONG_HEAD,
+    MAX_FIELDS,
+    MAX_MEMBERS,
+    ChunkedDecoder,
+    Invalid,
+    check_fields,
+    parse_response,
+)
 from sidecar.core.outcome import (
     CLIENT_TIMEOUT,
     INTERNAL,
@@ -81,7 +90,8 @@ TRANSITIONS: Final = {
 }
 """Phases that may follow each phase."""
 
-EMPTY_LINES: Final = re.compile(rb"(?:\r\n)+")
+EMPTY_LINES: Final = re.compile(rb"(?:\r\n){1,8}(?!\r\n)")
+"""Matches the empty lines that may precede the first answer of a connection."""
 REQUEST_TIMEOUT: Final = 408
 UPGRADE_REQUIRED: Final = 426
 OF_THE_CONNECTION: Final = frozenset((REQUEST_TIMEOUT, UPGRADE_REQUIRED))
@@ -350,17 +360,21 @@ class UpstreamConnection(asyncio.Protocol):
             except Invalid:
                 if self.served or self._interims or data[:1] != b"\r":
                     raise
-                parsed = None
-                if data != b"\r":
-                    data = self._skip_empty_lines(data)
-                    if data:
-                        continue
+                self._scanned = 0
+                begin = _begin(data)
+                if begin < 0:
+                    self._buffer = data
+                    return
+                data = data[begin:]
+                continue
             if parsed is None:
                 self._buffer = data
                 self._scanned = len(data)
                 return
             self._scanned = 0
             status, version, start, end = parsed
+            if end > LONG_HEAD:
+                check_fields(data, start, end - 2, MAX_FIELDS, MAX_MEMBERS)
             if status >= 200:
                 break
             if status == 101:
@@ -391,14 +405,6 @@ class UpstreamConnection(asyncio.Protocol):
             self._answer(outcome, len(data) - end == length)
         else:
             self._stream(Outcome(status, lines=lines), length, data[end:])
-
-    def _skip_empty_lines(self, data: bytes) -> bytes:
-        """Return what follows the empty lines before the first answer.  Raises `Invalid` if there are none."""
-        found = EMPTY_LINES.match(data)
-        if found is None:
-            raise Invalid("the answer does not begin like an HTTP/1.1 response")
-        self._scanned = 0
-        return data[found.end() :]
 
     def _pass_interim(self, x: Exchange, status: int, lines: bytes) -> None:
         self._interims += 1
@@ -524,3 +530,14 @@ class UpstreamConnection(asyncio.Protocol):
     def __repr__(self) -> str:
         phase = ("connecting", "idle", "awaiting head", "reading body", "switched", "closed")[self._phase]
         return f"<UpstreamConnection {self.pool.name} {phase} {self._exchange!r}>"
+
+
+def _begin(data: bytes) -> int:
+    """Return where an answer begins behind empty lines; -1 if it has not begun.  Raises `Invalid` if none can."""
+    found = EMPTY_LINES.match(data)
+    end = 0 if found is None else found.end()
+    if data[end:] in (b"", b"\r"):
+        return -1
+    if not end:
+        raise Invalid("the answer does not begin like an HTTP/1.1 response")
+    return end

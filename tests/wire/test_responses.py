@@ -110,6 +110,7 @@ def test_nothing_malformed_goes_on(name: str) -> None:
         b"HTTP/1.1 200 OK\r\nX: a\nSet-Cookie: session=mine\r\nContent-Length: 0\r\n\r\n",
         b"\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
         b"\r\n\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+        b"\r\n" * 9 + b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
         b"\r\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
         b" \r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
         b"\r\n HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
@@ -130,7 +131,7 @@ def test_heads_that_are_none(head: bytes) -> None:
         assert (bad.reason, bad.is_reused) == ("protocol_error", False)
 
 
-@pytest.mark.parametrize("empty", [b"\r\n", b"\r\n\r\n", b"\r\n" * 100])
+@pytest.mark.parametrize("empty", [b"\r\n", b"\r\n\r\n", b"\r\n" * 8])
 def test_empty_lines_before_the_first_answer_are_skipped(empty: bytes) -> None:
     data = empty + OK + b"Content-Length: 5\r\n\r\nhello"
     for pieces in (data, dribble(data), [empty, data[len(empty) :]], [data[:1], data[1:]]):
