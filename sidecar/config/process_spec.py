@@ -140,6 +140,12 @@ class LimitsSpec(Model):
     """Number of client connections that may be open over all listeners."""
     max_header_bytes: Annotated[Size, Field(ge=256)] = 32 * 1024
     """Longest request line and header fields together (nginx: four buffers of 8 KiB)."""
+    max_fields: Annotated[int, Field(ge=256)] = 256
+    """Fields of a request."""
+    max_list_members: Annotated[int, Field(ge=1024)] = 1024
+    """Commas and semicolons of all fields of a request: members of lists and their parameters, cookies."""
+    max_query_parameters: Annotated[int, Field(ge=512)] = 1024
+    """Parameters of a request's query."""
     header_timeout: Duration = 10.0
     """Longest time from the first byte of a request to the end of its header, which takes a few packets."""
     body_timeout: Duration = 60.0

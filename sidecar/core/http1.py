@@ -41,6 +41,14 @@ BARE: Final = re.compile(rb"\r(?!\n)(?!\Z)|(?<!\r)\n")
 MAX_CHUNK_LINE: Final = 1024
 """Longest size line of a chunk, in bytes.  Extensions have no use here."""
 MAX_TRAILERS: Final = 8192
+LONG_HEAD: Final = 1024
+"""Bytes of the longest head in which nothing is counted: what fits in there is less than any limit on its number."""
+MAX_FIELDS: Final = 256
+"""Fields of one head or trailer section; as many fit into a short head."""
+MAX_SEGMENTS: Final = 1024
+"""Segments of a path."""
+MAX_MEMBERS: Final = 2048
+"""Members and parameters of all fields of a response."""
 
 
 FORBIDDEN_TRAILERS: Final = frozenset(
@@ -94,6 +102,27 @@ def parse_request(data: bytes, limit: int, seen: int = 0) -> tuple[bytes, bytes,
     return method, target, 10 if minor == b"0" else 11, match.end(5), match.end()
 
 
+def check_target(target: bytes, max_parameters: int) -> None:
+    """Raise `Invalid` for a target with too many parts, each of which costs time where a policy takes them apart."""
+    path, _, query = target.partition(b"?")
+    if path.count(b"/") > MAX_SEGMENTS:
+        raise Invalid(f"the path has more than {MAX_SEGMENTS} segments", 414)
+    if query.count(b"&") >= max_parameters:
+        raise Invalid(f"the query has more than {max_parameters} parameters", 414)
+
+
+def check_fields(data: bytes, start: int, end: int, max_fields: int, max_members: int) -> None:
+    """Raise `Invalid` for fields `data[start:end]` that are too many, or whose lists have too many members.
+
+    Every comma and semicolon counts, whatever the field: lists are read by many, and to know which field is one would
+    cost more than to count.
+    """
+    if data.count(b"\r\n", start, end) > max_fields:
+        raise Invalid(f"there are more than {max_fields} fields", 431)
+    if data.count(b",", start, end) + data.count(b";", start, end) > max_members:
+        raise Invalid(f"the fields have more than {max_members} list members and parameters", 431)
+
+
 def _diagnose_request(data: bytes) -> Invalid:
     line, _, rest = data.partition(b"\r\n")
     match = re.fullmatch(rb"(\S+) (\S+) HTTP/(\d)\.(\d)", line)
@@ -129,6 +158,8 @@ def parse_response(data: bytes, limit: int, seen: int = 0) -> tuple[int, int, in
                 raise Invalid("the answer does not begin like an HTTP/1.1 response")
             return None
         line, _, rest = data.partition(b"\r\n")
+        if re.fullmatch(rb"HTTP/1\.\d [06-9]\d\d(?: .*)?", line):  # RFC 9110 15: to be treated as a 5xx
+            raise Invalid(f"the status {int(line[9:12])} is none: they go from 100 to 599")
         if not re.fullmatch(rb"HTTP/1\.\d [1-5]\d\d(?: [\t\x20-\x7e\x80-\xff]*)?", line):
             raise Invalid("the status line is not `HTTP/1.1 status reason`")
         raise _diagnose_fields(rest)
@@ -232,6 +263,7 @@ class ChunkedDecoder:
                     match = TRAILERS.match(data, position, position + MAX_TRAILERS)
                     if match is None:
                         raise Invalid("the trailers are too large or not valid")
+                    check_fields(data, position, match.end(1), MAX_FIELDS, MAX_MEMBERS)
                     return self._finish(data, match.end(), match[1], pieces)
                 if size - position > MAX_TRAILERS:
                     raise Invalid("the trailers are too large")

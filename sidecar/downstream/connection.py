@@ -7,7 +7,9 @@ Rules:
 3. An answer that ends before the request's body was read closes the connection.
 4. A head has a deadline as a whole; a body and a reader have an allowance (`slow_clients`): a slow client costs one
    connection and a bounded buffer.
-5. A half-closed connection counts as closed: a client that waits looks the same as one that has left.
+5. A client may half-close after whole requests (RFC 9112 9.6): they are answered, and then the connection closes.  One
+   that has left looks the same, so the end counts as leaving if it comes late (`HALF_CLOSE_SECONDS`), and what goes on
+   is bounded by `limits.half_close_timeout`.  Over TLS the loops end both directions at once, as TLS 1.2 demands.
 
 The phase says what happens next; `_exchange`, `_run` and `_stream` hold what that needs.  A request's body may still be
 arriving while its request is SERVING or ANSWERING (`_request_body`).  `TRANSITIONS` holds the same table.
@@ -17,7 +19,7 @@ arriving while its request is SERVING or ANSWERING (`_request_body`).  `TRANSITI
     NEW           IDLE          the connection is accepted
     NEW           CLOSING       the listener is full: the connection is answered 503
     IDLE          READING_HEAD  bytes arrive
-    IDLE          CLOSING       the idle timeout has passed, or the listener drains
+    IDLE          CLOSING       the idle timeout has passed, the listener drains, or the client has half-closed
     IDLE          CLOSED        the client closes
     READING_HEAD  IDLE          the bytes were empty lines
     READING_HEAD  SERVING       the head is whole: its route runs
@@ -48,7 +50,7 @@ from typing import TYPE_CHECKING, Final, cast
 
 from sidecar.core.body import HIGH_WATER, WHOLE, Body
 from sidecar.core.exchange import CRITICALITIES, NEVER, Exchange
-from sidecar.core.http1 import Invalid, parse_request
+from sidecar.core.http1 import LONG_HEAD, Invalid, check_fields, check_target, parse_request
 from sidecar.core.outcome import (
     BAD_REQUEST,
     CLIENT_CLOSED,
@@ -113,6 +115,9 @@ MAX_REQUESTS_A_TURN: Final = 16
 them, and no other connection is served meanwhile."""
 WORDS: Final = {rank: word.encode() for word, rank in CRITICALITIES.items()}
 """Value of X-Criticality by rank."""
+HALF_CLOSE_SECONDS: Final = 1.0
+"""Seconds after the last byte of a request in which an end of the client's bytes means that it waits for the answer.
+One that comes later is mostly the timeout of a client that has closed, and its run must not go on."""
 SWITCHING: Final = b"connection: Upgrade\r\nupgrade: websocket\r\n"
 """Field lines of a 101."""
 
@@ -121,9 +126,9 @@ class DownstreamConnection(asyncio.Protocol):
     """Connection of one client."""
 
     __slots__ = (
-        "_backlog", "_buffer", "_cancelled_outcome", "_exchange", "_has_to_linger", "_is_reading_heads",
-        "_is_reading_paused", "_keep_alive", "_outcome", "_peer", "_phase", "_request_body", "_run", "_scanned",
-        "_stream", "_transport", "expires", "is_writing_paused", "listener",
+        "_backlog", "_body_ended", "_buffer", "_cancelled_outcome", "_exchange", "_half_close_ends", "_has_to_linger",
+        "_is_reading_heads", "_is_reading_paused", "_keep_alive", "_outcome", "_peer", "_phase", "_request_body",
+        "_run", "_scanned", "_sent_before", "_stream", "_transport", "expires", "is_writing_paused", "listener",
     )  # fmt: skip
 
     def __init__(self, listener: Listener) -> None:
@@ -163,6 +168,12 @@ class DownstreamConnection(asyncio.Protocol):
         """True if another request may follow."""
         self._has_to_linger = False
         """True if the client may still be sending when the connection closes."""
+        self._body_ended = 0.0
+        """Instant at which the last streamed request's body was whole; 0.0 before the first."""
+        self._half_close_ends = 0.0
+        """Instant at which a half-closed connection ends if nothing moves; 0.0 while the client may send."""
+        self._sent_before = 0
+        """Bytes of the answer's body when that instant was set."""
 
     @property
     def is_serving(self) -> bool:
@@ -228,12 +239,35 @@ class DownstreamConnection(asyncio.Protocol):
         phase = self._phase
         if phase in (SERVING, ANSWERING, COLLECTING):
             self.set_body_deadline()
+            if self._half_close_ends:
+                self._extend_half_close()
             if self._stream is not None:
                 self._stream.resume()
         elif phase in (IDLE, READING_HEAD):
             self._set_head_deadline()
+            if self._half_close_ends:
+                self._extend_half_close()
             self._read_heads()
             self.resume_reading()
+
+    def eof_received(self) -> bool:
+        """Keep a half-closed connection for the answers to the requests that are whole; False to close it."""
+        x, phase, listener = self._exchange, self._phase, self.listener
+        if self._half_close_ends:
+            return True  # a loop that resumes reading tells the end again
+        if not listener.limits.half_close_timeout or self._request_body is not None:
+            return False
+        if phase == READING_HEAD:
+            if self._has_part_of_a_head:
+                return False
+        elif (
+            phase not in (SERVING, ANSWERING)
+            or x is None
+            or listener.now() > max(x.arrived, self._body_ended) + HALF_CLOSE_SECONDS
+        ):
+            return False
+        self._extend_half_close()
+        return True
 
     def connection_lost(self, error: Exception | None) -> None:
         phase, request_body = self._phase, self._request_body
@@ -274,6 +308,34 @@ class DownstreamConnection(asyncio.Protocol):
             self.abort()
         finally:
             self._is_reading_heads = False
+        if self._half_close_ends:
+            self._serve_half_closed()
+
+    @property
+    def _has_part_of_a_head(self) -> bool:
+        """True if the buffer was looked at and holds no whole head."""
+        return self._scanned == len(self._buffer) or self._buffer == b"\r"
+
+    def _extend_half_close(self) -> None:
+        """Begin the bound of a half-closed connection anew, because its client has read something."""
+        self._half_close_ends = self.listener.now() + self.listener.limits.half_close_timeout
+        self._serve_half_closed()
+
+    def _serve_half_closed(self) -> None:
+        """Let a client that has sent its last byte have its answers; close where no whole request is left."""
+        phase, transport = self._phase, self._transport
+        if transport is None or transport.is_closing():
+            return
+        if phase == IDLE:
+            self.close()
+        elif self._request_body is not None or (phase == READING_HEAD and self._has_part_of_a_head):
+            transport.close()
+        elif phase in (SERVING, ANSWERING):
+            if not self._buffer:
+                self._keep_alive = False
+            if not self.is_writing_paused:
+                self.expires = self._half_close_ends
+                self._sent_before = 0 if self._stream is None else self._stream.received
 
     def _read_head(self) -> bool:
         """Start the first request in the buffer; False if its head is not whole or not valid."""
@@ -297,12 +359,15 @@ class DownstreamConnection(asyncio.Protocol):
             method, target, version, start, end = parsed
             self._scanned = 0
             self._buffer = data[end:] if len(data) > end else b""
+            if end > LONG_HEAD:
+                check_target(target, listener.limits.max_query_parameters)
+                check_fields(data, start, end - 2, listener.limits.max_fields, listener.limits.max_list_members)
             x, length, self._keep_alive = read_request(method, target, version, data, start, end - 2, peer, now)
             self._exchange = x
             if not x.request_id:
                 x.request_id = hexlify(listener.getrandbits(128).to_bytes(16, "big"))  # quicker than %032x
             x.add(b"x-request-id", x.request_id)
-            x.interim = self._write_interim
+            x.interim = self._write_interim if method != b"HEAD" else self._write_continue
             if length:
                 self._open_body(x, length)
             else:
@@ -360,6 +425,7 @@ class DownstreamConnection(asyncio.Protocol):
                 self._collect(request_body)
             return
         self._request_body = None
+        self._body_ended = self.listener.now()
         self.set_body_deadline()
         rest = request_body.finish()  # a run that waits for the body may answer within this call
         phase = self._phase
@@ -557,6 +623,11 @@ class DownstreamConnection(asyncio.Protocol):
                 self._request_body.begin()
                 self.set_body_deadline()
 
+    def _write_continue(self, status: int, lines: bytes) -> None:
+        """Pass on a 100 alone: some clients (nginx 1.22 as a proxy) take a 103 to a HEAD for the final answer."""
+        if status == 100:
+            self._write_interim(status, lines)
+
     def _reject(self, error: Invalid) -> None:
         """Answer bytes that are not HTTP, or a head that is late, and close."""
         self._keep_alive, self._has_to_linger = False, True
@@ -586,6 +657,8 @@ class DownstreamConnection(asyncio.Protocol):
         self._phase = SWITCHED
         self._transport = None
         listener.replace(self, tunnel)
+        if self._half_close_ends:
+            tunnel.half_close()
         self._record(outcome, None)
 
     def _write(self, x: Exchange, outcome: Outcome) -> None:
@@ -679,7 +752,8 @@ class DownstreamConnection(asyncio.Protocol):
             request_body.body.fail(CLIENT_CLOSED)
         if transport is None or transport.is_closing():
             return
-        if self._has_to_linger or (transport.can_write_eof() and unsent_bytes(transport) > MAX_ORPHANED):
+        is_behind = transport.can_write_eof() and unsent_bytes(transport) > MAX_ORPHANED
+        if is_behind or (self._has_to_linger and not self._half_close_ends):
             self._linger(transport)
         else:
             self.expires = self.listener.now() + LINGER_SECONDS  # the close of TLS waits for the client
@@ -719,6 +793,8 @@ class DownstreamConnection(asyncio.Protocol):
             self._reject(Invalid("the request head did not arrive in time", 408))
         elif self._request_body is not None:
             self._break_request(Invalid("the request's body did not arrive in time", 408))
+        elif self._half_close_ends and self._stream is not None and self._stream.received > self._sent_before:
+            self._extend_half_close()  # a write to a client that has left would have failed
         else:  # a broken request has not ended in time
             transport.abort()
 

@@ -165,8 +165,8 @@ def read_request(
     x.has_escapes = PERCENT in target
     if (x.has_escapes or DOT in x.path) and (x.path.find(b"/.") >= 0 or x.path.find(b"/%2") >= 0):
         x.path = remove_dot_segments(x.path)
-    if stop is not None:  # only now, so that what is recorded of the request is valid
-        raise LastHop(x, stop)
+    if stop is not None:  # only now: a head that is not valid as a whole is answered 400, whoever is to answer it
+        raise stop
     return x, length, keep_alive
 
 
@@ -193,17 +193,17 @@ def _read_target(x: Exchange, method: bytes, target: bytes, peer: Peer) -> None:
     x.query = match[4]
 
 
-def _read_special(x: Exchange, special: Headers, peer: Peer) -> tuple[int | None, bool, Failure | None]:
+def _read_special(x: Exchange, special: Headers, peer: Peer) -> tuple[int | None, bool, LastHop | None]:
     """Read the fields of `SPECIAL`.
 
-    Returns the body's length, True if the connection may be kept, and the reason not to forward the request.
+    Returns the body's length, True if the connection may be kept, and what is raised for a request that must not be forwarded.
     """
     hosts = connection = hops = 0
     named: set[bytes] = set()
     upgrade = b""
     claims: Headers = []
     again: Headers = []
-    stop: Failure | None = None
+    stop: LastHop | None = None
     is_trusted = peer.is_trusted
     for name, value in special:
         if name == b"host":
@@ -229,7 +229,7 @@ def _read_special(x: Exchange, special: Headers, peer: Peer) -> tuple[int | None
             passed = [hop.strip(b" \t") for hop in value.split(b",")]
             hops += len(passed)
             if hops > MAX_HOPS or (peer.trust.hop and peer.trust.hop in passed):
-                stop = LOOP
+                stop = LastHop(x, LOOP)
             again.append((name, value))
         elif name == b"x-criticality":
             rank = CRITICALITIES.get(value.decode("latin-1").lower())
@@ -246,7 +246,11 @@ def _read_special(x: Exchange, special: Headers, peer: Peer) -> tuple[int | None
         elif name == b"upgrade":
             upgrade = value.lower()
         elif name == b"max-forwards":
-            again.append((name, _count_forwards(x, value)))
+            if x.method in (b"TRACE", b"OPTIONS") and NUMBER.fullmatch(value):  # each hop counts down (RFC 9110 7.6.2)
+                if int(value) == 0:
+                    stop = LastHop(x)
+                value = b"%d" % max(0, int(value) - 1)
+            again.append((name, value))
         elif is_trusted:
             if name in CLAIMS or name.startswith(CLAIM_PREFIXES):
                 claims.append((name, value))
@@ -268,16 +272,6 @@ def _read_special(x: Exchange, special: Headers, peer: Peer) -> tuple[int | None
     if connection:
         return length, b"close" not in named and (x.version == 11 or b"keep-alive" in named), stop
     return length, x.version == 11, stop
-
-
-def _count_forwards(x: Exchange, value: bytes) -> bytes:
-    """Return the next value of Max-Forwards, which each hop counts down for TRACE and OPTIONS (RFC 9110 7.6.2).
-    Raises `LastHop` at zero."""
-    if x.method not in (b"TRACE", b"OPTIONS") or not NUMBER.fullmatch(value):
-        return value
-    if int(value) == 0:
-        raise LastHop(x)
-    return b"%d" % (int(value) - 1)
 
 
 def _believe(x: Exchange, fields: Headers, peer: Peer) -> None:

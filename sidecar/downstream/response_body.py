@@ -70,7 +70,7 @@ class ResponseBody:
 class StoredBody:
     """Body that is here already, written as fast as the client takes it."""
 
-    __slots__ = ("_at", "_body", "_connection", "_failure", "_transport")
+    __slots__ = ("_body", "_connection", "_failure", "_transport", "received")
 
     def __init__(
         self, connection: DownstreamConnection, transport: asyncio.Transport, body: bytes, failure: Failure | None
@@ -80,16 +80,16 @@ class StoredBody:
         self._transport = transport
         self._body = body
         self._failure = failure
-        self._at = 0
+        self.received = 0
         """Bytes written."""
 
     def resume(self) -> None:
         """Write until the client is behind; at the end the connection goes on."""
         body, size = self._body, len(self._body)
-        while self._at < size:
+        while self.received < size:
             if self._connection.is_writing_paused or self._transport.is_closing():
                 return
-            at, self._at = self._at, self._at + PIECE
+            at, self.received = self.received, self.received + PIECE
             self._transport.write(body[at : at + PIECE])
         self._connection.finish(self._failure)
 

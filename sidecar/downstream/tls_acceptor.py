@@ -119,3 +119,7 @@ class TlsConnection(DownstreamConnection):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.listener.replace(self._handshake, self)
         super().connection_made(transport)
+
+    def eof_received(self) -> bool:
+        """Close: after the client's close_notify the event loops write nothing more (RFC 5246 7.2.1)."""
+        return False

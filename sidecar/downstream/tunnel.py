@@ -3,7 +3,8 @@
 Rules:
 
 1. Bytes pass unchanged and in the same turn of the loop.  A side that cannot take more pauses the other one's reading.
-2. A half-closed side half-closes the other one, if its transport can; a closed side closes the other one.
+2. A half-closed side half-closes the other one, if its transport can; a closed side closes the other one.  From then on
+   silence ends the tunnel after `limits.half_close_timeout`, since the side may have left.
 3. Silence in both directions for the route's `timeout.idle` ends the tunnel, and so does a draining listener.  Both
    sides then get a Close frame 1001 between two frames (RFC 6455 5.5.1 and 7.4.1) and `LINGER_SECONDS` to answer it.
 4. A tunnel counts as a connection of its listener and of its endpoint until both sides are closed.
@@ -62,11 +63,23 @@ class Tunnel:
         client.resume_reading()
         return True
 
+    def half_close(self) -> None:
+        """Pass on that the client had sent its last byte before the tunnel was open."""
+        if not self._client.eof_received():
+            self._client.close()
+
     # ----- what its sides call
 
     def restart_idle_timeout(self) -> None:
         if not self._is_closing and self._idle_timeout != NEVER:
             self.expires = self._listener.now() + self._idle_timeout
+
+    def bound_silence(self) -> bool:
+        """Shorten the idle timeout because a side is half-closed; False if that counts as closed."""
+        seconds = self._listener.limits.half_close_timeout
+        self._idle_timeout = min(self._idle_timeout, seconds)
+        self.restart_idle_timeout()
+        return seconds > 0
 
     def end_side(self, side: TunnelSide) -> None:
         """Close the other side of one that is closed."""
@@ -168,7 +181,7 @@ class TunnelSide(asyncio.Protocol):
     def eof_received(self) -> bool:
         self.is_eof = True
         other = self.other.transport
-        if self.other.is_eof or other is None or not other.can_write_eof():
+        if self.other.is_eof or other is None or not other.can_write_eof() or not self._tunnel.bound_silence():
             self.other.close()
             return False
         other.write_eof()

@@ -81,7 +81,7 @@ def parse(data: bytes) -> Document:
         raise _diagnosed(data, error) from None
     if value.__class__ in (dict, list):
         repeats = _repeats_keys(data, value)
-        if repeats is None or (repeats and len(data) <= MAX_SEARCH):
+        if repeats and len(data) <= MAX_SEARCH:
             _check_keys(data)
         if repeats:
             raise InvalidBody("has a key twice in one object")
@@ -115,18 +115,16 @@ def closed(value: Any) -> Raw:
     return value if value.__class__ is Raw else Raw(encode(value))
 
 
-def _repeats_keys(data: bytes, value: Any) -> bool | None:
-    """True if an object of the text has a key twice; None if this cannot be told here.
+def _repeats_keys(data: bytes, value: Any) -> bool:
+    """True if an object of the text has a key twice.
 
-    Equal keys are one key in `value`, so its text has fewer quotes.  Without escapes nothing else makes the counts
-    differ.
+    Equal keys are one key in `value`, so its text has fewer quotes.  Nothing else makes the counts differ: an escaped
+    quote is none, however it is spelled.
     """
     again = encode(value)
     if again == data:
         return False
     if b"\\" in data:
-        if b"\\u" in data:
-            return None
         data, again = (text.replace(b"\\\\", b"").replace(b'\\"', b"") for text in (data, again))
     return data.count(b'"') != again.count(b'"')
 

@@ -1,5 +1,7 @@
 """Addresses in an answer, rewritten to the client's terms, if the request's path or host was rewritten.
 
+An absolute address of another host stays as it is.  That of the endpoint is rewritten where a policy says so.
+
 The mapping follows from the request itself.  The path that came and the path that was sent have their last segments in
 common; what differs before them is how one prefix became another.  If `/orders/7` was sent as `/internal/v2/orders/7`,
 the service's `/internal/v2` is the client's root.  This holds for templates, prefixes and patterns alike and needs no
@@ -12,6 +14,7 @@ Rewritten are Location, Content-Location and, in Set-Cookie, Path and Domain (ng
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Final
 
 from sidecar.core.outcome import Outcome
@@ -27,14 +30,24 @@ _ADDRESS: Final = re.compile(rb"\[[0-9a-f:.]+\]|[0-9.]+")
 class ReverseRewrite:
     """Mapping of the service's addresses to the client's."""
 
-    __slots__ = ("_host", "_own_host", "_own_prefix", "_prefix", "_scheme")
+    __slots__ = ("_endpoints", "_host", "_own_host", "_own_prefix", "_prefix", "_scheme")
 
-    def __init__(self, scheme: bytes, host: bytes, path: bytes, own_host: bytes, own_path: bytes) -> None:
-        """Take scheme, authority and path as the client sent them, and authority and path as they were sent
-        upstream."""
+    def __init__(
+        self,
+        scheme: bytes,
+        host: bytes,
+        path: bytes,
+        own_host: bytes,
+        own_path: bytes,
+        endpoints: Iterable[str] = (),
+    ) -> None:
+        """Take scheme, authority and path as the client sent them, and authority and path as they were sent upstream.
+        `endpoints` are URLs of endpoints whose own addresses count as the service's."""
         self._scheme = scheme
         self._host = host
         self._own_host = own_host
+        self._endpoints = {authority for url in endpoints for authority in _authorities(url)}
+        """Authorities that stand for these endpoints."""
         self._prefix, self._own_prefix = _prefixes(path, own_path)
 
     def apply(self, outcome: Outcome) -> None:
@@ -55,9 +68,10 @@ class ReverseRewrite:
             path, mark, rest = _split(value)
             return self.path(path) + mark + rest if path.startswith(b"/") else value
         scheme, host, path, rest = found.groups()
-        if host.lower() not in (self._own_host.lower(), self._host.lower()):
+        is_endpoint = host.lower() in self._endpoints
+        if not is_endpoint and host.lower() not in (self._own_host.lower(), self._host.lower()):
             return value
-        if host.lower() == self._own_host.lower() != self._host.lower():
+        if is_endpoint or host.lower() == self._own_host.lower() != self._host.lower():
             scheme, host = scheme and self._scheme, self._host
         colon = b":" if scheme else b""
         return b"%b%b//%b%b%b" % (scheme or b"", colon, host, self.path(path) if path else path, rest)
@@ -87,10 +101,11 @@ class ReverseRewrite:
 
     def _domain(self, given: bytes) -> bytes:
         """Return a cookie's domain for the client; empty for the client's host alone."""
-        domain, own, host = given.lstrip(b".").lower(), _name(self._own_host), _name(self._host)
-        if own == host or not _covers(domain, own) or _covers(domain, host):
+        domain, host = given.lstrip(b".").lower(), _name(self._host)
+        own = {_name(self._own_host), *map(_name, self._endpoints)} - {host}
+        if _covers(domain, host) or not any(_covers(domain, name) for name in own):
             return given
-        return host if domain == own and not _ADDRESS.fullmatch(host) else b""
+        return host if domain in own and not _ADDRESS.fullmatch(host) else b""
 
 
 def _prefixes(path: bytes, own: bytes) -> tuple[bytes, bytes]:
@@ -100,6 +115,15 @@ def _prefixes(path: bytes, own: bytes) -> tuple[bytes, bytes]:
         ours.pop()
         theirs.pop()
     return b"/".join(ours), b"/".join(theirs)
+
+
+def _authorities(url: str) -> tuple[bytes, ...]:
+    """Return what a URL may have for an endpoint: its authority, and that without the port if it is the default."""
+    scheme, _, authority = url.lower().partition("://")
+    default = {"http": ":80", "https": ":443"}.get(scheme)
+    if default is None:  # a Unix socket
+        return ()
+    return authority.encode(), authority.removesuffix(default).encode()
 
 
 def _split(value: bytes) -> tuple[bytes, bytes, bytes]:

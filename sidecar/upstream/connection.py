@@ -16,10 +16,13 @@ Rules:
    it would be taken for the next response.  After a HEAD or a 204 the pool looks whether it stays silent.
 3. A reused connection that closes before the first byte of an answer was most likely closed while the request was on
    its way (RFC 9112 9.3.1): `STALE_CONNECTION` for idempotent methods, `RESET` for all others.
-4. At most `MAX_INTERIM` interim responses are passed on (RFC 9110 15.2).
-5. A body that ends with the connection is whole unless the peer can say otherwise and does: over TLS (RFC 9112 9.8).
-6. Malformed bytes become `PROTOCOL` and never reach a client.
-7. What the client's own slowness or short deadline ends is not the upstream's failure (`answer_times.py`).
+   A 408 that closes such a connection says the same (RFC 9110 15.5.9): the peer has given an idle client up.
+4. Empty lines before the first answer of a connection are skipped.  Before a later one they may be the rest of the
+   answer before it, whose length was then wrong.
+5. At most `MAX_INTERIM` interim responses are passed on (RFC 9110 15.2).
+6. A body that ends with the connection is whole unless the peer can say otherwise and does: over TLS (RFC 9112 9.8).
+7. Malformed bytes become `PROTOCOL` and never reach a client.
+8. What the client's own slowness or short deadline ends is not the upstream's failure (`answer_times.py`).
 
 Choosing, opening and keeping connections is the work of `pool.py`.
 """
@@ -28,6 +31,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import select
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final, cast
@@ -35,7 +39,16 @@ from typing import TYPE_CHECKING, Final, cast
 from sidecar.core import events
 from sidecar.core.body import UNTIL_CLOSE, Body, BodyReader
 from sidecar.core.exchange import IDEMPOTENT_METHODS, NEVER, Exchange
-from sidecar.core.http1 import CHUNKED, ChunkedDecoder, Invalid, parse_response
+from sidecar.core.http1 import (
+    CHUNKED,
+    LONG_HEAD,
+    MAX_FIELDS,
+    MAX_MEMBERS,
+    ChunkedDecoder,
+    Invalid,
+    check_fields,
+    parse_response,
+)
 from sidecar.core.outcome import (
     CLIENT_TIMEOUT,
     INTERNAL,
@@ -53,7 +66,7 @@ from sidecar.core.promise import Promise
 from sidecar.upstream.errors import describe_error
 from sidecar.upstream.request_body import RequestBody
 from sidecar.upstream.request_head import request_head
-from sidecar.upstream.response_head import read_interim, read_response, read_upgrade
+from sidecar.upstream.response_head import read_interim, read_required_upgrade, read_response, read_upgrade
 from sidecar.upstream.tls import is_cut_off
 
 if TYPE_CHECKING:
@@ -82,6 +95,12 @@ TRANSITIONS: Final = {
 }
 """Phases that may follow each phase."""
 
+EMPTY_LINES: Final = re.compile(rb"(?:\r\n){1,8}(?!\r\n)")
+"""Matches the empty lines that may precede the first answer of a connection."""
+REQUEST_TIMEOUT: Final = 408
+UPGRADE_REQUIRED: Final = 426
+OF_THE_CONNECTION: Final = frozenset((REQUEST_TIMEOUT, UPGRADE_REQUIRED))
+"""Statuses that say something of the connection."""
 MAX_INTERIM: Final = 16
 MAX_HEAD_BYTES: Final = 64 * 1024
 """Longest response head."""
@@ -404,8 +423,16 @@ class UpstreamConnection(asyncio.Protocol):
 
     def _is_stale(self) -> bool:
         """True if the connection was used or idle before this exchange, and nothing of an answer has come."""
-        is_reused = self.served > 0 or self.idle_since > 0
-        return is_reused and self._phase == AWAITING_HEAD and not self._buffer and not self._interims
+        return self._is_reused and self._phase == AWAITING_HEAD and not self._buffer and not self._interims
+
+    @property
+    def _is_reused(self) -> bool:
+        return self.served > 0 or self.idle_since > 0
+
+    def _is_goodbye(self, x: Exchange) -> bool:
+        """True if a 408 ends the idle time before this exchange and the exchange can be repeated."""
+        is_closing = self._is_reused and not self._keep_alive and not self._interims
+        return is_closing and x.method in IDEMPOTENT_METHODS and x.is_replayable
 
     def _read_early_answer(self) -> None:
         """Read what the socket still holds after a failed write.
@@ -430,13 +457,26 @@ class UpstreamConnection(asyncio.Protocol):
         x = self._exchange
         assert x is not None
         while True:
-            parsed = parse_response(data, MAX_HEAD_BYTES, self._scanned)
+            try:
+                parsed = parse_response(data, MAX_HEAD_BYTES, self._scanned)
+            except Invalid:
+                if self.served or self._interims or data[:1] != b"\r":
+                    raise
+                self._scanned = 0
+                begin = _begin(data)
+                if begin < 0:
+                    self._buffer = data
+                    return
+                data = data[begin:]
+                continue
             if parsed is None:
                 self._buffer = data
                 self._scanned = len(data)
                 return
             self._scanned = 0
             status, version, start, end = parsed
+            if end > LONG_HEAD:
+                check_fields(data, start, end - 2, MAX_FIELDS, MAX_MEMBERS)
             if status >= 200:
                 break
             if status == 101:
@@ -447,6 +487,12 @@ class UpstreamConnection(asyncio.Protocol):
             if not data or self._exchange is None:
                 return
         lines, length, self._keep_alive = read_response(data, start, end - 2, version, self.pool.env.wall)
+        if status in OF_THE_CONNECTION:
+            if status == UPGRADE_REQUIRED:
+                lines += read_required_upgrade(data, start, end - 2)
+            elif self._is_goodbye(x):
+                self.fail(STALE_CONNECTION, "closed while idle, with a 408")
+                return
         if x.method == b"HEAD" or status in NO_CONTENT:
             if length is not None and length >= 0 and status != 204:
                 lines += b"content-length: %d\r\n" % length
@@ -605,3 +651,14 @@ class UpstreamConnection(asyncio.Protocol):
     def __repr__(self) -> str:
         phase = ("connecting", "idle", "awaiting head", "reading body", "switched", "closed")[self._phase]
         return f"<UpstreamConnection {self.pool.name} {phase} {self._exchange!r}>"
+
+
+def _begin(data: bytes) -> int:
+    """Return where an answer begins behind empty lines; -1 if it has not begun.  Raises `Invalid` if none can."""
+    found = EMPTY_LINES.match(data)
+    end = 0 if found is None else found.end()
+    if data[end:] in (b"", b"\r"):
+        return -1
+    if not end:
+        raise Invalid("the answer does not begin like an HTTP/1.1 response")
+    return end

@@ -8,7 +8,7 @@ from hashlib import sha1
 from typing import Final
 
 from sidecar.core.exchange import Exchange
-from sidecar.core.http1 import Invalid, body_length
+from sidecar.core.http1 import CHUNKED, Invalid, body_length
 from sidecar.core.message import HOP_BY_HOP, Selection, get, parse_fields, tokens, write_http_date
 
 CONNECTION_FIELDS: Final = Selection(HOP_BY_HOP | {b"content-length", b"date"})
@@ -28,9 +28,12 @@ def read_response(
 
     Returns the lines to pass on, the length of the body (bytes, `CHUNKED`, or None if nothing says it), and True if the
     peer keeps the connection open.  A missing Date is added (RFC 9110 6.6.1).  Raises `Invalid`.
+
+    Chunks of an HTTP/1.0 peer are read, and its connection is closed after them (RFC 9112 6.1).  The client gets a
+    framing of the sidecar's own, so no two recipients can differ on where the body ends.
     """
     lines, special, _ = CONNECTION_FIELDS.take(data, start, end)
-    length = body_length(special, version)
+    length = body_length(special, 11)
     keep = version == 11
     date = b""
     named: set[bytes] | None = None
@@ -43,12 +46,20 @@ def read_response(
         keep = b"close" not in named and (keep or b"keep-alive" in named)
         if named - KNOWN_OPTIONS:
             lines = b"".join([b"%b: %b\r\n" % field for field in parse_fields(lines) if field[0] not in named])
+    if length == CHUNKED and version != 11:
+        keep = False
     return lines + b"date: %b\r\n" % (date or write_http_date(wall())), length, keep
 
 
 def read_interim(data: bytes, start: int, end: int) -> bytes:
     """Return the lines of an interim response to pass on."""
     return CONNECTION_FIELDS.take(data, start, end)[0]
+
+
+def read_required_upgrade(data: bytes, start: int, end: int) -> bytes:
+    """Return the lines of a 426 that name what is required (RFC 9110 15.5.22), although they are of one connection."""
+    protocols = [value for name, value in CONNECTION_FIELDS.take(data, start, end)[1] if name == b"upgrade" and value]
+    return b"upgrade: %b\r\nconnection: Upgrade\r\n" % b", ".join(protocols) if protocols else b""
 
 
 def read_upgrade(x: Exchange, data: bytes, start: int, end: int) -> bytes:

@@ -20,7 +20,9 @@ from tests.support.work import calls, grows_with
 from tests.wire.answers import answer
 from tests.wire.reader import dribble, read
 
-LIMITS = LimitsSpec.model_validate({"max_header_bytes": "1MiB"})
+LIMITS = LimitsSpec.model_validate(
+    {"max_header_bytes": "1MiB", "max_fields": 10**6, "max_list_members": 10**6, "max_query_parameters": 10**6}
+)
 START = b"GET / HTTP/1.1\r\nHost: a\r\n"
 
 HEADS: dict[str, Callable[[int], bytes]] = {

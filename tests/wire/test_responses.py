@@ -92,7 +92,6 @@ def test_nothing_malformed_goes_on(name: str) -> None:
         b"HTTP/1.1 200 OK\nContent-Length: 0\n\n",
         b"HTTP/1.1  200 OK\r\nContent-Length: 0\r\n\r\n",
         b" HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
-        b"\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
         b"HTTP/1.1 600 OK\r\nContent-Length: 0\r\n\r\n",
         b"HTTP/1.1 2000 OK\r\nContent-Length: 0\r\n\r\n",
         b"HTTP/1.1 200OK\r\nContent-Length: 0\r\n\r\n",
@@ -108,7 +107,21 @@ def test_nothing_malformed_goes_on(name: str) -> None:
         OK + b"Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
         OK + b"Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n",
         OK + b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-        b"HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n",
+        b"HTTP/1.0 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+        b"HTTP/1.1 200 OK\nContent-Length: 5\n\nhello",
+        b"HTTP/1.1 200 OK\nContent-Length: 5\r\n\r\nhello",
+        b"HTTP/1.1 200 OK\r\nX: a\nSet-Cookie: session=mine\r\nContent-Length: 0\r\n\r\n",
+        b"\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+        b"\r\n\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+        b"\r\n" * 9 + b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+        b"\r\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+        b" \r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+        b"\r\n HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 103 Early Hints\r\n\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 999 Request Denied\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 600 Odd\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 000 Odd\r\nContent-Length: 0\r\n\r\n",
         b"HTTP/1.1 204 No Content\r\nContent-Length: x\r\n\r\n",
         OK + b"X: a\nb\r\n\r\n",
         OK + b"X\x00: a\r\n\r\n",
@@ -120,6 +133,31 @@ def test_heads_that_are_none(head: bytes) -> None:
     for pieces in (head, dribble(head)):
         bad = answer(pieces, closes=True)
         assert (bad.reason, bad.is_reused) == ("protocol_error", False)
+
+
+@pytest.mark.parametrize("empty", [b"\r\n", b"\r\n\r\n", b"\r\n" * 8])
+def test_empty_lines_before_the_first_answer_are_skipped(empty: bytes) -> None:
+    data = empty + OK + b"Content-Length: 5\r\n\r\nhello"
+    for pieces in (data, dribble(data), [empty, data[len(empty) :]], [data[:1], data[1:]]):
+        good = answer(pieces)
+        assert (good.status, good.body, good.is_reused) == (200, b"hello", True)
+    assert answer(empty, closes=True).reason == "reset"
+
+
+@pytest.mark.parametrize("lines", [b"", b"Connection: keep-alive\r\n"])
+@pytest.mark.parametrize("body", [b"5\r\nhello\r\n0\r\n\r\n", b"5\r\nhello\r\n0\r\nX: y\r\n\r\n"])
+def test_chunks_of_http_1_0_are_read_and_the_connection_is_closed(lines: bytes, body: bytes) -> None:
+    data = b"HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n" + lines + b"\r\n" + body
+    for pieces in (data, dribble(data), [data + b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"]):
+        old = answer(pieces)
+        assert (old.status, old.body, old.is_whole, old.is_reused) == (200, b"hello", True, False)
+    assert answer(data[:-9], closes=True).broken is not None, "the end of the connection does not end it"
+
+
+def test_the_status_that_is_none_is_named() -> None:
+    outcome = answer(b"HTTP/1.1 999 Request Denied\r\nContent-Length: 0\r\n\r\n").outcome
+    assert outcome is not None
+    assert outcome.cause == "the status 999 is none: they go from 100 to 599"
 
 
 def test_a_head_has_a_limit() -> None:

@@ -139,7 +139,7 @@ def _dated_lifetime(facts: Facts, rules: FreshnessRules, received: float) -> flo
 
 def _plan(status: int, facts: Facts, asked: RequestFacts, rules: FreshnessRules, dated: float | None) -> Plan:
     control = facts.control
-    if status < 200 or status in (206, 304):
+    if status < 200 or status in (206, 304, 426):  # a 426 says something of one connection
         return Plan(b"partial" if status == 206 else b"status")
     if control.must_understand:  # RFC 9111 5.2.2.3
         if status not in UNDERSTOOD:

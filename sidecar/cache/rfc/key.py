@@ -20,10 +20,8 @@ from urllib.parse import unquote_to_bytes
 
 from sidecar.cache.rfc.vary import selecting
 from sidecar.core.exchange import Exchange
+from sidecar.core.uri import canonical
 
-ESCAPE: Final = re.compile(rb"%([0-9A-Fa-f]{2})")
-UNRESERVED: Final = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
-"""Octets that need no escape (RFC 3986 2.3)."""
 PERCENT: Final = 0x25
 """The octet `%` as a number, since CPython looks for one faster than for bytes."""
 IN_KEY: Final = re.compile(rb"[^ ]* ([^ \x01]*)")
@@ -42,16 +40,6 @@ def uri_of(key: bytes) -> bytes:
 def is_keyed_by_fields(key: bytes) -> bool:
     """True if the key holds request fields beside the URI."""
     return key.count(b" ") > 1
-
-
-def unescaped(text: bytes) -> bytes:
-    """Return the text with its percent-encoding normalised (RFC 3986 6.2.2.1 and 6.2.2.2)."""
-    return ESCAPE.sub(_unescape, text)
-
-
-def _unescape(match: re.Match[bytes]) -> bytes:
-    octet = int(match[1], 16)
-    return bytes((octet,)) if octet in UNRESERVED else match[0].upper()
 
 
 @lru_cache(maxsize=256)
@@ -103,7 +91,7 @@ class KeyRule:
 
     def _target(self, path: bytes, query: bytes | None) -> bytes:
         if PERCENT in path:
-            path = unescaped(path)
+            path = canonical(path)
         if query is None:
             return path
         if self._ignores_some:
@@ -112,7 +100,7 @@ class KeyRule:
                 return path
             query = b"&".join(kept)
         if PERCENT in query:
-            query = unescaped(query)
+            query = canonical(query)
         return path + b"?" + query
 
     def of_text(self, text: str) -> bytes | None:

@@ -38,7 +38,17 @@ class SlowCallsSpec(Model):
 
 
 class HalfOpenSpec(Model):
-    """Probes that find out whether the upstream is back."""
+    """Probes that find out whether the upstream is back.
+
+    Five choices differ from Resilience4j and Polly. (1) `probes` requests pass in all, and no more until there is a
+    verdict: Polly sends one, whose loss holds the circuit open. (2) The verdict falls as soon as the probes that are
+    still out cannot change it; Resilience4j waits for all of them. (3) It falls after `verdict_within` at the latest,
+    by what is known, and a probe without a response has failed; Resilience4j waits for ever by default, Polly has no
+    limit. (4) After good probes the share of requests rises over `ramp`, and any trip opens again; both others let all
+    through at once, onto a service with cold caches. (5) The result of a request that was let through in an earlier
+    state counts as nothing; both others credit it to the state that it meets, so a slow success from before the trip
+    can close the circuit.
+    """
 
     probes: Annotated[int, Field(ge=1, le=1000)] = 3
     """Requests that are let through to find out, in all."""

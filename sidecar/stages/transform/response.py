@@ -81,7 +81,8 @@ class ResponseRewriter:
         self.intake = Intake(spec, ctx, "response")
         self.where = ctx.where
         self.etag = spec.etag
-        self.rewrites_addresses = spec.addresses == "rewrite"
+        self.rewrites_addresses = spec.addresses != "keep"
+        self.rewrites_endpoints = spec.addresses == "always"
         self.is_certain = all(rule.when is None for rule in self.rules)
         """True if all rules hold for all responses."""
         self.reads_body = any(
@@ -107,9 +108,10 @@ class ResponseRewriter:
         return self._head(x, outcome, self.rules if self.is_certain else self.active(x, outcome), own)
 
     def _head(self, x: Exchange, outcome: Outcome, rules: list[ResponseEdit], own: Address | None) -> Outcome:
-        if own is not None and own != (x.authority, x.path) and _has_addresses(outcome):
+        if own is not None and (self.rewrites_endpoints or own != (x.authority, x.path)) and _has_addresses(outcome):
             outcome = own_outcome(outcome)
-            ReverseRewrite(x.scheme, x.host, x.path, *own).apply(outcome)
+            endpoints = [attempt.endpoint for attempt in x.attempts] if self.rewrites_endpoints else []
+            ReverseRewrite(x.scheme, x.host, x.path, *own, endpoints).apply(outcome)
         if not rules:
             return outcome
         outcome = own_outcome(outcome)

@@ -200,9 +200,10 @@ class ResponseSpec(ResponseRule, Direction):
 
     etag: Literal["weaken", "drop"] = "weaken"
     """Treatment of the ETag of a response whose body is changed: `weaken` or `drop`."""
-    addresses: Literal["rewrite", "keep"] = "rewrite"
+    addresses: Literal["rewrite", "always", "keep"] = "rewrite"
     """Location, and domain and path of Set-Cookie, in the client's terms if path or host of the request was
-    rewritten."""
+    rewritten.  With `always` those that name the endpoint itself too, whatever was rewritten: a service that does not
+    know its public name would lead its clients around the sidecar."""
     cases: Annotated[tuple[ResponseRule, ...], Field(strict=False, max_length=100)] = ()
     """Further rules, each for responses that meet its `when`."""
 

@@ -48,7 +48,8 @@ class TransformLayer:
         if self.observed is not None:
             return ObserveService(self, self.observed, inner).call
         before, after = request.headers_only, response.headers_only
-        if (before or not request.rules) and (after or not response.rules) and not request.reads_responses:
+        is_plain = not request.reads_responses and not response.rewrites_endpoints
+        if is_plain and (before or not request.rules) and (after or not response.rules):
             return HeaderService(before, after, self.dependence, inner).call
         return TransformService(self, inner).call
 
@@ -65,7 +66,9 @@ class TransformService:
         request, response = self._request, self._response = layer.request, layer.response
         self._inner = inner
         self._dependence = layer.dependence if layer.dependence else None
-        self._moves = response.rewrites_addresses and any(rule.path or rule.host for rule in request.rules)
+        self._moves = response.rewrites_endpoints or (
+            response.rewrites_addresses and any(rule.path or rule.host for rule in request.rules)
+        )
         self._reads_request = request.asks_body or request.edits_body
         self._edits_request = bool(request.rules) or request.reads_responses
         self._edits_response = bool(response.rules) or self._moves
@@ -86,6 +89,8 @@ class TransformService:
             finally:
                 facts.restore(x)
         else:
+            if self._moves:
+                own = (x.authority, x.path)
             outcome = await self._inner(x)
         if outcome.failure is not None or outcome.tunnel is not None:
             return outcome

@@ -104,22 +104,28 @@ class AccessLog:
 def as_json(time: bytes, x: Exchange, outcome: Outcome, reason: str, seconds: float) -> bytes:
     """Return a line for machines.  Members without a value are left out."""
     stream, sent = x.stream, outcome.stream
+    client = x.client_address.encode()
+    facts = (x.method, x.authority, x.path, client, x.request_id)
+    if _odd(b"".join(facts)) is None:  # one look for all of them, as they are nearly always plain
+        method, host, path, client, request_id = facts
+    else:
+        method, host, path, client, request_id = map(escape, facts)
     line = (
         b'{"time":"%b","route":"%b","method":"%b","host":"%b","path":"%b","protocol":"HTTP/1.%b","status":%d,'
         b'"duration_ms":%.3f,"client":"%b","bytes_in":%d,"bytes_out":%d,"request_id":"%b"'
         % (
             time,
-            b"" if x.route is None else x.route.name.encode(),
-            x.method,
-            x.authority,
-            escape(x.path),
+            b"" if x.route is None else word(x.route.name),
+            method,
+            host,
+            path,
             b"0" if x.version == 10 else b"1",
             outcome.status,
             seconds * 1000,
-            escape(x.client_address.encode()),
+            client,
             len(x.body) if stream is None else stream.received,
             len(outcome.body) if sent is None else sent.received,
-            escape(x.request_id),
+            request_id,
         )
     )
     trace = x.trace
@@ -173,8 +179,8 @@ def _failure(x: Exchange, outcome: Outcome, reason: str) -> bytes:
 def as_text(time: bytes, x: Exchange, outcome: Outcome, reason: str, seconds: float) -> bytes:
     """Return a line for people: `12:34:56.789 200 GET /orders/17 12.3ms route=order http://10.0.0.1:80=200/12.1ms`."""
     words = [
-        b"%b %d %b %b %.1fms" % (time[11:-1], outcome.status, x.method, escape(x.path), seconds * 1000),
-        b"route=%b" % (b"-" if x.route is None else x.route.name.encode()),
+        b"%b %d %b %b %.1fms" % (time[11:-1], outcome.status, escape(x.method), escape(x.path), seconds * 1000),
+        b"route=%b" % (b"-" if x.route is None else word(x.route.name)),
     ]
     if x.cache:
         words.append(b"cache=%b" % word(x.cache))

@@ -1,11 +1,20 @@
 from __future__ import annotations
 
 import re
+from itertools import product
 
 import pytest
 
 from sidecar.core.uri import MAX_BYTES, canonical, literal, readings, text
 from tests.support.work import grows_with
+
+
+def test_every_escape_has_one_canonical_form() -> None:
+    unreserved = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~"
+    for octet in range(256):
+        canon = bytes((octet,)) if octet in unreserved else b"%%%02X" % octet
+        for high, low in product(*({digit.lower(), digit.upper()} for digit in f"{octet:02x}")):
+            assert canonical(f"/a%{high}{low}%".encode()) == b"/a" + canon + b"%"
 
 
 @pytest.mark.parametrize(

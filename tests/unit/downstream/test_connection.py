@@ -193,17 +193,156 @@ async def test_pipelined_requests_wait_for_a_client_that_does_not_read() -> None
 async def test_a_client_that_leaves_cancels_its_run() -> None:
     service = ScriptedService(HANG)
     front = Front(service)
-    for leave in ("abort", "close", "write_eof"):
+    for leave, late, patience in (
+        ("abort", 0, 0),
+        ("close", 2, 0),
+        ("write_eof", 2, 0),
+        ("close", 0, 6),
+        ("write_eof", 0, 6),
+    ):
         client = front.connect()
         client.write(GET)
         await settle()
+        await asyncio.sleep(late)
         assert service.active == 1
         getattr(client.transport, leave)()
         await settle()
+        await asyncio.sleep(patience)
         assert service.active == 0
-    assert service.cancelled == 3
-    assert [record.reason for record in front.records] == ["client_closed"] * 3
+    assert service.cancelled == 5
+    assert [record.reason for record in front.records] == ["client_closed"] * 5
     assert front.is_empty
+
+
+POST = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n"
+
+
+def after_a_second(outcome: Any = None) -> Any:
+    async def service(x: Exchange) -> Outcome:
+        if x.stream is not None:
+            x.stream.attach(Taken())
+        await asyncio.sleep(1)
+        return outcome() if outcome else Outcome(200, [(b"x-target", x.target)], b"hello")
+
+    return service
+
+
+@pytest.mark.parametrize("split", [None, 1], ids=["at once", "byte by byte"])
+@pytest.mark.parametrize(
+    ("sent", "answers"),
+    [
+        (GET, 1),
+        (b"GET / HTTP/1.0\r\n\r\n", 1),
+        (POST + b"hello", 1),
+        (b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n", 1),
+        (GET * 3, 3),
+        (GET * 3 + GET[:9], 3),
+        (GET + POST + b"hell", 1),
+        (GET + b"\r", 1),
+        (GET + b"\r\n", 1),
+        (GET[:-1], 0),
+        (POST + b"hell", 0),
+        (b"", 0),
+    ],
+)
+@virtual
+async def test_a_half_closed_client_gets_its_answers_and_then_the_close(
+    sent: bytes, answers: int, split: int | None
+) -> None:
+    front = Front(after_a_second())
+    client = front.connect()
+    client.transport.split = split
+    client.write(sent)
+    client.transport.write_eof()
+    await asyncio.sleep(answers + 0.5)
+    for _ in range(answers):
+        assert (await client.answer()).body == b"hello"
+    assert (client.rest, client.is_eof) == (b"", True)
+    await settle()
+    assert front.is_empty
+    assert front.bugs == []
+
+
+@virtual
+async def test_many_pipelined_requests_of_a_half_closed_client_are_all_answered() -> None:
+    front = Front(OK)
+    client = front.connect()
+    client.write(GET * (3 * MAX_REQUESTS_A_TURN))
+    client.transport.write_eof()
+    await asyncio.sleep(1)
+    assert client.received.count(b"hello") == 3 * MAX_REQUESTS_A_TURN
+    assert (client.is_eof, front.is_empty) == (True, True)
+
+
+@virtual
+async def test_a_half_closed_client_gets_its_answer_although_it_reads_late() -> None:
+    front = Front(after_a_second(lambda: Outcome(200, body=b"x" * 300_000)))
+    client = front.connect()
+    client.transport.pause_reading()
+    client.write(GET * 2)
+    client.transport.write_eof()
+    await asyncio.sleep(4)
+    client.transport.resume_reading()
+    await asyncio.sleep(4)
+    assert [len((await client.answer()).body) for _ in range(2)] == [300_000] * 2
+    assert (client.is_eof, front.is_empty) == (True, True)
+
+
+@virtual
+async def test_a_stream_goes_on_for_a_half_closed_client_while_bytes_move() -> None:
+    outcome, body, source = streamed()
+    front = Front(always(lambda x: outcome))
+    client = front.connect()
+    client.write(GET)
+    client.transport.write_eof()
+    for _ in range(5):
+        await asyncio.sleep(4)
+        body.feed(b"x")
+        await settle()
+    assert (client.received.count(b"x\r\n"), client.is_lost) == (5, False)
+    await asyncio.sleep(11)
+    assert (client.is_lost, source.said, front.is_empty) == (True, ["cancel"], True), "silence ends it"
+    assert [record.reason for record in front.records] == ["client_closed"]
+
+
+@virtual
+async def test_a_client_that_has_left_its_stream_ends_it() -> None:
+    outcome, body, source = streamed()
+    front = Front(always(lambda x: outcome))
+    for late, cancelled in ((0.0, False), (2.0, True)):
+        outcome, body, source = streamed()
+        client = front.connect()
+        client.write(GET)
+        await settle()
+        await asyncio.sleep(late)
+        client.transport.close()
+        await settle()
+        assert (source.said == ["cancel"]) == cancelled
+        body.feed(b"x")
+        await settle()
+        assert source.said == ["cancel"]
+    assert front.is_empty
+
+
+@virtual
+async def test_a_half_close_can_count_as_leaving() -> None:
+    service = ScriptedService(HANG)
+    front = Front(service, {"half_close_timeout": "0s"})
+    client = front.connect()
+    client.write(GET)
+    client.transport.write_eof()
+    await settle()
+    assert (client.is_eof, service.cancelled, front.is_empty) == (True, 1, True)
+
+
+@virtual
+async def test_pipelined_requests_of_a_client_that_has_left_do_not_go_on_for_ever() -> None:
+    front = Front(after_a_second())
+    client = front.connect()
+    client.write(GET * 100)
+    client.transport.write_eof()
+    await asyncio.sleep(8)
+    assert (client.is_lost, front.is_empty, len(front.records) < 8) == (True, True, True)
 
 
 @virtual
@@ -325,6 +464,23 @@ async def test_interim_responses_are_passed_on_but_not_to_http_1_0() -> None:
     assert (await client.answer()).status == 200
     client.write(b"GET / HTTP/1.0\r\n\r\n")
     assert (await client.answer()).status == 200
+
+
+@virtual
+async def test_a_head_request_gets_no_interim_response_but_the_one_that_it_has_asked_for() -> None:
+    async def service(x: Exchange) -> Outcome:
+        assert x.interim is not None
+        x.method = b"GET"  # as a transform can have it
+        for status in (100, 102, 103):
+            x.interim(status, b"")
+        return Outcome(200)
+
+    front = Front(service)
+    client = front.connect()
+    client.write(b"HEAD" + GET[3:])
+    assert (await client.answer("HEAD")).status == 100
+    assert (await client.answer("HEAD")).status == 200
+    assert client.rest == b""
 
 
 @virtual
@@ -495,7 +651,7 @@ WAYS: dict[Transition, tuple[bytes | float | str, ...]] = {
     ("ANSWERING", "CLOSED"): (get(b"/stream"), "abort"),
     ("CLOSING", "LINGERING"): (GET, INVALID),
     ("CLOSING", "CLOSED"): (CLOSE,),
-    ("ABANDONED", "CLOSED"): (get(b"/wait"), "close"),
+    ("ABANDONED", "CLOSED"): (get(b"/wait"), "abort"),
 }
 """Shortest way to each transition; the last step makes it."""
 

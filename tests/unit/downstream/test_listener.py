@@ -64,6 +64,38 @@ async def test_max_forwards_and_the_server_as_a_whole_are_answered_here(head: by
     assert front.bugs == []
 
 
+@pytest.mark.parametrize("method", [b"OPTIONS", b"TRACE"])
+@pytest.mark.parametrize(
+    ("target", "lines"),
+    [
+        (b"/", b"Max-Forwards: 0\r\nHost: b\r\n"),
+        (b"/", b'Max-Forwards: 0\r\nHost: a","status":200,"x":"b\r\nContent-Length: x\r\n'),
+        (b"/", b"Max-Forwards: 0\r\nContent-Length: 1, 2\r\n"),
+        (b"/", b"Max-Forwards: 0\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n"),
+        (b"/", b"Max-Forwards: 0\r\nTransfer-Encoding: rot13\r\n"),
+        (b"/", b"Max-Forwards: 0\r\nMax-Forwards: 1\r\nHost: a\r\n"),
+        (b"/", b"Max-Forwards: 0\r\nExpect: nothing\r\n"),
+        (b"nowhere", b"Max-Forwards: 0\r\n"),
+        (b'http://a"/', b"Max-Forwards: 0\r\n"),
+        (b"*", b"Max-Forwards: 0\r\nHost: b\r\n"),
+        (b"*", b"Host: b\r\n"),
+    ],
+)
+@virtual
+async def test_a_head_is_valid_as_a_whole_before_it_is_answered_here(
+    method: bytes, target: bytes, lines: bytes
+) -> None:
+    front = Front(always(lambda x: Outcome(418)))
+    for host in (b"Host: a\r\n", b'Host: a"\r\n'):
+        client = front.connect()
+        client.write(b"%b %b HTTP/1.1\r\n%b%b\r\n" % (method, target, host, lines))
+        assert (await client.answer()).status in (400, 417, 501)
+    client = front.connect()
+    client.write(b'%b / HTTP/1.1\r\nMax-Forwards: 0\r\nHost: a"\r\n\r\n' % method)
+    assert (await client.answer()).status == 400
+    assert front.bugs == []
+
+
 @virtual
 async def test_the_body_of_a_request_at_its_last_hop_is_not_read_as_a_request() -> None:
     front = Front(OK)

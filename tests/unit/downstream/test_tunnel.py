@@ -135,6 +135,60 @@ async def test_half_closing_is_passed_on(who: str) -> None:
     assert world.is_over
 
 
+@virtual
+async def test_a_client_that_half_closed_before_the_tunnel_was_open_half_closes_the_upstream() -> None:
+    world = World()
+    ready = asyncio.get_running_loop().create_future()
+
+    async def slow(x: Exchange) -> Outcome:
+        await ready
+        return await world.service(x)
+
+    world.front.route.service = slow
+    world.client.write(HANDSHAKE + MASKED)
+    world.client.transport.write_eof()
+    await settle()
+    ready.set_result(None)
+    assert (await world.client.answer()).status == 101
+    server = world.upstream.server
+    assert (server.received, server.is_eof) == (MASKED, True)
+    server.write(HELLO)
+    server.transport.close()
+    await settle()
+    assert world.client.rest == HELLO
+    assert world.is_over
+
+
+@pytest.mark.parametrize("who", ["client", "server"])
+@virtual
+async def test_a_half_closed_tunnel_lives_while_bytes_pass_and_not_for_ever(who: str) -> None:
+    world = World()
+    client, server = await world.open()
+    first, second = (client, server) if who == "client" else (server, client)
+    first.transport.write_eof()
+    for _ in range(5):
+        await asyncio.sleep(4)
+        second.write(HELLO if who == "client" else MASKED)
+    await settle()
+    assert not first.is_lost
+    await asyncio.sleep(9)
+    assert first.is_lost
+    assert world.is_over
+
+
+@virtual
+async def test_a_half_close_of_a_tunnel_can_count_as_closing() -> None:
+    world = World()
+    world.front.server.limits = world.front.server.limits.model_copy(update={"half_close_timeout": 0.0})
+    world.front.listener.limits = world.front.server.limits
+    client, server = await world.open()
+    client.transport.write_eof()
+    await settle()
+    server.transport.close()
+    await settle()
+    assert world.is_over
+
+
 @pytest.mark.parametrize("who", ["client", "server"])
 @virtual
 async def test_a_closed_side_closes_the_other(who: str) -> None:

@@ -108,6 +108,24 @@ def test_repeated_keys_are_found_in_every_spelling(pairs: list[tuple[str, int]])
                 parse(data)
 
 
+spelled = st.lists(
+    st.sampled_from(
+        ["a", "\\u0061", '\\"', "\\u0022", "\\\\", "\\u005c", "\\n", "\\u000A", "é", "\\u00e9", "u0022", "\\/"]
+    ),
+    max_size=3,
+).map(lambda parts: '"' + "".join(parts) + '"')
+
+
+@given(st.lists(st.tuples(spelled, spelled), min_size=1, max_size=5))
+def test_repeated_keys_are_found_however_their_letters_are_escaped(pairs: list[tuple[str, str]]) -> None:
+    data = "[{" + ",".join(f"{key}:{value}" for key, value in pairs) + "}]"
+    if len({json.loads(key) for key, _ in pairs}) == len(pairs):
+        assert parse(data.encode()).encoded() == data.encode()
+    else:
+        with pytest.raises(InvalidBody, match="twice"):
+            parse(data.encode())
+
+
 @pytest.mark.parametrize(
     ("steps", "value"),
     [((), {"a": [1, {"b": 2.5}], "c": None}), (("a", 1, "b"), 2.5), (("c",), None), (("a",), [1, {"b": 2.5}])],
@@ -140,6 +158,7 @@ HOSTILE = [
     b"[" + b"[]," * 20_000 + b"1]",
     b"{" + b",".join(b'"k%d":%d' % (i, i) for i in range(5_000)) + b"}",
     b'{"a":"' + b"\\u003a" * 10_000 + b'"}',
+    b'["\\u0041",' + b",".join(b'{"%d":1}' % i for i in range(9_000)) + b"]",
     b"[" + b"1" * 4_000 + b",1]",
     b"1" * 65_536,
     b"0." + b"1" * 65_536,

@@ -40,6 +40,36 @@ def test_addresses(way: ReverseRewrite, came: bytes, became: bytes) -> None:
     assert way.address(came) == became
 
 
+ENDPOINTS = ["http://10.0.0.7:80", "https://orders:443", "http://[::1]:9000", "unix:/run/app.sock"]
+ALWAYS = ReverseRewrite(b"https", b"shop.example.com", b"/a/7", b"shop.example.com", b"/a/7", ENDPOINTS)
+MOVED = ReverseRewrite(b"https", b"shop.example.com", b"/v1/7", b"shop.example.com", b"/v2/7", ENDPOINTS)
+
+
+@pytest.mark.parametrize(
+    ("way", "came", "became"),
+    [
+        (ALWAYS, b"http://10.0.0.7/x?y#z", b"https://shop.example.com/x?y#z"),
+        (ALWAYS, b"http://10.0.0.7:80", b"https://shop.example.com"),
+        (ALWAYS, b"http://10.0.0.7:8080/x", b"http://10.0.0.7:8080/x"),
+        (ALWAYS, b"HTTPS://Orders/x", b"https://shop.example.com/x"),
+        (ALWAYS, b"//[::1]:9000/x", b"//shop.example.com/x"),
+        (ALWAYS, b"http://[::1]/x", b"http://[::1]/x"),
+        (ALWAYS, b"http://shop.example.com/x", b"http://shop.example.com/x"),
+        (ALWAYS, b"https://other.example.com/x", b"https://other.example.com/x"),
+        (ALWAYS, b"http://10.0.0.7@evil.example/x", b"http://10.0.0.7@evil.example/x"),
+        (ALWAYS, b"/x", b"/x"),
+        (ALWAYS, b"x", b"x"),
+        (MOVED, b"http://10.0.0.7/v2/8", b"https://shop.example.com/v1/8"),
+        (MOVED, b"http://10.0.0.7/other", b"https://shop.example.com/other"),
+        (MOVED, b"/v2/8", b"/v1/8"),
+    ],
+)
+def test_addresses_of_the_endpoint_itself(way: ReverseRewrite, came: bytes, became: bytes) -> None:
+    assert way.address(came) == became
+    assert ALWAYS.cookie(b"a=b; Domain=orders; Path=/x") == b"a=b; Domain=shop.example.com; Path=/x"
+    assert ALWAYS.cookie(b"a=b; Domain=example.com") == b"a=b; Domain=example.com"
+
+
 @pytest.mark.parametrize(
     ("way", "came", "became"),
     [

@@ -152,6 +152,101 @@ async def test_a_peer_that_speaks_unasked_is_dropped() -> None:
     assert len(back.peers) == 2
 
 
+GOODBYE = b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 4\r\nConnection: close\r\n\r\nlate"
+
+
+@pytest.mark.parametrize(
+    ("method", "goodbye", "is_repeated"),
+    [
+        (b"GET", GOODBYE, True),
+        (b"DELETE", GOODBYE, True),
+        (b"POST", GOODBYE, False),
+        (b"GET", GOODBYE.replace(b"1.1", b"1.0").replace(b"Connection: close\r\n", b""), True),
+        (b"GET", GOODBYE.replace(b"Connection: close\r\n", b""), False),
+        (b"GET", GOODBYE.replace(b"408", b"503"), False),
+        (b"GET", b"HTTP/1.1 103 Early Hints\r\n\r\n" + GOODBYE, False),
+    ],
+)
+@pytest.mark.parametrize("is_split", [False, True])
+@virtual
+async def test_a_408_that_ends_the_idle_time_is_no_answer(
+    method: bytes, goodbye: bytes, is_repeated: bool, is_split: bool
+) -> None:
+    back = Back()
+    upstream = back.upstream()
+    run = Run(upstream.service(get()), lambda run: None)
+    await settle()
+    back.server.write(OK)
+    await settle()
+    run = Run(upstream.service(get(method)), lambda run: None)
+    await settle()
+    for piece in (goodbye[:20], goodbye[20:]) if is_split else (goodbye,):
+        back.server.write(piece)
+        await settle()
+    assert len(back.peers) == (2 if is_repeated else 1)
+    if is_repeated:
+        back.server.write(GOODBYE)
+        await settle()
+    assert outcome_of(run).status in (408, 503), "one on a fresh connection is an answer"
+    assert len(back.peers) <= 2
+
+
+@virtual
+async def test_an_upload_that_cannot_be_repeated_gets_its_408() -> None:
+    back = Back()
+    upstream = back.upstream()
+    Run(upstream.service(get()), lambda run: None)
+    await settle()
+    back.server.write(OK)
+    await settle()
+    x, *_ = upload(10, method=b"PUT")
+    run = Run(upstream.service(x), lambda run: None)
+    assert x.stream is not None
+    x.stream.feed(b"hello")
+    await settle()
+    back.server.write(GOODBYE)
+    await settle()
+    assert outcome_of(run).status == 408
+
+
+@virtual
+async def test_empty_lines_before_a_later_answer_are_malformed() -> None:
+    back = Back()
+    back.send(get())
+    await settle()
+    back.server.write(OK)
+    await settle()
+    run = back.send(get())
+    await settle()
+    back.server.write(b"\r\n" + OK)
+    await settle()
+    assert outcome_of(run).reason == "protocol_error"
+    assert back.pool.describe()["open"] == 0
+
+
+@pytest.mark.parametrize(
+    ("lines", "passed"),
+    [
+        (b"Upgrade: websocket\r\nConnection: Upgrade\r\n", b"websocket"),
+        (b"Upgrade: HTTP/3.0\r\nUpgrade: websocket\r\n", b"HTTP/3.0, websocket"),
+        (b"Connection: close\r\n", None),
+    ],
+)
+@virtual
+async def test_a_426_says_what_it_requires(lines: bytes, passed: bytes | None) -> None:
+    for status in (b"426", b"400"):
+        back = Back()
+        run = back.send(get())
+        await settle()
+        back.server.write(b"HTTP/1.1 %b No\r\nContent-Length: 0\r\nX: y\r\n%b\r\n" % (status, lines))
+        await settle()
+        outcome = outcome_of(run)
+        expected = passed if status == b"426" else None
+        assert outcome.header(b"upgrade") == expected
+        assert outcome.header(b"connection") == (expected and b"Upgrade")
+        assert outcome.header(b"x") == b"y"
+
+
 @pytest.mark.parametrize("part", [b"", b"HTTP/1.1 2", STREAM[:-2], CHUNKED[:-1]])
 @pytest.mark.parametrize("how", ["close", "abort"])
 @virtual

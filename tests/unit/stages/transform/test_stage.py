@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from sidecar.core import metrics
 from sidecar.core.body import Body
-from sidecar.core.exchange import Exchange
+from sidecar.core.exchange import Attempt, Exchange
 from sidecar.core.message import Headers
 from sidecar.core.outcome import BREAKER_OPEN, RESET, Failure, Outcome, failed
 from sidecar.core.promise import Run
@@ -517,6 +517,32 @@ def test_addresses_are_in_the_clients_terms() -> None:
         transform({**block, "response": {"addresses": "keep"}}, Upstream(lambda: response(201, headers=headers))), x
     )
     assert kept.header(b"location") == b"http://orders.internal/v2/orders/8"
+
+
+@pytest.mark.parametrize(
+    ("block", "location"),
+    [
+        ({}, "http://10.0.0.7:9000/login"),
+        ({"response": {"headers": {"set": {"a": "b"}}}}, "http://10.0.0.7:9000/login"),
+        ({"response": {"addresses": "always"}}, "https://shop.example.com/login"),
+        ({"response": {"addresses": "always", "headers": {"set": {"a": "b"}}}}, "https://shop.example.com/login"),
+        ({"request": {"headers": {"set": {"a": "b"}}}, "response": {"addresses": "always"}},
+         "https://shop.example.com/login"),
+        ({"request": {"host": "x.internal"}, "response": {"addresses": "always"}}, "https://shop.example.com/login"),
+        ({"request": {"host": "x.internal"}}, "http://10.0.0.7:9000/login"),
+        ({"request": {"host": "x.internal"}, "response": {"addresses": "keep"}}, "http://10.0.0.7:9000/login"),
+    ],
+)  # fmt: skip
+def test_the_addresses_of_an_endpoint_lead_clients_around_the_sidecar_unless_a_policy_says_otherwise(
+    block: dict[str, Any], location: str
+) -> None:
+    x = exchange("GET", "/a", authority=b"shop.example.com", scheme=b"https")
+    for number in (1, 2):  # the second may have lost against the first
+        x.attempts.append(Attempt(number, 0.0))
+        x.attempts[-1].endpoint = f"http://10.0.0.{number + 6}:9000"
+    headers = {"location": "http://10.0.0.7:9000/login"}
+    outcome = run(transform(block, Upstream(lambda: response(302, headers=headers))), x)
+    assert outcome.header(b"location") == location.encode()
 
 
 @pytest.mark.parametrize(
