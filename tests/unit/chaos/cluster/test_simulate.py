@@ -1,51 +1,48 @@
-"""Scenarios in virtual time: verdicts, repeatability, and the policies that decide."""
+"""Scenarios in virtual time: one verdict with all that decides it, repeatability, and the search for the margin.
+
+The verdicts of all scenarios are in `tests/scenarios/test_verdicts.py`.
+"""
 
 from __future__ import annotations
+
+from functools import cache
 
 import pytest
 
 from chaos.cluster.simulate import simulate
-from chaos.margin import comes_back, margin
+from chaos.margin import margin
 from chaos.scenario.files import SCENARIOS, Loaded, load
 from chaos.verdict.judge import judge, passed
 from chaos.verdict.recording import Recording
 
-ALL = [loaded for loaded in load([SCENARIOS]) if loaded.scenario.simulated]
-SIDECAR = [(loaded, "sidecar") for loaded in ALL]
-BARE = [(loaded, "bare") for loaded in ALL if "bare" in loaded.scenario.arms]
-DECIDED = [loaded for loaded in ALL if loaded.scenario.decisive]
+ALL = {loaded.name: loaded for loaded in load([SCENARIOS]) if loaded.scenario.simulated}
 
 
-def told(recording: Recording, loaded: Loaded) -> list[str]:
-    return [f"{v.what}: {v.measured} ({v.limit})" for v in judge(recording, loaded.scenario) if not v.passed]
+@cache
+def usual(name: str) -> Recording:
+    """Return the run with sidecars and seed 1, which several tests look at."""
+    return simulate(ALL[name], "sidecar", 1)
 
 
-@pytest.mark.parametrize(("loaded", "arm"), BARE + SIDECAR, ids=lambda v: v if isinstance(v, str) else v.name)
-def test_the_cascade_is_seen_without_and_contained_with_sidecars(loaded: Loaded, arm: str) -> None:
-    assert told(simulate(loaded, arm, 1), loaded) == []
-
-
-@pytest.mark.parametrize("loaded", DECIDED, ids=lambda loaded: loaded.name)
-def test_a_scenario_fails_without_its_decisive_policies(loaded: Loaded) -> None:
-    recording = simulate(loaded, "sidecar", 1, without=True)
+def is_passed(recording: Recording, loaded: Loaded) -> bool:
     assert recording.trouble == ""
-    assert not passed(judge(recording, loaded.scenario))
+    return passed(judge(recording, loaded.scenario))
+
+
+def test_a_scenario_passes_in_both_arms_and_fails_without_its_decisive_policies() -> None:
+    loaded = ALL["connection_blackhole"]
+    assert is_passed(simulate(loaded, "bare", 1), loaded), "the cascade is seen"
+    assert is_passed(usual(loaded.name), loaded), "and contained"
+    assert not is_passed(simulate(loaded, "sidecar", 1, without=True), loaded)
 
 
 @pytest.mark.parametrize("name", ["long_tail", "one_bad_of_three", "slow_loris_bodies", "thundering_herd"])
-def test_a_seed_repeats_a_run_and_another_does_not(name: str) -> None:
-    (loaded,) = [each for each in ALL if each.name == name]
-    first, again, other = (simulate(loaded, "sidecar", seed) for seed in (1, 1, 2))
-    assert first.json() == again.json()
-    assert first.requests != other.requests
+def test_a_seed_repeats_a_run(name: str) -> None:
+    assert simulate(ALL[name], "sidecar", 1).json() == usual(name).json()
 
 
-def test_a_system_recovers_up_to_a_load_and_not_beyond() -> None:
-    (loaded,) = [each for each in ALL if each.name == "metastable_overload"]
-    assert comes_back(loaded, "sidecar", 1, 1.0)
-    assert not comes_back(loaded, "sidecar", 1, 3.0)
-    assert not comes_back(loaded, "bare", 1, 1.0)
-    assert comes_back(loaded, "bare", 1, 0.4)
+def test_another_seed_is_another_run() -> None:
+    assert simulate(ALL["long_tail"], "sidecar", 2).requests != usual("long_tail").requests
 
 
 def test_the_margin_is_found_by_bisection(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,9 +56,9 @@ def test_the_margin_is_found_by_bisection(monkeypatch: pytest.MonkeyPatch) -> No
         monkeypatch.setattr("chaos.margin.comes_back", answer)
 
     comes_back_below(1.7)
-    assert margin(ALL[0], "sidecar", 1) == pytest.approx(1.7, rel=0.03)
+    assert margin(ALL["long_tail"], "sidecar", 1) == pytest.approx(1.7, rel=0.03)
     assert len(asked) == 9
     comes_back_below(0.01)
-    assert margin(ALL[0], "sidecar", 1) == 0.0
+    assert margin(ALL["long_tail"], "sidecar", 1) == 0.0
     comes_back_below(100)
-    assert margin(ALL[0], "sidecar", 1) == 4.0
+    assert margin(ALL["long_tail"], "sidecar", 1) == 4.0
