@@ -141,17 +141,20 @@ class LimitsSpec(Model):
     max_header_bytes: Annotated[Size, Field(ge=256)] = 32 * 1024
     """Longest request line and header fields together (nginx: four buffers of 8 KiB)."""
     max_fields: Annotated[int, Field(ge=256)] = 256
-    """Fields of a request."""
+    """Most fields of a request."""
     max_list_members: Annotated[int, Field(ge=1024)] = 1024
-    """Commas and semicolons of all fields of a request: members of lists and their parameters, cookies."""
+    """Most commas and semicolons in all fields of a request: members of lists and their parameters, cookies."""
     max_query_parameters: Annotated[int, Field(ge=512)] = 1024
-    """Parameters of a request's query."""
+    """Most parameters of a request's query."""
     header_timeout: Duration = 10.0
     """Longest time from the first byte of a request to the end of its header, which takes a few packets."""
     body_timeout: Duration = 60.0
     """Longest pause between two pieces of a request's body (nginx: 60s)."""
     idle_timeout: Duration = 75.0
     """Time after which a connection without a request is closed (nginx: 75s)."""
+    half_close_timeout: DurationOrZero = 5.0
+    """Longest time to the answer, and pause in it, of a client that shuts its sending side down right after a request.
+    With `0s` it counts as gone at once."""
     drain_timeout: Duration = 20.0
     """Longest time for requests in flight on shutdown; less than the 30s that Kubernetes waits for a pod."""
     max_body: Size | None = None

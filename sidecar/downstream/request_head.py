@@ -196,7 +196,8 @@ def _read_target(x: Exchange, method: bytes, target: bytes, peer: Peer) -> None:
 def _read_special(x: Exchange, special: Headers, peer: Peer) -> tuple[int | None, bool, LastHop | None]:
     """Read the fields of `SPECIAL`.
 
-    Returns the body's length, True if the connection may be kept, and what is raised for a request that must not be forwarded.
+    Returns the body's length, True if the connection may be kept, and what is to be raised for a request that must not
+    be forwarded.
     """
     hosts = connection = hops = 0
     named: set[bytes] = set()
