@@ -2,7 +2,7 @@
 
 `X-Forwarded-For`, `-Proto` and `-Host` count; where one is absent, the same part of `Forwarded` does (RFC 7239).
 
-1. The client is the last hop that is no trusted proxy.
+1. The client is the last hop that is no trusted proxy; of more than `MAX_HOPS` trusted ones, the last looked at.
 2. A list of schemes or hosts that is as long as the list of hops has the client's at the client's place.  Otherwise its
    last member counts, which the nearest proxy has written.
 3. An address may have a port, brackets, quotes or a zone (RFC 7239 6; Azure and IIS write ports).  An IPv4 address
@@ -25,6 +25,8 @@ BRACKETED: Final = re.compile(r"\[([^\]]*)\](?::\w*)?")
 WITH_PORT: Final = re.compile(r"([0-9.]+):\w*")
 TOKEN: Final = re.compile(rb'"[^"]*"?|[^",;]+|[,;]')
 """Matches a part of a `Forwarded` field: a quoted text, other text, or a separator."""
+MAX_HOPS: Final = 100
+"""Trusted hops that are passed on the way back to the client; the one after them counts as the client."""
 SCHEMES: Final = {b"http": b"http", b"https": b"https", b"ws": b"http", b"wss": b"https"}
 """Schemes that proxies write, and what they mean for a request."""
 
@@ -72,11 +74,13 @@ class Claims:
         self.client = peer_address
         """IP address of the client, or the word in its place."""
         place = len(hops)
-        while place:
+        last = max(0, place - MAX_HOPS)
+        while place > last:
             place -= 1
             hop = hops[place].decode("latin-1")
-            self.client = plain_address(hop)
-            if not is_within(hop, networks):
+            ip = parse_address(hop)
+            self.client = hop if ip is None else str(ip)
+            if ip is None or not any(ip in network for network in networks):
                 break
         self.proto = _of_client(listed(joined(fields, b"x-forwarded-proto")), len(hops), place)
         """Scheme in the words of the proxy; empty if it is none."""
