@@ -76,6 +76,8 @@ class Plan:
     """True if a reload need not validate it while it is fresh (RFC 8246)."""
     dropped: frozenset[bytes] | None = None
     """Fields that are not stored; None if all are."""
+    is_dated = False
+    """True if the lifetime follows from dates of this one answer, so that no other answer may have the plan."""
 
     def __init__(self, refusal: bytes = b"") -> None:
         """Plan to store the answer, or with a `refusal` not to."""
@@ -97,6 +99,7 @@ def assess(
     else:
         dated = _dated_lifetime(facts, rules, received)
         plan = _plan(status, facts, asked, rules, dated)
+        plan.is_dated = dated is not None
         if dated is None or facts.date is not None:  # otherwise the plan depends on the instant
             facts.plan, facts.last_status, facts.last_asked, facts.last_rules = plan, status, asked, rules
     age = initial_age(facts, delay, received)
