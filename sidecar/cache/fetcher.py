@@ -126,9 +126,10 @@ class Fetcher:
 
         The caller has checked that Content-Location names the target.
         """
-        wall, now = self._wall(), self._now()
+        wall, now, rules = self._wall(), self._now(), self._rules
         facts = self._reader.read(outcome.lines, wall)
-        plan, age, refusal = assess(outcome.status, facts, request_facts(x), self._rules, now - sent, wall)
+        asked = request_facts(x, facts, rules)
+        plan, age, refusal = assess(outcome.status, facts, asked, rules, now - sent, wall)
         if not refusal and is_explicit(facts) and len(outcome.body) <= self._max_body:
             lines = storable(outcome.lines, plan, facts, wall)
             entry = self._entry(key, outcome.status, lines, outcome.body, facts, plan, age, now, wall)
@@ -159,9 +160,10 @@ class Fetcher:
             return None
         if now >= self._offset_expires:
             self._offset_expires, self._wall_offset = now + CLOCK_HOLDS, self._wall() - now
-        wall = now + self._wall_offset
+        wall, rules = now + self._wall_offset, self._rules
         facts = self._reader.read(outcome.lines, wall)
-        plan, age, refusal = assess(outcome.status, facts, request_facts(x), self._rules, now - sent, wall)
+        asked = request_facts(x, facts, rules)
+        plan, age, refusal = assess(outcome.status, facts, asked, rules, now - sent, wall)
         if refusal:
             return None
         lines = storable(outcome.lines, plan, facts, wall)
@@ -181,7 +183,8 @@ class Fetcher:
         fetch.received = now
         rules = self._rules
         facts = self._reader.read(outcome.lines, wall)
-        plan, age, refusal = assess(outcome.status, facts, request_facts(fetch.x), rules, now - fetch.sent, wall)
+        asked = request_facts(fetch.x, facts, rules)
+        plan, age, refusal = assess(outcome.status, facts, asked, rules, now - fetch.sent, wall)
         stale, stream = fetch.stale, outcome.stream
         if stale is not None and outcome.status in ERRORS and may_replace_error(stale, NOTHING, now):
             fetch.refusal = b"error"  # the stale entry is worth more
@@ -239,7 +242,7 @@ class Fetcher:
         merged = freshened(entry.headers, dated(update, wall), frozenset() if rules.set_cookie else SET_COOKIE)
         aged = join([*merged, *((b"age", value) for value in get_all(update, b"age"))])
         facts = self._reader.read(aged, wall)
-        plan, age, refusal = assess(entry.status, facts, request_facts(x), rules, now - sent, wall)
+        plan, age, refusal = assess(entry.status, facts, request_facts(x, facts, rules), rules, now - sent, wall)
         lines = storable(aged, plan, facts, wall)
         new = self._entry(entry.key, entry.status, lines, entry.body, facts, plan, age, now, wall)
         new.hits = entry.hits

@@ -190,7 +190,7 @@ class TestSilence:
         assert control("no-cache", ("ETag", '"a"'), rules=rules).plan.lifetime == 0
         assert judge(("Pragma", "no-cache"), rules=rules).refusal == b"no-freshness"
         assert judge(status=403, rules=rules).refusal == b"status"
-        assert judge(rules=rules, asked=RequestFacts(has_cookie=True)).refusal == b"no-freshness"
+        assert judge(rules=rules, asked=RequestFacts(has_credential=True)).refusal == b"credentials"
         assert judge(rules=rules, asked=RequestFacts(has_authorization=True)).refusal == b"authorization"
 
     def test_the_heuristic_is_off_unless_it_is_turned_on(self) -> None:
