@@ -60,6 +60,8 @@ class Store:
         """Counters of look-ups, by route and result."""
         self.budget = ByteBudget(spec.memory.max_size)
         """Bytes of bodies that are on their way into the store."""
+        self.changes = 0
+        """Number of purges and invalidations so far, those of other sidecars included."""
         self._purged = meter.counter(metrics.CACHE_PURGED, cache=name)
         memory = self.memory
         meter.gauge(metrics.CACHE_BYTES, lambda: memory.bytes, cache=name)
@@ -159,7 +161,8 @@ class Store:
 
     def drop(self, entry: Entry) -> None:
         """Remove an entry that the upstream has replaced by one that cannot be stored."""
-        self.memory.remove(entry.key)
+        if self.memory.get(entry.key) is entry:
+            self.memory.remove(entry.key)
 
     # ----- purging
 
@@ -204,6 +207,7 @@ class Store:
         self._remove(kind, what)
 
     def _remove(self, kind: str, what: bytes) -> int:
+        self.changes += 1
         self.fetches.outdate(what if kind == "uri" else None)
         memory = self.memory
         if kind == "everything":

@@ -32,6 +32,23 @@ PLAIN_REQUEST: Final = RequestFacts()
 """Facts of a request without such a field; one object, so that verdicts can be reused (`freshness.assess`)."""
 
 
+ABOUT_RESOURCE: Final = frozenset((200, 203, 204, 300, 301, 308, 404, 410, 451))
+"""Statuses that say what the resource is now.  Others are about this request (400, 431), this moment (408, 429, 503),
+this connection (421) or a detour (302), and leave what is stored as true as it was."""
+CLOSED_TO_ALL: Final = frozenset((401, 403))
+"""Statuses that do so in answer to a request without a credential."""
+
+
+def is_about_resource(status: int, x: Exchange, rules: FreshnessRules) -> bool:
+    """True if an answer to the request says what the resource is now, so that it takes the place of a stored answer."""
+    return status in ABOUT_RESOURCE or (status in CLOSED_TO_ALL and not bears_credential(x, rules))
+
+
+def bears_credential(x: Exchange, rules: FreshnessRules) -> bool:
+    """True if the request has Authorization, or a field that counts as a credential."""
+    return x.header(b"authorization") is not None or (rules.credentials is not None and _has(rules.credentials, x))
+
+
 def credentials(names: Iterable[str]) -> re.Pattern[bytes] | None:
     """Return a pattern of a line of one of these fields, after a line feed; None without names.
 
