@@ -18,6 +18,7 @@ from collections import OrderedDict
 from typing import Any, Final
 
 from sidecar.cache.entry import Entry
+from sidecar.cache.rfc.directives import NOTHING
 from sidecar.cache.rfc.key import uri_of
 from sidecar.cache.tee import Tee
 from sidecar.core.env import Env, Handle
@@ -37,6 +38,8 @@ class Fetch:
 
     generation: bytes | None = None
     """Generation with which the answer is written to Redis (`sidecar.cache.redis_tier`); None: do not write it."""
+    asked = NOTHING
+    """Cache directives of the request that the policy honours."""
     is_outdated = False
     """True if the resource was changed or purged since the start: the answer is not stored."""
     is_finished = False

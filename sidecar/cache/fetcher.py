@@ -95,9 +95,9 @@ class Fetcher:
         validated."""
         x = fetch.x
         if self._store.shared is not None:
-            found, fetch.generation = await self._store.load(fetch.key, fetch.uri, x)
+            found = await self._store.load(fetch)
             if found is not None:
-                if judge(found, NOTHING, self._now()) == FRESH and found is not fetch.stale:
+                if judge(found, fetch.asked, self._now()) == FRESH and found is not fetch.stale:
                     fetch.entry = found
                     return None
                 fetch.stale = found

@@ -228,6 +228,7 @@ class CacheStage:
         is_conditional = fields is not None and not CONDITIONS.isdisjoint(fields)
         is_shared = fetch is None and not is_uncacheable
         fetch = self._fetches.start(x, key, entry_key, entry, now, is_conditional, is_shared)
+        fetch.asked = asked
         await self._fetcher.run(fetch, as_it_is=is_uncacheable)
         return self._conclude(fetch, fields, asked, why)
 
