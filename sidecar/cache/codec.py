@@ -6,8 +6,9 @@ Rules:
 
 1. Numbers are big-endian, and each part has its length before it.  Instants are written as Unix time and read as
    instants of the reader's clock.
-2. Reading is strict.  Another version, a wrong checksum, a length that exceeds the record, or a field that is not HTTP
-   raise `ValueError`; the caller takes that for a miss.
+2. Reading is strict.  Another version, a wrong checksum, a length that exceeds the record, a field that is not HTTP or
+   belongs to a connection or its framing, a status that does not fit the body, or a list that no writer writes raise
+   `ValueError`; the caller takes that for a miss.
 3. Nothing in a record is executed.
 
 Whether a record belongs to the key under which it was found is for the caller to check.
@@ -22,12 +23,14 @@ from struct import Struct
 from typing import Final
 from zlib import crc32
 
-from sidecar.cache.entry import Entry, Variants
+from sidecar.cache.entry import Entry, Variants, tags_of
 from sidecar.cache.rfc.etag import is_tag
-from sidecar.cache.rfc.facts import Facts
+from sidecar.cache.rfc.facts import UNSTORABLE, Facts
 from sidecar.cache.rfc.freshness import Plan
 from sidecar.cache.rfc.key import is_keyed_by_fields
+from sidecar.cache.rfc.vary import MAX_NAMES, Names
 from sidecar.core.http1 import FIELDS
+from sidecar.core.message import HOP_BY_HOP, parse_fields
 
 MAGIC: Final = b"SC\x02"
 HEAD: Final = Struct(">3scI")
@@ -40,6 +43,16 @@ MODIFIED: Final = Struct(">d")
 """Last-Modified in seconds since 1970; NaN if it is absent."""
 VALID: Final = re.compile(FIELDS)
 """Matches valid field lines."""
+FOREIGN: Final = HOP_BY_HOP | UNSTORABLE - {b"age"} | {b"content-range"}
+"""Fields that are never stored: those of one connection and those of framing."""
+NAME: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9a-z-]+")
+"""Matches a field name in lower case."""
+LONGEST_FIELDS: Final = 256 * 1024
+"""Bytes of all fields of an answer."""
+BODILESS: Final = frozenset((204, 205))
+"""Statuses without a body."""
+UNSTORED: Final = frozenset((206, 304))
+"""Statuses that are never stored."""
 NO_FACTS: Final = Facts()
 NO_PLAN: Final = Plan()
 NO_CACHE, MUST_VALIDATE, IMMUTABLE = 1, 2, 4
@@ -91,7 +104,10 @@ def decode(data: bytes, now: float, wall: float) -> Record:
     if len(parts) != expected:
         raise ValueError("a record does not have the parts of its kind")
     if kind == b"V":
-        return Record(Variants(parts[0], tuple(parts[2].split(b","))), parts[1])
+        names = _names(parts[2])
+        if not names:
+            raise ValueError("a record names no request fields")
+        return Record(Variants(parts[0], names), parts[1])
     return Record(_entry(parts, now, wall), parts[1])
 
 
@@ -109,6 +125,31 @@ def _parts(data: bytes) -> list[bytes]:
     return parts
 
 
+def _names(part: bytes) -> Names:
+    """Return the request fields by which an answer varies.  Raises `ValueError` for anything that no writer writes."""
+    names = tuple(part.split(b",")) if part else ()
+    if len(names) > MAX_NAMES or list(names) != sorted(set(names)) or not all(map(NAME.fullmatch, names)):
+        raise ValueError("a record's list of request fields is not valid")
+    return names
+
+
+def _tags(part: bytes) -> tuple[bytes, ...]:
+    """Return the tags of an answer.  Raises `ValueError` for anything that no writer writes."""
+    tags = tuple(part.split(b"\n")) if part else ()
+    if tags != tags_of(tags):
+        raise ValueError("a record's tags are not valid")
+    return tags
+
+
+def _check_fields(fields: bytes) -> None:
+    """Check the field lines of an answer.  Raises `ValueError` for those that would change the framing."""
+    if len(fields) > LONGEST_FIELDS or VALID.fullmatch(fields) is None:
+        raise ValueError("a record's fields are not valid HTTP")
+    names = {name.replace(b"_", b"-") for name, _ in parse_fields(fields)}  # some parsers take the one for the other
+    if not FOREIGN.isdisjoint(names):
+        raise ValueError("a record has fields that are never stored")
+
+
 def _entry(parts: list[bytes], now: float, wall: float) -> Entry:
     key, _, answer, modified, etag, vary, tags, fields, body = parts
     if len(answer) != ANSWER.size or len(modified) != MODIFIED.size:
@@ -116,10 +157,14 @@ def _entry(parts: list[bytes], now: float, wall: float) -> Entry:
     status, flags, *instants = ANSWER.unpack(answer)
     if not all(isfinite(instant) and abs(instant) < FURTHEST for instant in instants) or not 200 <= status <= 599:
         raise ValueError("a record's numbers are impossible")
+    if status in UNSTORED or (body and status in BODILESS):
+        raise ValueError("a record's status does not fit what it holds")
     if etag and not is_tag(etag):
         raise ValueError("a record's entity tag is not valid")
-    if VALID.fullmatch(fields) is None:
-        raise ValueError("a record's fields are not valid HTTP")
+    _check_fields(fields)
+    (seconds,) = MODIFIED.unpack(modified)
+    if not isnan(seconds) and not abs(seconds) < FURTHEST:
+        raise ValueError("a record's Last-Modified is impossible")
     # the writer has derived these from the fields; they are set below
     entry = Entry(key, status, fields, body, NO_FACTS, NO_PLAN, 0.0, now, wall, 0.0, is_keyed_by_fields(key))
     born, fresh, stale, if_error, keep, entry.date = instants
@@ -128,11 +173,10 @@ def _entry(parts: list[bytes], now: float, wall: float) -> Entry:
     entry.fresh_until, entry.stale_until = fresh + shift, stale + shift
     entry.stale_if_error_until, entry.keep_until = if_error + shift, keep + shift
     entry.no_cache, entry.must_validate, entry.immutable = (bool(flags & bit) for bit in (1, 2, 4))
-    (seconds,) = MODIFIED.unpack(modified)
     entry.last_modified = None if isnan(seconds) else seconds
     entry.etag = etag or None
-    entry.vary = tuple(vary.split(b",")) if vary else ()
-    entry.tags = tuple(tags.split(b"\n")) if tags else ()
+    entry.vary = _names(vary)
+    entry.tags = _tags(tags)
     entry.ready()
     return entry
 

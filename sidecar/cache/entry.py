@@ -27,6 +27,8 @@ TAG_OVERHEAD: Final = 300
 """Bytes that one tag takes, its place in the index included."""
 MAX_TAGS: Final = 64
 """Tags of one entry; further ones are ignored."""
+ARRIVING: Final = 1 << 60
+"""Size of an entry whose body is still arriving, in bytes: no table takes it."""
 MAX_TAG: Final = 256
 """Bytes of the longest tag; longer ones are ignored."""
 
@@ -65,6 +67,7 @@ class Entry(Item):
         "fresh_until",
         "hits",
         "immutable",
+        "is_whole",
         "last_modified",
         "lines",
         "must_validate",
@@ -78,9 +81,9 @@ class Entry(Item):
 
     def __init__(
         self, key: bytes, status: int, lines: bytes, body: bytes, facts: Facts, plan: Plan, age: float,
-        now: float, wall: float, keep: float, is_keyed_by_fields: bool = False,
+        now: float, wall: float, keep: float, is_keyed_by_fields: bool = False, is_whole: bool = True,
     ) -> None:  # fmt: skip
-        """Take an answer as it was received.
+        """Take an answer as it was received.  If it is not whole, no table takes the entry before `complete`.
 
         `lines` are sendable but for `Age`; `now` and `wall` are the instant of receipt on both clocks; `age` is the age
         at that instant, and `keep` how long the entry is kept beyond its freshness, all in seconds.
@@ -116,20 +119,36 @@ class Entry(Item):
         self.hits = 0
         """Requests that were answered with it."""
         self._not_modified = b""
+        self.is_whole = is_whole
+        """True once all of the body is there."""
         self.size = OVERHEAD + len(body) + len(lines) + len(key)
-        if is_keyed_by_fields or self.tags:
+        if is_keyed_by_fields or self.tags or not is_whole:
             self.ready()
 
     def ready(self) -> None:
         """Compute `size`, and drop what is derived from the other attributes."""
         indexes = len(self.tags) + self.is_keyed_by_fields
-        self.size = OVERHEAD + len(self.body) + len(self.lines) + len(self.key) + TAG_OVERHEAD * indexes
+        size = OVERHEAD + len(self.body) + len(self.lines) + len(self.key) + TAG_OVERHEAD * indexes
+        self.size = size if self.is_whole else ARRIVING
         self._not_modified = b""
+
+    def complete(self, body: bytes) -> None:
+        """Take the body, now that all of it has arrived."""
+        self.body = body
+        self.is_whole = True
+        self.ready()
 
     def become(self, key: bytes) -> None:
         """Change the key before the entry is stored."""
         self.key = key
         self.ready()
+
+    def expire(self, now: float) -> None:
+        """End its freshness: it may only be used stale, or after validation."""
+        left = self.fresh_until - now
+        if left > 0:
+            self.fresh_until = now
+            self.stale_until -= left
 
     @property
     def has_validator(self) -> bool:

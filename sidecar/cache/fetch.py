@@ -18,6 +18,7 @@ from collections import OrderedDict
 from typing import Any, Final
 
 from sidecar.cache.entry import Entry
+from sidecar.cache.rfc.directives import NOTHING
 from sidecar.cache.rfc.key import uri_of
 from sidecar.cache.tee import Tee
 from sidecar.core.env import Env, Handle
@@ -37,6 +38,8 @@ class Fetch:
 
     generation: bytes | None = None
     """Generation with which the answer is written to Redis (`sidecar.cache.redis_tier`); None: do not write it."""
+    asked = NOTHING
+    """Cache directives of the request that the policy honours."""
     is_outdated = False
     """True if the resource was changed or purged since the start: the answer is not stored."""
     is_finished = False
@@ -152,6 +155,13 @@ class Fetch:
         self.has_failed = True
         self.finish()
 
+    def outdate(self) -> None:
+        """Note that the resource was changed or purged: who comes from now on makes a fetch of its own."""
+        self.is_outdated = True
+        if self._is_shared:
+            self.close()
+            self._fetches.unshared.add(self)
+
     def close(self) -> None:
         """Let no further request join."""
         if self._is_shared:
@@ -198,22 +208,28 @@ class Fetches:
         found = self.shared.get(key)
         return Fetch(self, found, key, key, None, found.arrived) if isinstance(found, Exchange) else found
 
-    def fail(self, key: bytes) -> None:
-        """End a claimed fetch with a failure."""
-        found = self.shared.get(key)
+    def claimed(self, key: bytes, x: Exchange) -> Fetch:
+        """Return the fetch that `x` has claimed, made from it where necessary."""
+        found = x.shared_fetch
+        return found if isinstance(found, Fetch) else Fetch(self, x, key, key, None, x.arrived)
+
+    def fail(self, key: bytes, x: Exchange) -> None:
+        """End the fetch that `x` has claimed with a failure."""
+        found = x.shared_fetch
         if isinstance(found, Fetch):
             found.fail()
-        elif found is not None:
+        elif self.shared.get(key) is x:
             del self.shared[key]
 
     def outdate(self, uri: bytes | None) -> None:
-        """Mark the fetches of `uri`, or all if it is None, so that their answers are not stored."""
+        """Mark the fetches of `uri`, or all if it is None: their answers are not stored, and nobody joins them any
+        more."""
         for key in list(self.shared):
             if (uri is None or uri_of(key) == uri) and (fetch := self.get(key)) is not None:
-                fetch.is_outdated = True
+                fetch.outdate()
         for fetch in self.unshared:
             if uri is None or fetch.uri == uri:
-                fetch.is_outdated = True
+                fetch.outdate()
 
     def mark_uncacheable(self, key: bytes, now: float) -> None:
         """Remember that the answer to `key` could not be stored (hit-for-miss, as Varnish calls it)."""

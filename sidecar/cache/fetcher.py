@@ -17,11 +17,18 @@ from sidecar.cache.rfc.facts import Facts, reader
 from sidecar.cache.rfc.freshness import FreshnessRules, Plan, assess, is_explicit
 from sidecar.cache.rfc.key import KeyRule
 from sidecar.cache.rfc.lines import join
-from sidecar.cache.rfc.reuse import ERRORS, FRESH, judge, may_replace_error
-from sidecar.cache.rfc.storing import dated, request_facts, storable
-from sidecar.cache.rfc.validation import conditional, freshened, is_same, is_same_by_head, unconditional
+from sidecar.cache.rfc.reuse import FRESH, judge, may_replace_error
+from sidecar.cache.rfc.storing import dated, is_about_resource, request_facts, storable
+from sidecar.cache.rfc.validation import (
+    conditional,
+    freshened,
+    is_replaced_by_head,
+    is_same,
+    is_same_by_head,
+    unconditional,
+)
 from sidecar.cache.store import Store
-from sidecar.cache.tee import Tee
+from sidecar.cache.tee import BROKEN_OFF, NO_ROOM, Tee
 from sidecar.core.env import Env
 from sidecar.core.exchange import Exchange
 from sidecar.core.message import Headers, get_all
@@ -31,8 +38,10 @@ from sidecar.core.stage import Service
 CLOCK_HOLDS: Final = 1.0
 """Seconds for which the difference between wall clock and monotonic clock is reused."""
 SET_COOKIE: Final = frozenset((b"set-cookie",))
-REQUEST_REFUSALS: Final = frozenset((b"authorization", b"request-no-store"))
-"""Reasons not to store that say nothing about the next request."""
+PASSING_REFUSALS: Final = frozenset((b"authorization", b"request-no-store", b"outdated", NO_ROOM, BROKEN_OFF))
+"""Reasons not to store that say nothing about the next request, and leave what is stored as it is."""
+PERSONAL_REFUSALS: Final = frozenset((b"credentials", b"set-cookie"))
+"""Reasons not to store that are about one client, and leave what is stored for the others as it is."""
 
 
 class Limits(NamedTuple):
@@ -86,9 +95,9 @@ class Fetcher:
         validated."""
         x = fetch.x
         if self._store.shared is not None:
-            found, fetch.generation = await self._store.load(fetch.key, fetch.uri, x)
+            found = await self._store.load(fetch)
             if found is not None:
-                if judge(found, NOTHING, self._now()) == FRESH and found is not fetch.stale:
+                if judge(found, fetch.asked, self._now()) == FRESH and found is not fetch.stale:
                     fetch.entry = found
                     return None
                 fetch.stale = found
@@ -109,29 +118,52 @@ class Fetcher:
         return outcome
 
     async def head(self, x: Exchange, key: bytes, entry: Entry | None) -> Outcome:
-        """Forward a HEAD; its answer updates or removes the stored entry (RFC 9111 4.3.5)."""
+        """Forward a HEAD; its answer updates the stored entry, makes it stale or removes it (RFC 9111 4.3.5)."""
         sent = self._now()
         outcome = await self._inner(x)
-        if entry is not None and outcome.status == 200 and outcome.failure is None:
-            if is_same_by_head(entry, outcome.headers, self._wall()):
-                new, why = self._updated(x, entry, outcome.headers, sent)
-                if not why:
-                    self._store.put(key, new, x)
-                    return outcome
+        if entry is None or outcome.status != 200 or outcome.failure is not None:
+            return outcome
+        if self._memory.get(entry.key) is not entry:
+            return outcome  # purged or replaced in the meantime
+        if is_same_by_head(entry, outcome.headers, self._wall()):
+            new, why = self._updated(x, entry, outcome.headers, sent)
+            if not why:
+                self._store.put(key, new, x)
+            elif not _spares(why):
+                self._store.drop(entry)
+        elif is_replaced_by_head(entry, outcome.headers, self._wall()):
             self._store.drop(entry)
+        else:  # another length alone: many services give none, or that of nothing, in answer to a HEAD
+            entry.expire(self._now())
         return outcome
 
     def store_post(self, x: Exchange, key: bytes, outcome: Outcome, sent: float) -> None:
         """Store the answer to a POST for later GETs, if it states its own freshness (RFC 9110 9.3.3).
 
-        The caller has checked that Content-Location names the target.
+        The caller has checked that Content-Location names the target.  Only the content of a 200 is what a GET would
+        get.
         """
-        wall, now = self._wall(), self._now()
+        wall, now, rules = self._wall(), self._now(), self._rules
         facts = self._reader.read(outcome.lines, wall)
-        plan, age, refusal = assess(outcome.status, facts, request_facts(x), self._rules, now - sent, wall)
-        if not refusal and is_explicit(facts) and len(outcome.body) <= self._max_body:
-            lines = storable(outcome.lines, plan, facts, wall)
-            entry = self._entry(key, outcome.status, lines, outcome.body, facts, plan, age, now, wall)
+        asked = request_facts(x, facts, rules)
+        plan, age, refusal = assess(outcome.status, facts, asked, rules, now - sent, wall)
+        stream = outcome.stream
+        size = len(outcome.body) if stream is None else stream.length or 0
+        if refusal or outcome.status != 200 or not is_explicit(facts) or size > self._max_body:
+            return
+        entry = self._entry(key, outcome, facts, plan, age, now, wall)
+        if stream is None:
+            self._store.put(key, entry, x)
+            return
+        done = partial(self._post_ended, x, key, entry, self._store.changes)
+        tee = Tee(stream, self._max_body, self._store.budget, done)
+        outcome.stream = tee.reader()
+        tee.start()
+
+    def _post_ended(self, x: Exchange, key: bytes, entry: Entry, changes: int, body: bytes | None) -> None:
+        """Store the answer to a POST now that its body is whole, unless something was changed or purged since."""
+        if body is not None and changes == self._store.changes:
+            entry.complete(body)
             self._store.put(key, entry, x)
 
     async def _send(self, x: Exchange, headers: Headers) -> Outcome:
@@ -145,10 +177,13 @@ class Fetcher:
     # ----- answers
 
     def _entry(
-        self, key: bytes, status: int, lines: bytes, body: bytes, facts: Facts, plan: Plan, age: float,
-        now: float, wall: float,
-    ) -> Entry:  # fmt: skip
-        return Entry(key, status, lines, body, facts, plan, age, now, wall, self._keep, self._is_keyed_by_fields)
+        self, key: bytes, outcome: Outcome, facts: Facts, plan: Plan, age: float, now: float, wall: float
+    ) -> Entry:
+        """Return an entry for an answer.  Every stored answer comes through here, or is a stored one renewed."""
+        return Entry(
+            key, outcome.status, storable(outcome.lines, plan, facts, wall), outcome.body, facts, plan, age, now, wall,
+            self._keep, self._is_keyed_by_fields, outcome.stream is None,
+        )  # fmt: skip
 
     def store(self, x: Exchange, key: bytes, outcome: Outcome, sent: float, now: float) -> Entry | None:
         """Store the answer to a claimed fetch (`Fetches.claim`).
@@ -159,13 +194,13 @@ class Fetcher:
             return None
         if now >= self._offset_expires:
             self._offset_expires, self._wall_offset = now + CLOCK_HOLDS, self._wall() - now
-        wall = now + self._wall_offset
+        wall, rules = now + self._wall_offset, self._rules
         facts = self._reader.read(outcome.lines, wall)
-        plan, age, refusal = assess(outcome.status, facts, request_facts(x), self._rules, now - sent, wall)
+        asked = request_facts(x, facts, rules)
+        plan, age, refusal = assess(outcome.status, facts, asked, rules, now - sent, wall)
         if refusal:
             return None
-        lines = storable(outcome.lines, plan, facts, wall)
-        entry = self._entry(key, outcome.status, lines, outcome.body, facts, plan, age, now, wall)
+        entry = self._entry(key, outcome, facts, plan, age, now, wall)
         memory, uncacheable = self._memory, self._store.fetches.uncacheable
         if len(entry.vary) == 0 and not uncacheable and memory.fits(entry) and memory.add(entry) is None:
             return entry
@@ -181,9 +216,15 @@ class Fetcher:
         fetch.received = now
         rules = self._rules
         facts = self._reader.read(outcome.lines, wall)
-        plan, age, refusal = assess(outcome.status, facts, request_facts(fetch.x), rules, now - fetch.sent, wall)
+        asked = request_facts(fetch.x, facts, rules)
+        plan, age, refusal = assess(outcome.status, facts, asked, rules, now - fetch.sent, wall)
         stale, stream = fetch.stale, outcome.stream
-        if stale is not None and outcome.status in ERRORS and may_replace_error(stale, NOTHING, now):
+        if (
+            stale is not None
+            and outcome.status >= 400
+            and may_replace_error(stale, NOTHING, now)
+            and not is_about_resource(outcome.status, fetch.x, rules)
+        ):
             fetch.refusal = b"error"  # the stale entry is worth more
             return
         size = len(outcome.body) if stream is None else stream.length
@@ -191,8 +232,7 @@ class Fetcher:
             why = refusal or (b"outdated" if fetch.is_outdated else b"too-large")
             self._refuse(fetch, outcome.status, why, now)
             return
-        lines = storable(outcome.lines, plan, facts, wall)
-        entry = self._entry(fetch.key, outcome.status, lines, outcome.body, facts, plan, age, now, wall)
+        entry = self._entry(fetch.key, outcome, facts, plan, age, now, wall)
         if stream is not None:
             fetch.entry = entry
             fetch.tee = tee = Tee(stream, self._max_body, self._store.budget, partial(self._body_ended, fetch, entry))
@@ -206,20 +246,27 @@ class Fetcher:
     def _body_ended(self, fetch: Fetch, entry: Entry, body: bytes | None) -> None:
         """Store the entry now that its body is whole; `body` is None if it is not to be stored."""
         if body is None:
-            self._refuse(fetch, entry.status, b"too-large", self._now())
-        elif not fetch.is_outdated:
-            entry.body = body
-            entry.ready()
-            self._store.put(fetch.key, entry, fetch.x, fetch.generation)
+            assert fetch.tee is not None
+            self._refuse(fetch, entry.status, fetch.tee.refusal, self._now())
+        else:
+            entry.complete(body)
+            if not fetch.is_outdated:
+                self._store.put(fetch.key, entry, fetch.x, fetch.generation)
         fetch.close()
 
     def _refuse(self, fetch: Fetch, status: int, why: bytes, now: float) -> None:
-        """Note why the answer is not stored, and mark its key as uncacheable unless that is due to an error or to the
-        request."""
+        """Note why the answer is not stored.
+
+        An answer about the resource removes the stored one, and marks its key as uncacheable.  Any other leaves the
+        stored one for the next failure.
+        """
         fetch.refusal = why
-        if status >= 500 or why in REQUEST_REFUSALS:
+        is_about = is_about_resource(status, fetch.x, self._rules)
+        if why in PASSING_REFUSALS or (status >= 400 and not is_about):
             return
         if fetch.stale is not None:
+            if not is_about or why in PERSONAL_REFUSALS:
+                return
             self._store.drop(fetch.stale)  # the upstream has replaced it
         self._store.fetches.mark_uncacheable(fetch.entry_key, now)
 
@@ -227,10 +274,10 @@ class Fetcher:
         """Renew the stale entry after a 304."""
         fetch.outcome, fetch.is_validated = outcome, True
         fetch.entry, fetch.refusal = self._updated(fetch.x, entry, outcome.headers, fetch.sent)
-        if fetch.refusal or fetch.is_outdated:
-            self._store.drop(entry)
-        else:
+        if not fetch.refusal and not fetch.is_outdated:
             self._store.put(fetch.key, fetch.entry, fetch.x, fetch.generation)
+        elif not _spares(fetch.refusal):
+            self._store.drop(entry)
 
     def _updated(self, x: Exchange, entry: Entry, update: Headers, sent: float) -> tuple[Entry, bytes]:
         """Return the entry with newer fields, and the reason why it may not be stored any more (empty if it may)."""
@@ -239,8 +286,16 @@ class Fetcher:
         merged = freshened(entry.headers, dated(update, wall), frozenset() if rules.set_cookie else SET_COOKIE)
         aged = join([*merged, *((b"age", value) for value in get_all(update, b"age"))])
         facts = self._reader.read(aged, wall)
-        plan, age, refusal = assess(entry.status, facts, request_facts(x), rules, now - sent, wall)
+        plan, age, refusal = assess(entry.status, facts, request_facts(x, facts, rules), rules, now - sent, wall)
         lines = storable(aged, plan, facts, wall)
-        new = self._entry(entry.key, entry.status, lines, entry.body, facts, plan, age, now, wall)
+        new = Entry(
+            entry.key, entry.status, lines, entry.body, facts, plan, age, now, wall, self._keep,
+            self._is_keyed_by_fields, entry.is_whole,
+        )  # fmt: skip
         new.hits = entry.hits
         return new, refusal
+
+
+def _spares(refusal: bytes) -> bool:
+    """True if an update that is not stored for this reason leaves the stored entry as it is."""
+    return refusal in PASSING_REFUSALS or refusal in PERSONAL_REFUSALS

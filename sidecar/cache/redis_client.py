@@ -17,6 +17,7 @@ What is set differently from its defaults:
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Final, NamedTuple
 from urllib.parse import unquote, urlsplit
 
@@ -25,7 +26,7 @@ from aiocache.serializers import BaseSerializer
 from redis.asyncio import BlockingConnectionPool
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import ResponseError
+from redis.exceptions import ClusterDownError, ReadOnlyError, ResponseError
 
 from sidecar.cache.codec import Record, decode, encode
 from sidecar.cache.spec import RedisSpec
@@ -35,6 +36,14 @@ CONNECTIONS: Final = 8
 
 RefusedByRedis = ResponseError
 """Raised if Redis is well and answers a command with an error, for example because it is full."""
+
+
+def is_not_primary(error: RefusedByRedis) -> bool:
+    """True if the server is a replica, or has lost its primary: it has been failed over, and another one is in charge.
+
+    Before version 7 a script's error has the code in its text.
+    """
+    return isinstance(error, (ReadOnlyError, ClusterDownError)) or "READONLY" in str(error)
 
 
 class Unreadable(NamedTuple):
@@ -97,6 +106,16 @@ class RedisClient(RedisCache):
             connection_pool_class=BlockingConnectionPool,
             connection_pool_kwargs=pool,
         )
+
+    async def prove_primary(self) -> None:
+        """Send a write that changes nothing and that a full Redis allows.  Raises what Redis has against it."""
+        await self.client.delete(self.build_key("probe"))
+
+    async def disconnect(self) -> None:
+        """Close all connections, so that the next command asks for the address anew: another server may be in
+        charge."""
+        with suppress(Exception):
+            await self.client.connection_pool.disconnect()
 
     async def _close(self, *args: Any, _conn: Any = None, **kwargs: Any) -> None:
         """Close all connections (the backend's hook; aiocache's own calls a deprecated method of redis-py)."""

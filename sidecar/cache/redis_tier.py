@@ -4,27 +4,29 @@ Rules:
 
 1. It can only help.  No request fails because of it, and none waits longer than `timeout`.  The first fault opens the
    tier's breaker: it releases everyone who waits and keeps all others out.  A background probe closes it again.
-2. *Generations.*  The cache, each URI and each tag that was ever purged have a counter of purges.  An answer is written
-   with the counts that were read before its fetch, and is valid only while they are unchanged.  A purge is thus one
-   increment, and also covers answers that are on their way.
-3. *A stream of purges* is read by every sidecar each `SYNC_EVERY`; what was purged leaves its memory.  A sidecar that
+2. *Generations.*  The cache, each URI and each tag that was ever purged have a counter of purges; purges by prefix are
+   numbered.  An answer is written with the counts that were read before its fetch, and is valid while they are
+   unchanged and no prefix purged since is one of its URI.  A purge is thus one increment, and also covers answers that
+   are on their way.
+3. Our own purges hold at once: what one of them covers is not read before Redis has counted it.
+4. A purge is one script that begins with a deletion.  Redis allows that when it is full, and then all that follows.
+5. *A stream of purges* is read by every sidecar each `SYNC_EVERY`; what was purged leaves its memory.  A sidecar that
    has missed a part of the stream clears its memory.  (With pub/sub it could not know what it missed.)
-4. While Redis is away each sidecar uses its own memory.  Its purges are published when Redis is back.
-
-A purge by prefix also scans the keys, in the background.
+6. While Redis is away each sidecar uses its own memory.  Its purges are published when Redis is back.
+7. A server that turns out to be a replica counts as away.  A fault closes all connections: after a failover the address
+   leads elsewhere.
 """
 
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any, Final
 
 from sidecar.cache.codec import Record, ttl_of
 from sidecar.cache.entry import Entry, Variants
-from sidecar.cache.redis_client import RedisClient, RefusedByRedis, Unreadable
+from sidecar.cache.redis_client import RedisClient, RefusedByRedis, Unreadable, is_not_primary
 from sidecar.cache.spec import RedisSpec
 from sidecar.core import events, metrics
 from sidecar.core.env import Env, Handle
@@ -40,7 +42,7 @@ SLOWEST_PROBE: Final = 30.0
 STREAM_LENGTH: Final = 10_000
 """Purges that the stream holds."""
 SLOWEST_PURGE: Final = 60.0
-"""Seconds for one round of purges; a prefix is looked for in all keys."""
+"""Seconds for one round of purges."""
 MAX_UNPUBLISHED: Final = 1000
 """Purges that wait for Redis to come back; more are replaced by one of everything."""
 MAX_IN_FLIGHT: Final = 256
@@ -50,15 +52,40 @@ MAX_BEFORE_WRITE: Final = 32
 their time from the reads."""
 LONGEST_KEY: Final = 4096
 """Bytes; answers with longer keys stay in memory."""
-SCAN_COUNT: Final = 1000
-"""Keys that one step of a scan looks at."""
+MAX_PREFIXES: Final = 100
+"""Purges by prefix since an answer was written, at most; an older answer is not believed."""
+LONGEST_NUMBER: Final = 15
+"""Digits of a counter."""
 EVERYTHING: Final = "g"
 """Name of the counter of the whole cache."""
-GLOB: Final = re.compile(r"([\\*?\[\]])")
-"""Matches the special characters of Redis's patterns."""
+PREFIXES: Final = "p"
+"""Name of the counter of purges by prefix; each prefix is stored under its number (`x:`)."""
+TAGS: Final = "k"
+"""Name of the counter of all purges by tag."""
+KINDS: Final = frozenset(("uri", "prefix", "tag", "everything"))
+PURGE: Final = """
+redis.call('del', KEYS[4])
+local number = redis.call('incr', KEYS[2])
+if ARGV[1] == 'prefix' then
+  redis.call('set', KEYS[4] .. number, ARGV[2], 'ex', ARGV[5])
+elseif ARGV[1] ~= 'everything' then
+  redis.call('expire', KEYS[2], ARGV[5])
+end
+if ARGV[1] == 'tag' then
+  redis.call('incr', KEYS[3])
+end
+redis.call('xadd', KEYS[1], 'maxlen', ARGV[4], '*', 'kind', ARGV[1], 'what', ARGV[2], 'by', ARGV[3])
+return number
+"""
+"""Script of a purge.  Keys: the stream, the counter, the counter of all tags, the start of a prefix's key.  Arguments:
+kind, value, name of this sidecar, longest stream, seconds for which a counter or a prefix is kept.
+
+The key that it deletes never exists.  What counts is that the first write is one that a full Redis allows."""
 
 Purged = Callable[[str, bytes], None]
 """`purged(kind, value)`, with the arguments of `RedisTier.purge`."""
+Purge = tuple[str, bytes]
+"""Kind and value of a purge."""
 Operation = Callable[..., Coroutine[Any, Any, Any]]
 
 
@@ -86,8 +113,10 @@ class RedisTier:
         self._errors = env.meter.counter(metrics.CACHE_TIER_ERRORS, cache=name)
         self._in_flight: dict[Any, list[Exception]] = {}
         """Tasks of operations, each with the error by which the tier has ended it."""
-        self._unpublished: dict[tuple[str, bytes], None] = {}
-        """Purges to be published, oldest first; a dict for its order."""
+        self._unpublished: dict[Purge, object] = {}
+        """Purges to be published, oldest first, each with a mark of its last request."""
+        self._is_publishing = False
+        self._is_closed = False
         self._pause = SYNC_EVERY
         """Seconds until the next probe."""
         self._seen = ""
@@ -112,9 +141,13 @@ class RedisTier:
                 return None, None
             raise
 
-    async def _load(self, key: bytes, uri: bytes) -> tuple[Entry | Variants | None, bytes]:
-        found, *counts = await self._client.multi_get([_name(b"e:", key), EVERYTHING, _name(b"u:", uri)])
-        generation = _joined(counts)
+    async def _load(self, key: bytes, uri: bytes) -> tuple[Entry | Variants | None, bytes | None]:
+        pending = tuple(self._unpublished)
+        names = [_name(b"e:", key), EVERYTHING, _name(b"u:", uri), PREFIXES, TAGS]
+        found, *counts, of_all_tags = await self._client.multi_get(names)
+        generation = b"%b %b" % (_joined(counts), _joined([of_all_tags]))
+        if pending and any(_covers(purge, uri, ()) for purge in pending):
+            return None, None
         if found is None:
             return None, generation
         if not isinstance(found, Record) or found.item.key != key:
@@ -122,11 +155,29 @@ class RedisTier:
             return None, generation
         written, _, of_tags = found.generation.partition(b" ")
         item = found.item
-        if written != generation:
+        if not await self._is_valid(written, _joined(counts), uri):
             return None, generation
-        if isinstance(item, Entry) and item.tags and of_tags != await self._tag_counts(item.tags):
-            return None, generation
+        if isinstance(item, Entry) and item.tags:
+            if any(_covers(purge, uri, item.tags) for purge in pending):
+                return None, None
+            if of_tags != await self._tag_counts(item.tags):
+                return None, generation
         return item, generation
+
+    async def _is_valid(self, written: bytes, now: bytes, uri: bytes) -> bool:
+        """True if nothing that covers the URI was purged between two generations."""
+        if written == now:
+            return True
+        others, _, first = written.rpartition(b"/")
+        others_now, _, last = now.rpartition(b"/")
+        if others != others_now or max(len(first), len(last)) > LONGEST_NUMBER or not first.isdigit():
+            return False
+        numbers = range(int(first) + 1, int(last) + 1)
+        if not 0 < len(numbers) <= MAX_PREFIXES:
+            return False
+        keys = [self._client.build_key(f"x:{number}") for number in numbers]
+        prefixes = await self._client.raw("mget", keys)
+        return all(prefix is not None and not uri.startswith(prefix) for prefix in prefixes)
 
     def save(self, item: Entry | Variants, generation: bytes) -> None:
         """Write an item in the background, unless too much is in flight."""
@@ -135,8 +186,12 @@ class RedisTier:
 
     async def _save(self, item: Entry | Variants, generation: bytes) -> None:
         tags = item.tags if isinstance(item, Entry) else ()
+        generation, _, of_all_tags = generation.partition(b" ")
         if tags:
-            generation += b" " + await self._tag_counts(tags)
+            now, *counts = await self._client.multi_get([TAGS, *(_name(b"t:", tag) for tag in tags)])
+            if _joined([now]) != of_all_tags:
+                return  # a tag was purged since the fetch began: one of this answer, perhaps
+            generation += b" " + _joined(counts)
         ttl = ttl_of(item, self._env.now(), LONGEST)
         if ttl >= SHORTEST:
             await self._client.set(_name(b"e:", item.key), Record(item, generation), ttl=ttl)
@@ -154,42 +209,41 @@ class RedisTier:
         if len(self._unpublished) >= MAX_UNPUBLISHED:
             self._unpublished.clear()
             kind, value = "everything", b""
-        self._unpublished[kind, value] = None
-        if self.is_up and len(self._in_flight) < MAX_IN_FLIGHT:
+        self._unpublished[kind, value] = object()
+        if self.is_up and not self._is_publishing and len(self._in_flight) < MAX_IN_FLIGHT:
             self._start(SLOWEST_PURGE, self._publish)
 
+    def take_over(self, other: RedisTier) -> None:
+        """Publish the purges that another tier, now closed, could not publish."""
+        for kind, value in other._unpublished:
+            self.purge(kind, value)
+
     async def _publish(self) -> None:
-        for kind, value in list(self._unpublished):
-            await self._purge(kind, value)
-            self._unpublished.pop((kind, value), None)
+        """Publish all purges, one after the other: also those that are asked for meanwhile."""
+        if self._is_publishing:
+            return
+        self._is_publishing = True
+        try:
+            while self._unpublished:
+                purge, mark = next(iter(self._unpublished.items()))
+                await self._purge(*purge)
+                if self._unpublished.get(purge) is mark:  # else it was asked for again, and this one may be too early
+                    del self._unpublished[purge]
+        finally:
+            self._is_publishing = False
 
     async def _purge(self, kind: str, value: bytes) -> None:
-        counter = {"uri": _name(b"u:", value), "tag": _name(b"t:", value), "everything": EVERYTHING}.get(kind)
-        if counter is not None:
-            await self._client.increment(counter)
-            if counter != EVERYTHING:
-                await self._client.expire(counter, int(2 * LONGEST))
-        else:
-            await self._delete_prefix(value)
-        fields = {"kind": kind, "what": value, "by": self._id}
-        await self._client.raw("xadd", self._stream, fields, maxlen=STREAM_LENGTH, approximate=False)
-
-    async def _delete_prefix(self, prefix: bytes) -> None:
-        escaped = GLOB.sub(r"\\\1", prefix.decode("latin-1"))
-        pattern = self._client.build_key(f"e:* {escaped}*")
-        cursor: Any = 0
-        while True:
-            cursor, keys = await self._client.raw("scan", cursor, pattern, SCAN_COUNT)
-            if keys:
-                await self._client.raw("unlink", *keys)
-            if not cursor:
-                return
+        counter = {"uri": _name(b"u:", value), "tag": _name(b"t:", value), "prefix": PREFIXES}.get(kind, EVERYTHING)
+        keys = [self._stream, *(self._client.build_key(name) for name in (counter, TAGS, "x:"))]
+        await self._client.raw("eval", PURGE, len(keys), *keys, kind, value, self._id, STREAM_LENGTH, int(2 * LONGEST))
 
     def _tick(self) -> None:
         self._start(max(SYNC_EVERY, self.timeout), self._sync).add_done_callback(self._rearm)
 
     async def _sync(self) -> None:
         """Read the stream of purges and publish our own: also the probe that closes the breaker."""
+        if not self.is_up:
+            await self._client.prove_primary()
         if not self._seen:
             last = await self._client.raw("xrevrange", self._stream, count=1)
             self._seen = last[0][0].decode() if last else "0-0"
@@ -201,13 +255,16 @@ class RedisTier:
             for number, fields in purges:
                 self._seen = number.decode()
                 if fields.get(b"by") != self._id.encode():
-                    self._purged(fields[b"kind"].decode(), fields[b"what"])
+                    kind = fields.get(b"kind", b"").decode("latin-1")
+                    self._purged(kind if kind in KINDS else "everything", fields.get(b"what", b""))
         await self._publish()
         if not self.is_up:
             self.is_up = True
             self._env.emit(events.CACHE_TIER_UP, cache=self._cache)
 
     def _rearm(self, _: Any) -> None:
+        if self._is_closed:
+            return
         self._pause = SYNC_EVERY if self.is_up else min(SLOWEST_PROBE, 2 * self._pause)
         self._timer = self._env.call_later(self._pause, self._tick)
 
@@ -234,7 +291,10 @@ class RedisTier:
             if not ended:
                 raise
         except RefusedByRedis as error:
-            self._count(error)
+            if is_not_primary(error):
+                self._fail(error)
+            else:
+                self._count(error)
         except Exception as error:  # a client library may raise anything
             self._fail(error)
         return None
@@ -244,8 +304,9 @@ class RedisTier:
         self._end(task)
 
     def _fail(self, error: Exception) -> None:
-        """Count a fault and open the breaker."""
+        """Count a fault, open the breaker and close all connections."""
         self._count(error)
+        self._env.spawn(self._after_all(list(self._in_flight), self._client.disconnect))
         if self.is_up:
             self.is_up = False
             self._env.emit(events.CACHE_TIER_DOWN, cache=self._cache, error=self.last_error)
@@ -258,6 +319,13 @@ class RedisTier:
             self._in_flight[task].append(TimeoutError())
             task.cancel()
 
+    @staticmethod
+    async def _after_all(tasks: list[Any], operation: Operation) -> None:
+        """Run an operation on all connections once these tasks have given theirs back."""
+        if tasks:
+            await asyncio.wait(tasks)
+        await operation()
+
     def _count(self, error: Exception) -> None:
         self._errors.value += 1
         self.last_error = f"{type(error).__name__}: {error}"
@@ -269,13 +337,23 @@ class RedisTier:
     def close(self) -> None:
         """Stop at once; the connections are closed in the background."""
         self._timer.cancel()
+        self._is_closed = True
         self.is_up = False
-        for task in list(self._in_flight):
+        tasks = list(self._in_flight)
+        for task in tasks:
             self._end(task)
-        self._env.spawn(self._client.close())
+        self._env.spawn(self._after_all(tasks, self._client.close))
 
     def __repr__(self) -> str:
         return f"<RedisTier {self._cache} {'up' if self.is_up else 'down'}>"
+
+
+def _covers(purge: Purge, uri: bytes, tags: tuple[bytes, ...]) -> bool:
+    """True if a purge is one of an answer with this URI and these tags."""
+    kind, value = purge
+    if kind == "prefix":
+        return uri.startswith(value)
+    return uri == value if kind == "uri" else value in tags if kind == "tag" else True
 
 
 def _joined(counts: list[Any]) -> bytes:

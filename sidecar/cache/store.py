@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from weakref import ref
 
 from sidecar.cache.entry import Entry, Item, Variants
-from sidecar.cache.fetch import Fetches
+from sidecar.cache.fetch import Fetch, Fetches
 from sidecar.cache.rfc.key import KeyRule
 from sidecar.cache.rfc.location import others
 from sidecar.cache.rfc.vary import MAX_NAMES, Names, selecting
@@ -60,6 +60,8 @@ class Store:
         """Counters of look-ups, by route and result."""
         self.budget = ByteBudget(spec.memory.max_size)
         """Bytes of bodies that are on their way into the store."""
+        self.changes = 0
+        """Number of purges and invalidations so far, those of other sidecars included."""
         self._purged = meter.counter(metrics.CACHE_PURGED, cache=name)
         memory = self.memory
         meter.gauge(metrics.CACHE_BYTES, lambda: memory.bytes, cache=name)
@@ -102,22 +104,32 @@ class Store:
             return key, variant if isinstance(variant, Entry) else None, True
         return key, item if isinstance(item, Entry) else None, False
 
-    async def load(self, key: bytes, uri: bytes, x: Exchange) -> tuple[Entry | None, bytes | None]:
-        """Load an entry from Redis into memory.
+    async def load(self, fetch: Fetch) -> Entry | None:
+        """Load the entry that a fetch is about from Redis into memory; None if there is none.
 
-        Returns the entry, None if there is none, and the generation with which its successor is written.
+        The fetch gets the generation with which its answer is written.  What was purged or changed during the look-up
+        is not taken.
         """
-        assert self.shared is not None
-        item, generation = await self.shared.load(key, uri)
-        if isinstance(item, Variants):
-            known = self.memory.peek(key, self._env.now())
-            if not isinstance(known, Variants) or not set(item.names) <= set(known.names):
-                self.memory.put(item)
-                known = item
-            item, generation = await self.shared.load(variant_key(key, x, known.names), uri)
-        if not isinstance(item, Entry):
-            return None, generation
-        return (item if self._keep(key, item, x) else None), generation
+        shared, key, x = self.shared, fetch.key, fetch.x
+        assert shared is not None
+        item, fetch.generation = await shared.load(key, fetch.uri)
+        if isinstance(item, Variants) and not fetch.is_outdated and self._add_names(item):
+            item, fetch.generation = await shared.load(variant_key(key, x, item.names), fetch.uri)
+        if fetch.is_outdated:
+            fetch.is_outdated = False  # the upstream has not been asked yet: its answer will be new
+            fetch.generation = fetch.stale = None
+            return None
+        return item if isinstance(item, Entry) and self._keep(key, item, x) else None
+
+    def _add_names(self, found: Variants) -> bool:
+        """Note that the answers of a key differ by these fields too.  False if they are too many."""
+        known = self.memory.get(found.key)
+        names = {*found.names, *(known.names if isinstance(known, Variants) else ())}
+        if len(names) > MAX_NAMES:
+            return False
+        if not isinstance(known, Variants) or len(names) > len(known.names):
+            self.memory.put(Variants(found.key, tuple(sorted(names))))
+        return True
 
     def put(self, key: bytes, entry: Entry, x: Exchange, generation: bytes | None = None) -> bool:
         """Store the answer to `x` under the request's key.  False if it is too large or varies by too many fields."""
@@ -159,7 +171,8 @@ class Store:
 
     def drop(self, entry: Entry) -> None:
         """Remove an entry that the upstream has replaced by one that cannot be stored."""
-        self.memory.remove(entry.key)
+        if self.memory.get(entry.key) is entry:
+            self.memory.remove(entry.key)
 
     # ----- purging
 
@@ -204,6 +217,7 @@ class Store:
         self._remove(kind, what)
 
     def _remove(self, kind: str, what: bytes) -> int:
+        self.changes += 1
         self.fetches.outdate(what if kind == "uri" else None)
         memory = self.memory
         if kind == "everything":
@@ -219,9 +233,11 @@ class Store:
     def retune(self, spec: CacheSpec) -> None:
         """Apply a changed spec: entries that fit stay, and a changed Redis is connected anew."""
         if spec.redis != self.spec.redis:
-            if self.shared is not None:
-                self.shared.close()
-            self.shared = self._tier(spec)
+            before, self.shared = self.shared, self._tier(spec)
+            if before is not None:
+                before.close()
+                if self.shared is not None:
+                    self.shared.take_over(before)
         self.spec = spec
         self.memory.max_bytes = self.budget.limit = spec.memory.max_size
         self._shrink()

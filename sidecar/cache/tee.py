@@ -12,12 +12,19 @@ Rules:
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
 
 from sidecar.core.body import Body
 from sidecar.core.message import Headers
 from sidecar.core.outcome import Failure
 
 BUFFERING, STORED, UNSTORED = range(3)
+TOO_LARGE: Final = b"too-large"
+"""Refusal of a body that is longer than the limit."""
+NO_ROOM: Final = b"no-room"
+"""Refusal of a body for which the budget has no room at present."""
+BROKEN_OFF: Final = b"broken-off"
+"""Refusal of a body that broke off, or ended before its announced length."""
 
 
 class ByteBudget:
@@ -47,7 +54,7 @@ class Tee:
     At the end it calls `done` once: with the whole body, or with None if that is not to be stored.
     """
 
-    __slots__ = ("_budget", "_done", "_limit", "_pieces", "_readers", "_size", "_source", "state")
+    __slots__ = ("_budget", "_done", "_limit", "_pieces", "_readers", "_size", "_source", "refusal", "state")
 
     def __init__(self, source: Body, limit: int, budget: ByteBudget, done: Callable[[bytes | None], None]) -> None:
         self._source: Body | None = source  # None at the end, as `_done`: both refer to the tee
@@ -56,6 +63,8 @@ class Tee:
         self._done: Callable[[bytes | None], None] | None = done
         self.state = BUFFERING
         """`BUFFERING`, `STORED` or `UNSTORED`."""
+        self.refusal = b""
+        """Reason why the body is not stored, as a token; empty if it is."""
         self._pieces: list[bytes] = []
         self._size = 0
         self._readers: list[TeeReader] = []
@@ -84,17 +93,21 @@ class Tee:
     def write(self, data: bytes) -> None:
         if self.state == BUFFERING:
             self._size += len(data)
-            if self._size <= self._limit and self._budget.reserve(len(data)):
-                self._pieces.append(data)
+            if self._size > self._limit:
+                self._refuse(TOO_LARGE)
+            elif not self._budget.reserve(len(data)):
+                self._refuse(NO_ROOM)
             else:
-                self._end(UNSTORED)
+                self._pieces.append(data)
         for reader in tuple(self._readers):
             reader.body.feed(data)
 
     def finish(self, trailers: Headers) -> None:
         if self.state == BUFFERING and self._source is not None:
-            is_whole = self._source.length is None or self._source.length == self._size
-            self._end(STORED if is_whole else UNSTORED)
+            if self._source.length is None or self._source.length == self._size:
+                self._end(STORED)
+            else:
+                self._refuse(BROKEN_OFF)
         self._source = None
         readers, self._readers = self._readers, []
         for reader in readers:
@@ -102,11 +115,16 @@ class Tee:
 
     def fail(self, failure: Failure) -> None:
         if self.state == BUFFERING:
-            self._end(UNSTORED)
+            self._refuse(BROKEN_OFF)
         self._source = None
         readers, self._readers = self._readers, []
         for reader in readers:
             reader.body.fail(failure)
+
+    def _refuse(self, why: bytes) -> None:
+        """End the buffering of a body that is not stored."""
+        self.refusal = why
+        self._end(UNSTORED)
 
     def _end(self, state: int) -> None:
         """End the buffering and hand over the body."""

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from sidecar.cache.rfc.facts import Facts
 from sidecar.cache.rfc.key import KeyRule, uri_of
 from sidecar.cache.rfc.reuse import is_for_origin, read_fields, request_directives
 from sidecar.cache.rfc.storing import request_facts
 from sidecar.core.exchange import SAFE_METHODS, Exchange
+from sidecar.stages.cache.settings import limits
 from sidecar.stages.cache.spec import Spec
 
 
@@ -24,7 +26,7 @@ def cache_text(spec: Spec, route: str, x: Exchange) -> Iterator[str]:
     if x.method == b"HEAD":
         yield "the answer to a HEAD is not stored; it updates what is stored for GET"
         return
-    fields, asked = read_fields(x.lines), request_facts(x)
+    fields, asked = read_fields(x.lines), request_facts(x, Facts(), limits(spec).rules)
     if spec.request_directives == "honor" and request_directives(fields).only_if_cached:
         yield "the upstream is never asked: the request says only-if-cached"
         return
@@ -41,11 +43,11 @@ def cache_text(spec: Spec, route: str, x: Exchange) -> Iterator[str]:
         yield "the request bears Authorization: only if the answer says public, s-maxage or must-revalidate"
     if spec.set_cookie == "refuse":
         yield "not if it sets a cookie (set_cookie: refuse)"
-    if spec.ttl is None:
+    if asked.has_authorization or asked.has_credential:
+        yield "the request bears a credential: not if the answer says nothing about shared caches (credentials)"
+    elif spec.ttl is None:
         silent = f"fresh for {spec.heuristic:.0%} of its age" if spec.heuristic else "not fresh"
         yield f"if it says nothing itself it is {silent} (there is no ttl)"
-    elif asked.has_cookie:
-        yield "the request bears a Cookie: ttl does not hold for it"
     else:
         yield f"if it says nothing itself it is fresh for {spec.ttl:g}s (ttl)"
     if not spec.is_enforced:

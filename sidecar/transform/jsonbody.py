@@ -5,7 +5,9 @@
    full decode and encode would lose these, and cost more than all else that a transformation does.
 2. A body is checked once as a whole: one JSON text (RFC 8259) in UTF-8, nested as deep as the interpreter allows (about
    a thousand levels), no key twice in an object.
-3. Gateways and services disagree about which of two equal keys counts (RFC 8259 4).  Such a body is an `InvalidBody`:
+3. A byte order mark at the start is ignored (RFC 8259 8.1).  An escaped half of a surrogate pair is read as U+FFFD:
+   no UTF-8 can express it, and 8.2 leaves its meaning open.  A body that is not changed keeps both (`Document.text`).
+4. Gateways and services disagree about which of two equal keys counts (RFC 8259 4).  Such a body is an `InvalidBody`:
    the policy decides what becomes of it, and it is never rewritten.
 
 Hash collisions cannot be chosen: keys are hashed with the interpreter's secret seed (SipHash).
@@ -14,6 +16,7 @@ Hash collisions cannot be chosen: keys are hashed with the interpreter's secret 
 from __future__ import annotations
 
 import json
+import re
 from itertools import zip_longest
 from typing import Any, Final
 
@@ -33,6 +36,15 @@ SPACE: Final = b" \t\r\n"
 _BEGIN: Final[dict[type, bytes]] = {dict: b"{" + SPACE, list: b"[" + SPACE}
 
 
+BOM: Final = b"\xef\xbb\xbf"
+ESCAPED: Final = re.compile(
+    rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)", re.DOTALL
+)
+"""Matches an escape; the group matches one of half a surrogate pair."""
+REPLACEMENT: Final = rb"\ufffd"
+"""Escape of U+FFFD."""
+
+
 class InvalidBody(ValueError):  # noqa: N818 - of a document, not of the program
     """Body that cannot be rewritten; the message completes "The body ..."."""
 
@@ -40,11 +52,13 @@ class InvalidBody(ValueError):  # noqa: N818 - of a document, not of the program
 class Document:
     """JSON text.  Its root is `box[0]`, so that the root is a member like any other."""
 
-    __slots__ = ("box",)
+    __slots__ = ("box", "text")
 
-    def __init__(self, root: Any) -> None:
+    def __init__(self, root: Any, text: bytes | None = None) -> None:
         """Take a root of plain values, `Raw` texts or a mixture."""
         self.box: list[Any] = [root]
+        self.text = text
+        """Text that was parsed, which an unchanged document is encoded to; None for one that was made."""
 
     def at(self, steps: tuple[str | int, ...]) -> Any:
         """Return the plain value at these steps, floats as floats.  Raises `LookupError` if there is none."""
@@ -68,11 +82,16 @@ class Document:
 
 def parse(data: bytes) -> Document:
     """Return a document, checked as a whole.  Raises `InvalidBody`."""
+    data = data.removeprefix(BOM)
     try:
         try:
             value = _decode(data)
         except ValidationError:
             value = _decode_wide(data)
+        except DecodeError:
+            if (mended := _mended(data)) == data:
+                raise
+            return parse(mended)
     except UnicodeDecodeError as error:
         raise InvalidBody(f"is not UTF-8 (octet {error.start} of a text)") from None
     except RecursionError:
@@ -85,7 +104,14 @@ def parse(data: bytes) -> Document:
             _check_keys(data)
         if repeats:
             raise InvalidBody("has a key twice in one object")
-    return Document(Raw(data))
+    return Document(Raw(data), data)
+
+
+def _mended(data: bytes) -> bytes:
+    """Return the text with U+FFFD for each half of a surrogate pair that stands alone."""
+    if b"\\ud" not in data and b"\\uD" not in data:
+        return data
+    return ESCAPED.sub(lambda escape: escape[0] if escape[1] is None else REPLACEMENT, data)
 
 
 def opened(container: Any, key: Any) -> Any:

@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 from typing import Final, Literal
 
@@ -22,6 +23,9 @@ DIGESTS: Final = ("content-md5", "digest", "content-digest", "repr-digest")
 _cut_digests: Final = LineRemover(DIGESTS)
 _cut_untrue: Final = LineRemover((*DIGESTS, "accept-ranges", "content-length"), ["etag"])
 _cut_ranges: Final = LineRemover(("range", "if-range"))
+
+_QUOTED: Final = re.compile(rb'"(?:[^"\\]|\\.)*+"?+', re.DOTALL)
+"""Matches a quoted string, and one without end up to the end."""
 
 OnETag = Literal["weaken", "drop"]
 
@@ -44,6 +48,15 @@ def ask_for_whole(message: Message) -> None:
     accepted = message.joined(b"accept-encoding")
     if accepted is not None and (known := acceptable(accepted)) != accepted:
         put(message, b"accept-encoding", known)
+
+
+def forbids_transform(message: Message) -> bool:
+    """True if Cache-Control says `no-transform`, in any case and with any argument (RFC 9111 5.2)."""
+    control = message.joined(b"cache-control")
+    if control is None or b"no-transform" not in (control := control.lower()):
+        return False
+    members = _QUOTED.sub(b"", control).split(b",")
+    return any(member.partition(b"=")[0].strip(b" \t") == b"no-transform" for member in members)
 
 
 @lru_cache(maxsize=256)

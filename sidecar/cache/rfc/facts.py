@@ -78,6 +78,7 @@ class Facts:
         if (
             self.control is last.control
             and last.plan is not None
+            and not last.plan.is_dated
             and self.expires is None
             and last.expires is None
             and self.set_cookie == last.set_cookie

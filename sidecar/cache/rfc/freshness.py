@@ -4,8 +4,8 @@ The cache is a shared one.  Facts of the answer and the request, the policy and 
 a refusal come out.  Choices that the RFCs leave open:
 
 1. Heuristic freshness (RFC 9111 4.2.2) is off by default, and a day at most.
-2. The policy's `ttl` holds if the answer says nothing about freshness, and only for a request without `Cookie`, whose
-   answer may be private.
+2. The policy's `ttl` and the heuristic hold if the answer says nothing about freshness.  The answer to a request with a
+   credential may then be one user's, and is not stored; `public` and an unqualified `no-cache` are word enough.
 3. The policy's stale windows hold for an answer that was once fresh.
 4. `s-maxage` forbids staleness as `proxy-revalidate` does (RFC 9111 5.2.2.10), also beside `stale-while-revalidate`.
 5. `Set-Cookie` needs the policy's consent, or a qualified `no-cache` or `private` that removes the field.
@@ -14,6 +14,7 @@ a refusal come out.  Choices that the RFCs leave open:
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -48,13 +49,16 @@ class FreshnessRules:
     """True if answers with Set-Cookie may be stored."""
     targets: Targets = (b"cdn-cache-control",)
     """Targeted fields that replace Cache-Control."""
+    credentials: re.Pattern[bytes] | None = None
+    """Matches a line with a credential, after a line feed (`storing.credentials`); None if none counts as one."""
 
 
 class RequestFacts(NamedTuple):
     """Facts of a request that decide whether its answer may be stored."""
 
     has_authorization: bool = False
-    has_cookie: bool = False
+    has_credential: bool = False
+    """True if it has a credential of the policy's list."""
     no_store: bool = False
     """True if Cache-Control of the request says so."""
 
@@ -76,6 +80,8 @@ class Plan:
     """True if a reload need not validate it while it is fresh (RFC 8246)."""
     dropped: frozenset[bytes] | None = None
     """Fields that are not stored; None if all are."""
+    is_dated = False
+    """True if the lifetime follows from dates of this one answer, so that no other answer may have the plan."""
 
     def __init__(self, refusal: bytes = b"") -> None:
         """Plan to store the answer, or with a `refusal` not to."""
@@ -97,6 +103,7 @@ def assess(
     else:
         dated = _dated_lifetime(facts, rules, received)
         plan = _plan(status, facts, asked, rules, dated)
+        plan.is_dated = dated is not None
         if dated is None or facts.date is not None:  # otherwise the plan depends on the instant
             facts.plan, facts.last_status, facts.last_asked, facts.last_rules = plan, status, asked, rules
     age = initial_age(facts, delay, received)
@@ -113,6 +120,12 @@ def assess(
 def is_explicit(facts: Facts) -> bool:
     """True if the answer itself states how long it is fresh (RFC 9111 4.2.1)."""
     return facts.control.s_maxage is not None or facts.control.max_age is not None or facts.expires is not None
+
+
+def says_how_to_share(facts: Facts) -> bool:
+    """True if the answer itself says how a shared cache may use it: for a time, for everybody, or after validation."""
+    control = facts.control
+    return control.public or control.no_cache or is_explicit(facts)
 
 
 def initial_age(facts: Facts, delay: float, received: float) -> float:
@@ -165,18 +178,18 @@ def _plan(status: int, facts: Facts, asked: RequestFacts, rules: FreshnessRules,
         lifetime = dated or 0.0
     elif not (control.public or status in HEURISTICALLY_CACHEABLE):
         return Plan(b"status")
+    elif (asked.has_credential or asked.has_authorization) and not says_how_to_share(facts):
+        return Plan(b"credentials")
     else:
-        lifetime = _implied_lifetime(status, control, asked, rules, facts.pragma, dated or 0.0)
+        lifetime = _implied_lifetime(status, control, rules, facts.pragma, dated or 0.0)
     return _windows(control, rules, lifetime, dropped)
 
 
-def _implied_lifetime(
-    status: int, control: Directives, asked: RequestFacts, rules: FreshnessRules, pragma: bool, heuristic: float
-) -> float:
+def _implied_lifetime(status: int, control: Directives, rules: FreshnessRules, pragma: bool, heuristic: float) -> float:
     if control.no_cache or (pragma and control is NOTHING):
         return 0.0
     if rules.ttl is not None:
-        return rules.ttl if not asked.has_cookie and status in HEURISTICALLY_CACHEABLE else 0.0
+        return rules.ttl if status in HEURISTICALLY_CACHEABLE else 0.0
     return heuristic
 
 

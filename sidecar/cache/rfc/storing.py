@@ -3,33 +3,76 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Final
 
 from sidecar.cache.rfc.dates import format_date
 from sidecar.cache.rfc.directives import parse
 from sidecar.cache.rfc.facts import UNSTORABLE, Facts
-from sidecar.cache.rfc.freshness import Plan, RequestFacts
+from sidecar.cache.rfc.freshness import FreshnessRules, Plan, RequestFacts, says_how_to_share
 from sidecar.cache.rfc.lines import lowered, values, without
 from sidecar.core.exchange import Exchange
 from sidecar.core.message import Headers
 
 DATE: Final = frozenset((b"date",))
-RELEVANT: Final = re.compile(rb"\n(?:authorization|cookie|cache-control):", re.IGNORECASE)
-"""Matches a request field that decides whether the answer may be stored."""
+CREDENTIALS: Final = (
+    "api-key", "apikey", "authentication", "cf-access-jwt-assertion", "cookie", "dpop", "ocp-apim-subscription-key",
+    "private-token", "remote-user", "x-access-token", "x-amz-security-token", "x-amzn-oidc-data", "x-api-key",
+    "x-api-token", "x-apikey", "x-auth", "x-auth-request-access-token", "x-auth-request-email", "x-auth-request-user",
+    "x-auth-token", "x-authentication", "x-authorization", "x-client-cert", "x-forwarded-access-token",
+    "x-forwarded-client-cert", "x-forwarded-email", "x-forwarded-groups", "x-forwarded-user", "x-functions-key",
+    "x-goog-api-key", "x-goog-iap-jwt-assertion", "x-id-token", "x-jwt", "x-jwt-assertion", "x-rapidapi-key",
+    "x-remote-user", "x-session-id", "x-session-token", "x-token", "x-user", "x-user-id", "x-user-token",
+)  # fmt: skip
+"""Request fields that may make an answer one user's, unless the policy has a list of its own.  Authorization always
+does (RFC 9111 3.5)."""
+RELEVANT: Final = re.compile(rb"\n(?:authorization|cache-control):", re.IGNORECASE)
+"""Matches a request field that decides whether the answer may be stored, beside the credentials."""
 PLAIN_REQUEST: Final = RequestFacts()
 """Facts of a request without such a field; one object, so that verdicts can be reused (`freshness.assess`)."""
 
 
-def request_facts(x: Exchange) -> RequestFacts:
-    """Return the facts of a request that decide whether its answer may be stored."""
-    if not x.speaks_to_caches:
-        return PLAIN_REQUEST
-    lines = x.lines
-    if RELEVANT.search(b"\n" + lines) is None:
-        return PLAIN_REQUEST
+ABOUT_RESOURCE: Final = frozenset((200, 203, 204, 300, 301, 308, 404, 410, 451))
+"""Statuses that say what the resource is now.  Others are about this request (400, 431), this moment (408, 429, 503),
+this connection (421) or a detour (302), and leave what is stored as true as it was."""
+CLOSED_TO_ALL: Final = frozenset((401, 403))
+"""Statuses that do so in answer to a request without a credential."""
+
+
+def is_about_resource(status: int, x: Exchange, rules: FreshnessRules) -> bool:
+    """True if an answer to the request says what the resource is now, so that it takes the place of a stored answer."""
+    return status in ABOUT_RESOURCE or (status in CLOSED_TO_ALL and not bears_credential(x, rules))
+
+
+def bears_credential(x: Exchange, rules: FreshnessRules) -> bool:
+    """True if the request has Authorization, or a field that counts as a credential."""
+    return x.header(b"authorization") is not None or (rules.credentials is not None and _has(rules.credentials, x))
+
+
+def credentials(names: Iterable[str]) -> re.Pattern[bytes] | None:
+    """Return a pattern of a line of one of these fields, after a line feed; None without names.
+
+    Services that read fields as variables (CGI, WSGI) take `x_api_key` for `x-api-key`, and so does the pattern.
+    """
+    any_ = b"|".join(re.escape(name.encode()).replace(rb"\-", b"[-_]") for name in sorted(names))
+    return re.compile(b"\n(?:%b):" % any_, re.IGNORECASE) if any_ else None
+
+
+def request_facts(x: Exchange, facts: Facts, rules: FreshnessRules) -> RequestFacts:
+    """Return the facts of a request that decide whether its answer may be stored; `facts` are the answer's."""
+    pattern = rules.credentials
+    has_credential = pattern is not None and not says_how_to_share(facts) and _has(pattern, x)
+    lines = x.lines if x.speaks_to_caches else b""
+    if not lines or RELEVANT.search(b"\n" + lines) is None:
+        return RequestFacts(has_credential=True) if has_credential else PLAIN_REQUEST
     lower = lowered(lines)
     no_store = b"no-store" in lower and parse(values(lines, lower, b"cache-control")).no_store
-    return RequestFacts(b"\nauthorization:" in lower, b"\ncookie:" in lower, no_store)
+    return RequestFacts(b"\nauthorization:" in lower, has_credential, no_store)
+
+
+def _has(pattern: re.Pattern[bytes], x: Exchange) -> bool:
+    """True if a line that goes upstream matches: one of the client's, or one that the sidecar vouches for."""
+    return pattern.search(b"\n" + x.lines) is not None or pattern.search(b"\n" + x.forwarding) is not None
 
 
 def storable(lines: bytes, plan: Plan, facts: Facts, wall: float) -> bytes:

@@ -69,11 +69,15 @@ def is_same(entry: Entry, headers: Headers, now: float) -> bool:
 
 def is_same_by_head(entry: Entry, headers: Headers, now: float) -> bool:
     """True if the answer to a HEAD agrees with this entry (RFC 9111 4.3.5)."""
-    tag, modified, length = (get(headers, name) for name in (b"etag", b"last-modified", b"content-length"))
-    return (
-        (tag is None or tag == entry.etag)
-        and (modified is None or parse_date(modified, now) == entry.last_modified)
-        and (length is None or length == b"%d" % len(entry.body))
+    length = get(headers, b"content-length")
+    return not is_replaced_by_head(entry, headers, now) and (length is None or length == b"%d" % len(entry.body))
+
+
+def is_replaced_by_head(entry: Entry, headers: Headers, now: float) -> bool:
+    """True if the validators in the answer to a HEAD are those of another representation."""
+    tag, modified = get(headers, b"etag"), get(headers, b"last-modified")
+    return (tag is not None and tag != entry.etag) or (
+        modified is not None and parse_date(modified, now) != entry.last_modified
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from sidecar.cache.fetcher import Limits
 from sidecar.cache.rfc.freshness import FreshnessRules
 from sidecar.cache.rfc.key import KeyRule
+from sidecar.cache.rfc.storing import credentials
 from sidecar.core.env import BuildContext
 from sidecar.stages.cache.spec import Spec
 
@@ -15,7 +16,10 @@ def key_rule(spec: Spec, ctx: BuildContext) -> KeyRule:
 
 
 def limits(spec: Spec) -> Limits:
-    """Return which answers are stored, and for how long."""
+    """Return which answers are stored, and for how long.
+
+    A credential that is part of the key keeps the users apart by itself.
+    """
     rules = FreshnessRules(
         spec.ttl,
         spec.heuristic,
@@ -23,5 +27,6 @@ def limits(spec: Spec) -> Limits:
         spec.stale_if_error,
         spec.set_cookie == "store",
         tuple(name.encode() for name in spec.targeted_fields),
+        credentials(name for name in spec.credentials if name not in spec.key.headers),
     )
     return Limits(rules, spec.max_body, spec.keep)

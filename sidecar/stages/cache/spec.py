@@ -7,6 +7,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator, Field
 
+from sidecar.cache.rfc.storing import CREDENTIALS
 from sidecar.core.http1 import TOKEN
 from sidecar.core.spec import Block, Model
 from sidecar.core.units import Duration, DurationOrZero, Share, Size
@@ -49,7 +50,7 @@ class Spec(Block):
     store: str = "default"
     """Name of the cache, one of `caches`."""
     ttl: Duration | None = None
-    """Freshness of an answer that states none; without it such an answer is not reused."""
+    """Freshness of an answer that states none; without it such an answer is not reused.  See `credentials`."""
     heuristic: Share = 0.0
     """Freshness as a share of the time since Last-Modified, if neither the answer nor `ttl` states it."""
     stale_while_revalidate: DurationOrZero = 0.0
@@ -62,6 +63,9 @@ class Spec(Block):
     """Longest body that is stored."""
     set_cookie: Literal["refuse", "store"] = "refuse"
     """`store` allows answers with Set-Cookie to be stored, cookie included."""
+    credentials: Annotated[tuple[FieldName, ...], Field(strict=False, max_length=100)] = CREDENTIALS
+    """Request fields, beside Authorization, that make an answer one user's if it says nothing about shared caches: it
+    is then not stored, whatever `ttl` and `heuristic` say.  A field in `key.headers` is not counted."""
     request_directives: Literal["honor", "ignore"] = "honor"
     """`ignore` keeps clients from asking for a newer answer than the stored one."""
     targeted_fields: Annotated[tuple[FieldName, ...], Field(strict=False, max_length=8)] = ("cdn-cache-control",)

@@ -159,7 +159,7 @@ class CacheStage:
         try:
             outcome = await self._inner(x)
         except BaseException:
-            self._fetches.fail(key)
+            self._fetches.fail(key, x)
             raise
         return self._claimed(x, key, outcome, sent)
 
@@ -167,7 +167,7 @@ class CacheStage:
         """Store and return the answer to a claimed fetch, by the short way if nobody has joined."""
         fetches = self._fetches
         try:
-            if fetches.shared[key] is x:
+            if fetches.shared.get(key) is x:
                 now = self._now()
                 entry = self._fetcher.store(x, key, outcome, sent, now)
                 if entry is not None:
@@ -176,11 +176,10 @@ class CacheStage:
                     self._misses.value += 1
                     outcome.add_lines(self._stored.line("uri-miss", int(entry.fresh_until - now)))
                     return outcome
-            fetch = fetches.get(key)
-            assert fetch is not None
+            fetch = fetches.claimed(key, x)
             self._fetcher.accept(fetch, outcome)
         except BaseException:
-            fetches.fail(key)
+            fetches.fail(key, x)
             raise
         fetch.finish()
         return self._conclude(fetch, None, NO_DIRECTIVES, "uri-miss")
@@ -220,13 +219,16 @@ class CacheStage:
             shared = None if finished is None else self._share(x, finished, entry, fields, asked, why)
             if shared is not None:
                 return shared
-            is_other_variant = finished is not None and finished.entry is not None and finished.entry.vary
+            may_join = finished is not None and (
+                finished.is_outdated or (finished.entry is not None and bool(finished.entry.vary))
+            )
             now = self._now()
             item = self._memory.peek(key, now)
-            return await self._look_up(x, key, fields, item, now, joins - 1 if is_other_variant else 0)
+            return await self._look_up(x, key, fields, item, now, joins - 1 if may_join else 0)
         is_conditional = fields is not None and not CONDITIONS.isdisjoint(fields)
         is_shared = fetch is None and not is_uncacheable
         fetch = self._fetches.start(x, key, entry_key, entry, now, is_conditional, is_shared)
+        fetch.asked = asked
         await self._fetcher.run(fetch, as_it_is=is_uncacheable)
         return self._conclude(fetch, fields, asked, why)
 
@@ -252,7 +254,12 @@ class CacheStage:
             if own is None or outcome is None or not has_failed(outcome) or not may_replace_error(own, asked, now):
                 return None
             return self._serve(x, own, fields, "stale", _reason(outcome))
-        if judge(entry, asked, now) != FRESH or fetch.refusal or (tee is not None and tee.state == UNSTORED):
+        if (
+            judge(entry, asked, now) != FRESH
+            or fetch.refusal
+            or fetch.is_outdated
+            or (tee is not None and tee.state == UNSTORED)
+        ):
             return None
         if entry.vary and selecting(x, entry.vary) != selecting(fetch.x, entry.vary):
             return None
@@ -314,9 +321,11 @@ class CacheStage:
 
     async def _write_through(self, x: Exchange) -> Outcome:
         """Forward what the cache cannot answer, and invalidate what it changes (RFC 9111 4.4)."""
-        sent = self._now()
+        sent, changes = self._now(), self._store.changes
         outcome = await self._inner(x)
-        if self._store.invalidate(x, outcome) and x.method == b"POST" and is_about_target(x, outcome.headers):
+        is_latest = self._store.changes == changes
+        has_changed = self._store.invalidate(x, outcome)
+        if has_changed and is_latest and x.method == b"POST" and is_about_target(x, outcome.headers):
             self._fetcher.store_post(x, self._rule.key(x), outcome, sent)
         return self._noted(x, "bypass", outcome, "bypass" if x.method in SAFE_METHODS else "method")
 

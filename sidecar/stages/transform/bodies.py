@@ -84,13 +84,18 @@ class BodyEdit:
 
 
 def rewritten(taken: BufferedBody, edits: Sequence[BodyEdit], x: Exchange, outcome: Outcome | None = None) -> bytes:
-    """Return the octets of a body after all edits.  Raises `InvalidBody` if one does not fit it."""
+    """Return the octets of a body after all edits, or those that came if nothing has changed.
+
+    Raises `InvalidBody` if an edit does not fit the body.
+    """
     document = taken.document
     assert document is not None
     for edit in edits:
         edit.operate(document, x, outcome)
     as_form = outcome is None and any(edit.to_form for edit in edits)
     data = to_form(document) if as_form else document.encoded()
+    if data == document.text:
+        return taken.data  # with its byte order mark and its own compression
     return coding.encode(data, taken.coding) if taken.coding else data
 
 

@@ -5,10 +5,12 @@ Every condition and template sees the response, and its request, as they came.
 
 from __future__ import annotations
 
+from sidecar.core import metrics
 from sidecar.core.conditions import STATUS_CLASSES
 from sidecar.core.env import BuildContext
 from sidecar.core.exchange import Exchange
 from sidecar.core.message import without
+from sidecar.core.metrics import Counter
 from sidecar.core.outcome import TRANSFORM, Outcome, Refusal, failed
 from sidecar.expression.condition import Condition
 from sidecar.expression.facts import NO_BODIES, RESPONSE, Bodies
@@ -20,7 +22,7 @@ from sidecar.transform.cookies import CookieEdit
 from sidecar.transform.headers import HeaderEdit
 from sidecar.transform.jsonbody import InvalidBody
 from sidecar.transform.reverse_rewrite import FIELDS, ReverseRewrite
-from sidecar.transform.validators import after_answer, is_json
+from sidecar.transform.validators import after_answer, forbids_transform, is_json
 
 BODILESS = frozenset((204, 205, 304))
 """Statuses of responses without a body."""
@@ -85,11 +87,16 @@ class ResponseRewriter:
         self.rewrites_endpoints = spec.addresses == "always"
         self.is_certain = all(rule.when is None for rule in self.rules)
         """True if all rules hold for all responses."""
-        self.reads_body = any(
-            rule.body is not None or (rule.when is not None and "response.body" in rule.when.needs)
-            for rule in self.rules
-        )
+        self._asks_body = any(rule.when is not None and "response.body" in rule.when.needs for rule in self.rules)
+        """True if a condition reads the body."""
+        self.reads_body = self._asks_body or any(rule.body is not None for rule in self.rules)
         """True if a rule or a condition reads the body."""
+        self._untouched: Counter | None = None
+        """Counts bodies that a response keeps by its own word; None if the policy overrules it."""
+        if spec.no_transform == "honor" and self.reads_body:
+            self._untouched = ctx.env.meter.counter(
+                metrics.TRANSFORM_SKIPPED, route=ctx.route, direction="response", reason="no_transform"
+            )
 
     def active(self, x: Exchange, outcome: Outcome, bodies: Bodies = NO_BODIES) -> list[ResponseEdit]:
         """Return the rules that hold for a response."""
@@ -131,14 +138,17 @@ class ResponseRewriter:
         status = outcome.status
         is_bodiless = status in BODILESS or x.method == b"HEAD"
         suits = is_json(outcome.header(b"content-type"))
-        if suits and not is_bodiless:
+        is_left = self._untouched is not None and (suits or status == 304) and forbids_transform(outcome)
+        if suits and not is_bodiless and (self._asks_body or not is_left):
             outcome = own_outcome(outcome)
             taken = self.intake.read(outcome) if outcome.stream is None else await self.intake.take(outcome)
             if taken.failure is not None:
                 return failed(taken.failure, cause="the answer's body broke off")
         rules = self.active(x, outcome, Bodies(response=taken.document))
         edits = [rule.body for rule in rules if rule.body is not None]
-        if edits and (suits or status == 304):
+        if edits and is_left and self._untouched is not None:
+            self._untouched.value += 1
+        elif edits and (suits or status == 304):
             if is_bodiless:  # the fields are those that the rewritten body would have
                 outcome = own_outcome(outcome)
                 after_answer(outcome, self.etag)

@@ -198,6 +198,8 @@ class RequestSpec(RequestRule, Direction):
 class ResponseSpec(ResponseRule, Direction):
     """Rewrites responses on their way to the client."""
 
+    no_transform: Literal["honor", "ignore"] = "honor"
+    """`ignore` also rewrites the body of a response that says `Cache-Control: no-transform` (RFC 9110 7.7)."""
     etag: Literal["weaken", "drop"] = "weaken"
     """Treatment of the ETag of a response whose body is changed: `weaken` or `drop`."""
     addresses: Literal["rewrite", "always", "keep"] = "rewrite"

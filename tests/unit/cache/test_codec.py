@@ -119,3 +119,73 @@ def test_the_ttl_in_a_shared_store() -> None:
     assert ttl_of(entry(keep=100), NOW, 86400) == 160
     assert ttl_of(entry(("Cache-Control", "max-age=999999")), NOW, 86400) == 86400
     assert ttl_of(Variants(b"k u", (b"a",)), NOW, 86400) == 86400
+
+
+def packed(*parts: bytes, kind: bytes = b"E") -> bytes:
+    """A record of these parts, as anybody with access to Redis could write it."""
+    payload = b"".join([LENGTH.pack(len(part)) + part for part in parts])
+    return HEAD.pack(MAGIC, kind, crc32(payload)) + payload
+
+
+def forged(**changes: object) -> bytes:
+    """The record of an entry with some attributes changed."""
+    bad = entry(*FULL)
+    for name, value in changes.items():
+        setattr(bad, name, value)
+    return encode(Record(bad, b"1"), NOW, WALL)
+
+
+@pytest.mark.parametrize("name", [
+    b"Content-Length", b"Transfer-Encoding", b"Connection", b"Keep-Alive", b"Proxy-Connection", b"Upgrade", b"TE",
+    b"Trailer", b"Proxy-Authenticate", b"Content-Range", b"content_length", b"TRANSFER_ENCODING",
+])  # fmt: skip
+def test_fields_of_framing_and_of_connections_are_refused(name: bytes) -> None:
+    with pytest.raises(ValueError, match="fields that are never stored"):
+        decode(forged(lines=b"a: b\r\n%b: 5\r\nc: d\r\n" % name), NOW, WALL)
+
+
+def test_so_are_heads_without_end() -> None:
+    with pytest.raises(ValueError, match="not valid HTTP"):
+        decode(forged(lines=b"a: b\r\n" * 100_000), NOW, WALL)
+
+
+@pytest.mark.parametrize(
+    ("status", "body"), [(206, b"x"), (304, b""), (204, b"x"), (205, b"x"), (199, b""), (600, b"")]
+)
+def test_a_status_that_does_not_fit_is_refused(status: int, body: bytes) -> None:
+    with pytest.raises(ValueError, match="record"):
+        decode(forged(status=status, body=body), NOW, WALL)
+
+
+def test_a_204_without_a_body_is_not() -> None:
+    assert isinstance(decode(forged(status=204, body=b""), NOW, WALL).item, Entry)
+
+
+LISTS = [
+    tuple(b"x-%03d" % number for number in range(17)), tuple(b"x-%06d" % number for number in range(10_000)),
+    (b"foo", b"bar"), (b"foo", b"foo"), (b"Foo",), (b"a b",), (b"a\r\nb",), (b"*", b""), (b"",), (b"f\xfc",),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("names", LISTS)
+def test_lists_of_fields_that_no_writer_writes_are_refused(names: tuple[bytes, ...]) -> None:
+    with pytest.raises(ValueError, match="request fields"):
+        decode(packed(b"k http://a/", b"1", b",".join(names), kind=b"V"), NOW, WALL)
+    if names != (b"",):
+        with pytest.raises(ValueError, match="request fields"):
+            decode(forged(vary=names), NOW, WALL)
+
+
+@pytest.mark.parametrize(
+    "tags", [(b"x",) * 2, tuple(b"%d" % n for n in range(65)), (b"x" * 257,), (b" x",), (b"x", b"")]
+)
+def test_lists_of_tags_that_no_writer_writes_are_refused(tags: tuple[bytes, ...]) -> None:
+    with pytest.raises(ValueError, match="tags"):
+        decode(forged(tags=tags), NOW, WALL)
+
+
+@pytest.mark.parametrize("name", ["born", "fresh_until", "keep_until", "date", "last_modified"])
+@pytest.mark.parametrize("value", [float("inf"), -float("inf"), 1e300])
+def test_each_instant_is_checked(name: str, value: float) -> None:
+    with pytest.raises(ValueError, match="impossible"):
+        decode(forged(**{name: value}), NOW, WALL)

@@ -26,7 +26,7 @@ def told(
         ({}, "if it says nothing itself it is not fresh"),
         ({"block": {"heuristic": "10%"}}, "it is fresh for 10% of its age"),
         ({"block": {"ttl": "30s"}}, "it is fresh for 30s (ttl)"),
-        ({"block": {"ttl": "30s"}, "cookie": "a=b"}, "ttl does not hold"),
+        ({"block": {"ttl": "30s"}, "cookie": "a=b"}, "the request bears a credential"),
         ({"block": {"mode": "observe"}}, "mode is observe"),
         ({}, "not if it sets a cookie"),
         ({"authorization": "Basic x"}, "only if the answer says public, s-maxage or must-revalidate"),

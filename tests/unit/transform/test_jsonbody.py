@@ -62,12 +62,17 @@ def test_numbers_keep_their_spelling(text: str) -> None:
         (b'{"a":":","b":1,"b":2}', 'the key "b" twice'),
         (b'{"a":"\xff"}', "not UTF-8"),
         (b'{"\xc3":1}', "not UTF-8"),
-        (b'"\\ud800"', "not JSON"),
         (b"NaN", "not JSON"),
         (b"{'a':1}", "not JSON"),
         (b'{"a":1}{"b":2}', "not JSON"),
         (b'{"a":01}', "not JSON"),
-        (b"\xef\xbb\xbf{}", "not JSON"),
+        (b"\xef\xbb\xbf\xef\xbb\xbf{}", "not JSON"),
+        (b"{}\xef\xbb\xbf", "not JSON"),
+        (b"\xef\xbb\xbf", "is empty"),
+        (b'"\xed\xa0\x80"', "not UTF-8"),
+        (b'"\\ud800', "not JSON"),
+        (b'["\\ud800", 01]', "not JSON"),
+        (b'{"\\ud800": 1, "\\udfff": 2}', "twice"),
         (b'{"a":"\x01"}', "not JSON"),
         (b"", "is empty"),
         (b" \n", "is empty"),
@@ -174,3 +179,37 @@ def test_hostile_bodies_take_few_calls(data: bytes) -> None:
             parse(data).encoded()
 
     assert calls(once).total() <= 50, "each reads the bytes a few times, whatever they are"
+
+
+@pytest.mark.parametrize("data", [b'{"a":1}', b"[]", b" 1", b'"\\ud800"'])
+def test_a_byte_order_mark_is_ignored(data: bytes) -> None:
+    assert plain(parse(b"\xef\xbb\xbf" + data).box[0]) == plain(parse(data).box[0])
+
+
+@pytest.mark.parametrize(
+    ("text", "meaning"),
+    [
+        (r"\ud800", "\ufffd"),
+        (r"\uDFFF", "\ufffd"),
+        (r"\udc00\ud800", "\ufffd\ufffd"),
+        (r"\ud800\ud83d\ude00\udc00", "\ufffd\U0001f600\ufffd"),
+        (r"\ud800x", "\ufffdx"),
+        (r"\ud800\n", "\ufffd\n"),
+        (r"\ud800\\", "\ufffd\\"),
+        (r"\\ud800\ud800", r"\ud800" + "\ufffd"),
+        (r"\uD83D\uDE00", "\U0001f600"),
+    ],
+)
+def test_half_of_a_surrogate_pair_is_a_replacement_character(text: str, meaning: str) -> None:
+    document = parse(b'{"a":["%b"],"n":1.10}' % text.encode())
+    assert document.at(("a", 0)) == meaning
+    assert document.encoded().endswith(b'"n":1.10}')
+    assert plain(document.box[0])["a"] == [meaning]
+
+
+@given(st.lists(st.sampled_from(["\\ud800", "\\udfff", "\\ud83d\\ude00", "x", "\\\\", '\\"', "\\u0041", "\\n", "u"])))
+def test_any_mixture_of_halves_means_what_others_take_it_for(pieces: list[str]) -> None:
+    text = '["' + "".join(pieces) + '"]'
+    meant = json.loads(text)[0]
+    document = parse(text.encode())
+    assert document.at((0,)) == "".join("\ufffd" if "\ud800" <= each <= "\udfff" else each for each in meant)

@@ -64,7 +64,7 @@ def ours(history: History) -> bool:
     first, then = request("GET", history.first), request(history.method, history.then)
     lines = "".join(f"{name}: {value}\r\n" for name, value in history.answer).encode()
     facts = FactsReader(rules.targets).read(lines, WALL)
-    plan, age, refusal = assess(history.status, facts, request_facts(first), rules, 0.0, WALL)
+    plan, age, refusal = assess(history.status, facts, request_facts(first, facts, rules), rules, 0.0, WALL)
     if refusal:
         return False
     lines = storable(lines, plan, facts, WALL)

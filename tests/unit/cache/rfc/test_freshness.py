@@ -190,7 +190,7 @@ class TestSilence:
         assert control("no-cache", ("ETag", '"a"'), rules=rules).plan.lifetime == 0
         assert judge(("Pragma", "no-cache"), rules=rules).refusal == b"no-freshness"
         assert judge(status=403, rules=rules).refusal == b"status"
-        assert judge(rules=rules, asked=RequestFacts(has_cookie=True)).refusal == b"no-freshness"
+        assert judge(rules=rules, asked=RequestFacts(has_credential=True)).refusal == b"credentials"
         assert judge(rules=rules, asked=RequestFacts(has_authorization=True)).refusal == b"authorization"
 
     def test_the_heuristic_is_off_unless_it_is_turned_on(self) -> None:
@@ -279,3 +279,69 @@ def test_no_answer_with_a_ban_is_stored(headers: Pairs, status: int) -> None:
         assert stored.age >= 0
         if not targeted:
             assert words.isdisjoint({"no-store", "private"})
+
+
+class TestOneAfterTheOther:
+    """A reader keeps the last verdict.  It must only serve an answer for which it would be the same."""
+
+    RULES = FreshnessRules(heuristic=0.1)
+
+    def lifetimes(self, *heads: Pairs, status: int = 200, rules: FreshnessRules = RULES) -> list[float]:
+        one = FactsReader(rules.targets)
+        found = []
+        for head in heads:
+            lines = "".join(f"{name}: {value}\r\n" for name, value in head).encode()
+            found.append(assess(status, one.read(lines, NOW), PLAIN, rules, 0.0, NOW)[0].lifetime)
+        return found
+
+    @pytest.mark.parametrize("more", [[], [("Cache-Control", "public")], [("ETag", '"a"')]])
+    def test_the_heuristic_is_that_of_each_answer(self, more: Pairs) -> None:
+        old: Pairs = [("Date", date(0)), ("Last-Modified", date(-500_000)), *more]
+        new: Pairs = [("Date", date(0)), ("Last-Modified", date(-100)), *more]
+        later: Pairs = [("Date", date(900)), ("Last-Modified", date(-100)), *more]
+        assert self.lifetimes(old, new, later, old) == [50_000, 10, 100, 50_000]
+
+    def test_without_a_date_the_time_of_receipt_counts(self) -> None:
+        one = FactsReader(self.RULES.targets)
+        lines = f"Last-Modified: {date(-100)}\r\n".encode()
+        for passed in (0, 50, 10):
+            facts = one.read(lines, NOW + passed)
+            plan, _, _ = assess(200, facts, PLAIN, self.RULES, 0.0, NOW + passed)
+            assert plan.lifetime == (100 + passed) * 0.1
+
+    def test_expires_is_that_of_each_answer(self) -> None:
+        heads: list[Pairs] = [[("Date", date(0)), ("Expires", date(seconds))] for seconds in (500, 5, 500)]
+        assert self.lifetimes(*heads) == [500, 5, 500]
+        heads = [[("Date", date(-day)), ("Expires", date(500))] for day in (0, 100, 0)]
+        assert self.lifetimes(*heads) == [500, 600, 500]
+
+    def test_two_policies_do_not_lend_each_other_a_verdict(self) -> None:
+        one = FactsReader(RULES.targets)
+        lines = f"Date: {date(0)}\r\nLast-Modified: {date(-100)}\r\n".encode()
+        for rules, lifetime in ((self.RULES, 10), (FreshnessRules(ttl=7), 7), (RULES, 0), (self.RULES, 10)):
+            assert assess(200, one.read(lines, NOW), PLAIN, rules, 0.0, NOW)[0].lifetime == lifetime
+
+    @given(
+        st.lists(
+            st.lists(
+                st.sampled_from([
+                    ("Cache-Control", "max-age=60"), ("Cache-Control", "public"), ("Cache-Control", "no-cache"),
+                    ("Expires", date(60)), ("Expires", "0"), ("Last-Modified", date(-1000)),
+                    ("Last-Modified", date(-50)), ("Date", date(0)), ("Date", date(-9)), ("Pragma", "no-cache"),
+                    ("Vary", "*"), ("Vary", "a"), ("ETag", '"a"'), ("Age", "5"), ("Set-Cookie", "a=b"),
+                    ("CDN-Cache-Control", "max-age=7"),
+                ]), max_size=4),
+            min_size=2, max_size=6,
+        ),
+        st.sampled_from([200, 404, 503]), st.sampled_from([RULES, FreshnessRules(ttl=30), FreshnessRules()]),
+    )  # fmt: skip
+    def test_an_answer_is_judged_as_if_it_were_the_first(
+        self, heads: list[Pairs], status: int, rules: FreshnessRules
+    ) -> None:
+        one = FactsReader(rules.targets)
+        for step, head in enumerate(heads):
+            lines = "".join(f"{name}: {value}\r\n" for name, value in head).encode()
+            plan, age, refusal = assess(status, one.read(lines, NOW + step), PLAIN, rules, 0.0, NOW + step)
+            alone = FactsReader(rules.targets).read(lines, NOW + step)
+            fresh, fresh_age, fresh_refusal = assess(status, alone, PLAIN, rules, 0.0, NOW + step)
+            assert (plan.lifetime, age, refusal) == (fresh.lifetime, fresh_age, fresh_refusal)

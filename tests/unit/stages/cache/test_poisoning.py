@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+from typing import Any
+
 import pytest
 
 from sidecar.cache.fetch import MAX_UNCACHEABLE
+from sidecar.cache.rfc.storing import CREDENTIALS
 from sidecar.cache.spec import CacheSpec
 from sidecar.cache.store import SHRINK_BY, SHRINK_EVERY, Store
 from sidecar.core.exchange import Exchange
-from sidecar.core.outcome import Outcome
+from sidecar.core.outcome import RESET, Outcome
 from tests.support.clock import make_env
 from tests.unit.stages.cache.world import World, is_hit, reply, said
 
@@ -35,11 +39,96 @@ async def test_a_cookie_is_not_given_to_another_client() -> None:
     assert (await world.get()).header(b"set-cookie") == b"session=1"
 
 
-async def test_ttl_is_not_for_requests_with_a_cookie() -> None:
-    world = World(reply(), ttl="30s")
-    await world.get(Cookie="a=b")
-    assert not is_hit(await world.get())
-    assert is_hit(await world.get(Cookie="a=b"))
+def of_its_caller(x: Exchange) -> Outcome:
+    """An upstream that knows its callers by whatever they send, and says nothing of caches."""
+    return Outcome(200, None, x.lines + x.forwarding, lines=LAST_MODIFIED)
+
+
+LAST_MODIFIED = b"last-modified: Mon, 01 Jan 2001 00:00:00 GMT\r\n"
+FRESHENED: list[dict[str, Any]] = [{"ttl": "30s"}, {"heuristic": "10%"}]
+
+
+class TestCredentials:
+    """Freshness by the policy is for answers that are everybody's."""
+
+    @pytest.mark.parametrize("block", FRESHENED)
+    @pytest.mark.parametrize("name", [*CREDENTIALS, "Authorization", "X-USER-ID", "Cookie"])
+    async def test_the_answer_to_one_user_is_not_given_to_another(self, name: str, block: dict[str, Any]) -> None:
+        world = World(of_its_caller, **block)
+        await world.get(**{name: "one"})
+        assert len(world.store.memory) == 0
+        for other in ({name: "other"}, {name: "other", "Cache-Control": "max-stale"}, {}):
+            answer = await world.get(**other)
+            assert (is_hit(answer), b"one" in answer.body) == (False, False)
+        assert is_hit(await world.get(**{name: "other"})), "what came without a credential is everybody's"
+
+    @pytest.mark.parametrize("block", FRESHENED)
+    async def test_a_field_that_the_sidecar_vouches_for_is_one_too(self, block: dict[str, Any]) -> None:
+        world = World(of_its_caller, **block)
+        x = world.request()
+        x.forwarding = b"via: 1.1 sidecar\r\nX-Forwarded-Client-Cert: By=one\r\n"
+        await world.service(x)
+        assert b"one" not in (await world.get()).body
+
+    async def test_a_name_with_an_underscore_is_the_same_to_many_services(self) -> None:
+        world = World(of_its_caller, ttl="30s")
+        x = world.request()
+        x.lines = b"X_Api_Key: one\r\n"
+        await world.service(x)
+        assert b"one" not in (await world.get()).body
+
+    async def test_who_waits_for_the_answer_of_another_does_not_get_it(self) -> None:
+        async def slow(x: Exchange) -> Outcome:
+            await asyncio.sleep(0)
+            return of_its_caller(x)
+
+        world = World(slow, ttl="30s")
+        users = [{"X_Api_Key": f"user{number}"} for number in range(5)]
+        answers = await asyncio.gather(*(world.get(**user) for user in users))
+        for number, answer in enumerate(answers):
+            assert answer.body == b"x-api-key: user%d\r\n" % number
+
+    async def test_the_last_resort_is_no_users_answer_either(self) -> None:
+        world = World(lambda x: Outcome(200, None, b"one", lines=b'etag: "a"\r\n'), RESET)
+        await world.get(Cookie="user=one")
+        x = world.request()
+        await world.service(x)
+        assert x.stale is None
+
+    @pytest.mark.parametrize("say", ["max-age=60", "public", "s-maxage=9", "public, max-age=60"])
+    async def test_what_the_answer_says_itself_holds(self, say: str) -> None:
+        world = World(reply(Cache_Control=say), ttl="30s")
+        await world.get(Cookie="a=b", X_Api_Key="a")
+        assert is_hit(await world.get(Cookie="c=d"))
+
+    async def test_what_is_to_be_validated_each_time_is_stored(self) -> None:
+        world = World(reply(Cache_Control="no-cache", ETag='"a"'), reply(304, b"", ETag='"a"'), ttl="30s")
+        await world.get(Cookie="a=b")
+        assert (await world.get(Cookie="c=d")).status == 200
+        assert world.sent(b"if-none-match") == b'"a"'
+
+    async def test_the_policy_names_them(self) -> None:
+        world = World(of_its_caller, ttl="30s", credentials=["X-Tenant"])
+        await world.get(X_Tenant="one")
+        await world.get(Cookie="a=b")
+        assert is_hit(await world.get(X_Tenant="other"))
+        world = World(of_its_caller, ttl="30s", credentials=[])
+        await world.get(Cookie="a=b")
+        assert is_hit(await world.get())
+
+    async def test_a_credential_in_the_key_keeps_the_users_apart(self) -> None:
+        world = World(of_its_caller, ttl="30s", key={"headers": ["x-api-key"]})
+        for user in (b"one", b"two"):
+            for hit in (False, True):
+                answer = await world.get(X_Api_Key=user.decode())
+                assert (answer.body, is_hit(answer)) == (b"x-api-key: " + user + b"\r\n", hit)
+        await world.get(X_Api_Key="three", Cookie="a=b")
+        assert not is_hit(await world.get(X_Api_Key="three")), "the cookie is not in the key"
+
+    async def test_in_observation_too(self) -> None:
+        world = World(of_its_caller, ttl="30s", mode="observe")
+        await world.get(X_Api_Key="one")
+        assert len(world.store.memory) == 0
 
 
 async def test_a_cache_is_made_smaller_in_steps() -> None:

@@ -631,3 +631,113 @@ def test_what_makes_no_sense_is_an_error_at_load(block: Any, message: str) -> No
     with pytest.raises(ValidationError) as caught:
         Spec.model_validate(block)
     assert message in str(caught.value)
+
+
+BOM = b"\xef\xbb\xbf"
+
+
+class TestOddJson:
+    """A byte order mark, and half of a surrogate pair, are no reason to fail (RFC 8259 8.1, 8.2)."""
+
+    RULES = {"body": {"set": {"/b": 2}, "remove": ["/c"]}}
+    CASES = [
+        (BOM + b'{"a":1.10,"c":0}', b'{"a":1.10,"b":2}'),
+        (b'{"a":"\\ud800","c":0}', b'{"a":"\\ufffd","b":2}'),
+        (BOM + b'{"a":"\\udc00x","c":"\\ud800"}', b'{"a":"\\ufffdx","b":2}'),
+    ]
+
+    @pytest.mark.parametrize(("came", "sent"), CASES)
+    def test_in_a_response(self, came: bytes, sent: bytes) -> None:
+        answer = answered(self.RULES, response(200, came, JSON))
+        assert (answer.status, answer.body) == (200, sent)
+
+    @pytest.mark.parametrize(("came", "sent"), CASES)
+    def test_in_a_compressed_response(self, came: bytes, sent: bytes) -> None:
+        answer = answered(self.RULES, response(200, gzip.compress(came), {**JSON, "content-encoding": "gzip"}))
+        assert (answer.status, gzip.decompress(answer.body)) == (200, sent)
+
+    @pytest.mark.parametrize(("came", "sent"), CASES)
+    def test_in_a_request(self, came: bytes, sent: bytes) -> None:
+        assert rewritten(self.RULES, post(came)).body == sent
+
+    @pytest.mark.parametrize(("came", "_"), CASES)
+    def test_in_a_condition(self, came: bytes, _: bytes) -> None:
+        rules = {"cases": [{"when": "has(response.body.a)", "status": 203}]}
+        answer = answered(rules, response(200, came, JSON))
+        assert (answer.status, answer.body) == (203, came)
+
+    @pytest.mark.parametrize(("came", "_"), CASES)
+    @pytest.mark.parametrize("compressed", [False, True])
+    def test_what_no_operation_changes_stays_as_it_came(self, came: bytes, _: bytes, compressed: bool) -> None:
+        fields = {**JSON, "etag": '"a"', "accept-ranges": "bytes"}
+        if compressed:
+            came, fields = gzip.compress(came, 1), fields | {"content-encoding": "gzip"}
+        answer = answered({"body": {"remove": ["/nothing"]}}, response(200, came, fields))
+        assert (answer.body, answer.header(b"etag"), answer.header(b"accept-ranges")) == (came, b'"a"', b"bytes")
+
+
+class TestNoTransform:
+    """RFC 9110 7.7 and RFC 9111 5.2.2.6."""
+
+    RULES = {"body": {"set": {"/b": 2}}, "headers": {"set": {"x-rule": "yes"}}, "status": {"200": 203}}
+    SAID = [
+        "no-transform",
+        "max-age=60, No-Transform",
+        "private , no-transform, x",
+        'x="a,b", no-transform',
+        "no-transform=1",
+    ]
+
+    @pytest.mark.parametrize("said", SAID)
+    def test_the_body_stays_and_the_rest_is_edited(self, said: str) -> None:
+        env = make_env()
+        came = response(200, b'{"a": 1}', {**JSON, "cache-control": said, "etag": '"a"', "digest": "x"})
+        answer = run(transform({"response": self.RULES}, Upstream(came), env), exchange("GET", "/"))
+        assert (answer.status, answer.body, answer.header(b"x-rule")) == (203, b'{"a": 1}', b"yes")
+        assert (answer.header(b"etag"), answer.header(b"digest")) == (b'"a"', b"x")
+        assert env.meter.value(metrics.TRANSFORM_SKIPPED, direction="response", reason="no_transform") == 1
+
+    def test_on_one_of_several_lines(self) -> None:
+        lines = [
+            (b"content-type", b"application/json"),
+            (b"cache-control", b"public"),
+            (b"cache-control", b"no-transform"),
+        ]
+        assert answered(self.RULES, response(200, b"{}", lines)).body == b"{}"
+
+    @pytest.mark.parametrize(
+        "said", ["x-no-transform", 'x="no-transform"', 'x="a, no-transform, b"', "no-transforms", 'x="']
+    )
+    def test_what_only_looks_like_it(self, said: str) -> None:
+        assert answered(self.RULES, response(200, b"{}", {**JSON, "cache-control": said})).body == b'{"b":2}'
+
+    def test_a_policy_may_overrule_it(self) -> None:
+        rules = {**self.RULES, "no_transform": "ignore"}
+        answer = answered(rules, response(200, b"{}", {**JSON, "cache-control": "no-transform"}))
+        assert answer.body == b'{"b":2}'
+
+    @pytest.mark.parametrize(("status", "method"), [(304, "GET"), (200, "HEAD")])
+    def test_a_response_without_a_body_keeps_its_fields(self, status: int, method: str) -> None:
+        fields = {**JSON, "cache-control": "no-transform", "etag": '"a"'}
+        answer = answered({"body": {"set": {"/b": 2}}}, response(status, b"", fields), exchange(method, "/"))
+        assert answer.header(b"etag") == b'"a"'
+
+    def test_it_stays_streamed(self) -> None:
+        stream = Body(length=10)
+        lines = b"content-type: application/json\r\ncache-control: no-transform\r\n"
+        answer = answered(self.RULES, Outcome(200, stream=stream, lines=lines))
+        assert (answer.status, answer.stream) == (203, stream)
+
+    def test_a_condition_reads_it_all_the_same(self) -> None:
+        rules = {"cases": [{"when": "response.body.a == 1", "status": 203, "body": {"set": {"/b": 2}}}]}
+        answer = answered(rules, response(200, b'{"a":1}', {**JSON, "cache-control": "no-transform"}))
+        assert (answer.status, answer.body) == (203, b'{"a":1}')
+
+    def test_one_that_could_not_be_rewritten_passes(self) -> None:
+        answer = answered(self.RULES, response(200, b"no json", {**JSON, "cache-control": "no-transform"}))
+        assert (answer.failure, answer.body) == (None, b"no json")
+
+    def test_a_client_cannot_switch_rules_for_requests_off(self) -> None:
+        x = post(b'{"a":1}')
+        x.add(b"cache-control", b"no-transform")
+        assert rewritten({"body": {"set": {"/b": 2}}}, x).body == b'{"a":1,"b":2}'
