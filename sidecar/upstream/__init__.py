@@ -11,6 +11,7 @@ Start with `client.py`: one attempt, from the choice of an endpoint to the last 
                     the messages on that connection; its response bodies are read in `connection`
     deadlines       the sweep that expires whatever is late
     errors          errors of sockets and TLS in plain words
+    resolver        names: look-ups, their cache, and connecting to whichever address answers first
     tls, certificates
                     TLS contexts from files, and their rotation; listeners use them too
     spec, budget    the settings of an upstream; its retry budget
