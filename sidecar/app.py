@@ -34,7 +34,7 @@ from sidecar.telemetry.pipeline import Telemetry
 from sidecar.telemetry.plain import Secrets
 from sidecar.telemetry.recorder import Recorder
 from sidecar.telemetry.refusals import Refusals
-from sidecar.upstream.resolver import Names, by_cares
+from sidecar.upstream.resolver import Names, names_of_system
 
 STDERR = 2
 
@@ -69,7 +69,7 @@ async def serve(path: str, names: Names | None = None) -> int:
         form="text" if os.isatty(STDERR) else "json",
     )
     if names is None:
-        names = Names(by_cares(time.monotonic, loop.create_task))
+        names = names_of_system(time.monotonic, loop.create_task)
     env = Env.on(
         loop,
         now=time.monotonic,

@@ -1,8 +1,8 @@
 """`sidecar run` with names that a scenario resolves: `python -m chaos.cluster.sidecar_process POLICIES NAMES`.
 
 It differs from the command in what it asks for names alone.  NAMES is a JSON file that is read for each look-up:
-`{"payments.test": {"addresses": ["127.0.0.1"], "delay": 0, "fail": false}}`.  Other names are asked of the system's name
-servers.
+`{"payments.test": {"addresses": ["127.0.0.1"], "delay": 0, "fail": false}}`.  Other names are
+asked of the system's name servers.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from sidecar import app
-from sidecar.upstream.resolver import Ask, LookupFailed, Names, Resolver, Servers
+from sidecar.upstream.resolver import Ask, LookupFailedError, Names, Queries, Resolver, Servers
 
 
 def look_up(path: Path, name: str) -> dict[str, Any] | None:
@@ -33,7 +33,7 @@ def with_names(path: Path, others: Ask) -> Ask:
             return await others(name, family, is_fresh)
         await asyncio.sleep(entry.get("delay", 0.0))
         if entry.get("fail"):
-            raise LookupFailed("the name does not exist", is_denied=True)
+            raise LookupFailedError("the name does not exist", is_denied=True)
         return [(address, 0.0) for address in entry["addresses"]]
 
     return ask
@@ -41,9 +41,9 @@ def with_names(path: Path, others: Ask) -> Ask:
 
 async def serve(policies: str, path: Path) -> int:
     """Serve the policies, and return the exit code."""
-    system = Servers(())
-    ask = with_names(path, system)
-    return await app.serve(policies, Names(Resolver(time.monotonic, asyncio.create_task, ask, system.close)))
+    queries = Queries()
+    resolver = Resolver(time.monotonic, asyncio.create_task, with_names(path, Servers(queries)))
+    return await app.serve(policies, Names(resolver, queries))
 
 
 def main() -> None:

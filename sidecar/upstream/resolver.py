@@ -2,11 +2,11 @@
 
 Rules:
 
-1. A name is looked up once at a time, whoever waits for it, and no look-up holds a thread: one that hangs delays neither
-   other names nor the end of the process.  Who stops waiting leaves the look-up to the others.
-2. An answer is used for its records' time to live, within `ttl`.  While look-ups fail or take longer than `PATIENCE`, the
-   last good answer serves for `stale_for` more (RFC 8767).  A failure is remembered for `ttl.min`.  No such name counts
-   as a failure like any other, since a name service that restarts may say so.
+1. A name is looked up once at a time, whoever waits for it, and no look-up holds a thread: one that hangs delays
+   neither other names nor the end of the process.  A request that stops waiting leaves the look-up to the others.
+2. An answer is used for its records' time to live, within `ttl`.  While look-ups fail or take longer than `PATIENCE`,
+   the last good answer serves for `stale_for` more (RFC 8767).  A failure is remembered for `ttl.min`.  "No such name"
+   is a failure like any other, since a name service that restarts may say so.
 3. `/etc/hosts`, search domains and `ndots` are the system's, as c-ares reads them; named servers replace the system's
    servers alone.  Addresses and `localhost` (RFC 6761 6.3) are never looked up.
 4. Families that this host cannot reach are left out if the name has others.  IPv6 goes first, except unique local
@@ -22,7 +22,6 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
-from functools import partial
 from importlib import import_module
 from ipaddress import IPv6Address, IPv6Network, ip_address
 from itertools import chain, zip_longest
@@ -56,7 +55,7 @@ DENIALS: Final = frozenset({1, 4})
 """Errors of c-ares that are an answer: there is no such record."""
 
 
-class LookupFailed(OSError):
+class LookupFailedError(OSError):
     """A name has no addresses that could be found; `is_denied` if a name server said so."""
 
     def __init__(self, message: str, *, is_denied: bool = False) -> None:
@@ -75,49 +74,65 @@ class Answer(NamedTuple):
 
 Ask = Callable[[str, str, bool], Awaitable[Iterable[tuple[str, float]]]]
 """Ask for a name: `ask(name, family, is_fresh)` returns pairs of an address and its time to live in seconds.  A fresh
-answer comes from the name servers and not from a cache.  Raises `LookupFailed`."""
+answer comes from the name servers and not from a cache.  Raises `LookupFailedError`."""
+
+
+class Queries:
+    """Queries under way of all resolvers of a process.
+
+    It keeps their resolvers alive: c-ares would end the queries of a lost one in a thread, at any later time.
+    """
+
+    def __init__(self) -> None:
+        self._resolvers: dict[asyncio.Future[Any], DNSResolver] = {}
+
+    def track(self, query: asyncio.Future[Any], resolver: DNSResolver) -> None:
+        """Remember a query until it ends."""
+        self._resolvers[query] = resolver
+        query.add_done_callback(self._end)
+
+    def _end(self, query: asyncio.Future[Any]) -> None:
+        del self._resolvers[query]
+        if not query.cancelled():
+            query.exception()  # taken here, lest asyncio reports a query for which nobody waits any more
+
+    def close(self) -> None:
+        """End all queries; those who wait for them get an error."""
+        for resolver in {*self._resolvers.values()}:
+            resolver.cancel()
 
 
 class Servers:
     """Asks name servers by c-ares."""
 
-    def __init__(self, servers: tuple[str, ...]) -> None:
+    def __init__(self, queries: Queries, servers: tuple[str, ...] = ()) -> None:
+        """Without `servers` those of the system are asked."""
+        self._queries = queries
         self._servers = servers
         self._resolver: DNSResolver | None = None
-        self._busy: set[DNSResolver] = set()
-        """Resolvers of fresh look-ups in progress."""
 
     async def __call__(self, name: str, family: str, is_fresh: bool) -> list[tuple[str, float]]:
         if self._resolver is None:
             await asyncio.to_thread(import_module, "aiodns")  # the loop goes on meanwhile
         import aiodns
 
-        if self._resolver is None:
-            self._resolver = aiodns.DNSResolver(self._servers)
-        try:
-            if not is_fresh:
-                return await self._ask(self._resolver, name, family)
-            # c-ares has a cache of its own, and no setting to ask past it.
+        resolver = self._resolver
+        if resolver is None:
+            resolver = self._resolver = aiodns.DNSResolver(self._servers)
+        elif is_fresh:  # c-ares has a cache of its own for each resolver, and no setting to ask past it
             resolver = aiodns.DNSResolver(self._servers)
-            self._busy.add(resolver)
-            try:
-                return await self._ask(resolver, name, family)
-            finally:
-                self._busy.discard(resolver)
-                await resolver.close()
+        try:
+            return await self._ask(resolver, name, family)
         except aiodns.error.DNSError as error:
             code, text = error.args
-            raise LookupFailed(CAUSES.get(code) or str(text).lower(), is_denied=code in DENIALS) from None
+            raise LookupFailedError(CAUSES.get(code) or str(text).lower(), is_denied=code in DENIALS) from None
 
     async def _ask(self, resolver: DNSResolver, name: str, family: str) -> list[tuple[str, float]]:
-        query = partial(resolver.getaddrinfo, name, type=socket.SOCK_STREAM)
-        asked = query(family=FAMILIES[family])
-        asked.add_done_callback(_retrieve)
+        asked = self._query(resolver, name, FAMILIES[family])
         if family == "any":
             await asyncio.wait((asked,), timeout=HEDGE)
             if not asked.done():
-                hedge = query(family=socket.AF_INET)
-                hedge.add_done_callback(_retrieve)
+                hedge = self._query(resolver, name, socket.AF_INET)
                 done, _ = await asyncio.wait((asked, hedge), return_when=asyncio.FIRST_COMPLETED)
                 if hedge in done and hedge.exception() is None:
                     asked = hedge
@@ -125,23 +140,27 @@ class Servers:
         aliases = [alias.ttl for alias in found.cnames]
         return [(node.addr[0].decode(), min((node.ttl, *aliases))) for node in found.nodes]
 
-    def close(self) -> None:
-        """End every look-up."""
-        for resolver in (self._resolver, *self._busy):
-            if resolver is not None:
-                resolver.cancel()
-
-
-def _retrieve(asked: asyncio.Future[Any]) -> None:
-    """Take the error of a query for which nobody waits any more, lest asyncio reports it."""
-    if not asked.cancelled():
-        asked.exception()
+    def _query(self, resolver: DNSResolver, name: str, family: socket.AddressFamily) -> asyncio.Future[Any]:
+        query = resolver.getaddrinfo(name, family=family, type=socket.SOCK_STREAM)
+        self._queries.track(query, resolver)
+        return query
 
 
 class Entry:
     """What is known of one name in one family."""
 
-    __slots__ = ("addresses", "asked_at", "failed_at", "found_at", "is_denied", "problem", "slow", "task", "ttl", "turn")
+    __slots__ = (
+        "addresses",
+        "asked_at",
+        "failed_at",
+        "found_at",
+        "is_denied",
+        "problem",
+        "slow",
+        "task",
+        "ttl",
+        "turn",
+    )
 
     def __init__(self) -> None:
         self.addresses: tuple[str, ...] = ()
@@ -185,12 +204,9 @@ class Entry:
 class Resolver:
     """Look-ups by the same name servers, and what they have found."""
 
-    def __init__(
-        self, now: Callable[[], float], spawn: Callable[[Coroutine[Any, Any, Any]], Any], ask: Ask, close: Callable[[], None]
-    ) -> None:
-        """`now` and `spawn` are those of an `Env`; `close` ends what `ask` has under way."""
+    def __init__(self, now: Callable[[], float], spawn: Callable[[Coroutine[Any, Any, Any]], Any], ask: Ask) -> None:
+        """`now` and `spawn` are those of an `Env`."""
         self.now = now
-        self.close = close
         self.spawn = spawn
         self._ask = ask
         self._entries: dict[tuple[str, str], Entry] = {}
@@ -204,7 +220,7 @@ class Resolver:
         return found
 
     async def look_up(self, name: str, spec: ResolveSpec) -> Entry:
-        """Return an entry that has addresses.  Raises LookupFailed."""
+        """Return an entry that has addresses.  Raises LookupFailedError."""
         entry = self.entry(name, spec.family)
         now = self.now()
         if entry.addresses and now < entry.expires(spec):
@@ -219,11 +235,11 @@ class Resolver:
         return entry if entry.addresses and self.now() < entry.expires(spec) else self._stale(entry, name, spec)
 
     async def ask(self, name: str, spec: ResolveSpec) -> Answer:
-        """Return what the name servers say now.  Raises LookupFailed."""
+        """Return what the name servers say now.  Raises LookupFailedError."""
         entry = self.entry(name, spec.family)
         await asyncio.wait((self._join(entry, name, spec.family),))
         if entry.problem:
-            raise LookupFailed(entry.problem)
+            raise LookupFailedError(entry.problem)
         return Answer(entry.addresses, bounded(entry.ttl, spec))
 
     def _is_usable(self, entry: Entry, spec: ResolveSpec) -> bool:
@@ -232,7 +248,7 @@ class Resolver:
     def _stale(self, entry: Entry, name: str, spec: ResolveSpec) -> Entry:
         if self._is_usable(entry, spec):
             return entry
-        raise LookupFailed(f"looking up {name}: {entry.problem or 'no answer yet'}")
+        raise LookupFailedError(f"looking up {name}: {entry.problem or 'no answer yet'}")
 
     def _join(self, entry: Entry, name: str, family: str) -> Any:
         """Return the task of the look-up in progress, or of one that begins."""
@@ -248,10 +264,10 @@ class Resolver:
             found = dict(await self._ask(name, family, is_fresh))
             addresses = usable(found)
             if not addresses:
-                raise LookupFailed("the answer has no usable addresses")
+                raise LookupFailedError("the answer has no usable addresses")
         except Exception as error:  # c-ares may also be short of descriptors, which is no OSError of its own
             entry.problem, entry.failed_at = str(error), self.now()
-            entry.is_denied = isinstance(error, LookupFailed) and error.is_denied
+            entry.is_denied = isinstance(error, LookupFailedError) and error.is_denied
         else:
             entry.addresses, entry.ttl, entry.found_at = addresses, min(found[a] for a in addresses), self.now()
             entry.problem, entry.is_denied = "", False
@@ -262,12 +278,17 @@ class Resolver:
 class Names:
     """Names as one upstream looks them up: a resolver under its settings."""
 
-    __slots__ = ("_others", "_resolver", "_spec")
+    __slots__ = ("_others", "_queries", "_resolver", "_spec")
 
     def __init__(
-        self, resolver: Resolver, spec: ResolveSpec = DEFAULTS, others: WeakValueDictionary[Any, Resolver] | None = None
+        self,
+        resolver: Resolver,
+        queries: Queries,
+        spec: ResolveSpec = DEFAULTS,
+        others: WeakValueDictionary[Any, Resolver] | None = None,
     ) -> None:
         self._resolver = resolver
+        self._queries = queries
         self._spec = spec
         self._others: WeakValueDictionary[Any, Resolver] = WeakValueDictionary() if others is None else others
         """Resolvers by their name servers, shared by all who name the same."""
@@ -304,24 +325,22 @@ class Names:
             return self
         servers = settings.nameservers
         if servers is None:
-            return Names(self._resolver, settings, self._others)
+            return Names(self._resolver, self._queries, settings, self._others)
         resolver = self._others.get(servers)
         if resolver is None:
-            resolver = self._others[servers] = by_cares(self._resolver.now, self._resolver.spawn, servers)
-        return Names(resolver, settings, self._others)
+            own = self._resolver
+            resolver = self._others[servers] = Resolver(own.now, own.spawn, Servers(self._queries, servers))
+        return Names(resolver, self._queries, settings, self._others)
 
     def close(self) -> None:
-        """End all look-ups."""
-        for resolver in (self._resolver, *self._others.values()):
-            resolver.close()
+        """End all look-ups of the process."""
+        self._queries.close()
 
 
-def by_cares(
-    now: Callable[[], float], spawn: Callable[[Coroutine[Any, Any, Any]], Any], servers: tuple[str, ...] = ()
-) -> Resolver:
-    """Return a resolver that asks these name servers; without any, those of the system."""
-    asking = Servers(servers)
-    return Resolver(now, spawn, asking, asking.close)
+def names_of_system(now: Callable[[], float], spawn: Callable[[Coroutine[Any, Any, Any]], Any]) -> Names:
+    """Return names as the system's name servers know them; `now` and `spawn` are those of an `Env`."""
+    queries = Queries()
+    return Names(Resolver(now, spawn, Servers(queries)), queries)
 
 
 def bounded(ttl: float, spec: ResolveSpec) -> float:

@@ -39,7 +39,8 @@ def _filled(items: tuple[Item, ...]) -> tuple[Item, ...]:
 
 
 HostField = Annotated[
-    str, _matching(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?", "a host; write it such as payments.prod.svc:8080")
+    str,
+    _matching(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?", "a host; write it such as payments.prod.svc:8080"),
 ]
 """Value of a `Host` field (RFC 9110 7.2)."""
 Port = Annotated[int, Field(ge=1, le=65535)]

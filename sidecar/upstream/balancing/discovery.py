@@ -53,9 +53,7 @@ class Discovery:
 
     __slots__ = ("_endpoints", "_env", "_problem", "_resolve", "_resolved_at", "_spec", "_task", "_ttl")
 
-    def __init__(
-        self, endpoints: EndpointSet, spec: DiscoverSpec, env: Env, resolve: Resolver = ask_loop
-    ) -> None:
+    def __init__(self, endpoints: EndpointSet, spec: DiscoverSpec, env: Env, resolve: Resolver = ask_loop) -> None:
         self._endpoints = endpoints
         self._spec = spec
         self._env = env

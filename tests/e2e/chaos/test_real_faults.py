@@ -171,7 +171,7 @@ async def test_an_unknown_command_is_refused(tmp_path: Path) -> None:
 
 async def test_names_are_resolved_by_the_scenario(tmp_path: Path) -> None:
     from chaos.cluster.sidecar_process import with_names
-    from sidecar.upstream.resolver import LookupFailed
+    from sidecar.upstream.resolver import LookupFailedError
 
     async def others(name: str, family: str, is_fresh: bool) -> Any:
         return [(f"{name} {family} {is_fresh}", 7.0)]
@@ -181,6 +181,5 @@ async def test_names_are_resolved_by_the_scenario(tmp_path: Path) -> None:
     ask = with_names(path, others)
     assert list(await ask("a.test", "any", False)) == [("127.0.0.7", 0.0)]
     assert list(await ask("c.test", "ipv4", True)) == [("c.test ipv4 True", 7.0)]
-    with pytest.raises(LookupFailed):
+    with pytest.raises(LookupFailedError):
         await ask("b.test", "any", False)
-
