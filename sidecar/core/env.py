@@ -45,7 +45,7 @@ class Loop(Protocol):
 class Names(Protocol):
     """Looks names up and connects to them.  See `sidecar.upstream.resolver`."""
 
-    async def look_up(self, name: str) -> Sequence[str]:
+    def look_up(self, name: str) -> Coroutine[Any, Any, Sequence[str]]:
         """Return the addresses of a name, at least one.  Raises OSError."""
 
     async def open_socket(self, host: str, port: int) -> socket.socket:
