@@ -228,7 +228,8 @@ class UpstreamSpec(Model):
     panic: Literal["spray", "fail_fast"] = "spray"
     """When no endpoint is up: `spray` tries them all as though all were, `fail_fast` refuses (`no_endpoint`)."""
     connect_timeout: Duration = 1.0
-    """TCP and TLS handshake together (Envoy: 5s, Istio: 10s, nginx: 60s, all made for the open internet)."""
+    """Look-up of the name, TCP and TLS handshake together (Envoy: 5s, Istio: 10s, nginx: 60s, all made for the open
+    internet)."""
     resolve: ResolveSpec | None = None
     connections: ConnectionsSpec = ConnectionsSpec.built_in()
     health_check: HealthCheckSpec | None = None
