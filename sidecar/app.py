@@ -114,6 +114,7 @@ async def serve(path: str, names: Names | None = None) -> int:
             "routes": control.describe_routes,
             "refusals": refusals.describe,
             "listeners": server.describe,
+            "names": names.describe,
             "loop": lambda: {**stalls.describe(), "tasks": len(asyncio.all_tasks())},
         },
         secrets=secrets,

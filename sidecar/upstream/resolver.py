@@ -185,6 +185,17 @@ class Entry:
         """Return the instant at which the answer gets stale."""
         return self.found_at + bounded(self.ttl, spec)
 
+    def describe(self, now: float) -> dict[str, Any]:
+        """Return JSON-ready facts for `/state`."""
+        return {
+            "addresses": list(self.addresses),
+            "slow": sorted(address for address, until in self.slow.items() if until > now),
+            "found_ago": round(now - self.found_at, 3) if self.addresses else None,
+            "ttl": self.ttl,
+            "problem": self.problem,
+            "looking_up_for": round(now - self.asked_at, 3) if self.task is not None else None,
+        }
+
     def order(self, now: float) -> list[str]:
         """Return the addresses in the order in which the next connection tries them."""
         self.slow = {address: until for address, until in self.slow.items() if until > now}
@@ -218,6 +229,11 @@ class Resolver:
         if found is None:
             found = self._entries[key] = Entry()
         return found
+
+    def describe(self) -> dict[str, Any]:
+        """Return JSON-ready facts for `/state`, by name."""
+        now = self.now()
+        return {f"{name} ({family})": entry.describe(now) for (name, family), entry in self._entries.items()}
 
     async def look_up(self, name: str, spec: ResolveSpec) -> Entry:
         """Return an entry that has addresses.  Raises LookupFailedError."""
@@ -331,6 +347,11 @@ class Names:
             own = self._resolver
             resolver = self._others[servers] = Resolver(own.now, own.spawn, Servers(self._queries, servers))
         return Names(resolver, self._queries, settings, self._others)
+
+    def describe(self) -> dict[str, Any]:
+        """Return JSON-ready facts for `/state`: what is known of each name, by the name servers asked."""
+        others = {", ".join(servers): resolver.describe() for servers, resolver in self._others.items()}
+        return {"system": self._resolver.describe(), **others}
 
     def close(self) -> None:
         """End all look-ups of the process."""

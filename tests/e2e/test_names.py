@@ -92,6 +92,9 @@ async def test_a_name_without_an_address_says_why(tmp_path: Path) -> None:
             answer = await sidecar.fetch("GET", "/app")
             assert answer.status == 502
             assert b"the name does not exist" in answer.body
+            state = (await sidecar.state())["names"]
+            assert state[names.address]["gone.test (any)"]["problem"] == "the name does not exist"
+            assert state["system"] == {}
 
 
 async def test_another_name_server_counts_from_the_next_reload_on(tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ def http_probe(
             connector = aiohttp.UnixConnector(endpoint.path, force_close=True)
             url = f"http://localhost{spec.path}"
         else:
-            resolver = None if names is None else _resolver(names)
+            resolver = aiohttp.ThreadedResolver() if names is None else _resolver(names)
             connector = aiohttp.TCPConnector(ssl=context, force_close=True, use_dns_cache=False, resolver=resolver)
             url = endpoint.url + spec.path
         headers = {"user-agent": "sidecar-health-check"}
