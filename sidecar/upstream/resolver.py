@@ -22,6 +22,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from functools import cache
 from importlib import import_module
 from ipaddress import IPv6Address, IPv6Network, ip_address
 from itertools import chain, zip_longest
@@ -374,7 +375,13 @@ def known(host: str) -> tuple[str, ...]:
     if (address := literal(host)) is not None:
         return (address,)
     name = host.lower().removesuffix(".")
-    return usable(LOOPBACK) if name == "localhost" or name.endswith(".localhost") else ()
+    return loopback() if name == "localhost" or name.endswith(".localhost") else ()
+
+
+@cache
+def loopback() -> tuple[str, ...]:
+    """Return the addresses of `localhost`."""
+    return usable(LOOPBACK)
 
 
 def usable(addresses: Iterable[str]) -> tuple[str, ...]:
