@@ -34,6 +34,7 @@ from sidecar.telemetry.pipeline import Telemetry
 from sidecar.telemetry.plain import Secrets
 from sidecar.telemetry.recorder import Recorder
 from sidecar.telemetry.refusals import Refusals
+from sidecar.upstream.resolver import Names, names_of_system
 
 STDERR = 2
 
@@ -55,8 +56,8 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return uvloop.new_event_loop
 
 
-async def serve(path: str) -> int:
-    """Make the process, let it live, and return its exit code."""
+async def serve(path: str, names: Names | None = None) -> int:
+    """Make the process, let it live, and return its exit code.  `names` looks names up, in place of the system's."""
     loop = asyncio.get_running_loop()
     lines, secrets, registry = LineWriter(STDERR), Secrets(), Registry()
     emitter = Emitter(
@@ -67,7 +68,17 @@ async def serve(path: str) -> int:
         secrets=secrets,
         form="text" if os.isatty(STDERR) else "json",
     )
-    env = Env.on(loop, now=time.monotonic, wall=time.time, rng=random.Random(), emit=emitter.emit, meter=registry)
+    if names is None:
+        names = names_of_system(time.monotonic, loop.create_task)
+    env = Env.on(
+        loop,
+        now=time.monotonic,
+        wall=time.time,
+        rng=random.Random(),
+        emit=emitter.emit,
+        meter=registry,
+        names=names,
+    )
     logging.getLogger().addHandler(LibraryLog(emitter.emit, loop.call_soon_threadsafe))
     refusals = Refusals(time.time)
     recorder = Recorder(registry, refusals, env.now, env.wall)
@@ -103,6 +114,7 @@ async def serve(path: str) -> int:
             "routes": control.describe_routes,
             "refusals": refusals.describe,
             "listeners": server.describe,
+            "names": names.describe,
             "loop": lambda: {**stalls.describe(), "tasks": len(asyncio.all_tasks())},
         },
         secrets=secrets,
@@ -112,6 +124,7 @@ async def serve(path: str) -> int:
         return await process.live()
     finally:
         await telemetry.close()
+        names.close()
         lines.close()
 
 

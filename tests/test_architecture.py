@@ -48,6 +48,8 @@ LIBRARIES = {
     "redis": {"cache.redis_client"},
     "msgspec": {"transform"},
     "yaml": {"config.files"},
+    "aiodns": {"upstream.resolver"},
+    "aiohappyeyeballs": {"upstream.resolver"},
     "aiohttp": {"admin", "upstream.balancing.health", "demo"},
     "opentelemetry": {"telemetry"},
     "requests": {"telemetry.export.otlp_http"},

@@ -1,19 +1,21 @@
 """`sidecar run` with names that a scenario resolves: `python -m chaos.cluster.sidecar_process POLICIES NAMES`.
 
-It differs from the command in the loop's `getaddrinfo` alone.  NAMES is a JSON file that is read for each look-up:
-`{"payments.test": {"addresses": ["127.0.0.1"], "delay": 0, "fail": false}}`.  Other names are resolved by the system.
+It differs from the command in what it asks for names alone.  NAMES is a JSON file that is read for each look-up:
+`{"payments.test": {"addresses": ["127.0.0.1"], "delay": 0, "fail": false}}`.  Other names are
+asked of the system's name servers.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-import socket
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 from sidecar import app
+from sidecar.upstream.resolver import Ask, LookupFailedError, Names, Queries, Resolver, Servers
 
 
 def look_up(path: Path, name: str) -> dict[str, Any] | None:
@@ -22,33 +24,37 @@ def look_up(path: Path, name: str) -> dict[str, Any] | None:
     return table.get(name)
 
 
-def with_names(base: type[asyncio.AbstractEventLoop], path: Path) -> type[asyncio.AbstractEventLoop]:
-    """Return a class of loops that resolve names by the file first."""
+def with_names(path: Path, others: Ask) -> Ask:
+    """Return what asks the file first; its answers have no time to live, so they are used for `resolve.ttl.min`."""
 
-    class Loop(base):  # type: ignore[misc, valid-type]
-        async def getaddrinfo(self, host: Any, port: Any, **how: Any) -> Any:
-            entry = look_up(path, host)
-            if entry is None:
-                return await super().getaddrinfo(host, port, **how)
-            await asyncio.sleep(entry.get("delay", 0.0))
-            if entry.get("fail"):
-                raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
-            kind = (socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "")
-            return [(*kind, (address, port)) for address in entry["addresses"]]
+    async def ask(name: str, family: str, is_fresh: bool) -> Any:
+        entry = look_up(path, name)
+        if entry is None:
+            return await others(name, family, is_fresh)
+        await asyncio.sleep(entry.get("delay", 0.0))
+        if entry.get("fail"):
+            raise LookupFailedError("the name does not exist", is_denied=True)
+        return [(address, 0.0) for address in entry["addresses"]]
 
-    return Loop
+    return ask
+
+
+async def serve(policies: str, path: Path) -> int:
+    """Serve the policies, and return the exit code."""
+    queries = Queries()
+    resolver = Resolver(time.monotonic, asyncio.create_task, with_names(path, Servers(queries)))
+    return await app.serve(policies, Names(resolver, queries))
 
 
 def main() -> None:
     try:
         import uvloop
 
-        base: Any = uvloop.Loop
+        loop: Any = uvloop.new_event_loop
     except ImportError:
-        base = asyncio.SelectorEventLoop
-    loop = with_names(base, Path(sys.argv[2]))
+        loop = None
     with asyncio.Runner(loop_factory=loop) as runner:
-        code = runner.run(app.serve(sys.argv[1]))
+        code = runner.run(serve(sys.argv[1], Path(sys.argv[2])))
     sys.exit(code)
 
 

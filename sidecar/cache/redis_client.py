@@ -11,6 +11,8 @@ What is set differently from its defaults:
 
 - The pool is small and waits for its turn.  aiocache's would open connections up to a hundred, then fail.
 - Nothing is retried.  redis-py's retries hold a caller for seconds while Redis refuses connections.
+- Connections are opened by `Names`, where the process has it: redis-py would look names up in a thread.  They override
+  `_connect`, which redis-py leaves to each kind of connection, and the arguments for it.
 - aiocache's timeout is off: it bounds one command, and the tier bounds a look-up of several (`RedisTier`).
 """
 
@@ -23,13 +25,14 @@ from urllib.parse import unquote, urlsplit
 
 from aiocache.backends.redis import RedisCache
 from aiocache.serializers import BaseSerializer
-from redis.asyncio import BlockingConnectionPool
+from redis.asyncio import BlockingConnectionPool, Connection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ClusterDownError, ReadOnlyError, ResponseError
 
 from sidecar.cache.codec import Record, decode, encode
 from sidecar.cache.spec import RedisSpec
+from sidecar.core.env import Names
 
 CONNECTIONS: Final = 8
 """Connections of one cache."""
@@ -82,8 +85,15 @@ class RecordSerializer(BaseSerializer):
 class RedisClient(RedisCache):
     """Connections to the Redis of one cache."""
 
-    def __init__(self, spec: RedisSpec, namespace: str, now: Callable[[], float], wall: Callable[[], float]) -> None:
-        """Connect when the first command is sent; `now` and `wall` are the clocks of `Env`."""
+    def __init__(
+        self,
+        spec: RedisSpec,
+        namespace: str,
+        now: Callable[[], float],
+        wall: Callable[[], float],
+        names: Names | None = None,
+    ) -> None:
+        """Connect when the first command is sent; `now`, `wall` and `names` are those of `Env`."""
         url = urlsplit(spec.url)
         pool: dict[str, Any] = {
             "timeout": spec.timeout,
@@ -106,6 +116,9 @@ class RedisClient(RedisCache):
             connection_pool_class=BlockingConnectionPool,
             connection_pool_kwargs=pool,
         )
+        if names is not None:
+            connections = self.client.connection_pool
+            connections.connection_class = connected_by(names, connections.connection_class)
 
     async def prove_primary(self) -> None:
         """Send a write that changes nothing and that a full Redis allows.  Raises what Redis has against it."""
@@ -120,3 +133,24 @@ class RedisClient(RedisCache):
     async def _close(self, *args: Any, _conn: Any = None, **kwargs: Any) -> None:
         """Close all connections (the backend's hook; aiocache's own calls a deprecated method of redis-py)."""
         await self.client.aclose()
+
+
+def connected_by(names: Names, kind: Any) -> type[Connection]:
+    """Return this kind of connection, plain or TLS, with sockets that `names` opens."""
+
+    class NamedConnection(kind):  # type: ignore[misc]
+        async def _connect(self) -> None:
+            self._socket = await names.open_socket(self.host, self.port)
+            try:
+                await super()._connect()
+            except BaseException:
+                self._socket.close()
+                raise
+
+        def _connection_arguments(self) -> dict[str, Any]:
+            arguments = {**super()._connection_arguments(), "sock": self._socket}
+            name = arguments.pop("host")
+            del arguments["port"]
+            return {**arguments, "server_hostname": name} if "ssl" in arguments else arguments
+
+    return NamedConnection

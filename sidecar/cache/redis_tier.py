@@ -105,7 +105,7 @@ class RedisTier:
         self.last_error = ""
         self._env = env
         self._purged = purged
-        self._client = RedisClient(spec, f"sidecar:{name}", env.now, env.wall)
+        self._client = RedisClient(spec, f"sidecar:{name}", env.now, env.wall, env.names)
         self._stream = self._client.build_key("purges")
         self._id = f"{env.rng.getrandbits(64):016x}"
         """Name of this sidecar in the stream."""

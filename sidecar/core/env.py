@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Coroutine
+import socket
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -41,6 +42,19 @@ class Loop(Protocol):
     def create_task(self) -> Callable[[Coroutine[Any, Any, Any]], Any]: ...
 
 
+class Names(Protocol):
+    """Looks names up and connects to them.  See `sidecar.upstream.resolver`."""
+
+    def look_up(self, name: str) -> Coroutine[Any, Any, Sequence[str]]:
+        """Return the addresses of a name, at least one.  Raises OSError."""
+
+    async def open_socket(self, host: str, port: int) -> socket.socket:
+        """Return a socket that is connected to one of the addresses of a host.  Raises OSError."""
+
+    def tuned(self, settings: Any) -> Any:
+        """Return names under the `resolve` block of an upstream; None for the usual settings."""
+
+
 @dataclass(frozen=True, slots=True)
 class Env:
     """Clock, timers, tasks, randomness, events and instruments, as a stage gets them."""
@@ -63,6 +77,8 @@ class Env:
     """Report a transition or a trouble: `emit(event, **attributes)` (`sidecar.core.events`).  Never once a request."""
     meter: Meter
     """Gives out instruments."""
+    names: Names | None = None
+    """Looks names up.  None where the loop does so itself when it connects, as a virtual one does."""
 
     @classmethod
     def on(
@@ -75,6 +91,7 @@ class Env:
         meter: Meter,
         now: Callable[[], float] | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        names: Names | None = None,
     ) -> E:
         """Return an env whose timers and tasks are those of `loop`; `now` is the loop's clock unless it is given."""
         return cls(
@@ -87,6 +104,7 @@ class Env:
             rng=rng,
             emit=emit,
             meter=meter,
+            names=names,
         )
 
 

@@ -9,12 +9,14 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import CancelledError
 from threading import Thread
 from typing import TYPE_CHECKING, Any, Final
 
 from sidecar.core import events, metrics
-from sidecar.core.env import Env
+from sidecar.core.env import Env, Names
 from sidecar.core.exchange import Exchange
 from sidecar.telemetry.logs.lines import LineWriter
 from sidecar.telemetry.metrics.registry import Registry
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
 
 STDOUT: Final = 1
 POLL_SECONDS: Final = 0.02
+LOOK_UP_SECONDS: Final = 5.0
+"""Seconds for which an exporting thread waits for a look-up; the threads do not delay the end of the process."""
 PREFIX: Final = "OTEL_"
 """Beginning of the names of OpenTelemetry's standard variables."""
 
@@ -116,12 +120,15 @@ class Telemetry:
 
         export.listen(settings.level)
         env, total = self._env, self._registry.total
+        look_up = None if env.names is None else blocking(env.names, asyncio.get_running_loop())
         resource = export.resource(
             settings.service, self._version, str(uuid.UUID(int=env.rng.getrandbits(128), version=4))
         )
         scope = InstrumentationScope("sidecar", self._version, Schemas.V1_44_0.value)
         if settings.traces is not None:
-            queue = self._spans = export.SpanQueue(settings, settings.traces, self._emit_from_thread, self._pause)
+            queue = self._spans = export.SpanQueue(
+                settings, settings.traces, self._emit_from_thread, self._pause, look_up
+            )
             limits = SpanLimits() if settings.has_limits else None
             maker = spans.SpanMaker(queue, resource, scope, env.now, env.wall, limits)
             self._tracer = Tracer(Propagation(settings.formats), maker, env.now, env.rng, env.meter)
@@ -132,7 +139,9 @@ class Telemetry:
             target = settings.metrics
             watch = export.ExportWatch("metrics", target.endpoint, self._emit_from_thread)
             builder = otlp_metrics.MetricsBuilder(resource, scope, settings.temporality, self._started)
-            exporter = otlp_metrics.MetricsExport(env, self._registry, builder, target, watch, settings.interval)
+            exporter = otlp_metrics.MetricsExport(
+                env, self._registry, builder, target, watch, settings.interval, look_up
+            )
             self._metrics = exporter
             self._sending = env.spawn(exporter.run())
             total(metrics.TELEMETRY_DROPPED, lambda: watch.failed, signal="metrics", reason="export_failed")
@@ -187,3 +196,17 @@ class Telemetry:
             self._recorder.access.flush()
         if self._lines is not None:
             self._lines.close()
+
+
+def blocking(names: Names, loop: asyncio.AbstractEventLoop) -> Callable[[str], Sequence[str]]:
+    """Return a look-up for threads, which the loop makes.  It raises OSError."""
+
+    def look_up(name: str) -> Sequence[str]:
+        looking = names.look_up(name)
+        try:
+            return asyncio.run_coroutine_threadsafe(looking, loop).result(LOOK_UP_SECONDS)
+        except (RuntimeError, CancelledError) as error:  # the loop is closed, or about to be
+            looking.close()
+            raise OSError(str(error)) from error
+
+    return look_up

@@ -13,6 +13,7 @@ Start with `client.py`: one attempt, from the choice of an endpoint to the last 
     deadlines       the sweep that expires whatever is late
     answer_times    how long an endpoint usually takes, and whether an attempt gave it that long
     errors          errors of sockets and TLS in plain words
+    resolver        names: look-ups, their cache, and connecting to whichever address answers first
     tls, certificates
                     TLS contexts from files, and their rotation; listeners use them too
     spec, budget    the settings of an upstream; its retry budget

@@ -31,7 +31,7 @@ from sidecar.core.outcome import (
 )
 from sidecar.core.stage import Gate, final
 from sidecar.upstream.balancing.balancer import Balancer
-from sidecar.upstream.balancing.discovery import Discovery
+from sidecar.upstream.balancing.discovery import Discovery, ask_loop
 from sidecar.upstream.balancing.ejection import Ejector
 from sidecar.upstream.balancing.health import HealthChecker, http_probe
 from sidecar.upstream.certificates import CertificateWatch
@@ -40,6 +40,7 @@ from sidecar.upstream.deadlines import Deadlines
 from sidecar.upstream.endpoint import Endpoint, EndpointSet
 from sidecar.upstream.pool import Pool
 from sidecar.upstream.pools import Pools
+from sidecar.upstream.resolver import Names
 from sidecar.upstream.spec import UpstreamSpec
 from sidecar.upstream.tls import ClientTlsSpec
 
@@ -89,8 +90,10 @@ class Upstream:
             key = ("tls", "upstream", name, tls.model_dump_json())
             self.tls = obtain(key, None, lambda: CertificateWatch(tls, f"upstream {name}", env))
         deadlines: Deadlines = obtain(("deadlines",), None, lambda: Deadlines(env))
-        make_pools = lambda: Pools(self.endpoints, spec, env, deadlines, self.tls, where)  # noqa: E731 - as the others
-        self.pools: Pools = obtain(("pools", name, repr(tls)), spec, make_pools)
+        names: Names | None = None if env.names is None else env.names.tuned(spec.resolve)
+        resolved = () if spec.resolve is None else (repr(spec.resolve),)
+        make_pools = lambda: Pools(self.endpoints, spec, env, deadlines, self.tls, where, names)  # noqa: E731 - as the others
+        self.pools: Pools = obtain(("pools", name, repr(tls), *resolved), spec, make_pools)
         self._balancer = Balancer(self.endpoints, spec, env, None if endpoint_gate is None else self._accepts)
         self._ejector: Ejector | None = None
         if (ejection := spec.ejection) is not None:
@@ -99,12 +102,14 @@ class Upstream:
         """What runs beside the requests."""
         if (check := spec.health_check) is not None:
             watch = self.tls
-            probe = http_probe(None if watch is None else lambda: watch.context)
+            dns = "" if spec.discover is None else spec.discover.dns
+            probe = http_probe(None if watch is None else lambda: watch.context, names, dns)
             make_checker = lambda: HealthChecker(self.endpoints, check, env, probe)  # noqa: E731 - as the others
-            self._background.append(obtain(("health", name, repr(spec.tls)), check, make_checker))
+            self._background.append(obtain(("health", name, repr(spec.tls), dns, *resolved), check, make_checker))
         if (discover := spec.discover) is not None:
-            make_discovery = lambda: Discovery(self.endpoints, discover, env)  # noqa: E731 - as the others
-            self._background.append(obtain(("discovery", name), discover, make_discovery))
+            ask = ask_loop if names is None else names.ask
+            make_discovery = lambda: Discovery(self.endpoints, discover, env, ask)  # noqa: E731 - as the others
+            self._background.append(obtain(("discovery", name, *resolved), discover, make_discovery))
 
     def start(self) -> None:
         """Start health checks and discovery; called once the policies are committed."""

@@ -16,10 +16,11 @@ Rules:
 from __future__ import annotations
 
 import re
+import socket
 from collections.abc import Callable, Iterable
 from functools import partial
 from hashlib import blake2b
-from ipaddress import IPv6Address
+from ipaddress import IPv6Address, ip_address
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from sidecar.core import metrics
@@ -83,6 +84,24 @@ def endpoint_address(scheme: str, host: str, port: int) -> EndpointAddress:
     host = host.lower()
     shown = f"[{host}]" if ":" in host else host
     return EndpointAddress(f"{scheme}://{shown}:{port}", scheme == "https", host, port, "")
+
+
+def literal(host: str) -> str | None:
+    """Return the address that a host is, None for a name.  The system's short forms count, such as `127.1`."""
+    try:
+        return str(ip_address(host))
+    except ValueError:
+        pass
+    try:
+        return socket.inet_ntoa(socket.inet_aton(host))
+    except (OSError, UnicodeError):
+        return None
+
+
+def authority(name: str, endpoint: Endpoint) -> str:
+    """Return the value of `Host` for an endpoint under a name; the port is left out where the scheme implies it."""
+    usual = SCHEME_PORTS["https" if endpoint.is_tls else "http"]
+    return name if endpoint.port == usual else f"{name}:{endpoint.port}"
 
 
 def _correct(text: str) -> str:

@@ -15,8 +15,9 @@ from sidecar.core.env import Env
 from sidecar.upstream.certificates import CertificateWatch
 from sidecar.upstream.connection import UpstreamConnection
 from sidecar.upstream.deadlines import Deadlines
-from sidecar.upstream.endpoint import Endpoint, EndpointSet
+from sidecar.upstream.endpoint import Endpoint, EndpointSet, authority, literal
 from sidecar.upstream.pool import CONNECTION_STATES, Pool
+from sidecar.upstream.resolver import Names
 from sidecar.upstream.spec import UpstreamSpec
 
 
@@ -31,14 +32,17 @@ class Pools:
         deadlines: Deadlines,
         tls: CertificateWatch | None = None,
         where: str = "",
+        names: Names | None = None,
     ) -> None:
-        """`tls` gives the context for `https://` endpoints; `where` is `file:line` of the upstream."""
+        """`tls` gives the context for `https://` endpoints; `where` is `file:line` of the upstream.  `names` looks up
+        the names of endpoints; without it the loop does."""
         self._upstream = endpoints.upstream
         self._spec = spec
         self._env = env
         self._deadlines = deadlines
         self._tls = tls
         self._where = where
+        self._names = names
         self._pools: dict[Endpoint, Pool] = {}
         self._unsubscribe = endpoints.on_removal(self._remove)
         for state in CONNECTION_STATES:
@@ -49,9 +53,10 @@ class Pools:
         """Return the pool of an endpoint."""
         pool = self._pools.get(endpoint)
         if pool is None:
-            connect = partial(open_connection, endpoint, self._tls)
+            names = None if literal(endpoint.host) is not None else self._names
+            connect = partial(open_connection, endpoint, self._tls, names)
             pool = self._pools[endpoint] = Pool(endpoint.url, self._env, self._deadlines, connect, self._where)
-            pool.retune(self._spec)
+            self._tune(endpoint, pool)
         return pool
 
     def count(self, state: str) -> int:
@@ -61,8 +66,13 @@ class Pools:
     def retune(self, spec: UpstreamSpec) -> None:
         """Take new settings, for present and future pools."""
         self._spec = spec
-        for pool in self._pools.values():
-            pool.retune(spec)
+        for endpoint, pool in self._pools.items():
+            self._tune(endpoint, pool)
+
+    def _tune(self, endpoint: Endpoint, pool: Pool) -> None:
+        pool.retune(self._spec)
+        if (discover := self._spec.discover) is not None:
+            pool.host = authority(discover.dns, endpoint).encode()
 
     def _remove(self, endpoints: tuple[Endpoint, ...]) -> None:
         for endpoint in endpoints:
@@ -85,15 +95,28 @@ class Pools:
 
 
 async def open_connection(
-    endpoint: Endpoint, tls: CertificateWatch | None, protocol: Callable[[], UpstreamConnection]
+    endpoint: Endpoint,
+    tls: CertificateWatch | None,
+    names: Names | None,
+    protocol: Callable[[], UpstreamConnection],
 ) -> None:
-    """Connect a protocol to the endpoint, with TLS where its URL says so.  Raises OSError, `ssl.SSLError` included."""
+    """Connect a protocol to the endpoint, with TLS where its URL says so.  Raises OSError, `ssl.SSLError` included.
+
+    `names` connects to an endpoint that has a name; without it the loop does.
+    """
     loop = asyncio.get_running_loop()
     if endpoint.path:
         await loop.create_unix_connection(protocol, endpoint.path)
-    elif tls is None or not endpoint.is_tls:
-        await loop.create_connection(protocol, endpoint.host, endpoint.port)
-    else:
-        await loop.create_connection(
-            protocol, endpoint.host, endpoint.port, ssl=tls.context, server_hostname=endpoint.server_name
-        )
+        return
+    secured: dict[str, Any] = {}
+    if tls is not None and endpoint.is_tls:
+        secured = {"ssl": tls.context, "server_hostname": endpoint.server_name}
+    if names is None:
+        await loop.create_connection(protocol, endpoint.host, endpoint.port, **secured)
+        return
+    sock = await names.open_socket(endpoint.host, endpoint.port)
+    try:
+        await loop.create_connection(protocol, sock=sock, **secured)
+    except BaseException:
+        sock.close()
+        raise

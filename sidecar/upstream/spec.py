@@ -7,14 +7,15 @@ followed or deliberately left.
 from __future__ import annotations
 
 import re
+from ipaddress import ip_address
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, Discriminator, Field, Tag, WithJsonSchema, field_validator, model_validator
 
 from sidecar.core.conditions import STATUS_CLASSES
 from sidecar.core.spec import Block, Model
-from sidecar.core.units import Condition, Duration, Share
-from sidecar.upstream.endpoint import parse_endpoint
+from sidecar.core.units import Condition, Duration, DurationOrZero, Share
+from sidecar.upstream.endpoint import literal, parse_endpoint
 from sidecar.upstream.tls import ClientTlsSpec
 
 Item = TypeVar("Item")
@@ -37,6 +38,11 @@ def _filled(items: tuple[Item, ...]) -> tuple[Item, ...]:
     return items
 
 
+HostField = Annotated[
+    str,
+    _matching(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?", "a host; write it such as payments.prod.svc:8080"),
+]
+"""Value of a `Host` field (RFC 9110 7.2)."""
 Port = Annotated[int, Field(ge=1, le=65535)]
 HashField = Annotated[str, _matching(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", "a header's name; write it such as x-user")]
 """Name of a header field (RFC 9110 5.1)."""
@@ -54,6 +60,25 @@ EndpointUrl = Annotated[
 """URL of an endpoint, made canonical."""
 
 
+def _name_server(text: str) -> str:
+    host, _, port = text.rpartition(":") if text.count(":") == 1 or "]:" in text else (text, "", "53")
+    try:
+        address = ip_address(host.removeprefix("[").removesuffix("]"))
+        number = int(port)
+    except ValueError:
+        number = 0
+    if not 1 <= number <= 65535:
+        raise ValueError(
+            f"names {text!r}, which is not the address of a name server; write it such as 10.0.0.10, "
+            "127.0.0.1:5353 or [2001:db8::53]:53"
+        )
+    return f"[{address}]:{number}" if address.version == 6 else f"{address}:{number}"
+
+
+NameServer = Annotated[str, AfterValidator(_name_server)]
+"""IP address and port of a name server, made canonical."""
+
+
 class DiscoverSpec(Model):
     """Endpoints from DNS instead of a list: one for each address of a name."""
 
@@ -64,12 +89,41 @@ class DiscoverSpec(Model):
     scheme: Literal["http", "https"] = "http"
     """Protocol of every endpoint."""
     interval: Duration = 10.0
-    """Time between two lookups (HAProxy's `hold valid`: 10s, Envoy's `dns_refresh_rate`: 5s)."""
+    """Longest time between two lookups (HAProxy's `hold valid`: 10s, Envoy's `dns_refresh_rate`: 5s).  Records that
+    expire sooner are looked up again when they do, but not before `resolve.ttl.min`."""
     keep_for: Duration = 3600.0
     """Time for which the last good addresses are used while lookups fail.  Envoy and KrakenD keep them for ever; but in
     a cluster, addresses are given to other services in the end."""
     max_endpoints: Annotated[int, Field(ge=1, le=1000)] = 100
     """Most addresses used; those beyond it are left out, in the order of the addresses."""
+
+
+class TtlSpec(Model):
+    """Bounds for the time for which an answer of a name server is used."""
+
+    min: Duration = 1.0
+    """Shortest time: for records that say less, for names of `/etc/hosts`, and between two look-ups that fail."""
+    max: Duration = 300.0
+    """Longest time, however long a record says."""
+
+    @model_validator(mode="after")
+    def _grows(self) -> TtlSpec:
+        if self.max < self.min:
+            raise ValueError(f"max ({self.max:g}s) is less than min ({self.min:g}s); make it at least as long")
+        return self
+
+
+class ResolveSpec(Model):
+    """How the names of this upstream are looked up.  `/etc/hosts`, search domains and `ndots` are the system's."""
+
+    nameservers: Annotated[tuple[NameServer, ...], Field(strict=False, max_length=8), Filled] | None = None
+    """Name servers, such as `10.0.0.10` or `127.0.0.1:5353`; without them those of `/etc/resolv.conf`."""
+    ttl: TtlSpec = TtlSpec.built_in()
+    """Bounds for the records' own time to live, which is used within them."""
+    stale_for: DurationOrZero = 600.0
+    """Time after its end for which an answer is used while look-ups fail or take long (RFC 8767); 0s: not at all."""
+    family: Literal["any", "ipv4", "ipv6"] = "any"
+    """Addresses that are asked for.  `any` tries both families of a name, IPv6 first (RFC 8305)."""
 
 
 class HashSpec(Model):
@@ -115,6 +169,9 @@ class HealthCheckSpec(Block):
 
     path: ProbePath
     """The path and query of the GET request."""
+    host: HostField | None = None
+    """The `Host` field of the request, such as `payments.prod.svc`.  Without it: the endpoint's host and port; with
+    `discover`, whose endpoints are bare addresses, the looked-up name and the port (Envoy: the cluster's name)."""
     interval: Duration = 5.0
     """Time from the end of a round to the start of the next, give or take a tenth (NGINX Plus: 5s; YARP: 15s)."""
     timeout: Duration = 1.0
@@ -173,7 +230,9 @@ class UpstreamSpec(Model):
     panic: Literal["spray", "fail_fast"] = "spray"
     """When no endpoint is up: `spray` tries them all as though all were, `fail_fast` refuses (`no_endpoint`)."""
     connect_timeout: Duration = 1.0
-    """TCP and TLS handshake together (Envoy: 5s, Istio: 10s, nginx: 60s, all made for the open internet)."""
+    """Look-up of the name, TCP and TLS handshake together (Envoy: 5s, Istio: 10s, nginx: 60s, all made for the open
+    internet)."""
+    resolve: ResolveSpec | None = None
     connections: ConnectionsSpec = ConnectionsSpec.built_in()
     health_check: HealthCheckSpec | None = None
     ejection: EjectionSpec | None = None
@@ -194,9 +253,18 @@ class UpstreamSpec(Model):
     def _says_where(self) -> UpstreamSpec:
         if (self.endpoints is None) == (self.discover is None):
             raise ValueError("needs either endpoints or discover, such as endpoints: [http://payments:8080]")
+        if self.resolve is not None and not self.has_names:
+            raise ValueError("has a resolve block, but no endpoint has a name to look up; take the block out")
         if self.tls is not None and not self.is_tls:
             raise ValueError("has a tls block, but no endpoint is https://; change the scheme or take the block out")
         return self
+
+    @property
+    def has_names(self) -> bool:
+        """True if any endpoint has a name that must be looked up."""
+        return self.discover is not None or any(
+            address.host and literal(address.host) is None for address in map(parse_endpoint, self.endpoints or ())
+        )
 
     @property
     def is_tls(self) -> bool:

@@ -32,8 +32,8 @@ async def test_it_says_that_it_is_ready(shared: Sidecar) -> None:
 
 
 ON_DEMAND = {
-    "aiocache", "aiohttp", "click", "google", "grpc", "msgspec", "opentelemetry", "pybreaker", "redis", "requests",
-    "rich", "tenacity",
+    "aiocache", "aiodns", "aiohappyeyeballs", "aiohttp", "click", "google", "grpc", "msgspec", "opentelemetry",
+    "pybreaker", "redis", "requests", "rich", "tenacity",
 }  # fmt: skip
 """Libraries that wait until a policy, a variable or a request needs them."""
 
@@ -50,7 +50,7 @@ async def test_the_start_imports_nothing_that_is_not_configured(tmp_path: Path) 
         assert "pydantic" in imported()
         assert imported() & ON_DEMAND == set()
         assert (await sidecar.ask("/metrics")).status == 200
-        assert imported() & ON_DEMAND == {"aiohttp"}
+        assert imported() & ON_DEMAND == {"aiohttp", "aiohappyeyeballs", "aiodns"}, "aiohttp loads the others"
 
 
 async def test_bad_policies_keep_it_from_starting(tmp_path: Path) -> None:

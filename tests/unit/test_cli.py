@@ -115,6 +115,17 @@ def test_check_does_not_load_the_data_plane(policy: Path) -> None:
     assert done.stdout.strip() == "False"
 
 
+def test_policy_tests_look_no_name_up() -> None:
+    """In virtual time a real look-up would be jumped past.  `reports` of this example has a `resolve` block."""
+    code = (
+        "import sys, atexit; from sidecar.commands import main; "
+        "atexit.register(lambda: print({'aiodns', 'aiohappyeyeballs'} & {*sys.modules})); main()"
+    )
+    examples = str(Path(__file__).parents[2] / "policies/load-balancing.test.yaml")
+    done = subprocess.run([sys.executable, "-c", code, "test", examples], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-2:] == ["3 tests passed", "set()"]
+
+
 def many(routes: int) -> str:
     """Policies in which every route has most of the blocks."""
     lines = [

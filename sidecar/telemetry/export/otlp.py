@@ -36,7 +36,7 @@ STEP: Final = 4
 """Spans that are encoded between two pauses."""
 
 if TYPE_CHECKING:
-    from sidecar.telemetry.export.otlp_http import Request
+    from sidecar.telemetry.export.otlp_http import LookUp, Request
 
 
 def resource(service: str, version: str, instance: str) -> Resource:
@@ -167,12 +167,20 @@ class SpanQueue:
     """Bounded queue of spans that wait to be exported; only the loop's thread may call `put`."""
 
     def __init__(
-        self, settings: Settings, target: Target, emit: Callable[..., None], pause: Callable[[], object]
+        self,
+        settings: Settings,
+        target: Target,
+        emit: Callable[..., None],
+        pause: Callable[[], object],
+        look_up: LookUp | None = None,
     ) -> None:
-        """`emit(event, **attributes)` may be called from any thread; `pause` leaves the interpreter to the loop."""
+        """`emit(event, **attributes)` may be called from any thread; `pause` leaves the interpreter to the loop.
+
+        `look_up` looks the collector's name up; without it the system does.
+        """
         self.watch = ExportWatch("traces", target.endpoint, emit)
         self._exporter = WatchedExporter(
-            span_exporter(target), self.watch, pause, lambda: self.waiting > 2 * settings.batch
+            span_exporter(target, look_up), self.watch, pause, lambda: self.waiting > 2 * settings.batch
         )
         self._limit = settings.queue
         self._processor = BatchSpanProcessor(
@@ -210,7 +218,7 @@ class SpanQueue:
         return thread
 
 
-def span_exporter(target: Target) -> SpanExporter:
+def span_exporter(target: Target, look_up: LookUp | None = None) -> SpanExporter:
     """Return the exporter of a target.  Raises `OSError` or `ValueError` for certificates that cannot be used."""
     if target.kind == "console":
         return ConsoleSpanExporter()
@@ -221,7 +229,7 @@ def span_exporter(target: Target) -> SpanExporter:
         return Grpc(**options)
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as Http
 
-    return Http(**http_options(target, ExportTraceServiceRequest))
+    return Http(**http_options(target, ExportTraceServiceRequest, look_up))
 
 
 def grpc_options(target: Target) -> dict[str, Any]:
@@ -248,7 +256,7 @@ def grpc_options(target: Target) -> dict[str, Any]:
     }
 
 
-def http_options(target: Target, message: type[Request]) -> dict[str, Any]:
+def http_options(target: Target, message: type[Request], look_up: LookUp | None = None) -> dict[str, Any]:
     """Return the settings as the HTTP exporters take them."""
     from opentelemetry.exporter.otlp.proto.http import Compression
 
@@ -260,7 +268,7 @@ def http_options(target: Target, message: type[Request]) -> dict[str, Any]:
             Path(file).read_bytes()  # an unreadable file is reported now, and not with the first export
     is_json, gzipped = target.kind == "json", target.compression == "gzip"
     return {
-        "session": JsonSession(message, gzipped=gzipped) if is_json else Session(),
+        "session": JsonSession(message, look_up, gzipped=gzipped) if is_json else Session(look_up),
         "endpoint": target.endpoint,
         "certificate_file": tls.ca,
         "client_certificate_file": tls.cert,

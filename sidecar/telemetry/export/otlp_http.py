@@ -1,10 +1,13 @@
-"""HTTP sessions for OpenTelemetry's exporters, for three things that the exporters do not do.
+"""HTTP sessions for OpenTelemetry's exporters, for four things that the exporters do not do.
 
 - The certificates that a policy or an `OTEL_*` variable names are trusted.  Left alone, `requests` prefers those of
   `REQUESTS_CA_BUNDLE` or `CURL_CA_BUNDLE`, which many base images set.
 - The error of a failed request is logged, so that it becomes the cause in the event; the exporters drop it.
 - `http/json`: the exporters write protobuf alone, so the message is rewritten as JSON on its way out, in the exporter's
   thread.  `http/protobuf` is much cheaper.
+- The collector's name is looked up as those of upstreams are; `requests` would wait for the system without bound.  The
+  hooks of its adapter take the address to connect to, and the name for `Host`, TLS and certificates.  Through a proxy
+  the name is the proxy's affair.
 
 Retries and timeouts are the exporters' own.
 """
@@ -15,12 +18,16 @@ import gzip
 import logging
 import re
 from base64 import b64decode
+from collections.abc import Callable, Sequence
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import requests
 from google.protobuf import json_format  # type: ignore[import-untyped]
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from requests.adapters import HTTPAdapter
+from requests.utils import select_proxy
 
 Request = ExportTraceServiceRequest | ExportMetricsServiceRequest
 
@@ -30,8 +37,58 @@ _id: Final = re.compile(r'"(traceId|spanId|parentSpanId)": "([A-Za-z0-9+/=]*)"')
 """Matches ids of a message.  It cannot match inside a JSON text, where a quotation mark has a backslash."""
 
 
+LookUp = Callable[[str], Sequence[str]]
+"""Returns the addresses of a name, in any thread but the loop's.  Raises OSError."""
+
+
+class NamesAdapter(HTTPAdapter):
+    """Adapter that connects to an address of the URL's host; each failure to connect moves on to the next address."""
+
+    def __init__(self, look_up: LookUp) -> None:
+        super().__init__()
+        self._look_up = look_up
+        self._turn = 0
+        self._direct = HTTPAdapter()
+
+    def send(self, request: requests.PreparedRequest, *args: Any, **options: Any) -> requests.Response:
+        if select_proxy(request.url or "", options.get("proxies")):
+            return self._direct.send(request, *args, **options)
+        try:
+            return super().send(request, *args, **options)
+        except requests.ConnectionError:
+            self._turn += 1
+            raise
+
+    def add_headers(self, request: requests.PreparedRequest, **_: Any) -> None:
+        request.headers.setdefault("Host", urlsplit(request.url or "").netloc.rpartition("@")[2])
+
+    def build_connection_pool_key_attributes(
+        self, request: requests.PreparedRequest, verify: Any, cert: Any = None
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        host, tls = super().build_connection_pool_key_attributes(request, verify, cert)
+        name = host["host"]
+        try:
+            addresses = self._look_up(name)
+        except OSError as error:
+            raise requests.ConnectionError(error, request=request) from error
+        if host["scheme"] == "https":
+            tls = {**tls, "server_hostname": name, "assert_hostname": name}
+        return {**host, "host": addresses[self._turn % len(addresses)]}, tls
+
+    def close(self) -> None:
+        super().close()
+        self._direct.close()
+
+
 class Session(requests.Session):
     """Session that trusts the configured certificates and logs why a request failed."""
+
+    def __init__(self, look_up: LookUp | None = None) -> None:
+        """`look_up` looks the collector's name up; without it the system does."""
+        super().__init__()
+        if look_up is not None:
+            self.mount("http://", NamesAdapter(look_up))
+            self.mount("https://", NamesAdapter(look_up))
 
     def request(self, method: str, url: str, **options: Any) -> Any:  # type: ignore[override]  # as it is called
         try:
@@ -44,8 +101,8 @@ class Session(requests.Session):
 class JsonSession(Session):
     """Session that sends protobuf messages as JSON, compressed with gzip if `gzipped`."""
 
-    def __init__(self, message: type[Request], *, gzipped: bool) -> None:
-        super().__init__()
+    def __init__(self, message: type[Request], look_up: LookUp | None = None, *, gzipped: bool) -> None:
+        super().__init__(look_up)
         self._message = message
         self._gzipped = gzipped
 

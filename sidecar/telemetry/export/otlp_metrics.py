@@ -18,7 +18,7 @@ import queue
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.sdk.metrics import Exemplar as SdkExemplar
@@ -47,6 +47,9 @@ from sidecar.telemetry.export.otlp import ExportWatch, grpc_options, http_option
 from sidecar.telemetry.export.scrub import split_authority
 from sidecar.telemetry.metrics.registry import Labels, Metric, Registry, Series
 from sidecar.telemetry.settings import Target, Temporality
+
+if TYPE_CHECKING:
+    from sidecar.telemetry.export.otlp_http import LookUp
 
 NANO: Final = 1_000_000_000
 STATUS: Final = "http.response.status_code"
@@ -147,11 +150,13 @@ class MetricsExport:
         target: Target,
         watch: ExportWatch,
         interval: float,
+        look_up: LookUp | None = None,
     ) -> None:
+        """`look_up` looks the collector's name up; without it the system does."""
         self._env = env
         self._registry = registry
         self._builder = builder
-        self._exporter = metric_exporter(target)
+        self._exporter = metric_exporter(target, look_up)
         self._timeout = target.timeout
         self.watch = watch
         self._interval = interval
@@ -196,7 +201,7 @@ class MetricsExport:
         return self._exporter.export(data, timeout_millis=self._timeout * 1000) is MetricExportResult.SUCCESS
 
 
-def metric_exporter(target: Target) -> MetricExporter:
+def metric_exporter(target: Target, look_up: LookUp | None = None) -> MetricExporter:
     """Return the exporter of a target.  Raises `OSError` or `ValueError` for certificates that cannot be used."""
     if target.kind == "console":
         return ConsoleMetricExporter()
@@ -207,4 +212,4 @@ def metric_exporter(target: Target) -> MetricExporter:
         return Grpc(**options)
     from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter as Http
 
-    return Http(**http_options(target, ExportMetricsServiceRequest))
+    return Http(**http_options(target, ExportMetricsServiceRequest, look_up))

@@ -7,16 +7,17 @@ Rules:
    has no addresses.  After `keep_for` they are dropped, since an address can by then belong to another service.
 2. IPv4 and IPv6 alike, if this host has an address of the family (`AI_ADDRCONFIG`).  They are sorted, so that the order
    of the answer, which name servers rotate, changes nothing, and cut off at `max_endpoints`.
-3. The system's resolver looks up, in a worker thread: it knows `/etc/hosts`, search domains and the local cache, but no
-   record's time to live, hence `interval`.  One lookup at a time, so that a resolver that hangs holds one thread.
+3. A lookup asks the name servers and not a cache, every `interval`, or sooner when the records expire.  `Names` of
+   `sidecar.upstream.resolver` looks up; on a loop without it, the loop does, and knows no time to live.
 4. Before the first success a lookup is made every `RETRY_INTERVAL`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import socket
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from ipaddress import ip_address
 from typing import Any, Final
 
@@ -24,6 +25,7 @@ from sidecar.core import events
 from sidecar.core.env import Env, Pending
 from sidecar.upstream.endpoint import EndpointSet, endpoint_address
 from sidecar.upstream.errors import describe_error
+from sidecar.upstream.resolver import Answer
 from sidecar.upstream.spec import DiscoverSpec
 
 RETRY_INTERVAL: Final = 1.0
@@ -31,16 +33,16 @@ RETRY_INTERVAL: Final = 1.0
 LOOKUP_JITTER: Final = 0.1
 """Share of the interval by which a pause is shortened or lengthened at random."""
 
-Resolver = Callable[[str, int], Awaitable[Iterable[str]]]
-"""Returns the IP addresses of a name (and a port, which only the resolver's interface wants).  Raises OSError."""
+Resolver = Callable[[str], Awaitable[Answer]]
+"""Returns the IP addresses of a name and their time to live.  Raises OSError."""
 
 
-async def system_resolver(name: str, port: int) -> set[str]:
-    """Return the addresses that the system's resolver finds."""
+async def ask_loop(name: str) -> Answer:
+    """Return the addresses that the loop finds; they have no time to live."""
     found = await asyncio.get_running_loop().getaddrinfo(
-        name, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP, flags=socket.AI_ADDRCONFIG
+        name, 0, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP, flags=socket.AI_ADDRCONFIG
     )
-    return {str(sockaddr[0]) for *_, sockaddr in found}
+    return Answer(tuple({str(sockaddr[0]): None for *_, sockaddr in found}), math.inf)
 
 
 class Discovery:
@@ -49,17 +51,17 @@ class Discovery:
     Kept in the state store as `("discovery", upstream)`.
     """
 
-    __slots__ = ("_endpoints", "_env", "_problem", "_resolve", "_resolved_at", "_spec", "_task")
+    __slots__ = ("_endpoints", "_env", "_problem", "_resolve", "_resolved_at", "_spec", "_task", "_ttl")
 
-    def __init__(
-        self, endpoints: EndpointSet, spec: DiscoverSpec, env: Env, resolve: Resolver = system_resolver
-    ) -> None:
+    def __init__(self, endpoints: EndpointSet, spec: DiscoverSpec, env: Env, resolve: Resolver = ask_loop) -> None:
         self._endpoints = endpoints
         self._spec = spec
         self._env = env
         self._resolve = resolve
         self._resolved_at: float | None = None
         """Instant of the last success; None before the first."""
+        self._ttl = math.inf
+        """Seconds for which the records of the last success are valid."""
         self._problem = ""
         """Why the last lookup failed; empty if it did not."""
         self._task: Pending | None = None
@@ -85,16 +87,15 @@ class Discovery:
     async def _run(self) -> None:
         while True:
             await self.look_up()
-            interval = self._spec.interval if self._endpoints.members else min(RETRY_INTERVAL, self._spec.interval)
+            interval = min(self._spec.interval, self._ttl if self._endpoints.members else RETRY_INTERVAL)
             await self._env.sleep(interval * (1 - LOOKUP_JITTER + 2 * LOOKUP_JITTER * self._env.rng.random()))
 
     async def look_up(self) -> None:
         """Look up once and update the endpoints."""
         spec = self._spec
         try:
-            found = sorted(
-                (ip_address(text) for text in await self._resolve(spec.dns, spec.port)), key=lambda a: (a.version, a)
-            )
+            answer = await self._resolve(spec.dns)
+            found = sorted((ip_address(text) for text in answer.addresses), key=lambda a: (a.version, a))
         except (OSError, ValueError) as error:
             self._note_failure(describe_error(error))
             return
@@ -103,6 +104,7 @@ class Discovery:
             return
         self._problem = ""
         self._resolved_at = self._env.now()
+        self._ttl = answer.ttl
         urls = [endpoint_address(spec.scheme, str(ip), spec.port).url for ip in found[: spec.max_endpoints]]
         self._replace(urls, len(found))
 

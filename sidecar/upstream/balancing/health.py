@@ -9,13 +9,15 @@ Rules:
    tenth of the interval, so that sidecars do not probe in step.
 4. Each probe opens a new connection: accepting connections is part of being healthy.  The body is not read, redirects
    are not followed.
-5. Health and ejection are judged separately (`Endpoint`).
-6. `mode: observe` probes, reports and counts, but takes no endpoint out.
+5. `Host` is `host` of the block, else the endpoint's name; with `discover` the name that was looked up.
+6. Health and ejection are judged separately (`Endpoint`).
+7. `mode: observe` probes, reports and counts, but takes no endpoint out.
 """
 
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 from collections.abc import Awaitable, Callable
 from importlib import import_module
@@ -25,7 +27,8 @@ from sidecar.core import events, metrics
 from sidecar.core.conditions import Conditions
 from sidecar.core.env import Env, Pending
 from sidecar.core.outcome import Outcome
-from sidecar.upstream.endpoint import Endpoint, EndpointSet
+from sidecar.upstream.endpoint import Endpoint, EndpointSet, authority
+from sidecar.upstream.resolver import Names
 from sidecar.upstream.spec import HealthCheckSpec
 
 ROUND_JITTER: Final = 0.1
@@ -35,10 +38,13 @@ Probe = Callable[[Endpoint, HealthCheckSpec], Awaitable[str]]
 """Asks an endpoint once; returns what is wrong with it, or an empty string."""
 
 
-def http_probe(tls: Callable[[], ssl.SSLContext] | None = None) -> Probe:
+def http_probe(
+    tls: Callable[[], ssl.SSLContext] | None = None, names: Names | None = None, discovered: str = ""
+) -> Probe:
     """Return a probe that sends a GET by aiohttp, which the first probe loads.
 
-    `tls` returns the present context for `https://` endpoints.
+    `tls` returns the present context for `https://` endpoints.  `names` connects to endpoints that have a name; without
+    it the loop does.  `discovered` is the name whose addresses the endpoints are, if they are discovered.
     """
 
     async def probe(endpoint: Endpoint, spec: HealthCheckSpec) -> str:
@@ -51,8 +57,12 @@ def http_probe(tls: Callable[[], ssl.SSLContext] | None = None) -> Probe:
             connector = aiohttp.UnixConnector(endpoint.path, force_close=True)
             url = f"http://localhost{spec.path}"
         else:
-            connector = aiohttp.TCPConnector(ssl=context, force_close=True, use_dns_cache=False)
+            resolver = aiohttp.ThreadedResolver() if names is None else _resolver(names)
+            connector = aiohttp.TCPConnector(ssl=context, force_close=True, use_dns_cache=False, resolver=resolver)
             url = endpoint.url + spec.path
+        headers = {"user-agent": "sidecar-health-check"}
+        if host := spec.host or (authority(discovered, endpoint) if discovered else ""):
+            headers["host"] = host
         timeout = aiohttp.ClientTimeout(total=spec.timeout)
         try:
             async with (
@@ -63,7 +73,7 @@ def http_probe(tls: Callable[[], ssl.SSLContext] | None = None) -> Probe:
                     url,
                     allow_redirects=False,
                     server_hostname=endpoint.server_name if endpoint.is_tls else None,
-                    headers={"user-agent": "sidecar-health-check"},
+                    headers=headers,
                 ) as response,
             ):
                 if Conditions(spec.expect).match(Outcome(response.status)):
@@ -75,6 +85,31 @@ def http_probe(tls: Callable[[], ssl.SSLContext] | None = None) -> Probe:
             return str(error) or type(error).__name__
 
     return probe
+
+
+def _resolver(names: Names) -> Any:
+    """Return these names as aiohttp's resolver; aiohttp connects by Happy Eyeballs itself."""
+    from aiohttp.abc import AbstractResolver, ResolveResult
+
+    class NamesResolver(AbstractResolver):
+        async def resolve(
+            self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+        ) -> list[ResolveResult]:
+            return [
+                {
+                    "hostname": host,
+                    "host": address,
+                    "port": port,
+                    "family": socket.AF_INET6 if ":" in address else socket.AF_INET,
+                    "proto": socket.IPPROTO_TCP,
+                    "flags": socket.AI_NUMERICHOST,
+                }
+                for address in await names.look_up(host)
+            ]
+
+        async def close(self) -> None: ...
+
+    return NamesResolver()
 
 
 class EndpointHealth:

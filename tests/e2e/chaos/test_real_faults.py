@@ -170,17 +170,16 @@ async def test_an_unknown_command_is_refused(tmp_path: Path) -> None:
 
 
 async def test_names_are_resolved_by_the_scenario(tmp_path: Path) -> None:
-    import socket
-
     from chaos.cluster.sidecar_process import with_names
+    from sidecar.upstream.resolver import LookupFailedError
+
+    async def others(name: str, family: str, is_fresh: bool) -> Any:
+        return [(f"{name} {family} {is_fresh}", 7.0)]
 
     path = tmp_path / "names.json"
-    loop: Any = with_names(asyncio.SelectorEventLoop, path)()
-    try:
-        path.write_text(json.dumps({"a.test": {"addresses": ["127.0.0.7"]}, "b.test": {"fail": True, "addresses": []}}))
-        ask = lambda name: asyncio.to_thread(loop.run_until_complete, loop.getaddrinfo(name, 80))  # noqa: E731
-        assert [found[4] for found in await ask("a.test")] == [("127.0.0.7", 80)]
-        with pytest.raises(socket.gaierror):
-            await ask("b.test")
-    finally:
-        loop.close()
+    path.write_text(json.dumps({"a.test": {"addresses": ["127.0.0.7"]}, "b.test": {"fail": True, "addresses": []}}))
+    ask = with_names(path, others)
+    assert list(await ask("a.test", "any", False)) == [("127.0.0.7", 0.0)]
+    assert list(await ask("c.test", "ipv4", True)) == [("c.test ipv4 True", 7.0)]
+    with pytest.raises(LookupFailedError):
+        await ask("b.test", "any", False)

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
+from pathlib import Path
+from typing import Any
+
 import pytest
 
 from sidecar.cache.codec import Record
 from sidecar.cache.spec import RedisSpec
+from sidecar.upstream.tls import ServerTlsSpec, build_context
+from tests.support.authority import Authority
 from tests.unit.cache.support import NOW, WALL, entry
 
 pytest.importorskip("redis")
@@ -17,10 +24,50 @@ def serializer() -> RecordSerializer:
     return RecordSerializer(lambda: NOW, lambda: WALL)
 
 
-def client(url: str) -> RedisClient:
-    return RedisClient(
-        RedisSpec.model_validate({"url": url, "timeout": "250ms"}), "sidecar:orders", lambda: NOW, lambda: WALL
-    )
+def client(url: str, names: Any = None) -> RedisClient:
+    spec = RedisSpec.model_validate({"url": url, "timeout": "250ms" if names is None else "10s"})
+    return RedisClient(spec, "sidecar:orders", lambda: NOW, lambda: WALL, names)
+
+
+class OneName:
+    """Names that are all at one address."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self.asked: list[str] = []
+
+    async def look_up(self, name: str) -> list[str]:
+        return [self.address]
+
+    async def open_socket(self, host: str, port: int) -> socket.socket:
+        self.asked.append(host)
+        sock = socket.create_connection((self.address, port))
+        sock.setblocking(False)
+        return sock
+
+    def tuned(self, settings: Any) -> OneName:
+        return self
+
+
+@pytest.mark.parametrize("scheme", ["redis", "rediss"])
+async def test_names_are_looked_up_by_the_process_and_expected_in_certificates(
+    scheme: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ca = Authority(tmp_path / "ca")
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(4096):
+            writer.write(b"+PONG\r\n" * data.count(b"*"))
+        writer.close()
+
+    tls = build_context(ServerTlsSpec(**ca.sign("cache.test"))) if scheme == "rediss" else None
+    monkeypatch.setenv("SSL_CERT_FILE", ca.ca_file)
+    async with await asyncio.start_server(serve, "127.0.0.1", 0, ssl=tls) as server:
+        names = OneName("127.0.0.1")
+        redis = client(f"{scheme}://cache.test:{server.sockets[0].getsockname()[1]}", names)
+        assert await redis.raw("ping")
+        assert names.asked == ["cache.test"]
+        await redis.close()
 
 
 def test_records_survive_serialization() -> None:

@@ -150,3 +150,16 @@ async def test_an_upstream_that_begins_to_speak_tls_gets_pools_that_do(opened: l
     ((_, _, context, name),) = opened
     assert isinstance(context, ssl.SSLContext)
     assert name == "a"
+
+
+@virtual
+async def test_a_client_without_a_host_field_gets_the_name_that_was_discovered() -> None:
+    env = virtual_env()
+    found = UpstreamSpec.model_validate({"discover": {"dns": "app.test", "port": 8080}})
+    endpoints = EndpointSet("app", found, env)
+    endpoints.replace(["http://10.0.0.1:8080"])
+    pools = Pools(endpoints, found, env, Deadlines(env))
+    pool = pools.of(endpoints.members[0])
+    assert pool.host == b"app.test:8080"
+    pools.retune(UpstreamSpec.model_validate({"discover": {"dns": "other.test", "port": 8080}}))
+    assert pool.host == b"other.test:8080"

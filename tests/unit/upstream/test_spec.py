@@ -67,3 +67,37 @@ def test_the_schema_describes_every_setting() -> None:
     for model in UpstreamSpec.model_json_schema(schema_generator=DescribingGenerator)["$defs"].values():
         for name, setting in model["properties"].items():
             assert "description" in setting or "$ref" in setting, (model["title"], name)
+
+
+@pytest.mark.parametrize(
+    ("written", "canonical"),
+    [
+        ("10.0.0.10", "10.0.0.10:53"),
+        ("127.0.0.1:5353", "127.0.0.1:5353"),
+        ("2001:DB8::53", "[2001:db8::53]:53"),
+        ("[2001:db8::53]:5353", "[2001:db8::53]:5353"),
+    ],
+)
+def test_name_servers_are_made_canonical(written: str, canonical: str) -> None:
+    spec = UpstreamSpec.model_validate({"endpoints": ["http://a:80"], "resolve": {"nameservers": [written]}})
+    assert spec.resolve is not None
+    assert spec.resolve.nameservers == (canonical,)
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"resolve": {"nameservers": []}}, "is empty"),
+        ({"resolve": {"nameservers": ["dns.test"]}}, "names 'dns.test', which is not the address of a name server"),
+        ({"resolve": {"nameservers": ["10.0.0.1:0"]}}, "not the address of a name server"),
+        ({"resolve": {"nameservers": ["10.0.0.1:x"]}}, "write it such as 10.0.0.10"),
+        ({"resolve": {"ttl": {"min": "10s", "max": "5s"}}}, "max (5s) is less than min (10s)"),
+        ({"resolve": {"ttl": {"min": "0s"}}}, "resolve.ttl.min"),
+        ({"resolve": {"family": "ipv5"}}, "resolve.family"),
+        ({"resolve": {}, "endpoints": ["http://10.0.0.1:80", "unix:/a.sock"]}, "no endpoint has a name to look up"),
+        ({"health_check": {"path": "/", "host": "a/b"}}, "'a/b' is not a host"),
+        ({"health_check": {"path": "/", "host": "a\r\nb"}}, "is not a host"),
+    ],
+)
+def test_what_is_wrong_with_names_is_said(settings: dict[str, Any], says: str) -> None:
+    assert says in said(**settings)

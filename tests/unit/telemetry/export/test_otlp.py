@@ -36,7 +36,7 @@ class Exporter(SpanExporter):
 @pytest.fixture
 def exporter(monkeypatch: pytest.MonkeyPatch) -> Exporter:
     exporter = Exporter()
-    monkeypatch.setattr(export, "span_exporter", lambda target: exporter)
+    monkeypatch.setattr(export, "span_exporter", lambda target, look_up: exporter)
     return exporter
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import socket
 from typing import Any
 
 from sidecar.core import events
-from sidecar.upstream.balancing.discovery import Discovery, system_resolver
+from sidecar.upstream.balancing.discovery import Discovery, ask_loop
 from sidecar.upstream.endpoint import EndpointSet
+from sidecar.upstream.resolver import Answer
 from sidecar.upstream.spec import UpstreamSpec
 from tests.support.loop import virtual, virtual_env
 
@@ -22,16 +24,17 @@ class Bench:
         self.spec = UpstreamSpec.model_validate({"discover": discover})
         self.set = EndpointSet("app", self.spec, self.env)
         self.answer: list[str] | OSError = []
-        self.asked: list[tuple[str, int, float]] = []
+        self.ttl = math.inf
+        self.asked: list[tuple[str, float]] = []
         assert self.spec.discover is not None
         self.discovery = Discovery(self.set, self.spec.discover, self.env, self.resolve)
 
-    async def resolve(self, name: str, port: int) -> list[str]:
-        self.asked.append((name, port, self.env.now()))
+    async def resolve(self, name: str) -> Answer:
+        self.asked.append((name, self.env.now()))
         await asyncio.sleep(0)
         if isinstance(self.answer, OSError):
             raise self.answer
-        return self.answer
+        return Answer(tuple(self.answer), self.ttl)
 
     @property
     def urls(self) -> list[str]:
@@ -140,6 +143,21 @@ async def test_another_name_is_asked_at_once_and_the_endpoints_stay_until_it_ans
     bench.discovery.retire()
 
 
-async def test_the_systems_resolver() -> None:
-    assert await system_resolver("127.0.0.1", 80) == {"127.0.0.1"}
-    assert await system_resolver("localhost", 80) & {"127.0.0.1", "::1"}
+@virtual
+async def test_records_that_expire_are_looked_up_sooner() -> None:
+    bench = Bench()
+    bench.answer, bench.ttl = ["10.0.0.1"], 2.0
+    bench.discovery.start()
+    await asyncio.sleep(1)
+    bench.answer = ["10.0.0.2"]
+    await asyncio.sleep(2)
+    assert bench.urls == ["http://10.0.0.2:8080"]
+    bench.ttl = 3600.0
+    await asyncio.sleep(30)
+    assert 5 <= len(bench.asked) <= 6
+    bench.discovery.retire()
+
+
+async def test_a_loop_looks_up_by_itself_where_nothing_else_does() -> None:
+    assert await ask_loop("127.0.0.1") == Answer(("127.0.0.1",), math.inf)
+    assert {"127.0.0.1", "::1"} & {*(await ask_loop("localhost")).addresses}

@@ -12,7 +12,7 @@ from aiohttp import web
 
 from sidecar.core import events, metrics
 from sidecar.upstream.balancing.health import HealthChecker, http_probe
-from sidecar.upstream.endpoint import Endpoint, EndpointSet
+from sidecar.upstream.endpoint import Endpoint, EndpointSet, authority
 from sidecar.upstream.spec import HealthCheckSpec, UpstreamSpec
 from sidecar.upstream.tls import ClientTlsSpec, ServerTlsSpec, build_context
 from tests.support.authority import Authority
@@ -190,6 +190,34 @@ async def test_a_probe_of_a_unix_socket(runner: web.AppRunner, tmp_path: Path) -
     assert await http_probe()(Endpoint(f"unix:{tmp_path}/app.sock"), HealthCheckSpec(path="/healthz")) == ""
     reason = await http_probe()(Endpoint(f"unix:{tmp_path}/none.sock"), HealthCheckSpec(path="/healthz"))
     assert "No such file" in reason
+
+
+@pytest.mark.parametrize(
+    ("settings", "discovered", "host"),
+    [({}, "", "127.0.0.1:{port}"), ({}, "app.test", "app.test:{port}"), ({"host": "a.test"}, "app.test", "a.test")],
+)
+async def test_the_host_of_a_probe(settings: dict[str, Any], discovered: str, host: str) -> None:
+    got: list[str] = []
+
+    async def note(request: web.Request) -> web.Response:
+        got.extend(request.headers.getall("host"))
+        return web.Response()
+
+    app = web.Application()
+    app.router.add_get("/", note)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    port = runner.addresses[0][1]
+    spec = HealthCheckSpec.model_validate({"path": "/", **settings})
+    assert await http_probe(discovered=discovered)(Endpoint(f"http://127.0.0.1:{port}"), spec) == ""
+    assert got == [host.format(port=port)]
+    await runner.cleanup()
+
+
+def test_the_usual_port_is_left_out() -> None:
+    urls = ("http://10.0.0.1:80", "https://10.0.0.1:443", "http://10.0.0.1:443")
+    assert [authority("app.test", Endpoint(url)) for url in urls] == ["app.test", "app.test", "app.test:443"]
 
 
 async def test_a_probe_of_nobody() -> None:

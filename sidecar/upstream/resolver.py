@@ -1,0 +1,432 @@
+"""Names: look-ups by c-ares (aiodns), their cache, and Happy Eyeballs (aiohappyeyeballs) over the addresses found.
+
+Rules:
+
+1. A name is looked up once at a time, whoever waits for it, and no look-up holds a thread: one that hangs delays
+   neither other names nor the end of the process.  A request that stops waiting leaves the look-up to the others.
+2. An answer is used for its records' time to live, within `ttl`.  While look-ups fail or take longer than `PATIENCE`,
+   the last good answer serves for `stale_for` more (RFC 8767).  A failure is remembered for `ttl.min`.  "No such name"
+   is a failure like any other, since a name service that restarts may say so.
+3. `/etc/hosts`, search domains and `ndots` are the system's, as c-ares reads them; named servers replace the system's
+   servers alone.  Addresses and `localhost` (RFC 6761 6.3) are never looked up.
+4. Families that this host cannot reach are left out if the name has others.  IPv6 goes first, except unique local
+   addresses, which follow IPv4 (RFC 6724 2.1).
+5. Connections take the addresses in turn.  An address that failed or was overtaken goes last for `SLOW_SECONDS`.
+   The next address is tried after `STAGGER` or as soon as one fails (RFC 8305 5).
+
+aiodns is imported when the first name is looked up.  A virtual loop has no resolver: see `Env.names`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from functools import cache
+from importlib import import_module
+from ipaddress import IPv6Address, IPv6Network, ip_address
+from itertools import chain, zip_longest
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from weakref import WeakValueDictionary
+
+from sidecar.upstream.endpoint import literal
+from sidecar.upstream.spec import ResolveSpec
+
+if TYPE_CHECKING:
+    from aiodns import DNSResolver
+
+PATIENCE: Final = 0.2
+"""Seconds for which a connection waits for a look-up while there is a stale answer."""
+STAGGER: Final = 0.25
+"""Seconds after which the next address is tried beside the last (RFC 8305's Connection Attempt Delay)."""
+SLOW_SECONDS: Final = 30.0
+"""Seconds for which an address that failed goes last."""
+HEDGE: Final = 0.5
+"""Seconds after which IPv4 addresses are asked for alone: name servers that ignore AAAA queries are common."""
+MAX_ATTEMPTS: Final = 16
+"""Addresses that one connection tries."""
+LOOPBACK: Final = ("::1", "127.0.0.1")
+UNIQUE_LOCAL: Final = IPv6Network("fc00::/7")
+DEFAULTS: Final = ResolveSpec.built_in()
+
+FAMILIES: Final = {"any": socket.AF_UNSPEC, "ipv4": socket.AF_INET, "ipv6": socket.AF_INET6}
+CAUSES: Final = {1: "the name has no addresses", 4: "the name does not exist", 12: "the name servers do not answer"}
+"""Words for the commonest errors of c-ares: ENODATA, ENOTFOUND, ETIMEOUT."""
+DENIALS: Final = frozenset({1, 4})
+"""Errors of c-ares that are an answer: there is no such record."""
+
+
+class LookupFailedError(OSError):
+    """A name has no addresses that could be found; `is_denied` if a name server said so."""
+
+    def __init__(self, message: str, *, is_denied: bool = False) -> None:
+        super().__init__(message)
+        self.is_denied = is_denied
+
+
+class Answer(NamedTuple):
+    """Result of a look-up."""
+
+    addresses: tuple[str, ...]
+    """IP addresses, the best first."""
+    ttl: float
+    """Seconds for which the records are valid."""
+
+
+Ask = Callable[[str, str, bool], Awaitable[Iterable[tuple[str, float]]]]
+"""Ask for a name: `ask(name, family, is_fresh)` returns pairs of an address and its time to live in seconds.  A fresh
+answer comes from the name servers and not from a cache.  Raises `LookupFailedError`."""
+
+
+class Queries:
+    """Queries under way of all resolvers of a process.
+
+    It keeps their resolvers alive: c-ares would end the queries of a lost one in a thread, at any later time.
+    """
+
+    def __init__(self) -> None:
+        self._resolvers: dict[asyncio.Future[Any], DNSResolver] = {}
+
+    def track(self, query: asyncio.Future[Any], resolver: DNSResolver) -> None:
+        """Remember a query until it ends."""
+        self._resolvers[query] = resolver
+        query.add_done_callback(self._end)
+
+    def _end(self, query: asyncio.Future[Any]) -> None:
+        del self._resolvers[query]
+        if not query.cancelled():
+            query.exception()  # taken here, lest asyncio reports a query for which nobody waits any more
+
+    def close(self) -> None:
+        """End all queries; those who wait for them get an error."""
+        for resolver in {*self._resolvers.values()}:
+            resolver.cancel()
+
+
+class Servers:
+    """Asks name servers by c-ares."""
+
+    def __init__(self, queries: Queries, servers: tuple[str, ...] = ()) -> None:
+        """Without `servers` those of the system are asked."""
+        self._queries = queries
+        self._servers = servers
+        self._resolver: DNSResolver | None = None
+
+    async def __call__(self, name: str, family: str, is_fresh: bool) -> list[tuple[str, float]]:
+        if self._resolver is None:
+            await asyncio.to_thread(import_module, "aiodns")  # the loop goes on meanwhile
+        import aiodns
+
+        resolver = self._resolver
+        if resolver is None:
+            resolver = self._resolver = aiodns.DNSResolver(self._servers)
+        elif is_fresh:  # c-ares has a cache of its own for each resolver, and no setting to ask past it
+            resolver = aiodns.DNSResolver(self._servers)
+        try:
+            return await self._ask(resolver, name, family)
+        except aiodns.error.DNSError as error:
+            code, text = error.args
+            raise LookupFailedError(CAUSES.get(code) or str(text).lower(), is_denied=code in DENIALS) from None
+
+    async def _ask(self, resolver: DNSResolver, name: str, family: str) -> list[tuple[str, float]]:
+        asked = self._query(resolver, name, FAMILIES[family])
+        if family == "any":
+            await asyncio.wait((asked,), timeout=HEDGE)
+            if not asked.done():
+                hedge = self._query(resolver, name, socket.AF_INET)
+                done, _ = await asyncio.wait((asked, hedge), return_when=asyncio.FIRST_COMPLETED)
+                if hedge in done and hedge.exception() is None:
+                    asked = hedge
+        found = await asked
+        aliases = [alias.ttl for alias in found.cnames]
+        return [(node.addr[0].decode(), min((node.ttl, *aliases))) for node in found.nodes]
+
+    def _query(self, resolver: DNSResolver, name: str, family: socket.AddressFamily) -> asyncio.Future[Any]:
+        query = resolver.getaddrinfo(name, family=family, type=socket.SOCK_STREAM)
+        self._queries.track(query, resolver)
+        return query
+
+
+class Entry:
+    """What is known of one name in one family."""
+
+    __slots__ = (
+        "addresses",
+        "asked_at",
+        "failed_at",
+        "found_at",
+        "is_denied",
+        "problem",
+        "slow",
+        "task",
+        "ttl",
+        "turn",
+    )
+
+    def __init__(self) -> None:
+        self.addresses: tuple[str, ...] = ()
+        """Addresses of the last good answer; empty before the first."""
+        self.ttl = 0.0
+        self.found_at = 0.0
+        self.asked_at = 0.0
+        """Instant at which the last look-up began."""
+        self.problem = ""
+        """Why the last look-up failed; empty if it did not."""
+        self.is_denied = False
+        """True if it failed because there is no such record."""
+        self.failed_at = 0.0
+        self.task: Any = None
+        """Look-up in progress; None without one."""
+        self.slow: dict[str, float] = {}
+        """Addresses that failed or were overtaken, with the instant until which they go last."""
+        self.turn = 0
+        """Connections that were opened."""
+
+    def expires(self, spec: ResolveSpec) -> float:
+        """Return the instant at which the answer gets stale."""
+        return self.found_at + bounded(self.ttl, spec)
+
+    def describe(self, now: float) -> dict[str, Any]:
+        """Return JSON-ready facts for `/state`."""
+        return {
+            "addresses": list(self.addresses),
+            "slow": sorted(address for address, until in self.slow.items() if until > now),
+            "found_ago": round(now - self.found_at, 3) if self.addresses else None,
+            "ttl": self.ttl,
+            "problem": self.problem,
+            "looking_up_for": round(now - self.asked_at, 3) if self.task is not None else None,
+        }
+
+    def order(self, now: float) -> list[str]:
+        """Return the addresses in the order in which the next connection tries them."""
+        self.slow = {address: until for address, until in self.slow.items() if until > now}
+        fast = [address for address in self.addresses if address not in self.slow]
+        turn, self.turn = self.turn, self.turn + 1
+        families = [[a for a in fast if (":" in a) is is_v6] for is_v6 in dict.fromkeys(":" in a for a in fast)]
+        turned = [family[turn % len(family) :] + family[: turn % len(family)] for family in families]
+        taken = [a for a in chain.from_iterable(zip_longest(*turned)) if a is not None]
+        return (taken + [a for a in self.addresses if a in self.slow])[:MAX_ATTEMPTS]
+
+    def mark(self, addresses: Sequence[str], now: float) -> None:
+        """Have these addresses go last for a while."""
+        for address in addresses:
+            self.slow[address] = now + SLOW_SECONDS
+
+
+class Resolver:
+    """Look-ups by the same name servers, and what they have found."""
+
+    def __init__(self, now: Callable[[], float], spawn: Callable[[Coroutine[Any, Any, Any]], Any], ask: Ask) -> None:
+        """`now` and `spawn` are those of an `Env`."""
+        self.now = now
+        self.spawn = spawn
+        self._ask = ask
+        self._entries: dict[tuple[str, str], Entry] = {}
+
+    def entry(self, name: str, family: str) -> Entry:
+        """Return what is known of a name."""
+        key = (name.lower(), family)
+        found = self._entries.get(key)
+        if found is None:
+            found = self._entries[key] = Entry()
+        return found
+
+    def describe(self) -> dict[str, Any]:
+        """Return JSON-ready facts for `/state`, by name."""
+        now = self.now()
+        return {f"{name} ({family})": entry.describe(now) for (name, family), entry in self._entries.items()}
+
+    async def look_up(self, name: str, spec: ResolveSpec) -> Entry:
+        """Return an entry that has addresses.  Raises LookupFailedError."""
+        entry = self.entry(name, spec.family)
+        now = self.now()
+        if entry.addresses and now < entry.expires(spec):
+            return entry
+        if entry.task is None and entry.problem and now < entry.failed_at + spec.ttl.min:
+            return self._stale(entry, name, spec)
+        task = self._join(entry, name, spec.family)
+        if self._is_usable(entry, spec):
+            await asyncio.wait((task,), timeout=max(0.0, entry.asked_at + PATIENCE - now))
+        else:
+            await asyncio.wait((task,))
+        return entry if entry.addresses and self.now() < entry.expires(spec) else self._stale(entry, name, spec)
+
+    async def ask(self, name: str, spec: ResolveSpec) -> Answer:
+        """Return what the name servers say now.  Raises LookupFailedError."""
+        entry = self.entry(name, spec.family)
+        await asyncio.wait((self._join(entry, name, spec.family),))
+        if entry.problem:
+            raise LookupFailedError(entry.problem)
+        return Answer(entry.addresses, bounded(entry.ttl, spec))
+
+    def _is_usable(self, entry: Entry, spec: ResolveSpec) -> bool:
+        return bool(entry.addresses) and self.now() < entry.expires(spec) + spec.stale_for
+
+    def _stale(self, entry: Entry, name: str, spec: ResolveSpec) -> Entry:
+        if self._is_usable(entry, spec):
+            return entry
+        raise LookupFailedError(f"looking up {name}: {entry.problem or 'no answer yet'}")
+
+    def _join(self, entry: Entry, name: str, family: str) -> Any:
+        """Return the task of the look-up in progress, or of one that begins."""
+        if entry.task is None:
+            entry.asked_at = self.now()
+            entry.task = self.spawn(self._refresh(entry, name, family))
+        return entry.task
+
+    async def _refresh(self, entry: Entry, name: str, family: str) -> None:
+        # Past the cache of c-ares if it would repeat an answer that is known.
+        is_fresh = entry.is_denied or (bool(entry.addresses) and self.now() < entry.found_at + entry.ttl)
+        try:
+            found = dict(await self._ask(name, family, is_fresh))
+            addresses = usable(found)
+            if not addresses:
+                raise LookupFailedError("the answer has no usable addresses")
+        except Exception as error:  # c-ares may also be short of descriptors, which is no OSError of its own
+            entry.problem, entry.failed_at = str(error), self.now()
+            entry.is_denied = isinstance(error, LookupFailedError) and error.is_denied
+        else:
+            entry.addresses, entry.ttl, entry.found_at = addresses, min(found[a] for a in addresses), self.now()
+            entry.problem, entry.is_denied = "", False
+        finally:
+            entry.task = None
+
+
+class Names:
+    """Names as one upstream looks them up: a resolver under its settings."""
+
+    __slots__ = ("_others", "_queries", "_resolver", "_spec")
+
+    def __init__(
+        self,
+        resolver: Resolver,
+        queries: Queries,
+        spec: ResolveSpec = DEFAULTS,
+        others: WeakValueDictionary[Any, Resolver] | None = None,
+    ) -> None:
+        self._resolver = resolver
+        self._queries = queries
+        self._spec = spec
+        self._others: WeakValueDictionary[Any, Resolver] = WeakValueDictionary() if others is None else others
+        """Resolvers by their name servers, shared by all who name the same."""
+
+    async def look_up(self, name: str) -> tuple[str, ...]:
+        """Return the addresses of a name, the best first.  Raises OSError."""
+        return known(name) or (await self._resolver.look_up(name, self._spec)).addresses
+
+    async def ask(self, name: str) -> Answer:
+        """Return the addresses of a name as its servers have them now.  Raises OSError."""
+        if found := known(name):
+            return Answer(found, self._spec.ttl.max)
+        return await self._resolver.ask(name, self._spec)
+
+    async def open_socket(self, host: str, port: int) -> socket.socket:
+        """Return a socket that is connected to one of the addresses of a host.  Raises OSError."""
+        if found := known(host):
+            return await race(found, port)
+        entry = await self._resolver.look_up(host, self._spec)
+        now = self._resolver.now
+        order, started = entry.order(now()), now()
+        try:
+            winner = await race(order, port)
+        except BaseException:
+            entry.mark(order[: 1 + int((now() - started) / STAGGER)], now())
+            raise
+        address = winner.getpeername()[0]
+        entry.mark(order[: order.index(address)] if address in order else (), now())
+        return winner
+
+    def tuned(self, settings: ResolveSpec | None) -> Names:
+        """Return names under the `resolve` block of an upstream; None for the usual settings."""
+        if settings is None:
+            return self
+        servers = settings.nameservers
+        if servers is None:
+            return Names(self._resolver, self._queries, settings, self._others)
+        resolver = self._others.get(servers)
+        if resolver is None:
+            own = self._resolver
+            resolver = self._others[servers] = Resolver(own.now, own.spawn, Servers(self._queries, servers))
+        return Names(resolver, self._queries, settings, self._others)
+
+    def describe(self) -> dict[str, Any]:
+        """Return JSON-ready facts for `/state`: what is known of each name, by the name servers asked."""
+        others = {", ".join(servers): resolver.describe() for servers, resolver in self._others.items()}
+        return {"system": self._resolver.describe(), **others}
+
+    def close(self) -> None:
+        """End all look-ups of the process."""
+        self._queries.close()
+
+
+def names_of_system(now: Callable[[], float], spawn: Callable[[Coroutine[Any, Any, Any]], Any]) -> Names:
+    """Return names as the system's name servers know them; `now` and `spawn` are those of an `Env`."""
+    queries = Queries()
+    return Names(Resolver(now, spawn, Servers(queries)), queries)
+
+
+def bounded(ttl: float, spec: ResolveSpec) -> float:
+    """Return a time to live within the bounds of the settings."""
+    return min(max(ttl, spec.ttl.min), spec.ttl.max)
+
+
+def known(host: str) -> tuple[str, ...]:
+    """Return the addresses of a host that is never looked up; none for a name."""
+    if (address := literal(host)) is not None:
+        return (address,)
+    name = host.lower().removesuffix(".")
+    return loopback() if name == "localhost" or name.endswith(".localhost") else ()
+
+
+@cache
+def loopback() -> tuple[str, ...]:
+    """Return the addresses of `localhost`."""
+    return usable(LOOPBACK)
+
+
+def usable(addresses: Iterable[str]) -> tuple[str, ...]:
+    """Return the addresses that can be connected to, the best first."""
+    parsed = [ip_address(text) for text in addresses]
+    parsed = [each for each in parsed if not each.is_unspecified and not each.is_multicast]
+    versions = {each.version for each in parsed}
+    if len(versions) == 2:
+        versions = {each.version for each in parsed if has_route(str(each))} or versions
+    parsed = [each for each in parsed if each.version in versions]
+    return tuple(str(each) for each in sorted(parsed, key=_rank))
+
+
+def _rank(address: Any) -> int:
+    if not isinstance(address, IPv6Address):
+        return 1
+    return 2 if address in UNIQUE_LOCAL else 0
+
+
+def has_route(address: str) -> bool:
+    """True if this host has a route to an address.  Nothing is sent."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.connect((address, 9))
+    except OSError:
+        return False
+    return True
+
+
+async def race(addresses: Sequence[str], port: int) -> socket.socket:
+    """Return a socket connected to the first address that accepts, tried in this order.  Raises OSError."""
+    from aiohappyeyeballs import start_connection
+
+    infos = [
+        (
+            socket.AF_INET6 if ":" in address else socket.AF_INET,
+            socket.SOCK_STREAM,
+            socket.IPPROTO_TCP,
+            "",
+            (address, port, 0, 0) if ":" in address else (address, port),
+        )
+        for address in addresses
+    ]
+    try:
+        return await start_connection(infos, happy_eyeballs_delay=STAGGER, interleave=0)
+    except RuntimeError as error:  # uvloop's, in place of an OSError
+        raise OSError(str(error)) from error
