@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 
 from sidecar.config.node import Mark, Node
+from sidecar.config.origin import Origins
 from sidecar.core.spec import Problem
 
 MAX_LISTED = 12
@@ -23,6 +24,8 @@ class Report:
         self._warnings: dict[Problem, None] = {}
         self._seen: set[tuple[Mark, str]] = set()
         self._marks: set[Mark] = set()
+        self.origins = Origins()
+        """Origins of the values that variables give; their values are in no problem."""
         self.is_whole = True
         """True if every file was read to its end; if not, nothing is said about names that are missing."""
 
@@ -36,21 +39,29 @@ class Report:
     def at(self, node: Node, message: str) -> None:
         """Report an error in a value; of several errors in one scalar only the first."""
         if isinstance(node.value, dict | list) or node.mark not in self._marks:
-            self.error(node.place, node.path, message)
+            self.error(node.place, node.path, _about(node, message))
 
     def warn(self, node: Node, message: str) -> None:
         """Report a value that has no effect, or not the one that it seems to have."""
-        self._warnings[Problem(*node.place, visible(node.path), visible(message))] = None
+        self._warnings[Problem(*node.place, visible(node.path), visible(_about(node, message)))] = None
 
     @property
     def problems(self) -> list[Problem]:
         """Errors in the order of their places."""
-        return sorted(self._problems)
+        return self._masked(self._problems)
 
     @property
     def warnings(self) -> list[Problem]:
         """Warnings in the order of their places."""
-        return sorted(self._warnings)
+        return self._masked(self._warnings)
+
+    def _masked(self, problems: Iterable[Problem]) -> list[Problem]:
+        masks = self.origins.masks()
+        return sorted(each._replace(message=masks.text(each.message)) for each in problems)
+
+
+def _about(node: Node, message: str) -> str:
+    return message if node.origin is None else node.origin.disguise(message, node.value)
 
 
 def visible(text: str) -> str:
