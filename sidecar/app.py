@@ -83,6 +83,7 @@ async def serve(path: str) -> int:
         server,
         metrics=lambda spec: route_metrics(registry, spec),
         imported=freeze_startup,
+        show=secrets.show,
     )
     registry.total(metrics.LOG_DROPPED, lambda: lines.dropped)
     stalls = StallWatch(env)

@@ -178,15 +178,17 @@ class Admin:
         if action not in FORCE:
             return problem(404, f"{action!r} cannot be done to a breaker; it is {', '.join(FORCE)}")
         breakers = {
-            name_of(key): thing
+            name: thing
             for key, thing in self._view.states().items()
             if key[0] == "breaker" and hasattr(thing, "force")  # the group of an upstream's endpoint breakers has none
+            for name in (name_of(key), self._view.secrets.text(name_of(key)))  # as it is, and as `/state` shows it
         }
         breaker = breakers.get(name)
         if breaker is None:
-            near = difflib.get_close_matches(name, breakers, 1)
+            known = sorted({self._view.secrets.text(each) for each in breakers})
+            near = difflib.get_close_matches(name, known, 1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
-            return problem(404, f"there is no breaker {name!r}{hint}", breakers=sorted(breakers)[:100])
+            return problem(404, f"there is no breaker {name!r}{hint}", breakers=known[:100])
         breaker.force(FORCE[action])
         return await self._json({"name": name, **self._view.secrets.plain(breaker.describe())})
 

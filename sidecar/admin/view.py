@@ -95,7 +95,7 @@ async def parts(view: AdminView) -> AsyncIterator[tuple[str, Any]]:
     kinds: dict[str, dict[str, Any]] = {}
     for number, (key, state) in enumerate(list(view.states().items()), 1):
         if (describe := getattr(state, "describe", None)) is not None:
-            kinds.setdefault(key[0], {})[name_of(key)] = plain(describe())
+            kinds.setdefault(key[0], {})[view.secrets.text(name_of(key))] = plain(describe())
         if number % TURN == 0:
             await env.sleep(0)
     for kind, described in kinds.items():

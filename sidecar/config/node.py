@@ -103,6 +103,11 @@ class Node:
             return [node.shown() for node in self.value]
         return self.value if self.origin is None else self.origin.written
 
+    def words(self, value: str, *path: str | int) -> str:
+        """Return words for the value at a path: those given, or its text in the file where a variable gives it."""
+        node = self.find(path)
+        return value if node is None or node.origin is None else node.origin.written
+
     def label(self, path: str) -> None:
         """Write the path into this node and all below; a value that an alias shares keeps its first path."""
         if self.path:

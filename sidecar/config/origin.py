@@ -21,7 +21,9 @@ from typing import Final, NamedTuple
 from sidecar.telemetry.plain import MIN_SECRET, Masks
 
 _QUANTITY: Final = re.compile(r"[-+]?[0-9.]{1,9}[A-Za-z%]{0,3}(/[A-Za-z]{1,2})?")
-_ADDRESS: Final = re.compile(r"(?i)(?:[0-9]{1,3}(?:\.[0-9]{1,3}){3}|\[[0-9a-f:.]+\]|[0-9a-f]*:[0-9a-f:.]*|localhost)(?::[0-9]{1,5})?")
+_ADDRESS: Final = re.compile(
+    r"(?i)(?:[0-9]{1,3}(?:\.[0-9]{1,3}){3}|\[[0-9a-f:.]+\]|[0-9a-f]*:[0-9a-f:.]*|localhost)(?::[0-9]{1,5})?"
+)
 _PART: Final = re.compile(r"[^\W_]{4,}")
 _WORD: Final = re.compile(r"[^\s,;`'\"()]+")
 _COMMON: Final = frozenset(("true", "false", "null", "http", "https", "unix", "localhost"))

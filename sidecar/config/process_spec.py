@@ -55,6 +55,14 @@ class ListenerSpec(Model):
     """Clients must speak TLS."""
     trusted_proxies: Annotated[tuple[Network, ...], Field(strict=False)] = ()
     """Whose X-Forwarded-* and Forwarded fields are believed and passed on; of all others they are replaced."""
+    problem_details: bool | None = None
+    """Problem documents name the endpoint that failed, the cause, and the policy's file and line.  By default only on a
+    loopback address or a Unix socket, because other clients should not learn what stands behind the sidecar."""
+
+    @property
+    def has_details(self) -> bool:
+        """True if problem documents tell of endpoints, causes and files."""
+        return self.address.is_loopback if self.problem_details is None else self.problem_details
 
 
 class AdminSpec(Model):

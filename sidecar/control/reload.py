@@ -39,6 +39,7 @@ from sidecar.control.watch import fingerprint
 from sidecar.core import events, metrics
 from sidecar.core.env import Env
 from sidecar.core.spec import Problem
+from sidecar.telemetry.plain import Masks
 from sidecar.upstream.client import Upstream
 
 POLL_SECONDS: Final = 1.0
@@ -132,8 +133,11 @@ class Control:
         metrics: Callable[[RouteSpec], Any] = lambda _: None,
         make: MakeUpstream = Upstream,
         imported: Callable[[], object] = lambda: None,
+        show: Callable[[Masks], object] = lambda _: None,
     ) -> None:
         """`metrics` and `make`: see `Compilation`.
+
+        `show` gets what is to be shown for the values that environment variables give, before these are used.
 
         `imported` is called once, when all that the first policies need is imported and before they are compiled.
         """
@@ -147,6 +151,7 @@ class Control:
         self._listeners = listeners
         self._compile = partial(Compilation, metrics=metrics, make=make)
         self._imported = imported
+        self._show = show
         self._turn = asyncio.Lock()
         self._seen: object = None
         """Fingerprint of the files just before they were read."""
@@ -228,6 +233,7 @@ class Control:
         spec = loaded.spec
         if spec is None:
             raise Rejected(loaded.problems)
+        self._show(spec.facts)
         if old is not None:
             _check_restart(old.spec, spec)
         if missing := await self._origin.in_thread(partial(_prepare, spec, old.spec if old is not None else None)):
@@ -240,7 +246,10 @@ class Control:
             for _ in compilation:
                 await self._env.sleep(0)
             snapshot = compilation.snapshot
-            bound = await self._listeners.prepare(spec.listeners)
+            try:
+                bound = await self._listeners.prepare(spec.listeners)
+            except OSError as error:
+                raise OSError(error.errno, spec.masks.text(error.strerror or str(error))) from error
             try:
                 orphans = self._store.commit(lease)
             except BaseException:

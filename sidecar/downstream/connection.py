@@ -432,7 +432,7 @@ class DownstreamConnection(asyncio.Protocol):
         x = self._exchange
         self.listener.report_bug(x, error)
         if self._phase == SERVING and x is not None:
-            self._write(x, make_problem(x, failed(INTERNAL)))
+            self._write(x, make_problem(x, failed(INTERNAL), self.listener.details))
         else:
             self.abort()
 
@@ -453,14 +453,14 @@ class DownstreamConnection(asyncio.Protocol):
         if x is None:
             self._exchange = x = Exchange(b"", b"/", [])
         x.version = 11
-        self._write(x, make_problem(None, outcome))
+        self._write(x, make_problem(None, outcome, self.listener.details))
 
     def _respond(self, x: Exchange, outcome: Outcome) -> None:
         if outcome.tunnel is not None:
             self._switch(x, outcome, outcome.tunnel)
         else:
             is_answer = outcome.failure is None or outcome.body or outcome.stream is not None
-            self._write(x, outcome if is_answer else make_problem(x, outcome))
+            self._write(x, outcome if is_answer else make_problem(x, outcome, self.listener.details))
 
     def _switch(self, x: Exchange, outcome: Outcome, upstream: Upgraded) -> None:
         """Join the client and an upstream that has switched protocols."""
@@ -468,7 +468,7 @@ class DownstreamConnection(asyncio.Protocol):
         assert transport is not None
         tunnel = Tunnel(listener, x.idle_timeout)
         if not tunnel.open(transport, upstream, encode_head(outcome, SWITCHING, listener.date), self._buffer):
-            self._write(x, make_problem(x, failed(RESET, cause="closed after switching protocols")))
+            self._write(x, make_problem(x, failed(RESET, cause="closed after switching protocols"), listener.details))
             return
         self._phase = SWITCHED
         self._transport = None

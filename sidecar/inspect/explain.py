@@ -34,7 +34,7 @@ def routes_text(snapshot: Snapshot) -> str:
         to = _written(node, "endpoints", upstream.endpoints or ())
         if (discover := upstream.discover) is not None:
             found = node.child("discover") if node is not None else None
-            to = f"dns:{_written(found, 'dns', discover.dns)}:{_written(found, 'port', discover.port)}",
+            to = (f"dns:{_written(found, 'dns', discover.dns)}:{_written(found, 'port', discover.port)}",)
         rows = [
             *((_title(route, link), _settings(snapshot, route, link), link.where) for link in route.chain),
             *_endpoint_breaker(snapshot, route),
@@ -62,7 +62,11 @@ def explain_text(snapshot: Snapshot, listener: str, x: Exchange) -> str:
     if others := list(_others(router.rules, route, x)):
         lines += ["", "other routes", *table(others)]
     if route is not None and (cache := cache_of(route.spec)) is not None:
-        lines += ["", "cache", *(f"    {sentence}" for sentence in cache_text(cache, route.name, x))]
+        lines += [
+            "",
+            "cache",
+            *(f"    {sentence}" for sentence in cache_text(cache, route.name, x, route.spec.node.nearest("cache"))),
+        ]
     if route is not None:
         lines += list(_in_force(snapshot, route))
     return snapshot.spec.masks.text("\n".join(lines) + "\n")

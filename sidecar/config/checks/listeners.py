@@ -24,10 +24,11 @@ def check_listeners(spec: PolicySpec, report: Report) -> None:
             report.warn(
                 node, "others can reach the admin listener and force breakers; give it a token, or a loopback address"
             )
-    for (first, _, one), (_, path, two) in combinations(places, 2):
+    for (first, where, one), (_, path, two) in combinations(places, 2):
         if overlap(one, two):
             node = spec.node.nearest(*path, "address")
-            report.at(node, f"is also where `{first}` listens ({one}); give each listener a port of its own")
+            other = spec.node.words(str(one), *where, "address")
+            report.at(node, f"is also where `{first}` listens ({other}); give each listener a port of its own")
 
 
 def overlap(one: ListenAddress, two: ListenAddress) -> bool:

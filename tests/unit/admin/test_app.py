@@ -17,7 +17,7 @@ from sidecar.config.process_spec import AdminSpec
 from sidecar.core import events, metrics
 from sidecar.telemetry.metrics.durations import RouteMetrics
 from sidecar.telemetry.metrics.registry import Registry
-from sidecar.telemetry.plain import Secrets
+from sidecar.telemetry.plain import Masks, Secrets
 from tests.support.clock import FakeEnv
 from tests.support.loop import virtual_env
 from tests.unit.telemetry.metrics.exposition import read
@@ -219,6 +219,15 @@ async def test_an_unknown_breaker_gets_the_names_of_those_there_are(world: World
     assert document["breakers"] == ["route:order", "upstream:payments", "upstream:payments:http://payments-1:8080"]
     document = await problem(await world.post("/breakers/upstream:payments/smash"), 404)
     assert document["detail"] == "'smash' cannot be done to a breaker; it is open, close, auto"
+
+
+async def test_breakers_go_by_the_names_that_the_state_shows(world: World) -> None:
+    world.view.secrets.show(Masks({"http://payments-1:8080": "${PAYMENTS}"}))
+    shown = (await (await world.get("/state")).json())["state"]["breaker"]
+    assert sorted(shown) == ["route:order", "upstream:payments", "upstream:payments:${PAYMENTS}"]
+    response = await world.post("/breakers/upstream:payments:${PAYMENTS}/open")
+    assert (await response.json())["mode"] == "open"
+    assert world.states["breaker", "upstream", "payments", "http://payments-1:8080"].mode == "open"
 
 
 async def test_unknown_paths_and_methods(world: World) -> None:
