@@ -107,6 +107,7 @@ async def serve(path: str) -> int:
             "loop": lambda: {**stalls.describe(), "tasks": len(asyncio.all_tasks())},
         },
         secrets=secrets,
+        limits=lambda: server.limits,
     )
     process = Process(env, control, store, server, stalls, view)
     try:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, PlainSerializer, PlainValidator, SecretStr, WithJsonSchema, field_validator
+from pydantic import AfterValidator, Field, PlainSerializer, PlainValidator, SecretStr, WithJsonSchema, field_validator
 
 from sidecar.config.listen_address import ListenAddress, ListenAddressValue
 from sidecar.core.spec import Model
@@ -29,11 +30,20 @@ Network = Annotated[
 ]
 
 
+def _host_name(text: str) -> str:
+    if not re.fullmatch(r"(?!-)[A-Za-z0-9_-]{1,63}(\.(?!-)[A-Za-z0-9_-]{1,63})*\.?", text):
+        raise ValueError("is not a host name; write it without scheme and port, such as orders-sidecar.prod.svc")
+    return text
+
+
+HostName = Annotated[str, AfterValidator(_host_name)]
+
+
 class SecretFile(Model):
     """A secret in a file, such as a mounted Kubernetes secret."""
 
     file: str
-    """Path of the file.  It is read when the secret is needed, so a new secret counts from then on."""
+    """Path of the file.  It is read again at each reload, and a new secret counts from then on."""
 
 
 Secret = SecretStr | SecretFile
@@ -72,6 +82,9 @@ class AdminSpec(Model):
     """Loopback unless configured."""
     token: Secret | None = None
     """A bearer token that every request but /livez and /readyz must bear."""
+    hosts: Annotated[tuple[HostName, ...], Field(strict=False)] = ()
+    """Names by which it may be asked, such as `orders-sidecar.prod.svc`.  Without a token it answers to addresses,
+    `localhost` and these alone, so that no web page can reach it by a name of its own (DNS rebinding)."""
 
     @field_validator("token")
     @classmethod

@@ -145,6 +145,8 @@ class Control:
         """Policies in force; None before the first were applied."""
         self.history: deque[Reload] = deque(maxlen=HISTORY)
         """Latest reloads, the newest last; those that found nothing new are left out."""
+        self.on_applied: Callable[[], Awaitable[None]] = _nothing
+        """Called after policies were put in force."""
         self._env = env
         self._store = store
         self._origin = origin
@@ -169,7 +171,9 @@ class Control:
                 if trigger == FILE and digest in (in_force, self._rejected):
                     self._rejected = "" if digest == in_force else digest
                     return Reload(self._env.wall(), trigger, digest, "unchanged")
-                return self._note(await self._replace(trigger, digest, sources))
+                done = await self._replace(trigger, digest, sources)
+                await self.on_applied()
+                return self._note(done)
             except Rejected as rejected:
                 problems = rejected.problems
             except CompileError as error:
@@ -277,6 +281,10 @@ class Control:
         event = events.RELOAD_APPLIED if reload.result == "applied" else events.RELOAD_REJECTED
         self._env.emit(event, **{name: value for name, value in facts.items() if name not in ("at", "result")})
         return reload
+
+
+async def _nothing() -> None:
+    """Do nothing."""
 
 
 def _prepare(spec: PolicySpec, old: PolicySpec | None) -> list[Problem]:

@@ -86,6 +86,7 @@ class Process:
             return None
         listener = AdminListener(self._view)
         await listener.open(spec)
+        self._control.on_applied = listener.renew
         return listener
 
     async def _drain(self) -> None:

@@ -13,7 +13,7 @@ from pydantic import SecretStr
 
 from sidecar.admin.listener import AdminListener
 from sidecar.admin.view import AdminView, Readiness
-from sidecar.config.process_spec import AdminSpec
+from sidecar.config.process_spec import AdminSpec, LimitsSpec
 from sidecar.core import events, metrics
 from sidecar.telemetry.metrics.durations import RouteMetrics
 from sidecar.telemetry.metrics.registry import Registry
@@ -50,6 +50,7 @@ class World:
         self.registry = Registry()
         self.readiness = Readiness()
         self.readiness.obstacle = ""
+        self.limits: dict[str, Any] = {}
         self.problems: list[str] = []
         self.reloads = 0
         self.states: dict[tuple[str, ...], Any] = {
@@ -77,6 +78,7 @@ class World:
             started=self.env.now() - 60,
             readiness=self.readiness,
             reload=self.reload,
+            limits=lambda: LimitsSpec.model_validate(self.limits),
             states=lambda: self.states,
             recent=self.recent,
             sections=self.sections,
@@ -253,7 +255,7 @@ async def test_pages_of_other_sites_change_nothing(world: World) -> None:
         await problem(await world.post("/reload", **headers), 403)
         await problem(await world.post("/breakers/route:order/open", **headers), 403)
     rebound = {"Host": "evil.example:9901", "Origin": "http://evil.example:9901"}
-    await problem(await world.post("/reload", **rebound), 403)
+    await problem(await world.post("/reload", **rebound), 421)
     assert world.reloads == 0
     own = world.url
     assert (await world.post("/reload", Origin=own, Sec_Fetch_Site="same-origin")).status == 200
