@@ -105,7 +105,7 @@ def _report(error: LocatedError, report: Report, also: Iterable[str]) -> None:
     if error.kind == "extra_forbidden":
         extra = node.items[key]
         known = {name for name, _ in error.fields}.union(also)
-        hint = suggest(key, known.difference(node.items))
+        hint = suggest(key, {name for name in known if name not in node.items})
         report.error(extra.key, extra.path, f"is not a known key; {hint}")
     elif error.kind == "missing":
         path = f"{node.path}.{key}" if node.path else key

@@ -31,31 +31,48 @@ _secret_name: Final = re.compile(
 ).search
 _user_information: Final = re.compile(r"(?<=://)[^\s/?#]*@")
 _authorization: Final = re.compile(r"(?i)\b(bearer|basic|digest)\s+[\w.~+/=-]{4,}")
+_token: Final = re.compile(r"\w+|\W")
 
 
 class Masks:
-    """Texts that are shown as other ones, wherever they stand alone in a text.  Case does not matter."""
+    """Texts that are shown as other ones, wherever they stand alone in a text.  Case does not matter.
 
-    __slots__ = ("_pattern", "_shown", "words")
+    A text is looked through word by word, so that the work does not grow with the number of masks.
+    """
+
+    __slots__ = ("_lengths", "_shown", "words")
 
     def __init__(self, words: Mapping[str, str]) -> None:
         self.words = dict(words)
         """What is shown for each text."""
-        self._shown = {word.lower(): shown for word, shown in self.words.items()}
-        parts = [_alone(word) for word in sorted(self.words, key=len, reverse=True) if word]
-        self._pattern = re.compile("|".join(parts), re.IGNORECASE) if parts else None
+        self._shown = {word.lower(): shown for word, shown in self.words.items() if word}
+        lengths: dict[str, set[int]] = {}
+        for word in self._shown:
+            lengths.setdefault(_token.match(word)[0], set()).add(len(word))  # type: ignore[index]
+        self._lengths = {first: sorted(found, reverse=True) for first, found in lengths.items()}
+        """Lengths of the masked texts that begin with a token, the longest first."""
 
     def text(self, value: str) -> str:
         """Return the text with its masks."""
-        if self._pattern is None:
+        lower = value.lower()
+        if not self._lengths or len(lower) != len(value):
             return value
-        return self._pattern.sub(lambda match: self._shown.get(match[0].lower(), HIDDEN), value)
+        pieces, done = [], 0
+        for match in _token.finditer(lower):
+            begin = match.start()
+            for length in self._lengths.get(match[0], ()) if begin >= done else ():
+                end = begin + length
+                shown = self._shown.get(lower[begin:end])
+                if shown is not None and end <= len(lower) and _token_ends(lower, end):
+                    pieces += [value[done:begin], shown]
+                    done = end
+                    break
+        return "".join([*pieces, value[done:]]) if pieces else value
 
 
-def _alone(word: str) -> str:
-    """Return a pattern for a word that is no part of a longer one."""
-    before = r"(?<!\w)" if re.match(r"\w", word) else ""
-    return f"{before}{re.escape(word)}" + (r"(?!\w)" if re.match(r"\w", word[-1]) else "")
+def _token_ends(text: str, end: int) -> bool:
+    """True if no word goes on at a place."""
+    return end == len(text) or _token.match(text, end - 1).end() == end  # type: ignore[union-attr]
 
 
 class Secrets:

@@ -22,7 +22,7 @@ from sidecar.config.checks.captures import check_captures
 from sidecar.config.checks.listeners import check_listeners
 from sidecar.config.checks.matches import check_matches
 from sidecar.config.checks.times import check_times
-from sidecar.config.checks.upstreams import check_upstream
+from sidecar.config.checks.upstreams import check_upstreams
 from sidecar.config.report import Report
 from sidecar.config.spec import PolicySpec
 
@@ -33,8 +33,7 @@ ROUTES: Final = 20
 def check_policies(spec: PolicySpec, report: Report, pace: Callable[[], object] = lambda: None) -> None:
     """Report what is wrong with, or useless in, policies whose values are well-formed; `pace` may pause the thread."""
     check_listeners(spec, report)
-    for name, upstream in spec.upstreams.items():
-        check_upstream(spec, upstream, spec.node.nearest("upstreams", name), report)
+    check_upstreams(spec, report)
     for number, route in enumerate(spec.routes):
         check_times(route, report)
         check_captures(route, report)
