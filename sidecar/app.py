@@ -94,6 +94,7 @@ async def serve(path: str, names: Names | None = None) -> int:
         server,
         metrics=lambda spec: route_metrics(registry, spec),
         imported=freeze_startup,
+        show=secrets.show,
     )
     registry.total(metrics.LOG_DROPPED, lambda: lines.dropped)
     stalls = StallWatch(env)
@@ -118,6 +119,7 @@ async def serve(path: str, names: Names | None = None) -> int:
             "loop": lambda: {**stalls.describe(), "tasks": len(asyncio.all_tasks())},
         },
         secrets=secrets,
+        limits=lambda: server.limits,
     )
     process = Process(env, control, store, server, stalls, view)
     try:

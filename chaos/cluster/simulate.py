@@ -31,6 +31,7 @@ from sidecar.downstream.server import Server
 from sidecar.simulation.loop import VirtualLoop
 from sidecar.simulation.silence import NoTelemetry
 from sidecar.telemetry.metrics.registry import Registry
+from sidecar.telemetry.plain import Secrets
 
 ENDING: Final = 0.01
 """Seconds in which the tasks of a sidecar end."""
@@ -67,10 +68,13 @@ class VirtualSidecar:
         loop = running_loop()
         self.name = name
         self.is_dead = False
+        self.secrets = secrets = Secrets()
 
         def emit(event: str, /, **facts: Any) -> None:
             if not self.is_dead:
-                report(("event", loop.time(), name, event, {key: str(value) for key, value in facts.items()}))
+                report(
+                    ("event", loop.time(), name, event, {key: secrets.text(str(value)) for key, value in facts.items()})
+                )
 
         registry = Registry()
         self.env = Env.on(loop, wall=loop.wall, rng=random.Random(f"{seed}:{name}"), emit=emit, meter=registry)
@@ -86,7 +90,7 @@ class VirtualSidecar:
         origin = Origin(
             self.name, environ, lambda _: self.sources, lambda _: digest(self.sources), cast("Any", _directly)
         )
-        self.control = control = Control(self.env, self.store, origin, self.server)
+        self.control = control = Control(self.env, self.store, origin, self.server, show=self.secrets.show)
         first = await control.reload("start")
         if first.result == "rejected":
             raise ClusterError(f"{self.name}: " + "\n".join(first.problems))

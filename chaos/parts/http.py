@@ -75,7 +75,7 @@ def request(method: str, target: str, body: bytes = b"", **fields: str) -> bytes
     """Return a request as bytes; `x_name="v"` is the field `x-name: v`.  Host and, with a body, Content-Length are
     added."""
     lines = [f"{method} {target} HTTP/1.1"]
-    fields.setdefault("host", "test")
+    fields.setdefault("host", "localhost")
     if body or method in ("POST", "PUT", "PATCH"):
         fields.setdefault("content_length", str(len(body)))
     lines += [f"{name.replace('_', '-')}: {value}" for name, value in fields.items()]

@@ -20,15 +20,15 @@ import difflib
 import json
 from collections.abc import Callable
 from contextlib import aclosing, suppress
-from typing import Any, Final
+from typing import Any, Final, Protocol, runtime_checkable
 
 from aiohttp import web
 
 from sidecar.admin import answers, page
-from sidecar.admin.access import cross_site, is_bearer
+from sidecar.admin.access import Access, cross_site, is_bearer
 from sidecar.admin.answers import HEADERS, LIVEZ, READYZ, Answer, probe
 from sidecar.admin.cache import Caches
-from sidecar.admin.live import MAX_PAGES, Feed
+from sidecar.admin.live import Feed
 from sidecar.admin.view import AdminView, document, name_of
 from sidecar.core.events import BUG
 from sidecar.core.metrics import BUGS
@@ -40,13 +40,21 @@ PIECE: Final = 2000
 FORCE: Final = {"open": "open", "close": "closed", "auto": "auto"}
 
 
+@runtime_checkable
+class ManagedRequests(Protocol):
+    """Connection with deadlines for what its client does between requests."""
+
+    def begin_request(self) -> None: ...
+    def end_request(self) -> None: ...
+
+
 class Admin:
     """Handlers of the application."""
 
-    def __init__(self, view: AdminView, feed: Feed, token: str | None) -> None:
-        """`token` is what requests must bear, probes and the page's files excepted; None: nothing."""
+    def __init__(self, view: AdminView, feed: Feed, access: Access) -> None:
+        """`access` has the token that requests must bear, probes and the page's files excepted."""
         self._view = view
-        self._token = token
+        self._access = access
         self._feed = feed
         self._metrics_page = Page(view.registry, view.env.now, view.env.sleep)
         self._files = page.load()
@@ -58,7 +66,7 @@ class Admin:
 
     def application(self) -> web.Application:
         """Return the aiohttp application."""
-        application = web.Application(middlewares=[self._answer, self._admit], client_max_size=1024)
+        application = web.Application(middlewares=[self._guard, self._answer, self._admit], client_max_size=1024)
         application.router.add_get("/", self._file)
         application.router.add_get("/page/{name}", self._file)
         application.router.add_get("/live", self._live, allow_head=False)
@@ -91,8 +99,28 @@ class Admin:
         return response
 
     @web.middleware
+    async def _guard(self, request: web.Request, handler: Callable[..., Any]) -> web.StreamResponse:
+        """Tell the connection that a request is under way: its deadlines are those of the answer then."""
+        transport = request.transport
+        connection = transport.get_protocol() if transport is not None else None
+        if not isinstance(connection, ManagedRequests):
+            response: web.StreamResponse = await handler(request)
+            return response
+        connection.begin_request()
+        try:
+            result: web.StreamResponse = await handler(request)
+            return result
+        finally:
+            connection.end_request()
+
+    @web.middleware
     async def _admit(self, request: web.Request, handler: Callable[..., Any]) -> web.StreamResponse:
-        token = self._token
+        access, token = self._access, self._access.token
+        hosts = request.headers.getall("Host", [])
+        if request.raw_path.startswith(("http://", "https://")):
+            hosts = [*hosts, request.raw_path.partition("://")[2].partition("/")[0]]
+        if refusal := access.misdirected(hosts):
+            return problem(421, refusal)
         if (
             token is not None
             and request.path not in OPEN_TO_ALL
@@ -104,7 +132,7 @@ class Admin:
             return response
         if request.method not in ("GET", "HEAD"):
             origin, site = request.headers.get("Origin"), request.headers.get("Sec-Fetch-Site")
-            if refusal := cross_site(request.host, origin, site, has_token=token is not None):
+            if refusal := cross_site(request.host, origin, site):
                 return problem(403, refusal)
         result: web.StreamResponse = await handler(request)
         return result
@@ -132,7 +160,7 @@ class Admin:
     async def _live(self, request: web.Request) -> web.StreamResponse:
         feed = self._feed
         if feed.is_full:
-            raise web.HTTPServiceUnavailable(reason=f"{MAX_PAGES} pages are open already; close one of them")
+            raise web.HTTPServiceUnavailable(reason=f"{feed.max_pages} pages are open already; close one of them")
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream; charset=utf-8", **HEADERS})
         with feed.page(), suppress(ConnectionError):  # the page may be closed at any time
             await response.prepare(request)
@@ -178,15 +206,17 @@ class Admin:
         if action not in FORCE:
             return problem(404, f"{action!r} cannot be done to a breaker; it is {', '.join(FORCE)}")
         breakers = {
-            name_of(key): thing
+            name: thing
             for key, thing in self._view.states().items()
             if key[0] == "breaker" and hasattr(thing, "force")  # the group of an upstream's endpoint breakers has none
+            for name in (name_of(key), self._view.secrets.text(name_of(key)))  # as it is, and as `/state` shows it
         }
         breaker = breakers.get(name)
         if breaker is None:
-            near = difflib.get_close_matches(name, breakers, 1)
+            known = sorted({self._view.secrets.text(each) for each in breakers})
+            near = difflib.get_close_matches(name, known, 1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
-            return problem(404, f"there is no breaker {name!r}{hint}", breakers=sorted(breakers)[:100])
+            return problem(404, f"there is no breaker {name!r}{hint}", breakers=known[:100])
         breaker.force(FORCE[action])
         return await self._json({"name": name, **self._view.secrets.plain(breaker.describe())})
 

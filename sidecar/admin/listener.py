@@ -5,47 +5,56 @@ Rules:
 1. A probe costs little and depends on little.  `GET /livez` and `GET /readyz` are answered here, and their connection
    is closed: a kubelet opens one for each.
 2. aiohttp is loaded by the first request of another kind, in a thread, so that neither the start nor the requests of
-   the service wait for it.  The connection waits, and is then handed to aiohttp with all that it has sent.
+   the service wait for it.  The connection waits; aiohttp then gets all that it has sent and what comes.
 3. Only a complete and plain probe is answered here.  Whatever differs from one (a body, another method, an odd field)
-   is aiohttp's to judge.
+   is aiohttp's to judge, once its head is whole.
+4. Its clients cannot hurt the service: they have the deadlines of `limits` for a head, an idle connection and reading
+   an answer, and at most an eighth of all descriptors.  When those are used up, the connection that has waited longest
+   without a request makes room, so that a probe always gets through.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, cast
 
+from sidecar.admin.access import Access
 from sidecar.admin.answers import HEADERS, Answer, probe, problem
 from sidecar.admin.live import Feed
 from sidecar.admin.view import AdminView
-from sidecar.config.process_spec import AdminSpec, reveal
+from sidecar.config.process_spec import AdminSpec, Secret, SecretFile, reveal
 from sidecar.core.env import Handle
-from sidecar.core.events import BUG
+from sidecar.core.events import ADMIN_FAILED, BUG
 from sidecar.core.message import write_http_date
 from sidecar.core.metrics import BUGS
+from sidecar.downstream.descriptors import HasFileno, are_scarce, share
 from sidecar.downstream.sockets import BACKLOG, Sockets
+from sidecar.upstream.errors import describe_error
 
 if TYPE_CHECKING:
     from aiohttp import web
 
     from sidecar.admin.app import Admin
 
-IDLE_SECONDS: Final = 75.0
-"""A connection that has not sent a whole request head after so long is closed."""
+MAX_CONNECTIONS: Final = 300
+"""Open connections, where descriptors suffice: more than pages may be open."""
+SHARE: Final = 8
+"""Part of all descriptors that the connections may use, as a divisor."""
+PAGES: Final = 0.75
+"""Share of the connections that may be open pages."""
+SWEEP_SECONDS: Final = 1.0
+"""Pause between two looks at the deadlines of all connections."""
 MAX_PROBE_BYTES: Final = 8192
 """A longer head is aiohttp's to judge."""
 
-_STARTS: Final = tuple(
-    b"%b %b HTTP/1.%b\r\n" % (method, path, minor)
-    for method in (b"GET", b"HEAD")
-    for path in (b"/livez", b"/readyz")
-    for minor in (b"0", b"1")
-)
 _FIELD: Final = (
     rb"(?!(?i:content-length|transfer-encoding|expect|upgrade):)[0-9A-Za-z!#$%&'*+.^_`|~-]+:[\t -~\x80-\xff]*\r\n"
 )
+_HOST: Final = re.compile(rb"(?im)^host:[ \t]*(.*?)[ \t]*\r$")
+_END: Final = re.compile(rb"\n\r?\n")
 _PROBE: Final = re.compile(rb"(GET|HEAD) (/livez|/readyz) HTTP/1\.[01]\r\n(?:" + _FIELD + rb")*\r\n")
 
 
@@ -57,7 +66,10 @@ class AdminListener:
         self.addresses: list[str] = []
         """Where it can be reached, such as `127.0.0.1:9901`."""
         self._view = view
-        self._token: str | None = None
+        self.access = Access()
+        self._token: Secret | None = None
+        """Where the token comes from."""
+        self._timer: Handle | None = None
         self._sockets: Sockets | None = None
         self._servers: list[asyncio.Server] = []
         self._connections: set[ProbeConnection] = set()
@@ -68,9 +80,11 @@ class AdminListener:
 
     async def open(self, spec: AdminSpec) -> None:
         """Listen where `spec` says.  Raises `OSError`, whose text says what would help."""
-        if spec.token is not None:
-            self._token = reveal(spec.token)
-            self._view.secrets.hide([self._token])
+        self._token = spec.token
+        token = None if spec.token is None else reveal(spec.token)
+        hosts = [*spec.hosts, spec.address.host]
+        self.access = Access(token, filter(None, hosts), is_local=bool(spec.address.path))
+        self._hide()
         try:
             self._sockets = await Sockets.open(spec.address)
         except OSError as error:
@@ -82,7 +96,28 @@ class AdminListener:
                 await loop.create_server(lambda: ProbeConnection(self, self._view), sock=sock, backlog=BACKLOG)
             )
         self.addresses = self._sockets.addresses
+        self.feed.room = int(PAGES * self._room)
         self.feed.start()
+        self._sweep()
+
+    async def renew(self) -> None:
+        """Read the token's file again.  One that cannot be read, or is empty, leaves the token as it is."""
+        if not isinstance(self._token, SecretFile):
+            return
+        try:
+            token = await asyncio.to_thread(reveal, self._token)
+        except (OSError, UnicodeDecodeError) as error:
+            self._view.env.emit(ADMIN_FAILED, file=self._token.file, cause=describe_error(error))
+            return
+        if not token:
+            self._view.env.emit(ADMIN_FAILED, file=self._token.file, cause="the file is empty")
+        elif token != self.access.token:
+            self.access.token = token
+            self._hide()
+
+    def _hide(self) -> None:
+        if self.access.token is not None:
+            self._view.secrets.hide([self.access.token], "admin")
 
     async def close(self) -> None:
         """Stop listening, end every stream and let the requests in progress end."""
@@ -92,8 +127,11 @@ class AdminListener:
         if self._loading is not None:
             self._loading.cancel()
             await asyncio.gather(self._loading, return_exceptions=True)
+        if self._timer is not None:
+            self._timer.cancel()
         for connection in list(self._connections):
-            connection.close()
+            if not connection.is_handed_over:  # the application ends its own
+                connection.close()
         if self._runner is not None:
             await self._runner.cleanup()
             self._runner = None
@@ -103,13 +141,32 @@ class AdminListener:
 
     # ----- connections
 
-    def enter(self, connection: ProbeConnection) -> None:
-        """Take note of a new connection."""
-        self._connections.add(connection)
+    @property
+    def _room(self) -> int:
+        """Number of connections that may be open at once."""
+        return share(SHARE, MAX_CONNECTIONS)
 
-    def leave(self, connection: ProbeConnection) -> None:
-        """Forget a connection that was closed or handed over."""
+    def admit(self, connection: ProbeConnection, sock: HasFileno | None) -> bool:
+        """Add a new connection; False if there is no room for it, and none that waits makes any."""
+        if len(self._connections) >= self._room or are_scarce(sock, is_admin=True):
+            waiting = [each for each in self._connections if not each.is_busy]
+            if not waiting:
+                return False
+            victim = min(waiting, key=lambda each: each.since)
+            self._connections.discard(victim)
+            victim.abort()
+        self._connections.add(connection)
+        return True
+
+    def forget(self, connection: ProbeConnection) -> None:
+        """Remove a connection that is closed."""
         self._connections.discard(connection)
+
+    def _sweep(self) -> None:
+        now = self._view.env.now()
+        for connection in [each for each in self._connections if each.expires <= now]:
+            connection.expire()
+        self._timer = self._view.env.call_later(SWEEP_SECONDS, self._sweep)
 
     def serve(self, connection: ProbeConnection) -> None:
         """Hand a connection to the application, once that is loaded."""
@@ -123,7 +180,7 @@ class AdminListener:
     async def _load(self) -> None:
         try:
             admin = await asyncio.to_thread(_import_admin)
-            runner = admin(self._view, self.feed, self._token).runner()
+            runner = admin(self._view, self.feed, self.access).runner()
             await runner.setup()
             server = runner.server
             assert server is not None
@@ -144,39 +201,110 @@ class AdminListener:
 
 
 class ProbeConnection(asyncio.Protocol):
-    """Connection that is answered here if it asks for a probe, and handed to the application if not."""
+    """Connection that is answered here if it asks for a probe, and otherwise by the application behind it.
+
+    It stays the transport's protocol and passes on what arrives, so that the deadlines hold for all requests.
+    """
 
     def __init__(self, listener: AdminListener, view: AdminView) -> None:
         self._listener = listener
         self._view = view
         self._transport: asyncio.Transport
         self._buffer = b""
-        self._is_waiting = False
-        """True once it needs the application."""
-        self._idle: Handle | None = None
+        self._application: asyncio.Protocol | None = None
+        self.is_busy = False
+        """True while a request is under way; what the client does not read then has a deadline of its own."""
+        self._has_begun = False
+        """True if a part of a request has arrived."""
+        self.since = 0.0
+        """Instant since which it waits for a request."""
+        self.expires = math.inf
+        """Instant at which it is closed."""
+
+    @property
+    def is_handed_over(self) -> bool:
+        """True once the application has it."""
+        return self._application is not None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
-        self._idle = self._view.env.call_later(IDLE_SECONDS, self.close)
-        self._listener.enter(self)
+        self._wait()
+        if not self._listener.admit(self, transport.get_extra_info("socket")):
+            self.answer(problem(503, "too many connections to the admin listener are open"))
 
     def data_received(self, data: bytes) -> None:
-        self._buffer += data
-        if self._is_waiting or self._transport.is_closing():
+        if not self.is_busy and not self._has_begun:
+            self._has_begun = True
+            self.expires = self._view.env.now() + self._view.limits().header_timeout
+        if self._application is not None:
+            self._application.data_received(data)
             return
-        if is_unfinished_probe(self._buffer):
+        self._buffer += data
+        if self.is_busy or self._transport.is_closing():
+            return
+        if is_unfinished_head(self._buffer):
             return
         if len(self._buffer) <= MAX_PROBE_BYTES and (match := _PROBE.fullmatch(self._buffer)) is not None:
-            self.answer(probe(self._view, match[2].decode()), has_content=match[1] == b"GET")
+            hosts = [host.decode("latin-1") for host in _HOST.findall(self._buffer)]
+            refusal = self._listener.access.misdirected(hosts)
+            answer = problem(421, refusal) if refusal else probe(self._view, match[2].decode())
+            self.answer(answer, has_content=match[1] == b"GET")
             return
-        self._is_waiting = True
-        self._stop_timer()
         self._transport.pause_reading()
+        self.is_busy, self.expires = True, math.inf  # while the application is being loaded
         self._listener.serve(self)
 
+    def eof_received(self) -> bool | None:
+        return None if self._application is None else self._application.eof_received()
+
+    def pause_writing(self) -> None:
+        self.expires = self._view.env.now() + self._view.limits().body_timeout
+        if self._application is not None:
+            self._application.pause_writing()
+
+    def resume_writing(self) -> None:
+        if self.is_busy:
+            self.expires = math.inf
+        else:
+            self._wait()
+        if self._application is not None:
+            self._application.resume_writing()
+
     def connection_lost(self, exc: Exception | None) -> None:
-        self._stop_timer()
-        self._listener.leave(self)
+        self._listener.forget(self)
+        if self._application is not None:
+            self._application.connection_lost(exc)
+
+    # ----- requests
+
+    def begin_request(self) -> None:
+        """Note that a whole head has arrived and is being answered."""
+        self.is_busy, self.expires = True, math.inf
+
+    def end_request(self) -> None:
+        """Note that the application has made its answer, and wait for the next request."""
+        self.is_busy = False
+        self._wait()
+
+    def _wait(self) -> None:
+        self.since = self._view.env.now()
+        self._has_begun = False
+        self.expires = self.since + self._view.limits().idle_timeout
+
+    # ----- its end
+
+    def expire(self) -> None:
+        """Close it: its client is too slow to ask, or to read."""
+        if self._has_begun and not self.is_busy and not self._transport.get_write_buffer_size():
+            self.answer(problem(408, "the head of the request did not arrive in time"))
+            self.expires = self._view.env.now() + SWEEP_SECONDS  # a client that does not even read that
+            self._has_begun = False
+        else:
+            self.abort()
+
+    def abort(self) -> None:
+        """Close the connection at once."""
+        self._transport.abort()
 
     def close(self) -> None:
         """Close the connection, after what was written to it."""
@@ -197,25 +325,23 @@ class ProbeConnection(asyncio.Protocol):
         self._transport.write(head.encode() + b"\r\n" + (content if has_content else b""))
         self.close()
 
-    def hand_over(self, protocol: asyncio.Protocol) -> None:
-        """Let `protocol` have the connection, as though it had accepted it."""
-        self._listener.leave(self)
-        self._transport.set_protocol(protocol)
-        protocol.connection_made(self._transport)
+    def hand_over(self, application: asyncio.Protocol) -> None:
+        """Let the application have all that has arrived and what comes, as though it had accepted the connection."""
+        received, self._buffer = self._buffer, b""
+        self._application = application
+        self.is_busy = False
+        self._wait()
+        application.connection_made(self._transport)
         self._transport.resume_reading()
-        protocol.data_received(self._buffer)
-
-    def _stop_timer(self) -> None:
-        if self._idle is not None:
-            self._idle.cancel()
-            self._idle = None
+        self.data_received(received)
 
 
-def is_unfinished_probe(received: bytes) -> bool:
-    """True if more bytes can make a probe of what was received."""
-    if b"\r\n\r\n" in received or len(received) > MAX_PROBE_BYTES:
-        return False
-    return any(start.startswith(received) or received.startswith(start) for start in _STARTS)
+def is_unfinished_head(received: bytes) -> bool:
+    """True if more bytes are needed to tell what is asked for.
+
+    Bare line feeds end a head too; aiohttp then judges it.
+    """
+    return _END.search(received) is None and len(received) <= MAX_PROBE_BYTES
 
 
 def _import_admin() -> type[Admin]:

@@ -54,6 +54,8 @@ class Feed:
         """Time from which on the parts may be described again, by `Env.now`."""
         self._tick = b""
         self._full = b""
+        self.room = MAX_PAGES
+        """Number of connections that streams may take of those that the listener has."""
         self.pages = 0
         """Number of open streams."""
         self._is_over = False
@@ -135,7 +137,12 @@ class Feed:
     @property
     def is_full(self) -> bool:
         """True while no further stream may be opened."""
-        return self.pages >= MAX_PAGES
+        return self.pages >= self.max_pages
+
+    @property
+    def max_pages(self) -> int:
+        """Number of streams that may be open at once."""
+        return min(MAX_PAGES, self.room)
 
     @contextmanager
     def page(self) -> Iterator[None]:

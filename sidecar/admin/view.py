@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mappin
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
+from sidecar.config.process_spec import LimitsSpec
 from sidecar.core.env import Env, StateKey
 from sidecar.telemetry.metrics import process
 from sidecar.telemetry.metrics.registry import Registry
@@ -59,6 +60,8 @@ class AdminView:
     sections: Mapping[str, Callable[[], Any]] = field(default_factory=dict)
     """Further parts of `/state` by name, such as `policies` and `routes`; each is described when it is asked for."""
     secrets: Secrets = field(default_factory=Secrets)
+    limits: Callable[[], LimitsSpec] = LimitsSpec.built_in
+    """Limits in force, whose times hold for the admin listener's clients too."""
 
 
 async def document(view: AdminView) -> dict[str, Any]:
@@ -95,7 +98,7 @@ async def parts(view: AdminView) -> AsyncIterator[tuple[str, Any]]:
     kinds: dict[str, dict[str, Any]] = {}
     for number, (key, state) in enumerate(list(view.states().items()), 1):
         if (describe := getattr(state, "describe", None)) is not None:
-            kinds.setdefault(key[0], {})[name_of(key)] = plain(describe())
+            kinds.setdefault(key[0], {})[view.secrets.text(name_of(key))] = plain(describe())
         if number % TURN == 0:
             await env.sleep(0)
     for kind, described in kinds.items():

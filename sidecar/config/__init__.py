@@ -4,6 +4,7 @@ The way of a file, in this order:
 
     files                  reads a file or directory, and parses YAML 1.2
     tree, scalars, node    nodes that know where they were written, within limits that hold while parsing
+    origin                 values that environment variables give, which no printer shows
     merge                  several files as one document; several layers of policies as one block
     load                   start here: the whole way from files to `PolicySpec`
     resolve                each route with its policies merged

@@ -92,6 +92,10 @@ class _Loading:
             caches=caches,
             node=root,
             telemetry=self._telemetry(),
+            masks=report.origins.masks(),
+            facts=report.origins.facts(
+                [*(route.name for route in routes), *((service.service,) if service is not None else ())]
+            ),
         )
         check_policies(spec, report, self.pace)
         return spec

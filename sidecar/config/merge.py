@@ -18,28 +18,35 @@ from sidecar.config.report import Report
 def join(roots: Iterable[Node], report: Report) -> Node | None:
     """Return one document of those of all files, None where there is nothing."""
     joined: Node | None = None
+    own: set[str] = set()
     for root in roots:
         if not isinstance(root.value, dict):
             report.at(root, "must be a mapping with the keys version, listeners, upstreams and routes")
         elif joined is None:
             joined = root.only(dict(root.value))
         else:
-            _join_sections(joined.value, root, report)
+            _join_sections(joined.value, own, root, report)
     return joined
 
 
-def _join_sections(sections: dict[str, Node], root: Node, report: Report) -> None:
+def _join_sections(sections: dict[str, Node], own: set[str], root: Node, report: Report) -> None:
+    """Add a file's sections; `own` has the sections that are copies already, so that each member is copied once."""
     for key, node in root.items.items():
         known = sections.get(key)
         if known is None or known.value is None:
             sections[key] = node
-        elif isinstance(known.value, dict) and isinstance(node.value, dict):
-            for name, member in node.value.items():
+        elif isinstance(known.value, dict | list) and type(known.value) is type(node.value):
+            if key not in own:
+                own.add(key)
+                known = sections[key] = Node(known.value.copy(), known.mark, known.key, known.path)
+            if isinstance(node.value, list):
+                known.value.extend(node.value)
+                continue
+            for name, member in node.items.items():
                 if name in known.value:
                     _twice(member, known.value[name], report)
-            sections[key] = known.only(node.value | known.value)
-        elif isinstance(known.value, list) and isinstance(node.value, list):
-            sections[key] = Node([*known.value, *node.value], known.mark, known.key, known.path)
+                else:
+                    known.value[name] = member
         elif node.value is not None and (key != "version" or node.value != known.value):
             _twice(node, known, report)
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Final, NamedTuple
 
+from sidecar.config.origin import Origin
+
 OFF: Final = "off"
 """Value that turns an inherited block off."""
 
@@ -30,15 +32,19 @@ BUILT_IN: Final = Mark("built-in default", 0, 0)
 class Node:
     """Value of a document: a mapping of nodes, a list of nodes or a scalar (str, int, float, bool, None)."""
 
-    __slots__ = ("key", "mark", "path", "value")
+    __slots__ = ("key", "mark", "origin", "path", "value")
 
-    def __init__(self, value: Any, mark: Mark, key: Mark | None = None, path: str = "") -> None:
+    def __init__(
+        self, value: Any, mark: Mark, key: Mark | None = None, path: str = "", origin: Origin | None = None
+    ) -> None:
         self.value = value
         self.mark = mark
         self.key = mark if key is None else key
         """Place of the key of this value; the value's own place in a list."""
         self.path = path
         """Path in the document where the value was written, such as `routes.order.retry.on[1]`."""
+        self.origin = origin
+        """Origin of a scalar with `${NAME}` in it; None for any other value."""
 
     @property
     def place(self) -> Mark:
@@ -89,6 +95,19 @@ class Node:
             return [node.plain() for node in self.value]
         return self.value
 
+    def shown(self) -> Any:
+        """Return the value as it may be printed: a scalar with `${NAME}` in it as its file has it."""
+        if isinstance(self.value, dict):
+            return {key: node.shown() for key, node in self.value.items()}
+        if isinstance(self.value, list):
+            return [node.shown() for node in self.value]
+        return self.value if self.origin is None else self.origin.written
+
+    def words(self, value: str, *path: str | int) -> str:
+        """Return words for the value at a path: those given, or its text in the file where a variable gives it."""
+        node = self.find(path)
+        return value if node is None or node.origin is None else node.origin.written
+
     def label(self, path: str) -> None:
         """Write the path into this node and all below; a value that an alias shares keeps its first path."""
         if self.path:
@@ -101,7 +120,7 @@ class Node:
             for index, node in enumerate(self.value):
                 name = node.child("name")
                 named = name is not None and isinstance(name.value, str) and name.value
-                node.label(f"{path}.{named}" if named else f"{path}[{index}]")
+                node.label(f"{path}.{name.shown()}" if name is not None and named else f"{path}[{index}]")
 
     def __repr__(self) -> str:
         return f"<Node {self.path or 'document'} at {self.mark}>"

@@ -32,11 +32,20 @@ Network = Annotated[
 ]
 
 
+def _host_name(text: str) -> str:
+    if not re.fullmatch(r"(?!-)[A-Za-z0-9_-]{1,63}(\.(?!-)[A-Za-z0-9_-]{1,63})*\.?", text):
+        raise ValueError("is not a host name; write it without scheme and port, such as orders-sidecar.prod.svc")
+    return text
+
+
+HostName = Annotated[str, AfterValidator(_host_name)]
+
+
 class SecretFile(Model):
     """Secret that stands in a file, such as a mounted Kubernetes secret."""
 
     file: str
-    """Path of the file.  It is read when the secret is needed, so a new secret counts from then on."""
+    """Path of the file.  It is read again at each reload, and a new secret counts from then on."""
 
 
 Secret = SecretStr | SecretFile
@@ -115,6 +124,14 @@ class ListenerSpec(Model):
     """What all others may do."""
     via: Annotated[str, Field(max_length=100), AfterValidator(_via)] = "sidecar"
     """Name in the field Via that the upstream gets; `off` sends none."""
+    problem_details: bool | None = None
+    """Problem documents name the endpoint that failed, the cause, and the policy's file and line.  By default only on a
+    loopback address or a Unix socket, because other clients should not learn what stands behind the sidecar."""
+
+    @property
+    def has_details(self) -> bool:
+        """True if problem documents tell of endpoints, causes and files."""
+        return self.address.is_loopback if self.problem_details is None else self.problem_details
 
 
 class AdminSpec(Model):
@@ -124,6 +141,9 @@ class AdminSpec(Model):
     """Address to bind; loopback by default, since the listener can change the process."""
     token: Secret | None = None
     """Bearer token that every request except /livez and /readyz must have; without it none is asked for."""
+    hosts: Annotated[tuple[HostName, ...], Field(strict=False)] = ()
+    """Names by which it may be asked, such as `orders-sidecar.prod.svc`.  Without a token it answers to addresses,
+    `localhost` and these alone, so that no web page can reach it by a name of its own (DNS rebinding)."""
 
     @field_validator("token")
     @classmethod

@@ -52,7 +52,11 @@ def located(model: type[BaseModel], node: Node, failure: ValidationError) -> lis
     """Return the errors of a node, each once."""
     found = [_locate(model, node, error) for error in failure.errors(include_url=False, include_input=False)]
     errors = list(_nearest([error for error in found if not _is_echo(error)]))
-    return [error for error in errors if not any(_is_meant(error, other) for other in errors)]
+    unknown: dict[int, list[str]] = {}
+    for error in errors:
+        if error.kind == "extra_forbidden":
+            unknown.setdefault(id(error.node), []).append(error.key)
+    return [error for error in errors if not _is_misspelt(error, unknown.get(id(error.node), []))]
 
 
 def _is_echo(error: LocatedError) -> bool:
@@ -60,10 +64,9 @@ def _is_echo(error: LocatedError) -> bool:
     return error.kind == "too_short" and len(error.node.value) >= error.context["min_length"]
 
 
-def _is_meant(missing: LocatedError, extra: LocatedError) -> bool:
-    """True if a missing key is there, but misspelt; then only the misspelling is reported."""
-    same = missing.node is extra.node and (missing.kind, extra.kind) == ("missing", "extra_forbidden")
-    return same and bool(get_close_matches(extra.key, [missing.key]))
+def _is_misspelt(error: LocatedError, unknown: list[str]) -> bool:
+    """True if a key is missing because one of the unknown ones is a misspelling of it, which alone is reported."""
+    return error.kind == "missing" and any(get_close_matches(key, [error.key]) for key in unknown)
 
 
 def _locate(model: type[BaseModel], root: Node, error: Any) -> LocatedError:

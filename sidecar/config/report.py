@@ -6,13 +6,16 @@ about what has no effect, and does not.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from difflib import get_close_matches
 
 from sidecar.config.node import Mark, Node
+from sidecar.config.origin import Origins
 from sidecar.core.spec import Problem
 
 MAX_LISTED = 12
+COMPARISONS = 20_000
+"""Comparisons of a misspelt name with a declared one in one run."""
 
 
 class Report:
@@ -23,8 +26,28 @@ class Report:
         self._warnings: dict[Problem, None] = {}
         self._seen: set[tuple[Mark, str]] = set()
         self._marks: set[Mark] = set()
+        self.origins = Origins()
+        """Origins of the values that variables give; their values are in no problem."""
+        self._comparisons = COMPARISONS
+        self._sorted: dict[int, list[str]] = {}
+        """Sorted names by the identity of what holds them."""
+        self._kept: list[Collection[str]] = []
+        """What holds those names, so that the identities stay theirs."""
         self.is_whole = True
         """True if every file was read to its end; if not, nothing is said about names that are missing."""
+
+    def suggest(self, word: str, known: Collection[str]) -> str:
+        """Return what `suggest` does for one of many names that a file declares.
+
+        After `COMPARISONS` it only lists them, so that the work does not grow with misspelt names times known ones.
+        """
+        names = self._sorted.get(id(known))
+        if names is None:
+            names = sorted(known)
+            self._sorted[id(known)] = names
+            self._kept.append(known)
+        self._comparisons -= len(names)
+        return suggest(word, names) if self._comparisons >= 0 else _listed(names)
 
     def error(self, mark: Mark, path: str, message: str) -> None:
         """Report an error at a place, once."""
@@ -33,24 +56,36 @@ class Report:
             self._marks.add(mark)
             self._problems[Problem(*mark, visible(path), visible(message))] = None
 
+    def has_error(self, node: Node) -> bool:
+        """True if there is an error at a value's place already."""
+        return node.mark in self._marks
+
     def at(self, node: Node, message: str) -> None:
         """Report an error in a value; of several errors in one scalar only the first."""
         if isinstance(node.value, dict | list) or node.mark not in self._marks:
-            self.error(node.place, node.path, message)
+            self.error(node.place, node.path, _about(node, message))
 
     def warn(self, node: Node, message: str) -> None:
         """Report a value that has no effect, or not the one that it seems to have."""
-        self._warnings[Problem(*node.place, visible(node.path), visible(message))] = None
+        self._warnings[Problem(*node.place, visible(node.path), visible(_about(node, message)))] = None
 
     @property
     def problems(self) -> list[Problem]:
         """Errors in the order of their places."""
-        return sorted(self._problems)
+        return self._masked(self._problems)
 
     @property
     def warnings(self) -> list[Problem]:
         """Warnings in the order of their places."""
-        return sorted(self._warnings)
+        return self._masked(self._warnings)
+
+    def _masked(self, problems: Iterable[Problem]) -> list[Problem]:
+        masks = self.origins.masks()
+        return sorted(each._replace(message=masks.text(each.message)) for each in problems)
+
+
+def _about(node: Node, message: str) -> str:
+    return message if node.origin is None else node.origin.disguise(message, node.value)
 
 
 def visible(text: str) -> str:
@@ -60,9 +95,13 @@ def visible(text: str) -> str:
 
 def suggest(word: str, known: Iterable[str]) -> str:
     """Return `did you mean ...?` where a known word is near, else a list of the known words."""
-    words = sorted(known)
+    words = known if isinstance(known, list) else sorted(known)
     if near := get_close_matches(word, words, n=1):
         return f"did you mean `{near[0]}`?"
+    return _listed(words)
+
+
+def _listed(words: list[str]) -> str:
     if not words:
         return "there are none"
     more = f" and {len(words) - MAX_LISTED} more" if len(words) > MAX_LISTED else ""

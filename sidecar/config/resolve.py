@@ -30,6 +30,7 @@ class Resolver:
         self._references = references
         self._defaults = defaults
         self._report = report
+        self._schemes: dict[str | None, str] = {}
         self._blocks: dict[tuple[str, tuple[int, ...]], tuple[Node, Block | None]] = {}
         """Merged blocks by name, and by the identities of the nodes that were merged."""
 
@@ -73,7 +74,14 @@ class Resolver:
         )
 
     def _scheme(self, listener: str | None) -> str:
-        reached = [node for name, node in self._references.listeners.items() if listener in (None, name)]
+        """Return `http` or `https`, as a listener is reached (None: all of them); empty where they differ."""
+        if listener not in self._schemes:
+            self._schemes[listener] = self._scheme_of(listener)
+        return self._schemes[listener]
+
+    def _scheme_of(self, listener: str | None) -> str:
+        known = self._references.listeners
+        reached = known.values() if listener is None else [known[listener]] if listener in known else []
         schemes = {"http" if (tls := node.child("tls")) is None or tls.value is None else "https" for node in reached}
         return schemes.pop() if len(schemes) == 1 else ""
 

@@ -14,6 +14,8 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
+from sidecar.config.origin import Origin, Variable
+
 NULLS: Final = frozenset(("", "~", "null", "Null", "NULL"))
 BOOLEANS: Final = {word: word.lower() == "true" for word in ("true", "True", "TRUE", "false", "False", "FALSE")}
 _INTEGER: Final = re.compile(r"[-+]?[0-9]{1,300}|0o[0-7]{1,300}|0x[0-9a-fA-F]{1,300}")
@@ -37,12 +39,13 @@ def resolve(word: str) -> Scalar:
     return word
 
 
-def expand(text: str, environ: Mapping[str, str], limit: int) -> str:
-    """Return the text with every `${NAME}` replaced.
+def expand(text: str, environ: Mapping[str, str], limit: int) -> tuple[str, Origin]:
+    """Return the text with every `${NAME}` replaced, and its origin.
 
     `limit` bounds the characters that variables add.  Raises `ValueError`, which says what is wrong.
     """
     size = 0
+    variables: list[Variable] = []
 
     def value(match: re.Match[str]) -> str:
         nonlocal size
@@ -58,9 +61,10 @@ def expand(text: str, environ: Mapping[str, str], limit: int) -> str:
         assert word is not None
         if not word.isascii() and any("\ud800" <= letter <= "\udfff" for letter in word):
             raise ValueError(f"needs the environment variable {name}, which is not UTF-8 text; set it to such")
+        variables.append(Variable(name, word, is_default=not found and default is not None))
         size += len(word)
         if size > limit:
             raise ValueError("grows too long by its environment variables; shorten them")
         return word
 
-    return _VARIABLE.sub(value, text)
+    return _VARIABLE.sub(value, text), Origin(text, tuple(variables))

@@ -21,6 +21,7 @@ from sidecar.routing.match_spec import MatchSpec
 from sidecar.stages import BY_NAME
 from sidecar.stages.circuit_breaker.spec import Spec as BreakerSpec
 from sidecar.stages.concurrency.spec import Spec as ConcurrencySpec
+from sidecar.telemetry.plain import Masks
 from sidecar.upstream.budget import RetryBudgetSpec
 from sidecar.upstream.spec import UpstreamSpec as Whereabouts
 
@@ -129,6 +130,10 @@ class PolicySpec:
     node: Node = field(repr=False, compare=False)
     version: int = 1
     telemetry: TelemetrySpec | None = None
+    masks: Masks = field(default=Masks({}), repr=False, compare=False)
+    """What is shown in messages for values that came from environment variables."""
+    facts: Masks = field(default=Masks({}), repr=False, compare=False)
+    """What a process shows of itself for such values."""
 
     def where(self, *path: str | int) -> Mark:
         """Return the place where a value was written; `BUILT_IN` for a default."""

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from sidecar.config.node import Mark, Node
+from sidecar.config.origin import Origin
 from sidecar.config.report import Report
 from sidecar.config.scalars import expand, resolve
 
@@ -64,13 +65,17 @@ class TreeBuilder:
         if self._wants_key():
             self._key(word, mark)
             return
+        origin: Origin | None = None
         if "${" in word:
             try:
-                word = expand(word, self._environ, self._room)
+                word, origin = expand(word, self._environ, self._room)
+                self._report.origins.note(word, origin)
             except ValueError as error:
                 self._report.error(mark, self._path(), str(error))
             self._room -= len(word)
-        node = Node(resolve(word) if is_plain else word, mark)
+        else:
+            self._report.origins.spell(word)
+        node = Node(resolve(word) if is_plain else word, mark, origin=origin)
         self._add(node, 1, 1, mark)
         if anchor is not None:
             self._anchors[anchor] = (node, 1, 1)
@@ -103,7 +108,7 @@ class TreeBuilder:
             why = "contains itself" if anchor in self._anchors else "is not defined above"
             raise Broken(mark, f"the anchor `&{anchor}` {why}; write the value out")
         node, size, height = found
-        self._add(Node(node.value, node.mark), size, height, mark)
+        self._add(Node(node.value, node.mark, origin=node.origin), size, height, mark)
 
     def _wants_key(self) -> bool:
         return bool(self._open) and isinstance(self._open[-1].node.value, dict) and self._open[-1].key is None
@@ -113,6 +118,7 @@ class TreeBuilder:
             self._report.error(mark, self._path(), f"has the tag `{tag}`; policy files use no tags, remove it")
 
     def _key(self, word: str, mark: Mark) -> None:
+        self._report.origins.spell(word)
         top = self._open[-1]
         if word == "<<":
             message = "merge keys are not YAML 1.2; make a bundle under `policies` and name it in `use`"

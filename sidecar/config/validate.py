@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import re
+import sys
 from collections.abc import Iterable, Iterator
 from functools import cache
-from types import NoneType
-from typing import Any, Final, Literal, TypeVar, get_args, get_origin
+from types import NoneType, UnionType
+from typing import Any, Final, Literal, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, SecretStr, ValidationError, WithJsonSchema
+from pydantic.fields import FieldInfo
 
 from sidecar.config.node import OFF, Node
-from sidecar.config.pydantic_errors import LocatedError, located, models_in
+from sidecar.config.pydantic_errors import LocatedError, key_of, located, models_in
 from sidecar.config.report import Report, suggest
+from sidecar.config.scalars import resolve
+from sidecar.core.spec import Block
+from sidecar.stages import BY_NAME
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -42,6 +48,10 @@ MESSAGES: Final = {
     "tuple_type": "must be a list, such as [a, b]",
     "union_tag_not_found": "does not say what it is; add the key {discriminator}",
 }
+MAPPINGS: Final = ("dict_type", "mapping_type", "model_attributes_type", "model_type")
+"""Kinds of errors in a value that should be a mapping."""
+MAX_SHOWN: Final = 80
+"""Characters of a value that a remedy repeats."""
 EMPTY: Final = "is empty; give it a value, or leave the key out"
 
 
@@ -104,8 +114,11 @@ def _report(error: LocatedError, report: Report, also: Iterable[str]) -> None:
     node, key = error.node, error.key
     if error.kind == "extra_forbidden":
         extra = node.items[key]
+        if home := _home(error, also):
+            report.error(extra.key, extra.path, f"belongs under {home}")
+            return
         known = {name for name, _ in error.fields}.union(also)
-        hint = suggest(key, known.difference(node.items))
+        hint = suggest(key, {name for name in known if name not in node.items})
         report.error(extra.key, extra.path, f"is not a known key; {hint}")
     elif error.kind == "missing":
         path = f"{node.path}.{key}" if node.path else key
@@ -114,13 +127,83 @@ def _report(error: LocatedError, report: Report, also: Iterable[str]) -> None:
         report.at(node, _message(error))
 
 
+def _home(error: LocatedError, also: Iterable[str]) -> str:
+    """Return where an unknown key belongs, with how it is written there; empty where that is not known."""
+    node, key = error.node, error.key
+    if not node.path and key.startswith("x-"):
+        return "`policies` if several routes share it: policies: {common: {...}}, and use: [common] on each route"
+    if not node.path and key in BY_NAME:
+        return f"a route, or under `defaults` for all routes: defaults: {{{key}: ...}}"
+    written = _flow(node.items[key].shown())
+    homes = [name for name, field in error.fields if any(key in inner.model_fields for inner in _nested(field))]
+    if not homes or key in also or len(written) > MAX_SHOWN:
+        return ""
+    return f"{' or '.join(f'`{name}`' for name in homes)}: {homes[0]}: {{{key}: {written}}}"
+
+
+def _nested(field: FieldInfo) -> Iterator[type[BaseModel]]:
+    """Yield the models that a field may hold by themselves, not in a list."""
+    annotation = field.annotation
+    kinds = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+    yield from (kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel))
+
+
+def _shape(error: LocatedError) -> str:
+    """Return how a mapping is written, for a value that is none; empty where no example is known."""
+    value, model = error.node.value, error.models[0] if error.models else None
+    if model is None or isinstance(value, list):
+        return ""
+    takes_nothing = issubclass(model, Block)
+    if value in (False, "no", "none", "false", "never", 0) and takes_nothing:
+        return "; `off` turns it off"
+    for name, field in model.model_fields.items():
+        kinds = set(_kinds(field.annotation))
+        if name != "mode" and str not in kinds and isinstance(value, str | int | float) and _fits(model, name, value):
+            return f", such as {{{key_of(name, field)}: {_flow(error.node.shown())}}}"
+    for name in ("path_prefix", "path"):
+        if name in model.model_fields and isinstance(value, str) and value.startswith("/"):
+            return f", such as {{{name}: {_flow(error.node.shown())}}}"
+    example = _model_example(model)
+    return f", such as {_flow(example)}" if example is not None else ""
+
+
+def _fits(model: type[BaseModel], name: str, value: Any) -> bool:
+    """True if a value would do for one key of a model."""
+    key = key_of(name, model.model_fields[name])
+    try:
+        model.model_validate({key: value})
+    except ValidationError as failure:
+        return all(error["loc"] and error["loc"][0] != key for error in failure.errors(include_input=False))
+    return True
+
+
+def _model_example(model: type[BaseModel]) -> Any:
+    """Return the first example of a block, None where its module has none."""
+    examples = getattr(sys.modules[model.__module__], "EXAMPLES", ())
+    return examples[0] if examples and issubclass(model, Block) and model.__name__ == "Spec" else None
+
+
+def _flow(value: Any) -> str:
+    """Return a value on one line, as YAML's flow style has it."""
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{key}: {_flow(member)}' for key, member in value.items())}}}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_flow, value))}]"
+    return value if isinstance(value, str) and re.fullmatch(r"[\w./%*~+-]+", value) else json.dumps(value)
+
+
 def _example(error: LocatedError) -> str:
+    """Return an example of what a missing key stands for."""
     for field in (field for name, field in error.fields if name == error.key):
         for extra in field.metadata:
             if isinstance(extra, WithJsonSchema) and extra.json_schema and extra.json_schema.get("examples"):
                 return str(extra.json_schema["examples"][0])
         if get_origin(field.annotation) is Literal:
             return " | ".join(map(str, get_args(field.annotation)))
+    for model in error.models:
+        example = _model_example(model)
+        if isinstance(example, list):  # a block that may be written as its one list
+            return _flow(example)
     return "..."
 
 
@@ -131,7 +214,8 @@ def _message(error: LocatedError) -> str:
         expected = str(error.context["expected"])
         word = error.node.value
         near = suggest(word, re.findall(r"'([^']*)'", expected)) if isinstance(word, str) else ""
-        return f"must be {expected}" + (f"; {near}" if near.startswith("did") else "")
+        quoted = ", without quotes" if isinstance(word, str) and word == expected else ""
+        return f"must be {expected}{quoted}" + (f"; {near}" if near.startswith("did") else "")
     if error.kind == "union_tag_invalid":
         key, tag = (str(error.context[name]).strip("'") for name in ("discriminator", "tag"))
         known = re.findall(r"'([^']*)'", str(error.context["expected_tags"]))
@@ -139,4 +223,18 @@ def _message(error: LocatedError) -> str:
     template = MESSAGES.get(error.kind)
     if template is None:
         return error.message[:1].lower() + error.message[1:]
-    return EMPTY if error.node.value is None else template.format(**error.context)
+    if error.node.value is None:
+        return EMPTY
+    message = template.format(**error.context)
+    if error.kind in MAPPINGS:
+        return message + _shape(error)
+    return message + _quoted(error)
+
+
+def _quoted(error: LocatedError) -> str:
+    """Return the remedy for a number or a boolean in quotes; empty for any other value."""
+    value = error.node.value
+    meant = resolve(value) if isinstance(value, str) and value else None
+    kinds = {"int_type": int, "float_type": (int, float), "bool_type": bool}
+    is_meant = error.kind in kinds and isinstance(meant, kinds[error.kind])  # type: ignore[arg-type]
+    return "; take the quotes off" if is_meant and (error.kind == "bool_type" or not isinstance(meant, bool)) else ""

@@ -235,7 +235,9 @@ class Compilation:
     def check(self) -> None:
         """Raise what was found so far; what routes share is found for each of them, and reported once."""
         if self.problems:
-            raise CompileError(list(dict.fromkeys(self.problems)))
+            masks = self.spec.masks
+            found = dict.fromkeys(each._replace(message=masks.text(each.message)) for each in self.problems)
+            raise CompileError(list(found))
 
     def add_upstream(self, name: str) -> None:
         """Make an upstream, with the breakers of its endpoints."""

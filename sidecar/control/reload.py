@@ -39,6 +39,7 @@ from sidecar.control.watch import fingerprint
 from sidecar.core import events, metrics
 from sidecar.core.env import Env
 from sidecar.core.spec import Problem
+from sidecar.telemetry.plain import Masks
 from sidecar.upstream.client import Upstream
 
 POLL_SECONDS: Final = 1.0
@@ -132,8 +133,11 @@ class Control:
         metrics: Callable[[RouteSpec], Any] = lambda _: None,
         make: MakeUpstream = Upstream,
         imported: Callable[[], object] = lambda: None,
+        show: Callable[[Masks], object] = lambda _: None,
     ) -> None:
         """`metrics` and `make`: see `Compilation`.
+
+        `show` gets what is to be shown for the values that environment variables give, before these are used.
 
         `imported` is called once, when all that the first policies need is imported and before they are compiled.
         """
@@ -141,12 +145,15 @@ class Control:
         """Policies in force; None before the first were applied."""
         self.history: deque[Reload] = deque(maxlen=HISTORY)
         """Latest reloads, the newest last; those that found nothing new are left out."""
+        self.on_applied: Callable[[], Awaitable[None]] = _nothing
+        """Called after policies were put in force."""
         self._env = env
         self._store = store
         self._origin = origin
         self._listeners = listeners
         self._compile = partial(Compilation, metrics=metrics, make=make)
         self._imported = imported
+        self._show = show
         self._turn = asyncio.Lock()
         self._seen: object = None
         """Fingerprint of the files just before they were read."""
@@ -164,7 +171,9 @@ class Control:
                 if trigger == FILE and digest in (in_force, self._rejected):
                     self._rejected = "" if digest == in_force else digest
                     return Reload(self._env.wall(), trigger, digest, "unchanged")
-                return self._note(await self._replace(trigger, digest, sources))
+                done = await self._replace(trigger, digest, sources)
+                await self.on_applied()
+                return self._note(done)
             except Rejected as rejected:
                 problems = rejected.problems
             except CompileError as error:
@@ -228,6 +237,7 @@ class Control:
         spec = loaded.spec
         if spec is None:
             raise Rejected(loaded.problems)
+        self._show(spec.facts)
         if old is not None:
             _check_restart(old.spec, spec)
         if missing := await self._origin.in_thread(partial(_prepare, spec, old.spec if old is not None else None)):
@@ -240,7 +250,10 @@ class Control:
             for _ in compilation:
                 await self._env.sleep(0)
             snapshot = compilation.snapshot
-            bound = await self._listeners.prepare(spec.listeners)
+            try:
+                bound = await self._listeners.prepare(spec.listeners)
+            except OSError as error:
+                raise OSError(error.errno, spec.masks.text(error.strerror or str(error))) from error
             try:
                 orphans = self._store.commit(lease)
             except BaseException:
@@ -268,6 +281,10 @@ class Control:
         event = events.RELOAD_APPLIED if reload.result == "applied" else events.RELOAD_REJECTED
         self._env.emit(event, **{name: value for name, value in facts.items() if name not in ("at", "result")})
         return reload
+
+
+async def _nothing() -> None:
+    """Do nothing."""
 
 
 def _prepare(spec: PolicySpec, old: PolicySpec | None) -> list[Problem]:

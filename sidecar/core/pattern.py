@@ -114,7 +114,12 @@ def _tokens(source: bytes, on_anchors: str = "") -> list[_Token]:
         match = _TOKEN.match(source, position)
         if match is None:
             rest = source[position : position + (3 if source[position] == ord("(") else 1)].decode("utf-8", "replace")
+            after = source[position + 1 : position + 2].decode("utf-8", "replace")
             hint = on_anchors if rest in "^$" else "escape a literal character with `\\`"
+            if rest == "\\" and after.isdigit():
+                rest, hint = f"\\{after}", "a back-reference takes exponential time, write the text out"
+            elif rest == "\\" and after.isalpha():
+                rest, hint = f"\\{after}", "known are \\d, \\w, \\s, their opposites, and \\xHH"
             raise ValueError(f"has `{rest}` at column {position + 1}, which is not supported; {hint}")
         if match[0][:1] == b"[" and _SET_OPERATION.search(match[0], 1):
             raise ValueError(f"has the class `{match[0].decode()}`; escape its characters `- & | ~` with `\\`")

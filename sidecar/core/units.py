@@ -97,10 +97,17 @@ ByteRate = Annotated[
 """Bytes per second."""
 
 
+def status_hint(value: Any) -> str:
+    """Return the beginning of a remedy for what is not a condition: how a status is written."""
+    if isinstance(value, str) and re.fullmatch("[1-5][0-9][0-9]", value):
+        return f"write the status without quotes, {value}, "
+    return "write a status such as 503 "
+
+
 def _condition(value: Any) -> Any:
     if value in CONDITION_WORDS or (value.__class__ is int and 100 <= value <= 599):
         return value
-    raise ValueError(f"is not a condition; write a status such as 503 or one of {', '.join(CONDITION_WORDS)}")
+    raise ValueError(f"is not a condition; {status_hint(value)}or one of {', '.join(CONDITION_WORDS)}")
 
 
 Condition = Annotated[

@@ -378,8 +378,10 @@ class DownstreamConnection(asyncio.Protocol):
         except LastHop as last:
             self._exchange = last.x
             self._keep_alive, self._has_to_linger = False, True
-            failure = last.failure
-            self._write(last.x, listener.last_hop(last.x) if failure is None else make_problem(last.x, failed(failure)))
+            if last.failure is None:
+                self._write(last.x, listener.last_hop(last.x))
+            else:
+                self._write(last.x, make_problem(last.x, failed(last.failure), listener.details))
             return False
         self._phase = SERVING if self._request_body is None or x.expects_continue else COLLECTING
         self._serve(x)
@@ -608,7 +610,7 @@ class DownstreamConnection(asyncio.Protocol):
         x = self._exchange
         self.listener.report_bug(x, error)
         if self._phase in (SERVING, COLLECTING) and x is not None:
-            self._write(x, make_problem(x, failed(INTERNAL)))
+            self._write(x, make_problem(x, failed(INTERNAL), self.listener.details))
         else:
             self.abort()
 
@@ -637,14 +639,14 @@ class DownstreamConnection(asyncio.Protocol):
         if x is None:
             self._exchange = x = Exchange(b"", b"/", [])
         x.version = 11
-        self._write(x, make_problem(None, outcome))
+        self._write(x, make_problem(None, outcome, self.listener.details))
 
     def _respond(self, x: Exchange, outcome: Outcome) -> None:
         if outcome.tunnel is not None:
             self._switch(x, outcome, outcome.tunnel)
         else:
             is_answer = outcome.failure is None or outcome.body or outcome.stream is not None
-            self._write(x, outcome if is_answer else make_problem(x, outcome))
+            self._write(x, outcome if is_answer else make_problem(x, outcome, self.listener.details))
 
     def _switch(self, x: Exchange, outcome: Outcome, upstream: Upgraded) -> None:
         """Join the client and an upstream that has switched protocols."""
@@ -652,7 +654,7 @@ class DownstreamConnection(asyncio.Protocol):
         assert transport is not None
         tunnel = Tunnel(listener, x.idle_timeout)
         if not tunnel.open(transport, upstream, encode_head(outcome, SWITCHING, listener.date), self._buffer):
-            self._write(x, make_problem(x, failed(RESET, cause="closed after switching protocols")))
+            self._write(x, make_problem(x, failed(RESET, cause="closed after switching protocols"), listener.details))
             return
         self._phase = SWITCHED
         self._transport = None

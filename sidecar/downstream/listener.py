@@ -19,9 +19,11 @@ from sidecar.core.outcome import NO_ROUTE, Failure, Outcome, Refusal, failed
 from sidecar.downstream.connection import DownstreamConnection
 from sidecar.downstream.descriptors import HasFileno, are_scarce
 from sidecar.downstream.request_head import Trust, hop_name
+from sidecar.downstream.response_head import UNMASKED
 from sidecar.downstream.slow_clients import SlowClients
 from sidecar.downstream.sockets import BACKLOG, Sockets
 from sidecar.downstream.tls_acceptor import TlsAcceptor
+from sidecar.telemetry.plain import Masks
 from sidecar.upstream.certificates import CertificateWatch
 
 if TYPE_CHECKING:
@@ -85,6 +87,7 @@ class Listener:
         self.match: Match = lambda _: None
         """Router of the snapshot in use."""
         self._allowed: Callable[[Exchange], list[bytes]] = lambda _: []
+        self._snapshot: Snapshot | None = None
         self._sockets: Sockets | None = None
         self._acceptors: list[asyncio.Server | TlsAcceptor] = []
         self._refused = server.env.meter.counter(metrics.REFUSALS, listener=name, policy="limits", reason="overloaded")
@@ -135,6 +138,7 @@ class Listener:
         self.match = router.match if begin is None else traced(begin, router.match)
         self._allowed = router.allowed
         self.limits = snapshot.spec.limits
+        self._snapshot = snapshot
 
     def stop_accepting(self) -> None:
         for acceptor in self._acceptors:
@@ -182,6 +186,13 @@ class Listener:
         if connection in self.connections:
             self.connections.discard(connection)
             self.server.open_connections -= 1
+
+    @property
+    def details(self) -> Masks | None:
+        """Masks for what problem documents tell of upstreams; None: they tell nothing."""
+        if not self.spec.has_details:
+            return None
+        return UNMASKED if self._snapshot is None else self._snapshot.spec.facts
 
     @property
     def refusal(self) -> bytes:

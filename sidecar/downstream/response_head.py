@@ -10,12 +10,15 @@ from typing import Any, Final
 from sidecar.core.exchange import Exchange
 from sidecar.core.http1 import Invalid
 from sidecar.core.outcome import Failure, Outcome, Refusal, failed
+from sidecar.telemetry.plain import Masks
 
 PHRASES: Final = {int(status): status.phrase for status in HTTPStatus}
 STATUS_LINES: Final = {
     status: b"HTTP/1.1 %d %b\r\n" % (status, PHRASES.get(status, "").encode()) for status in range(100, 600)
 }
 PROBLEM: Final = (b"content-type", b"application/problem+json")
+UNMASKED: Final = Masks({})
+"""Masks of policies without environment variables."""
 
 
 def encode_head(outcome: Outcome, framing: bytes, date: bytes) -> bytes:
@@ -34,9 +37,13 @@ def make_rejection(failure: Failure, error: Invalid) -> Outcome:
     return outcome
 
 
-def make_problem(x: Exchange | None, outcome: Outcome) -> Outcome:
+def make_problem(x: Exchange | None, outcome: Outcome, details: Masks | None = UNMASKED) -> Outcome:
     """Return the answer for a failure: `application/problem+json` that says who refused, by which rule, and when to
-    come back.  `x` is None if the request could not be read."""
+    come back.  `x` is None if the request could not be read.
+
+    With `details` it also says which endpoint failed and how, and where the policy stands; a value that an environment
+    variable gives is shown by its mask.  None: this is none of the client's business.
+    """
     failure = outcome.failure
     assert failure is not None
     refusal = outcome.refusal
@@ -45,16 +52,19 @@ def make_problem(x: Exchange | None, outcome: Outcome) -> Outcome:
         "title": failure.title,
         "status": outcome.status,
     }
-    if detail := refusal.detail or outcome.cause:
-        document["detail"] = detail
+    if detail := refusal.detail or (outcome.cause if details is not None else ""):
+        document["detail"] = detail if details is None else details.text(detail)
     if x is not None and x.route is not None:
         document["route"] = x.route.name
     if x is not None and x.attempts and failure.origin == "upstream":
         last = x.attempts[-1]
-        document |= {"upstream": last.upstream, "endpoint": last.endpoint, "attempts": len(x.attempts)}
+        document["upstream"] = last.upstream
+        if details is not None:
+            document["endpoint"] = details.text(last.endpoint)
+        document["attempts"] = len(x.attempts)
     if refusal.policy:
         document["policy"] = refusal.policy
-    if refusal.where:
+    if refusal.where and details is not None:
         document["where"] = refusal.where
     if refusal.limit is not None:
         document["limit"] = refusal.limit

@@ -46,7 +46,7 @@ def values(model: Model, node: Node | None, without: tuple[str, ...] = (), path:
         elif given is None:
             yield Value(path + key, flow(built_in.get(key, value)), "built-in")
         else:
-            yield Value(path + key, flow(given.plain()), str(given.place))
+            yield Value(path + key, flow(given.shown()), str(given.place))
 
 
 def flow(value: Any) -> str:

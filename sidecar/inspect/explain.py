@@ -6,9 +6,10 @@ Both are made from compiled policies (`dry.py`) and not from the files, so that 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Final
+from typing import Any, Final
 from urllib.parse import urlsplit
 
+from sidecar.config.node import Node
 from sidecar.config.spec import CRITICALITY
 from sidecar.control.compiler import BREAKER, ROUTE, Link, Route, Snapshot, cache_of
 from sidecar.core import uri
@@ -29,17 +30,19 @@ def routes_text(snapshot: Snapshot) -> str:
     blocks = []
     for route in snapshot.routes.values():
         upstream = snapshot.spec.upstreams[route.upstream]
-        to = upstream.endpoints or (
-            f"dns:{upstream.discover.dns}:{upstream.discover.port}" if upstream.discover else "",
-        )
+        node = snapshot.spec.node.find(("upstreams", route.upstream))
+        to = _written(node, "endpoints", upstream.endpoints or ())
+        if (discover := upstream.discover) is not None:
+            found = node.child("discover") if node is not None else None
+            to = (f"dns:{_written(found, 'dns', discover.dns)}:{_written(found, 'port', discover.port)}",)
         rows = [
             *((_title(route, link), _settings(snapshot, route, link), link.where) for link in route.chain),
             *_endpoint_breaker(snapshot, route),
-            (f"> {route.upstream}", flow(list(to)), str(snapshot.spec.where("upstreams", route.upstream))),
+            (f"> {route.upstream}", flow(to), str(snapshot.spec.where("upstreams", route.upstream))),
         ]
         head = f"{route.name}  {match_words(route)}  on {route.listener or 'every listener'}"
         blocks.append("\n".join([head, *table(rows)]))
-    return "\n\n".join(blocks) + "\n"
+    return snapshot.spec.masks.text("\n\n".join(blocks) + "\n")
 
 
 def explain_text(snapshot: Snapshot, listener: str, x: Exchange) -> str:
@@ -59,10 +62,14 @@ def explain_text(snapshot: Snapshot, listener: str, x: Exchange) -> str:
     if others := list(_others(router.rules, route, x)):
         lines += ["", "other routes", *table(others)]
     if route is not None and (cache := cache_of(route.spec)) is not None:
-        lines += ["", "cache", *(f"    {sentence}" for sentence in cache_text(cache, route.name, x))]
+        lines += [
+            "",
+            "cache",
+            *(f"    {sentence}" for sentence in cache_text(cache, route.name, x, route.spec.node.nearest("cache"))),
+        ]
     if route is not None:
         lines += list(_in_force(snapshot, route))
-    return "\n".join(lines) + "\n"
+    return snapshot.spec.masks.text("\n".join(lines) + "\n")
 
 
 def exchange_of(method: str, url: str, headers: Iterable[tuple[str, str]]) -> Exchange:
@@ -83,13 +90,24 @@ def exchange_of(method: str, url: str, headers: Iterable[tuple[str, str]]) -> Ex
 
 def match_words(route: Route) -> str:
     """Return what a route asks of a request: `GET, HEAD orders.example.com/orders/{id} x-tier: gold`."""
-    match = route.spec.match
-    path = match.path or (match.path_prefix and f"{match.path_prefix.rstrip('/')}/*") or match.path_regex or "/*"
-    conditions = [f"{name}: {value}" for name, value in match.headers.items()]
-    conditions += [f"?{name}={value}" for name, value in match.query.items()]
-    conditions += [f"when {match.when}"] if match.when else []
+    match, node = route.spec.match, route.spec.node.child("match")
+    path, prefix = _written(node, "path", match.path), _written(node, "path_prefix", match.path_prefix)
+    path = path or (prefix and f"{prefix.rstrip('/')}/*") or _written(node, "path_regex", match.path_regex) or "/*"
+    conditions = [f"{name}: {value}" for name, value in _written(node, "headers", match.headers).items()]
+    conditions += [f"?{name}={value}" for name, value in _written(node, "query", match.query).items()]
+    conditions += [f"when {_written(node, 'when', match.when)}"] if match.when else []
     methods = ", ".join(match.methods) if match.methods else "any method"
-    return " ".join([methods, (match.host or "") + ("~" if match.path_regex else "") + path, *conditions])
+    host = _written(node, "host", match.host) or ""
+    return " ".join([methods, host + ("~" if match.path_regex else "") + path, *conditions])
+
+
+def _written(node: Node | None, key: str, value: Any) -> Any:
+    """Return a value as its file has it if an environment variable gives it, or a part of it."""
+    given = node.child(key) if node is not None else None
+    if given is None:
+        return value
+    shown = given.shown()
+    return value if shown == given.plain() else shown
 
 
 def table(rows: Sequence[tuple[str, str, str]]) -> list[str]:
@@ -107,7 +125,7 @@ def _settings(snapshot: Snapshot, route: Route, link: Link) -> str:
     """Return the keys of a block that the files give; the others are built in."""
     above = snapshot.spec.node.find(("upstreams", route.upstream)) if link.scope != ROUTE else route.spec.node
     node = above.child(link.policy) if above is not None else None
-    return flow(node.plain()) if node is not None else "{}"
+    return flow(node.shown()) if node is not None else "{}"
 
 
 def _endpoint_breaker(snapshot: Snapshot, route: Route) -> Iterator[tuple[str, str, str]]:
@@ -115,7 +133,7 @@ def _endpoint_breaker(snapshot: Snapshot, route: Route) -> Iterator[tuple[str, s
     block = snapshot.spec.upstreams[route.upstream].circuit_breaker
     node = snapshot.spec.node.find(("upstreams", route.upstream, BREAKER))
     if block is not None and block.per is not None and node is not None:
-        yield f"{BREAKER} of each endpoint", flow(node.plain()), str(node.place)
+        yield f"{BREAKER} of each endpoint", flow(node.shown()), str(node.place)
 
 
 def _in_force(snapshot: Snapshot, route: Route) -> Iterator[str]:
@@ -173,26 +191,31 @@ def _others(rules: Sequence[Rule[Route]], taken: Route | None, x: Exchange) -> I
 
 def misses(rule: Rule[Route], x: Exchange, path: bytes) -> Iterator[str]:
     """Yield every condition that a request does not meet, in words; `path` is in its canonical form."""
-    match = rule.match
+    match, node = rule.match, rule.target.spec.node.child("match")
     if rule.host and rule.host not in host_names(x.scheme, x.authority):
-        yield f"the host is {x.authority.decode('utf-8', 'replace') or 'not given'}, not {match.host}"
+        host = x.authority.decode("utf-8", "replace") or "not given"
+        yield f"the host is {host}, not {_written(node, 'host', match.host)}"
     if not rule.covers(path):
         if rule.kind == REGEX:
-            yield f"the path does not match {match.path_regex}" + (" (it is too long)" * (len(path) > MAX_INPUT))
+            pattern = _written(node, "path_regex", match.path_regex)
+            yield f"the path does not match {pattern}" + (" (it is too long)" * (len(path) > MAX_INPUT))
         else:
             relation = {EXACT: "not", TEMPLATE: "not of the form", PREFIX: "not at or below"}[rule.kind]
-            yield f"the path is {relation} {match.path or match.path_prefix}"
+            key = "path" if match.path else "path_prefix"
+            yield f"the path is {relation} {_written(node, key, match.path or match.path_prefix)}"
     if rule.methods is not None and x.method not in rule.methods:
         yield f"the method is {x.method.decode()}, not {' or '.join(match.methods or ())}"
+    wanted = {name.lower(): value for name, value in _written(node, "headers", match.headers).items()}
     for name, value in rule.headers:
         if (got := x.joined(name)) != value:
-            yield f"the header {name.decode()} is {_seen(got)}, not {value.decode()}"
+            yield f"the header {name.decode()} is {_seen(got)}, not {wanted[name.decode()]}"
+    parameters = _written(node, "query", match.query)
     for name, value in rule.query:
         if (many := parameter(x.query, name)) != [value]:
             given = _seen(many[0] if many else None) if len(many) < 2 else "given more than once"
-            yield f"the query parameter {name.decode()} is {given}, not {value.decode()}"
+            yield f"the query parameter {name.decode()} is {given}, not {parameters[name.decode()]}"
     if rule.when is not None and not rule.when.holds(x):
-        yield f"the condition does not hold: {match.when}"
+        yield f"the condition does not hold: {_written(node, 'when', match.when)}"
 
 
 def _seen(value: bytes | None) -> str:

@@ -11,13 +11,15 @@ from sidecar.cache.rfc.facts import Facts
 from sidecar.cache.rfc.key import KeyRule, uri_of
 from sidecar.cache.rfc.reuse import is_for_origin, read_fields, request_directives
 from sidecar.cache.rfc.storing import request_facts
+from sidecar.config.node import Node
 from sidecar.core.exchange import SAFE_METHODS, Exchange
+from sidecar.inspect.effective import EMPTY
 from sidecar.stages.cache.settings import limits
 from sidecar.stages.cache.spec import Spec
 
 
-def cache_text(spec: Spec, route: str, x: Exchange) -> Iterator[str]:
-    """Yield sentences on what the cache of a route does with a request and its answer."""
+def cache_text(spec: Spec, route: str, x: Exchange, node: Node = EMPTY) -> Iterator[str]:
+    """Yield sentences on what the cache of a route does with a request and its answer; `node` is the `cache` block."""
     if (why := _goes_past(spec, x)) is not None:
         yield f"goes past the cache: {why}"
         return
@@ -37,7 +39,7 @@ def cache_text(spec: Spec, route: str, x: Exchange) -> Iterator[str]:
         yield "the answer is not stored: the request says no-store"
         return
     yield "the answer is stored if its Cache-Control or Expires gives it a time, or it has a validator, up to " + (
-        f"{spec.max_body} bytes, and nothing in it forbids it"
+        f"{node.words(f'{spec.max_body} bytes', 'max_body')}, and nothing in it forbids it"
     )
     if asked.has_authorization:
         yield "the request bears Authorization: only if the answer says public, s-maxage or must-revalidate"
@@ -46,10 +48,11 @@ def cache_text(spec: Spec, route: str, x: Exchange) -> Iterator[str]:
     if asked.has_authorization or asked.has_credential:
         yield "the request bears a credential: not if the answer says nothing about shared caches (credentials)"
     elif spec.ttl is None:
-        silent = f"fresh for {spec.heuristic:.0%} of its age" if spec.heuristic else "not fresh"
+        share = node.words(f"{spec.heuristic:.0%}", "heuristic") if spec.heuristic else ""
+        silent = f"fresh for {share} of its age" if spec.heuristic else "not fresh"
         yield f"if it says nothing itself it is {silent} (there is no ttl)"
     else:
-        yield f"if it says nothing itself it is fresh for {spec.ttl:g}s (ttl)"
+        yield f"if it says nothing itself it is fresh for {node.words(f'{spec.ttl:g}s', 'ttl')} (ttl)"
     if not spec.is_enforced:
         yield "nothing is answered from the cache: mode is observe"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -19,7 +20,9 @@ from sidecar.policytest.compare import Difference, compare
 from sidecar.policytest.spec import FileSpec, StepSpec, TestSpec
 from sidecar.policytest.world import World
 from sidecar.simulation.loop import VirtualLoop
+from sidecar.telemetry.plain import Masks
 
+VARIABLE: Final = re.compile(r"\$\{(\w+)")
 SUFFIXES: Final = (".test.yaml", ".test.yml")
 
 
@@ -81,6 +84,8 @@ def run_file(path: str, environ: Mapping[str, str], words: Sequence[str] = ()) -
     if spec is None or root is None:
         raise Unusable([str(problem) for problem in report.problems] or [f"{path}: holds no tests"])
     policies = _policies(path, spec, {**environ, **spec.environ})
+    shown = {**report.origins.masks().words, **policies.masks.words}
+    masks = Masks({word: text for word, text in shown.items() if not _is_spelt_out(text, spec.environ)})
     tests = root.nearest("tests")
     for index, test in enumerate(spec.tests):
         node = tests.nearest(index)
@@ -88,7 +93,12 @@ def run_file(path: str, environ: Mapping[str, str], words: Sequence[str] = ()) -
             continue
         with asyncio.Runner(loop_factory=VirtualLoop) as runner:
             found = runner.run(_run(test, node, policies))
-        yield Result(path, test.name, node.place, tuple(dict.fromkeys(map(str, found))))
+        yield Result(path, test.name, node.place, tuple(dict.fromkeys(masks.text(str(each)) for each in found)))
+
+
+def _is_spelt_out(text: str, environ: Mapping[str, str]) -> bool:
+    """True if the test file itself gives all variables of a text."""
+    return set(VARIABLE.findall(text)) <= environ.keys()
 
 
 def _policies(path: str, spec: FileSpec, environ: Mapping[str, str]) -> PolicySpec:

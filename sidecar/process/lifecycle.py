@@ -56,12 +56,12 @@ class Process:
         snapshot = self._control.snapshot
         if snapshot is None:
             for problem in first.problems:
-                print(problem, file=sys.stderr)
+                print(self._view.secrets.text(problem), file=sys.stderr)
             return 1
         try:
             admin = await self._open_admin(snapshot.spec.admin)
         except OSError as error:
-            print(error.strerror or error, file=sys.stderr)
+            print(snapshot.spec.masks.text(error.strerror or str(error)), file=sys.stderr)
             return 1
         self._env.meter.gauge(metrics.LOOP_TASKS, lambda: len(asyncio.all_tasks(loop)))
         background = [self._env.spawn(self._control.watch()), self._env.spawn(self._watch_certificates())]
@@ -86,6 +86,7 @@ class Process:
             return None
         listener = AdminListener(self._view)
         await listener.open(spec)
+        self._control.on_applied = listener.renew
         return listener
 
     async def _drain(self) -> None:

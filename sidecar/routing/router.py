@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import combinations, combinations_with_replacement
+from itertools import combinations_with_replacement, islice
 from operator import itemgetter
 from typing import Any, Final, Generic
 
@@ -27,6 +27,8 @@ from sidecar.core.exchange import Exchange
 from sidecar.core.pattern import MAX_INPUT
 from sidecar.routing.rule import EXACT, PREFIX, TEMPLATE, R, Rule
 
+MAX_TIES: Final = 8
+"""Ties of one rule that are told; who mends those sees the next."""
 MAX_CACHED_HOSTS: Final = 1024
 """Hosts of requests whose tables are cached."""
 MAX_HOST: Final = 255 + len(":65535")
@@ -263,28 +265,38 @@ def host_names(scheme: bytes, authority: bytes) -> list[bytes]:
 
 
 def ties(rules: Iterable[Rule[R]]) -> Iterator[tuple[Rule[R], Rule[R]]]:
-    """Yield pairs of rules of one listener that can both match a request, with neither more specific."""
+    """Yield pairs of rules of one listener that can both match a request, with neither more specific.
+
+    Of the pairs of one rule only the first `MAX_TIES` are found: many equal rules make no more than that many each.
+    """
     alike: dict[Any, list[Rule[R]]] = defaultdict(list)
     for rule in rules:
         place = len(rule.key) if rule.kind == TEMPLATE else rule.key
         alike[rule.host, rule.rank, place].append(rule)
     for group in alike.values():
-        yield from ((one, two) for one, two in _neighbours(group) if one.can_tie(two))
+        found: dict[int, int] = defaultdict(int)
+        for two, others in _neighbours(group):
+            for one in others if found[id(two)] < MAX_TIES else ():
+                if one.can_tie(two):
+                    found[id(two)] += 1
+                    yield one, two
+                    if found[id(two)] >= MAX_TIES:
+                        break
 
 
-def _neighbours(rules: list[Rule[R]]) -> Iterator[tuple[Rule[R], Rule[R]]]:
-    """Yield the pairs that have the same segments where both have literals; no other pair can tie."""
+def _neighbours(rules: list[Rule[R]]) -> Iterator[tuple[Rule[R], Iterable[Rule[R]]]]:
+    """Yield rules, each with others that have the same segments where both have literals; no other pair can tie."""
     shapes: dict[tuple[bool, ...], list[Rule[R]]] = defaultdict(list)
     for rule in rules:
         shapes[tuple(part is not None for part in rule.key)].append(rule)
     for (here, ours), (there, theirs) in combinations_with_replacement(shapes.items(), 2):
         common = [place for place, both in enumerate(zip(here, there, strict=True)) if all(both)]
         alike: dict[Any, list[Rule[R]]] = defaultdict(list)
-        for rule in theirs:
+        for rule in ours:
             alike[tuple(rule.key[place] for place in common)].append(rule)
         if ours is theirs:
             for group in alike.values():
-                yield from combinations(group, 2)
+                yield from ((rule, islice(group, number)) for number, rule in enumerate(group))
         else:
-            for rule in ours:
-                yield from ((rule, other) for other in alike[tuple(rule.key[place] for place in common)])
+            for rule in theirs:
+                yield rule, alike.get(tuple(rule.key[place] for place in common), ())

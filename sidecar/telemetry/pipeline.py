@@ -176,7 +176,7 @@ class Telemetry:
         if recorder.access is None:
             from sidecar.telemetry.logs.access import AccessLog
 
-            recorder.access = AccessLog(self._lines, self._env)
+            recorder.access = AccessLog(self._lines, self._env, self._secrets.text)
         recorder.access.retune(spec.format, spec.successes)
 
     # ----- at the end

@@ -1,14 +1,15 @@
 """Values as plain JSON, bounded in size and without secrets: for logs and for `/state`.
 
-A secret is recognised in three ways, because each of them alone has a hole: by the name of its field, by its shape
-inside a text (credentials in a URL, an Authorization value), and by its value (`Secrets.hide`: tokens from the
-policies, the environment and files).
+A secret is recognised in four ways, because each of them alone has a hole: by the name of its field, by its shape
+inside a text (credentials in a URL, an Authorization value), by its value (`Secrets.hide`: tokens from the policies,
+the environment and files), and by its origin (`Secrets.show`: what policy files take from `${NAME}` is shown so).
 """
 
 from __future__ import annotations
 
 import math
 import re
+from collections import deque
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from itertools import islice
@@ -20,6 +21,8 @@ MAX_ITEMS: Final = 1000
 """Members of one mapping or list."""
 MAX_DEPTH: Final = 12
 HIDDEN: Final = "[hidden]"
+KEPT: Final = 8
+"""Sets of policies whose masks hold at the same time."""
 MIN_SECRET: Final = 4
 """Characters.  A shorter value is no secret, and to replace it would garble every line."""
 
@@ -28,16 +31,69 @@ _secret_name: Final = re.compile(
 ).search
 _user_information: Final = re.compile(r"(?<=://)[^\s/?#]*@")
 _authorization: Final = re.compile(r"(?i)\b(bearer|basic|digest)\s+[\w.~+/=-]{4,}")
+_token: Final = re.compile(r"\w+|\W")
+
+
+class Masks:
+    """Texts that are shown as other ones, wherever they stand alone in a text.  Case does not matter.
+
+    A text is looked through word by word, so that the work does not grow with the number of masks.
+    """
+
+    __slots__ = ("_lengths", "_shown", "words")
+
+    def __init__(self, words: Mapping[str, str]) -> None:
+        self.words = dict(words)
+        """What is shown for each text."""
+        self._shown = {word.lower(): shown for word, shown in self.words.items() if word}
+        lengths: dict[str, set[int]] = {}
+        for word in self._shown:
+            lengths.setdefault(_token.match(word)[0], set()).add(len(word))  # type: ignore[index]
+        self._lengths = {first: sorted(found, reverse=True) for first, found in lengths.items()}
+        """Lengths of the masked texts that begin with a token, the longest first."""
+
+    def text(self, value: str) -> str:
+        """Return the text with its masks."""
+        lower = value.lower()
+        if not self._lengths or len(lower) != len(value):
+            return value
+        pieces, done = [], 0
+        for match in _token.finditer(lower):
+            begin = match.start()
+            for length in self._lengths.get(match[0], ()) if begin >= done else ():
+                end = begin + length
+                shown = self._shown.get(lower[begin:end])
+                if shown is not None and end <= len(lower) and _token_ends(lower, end):
+                    pieces += [value[done:begin], shown]
+                    done = end
+                    break
+        return "".join([*pieces, value[done:]]) if pieces else value
+
+
+def _token_ends(text: str, end: int) -> bool:
+    """True if no word goes on at a place."""
+    return end == len(text) or _token.match(text, end - 1).end() == end  # type: ignore[union-attr]
 
 
 class Secrets:
     """Turns values into plain JSON values; knows which texts are secret."""
 
-    __slots__ = ("_known", "_words")
+    __slots__ = ("_known", "_masks", "_origins", "_words")
 
     def __init__(self) -> None:
         self._known: re.Pattern[str] | None = None
         self._words: dict[str, set[str]] = {}
+        self._origins: deque[Masks] = deque(maxlen=KEPT)
+        self._masks = Masks({})
+
+    def show(self, masks: Masks) -> None:
+        """Show these texts by their masks from now on.
+
+        The masks of the last `KEPT` calls hold: what policies have named is still in use for a while after a reload.
+        """
+        if all(known.words != masks.words for known in self._origins):
+            self._origins.append(masks)
+            self._masks = Masks({word: shown for each in self._origins for word, shown in each.words.items()})
 
     def hide(self, values: Iterable[str], whose: str = "") -> None:
         """Hide these texts from now on, in place of those that the same owner named before.
@@ -52,6 +108,7 @@ class Secrets:
         """Return the text without secrets, cut to `MAX_TEXT` characters."""
         if self._known is not None:
             value = self._known.sub(HIDDEN, value)
+        value = self._masks.text(value)
         value = _authorization.sub(rf"\1 {HIDDEN}", value[: 2 * MAX_TEXT])
         if "://" in value:
             value = _user_information.sub(f"{HIDDEN}@", value)
@@ -83,7 +140,7 @@ class Secrets:
             item, str | bytes | bytearray | list | tuple
         ):  # a number of tokens is none
             return name, HIDDEN
-        return name, self.plain(item, depth + 1)
+        return self._masks.text(name), self.plain(item, depth + 1)
 
 
 @lru_cache(1024)

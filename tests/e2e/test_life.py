@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 import signal
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from chaos.parts.client import fetch
+from chaos.parts.client import Client, fetch
 from chaos.parts.http import Message
 from chaos.parts.servers import Connection, Server, after, answering, echoing
 from tests.e2e.crowd import until
@@ -145,6 +147,25 @@ async def test_the_admin_listener_can_ask_for_a_token(tmp_path: Path) -> None:
             assert (await fetch(sidecar.admin, "POST", "/reload", **right)).status == 200
             state = await fetch(sidecar.admin, "GET", "/state", **right)
             assert (state.status, b"s3cret" in state.body) == (200, False)
+            secret.write_text("rotated\n")
+            assert (await fetch(sidecar.admin, "POST", "/reload", **right)).status == 200
+            assert (await fetch(sidecar.admin, "GET", "/state", **right)).status == 401
+            fresh = {"authorization": "Bearer rotated"}
+            assert (await fetch(sidecar.admin, "GET", "/state", **fresh)).status == 200
+            assert (await fetch(sidecar.admin, "GET", "/state", host="any.example", **fresh)).status == 200
+
+
+@pytest.mark.parametrize("half", [b"GET /sta", b"GET /readyz HTTP/1.1\r\nHost: localhost\r\n"])
+async def test_clients_of_the_admin_listener_leave_descriptors_to_the_service(tmp_path: Path, half: bytes) -> None:
+    async with Server(echoing) as server, Sidecar(policy(server.url), tmp_path) as sidecar:
+        resource.prlimit(sidecar.pid, resource.RLIMIT_NOFILE, (256, 256))
+        async with AsyncExitStack() as stack:
+            for _ in range(260):
+                await (await stack.enter_async_context(Client(sidecar.admin))).send(half)
+            for _ in range(20):
+                assert (await sidecar.fetch("GET", "/app")).status == 200
+            assert (await sidecar.ask("/readyz")).status == 200
+            assert (await sidecar.ask("/state")).status == 200
 
 
 async def test_a_changed_file_takes_effect_by_itself(shared: Sidecar) -> None:

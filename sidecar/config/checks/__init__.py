@@ -5,6 +5,7 @@
     listeners      two listeners at one address; an admin listener that is open to others
     upstreams      an ejection that can never happen; an endpoint that is a listener of this sidecar
     times          timeouts, attempts, hedges and queues that get in each other's way
+    values         zero, absurd values, and values at odds with those beside them
     captures       `{path.NAME}` that a route's match does not capture
     matches        conditions that do not compile; two routes that take the same requests
     local_files    certificates, keys and secrets that must be on this machine; for a process, not for `sidecar check`
@@ -22,7 +23,8 @@ from sidecar.config.checks.captures import check_captures
 from sidecar.config.checks.listeners import check_listeners
 from sidecar.config.checks.matches import check_matches
 from sidecar.config.checks.times import check_times
-from sidecar.config.checks.upstreams import check_upstream
+from sidecar.config.checks.upstreams import check_upstreams
+from sidecar.config.checks.values import Values, check_stored
 from sidecar.config.report import Report
 from sidecar.config.spec import PolicySpec
 
@@ -32,12 +34,16 @@ ROUTES: Final = 20
 
 def check_policies(spec: PolicySpec, report: Report, pace: Callable[[], object] = lambda: None) -> None:
     """Report what is wrong with, or useless in, policies whose values are well-formed; `pace` may pause the thread."""
+    values = Values(report)
+    values.check(spec)
     check_listeners(spec, report)
-    for name, upstream in spec.upstreams.items():
-        check_upstream(spec, upstream, spec.node.nearest("upstreams", name), report)
+    check_upstreams(spec, report)
     for number, route in enumerate(spec.routes):
         check_times(route, report)
         check_captures(route, report)
+        for key, block in route.blocks.items():
+            values.check_block(key, block, route.node.child(key))
         if number % ROUTES == 0:
             pace()
     check_matches(spec, report)
+    check_stored(spec, report)

@@ -45,4 +45,6 @@ def check_block(key: str, node: Node, report: Report, *, partial: bool = False) 
 
 
 def _hint(key: str) -> str:
-    return "it stands under an upstream itself" if key in UPSTREAM_ONLY else suggest(key, POLICIES)
+    if key in UPSTREAM_ONLY:
+        return "it stands under an upstream itself"
+    return "it stands on a route itself" if key in RouteHead.model_fields else suggest(key, POLICIES)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import combinations
 from typing import Final
 
 from sidecar.config.listen_address import ListenAddress
@@ -24,16 +23,32 @@ def check_listeners(spec: PolicySpec, report: Report) -> None:
             report.warn(
                 node, "others can reach the admin listener and force breakers; give it a token, or a loopback address"
             )
-    for (first, _, one), (_, path, two) in combinations(places, 2):
-        if overlap(one, two):
+    firsts: dict[object, tuple[str, tuple[str, ...], ListenAddress]] = {}
+    for place in places:
+        _, path, address = place
+        asked, own = _groups(address)
+        known = next((firsts[group] for group in asked if group in firsts), None)
+        if known is not None:
+            other = spec.node.words(str(known[2]), *known[1], "address")
             node = spec.node.nearest(*path, "address")
-            report.at(node, f"is also where `{first}` listens ({one}); give each listener a port of its own")
+            report.at(node, f"is also where `{known[0]}` listens ({other}); give each listener a port of its own")
+        for group in own:
+            firsts.setdefault(group, place)
 
 
-def overlap(one: ListenAddress, two: ListenAddress) -> bool:
-    """True if only one of two addresses can be bound."""
-    if one.path or two.path:
-        return one.path == two.path
-    if one.port != two.port or one.port == 0:
-        return False
-    return one.host == two.host or any(ANY.get(a.host, "\0") in b.host for a, b in ((one, two), (two, one)))
+def _groups(address: ListenAddress) -> tuple[list[object], list[object]]:
+    """Return the groups of addresses of which none can be bound beside this one, and those that it belongs to."""
+    host, port = address.host, address.port
+    if address.path:
+        return [address.path], [address.path]
+    if port == 0:
+        return [], []
+    asked: list[object] = [(port, host)]
+    own: list[object] = [(port, host)]
+    for wildcard, letter in ANY.items():
+        if host == wildcard:
+            asked.append((port, letter, "each"))
+        if letter in host:
+            asked.append((port, wildcard))
+            own.append((port, letter, "each"))
+    return asked, own

@@ -32,4 +32,4 @@ def check_here(new: PolicySpec, old: PolicySpec | None) -> list[Problem]:
             reason = f"cannot be read: {error.strerror if isinstance(error, OSError) else 'it is not UTF-8 text'}"
         if reason:
             problems.append(Problem(*new.where("admin", "token", "file"), "admin.token.file", f"{token.file} {reason}"))
-    return problems
+    return [each._replace(message=new.masks.text(each.message)) for each in problems]

@@ -15,17 +15,23 @@ from sidecar.routing.rule import MatchError, Rule
 def check_matches(spec: PolicySpec, report: Report) -> None:
     """Report conditions that do not compile, and routes of one listener that take the same requests."""
     rules: list[Rule[RouteSpec]] = []
+    order: dict[Rule[RouteSpec], int] = {}
     for route in spec.routes:
         try:
-            rules.append(Rule(route.match, route))
+            rules.append(rule := Rule(route.match, route))
+            order[rule] = len(order)
         except MatchError as error:
             node = route.node.nearest("match")
             report.at(node.nearest(error.key), str(error))
             check_match(node, report)
     reported: set[tuple[int, int]] = set()
-    for listener in spec.listeners:
-        mine = [rule for rule in rules if rule.target.listener in (None, listener)]
-        for one, two in ties(mine):
+    each: dict[str | None, list[Rule[RouteSpec]]] = {}
+    for rule in rules:
+        each.setdefault(rule.target.listener, []).append(rule)
+    everywhere = each.get(None, [])
+    shared = [everywhere] if len(everywhere) > 1 else []
+    for mine in (*shared, *(each[listener] + everywhere for listener in spec.listeners if listener in each)):
+        for one, two in ties(sorted(mine, key=order.__getitem__)):
             if (id(one), id(two)) not in reported:
                 reported.add((id(one), id(two)))
                 _report_tie(one.target, two.target, report)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from sidecar.config.node import Node
-from sidecar.config.report import Report, suggest
+from sidecar.config.report import Report
 from sidecar.config.spec import DEFAULT_CACHE, INBOUND
 
 
@@ -23,7 +25,12 @@ class References:
         self._upstreams = upstreams
         self._bundles = bundles
         self._caches = caches
+        self._stores = {**caches, DEFAULT_CACHE: caches.get(DEFAULT_CACHE)}
         self._report = report
+        self._uses_all = False
+        """True if a route uses all listeners."""
+        self._checked: set[tuple[int, str, bool]] = set()
+        """Fallbacks that were checked: identity of the steps, upstream of the route, and whether it has a cache."""
         self._used: set[int] = set()
         """Identities of the nodes that are used."""
 
@@ -39,14 +46,22 @@ class References:
         """Take note of the listener that a route names; without one it uses `inbound`, or else all of them."""
         if node is not None:
             self._refer("listener", node, self.listeners)
+        elif INBOUND in self.listeners:
+            self._used.add(id(self.listeners[INBOUND]))
         else:
-            self._used.update(id(each) for name, each in self.listeners.items() if INBOUND in (name, *self.listeners))
+            self._uses_all = True
 
     def check_fallback(self, blocks: dict[str, Node]) -> None:
         """Check the upstreams that a route's fallback names: they exist, and none is the one that has failed."""
         fallback, upstream = blocks.get("fallback"), blocks.get("upstream")
         steps = (fallback.child("steps") or fallback) if fallback is not None else None
-        for step in steps.value if steps is not None and isinstance(steps.value, list) else ():
+        if steps is None or not isinstance(steps.value, list):
+            return
+        own = str(upstream.value) if upstream is not None else ""
+        if (check := (id(steps), own, "cache" in blocks)) in self._checked:
+            return  # many routes inherit it
+        self._checked.add(check)
+        for step in steps.value:
             if step.value == "stale" and "cache" not in blocks:
                 self._report.warn(step, "never has anything: this route has no cache; give it a `cache` block")
             target = step.child("upstream")
@@ -61,23 +76,26 @@ class References:
         cache = blocks.get("cache")
         store = cache.child("store") if cache is not None else None
         if store is not None and store.value != DEFAULT_CACHE:
-            self._refer("cache", store, {DEFAULT_CACHE: store, **self._caches})
+            self._refer("cache", store, self._stores)
         elif cache is not None:
             self._used.add(id(self._caches.get(DEFAULT_CACHE)))
 
     def check_use(self) -> None:
         """Warn of what no route uses."""
         sections = {"upstream": self._upstreams, "cache": self._caches, "bundle": self._bundles}
-        for kind, nodes in {**sections, "listener": self.listeners}.items():
+        listeners = {} if self._uses_all else self.listeners
+        for kind, nodes in {**sections, "listener": listeners}.items():
             for name, node in nodes.items():
                 if id(node) not in self._used and self._report.is_whole:
                     self._report.warn(node, f"no route uses the {kind} `{name}`; use it or take it out")
 
-    def _refer(self, kind: str, node: Node | None, known: dict[str, Node]) -> Node | None:
+    def _refer(self, kind: str, node: Node | None, known: Mapping[str, Node | None]) -> Node | None:
         if node is None or not isinstance(node.value, str):
             return None  # reported by the validation of the route
         found = known.get(node.value)
         if found is None and self._report.is_whole:
-            self._report.at(node, f"names no {kind}: there is no `{node.value}`; {suggest(node.value, known)}")
+            self._report.at(
+                node, f"names no {kind}: there is no `{node.value}`; {self._report.suggest(node.value, known)}"
+            )
         self._used.add(id(found))
         return found

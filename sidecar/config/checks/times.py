@@ -24,24 +24,33 @@ def check_times(route: RouteSpec, report: Report) -> None:
     attempt = timeout.attempt if timeout else NEVER
     limit, name = min((attempt, "timeout.attempt"), (request, "timeout.request"))
 
+    def words(path: str, seconds: float) -> str:
+        return route.node.words(f"{seconds:g}s", *path.split("."))
+
+    whole = words("timeout.request", request)
+
     def warn(message: str, *path: str) -> None:
         report.warn(route.node.nearest(*path), message)
 
     if attempt >= request and not isinf(attempt):
         warn(
-            f"has no effect: timeout.request ({request:g}s) ends first; make it shorter than that", "timeout", "attempt"
+            f"has no effect: timeout.request ({whole}) ends first; make it shorter than that",
+            "timeout",
+            "attempt",
         )
     elif retry and not isinf(request) and retry.max_attempts * attempt > request * (1 + 1e-9) and not isinf(attempt):
         fit = int(request / attempt + 1e-9)
-        message = f"only {fit} of {retry.max_attempts} tries of {attempt:g}s (timeout.attempt) fit into {request:g}s"
+        tries = route.node.words(str(retry.max_attempts), "retry", "max_attempts")
+        each = words("timeout.attempt", attempt)
+        message = f"only {fit} of {tries} tries of {each} (timeout.attempt) fit into {whole}"
         warn(f"{message} (timeout.request); lower max_attempts or timeout.attempt", "retry", "max_attempts")
     if retry and isinf(attempt) and "timeout" in retry.on and route.where("retry", "on") != BUILT_IN:
         warn("names timeout, but no try times out before the request does; set timeout.attempt", "retry", "on")
     if hedge and isinstance(hedge.after, float) and hedge.after >= limit:
-        warn(f"never hedges: {name} ({limit:g}s) comes first; make it shorter than that", "hedge", "after")
+        warn(f"never hedges: {name} ({words(name, limit)}) comes first; make it shorter than that", "hedge", "after")
     if breaker and breaker.slow_calls is not None and breaker.slow_calls.longer_than >= limit:
-        message = f"never counts a call as slow: {name} ({limit:g}s) ends it first; make it shorter than that"
+        message = f"never counts a call as slow: {name} ({words(name, limit)}) ends it first; make it shorter than that"
         warn(message, "circuit_breaker", "slow_calls", "longer_than")
     if concurrency and concurrency.queue and concurrency.queue_timeout >= request:
-        message = f"has no effect: timeout.request ({request:g}s) ends first; make it shorter than that"
+        message = f"has no effect: timeout.request ({whole}) ends first; make it shorter than that"
         warn(message, "concurrency", "queue_timeout")

@@ -20,8 +20,13 @@ LOOPBACK: Final = IPv4Address("127.0.0.1")
 LOOPBACK_6: Final = IPv6Address("::1")
 
 
-def check_upstream(spec: PolicySpec, upstream: UpstreamSpec, node: Node, report: Report) -> None:
-    """Warn of an ejection that can never happen, and of endpoints that are listeners of this sidecar."""
+def check_upstreams(spec: PolicySpec, report: Report) -> None:
+    """Warn of ejections that can never happen, and of endpoints that are listeners of this sidecar."""
+    for name, upstream in spec.upstreams.items():
+        _check_upstream(spec, upstream, spec.node.nearest("upstreams", name), report)
+
+
+def _check_upstream(spec: PolicySpec, upstream: UpstreamSpec, node: Node, report: Report) -> None:
     endpoints = upstream.endpoints or ()
     if upstream.ejection is not None and endpoints and upstream.ejection.min_healthy >= len(endpoints):
         least, count = upstream.ejection.min_healthy, len(endpoints)

@@ -13,7 +13,7 @@ from sidecar.core.conditions import CONDITION_WORDS
 from sidecar.core.message import HOP_BY_HOP
 from sidecar.core.spec import Block, Model
 from sidecar.core.template import header_safe
-from sidecar.core.units import Size
+from sidecar.core.units import Size, status_hint
 
 REFUSALS: Final = ("breaker_open", "overloaded", "no_endpoint", "transform_failed")
 """Failures of the sidecar's own that `on` may name besides the conditions of retry and breaker."""
@@ -26,7 +26,7 @@ def _trigger(value: Any) -> Any:
     if value in CONDITION_WORDS or value in REFUSALS or (value.__class__ is int and 100 <= value <= 599):
         return value
     known = ", ".join((*CONDITION_WORDS, *REFUSALS))
-    raise ValueError(f"is not a condition; write a status such as 503 or one of {known}")
+    raise ValueError(f"is not a condition; {status_hint(value)}or one of {known}")
 
 
 def _fields(headers: dict[str, str]) -> dict[str, str]:
@@ -125,6 +125,8 @@ class Spec(Block):
     def _from_list(cls, value: Any) -> Any:
         if isinstance(value, dict) and (step := next(filter(value.__contains__, StepSpec.model_fields), "")):
             raise ValueError(f"is a list of steps; begin this one with a dash: `- {step}: ...`")
+        if isinstance(value, dict) and any(key in value for key in ("status", "headers", "json", "body")):
+            raise ValueError("is a list of steps; write this one as `- response: {status: 503, ...}`")
         return {"steps": value} if isinstance(value, list) else value
 
     @classmethod

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Final, Literal
@@ -34,6 +35,9 @@ BATCH_BYTES: Final = 64 * 1024
 _odd: Final = re.compile(rb"[^\x20\x21\x23-\x5b\x5d-\x7e]").search
 _traceparent: Final = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-").match
 
+Shown = Callable[[str], bytes]
+"""Returns a text of the sidecar's own without secrets, as the inside of a JSON text."""
+
 
 def escape(value: bytes) -> bytes:
     """Return bytes of a peer as the inside of a JSON text."""
@@ -49,7 +53,8 @@ def word(value: str) -> bytes:
 class AccessLog:
     """Writer of the access log's lines."""
 
-    def __init__(self, lines: Lines, env: Env) -> None:
+    def __init__(self, lines: Lines, env: Env, text: Callable[[str], str] = str) -> None:
+        """`text` returns a text of the sidecar's own without secrets."""
         self._lines = lines
         self._env = env
         self._wall = env.wall
@@ -60,11 +65,17 @@ class AccessLog:
         self._size = 0
         self._successes = 1.0
         self._line = as_json
+        self._text = text
+        self._shown = lru_cache(1024)(self._show)
 
     def retune(self, form: Literal["json", "text"], successes: float) -> None:
         """Put new settings in force; `successes` is the share of successes that are written, 0 to 1."""
         self._line = as_json if form == "json" else as_text
         self._successes = successes
+        self._shown.cache_clear()  # policies may have named other secrets
+
+    def _show(self, value: str) -> bytes:
+        return word(self._text(value))
 
     def record(self, x: Exchange, outcome: Outcome, reason: str, seconds: float) -> None:
         """Write the line of a request that has ended, unless it is a success that sampling leaves out."""
@@ -76,7 +87,7 @@ class AccessLog:
             and self._random() >= self._successes
         ):
             return
-        line = self._line(self._time(), x, outcome, reason, seconds)
+        line = self._line(self._time(), x, outcome, reason, seconds, self._shown)
         if not self._batch:
             self._env.call_later(FLUSH_SECONDS, self.flush)
         self._batch.append(line)
@@ -101,7 +112,7 @@ class AccessLog:
         return b"%b.%03dZ" % (self._stamp, (wall - second) * 1000)
 
 
-def as_json(time: bytes, x: Exchange, outcome: Outcome, reason: str, seconds: float) -> bytes:
+def as_json(time: bytes, x: Exchange, outcome: Outcome, reason: str, seconds: float, shown: Shown) -> bytes:
     """Return a line for machines.  Members without a value are left out."""
     stream, sent = x.stream, outcome.stream
     client = x.client_address.encode()
@@ -140,27 +151,27 @@ def as_json(time: bytes, x: Exchange, outcome: Outcome, reason: str, seconds: fl
     if x.cache:
         line += b',"cache":"%b"' % word(x.cache)
     if reason or x.refused_by:
-        line += _failure(x, outcome, reason)
+        line += _failure(x, outcome, reason, shown)
     attempts = x.attempts
     if not attempts:
         return line + b"}\n"
     tries = []
     for a in attempts:
         entry = b'{"endpoint":"%b","status":%d,"duration_ms":%.3f,"why":"%b"' % (
-            word(a.endpoint),
+            shown(a.endpoint),
             a.status,
             (a.ended - a.started) * 1000,
             word(a.why),
         )
         if a.reason:
-            entry += b',"reason":"%b","cause":"%b"' % (word(a.reason), word(a.cause))
+            entry += b',"reason":"%b","cause":"%b"' % (word(a.reason), shown(a.cause))
         if a.span_id:
             entry += b',"span_id":"%016x"' % a.span_id
         tries.append(entry)
     return b'%b,"attempts":[%b}]}\n' % (line, b"},".join(tries))
 
 
-def _failure(x: Exchange, outcome: Outcome, reason: str) -> bytes:
+def _failure(x: Exchange, outcome: Outcome, reason: str, shown: Shown) -> bytes:
     """Return the members of what went wrong: the failure, who refused, and why there was no further attempt."""
     refusal = outcome.refusal
     found = {
@@ -171,12 +182,10 @@ def _failure(x: Exchange, outcome: Outcome, reason: str) -> bytes:
         "cause": outcome.cause,
         "retry_stopped": x.retry_stopped,
     }
-    return b"".join(
-        [b',"%b":%b' % (name.encode(), json.dumps(value).encode()) for name, value in found.items() if value]
-    )
+    return b"".join([b',"%b":"%b"' % (name.encode(), shown(value)) for name, value in found.items() if value])
 
 
-def as_text(time: bytes, x: Exchange, outcome: Outcome, reason: str, seconds: float) -> bytes:
+def as_text(time: bytes, x: Exchange, outcome: Outcome, reason: str, seconds: float, shown: Shown) -> bytes:
     """Return a line for people: `12:34:56.789 200 GET /orders/17 12.3ms route=order http://10.0.0.1:80=200/12.1ms`."""
     words = [
         b"%b %d %b %b %.1fms" % (time[11:-1], outcome.status, escape(x.method), escape(x.path), seconds * 1000),
@@ -190,7 +199,7 @@ def as_text(time: bytes, x: Exchange, outcome: Outcome, reason: str, seconds: fl
         words.append(b"refused_by=%b(%b)" % (word(refused_by), word(outcome.refusal.where)))
     for a in x.attempts:
         how = word(a.reason) if a.reason else b"%d" % a.status
-        words.append(b"%b=%b/%.1fms" % (word(a.endpoint), how, (a.ended - a.started) * 1000))
+        words.append(b"%b=%b/%.1fms" % (shown(a.endpoint), how, (a.ended - a.started) * 1000))
     if x.trace is not None:
         words.append(b"trace=%b" % x.trace.trace_id)
     return b" ".join(words) + b"\n"

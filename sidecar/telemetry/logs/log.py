@@ -37,6 +37,7 @@ LEVELS: Final[dict[str, Level]] = {
     events.EXPORT_FAILED: "warning",
     events.RELOAD_REJECTED: "error",
     events.CERTIFICATE_FAILED: "error",
+    events.ADMIN_FAILED: "error",
     events.BUG: "error",
 }
 """Level of each event; others are `info`.  A `level` among the attributes wins."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sidecar.admin.access import cross_site, is_bearer
+from sidecar.admin.access import Access, cross_site, is_bearer
 
 
 @pytest.mark.parametrize("field", ["Bearer s3cret", "bearer s3cret", "BEARER  s3cret "])
@@ -21,37 +21,64 @@ def test_nothing_else_is(field: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("host", "origin", "site", "has_token"),
+    ("host", "origin", "site"),
     [
-        ("10.0.0.7:9901", None, None, False),  # curl, Prometheus, a script
-        ("sidecar.prod.svc:9901", None, None, False),
-        ("127.0.0.1:9901", "http://127.0.0.1:9901", "same-origin", False),
-        ("localhost:9901", "http://localhost:9901", None, False),
-        ("[::1]:9901", "http://[::1]:9901", "same-origin", False),
-        ("LOCALHOST:9901", "http://localhost:9901", "same-origin", False),
-        ("127.0.0.1:9901", None, "none", False),  # typed by its user
-        ("sidecar.prod.svc", "https://sidecar.prod.svc", "same-origin", True),
+        ("10.0.0.7:9901", None, None),  # curl, Prometheus, a script
+        ("sidecar.prod.svc:9901", None, None),
+        ("127.0.0.1:9901", "http://127.0.0.1:9901", "same-origin"),
+        ("localhost:9901", "http://localhost:9901", None),
+        ("[::1]:9901", "http://[::1]:9901", "same-origin"),
+        ("LOCALHOST:9901", "http://localhost:9901", "same-origin"),
+        ("127.0.0.1:9901", None, "none"),  # typed by its user
+        ("sidecar.prod.svc", "https://sidecar.prod.svc", "same-origin"),
     ],
 )
-def test_own_requests_pass(host: str, origin: str | None, site: str | None, has_token: bool) -> None:
-    assert cross_site(host, origin, site, has_token=has_token) == ""
+def test_own_requests_pass(host: str, origin: str | None, site: str | None) -> None:
+    assert cross_site(host, origin, site) == ""
 
 
 @pytest.mark.parametrize(
-    ("host", "origin", "site", "has_token", "why"),
+    ("host", "origin", "site", "why"),
     [
-        ("127.0.0.1:9901", "https://evil.example", "cross-site", False, "Sec-Fetch-Site is cross-site"),
-        ("127.0.0.1:9901", None, "cross-site", True, "Sec-Fetch-Site is cross-site"),
-        ("127.0.0.1:9901", None, "same-site", False, "Sec-Fetch-Site is same-site"),
-        ("127.0.0.1:9901", "https://evil.example", None, True, "Origin is https://evil.example"),
-        ("127.0.0.1:9901", "http://127.0.0.1:8080", None, False, "Origin is http://127.0.0.1:8080"),
-        ("127.0.0.1:9901", "null", None, False, "Origin is null"),
-        ("evil.example:9901", "http://evil.example:9901", None, False, "Host is evil.example:9901"),  # DNS rebinding
-        ("evil.example:9901", None, "same-origin", False, "Host is evil.example:9901"),
-        ("[bad", "http://[bad", None, False, ""),
+        ("127.0.0.1:9901", "https://evil.example", "cross-site", "Sec-Fetch-Site is cross-site"),
+        ("127.0.0.1:9901", None, "cross-site", "Sec-Fetch-Site is cross-site"),
+        ("127.0.0.1:9901", None, "same-site", "Sec-Fetch-Site is same-site"),
+        ("127.0.0.1:9901", "https://evil.example", None, "Origin is https://evil.example"),
+        ("127.0.0.1:9901", "http://127.0.0.1:8080", None, "Origin is http://127.0.0.1:8080"),
+        ("127.0.0.1:9901", "null", None, "Origin is null"),
+        ("[bad", "http://[bad", None, "Origin is http://[bad"),
     ],
 )
-def test_other_sites_are_refused(host: str, origin: str | None, site: str | None, has_token: bool, why: str) -> None:
-    refusal = cross_site(host, origin, site, has_token=has_token)
-    assert refusal
-    assert refusal.startswith(why)
+def test_other_sites_are_refused(host: str, origin: str | None, site: str | None, why: str) -> None:
+    assert cross_site(host, origin, site).startswith(why)
+
+
+ADDRESSES = (
+    "127.0.0.1", "127.0.0.1:9901", "10.0.0.7:9901", "[::1]:9901", "[2001:db8::1]", "localhost", "LocalHost:9901",
+    "localhost.:9901",
+)  # fmt: skip
+NAMES = (
+    "evil.example", "evil.example:9901", "localhost.evil.example", "127.0.0.1.evil.example", "evil@127.0.0.1", "",
+    "127.0.0.1/", "[::1", "evil.example#127.0.0.1", "127.0.0.1, evil.example", "2130706433", "127.1", "\xe9",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("host", ADDRESSES)
+def test_without_a_token_addresses_pass(host: str) -> None:
+    assert Access().misdirected([host]) == ""
+    assert Access().misdirected([host, "evil.example"]), "each of several values counts"
+
+
+@pytest.mark.parametrize("host", NAMES)
+def test_without_a_token_names_are_refused(host: str) -> None:
+    assert "admin.hosts" in Access().misdirected([host])
+    assert Access("t0ken").misdirected([host]) == "", "who knows the token is no page of another site"
+    assert Access(is_local=True).misdirected([host]) == "", "no browser reaches a Unix socket"
+
+
+@pytest.mark.parametrize("host", ["orders.prod.svc", "ORDERS.prod.svc.", "orders.prod.svc:9901"])
+def test_names_that_the_policies_list_pass(host: str) -> None:
+    access = Access(hosts=["Orders.prod.svc"])
+    assert access.misdirected([host]) == ""
+    assert access.misdirected([f"evil.{host}"])
+    assert Access().misdirected([]) == "", "HTTP/1.0 has no Host, and no browser speaks it"

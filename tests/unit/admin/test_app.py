@@ -13,11 +13,11 @@ from pydantic import SecretStr
 
 from sidecar.admin.listener import AdminListener
 from sidecar.admin.view import AdminView, Readiness
-from sidecar.config.process_spec import AdminSpec
+from sidecar.config.process_spec import AdminSpec, LimitsSpec
 from sidecar.core import events, metrics
 from sidecar.telemetry.metrics.durations import RouteMetrics
 from sidecar.telemetry.metrics.registry import Registry
-from sidecar.telemetry.plain import Secrets
+from sidecar.telemetry.plain import Masks, Secrets
 from tests.support.clock import FakeEnv
 from tests.support.loop import virtual_env
 from tests.unit.telemetry.metrics.exposition import read
@@ -50,6 +50,7 @@ class World:
         self.registry = Registry()
         self.readiness = Readiness()
         self.readiness.obstacle = ""
+        self.limits: dict[str, Any] = {}
         self.problems: list[str] = []
         self.reloads = 0
         self.states: dict[tuple[str, ...], Any] = {
@@ -77,6 +78,7 @@ class World:
             started=self.env.now() - 60,
             readiness=self.readiness,
             reload=self.reload,
+            limits=lambda: LimitsSpec.model_validate(self.limits),
             states=lambda: self.states,
             recent=self.recent,
             sections=self.sections,
@@ -221,6 +223,15 @@ async def test_an_unknown_breaker_gets_the_names_of_those_there_are(world: World
     assert document["detail"] == "'smash' cannot be done to a breaker; it is open, close, auto"
 
 
+async def test_breakers_go_by_the_names_that_the_state_shows(world: World) -> None:
+    world.view.secrets.show(Masks({"http://payments-1:8080": "${PAYMENTS}"}))
+    shown = (await (await world.get("/state")).json())["state"]["breaker"]
+    assert sorted(shown) == ["route:order", "upstream:payments", "upstream:payments:${PAYMENTS}"]
+    response = await world.post("/breakers/upstream:payments:${PAYMENTS}/open")
+    assert (await response.json())["mode"] == "open"
+    assert world.states["breaker", "upstream", "payments", "http://payments-1:8080"].mode == "open"
+
+
 async def test_unknown_paths_and_methods(world: World) -> None:
     assert "/state" in (await problem(await world.get("/stat"), 404))["detail"]
     response = await world.get("/reload")
@@ -244,7 +255,7 @@ async def test_pages_of_other_sites_change_nothing(world: World) -> None:
         await problem(await world.post("/reload", **headers), 403)
         await problem(await world.post("/breakers/route:order/open", **headers), 403)
     rebound = {"Host": "evil.example:9901", "Origin": "http://evil.example:9901"}
-    await problem(await world.post("/reload", **rebound), 403)
+    await problem(await world.post("/reload", **rebound), 421)
     assert world.reloads == 0
     own = world.url
     assert (await world.post("/reload", Origin=own, Sec_Fetch_Site="same-origin")).status == 200

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from chaos.parts.client import Client, fetch, request
 from sidecar.admin import listener as module
-from sidecar.admin.listener import IDLE_SECONDS, MAX_PROBE_BYTES, AdminListener, ProbeConnection, is_unfinished_probe
-from sidecar.config.process_spec import AdminSpec
-from sidecar.core.events import BUG
+from sidecar.admin.listener import MAX_PROBE_BYTES, AdminListener, is_unfinished_head
+from sidecar.config.process_spec import AdminSpec, SecretFile
+from sidecar.core.events import ADMIN_FAILED, BUG
 from sidecar.core.metrics import BUGS
 from tests.support.cases import each
 from tests.unit.admin.test_app import World
@@ -116,39 +118,153 @@ async def test_an_application_that_cannot_be_loaded_is_a_bug_and_is_tried_again(
     assert (await fetch(admin.address, "GET", "/state")).status == 200
 
 
-class Transport:
-    def __init__(self) -> None:
-        self.is_closed = False
-
-    def close(self) -> None:
-        self.is_closed = True
-
-    def is_closing(self) -> bool:
-        return self.is_closed
+async def until(condition: Callable[[], object]) -> None:
+    """Wait until the condition holds."""
+    async with asyncio.timeout(30):
+        while not condition():
+            await asyncio.sleep(0.01)
 
 
-async def test_a_silent_connection_is_closed() -> None:
+HALVES = (
+    b"GET /state HTTP/1.1\r\nHost: localhost\r\n", b"GET /livez HTTP/1.1\r\nHost: localhost\r\n", b"POST", b"\x16",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("half", HALVES)
+async def test_a_head_that_does_not_arrive_has_a_deadline(admin: Fixture, half: bytes) -> None:
+    admin.world.limits = {"header_timeout": "100ms"}
+    async with Client(admin.address) as client:
+        await client.send(half[:1])
+        await client.send(half[1:])
+        answer = await client.response()
+        assert (answer.status, answer.get("content-type")) == (408, "application/problem+json; charset=utf-8")
+        assert await client.is_closed()
+
+
+async def test_a_second_head_has_a_deadline_too(admin: Fixture) -> None:
+    admin.world.limits = {"header_timeout": "100ms"}
+    async with Client(admin.address) as client:
+        assert (await client.request("GET", "/state")).status == 200
+        await client.send(HALVES[0])
+        assert (await client.response()).status == 408
+        assert await client.is_closed()
+
+
+@pytest.mark.parametrize("asks_first", [False, True])
+async def test_an_idle_connection_is_closed(admin: Fixture, asks_first: bool) -> None:
+    admin.world.limits = {"idle_timeout": "100ms"}
+    async with Client(admin.address) as client:
+        if asks_first:
+            assert (await client.request("GET", "/metrics")).status == 200
+        assert await client.is_closed()
+
+
+async def test_a_page_that_is_read_has_no_deadline_and_one_that_is_not_has(admin: Fixture) -> None:
+    admin.world.limits = {"idle_timeout": "10ms", "header_timeout": "10ms", "body_timeout": "10ms"}
+    async with Client(admin.address) as client:
+        await client.send(request("GET", "/live"))
+        await until(lambda: admin.listener.feed.pages)
+        for _ in range(3):
+            admin.listener._sweep()
+            await asyncio.sleep(0.02)
+        (connection,) = admin.listener._connections
+        assert admin.listener.feed.pages == 1
+        connection.pause_writing()  # what the transport says once its buffer is full
+        await asyncio.sleep(0.02)
+        admin.listener._sweep()
+        await until(lambda: not admin.listener.feed.pages)
+
+
+async def test_connections_that_wait_make_room_and_those_that_are_served_do_not(
+    admin: Fixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "share", lambda part, most: 4)
+    async with AsyncExitStack() as stack:
+        pages = [await stack.enter_async_context(Client(admin.address)) for _ in range(3)]
+        for page in pages:
+            await page.send(request("GET", "/live"))
+        await until(lambda: admin.listener.feed.pages == 3)
+        for _ in range(20):
+            half = await stack.enter_async_context(Client(admin.address))
+            await half.send(HALVES[0])
+        assert (await fetch(admin.address, "GET", "/readyz")).status == 200, "a probe gets through"
+        assert (await fetch(admin.address, "GET", "/state")).status == 200
+        assert len(admin.listener._connections) <= 4
+        assert admin.listener.feed.pages == 3
+        last = await stack.enter_async_context(Client(admin.address))
+        await last.send(request("GET", "/live"))
+        await until(lambda: admin.listener.feed.pages == 4)
+        answer = await fetch(admin.address, "GET", "/readyz")
+        assert (answer.status, b"too many connections" in answer.body) == (503, True)
+    await until(lambda: not admin.listener._connections)
+
+
+async def test_pages_leave_room_for_probes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "share", lambda part, most: 8)
     world = World()
-    transport = Transport()
-    timers: list[tuple[float, Any]] = []
-    world.env.call_later = lambda seconds, function: timers.append((seconds, function))
-    connection = ProbeConnection(AdminListener(world.view), world.view)
-    connection.connection_made(transport)  # type: ignore[arg-type]
-    ((seconds, expire),) = timers
-    assert seconds == IDLE_SECONDS
-    expire()
-    assert transport.is_closed
+    listener = AdminListener(world.view)
+    await listener.open(AdminSpec(address="127.0.0.1:0"))
+    assert listener.feed.max_pages == 6
+    await listener.close()
+
+
+async def test_the_reserve_of_descriptors_holds(admin: Fixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "are_scarce", lambda sock, *, is_admin: True)
+    assert (await fetch(admin.address, "GET", "/readyz")).status == 503
+    assert not admin.listener._connections
+
+
+@pytest.mark.parametrize("target", ["/livez", "/readyz", "/readyz?x", "/state", "/metrics", "/live", "/", "/nowhere"])
+async def test_names_are_misdirected_for_every_target(admin: Fixture, target: str) -> None:
+    for method in ("GET", "HEAD", "POST", "OPTIONS"):
+        answer = await fetch(admin.address, method, target, host="evil.example:9901")
+        assert answer.status == 421, (method, target)
+        assert method == "HEAD" or b"admin.hosts" in answer.body
+    whole = f"http://evil.example{target}"
+    assert (await fetch(admin.address, "GET", whole, host="127.0.0.1")).status == 421
+
+
+async def test_a_listed_name_passes_and_so_do_its_buttons() -> None:
+    world = World()
+    listener = AdminListener(world.view)
+    await listener.open(AdminSpec(address="127.0.0.1:0", hosts=("orders.prod.svc",)))
+    for target in ("/readyz", "/state"):
+        assert (await fetch(listener.addresses[0], "GET", target, host="Orders.prod.svc:9901")).status == 200
+    own = {"host": "orders.prod.svc", "origin": "http://orders.prod.svc", "sec_fetch_site": "same-origin"}
+    assert (await fetch(listener.addresses[0], "POST", "/reload", **own)).status == 200
+    await listener.close()
+
+
+async def test_a_rotated_token_counts_once_it_is_renewed(tmp_path: Path) -> None:
+    world, file = World(), tmp_path / "token"
+    file.write_text("old-token\n")
+    listener = AdminListener(world.view)
+    await listener.open(AdminSpec(address="127.0.0.1:0", token=SecretFile(file=str(file))))
+
+    async def status(token: str) -> int:
+        return (await fetch(listener.addresses[0], "GET", "/state", authorization=f"Bearer {token}")).status
+
+    file.write_text("new-token\n")
+    assert (await status("old-token"), await status("new-token")) == (200, 401)
+    await listener.renew()
+    assert (await status("old-token"), await status("new-token")) == (401, 200)
+    assert "new-token" not in world.view.secrets.text("it is new-token")
+    for spoil in (lambda: file.write_text("\n"), file.unlink):
+        spoil()
+        await listener.renew()
+        assert await status("new-token") == 200, "the token stays"
+    causes = [event["cause"] for event in world.env.emitted(ADMIN_FAILED)]
+    assert causes == ["the file is empty", "no such file or directory"]
+    await listener.close()
 
 
 @each(
     [
-        (b"", True), (b"G", True), (b"GET /live", True), (b"HEAD /readyz HTTP/1.", True),
-        (b"GET /readyz HTTP/1.1\r\n", True), (b"GET /readyz HTTP/1.1\r\nHost: a\r\n", True),
-        (b"GET /readyz HTTP/1.1\r\nHost: a\r\n\r\n", False), (b"GET /state", False), (b"POST", False),
-        (b"GET /readyz HTTP/2.0\r\n", False), (b"GET /readyz?", False), (b"\x16\x03\x01", False),
-        (b"GET /livez HTTP/1.1\r\nX: " + b"a" * MAX_PROBE_BYTES, False),
+        (b"", True), (b"G", True), (b"GET /live", True), (b"GET /state", True), (b"\x16\x03\x01", True),
+        (b"GET /readyz HTTP/1.1\r\nHost: a\r\n", True), (b"GET /readyz HTTP/1.1\r\nHost: a\r\n\r\n", False),
+        (b"GET /state HTTP/1.0\n\n", False), (b"GET /livez HTTP/1.1\r\nX: " + b"a" * MAX_PROBE_BYTES, False),
     ]
 )  # fmt: skip
-def test_the_beginning_of_a_probe(case: tuple[bytes, bool]) -> None:
+def test_the_beginning_of_a_request(case: tuple[bytes, bool]) -> None:
     received, is_unfinished = case
-    assert is_unfinished_probe(received) is is_unfinished
+    assert is_unfinished_head(received) is is_unfinished

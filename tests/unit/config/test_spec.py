@@ -295,7 +295,7 @@ def test_all_problems_come_out_of_one_run() -> None:
         'a.yaml:3:32: listeners.inbound.address: is not an address; write it such as "127.0.0.1:8080", "[::1]:8080" '
         'or "unix:/run/sidecar.sock"; did you mean "0.0.0.0:8080"?',
         "a.yaml:4:24: limits.idle_timeout: is a number without a unit; write a duration such as 250ms, 2s, 5m or 1h",
-        "a.yaml:4:45: limits.max_connections: must be a whole number",
+        "a.yaml:4:45: limits.max_connections: must be a whole number; take the quotes off",
         "a.yaml:6:63: upstreams.app.load_balancing: must be 'round_robin', 'least_request' or 'random'; "
         "did you mean `least_request`?",
         "a.yaml:6:77: upstreams.app.timeout: stands under `policy` here: policy: {timeout: ...}",

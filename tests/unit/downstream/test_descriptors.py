@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 import socket
+from types import SimpleNamespace
 from unittest import mock
 
 import pytest
@@ -46,3 +47,13 @@ def test_a_limit_that_the_system_does_not_grant_is_no_error(monkeypatch: pytest.
 
     monkeypatch.setattr(resource, "setrlimit", refuse)
     descriptors.raise_limit()
+
+
+def test_the_admin_listener_has_a_part_of_the_reserve(monkeypatch: pytest.MonkeyPatch) -> None:
+    for limit, first, last in ((256, 192, 224), (1024, 960, 992), (40, 30, 35)):
+        monkeypatch.setattr(resource, "getrlimit", lambda _, limit=limit: (limit, limit))
+        for number in range(limit):
+            sock = SimpleNamespace(fileno=lambda number=number: number)
+            assert descriptors.are_scarce(sock) is (number >= first)
+            assert descriptors.are_scarce(sock, is_admin=True) is (number >= last)
+        assert descriptors.share(8, 300) == min(300, max(8, limit // 8))

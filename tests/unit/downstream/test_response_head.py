@@ -7,10 +7,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from sidecar.core.exchange import Exchange
+from sidecar.core.exchange import Attempt, Exchange
 from sidecar.core.http1 import Invalid
 from sidecar.core.outcome import BAD_REQUEST, BREAKER_OPEN, RESET, TIMEOUT, Outcome, Refusal, failed
 from sidecar.downstream.response_head import STATUS_LINES, encode_head, make_problem, make_rejection
+from sidecar.telemetry.plain import Masks
 
 DATE = b"Sun, 06 Nov 1994 08:49:37 GMT"
 
@@ -59,11 +60,24 @@ def test_a_problem_says_who_refused_and_when_to_come_back() -> None:
 
 @pytest.mark.parametrize("failure", [RESET, TIMEOUT, BAD_REQUEST])
 def test_a_problem_without_details(failure: object) -> None:
-    answer = make_problem(None, failed(failure))  # type: ignore[arg-type]
+    answer = make_problem(None, failed(failure), None)  # type: ignore[arg-type]
     document = json.loads(answer.body)
     assert document["status"] == answer.status
     assert {"type", "title", "status"} <= set(document)
     assert b"retry-after" not in dict(answer.headers)
+
+
+@pytest.mark.parametrize("details", [None, Masks({"http://10.0.0.1:80": "${APP}"})])
+def test_endpoint_and_cause_are_told_only_where_details_are_allowed(details: Masks | None) -> None:
+    x = Exchange(b"GET", b"/", [])
+    attempt = Attempt(1, 0.0)
+    attempt.upstream, attempt.endpoint = "app", "http://10.0.0.1:80"
+    x.attempts.append(attempt)
+    cause = "no route to http://10.0.0.1:80"
+    document = json.loads(make_problem(x, failed(RESET, Refusal(where="p.yaml:7"), cause), details).body)
+    shown = {} if details is None else {"endpoint": "${APP}", "detail": "no route to ${APP}", "where": "p.yaml:7"}
+    told = {"type": "urn:sidecar:problem:reset", "title": RESET.title, "status": 502, "upstream": "app", "attempts": 1}
+    assert document == told | shown
 
 
 def test_a_rejection_has_the_status_and_a_sentence() -> None:

@@ -10,6 +10,7 @@ import pytest
 from sidecar.core.exchange import Attempt, Exchange
 from sidecar.core.outcome import BREAKER_OPEN, CONNECT_FAILURE, RESET, Outcome, Refusal, failed
 from sidecar.telemetry.logs.access import BATCH_BYTES, FLUSH_SECONDS, AccessLog
+from sidecar.telemetry.plain import Masks, Secrets
 from tests.support.clock import make_env
 
 
@@ -180,3 +181,21 @@ def test_text_for_people() -> None:
         "refused_by=circuit_breaker(a.yaml:1) http://10.0.0.1:80=reset/4.2ms http://10.0.0.1:80=503/4.2ms "
         "trace=0af7651916cd43dd8448eb211c80319c\n"
     )
+
+
+def test_an_endpoint_that_a_variable_names_is_shown_by_it() -> None:
+    for form, shown in (("json", b'"endpoint":"${APP}"'), ("text", b" ${APP}=200/")):
+        bench = Bench(form)
+        secrets = Secrets()
+        bench.log = AccessLog(bench.lines, bench.env, secrets.text)
+        bench.log.retune(form, 1.0)  # type: ignore[arg-type]
+        bench.log.record(exchange(b"/", attempt()), Outcome(200), "", 0.01)
+        secrets.show(Masks({"http://10.0.0.1:80": "${APP}"}))
+        bench.log.retune(form, 1.0)  # type: ignore[arg-type]
+        bench.log.record(exchange(b"/", attempt()), failed(RESET, cause="http://10.0.0.1:80 is gone"), "reset", 0.01)
+        bench.log.record(exchange(b"/", attempt()), Outcome(200), "", 0.01)
+        bench.log.flush()
+        before, *after = b"".join(bench.lines.batches).splitlines()
+        assert b"10.0.0.1" in before
+        assert len(after) == 2
+        assert all(shown in line and b"10.0.0.1" not in line for line in after)

@@ -1,0 +1,161 @@
+"""Values that are well-formed and can hardly be meant: zero, absurd, or at odds with the value beside them.
+
+All of it is warned of, not refused: a test may want a timeout of a microsecond.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+from typing import Any, Final
+
+from pydantic import WithJsonSchema
+
+from sidecar.config.node import Node
+from sidecar.config.report import Report
+from sidecar.config.spec import PolicySpec, UpstreamSpec
+from sidecar.core.spec import Model
+
+DAY: Final = 86_400.0
+LONGEST: Final = 7 * DAY
+"""Seconds; a longer time is taken for a slip of the unit."""
+LONGEST_KEPT: Final = 366 * DAY
+"""Seconds; as `LONGEST`, for what is stored."""
+KEPT: Final = frozenset(("ttl", "keep", "keep_for", "stale_while_revalidate", "stale_if_error", "retry_after"))
+"""Keys of times for which something is stored."""
+SHORTEST: Final = 0.001
+"""Seconds; event loop and network are no finer."""
+HUGE: Final = 2**40
+"""Bytes; more than any machine of a sidecar has."""
+_ZERO_SHARES: Final = {
+    "failure_rate": "opens the circuit at the first failure; write such as 50%, or off",
+    "slow_calls.rate": "opens the circuit at the first slow call; write such as 50%",
+    "latency.share": "delays nothing; write such as 10%, or take it out",
+    "abort.share": "aborts nothing; write such as 10%, or take it out",
+    "reset.share": "resets nothing; write such as 10%, or take it out",
+}
+"""What a share of zero means, by the path in its block."""
+
+
+class Values:
+    """Checks of values; what many routes inherit is looked at once."""
+
+    def __init__(self, report: Report) -> None:
+        self._report = report
+        self._seen: dict[int, object] = {}
+
+    def check(self, spec: PolicySpec) -> None:
+        """Report the values of the sections; those of routes go to `check_block`."""
+        self._sizes(spec.limits, spec.node.nearest("limits"))
+        for section in ("listeners", "upstreams", "caches"):
+            for name, each in getattr(spec, section).items():
+                node = spec.node.find((section, name))
+                if node is not None:
+                    self._sizes(each, node)
+                    if isinstance(each, UpstreamSpec):
+                        self._upstream(each, node)
+
+    def check_block(self, key: str, block: Any, node: Node | None) -> None:
+        """Report the values of one block of a route."""
+        if node is None or id(node) in self._seen:
+            return
+        self._seen[id(node)] = node
+        self._sizes(block, node)
+        self._block(key, block, node)
+
+    # ----- each value by itself
+
+    def _sizes(self, model: Model, node: Node) -> None:
+        for path, value, given in _values(model, node):
+            kind = _kind(type(value[0]), value[1])
+            number = value[2]
+            if kind == "duration" and isinstance(number, float):
+                longest = LONGEST_KEPT if KEPT.intersection(path.split(".")) else LONGEST
+                if 0 < number < SHORTEST:
+                    self._report.warn(given, "is shorter than a millisecond; is the unit right?")
+                elif longest < number < float("inf"):
+                    words = given.origin.written if given.origin is not None else f"{number / DAY:,.0f} days"
+                    self._report.warn(given, f"is {words} long; is the unit right?")
+            elif kind == "size" and isinstance(number, int) and number > HUGE:
+                self._report.warn(given, "is more than 1 TiB; is the unit right?")
+            elif kind == "share" and number == 0 and path in _ZERO_SHARES:
+                self._report.warn(given, _ZERO_SHARES[path])
+
+    # ----- values beside each other
+
+    def _block(self, key: str, block: Any, node: Node) -> None:
+        warn = self._report.warn
+        if key == "retry":
+            backoff = block.backoff
+            if backoff.base > backoff.max:
+                base, most = (
+                    node.words(f"{backoff.base:g}s", "backoff", "base"),
+                    node.words(f"{backoff.max:g}s", "backoff", "max"),
+                )
+                message = f"is longer than backoff.max ({most}), so every wait is that; make max at least {base}"
+                warn(node.nearest("backoff", "base"), message)
+            if block.max_attempts == 1 and node.find(("max_attempts",)) is not None:
+                warn(node.nearest("max_attempts"), "never retries, since the first try counts; write 2 or more")
+        elif key == "concurrency" and block.queue == 0 and node.find(("queue_timeout",)) is not None:
+            warn(node.nearest("queue_timeout"), "has no effect without a queue; write such as queue: 100")
+
+    def _upstream(self, upstream: UpstreamSpec, node: Node) -> None:
+        check = upstream.health_check
+        if check is not None and check.timeout > check.interval:
+            interval = node.words(f"{check.interval:g}s", "health_check", "interval")
+            message = f"is longer than the interval ({interval}), so probes come later than that; make it shorter"
+            self._report.warn(node.nearest("health_check", "timeout"), message)
+        budget = upstream.retry_budget
+        if budget.ratio == 0 and budget.min_per_second == 0:
+            self._report.warn(node.nearest("retry_budget"), "allows no retry at all; give a ratio or min_per_second")
+        for key in ("circuit_breaker", "concurrency"):
+            block = getattr(upstream, key)
+            if block is not None:
+                self.check_block(key, block, node.child(key))
+
+
+def check_stored(spec: PolicySpec, report: Report) -> None:
+    """Warn of a `cache` block whose largest answers fit into no store."""
+    for route in spec.routes:
+        block: Any = route.blocks.get("cache")
+        store = spec.caches.get(block.store) if block is not None else None
+        if store is not None and block.max_body > store.memory.max_size:
+            size = f"{store.memory.max_size} bytes"
+            message = f"is more than the whole cache `{block.store}` holds ({size}); such answers are never stored"
+            report.warn(route.node.nearest("cache", "max_body"), message)
+
+
+def _values(model: Model, node: Node, path: str = "") -> Iterator[tuple[str, tuple[Model, str, Any], Node]]:
+    """Yield the path of each value that the files give, with its model, its field and the value, and its node."""
+    for name, field in type(model).model_fields.items():
+        key = field.alias or name
+        given = node.child(key)
+        if given is None:
+            continue
+        value = getattr(model, name)
+        if isinstance(value, Model):
+            yield from _values(value, given, f"{path}{key}.")
+        else:
+            yield path + key, (model, name, value), given
+
+
+@cache
+def _kind(model: type[Model], name: str) -> str:
+    """Return `duration`, `size` or `share` by the schema of a field; empty for any other."""
+    text = repr(_schemas(model.model_fields[name]))
+    kinds = {"(us|ms|s|m|h)": "duration", "KiB": "size", "?%": "share"}
+    return next((kind for part, kind in kinds.items() if part in text), "")
+
+
+def _schemas(field: Any) -> list[Any]:
+    """Return the JSON Schemas that the annotations of a field name."""
+    found: list[Any] = []
+    pending: list[Any] = [*field.metadata, field.annotation]
+    while pending:
+        each = pending.pop()
+        if isinstance(each, WithJsonSchema):
+            found.append(each.json_schema)
+        pending += [*getattr(each, "__metadata__", ()), *getattr(each, "__args__", ())]
+        if (origin := getattr(each, "__origin__", None)) is not None and hasattr(origin, "__args__"):
+            pending.append(origin)
+    return found

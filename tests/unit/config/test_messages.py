@@ -1,0 +1,162 @@
+"""Messages of a check: what is wrong, and what would be right."""
+
+from __future__ import annotations
+
+import pytest
+
+from sidecar.config.files import Source
+from sidecar.config.load import load
+
+HEAD = """\
+version: 1
+listeners: {inbound: {address: "127.0.0.1:8080"}}
+upstreams: {app: {endpoints: ["http://a:1"]}}
+"""
+
+
+def messages(text: str, **environ: str) -> tuple[list[str], list[str]]:
+    loaded = load([Source("p.yaml", text.encode())], environ)
+    return tuple([f"{each.path}: {each.message}" for each in found] for found in (loaded.problems, loaded.warnings))  # type: ignore[return-value]
+
+
+def of_route(keys: str, **environ: str) -> tuple[list[str], list[str]]:
+    return messages(f"{HEAD}routes: [{{name: r, upstream: app, {keys}}}]\n", **environ)
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ('retry: {on: ["503"]}', "retry.on[0]: is not a condition; write the status without quotes, 503"),
+        (
+            'circuit_breaker: {failures: ["429"]}',
+            "failures[0]: is not a condition; write the status without quotes",
+        ),
+        (
+            'fallback: {on: ["503"], steps: [{response: {status: 200}}]}',
+            "on[0]: is not a condition; write the status without",
+        ),
+        ('retry: {on: ["600"]}', "is not a condition; write a status such as 503 or one of"),
+        ('retry: {max_attempts: "3"}', "max_attempts: must be a whole number; take the quotes off"),
+        ('retry: {max_attempts: "many"}', "max_attempts: must be a whole number"),
+        ("retry: no", "retry: must be a mapping of keys and values; `off` turns it off"),
+        ("retry: false", "retry: must be a mapping of keys and values; `off` turns it off"),
+        ("cache: none", "cache: must be a mapping of keys and values; `off` turns it off"),
+        ("retry: 3", "retry: must be a mapping of keys and values, such as {max_attempts: 3}"),
+        ("timeout: 3s", "timeout: must be a mapping of keys and values, such as {request: 3s}"),
+        ("hedge: 50ms", "hedge: must be a mapping of keys and values, such as {after: 50ms}"),
+        ("cache: 30s", "cache: must be a mapping of keys and values, such as {ttl: 30s}"),
+        ("concurrency: 100", "concurrency: must be a mapping of keys and values, such as {max: 100}"),
+        ("circuit_breaker: 50%", "must be a mapping of keys and values, such as {failure_rate: 50%}"),
+        ("fault: maybe", "fault: must be a mapping of keys and values, such as {abort: {status: 503, share: 30%}"),
+        ("retry: {backoff: 25ms}", "backoff: must be a mapping of keys and values, such as {base: 25ms}"),
+        ("circuit_breaker: {half_open: 3}", "half_open: must be a mapping of keys and values, such as {probes: 3}"),
+        ("match: /orders", "match: must be a mapping of keys and values, such as {path_prefix: /orders}"),
+        ("timeout: '${D}'", 'such as {request: "${D}"} (the environment variable D gave it)'),
+        ("path_prefix: /orders", "path_prefix: belongs under `match`: match: {path_prefix: /orders}"),
+        ("headers: {x-tier: gold}", "headers: belongs under `match`: match: {headers: {x-tier: gold}}"),
+        ("path: '${T}'", 'belongs under `match`: match: {path: "${T}"}'),
+        ("retry: {base: 5s}", "base: belongs under `backoff`: backoff: {base: 5s}"),
+        ("circuit_breaker: {probes: 5}", "probes: belongs under `half_open`: half_open: {probes: 5}"),
+        ("cache: {ignore_query: [a]}", "ignore_query: belongs under `key`: key: {ignore_query: [a]}"),
+        ("match: {path_regex: '(a)\\1'}", "has `\\1` at column 4, which is not supported; a back-reference takes"),
+        ("match: {path_regex: 'a\\b'}", "has `\\b` at column 2, which is not supported; known are"),
+        ("fallback: {status: 200}", "fallback: is a list of steps; write this one as `- response: {status: 503, ...}`"),
+        ("fallback: {on: [503]}", "steps: is missing; add `steps: [{response: {status: 503"),
+        ("hedge: {}", "after: is missing; add `after: 250ms`"),
+        ("retry: {max_attempts: '${T}'}", "must be a whole number (the environment variable T gave it)"),
+        ('timeout: {request: "${Q:-3}"}', "is not a duration; write it such as 250ms, 2s, 5m or 1h (Q is not set"),
+    ],
+)
+def test_a_problem_says_what_would_be_right(keys: str, message: str) -> None:
+    problems, _ = of_route(keys, T="word", D="3s")
+    assert any(message in problem for problem in problems), problems
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (HEAD.replace("version: 1", 'version: "1"'), "version: must be 1, without quotes"),
+        (HEAD + "x-common: &c {timeout: {request: 1s}}\n", "x-common: belongs under `policies`"),
+        (HEAD + "timeout: {request: 1s}\n", "timeout: belongs under a route, or under `defaults` for all routes"),
+        (HEAD + "defaults: {match: {path: /x}}\n", "defaults.match: is not a policy; it stands on a route itself"),
+        (HEAD.replace("{endpoints", "{health_check: /healthz, endpoints"), "such as {path: /healthz}"),
+        (HEAD.replace("{endpoints", "{connections: 5, endpoints"), "such as {max: 5}"),
+        (HEAD.replace("{endpoints", "{dns: a.svc, endpoints"), "belongs under `discover`: discover: {dns: a.svc}"),
+    ],
+)
+def test_so_does_one_outside_of_routes(text: str, message: str) -> None:
+    problems, _ = messages(text)
+    assert any(message in problem for problem in problems), problems
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ("retry: {backoff: {base: 5s, max: 1s}}", "retry.backoff.base: is longer than backoff.max (1s)"),
+        ("retry: {backoff: {base: 5s}}", "retry.backoff.base: is longer than backoff.max (0.25s)"),
+        ("retry: {backoff: {max: 1ms}}", "retry.backoff: is longer than backoff.max"),
+        ("retry: {max_attempts: 1}", "retry.max_attempts: never retries"),
+        ("timeout: {request: 99999999h}", "timeout.request: is 4,166,667 days long; is the unit right?"),
+        ("timeout: {attempt: 100us}", "timeout.attempt: is shorter than a millisecond"),
+        ("hedge: {after: 10us}", "hedge.after: is shorter than a millisecond"),
+        ("cache: {ttl: 99999h}", "cache.ttl: is 4,167 days long"),
+        ("circuit_breaker: {failure_rate: 0%}", "failure_rate: opens the circuit at the first"),
+        (
+            "circuit_breaker: {slow_calls: {longer_than: 1s, rate: 0%}}",
+            "slow_calls.rate: opens the circuit",
+        ),
+        ("fault: {abort: {share: 0%}}", "fault.abort.share: aborts nothing"),
+        ("fault: {latency: {fixed: 1s, share: 0%}}", "fault.latency.share: delays nothing"),
+        ("fault: {reset: {share: 0%}}", "fault.reset.share: resets nothing"),
+        ("concurrency: {max: 5, queue_timeout: 1s}", "queue_timeout: has no effect without a queue"),
+        ("cache: {max_body: 1GiB}", "cache.max_body: is more than the whole cache `default` holds"),
+        ("retry: {max_body: 99999GiB}", "retry.max_body: is more than 1 TiB"),
+        ("timeout: {request: '${LONG}'}", "is ${LONG} long; is the unit right?"),
+    ],
+)
+def test_a_value_that_can_hardly_be_meant_is_warned_of(keys: str, message: str) -> None:
+    problems, warnings = of_route(keys, LONG="99999h")
+    assert problems == []
+    assert any(message in warning for warning in warnings), warnings
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            HEAD.replace("{endpoints", "{connect_timeout: 1us, endpoints"),
+            "connect_timeout: is shorter",
+        ),
+        (
+            HEAD.replace("{endpoints", "{health_check: {path: /, interval: 1s, timeout: 2s}, endpoints"),
+            "health_check.timeout: is longer than the interval (1s)",
+        ),
+        (
+            HEAD.replace("{endpoints", "{retry_budget: {ratio: 0%, min_per_second: 0.0}, endpoints"),
+            "retry_budget: allows no retry at all",
+        ),
+        (
+            HEAD.replace("{endpoints", "{circuit_breaker: {failure_rate: 0%}, endpoints"),
+            "failure_rate: opens the circuit",
+        ),
+        (HEAD + "limits: {idle_timeout: 9999h}\n", "limits.idle_timeout: is 417 days long"),
+        (HEAD + "caches: {big: {memory: {max_size: 9999GiB}}}\n", "memory.max_size: is more than 1 TiB"),
+    ],
+)
+def test_so_is_one_outside_of_routes(text: str, message: str) -> None:
+    problems, warnings = messages(text + "routes: [{name: r, upstream: app}]\n")
+    assert problems == []
+    assert any(message in warning for warning in warnings), warnings
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        "retry: {backoff: {base: 100ms, max: 1s}}", "timeout: {request: 24h, attempt: 1ms}", "cache: {ttl: 720h}",
+        "timeout: {request: off}", "circuit_breaker: {failure_rate: off, consecutive_failures: 3}",
+        "hedge: {after: 1ms}",
+        "cache: {stale_if_error: 0s}", "concurrency: {max: 1, queue: 1, queue_timeout: 1s}", "retry: {max_attempts: 2}",
+    ],
+)  # fmt: skip
+def test_values_that_people_mean_are_not(keys: str) -> None:
+    assert of_route(keys) == ([], [])
