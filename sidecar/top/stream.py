@@ -75,14 +75,13 @@ class Sum:
         return sum(self.counts)
 
     def percentile(self, share: float) -> float | None:
-        """Return seconds, interpolated within the bucket; None without requests.  `share` is 0 to 1."""
+        """Return seconds, the middle of the bucket; None without requests.  `share` is 0 to 1."""
         left = share * self.calls
         if not left:
             return None
         for bucket, count in enumerate(self.counts[:-1]):
             if count and left <= count:
-                low = self._bounds[bucket - 1] if bucket else 0.0
-                return low + (self._bounds[bucket] - low) * left / count
+                return ((self._bounds[bucket - 1] if bucket else 0.0) + self._bounds[bucket]) / 2
             left -= count
         return self._bounds[-1]
 

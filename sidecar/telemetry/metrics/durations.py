@@ -1,4 +1,4 @@
-"""Durations of requests and attempts; to record one is a dict lookup and two additions.
+"""Durations of requests and attempts; to record one is a dict lookup, a table look-up and two additions.
 
 Rules:
 
@@ -15,9 +15,20 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Mapping
 from http import HTTPStatus
+from math import ceil
 from typing import Final
 
-from sidecar.core.metrics import ATTEMPT_DURATION, REQUEST_DURATION, SECONDS, Exemplar, Histogram
+from sidecar.core.metrics import (
+    ATTEMPT_DURATION,
+    PLACES,
+    REQUEST_DURATION,
+    SECONDS,
+    TABLED,
+    TICKS,
+    Exemplar,
+    Histogram,
+    place,
+)
 from sidecar.core.outcome import CLIENT_CLOSED
 from sidecar.telemetry.metrics.registry import MAX_SERIES, OTHER, Registry
 
@@ -57,7 +68,8 @@ class RouteMetrics:
     def record(self, method: bytes, status: int, reason: str, seconds: float) -> None:
         """Record a request that has ended; `reason` is the failure's code, empty for a response."""
         series = self._series.get((method, status, reason)) or self._find(method, status, reason)
-        series.counts[bisect_left(SECONDS, seconds)] += 1
+        ticks = ceil(seconds * TICKS)
+        series.counts[PLACES[ticks] if ticks < TABLED else place(seconds)] += 1  # `place` without its call
         series.total += seconds
 
     def exemplify(self, method: bytes, status: int, reason: str, exemplar: Exemplar) -> None:
@@ -93,7 +105,8 @@ class AttemptMetrics:
         series = self._series.get((upstream, endpoint, method, status, reason))
         if series is None:
             series = self._find(upstream, endpoint, *_known(method, status, reason))
-        series.counts[bisect_left(SECONDS, seconds)] += 1
+        ticks = ceil(seconds * TICKS)
+        series.counts[PLACES[ticks] if ticks < TABLED else place(seconds)] += 1  # `place` without its call
         series.total += seconds
 
     def retire(self, upstream: str, endpoint: str) -> None:

@@ -14,13 +14,12 @@ import json
 from collections import deque
 from typing import Final
 
-from sidecar.core.metrics import REQUEST_DURATION, SECONDS, Histogram
+from sidecar.core.metrics import REQUEST_DURATION, Histogram
 from sidecar.telemetry.metrics.registry import Labels, Registry
 
 MINUTES: Final = 5
 KEEP: Final = MINUTES * 60
 """Seconds that are kept."""
-BOUNDS: Final = SECONDS
 SERVER_ERROR: Final = 500
 
 
