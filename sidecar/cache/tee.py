@@ -103,10 +103,11 @@ class Tee:
     def fail(self, failure: Failure) -> None:
         if self.state == BUFFERING:
             self._end(UNSTORED)
+        cause = "" if self._source is None else self._source.cause
         self._source = None
         readers, self._readers = self._readers, []
         for reader in readers:
-            reader.body.fail(failure)
+            reader.body.fail(failure, cause)
 
     def _end(self, state: int) -> None:
         """End the buffering and hand over the body."""

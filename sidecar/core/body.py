@@ -51,6 +51,7 @@ class Body:
         "_record",
         "_sink",
         "_size",
+        "cause",
         "failure",
         "length",
         "received",
@@ -65,6 +66,8 @@ class Body:
         self.received = 0
         self.state = OPEN
         self.failure: Failure | None = None
+        self.cause = ""
+        """Words on what broke the body off, for logs."""
         self.trailers: Headers = []
         self._pieces: list[bytes] = []
         self._size = 0
@@ -103,12 +106,13 @@ class Body:
         if self._sink is not None:
             self._sink.finish(self.trailers)
 
-    def fail(self, failure: Failure) -> None:
-        """The sender broke off."""
+    def fail(self, failure: Failure, cause: str = "") -> None:
+        """The sender broke off; `cause` says how, for logs."""
         if self.state != OPEN:
             return
         self.state = BROKEN
         self.failure = failure
+        self.cause = cause
         self._close(failure)
         if self._sink is not None:
             self._sink.fail(failure)

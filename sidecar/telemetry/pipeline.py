@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from sidecar.core import events, metrics
 from sidecar.core.env import Env
 from sidecar.core.exchange import Exchange
-from sidecar.telemetry.logs.lines import LineWriter
+from sidecar.telemetry.logs.lines import Lines, LineWriter
 from sidecar.telemetry.metrics.registry import Registry
 from sidecar.telemetry.plain import Secrets
 from sidecar.telemetry.recorder import Recorder
@@ -48,10 +48,12 @@ class Telemetry:
         submit: Callable[..., Any],
         *,
         pause: Callable[[], object] = lambda: None,
+        make_lines: Callable[[], Lines] = lambda: LineWriter(STDOUT),
     ) -> None:
         """`submit(function)` runs a function on the loop from any thread, as `loop.call_soon_threadsafe` does.
 
         `pause` is called by exporting threads between two pieces of work, to leave the interpreter to the loop.
+        `make_lines` makes the destination of the access log when there is a first line for it.
         """
         self.begin: Callable[[Exchange], None] | None = None
         """Called for each request that arrives; None while nothing is traced, and trace headers pass untouched."""
@@ -70,7 +72,8 @@ class Telemetry:
         self._spans: SpanQueue | None = None
         self._metrics: MetricsExport | None = None
         self._sending: Any = None
-        self._lines: LineWriter | None = None
+        self._make_lines = make_lines
+        self._lines: Lines | None = None
 
     def use(self, spec: TelemetrySpec | None, service: str) -> None:
         """Put the settings of a set of policies in force.  Never raises."""
@@ -162,7 +165,7 @@ class Telemetry:
             recorder.access = None
             return
         if self._lines is None:
-            lines = self._lines = LineWriter(STDOUT)
+            lines = self._lines = self._make_lines()
             self._registry.total(metrics.LOG_DROPPED, lambda: lines.dropped, log="access")
         if recorder.access is None:
             from sidecar.telemetry.logs.access import AccessLog

@@ -201,7 +201,7 @@ class UpstreamConnection(asyncio.Protocol):
         if transport is not None:
             transport.abort()
         if reader is not None:
-            reader.body.fail(failure)
+            reader.body.fail(failure, cause)
         promise, self._promise = self._promise, None
         if promise is not None:
             promise.resolve(failed(failure, cause=cause))
@@ -214,10 +214,16 @@ class UpstreamConnection(asyncio.Protocol):
 
     def expire(self, now: float) -> None:
         """Fail the exchange: its deadline has passed, or the pause between two pieces of a body was too long."""
+        x, reader = self._exchange, self._reader
         if self._request_body is not None and self._request_body.is_starved:
             self.fail(CLIENT_TIMEOUT, "the request's body did not arrive in time")
+        elif reader is None or x is None:
+            self.fail(TIMEOUT, "no whole answer in time")
+        elif self._deadline <= now:
+            self.fail(TIMEOUT, f"the answer was cut off after {reader.body.received} bytes of its body")
         else:
-            self.fail(TIMEOUT, "no whole answer in time" if self._reader is None else "the answer's body stalled")
+            idle = f"the answer's body stalled for {x.idle_timeout:.3g} s"
+            self.fail(TIMEOUT, f"{idle} after {reader.body.received} bytes")
 
     def close(self) -> None:
         """Leave the pool and close the transport once everything written has gone out."""

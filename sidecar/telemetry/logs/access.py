@@ -9,7 +9,8 @@ Rules:
 2. What a peer sends is escaped, so that it can neither start a line of its own nor move a cursor.
 3. Lines go to a `LineWriter` in batches: to wake its thread for each line costs more than the line.  They are formatted
    by hand, which is cheaper than an encoder.  Lines that nobody reads are dropped and counted by the writer.
-4. Successes can be sampled.  A request that failed, took a second attempt or was kept as a trace is always written.
+4. `broken_off` says that the head of the answer was out when it failed, so that the status is not the whole truth.
+5. Successes can be sampled.  A request that failed, took a second attempt or was kept as a trace is always written.
 """
 
 from __future__ import annotations
@@ -159,10 +160,11 @@ def _failure(x: Exchange, outcome: Outcome, reason: str) -> bytes:
     refusal = outcome.refusal
     found = {
         "reason": reason,
+        "broken_off": outcome.failure is None and reason != "",
         "refused_by": refusal.policy or x.refused_by,
         "where": refusal.where,
         "detail": refusal.detail,
-        "cause": outcome.cause,
+        "cause": outcome.whole_cause,
         "retry_stopped": x.retry_stopped,
     }
     return b"".join(
@@ -179,7 +181,7 @@ def as_text(time: bytes, x: Exchange, outcome: Outcome, reason: str, seconds: fl
     if x.cache:
         words.append(b"cache=%b" % word(x.cache))
     if reason:
-        words.append(b"reason=%b" % word(reason))
+        words.append(b"reason=%b%b" % (word(reason), b"" if outcome.failure is not None else b" (broken off)"))
     if refused_by := outcome.refusal.policy or x.refused_by:
         words.append(b"refused_by=%b(%b)" % (word(refused_by), word(outcome.refusal.where)))
     for a in x.attempts:

@@ -30,6 +30,9 @@ class Lines(Protocol):
     def write(self, line: bytes) -> bool:
         """Queue a line; False if it was dropped."""
 
+    def close(self) -> bool:
+        """Write what waits and stop; False if that took too long."""
+
 
 class LineWriter:
     """Writes lines in order.  Only the loop's thread may call `write`."""

@@ -29,21 +29,24 @@ from sidecar.core.metrics import (
     Histogram,
     place,
 )
-from sidecar.core.outcome import CLIENT_CLOSED
+from sidecar.core.outcome import FAILURES
 from sidecar.telemetry.metrics.registry import MAX_SERIES, OTHER, Registry
 
 METHODS: Final = {m: m.decode() for m in b"GET HEAD POST PUT DELETE CONNECT OPTIONS TRACE PATCH".split()}
 OTHER_METHOD: Final = b"_OTHER"
 STATUSES: Final = frozenset((0, 499, *(int(status) for status in HTTPStatus)))
 """Registered statuses, 499 (the client went away) and 0 (no response)."""
+BY_CLIENT: Final = frozenset(code for code, failure in FAILURES.items() if failure.origin == "client")
+"""Codes of the failures that clients cause."""
 
 
 def is_error(status: int, reason: str) -> bool:
     """True if a request failed on the server's side: a status of 5xx, or a response that broke off.
 
-    A client's wrong request and a client that left are none (OpenTelemetry's conventions for a server span's status).
+    What the client did is none: a wrong request, a client that left or was too slow (OpenTelemetry's conventions for a
+    server span's status).
     """
-    return status >= 500 or (reason != "" and status < 400 and reason != CLIENT_CLOSED.code)
+    return status >= 500 or (reason != "" and status < 400 and reason not in BY_CLIENT)
 
 
 def _status_class(status: int) -> int:

@@ -5,7 +5,8 @@ series that has not moved costs the comparison of two lists.
 
 A second is kept as the JSON text that is sent, and only for routes that had requests: `[time, {route: [errors, bucket,
 count, bucket, count, ...]}]`, the buckets being those of `BOUNDS`.  These are counts, because percentiles of several
-seconds or routes cannot be combined; who shows percentiles takes them from the sum of the counts.
+seconds or routes cannot be combined; who shows percentiles takes them from the sum of the counts.  Errors are those
+of `is_error`, answers that broke off among them.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ from collections import deque
 from typing import Final
 
 from sidecar.core.metrics import REQUEST_DURATION, Histogram
+from sidecar.telemetry.metrics.durations import is_error
 from sidecar.telemetry.metrics.registry import Labels, Registry
 
 MINUTES: Final = 5
 KEEP: Final = MINUTES * 60
 """Seconds that are kept."""
-SERVER_ERROR: Final = 500
 
 
 class Traffic:
@@ -57,7 +58,7 @@ class Traffic:
 def _add(routes: dict[str, list[int]], labels: dict[str, str], counts: list[int]) -> None:
     """Add the counts of a series to those of its route: errors first, then the buckets."""
     sums = routes.setdefault(labels.get("route", ""), [0] * (len(counts) + 1))
-    if int(labels.get("http.response.status_code", SERVER_ERROR)) >= SERVER_ERROR:
+    if is_error(int(labels.get("http.response.status_code", 500)), labels.get("error.type", "")):
         sums[0] += sum(counts)
     for bucket, count in enumerate(counts, 1):
         sums[bucket] += count
