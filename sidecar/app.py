@@ -35,6 +35,7 @@ from sidecar.telemetry.plain import Secrets
 from sidecar.telemetry.recorder import Recorder
 from sidecar.telemetry.refusals import Refusals
 
+STDOUT = 1
 STDERR = 2
 
 
@@ -69,10 +70,18 @@ async def serve(path: str) -> int:
     )
     env = Env.on(loop, now=time.monotonic, wall=time.time, rng=random.Random(), emit=emitter.emit, meter=registry)
     logging.getLogger().addHandler(LibraryLog(emitter.emit, loop.call_soon_threadsafe))
-    refusals = Refusals(time.time)
+    refusals = Refusals(time.time, registry)
     recorder = Recorder(registry, refusals, env.now, env.wall)
     telemetry = Telemetry(
-        env, registry, recorder, secrets, os.environ, __version__, loop.call_soon_threadsafe, pause=give_way
+        env,
+        registry,
+        recorder,
+        secrets,
+        os.environ,
+        __version__,
+        loop.call_soon_threadsafe,
+        pause=give_way,
+        form="text" if os.isatty(STDOUT) else "json",
     )
     server = Server(env, recorder.record, telemetry)
     store = StateStore(registry)

@@ -147,7 +147,9 @@ ATTEMPT_DURATION: Final = metric(
     "http.client.request.duration", "s", "Attempts by endpoint: from taking a connection to the end of the answer."
 )
 REQUESTS_ACTIVE: Final = metric("http.server.active_requests", "{request}", "Requests in flight.")
-REFUSALS: Final = metric("sidecar.refusals", "{request}", "Requests that a policy refused.")
+REFUSALS: Final = metric(
+    "sidecar.refusals", "{request}", "Requests that a policy refused, those that a fallback then answered included."
+)
 RETRIES: Final = metric("sidecar.retries", "{attempt}", "Attempts after the first.")
 RETRIES_DENIED: Final = metric("sidecar.retries.denied", "{attempt}", "Retries that were due and not made, by reason.")
 HEDGES: Final = metric("sidecar.hedges", "{attempt}", "Second attempts that were started beside a slow first.")
@@ -172,6 +174,9 @@ POOL_CONNECTIONS: Final = metric(
 )
 CONNECTIONS: Final = metric("sidecar.downstream.connections", "{connection}", "Connections of clients.")
 RELOADS: Final = metric("sidecar.reloads", "{reload}", "Reloads, by result.")
+POLICIES_REJECTED: Final = metric(
+    "sidecar.policies.rejected", "", "1 while the policy files on the disk are not in force, else 0."
+)
 LOOP_STALLS: Final = metric("sidecar.loop.stalls", "{stall}", "Stalls of the event loop.")
 BUGS: Final = metric("sidecar.bugs", "{error}", "Bugs of the sidecar that were caught.")
 SERIES_DROPPED: Final = metric(
@@ -180,6 +185,9 @@ SERIES_DROPPED: Final = metric(
 LOOP_TASKS: Final = metric("sidecar.loop.tasks", "{task}", "Tasks of the event loop.")
 LOOP_LAG: Final = metric("sidecar.loop.lag", "s", "Delay with which the event loop runs its timers.")
 LOG_DROPPED: Final = metric("sidecar.log.dropped", "{line}", "Log lines that were dropped because nobody read them.")
+LOG_SUPPRESSED: Final = metric(
+    "sidecar.log.suppressed", "{line}", "Lines of the access log beyond its bound (`at_most`)."
+)
 TELEMETRY_DROPPED: Final = metric(
     "sidecar.telemetry.dropped", "{item}", "Spans, and collections of metrics, that were lost, by reason."
 )

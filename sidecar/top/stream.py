@@ -52,7 +52,7 @@ class Model:
 
     def rates(self, points: int) -> list[int]:
         """Return the number of requests in each of the last `points` seconds, oldest first."""
-        return [sum(sum(counts[2::2]) for counts in routes.values()) for _, routes in self.seconds[-points:]]
+        return [sum(sum(counts[3::2]) for counts in routes.values()) for _, routes in self.seconds[-points:]]
 
 
 class Sum:
@@ -61,12 +61,15 @@ class Sum:
     def __init__(self, bounds: list[float]) -> None:
         self._bounds = bounds
         self.errors = 0
+        self.fallbacks = 0
+        """Answers of a fallback."""
         self.counts = [0] * (len(bounds) + 1)
 
     def add(self, sparse: list[int]) -> None:
-        """Add the counts of a second: `[errors, bucket, count, …]`."""
+        """Add the counts of a second: `[errors, fallbacks, bucket, count, …]`."""
         self.errors += sparse[0]
-        for bucket, count in zip(sparse[1::2], sparse[2::2], strict=True):
+        self.fallbacks += sparse[1]
+        for bucket, count in zip(sparse[2::2], sparse[3::2], strict=True):
             self.counts[bucket] += count
 
     @property

@@ -51,7 +51,7 @@ def routes(model: Model, most: int) -> RenderableType:
     seconds = max(1, min(SPAN, len(model.seconds)))
     names = list(dict.fromkeys([*recent, *model.parts.get("routes", {})]))
     names.sort(key=lambda name: -(recent[name].errors if name in recent else 0))
-    table = _table("Route", "Upstream", *(f">{title}" for title in ("Requests/s", "Errors", "p50", "p90", "p99")))
+    table = _table("Route", "Upstream", ">Requests/s", ">Errors", ">Fallback", ">p50", ">p90", ">p99")
     for name in names[:most]:
         each = recent.get(name) or Sum(model.bounds)
         share = each.errors / each.calls if each.calls else None
@@ -59,7 +59,8 @@ def routes(model: Model, most: int) -> RenderableType:
         upstream = model.parts.get("routes", {}).get(name, {}).get("upstream", "")
         latencies = [duration(each.percentile(share)) for share in (0.5, 0.9, 0.99)]
         cells = [plain(name or "(no route)"), plain(upstream), f"{each.calls / seconds:,.1f}"]
-        table.add_row(*cells, Text(percent(share), tone), *latencies)
+        fallback = percent(each.fallbacks / (each.calls or 1)) if each.fallbacks else ""
+        table.add_row(*cells, Text(percent(share), tone), Text(fallback, "yellow"), *latencies)
     return table
 
 

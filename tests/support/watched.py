@@ -51,6 +51,7 @@ class Lines:
     """Log lines in memory."""
 
     dropped = 0
+    waiting = 0
 
     def __init__(self) -> None:
         self.text = b""
@@ -106,7 +107,7 @@ class Watched:
         )
         self.env = env
         self.lines = Lines()
-        self.refusals = Refusals(loop.wall)
+        self.refusals = Refusals(loop.wall, self.registry)
         self.recorder = Recorder(self.registry, self.refusals, env.now, env.wall)
         self.telemetry = Telemetry(
             env,

@@ -42,7 +42,7 @@ export class History {
   }
 
   empty() {
-    return { errors: 0, calls: 0, counts: new Array(this.bounds.length + 1).fill(0) };
+    return { errors: 0, fallbacks: 0, calls: 0, counts: new Array(this.bounds.length + 1).fill(0) };
   }
 
   /* Columns for the plots: times, requests, share of errors, three percentiles.  `route` "" is all of them; latencies
@@ -77,7 +77,7 @@ export class History {
       const counts = routes[route];
       if (!counts) return;
       const slot = Math.floor((index + offset) / step);
-      for (let place = 2; place < counts.length; place += 2) calls[slot] += counts[place];
+      for (let place = 3; place < counts.length; place += 2) calls[slot] += counts[place];
       errors[slot] += counts[0];
     });
     return { calls, errors };
@@ -99,10 +99,11 @@ export class History {
   }
 }
 
-/* `[errors, bucket, count, …]`; a sign of -1 takes them away again. */
+/* `[errors, fallbacks, bucket, count, …]`; a sign of -1 takes them away again. */
 function addTo(sum, sparse, sign = 1) {
   sum.errors += sign * sparse[0];
-  for (let place = 1; place < sparse.length; place += 2) {
+  sum.fallbacks += sign * sparse[1];
+  for (let place = 2; place < sparse.length; place += 2) {
     const count = sign * sparse[place + 1];
     sum.counts[sparse[place]] += count;
     sum.calls += count;

@@ -68,7 +68,7 @@ def test_the_model_is_bounded() -> None:
     model = Model()
     model.take("full", {"parts": {"a": 1, "b": 2}, "bounds": [1.0], "keep": 3, "seconds": [[1, {}]]})
     for n in range(10):
-        model.take("tick", {"second": [n, {"r": [1, 0, 4]}], "parts": {"a": None}})
+        model.take("tick", {"second": [n, {"r": [1, 2, 0, 4]}], "parts": {"a": None}})
     assert (model.parts, len(model.seconds), model.now) == ({"b": 2}, 3, 9)
     assert model.rates(2) == [4, 4]
     assert (model.recent(60)["r"].calls, model.recent(60)["r"].errors) == (12, 3)
@@ -77,9 +77,9 @@ def test_the_model_is_bounded() -> None:
 def test_percentiles() -> None:
     total = Sum([1.0, 2.0])
     assert total.percentile(0.5) is None
-    total.add([0, 0, 50, 1, 50])
+    total.add([0, 0, 0, 50, 1, 50])
     assert (total.percentile(0.25), total.percentile(0.5), total.percentile(0.99)) == (0.5, 0.5, 1.5)
-    total.add([0, 2, 900])
+    total.add([0, 0, 2, 900])
     assert total.percentile(0.9) == 2.0, "beyond the last bound nothing is known"
 
 
