@@ -75,7 +75,7 @@ class Rig:
         loop = asyncio.get_running_loop()
         registry, secrets = Registry(), Secrets()
         env = Env.on(loop, now=time.monotonic, wall=time.time, rng=random.Random(), emit=_tell, meter=registry)
-        self._recorder = recorder = Recorder(registry, Refusals(time.time), env.now, env.wall)
+        self._recorder = recorder = Recorder(registry, Refusals(time.time, registry), env.now, env.wall)
         self._telemetry = Telemetry(env, registry, recorder, secrets, {}, __version__, loop.call_soon_threadsafe)
         self._server = Server(env, recorder.record, self._telemetry)
         self._store = StateStore(registry)

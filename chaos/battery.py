@@ -18,6 +18,7 @@ from chaos.cluster.local import Local
 from chaos.run import RowSink, blank, run_arm
 from chaos.scenario.files import Loaded
 from chaos.scenario.spec import Scenario
+from chaos.verdict.cause import cause
 from chaos.verdict.judge import Verdict, judge, passed
 from chaos.verdict.recording import Recording
 
@@ -49,10 +50,19 @@ class Result:
     name: str
     scenario: Scenario
     arms: list[Arm]
+    path: Path
+    """File of the scenario."""
+    network: str = ""
+    """Network of containers that it ran in; empty without containers."""
 
     @property
     def passed(self) -> bool:
         return all(arm.passed for arm in self.arms if arm.counts)
+
+    @property
+    def cause(self) -> str:
+        """Sentence that says which line of which policy did it."""
+        return cause(Loaded(self.name, self.path, self.scenario), self.arms)
 
     @property
     def headline(self) -> str:
@@ -85,7 +95,7 @@ async def run(
         recordings = await asyncio.gather(
             *(_run_arm(loaded, arm, seed, Path(directory) / arm, without, progress, network) for arm in chosen)
         )
-    return result(loaded, recordings)
+    return result(loaded, recordings, network)
 
 
 async def _run_arm(
@@ -106,10 +116,10 @@ def simulated(loaded: Loaded, arms: Sequence[str], seed: int, *, without: bool =
     return result(loaded, [simulate(loaded, arm, seed, without=without) for arm in arms if arm in loaded.scenario.arms])
 
 
-def result(loaded: Loaded, recordings: Sequence[Recording]) -> Result:
+def result(loaded: Loaded, recordings: Sequence[Recording], network: str = "") -> Result:
     """Judge the recordings of a scenario."""
     arms = [Arm(each.arm, each, judge(each, loaded.scenario)) for each in recordings]
-    return Result(loaded.name, loaded.scenario, arms)
+    return Result(loaded.name, loaded.scenario, arms, loaded.path, network)
 
 
 def document(results: Sequence[Result]) -> dict[str, Any]:
@@ -119,6 +129,7 @@ def document(results: Sequence[Result]) -> dict[str, Any]:
             {
                 "scenario": each.name,
                 "passed": each.passed,
+                "cause": each.cause,
                 "arms": [
                     {
                         "arm": arm.name,

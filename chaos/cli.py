@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -114,12 +115,25 @@ def simulate(
 ) -> None:  # fmt: skip
     """Run scenarios in virtual time: the sidecar's own code, without processes and without waiting."""
     from chaos.battery import simulated
+    from chaos.verdict.cause import shown
 
-    results = []
+    if arm == "envoy":
+        raise click.UsageError("Envoy does not run in virtual time; use `chaos run --arm envoy`")
+    if arm == "all":
+        click.echo("left out the arm envoy: it does not run in virtual time")
+    arm = "both" if arm == "all" else arm
+    scenarios = []
     for loaded in chosen(paths, arm, without_decisive):
         if loaded.scenario.simulated:
-            results.append(simulated(loaded, [a for a in arms(arm) if a != "envoy"], seed, without=without_decisive))
-            tell(results[-1])
+            scenarios.append(loaded)
+        else:
+            leave_out(loaded, f"it needs real processes; use `chaos run {shlex.quote(shown(loaded.path))}`")
+    if not scenarios:
+        raise click.ClickException("nothing to simulate: these scenarios need real processes; use `chaos run`")
+    results = []
+    for loaded in scenarios:
+        results.append(simulated(loaded, arms(arm), seed, without=without_decisive))
+        tell(results[-1])
     finish(results, report, junit, as_json)
 
 
@@ -198,14 +212,25 @@ def read(paths: tuple[str, ...]) -> list[Loaded]:
 def chosen(paths: tuple[str, ...], arm: str, without: bool) -> list[Loaded]:
     """Return the scenarios that have such an arm; `without` their decisive blocks, only those that name some."""
     known = read(paths)
-    found = [loaded for loaded in known if set(arms(arm)) & set(loaded.scenario.arms)]
-    if not found:
+    found = []
+    for loaded in known:
+        if not set(arms(arm)) & set(loaded.scenario.arms):
+            leave_out(loaded, f"it has no arm {arm}, only {', '.join(loaded.scenario.arms)}")
+        elif without and not loaded.scenario.decisive:
+            leave_out(loaded, "it names no `decisive` policy blocks")
+        else:
+            found.append(loaded)
+    if found:
+        return found
+    if not any(set(arms(arm)) & set(loaded.scenario.arms) for loaded in known):
         has = "; ".join(f"{loaded.name} has {', '.join(loaded.scenario.arms)}" for loaded in known)
         raise click.ClickException(f"nothing to run with --arm {arm}: {has}")
-    found = [loaded for loaded in found if loaded.scenario.decisive or not without]
-    if not found:
-        raise click.ClickException("nothing to run: none of these scenarios names `decisive` policy blocks")
-    return found
+    raise click.ClickException("nothing to run: none of these scenarios names `decisive` policy blocks")
+
+
+def leave_out(loaded: Loaded, why: str) -> None:
+    """Tell of a scenario that is not run."""
+    click.echo(f"left out {loaded.name}: {why}")
 
 
 def in_containers(scenarios: list[Loaded], arm: str) -> list[Loaded]:
@@ -221,13 +246,15 @@ def in_containers(scenarios: list[Loaded], arm: str) -> list[Loaded]:
         raise click.ClickException(str(error)) from error
     for loaded in scenarios:
         if not is_possible(loaded.scenario):
-            click.echo(f"left out {loaded.name}: in containers the engine resolves names")
+            leave_out(loaded, "in containers the engine resolves names")
     return [loaded for loaded in scenarios if is_possible(loaded.scenario)]
 
 
 def arms(word: str) -> list[str]:
     """Return the arms that a word of --arm stands for."""
-    return {"both": ["bare", "sidecar"], "all": ["bare", "sidecar", "envoy"]}.get(word, [word])
+    from chaos.verdict.report import ARMS
+
+    return list(ARMS[word])
 
 
 def progress(text: str) -> None:
@@ -248,6 +275,7 @@ def tell(result: Result) -> None:
             if not verdict.passed:
                 limit = f", wanted {verdict.limit}" if verdict.limit else ""
                 click.echo(f"       {arm.name}: {verdict.what}: {verdict.measured}{limit}")
+    click.echo(f"     {result.cause}")
 
 
 def finish(

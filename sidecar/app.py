@@ -36,6 +36,7 @@ from sidecar.telemetry.recorder import Recorder
 from sidecar.telemetry.refusals import Refusals
 from sidecar.upstream.resolver import Names, names_of_system
 
+STDOUT = 1
 STDERR = 2
 
 
@@ -80,10 +81,18 @@ async def serve(path: str, names: Names | None = None) -> int:
         names=names,
     )
     logging.getLogger().addHandler(LibraryLog(emitter.emit, loop.call_soon_threadsafe))
-    refusals = Refusals(time.time)
+    refusals = Refusals(time.time, registry)
     recorder = Recorder(registry, refusals, env.now, env.wall)
     telemetry = Telemetry(
-        env, registry, recorder, secrets, os.environ, __version__, loop.call_soon_threadsafe, pause=give_way
+        env,
+        registry,
+        recorder,
+        secrets,
+        os.environ,
+        __version__,
+        loop.call_soon_threadsafe,
+        pause=give_way,
+        form="text" if os.isatty(STDOUT) else "json",
     )
     server = Server(env, recorder.record, telemetry)
     store = StateStore(registry)

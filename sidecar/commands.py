@@ -149,7 +149,7 @@ def explain(path: str, method: str, url: str, headers: tuple[str, ...], listener
 def top(address: str, token: str | None, once: bool) -> None:
     """Watch a running sidecar: traffic, breakers, endpoints, limits and refusals, as on its live page.
 
-    ADDRESS is its admin listener.
+    ADDRESS is its admin listener.  The key q ends it.
     """
     from sidecar.config.listen_address import parse_listen_address
 

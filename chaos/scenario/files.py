@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from chaos.scenario.spec import Scenario
+from chaos.scenario.spec import PolicyFault, Scenario
 from sidecar.config.docstrings import DescribingGenerator
 from sidecar.config.files import Source, parse
+from sidecar.config.node import Mark, Node
 from sidecar.config.report import Report
 from sidecar.config.validate import validate
 
@@ -41,13 +43,77 @@ def load(paths: Iterable[str | Path]) -> list[Loaded]:
             raise ScenarioError(f"{path}: {error.strerror}; `chaos list` shows the known scenarios") from None
         node = parse(Source(str(path), text), {}, report)
         scenario = None if node is None else validate(Scenario, node, report)
-        if scenario is not None:
-            found.append(Loaded(path.stem, path, scenario))
+        if scenario is not None and node is not None:
+            loaded = Loaded(path.stem, path, scenario)
+            found.append(loaded)
+            _check_policies(loaded, node, report)
     if report.problems:
         raise ScenarioError("\n".join(map(str, report.problems)))
     if not found:
         raise ScenarioError("no scenarios found; name a *.yaml file or a directory of them")
     return found
+
+
+def _check_policies(loaded: Loaded, node: Node, report: Report) -> None:
+    """Report policy files that cannot be read, and blocks that are in none of them, each at its place."""
+    scenario, base = loaded.scenario, loaded.path.parent
+    named = [
+        (node.nearest("policies", s, n), name) for s, names in scenario.policies.items() for n, name in enumerate(names)
+    ]
+    for number, fault in enumerate(scenario.faults):
+        if isinstance(fault, PolicyFault):
+            named.append((node.nearest("faults", number, "file"), fault.file))
+    missing = False
+    for place, name in named:
+        try:
+            (base / name).read_bytes()
+        except OSError as error:
+            missing = True
+            words = error.strerror or str(error)
+            report.at(place, f"names {name}, which cannot be read ({words}); paths are relative to {base}")
+    if missing:
+        return
+    for section in ("decisive", "credit"):
+        for service, blocks in getattr(scenario, section).items():
+            for number, path in enumerate(blocks):
+                if block(loaded, service, path) is None:
+                    place = node.nearest(section, service, number)
+                    report.at(place, f"names the block {path}, which the policies of {service} do not have")
+
+
+class AnyVariables(dict[str, str]):
+    """Environment that has every variable: for looking at policies before their sidecars have addresses."""
+
+    def get(self, key: str, default: Any = None) -> str:
+        return "1"
+
+
+def block(loaded: Loaded, service: str, path: str) -> Mark | None:
+    """Return the place of a policy block of a service, such as `routes.order.retry`; None where there is none.
+
+    The file of the place is its real path.
+    """
+    base = loaded.path.parent
+    for source in policies(loaded, service):
+        document = parse(source, AnyVariables(), Report())
+        found = None if document is None else _find(document, path.split("."))
+        if found is not None:
+            return found.place._replace(file=os.path.normpath(base / source.name))
+    return None
+
+
+def _find(node: Node, path: list[str]) -> Node | None:
+    """Return the first node at a path, as `remove` reads it."""
+    if not path:
+        return node
+    step, *rest = path
+    if isinstance(node.value, list):
+        inner = [each for each in node.value if step in ("*", getattr(each.child("name"), "value", None))]
+    elif step == "*":
+        inner = list(node.items.values())
+    else:
+        inner = [child] if (child := node.child(step)) is not None else []
+    return next((found for each in inner if (found := _find(each, rest)) is not None), None)
 
 
 def policies(loaded: Loaded, service: str) -> list[Source]:

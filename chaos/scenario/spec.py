@@ -239,9 +239,12 @@ class Scenario(Model):
     policies: dict[Name, list[str]]
     """Policy files of each service's sidecar, relative to this file.  Their variables: `${APP}`, the service beside the
     sidecar; `${INBOUND}`, `${OUTBOUND}`, `${ADMIN}`, its listeners; `${NAME}` (or `${NAME_0}` ... for replicas), the
-    other services."""
+    other services.  See "Variables of the policies" in the README of chaos."""
     decisive: dict[Name, list[str]] = Field(default_factory=dict)
     """Policy blocks, by service, without which the sidecar arm must fail."""
+    credit: dict[Name, list[str]] = Field(default_factory=dict)
+    """Policy blocks, by service, that contain the failure although a run without them need not fail; the report names
+    them where there are no decisive ones."""
     load: dict[Name, ClassSpec]
     phases: PhasesSpec = PhasesSpec()
     faults: list[Fault] = Field(default_factory=list)
@@ -256,6 +259,10 @@ class Scenario(Model):
         named = [("load", name, spec.to) for name, spec in self.load.items()]
         named += [("faults", fault.fault, fault.on) for fault in self.faults]
         named += [("policies", name, name) for name in self.policies]
+        for section, blocks in (("decisive", self.decisive), ("credit", self.credit)):
+            for name in blocks:
+                if name not in self.policies:
+                    raise ValueError(f"{section}: `{name}` has no policies; known are {', '.join(self.policies)}")
         named += [
             (f"services.{name}", path, call.to)
             for name, spec in self.services.items()

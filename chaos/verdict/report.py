@@ -1,11 +1,14 @@
 """Report: one page of HTML that needs no other file.
 
 The verdicts come first.  Then each scenario follows: its arms side by side on the same scales, the expectations with
-what was measured, one typical request of each arm, and the command that repeats it.
+what was measured, one typical request of each arm, the command that repeats it, and the sentence that says which line
+of which policy did it.
 """
 
 from __future__ import annotations
 
+import re
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 from html import escape
@@ -13,12 +16,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from chaos.verdict import charts, curves
+from chaos.verdict.cause import shown
 from chaos.verdict.compare import Compared, compare
 
 if TYPE_CHECKING:
     from chaos.battery import Arm, Result
 
 STYLE = (Path(__file__).parent / "report.css").read_text()
+ARMS = {
+    "both": ("bare", "sidecar"), "all": ("bare", "sidecar", "envoy"),
+    "bare": ("bare",), "sidecar": ("sidecar",), "envoy": ("envoy",),
+}  # fmt: skip
+"""Arms by the word of --arm."""
 WORDS = {"better": ("ok", "✓ better"), "equal": ("quiet", "= equal"), "worse": ("bad", "✗ worse")}
 NAMES = {"bare": "Without sidecars", "sidecar": "With sidecars", "envoy": "With Envoy"}
 
@@ -48,11 +57,14 @@ def _table(results: Sequence[Result]) -> str:
     head = "".join(f'<th scope="col">{NAMES[name]}</th>' for name in arms)
     rows = []
     for result in results:
-        cells = "".join(f"<td>{_cell(result, name)}{_first(result, name)}</td>" for name in arms)
+        cells = "".join(
+            f'<td data-title="{NAMES[name]}">{_cell(result, name)}{_first(result, name)}</td>' for name in arms
+        )
         link = f'<a href="#{_id(result)}">{escape(result.scenario.title)}</a>'
         rows.append(f'<tr><th scope="row">{link}</th>{cells}<td>{_mark(result.passed)}</td></tr>')
     return (
-        f'<table><thead><tr><th scope="col">Scenario</th>{head}<th scope="col">Verdict</th></tr></thead>'
+        '<table class="verdicts"><thead><tr><th scope="col">Scenario</th>'
+        f'{head}<th scope="col">Verdict</th></tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table>"
     )
 
@@ -134,18 +146,34 @@ def _scenario(result: Result) -> str:
     scenario = result.scenario
     source = f'<p class="quiet">Known from: {escape(scenario.source)}</p>' if scenario.source else ""
     arms = "".join(_arm(result, arm) for arm in result.arms)
-    recording = result.arms[0].recording
-    command = "simulate" if recording.is_simulated else "run"
-    names = [arm.name for arm in result.arms]
-    arm_word = "all" if "envoy" in names else "both" if "bare" in names else "sidecar"
-    repeat = f"chaos {command} chaos/scenarios/{result.name}.yaml --arm {arm_word} --seed {recording.seed}"
     title = _id(result)
     return (
         f'<section class="scenario" aria-labelledby="{title}"><h2 id="{title}">{escape(scenario.title)} '
         f"{_mark(result.passed)}</h2><p>{escape(scenario.story)}</p>{source}"
         f'<div class="arms">{arms}</div>{_beside(result)}'
-        f'<p class="repeat">Repeat it with <code>{escape(repeat)}</code></p></section>'
+        f'<p class="repeat">Repeat it with <code>{escape(_repeat(result))}</code></p>'
+        f'<p class="cause">{_code(result.cause)}</p></section>'
     )
+
+
+def _repeat(result: Result) -> str:
+    """Return the command that runs a scenario again as it was run."""
+    recording = result.arms[0].recording
+    names = {arm.name for arm in result.arms}
+    known = {word: set(chosen) & set(result.scenario.arms) for word, chosen in ARMS.items()}
+    arm = next((word for word in ("both", "all", *NAMES) if known[word] == names), "all")
+    words = ["chaos", "simulate" if recording.is_simulated else "run", shown(result.path)]
+    words += ["--arm", arm, "--seed", str(recording.seed)]
+    if any(each.recording.without for each in result.arms):
+        words.append("--without-decisive")
+    if result.network:
+        words += ["--network", result.network]
+    return shlex.join(words)
+
+
+def _code(text: str) -> str:
+    """Return a sentence as HTML, what stands between backticks as code."""
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text))
 
 
 def _beside(result: Result) -> str:

@@ -27,8 +27,8 @@ from typing import Any, Final
 
 from sidecar.admin.view import AdminView, parts
 from sidecar.core.events import BUG
-from sidecar.core.metrics import BUGS
-from sidecar.telemetry.metrics.traffic import BOUNDS, KEEP, Traffic
+from sidecar.core.metrics import BOUNDS, BUGS
+from sidecar.telemetry.metrics.traffic import KEEP, Traffic
 
 MAX_PAGES: Final = 200
 EVERY: Final = 1.0

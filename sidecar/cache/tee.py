@@ -116,10 +116,11 @@ class Tee:
     def fail(self, failure: Failure) -> None:
         if self.state == BUFFERING:
             self._refuse(BROKEN_OFF)
+        cause = "" if self._source is None else self._source.cause
         self._source = None
         readers, self._readers = self._readers, []
         for reader in readers:
-            reader.body.fail(failure)
+            reader.body.fail(failure, cause)
 
     def _refuse(self, why: bytes) -> None:
         """End the buffering of a body that is not stored."""

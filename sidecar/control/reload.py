@@ -8,7 +8,8 @@ Rules:
    and a request in progress keeps those that it began with.
 3. Reloads are serialised.  One that waited reads the files anew.
 4. The same bad content is reported once, however often it is looked at, and tried again when it changes, or when
-   someone asks (SIGHUP, `POST /reload`): the fault may have been a certificate or a port.
+   someone asks (SIGHUP, `POST /reload`): the fault may have been a certificate or a port.  Content that is put
+   back ends the alarm, although there is nothing to apply.
 5. Reading, parsing, checking and importing happen in a worker thread, with pauses, since thread and loop share one
    interpreter.  Compiling and swapping happen on the loop, since they touch state: the one in short steps, the other in
    one.
@@ -38,6 +39,7 @@ from sidecar.control.state import StateStore
 from sidecar.control.watch import fingerprint
 from sidecar.core import events, metrics
 from sidecar.core.env import Env
+from sidecar.core.metrics import POLICIES_REJECTED
 from sidecar.core.spec import Problem
 from sidecar.telemetry.plain import Masks
 from sidecar.upstream.client import Upstream
@@ -51,6 +53,12 @@ FILE: Final = "file"
 RESTART: Final = ("service", "admin")
 """Parts of the policies that only a restart changes."""
 Result = Literal["applied", "unchanged", "rejected"]
+EVENTS: Final[dict[Result, str]] = {
+    "applied": events.RELOAD_APPLIED,
+    "unchanged": events.RELOAD_RESTORED,
+    "rejected": events.RELOAD_REJECTED,
+}
+"""Event of each result that is reported."""
 
 
 class Listeners(Protocol):
@@ -144,7 +152,8 @@ class Control:
         self.snapshot: Snapshot | None = None
         """Policies in force; None before the first were applied."""
         self.history: deque[Reload] = deque(maxlen=HISTORY)
-        """Latest reloads, the newest last; those that found nothing new are left out."""
+        """Latest reloads, the newest last.  Those that found nothing new are left out, unless the one before was
+        rejected: somebody has put the files back that are in force."""
         self.on_applied: Callable[[], Awaitable[None]] = _nothing
         """Called after policies were put in force."""
         self._env = env
@@ -159,6 +168,7 @@ class Control:
         """Fingerprint of the files just before they were read."""
         self._rejected = ""
         """Digest of the content that was rejected last."""
+        env.meter.gauge(POLICIES_REJECTED, lambda: float(self.is_rejected))
 
     async def reload(self, trigger: str) -> Reload:
         """Read the files and put them in force.  Never raises for what they say.  `trigger`: see `Reload.trigger`."""
@@ -169,8 +179,11 @@ class Control:
                 digest = files.digest(sources)
                 in_force = self.snapshot.digest if self.snapshot is not None else ""
                 if trigger == FILE and digest in (in_force, self._rejected):
-                    self._rejected = "" if digest == in_force else digest
-                    return Reload(self._env.wall(), trigger, digest, "unchanged")
+                    unchanged = Reload(self._env.wall(), trigger, digest, "unchanged")
+                    if digest != in_force:
+                        return unchanged
+                    self._rejected = ""
+                    return self._note(unchanged) if self.is_rejected else unchanged
                 done = await self._replace(trigger, digest, sources)
                 await self.on_applied()
                 return self._note(done)
@@ -200,6 +213,11 @@ class Control:
                 complete = snapshot
             if await origin.in_thread(partial(origin.look, origin.path)) != self._seen:
                 await self.reload(FILE)
+
+    @property
+    def is_rejected(self) -> bool:
+        """True while the files on the disk are not in force, as far as they have been looked at."""
+        return bool(self.history) and self.history[-1].result == "rejected"
 
     def describe_policies(self) -> dict[str, Any]:
         """Return the identity of the policies in force as JSON-ready values."""
@@ -278,8 +296,9 @@ class Control:
         self.history.append(reload)
         self._env.meter.counter(metrics.RELOADS, result=reload.result).add()
         facts = reload.describe()
-        event = events.RELOAD_APPLIED if reload.result == "applied" else events.RELOAD_REJECTED
-        self._env.emit(event, **{name: value for name, value in facts.items() if name not in ("at", "result")})
+        self._env.emit(
+            EVENTS[reload.result], **{name: value for name, value in facts.items() if name not in ("at", "result")}
+        )
         return reload
 
 

@@ -56,6 +56,7 @@ class Body:
         "_record",
         "_sink",
         "_size",
+        "cause",
         "failure",
         "held",
         "held_since",
@@ -72,6 +73,8 @@ class Body:
         self.received = 0
         self.state = OPEN
         self.failure: Failure | None = None
+        self.cause = ""
+        """Words on what broke the body off, for logs."""
         self.held = 0.0
         """Seconds for which the client has held the body up: it did not send it, or did not read it."""
         self.held_since = inf
@@ -118,12 +121,13 @@ class Body:
         if self._sink is not None:
             self._sink.finish(self.trailers)
 
-    def fail(self, failure: Failure) -> None:
-        """End the body as broken off by its sender."""
+    def fail(self, failure: Failure, cause: str = "") -> None:
+        """End the body as broken off by its sender; `cause` says how, for logs."""
         if self.state != OPEN:
             return
         self.state = BROKEN
         self.failure = failure
+        self.cause = cause
         self._close(failure)
         if self._sink is not None:
             self._sink.fail(failure)

@@ -222,6 +222,8 @@ class Exchange(Message):
     """Why no further retry was made: `marked`, `method`, `attempts`, `body`, `retry_after`, `deadline` or `budget`."""
     refused_by = ""
     """Name of the block whose refusal a fallback has replaced."""
+    replaced: Outcome | None = None
+    """Failure or bad response that a fallback has replaced; None if none has."""
     speaks_to_caches = True
     """False if no field of the request is one of `sidecar.core.message.FOR_CACHES`."""
     shared_fetch: SharedFetch | None
@@ -290,6 +292,7 @@ class Exchange(Message):
         twin.avoid = self.avoid
         twin.retry_stopped = self.retry_stopped
         twin.refused_by = self.refused_by
+        twin.replaced = self.replaced
         twin.cache = self.cache
         twin.stale = self.stale
         twin.trace = self.trace

@@ -144,6 +144,11 @@ class Outcome(Message):
         """Code of the failure; empty for a real response."""
         return "" if self.failure is None else self.failure.code
 
+    @property
+    def whole_cause(self) -> str:
+        """Cause of the failure, or of what broke the body off; for logs."""
+        return self.cause or ("" if self.stream is None else self.stream.cause)
+
     def discard(self) -> None:
         """Give up the rest of the body, and the connection after a 101: nobody will take them."""
         if self.stream is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict
 
@@ -31,12 +31,12 @@ class Model(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, hide_input_in_errors=True, defer_build=True)
 
     @classmethod
-    def built_in(cls) -> Self:
-        """Return the spec of an empty mapping, for models whose keys all have defaults.
+    def built_in(cls, **values: Any) -> Self:
+        """Return the spec of an empty mapping, for models whose keys all have defaults; `values` replace some of them.
 
         Unlike `cls()` it needs no validator, which pydantic builds for each model at its first validation.
         """
-        return cls.model_construct()
+        return cls.model_construct(**values)
 
 
 class Block(Model):

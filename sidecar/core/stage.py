@@ -46,7 +46,7 @@ def final(outcome: Outcome, broken: Failure | None) -> Outcome:
     """Return the outcome to judge once its body has ended; `broken` is None for a whole body."""
     if broken is None or (broken is CLIENT_CLOSED and outcome.status >= 400):
         return outcome
-    return failed(broken)
+    return failed(broken, outcome.refusal, outcome.whole_cause)
 
 
 class Guarded:
@@ -88,7 +88,10 @@ class Guarded:
             settles[index](x, tickets[index], outcome)
 
     def _ended(self, x: Exchange, tickets: list[object], outcome: Outcome, broken: Failure | None) -> None:
-        self._settle(x, tickets, final(outcome, broken))
+        judged = final(outcome, broken)
+        self._settle(x, tickets, judged)
+        if judged is not outcome:
+            outcome.refusal = judged.refusal  # the log of the answer says what its stages found
 
 
 def guard(gates: Sequence[Gate], inner: Service) -> Service:

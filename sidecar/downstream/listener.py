@@ -166,8 +166,14 @@ class Listener:
         """Add a new connection; False if there is no room for it."""
         if connection in self.connections:
             return True  # a TLS connection was added before its handshake
-        if self.server.open_connections >= self.limits.max_connections or are_scarce(sock):
+        open_connections = self.server.open_connections
+        if open_connections >= self.limits.max_connections or are_scarce(sock):
             self._refused.value += 1
+            limit = self.limits.max_connections
+            cause = "limits.max_connections" if open_connections >= limit else "file descriptors are scarce"
+            self.env.emit(
+                events.CONNECTION_REFUSED, listener=self.name, open=open_connections, limit=limit, cause=cause
+            )
             return False
         self.connections.add(connection)
         self.server.open_connections += 1

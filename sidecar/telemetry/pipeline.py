@@ -3,7 +3,8 @@
 Rules:
 
 1. The first policies decide where things are sent; those that follow tune sampling, tail rules and the access log.
-2. An unconfigured part adds nothing to the request path, and its modules are not imported.
+2. An unconfigured part adds nothing to the request path, and its modules are not imported.  Requests that fail or are
+   refused are logged unless policies say otherwise; the first of them imports the log.
 3. A part that cannot be set up (a certificate, an address) is reported and left out; the sidecar serves all the same.
 """
 
@@ -13,12 +14,13 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError
 from threading import Thread
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from sidecar.core import events, metrics
 from sidecar.core.env import Env, Names
 from sidecar.core.exchange import Exchange
-from sidecar.telemetry.logs.lines import LineWriter
+from sidecar.core.outcome import Outcome
+from sidecar.telemetry.logs.lines import Lines, LineWriter
 from sidecar.telemetry.metrics.registry import Registry
 from sidecar.telemetry.plain import Secrets
 from sidecar.telemetry.recorder import Recorder
@@ -26,6 +28,7 @@ from sidecar.telemetry.recorder import Recorder
 if TYPE_CHECKING:
     from sidecar.telemetry.export.otlp import SpanQueue
     from sidecar.telemetry.export.otlp_metrics import MetricsExport
+    from sidecar.telemetry.logs.access import AccessLog
     from sidecar.telemetry.settings import Settings
     from sidecar.telemetry.spec import AccessLogSpec, SamplingSpec, TelemetrySpec
     from sidecar.telemetry.tracing.tracer import Tracer
@@ -52,10 +55,14 @@ class Telemetry:
         submit: Callable[..., Any],
         *,
         pause: Callable[[], object] = lambda: None,
+        make_lines: Callable[[], Lines] = lambda: LineWriter(STDOUT),
+        form: Literal["json", "text"] = "json",
     ) -> None:
         """`submit(function)` runs a function on the loop from any thread, as `loop.call_soon_threadsafe` does.
 
         `pause` is called by exporting threads between two pieces of work, to leave the interpreter to the loop.
+        `make_lines` makes the destination of the access log when there is a first line for it; `form` is its format
+        unless policies say another.
         """
         self.begin: Callable[[Exchange], None] | None = None
         """Called for each request that arrives; None while nothing is traced, and trace headers pass untouched."""
@@ -74,11 +81,15 @@ class Telemetry:
         self._spans: SpanQueue | None = None
         self._metrics: MetricsExport | None = None
         self._sending: Any = None
-        self._lines: LineWriter | None = None
+        self._make_lines = make_lines
+        self._form = form
+        self._lines: Lines | None = None
+        self._log: AccessLog | None = None
 
     def use(self, spec: TelemetrySpec | None, service: str) -> None:
         """Put the settings of a set of policies in force.  Never raises."""
         if spec is None and self.settings is None and not any(name.startswith(PREFIX) for name in self._environ):
+            self._recorder.failures = self._record_failure
             return  # nothing is configured: nothing is imported
         from sidecar.telemetry.settings import resolve_settings
         from sidecar.telemetry.spec import TelemetrySpec
@@ -164,20 +175,37 @@ class Telemetry:
             tracer.retune(settings.sampler or Sampler(sampling.ratio), sampling.keep)
 
     def _tune_access(self, spec: AccessLogSpec | None) -> None:
+        from sidecar.telemetry.spec import AccessLogSpec
+
         recorder = self._recorder
-        if spec is None or spec.format == "off":
-            if recorder.access is not None:
-                recorder.access.flush()
-            recorder.access = None
-            return
-        if self._lines is None:
-            lines = self._lines = LineWriter(STDOUT)
-            self._registry.total(metrics.LOG_DROPPED, lambda: lines.dropped, log="access")
-        if recorder.access is None:
+        if recorder.access is not None:
+            recorder.access.flush()
+        if spec == AccessLogSpec.failures():
+            recorder.access, recorder.failures = None, self._record_failure
+        elif spec is None or spec.format == "off":
+            recorder.access = recorder.failures = None
+        else:
+            recorder.access, recorder.failures = self._open_log(spec), None
+
+    def _open_log(self, spec: AccessLogSpec) -> AccessLog:
+        """Return the access log with these settings."""
+        if self._log is None:
             from sidecar.telemetry.logs.access import AccessLog
 
-            recorder.access = AccessLog(self._lines, self._env, self._secrets.text)
-        recorder.access.retune(spec.format, spec.successes)
+            lines = self._lines = self._make_lines()
+            self._registry.total(metrics.LOG_DROPPED, lambda: lines.dropped, log="access")
+            self._log = AccessLog(lines, self._env, self._secrets.text)
+        form = spec.format if spec.format != "off" else "json"
+        self._log.retune(form, spec.successes, spec.at_most)
+        return self._log
+
+    def _record_failure(self, x: Exchange, outcome: Outcome, reason: str, seconds: float) -> None:
+        """Log a request that failed or was refused: the first one, where nothing else is to be logged."""
+        from sidecar.telemetry.spec import AccessLogSpec
+
+        log = self._open_log(AccessLogSpec.failures(self._form))
+        self._recorder.failures = log.record
+        log.record(x, outcome, reason, seconds)
 
     # ----- at the end
 
@@ -192,8 +220,8 @@ class Telemetry:
         if any(thread.is_alive() for thread in closing):
             lost = 0 if self._spans is None else self._spans.waiting
             self._env.emit(events.EXPORT_FAILED, cause=f"given up {seconds:g} s after the end", lost=lost)
-        if self._recorder.access is not None:
-            self._recorder.access.flush()
+        if self._log is not None:
+            self._log.flush()
         if self._lines is not None:
             self._lines.close()
 

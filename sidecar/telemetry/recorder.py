@@ -1,6 +1,7 @@
 """Recorder of requests that have ended.
 
-Metrics are recorded always, spans and the access log where they are configured.  Nothing here can fail a request.
+Metrics are recorded always, failures are logged unless policies say otherwise, spans and the access log of all requests
+are where they are configured.  Nothing here can fail a request.
 """
 
 from __future__ import annotations
@@ -38,7 +39,9 @@ class Recorder:
         self.tracer: Tracer | None = None
         """None while nothing is traced."""
         self.access: AccessLog | None = None
-        """None while there is no access log."""
+        """None while there is no access log of all requests."""
+        self.failures: Callable[[Exchange, Outcome, str, float], None] | None = None
+        """Logs requests that failed or were refused; None if `access` does, or nobody."""
         self.exemplars: ExemplarFilter = "trace_based"
         """Which requests become exemplars of the duration histograms."""
 
@@ -49,8 +52,8 @@ class Recorder:
         """
         metrics: RequestMetrics = self._unrouted[x.scheme] if x.route is None else x.route.metrics
         metrics.record(x.method, outcome.status, reason, seconds)
-        if reason and (failure := outcome.failure) is not None and failure.origin == "gateway":
-            self._refusals.note("" if x.route is None else x.route.name, reason, outcome.refusal)
+        if reason or outcome.status >= 500 or x.replaced is not None:
+            self._record_failure(x, outcome, reason, seconds)
         for a in x.attempts:
             if not a.ended:
                 self._end(a, outcome, reason)
@@ -63,6 +66,14 @@ class Recorder:
                 metrics.exemplify(x.method, outcome.status, reason, exemplar)
         if self.access is not None:
             self.access.record(x, outcome, reason, seconds)
+
+    def _record_failure(self, x: Exchange, outcome: Outcome, reason: str, seconds: float) -> None:
+        """Record a request that failed or was refused, also where a fallback answered it."""
+        first = x.replaced or outcome
+        if first.failure is not None and first.failure.origin == "gateway":
+            self._refusals.note("" if x.route is None else x.route.name, first.failure.code, first.refusal)
+        if self.failures is not None:
+            self.failures(x, outcome, reason, seconds)
 
     def _end(self, attempt: Attempt, outcome: Outcome, reason: str) -> None:
         """End an attempt that goes on for others, such as a cache's fetch: for this request it has ended."""

@@ -1,4 +1,4 @@
-"""Latest refusals, for people: who refused what, why, and which line of which policy file says so.
+"""Refusals: their count by route, policy and reason, and the latest of them for people, with the line that says so.
 
 Under overload refusals come by the thousand and are all alike, so a list of single ones would show one second of one
 policy.  They are grouped by route, reason and place in the policy files.  A group keeps its count, and the time and the
@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
+from sidecar.core.metrics import REFUSALS, Counter, Meter
 from sidecar.core.outcome import Refusal
 
 MAX_GROUPS: Final = 64
@@ -18,9 +19,11 @@ MAX_GROUPS: Final = 64
 class RefusalGroup:
     """Refusals of one route for one reason at one place in the policy files."""
 
-    __slots__ = ("at", "count", "refusal")
+    __slots__ = ("at", "count", "refusal", "total")
 
-    def __init__(self) -> None:
+    def __init__(self, total: Counter) -> None:
+        self.total = total
+        """Counter of the metrics, which outlives the group."""
         self.count = 0
         self.at = 0.0
         """Unix time of the latest."""
@@ -31,8 +34,9 @@ class RefusalGroup:
 class Refusals:
     """Groups of refusals, by route, reason and place."""
 
-    def __init__(self, wall: Callable[[], float], keep: int = MAX_GROUPS) -> None:
+    def __init__(self, wall: Callable[[], float], meter: Meter, keep: int = MAX_GROUPS) -> None:
         self._wall = wall
+        self._meter = meter
         self._keep = keep
         self._groups: dict[tuple[str, str, str], RefusalGroup] = {}
 
@@ -43,8 +47,10 @@ class Refusals:
         if group is None:
             if len(self._groups) >= self._keep:
                 del self._groups[min(self._groups, key=lambda known: self._groups[known].at)]
-            group = self._groups[key] = RefusalGroup()
+            total = self._meter.counter(REFUSALS, route=route, policy=refusal.policy, reason=reason)
+            group = self._groups[key] = RefusalGroup(total)
         group.count += 1
+        group.total.value += 1
         group.at = self._wall()
         group.refusal = refusal
 

@@ -10,7 +10,7 @@ Rules:
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, SecretStr
 
@@ -60,13 +60,22 @@ class MetricsSpec(Model):
 
 
 class AccessLogSpec(Model):
-    """Access log: a line for each request, on standard output."""
+    """One line for each request, on standard output.  Without the block: one for each that failed or was refused, at
+    most 20 a second."""
 
     format: Literal["json", "text", "off"] = "json"
     """`json` for machines, `text` for people."""
     successes: Share = 1.0
-    """Share of the successes to write down: requests that took one try, did not fail and were not answered with 5xx.
-    All others are always written."""
+    """Share of the successes to write down: requests that took one try, were not refused, did not fail and were not
+    answered with 5xx.  All others are always written."""
+    at_most: Rate | None = None
+    """Lines a second; `suppressed` in the next line, and `sidecar_log_suppressed_total`, say how many more there
+    were."""
+
+    @classmethod
+    def failures(cls, form: Literal["json", "text"] = "json") -> Self:
+        """Return the settings where policies have none: requests that fail or are refused, and not too many of them."""
+        return cls.built_in(format=form, successes=0.0, at_most=20.0)
 
 
 class TelemetrySpec(Model):
@@ -92,7 +101,8 @@ class TelemetrySpec(Model):
     sampling: SamplingSpec | None = SamplingSpec.built_in()
     """Sampling of traces; `off` makes none at all, and trace headers pass through untouched."""
     metrics: MetricsSpec | None = MetricsSpec.built_in()
-    access_log: AccessLogSpec | None = None
+    access_log: AccessLogSpec | None = AccessLogSpec.failures()
+    """`off`: no lines at all."""
 
 
 def wiring(spec: TelemetrySpec | None) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
+from sidecar.top.keys import quit_key
 from sidecar.top.stream import Model, StreamError, follow
 from sidecar.top.view import screen
 
@@ -31,9 +32,12 @@ def once(host: str, port: int, token: str | None) -> None:
 
 
 def run(host: str, port: int, token: str | None) -> None:
-    """Draw until Ctrl-C.  Raises `StreamError` if the first connection fails; later ones are made again."""
+    """Draw until `q` or Ctrl-C, which raise `KeyboardInterrupt`.
+
+    Raises `StreamError` if the first connection fails; later ones are made again.
+    """
     console, model, seen = terminal(), Model(), False
-    with Live(console=console, screen=True, auto_refresh=False) as live:
+    with quit_key(), Live(console=console, screen=True, auto_refresh=False) as live:
         while True:
             try:
                 for event, data in follow(host, port, token):
@@ -45,5 +49,5 @@ def run(host: str, port: int, token: str | None) -> None:
                 if not seen:
                     raise
                 trouble = str(error)
-            live.update(Group(Text(trouble, "bold red"), screen(model, console.height)), refresh=True)
+            live.update(Group(Text(trouble, "bold red"), screen(model, console.height - 1)), refresh=True)
             time.sleep(PAUSE_SECONDS)

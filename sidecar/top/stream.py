@@ -52,7 +52,7 @@ class Model:
 
     def rates(self, points: int) -> list[int]:
         """Return the number of requests in each of the last `points` seconds, oldest first."""
-        return [sum(sum(counts[2::2]) for counts in routes.values()) for _, routes in self.seconds[-points:]]
+        return [sum(sum(counts[3::2]) for counts in routes.values()) for _, routes in self.seconds[-points:]]
 
 
 class Sum:
@@ -61,12 +61,15 @@ class Sum:
     def __init__(self, bounds: list[float]) -> None:
         self._bounds = bounds
         self.errors = 0
+        self.fallbacks = 0
+        """Answers of a fallback."""
         self.counts = [0] * (len(bounds) + 1)
 
     def add(self, sparse: list[int]) -> None:
-        """Add the counts of a second: `[errors, bucket, count, …]`."""
+        """Add the counts of a second: `[errors, fallbacks, bucket, count, …]`."""
         self.errors += sparse[0]
-        for bucket, count in zip(sparse[1::2], sparse[2::2], strict=True):
+        self.fallbacks += sparse[1]
+        for bucket, count in zip(sparse[2::2], sparse[3::2], strict=True):
             self.counts[bucket] += count
 
     @property
@@ -75,14 +78,13 @@ class Sum:
         return sum(self.counts)
 
     def percentile(self, share: float) -> float | None:
-        """Return seconds, interpolated within the bucket; None without requests.  `share` is 0 to 1."""
+        """Return seconds, the middle of the bucket; None without requests.  `share` is 0 to 1."""
         left = share * self.calls
         if not left:
             return None
         for bucket, count in enumerate(self.counts[:-1]):
             if count and left <= count:
-                low = self._bounds[bucket - 1] if bucket else 0.0
-                return low + (self._bounds[bucket] - low) * left / count
+                return ((self._bounds[bucket - 1] if bucket else 0.0) + self._bounds[bucket]) / 2
             left -= count
         return self._bounds[-1]
 

@@ -1,11 +1,11 @@
 """Model as a screen: what is wrong first, then traffic, breakers, endpoints, limits, refusals.
 
-A table is cut to the rows of the terminal, and what is wrong stands at its beginning.
+Tables share the rows of the terminal.  What is wrong stands at the beginning of each, and one that is cut says so.
 """
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -14,6 +14,7 @@ from rich.text import Text
 from sidecar.top.stream import Model, Sum
 from sidecar.top.words import bar, duration, percent, plain, sparkline
 
+HEADER_ROWS: Final = 2
 SPAN: Final = 60
 """Seconds of traffic in the table of routes."""
 TONES: Final = {"closed": "green", "half_open": "yellow", "open": "bold red"}
@@ -21,109 +22,155 @@ WEIGHT: Final = {"open": 0, "half_open": 1, "closed": 2}
 """Order of breakers by state."""
 
 
-def screen(model: Model, rows: int = 60) -> RenderableType:
-    """Return the whole screen, of about `rows` lines at most."""
-    tables = [refusals(model), limits(model), endpoints(model)]
-    return Group(header(model), routes(model, max(5, rows // 3)), breakers(model, max(5, rows // 4)), *tables)
+def screen(model: Model, rows: int | None = None) -> RenderableType:
+    """Return the whole screen: all of it, or cut to so many rows of a terminal.
+
+    A table that does not fit says how many rows it leaves out, and no row takes two lines.
+    """
+    tables = [make(model) for make in (routes, breakers, endpoints, limits, refusals)]
+    if rows is None:
+        return Group(header(model), *(table.render(len(table.rows)) for table in tables))
+    shown = divide([len(table.rows) for table in tables], rows - HEADER_ROWS - len(tables))
+    return Group(
+        header(model, is_cut=True),
+        *(table.render(count, is_cut=True) for table, count in zip(tables, shown, strict=True)),
+    )
 
 
-def header(model: Model) -> RenderableType:
-    """Return the line about the process, and the problems of rejected policies."""
+def divide(wanted: list[int], rows: int) -> list[int]:
+    """Return the rows that each table gets of those that there are, evenly: what one does not need the others get."""
+    given = [0] * len(wanted)
+    while rows > 0 and given != wanted:
+        for index, want in enumerate(wanted):
+            if rows > 0 and given[index] < want:
+                given[index] += 1
+                rows -= 1
+    return given
+
+
+class Rows:
+    """Table to be: its titles, of which one that begins with `>` is of numbers, and its rows."""
+
+    def __init__(self, *titles: str) -> None:
+        self.titles = titles
+        self.rows: list[tuple[RenderableType, ...]] = []
+        self.styles: list[str] = []
+
+    def add(self, *cells: RenderableType, style: str = "") -> None:
+        """Add a row."""
+        self.rows.append(cells)
+        self.styles.append(style)
+
+    def render(self, most: int, *, is_cut: bool = False) -> RenderableType:
+        """Return the table with `most` rows at most; the last of them says how many more there are."""
+        table = Table(box=None, pad_edge=False, header_style="dim", expand=True)
+        for title in self.titles:
+            justify: Literal["left", "right"] = "right" if title.startswith(">") else "left"
+            overflow: Literal["ellipsis", "fold"] = "ellipsis" if is_cut else "fold"
+            table.add_column(title.removeprefix(">"), justify=justify, overflow=overflow, no_wrap=is_cut)
+        kept = len(self.rows) if most >= len(self.rows) else max(0, most - 1)
+        for cells, style in zip(self.rows[:kept], self.styles, strict=False):
+            table.add_row(*cells, style=style)
+        if kept == len(self.rows):
+            return table
+        more = Text(f"… and {len(self.rows) - kept} more", "yellow", no_wrap=True)
+        return Group(table, more) if most else Group(more)
+
+
+def header(model: Model, *, is_cut: bool = False) -> RenderableType:
+    """Return the line about the process, and the problems of rejected policies; cut, each is one line."""
     about, policies = model.parts.get("about", {}), model.parts.get("policies", {})
     ready = about.get("ready")
     line = Text.assemble(
         (plain(policies.get("service") or "sidecar"), "bold"), "  ",
         ("ready", "green") if ready else (plain(f"not ready: {about.get('not_ready_because')}"), "bold red"),
         f"  up {duration(about.get('uptime_seconds'))}  policies {policies.get('digest', '–')}  ",
+        ("q quits  " if is_cut else "", "dim"),
         (sparkline(model.rates(40)), "blue"),
+        no_wrap=is_cut, overflow="ellipsis",
     )  # fmt: skip
     last = (model.parts.get("reloads") or [{}])[-1]
     if last.get("result") != "rejected":
         return line
     problems = last.get("problems") or ["?"]
     text = f"the policies on disk are not in force: {plain(problems[0])}"
-    return Group(line, Text(text + (f" (and {len(problems) - 1} more)" if problems[1:] else ""), "bold red"))
+    more = f" (and {len(problems) - 1} more)" if problems[1:] else ""
+    return Group(line, Text(text + more, "bold red", no_wrap=is_cut, overflow="ellipsis"))
 
 
-def routes(model: Model, most: int) -> RenderableType:
-    """Return the table of at most `most` routes, those with most errors first."""
+def routes(model: Model) -> Rows:
+    """Return the routes, those with most errors first, and then the busiest."""
     recent = model.recent(SPAN)
     seconds = max(1, min(SPAN, len(model.seconds)))
     names = list(dict.fromkeys([*recent, *model.parts.get("routes", {})]))
-    names.sort(key=lambda name: -(recent[name].errors if name in recent else 0))
-    table = _table("Route", "Upstream", *(f">{title}" for title in ("Requests/s", "Errors", "p50", "p90", "p99")))
-    for name in names[:most]:
-        each = recent.get(name) or Sum(model.bounds)
+    none = Sum(model.bounds)
+    names.sort(key=lambda name: (-recent.get(name, none).errors, -recent.get(name, none).calls))
+    table = Rows("Route", "Upstream", ">Requests/s", ">Errors", ">Fallback", ">p50", ">p90", ">p99")
+    for name in names:
+        each = recent.get(name, none)
         share = each.errors / each.calls if each.calls else None
         tone = "" if not share else "bold red" if share >= 0.05 else "yellow"
         upstream = model.parts.get("routes", {}).get(name, {}).get("upstream", "")
         latencies = [duration(each.percentile(share)) for share in (0.5, 0.9, 0.99)]
         cells = [plain(name or "(no route)"), plain(upstream), f"{each.calls / seconds:,.1f}"]
-        table.add_row(*cells, Text(percent(share), tone), *latencies)
+        fallback = percent(each.fallbacks / (each.calls or 1)) if each.fallbacks else ""
+        table.add(*cells, Text(percent(share), tone), Text(fallback, "yellow"), *latencies)
     return table
 
 
-def breakers(model: Model, most: int) -> RenderableType:
-    """Return the table of at most `most` breakers, open ones first."""
-    table = _table("Breaker", "State", "Why", ">Next probe", ">Refused")
+def breakers(model: Model) -> Rows:
+    """Return the breakers, open ones first."""
+    table = Rows("Breaker", "State", "Why", ">Next probe", ">Refused")
     known = [each for each in _things(model, "breaker") if each.get("state") in WEIGHT]
     known.sort(key=lambda each: WEIGHT[each["state"]])
-    for each in known[:most]:
+    for each in known:
         state = each["state"].replace("_", "-") + (", held" if each.get("forced") else "")
         probe = duration(each["next_probe_in"]) if each.get("next_probe_in") is not None else ""
         cells = (plain(each["name"]), Text(state, TONES[each["state"]]), plain(each.get("why", "")), probe)
-        table.add_row(*cells, f"{each.get('refused', 0):,}")
+        table.add(*cells, f"{each.get('refused', 0):,}")
     return table
 
 
-def endpoints(model: Model) -> RenderableType:
-    """Return the table of endpoints, those that are down first."""
-    table = _table("Upstream", "Endpoint", "State", ">In flight", ">Failures")
+def endpoints(model: Model) -> Rows:
+    """Return the endpoints, those that are down first."""
+    table = Rows("Upstream", "Endpoint", "State", ">In flight", ">Failures")
     known = [each | {"upstream": set_["name"]} for set_ in _things(model, "endpoints") for each in set_["endpoints"]]
     known.sort(key=lambda each: each["state"] == "up")
-    for each in known[:12]:
+    for each in known:
         state = each["state"] + (f", {duration(each['ejected_for'])}" if each.get("ejected_for") else "")
         tone = "green" if each["state"] == "up" else "bold red"
         cells = (plain(each["upstream"]), plain(each["url"]), Text(state, tone))
-        table.add_row(*cells, str(each["in_flight"]), str(each["consecutive_failures"]))
+        table.add(*cells, str(each["in_flight"]), str(each["consecutive_failures"]))
     return table
 
 
-def limits(model: Model) -> RenderableType:
-    """Return the table of concurrency limits and retry budgets."""
-    table = _table("Limit", "", ">Used", ">Waiting")
-    for each in _things(model, "concurrency")[:8]:
+def limits(model: Model) -> Rows:
+    """Return the concurrency limits and retry budgets."""
+    table = Rows("Limit", "", ">Used", ">Waiting")
+    for each in _things(model, "concurrency"):
         share = each["active"] / (each["limit"] or 1)
         waiting = sum(each.get("waiting", {}).values())
         tone = "bold red" if share >= 1 else "yellow" if share >= 0.8 else "blue"
-        table.add_row(plain(each["name"]), Text(bar(share), tone), f"{each['active']} of {each['limit']}", str(waiting))
-    for each in _things(model, "retry_budget")[:8]:
+        table.add(plain(each["name"]), Text(bar(share), tone), f"{each['active']} of {each['limit']}", str(waiting))
+    for each in _things(model, "retry_budget"):
         full = max(each["floor"], each["floor"] + each["ratio"] * each["first_attempts"]) or 1
         tone = "bold red" if each["tokens"] < 1 else "blue"
         name = f"retries of {plain(each['name'])}"
-        table.add_row(name, Text(bar(each["tokens"] / full), tone), f"{each['tokens']:.1f} left", "")
+        table.add(name, Text(bar(each["tokens"] / full), tone), f"{each['tokens']:.1f} left", "")
     return table
 
 
-def refusals(model: Model) -> RenderableType:
-    """Return the table of the latest refusals."""
-    table = _table("Refused", ">Times", "Route", "Reason", "What happened", "Says who")
-    for each in (model.parts.get("refusals") or [])[:8]:
+def refusals(model: Model) -> Rows:
+    """Return the latest refusals."""
+    table = Rows("Refused", ">Times", "Route", "Reason", "What happened", "Says who")
+    for each in model.parts.get("refusals") or []:
         ago = max(0.0, model.now - each["at"])
         who = f"{each['policy']} {'/'.join(each['where'].split('/')[-2:])}".strip()
         when = "now" if ago < 1.5 else f"{duration(round(ago))} ago"
         cells = (when, f"{each['count']:,}", plain(each["route"] or "(no route)"), plain(each["reason"]))
-        table.add_row(*cells, plain(each["detail"]), plain(who), style="" if ago < SPAN else "dim")
+        table.add(*cells, plain(each["detail"]), plain(who), style="" if ago < SPAN else "dim")
     return table
 
 
 def _things(model: Model, kind: str) -> list[dict[str, Any]]:
     return [{**facts, "name": name} for name, facts in model.parts.get(f"state.{kind}", {}).items()]
-
-
-def _table(*titles: str) -> Table:
-    """Return an empty table; a title that begins with `>` is of numbers."""
-    table = Table(box=None, pad_edge=False, header_style="dim", expand=True)
-    for title in titles:
-        table.add_column(title.removeprefix(">"), justify="right" if title.startswith(">") else "left", overflow="fold")
-    return table

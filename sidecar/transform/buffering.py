@@ -141,7 +141,7 @@ class _Collector:
 
     def fail(self, failure: Failure) -> None:
         if self.rest is not None:
-            self.rest.fail(failure)
+            self.rest.fail(failure, self.body.cause)
             self.body.detach()
 
     def ended(self, failure: Failure | None) -> None:

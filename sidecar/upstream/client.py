@@ -186,9 +186,15 @@ class Upstream:
         failure = outcome.failure
         if failure is None:
             attempt.status = outcome.status
+            if self._ejector is None and attempt.target.failures:
+                attempt.target.failures = 0
         else:
             attempt.reason = failure.code
             attempt.cause = outcome.cause
+            if failure.origin == "upstream":
+                attempt.target.failed_at = now
+                if self._ejector is None:
+                    attempt.target.failures += 1
         if self._ejector is not None and outcome is not ABANDONED:
             self._ejector.record(attempt.target, outcome, attempt.started, now)
         gate = attempt.gate

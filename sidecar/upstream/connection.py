@@ -241,7 +241,7 @@ class UpstreamConnection(asyncio.Protocol):
         if transport is not None:
             transport.abort()
         if reader is not None:
-            reader.body.fail(failure)
+            reader.body.fail(failure, cause)
         promise, self._promise = self._promise, None
         if promise is not None:
             promise.resolve(failed(failure, cause=cause))
@@ -311,13 +311,14 @@ class UpstreamConnection(asyncio.Protocol):
         """Fail an exchange whose response is not whole."""
         held = body.held_for(now)
         if now < self._deadline:
-            self.fail(TIMEOUT, "the answer's body stalled")
+            idle = f"the answer's body stalled for {x.idle_timeout:.3g} s"
+            self.fail(TIMEOUT, f"{idle} after {body.received} bytes")
         elif self._is_reading_paused or 2 * held > now - self._started:
             self.fail(SLOW_READER, "the client did not read the answer in time")
         elif x.deadline == x.caller_deadline and now >= x.deadline and now - self._heard < self.pool.times.expected:
             self.fail(SHORT_DEADLINE, "the answer's body was still arriving")
         else:
-            self.fail(TIMEOUT, "the answer's body stalled")
+            self.fail(TIMEOUT, f"the answer was cut off after {body.received} bytes of its body")
 
     def discard(self) -> None:
         """Give the connection back to its pool: the request that it was meant for does not take it."""

@@ -31,6 +31,10 @@ if TYPE_CHECKING:
 
 TRIAL_INTERVAL: Final = 1.0
 """Seconds between two requests on trial."""
+FAILING: Final = 3
+"""Consecutive faults from which an endpoint is shown as failing."""
+FAILING_LASTS: Final = 60.0
+"""Seconds after the last fault for which that is still news; without traffic nothing else would end it."""
 
 # ----- addresses
 
@@ -141,6 +145,7 @@ class Endpoint:
         "ejected_at",
         "ejected_until",
         "ejections",
+        "failed_at",
         "failures",
         "host",
         "in_flight",
@@ -178,6 +183,8 @@ class Endpoint:
         """Verdict of the active check; True until it says otherwise."""
         self.failures = 0
         """Consecutive faults."""
+        self.failed_at = 0.0
+        """Instant of the last attempt that got no whole answer; 0 without one."""
         self.successes = 0
         """Consecutive successes, counted only while an ejection is remembered."""
         self.ejections = 0
@@ -220,18 +227,29 @@ class Endpoint:
 
     @property
     def state(self) -> str:
-        """`up`, `unhealthy`, `ejected` or `on_trial`."""
+        """`up`, `unhealthy`, `ejected` or `on_trial`, as requests have left it."""
         if self.is_up:
             return "up"
         if not self.is_healthy:
             return "unhealthy"
         return "on_trial" if self.is_on_trial else "ejected"
 
+    def seen(self, now: float) -> str:
+        """Return the state as people are to see it: one more is `failing`, and time counts.
+
+        `failing` is up to the balancer, and got no answer lately.  An ejection that is over without traffic is shown
+        as `on_trial`: the next request is its trial.
+        """
+        state = self.state
+        if state == "up" and self.failures >= FAILING and now - self.failed_at < FAILING_LASTS:
+            return "failing"
+        return "on_trial" if state == "ejected" and self.ejected_until <= now else state
+
     def describe(self, now: float) -> dict[str, Any]:
         """Return JSON-ready facts for `/state`."""
         return {
             "url": self.url,
-            "state": self.state,
+            "state": self.seen(now),
             "in_flight": self.in_flight,
             "consecutive_failures": self.failures,
             "ejections": self.ejections,
@@ -256,8 +274,8 @@ class EndpointSet:
         """In the order of the policy file or of discovery; replaced whole, never changed in place."""
         self._env = env
         self._listeners: list[Callable[[tuple[Endpoint, ...]], None]] = []
-        for state in ("up", "unhealthy", "ejected"):
-            env.meter.gauge(metrics.ENDPOINT_UP, partial(self.count, state), upstream=upstream, state=state)
+        for state in ("up", "failing", "unhealthy", "ejected", "on_trial"):
+            env.meter.gauge(metrics.ENDPOINT_UP, partial(self.count_seen, state), upstream=upstream, state=state)
         self.retune(spec)
 
     def retune(self, spec: UpstreamSpec) -> None:
@@ -286,6 +304,11 @@ class EndpointSet:
         if state == "ejected":
             return sum(endpoint.state in ("ejected", "on_trial") for endpoint in self.members)
         return sum(endpoint.state == state for endpoint in self.members)
+
+    def count_seen(self, state: str) -> int:
+        """Return how many are in a state as people see it."""
+        now = self._env.now()
+        return sum(endpoint.seen(now) == state for endpoint in self.members)
 
     def describe(self) -> dict[str, Any]:
         now = self._env.now()

@@ -5,7 +5,7 @@ async (count) => {
   const t = window.ticks;
   for (let n = 0; n < count; n++) {
     t.at++;
-    t.history.add([t.at, { order: [n % 2, 0, 5, 1, n % 7] }]);
+    t.history.add([t.at, { order: [n % 2, 0, 0, 5, 1, n % 7] }]);
     if (n % 20) continue;
     const model = { now: t.at, route: "", history: t.history, parts: {
       routes: { order: { upstream: "orders" } },

@@ -86,7 +86,7 @@ class Scene:
         loop = asyncio.get_running_loop()
         self.start = loop.time()
         self.registry = Registry()
-        self.refusals = Refusals(self.wall)
+        self.refusals = Refusals(self.wall, self.registry)
         self.states: dict[tuple[str, ...], Any] = {}
         self.routes: dict[str, Any] = {}
         self.reloads: list[dict[str, Any]] = [

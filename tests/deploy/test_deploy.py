@@ -23,7 +23,9 @@ from sidecar import __version__
 from sidecar.config.files import read
 from sidecar.config.load import load
 from sidecar.core import metrics
+from sidecar.core.outcome import FAILURES
 from sidecar.demo.shop import CALLS
+from sidecar.telemetry.metrics.durations import is_error
 from sidecar.telemetry.metrics.prometheus import metric_name
 from sidecar.telemetry.metrics.registry import Metric
 
@@ -205,6 +207,26 @@ def test_every_metric_and_label_exists(name: str, expr: str, text: str) -> None:
     for metric in metrics:
         assert used | grouped <= known[metric] | PROMETHEUS_LABELS, f"{metric} has no {used | grouped - known[metric]}"
         assert shown <= (grouped or known[metric] | PROMETHEUS_LABELS), f"{shown - grouped}: gone after the grouping"
+
+
+def selected(selector: str, labels: dict[str, str]) -> bool:
+    """True if a series with these labels is selected, by Prometheus' rules: anchored, and a missing label is empty."""
+    return all(
+        (re.fullmatch(value, labels.get(name, "")) is not None) == (operator == "=~")
+        for name, operator, value in re.findall(r'(\w+)(=~|!~)"([^"]*)"', selector.replace("$instance", ".*"))
+    )
+
+
+@pytest.mark.parametrize("name", ["ErrorsHigh", "Errors A"])
+def test_errors_are_those_of_the_page(name: str) -> None:
+    (expr,) = (expr for each, expr, _ in EXPRESSIONS if each == name)
+    (selector,) = (found for found in re.findall(r"\{([^}]*)\}", expr) if "status_code" in found)
+    for status in (0, 101, 200, 304, 400, 404, 499, 500, 503):
+        for reason in ("", *(code for code, f in FAILURES.items() if f.origin != "client" or status < 500)):
+            labels = {"http_response_status_code": str(status)} if status else {}
+            error = reason or (str(status) if status >= 500 else "")
+            labels |= {"error_type": error} if error else {}
+            assert selected(selector, labels) is is_error(status, reason), (status, reason)
 
 
 def test_the_alerts_that_matter_are_there() -> None:

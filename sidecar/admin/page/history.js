@@ -42,26 +42,25 @@ export class History {
   }
 
   empty() {
-    return { errors: 0, calls: 0, counts: new Array(this.bounds.length + 1).fill(0) };
+    return { errors: 0, fallbacks: 0, calls: 0, counts: new Array(this.bounds.length + 1).fill(0) };
   }
 
   /* Columns for the plots: times, requests, share of errors, three percentiles.  `route` "" is all of them; latencies
      look back `smooth` seconds, since one second of a quiet route says little. */
   columns(route, smooth = 5) {
     const times = [], calls = [], errors = [], p50 = [], p90 = [], p99 = [];
-    const sums = this.seconds.map(([, routes]) => {
-      const sum = this.empty();
-      if (route !== "") routes[route] && addTo(sum, routes[route]);
-      else for (const name in routes) addTo(sum, routes[name]);
-      return sum;
-    });
-    sums.forEach((sum, index) => {
-      const window = this.empty();
-      for (const each of sums.slice(Math.max(0, index - smooth + 1), index + 1)) {
-        window.calls += each.calls;
-        for (let bucket = 0; bucket < each.counts.length; bucket++) window.counts[bucket] += each.counts[bucket];
-      }
-      times.push(this.seconds[index][0]);
+    const window = this.empty();
+    const counted = (index, sign) => {
+      const before = { calls: window.calls, errors: window.errors };
+      const [, routes] = this.seconds[index] ?? [0, {}];
+      if (route === "") for (const name in routes) addTo(window, routes[name], sign);
+      else if (routes[route]) addTo(window, routes[route], sign);
+      return { calls: window.calls - before.calls, errors: window.errors - before.errors };
+    };
+    this.seconds.forEach(([time], index) => {
+      const sum = counted(index, 1);
+      counted(index - smooth, -1);
+      times.push(time);
       calls.push(sum.calls);
       errors.push(sum.calls ? (100 * sum.errors) / sum.calls : null);
       for (const [column, share] of [[p50, 0.5], [p90, 0.9], [p99, 0.99]]) column.push(this.percentile(window, share, 1000));
@@ -78,13 +77,13 @@ export class History {
       const counts = routes[route];
       if (!counts) return;
       const slot = Math.floor((index + offset) / step);
-      for (let place = 2; place < counts.length; place += 2) calls[slot] += counts[place];
+      for (let place = 3; place < counts.length; place += 2) calls[slot] += counts[place];
       errors[slot] += counts[0];
     });
     return { calls, errors };
   }
 
-  /* By straight line inside the bucket; what lies beyond the last bound is said to be at it. */
+  /* The middle of the bucket, which is at most 3 % wrong; what lies beyond the last bound is said to be at it. */
   percentile(sum, share, scale = 1) {
     if (!sum.calls) return null;
     let left = share * sum.calls;
@@ -92,8 +91,7 @@ export class History {
       const count = sum.counts[bucket];
       if (count && left <= count) {
         const low = bucket ? this.bounds[bucket - 1] : 0;
-        const high = this.bounds[bucket] ?? low;
-        return scale * (low + ((high - low) * left) / count);
+        return scale * ((low + (this.bounds[bucket] ?? low)) / 2);
       }
       left -= count;
     }
@@ -101,11 +99,13 @@ export class History {
   }
 }
 
-/* `[errors, bucket, count, …]` */
-function addTo(sum, sparse) {
-  sum.errors += sparse[0];
-  for (let place = 1; place < sparse.length; place += 2) {
-    sum.counts[sparse[place]] += sparse[place + 1];
-    sum.calls += sparse[place + 1];
+/* `[errors, fallbacks, bucket, count, …]`; a sign of -1 takes them away again. */
+function addTo(sum, sparse, sign = 1) {
+  sum.errors += sign * sparse[0];
+  sum.fallbacks += sign * sparse[1];
+  for (let place = 2; place < sparse.length; place += 2) {
+    const count = sign * sparse[place + 1];
+    sum.counts[sparse[place]] += count;
+    sum.calls += count;
   }
 }

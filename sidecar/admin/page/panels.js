@@ -13,6 +13,7 @@ const list = (things) => Object.entries(things ?? {}).map(([name, facts]) => ({ 
 
 const SORTS = {
   route: (row) => row.name, rate: (row) => row.sum.calls, errors: (row) => row.sum.errors / (row.sum.calls || 1),
+  fallback: (row) => row.sum.fallbacks / (row.sum.calls || 1),
   p50: (row) => row.p50 ?? -1, p90: (row) => row.p90 ?? -1, p99: (row) => row.p99 ?? -1,
 };
 let sort = { by: "", down: true };
@@ -33,7 +34,7 @@ export function routes(model, pick) {
   const table = $("#routes");
   header(table, () => routes(model, pick));
   keyed($("tbody", table), rows, (row) => row.name, (row) => routeRow(row, pick), (element, row) => {
-    const [, upstream, sparkCell, calls, errors, p50, p90, p99] = element.children;
+    const [, upstream, sparkCell, calls, errors, fallback, p50, p90, p99] = element.children;
     setAttribute(element, "aria-selected", model.route === row.name && row.name !== "" ? "true" : "false");
     setText(upstream, row.upstream);
     spark(sparkCell, model.history.spark(row.name));
@@ -41,6 +42,8 @@ export function routes(model, pick) {
     const share = row.sum.calls ? row.sum.errors / row.sum.calls : null;
     setText(errors, percent(share));
     setAttribute(errors, "data-tone", share >= 0.05 ? "bad" : share > 0 ? "warn" : null);
+    setText(fallback, row.sum.fallbacks ? percent(row.sum.fallbacks / (row.sum.calls || 1)) : "");
+    setAttribute(fallback, "data-tone", row.sum.fallbacks ? "warn" : null);
     setText(p50, duration(row.p50));
     setText(p90, duration(row.p90));
     setText(p99, duration(row.p99));
@@ -50,7 +53,7 @@ export function routes(model, pick) {
 function routeRow(row, pick) {
   const name = row.name || "(no route)";
   const button = make("button", { class: "plain", type: "button", title: "Show this route in the plots", onclick: () => pick(row.name) }, name);
-  const cells = ["wide-only muted", "fit wide-only", "n", "n", "n", "n wide-only", "n"].map((kind) => make("td", { class: kind }));
+  const cells = ["wide-only muted", "fit wide-only", "n", "n", "n wide-only", "n", "n wide-only", "n"].map((kind) => make("td", { class: kind }));
   return make("tr", {}, make("td", {}, row.name ? button : name), ...cells);
 }
 
@@ -58,7 +61,7 @@ function header(table, again) {
   const head = $("thead", table);
   const columns = [
     ["route", "Route"], ["", "Upstream", "wide-only"], ["", "5 minutes", "wide-only"], ["rate", "Requests/s", "n"],
-    ["errors", "Errors", "n"], ["p50", "p50", "n"], ["p90", "p90", "n wide-only"], ["p99", "p99", "n"],
+    ["errors", "Errors", "n"], ["fallback", "Fallback", "n wide-only"], ["p50", "p50", "n"], ["p90", "p90", "n wide-only"], ["p99", "p99", "n"],
   ];
   if (!head.firstElementChild) {
     head.append(make("tr", {}, ...columns.map(([by, title, kind]) => {
@@ -125,6 +128,7 @@ function breakerRow(b, act) {
 
 function reason(b) {
   if (b.state === "closed") return b.forced ? b.why : b.why === "it is new" ? "no transition so far" : b.why;
+  if (b.state === "half_open" && b.next_probe_in != null) return `${b.why}; had opened because: ${b.opened_because}`;
   return b.state === "open" ? b.why : `probing; had opened because: ${b.opened_because ?? b.why}`;
 }
 
@@ -149,7 +153,7 @@ function past(ol, history) {
 
 // ----- the smaller tables
 
-const UP = { up: "ok", unhealthy: "bad", ejected: "bad" };
+const UP = { up: "ok", failing: "bad", unhealthy: "bad", ejected: "bad" };
 
 export function endpoints(model) {
   const all = list(model.parts["state.endpoints"]).flatMap((set) => (set.endpoints ?? []).map((e) => ({ ...e, upstream: set.upstream })));

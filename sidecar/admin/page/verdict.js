@@ -21,16 +21,18 @@ export function problems({ parts, history, now }) {
   for (const [name, b] of entries(parts["state.breaker"])) {
     if (b.forced) say("warn", "breakers", `Breaker ${name} is held ${b.state === "open" ? "open" : "closed"} by hand until it is set to auto`);
     else if (b.state === "open") say("bad", "breakers", `Breaker ${name} is open: ${b.why}${b.next_probe_in == null ? "" : `; next probe in ${duration(Math.ceil(b.next_probe_in))}`}`);
+    else if (b.state === "half_open" && b.next_probe_in != null) say("warn", "breakers", `Breaker ${name} is half-open: ${b.why}`);
     else if (b.state === "half_open") say("warn", "breakers", `Breaker ${name} is half-open and lets through ${b.share == null ? "probes only" : percent(b.share)}`);
   }
   for (const [name, set] of entries(parts["state.endpoints"])) {
     const all = set.endpoints ?? [];
     const out = all.filter((e) => e.state !== "up");
     if (!all.length) say("bad", "endpoints", `Upstream ${name} has no endpoints`);
-    else if (out.length) say(out.length === all.length ? "bad" : "warn", "endpoints", `Upstream ${name}: ${out.length} of ${plural(all.length, "endpoint")} out (${out.map((e) => `${e.url} ${e.state}`).join(", ")})`);
+    else if (out.length) say(out.length === all.length && out.some((e) => e.state !== "on_trial") ? "bad" : "warn", "endpoints", `Upstream ${name}: ${out.length} of ${plural(all.length, "endpoint")} out (${out.map((e) => `${e.url} ${e.state}`).join(", ")})`);
   }
   for (const [name, sum] of history.recent(RECENT)) {
     const share = sum.errors / (sum.calls || 1);
+    if (sum.fallbacks) say("warn", "traffic", `Route ${name || "(none)"}: a fallback answered ${percent(sum.fallbacks / (sum.calls || 1))} of ${plural(sum.calls, "request")} in the last minute`);
     if (sum.calls >= ENOUGH_CALLS && share >= MANY_ERRORS) say("bad", "traffic", `Route ${name || "(none)"}: ${percent(share)} of ${plural(sum.calls, "request")} failed in the last minute`);
   }
   for (const [name, b] of entries(parts["state.retry_budget"])) {

@@ -185,10 +185,11 @@ class Breaker:
     def describe(self) -> dict[str, Any]:
         """Return the circuit's state, JSON-ready."""
         now, state = self.now(), self.state
+        name, why = state.seen(now)
         return {
             "name": self.name,
-            "state": state.name,
-            "why": self.why,
+            "state": name,
+            "why": why,
             "since": self.since,
             "forced": bool(self.forced),
             **self.evidence.describe(now),
@@ -200,7 +201,7 @@ class Breaker:
         }
 
     def _level(self) -> float:
-        return LEVELS[self.state.name]
+        return LEVELS[self.state.seen(self.now())[0]]
 
     def __repr__(self) -> str:
         return f"<Breaker {self.name} {self.state.name}: {self.why}>"

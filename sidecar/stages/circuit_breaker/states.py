@@ -48,6 +48,14 @@ class State:
         """Return seconds until more requests may pass, at the latest; None if only an operator ends the state."""
         raise NotImplementedError
 
+    def seen(self, now: float) -> tuple[str, str]:
+        """Return the state as people are to see it, and why.
+
+        Time moves a circuit only when a request comes.  Without traffic it would be shown open, or on its ramp, for
+        ever: it is shown in the state in which the next request will find it.
+        """
+        return self.name, self.breaker.why
+
     def describe(self, now: float) -> dict[str, Any]:
         """Return what is particular to the state, JSON-ready."""
         raise NotImplementedError
@@ -115,6 +123,11 @@ class Open(State):
     def wait(self, now: float) -> float | None:
         until = self.breaker.open_until
         return None if until == inf else max(0.0, until - now)
+
+    def seen(self, now: float) -> tuple[str, str]:
+        if now < self.breaker.open_until:
+            return OPEN, self.breaker.why
+        return HALF_OPEN, f"it was open for {self.breaker.opened_for:.3g} s and waits for traffic to probe with"
 
     def describe(self, now: float) -> dict[str, Any]:
         wait = self.wait(now)
@@ -189,6 +202,13 @@ class HalfOpen(State):
     def wait(self, now: float) -> float | None:
         ends = self.trial.deadline if self.ramp is None else self.ramp.began + self.breaker.evidence.thresholds.ramp
         return max(0.0, ends - now)
+
+    def seen(self, now: float) -> tuple[str, str]:
+        if self.ramp is not None and self.ramp.share(self.breaker.evidence.thresholds.ramp, now) >= 1:
+            return CLOSED, "nothing tripped it during the ramp"
+        if self.ramp is None and not self.trial.in_flight and now >= self.trial.deadline:
+            return HALF_OPEN, f"{self.breaker.why}; it waits for traffic to probe with"
+        return HALF_OPEN, self.breaker.why
 
     def describe(self, now: float) -> dict[str, Any]:
         if self.ramp is not None:

@@ -151,6 +151,7 @@ class FallbackLayer:
             if x.trace is not None:
                 x.trace.note(events.FALLEN_BACK, step=step.kind, instead_of=outcome.reason or outcome.status)
             x.refused_by = x.refused_by or outcome.refusal.policy
+            x.replaced = x.replaced or outcome
             found.headers = [*found.headers, (b"x-sidecar-fallback", step.kind.encode())]
             if outcome.failure is not None:
                 found.headers.append((b"x-sidecar-reason", outcome.reason.encode()))

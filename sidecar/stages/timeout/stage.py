@@ -12,6 +12,7 @@ Rules:
 4. `off` for one key is for streams without an end, such as server-sent events and WebSocket.  It tightens nothing: a
    silence is ended by `idle` alone, which is off unless it is written.
 5. `mode: observe` stamps nothing, and counts responses that come later than they would have been allowed to.
+6. A log of what was cut off says which timeout it was: in all, of one attempt, or between two pieces of a body.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import cast
 
 from sidecar.core import metrics
 from sidecar.core.env import BuildContext
-from sidecar.core.exchange import Exchange
+from sidecar.core.exchange import NEVER, SHORTEST_ANSWER, Attempt, Exchange
 from sidecar.core.message import fold
 from sidecar.core.outcome import DEADLINE, SHORT_DEADLINE, TIMEOUT, Outcome, Refusal, failed
 from sidecar.core.stage import Gate
@@ -74,13 +75,21 @@ class TimeoutGate:
         if outcome.failure is not TIMEOUT and outcome.failure is not SHORT_DEADLINE:
             return
         now = self.now()
-        if now < x.deadline:
-            limit, whose = self.attempt, f"this route allows {self.attempt:.3g} s for one attempt"
-        else:
+        if now + SHORTEST_ANSWER >= x.deadline:
             limit = x.deadline - x.arrived
             whose = f"{'the caller' if limit < self.request else 'this route'} allows {limit:.3g} s in all"
+        elif self.is_attempt_over(x, now):
+            limit, whose = self.attempt, f"this route allows {self.attempt:.3g} s for one attempt"
+        else:
+            limit, whose = self.idle, f"this route allows {self.idle:.3g} s between two pieces of a body"
         detail = f"{outcome.cause}: {whose}" if outcome.cause else whose
         outcome.refusal = Refusal("timeout", self.where, detail, limit, round(now - x.arrived, 3))
+
+    def is_attempt_over(self, x: Exchange, now: float) -> bool:
+        """True if the latest attempt has used up its time; else its body paused for too long."""
+        if self.attempt <= self.idle or not x.attempts:
+            return self.attempt != NEVER
+        return now - max(x.attempts, key=_end).started >= self.attempt
 
 
 class TimeoutObserver:
@@ -102,6 +111,10 @@ class TimeoutObserver:
         is_slow = any(attempt.ended - attempt.started > self.attempt for attempt in x.attempts)
         if is_slow or self.now() > due:
             self.late.value += 1
+
+
+def _end(attempt: Attempt) -> float:
+    return attempt.ended or NEVER
 
 
 def build(spec: Spec, ctx: BuildContext) -> Gate:

@@ -9,7 +9,9 @@ Rules:
 2. What a peer sends is escaped, so that it can neither start a line of its own nor move a cursor.
 3. Lines go to a `LineWriter` in batches: to wake its thread for each line costs more than the line.  They are formatted
    by hand, which is cheaper than an encoder.  Lines that nobody reads are dropped and counted by the writer.
-4. Successes can be sampled.  A request that failed, took a second attempt or was kept as a trace is always written.
+4. `broken_off` says that the head of the answer was out when it failed, so that the status is not the whole truth.
+5. Successes can be sampled.  A request that failed, was refused, took a second attempt or was kept as a trace is always
+   written, within the bound on lines a second.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ from typing import Final, Literal
 
 from sidecar.core.env import Env
 from sidecar.core.exchange import Exchange
-from sidecar.core.outcome import Outcome
+from sidecar.core.metrics import LOG_SUPPRESSED
+from sidecar.core.outcome import CLIENT_CLOSED, Outcome
 from sidecar.telemetry.logs.lines import Lines
 from sidecar.telemetry.metrics.durations import is_error
 
@@ -67,12 +70,24 @@ class AccessLog:
         self._line = as_json
         self._text = text
         self._shown = lru_cache(1024)(self._show)
+        self._at_most: float | None = None
+        self._room = 0.0
+        """Lines that may be written at once; refilled with time, up to one second's."""
+        self._refilled = env.now()
+        self._suppressed = 0
+        """Lines beyond the bound since the last one that was written."""
+        self._beyond = env.meter.counter(LOG_SUPPRESSED)
 
-    def retune(self, form: Literal["json", "text"], successes: float) -> None:
-        """Put new settings in force; `successes` is the share of successes that are written, 0 to 1."""
+    def retune(self, form: Literal["json", "text"], successes: float, at_most: float | None = None) -> None:
+        """Put new settings in force.
+
+        `successes` is the share of successes that are written, 0 to 1; `at_most` bounds the lines a second.
+        """
         self._line = as_json if form == "json" else as_text
         self._successes = successes
         self._shown.cache_clear()  # policies may have named other secrets
+        self._at_most = at_most
+        self._room = max(1.0, at_most or 0.0)
 
     def _show(self, value: str) -> bytes:
         return word(self._text(value))
@@ -82,18 +97,37 @@ class AccessLog:
         if (
             self._successes < 1
             and len(x.attempts) <= 1
+            and (not reason or reason == CLIENT_CLOSED.code)
+            and x.replaced is None
             and not is_error(outcome.status, reason)
             and not (x.trace is not None and x.trace.kept)
             and self._random() >= self._successes
         ):
             return
+        if self._at_most is not None and not self._has_room(self._at_most):
+            self._suppressed += 1
+            self._beyond.value += 1
+            return
         line = self._line(self._time(), x, outcome, reason, seconds, self._shown)
+        if self._suppressed:
+            line = _say_suppressed(line, self._suppressed)
+            self._suppressed = 0
         if not self._batch:
             self._env.call_later(FLUSH_SECONDS, self.flush)
         self._batch.append(line)
         self._size += len(line)
         if self._size >= BATCH_BYTES:
             self.flush()
+
+    def _has_room(self, at_most: float) -> bool:
+        """Take room for a line; False if there is none."""
+        now = self._env.now()
+        self._room = min(max(1.0, at_most), self._room + (now - self._refilled) * at_most)
+        self._refilled = now
+        if self._room < 1:
+            return False
+        self._room -= 1
+        return True
 
     def flush(self) -> None:
         """Write the batch."""
@@ -150,7 +184,7 @@ def as_json(time: bytes, x: Exchange, outcome: Outcome, reason: str, seconds: fl
         line += b',"trace_id":"%b"' % match[1]
     if x.cache:
         line += b',"cache":"%b"' % word(x.cache)
-    if reason or x.refused_by:
+    if reason or x.replaced is not None:
         line += _failure(x, outcome, reason, shown)
     attempts = x.attempts
     if not attempts:
@@ -171,15 +205,26 @@ def as_json(time: bytes, x: Exchange, outcome: Outcome, reason: str, seconds: fl
     return b'%b,"attempts":[%b}]}\n' % (line, b"},".join(tries))
 
 
+def _say_suppressed(line: bytes, count: int) -> bytes:
+    """Return a line that also says how many were left out before it."""
+    if line.endswith(b"}\n"):
+        return b'%b,"suppressed":%d}\n' % (line[:-2], count)
+    return b"%b suppressed=%d\n" % (line[:-1], count)
+
+
 def _failure(x: Exchange, outcome: Outcome, reason: str, shown: Shown) -> bytes:
-    """Return the members of what went wrong: the failure, who refused, and why there was no further attempt."""
-    refusal = outcome.refusal
+    """Return the members of what went wrong: the failure, who refused, and why there was no further attempt.  Where a
+    fallback answered, they are of what it answered instead of."""
+    first = x.replaced or outcome
+    refusal = first.refusal
     found = {
         "reason": reason,
+        "broken_off": outcome.failure is None and reason != "",
+        "instead_of": "" if x.replaced is None else x.replaced.reason or str(x.replaced.status),
         "refused_by": refusal.policy or x.refused_by,
         "where": refusal.where,
         "detail": refusal.detail,
-        "cause": outcome.cause,
+        "cause": first.whole_cause,
         "retry_stopped": x.retry_stopped,
     }
     return b"".join([b',"%b":"%b"' % (name.encode(), shown(value)) for name, value in found.items() if value])
@@ -194,7 +239,7 @@ def as_text(time: bytes, x: Exchange, outcome: Outcome, reason: str, seconds: fl
     if x.cache:
         words.append(b"cache=%b" % word(x.cache))
     if reason:
-        words.append(b"reason=%b" % word(reason))
+        words.append(b"reason=%b%b" % (word(reason), b"" if outcome.failure is not None else b" (broken off)"))
     if refused_by := outcome.refusal.policy or x.refused_by:
         words.append(b"refused_by=%b(%b)" % (word(refused_by), word(outcome.refusal.where)))
     for a in x.attempts:

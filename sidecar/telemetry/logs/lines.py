@@ -27,8 +27,15 @@ class Lines(Protocol):
     def dropped(self) -> int:
         """Number of lines that were never written."""
 
+    @property
+    def waiting(self) -> int:
+        """Number of bytes that wait to be written."""
+
     def write(self, line: bytes) -> bool:
         """Queue a line; False if it was dropped."""
+
+    def close(self) -> bool:
+        """Write what waits and stop; False if that took too long."""
 
 
 class LineWriter:

@@ -34,6 +34,7 @@ LEVELS: Final[dict[str, Level]] = {
     events.ENDPOINT_PANIC: "warning",
     events.DISCOVERY_FAILED: "warning",
     events.LOOP_STALLED: "warning",
+    events.CONNECTION_REFUSED: "warning",
     events.EXPORT_FAILED: "warning",
     events.RELOAD_REJECTED: "error",
     events.CERTIFICATE_FAILED: "error",

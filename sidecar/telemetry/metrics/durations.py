@@ -1,4 +1,4 @@
-"""Durations of requests and attempts; to record one is a dict lookup and two additions.
+"""Durations of requests and attempts; to record one is a dict lookup, a table look-up and two additions.
 
 Rules:
 
@@ -15,24 +15,38 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Mapping
 from http import HTTPStatus
+from math import ceil
 from typing import Final
 
-from sidecar.core.metrics import ATTEMPT_DURATION, REQUEST_DURATION, SECONDS, Exemplar, Histogram
-from sidecar.core.outcome import CLIENT_CLOSED
+from sidecar.core.metrics import (
+    ATTEMPT_DURATION,
+    PLACES,
+    REQUEST_DURATION,
+    SECONDS,
+    TABLED,
+    TICKS,
+    Exemplar,
+    Histogram,
+    place,
+)
+from sidecar.core.outcome import FAILURES
 from sidecar.telemetry.metrics.registry import MAX_SERIES, OTHER, Registry
 
 METHODS: Final = {m: m.decode() for m in b"GET HEAD POST PUT DELETE CONNECT OPTIONS TRACE PATCH".split()}
 OTHER_METHOD: Final = b"_OTHER"
 STATUSES: Final = frozenset((0, 499, *(int(status) for status in HTTPStatus)))
 """Registered statuses, 499 (the client went away) and 0 (no response)."""
+BY_CLIENT: Final = frozenset(code for code, failure in FAILURES.items() if failure.origin == "client")
+"""Codes of the failures that clients cause."""
 
 
 def is_error(status: int, reason: str) -> bool:
     """True if a request failed on the server's side: a status of 5xx, or a response that broke off.
 
-    A client's wrong request and a client that left are none (OpenTelemetry's conventions for a server span's status).
+    What the client did is none: a wrong request, a client that left or was too slow (OpenTelemetry's conventions for a
+    server span's status).
     """
-    return status >= 500 or (reason != "" and status < 400 and reason != CLIENT_CLOSED.code)
+    return status >= 500 or (reason != "" and status < 400 and reason not in BY_CLIENT)
 
 
 def _status_class(status: int) -> int:
@@ -57,7 +71,8 @@ class RouteMetrics:
     def record(self, method: bytes, status: int, reason: str, seconds: float) -> None:
         """Record a request that has ended; `reason` is the failure's code, empty for a response."""
         series = self._series.get((method, status, reason)) or self._find(method, status, reason)
-        series.counts[bisect_left(SECONDS, seconds)] += 1
+        ticks = ceil(seconds * TICKS)
+        series.counts[PLACES[ticks] if ticks < TABLED else place(seconds)] += 1  # `place` without its call
         series.total += seconds
 
     def exemplify(self, method: bytes, status: int, reason: str, exemplar: Exemplar) -> None:
@@ -93,7 +108,8 @@ class AttemptMetrics:
         series = self._series.get((upstream, endpoint, method, status, reason))
         if series is None:
             series = self._find(upstream, endpoint, *_known(method, status, reason))
-        series.counts[bisect_left(SECONDS, seconds)] += 1
+        ticks = ceil(seconds * TICKS)
+        series.counts[PLACES[ticks] if ticks < TABLED else place(seconds)] += 1  # `place` without its call
         series.total += seconds
 
     def retire(self, upstream: str, endpoint: str) -> None:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final, Literal, NamedTuple
 
-from sidecar.core.metrics import METRICS, SERIES_DROPPED, Counter, Description, Exemplar, Histogram
+from sidecar.core.metrics import METRICS, SECONDS, SERIES_DROPPED, Counter, Description, Exemplar, Histogram
 
 Kind = Literal["counter", "gauge", "histogram"]
 Labels = tuple[tuple[str, str], ...]
@@ -173,7 +173,7 @@ def _copy(labels: Labels, instrument: Instrument) -> Series:
         return Series(labels, instrument.value)
     if isinstance(instrument, Histogram):
         exemplars = NONE if instrument.exemplars is None else dict(instrument.exemplars)
-        return Series(labels, instrument.total, tuple(instrument.counts), instrument.bounds, exemplars)
+        return Series(labels, instrument.total, instrument.exported(), SECONDS, exemplars)
     try:
         return Series(labels, float(instrument()))
     except Exception:  # one failing reading must not cost the whole page; it shows as NaN

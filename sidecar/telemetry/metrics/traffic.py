@@ -3,9 +3,11 @@
 Requests pay nothing for it: once a second the duration histograms are compared with what they were a second ago.  A
 series that has not moved costs the comparison of two lists.
 
-A second is kept as the JSON text that is sent, and only for routes that had requests: `[time, {route: [errors, bucket,
-count, bucket, count, ...]}]`, the buckets being those of `BOUNDS`.  These are counts, because percentiles of several
-seconds or routes cannot be combined; who shows percentiles takes them from the sum of the counts.
+A second is kept as the JSON text that is sent, and only for routes that had requests: `[time, {route: [errors,
+fallbacks, bucket, count, bucket, count, ...]}]`, the buckets being those of `BOUNDS`.  These are counts, because
+percentiles of several seconds or routes cannot be combined; who shows percentiles takes them from the sum of the
+counts.  Errors are those of `is_error`, answers that broke off among them; fallbacks are the answers that a fallback
+gave, by the time it gave them.
 """
 
 from __future__ import annotations
@@ -14,14 +16,13 @@ import json
 from collections import deque
 from typing import Final
 
-from sidecar.core.metrics import REQUEST_DURATION, SECONDS, Histogram
+from sidecar.core.metrics import BOUNDS, FALLBACKS, REQUEST_DURATION, Counter, Histogram
+from sidecar.telemetry.metrics.durations import is_error
 from sidecar.telemetry.metrics.registry import Labels, Registry
 
 MINUTES: Final = 5
 KEEP: Final = MINUTES * 60
 """Seconds that are kept."""
-BOUNDS: Final = SECONDS
-SERVER_ERROR: Final = 500
 
 
 class Traffic:
@@ -30,6 +31,7 @@ class Traffic:
     def __init__(self, registry: Registry, keep: int = KEEP) -> None:
         self._registry = registry
         self._before: dict[Labels, tuple[Histogram, list[int]]] = {}
+        self._fallbacks_before: dict[Labels, tuple[Counter, int]] = {}
         self.ring: deque[bytes] = deque(maxlen=keep)
         """Seconds as JSON, oldest first."""
 
@@ -49,25 +51,42 @@ class Traffic:
             self._before[labels] = (histogram, counts)
             if counts != last:
                 _add(routes, dict(labels), [now - then for now, then in zip(counts, last, strict=True)])
+        self._add_fallbacks(routes)
         second = {route: _sparse(sums) for route, sums in routes.items()}
         text = json.dumps([round(wall, 3), second], separators=(",", ":")).encode()
         self.ring.append(text)
         return text
 
+    def _add_fallbacks(self, routes: dict[str, list[int]]) -> None:
+        """Add the answers that fallbacks gave in this second to those of their routes."""
+        before, self._fallbacks_before = self._fallbacks_before, {}
+        for labels, counter in self._registry.instruments(FALLBACKS):
+            if not isinstance(counter, Counter):
+                continue
+            known, count = before.get(labels, (counter, 0))
+            self._fallbacks_before[labels] = (counter, counter.value)
+            if added := counter.value - (count if known is counter else 0):
+                _sums(routes, dict(labels))[1] += added
+
+
+def _sums(routes: dict[str, list[int]], labels: dict[str, str]) -> list[int]:
+    """Return the sums of a route: errors, fallbacks, and then the buckets."""
+    return routes.setdefault(labels.get("route", ""), [0] * (len(BOUNDS) + 3))
+
 
 def _add(routes: dict[str, list[int]], labels: dict[str, str], counts: list[int]) -> None:
-    """Add the counts of a series to those of its route: errors first, then the buckets."""
-    sums = routes.setdefault(labels.get("route", ""), [0] * (len(counts) + 1))
-    if int(labels.get("http.response.status_code", SERVER_ERROR)) >= SERVER_ERROR:
+    """Add the counts of a series to those of its route."""
+    sums = _sums(routes, labels)
+    if is_error(int(labels.get("http.response.status_code", 500)), labels.get("error.type", "")):
         sums[0] += sum(counts)
-    for bucket, count in enumerate(counts, 1):
+    for bucket, count in enumerate(counts, 2):
         sums[bucket] += count
 
 
 def _sparse(sums: list[int]) -> list[int]:
-    """Return `[errors, bucket, count, ...]` of the buckets that are not empty."""
-    sparse = [sums[0]]
-    for bucket, count in enumerate(sums[1:]):
+    """Return `[errors, fallbacks, bucket, count, ...]` of the buckets that are not empty."""
+    sparse = sums[:2]
+    for bucket, count in enumerate(sums[2:]):
         if count:
             sparse += (bucket, count)
     return sparse

@@ -267,7 +267,7 @@ class _Request:
 
 
 def _status(is_bad: bool, outcome: Outcome) -> Status:
-    return Status(StatusCode.ERROR, outcome.refusal.detail or outcome.cause or None) if is_bad else UNSET
+    return Status(StatusCode.ERROR, outcome.refusal.detail or outcome.whole_cause or None) if is_bad else UNSET
 
 
 def _facts(facts: dict[str, Any]) -> Attributes:

@@ -102,3 +102,34 @@ def test_the_margin_of_each_arm_is_printed(monkeypatch: pytest.MonkeyPatch) -> N
         "metastable_overload, bare: does not recover",
         "metastable_overload, sidecar: recovers at up to 1.50 times the load",
     ]
+
+
+def test_what_cannot_be_simulated_is_named() -> None:
+    real = str(SCENARIOS / "collector_dead.yaml")
+    code, output = run("simulate", ONE, real)
+    assert code == 0, output
+    assert "left out collector_dead: it needs real processes; use `chaos run " in output
+    assert "1 of 1 as expected" in output
+    code, output = run("simulate", real)
+    assert code == 1
+    assert "nothing to simulate" in output
+
+
+def test_scenarios_without_the_arm_or_without_decisive_blocks_are_named() -> None:
+    own = str(SCENARIOS / "bad_policy.yaml")
+    assert "left out bad_policy: it has no arm bare, only sidecar" in run("simulate", ONE, own, "--arm", "bare")[1]
+    output = run("simulate", ONE, own, "--arm", "sidecar", "--without-decisive")[1]
+    assert "left out bad_policy: it names no `decisive` policy blocks" in output
+
+
+def test_envoy_is_not_simulated() -> None:
+    code, output = run("simulate", ONE, "--arm", "envoy")
+    assert code == 2
+    assert "does not run in virtual time" in output
+    code, output = run("simulate", ONE, "--arm", "all")
+    assert code == 0
+    assert "left out the arm envoy" in output
+
+
+def test_the_result_says_which_line_did_it() -> None:
+    assert "policies/hard_down_dependency.yaml:10" in run("simulate", ONE)[1]

@@ -317,10 +317,10 @@ async def test_a_file_that_goes_away_and_comes_back() -> None:
     assert [reload.problems for reload in setup.control.history][1:] == [("p.yaml: No such file or directory",)]
     setup.disk.error = None
     await asyncio.sleep(5 * POLL_SECONDS)
-    assert len(setup.control.history) == 2
+    assert [reload.result for reload in setup.control.history] == ["applied", "rejected", "unchanged"]
     setup.disk.files["p.yaml"] = OTHER
     await asyncio.sleep(2 * POLL_SECONDS)
-    assert [reload.result for reload in setup.control.history] == ["applied", "rejected", "applied"]
+    assert [reload.result for reload in setup.control.history] == ["applied", "rejected", "unchanged", "applied"]
     watching.cancel()
 
 
@@ -395,3 +395,43 @@ async def test_reading_new_policies_pauses_where_requests_are_served_meanwhile()
     setup.disk.files["p.yaml"] = OTHER
     await setup.control.reload("signal")
     assert len(pauses) >= 3, "while parsing, for each route, and while checking"
+
+
+@pytest.mark.parametrize("trouble", ["bad", "missing", "unreadable"])
+def test_files_that_are_put_back_end_the_alarm(trouble: str) -> None:
+    @virtual
+    async def test() -> None:
+        setup = Setup()
+        await setup.control.reload("start")
+        watching = setup.env.spawn(setup.control.watch())
+        for round_ in (1, 2):
+            if trouble == "unreadable":
+                setup.disk.error = PermissionError(13, "Permission denied")
+            else:
+                setup.disk.files = {"p.yaml": BAD if trouble == "bad" else ""}
+            await asyncio.sleep(3 * POLL_SECONDS)
+            assert setup.control.describe_reloads()[-1]["result"] == "rejected"
+            assert setup.env.meter.value(metrics.POLICIES_REJECTED) == 1
+            assert len(setup.env.emitted(events.RELOAD_REJECTED)) == round_, "the same again is news again"
+            setup.disk.error = None
+            setup.disk.files = {"p.yaml": GOOD}
+            await asyncio.sleep(3 * POLL_SECONDS)
+            assert setup.control.describe_reloads()[-1]["result"] == "unchanged"
+            assert setup.env.meter.value(metrics.POLICIES_REJECTED) == 0
+            assert len(setup.env.emitted(events.RELOAD_RESTORED)) == round_
+        assert setup.env.meter.value(metrics.RELOADS, result="applied") == 1, "nothing was applied again"
+        watching.cancel()
+
+    test()
+
+
+@virtual
+async def test_files_that_never_were_bad_leave_no_entry() -> None:
+    setup = Setup()
+    await setup.control.reload("start")
+    watching = setup.env.spawn(setup.control.watch())
+    setup.disk.files = dict(setup.disk.files)
+    setup.control._seen = None
+    await asyncio.sleep(3 * POLL_SECONDS)
+    assert [each.result for each in setup.control.history] == ["applied"]
+    watching.cancel()

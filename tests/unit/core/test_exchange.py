@@ -35,6 +35,7 @@ VALUES: dict[str, Any] = {
     "avoid": frozenset(("http://10.0.0.1",)),
     "attempts": [Attempt(1, 0.0)],
     "stale": lambda: response(200),
+    "replaced": response(503),
     "trace": object(),
 }
 """Values for attributes that are no number, text or truth value."""

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import fcntl
+import io
+import os
+import pty
+import sys
+import termios
 from collections.abc import AsyncIterator
 
 import pytest
 from click.testing import CliRunner, Result
+from rich.console import Console
 
 from sidecar.commands import main
 from sidecar.top.stream import Model, Sum
+from sidecar.top.view import divide, screen
 from sidecar.top.words import bar, duration, plain, sparkline
 from tests.browser.scene import Scene, broken, calm
 
@@ -68,7 +77,7 @@ def test_the_model_is_bounded() -> None:
     model = Model()
     model.take("full", {"parts": {"a": 1, "b": 2}, "bounds": [1.0], "keep": 3, "seconds": [[1, {}]]})
     for n in range(10):
-        model.take("tick", {"second": [n, {"r": [1, 0, 4]}], "parts": {"a": None}})
+        model.take("tick", {"second": [n, {"r": [1, 2, 0, 4]}], "parts": {"a": None}})
     assert (model.parts, len(model.seconds), model.now) == ({"b": 2}, 3, 9)
     assert model.rates(2) == [4, 4]
     assert (model.recent(60)["r"].calls, model.recent(60)["r"].errors) == (12, 3)
@@ -77,9 +86,9 @@ def test_the_model_is_bounded() -> None:
 def test_percentiles() -> None:
     total = Sum([1.0, 2.0])
     assert total.percentile(0.5) is None
-    total.add([0, 0, 50, 1, 50])
-    assert (total.percentile(0.25), total.percentile(0.5), total.percentile(0.99)) == (0.5, 1.0, pytest.approx(1.98))
-    total.add([0, 2, 900])
+    total.add([0, 0, 0, 50, 1, 50])
+    assert (total.percentile(0.25), total.percentile(0.5), total.percentile(0.99)) == (0.5, 0.5, 1.5)
+    total.add([0, 0, 2, 900])
     assert total.percentile(0.9) == 2.0, "beyond the last bound nothing is known"
 
 
@@ -90,3 +99,94 @@ def test_words() -> None:
     assert sparkline([0, 4, 8]) == " ▄█"
     assert bar(0.5, 4) == "██░░"
     assert plain("a\x1b[2Jb") == "a·[2Jb"
+
+
+# ----- what does not fit
+
+
+def crowded(routes: int) -> Model:
+    """A model of many routes, breakers and endpoints; the last route has errors, the one before it traffic."""
+    model = Model()
+    names = [f"route-{n}" for n in range(routes)]
+    breaker = {"state": "closed", "why": "nothing tripped it during the ramp, and that is a long sentence to show"}
+    endpoint = {"state": "up", "in_flight": 0, "consecutive_failures": 0}
+    parts = {
+        "about": {"ready": True, "uptime_seconds": 5},
+        "routes": {name: {"upstream": "u"} for name in names},
+        "state.breaker": {f"upstream:u{n}": breaker for n in range(routes)},
+        "state.endpoints": {
+            "u": {"endpoints": [{**endpoint, "url": f"http://10.0.0.{n}:80"} for n in range(routes)]},
+        },
+    }  # fmt: skip
+    second = {names[-1]: [3, 0, 0, 5], names[-2]: [0, 0, 0, 9]}
+    model.take("full", {"parts": parts, "bounds": [1.0], "keep": 3, "seconds": [[1, second]]})
+    return model
+
+
+def drawn(model: Model, width: int, height: int) -> list[str]:
+    console = Console(width=width, height=height, file=io.StringIO(), color_system=None, markup=False)
+    console.print(screen(model, height))
+    return console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(("width", "height"), [(80, 24), (80, 12), (120, 40), (100, 60)])
+def test_a_table_that_is_cut_says_how_much_it_leaves_out(width: int, height: int) -> None:
+    lines = drawn(crowded(30), width, height)
+    assert len(lines) <= height, "nothing falls off the screen"
+    shown = [line for line in lines if line.startswith("route-")]
+    (more,) = [line for line in lines if line.startswith("… and ")][:1]
+    assert int(more.split()[2]) == 30 - len(shown)
+    assert sum(line.startswith("… and ") for line in lines) == 3, "routes, breakers and endpoints"
+    assert [line.split()[0] for line in shown[:2]] == ["route-29", "route-28"][: len(shown)]
+
+
+def test_what_fits_is_not_cut() -> None:
+    lines = drawn(crowded(2), 80, 24)
+    assert not [line for line in lines if line.startswith("…")]
+    assert {line.split()[0] for line in lines if line.startswith("route-")} == {"route-0", "route-1"}
+
+
+def test_rows_are_shared_evenly() -> None:
+    assert divide([30, 2, 30], 12) == [5, 2, 5]
+    assert divide([1, 1], 10) == [1, 1]
+    assert divide([4, 4], 0) == [0, 0]
+    assert divide([4, 4], -3) == [0, 0]
+
+
+async def test_once_shows_every_route(scene: Scene) -> None:
+    scene.routes |= {f"route-{n}": {"upstream": "u", "chain": []} for n in range(40)}
+    await asyncio.sleep(1.1)
+    output = (await top(scene, LINES="24")).output
+    assert all(f"route-{n}" in output for n in range(40))
+
+
+@pytest.mark.parametrize("key", [b"q", b"Q", b"\x03"])
+async def test_a_key_ends_it(scene: Scene, key: bytes) -> None:
+    front, back = pty.openpty()
+    before = termios.tcgetattr(back)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "sidecar", "top", scene.url.removeprefix("http://"),
+        stdin=back, stdout=back, stderr=back, start_new_session=True, env={**os.environ, "TERM": "xterm"},
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    )  # fmt: skip
+    try:
+        seen = b""
+        while b"q quits" not in seen:
+            seen += await asyncio.to_thread(os.read, front, 65536)
+        os.write(front, key)
+        reading = asyncio.create_task(asyncio.to_thread(drain, front))
+        assert await process.wait() == 0
+        assert termios.tcgetattr(back) == before, "the terminal is as it was"
+    finally:
+        if process.returncode is None:
+            process.kill()
+        os.close(back)
+        await reading
+        os.close(front)
+
+
+def drain(fd: int) -> None:
+    """Read what a terminal is sent until nobody has its other end."""
+    with contextlib.suppress(OSError):
+        while os.read(fd, 65536):
+            pass

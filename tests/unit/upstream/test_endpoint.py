@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sidecar.core import metrics
 from sidecar.upstream.endpoint import TRIAL_INTERVAL, Endpoint, EndpointAddress, EndpointSet, parse_endpoint
 from sidecar.upstream.spec import UpstreamSpec
-from tests.support.clock import make_env
+from tests.support.clock import FakeEnv, make_env
 
 
 @pytest.mark.parametrize(
@@ -137,14 +137,29 @@ def test_the_name_for_tls_is_the_policys_else_the_hosts() -> None:
     assert endpoints.members[0].server_name == "a"
 
 
+def counts(env: FakeEnv) -> dict[str, float]:
+    states = ("up", "failing", "unhealthy", "ejected", "on_trial")
+    return {state: env.meter.value(metrics.ENDPOINT_UP, state=state) for state in states}
+
+
+def test_an_ejection_that_is_over_is_shown_as_a_trial_also_without_traffic() -> None:
+    env = make_env()
+    endpoints = EndpointSet("app", spec("http://a:80"), env)
+    endpoints.members[0].eject(env.now(), env.now() + 5)
+    assert counts(env)["ejected"] == 1
+    env.advance(6)
+    assert counts(env) == {"up": 0, "failing": 0, "unhealthy": 0, "ejected": 0, "on_trial": 1}
+    assert endpoints.describe()["endpoints"][0]["state"] == "on_trial"
+    assert endpoints.count("ejected") == 1, "to the balancer nothing has changed"
+
+
 def test_gauges_and_facts() -> None:
     env = make_env()
     endpoints = EndpointSet("app", spec("http://a:80", "http://b:80", "http://c:80"), env)
     endpoints.members[0].set_health(False)
     endpoints.members[1].eject(env.now(), env.now() + 5)
     endpoints.members[1].begin_trial(env.now())
-    counts = {state: env.meter.value(metrics.ENDPOINT_UP, state=state) for state in ("up", "unhealthy", "ejected")}
-    assert counts == {"up": 1, "unhealthy": 1, "ejected": 1}
+    assert counts(env) == {"up": 1, "failing": 0, "unhealthy": 1, "ejected": 0, "on_trial": 1}
     facts = endpoints.describe()["endpoints"][1]
     assert facts == {
         "url": "http://b:80",

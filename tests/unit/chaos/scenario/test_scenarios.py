@@ -110,3 +110,37 @@ def test_blocks_are_removed_by_name() -> None:
     assert document["x"] == {}
     with pytest.raises(KeyError):
         remove(document, ["routes", "c", "retry"])
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("policies/pass.yaml", "policies/nothing.yaml", "policies.shop[1]: names "),
+        ("policies/base.yaml", "policies", "policies.shop[0]: names "),
+        ("[routes.for.fallback]", "[routes.for.retry]", "decisive.shop[0]: names the block routes.for.retry, which"),
+        ("[routes.for.fallback]", "[routes.from.fallback]", "decisive.shop[0]: names the block routes.from.fallback"),
+        ("{shop: [routes.for", "{recommendations: [routes.for", "decisive: `recommendations` has no policies"),
+        (
+            "decisive: {shop: [routes.for.fallback]}",
+            "credit: {shop: [caches]}",
+            "credit.shop[0]: names the block caches",
+        ),
+        (
+            "{fault: kill, on: recommendations, for: 4s}",
+            "{fault: policy, on: shop, for: 4s, file: gone.yaml}",
+            "faults[0].file: names gone.yaml, which cannot be read (No such file or directory)",
+        ),
+    ],
+)
+def test_policies_and_blocks_that_are_not_there_are_load_errors(
+    tmp_path: Path, old: str, new: str, message: str
+) -> None:
+    text = (SCENARIOS / "hard_down_dependency.yaml").read_text()
+    text = text.replace("../policies", str(SCENARIOS.parent / "policies"))
+    assert old in text
+    path = tmp_path / "s.yaml"
+    path.write_text(text.replace(old, new, 1))
+    with pytest.raises(ScenarioError) as raised:
+        load([path])
+    assert message in str(raised.value), str(raised.value)
+    assert str(raised.value).startswith(f"{path}:")

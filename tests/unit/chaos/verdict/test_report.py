@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from dataclasses import replace
+from html import unescape
 from html.parser import HTMLParser
+from pathlib import Path
 from xml.etree import ElementTree as Tree
 
 import pytest
+from click.testing import CliRunner
 
 from chaos.battery import Arm, Result, document, replayed, simulated
-from chaos.scenario.files import SCENARIOS, load
+from chaos.cli import main
+from chaos.scenario.files import SCENARIOS, Loaded, block, load
 from chaos.verdict.compare import compare
 from chaos.verdict.judge import judge
 from chaos.verdict.junit import junit_xml
@@ -57,7 +62,7 @@ def test_the_page_needs_no_other_file(html: str) -> None:
 
 
 def test_verdicts_come_first_and_every_expectation_is_there(html: str, results: list[Result]) -> None:
-    assert html.index("2 of 2 scenarios as expected") < html.index("<table>") < html.index("<svg")
+    assert html.index("2 of 2 scenarios as expected") < html.index("<table") < html.index("<svg")
     for result in results:
         for arm in result.arms:
             for verdict in arm.verdicts:
@@ -108,3 +113,88 @@ def test_a_failed_run_says_what_was_taken_out(results: list[Result]) -> None:
     assert "NOT met" in failed.headline
     assert "Taken out of the policies: shop: routes.charge.timeout" in page([failed])
     assert Tree.fromstring(junit_xml([failed])).findall(".//failure")
+
+
+# ----- the command that repeats it, and what did it
+
+
+def own(tmp_path: Path, name: str) -> Loaded:
+    """Return a scenario as a file of one's own, in a directory whose name a shell would split."""
+    directory = tmp_path / "my scenarios"
+    directory.mkdir()
+    text = (SCENARIOS / f"{name}.yaml").read_text().replace("../policies", str(SCENARIOS.parent / "policies"))
+    (directory / "mine.yaml").write_text(text)
+    return load([directory / "mine.yaml"])[0]
+
+
+@pytest.mark.parametrize(
+    ("arms", "word"),
+    [(["bare", "sidecar"], "both"), (["bare"], "bare"), (["sidecar"], "sidecar")],
+)
+def test_the_repeat_line_runs_the_same_again(tmp_path: Path, arms: list[str], word: str) -> None:
+    loaded = own(tmp_path, "hard_down_dependency")
+    html = page([simulated(loaded, arms, 3)])
+    (line,) = re.findall(r"Repeat it with <code>(.*?)</code>", html)
+    words = shlex.split(unescape(line))
+    assert words == ["chaos", "simulate", str(loaded.path), "--arm", word, "--seed", "3"]
+    result = CliRunner().invoke(main, words[1:])
+    assert result.exit_code == 0, result.output
+    assert "mine" in result.output
+    assert "seed 3" in result.output
+
+
+def test_the_repeat_line_takes_out_what_was_taken_out(tmp_path: Path) -> None:
+    loaded = own(tmp_path, "hard_down_dependency")
+    assert "--arm sidecar --seed 1 --without-decisive" in page([simulated(loaded, ["sidecar"], 1, without=True)])
+
+
+def test_a_scenario_of_the_working_directory_is_named_as_one_types_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = own(tmp_path, "hard_down_dependency")
+    monkeypatch.chdir(tmp_path)
+    assert "chaos simulate &#x27;my scenarios/mine.yaml&#x27;" in page([simulated(loaded, ["bare"], 1)])
+
+
+ALL = [each for each in load([SCENARIOS]) if each.scenario.simulated]
+
+
+@pytest.mark.parametrize("loaded", ALL, ids=lambda loaded: loaded.name)
+def test_each_scenario_ends_with_the_line_of_the_policy_that_did_it(loaded: Loaded) -> None:
+    result = simulated(loaded, ["sidecar"], 1)
+    assert result.passed
+    places = re.findall(r"\(?([\w./-]+\.yaml):(\d+)", result.cause)
+    assert places
+    for file, line in places:
+        text = (SCENARIOS.parents[1] / file).read_text().splitlines()[int(line) - 1]
+        assert text.strip(), (file, line)
+        assert not text.lstrip().startswith("#")
+    last = page([result]).rpartition("<p")[2]
+    assert all(f"{file}:{line}" in last for file, line in places)
+
+
+def test_the_line_is_that_of_the_block(tmp_path: Path) -> None:
+    loaded = own(tmp_path, "retry_storm")
+    for service, blocks in loaded.scenario.decisive.items():
+        for path in blocks:
+            found = block(loaded, service, path)
+            assert found is not None
+            assert path.rpartition(".")[2] in Path(found.file).read_text().splitlines()[found.line - 1]
+
+
+def test_the_sentence_follows_the_verdict(results: list[Result]) -> None:
+    loaded = next(each for each in load([SCENARIOS]) if each.name == "hard_down_dependency")
+    assert simulated(loaded, ["bare"], 1).cause.startswith("With sidecars it is contained by `routes.for.fallback`")
+    assert "taken out: `routes.for.fallback`" in simulated(loaded, ["sidecar"], 1, without=True).cause
+    (refused,) = (result for result in results if result.name == "bad_policy")
+    assert "which refused " in refused.cause
+    assert "mistyped.yaml:7 and kept" in refused.cause
+    assert document(results)["results"][0]["cause"] == results[0].cause
+
+
+def test_a_scenario_that_names_no_block_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "x.yaml"
+    text = (SCENARIOS / "hard_down_dependency.yaml").read_text()
+    text = text.replace("../policies", str(SCENARIOS.parent / "policies"))
+    path.write_text(text.replace("decisive: {shop: [routes.for.fallback]}\n", ""))
+    assert "name those that do under `decisive`" in simulated(load([path])[0], ["sidecar"], 1).cause

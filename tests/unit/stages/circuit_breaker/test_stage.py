@@ -233,10 +233,45 @@ def test_a_computed_refusal_serves_for_a_tenth_of_a_second() -> None:
 def test_time_does_not_pass_without_traffic() -> None:
     bench = opened()
     bench.env.advance(100)
-    assert bench.state == "open"
+    assert bench.breaker.state.name == "open"
     assert bench.breaker.describe()["next_probe_in"] == 0
     assert bench.admit()
-    assert bench.state == "half_open"
+    assert bench.breaker.state.name == "half_open"
+
+
+def level(bench: Bench) -> float:
+    return bench.env.meter.value(metrics.BREAKER_STATE)
+
+
+def test_an_open_circuit_without_traffic_is_shown_half_open_once_its_time_is_over() -> None:
+    bench = opened()
+    bench.env.advance(4.9)
+    assert (bench.state, level(bench)) == ("open", 2)
+    bench.env.advance(0.2)
+    assert (bench.state, level(bench)) == ("half_open", 1)
+    assert bench.breaker.describe()["why"] == "it was open for 5 s and waits for traffic to probe with"
+    assert bench.breaker.describe()["history"][-1]["after"] == "open", "no transition that no request has made"
+
+
+def test_a_circuit_that_an_operator_holds_open_is_never_shown_half_open() -> None:
+    bench = opened()
+    bench.breaker.force("open")
+    bench.env.advance(1e6)
+    assert (bench.state, level(bench)) == ("open", 2)
+
+
+def test_probes_that_find_no_traffic_wait_for_it_and_a_ramp_that_is_over_is_shown_closed() -> None:
+    bench = opened(half_open={"probes": 1, "ramp": "10s", "verdict_within": "5s"})
+    bench.breaker.force("open")
+    bench.breaker.force("auto")
+    assert "waits for traffic" not in bench.breaker.describe()["why"]
+    bench.env.advance(6)
+    assert "waits for traffic" in bench.breaker.describe()["why"]
+    bench.call(GOOD)
+    bench.env.advance(9)
+    assert (bench.state, level(bench)) == ("half_open", 1)
+    bench.env.advance(2)
+    assert (bench.state, level(bench)) == ("closed", 0)
 
 
 def test_late_results_of_an_older_state_are_ignored() -> None:

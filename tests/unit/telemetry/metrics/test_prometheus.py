@@ -143,10 +143,22 @@ OPENMETRICS_PAGE = """\
 sidecar_bugs_total{where="a\\"b"} 1
 # TYPE test_seconds histogram
 # UNIT test_seconds seconds
-test_seconds_bucket{le="0.5"} 1 # {trace_id="0af7651916cd43dd8448eb211c80319c",span_id="00000000000000ab"} 0.25 123.500
+test_seconds_bucket{le="0.005"} 0
+test_seconds_bucket{le="0.01"} 0
+test_seconds_bucket{le="0.025"} 0
+test_seconds_bucket{le="0.05"} 0
+test_seconds_bucket{le="0.075"} 0
+test_seconds_bucket{le="0.1"} 0
+test_seconds_bucket{le="0.25"} 1 # {trace_id="0af7651916cd43dd8448eb211c80319c",span_id="00000000000000ab"} 0.25 123.500
+test_seconds_bucket{le="0.5"} 1
+test_seconds_bucket{le="0.75"} 1
 test_seconds_bucket{le="1.0"} 1
+test_seconds_bucket{le="2.5"} 1
+test_seconds_bucket{le="5.0"} 1
+test_seconds_bucket{le="7.5"} 1
+test_seconds_bucket{le="10.0"} 1
 test_seconds_bucket{le="+Inf"} 2
-test_seconds_sum 2.25
+test_seconds_sum 2000.25
 test_seconds_count 2
 # EOF
 """
@@ -157,8 +169,9 @@ async def test_openmetrics_with_exemplars(monkeypatch: pytest.MonkeyPatch) -> No
     registry = Registry()
     registry.counter("sidecar.bugs", where='a"b').add()
     histogram = registry.histogram("test")
-    histogram.bounds, histogram.counts, histogram.total = (0.5, 1.0), [1, 0, 1], 2.25
-    histogram.exemplars = {0: Exemplar(0.25, 123.5, b"0af7651916cd43dd8448eb211c80319c", 0xAB)}
+    histogram.record(0.25)
+    histogram.record(2000.0)
+    histogram.exemplars = {6: Exemplar(0.25, 123.5, b"0af7651916cd43dd8448eb211c80319c", 0xAB)}
     env = make_env()
     page = Page(registry, env.now, env.sleep)
     assert (await page.text(openmetrics=True)).decode() == OPENMETRICS_PAGE

@@ -142,7 +142,7 @@ def test_what_is_collected_is_a_copy() -> None:
     assert series.labels == (("route", "r"),)
     assert series.value == 0.02
     assert series.counts == (0, 0, 1, *(0,) * 12)
-    assert series.bounds == histogram.bounds
+    assert series.bounds == metrics.SECONDS
     assert find(registry, "h").series[0].counts[-1] == 1
 
 

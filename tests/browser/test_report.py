@@ -1,0 +1,43 @@
+"""The report of chaos in a real browser: readable on a phone."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from playwright.async_api import Browser
+
+from chaos.battery import simulated
+from chaos.scenario.files import SCENARIOS, load
+from chaos.verdict.report import page as report
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+WIDER = """() => [...document.querySelectorAll('body *')]
+  .filter((e) => !e.closest('svg') && !e.closest('thead') && e.getBoundingClientRect().right > window.innerWidth + 1)
+  .map((e) => `${e.tagName} ${e.className} ${e.textContent.slice(0, 60)}`)"""
+
+
+LABELS = """() => [...document.querySelectorAll('.verdicts td[data-title]')]
+  .map((e) => getComputedStyle(e, '::before').content)"""
+
+
+@pytest.mark.parametrize("width", [320, 390, 1200])
+async def test_nothing_is_wider_than_the_screen(browser: Browser, tmp_path: Path, width: int) -> None:
+    chosen = [each for each in load([SCENARIOS]) if each.name in ("connection_blackhole", "bad_policy")]
+    results = await asyncio.to_thread(lambda: [simulated(loaded, ["bare", "sidecar"], 1) for loaded in chosen])
+    file = tmp_path / "report.html"
+    file.write_text(report(results))
+    context = await browser.new_context(viewport={"width": width, "height": 800})
+    try:
+        page = await context.new_page()
+        await page.goto(file.as_uri())
+        assert await page.evaluate(WIDER) == []
+        assert await page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+        rows = await page.locator(".verdicts tbody tr").all_inner_texts()
+        assert len(rows) == 2
+        labels = await page.evaluate(LABELS)
+        assert all(("sidecars" in label) is (width < 640) for label in labels), labels
+    finally:
+        await context.close()
