@@ -219,7 +219,6 @@ def _failure(x: Exchange, outcome: Outcome, reason: str, shown: Shown) -> bytes:
     refusal = first.refusal
     found = {
         "reason": reason,
-        "broken_off": outcome.failure is None and reason != "",
         "instead_of": "" if x.replaced is None else x.replaced.reason or str(x.replaced.status),
         "refused_by": refusal.policy or x.refused_by,
         "where": refusal.where,
@@ -227,7 +226,8 @@ def _failure(x: Exchange, outcome: Outcome, reason: str, shown: Shown) -> bytes:
         "cause": first.whole_cause,
         "retry_stopped": x.retry_stopped,
     }
-    return b"".join([b',"%b":"%b"' % (name.encode(), shown(value)) for name, value in found.items() if value])
+    line = b',"broken_off":true' if outcome.failure is None and reason else b""
+    return line + b"".join([b',"%b":"%b"' % (name.encode(), shown(value)) for name, value in found.items() if value])
 
 
 def as_text(time: bytes, x: Exchange, outcome: Outcome, reason: str, seconds: float, shown: Shown) -> bytes:
