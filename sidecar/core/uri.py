@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Final
 from urllib.parse import quote, unquote, unquote_to_bytes
 
@@ -97,8 +98,25 @@ def decoded(part: bytes) -> bytes:
     return unquote_to_bytes(part.replace(b"+", b" "))
 
 
+LONG_QUERY: Final = 1024
+"""Bytes of a query from which on it is taken apart once for all conditions of all routes that ask for a parameter."""
+
+
+@lru_cache(maxsize=4)
+def _parameters(query: bytes) -> dict[bytes, list[bytes]]:
+    found: dict[bytes, list[bytes]] = {}
+    for pair in query.split(b"&"):
+        key, _, value = pair.partition(b"=")
+        if b"%" in pair or b"+" in pair:
+            key, value = decoded(key), decoded(value)
+        found.setdefault(key, []).append(value)
+    return found
+
+
 def parameter(query: bytes | None, name: bytes) -> list[bytes]:
-    """Return the values of a query parameter, decoded."""
+    """Return the values of a query parameter, decoded; they must not be changed."""
+    if query is not None and len(query) > LONG_QUERY:
+        return _parameters(query).get(name, [])
     found = []
     longest = 3 * len(name)  # an escaped octet takes three
     for pair in query.split(b"&") if query else ():

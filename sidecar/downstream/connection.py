@@ -335,7 +335,7 @@ class DownstreamConnection(asyncio.Protocol):
                 self._keep_alive = False
             if not self.is_writing_paused:
                 self.expires = self._half_close_ends
-                self._sent_before = 0 if self._stream is None else self._stream.received
+                self._sent_before = self._stream.received if isinstance(self._stream, Body) else 0
 
     def _read_head(self) -> bool:
         """Start the first request in the buffer; False if its head is not whole or not valid."""
@@ -795,7 +795,7 @@ class DownstreamConnection(asyncio.Protocol):
             self._reject(Invalid("the request head did not arrive in time", 408))
         elif self._request_body is not None:
             self._break_request(Invalid("the request's body did not arrive in time", 408))
-        elif self._half_close_ends and self._stream is not None and self._stream.received > self._sent_before:
+        elif self._half_close_ends and isinstance(self._stream, Body) and self._stream.received > self._sent_before:
             self._extend_half_close()  # a write to a client that has left would have failed
         else:  # a broken request has not ended in time
             transport.abort()

@@ -69,7 +69,7 @@ class Claims:
             """Value of X-Forwarded-For without the peer."""
         else:
             hops = [each.get(b"for", b"unknown") for each in elements]
-            known = [parse_address(hop.decode("latin-1")) for hop in hops]
+            known = [parse_address(hop.decode("latin-1")) for hop in hops] if len(hops) <= MAX_HOPS else [None]
             self.chain = b"" if None in known else b", ".join([str(ip).encode() for ip in known])
         self.client = peer_address
         """IP address of the client, or the word in its place."""
@@ -110,14 +110,16 @@ def listed(value: bytes) -> list[bytes]:
 
 def members(value: bytes) -> list[list[bytes]]:
     """Return the elements of a `Forwarded` field, each as its pairs (RFC 7239 4)."""
-    found: list[list[bytes]] = [[b""]]
-    for token in TOKEN.findall(value):
+    found: list[list[bytes]] = [[]]
+    pair: list[bytes] = []
+    for token in [*TOKEN.findall(value), b","]:
+        if token not in (b",", b";"):
+            pair.append(token)
+            continue
+        found[-1].append(b"".join(pair))
+        pair = []
         if token == b",":
-            found.append([b""])
-        elif token == b";":
-            found[-1].append(b"")
-        else:
-            found[-1][-1] += token
+            found.append([])
     return [pairs for pairs in found if any(pair.strip(b" \t") for pair in pairs)]
 
 

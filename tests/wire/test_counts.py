@@ -131,6 +131,8 @@ READERS: dict[str, Callable[[], Any]] = {
     "forwarded fields": request(b"x-forwarded-for: 10.0.0.1\r\n" * FIELDS),
     "names in Connection": request(b"connection: " + b"a," * MEMBERS + b"\r\n"),
     "hops": request(b"x-forwarded-for: " + b"10.0.0.1," * MEMBERS + b"\r\n"),
+    "elements of Forwarded": request(b"forwarded: " + b"for=10.0.0.1," * MEMBERS + b"\r\n"),
+    "quotes in Forwarded": request(b"forwarded: for=" + b'""' * 15_000 + b"\r\n"),
     "a list": request(b"a: " + b"b," * MEMBERS + b"\r\n"),
     "dot segments": lambda: remove_dot_segments(b"/a/.." * (MAX_SEGMENTS // 2)),
     "disputed segments": lambda: uri.readings(b"//%2F;%25" * 341),

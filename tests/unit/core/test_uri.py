@@ -5,8 +5,27 @@ from itertools import product
 
 import pytest
 
-from sidecar.core.uri import MAX_BYTES, canonical, literal, readings, text
-from tests.support.work import grows_with
+from sidecar.core.uri import LONG_QUERY, MAX_BYTES, canonical, literal, parameter, readings, text
+from tests.support.work import calls, grows_with
+
+
+def test_a_parameter_of_a_long_query_is_that_of_a_short_one() -> None:
+    short = b"a=1&b=%41&%61=2&c&a+b=3+4&a%20b=%35&=x&&b"
+    long = short + b"&" + b"z" * LONG_QUERY
+    for name, values in (
+        (b"a", [b"1", b"2"]),
+        (b"b", [b"A", b""]),
+        (b"c", [b""]),
+        (b"a b", [b"3 4", b"5"]),
+        (b"d", []),
+    ):
+        assert parameter(short, name) == parameter(long, name) == values
+
+
+def test_many_conditions_on_a_long_query_take_it_apart_once() -> None:
+    query = b"%61=%62&" * 1024
+    once = calls(lambda: parameter(query[:-8] + b"x", b"c")).total()
+    assert calls(lambda: [parameter(query, b"%d" % number) for number in range(1000)]).total() <= once + 5000
 
 
 def test_every_escape_has_one_canonical_form() -> None:

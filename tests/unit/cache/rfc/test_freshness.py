@@ -53,7 +53,7 @@ class TestStorable:
         assert control("max-age=60", status=status).refusal == b""
 
     @pytest.mark.parametrize(
-        ("status", "why"), [(206, b"partial"), (304, b"status"), (100, b"status"), (103, b"status")]
+        ("status", "why"), [(206, b"partial"), (304, b"status"), (426, b"status"), (100, b"status"), (103, b"status")]
     )
     def test_partial_not_modified_and_interim_never(self, status: int, why: bytes) -> None:
         assert control("max-age=60, public", status=status).refusal == why
