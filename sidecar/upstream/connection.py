@@ -362,6 +362,11 @@ class UpstreamConnection(asyncio.Protocol):
         """True if the transport is closing or lost."""
         return self._transport is None or self._transport.is_closing()
 
+    def peer_address(self) -> str:
+        """Return the IP address of the endpoint; empty without one."""
+        peer = None if self._transport is None else self._transport.get_extra_info("peername")
+        return str(peer[0]) if peer else ""
+
     def has_input(self) -> bool:
         """True if the socket of an idle connection has something to read, such as its end.
 

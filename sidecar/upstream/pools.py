@@ -1,6 +1,9 @@
 """Pools of one upstream: one for each of its endpoints, made when it is first used.
 
 A pool goes when its endpoint goes.  What is kept, in the state store as `("pools", upstream, tls)`, outlives reloads.
+
+When a name moves, its idle connections to addresses that it no longer has are closed: else requests that come often
+enough would keep them for ever.
 """
 
 from __future__ import annotations
@@ -8,17 +11,20 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 from sidecar.core import metrics
-from sidecar.core.env import Env
+from sidecar.core.env import Env, Pending
 from sidecar.upstream.certificates import CertificateWatch
 from sidecar.upstream.connection import UpstreamConnection
 from sidecar.upstream.deadlines import Deadlines
 from sidecar.upstream.endpoint import Endpoint, EndpointSet, authority, literal
 from sidecar.upstream.pool import CONNECTION_STATES, Pool
-from sidecar.upstream.resolver import Names
+from sidecar.upstream.resolver import Names, known
 from sidecar.upstream.spec import UpstreamSpec
+
+FOLLOW_SECONDS: Final = 1.0
+"""Seconds between two comparisons of a pool's connections with the addresses of its name."""
 
 
 class Pools:
@@ -44,6 +50,8 @@ class Pools:
         self._where = where
         self._names = names
         self._pools: dict[Endpoint, Pool] = {}
+        self._followers: dict[Endpoint, Pending] = {}
+        """Tasks that follow the names of endpoints."""
         self._unsubscribe = endpoints.on_removal(self._remove)
         for state in CONNECTION_STATES:
             gauge = partial(self.count, state)
@@ -57,7 +65,21 @@ class Pools:
             connect = partial(open_connection, endpoint, self._tls, names)
             pool = self._pools[endpoint] = Pool(endpoint.url, self._env, self._deadlines, connect, self._where)
             self._tune(endpoint, pool)
+            if names is not None and endpoint.host and not known(endpoint.host):
+                self._followers[endpoint] = self._env.spawn(self._follow(pool, names, endpoint.host))
         return pool
+
+    async def _follow(self, pool: Pool, names: Names, host: str) -> None:
+        while True:
+            await self._env.sleep(FOLLOW_SECONDS)
+            if pool.idle:
+                try:
+                    addresses = await names.look_up(host)  # asks once its answer has expired
+                except OSError:
+                    continue
+                for connection in list(pool.idle):
+                    if connection.peer_address() not in addresses:
+                        connection.close()
 
     def count(self, state: str) -> int:
         """Return the number of connections in one of the `CONNECTION_STATES`."""
@@ -79,12 +101,19 @@ class Pools:
             pool = self._pools.pop(endpoint, None)
             if pool is not None:
                 pool.retire()
+            self._stop_following(endpoint)
+
+    def _stop_following(self, endpoint: Endpoint) -> None:
+        follower = self._followers.pop(endpoint, None)
+        if follower is not None:
+            follower.cancel()
 
     def retire(self) -> None:
         """Retire every pool: the upstream is no longer configured."""
         self._unsubscribe()
-        for pool in self._pools.values():
+        for endpoint, pool in self._pools.items():
             pool.retire()
+            self._stop_following(endpoint)
 
     def describe(self) -> dict[str, Any]:
         pools = {endpoint.url: pool.describe() for endpoint, pool in self._pools.items()}

@@ -85,6 +85,27 @@ async def test_an_address_that_changes_is_followed_and_the_last_good_one_kept(tm
             await until(sidecar, "/app", 502)
 
 
+async def test_a_name_that_moves_takes_its_kept_connections_along(tmp_path: Path) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while await reader.readuntil(b"\r\n\r\n"):
+            writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nnew")
+
+    async with Server(answering(body=b"old")) as server, NameServer({"app.test": ["127.0.0.1"]}, ttl=0) as names:
+        new = await asyncio.start_server(answer, "127.0.0.2", server.port)
+        app = named(names, f"http://app.test:{server.port}", ttl={"min": "50ms"})
+        async with Sidecar(policies(upstreams={"app": app}, routes=[route("app")]), tmp_path) as sidecar:
+            assert (await sidecar.fetch("GET", "/app")).body == b"old"
+            names.rcode = "SERVFAIL"
+            while names.asked.count("app.test A") < 3:
+                assert (await sidecar.fetch("GET", "/app")).body == b"old"
+                await asyncio.sleep(0.02)
+            assert len(server.connections) == 1, "kept while nothing better is known"
+            names.rcode, names.records["app.test"] = "", ["127.0.0.2"]
+            while (await sidecar.fetch("GET", "/app")).body != b"new":
+                await asyncio.sleep(0.02)
+        new.close()
+
+
 async def test_a_name_without_an_address_says_why(tmp_path: Path) -> None:
     async with NameServer({}) as names:
         upstreams = {"app": named(names, "http://gone.test:80")}

@@ -110,3 +110,21 @@ def test_connections_are_few_wait_for_their_turn_and_are_not_retried(url: str, w
 def test_tls_is_used_where_the_address_asks_for_it() -> None:
     kinds = [type(client(url).client.connection_pool.make_connection()) for url in ("redis://a", "rediss://a")]
     assert [kind.__name__ for kind in kinds] == ["Connection", "SSLConnection"]
+
+
+async def test_a_look_up_that_hangs_is_left_with_the_command_that_needs_it() -> None:
+    class Hanging(OneName):
+        async def open_socket(self, host: str, port: int) -> socket.socket:
+            self.asked.append(host)
+            await asyncio.get_running_loop().create_future()
+            raise AssertionError
+
+    names = Hanging("")
+    redis = client("redis://cache.test", names)
+    command = asyncio.create_task(redis.raw("ping"))
+    while not names.asked:
+        await asyncio.sleep(0)
+    command.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await command
+    await redis.close()
