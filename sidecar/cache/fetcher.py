@@ -32,7 +32,7 @@ from sidecar.cache.tee import BROKEN_OFF, NO_ROOM, Tee
 from sidecar.core.env import Env
 from sidecar.core.exchange import Exchange
 from sidecar.core.message import Headers, get_all
-from sidecar.core.outcome import Outcome
+from sidecar.core.outcome import Failure, Outcome
 from sidecar.core.stage import Service
 
 CLOCK_HOLDS: Final = 1.0
@@ -267,8 +267,17 @@ class Fetcher:
         if fetch.stale is not None:
             if not is_about or why in PERSONAL_REFUSALS:
                 return
-            self._store.drop(fetch.stale)  # the upstream has replaced it
+            stream = None if fetch.outcome is None else fetch.outcome.stream
+            if stream is None:
+                self._store.drop(fetch.stale)  # the upstream has replaced it
+            else:
+                stream.on_close(partial(self._replaced, fetch.stale))
         self._store.fetches.mark_uncacheable(fetch.entry_key, now)
+
+    def _replaced(self, stale: Entry, failure: Failure | None) -> None:
+        """Remove a stored entry now that the answer in its place has ended, unless it broke off."""
+        if failure is None:
+            self._store.drop(stale)
 
     def _validated(self, fetch: Fetch, entry: Entry, outcome: Outcome) -> None:
         """Renew the stale entry after a 304."""

@@ -142,6 +142,8 @@ class RedisTier:
             raise
 
     async def _load(self, key: bytes, uri: bytes) -> tuple[Entry | Variants | None, bytes | None]:
+        if not self._seen:
+            await self._find_end()  # first: a purge of what we find from here on is not missed
         pending = tuple(self._unpublished)
         names = [_name(b"e:", key), EVERYTHING, _name(b"u:", uri), PREFIXES, TAGS]
         found, *counts, of_all_tags = await self._client.multi_get(names)
@@ -245,8 +247,7 @@ class RedisTier:
         if not self.is_up:
             await self._client.prove_primary()
         if not self._seen:
-            last = await self._client.raw("xrevrange", self._stream, count=1)
-            self._seen = last[0][0].decode() if last else "0-0"
+            await self._find_end()
         else:
             streams = await self._client.raw("xread", {self._stream: self._seen}, count=STREAM_LENGTH)
             purges = streams[0][1] if streams else []
@@ -261,6 +262,11 @@ class RedisTier:
         if not self.is_up:
             self.is_up = True
             self._env.emit(events.CACHE_TIER_UP, cache=self._cache)
+
+    async def _find_end(self) -> None:
+        """Find the end of the stream, from which on we read it."""
+        last = await self._client.raw("xrevrange", self._stream, count=1)
+        self._seen = self._seen or (last[0][0].decode() if last else "0-0")
 
     def _rearm(self, _: Any) -> None:
         if self._is_closed:

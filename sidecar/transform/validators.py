@@ -24,7 +24,7 @@ _cut_digests: Final = LineRemover(DIGESTS)
 _cut_untrue: Final = LineRemover((*DIGESTS, "accept-ranges", "content-length"), ["etag"])
 _cut_ranges: Final = LineRemover(("range", "if-range"))
 
-_QUOTED: Final = re.compile(rb'"(?:[^"\\]|\\.)*+"?+', re.DOTALL)
+_QUOTED: Final = re.compile(rb'"(?:[^"\\]|\\.)*"?', re.DOTALL)
 """Matches a quoted string, and one without end up to the end."""
 
 OnETag = Literal["weaken", "drop"]

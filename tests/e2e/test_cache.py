@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import re
 from typing import Any
@@ -11,7 +12,19 @@ import pytest
 
 from chaos.parts.client import PATIENCE
 from chaos.parts.http import Message, response
-from chaos.parts.servers import Behaviour, Connection, after, answering, echoing, sequence
+from chaos.parts.servers import (
+    Behaviour,
+    Connection,
+    after,
+    answering,
+    echoing,
+    reset,
+    resetting_mid_body,
+    saying,
+    sequence,
+    truncating,
+    truncating_chunked,
+)
 from tests.e2e.world import World, world
 from tests.support.process import Sidecar
 
@@ -229,3 +242,50 @@ async def test_a_route_without_a_cache_is_not_touched(shared: Sidecar) -> None:
     async with world(shared, {"app": FRESH, "plain": echoing}, routes={"app": CACHE}) as w:
         assert not (await w.sidecar.fetch("GET", "/plain")).get("cache-status")
         assert (await w.sidecar.fetch("POST", "/plain", b"x")).body == b"x"
+
+
+STALE = answering(body=b"stored", fields=[("Cache-Control", "max-age=0, stale-if-error=60")])
+
+
+@pytest.mark.parametrize("odd", [
+    *(answering(status, b"odd") for status in (400, 408, 421, 425, 429, 431)), resetting_mid_body, truncating,
+    truncating_chunked,
+    saying(b"HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nContent-Length: 9\r\n\r\nhalf", close=True),
+])  # fmt: skip
+async def test_an_odd_answer_does_not_cost_the_stale_one(shared: Sidecar, odd: Behaviour) -> None:
+    async with world(shared, {"app": sequence(STALE, odd, reset)}, routes={"app": CACHE}) as w:
+        assert (await w.sidecar.fetch("GET", "/app")).body == b"stored"
+        with contextlib.suppress(ConnectionError, EOFError):
+            assert (await w.sidecar.fetch("GET", "/app")).body != b"stored"
+        answer = await w.sidecar.fetch("GET", "/app")
+        assert (answer.status, answer.body) == (200, b"stored")
+        assert "detail=reset" in said(answer)
+
+
+@pytest.mark.parametrize("framing", ["Content-Length: 6", "Transfer-Encoding: chunked"])
+async def test_a_streamed_answer_to_a_post_is_stored_whole(shared: Sidecar, framing: str) -> None:
+    head = f"HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nContent-Location: /app\r\n{framing}\r\n\r\n".encode()
+    pieces = (b"pos", b"ted") if "Length" in framing else (b"3\r\npos\r\n", b"3\r\nted\r\n0\r\n\r\n")
+    async with world(shared, {"app": saying(head, *pieces, every=0.05)}, routes={"app": CACHE}) as w:
+        posted = await w.sidecar.fetch("POST", "/app", b"x")
+        got = await w.sidecar.fetch("GET", "/app")
+        assert (posted.body, got.body, calls(w)) == (b"posted", b"posted", 1)
+
+
+@pytest.mark.parametrize("block", [{"ttl": "60s"}, {"heuristic": "10%"}])
+@pytest.mark.parametrize("name", ["cookie", "x_api_key", "authorization", "x_user_id"])
+async def test_the_answer_to_one_user_is_not_given_to_another(
+    shared: Sidecar, name: str, block: dict[str, Any]
+) -> None:
+    field = name.replace("_", "-")
+
+    async def behave(connection: Connection, request: Message) -> None:
+        fields = [("Last-Modified", "Mon, 01 Jan 2001 00:00:00 GMT")]
+        await connection.send(response(200, (request.get(field) or "nobody").encode(), fields))
+
+    async with world(shared, {"app": behave}, routes={"app": {"cache": block}}) as w:
+        for user in ("one", "two", "one"):
+            assert (await w.sidecar.fetch("GET", "/app", **{name: user})).body == user.encode()
+        assert (await w.sidecar.fetch("GET", "/app")).body == b"nobody"
+        assert (await w.sidecar.fetch("GET", "/app")).body == b"nobody"
+        assert calls(w) == 4

@@ -120,6 +120,22 @@ class TestPurges:
         await third.get()
         assert third.calls == 1
 
+    @pytest.mark.parametrize("purge", PURGES, ids=KINDS)
+    async def test_it_reaches_one_that_has_just_started(
+        self, redis: Redis, sidecar: Make, purge: Callable[[World], Any]
+    ) -> None:
+        one = sidecar(redis.url, TAGGED)
+        await one.get()
+        await written(one)
+        other = sidecar(redis.url, TAGGED)
+        tier_of(other)._timer.cancel()  # it looks something up before it first reads the stream
+        await other.get()
+        assert (memory_of(other), other.calls) == (1, 0)
+        purge(one)
+        await written(one)
+        await tier_of(other)._sync()
+        assert memory_of(other) == 0
+
     async def test_a_prefix_spares_the_rest(self, redis: Redis, sidecar: Make) -> None:
         one, other = sidecar(redis.url, FRESH), sidecar(redis.url, 500)
         await one.get("/a")

@@ -113,6 +113,37 @@ class TestTheStaleCopy:
         answer = await world.get()
         assert (answer.body, is_hit(answer)) == (b"body", True)
 
+    @pytest.mark.parametrize(
+        "lines", [b"", b"cache-control: no-store\r\n", b"vary: *\r\n", b"cache-control: private\r\n"]
+    )
+    async def test_so_does_one_that_would_not_be_stored(self, lines: bytes) -> None:
+        body = Body(length=10)
+        world = await aged(streamed(body, lines), RESET)
+        await world.get()
+        body.feed(b"half")
+        body.fail(RESET)
+        assert (await world.get()).body == b"body"
+
+    async def test_one_that_comes_whole_replaces_it(self) -> None:
+        body = Body()
+        world = await aged(streamed(body, b"cache-control: no-store\r\n"), RESET)
+        await world.get()
+        body.feed(b"whole")
+        body.finish()
+        assert (await world.get()).status == 502
+
+    @pytest.mark.parametrize("is_whole", [True, False])
+    async def test_one_that_grows_too_long_replaces_it_once_it_is_whole(self, is_whole: bool) -> None:
+        body = Body()
+        world = await aged(streamed(body), RESET, max_body="100B")
+        await world.get()
+        body.feed(b"x" * 101)
+        if is_whole:
+            body.finish()
+        else:
+            body.fail(RESET)
+        assert (await world.get()).status == (502 if is_whole else 200)
+
     @virtual
     async def test_a_refresh_in_the_background_leaves_it_too(self) -> None:
         world = World(FRESH, 429, RESET, env=virtual_env(), stale_if_error="5m", stale_while_revalidate="10s")
