@@ -166,6 +166,10 @@ Events of the server span: {", ".join(f"`{name}`" for name in span_events())}.
 One line of JSON for each request, on standard output; a member without a value is left out:
 {", ".join(f"`{name}`" for name in members())}. Those of a try stand in `attempts`.
 
+Without `telemetry.access_log` only requests that fail or are refused leave a line, at most 20 a second, so that an
+incident is never without a trace in the logs and never floods them; `suppressed` says how many lines were left out
+before this one. `broken_off`: the answer's head was out when it failed. `instead_of`: what a fallback has replaced.
+
 ## Diagnostics
 
 One line for each transition or trouble, on standard error; never one for a request.

@@ -186,8 +186,6 @@ class Upstream:
         failure = outcome.failure
         if failure is None:
             attempt.status = outcome.status
-            if self._ejector is None and attempt.target.failures:
-                attempt.target.failures = 0
         else:
             attempt.reason = failure.code
             attempt.cause = outcome.cause
@@ -195,8 +193,11 @@ class Upstream:
                 attempt.target.failed_at = now
                 if self._ejector is None:
                     attempt.target.failures += 1
-        if self._ejector is not None and outcome is not ABANDONED:
-            self._ejector.record(attempt.target, outcome, attempt.started, now)
+        if self._ejector is not None:
+            if outcome is not ABANDONED:
+                self._ejector.record(attempt.target, outcome, attempt.started, now)
+        elif failure is None and attempt.target.failures:
+            attempt.target.failures = 0
         gate = attempt.gate
         if gate is not None and (x := attempt.exchange) is not None:
             attempt.exchange = None  # it holds its attempts: leave no cycle to the garbage collector
