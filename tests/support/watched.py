@@ -33,7 +33,7 @@ Answer = Callable[[asyncio.Transport, bytes], None]
 """Answers the bytes of a request on an upstream's transport."""
 POLICY = {
     "version": 1,
-    "listeners": {"inbound": {"address": "127.0.0.1:8080"}},
+    "listeners": {"inbound": {"address": "127.0.0.1:8080", "untrusted": {"min_deadline": "0s"}}},
     "upstreams": {"u": {"endpoints": [UPSTREAM]}},
     "routes": [{"name": "r", "match": {"path_prefix": "/"}, "upstream": "u"}],
 }
