@@ -160,6 +160,8 @@ Events of the server span: {", ".join(f"`{name}`" for name in span_events())}.
 
 One line of JSON for each request, on standard output; a member without a value is left out:
 {", ".join(f"`{name}`" for name in members())}. Those of a try stand in `attempts`.
+A WebSocket session is logged at its end: bytes are those of both directions after the handshake, and
+`refused_by: timeout` says that silence has ended it (`timeout.idle`).
 
 ## Diagnostics
 

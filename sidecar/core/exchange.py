@@ -212,7 +212,7 @@ class Exchange(Message):
     retry_stopped = ""
     """Why no further retry was made: `marked`, `method`, `attempts`, `body`, `retry_after`, `deadline` or `budget`."""
     refused_by = ""
-    """Name of the block whose refusal a fallback has replaced."""
+    """Name of the block whose refusal a fallback has replaced, or that has ended a session; empty without one."""
     speaks_to_caches = True
     """False if no field of the request is one of `sidecar.core.message.FOR_CACHES`."""
     shared_fetch: SharedFetch | None

@@ -565,7 +565,7 @@ class UpstreamConnection(asyncio.Protocol):
         `early` came after the head and belongs to the new protocol.
         """
         promise, self._promise = self._promise, None
-        outcome = Outcome(101, lines=lines)
+        outcome = Outcome(101, lines=lines, stream=Body())  # which keeps permits and counts until the tunnel ends
         outcome.tunnel = self
         self._phase = SWITCHED
         self._exchange = None
