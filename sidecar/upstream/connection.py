@@ -373,6 +373,8 @@ class UpstreamConnection(asyncio.Protocol):
                 self.fail(RESET, "closed without the close_notify of TLS: the answer may not be whole")
             else:
                 self._end_body(reader)
+        elif (failure := self._slow_client()) is not None:
+            self.fail(failure, "closed while it waited for the client")
         elif self._is_stale() and x.method in IDEMPOTENT_METHODS:
             self.fail(STALE_CONNECTION, "closed while idle")
         else:
@@ -392,6 +394,13 @@ class UpstreamConnection(asyncio.Protocol):
         """True if the connection was used or idle before this exchange, and nothing of an answer has come."""
         is_reused = self.served > 0 or self.idle_since > 0
         return is_reused and self._phase == AWAITING_HEAD and not self._buffer and not self._interims
+
+    def _slow_client(self) -> Failure | None:
+        """Return the client's failure for which the peer may have closed the connection: servers have timeouts too."""
+        now, body, reader = self.pool.env.now(), self._request_body, self._reader
+        if reader is not None:
+            return SLOW_READER if 2 * reader.body.held_for(now) > now - self._started else None
+        return CLIENT_TIMEOUT if body is not None and body.is_dribbled(now) else None
 
     def _read_early_answer(self) -> None:
         """Read what the socket still holds after a failed write.
