@@ -165,6 +165,8 @@ Events of the server span: {", ".join(f"`{name}`" for name in span_events())}.
 
 One line of JSON for each request, on standard output; a member without a value is left out:
 {", ".join(f"`{name}`" for name in members())}. Those of a try stand in `attempts`.
+A WebSocket session is logged at its end: bytes are those of both directions after the handshake, and
+`refused_by: timeout` says that silence has ended it (`timeout.idle`).
 
 Without `telemetry.access_log` only requests that fail or are refused leave a line, at most 20 a second, so that an
 incident is never without a trace in the logs and never floods them; `suppressed` says how many lines were left out

@@ -221,7 +221,7 @@ class Exchange(Message):
     retry_stopped = ""
     """Why no further retry was made: `marked`, `method`, `attempts`, `body`, `retry_after`, `deadline` or `budget`."""
     refused_by = ""
-    """Name of the block whose refusal a fallback has replaced."""
+    """Name of the block whose refusal a fallback has replaced, or that has ended a session; empty without one."""
     replaced: Outcome | None = None
     """Failure or bad response that a fallback has replaced; None if none has."""
     speaks_to_caches = True

@@ -131,7 +131,8 @@ class Outcome(Message):
         self.stream = stream
         """Body that was still arriving; `body` is then empty."""
         self.tunnel: Upgraded | None = None
-        """Upstream connection after a 101; None for every other response."""
+        """Upstream connection after a 101; None for every other response.  `stream` then stands for the session: it has
+        no content, and ends with the tunnel."""
         self.failure = failure
         """None for a real response."""
         self.refusal = refusal

@@ -652,16 +652,18 @@ class DownstreamConnection(asyncio.Protocol):
         """Join the client and an upstream that has switched protocols."""
         transport, listener = self._transport, self.listener
         assert transport is not None
-        tunnel = Tunnel(listener, x.idle_timeout)
+        tunnel = Tunnel(listener, x, outcome)
         if not tunnel.open(transport, upstream, encode_head(outcome, SWITCHING, listener.date), self._buffer):
+            if outcome.stream is not None:
+                outcome.stream.fail(RESET)
             self._write(x, make_problem(x, failed(RESET, cause="closed after switching protocols"), listener.details))
             return
         self._phase = SWITCHED
         self._transport = None
+        self._exchange = None  # the tunnel records it at its end
         listener.replace(self, tunnel)
         if self._half_close_ends:
             tunnel.half_close()
-        self._record(outcome, None)
 
     def _write(self, x: Exchange, outcome: Outcome) -> None:
         """Write an answer: its head, and its body if that is whole, else as it comes."""

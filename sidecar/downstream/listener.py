@@ -23,6 +23,7 @@ from sidecar.downstream.response_head import UNMASKED
 from sidecar.downstream.slow_clients import SlowClients
 from sidecar.downstream.sockets import BACKLOG, Sockets
 from sidecar.downstream.tls_acceptor import TlsAcceptor
+from sidecar.downstream.tunnel import Tunnel
 from sidecar.telemetry.plain import Masks
 from sidecar.upstream.certificates import CertificateWatch
 
@@ -157,8 +158,13 @@ class Listener:
 
     @property
     def active(self) -> int:
-        """Number of requests under way.  It is counted when it is read, because a counter would cost each request."""
-        return sum(1 for each in self.connections if isinstance(each, DownstreamConnection) and each.is_serving)
+        """Number of requests under way, WebSocket sessions included.  It is counted when it is read, because a counter
+        would cost each request."""
+        return sum(
+            1
+            for each in self.connections
+            if isinstance(each, Tunnel) or (isinstance(each, DownstreamConnection) and each.is_serving)
+        )
 
     # ----- what its connections call
 

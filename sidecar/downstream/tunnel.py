@@ -7,7 +7,8 @@ Rules:
    silence ends the tunnel after `limits.half_close_timeout`, since the side may have left.
 3. Silence in both directions for the route's `timeout.idle` ends the tunnel, and so does a draining listener.  Both
    sides then get a Close frame 1001 between two frames (RFC 6455 5.5.1 and 7.4.1) and `LINGER_SECONDS` to answer it.
-4. A tunnel counts as a connection of its listener and of its endpoint until both sides are closed.
+4. A tunnel counts as a connection of its listener and of its endpoint until both sides are closed.  Until then its
+   request keeps its permits, and then it is recorded, with the bytes of both directions.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from sidecar.core.exchange import NEVER
-from sidecar.core.outcome import Upgraded
+from sidecar.core.body import Body
+from sidecar.core.exchange import NEVER, Exchange
+from sidecar.core.outcome import CLIENT_CLOSED, RESET, Failure, Outcome, Refusal, Upgraded
 from sidecar.downstream.closing import LINGER_SECONDS
 from sidecar.downstream.websocket import GOING_AWAY, GOING_AWAY_MASKED, FrameFollower
 
@@ -27,12 +29,19 @@ if TYPE_CHECKING:
 class Tunnel:
     """Both sides together, as listener and server see them."""
 
-    __slots__ = ("_client", "_idle_timeout", "_is_closing", "_listener", "_server", "_upstream", "expires")
+    __slots__ = (
+        "_client", "_exchange", "_failure", "_idle_timeout", "_is_closing", "_listener", "_outcome", "_server",
+        "_upstream", "expires",
+    )  # fmt: skip
 
-    def __init__(self, listener: Listener, idle_timeout: float) -> None:
-        """`idle_timeout` is in seconds, or `NEVER`."""
+    def __init__(self, listener: Listener, x: Exchange, outcome: Outcome) -> None:
+        """`x` is the request that was upgraded, and `outcome` its 101."""
         self._listener = listener
-        self._idle_timeout = idle_timeout
+        self._exchange = x
+        self._outcome = outcome
+        self._idle_timeout = x.idle_timeout
+        self._failure: Failure | None = None
+        """What has broken the session off; None for an end that a side or the sidecar has chosen."""
         self._is_closing = False
         """True once both sides are told that the tunnel ends."""
         self._upstream: Upgraded | None = None
@@ -81,14 +90,27 @@ class Tunnel:
         self.restart_idle_timeout()
         return seconds > 0
 
-    def end_side(self, side: TunnelSide) -> None:
-        """Close the other side of one that is closed."""
+    def end_side(self, side: TunnelSide, error: Exception | None) -> None:
+        """Close the other side of one that is closed; `error` is what the system says of it."""
         if side is self._server and self._upstream is not None:
             self._upstream.close()
+        if error is not None and not self._is_closing and not side.other.is_closed:
+            self._failure = CLIENT_CLOSED if side is self._client else RESET
         if side.other.is_closed:
             self._listener.forget(self)
+            self._record()
         elif not self._is_closing or not side.other.is_discarding:
             side.other.close()
+
+    def _record(self) -> None:
+        """End the stream that stands for the session, and record the request."""
+        x, outcome = self._exchange, self._outcome
+        x.stream = Body()
+        x.stream.received = self._client.received
+        if outcome.stream is not None:
+            outcome.stream.received = self._server.received
+            outcome.stream.finish()
+        self._listener.record(x, outcome, self._failure)
 
     # ----- what listener and server call
 
@@ -97,6 +119,9 @@ class Tunnel:
         if self._is_closing:
             self.abort()
         else:
+            self._exchange.refused_by = "timeout"
+            detail = f"It was silent in both directions for {self._idle_timeout:.3g} s."
+            self._outcome.refusal = Refusal("timeout", detail=detail, limit=self._idle_timeout)
             self.drain()
 
     def drain(self) -> None:
@@ -128,6 +153,7 @@ class TunnelSide(asyncio.Protocol):
         "is_discarding",
         "is_eof",
         "other",
+        "received",
         "transport",
     )
 
@@ -148,8 +174,11 @@ class TunnelSide(asyncio.Protocol):
         self.is_eof = False
         """True once this side has sent its last byte."""
         self.is_closed = False
+        self.received = 0
+        """Bytes that this side has sent."""
 
     def data_received(self, data: bytes) -> None:
+        self.received += len(data)
         self._tunnel.restart_idle_timeout()
         if self.is_discarding:
             self.frames.follow(data)
@@ -159,6 +188,7 @@ class TunnelSide(asyncio.Protocol):
             self.other.write(data[:size])
             self.end_frames()
             if self.is_discarding:
+                self.received -= len(data) - size  # counted once more by the next line
                 self.data_received(data[size:])
         else:
             self.frames.follow(data)
@@ -190,7 +220,7 @@ class TunnelSide(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         self.is_closed = True
         self.transport = None
-        self._tunnel.end_side(self)
+        self._tunnel.end_side(self, error)
 
     def pause_writing(self) -> None:
         if self.other.transport is not None:

@@ -412,6 +412,8 @@ class UpstreamConnection(asyncio.Protocol):
                 self.fail(RESET, "closed without the close_notify of TLS: the answer may not be whole")
             else:
                 self._end_body(reader)
+        elif (failure := self._slow_client()) is not None:
+            self.fail(failure, "closed while it waited for the client")
         elif self._is_stale() and x.method in IDEMPOTENT_METHODS:
             self.fail(STALE_CONNECTION, "closed while idle")
         else:
@@ -439,6 +441,13 @@ class UpstreamConnection(asyncio.Protocol):
         """True if a 408 ends the idle time before this exchange and the exchange can be repeated."""
         is_closing = self._is_reused and not self._keep_alive and not self._interims
         return is_closing and x.method in IDEMPOTENT_METHODS and x.is_replayable
+
+    def _slow_client(self) -> Failure | None:
+        """Return the client's failure for which the peer may have closed the connection: servers have timeouts too."""
+        now, body, reader = self.pool.env.now(), self._request_body, self._reader
+        if reader is not None:
+            return SLOW_READER if 2 * reader.body.held_for(now) > now - self._started else None
+        return CLIENT_TIMEOUT if body is not None and body.is_dribbled(now) else None
 
     def _read_early_answer(self) -> None:
         """Read what the socket still holds after a failed write.
@@ -631,7 +640,7 @@ class UpstreamConnection(asyncio.Protocol):
         `early` came after the head and belongs to the new protocol.
         """
         promise, self._promise = self._promise, None
-        outcome = Outcome(101, lines=lines)
+        outcome = Outcome(101, lines=lines, stream=Body())  # which keeps permits and counts until the tunnel ends
         outcome.tunnel = self
         self._phase = SWITCHED
         self._exchange = None

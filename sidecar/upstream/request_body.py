@@ -20,6 +20,8 @@ from sidecar.core.outcome import Failure
 if TYPE_CHECKING:
     from sidecar.upstream.connection import UpstreamConnection
 
+DRIBBLE: Final = 1024
+"""Bytes a second below which a body dribbles, once it has held up its upstream for a second."""
 CONTINUE_AFTER: Final = 1.0
 """Longest wait for a `100 Continue`."""
 
@@ -103,6 +105,11 @@ class RequestBody:
     def held_for(self, now: float) -> float:
         """Return the seconds for which the upstream has waited for the client in this attempt."""
         return self._stream.held_for(now) - self._held_before
+
+    def is_dribbled(self, now: float) -> bool:
+        """True if the upstream waits for a client that sends next to nothing."""
+        held = self.held_for(now)
+        return self.is_starved and held >= 1 and self._stream.received < DRIBBLE * held
 
     def _measure(self) -> None:
         """Begin or end to count the time for the client's."""

@@ -71,7 +71,7 @@ def converse(pieces: list[bytes], seed: int, *, ends: bool) -> tuple[Answer | No
     async def call() -> None:
         outcome: Outcome = await connection.exchange(x, float("inf"), env.now())
         body, failure, trailers = outcome.body, outcome.failure, []
-        if outcome.stream is not None:
+        if outcome.stream is not None and outcome.tunnel is None:  # that of a tunnel ends with the session
             taken = Taken(outcome.stream)
             failure = await taken.ended
             body, trailers = bytes(taken.data), taken.trailers

@@ -1,7 +1,7 @@
 """Stage `concurrency`: a limit on requests in flight, with a queue.
 
-A permit covers a request to the last byte of its response.  A plain limit is a gate.  A queue has to wait, and an
-adaptive limit has to time the head of a response, so these are a layer.
+A permit covers a request to the last byte of its response, and a WebSocket session to its end.  A plain limit is a
+gate.  A queue has to wait, and an adaptive limit has to time the head of a response, so these are a layer.
 
 Rules (`docs/design/concurrency.md` has the reasons):
 

@@ -105,8 +105,8 @@ class TimeoutObserver:
         return min(x.deadline, x.arrived + self.request)
 
     def settle(self, x: Exchange, ticket: object, outcome: Outcome) -> None:
-        if outcome.failure is not None and outcome.failure.origin == "client":
-            return  # how long it would have taken is unknown
+        if outcome.tunnel is not None or (outcome.failure is not None and outcome.failure.origin == "client"):
+            return  # the deadline ends with a 101; how long it would have taken without the client is unknown
         due = cast("float", ticket)
         is_slow = any(attempt.ended - attempt.started > self.attempt for attempt in x.attempts)
         if is_slow or self.now() > due:

@@ -3,19 +3,35 @@
 from __future__ import annotations
 
 import asyncio
+import json
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from chaos.parts.websocket import CLOSE, TEXT, Frame
+from sidecar.core import metrics
 from sidecar.core.exchange import NEVER, Exchange
 from sidecar.core.outcome import Outcome
 from sidecar.downstream.websocket import GOING_AWAY, GOING_AWAY_MASKED
+from sidecar.telemetry.logs.access import as_json
 from tests.support.loop import settle, virtual
+from tests.support.proxy import Proxy, Service, ServiceConnection
 from tests.support.transports import Wire
 from tests.unit.downstream.front import HANDSHAKE, Client, Front, Upgraded
 
 HELLO = Frame(TEXT, b"hello").encode()
 MASKED = Frame(TEXT, b"hello", masked=True).encode()
+
+POLICIES = """version: 1
+listeners: {inbound: {address: "127.0.0.1:0"}}
+upstreams: {u: {endpoints: ["http://a:80"] UPSTREAM}}
+routes: [{name: r, match: {path_prefix: /}, upstream: u BLOCK}]
+"""
+SWITCH = (
+    b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n"
+)
 
 
 class World:
@@ -54,8 +70,8 @@ async def test_bytes_pass_both_ways() -> None:
     await settle()
     assert server.received == MASKED * 3
     assert client.rest == HELLO * 2
-    assert len(world.front.records) == 1
-    assert world.front.server.open_connections == 1
+    assert world.front.records == [], "it is recorded at its end"
+    assert world.front.server.open_connections == world.front.listener.active == 1
 
 
 @virtual
@@ -311,3 +327,171 @@ async def test_abort_closes_both_sides() -> None:
     assert client.is_lost
     assert server.is_lost
     assert world.is_over
+
+
+# ----- the end of a session
+
+
+class Session:
+    """Proxy with a session through it."""
+
+    def __init__(self, block: str = "", upstream: str = "") -> None:
+        self.service = Service(SWITCH)
+        self.proxy = Proxy(POLICIES.replace(" BLOCK", block).replace(" UPSTREAM", upstream), self.service)
+        self.client = self.proxy.connect()
+
+    async def open(self, seconds: float = 30) -> ServiceConnection:
+        """Shake hands, and send something in both directions for a while."""
+        self.client.write(HANDSHAKE)
+        await settle(20)
+        server = self.service.connections[-1]
+        assert b" 101 " in self.client.received
+        self.client.write(MASKED * 3)
+        await asyncio.sleep(seconds)
+        server.write(HELLO)
+        await settle(20)
+        return server
+
+    @property
+    def line(self) -> dict[str, Any]:
+        """The line of the session in the access log."""
+        assert self.proxy.bugs == []
+        ((x, outcome, reason, seconds),) = self.proxy.records
+        line: dict[str, Any] = json.loads(as_json(b"t", x, outcome, reason, seconds))
+        return line
+
+
+def close(session: Session, server: ServiceConnection) -> None:
+    session.client.transport.write_eof()
+    server.transport.close()
+
+
+def close_by_server(session: Session, server: ServiceConnection) -> None:
+    server.transport.write_eof()
+    session.client.transport.close()
+
+
+def reset(session: Session, server: ServiceConnection) -> None:
+    session.client.transport.abort()
+
+
+def reset_by_server(session: Session, server: ServiceConnection) -> None:
+    server.transport.abort()
+
+
+ENDS = {close: None, close_by_server: None, reset: "client_closed", reset_by_server: "reset"}
+
+
+@pytest.mark.parametrize("end", ENDS)
+@virtual
+async def test_a_session_is_logged_at_its_end(end: Callable[[Session, ServiceConnection], None]) -> None:
+    session = Session()
+    server = await session.open()
+    assert session.proxy.records == []
+    end(session, server)
+    await settle(20)
+    line = session.line
+    assert (line["status"], line.get("reason")) == (101, ENDS[end])
+    assert (line["bytes_in"], line["bytes_out"]) == (3 * len(MASKED), len(HELLO))
+    assert line["duration_ms"] == pytest.approx(30_000, abs=10)
+    (attempt,) = line["attempts"]
+    assert (attempt["status"], attempt["duration_ms"]) == (101, pytest.approx(30_000, abs=10))
+
+
+@virtual
+async def test_the_line_of_a_silent_session_says_what_ended_it() -> None:
+    session = Session(", timeout: {request: off, idle: 10s}")
+    await session.open(5)
+    await asyncio.sleep(30)
+    line = session.line
+    assert (line["refused_by"], line["detail"]) == ("timeout", "It was silent in both directions for 10 s.")
+    assert "reason" not in line, "silence is no error"
+
+
+@virtual
+async def test_drained_and_aborted_sessions_are_logged() -> None:
+    for is_patient in (True, False):
+        session = Session()
+        await session.open()
+        if is_patient:
+            await session.proxy.server.drain(10)
+        else:
+            session.proxy.server.abort()
+        await settle(20)
+        assert session.line["bytes_in"] == 3 * len(MASKED)
+
+
+LIMITS = [
+    (", concurrency: {max: 1}", ""),
+    (", concurrency: {max: 1, queue: 5, queue_timeout: 100ms}", ""),
+    (", concurrency: {adaptive: {min: 1, max: 1}}", ""),
+    ("", ", concurrency: {max: 1}"),
+]
+
+
+@pytest.mark.parametrize(("block", "upstream"), LIMITS)
+@pytest.mark.parametrize("end", ENDS)
+@virtual
+async def test_a_session_holds_its_permit(
+    block: str, upstream: str, end: Callable[[Session, ServiceConnection], None]
+) -> None:
+    session = Session(block, upstream)
+    server = await session.open()
+    refused = await session.proxy.get()
+    assert (refused.status, refused.get("x-sidecar-reason")) == (503, "overloaded")
+    end(session, server)
+    await settle(20)
+    session.service.answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"
+    assert (await session.proxy.get()).status == 200
+    (limit,) = session.proxy.state("concurrency").values()
+    assert limit["active"] == 0
+
+
+@virtual
+async def test_a_session_that_never_begins_holds_none() -> None:
+    """The client leaves during the handshake."""
+    session = Session(", concurrency: {max: 1}")
+    session.service.after = 1.0
+    session.client.write(HANDSHAKE)
+    await asyncio.sleep(0.5)
+    session.client.transport.abort()
+    await asyncio.sleep(2)
+    (limit,) = session.proxy.state("concurrency").values()
+    assert limit["active"] == 0
+
+
+@virtual
+async def test_a_session_counts_as_in_flight_at_its_endpoint() -> None:
+    session = Session()
+    server = await session.open()
+    (upstream,) = session.proxy.state("endpoints").values()
+    assert upstream["endpoints"][0]["in_flight"] == 1
+    close(session, server)
+    await settle(20)
+    (upstream,) = session.proxy.state("endpoints").values()
+    assert upstream["endpoints"][0]["in_flight"] == 0
+
+
+@virtual
+async def test_a_session_that_is_a_probe_closes_the_breaker() -> None:
+    """Its handshake is the answer; nobody waits for its end."""
+    breaker = "circuit_breaker: {consecutive_failures: 1, open_for: 1s, jitter: 0%, half_open: {probes: 1, ramp: 0s}}"
+    session = Session(", " + breaker)
+    session.service.answer = b"HTTP/1.1 500 Oh\r\nContent-Length: 0\r\n\r\n"
+    assert (await session.proxy.get()).status == 500
+    assert set(session.proxy.breakers().values()) == {"open"}
+    session.service.answer = SWITCH
+    await asyncio.sleep(1.1)
+    await session.open(20)
+    session.service.answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"
+    assert (await session.proxy.get()).status == 200
+    assert set(session.proxy.breakers().values()) == {"closed"}
+
+
+@virtual
+async def test_a_session_is_not_late_by_an_observed_timeout() -> None:
+    session = Session(", timeout: {request: 1s, mode: observe}")
+    server = await session.open()
+    close(session, server)
+    await settle(20)
+    assert session.proxy.env.meter.value(metrics.WOULD_REFUSE, policy="timeout") == 0
