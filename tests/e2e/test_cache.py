@@ -139,7 +139,9 @@ async def test_stale_is_served_while_a_new_one_is_fetched(shared: Sidecar) -> No
         assert calls(w) == 2
 
 
-@pytest.mark.parametrize("query", ["url=http://test/app/1", "prefix=http://test/app", "tag=one", "everything=true"])
+@pytest.mark.parametrize(
+    "query", ["url=http://localhost/app/1", "prefix=http://localhost/app", "tag=one", "everything=true"]
+)
 async def test_purging(shared: Sidecar, query: str) -> None:
     upstream = answering(fields=[("Cache-Control", "max-age=60"), ("Cache-Tag", "one, two")])
     async with world(shared, {"app": upstream}, routes={"app": CACHE}) as w:
@@ -200,7 +202,7 @@ async def test_a_fetch_outlives_the_client_that_started_it(shared: Sidecar) -> N
 
     async with world(shared, {"left": slow}, routes={"left": CACHE}) as w:
         async with w.sidecar.client() as first:
-            await first.send(b"GET /left HTTP/1.1\r\nHost: test\r\n\r\n")
+            await first.send(b"GET /left HTTP/1.1\r\nHost: localhost\r\n\r\n")
             await asyncio.wait_for(filling(w, 0), PATIENCE)
             others = [asyncio.ensure_future(w.sidecar.fetch("GET", "/left")) for _ in range(3)]
             await asyncio.wait_for(filling(w, 3), PATIENCE)
