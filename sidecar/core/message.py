@@ -133,7 +133,7 @@ def fold(name: bytes) -> bytes:
 # ----- field lines of a head
 
 LINES: Final = 1024
-"""How many lines a `Selection` remembers."""
+"""How many lines, and how many names, a `Selection` remembers."""
 LINE: Final = 64
 """Bytes of the longest of them: what is longer mostly differs from message to message."""
 SECRETS: Final = frozenset((b"authorization", b"proxy-authorization", b"cookie", b"set-cookie", b"x-api-key"))
@@ -152,6 +152,18 @@ class Line:
         self.is_noted = is_noted
 
 
+class Kind:
+    """What is to be done with all lines of one name."""
+
+    __slots__ = ("is_secret", "line")
+
+    def __init__(self, line: Line | None, is_secret: bool) -> None:
+        self.line = line
+        """What each is; None if they are taken."""
+        self.is_secret = is_secret
+        """True if none may be remembered."""
+
+
 PASSING: Final = Line((b"", b""))
 NOTED: Final = Line((b"", b""), is_noted=True)
 
@@ -159,7 +171,7 @@ NOTED: Final = Line((b"", b""), is_noted=True)
 class Selection:
     """Names of fields, and what the lines of late were."""
 
-    __slots__ = ("_guarded", "_known", "_names", "_noted", "_prefixes")
+    __slots__ = ("_guarded", "_kinds", "_known", "_names", "_noted", "_prefixes")
 
     def __init__(
         self,
@@ -176,6 +188,7 @@ class Selection:
         self._guarded = names | noted | others
         """Names whose twins are taken."""
         self._known: dict[bytes, Line] = {}
+        self._kinds: dict[bytes, Kind] = {}
 
     def take(self, data: bytes, start: int, end: int) -> tuple[bytes, Headers, bool]:
         """Split a head whose field lines are `data[start:end]`: the lines that pass, the fields taken, and whether one
@@ -197,19 +210,33 @@ class Selection:
         return b"\r\n".join(kept), taken, noticed
 
     def _read(self, text: bytes) -> Line:
-        name = text[: text.find(b":")].lower()
-        folded = fold(name)
-        if name in self._noted:
-            line = NOTED
-        elif name in self._names or folded.startswith(self._prefixes) or (folded != name and folded in self._guarded):
-            line = Line((name, text[len(name) + 1 :].strip(b" \t")), is_taken=True)
-        else:
-            line = PASSING
-        if len(text) <= LINE and folded not in SECRETS:
+        name = text[: text.find(b":")]
+        kind = self._kinds.get(name)
+        if kind is None:
+            kind = self._judge(name)
+        line = kind.line
+        if line is None:
+            line = Line((name.lower(), text[len(name) + 1 :].strip(b" \t")), is_taken=True)
+        if len(text) <= LINE and not kind.is_secret:
             if len(self._known) >= LINES:
                 self._known.clear()
             self._known[text] = line
         return line
+
+    def _judge(self, name: bytes) -> Kind:
+        """Return what is to be done with the lines of a name, and remember it: values change more often than names."""
+        lower, folded = name.lower(), fold(name)
+        line: Line | None = PASSING
+        if lower in self._noted:
+            line = NOTED
+        elif lower in self._names or folded.startswith(self._prefixes) or (folded != lower and folded in self._guarded):
+            line = None
+        kind = Kind(line, folded in SECRETS)
+        if len(name) <= LINE:
+            if len(self._kinds) >= LINES:
+                self._kinds.clear()
+            self._kinds[name] = kind
+        return kind
 
 
 # ----- lists of fields, and their values

@@ -21,14 +21,27 @@ from typing import Final
 
 from sidecar.core.exchange import CRITICALITIES, Exchange
 from sidecar.core.http1 import HOST, Invalid, body_length
-from sidecar.core.message import CLAIM_PREFIXES, CLAIMS, FOR_CACHES, HOP_BY_HOP, Headers, Selection
+from sidecar.core.message import CLAIM_PREFIXES, CLAIMS, FOR_CACHES, HOP_BY_HOP, Headers, Selection, fold
 from sidecar.core.outcome import LOOP, Failure
 from sidecar.downstream.forwarded import Claims, Networks, is_within, joined, plain_address
 
 REWRITTEN: Final = frozenset((b"forwarded", b"x-forwarded-for", b"x-forwarded-proto"))
 """Claims that are written anew; a trusted peer's others pass as they are."""
-OTHERS: Final = frozenset((b"content-type", b"content-encoding", b"accept-encoding"))
-"""Fields that are read further in.  They pass, and their twins do not."""
+HOPS: Final = REWRITTEN | {
+    b"x-forwarded-host", b"x-forwarded-port", b"x-forwarded-prefix", b"x-forwarded-server", b"x-forwarded-scheme",
+    b"x-forwarded-ssl", b"x-forwarded-by", b"x-forwarded-client-cert", b"x-real-ip",
+}  # fmt: skip
+"""Claims about the hops before.  They go upstream beside the fields of the request (`Exchange.forwarding`), where no
+policy changes them; a trusted peer's others are fields like any."""
+FREE: Final = b"x-remote-extra-"
+"""Beginning of claims whose names go on with any characters (Kubernetes: `X-Remote-Extra-example.org%2Fproject`)."""
+OTHERS: Final = frozenset(
+    (
+        b"content-type", b"content-encoding", b"accept-encoding", b"x-api-key", b"x-auth-token", b"x-b3-traceid",
+        b"x-b3-spanid", b"x-b3-parentspanid", b"x-b3-sampled", b"x-b3-flags",
+    )
+)  # fmt: skip
+"""Fields that are read or written further in.  They pass, and their twins do not."""
 READ: Final = HOP_BY_HOP | {
     b"host", b"content-length", b"expect", b"x-request-id", b"x-request-timeout-ms", b"x-envoy-expected-rq-timeout-ms",
     b"grpc-timeout", b"x-sidecar-attempt", b"x-sidecar-hops", b"x-criticality", b"max-forwards",
@@ -148,7 +161,8 @@ def read_request(
     x.min_deadline = peer.min_deadline
     keep_alive = version == 11
     x.forwarding = peer.forwarding if keep_alive else peer.forwarding_10
-    length = stop = None
+    length: int | None = None
+    stop: Failure | None = None
     if len(special) == 1 and special[0][0] == b"host":
         x.authority = special[0][1]
     else:
@@ -253,8 +267,10 @@ def _read_special(x: Exchange, special: Headers, peer: Peer) -> tuple[int | None
                 value = b"%d" % max(0, int(value) - 1)
             again.append((name, value))
         elif is_trusted:
-            if name in CLAIMS or name.startswith(CLAIM_PREFIXES):
+            if name in HOPS:
                 claims.append((name, value))
+            elif name in CLAIMS or (name.startswith(CLAIM_PREFIXES) and (fold(name) == name or FREE in name)):
+                again.append((name, value))
         elif name in peer.trust.passing:
             again.append((name, value))
     if again:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
-from secrets import token_bytes
+from os import urandom
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from sidecar.config.process_spec import LimitsSpec, ListenerSpec
@@ -59,7 +59,7 @@ class Server:
         """Listeners that a reload has dropped, while they have connections."""
         self.open_connections = 0
         """Number of connections of all listeners."""
-        self.hop_key = token_bytes(16)
+        self.hop_key = urandom(16)
         """Makes the names of listeners in X-Sidecar-Hops this process's own."""
         self.date = write_http_date(env.wall())
         """Value of the Date field, renewed by the sweep."""

@@ -10,6 +10,7 @@ tests:
 
 from __future__ import annotations
 
+from ipaddress import ip_address
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
@@ -46,6 +47,13 @@ def _target(path: str) -> str:
     return path
 
 
+def _client(address: str) -> str:
+    try:
+        return str(ip_address(address))
+    except ValueError:
+        raise ValueError("is not an IP address; write it such as 10.0.0.1") from None
+
+
 class RequestSpec(ContentSpec):
     """Request of a client."""
 
@@ -53,6 +61,8 @@ class RequestSpec(ContentSpec):
     path: Annotated[str, AfterValidator(_target)]
     """Path with its query, such as `/orders/7?expand=items`; or a whole URL."""
     headers: Headers = Field(default_factory=dict)
+    client: Annotated[str, AfterValidator(_client)] = "192.0.2.2"
+    """IP address of the client; listeners believe those in `trusted_proxies`."""
 
 
 def _from_word(value: Any) -> Any:

@@ -29,6 +29,7 @@ from sidecar.upstream.endpoint import parse_endpoint
 INBOUND: Final = "inbound"
 TURNS: Final = 20
 """Turns of the loop after which everything has run that needs no time."""
+CLIENT_PORT: Final = 40_000
 PATIENCE: Final = 600.0
 """Seconds after which a client gives up, so that no test waits for ever."""
 
@@ -90,7 +91,7 @@ class World:
         began = self._loop.time()
         done: asyncio.Future[Received] = self._loop.create_future()
         client = ClientConnection(request, done)
-        join(self._loop, client, DownstreamConnection(front))
+        join(self._loop, client, DownstreamConnection(front), near_address=(request.client, CLIENT_PORT))
         timer = self._loop.call_later(PATIENCE, client.give_up)
         received = await done
         timer.cancel()

@@ -151,7 +151,11 @@ async def test_an_adaptive_limit_follows_what_the_service_can_do(shared: Sidecar
 async def test_under_pressure_the_sheddable_go_first_and_the_critical_last(shared: Sidecar) -> None:
     wait = "3s"  # so long that nobody is refused for having waited: this machine may have other things to do meanwhile
     routes = {"app": {"concurrency": {"max": 10, "queue": 10, "queue_timeout": wait}}}
-    async with world(shared, {"app": after(0.02, answering())}, routes=routes) as w, contextlib.AsyncExitStack() as s:
+    trusting = {"inbound": {"address": "127.0.0.1:0", "trusted_proxies": ["127.0.0.1"]}}
+    async with contextlib.AsyncExitStack() as s:
+        w = await s.enter_async_context(
+            world(shared, {"app": after(0.02, answering())}, routes=routes, listeners=trusting)
+        )
         answers = {
             rank: await s.enter_async_context(load(w, "/app", 12, x_criticality=rank))
             for rank in ("critical", "default", "sheddable")

@@ -7,13 +7,21 @@ from typing import Final
 from sidecar.config.listen_address import ListenAddress
 from sidecar.config.report import Report
 from sidecar.config.spec import PolicySpec
+from sidecar.core.message import CLAIM_PREFIXES, CLAIMS, fold
 
 ANY: Final = {"0.0.0.0": ".", "::": ":"}  # noqa: S104 - recognised, not bound
 """Addresses that stand for all of their family, with a character that each address of that family has."""
 
 
 def check_listeners(spec: PolicySpec, report: Report) -> None:
-    """Report listeners that share an address; warn of an admin listener that others can reach without a token."""
+    """Report listeners that share an address; warn of an admin listener that others can reach without a token, and
+    of fields that need no leave to pass."""
+    for name, listener in spec.listeners.items():
+        for index, field in enumerate(listener.untrusted.pass_):
+            folded = fold(field.encode())
+            if folded not in CLAIMS and not folded.startswith(CLAIM_PREFIXES):
+                node = spec.node.nearest("listeners", name, "untrusted", "pass", index)
+                report.warn(node, f"names {field}, which passes from everyone anyway; take it out")
     places: list[tuple[str, tuple[str, ...], ListenAddress]]
     places = [(name, ("listeners", name), listener.address) for name, listener in spec.listeners.items()]
     if spec.admin is not None:

@@ -433,6 +433,10 @@ def test_what_makes_sense_is_none(blocks: str) -> None:
             "upstreams.app.ejection: never ejects: min_healthy is 1 of 1 endpoint;",
         ),
         (HEAD.replace("9000", "8080") + ROUTE, "endpoints[0]: is the sidecar's own listener `inbound`"),
+        (
+            HEAD.replace('8080"', '8080", untrusted: {pass: [x-original-url, x-orginal-uri]}') + ROUTE,
+            "inbound.untrusted.pass[1]: names x-orginal-uri, which passes from everyone anyway",
+        ),
         (HEAD + "policies: {b: {}}\n" + ROUTE, "policies.b: no route uses the bundle `b`"),
         (HEAD + "caches: {c: {}}\n" + ROUTE, "caches.c: no route uses the cache `c`"),
         (HEAD + "routes: [{name: r, upstream: app, fallback: [stale]}]", "never has anything: this route has no cache"),

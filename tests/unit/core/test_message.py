@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from hypothesis import given
+from hypothesis import strategies as st
+
 from sidecar.core import message
-from sidecar.core.message import LINE, LINES, Selection
+from sidecar.core.message import LINE, LINES, Selection, fold
 
 
 def lines(*fields: bytes) -> bytes:
@@ -44,6 +47,32 @@ def test_memory_is_bounded() -> None:
     for number in range(3 * LINES):
         take(chosen, lines(b"a: %d" % number, b"b: %d" % number))
     assert len(chosen._known) <= LINES
+
+
+def test_the_memory_of_names_is_bounded() -> None:
+    chosen = Selection(frozenset((b"a",)))
+    for number in range(3 * LINES):
+        take(chosen, lines(b"b-%d: 1" % number))
+    take(chosen, lines(b"c" * 10 * LINE + b": 1"))
+    assert len(chosen._kinds) <= LINES
+    assert max(map(len, chosen._kinds)) <= LINE
+
+
+def test_twins_of_all_names_that_count_are_taken_and_no_others() -> None:
+    chosen = Selection(frozenset((b"a-b",)), frozenset((b"c-d",)), (b"e-",), frozenset((b"f-g",)))
+    passing = lines(b"c-d: 1", b"f-g: 1", b"A_c: 1", b"h_i: 1")
+    taken = [b"a-b", b"A_B", b"a.b", b"C_D", b"c~d", b"e-x", b"E_X", b"f_g", b"F.G"]
+    for value in (b"1", b"2" * LINE):
+        head = passing + lines(*(b"%b: %b" % (name, value) for name in taken))
+        for _ in range(2):
+            kept, found, noticed = chosen.take(head + b"\r\n", 0, len(head))
+            assert (kept, noticed) == (passing, True)
+            assert found == [(name.lower(), value) for name in taken]
+
+
+@given(st.text("aB-_.~9", min_size=1))
+def test_folding_is_what_servers_do(name: str) -> None:
+    assert fold(name.encode()).decode() == "".join(c.lower() if c.isalnum() else "-" for c in name)
 
 
 def test_neither_long_lines_nor_secrets_are_remembered() -> None:

@@ -227,6 +227,18 @@ def test_twins_of_forbidden_trailers_are_forbidden(name: str) -> None:
 
 
 @virtual
+async def test_policies_see_what_a_trusted_proxy_says() -> None:
+    ask = Ask(TRUSTING)
+    x = await ask("X-Forwarded-User: alice", "X-Original-URL: /a", "X-HTTP-Method-Override: PUT", peer=PROXY)
+    found = [x.joined(name) for name in (b"x-forwarded-user", b"x-original-url", b"x-http-method-override")]
+    assert found == [b"alice", b"/a", b"PUT"]
+    x = await ask("X-Remote-Extra-example.org%2Fa: b", peer=PROXY)
+    assert x.joined(b"x-remote-extra-example.org%2fa") == b"b"
+    x = await ask("X-Forwarded-User: alice", "X-Original-URL: /a", "X-HTTP-Method-Override: PUT")
+    assert x.headers == [(b"x-request-id", x.request_id)]
+
+
+@virtual
 async def test_a_connection_keeps_to_its_trust_over_requests() -> None:
     """A line that a trusted peer sent is known by then, and still not believed from the next one."""
     ask = Ask(TRUSTING)

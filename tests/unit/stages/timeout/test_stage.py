@@ -179,3 +179,13 @@ def test_a_timeout_says_whose_it_was(seconds: float, incoming: float, limit: flo
     assert (refusal.policy, refusal.where) == ("timeout", "policies.yaml:7")
     assert (refusal.limit, refusal.value) == (limit, pytest.approx(seconds))
     assert refusal.detail == f"no whole answer in time: {says}"
+
+
+@pytest.mark.parametrize(("floor", "said", "allowed"), [(0.1, b"5", 0.1), (0.1, b"300", 0.3), (0.0, b"5", 0.005)])
+def test_a_deadline_in_a_field_of_another_name_has_the_same_floor(floor: float, said: bytes, allowed: float) -> None:
+    env = make_env()
+    x = exchange("GET", "/", {"x-deadline-ms": said.decode(), "X_Deadline_Ms": "1", "a": "b"})
+    x.arrived, x.min_deadline = env.now(), floor
+    assert gate(env, request="2s", header="X-Deadline-Ms").admit(x) is None
+    assert x.deadline - x.arrived == pytest.approx(allowed)
+    assert x.headers == [(b"a", b"b")], "neither it nor its twin goes on"
