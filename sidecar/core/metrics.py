@@ -173,9 +173,7 @@ POOL_CONNECTIONS: Final = metric(
     "sidecar.upstream.connections", "{connection}", "Connections to an upstream, by state."
 )
 CONNECTIONS: Final = metric("sidecar.downstream.connections", "{connection}", "Connections of clients.")
-SLOW_CLIENT_BYTES: Final = metric(
-    "sidecar.downstream.slow_client_bytes", "By", "Bytes that are buffered for slow clients."
-)
+SLOW_CLIENT_BYTES: Final = metric("sidecar.downstream.slow_clients", "By", "Bytes that are buffered for slow clients.")
 RELOADS: Final = metric("sidecar.reloads", "{reload}", "Reloads, by result.")
 POLICIES_REJECTED: Final = metric(
     "sidecar.policies.rejected", "", "1 while the policy files on the disk are not in force, else 0."

@@ -162,7 +162,7 @@ def read_request(
     keep_alive = version == 11
     x.forwarding = peer.forwarding if keep_alive else peer.forwarding_10
     length: int | None = None
-    stop: Failure | None = None
+    stop: LastHop | None = None
     if len(special) == 1 and special[0][0] == b"host":
         x.authority = special[0][1]
     else:

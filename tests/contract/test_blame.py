@@ -378,7 +378,7 @@ async def test_an_upstream_that_waits_no_longer_for_the_client_has_not_failed(pl
 @virtual
 async def test_one_that_breaks_off_an_upload_has(place: str) -> None:
     proxy = Proxy(policies(place, "timeout: {request: off}"), service := Service())
-    clients = [upload(proxy, 10_000, 20_000) for _ in range(12)]
+    clients = [upload(proxy, 70_000, 100_000) for _ in range(12)]
     await asyncio.sleep(0.5)
     for connection in service.connections:
         connection.transport.abort()

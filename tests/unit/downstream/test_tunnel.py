@@ -14,7 +14,7 @@ from sidecar.core import metrics
 from sidecar.core.exchange import NEVER, Exchange
 from sidecar.core.outcome import Outcome
 from sidecar.downstream.websocket import GOING_AWAY, GOING_AWAY_MASKED
-from sidecar.telemetry.logs.access import as_json
+from sidecar.telemetry.logs.access import as_json, word
 from tests.support.loop import settle, virtual
 from tests.support.proxy import Proxy, Service, ServiceConnection
 from tests.support.transports import Wire
@@ -357,7 +357,7 @@ class Session:
         """The line of the session in the access log."""
         assert self.proxy.bugs == []
         ((x, outcome, reason, seconds),) = self.proxy.records
-        line: dict[str, Any] = json.loads(as_json(b"t", x, outcome, reason, seconds))
+        line: dict[str, Any] = json.loads(as_json(b"t", x, outcome, reason, seconds, word))
         return line
 
 
