@@ -184,7 +184,7 @@ def as_json(time: bytes, x: Exchange, outcome: Outcome, reason: str, seconds: fl
         line += b',"trace_id":"%b"' % match[1]
     if x.cache:
         line += b',"cache":"%b"' % word(x.cache)
-    if reason or x.replaced is not None:
+    if reason or x.refused_by or x.replaced is not None:
         line += _failure(x, outcome, reason, shown)
     attempts = x.attempts
     if not attempts:
