@@ -368,8 +368,9 @@ class DownstreamConnection(asyncio.Protocol):
                 x.request_id = hexlify(listener.getrandbits(128).to_bytes(16, "big"))  # quicker than %032x
             x.add(b"x-request-id", x.request_id)
             x.interim = self._write_interim if method != b"HEAD" else self._write_continue
+            phase = SERVING
             if length:
-                self._open_body(x, length)
+                phase = self._open_body(x, length)
             else:
                 self.expires = NEVER
         except Invalid as error:
@@ -383,19 +384,20 @@ class DownstreamConnection(asyncio.Protocol):
             else:
                 self._write(last.x, make_problem(last.x, failed(last.failure), listener.details))
             return False
-        self._phase = SERVING if self._request_body is None or x.expects_continue else COLLECTING
+        self._phase = phase
         self._serve(x)
         return True
 
-    def _open_body(self, x: Exchange, length: int) -> None:
-        """Give the request its body: as bytes if all of it is here, else as a stream.  Raises `Invalid`."""
+    def _open_body(self, x: Exchange, length: int) -> int:
+        """Give the request its body: as bytes if all of it is here, else as a stream.  Return the phase in which the
+        request is then.  Raises `Invalid`."""
         data, limit = self._buffer, self.listener.limits.max_body
         if limit is not None and length > limit:
             raise too_large(limit)
         if 0 < length <= len(data):
             x.body = data[:length]
             self._buffer = data[length:]
-            return
+            return SERVING
         request_body = RequestBody(self, length)
         self._buffer = b""
         if data:
@@ -407,13 +409,14 @@ class DownstreamConnection(asyncio.Protocol):
                 else:
                     x.body = request_body.body.whole()
                 self.resume_reading()
-                return
+                return SERVING
         self._request_body = request_body
         x.stream = request_body.body
         if not x.expects_continue:
             request_body.begin()
         self.set_body_deadline()
         self.resume_reading()
+        return SERVING if x.expects_continue else COLLECTING
 
     def _read_body(self, request_body: RequestBody, data: bytes) -> None:
         try:
@@ -468,7 +471,13 @@ class DownstreamConnection(asyncio.Protocol):
             x.body = body.whole()
             x.stream = None
         self._phase = SERVING
-        self._run_route(x, cast("Route", x.route))
+        try:
+            run = Run(cast("Route", x.route).service(x), self._end_run)
+        except Exception as error:
+            self._break_down(error)
+            return
+        if self._phase == SERVING:
+            self._run = run
 
     def _start_early(self, request_body: RequestBody) -> None:
         """Run the route of a request whose body still comes, if there is a place for one that may be slow."""
@@ -526,11 +535,13 @@ class DownstreamConnection(asyncio.Protocol):
                 x.criticality = route.criticality
             else:
                 self._rank(x, route.criticality)
+            if self._phase == SERVING:
+                run = Run(route.service(x), self._end_run)
+                if self._phase == SERVING:
+                    self._run = run
+                return
         except Exception as error:
             self._break_down(error)
-            return
-        if self._phase == SERVING:
-            self._run_route(x, route)
             return
         request_body = self._request_body
         assert request_body is not None
@@ -538,15 +549,6 @@ class DownstreamConnection(asyncio.Protocol):
         if length is None or length > HIGH_WATER:
             self.listener.env.call_later(START_AFTER, self._start_early, request_body)
         self._collect(request_body)
-
-    def _run_route(self, x: Exchange, route: Route) -> None:
-        try:
-            run = Run(route.service(x), self._end_run)
-        except Exception as error:
-            self._break_down(error)
-            return
-        if self._phase == SERVING:
-            self._run = run
 
     def _rank(self, x: Exchange, own: int) -> None:
         """Set the rank of a request that names one.  An untrusted client can only lower that of the route (`own`)."""
@@ -677,7 +679,8 @@ class DownstreamConnection(asyncio.Protocol):
         if is_bodiless:
             framing = b""
         elif stream is None:
-            framing = b"content-length: %d\r\n" % len(body)
+            size = len(body)
+            framing = b"content-length: %d\r\n" % size
         else:
             response_body = ResponseBody(self, transport, x, stream.length)
             framing = response_body.framing
@@ -693,20 +696,19 @@ class DownstreamConnection(asyncio.Protocol):
             if stream is not None:
                 stream.cancel()
             self.finish(outcome.failure)
-        elif stream is None:
-            if len(body) <= MAX_AT_ONCE:
-                transport.write(head + body if body else head)
-                self.finish(outcome.failure)
-                return
-            transport.write(head)
-            self._stream = stored = StoredBody(self, transport, body, outcome.failure)
-            stored.resume()
-        else:
+        elif stream is not None:
             transport.write(head)
             self._stream = stream
             stream.attach(response_body)
             if self.is_writing_paused:  # since before there was a stream to pause
                 self.read_ahead(0)
+        elif size <= MAX_AT_ONCE:
+            transport.write(head + body if size else head)
+            self.finish(outcome.failure)
+        else:
+            transport.write(head)
+            self._stream = stored = StoredBody(self, transport, body, outcome.failure)
+            stored.resume()
 
     def finish(self, failure: Failure | None) -> None:
         """Record the exchange, whose answer is out, and read the next request or close.  `failure` is what broke the

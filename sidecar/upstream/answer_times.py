@@ -27,6 +27,8 @@ WARM_UP: Final = 100
 """Answers of which the longest is the 99th percentile."""
 STEP: Final = 0.1
 """Step of the estimate, as a share of it."""
+SAMPLED: Final = 8
+"""Answers within the usual time that are noted together."""
 UP: Final = 1 + STEP * 0.99
 DOWN: Final = 1 - STEP * 0.01
 PATIENCE: Final = 2.0
@@ -36,7 +38,7 @@ PATIENCE: Final = 2.0
 class AnswerTimes:
     """Usual time of an endpoint's answers.  It belongs to a pool, and so survives reloads."""
 
-    __slots__ = ("_answers", "_heard", "_silent", "late", "late_since", "usual")
+    __slots__ = ("_answers", "_silent", "heard", "late", "late_since", "quick", "usual")
 
     def __init__(self) -> None:
         self.usual = 0.0
@@ -46,12 +48,24 @@ class AnswerTimes:
         self.late_since = 0.0
         """Instant at which that attempt began."""
         self._answers = 0
-        self._heard = -inf
+        self.quick = 0
+        """Answers within the usual time since the last `decay`."""
+        self.heard = -inf
+        """Instant of the last answer."""
         self._silent = -inf
 
-    def learn(self, seconds: float, now: float) -> None:
-        """Note an answer that took so many seconds."""
-        self._heard = now
+    def note(self, seconds: float, now: float) -> None:
+        """Note an answer that took so many seconds.  (`Upstream.service` does the same without the call.)"""
+        self.heard = now
+        if seconds > self.usual:
+            self.learn(seconds)
+        else:
+            self.quick += 1
+            if self.quick == SAMPLED:
+                self.decay()
+
+    def learn(self, seconds: float) -> None:
+        """Note an answer that took longer than usual."""
         usual = self.usual
         if self._answers < WARM_UP:
             self._answers += 1
@@ -62,6 +76,14 @@ class AnswerTimes:
         else:
             self.usual = usual * DOWN
 
+    def decay(self) -> None:
+        """Note `quick` answers that took no longer than usual."""
+        if self._answers < WARM_UP:
+            self._answers += self.quick
+        else:
+            self.usual *= DOWN**self.quick
+        self.quick = 0
+
     @property
     def expected(self) -> float:
         """Seconds that an answer may be expected to take."""
@@ -69,7 +91,7 @@ class AnswerTimes:
 
     def is_too_short(self, seconds: float) -> bool:
         """True if an attempt that was given so many seconds, and was not answered, says nothing about the endpoint."""
-        return self._silent <= self._heard and seconds < self.expected
+        return self._silent <= self.heard and seconds < self.expected
 
     # ----- the late attempt
 
@@ -86,13 +108,13 @@ class AnswerTimes:
     def end_late(self, now: float) -> None:
         """Note the answer to the late attempt."""
         self.late = None
-        self.learn(now - self.late_since, now)
+        self.note(now - self.late_since, now)
 
     def fall_silent(self, since: float, now: float) -> None:
         """Note that an attempt, which began at `since`, has waited in vain for as long as can be asked.  The endpoint
         is silent unless it has answered another one meanwhile."""
-        if self._heard <= since:
+        if self.heard <= since:
             self._silent = now
 
     def __repr__(self) -> str:
-        return f"<AnswerTimes {self.usual:.3g} s{' silent' if self._silent > self._heard else ''}>"
+        return f"<AnswerTimes {self.usual:.3g} s{' silent' if self._silent > self.heard else ''}>"

@@ -30,6 +30,7 @@ from sidecar.core.outcome import (
     failed,
 )
 from sidecar.core.stage import Gate, final
+from sidecar.upstream.answer_times import SAMPLED
 from sidecar.upstream.balancing.balancer import Balancer
 from sidecar.upstream.balancing.discovery import Discovery, ask_loop
 from sidecar.upstream.balancing.ejection import Ejector
@@ -159,9 +160,14 @@ class Upstream:
         finally:
             attempt.answered = now = self._env.now()
             if outcome.failure is None:
-                stream = x.stream
-                seconds = now - attempt.started
-                pool.times.learn(seconds if stream is None else seconds - stream.held_for(now), now)
+                times = pool.times
+                times.heard = now
+                if now - attempt.started > times.usual:
+                    times.learn(now - attempt.started - (0.0 if x.stream is None else x.stream.held_for(now)))
+                else:  # `AnswerTimes.note` without its call
+                    times.quick += 1
+                    if times.quick == SAMPLED:
+                        times.decay()
             if outcome.stream is None:
                 self._settle(attempt, outcome, now)
             else:

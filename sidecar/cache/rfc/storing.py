@@ -29,7 +29,9 @@ does (RFC 9111 3.5)."""
 RELEVANT: Final = re.compile(rb"\n(?:authorization|cache-control):", re.IGNORECASE)
 """Matches a request field that decides whether the answer may be stored, beside the credentials."""
 PLAIN_REQUEST: Final = RequestFacts()
-"""Facts of a request without such a field; one object, so that verdicts can be reused (`freshness.assess`)."""
+CREDENTIAL_REQUEST: Final = RequestFacts(has_credential=True)
+"""Facts of a request without such a field, and of one with a credential alone; one object each, so
+that verdicts can be reused (`freshness.assess`)."""
 
 
 ABOUT_RESOURCE: Final = frozenset((200, 203, 204, 300, 301, 308, 404, 410, 451))
@@ -60,18 +62,23 @@ def credentials(names: Iterable[str]) -> re.Pattern[bytes] | None:
 
 def request_facts(x: Exchange, facts: Facts, rules: FreshnessRules) -> RequestFacts:
     """Return the facts of a request that decide whether its answer may be stored; `facts` are the answer's."""
-    pattern = rules.credentials
-    has_credential = pattern is not None and not says_how_to_share(facts) and _has(pattern, x)
-    lines = x.lines if x.speaks_to_caches else b""
-    if not lines or RELEVANT.search(b"\n" + lines) is None:
-        return RequestFacts(has_credential=True) if has_credential else PLAIN_REQUEST
+    has_credential = facts.control.max_age is None and _has_credential(x, facts, rules)
+    if not x.speaks_to_caches:
+        return CREDENTIAL_REQUEST if has_credential else PLAIN_REQUEST
+    lines = x.lines
+    if RELEVANT.search(b"\n" + lines) is None:
+        return CREDENTIAL_REQUEST if has_credential else PLAIN_REQUEST
     lower = lowered(lines)
     no_store = b"no-store" in lower and parse(values(lines, lower, b"cache-control")).no_store
     return RequestFacts(b"\nauthorization:" in lower, has_credential, no_store)
 
 
-def _has(pattern: re.Pattern[bytes], x: Exchange) -> bool:
-    """True if a line that goes upstream matches: one of the client's, or one that the sidecar vouches for."""
+def _has_credential(x: Exchange, facts: Facts, rules: FreshnessRules) -> bool:
+    """True if a line that goes upstream has a credential, the client's or one that the sidecar vouches for, and the
+    answer does not say how it may be shared."""
+    pattern = rules.credentials
+    if pattern is None or says_how_to_share(facts):
+        return False
     return pattern.search(b"\n" + x.lines) is not None or pattern.search(b"\n" + x.forwarding) is not None
 
 

@@ -72,7 +72,8 @@ class TimeoutGate:
 
     def settle(self, x: Exchange, ticket: object, outcome: Outcome) -> None:
         """Say in the refusal which timeout it was.  There is nothing to give back."""
-        if outcome.failure is not TIMEOUT and outcome.failure is not SHORT_DEADLINE:
+        failure = outcome.failure
+        if failure is None or (failure is not TIMEOUT and failure is not SHORT_DEADLINE):
             return
         now = self.now()
         if now + SHORTEST_ANSWER >= x.deadline:
