@@ -99,13 +99,13 @@ EMPTY_LINES: Final = re.compile(rb"(?:\r\n){1,8}(?!\r\n)")
 """Matches the empty lines that may precede the first answer of a connection."""
 REQUEST_TIMEOUT: Final = 408
 UPGRADE_REQUIRED: Final = 426
-OF_THE_CONNECTION: Final = frozenset((REQUEST_TIMEOUT, UPGRADE_REQUIRED))
-"""Statuses that say something of the connection."""
 MAX_INTERIM: Final = 16
 MAX_HEAD_BYTES: Final = 64 * 1024
 """Longest response head."""
 NO_CONTENT: Final = frozenset((204, 304))
 """Statuses whose responses never have a body (RFC 9110 6.4.1)."""
+ODD: Final = NO_CONTENT | {REQUEST_TIMEOUT, UPGRADE_REQUIRED}
+"""Those, and the statuses that say something of the connection."""
 
 
 class UpstreamConnection(asyncio.Protocol):
@@ -502,13 +502,16 @@ class UpstreamConnection(asyncio.Protocol):
             if not data or self._exchange is None:
                 return
         lines, length, self._keep_alive = read_response(data, start, end - 2, version, self.pool.env.wall)
-        if status in OF_THE_CONNECTION:
-            if status == UPGRADE_REQUIRED:
+        is_bodiless = x.method == b"HEAD"
+        if status in ODD:
+            if status in NO_CONTENT:
+                is_bodiless = True
+            elif status == UPGRADE_REQUIRED:
                 lines += read_required_upgrade(data, start, end - 2)
             elif self._is_goodbye(x):
                 self.fail(STALE_CONNECTION, "closed while idle, with a 408")
                 return
-        if x.method == b"HEAD" or status in NO_CONTENT:
+        if is_bodiless:
             if length is not None and length >= 0 and status != 204:
                 lines += b"content-length: %d\r\n" % length
             if length:

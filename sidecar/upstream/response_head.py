@@ -46,7 +46,7 @@ def read_response(
         keep = b"close" not in named and (keep or b"keep-alive" in named)
         if named - KNOWN_OPTIONS:
             lines = b"".join([b"%b: %b\r\n" % field for field in parse_fields(lines) if field[0] not in named])
-    if length == CHUNKED and version != 11:
+    if version != 11 and length == CHUNKED:
         keep = False
     return lines + b"date: %b\r\n" % (date or write_http_date(wall())), length, keep
 

@@ -48,7 +48,7 @@ def is_about_resource(status: int, x: Exchange, rules: FreshnessRules) -> bool:
 
 def bears_credential(x: Exchange, rules: FreshnessRules) -> bool:
     """True if the request has Authorization, or a field that counts as a credential."""
-    return x.header(b"authorization") is not None or (rules.credentials is not None and _has(rules.credentials, x))
+    return x.header(b"authorization") is not None or _matches(rules.credentials, x)
 
 
 def credentials(names: Iterable[str]) -> re.Pattern[bytes] | None:
@@ -62,7 +62,7 @@ def credentials(names: Iterable[str]) -> re.Pattern[bytes] | None:
 
 def request_facts(x: Exchange, facts: Facts, rules: FreshnessRules) -> RequestFacts:
     """Return the facts of a request that decide whether its answer may be stored; `facts` are the answer's."""
-    has_credential = facts.control.max_age is None and _has_credential(x, facts, rules)
+    has_credential = facts.control.max_age is None and not says_how_to_share(facts) and _matches(rules.credentials, x)
     if not x.speaks_to_caches:
         return CREDENTIAL_REQUEST if has_credential else PLAIN_REQUEST
     lines = x.lines
@@ -73,13 +73,11 @@ def request_facts(x: Exchange, facts: Facts, rules: FreshnessRules) -> RequestFa
     return RequestFacts(b"\nauthorization:" in lower, has_credential, no_store)
 
 
-def _has_credential(x: Exchange, facts: Facts, rules: FreshnessRules) -> bool:
-    """True if a line that goes upstream has a credential, the client's or one that the sidecar vouches for, and the
-    answer does not say how it may be shared."""
-    pattern = rules.credentials
-    if pattern is None or says_how_to_share(facts):
-        return False
-    return pattern.search(b"\n" + x.lines) is not None or pattern.search(b"\n" + x.forwarding) is not None
+def _matches(pattern: re.Pattern[bytes] | None, x: Exchange) -> bool:
+    """True if a line that goes upstream matches: one of the client's, or one that the sidecar vouches for."""
+    return pattern is not None and (
+        pattern.search(b"\n" + x.lines) is not None or pattern.search(b"\n" + x.forwarding) is not None
+    )
 
 
 def storable(lines: bytes, plan: Plan, facts: Facts, wall: float) -> bytes:

@@ -23,7 +23,6 @@ from sidecar.core.metrics import (
     PLACES,
     REQUEST_DURATION,
     SECONDS,
-    TABLED,
     TICKS,
     Exemplar,
     Histogram,
@@ -71,8 +70,11 @@ class RouteMetrics:
     def record(self, method: bytes, status: int, reason: str, seconds: float) -> None:
         """Record a request that has ended; `reason` is the failure's code, empty for a response."""
         series = self._series.get((method, status, reason)) or self._find(method, status, reason)
-        ticks = ceil(seconds * TICKS)
-        series.counts[PLACES[ticks] if ticks < TABLED else place(seconds)] += 1  # `place` without its call
+        try:  # `place` without its call
+            bucket = PLACES[ceil(seconds * TICKS)]
+        except IndexError:
+            bucket = place(seconds)
+        series.counts[bucket] += 1
         series.total += seconds
 
     def exemplify(self, method: bytes, status: int, reason: str, exemplar: Exemplar) -> None:
@@ -108,8 +110,11 @@ class AttemptMetrics:
         series = self._series.get((upstream, endpoint, method, status, reason))
         if series is None:
             series = self._find(upstream, endpoint, *_known(method, status, reason))
-        ticks = ceil(seconds * TICKS)
-        series.counts[PLACES[ticks] if ticks < TABLED else place(seconds)] += 1  # `place` without its call
+        try:  # `place` without its call
+            bucket = PLACES[ceil(seconds * TICKS)]
+        except IndexError:
+            bucket = place(seconds)
+        series.counts[bucket] += 1
         series.total += seconds
 
     def retire(self, upstream: str, endpoint: str) -> None:

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from sidecar.upstream.answer_times import PATIENCE, UNKNOWN, WARM_UP, AnswerTimes
+from sidecar.upstream.answer_times import PATIENCE, SAMPLED, UNKNOWN, WARM_UP, AnswerTimes
 
 
 def test_nothing_is_known_at_first() -> None:
@@ -48,7 +48,7 @@ def test_it_follows_an_endpoint_that_changes(before: float, after: float, answer
 
 def test_one_odd_answer_moves_it_by_a_step() -> None:
     times = AnswerTimes()
-    for _ in range(WARM_UP):
+    for _ in range(WARM_UP + SAMPLED):
         times.note(0.02, 1.0)
     times.note(60.0, 2.0)
     assert times.usual < 0.023
