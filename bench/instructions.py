@@ -41,7 +41,7 @@ LAYOUTS: Final = range(5)
 """One process each."""
 WARM_UP: Final = 300
 """Requests of each scenario before anything is counted."""
-BLOCKS: Final = 5
+BLOCKS: Final = 7
 """After a first one, which fills the simulated caches and does not count."""
 FACTOR: Final = 1000
 """By how much timers are slowed down: more than callgrind slows the process, with other load beside it."""

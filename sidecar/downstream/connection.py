@@ -569,7 +569,10 @@ class DownstreamConnection(asyncio.Protocol):
                 self.listener.report_bug(x, run.error)
         try:
             if self._phase == SERVING and x is not None:
-                self._respond(x, outcome)
+                if outcome.failure is None and outcome.tunnel is None:  # as nearly always
+                    self._write(x, outcome)
+                else:
+                    self._respond(x, outcome)
             elif self._phase == ABANDONED:
                 self._end_abandoned(outcome)
             else:  # the run went on for others after its client had left
@@ -703,7 +706,7 @@ class DownstreamConnection(asyncio.Protocol):
             if self.is_writing_paused:  # since before there was a stream to pause
                 self.read_ahead(0)
         elif size <= MAX_AT_ONCE:
-            transport.write(head + body if size else head)
+            transport.write(head + body)
             self.finish(outcome.failure)
         else:
             transport.write(head)
@@ -722,10 +725,12 @@ class DownstreamConnection(asyncio.Protocol):
             self.listener.record(x, outcome, failure)
             self._close_transport()
             return
+        listener = self.listener
         self._phase = READING_HEAD if self._buffer else IDLE
-        self.listener.record(x, outcome, failure)
-        if not self.is_writing_paused:
-            self._set_head_deadline()
+        listener.record(x, outcome, failure)
+        if not self.is_writing_paused:  # `_set_head_deadline` without its call
+            limits = listener.limits
+            self.expires = listener.now() + (limits.header_timeout if self._buffer else limits.idle_timeout)
         if self._is_reading_paused:
             self.resume_reading()
         if self._buffer:
