@@ -4,7 +4,8 @@ Rules:
 
 1. Events are transitions and troubles (`Env.emit`), never requests.  The level follows from the event.
 2. A storm does not flood the log: of one event, `BURST` lines a second pass, and then one line a second with the latest
-   of the rest and the number that was `suppressed`.
+   of the rest and the number that was `suppressed`.  Reloads are all told: whoever asks for many knows of it, and each
+   costs more than its line.
 3. Writing never blocks the loop (`LineWriter`).  A line after a gap says how many lines were `dropped`.
 4. Nothing secret is printed (`Secrets`), and nothing that a peer sends can start a line of its own or move a cursor:
    JSON escapes it, and the text form quotes what is not printable.
@@ -43,6 +44,8 @@ LEVELS: Final[dict[str, Level]] = {
 }
 """Level of each event; others are `info`.  A `level` among the attributes wins."""
 ORDER: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40}
+ALL_TOLD: Final = frozenset((events.RELOAD_APPLIED, events.RELOAD_REJECTED, events.RELOAD_RESTORED))
+"""Events that are never throttled."""
 BURST: Final = 10
 """Lines a second that pass of one event before it is throttled."""
 RECENT: Final = 200
@@ -93,6 +96,9 @@ class Emitter:
         """Log an event with its attributes."""
         level = attributes.get("level") or LEVELS.get(event, "info")
         if ORDER.get(level, 0) < self._least:
+            return
+        if event in ALL_TOLD:
+            self._log(event, level, attributes)
             return
         now = self._now()
         throttle = self._throttles.get(event)

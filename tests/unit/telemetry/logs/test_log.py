@@ -154,6 +154,14 @@ def test_a_storm_logs_once_a_second_with_the_count_of_the_suppressed() -> None:
     assert log.clock.timers == []
 
 
+def test_every_reload_is_told() -> None:
+    log = Log()
+    for number in range(50):
+        log.emit("reload.applied", n=number)
+        log.emit("reload.rejected", n=number)
+    assert len(log.lines.lines) == 100
+
+
 def test_a_slow_trickle_is_never_suppressed() -> None:
     log = Log()
     for i in range(50):
