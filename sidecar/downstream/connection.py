@@ -272,9 +272,7 @@ class DownstreamConnection(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         phase, request_body = self._phase, self._request_body
         self._phase = ABANDONED if phase == SERVING else CLOSED
-        if self._backlog is not None:
-            self._backlog.end(self.listener.now())
-            self._backlog = None
+        self._end_backlog()
         self._transport = self._request_body = None
         self._buffer = b""
         self.listener.forget(self)
@@ -664,6 +662,7 @@ class DownstreamConnection(asyncio.Protocol):
             self._write(x, make_problem(x, failed(RESET, cause="closed after switching protocols"), listener.details))
             return
         self._phase = SWITCHED
+        self._end_backlog()
         self._transport = None
         self._exchange = None  # the tunnel records it at its end
         listener.replace(self, tunnel)
@@ -772,11 +771,15 @@ class DownstreamConnection(asyncio.Protocol):
 
     def _linger(self, transport: asyncio.Transport) -> None:
         self._phase = LINGERING
+        self._end_backlog()
+        self._transport = None
+        self.listener.replace(self, LingeringClose(self.listener, transport))
+
+    def _end_backlog(self) -> None:
+        """Take what the client has not taken off the account: the transport is closed, or another's."""
         if self._backlog is not None:
             self._backlog.end(self.listener.now())
             self._backlog = None
-        self._transport = None
-        self.listener.replace(self, LingeringClose(self.listener, transport))
 
     def abort(self) -> None:
         """Close at once, without what was not sent yet."""

@@ -11,7 +11,7 @@ from sidecar.core.exchange import NEVER, Exchange
 from sidecar.core.outcome import Outcome
 from sidecar.downstream.slow_clients import CREDIT_SECONDS, START_AFTER, Pace, SlowClients
 from tests.support.loop import settle, virtual
-from tests.unit.downstream.front import GET, Client, Front, Taken, always, post, streamed
+from tests.unit.downstream.front import GET, HANDSHAKE, Client, Front, Taken, Upgraded, always, post, streamed
 
 LONG = b"x" * 100_000
 CHUNKED = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -321,3 +321,22 @@ def test_a_trickle_does_not_add_up_to_a_second_grace() -> None:
         if pace.expires <= now:
             break
     assert now == 6
+
+
+@virtual
+async def test_a_client_that_is_behind_and_switches_protocols_is_off_the_account() -> None:
+    async def service(x: Exchange) -> Outcome:
+        assert x.interim is not None
+        x.interim(103, b"link: %b\r\n" % (b"x" * 100_000))
+        assert front.listener.slow.buffered > 0
+        outcome = Outcome(101)
+        outcome.tunnel = upstream
+        return outcome
+
+    upstream = Upgraded()
+    front = Front(service)
+    client = front.connect()
+    client.transport.pause_reading()
+    client.write(HANDSHAKE)
+    await settle()
+    assert front.listener.slow.buffered == 0
