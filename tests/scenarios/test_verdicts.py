@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
+from chaos.battery import simulated
 from chaos.cluster.simulate import simulate
 from chaos.margin import comes_back
 from chaos.scenario.files import SCENARIOS, Loaded, load
 from chaos.verdict.judge import judge, passed
 from chaos.verdict.recording import Recording
+from chaos.verdict.report import page
 
 ALL = [loaded for loaded in load([SCENARIOS]) if loaded.scenario.simulated]
-SIDECAR = [(loaded, "sidecar") for loaded in ALL]
-BARE = [(loaded, "bare") for loaded in ALL if "bare" in loaded.scenario.arms]
+BARE = [loaded for loaded in ALL if "bare" in loaded.scenario.arms]
 DECIDED = [loaded for loaded in ALL if loaded.scenario.decisive]
 
 
@@ -20,9 +23,23 @@ def told(recording: Recording, loaded: Loaded) -> list[str]:
     return [f"{v.what}: {v.measured} ({v.limit})" for v in judge(recording, loaded.scenario) if not v.passed]
 
 
-@pytest.mark.parametrize(("loaded", "arm"), BARE + SIDECAR, ids=lambda v: v if isinstance(v, str) else v.name)
-def test_the_cascade_is_seen_without_and_contained_with_sidecars(loaded: Loaded, arm: str) -> None:
-    assert told(simulate(loaded, arm, 1), loaded) == []
+@pytest.mark.parametrize("loaded", BARE, ids=lambda loaded: loaded.name)
+def test_the_cascade_is_seen_without_sidecars(loaded: Loaded) -> None:
+    assert told(simulate(loaded, "bare", 1), loaded) == []
+
+
+@pytest.mark.parametrize("loaded", ALL, ids=lambda loaded: loaded.name)
+def test_it_is_contained_with_sidecars_and_the_report_ends_with_the_line_that_did_it(loaded: Loaded) -> None:
+    result = simulated(loaded, ["sidecar"], 1)
+    assert result.passed
+    places = re.findall(r"\(?([\w./-]+\.yaml):(\d+)", result.cause)
+    assert places
+    for file, line in places:
+        text = (SCENARIOS.parents[1] / file).read_text().splitlines()[int(line) - 1]
+        assert text.strip(), (file, line)
+        assert not text.lstrip().startswith("#")
+    last = page([result]).rpartition("<p")[2]
+    assert all(f"{file}:{line}" in last for file, line in places)
 
 
 @pytest.mark.parametrize("loaded", DECIDED, ids=lambda loaded: loaded.name)

@@ -44,6 +44,7 @@ async def admin(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Fixture]:
         return load()
 
     monkeypatch.setattr(module, "_import_admin", counted)
+    monkeypatch.setattr(module, "SWEEP_SECONDS", 0.02)  # deadlines are looked at soon, not seconds later
     await fixture.listener.open(AdminSpec(address="127.0.0.1:0"))
     fixture.address = fixture.listener.addresses[0]
     yield fixture

@@ -138,7 +138,7 @@ def test_work_grows_with_the_problems_and_not_with_their_square(kind: Callable[[
         return lambda: load([source], {"V": "some-secret"}).problems
 
     make(1)()
-    assert grows_with(make, 50, 8) == ""
+    assert grows_with(make, 25, 8) == ""
 
 
 def test_work_grows_with_the_files() -> None:

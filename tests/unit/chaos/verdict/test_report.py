@@ -156,23 +156,6 @@ def test_a_scenario_of_the_working_directory_is_named_as_one_types_it(
     assert "chaos simulate &#x27;my scenarios/mine.yaml&#x27;" in page([simulated(loaded, ["bare"], 1)])
 
 
-ALL = [each for each in load([SCENARIOS]) if each.scenario.simulated]
-
-
-@pytest.mark.parametrize("loaded", ALL, ids=lambda loaded: loaded.name)
-def test_each_scenario_ends_with_the_line_of_the_policy_that_did_it(loaded: Loaded) -> None:
-    result = simulated(loaded, ["sidecar"], 1)
-    assert result.passed
-    places = re.findall(r"\(?([\w./-]+\.yaml):(\d+)", result.cause)
-    assert places
-    for file, line in places:
-        text = (SCENARIOS.parents[1] / file).read_text().splitlines()[int(line) - 1]
-        assert text.strip(), (file, line)
-        assert not text.lstrip().startswith("#")
-    last = page([result]).rpartition("<p")[2]
-    assert all(f"{file}:{line}" in last for file, line in places)
-
-
 def test_the_line_is_that_of_the_block(tmp_path: Path) -> None:
     loaded = own(tmp_path, "retry_storm")
     for service, blocks in loaded.scenario.decisive.items():
