@@ -60,7 +60,8 @@ class RequestBody:
         self.is_sent = False
         """True once the last byte was written."""
         self.starved_since = 0.0
-        """Instant at which the last piece was written, or the client was last asked for one."""
+        """Instant since which the upstream waits for the client.  Each piece moves it on by what the piece takes at
+        `DRIBBLE`, up to the present: a byte now and then does not."""
 
     def start(self) -> None:
         """Send the body, or wait for a `100 Continue`; the head was written before."""
@@ -141,7 +142,7 @@ class RequestBody:
     def write(self, data: bytes) -> None:
         if self._is_ended or not data:
             return
-        self.starved_since = self._connection.pool.env.now()
+        self.starved_since = min(self._connection.pool.env.now(), self.starved_since + len(data) / DRIBBLE)
         if self._is_chunked:
             self._transport.writelines((b"%x\r\n" % len(data), data, b"\r\n"))
         else:

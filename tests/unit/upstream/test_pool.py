@@ -385,6 +385,37 @@ async def test_a_body_that_does_not_come_gives_way() -> None:
 
 
 @virtual
+async def test_a_body_that_trickles_gives_way() -> None:
+    back = Back(connections={"max": 1})
+    x, body, _ = upload(10**6)
+    first = back.send(x)
+    await settle()
+    body.feed(b"x" * 70_000)
+    second = back.send(get())
+    for _ in range(5):
+        await asyncio.sleep(0.1)
+        body.feed(b"x")
+    assert outcome_of(first).failure is CLIENT_TIMEOUT
+    await settle()
+    back.server.write(OK)
+    await settle()
+    assert outcome_of(second).status == 200
+
+
+@virtual
+async def test_a_body_that_comes_in_pieces_at_the_rate_keeps_its_connection() -> None:
+    back = Back(connections={"max": 1})
+    x, body, _ = upload(10**6)
+    first = back.send(x)
+    await settle()
+    second = back.send(get())
+    for _ in range(5):
+        body.feed(b"x" * 300)
+        await asyncio.sleep(0.2)
+    assert first.value is second.value is None
+
+
+@virtual
 async def test_who_waits_for_the_endpoint_never_gives_way() -> None:
     back = Back(connections={"max": 2}, connect_timeout="1s")
     x, body, source = upload(10**6)
