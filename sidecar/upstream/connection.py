@@ -348,9 +348,15 @@ class UpstreamConnection(asyncio.Protocol):
             return body.starved_since
         return NEVER if self._reader is None else self._reader.body.held_since
 
+    @property
+    def route(self) -> str:
+        """Name of the route whose exchange it carries; empty without one."""
+        x = self._exchange
+        return "" if x is None or x.route is None else x.route.name
+
     def give_way(self) -> None:
         """End an exchange that waits for its own client."""
-        self.fail(CLIENT_TIMEOUT, "the client did not keep up while other requests waited for the connection")
+        self.fail(CLIENT_TIMEOUT, "the client did not keep up while other requests waited for its place")
 
     # ----- what the pool asks of an idle connection
 
