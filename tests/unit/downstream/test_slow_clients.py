@@ -11,7 +11,7 @@ from sidecar.core.exchange import NEVER, Exchange
 from sidecar.core.outcome import Outcome
 from sidecar.downstream.slow_clients import CREDIT_SECONDS, START_AFTER, Pace, SlowClients
 from tests.support.loop import settle, virtual
-from tests.unit.downstream.front import GET, Client, Front, Taken, always, post, streamed
+from tests.unit.downstream.front import CLOSE, GET, Client, Front, Taken, always, post, streamed
 
 LONG = b"x" * 100_000
 CHUNKED = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -244,6 +244,25 @@ async def test_a_stored_body_goes_out_as_its_reader_takes_it() -> None:
     await settle(2000)
     assert [len((await client.answer()).body) for _ in range(12)] == [2**20] * 12
     assert [record.status for record in front.records] == [200] * 12
+    assert front.listener.slow.buffered == 0
+
+
+@pytest.mark.parametrize("leaves", [False, True])
+@virtual
+async def test_what_waits_for_the_reader_of_a_last_answer_is_on_the_account(leaves: bool) -> None:
+    front = Front(always(lambda x: Outcome(200, body=b"x" * 128_000)))
+    client = front.connect()
+    client.transport.pause_reading()
+    client.write(CLOSE)
+    await settle(100)
+    assert len(front.records) == 1
+    assert front.listener.slow.buffered == client.pair.right.get_write_buffer_size() > 50_000
+    if leaves:
+        client.transport.abort()
+    else:
+        await asyncio.sleep(10)  # it is cut off
+    await settle()
+    assert front.is_empty
     assert front.listener.slow.buffered == 0
 
 
