@@ -55,13 +55,19 @@ class LingeringClose(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         self._listener.slow.buffered -= self._buffered
+        self._listener.slow.behind.pop(self._transport, None)
         self._listener.forget(self)
 
     def _account(self) -> None:
         """Note how many bytes wait in the transport; a few are on their way to the kernel."""
         size = self._transport.get_write_buffer_size()
         size = size if size > MAX_ORPHANED else 0
-        self._listener.slow.buffered += size - self._buffered
+        slow = self._listener.slow
+        slow.buffered += size - self._buffered
+        if size < self._buffered:
+            slow.behind.pop(self._transport, None)
+        if size:
+            slow.behind.setdefault(self._transport, self._listener.now())
         self._buffered = size
 
     def expire(self, now: float) -> None:
