@@ -66,6 +66,7 @@ class RequestBody:
     def start(self) -> None:
         """Send the body, or wait for a `100 Continue`; the head was written before."""
         if self._exchange.expects_continue:
+            self.starved_since = self._connection.pool.env.now()
             self._connection.pool.env.call_later(CONTINUE_AFTER, self.go_on, b"")
         else:
             self._attach()
@@ -91,6 +92,11 @@ class RequestBody:
         if not self.is_sent and self._is_attached:
             self._stream.detach()
             self._measure()
+
+    @property
+    def is_held_back(self) -> bool:
+        """True while the body waits for a `100 Continue`."""
+        return not self._is_attached and not self._is_ended
 
     @property
     def is_starved(self) -> bool:
