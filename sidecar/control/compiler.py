@@ -46,6 +46,7 @@ BREAKER: Final = "circuit_breaker"
 UPSTREAM_WIDE: Final = (BREAKER, "concurrency")
 """Policies that can stand under an upstream."""
 RETRY_BUDGET: Final = "retry_budget"
+MAKE_WAY: Final = "make_way"
 CACHE: Final = "cache"
 
 
@@ -60,6 +61,10 @@ class Terminal(Protocol):
 
     async def service(self, x: Exchange) -> Outcome:
         """Make one attempt."""
+
+    def make_way(self, route: str = "") -> bool:
+        """End the exchange of a route, or of any, that has waited for its own client longest; False if none has waited
+        for long."""
 
     def start(self) -> None:
         """Begin what runs beside the requests; without effect where it runs."""
@@ -339,10 +344,12 @@ class Compilation:
         if kind == RETRY_BUDGET:
             make = partial(RetryBudget, spec.retry_budget, self.env, name)
             return self.lease.obtain((RETRY_BUDGET, name), spec.retry_budget, make)
+        if kind == MAKE_WAY:
+            return self.upstreams[name].make_way
         if kind == UPSTREAM:
             stages = [link.stage for kind in STAGES for link in self.links(kind, route, name, None)]
             return stack(stages, self.upstreams[name].service)
-        raise ValueError(f"asks for a {kind}, and there is only {CACHE}, {RETRY_BUDGET} and {UPSTREAM}")
+        raise ValueError(f"asks for a {kind}, and there is only {CACHE}, {MAKE_WAY}, {RETRY_BUDGET} and {UPSTREAM}")
 
 
 def cache_of(spec: RouteSpec) -> CacheBlock | None:

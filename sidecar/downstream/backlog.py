@@ -6,8 +6,8 @@ import asyncio
 from typing import Final
 
 from sidecar.core.message import Message
-from sidecar.downstream.closing import unsent_bytes
-from sidecar.downstream.slow_clients import Pace, SlowClients
+from sidecar.downstream.closing import reset, unsent_bytes
+from sidecar.downstream.slow_clients import SLOW_AFTER, Pace, SlowClients
 
 ENDLESS: Final = (b"text/event-stream", b"application/grpc")
 """Media types of streams whose reader may be as slow as it likes."""
@@ -38,6 +38,16 @@ class Backlog:
         self._since = now
         self._pace.wait(now)
         self.add(0)
+        self._slow.behind[self._transport] = now
+        if self._slow.is_full:
+            self._make_room(now)
+
+    def _make_room(self, now: float) -> None:
+        """End the reader that has been behind longest, if it has been for a while."""
+        transport, since = next(iter(self._slow.behind.items()))
+        if now - since > SLOW_AFTER:
+            del self._slow.behind[transport]
+            reset(transport)
 
     def add(self, size: int) -> bool:
         """Note that `size` more bytes were written; True if no more should be until the client has caught up."""
@@ -49,6 +59,7 @@ class Backlog:
 
     def end(self, now: float) -> None:
         """The client has caught up, or is gone."""
+        self._slow.behind.pop(self._transport, None)
         if self._buffered:
             self._slow.buffered -= self._buffered
             self._buffered = 0

@@ -34,13 +34,16 @@ RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 class LingeringClose(asyncio.Protocol):
     """Connection after its last answer: waits until the client has read that and closed."""
 
-    __slots__ = ("_listener", "_pace", "_transport", "_unsent", "expires")
+    __slots__ = ("_buffered", "_listener", "_pace", "_transport", "_unsent", "expires")
 
     def __init__(self, listener: Listener, transport: asyncio.Transport) -> None:
         self._listener = listener
         self._transport = transport
         now = listener.now()
         self._unsent = unsent_bytes(transport)
+        self._buffered = 0
+        """Bytes on the account of the listener's slow clients."""
+        self._account()
         self._pace = Pace(listener.slow)
         self._pace.wait(now)
         self.expires = now + LINGER_SECONDS
@@ -51,13 +54,28 @@ class LingeringClose(asyncio.Protocol):
             transport.resume_reading()
 
     def connection_lost(self, error: Exception | None) -> None:
+        self._listener.slow.buffered -= self._buffered
+        self._listener.slow.behind.pop(self._transport, None)
         self._listener.forget(self)
+
+    def _account(self) -> None:
+        """Note how many bytes wait in the transport; a few are on their way to the kernel."""
+        size = self._transport.get_write_buffer_size()
+        size = size if size > MAX_ORPHANED else 0
+        slow = self._listener.slow
+        slow.buffered += size - self._buffered
+        if size < self._buffered:
+            slow.behind.pop(self._transport, None)
+        if size:
+            slow.behind.setdefault(self._transport, self._listener.now())
+        self._buffered = size
 
     def expire(self, now: float) -> None:
         """Close, unless the client is still reading."""
         unsent = unsent_bytes(self._transport)
         self._pace.move(max(0, self._unsent - unsent), now)
         self._unsent = unsent
+        self._account()
         if unsent and now < self._pace.expires:
             self.expires = now + LINGER_SECONDS
         elif unsent:

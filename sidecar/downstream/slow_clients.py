@@ -10,11 +10,14 @@ A client costs its own connection and a bounded buffer, never a connection of th
 3. Whoever keeps the sidecar waiting spends an allowance (`Pace`), and earns some with every byte that moves.  Only time
    spent waiting for the client counts.
 4. All bytes collected and read in advance on a listener are one account (`SlowClients.buffered`).  When it is full,
-   nothing more is read in advance, and a body that is still being collected is refused.
+   nothing more is read in advance, a body that is still being collected is refused, and each reader that falls behind
+   ends the one that has been behind longest, over `SLOW_AFTER` seconds: what one read of the upstream's socket has
+   brought is in memory whether there is room or not.
 """
 
 from __future__ import annotations
 
+import asyncio
 from typing import Final
 
 from sidecar.config.process_spec import SlowClientsSpec
@@ -24,7 +27,7 @@ START_AFTER: Final = 0.25
 """Seconds after which the route of a request runs whose body is long and not here."""
 SLOW_AFTER: Final = 1.0
 """Seconds after which a body that is still collected gives way when the account is full, and between two looks for a
-place."""
+place; and for which a reader may be behind when it is full."""
 CREDIT_SECONDS: Final = 15.0
 """Most seconds that a client can have in advance beside the grace."""
 
@@ -32,7 +35,7 @@ CREDIT_SECONDS: Final = 15.0
 class SlowClients:
     """Settings of a listener for slow clients, and what is buffered for all of them."""
 
-    __slots__ = ("buffer", "buffered", "grace", "min_rate", "total")
+    __slots__ = ("behind", "buffer", "buffered", "grace", "min_rate", "total")
 
     def __init__(self, spec: SlowClientsSpec) -> None:
         self.min_rate = spec.min_rate
@@ -45,6 +48,8 @@ class SlowClients:
         """Bytes buffered for all clients."""
         self.buffered = 0
         """Bytes buffered at present."""
+        self.behind: dict[asyncio.Transport, float] = {}
+        """Connections of readers that are behind, with the instant since which each is, the first at the front."""
 
     @property
     def is_full(self) -> bool:

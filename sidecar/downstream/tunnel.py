@@ -231,7 +231,7 @@ class TunnelSide(asyncio.Protocol):
             self.other.transport.resume_reading()
 
     def write(self, data: bytes) -> None:
-        if data and self.transport is not None:
+        if data and self.transport is not None and not self.other.is_eof:  # which has half-closed this side too
             self.transport.write(data)
 
     def close(self) -> None:

@@ -31,6 +31,10 @@ class Unconnected:
     async def service(self, _: Exchange) -> Outcome:
         return failed(NO_ENDPOINT)
 
+    def make_way(self, _: str = "") -> bool:
+        """Return False: nothing is in flight."""
+        return False
+
     def start(self) -> None:
         """Do nothing."""
 

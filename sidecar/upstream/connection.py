@@ -342,15 +342,24 @@ class UpstreamConnection(asyncio.Protocol):
 
     @property
     def blocked_since(self) -> float:
-        """Instant since which the exchange waits for its own client; `NEVER` if it does not."""
+        """Instant since which the exchange waits for its client, or for a `100 Continue`; `NEVER` if it does not."""
         body = self._request_body
-        if body is not None and body.is_starved:
+        if body is not None and (body.is_starved or (body.is_held_back and self._reader is None)):
             return body.starved_since
         return NEVER if self._reader is None else self._reader.body.held_since
 
+    @property
+    def route(self) -> str:
+        """Name of the route whose exchange it carries; empty without one."""
+        x = self._exchange
+        return "" if x is None or x.route is None else x.route.name
+
     def give_way(self) -> None:
-        """End an exchange that waits for its own client."""
-        self.fail(CLIENT_TIMEOUT, "the client did not keep up while other requests waited for the connection")
+        """End an exchange that waits for its own client; have a client go on that waits for a `100 Continue`."""
+        if self._request_body is not None and self._request_body.is_held_back:
+            self._request_body.go_on(b"")
+            return
+        self.fail(CLIENT_TIMEOUT, "the client did not keep up while other requests waited for its place")
 
     # ----- what the pool asks of an idle connection
 

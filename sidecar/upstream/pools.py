@@ -19,7 +19,7 @@ from sidecar.upstream.certificates import CertificateWatch
 from sidecar.upstream.connection import UpstreamConnection
 from sidecar.upstream.deadlines import Deadlines
 from sidecar.upstream.endpoint import Endpoint, EndpointSet, authority, literal
-from sidecar.upstream.pool import CONNECTION_STATES, Pool
+from sidecar.upstream.pool import CONNECTION_STATES, PATIENCE, Pool
 from sidecar.upstream.resolver import Names, known
 from sidecar.upstream.spec import UpstreamSpec
 
@@ -80,6 +80,19 @@ class Pools:
                 for connection in list(pool.idle):
                     if connection.peer_address() not in addresses:
                         connection.close()
+
+    def make_way(self, route: str = "") -> bool:
+        """End the exchange that has waited for its own client longest, over `PATIENCE` seconds; False if none has.
+
+        `route` is the name of the route whose exchange it has to be; empty for any.
+        """
+        limit = self._env.now() - PATIENCE
+        connections = (each for pool in self._pools.values() for each in pool.connections)
+        blocked = [each for each in connections if each.blocked_since <= limit and route in ("", each.route)]
+        if not blocked:
+            return False
+        min(blocked, key=lambda connection: connection.blocked_since).give_way()
+        return True
 
     def count(self, state: str) -> int:
         """Return the number of connections in one of the `CONNECTION_STATES`."""

@@ -60,11 +60,13 @@ class RequestBody:
         self.is_sent = False
         """True once the last byte was written."""
         self.starved_since = 0.0
-        """Instant at which the last piece was written, or the client was last asked for one."""
+        """Instant since which the upstream waits for the client.  Each piece moves it on by what the piece takes at
+        `DRIBBLE`, up to the present: a byte now and then does not."""
 
     def start(self) -> None:
         """Send the body, or wait for a `100 Continue`; the head was written before."""
         if self._exchange.expects_continue:
+            self.starved_since = self._connection.pool.env.now()
             self._connection.pool.env.call_later(CONTINUE_AFTER, self.go_on, b"")
         else:
             self._attach()
@@ -90,6 +92,11 @@ class RequestBody:
         if not self.is_sent and self._is_attached:
             self._stream.detach()
             self._measure()
+
+    @property
+    def is_held_back(self) -> bool:
+        """True while the body waits for a `100 Continue`."""
+        return not self._is_attached and not self._is_ended
 
     @property
     def is_starved(self) -> bool:
@@ -141,7 +148,7 @@ class RequestBody:
     def write(self, data: bytes) -> None:
         if self._is_ended or not data:
             return
-        self.starved_since = self._connection.pool.env.now()
+        self.starved_since = min(self._connection.pool.env.now(), self.starved_since + len(data) / DRIBBLE)
         if self._is_chunked:
             self._transport.writelines((b"%x\r\n" % len(data), data, b"\r\n"))
         else:

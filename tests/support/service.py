@@ -162,7 +162,11 @@ def context(
     resources: Mapping[tuple[str, str], Any] | None = None,
 ) -> BuildContext:
     """Return a build context, with a retry budget for `upstream`; pass the same `store` again for a reload."""
-    declared: dict[tuple[str, str], Any] = {("retry_budget", upstream): ScriptedBudget(), **(resources or {})}
+    declared: dict[tuple[str, str], Any] = {
+        ("retry_budget", upstream): ScriptedBudget(),
+        ("make_way", upstream): lambda _: False,
+        **(resources or {}),
+    }
     return BuildContext(
         env=env or make_env(),
         route=route,

@@ -10,7 +10,9 @@ Rules (`docs/design/concurrency.md` has the reasons):
 3. A refusal says to come back in a second.
 4. The adaptive limit learns from responses below 500 that needed one attempt.
 5. The routes of an upstream share its permits, and a reload changes the limit but not the permits in use.
-6. `mode: observe` lets everything pass, counts what would have found neither permit nor place, and keeps learning.
+6. A request that finds no permit takes that of the one that has waited for its own client longest
+   (`docs/design/slow-clients.md`).
+7. `mode: observe` lets everything pass, counts what would have found neither permit nor place, and keeps learning.
 """
 
 from __future__ import annotations
@@ -36,6 +38,8 @@ TOO_BUSY: Final = (429, 503)
 """Statuses by which an upstream says that it is overloaded."""
 TOO_SLOW: Final = ("timeout", "connect_timeout")
 """Failures that show an overload."""
+LOOK_EVERY: Final = 0.05
+"""Seconds between two looks for a request that gives way, after one that has found none."""
 NO_PERMIT: Final = "there is no permit left for its criticality"
 
 
@@ -98,6 +102,12 @@ class Refuser:
     def __init__(self, spec: Spec, ctx: BuildContext, permits: Permits) -> None:
         self._permits = permits
         self._where = ctx.where
+        self._now = ctx.env.now
+        self._make_way: Callable[[str], bool] = ctx.resources("make_way", ctx.upstream)
+        self._route = ctx.route if ctx.scope == "route" else ""
+        """Route whose requests hold the permits; empty for all routes of the upstream."""
+        self._next_look = 0.0
+        """Instant before which no request is looked for that gives way."""
         self.observed: Counter | None = None
         """Counts what would have been refused; None refuses."""
         if not spec.is_enforced:
@@ -108,6 +118,16 @@ class Refuser:
         limit, active = self._permits.limit, self._permits.active
         detail = f"{active} requests are in flight, {limit} may be: {why}"
         return failed(OVERLOADED, Refusal("concurrency", self._where, detail, limit, active, RETRY_AFTER))
+
+    def make_way(self) -> bool:
+        """End the request with a permit that has waited for its own client longest; False if there is none."""
+        now = self._now()
+        if now < self._next_look:
+            return False
+        if self._make_way(self._route):
+            return True
+        self._next_look = now + LOOK_EVERY
+        return False
 
     def observe(self, observed: Counter) -> None:
         """Admit what would have been refused.  Count it if no place in the queue would have been left either."""
@@ -128,9 +148,10 @@ class ConcurrencyGate:
     def admit(self, x: Exchange) -> object:
         if not self._permits.take(x.criticality):
             observed = self._refuser.observed
-            if observed is None:
+            if observed is not None:
+                self._refuser.observe(observed)
+            elif not (self._refuser.make_way() and self._permits.take(x.criticality)):
                 return self._refuser.refuse(NO_PERMIT)
-            self._refuser.observe(observed)
         return None
 
     def settle(self, x: Exchange, ticket: object, outcome: Outcome) -> None:
@@ -140,10 +161,13 @@ class ConcurrencyGate:
 class ConcurrencyLayer:
     """Limit with a queue, or one that adapts."""
 
-    def __init__(self, bulkhead: Bulkhead, refuser: Refuser, patience: float, now: Callable[[], float]) -> None:
+    def __init__(self, bulkhead: Bulkhead, refuser: Refuser, patience: float, env: Env) -> None:
         """`patience` is how many seconds a request may wait."""
         self.bulkhead = bulkhead
-        self.now = now
+        self.now = env.now
+        self._call_later = env.call_later
+        self._is_pressing = False
+        """True while a look for a request that gives way is scheduled."""
         self._refuser = refuser
         self._patience = patience
 
@@ -156,15 +180,20 @@ class ConcurrencyLayer:
         if refuser.observed is not None:
             refuser.observe(refuser.observed)
             return None
+        rank = x.criticality
+        if refuser.make_way() and permits.take(rank):
+            return None
         if permits.size == 0:
             return refuser.refuse(NO_PERMIT)
-        rank = x.criticality
         left = x.deadline - self.now() - typical
         if left <= typical * (permits.ahead(rank) + 1) / permits.limit:
             return refuser.refuse("the time that it has left is too short to wait for a permit and for an answer")
         place = permits.join(rank, min(self._patience, left), refuser.refuse)
         if place is None:
             return refuser.refuse(f"and all {permits.size} places in the queue are taken")
+        if not self._is_pressing:
+            self._is_pressing = True
+            self._call_later(LOOK_EVERY, self._press)
         began = self.now()
         try:
             refusal: Outcome | None = await place
@@ -174,6 +203,16 @@ class ConcurrencyLayer:
         except BaseException:
             permits.leave(rank, place)
             raise
+
+    def _press(self) -> None:
+        """Let requests that wait for their clients give way to those in the queue."""
+        permits = self.bulkhead.permits
+        for _ in range(permits.queued):
+            if not self._refuser.make_way():
+                break
+        self._is_pressing = permits.queued > 0
+        if self._is_pressing:
+            self._call_later(LOOK_EVERY, self._press)
 
 
 class ConcurrencyService:
@@ -217,5 +256,5 @@ def build(spec: Spec, ctx: BuildContext) -> Stage:
     bulkhead: Bulkhead = ctx.obtain(("concurrency", *ctx.owner), spec, lambda: Bulkhead(spec, ctx.env, labels))
     refuser = Refuser(spec, ctx, bulkhead.permits)
     if spec.adaptive is not None or (spec.queue > 0 and spec.is_enforced):
-        return ConcurrencyLayer(bulkhead, refuser, spec.queue_timeout, ctx.env.now)
+        return ConcurrencyLayer(bulkhead, refuser, spec.queue_timeout, ctx.env)
     return ConcurrencyGate(bulkhead, refuser)

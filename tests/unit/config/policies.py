@@ -43,5 +43,8 @@ class ScriptedUpstream:
     async def service(self, x: Exchange) -> Outcome:
         return await self.script(x)
 
+    def make_way(self, _: str = "") -> bool:
+        return False
+
     def start(self) -> None:
         self.starts += 1

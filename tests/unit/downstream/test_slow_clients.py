@@ -11,7 +11,7 @@ from sidecar.core.exchange import NEVER, Exchange
 from sidecar.core.outcome import Outcome
 from sidecar.downstream.slow_clients import CREDIT_SECONDS, START_AFTER, Pace, SlowClients
 from tests.support.loop import settle, virtual
-from tests.unit.downstream.front import GET, HANDSHAKE, Client, Front, Taken, Upgraded, always, post, streamed
+from tests.unit.downstream.front import CLOSE, GET, HANDSHAKE, Client, Front, Taken, Upgraded, always, post, streamed
 
 LONG = b"x" * 100_000
 CHUNKED = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -244,6 +244,64 @@ async def test_a_stored_body_goes_out_as_its_reader_takes_it() -> None:
     await settle(2000)
     assert [len((await client.answer()).body) for _ in range(12)] == [2**20] * 12
     assert [record.status for record in front.records] == [200] * 12
+    assert front.listener.slow.buffered == 0
+
+
+@pytest.mark.parametrize("request_", [GET, CLOSE])
+@virtual
+async def test_when_the_account_is_full_a_new_slow_reader_ends_the_slowest(request_: bytes) -> None:
+    front = Front(always(lambda x: Outcome(200, body=b"x" * 128_000)), slow_clients={"buffer_total": "200KB"})
+    clients = []
+    for _ in range(20):
+        clients.append(client := front.connect())
+        client.transport.pause_reading()
+        client.write(request_)
+        await settle()
+        await asyncio.sleep(0.6)
+        assert front.listener.slow.buffered < 500_000
+    assert [client.transport.is_closing() for client in clients[-2:]] == [False, False]
+    for client in clients:
+        client.transport.abort()
+    await settle()
+    assert front.is_empty
+    assert front.listener.slow.buffered == len(front.listener.slow.behind) == 0
+
+
+@virtual
+async def test_a_reader_that_goes_on_is_not_ended_when_the_account_is_full() -> None:
+    front = Front(always(lambda x: Outcome(200, body=b"x" * 2**20)), slow_clients={"buffer_total": "100KB"})
+    good, *others = [front.connect() for _ in range(6)]
+    for client in (good, *others):
+        client.transport.pause_reading()
+    good.write(GET)
+    for client in others:
+        for _ in range(8):
+            await asyncio.sleep(0.1)
+            good.transport.resume_reading()
+            await settle(5)
+            good.transport.pause_reading()
+        client.write(GET)
+    good.transport.resume_reading()
+    await settle(500)
+    assert len((await good.answer()).body) == 2**20
+
+
+@pytest.mark.parametrize("leaves", [False, True])
+@virtual
+async def test_what_waits_for_the_reader_of_a_last_answer_is_on_the_account(leaves: bool) -> None:
+    front = Front(always(lambda x: Outcome(200, body=b"x" * 128_000)))
+    client = front.connect()
+    client.transport.pause_reading()
+    client.write(CLOSE)
+    await settle(100)
+    assert len(front.records) == 1
+    assert front.listener.slow.buffered == client.pair.right.get_write_buffer_size() > 50_000
+    if leaves:
+        client.transport.abort()
+    else:
+        await asyncio.sleep(10)  # it is cut off
+    await settle()
+    assert front.is_empty
     assert front.listener.slow.buffered == 0
 
 

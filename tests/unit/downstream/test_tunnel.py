@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -13,6 +13,7 @@ from chaos.parts.websocket import CLOSE, TEXT, Frame
 from sidecar.core import metrics
 from sidecar.core.exchange import NEVER, Exchange
 from sidecar.core.outcome import Outcome
+from sidecar.downstream.tunnel import Tunnel
 from sidecar.downstream.websocket import GOING_AWAY, GOING_AWAY_MASKED
 from sidecar.telemetry.logs.access import as_json, word
 from tests.support.loop import settle, virtual
@@ -189,6 +190,25 @@ async def test_a_half_closed_tunnel_lives_while_bytes_pass_and_not_for_ever(who:
     assert not first.is_lost
     await asyncio.sleep(9)
     assert first.is_lost
+    assert world.is_over
+
+
+@pytest.mark.parametrize("who", ["client", "server"])
+@virtual
+async def test_a_silent_tunnel_with_a_half_closed_side_ends_with_a_close_frame_to_that_side_alone(who: str) -> None:
+    world = World()
+    client, server = await world.open()
+    first = client if who == "client" else server
+    first.transport.write_eof()
+    await settle()
+    tunnel = cast("Tunnel", next(iter(world.front.listener.connections)))
+    side = tunnel._server if who == "client" else tunnel._client
+    written: list[bytes] = []
+    side.transport.write = written.append  # type: ignore[union-attr,method-assign]  # the loops raise after write_eof
+    await asyncio.sleep(11)
+    assert first.received.endswith(GOING_AWAY if who == "client" else GOING_AWAY_MASKED)
+    assert written == []
+    await asyncio.sleep(5)
     assert world.is_over
 
 

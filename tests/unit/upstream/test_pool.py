@@ -13,7 +13,7 @@ from sidecar.core.outcome import CLIENT_TIMEOUT, Outcome
 from sidecar.core.promise import Run
 from sidecar.upstream.connection import UpstreamConnection
 from tests.support.loop import settle, virtual
-from tests.unit.upstream.back import NEVER, OK, Back, Sink, get, outcome_of, upload
+from tests.unit.upstream.back import NEVER, OK, Back, Interims, Sink, get, outcome_of, upload
 
 
 async def for_ever() -> None:
@@ -382,6 +382,56 @@ async def test_a_body_that_does_not_come_gives_way() -> None:
     back.server.write(OK)
     await settle()
     assert outcome_of(second).status == 200
+
+
+@virtual
+async def test_a_body_that_trickles_gives_way() -> None:
+    back = Back(connections={"max": 1})
+    x, body, _ = upload(10**6)
+    first = back.send(x)
+    await settle()
+    body.feed(b"x" * 70_000)
+    second = back.send(get())
+    for _ in range(5):
+        await asyncio.sleep(0.1)
+        body.feed(b"x")
+    assert outcome_of(first).failure is CLIENT_TIMEOUT
+    await settle()
+    back.server.write(OK)
+    await settle()
+    assert outcome_of(second).status == 200
+
+
+@virtual
+async def test_while_others_wait_a_client_is_told_soon_to_go_on() -> None:
+    back = Back(connections={"max": 1})
+    interims = Interims()
+    x, _, _ = upload(1000, expects_continue=True, interim=interims)
+    first = back.send(x)
+    await settle()
+    second = back.send(get())
+    await asyncio.sleep(0.4)
+    assert interims.said == [(100, b"")]
+    assert first.value is None
+    await asyncio.sleep(0.3)
+    assert outcome_of(first).failure is CLIENT_TIMEOUT, "and gives way if it does not"
+    await settle()
+    back.server.write(OK)
+    await settle()
+    assert outcome_of(second).status == 200
+
+
+@virtual
+async def test_a_body_that_comes_in_pieces_at_the_rate_keeps_its_connection() -> None:
+    back = Back(connections={"max": 1})
+    x, body, _ = upload(10**6)
+    first = back.send(x)
+    await settle()
+    second = back.send(get())
+    for _ in range(5):
+        body.feed(b"x" * 300)
+        await asyncio.sleep(0.2)
+    assert first.value is second.value is None
 
 
 @virtual

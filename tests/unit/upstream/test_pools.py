@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from sidecar.core import metrics
+from sidecar.core.outcome import CLIENT_TIMEOUT
 from sidecar.upstream.client import Upstream
 from sidecar.upstream.deadlines import Deadlines
 from sidecar.upstream.endpoint import EndpointSet
@@ -163,3 +164,25 @@ async def test_a_client_without_a_host_field_gets_the_name_that_was_discovered()
     assert pool.host == b"app.test:8080"
     pools.retune(UpstreamSpec.model_validate({"discover": {"dns": "other.test", "port": 8080}}))
     assert pool.host == b"other.test:8080"
+
+
+@virtual
+async def test_the_exchange_that_has_waited_longest_for_its_client_makes_way() -> None:
+    back = Back()
+    upstream = back.upstream()
+    runs = [start(upstream, get()) for _ in range(2)]
+    await settle()
+    for peer in back.peers:
+        peer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\nx")
+    await settle()
+    streams = [stream for run in runs if (stream := outcome_of(run).stream) is not None]
+    streams[1].pause()
+    await asyncio.sleep(0.2)
+    streams[0].pause()
+    assert not upstream.make_way(), "nobody has waited for long"
+    await asyncio.sleep(0.1)
+    assert not upstream.make_way("another route")
+    assert upstream.make_way()
+    assert streams[1].failure is CLIENT_TIMEOUT
+    assert not upstream.make_way()
+    assert streams[0].failure is None

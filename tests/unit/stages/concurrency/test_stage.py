@@ -314,3 +314,80 @@ async def test_what_needed_a_retry_teaches_nothing() -> None:
 def test_what_is_not_a_limit(block: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         Spec.model_validate(block)
+
+
+# ----- giving way
+
+
+class Holders:
+    """Requests with a permit, of which some wait for their own clients."""
+
+    def __init__(self, *, blocked: int) -> None:
+        self.bodies = [Body() for _ in range(blocked)]
+        self.asked: list[str] = []
+
+    def make_way(self, route: str) -> bool:
+        self.asked.append(route)
+        if not self.bodies:
+            return False
+        self.bodies.pop(0).fail(RESET)
+        return True
+
+
+def crowded(env: FakeEnv, holders: Holders, *, scope: str = "route", **block: Any) -> Service:
+    """Return a service whose first answers are the bodies of the holders, and all others whole."""
+    script = [response(200, stream=body) for body in holders.bodies] + [response(200)] * 4
+    ctx = context(env, scope=scope, resources={("make_way", "app"): holders.make_way})
+    return stack([concurrency.build(Spec.model_validate(block), ctx)], ScriptedService(*script))
+
+
+@pytest.mark.parametrize("block", [{"max": 2}, {"max": 2, "queue": 1}, {"adaptive": {"min": 1, "max": 2}}])
+@pytest.mark.parametrize(("scope", "asked"), [("route", "order"), ("upstream", "")])
+@virtual
+async def test_who_waits_for_its_client_gives_its_permit_up(block: dict[str, Any], scope: str, asked: str) -> None:
+    holders = Holders(blocked=2)
+    call = crowded(virtual_env(), holders, scope=scope, **block)
+    for _ in range(2):
+        await call(exchange())
+    assert (await call(exchange())).status == 200
+    assert (holders.asked, len(holders.bodies)) == ([asked], 1), "one is enough"
+
+
+@virtual
+async def test_who_is_in_the_queue_gets_the_permit_of_one_that_begins_to_wait_for_its_client() -> None:
+    holders = Holders(blocked=1)
+    call = crowded(virtual_env(), holders, max=1, queue=1, queue_timeout="1s")
+    await call(exchange())
+    bodies, holders.bodies = holders.bodies, []
+    second = start(call)
+    await asyncio.sleep(0.5)
+    assert not second.done()
+    holders.bodies = bodies
+    await asyncio.sleep(0.06)
+    assert (await second).status == 200
+    looks = len(holders.asked)
+    await asyncio.sleep(1)
+    assert len(holders.asked) == looks, "nobody waits any more"
+
+
+@virtual
+async def test_a_crowd_of_refused_requests_looks_for_one_that_gives_way_now_and_then_only() -> None:
+    holders = Holders(blocked=1)
+    call = crowded(virtual_env(), holders, max=1)
+    await call(exchange())
+    bodies, holders.bodies = holders.bodies, []
+    for _ in range(5):
+        assert (await call(exchange())).failure is OVERLOADED
+    assert len(holders.asked) == 1
+    holders.bodies = bodies
+    await asyncio.sleep(0.05)
+    assert (await call(exchange())).status == 200
+
+
+@virtual
+async def test_nobody_gives_way_where_the_limit_is_only_observed() -> None:
+    holders = Holders(blocked=1)
+    call = crowded(virtual_env(), holders, max=1, mode="observe")
+    for _ in range(2):
+        assert (await call(exchange())).status == 200
+    assert holders.asked == []
