@@ -35,6 +35,12 @@ class SlowClients:
     __slots__ = ("buffer", "buffered", "grace", "min_rate", "total")
 
     def __init__(self, spec: SlowClientsSpec) -> None:
+        self.use(spec)
+        self.buffered = 0
+        """Bytes buffered at present."""
+
+    def use(self, spec: SlowClientsSpec) -> None:
+        """Apply other settings; what is buffered stays in the account, and allowances under way stay as they are."""
         self.min_rate = spec.min_rate
         """Bytes a second that a client must move."""
         self.grace = spec.grace
@@ -42,9 +48,7 @@ class SlowClients:
         self.buffer = spec.buffer
         """Bytes read in advance for one client."""
         self.total = spec.buffer_total
-        """Bytes buffered for all clients."""
-        self.buffered = 0
-        """Bytes buffered at present."""
+        """Most bytes buffered for all clients."""
 
     @property
     def is_full(self) -> bool:
