@@ -183,6 +183,22 @@ def test_what_is_meant_for_a_listener(keys: str, message: str) -> None:
     assert message in problem
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "warning"),
+    [
+        (
+            '"127.0.0.1:8080"',
+            '"127.0.0.1:8080", slow_clients: {buffer_total: 1KiB}',
+            "slow_clients.buffer_total: is less than buffer (262144 bytes), which one client may take",
+        ),
+        ('["http://a:1"]', '["http://a:1"], resolve: {ttl: {min: 1s, max: 1000h}}', "resolve.ttl.max: is 42 days long"),
+    ],
+)
+def test_what_can_hardly_be_meant(old: str, new: str, warning: str) -> None:
+    _, warnings = messages(HEAD.replace(old, new) + "routes: [{name: r, match: {path: /a}, upstream: app}]\n")
+    assert [each for each in warnings if warning in each], warnings
+
+
 def test_an_example_says_no_more_than_the_value() -> None:
     (problem,), _ = messages(f"{HEAD}admin: yes\nroutes: []\n")
     assert problem == "admin: must be a mapping of keys and values"
