@@ -46,6 +46,7 @@ def of_route(keys: str, **environ: str) -> tuple[list[str], list[str]]:
             "fallback: 503",
             "fallback: must be a list, or a mapping of keys and values, such as [{response: {status: 503",
         ),
+        ("timeout: {header: no}", "timeout.header: is the name `no`; write off to send no field, or another name"),
         ("cache: {stale_if_error: off}", "cache.stale_if_error: is not a duration; write 0s to turn it off"),
         ("timeout: 3s", "timeout: must be a mapping of keys and values, such as {request: 3s}"),
         ("hedge: 50ms", "hedge: must be a mapping of keys and values, such as {after: 50ms}"),
