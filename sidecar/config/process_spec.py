@@ -13,7 +13,7 @@ from sidecar.config.listen_address import ListenAddress, ListenAddressValue
 from sidecar.core.http1 import TOKEN
 from sidecar.core.message import HOP_BY_HOP, fold
 from sidecar.core.spec import Model
-from sidecar.core.units import ByteRate, Duration, DurationOrZero, Size
+from sidecar.core.units import NEGATIONS, ByteRate, Duration, DurationOrZero, Size
 from sidecar.upstream.tls import ServerTlsSpec
 
 
@@ -59,7 +59,7 @@ def reveal(secret: Secret) -> str:
 
 
 class SlowClientsSpec(Model):
-    """What a client may cost that sends or reads slowly."""
+    """Bounds for clients that send or read slowly."""
 
     min_rate: ByteRate = 1024.0
     """Bytes a second that a client must send or take while it is waited for.  Server-sent events, gRPC and tunnels are
@@ -69,7 +69,7 @@ class SlowClientsSpec(Model):
     buffer: Size = 256 * 1024
     """Bytes of an answer that are read in advance, so that the upstream is free while the client still reads."""
     buffer_total: Size = 32 * 2**20
-    """Bytes that are buffered for all slow clients of the listener together."""
+    """Bytes that are buffered for all slow clients of the listener together: a small part of a sidecar's memory."""
 
 
 OUTBOUND: Final = "outbound"
@@ -83,6 +83,8 @@ UNPASSABLE: Final = HOP_BY_HOP | {
 
 
 def _field(name: str) -> str:
+    if "*" in name:
+        raise ValueError(f"has `{name}`, which is no whole name; write each name, such as x-original-url")
     encoded = name.encode("ascii", "replace")
     if re.fullmatch(TOKEN, encoded) is None:
         raise ValueError(f"has `{name}`, which is not the name of a header field; write such as x-original-url")
@@ -94,18 +96,22 @@ def _field(name: str) -> str:
 def _via(name: str) -> str:
     if re.fullmatch(TOKEN, name.encode("ascii", "replace")) is None:
         raise ValueError("is not a pseudonym for Via; write a word such as sidecar, or off")
+    if name != "off" and name in NEGATIONS:
+        raise ValueError(f"is the name `{name}`; write off to send no Via, or another name")
     return name
 
 
 class UntrustedSpec(Model):
-    """What clients that are not trusted may do."""
+    """Rights of clients that are not trusted."""
 
     min_deadline: DurationOrZero = 0.1
-    """A deadline that they set is never earlier than so long after the arrival of their request."""
+    """Shortest deadline that they can set, from the arrival of their request: a shorter one counts as so long, so that
+    strangers cannot make a healthy upstream look dead."""
     pass_: Annotated[
         tuple[Annotated[str, AfterValidator(_field)], ...], Field(strict=False, alias="pass", max_length=100)
     ] = ()
-    """Fields about the client or the target, such as `x-original-url`, that pass from them on purpose."""
+    """Fields about the client or the target, such as `x-original-url`, that pass from them on purpose; by default
+    none."""
 
 
 class ListenerSpec(Model):
@@ -120,10 +126,12 @@ class ListenerSpec(Model):
     are believed.  Trusted as well are all clients of a listener with `client_ca`, and of a loopback listener with the
     name `outbound`."""
     slow_clients: SlowClientsSpec = SlowClientsSpec.built_in()
+    """Least rate of clients, and bytes that are buffered for slow ones; without the block its defaults hold."""
     untrusted: UntrustedSpec = UntrustedSpec.built_in()
-    """What all others may do."""
+    """Rights of all other clients; without the block its defaults hold."""
     via: Annotated[str, Field(max_length=100), AfterValidator(_via)] = "sidecar"
-    """Name in the field Via that the upstream gets; `off` sends none."""
+    """Name in the field Via that the upstream gets, which a gateway must send (RFC 9110 7.6.3); `off` sends none, for
+    servers that do not compress for proxies."""
     problem_details: bool | None = None
     """Problem documents name the endpoint that failed, the cause, and the policy's file and line.  By default only on a
     loopback address or a Unix socket, because other clients should not learn what stands behind the sidecar."""
@@ -161,11 +169,12 @@ class LimitsSpec(Model):
     max_header_bytes: Annotated[Size, Field(ge=256)] = 32 * 1024
     """Longest request line and header fields together (nginx: four buffers of 8 KiB)."""
     max_fields: Annotated[int, Field(ge=256)] = 256
-    """Most fields of a request."""
+    """Most fields of a request.  It can only be raised, since an ordinary request costs no count below it."""
     max_list_members: Annotated[int, Field(ge=1024)] = 1024
-    """Most commas and semicolons in all fields of a request: members of lists and their parameters, cookies."""
+    """Most commas and semicolons in all fields of a request: members of lists and their parameters, cookies.  It can
+    only be raised."""
     max_query_parameters: Annotated[int, Field(ge=512)] = 1024
-    """Most parameters of a request's query."""
+    """Most parameters of a request's query (PHP and Django: 1000); 512 at least."""
     header_timeout: Duration = 10.0
     """Longest time from the first byte of a request to the end of its header, which takes a few packets."""
     body_timeout: Duration = 60.0
@@ -174,7 +183,7 @@ class LimitsSpec(Model):
     """Time after which a connection without a request is closed (nginx: 75s)."""
     half_close_timeout: DurationOrZero = 5.0
     """Longest time to the answer, and pause in it, of a client that shuts its sending side down right after a request.
-    With `0s` it counts as gone at once."""
+    Most answers need less, and a client that has left looks the same.  With `0s` it counts as gone at once (nginx)."""
     drain_timeout: Duration = 20.0
     """Longest time for requests in flight on shutdown; less than the 30s that Kubernetes waits for a pod."""
     max_body: Size | None = None

@@ -120,6 +120,8 @@ def _written(value: float, pattern: str) -> str:
     """Return a quantity as a file writes it."""
     if isinf(value):
         return OFF
+    if pattern.endswith("/s$"):  # a rate of bytes
+        return _written(value, pattern.removesuffix("/s$")) + "/s"
     units = next(units for mark, units in QUANTITIES.items() if mark in pattern)
     unit, size = next((unit for unit in units if value >= unit[1] and value % unit[1] == 0), units[-1])
     if value % size:  # no whole number of any unit: the largest that gives one or more

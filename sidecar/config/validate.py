@@ -18,6 +18,7 @@ from sidecar.config.pydantic_errors import LocatedError, key_of, located, models
 from sidecar.config.report import Report, suggest
 from sidecar.config.scalars import resolve
 from sidecar.core.spec import Block
+from sidecar.core.units import NEGATIONS
 from sidecar.stages import BY_NAME
 
 M = TypeVar("M", bound=BaseModel)
@@ -50,6 +51,8 @@ MESSAGES: Final = {
 }
 MAPPINGS: Final = ("dict_type", "mapping_type", "model_attributes_type", "model_type")
 """Kinds of errors in a value that should be a mapping."""
+AFFIRMATIONS: Final = ("on", "yes", "true")
+"""Words that say nothing of what is in a mapping."""
 MAX_SHOWN: Final = 80
 """Characters of a value that a remedy repeats."""
 EMPTY: Final = "is empty; give it a value, or leave the key out"
@@ -95,7 +98,7 @@ def takes_off(model: type[BaseModel], key: str) -> bool:
     """True if `off` turns a key off: the key may be absent, and the word could mean nothing else."""
     field = model.model_fields.get(key)
     kinds = set(_kinds(field.annotation)) if field is not None else set()
-    return NoneType in kinds and kinds.isdisjoint((str, SecretStr, OFF))
+    return NoneType in kinds and kinds.isdisjoint((bool, str, SecretStr, OFF))
 
 
 def _kinds(annotation: Any) -> Iterator[Any]:
@@ -154,8 +157,10 @@ def _shape(error: LocatedError) -> str:
     if model is None or isinstance(value, list):
         return ""
     takes_nothing = issubclass(model, Block)
-    if value in (False, "no", "none", "false", "never", 0) and takes_nothing:
+    if (value in NEGATIONS or value == 0) and takes_nothing:
         return "; `off` turns it off"
+    if not takes_nothing and (isinstance(value, bool) or value in AFFIRMATIONS or value in NEGATIONS):
+        return ""
     for name, field in model.model_fields.items():
         kinds = set(_kinds(field.annotation))
         if name != "mode" and str not in kinds and isinstance(value, str | int | float) and _fits(model, name, value):
@@ -227,7 +232,10 @@ def _message(error: LocatedError) -> str:
         return EMPTY
     message = template.format(**error.context)
     if error.kind in MAPPINGS:
-        return message + _shape(error)
+        shape = _shape(error)
+        if shape.startswith(", such as ["):  # the block is most often written as its one list
+            message = "must be a list, or a mapping of keys and values"
+        return message + shape
     return message + _quoted(error)
 
 

@@ -19,6 +19,8 @@ SECONDS: Final = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 """Seconds in each unit of time."""
 BYTES: Final = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 """Bytes in each unit of size."""
+NEGATIONS: Final = ("off", "no", "none", "false", "never", False)
+"""Values by which files say that something is turned off; only `off` is right, and only where a key takes it."""
 PER: Final = {"s": 1.0, "m": 60.0, "h": 3600.0}
 """Seconds in each unit of a rate."""
 
@@ -39,6 +41,12 @@ def _parser(what: str, units: dict[str, Any], example: str, after: str = "") -> 
 parse_duration = _parser("duration", SECONDS, "250ms, 2s, 5m or 1h")
 parse_size = _parser("size", BYTES, "64KiB or 10MiB")
 parse_share = _parser("share", {"%": 0.01}, "20%")
+
+
+def _or_zero(value: Any) -> float:
+    if value in NEGATIONS:
+        raise ValueError("is not a duration; write 0s to turn it off")
+    return parse_duration(value)
 
 
 def _rate(value: Any) -> float:
@@ -71,7 +79,7 @@ DURATION_SCHEMA: Final = _schema(_DURATION, "250ms")
 """JSON Schema of a duration."""
 Duration = Annotated[float, BeforeValidator(_positive(parse_duration)), DURATION_SCHEMA]
 """Duration in seconds, more than zero."""
-DurationOrZero = Annotated[float, BeforeValidator(parse_duration), _schema(_DURATION, "0s")]
+DurationOrZero = Annotated[float, BeforeValidator(_or_zero), _schema(_DURATION, "0s")]
 """Duration in seconds, zero included."""
 Size = Annotated[
     int, BeforeValidator(lambda value: int(parse_size(value))), _schema(r"\d+(\.\d+)?(B|KiB|MiB|GiB|KB|MB|GB)", "64KiB")

@@ -58,6 +58,7 @@ from sidecar.core.outcome import (
     INTERNAL,
     OVERLOADED,
     RESET,
+    SLOW_READER,
     Failure,
     Outcome,
     Refusal,
@@ -740,6 +741,13 @@ class DownstreamConnection(asyncio.Protocol):
         self._keep_alive = False
         self.finish(failure)
 
+    def _cut_off(self) -> None:
+        """End the answer of a client that reads too slowly.  It has not left, as `connection_lost` would say."""
+        if self._phase == ANSWERING and (stream := self._stream) is not None:
+            self._phase = CLOSING
+            stream.cancel()  # ends the attempt, which the record tells of
+            self._record(self._outcome, SLOW_READER)
+
     def _record(self, outcome: Outcome | None, failure: Failure | None) -> None:
         """Record the last exchange of the connection."""
         x = self._exchange
@@ -800,6 +808,7 @@ class DownstreamConnection(asyncio.Protocol):
             backlog.look(now)
             self.expires = backlog.expires
             if self.expires <= now:
+                self._cut_off()
                 reset(transport)
         elif phase == IDLE:
             self.close()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
+from functools import partial
 from os import urandom
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -117,6 +118,9 @@ class Server:
                 listener = self.listeners.pop(name)
                 listener.drain()
                 self.draining_listeners.add(listener)
+                if (successor := bound.get(name)) is not None:
+                    listener.slow.use(successor.spec.slow_clients)
+                    successor.slow = listener.slow  # one account for both, so that reloads do not multiply its bound
         self.listeners.update(bound)
         for listener in bound.values():
             self._register_gauges(listener.name, listener.scheme)
@@ -130,12 +134,10 @@ class Server:
     def _register_gauges(self, name: str, scheme: bytes) -> None:
         """Register the gauges of a listener's name, which draining listeners of that name share."""
 
-        def namesakes() -> list[Listener]:
-            return [each for each in (*self.listeners.values(), *self.draining_listeners) if each.name == name]
-
+        namesakes = partial(self._namesakes, name)
         gauge, labels = self.env.meter.gauge, {"listener": name, "url.scheme": scheme.decode()}
         gauge(metrics.CONNECTIONS, lambda: sum(len(each.connections) for each in namesakes()), listener=name)
-        gauge(metrics.SLOW_CLIENT_BYTES, lambda: sum(each.slow.buffered for each in namesakes()), listener=name)
+        gauge(metrics.SLOW_CLIENT_BYTES, lambda: _buffered(namesakes()), listener=name)
         gauge(metrics.REQUESTS_ACTIVE, lambda: sum(e.active for e in namesakes() if e.scheme == scheme), **labels)
 
     async def drain(self, timeout: float) -> int:
@@ -158,15 +160,26 @@ class Server:
         if self._timer is not None:
             self._timer.cancel()
 
+    def _namesakes(self, name: str) -> list[Listener]:
+        """Return the listeners of one name: the one in force first, then those that it has replaced."""
+        return [each for each in (*self.listeners.values(), *self.draining_listeners) if each.name == name]
+
     def describe(self) -> dict[str, Any]:
-        """Return the listeners' state as JSON-ready values."""
-        return {
-            listener.name: {
-                "addresses": listener.addresses,
-                "tls": listener.certificates is not None,
-                "connections": len(listener.connections),
-                "slow_client_bytes": listener.slow.buffered,
-                "draining": listener.is_draining,
-            }
-            for listener in (*self.listeners.values(), *self.draining_listeners)
-        }
+        """Return the listeners' state as JSON-ready values; a listener counts what those have that it has replaced."""
+        state = {}
+        for listener in (*self.listeners.values(), *self.draining_listeners):
+            if listener.name not in state:
+                namesakes = self._namesakes(listener.name)
+                state[listener.name] = {
+                    "addresses": listener.addresses,
+                    "tls": listener.certificates is not None,
+                    "connections": sum(len(each.connections) for each in namesakes),
+                    "slow_client_bytes": _buffered(namesakes),
+                    "draining": listener.is_draining,
+                }
+        return state
+
+
+def _buffered(listeners: list[Listener]) -> int:
+    """Return the bytes buffered for slow clients; listeners that replaced each other share one account."""
+    return sum(account.buffered for account in {each.slow for each in listeners})

@@ -38,6 +38,14 @@ class SlowClients:
     __slots__ = ("behind", "buffer", "buffered", "grace", "min_rate", "total")
 
     def __init__(self, spec: SlowClientsSpec) -> None:
+        self.use(spec)
+        self.buffered = 0
+        """Bytes buffered at present."""
+        self.behind: dict[asyncio.Transport, float] = {}
+        """Connections of readers that are behind, with the instant since which each is, the first at the front."""
+
+    def use(self, spec: SlowClientsSpec) -> None:
+        """Apply other settings; what is buffered stays in the account, and allowances under way stay as they are."""
         self.min_rate = spec.min_rate
         """Bytes a second that a client must move."""
         self.grace = spec.grace
@@ -45,11 +53,7 @@ class SlowClients:
         self.buffer = spec.buffer
         """Bytes read in advance for one client."""
         self.total = spec.buffer_total
-        """Bytes buffered for all clients."""
-        self.buffered = 0
-        """Bytes buffered at present."""
-        self.behind: dict[asyncio.Transport, float] = {}
-        """Connections of readers that are behind, with the instant since which each is, the first at the front."""
+        """Most bytes buffered for all clients."""
 
     @property
     def is_full(self) -> bool:

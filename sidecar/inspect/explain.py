@@ -23,6 +23,8 @@ from sidecar.routing.rule import EXACT, PREFIX, REGEX, TEMPLATE, Rule
 
 MAX_LISTED: Final = 10
 """Routes that are listed beside the one that matches."""
+WIDEST: Final = 100
+"""Characters of a column; a longer text puts only its own row out of line."""
 
 
 def routes_text(snapshot: Snapshot) -> str:
@@ -111,9 +113,9 @@ def _written(node: Node | None, key: str, value: Any) -> Any:
 
 
 def table(rows: Sequence[tuple[str, str, str]]) -> list[str]:
-    """Return indented rows in columns, each as wide as its longest text."""
+    """Return indented rows in columns, each as wide as its longest text of at most `WIDEST` characters."""
     first = max((len(row[0]) for row in rows), default=0)
-    second = max((len(row[1]) for row in rows), default=0)
+    second = max((len(row[1]) for row in rows if len(row[1]) <= WIDEST), default=0)
     return [f"    {a:{first}}  {b:{second}}  {c}".rstrip() for a, b, c in rows]
 
 

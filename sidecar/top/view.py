@@ -125,6 +125,7 @@ def breakers(model: Model) -> Rows:
     known.sort(key=lambda each: WEIGHT[each["state"]])
     for each in known:
         state = each["state"].replace("_", "-") + (", held" if each.get("forced") else "")
+        state += ", observed" if each.get("observed") else ""
         probe = duration(each["next_probe_in"]) if each.get("next_probe_in") is not None else ""
         cells = (plain(each["name"]), Text(state, TONES[each["state"]]), plain(each.get("why", "")), probe)
         table.add(*cells, f"{each.get('refused', 0):,}")

@@ -157,7 +157,8 @@ class ConnectionsSpec(Model):
     max: Annotated[int, Field(ge=1)] = 256
     """Most connections to one endpoint, idle or busy (Envoy: 1024, for all endpoints together)."""
     slow_share: Share = 0.25
-    """Most of these for requests that were sent on before their body was here, because it comes slowly."""
+    """Most of these, and one at least, for requests that were sent on before their body was here, because it comes
+    slowly."""
     idle_timeout: Duration = 60.0
     """Time after which an idle connection is closed (nginx's `keepalive_timeout`: 60s).  Best below the endpoint's."""
     max_requests: Annotated[int, Field(ge=1)] | None = None
@@ -233,6 +234,7 @@ class UpstreamSpec(Model):
     """Look-up of the name, TCP and TLS handshake together (Envoy: 5s, Istio: 10s, nginx: 60s, all made for the open
     internet)."""
     resolve: ResolveSpec | None = None
+    """Look-up of the endpoints' names; without the block its defaults hold."""
     connections: ConnectionsSpec = ConnectionsSpec.built_in()
     health_check: HealthCheckSpec | None = None
     ejection: EjectionSpec | None = None

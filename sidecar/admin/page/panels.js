@@ -102,7 +102,7 @@ export function breakers(model, act) {
   $("#breakers").hidden = !all.length;
   keyed($("#breakers .list"), all, (b) => b.name, (b) => breakerRow(b, act), (element, b) => {
     const [, state, why, actions, details] = element.children;
-    badge(state, WORDS[b.state] + (b.forced ? ", held" : ""), b.forced && b.state === "closed" ? "warn" : TONES[b.state]);
+    badge(state, WORDS[b.state] + (b.forced ? ", held" : "") + (b.observed ? ", observed" : ""), b.forced && b.state === "closed" ? "warn" : TONES[b.state]);
     setText(why.children[0], reason(b));
     setText(why.children[1], figures(b, model.now));
     for (const button of actions.children) {
@@ -139,7 +139,7 @@ function figures(b, now) {
   if (b.probes) said.push(`probes: ${b.probes.results} done, ${b.probes.under_way} under way, ${b.probes.failed} failed`);
   if (b.state === "closed" && b.calls) said.push(`${plural(b.calls, "call")} in the window, ${percent(b.failure_rate)} failed, ${percent(b.slow_rate)} slow`);
   if (b.failures_in_a_row) said.push(`${plural(b.failures_in_a_row, "failure")} in a row`);
-  if (b.refused) said.push(`refused ${number(b.refused)}`);
+  if (b.refused) said.push(`${b.observed ? "would have refused" : "refused"} ${number(b.refused)}`);
   if (b.history?.length) said.push(`since ${clock(b.since)} (${ago(b.since, now)})`);
   return said.join(" · ");
 }

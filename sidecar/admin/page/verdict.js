@@ -20,6 +20,7 @@ export function problems({ parts, history, now }) {
   }
   for (const [name, b] of entries(parts["state.breaker"])) {
     if (b.forced) say("warn", "breakers", `Breaker ${name} is held ${b.state === "open" ? "open" : "closed"} by hand until it is set to auto`);
+    else if (b.observed && b.state === "open") say("warn", "breakers", `Breaker ${name} would be open (mode: observe): ${b.why}`);
     else if (b.state === "open") say("bad", "breakers", `Breaker ${name} is open: ${b.why}${b.next_probe_in == null ? "" : `; next probe in ${duration(Math.ceil(b.next_probe_in))}`}`);
     else if (b.state === "half_open" && b.next_probe_in != null) say("warn", "breakers", `Breaker ${name} is half-open: ${b.why}`);
     else if (b.state === "half_open") say("warn", "breakers", `Breaker ${name} is half-open and lets through ${b.share == null ? "probes only" : percent(b.share)}`);

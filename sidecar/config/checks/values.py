@@ -12,6 +12,7 @@ from typing import Any, Final
 from pydantic import WithJsonSchema
 
 from sidecar.config.node import Node
+from sidecar.config.process_spec import ListenerSpec
 from sidecar.config.report import Report
 from sidecar.config.spec import PolicySpec, UpstreamSpec
 from sidecar.core.spec import Model
@@ -54,6 +55,8 @@ class Values:
                     self._sizes(each, node)
                     if isinstance(each, UpstreamSpec):
                         self._upstream(each, node)
+                    elif isinstance(each, ListenerSpec):
+                        self._listener(each, node)
 
     def check_block(self, key: str, block: Any, node: Node | None) -> None:
         """Report the values of one block of a route."""
@@ -70,7 +73,8 @@ class Values:
             kind = _kind(type(value[0]), value[1])
             number = value[2]
             if kind == "duration" and isinstance(number, float):
-                longest = LONGEST_KEPT if KEPT.intersection(path.split(".")) else LONGEST
+                is_kept = KEPT.intersection(path.split(".")) and not path.startswith("resolve.")
+                longest = LONGEST_KEPT if is_kept else LONGEST
                 if 0 < number < SHORTEST:
                     self._report.warn(given, "is shorter than a millisecond; is the unit right?")
                 elif longest < number < float("inf"):
@@ -98,6 +102,13 @@ class Values:
                 warn(node.nearest("max_attempts"), "never retries, since the first try counts; write 2 or more")
         elif key == "concurrency" and block.queue == 0 and node.find(("queue_timeout",)) is not None:
             warn(node.nearest("queue_timeout"), "has no effect without a queue; write such as queue: 100")
+
+    def _listener(self, listener: ListenerSpec, node: Node) -> None:
+        slow = listener.slow_clients
+        if slow.buffer > slow.buffer_total:
+            buffer = node.words(f"{slow.buffer} bytes", "slow_clients", "buffer")
+            message = f"is less than buffer ({buffer}), which one client may take; make it many times as large"
+            self._report.warn(node.nearest("slow_clients", "buffer_total"), message)
 
     def _upstream(self, upstream: UpstreamSpec, node: Node) -> None:
         check = upstream.health_check

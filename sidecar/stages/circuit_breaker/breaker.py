@@ -54,7 +54,9 @@ class Breaker:
         self.since = env.wall()
         """Time of the last transition, in seconds since 1970."""
         self.refused = 0
-        """Requests that were refused."""
+        """Requests that were refused, or would have been under `mode: observe`."""
+        self.is_observed = not spec.is_enforced
+        """True if the circuit refuses nothing, because its block says `mode: observe`."""
         self.state: State = Closed(self)
         """State of the moment."""
         self._env = env
@@ -165,6 +167,7 @@ class Breaker:
         """Take new settings.  The state stays, counts stay while the window does, and an open time gets no longer than
         the new maximum."""
         self.evidence.retune(spec)
+        self.is_observed = not spec.is_enforced
         thresholds = self.evidence.thresholds
         if not self.forced:
             self.open_until = min(self.open_until, self.now() + thresholds.max_open_for)
@@ -192,6 +195,7 @@ class Breaker:
             "why": why,
             "since": self.since,
             "forced": bool(self.forced),
+            "observed": self.is_observed,
             **self.evidence.describe(now),
             "times_doubled": self.reopened,
             "refused": self.refused,

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Final
 
-from pydantic import BeforeValidator, Field, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
 from sidecar.core.exchange import NEVER
 from sidecar.core.spec import Block
-from sidecar.core.units import DURATION_SCHEMA, parse_duration
+from sidecar.core.units import DURATION_SCHEMA, NEGATIONS, parse_duration
 
 
 def _duration_or_off(value: Any) -> float:
@@ -17,6 +17,12 @@ def _duration_or_off(value: Any) -> float:
     if (seconds := parse_duration(value)) <= 0:
         raise ValueError("must be more than zero; `off` sets no limit")
     return seconds
+
+
+def _header(name: str) -> str:
+    if name != "off" and name in NEGATIONS:
+        raise ValueError(f"is the name `{name}`; write off to send no field, or another name")
+    return name
 
 
 DurationOrOff = Annotated[
@@ -39,7 +45,7 @@ class Spec(Block):
     """Longest time for one attempt, from taking a connection to the last byte of its response; no limit by default."""
     idle: DurationOrOff = NEVER
     """Longest pause between two pieces of a body, or of a WebSocket in either direction; no limit by default."""
-    header: Annotated[str, Field(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$")] = HEADER
+    header: Annotated[str, Field(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$"), AfterValidator(_header)] = HEADER
     """Field in which the milliseconds left come in and go upstream; `off` tells the upstream nothing."""
 
 

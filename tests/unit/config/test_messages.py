@@ -42,6 +42,12 @@ def of_route(keys: str, **environ: str) -> tuple[list[str], list[str]]:
         ("retry: false", "retry: must be a mapping of keys and values; `off` turns it off"),
         ("cache: none", "cache: must be a mapping of keys and values; `off` turns it off"),
         ("retry: 3", "retry: must be a mapping of keys and values, such as {max_attempts: 3}"),
+        (
+            "fallback: 503",
+            "fallback: must be a list, or a mapping of keys and values, such as [{response: {status: 503",
+        ),
+        ("timeout: {header: no}", "timeout.header: is the name `no`; write off to send no field, or another name"),
+        ("cache: {stale_if_error: off}", "cache.stale_if_error: is not a duration; write 0s to turn it off"),
         ("timeout: 3s", "timeout: must be a mapping of keys and values, such as {request: 3s}"),
         ("hedge: 50ms", "hedge: must be a mapping of keys and values, such as {after: 50ms}"),
         ("cache: 30s", "cache: must be a mapping of keys and values, such as {ttl: 30s}"),
@@ -160,3 +166,40 @@ def test_so_is_one_outside_of_routes(text: str, message: str) -> None:
 )  # fmt: skip
 def test_values_that_people_mean_are_not(keys: str) -> None:
     assert of_route(keys) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ("via: no", "via: is the name `no`; write off to send no Via, or another name"),
+        ("problem_details: off", "problem_details: must be true or false"),  # `off` would be taken for false
+        ("untrusted: {pass: [x-forwarded-*]}", "untrusted.pass[0]: has `x-forwarded-*`, which is no whole name"),
+        ("untrusted: {min_deadline: off}", "untrusted.min_deadline: is not a duration; write 0s to turn it off"),
+        ("untrusted: yes", "untrusted: must be a mapping of keys and values"),
+    ],
+)
+def test_what_is_meant_for_a_listener(keys: str, message: str) -> None:
+    text = f"{HEAD}routes: []\n".replace('"127.0.0.1:8080"', f'"127.0.0.1:8080", {keys}')
+    (problem,), _ = messages(text)
+    assert message in problem
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "warning"),
+    [
+        (
+            '"127.0.0.1:8080"',
+            '"127.0.0.1:8080", slow_clients: {buffer_total: 1KiB}',
+            "slow_clients.buffer_total: is less than buffer (262144 bytes), which one client may take",
+        ),
+        ('["http://a:1"]', '["http://a:1"], resolve: {ttl: {min: 1s, max: 1000h}}', "resolve.ttl.max: is 42 days long"),
+    ],
+)
+def test_what_can_hardly_be_meant(old: str, new: str, warning: str) -> None:
+    _, warnings = messages(HEAD.replace(old, new) + "routes: [{name: r, match: {path: /a}, upstream: app}]\n")
+    assert [each for each in warnings if warning in each], warnings
+
+
+def test_an_example_says_no_more_than_the_value() -> None:
+    (problem,), _ = messages(f"{HEAD}admin: yes\nroutes: []\n")
+    assert problem == "admin: must be a mapping of keys and values"

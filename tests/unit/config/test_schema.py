@@ -92,3 +92,7 @@ def test_off_is_allowed_where_it_works(found: dict[str, Any]) -> None:
         for entry in STAGES
     )
     assert "off" not in json.dumps(found["$defs"]["ClientTlsSpec"]["properties"]["server_name"])
+
+
+def test_a_default_rate_of_bytes_has_its_unit() -> None:
+    assert schema()["$defs"]["SlowClientsSpec"]["properties"]["min_rate"]["default"] == "1KiB/s"

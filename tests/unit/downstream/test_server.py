@@ -179,6 +179,27 @@ async def test_a_reload_binds_what_is_new_and_drains_what_is_dropped() -> None:
     assert not any(is_accepting(listener.addresses[0]) for listener in server.listeners.values())
 
 
+async def test_a_changed_listener_keeps_what_is_buffered_for_slow_clients_in_its_account() -> None:
+    front = Front(OK)
+    server = front.server
+    del server.listeners["test"]
+    bound = await bind(server, a="127.0.0.1:0")
+    server.apply(snapshot(**bound), bound)
+    old = bound["a"]
+    old.slow.buffered = 1000
+    spec = {"address": "127.0.0.1:0", "via": "other", "slow_clients": {"buffer_total": "1500B"}}
+    bound = await server.prepare({"a": ListenerSpec.model_validate(spec)})
+    server.apply(snapshot(**bound), bound)
+    new = bound["a"]
+    assert new is not old
+    assert not new.slow.is_full
+    new.slow.buffered += 500
+    assert (new.slow.is_full, old.slow.is_full) == (True, True), "reloads do not multiply the bound"
+    shown = server.describe()["a"]
+    assert (shown["draining"], shown["slow_client_bytes"]) == (False, 1500), "it is the listener in force that is shown"
+    assert await server.drain(0) == 0
+
+
 async def test_listeners_that_are_not_applied_are_closed() -> None:
     front = Front(OK)
     bound = await bind(front.server, a="127.0.0.1:0")

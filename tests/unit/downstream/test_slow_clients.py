@@ -224,6 +224,8 @@ async def test_a_reader_below_the_rate_is_cut_off_and_one_above_it_lives(is_stor
     await asyncio.gather(trickle(slow, 24), trickle(fair, 24))
     assert slow.is_lost
     assert not fair.is_lost
+    if is_stored:  # a streamed one was written, and recorded, before
+        assert [(each.status, each.reason) for each in front.records] == [(200, "client_timeout")], "it has not left"
     fair.pair.right.split = 0
     fair.transport.resume_reading()
     await settle(200)

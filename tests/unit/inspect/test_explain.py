@@ -10,6 +10,7 @@ from click.testing import CliRunner, Result
 
 from sidecar.commands import main
 from sidecar.inspect.effective import flow
+from sidecar.inspect.explain import table
 
 GOLDEN = Path(__file__).parent / "golden"
 POLICIES = "policies.yaml"
@@ -73,3 +74,8 @@ def test_values_on_one_line() -> None:
     assert flow({"a": [1, 2.0, None, True], "b": "x y", "c": "a: b", "d": {}, "e": ""}) == (
         '{a: [1, 2, null, true], b: x y, c: "a: b", d: {}, e: ""}'
     )
+
+
+def test_a_long_value_leaves_other_rows_as_they_are() -> None:
+    rows = [("short", "1s", "built-in"), ("long", "x" * 500, "a.yaml:1")]
+    assert table(rows) == ["    short  1s  built-in", f"    long   {'x' * 500}  a.yaml:1"]

@@ -55,6 +55,12 @@ async def test_everything_that_is_wrong(scene: Scene) -> None:
     assert output.index("upstream:payments") < output.index("route:order"), "what is open comes first"
 
 
+def test_a_breaker_that_is_only_observed_says_so() -> None:
+    model = crowded(2)
+    model.parts["state.breaker"]["upstream:u0"] = {"name": "u", "state": "open", "observed": True, "refused": 4}
+    assert any("open, observed" in line for line in drawn(model, 120, 40))
+
+
 @pytest.mark.parametrize("scene", ["t0ken"], indirect=True)
 async def test_the_token(scene: Scene) -> None:
     result = await top(scene)

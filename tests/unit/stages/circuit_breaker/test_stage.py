@@ -573,6 +573,7 @@ def test_observe_lets_all_pass_and_counts_what_it_would_refuse() -> None:
     bench.gate.settle(X, None, BAD)
     assert bench.gate.would_admit()
     assert bench.env.meter.value(metrics.WOULD_REFUSE, policy="circuit_breaker", route="order") == 3
+    assert bench.breaker.describe()["observed"], "an open circuit that refuses nothing must not look like one that does"
     bench.env.advance(5)
     assert bench.call()
     assert bench.state == "closed"
