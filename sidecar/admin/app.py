@@ -117,7 +117,7 @@ class Admin:
     async def _admit(self, request: web.Request, handler: Callable[..., Any]) -> web.StreamResponse:
         access, token = self._access, self._access.token
         hosts = request.headers.getall("Host", [])
-        if request.raw_path.startswith(("http://", "https://")):
+        if not request.raw_path.startswith(("/", "*")):  # the absolute form, of whatever scheme
             hosts = [*hosts, request.raw_path.partition("://")[2].partition("/")[0]]
         if refusal := access.misdirected(hosts):
             return problem(421, refusal)

@@ -30,7 +30,7 @@ from sidecar.cache.rfc.freshness import Plan
 from sidecar.cache.rfc.key import is_keyed_by_fields
 from sidecar.cache.rfc.vary import MAX_NAMES, Names
 from sidecar.core.http1 import FIELDS
-from sidecar.core.message import HOP_BY_HOP, parse_fields
+from sidecar.core.message import HOP_BY_HOP, fold, parse_fields
 
 MAGIC: Final = b"SC\x02"
 HEAD: Final = Struct(">3scI")
@@ -145,7 +145,7 @@ def _check_fields(fields: bytes) -> None:
     """Check the field lines of an answer.  Raises `ValueError` for those that would change the framing."""
     if len(fields) > LONGEST_FIELDS or VALID.fullmatch(fields) is None:
         raise ValueError("a record's fields are not valid HTTP")
-    names = {name.replace(b"_", b"-") for name, _ in parse_fields(fields)}  # some parsers take the one for the other
+    names = {fold(name) for name, _ in parse_fields(fields)}
     if not FOREIGN.isdisjoint(names):
         raise ValueError("a record has fields that are never stored")
 

@@ -18,7 +18,7 @@ from sidecar.cache.rfc.freshness import FreshnessRules, Plan, assess, is_explici
 from sidecar.cache.rfc.key import KeyRule
 from sidecar.cache.rfc.lines import join
 from sidecar.cache.rfc.reuse import FRESH, judge, may_replace_error
-from sidecar.cache.rfc.storing import dated, is_about_resource, request_facts, storable
+from sidecar.cache.rfc.storing import bears_credential, dated, is_about_resource, request_facts, storable
 from sidecar.cache.rfc.validation import (
     conditional,
     freshened,
@@ -129,8 +129,10 @@ class Fetcher:
             new, why = self._updated(x, entry, outcome.headers, sent)
             if not why:
                 self._store.put(key, new, x)
-            elif not _spares(why):
+            elif not self._spares(x, why):
                 self._store.drop(entry)
+        elif bears_credential(x, self._rules):
+            return outcome  # what one user gets says nothing of what the others do
         elif is_replaced_by_head(entry, outcome.headers, self._wall()):
             self._store.drop(entry)
         else:  # another length alone: many services give none, or that of nothing, in answer to a HEAD
@@ -265,7 +267,7 @@ class Fetcher:
         if why in PASSING_REFUSALS or (status >= 400 and not is_about):
             return
         if fetch.stale is not None:
-            if not is_about or why in PERSONAL_REFUSALS:
+            if not is_about or self._spares(fetch.x, why):
                 return
             stream = None if fetch.outcome is None else fetch.outcome.stream
             if stream is None:
@@ -285,7 +287,7 @@ class Fetcher:
         fetch.entry, fetch.refusal = self._updated(fetch.x, entry, outcome.headers, fetch.sent)
         if not fetch.refusal and not fetch.is_outdated:
             self._store.put(fetch.key, fetch.entry, fetch.x, fetch.generation)
-        elif not _spares(fetch.refusal):
+        elif not self._spares(fetch.x, fetch.refusal):
             self._store.drop(entry)
 
     def _updated(self, x: Exchange, entry: Entry, update: Headers, sent: float) -> tuple[Entry, bytes]:
@@ -304,7 +306,9 @@ class Fetcher:
         new.hits = entry.hits
         return new, refusal
 
+    def _spares(self, x: Exchange, refusal: bytes) -> bool:
+        """True if an answer that is not stored for this reason leaves the stored one as it is.
 
-def _spares(refusal: bytes) -> bool:
-    """True if an update that is not stored for this reason leaves the stored entry as it is."""
-    return refusal in PASSING_REFUSALS or refusal in PERSONAL_REFUSALS
+        What a client with a credential gets (`private`, `no-store`) says nothing of what the others do.
+        """
+        return refusal in PASSING_REFUSALS or refusal in PERSONAL_REFUSALS or bears_credential(x, self._rules)

@@ -180,8 +180,6 @@ class Exchange(Message):
     """True while the client waits for a 100 before it sends the body."""
     accepts_trailers = False
     """True if the request said `TE: trailers`."""
-    guard_trailer: Callable[[bytes], bool] | None = None
-    """True for the name of a trailer, in lower case, that no policy cuts out or writes; None if no policy does."""
     interim: Callable[[int, bytes], None] | None = None
     """Passes status and field lines of an interim response (1xx) to the client; None if it cannot take any."""
     arrived = 0.0
@@ -274,7 +272,6 @@ class Exchange(Message):
         twin.upgrade = self.upgrade
         twin.expects_continue = self.expects_continue
         twin.accepts_trailers = self.accepts_trailers
-        twin.guard_trailer = self.guard_trailer
         twin.interim = self.interim
         twin.arrived = self.arrived
         twin.deadline = self.deadline

@@ -10,8 +10,8 @@ order, whatever the order in the file: remove, rename, set, add.
 
 A name means its twins too, which servers take for the same field (`sidecar.core.message.fold`): a `set` or renamed
 `x-user` leaves no `X_User` of a client beside it, and *remove* takes both.  A name in *remove* that has an underscore
-means this spelling alone, so that a policy can take only the twin away.  Trailers of the request lose what the rules
-cut out or write: some servers merge them into the fields of the head.
+means this spelling alone, so that a policy can take only the twin away.  Trailers lose what the rules cut out or
+write: some receivers merge them into the fields of the head.
 
 Values from a request lose their control characters (`header_safe`), so that none can end a field and begin another.
 """
@@ -20,12 +20,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Final
 
+from sidecar.core.body import Body
 from sidecar.core.exchange import Exchange
 from sidecar.core.message import SEPARATORS, Message, fold
-from sidecar.core.outcome import Outcome
+from sidecar.core.outcome import Failure, Outcome
 from sidecar.core.template import Template, header_safe
 from sidecar.transform.values import NOBODY, is_constant
 
@@ -64,8 +65,9 @@ class HeaderEdit:
 
     def apply(self, message: Message, x: Exchange, outcome: Outcome | None = None) -> None:
         """Rewrite the message's fields.  Templates read the request, and the outcome that is being answered."""
-        if x.stream is not None and message is x:
-            x.guard_trailer = self.is_free
+        stream = x.stream if outcome is None else outcome.stream
+        if stream is not None and stream.length is None and self._guarded is not None:  # no chunks, no trailers
+            stream.on_close(partial(self._strip_trailers, stream))
         lines = message.raw if message.parsed is None else message.lines  # the property is dear here
         added = self._constant
         for name, value in self._templates:
@@ -82,6 +84,11 @@ class HeaderEdit:
     def is_free(self, name: bytes) -> bool:
         """True if no rule cuts out or writes a field, given in lower case."""
         return self._guarded is None or len(self._guarded(b"\n" + name + b":")) == 1
+
+    def _strip_trailers(self, stream: Body, failure: Failure | None) -> None:
+        """Remove the trailers of a body that has ended which the rules cut out or write."""
+        if stream.trailers:
+            stream.trailers = [field for field in stream.trailers if self.is_free(field[0])]
 
     def _rename(self, pieces: list[Any]) -> None:
         """Give lines their new names."""

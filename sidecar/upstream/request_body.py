@@ -158,9 +158,6 @@ class RequestBody:
         self.is_sent = True
         self._measure()
         if not self._is_ended and self._is_chunked:
-            guard = self._exchange.guard_trailer
-            if trailers and guard is not None:
-                trailers = [field for field in trailers if guard(field[0])]
             self._transport.write(trailer_block(trailers))
 
     def fail(self, failure: Failure) -> None:

@@ -12,7 +12,7 @@ from sidecar.cache.rfc.facts import UNSTORABLE, Facts
 from sidecar.cache.rfc.freshness import FreshnessRules, Plan, RequestFacts, says_how_to_share
 from sidecar.cache.rfc.lines import lowered, values, without
 from sidecar.core.exchange import Exchange
-from sidecar.core.message import Headers
+from sidecar.core.message import SEPARATORS, Headers
 
 DATE: Final = frozenset((b"date",))
 CREDENTIALS: Final = (
@@ -28,6 +28,7 @@ CREDENTIALS: Final = (
 does (RFC 9111 3.5)."""
 RELEVANT: Final = re.compile(rb"\n(?:authorization|cache-control):", re.IGNORECASE)
 """Matches a request field that decides whether the answer may be stored, beside the credentials."""
+SEPARATOR: Final = b"[%b]" % re.escape(SEPARATORS)
 PLAIN_REQUEST: Final = RequestFacts()
 CREDENTIAL_REQUEST: Final = RequestFacts(has_credential=True)
 """Facts of a request without such a field, and of one with a credential alone; one object each, so
@@ -51,12 +52,20 @@ def bears_credential(x: Exchange, rules: FreshnessRules) -> bool:
     return x.header(b"authorization") is not None or _matches(rules.credentials, x)
 
 
-def credentials(names: Iterable[str]) -> re.Pattern[bytes] | None:
+def credentials(names: Iterable[str], keyed: Iterable[str] = ()) -> re.Pattern[bytes] | None:
     """Return a pattern of a line of one of these fields, after a line feed; None without names.
 
-    Services that read fields as variables (CGI, WSGI) take `x_api_key` for `x-api-key`, and so does the pattern.
+    Fields that are part of the key, `keyed`, keep the users apart by themselves.  Their twins do not.
+
+    Services that read fields as variables take a field's twins for it (`sidecar.core.message.fold`), and so does the
+    pattern.
     """
-    any_ = b"|".join(re.escape(name.encode()).replace(rb"\-", b"[-_]") for name in sorted(names))
+    in_key = {name.lower() for name in keyed}
+    any_ = b"|".join(
+        (b"(?!%b:)" % re.escape(name.encode()) if name.lower() in in_key else b"")
+        + SEPARATOR.join(re.split(SEPARATOR, name.encode()))
+        for name in sorted(names)
+    )
     return re.compile(b"\n(?:%b):" % any_, re.IGNORECASE) if any_ else None
 
 

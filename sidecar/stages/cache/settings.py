@@ -16,10 +16,7 @@ def key_rule(spec: Spec, ctx: BuildContext) -> KeyRule:
 
 
 def limits(spec: Spec) -> Limits:
-    """Return which answers are stored, and for how long.
-
-    A credential that is part of the key keeps the users apart by itself.
-    """
+    """Return which answers are stored, and for how long."""
     rules = FreshnessRules(
         spec.ttl,
         spec.heuristic,
@@ -27,6 +24,6 @@ def limits(spec: Spec) -> Limits:
         spec.stale_if_error,
         spec.set_cookie == "store",
         tuple(name.encode() for name in spec.targeted_fields),
-        credentials(name for name in spec.credentials if name not in spec.key.headers),
+        credentials(spec.credentials, spec.key.headers),
     )
     return Limits(rules, spec.max_body, spec.keep)

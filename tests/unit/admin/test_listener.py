@@ -221,8 +221,9 @@ async def test_names_are_misdirected_for_every_target(admin: Fixture, target: st
         answer = await fetch(admin.address, method, target, host="evil.example:9901")
         assert answer.status == 421, (method, target)
         assert method == "HEAD" or b"admin.hosts" in answer.body
-    whole = f"http://evil.example{target}"
-    assert (await fetch(admin.address, "GET", whole, host="127.0.0.1")).status == 421
+    for scheme in ("http", "HTTP", "https", "ws"):
+        whole = f"{scheme}://evil.example{target}"
+        assert (await fetch(admin.address, "GET", whole, host="127.0.0.1")).status == 421, scheme
 
 
 async def test_a_listed_name_passes_and_so_do_its_buttons() -> None:

@@ -138,6 +138,7 @@ def forged(**changes: object) -> bytes:
 @pytest.mark.parametrize("name", [
     b"Content-Length", b"Transfer-Encoding", b"Connection", b"Keep-Alive", b"Proxy-Connection", b"Upgrade", b"TE",
     b"Trailer", b"Proxy-Authenticate", b"Content-Range", b"content_length", b"TRANSFER_ENCODING",
+    b"transfer.encoding",
 ])  # fmt: skip
 def test_fields_of_framing_and_of_connections_are_refused(name: bytes) -> None:
     with pytest.raises(ValueError, match="fields that are never stored"):

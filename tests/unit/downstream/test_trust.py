@@ -26,6 +26,8 @@ CLAIMS = [
     "X-Method-Override", "True-Client-IP", "X-Client-IP", "X-Real-IP", "X-Cluster-Client-IP", "CF-Connecting-IP",
     "Client-Cert", "X-SSL-Client-Verify", "SSL-Client-Cert", "X-Remote-User", "Remote-User", "X-Remote-Extra-Scopes",
     "X-Auth-Request-User", "X-WebAuth-User", "X-Ms-Client-Principal-Id", "X-Amzn-Oidc-Identity", "Proxy",
+    "Remote-Groups", "Remote-Email", "Script-Name", "Path-Info", "X-Consumer-Username", "X-Authentik-Username",
+    "X-Pomerium-Claim-Email", "CF-Access-Authenticated-User-Email", "Tailscale-User-Login", "X-Vercel-Forwarded-For",
 ]  # fmt: skip
 SPELLINGS = [str, str.upper, str.lower, lambda n: n.replace("-", "_"), lambda n: n.replace("-", "."),
              lambda n: n.replace("-", "_", 1), lambda n: n.replace("-", "~")]  # fmt: skip

@@ -95,6 +95,24 @@ class TestTheStaleCopy:
         assert (await world.get(**{name: "one"})).status == 200
         assert (await world.get()).body == b"body"
 
+    @pytest.mark.parametrize("name", ["Authorization", "Cookie"])
+    @pytest.mark.parametrize("control", ["private", "no-store", "private, max-age=60"])
+    @pytest.mark.parametrize("status", [200, 304, 404])
+    async def test_and_one_that_is_only_for_its_user(self, status: int, control: str, name: str) -> None:
+        first = reply(ETag='"a"', Cache_Control="stale-if-error=600")
+        mine = reply(status, b"" if status == 304 else b"mine", ETag='"a"', Cache_Control=control)
+        world = await aged(mine, RESET, first=first, ttl="30s")
+        await world.get(**{name: "one"})
+        assert (await world.get()).body == b"body"
+
+    @pytest.mark.parametrize("name", ["Authorization", "Cookie"])
+    @pytest.mark.parametrize("fields", [{"ETag": '"b"'}, {"ETag": '"a"', "Cache_Control": "private"}, {}])
+    async def test_and_one_users_head(self, fields: dict[str, str], name: str) -> None:
+        first = reply(ETag='"a"', Cache_Control="stale-if-error=600")
+        world = await aged(reply(200, b"", **fields), RESET, first=first, ttl="30s")
+        await world.ask("HEAD", **{name: "one"})
+        assert (await world.get()).body == b"body"
+
     async def test_and_a_cookie_for_one_client(self) -> None:
         world = await aged(reply(200, b"mine", Cache_Control="max-age=60", Set_Cookie="a=b"), RESET)
         assert (await world.get()).body == b"mine"

@@ -70,10 +70,14 @@ class TestCredentials:
         await world.service(x)
         assert b"one" not in (await world.get()).body
 
-    async def test_a_name_with_an_underscore_is_the_same_to_many_services(self) -> None:
-        world = World(of_its_caller, ttl="30s")
+    @pytest.mark.parametrize("name", [b"X_Api_Key", b"x.api.key", b"Private.Token", b"x_access-TOKEN"])
+    @pytest.mark.parametrize("keyed", [[], ["X-Api-Key", "private-token", "x-access-token"]])
+    async def test_a_name_with_another_separator_is_the_same_to_many_services(
+        self, name: bytes, keyed: list[str]
+    ) -> None:
+        world = World(lambda x: Outcome(200, None, x.lines), ttl="30s", key={"headers": keyed})
         x = world.request()
-        x.lines = b"X_Api_Key: one\r\n"
+        x.lines = name + b": one\r\n"
         await world.service(x)
         assert b"one" not in (await world.get()).body
 
@@ -117,7 +121,7 @@ class TestCredentials:
         assert is_hit(await world.get())
 
     async def test_a_credential_in_the_key_keeps_the_users_apart(self) -> None:
-        world = World(of_its_caller, ttl="30s", key={"headers": ["x-api-key"]})
+        world = World(of_its_caller, ttl="30s", key={"headers": ["X-Api-Key"]})
         for user in (b"one", b"two"):
             for hit in (False, True):
                 answer = await world.get(X_Api_Key=user.decode())

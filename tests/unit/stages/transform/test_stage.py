@@ -318,6 +318,22 @@ def test_an_untouched_body_stays_streamed(block: Any) -> None:
     assert rewritten(block, x).stream is stream
 
 
+@pytest.mark.parametrize("way", ["request", "response"])
+def test_trailers_lose_what_any_of_the_rules_writes(way: str) -> None:
+    cases = [
+        {"headers": {"set": {"x-group": "staff"}}},
+        {"when": "request.method != 'PUT'", "headers": {"remove": ["x-c"]}},
+    ]
+    block = {way: {"headers": {"set": {"x-user": "ada"}}, "cases": cases}}
+    stream = Body()
+    upstream = Upstream(lambda: Outcome(200, stream=stream))
+    outcome = run(transform(block, upstream), exchange("POST", "/", stream=Body()))
+    body = upstream.last.stream if way == "request" else outcome.stream
+    assert body is not None
+    body.finish([(name, b"1") for name in (b"x-user", b"X_Group".lower(), b"x-c", b"x-sum")])
+    assert body.trailers == [(b"x-sum", b"1")]
+
+
 def test_a_body_that_arrives_is_waited_for() -> None:
     upstream = Upstream()
     stream, told = Body(), []
