@@ -39,7 +39,7 @@ class Backlog:
         self._pace.wait(now)
         self.add(0)
         self._slow.behind[self._transport] = now
-        if self._slow.is_full:
+        if self._slow.is_overdrawn:
             self._make_room(now)
 
     def _make_room(self, now: float) -> None:

@@ -452,14 +452,20 @@ class DownstreamConnection(asyncio.Protocol):
         """Run the route if enough of the request's body is here; refuse the request if no more can be buffered."""
         if not request_body.collect():
             return
-        x = self._exchange
-        if x is not None and request_body.is_slow and not request_body.has_enough:
-            refusal = Refusal("slow_clients", detail="Too many bytes are buffered for slow clients.")
-            request_body.release()
-            self._keep_alive, self._has_to_linger = False, True
-            self._respond(x, failed(OVERLOADED, refusal))
+        if request_body.has_enough:
+            if not request_body.needs_place:
+                self._run_collected(request_body)  # else `_start_early` looks for a place
+        elif request_body.is_slow:
+            self._refuse_slow(request_body, "Too many bytes are buffered for slow clients.")
         else:
             self._run_collected(request_body)
+
+    def _refuse_slow(self, request_body: RequestBody, detail: str) -> None:
+        x = self._exchange
+        assert x is not None
+        request_body.release()
+        self._keep_alive, self._has_to_linger = False, True
+        self._respond(x, failed(OVERLOADED, Refusal("slow_clients", detail=detail)))
 
     def _run_collected(self, request_body: RequestBody) -> None:
         """Run the route of a request whose body was collected, whole or in part."""
@@ -486,6 +492,8 @@ class DownstreamConnection(asyncio.Protocol):
             if places.take():
                 request_body.body.on_close(places.release)
                 self._run_collected(request_body)
+            elif request_body.has_waited:
+                self._refuse_slow(request_body, f"All {places.limit} places for slow requests are taken.")
             else:
                 self.listener.env.call_later(SLOW_AFTER, self._start_early, request_body)
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from sidecar.core.body import HIGH_WATER, Body, BodyReader
 from sidecar.core.http1 import Invalid
-from sidecar.downstream.slow_clients import SLOW_AFTER, Pace
+from sidecar.downstream.slow_clients import FAIR, SLOW_AFTER, Pace
 
 if TYPE_CHECKING:
     from sidecar.downstream.connection import DownstreamConnection
@@ -65,6 +65,19 @@ class RequestBody:
     def has_enough(self) -> bool:
         """True if as much has arrived as is collected of any body."""
         return self.body.received >= HIGH_WATER
+
+    @property
+    def needs_place(self) -> bool:
+        """True if as much has arrived as is collected, so slowly that it takes a place for slow requests."""
+        slow = self._connection.listener.slow
+        seconds = self._connection.listener.now() - self._began
+        return self.body.received < FAIR * slow.min_rate * seconds
+
+    @property
+    def has_waited(self) -> bool:
+        """True if the body has waited for such a place for longer than a client may be waited for."""
+        listener = self._connection.listener
+        return self.is_paused and listener.now() - self._last_piece > listener.slow.grace
 
     @property
     def is_slow(self) -> bool:

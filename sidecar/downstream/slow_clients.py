@@ -4,15 +4,15 @@ A client costs its own connection and a bounded buffer, never a connection of th
 
 1. The body of a request is collected before its route runs, until it is whole or `core.body.HIGH_WATER` bytes are here.
    One that is longer, or says no length, may have a client that waits for an early answer: its route runs after
-   `START_AFTER` seconds in any case, but such requests hold a share of the upstream's places at most
-   (`connections.slow_share`).
+   `START_AFTER` seconds in any case, but such requests, and those whose first bytes came slowly (`FAIR`), hold a share
+   of the upstream's places at most (`connections.slow_share`).
 2. What the upstream sends faster than the client reads is taken in advance, up to `buffer` bytes.
 3. Whoever keeps the sidecar waiting spends an allowance (`Pace`), and earns some with every byte that moves.  Only time
    spent waiting for the client counts.
 4. All bytes collected and read in advance on a listener are one account (`SlowClients.buffered`).  When it is full,
-   nothing more is read in advance, a body that is still being collected is refused, and each reader that falls behind
-   ends the one that has been behind longest, over `SLOW_AFTER` seconds: what one read of the upstream's socket has
-   brought is in memory whether there is room or not.
+   nothing more is read in advance, and a body that is still being collected is refused.  What one read of the
+   upstream's socket has brought is in memory whether there is room or not: when half as much again is buffered, each
+   reader that falls behind ends the one that has been behind longest, over `SLOW_AFTER` seconds.
 """
 
 from __future__ import annotations
@@ -28,6 +28,10 @@ START_AFTER: Final = 0.25
 SLOW_AFTER: Final = 1.0
 """Seconds after which a body that is still collected gives way when the account is full, and between two looks for a
 place; and for which a reader may be behind when it is full."""
+FAIR: Final = 8
+"""Times the minimum rate at which a body arrives that is sent on without a place for slow requests."""
+OVERDRAFT: Final = 1.5
+"""Times `buffer_total` at which readers are ended: what one read of a socket brings is more than is asked for."""
 CREDIT_SECONDS: Final = 15.0
 """Most seconds that a client can have in advance beside the grace."""
 
@@ -59,6 +63,11 @@ class SlowClients:
     def is_full(self) -> bool:
         """True if no more may be buffered."""
         return self.buffered >= self.total
+
+    @property
+    def is_overdrawn(self) -> bool:
+        """True if readers have to be ended."""
+        return self.buffered >= OVERDRAFT * self.total
 
 
 class Pace:

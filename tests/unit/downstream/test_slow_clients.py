@@ -88,6 +88,33 @@ async def test_long_bodies_that_come_slowly_hold_a_share_of_the_places() -> None
     assert front.is_empty
 
 
+@virtual
+async def test_a_long_body_whose_beginning_came_slowly_needs_a_place_too() -> None:
+    calls = Calls()
+    front = Front(calls)
+    clients = [front.connect() for _ in range(6)]
+    for client in clients[:4]:
+        client.write(post(LONG, sent=10))  # these take all places
+    await asyncio.sleep(START_AFTER)
+    fair, slow = clients[4:]
+    for client in (fair, slow):
+        client.write(post(LONG, sent=0))
+    for second in range(40):
+        for client in clients[:4]:
+            client.write(b"x" * 1100)
+        fair.write(b"x" * 16_000 if second < 5 else b"")
+        slow.write(b"x" * 2000)
+        await asyncio.sleep(1)
+    assert len(calls.exchanges) == 5, "the fair one went on without a place"
+    answer = await slow.answer()
+    assert (answer.status, answer.get("x-sidecar-reason")) == (503, "overloaded")
+    for client in clients:
+        client.transport.abort()
+    await settle()
+    assert front.places.taken == 0
+    assert front.is_empty
+
+
 @pytest.mark.parametrize("piece", [1, 10, 1000])
 @virtual
 async def test_a_dribbled_body_ends_within_its_allowance(piece: int) -> None:
