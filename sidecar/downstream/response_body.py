@@ -48,12 +48,24 @@ class ResponseBody:
 
     def write(self, data: bytes) -> None:
         is_behind = self._connection.is_writing_paused
-        if not self._is_chunked:
+        if len(data) > PIECE and self._connection.listener.slow.is_tight:
+            self._write_in_pieces(data)
+        elif not self._is_chunked:
             self._transport.write(data)
         elif data:
             self._transport.writelines((b"%x\r\n" % len(data), data, b"\r\n"))
         if is_behind:
             self._connection.read_ahead(len(data))
+
+    def _write_in_pieces(self, data: bytes) -> None:
+        """Write a long piece as several, so that each is free once it is out: a transport keeps all of one till then."""
+        write = self._transport.write
+        if self._is_chunked:
+            write(b"%x\r\n" % len(data))
+        for at in range(0, len(data), PIECE):
+            write(data[at : at + PIECE])
+        if self._is_chunked:
+            write(b"\r\n")
 
     def finish(self, trailers: Headers) -> None:
         if self._is_chunked:

@@ -60,6 +60,11 @@ class SlowClients:
         """Most bytes buffered for all clients."""
 
     @property
+    def is_tight(self) -> bool:
+        """True if an eighth of the account is used: memory then counts for more than a copy."""
+        return self.buffered * 8 > self.total
+
+    @property
     def is_full(self) -> bool:
         """True if no more may be buffered."""
         return self.buffered >= self.total

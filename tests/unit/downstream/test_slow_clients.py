@@ -366,6 +366,21 @@ async def test_streams_without_an_end_are_read_as_slowly_as_one_likes(media_type
     assert front.is_empty
 
 
+@pytest.mark.parametrize("length", [None, 200_000])
+@virtual
+async def test_long_pieces_are_whole_where_memory_is_tight(length: int | None) -> None:
+    outcome, body, _ = streamed(length)
+    front = Front(always(outcome))
+    front.listener.slow.buffered = front.listener.slow.total // 4
+    client = front.connect()
+    client.write(GET)
+    await settle()
+    data = bytes(range(250)) * 800
+    body.feed(data)
+    body.finish()
+    assert (await client.answer()).body == data
+
+
 @virtual
 async def test_an_idle_answer_costs_its_client_nothing() -> None:
     outcome, body, _ = streamed()
