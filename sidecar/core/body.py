@@ -168,6 +168,11 @@ class Body:
             if self.source is not None and self.state == OPEN:
                 self.source.resume_body()
 
+    @property
+    def left(self) -> int:
+        """Bytes that are still to come; 0 if the length is not known."""
+        return 0 if self.length is None else self.length - self.received
+
     # ----- the client's share of the time, measured by the connection to the upstream
 
     def hold(self, now: float) -> None:

@@ -49,13 +49,17 @@ class Backlog:
             del self._slow.behind[transport]
             reset(transport)
 
-    def add(self, size: int) -> bool:
-        """Note that `size` more bytes were written; True if no more should be until the client has caught up."""
+    def add(self, size: int, left: int = 0) -> bool:
+        """Note that `size` more bytes were written; True if no more should be until the client has caught up.
+
+        `left` bytes of the answer are still to come; 0 if that is not known.  To read a part in advance of what does
+        not fit would not free the upstream.
+        """
         self._unsent += size
         buffered = self._transport.get_write_buffer_size()
         self._slow.buffered += buffered - self._buffered
         self._buffered = buffered
-        return buffered >= self._slow.buffer or self._slow.is_full
+        return buffered + left >= self._slow.buffer or self._slow.is_full
 
     def end(self, now: float) -> None:
         """The client has caught up, or is gone."""

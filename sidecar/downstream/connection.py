@@ -230,8 +230,9 @@ class DownstreamConnection(asyncio.Protocol):
 
     def read_ahead(self, size: int) -> None:
         """Pause the answer's body if enough of it waits for a client that is behind; `size` more bytes do now."""
-        if self._backlog is not None and self._backlog.add(size) and self._stream is not None:
-            self._stream.pause()
+        backlog, stream = self._backlog, self._stream
+        if backlog is not None and stream is not None and backlog.add(size, stream.left):
+            stream.pause()
 
     def resume_writing(self) -> None:
         self.is_writing_paused = False

@@ -58,7 +58,7 @@ class ResponseBody:
             self._connection.read_ahead(len(data))
 
     def _write_in_pieces(self, data: bytes) -> None:
-        """Write a long piece as several, so that each is free once it is out: a transport keeps all of one till then."""
+        """Write a long piece as several, each free once it is out: a transport keeps all of one till then."""
         write = self._transport.write
         if self._is_chunked:
             write(b"%x\r\n" % len(data))
@@ -94,6 +94,9 @@ class StoredBody:
         self._failure = failure
         self.received = 0
         """Bytes written."""
+
+    left = 0
+    """Bytes still to come from an upstream."""
 
     def resume(self) -> None:
         """Write until the client is behind; at the end the connection goes on."""

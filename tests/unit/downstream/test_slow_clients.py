@@ -366,6 +366,19 @@ async def test_streams_without_an_end_are_read_as_slowly_as_one_likes(media_type
     assert front.is_empty
 
 
+@pytest.mark.parametrize(("length", "said"), [(None, []), (250_000, []), (2_000_000, ["pause"])])
+@virtual
+async def test_an_answer_is_read_in_advance_if_that_frees_the_upstream(length: int | None, said: list[str]) -> None:
+    outcome, body, source = streamed(length)
+    front = Front(always(outcome))
+    client = front.connect()
+    client.write(GET)
+    await settle()
+    client.transport.pause_reading()
+    body.feed(b"x" * 100_000)
+    assert source.said == said
+
+
 @pytest.mark.parametrize("length", [None, 200_000])
 @virtual
 async def test_long_pieces_are_whole_where_memory_is_tight(length: int | None) -> None:
