@@ -11,6 +11,8 @@ from sidecar.core.message import LINES
 
 WARM_UP: Final = 0.25
 """Share of the time in which caches, pools and free lists fill."""
+SPARE_FILES: Final = 4
+"""Descriptors that may be open at the end beyond those at the start."""
 KEPT: Final = 100
 """Objects of a type that may be kept on purpose, such as the history of reloads."""
 MEMORIES: Final = {"sidecar.core.message.Line": 3 * LINES}
@@ -111,7 +113,7 @@ def judge(samples: Sequence[Sample], before: Sample, after: Sample, tally: Tally
         ("connections of clients", after.connections, 0),
         ("requests in flight", after.in_flight, 0),
         ("tasks", after.tasks, before.tasks),
-        ("descriptors", after.files, before.files + 4),
+        ("descriptors", after.files, before.files + SPARE_FILES),
     ):
         if value > allowed:
             faults.append(f"{value} {name} remain, {allowed} there were before")

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from bench import machine
-from bench.judge import Sample, Verdict, judge, markdown
+from bench.judge import SPARE_FILES, Sample, Verdict, judge, markdown
 from bench.subject import Subject
 from bench.traffic import PATIENCE, Traffic, Upstream
 from chaos.parts.servers import Server
@@ -97,7 +97,7 @@ class Soak:
         self.samples.clear()
         self._began = time.monotonic()
         await self.busy(seconds, min(10.0, max(1.0, seconds / 60)), self.traffic)
-        after = await self.rest()
+        after = await self.rest(before.files + SPARE_FILES)
         return judge(self.samples, before, after, self.traffic.tally)
 
     async def busy(self, seconds: float, pause: float, traffic: Traffic) -> None:
@@ -162,11 +162,12 @@ class Soak:
         counted: dict[str, int] = json.loads(path.read_text())
         return counted
 
-    async def rest(self) -> Sample:
-        """Wait until the sidecar has nothing to do and no connection is left, or ten seconds, and look."""
+    async def rest(self, files: int = 30) -> Sample:
+        """Wait until the sidecar has nothing to do, no connection is left and no more than `files` descriptors are open
+        (idle connections to the upstreams end after a while), or ten seconds, and look."""
         for _ in range(20):
             sample = await self.sample()
-            if not sample.connections and not sample.in_flight and sample.files <= 30:
+            if not sample.connections and not sample.in_flight and sample.files <= files:
                 break
             await asyncio.sleep(0.5)
         return await self.sample()

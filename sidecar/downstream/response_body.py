@@ -95,8 +95,10 @@ class StoredBody:
         self.received = 0
         """Bytes written."""
 
-    left = 0
-    """Bytes still to come from an upstream."""
+    @property
+    def left(self) -> int:
+        """Bytes still to come from an upstream: none."""
+        return 0
 
     def resume(self) -> None:
         """Write until the client is behind; at the end the connection goes on."""
