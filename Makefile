@@ -71,7 +71,7 @@ soak: $(VENV)/.dev  ## half an hour of mixed traffic, faults and reloads; report
 	@$(BIN)/python -m bench.soak $(SOAK)
 
 fuzz: $(VENV)/.dev  ## a minute of coverage-guided fuzzing for each parser (FUZZ=600 for ten, FUZZ=runs=1000 for as many inputs)
-	@for target in policies conditions fields request response; do $(BIN)/python -m tests.fuzz.$$target $(or $(FUZZ),60) || exit 1; done
+	@for target in policies conditions fields request response; do PYTHONHASHSEED=0 $(BIN)/python -m tests.fuzz.$$target $(or $(FUZZ),60) || exit 1; done
 
 chaos: $(VENV)/.runtime  ## break things on purpose, without and with sidecars, and judge; report in chaos.html (CHAOS="..." for options)
 	@$(BIN)/python -m chaos.cli run --report chaos.html $(CHAOS)
