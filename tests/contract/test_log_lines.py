@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import re
-from ipaddress import ip_network
 from typing import Any
 
 from hypothesis import example, given
@@ -105,8 +104,7 @@ def test_a_line_of_the_access_log_cannot_be_forged(
             x.attempts.append(attempt)
             return failed(PROTOCOL, cause=cause) if fails else Outcome(200)
 
-        front, lines = Front(service), Lines()
-        front.listener.trusted_proxies = (ip_network("192.0.2.0/24"),)
+        front, lines = Front(service, listener={"trusted_proxies": ["192.0.2.0/24"]}), Lines()
         written = access.AccessLog(lines, front.env)
         written.retune(form, 1.0)
 
