@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from sidecar.core import events
 from sidecar.core.exchange import Attempt, Exchange
-from sidecar.core.outcome import PROTOCOL, Failure, Outcome, failed
+from sidecar.core.outcome import PROTOCOL, Outcome, failed
 from sidecar.telemetry.logs import access, log
 from sidecar.telemetry.plain import Secrets
 from tests.support.clock import make_env
@@ -108,10 +108,7 @@ def test_a_line_of_the_access_log_cannot_be_forged(
         written = access.AccessLog(lines, front.env)
         written.retune(form, 1.0)
 
-        def record(x: Exchange, outcome: Outcome, failure: Failure | None) -> None:
-            written.record(x, outcome, outcome.reason if failure is None else failure.code, 0.1)
-
-        front.listener.record = record  # type: ignore[method-assign]
+        front.server.recorder = lambda x, outcome, reason, _: written.record(x, outcome, reason, 0.1)
         for each in heads:
             client = front.connect()
             client.write(head(*each))
