@@ -26,7 +26,7 @@ from chaos.verdict.recording import FaultRecord
 COMMON: Final = {"on", "at", "for_", "replicas", "flap", "fault"}
 """Settings of every fault, which its part need not know."""
 ENDINGS: Final = {"kill": "kill", "stop": "stop", "restart": "drain"}
-"""How a process ends, by the kind of fault."""
+"""Ending of a process, by the kind of fault."""
 
 
 class Timeline:

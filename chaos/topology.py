@@ -109,7 +109,7 @@ class Topology:
                 await self._wire(name, replica)
 
     async def begin_load(self, at: float, seconds: float) -> None:
-        """Have the load begin at an instant and last so many seconds."""
+        """Begin the load at an instant, for so many seconds."""
         targets = {spec.to: self._addresses_of(spec.to) for spec in self.scenario.load.values()}
         await self.cluster.tell(LOAD, "run", targets=targets, at=at, seconds=seconds)
 

@@ -38,7 +38,7 @@ class Cluster(Protocol):
         """Start a part and return its addresses."""
 
     async def tell(self, name: str, command: str, **arguments: Any) -> None:
-        """Have a part carry out a command, and wait until it has; do nothing if its process has ended."""
+        """Give a part a command, and wait until it has carried it out; do nothing if its process has ended."""
 
     async def start_sidecar(self, name: str, sources: Sequence[Source], env: Mapping[str, str]) -> Addresses:
         """Start a sidecar, or its peer in the arm `envoy`; `env` holds the variables of its policies."""

@@ -124,7 +124,7 @@ class VirtualSidecar:
 
 
 async def _directly(work: Callable[[], Any]) -> Any:
-    """Do on the loop what production does in a worker thread."""
+    """Run on the loop, as nothing blocks here; production uses a worker thread."""
     return work()
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 Row = tuple[Any, ...]
-"""What a part reports: the kind first (`request`, `call`, `sample`), then JSON-ready values."""
+"""Report of a part: the kind first (`request`, `call`, `sample`), then JSON-ready values."""
 
 
 @dataclass

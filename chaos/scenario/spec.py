@@ -228,9 +228,9 @@ class Scenario(Model):
 
     title: str
     story: str
-    """What happens, to whom and why, for readers who do not know the failure."""
+    """Story of the failure for readers who do not know it: what happens, to whom and why."""
     source: str = ""
-    """Where the failure is known from."""
+    """Source from which the failure is known."""
     arms: Annotated[list[Literal["bare", "sidecar", "envoy"]], Field(min_length=1)] = Field(default=[*ARMS])
     """Arms that can run; `[sidecar]` alone for a scenario about the sidecar itself."""
     services: dict[Name, ServiceSpec]

@@ -152,7 +152,7 @@ class DownstreamConnection(asyncio.Protocol):
         self.is_writing_paused = False
         """True while the client does not read what was written."""
         self._backlog: Backlog | None = None
-        """What the client has not taken; None if it was never behind."""
+        """Bytes that the client has not taken; None if it was never behind."""
         self._exchange: Exchange | None = None
         """Request being served or answered; None between requests."""
         self._request_body: RequestBody | None = None
@@ -584,7 +584,7 @@ class DownstreamConnection(asyncio.Protocol):
             elif self._phase == ABANDONED:
                 self._end_abandoned(outcome)
             else:  # the run went on for others after its client had left
-                _discard(outcome)
+                outcome.discard()
         except Exception as error:
             self._break_down(error)
 
@@ -598,7 +598,7 @@ class DownstreamConnection(asyncio.Protocol):
     def _end_abandoned(self, outcome: Outcome) -> None:
         """Record a request whose client has left before its answer."""
         self._phase = CLOSED
-        _discard(outcome)
+        outcome.discard()
         self._record(outcome, outcome.failure or CLIENT_CLOSED)
 
     def _break_request(self, error: Invalid) -> None:
@@ -839,11 +839,3 @@ class DownstreamConnection(asyncio.Protocol):
 
     def __repr__(self) -> str:
         return f"<DownstreamConnection {self.listener.name} {PHASES[self._phase]} {self._exchange!r}>"
-
-
-def _discard(outcome: Outcome) -> None:
-    """Release what an outcome holds that nobody takes."""
-    if outcome.stream is not None:
-        outcome.stream.cancel()
-    if outcome.tunnel is not None:
-        outcome.tunnel.close()

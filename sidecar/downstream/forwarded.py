@@ -1,4 +1,4 @@
-"""What trusted proxies say of the client: its address, its scheme, and the host that it asked for.  No I/O.
+"""Claims of trusted proxies about the client: its address, its scheme, and the host that it asked for.  No I/O.
 
 `X-Forwarded-For`, `-Proto` and `-Host` count; where one is absent, the same part of `Forwarded` does (RFC 7239).
 
@@ -55,7 +55,7 @@ def is_within(address: str, networks: Networks) -> bool:
 
 
 class Claims:
-    """What one request's forwarded fields say of its client."""
+    """Client of one request, by its forwarded fields."""
 
     __slots__ = ("authority", "chain", "client", "proto", "scheme")
 

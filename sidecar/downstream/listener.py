@@ -70,7 +70,7 @@ class Listener:
         self.scheme = b"http" if spec.tls is None else b"https"
         """`http` or `https`."""
         self.trust = trust_of(name, spec, server.hop_key)
-        """What its clients are believed."""
+        """Claims that its clients are believed."""
         self.limits: LimitsSpec = server.limits
         """Limits of the snapshot in use."""
         self.slow = SlowClients(spec.slow_clients)

@@ -27,7 +27,9 @@ class RequestBody:
         """`length` is in bytes, or `CHUNKED`."""
         self._connection = connection
         self._pace = Pace(connection.listener.slow)
-        self._began = self._last_piece = connection.listener.now()
+        self._began = now = connection.listener.now()
+        """Instant at which the head was whole."""
+        self._last_piece = now
         """Instant at which the last piece arrived, or the client was asked for the next."""
         self._collected = 0
         """Bytes on the account of the listener's slow clients."""
@@ -68,7 +70,7 @@ class RequestBody:
 
     @property
     def needs_place(self) -> bool:
-        """True if as much has arrived as is collected, so slowly that it takes a place for slow requests."""
+        """True if what has arrived came so slowly that the request takes a place for slow ones."""
         slow = self._connection.listener.slow
         seconds = self._connection.listener.now() - self._began
         return self.body.received < FAIR * slow.min_rate * seconds

@@ -77,7 +77,7 @@ class LastHop(Exception):  # noqa: N818 - a request, not an error
 
 
 class Trust:
-    """What a listener believes of its clients, and the name that it has towards the next hop."""
+    """Trust of a listener in its clients, and its name towards the next hop."""
 
     __slots__ = ("believes_all", "hop", "min_deadline", "networks", "passing", "via")
 

@@ -41,7 +41,7 @@ class Tunnel:
         self._outcome = outcome
         self._idle_timeout = x.idle_timeout
         self._failure: Failure | None = None
-        """What has broken the session off; None for an end that a side or the sidecar has chosen."""
+        """Failure that has broken the session off; None for an end that a side or the sidecar has chosen."""
         self._is_closing = False
         """True once both sides are told that the tunnel ends."""
         self._upstream: Upgraded | None = None

@@ -140,7 +140,7 @@ class Pool:
     def open(self, expires: float) -> Promise[Acquired]:
         """Open a connection, or queue for one; return the promise of it.  `expires` bounds the wait."""
         waiter = Waiter(self, min(expires, self.env.now() + self.connect_timeout))
-        if self.size < self.max_size:
+        if self.has_room:
             self._start(waiter)
         elif len(self._queue) >= self.max_size:
             waiter.promise.resolve(self.refuse())
@@ -249,7 +249,7 @@ class Pool:
 
     def _advance(self) -> None:
         """Open a connection for the first in the queue, if there is room."""
-        if self._queue and self.size < self.max_size:
+        if self._queue and self.has_room:
             self._start(self._queue.popleft())
 
     def _reap(self) -> None:

@@ -148,7 +148,7 @@ class Servers:
 
 
 class Entry:
-    """What is known of one name in one family."""
+    """Addresses known of one name in one family."""
 
     __slots__ = (
         "addresses",
@@ -208,7 +208,7 @@ class Entry:
         return (taken + [a for a in self.addresses if a in self.slow])[:MAX_ATTEMPTS]
 
     def mark(self, addresses: Sequence[str], now: float) -> None:
-        """Have these addresses go last for a while."""
+        """Put these addresses last for a while."""
         for address in addresses:
             self.slow[address] = now + SLOW_SECONDS
 

@@ -114,7 +114,7 @@ class TtlSpec(Model):
 
 
 class ResolveSpec(Model):
-    """How the names of this upstream are looked up.  `/etc/hosts`, search domains and `ndots` are the system's."""
+    """Look-ups of the names of this upstream.  `/etc/hosts`, search domains and `ndots` are the system's."""
 
     nameservers: Annotated[tuple[NameServer, ...], Field(strict=False, max_length=8), Filled] | None = None
     """Name servers, such as `10.0.0.10` or `127.0.0.1:5353`; without them those of `/etc/resolv.conf`."""
