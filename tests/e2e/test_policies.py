@@ -213,9 +213,8 @@ async def test_an_endpoint_that_fails_requests_is_ejected(shared: Sidecar) -> No
         ejection = {"consecutive_failures": 3, "eject_for": "5m"}
         upstreams = {"app": {"endpoints": [sick.url, well.url], "ejection": ejection}}
         async with world(shared, {}, upstreams=upstreams) as w:
-            statuses = [(await w.sidecar.fetch("GET", "/app")).status for _ in range(30)]
-            assert statuses.count(500) == 3
-            assert statuses[-20:] == [200] * 20
+            statuses = [(await w.sidecar.fetch("GET", "/app")).status for _ in range(60)]  # each endpoint at random
+            assert statuses.count(500) == 3, "the third fault is the last"
             assert (await w.sidecar.until("endpoint.ejected"))["endpoint"] == sick.url
 
 
