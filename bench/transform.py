@@ -17,6 +17,7 @@ from typing import Any, Final
 from sidecar.core.env import BuildContext
 from sidecar.core.exchange import Exchange
 from sidecar.core.outcome import Outcome
+from sidecar.core.pipeline import Pipeline
 from sidecar.core.stage import Service
 from sidecar.stages.transform.spec import Spec
 from sidecar.stages.transform.stage import build
@@ -128,7 +129,7 @@ def rows(repeat: int = 1000) -> list[tuple[str, float]]:
     found = []
     for name, (block, body) in CASES.items():
         inner = answering(body)
-        service = build(Spec.model_validate(block), ctx)(inner)
+        service = Pipeline([build(Spec.model_validate(block), ctx)], inner)
         runs = [(once(inner), once(service)) for _ in range(repeat)]
         bare, whole = (min(run[index] for run in runs) for index in (0, 1))
         found.append((name, (whole - bare) * 1e6))

@@ -2,9 +2,9 @@
 
 Rules:
 
-1. A fetch runs in the run of the request that started it.  A lone request, the usual case, has no `Fetch`: its
+1. A fetch runs in the call of the request that started it.  A lone request, the usual case, has no `Fetch`: its
    exchange stands in `Fetches.shared` until a second request asks for the same key.
-2. If the client of that request leaves while others wait, the run goes on without it (`Exchange.shared_fetch`).
+2. If the client of that request leaves while others wait, the call goes on without it (`Exchange.shared_fetch`).
    It is cancelled once nobody waits and no answer has come.
 3. Waiters get the finished fetch, or None if they must go on alone.
 4. A fetch can be joined until its body has arrived whole (`sidecar.cache.tee`).
@@ -15,17 +15,17 @@ Number and time of the waiters are bounded by the callers.
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Any, Final
+from typing import Final
 
 from sidecar.cache.entry import Entry
 from sidecar.cache.rfc.directives import NOTHING
 from sidecar.cache.rfc.key import uri_of
 from sidecar.cache.tee import Tee
 from sidecar.core.env import Env, Handle
-from sidecar.core.exchange import Exchange
+from sidecar.core.exchange import Cancellable, Exchange
 from sidecar.core.metrics import Counter
 from sidecar.core.outcome import Outcome
-from sidecar.core.promise import Promise, Run
+from sidecar.core.promise import Promise
 
 MAX_UNCACHEABLE: Final = 10_000
 """Keys remembered as uncacheable, at most."""
@@ -62,7 +62,7 @@ class Fetch:
     has_client = True
     """True while the client of the request that started it is connected."""
 
-    _run: Run[Any] | None = None
+    _call: Cancellable | None = None
     _waiters: dict[Promise[Fetch | None], Handle] | None = None
 
     def __init__(
@@ -97,11 +97,11 @@ class Fetch:
 
     # ----- waiters
 
-    def detach_client(self, run: Run[Any]) -> bool:
-        """Note that the client of the request has left.  True if others wait, so that its run must go on."""
+    def detach_client(self, call: Cancellable) -> bool:
+        """Note that the client of the request has left.  True if others wait, so that its call must go on."""
         self.has_client = False
         self.x.interim = None  # interim responses have no receiver any more
-        self._run = run
+        self._call = call
         return bool(self._waiters)
 
     @property
@@ -130,15 +130,15 @@ class Fetch:
         self._cancel_if_unwanted()
 
     def _cancel_if_unwanted(self) -> None:
-        if not (self.is_finished or self.has_client or self._waiters) and self._run is not None:
-            self._run.cancel()
+        if not (self.is_finished or self.has_client or self._waiters) and self._call is not None:
+            self._call.cancel()
 
     # ----- the call
 
     def finish(self) -> None:
         """Mark the fetch as finished and release its waiters."""
         self.is_finished = True
-        self.x.shared_fetch = self._run = None  # a reference cycle would wait for the garbage collector
+        self.x.shared_fetch = self._call = None  # a reference cycle would wait for the garbage collector
         if self.tee is None or not self.tee.is_open:
             self.close()
         outcome = self.outcome

@@ -33,7 +33,7 @@ from sidecar.core.env import Env
 from sidecar.core.exchange import Exchange
 from sidecar.core.message import Headers, get_all
 from sidecar.core.outcome import Failure, Outcome
-from sidecar.core.stage import Service
+from sidecar.core.stage import Service, unbound
 
 CLOCK_HOLDS: Final = 1.0
 """Seconds for which the difference between wall clock and monotonic clock is reused."""
@@ -58,12 +58,13 @@ class Fetcher:
     """Fetches through one inner service and stores the cacheable answers."""
 
     __slots__ = (
-        "_inner", "_is_keyed_by_fields", "_keep", "_max_body", "_memory", "_now", "_offset_expires", "_reader",
-        "_rules", "_store", "_wall", "_wall_offset",
+        "_is_keyed_by_fields", "_keep", "_max_body", "_memory", "_now", "_offset_expires", "_reader", "_rules",
+        "_store", "_wall", "_wall_offset", "inner",
     )  # fmt: skip
 
-    def __init__(self, inner: Service, store: Store, rule: KeyRule, limits: Limits, env: Env) -> None:
-        self._inner = inner
+    def __init__(self, store: Store, rule: KeyRule, limits: Limits, env: Env) -> None:
+        self.inner: Service = unbound
+        """What is asked."""
         self._store = store
         self._memory = store.memory
         self._is_keyed_by_fields = bool(rule.headers)
@@ -82,7 +83,7 @@ class Fetcher:
         With `as_it_is` the request is sent unchanged; otherwise as one for a storable answer.
         """
         try:
-            outcome = await (self._inner(fetch.x) if as_it_is else self._retrieve(fetch))
+            outcome = await (self.inner(fetch.x) if as_it_is else self._retrieve(fetch))
             if outcome is not None:
                 self.accept(fetch, outcome)
         except BaseException:
@@ -114,13 +115,13 @@ class Fetcher:
         elif fetch.is_conditional:
             outcome = await self._send(x, unconditional(x.headers))
         else:
-            outcome = await self._inner(x)
+            outcome = await self.inner(x)
         return outcome
 
     async def head(self, x: Exchange, key: bytes, entry: Entry | None) -> Outcome:
         """Forward a HEAD; its answer updates the stored entry, makes it stale or removes it (RFC 9111 4.3.5)."""
         sent = self._now()
-        outcome = await self._inner(x)
+        outcome = await self.inner(x)
         if entry is None or outcome.status != 200 or outcome.failure is not None:
             return outcome
         if self._memory.get(entry.key) is not entry:
@@ -172,7 +173,7 @@ class Fetcher:
         """Send the request with other header fields."""
         twin = x.fork(x.attempt, x.why)
         twin.headers = headers
-        outcome = await self._inner(twin)
+        outcome = await self.inner(twin)
         x.refused_by, x.retry_stopped = twin.refused_by, twin.retry_stopped
         return outcome
 

@@ -8,7 +8,7 @@ Rules:
    breaker `per: endpoint` is asked where the endpoint is chosen, by the upstream's client.
 3. A fallback to another upstream goes through that upstream's own limits, and through no other policy of this route.
 4. A write invalidates what any route has cached of its URI (RFC 9111 4.4): a route that may take unsafe methods gets a
-   layer for the stores that it does not use itself, if there are any.
+   stage for the stores that it does not use itself, if there are any.
 5. Nothing here does I/O or changes living state: state comes from a lease, and the result is an immutable snapshot.
 """
 
@@ -25,8 +25,9 @@ from sidecar.control.state import Lease, StateGroup
 from sidecar.core.env import BuildContext, Env
 from sidecar.core.exchange import CRITICALITIES, SAFE_METHODS, Exchange
 from sidecar.core.outcome import Outcome
+from sidecar.core.pipeline import Call, InFlight, Pipeline
 from sidecar.core.spec import Block, Problem
-from sidecar.core.stage import Gate, Service, Stage, stack
+from sidecar.core.stage import Gate, Stage
 from sidecar.routing.router import Router
 from sidecar.routing.rule import Rule
 from sidecar.stages import BY_NAME, STAGES, StageKind
@@ -59,8 +60,8 @@ class Terminal(Protocol):
     def endpoints(self) -> EndpointSet:
         """Endpoints of the upstream."""
 
-    async def service(self, x: Exchange) -> Outcome:
-        """Make one attempt."""
+    def begin(self, x: Exchange, call: Call) -> InFlight | Outcome:
+        """Make one attempt; as the end of a pipeline."""
 
     def make_way(self, route: str = "") -> bool:
         """End the exchange of a route, or of any, that has waited for its own client longest; False if none has waited
@@ -91,11 +92,11 @@ class Route:
     """A route ready to serve.  An exchange keeps the one that it was matched to."""
 
     __slots__ = (
-        "chain", "criticality", "listener", "metrics", "name", "policies", "service", "slow_places", "spec", "template",
-        "upstream",
+        "chain", "criticality", "listener", "metrics", "name", "pipeline", "policies", "slow_places", "spec",
+        "template", "upstream",
     )  # fmt: skip
 
-    def __init__(self, spec: RouteSpec, chain: tuple[Link, ...], service: Service, slow_places: SlowPlaces) -> None:
+    def __init__(self, spec: RouteSpec, chain: tuple[Link, ...], pipeline: Pipeline, slow_places: SlowPlaces) -> None:
         self.name = spec.name
         self.listener = spec.listener
         """None: it serves every listener."""
@@ -107,8 +108,8 @@ class Route:
         """Names of the blocks of its stages."""
         self.template = spec.match.template
         """Path, prefix or pattern that it matches; empty if it matches every path."""
-        self.service = service
-        """The whole pipeline."""
+        self.pipeline = pipeline
+        """Its stages before its upstream."""
         self.slow_places = slow_places
         """Places for requests that are sent on before their body is here; those of its upstream."""
         self.criticality = CRITICALITIES[spec.criticality]
@@ -295,8 +296,8 @@ class Compilation:
             found = self.links(kind, spec.name, spec.upstream, spec)
             links += found
             stages += [link.stage for link in found]
-        service = stack(stages, self.upstreams[spec.upstream].service)
-        return Route(spec, tuple(links), service, self.slow_places[spec.upstream])
+        pipeline = Pipeline(stages, self.upstreams[spec.upstream])
+        return Route(spec, tuple(links), pipeline, self.slow_places[spec.upstream])
 
     def other_stores(self, spec: RouteSpec) -> list[Store]:
         """Return the caches that a route's unsafe requests invalidate, beside its own."""
@@ -348,7 +349,7 @@ class Compilation:
             return self.upstreams[name].make_way
         if kind == UPSTREAM:
             stages = [link.stage for kind in STAGES for link in self.links(kind, route, name, None)]
-            return stack(stages, self.upstreams[name].service)
+            return Pipeline(stages, self.upstreams[name])
         raise ValueError(f"asks for a {kind}, and there is only {CACHE}, {MAKE_WAY}, {RETRY_BUDGET} and {UPSTREAM}")
 
 

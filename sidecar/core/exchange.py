@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from sidecar.core.body import Body
     from sidecar.core.metrics import Exemplar
     from sidecar.core.outcome import Outcome
-    from sidecar.core.promise import Run
+    from sidecar.core.pipeline import Call
 
 NEVER: Final = float("inf")
 """The instant or duration, in seconds, that no clock reaches."""
@@ -104,11 +104,17 @@ class RequestTrace(Protocol):
         """Point to the request whose fetch brought this answer."""
 
 
+class Cancellable(Protocol):
+    """Something that runs for a request and can be given up."""
+
+    def cancel(self) -> None: ...
+
+
 class SharedFetch(Protocol):
     """Fetch whose answer other requests wait for."""
 
-    def detach_client(self, run: Run[Outcome]) -> bool:
-        """Take over the run of a request whose client has left.  False if nobody waits for it."""
+    def detach_client(self, call: Cancellable) -> bool:
+        """Take over the call of a request whose client has left.  False if nobody waits for it."""
 
 
 class Attempt:
@@ -232,6 +238,8 @@ class Exchange(Message):
     """Makes the outdated response that the cache still has; None if it has none."""
     trace: RequestTrace | None
     """Place in a trace; None if tracing is off."""
+    call: Call | None = None
+    """Call that is on its way in, for a stage that may supersede what runs behind it; else None."""
     trace_lines = b""
     """Whole field lines that tell the upstream of this attempt about the trace."""
 
@@ -296,11 +304,11 @@ class Exchange(Message):
         twin.trace_lines = self.trace_lines
         return twin
 
-    def abandon(self, run: Run[Outcome]) -> bool:
-        """End the run of a request whose client has left.  False if it goes on for requests that share its fetch."""
-        if self.shared_fetch is not None and self.shared_fetch.detach_client(run):
+    def abandon(self, call: Cancellable) -> bool:
+        """End the call of a request whose client has left.  False if it goes on for requests that share its fetch."""
+        if self.shared_fetch is not None and self.shared_fetch.detach_client(call):
             return False
-        run.cancel()
+        call.cancel()
         return True
 
     def shorten_deadline(self, seconds: float) -> None:

@@ -43,8 +43,9 @@ class Promise(Generic[T]):
         """Set the value and run the waiter.  A second value is ignored."""
         if self._value is PENDING:
             self._value = value
-            if self._wake is not None:
-                self._wake(self)
+            wake, self._wake = self._wake, None  # whoever keeps the promise does not keep its waiter
+            if wake is not None:
+                wake(self)
 
     def done(self) -> bool:
         """True once it is resolved or cancelled."""
@@ -114,13 +115,14 @@ class Promise(Generic[T]):
 class Run(Generic[T]):
     """Run of one coroutine.  `done(run)` is called at its end, possibly before the constructor returns."""
 
-    __slots__ = ("_coroutine", "_done", "_throw", "_waiting", "error", "value")
+    __slots__ = ("_coroutine", "_done", "_throw", "_waiting", "error", "has_ended", "value")
 
     def __init__(self, coroutine: Coroutine[Any, Any, T], done: Callable[[Run[T]], None]) -> None:
         self.value: T | None = None
         """Value that the coroutine returned; None until then."""
         self.error: BaseException | None = None
         """Exception that it raised; None if it returned."""
+        self.has_ended = False
         self._coroutine = coroutine
         self._done = done
         self._waiting: Any = None
@@ -138,10 +140,12 @@ class Run(Generic[T]):
                 waiting = self._coroutine.throw(thrown)
         except StopIteration as stop:
             self.value = stop.value
+            self.has_ended = True
             self._done(self)
             return
         except BaseException as error:
             self.error = error
+            self.has_ended = True
             self._done(self)
             if not isinstance(error, (Exception, asyncio.CancelledError)):
                 raise

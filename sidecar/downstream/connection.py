@@ -3,7 +3,7 @@
 Rules:
 
 1. One request at a time.  Pipelined requests wait as bytes; reading stops when they are longer than one head may be.
-2. Each request is answered at most once, and recorded once.  A client that leaves cancels the run of its request.
+2. Each request is answered at most once, and recorded once.  A client that leaves cancels the call of its request.
 3. An answer that ends before the request's body was read closes the connection.
 4. A head has a deadline as a whole; a body and a reader have an allowance (`slow_clients`): a slow client costs one
    connection and a bounded buffer.
@@ -11,8 +11,8 @@ Rules:
    that has left looks the same, so the end counts as leaving if it comes late (`HALF_CLOSE_SECONDS`), and what goes on
    is bounded by `limits.half_close_timeout`.  Over TLS the loops end both directions at once, as TLS 1.2 demands.
 
-The phase says what happens next; `_exchange`, `_run` and `_stream` hold what that needs.  A request's body may still be
-arriving while its request is SERVING or ANSWERING (`_request_body`).  `TRANSITIONS` holds the same table.
+The phase says what happens next; `_exchange`, `_call` and `_stream` hold what that needs.  A request's body may still
+be arriving while its request is SERVING or ANSWERING (`_request_body`).  `TRANSITIONS` holds the same table.
 
     from          to            when
     ------------  ------------  --------------------------------------------------------------
@@ -31,14 +31,14 @@ arriving while its request is SERVING or ANSWERING (`_request_body`).  `TRANSITI
     COLLECTING    CLOSED        the client closes
     SERVING       ANSWERING     the route has an outcome, or the request's body is invalid or late
     SERVING       SWITCHED      the upstream switches protocols: a `Tunnel` has the transport
-    SERVING       ABANDONED     the client closes: the run is cancelled
+    SERVING       ABANDONED     the client closes: the call is cancelled
     ANSWERING     IDLE          the answer is out
     ANSWERING     READING_HEAD  the answer is out, and bytes of the next request are here
     ANSWERING     CLOSING       the answer is out or breaks off, and the connection is not kept
     ANSWERING     CLOSED        the client closes: the answer's body is cancelled
     CLOSING       LINGERING     the client may still be sending or reading: a `LingeringClose` has the transport
     CLOSING       CLOSED        the transport is closed
-    ABANDONED     CLOSED        the run has ended, or goes on for others
+    ABANDONED     CLOSED        the call has ended, or goes on for others
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ from sidecar.core.outcome import (
     Upgraded,
     failed,
 )
-from sidecar.core.promise import Run
+from sidecar.core.pipeline import Call
 from sidecar.downstream.backlog import Backlog
 from sidecar.downstream.closing import LINGER_SECONDS, MAX_ORPHANED, LingeringClose, reset, unsent_bytes
 from sidecar.downstream.request_body import RequestBody, too_large
@@ -118,7 +118,7 @@ WORDS: Final = {rank: word.encode() for word, rank in CRITICALITIES.items()}
 """Value of X-Criticality by rank."""
 HALF_CLOSE_SECONDS: Final = 1.0
 """Seconds after the last byte of a request in which an end of the client's bytes means that it waits for the answer.
-One that comes later is mostly the timeout of a client that has closed, and its run must not go on."""
+One that comes later is mostly the timeout of a client that has closed, and its call must not go on."""
 SWITCHING: Final = b"connection: Upgrade\r\nupgrade: websocket\r\n"
 """Field lines of a 101."""
 
@@ -127,9 +127,9 @@ class DownstreamConnection(asyncio.Protocol):
     """Connection of one client."""
 
     __slots__ = (
-        "_backlog", "_body_ended", "_buffer", "_cancelled_outcome", "_exchange", "_half_close_ends", "_has_to_linger",
-        "_is_reading_heads", "_is_reading_paused", "_keep_alive", "_outcome", "_peer", "_phase", "_request_body",
-        "_run", "_scanned", "_sent_before", "_stream", "_transport", "expires", "is_writing_paused", "listener",
+        "_backlog", "_body_ended", "_buffer", "_call", "_cancelled_outcome", "_exchange", "_half_close_ends",
+        "_has_to_linger", "_is_reading_heads", "_is_reading_paused", "_keep_alive", "_outcome", "_peer", "_phase",
+        "_request_body", "_scanned", "_sent_before", "_stream", "_transport", "expires", "is_writing_paused", "listener",
     )  # fmt: skip
 
     def __init__(self, listener: Listener) -> None:
@@ -157,10 +157,10 @@ class DownstreamConnection(asyncio.Protocol):
         """Request being served or answered; None between requests."""
         self._request_body: RequestBody | None = None
         """Body of that request while it is still arriving, else None."""
-        self._run: Run[Outcome] | None = None
-        """Run of that request's route, until it has ended."""
+        self._call: Call | None = None
+        """Call of that request's route, until it has ended."""
         self._cancelled_outcome: Outcome | None = None
-        """Answer to give when the cancelled run has ended; None if the client has closed."""
+        """Answer to give when the cancelled call has ended; None if the client has closed."""
         self._outcome: Outcome | None = None
         """Answer being written."""
         self._stream: Body | StoredBody | None = None
@@ -279,7 +279,7 @@ class DownstreamConnection(asyncio.Protocol):
         self._buffer = b""
         self.listener.forget(self)
         if phase == SERVING:
-            self._abandon_run()
+            self._abandon_call()
         if request_body is not None:
             request_body.release()
             request_body.body.fail(CLIENT_CLOSED)
@@ -432,7 +432,7 @@ class DownstreamConnection(asyncio.Protocol):
         self._request_body = None
         self._body_ended = self.listener.now()
         self.set_body_deadline()
-        rest = request_body.finish()  # a run that waits for the body may answer within this call
+        rest = request_body.finish()  # a call that waits for the body may answer within this call
         phase = self._phase
         if phase == COLLECTING:
             self._buffer = rest
@@ -478,12 +478,10 @@ class DownstreamConnection(asyncio.Protocol):
             x.stream = None
         self._phase = SERVING
         try:
-            run = Run(cast("Route", x.route).service(x), self._end_run)
+            self._call = call = Call(cast("Route", x.route).pipeline, x, self._end_call)
+            call.start()
         except Exception as error:
             self._break_down(error)
-            return
-        if self._phase == SERVING:
-            self._run = run
 
     def _start_early(self, request_body: RequestBody) -> None:
         """Run the route of a request whose body still comes, if there is a place for one that may be slow."""
@@ -544,9 +542,8 @@ class DownstreamConnection(asyncio.Protocol):
             else:
                 self._rank(x, route.criticality)
             if self._phase == SERVING:
-                run = Run(route.service(x), self._end_run)
-                if self._phase == SERVING:
-                    self._run = run
+                self._call = call = Call(route.pipeline, x, self._end_call)
+                call.start()
                 return
         except Exception as error:
             self._break_down(error)
@@ -566,15 +563,15 @@ class DownstreamConnection(asyncio.Protocol):
             x.add(b"x-criticality", WORDS[rank])
         x.criticality = rank
 
-    def _end_run(self, run: Run[Outcome]) -> None:
-        """Answer with the outcome of a run."""
-        self._run, outcome, x = None, run.value, self._exchange
+    def _end_call(self, call: Call) -> None:
+        """Answer with the outcome of a call."""
+        self._call, outcome, x = None, call.value, self._exchange
         if outcome is None:
-            if isinstance(run.error, asyncio.CancelledError):
+            if isinstance(call.error, asyncio.CancelledError):
                 outcome = self._cancelled_outcome or failed(CLIENT_CLOSED)
             else:
                 outcome = failed(INTERNAL)
-                self.listener.report_bug(x, run.error)
+                self.listener.report_bug(x, call.error)
         try:
             if self._phase == SERVING and x is not None:
                 if outcome.failure is None and outcome.tunnel is None:  # as nearly always
@@ -583,16 +580,16 @@ class DownstreamConnection(asyncio.Protocol):
                     self._respond(x, outcome)
             elif self._phase == ABANDONED:
                 self._end_abandoned(outcome)
-            else:  # the run went on for others after its client had left
+            else:  # the call went on for others after its client had left
                 outcome.discard()
         except Exception as error:
             self._break_down(error)
 
-    def _abandon_run(self) -> None:
-        """The client has left: cancel the run, unless it goes on for others."""
-        x, run = self._exchange, self._run
-        if run is not None and x is not None and not x.abandon(run):
-            self._run = None
+    def _abandon_call(self) -> None:
+        """The client has left: cancel the call, unless it goes on for others."""
+        x, call = self._exchange, self._call
+        if call is not None and x is not None and not x.abandon(call):
+            self._call = None
             self._end_abandoned(failed(CLIENT_CLOSED))
 
     def _end_abandoned(self, outcome: Outcome) -> None:
@@ -612,9 +609,9 @@ class DownstreamConnection(asyncio.Protocol):
         if self._phase == COLLECTING and self._exchange is not None:
             self._respond(self._exchange, make_rejection(failure, error))
             return
-        if self._run is not None:
+        if self._call is not None:
             self._cancelled_outcome = make_rejection(failure, error)
-            self._run.cancel()
+            self._call.cancel()
         if request_body is not None:
             request_body.body.fail(failure)
 

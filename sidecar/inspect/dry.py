@@ -17,6 +17,7 @@ from sidecar.control.state import StateStore
 from sidecar.core.env import Env
 from sidecar.core.exchange import Exchange
 from sidecar.core.outcome import NO_ENDPOINT, Outcome, failed
+from sidecar.core.pipeline import Call
 from sidecar.telemetry.metrics.registry import Registry
 from sidecar.upstream.endpoint import EndpointSet
 
@@ -28,7 +29,8 @@ class Unconnected:
         self.name = name
         self.endpoints = EndpointSet(name, spec, env)
 
-    async def service(self, _: Exchange) -> Outcome:
+    def begin(self, _: Exchange, __: Call) -> Outcome:
+        """Refuse; as `Terminal.begin`."""
         return failed(NO_ENDPOINT)
 
     def make_way(self, _: str = "") -> bool:

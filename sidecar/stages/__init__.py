@@ -3,7 +3,7 @@
 A directory has the name of its block in a policy file.  In it
 
 - `spec.py` says what the file may hold (`Spec`), with examples (`EXAMPLES`); it imports nothing of the runtime;
-- `stage.py` has the runtime classes, and `build(spec, ctx)`, which returns a gate or a layer (`sidecar.core.stage`);
+- `stage.py` has the runtime classes, and `build(spec, ctx)`, which returns the stage (`sidecar.core.stage`);
 - other modules are the stage's own.  Stages do not import each other.
 
 The map is the table `STAGES`: outermost first, with the reason for each place.  The order is fixed in code as in Envoy

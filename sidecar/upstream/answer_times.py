@@ -55,7 +55,7 @@ class AnswerTimes:
         self._silent = -inf
 
     def note(self, seconds: float, now: float) -> None:
-        """Note an answer that took so many seconds.  (`Upstream.service` does the same without the call.)"""
+        """Note an answer that took so many seconds.  (`AttemptInFlight` does the same without the call.)"""
         self.heard = now
         if seconds > self.usual:
             self.learn(seconds)

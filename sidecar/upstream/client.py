@@ -1,4 +1,4 @@
-"""Terminal service of every pipeline: choose an endpoint, take a connection, exchange, record.
+"""End of every pipeline: choose an endpoint, take a connection, exchange, record.
 
 Rules:
 
@@ -12,8 +12,7 @@ Rules:
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
-from typing import Any, cast
+from typing import Any
 
 from sidecar.core.env import Env
 from sidecar.core.exchange import Attempt, Exchange
@@ -29,6 +28,8 @@ from sidecar.core.outcome import (
     Refusal,
     failed,
 )
+from sidecar.core.pipeline import Call, InFlight
+from sidecar.core.promise import Promise
 from sidecar.core.stage import Gate, final
 from sidecar.upstream.answer_times import SAMPLED
 from sidecar.upstream.balancing.balancer import Balancer
@@ -39,7 +40,7 @@ from sidecar.upstream.certificates import CertificateWatch
 from sidecar.upstream.connection import UpstreamConnection
 from sidecar.upstream.deadlines import Deadlines
 from sidecar.upstream.endpoint import Endpoint, EndpointSet
-from sidecar.upstream.pool import Pool
+from sidecar.upstream.pool import Acquired, Pool
 from sidecar.upstream.pools import Pools
 from sidecar.upstream.resolver import Names
 from sidecar.upstream.spec import UpstreamSpec
@@ -50,21 +51,161 @@ Obtain = Callable[[tuple[str, ...], Any, Callable[[], Any]], Any]
 
 
 class AttemptInFlight(Attempt):
-    """An attempt from the choice of its endpoint to the last byte of the response: what is settled then."""
+    """An attempt from the choice of its endpoint to the last byte of the response."""
 
-    __slots__ = ("exchange", "gate", "target", "ticket")
+    __slots__ = (
+        "_call", "_connection", "_expires", "_gate", "_has_repeated", "_opening", "_outcome", "_pool", "_target",
+        "_ticket", "_upstream", "_x",
+    )  # fmt: skip
 
-    target: Endpoint
-    gate: Gate | None
-    """The endpoint's own breaker; None without one."""
-    ticket: object
-    """What the gate has admitted the exchange with; unset without one."""
-    exchange: Exchange | None
-    """What the gate has admitted, until it is settled; unset without one."""
+    def __init__(self, x: Exchange, upstream: Upstream, target: Endpoint, now: float, expires: float) -> None:
+        Attempt.__init__(self, x.attempt, now)
+        self.why = x.why
+        self.upstream = upstream.name
+        self.endpoint = target.url
+        self._x: Exchange | None = x
+        """None at the end: it holds its attempts, and cycles wait for the garbage collector."""
+        self._upstream = upstream
+        self._target = target
+        self._expires = expires
+        self._pool = upstream.pools.of(target)
+        self._gate: Gate | None = None
+        """The endpoint's own breaker; None without one."""
+        self._ticket: object = None
+        """What it has admitted the exchange with."""
+        self._call: Call | None = None
+        """Whoever takes the outcome; None while `begin` runs, and once it was told."""
+        self._outcome: Outcome | None = None
+        """Outcome that came while `begin` ran, or whose body is still arriving."""
+        self._opening: Promise[Acquired] | None = None
+        """Promise of a connection, while there is none."""
+        self._connection: UpstreamConnection | None = None
+        """Connection that carries the exchange; None while there is none."""
+        self._has_repeated = False
+        """True if the exchange was sent again, because the idle connection had been closed."""
+
+    def guard(self, gate: Gate, ticket: object) -> None:
+        """Note the endpoint's own breaker, which has admitted the exchange."""
+        self._gate = gate
+        self._ticket = ticket
+
+    def begin(self, call: Call) -> AttemptInFlight | Outcome:
+        """Take a connection and send the request; as `Terminal.begin`."""
+        x = self._x
+        assert x is not None
+        connection = self._pool.take(x, self.started)
+        if connection is None:
+            self._open()
+        else:
+            self._connection = connection
+            connection.exchange(x, self._expires, self.started, self)
+        if self._outcome is not None:
+            return self._outcome
+        self._call = call
+        return self
+
+    def _open(self) -> None:
+        """Open a connection, or queue for one."""
+        opening = self._pool.open(self._expires)
+        if opening.done():
+            self._use(opening)
+        else:
+            self._opening = opening
+            opening.wake(self._use)
+
+    def _use(self, opening: Promise[Acquired]) -> None:
+        """Use the connection that was waited for."""
+        self._opening = None
+        x = self._x
+        if x is None or opening.cancelled():
+            return
+        acquired = opening.result()
+        if isinstance(acquired, UpstreamConnection):
+            self._connection = acquired
+            acquired.exchange(x, self._expires, self.started, self)
+        else:
+            self._end(_judge(x, acquired, self._pool, self.started, self._upstream.now()))
+
+    def take(self, outcome: Outcome) -> None:
+        """Take the head of the response, or the failure to get one."""
+        x = self._x
+        if outcome.failure is STALE_CONNECTION and not self._has_repeated and x is not None and x.is_replayable:
+            self._has_repeated = True
+            self._connection = None
+            if x.stream is not None:
+                x.stream.rewind()
+            self._open()
+        else:
+            self._end(outcome)
+
+    def _end(self, outcome: Outcome) -> None:
+        self.answered = now = self._upstream.now()
+        if outcome.failure is None:
+            times = self._pool.times
+            times.heard = now
+            if now - self.started > times.usual:
+                x = self._x
+                times.learn(now - self.started - (0.0 if x is None or x.stream is None else x.stream.held_for(now)))
+            else:  # `AnswerTimes.note` without its call
+                times.quick += 1
+                if times.quick == SAMPLED:
+                    times.decay()
+        self._connection = None
+        if outcome.stream is None:
+            self._settle(outcome, now)
+        else:
+            self._outcome = outcome
+            outcome.stream.on_close(self._end_body)
+        call, self._call = self._call, None
+        if call is None:
+            self._outcome = outcome
+        else:
+            call.take(outcome)
+
+    def _end_body(self, broken: Failure | None) -> None:
+        outcome, self._outcome = self._outcome, None
+        assert outcome is not None
+        self._settle(final(outcome, broken), self._upstream.now())
+
+    def cancel(self) -> None:
+        """Give the attempt up."""
+        self._call = None
+        opening, connection = self._opening, self._connection
+        self._opening = self._connection = None
+        if opening is not None:
+            opening.cancel()
+        if connection is not None:
+            connection.abort()
+        self.answered = now = self._upstream.now()
+        self._settle(ABANDONED, now)
+
+    def _settle(self, outcome: Outcome, now: float) -> None:
+        """Record how the attempt ended: for telemetry, for ejection and in the endpoint's breaker."""
+        x, self._x = self._x, None
+        target, ejector = self._target, self._upstream.ejector
+        self.ended = now
+        target.in_flight -= 1
+        failure = outcome.failure
+        if failure is None:
+            self.status = outcome.status
+        else:
+            self.reason = failure.code
+            self.cause = outcome.cause
+            if failure.origin == "upstream":
+                target.failed_at = now
+                if ejector is None:
+                    target.failures += 1
+        if ejector is not None:
+            if outcome is not ABANDONED:
+                ejector.record(target, outcome, self.started, now)
+        elif failure is None and target.failures:
+            target.failures = 0
+        if self._gate is not None and x is not None:
+            self._gate.settle(x, self._ticket, outcome)
 
 
 class Upstream:
-    """One upstream under one set of policies.  `service` ends the pipeline of each of its routes."""
+    """One upstream under one set of policies: the end of the pipeline of each of its routes."""
 
     def __init__(
         self,
@@ -80,7 +221,7 @@ class Upstream:
         self.name = name
         self.spec = spec
         self.where = where
-        self._env = env
+        self.now = env.now
         self._make_gate = endpoint_gate
         self._gates: dict[Endpoint, Gate] = {}
         self.endpoints: EndpointSet = obtain(("endpoints", name), spec, lambda: EndpointSet(name, spec, env))
@@ -96,9 +237,10 @@ class Upstream:
         make_pools = lambda: Pools(self.endpoints, spec, env, deadlines, self.tls, where, names)  # noqa: E731 - as the others
         self.pools: Pools = obtain(("pools", name, repr(tls), *resolved), spec, make_pools)
         self._balancer = Balancer(self.endpoints, spec, env, None if endpoint_gate is None else self._accepts)
-        self._ejector: Ejector | None = None
+        self.ejector: Ejector | None = None
+        """Ejects endpoints that fail; None where no policy says so."""
         if (ejection := spec.ejection) is not None:
-            self._ejector = obtain(("ejection", name), ejection, lambda: Ejector(self.endpoints, ejection, env))
+            self.ejector = obtain(("ejection", name), ejection, lambda: Ejector(self.endpoints, ejection, env))
         self._background: list[HealthChecker | Discovery] = []
         """What runs beside the requests."""
         if (check := spec.health_check) is not None:
@@ -117,9 +259,9 @@ class Upstream:
         for task in self._background:
             task.start()
 
-    async def service(self, x: Exchange) -> Outcome:
-        """Make one attempt: return an endpoint's response, or the failure to get one."""
-        now = self._env.now()
+    def begin(self, x: Exchange, call: Call) -> InFlight | Outcome:
+        """Make one attempt: get an endpoint's response, or the failure to get one."""
+        now = self.now()
         expires = now + x.attempt_timeout
         if x.deadline < expires:
             expires = x.deadline
@@ -134,80 +276,14 @@ class Upstream:
             ticket = gate.admit(x)
             if ticket.__class__ is Outcome:
                 return ticket
-        attempt = AttemptInFlight(x.attempt, now)
-        attempt.upstream = self.name
-        attempt.endpoint = endpoint.url
-        attempt.why = x.why
-        attempt.target = endpoint
-        attempt.gate = gate
+        attempt = AttemptInFlight(x, self, endpoint, now, expires)
         if gate is not None:
-            attempt.ticket, attempt.exchange = ticket, x
+            attempt.guard(gate, ticket)
         x.attempts.append(attempt)
         if x.trace is not None:
             x.trace.attempt(x, attempt)
         endpoint.in_flight += 1
-        outcome = ABANDONED
-        try:
-            pool = self.pools.of(endpoint)
-            connection = pool.take(x, now) or await pool.open(expires)
-            if connection.__class__ is UpstreamConnection:
-                outcome = await connection.exchange(x, expires, now)
-                if outcome.failure is STALE_CONNECTION and x.is_replayable:
-                    outcome = await self._repeat(x, pool, expires, now)
-            else:
-                outcome = _judge(x, cast("Outcome", connection), pool, attempt.started, self._env.now())
-            return outcome
-        finally:
-            attempt.answered = now = self._env.now()
-            if outcome.failure is None:
-                times = pool.times
-                times.heard = now
-                if now - attempt.started > times.usual:
-                    times.learn(now - attempt.started - (0.0 if x.stream is None else x.stream.held_for(now)))
-                else:  # `AnswerTimes.note` without its call
-                    times.quick += 1
-                    if times.quick == SAMPLED:
-                        times.decay()
-            if outcome.stream is None:
-                self._settle(attempt, outcome, now)
-            else:
-                outcome.stream.on_close(partial(self._end_body, attempt, outcome))
-
-    async def _repeat(self, x: Exchange, pool: Pool, expires: float, now: float) -> Outcome:
-        """Make the same attempt on a fresh connection: the idle one had been closed."""
-        if x.stream is not None:
-            x.stream.rewind()
-        fresh = await pool.open(expires)
-        if isinstance(fresh, UpstreamConnection):
-            return await fresh.exchange(x, expires, now)
-        return _judge(x, fresh, pool, now, self._env.now())
-
-    def _end_body(self, attempt: AttemptInFlight, outcome: Outcome, broken: Failure | None) -> None:
-        self._settle(attempt, final(outcome, broken), self._env.now())
-
-    def _settle(self, attempt: AttemptInFlight, outcome: Outcome, now: float) -> None:
-        """Record how an attempt ended: for telemetry, for ejection and in the endpoint's breaker."""
-        attempt.ended = now
-        attempt.target.in_flight -= 1
-        failure = outcome.failure
-        if failure is None:
-            attempt.status = outcome.status
-        else:
-            attempt.reason = failure.code
-            attempt.cause = outcome.cause
-            if failure.origin == "upstream":
-                attempt.target.failed_at = now
-                if self._ejector is None:
-                    attempt.target.failures += 1
-        if self._ejector is not None:
-            if outcome is not ABANDONED:
-                self._ejector.record(attempt.target, outcome, attempt.started, now)
-        elif failure is None and attempt.target.failures:
-            attempt.target.failures = 0
-        gate = attempt.gate
-        if gate is not None and (x := attempt.exchange) is not None:
-            attempt.exchange = None  # it holds its attempts: leave no cycle to the garbage collector
-            gate.settle(x, attempt.ticket, outcome)
+        return attempt.begin(call)
 
     def make_way(self, route: str = "") -> bool:
         """End the exchange that has waited for its own client longest, as `Pools.make_way` does."""

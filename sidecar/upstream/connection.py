@@ -34,7 +34,7 @@ import os
 import re
 import select
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final, Protocol, cast
 
 from sidecar.core import events
 from sidecar.core.body import UNTIL_CLOSE, Body, BodyReader
@@ -62,7 +62,6 @@ from sidecar.core.outcome import (
     Outcome,
     failed,
 )
-from sidecar.core.promise import Promise
 from sidecar.upstream.errors import describe_error
 from sidecar.upstream.request_body import RequestBody
 from sidecar.upstream.request_head import request_head
@@ -108,6 +107,13 @@ ODD: Final = NO_CONTENT | {REQUEST_TIMEOUT, UPGRADE_REQUIRED}
 """Those, and the statuses that say something of the connection."""
 
 
+class Receiver(Protocol):
+    """Whoever waits for the outcome of an exchange."""
+
+    def take(self, outcome: Outcome) -> None:
+        """Take the outcome; called once, unless the exchange is aborted before."""
+
+
 class UpstreamConnection(asyncio.Protocol):
     """Connection to one endpoint: sends requests, reads responses and is the source of their bodies.
 
@@ -124,8 +130,8 @@ class UpstreamConnection(asyncio.Protocol):
         "_is_writing_paused",
         "_keep_alive",
         "_phase",
-        "_promise",
         "_reader",
+        "_receiver",
         "_request_body",
         "_scanned",
         "_started",
@@ -149,7 +155,7 @@ class UpstreamConnection(asyncio.Protocol):
         """None before the connection is made and after it is lost."""
         self._exchange: Exchange | None = None
         """The exchange being carried; None outside AWAITING_HEAD and READING_BODY."""
-        self._promise: Promise[Outcome] | None = None
+        self._receiver: Receiver | None = None
         """Takes the outcome; None once it was told."""
         self._deadline = NEVER
         """Instant by which the response must be whole."""
@@ -176,20 +182,16 @@ class UpstreamConnection(asyncio.Protocol):
 
     # ----- one exchange
 
-    def exchange(self, x: Exchange, expires: float, now: float) -> Promise[Outcome]:
-        """Send a request and return the promise of its outcome.
+    def exchange(self, x: Exchange, expires: float, now: float, receiver: Receiver) -> None:
+        """Send a request and tell the receiver its outcome, later.
 
         `expires` is the instant by which the response must be whole; `now` is the one at which the attempt began.
         """
         transport, pool = self._transport, self.pool
-        if transport is None:  # lost before a request that runs in a task could learn of it
-            lost: Promise[Outcome] = Promise()
-            lost.resolve(failed(STALE_CONNECTION, cause="closed before the request was sent"))
-            return lost
+        assert transport is not None
         self._phase = AWAITING_HEAD
         self._exchange = x
-        promise: Promise[Outcome] = Promise(self.abort)
-        self._promise = promise
+        self._receiver = receiver
         self._deadline = self.expires = expires
         self._started = now
         self._interims = 0
@@ -202,7 +204,6 @@ class UpstreamConnection(asyncio.Protocol):
             self._request_body = body = RequestBody(self, transport, x, stream)
             transport.write(head)
             body.start()
-        return promise
 
     def finish(self, is_reusable: bool, is_doubtful: bool = False) -> None:
         """End the exchange; give the connection back to its pool, or close it.
@@ -242,13 +243,13 @@ class UpstreamConnection(asyncio.Protocol):
             transport.abort()
         if reader is not None:
             reader.body.fail(failure, cause)
-        promise, self._promise = self._promise, None
-        if promise is not None:
-            promise.resolve(failed(failure, cause=cause))
+        receiver, self._receiver = self._receiver, None
+        if receiver is not None:
+            receiver.take(failed(failure, cause=cause))
 
     def abort(self) -> None:
         """Drop the connection because nobody awaits its exchange any more; no outcome is told."""
-        self._promise = None
+        self._receiver = None
         if self._exchange is not None:
             self.fail(RESET, "abandoned")
 
@@ -287,10 +288,10 @@ class UpstreamConnection(asyncio.Protocol):
     def _listen_on(self, x: Exchange, now: float, failure: Failure) -> bool:
         """Tell the failure, but wait for the answer to learn how long it takes; False if that is not possible."""
         pool = self.pool
-        times, promise = pool.times, self._promise
+        times, receiver = pool.times, self._receiver
         until = self._started + min(times.patience, x.attempt_timeout)
         if (
-            promise is None
+            receiver is None
             or times.late is not None
             or x.stream is not None
             or x.upgrade is not None
@@ -301,10 +302,10 @@ class UpstreamConnection(asyncio.Protocol):
         twin = x.fork(x.attempt, x.why)
         twin.interim = None  # the client reads the answer to its next request by then
         self._exchange = twin
-        self._promise = None
+        self._receiver = None
         self._deadline = self.expires = until
         times.begin_late(self, self._started)
-        promise.resolve(failed(failure, cause="no whole answer in time"))
+        receiver.take(failed(failure, cause="no whole answer in time"))
         return True
 
     def _expire_body(self, x: Exchange, body: Body, now: float) -> None:
@@ -319,11 +320,6 @@ class UpstreamConnection(asyncio.Protocol):
             self.fail(SHORT_DEADLINE, "the answer's body was still arriving")
         else:
             self.fail(TIMEOUT, f"the answer was cut off after {body.received} bytes of its body")
-
-    def discard(self) -> None:
-        """Give the connection back to its pool: the request that it was meant for does not take it."""
-        if self._phase == IDLE and not self.is_closing():
-            self.pool.release(self)
 
     def close(self) -> None:
         """Leave the pool and close the transport once everything written has gone out."""
@@ -560,14 +556,14 @@ class UpstreamConnection(asyncio.Protocol):
     def _answer(self, outcome: Outcome, is_clean: bool, is_doubtful: bool = False) -> None:
         """Tell an outcome that is whole; `is_clean` is False if bytes followed it, `is_doubtful` as in `finish`.
 
-        The connection is back in its pool before the waiter runs: the waiter may want it again.
+        The connection is back in its pool before: the receiver may want it again.
         """
-        promise, self._promise = self._promise, None
-        if promise is None:
+        receiver, self._receiver = self._receiver, None
+        if receiver is None:
             self._end_late()
         self.finish(self._keep_alive and is_clean, is_doubtful)
-        if promise is not None:
-            promise.resolve(outcome)
+        if receiver is not None:
+            receiver.take(outcome)
 
     def _end_late(self) -> None:
         """Learn from an answer that nobody waits for any more."""
@@ -583,17 +579,16 @@ class UpstreamConnection(asyncio.Protocol):
         self._reader = BodyReader(body, length)
         self._phase = READING_BODY
         self._await_piece()
-        promise = self._promise
-        if promise is None:
+        receiver = self._receiver
+        if receiver is None:
             self._end_late()
             body.cancel()
             return
         if first:
-            self._take_body(first)  # the promise is still pending: an error in here is told as the outcome
-        if self._promise is promise:
-            self._promise = None
-        if promise is not None:
-            promise.resolve(outcome)
+            self._take_body(first)  # an error in here is told as the outcome
+        if self._receiver is receiver:
+            self._receiver = None
+            receiver.take(outcome)
 
     def _take_body(self, data: bytes) -> None:
         reader = self._reader
@@ -651,15 +646,15 @@ class UpstreamConnection(asyncio.Protocol):
 
         `early` came after the head and belongs to the new protocol.
         """
-        promise, self._promise = self._promise, None
+        receiver, self._receiver = self._receiver, None
         outcome = Outcome(101, lines=lines, stream=Body())  # which keeps permits and counts until the tunnel ends
         outcome.tunnel = self
         self._phase = SWITCHED
         self._exchange = None
         self._buffer = early
         self.pause_reading()
-        if promise is not None:
-            promise.resolve(outcome)
+        if receiver is not None:
+            receiver.take(outcome)
 
     def take_over(self, protocol: asyncio.Protocol) -> tuple[asyncio.Transport, bytes] | None:
         """Hand the switched transport to `protocol`; return it with the bytes already read, or None if it is lost.

@@ -34,8 +34,9 @@ from sidecar.core.outcome import (
     Outcome,
     failed,
 )
+from sidecar.core.pipeline import Pipeline
 from sidecar.core.promise import Promise, Run
-from sidecar.core.stage import Service, Stage, stack
+from sidecar.core.stage import Service, Stage, Wait
 from sidecar.stages import STAGES, StageKind
 from tests.support.clock import FakeEnv, make_env
 from tests.support.loop import settle, virtual, virtual_env
@@ -97,33 +98,60 @@ class Inside:
         self.open -= 1
 
 
-class Pairing:
-    """A gate as it is, with its tickets counted."""
+class Counted:
+    """A stage as it is, with its tickets counted."""
 
-    def __init__(self, gate: Any) -> None:
-        self.gate = gate
+    def __init__(self, stage: Any) -> None:
+        self.stage = stage
         self.tickets: list[object] = []
+        self.supersedes = getattr(stage, "supersedes", False)
 
     def admit(self, x: Exchange) -> object:
-        ticket = self.gate.admit(x)
-        assert not inspect.isawaitable(ticket), "a gate never awaits"
-        if not isinstance(ticket, Outcome):
-            self.tickets.append(ticket)
-        return ticket
+        return self._take(self.stage.admit(x))
+
+    def _take(self, found: object) -> object:
+        assert not inspect.isawaitable(found), "who needs time says `Wait`"
+        if isinstance(found, Wait):
+            return Wait(self._await(found))
+        if not isinstance(found, Outcome):
+            self.tickets.append(found)
+        return found
+
+    async def _await(self, wait: Wait) -> object:
+        found = await wait.coroutine
+        assert not isinstance(found, Wait)
+        return self._take(found)
+
+    def answer(self, x: Exchange, ticket: object, outcome: Outcome) -> object:
+        assert ticket in self.tickets
+        return self.stage.answer(x, ticket, outcome) if hasattr(self.stage, "answer") else outcome
 
     def settle(self, x: Exchange, ticket: object, outcome: Outcome) -> None:
         self.tickets.remove(ticket)
-        assert self.gate.settle(x, ticket, outcome) is None
+        if hasattr(self.stage, "settle"):
+            assert self.stage.settle(x, ticket, outcome) is None
 
 
-def counted(stage: Stage) -> Stage:
-    return Pairing(stage) if hasattr(stage, "admit") else stage
+class CountedAgain(Counted):
+    """A stage that may run those behind it again."""
+
+    @property
+    def inner(self) -> Any:
+        return self.stage.inner
+
+    @inner.setter
+    def inner(self, inner: Any) -> None:
+        self.stage.inner = inner
+
+
+def counted(stage: Stage) -> Counted:
+    return CountedAgain(stage) if hasattr(stage, "inner") else Counted(stage)
 
 
 def is_at_rest(env: FakeEnv, stage: Stage, inside: Inside) -> None:
     """Nothing is held any more."""
     assert inside.open == 0
-    assert not isinstance(stage, Pairing) or stage.tickets == []
+    assert not isinstance(stage, Counted) or stage.tickets == []
     assert env.meter.value(metrics.CONCURRENCY_ACTIVE) == 0
     assert env.meter.value(metrics.QUEUE_LENGTH) == 0
 
@@ -148,7 +176,7 @@ async def test_every_ending_is_an_outcome_and_leaves_nothing_behind(case: Case) 
     env, inside = virtual_env(), Inside()
     stage = counted(case.build(env))
     script = [make() for _ in range(4) for make in endings()]
-    service = stack([stage, inside], ScriptedService(*script))
+    service = Pipeline([stage, inside], ScriptedService(*script))
     for method in ("GET", "POST"):
         for _ in range(len(script) // 2):
             await call_quietly(service, arriving(env, method=method))
@@ -161,7 +189,7 @@ async def test_every_ending_is_an_outcome_and_leaves_nothing_behind(case: Case) 
 async def test_a_crowd_leaves_nothing_behind(case: Case) -> None:
     env, inside = virtual_env(), Inside()
     stage = counted(case.build(env))
-    service = stack([stage, inside], ScriptedService(*[after(0.02, make()) for make in endings()]))
+    service = Pipeline([stage, inside], ScriptedService(*[after(0.02, make()) for make in endings()]))
     ranks = (CRITICAL, DEFAULT, SHEDDABLE)
     await asyncio.gather(*(call_quietly(service, arriving(env, criticality=ranks[n % 3])) for n in range(30)))
     await env.sleep(60)
@@ -172,7 +200,7 @@ async def test_a_crowd_leaves_nothing_behind(case: Case) -> None:
 async def test_cancellation_comes_out_at_any_time_and_leaves_nothing_behind(case: Case) -> None:
     env, inside = virtual_env(), Inside()
     stage = counted(case.build(env))
-    service = stack([stage, inside], ScriptedService(after(0.03, RESET), HANG, after(0.03, 503), HANG))
+    service = Pipeline([stage, inside], ScriptedService(after(0.03, RESET), HANG, after(0.03, 503), HANG))
     loop = asyncio.get_running_loop()
     for patience in (0, 0.001, 0.02, 0.06, 0.09, 0.2):
         tasks = [loop.create_task(call_quietly(service, arriving(env))) for _ in range(5)]
@@ -191,7 +219,7 @@ async def test_a_bug_comes_out_and_leaves_nothing_behind(case: Case) -> None:
     env, inside = virtual_env(), Inside()
     stage = counted(case.build(env))
     inner = ScriptedService(ZeroDivisionError, KeyError("bug"), 200)
-    service = stack([stage, inside], inner)
+    service = Pipeline([stage, inside], inner)
     for _ in range(30):
         calls, outcome = inner.calls, None
         try:
@@ -218,7 +246,7 @@ async def test_a_stream_is_settled_at_its_end(case: Case, end: str) -> None:
 
         return answer
 
-    service = stack([stage, inside], ScriptedService(*[stream(status) for status in (200, 503, 200, 404, 503, 503)]))
+    service = Pipeline([stage, inside], ScriptedService(*[stream(status) for status in (200, 503, 200, 404, 503, 503)]))
     for _ in range(6):
         outcome = await service(arriving(env))
         held = [body for body in bodies if body.state == OPEN]
@@ -227,8 +255,8 @@ async def test_a_stream_is_settled_at_its_end(case: Case, end: str) -> None:
         else:
             assert held == [bodies[-1]], "or the one that it is copied from"
         assert inside.open == len(held)
-        if held and isinstance(stage, Pairing):
-            assert len(stage.tickets) == 1
+        if held and outcome.stream in held:
+            assert len(stage.tickets) <= 1
         for body in held:
             if end == "cancel" and outcome.stream is not None:
                 outcome.stream.cancel()
@@ -248,7 +276,7 @@ async def test_observing_lets_everything_pass(case: Case) -> None:
     stage = counted(case.build(env, mode="observe"))
     answers = [make() for _ in range(5) for make in endings()]
     inner = ScriptedService(*[after(0.02, answer) for answer in answers])
-    service = stack([stage, inside], inner)
+    service = Pipeline([stage, inside], inner)
     began = env.now()
     outcomes = await asyncio.gather(*(service(arriving(env)) for _ in answers))
     assert [id(outcome) for outcome in outcomes] == [id(answer) for answer in answers]
@@ -268,7 +296,7 @@ async def test_a_stage_needs_no_task(case: Case) -> None:
 
     ends: list[Run[Outcome]] = []
     assert asyncio.current_task() is not None
-    asyncio.get_running_loop().call_soon(lambda: Run(stack([stage, inside], inner)(arriving(env)), ends.append))
+    asyncio.get_running_loop().call_soon(lambda: Run(Pipeline([stage, inside], inner)(arriving(env)), ends.append))
     await settle()
     gate.resolve(response(200))
     for _ in range(10):
@@ -280,16 +308,18 @@ async def test_a_stage_needs_no_task(case: Case) -> None:
 
 def test_settling_never_raises(case: Case) -> None:
     env = make_env()
-    gate: Any = case.build(env)
-    if not hasattr(gate, "admit"):
+    stage: Any = case.build(env)
+    if not hasattr(stage, "settle"):
         return
     for outcome in [ABANDONED, *(make() for make in endings())]:
         for repeat in range(3):
             x = arriving(env)
-            ticket = gate.admit(x)
-            if not isinstance(ticket, Outcome):
+            ticket = stage.admit(x)
+            if isinstance(ticket, Wait):
+                ticket.coroutine.close()
+            elif not isinstance(ticket, Outcome):
                 env.advance(0.5 * repeat)
-                gate.settle(x, ticket, outcome)
+                stage.settle(x, ticket, outcome)
             env.advance(20)
 
 
@@ -302,7 +332,7 @@ async def test_refusals_say_who_refused(case: Case) -> None:
         held.append(Body())
         return response(200, stream=held[-1]) if len(held) < 4 else failed(RESET)
 
-    service = stack([case.build(env)], ScriptedService(answer))
+    service = Pipeline([case.build(env)], ScriptedService(answer))
     for _ in range(30):
         outcome = await service(arriving(env))
         if outcome.failure is not None and outcome.failure.origin == "gateway":
@@ -316,12 +346,12 @@ async def test_refusals_say_who_refused(case: Case) -> None:
 async def test_a_reload_keeps_what_is_held_and_what_was_learnt(case: Case) -> None:
     env, store, inside = virtual_env(), Store(), Inside()
     before = counted(case.build(env, store))
-    old = stack([before, inside], ScriptedService(after(0.5, 200)))
+    old = Pipeline([before, inside], ScriptedService(after(0.5, 200)))
     under_way = asyncio.get_running_loop().create_task(call_quietly(old, arriving(env)))
     await settle()
     keys = set(store.objects)
     states = {key: id(state) for key, state in store.objects.items()}
-    renewed = stack([counted(case.build(env, store, mode="observe")), inside], ScriptedService(200))
+    renewed = Pipeline([counted(case.build(env, store, mode="observe")), inside], ScriptedService(200))
     assert set(store.objects) == keys
     assert {key: id(state) for key, state in store.objects.items()} == states
     await renewed(arriving(env))
@@ -352,7 +382,7 @@ async def test_all_stages_together(failure: Any) -> None:
     for choice in range(2):
         cases = [Case(kind, found[min(choice, len(found) - 1)]) for kind in STAGES for found in [blocks(kind)]]
         stages = [counted(case.build(env, store)) for case in cases]
-        service = stack([*stages, inside], ScriptedService(failure, after(0.1, 200), HANG, 503, 200))
+        service = Pipeline([*stages, inside], ScriptedService(failure, after(0.1, 200), HANG, 503, 200))
         tasks = [asyncio.get_running_loop().create_task(call_quietly(service, arriving(env))) for _ in range(20)]
         await env.sleep(5)
         for task in tasks:

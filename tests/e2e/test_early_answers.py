@@ -24,6 +24,7 @@ from sidecar.upstream.connection import UpstreamConnection
 from sidecar.upstream.deadlines import Deadlines
 from sidecar.upstream.pool import Pool
 from tests.support.clock import make_env
+from tests.support.receiver import exchanged
 
 ANSWER = b"HTTP/1.1 413 Content Too Large\r\nContent-Length: 2\r\n\r\nno"
 
@@ -56,7 +57,7 @@ async def ask(address: tuple[str, int], closed: threading.Event) -> Outcome:
     x = Exchange(b"POST", b"/", [])
     source: Any = SimpleNamespace(pause_body=lambda: None, resume_body=lambda: None, cancel_body=lambda: None)
     x.stream = Body(source, 10_000_000)
-    promise = connection.exchange(x, float("inf"), 0.0)
+    promise = exchanged(connection, x, float("inf"), 0.0)
     x.stream.feed(b"x" * 60_000)
     closed.wait(60)  # blocking the loop, on purpose: what it does next is write, not read
     for _ in range(5):

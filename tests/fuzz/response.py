@@ -27,6 +27,7 @@ with instrumented():
 from chaos.parts.websocket import KEY
 from tests.fuzz.pipe import Pipe, Taken, cuts
 from tests.support.clock import make_env
+from tests.support.receiver import exchanged
 
 VALID = re.compile(FIELDS)
 BODILESS = (204, 304)
@@ -69,7 +70,7 @@ def converse(pieces: list[bytes], seed: int, *, ends: bool) -> tuple[Answer | No
     pool.connections.add(connection)
 
     async def call() -> None:
-        outcome: Outcome = await connection.exchange(x, float("inf"), env.now())
+        outcome: Outcome = await exchanged(connection, x, float("inf"), env.now())
         body, failure, trailers = outcome.body, outcome.failure, []
         if outcome.stream is not None and outcome.tunnel is None:  # that of a tunnel ends with the session
             taken = Taken(outcome.stream)

@@ -13,6 +13,7 @@ from sidecar.upstream.connection import UpstreamConnection
 from sidecar.upstream.deadlines import Deadlines
 from sidecar.upstream.pool import SILENCE, Pool
 from tests.support.clock import make_env
+from tests.support.receiver import exchanged
 from tests.wire.pipe import Pipe
 
 
@@ -70,7 +71,7 @@ def answer(pieces: bytes | Iterable[bytes], x: Exchange | None = None, *, closes
     connection.connection_made(pipe)
     x = x or Exchange(b"GET", b"/", [])
     x.interim = lambda status, lines: told.interim.append(status)
-    promise = connection.exchange(x, float("inf"), env.now())
+    promise = exchanged(connection, x, float("inf"), env.now())
     for piece in (pieces,) if isinstance(pieces, bytes) else pieces:
         if piece and not pipe.closed:
             connection.data_received(piece)

@@ -15,6 +15,7 @@ from sidecar.config.process_spec import LimitsSpec, ListenerSpec
 from sidecar.core.exchange import Exchange
 from sidecar.core.message import Headers
 from sidecar.core.outcome import Failure, Outcome
+from sidecar.core.pipeline import Pipeline
 from sidecar.core.promise import Promise
 from sidecar.downstream.connection import ANSWERING, READING_HEAD, DownstreamConnection
 from sidecar.downstream.listener import Listener
@@ -81,7 +82,7 @@ class Reader:
         server = Server(self._env, self._record, untraced)
         server.limits = limits or LIMITS
         listener = Listener("test", SPEC, server)
-        route: Any = SimpleNamespace(service=self._serve, criticality=1, name="all")
+        route: Any = SimpleNamespace(pipeline=Pipeline([], self._serve), criticality=1, name="all")
         listener.match = lambda _: route
         self._connection = DownstreamConnection(listener)
         self._connection.connection_made(Pipe())

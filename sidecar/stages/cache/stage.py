@@ -15,9 +15,9 @@ says in Cache-Status what was done (RFC 9211).  The decisions behind this are in
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 from sidecar.cache.answer import answer, is_held_by_client, not_modified, with_age
 from sidecar.cache.entry import Entry, Item
@@ -48,10 +48,11 @@ from sidecar.cache.tee import STORED, UNSTORED
 from sidecar.core import metrics
 from sidecar.core.env import BuildContext
 from sidecar.core.exchange import SAFE_METHODS, Exchange
-from sidecar.core.outcome import Outcome
-from sidecar.core.stage import Layer, Service
+from sidecar.core.outcome import ABANDONED, Outcome
+from sidecar.core.stage import Service, Stage, Wait
 from sidecar.stages.cache.observer import CacheObserver
 from sidecar.stages.cache.refresh import Refresher
+from sidecar.stages.cache.selection import Selects, selection
 from sidecar.stages.cache.settings import key_rule, limits
 from sidecar.stages.cache.spec import Spec
 
@@ -63,27 +64,24 @@ MAX_JOINS: Final = 2
 """Fetches of others that a request waits for before it makes its own."""
 
 
-def build(spec: Spec, ctx: BuildContext) -> Layer:
-    """Return the layer of one `cache` block."""
-    return partial(_service, spec, ctx)
+Ticket = bytes | tuple[float, int] | None
+"""Key of a fetch that a request has claimed, or the instant and the number of changes before a request that is written
+through, or None for one that the cache has nothing to do with."""
 
 
-def invalidating(stores: Sequence[Store]) -> Layer:
-    """Return a layer by which unsafe requests invalidate what these stores have of their URI."""
-    return partial(_invalidating_service, stores)
+def build(spec: Spec, ctx: BuildContext) -> Stage:
+    """Return the stage of one `cache` block."""
+    selects = selection(spec.when)
+    return CacheStage(spec, ctx, selects) if spec.is_enforced else CacheObserver(spec, ctx, selects)
 
 
-def _service(spec: Spec, ctx: BuildContext, inner: Service) -> Service:
-    cached = CacheStage(spec, ctx, inner).call if spec.is_enforced else CacheObserver(spec, ctx, inner).call
-    return cached if spec.when is None else ConditionalCache(spec.when, cached, inner).call
-
-
-def _invalidating_service(stores: Sequence[Store], inner: Service) -> Service:
-    return Invalidator(stores, inner).call
+def invalidating(stores: Sequence[Store]) -> Stage:
+    """Return a stage by which unsafe requests invalidate what these stores have of their URI."""
+    return Invalidator(stores)
 
 
 class CacheStage:
-    """Cache before one inner service."""
+    """Cache of one route."""
 
     __slots__ = (
         "_coalesce",
@@ -93,26 +91,26 @@ class CacheStage:
         "_handle",
         "_hits",
         "_honours",
-        "_inner",
         "_memory",
         "_misses",
         "_now",
         "_refresher",
         "_results",
         "_rule",
+        "_selects",
         "_store",
         "_stored",
     )
 
-    def __init__(self, spec: Spec, ctx: BuildContext, inner: Service) -> None:
+    def __init__(self, spec: Spec, ctx: BuildContext, selects: Selects) -> None:
         env = self._env = ctx.env
         store: Store = ctx.resources("cache", spec.store)
         self._store = store
         self._fetches = store.fetches
-        self._inner = inner
+        self._selects = None if spec.when is None else selects
         self._rule = key_rule(spec, ctx)
         self._handle = store.register(self._rule)
-        self._fetcher = Fetcher(inner, store, self._rule, limits(spec), env)
+        self._fetcher = Fetcher(store, self._rule, limits(spec), env)
         self._coalesce = spec.coalesce
         self._honours = spec.request_directives == "honor"
         self._now = env.now
@@ -125,11 +123,22 @@ class CacheStage:
         }
         self._hits, self._misses = self._results["hit"], self._results["miss"]
 
-    def call(self, x: Exchange) -> Coroutine[Any, Any, Outcome]:
-        """Answer from the store, or through it."""
+    @property
+    def inner(self) -> Service:
+        """Stages further in."""
+        return self._fetcher.inner
+
+    @inner.setter
+    def inner(self, inner: Service) -> None:
+        self._fetcher.inner = inner
+
+    def admit(self, x: Exchange) -> Ticket | Outcome | Wait:
+        """Answer from the store, or claim the fetch of what is not there."""
+        if self._selects is not None and not self._selects(x):
+            return None
         is_get = x.method == b"GET"
         if not (is_get or x.method == b"HEAD") or x.body or x.stream is not None or x.upgrade is not None:
-            return self._write_through(x)
+            return (self._now(), self._store.changes)
         fields = read_fields(x.lines) if x.speaks_to_caches else None
         key = self._rule.key(x)
         now = x.arrived  # still "now": no stage outside of the cache waits
@@ -137,12 +146,23 @@ class CacheStage:
             now = x.arrived = self._now()
         item = self._memory.peek(key, now)
         if item is None and fields is None and is_get and self._store.shared is None and self._fetches.claim(key, x):
-            return self._miss(x, key, now)
+            return key
         if isinstance(item, Entry) and now < item.fresh_until and not item.no_cache and fields is None and is_get:
             return self._hit(x, item, now)
-        return self._look_up(x, key, fields, item, now)
+        return Wait(self._look_up(x, key, fields, item, now))
 
-    async def _hit(self, x: Exchange, entry: Entry, now: float) -> Outcome:
+    def answer(self, x: Exchange, ticket: Ticket, outcome: Outcome) -> Outcome:
+        if ticket is None:
+            return outcome
+        if isinstance(ticket, bytes):
+            return self._claimed(x, ticket, outcome, x.arrived)
+        return self._written(x, *ticket, outcome)
+
+    def settle(self, x: Exchange, ticket: Ticket, outcome: Outcome) -> None:
+        if outcome is ABANDONED and isinstance(ticket, bytes):
+            self._fetches.fail(ticket, x)
+
+    def _hit(self, x: Exchange, entry: Entry, now: float) -> Outcome:
         """Answer with a fresh entry, without anything to decide."""
         x.cache = "hit"
         self._hits.value += 1
@@ -153,15 +173,6 @@ class CacheStage:
             entry.fresh_until - now,
         )
         return Outcome(entry.status, None, entry.body, lines=lines)
-
-    async def _miss(self, x: Exchange, key: bytes, sent: float) -> Outcome:
-        """Fetch with a claim: nothing is stored under the key, and it is not being fetched."""
-        try:
-            outcome = await self._inner(x)
-        except BaseException:
-            self._fetches.fail(key, x)
-            raise
-        return self._claimed(x, key, outcome, sent)
 
     def _claimed(self, x: Exchange, key: bytes, outcome: Outcome, sent: float) -> Outcome:
         """Store and return the answer to a claimed fetch, by the short way if nobody has joined."""
@@ -317,12 +328,10 @@ class CacheStage:
     # ----- past the store
 
     async def _bypass(self, x: Exchange, why: status.Forward, detail: bytes) -> Outcome:
-        return self._noted(x, "bypass", await self._inner(x), why, detail)
+        return self._noted(x, "bypass", await self.inner(x), why, detail)
 
-    async def _write_through(self, x: Exchange) -> Outcome:
-        """Forward what the cache cannot answer, and invalidate what it changes (RFC 9111 4.4)."""
-        sent, changes = self._now(), self._store.changes
-        outcome = await self._inner(x)
+    def _written(self, x: Exchange, sent: float, changes: int, outcome: Outcome) -> Outcome:
+        """Invalidate what a request has changed that the cache could not answer (RFC 9111 4.4)."""
         is_latest = self._store.changes == changes
         has_changed = self._store.invalidate(x, outcome)
         if has_changed and is_latest and x.method == b"POST" and is_about_target(x, outcome.headers):
@@ -330,41 +339,21 @@ class CacheStage:
         return self._noted(x, "bypass", outcome, "bypass" if x.method in SAFE_METHODS else "method")
 
 
-class ConditionalCache:
-    """Cache for the requests that `when` selects, and for all unsafe ones, since those always invalidate."""
-
-    __slots__ = ("_cached", "_holds", "_inner")
-
-    def __init__(self, when: str, cached: Service, inner: Service) -> None:
-        self._cached = cached
-        from sidecar.expression.condition import Condition
-        from sidecar.expression.facts import REQUEST
-
-        self._holds = Condition(when, REQUEST).holds
-        self._inner = inner
-
-    def call(self, x: Exchange) -> Coroutine[Any, Any, Outcome]:
-        """Forward the request to the cache or past it."""
-        return self._cached(x) if x.method not in SAFE_METHODS or self._holds(x) else self._inner(x)
-
-
 class Invalidator:
-    """Invalidation in stores that the route does not use.  A safe request costs one call."""
+    """Invalidation in stores that the route does not use."""
 
-    __slots__ = ("_inner", "_stores")
+    __slots__ = ("_stores",)
 
-    def __init__(self, stores: Sequence[Store], inner: Service) -> None:
+    def __init__(self, stores: Sequence[Store]) -> None:
         self._stores = tuple(stores)
-        self._inner = inner
 
-    def call(self, x: Exchange) -> Coroutine[Any, Any, Outcome]:
-        """Forward a request; an unsafe one is also followed to its end."""
-        return self._inner(x) if x.method in SAFE_METHODS else self._write(x)
+    def admit(self, x: Exchange) -> None:
+        return None
 
-    async def _write(self, x: Exchange) -> Outcome:
-        outcome = await self._inner(x)
-        for store in self._stores:
-            store.invalidate(x, outcome)
+    def answer(self, x: Exchange, ticket: object, outcome: Outcome) -> Outcome:
+        if x.method not in SAFE_METHODS:
+            for store in self._stores:
+                store.invalidate(x, outcome)
         return outcome
 
 

@@ -1,7 +1,7 @@
-"""Stage `circuit_breaker`: a gate that refuses requests while a circuit is open.
+"""Stage `circuit_breaker`: refuses requests while a circuit is open.
 
-The circuit decides (`breaker.py`).  The gate knows how one route meets it: the words of the refusal, the mode, and what
-is noted on a request's trace.  A ticket names the state that admitted, so a late result of an earlier state is dropped.
+The circuit decides (`breaker.py`).  The stage knows how one route meets it: the words of the refusal, the mode, and
+what is noted on a request's trace.  A ticket names the state that admitted, so a late result of an earlier state is dropped.
 
 What counts, in short (`docs/design/circuit-breaker.md` has the reasons and the other libraries):
 
@@ -31,7 +31,7 @@ REFUSAL_LASTS: Final = 0.1
 """Seconds for which one refusal is reused; its Retry-After is too long by at most that."""
 
 
-class CircuitBreakerGate:
+class CircuitBreakerStage:
     """Circuit as one route meets it."""
 
     __slots__ = ("_breaker", "_observed", "_refusal", "_refusal_state", "_refusal_until", "_where")
@@ -99,13 +99,13 @@ class CircuitBreakerGate:
         )
 
     def __repr__(self) -> str:
-        return f"<CircuitBreakerGate {self._breaker!r}>"
+        return f"<CircuitBreakerStage {self._breaker!r}>"
 
 
 def build(spec: Spec, ctx: BuildContext) -> Gate:
-    """Return the gate to the circuit of a route, of an upstream, or of one endpoint."""
+    """Return the stage before the circuit of a route, of an upstream, or of one endpoint."""
     breaker: Breaker = ctx.obtain(("breaker", *ctx.owner), spec, lambda: Breaker(spec, ctx.env, ":".join(ctx.owner)))
     observed = None
     if not spec.is_enforced:
         observed = ctx.env.meter.counter(metrics.WOULD_REFUSE, policy="circuit_breaker", route=ctx.route)
-    return CircuitBreakerGate(breaker, ctx.where, observed)
+    return CircuitBreakerStage(breaker, ctx.where, observed)

@@ -1,7 +1,7 @@
 """Concurrency: a limit on requests in flight, a short queue for it, and the important requests first.
 
 - `spec.py`: what a policy file may say.
-- `stage.py`: the gate of a plain limit, the layer of one with a queue or an adaptive limit, and the state they share.
+- `stage.py`: a plain limit, one with a queue or one that adapts, and the state that they share.
 - `permits.py`: permits and the queue for them, by rank; knows nothing of HTTP.
 - `limit.py`: the adaptive limit as plain arithmetic.
 

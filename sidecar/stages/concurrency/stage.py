@@ -1,7 +1,6 @@
 """Stage `concurrency`: a limit on requests in flight, with a queue.
 
-A permit covers a request to the last byte of its response, and a WebSocket session to its end.  A plain limit is a
-gate.  A queue has to wait, and an adaptive limit has to time the head of a response, so these are a layer.
+A permit covers a request to the last byte of its response, and a WebSocket session to its end.
 
 Rules (`docs/design/concurrency.md` has the reasons):
 
@@ -24,10 +23,10 @@ from sidecar.core import events, metrics
 from sidecar.core.env import BuildContext, Env
 from sidecar.core.exchange import Exchange
 from sidecar.core.metrics import Counter
-from sidecar.core.outcome import ABANDONED, OVERLOADED, Outcome, Refusal, failed
-from sidecar.core.stage import Service, Stage
+from sidecar.core.outcome import OVERLOADED, Outcome, Refusal, failed
+from sidecar.core.stage import Stage, Wait
 from sidecar.stages.concurrency.limit import Gradient
-from sidecar.stages.concurrency.permits import Permits
+from sidecar.stages.concurrency.permits import Permits, Place
 from sidecar.stages.concurrency.spec import Spec
 
 RETRY_AFTER: Final = 1.0
@@ -51,7 +50,7 @@ class Bulkhead:
         self.gradient: Gradient | None = None
         """Adaptive limit; None for a plain one."""
         self.typical = 0.0
-        """Seconds from the permit to the head of a response, usually.  Only a layer learns it."""
+        """Seconds from the permit to the head of a response, usually.  A plain limit does not learn it."""
         self.retune(spec)
         env.meter.gauge(metrics.CONCURRENCY_ACTIVE, lambda: permits.active, **labels)
         env.meter.gauge(metrics.CONCURRENCY_LIMIT, lambda: permits.limit, **labels)
@@ -136,8 +135,8 @@ class Refuser:
         self._permits.active += 1
 
 
-class ConcurrencyGate:
-    """Plain limit: a permit or a refusal."""
+class PlainLimit:
+    """Limit without a queue that does not adapt: a permit or a refusal."""
 
     __slots__ = ("_permits", "_refuser")
 
@@ -145,7 +144,7 @@ class ConcurrencyGate:
         self._permits = bulkhead.permits
         self._refuser = refuser
 
-    def admit(self, x: Exchange) -> object:
+    def admit(self, x: Exchange) -> Outcome | None:
         if not self._permits.take(x.criticality):
             observed = self._refuser.observed
             if observed is not None:
@@ -158,34 +157,51 @@ class ConcurrencyGate:
         self._permits.release()
 
 
-class ConcurrencyLayer:
-    """Limit with a queue, or one that adapts."""
+class QueuedLimit:
+    """Limit with a queue, or one that adapts.  A ticket is the instant of the permit."""
+
+    __slots__ = ("_bulkhead", "_call_later", "_is_pressing", "_now", "_patience", "_permits", "_refuser")
 
     def __init__(self, bulkhead: Bulkhead, refuser: Refuser, patience: float, env: Env) -> None:
         """`patience` is how many seconds a request may wait."""
-        self.bulkhead = bulkhead
-        self.now = env.now
+        self._bulkhead = bulkhead
+        self._permits = bulkhead.permits
+        self._refuser = refuser
+        self._patience = patience
+        self._now = env.now
         self._call_later = env.call_later
         self._is_pressing = False
         """True while a look for a request that gives way is scheduled."""
-        self._refuser = refuser
-        self._patience = patience
 
-    def __call__(self, inner: Service) -> Service:
-        return ConcurrencyService(self, inner).call
+    def admit(self, x: Exchange) -> float | Outcome | Wait:
+        if self._permits.take(x.criticality):
+            return self._now()
+        return self._queue(x)
 
-    async def wait(self, x: Exchange) -> Outcome | None:
-        """Wait for a permit.  Return None once there is one, else the refusal."""
-        permits, typical, refuser = self.bulkhead.permits, self.bulkhead.typical, self._refuser
+    def answer(self, x: Exchange, ticket: float, outcome: Outcome) -> Outcome:
+        ended = self._now()
+        latency = ended - ticket
+        if x.stream is not None:
+            latency -= x.stream.held_for(ended)  # the client's time
+        self._bulkhead.learn(x, outcome, ended, latency)
+        return outcome
+
+    def settle(self, x: Exchange, ticket: object, outcome: Outcome) -> None:
+        self._permits.release()
+
+    def _queue(self, x: Exchange) -> float | Outcome | Wait:
+        """Queue a request for a permit, or refuse it."""
+        permits, typical, refuser = self._permits, self._bulkhead.typical, self._refuser
+        now = self._now()
         if refuser.observed is not None:
             refuser.observe(refuser.observed)
-            return None
+            return now
         rank = x.criticality
         if refuser.make_way() and permits.take(rank):
-            return None
+            return now
         if permits.size == 0:
             return refuser.refuse(NO_PERMIT)
-        left = x.deadline - self.now() - typical
+        left = x.deadline - now - typical
         if left <= typical * (permits.ahead(rank) + 1) / permits.limit:
             return refuser.refuse("the time that it has left is too short to wait for a permit and for an answer")
         place = permits.join(rank, min(self._patience, left), refuser.refuse)
@@ -194,19 +210,23 @@ class ConcurrencyLayer:
         if not self._is_pressing:
             self._is_pressing = True
             self._call_later(LOOK_EVERY, self._press)
-        began = self.now()
+        return Wait(self._wait(x, rank, place, now))
+
+    async def _wait(self, x: Exchange, rank: int, place: Place, began: float) -> float | Outcome:
+        """Wait at a place in the queue for a permit or a refusal."""
         try:
             refusal: Outcome | None = await place
+            now = self._now()
             if x.trace is not None:
-                x.trace.note(events.QUEUED, waited=round(self.now() - began, 6), admitted=refusal is None)
-            return refusal
+                x.trace.note(events.QUEUED, waited=round(now - began, 6), admitted=refusal is None)
+            return now if refusal is None else refusal
         except BaseException:
-            permits.leave(rank, place)
+            self._permits.leave(rank, place)
             raise
 
     def _press(self) -> None:
         """Let requests that wait for their clients give way to those in the queue."""
-        permits = self.bulkhead.permits
+        permits = self._permits
         for _ in range(permits.queued):
             if not self._refuser.make_way():
                 break
@@ -215,46 +235,11 @@ class ConcurrencyLayer:
             self._call_later(LOOK_EVERY, self._press)
 
 
-class ConcurrencyService:
-    """Inner service whose requests need a permit."""
-
-    __slots__ = ("_bulkhead", "_inner", "_layer", "_now", "_permits")
-
-    def __init__(self, layer: ConcurrencyLayer, inner: Service) -> None:
-        self._layer = layer
-        self._inner = inner
-        self._bulkhead = layer.bulkhead
-        self._permits = layer.bulkhead.permits
-        self._now = layer.now
-
-    async def call(self, x: Exchange) -> Outcome:
-        """Take a permit, run the inner service, and learn from its outcome."""
-        permits = self._permits
-        if not permits.take(x.criticality):
-            refusal = await self._layer.wait(x)
-            if refusal is not None:
-                return refusal
-        outcome = ABANDONED
-        started = self._now()
-        try:
-            outcome = await self._inner(x)
-            ended = self._now()
-            if x.stream is not None:
-                started += x.stream.held_for(ended)  # the client's time
-            self._bulkhead.learn(x, outcome, ended, ended - started)
-            return outcome
-        finally:
-            if outcome.stream is None:
-                permits.release()
-            else:
-                outcome.stream.on_close(permits.release)
-
-
 def build(spec: Spec, ctx: BuildContext) -> Stage:
-    """Return the gate or the layer of a block.  All blocks of one owner share its permits."""
+    """Return the stage of a block.  All blocks of one owner share its permits."""
     labels = {ctx.scope: ctx.owner[1]}
     bulkhead: Bulkhead = ctx.obtain(("concurrency", *ctx.owner), spec, lambda: Bulkhead(spec, ctx.env, labels))
     refuser = Refuser(spec, ctx, bulkhead.permits)
     if spec.adaptive is not None or (spec.queue > 0 and spec.is_enforced):
-        return ConcurrencyLayer(bulkhead, refuser, spec.queue_timeout, ctx.env)
-    return ConcurrencyGate(bulkhead, refuser)
+        return QueuedLimit(bulkhead, refuser, spec.queue_timeout, ctx.env)
+    return PlainLimit(bulkhead, refuser)

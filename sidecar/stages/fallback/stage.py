@@ -1,4 +1,4 @@
-"""Stage `fallback`: a layer that replaces a failure by the first of its steps that has something.
+"""Stage `fallback`: replaces a failure by the first of its steps that has something.
 
 Rules:
 
@@ -25,7 +25,7 @@ from sidecar.core.exchange import IDEMPOTENT_METHODS, Exchange
 from sidecar.core.message import Headers
 from sidecar.core.metrics import Counter
 from sidecar.core.outcome import Outcome
-from sidecar.core.stage import Layer, Service
+from sidecar.core.stage import Service, Stage, Wait
 from sidecar.core.template import Template, compile_tree, header_safe, render_tree
 from sidecar.stages.fallback.spec import FixedResponseSpec, Spec, StepSpec
 
@@ -98,7 +98,7 @@ class ResponseStep:
         return Outcome(self._status, fields, body)
 
 
-class FallbackLayer:
+class FallbackStage:
     """Steps of one route, and when they are taken."""
 
     def __init__(self, spec: Spec, ctx: BuildContext) -> None:
@@ -124,8 +124,19 @@ class FallbackLayer:
         name = step.kind if spec.upstream is None else f"upstream:{spec.upstream}"
         return step, ctx.env.meter.counter(metrics.FALLBACKS, route=ctx.route, step=name)
 
-    def __call__(self, inner: Service) -> Service:
-        return FallbackService(self, inner).call
+    def admit(self, x: Exchange) -> None:
+        if x.stream is not None and self.max_body >= 0:
+            x.stream.record(self.max_body)
+
+    def answer(self, x: Exchange, ticket: object, outcome: Outcome) -> Outcome | Wait:
+        if outcome.failure is None and not self.conditions.statuses[outcome.status]:
+            return outcome
+        if not self.is_due(outcome):
+            return outcome
+        if self.observed is not None:
+            self.observed.value += 1
+            return outcome
+        return Wait(self.replace(x, outcome))
 
     def is_due(self, outcome: Outcome) -> bool:
         """True for an outcome that is to be replaced."""
@@ -136,11 +147,7 @@ class FallbackLayer:
     async def replace(self, x: Exchange, outcome: Outcome) -> Outcome:
         """Return the first thing that can stand in, else the outcome itself."""
         for step, counter in self.steps:
-            try:
-                found = await step.take(x, outcome)
-            except BaseException:  # cancelled, or a bug: nobody will read the outcome
-                outcome.discard()
-                raise
+            found = await step.take(x, outcome)
             if found is None:
                 continue
             if step.kind == "upstream" and self.is_due(found):
@@ -159,33 +166,6 @@ class FallbackLayer:
         return outcome
 
 
-class FallbackService:
-    """Inner service with something to stand in for its failures."""
-
-    __slots__ = ("_inner", "_layer", "_max_body", "_statuses")
-
-    def __init__(self, layer: FallbackLayer, inner: Service) -> None:
-        self._layer = layer
-        self._inner = inner
-        self._max_body = layer.max_body
-        self._statuses = layer.conditions.statuses
-
-    async def call(self, x: Exchange) -> Outcome:
-        """Return the inner service's outcome, or what stands in for it."""
-        if x.stream is not None and self._max_body >= 0:
-            x.stream.record(self._max_body)
-        outcome = await self._inner(x)
-        layer = self._layer
-        if outcome.failure is None and not self._statuses[outcome.status]:
-            return outcome
-        if not layer.is_due(outcome):
-            return outcome
-        if layer.observed is not None:
-            layer.observed.value += 1
-            return outcome
-        return await layer.replace(x, outcome)
-
-
-def build(spec: Spec, ctx: BuildContext) -> Layer:
-    """Return the layer of a route."""
-    return FallbackLayer(spec, ctx)
+def build(spec: Spec, ctx: BuildContext) -> Stage:
+    """Return the stage of a route."""
+    return FallbackStage(spec, ctx)

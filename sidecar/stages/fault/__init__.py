@@ -1,7 +1,7 @@
 """Fault: latency, error responses and resets for a share of the attempts, for tests and drills.
 
 - `spec.py`: what a policy file may say.
-- `stage.py`: the layer.
+- `stage.py`: the stage.
 
 `docs/design/fault.md` says why it stands innermost.
 """

@@ -1,4 +1,4 @@
-"""Stage `fault`: a layer that delays, answers or breaks off a share of the attempts.
+"""Stage `fault`: delays, answers or breaks off a share of the attempts.
 
 Rules:
 
@@ -20,7 +20,7 @@ from sidecar.core.env import BuildContext
 from sidecar.core.exchange import Attempt, Exchange
 from sidecar.core.metrics import Counter
 from sidecar.core.outcome import FAULT, RESET, SHORT_DEADLINE, TIMEOUT, Outcome, failed
-from sidecar.core.stage import Layer, Service
+from sidecar.core.stage import Service, Stage, Wait, unbound
 from sidecar.expression.condition import Condition
 from sidecar.expression.facts import REQUEST
 from sidecar.stages.fault.spec import AbortSpec, LatencySpec, Spec
@@ -31,11 +31,12 @@ ENDPOINT: Final = "fault"
 """Endpoint of an attempt that ended here."""
 
 
-class FaultLayer:
+class FaultStage:
     """Faults of one route."""
 
     def __init__(self, spec: Spec, ctx: BuildContext) -> None:
         self.env = ctx.env
+        self.inner: Service = unbound
         self.when = None if spec.when is None else Condition(spec.when, REQUEST)
         self.latency: LatencySpec | None = spec.latency
         self.abort: AbortSpec | None = spec.abort
@@ -51,8 +52,16 @@ class FaultLayer:
         if not spec.is_enforced:
             self.observed = counter(metrics.WOULD_REFUSE, policy="fault", route=ctx.route)
 
-    def __call__(self, inner: Service) -> Service:
-        return FaultService(self, inner).call
+    def admit(self, x: Exchange) -> Wait | None:
+        if self.when is not None and not self.when.holds(x):
+            return None
+        delay, end = self.draw()
+        if not delay and not end:
+            return None
+        if self.observed is not None:
+            self.observed.value += 1
+            return None
+        return Wait(self.inject(x, delay, end))
 
     def draw(self) -> tuple[float, str]:
         """Return what strikes an attempt: seconds of latency, and `abort`, `reset` or an empty string."""
@@ -69,7 +78,7 @@ class FaultLayer:
             return delay, "abort"
         return delay, ""
 
-    async def inject(self, x: Exchange, delay: float, end: str, inner: Service) -> Outcome:
+    async def inject(self, x: Exchange, delay: float, end: str) -> Outcome:
         """Delay an attempt by so many seconds, then end it or let it go on."""
         env = self.env
         if x.trace is not None:
@@ -94,7 +103,7 @@ class FaultLayer:
             return self._end(x, attempt, Outcome(self.abort.status, headers, cause=CAUSE))
         twin = x.fork(x.attempt, x.why)
         twin.attempt_timeout = x.attempt_timeout - delay
-        return await inner(twin)
+        return await self.inner(twin)
 
     def _end(self, x: Exchange, attempt: Attempt, outcome: Outcome) -> Outcome:
         attempt.ended = self.env.now()
@@ -104,30 +113,6 @@ class FaultLayer:
         return outcome
 
 
-class FaultService:
-    """Inner service with faults before it."""
-
-    __slots__ = ("_draw", "_inner", "_layer", "_when")
-
-    def __init__(self, layer: FaultLayer, inner: Service) -> None:
-        self._layer = layer
-        self._inner = inner
-        self._draw = layer.draw
-        self._when = layer.when
-
-    async def call(self, x: Exchange) -> Outcome:
-        """Make one attempt, unless a fault strikes."""
-        if self._when is not None and not self._when.holds(x):
-            return await self._inner(x)
-        delay, end = self._draw()
-        if not delay and not end:
-            return await self._inner(x)
-        if self._layer.observed is not None:
-            self._layer.observed.value += 1
-            return await self._inner(x)
-        return await self._layer.inject(x, delay, end, self._inner)
-
-
-def build(spec: Spec, ctx: BuildContext) -> Layer:
-    """Return the layer of a route."""
-    return FaultLayer(spec, ctx)
+def build(spec: Spec, ctx: BuildContext) -> Stage:
+    """Return the stage of a route."""
+    return FaultStage(spec, ctx)

@@ -1,4 +1,4 @@
-"""Stage `hedge`: a layer that asks a second time after `after`; the first good response wins.
+"""Stage `hedge`: asks a second time after `after`; the first good response wins.
 
 Dean and Barroso, "The Tail at Scale" (2013): a second request after the 95th percentile cuts the tail for little load.
 
@@ -10,22 +10,23 @@ Rules:
 3. A good response is one below 500 that is not 429.  A failure waits for the others; if none is good, a response is
    better than a failure, and the earlier one better than the later.
 4. Losers are cancelled, with their streams.  Cancelling the request cancels all.
-5. A request that is answered in time costs neither a task nor a timer of its own: one timer watches a queue of all.
+5. The first attempt is the ordinary way of the request through the stages further in; a hedge that wins before it has
+   ended supersedes it.
+6. A request that is answered in time costs neither a task nor a timer of its own: one timer watches a queue of all.
 """
 
 from __future__ import annotations
 
-from asyncio import CancelledError
-from collections.abc import Generator
-from typing import Any, Final
+from typing import Final
 
 from sidecar.core import events, metrics
 from sidecar.core.env import BuildContext, Handle
 from sidecar.core.exchange import SHORTEST_ANSWER, Exchange
 from sidecar.core.metrics import Counter
 from sidecar.core.outcome import Outcome
-from sidecar.core.promise import Promise, Run
-from sidecar.core.stage import Layer, Service
+from sidecar.core.pipeline import Call, Pipeline
+from sidecar.core.promise import Promise
+from sidecar.core.stage import Stage, Wait
 from sidecar.stages.hedge.spec import Spec
 
 EARLY: Final = 1e-4
@@ -34,11 +35,14 @@ MEMORY: Final = 1 / 32
 """Weight of the latest response in the usual time of one."""
 
 
-class HedgeLayer:
+class HedgeStage:
     """Hedging policy of one route, with the queue of requests that wait."""
+
+    supersedes = True
 
     def __init__(self, spec: Spec, ctx: BuildContext) -> None:
         self.env = ctx.env
+        self.inner: Pipeline | None = None
         self.route = ctx.route
         self.after = spec.after
         self.max_extra = spec.max_extra
@@ -59,17 +63,32 @@ class HedgeLayer:
         """Races in the order in which they fall due; all wait equally long.  A race may leave from the middle."""
         self._timer: Handle | None = None
 
-    def __call__(self, inner: Service) -> Service:
-        return HedgeService(self, inner).call
+    def admit(self, x: Exchange) -> Race | None:
+        call, x.call = x.call, None
+        if x.stream is not None or x.is_retry or x.method not in self.methods or x.upgrade is not None or call is None:
+            return None
+        if not x.is_counted:
+            x.is_counted = True
+            self.budget.deposit()
+        race = Race(self, x, call)
+        race.began = self.env.now()
+        self.watch(race, race.began)
+        return race
 
-    def watch(self, race: Race) -> float:
-        """Start a hedge once the race has waited `after` more.  Return the present instant."""
-        now = self.env.now()
+    def answer(self, x: Exchange, ticket: Race | None, outcome: Outcome) -> Outcome | Wait:
+        """Pass on the first good response, or the best of those that are not."""
+        return outcome if ticket is None else ticket.decide(outcome)
+
+    def settle(self, x: Exchange, ticket: Race | None, outcome: Outcome) -> None:
+        if ticket is not None and not ticket.is_over:
+            ticket.close()
+
+    def watch(self, race: Race, now: float) -> None:
+        """Start a hedge once the race has waited `after` more."""
         race.due = now + self.after
         self._waiting[race] = None
         if self._timer is None:
             self._timer = self.env.call_later(self.after, self._look)
-        return now
 
     def _look(self) -> None:
         """Start the hedges that are due.  The timer stays set meanwhile: a race that joins sets no second one."""
@@ -77,8 +96,7 @@ class HedgeLayer:
         waiting = self._waiting
         while (race := next(iter(waiting), None)) is not None and race.due - now < EARLY:
             del waiting[race]
-            if race.first is not None:
-                race.hedge(now)
+            race.hedge(now)
         self._timer = None if race is None else self.env.call_later(race.due - now, self._look)
 
     def leave(self, race: Race) -> None:
@@ -86,158 +104,124 @@ class HedgeLayer:
         self._waiting.pop(race, None)
 
     def __repr__(self) -> str:
-        return f"<HedgeLayer {self.route} after {self.after:g} s>"
-
-
-class HedgeService:
-    """Inner service whose slow requests are hedged."""
-
-    __slots__ = ("_deposit", "_inner", "_layer", "_methods")
-
-    def __init__(self, layer: HedgeLayer, inner: Service) -> None:
-        self._layer = layer
-        self._inner = inner
-        self._deposit = layer.budget.deposit
-        self._methods = layer.methods
-
-    async def call(self, x: Exchange) -> Outcome:
-        """Return the first good response, or the best of those that are not."""
-        if x.stream is not None or x.is_retry or x.method not in self._methods or x.upgrade is not None:
-            return await self._inner(x)
-        if not x.is_counted:
-            x.is_counted = True
-            self._deposit()
-        race = Race(self._layer, x, self._inner)
-        try:
-            outcome = await race
-            return await race.decide(outcome) if race.started else outcome
-        except CancelledError:
-            if race.winner is None:  # the client has left; a hedge that wins cancels the first attempt too
-                raise
-            return race.winner
-        finally:
-            race.close()
+        return f"<HedgeStage {self.route} after {self.after:g} s>"
 
 
 class Race:
-    """One request and its hedges.  Awaiting it makes the first attempt."""
+    """One request and its hedges."""
 
-    due = 0.0
-    """Instant at which the next hedge may start."""
-    first: Any = None
-    """Future or promise that the first attempt waits for; None while it waits for none."""
-    hedges: tuple[Run[Outcome], ...] = ()
-    """Hedges that were started."""
-    started = 0
-    """Number of hedges that were started."""
-    in_flight = 0
-    """Number of hedges without a result."""
-    best: Outcome | None = None
-    """Outcome to return if none is good; None until an attempt has failed."""
-    winner: Outcome | None = None
-    """Good response of a hedge."""
-    last: Promise[None] | None = None
-    """Promise that the request waits for once its first attempt has failed; None until then."""
-    is_over = False
-    """True once the request has its outcome or its client has left."""
+    __slots__ = (
+        "_best", "_call", "_hedges", "_in_flight", "_last", "_stage", "_started", "_winner", "_x", "began", "due",
+        "is_over",
+    )  # fmt: skip
 
-    def __init__(self, layer: HedgeLayer, x: Exchange, inner: Service) -> None:
-        self._layer = layer
+    def __init__(self, stage: HedgeStage, x: Exchange, call: Call) -> None:
+        self.began = 0.0
+        """Instant at which the first attempt began."""
+        self.due = 0.0
+        """Instant at which the next hedge may start."""
+        self.is_over = False
+        """True once the request has its outcome or its client has left."""
+        self._stage = stage
         self._x = x
-        self._inner = inner
+        self._call: Call | None = call
+        """Call whose first attempt is under way; None once that has ended."""
+        self._hedges: tuple[Call, ...] = ()
+        self._started = 0
+        """Number of hedges that were started."""
+        self._in_flight = 0
+        """Number of hedges without a result."""
+        self._best: Outcome | None = None
+        """Outcome to return if none is good; None until an attempt has failed."""
+        self._winner: Outcome | None = None
+        """Good response of a hedge."""
+        self._last: Promise[None] | None = None
+        """Promise that the request waits for once its first attempt has failed; None until then."""
 
-    def __await__(self) -> Generator[Any, Any, Outcome]:
-        """Drive the first attempt, and note what it waits for, so that a hedge that has won can cancel just that."""
-        layer = self._layer
-        coroutine = self._inner(self._x)
-        began = 0.0
-        try:
-            waiting = coroutine.send(None)
-            began = layer.watch(self)
-            while True:
-                self.first = waiting
-                try:
-                    yield waiting
-                except BaseException as error:
-                    self.first = None
-                    waiting = coroutine.throw(error)
-                else:
-                    self.first = None
-                    waiting = coroutine.send(None)
-        except StopIteration as stop:
-            if began:
-                layer.usual += (layer.env.now() - began - layer.usual) * MEMORY
-            outcome: Outcome = stop.value
+    def decide(self, outcome: Outcome) -> Outcome | Wait:
+        """Return the outcome of the race: the first attempt has ended, or a hedge has superseded it."""
+        self._call = None
+        if outcome is self._winner:
+            self.close()
             return outcome
-
-    async def decide(self, outcome: Outcome) -> Outcome:
-        """Return the outcome of the race: the first attempt has ended, and hedges were started."""
-        if self.winner is not None:  # the first attempt could not be cancelled in time
-            outcome.discard()
-            return self.winner
-        if is_good(outcome):
+        stage = self._stage
+        stage.usual += (stage.env.now() - self.began - stage.usual) * MEMORY
+        if not self._started or is_good(outcome):
+            self.close()
             return outcome
         self._keep(outcome)
-        if self.in_flight:
-            self.last = Promise()
-            await self.last
-        if self.winner is not None:
-            return self.winner
-        best, self.best = self.best, None
-        assert best is not None
-        return best
+        stage.leave(self)
+        if self._in_flight:
+            return Wait(self._wait())
+        return self._conclude()
+
+    async def _wait(self) -> Outcome:
+        """Wait for the hedges."""
+        self._last = last = Promise[None]()
+        await last
+        return self._conclude()
+
+    def _conclude(self) -> Outcome:
+        """Return the winner, or else the best."""
+        outcome = self._winner
+        if outcome is None:
+            outcome, self._best = self._best, None
+        self.close()
+        assert outcome is not None
+        return outcome
 
     def hedge(self, now: float) -> None:
         """Start another attempt beside those in flight, if time and budget allow."""
-        layer, x = self._layer, self._x
-        if layer.observed is not None:
-            layer.observed.value += 1
+        stage, x = self._stage, self._x
+        if stage.observed is not None:
+            stage.observed.value += 1
             return
-        if now + max(layer.usual, SHORTEST_ANSWER) >= x.deadline:
-            layer.counters["deadline"].value += 1
+        if now + max(stage.usual, SHORTEST_ANSWER) >= x.deadline:
+            stage.counters["deadline"].value += 1
             return
-        if not layer.budget.withdraw():
-            layer.counters["budget"].value += 1
+        if not stage.budget.withdraw():
+            stage.counters["budget"].value += 1
             return
-        self.started += 1
-        self.in_flight += 1
-        twin = x.fork(max(x.attempt + self.started, len(x.attempts) + 1), "hedge")
+        self._started += 1
+        self._in_flight += 1
+        twin = x.fork(max(x.attempt + self._started, len(x.attempts) + 1), "hedge")
         twin.is_hedge = True
         if x.trace is not None:
-            x.trace.note(events.HEDGED, attempt=twin.attempt, after=layer.after, tokens=layer.budget.tokens)
+            x.trace.note(events.HEDGED, attempt=twin.attempt, after=stage.after, tokens=stage.budget.tokens)
         twin.avoid = x.avoid.union([attempt.endpoint for attempt in x.attempts])
-        run = Run(self._inner(twin), self._ended)
-        self.hedges += (run,)
-        if self.is_over:  # decided while this attempt was being started
-            run.cancel()
-        elif self.started < layer.max_extra:
-            layer.watch(self)
+        assert stage.inner is not None
+        call = Call(stage.inner, twin, self._ended)
+        self._hedges += (call,)
+        call.start()
+        if self._call is not None and self._started < stage.max_extra:
+            stage.watch(self, stage.env.now())
 
-    def _ended(self, run: Run[Outcome]) -> None:
+    def _ended(self, call: Call) -> None:
         """Take the result of a hedge."""
-        self.in_flight -= 1
-        outcome = run.value
+        self._in_flight -= 1
+        outcome = call.value
         if outcome is None:
-            if isinstance(run.error, Exception):
-                self._layer.env.emit(events.BUG, where=f"a hedge of {self._layer.route}", error=run.error)
-        elif self.is_over or self.winner is not None:
+            if isinstance(call.error, Exception):
+                self._stage.env.emit(events.BUG, where=f"a hedge of {self._stage.route}", error=call.error)
+        elif self.is_over or self._winner is not None:
             outcome.discard()
         elif is_good(outcome):
-            self.winner = outcome
-            if self.first is not None:
-                self.first.cancel()
+            self._winner = outcome
+            if self._call is not None:
+                self._call.supersede(self, outcome)
+                return
         else:
             self._keep(outcome)
-        if self.last is not None and (self.winner is not None or self.in_flight == 0):
-            self.last.resolve(None)
+        if self._last is not None and (self._winner is not None or self._in_flight == 0):
+            self._last.resolve(None)
 
     def _keep(self, outcome: Outcome) -> None:
         """Keep the better of an outcome and the best so far; discard the other."""
-        best = self.best
+        best = self._best
         if best is None:
-            self.best = outcome
+            self._best = outcome
         elif best.failure is not None and outcome.failure is None:
-            self.best = outcome
+            self._best = outcome
             best.discard()
         else:
             outcome.discard()
@@ -245,15 +229,17 @@ class Race:
     def close(self) -> None:
         """End the race: cancel the hedges, and discard what is left."""
         self.is_over = True
-        self._layer.leave(self)
-        if self.started:
-            for run in self.hedges:
-                run.cancel()
-            if self.best is not None:
-                self.best.discard()
-            won = self.winner is not None
-            self._layer.counters["won"].add(won)
-            self._layer.counters["lost"].add(self.started - won)
+        self._call = None
+        self._stage.leave(self)
+        if self._started:
+            hedges, self._hedges = self._hedges, ()
+            for call in hedges:
+                call.cancel()
+            if self._best is not None:
+                self._best.discard()
+            won = self._winner is not None
+            self._stage.counters["won"].add(won)
+            self._stage.counters["lost"].add(self._started - won)
 
 
 def is_good(outcome: Outcome) -> bool:
@@ -261,6 +247,6 @@ def is_good(outcome: Outcome) -> bool:
     return outcome.failure is None and outcome.status < 500 and outcome.status != 429
 
 
-def build(spec: Spec, ctx: BuildContext) -> Layer:
-    """Return the layer of a route."""
-    return HedgeLayer(spec, ctx)
+def build(spec: Spec, ctx: BuildContext) -> Stage:
+    """Return the stage of a route."""
+    return HedgeStage(spec, ctx)

@@ -1,4 +1,4 @@
-"""Stage `retry`: a layer that sends a request again if that may help, can do no harm, and is affordable.
+"""Stage `retry`: sends a request again if that may help, can do no harm, and is affordable.
 
 An outcome that `on` names is retried: a failure, a status, or what a condition finds in a response.  These questions,
 in this order, can end it; the answer is `x.retry_stopped`, a label of a counter and a field of the access log:
@@ -24,7 +24,7 @@ from sidecar.core.env import BuildContext
 from sidecar.core.exchange import SHORTEST_ANSWER, Exchange
 from sidecar.core.metrics import Counter
 from sidecar.core.outcome import Outcome
-from sidecar.core.stage import Layer, Service
+from sidecar.core.stage import Service, Stage, Wait, unbound
 from sidecar.stages.retry.spec import Spec, WhenSpec
 
 if TYPE_CHECKING:
@@ -47,13 +47,15 @@ def _expressions(texts: list[str]) -> list[Expression]:
     return [Condition(text, RESPONSE) for text in texts]
 
 
-class RetryLayer:
+class RetryStage:
     """Retry policy of one route."""
 
     def __init__(self, spec: Spec, ctx: BuildContext) -> None:
         self.env = ctx.env
+        self.inner: Service = unbound
         self.route = ctx.route
         self.conditions = Conditions(each for each in spec.on if not isinstance(each, WhenSpec))
+        self._statuses = self.conditions.statuses
         self.expressions = _expressions([each.when for each in spec.on if isinstance(each, WhenSpec)])
         self.reads_body = any("response.body" in expression.needs for expression in self.expressions)
         self.methods = frozenset(method.encode() for method in spec.methods)
@@ -79,24 +81,35 @@ class RetryLayer:
             self._schedule = Schedule(self.spec, self.env)
         return self._schedule
 
-    def __call__(self, inner: Service) -> Service:
-        return RetryService(self, inner).call
+    def admit(self, x: Exchange) -> int:
+        if not x.is_counted and not x.is_retry:
+            x.is_counted = True
+            self.budget.deposit()
+        if x.stream is not None:
+            x.stream.record(self.max_body)
+        return len(x.attempts)
 
-    async def retry(self, x: Exchange, outcome: Outcome, inner: Service, began: float) -> Outcome:
+    def answer(self, x: Exchange, ticket: int, outcome: Outcome) -> Outcome | Wait:
+        """Pass a good outcome on; the ticket is the number of attempts that were made before."""
+        if outcome.failure is None and not self._statuses[outcome.status] and not self.expressions:
+            return outcome
+        if x.is_hedge or not (self.expressions or self.conditions.match(outcome)):
+            return outcome
+        return Wait(self.retry(x, outcome, x.attempts[ticket].started if len(x.attempts) > ticket else self.env.now()))
+
+    async def retry(self, x: Exchange, outcome: Outcome, began: float) -> Outcome:
         """Retry until the outcome is good or a question ends it.  `began` is the instant of the first attempt."""
         env = self.env
         state: State | None = None
         shortest = SHORTEST_ANSWER
         started = began
-        while not x.is_hedge and (
-            self.conditions.match(outcome) or (self.expressions and await self._meets(x, outcome))
-        ):
+        while self.conditions.match(outcome) or (self.expressions and await self._meets(x, outcome)):
             now = env.now()
             if outcome.failure is None:
                 shortest = now - started if shortest == SHORTEST_ANSWER else min(shortest, now - started)
             schedule = self.schedule
             if state is None:
-                state = schedule.begin(inner, x, began)
+                state = schedule.begin(self.inner, x, began)
             schedule.record(state, outcome, now)
             stopped = self._stop(x, outcome, state, now, max(SHORTEST_ANSWER, shortest))
             if stopped:
@@ -120,7 +133,7 @@ class RetryLayer:
                 left, waited = self.budget.tokens, round(state.upcoming_sleep, 6)
                 x.trace.note(events.RETRIED, attempt=number, reason=reason, waited=waited, tokens=left)
             started = env.now()
-            outcome = await inner(twin)
+            outcome = await self.inner(twin)
         return outcome
 
     async def _meets(self, x: Exchange, outcome: Outcome) -> bool:
@@ -180,36 +193,9 @@ class RetryLayer:
         counter.value += 1
 
     def __repr__(self) -> str:
-        return f"<RetryLayer {self.route} on {self.conditions!r}>"
+        return f"<RetryStage {self.route} on {self.conditions!r}>"
 
 
-class RetryService:
-    """Inner service under a retry policy."""
-
-    __slots__ = ("_deposit", "_expressions", "_inner", "_layer", "_now", "_statuses")
-
-    def __init__(self, layer: RetryLayer, inner: Service) -> None:
-        self._layer = layer
-        self._inner = inner
-        self._now = layer.env.now
-        self._deposit = layer.budget.deposit
-        self._statuses = layer.conditions.statuses
-        self._expressions = layer.expressions
-
-    async def call(self, x: Exchange) -> Outcome:
-        """Make the first attempt, and further ones if it fails."""
-        if not x.is_counted and not x.is_retry:
-            x.is_counted = True
-            self._deposit()
-        if x.stream is not None:
-            x.stream.record(self._layer.max_body)
-        began = self._now()
-        outcome = await self._inner(x)
-        if outcome.failure is None and not self._statuses[outcome.status] and not self._expressions:
-            return outcome
-        return await self._layer.retry(x, outcome, self._inner, began)
-
-
-def build(spec: Spec, ctx: BuildContext) -> Layer:
-    """Return the layer of a route."""
-    return RetryLayer(spec, ctx)
+def build(spec: Spec, ctx: BuildContext) -> Stage:
+    """Return the stage of a route."""
+    return RetryStage(spec, ctx)

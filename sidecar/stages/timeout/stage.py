@@ -1,4 +1,4 @@
-"""Stage `timeout`: a gate that stamps instants and durations on the exchange.
+"""Stage `timeout`: stamps instants and durations on the exchange.
 
 Whoever waits reads them: the upstream client sweeps its busy connections, retry and hedge start nothing that cannot
 end, the queue of `concurrency` takes nobody who cannot be served in time, and the time left travels upstream.
@@ -28,7 +28,7 @@ from sidecar.core.stage import Gate
 from sidecar.stages.timeout.spec import HEADER, Spec
 
 
-class TimeoutGate:
+class TimeoutStage:
     """Stamps what is due on the exchange; refuses if no time is left."""
 
     def __init__(self, spec: Spec, ctx: BuildContext) -> None:
@@ -119,5 +119,5 @@ def _end(attempt: Attempt) -> float:
 
 
 def build(spec: Spec, ctx: BuildContext) -> Gate:
-    """Return the gate of a route."""
-    return TimeoutGate(spec, ctx) if spec.is_enforced else TimeoutObserver(spec, ctx)
+    """Return the stage of a route."""
+    return TimeoutStage(spec, ctx) if spec.is_enforced else TimeoutObserver(spec, ctx)

@@ -1,4 +1,4 @@
-"""Stage `transform`: a layer that rewrites requests on their way in and responses on their way out.
+"""Stage `transform`: rewrites requests on their way in and responses on their way out.
 
 Rules (`docs/design/transform.md` has the reasons):
 
@@ -14,15 +14,13 @@ Rules (`docs/design/transform.md` has the reasons):
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
-from typing import Any
-
 from sidecar.core import metrics
 from sidecar.core.env import BuildContext
 from sidecar.core.exchange import Exchange, RequestFacts
+from sidecar.core.message import Headers
 from sidecar.core.metrics import Counter
-from sidecar.core.outcome import Outcome
-from sidecar.core.stage import Layer, Service
+from sidecar.core.outcome import ABANDONED, Outcome
+from sidecar.core.stage import Stage, Wait
 from sidecar.stages.transform.request import RequestRewriter
 from sidecar.stages.transform.response import Address, ResponseRewriter, own_outcome
 from sidecar.stages.transform.spec import Spec
@@ -30,42 +28,16 @@ from sidecar.stages.transform.vary import Dependence
 from sidecar.transform.headers import HeaderEdit
 
 
-class TransformLayer:
-    """Rules of one route, compiled."""
-
-    def __init__(self, spec: Spec, ctx: BuildContext) -> None:
-        constants = {"service": ctx.service, "route": ctx.route, "upstream": ctx.upstream}
-        self.dependence = Dependence(spec)
-        self.response = ResponseRewriter(spec.response, ctx, constants)
-        self.request = RequestRewriter(spec.request, ctx, constants, reads_responses=self.response.reads_body)
-        self.observed: Counter | None = None
-        """Counts what would have been rewritten; None rewrites."""
-        if not spec.is_enforced:
-            self.observed = ctx.env.meter.counter(metrics.WOULD_REFUSE, policy="transform", route=ctx.route)
-
-    def __call__(self, inner: Service) -> Service:
-        request, response = self.request, self.response
-        if self.observed is not None:
-            return ObserveService(self, self.observed, inner).call
-        before, after = request.headers_only, response.headers_only
-        is_plain = not request.reads_responses and not response.rewrites_endpoints
-        if is_plain and (before or not request.rules) and (after or not response.rules):
-            return HeaderService(before, after, self.dependence, inner).call
-        return TransformService(self, inner).call
-
-
-class TransformService:
-    """Inner service between the rewriting of its requests and that of its responses."""
+class TransformStage:
+    """Rules of one route, compiled.  A ticket has the request as it was, and what the upstream got of its address."""
 
     __slots__ = (
-        "_dependence", "_edits_request", "_edits_response", "_inner", "_moves", "_reads_request", "_request",
-        "_response",
+        "_dependence", "_edits_request", "_edits_response", "_moves", "_reads_request", "_request", "_response",
     )  # fmt: skip
 
-    def __init__(self, layer: TransformLayer, inner: Service) -> None:
-        request, response = self._request, self._response = layer.request, layer.response
-        self._inner = inner
-        self._dependence = layer.dependence if layer.dependence else None
+    def __init__(self, request: RequestRewriter, response: ResponseRewriter, dependence: Dependence | None) -> None:
+        self._request, self._response = request, response
+        self._dependence = dependence
         self._moves = response.rewrites_endpoints or (
             response.rewrites_addresses and any(rule.path or rule.host for rule in request.rules)
         )
@@ -73,61 +45,102 @@ class TransformService:
         self._edits_request = bool(request.rules) or request.reads_responses
         self._edits_response = bool(response.rules) or self._moves
 
-    async def call(self, x: Exchange) -> Outcome:
-        """Rewrite the request, run the inner service, and rewrite the response."""
+    def admit(self, x: Exchange) -> Rewritten | Outcome | Wait | None:
+        if not self._edits_request:
+            return Rewritten(None, (x.authority, x.path)) if self._moves else None
+        facts = RequestFacts(x)
+        if self._reads_request:
+            return Wait(self._read(x, facts))
+        try:
+            refused = self._request.head(x)
+        except BaseException:
+            facts.restore(x)
+            raise
+        return self._admitted(x, facts, refused)
+
+    async def _read(self, x: Exchange, facts: RequestFacts) -> Rewritten | Outcome:
+        """Rewrite a request whose body may be read."""
+        try:
+            refused = await self._request.whole(x)
+        except BaseException:
+            facts.restore(x)
+            raise
+        return self._admitted(x, facts, refused)
+
+    def _admitted(self, x: Exchange, facts: RequestFacts, refused: Outcome | None) -> Rewritten | Outcome:
+        if refused is None:
+            return Rewritten(facts, (x.authority, x.path) if self._moves else None)
+        facts.restore(x)
+        return refused
+
+    def answer(self, x: Exchange, ticket: Rewritten | None, outcome: Outcome) -> Outcome | Wait:
         own: Address | None = None
-        request, response = self._request, self._response
-        if self._edits_request:
-            facts = RequestFacts(x)
-            try:
-                refused = await request.whole(x) if self._reads_request else request.head(x)
-                if refused is not None:
-                    return refused
-                if self._moves:
-                    own = (x.authority, x.path)
-                outcome = await self._inner(x)
-            finally:
-                facts.restore(x)
-        else:
-            if self._moves:
-                own = (x.authority, x.path)
-            outcome = await self._inner(x)
+        if ticket is not None:
+            own = ticket.own
+            ticket.restore(x)
         if outcome.failure is not None or outcome.tunnel is not None:
             return outcome
-        if response.reads_body:
-            outcome = await response.whole(x, outcome, own)
-        elif self._edits_response:
-            outcome = response.head(x, outcome, own)
+        if self._response.reads_body:
+            return Wait(self._rewrite(x, outcome, own))
+        if self._edits_response:
+            outcome = self._response.head(x, outcome, own)
+        return self._told(outcome)
+
+    async def _rewrite(self, x: Exchange, outcome: Outcome, own: Address | None) -> Outcome:
+        """Rewrite a response whose body may be read."""
+        return self._told(await self._response.whole(x, outcome, own))
+
+    def _told(self, outcome: Outcome) -> Outcome:
+        """Tell caches what the response depends on."""
         if self._dependence is not None and outcome.failure is None:
             outcome = own_outcome(outcome)
             self._dependence.tell(outcome)
         return outcome
 
+    def settle(self, x: Exchange, ticket: Rewritten | None, outcome: Outcome) -> None:
+        if ticket is not None:
+            ticket.restore(x)
 
-class HeaderService:
-    """Inner service whose messages get their fields edited and nothing else: the most frequent kind."""
 
-    __slots__ = ("_after", "_before", "_dependence", "_edits_response", "_inner")
+class Rewritten:
+    """Request that was rewritten."""
 
-    def __init__(
-        self, before: HeaderEdit | None, after: HeaderEdit | None, dependence: Dependence, inner: Service
-    ) -> None:
+    __slots__ = ("_facts", "own")
+
+    def __init__(self, facts: RequestFacts | None, own: Address | None) -> None:
+        self._facts = facts
+        """The request as it was, until it is so again; None if it was left as it is."""
+        self.own = own
+        """What the upstream got as authority and path; None where no address is rewritten."""
+
+    def restore(self, x: Exchange) -> None:
+        """Undo all changes."""
+        facts, self._facts = self._facts, None
+        if facts is not None:
+            facts.restore(x)
+
+
+class HeaderStage:
+    """Edit of the fields of all messages and of nothing else: the most frequent kind.  A ticket has the fields as they
+    were."""
+
+    __slots__ = ("_after", "_before", "_dependence", "_edits_response")
+
+    def __init__(self, before: HeaderEdit | None, after: HeaderEdit | None, dependence: Dependence | None) -> None:
         self._before, self._after = before, after
-        self._dependence = dependence if dependence else None
-        self._edits_response = after is not None or self._dependence is not None
-        self._inner = inner
+        self._dependence = dependence
+        self._edits_response = after is not None or dependence is not None
 
-    async def call(self, x: Exchange) -> Outcome:
-        """Edit the request's fields, run the inner service, and edit the response's fields."""
+    def admit(self, x: Exchange) -> tuple[Headers | None, bytes] | None:
         if self._before is None:
-            outcome = await self._inner(x)
-        else:
-            parsed, raw = x.parsed, x.raw
-            self._before.apply(x, x)
-            try:
-                outcome = await self._inner(x)
-            finally:
-                x.parsed, x.raw = parsed, raw
+            return None
+        came = (x.parsed, x.raw)
+        self._before.apply(x, x)
+        return came
+
+    def answer(self, x: Exchange, ticket: tuple[Headers | None, bytes] | None, outcome: Outcome) -> Outcome:
+        if ticket is not None:
+            x.parsed, x.raw = ticket
         if self._edits_response and outcome.failure is None and outcome.tunnel is None:
             if outcome.stream is not None:
                 outcome = own_outcome(outcome)
@@ -137,24 +150,36 @@ class HeaderService:
                 self._dependence.tell(outcome)
         return outcome
 
+    def settle(self, x: Exchange, ticket: tuple[Headers | None, bytes] | None, outcome: Outcome) -> None:
+        if outcome is ABANDONED and ticket is not None:
+            x.parsed, x.raw = ticket
 
-class ObserveService:
-    """Inner service whose messages stay as they are; what would have been rewritten is counted."""
 
-    __slots__ = ("_inner", "_layer", "_observed")
+class ObserveStage:
+    """Messages stay as they are; what would have been rewritten is counted."""
 
-    def __init__(self, layer: TransformLayer, observed: Counter, inner: Service) -> None:
-        self._layer = layer
+    __slots__ = ("_observed", "_request", "_response")
+
+    def __init__(self, request: RequestRewriter, response: ResponseRewriter, observed: Counter) -> None:
+        self._request, self._response = request, response
         self._observed = observed
-        self._inner = inner
 
-    def call(self, x: Exchange) -> Coroutine[Any, Any, Outcome]:
-        """Count, and run the inner service."""
-        if self._layer.response.rules or self._layer.request.active(x):
+    def admit(self, x: Exchange) -> None:
+        if self._response.rules or self._request.active(x):
             self._observed.value += 1
-        return self._inner(x)
 
 
-def build(spec: Spec, ctx: BuildContext) -> Layer:
-    """Return the layer of a route."""
-    return TransformLayer(spec, ctx)
+def build(spec: Spec, ctx: BuildContext) -> Stage:
+    """Return the stage of a route."""
+    constants = {"service": ctx.service, "route": ctx.route, "upstream": ctx.upstream}
+    dependence = Dependence(spec) or None
+    response = ResponseRewriter(spec.response, ctx, constants)
+    request = RequestRewriter(spec.request, ctx, constants, reads_responses=response.reads_body)
+    if not spec.is_enforced:
+        counter = ctx.env.meter.counter(metrics.WOULD_REFUSE, policy="transform", route=ctx.route)
+        return ObserveStage(request, response, counter)
+    before, after = request.headers_only, response.headers_only
+    is_plain = not request.reads_responses and not response.rewrites_endpoints
+    if is_plain and (before or not request.rules) and (after or not response.rules):
+        return HeaderStage(before, after, dependence)
+    return TransformStage(request, response, dependence)

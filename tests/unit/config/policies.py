@@ -11,6 +11,7 @@ from sidecar.config.spec import PolicySpec
 from sidecar.core.env import Env
 from sidecar.core.exchange import Exchange
 from sidecar.core.outcome import Outcome
+from sidecar.core.pipeline import Awaited, Call, InFlight
 from sidecar.upstream.endpoint import EndpointSet
 from tests.support.service import ScriptedService
 
@@ -40,8 +41,8 @@ class ScriptedUpstream:
         self.script = ScriptedService(200, env=env)
         self.starts = 0
 
-    async def service(self, x: Exchange) -> Outcome:
-        return await self.script(x)
+    def begin(self, x: Exchange, call: Call) -> InFlight | Outcome:
+        return Awaited(self.script).begin(x, call)
 
     def make_way(self, _: str = "") -> bool:
         return False

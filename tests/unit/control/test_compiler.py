@@ -40,7 +40,7 @@ def ask(snapshot: Snapshot, route: str, **facts: Any) -> int:
     """Send a request through a route's pipeline; its status."""
     done: list[Run[Any]] = []
     x = exchange("GET", "/", **facts)
-    Run(snapshot.routes[route].service(x), done.append)  # type: ignore[arg-type]
+    Run(snapshot.routes[route].pipeline(x), done.append)  # type: ignore[arg-type]
     assert done[0].error is None
     return int(done[0].value.status)
 
@@ -54,7 +54,7 @@ def test_what_is_not_configured_is_not_in_the_chain() -> None:
     snapshot = compiled(UPSTREAMS, "routes: [{name: r, upstream: app}]")
     route = snapshot.routes["r"]
     assert route.chain == ()
-    assert route.service == snapshot.upstreams["app"].service
+    assert route.pipeline.admits == ()
 
 
 def test_the_order_is_that_of_the_stages_and_the_upstream_comes_first_of_its_kind() -> None:
@@ -220,12 +220,12 @@ def test_a_write_invalidates_the_caches_that_its_route_does_not_use(monkeypatch:
     heard: list[tuple[str, bytes]] = []
     monkeypatch.setattr(Cache, "invalidate", lambda cache, x, outcome: heard.append((cache.name, x.method)))
     snapshot = compiled(UPSTREAMS, CACHED)
-    assert snapshot.routes["d"].service == snapshot.upstreams["app"].service, "it takes no unsafe methods"
+    assert snapshot.routes["d"].pipeline.admits == (), "it takes no unsafe methods"
     for route in "abcd":
         for method in (b"GET", b"PUT"):
             x = exchange(method, "/")
             done: list[Run[Any]] = []
-            Run(snapshot.routes[route].service(x), done.append)  # type: ignore[arg-type]
+            Run(snapshot.routes[route].pipeline(x), done.append)  # type: ignore[arg-type]
             assert done[0].error is None
     assert sorted(heard) == sorted(
         2 * [("default", b"PUT"), ("small", b"PUT")] + [("default", b"PUT"), ("small", b"PUT")]

@@ -11,7 +11,7 @@ from sidecar.core.body import Body
 from sidecar.core.exchange import Attempt, Exchange, RequestFacts
 from tests.support.service import response
 
-OWN = {"path", "attempt", "why", "shared_fetch", "speaks_to_caches", "has_escapes"}
+OWN = {"path", "attempt", "why", "call", "shared_fetch", "speaks_to_caches", "has_escapes"}
 """What a fork has of its own: it may ask for something else."""
 
 

@@ -20,6 +20,7 @@ from sidecar.core.body import Body
 from sidecar.core.exchange import Exchange
 from sidecar.core.message import Headers
 from sidecar.core.outcome import Failure, Outcome
+from sidecar.core.pipeline import Pipeline
 from sidecar.downstream.listener import Listener
 from sidecar.downstream.server import Server
 from sidecar.upstream.slow_places import SlowPlaces
@@ -110,7 +111,7 @@ class Front:
         self.listener = Listener(name, spec, self.server)
         self.server.listeners[name] = self.listener
         self.places = SlowPlaces((1.0, 4))
-        self.route = SimpleNamespace(name="all", criticality=1, service=service, slow_places=self.places)
+        self.route = SimpleNamespace(name="all", criticality=1, pipeline=Pipeline([], service), slow_places=self.places)
         self.listener.match = lambda x: self.route  # type: ignore[assignment,return-value]
         self.server.start()
 

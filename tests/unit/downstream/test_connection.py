@@ -7,7 +7,7 @@ import contextlib
 import re
 from itertools import product
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -15,6 +15,8 @@ from sidecar.core import metrics
 from sidecar.core.body import OPEN, Body
 from sidecar.core.exchange import Exchange
 from sidecar.core.outcome import BREAKER_OPEN, RESET, Outcome, Refusal, failed
+from sidecar.core.pipeline import Pipeline
+from sidecar.core.stage import Wait
 from sidecar.downstream import connection
 from sidecar.downstream.connection import MAX_REQUESTS_A_TURN, PHASES, TRANSITIONS, DownstreamConnection
 from sidecar.downstream.slow_clients import START_AFTER
@@ -61,7 +63,7 @@ async def test_a_connection_keeps_nothing_of_what_is_over() -> None:
         connected, pipe = DownstreamConnection(front.listener), Pipe()
         connected.connection_made(pipe)
         connected.data_received(request)
-        assert (connected._run, connected._exchange, connected._outcome) == (None, None, None)
+        assert (connected._call, connected._exchange, connected._outcome) == (None, None, None)
     assert pipe.closed
     connected.data_received(b"x" * 1000)
     assert connected._buffer == b"", "bytes after the last answer are discarded"
@@ -531,13 +533,18 @@ async def test_a_head_is_limited() -> None:
 
 
 @virtual
-async def test_a_broken_request_whose_run_does_not_end_is_cut_off() -> None:
-    async def stubborn(x: Exchange) -> Outcome:
-        while True:
-            with contextlib.suppress(asyncio.CancelledError):
-                await front.env.future()
+async def test_a_broken_request_whose_call_does_not_end_is_cut_off() -> None:
+    class Stubborn:
+        def admit(self, x: Exchange) -> Wait:
+            return Wait(self.wait())
 
-    front = Front(stubborn, {"body_timeout": "5s"})
+        async def wait(self) -> NoReturn:
+            while True:
+                with contextlib.suppress(asyncio.CancelledError):
+                    await front.env.future()
+
+    front = Front(OK, {"body_timeout": "5s"})
+    front.route.pipeline = Pipeline([Stubborn()], OK)
     client = front.connect()
     client.write(CHUNKED % b"")
     await asyncio.sleep(START_AFTER)

@@ -13,6 +13,7 @@ from chaos.parts.websocket import CLOSE, TEXT, Frame
 from sidecar.core import metrics
 from sidecar.core.exchange import NEVER, Exchange
 from sidecar.core.outcome import Outcome
+from sidecar.core.pipeline import Pipeline
 from sidecar.downstream.tunnel import Tunnel
 from sidecar.downstream.websocket import GOING_AWAY, GOING_AWAY_MASKED
 from sidecar.telemetry.logs.access import as_json, word
@@ -105,7 +106,7 @@ async def test_a_client_that_has_left_meanwhile_closes_the_upstream() -> None:
             return await world.service(x)
         raise AssertionError
 
-    world.front.route.service = slow
+    world.front.route.pipeline = Pipeline([], slow)
     world.client.write(HANDSHAKE)
     await settle()
     world.client.transport.abort()
@@ -161,7 +162,7 @@ async def test_a_client_that_half_closed_before_the_tunnel_was_open_half_closes_
         await ready
         return await world.service(x)
 
-    world.front.route.service = slow
+    world.front.route.pipeline = Pipeline([], slow)
     world.client.write(HANDSHAKE + MASKED)
     world.client.transport.write_eof()
     await settle()

@@ -10,8 +10,8 @@ from pydantic import ValidationError
 from sidecar.core.body import Body
 from sidecar.core.exchange import Exchange
 from sidecar.core.outcome import CONNECT_FAILURE, Outcome
+from sidecar.core.pipeline import Pipeline
 from sidecar.core.promise import Run
-from sidecar.core.stage import stack
 from sidecar.stages.fault import stage as fault
 from sidecar.stages.fault.spec import Spec as FaultSpec
 from sidecar.stages.retry import stage as retry
@@ -27,7 +27,7 @@ def retried(on: list[Any], *script: Any, x: Exchange | None = None) -> tuple[int
     env = make_env()
     service = ScriptedService(*script, env=env)
     layer = retry.build(RetrySpec.model_validate({"on": on}), context(env))
-    run = Run(stack([layer], service)(x or exchange(arrived=env.now())), lambda _: None)
+    run = Run(Pipeline([layer], service)(x or exchange(arrived=env.now())), lambda _: None)
     assert run.value is not None
     return service.calls, run.value
 
@@ -91,6 +91,6 @@ def test_faults_strike_only_whom_they_are_for() -> None:
     service = ScriptedService(200, env=env)
     layer = fault.build(FaultSpec.model_validate(spec), context(env))
     for headers, status in (({}, 200), ({"x-drill": "no"}, 200), ({"x-drill": "yes"}, 503)):
-        run = Run(stack([layer], service)(exchange(headers=headers, arrived=env.now())), lambda _: None)
+        run = Run(Pipeline([layer], service)(exchange(headers=headers, arrived=env.now())), lambda _: None)
         assert run.value is not None
         assert run.value.status == status

@@ -17,6 +17,7 @@ from sidecar.core.body import Body
 from sidecar.core.exchange import Exchange
 from sidecar.core.message import Headers
 from sidecar.core.outcome import Failure, Outcome
+from sidecar.core.pipeline import Pipeline
 from sidecar.core.promise import Run
 from sidecar.core.stage import Gate
 from sidecar.upstream.client import Upstream
@@ -26,6 +27,7 @@ from sidecar.upstream.endpoint import Endpoint
 from sidecar.upstream.pool import Pool
 from sidecar.upstream.spec import UpstreamSpec
 from tests.support.loop import virtual_env
+from tests.support.receiver import exchanged
 from tests.support.service import Store
 from tests.support.transports import TransportPair, Wire
 
@@ -78,7 +80,7 @@ class Back:
             connection = self.pool.take(x, now) or await self.pool.open(expires)
             if not isinstance(connection, UpstreamConnection):
                 return connection
-            return await connection.exchange(x, expires, now)
+            return await exchanged(connection, x, expires, now)
 
         return Run(go(), lambda run: None)
 
@@ -154,7 +156,7 @@ def get(method: bytes = b"GET", **facts: Any) -> Exchange:
 
 def start(upstream: Upstream, x: Exchange) -> Run[Outcome]:
     """Start one attempt."""
-    return Run(upstream.service(x), lambda run: None)
+    return Run(Pipeline([], upstream)(x), lambda run: None)
 
 
 def upload(length: int | None = None, method: bytes = b"POST", **facts: Any) -> tuple[Exchange, Body, Source]:

@@ -14,10 +14,12 @@ from hypothesis import strategies as st
 from sidecar.core.body import Body
 from sidecar.core.exchange import Exchange
 from sidecar.core.outcome import Outcome
+from sidecar.core.pipeline import Pipeline
 from sidecar.core.promise import Run
 from sidecar.upstream import connection as module
 from sidecar.upstream.connection import UpstreamConnection
 from tests.support.loop import run, settle, virtual
+from tests.support.receiver import exchanged
 from tests.support.transports import TransportPair, Wire
 from tests.unit.upstream.back import OK, Back, Interims, Peer, Sink, outcome_of, upload
 from tests.unit.upstream.phases import NAMES, Phases, allowed, documented, is_observable
@@ -76,7 +78,8 @@ async def test_the_connection_is_back_before_the_waiter_runs() -> None:
     async def twice() -> None:
         for _ in range(2):
             connection = back.pool.take(get(), back.env.now()) or await back.pool.open(float("inf"))
-            await connection.exchange(get(), float("inf"), 0)  # type: ignore[union-attr]
+            assert isinstance(connection, UpstreamConnection)
+            await exchanged(connection, get(), float("inf"), 0)
             idle.append(len(back.pool.idle))
 
     task = asyncio.ensure_future(twice())
@@ -174,11 +177,11 @@ async def test_a_408_that_ends_the_idle_time_is_no_answer(
 ) -> None:
     back = Back()
     upstream = back.upstream()
-    run = Run(upstream.service(get()), lambda run: None)
+    run = Run(Pipeline([], upstream)(get()), lambda run: None)
     await settle()
     back.server.write(OK)
     await settle()
-    run = Run(upstream.service(get(method)), lambda run: None)
+    run = Run(Pipeline([], upstream)(get(method)), lambda run: None)
     await settle()
     for piece in (goodbye[:20], goodbye[20:]) if is_split else (goodbye,):
         back.server.write(piece)
@@ -195,12 +198,12 @@ async def test_a_408_that_ends_the_idle_time_is_no_answer(
 async def test_an_upload_that_cannot_be_repeated_gets_its_408() -> None:
     back = Back()
     upstream = back.upstream()
-    Run(upstream.service(get()), lambda run: None)
+    Run(Pipeline([], upstream)(get()), lambda run: None)
     await settle()
     back.server.write(OK)
     await settle()
     x, *_ = upload(10, method=b"PUT")
-    run = Run(upstream.service(x), lambda run: None)
+    run = Run(Pipeline([], upstream)(x), lambda run: None)
     assert x.stream is not None
     x.stream.feed(b"hello")
     await settle()

@@ -13,6 +13,7 @@ from sidecar.core.outcome import CLIENT_TIMEOUT, Outcome
 from sidecar.core.promise import Run
 from sidecar.upstream.connection import UpstreamConnection
 from tests.support.loop import settle, virtual
+from tests.support.receiver import exchanged
 from tests.unit.upstream.back import NEVER, OK, Back, Interims, Sink, get, outcome_of, upload
 
 
@@ -457,58 +458,13 @@ async def one(back: Back, method: bytes = b"GET", **facts: Any) -> Outcome:
     """Carry one exchange over the pool."""
     connection = back.pool.take(get(), back.env.now()) or await back.pool.open(NEVER)
     assert isinstance(connection, UpstreamConnection)
-    return await connection.exchange(get(method, **facts), NEVER, back.env.now())
+    return await exchanged(connection, get(method, **facts), NEVER, back.env.now())
 
 
 async def until(promise_is_resolved: Callable[[], bool]) -> None:
     """Let the loop turn until it is so, and not one turn longer."""
     while not promise_is_resolved():
         await asyncio.sleep(0)
-
-
-@virtual
-async def test_a_connection_that_a_cancelled_request_never_took_is_kept() -> None:
-    back = Back()
-    task = asyncio.create_task(one(back))
-    await until(lambda: back.pool.describe()["opened"] == 1)
-    task.cancel()
-    await settle()
-    assert task.cancelled()
-    assert (back.pool.describe()["open"], back.pool.describe()["idle"]) == (1, 1)
-    run = back.send(get())
-    await settle()
-    back.server.write(OK)
-    await settle()
-    assert outcome_of(run).status == 200
-    assert len(back.peers) == 1
-
-
-@virtual
-async def test_or_serves_the_next_in_the_queue() -> None:
-    back = Back(connections={"max": 1})
-    task = asyncio.create_task(one(back))
-    await until(lambda: back.pool.describe()["opened"] == 1)
-    run = back.send(get())
-    task.cancel()
-    await settle()
-    back.server.write(OK)
-    await settle()
-    assert outcome_of(run).status == 200
-
-
-@virtual
-async def test_a_connection_that_is_lost_before_its_request_has_learnt_of_it_fails_no_request() -> None:
-    back = Back()
-    upstream = back.upstream()
-    task = asyncio.create_task(upstream.service(get()))
-    await until(lambda: back.pool.describe()["opened"] == 1)
-    (connection,) = back.pool.connections
-    connection.connection_lost(ConnectionResetError())
-    await settle()
-    assert len(back.peers) == 2
-    back.server.write(OK)
-    assert (await task).status == 200
-    assert back.env.emitted("bug") == []
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from sidecar.core.outcome import (
     TIMEOUT,
     Outcome,
 )
-from sidecar.core.stage import stack
+from sidecar.core.pipeline import Pipeline
 from sidecar.stages.fallback import stage as fallback
 from tests.support.loop import settle, virtual, virtual_env
 from tests.support.service import HANG, after, context
@@ -128,7 +128,7 @@ class TestLastResort:
         ctx = context(world.env)
         block = fallback.Spec.model_validate(["stale", {"response": {"status": 503, "json": {}}}])
         layer = fallback.build(block, ctx)
-        return await stack([layer], world.service)(world.request(**headers))
+        return await Pipeline([layer], world.service)(world.request(**headers))
 
     async def test_it_has_whatever_is_left(self) -> None:
         world = await aged(RESET, seconds=3000, keep="1h")

@@ -12,6 +12,7 @@ from sidecar.cache.store import Store
 from sidecar.core.exchange import Exchange
 from sidecar.core.message import parse_fields
 from sidecar.core.outcome import Outcome
+from sidecar.core.pipeline import Pipeline
 from sidecar.stages.cache import stage as cache
 from tests.support.clock import FakeEnv, make_env
 from tests.support.service import ScriptedService, context, exchange
@@ -36,7 +37,7 @@ class World:
         spec = cache.Spec.model_validate(block)
         ctx = context(self.env, route=route, resources={("cache", spec.store): self.store})
         inner = script[0] if len(script) == 1 and inspect.iscoroutinefunction(script[0]) else self.upstream
-        self.service: Callable[[Exchange], Awaitable[Outcome]] = cache.build(spec, ctx)(inner)
+        self.service: Callable[[Exchange], Awaitable[Outcome]] = Pipeline([cache.build(spec, ctx)], inner)
 
     def date(self, offset: float = 0) -> str:
         """An HTTP date, so many seconds from now."""

@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from sidecar.core.outcome import ABANDONED, Outcome
 from sidecar.stages.circuit_breaker import stage as breaker
 from sidecar.stages.circuit_breaker.spec import Spec
-from sidecar.stages.circuit_breaker.stage import CircuitBreakerGate
+from sidecar.stages.circuit_breaker.stage import CircuitBreakerStage
 from tests.support.clock import FakeEnv, make_env
 from tests.support.service import context, exchange, response
 
@@ -140,7 +140,7 @@ class BreakerMachine(RuleBasedStateMachine):
             }
         )
         gate = breaker.build(spec, context(self.env))
-        assert isinstance(gate, CircuitBreakerGate)
+        assert isinstance(gate, CircuitBreakerStage)
         self.gate = gate
         self.model = Model(size)
         self.out: list[tuple[Any, int, float]] = []

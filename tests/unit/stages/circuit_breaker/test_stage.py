@@ -23,7 +23,7 @@ from sidecar.core.outcome import (
 )
 from sidecar.stages.circuit_breaker import stage as breaker
 from sidecar.stages.circuit_breaker.spec import Spec
-from sidecar.stages.circuit_breaker.stage import CircuitBreakerGate
+from sidecar.stages.circuit_breaker.stage import CircuitBreakerStage
 from tests.support.clock import WALL, FakeEnv, make_env
 from tests.support.service import Store, context, exchange, response
 
@@ -41,10 +41,10 @@ class Bench:
         self.scope = scope
         self.gate = self.build(**keys)
 
-    def build(self, **keys: Any) -> CircuitBreakerGate:
+    def build(self, **keys: Any) -> CircuitBreakerStage:
         spec = Spec.model_validate({"jitter": "0%", **keys})
         gate = breaker.build(spec, context(self.env, scope=self.scope, store=self.store))
-        assert isinstance(gate, CircuitBreakerGate)
+        assert isinstance(gate, CircuitBreakerStage)
         return gate
 
     @property

@@ -12,8 +12,9 @@ from sidecar.core import metrics
 from sidecar.core.body import Body
 from sidecar.core.exchange import CRITICAL, SHEDDABLE, Attempt
 from sidecar.core.outcome import OVERLOADED, RESET, TIMEOUT, Outcome
+from sidecar.core.pipeline import Pipeline
 from sidecar.core.promise import Promise, Run
-from sidecar.core.stage import Service, stack
+from sidecar.core.stage import Service
 from sidecar.stages.concurrency import stage as concurrency
 from sidecar.stages.concurrency.spec import Spec
 from tests.support.clock import FakeEnv, make_env
@@ -23,7 +24,7 @@ from tests.support.service import HANG, ScriptedService, Store, after, context, 
 
 def service(env: FakeEnv, inner: Any, store: Store | None = None, **block: Any) -> Service:
     spec = Spec.model_validate(block)
-    return stack([concurrency.build(spec, context(env, store=store or Store()))], inner)
+    return Pipeline([concurrency.build(spec, context(env, store=store or Store()))], inner)
 
 
 def active(env: FakeEnv) -> float:
@@ -258,7 +259,7 @@ async def test_a_block_under_an_upstream_is_shared_by_its_routes() -> None:
     spec = Spec(max=1)
     body = Body()
     one, two = (
-        stack(
+        Pipeline(
             [concurrency.build(spec, context(env, route=route, scope="upstream", store=store))],
             ScriptedService(response(200, stream=body)),
         )
@@ -338,7 +339,7 @@ def crowded(env: FakeEnv, holders: Holders, *, scope: str = "route", **block: An
     """Return a service whose first answers are the bodies of the holders, and all others whole."""
     script = [response(200, stream=body) for body in holders.bodies] + [response(200)] * 4
     ctx = context(env, scope=scope, resources={("make_way", "app"): holders.make_way})
-    return stack([concurrency.build(Spec.model_validate(block), ctx)], ScriptedService(*script))
+    return Pipeline([concurrency.build(Spec.model_validate(block), ctx)], ScriptedService(*script))
 
 
 @pytest.mark.parametrize("block", [{"max": 2}, {"max": 2, "queue": 1}, {"adaptive": {"min": 1, "max": 2}}])

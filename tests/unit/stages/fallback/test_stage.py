@@ -24,7 +24,8 @@ from sidecar.core.outcome import (
     Refusal,
     failed,
 )
-from sidecar.core.stage import Service, stack
+from sidecar.core.pipeline import Pipeline
+from sidecar.core.stage import Service
 from sidecar.stages.fallback import stage as fallback
 from sidecar.stages.fallback.spec import Spec
 from tests.support.clock import FakeEnv, make_env
@@ -37,7 +38,7 @@ SORRY = {"response": {"status": 503, "json": {"error": "unavailable"}}}
 def service(inner: Any, block: Any, env: FakeEnv | None = None, **upstreams: ScriptedService) -> Service:
     resources = {("upstream", name): other for name, other in upstreams.items()}
     ctx = context(env or make_env(), resources=resources)
-    return stack([fallback.build(Spec.model_validate(block), ctx)], inner)
+    return Pipeline([fallback.build(Spec.model_validate(block), ctx)], inner)
 
 
 @pytest.mark.parametrize(

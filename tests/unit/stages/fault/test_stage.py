@@ -9,7 +9,8 @@ from pydantic import ValidationError
 
 from sidecar.core import metrics
 from sidecar.core.outcome import RESET, TIMEOUT
-from sidecar.core.stage import Service, stack
+from sidecar.core.pipeline import Pipeline
+from sidecar.core.stage import Service
 from sidecar.stages.fault import stage as fault
 from sidecar.stages.fault.spec import Spec
 from tests.support.clock import FakeEnv, make_env
@@ -17,7 +18,7 @@ from tests.support.service import ScriptedService, context, exchange
 
 
 def service(env: FakeEnv, inner: Any, **block: Any) -> Service:
-    return stack([fault.build(Spec.model_validate(block), context(env))], inner)
+    return Pipeline([fault.build(Spec.model_validate(block), context(env))], inner)
 
 
 async def test_an_abort_is_an_answer_that_breakers_learn_from() -> None:

@@ -26,6 +26,7 @@ from sidecar.core.outcome import (
     Failure,
     Outcome,
 )
+from sidecar.core.pipeline import Pipeline
 from sidecar.stages.retry import stage as retry
 from sidecar.stages.retry.spec import Spec
 from tests.support.clock import FakeEnv, make_env
@@ -34,7 +35,7 @@ from tests.support.service import ScriptedBudget, ScriptedService, after, contex
 
 
 class Bench:
-    """A retry layer over a script."""
+    """A retry stage over a script."""
 
     def __init__(self, *script: Any, tokens: float = 100, env: FakeEnv | None = None, **keys: Any) -> None:
         self.env = env or make_env()
@@ -42,7 +43,7 @@ class Bench:
         self.service = ScriptedService(*script, env=self.env)
         spec = Spec.model_validate(keys)
         ctx = context(self.env, resources={("retry_budget", "app"): self.budget})
-        self.call = retry.build(spec, ctx)(self.service)
+        self.call = Pipeline([retry.build(spec, ctx)], self.service)
 
     async def run(self, method: str = "GET", **facts: Any) -> tuple[Outcome, Exchange]:
         x = exchange(method, **facts)

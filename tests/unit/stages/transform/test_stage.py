@@ -14,6 +14,7 @@ from sidecar.core.body import Body
 from sidecar.core.exchange import Attempt, Exchange
 from sidecar.core.message import Headers
 from sidecar.core.outcome import BREAKER_OPEN, RESET, Failure, Outcome, failed
+from sidecar.core.pipeline import Pipeline
 from sidecar.core.promise import Run
 from sidecar.core.stage import Service
 from sidecar.stages.transform.spec import Spec
@@ -43,7 +44,7 @@ class Upstream:
 
 
 def transform(block: Any, inner: Service, env: FakeEnv | None = None) -> Service:
-    return build(Spec.model_validate(block), context(env))(inner)
+    return Pipeline([build(Spec.model_validate(block), context(env))], inner)
 
 
 def run(service: Service, x: Exchange) -> Outcome:

@@ -1,0 +1,365 @@
+"""Pipeline: the stages of a route in their order, and the `Call` that takes one request through them.
+
+A call runs inside the callbacks of the sockets.  It is a loop over `admit`, then the upstream, and, in the callback
+that brings the head of the answer, a loop over `answer` and `settle` from the innermost stage outwards.  An exchange in
+which no stage asks for time needs neither a coroutine nor a future.  A stage that returns a `Wait` gets a `Run`, and the
+call goes on where it stood when that has ended.  Rules:
+
+1. Tickets that are neither settled nor bound to a body are in the call's list, so that a cancellation, a bug or a
+   superseding outcome finds them.
+2. Where a stage answers, what stands behind it is settled with the outcome that the stage was given, or bound to its
+   body.  A stage that throws the outcome away (retry, fallback) ends that body, and so settles it.
+3. A call ends once: with an outcome, with `CancelledError` or with a bug.  It then calls `done`.
+
+One shape and one path: stages that need time are rare in any one request, and would cost each request a coroutine frame
+if they were services around services, as in tower or in ASGI.  A second path for ordinary requests beside that would be
+as fast, but two paths have to agree for ever.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, Protocol, cast
+
+from sidecar.core.exchange import Exchange
+from sidecar.core.outcome import ABANDONED, Failure, Outcome
+from sidecar.core.promise import Promise, Run
+from sidecar.core.stage import Service, Stage, Wait, final
+
+
+class InFlight(Protocol):
+    """Request at the end of a pipeline."""
+
+    def cancel(self) -> None:
+        """Give the request up.  Its outcome is not told any more."""
+
+
+class Terminal(Protocol):
+    """End of a pipeline, such as an upstream."""
+
+    def begin(self, x: Exchange, call: Call) -> InFlight | Outcome:
+        """Return the outcome if it is there at once.  Otherwise return what is in flight, and `call.take` the outcome
+        later."""
+
+
+class Pipeline:
+    """Stages before a terminal.  Awaiting a call of it gives the outcome; `Call` does without a coroutine."""
+
+    __slots__ = ("admits", "answers", "begin_last", "can_be_superseded", "settles")
+
+    def __init__(self, stages: Sequence[Stage], terminal: Terminal | Service) -> None:
+        """Take stages, outermost first.  Each belongs to one pipeline, if it has an `inner`."""
+        end = terminal if hasattr(terminal, "begin") else Awaited(terminal)
+        self.begin_last = cast("Terminal", end).begin
+        self.admits = tuple(stage.admit for stage in stages)
+        self.answers: tuple[Callable[..., Outcome | Wait] | None, ...]
+        self.answers = tuple(getattr(stage, "answer", None) for stage in stages)
+        self.settles: tuple[Callable[..., None] | None, ...]
+        self.settles = tuple(getattr(stage, "settle", None) for stage in stages)
+        self.can_be_superseded = any(getattr(stage, "supersedes", False) for stage in stages)
+        for index, stage in enumerate(stages):
+            if hasattr(stage, "inner"):
+                cast("Any", stage).inner = Pipeline(stages[index + 1 :], end)
+
+    async def __call__(self, x: Exchange) -> Outcome:
+        """Take a request through the stages."""
+        promise: Promise[Call] = Promise()
+        call = Call(self, x, promise.resolve)
+        promise.on_cancel = call.cancel
+        call.start()
+        await promise
+        promise.on_cancel = None
+        if call.error is not None:
+            raise call.error
+        assert call.value is not None
+        return call.value
+
+
+class Call:
+    """One request on its way through one pipeline."""
+
+    __slots__ = (
+        "_at", "_begun", "_done", "_given", "_is_cancelled", "_is_inward", "_pipeline", "_run", "_superseded",
+        "_superseded_at", "_tickets", "error", "value", "x",
+    )  # fmt: skip
+
+    def __init__(self, pipeline: Pipeline, x: Exchange, done: Callable[[Any], None]) -> None:
+        """`done(call)` is called at the end, possibly within `start`."""
+        self.x = x
+        self.value: Outcome | None = None
+        """Outcome; None until the end, and after an error."""
+        self.error: BaseException | None = None
+        """`CancelledError` or a bug; None after an outcome."""
+        self._pipeline = pipeline
+        self._done: Callable[[Any], None] | None = done
+        self._tickets: list[object] = []
+        """Tickets that are neither settled nor bound to a body, outermost first."""
+        self._begun: InFlight | None = None
+        """What is in flight at the end of the pipeline."""
+        self._run: Run[Any] | None = None
+        """Run of the stage that has asked for time."""
+        self._superseded: Run[Any] | None = None
+        """Run whose result does not count any more."""
+        self._superseded_at = 0
+        """Index of the stage that has asked for it; negative if it did so in `answer`."""
+        self._at = 0
+        """Index of the stage that has asked for time."""
+        self._is_inward = True
+        """True if it did so in `admit`, False in `answer`."""
+        self._given: Outcome | None = None
+        """Outcome that it was given in `answer`."""
+        self._is_cancelled = False
+
+    def start(self) -> None:
+        """Begin on the way in."""
+        self._go_in(0)
+
+    def take(self, outcome: Outcome) -> None:
+        """Take the outcome of what was begun at the end of the pipeline."""
+        self._begun = None
+        self._go_out(outcome, len(self._tickets) - 1, False)
+
+    def fail(self, error: BaseException) -> None:
+        """Take a bug in what was begun there, or its cancellation."""
+        self._begun = None
+        self._break_down(error)
+
+    def cancel(self) -> None:
+        """Give the request up: release what was admitted.  Without effect once the call has ended."""
+        begun, run = self._begun, self._run
+        if begun is not None:
+            self._begun = None
+            begun.cancel()
+            self._break_down(asyncio.CancelledError())
+        else:
+            self._is_cancelled = True
+            if run is not None:
+                run.cancel()
+
+    def supersede(self, ticket: object, outcome: Outcome) -> None:
+        """Abandon what runs behind the stage with this ticket, and go on with another outcome there."""
+        index = next(index for index, each in enumerate(self._tickets) if each is ticket)
+        begun, run, given = self._begun, self._run, self._given
+        self._begun = self._run = self._given = None
+        if begun is not None:
+            begun.cancel()
+        if run is not None:
+            self._superseded, self._superseded_at = run, self._at if self._is_inward else -1
+            run.cancel()
+        if given is not None:
+            given.discard()
+        self._abandon(index + 1)
+        self._go_out(outcome, index, False)
+
+    def discard(self) -> None:
+        """Give up the outcome: nobody takes it."""
+        if self.value is not None:
+            self.value.discard()
+
+    # ----- the way in
+
+    def _go_in(self, index: int) -> None:
+        """Ask the stages from `index` on, then the terminal."""
+        pipeline, x, tickets = self._pipeline, self.x, self._tickets
+        admits = pipeline.admits
+        if pipeline.can_be_superseded:
+            x.call = self
+        try:
+            while index < len(admits):
+                found = admits[index](x)
+                if found.__class__ is Outcome:  # cheaper than isinstance
+                    outcome = found
+                    break
+                if found.__class__ is Wait:
+                    self._wait(index, found, True, None)
+                    return
+                tickets.append(found)
+                index += 1
+            else:
+                begun = pipeline.begin_last(x, self)
+                if begun.__class__ is not Outcome:
+                    self._begun = cast("InFlight", begun)
+                    if self._is_cancelled:
+                        self.cancel()
+                    return
+                outcome = begun
+        except BaseException as error:
+            self._break_down(error)
+            return
+        self._go_out(outcome, index - 1, False)
+
+    # ----- the way out
+
+    def _go_out(self, outcome: Outcome, index: int, has_answered: bool) -> None:
+        """Show an outcome to the stages from `index` outwards; `has_answered` is True if the first has answered."""
+        pipeline, x, tickets = self._pipeline, self.x, self._tickets
+        answers, settles = pipeline.answers, pipeline.settles
+        try:
+            while index >= 0:
+                answer = answers[index]
+                if answer is not None and not has_answered:
+                    if len(tickets) > index + 1:
+                        self._bind(outcome, index + 1)
+                    found = answer(x, tickets[index], outcome)
+                    if found.__class__ is Wait:
+                        self._wait(index, found, False, outcome)
+                        return
+                    outcome = cast("Outcome", found)
+                has_answered = False
+                if outcome.stream is None:
+                    ticket = tickets.pop()
+                    settle = settles[index]
+                    if settle is not None:
+                        settle(x, ticket, outcome)
+                index -= 1
+            if tickets:
+                self._bind(outcome, 0)
+        except BaseException as error:
+            outcome.discard()
+            self._break_down(error)
+            return
+        self.value = outcome
+        self._end()
+
+    def _bind(self, outcome: Outcome, first: int) -> None:
+        """Have the tickets from `first` on settled at the end of the outcome's body."""
+        held = self._tickets[first:]
+        del self._tickets[first:]
+        assert outcome.stream is not None
+        outcome.stream.on_close(partial(self._settle_bound, first, held, outcome))
+
+    def _settle_bound(self, first: int, held: list[object], outcome: Outcome, broken: Failure | None) -> None:
+        settles, x = self._pipeline.settles, self.x
+        judged = final(outcome, broken)
+        for index in range(len(held) - 1, -1, -1):
+            settle = settles[first + index]
+            if settle is not None:
+                settle(x, held[index], judged)
+        if judged is not outcome:
+            outcome.refusal = judged.refusal  # the log of the answer says what its stages found
+
+    # ----- stages that ask for time
+
+    def _wait(self, index: int, wait: Wait, is_inward: bool, given: Outcome | None) -> None:
+        self._at = index
+        self._is_inward = is_inward
+        self._given = given
+        run = Run(wait.coroutine, self._waited)
+        if not run.has_ended:  # else the call has gone on, and may wait for something else by now
+            self._run = run
+            if self._is_cancelled:
+                run.cancel()
+
+    def _waited(self, run: Run[Any]) -> None:
+        """Go on with what a stage has waited for."""
+        found = run.value
+        if run is self._superseded:
+            self._superseded = None
+            if run.error is None:
+                self._refuse_found(found, self._superseded_at)
+            return
+        given, self._given = self._given, None
+        self._run = None
+        error = run.error
+        if error is None and self._is_cancelled:  # it was there already
+            self._refuse_found(found, self._at if self._is_inward else -1)
+            error = asyncio.CancelledError()
+        if error is not None:
+            if given is not None:
+                given.discard()
+            self._break_down(error)
+        elif not self._is_inward:
+            self._go_out(cast("Outcome", found), self._at, True)
+        elif found.__class__ is Outcome:
+            self._go_out(found, self._at - 1, False)
+        else:
+            self._tickets.append(found)
+            self._go_in(self._at + 1)
+
+    def _refuse_found(self, found: object, index: int) -> None:
+        """Give back what a stage has waited for, and what comes too late; `index` is that of a stage that admits."""
+        if isinstance(found, Outcome):
+            found.discard()
+        elif index >= 0 and (settle := self._pipeline.settles[index]) is not None:
+            settle(self.x, found, ABANDONED)
+
+    # ----- the end
+
+    def _abandon(self, first: int) -> None:
+        """Settle the tickets from `first` on without a judgement."""
+        tickets, settles = self._tickets, self._pipeline.settles
+        while len(tickets) > first:
+            ticket = tickets.pop()
+            settle = settles[len(tickets)]
+            if settle is not None:
+                settle(self.x, ticket, ABANDONED)
+
+    def _break_down(self, error: BaseException) -> None:
+        """End without an outcome."""
+        try:
+            self._abandon(0)
+        finally:
+            self.error = error
+            self._end()
+        if not isinstance(error, (Exception, asyncio.CancelledError)):
+            raise error
+
+    def _end(self) -> None:
+        if self._pipeline.can_be_superseded:
+            self.x.call = None
+        done, self._done = self._done, None
+        if done is not None:
+            done(self)
+
+    def __repr__(self) -> str:
+        return f"<Call {self.x!r} {len(self._tickets)} tickets>"
+
+
+class Awaited:
+    """A service as the end of a pipeline."""
+
+    __slots__ = ("_service",)
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    def begin(self, x: Exchange, call: Call) -> InFlight | Outcome:
+        """Run the service."""
+        awaiting = Awaiting()
+        run = Run(self._service(x), awaiting.end)
+        if not run.has_ended:
+            awaiting.run, awaiting.call = run, call
+            return awaiting
+        if run.error is not None:
+            raise run.error
+        assert run.value is not None
+        return run.value
+
+
+class Awaiting:
+    """One run of such a service."""
+
+    __slots__ = ("call", "run")
+
+    def __init__(self) -> None:
+        self.call: Call | None = None
+        """Whoever waits for it; None once nobody does."""
+        self.run: Run[Outcome] | None = None
+        """None before it is known that it takes time."""
+
+    def end(self, run: Run[Outcome]) -> None:
+        call, self.call = self.call, None
+        if call is None:
+            if self.run is not None and run.value is not None:
+                run.value.discard()
+        elif run.error is not None:
+            call.fail(run.error)
+        else:
+            call.take(cast("Outcome", run.value))
+
+    def cancel(self) -> None:
+        self.call = None
+        if self.run is not None:
+            self.run.cancel()
