@@ -17,10 +17,10 @@ from collections import defaultdict
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
-from bench import costs, load, machine, report, startup, upstream
-from bench.peers import COMPILED, PEERS, Peer, Place
+from bench import certificates, costs, load, machine, report, startup, upstream
+from bench.peers import COMPILED, PEERS, VARIANTS, Peer, Place
 from bench.scenarios import SCENARIOS, Sample, Scenario, measure, wait_until_up
 
 RESULTS: Final = Path(__file__).with_name("results.md")
@@ -31,14 +31,27 @@ STARTUP: Final = "startup"
 """Both are named like scenarios."""
 
 
+class Behind(NamedTuple):
+    """Where the upstreams of a run listen."""
+
+    port: int
+    secure_port: int
+    """With TLS."""
+    talker_port: int
+    """`bench.talk`."""
+    identity: Path
+    """Directory of the certificates."""
+
+
 class Running:
     """A process of a peer's."""
 
-    def __init__(self, peer: Peer, program: str, upstream_port: int, directory: Path, *, traced: bool) -> None:
+    def __init__(self, peer: Peer, program: str, behind: Behind, directory: Path, variant: str) -> None:
         directory.mkdir()
         self.peer = peer
         self.version = peer.version(program)
-        self.place = Place(machine.free_port(), machine.free_port(), upstream_port, directory, traced)
+        self.variant = VARIANTS[variant]
+        self.place = Place(machine.free_port(), machine.free_port(), behind.port, directory, variant, *behind[1:])
         self.growth = 0.0
         """Bytes that each of the first idle connections took: what is taken is seldom given back."""
         self.log = directory / "output"
@@ -74,7 +87,8 @@ class Running:
 
     def check(self) -> None:
         """It must answer by now."""
-        if not wait_until_up(self.place.port, "/orders/small"):
+        variant = self.variant
+        if not wait_until_up(self.place.port, variant.probe, has_tls=variant.has_tls):
             raise SystemExit(f"{self.peer.name} does not answer; what it said:\n{self.log.read_text()[-4000:]}")
 
 
@@ -85,7 +99,9 @@ def run(options: argparse.Namespace) -> None:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sidecar-bench-")))
         running = start(options.peers, scenarios, directory, stack)
         for scenario in scenarios:
-            taking_part = [one for one in running if scenario.of(one.peer.name) and one.place.traced == scenario.traced]
+            taking_part = [
+                one for one in running if scenario.of(one.peer.name) and one.place.variant == scenario.variant
+            ]
             for number in range(-1, options.rounds):  # the round -1 warms up and is thrown away
                 turn = max(0, number) % max(1, len(taking_part))
                 for one in taking_part[turn:] + taking_part[:turn]:
@@ -129,14 +145,10 @@ def take(scenario: Scenario, number: int, one: Running, options: argparse.Namesp
 
 
 def start(names: list[str], scenarios: list[Scenario], directory: Path, stack: ExitStack) -> list[Running]:
-    """The upstream and, of every peer that is installed, a process for each kind of scenario it takes part in."""
+    """The upstreams and, of every peer that is installed, a process for each kind of scenario it takes part in."""
     if not scenarios:
         return []
-    port = machine.free_port()
-    server = machine.spawn(upstream.command(port, directory), machine.cores()[1], directory / "upstream-output")
-    stack.callback(machine.end, server)
-    if not wait_until_up(port, "/orders/small"):
-        raise SystemExit(f"the upstream does not answer:\n{(directory / 'upstream-output').read_text()}")
+    behind = serve(directory, stack)
     running = []
     for peer in PEERS:
         if peer.name not in names:
@@ -145,9 +157,8 @@ def start(names: list[str], scenarios: list[Scenario], directory: Path, stack: E
         if program is None:
             print(f"{peer.name} is not installed: left out")
             continue
-        for traced in sorted({scenario.traced for scenario in scenarios if scenario.of(peer.name)}):
-            place = directory / (f"{peer.name}-traced" if traced else peer.name)
-            running.append(Running(peer, program, port, place, traced=traced))
+        for variant in dict.fromkeys(scenario.variant for scenario in scenarios if scenario.of(peer.name)):
+            running.append(Running(peer, program, behind, directory / f"{peer.name}-{variant or 'demo'}", variant))
             stack.callback(running[-1].end)
     for one in running:
         one.check()
@@ -156,9 +167,26 @@ def start(names: list[str], scenarios: list[Scenario], directory: Path, stack: E
     return running
 
 
+def serve(directory: Path, stack: ExitStack) -> Behind:
+    """Start the upstreams."""
+    identity = certificates.make(directory / "identity")
+    behind = Behind(machine.free_port(), machine.free_port(), machine.free_port(), identity)
+    core = machine.cores()[1]
+    talker = [sys.executable, "-m", "bench.talk", "serve", str(behind.talker_port)]
+    for name, argv, port in (
+        ("upstream", upstream.command(behind.port, directory, behind.secure_port, behind.identity), behind.port),
+        ("talker", talker, behind.talker_port),
+    ):
+        log = directory / f"{name}-output"
+        stack.callback(machine.end, machine.spawn(argv, core, log))
+        if not wait_until_up(port, "/orders/small"):
+            raise SystemExit(f"the {name} does not answer:\n{log.read_text()}")
+    return behind
+
+
 def say(scenario: Scenario, number: int, name: str, sample: Sample) -> None:
     print(
-        f"{scenario.name:<8} round {number + 1} {name:<8} {sample.cpu:6.1f} us/request {sample.per_second:9,.0f}/s "
+        f"{scenario.name:<14} round {number + 1} {name:<8} {sample.cpu:6.1f} us/request {sample.per_second:9,.0f}/s "
         f"p50 {sample.p50 / 1000:6.2f} ms  p99 {sample.p99 / 1000:6.2f} ms  {sample.resident / 2**20:6.1f} MiB "
         f"errors {sample.errors:.1%}{f'  {sample.times:.2f}x' if sample.times else ''}",
         flush=True,

@@ -16,6 +16,8 @@ from urllib.parse import urlsplit
 import httptools
 import uvloop
 
+from bench import certificates
+
 
 class Caller(asyncio.Protocol):
     """One connection: a request as soon as the last answer has come."""
@@ -65,7 +67,8 @@ async def generate(url: str, connections: int, seconds: float, unique: str = "")
     callers = []
     for _ in range(connections):
         factory = partial(Caller, requests, began + seconds, times)
-        _, caller = await loop.create_connection(factory, parts.hostname or "", parts.port or 80)
+        context = certificates.client_context() if parts.scheme == "https" else None
+        _, caller = await loop.create_connection(factory, parts.hostname or "", parts.port or 80, ssl=context)
         callers.append(caller)
     await asyncio.wait([caller.over for caller in callers], timeout=seconds + 5)
     took = perf_counter() - began

@@ -191,7 +191,7 @@ def run(builds: Sequence[str], keep: Path | None, *, is_written: bool) -> int:
         print(f"{build}: counting", flush=True)
         found[build] = measure(build, keep)
         verdict = figures.judge(found[build], figures.environment(build != PURE), known.get(build))
-        told += [f"{build}: {line}" for line in verdict.lines]
+        told += [f"{build}: {line}" for line in (*verdict.lines, *figures.goals(build, found[build], TITLES))]
         is_broken |= verdict.is_broken
     print("\n".join([*figures.table(found, {build: one.figures for build, one in known.items()}, TITLES), *told]))
     if is_written:  # a build that was not measured keeps its figures

@@ -7,6 +7,7 @@ keep-alive connections in one thread: each connection sends the next request whe
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -21,6 +22,8 @@ from bench import machine
 MICROSECONDS: Final = {"us": 1.0, "ms": 1e3, "s": 1e6, "m": 6e7}
 UNIQUE: Final = Path(__file__).with_name("unique.lua")
 TURNS: Final = Path(__file__).with_name("turns.lua")
+TLS: Final = Path(__file__).with_name("openssl.cnf")
+"""Settings of OpenSSL, which wrk, h2load and our own generator use."""
 COUNTED: Final = 500
 """Requests of a turn that count: some 20 ms."""
 
@@ -97,10 +100,32 @@ def own(url: str, connections: int, seconds: float, core: int, *, unique: bool =
     return Load(**json.loads(text))
 
 
+def messages(url: str, connections: int, seconds: float, core: int, *, unique: bool = False) -> Load:
+    """WebSocket messages and their echoes (`bench.talk`)."""
+    assert not unique
+    return _talk("messages", url, connections, seconds, core)
+
+
+def events(url: str, connections: int, seconds: float, core: int, *, unique: bool = False) -> Load:
+    """Server-sent events (`bench.talk`)."""
+    assert not unique
+    return _talk("events", url, connections, seconds, core)
+
+
+def _talk(kind: str, url: str, connections: int, seconds: float, core: int) -> Load:
+    text = _run([sys.executable, "-m", "bench.talk", kind, url, str(connections), str(seconds)], core, seconds)
+    return Load(**json.loads(text))
+
+
 def _run(argv: list[str], core: int, seconds: float) -> str:
     done = subprocess.run(
-        machine.pinned(argv, core), capture_output=True, text=True, timeout=seconds * 2 + 30, check=False
-    )  # fmt: skip
+        machine.pinned(argv, core),
+        capture_output=True,
+        text=True,
+        timeout=seconds * 2 + 30,
+        check=False,
+        env={**os.environ, "OPENSSL_CONF": str(TLS)},
+    )
     if done.returncode:
         raise RuntimeError(f"{' '.join(argv)} failed: {(done.stderr or done.stdout)[-1000:]}")
     return done.stdout

@@ -7,8 +7,9 @@ import time
 from contextlib import ExitStack
 from typing import Final, NamedTuple
 
-from bench import load, machine
+from bench import certificates, load, machine
 from bench.load import Generate
+from bench.peers import LOGGED, PROMPT, TALK, TLS_BOTH, TLS_DOWNSTREAM, TLS_UPSTREAM, TRACED, VARIANTS
 
 
 class Scenario(NamedTuple):
@@ -24,8 +25,10 @@ class Scenario(NamedTuple):
     """Who takes part; empty: everyone."""
     unique: bool = False
     """Is each request another one, by its query?"""
-    traced: bool = False
-    """Is it asked of processes that trace one request in a hundred?"""
+    variant: str = ""
+    """What its processes are set up for beside the demo's route, one of `bench.peers.VARIANTS`."""
+    load: Generate | None = None
+    """What loads it; None for the generator of the run."""
     base: Scenario | None = None
     """The same without what is to be measured, asked of each peer in turn with it."""
 
@@ -35,21 +38,53 @@ class Scenario(NamedTuple):
 
 
 SMALL: Final = "/orders/small"
+SECURE: Final = "/secure/small"
 PROXIES: Final = ("sidecar", "envoy", "haproxy", "nginx")
-CACHES: Final = ("sidecar", "pure", "envoy", "nginx")
-TRACERS: Final = ("sidecar", "pure", "envoy")
+COMPARED: Final = ("sidecar", "pure", "envoy", "nginx")
+RETRYING: Final = ("sidecar", "envoy")
 UNSTORED: Final = Scenario("unstored", "the same without a cache", SMALL, 32, unique=True)
 SCENARIOS: Final = (
     Scenario("small", "small answers, 32 connections", SMALL, 32),
     Scenario("single", "small answers, 1 connection", SMALL, 1),
     Scenario("large", "64 KiB answers, 32 connections", "/orders/large", 32),
-    Scenario("failing", "one answer in ten a 503, 32 connections", "/orders/failing", 32, peers=PROXIES),
-    Scenario("cache", "small answers from the cache, 32 connections", "/cached/small", 32, peers=CACHES),
-    Scenario("traced", "small answers, 1 % traced, 32 connections", SMALL, 32, peers=TRACERS, traced=True),
+    Scenario(
+        "failing", "one answer in ten a 503, 32 connections", "/orders/failing", 32, peers=PROXIES, load=load.own
+    ),
+    Scenario(
+        "prompt", "the same with a back-off of 1 ms at most", "/prompt/failing", 32,
+        peers=RETRYING, variant=PROMPT, load=load.own,
+    ),
+    Scenario("cache", "small answers from the cache, 32 connections", "/cached/small", 32, peers=COMPARED),
+    Scenario(
+        "traced", "small answers, 1 % traced (nginx: none), 32 connections", SMALL, 32, peers=COMPARED, variant=TRACED
+    ),
+    Scenario(
+        "logged", "small answers, a line of the access log for each, 32 connections", SMALL, 32,
+        peers=COMPARED, variant=LOGGED,
+    ),
+    Scenario(
+        "tls_downstream", "small answers, TLS towards clients, 32 connections", SMALL, 32,
+        peers=COMPARED, variant=TLS_DOWNSTREAM,
+    ),
+    Scenario(
+        "tls_upstream", "small answers, TLS towards the upstream, 32 connections", SECURE, 32,
+        peers=COMPARED, variant=TLS_UPSTREAM,
+    ),
+    Scenario(
+        "tls_both", "small answers, TLS on both sides, 32 connections", SECURE, 32, peers=COMPARED, variant=TLS_BOTH
+    ),
+    Scenario(
+        "messages", "WebSocket messages there and back, 32 sessions", "/talk/messages", 32,
+        peers=COMPARED, variant=TALK, load=load.messages,
+    ),
+    Scenario(
+        "events", "server-sent events, 200 a second on each of 32 streams", "/talk/events", 32,
+        peers=COMPARED, variant=TALK, load=load.events,
+    ),
     Scenario("idle", "small answers, 32 connections beside 1 000 idle ones", SMALL, 32, idle=1000, peers=PROXIES),
     Scenario(
         "stored", "small answers, each of them stored in the cache, 32 connections", "/cached/small", 32,
-        peers=CACHES, unique=True, base=UNSTORED,
+        peers=COMPARED, unique=True, base=UNSTORED,
     ),
 )  # fmt: skip
 """`stored` is the last, since it fills the caches and the memory of those that have one."""
@@ -77,7 +112,8 @@ class Sample(NamedTuple):
 def measure(scenario: Scenario, pid: int, port: int, seconds: float, generate: Generate) -> Sample:
     """Load one peer and see what it used."""
     _, core = machine.cores()
-    url = f"http://127.0.0.1:{port}{scenario.target}"
+    generate = scenario.load or generate
+    url = f"{'https' if VARIANTS[scenario.variant].has_tls else 'http'}://127.0.0.1:{port}{scenario.target}"
     with ExitStack() as stack:
         before = machine.resident_bytes(pid)
         for _ in range(scenario.idle):
@@ -111,21 +147,23 @@ def times(
     return load.in_turn(f"http://127.0.0.1:{port}", paths, scenario.connections, 2 * seconds, core, pid)
 
 
-def hold(port: int, target: str) -> socket.socket:
+def hold(port: int, target: str, *, has_tls: bool = False) -> socket.socket:
     """A connection that has had one answer and keeps still."""
     sock = socket.create_connection(("127.0.0.1", port), timeout=5)
+    if has_tls:
+        sock = certificates.client_context().wrap_socket(sock)
     sock.sendall(f"GET {target} HTTP/1.1\r\nHost: bench\r\n\r\n".encode())
     if not sock.recv(65536).startswith(b"HTTP/1.1 200"):
         raise RuntimeError(f"port {port}: no good answer to {target}")
     return sock
 
 
-def wait_until_up(port: int, target: str, within: float = 15.0) -> bool:
+def wait_until_up(port: int, target: str, within: float = 15.0, *, has_tls: bool = False) -> bool:
     """Until it answers well; False when it does not come to that."""
     give_up = time.monotonic() + within
     while time.monotonic() < give_up:
         try:
-            hold(port, target).close()
+            hold(port, target, has_tls=has_tls).close()
         except (OSError, RuntimeError):
             time.sleep(0.05)
         else:

@@ -1,9 +1,11 @@
 """The upstream: a server that does as little as possible, so that what is measured is the proxy.
 
-nginx with static files where it is installed; else this module's own, on httptools: `upstream PORT`.
-`/orders/small` answers some 284 bytes, head included, `/orders/large` 64 KiB, and `/orders/failing` fails one time in
-ten.  `/cached/small` and `/cached/large` are the same and may be cached for an hour, whatever their query.  It is the
-collector as well: what is posted to `/v1/` is taken and forgotten.
+nginx with static files where it is installed; else this module's own, on httptools: `upstream PORT [PORT IDENTITY]`,
+the second port with TLS, as nginx then has it (`secure_port`).
+`/orders/small` answers some 284 bytes, head included, `/orders/large` 64 KiB.  `/orders/failing` and `/prompt/failing`
+fail one time in ten.  `/secure/small` is `/orders/small`.  `/cached/small` and `/cached/large` are the same as those of
+`/orders` and may be cached for an hour, whatever their query.  It is the collector as well: what is posted to `/v1/` is
+taken and forgotten.
 """
 
 from __future__ import annotations
@@ -19,6 +21,8 @@ from typing import Final, cast
 
 import httptools
 import uvloop
+
+from bench import certificates
 
 SMALL: Final = b'{"id":"7","state":"shipped","items":3}'
 TAG: Final = b'"6920f5d8-26"'
@@ -36,18 +40,33 @@ def name() -> str:
     return "nginx, static files" if find() else "own server (httptools, uvloop)"
 
 
-def command(port: int, directory: Path) -> list[str]:
-    """The command line of the best upstream there is; `directory` gets its files."""
+SECURE: Final = """\
+        listen 127.0.0.1:${SECURE_PORT} ssl backlog=4096;
+        ssl_certificate ${IDENTITY}/cert.pem;
+        ssl_certificate_key ${IDENTITY}/key.pem;
+        ssl_protocols TLSv1.3;
+        ssl_conf_command Ciphersuites TLS_AES_128_GCM_SHA256;
+"""
+"""Of nginx, where there is a port with TLS: one version and one cipher, so that each proxy does the same work."""
+
+
+def command(port: int, directory: Path, secure_port: int = 0, identity: Path | None = None) -> list[str]:
+    """The command line of the best upstream there is; `directory` gets its files.
+
+    With an `identity` (`bench.certificates`) it speaks TLS on `secure_port` as well.
+    """
     nginx = find()
     if nginx is None:
-        return [sys.executable, "-m", "bench.upstream", str(port)]
+        secure = [] if identity is None else [str(secure_port), str(identity)]
+        return [sys.executable, "-m", "bench.upstream", str(port), *secure]
     files = directory / "files" / "orders"
     files.mkdir(parents=True)
     (files / "small").write_bytes(SMALL)
     (files / "large").write_bytes(LARGE)
     text = Path(__file__).with_name("upstream.conf").read_text()
+    lines = "" if identity is None else Template(SECURE).substitute(SECURE_PORT=secure_port, IDENTITY=identity)
     path = directory / "upstream.conf"
-    path.write_text(Template(text).safe_substitute(UPSTREAM_PORT=port, DIRECTORY=directory))
+    path.write_text(Template(text).safe_substitute(UPSTREAM_PORT=port, DIRECTORY=directory, SECURE=lines))
     return [nginx, "-p", str(directory), "-c", str(path), "-e", str(directory / "upstream.log")]
 
 
@@ -90,17 +109,22 @@ class Static(asyncio.Protocol):
         self.target = url.partition(b"?")[0]
 
     def on_message_complete(self) -> None:
-        if self.target == b"/orders/failing" and random.random() < FAILING_SHARE:
+        if self.target in (b"/orders/failing", b"/prompt/failing") and random.random() < FAILING_SHARE:
             self.transport.write(self.failure)
         else:
             self.transport.write(self.answers.get(self.target, self.answers[b"/orders/small"]))
 
 
-async def serve(port: int) -> None:
-    server = await asyncio.get_running_loop().create_server(Static, "127.0.0.1", port, backlog=4096)
+async def serve(port: int, secure_port: int = 0, identity: str = "") -> None:
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(Static, "127.0.0.1", port, backlog=4096)
+    if identity:
+        context = certificates.server_context(Path(identity))
+        await loop.create_server(Static, "127.0.0.1", secure_port, ssl=context, backlog=4096)
     await server.serve_forever()
 
 
 if __name__ == "__main__":
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as loop:
-        loop.run(serve(int(sys.argv[1])))
+        port, secure_port, identity = (*sys.argv[1:], "0", "")[:3]
+        loop.run(serve(int(port), int(secure_port), identity))

@@ -1,8 +1,8 @@
 """Who is compared: one configuration file each, beside this one, and here how each is started.
 
-In the files `${PORT}`, `${ADMIN_PORT}`, `${UPSTREAM_PORT}` and `${DIRECTORY}` stand for what a run chose, and
-`${TRACING}` for the file `envoy_tracing.yaml` where traces are wanted.  Each peer does what the sidecar's demo route
-does, as far as it can; `lacks` says what it cannot.
+In the files `${PORT}`, `${UPSTREAM_PORT}`, `${DIRECTORY}` and the like stand for what a run chose.  What only some
+scenarios need (`VARIANTS`) stands in files of its own; names such as `${TRACING}` keep its place in Envoy's and nginx's
+configuration.  Each peer does what the sidecar's demo route does, as far as it can; `lacks` says what it cannot.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from string import Template
@@ -41,6 +41,44 @@ def compile_bytecode(source: Path) -> None:
     compileall.compile_dir(source / "sidecar", quiet=1)
 
 
+class Variant(NamedTuple):
+    """What a process is set up for beside the demo's route.  Each is a process of its own, so that no other scenario
+    pays for it."""
+
+    policies: tuple[str, ...] = ()
+    """Files beside the demo's policies."""
+    envoy: Mapping[str, str] = {}
+    """Names in `envoy.yaml`, and the files that stand there; all other names are null."""
+    has_tls: bool = False
+    """True if its clients speak TLS."""
+    probe: str = "/orders/small"
+    """Path that it answers well."""
+
+
+TRACED: Final = "traced"
+LOGGED: Final = "logged"
+PROMPT: Final = "prompt"
+TALK: Final = "talk"
+TLS_DOWNSTREAM: Final = "tls_downstream"
+TLS_UPSTREAM: Final = "tls_upstream"
+TLS_BOTH: Final = "tls_both"
+INBOUND_TLS: Final = {"DOWNSTREAM_TLS": "envoy_downstream_tls.yaml"}
+OUTBOUND_TLS: Final = {"UPSTREAM_TLS": "envoy_upstream_tls.yaml"}
+VARIANTS: Final = {
+    "": Variant(),
+    TRACED: Variant(("traced.yaml",), {"TRACING": "envoy_tracing.yaml"}),
+    LOGGED: Variant(("logged.yaml",), {"ACCESS_LOG": "envoy_access_log.yaml"}),
+    PROMPT: Variant(("prompt.yaml",)),
+    TALK: Variant(("talk.yaml",)),
+    TLS_DOWNSTREAM: Variant(("tls_downstream.yaml",), INBOUND_TLS, has_tls=True),
+    TLS_UPSTREAM: Variant(("tls_upstream.yaml",), OUTBOUND_TLS),
+    TLS_BOTH: Variant(("tls_both.yaml",), {**INBOUND_TLS, **OUTBOUND_TLS}, has_tls=True, probe="/secure/small"),
+}
+ENVOY_NAMES: Final = ("TRACING", "ACCESS_LOG", "DOWNSTREAM_TLS", "UPSTREAM_TLS")
+NOBODY: Final = 9
+"""Port of an upstream that a scenario does not ask."""
+
+
 class Place(NamedTuple):
     """Where one peer runs."""
 
@@ -48,42 +86,70 @@ class Place(NamedTuple):
     admin_port: int
     upstream_port: int
     directory: Path
-    traced: bool = False
-    """Does one request in a hundred go to the collector?"""
+    variant: str = ""
+    """One of `VARIANTS`."""
+    secure_port: int = NOBODY
+    """Port on which the upstream speaks TLS."""
+    talker_port: int = NOBODY
+    """Port of the upstream `bench.talk`."""
+    identity: Path = Path()
+    """Directory of `bench.certificates`."""
 
     def write(self, name: str) -> str:
         """The configuration of that name with this place filled in; its path."""
-        tracing = yaml.safe_load(self._fill("envoy_tracing.yaml")) if self.traced else None
         path = self.directory / name
-        path.write_text(self._fill(name, json.dumps(tracing)))
+        text = self._fill(name, **self._parts())
+        path.write_text(json.dumps(yaml.safe_load(text)) if name == "envoy.yaml" else text)  # Envoy knows no merge keys
         return str(path)
 
     def env(self) -> dict[str, str]:
-        """Return the environment variables that the demo's policies read."""
+        """Return the environment variables that the demo's policies and those of the variants read."""
+        has_tls = VARIANTS[self.variant].has_tls
         return {
-            "DEMO_PORT": str(self.port),
+            "DEMO_PORT": str(machine.free_port() if has_tls else self.port),
             "DEMO_ADMIN_PORT": str(self.admin_port),
             "HEALTHY_PORT": str(self.upstream_port),
+            "BENCH_PORT": str(self.port),
+            "BENCH_SECURE_PORT": str(self.secure_port),
+            "BENCH_TALKER_PORT": str(self.talker_port),
+            "BENCH_IDENTITY": str(self.identity),
         }
 
-    def _fill(self, name: str, tracing: str = "") -> str:
+    def _parts(self) -> dict[str, str]:
+        """Return what the variant puts into a configuration, by name."""
+        variant = VARIANTS[self.variant]
+        parts = dict.fromkeys(ENVOY_NAMES, "null")
+        for name, file in variant.envoy.items():
+            parts[name] = json.dumps(yaml.safe_load(self._fill(file)))
+        is_secure = self.variant in (TLS_DOWNSTREAM, TLS_UPSTREAM, TLS_BOTH)
+        return {
+            **parts,
+            "LISTEN_TLS": "ssl" if variant.has_tls else "",
+            "SECURE": self._fill("nginx_secure.conf") if is_secure else "",
+            "SECURE_URL": "https://secure" if is_secure else "http://app",
+            "LOG": f"{self.directory}/access.log line buffer=64k flush=1s" if self.variant == LOGGED else "off",
+        }
+
+    def _fill(self, name: str, **parts: str) -> str:
         return Template((HERE / name).read_text()).safe_substitute(
             PORT=self.port,
             ADMIN_PORT=self.admin_port,
             UPSTREAM_PORT=self.upstream_port,
+            SECURE_PORT=self.secure_port,
+            TALKER_PORT=self.talker_port,
+            IDENTITY=self.identity,
             DIRECTORY=self.directory,
-            TRACING=tracing,
+            **parts,
         )
 
     def policies(self, *more: str) -> str:
-        """Copy the demo's policies, the route of the scenario `cache`, what `traced` adds and the files named `more`.
+        """Copy the demo's policies, the route of the scenario `cache`, those of the variant and the files named `more`.
 
         Returns their directory.
         """
         directory = self.directory / "policies"
         directory.mkdir()
-        names = ("cached.yaml", *(["traced.yaml"] if self.traced else []), *more)
-        for path in (POLICIES, *(HERE / name for name in names)):
+        for path in (POLICIES, *(HERE / name for name in ("cached.yaml", *VARIANTS[self.variant].policies, *more))):
             shutil.copy(path, directory)
         return str(directory)
 
@@ -117,7 +183,8 @@ class Peer(NamedTuple):
 ROUTE: Final = (
     "route `order` of policies/demo.yaml: deadline, time-out of an attempt, retry with backoff and budget, "
     "breaker by failure rate, concurrency limit with queue; request id, forwarding fields, metrics; "
-    "under `cache` and `stored` the same behind a cache, under `traced` with 1 % of the requests traced"
+    "under `cache` and `stored` the same behind a cache, under `traced` with 1 % of the requests traced, "
+    "under `logged` with a line for each"
 )
 
 
@@ -158,7 +225,7 @@ PEERS: Final = (
                                 "--disable-hot-restart"],
         lambda program: machine.first_line([program, "--version"]).rpartition("version: ")[2],
         "time-outs, retry with budget, outlier detection, concurrency limit; request id, forwarding fields; "
-        "cache filter; OpenTelemetry tracer",
+        "cache filter; OpenTelemetry tracer; access log",
         "breaker by failure rate of a route, bounded queue with a time-out", "/ready",
     ),
     Peer(
@@ -173,8 +240,8 @@ PEERS: Final = (
         lambda program, place: [program, "-p", str(place.directory), "-c", place.write("nginx.conf"),
                                 "-e", str(place.directory / "nginx.log")],
         lambda program: machine.first_line([program, "-v"]).rpartition("/")[2],
-        "timeouts, next-upstream on the same conditions, request id, forwarding fields; `proxy_cache`",
-        "total time-out, backoff, retry budget, breaker, retry on the only endpoint",
+        "timeouts, next-upstream on the same conditions, request id, forwarding fields; `proxy_cache`; access log",
+        "total time-out, backoff, retry budget, breaker, retry on the only endpoint, traces",
     ),
     Peer(
         "aiohttp", "",

@@ -58,6 +58,16 @@ def test_the_table_has_figures_beside_limits() -> None:
     ]
 
 
+def test_a_goal_is_told_and_breaks_nothing() -> None:
+    found = {"demo": Counts(90_000, 3_000, 2_000), "hit": Counts(1, 2, 3)}
+
+    assert figures.goals("pure", found, TITLES) == []
+    assert figures.goals("compiled", found, TITLES) == [
+        f"goal, {SCENARIOS[0].title}: instructions 90,000, 2.00x of 45,000",
+        f"goal, {SCENARIOS[0].title}: L1 instruction misses 3,000, 1.50x of 2,000",
+    ]
+
+
 @pytest.fixture
 def gate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A gate whose measurement finds 110,000 instructions; the file of its figures."""

@@ -101,6 +101,14 @@ def test_what_was_not_measured_is_left_out() -> None:
     assert limits.table({}, [Cost("retry", 20.0, 1.0, None)], {"sidecar": [1.0]}) == []
 
 
+def test_a_build_that_was_not_measured_is_not_judged_by_another() -> None:
+    limit = against("small", "cpu", "CPU", 0.6, build=limits.PURE)
+    found = {("small", "sidecar"): samples(10), ("small", "envoy"): samples(40)}
+
+    assert limit.row(found) is None
+    assert limit.row({**found, ("small", "pure"): samples(30)}) == "| CPU | at most 0.60x envoy's | 0.75x | **no** |"
+
+
 def test_costs_with_a_limit_are_told() -> None:
     rows = limits.table({}, [Cost("a", 20.0, 3.0, 0.15), Cost("b", 20.0, 3.2, 0.15)], {})
 
@@ -127,7 +135,7 @@ def test_limits_name_what_there_is() -> None:
     names = {one.name: one for one in SCENARIOS}
     for limit in limits.LIMITS:
         assert limit.field in Sample._fields
-        assert names[limit.scenario].of(limits.OURS)
+        assert names[limit.scenario].of(limit.build)
         assert limit.of is None or names[limit.of[0]].of(limit.of[1])
 
 
