@@ -42,14 +42,18 @@ CRITICALITIES: Final = {"critical": CRITICAL, "default": DEFAULT, "sheddable": S
 """Ranks of a request by the word in a policy file; under pressure the highest number is refused first."""
 
 
-class RequestMetrics(Protocol):
-    """Instruments that record the requests of one route."""
+class RequestMetrics:
+    """Instruments that record the requests of one route.  A class, since a call through a protocol is dear."""
+
+    __slots__ = ()
 
     def record(self, method: bytes, status: int, reason: str, seconds: float) -> None:
         """Count a request that has ended; `reason` is its failure's code, empty for a response."""
+        raise NotImplementedError
 
     def exemplify(self, method: bytes, status: int, reason: str, exemplar: Exemplar) -> None:
         """Attach a trace to the bucket that the request was counted in."""
+        raise NotImplementedError
 
 
 class MatchedRoute(Protocol):
