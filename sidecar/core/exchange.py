@@ -80,6 +80,13 @@ class MatchedRoute(Protocol):
         """Instruments that record its requests."""
 
 
+class CapturingRule(Protocol):
+    """Rule of a route, which may capture parts of a path."""
+
+    def capture(self, path: bytes) -> dict[str, str]:
+        """Return what is captured of a path that it matches, decoded."""
+
+
 class RequestTrace(Protocol):
     """Place of a request in a distributed trace; all forks share it."""
 
@@ -176,8 +183,11 @@ class Exchange(Message):
     """IP address of the client."""
     request_id = b""
     """Value of X-Request-Id."""
-    captures: dict[str, str] = {}  # noqa: RUF012 - replaced, never changed in place
-    """Values of the names in the route's path template."""
+    captured_by: CapturingRule | None
+    """Rule that the path has matched; None before matching."""
+    captured_path = b""
+    """Path as it was then, in the form in which paths are compared."""
+    _captures: dict[str, str] | None = None
     upgrade: bytes | None = None
     """`websocket` for a request to upgrade to it."""
     expects_continue = False
@@ -248,6 +258,7 @@ class Exchange(Message):
         self.attempts = []
         # Here and not in the class body, where mypyc takes None for "not set" if the type is a protocol.
         self.route = None
+        self.captured_by = None
         self.shared_fetch = None
         self.trace = None
 
@@ -272,7 +283,9 @@ class Exchange(Message):
         twin.forwarding = self.forwarding
         twin.client_address = self.client_address
         twin.request_id = self.request_id
-        twin.captures = self.captures
+        twin.captured_by = self.captured_by
+        twin.captured_path = self.captured_path
+        twin._captures = self._captures
         twin.upgrade = self.upgrade
         twin.expects_continue = self.expects_continue
         twin.accepts_trailers = self.accepts_trailers
@@ -311,6 +324,19 @@ class Exchange(Message):
         """Take the time that the request itself allows, in seconds from its arrival, within what it may ask for."""
         self.caller_deadline = min(self.caller_deadline, self.arrived + max(seconds, self.min_deadline))
         self.deadline = min(self.deadline, self.caller_deadline)
+
+    @property
+    def captures(self) -> dict[str, str]:
+        """Values of the names in the route's path template, found at the first access."""
+        found = self._captures
+        if found is None:
+            rule = self.captured_by
+            found = self._captures = {} if rule is None else rule.capture(self.captured_path)
+        return found
+
+    @captures.setter
+    def captures(self, values: dict[str, str]) -> None:
+        self._captures = values
 
     @property
     def is_retry(self) -> bool:

@@ -69,6 +69,42 @@ def test_captures_are_decoded_and_set_only_by_a_match() -> None:
     assert x.captures == {}
 
 
+def test_captures_are_those_of_the_path_that_was_matched() -> None:
+    x = exchange("GET", "/orders/17")
+    assert router({"path": "/orders/{id}"}).match(x) == "0"
+    twin = x.fork(2, "retry")
+    x.path = twin.path = b"/elsewhere"
+    assert (x.captures, twin.captures) == ({"id": "17"}, {"id": "17"})
+
+
+@pytest.mark.parametrize("leaf", ["17", "a-b_c~d", "a.b", "a..b", "0b5c…", "x" * 1000])
+def test_a_last_segment_that_all_read_alike_is_captured(leaf: str) -> None:
+    route = router({"path": "/v1.0/orders/{id}"}, below={"path_prefix": "/v1.0"})
+    x = exchange("GET", f"/v1.0/orders/{leaf}")
+    assert route.match(x) == "0"
+    assert x.captures == {"id": leaf}
+
+
+@pytest.mark.parametrize("leaf", [".", "..", "%2e", "..;x", "%2E%2e", "\\..\\", "%00"])
+def test_a_dot_segment_or_a_nul_at_the_end_matches_nothing(leaf: str) -> None:
+    route = router({"path": "/orders/{id}"}, below={"path_prefix": "/orders"}, all={})
+    assert route.match(exchange("GET", f"/orders/{leaf}")) is None
+
+
+def test_what_is_no_path_has_no_segments() -> None:
+    route = router({"path": "/reports"}, {"path": "/{id}"})
+    assert route.match(exchange("OPTIONS", "*")) is None
+    assert route.match(exchange("GET", "reports")) is None
+    assert route.match(exchange("GET", "/")) is None
+
+
+def test_a_template_with_a_literal_at_the_end_comes_first_where_it_says_more() -> None:
+    route = router({"path": "/{kind}/new", "methods": ["GET"]}, {"path": "/orders/{id}"})
+    assert route.match(exchange("GET", "/orders/new")) == "0"
+    assert route.match(exchange("PUT", "/orders/new")) == "1"
+    assert route.match(exchange("GET", "/orders/7")) == "1"
+
+
 def test_a_pattern_is_less_than_a_prefix_and_more_than_all() -> None:
     route = router(all={"path_prefix": "/"}, json={"path_regex": r".*\.json"}, files={"path_prefix": "/files"})
     assert route.match(exchange("GET", "/x.json")) == "json"
@@ -174,8 +210,10 @@ def test_hosts_that_clients_invent_take_no_memory() -> None:
 
 # ----- against a matcher that asks every rule
 
-SEGMENT = st.sampled_from(["a", "b", "c"])
-ODD = st.sampled_from(["a", "b", "c", "%61", "a%2Fb", "a;x", "", "b%252Fc", "a%5Cb", "%25", "d"])
+SEGMENT = st.sampled_from(["a", "b", "c", "c.d"])
+ODD = st.sampled_from(
+    ["a", "b", "c", "c.d", ".", "..", ".e", "%61", "a%2Fb", "a;x", "", "b%252Fc", "a%5Cb", "%25", "d"]
+)
 HOSTS = [None, "a.x", "b.x", "*.x", "*.a.x", "a.x:81"]
 AUTHORITIES = [b"a.x", b"A.x:81", b"b.x:80", b"c.a.x", b"y", b""]
 
