@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 from sidecar.core.env import Env
 from sidecar.core.exchange import Attempt, Exchange
@@ -81,6 +81,7 @@ class Upstream:
         self.spec = spec
         self.where = where
         self._env = env
+        self._now = env.now
         self._make_gate = endpoint_gate
         self._gates: dict[Endpoint, Gate] = {}
         self.endpoints: EndpointSet = obtain(("endpoints", name), spec, lambda: EndpointSet(name, spec, env))
@@ -119,7 +120,7 @@ class Upstream:
 
     async def service(self, x: Exchange) -> Outcome:
         """Make one attempt: return an endpoint's response, or the failure to get one."""
-        now = self._env.now()
+        now = self._now()
         expires = now + x.attempt_timeout
         if x.deadline < expires:
             expires = x.deadline
@@ -150,15 +151,15 @@ class Upstream:
         try:
             pool = self.pools.of(endpoint)
             connection = pool.take(x, now) or await pool.open(expires)
-            if connection.__class__ is UpstreamConnection:
+            if isinstance(connection, UpstreamConnection):
                 outcome = await connection.exchange(x, expires, now)
                 if outcome.failure is STALE_CONNECTION and x.is_replayable:
                     outcome = await self._repeat(x, pool, expires, now)
             else:
-                outcome = _judge(x, cast("Outcome", connection), pool, attempt.started, self._env.now())
+                outcome = _judge(x, connection, pool, attempt.started, self._now())
             return outcome
         finally:
-            attempt.answered = now = self._env.now()
+            attempt.answered = now = self._now()
             if outcome.failure is None:
                 times = pool.times
                 times.heard = now
@@ -180,10 +181,10 @@ class Upstream:
         fresh = await pool.open(expires)
         if isinstance(fresh, UpstreamConnection):
             return await fresh.exchange(x, expires, now)
-        return _judge(x, fresh, pool, now, self._env.now())
+        return _judge(x, fresh, pool, now, self._now())
 
     def _end_body(self, attempt: AttemptInFlight, outcome: Outcome, broken: Failure | None) -> None:
-        self._settle(attempt, final(outcome, broken), self._env.now())
+        self._settle(attempt, final(outcome, broken), self._now())
 
     def _settle(self, attempt: AttemptInFlight, outcome: Outcome, now: float) -> None:
         """Record how an attempt ended: for telemetry, for ejection and in the endpoint's breaker."""
