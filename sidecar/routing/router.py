@@ -311,7 +311,7 @@ def ties(rules: Iterable[Rule[R]]) -> Iterator[tuple[Rule[R], Rule[R]]]:
         alike[rule.host, rule.rank, place].append(rule)
     for group in alike.values():
         found: dict[int, int] = defaultdict(int)
-        for two, others in _neighbours(group):
+        for two, others in neighbours(group):
             for one in others if found[id(two)] < MAX_TIES else ():
                 if one.can_tie(two):
                     found[id(two)] += 1
@@ -320,7 +320,7 @@ def ties(rules: Iterable[Rule[R]]) -> Iterator[tuple[Rule[R], Rule[R]]]:
                         break
 
 
-def _neighbours(rules: list[Rule[R]]) -> Iterator[tuple[Rule[R], Iterable[Rule[R]]]]:
+def neighbours(rules: list[Rule[R]]) -> Iterator[tuple[Rule[R], Iterable[Rule[R]]]]:
     """Yield rules, each with others that have the same segments where both have literals; no other pair can tie."""
     shapes: dict[tuple[bool, ...], list[Rule[R]]] = defaultdict(list)
     for rule in rules:
