@@ -42,14 +42,18 @@ CRITICALITIES: Final = {"critical": CRITICAL, "default": DEFAULT, "sheddable": S
 """Ranks of a request by the word in a policy file; under pressure the highest number is refused first."""
 
 
-class RequestMetrics(Protocol):
-    """Instruments that record the requests of one route."""
+class RequestMetrics:
+    """Instruments that record the requests of one route.  A class, since a call through a protocol is dear."""
+
+    __slots__ = ()
 
     def record(self, method: bytes, status: int, reason: str, seconds: float) -> None:
         """Count a request that has ended; `reason` is its failure's code, empty for a response."""
+        raise NotImplementedError
 
     def exemplify(self, method: bytes, status: int, reason: str, exemplar: Exemplar) -> None:
         """Attach a trace to the bucket that the request was counted in."""
+        raise NotImplementedError
 
 
 class MatchedRoute(Protocol):
@@ -74,6 +78,13 @@ class MatchedRoute(Protocol):
     @property
     def metrics(self) -> RequestMetrics:
         """Instruments that record its requests."""
+
+
+class CapturingRule(Protocol):
+    """Rule of a route, which may capture parts of a path."""
+
+    def capture(self, path: bytes) -> dict[str, str]:
+        """Return what is captured of a path that it matches, decoded."""
 
 
 class RequestTrace(Protocol):
@@ -178,8 +189,11 @@ class Exchange(Message):
     """IP address of the client."""
     request_id = b""
     """Value of X-Request-Id."""
-    captures: dict[str, str] = {}  # noqa: RUF012 - replaced, never changed in place
-    """Values of the names in the route's path template."""
+    captured_by: CapturingRule | None
+    """Rule that the path has matched; None before matching."""
+    captured_path = b""
+    """Path as it was then, in the form in which paths are compared."""
+    _captures: dict[str, str] | None = None
     upgrade: bytes | None = None
     """`websocket` for a request to upgrade to it."""
     expects_continue = False
@@ -252,6 +266,7 @@ class Exchange(Message):
         self.attempts = []
         # Here and not in the class body, where mypyc takes None for "not set" if the type is a protocol.
         self.route = None
+        self.captured_by = None
         self.shared_fetch = None
         self.trace = None
 
@@ -276,7 +291,9 @@ class Exchange(Message):
         twin.forwarding = self.forwarding
         twin.client_address = self.client_address
         twin.request_id = self.request_id
-        twin.captures = self.captures
+        twin.captured_by = self.captured_by
+        twin.captured_path = self.captured_path
+        twin._captures = self._captures
         twin.upgrade = self.upgrade
         twin.expects_continue = self.expects_continue
         twin.accepts_trailers = self.accepts_trailers
@@ -315,6 +332,19 @@ class Exchange(Message):
         """Take the time that the request itself allows, in seconds from its arrival, within what it may ask for."""
         self.caller_deadline = min(self.caller_deadline, self.arrived + max(seconds, self.min_deadline))
         self.deadline = min(self.deadline, self.caller_deadline)
+
+    @property
+    def captures(self) -> dict[str, str]:
+        """Values of the names in the route's path template, found at the first access."""
+        found = self._captures
+        if found is None:
+            rule = self.captured_by
+            found = self._captures = {} if rule is None else rule.capture(self.captured_path)
+        return found
+
+    @captures.setter
+    def captures(self, values: dict[str, str]) -> None:
+        self._captures = values
 
     @property
     def is_retry(self) -> bool:

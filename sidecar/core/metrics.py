@@ -96,7 +96,9 @@ class Histogram:
 
     def record(self, seconds: float) -> None:
         """Count a duration."""
-        self.counts[place(seconds)] += 1
+        ticks, counts = ceil(seconds * TICKS), self.counts
+        bucket = PLACES[ticks] if 0 <= ticks < TABLED else place(seconds)
+        counts[bucket] = counts[bucket] + 1  # `+=` adds objects where this is compiled, and not numbers
         self.total += seconds
 
     def exported(self) -> tuple[int, ...]:

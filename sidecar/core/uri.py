@@ -31,8 +31,8 @@ _DECODED: Final = {
     for low in _DIGITS
     for octet in (int(high + low, 16),)
 }
-SPECIAL: Final = b"%;\\."
-"""Octets that give a path several readings, as `//` does.  A path without them has one: itself."""
+SPECIAL: Final = b"%;\\"
+"""Octets that give a path several readings, as `//` and a dot after a slash do.  Others have one: themselves."""
 MAX_BYTES: Final = 8192
 """Longest path with several readings, in bytes, since all are tried.  RFC 9112 3 asks for 8000 octets."""
 _DOTS: Final = re.compile(rb"/\.\.?(?:/|$)|%00|\x00")

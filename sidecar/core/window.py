@@ -9,7 +9,7 @@ Rules:
 
 from __future__ import annotations
 
-from typing import Final, Protocol
+from typing import Final
 
 FAILED: Final = 1
 SLOW: Final = 2
@@ -19,55 +19,69 @@ BUCKETS: Final = 10
 
 
 class SlidingCount:
-    """Count of events in the last `seconds`."""
+    """Count of events in the last `seconds`.  To count one is a comparison and an increment."""
 
-    __slots__ = ("_buckets", "_per_second", "_sum", "_tick", "seconds")
+    __slots__ = ("_buckets", "_ends", "_newest", "_older", "_per_second", "_tick", "seconds")
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
         self._per_second = BUCKETS / seconds
         self._buckets = [0] * BUCKETS
+        """Counts of the older buckets; that of the newest one is 0 here."""
         self._tick = 0
-        self._sum = 0
+        """Number of the newest bucket."""
+        self._ends = 1.0
+        """Number of the bucket after it."""
+        self._newest = 0
+        """Count of the newest bucket."""
+        self._older = 0
+        """Sum of the others."""
 
     def add(self, now: float) -> None:
         """Count one event."""
-        tick = int(now * self._per_second)
-        if tick > self._tick:
-            self._advance(tick)
-        self._buckets[self._tick % BUCKETS] += 1
-        self._sum += 1
+        if now * self._per_second >= self._ends:
+            self._advance(now)
+        self._newest += 1
 
     def total(self, now: float) -> int:
         """Return the count as of now."""
-        tick = int(now * self._per_second)
-        if tick > self._tick:
-            self._advance(tick)
-        return self._sum
+        if now * self._per_second >= self._ends:
+            self._advance(now)
+        return self._older + self._newest
 
-    def _advance(self, tick: int) -> None:
+    def _advance(self, now: float) -> None:
         """Drop the buckets older than the window; at most `BUCKETS` steps, however long nothing happened."""
+        tick, buckets = int(now * self._per_second), self._buckets
+        buckets[self._tick % BUCKETS] = self._newest
+        self._older += self._newest
         for passed in range(max(self._tick + 1, tick - BUCKETS + 1), tick + 1):
             index = passed % BUCKETS
-            self._sum -= self._buckets[index]
-            self._buckets[index] = 0
+            self._older -= buckets[index]
+            buckets[index] = 0
+        self._newest = 0
         self._tick = tick
+        self._ends = float(tick + 1)
 
 
-class Window(Protocol):
+class Window:
     """Recent calls, and the numbers of failed and slow ones."""
+
+    __slots__ = ()
 
     def record(self, bits: int, now: float) -> None:
         """Count a call; `bits` are FAILED and SLOW."""
+        raise NotImplementedError
 
     def counts(self, now: float) -> tuple[int, int, int]:
         """Return the numbers of calls, of failed and of slow ones."""
+        raise NotImplementedError
 
     def clear(self) -> None:
         """Forget all calls."""
+        raise NotImplementedError
 
 
-class TimeWindow:
+class TimeWindow(Window):
     """Calls of the last `seconds`.  A good call updates one counter only."""
 
     __slots__ = ("_calls", "_failed", "_slow", "seconds")
@@ -96,7 +110,7 @@ class TimeWindow:
         return f"<TimeWindow {self.seconds:g} s>"
 
 
-class CountWindow:
+class CountWindow(Window):
     """The last `size` calls, in a ring of one byte each with running totals."""
 
     __slots__ = ("_calls", "_failed", "_next", "_ring", "_slow", "size")

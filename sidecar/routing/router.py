@@ -10,8 +10,10 @@ Rules:
    out the default port of its scheme).  Capitals and a trailing dot make no difference.  `*.example.com` covers any
    number of labels, but not `example.com` itself.
 
-There is one table for each host.  In it exact paths are a dict, templates one dict for each set of positions of literal
-segments, prefixes a trie of segments.  The cost grows with the length of the path, not with the number of routes.
+There is one table for each host.  In it templates are one dict for each set of positions of literal segments, prefixes
+are a trie of segments.  Most routes are found by less: exact paths, and templates that capture the last segment alone,
+stand in two dicts, by what is before the last slash and by what is after it.  The cost grows with the length of the
+path, not with the number of routes.
 """
 
 from __future__ import annotations
@@ -33,6 +35,7 @@ MAX_CACHED_HOSTS: Final = 1024
 """Hosts of requests whose tables are cached."""
 MAX_HOST: Final = 255 + len(":65535")
 """Octets of a host (RFC 1035 2.3.4); no route has a longer one."""
+DOT: Final = ord(".")
 _DEFAULT_PORTS: Final = {b"http": b"80", b"https": b"443"}
 
 
@@ -74,12 +77,26 @@ class _Shape(Generic[R]):
         return True
 
 
+class _Stem(Generic[R]):
+    """Rules whose literal path is the same up to the last slash."""
+
+    __slots__ = ("any_leaf", "leaves")
+
+    def __init__(self) -> None:
+        self.leaves: dict[bytes, list[Rule[R]]] = {}
+        """Exact paths, by the last segment."""
+        self.any_leaf: list[Rule[R]] | None = None
+        """Templates that capture the last segment; None if there are none, or others may come before them."""
+
+
 class _Table(Generic[R]):
     """Rules of one host, in the order of their rank."""
 
-    __slots__ = ("exact", "prefixes", "templates")
+    __slots__ = ("exact", "prefixes", "stems", "templates")
 
     def __init__(self, rules: Iterable[Rule[R]]) -> None:
+        self.stems: dict[bytes, _Stem[R]] = {}
+        """Rules by the path before the last slash."""
         self.exact: dict[bytes, list[Rule[R]]] = {}
         self.templates: dict[int, list[_Shape[R]]] = {}
         """Templates by the number of segments; the shape with more literals first."""
@@ -95,6 +112,7 @@ class _Table(Generic[R]):
             else:
                 rest.append(rule)
         self.prefixes.link(rest)
+        self._add_stems()
 
     def _add_template(self, rule: Rule[R]) -> None:
         shape = _Shape[R](rule.key)
@@ -112,6 +130,16 @@ class _Table(Generic[R]):
         for part in (b"", *rule.key):
             node = node.children.setdefault(part or b"", _Node())
         node.rules.append(rule)
+
+    def _add_stems(self) -> None:
+        for path, group in self.exact.items():
+            stem, _, leaf = path.rpartition(b"/")
+            self.stems.setdefault(stem, _Stem()).leaves[leaf] = group
+        for size, shapes in self.templates.items():
+            if shapes[0].captures == (size - 1,):
+                for group in shapes[0].rules.values():
+                    stem = group[0].literal
+                    self.stems.setdefault(stem, _Stem()).any_leaf = group
 
     def groups(self, path: bytes, segments: list[bytes]) -> Iterator[list[Rule[R]]]:
         """Yield the rules whose path matches, the most specific first; patterns are among them untried."""
@@ -134,9 +162,10 @@ class _Table(Generic[R]):
 
     def find(self, x: Exchange, path: bytes, segments: list[bytes]) -> Rule[R] | None:
         """Return the first rule of `groups` that matches, for a path without `//`."""
-        group = self.exact.get(path)
-        if group is not None and (rule := first(group, x, path)) is not None:
-            return rule
+        if self.exact:
+            group = self.exact.get(path)
+            if group is not None and (rule := first(group, x, path)) is not None:
+                return rule
         if self.templates:
             for shape in self.templates.get(len(segments), ()):
                 group = shape.rules.get(shape.pick(segments))
@@ -172,7 +201,7 @@ class Router(Generic[R]):
             by_host[rule.host].append(rule)
         self._hosts = {host: _Table(group) for host, group in by_host.items() if host}
         self._anywhere = (_Table(by_host[b""]),)
-        self._special = tuple(uri.SPECIAL)
+        self._special: tuple[Any, ...] = tuple(uri.SPECIAL)
         self._longest = MAX_INPUT
         self._cached: dict[tuple[bytes, bytes], tuple[_Table[R], ...]] = {}
         """Tables by scheme and authority of a request."""
@@ -181,29 +210,37 @@ class Router(Generic[R]):
         """Return the target of the most specific rule that matches, None where none does; sets `x.captures`."""
         path = x.path
         tables = self._tables(x) if self._hosts else self._anywhere
-        if path in tables[0].exact:  # nothing is more specific, and a rule's literal path has one reading only
-            found = first(tables[0].exact[path], x, path)
-            if found is not None:
-                return found.target
-        segments = path.split(b"/")
-        if self._is_odd(path) or (segments.count(b"") > 1 and b"//" in path):
+        stem, slash, leaf = path.rpartition(b"/")
+        known = tables[0].stems.get(stem)
+        if known is not None and slash:
+            # Nothing is more specific, and a rule's literal segments have one reading only.
+            group = known.leaves.get(leaf)
+            if group is not None:
+                found = first(group, x, path)
+                if found is not None:
+                    return found.target
+            group = known.any_leaf
+            if group is not None and leaf and len(path) <= self._longest and (leaf.isalnum() or self._is_plain(leaf)):
+                found = first(group, x, path)
+                if found is not None:
+                    x.captured_by, x.captured_path = found, path
+                    return found.target
+        if len(path) > self._longest or not self._is_plain(path) or b"//" in path:
             return self._match_odd(x, tables)
+        segments = path.split(b"/")
         for table in tables:
             found = table.find(x, path, segments)
             if found is not None:
-                if found.captures:
-                    x.captures = {name: segments[place].decode("utf-8", "replace") for name, place in found.captures}
-                elif found.pattern is not None:
-                    x.captures = found.capture(path)
+                x.captured_by, x.captured_path = found, path
                 return found.target
         return None
 
-    def _is_odd(self, path: bytes) -> bool:
-        """True if the path is too long for a pattern, or has an octet that servers read differently."""
+    def _is_plain(self, path: bytes) -> bool:
+        """True if all servers read a path, or its last segment, in the same way; `//` apart."""
         for octet in self._special:  # one by one, each a search in C, is cheaper than `translate`
             if octet in path:
-                return True
-        return len(path) > self._longest
+                return False
+        return DOT not in path or not (path.startswith(b".") or b"/." in path)
 
     def _match_odd(self, x: Exchange, tables: tuple[_Table[R], ...]) -> R | None:
         """Do the work of `match` for a path that may have several readings, `//` or too many bytes for a pattern."""
@@ -216,8 +253,7 @@ class Router(Generic[R]):
         found = rules.pop() if len(rules) == 1 else None
         if found is None or (len(x.path) > MAX_INPUT and self._patterns_before(found)):
             return None
-        if captures := found.capture(known[0]):
-            x.captures = captures
+        x.captured_by, x.captured_path = found, known[0]
         return found.target
 
     def _patterns_before(self, found: Rule[R]) -> bool:
@@ -275,7 +311,7 @@ def ties(rules: Iterable[Rule[R]]) -> Iterator[tuple[Rule[R], Rule[R]]]:
         alike[rule.host, rule.rank, place].append(rule)
     for group in alike.values():
         found: dict[int, int] = defaultdict(int)
-        for two, others in _neighbours(group):
+        for two, others in neighbours(group):
             for one in others if found[id(two)] < MAX_TIES else ():
                 if one.can_tie(two):
                     found[id(two)] += 1
@@ -284,7 +320,7 @@ def ties(rules: Iterable[Rule[R]]) -> Iterator[tuple[Rule[R], Rule[R]]]:
                         break
 
 
-def _neighbours(rules: list[Rule[R]]) -> Iterator[tuple[Rule[R], Iterable[Rule[R]]]]:
+def neighbours(rules: list[Rule[R]]) -> Iterator[tuple[Rule[R], Iterable[Rule[R]]]]:
     """Yield rules, each with others that have the same segments where both have literals; no other pair can tie."""
     shapes: dict[tuple[bool, ...], list[Rule[R]]] = defaultdict(list)
     for rule in rules:

@@ -13,7 +13,7 @@ read another value.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Final, Generic, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, NamedTuple, NoReturn, TypeVar
 
 from sidecar.core import uri
 from sidecar.core.exchange import Exchange
@@ -55,15 +55,15 @@ class Rule(Generic[R]):
         self.target = target
         self.host = _host(match.host)
         """`name`, `name:port`, `.suffix` for a wildcard, empty for any."""
-        self.kind = NONE
+        path = _path(match)
+        self.kind = path.kind
         """Kind of its condition on the path."""
-        self.key: tuple[bytes | None, ...] = ()
+        self.key = path.key
         """Segments of the path, without the empty one before the first slash; None where a template captures."""
-        self.captures: tuple[tuple[str, int], ...] = ()
+        self.captures = path.captures
         """Captures of a template: name, and place among the parts of a path split at its slashes."""
-        self.pattern: re.Pattern[bytes] | None = None
-        """Regular expression for the path."""
-        self._compile_path(match)
+        self.pattern = path.pattern
+        """Regular expression for the path; None without one."""
         self.methods = None if match.methods is None else frozenset(_method(method) for method in match.methods)
         self.headers = tuple((_field(name), value.encode()) for name, value in match.headers.items())
         self.query = tuple((name.encode(), value.encode()) for name, value in match.query.items())
@@ -80,39 +80,6 @@ class Rule(Generic[R]):
             len(self.query),
             self.when is not None,
         )
-
-    def _compile_path(self, match: MatchSpec) -> None:
-        given = [key for key in ("path", "path_prefix", "path_regex") if getattr(match, key) is not None]
-        if len(given) > 1:
-            raise MatchError(given[1], f"stands beside `{given[0]}`; a route has one condition on its path")
-        try:
-            if match.path is not None:
-                self._compile_template(match.path)
-            elif match.path_prefix is not None:
-                if "{" in match.path_prefix:
-                    raise ValueError("takes no captures; write a template under `path`, or `path_regex`")
-                segments = uri.literal(match.path_prefix).removesuffix(b"/").split(b"/")[1:]
-                self.kind = PREFIX if segments else NONE  # a prefix of `/` asks for nothing
-                self.key = tuple(segments)
-            elif match.path_regex is not None:
-                self.pattern = compile_pattern(match.path_regex)
-                self.kind = REGEX
-        except ValueError as error:
-            raise MatchError(given[0], str(error)) from None
-
-    def _compile_template(self, path: str) -> None:
-        parts = path.split("/")
-        names = [found[1] if (found := _CAPTURE.fullmatch(part)) else "" for part in parts]
-        for part, name in zip(parts, names, strict=True):
-            if not name and ("{" in part or "}" in part):
-                raise ValueError(f"has `{part}`: a capture is a whole segment, such as /orders/{{id}}")
-        if len(set(filter(None, names))) < len(list(filter(None, names))):
-            raise ValueError("captures the same name twice; give each capture a name of its own")
-        plain = "/".join("x" if name else part for part, name in zip(parts, names, strict=True))
-        segments = uri.literal(plain).split(b"/")
-        self.captures = tuple((name, place) for place, name in enumerate(names) if name)
-        self.key = tuple(None if name else segment for segment, name in zip(segments, names, strict=True))[1:]
-        self.kind = TEMPLATE if self.captures else EXACT
 
     @property
     def literal(self) -> bytes:
@@ -170,6 +137,49 @@ class Rule(Generic[R]):
             one, two = sorted((literal_prefix(self.match.path_regex), literal_prefix(other.match.path_regex)), key=len)
             return two.startswith(one)
         return self.key == other.key
+
+
+class _Path(NamedTuple):
+    """Condition on the path, as `Rule` has it."""
+
+    kind: int = NONE
+    key: tuple[bytes | None, ...] = ()
+    captures: tuple[tuple[str, int], ...] = ()
+    pattern: re.Pattern[bytes] | None = None
+
+
+def _path(match: MatchSpec) -> _Path:
+    given = [key for key in ("path", "path_prefix", "path_regex") if getattr(match, key) is not None]
+    if len(given) > 1:
+        raise MatchError(given[1], f"stands beside `{given[0]}`; a route has one condition on its path")
+    try:
+        if match.path is not None:
+            return _template(match.path)
+        if match.path_prefix is not None:
+            if "{" in match.path_prefix:
+                raise ValueError("takes no captures; write a template under `path`, or `path_regex`")
+            segments = uri.literal(match.path_prefix).removesuffix(b"/").split(b"/")[1:]
+            return _Path(PREFIX, tuple(segments)) if segments else _Path()  # a prefix of `/` asks for nothing
+        if match.path_regex is not None:
+            return _Path(REGEX, pattern=compile_pattern(match.path_regex))
+    except ValueError as error:
+        raise MatchError(given[0], str(error)) from None
+    return _Path()
+
+
+def _template(path: str) -> _Path:
+    parts = path.split("/")
+    names = [found[1] if (found := _CAPTURE.fullmatch(part)) else "" for part in parts]
+    for part, name in zip(parts, names, strict=True):
+        if not name and ("{" in part or "}" in part):
+            raise ValueError(f"has `{part}`: a capture is a whole segment, such as /orders/{{id}}")
+    if len(set(filter(None, names))) < len(list(filter(None, names))):
+        raise ValueError("captures the same name twice; give each capture a name of its own")
+    plain = "/".join("x" if name else part for part, name in zip(parts, names, strict=True))
+    segments = uri.literal(plain).split(b"/")
+    captures = tuple((name, place) for place, name in enumerate(names) if name)
+    key = tuple(None if name else segment for segment, name in zip(segments, names, strict=True))[1:]
+    return _Path(TEMPLATE if captures else EXACT, key, captures)
 
 
 def _condition(text: str) -> Condition:

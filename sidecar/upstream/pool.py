@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import sys
 from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
@@ -88,13 +89,14 @@ class Pool:
         self.host = name.partition("://")[2].encode() or b"localhost"
         """Host field for an HTTP/1.0 client that named none."""
         self.env = env
+        self._now = env.now
         self.deadlines = deadlines
         self.connect = connect
         self.max_size = 256
         self.idle_timeout = 60.0
         self.connect_timeout = 1.0
-        self.max_requests: int | None = None
-        """Exchanges after which a connection is closed; None for no limit."""
+        self.max_requests = sys.maxsize
+        """Exchanges after which a connection is closed."""
         self.times = AnswerTimes()
         """How long the endpoint usually takes."""
         self.idle: list[UpstreamConnection] = []
@@ -130,7 +132,9 @@ class Pool:
             if connection.is_closing():
                 self.connections.discard(connection)
             elif now - connection.idle_since > self.idle_timeout or (
-                x.method not in IDEMPOTENT_METHODS and connection.has_input()
+                x.method != b"GET"  # most are, and a comparison costs less than a hash
+                and x.method not in IDEMPOTENT_METHODS
+                and connection.has_input()
             ):
                 connection.close()
             else:
@@ -205,7 +209,7 @@ class Pool:
 
         `waiter` is the request for which the connection was opened, None for one that has ended an exchange.
         """
-        if connection.served == self.max_requests:
+        if connection.served >= self.max_requests:
             connection.close()  # and another one is opened for the first in the queue
             return
         if waiter is None or waiter.promise.done():
@@ -216,7 +220,7 @@ class Pool:
         elif self._is_retired or len(self.connections) > self.max_size:
             connection.close()
         else:
-            connection.idle_since = self.env.now()
+            connection.idle_since = self._now()
             self.idle.append(connection)
             if not self._is_reaping:
                 self._is_reaping = True
@@ -265,7 +269,7 @@ class Pool:
         self.max_size = spec.connections.max
         self.idle_timeout = spec.connections.idle_timeout
         self.connect_timeout = spec.connect_timeout
-        self.max_requests = spec.connections.max_requests
+        self.max_requests = spec.connections.max_requests or sys.maxsize
 
     def retire(self) -> None:
         """Close idle connections now and the others as they come back."""

@@ -16,7 +16,7 @@ from sidecar.core.message import retry_after
 from sidecar.core.outcome import Outcome
 from sidecar.stages.circuit_breaker.evidence import Evidence, Verdict
 from sidecar.stages.circuit_breaker.spec import Spec
-from sidecar.stages.circuit_breaker.states import CLOSED, HALF_OPEN, OPEN, Closed, HalfOpen, Open, State
+from sidecar.stages.circuit_breaker.states import CLOSED, HALF_OPEN, OPEN, Closed, HalfOpen, Open, State, Ticket
 
 if TYPE_CHECKING:
     from sidecar.stages.circuit_breaker.machine import Machine
@@ -59,6 +59,9 @@ class Breaker:
         """True if the circuit refuses nothing, because its block says `mode: observe`."""
         self.state: State = Closed(self)
         """State of the moment."""
+        self.shared_ticket: Ticket | None = None
+        """Ticket of the next request, whichever it is; None if the state has to be asked."""
+        self._share_ticket()
         self._env = env
         self._healthy = 0
         self._healthy_since = 0.0
@@ -151,6 +154,12 @@ class Breaker:
             self.state = Open(self)
         else:
             self.state = HalfOpen(self)
+        self._share_ticket()
+
+    def _share_ticket(self) -> None:
+        """Set `shared_ticket` after a change of the state or of the settings."""
+        state = self.state
+        self.shared_ticket = state.shared_ticket if isinstance(state, Closed) and not self.evidence.is_timed else None
 
     def note(self, before: str, why: str, **more: Any) -> None:
         """Keep and report what has happened since the circuit was in the state `before`."""
@@ -167,6 +176,7 @@ class Breaker:
         """Take new settings.  The state stays, counts stay while the window does, and an open time gets no longer than
         the new maximum."""
         self.evidence.retune(spec)
+        self._share_ticket()
         self.is_observed = not spec.is_enforced
         thresholds = self.evidence.thresholds
         if not self.forced:

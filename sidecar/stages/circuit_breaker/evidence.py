@@ -73,12 +73,14 @@ def answered(x: Exchange, began: float) -> Attempt | None:
 class Evidence:
     """Window of recent calls, and the failures in a row."""
 
-    __slots__ = ("_length", "in_a_row", "thresholds", "window")
+    __slots__ = ("_length", "in_a_row", "is_timed", "thresholds", "window")
 
     def __init__(self, spec: Spec) -> None:
         self._length: float | CallsSpec = 0.0
         self.window: Window
         self.thresholds: Thresholds
+        self.is_timed = False
+        """True if a rule asks how long calls take."""
         self.retune(spec)
         self.in_a_row = 0
         """Failures since the last success."""
@@ -86,6 +88,7 @@ class Evidence:
     def retune(self, spec: Spec) -> None:
         """Take new settings; counts stay while the window's length does."""
         self.thresholds = Thresholds(spec)
+        self.is_timed = spec.slow_calls is not None
         if spec.window != self._length:
             length = self._length = spec.window
             self.window = CountWindow(length.calls) if isinstance(length, CallsSpec) else TimeWindow(length)

@@ -47,6 +47,9 @@ class CircuitBreakerStage:
 
     def admit(self, x: Exchange) -> Ticket | Outcome | None:
         breaker = self._breaker
+        ticket = breaker.shared_ticket
+        if ticket is not None:
+            return ticket
         now = breaker.now()
         state = breaker.state
         ticket = state.admit(x, now)
@@ -83,7 +86,9 @@ class CircuitBreakerStage:
     def would_admit(self) -> bool:
         """True if a request would pass now.  For a balancer, before it chooses."""
         breaker = self._breaker
-        return self._observed is not None or breaker.state.is_ready(breaker.now())
+        if self._observed is not None or breaker.shared_ticket is not None:
+            return True
+        return breaker.state.is_ready(breaker.now())
 
     def _renew_refusal(self, breaker: Breaker, now: float) -> None:
         self._refusal_state = breaker.state

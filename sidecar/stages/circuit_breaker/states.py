@@ -62,19 +62,22 @@ class State:
 
 
 Ticket = tuple[State, float]
-"""State that admitted a request, and the instant."""
+"""State that admitted a request, and the instant; infinite where no rule asks for it."""
 
 
 class Closed(State):
     """State in which everything passes and is counted."""
 
-    __slots__ = ()
+    __slots__ = ("shared_ticket",)
 
     def __init__(self, breaker: Breaker) -> None:
         super().__init__(breaker, CLOSED)
+        self.shared_ticket: Ticket = (self, inf)
+        """Ticket of each request while no rule asks how long calls take.  A rule that comes later judges none of
+        these."""
 
     def admit(self, x: Exchange, now: float) -> Ticket | None:
-        return self, now
+        return (self, now) if self.breaker.evidence.is_timed else self.shared_ticket
 
     def is_ready(self, now: float) -> bool:
         return True

@@ -1,4 +1,4 @@
-"""Durations of requests and attempts; to record one is a dict lookup, a table look-up and two additions.
+"""Durations of requests and attempts, by their labels.
 
 Rules:
 
@@ -6,7 +6,9 @@ Rules:
    if that is an error (5xx on the server's side, 4xx too on the client's).
 2. What another party chooses is reduced to a known set before it becomes a label: methods to those of RFC 9110 and
    PATCH (else `_OTHER`), an unregistered status to its class's x00 (RFC 9110 15).
-3. Beyond the bound of a route or of the process, durations are counted under (`_OTHER`, x00).  A hostile peer can spend
+3. A request is mostly like the one before it, of the same route or to the same endpoint.  So the series used last is
+   compared first: to look one up means to make its key and to hash it.
+4. Beyond the bound of a route or of the process, durations are counted under (`_OTHER`, x00).  A hostile peer can spend
    neither the memory nor the other routes' share.
 """
 
@@ -15,18 +17,15 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Mapping
 from http import HTTPStatus
-from math import ceil
 from typing import Final
 
+from sidecar.core.exchange import RequestMetrics
 from sidecar.core.metrics import (
     ATTEMPT_DURATION,
-    PLACES,
     REQUEST_DURATION,
     SECONDS,
-    TICKS,
     Exemplar,
     Histogram,
-    place,
 )
 from sidecar.core.outcome import FAILURES
 from sidecar.telemetry.metrics.registry import MAX_SERIES, OTHER, Registry
@@ -52,10 +51,24 @@ def _status_class(status: int) -> int:
     return status // 100 * 100 if 100 <= status <= 599 else 0
 
 
-class RouteMetrics:
+class _Latest:
+    """Series that was used last, and what for."""
+
+    __slots__ = ("method", "reason", "series", "status", "upstream")
+
+    def __init__(self, upstream: str, method: bytes, status: int, reason: str, series: Histogram) -> None:
+        self.upstream = upstream
+        """Name of the upstream; empty for a route's requests."""
+        self.method = method
+        self.status = status
+        self.reason = reason
+        self.series = series
+
+
+class RouteMetrics(RequestMetrics):
     """Durations of one route's requests, by method, status and failure."""
 
-    __slots__ = ("_labels", "_limit", "_registry", "_series")
+    __slots__ = ("_labels", "_latest", "_limit", "_registry", "_series")
 
     def __init__(self, registry: Registry, labels: Mapping[str, str], limit: int = 64) -> None:
         """`labels` are those of the route: `route` (its name), `http.route` (its path template), `url.scheme`.
@@ -66,16 +79,15 @@ class RouteMetrics:
         self._labels = labels
         self._limit = limit
         self._series: dict[tuple[bytes, int, str], Histogram] = {}
+        self._latest: _Latest | None = None
+        """None before the first request."""
 
     def record(self, method: bytes, status: int, reason: str, seconds: float) -> None:
         """Record a request that has ended; `reason` is the failure's code, empty for a response."""
-        series = self._series.get((method, status, reason)) or self._find(method, status, reason)
-        try:  # `place` without its call
-            bucket = PLACES[ceil(seconds * TICKS)]
-        except IndexError:
-            bucket = place(seconds)
-        series.counts[bucket] += 1
-        series.total += seconds
+        latest = self._latest
+        if latest is None or status != latest.status or method != latest.method or reason != latest.reason:
+            latest = self._latest = _Latest("", method, status, reason, self._find(method, status, reason))
+        latest.series.record(seconds)
 
     def exemplify(self, method: bytes, status: int, reason: str, exemplar: Exemplar) -> None:
         """Make a recorded request the exemplar of its bucket."""
@@ -98,29 +110,36 @@ class RouteMetrics:
 class AttemptMetrics:
     """Durations of all attempts, by endpoint, method, status and failure; one for the process."""
 
-    __slots__ = ("_limit", "_registry", "_series")
+    __slots__ = ("_latest", "_limit", "_registry", "_series")
 
     def __init__(self, registry: Registry, limit: int = MAX_SERIES) -> None:
         self._registry = registry
         self._limit = limit
         self._series: dict[tuple[str, str, bytes, int, str], Histogram] = {}
+        self._latest: dict[str, _Latest] = {}
+        """Series used last, by endpoint."""
 
     def record(self, upstream: str, endpoint: str, method: bytes, status: int, reason: str, seconds: float) -> None:
         """Record an attempt that has ended; `status` is 0 where no response came."""
-        series = self._series.get((upstream, endpoint, method, status, reason))
-        if series is None:
+        latest = self._latest.get(endpoint)
+        if (
+            latest is None
+            or status != latest.status
+            or method != latest.method
+            or reason != latest.reason
+            or upstream != latest.upstream
+        ):
+            if len(self._latest) >= self._limit:
+                self._latest.clear()  # endpoints that discovery has dropped are among them
             series = self._find(upstream, endpoint, *_known(method, status, reason))
-        try:  # `place` without its call
-            bucket = PLACES[ceil(seconds * TICKS)]
-        except IndexError:
-            bucket = place(seconds)
-        series.counts[bucket] += 1
-        series.total += seconds
+            latest = self._latest[endpoint] = _Latest(upstream, method, status, reason, series)
+        latest.series.record(seconds)
 
     def retire(self, upstream: str, endpoint: str) -> None:
         """Drop the series of an endpoint that is gone."""
         for key in [key for key in self._series if key[:2] == (upstream, endpoint)]:
             del self._series[key]
+        self._latest.pop(endpoint, None)
         self._registry.retire((ATTEMPT_DURATION, upstream, endpoint))
 
     def _find(self, upstream: str, endpoint: str, method: bytes, status: int, reason: str) -> Histogram:

@@ -20,7 +20,7 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Final
 from zlib import crc32
 
@@ -32,8 +32,18 @@ from sidecar.upstream.spec import HashBalancingSpec, UpstreamSpec
 
 LOW_64_BITS: Final = 2**64 - 1
 
-Strategy = Callable[[Sequence[Endpoint], Exchange], Endpoint]
-"""Chooses one endpoint from a sequence that is never empty."""
+Candidates = tuple[Endpoint, ...]
+"""Endpoints to choose from, at least one."""
+
+
+class Strategy:
+    """Way to choose one of several endpoints."""
+
+    __slots__ = ()
+
+    def choose(self, candidates: Candidates, x: Exchange) -> Endpoint:
+        """Return one of the candidates."""
+        raise NotImplementedError
 
 
 class Balancer:
@@ -74,37 +84,38 @@ class Balancer:
         """Return an endpoint for this attempt, None if none can take it.  The caller counts it in flight."""
         members = self._endpoints.members
         if members and not x.avoid:
-            endpoint = self._choose(members, x)
+            endpoint = members[0] if len(members) == 1 else self._choose.choose(members, x)
             if endpoint.is_up and (self._accepts is None or self._accepts(endpoint)):
                 if self._is_panicking:
                     self._panic(False)
                 return endpoint
         return self._pick_from(members, x, now)
 
-    def _pick_from(self, members: Sequence[Endpoint], x: Exchange, now: float) -> Endpoint | None:
-        candidates = [endpoint for endpoint in members if endpoint.is_available(now)]
+    def _pick_from(self, members: Candidates, x: Exchange, now: float) -> Endpoint | None:
+        candidates = tuple([endpoint for endpoint in members if endpoint.is_available(now)])
         self._panic(bool(members) and not candidates)
         if self._is_panicking:
             self._panic_picks.value += 1
             if self._sprays:
-                candidates = list(members)
+                candidates = members
         if self._accepts is not None:
-            candidates = [endpoint for endpoint in candidates if self._accepts(endpoint)]
+            candidates = tuple([endpoint for endpoint in candidates if self._accepts(endpoint)])
         if not candidates:
             return None
         if x.avoid:
             candidates = _untried(candidates, x) or self._last_resort(members, candidates, x) or candidates
-            endpoint = self._choose_further(candidates, x)
+            endpoint = self._choose_further.choose(candidates, x)
         else:
-            endpoint = self._choose_again(candidates, x)
+            endpoint = self._choose_again.choose(candidates, x)
         if 0 < endpoint.ejected_until <= now and not self._is_panicking:
             endpoint.begin_trial(now)
         return endpoint
 
-    def _last_resort(self, members: Sequence[Endpoint], tried: Sequence[Endpoint], x: Exchange) -> list[Endpoint]:
+    def _last_resort(self, members: Candidates, tried: Candidates, x: Exchange) -> Candidates:
         if not all(endpoint.failures for endpoint in tried):
-            return []
-        return [e for e in _untried(members, x) if e.is_healthy and (self._accepts is None or self._accepts(e))]
+            return ()
+        untried = _untried(members, x)
+        return tuple([e for e in untried if e.is_healthy and (self._accepts is None or self._accepts(e))])
 
     def _panic(self, is_panicking: bool) -> None:
         if is_panicking != self._is_panicking:
@@ -117,21 +128,20 @@ class Balancer:
             )
 
 
-def _untried(endpoints: Sequence[Endpoint], x: Exchange) -> list[Endpoint]:
-    return [endpoint for endpoint in endpoints if endpoint.key not in x.avoid]
+def _untried(endpoints: Candidates, x: Exchange) -> Candidates:
+    return tuple([endpoint for endpoint in endpoints if endpoint.key not in x.avoid])
 
 
 def make_strategy(spec: UpstreamSpec, env: Env) -> Strategy:
     """Return a new strategy of the kind that the policy names."""
     if isinstance(spec.load_balancing, HashBalancingSpec):
-        return Rendezvous(spec.load_balancing.hash.header, env).choose
+        return Rendezvous(spec.load_balancing.hash.header, env)
     if spec.load_balancing == "round_robin":
-        return RoundRobin(env).choose
-    draw = env.rng.random
-    return random_choice(draw) if spec.load_balancing == "random" else least_request(draw)
+        return RoundRobin(env)
+    return RandomChoice(env) if spec.load_balancing == "random" else LeastRequest(env)
 
 
-class RoundRobin:
+class RoundRobin(Strategy):
     """Each endpoint in turn, from a random start, so that sidecars started together are not in step."""
 
     __slots__ = ("_turn",)
@@ -139,28 +149,36 @@ class RoundRobin:
     def __init__(self, env: Env) -> None:
         self._turn = int(env.rng.random() * 1000)
 
-    def choose(self, candidates: Sequence[Endpoint], _x: Exchange) -> Endpoint:
+    def choose(self, candidates: Candidates, x: Exchange) -> Endpoint:
         self._turn += 1
         return candidates[self._turn % len(candidates)]
 
 
-def random_choice(draw: Callable[[], float]) -> Strategy:
-    """Any endpoint, each equally likely.  `draw` returns a random number from 0 to below 1."""
+class RandomChoice(Strategy):
+    """Any endpoint, each equally likely."""
 
-    def choose(candidates: Sequence[Endpoint], _x: Exchange) -> Endpoint:
-        return candidates[int(draw() * len(candidates))]
+    __slots__ = ("_draw",)
 
-    return choose
+    def __init__(self, env: Env) -> None:
+        self._draw = env.rng.random
+
+    def choose(self, candidates: Candidates, x: Exchange) -> Endpoint:
+        return candidates[int(self._draw() * len(candidates))]
 
 
-def least_request(draw: Callable[[], float]) -> Strategy:
+class LeastRequest(Strategy):
     """The endpoint with fewer requests in flight of two drawn at random; the first drawn if they are equal."""
 
-    def choose(candidates: Sequence[Endpoint], _x: Exchange) -> Endpoint:
+    __slots__ = ("_draw",)
+
+    def __init__(self, env: Env) -> None:
+        self._draw = env.rng.random
+
+    def choose(self, candidates: Candidates, x: Exchange) -> Endpoint:
         size = len(candidates)
         if size == 1:
             return candidates[0]
-        at = draw() * size
+        at = self._draw() * size
         index = int(at)
         other = int((at - index) * (size - 1))  # the fraction is a second draw: one call instead of two
         first = candidates[index]
@@ -169,10 +187,8 @@ def least_request(draw: Callable[[], float]) -> Strategy:
             return second
         return first
 
-    return choose
 
-
-class Rendezvous:
+class Rendezvous(Strategy):
     """The endpoint with the highest score for a key; a request without a key goes to the less busy of two."""
 
     __slots__ = ("_header", "_keyless")
@@ -180,12 +196,12 @@ class Rendezvous:
     def __init__(self, header: str | None, env: Env) -> None:
         """`header` names the field whose value is the key; None for the client's address."""
         self._header = None if header is None else header.lower().encode()
-        self._keyless = least_request(env.rng.random)
+        self._keyless = LeastRequest(env)
 
-    def choose(self, candidates: Sequence[Endpoint], x: Exchange) -> Endpoint:
+    def choose(self, candidates: Candidates, x: Exchange) -> Endpoint:
         key = x.client_address.encode() if self._header is None else x.header(self._header)
         if not key:
-            return self._keyless(candidates, x)
+            return self._keyless.choose(candidates, x)
         hashed = crc32(key)
         best, highest = candidates[0], -1
         for endpoint in candidates:

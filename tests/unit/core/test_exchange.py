@@ -28,7 +28,8 @@ VALUES: dict[str, Any] = {
     "route": object(),
     "query": b"a=1",
     "stream": Body(),
-    "captures": {"id": "7"},
+    "captured_by": object(),
+    "_captures": {"id": "7"},
     "upgrade": b"websocket",
     "guard_trailer": lambda name: True,
     "interim": lambda status, lines: None,
@@ -56,6 +57,7 @@ def test_a_fork_begins_with_all_that_is_known_and_goes_its_own_way() -> None:
     assert (twin.method, twin.path, twin.lines, twin.attempt, twin.why) == (b"PUT", b"/a", b"a: b\r\n", 2, "retry:503")
     assert {name: getattr(twin, name) for name in shared} == {name: getattr(x, name) for name in shared}
     assert twin.attempts is x.attempts
+    assert twin.captures == {"id": "7"}
     twin.add(b"c", b"d")
     twin.request_id = b"7"
     assert (x.lines, x.attempt) == (b"a: b\r\n", 1)

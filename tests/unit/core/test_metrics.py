@@ -77,7 +77,8 @@ def test_attempts_are_counted_in_the_same_buckets() -> None:
         attempts.record("orders", "http://o:80", b"GET", 200, "", value)
     expected = Histogram()
     for value in EDGES:
-        expected.record(value)
+        expected.counts[place(value)] += 1
+        expected.total += value
     ((_, histogram),) = registry.instruments("http.client.request.duration")
     assert isinstance(histogram, Histogram)
     assert (histogram.counts, histogram.total) == (expected.counts, expected.total)

@@ -628,6 +628,29 @@ def test_a_reload_keeps_state_and_counts_where_the_window_stays() -> None:
     assert bench.state == "half_open"
 
 
+def test_a_rule_on_slow_calls_that_a_reload_adds_judges_the_requests_that_come_after_it() -> None:
+    bench, slow = Bench(min_calls=1), {"longer_than": "1s", "rate": "50%"}
+    before = bench.admit()
+    bench.build(min_calls=1, slow_calls=slow)
+    after = bench.admit()
+    bench.env.advance(5)
+    bench.gate.settle(X, before, GOOD)
+    assert (bench.breaker.describe()["slow"], bench.state) == (0, "closed")
+    bench.gate.settle(X, after, GOOD)
+    assert bench.state == "open"
+
+
+def test_a_rule_on_slow_calls_that_a_reload_drops_judges_nothing_more() -> None:
+    bench = Bench(min_calls=1, slow_calls={"longer_than": "1s", "rate": "50%"})
+    before = bench.admit()
+    bench.build(min_calls=1)
+    after = bench.admit()
+    bench.env.advance(5)
+    for ticket in (before, after):
+        bench.gate.settle(X, ticket, GOOD)
+    assert (bench.breaker.describe()["calls"], bench.state) == (2, "closed")
+
+
 def test_a_reload_with_another_window_starts_counting_anew() -> None:
     bench = Bench()
     bench.calls(BAD, BAD)

@@ -51,6 +51,31 @@ def test_error_type_is_the_reason_or_the_status_of_an_error() -> None:
     assert (second["upstream"], second["server.address"]) == ("payments", "http://p:80")
 
 
+def test_what_differs_in_one_thing_from_the_request_before_is_counted_apart() -> None:
+    registry = Registry()
+    metrics, attempts = route(registry), AttemptMetrics(registry)
+    kinds = ((b"GET", 200, ""), (b"PUT", 200, ""), (b"GET", 201, ""), (b"GET", 200, "reset"))
+    order = (0, 0, 1, 0, 2, 0, 3, 0, 3, 2, 1)
+    for number in order:
+        metrics.record(*kinds[number], 0.1)
+        attempts.record("orders", "http://a:80", *kinds[number], 0.1)
+    counts = [5, 2, 2, 2]
+    assert [sum(s.counts) for s in series(registry, REQUEST_DURATION)] == counts
+    assert [sum(s.counts) for s in series(registry, ATTEMPT_DURATION)] == counts
+
+
+def test_two_upstreams_may_share_an_endpoint() -> None:
+    registry = Registry()
+    attempts = AttemptMetrics(registry)
+    for upstream, endpoint in (("one", "a"), ("two", "a"), ("one", "a"), ("one", "b"), ("two", "a"), ("one", "a")):
+        attempts.record(upstream, endpoint, b"GET", 200, "", 0.1)
+    found = {}
+    for each in series(registry, ATTEMPT_DURATION):
+        named = dict(each.labels)
+        found[named["upstream"], named["server.address"]] = sum(each.counts)
+    assert found == {("one", "a"): 3, ("two", "a"): 2, ("one", "b"): 1}
+
+
 def test_unknown_methods_and_statuses_are_folded() -> None:
     registry = Registry()
     metrics = route(registry)
