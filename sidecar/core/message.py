@@ -262,7 +262,8 @@ CLAIMS: Final = frozenset(
         b"forwarded", b"forwarded-for", b"x-forwarded", b"x-real-ip", b"client-ip", b"x-client-ip", b"true-client-ip",
         b"x-true-client-ip", b"x-cluster-client-ip", b"x-original-forwarded-for", b"x-originating-ip",
         b"x-proxyuser-ip", b"cf-connecting-ip", b"cf-connecting-ipv6", b"fastly-client-ip", b"fly-client-ip",
-        b"x-azure-clientip", b"x-azure-socketip", b"proxy-client-ip", b"wl-proxy-client-ip", b"do-connecting-ip", b"x-nf-client-connection-ip",
+        b"x-azure-clientip", b"x-azure-socketip", b"proxy-client-ip", b"wl-proxy-client-ip", b"do-connecting-ip",
+        b"x-nf-client-connection-ip",
         b"x-vercel-forwarded-for", b"incap-client-ip",
         # What it asks for, and how it came (IIS, Symfony, Rails, Next.js, Rack; Gunicorn takes the path
         # from SCRIPT_NAME and PATH_INFO if they come from loopback).
@@ -282,8 +283,8 @@ CLAIMS: Final = frozenset(
         b"knative-serving-revision",
     )
 )  # fmt: skip
-"""Fields by which a proxy tells the service who asks, from where and for what, or tells the next proxy what to do.  Only
-a trusted peer may send them.  All names are folded."""
+"""Fields by which a proxy tells the service who asks, from where and for what, or tells the next proxy what to do.
+Only a trusted peer may send them.  All names are folded."""
 CLAIM_PREFIXES: Final = (
     b"x-forwarded-", b"x-auth-request-", b"x-remote-", b"x-webauth-", b"x-ssl-client-", b"ssl-client-",
     b"x-tls-client-", b"x-amzn-oidc-", b"x-amzn-mtls-", b"x-ms-client-principal", b"x-goog-authenticated-user-",
