@@ -180,8 +180,9 @@ class Selection:
         prefixes: tuple[bytes, ...] = (),
         others: frozenset[bytes] = frozenset(),
     ) -> None:
-        """Take the fields `names`, and those whose names begin with one of `prefixes`; notice the fields `noted`.  The
-        twins of all these, and of `others`, are taken too.  All names are in lower case."""
+        """Take the fields `names`, and those whose names begin with one of `prefixes`; notice the fields `noted`, and
+        with them all names that may be twins of others.  The twins of all these, and of `others`, are taken too.  All
+        names are in lower case."""
         self._names = names
         self._noted = noted
         self._prefixes = prefixes
@@ -231,6 +232,8 @@ class Selection:
             line = NOTED
         elif lower in self._names or folded.startswith(self._prefixes) or (folded != lower and folded in self._guarded):
             line = None
+        elif folded != lower and self._noted:  # a twin of a field that answers may differ by
+            line = NOTED
         kind = Kind(line, folded in SECRETS)
         if len(name) <= LINE:
             if len(self._kinds) >= LINES:
