@@ -579,6 +579,13 @@ def test_observe_lets_all_pass_and_counts_what_it_would_refuse() -> None:
     assert bench.state == "closed"
 
 
+def test_metrics_tell_a_breaker_that_only_observes() -> None:
+    bench = Bench(consecutive_failures=1, mode="observe", scope="upstream")
+    for mode, is_observed in (("observe", 1), ("enforce", 0), ("observe", 1)):
+        bench.build(consecutive_failures=1, mode=mode)
+        assert bench.env.meter.value(metrics.BREAKER_OBSERVED, breaker="upstream:app") == is_observed
+
+
 def test_the_same_owner_shares_one_circuit_and_another_has_its_own() -> None:
     env, store = make_env(), Store()
     spec = Spec(consecutive_failures=1)
