@@ -71,7 +71,8 @@ FAILURES: Final = {
         FAULT, NO_ROUTE, LOOP, CLIENT_CLOSED, CLIENT_TIMEOUT, BAD_REQUEST, INTERNAL,
     )
 }  # fmt: skip
-"""Failures by code.  `DEADLINE`, `LOOKUP_TIMEOUT`, `SHORT_DEADLINE`, `SLOW_READER` and `STALE_CONNECTION` share that of another one."""
+"""Failures by code.  `DEADLINE`, `LOOKUP_TIMEOUT`, `SHORT_DEADLINE`, `SLOW_READER` and `STALE_CONNECTION` share that of
+another one."""
 
 
 class Refusal(NamedTuple):

@@ -20,7 +20,7 @@ from itertools import groupby
 from typing import Any, Protocol, cast
 
 from sidecar.core.exchange import Exchange
-from sidecar.core.outcome import ABANDONED, CLIENT_CLOSED, Failure, Outcome, failed
+from sidecar.core.outcome import ABANDONED, Failure, Outcome, failed
 
 Service = Callable[[Exchange], Coroutine[Any, Any, Outcome]]
 """Function that turns a request into an outcome."""
@@ -43,8 +43,11 @@ Stage = Gate | Layer
 
 
 def final(outcome: Outcome, broken: Failure | None) -> Outcome:
-    """Return the outcome to judge once its body has ended; `broken` is None for a whole body."""
-    if broken is None or (broken is CLIENT_CLOSED and outcome.status >= 400):
+    """Return the outcome to judge once its body has ended; `broken` is None for a whole body.
+
+    A client that does not take the whole of an error changes nothing about the error.
+    """
+    if broken is None or (broken.origin == "client" and outcome.status >= 400):
         return outcome
     return failed(broken, outcome.refusal, outcome.whole_cause)
 
