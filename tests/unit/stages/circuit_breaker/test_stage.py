@@ -670,6 +670,35 @@ def test_transitions_are_told_counted_and_remembered() -> None:
     assert "open" in repr(bench.gate)
 
 
+@pytest.mark.parametrize(
+    ("ramp", "calls", "why", "limit", "value"),
+    [
+        ("0s", [BAD, BAD], "2 of 3 probes failed", 2, 2),
+        ("10s", [GOOD, GOOD, GOOD, *[BAD] * 40], "4 failures in a row", 4, 4),
+    ],
+    ids=["trial", "ramp"],
+)
+def test_one_that_opened_again_says_why_it_did(
+    ramp: str, calls: list[Outcome], why: str, limit: int, value: int
+) -> None:
+    bench = Bench(consecutive_failures=4, half_open={"probes": 3, "ramp": ramp})
+    bench.calls(*[BAD] * 4)
+    bench.env.advance(5)
+    for outcome in calls:
+        if bench.state != "open":
+            bench.env.advance(0.1)
+            bench.call(outcome)
+    assert bench.state == "open"
+    again = bench.gate.admit(X)
+    assert isinstance(again, Outcome)
+    assert why in again.refusal.detail
+    assert (again.refusal.limit, again.refusal.value) == (limit, value)
+    facts = bench.breaker.describe()
+    assert why in facts["why"]
+    assert why in facts["opened_because"]
+    assert why in facts["history"][-1]["why"]
+
+
 def test_the_history_is_bounded() -> None:
     bench = half_open(probes=1)
     for _ in range(50):
