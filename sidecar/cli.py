@@ -23,3 +23,7 @@ def main() -> None:
             from sidecar.commands import main as command
 
             command(prog_name="sidecar")
+
+
+if __name__ == "__main__":
+    main()

@@ -236,3 +236,7 @@ def tell(loaded: Loaded, *, err: bool = True) -> None:
 def count(things: Sized, name: str) -> str:
     """Return a count with its noun: `1 route`, `2 routes`."""
     return f"{len(things)} {name}{'' if len(things) == 1 else 's'}"
+
+
+if __name__ == "__main__":
+    main(prog_name="sidecar")

@@ -27,6 +27,8 @@ class StoreConnection(asyncio.Protocol):
         self.store = store
         self.buffer = b""
         self.speaks_3 = False
+        self.queue: list[bytes] | None = None
+        """Answers of the transaction that is open; None without one."""
         self.transport: asyncio.Transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -39,13 +41,27 @@ class StoreConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self.buffer += data
         while (command := self._take()) is not None:
-            answer = self.store.answer(command)
+            answer = self._transaction(command) or self.store.answer(command)
+            if self.queue is not None and command[0].upper() != b"MULTI":
+                self.queue.append(answer)
+                answer = b"+QUEUED\r\n"
             if command[0].upper() == b"HELLO":
                 self.speaks_3 = command[1:2] == [b"3"]
                 answer = WELCOME[self.speaks_3]
             elif self.speaks_3:
                 answer = answer.replace(b"$-1\r\n", b"_\r\n").replace(b"*-1\r\n", b"_\r\n")
             self.transport.write(answer)
+
+    def _transaction(self, command: list[bytes]) -> bytes | None:
+        """Open or close a transaction and return the answer; None for other commands."""
+        name = command[0].upper()
+        if name == b"MULTI":
+            self.queue = []
+            return b"+OK\r\n"
+        if name == b"EXEC" and self.queue is not None:
+            answers, self.queue = self.queue, None
+            return b"*%d\r\n" % len(answers) + b"".join(answers)
+        return None
 
     def _take(self) -> list[bytes] | None:
         lines = self.buffer.split(b"\r\n", 1)
@@ -112,6 +128,8 @@ class Store:
             return self._get(words[1])
         if name == b"MGET":
             return b"*%d\r\n" % (len(words) - 1) + b"".join(map(self._get, words[1:]))
+        if name == b"GETRANGE":
+            return self._get(words[1], slice(int(words[2]), int(words[3]) + 1))
         if name in (b"SET", b"SETEX", b"PSETEX"):
             return self._set(name, words)
         if name in EMPTY:
@@ -125,11 +143,12 @@ class Store:
             return b":%d\r\n" % sum(self.values.pop(key, None) is not None for key in words[1:])
         return b"-ERR unknown command\r\n"
 
-    def _get(self, key: bytes) -> bytes:
+    def _get(self, key: bytes, part: slice | None = None) -> bytes:
         value, until = self.values.get(key, (b"", 0.0))
         if until <= self.env.now():
             self.values.pop(key, None)
-            return b"$-1\r\n"
+            return b"$-1\r\n" if part is None else b"$0\r\n\r\n"
+        value = value if part is None else value[part]
         return b"$%d\r\n%b\r\n" % (len(value), value)
 
     def _set(self, name: bytes, words: list[bytes]) -> bytes:

@@ -123,12 +123,15 @@ def policies(loaded: Loaded, service: str) -> list[Source]:
 
 
 def without(sources: list[Source], blocks: Iterable[str], environ: Mapping[str, str]) -> list[Source]:
-    """Return the policies as one JSON document without some blocks, such as `routes.order.retry`."""
+    """Return the policies as one JSON document without some blocks, such as `routes.order.retry`.
+
+    Variables have their values in it; what looks like one is escaped, since it is text by now.
+    """
     document: dict[str, Any] = {}
     for source in sources:
         node = parse(source, environ, Report())
         if node is not None:
-            for key, value in node.plain().items():
+            for key, value in _escaped(node.plain()).items():
                 known = document.get(key)
                 if isinstance(known, dict):
                     known.update(value)
@@ -139,6 +142,15 @@ def without(sources: list[Source], blocks: Iterable[str], environ: Mapping[str, 
     for block in blocks:
         remove(document, block.split("."))
     return [Source("without.yaml", json.dumps(document, indent=1).encode())]
+
+
+def _escaped(value: Any) -> Any:
+    """Return a value so that a reader of policies finds it as it is: keys have no variables."""
+    if isinstance(value, dict):
+        return {key: _escaped(member) for key, member in value.items()}
+    if isinstance(value, list):
+        return [_escaped(member) for member in value]
+    return value.replace("${", "$${") if isinstance(value, str) else value
 
 
 def remove(document: Any, path: list[str]) -> None:

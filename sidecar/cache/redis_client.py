@@ -14,6 +14,8 @@ What is set differently from its defaults:
 - Connections are opened by `Names`, where the process has it: redis-py would look names up in a thread.  They override
   `_connect`, which redis-py leaves to each kind of connection, and the arguments for it.
 - aiocache's timeout is off: it bounds one command, and the tier bounds a look-up of several (`RedisTier`).
+- Values are read by `GETRANGE` in one transaction instead of `MGET`: as atomic and in one round trip, but of a huge
+  value no more than a bound comes into our memory.
 """
 
 from __future__ import annotations
@@ -36,6 +38,11 @@ from sidecar.core.env import Names
 
 CONNECTIONS: Final = 8
 """Connections of one cache."""
+LONGEST_SMALL: Final = 4096
+"""Bytes that are read of a value that is no record: of a counter, or of a prefix, which is none of a URI if it is
+longer."""
+ENTRIES: Final = "e:"
+"""Beginning of the names of records."""
 
 RefusedByRedis = ResponseError
 """Raised if Redis is well and answers a command with an error, for example because it is full."""
@@ -61,10 +68,17 @@ class RecordSerializer(BaseSerializer):
     DEFAULT_ENCODING = None
     """Keeps aiocache from decoding what Redis returns."""
 
-    def __init__(self, now: Callable[[], float], wall: Callable[[], float]) -> None:
+    def __init__(self, now: Callable[[], float], wall: Callable[[], float], largest: Callable[[], int]) -> None:
+        """`largest` returns the bytes of the largest item of the cache."""
         super().__init__()
+        self._largest = largest
         self._now = now
         self._wall = wall
+
+    @property
+    def longest(self) -> int:
+        """Bytes of the longest record that is read: beside an item it has the generation."""
+        return self._largest() + LONGEST_SMALL
 
     def dumps(self, value: Record) -> Any:
         """Return a record as bytes."""
@@ -74,6 +88,8 @@ class RecordSerializer(BaseSerializer):
         """Return the record that the bytes are, a counter as its digits, or None for a missing key."""
         if not isinstance(value, bytes):
             return None
+        if len(value) > self.longest:
+            return Unreadable(f"a record is longer than {self.longest} bytes")
         if value.isdigit():
             return value
         try:
@@ -92,8 +108,13 @@ class RedisClient(RedisCache):
         now: Callable[[], float],
         wall: Callable[[], float],
         names: Names | None = None,
+        *,
+        largest: Callable[[], int] = lambda: 2**24,
     ) -> None:
-        """Connect when the first command is sent; `now`, `wall` and `names` are those of `Env`."""
+        """Connect when the first command is sent; `now`, `wall` and `names` are those of `Env`.
+
+        `largest` returns the bytes of the largest item of the cache: of a record, little more is read.
+        """
         url = urlsplit(spec.url)
         pool: dict[str, Any] = {
             "timeout": spec.timeout,
@@ -103,7 +124,7 @@ class RedisClient(RedisCache):
         if url.username:
             pool["username"] = unquote(url.username)
         super().__init__(
-            serializer=RecordSerializer(now, wall),
+            serializer=RecordSerializer(now, wall, largest),
             namespace=namespace,
             timeout=None,
             endpoint=url.hostname or "127.0.0.1",
@@ -120,6 +141,21 @@ class RedisClient(RedisCache):
             connections = self.client.connection_pool
             connections.connection_class = connected_by(names, connections.connection_class)
 
+    async def _multi_get(self, keys: list[str], *args: Any, **kwargs: Any) -> list[bytes | None]:
+        """Return the values of keys, one byte beyond their bound at most; None for those that are missing or no
+        strings (the backend's hook; aiocache's own sends `MGET`)."""
+        records = self.build_key(ENTRIES)
+        longest = self.serializer.longest
+        async with self.client.pipeline() as pipeline:
+            for key in keys:
+                pipeline.getrange(key, 0, longest if key.startswith(records) else LONGEST_SMALL - 1)
+            found = await pipeline.execute(raise_on_error=False)
+        return [_value(value) for value in found]
+
+    async def prefixes(self, numbers: range) -> list[bytes | None]:
+        """Return the beginnings of the purged prefixes with these numbers; None for those that are missing."""
+        return await self._multi_get([self.build_key(f"x:{number}") for number in numbers])
+
     async def prove_primary(self) -> None:
         """Send a write that changes nothing and that a full Redis allows.  Raises what Redis has against it."""
         await self.client.delete(self.build_key("probe"))
@@ -133,6 +169,13 @@ class RedisClient(RedisCache):
     async def _close(self, *args: Any, _conn: Any = None, **kwargs: Any) -> None:
         """Close all connections (the backend's hook; aiocache's own calls a deprecated method of redis-py)."""
         await self.client.aclose()
+
+
+def _value(value: Any) -> bytes | None:
+    """Return what a `GETRANGE` has found.  Raises errors, other than that the key is not one of a string."""
+    if isinstance(value, Exception) and not str(value).startswith("WRONGTYPE"):
+        raise value
+    return value if isinstance(value, bytes) and value else None
 
 
 def connected_by(names: Names, kind: Any) -> type[Connection]:

@@ -26,7 +26,7 @@ from typing import Any, Final
 
 from sidecar.cache.codec import Record, ttl_of
 from sidecar.cache.entry import Entry, Variants
-from sidecar.cache.redis_client import RedisClient, RefusedByRedis, Unreadable, is_not_primary
+from sidecar.cache.redis_client import ENTRIES, RedisClient, RefusedByRedis, Unreadable, is_not_primary
 from sidecar.cache.spec import RedisSpec
 from sidecar.core import events, metrics
 from sidecar.core.env import Env, Handle
@@ -90,22 +90,28 @@ Operation = Callable[..., Coroutine[Any, Any, Any]]
 
 
 def _name(kind: bytes, value: bytes) -> str:
-    """Return the name of an entry (`e:`), or of the counter of a URI (`u:`) or tag (`t:`), without the namespace."""
+    """Return the name of the counter of a URI (`u:`) or tag (`t:`), without the namespace."""
     return (kind + value).decode("latin-1")
+
+
+def _entry_name(key: bytes) -> str:
+    """Return the name of an entry, without the namespace."""
+    return ENTRIES + key.decode("latin-1")
 
 
 class RedisTier:
     """One cache's share of a Redis database."""
 
-    def __init__(self, spec: RedisSpec, name: str, env: Env, purged: Purged) -> None:
-        """`purged` is called for each purge by another sidecar."""
+    def __init__(self, spec: RedisSpec, name: str, env: Env, purged: Purged, largest: Callable[[], int]) -> None:
+        """`purged` is called for each purge by another sidecar; `largest` returns the bytes of the largest item of the
+        cache."""
         self.timeout = spec.timeout
         self.is_up = True
         """False while the breaker is open."""
         self.last_error = ""
         self._env = env
         self._purged = purged
-        self._client = RedisClient(spec, f"sidecar:{name}", env.now, env.wall, env.names)
+        self._client = RedisClient(spec, f"sidecar:{name}", env.now, env.wall, env.names, largest=largest)
         self._stream = self._client.build_key("purges")
         self._id = f"{env.rng.getrandbits(64):016x}"
         """Name of this sidecar in the stream."""
@@ -145,7 +151,7 @@ class RedisTier:
         if not self._seen:
             await self._find_end()  # first: a purge of what we find from here on is not missed
         pending = tuple(self._unpublished)
-        names = [_name(b"e:", key), EVERYTHING, _name(b"u:", uri), PREFIXES, TAGS]
+        names = [_entry_name(key), EVERYTHING, _name(b"u:", uri), PREFIXES, TAGS]
         found, *counts, of_all_tags = await self._client.multi_get(names)
         generation = b"%b %b" % (_joined(counts), _joined([of_all_tags]))
         if pending and any(_covers(purge, uri, ()) for purge in pending):
@@ -177,8 +183,7 @@ class RedisTier:
         numbers = range(int(first) + 1, int(last) + 1)
         if not 0 < len(numbers) <= MAX_PREFIXES:
             return False
-        keys = [self._client.build_key(f"x:{number}") for number in numbers]
-        prefixes = await self._client.raw("mget", keys)
+        prefixes = await self._client.prefixes(numbers)
         return all(prefix is not None and not uri.startswith(prefix) for prefix in prefixes)
 
     def save(self, item: Entry | Variants, generation: bytes) -> None:
@@ -196,7 +201,7 @@ class RedisTier:
             generation += b" " + _joined(counts)
         ttl = ttl_of(item, self._env.now(), LONGEST)
         if ttl >= SHORTEST:
-            await self._client.set(_name(b"e:", item.key), Record(item, generation), ttl=ttl)
+            await self._client.set(_entry_name(item.key), Record(item, generation), ttl=ttl)
 
     async def _tag_counts(self, tags: tuple[bytes, ...]) -> bytes:
         return _joined(await self._client.multi_get([_name(b"t:", tag) for tag in tags]))

@@ -73,7 +73,7 @@ class Store:
             return None
         from sidecar.cache.redis_tier import RedisTier  # with aiocache and redis-py: not for a memory alone
 
-        return RedisTier(spec.redis, self.name, self._env, self._purged_elsewhere)
+        return RedisTier(spec.redis, self.name, self._env, self._purged_elsewhere, self.memory.largest)
 
     def register(self, rule: KeyRule) -> RuleHandle:
         """Register a key rule; it stays registered while the returned handle is alive."""

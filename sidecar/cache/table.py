@@ -75,6 +75,10 @@ class Table:
         """True if the item is small enough to be stored."""
         return 4 * item.size <= self.max_bytes
 
+    def largest(self) -> int:
+        """Return the bytes of the largest item that is stored."""
+        return self.max_bytes // 4
+
     def add(self, item: Item) -> Item | None:
         """Store an item that fits, if nothing is stored under its key.
 

@@ -16,7 +16,7 @@ from typing import Final
 
 from sidecar.core.body import Body
 from sidecar.core.message import Headers
-from sidecar.core.outcome import Failure
+from sidecar.core.outcome import CLIENT_CLOSED, Failure
 
 BUFFERING, STORED, UNSTORED = range(3)
 TOO_LARGE: Final = b"too-large"
@@ -153,14 +153,17 @@ class Tee:
         """Remove a reader that has left."""
         if reader in self._readers:
             self._readers.remove(reader)
-            self._pace_or_cancel()
+            self._pace_or_cancel(reader.body.failure)
 
-    def _pace_or_cancel(self) -> None:
-        """Cancel the upstream if nobody reads and nothing is buffered; else adapt its pace."""
+    def _pace_or_cancel(self, failure: Failure | None = None) -> None:
+        """Cancel the upstream if nobody reads and nothing is buffered; else adapt its pace.
+
+        `failure` says why the last reader has left; None if it has not left now.
+        """
         if self._readers or self.state == BUFFERING:
             self.update_pace()
         elif self._source is not None:
-            self._source.cancel()
+            self._source.cancel(failure or CLIENT_CLOSED)
 
 
 class TeeReader:

@@ -7,13 +7,22 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Final
 
-from pydantic import AfterValidator, Field, PlainSerializer, PlainValidator, SecretStr, WithJsonSchema, field_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    PlainSerializer,
+    PlainValidator,
+    SecretStr,
+    WithJsonSchema,
+    field_validator,
+)
 
 from sidecar.config.listen_address import ListenAddress, ListenAddressValue
 from sidecar.core.http1 import TOKEN
 from sidecar.core.message import HOP_BY_HOP, fold
 from sidecar.core.spec import Model
-from sidecar.core.units import NEGATIONS, ByteRate, Duration, DurationOrZero, Size
+from sidecar.core.units import ByteRate, Duration, DurationOrZero, Size, name_or_off
 from sidecar.upstream.tls import ServerTlsSpec
 
 
@@ -96,9 +105,11 @@ def _field(name: str) -> str:
 def _via(name: str) -> str:
     if re.fullmatch(TOKEN, name.encode("ascii", "replace")) is None:
         raise ValueError("is not a pseudonym for Via; write a word such as sidecar, or off")
-    if name != "off" and name in NEGATIONS:
-        raise ValueError(f"is the name `{name}`; write off to send no Via, or another name")
     return name
+
+
+def _via_or_off(value: Any) -> Any:
+    return name_or_off(value, "to send no Via", "another name")
 
 
 class UntrustedSpec(Model):
@@ -129,7 +140,7 @@ class ListenerSpec(Model):
     """Least rate of clients, and bytes that are buffered for slow ones; without the block its defaults hold."""
     untrusted: UntrustedSpec = UntrustedSpec.built_in()
     """Rights of all other clients; without the block its defaults hold."""
-    via: Annotated[str, Field(max_length=100), AfterValidator(_via)] = "sidecar"
+    via: Annotated[str, Field(max_length=100), AfterValidator(_via), BeforeValidator(_via_or_off)] = "sidecar"
     """Name in the field Via that the upstream gets, which a gateway must send (RFC 9110 7.6.3); `off` sends none, for
     servers that do not compress for proxies."""
     problem_details: bool | None = None

@@ -30,6 +30,8 @@ class LocatedError(NamedTuple):
     """Unions on the way, outermost first: the value, and the branch in which this is an error."""
     models: Models
     """Models that the value may be, which have its keys."""
+    owner: tuple[Models, str]
+    """Models that the mapping around the value may be, and the value's key in it; the key is empty for the root."""
     in_list: bool
     """True if the value stands in a list, at any depth."""
     kind: str
@@ -73,17 +75,21 @@ def _locate(model: type[BaseModel], root: Node, error: Any) -> LocatedError:
     node, key, in_list = root, "", False
     branches: list[tuple[Node, str]] = []
     models: Models = (model,)
+    owner: tuple[Models, str] = ((), "")
     loc: tuple[str | int, ...] = error["loc"]
     for index, step in enumerate(loc):
         if index == len(loc) - 1 and error["type"] in ("missing", "extra_forbidden"):
             key = str(step)
         elif inner := node.child(step):
             in_list = in_list or isinstance(step, int)
+            owner = models, str(step)
             node, models = inner, _below(models, step)
         else:
             branches.append((node, str(step)))
             models = tuple(each for each in models if each.__name__ == step) or _below(models, step) or models
-    return LocatedError(node, key, tuple(branches), models, in_list, error["type"], error["msg"], error.get("ctx", {}))
+    return LocatedError(
+        node, key, tuple(branches), models, owner, in_list, error["type"], error["msg"], error.get("ctx", {})
+    )
 
 
 def _below(models: Iterable[type[BaseModel]], step: str | int) -> Models:

@@ -101,6 +101,13 @@ def takes_off(model: type[BaseModel], key: str) -> bool:
     return NoneType in kinds and kinds.isdisjoint((bool, str, SecretStr, OFF))
 
 
+def _knows_off(model: type[BaseModel], key: str) -> bool:
+    """True if `off` is one of the words that the key may have."""
+    return any(
+        OFF in _kinds(field.annotation) for name, field in model.model_fields.items() if key_of(name, field) == key
+    )
+
+
 def _kinds(annotation: Any) -> Iterator[Any]:
     yield annotation
     for part in get_args(annotation):
@@ -213,6 +220,15 @@ def _example(error: LocatedError) -> str:
 
 
 def _message(error: LocatedError) -> str:
+    message = _bare_message(error)
+    models, key = error.owner
+    is_negation = error.node.value in NEGATIONS and error.node.value != OFF
+    if is_negation and OFF not in message and any(takes_off(model, key) or _knows_off(model, key) for model in models):
+        return f"{message}; `off` turns it off"
+    return message
+
+
+def _bare_message(error: LocatedError) -> str:
     if error.kind == "value_error":
         return str(error.context.get("error", error.message))
     if error.kind == "literal_error":

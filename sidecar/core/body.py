@@ -34,7 +34,7 @@ class Source(Protocol):
     def pause_body(self) -> None: ...
     def resume_body(self) -> None: ...
     def cancel_body(self) -> None:
-        """Discard the rest of the body."""
+        """Discard the rest of the body, whose `failure` says why."""
 
 
 class Sink(Protocol):
@@ -189,24 +189,25 @@ class Body:
         """Return the seconds for which the client has held the body up until now."""
         return self.held + max(0.0, now - self.held_since)
 
-    def cancel(self) -> None:
-        """Give the rest of the body up."""
+    def cancel(self, failure: Failure = CLIENT_CLOSED) -> None:
+        """Give the rest of the body up; `failure` says why the client does not get it."""
         self._sink = None
         self._pieces.clear()
         self._size = 0
         self._record = None
         if self.state == OPEN:
             self.state = CANCELLED
+            self.failure = failure
             if self.source is not None:
                 self.source.cancel_body()
-            self._close(CLIENT_CLOSED)
+            self._close(failure)
 
     def on_close(self, listener: Callable[[Failure | None], None]) -> None:
         """Call `listener` once when the body has ended: with None if it is whole, else with its failure."""
         if self.state == OPEN:
             self._listeners.append(listener)
         else:
-            listener(CLIENT_CLOSED if self.state == CANCELLED else self.failure)
+            listener(self.failure)
 
     def _close(self, failure: Failure | None) -> None:
         self.source = None  # it may refer to this body, and cycles wait for the garbage collector

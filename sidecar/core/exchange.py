@@ -243,7 +243,8 @@ class Exchange(Message):
     replaced: Outcome | None = None
     """Failure or bad response that a fallback has replaced; None if none has."""
     speaks_to_caches = True
-    """False if no field of the request is one of `sidecar.core.message.FOR_CACHES`."""
+    """False if no field of the request is one of `sidecar.core.message.FOR_CACHES`, and none has a name that may be
+    another one's twin."""
     shared_fetch: SharedFetch | None
     """Fetch that this request makes for itself and for others; None once it has ended."""
     cache = ""

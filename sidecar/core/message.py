@@ -180,8 +180,9 @@ class Selection:
         prefixes: tuple[bytes, ...] = (),
         others: frozenset[bytes] = frozenset(),
     ) -> None:
-        """Take the fields `names`, and those whose names begin with one of `prefixes`; notice the fields `noted`.  The
-        twins of all these, and of `others`, are taken too.  All names are in lower case."""
+        """Take the fields `names`, and those whose names begin with one of `prefixes`; notice the fields `noted`, and
+        with them all names that may be twins of others.  The twins of all these, and of `others`, are taken too.  All
+        names are in lower case."""
         self._names = names
         self._noted = noted
         self._prefixes = prefixes
@@ -231,6 +232,8 @@ class Selection:
             line = NOTED
         elif lower in self._names or folded.startswith(self._prefixes) or (folded != lower and folded in self._guarded):
             line = None
+        elif folded != lower and self._noted:  # a twin of a field that answers may differ by
+            line = NOTED
         kind = Kind(line, folded in SECRETS)
         if len(name) <= LINE:
             if len(self._kinds) >= LINES:
@@ -262,35 +265,38 @@ CLAIMS: Final = frozenset(
         b"forwarded", b"forwarded-for", b"x-forwarded", b"x-real-ip", b"client-ip", b"x-client-ip", b"true-client-ip",
         b"x-true-client-ip", b"x-cluster-client-ip", b"x-original-forwarded-for", b"x-originating-ip",
         b"x-proxyuser-ip", b"cf-connecting-ip", b"cf-connecting-ipv6", b"fastly-client-ip", b"fly-client-ip",
-        b"x-azure-clientip", b"x-azure-socketip", b"x-envoy-external-address", b"x-envoy-internal", b"proxy-client-ip",
-        b"wl-proxy-client-ip", b"l5d-remote-ip", b"do-connecting-ip", b"x-nf-client-connection-ip",
+        b"x-azure-clientip", b"x-azure-socketip", b"proxy-client-ip", b"wl-proxy-client-ip", b"do-connecting-ip",
+        b"x-nf-client-connection-ip",
         b"x-vercel-forwarded-for", b"incap-client-ip",
-        # What it asks for, and how it came (IIS, Symfony, Rails, Envoy, Linkerd, Next.js, Rack; Gunicorn takes the path
+        # What it asks for, and how it came (IIS, Symfony, Rails, Next.js, Rack; Gunicorn takes the path
         # from SCRIPT_NAME and PATH_INFO if they come from loopback).
         b"x-original-url", b"x-original-uri", b"x-original-path", b"x-original-method", b"x-original-host",
         b"x-original-proto", b"x-rewrite-url", b"x-override-url", b"x-http-method-override", b"x-http-method",
-        b"x-method-override", b"x-host", b"x-http-host-override", b"x-envoy-original-path", b"x-envoy-original-host",
-        b"x-envoy-original-method", b"l5d-dst-override", b"x-middleware-subrequest", b"x-sendfile-type",
+        b"x-method-override", b"x-host", b"x-http-host-override", b"x-middleware-subrequest", b"x-sendfile-type",
         b"x-accel-mapping", b"x-scheme", b"x-url-scheme", b"front-end-https", b"script-name", b"path-info",
         b"x-script-name",
-        # Who it is (RFC 9440 2.4; CGI's REMOTE_USER; Authelia, Azure, Cloudflare, Linkerd), and CGI's HTTP_PROXY
+        # Who it is (RFC 9440 2.4; CGI's REMOTE_USER; Authelia, Azure, Cloudflare), and CGI's HTTP_PROXY
         # (CVE-2016-5385).
         b"remote-user", b"remote-groups", b"remote-email", b"remote-name", b"cf-access-authenticated-user-email",
         b"x-authenticated-user", b"x-authenticated-userid", b"x-authenticated-email",
         b"x-authenticated-groups", b"client-cert", b"client-cert-chain", b"x-client-cert", b"x-client-dn",
-        b"x-client-verify", b"x-arr-clientcert", b"x-spiffe-id", b"l5d-client-id", b"proxy",
+        b"x-client-verify", b"x-arr-clientcert", b"x-spiffe-id", b"proxy",
+        # What a mesh behind us is to do with it (Dapr calls another application, Knative another revision).
+        b"dapr-app-id", b"dapr-caller-app-id", b"dapr-callee-app-id", b"knative-serving-namespace",
+        b"knative-serving-revision",
     )
 )  # fmt: skip
-"""Fields by which a proxy tells the service who asks, from where and for what.  Only a trusted peer may send them.  All
-names are folded."""
+"""Fields by which a proxy tells the service who asks, from where and for what, or tells the next proxy what to do.
+Only a trusted peer may send them.  All names are folded."""
 CLAIM_PREFIXES: Final = (
     b"x-forwarded-", b"x-auth-request-", b"x-remote-", b"x-webauth-", b"x-ssl-client-", b"ssl-client-",
     b"x-tls-client-", b"x-amzn-oidc-", b"x-amzn-mtls-", b"x-ms-client-principal", b"x-goog-authenticated-user-",
     b"x-goog-iap-", b"x-authentik-", b"x-pomerium-claim-", b"x-vouch-", b"x-consumer-", b"x-credential-",
-    b"tailscale-user-",
+    b"tailscale-user-", b"x-envoy-", b"x-istio-", b"l5d-",
 )  # fmt: skip
 """Beginnings of further such names (oauth2-proxy, Kubernetes, Grafana, mod_ssl, ALB, App Service, Google IAP,
-authentik, Pomerium, Vouch, Kong, Tailscale)."""
+authentik, Pomerium, Vouch, Kong, Tailscale, Envoy, Istio, Linkerd).  The last three also have orders to the proxy: its
+timeouts, retries, traces and the endpoint."""
 LONGEST_WAIT: Final = 1e9
 """Seconds; a longer `Retry-After` counts as this."""
 LONGEST_DATE: Final = 64

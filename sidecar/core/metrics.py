@@ -161,7 +161,11 @@ WOULD_REFUSE: Final = metric(
     "sidecar.observed.refusals", "{request}", "Requests that policies under `mode: observe` would have refused."
 )
 BUDGET_TOKENS: Final = metric("sidecar.retry_budget.tokens", "{token}", "Retries left in the upstream's budget.")
+BUDGET_OBSERVED: Final = metric(
+    "sidecar.retry_budget.observed", "", "1 while a retry budget refuses nothing: `mode: observe`."
+)
 BREAKER_STATE: Final = metric("sidecar.breaker.state", "", "0 closed, 1 half-open, 2 open.")
+BREAKER_OBSERVED: Final = metric("sidecar.breaker.observed", "", "1 while a breaker refuses nothing: `mode: observe`.")
 BREAKER_TRANSITIONS: Final = metric("sidecar.breaker.transitions", "{transition}", "Changes of a breaker's state.")
 CONCURRENCY_ACTIVE: Final = metric("sidecar.concurrency.active", "{request}", "Requests that hold a permit.")
 CONCURRENCY_LIMIT: Final = metric("sidecar.concurrency.limit", "{request}", "Permits in all.")

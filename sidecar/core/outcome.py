@@ -40,6 +40,9 @@ class Failure(NamedTuple):
 
 CONNECT_FAILURE: Final = Failure("connect_failure", 502, "upstream", False, "The upstream could not be reached")
 CONNECT_TIMEOUT: Final = Failure("connect_timeout", 504, "upstream", False, "Connecting to the upstream took too long")
+LOOKUP_TIMEOUT: Final = Failure(
+    "connect_timeout", 504, "upstream", False, "Looking up the upstream's name took too long"
+)
 RESET: Final = Failure("reset", 502, "upstream", True, "The upstream closed the connection before its answer was whole")
 STALE_CONNECTION: Final = Failure("reset", 502, "upstream", False, "The upstream had closed the idle connection")
 TIMEOUT: Final = Failure("timeout", 504, "upstream", True, "The upstream did not answer in time")
@@ -68,7 +71,8 @@ FAILURES: Final = {
         FAULT, NO_ROUTE, LOOP, CLIENT_CLOSED, CLIENT_TIMEOUT, BAD_REQUEST, INTERNAL,
     )
 }  # fmt: skip
-"""Failures by code.  `DEADLINE`, `SHORT_DEADLINE`, `SLOW_READER` and `STALE_CONNECTION` share that of another one."""
+"""Failures by code.  `DEADLINE`, `LOOKUP_TIMEOUT`, `SHORT_DEADLINE`, `SLOW_READER` and `STALE_CONNECTION` share that of
+another one."""
 
 
 class Refusal(NamedTuple):

@@ -28,7 +28,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
 from sidecar.core.exchange import Exchange
-from sidecar.core.outcome import CLIENT_CLOSED, Failure, Outcome, failed
+from sidecar.core.outcome import Failure, Outcome, failed
 
 Service = Callable[[Exchange], Coroutine[Any, Any, Outcome]]
 """Function that turns a request into an outcome; a pipeline is one."""
@@ -63,7 +63,10 @@ class Wait:
 
 
 def final(outcome: Outcome, broken: Failure | None) -> Outcome:
-    """Return the outcome to judge once its body has ended; `broken` is None for a whole body."""
-    if broken is None or (broken is CLIENT_CLOSED and outcome.status >= 400):
+    """Return the outcome to judge once its body has ended; `broken` is None for a whole body.
+
+    A client that does not take the whole of an error changes nothing about the error.
+    """
+    if broken is None or (broken.origin == "client" and outcome.status >= 400):
         return outcome
     return failed(broken, outcome.refusal, outcome.whole_cause)

@@ -49,6 +49,18 @@ def _or_zero(value: Any) -> float:
     return parse_duration(value)
 
 
+def name_or_off(value: Any, effect: str, what: str) -> Any:
+    """Return a value that is not one of the words for which `off` is right, nor a boolean.  Raises `ValueError`.
+
+    `effect` is what `off` does, as an infinitive; `what` is what to write otherwise.
+    """
+    if isinstance(value, bool):
+        raise ValueError(f"is `{str(value).lower()}`; write off {effect}, or {what}")
+    if value != "off" and value in NEGATIONS:
+        raise ValueError(f"is the name `{value}`; write off {effect}, or {what}")
+    return value
+
+
 def _rate(value: Any) -> float:
     if isinstance(value, str) and (match := re.fullmatch(rf"{NUMBER}/({'|'.join(PER)})", value)):
         return float(match[1]) / PER[match[2]]

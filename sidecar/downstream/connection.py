@@ -273,6 +273,7 @@ class DownstreamConnection(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         phase, request_body = self._phase, self._request_body
+        is_ended = self.is_writing_paused and self._transport not in self.listener.slow.behind  # to make room
         self._phase = ABANDONED if phase == SERVING else CLOSED
         self._end_backlog()
         self._transport = self._request_body = None
@@ -286,8 +287,9 @@ class DownstreamConnection(asyncio.Protocol):
         if phase == COLLECTING:
             self._record(failed(CLIENT_CLOSED), CLIENT_CLOSED)
         if phase == ANSWERING and self._stream is not None:
-            self._stream.cancel()
-            self._record(self._outcome, CLIENT_CLOSED)
+            failure = SLOW_READER if is_ended else CLIENT_CLOSED
+            self._stream.cancel(failure)
+            self._record(self._outcome, failure)
 
     # ----- reading requests
 
@@ -751,7 +753,7 @@ class DownstreamConnection(asyncio.Protocol):
         """End the answer of a client that reads too slowly.  It has not left, as `connection_lost` would say."""
         if self._phase == ANSWERING and (stream := self._stream) is not None:
             self._phase = CLOSING
-            stream.cancel()  # ends the attempt, which the record tells of
+            stream.cancel(SLOW_READER)  # ends the attempt, which the record tells of
             self._record(self._outcome, SLOW_READER)
 
     def _record(self, outcome: Outcome | None, failure: Failure | None) -> None:

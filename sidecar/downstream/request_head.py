@@ -48,8 +48,8 @@ READ: Final = HOP_BY_HOP | {
 }  # fmt: skip
 """Fields that are read here."""
 SPECIAL: Final = Selection(READ | CLAIMS, FOR_CACHES, CLAIM_PREFIXES, OTHERS)
-"""Fields that are read here, claims, and the twins of both and of what is read further in; those for caches are
-noticed.  All others pass."""
+"""Fields that are read here, claims, and the twins of both and of what is read further in; those for caches, and
+other names with a separator that is no hyphen, are noticed.  All others pass."""
 ABSOLUTE: Final = re.compile(rb"(https?)://([^/?]*)([^?]*)(?:\?(.*))?", re.IGNORECASE)
 DOT: Final = 0x2E
 PERCENT: Final = 0x25

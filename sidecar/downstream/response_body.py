@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 from sidecar.core.exchange import Exchange
 from sidecar.core.http1 import trailer_block
 from sidecar.core.message import Headers
-from sidecar.core.outcome import Failure
+from sidecar.core.outcome import CLIENT_CLOSED, Failure
 from sidecar.downstream.closing import reset
 
 if TYPE_CHECKING:
@@ -113,5 +113,5 @@ class StoredBody:
     def pause(self) -> None:
         """Do nothing: no upstream has to be paused."""
 
-    def cancel(self) -> None:
+    def cancel(self, failure: Failure = CLIENT_CLOSED) -> None:
         self._body = b""

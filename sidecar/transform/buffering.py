@@ -15,7 +15,7 @@ from typing import Final, Literal, NamedTuple
 from sidecar.core.body import Body
 from sidecar.core.exchange import Exchange
 from sidecar.core.message import Headers
-from sidecar.core.outcome import Failure, Outcome
+from sidecar.core.outcome import CLIENT_CLOSED, Failure, Outcome
 from sidecar.core.promise import Promise
 from sidecar.transform import coding
 from sidecar.transform.forms import from_form
@@ -159,7 +159,8 @@ class _Collector:
         self.body.resume()
 
     def cancel_body(self) -> None:
-        self.body.cancel()
+        failure = None if self.rest is None else self.rest.failure
+        self.body.cancel(failure or CLIENT_CLOSED)
 
 
 def _unknown(encoding: bytes) -> BufferedBody:

@@ -55,6 +55,7 @@ class RetryBudget:
         self.retune(spec)
         self._let_through = env.meter.counter(metrics.WOULD_REFUSE, policy="retry_budget", upstream=upstream)
         env.meter.gauge(metrics.BUDGET_TOKENS, lambda: self.tokens, upstream=upstream)
+        env.meter.gauge(metrics.BUDGET_OBSERVED, lambda: float(not self._is_enforced), upstream=upstream)
 
     def retune(self, spec: RetryBudgetSpec) -> None:
         """Take new settings; counts are kept unless the length of the window changes."""

@@ -20,6 +20,7 @@ from sidecar.core.outcome import (
     ABANDONED,
     CONNECT_TIMEOUT,
     DEADLINE,
+    LOOKUP_TIMEOUT,
     NO_ENDPOINT,
     SHORT_DEADLINE,
     STALE_CONNECTION,
@@ -320,6 +321,6 @@ class Upstream:
 def _judge(x: Exchange, outcome: Outcome, pool: Pool, started: float, now: float) -> Outcome:
     """Return the failure to get a connection, which is the caller's where its short deadline has ended the attempt."""
     is_hurried = x.deadline == x.caller_deadline and now >= x.deadline
-    if outcome.failure is CONNECT_TIMEOUT and is_hurried and pool.times.is_too_short(now - started):
+    if outcome.failure in (CONNECT_TIMEOUT, LOOKUP_TIMEOUT) and is_hurried and pool.times.is_too_short(now - started):
         return failed(SHORT_DEADLINE, cause=outcome.cause)
     return outcome

@@ -26,6 +26,7 @@ from sidecar.core.exchange import IDEMPOTENT_METHODS, Exchange
 from sidecar.core.outcome import (
     CONNECT_FAILURE,
     CONNECT_TIMEOUT,
+    LOOKUP_TIMEOUT,
     OVERLOADED,
     Outcome,
     Refusal,
@@ -70,7 +71,7 @@ class Waiter:
         if self.has_queued:
             self.promise.resolve(self._pool.refuse())
         else:
-            self.promise.resolve(failed(CONNECT_TIMEOUT, cause=f"no connection to {self._pool.name} in time"))
+            self.promise.resolve(self._pool.late(f"no connection to {self._pool.name} in time"))
 
 
 class Pool:
@@ -83,8 +84,10 @@ class Pool:
         deadlines: Deadlines,
         connect: Connect,
         where: str = "",
+        awaits_name: Callable[[], bool] | None = None,
     ) -> None:
-        """`name` is the endpoint's URL; `where` is `file:line` of its upstream, for refusals."""
+        """`name` is the endpoint's URL; `where` is `file:line` of its upstream, for refusals.  `awaits_name` is true
+        while connecting waits for the look-up of a name; None for an endpoint that has none."""
         self.name = name
         self.host = name.partition("://")[2].encode() or b"localhost"
         """Host field for an HTTP/1.0 client that named none."""
@@ -108,6 +111,7 @@ class Pool:
         self.opened = 0
         """Connections opened since the start."""
         self._where = where
+        self._awaits_name = awaits_name
         self._queue: deque[Waiter] = deque()
         self._is_retired = False
         self._is_pressing = False
@@ -170,7 +174,7 @@ class Pool:
             await self.connect(lambda: connection)
             outcome = failed(CONNECT_FAILURE, cause=f"{self.name}: closed at once")
         except asyncio.CancelledError:  # by the timer of `_start`, the only one that knows this task
-            outcome = failed(CONNECT_TIMEOUT, cause=f"connecting to {self.name} took too long")
+            outcome = self.late(f"connecting to {self.name} took too long")
             now = self.env.now()
             self.times.fall_silent(now - self.connect_timeout, now)
         except (OSError, ssl.CertificateError) as error:
@@ -184,6 +188,12 @@ class Pool:
             self.deadlines.discard(waiter)
             self._advance()
             waiter.promise.resolve(outcome)
+
+    def late(self, cause: str) -> Outcome:
+        """Return the failure to connect in time.  `cause` is why, unless the look-up of the name still goes on."""
+        if self._awaits_name is not None and self._awaits_name():
+            return failed(LOOKUP_TIMEOUT, cause=f"looking up the name of {self.name} took too long")
+        return failed(CONNECT_TIMEOUT, cause=cause)
 
     def refuse(self) -> Outcome:
         """Return the refusal of a request for which there is no connection."""

@@ -63,7 +63,8 @@ class Pools:
         if pool is None:
             names = None if literal(endpoint.host) is not None else self._names
             connect = partial(open_connection, endpoint, self._tls, names)
-            pool = self._pools[endpoint] = Pool(endpoint.url, self._env, self._deadlines, connect, self._where)
+            awaits = None if names is None else partial(names.awaits, endpoint.host)
+            pool = self._pools[endpoint] = Pool(endpoint.url, self._env, self._deadlines, connect, self._where, awaits)
             self._tune(endpoint, pool)
             if names is not None and endpoint.host and not known(endpoint.host):
                 self._followers[endpoint] = self._env.spawn(self._follow(pool, names, endpoint.host))

@@ -251,6 +251,11 @@ class Resolver:
             await asyncio.wait((task,))
         return entry if entry.addresses and self.now() < entry.expires(spec) else self._stale(entry, name, spec)
 
+    def awaits(self, name: str, spec: ResolveSpec) -> bool:
+        """True if a look-up of the name is in progress, and nothing known serves meanwhile."""
+        entry = self.entry(name, spec.family)
+        return entry.task is not None and not self._is_usable(entry, spec)
+
     async def ask(self, name: str, spec: ResolveSpec) -> Answer:
         """Return what the name servers say now.  Raises LookupFailedError."""
         entry = self.entry(name, spec.family)
@@ -313,6 +318,10 @@ class Names:
     async def look_up(self, name: str) -> tuple[str, ...]:
         """Return the addresses of a name, the best first.  Raises OSError."""
         return known(name) or (await self._resolver.look_up(name, self._spec)).addresses
+
+    def awaits(self, name: str) -> bool:
+        """True if connections to a name wait for its look-up."""
+        return not known(name) and self._resolver.awaits(name, self._spec)
 
     async def ask(self, name: str) -> Answer:
         """Return the addresses of a name as its servers have them now.  Raises OSError."""

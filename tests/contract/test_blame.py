@@ -238,6 +238,24 @@ async def test_slow_readers_do_not_open_a_breaker(place: str) -> None:
         client.transport.abort()
 
 
+@pytest.mark.parametrize(
+    "blocks",
+    ["", TIMEOUT, "cache: {ttl: 1m, max_body: 1MiB}", "transform: {response: {body: {set: {/a: 1}}}}"],
+    ids=["plain", "timeout", "cache", "transform"],
+)
+@pytest.mark.parametrize("status", [200, 500])
+@virtual
+async def test_the_attempt_for_a_slow_reader_ends_as_its_request_does(blocks: str, status: int) -> None:
+    proxy = Proxy(policies(blocks=blocks), Service(LARGE.replace(b"200 OK", b"%d X" % status)))
+    client = slow_reader(proxy)
+    await asyncio.sleep(120)
+    ((x, _, reason, _),) = proxy.records
+    (attempt,) = x.attempts
+    assert reason == "client_timeout"
+    assert attempt.reason == (reason if status == 200 else ""), "an error is one, however its reader takes it"
+    client.transport.abort()
+
+
 @virtual
 async def test_readers_that_trickle_do_not_open_a_breaker() -> None:
     proxy = Proxy(policies(), Service(LARGE))

@@ -195,18 +195,22 @@ EXPRESSIONS = list(expressions())
 
 @pytest.mark.parametrize(("name", "expr", "text"), EXPRESSIONS, ids=[name for name, _, _ in EXPRESSIONS])
 def test_every_metric_and_label_exists(name: str, expr: str, text: str) -> None:
-    bare = re.sub(r'"[^"]*"', '""', expr)
-    used = {label for selector in re.findall(r"\{([^}]*)\}", bare) for label in re.findall(r"(\w+)\s*[=!]", selector)}
-    grouped = {label for grouping in re.findall(r"by \(([^)]*)\)", bare) for label in re.split(r",\s*", grouping)}
-    shown = set(re.findall(r"\{\{\s*(?:\$labels\.)?(\w+)\s*\}\}", text))
-    rest = re.sub(r"\{[^}]*\}|by \([^)]*\)|\[[^\]]*\]|, \w+\)$", " ", bare)
-    metrics = set(re.findall(r"\b[a-z]\w+", rest)) - FUNCTIONS
     known = exported()
-    assert metrics
-    assert metrics <= known.keys(), metrics - known.keys()
-    for metric in metrics:
-        assert used | grouped <= known[metric] | PROMETHEUS_LABELS, f"{metric} has no {used | grouped - known[metric]}"
-        assert shown <= (grouped or known[metric] | PROMETHEUS_LABELS), f"{shown - grouped}: gone after the grouping"
+    shown = set(re.findall(r"\{\{\s*(?:\$labels\.)?(\w+)\s*\}\}", text))
+    for side in re.split(r"\bunless\b", re.sub(r'"[^"]*"', '""', expr)):
+        used = {
+            label for selector in re.findall(r"\{([^}]*)\}", side) for label in re.findall(r"(\w+)\s*[=!]", selector)
+        }
+        groupings = re.findall(r"(?:by|on) \(([^)]*)\)", side)
+        grouped = {label for grouping in groupings for label in re.split(r",\s*", grouping)}
+        rest = re.sub(r"\{[^}]*\}|(?:by|on) \([^)]*\)|\[[^\]]*\]|, \w+\)$", " ", side)
+        metrics = set(re.findall(r"\b[a-z]\w+", rest)) - FUNCTIONS
+        assert metrics
+        assert metrics <= known.keys(), metrics - known.keys()
+        for metric in metrics:
+            labels = known[metric] | PROMETHEUS_LABELS
+            assert used | grouped <= labels, f"{metric} has no {used | grouped - labels}"
+            assert shown <= (grouped or labels), f"{shown - grouped}: gone after the grouping"
 
 
 def selected(selector: str, labels: dict[str, str]) -> bool:
@@ -227,6 +231,17 @@ def test_errors_are_those_of_the_page(name: str) -> None:
             error = reason or (str(status) if status >= 500 else "")
             labels |= {"error_type": error} if error else {}
             assert selected(selector, labels) is is_error(status, reason), (status, reason)
+
+
+@pytest.mark.parametrize(
+    ("metric", "observed"),
+    [("sidecar_breaker_", "sidecar_breaker_observed"), ("sidecar_retry_budget_", "sidecar_retry_budget_observed")],
+)
+def test_what_only_observes_wakes_nobody_and_is_no_red_number(metric: str, observed: str) -> None:
+    judged = [expr for _, expr, _ in EXPRESSIONS if metric in expr and re.search(r"[<>=] *[0-9]", expr)]
+    assert len(judged) >= 2
+    for expr in judged:
+        assert re.search(rf"unless on \([^)]+\) {observed}(?:\{{[^}}]*\}})? == 1", expr), expr
 
 
 def test_the_alerts_that_matter_are_there() -> None:

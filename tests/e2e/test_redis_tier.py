@@ -92,9 +92,10 @@ async def sidecar() -> AsyncIterator[Make]:
     """Makes sidecars that are closed in the end."""
     stores: list[Store] = []
 
-    def make(url: str, *script: Any, timeout: str = "30s", **block: Any) -> World:
+    def make(url: str, *script: Any, timeout: str = "30s", memory: str = "64MiB", **block: Any) -> World:
         env = real_env()
-        store = Store("shared", CacheSpec.model_validate({"redis": {"url": url, "timeout": timeout}}), env)
+        spec = {"memory": {"max_size": memory}, "redis": {"url": url, "timeout": timeout}}
+        store = Store("shared", CacheSpec.model_validate(spec), env)
         stores.append(store)
         return World(*script, env=env, store=store, **block)
 
@@ -349,6 +350,42 @@ async def test_wrong_records_in_redis_are_misses(redis: Redis, sidecar: Make, li
         await client.set(keys[b"a"], encode(Record(entry, b"9/9"), one.env.now(), one.env.wall()))
     assert (await other.get()).status == 200
     assert other.calls == 1
+    assert other.store.describe()["redis"]["up"]
+
+
+@pytest.mark.parametrize("kind", ["e:", "u:", "g", "p"])
+async def test_of_a_huge_value_no_more_is_read_than_memory_would_keep(redis: Redis, sidecar: Make, kind: str) -> None:
+    world = sidecar(redis.url, FRESH, FRESH, memory="1MiB")
+    assert world.store.shared is not None
+    client = world.store.shared._client.client
+    await world.get()
+    await written(world)
+    (key,) = await client.keys("sidecar:shared:e:*")
+    huge = key if kind == "e:" else b"sidecar:shared:" + (kind.encode() if kind in "gp" else b"u:http://orders/a")
+    await client.set(huge, b"1" * 2**25)
+    sent = (await client.info("stats"))["total_net_output_bytes"]
+    other = sidecar(redis.url, FRESH, memory="1MiB")
+    assert (await other.get()).status == 200
+    assert other.calls == 1, "it is a miss"
+    assert (await client.info("stats"))["total_net_output_bytes"] - sent < 2**19
+    shown = other.store.describe()["redis"]
+    assert shown["up"]
+    assert ("longer than" in shown["last_error"], shown["errors"]) == ((True, 1) if kind == "e:" else (False, 0))
+
+
+@pytest.mark.parametrize("kind", ["string", "list"])
+async def test_of_a_huge_prefix_no_more_is_read_than_a_uri_can_have(redis: Redis, sidecar: Make, kind: str) -> None:
+    world, other = sidecar(redis.url, FRESH), sidecar(redis.url, FRESH)
+    assert world.store.shared is not None
+    client = world.store.shared._client.client
+    await world.get()
+    await written(world)
+    await client.set("sidecar:shared:p", b"1")
+    prefix = "sidecar:shared:x:1"
+    await (client.set(prefix, b"h" * 2**25) if kind == "string" else client.lpush(prefix, "h"))
+    sent = (await client.info("stats"))["total_net_output_bytes"]
+    assert is_hit(await other.get()) is (kind == "string"), "a prefix that no URI has is none of this one's"
+    assert (await client.info("stats"))["total_net_output_bytes"] - sent < 2**19
     assert other.store.describe()["redis"]["up"]
 
 

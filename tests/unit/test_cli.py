@@ -109,6 +109,12 @@ def test_nothing_heavy_is_loaded_before_it_is_needed() -> None:
     assert done.stdout.strip() == "[]"
 
 
+@pytest.mark.parametrize("module", ["sidecar", "sidecar.cli", "sidecar.commands"])
+def test_each_module_that_is_named_after_the_command_is_it(module: str) -> None:
+    done = subprocess.run([sys.executable, "-m", module, "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("sidecar, version ")
+
+
 def test_check_does_not_load_the_data_plane(policy: Path) -> None:
     code = "import sys; from sidecar.commands import policies; policies(sys.argv[1]); print('aiohttp' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code, str(policy)], capture_output=True, text=True, check=True)

@@ -4,7 +4,9 @@
    in white space, in their spread over lines, or in ways without meaning by the field's definition.  An absent field
    matches an absent field only.
 2. Fields that the edge writes anew (X-Forwarded-For and the like) count as they are sent upstream.
-3. Answers of one URI may name different fields.  All are keyed by the union of the names: never coarser than one of
+3. Values of a field's twins (`X_Tenant`, `x.tenant`) count too, with their names: a service that reads fields as
+   variables takes them for the field, and answers by them.
+4. Answers of one URI may name different fields.  All are keyed by the union of the names: never coarser than one of
    them asks.  This keeps the RFC's advice for an answer without its usual Vary ("use the most recent valid Vary field
    value available").
 """
@@ -16,6 +18,7 @@ from typing import Final
 
 from sidecar.cache.rfc.lines import lowered, values
 from sidecar.core.exchange import Exchange
+from sidecar.core.message import fold, parse_fields
 
 MAX_NAMES: Final = 16
 """Fields named for one URI; an answer that names more is not stored."""
@@ -48,7 +51,27 @@ def selecting(x: Exchange, names: Names) -> bytes:
     """Return the request's values of the named fields, normalised, as a part of a key."""
     lines = x.lines
     lower = lowered(lines)
-    return b"\n".join([_selected(x, lines, lower, name) for name in names])
+    selected = [_selected(x, lines, lower, name) for name in names]
+    if x.speaks_to_caches or _are_unusual(names):
+        selected += _twins(lines, names)
+    return b"\n".join(selected)
+
+
+def _twins(lines: bytes, names: Names) -> list[bytes]:
+    """Return the lines of fields that are not named, but that some servers take for a named one."""
+    folded = _folded(names)
+    return [b"%b:%b" % field for field in parse_fields(lines) if field[0] not in names and fold(field[0]) in folded]
+
+
+@lru_cache(maxsize=256)
+def _are_unusual(names: Names) -> bool:
+    """True if one of the names has twins that are usual names."""
+    return names != tuple(map(fold, names))
+
+
+@lru_cache(maxsize=256)
+def _folded(names: Names) -> frozenset[bytes]:
+    return frozenset(map(fold, names))
 
 
 def _selected(x: Exchange, lines: bytes, lower: bytes, name: bytes) -> bytes:

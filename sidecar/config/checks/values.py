@@ -38,6 +38,21 @@ _ZERO_SHARES: Final = {
 """What a share of zero means, by the path in its block."""
 
 
+_MOST: Final = {
+    "untrusted.min_deadline": (
+        60.0, "is so long that hardly any deadline of a client counts; write such as 100ms, or leave it out"
+    ),
+    "slow_clients.grace": (600.0, "is so long that slow clients are hardly ended; write such as 5s"),
+    "slow_clients.min_rate": (
+        2.0**20, "is more than the networks of many clients carry, who are cut off; write such as 1KiB/s"
+    ),
+    "slow_clients.buffer": (2.0**28, "is taken for each client that is behind; write such as 256KiB"),
+    "header_timeout": (600.0, "lets clients hold their connections with half a head; write such as 10s"),
+    "connect_timeout": (60.0, "lets requests wait that long for an endpoint that is down; write such as 1s"),
+}  # fmt: skip
+"""Most that is usual, by the path in a section, and what more of it means."""
+
+
 class Values:
     """Checks of values; what many routes inherit is looked at once."""
 
@@ -82,6 +97,8 @@ class Values:
                     self._report.warn(given, f"is {words} long; is the unit right?")
             elif kind == "size" and isinstance(number, int) and number > HUGE:
                 self._report.warn(given, "is more than 1 TiB; is the unit right?")
+            if isinstance(number, float | int) and number > _MOST.get(path, (LONGEST,))[0] and path in _MOST:
+                self._report.warn(given, _MOST[path][1])
             elif kind == "share" and number == 0 and path in _ZERO_SHARES:
                 self._report.warn(given, _ZERO_SHARES[path])
 

@@ -27,7 +27,7 @@ class KeySpec(Model):
     """Differences between requests that count, beside the URI."""
 
     headers: Annotated[tuple[FieldName, ...], Field(strict=False, max_length=16)] = ()
-    """Request fields whose values belong to the key."""
+    """Request fields whose values belong to the key, and those of their twins (`X_Tenant` for `x-tenant`) with them."""
     ignore_query: Annotated[tuple[str, ...], Field(strict=False, max_length=100)] = ()
     """Query parameters that do not belong to the key: names, or prefixes such as `utm_*`."""
 

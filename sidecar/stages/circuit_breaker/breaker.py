@@ -71,6 +71,7 @@ class Breaker:
             state: env.meter.counter(metrics.BREAKER_TRANSITIONS, breaker=name, to=state) for state in LEVELS
         }
         env.meter.gauge(metrics.BREAKER_STATE, self._level, breaker=name)
+        env.meter.gauge(metrics.BREAKER_OBSERVED, lambda: float(self.is_observed), breaker=name)
 
     @property
     def machine(self) -> Machine:

@@ -4,25 +4,25 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Final
 
-from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
+from pydantic import BeforeValidator, Field, WithJsonSchema
 
 from sidecar.core.exchange import NEVER
 from sidecar.core.spec import Block
-from sidecar.core.units import DURATION_SCHEMA, NEGATIONS, parse_duration
+from sidecar.core.units import DURATION_SCHEMA, NEGATIONS, name_or_off, parse_duration
 
 
 def _duration_or_off(value: Any) -> float:
     if value == "off":
         return NEVER
+    if value in NEGATIONS:
+        raise ValueError("is not a duration; write off to set no limit")
     if (seconds := parse_duration(value)) <= 0:
         raise ValueError("must be more than zero; `off` sets no limit")
     return seconds
 
 
-def _header(name: str) -> str:
-    if name != "off" and name in NEGATIONS:
-        raise ValueError(f"is the name `{name}`; write off to send no field, or another name")
-    return name
+def _header(value: Any) -> Any:
+    return name_or_off(value, "to send no field", "another name")
 
 
 DurationOrOff = Annotated[
@@ -45,7 +45,7 @@ class Spec(Block):
     """Longest time for one attempt, from taking a connection to the last byte of its response; no limit by default."""
     idle: DurationOrOff = NEVER
     """Longest pause between two pieces of a body, or of a WebSocket in either direction; no limit by default."""
-    header: Annotated[str, Field(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$"), AfterValidator(_header)] = HEADER
+    header: Annotated[str, Field(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$"), BeforeValidator(_header)] = HEADER
     """Field in which the milliseconds left come in and go upstream; `off` tells the upstream nothing."""
 
 

@@ -13,7 +13,7 @@ from sidecar.core.conditions import STATUS_CLASSES
 from sidecar.core.http1 import HOST
 from sidecar.core.message import HOP_BY_HOP
 from sidecar.core.spec import Block, Model
-from sidecar.core.units import Duration, Size
+from sidecar.core.units import Duration, Size, name_or_off
 from sidecar.core.uri import readings
 from sidecar.expression.spec import ResponseWhen, WholeRequestWhen
 from sidecar.stages.transform.fields import BodySpec, HeadersSpec, QuerySpec, RequestBodySpec, check_template
@@ -115,12 +115,16 @@ def _known(status: str) -> str:
     return status
 
 
+def _attribute(value: Any) -> Any:
+    return name_or_off(value, "to take it away", "its value")
+
+
 class CookieSpec(Model):
     """Sets attributes of a cookie; those that are not named stay."""
 
-    domain: Annotated[str, Field(pattern=r"^[A-Za-z0-9.-]+$")] | None = None
+    domain: Annotated[str, Field(pattern=r"^[A-Za-z0-9.-]+$"), BeforeValidator(_attribute)] | None = None
     """Domain of the cookie; `off` takes it away, and the cookie is then for the host alone."""
-    path: Annotated[str, Field(pattern=r"^(/[!-:<-~]*|off)$")] | None = None
+    path: Annotated[str, Field(pattern=r"^(/[!-:<-~]*|off)$"), BeforeValidator(_attribute)] | None = None
     """Path of the cookie; `off` takes it away."""
     max_age: Duration | None = None
     """Lifetime of the cookie."""

@@ -80,6 +80,8 @@ def http_probe(
                     return ""
                 return f"status {response.status}"
         except TimeoutError:
+            if names is not None and names.awaits(endpoint.host):
+                return f"the look-up of {endpoint.host} took longer than {spec.timeout:g}s"
             return f"no answer within {spec.timeout:g}s"
         except (aiohttp.ClientError, OSError) as error:
             return str(error) or type(error).__name__

@@ -21,7 +21,7 @@ from sidecar.cache.redis_client import CONNECTIONS, RecordSerializer, RedisClien
 
 
 def serializer() -> RecordSerializer:
-    return RecordSerializer(lambda: NOW, lambda: WALL)
+    return RecordSerializer(lambda: NOW, lambda: WALL, lambda: 2**20)
 
 
 def client(url: str, names: Any = None) -> RedisClient:

@@ -171,7 +171,47 @@ def test_values_that_people_mean_are_not(keys: str) -> None:
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
+        ("timeout: {header: false}", "timeout.header: is `false`; write off to send no field, or another name"),
+        ("timeout: {header: none}", "timeout.header: is the name `none`; write off to send no field, or another"),
+        ("timeout: {request: false}", "timeout.request: is not a duration; write off to set no limit"),
+        ("timeout: {idle: no}", "timeout.idle: is not a duration; write off to set no limit"),
+        ("circuit_breaker: {failure_rate: false}", "failure_rate: is not a share; write it such as 20%; `off` turns"),
+        ("circuit_breaker: {consecutive_failures: none}", "must be a whole number; `off` turns it off"),
+        ("cache: {ttl: false}", "cache.ttl: is not a duration; write it such as 250ms, 2s, 5m or 1h; `off` turns"),
+        ("cache: {store: false}", "cache.store: must be text; put it in quotes"),
+        (
+            "transform: {response: {cookies: {'*': {domain: false}}}}",
+            "domain: is `false`; write off to take it away, or its value",
+        ),
+        (
+            "transform: {response: {cookies: {'*': {path: none}}}}",
+            "path: is the name `none`; write off to take it away, or its value",
+        ),
+    ],
+)
+def test_what_turns_a_key_off_is_said_where_it_can_be(keys: str, message: str) -> None:
+    (problem,), _ = of_route(keys)
+    assert message in problem
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ("access_log: false", "telemetry.access_log: must be a mapping of keys and values; `off` turns it off"),
+    ],
+)
+def test_what_turns_telemetry_off_is_said(keys: str, message: str) -> None:
+    problems, _ = messages(f"{HEAD}telemetry: {{{keys}}}\nroutes: []\n")
+    assert message in problems[0]
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
         ("via: no", "via: is the name `no`; write off to send no Via, or another name"),
+        ("via: false", "via: is `false`; write off to send no Via, or another name"),
+        ("via: true", "via: is `true`; write off to send no Via, or another name"),
+        ("tls: false", "tls: must be a mapping of keys and values; `off` turns it off"),
         ("problem_details: off", "problem_details: must be true or false"),  # `off` would be taken for false
         ("untrusted: {pass: [x-forwarded-*]}", "untrusted.pass[0]: has `x-forwarded-*`, which is no whole name"),
         ("untrusted: {min_deadline: off}", "untrusted.min_deadline: is not a duration; write 0s to turn it off"),
@@ -192,6 +232,20 @@ def test_what_is_meant_for_a_listener(keys: str, message: str) -> None:
             '"127.0.0.1:8080", slow_clients: {buffer_total: 1KiB}',
             "slow_clients.buffer_total: is less than buffer (262144 bytes), which one client may take",
         ),
+        *(
+            ('"127.0.0.1:8080"', f'"127.0.0.1:8080", {keys}', words)
+            for keys, words in (
+                (
+                    "slow_clients: {min_rate: 1GiB/s}",
+                    "slow_clients.min_rate: is more than the networks of many clients",
+                ),
+                ("slow_clients: {grace: 24h}", "slow_clients.grace: is so long that slow clients are hardly ended"),
+                ("untrusted: {min_deadline: 24h}", "untrusted.min_deadline: is so long that hardly any deadline"),
+                ("slow_clients: {buffer: 1GiB, buffer_total: 2GiB}", "slow_clients.buffer: is taken for each client"),
+            )
+        ),
+        ('["http://a:1"]', '["http://a:1"], connect_timeout: 24h', "connect_timeout: lets requests wait that long"),
+        ("upstreams:", "limits: {header_timeout: 24h}\nupstreams:", "limits.header_timeout: lets clients hold"),
         ('["http://a:1"]', '["http://a:1"], resolve: {ttl: {min: 1s, max: 1000h}}', "resolve.ttl.max: is 42 days long"),
     ],
 )

@@ -8,7 +8,7 @@ import pytest
 
 from sidecar.config.process_spec import SlowClientsSpec
 from sidecar.core.exchange import NEVER, Exchange
-from sidecar.core.outcome import Outcome
+from sidecar.core.outcome import CLIENT_CLOSED, SLOW_READER, Failure, Outcome
 from sidecar.downstream.slow_clients import CREDIT_SECONDS, START_AFTER, Pace, SlowClients
 from tests.support.loop import settle, virtual
 from tests.unit.downstream.front import CLOSE, GET, HANDSHAKE, Client, Front, Taken, Upgraded, always, post, streamed
@@ -294,6 +294,30 @@ async def test_when_the_account_is_full_a_new_slow_reader_ends_the_slowest(reque
     await settle()
     assert front.is_empty
     assert front.listener.slow.buffered == len(front.listener.slow.behind) == 0
+
+
+@virtual
+async def test_who_is_ended_to_make_room_has_not_left() -> None:
+    ended: list[Failure | None] = []
+
+    async def service(x: Exchange) -> Outcome:
+        outcome, body, _ = streamed(10**6)
+        body.on_close(ended.append)
+        body.feed(b"x" * 128_000)
+        return outcome
+
+    front = Front(service, slow_clients={"buffer_total": "200KB"})
+    clients = [front.connect() for _ in range(6)]
+    for client in clients:
+        client.transport.pause_reading()
+        client.write(GET)
+        await asyncio.sleep(0.6)
+    assert len(ended) == len(front.records) > 0
+    assert {record.reason for record in front.records} == {SLOW_READER.code}
+    assert set(ended) == {SLOW_READER}
+    clients[-1].transport.abort()
+    await settle()
+    assert (front.records[-1].reason, ended[-1]) == ("client_closed", CLIENT_CLOSED)
 
 
 @virtual

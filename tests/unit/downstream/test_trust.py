@@ -28,6 +28,10 @@ CLAIMS = [
     "X-Auth-Request-User", "X-WebAuth-User", "X-Ms-Client-Principal-Id", "X-Amzn-Oidc-Identity", "Proxy",
     "Remote-Groups", "Remote-Email", "Script-Name", "Path-Info", "X-Consumer-Username", "X-Authentik-Username",
     "X-Pomerium-Claim-Email", "CF-Access-Authenticated-User-Email", "Tailscale-User-Login", "X-Vercel-Forwarded-For",
+    "X-Envoy-Retry-On", "X-Envoy-Max-Retries", "X-Envoy-Upstream-Rq-Timeout-Ms", "X-Envoy-Force-Trace",
+    "X-Envoy-Decorator-Operation", "X-Envoy-Original-Path", "X-Envoy-External-Address", "X-Envoy-Internal",
+    "X-Istio-Attributes", "L5d-Dtab", "L5d-Dst-Override", "L5d-Retry-Http", "L5d-Response-Timeout", "L5d-Client-Id",
+    "Dapr-App-Id", "Knative-Serving-Revision",
 ]  # fmt: skip
 SPELLINGS = [str, str.upper, str.lower, lambda n: n.replace("-", "_"), lambda n: n.replace("-", "."),
              lambda n: n.replace("-", "_", 1), lambda n: n.replace("-", "~")]  # fmt: skip

@@ -83,6 +83,14 @@ def test_observe_lets_through_and_counts() -> None:
     assert env.meter.value(metrics.WOULD_REFUSE, policy="retry_budget", upstream="app") == 5
 
 
+def test_metrics_tell_a_budget_that_only_observes() -> None:
+    env = make_env()
+    budget = RetryBudget(spec(mode="observe"), env, "app")
+    assert env.meter.value(metrics.BUDGET_OBSERVED, upstream="app") == 1
+    budget.retune(spec())
+    assert env.meter.value(metrics.BUDGET_OBSERVED, upstream="app") == 0
+
+
 def test_retune_keeps_the_counts_of_the_same_window() -> None:
     budget = RetryBudget(spec(), make_env(), "app")
     spend(budget, 10)

@@ -9,13 +9,15 @@ from typing import Any
 import pytest
 
 from sidecar.core import metrics
-from sidecar.core.outcome import CLIENT_TIMEOUT
+from sidecar.core.outcome import CLIENT_TIMEOUT, Outcome
+from sidecar.upstream import resolver
 from sidecar.upstream.client import Upstream
 from sidecar.upstream.deadlines import Deadlines
 from sidecar.upstream.endpoint import EndpointSet
 from sidecar.upstream.pool import CONNECTION_STATES
 from sidecar.upstream.pools import Pools
-from sidecar.upstream.spec import UpstreamSpec
+from sidecar.upstream.resolver import Names, Queries, Resolver
+from sidecar.upstream.spec import ResolveSpec, UpstreamSpec
 from tests.support.authority import Authority
 from tests.support.clock import make_env
 from tests.support.loop import settle, virtual, virtual_env
@@ -44,6 +46,48 @@ async def test_an_endpoint_has_one_pool() -> None:
     assert bench.pools.of(a) is not bench.pools.of(b)
     assert [bench.pools.of(a).name, bench.pools.of(a).host] == ["http://a:80", b"a:80"]
     assert list(bench.pools.describe()["pools"]) == ["http://a:80", "http://b:80"]
+
+
+class Asked:
+    """Name server that answers when the test says so."""
+
+    def __init__(self) -> None:
+        self.answer: Any = asyncio.get_running_loop().create_future()
+
+    async def __call__(self, name: str, family: str, is_fresh: bool) -> Any:
+        return await asyncio.shield(self.answer)
+
+
+@pytest.mark.parametrize("expires_in", [0.5, 5.0], ids=["deadline", "connect_timeout"])
+@pytest.mark.parametrize("hangs", ["look-up", "connection", "connection after a stale answer"])
+@virtual
+async def test_who_waits_in_vain_learns_whether_for_the_name_or_for_the_connection(
+    hangs: str, expires_in: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def race(*_: Any) -> Any:
+        await asyncio.get_running_loop().create_future()
+
+    monkeypatch.setattr(resolver, "race", race)
+    env, asked = virtual_env(), Asked()
+    names = Names(Resolver(env.now, env.spawn, asked), Queries(), ResolveSpec.model_validate({"ttl": {"min": "10ms"}}))
+    endpoints = EndpointSet("app", spec("http://app.test:80"), env)
+    pool = Pools(endpoints, spec("http://app.test:80"), env, Deadlines(env), names=names).of(endpoints.members[0])
+    if hangs != "look-up":
+        asked.answer.set_result([("192.0.2.1", 0.0)])
+    if hangs.endswith("stale answer"):
+        await names.look_up("app.test")
+        await asyncio.sleep(1)
+        asked.answer = asyncio.get_running_loop().create_future()
+    promise = pool.open(env.now() + expires_in)
+    await asyncio.sleep(2)
+    outcome = promise.result()
+    assert isinstance(outcome, Outcome)
+    assert outcome.failure is not None
+    assert (outcome.failure.code, outcome.failure.origin, outcome.status) == ("connect_timeout", "upstream", 504)
+    assert not outcome.failure.sent
+    is_name = hangs == "look-up"
+    assert (outcome.failure.title == "Looking up the upstream's name took too long") is is_name
+    assert ("looking up the name of http://app.test:80 took too long" in outcome.cause) is is_name
 
 
 @virtual

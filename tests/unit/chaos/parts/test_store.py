@@ -23,6 +23,11 @@ def test_a_client_of_redis_finds_what_it_wrote(protocol: int) -> None:
         assert await client.get("a") is None
         await client.set("a", b"1\r\n2", px=500)
         assert await client.mget(["a", "b"]) == [b"1\r\n2", None]
+        async with client.pipeline() as pipeline:
+            pipeline.getrange("a", 0, 1)
+            pipeline.getrange("b", 0, 1)
+            pipeline.mget(["b"])
+            assert await pipeline.execute() == [b"1\r", b"", [None]]
         await asyncio.sleep(1)
         assert await client.get("a") is None
         assert [await client.incr("n"), await client.incrby("n", 4)] == [1, 5]

@@ -8,10 +8,28 @@ from pathlib import Path
 import pytest
 
 from chaos.scenario.files import SCENARIOS, Loaded, ScenarioError, load, policies, remove, schema, without
+from sidecar.config.files import Source, parse
 from sidecar.config.load import load as load_policies
+from sidecar.config.report import Report
 
 ALL = load([SCENARIOS])
 NAMES = [loaded.name for loaded in ALL]
+
+
+@pytest.mark.parametrize(
+    "text", ["$${X}", "a$${b}$${", "$$${X}", "$$$${X}", "${X}", "${X:-d}$${X:-d}", "$X {X}", "off", "3"]
+)
+@pytest.mark.parametrize("value", ["7", "$${Y}", "${Y}", ""])
+def test_what_is_left_means_what_it_meant(text: str, value: str) -> None:
+    source = Source("p.yaml", f'a: ["{text}", {{x: "{text}"}}]\nroutes: {{r: 1}}\n'.encode())
+    environ = {"X": value}
+    before = parse(source, environ, Report())
+    (written,) = without([source], ["routes.r"], environ)
+    after = parse(written, environ, report := Report())
+    assert not report.problems
+    assert before is not None
+    assert after is not None
+    assert after.plain() == {**before.plain(), "routes": {}}
 
 
 def test_there_are_sixteen_scenarios_at_least() -> None:

@@ -12,8 +12,11 @@ from sidecar.cache.rfc.storing import CREDENTIALS
 from sidecar.cache.spec import CacheSpec
 from sidecar.cache.store import SHRINK_BY, SHRINK_EVERY, Store
 from sidecar.core.exchange import Exchange
+from sidecar.core.message import fold
 from sidecar.core.outcome import RESET, Outcome
-from tests.support.clock import make_env
+from tests.support.clock import make_env, remembering
+from tests.support.loop import virtual
+from tests.unit.downstream.front import Front
 from tests.unit.stages.cache.world import World, is_hit, reply, said
 
 FRESH = reply(Cache_Control="max-age=60")
@@ -28,6 +31,34 @@ async def test_a_field_can_be_made_part_of_the_key() -> None:
     world = World(echo, key={"headers": ["X-Forwarded-Host"]})
     assert (await world.get(X_Forwarded_Host="evil")).body == b"evil"
     assert (await world.get()).body == b"home"
+
+
+def as_a_variable(x: Exchange) -> bytes:
+    """Value of X-Tenant as CGI and WSGI servers read it: from the last field that folds into the same variable."""
+    found = [value for name, value in x.headers if fold(name) == b"x-tenant"]
+    return found[-1] if found else b"nobody"
+
+
+@pytest.mark.parametrize("twin", ["X_Tenant", "x.tenant", "X_TENANT", "x~tenant", "X-Tenant"])
+@pytest.mark.parametrize("how", ["key", "vary", "key and vary", "odd key"])
+@pytest.mark.parametrize("said", [b"", b"X-Tenant: two\r\n"])
+@virtual
+async def test_a_twin_of_a_field_that_answers_differ_by_is_a_difference_too(how: str, twin: str, said: bytes) -> None:
+    fields = {"Vary": "X-Tenant"} if "vary" in how else {}
+    keyed = ["x_tenant"] if how == "odd key" else ["x-tenant"] if "key" in how else []
+    world = World(
+        lambda x: reply(200, as_a_variable(x), Cache_Control="max-age=60", **fields)(x),
+        env=remembering(asyncio.get_running_loop()),
+        key={"headers": keyed},
+    )
+    client = Front(world.service).connect()
+    asked = {b"%b: one\r\n" % twin.encode(): b"one", b"%b: uno\r\n" % twin.encode(): b"uno"}
+    asked[b"X-Tenant_: a\r\nXTenant: b\r\n"] = asked[b""] = b"two" if said else b"nobody"
+    for calls in (3, 3):  # the second time all are stored
+        for lines, expected in asked.items():
+            client.write(b"GET /a HTTP/1.1\r\nHost: a\r\n%b%b\r\n" % (said, lines))
+            assert (await client.answer()).body == expected
+        assert world.calls == calls
 
 
 async def test_a_cookie_is_not_given_to_another_client() -> None:

@@ -579,6 +579,13 @@ def test_observe_lets_all_pass_and_counts_what_it_would_refuse() -> None:
     assert bench.state == "closed"
 
 
+def test_metrics_tell_a_breaker_that_only_observes() -> None:
+    bench = Bench(consecutive_failures=1, mode="observe", scope="upstream")
+    for mode, is_observed in (("observe", 1), ("enforce", 0), ("observe", 1)):
+        bench.build(consecutive_failures=1, mode=mode)
+        assert bench.env.meter.value(metrics.BREAKER_OBSERVED, breaker="upstream:app") == is_observed
+
+
 def test_the_same_owner_shares_one_circuit_and_another_has_its_own() -> None:
     env, store = make_env(), Store()
     spec = Spec(consecutive_failures=1)
@@ -684,6 +691,35 @@ def test_transitions_are_told_counted_and_remembered() -> None:
     bench.breaker.force("open")
     assert count(metrics.BREAKER_STATE, breaker="upstream:app") == 2
     assert "open" in repr(bench.gate)
+
+
+@pytest.mark.parametrize(
+    ("ramp", "calls", "why", "limit", "value"),
+    [
+        ("0s", [BAD, BAD], "2 of 3 probes failed", 2, 2),
+        ("10s", [GOOD, GOOD, GOOD, *[BAD] * 40], "4 failures in a row", 4, 4),
+    ],
+    ids=["trial", "ramp"],
+)
+def test_one_that_opened_again_says_why_it_did(
+    ramp: str, calls: list[Outcome], why: str, limit: int, value: int
+) -> None:
+    bench = Bench(consecutive_failures=4, half_open={"probes": 3, "ramp": ramp})
+    bench.calls(*[BAD] * 4)
+    bench.env.advance(5)
+    for outcome in calls:
+        if bench.state != "open":
+            bench.env.advance(0.1)
+            bench.call(outcome)
+    assert bench.state == "open"
+    again = bench.gate.admit(X)
+    assert isinstance(again, Outcome)
+    assert why in again.refusal.detail
+    assert (again.refusal.limit, again.refusal.value) == (limit, value)
+    facts = bench.breaker.describe()
+    assert why in facts["why"]
+    assert why in facts["opened_because"]
+    assert why in facts["history"][-1]["why"]
 
 
 def test_the_history_is_bounded() -> None:

@@ -13,6 +13,7 @@ from aiohttp import web
 from sidecar.core import events, metrics
 from sidecar.upstream.balancing.health import HealthChecker, http_probe
 from sidecar.upstream.endpoint import Endpoint, EndpointSet, authority
+from sidecar.upstream.resolver import Names, Queries, Resolver
 from sidecar.upstream.spec import HealthCheckSpec, UpstreamSpec
 from sidecar.upstream.tls import ClientTlsSpec, ServerTlsSpec, build_context
 from tests.support.authority import Authority
@@ -64,6 +65,16 @@ async def test_verdicts_start_good_and_turn_after_enough_probes_in_a_row() -> No
     )  # fmt: skip
     assert (well["healthy"], well["probes"], well["up"]) == (True, 2, 2)
     assert bench.checker.describe()["endpoints"]["http://b:80"]["last_problem"] == "status 500"
+
+
+async def test_a_probe_that_waits_for_a_name_says_so() -> None:
+    async def ask(*_: Any) -> Any:
+        return await asyncio.get_running_loop().create_future()
+
+    names = Names(Resolver(asyncio.get_running_loop().time, asyncio.create_task, ask), Queries())
+    spec = HealthCheckSpec.model_validate({"path": "/", "timeout": "50ms"})
+    reason = await http_probe(names=names)(Endpoint("http://app.test:80"), spec)
+    assert reason == "the look-up of app.test took longer than 0.05s"
 
 
 @virtual
