@@ -53,6 +53,9 @@ class Wire:
     def writelines(self, parts: list[bytes]) -> None:
         self.write(b"".join(parts))
 
+    def set_write_buffer_limits(self, high: int) -> None:
+        """Do nothing: it takes whatever it gets."""
+
     def is_closing(self) -> bool:
         return False
 

@@ -1,9 +1,9 @@
 """Pipeline: the stages of a route in their order, and the `Call` that takes one request through them.
 
 A call runs inside the callbacks of the sockets.  It is a loop over `admit`, then the upstream, and, in the callback
-that brings the head of the answer, a loop over `answer` and `settle` from the innermost stage outwards.  An exchange in
-which no stage asks for time needs neither a coroutine nor a future.  A stage that returns a `Wait` gets a `Run`, and the
-call goes on where it stood when that has ended.  Rules:
+that brings the head of the answer, a loop over `answer` and `settle` from the innermost stage outwards.  An exchange
+in which no stage asks for time needs neither a coroutine nor a future.  A stage that returns a `Wait` gets a `Run`, and
+the call goes on where it stood when that has ended.  Rules:
 
 1. Tickets that are neither settled nor bound to a body are in the call's list, so that a cancellation, a bug or a
    superseding outcome finds them.

@@ -66,8 +66,8 @@ from sidecar.core.outcome import (
     failed,
 )
 from sidecar.core.pipeline import Call
-from sidecar.downstream.backlog import Backlog
-from sidecar.downstream.closing import LINGER_SECONDS, MAX_ORPHANED, LingeringClose, reset, unsent_bytes
+from sidecar.downstream.backlog import WRITE_LIMIT, Backlog, unsent_bytes
+from sidecar.downstream.closing import LINGER_SECONDS, MAX_ORPHANED, LingeringClose, reset
 from sidecar.downstream.request_body import RequestBody, too_large
 from sidecar.downstream.request_head import LastHop, Peer, read_request
 from sidecar.downstream.response_body import MAX_AT_ONCE, ResponseBody, StoredBody
@@ -129,7 +129,8 @@ class DownstreamConnection(asyncio.Protocol):
     __slots__ = (
         "_backlog", "_body_ended", "_buffer", "_call", "_cancelled_outcome", "_exchange", "_half_close_ends",
         "_has_to_linger", "_is_reading_heads", "_is_reading_paused", "_keep_alive", "_outcome", "_peer", "_phase",
-        "_request_body", "_scanned", "_sent_before", "_stream", "_transport", "expires", "is_writing_paused", "listener",
+        "_request_body", "_scanned", "_sent_before", "_stream", "_transport", "expires", "is_writing_paused",
+        "listener",
     )  # fmt: skip
 
     def __init__(self, listener: Listener) -> None:
@@ -192,6 +193,7 @@ class DownstreamConnection(asyncio.Protocol):
             transport.close()
             return
         self._phase = IDLE
+        transport.set_write_buffer_limits(WRITE_LIMIT)
         name = transport.get_extra_info("peername")
         address = name[0] if isinstance(name, tuple) else ""
         self._peer = Peer(address, listener.scheme, trust=listener.trust)
@@ -223,7 +225,7 @@ class DownstreamConnection(asyncio.Protocol):
             return
         backlog = self._backlog
         if backlog is None:
-            backlog = self._backlog = Backlog(listener.slow, transport)
+            backlog = self._backlog = Backlog(listener.slow, transport, self)
         backlog.begin(listener.now(), self._outcome, listener.limits.body_timeout)
         self.expires = backlog.expires
         self.read_ahead(0)
@@ -749,12 +751,16 @@ class DownstreamConnection(asyncio.Protocol):
         self._keep_alive = False
         self.finish(failure)
 
-    def _cut_off(self) -> None:
-        """End the answer of a client that reads too slowly.  It has not left, as `connection_lost` would say."""
+    def cut_off(self) -> None:
+        """Reset a client that reads too slowly.  It has not left, as `connection_lost` would say."""
+        transport = self._transport
+        if transport is None:
+            return
         if self._phase == ANSWERING and (stream := self._stream) is not None:
             self._phase = CLOSING
             stream.cancel(SLOW_READER)  # ends the attempt, which the record tells of
             self._record(self._outcome, SLOW_READER)
+        reset(transport)
 
     def _record(self, outcome: Outcome | None, failure: Failure | None) -> None:
         """Record the last exchange of the connection."""
@@ -816,8 +822,7 @@ class DownstreamConnection(asyncio.Protocol):
             backlog.look(now)
             self.expires = backlog.expires
             if self.expires <= now:
-                self._cut_off()
-                reset(transport)
+                self.cut_off()
         elif phase == IDLE:
             self.close()
         elif phase == READING_HEAD:

@@ -50,7 +50,8 @@ class ResponseBody:
         is_behind = self._connection.is_writing_paused
         if len(data) > PIECE and self._connection.listener.slow.is_tight:
             self._write_in_pieces(data)
-        elif not self._is_chunked:
+            return
+        if not self._is_chunked:
             self._transport.write(data)
         elif data:
             self._transport.writelines((b"%x\r\n" % len(data), data, b"\r\n"))
@@ -59,13 +60,16 @@ class ResponseBody:
 
     def _write_in_pieces(self, data: bytes) -> None:
         """Write a long piece as several, each free once it is out: a transport keeps all of one till then."""
-        write = self._transport.write
         if self._is_chunked:
-            write(b"%x\r\n" % len(data))
+            self._transport.write(b"%x\r\n" % len(data))
         for at in range(0, len(data), PIECE):
-            write(data[at : at + PIECE])
+            is_behind = self._connection.is_writing_paused  # which the piece before may have brought about
+            piece = data[at : at + PIECE]
+            self._transport.write(piece)
+            if is_behind:
+                self._connection.read_ahead(len(piece))
         if self._is_chunked:
-            write(b"\r\n")
+            self._transport.write(b"\r\n")
 
     def finish(self, trailers: Headers) -> None:
         if self._is_chunked:

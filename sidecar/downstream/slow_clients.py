@@ -17,8 +17,7 @@ A client costs its own connection and a bounded buffer, never a connection of th
 
 from __future__ import annotations
 
-import asyncio
-from typing import Final
+from typing import Final, Protocol
 
 from sidecar.config.process_spec import SlowClientsSpec
 from sidecar.core.exchange import NEVER
@@ -36,6 +35,13 @@ CREDIT_SECONDS: Final = 15.0
 """Most seconds that a client can have in advance beside the grace."""
 
 
+class Reader(Protocol):
+    """Connection whose client reads more slowly than it is written to."""
+
+    def cut_off(self) -> None:
+        """End the connection with a reset."""
+
+
 class SlowClients:
     """Settings of a listener for slow clients, and what is buffered for all of them."""
 
@@ -45,8 +51,9 @@ class SlowClients:
         self.use(spec)
         self.buffered = 0
         """Bytes buffered at present."""
-        self.behind: dict[asyncio.Transport, float] = {}
-        """Connections of readers that are behind, with the instant since which each is, the first at the front."""
+        self.behind: dict[Reader, float] = {}
+        """Readers that are behind, with the instant at which each was last seen to take something, the first at the
+        front."""
 
     def use(self, spec: SlowClientsSpec) -> None:
         """Apply other settings; what is buffered stays in the account, and allowances under way stay as they are."""

@@ -8,6 +8,7 @@ Rules:
    `resume_writing` come as on a socket.
 3. `close` sends what was written, then the end; `abort` loses it and resets the peer.
 4. Writing to a peer that has gone resets the writer.
+5. An `asyncio.BufferedProtocol` gets at most what its buffer takes at a time.
 """
 
 from __future__ import annotations
@@ -154,7 +155,7 @@ class MemoryTransport(asyncio.Transport):
                 self._lose(_reset())
                 return
             if not peer._is_closing:
-                peer._protocol.data_received(piece)
+                self._hand_over(peer._protocol, piece)
             if self.split:
                 self._schedule()
                 break
@@ -163,6 +164,19 @@ class MemoryTransport(asyncio.Transport):
             self._protocol.resume_writing()
         if self._is_closing and self._size <= self._high:
             self._lose(None)
+
+    def _hand_over(self, protocol: asyncio.BaseProtocol, piece: bytes) -> None:
+        """Give a piece to the peer's protocol; what does not fit into its buffer stays on the way."""
+        if not isinstance(protocol, asyncio.BufferedProtocol):
+            cast("asyncio.Protocol", protocol).data_received(piece)
+            return
+        buffer = memoryview(protocol.get_buffer(len(piece)))
+        size = min(len(piece), len(buffer))
+        buffer[:size] = piece[:size]
+        if size < len(piece):
+            self._way.appendleft(piece[size:])
+            self._size += len(piece) - size
+        protocol.buffer_updated(size)
 
     def _lose(self, error: Exception | None) -> None:
         if not self._is_lost:

@@ -23,6 +23,7 @@ Rules:
 6. A body that ends with the connection is whole unless the peer can say otherwise and does: over TLS (RFC 9112 9.8).
 7. Malformed bytes become `PROTOCOL` and never reach a client.
 8. What the client's own slowness or short deadline ends is not the upstream's failure (`answer_times.py`).
+9. From its first long answer on, a connection reads at most `READ_BYTES` at a time (`BoundedReads`).
 
 Choosing, opening and keeping connections is the work of `pool.py`.
 """
@@ -106,6 +107,12 @@ NO_CONTENT: Final = frozenset((204, 304))
 ODD: Final = NO_CONTENT | {REQUEST_TIMEOUT, UPGRADE_REQUIRED}
 """Those, and the statuses that say something of the connection."""
 
+READ_BYTES: Final = 124 * 1024
+"""Bytes that one read of a connection brings at most once it has carried a longer answer.  An object of this size is
+below the 128 KiB from which the C library maps memory anew for each."""
+READ_BUFFER: Final = memoryview(bytearray(READ_BYTES))
+"""Memory for such reads, of all connections in turn: each is copied out before the next one begins."""
+
 
 class Receiver(Protocol):
     """Whoever waits for the outcome of an exchange."""
@@ -126,6 +133,7 @@ class UpstreamConnection(asyncio.Protocol):
         "_exchange",
         "_heard",
         "_interims",
+        "_is_bounded",
         "_is_reading_paused",
         "_is_writing_paused",
         "_keep_alive",
@@ -179,6 +187,8 @@ class UpstreamConnection(asyncio.Protocol):
         """True while the reader of the response's body takes no more."""
         self._is_writing_paused = False
         """True while the peer has not taken what was written."""
+        self._is_bounded = False
+        """True once reads are bounded."""
 
     # ----- one exchange
 
@@ -584,11 +594,25 @@ class UpstreamConnection(asyncio.Protocol):
             self._end_late()
             body.cancel()
             return
+        if not self._is_bounded and not 0 <= length - len(first) <= READ_BYTES:
+            self._bound_reads()
         if first:
             self._take_body(first)  # an error in here is told as the outcome
         if self._receiver is receiver:
             self._receiver = None
             receiver.take(outcome)
+
+    def _bound_reads(self) -> None:
+        """Read into a buffer of `READ_BYTES` from now on.
+
+        Event loops read up to 256 KiB at once, of each of many connections before anybody can pause them.
+        """
+        transport = self._transport
+        if transport is not None:
+            self._is_bounded = True
+            transport.pause_reading()  # uvloop notices another kind of protocol when reading begins
+            transport.set_protocol(BoundedReads(self))
+            transport.resume_reading()
 
     def _take_body(self, data: bytes) -> None:
         reader = self._reader
@@ -673,6 +697,30 @@ class UpstreamConnection(asyncio.Protocol):
     def __repr__(self) -> str:
         phase = ("connecting", "idle", "awaiting head", "reading body", "switched", "closed")[self._phase]
         return f"<UpstreamConnection {self.pool.name} {phase} {self._exchange!r}>"
+
+
+class BoundedReads(asyncio.BufferedProtocol):
+    """Protocol of a connection's transport whose reads are bounded; everything else is the connection's."""
+
+    __slots__ = ("_connection",)
+
+    def __init__(self, connection: UpstreamConnection) -> None:
+        self._connection = connection
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return READ_BUFFER
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self._connection.data_received(bytes(READ_BUFFER[:nbytes]))
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._connection.connection_lost(error)
+
+    def pause_writing(self) -> None:
+        self._connection.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._connection.resume_writing()
 
 
 def _begin(data: bytes) -> int:

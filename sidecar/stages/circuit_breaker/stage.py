@@ -1,7 +1,8 @@
 """Stage `circuit_breaker`: refuses requests while a circuit is open.
 
 The circuit decides (`breaker.py`).  The stage knows how one route meets it: the words of the refusal, the mode, and
-what is noted on a request's trace.  A ticket names the state that admitted, so a late result of an earlier state is dropped.
+what is noted on a request's trace.  A ticket names the state that admitted, so a late result of an earlier state is
+dropped.
 
 What counts, in short (`docs/design/circuit-breaker.md` has the reasons and the other libraries):
 

@@ -13,7 +13,8 @@ import pytest
 
 from chaos.parts.client import PATIENCE
 from sidecar.core.outcome import Outcome
-from sidecar.downstream.closing import LINGER_SECONDS, LingeringClose, reset, unsent_bytes
+from sidecar.downstream.backlog import unsent_bytes
+from sidecar.downstream.closing import LINGER_SECONDS, LingeringClose, reset
 from sidecar.downstream.connection import DownstreamConnection
 from sidecar.downstream.slow_clients import START_AFTER
 from tests.support.authority import Authority

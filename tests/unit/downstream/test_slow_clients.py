@@ -339,6 +339,32 @@ async def test_a_reader_that_goes_on_is_not_ended_when_the_account_is_full() -> 
     assert len((await good.answer()).body) == 2**20
 
 
+@pytest.mark.parametrize("is_stored", [True, False])
+@virtual
+async def test_a_reader_that_is_ended_for_memory_is_recorded_as_slow(is_stored: bool) -> None:
+    async def service(x: Exchange) -> Outcome:
+        if is_stored:
+            return Outcome(200, body=b"x" * 2**20)
+        outcome, body, _ = streamed(2**20)
+        body.feed(b"x" * 90_000)
+        return outcome
+
+    front = Front(service, slow_clients={"buffer_total": "80KB"})
+    clients = []
+    for _ in range(3):
+        clients.append(client := front.connect())
+        client.transport.pause_reading()
+        client.write(GET)
+        await asyncio.sleep(1.5)
+    assert clients[0].is_lost
+    assert [(each.status, each.reason) for each in front.records][:1] == [(200, "client_timeout")]
+    for client in clients:
+        client.transport.abort()
+    await settle()
+    assert front.is_empty
+    assert front.listener.slow.buffered == len(front.listener.slow.behind) == 0
+
+
 @pytest.mark.parametrize("leaves", [False, True])
 @virtual
 async def test_what_waits_for_the_reader_of_a_last_answer_is_on_the_account(leaves: bool) -> None:
@@ -416,6 +442,35 @@ async def test_long_pieces_are_whole_where_memory_is_tight(length: int | None) -
     body.feed(data)
     body.finish()
     assert (await client.answer()).body == data
+
+
+@pytest.mark.parametrize("length", [None, 2_000_000])
+@virtual
+async def test_all_of_a_long_piece_is_on_the_account(length: int | None) -> None:
+    outcome, body, source = streamed(length)
+    front = Front(always(outcome))
+    slow = front.listener.slow
+    slow.buffered = others = slow.total // 4
+    client = front.connect()
+    client.write(GET)
+    await settle()
+    client.transport.pause_reading()
+    body.feed(b"x" * 400_000)
+    assert source.said == ["pause"]
+    assert slow.buffered - others == pytest.approx(client.pair.right.get_write_buffer_size(), abs=20)
+
+
+@virtual
+async def test_a_client_is_behind_before_much_waits_for_it() -> None:
+    outcome, body, source = streamed(2_000_000)
+    front = Front(always(outcome))
+    client = front.connect()
+    client.write(GET)
+    await settle()
+    client.transport.pause_reading()
+    while not source.said:
+        body.feed(b"x" * 1000)
+    assert client.pair.right.get_write_buffer_size() < 20_000
 
 
 @virtual

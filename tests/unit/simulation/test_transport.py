@@ -166,3 +166,42 @@ def test_writing_to_a_peer_that_has_gone_resets_the_writer() -> None:
         assert near.seen == ["ConnectionResetError"]
 
     play(scene)
+
+
+class Buffered(asyncio.BufferedProtocol):
+    """Reads into a buffer of four bytes, and pauses after as many reads as a test says."""
+
+    def __init__(self, reads: int) -> None:
+        self.reads = reads
+        self.buffer = bytearray(4)
+        self.seen: list[bytes] = []
+        self.transport: Any = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport
+
+    def get_buffer(self, sizehint: int) -> bytearray:
+        return self.buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self.seen.append(bytes(self.buffer[:nbytes]))
+        self.reads -= 1
+        if not self.reads:
+            self.transport.pause_reading()
+
+
+def test_a_reader_with_a_buffer_gets_no_more_than_fits() -> None:
+    async def scene(near: Peer, far: Peer, end: MemoryTransport) -> None:
+        buffered = Buffered(reads=2)
+        buffered.transport = far.transport
+        far.transport.set_protocol(buffered)
+        end.write(b"hello, world")
+        await settle()
+        assert buffered.seen == [b"hell", b"o, w"]
+        assert end.get_write_buffer_size() == 4
+        far.transport.resume_reading()
+        await settle()
+        assert buffered.seen == [b"hell", b"o, w", b"orld"]
+        assert end.get_write_buffer_size() == 0
+
+    play(scene)
