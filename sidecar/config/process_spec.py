@@ -10,8 +10,7 @@ from typing import Annotated, Any, Final
 from pydantic import AfterValidator, Field, PlainSerializer, PlainValidator, SecretStr, WithJsonSchema, field_validator
 
 from sidecar.config.listen_address import ListenAddress, ListenAddressValue
-from sidecar.core.http1 import TOKEN
-from sidecar.core.message import HOP_BY_HOP, fold
+from sidecar.core.message import HOP_BY_HOP, TOKEN, fold
 from sidecar.core.spec import Model
 from sidecar.core.units import NEGATIONS, ByteRate, Duration, DurationOrZero, Size
 from sidecar.upstream.tls import ServerTlsSpec
