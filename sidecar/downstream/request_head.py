@@ -16,6 +16,7 @@ Rules:
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Final
 
@@ -171,7 +172,7 @@ def split_request(data: bytes, limits: LimitsSpec, seen: int = 0) -> RequestHead
     The first `seen` bytes are known not to end it.  Raises `Invalid` with the status to answer.
     """
     if not seen:
-        head = take_request(data)
+        head = read_ordinary(data)
         if head is not None and head[3] <= limits.max_header_bytes:
             return head
     parsed = parse_request(data, limits.max_header_bytes, seen)
@@ -207,6 +208,18 @@ def take_request(data: bytes) -> RequestHead | None:
         return None
     lines, special, speaks_to_caches = fields
     return method, target, 11, end + 4, lines, special, speaks_to_caches
+
+
+def _reader() -> Callable[[bytes], RequestHead | None]:
+    """Return the compiled form of `take_request`, where there is one."""
+    try:
+        from sidecar.engine.head import RequestHeads
+    except ModuleNotFoundError:
+        return take_request
+    return RequestHeads(READ | CLAIMS, FOR_CACHES, CLAIM_PREFIXES).take
+
+
+read_ordinary: Final = _reader()
 
 
 def read_request(

@@ -70,10 +70,10 @@ from sidecar.upstream.response_head import (
     MAX_HEAD_BYTES,
     UPGRADE_REQUIRED,
     read_interim,
+    read_ordinary,
     read_required_upgrade,
     read_response,
     read_upgrade,
-    take_response,
 )
 from sidecar.upstream.tls import is_cut_off
 
@@ -483,7 +483,7 @@ class UpstreamConnection(asyncio.Protocol):
         if self._buffer:
             data = self._buffer + data
             self._buffer = b""
-        head = None if self._scanned else take_response(data, self.pool.env.wall)
+        head = None if self._scanned else read_ordinary(data, self.pool.env.wall)
         if head is None:
             self._take_odd_head(data)
             return

@@ -94,6 +94,18 @@ def take_response(data: bytes, wall: Callable[[], float]) -> ResponseHead | None
     return status, end + 4, b"\r\n".join(passing), length, is_kept
 
 
+def _reader() -> Callable[[bytes, Callable[[], float]], ResponseHead | None]:
+    """Return the compiled form of `take_response`, where there is one."""
+    try:
+        from sidecar.engine.head import take_response as compiled
+    except ModuleNotFoundError:
+        return take_response
+    return compiled
+
+
+read_ordinary: Final = _reader()
+
+
 def _read_status(line: bytes) -> int:
     """Return the status of a status line, and remember it; 0 unless it is that of an ordinary response."""
     match = STATUS_LINE.fullmatch(line)

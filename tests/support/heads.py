@@ -16,6 +16,18 @@ ResponseReader = Callable[[bytes, Callable[[], float]], ResponseHead | None]
 REQUEST_READERS: dict[str, RequestReader] = {"remembering": request_head.take_request}
 RESPONSE_READERS: dict[str, ResponseReader] = {"remembering": response_head.take_response}
 
+try:
+    from sidecar.engine.head import RequestHeads, take_response
+except ModuleNotFoundError:
+    IS_COMPILED = False
+else:
+    IS_COMPILED = True
+    REQUEST_READERS["compiled"] = RequestHeads(
+        request_head.READ | request_head.CLAIMS, request_head.FOR_CACHES, request_head.CLAIM_PREFIXES
+    ).take
+    RESPONSE_READERS["compiled"] = take_response
+"""True where the readers in C are there."""
+
 
 def wall() -> float:
     """The beginning of time."""
