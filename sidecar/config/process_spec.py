@@ -19,8 +19,7 @@ from pydantic import (
 )
 
 from sidecar.config.listen_address import ListenAddress, ListenAddressValue
-from sidecar.core.http1 import TOKEN
-from sidecar.core.message import HOP_BY_HOP, fold
+from sidecar.core.message import HOP_BY_HOP, TOKEN, fold
 from sidecar.core.spec import Model
 from sidecar.core.units import ByteRate, Duration, DurationOrZero, Size, name_or_off
 from sidecar.upstream.tls import ServerTlsSpec

@@ -17,13 +17,12 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from sidecar.core.message import CLAIM_PREFIXES, CLAIMS, Headers, fold, parse_fields
+from sidecar.core.message import CLAIM_PREFIXES, CLAIMS, FIELD_LINE, TOKEN, Headers, fold, parse_fields
 
-TOKEN: Final = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]++"
-"""Token (RFC 9110 5.6.2)."""
-FIELDS: Final = rb"(?:" + TOKEN + rb":[\t\x20-\x7e\x80-\xff]*+\r\n)*"
-"""Field line (RFC 9112 5): name, colon at once, value of visible characters, spaces and obs-text."""
-REQUEST: Final = re.compile(rb"(" + TOKEN + rb") ([\x21-\x22\x24-\x7e]++) HTTP/(\d)\.(\d)(\r\n)" + FIELDS + rb"\r\n")
+FIELDS: Final = rb"(?:" + FIELD_LINE + rb"\r\n)*"
+TARGET: Final = rb"[\x21-\x22\x24-\x7e]++"
+"""Characters of a target (RFC 9112 3.2) and some that no URI has."""
+REQUEST: Final = re.compile(rb"(" + TOKEN + rb") (" + TARGET + rb") HTTP/(\d)\.(\d)(\r\n)" + FIELDS + rb"\r\n")
 RESPONSE: Final = re.compile(rb"HTTP/1\.(\d) ([1-5]\d\d)(?: [\t\x20-\x7e\x80-\xff]*+)?(\r\n)" + FIELDS + rb"\r\n")
 TRAILERS: Final = re.compile(rb"(" + FIELDS + rb")\r\n")
 QUOTED: Final = rb'"(?:[^"\\\x00-\x08\x0a-\x1f\x7f]|\\[\t\x20-\x7e])*"'
@@ -35,7 +34,7 @@ HOST: Final = re.compile(rb"(?:\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._~!$&'()*+,;=%
 LAYERED: Final = re.compile(rb"(?:(?!chunked[ \t]*,)" + TOKEN + rb"[ \t]*+,[ \t]*+)+chunked")
 """Transfer codings that end with `chunked`, which stands nowhere else (RFC 9112 6.1)."""
 NO_METHOD: Final = re.compile(rb"(?!" + TOKEN + rb")[^\r]")
-REQUEST_LINE: Final = re.compile(TOKEN + rb" [\x21-\x22\x24-\x7e]++ HTTP/\d\.\d")
+REQUEST_LINE: Final = re.compile(TOKEN + rb" " + TARGET + rb" HTTP/\d\.\d")
 BARE: Final = re.compile(rb"\r(?!\n)(?!\Z)|(?<!\r)\n")
 
 MAX_CHUNK_LINE: Final = 1024
@@ -47,6 +46,9 @@ MAX_FIELDS: Final = 256
 """Fields of one head or trailer section; as many fit into a short head."""
 MAX_SEGMENTS: Final = 1024
 """Segments of a path."""
+FEW_PARAMETERS: Final = 512
+FEW_MEMBERS: Final = 1024
+"""Parameters of a target, members and parameters of all fields: so many are allowed, whatever the limits are set to."""
 MAX_MEMBERS: Final = 2048
 """Members and parameters of all fields of a response."""
 
@@ -102,6 +104,18 @@ def parse_request(data: bytes, limit: int, seen: int = 0) -> tuple[bytes, bytes,
     return method, target, 10 if minor == b"0" else 11, match.end(5), match.end()
 
 
+def has_few_parts(data: bytes, start: int, end: int) -> bool:
+    """True if a long head has so few of all parts that they are within any limit.
+
+    Its field lines are `data[start:end]`, without the CRLF of the last.
+    """
+    return (
+        data.count(b"\r\n", start, end) < MAX_FIELDS
+        and data.count(b",", start, end) + data.count(b";", start, end) <= FEW_MEMBERS
+        and data.count(b"/", 0, start) + data.count(b"&", 0, start) < FEW_PARAMETERS
+    )
+
+
 def check_target(target: bytes, max_parameters: int) -> None:
     """Raise `Invalid` for a target with too many parts, each of which costs time where a policy takes them apart."""
     path, _, query = target.partition(b"?")
@@ -126,7 +140,7 @@ def check_fields(data: bytes, start: int, end: int, max_fields: int, max_members
 def _diagnose_request(data: bytes) -> Invalid:
     line, _, rest = data.partition(b"\r\n")
     match = re.fullmatch(rb"(\S+) (\S+) HTTP/(\d)\.(\d)", line)
-    if match is None or not re.fullmatch(TOKEN, match[1]) or not re.fullmatch(rb"[\x21-\x22\x24-\x7e]++", match[2]):
+    if match is None or not re.fullmatch(TOKEN, match[1]) or not re.fullmatch(TARGET, match[2]):
         return Invalid("the request line is not `method target HTTP/1.1`")
     return _diagnose_fields(rest)
 

@@ -16,6 +16,10 @@ from typing import Final
 Headers = list[tuple[bytes, bytes]]
 """Header fields in order: lower-case name and value as bytes (RFC 9110 5.1: names are case-insensitive)."""
 
+TOKEN: Final = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]++"
+"""Token (RFC 9110 5.6.2)."""
+FIELD_LINE: Final = TOKEN + rb":[\t\x20-\x7e\x80-\xff]*+"
+"""Field line (RFC 9112 5): name, colon at once, value of visible characters, spaces and obs-text."""
 FIELD: Final = re.compile(rb"([^:]++):[ \t]*+([^\r]*+)\r\n")
 
 
@@ -134,8 +138,9 @@ def fold(name: bytes) -> bytes:
 
 LINES: Final = 1024
 """How many lines, and how many names, a `Selection` remembers."""
-LINE: Final = 64
+LINE: Final = 128
 """Bytes of the longest of them: what is longer mostly differs from message to message."""
+VALID: Final = re.compile(FIELD_LINE)
 SECRETS: Final = frozenset((b"authorization", b"proxy-authorization", b"cookie", b"set-cookie", b"x-api-key"))
 """Never remembered."""
 
@@ -152,24 +157,19 @@ class Line:
         self.is_noted = is_noted
 
 
-class Kind:
-    """What is to be done with all lines of one name."""
-
-    __slots__ = ("is_secret", "line")
-
-    def __init__(self, line: Line | None, is_secret: bool) -> None:
-        self.line = line
-        """What each is; None if they are taken."""
-        self.is_secret = is_secret
-        """True if none may be remembered."""
-
-
 PASSING: Final = Line((b"", b""))
 NOTED: Final = Line((b"", b""), is_noted=True)
+TAKEN: Final = Line((b"", b""), is_taken=True)
+"""Kind of all names that are taken; a line of one has a `Line` of its own."""
+
+
+def is_memorable(text: bytes) -> bool:
+    """True if a field line may be remembered."""
+    return len(text) <= LINE and fold(text[: text.find(b":")]) not in SECRETS
 
 
 class Selection:
-    """Names of fields, and what the lines of late were."""
+    """Names of fields, and what the lines of late were: a line that is remembered is not checked again."""
 
     __slots__ = ("_guarded", "_kinds", "_known", "_names", "_noted", "_prefixes")
 
@@ -189,52 +189,66 @@ class Selection:
         self._guarded = names | noted | others
         """Names whose twins are taken."""
         self._known: dict[bytes, Line] = {}
-        self._kinds: dict[bytes, Kind] = {}
+        self._kinds: dict[bytes, Line] = {}
 
     def take(self, data: bytes, start: int, end: int) -> tuple[bytes, Headers, bool]:
-        """Split a head whose field lines are `data[start:end]`: the lines that pass, the fields taken, and whether one
-        was noticed."""
+        """Split a head whose field lines are `data[start:end]`, as `select` does.  The grammar has accepted them."""
+        texts = data[start:end].split(b"\r\n")
+        del texts[-1]
+        found = self.select(texts)
+        assert found is not None
+        return found
+
+    def select(self, texts: list[bytes]) -> tuple[bytes, Headers, bool] | None:
+        """Split field lines: those that pass, the fields taken, and whether one was noticed.
+
+        Return None if a line is no field line.
+        """
         noticed = False
         taken: Headers = []
         kept: list[bytes] = []
         known = self._known
-        for text in data[start:end].split(b"\r\n"):
+        for text in texts:
             line = known.get(text)
             if line is None:
-                line = self._read(text)
+                line = self.read(text)
+                if line is None:
+                    return None
+                if is_memorable(text):
+                    if len(known) >= LINES:
+                        known.clear()
+                    known[text] = line
             if line.is_taken:
                 taken.append(line.field)
             else:
                 kept.append(text)
                 if line.is_noted:
                     noticed = True
+        kept.append(b"")
         return b"\r\n".join(kept), taken, noticed
 
-    def _read(self, text: bytes) -> Line:
+    def read(self, text: bytes) -> Line | None:
+        """Return what is to be done with a line; None if it is no field line."""
+        if VALID.fullmatch(text) is None:
+            return None
         name = text[: text.find(b":")]
         kind = self._kinds.get(name)
         if kind is None:
             kind = self._judge(name)
-        line = kind.line
-        if line is None:
-            line = Line((name.lower(), text[len(name) + 1 :].strip(b" \t")), is_taken=True)
-        if len(text) <= LINE and not kind.is_secret:
-            if len(self._known) >= LINES:
-                self._known.clear()
-            self._known[text] = line
-        return line
+        if kind is TAKEN:
+            return Line((name.lower(), text[len(name) + 1 :].strip(b" \t")), is_taken=True)
+        return kind
 
-    def _judge(self, name: bytes) -> Kind:
+    def _judge(self, name: bytes) -> Line:
         """Return what is to be done with the lines of a name, and remember it: values change more often than names."""
         lower, folded = name.lower(), fold(name)
-        line: Line | None = PASSING
+        kind = PASSING
         if lower in self._noted:
-            line = NOTED
+            kind = NOTED
         elif lower in self._names or folded.startswith(self._prefixes) or (folded != lower and folded in self._guarded):
-            line = None
+            kind = TAKEN
         elif folded != lower and self._noted:  # a twin of a field that answers may differ by
-            line = NOTED
-        kind = Kind(line, folded in SECRETS)
+            kind = NOTED
         if len(name) <= LINE:
             if len(self._kinds) >= LINES:
                 self._kinds.clear()

@@ -50,7 +50,7 @@ from typing import TYPE_CHECKING, Final, cast
 
 from sidecar.core.body import HIGH_WATER, WHOLE, Body
 from sidecar.core.exchange import CRITICALITIES, NEVER, Exchange
-from sidecar.core.http1 import LONG_HEAD, Invalid, check_fields, check_target, parse_request
+from sidecar.core.http1 import Invalid
 from sidecar.core.outcome import (
     BAD_REQUEST,
     CLIENT_CLOSED,
@@ -69,7 +69,7 @@ from sidecar.core.pipeline import Call
 from sidecar.downstream.backlog import WRITE_LIMIT, Backlog, unsent_bytes
 from sidecar.downstream.closing import LINGER_SECONDS, MAX_ORPHANED, LingeringClose, reset
 from sidecar.downstream.request_body import RequestBody, too_large
-from sidecar.downstream.request_head import LastHop, Peer, read_request
+from sidecar.downstream.request_head import LastHop, Peer, read_request, split_request
 from sidecar.downstream.response_body import MAX_AT_ONCE, ResponseBody, StoredBody
 from sidecar.downstream.response_head import STATUS_LINES, encode_head, make_problem, make_rejection
 from sidecar.downstream.slow_clients import SLOW_AFTER, START_AFTER
@@ -354,19 +354,18 @@ class DownstreamConnection(asyncio.Protocol):
                     return False
                 if data == b"\r":
                     return False
-            parsed = parse_request(data, listener.limits.max_header_bytes, self._scanned)
-            if parsed is None:
+            head = split_request(data, listener.limits, self._scanned)
+            if head is None:
                 if not self._scanned:
                     self.expires = now + listener.limits.header_timeout
                 self._scanned = len(data)
                 return False
-            method, target, version, start, end = parsed
+            method, target, version, end, lines, special, speaks_to_caches = head
             self._scanned = 0
             self._buffer = data[end:] if len(data) > end else b""
-            if end > LONG_HEAD:
-                check_target(target, listener.limits.max_query_parameters)
-                check_fields(data, start, end - 2, listener.limits.max_fields, listener.limits.max_list_members)
-            x, length, self._keep_alive = read_request(method, target, version, data, start, end - 2, peer, now)
+            x, length, self._keep_alive = read_request(
+                method, target, version, lines, special, speaks_to_caches, peer, now
+            )
             self._exchange = x
             if not x.request_id:
                 x.request_id = hexlify(listener.getrandbits(128).to_bytes(16, "big"))  # quicker than %032x

@@ -16,14 +16,27 @@ Rules:
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from hashlib import blake2b
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from sidecar.core.exchange import CRITICALITIES, Exchange
-from sidecar.core.http1 import HOST, Invalid, body_length
+from sidecar.core.http1 import (
+    HOST,
+    LONG_HEAD,
+    Invalid,
+    body_length,
+    check_fields,
+    check_target,
+    has_few_parts,
+    parse_request,
+)
 from sidecar.core.message import CLAIM_PREFIXES, CLAIMS, FOR_CACHES, HOP_BY_HOP, Headers, Selection, fold
 from sidecar.core.outcome import LOOP, Failure
 from sidecar.downstream.forwarded import Claims, Networks, is_within, joined, plain_address
+
+if TYPE_CHECKING:
+    from sidecar.config.process_spec import LimitsSpec
 
 REWRITTEN: Final = frozenset((b"forwarded", b"x-forwarded-for", b"x-forwarded-proto"))
 """Claims that are written anew; a trusted peer's others pass as they are."""
@@ -50,6 +63,12 @@ READ: Final = HOP_BY_HOP | {
 SPECIAL: Final = Selection(READ | CLAIMS, FOR_CACHES, CLAIM_PREFIXES, OTHERS)
 """Fields that are read here, claims, and the twins of both and of what is read further in; those for caches, and
 other names with a separator that is no hyphen, are noticed.  All others pass."""
+LONGEST: Final = 64 * 1024
+"""Bytes of the longest head that is ordinary."""
+METHODS: Final = frozenset((b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"PATCH", b"OPTIONS"))
+"""Methods of ordinary requests."""
+TARGET_OCTETS: Final = bytes(octet for octet in range(0x21, 0x7F) if octet != 0x23)
+"""Octets of a target (`http1.TARGET`)."""
 ABSOLUTE: Final = re.compile(rb"(https?)://([^/?]*)([^?]*)(?:\?(.*))?", re.IGNORECASE)
 DOT: Final = 0x2E
 PERCENT: Final = 0x25
@@ -143,15 +162,81 @@ class Peer:
         """The same for HTTP/1.0."""
 
 
+RequestHead = tuple[bytes, bytes, int, int, bytes, Headers, bool]
+"""Method, target, version, end of the head, lines that pass, fields of `SPECIAL`, and True if one is for caches."""
+
+
+def split_request(data: bytes, limits: LimitsSpec, seen: int = 0) -> RequestHead | None:
+    """Return the parts of the head with which `data` begins; None if it is not whole yet.
+
+    The first `seen` bytes are known not to end it.  Raises `Invalid` with the status to answer.
+    """
+    if not seen:
+        head = read_ordinary(data)
+        if head is not None and head[3] <= limits.max_header_bytes:
+            return head
+    parsed = parse_request(data, limits.max_header_bytes, seen)
+    if parsed is None:
+        return None
+    method, target, version, start, end = parsed
+    if end > LONG_HEAD:
+        check_target(target, limits.max_query_parameters)
+        check_fields(data, start, end - 2, limits.max_fields, limits.max_list_members)
+    lines, special, speaks_to_caches = SPECIAL.take(data, start, end - 2)
+    return method, target, version, end, lines, special, speaks_to_caches
+
+
+def take_request(data: bytes) -> RequestHead | None:
+    """Return the parts of a head if it is ordinary: whole, of HTTP/1.1, valid, and not long.
+
+    None leaves it to the grammar (`parse_request`), which gives the same for what is taken here.  Lines that came
+    before are not checked again.
+    """
+    end = data.find(b"\r\n\r\n", 0, LONGEST)
+    if end < 0:
+        return None
+    texts = data[:end].split(b"\r\n")
+    line = texts.pop(0)
+    parts = line.split(b" ")
+    if len(parts) != 3 or (end > LONG_HEAD and not has_few_parts(data, len(line) + 2, end)):
+        return None
+    method, target, version = parts
+    if method not in METHODS or not target or target.translate(None, TARGET_OCTETS) or version != b"HTTP/1.1":
+        return None
+    fields = SPECIAL.select(texts)
+    if fields is None:
+        return None
+    lines, special, speaks_to_caches = fields
+    return method, target, 11, end + 4, lines, special, speaks_to_caches
+
+
+def _reader() -> Callable[[bytes], RequestHead | None]:
+    """Return the compiled form of `take_request`, where there is one."""
+    try:
+        from sidecar.engine.head import RequestHeads
+    except ModuleNotFoundError:
+        return take_request
+    return RequestHeads(READ | CLAIMS, FOR_CACHES, CLAIM_PREFIXES).take
+
+
+read_ordinary: Final = _reader()
+
+
 def read_request(
-    method: bytes, target: bytes, version: int, data: bytes, start: int, end: int, peer: Peer, now: float
+    method: bytes,
+    target: bytes,
+    version: int,
+    lines: bytes,
+    special: Headers,
+    speaks_to_caches: bool,
+    peer: Peer,
+    now: float,
 ) -> tuple[Exchange, int | None, bool]:
     """Return the exchange of a head, the length of its body, and True if the connection may be kept.
 
-    The field lines are `data[start:end]`; `now` is the instant of arrival.  The length is in bytes, or `CHUNKED`, or
+    The arguments are as in `RequestHead`; `now` is the instant of arrival.  The length is in bytes, or `CHUNKED`, or
     None for no body.  Raises `Invalid` with the status to answer, and `LastHop`.
     """
-    lines, special, speaks_to_caches = SPECIAL.take(data, start, end)
     x = Exchange(method, target, None, lines)
     x.speaks_to_caches = speaks_to_caches
     x.version = version

@@ -66,7 +66,15 @@ from sidecar.core.outcome import (
 from sidecar.upstream.errors import describe_error
 from sidecar.upstream.request_body import RequestBody
 from sidecar.upstream.request_head import request_head
-from sidecar.upstream.response_head import read_interim, read_required_upgrade, read_response, read_upgrade
+from sidecar.upstream.response_head import (
+    MAX_HEAD_BYTES,
+    UPGRADE_REQUIRED,
+    read_interim,
+    read_ordinary,
+    read_required_upgrade,
+    read_response,
+    read_upgrade,
+)
 from sidecar.upstream.tls import is_cut_off
 
 if TYPE_CHECKING:
@@ -98,14 +106,11 @@ TRANSITIONS: Final = {
 EMPTY_LINES: Final = re.compile(rb"(?:\r\n){1,8}(?!\r\n)")
 """Matches the empty lines that may precede the first answer of a connection."""
 REQUEST_TIMEOUT: Final = 408
-UPGRADE_REQUIRED: Final = 426
 MAX_INTERIM: Final = 16
-MAX_HEAD_BYTES: Final = 64 * 1024
-"""Longest response head."""
 NO_CONTENT: Final = frozenset((204, 304))
 """Statuses whose responses never have a body (RFC 9110 6.4.1)."""
-ODD: Final = NO_CONTENT | {REQUEST_TIMEOUT, UPGRADE_REQUIRED}
-"""Those, and the statuses that say something of the connection."""
+ODD: Final = NO_CONTENT | {REQUEST_TIMEOUT}
+"""Those, and the one that may say something of the connection."""
 
 READ_BYTES: Final = 124 * 1024
 """Bytes that one read of a connection brings at most once it has carried a longer answer.  An object of this size is
@@ -484,6 +489,15 @@ class UpstreamConnection(asyncio.Protocol):
         if self._buffer:
             data = self._buffer + data
             self._buffer = b""
+        head = None if self._scanned else read_ordinary(data, self.pool.env.wall)
+        if head is None:
+            self._take_odd_head(data)
+            return
+        status, end, lines, length, self._keep_alive = head
+        self._take_final(data, status, end, lines, length)
+
+    def _take_odd_head(self, data: bytes) -> None:
+        """Read a head by the grammar: one that has come in pieces, an interim response, or what is not valid."""
         x = self._exchange
         assert x is not None
         while True:
@@ -517,12 +531,18 @@ class UpstreamConnection(asyncio.Protocol):
             if not data or self._exchange is None:
                 return
         lines, length, self._keep_alive = read_response(data, start, end - 2, version, self.pool.env.wall)
+        if status == UPGRADE_REQUIRED:
+            lines += read_required_upgrade(data, start, end - 2)
+        self._take_final(data, status, end, lines, length)
+
+    def _take_final(self, data: bytes, status: int, end: int, lines: bytes, length: int | None) -> None:
+        """Go on with a final response whose head is `data[:end]`."""
+        x = self._exchange
+        assert x is not None
         is_bodiless = x.method == b"HEAD"
         if status in ODD:
             if status in NO_CONTENT:
                 is_bodiless = True
-            elif status == UPGRADE_REQUIRED:
-                lines += read_required_upgrade(data, start, end - 2)
             elif self._is_goodbye(x):
                 self.fail(STALE_CONNECTION, "closed while idle, with a 408")
                 return

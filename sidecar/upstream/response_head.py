@@ -2,23 +2,152 @@
 
 from __future__ import annotations
 
+import re
 from base64 import b64encode
 from collections.abc import Callable
 from hashlib import sha1
 from typing import Final
 
 from sidecar.core.exchange import Exchange
-from sidecar.core.http1 import CHUNKED, Invalid, body_length
-from sidecar.core.message import HOP_BY_HOP, Selection, get, parse_fields, tokens, write_http_date
+from sidecar.core.http1 import CHUNKED, LONG_HEAD, Invalid, body_length, has_few_parts
+from sidecar.core.message import (
+    HOP_BY_HOP,
+    LINE,
+    LINES,
+    Selection,
+    get,
+    get_all,
+    is_memorable,
+    parse_fields,
+    tokens,
+    write_http_date,
+)
 
-CONNECTION_FIELDS: Final = Selection(HOP_BY_HOP | {b"content-length", b"date"})
-"""Fields that are read here; all others are passed on."""
+CONNECTION_FIELDS: Final = Selection(HOP_BY_HOP | {b"content-length"}, frozenset((b"date",)))
+"""Fields that are read here; all others are passed on, and Date is noticed."""
 KNOWN_OPTIONS: Final = {b"close", b"keep-alive", b"upgrade", b""}
 """Connection options that name no further field to drop."""
 UPGRADE_FIELDS: Final = Selection(HOP_BY_HOP | {b"content-length", b"sec-websocket-accept"})
 """Fields of a 101 that are read here."""
+MAX_HEAD_BYTES: Final = 64 * 1024
+"""Longest response head."""
+UPGRADE_REQUIRED: Final = 426
+STATUS_LINE: Final = re.compile(rb"HTTP/1\.1 ([2-5]\d\d)(?: [\t\x20-\x7e\x80-\xff]*+)?")
+"""Status line of a final response; the grammar takes more."""
+STATUSES: Final[dict[bytes, int]] = {}
+"""Status by status line, for those that came before."""
+MEANINGS: Final[dict[bytes, int]] = {}
+"""Meaning by field line, for those that came before: a length in bytes, `CHUNKED`, or one of these."""
+PASSES: Final = -2
+DATE: Final = -3
+DROPPED: Final = -4
+CLOSES: Final = -5
+ODD: Final = -6
+"""Left to the grammar."""
 WEBSOCKET_GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 """RFC 6455 1.3."""
+
+
+ResponseHead = tuple[int, int, bytes, int | None, bool]
+"""Status, end of the head, lines to pass on, length of the body (bytes, `CHUNKED`, or None if nothing says it), and
+True if the peer keeps the connection open."""
+
+
+def take_response(data: bytes, wall: Callable[[], float]) -> ResponseHead | None:
+    """Read the head with which `data` begins if it is ordinary: whole, final, of HTTP/1.1, valid, and not long.
+
+    None leaves it to the grammar (`parse_response`, `read_response`), which gives the same for what is taken here.
+    Lines that came before are not checked again.
+    """
+    end = data.find(b"\r\n\r\n", 0, MAX_HEAD_BYTES)
+    if end < 0:
+        return None
+    lines = data[:end].split(b"\r\n")
+    line = lines[0]
+    status = STATUSES.get(line) or _read_status(line)
+    if not status or (end > LONG_HEAD and not has_few_parts(data, len(line) + 2, end)):
+        return None
+    length: int | None = None
+    is_kept = True
+    has_date = False
+    passing: list[bytes] = []
+    for text in lines[1:]:
+        meaning = MEANINGS.get(text)
+        if meaning is None:
+            meaning = _read_line(text)
+        if meaning == PASSES:
+            passing.append(text)
+        elif meaning >= CHUNKED:
+            if length is not None:
+                return None
+            length = meaning
+        elif meaning == DATE:
+            if has_date:
+                return None
+            has_date = True
+            passing.append(text)
+        elif meaning == CLOSES:
+            is_kept = False
+        elif meaning == ODD:
+            return None
+    passing.append(b"" if has_date else b"date: %b\r\n" % write_http_date(wall()))
+    return status, end + 4, b"\r\n".join(passing), length, is_kept
+
+
+def _reader() -> Callable[[bytes, Callable[[], float]], ResponseHead | None]:
+    """Return the compiled form of `take_response`, where there is one."""
+    try:
+        from sidecar.engine.head import take_response as compiled
+    except ModuleNotFoundError:
+        return take_response
+    return compiled
+
+
+read_ordinary: Final = _reader()
+
+
+def _read_status(line: bytes) -> int:
+    """Return the status of a status line, and remember it; 0 unless it is that of an ordinary response."""
+    match = STATUS_LINE.fullmatch(line)
+    if match is None:
+        return 0
+    status = int(match[1])
+    if status == UPGRADE_REQUIRED:
+        return 0
+    if len(line) <= LINE:
+        if len(STATUSES) >= LINES:
+            STATUSES.clear()
+        STATUSES[line] = status
+    return status
+
+
+def _read_line(text: bytes) -> int:
+    """Return the meaning of a field line, and remember it."""
+    line = CONNECTION_FIELDS.read(text)
+    if line is None:
+        return ODD
+    meaning = PASSES
+    if line.is_taken:
+        meaning = _read_field(*line.field)
+    elif line.is_noted:
+        meaning = DATE if text[5:].strip(b" \t") else ODD
+    if is_memorable(text):
+        if len(MEANINGS) >= LINES:
+            MEANINGS.clear()
+        MEANINGS[text] = meaning
+    return meaning
+
+
+def _read_field(name: bytes, value: bytes) -> int:
+    """Return the meaning of a field of the connection."""
+    if name == b"content-length":
+        return int(value) if value.isdigit() and len(value) <= 18 else ODD
+    if name == b"transfer-encoding":
+        return CHUNKED if value.lower() == b"chunked" else ODD
+    if name == b"connection":
+        option = value.lower()
+        return CLOSES if option == b"close" else DROPPED if option == b"keep-alive" else ODD
+    return DROPPED
 
 
 def read_response(
@@ -26,29 +155,32 @@ def read_response(
 ) -> tuple[bytes, int | None, bool]:
     """Read a final response head, whose field lines are `data[start:end]`.
 
-    Returns the lines to pass on, the length of the body (bytes, `CHUNKED`, or None if nothing says it), and True if the
-    peer keeps the connection open.  A missing Date is added (RFC 9110 6.6.1).  Raises `Invalid`.
+    Returns the lines to pass on, the length of the body, and True if the peer keeps the connection open, as in
+    `ResponseHead`.  There is one Date among the lines: a missing one is added (RFC 9110 6.6.1).  Raises `Invalid`.
 
     Chunks of an HTTP/1.0 peer are read, and its connection is closed after them (RFC 9112 6.1).  The client gets a
     framing of the sidecar's own, so no two recipients can differ on where the body ends.
     """
-    lines, special, _ = CONNECTION_FIELDS.take(data, start, end)
+    lines, special, has_date = CONNECTION_FIELDS.take(data, start, end)
     length = body_length(special, 11)
     keep = version == 11
-    date = b""
-    named: set[bytes] | None = None
-    for name, value in special:
-        if name == b"connection":
-            named = (named or set()).union(token.strip(b" \t").lower() for token in value.split(b","))
-        elif name == b"date":
-            date = value
-    if named is not None:
+    connection = tokens(special, b"connection")
+    if connection:
+        named = set(connection)
         keep = b"close" not in named and (keep or b"keep-alive" in named)
         if named - KNOWN_OPTIONS:
             lines = b"".join([b"%b: %b\r\n" % field for field in parse_fields(lines) if field[0] not in named])
     if version != 11 and length == CHUNKED:
         keep = False
-    return lines + b"date: %b\r\n" % (date or write_http_date(wall())), length, keep
+    if has_date:
+        headers = parse_fields(lines)
+        dates = get_all(headers, b"date")
+        if len(dates) != 1 or not dates[0]:
+            lines = b"".join([b"%b: %b\r\n" % field for field in headers if field[0] != b"date"])
+            has_date = False
+    if not has_date:
+        lines += b"date: %b\r\n" % write_http_date(wall())
+    return lines, length, keep
 
 
 def read_interim(data: bytes, start: int, end: int) -> bytes:

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.fuzz import conditions, fields, policies, request, response
+from tests.fuzz import conditions, fields, heads, policies, request, response
 from tests.fuzz.harness import CORPUS
 from tests.support.work import grows_with
 
 CHECKS: dict[str, Callable[[bytes], None]] = {
     "conditions": conditions.check,
     "fields": fields.check,
+    "heads": heads.check,
     "policies": policies.check,
     "request": request.check,
     "response": response.check,
@@ -41,6 +42,8 @@ FLOODS: dict[str, tuple[str, bytes, bytes]] = {
     "answer: many headers": ("response", OK, b"X: x\r\n"),
     "answer: interims": ("response", b"", b"HTTP/1.1 102 P\r\n\r\n"),
     "answer: tiny chunks": ("response", OK + b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\nx\r\n"),
+    "heads: many lines": ("heads", b"GET / HTTP/1.1\r\n", b"a: b\r\n"),
+    "heads: one long line": ("heads", b"HTTP/1.1 200 OK\r\nX:", b" "),
     "directives": ("fields", b"", b"max-age=1, "),
     "directives, quoted": ("fields", b'private="', b"a,\\"),
     "commas": ("fields", b"", b","),

@@ -8,7 +8,7 @@ from typing import Annotated, Final, Literal
 from pydantic import AfterValidator, Field
 
 from sidecar.cache.rfc.storing import CREDENTIALS
-from sidecar.core.http1 import TOKEN
+from sidecar.core.message import TOKEN
 from sidecar.core.spec import Block, Model
 from sidecar.core.units import Duration, DurationOrZero, Share, Size
 from sidecar.expression.spec import RequestWhen

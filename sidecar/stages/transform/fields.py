@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from sidecar.core import template
-from sidecar.core.http1 import TOKEN
+from sidecar.core.message import TOKEN
 from sidecar.core.spec import Model
 from sidecar.core.template import header_safe
 from sidecar.transform import pointer

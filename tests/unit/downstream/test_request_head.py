@@ -7,12 +7,22 @@ from typing import Any
 
 import pytest
 
+from sidecar.config.process_spec import LimitsSpec
 from sidecar.core.exchange import CRITICAL, DEFAULT, NEVER, SHEDDABLE, UNSAID, Exchange
-from sidecar.core.http1 import CHUNKED, Invalid, parse_request
+from sidecar.core.http1 import CHUNKED, Invalid
 from sidecar.core.outcome import LOOP
-from sidecar.downstream.request_head import LastHop, Peer, Trust, hop_name, read_request, remove_dot_segments
+from sidecar.downstream.request_head import (
+    LastHop,
+    Peer,
+    Trust,
+    hop_name,
+    read_request,
+    remove_dot_segments,
+    split_request,
+)
 
 NOW = 1000.0
+LIMITS = LimitsSpec.built_in().model_copy(update={"max_header_bytes": 1 << 16, "max_list_members": 1 << 16})
 TRUSTED = (ip_network("10.0.0.0/8"), ip_network("2001:db8::/32"))
 
 
@@ -20,10 +30,11 @@ def read(
     lines: bytes = b"", start: bytes = b"GET / HTTP/1.1", host: bytes = b"Host: a\r\n", peer: Peer | None = None
 ) -> tuple[Exchange, int | None, bool]:
     data = start + b"\r\n" + host + lines + b"\r\n"
-    parsed = parse_request(data, 1 << 16)
-    assert parsed is not None
-    method, target, version, at, end = parsed
-    return read_request(method, target, version, data, at, end - 2, peer or Peer("192.0.2.1", b"http"), NOW)
+    head = split_request(data, LIMITS)
+    assert head is not None
+    method, target, version, _, kept, special, speaks_to_caches = head
+    peer = peer or Peer("192.0.2.1", b"http")
+    return read_request(method, target, version, kept, special, speaks_to_caches, peer, NOW)
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,11 @@ def read(lines: bytes, version: int = 11) -> tuple[bytes, int | None, bool]:
     ("lines", "passed"),
     [
         (b"X-A: b\r\n", b"X-A: b\r\n" + DATE),
-        (b"Date: then\r\nX-A: b\r\n", b"X-A: b\r\ndate: then\r\n"),
+        (b"Date: then\r\nX-A: b\r\n", b"Date: then\r\nX-A: b\r\n"),
+        (b"DATE:then\r\nConnection: x-a\r\nX-A: b\r\n", b"date: then\r\n"),
+        (b"Date:\r\nX-A: b\r\n", b"x-a: b\r\n" + DATE),
+        (b"Date: then\r\nX-A: b\r\ndate: now\r\n", b"x-a: b\r\n" + DATE),
+        (b"Date: then\r\nConnection: date\r\n", DATE),
         (b"Content-Length: 3\r\nX-A: b\r\n", b"X-A: b\r\n" + DATE),
         (b"Keep-Alive: timeout=5\r\nX-A: b\r\nProxy-Connection: x\r\n", b"X-A: b\r\n" + DATE),
         (b"Connection: x-hop\r\nX-Hop: 1\r\nX-A: b\r\n", b"x-a: b\r\n" + DATE),

@@ -92,8 +92,7 @@ def test_normalising_twice_changes_nothing(path: bytes) -> None:
 @given(st.binary(max_size=12).map(lambda tail: b"/" + bytes(octet for octet in tail if 0x20 < octet < 0x7F)))
 def test_what_the_edge_has_seen_of_a_target_changes_no_key(target: bytes) -> None:
     peer = Peer("127.0.0.1", b"http")
-    lines = b"Host: orders"
-    x, _, _ = read_request(b"GET", target, 11, lines, 0, len(lines), peer, 0.0)
+    x, _, _ = read_request(b"GET", target, 11, b"", [(b"host", b"orders")], False, peer, 0.0)
     key = RULE.key(x)
     assert x.has_escapes == (b"%" in target)
     x.has_escapes = True

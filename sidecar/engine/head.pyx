@@ -1,0 +1,316 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False
+"""Readers of ordinary heads, in C.
+
+They only accept: what is not ordinary (not whole, not valid, long, or with a name that has other characters than letters,
+digits and hyphens) gives None, and the grammar (`core/http1.py`) judges it.  What is taken is what the grammar would give.
+The twins in Python are `take_request` (`downstream/request_head.py`) and `take_response` (`upstream/response_head.py`).
+
+Loops need no bound: `bytes` end with a NUL, which is in no class of octets.
+"""
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.string cimport memcmp, memcpy
+
+from sidecar.core.http1 import CHUNKED, FEW_MEMBERS, FEW_PARAMETERS, LONG_HEAD, MAX_FIELDS
+from sidecar.core.message import HOP_BY_HOP, write_http_date
+
+cdef enum:
+    NAME = 1        # in names that need no judgement: letters, digits, hyphen
+    METHOD = 2      # in tokens (RFC 9110 5.6.2)
+    TARGET = 4      # in targets (`http1.TARGET`)
+    VALUE = 8       # in values and reason phrases
+    LONGEST = 65536  # bytes of a head
+    SLOTS = 1024    # of a table of names, at most half of them full
+    SPANS = 64      # pieces of a head that pass
+    PREFIXES = 32
+    TAKEN = 1       # kinds of names of a request
+    NOTED = 2
+    LENGTH = 1      # kinds of names of a response
+    CODING = 2
+    CONNECTION = 3
+    DATE = 4
+    DROPPED = 5
+    UPGRADE_REQUIRED = 426
+
+cdef unsigned char OCTETS[256]
+cdef unsigned char LOWER[256]
+cdef int _octet
+for _octet in range(256):
+    OCTETS[_octet] = 0
+    if _octet < 128 and (chr(_octet).isalnum() or _octet == 45):
+        OCTETS[_octet] |= NAME
+    if _octet < 128 and (chr(_octet).isalnum() or chr(_octet) in "!#$%&'*+-.^_`|~"):
+        OCTETS[_octet] |= METHOD
+    if 0x21 <= _octet <= 0x7E and _octet != 0x23:
+        OCTETS[_octet] |= TARGET
+    if _octet == 9 or 0x20 <= _octet <= 0x7E or _octet >= 0x80:
+        OCTETS[_octet] |= VALUE
+    LOWER[_octet] = _octet + 32 if 65 <= _octet <= 90 else _octet
+
+cdef Py_ssize_t LONG = LONG_HEAD
+cdef Py_ssize_t FIELDS = MAX_FIELDS
+cdef Py_ssize_t MEMBERS = FEW_MEMBERS
+cdef Py_ssize_t PARAMETERS = FEW_PARAMETERS
+
+
+cdef inline bint is_spelt(const unsigned char *p, const unsigned char *name, Py_ssize_t size) noexcept:
+    """True if `p` begins with a name in lower case, in any spelling."""
+    cdef Py_ssize_t i
+    for i in range(size):
+        if LOWER[p[i]] != name[i]:
+            return False
+    return True
+
+
+cdef class Names:
+    """Table of names in lower case, each with its kind: open addressing by length and three octets."""
+
+    cdef list names
+    cdef const unsigned char *texts[SLOTS]
+    cdef Py_ssize_t sizes[SLOTS]
+    cdef unsigned char kinds[SLOTS]
+
+    def __cinit__(self, dict kinds):
+        cdef int at
+        cdef bytes name
+        assert len(kinds) <= SLOTS // 2
+        self.names = [None] * SLOTS
+        for at in range(SLOTS):
+            self.kinds[at] = 0
+        for name, kind in kinds.items():
+            at = self.slot(<const unsigned char *>PyBytes_AS_STRING(name), len(name))
+            while self.kinds[at]:
+                at = (at + 1) % SLOTS
+            self.names[at], self.kinds[at], self.sizes[at] = name, kind, len(name)
+            self.texts[at] = <const unsigned char *>PyBytes_AS_STRING(name)
+
+    cdef unsigned int slot(self, const unsigned char *p, Py_ssize_t size) noexcept:
+        return <unsigned int>(size * 37 + LOWER[p[0]] * 131 + LOWER[p[size >> 1]] * 61 + LOWER[p[size - 1]] * 17) % SLOTS
+
+    cdef int find(self, const unsigned char *p, Py_ssize_t size) noexcept:
+        """Return the slot of a name, in any spelling; -1 if it is none of these."""
+        cdef unsigned int at = self.slot(p, size)
+        while self.kinds[at]:
+            if self.sizes[at] == size and is_spelt(p, self.texts[at], size):
+                return at
+            at = (at + 1) % SLOTS
+        return -1
+
+
+cdef struct Field:
+    Py_ssize_t start, colon, value, end, next    # the value without white space around it
+
+
+cdef struct Passing:
+    Py_ssize_t starts[SPANS]
+    Py_ssize_t ends[SPANS]
+    Py_ssize_t size
+    int count
+
+
+cdef inline bint read_field(const unsigned char *p, Py_ssize_t i, Field *field) noexcept:
+    """Read the field line at `i`; False if it is not an ordinary one."""
+    field.start = i
+    while OCTETS[p[i]] & NAME:
+        i += 1
+    if p[i] != 58 or i == field.start:
+        return False
+    field.colon = i
+    i += 1
+    while p[i] == 32 or p[i] == 9:
+        i += 1
+    field.value = i
+    while OCTETS[p[i]] & VALUE:
+        i += 1
+    if p[i] != 13 or p[i + 1] != 10:
+        return False
+    field.next = i + 2
+    while i > field.value and (p[i - 1] == 32 or p[i - 1] == 9):
+        i -= 1
+    field.end = i
+    return True
+
+
+cdef inline bint let_pass(Passing *passing, Field *field) noexcept:
+    """Add a line to those that pass; False if there are too many pieces."""
+    if passing.count and passing.ends[passing.count - 1] == field.start:
+        passing.ends[passing.count - 1] = field.next
+    elif passing.count == SPANS:
+        return False
+    else:
+        passing.starts[passing.count] = field.start
+        passing.ends[passing.count] = field.next
+        passing.count += 1
+    passing.size += field.next - field.start
+    return True
+
+
+cdef bytes join(const unsigned char *p, Passing *passing):
+    cdef bytes lines = PyBytes_FromStringAndSize(NULL, passing.size)
+    cdef char *to = PyBytes_AS_STRING(lines)
+    cdef int i
+    for i in range(passing.count):
+        memcpy(to, p + passing.starts[i], passing.ends[i] - passing.starts[i])
+        to += passing.ends[i] - passing.starts[i]
+    return lines
+
+
+cdef inline bytes cut(const unsigned char *p, Py_ssize_t start, Py_ssize_t end):
+    return PyBytes_FromStringAndSize(<const char *>p + start, end - start)
+
+
+cdef bint has_few_parts(const unsigned char *p, Py_ssize_t start, Py_ssize_t end) noexcept:
+    """True if a long head is within any limit on the numbers of its parts, as `http1.has_few_parts` counts them."""
+    cdef Py_ssize_t i, members = 0, parameters = 0
+    for i in range(start):
+        parameters += p[i] == 47 or p[i] == 38
+    for i in range(start, end):
+        members += p[i] == 44 or p[i] == 59
+    return members <= MEMBERS and parameters < PARAMETERS
+
+
+cdef class RequestHeads:
+    """Reader of request heads."""
+
+    cdef Names names
+    cdef list prefixes
+    cdef const unsigned char *texts[PREFIXES]
+    cdef Py_ssize_t sizes[PREFIXES]
+    cdef int count
+
+    def __cinit__(self, taken, noted, prefixes):
+        """Take fields and notice others, as `message.Selection` does; twins are left to the grammar."""
+        cdef bytes prefix
+        self.names = Names({**dict.fromkeys(taken, TAKEN), **dict.fromkeys(noted, NOTED)})
+        self.prefixes = list(prefixes)
+        assert len(self.prefixes) <= PREFIXES
+        self.count = 0
+        for prefix in self.prefixes:
+            self.texts[self.count] = <const unsigned char *>PyBytes_AS_STRING(prefix)
+            self.sizes[self.count] = len(prefix)
+            self.count += 1
+
+    cdef bint is_claim(self, const unsigned char *p, Py_ssize_t size) noexcept:
+        """True if a name begins with one of the prefixes."""
+        cdef int i
+        for i in range(self.count):
+            if size >= self.sizes[i] and is_spelt(p, self.texts[i], self.sizes[i]):
+                return True
+        return False
+
+    def take(self, bytes data not None):
+        """Return method, target, version, end of the head, lines that pass, fields taken, and whether one was noticed; None
+        if the head with which `data` begins is not an ordinary one."""
+        cdef const unsigned char *p = <const unsigned char *>PyBytes_AS_STRING(data)
+        cdef Py_ssize_t i = 0, space, start, fields = 0
+        cdef bint noticed = False
+        cdef int slot
+        cdef Field field
+        cdef Passing passing
+        cdef list special
+        while OCTETS[p[i]] & METHOD:
+            i += 1
+        space = i
+        if p[i] != 32 or i == 0:
+            return None
+        i += 1
+        while OCTETS[p[i]] & TARGET:
+            i += 1
+        if i == space + 1 or PyBytes_GET_SIZE(data) - i < 13 or memcmp(p + i, b" HTTP/1.1\r\n", 11):
+            return None
+        field.end = i    # of the target
+        start = i = i + 11
+        method = b"GET" if space == 3 and memcmp(p, b"GET", 3) == 0 else cut(p, 0, space)
+        target = cut(p, space + 1, field.end)
+        special = []
+        passing.count = passing.size = 0
+        while p[i] != 13:
+            if i > LONGEST or fields == FIELDS or not read_field(p, i, &field):
+                return None
+            i = field.next
+            fields += 1
+            slot = self.names.find(p + field.start, field.colon - field.start)
+            if slot >= 0 and self.names.kinds[slot] == TAKEN:
+                special.append((<bytes>self.names.names[slot], cut(p, field.value, field.end)))
+            elif slot < 0 and self.is_claim(p + field.start, field.colon - field.start):
+                special.append((cut(p, field.start, field.colon).lower(), cut(p, field.value, field.end)))
+            elif let_pass(&passing, &field):
+                noticed = noticed or slot >= 0
+            else:
+                return None
+        i += 2
+        if p[i - 1] != 10 or i > LONGEST or (i > LONG and not has_few_parts(p, start, i)):
+            return None
+        return method, target, 11, i, join(p, &passing), special, noticed
+
+
+cdef Names RESPONSE = Names({
+    **dict.fromkeys(HOP_BY_HOP, DROPPED),
+    b"content-length": LENGTH, b"transfer-encoding": CODING, b"connection": CONNECTION, b"date": DATE,
+})
+cdef Py_ssize_t UNKNOWN = -2
+
+
+def take_response(bytes data not None, wall):
+    """Return status, end of the head, lines to pass on, length of the body, and True if the peer keeps the connection; None
+    if the head with which `data` begins is not an ordinary one."""
+    cdef const unsigned char *p = <const unsigned char *>PyBytes_AS_STRING(data)
+    cdef Py_ssize_t i = 12, j, start, fields = 0, size
+    cdef long long length = UNKNOWN
+    cdef bint keep = True, has_date = False
+    cdef int slot, kind, status
+    cdef Field field
+    cdef Passing passing
+    if PyBytes_GET_SIZE(data) < 16 or memcmp(p, b"HTTP/1.1 ", 9):
+        return None
+    if not (50 <= p[9] <= 53 and 48 <= p[10] <= 57 and 48 <= p[11] <= 57):
+        return None
+    status = (p[9] - 48) * 100 + (p[10] - 48) * 10 + p[11] - 48
+    if status == UPGRADE_REQUIRED:
+        return None
+    if p[i] == 32:
+        while OCTETS[p[i]] & VALUE:
+            i += 1
+    if p[i] != 13 or p[i + 1] != 10:
+        return None
+    start = i = i + 2
+    passing.count = passing.size = 0
+    while p[i] != 13:
+        if i > LONGEST or fields == FIELDS or not read_field(p, i, &field):
+            return None
+        i = field.next
+        fields += 1
+        slot = RESPONSE.find(p + field.start, field.colon - field.start)
+        kind = RESPONSE.kinds[slot] if slot >= 0 else 0
+        size = field.end - field.value
+        if kind == 0:
+            if not let_pass(&passing, &field):
+                return None
+        elif kind == DATE:
+            if has_date or not size or not let_pass(&passing, &field):
+                return None
+            has_date = True
+        elif kind == LENGTH:
+            if length != UNKNOWN or not 0 < size <= 18:
+                return None
+            length = 0
+            for j in range(field.value, field.end):
+                if not 48 <= p[j] <= 57:
+                    return None
+                length = length * 10 + p[j] - 48
+        elif kind == CODING:
+            if length != UNKNOWN or size != 7 or not is_spelt(p + field.value, b"chunked", 7):
+                return None
+            length = CHUNKED
+        elif kind == CONNECTION:
+            if size == 5 and is_spelt(p + field.value, b"close", 5):
+                keep = False
+            elif size != 10 or not is_spelt(p + field.value, b"keep-alive", 10):
+                return None
+    i += 2
+    if p[i - 1] != 10 or i > LONGEST or (i > LONG and not has_few_parts(p, start, i)):
+        return None
+    lines = join(p, &passing)
+    if not has_date:
+        lines += b"date: %b\r\n" % write_http_date(wall())
+    return status, i, lines, None if length == UNKNOWN else length, keep

@@ -1,0 +1,1 @@
+"""Readers of ordinary heads beside the grammar."""

@@ -1,0 +1,160 @@
+"""What a quick reader of heads takes is what the grammar makes of it, and it takes what is ordinary."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from sidecar.core.http1 import LONG_HEAD
+from sidecar.core.message import LINE, LINES, SECRETS
+from sidecar.downstream import request_head
+from sidecar.upstream import response_head
+from tests.support import heads
+from tests.support.heads import REQUEST_READERS, RESPONSE_READERS, RequestReader, ResponseReader, wall
+from tests.wire.vectors import VECTORS
+
+COOKIE = b"Cookie: " + b"; ".join(b"name%d=value%d" % (number, number) for number in range(80)) + b"\r\n"
+
+REQUESTS = [
+    b"GET / HTTP/1.1\r\nHost: a\r\n\r\n",
+    b"GET /a/b?c=%20&d HTTP/1.1\r\nHOST:a\r\nAccept:  */*\t\r\nX-Empty:\r\n\r\n",
+    b"POST /a HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nTE: trailers\r\nConnection: te\r\n\r\nabc",
+    b"PUT /a HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nExpect: 100-continue\r\n\r\n0\r\n\r\n",
+    b"DELETE * HTTP/1.1\r\n\r\n",
+    b"GET http://a/b HTTP/1.1\r\nHost: a\r\nx-forwarded-for: 10.0.0.1\r\nX-Remote-Extra-Scopes: b\r\n\r\n",
+    b'GET / HTTP/1.1\r\nHost: a\r\nCookie: b\r\nIf-None-Match: "\xff"\r\nX-Real-IP: 1\r\nPragma: no-cache\r\n\r\n',
+    b"GET / HTTP/1.1\r\nHost: a\r\nUser-Agent: " + b"x" * 300 + b"\r\nGrpc-Timeout: 1S\r\n\r\nGET /next HTTP/1.1\r\n",
+    b"GET / HTTP/1.1\r\nHost: a\r\n" + COOKIE + b"X-Request-Id: 1\r\n\r\n",
+    b"GET / HTTP/1.1\r\nHost: a\r\n" + b"".join(b"X-%d: a\r\n" % number for number in range(200)) + b"\r\n",
+]
+"""Requests that each reader must take."""
+RESPONSES = [
+    b"HTTP/1.1 200 OK\r\nDate: now\r\nContent-Length: 2\r\nConnection: keep-alive\r\nServer: n\r\n\r\nab",
+    b"HTTP/1.1 404\r\ncontent-length:0\r\nDATE:x \r\nKeep-Alive: 5\r\nX:\r\n\r\n",
+    b"HTTP/1.1 503 Out of \xff order \r\nTransfer-Encoding: Chunked\r\nDate: now\r\nConnection: Close\r\n\r\n",
+    b"HTTP/1.1 204 \r\nDate: now\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\n\r\n",
+    b"HTTP/1.1 301 Moved\r\nSet-Cookie: a=b; Path=/\r\nset-cookie: c\r\nLocation: /a\r\nContent-Length: 0\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nDate: now\r\nContent-Length: 000000000000000012\r\nTrailer: x\r\nProxy-Connection: a\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nDate: now\r\nContent-Length: 1\r\nLink: " + b"</a>; rel=preload, " * 100 + b"\r\n\r\na",
+    b"HTTP/1.1 200 OK\r\nDate: now\r\n" + b"".join(b"X-%d: a\r\n" % number for number in range(200)) + b"\r\n",
+]
+"""Responses that each reader must take."""
+ODD_RESPONSES = [
+    b"HTTP/1.1 100 Continue\r\n\r\n",
+    b"HTTP/1.1 426 Upgrade Required\r\nUpgrade: h2c\r\nDate: now\r\n\r\n",
+    b"HTTP/1.0 200 OK\r\nDate: now\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nDate: now\r\nDate: then\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nDate:\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nDate: now\r\nConnection: close, x\r\nX: y\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nDate: now\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nDate: now\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nDate: now\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nDate: now\r\nTransfer-Encoding: gzip, chunked\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nDate: now\r\nContent-Length: +1\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nDate: now\r\nContent-Length: 1234567890123456789\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nDate: now\r\nContent-Length:\r\n\r\n",
+    b"HTTP/1.1 600 OK\r\nDate: now\r\n\r\n",
+    b"HTTP/1.1 200OK\r\nDate: now\r\n\r\n",
+    b"HTTP/1.1 20\r\nDate: now\r\n\r\n",
+    b"HTTP/1.1 200 OK\nDate: now\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nDate : now\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\n Date: now\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nDate: now\r\nX: y\0\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nDate: now\r\nX: y\n\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nDate: now\r\n: y\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nDate: now\r\nX\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nDate: now\r\nLink: " + b"," * 3000 + b"\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nDate: now\r\n" + b"X: a\r\n" * 300 + b"\r\n",
+    b"HTTP/1.1 200 OK\r\nDate: now\r\nX: " + b"x" * 65536 + b"\r\n\r\n",
+]
+"""Responses that no reader may take."""
+SPOILING = (b"\r", b"\n", b"\0", b" ", b"\t", b":", b"\x7f", b"\xff", b"_", b",", b"#", b"\r\n", b"\r\n\r\n")
+
+
+def damaged(data: bytes) -> Iterator[bytes]:
+    """`data` cut at each byte, and with something put in, or in place of what is there."""
+    for at in range(min(len(data), 200)):
+        yield data[:at]
+        for spoiling in SPOILING:
+            yield data[:at] + spoiling + data[at:]
+            yield data[:at] + spoiling + data[at + 1 :]
+
+
+@pytest.fixture(params=REQUEST_READERS)
+def take_request(request: pytest.FixtureRequest) -> RequestReader:
+    return REQUEST_READERS[request.param]
+
+
+@pytest.fixture(params=RESPONSE_READERS)
+def take_response(request: pytest.FixtureRequest) -> ResponseReader:
+    return RESPONSE_READERS[request.param]
+
+
+def test_an_ordinary_request_is_taken_as_the_grammar_reads_it(take_request: RequestReader) -> None:
+    for data in REQUESTS:
+        for _ in range(2):  # the second time from memory
+            assert take_request(data) == heads.request(data) is not None, data
+
+
+def test_an_ordinary_response_is_taken_as_the_grammar_reads_it(take_response: ResponseReader) -> None:
+    for data in RESPONSES:
+        for _ in range(2):
+            assert take_response(data, wall) == heads.response(data) is not None, data
+
+
+def test_what_is_not_whole_or_not_valid_is_left_to_the_grammar(take_request: RequestReader) -> None:
+    vectors = [vector.data for vector in VECTORS.values()]
+    for data in vectors + [one for request in REQUESTS for one in damaged(request)]:
+        found = take_request(data)
+        assert found is None or found == heads.request(data), data
+
+
+def test_a_response_that_is_not_ordinary_is_left_to_the_grammar(take_response: ResponseReader) -> None:
+    for data in ODD_RESPONSES:
+        assert take_response(data, wall) is None, data
+    for data in [one for response in RESPONSES + ODD_RESPONSES for one in damaged(response)]:
+        found = take_response(data, wall)
+        assert found is None or found == heads.response(data), data
+
+
+def test_what_has_many_parts_is_left_to_the_grammar_which_knows_the_limits(take_request: RequestReader) -> None:
+    for target, lines in (
+        (b"/" * 600, b"X: " + b"a" * LONG_HEAD),
+        (b"/?" + b"&" * 600, b"X: " + b"a" * LONG_HEAD),
+        (b"/", b"X: " + b"," * 1025),
+        (b"/", b"X: " + b";" * 1025),
+        (b"/", b"a:\r\n" * 255 + b"X: " + b"a" * LONG_HEAD),
+        (b"/", b"X: " + b"a" * 65536),
+    ):
+        assert take_request(b"GET %b HTTP/1.1\r\nHost: a\r\n%b\r\n\r\n" % (target, lines)) is None
+
+
+def test_no_name_that_counts_passes_in_another_spelling(take_request: RequestReader) -> None:
+    names = request_head.READ | request_head.CLAIMS | request_head.FOR_CACHES | request_head.OTHERS
+    prefixed = [prefix + b"x" for prefix in request_head.CLAIM_PREFIXES]
+    for name in [*names, *prefixed]:
+        for spelt in (
+            name,
+            name.upper(),
+            name.title(),
+            name.replace(b"-", b"_"),
+            name.replace(b"-", b"."),
+            name + b"_",
+        ):
+            data = b"GET / HTTP/1.1\r\nHost: a\r\n%b: b\r\nX: y\r\n\r\n" % spelt
+            found = take_request(data)
+            assert found is None or found == heads.request(data), spelt
+
+
+def test_what_is_remembered_is_bounded_and_no_secret() -> None:
+    take = response_head.take_response
+    for number in range(2 * LINES):
+        take(b"HTTP/1.1 200 %d\r\nDate: now\r\nX: %d\r\n\r\n" % (number, number), wall)
+    secrets = b"".join(b"%b: y\r\n" % name for name in SECRETS)
+    take(b"HTTP/1.1 200 OK\r\nDate: now\r\n%bX: %b\r\n\r\n" % (secrets, b"x" * LINE), wall)
+    for memory in (response_head.STATUSES, response_head.MEANINGS):
+        assert len(memory) <= LINES
+        assert max(map(len, memory)) <= LINE
+    assert not [text for text in response_head.MEANINGS if text.partition(b":")[0] in SECRETS]
