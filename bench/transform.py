@@ -17,8 +17,8 @@ from typing import Any, Final
 from sidecar.core.env import BuildContext
 from sidecar.core.exchange import Exchange
 from sidecar.core.outcome import Outcome
-from sidecar.core.pipeline import Pipeline
 from sidecar.core.stage import Service
+from sidecar.engine.pipeline import Pipeline
 from sidecar.stages.transform.spec import Spec
 from sidecar.stages.transform.stage import build
 from sidecar.telemetry.metrics.registry import Registry

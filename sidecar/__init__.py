@@ -1,7 +1,7 @@
 """A resilience sidecar: a proxy beside a service that applies policies from files to the traffic of each route.
 
     core                                         vocabulary: exchange, outcome, stage, environment; no I/O
-    engine                                       readers of heads in C, where the request path is compiled
+    engine                                       what takes a request through the stages; readers of heads in C
     cache  expression  transform                 HTTP caching, conditions (`when:`), rewriting of messages
     simulation                                   virtual clock and network of tests and of `chaos simulate`
     upstream  downstream                         the service side and the client side of the proxy

@@ -25,9 +25,9 @@ from sidecar.control.state import Lease, StateGroup
 from sidecar.core.env import BuildContext, Env
 from sidecar.core.exchange import CRITICALITIES, SAFE_METHODS, Exchange
 from sidecar.core.outcome import Outcome
-from sidecar.core.pipeline import Call, InFlight, Pipeline
 from sidecar.core.spec import Block, Problem
 from sidecar.core.stage import Gate, Stage
+from sidecar.engine.pipeline import Call, InFlight, Pipeline
 from sidecar.routing.router import Router
 from sidecar.routing.rule import Rule
 from sidecar.stages import BY_NAME, STAGES, StageKind

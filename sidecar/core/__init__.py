@@ -4,7 +4,7 @@ A request and what becomes of it; start reading with these:
 
 - `exchange`: one request on its way through the stages, its attempts and its forks.
 - `outcome`: a response or a failure, as a value.
-- `stage`: the one shape of a policy at run time; `pipeline`: a route's stages, and the call of one request.
+- `stage`: the one shape of a policy at run time, and its laws.
 - `promise`: runs a request's coroutine without a task.
 - `env`: clock, timers, randomness and instruments, handed in; what a stage is built with.
 

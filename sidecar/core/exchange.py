@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from sidecar.core.body import Body
     from sidecar.core.metrics import Exemplar
     from sidecar.core.outcome import Outcome
-    from sidecar.core.pipeline import Call
 
 NEVER: Final = float("inf")
 """The instant or duration, in seconds, that no clock reaches."""
@@ -119,6 +118,13 @@ class Cancellable(Protocol):
     """Something that runs for a request and can be given up."""
 
     def cancel(self) -> None: ...
+
+
+class Supersedable(Protocol):
+    """Call of a request that a stage can have go on with another outcome (`sidecar.engine.pipeline`)."""
+
+    def supersede(self, ticket: object, outcome: Outcome) -> None:
+        """Abandon what runs behind the stage that has the ticket."""
 
 
 class SharedFetch(Protocol):
@@ -253,7 +259,7 @@ class Exchange(Message):
     """Makes the outdated response that the cache still has; None if it has none."""
     trace: RequestTrace | None
     """Place in a trace; None if tracing is off."""
-    call: Call | None = None
+    call: Supersedable | None
     """Call that is on its way in, for a stage that may supersede what runs behind it; else None."""
     trace_lines = b""
     """Whole field lines that tell the upstream of this attempt about the trace."""
@@ -270,6 +276,7 @@ class Exchange(Message):
         self.captured_by = None
         self.shared_fetch = None
         self.trace = None
+        self.call = None
 
     def fork(self, attempt: int, why: str) -> Exchange:
         """Return the same request for another attempt.  What is set on it later stays its own; attempts are shared.

@@ -171,7 +171,7 @@ def is_memorable(text: bytes) -> bool:
 class Selection:
     """Names of fields, and what the lines of late were: a line that is remembered is not checked again."""
 
-    __slots__ = ("_guarded", "_kinds", "_known", "_names", "_noted", "_prefixes")
+    __slots__ = ("_guarded", "_kinds", "_known", "_names", "_noted", "_notices_twins", "_prefixes")
 
     def __init__(
         self,
@@ -180,14 +180,15 @@ class Selection:
         prefixes: tuple[bytes, ...] = (),
         others: frozenset[bytes] = frozenset(),
     ) -> None:
-        """Take the fields `names`, and those whose names begin with one of `prefixes`; notice the fields `noted`, and
-        with them all names that may be twins of others.  The twins of all these, and of `others`, are taken too.  All
-        names are in lower case."""
+        """Take the fields `names`, and those whose names begin with one of `prefixes`; notice the fields `noted`.
+        The twins of all these are taken too.  Where there are `others`, so are theirs, and any other name that may be a
+        twin is noticed.  All names are in lower case."""
         self._names = names
         self._noted = noted
         self._prefixes = prefixes
         self._guarded = names | noted | others
         """Names whose twins are taken."""
+        self._notices_twins = bool(others)
         self._known: dict[bytes, Line] = {}
         self._kinds: dict[bytes, Line] = {}
 
@@ -247,7 +248,7 @@ class Selection:
             kind = NOTED
         elif lower in self._names or folded.startswith(self._prefixes) or (folded != lower and folded in self._guarded):
             kind = TAKEN
-        elif folded != lower and self._noted:  # a twin of a field that answers may differ by
+        elif folded != lower and self._notices_twins:  # a twin of a field that answers may differ by
             kind = NOTED
         if len(name) <= LINE:
             if len(self._kinds) >= LINES:

@@ -7,7 +7,7 @@ A stage meets a request three times, by plain calls:
     settle(x, ticket, outcome)  its body has ended: record, release; optional
 
 What `admit` returns is the ticket for the other two, unless it is an `Outcome`, which answers the request, or a `Wait`.
-`sidecar.core.pipeline` runs the stages of a route.  A stage that may run those behind it again has an attribute
+`sidecar.engine.pipeline` runs the stages of a route.  A stage that may run those behind it again has an attribute
 `inner`, which the pipeline sets to them.  Laws, which `tests/contract/` runs over every stage:
 
 1. Whatever an upstream or a policy does wrong is an outcome.  What is raised is `CancelledError` or a bug.

@@ -65,7 +65,6 @@ from sidecar.core.outcome import (
     Upgraded,
     failed,
 )
-from sidecar.core.pipeline import Call
 from sidecar.downstream.backlog import WRITE_LIMIT, Backlog, unsent_bytes
 from sidecar.downstream.closing import LINGER_SECONDS, MAX_ORPHANED, LingeringClose, reset
 from sidecar.downstream.request_body import RequestBody, too_large
@@ -74,6 +73,7 @@ from sidecar.downstream.response_body import MAX_AT_ONCE, ResponseBody, StoredBo
 from sidecar.downstream.response_head import STATUS_LINES, encode_head, make_problem, make_rejection
 from sidecar.downstream.slow_clients import SLOW_AFTER, START_AFTER
 from sidecar.downstream.tunnel import Tunnel
+from sidecar.engine.pipeline import Call
 
 if TYPE_CHECKING:
     from sidecar.control.compiler import Route
@@ -275,7 +275,6 @@ class DownstreamConnection(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         phase, request_body = self._phase, self._request_body
-        is_ended = self.is_writing_paused and self._transport not in self.listener.slow.behind  # to make room
         self._phase = ABANDONED if phase == SERVING else CLOSED
         self._end_backlog()
         self._transport = self._request_body = None
@@ -289,9 +288,8 @@ class DownstreamConnection(asyncio.Protocol):
         if phase == COLLECTING:
             self._record(failed(CLIENT_CLOSED), CLIENT_CLOSED)
         if phase == ANSWERING and self._stream is not None:
-            failure = SLOW_READER if is_ended else CLIENT_CLOSED
-            self._stream.cancel(failure)
-            self._record(self._outcome, failure)
+            self._stream.cancel()
+            self._record(self._outcome, CLIENT_CLOSED)
 
     # ----- reading requests
 

@@ -17,7 +17,7 @@ from sidecar.control.state import StateStore
 from sidecar.core.env import Env
 from sidecar.core.exchange import Exchange
 from sidecar.core.outcome import NO_ENDPOINT, Outcome, failed
-from sidecar.core.pipeline import Call
+from sidecar.engine.pipeline import Call
 from sidecar.telemetry.metrics.registry import Registry
 from sidecar.upstream.endpoint import EndpointSet
 

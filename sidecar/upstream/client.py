@@ -29,9 +29,9 @@ from sidecar.core.outcome import (
     Refusal,
     failed,
 )
-from sidecar.core.pipeline import Call, InFlight
 from sidecar.core.promise import Promise
 from sidecar.core.stage import Gate, final
+from sidecar.engine.pipeline import Call, InFlight
 from sidecar.upstream.answer_times import SAMPLED
 from sidecar.upstream.balancing.balancer import Balancer
 from sidecar.upstream.balancing.discovery import Discovery, ask_loop

@@ -34,9 +34,9 @@ from sidecar.core.outcome import (
     Outcome,
     failed,
 )
-from sidecar.core.pipeline import Pipeline
 from sidecar.core.promise import Promise, Run
 from sidecar.core.stage import Service, Stage, Wait
+from sidecar.engine.pipeline import Pipeline
 from sidecar.stages import STAGES, StageKind
 from tests.support.clock import FakeEnv, make_env
 from tests.support.loop import settle, virtual, virtual_env

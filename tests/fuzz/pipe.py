@@ -22,6 +22,17 @@ class Pipe(asyncio.Transport):
         self.closing = self.lost = False
         self.reading = True
 
+    def deliver(self, piece: bytes) -> None:
+        """Bytes have arrived for the protocol, of whichever kind it is by now."""
+        while piece and isinstance(self.protocol, asyncio.BufferedProtocol):
+            buffer = memoryview(self.protocol.get_buffer(len(piece)))
+            size = min(len(buffer), len(piece))
+            buffer[:size] = piece[:size]
+            piece = piece[size:]
+            self.protocol.buffer_updated(size)
+        if piece:
+            self.protocol.data_received(piece)
+
     def write(self, data: Any) -> None:
         if not self.closing:
             self.written += data

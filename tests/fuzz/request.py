@@ -23,6 +23,7 @@ with instrumented():
     from sidecar.downstream.connection import DownstreamConnection
     from sidecar.downstream.listener import Listener
     from sidecar.downstream.server import Server
+    from sidecar.engine.pipeline import Pipeline
 
 from tests.fuzz.pipe import Pipe, Taken, cuts
 from tests.support.clock import make_env
@@ -55,6 +56,7 @@ class Route:
 
     def __init__(self) -> None:
         self.seen: list[Seen] = []
+        self.pipeline = Pipeline([], self.service)
 
     async def service(self, x: Exchange) -> Outcome:
         body = x.body

@@ -15,11 +15,11 @@ from sidecar.config.process_spec import LimitsSpec, ListenerSpec
 from sidecar.core.exchange import Exchange
 from sidecar.core.message import Headers
 from sidecar.core.outcome import Failure, Outcome
-from sidecar.core.pipeline import Pipeline
 from sidecar.core.promise import Promise
 from sidecar.downstream.connection import ANSWERING, READING_HEAD, DownstreamConnection
 from sidecar.downstream.listener import Listener
 from sidecar.downstream.server import Server
+from sidecar.engine.pipeline import Pipeline
 from tests.support.clock import FakeEnv, make_env
 from tests.wire.pipe import Pipe
 

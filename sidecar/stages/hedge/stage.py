@@ -21,12 +21,12 @@ from typing import Final
 
 from sidecar.core import events, metrics
 from sidecar.core.env import BuildContext, Handle
-from sidecar.core.exchange import SHORTEST_ANSWER, Exchange
+from sidecar.core.exchange import SHORTEST_ANSWER, Exchange, Supersedable
 from sidecar.core.metrics import Counter
 from sidecar.core.outcome import Outcome
-from sidecar.core.pipeline import Call, Pipeline
 from sidecar.core.promise import Promise
 from sidecar.core.stage import Stage, Wait
+from sidecar.engine.pipeline import Call, Pipeline
 from sidecar.stages.hedge.spec import Spec
 
 EARLY: Final = 1e-4
@@ -115,7 +115,7 @@ class Race:
         "is_over",
     )  # fmt: skip
 
-    def __init__(self, stage: HedgeStage, x: Exchange, call: Call) -> None:
+    def __init__(self, stage: HedgeStage, x: Exchange, call: Supersedable) -> None:
         self.began = 0.0
         """Instant at which the first attempt began."""
         self.due = 0.0
@@ -124,7 +124,7 @@ class Race:
         """True once the request has its outcome or its client has left."""
         self._stage = stage
         self._x = x
-        self._call: Call | None = call
+        self._call: Supersedable | None = call
         """Call whose first attempt is under way; None once that has ended."""
         self._hedges: tuple[Call, ...] = ()
         self._started = 0

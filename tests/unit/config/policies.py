@@ -11,7 +11,7 @@ from sidecar.config.spec import PolicySpec
 from sidecar.core.env import Env
 from sidecar.core.exchange import Exchange
 from sidecar.core.outcome import Outcome
-from sidecar.core.pipeline import Awaited, Call, InFlight
+from sidecar.engine.pipeline import Awaited, Call, InFlight
 from sidecar.upstream.endpoint import EndpointSet
 from tests.support.service import ScriptedService
 

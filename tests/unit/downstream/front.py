@@ -20,9 +20,9 @@ from sidecar.core.body import Body
 from sidecar.core.exchange import Exchange
 from sidecar.core.message import Headers
 from sidecar.core.outcome import Failure, Outcome
-from sidecar.core.pipeline import Pipeline
 from sidecar.downstream.listener import Listener
 from sidecar.downstream.server import Server
+from sidecar.engine.pipeline import Pipeline
 from sidecar.upstream.slow_places import SlowPlaces
 from tests.support.loop import settle, virtual_env
 from tests.support.transports import TransportPair, Wire

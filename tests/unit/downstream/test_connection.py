@@ -15,11 +15,11 @@ from sidecar.core import metrics
 from sidecar.core.body import OPEN, Body
 from sidecar.core.exchange import Exchange
 from sidecar.core.outcome import BREAKER_OPEN, RESET, Outcome, Refusal, failed
-from sidecar.core.pipeline import Pipeline
 from sidecar.core.stage import Wait
 from sidecar.downstream import connection
 from sidecar.downstream.connection import MAX_REQUESTS_A_TURN, PHASES, TRANSITIONS, DownstreamConnection
 from sidecar.downstream.slow_clients import START_AFTER
+from sidecar.engine.pipeline import Pipeline
 from tests.support.loop import settle, virtual
 from tests.support.service import HANG, ScriptedService, after
 from tests.unit.downstream.front import CLOSE, GET, HANDSHAKE, Front, Taken, Upgraded, always, streamed

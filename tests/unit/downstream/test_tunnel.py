@@ -13,9 +13,9 @@ from chaos.parts.websocket import CLOSE, TEXT, Frame
 from sidecar.core import metrics
 from sidecar.core.exchange import NEVER, Exchange
 from sidecar.core.outcome import Outcome
-from sidecar.core.pipeline import Pipeline
 from sidecar.downstream.tunnel import Tunnel
 from sidecar.downstream.websocket import GOING_AWAY, GOING_AWAY_MASKED
+from sidecar.engine.pipeline import Pipeline
 from sidecar.telemetry.logs.access import as_json, word
 from tests.support.loop import settle, virtual
 from tests.support.proxy import Proxy, Service, ServiceConnection

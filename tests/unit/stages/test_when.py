@@ -10,8 +10,8 @@ from pydantic import ValidationError
 from sidecar.core.body import Body
 from sidecar.core.exchange import Exchange
 from sidecar.core.outcome import CONNECT_FAILURE, Outcome
-from sidecar.core.pipeline import Pipeline
 from sidecar.core.promise import Run
+from sidecar.engine.pipeline import Pipeline
 from sidecar.stages.fault import stage as fault
 from sidecar.stages.fault.spec import Spec as FaultSpec
 from sidecar.stages.retry import stage as retry

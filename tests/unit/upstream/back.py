@@ -17,9 +17,9 @@ from sidecar.core.body import Body
 from sidecar.core.exchange import Exchange
 from sidecar.core.message import Headers
 from sidecar.core.outcome import Failure, Outcome
-from sidecar.core.pipeline import Pipeline
 from sidecar.core.promise import Run
 from sidecar.core.stage import Gate
+from sidecar.engine.pipeline import Pipeline
 from sidecar.upstream.client import Upstream
 from sidecar.upstream.connection import UpstreamConnection
 from sidecar.upstream.deadlines import Deadlines

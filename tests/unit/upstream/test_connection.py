@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from sidecar.core.body import Body
 from sidecar.core.exchange import Exchange
 from sidecar.core.outcome import Outcome
-from sidecar.core.pipeline import Pipeline
 from sidecar.core.promise import Run
+from sidecar.engine.pipeline import Pipeline
 from sidecar.upstream import connection as module
 from sidecar.upstream.connection import UpstreamConnection
 from tests.support.loop import run, settle, virtual

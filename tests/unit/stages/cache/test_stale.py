@@ -19,7 +19,7 @@ from sidecar.core.outcome import (
     TIMEOUT,
     Outcome,
 )
-from sidecar.core.pipeline import Pipeline
+from sidecar.engine.pipeline import Pipeline
 from sidecar.stages.fallback import stage as fallback
 from tests.support.loop import settle, virtual, virtual_env
 from tests.support.service import HANG, after, context

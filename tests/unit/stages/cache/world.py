@@ -12,7 +12,7 @@ from sidecar.cache.store import Store
 from sidecar.core.exchange import Exchange
 from sidecar.core.message import parse_fields
 from sidecar.core.outcome import Outcome
-from sidecar.core.pipeline import Pipeline
+from sidecar.engine.pipeline import Pipeline
 from sidecar.stages.cache import stage as cache
 from tests.support.clock import FakeEnv, make_env
 from tests.support.service import ScriptedService, context, exchange

@@ -12,9 +12,9 @@ from sidecar.core import metrics
 from sidecar.core.body import Body
 from sidecar.core.exchange import CRITICAL, SHEDDABLE, Attempt
 from sidecar.core.outcome import OVERLOADED, RESET, TIMEOUT, Outcome
-from sidecar.core.pipeline import Pipeline
 from sidecar.core.promise import Promise, Run
 from sidecar.core.stage import Service
+from sidecar.engine.pipeline import Pipeline
 from sidecar.stages.concurrency import stage as concurrency
 from sidecar.stages.concurrency.spec import Spec
 from tests.support.clock import FakeEnv, make_env

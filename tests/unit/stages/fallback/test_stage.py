@@ -24,8 +24,8 @@ from sidecar.core.outcome import (
     Refusal,
     failed,
 )
-from sidecar.core.pipeline import Pipeline
 from sidecar.core.stage import Service
+from sidecar.engine.pipeline import Pipeline
 from sidecar.stages.fallback import stage as fallback
 from sidecar.stages.fallback.spec import Spec
 from tests.support.clock import FakeEnv, make_env

@@ -9,8 +9,8 @@ from pydantic import ValidationError
 
 from sidecar.core import metrics
 from sidecar.core.outcome import RESET, TIMEOUT
-from sidecar.core.pipeline import Pipeline
 from sidecar.core.stage import Service
+from sidecar.engine.pipeline import Pipeline
 from sidecar.stages.fault import stage as fault
 from sidecar.stages.fault.spec import Spec
 from tests.support.clock import FakeEnv, make_env

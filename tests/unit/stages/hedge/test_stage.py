@@ -14,8 +14,8 @@ from sidecar.core import events, metrics
 from sidecar.core.body import Body
 from sidecar.core.exchange import Exchange
 from sidecar.core.outcome import CONNECT_FAILURE, RESET, Outcome
-from sidecar.core.pipeline import Pipeline
 from sidecar.core.promise import Promise, Run
+from sidecar.engine.pipeline import Pipeline
 from sidecar.stages.hedge import stage as hedge
 from sidecar.stages.hedge.spec import Spec
 from tests.support.loop import settle, virtual, virtual_env

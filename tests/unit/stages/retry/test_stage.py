@@ -26,7 +26,7 @@ from sidecar.core.outcome import (
     Failure,
     Outcome,
 )
-from sidecar.core.pipeline import Pipeline
+from sidecar.engine.pipeline import Pipeline
 from sidecar.stages.retry import stage as retry
 from sidecar.stages.retry.spec import Spec
 from tests.support.clock import FakeEnv, make_env

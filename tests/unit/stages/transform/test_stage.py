@@ -14,9 +14,9 @@ from sidecar.core.body import Body
 from sidecar.core.exchange import Attempt, Exchange
 from sidecar.core.message import Headers
 from sidecar.core.outcome import BREAKER_OPEN, RESET, Failure, Outcome, failed
-from sidecar.core.pipeline import Pipeline
 from sidecar.core.promise import Run
 from sidecar.core.stage import Service
+from sidecar.engine.pipeline import Pipeline
 from sidecar.stages.transform.spec import Spec
 from sidecar.stages.transform.stage import build
 from tests.support.clock import FakeEnv, make_env

@@ -10,9 +10,9 @@ import pytest
 from sidecar.core.body import CANCELLED, Body
 from sidecar.core.exchange import Exchange
 from sidecar.core.outcome import ABANDONED, CLIENT_CLOSED, OVERLOADED, RESET, Outcome, failed
-from sidecar.core.pipeline import Call, Pipeline
 from sidecar.core.promise import Promise
 from sidecar.core.stage import Service, Wait, unbound
+from sidecar.engine.pipeline import Call, Pipeline
 from tests.support.loop import settle
 from tests.support.service import HANG, ScriptedService, exchange, response
 
