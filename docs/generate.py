@@ -137,6 +137,11 @@ def telemetry() -> str:
 What to do about what they show: [troubleshooting](troubleshooting.md). How to set them up: the `telemetry` block
 in the [policy reference](policy-reference.md), and OpenTelemetry's standard `OTEL_*` variables, which win over it.
 
+The collector's name: over HTTP the sidecar's own resolver looks it up, but an export tries one address and the next
+export the next one, not several at once. Over gRPC the library looks it up by itself, in its threads; `resolve` and
+`stale_for` do not reach it. Name an address, or a collector on the same node, where that matters. See
+[Names](operating.md#names).
+
 ## Metrics
 
 On `GET /metrics` of the admin listener, and over OTLP where an endpoint is set; both from the same counters. Labels

@@ -44,6 +44,8 @@ FORCE: Final = {"open": "open", "close": "closed", "auto": "auto"}
 class ManagedRequests(Protocol):
     """Connection with deadlines for what its client does between requests."""
 
+    @property
+    def is_half_closed(self) -> bool: ...
     def begin_request(self) -> None: ...
     def end_request(self) -> None: ...
 
@@ -109,9 +111,11 @@ class Admin:
         connection.begin_request()
         try:
             result: web.StreamResponse = await handler(request)
-            return result
         finally:
             connection.end_request()
+        if connection.is_half_closed:
+            result.force_close()
+        return result
 
     @web.middleware
     async def _admit(self, request: web.Request, handler: Callable[..., Any]) -> web.StreamResponse:

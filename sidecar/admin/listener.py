@@ -220,6 +220,13 @@ class ProbeConnection(asyncio.Protocol):
         """Instant since which it waits for a request."""
         self.expires = math.inf
         """Instant at which it is closed."""
+        self._last = math.inf
+        """Instant at which it is closed because its client has ended its side; infinite before that."""
+
+    @property
+    def is_half_closed(self) -> bool:
+        """True once its client sends nothing more: its answer is the last."""
+        return self._last < math.inf
 
     @property
     def is_handed_over(self) -> bool:
@@ -254,8 +261,18 @@ class ProbeConnection(asyncio.Protocol):
         self.is_busy, self.expires = True, math.inf  # while the application is being loaded
         self._listener.serve(self)
 
-    def eof_received(self) -> bool | None:
-        return None if self._application is None else self._application.eof_received()
+    def eof_received(self) -> bool:
+        """Keep a half-closed connection for the answer that is under way, as the other listeners do; False to close
+        it."""
+        if self.is_half_closed:
+            return True  # a loop that resumes reading tells the end again
+        seconds = self._view.limits().half_close_timeout
+        is_under_way = self._has_begun or self.is_busy or self._transport.get_write_buffer_size() > 0
+        if self._application is None or not is_under_way or not seconds:
+            return False
+        self._last = self._view.env.now() + seconds
+        self.expires = min(self.expires, self._last)
+        return True
 
     def pause_writing(self) -> None:
         self.expires = self._view.env.now() + self._view.limits().body_timeout
@@ -264,7 +281,7 @@ class ProbeConnection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         if self.is_busy:
-            self.expires = math.inf
+            self.expires = self._last
         else:
             self._wait()
         if self._application is not None:
@@ -279,7 +296,7 @@ class ProbeConnection(asyncio.Protocol):
 
     def begin_request(self) -> None:
         """Note that a whole head has arrived and is being answered."""
-        self.is_busy, self.expires = True, math.inf
+        self.is_busy, self.expires = True, self._last
 
     def end_request(self) -> None:
         """Note that the application has made its answer, and wait for the next request."""
@@ -289,7 +306,7 @@ class ProbeConnection(asyncio.Protocol):
     def _wait(self) -> None:
         self.since = self._view.env.now()
         self._has_begun = False
-        self.expires = self.since + self._view.limits().idle_timeout
+        self.expires = min(self._last, self.since + self._view.limits().idle_timeout)
 
     # ----- its end
 

@@ -137,6 +137,7 @@ class RedisClient(RedisCache):
             connection_pool_class=BlockingConnectionPool,
             connection_pool_kwargs=pool,
         )
+        self._names = names
         if names is not None:
             connections = self.client.connection_pool
             connections.connection_class = connected_by(names, connections.connection_class)
@@ -155,6 +156,11 @@ class RedisClient(RedisCache):
     async def prefixes(self, numbers: range) -> list[bytes | None]:
         """Return the beginnings of the purged prefixes with these numbers; None for those that are missing."""
         return await self._multi_get([self.build_key(f"x:{number}") for number in numbers])
+
+    @property
+    def awaits_name(self) -> bool:
+        """True if connections wait for the look-up of the server's name."""
+        return self._names is not None and self._names.awaits(self.endpoint)
 
     async def prove_primary(self) -> None:
         """Send a write that changes nothing and that a full Redis allows.  Raises what Redis has against it."""

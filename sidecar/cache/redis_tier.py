@@ -316,6 +316,8 @@ class RedisTier:
 
     def _fail(self, error: Exception) -> None:
         """Count a fault, open the breaker and close all connections."""
+        if self._client.awaits_name:
+            error = TimeoutError(f"the look-up of {self._client.endpoint} took longer than {self.timeout:g} s")
         self._count(error)
         self._env.spawn(self._after_all(list(self._in_flight), self._client.disconnect))
         if self.is_up:

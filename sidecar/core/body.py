@@ -276,6 +276,11 @@ class BodyReader:
     def ends_with_the_connection(self) -> bool:
         return self._left == UNTIL_CLOSE
 
+    @property
+    def is_behind(self) -> bool:
+        """True if bytes wait for the next turn of the loop: they are more chunks than one turn is for."""
+        return self._decoder is not None and self._decoder.is_behind
+
     def feed(self, data: bytes) -> bool:
         """Feed the next bytes to `body` and return True once it is whole.
 

@@ -51,6 +51,9 @@ class Names(Protocol):
     async def open_socket(self, host: str, port: int) -> socket.socket:
         """Return a socket that is connected to one of the addresses of a host.  Raises OSError."""
 
+    def awaits(self, name: str) -> bool:
+        """True if connections to a name wait for its look-up."""
+
     def tuned(self, settings: Any) -> Any:
         """Return names under the `resolve` block of an upstream; None for the usual settings."""
 

@@ -39,6 +39,8 @@ BARE: Final = re.compile(rb"\r(?!\n)(?!\Z)|(?<!\r)\n")
 
 MAX_CHUNK_LINE: Final = 1024
 """Longest size line of a chunk, in bytes.  Extensions have no use here."""
+CHUNKS_A_TURN: Final = 4096
+"""Chunks that one call takes: a read may hold tens of thousands of a byte each, and others wait meanwhile."""
 MAX_TRAILERS: Final = 8192
 LONG_HEAD: Final = 1024
 """Bytes of the longest head in which nothing is counted: what fits in there is less than any limit on its number."""
@@ -219,7 +221,7 @@ SIZE, DATA, DATA_END, TRAILER = range(4)
 class ChunkedDecoder:
     """Decoder of a chunked body (RFC 9112 7.1): takes bytes as they arrive and knows exactly where the body ends."""
 
-    __slots__ = ("_buffer", "_left", "_seen", "_state", "done", "rest", "trailers")
+    __slots__ = ("_buffer", "_left", "_seen", "_state", "done", "is_behind", "rest", "trailers")
 
     def __init__(self) -> None:
         self._buffer = b""
@@ -228,6 +230,8 @@ class ChunkedDecoder:
         self._left = 0
         self._state = SIZE
         self.done = False
+        self.is_behind = False
+        """True if a call ended before its bytes did (`CHUNKS_A_TURN`).  The next one goes on, with or without more."""
         self.rest = b""
         """Bytes that followed the body; empty until it is `done`."""
         self.trailers: Headers = []
@@ -238,7 +242,8 @@ class ChunkedDecoder:
         if self._buffer:
             data = self._buffer + data
             self._buffer = b""
-        position, size = 0, len(data)
+        self.is_behind = False
+        position, size, turn = 0, len(data), CHUNKS_A_TURN
         while True:
             if self._state == DATA:
                 piece = data[position : position + self._left]
@@ -259,6 +264,10 @@ class ChunkedDecoder:
                 position += 2
                 self._state = SIZE
             if self._state == SIZE:
+                if turn == 0:
+                    self.is_behind = position < size
+                    break
+                turn -= 1
                 match = CHUNK.match(data, position, position + MAX_CHUNK_LINE)
                 if match is None:
                     line = data[position : position + MAX_CHUNK_LINE]

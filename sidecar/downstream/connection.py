@@ -417,6 +417,8 @@ class DownstreamConnection(asyncio.Protocol):
             request_body.begin()
         self.set_body_deadline()
         self.resume_reading()
+        if request_body.is_behind:
+            self._read_on_later(request_body)
         return SERVING if x.expects_continue else COLLECTING
 
     def _read_body(self, request_body: RequestBody, data: bytes) -> None:
@@ -427,6 +429,8 @@ class DownstreamConnection(asyncio.Protocol):
             return
         if not is_whole:
             self.set_body_deadline()
+            if request_body.is_behind:
+                self._read_on_later(request_body)
             if self._phase == COLLECTING:
                 self._collect(request_body)
             return
@@ -449,6 +453,17 @@ class DownstreamConnection(asyncio.Protocol):
                 self._buffer = rest
                 self._set_head_deadline()
                 self._read_heads()
+
+    def _read_on_later(self, request_body: RequestBody) -> None:
+        """Let others have their turn before the rest of what has arrived."""
+        self.pause_reading()
+        self.listener.env.call_later(0, self._read_on, request_body)
+
+    def _read_on(self, request_body: RequestBody) -> None:
+        if self._request_body is request_body and request_body.is_behind:
+            self._read_body(request_body, b"")
+        if not request_body.is_behind:
+            self.resume_reading()
 
     def _collect(self, request_body: RequestBody) -> None:
         """Run the route if enough of the request's body is here; refuse the request if no more can be buffered."""

@@ -56,6 +56,11 @@ class RequestBody:
             self._pace.move(body.received - received, now)
         return is_whole
 
+    @property
+    def is_behind(self) -> bool:
+        """True if bytes that have arrived wait for the next turn of the loop."""
+        return self._reader.is_behind
+
     def collect(self) -> bool:
         """Put what has arrived on the account; True if no more should be collected."""
         slow, received = self._connection.listener.slow, self.body.received

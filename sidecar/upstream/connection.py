@@ -423,6 +423,8 @@ class UpstreamConnection(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         if error is not None and self._request_body is not None:
             self._read_early_answer()
+        while self._reader is not None and self._reader.is_behind:
+            self.data_received(b"")
         transport, self._transport = self._transport, None
         x, reader = self._exchange, self._reader
         if x is None:
@@ -639,8 +641,22 @@ class UpstreamConnection(asyncio.Protocol):
         assert reader is not None
         if not self._is_reading_paused:
             self._await_piece()
-        if reader.feed(data) and self._reader is reader:
+        is_whole = reader.feed(data)
+        if self._reader is not reader:
+            return
+        if is_whole:
             self._end_body(reader)
+        elif reader.is_behind and self._transport is not None:  # let others have their turn
+            self._transport.pause_reading()
+            self.pool.env.call_later(0, self._take_rest, reader)
+
+    def _take_rest(self, reader: BodyReader) -> None:
+        """Take what has arrived and was more than one turn is for, and read on after it."""
+        if self._reader is reader and reader.is_behind:
+            self.data_received(b"")
+        transport = self._transport
+        if transport is not None and not reader.is_behind and not self._is_reading_paused:
+            transport.resume_reading()
 
     def _end_body(self, reader: BodyReader) -> None:
         body = reader.body

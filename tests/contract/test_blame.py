@@ -91,6 +91,31 @@ async def test_nor_by_another_field_or_grpc() -> None:
     assert states(proxy) == {"closed"}
 
 
+@pytest.mark.parametrize(
+    ("listener", "is_read"),
+    [
+        (LISTENER, True),
+        (LISTENER.replace("192.0.2.0/24", "10.0.0.0/8"), False),
+        (
+            LISTENER.replace(
+                'trusted_proxies: ["192.0.2.0/24"]',
+                "untrusted: {min_deadline: 0s, pass: [x-envoy-upstream-rq-timeout-ms]}",
+            ),
+            True,
+        ),
+    ],
+    ids=["trusted", "untrusted", "passed"],
+)
+@virtual
+async def test_a_field_for_deadlines_that_is_an_order_to_a_proxy_is_read_from_whom_it_passes(
+    listener: str, is_read: bool
+) -> None:
+    blocks = "timeout: {request: 3s, header: x-envoy-upstream-rq-timeout-ms}"
+    proxy = Proxy(policies(blocks=blocks).replace(LISTENER, listener), Service(after=0.02))
+    answer = await proxy.get({"x-envoy-upstream-rq-timeout-ms": "5"})
+    assert (answer.status == 504) is is_read
+
+
 @virtual
 async def test_nor_all_at_once() -> None:
     proxy = Proxy(policies(), Service(after=0.02))

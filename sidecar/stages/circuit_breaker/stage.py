@@ -23,6 +23,7 @@ from sidecar.core.metrics import Counter
 from sidecar.core.outcome import BREAKER_OPEN, NO_REFUSAL, Outcome, Refusal
 from sidecar.core.stage import Gate
 from sidecar.stages.circuit_breaker.breaker import Breaker
+from sidecar.stages.circuit_breaker.evidence import Verdict
 from sidecar.stages.circuit_breaker.spec import Spec
 from sidecar.stages.circuit_breaker.states import HALF_OPEN, Closed, State, Ticket
 
@@ -94,7 +95,7 @@ class CircuitBreakerStage:
     def _renew_refusal(self, breaker: Breaker, now: float) -> None:
         self._refusal_state = breaker.state
         self._refusal_until = now + REFUSAL_LASTS
-        verdict = breaker.verdict
+        verdict = Verdict(False, "") if breaker.state.name == HALF_OPEN else breaker.verdict  # which is over by then
         self._refusal = Refusal(
             policy="circuit_breaker",
             where=self._where,

@@ -160,6 +160,50 @@ async def test_an_idle_connection_is_closed(admin: Fixture, asks_first: bool) ->
         assert await client.is_closed()
 
 
+async def half_closed(address: str, *sent: bytes) -> bytes:
+    """Return all that comes on a connection after these bytes and the end."""
+    host, _, port = address.rpartition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    for data in sent:
+        writer.write(data)
+        await asyncio.sleep(0.05 if data is not sent[-1] else 0)
+    writer.write_eof()
+    async with asyncio.timeout(30):
+        received = await reader.read()
+    writer.close()
+    return received
+
+
+@pytest.mark.parametrize("target", ["/livez", "/state", "/metrics", "/", "/nothing-of-the-kind"])
+@pytest.mark.parametrize("before", [0, 1])
+async def test_a_client_that_ends_its_side_gets_its_answer(admin: Fixture, target: str, before: int) -> None:
+    admin.world.limits = {
+        "idle_timeout": "30s",
+        "half_close_timeout": "10s" if target != "/nothing-of-the-kind" else "1s",
+    }
+    answers = await half_closed(admin.address, *[request("GET", "/state")] * before, request("GET", target))
+    assert answers.count(b"HTTP/1.1 ") == 1 + before
+    head, _, body = answers.rpartition(b"HTTP/1.1 ")[2].partition(b"\r\n\r\n")
+    assert head.startswith(b"404" if "nothing" in target else b"200")
+    assert f"content-length: {len(body)}\r\n".encode() in head.lower() + b"\r\n"
+    await until(lambda: not admin.listener._connections)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [*HALVES, b"POST /reload HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n\r\n123", request("GET", "/live")],
+)
+async def test_one_whose_request_is_not_whole_or_has_no_end_is_gone_within_moments(admin: Fixture, data: bytes) -> None:
+    admin.world.limits = {"idle_timeout": "30s", "header_timeout": "30s", "half_close_timeout": "200ms"}
+    await half_closed(admin.address, data)
+    await until(lambda: not admin.listener._connections and not admin.listener.feed.pages)
+
+
+async def test_the_end_may_count_as_leaving(admin: Fixture) -> None:
+    admin.world.limits = {"half_close_timeout": "0s", "idle_timeout": "30s"}
+    assert (await half_closed(admin.address, request("GET", "/state"))).count(b"HTTP/1.1 ") == 0
+
+
 async def test_a_page_that_is_read_has_no_deadline_and_one_that_is_not_has(admin: Fixture) -> None:
     admin.world.limits = {"idle_timeout": "10ms", "header_timeout": "10ms", "body_timeout": "10ms"}
     async with Client(admin.address) as client:

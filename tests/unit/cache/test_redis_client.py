@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,17 @@ import pytest
 
 from sidecar.cache.codec import Record
 from sidecar.cache.spec import RedisSpec
+from sidecar.upstream.resolver import Names, Queries, Resolver
+from sidecar.upstream.spec import ResolveSpec
 from sidecar.upstream.tls import ServerTlsSpec, build_context
 from tests.support.authority import Authority
+from tests.support.clock import remembering
 from tests.unit.cache.support import NOW, WALL, entry
 
 pytest.importorskip("redis")
 
 from sidecar.cache.redis_client import CONNECTIONS, RecordSerializer, RedisClient, Unreadable
+from sidecar.cache.redis_tier import RedisTier
 
 
 def serializer() -> RecordSerializer:
@@ -110,6 +115,27 @@ def test_connections_are_few_wait_for_their_turn_and_are_not_retried(url: str, w
 def test_tls_is_used_where_the_address_asks_for_it() -> None:
     kinds = [type(client(url).client.connection_pool.make_connection()) for url in ("redis://a", "rediss://a")]
     assert [kind.__name__ for kind in kinds] == ["Connection", "SSLConnection"]
+
+
+@pytest.mark.parametrize("hangs", [True, False])
+async def test_a_tier_that_waits_for_its_name_says_so(hangs: bool) -> None:
+    async def ask(*_: Any) -> Any:
+        if hangs:
+            await asyncio.get_running_loop().create_future()
+        return [("127.0.0.1", 60.0)]
+
+    env = remembering(asyncio.get_running_loop(), seed=None)
+    names = Names(Resolver(env.now, env.spawn, ask), Queries(), ResolveSpec.built_in())
+    with socket.socket() as listener:  # which accepts, and never answers
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        spec = RedisSpec.model_validate({"url": f"redis://redis.test:{listener.getsockname()[1]}", "timeout": "50ms"})
+        tier = RedisTier(spec, "c", replace(env, names=names), lambda kind, value: None, lambda: 2**20)
+        async with asyncio.timeout(30):
+            assert await tier.load(b"key", b"http://a/") == (None, None)
+        assert ("the look-up of redis.test" in tier.describe()["last_error"]) is hangs
+        tier.close()
+        await asyncio.sleep(0.05)
 
 
 async def test_a_look_up_that_hangs_is_left_with_the_command_that_needs_it() -> None:

@@ -722,6 +722,17 @@ def test_one_that_opened_again_says_why_it_did(
     assert why in facts["history"][-1]["why"]
 
 
+def test_a_half_open_one_does_not_refuse_by_the_limit_that_had_opened_it() -> None:
+    bench = Bench(consecutive_failures=4, half_open={"probes": 1})
+    bench.calls(*[BAD] * 4)
+    bench.env.advance(5)
+    bench.gate.admit(X)
+    refused = bench.gate.admit(X)
+    assert isinstance(refused, Outcome)
+    assert refused.refusal.detail.endswith("why it had opened: 4 failures in a row")
+    assert (refused.refusal.limit, refused.refusal.value) == (None, None)
+
+
 def test_the_history_is_bounded() -> None:
     bench = half_open(probes=1)
     for _ in range(50):
