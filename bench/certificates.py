@@ -5,11 +5,11 @@ from __future__ import annotations
 import ssl
 from pathlib import Path
 
+import trustme
+
 
 def make(directory: Path) -> Path:
     """Write `ca.pem`, `cert.pem` and `key.pem` into a directory and return it."""
-    import trustme
-
     directory.mkdir()
     authority = trustme.CA(key_type=trustme.KeyType.ECDSA)
     leaf = authority.issue_cert("localhost", "127.0.0.1", key_type=trustme.KeyType.ECDSA)

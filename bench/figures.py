@@ -96,7 +96,7 @@ def broken(found: Figures, known: Figures) -> list[str]:
 def goals(build: str, found: Figures, titles: Mapping[str, str]) -> list[str]:
     """Return how far a build is from its goals; `titles` are of the scenarios, by name."""
     return [
-        f"goal, {titles.get(name, name)}: {what} {value:,.0f}, {value / goal:.2f}x of {goal:,.0f}"
+        f"{titles.get(name, name)}: {what} {value:,.0f}, {value / goal:.2f}x of the goal {goal:,.0f}"
         for name, counts in found.items()
         for what, value, goal in zip(WORDS, counts, GOALS.get((build, name), ()), strict=False)
         if goal != float("inf")
@@ -139,7 +139,7 @@ def page(known: Mapping[str, Known], titles: Mapping[str, str]) -> str:
         "",
         *table(figures, figures, titles),
         "",
-        *(f"- {build}, {line}" for build, counts in figures.items() for line in goals(build, counts, titles)),
+        *(f"- {build}: {line}" for build, counts in figures.items() for line in goals(build, counts, titles)),
     ]
     return "\n".join(lines) + "\n"
 

@@ -51,7 +51,7 @@ SCENARIOS: Final = (
         "failing", "one answer in ten a 503, 32 connections", "/orders/failing", 32, peers=PROXIES, load=load.own
     ),
     Scenario(
-        "prompt", "the same with a back-off of 1 ms at most", "/prompt/failing", 32,
+        "prompt", "one answer in ten a 503 and a back-off of 1 ms at most, 32 connections", "/prompt/failing", 32,
         peers=RETRYING, variant=PROMPT, load=load.own,
     ),
     Scenario("cache", "small answers from the cache, 32 connections", "/cached/small", 32, peers=COMPARED),

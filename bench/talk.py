@@ -107,11 +107,11 @@ class Talker(asyncio.Protocol):
 
 async def serve(port: int) -> None:
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(Talker, "127.0.0.1", port, backlog=4096)
-    while server.is_serving():
-        await asyncio.sleep(EVERY)
-        for stream in list(Talker.streams):
-            stream.write(event())
+    async with await loop.create_server(Talker, "127.0.0.1", port, backlog=4096):
+        while True:
+            await asyncio.sleep(EVERY)
+            for stream in list(Talker.streams):
+                stream.write(event())
 
 
 class Listening(asyncio.Protocol):
@@ -216,6 +216,8 @@ async def load(kind: str, url: str, connections: int, seconds: float) -> dict[st
         await loop.create_connection(partial(_itself, client), parts.hostname or "", parts.port or 80)
     await asyncio.wait([client.over for client in clients], timeout=seconds + 5)
     took = perf_counter() - began
+    for client in clients:
+        client.transport.abort()
     times = sorted(each for client in clients for each in client.microseconds)
     if not times:
         raise SystemExit(f"no {kind} came back from {url}")

@@ -63,8 +63,8 @@ def test_a_goal_is_told_and_breaks_nothing() -> None:
 
     assert figures.goals("pure", found, TITLES) == []
     assert figures.goals("compiled", found, TITLES) == [
-        f"goal, {SCENARIOS[0].title}: instructions 90,000, 2.00x of 45,000",
-        f"goal, {SCENARIOS[0].title}: L1 instruction misses 3,000, 1.50x of 2,000",
+        f"{SCENARIOS[0].title}: instructions 90,000, 2.00x of the goal 45,000",
+        f"{SCENARIOS[0].title}: L1 instruction misses 3,000, 1.50x of the goal 2,000",
     ]
 
 
