@@ -214,16 +214,21 @@ class Router(Generic[R]):
         known = tables[0].stems.get(stem)
         if known is not None and slash:
             # Nothing is more specific, and a rule's literal segments have one reading only.
-            group = known.leaves.get(leaf)
+            group = known.leaves.get(leaf) if known.leaves else None
             if group is not None:
                 found = first(group, x, path)
                 if found is not None:
                     return found.target
             group = known.any_leaf
-            if group is not None and leaf and len(path) <= self._longest and (leaf.isalnum() or self._is_plain(leaf)):
+            if (
+                group is not None
+                and len(path) <= self._longest
+                and (leaf.isalnum() or (leaf != b"" and self._is_plain(leaf)))
+            ):
                 found = first(group, x, path)
                 if found is not None:
-                    x.captured_by, x.captured_path = found, path
+                    x.captured_by = found
+                    x.captured_path = path
                     return found.target
         if len(path) > self._longest or not self._is_plain(path) or b"//" in path:
             return self._match_odd(x, tables)
@@ -231,7 +236,8 @@ class Router(Generic[R]):
         for table in tables:
             found = table.find(x, path, segments)
             if found is not None:
-                x.captured_by, x.captured_path = found, path
+                x.captured_by = found
+                x.captured_path = path
                 return found.target
         return None
 
@@ -253,7 +259,8 @@ class Router(Generic[R]):
         found = rules.pop() if len(rules) == 1 else None
         if found is None or (len(x.path) > MAX_INPUT and self._patterns_before(found)):
             return None
-        x.captured_by, x.captured_path = found, known[0]
+        x.captured_by = found
+        x.captured_path = known[0]
         return found.target
 
     def _patterns_before(self, found: Rule[R]) -> bool:
