@@ -230,9 +230,13 @@ class Router(Generic[R]):
                     x.captured_by = found
                     x.captured_path = path
                     return found.target
-        if len(path) > self._longest or not self._is_plain(path) or b"//" in path:
-            return self._match_odd(x, tables)
         segments = path.split(b"/")
+        if (
+            len(path) > self._longest
+            or not self._is_plain(path)
+            or (segments.count(b"") > 1 and path.find(b"//") >= 0)  # `in` is dear where it is not of one octet
+        ):
+            return self._match_odd(x, tables)
         for table in tables:
             found = table.find(x, path, segments)
             if found is not None:
@@ -246,7 +250,7 @@ class Router(Generic[R]):
         for octet in self._special:  # one by one, each a search in C, is cheaper than `translate`
             if octet in path:
                 return False
-        return DOT not in path or not (path.startswith(b".") or b"/." in path)
+        return DOT not in path or not (path.startswith(b".") or path.find(b"/.") >= 0)
 
     def _match_odd(self, x: Exchange, tables: tuple[_Table[R], ...]) -> R | None:
         """Do the work of `match` for a path that may have several readings, `//` or too many bytes for a pattern."""
