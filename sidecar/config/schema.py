@@ -25,7 +25,7 @@ from sidecar.config.validate import takes_off
 from sidecar.core.spec import Model
 from sidecar.stages import STAGES
 from sidecar.telemetry.spec import TelemetrySpec
-from sidecar.upstream.budget import RetryBudgetSpec
+from sidecar.upstream.spec import RetryBudgetSpec
 
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 VARIABLE: Final = r"\$\{"

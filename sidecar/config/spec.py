@@ -22,7 +22,7 @@ from sidecar.stages import BY_NAME
 from sidecar.stages.circuit_breaker.spec import Spec as BreakerSpec
 from sidecar.stages.concurrency.spec import Spec as ConcurrencySpec
 from sidecar.telemetry.plain import Masks
-from sidecar.upstream.budget import RetryBudgetSpec
+from sidecar.upstream.spec import RetryBudgetSpec
 from sidecar.upstream.spec import UpstreamSpec as Whereabouts
 
 if TYPE_CHECKING:

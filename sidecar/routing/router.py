@@ -214,24 +214,34 @@ class Router(Generic[R]):
         known = tables[0].stems.get(stem)
         if known is not None and slash:
             # Nothing is more specific, and a rule's literal segments have one reading only.
-            group = known.leaves.get(leaf)
+            group = known.leaves.get(leaf) if known.leaves else None
             if group is not None:
                 found = first(group, x, path)
                 if found is not None:
                     return found.target
             group = known.any_leaf
-            if group is not None and leaf and len(path) <= self._longest and (leaf.isalnum() or self._is_plain(leaf)):
+            if (
+                group is not None
+                and len(path) <= self._longest
+                and (leaf.isalnum() or (leaf != b"" and self._is_plain(leaf)))
+            ):
                 found = first(group, x, path)
                 if found is not None:
-                    x.captured_by, x.captured_path = found, path
+                    x.captured_by = found
+                    x.captured_path = path
                     return found.target
-        if len(path) > self._longest or not self._is_plain(path) or b"//" in path:
-            return self._match_odd(x, tables)
         segments = path.split(b"/")
+        if (
+            len(path) > self._longest
+            or not self._is_plain(path)
+            or (segments.count(b"") > 1 and path.find(b"//") >= 0)  # `in` is dear where it is not of one octet
+        ):
+            return self._match_odd(x, tables)
         for table in tables:
             found = table.find(x, path, segments)
             if found is not None:
-                x.captured_by, x.captured_path = found, path
+                x.captured_by = found
+                x.captured_path = path
                 return found.target
         return None
 
@@ -240,7 +250,7 @@ class Router(Generic[R]):
         for octet in self._special:  # one by one, each a search in C, is cheaper than `translate`
             if octet in path:
                 return False
-        return DOT not in path or not (path.startswith(b".") or b"/." in path)
+        return DOT not in path or not (path.startswith(b".") or path.find(b"/.") >= 0)
 
     def _match_odd(self, x: Exchange, tables: tuple[_Table[R], ...]) -> R | None:
         """Do the work of `match` for a path that may have several readings, `//` or too many bytes for a pattern."""
@@ -253,7 +263,8 @@ class Router(Generic[R]):
         found = rules.pop() if len(rules) == 1 else None
         if found is None or (len(x.path) > MAX_INPUT and self._patterns_before(found)):
             return None
-        x.captured_by, x.captured_path = found, known[0]
+        x.captured_by = found
+        x.captured_path = known[0]
         return found.target
 
     def _patterns_before(self, found: Rule[R]) -> bool:

@@ -16,26 +16,12 @@ Rules:
 
 from __future__ import annotations
 
-from typing import Annotated, Any
-
-from pydantic import Field
+from typing import Any
 
 from sidecar.core import events, metrics
 from sidecar.core.env import Env
-from sidecar.core.spec import Block
-from sidecar.core.units import Duration, Share
 from sidecar.core.window import SlidingCount
-
-
-class RetryBudgetSpec(Block):
-    """How much an upstream may be retried, over all its routes."""
-
-    ratio: Share = 0.2
-    """Retries and hedges per first attempt."""
-    min_per_second: Annotated[float, Field(ge=0, le=1e6)] = 3.0
-    """Retries a second that are allowed whatever the traffic."""
-    window: Duration = 10.0
-    """How far back attempts and retries are counted."""
+from sidecar.upstream.spec import RetryBudgetSpec
 
 
 class RetryBudget:

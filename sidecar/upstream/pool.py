@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-import sys
 from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
@@ -47,6 +46,8 @@ PRESS_EVERY: Final = 0.05
 """Seconds between two looks for an exchange that gives way."""
 SILENCE: Final = 0.1
 """Seconds after which a connection whose last response had no body is known to be silent."""
+NO_LIMIT: Final = 1 << 60
+"""Exchanges that no connection comes to; small enough for a compiler to compare it as a machine's integer."""
 Acquired = UpstreamConnection | Outcome
 """A connection ready for an exchange, or the failure to get one."""
 Connect = Callable[[Callable[[], UpstreamConnection]], Awaitable[Any]]
@@ -98,7 +99,7 @@ class Pool:
         self.max_size = 256
         self.idle_timeout = 60.0
         self.connect_timeout = 1.0
-        self.max_requests = sys.maxsize
+        self.max_requests = NO_LIMIT
         """Exchanges after which a connection is closed."""
         self.times = AnswerTimes()
         """How long the endpoint usually takes."""
@@ -279,7 +280,7 @@ class Pool:
         self.max_size = spec.connections.max
         self.idle_timeout = spec.connections.idle_timeout
         self.connect_timeout = spec.connect_timeout
-        self.max_requests = spec.connections.max_requests or sys.maxsize
+        self.max_requests = spec.connections.max_requests or NO_LIMIT
 
     def retire(self) -> None:
         """Close idle connections now and the others as they come back."""

@@ -219,6 +219,17 @@ class EjectionSpec(Block):
         return self
 
 
+class RetryBudgetSpec(Block):
+    """How much an upstream may be retried, over all its routes."""
+
+    ratio: Share = 0.2
+    """Retries and hedges per first attempt."""
+    min_per_second: Annotated[float, Field(ge=0, le=1e6)] = 3.0
+    """Retries a second that are allowed whatever the traffic."""
+    window: Duration = 10.0
+    """How far back attempts and retries are counted."""
+
+
 class UpstreamSpec(Model):
     """Where an upstream is and how to reach it.  Exactly one of `endpoints` and `discover` is needed."""
 

@@ -16,7 +16,7 @@ from sidecar.core.message import retry_after
 from sidecar.core.outcome import Outcome
 from sidecar.stages.circuit_breaker.evidence import Evidence, Verdict
 from sidecar.stages.circuit_breaker.spec import Spec
-from sidecar.stages.circuit_breaker.states import CLOSED, HALF_OPEN, OPEN, Closed, HalfOpen, Open, State, Ticket
+from sidecar.stages.circuit_breaker.states import CLOSED, HALF_OPEN, OPEN, Closed, HalfOpen, Open, State
 
 if TYPE_CHECKING:
     from sidecar.stages.circuit_breaker.machine import Machine
@@ -59,7 +59,7 @@ class Breaker:
         """True if the circuit refuses nothing, because its block says `mode: observe`."""
         self.state: State = Closed(self)
         """State of the moment."""
-        self.shared_ticket: Ticket | None = None
+        self.shared_ticket: object = None  # a compiler makes anew what it knows to be a tuple
         """Ticket of the next request, whichever it is; None if the state has to be asked."""
         self._share_ticket()
         self._env = env

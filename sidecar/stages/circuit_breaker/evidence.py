@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from math import inf
 from typing import Any, Final, NamedTuple
 
@@ -16,6 +15,8 @@ IGNORED: Final = -1
 """Result of a call that says nothing about the upstream."""
 ROUNDING: Final = 1e-9
 """Tolerance of a comparison of shares, which are binary fractions: 7 of 100 calls have to reach 7 %."""
+NO_LIMIT: Final = 1 << 60
+"""Number that no count reaches."""
 OUT_OF_REACH: Final = 2.0
 """Share that no window reaches."""
 
@@ -34,7 +35,7 @@ class Thresholds:
         self.failure_rate = OUT_OF_REACH if spec.failure_rate == "off" else spec.failure_rate
         self.slow_after = inf if spec.slow_calls is None else spec.slow_calls.longer_than
         self.slow_rate = OUT_OF_REACH if spec.slow_calls is None else spec.slow_calls.rate
-        self.in_a_row = sys.maxsize if spec.consecutive_failures is None else spec.consecutive_failures
+        self.in_a_row = NO_LIMIT if spec.consecutive_failures is None else spec.consecutive_failures
         self.open_for = spec.open_for
         self.max_open_for = spec.max_open_for
         self.jitter = spec.jitter

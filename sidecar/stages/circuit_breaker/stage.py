@@ -47,11 +47,11 @@ class CircuitBreakerStage:
         self._refusal_state: State | None = None
         self._refusal_until = 0.0
 
-    def admit(self, x: Exchange) -> Ticket | Outcome | None:
+    def admit(self, x: Exchange) -> object:
         breaker = self._breaker
-        ticket = breaker.shared_ticket
-        if ticket is not None:
-            return ticket
+        shared = breaker.shared_ticket
+        if shared is not None:
+            return shared
         now = breaker.now()
         state = breaker.state
         ticket = state.admit(x, now)

@@ -72,12 +72,12 @@ class Closed(State):
 
     def __init__(self, breaker: Breaker) -> None:
         super().__init__(breaker, CLOSED)
-        self.shared_ticket: Ticket = (self, inf)
+        self.shared_ticket: object = (self, inf)
         """Ticket of each request while no rule asks how long calls take.  A rule that comes later judges none of
         these."""
 
     def admit(self, x: Exchange, now: float) -> Ticket | None:
-        return (self, now) if self.breaker.evidence.is_timed else self.shared_ticket
+        return self, now
 
     def is_ready(self, now: float) -> bool:
         return True

@@ -35,16 +35,24 @@ FLUSH_SECONDS: Final = 0.1
 BATCH_BYTES: Final = 64 * 1024
 """Size at which a batch is written at once."""
 
-_odd: Final = re.compile(rb"[^\x20\x21\x23-\x5b\x5d-\x7e]").search
+_PLAIN: Final = bytes(
+    octet if 0x20 <= octet < 0x7F and octet not in b'"\\' else ord("?") for octet in range(256)
+)  # fmt: skip
+"""Table that changes each octet which needs an escape, and no other."""
 _traceparent: Final = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-").match
 
 Shown = Callable[[str], bytes]
 """Returns a text of the sidecar's own without secrets, as the inside of a JSON text."""
 
 
+def is_plain(value: bytes) -> bool:
+    """True if bytes of a peer need no escape in a JSON text."""
+    return value.translate(_PLAIN) == value  # the same object then, at a tenth of the cost of a regular expression
+
+
 def escape(value: bytes) -> bytes:
     """Return bytes of a peer as the inside of a JSON text."""
-    return value if _odd(value) is None else json.dumps(value.decode("latin-1"))[1:-1].encode()
+    return value if is_plain(value) else json.dumps(value.decode("latin-1"))[1:-1].encode()
 
 
 @lru_cache(1024)
@@ -63,7 +71,11 @@ class AccessLog:
         self._wall = env.wall
         self._random = env.rng.random
         self._second = 0
+        self._date = b""
+        """The time up to its whole seconds."""
+        self._millisecond = 0
         self._stamp = b""
+        """The time up to its milliseconds."""
         self._batch: list[bytes] = []
         self._size = 0
         self._successes = 1.0
@@ -137,13 +149,16 @@ class AccessLog:
             self._size = 0
 
     def _time(self) -> bytes:
-        """Return the time by RFC 3339 in UTC.  All but its milliseconds is cached for a second."""
-        wall = self._wall()
-        second = int(wall)
-        if second != self._second:
-            self._second = second
-            self._stamp = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S").encode()
-        return b"%b.%03dZ" % (self._stamp, (wall - second) * 1000)
+        """Return the time by RFC 3339 in UTC.  It is made anew each millisecond, and its date each second."""
+        millisecond = int(self._wall() * 1000)
+        if millisecond != self._millisecond:
+            self._millisecond = millisecond
+            second = millisecond // 1000
+            if second != self._second:
+                self._second = second
+                self._date = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S").encode()
+            self._stamp = b"%b.%03dZ" % (self._date, millisecond - second * 1000)
+        return self._stamp
 
 
 def as_json(time: bytes, x: Exchange, outcome: Outcome, reason: str, seconds: float, shown: Shown) -> bytes:
@@ -151,7 +166,7 @@ def as_json(time: bytes, x: Exchange, outcome: Outcome, reason: str, seconds: fl
     stream, sent = x.stream, outcome.stream
     client = x.client_address.encode()
     facts = (x.method, x.authority, x.path, client, x.request_id)
-    if _odd(b"".join(facts)) is None:  # one look for all of them, as they are nearly always plain
+    if is_plain(b"".join(facts)):  # one look for all of them, as they are nearly always plain
         method, host, path, client, request_id = facts
     else:
         method, host, path, client, request_id = map(escape, facts)
@@ -186,23 +201,24 @@ def as_json(time: bytes, x: Exchange, outcome: Outcome, reason: str, seconds: fl
         line += b',"cache":"%b"' % word(x.cache)
     if reason or x.refused_by or x.replaced is not None:
         line += _failure(x, outcome, reason, shown)
-    attempts = x.attempts
-    if not attempts:
+    if not x.attempts:
         return line + b"}\n"
-    tries = []
-    for a in attempts:
-        entry = b'{"endpoint":"%b","status":%d,"duration_ms":%.3f,"why":"%b"' % (
+    line += b',"attempts":['
+    comma = b""
+    for a in x.attempts:
+        line += b'%b{"endpoint":"%b","status":%d,"duration_ms":%.3f,"why":"%b"' % (
+            comma,
             shown(a.endpoint),
             a.status,
             (a.ended - a.started) * 1000,
             word(a.why),
         )
         if a.reason:
-            entry += b',"reason":"%b","cause":"%b"' % (word(a.reason), shown(a.cause))
+            line += b',"reason":"%b","cause":"%b"' % (word(a.reason), shown(a.cause))
         if a.span_id:
-            entry += b',"span_id":"%016x"' % a.span_id
-        tries.append(entry)
-    return b'%b,"attempts":[%b}]}\n' % (line, b"},".join(tries))
+            line += b',"span_id":"%016x"' % a.span_id
+        comma = b"},"
+    return line + b"}]}\n"
 
 
 def _say_suppressed(line: bytes, count: int) -> bytes:

@@ -12,6 +12,7 @@ Rules:
 from __future__ import annotations
 
 import re
+from binascii import hexlify
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -32,6 +33,9 @@ Write = Callable[[bytes, int, int], bytes]
 FIELDS: Final = {"w3c": (TRACEPARENT, TRACESTATE), "b3": (b3.SINGLE,), "b3multi": b3.MULTIPLE}
 """Header fields of each format."""
 
+_FLAGS: Final = tuple(b"%02x" % flags for flags in range(KNOWN_FLAGS + 1))
+"""Flags as they are written."""
+
 Caller = tuple[bytes, bytes, int, bytes, bool]
 """Trace context of a caller: trace id (32 characters of hex), span id (16), flags, tracestate, and True if the flags
 say whether to sample.
@@ -47,6 +51,8 @@ def read_w3c(x: Exchange) -> Caller | None:
     """Return the caller's trace, None where there is none or it is malformed; removes its headers from the request."""
     lines = x.lines
     lower = lines.lower()
+    if lower.find(b"trace") < 0:  # `in` is dear where it is not of one octet
+        return None
     at = lower.find(b"traceparent:")
     state_at = lower.find(b"tracestate:")
     if at < 0 and state_at < 0:
@@ -79,7 +85,8 @@ def _read_fields(x: Exchange) -> Caller | None:
 
 def write_w3c(trace_id: bytes, span_id: int, flags: int) -> bytes:
     """Return the header line `traceparent` for the next hop."""
-    return b"traceparent: 00-%b-%016x-%02x\r\n" % (trace_id, span_id, flags & KNOWN_FLAGS)
+    parent = hexlify(span_id.to_bytes(8, "big"))  # quicker than %016x
+    return b"traceparent: 00-%b-%b-%b\r\n" % (trace_id, parent, _FLAGS[flags & KNOWN_FLAGS])
 
 
 class Propagation:

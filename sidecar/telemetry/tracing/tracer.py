@@ -14,6 +14,7 @@ Rules:
 
 from __future__ import annotations
 
+from binascii import hexlify
 from collections.abc import Callable
 from random import Random
 from typing import Any, Final, Literal, Protocol
@@ -149,7 +150,7 @@ class Tracer:
         if caller is None:
             number = self.getrandbits(128) or 1
             flags = RANDOM | SAMPLED if number & MASK < self._bound else RANDOM
-            x.trace = Trace(self, b"%032x" % number, b"", flags)
+            x.trace = Trace(self, hexlify(number.to_bytes(16, "big")), b"", flags)
             return
         trace_id, parent_id, flags, state, is_decided = caller
         if not (trace_id and is_decided and self._is_parent_based):

@@ -11,7 +11,8 @@ from pydantic import ValidationError
 
 from sidecar.core import events, metrics
 from sidecar.core.window import BUCKETS
-from sidecar.upstream.budget import RetryBudget, RetryBudgetSpec
+from sidecar.upstream.budget import RetryBudget
+from sidecar.upstream.spec import RetryBudgetSpec
 from tests.support.clock import FakeEnv, make_env
 
 
