@@ -62,7 +62,7 @@ class Terminal(Protocol):
     async def service(self, x: Exchange) -> Outcome:
         """Make one attempt."""
 
-    def make_way(self, route: str = "") -> bool:
+    def make_way(self, route: str = "", waiting: int = 1, places: int = 1) -> bool:
         """End the exchange of a route, or of any, that has waited for its own client longest; False if none has waited
         for long."""
 

@@ -31,7 +31,7 @@ class Unconnected:
     async def service(self, _: Exchange) -> Outcome:
         return failed(NO_ENDPOINT)
 
-    def make_way(self, _: str = "") -> bool:
+    def make_way(self, route: str = "", waiting: int = 1, places: int = 1) -> bool:
         """Return False: nothing is in flight."""
         return False
 

@@ -209,9 +209,9 @@ class Upstream:
             attempt.exchange = None  # it holds its attempts: leave no cycle to the garbage collector
             gate.settle(x, attempt.ticket, outcome)
 
-    def make_way(self, route: str = "") -> bool:
+    def make_way(self, route: str = "", waiting: int = 1, places: int = 1) -> bool:
         """End the exchange that has waited for its own client longest, as `Pools.make_way` does."""
-        return self.pools.make_way(route)
+        return self.pools.make_way(route, waiting, places)
 
     def _refuse(self) -> Outcome:
         members = self.endpoints.members

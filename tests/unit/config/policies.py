@@ -43,7 +43,7 @@ class ScriptedUpstream:
     async def service(self, x: Exchange) -> Outcome:
         return await self.script(x)
 
-    def make_way(self, _: str = "") -> bool:
+    def make_way(self, route: str = "", waiting: int = 1, places: int = 1) -> bool:
         return False
 
     def start(self) -> None:
