@@ -241,3 +241,23 @@ def test_a_cache_whose_library_is_missing_says_what_to_install(monkeypatch: pyte
         CompileError, match=r"caches\.small\.redis: needs a library .* install resilience-sidecar\[redis\]"
     ):
         compiled(UPSTREAMS, CACHED.replace("memory: {max_size: 1MiB}", "redis: {url: 'redis://127.0.0.1'}"))
+
+
+@pytest.mark.parametrize(
+    ("block", "places"),
+    [
+        ("{max: 40}", 10),
+        ("{adaptive: {min: 8, max: 100}}", 2),
+        ("{adaptive: {min: 80, max: 100}, max: 20}", 5),
+        ("{adaptive: {min: 400, max: 500}}", 64),
+        ("{adaptive: {}}", 1),
+    ],
+)
+@pytest.mark.parametrize("where", ["route", "upstream"])
+def test_slow_requests_get_a_share_of_the_tightest_limit(where: str, block: str, places: int) -> None:
+    own, shared = (f", concurrency: {block}" if where == each else "" for each in ("route", "upstream"))
+    snapshot = compiled(
+        f"upstreams: {{app: {{endpoints: ['http://127.0.0.1:9000']{shared}}}}}\n"
+        f"routes: [{{name: r, upstream: app{own}}}]"
+    )
+    assert snapshot.routes["r"].slow_places.limit == places
