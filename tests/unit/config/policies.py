@@ -39,11 +39,13 @@ class ScriptedUpstream:
         self.endpoints: EndpointSet = obtain(("endpoints", name), spec, lambda: EndpointSet(name, spec, env))
         self.script = ScriptedService(200, env=env)
         self.starts = 0
+        self.asked_to_make_way = 0
 
     async def service(self, x: Exchange) -> Outcome:
         return await self.script(x)
 
     def make_way(self, route: str = "", waiting: int = 1, places: int = 1) -> bool:
+        self.asked_to_make_way += 1
         return False
 
     def start(self) -> None:
