@@ -22,6 +22,17 @@ class Pipe(asyncio.Transport):
         self.closing = self.lost = False
         self.reading = True
 
+    def feed(self, piece: bytes) -> None:
+        """Give the protocol what has arrived, as much at a time as it takes."""
+        while piece and not self.closing:
+            if not isinstance(self.protocol, asyncio.BufferedProtocol):
+                self.protocol.data_received(piece)
+                return
+            buffer = memoryview(self.protocol.get_buffer(len(piece)))
+            size = min(len(piece), len(buffer))
+            buffer[:size], piece = piece[:size], piece[size:]
+            self.protocol.buffer_updated(size)
+
     def write(self, data: Any) -> None:
         if not self.closing:
             self.written += data
