@@ -63,7 +63,7 @@ class Terminal(Protocol):
     def begin(self, x: Exchange, call: Call) -> InFlight | Outcome:
         """Make one attempt; as the end of a pipeline."""
 
-    def make_way(self, route: str = "") -> bool:
+    def make_way(self, route: str = "", waiting: int = 1, places: int = 1) -> bool:
         """End the exchange of a route, or of any, that has waited for its own client longest; False if none has waited
         for long."""
 
@@ -273,15 +273,17 @@ class Compilation:
             self.problems.append(Problem(*self.spec.where("caches", name, "redis"), f"caches.{name}.redis", message))
 
     def add_slow_places(self) -> None:
-        """Obtain the places of each upstream for slow requests: a share of its tightest limit, or its routes'."""
+        """Obtain the places of each upstream for slow requests: a share of its tightest limit, or its routes'.  An
+        adaptive limit counts as low as it may become."""
         upstreams = self.spec.upstreams.items()
         limits = {name: each.connections.max for name, each in upstreams}
         blocks: list[tuple[str, Block | None]] = [(name, each.concurrency) for name, each in upstreams]
         blocks += [(each.upstream, each.blocks.get("concurrency")) for each in self.spec.routes]
         for name, block in blocks:
-            limit = getattr(block, "max", None)
-            if limit is not None and name in limits:
-                limits[name] = min(limit, limits[name])
+            if block is not None and name in limits:
+                adaptive, limit = getattr(block, "adaptive", None), getattr(block, "max", None)
+                lowest = [each for each in (limit, adaptive and adaptive.min) if each is not None]
+                limits[name] = min(limits[name], *lowest)
         for name, each in upstreams:
             settings = (each.connections.slow_share, limits[name])
             self.slow_places[name] = self.lease.obtain(("slow_places", name), settings, partial(SlowPlaces, settings))

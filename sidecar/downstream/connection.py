@@ -759,8 +759,11 @@ class DownstreamConnection(asyncio.Protocol):
             self._read_heads()
 
     def fail(self, failure: Failure) -> None:
-        """End an answer that breaks off."""
+        """End an answer that breaks off; with a reset if its reader is too slow.  It would else keep what it has not
+        taken, and come to nothing with it."""
         self._keep_alive = False
+        if failure.code == CLIENT_TIMEOUT.code and self._transport is not None:
+            reset(self._transport)
         self.finish(failure)
 
     def cut_off(self) -> None:

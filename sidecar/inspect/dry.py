@@ -33,7 +33,7 @@ class Unconnected:
         """Refuse; as `Terminal.begin`."""
         return failed(NO_ENDPOINT)
 
-    def make_way(self, _: str = "") -> bool:
+    def make_way(self, route: str = "", waiting: int = 1, places: int = 1) -> bool:
         """Return False: nothing is in flight."""
         return False
 

@@ -286,9 +286,9 @@ class Upstream:
         endpoint.in_flight += 1
         return attempt.begin(call)
 
-    def make_way(self, route: str = "") -> bool:
+    def make_way(self, route: str = "", waiting: int = 1, places: int = 1) -> bool:
         """End the exchange that has waited for its own client longest, as `Pools.make_way` does."""
-        return self.pools.make_way(route)
+        return self.pools.make_way(route, waiting, places)
 
     def _refuse(self) -> Outcome:
         members = self.endpoints.members

@@ -3,9 +3,11 @@
 Rules:
 
 1. The connection used last is taken first, so that the others can age out.
-2. At `max_size` connections a request waits in a queue of at most as many.  The wait is part of connecting and bounded
-   by `connect_timeout`.  Beyond that the request is refused (`overloaded`), which the upstream is not to blame for.
-3. While a request waits, the exchange that has waited for its own client longest, over `PATIENCE` seconds, gives way.
+2. At `max_size` connections a request waits in a queue of as many, or of `QUEUE`.  The wait is part of connecting and
+   bounded by `connect_timeout`.  Beyond that the request is refused (`overloaded`), which the upstream is not to blame
+   for.  A shorter queue would be full of whoever comes back most often.
+3. While a request waits, the exchange that has waited for its own client longest gives way, if that is longer than
+   `patience`.
 4. A connection whose peer may still send something is kept aside for `SILENCE` seconds; nobody waits for it.
 5. Retiring (a reload dropped the endpoint) closes idle connections at once and busy ones as they come back.
 
@@ -40,10 +42,14 @@ from sidecar.upstream.spec import UpstreamSpec
 
 CONNECTION_STATES: Final = ("idle", "active", "opening")
 """Connection states, as used in metric labels."""
+QUEUE: Final = 256
+"""Requests that may wait at a pool of fewer connections."""
 PATIENCE: Final = 0.25
 """Seconds that an exchange may wait for its client while others wait for its connection."""
-PRESS_EVERY: Final = 0.05
-"""Seconds between two looks for an exchange that gives way."""
+LOOKS: Final = 5
+"""Looks for an exchange that gives way, in the time that each may wait for its client."""
+LEAST_PAUSE: Final = 0.005
+"""Least seconds between two of them."""
 SILENCE: Final = 0.1
 """Seconds after which a connection whose last response had no body is known to be silent."""
 NO_LIMIT: Final = 1 << 60
@@ -52,6 +58,12 @@ Acquired = UpstreamConnection | Outcome
 """A connection ready for an exchange, or the failure to get one."""
 Connect = Callable[[Callable[[], UpstreamConnection]], Awaitable[Any]]
 """Opens a transport for the protocol that the factory makes.  Raises OSError, `ssl.SSLError` included."""
+
+
+def patience(waiting: int, places: int) -> float:
+    """Return the seconds that the holder of a place may wait for its client: the fewer, the more requests wait for each
+    place.  So a crowd of clients that keep others waiting does not keep them for longer than a few of them would."""
+    return PATIENCE if waiting <= places else PATIENCE * places / waiting
 
 
 class Waiter:
@@ -151,7 +163,7 @@ class Pool:
         waiter = Waiter(self, min(expires, self.env.now() + self.connect_timeout))
         if self.has_room:
             self._start(waiter)
-        elif len(self._queue) >= self.max_size:
+        elif len(self._queue) >= max(self.max_size, QUEUE):
             waiter.promise.resolve(self.refuse())
             return waiter.promise
         else:
@@ -205,13 +217,14 @@ class Pool:
 
     def _press(self) -> None:
         """Let exchanges that wait for their clients give way to the requests in the queue."""
-        limit = self.env.now() - PATIENCE
+        allowed = patience(len(self._queue), self.max_size)
+        limit = self.env.now() - allowed
         blocked = [c for c in self.connections if c.blocked_since <= limit]
         blocked.sort(key=lambda connection: connection.blocked_since)
         for connection in blocked[: len(self._queue)]:
             connection.give_way()
         if self._queue:
-            self.env.call_later(PRESS_EVERY, self._press)
+            self.env.call_later(max(LEAST_PAUSE, allowed / LOOKS), self._press)
         else:
             self._is_pressing = False
 

@@ -19,7 +19,7 @@ from sidecar.upstream.certificates import CertificateWatch
 from sidecar.upstream.connection import UpstreamConnection
 from sidecar.upstream.deadlines import Deadlines
 from sidecar.upstream.endpoint import Endpoint, EndpointSet, authority, literal
-from sidecar.upstream.pool import CONNECTION_STATES, PATIENCE, Pool
+from sidecar.upstream.pool import CONNECTION_STATES, Pool, patience
 from sidecar.upstream.resolver import Names, known
 from sidecar.upstream.spec import UpstreamSpec
 
@@ -82,12 +82,13 @@ class Pools:
                     if connection.peer_address() not in addresses:
                         connection.close()
 
-    def make_way(self, route: str = "") -> bool:
-        """End the exchange that has waited for its own client longest, over `PATIENCE` seconds; False if none has.
+    def make_way(self, route: str = "", waiting: int = 1, places: int = 1) -> bool:
+        """End the exchange that has waited for its own client longest; False if none has for as long as it may.
 
-        `route` is the name of the route whose exchange it has to be; empty for any.
+        `route` is the name of the route whose exchange it has to be; empty for any.  How many requests are `waiting`
+        for how many `places` decides how long each may wait (`patience`).
         """
-        limit = self._env.now() - PATIENCE
+        limit = self._env.now() - patience(waiting, places)
         connections = (each for pool in self._pools.values() for each in pool.connections)
         blocked = [each for each in connections if each.blocked_since <= limit and route in ("", each.route)]
         if not blocked:

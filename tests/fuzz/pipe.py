@@ -22,16 +22,16 @@ class Pipe(asyncio.Transport):
         self.closing = self.lost = False
         self.reading = True
 
-    def deliver(self, piece: bytes) -> None:
-        """Bytes have arrived for the protocol, of whichever kind it is by now."""
-        while piece and isinstance(self.protocol, asyncio.BufferedProtocol):
+    def feed(self, piece: bytes) -> None:
+        """Give the protocol what has arrived, as much at a time as it takes."""
+        while piece and not self.closing:
+            if not isinstance(self.protocol, asyncio.BufferedProtocol):
+                self.protocol.data_received(piece)
+                return
             buffer = memoryview(self.protocol.get_buffer(len(piece)))
-            size = min(len(buffer), len(piece))
-            buffer[:size] = piece[:size]
-            piece = piece[size:]
+            size = min(len(piece), len(buffer))
+            buffer[:size], piece = piece[:size], piece[size:]
             self.protocol.buffer_updated(size)
-        if piece:
-            self.protocol.data_received(piece)
 
     def write(self, data: Any) -> None:
         if not self.closing:

@@ -110,7 +110,7 @@ def converse(pieces: list[bytes]) -> Conversation:
     for piece in pieces:
         if pipe.closing:
             break
-        pipe.protocol.data_received(piece)
+        pipe.feed(piece)
     written = bytes(pipe.written)
     assert pipe.closing or pipe.protocol.expires < float("inf"), "it is the client's turn, and it has for ever"
     assert pipe.closing or pipe.reading, "it is the client's turn, and nobody listens"

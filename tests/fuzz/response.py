@@ -85,7 +85,7 @@ def converse(pieces: list[bytes], seed: int, *, ends: bool) -> tuple[Answer | No
     for piece in pieces:
         if pipe.closing or pool.idle:
             break
-        pipe.deliver(piece)
+        pipe.feed(piece)
     kept = bool(pool.idle)
     if ends and not kept:
         if not pipe.closing and not pipe.protocol.eof_received():

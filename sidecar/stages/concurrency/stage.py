@@ -10,7 +10,7 @@ Rules (`docs/design/concurrency.md` has the reasons):
 4. The adaptive limit learns from responses below 500 that needed one attempt.
 5. The routes of an upstream share its permits, and a reload changes the limit but not the permits in use.
 6. A request that finds no permit takes that of the one that has waited for its own client longest
-   (`docs/design/slow-clients.md`).
+   (`docs/design/slow-clients.md`).  The more requests are in the queue, the sooner.
 7. `mode: observe` lets everything pass, counts what would have found neither permit nor place, and keeps learning.
 """
 
@@ -37,8 +37,10 @@ TOO_BUSY: Final = (429, 503)
 """Statuses by which an upstream says that it is overloaded."""
 TOO_SLOW: Final = ("timeout", "connect_timeout")
 """Failures that show an overload."""
+LEAST_PAUSE: Final = 0.005
+"""Least seconds between two looks for a request that gives way."""
 LOOK_EVERY: Final = 0.05
-"""Seconds between two looks for a request that gives way, after one that has found none."""
+"""Seconds between two looks for a request that gives way, after one that has found none; fewer in a crowd."""
 NO_PERMIT: Final = "there is no permit left for its criticality"
 
 
@@ -102,7 +104,7 @@ class Refuser:
         self._permits = permits
         self._where = ctx.where
         self._now = ctx.env.now
-        self._make_way: Callable[[str], bool] = ctx.resources("make_way", ctx.upstream)
+        self._make_way: Callable[[str, int, int], bool] = ctx.resources("make_way", ctx.upstream)
         self._route = ctx.route if ctx.scope == "route" else ""
         """Route whose requests hold the permits; empty for all routes of the upstream."""
         self._next_look = 0.0
@@ -123,10 +125,18 @@ class Refuser:
         now = self._now()
         if now < self._next_look:
             return False
-        if self._make_way(self._route):
+        permits = self._permits
+        if self._make_way(self._route, permits.queued, permits.limit):
             return True
-        self._next_look = now + LOOK_EVERY
+        self._next_look = now + self.pause
         return False
+
+    @property
+    def pause(self) -> float:
+        """Seconds until it is worth while to look again: the fewer, the more requests wait for each permit, as for the
+        time that each may wait for its client."""
+        queued, limit = self._permits.queued, self._permits.limit
+        return LOOK_EVERY if queued <= limit else max(LEAST_PAUSE, LOOK_EVERY * limit / queued)
 
     def observe(self, observed: Counter) -> None:
         """Admit what would have been refused.  Count it if no place in the queue would have been left either."""
@@ -209,7 +219,7 @@ class QueuedLimit:
             return refuser.refuse(f"and all {permits.size} places in the queue are taken")
         if not self._is_pressing:
             self._is_pressing = True
-            self._call_later(LOOK_EVERY, self._press)
+            self._call_later(refuser.pause, self._press)
         return Wait(self._wait(x, rank, place, now))
 
     async def _wait(self, x: Exchange, rank: int, place: Place, began: float) -> float | Outcome:
@@ -232,7 +242,7 @@ class QueuedLimit:
                 break
         self._is_pressing = permits.queued > 0
         if self._is_pressing:
-            self._call_later(LOOK_EVERY, self._press)
+            self._call_later(self._refuser.pause, self._press)
 
 
 def build(spec: Spec, ctx: BuildContext) -> Stage:

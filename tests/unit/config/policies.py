@@ -40,11 +40,13 @@ class ScriptedUpstream:
         self.endpoints: EndpointSet = obtain(("endpoints", name), spec, lambda: EndpointSet(name, spec, env))
         self.script = ScriptedService(200, env=env)
         self.starts = 0
+        self.asked_to_make_way = 0
 
     def begin(self, x: Exchange, call: Call) -> InFlight | Outcome:
         return Awaited(self.script).begin(x, call)
 
-    def make_way(self, _: str = "") -> bool:
+    def make_way(self, route: str = "", waiting: int = 1, places: int = 1) -> bool:
+        self.asked_to_make_way += 1
         return False
 
     def start(self) -> None:

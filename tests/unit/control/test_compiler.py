@@ -1,18 +1,19 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from sidecar.cache.store import Store as Cache
 from sidecar.control.compiler import CompileError, Snapshot, compile_policies
 from sidecar.control.state import StateStore
+from sidecar.core.body import Body
 from sidecar.core.outcome import CONNECT_FAILURE
 from sidecar.core.promise import Run
 from sidecar.upstream.budget import RetryBudget
 from tests.support.clock import FakeEnv, make_env
-from tests.support.service import ScriptedService, exchange
+from tests.support.service import ScriptedService, exchange, response
 from tests.unit.config.policies import ScriptedUpstream, policies
 
 UPSTREAMS = """\
@@ -241,3 +242,40 @@ def test_a_cache_whose_library_is_missing_says_what_to_install(monkeypatch: pyte
         CompileError, match=r"caches\.small\.redis: needs a library .* install resilience-sidecar\[redis\]"
     ):
         compiled(UPSTREAMS, CACHED.replace("memory: {max_size: 1MiB}", "redis: {url: 'redis://127.0.0.1'}"))
+
+
+@pytest.mark.parametrize(
+    ("block", "places"),
+    [
+        ("{max: 40}", 10),
+        ("{adaptive: {min: 8, max: 100}}", 2),
+        ("{adaptive: {min: 80, max: 100}, max: 20}", 5),
+        ("{adaptive: {min: 400, max: 500}}", 64),
+        ("{adaptive: {}}", 1),
+    ],
+)
+@pytest.mark.parametrize("where", ["route", "upstream"])
+def test_slow_requests_get_a_share_of_the_tightest_limit(where: str, block: str, places: int) -> None:
+    own, shared = (f", concurrency: {block}" if where == each else "" for each in ("route", "upstream"))
+    snapshot = compiled(
+        f"upstreams: {{app: {{endpoints: ['http://127.0.0.1:9000']{shared}}}}}\n"
+        f"routes: [{{name: r, upstream: app{own}}}]"
+    )
+    assert snapshot.routes["r"].slow_places.limit == places
+
+
+def test_a_fallback_that_finds_no_permit_looks_for_one_at_the_other_upstream() -> None:
+    snapshot = compiled(
+        """
+        upstreams:
+          app: {endpoints: ["http://127.0.0.1:9000"]}
+          other: {endpoints: ["http://127.0.0.1:9001"], concurrency: {max: 1}}
+        routes: [{name: r, upstream: app, fallback: [{upstream: other}]}]
+        """
+    )
+    script(snapshot, "app").script = [CONNECT_FAILURE]
+    script(snapshot, "other").script = [response(200, stream=Body())]
+    assert ask(snapshot, "r", deadline=1e9) == 200
+    assert ask(snapshot, "r", deadline=1e9) >= 500
+    asked = {name: cast("ScriptedUpstream", made).asked_to_make_way for name, made in snapshot.upstreams.items()}
+    assert asked == {"app": 0, "other": 1}

@@ -19,7 +19,7 @@ from sidecar.downstream.connection import DownstreamConnection
 from sidecar.downstream.slow_clients import START_AFTER
 from tests.support.authority import Authority
 from tests.support.loop import settle, virtual
-from tests.unit.downstream.front import CLOSE, GET, Front, always, post
+from tests.unit.downstream.front import CLOSE, GET, Front, always, post, streamed
 from tests.wire.pipe import Pipe
 
 SIZE: Final = 2 * 1024 * 1024
@@ -265,3 +265,41 @@ def test_a_unix_socket_has_no_reset() -> None:
         transport = FakeTransport(socket=ours)
         reset(transport)
         assert transport.calls == ["abort"]
+
+
+@pytest.mark.parametrize("new_loop", loops())
+def test_a_tls_client_is_behind_before_much_waits_for_it(
+    new_loop: Callable[[], asyncio.AbstractEventLoop], tmp_path: Path
+) -> None:
+    """TLS transports take 512 KiB by default before they say so."""
+    ca = Authority(tmp_path / "ca")
+
+    async def scenario() -> None:
+        outcome, body, source = streamed(4_000_000)
+        front = Front(always(outcome))
+        listening, client = socket.socket(), socket.socket()
+        for sock, option in ((listening, socket.SO_SNDBUF), (client, socket.SO_RCVBUF)):
+            sock.setsockopt(socket.SOL_SOCKET, option, SIZE // 64)
+            sock.setblocking(False)
+        listening.bind(("127.0.0.1", 0))
+        loop = asyncio.get_running_loop()
+        accepted = DownstreamConnection(front.listener)
+        server = await loop.create_server(lambda: accepted, sock=listening, ssl=ca.server(ca.sign("app")))
+        await loop.sock_connect(client, listening.getsockname())
+        _, writer = await asyncio.open_connection(sock=client, ssl=ca.client(), server_hostname="app", limit=1024)
+        try:
+            writer.write(GET)
+            while not accepted.is_serving:
+                await asyncio.sleep(0)
+            while source.said != ["pause"]:
+                body.feed(bytes(10_000))
+                await asyncio.sleep(0)
+            assert 10_000 < front.listener.slow.buffered < 50_000
+        finally:
+            accepted.abort()
+            writer.transport.abort()
+            server.close()
+            await server.wait_closed()
+
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        runner.run(asyncio.wait_for(scenario(), PATIENCE))

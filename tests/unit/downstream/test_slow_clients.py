@@ -8,7 +8,7 @@ import pytest
 
 from sidecar.config.process_spec import SlowClientsSpec
 from sidecar.core.exchange import NEVER, Exchange
-from sidecar.core.outcome import CLIENT_CLOSED, SLOW_READER, Failure, Outcome
+from sidecar.core.outcome import CLIENT_CLOSED, CLIENT_TIMEOUT, SLOW_READER, Failure, Outcome
 from sidecar.downstream.slow_clients import CREDIT_SECONDS, START_AFTER, Pace, SlowClients
 from tests.support.loop import settle, virtual
 from tests.unit.downstream.front import CLOSE, GET, HANDSHAKE, Client, Front, Taken, Upgraded, always, post, streamed
@@ -363,6 +363,24 @@ async def test_a_reader_that_is_ended_for_memory_is_recorded_as_slow(is_stored: 
     await settle()
     assert front.is_empty
     assert front.listener.slow.buffered == len(front.listener.slow.behind) == 0
+
+
+@pytest.mark.parametrize("failure", [CLIENT_TIMEOUT, SLOW_READER])
+@virtual
+async def test_nothing_is_kept_for_a_reader_that_has_given_way(failure: Failure) -> None:
+    outcome, body, _ = streamed(2_000_000)
+    front = Front(always(outcome))
+    client = front.connect()
+    client.transport.pause_reading()
+    client.write(GET)
+    await settle()
+    body.feed(b"x" * 200_000)
+    body.fail(failure)
+    await settle()
+    assert isinstance(client.error, ConnectionResetError)
+    assert [(record.status, record.reason) for record in front.records] == [(200, "client_timeout")]
+    assert front.listener.slow.buffered == len(front.listener.slow.behind) == 0
+    assert front.is_empty
 
 
 @pytest.mark.parametrize("leaves", [False, True])

@@ -11,6 +11,7 @@ import pytest
 
 from sidecar.core.outcome import CLIENT_TIMEOUT, Outcome
 from sidecar.core.promise import Run
+from sidecar.upstream import pool
 from sidecar.upstream.connection import UpstreamConnection
 from tests.support.loop import settle, virtual
 from tests.support.receiver import exchanged
@@ -66,7 +67,8 @@ async def test_a_connection_that_is_too_old_is_not_taken() -> None:
 
 
 @virtual
-async def test_a_limit_and_a_line() -> None:
+async def test_a_limit_and_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool, "QUEUE", 1)
     back = Back(connections={"max": 2}, connect_timeout="5s")
     runs = [back.send(get()) for _ in range(5)]
     await settle()
@@ -167,7 +169,10 @@ async def test_connecting_fails(error: OSError, cause: str) -> None:
 
 
 @virtual
-async def test_a_run_that_is_cancelled_while_connecting_leaves_the_connection_to_another() -> None:
+async def test_a_run_that_is_cancelled_while_connecting_leaves_the_connection_to_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(pool, "QUEUE", 1)
     back = Back(connections={"max": 1})
     opened = asyncio.get_running_loop().create_future()
 
@@ -338,6 +343,57 @@ async def test_who_waits_for_its_reader_gives_way_to_who_waits_in_line() -> None
     await settle()
     assert outcome_of(third).status == 200
     assert sinks[0].failure is None, "nobody else waits"
+
+
+@virtual
+async def test_the_line_of_a_small_pool_has_room_for_a_crowd_and_an_end() -> None:
+    back = Back(connections={"max": 2}, connect_timeout="1s")
+    runs = [back.send(get()) for _ in range(600)]
+    await settle()
+    refused = [run for run in runs if outcome_of_failure(run)]
+    assert len(refused) == 600 - 2 - 256
+    assert {outcome_of_failure(run) for run in refused} == {"overloaded"}
+    await asyncio.sleep(1.1)
+    assert [outcome_of_failure(run) for run in runs[2:]] == ["overloaded"] * 598, "nobody waits for ever"
+    assert back.pool.describe()["waiting"] == 0
+
+
+@virtual
+async def test_an_honest_request_gets_through_a_crowd_of_readers_that_come_back_at_once() -> None:
+    back = Back(connections={"max": 4})
+    loop = asyncio.get_running_loop()
+
+    async def attack() -> None:
+        while True:
+            acquired = back.pool.take(get(), back.env.now()) or await back.pool.open(NEVER)
+            if not isinstance(acquired, UpstreamConnection):
+                await asyncio.sleep(0.005)
+                continue
+            outcome = await acquired.exchange(get(), NEVER, back.env.now())
+            assert outcome.stream is not None
+            outcome.stream.pause()
+            ended = loop.create_future()
+            outcome.stream.on_close(ended.set_result)
+            await ended
+
+    async def serve() -> None:
+        """Answer what has come: the honest requests whole, the others with what nobody reads."""
+        while True:
+            await asyncio.sleep(0.02)
+            for peer in back.peers:
+                if not peer.is_lost and peer.received:
+                    peer.write(OK if peer.received.startswith(b"OPTIONS") else large())
+                    peer.received.clear()
+
+    tasks = [loop.create_task(attack()) for _ in range(50)] + [loop.create_task(serve())]
+    await asyncio.sleep(1)
+    for _ in range(20):
+        began = loop.time()
+        assert (await one(back, b"OPTIONS")).status == 200
+        assert loop.time() - began < 1
+        await asyncio.sleep(0.1)
+    for task in tasks:
+        task.cancel()
 
 
 @virtual

@@ -326,9 +326,12 @@ class Holders:
     def __init__(self, *, blocked: int) -> None:
         self.bodies = [Body() for _ in range(blocked)]
         self.asked: list[str] = []
+        self.crowds: list[tuple[int, int]] = []
+        """How many requests waited for how many permits."""
 
-    def make_way(self, route: str) -> bool:
+    def make_way(self, route: str, waiting: int, places: int) -> bool:
         self.asked.append(route)
+        self.crowds.append((waiting, places))
         if not self.bodies:
             return False
         self.bodies.pop(0).fail(RESET)
@@ -369,6 +372,22 @@ async def test_who_is_in_the_queue_gets_the_permit_of_one_that_begins_to_wait_fo
     looks = len(holders.asked)
     await asyncio.sleep(1)
     assert len(holders.asked) == looks, "nobody waits any more"
+
+
+@virtual
+async def test_the_more_requests_wait_the_more_often_one_that_gives_way_is_looked_for() -> None:
+    holders = Holders(blocked=1)
+    call = crowded(virtual_env(), holders, max=1, queue=10, queue_timeout="1s")
+    await call(exchange())
+    holders.bodies.clear()
+    crowd = [start(call) for _ in range(10)]
+    await asyncio.sleep(0.06)
+    holders.crowds.clear()
+    await asyncio.sleep(0.05)
+    assert len(holders.crowds) == 10
+    assert set(holders.crowds) == {(10, 1)}
+    await asyncio.sleep(1)
+    assert all(request.done() for request in crowd)
 
 
 @virtual
