@@ -15,7 +15,7 @@ RUN python -m venv --without-pip /opt/sidecar
 COPY requirements/runtime.txt requirements/compiled.txt requirements/
 RUN pip --python /opt/sidecar/bin/python install --require-hashes --no-deps --only-binary :all: -r requirements/runtime.txt \
  && pip install --require-hashes --no-deps --only-binary :all: -r requirements/compiled.txt
-COPY pyproject.toml README.md LICENSE ./
+COPY pyproject.toml hatch_build.py README.md LICENSE ./
 COPY sidecar/ sidecar/
 COPY chaos/ chaos/
 COPY policies/ policies/

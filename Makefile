@@ -10,14 +10,14 @@
 PYTHON ?= python3
 VENV ?= .venv
 
-COMPILED_TESTS ?= tests/wire tests/contract tests/unit/cache tests/unit/core tests/unit/downstream tests/unit/upstream tests/unit/stages tests/unit/transform
+COMPILED_TESTS ?= tests/wire tests/contract tests/unit/cache tests/unit/core tests/unit/downstream tests/unit/engine tests/unit/upstream tests/unit/stages tests/unit/transform
 
 override BIN := $(VENV)/bin
 override PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 override INSTALL := $(PIP) install --require-hashes --no-deps
 
 .DEFAULT_GOAL := help
-.PHONY: help demo shop docs check test testcompiled lint compiled instructions bench soak fuzz chaos lock clean
+.PHONY: help demo shop docs check test testcompiled lint compiled instructions bench soak fuzz fuzzcompiled chaos lock clean
 .SUFFIXES:
 
 help:  ## this list
@@ -45,9 +45,8 @@ docs: $(VENV)/.runtime  ## write all generated files anew: references in docs/, 
 	@$(BIN)/python -m docs.generate
 
 compiled: $(VENV)/.bench  ## the request path as C extensions, into build/compiled (needs a C compiler and python3-dev)
-	@rm -rf build/compiled build/wheel build/source && mkdir -p build/source
-	@cp -R pyproject.toml README.md LICENSE sidecar chaos policies build/source  # mypyc leaves extensions beside what it compiles
-	@HATCH_BUILD_HOOKS_ENABLE=1 $(PIP) wheel --no-deps --no-build-isolation --no-index --wheel-dir build/wheel ./build/source
+	@rm -rf build/compiled build/wheel
+	@HATCH_BUILD_HOOKS_ENABLE=1 $(PIP) wheel --no-deps --no-build-isolation --no-index --wheel-dir build/wheel .
 	@$(PIP) install --no-deps --no-index --target build/compiled build/wheel/*.whl
 
 testcompiled: $(VENV)/.bench  ## the tests of the request path against those extensions (COMPILED_TESTS="tests/e2e" for others)
@@ -58,7 +57,7 @@ testcompiled: $(VENV)/.bench  ## the tests of the request path against those ext
 	rm -rf build/tested; mkdir build/tested; \
 	cp -r bench deploy docs policies pyproject.toml tests build/compiled/* build/tested; \
 	cd build/tested; export PYTHONPATH="$$PWD"; \
-	$(abspath $(BIN))/python -c 'import sidecar.core.http1 as module; assert module.__file__.endswith(".so"), module'; \
+	$(abspath $(BIN))/python -c 'from sidecar.engine.build import describe_build as build; assert build() == "compiled", build()'; \
 	$(abspath $(BIN))/python -m pytest $(COMPILED_TESTS)
 
 instructions: $(VENV)/.dev  ## instructions of a request under valgrind, beside their limits (INSTRUCTIONS="--write" for new limits)
@@ -71,7 +70,11 @@ soak: $(VENV)/.dev  ## half an hour of mixed traffic, faults and reloads; report
 	@$(BIN)/python -m bench.soak $(SOAK)
 
 fuzz: $(VENV)/.dev  ## a minute of coverage-guided fuzzing for each parser (FUZZ=600 for ten, FUZZ=runs=1000 for as many inputs)
-	@for target in policies conditions fields request response; do PYTHONHASHSEED=0 $(BIN)/python -m tests.fuzz.$$target $(or $(FUZZ),60) || exit 1; done
+	@for target in policies conditions fields heads request response; do PYTHONHASHSEED=0 $(BIN)/python -m tests.fuzz.$$target $(or $(FUZZ),60) || exit 1; done
+	@$(MAKE) --no-print-directory fuzzcompiled
+
+fuzzcompiled: $(VENV)/.dev  ## a minute of made heads for the readers in C, where `make compiled` has built them (FUZZ as above)
+	@PYTHONSAFEPATH=1 PYTHONPATH="$$PWD/build/compiled:$$PWD" $(BIN)/python -m tests.fuzz.heads compiled $(or $(FUZZ),60)
 
 chaos: $(VENV)/.runtime  ## break things on purpose, without and with sidecars, and judge; report in chaos.html (CHAOS="..." for options)
 	@$(BIN)/python -m chaos.cli run --report chaos.html $(CHAOS)

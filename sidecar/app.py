@@ -22,6 +22,7 @@ from sidecar.core import metrics
 from sidecar.core.env import Env
 from sidecar.downstream.descriptors import raise_limit
 from sidecar.downstream.server import Server
+from sidecar.engine.build import describe_build
 from sidecar.process.interpreter import freeze_startup, give_way, share_interpreter
 from sidecar.process.lifecycle import Process
 from sidecar.process.stall import StallWatch
@@ -113,6 +114,7 @@ async def serve(path: str, names: Names | None = None) -> int:
         env=env,
         registry=registry,
         version=__version__,
+        build=describe_build(),
         started=started,
         readiness=Readiness(),
         reload=lambda: control.reload("request"),

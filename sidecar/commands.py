@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import click
 
 from sidecar import __version__
+from sidecar.engine.build import describe_build
 
 if TYPE_CHECKING:
     from sidecar.config.load import Loaded
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="sidecar")
+@click.version_option(f"{__version__} ({describe_build()})", prog_name="sidecar", message="%(prog)s %(version)s")
 def main() -> None:
     """A resilience sidecar: timeouts, retries, breakers and more for each route, from policy files.
 

@@ -191,7 +191,11 @@ ROUTE: Final = (
 def is_stale(compiled: Path, sources: Path) -> bool:
     """Was the sidecar in one directory made from other sources than those in the other?"""
     made, given = (
-        {path.relative_to(root): path.read_bytes() for path in root.glob("sidecar/**/*.py")}
+        {
+            path.relative_to(root): path.read_bytes()
+            for kind in ("py", "pyx")
+            for path in root.glob(f"sidecar/**/*.{kind}")
+        }
         for root in (compiled, sources)
     )
     return made != given

@@ -45,6 +45,8 @@ class AdminView:
     env: Env
     registry: Registry
     version: str
+    build: str
+    """`pure` or `compiled` (`engine.build`)."""
     started: float
     """Start of the process, by `Env.now`."""
     readiness: Readiness
@@ -86,6 +88,7 @@ async def parts(view: AdminView) -> AsyncIterator[tuple[str, Any]]:
         "about",
         {
             "version": view.version,
+            "build": view.build,
             "uptime_seconds": round(env.now() - view.started, 3),
             "ready": not obstacle,
             "not_ready_because": obstacle or None,

@@ -103,6 +103,7 @@ class Scene:
             env=env,
             registry=self.registry,
             version="1.2.3",
+            build="pure",
             started=self.start - 7000,
             readiness=self.readiness,
             reload=self.reload,

@@ -92,7 +92,7 @@ def make(chance: random.Random) -> bytes:
     else:
         lines = [b"%b %b" % (chance.choice(VERSIONS), chance.choice(STATUSES)), b"Date: now"]
     for _ in range(chance.randrange(8)):
-        names = chance.choice((KNOWN, KNOWN, NAMES, NAMES, NAMES, NAMES, NAMES, ODD_NAMES))
+        names = chance.choice((KNOWN,) * 7 + (NAMES,) * 12 + (ODD_NAMES,))
         spaces, value = chance.choice(SPACES), chance.choice(VALUES)
         lines.append(b"%b:%b%b%b" % (spell(chance.choice(names)), spaces, value, chance.choice(SPACES)))
     if chance.random() < 0.8:

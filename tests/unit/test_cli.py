@@ -14,6 +14,7 @@ from click.testing import CliRunner, Result
 from sidecar import __version__
 from sidecar.commands import main
 from sidecar.config.schema import text
+from sidecar.engine.build import describe_build
 from tests.support.work import grows_with
 
 GOOD = """\
@@ -36,7 +37,7 @@ def policy(tmp_path: Path) -> Path:
 
 
 def test_version_and_help() -> None:
-    assert run("--version").output == f"sidecar, version {__version__}\n"
+    assert run("--version").output == f"sidecar {__version__} ({describe_build()})\n"
     for command in ("run", "check", "schema"):
         assert command in run("--help").output
 

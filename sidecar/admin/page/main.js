@@ -61,7 +61,7 @@ function render() {
     about.ready ? "ready" : "not ready", `up ${duration(about.uptime_seconds)}`, bytes(usage.rss_bytes),
     model.cpu == null ? "" : `CPU ${number(model.cpu * 100)} %`, `policies ${policies.digest ?? "–"}`,
   ].filter(Boolean).join(" · "));
-  setText($("#version"), `sidecar ${about.version ?? ""}`);
+  setText($("#version"), about.build ? `sidecar ${about.version} (${about.build})` : "sidecar");
   const { bad, warn } = verdict.show(model);
   document.title = `${bad ? `(${bad}) ` : warn ? "(!) " : ""}${policies.service || "sidecar"}`;
   scopes();

@@ -75,6 +75,7 @@ class World:
             env=self.env,
             registry=self.registry,
             version="1.2.3",
+            build="pure",
             started=self.env.now() - 60,
             readiness=self.readiness,
             reload=self.reload,
@@ -154,7 +155,7 @@ async def test_state(world: World) -> None:
     text = await response.text()
     assert response.content_type == "application/json"
     assert response.headers["Cache-Control"] == "no-store"
-    assert text.startswith('{\n  "version": "1.2.3"')
+    assert text.startswith('{\n  "version": "1.2.3",\n  "build": "pure"')
     assert text.endswith("}\n")
     state = json.loads(text)
     assert 60 <= state["uptime_seconds"] < 90

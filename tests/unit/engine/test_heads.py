@@ -11,7 +11,10 @@ from sidecar.core.message import LINE, LINES, SECRETS
 from sidecar.downstream import request_head
 from sidecar.upstream import response_head
 from tests.support import heads
+from tests.support.cases import each
 from tests.support.heads import REQUEST_READERS, RESPONSE_READERS, RequestReader, ResponseReader, wall
+from tests.wire.answers import answer
+from tests.wire.reader import read
 from tests.wire.vectors import VECTORS
 
 COOKIE = b"Cookie: " + b"; ".join(b"name%d=value%d" % (number, number) for number in range(80)) + b"\r\n"
@@ -158,3 +161,27 @@ def test_what_is_remembered_is_bounded_and_no_secret() -> None:
         assert len(memory) <= LINES
         assert max(map(len, memory)) <= LINE
     assert not [text for text in response_head.MEANINGS if text.partition(b":")[0] in SECRETS]
+
+
+def cuts(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Two pieces, in every way where the data is short, in a hundred ways where it is not."""
+    for at in range(1, len(data), len(data) // 100 + 1 if len(data) > 400 else 1):
+        yield data[:at], data[at:]
+
+
+@each(REQUESTS)
+def test_where_a_request_is_cut_changes_nothing(data: bytes) -> None:
+    whole = read(data)
+    for pieces in cuts(data):
+        assert read(pieces) == whole, pieces
+
+
+@each([*RESPONSES, *ODD_RESPONSES])
+def test_where_a_response_is_cut_changes_nothing(data: bytes) -> None:
+    whole = answer(data, closes=True)
+    assert whole.outcome is not None
+    for pieces in cuts(data):
+        told = answer(pieces, closes=True)
+        assert told.outcome is not None
+        assert told.facts == whole.facts, pieces
+        assert told.outcome.failure or told.outcome.lines == whole.outcome.lines, pieces
