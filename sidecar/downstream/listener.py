@@ -28,7 +28,7 @@ from sidecar.telemetry.plain import Masks
 from sidecar.upstream.certificates import CertificateWatch
 
 if TYPE_CHECKING:
-    from sidecar.downstream.server import Server
+    from sidecar.downstream.server import Recorder, Server
 
 REFUSED: Final = (
     b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/problem+json\r\nx-sidecar-reason: overloaded\r\n"
@@ -67,6 +67,8 @@ class Listener:
         self.now = server.env.now
         self.getrandbits = server.env.rng.getrandbits
         """Source of request ids."""
+        self.recorder: Recorder = server.recorder
+        """Takes each exchange that has ended."""
         self.scheme = b"http" if spec.tls is None else b"https"
         """`http` or `https`."""
         self.trust = trust_of(name, spec, server.hop_key)
@@ -238,7 +240,7 @@ class Listener:
     def record(self, x: Exchange, outcome: Outcome, failure: Failure | None) -> None:
         """Record an exchange that has ended.  `failure` is what broke it after its answer had begun, else None."""
         seconds = self.now() - x.arrived if x.arrived else 0.0  # bytes that are not HTTP have no instant of arrival
-        self.server.recorder(x, outcome, outcome.reason if failure is None else failure.code, seconds)
+        self.recorder(x, outcome, outcome.reason if failure is None else failure.code, seconds)
 
     def count_rejection(self) -> None:
         """Count a request that was not valid HTTP."""

@@ -108,7 +108,7 @@ def test_a_line_of_the_access_log_cannot_be_forged(
         written = access.AccessLog(lines, front.env)
         written.retune(form, 1.0)
 
-        front.server.recorder = lambda x, outcome, reason, _: written.record(x, outcome, reason, 0.1)
+        front.listener.recorder = lambda x, outcome, reason, _: written.record(x, outcome, reason, 0.1)
         for each in heads:
             client = front.connect()
             client.write(head(*each))

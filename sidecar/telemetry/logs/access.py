@@ -157,7 +157,7 @@ class AccessLog:
             if second != self._second:
                 self._second = second
                 self._date = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S").encode()
-            self._stamp = b"%b.%03dZ" % (self._date, millisecond - second * 1000)
+            self._stamp = b"%b.%03dZ" % (self._date, millisecond % 1000)
         return self._stamp
 
 

@@ -442,7 +442,7 @@ async def test_a_bug_while_recording_closes_the_connection_and_is_reported() -> 
         raise Bug
 
     front = Front(OK)
-    front.server.recorder = record
+    front.listener.recorder = record
     client = front.connect()
     client.write(GET)
     await settle()

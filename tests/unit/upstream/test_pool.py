@@ -13,6 +13,7 @@ from sidecar.core.outcome import CLIENT_TIMEOUT, Outcome
 from sidecar.core.promise import Run
 from sidecar.upstream import pool
 from sidecar.upstream.connection import UpstreamConnection
+from sidecar.upstream.spec import UpstreamSpec
 from tests.support.loop import settle, virtual
 from tests.support.receiver import exchanged
 from tests.unit.upstream.back import NEVER, OK, Back, Interims, Sink, get, outcome_of, upload
@@ -218,6 +219,20 @@ async def test_a_connection_is_spent_after_so_many_requests() -> None:
         await settle()
     assert [peer.requests for peer in back.peers] == [2, 2, 2]
     assert back.pool.describe()["open"] <= 1
+
+
+@virtual
+async def test_a_lowered_limit_of_requests_closes_connections_that_are_beyond_it() -> None:
+    back = Back()
+    for limit in (None, None, None, 2):
+        connections = {} if limit is None else {"max_requests": limit}
+        back.pool.retune(UpstreamSpec.model_validate({"endpoints": ["http://test:80"], "connections": connections}))
+        back.send(get())
+        await settle()
+        back.server.write(OK)
+        await settle()
+    assert [peer.requests for peer in back.peers] == [4]
+    assert back.pool.describe()["open"] == 0
 
 
 @virtual
