@@ -42,7 +42,7 @@ from sidecar.upstream.spec import UpstreamSpec
 
 CONNECTION_STATES: Final = ("idle", "active", "opening")
 """Connection states, as used in metric labels."""
-QUEUE: Final = 256
+QUEUE: Final = 64
 """Requests that may wait at a pool of fewer connections."""
 PATIENCE: Final = 0.25
 """Seconds that an exchange may wait for its client while others wait for its connection."""

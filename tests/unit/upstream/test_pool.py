@@ -366,7 +366,7 @@ async def test_the_line_of_a_small_pool_has_room_for_a_crowd_and_an_end() -> Non
     runs = [back.send(get()) for _ in range(600)]
     await settle()
     refused = [run for run in runs if outcome_of_failure(run)]
-    assert len(refused) == 600 - 2 - 256
+    assert len(refused) == 600 - 2 - 64
     assert {outcome_of_failure(run) for run in refused} == {"overloaded"}
     await asyncio.sleep(1.1)
     assert [outcome_of_failure(run) for run in runs[2:]] == ["overloaded"] * 598, "nobody waits for ever"
