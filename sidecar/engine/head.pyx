@@ -177,15 +177,20 @@ cdef class RequestHeads:
     cdef const unsigned char *texts[PREFIXES]
     cdef Py_ssize_t sizes[PREFIXES]
     cdef int count
+    cdef unsigned char begins[256]    # 1 for each octet with which a prefix begins
 
     def __cinit__(self, taken, noted, prefixes):
         """Take fields and notice others, as `message.Selection` does; twins are left to the grammar."""
         cdef bytes prefix
+        cdef int octet
         self.names = Names({**dict.fromkeys(taken, TAKEN), **dict.fromkeys(noted, NOTED)})
         self.prefixes = list(prefixes)
         assert len(self.prefixes) <= PREFIXES
         self.count = 0
+        for octet in range(256):
+            self.begins[octet] = 0
         for prefix in self.prefixes:
+            self.begins[<unsigned char>prefix[0]] = 1
             self.texts[self.count] = <const unsigned char *>PyBytes_AS_STRING(prefix)
             self.sizes[self.count] = len(prefix)
             self.count += 1
@@ -193,6 +198,8 @@ cdef class RequestHeads:
     cdef bint is_claim(self, const unsigned char *p, Py_ssize_t size) noexcept:
         """True if a name begins with one of the prefixes."""
         cdef int i
+        if not self.begins[LOWER[p[0]]]:
+            return False
         for i in range(self.count):
             if size >= self.sizes[i] and is_spelt(p, self.texts[i], self.sizes[i]):
                 return True
