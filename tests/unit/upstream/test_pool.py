@@ -384,7 +384,7 @@ async def test_an_honest_request_gets_through_a_crowd_of_readers_that_come_back_
             if not isinstance(acquired, UpstreamConnection):
                 await asyncio.sleep(0.005)
                 continue
-            outcome = await acquired.exchange(get(), NEVER, back.env.now())
+            outcome = await exchanged(acquired, get(), NEVER, back.env.now())
             assert outcome.stream is not None
             outcome.stream.pause()
             ended = loop.create_future()
