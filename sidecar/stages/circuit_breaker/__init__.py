@@ -1,7 +1,7 @@
 """Circuit breaker: stop asking an upstream that fails, and find out when it is back.
 
 - `spec.py`: what a policy file may say.
-- `stage.py`: the gate of one route.  Start reading here.
+- `stage.py`: the circuit as one route meets it.  Start reading here.
 - `breaker.py`: the circuit, which all routes of an upstream may share; its transitions and what is told of them.
 - `states.py`: who is admitted in each state, and what a result means there.
 - `trial.py`: probes and ramp of the half-open state, without clock and randomness.

@@ -30,7 +30,7 @@ MOST_DOUBLINGS: Final = 60
 
 
 class Breaker:
-    """One circuit.  A request meets it through the gate of its route."""
+    """One circuit.  A request meets it through the stage of its route."""
 
     def __init__(self, spec: Spec, env: Env, name: str) -> None:
         self.name = name
