@@ -106,15 +106,15 @@ def parse_request(data: bytes, limit: int, seen: int = 0) -> tuple[bytes, bytes,
     return method, target, 10 if minor == b"0" else 11, match.end(5), match.end()
 
 
-def has_few_parts(data: bytes, start: int, end: int) -> bool:
+def has_few_parts(data: bytes, start: int, end: int, fields: int) -> bool:
     """True if a long head has so few of all parts that they are within any limit.
 
-    Its field lines are `data[start:end]`, without the CRLF of the last.
+    Its `fields` field lines are `data[start:end]`.
     """
     return (
-        data.count(b"\r\n", start, end) < MAX_FIELDS
+        fields <= MAX_FIELDS
+        and (start <= FEW_PARAMETERS or data.count(b"/", 0, start) + data.count(b"&", 0, start) < FEW_PARAMETERS)
         and data.count(b",", start, end) + data.count(b";", start, end) <= FEW_MEMBERS
-        and data.count(b"/", 0, start) + data.count(b"&", 0, start) < FEW_PARAMETERS
     )
 
 

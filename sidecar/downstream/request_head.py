@@ -81,6 +81,10 @@ GRPC_UNITS: Final = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6
 """Seconds of each unit of `grpc-timeout` (gRPC over HTTP/2)."""
 MAX_HOPS: Final = 32
 """Sidecars that a request may pass.  It ends loops in which no sidecar sees its own name again, since each restarts."""
+PERSISTENT: Final = (b"connection", b"keep-alive")
+"""Field that many clients send, and that says nothing in HTTP/1.1."""
+ALONE: Final = frozenset((b"keep-alive", b"close"))
+"""Values of `Connection` of one token."""
 ORDINARY: Final = {b"close", b"keep-alive", b"upgrade", b"te", b""}
 """Tokens of `Connection` that name no field, or one that is hop-by-hop anyway."""
 
@@ -198,7 +202,7 @@ def take_request(data: bytes) -> RequestHead | None:
     texts = data[:end].split(b"\r\n")
     line = texts.pop(0)
     parts = line.split(b" ")
-    if len(parts) != 3 or (end > LONG_HEAD and not has_few_parts(data, len(line) + 2, end)):
+    if len(parts) != 3 or (end > LONG_HEAD and not has_few_parts(data, len(line) + 2, end, len(texts))):
         return None
     method, target, version = parts
     if method not in METHODS or not target or target.translate(None, TARGET_OCTETS) or version != b"HTTP/1.1":
@@ -248,7 +252,8 @@ def read_request(
     x.forwarding = peer.forwarding if keep_alive else peer.forwarding_10
     length: int | None = None
     stop: LastHop | None = None
-    if len(special) == 1 and special[0][0] == b"host":
+    count = len(special)
+    if (count == 1 or (count == 2 and keep_alive and special[1] == PERSISTENT)) and special[0][0] == b"host":
         x.authority = special[0][1]
     else:
         length, keep_alive, stop = _read_special(x, special, peer)
@@ -305,13 +310,20 @@ def _read_special(x: Exchange, special: Headers, peer: Peer) -> tuple[int | None
     again: Headers = []
     stop: LastHop | None = None
     is_trusted = peer.is_trusted
+    is_framed = False
     for name, value in special:
         if name == b"host":
             hosts += 1
             x.authority = value
+        elif name == b"content-length" or name == b"transfer-encoding":
+            is_framed = True
         elif name == b"connection":
             connection = 1
-            named.update(token.strip(b" \t").lower() for token in value.split(b","))
+            option = value.lower()
+            if option in ALONE:
+                named.add(option)
+            else:
+                named.update([token.strip(b" \t") for token in option.split(b",")])
         elif name == b"x-request-id":
             if REQUEST_ID.fullmatch(value):
                 x.request_id = value
@@ -362,8 +374,8 @@ def _read_special(x: Exchange, special: Headers, peer: Peer) -> tuple[int | None
         x.lines += b"".join([b"%b: %b\r\n" % field for field in again])
     if hosts > 1:
         raise Invalid("there is more than one Host")
-    length = body_length(special, x.version)
-    if named - ORDINARY:
+    length = body_length(special, x.version) if is_framed else None
+    if not named <= ORDINARY:
         x.headers = [field for field in x.headers if field[0] not in named]
     if b"upgrade" in named and upgrade == b"websocket" and x.method == b"GET" and not length and x.version == 11:
         x.upgrade = upgrade

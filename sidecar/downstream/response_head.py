@@ -24,7 +24,9 @@ UNMASKED: Final = Masks({})
 def encode_head(outcome: Outcome, framing: bytes, date: bytes) -> bytes:
     """Return the head of a response.  `framing` is whole header lines.  `date` is added to answers of the sidecar's own
     (RFC 9110 6.6.1)."""
-    if not outcome.is_raw and outcome.header(b"date") is None:
+    if outcome.parsed is None:
+        return b"%b%b%b\r\n" % (STATUS_LINES[outcome.status], outcome.raw, framing)
+    if outcome.header(b"date") is None:
         framing = b"date: %b\r\n%b" % (date, framing)
     return b"%b%b%b\r\n" % (STATUS_LINES[outcome.status], outcome.lines, framing)
 

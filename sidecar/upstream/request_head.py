@@ -31,7 +31,12 @@ def request_head(x: Exchange, now: float, host: bytes) -> bytes:
     if x.accepts_trailers:
         fields += b"connection: te\r\nte: trailers\r\n"
     if x.deadline != NEVER and x.timeout_header:
-        left = max(1, int((min(x.deadline, now + x.attempt_timeout) - now) * 1000))
+        seconds = x.deadline - now
+        if seconds > x.attempt_timeout:
+            seconds = x.attempt_timeout
+        left = int(seconds * 1000)
+        if left < 1:
+            left = 1
         fields += b"%b: %d\r\n" % (x.timeout_header, left)
         if x.grpc_timeout:
             fields += b"grpc-timeout: %dm\r\n" % min(left, 99_999_999)
@@ -39,7 +44,7 @@ def request_head(x: Exchange, now: float, host: bytes) -> bytes:
         x.method,
         x.path if x.query is None else b"%b?%b" % (x.path, x.query),
         x.authority or host,
-        x.lines,
+        x.raw if x.parsed is None else x.lines,
         fields,
         x.forwarding,
         x.attempt + x.marked_attempt,

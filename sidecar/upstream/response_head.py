@@ -65,7 +65,7 @@ def take_response(data: bytes, wall: Callable[[], float]) -> ResponseHead | None
     lines = data[:end].split(b"\r\n")
     line = lines[0]
     status = STATUSES.get(line) or _read_status(line)
-    if not status or (end > LONG_HEAD and not has_few_parts(data, len(line) + 2, end)):
+    if not status or (end > LONG_HEAD and not has_few_parts(data, len(line) + 2, end, len(lines) - 1)):
         return None
     length: int | None = None
     is_kept = True

@@ -185,3 +185,9 @@ def test_where_a_response_is_cut_changes_nothing(data: bytes) -> None:
         assert told.outcome is not None
         assert told.facts == whole.facts, pieces
         assert told.outcome.failure or told.outcome.lines == whole.outcome.lines, pieces
+
+
+@pytest.mark.skipif(not heads.IS_COMPILED, reason="the readers in C are not built")
+def test_connections_read_with_the_compiled_readers_where_there_are_any() -> None:
+    assert request_head.read_ordinary is not request_head.take_request
+    assert response_head.read_ordinary is heads.RESPONSE_READERS["compiled"]
