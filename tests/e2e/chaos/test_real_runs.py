@@ -1,4 +1,4 @@
-"""Shortened scenarios with real processes: verdicts as in virtual time, and no process stays behind."""
+"""Shortened scenarios with real processes: verdicts as in virtual time, and no process is left."""
 
 from __future__ import annotations
 
