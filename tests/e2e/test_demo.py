@@ -17,7 +17,7 @@ import pytest
 from sidecar.demo.shop import CALLS
 from sidecar.demo.trial import Ports
 from sidecar.process.children import is_free
-from tests.support.process import heeds_ctrl_c
+from tests.support.process import restore_sigint
 
 PATIENCE = 120.0
 """Seconds after which a test fails rather than hangs."""
@@ -36,7 +36,7 @@ async def demo(env: dict[str, str], place: Path = ROOT) -> asyncio.subprocess.Pr
     return await asyncio.create_subprocess_exec(
         sys.executable, "-m", "sidecar", "demo",
         cwd=place, env={**os.environ, "PYTHONUNBUFFERED": "1", **env},
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT, preexec_fn=heeds_ctrl_c,
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT, preexec_fn=restore_sigint,
     )  # fmt: skip
 
 

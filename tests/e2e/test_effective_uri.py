@@ -18,7 +18,7 @@ CACHED = {"app": {"cache": {}}}
 
 
 async def shop(connection: Connection, request: Message) -> None:
-    """Redirect `http` to `https`; else answer with the client's origin.  A POST names another changed URI."""
+    """Redirect `http` to `https`; else answer with the origin in the request.  A POST answers with a Location to `/app`."""
     host, scheme = request.get("x-forwarded-host") or request.get("host"), request.get("x-forwarded-proto")
     body = f"{scheme}://{host}".encode()
     lines = [f"HTTP/1.1 {301 if scheme == 'http' else 200} x", f"Content-Length: {len(body)}"]

@@ -28,7 +28,7 @@ async def goodbye(connection: Connection, _: Message) -> None:
 
 
 async def redirecting(connection: Connection, _: Message) -> None:
-    """Lead the client to this server."""
+    """Redirect the client to this server's own address."""
     host, port = connection.writer.get_extra_info("sockname")
     await connection.send(response(302, b"", [("Location", f"http://{host}:{port}/login?a=b")]))
 
