@@ -42,7 +42,6 @@ UNFINISHED: Final[tuple[str, ...]] = (
     "sidecar/telemetry",
     "sidecar/transform",
     "sidecar/upstream",
-    "tests",
 )
 """Files and packages whose prose is still being rewritten: left out when no path is given.  The list only shrinks."""
 

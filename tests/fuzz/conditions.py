@@ -33,8 +33,8 @@ HALF = re.compile("[\ud800-\udfff]")
 SHORT = 24
 """Length of the shorter text for a pattern, beyond the pattern's own length, in characters.
 
-A literal after a loose quantifier is compared at each place, so steps may grow with the text up to its length times that
-of the literal.  Both texts are longer than that; faster growth between them is not linear.
+A literal after a loose quantifier is compared at each place, so steps may grow with the text up to its length times
+that of the literal.  Both texts are longer than that; faster growth between them is not linear.
 """
 
 

@@ -43,8 +43,8 @@ def calls(run: Callable[[], object]) -> Counter[str]:
 def grows_with(make: Callable[[int], Callable[[], object]], size: int = 1024, factor: int = 8) -> str:
     """Return a message if work grows faster than its input; empty if it grows in proportion.
 
-    `make(size)` prepares work on an input of that many bytes.  For an input eight times as long, quadratic work makes 64
-    times as many calls; 12 times are allowed.  Single calls of C code are assumed to be linear.
+    `make(size)` prepares work on an input of that many bytes.  For an input eight times as long, quadratic work makes
+    64 times as many calls; 12 times are allowed.  Single calls of C code are assumed to be linear.
     """
     small, large = calls(make(size)).total(), calls(make(size * factor)).total()
     return "" if large <= 1.5 * factor * small else f"{size} bytes take {small} calls, {size * factor} take {large}"

@@ -1,4 +1,4 @@
-"""Endpoints: their addresses in policy files, their standing, and the set that survives reloads."""
+"""Tests of endpoints: addresses in policy files, state, and the set that survives reloads."""
 
 from __future__ import annotations
 

@@ -52,9 +52,7 @@ def test_latency_counts_from_when_a_request_was_due() -> None:
         await load.do("run", targets={"app": [linked.address]}, at=start, seconds=2.0)
         await load.do("wait", grace=20)
         seconds = [row[3] for row in rows]
-        assert len(seconds) == pytest.approx(
-            40, abs=1
-        )  # twice the service's capacity: each waits longer than the last
+        assert len(seconds) == pytest.approx(40, abs=1)  # twice the service's capacity: each waits longer than the last
         assert seconds == sorted(seconds)
         assert max(seconds) == pytest.approx(2.0, abs=0.15)
         await load.stop()
