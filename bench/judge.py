@@ -17,7 +17,7 @@ KEPT: Final = 100
 """Number of objects of one type that may be kept on purpose, such as the history of reloads."""
 MEMORIES: Final = {"sidecar.core.message.Line": 3 * LINES}
 """Most objects of types that are held in bounded tables: three selections keep lines.  Such a table grows until it is
-full and then starts again empty, so it is judged by its bound and not by a line through its samples."""
+full and then starts again empty.  So it is judged by its bound and not by a line through its samples."""
 MIB: Final = 2**20
 
 

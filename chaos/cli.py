@@ -83,8 +83,8 @@ def run_(
 ) -> None:  # fmt: skip
     """Run scenarios with real processes on loopback, or in containers.
 
-    The bare arm has to show the scenario's `cascade`, the sidecar arm has to meet what is under `contained`; the arm
-    with Envoy is there to compare.
+    The bare arm has to show the scenario's `cascade`, the sidecar arm has to meet the expectations of `contained`; the
+    arm with Envoy is for comparison.
     """
     from chaos.battery import run
 

@@ -14,9 +14,9 @@ from typing import Any
 def calls(run: Callable[[], object]) -> Counter[str]:
     """Return the number of calls of each function while `run` ran, by its qualified name.
 
-    Methods of a regular expression are told apart by its source: `Pattern.match b'[0-9]'`.  Functions of Python and of
-    C count alike; one that C calls counts if it is Python's.  A generator counts each time it is resumed.  Functions
-    compiled by mypyc are not counted; an upper bound still holds for them.
+    Methods of a regular expression are distinguished by its source: `Pattern.match b'[0-9]'`.  Functions of Python
+    and of C count alike; one that C calls counts if it is Python's.  A generator counts each time it is resumed.
+    Functions compiled by mypyc are not counted; an upper bound still holds for them.
     """
     counted: Counter[str] = Counter()
 

@@ -107,7 +107,7 @@ def test_words() -> None:
     assert plain("a\x1b[2Jb") == "a·[2Jb"
 
 
-# ----- what does not fit
+# ----- rows that do not fit
 
 
 def crowded(routes: int) -> Model:

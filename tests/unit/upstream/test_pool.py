@@ -326,7 +326,7 @@ async def test_a_connection_that_the_upstream_has_not_read_empty_is_not_used_aga
     assert back.pool.describe()["open"] == 0
 
 
-# ----- giving way
+# ----- requests that end to free their permits
 
 
 def large(size: int = 10**6) -> bytes:

@@ -213,7 +213,7 @@ async def test_an_answer_too_long_for_a_datagram_comes_over_tcp(bench: Bench) ->
     assert bench.server.over_tcp
 
 
-# ----- as the system does it
+# ----- look-ups as the system does them
 
 
 @pytest.mark.parametrize(
@@ -302,7 +302,7 @@ def test_a_family_without_a_route_is_left_out_unless_there_is_no_other(routes: s
     assert usable([*both, "fd00::1"]) == ("2001:db8::1", "192.0.2.1", "fd00::1")
 
 
-# ----- which address
+# ----- choice of an address
 
 
 def order(entry: Entry) -> list[str]:

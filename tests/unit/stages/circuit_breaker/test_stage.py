@@ -525,7 +525,7 @@ def test_growth_is_kept_on_closing_and_shrinks_by_health_that_was_seen() -> None
     assert bench.breaker.opened_for == 5
 
 
-# ----- by hand
+# ----- forced by an operator
 
 
 def test_forced_open_stays_until_auto_and_then_probes() -> None:
@@ -741,7 +741,7 @@ def test_the_history_is_bounded() -> None:
     assert len(bench.breaker.describe()["history"]) == 20
 
 
-# ----- what the file may say
+# ----- fields of the policy file
 
 
 @pytest.mark.parametrize(

@@ -317,7 +317,7 @@ def test_what_is_not_a_limit(block: dict[str, Any]) -> None:
         Spec.model_validate(block)
 
 
-# ----- giving way
+# ----- requests that end to free their permits
 
 
 class Holders:

@@ -609,7 +609,7 @@ def test_what_one_rule_wraps_another_unwraps(document: Any) -> None:
     assert rewritten(cases, post(data)).body == data
 
 
-# ----- what a policy may say
+# ----- fields of the policy file
 
 
 @pytest.mark.parametrize(
