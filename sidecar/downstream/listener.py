@@ -240,7 +240,8 @@ class Listener:
     def record(self, x: Exchange, outcome: Outcome, failure: Failure | None) -> None:
         """Record an exchange that has ended.  `failure` is what broke it after its answer had begun, else None."""
         seconds = self.now() - x.arrived if x.arrived else 0.0  # bytes that are not HTTP have no instant of arrival
-        self.recorder(x, outcome, outcome.reason if failure is None else failure.code, seconds)
+        failure = failure or outcome.failure
+        self.recorder(x, outcome, "" if failure is None else failure.code, seconds)
 
     def count_rejection(self) -> None:
         """Count a request that was not valid HTTP."""

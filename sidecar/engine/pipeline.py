@@ -112,10 +112,6 @@ class Call:
         """Outcome that it was given in `answer`."""
         self._is_cancelled = False
 
-    def start(self) -> None:
-        """Begin on the way in."""
-        self._go_in(0)
-
     def take(self, outcome: Outcome) -> None:
         """Take the outcome of what was begun at the end of the pipeline."""
         self._begun = None
@@ -160,7 +156,7 @@ class Call:
 
     # ----- the way in
 
-    def _go_in(self, index: int) -> None:
+    def start(self, index: int = 0) -> None:
         """Ask the stages from `index` on, then the terminal."""
         pipeline, x, tickets = self._pipeline, self.x, self._tickets
         admits = pipeline.admits
@@ -276,7 +272,7 @@ class Call:
             self._go_out(found, self._at - 1, False)
         else:
             self._tickets.append(found)
-            self._go_in(self._at + 1)
+            self.start(self._at + 1)
 
     def _refuse_found(self, found: object, index: int) -> None:
         """Give back what a stage has waited for, and what comes too late; `index` is that of a stage that admits."""
