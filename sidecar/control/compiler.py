@@ -17,13 +17,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, cast
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 from sidecar.config.node import Mark
 from sidecar.config.spec import PolicySpec, RouteSpec
+from sidecar.control.route import Link, Route
 from sidecar.control.state import Lease, StateGroup
 from sidecar.core.env import BuildContext, Env
-from sidecar.core.exchange import CRITICALITIES, SAFE_METHODS, Exchange
+from sidecar.core.exchange import SAFE_METHODS, Exchange
 from sidecar.core.outcome import Outcome
 from sidecar.core.spec import Block, Problem
 from sidecar.core.stage import Gate, Stage
@@ -73,51 +74,6 @@ class Terminal(Protocol):
 
 MakeUpstream = Callable[..., Terminal]
 """Makes the end of a pipeline; called as `Upstream` is."""
-
-
-class Link(NamedTuple):
-    """Stage of a chain, with the block that it was built from."""
-
-    policy: str
-    """Name of the block."""
-    scope: str
-    """`route` or `upstream`, by where the block stands."""
-    block: Block
-    where: str
-    """`file:line` of the block."""
-    stage: Stage
-
-
-class Route:
-    """A route ready to serve.  An exchange keeps the one that it was matched to."""
-
-    __slots__ = (
-        "chain", "criticality", "listener", "metrics", "name", "pipeline", "policies", "slow_places", "spec",
-        "template", "upstream",
-    )  # fmt: skip
-
-    def __init__(self, spec: RouteSpec, chain: tuple[Link, ...], pipeline: Pipeline, slow_places: SlowPlaces) -> None:
-        self.name = spec.name
-        self.listener = spec.listener
-        """None: it serves every listener."""
-        self.upstream = spec.upstream
-        self.spec = spec
-        self.chain = chain
-        """Stages, outermost first."""
-        self.policies = frozenset(link.policy for link in chain)
-        """Names of the blocks of its stages."""
-        self.template = spec.match.template
-        """Path, prefix or pattern that it matches; empty if it matches every path."""
-        self.pipeline = pipeline
-        """Its stages before its upstream."""
-        self.slow_places = slow_places
-        """Places for requests that are sent on before their body is here; those of its upstream."""
-        self.criticality = CRITICALITIES[spec.criticality]
-        self.metrics: Any = None
-        """Durations of its requests (`sidecar.telemetry.metrics.durations.RouteMetrics`)."""
-
-    def __repr__(self) -> str:
-        return f"<Route {self.name}: {' > '.join([*(link.policy for link in self.chain), self.upstream])}>"
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -12,7 +12,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, Protocol
 
 from sidecar.config.process_spec import OUTBOUND, LimitsSpec, ListenerSpec
-from sidecar.control.compiler import Route, Snapshot
+from sidecar.control.compiler import Snapshot
+from sidecar.control.route import Route
 from sidecar.core import events, metrics
 from sidecar.core.exchange import Exchange
 from sidecar.core.outcome import NO_ROUTE, Failure, Outcome, Refusal, failed
@@ -55,6 +56,27 @@ Match = Callable[[Exchange], Route | None]
 """Returns the route of a request, None if there is none."""
 
 
+class Limits:
+    """The `limits` of a policy file as plain attributes, which are read for every request."""
+
+    __slots__ = (
+        "body_timeout", "half_close_timeout", "header_timeout", "idle_timeout", "max_body", "max_connections",
+        "max_fields", "max_header_bytes", "max_list_members", "max_query_parameters",
+    )  # fmt: skip
+
+    def __init__(self, spec: LimitsSpec) -> None:
+        self.max_connections = spec.max_connections
+        self.max_header_bytes = spec.max_header_bytes
+        self.max_fields = spec.max_fields
+        self.max_list_members = spec.max_list_members
+        self.max_query_parameters = spec.max_query_parameters
+        self.max_body: int | None = spec.max_body
+        self.header_timeout = spec.header_timeout
+        self.body_timeout = spec.body_timeout
+        self.idle_timeout = spec.idle_timeout
+        self.half_close_timeout = spec.half_close_timeout
+
+
 class Listener:
     """One address that is listened on.  What its connections need for each request are plain attributes."""
 
@@ -73,7 +95,7 @@ class Listener:
         """`http` or `https`."""
         self.trust = trust_of(name, spec, server.hop_key)
         """Claims that its clients are believed."""
-        self.limits: LimitsSpec = server.limits
+        self.limits = Limits(server.limits)
         """Limits of the snapshot in use."""
         self.slow = SlowClients(spec.slow_clients)
         """Settings for slow clients, and what is buffered for them."""
@@ -140,7 +162,7 @@ class Listener:
         begin = self.server.telemetry.begin
         self.match = router.match if begin is None else traced(begin, router.match)
         self._allowed = router.allowed
-        self.limits = snapshot.spec.limits
+        self.limits = Limits(snapshot.spec.limits)
         self._snapshot = snapshot
 
     def stop_accepting(self) -> None:

@@ -11,7 +11,8 @@ from urllib.parse import urlsplit
 
 from sidecar.config.node import Node
 from sidecar.config.spec import CRITICALITY
-from sidecar.control.compiler import BREAKER, ROUTE, Link, Route, Snapshot, cache_of
+from sidecar.control.compiler import BREAKER, ROUTE, Snapshot, cache_of
+from sidecar.control.route import Link, Route
 from sidecar.core import uri
 from sidecar.core.exchange import Exchange
 from sidecar.core.pattern import MAX_INPUT
