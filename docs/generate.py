@@ -113,13 +113,13 @@ def members() -> list[str]:
 def span_events() -> list[str]:
     """Return the events of a request's span."""
     text = (SOURCE / "core" / "events.py").read_text()
-    middle = text[text.index("# What happens to a request") :]
+    middle = text[text.index("# Events of a request's span") :]
     return re.findall(r'"([\w.]+)"$', middle, re.MULTILINE)
 
 
 def own_events() -> list[str]:
     text = (SOURCE / "core" / "events.py").read_text()
-    return re.findall(r'Final = "([\w.]+)"$', text[: text.index("# What happens to a request")], re.MULTILINE)
+    return re.findall(r'Final = "([\w.]+)"$', text[: text.index("# Events of a request's span")], re.MULTILINE)
 
 
 def telemetry() -> str:

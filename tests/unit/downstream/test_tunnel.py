@@ -426,7 +426,7 @@ async def test_the_line_of_a_silent_session_says_what_ended_it() -> None:
     await session.open(5)
     await asyncio.sleep(30)
     line = session.line
-    assert (line["refused_by"], line["detail"]) == ("timeout", "It was silent in both directions for 10 s.")
+    assert (line["refused_by"], line["detail"]) == ("timeout", "No bytes passed in either direction for 10 s.")
     assert "reason" not in line, "silence is no error"
 
 
