@@ -39,7 +39,7 @@ def cache_text(spec: Spec, route: str, x: Exchange, node: Node = EMPTY) -> Itera
         yield "the answer is not stored: the request says no-store"
         return
     yield "the answer is stored if its Cache-Control or Expires gives it a time, or it has a validator, up to " + (
-        f"{node.words(f'{spec.max_body} bytes', 'max_body')}, and nothing in it forbids it"
+        f"{node.printable(f'{spec.max_body} bytes', 'max_body')}, and nothing in it forbids it"
     )
     if asked.has_authorization:
         yield "the request bears Authorization: only if the answer says public, s-maxage or must-revalidate"
@@ -48,11 +48,11 @@ def cache_text(spec: Spec, route: str, x: Exchange, node: Node = EMPTY) -> Itera
     if asked.has_authorization or asked.has_credential:
         yield "the request bears a credential: not if the answer says nothing about shared caches (credentials)"
     elif spec.ttl is None:
-        share = node.words(f"{spec.heuristic:.0%}", "heuristic") if spec.heuristic else ""
+        share = node.printable(f"{spec.heuristic:.0%}", "heuristic") if spec.heuristic else ""
         silent = f"fresh for {share} of its age" if spec.heuristic else "not fresh"
         yield f"if it says nothing itself it is {silent} (there is no ttl)"
     else:
-        yield f"if it says nothing itself it is fresh for {node.words(f'{spec.ttl:g}s', 'ttl')} (ttl)"
+        yield f"if it says nothing itself it is fresh for {node.printable(f'{spec.ttl:g}s', 'ttl')} (ttl)"
     if not spec.is_enforced:
         yield "nothing is answered from the cache: mode is observe"
 
