@@ -240,11 +240,17 @@ def test_what_is_meant_for_a_listener(keys: str, message: str) -> None:
             for keys, words in (
                 (
                     "slow_clients: {min_rate: 1GiB/s}",
-                    "slow_clients.min_rate: is more than the networks of many clients",
+                    "slow_clients.min_rate: cuts off clients on ordinary networks",
                 ),
-                ("slow_clients: {grace: 24h}", "slow_clients.grace: is so long that slow clients are hardly ended"),
-                ("untrusted: {min_deadline: 24h}", "untrusted.min_deadline: is so long that hardly any deadline"),
-                ("slow_clients: {buffer: 1GiB, buffer_total: 2GiB}", "slow_clients.buffer: is taken for each client"),
+                (
+                    "slow_clients: {grace: 24h}",
+                    "slow_clients.grace: is so long that slow clients are almost never cut off",
+                ),
+                ("untrusted: {min_deadline: 24h}", "untrusted.min_deadline: is so long that it replaces almost every"),
+                (
+                    "slow_clients: {buffer: 1GiB, buffer_total: 2GiB}",
+                    "slow_clients.buffer: is the memory that each slow client",
+                ),
             )
         ),
         ('["http://a:1"]', '["http://a:1"], connect_timeout: 24h', "connect_timeout: lets requests wait that long"),
