@@ -16,20 +16,20 @@ from sidecar.upstream.slow_places import SlowPlaces
 
 
 class Link(NamedTuple):
-    """Stage of a chain, with the block that it was built from."""
+    """Stage of a route's chain, with the block that it was built from."""
 
     policy: str
     """Name of the block."""
     scope: str
-    """`route` or `upstream`, by where the block stands."""
+    """Owner of the block: `route` or `upstream`."""
     block: Block
     where: str
-    """`file:line` of the block."""
+    """Place of the block, as `file:line`."""
     stage: Stage
 
 
 class Route:
-    """A route ready to serve.  An exchange keeps the one that it was matched to."""
+    """Route ready to serve requests; an exchange keeps its route from start to end."""
 
     __slots__ = (
         "chain", "criticality", "listener", "metrics", "name", "pipeline", "policies", "slow_places", "spec",
@@ -39,22 +39,23 @@ class Route:
     def __init__(self, spec: RouteSpec, chain: tuple[Link, ...], pipeline: Pipeline, slow_places: SlowPlaces) -> None:
         self.name = spec.name
         self.listener = spec.listener
-        """None: it serves every listener."""
+        """Name of its listener; None for every listener."""
         self.upstream = spec.upstream
         self.spec = spec
         self.chain = chain
         """Stages, outermost first."""
         self.policies = frozenset(link.policy for link in chain)
-        """Names of the blocks of its stages."""
+        """Names of the blocks in the chain."""
         self.template = spec.match.template
-        """Path, prefix or pattern that it matches; empty if it matches every path."""
+        """Path, prefix or pattern that the route matches; empty for every path."""
         self.pipeline = pipeline
-        """Its stages before its upstream."""
+        """Stages and upstream, ready to be run."""
         self.slow_places = slow_places
-        """Places for requests that are sent on before their body is here; those of its upstream."""
+        """Places of the upstream for requests that are sent on before their body is complete."""
         self.criticality = CRITICALITIES[spec.criticality]
+        """Importance as a number; see `CRITICALITIES`."""
         self.metrics: Any = None
-        """Durations of its requests (`sidecar.telemetry.metrics.durations.RouteMetrics`)."""
+        """Histograms of its requests (`sidecar.telemetry.metrics.durations.RouteMetrics`)."""
 
     def __repr__(self) -> str:
         return f"<Route {self.name}: {' > '.join([*(link.policy for link in self.chain), self.upstream])}>"

@@ -1,6 +1,6 @@
-"""Compiled policies in words: each route's chain of stages, and the way of one request.
+"""Texts of `sidecar routes` and `sidecar explain`: the stages of each route, and the route of one request.
 
-Both are made from compiled policies (`dry.py`) and not from the files, so that what is printed is what would run.
+Both are made from compiled policies (`dry.py`) and not from the files, so that they show what would run.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from sidecar.routing.router import host_names
 from sidecar.routing.rule import EXACT, PREFIX, REGEX, TEMPLATE, Rule
 
 MAX_LISTED: Final = 10
-"""Routes that are listed beside the one that matches."""
+"""Most routes that are listed beside the one that the request takes."""
 WIDEST: Final = 100
-"""Characters of a column; a longer text puts only its own row out of line."""
+"""Greatest width of a column in characters; a longer text breaks the alignment of its own row only."""
 
 
 def routes_text(snapshot: Snapshot) -> str:
-    """Return the text of `sidecar routes`: what each route takes, its stages from the outside in, and its upstream."""
+    """Return the text of `sidecar routes`: for each route its match, its stages from the outside in, its upstream."""
     blocks = []
     for route in snapshot.routes.values():
         upstream = snapshot.spec.upstreams[route.upstream]
@@ -51,7 +51,8 @@ def routes_text(snapshot: Snapshot) -> str:
 def explain_text(snapshot: Snapshot, listener: str, x: Exchange) -> str:
     """Return the text of `sidecar explain` for a request on a listener.
 
-    It says which route the request takes and why, which others it nearly takes and why not, and the values in force.
+    The text names the route that the request takes, routes that it nearly matches with the reason, and the effective
+    values of the route.
     """
     router = snapshot.listeners[listener]
     route = router.match(x)
@@ -76,9 +77,9 @@ def explain_text(snapshot: Snapshot, listener: str, x: Exchange) -> str:
 
 
 def exchange_of(method: str, url: str, headers: Iterable[tuple[str, str]]) -> Exchange:
-    """Return a request as a listener makes it of these parts; `url` is absolute, or begins with a slash.
+    """Return the exchange that a listener would make of such a request.
 
-    Raises `ValueError` for another URL.
+    `url` is absolute or begins with a slash.  Raises `ValueError` for any other URL.
     """
     parts = urlsplit(url)
     if not parts.netloc and not url.startswith("/"):
@@ -92,7 +93,7 @@ def exchange_of(method: str, url: str, headers: Iterable[tuple[str, str]]) -> Ex
 
 
 def match_words(route: Route) -> str:
-    """Return what a route asks of a request: `GET, HEAD orders.example.com/orders/{id} x-tier: gold`."""
+    """Return the match of a route as text: `GET, HEAD orders.example.com/orders/{id} x-tier: gold`."""
     match, node = route.spec.match, route.spec.node.child("match")
     path, prefix = _written(node, "path", match.path), _written(node, "path_prefix", match.path_prefix)
     path = path or (prefix and f"{prefix.rstrip('/')}/*") or _written(node, "path_regex", match.path_regex) or "/*"
@@ -105,7 +106,7 @@ def match_words(route: Route) -> str:
 
 
 def _written(node: Node | None, key: str, value: Any) -> Any:
-    """Return a value as its file has it if an environment variable gives it, or a part of it."""
+    """Return the text of the file for a value that contains `${NAME}`, and any other value unchanged."""
     given = node.child(key) if node is not None else None
     if given is None:
         return value
@@ -114,7 +115,7 @@ def _written(node: Node | None, key: str, value: Any) -> Any:
 
 
 def table(rows: Sequence[tuple[str, str, str]]) -> list[str]:
-    """Return indented rows in columns, each as wide as its longest text of at most `WIDEST` characters."""
+    """Return rows as indented lines in columns; the width of a column is that of its longest text up to `WIDEST`."""
     first = max((len(row[0]) for row in rows), default=0)
     second = max((len(row[1]) for row in rows if len(row[1]) <= WIDEST), default=0)
     return [f"    {a:{first}}  {b:{second}}  {c}".rstrip() for a, b, c in rows]
@@ -125,14 +126,14 @@ def _title(route: Route, link: Link) -> str:
 
 
 def _settings(snapshot: Snapshot, route: Route, link: Link) -> str:
-    """Return the keys of a block that the files give; the others are built in."""
+    """Return the keys of a block that the files contain, on one line."""
     above = snapshot.spec.node.find(("upstreams", route.upstream)) if link.scope != ROUTE else route.spec.node
     node = above.child(link.policy) if above is not None else None
     return flow(node.shown()) if node is not None else "{}"
 
 
 def _endpoint_breaker(snapshot: Snapshot, route: Route) -> Iterator[tuple[str, str, str]]:
-    """Yield the row of a breaker `per: endpoint`, which the upstream asks and which is no link of the chain."""
+    """Yield the row of a breaker with `per: endpoint`, which is not in the chain because the upstream asks it."""
     block = snapshot.spec.upstreams[route.upstream].circuit_breaker
     node = snapshot.spec.node.find(("upstreams", route.upstream, BREAKER))
     if block is not None and block.per is not None and node is not None:
@@ -140,7 +141,7 @@ def _endpoint_breaker(snapshot: Snapshot, route: Route) -> Iterator[tuple[str, s
 
 
 def _in_force(snapshot: Snapshot, route: Route) -> Iterator[str]:
-    """Yield every value of every block of the route."""
+    """Yield the lines for all effective values of the route's blocks, its upstream, and its criticality."""
     spec, upstream = route.spec, snapshot.spec.upstreams[route.upstream]
     whole = snapshot.spec.node.find(("upstreams", route.upstream))
     for link in route.chain:
@@ -154,12 +155,13 @@ def _in_force(snapshot: Snapshot, route: Route) -> Iterator[str]:
 
 
 def _unmatched(snapshot: Snapshot, listener: str, x: Exchange) -> Iterator[str]:
+    """Yield lines that say why a request takes no route."""
     router = snapshot.listeners[listener]
     known = uri.readings(x.path)
     if not known:
-        yield "takes no route: the path has a dot segment in disguise or a NUL, or is too long to be read in every way"
+        yield "takes no route: the path has an encoded dot segment or a NUL, or is too long to check all its readings"
     elif len(known) > 1:
-        yield "takes no route: servers read the path in several ways, and not all lead to the same route"
+        yield "takes no route: servers read the path in several ways, and these match different routes"
         yield from table(
             [(path.decode("utf-8", "replace"), _route_of(snapshot, listener, x, path), "") for path in known]
         )
@@ -177,7 +179,7 @@ def _route_of(snapshot: Snapshot, listener: str, x: Exchange, path: bytes) -> st
 
 
 def _others(rules: Sequence[Rule[Route]], taken: Route | None, x: Exchange) -> Iterator[tuple[str, str, str]]:
-    """Yield routes that match too, or fail in one condition alone, the most specific first."""
+    """Yield rows for other routes that also match or fail in only one condition, most specific first."""
     listed = 0
     for rule in rules:
         route = rule.target
@@ -193,7 +195,7 @@ def _others(rules: Sequence[Rule[Route]], taken: Route | None, x: Exchange) -> I
 
 
 def misses(rule: Rule[Route], x: Exchange, path: bytes) -> Iterator[str]:
-    """Yield every condition that a request does not meet, in words; `path` is in its canonical form."""
+    """Yield a sentence for every condition that a request does not meet; `path` is the canonical path."""
     match, node = rule.match, rule.target.spec.node.child("match")
     if rule.host and rule.host not in host_names(x.scheme, x.authority):
         host = x.authority.decode("utf-8", "replace") or "not given"
