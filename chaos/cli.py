@@ -62,7 +62,7 @@ def choices(function: Decorated) -> Decorated:
             is_flag=True,
             help="Take out the decisive policy blocks; the scenario must fail then.",
         ),
-        click.option("--seed", type=int, default=1, show_default=True, help="Seed of all that is random."),
+        click.option("--seed", type=int, default=1, show_default=True, help="Seed of all random choices."),
         click.option("--arm", type=ARM_WORDS, default="both", show_default=True, help="both: bare and sidecar."),
         click.argument("paths", nargs=-1, type=click.Path()),
     ):
@@ -210,7 +210,7 @@ def read(paths: tuple[str, ...]) -> list[Loaded]:
 
 
 def chosen(paths: tuple[str, ...], arm: str, without: bool) -> list[Loaded]:
-    """Return the scenarios that have such an arm; `without` their decisive blocks, only those that name some."""
+    """Return the scenarios that have the arm; with `without`, only those that name decisive blocks."""
     known = read(paths)
     found = []
     for loaded in known:
@@ -229,12 +229,12 @@ def chosen(paths: tuple[str, ...], arm: str, without: bool) -> list[Loaded]:
 
 
 def leave_out(loaded: Loaded, why: str) -> None:
-    """Tell of a scenario that is not run."""
+    """Print why a scenario is not run."""
     click.echo(f"left out {loaded.name}: {why}")
 
 
 def in_containers(scenarios: list[Loaded], arm: str) -> list[Loaded]:
-    """Return the scenarios that can run in containers, and tell which cannot."""
+    """Return the scenarios that can run in containers, and print which cannot."""
     from chaos.cluster.base import ClusterError
     from chaos.cluster.containers import engine, is_possible
 
@@ -281,7 +281,7 @@ def tell(result: Result) -> None:
 def finish(
     results: list[Result], report: str | None, junit: str | None, as_json: str | None, *, stopped: bool = False
 ) -> None:
-    """Write the files that were asked for, of the scenarios that have ended, and end with the exit code."""
+    """Write the requested files for the scenarios that have ended, and exit with the exit code."""
     from chaos.battery import document
     from chaos.verdict.junit import junit_xml
     from chaos.verdict.report import page

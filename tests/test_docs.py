@@ -1,4 +1,4 @@
-"""The documentation keeps step: generated pages are current, links lead somewhere, commands and names exist."""
+"""Tests of the documentation: generated pages are current, links have targets, commands and names exist."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Request heads as exchanges: authority, target, fields of the connection, trusted proxies."""
+"""Tests of request heads as exchanges: authority, target, fields of the connection, trusted proxies."""
 
 from __future__ import annotations
 
