@@ -221,10 +221,10 @@ def suggest(word: str, known: Iterable[str]) -> str:
     return among(word, sorted(known))
 
 
-def unreadable(error: OSError, remedy: str) -> Failure:
-    """Return the failure for a path that cannot be read; the error's message begins with the path."""
+def explained(error: OSError, remedy: str) -> str:
+    """Return the message of an error about a path, which names the path already, with what would be right."""
     message = error.strerror or str(error)
-    return Failure(message if ";" in message else f"{message}; {remedy}")
+    return message if ";" in message else f"{message}; {remedy}"
 
 
 def count(number: int, noun: str) -> str:

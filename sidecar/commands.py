@@ -4,7 +4,8 @@ Rules:
 
 1. Each command imports what it needs when it runs, so that `--help` and `--version` answer at once and `check` does not
    load the data plane.
-2. Results go to standard output.  Problems that keep a command from its result go to standard error.
+2. Results go to standard output.  Problems that keep a command from its result go to standard error.  With `--json`
+   both are one document on standard output; only a mistake in the command line is not.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from __future__ import annotations
 import json
 import os
 import sys
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import click
 
@@ -24,8 +26,8 @@ from sidecar.command_line import (
     Program,
     add_completion,
     count,
+    explained,
     suggest,
-    unreadable,
     wrong,
 )
 from sidecar.engine.build import describe_build
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from sidecar.config.load import Loaded
     from sidecar.config.spec import PolicySpec
     from sidecar.control.compiler import Snapshot
+    from sidecar.core.spec import Problem
 
 
 METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
@@ -41,6 +44,7 @@ METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 PATH: Final = click.Path()
 """Path that the shell completes."""
 NAME_A_POLICY: Final = "name a policy file, or a directory with *.yaml files"
+json_option: Final = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 NAME_A_TEST: Final = "name a *.test.yaml file, or a directory that has some"
 
 
@@ -85,16 +89,18 @@ def serve(path: str) -> None:
     ]
 )
 @click.argument("path", type=PATH)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@json_option
 def check(path: str, as_json: bool) -> None:
     """Print every problem in policy files.
 
     The exit code is 1 if there is a problem.  Warnings do not fail.
     """
-    loaded = read(path)
+    loaded = read(path, as_json=as_json)
     spec = loaded.spec
     if as_json:
-        print_json(problems_document(loaded))
+        from sidecar.inspect.documents import problems_document
+
+        print_json(problems_document(loaded.problems, loaded.warnings))
     else:
         print_problems(loaded, err=False)
         if spec is not None:
@@ -145,23 +151,35 @@ def run_tests(path: str, words: tuple[str, ...]) -> None:
                 failed += 1
                 click.echo(str(error))
     except OSError as error:
-        raise unreadable(error, NAME_A_TEST) from None
+        raise Failure(explained(error, NAME_A_TEST)) from None
     if words and not passed + failed:
         raise Failure(f"{path}: no test has {' or '.join(f'`{word}`' for word in words)} in its name; try another -k")
     click.echo(f"{count(passed, 'test')} passed" + (f", {failed} failed" if failed else ""))
     sys.exit(FAILURE if failed else 0)
 
 
-@main.command(examples=[("sidecar routes policies.yaml", "Print each route with its stages.")])
+@main.command(
+    examples=[
+        ("sidecar routes policies.yaml", "Print each route with its stages."),
+        ("sidecar routes --json policies.yaml", "Print the same as one JSON document."),
+    ]
+)
 @click.argument("path", type=PATH)
-def routes(path: str) -> None:
+@json_option
+def routes(path: str, as_json: bool) -> None:
     """Print each route with its stages.
 
     The stages are those that would run, the outermost first, each with what the files say and the place.
     """
-    from sidecar.inspect.explain import routes_text
+    snapshot = compile_path(path, as_json=as_json)
+    if as_json:
+        from sidecar.inspect.explain_json import routes_document
 
-    click.echo(routes_text(compile_path(path)), nl=False)
+        print_json(routes_document(snapshot))
+    else:
+        from sidecar.inspect.explain import routes_text
+
+        click.echo(routes_text(snapshot), nl=False)
 
 
 def complete_method(_: click.Context, __: click.Parameter, incomplete: str) -> list[str]:
@@ -176,6 +194,7 @@ def complete_method(_: click.Context, __: click.Parameter, incomplete: str) -> l
             "sidecar explain policies.yaml GET http://orders/orders/17 -H 'x-tier: gold'",
             "Explain a request with a host and a header.",
         ),
+        ("sidecar explain --json policies.yaml GET /orders/17", "Print one JSON document."),
     ]
 )
 @click.argument("path", type=PATH)
@@ -185,7 +204,10 @@ def complete_method(_: click.Context, __: click.Parameter, incomplete: str) -> l
 @click.option(
     "--listener", metavar="NAME", help="Listener that gets the request; by default `inbound`, or the only one."
 )
-def explain(path: str, method: str, url: str, headers: tuple[str, ...], listener: str | None) -> None:
+@json_option
+def explain(
+    path: str, method: str, url: str, headers: tuple[str, ...], listener: str | None, as_json: bool
+) -> None:  # fmt: skip
     """Print which route a request takes, and why.
 
     Each value in force is printed with its file and line.
@@ -194,7 +216,7 @@ def explain(path: str, method: str, url: str, headers: tuple[str, ...], listener
     from sidecar.downstream.request_head import remove_dot_segments
     from sidecar.inspect.explain import exchange_of, explain_text
 
-    snapshot = compile_path(path)
+    snapshot = compile_path(path, as_json=as_json)
     known = list(snapshot.listeners)
     if listener is None:
         if "inbound" not in known and len(known) > 1:
@@ -213,7 +235,12 @@ def explain(path: str, method: str, url: str, headers: tuple[str, ...], listener
     except ValueError as error:
         wrong("URL", str(error))
     x.path = remove_dot_segments(x.path)
-    click.echo(explain_text(snapshot, listener, x), nl=False)
+    if as_json:
+        from sidecar.inspect.explain_json import explain_document
+
+        print_json(explain_document(snapshot, listener, x))
+    else:
+        click.echo(explain_text(snapshot, listener, x), nl=False)
 
 
 @main.command(
@@ -282,18 +309,31 @@ def demo(which: str) -> None:
 add_completion(main)
 
 
-def compile_path(path: str) -> Snapshot:
+def compile_path(path: str, *, as_json: bool) -> Snapshot:
     """Return the policies of a path as pipelines.  Problems are printed, and end the command."""
     from sidecar.control.compiler import CompileError
     from sidecar.inspect.dry import compile_dry
 
     try:
-        return compile_dry(load_policies(path))
+        return compile_dry(load_policies(path, as_json=as_json))
     except CompileError as error:
+        if as_json:
+            fail_with_json(error.problems)
         raise Failure(str(error)) from None
 
 
-def read(path: str) -> Loaded:
+def load_policies(path: str, *, as_json: bool = False) -> PolicySpec:
+    """Return the policies of a path.  Problems are printed, and end the command."""
+    loaded = read(path, as_json=as_json)
+    if loaded.spec is None:
+        if as_json:
+            fail_with_json(loaded.problems, loaded.warnings)
+        print_problems(loaded)
+        sys.exit(FAILURE)
+    return loaded.spec
+
+
+def read(path: str, *, as_json: bool) -> Loaded:
     """Return the policies of a path with their problems.  A path that cannot be read ends the command."""
     from sidecar.config import files
     from sidecar.config.load import load
@@ -301,17 +341,21 @@ def read(path: str) -> Loaded:
     try:
         sources = files.read(path)
     except OSError as error:
-        raise unreadable(error, NAME_A_POLICY) from None
+        if as_json:
+            from sidecar.core.spec import Problem
+
+            message = explained(error, NAME_A_POLICY).removeprefix(f"{path}: ")
+            fail_with_json([Problem(path, 1, 1, "", message)])
+        raise Failure(explained(error, NAME_A_POLICY)) from None
     return load(sources, os.environ)
 
 
-def load_policies(path: str) -> PolicySpec:
-    """Return the policies of a path.  Problems are printed, and end the command."""
-    loaded = read(path)
-    if loaded.spec is None:
-        print_problems(loaded)
-        sys.exit(FAILURE)
-    return loaded.spec
+def fail_with_json(errors: Iterable[Problem], warnings: Iterable[Problem] = ()) -> NoReturn:
+    """Print the document of problems, and end the command."""
+    from sidecar.inspect.documents import problems_document
+
+    print_json(problems_document(errors, warnings))
+    sys.exit(FAILURE)
 
 
 def print_problems(loaded: Loaded, *, err: bool = True) -> None:
@@ -325,14 +369,7 @@ def print_problems(loaded: Loaded, *, err: bool = True) -> None:
         click.echo(", ".join(counts), err=err)
 
 
-def problems_document(loaded: Loaded) -> dict[str, Any]:
-    """Return problems and warnings as JSON-ready values."""
-    found = [("error", problem) for problem in loaded.problems] + [("warning", each) for each in loaded.warnings]
-    problems = [{"severity": severity, **problem._asdict()} for severity, problem in found]
-    return {"ok": loaded.spec is not None, "problems": problems}
-
-
-def print_json(document: dict[str, Any]) -> None:
+def print_json(document: Mapping[str, Any]) -> None:
     """Print one JSON document."""
     click.echo(json.dumps(document, indent=2))
 
