@@ -90,5 +90,6 @@ def unparsed(group: click.Group, program: str, words: list[str]) -> str | None:
     try:
         command.make_context(words[0], words[1:], resilient_parsing=False)
     except click.ClickException as error:
-        return error.format_message()
+        message = error.format_message()
+        return None if message.endswith("does not exist.") else message
     return None

@@ -21,10 +21,9 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if MKDOCS is None:
         pytest.skip("no mkdocs here: make site")
     directory = tmp_path_factory.mktemp("site")
-    done = subprocess.run(
-        [MKDOCS, "build", "--quiet", "--strict", "--site-dir", str(directory)], cwd=ROOT, capture_output=True, text=True,
-        check=False, env={"PATH": "/usr/bin:/bin", "NO_MKDOCS_2_WARNING": "1"},
-    )  # fmt: skip
+    command = [MKDOCS, "build", "--quiet", "--strict", "--site-dir", str(directory)]
+    environ = {"PATH": "/usr/bin:/bin", "NO_MKDOCS_2_WARNING": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return directory
 
