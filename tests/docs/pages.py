@@ -8,7 +8,10 @@ right after it is what they print.  A comment before a block of commands says ho
     <!-- test: loosely -->      each line of the output is somewhere in what is printed
     <!-- test: until -->        the same, and the last command is repeated for some seconds until it is
     <!-- test: installs -->     not run: it installs packages
-    <!-- test: needs NAME -->   not run: it needs a program or a service that a test cannot count on
+    <!-- test: needs NAME -->   needs a program that is not everywhere: the page is not run where it is missing
+    <!-- test: shown -->        not run: it never ends, or asks for what a test does not have
+
+Several are separated by commas: `background, needs node`.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ FENCE: Final = re.compile(
     r"^```(?P<language>\w+)(?: title=\"(?P<title>[^\"]+)\")?\n(?P<text>.*?)^```$",
     re.MULTILINE | re.DOTALL,
 )
-SKIPPED: Final = ("installs", "needs")
+SKIPPED: Final = ("installs", "shown")
 
 
 class Block(NamedTuple):
@@ -37,7 +40,13 @@ class Block(NamedTuple):
 
     @property
     def is_run(self) -> bool:
-        return self.language == "sh" and not self.mark.startswith(SKIPPED)
+        return self.language == "sh" and self.mark not in SKIPPED
+
+    @property
+    def needs(self) -> str | None:
+        """Program that the block needs beside ours."""
+        found = re.search(r"needs (\S+)", self.mark)
+        return found[1] if found else None
 
 
 def pages() -> list[Path]:

@@ -20,7 +20,7 @@ from typing import Final, Self
 
 from tests.docs.pages import ROOT, Block
 
-ADDRESS: Final = re.compile(r"(?<=127\.0\.0\.1:)\d{4,5}\b")
+ADDRESS: Final = re.compile(r"(?:(?<=127\.0\.0\.1:)|(?<=--port ))\d{4,5}\b")
 PATIENCE: Final = 60.0
 """Seconds that a block may take: a busy machine is slow, and only a command that hangs gets there."""
 LINKED: Final = ("policies", "chaos", "deploy", "docs", "requirements")
