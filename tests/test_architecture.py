@@ -24,6 +24,7 @@ RANKS = {
     "inspect": 7, "downstream": 7, "admin": 8,
     "process": 9,
     "app": 10, "demo": 10, "policytest": 10, "top": 10,
+    "command_line": 10,
     "commands": 11, "cli": 12, "__main__": 13,
 }  # fmt: skip
 """Rank of each package: a module imports from packages of lower rank and from its own."""
@@ -55,7 +56,7 @@ LIBRARIES = {
     "requests": {"telemetry.export.otlp_http"},
     "google": {"telemetry.export.otlp_http"},
     "grpc": {"telemetry.export.otlp"},
-    "click": {"commands"},
+    "click": {"commands", "command_line"},
     "rich": {"top"},
     "uvloop": {"app"},
     "pydantic": SPECS,

@@ -130,7 +130,7 @@ def test_metaphors_are_reported_at_their_line_with_the_word_to_use() -> None:
 
 
 def test_terms_of_the_field_and_code_are_left_alone() -> None:
-    assert not messages('"""Requests in\nflight, in-flight limits, single-flight, `guest`, and indoors."""\n')
+    assert not messages('"""Requests in\n    flight, in-flight limits, single-flight, `guest`, and indoors."""\n')
 
 
 def test_names_are_checked_too() -> None:

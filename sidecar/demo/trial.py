@@ -86,7 +86,7 @@ class Demo:
         self.sidecar: subprocess.Popen[bytes] | None = None
         self.surprises = 0
 
-    # ----- life
+    # ----- start and end
 
     def start(self) -> None:
         for name, port in self.ports.all():

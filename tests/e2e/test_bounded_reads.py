@@ -22,6 +22,7 @@ from sidecar.upstream.pool import Pool
 from tests.e2e.test_early_answers import loops
 from tests.support.authority import Authority
 from tests.support.clock import make_env
+from tests.support.receiver import exchanged
 
 FIRST, SECOND = 400_000, 180_000
 """Bytes of the first answer on a connection, and of the second one, which event loops would read at once."""
@@ -81,7 +82,7 @@ async def ask(upstream: Upstream, secured: dict[str, Any]) -> list[int]:
     await loop.create_connection(lambda: connection, sock=sock, **secured)
     sizes: list[int] = []
     for size in (FIRST, SECOND):
-        promise = connection.exchange(Exchange(b"GET", b"/", []), float("inf"), env.now())
+        promise = exchanged(connection, Exchange(b"GET", b"/", []), float("inf"), env.now())
         if size == SECOND:
             await asyncio.sleep(0)
             upstream.sent.wait(60)  # blocks the loop on purpose: all bytes must arrive before the next read

@@ -26,10 +26,10 @@ with instrumented():
     from sidecar.downstream.connection import DownstreamConnection
     from sidecar.downstream.listener import Listener
     from sidecar.downstream.server import Server
-    from sidecar.engine.pipeline import Pipeline
 
 from tests.fuzz.pipe import Pipe, Taken, cuts
 from tests.support.clock import make_env
+from tests.support.routes import one_route
 
 HEAD = re.compile(rb"HTTP/1\.1 (\d{3}) [^\r\n]*\r\n((?:[!-9;-~]+: ?[^\r\n\x00]*\r\n)*)\r\n")
 
@@ -52,16 +52,13 @@ def seen(x: Exchange, body: bytes | None, status: int) -> Seen:
     return Seen(x.method, x.path, x.target, b"".join(b"%b: %b\r\n" % field for field in fields), body, status)
 
 
-class Route:
-    """Route of all requests: it reads the body and answers 200."""
-
-    name, criticality = "all", 1
+class Service:
+    """Service behind the route of all requests: it reads the body and answers 200."""
 
     def __init__(self) -> None:
         self.seen: list[Seen] = []
-        self.pipeline = Pipeline([], self.service)
 
-    async def service(self, x: Exchange) -> Outcome:
+    async def serve(self, x: Exchange) -> Outcome:
         body = x.body
         if x.stream is not None:
             taken = Taken(x.stream)
@@ -76,11 +73,11 @@ class Route:
 class Last(Listener):
     """Listener that also records requests that it answers itself."""
 
-    route: Route
+    service: Service
 
     def last_hop(self, x: Exchange) -> Outcome:
         outcome = super().last_hop(x)
-        self.route.seen.append(seen(x, None, outcome.status))
+        self.service.seen.append(seen(x, None, outcome.status))
         return outcome
 
 
@@ -102,10 +99,11 @@ class Conversation(NamedTuple):
 
 def converse(pieces: list[bytes]) -> Conversation:
     """Feed a fresh connection; the client disconnects at the end."""
-    env, route = make_env(), Route()
+    env, service = make_env(), Service()
+    route = one_route(service.serve)
     spec = ListenerSpec.model_construct(address=parse_listen_address("127.0.0.1:0"))
     listener = Last("fuzz", spec, Server(env, lambda *_: None, Untraced()))
-    listener.route = route
+    listener.service = service
     listener.match = lambda _: route  # type: ignore[assignment,return-value]
     connection: Any = DownstreamConnection(listener)
     pipe = Pipe(connection)
@@ -120,7 +118,7 @@ def converse(pieces: list[bytes]) -> Conversation:
     pipe.break_off()
     assert not env.emitted("bug"), env.emitted("bug")
     assert not listener.connections
-    return Conversation(route.seen, statuses(written, route.seen))
+    return Conversation(service.seen, statuses(written, service.seen))
 
 
 def statuses(written: bytes, seen: list[Seen]) -> list[int]:

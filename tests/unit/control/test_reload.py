@@ -260,8 +260,12 @@ async def test_what_fails_after_the_swap_is_a_bug_and_not_a_rejection() -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("service: orders", "service: invoices", "p.yaml:2:10: service: differs from what"),
-        ("service: orders", 'service: orders\nadmin: {address: "127.0.0.1:9"}', "p.yaml:3:1: admin: differs from what"),
+        ("service: orders", "service: invoices", "p.yaml:2:10: service: differs from its value"),
+        (
+            "service: orders",
+            'service: orders\nadmin: {address: "127.0.0.1:9"}',
+            "p.yaml:3:1: admin: differs from its value",
+        ),
     ],
 )
 @virtual

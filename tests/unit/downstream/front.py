@@ -22,9 +22,9 @@ from sidecar.core.message import Headers
 from sidecar.core.outcome import Failure, Outcome
 from sidecar.downstream.listener import Listener
 from sidecar.downstream.server import Server
-from sidecar.engine.pipeline import Pipeline
 from sidecar.upstream.slow_places import SlowPlaces
 from tests.support.loop import settle, virtual_env
+from tests.support.routes import one_route
 from tests.support.transports import TransportPair, Wire
 from tests.unit.downstream.phases import WatchedConnection
 
@@ -111,7 +111,7 @@ class Front:
         self.listener = Listener(name, spec, self.server)
         self.server.listeners[name] = self.listener
         self.places = SlowPlaces((1.0, 4))
-        self.route = SimpleNamespace(name="all", criticality=1, pipeline=Pipeline([], service), slow_places=self.places)
+        self.route = one_route(service, self.places)
         self.listener.match = lambda x: self.route  # type: ignore[assignment,return-value]
         self.server.start()
 

@@ -13,6 +13,7 @@ from chaos.parts.websocket import CLOSE, TEXT, Frame
 from sidecar.core import metrics
 from sidecar.core.exchange import NEVER, Exchange
 from sidecar.core.outcome import Outcome
+from sidecar.downstream.listener import Limits
 from sidecar.downstream.tunnel import Tunnel
 from sidecar.downstream.websocket import GOING_AWAY, GOING_AWAY_MASKED
 from sidecar.engine.pipeline import Pipeline
@@ -217,7 +218,7 @@ async def test_a_silent_tunnel_with_a_half_closed_side_ends_with_a_close_frame_t
 async def test_a_half_close_of_a_tunnel_can_count_as_closing() -> None:
     world = World()
     world.front.server.limits = world.front.server.limits.model_copy(update={"half_close_timeout": 0.0})
-    world.front.listener.limits = world.front.server.limits
+    world.front.listener.limits = Limits(world.front.server.limits)
     client, server = await world.open()
     client.transport.write_eof()
     await settle()
@@ -425,7 +426,7 @@ async def test_the_line_of_a_silent_session_says_what_ended_it() -> None:
     await session.open(5)
     await asyncio.sleep(30)
     line = session.line
-    assert (line["refused_by"], line["detail"]) == ("timeout", "It was silent in both directions for 10 s.")
+    assert (line["refused_by"], line["detail"]) == ("timeout", "No bytes passed in either direction for 10 s.")
     assert "reason" not in line, "silence is no error"
 
 
