@@ -1,4 +1,4 @@
-"""Cache: answers from a store, and fetches of what is missing.
+"""Cache: answers from a store, and fetches of missing answers.
 
     spec        the block in a policy file
     stage       the stage: the ways in which a request is answered; start reading here

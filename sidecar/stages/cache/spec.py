@@ -45,7 +45,7 @@ class Spec(Block):
     """Stores answers and reuses them, stale ones included."""
 
     when: RequestWhen | None = None
-    """Condition on the head of the request, such as `!('authorization' in request.headers)`; without it all
+    """Condition on the head of the request, such as `!('authorization' in request.headers)`; by default all
     requests."""
     store: str = "default"
     """Name of the cache, one of `caches`."""
@@ -74,7 +74,7 @@ class Spec(Block):
     key: KeySpec = KeySpec.built_in()
     """Parts of a request, beside its URI, that belong to the key of its answer."""
     coalesce: CoalesceSpec = CoalesceSpec.built_in()
-    """Bounds for requests that wait for the same answer, which one fetch brings for all."""
+    """Bounds for requests that wait for the fetch of another request for the same answer."""
 
 
 EXAMPLES: Final = (

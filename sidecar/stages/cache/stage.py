@@ -198,7 +198,7 @@ class CacheStage:
     async def _look_up(
         self, x: Exchange, key: bytes, fields: Fields | None, item: Item | None, now: float, joins: int = MAX_JOINS
     ) -> Outcome:
-        """Answer a request of any kind.  `item` is stored under its key at `now`; None if nothing is."""
+        """Answer a request of any kind.  `item` is the item under its key at `now`; None if there is none."""
         asked = NO_DIRECTIVES
         if fields is not None:
             if self._honours:

@@ -70,7 +70,7 @@ class Spec(Block):
     min_calls: Annotated[int, Field(ge=1)] = 20
     """Calls in the window below which rates do not count."""
     failure_rate: ShareOrOff = 0.5
-    """Share of failed calls that opens the circuit (Resilience4j: 50%, Polly: 10%); `off` leaves it to others."""
+    """Share of failed calls that opens the circuit (Resilience4j: 50%, Polly: 10%); `off` disables this rule."""
     slow_calls: SlowCallsSpec | None = None
     consecutive_failures: Annotated[int, Field(ge=1)] | None = None
     """Failures in a row that open the circuit, whatever the rate and `min_calls` are."""

@@ -72,7 +72,7 @@ class Trial:
         return self._verdict(known, failed, missing=0)
 
     def _verdict(self, probes: int, failed: int, missing: int | None = None) -> Verdict | None:
-        """Return the verdict on `probes` probes; None if the `missing` ones, without a result, can change it."""
+        """Return the verdict on `probes` probes; None while the `missing` results can change it."""
         thresholds = self.thresholds
         if missing is None:
             missing = max(0, probes - self.results)

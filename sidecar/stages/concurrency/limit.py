@@ -42,7 +42,7 @@ MAX_WINDOW: Final = 1.0
 CUT: Final = 0.8
 """Factor of a cut of the limit that should lower the latency."""
 UNMOVED: Final = 0.9
-"""Share of the latency before the cut, above which the cut did not lower it."""
+"""Share of the former latency; a latency above it after a cut was not lowered by the cut."""
 
 
 class Gradient:

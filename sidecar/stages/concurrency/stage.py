@@ -222,7 +222,7 @@ class QueuedLimit:
         return Wait(self._wait(x, rank, place, now))
 
     async def _wait(self, x: Exchange, rank: int, place: Place, began: float) -> float | Outcome:
-        """Wait in the queue for a permit or a refusal; return its instant or the refusal."""
+        """Wait in the queue; return the instant of the permit, or the refusal."""
         try:
             refusal: Outcome | None = await place
             now = self._now()
@@ -234,7 +234,7 @@ class QueuedLimit:
             raise
 
     def _press(self) -> None:
-        """End requests that wait for their clients, for those in the queue."""
+        """End requests that wait for their own clients, so that queued requests get their permits."""
         permits = self._permits
         for _ in range(permits.queued):
             if not self._refuser.make_way():

@@ -63,7 +63,7 @@ class Spec(Block):
     """Injects faults."""
 
     when: RequestWhen | None = None
-    """Condition on the head of the request, such as `request.headers['x-drill'] == 'yes'`; without it all requests."""
+    """Condition on the head of the request, such as `request.headers['x-drill'] == 'yes'`; by default all requests."""
     latency: LatencySpec | None = None
     abort: AbortSpec | None = None
     reset: ResetSpec | None = None

@@ -32,7 +32,7 @@ ENDPOINT: Final = "fault"
 
 
 class FaultStage:
-    """Faults of one route."""
+    """Fault injection of one route."""
 
     def __init__(self, spec: Spec, ctx: BuildContext) -> None:
         self.env = ctx.env

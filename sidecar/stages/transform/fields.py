@@ -84,7 +84,7 @@ class HeadersSpec(Model):
     """Old and new names; values stay as they are."""
 
     def refuse(self, reserved: frozenset[bytes], instead: dict[str, str]) -> None:
-        """Check that no reserved field is edited.  Raises `ValueError` with what to write instead, by field."""
+        """Raise `ValueError` if a reserved field is edited; `instead` has the remedy by field name."""
         for name in (*self.set, *self.add, *self.remove, *self.rename, *self.rename.values()):
             if name.lower().encode() in reserved:
                 remedy = instead.get(name.lower(), "leave it out")
@@ -131,7 +131,7 @@ class BodySpec(Model):
     set: Annotated[dict[Pointer, Json], Field(max_length=100)] = Field(default_factory=dict)
     """Values for members, present or missing; missing objects on the way are made."""
     wrap: Annotated[Pointer, _compiles(pointer.wrap)] | None = None
-    """Keys under which the whole document is put; with a star, each of those members."""
+    """Place in a new object to which the whole document moves; with a star, each matched member moves into one."""
 
     @model_validator(mode="after")
     def _fit_together(self) -> BodySpec:

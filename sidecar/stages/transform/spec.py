@@ -79,7 +79,7 @@ class RequestRule(Model):
     """Rewrites a request."""
 
     when: WholeRequestWhen | None = None
-    """Condition in a subset of CEL, such as `request.method == 'POST'`; without it all requests."""
+    """Condition in a subset of CEL, such as `request.method == 'POST'`; by default all requests."""
     method: Annotated[str, Field(pattern=r"^[A-Z][A-Z-]*$", max_length=32), AfterValidator(_method)] | None = None
     """Method to send instead."""
     host: Annotated[str, AfterValidator(_host)] | None = None
@@ -120,7 +120,7 @@ def _attribute(value: Any) -> Any:
 
 
 class CookieSpec(Model):
-    """Sets attributes of a cookie; those that are not named stay."""
+    """Sets attributes of a cookie; all others stay."""
 
     domain: Annotated[str, Field(pattern=r"^[A-Za-z0-9.-]+$"), BeforeValidator(_attribute)] | None = None
     """Domain of the cookie; `off` removes it, and the cookie is then for the host alone."""
@@ -129,20 +129,20 @@ class CookieSpec(Model):
     max_age: Duration | None = None
     """Lifetime of the cookie."""
     secure: bool | None = None
-    """True adds the attribute, false takes it away."""
+    """True adds the attribute, false removes it."""
     http_only: bool | None = None
-    """True adds the attribute, false takes it away."""
+    """True adds the attribute, false removes it."""
     same_site: Literal["Strict", "Lax", "None"] | None = None
     """Value of SameSite."""
     partitioned: bool | None = None
-    """True adds the attribute, false takes it away."""
+    """True adds the attribute, false removes it."""
 
 
 class ResponseRule(Model):
     """Rewrites a response."""
 
     when: ResponseWhen | None = None
-    """Condition in a subset of CEL, such as `response.status == 404`; without it all responses."""
+    """Condition in a subset of CEL, such as `response.status == 404`; by default all responses."""
     status: Status | dict[Annotated[str, AfterValidator(_known)], Status] | None = None
     """Status to send instead, or a mapping of statuses (`404`, `5xx`) to others."""
     headers: HeadersSpec = HeadersSpec.built_in()
