@@ -41,13 +41,13 @@ class HalfOpenSpec(Model):
     """Probes that test if the upstream has recovered.
 
     Five choices differ from Resilience4j and Polly. (1) `probes` requests pass in all, and no more until there is a
-    verdict.  Polly sends one, whose loss keeps the circuit half-open. (2) The verdict falls as soon as the probes in
-    flight cannot change it; Resilience4j waits for all of them. (3) It falls after `verdict_within` at the latest, by
+    verdict. Polly sends one, whose loss keeps the circuit half-open. (2) The verdict falls as soon as the missing
+    results cannot change it; Resilience4j waits for all of them. (3) It falls after `verdict_within` at the latest, by
     the known results, and a probe without a response has failed; Resilience4j waits for ever by default, Polly has no
     limit. (4) After good probes the share of requests rises over `ramp`, and any trip opens again; both others let all
     through at once, onto a service with cold caches. (5) The result of a request that was let through in an earlier
-    state counts as nothing; both others credit it to the state that it meets, so a slow success from before the trip
-    can close the circuit.
+    state counts as nothing; both others credit it to the current state, so a slow success from before the trip can
+    close the circuit.
     """
 
     probes: Annotated[int, Field(ge=1, le=1000)] = 3

@@ -56,13 +56,8 @@ class Permits:
         self.size = size
         self._below_default = max(1, int(limit * (1 - 2 * RESERVED) + 1e-9))
         self._below_critical = max(1, int(limit * (1 - RESERVED) + 1e-9))
-        if self._has_waiters():
+        if any(self._queue):
             self._serve_queue()
-
-    def _has_waiters(self) -> bool:
-        """True if a request waits.  Written out, since `any` costs more."""
-        critical, default, sheddable = self._queue
-        return bool(critical) or bool(default) or bool(sheddable)
 
     # ----- permits
 
@@ -87,7 +82,8 @@ class Permits:
     def release(self, _broken: Failure | None = None) -> None:
         """Return a permit.  The argument is that of `Body.on_close`, and unused."""
         self.active -= 1
-        if self._has_waiters():
+        critical, default, sheddable = self._queue  # written out, since `any` costs more
+        if critical or default or sheddable:
             self._serve_queue()
 
     def _serve_queue(self) -> None:

@@ -1,4 +1,4 @@
-"""Entries: what counts as stored, and how much it takes."""
+"""Tests of entries: stored fields and size."""
 
 from __future__ import annotations
 
