@@ -9,7 +9,7 @@ aiocache does these things for the shared tier, through the public interface of 
 
 These settings differ from its defaults:
 
-- The pool is small and waits for its turn.  aiocache's would open connections up to a hundred, then fail.
+- The pool is small, and commands wait for a connection.  By default a hundred are opened, then commands fail.
 - Nothing is retried.  redis-py's retries hold a caller for seconds while Redis refuses connections.
 - `Names` opens the connections, where the process has it: redis-py would look names up in a thread.  The classes of
   connections override `_connect`, which redis-py leaves to each kind of connection, and the arguments for it.

@@ -143,7 +143,7 @@ class RedisTier:
         try:
             return (await task) or (None, None)
         except asyncio.CancelledError:
-            if ended:  # released before it had begun
+            if ended:  # the tier ended the task before it began
                 return None, None
             raise
 

@@ -100,7 +100,7 @@ def query(x: Exchange, name: bytes) -> str | ErrorValue:
 def _path(x: Exchange, _o: Outcome | None, _b: Bodies) -> Any:
     path = x.path
     if b"%" in path:
-        if len(path) > MAX_BYTES:  # no route matches it
+        if len(path) > MAX_BYTES:  # no route matches a longer path
             return ERROR
         path = canonical(path)
     return text(path)

@@ -67,7 +67,7 @@ def places(document: Document, steps: Steps, *, make: bool = False) -> list[Plac
     """Return the places to which a pointer leads.  With `make`, missing objects on the way are created."""
     container: Any = document.box
     key: Any = 0
-    for number, step in enumerate(steps):  # from object to object, as most pointers lead
+    for number, step in enumerate(steps):  # most pointers lead from object to object
         inner = opened(container, key)
         if step is EACH or inner.__class__ is not dict:
             return _spread(container, key, steps, number, make=make)

@@ -95,7 +95,8 @@ class CircuitBreakerStage:
     def _renew_refusal(self, breaker: Breaker, now: float) -> None:
         self._refusal_state = breaker.state
         self._refusal_until = now + REFUSAL_LASTS
-        verdict = Verdict(False, "") if breaker.state.name == HALF_OPEN else breaker.verdict  # half-open: out of date
+        # while half-open, the verdict that opened the circuit is outdated
+        verdict = Verdict(False, "") if breaker.state.name == HALF_OPEN else breaker.verdict
         self._refusal = Refusal(
             policy="circuit_breaker",
             where=self._where,

@@ -96,7 +96,7 @@ class Permits:
                 queue = self._queue[rank]
                 place = next(iter(queue))
                 queue.pop(place).cancel()
-                if not place.cancelled():  # a cancelled Task leaves only in the next turn of the loop
+                if not place.cancelled():  # a cancelled task calls `leave` only in the next turn of the loop
                     self.active += 1
                     place.resolve(None)
         finally:

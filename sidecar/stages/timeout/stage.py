@@ -10,8 +10,7 @@ Rules:
    (Envoy's `max_stream_duration` does the same; its route timeout starts at the end of the request.)
 2. A deadline that came with the request is on the exchange already.  The earlier of the two holds.
 3. If no time is left, the request is refused (504, `timeout`) before anything is sent.
-4. `off` for a key is for endless streams, such as server-sent events and WebSocket.  It changes no other key: only
-   `idle` ends a silence, and it is off by default.
+4. `off` for a key is for endless streams, such as server-sent events and WebSocket, and changes no other key.
 5. `mode: observe` sets nothing, and counts responses that exceed the limits.
 6. The refusal says which limit was exceeded: of the request, of one attempt, or between two pieces of a body.
 """
