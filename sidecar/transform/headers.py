@@ -167,7 +167,7 @@ def splitter(
     cut = [_any(whole) + rb"[^\n]*"] if whole else []
     cut += [b"(%b)(?=:)" % _any([_pattern(name, SEPARATORS.decode()) for name in named])] if named else []
     first = b"".join(re.escape(letter) for name in (*gone, *named, *written) for letter in _cases(name[0]))
-    return re.compile(b"\n(?=[%b])(?i:%b)" % (first, b"|".join(cut))).split  # a character set matches faster than alternatives
+    return re.compile(b"\n(?=[%b])(?i:%b)" % (first, b"|".join(cut))).split  # a set beats alternatives
 
 
 def _pattern(name: str, wild: str) -> bytes:
