@@ -16,7 +16,7 @@ from collections.abc import Callable
 from sidecar import __version__
 from sidecar.admin.view import AdminView, Readiness
 from sidecar.config.spec import RouteSpec
-from sidecar.control.reload import Control, Origin
+from sidecar.control.reload import Control, PolicySource
 from sidecar.control.state import StateStore
 from sidecar.core import metrics
 from sidecar.core.env import Env
@@ -103,7 +103,7 @@ async def serve(path: str, names: Names | None = None) -> int:
     control = Control(
         env,
         store,
-        Origin(path, pace=give_way),
+        PolicySource(path, pace=give_way),
         server,
         metrics=lambda spec: route_metrics(registry, spec),
         imported=freeze_startup,

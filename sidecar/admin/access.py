@@ -90,4 +90,5 @@ def _name(host: str) -> str:
 
 
 def _folded(name: str) -> str:
+    """Return a host name in lower case, without a final dot."""
     return name.lower().removesuffix(".")

@@ -309,6 +309,7 @@ class ProbeConnection(asyncio.Protocol):
         self._wait()
 
     def _wait(self) -> None:
+        """Begin to wait for a request."""
         self.since = self._view.env.now()
         self._has_begun = False
         self.expires = min(self._last, self.since + self._view.limits().idle_timeout)

@@ -81,6 +81,7 @@ class Feed:
     # ----- once a second
 
     async def _run(self) -> None:
+        """Sample every `EVERY` seconds, until cancelled."""
         env = self._view.env
         due = env.now()
         while True:
@@ -89,6 +90,7 @@ class Feed:
             await self._turn()
 
     async def _turn(self) -> None:
+        """Make the next tick, and wake the readers."""
         second = self.traffic.sample(self._view.env.wall())
         async with self._lock:
             changed = await self._refresh() if self.pages else []

@@ -49,6 +49,7 @@ class Ports(NamedTuple):
 
     @classmethod
     def of(cls, env: Callable[[str, str], str]) -> Ports:
+        """Return the ports that environment variables choose.  Raises `DemoError`."""
         names = {"DEMO_PORT": "8080", "DEMO_ADMIN_PORT": "9901", "DEMO_SERVICE_PORT": "9001"}
         try:
             return cls(*(int(env(name, default)) for name, default in names.items()))
@@ -108,6 +109,7 @@ class Demo:
         self.wait_until_ready()
 
     def wait_until_ready(self) -> None:
+        """Wait until all services and the sidecar answer.  Raises `DemoError`."""
         waiting = [(self.ports.services + n, "/healthz") for n in range(len(KINDS))] + [(self.ports.admin, "/readyz")]
         give_up = time.monotonic() + READY_WITHIN
         while waiting:
@@ -154,6 +156,7 @@ class Demo:
     # ----- the trial
 
     def ask(self, port: int, method: str, path: str) -> Answer:
+        """Send a request and return its answer.  Raises `DemoError` for an invalid one."""
         connection = http.client.HTTPConnection(HOST, port, timeout=10)
         began = time.monotonic()
         try:
@@ -198,6 +201,7 @@ class Demo:
         print(f"  ok   GET /state, the state of the sidecar: {', '.join(state)}\n")
 
     def hints(self) -> str:
+        """Return the commands to try."""
         sidecar, admin, flaky = self.ports.sidecar, self.ports.admin, self.ports.services + 2
         return f"""try:
   curl -i localhost:{sidecar}/orders/7                a healthy service

@@ -121,6 +121,7 @@ def table(rows: Sequence[tuple[str, str, str]]) -> list[str]:
 
 
 def _title(route: Route, link: Link) -> str:
+    """Return the name of a block, with its upstream if it belongs to one."""
     return link.policy if link.scope == ROUTE else f"{link.policy} of {route.upstream}"
 
 
@@ -171,6 +172,7 @@ def _unmatched(snapshot: Snapshot, listener: str, x: Exchange) -> Iterator[str]:
 
 
 def _route_of(snapshot: Snapshot, listener: str, x: Exchange, path: bytes) -> str:
+    """Return the name of the route that a reading of the path leads to."""
     for rule in snapshot.listeners[listener].rules:
         if not list(misses(rule, x, path)):
             return rule.target.name
@@ -223,4 +225,5 @@ def misses(rule: Rule[Route], x: Exchange, path: bytes) -> Iterator[str]:
 
 
 def _seen(value: bytes | None) -> str:
+    """Return a received value as text."""
     return "not given" if value is None else value.decode("utf-8", "replace")

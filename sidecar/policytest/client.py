@@ -75,6 +75,7 @@ class ClientConnection(asyncio.Protocol):
             return
 
     def _read(self, reader: BodyReader, data: bytes) -> None:
+        """Read a piece of the answer's body, and finish at its end."""
         if reader.feed(data):
             self._finish(is_whole=True)
             self._transport.close()
@@ -89,5 +90,6 @@ class ClientConnection(asyncio.Protocol):
         self._transport.abort()
 
     def _finish(self, *, is_whole: bool) -> None:
+        """Set the result, unless it is set already."""
         if not self._done.done():
             self._done.set_result(Received(self._status, self._headers, self._body.whole(), is_whole))

@@ -137,6 +137,7 @@ def _script(step: StepSpec, node: Node, world: World) -> Differences:
 
 
 def _headers(wanted: dict[str, str | None], at: Node, headers: Headers) -> Differences:
+    """Yield the differences of header fields."""
     for name, value in wanted.items():
         got = value_of(headers, name)
         if got != value:
@@ -144,6 +145,7 @@ def _headers(wanted: dict[str, str | None], at: Node, headers: Headers) -> Diffe
 
 
 def _content(spec: ContentSpec, at: Node, body: bytes) -> Differences:
+    """Yield the differences of a body."""
     if "json_" in spec.model_fields_set:
         try:
             got = json.loads(body, parse_float=Decimal)
@@ -177,6 +179,7 @@ def _json(at: Node, pointer: str, wanted: Any, got: Any) -> Differences:
 
 
 def _same(wanted: Any, got: Any) -> bool:
+    """True if two JSON scalars are equal; True and 1 are not."""
     if isinstance(wanted, bool) or isinstance(got, bool):
         return wanted is got
     if isinstance(wanted, float) and isinstance(got, Decimal):
@@ -185,11 +188,13 @@ def _same(wanted: Any, got: Any) -> bool:
 
 
 def _equal(at: Node, path: tuple[str, ...], wanted: Any, got: Any) -> Differences:
+    """Yield a difference if two values differ."""
     if wanted != got:
         yield _differs(at, path, wanted, got)
 
 
 def _differs(at: Node, path: tuple[str, ...], wanted: Any, got: Any) -> Difference:
+    """Return a difference at the place of an expectation."""
     return Difference(at.nearest(*path).place, " ".join(path), _shown(wanted), _shown(got))
 
 
@@ -198,6 +203,7 @@ def _attempts(count: int) -> str:
 
 
 def _shown(value: Any) -> str:
+    """Return a value as text, cut to `MAX_SHOWN` characters."""
     if value is None:
         return "nothing"
     text = value or "nothing" if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)

@@ -132,6 +132,7 @@ class ScriptedConnection(asyncio.Protocol):
             self._reply(SeenRequest(self._upstream, method.decode(), target.decode(), fields, b""))
 
     def _reply(self, request: SeenRequest) -> None:
+        """Record a request, and answer it after the time of its answer."""
         self._script.seen.append(request)
         if self._answer.after:
             self._script.env.call_later(self._answer.after, self._send, request)
@@ -139,6 +140,7 @@ class ScriptedConnection(asyncio.Protocol):
             self._send(request)
 
     def _send(self, request: SeenRequest) -> None:
+        """Send the answer, or fail as the answer says."""
         transport, answer = self._transport, self._answer
         if transport is None or answer.fail == "timeout":
             return
@@ -157,6 +159,7 @@ class ScriptedConnection(asyncio.Protocol):
         transport.close()
 
     def _written(self, request: SeenRequest) -> tuple[bytes, bytes]:
+        """Return head and body of the answer."""
         answer = self._answer
         body, kind = content(answer)
         if answer.fail == "cut" and len(body) < 2:

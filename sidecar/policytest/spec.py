@@ -42,12 +42,14 @@ class ContentSpec(Model):
 
 
 def _target(path: str) -> str:
+    """Return a path or URL unchanged.  Raises `ValueError` for anything else."""
     if not path.startswith(("/", "http://", "https://")):
         raise ValueError("is neither a path nor a URL; write it such as /orders/7 or http://orders/orders/7")
     return path
 
 
 def _client(address: str) -> str:
+    """Return an IP address in its usual form.  Raises `ValueError`."""
     try:
         return str(ip_address(address))
     except ValueError:
@@ -66,6 +68,7 @@ class RequestSpec(ContentSpec):
 
 
 def _from_word(value: Any) -> Any:
+    """Return the mapping for the short form of an answer."""
     if isinstance(value, int) and not isinstance(value, bool):
         return {"status": value}
     if isinstance(value, str):

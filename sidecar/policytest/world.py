@@ -132,5 +132,6 @@ def _simplified(spec: UpstreamSpec) -> UpstreamSpec:
 
 
 def _addresses(spec: UpstreamSpec) -> list[Address]:
+    """Return the addresses of an upstream's endpoints."""
     found = [parse_endpoint(url) for url in spec.endpoints or ()]
     return [(address.path, None) if address.path else (address.host, address.port) for address in found]

@@ -40,6 +40,7 @@ def quit_key() -> Iterator[None]:
 
 
 def _watch(fd: int) -> None:
+    """Read keys, and send SIGINT to the main thread for `q`; run in a thread."""
     main = threading.main_thread().ident
     while key := os.read(fd, 1):
         if key in QUIT and main is not None:

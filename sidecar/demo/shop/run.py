@@ -85,9 +85,11 @@ class Shop:
         return next(f"http://{HOST}:{place.inbound}" for place in self.places if place.name == name)
 
     def run(self, name: str, *argv: str, **env: str) -> subprocess.Popen[bytes]:
+        """Start a program with a log of its own."""
         return processes.start(argv, self.directory / f"{name}.log", env)
 
     def run_module(self, name: str, *argv: str, **env: str) -> subprocess.Popen[bytes]:
+        """Start a Python module with a log of its own."""
         return self.run(name, sys.executable, "-m", *argv, **env)
 
     def open(self) -> None:
@@ -136,6 +138,7 @@ class Shop:
         return {ENDPOINT: f"http://{self.collector}", "OTEL_BSP_SCHEDULE_DELAY": "1000"}
 
     def wait_until_ready(self) -> None:
+        """Wait until all services and sidecars answer.  Raises `ShopError`."""
         waiting = [(p.app, "/healthz") for p in self.places] + [(p.admin, "/readyz") for p in self.places]
         give_up = time.monotonic() + READY_WITHIN
         while waiting := [(port, path) for port, path in waiting if get(port, path) != 200]:
@@ -176,6 +179,7 @@ class Shop:
         return max(codes, default=0)
 
     def logs(self) -> str:
+        """Return the end of each log."""
         return "\n".join(f"{path.name}: {path.read_text()[-600:]}" for path in sorted(self.directory.glob("*.log")))
 
 
