@@ -17,13 +17,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, cast
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 from sidecar.config.node import Mark
 from sidecar.config.spec import PolicySpec, RouteSpec
+from sidecar.control.route import Link, Route
 from sidecar.control.state import Lease, StateGroup
 from sidecar.core.env import BuildContext, Env
-from sidecar.core.exchange import CRITICALITIES, SAFE_METHODS, Exchange
+from sidecar.core.exchange import SAFE_METHODS, Exchange
 from sidecar.core.outcome import Outcome
 from sidecar.core.spec import Block, Problem
 from sidecar.core.stage import Gate, Stage
@@ -75,52 +76,6 @@ class Terminal(Protocol):
 
 MakeUpstream = Callable[..., Terminal]
 """Constructor of the end of a pipeline, with the arguments of `Upstream`."""
-
-
-class Link(NamedTuple):
-    """Stage of a route's chain, with the block that it was built from."""
-
-    policy: str
-    """Name of the block."""
-    scope: str
-    """Owner of the block: `route` or `upstream`."""
-    block: Block
-    where: str
-    """Place of the block, as `file:line`."""
-    stage: Stage
-
-
-class Route:
-    """Route ready to serve requests; an exchange keeps its route from start to end."""
-
-    __slots__ = (
-        "chain", "criticality", "listener", "metrics", "name", "pipeline", "policies", "slow_places", "spec",
-        "template", "upstream",
-    )  # fmt: skip
-
-    def __init__(self, spec: RouteSpec, chain: tuple[Link, ...], pipeline: Pipeline, slow_places: SlowPlaces) -> None:
-        self.name = spec.name
-        self.listener = spec.listener
-        """Name of its listener; None for every listener."""
-        self.upstream = spec.upstream
-        self.spec = spec
-        self.chain = chain
-        """Stages, outermost first."""
-        self.policies = frozenset(link.policy for link in chain)
-        """Names of the blocks in the chain."""
-        self.template = spec.match.template
-        """Path, prefix or pattern that the route matches; empty for every path."""
-        self.pipeline = pipeline
-        """Stages and upstream, ready to be run."""
-        self.slow_places = slow_places
-        """Places of the upstream for requests that are sent on before their body is complete."""
-        self.criticality = CRITICALITIES[spec.criticality]
-        """Importance as a number; see `CRITICALITIES`."""
-        self.metrics: Any = None
-        """Histograms of its requests (`sidecar.telemetry.metrics.durations.RouteMetrics`)."""
-
-    def __repr__(self) -> str:
-        return f"<Route {self.name}: {' > '.join([*(link.policy for link in self.chain), self.upstream])}>"
 
 
 @dataclass(frozen=True, slots=True, eq=False)

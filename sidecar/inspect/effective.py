@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
-from sidecar.config.node import BUILT_IN, Node
+from sidecar.config.node import BUILT_IN, Mark, Node
 from sidecar.config.schema import defaults
 from sidecar.core.spec import Model
 
@@ -22,10 +22,15 @@ class Value(NamedTuple):
 
     key: str
     """Path of the key, such as `backoff.base`."""
-    text: str
-    """Value in the notation of policy files."""
-    where: str
-    """Place of the value: `file:line`, or `built-in`."""
+    value: Any
+    """Value in the notation of policy files, as plain dicts, lists and scalars."""
+    mark: Mark | None
+    """Place of the value; None for a built-in default."""
+
+    @property
+    def row(self) -> tuple[str, str, str]:
+        """Row of a table: key, value on one line, and `file:line` or `built-in`."""
+        return self.key, flow(self.value), "built-in" if self.mark is None else str(self.mark)
 
 
 def values(model: Model, node: Node | None, without: tuple[str, ...] = (), path: str = "") -> Iterator[Value]:
@@ -46,9 +51,9 @@ def values(model: Model, node: Node | None, without: tuple[str, ...] = (), path:
         if isinstance(value, Model):
             yield from values(value, given, path=f"{path}{key}.")
         elif given is None:
-            yield Value(path + key, flow(built_in.get(key, value)), "built-in")
+            yield Value(path + key, built_in.get(key, value), None)
         else:
-            yield Value(path + key, flow(given.shown()), str(given.place))
+            yield Value(path + key, given.shown(), given.place)
 
 
 def flow(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""Policy files: reading, YAML 1.2, places, limits, and what hostile files can (not) do."""
+"""Tests of policy files: reading, YAML 1.2, places, limits, and hostile files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Messages of a check: what is wrong, and what would be right."""
+"""Tests of a check's messages: what is wrong, and what would be right."""
 
 from __future__ import annotations
 

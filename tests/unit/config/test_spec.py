@@ -1,4 +1,4 @@
-"""Policies: precedence with places, references, suggestions, and that all problems come out of one run."""
+"""Tests of policies: precedence with places, references, suggestions, and all problems in one run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `sidecar explain` says of the cache."""
+"""Tests of `sidecar explain` for the cache."""
 
 from __future__ import annotations
 

@@ -1,0 +1,288 @@
+"""Types of the JSON documents that `sidecar check`, `routes` and `explain` print with `--json`.
+
+Rules:
+
+1. Every member is always present; without a value it is null.  `docs/json-documents.md` is generated from these types.
+2. Members may be added.  Within a major version, none is removed, renamed or given another meaning.
+3. A value from an environment variable is shown as its file has it (`${NAME}`), as in the text.
+4. A command that ends with exit code 0 or 1 prints exactly one document.  `ok` is true if the policies have no error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Literal, TypedDict
+
+from sidecar.config.node import Mark
+from sidecar.core.spec import Problem
+from sidecar.telemetry.plain import Masks
+
+Scope = Literal["route", "upstream", "endpoint"]
+"""Owner of the state of a stage: one route, an upstream with all its routes, or an endpoint."""
+
+
+class Place(TypedDict):
+    """Place in a policy file."""
+
+    file: str
+    """Path of the file, relative to the same directory as the path on the command line."""
+    line: int
+    """Number of the line, from 1."""
+
+
+class ProblemEntry(TypedDict):
+    """Error or warning about the policies."""
+
+    severity: Literal["error", "warning"]
+    """Severity; a warning does not change `ok` and the exit code."""
+    file: str
+    """Path of the file, or the path that cannot be read."""
+    line: int
+    """Number of the line, from 1; 1 if the file cannot be read."""
+    column: int
+    """Number of the column, from 1; 1 if the file cannot be read."""
+    path: str
+    """Keys that lead to the value, such as `routes.order.retry.on`; empty for a file as a whole."""
+    message: str
+    """Description of the problem, and what would be right."""
+
+
+class ProblemsDocument(TypedDict):
+    """Document of `check`, and of `routes` and `explain` if `ok` is false."""
+
+    ok: bool
+    """True if the policies have no error."""
+    problems: list[ProblemEntry]
+    """Errors first, then warnings, each in the order of files, lines and columns."""
+
+
+class MatchEntry(TypedDict):
+    """Conditions of a route, as its file has them."""
+
+    methods: list[str] | None
+    """Methods; null for any."""
+    host: str | None
+    """Host; null for any."""
+    path: str | None
+    """Path or template, such as `/orders/{id}`; null unless the route has one."""
+    path_prefix: str | None
+    """Prefix of the path; null unless the route has one."""
+    path_regex: str | None
+    """Pattern of the path; null unless the route has one."""
+    headers: dict[str, str]
+    """Values that header fields must have."""
+    query: dict[str, str]
+    """Values that query parameters must have."""
+    when: str | None
+    """Condition on the request; null unless the route has one."""
+
+
+class StageEntry(TypedDict):
+    """Stage of a route."""
+
+    policy: str
+    """Name of its block."""
+    scope: Scope
+    """`route`, `upstream` for a limit of all routes of the upstream, `endpoint` for a breaker of each endpoint."""
+    settings: Any
+    """Keys of the block that the files contain; all other keys have their defaults."""
+    place: Place | None
+    """Place of the block."""
+
+
+class DiscoverEntry(TypedDict):
+    """Discovery of the endpoints of an upstream by DNS."""
+
+    dns: str
+    """Name that is looked up."""
+    port: int | str
+    """Port; a text if an environment variable gives it."""
+
+
+class TargetEntry(TypedDict):
+    """Upstream of a route."""
+
+    name: str
+    """Name of the upstream."""
+    endpoints: list[str]
+    """URLs of the endpoints; empty if they are discovered."""
+    discover: DiscoverEntry | None
+    """Discovery of the endpoints; null if the files list them."""
+    place: Place | None
+    """Place of the upstream."""
+
+
+class RouteEntry(TypedDict):
+    """Route with its stages."""
+
+    name: str
+    """Name of the route."""
+    listener: str | None
+    """Listener whose requests it takes; null for every listener."""
+    place: Place | None
+    """Place of the route."""
+    match: MatchEntry
+    """Conditions that a request must meet."""
+    stages: list[StageEntry]
+    """Stages in the order in which a request passes them, the outermost first."""
+    upstream: TargetEntry
+    """Upstream that its requests go to."""
+
+
+class RoutesDocument(TypedDict):
+    """Document of `routes` if `ok` is true."""
+
+    ok: Literal[True]
+    """True: the policies have no error."""
+    routes: list[RouteEntry]
+    """Routes in the order of the files."""
+
+
+class RequestEntry(TypedDict):
+    """Request that is explained."""
+
+    method: str
+    """Method."""
+    target: str
+    """Path and query, without dot segments."""
+    host: str | None
+    """Host and port; null for a request without a host."""
+    listener: str
+    """Listener that gets the request."""
+
+
+class ValueEntry(TypedDict):
+    """Effective value."""
+
+    key: str
+    """Keys within the block, such as `backoff.base`."""
+    value: Any
+    """Value in the notation of policy files, such as `3s`; lists and mappings are JSON."""
+    place: Place | None
+    """Place of the value; null for a built-in default."""
+
+
+class BlockEntry(TypedDict):
+    """Stage with all its values."""
+
+    policy: str
+    """Name of its block."""
+    scope: Scope
+    """`route`, or `upstream` for a limit of all routes of the upstream."""
+    values: list[ValueEntry]
+    """Effective values."""
+
+
+class UpstreamEntry(TypedDict):
+    """Upstream with all its values."""
+
+    name: str
+    """Name of the upstream."""
+    values: list[ValueEntry]
+    """Effective values, without those of its stages."""
+
+
+class TakenEntry(TypedDict):
+    """Route that a request takes."""
+
+    name: str
+    """Name of the route."""
+    place: Place | None
+    """Place of the route."""
+    match: MatchEntry
+    """Conditions, which the request meets."""
+    captures: dict[str, str]
+    """Values of the parameters in its path."""
+    stages: list[BlockEntry]
+    """Stages in the order in which the request passes them, the outermost first."""
+    upstream: UpstreamEntry
+    """Upstream that the request goes to."""
+    criticality: ValueEntry
+    """Importance of its requests."""
+    cache: list[str] | None
+    """Sentences on what the cache does with the request and its answer; null for a route without a cache."""
+
+
+class ReadingEntry(TypedDict):
+    """Reading of a path by some servers."""
+
+    path: str
+    """Path that these servers read."""
+    route: str | None
+    """Route that would take this path; null for none."""
+
+
+class RefusalEntry(TypedDict):
+    """Reason why a request takes no route."""
+
+    status: Literal[404, 405]
+    """Status of the answer."""
+    message: str
+    """Reason in a sentence."""
+    allowed: list[str]
+    """Methods that have a route for this path; empty with 404."""
+    readings: list[ReadingEntry]
+    """Readings of the path, if they lead to different routes; otherwise empty."""
+
+
+class OtherEntry(TypedDict):
+    """Route that the request nearly takes."""
+
+    name: str
+    """Name of the route."""
+    why: str
+    """Reason why it does not take the request."""
+    place: Place | None
+    """Place of its conditions."""
+
+
+class ExplainDocument(TypedDict):
+    """Document of `explain` if `ok` is true."""
+
+    ok: Literal[True]
+    """True, because the policies have no error, even if the request takes no route."""
+    request: RequestEntry
+    """Request that is explained."""
+    route: TakenEntry | None
+    """Route that the request takes; null if `refusal` is set."""
+    refusal: RefusalEntry | None
+    """Reason why the request takes no route; null if `route` is set."""
+    other_routes: list[OtherEntry]
+    """Other routes that also match or fail in only one condition, most specific first; at most 10."""
+    has_more_routes: bool
+    """True if there are more such routes."""
+
+
+SHAPES = (
+    ProblemsDocument, ProblemEntry, RoutesDocument, RouteEntry, MatchEntry, StageEntry, TargetEntry, DiscoverEntry,
+    ExplainDocument, RequestEntry, TakenEntry, BlockEntry, UpstreamEntry, ValueEntry, RefusalEntry, ReadingEntry,
+    OtherEntry, Place,
+)  # fmt: skip
+"""All types of documents and their parts, in the order of the reference."""
+
+
+def problems_document(errors: Iterable[Problem], warnings: Iterable[Problem] = ()) -> ProblemsDocument:
+    """Return the document of errors and warnings."""
+    entries = [_problem("error", each) for each in errors]
+    return {"ok": not entries, "problems": entries + [_problem("warning", each) for each in warnings]}
+
+
+def _problem(severity: Literal["error", "warning"], problem: Problem) -> ProblemEntry:
+    file, line, column, path, message = problem
+    return {"severity": severity, "file": file, "line": line, "column": column, "path": path, "message": message}
+
+
+def place_of(mark: Mark | None) -> Place | None:
+    """Return a place as JSON-ready values; None for a built-in value."""
+    return {"file": mark.file, "line": mark.line} if mark is not None and mark.line else None
+
+
+def masked(value: Any, masks: Masks) -> Any:
+    """Return plain values as JSON-ready values with all texts masked."""
+    if isinstance(value, str):
+        return masks.text(value)
+    if isinstance(value, dict):
+        return {masks.text(key): masked(member, masks) for key, member in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [masked(member, masks) for member in value]
+    return value
