@@ -223,7 +223,7 @@ def suggest(word: str, known: Iterable[str]) -> str:
 
 
 class InputPath(click.Path):
-    """Path of an input, which a shell completes.  Whoever reads it says what is wrong with it."""
+    """Path of an input, which a shell completes.  The reader of the file reports what is wrong with it."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Return the path.  Raises `click.BadParameter` for an empty one, which a variable that is not set gives."""

@@ -4,7 +4,7 @@ Rules:
 
 1. Every member is always there; one without a value is null.  `docs/json-documents.md` is made of these classes.
 2. Members may be added to a shape.  None is removed, renamed or given another meaning within a major version.
-3. What comes from an environment variable is shown as its file has it (`${NAME}`), as in the text.
+3. A value from an environment variable is shown as its file has it (`${NAME}`), as in the text.
 4. A command that ends with exit code 0 or 1 prints exactly one document.  `ok` is true if the policies have no error.
 """
 
@@ -18,7 +18,7 @@ from sidecar.core.spec import Problem
 from sidecar.telemetry.plain import Masks
 
 Scope = Literal["route", "upstream", "endpoint"]
-"""What shares the state of a stage: one route, all routes of an upstream, or all requests to one endpoint."""
+"""Part of the policies that shares the state of a stage: a route, an upstream for all its routes, or an endpoint."""
 
 
 class Place(TypedDict):
@@ -44,7 +44,7 @@ class ProblemEntry(TypedDict):
     path: str
     """Keys that lead to the value, such as `routes.order.retry.on`; empty for a file as a whole."""
     message: str
-    """What is wrong, and what would be right."""
+    """Mistake, and what would be right."""
 
 
 class ProblemsDocument(TypedDict):
@@ -85,7 +85,7 @@ class StageEntry(TypedDict):
     scope: Scope
     """`route`, `upstream` for a limit of all routes of the upstream, `endpoint` for a breaker of each endpoint."""
     settings: Any
-    """Block as the files give it; what they leave out is built in."""
+    """Block as the files give it; other settings are built in."""
     place: Place | None
     """Place of the block."""
 

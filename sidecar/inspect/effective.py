@@ -1,4 +1,4 @@
-"""Effective values of a spec, each with the place that it comes from."""
+"""Effective values of a spec, each with its place in a file."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ from sidecar.config.schema import defaults
 from sidecar.core.spec import Model
 
 EMPTY: Final = Node({}, BUILT_IN)
+"""Node of a block that no file has."""
 _PLAIN: Final = re.compile(r"[A-Za-z0-9_./%*~+-][A-Za-z0-9_./%*~+ -]*")
+"""Texts that need no quotes."""
 
 
 class Value(NamedTuple):
-    """Effective value."""
+    """Effective value of one key."""
 
     key: str
     """Path of its key, such as `backoff.base`."""
@@ -32,9 +34,9 @@ class Value(NamedTuple):
 
 
 def values(model: Model, node: Node | None, without: tuple[str, ...] = (), path: str = "") -> Iterator[Value]:
-    """Yield the values of a model: those that its node gives, and the built-in ones.
+    """Yield the values of a model: those in its node, and built-in defaults.
 
-    Keys that are not set and have no default are left out, and so are those in `without`.  `path` goes before the keys.
+    Keys without value and default are left out, as are the keys in `without`.  `path` is put before each key.
     """
     node = node or EMPTY
     built_in = defaults(type(model))
@@ -43,7 +45,7 @@ def values(model: Model, node: Node | None, without: tuple[str, ...] = (), path:
         value = getattr(model, name)
         given = node.child(key)
         if given is None and isinstance(node.value, list) and field.is_required():
-            given = node  # a block that may be written as its one list
+            given = node  # a block that may be written as its only list
         if key in without or (given is None and value in (None, (), {})):
             continue
         if isinstance(value, Model):

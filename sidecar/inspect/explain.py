@@ -13,7 +13,8 @@ from typing import Any, Final, Literal, NamedTuple
 from sidecar.config.node import Mark, Node
 from sidecar.config.report import visible
 from sidecar.config.spec import CRITICALITY
-from sidecar.control.compiler import BREAKER, ROUTE, Link, Route, Snapshot, cache_of
+from sidecar.control.compiler import BREAKER, ROUTE, Snapshot, cache_of
+from sidecar.control.route import Link, Route
 from sidecar.core import uri
 from sidecar.core.exchange import Exchange
 from sidecar.core.http1 import HOST
@@ -27,9 +28,9 @@ from sidecar.routing.router import host_names
 from sidecar.routing.rule import EXACT, PREFIX, REGEX, TEMPLATE, Rule
 
 MAX_LISTED: Final = 10
-"""Routes that are listed beside the one that matches."""
+"""Most routes that are listed beside the one that the request takes."""
 WIDEST: Final = 100
-"""Characters of a column; a longer text puts only its own row out of line."""
+"""Greatest width of a column in characters; a longer text breaks the alignment of its own row only."""
 
 
 _TOKEN: Final = re.compile(TOKEN)
@@ -82,7 +83,7 @@ class Refused(NamedTuple):
 
 
 def routes_text(snapshot: Snapshot) -> str:
-    """Return the text of `sidecar routes`: what each route takes, its stages from the outside in, and its upstream."""
+    """Return the text of `sidecar routes`: for each route its match, its stages from the outside in, its upstream."""
     blocks = []
     for route in snapshot.routes.values():
         upstream = snapshot.spec.upstreams[route.upstream]
@@ -106,7 +107,8 @@ def routes_text(snapshot: Snapshot) -> str:
 def explain_text(snapshot: Snapshot, listener: str, x: Exchange) -> str:
     """Return the text of `sidecar explain` for a request on a listener.
 
-    It says which route the request takes and why, which others it nearly takes and why not, and the values in force.
+    The text names the route that the request takes, routes that it nearly matches with the reason, and the effective
+    values of the route.
     """
     route = snapshot.listeners[listener].match(x)
     target = x.target.decode("utf-8", "replace")
@@ -130,10 +132,10 @@ def explain_text(snapshot: Snapshot, listener: str, x: Exchange) -> str:
 
 
 def exchange_of(method: str, url: str, headers: Iterable[tuple[str, str]]) -> Exchange:
-    """Return a request as a listener makes it of these parts; `url` is absolute, or begins with a slash.
+    """Return the exchange that a listener would make of such a request.
 
-    A fragment and user information are left out, as clients do.  Raises `RequestError` for what a listener would answer
-    with 400.
+    `url` is absolute or begins with a slash.  A fragment and user information are left out, as clients do.  Raises
+    `RequestError` for parts that a listener would answer with 400.
     """
     token, target = method.encode("utf-8", "surrogateescape"), url.encode("utf-8", "surrogateescape")
     if not _TOKEN.fullmatch(token):
@@ -167,7 +169,7 @@ def exchange_of(method: str, url: str, headers: Iterable[tuple[str, str]]) -> Ex
 
 
 def match_words(route: Route) -> str:
-    """Return what a route asks of a request: `GET, HEAD orders.example.com/orders/{id} x-tier: gold`."""
+    """Return the match of a route as text: `GET, HEAD orders.example.com/orders/{id} x-tier: gold`."""
     match, node = route.spec.match, route.spec.node.child("match")
     path, prefix = written(node, "path", match.path), written(node, "path_prefix", match.path_prefix)
     path = path or (prefix and f"{prefix.rstrip('/')}/*") or written(node, "path_regex", match.path_regex) or "/*"
@@ -189,7 +191,7 @@ def written(node: Node | None, key: str, value: Any) -> Any:
 
 
 def table(rows: Sequence[tuple[str, str, str]]) -> list[str]:
-    """Return indented rows in columns, each as wide as its longest text of at most `WIDEST` characters."""
+    """Return rows as indented lines in columns; the width of a column is that of its longest text up to `WIDEST`."""
     first = max((len(row[0]) for row in rows), default=0)
     second = max((len(row[1]) for row in rows if len(row[1]) <= WIDEST), default=0)
     return [f"    {a:{first}}  {b:{second}}  {c}".rstrip() for a, b, c in rows]
@@ -305,7 +307,7 @@ def others_of(snapshot: Snapshot, listener: str, taken: Route | None, x: Exchang
 
 
 def misses(rule: Rule[Route], x: Exchange, path: bytes) -> Iterator[str]:
-    """Yield every condition that a request does not meet, in words; `path` is in its canonical form."""
+    """Yield a sentence for every condition that a request does not meet; `path` is the canonical path."""
     match, node = rule.match, rule.target.spec.node.child("match")
     if rule.host and rule.host not in host_names(x.scheme, x.authority):
         host = x.authority.decode("utf-8", "replace") or "not given"

@@ -10,7 +10,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from sidecar.config.spec import CRITICALITY
-from sidecar.control.compiler import Route, Snapshot
+from sidecar.control.compiler import Snapshot
+from sidecar.control.route import Route
 from sidecar.core.exchange import Exchange
 from sidecar.inspect.documents import (
     BlockEntry,

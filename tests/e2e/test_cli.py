@@ -1,4 +1,4 @@
-"""The commands as a user and a pipeline run them: `sidecar check` tells all, and exit codes can be relied on."""
+"""Commands as a user and a pipeline run them: `sidecar check` reports all problems, and exit codes are reliable."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Command line: output and exit codes."""
+"""Tests of the command line: output and exit codes."""
 
 from __future__ import annotations
 

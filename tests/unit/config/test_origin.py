@@ -1,4 +1,4 @@
-"""Values from environment variables: no printer shows them, and each shows the text of the file in their place."""
+"""Tests of values from environment variables: every printer shows the text of the file in their place."""
 
 from __future__ import annotations
 

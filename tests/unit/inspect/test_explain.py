@@ -1,4 +1,6 @@
-"""`sidecar routes` and `sidecar explain`, word for word.  `UPDATE_GOLDEN=1 pytest` writes the files: read the diff."""
+"""Tests of `sidecar routes` and `sidecar explain`, word for word.
+
+`UPDATE_GOLDEN=1 pytest` writes the expected files: read the diff."""
 
 from __future__ import annotations
 

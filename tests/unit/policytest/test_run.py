@@ -1,4 +1,4 @@
-"""Policy tests: what they accept, how differences are shown, and where policies come from."""
+"""Tests of policy tests: accepted files, display of differences, and sources of policies."""
 
 from __future__ import annotations
 
