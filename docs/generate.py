@@ -4,6 +4,7 @@
 - `docs/telemetry.md`: from the source, that is the catalogue of metrics, the labels that instruments are made with, the
   attributes that spans get, the members of a log line, the reasons.
 - `docs/commands.md`, `policy-tests.md`, `scenarios.md`, `admin-api.md`: see `references`.
+- `docs/assets/*.svg`: see `pictures`.
 - `policies/schema.json`, `chaos/scenarios/schema.json`: the schemas that editors use.
 """
 
@@ -20,6 +21,7 @@ import yaml
 
 from chaos.scenario.files import schema as scenario_schema
 from docs import references
+from docs.pictures import PICTURES
 from docs.tables import Uses, load, mapping, table, usages
 from sidecar.config.schema import schema
 from sidecar.config.schema import text as policy_schema
@@ -303,6 +305,7 @@ FILES: Final = {
     DOCS / "policy-reference.md": policies,
     DOCS / "telemetry.md": telemetry,
     **{DOCS / f"{name}.md": text for name, text in references.PAGES.items()},
+    **{DOCS / "assets" / f"{name}.svg": drawn for name, drawn in PICTURES.items()},
     ROOT / "policies" / "schema.json": policy_schema,
     ROOT / "chaos" / "scenarios" / "schema.json": scenario_schema,
 }
