@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from html import escape
 from typing import Final, NamedTuple
 
-from sidecar.stages import STAGES
+from sidecar.stages import STAGES, StageKind
 
 UNIT: Final = 10
 STYLE: Final = """
@@ -43,7 +43,7 @@ WORK: Final = {
     "circuit_breaker": "refuses while the upstream is down",
     "fault": "injects faults for drills",
 }
-"""What each stage does, in a few words."""
+"""What each stage does, in a few words; a stage without an entry is described by its spec."""
 
 
 class Box(NamedTuple):
@@ -145,7 +145,7 @@ def stages() -> str:
     parts: list[Part] = [Box(22, 1, 16, 3.4, "client")]
     for number, kind in enumerate(STAGES):
         top = 6.5 + number * 4.6
-        parts += [Box(22, top, 16, 3.4, kind.name, kind="ours"), Word(40, top + 1.7, WORK[kind.name], "small left")]
+        parts += [Box(22, top, 16, 3.4, kind.name, kind="ours"), Word(40, top + 1.7, work_of(kind), "small left")]
         parts += [Arrow(27, top - 1.2 if number else top - 2.1, 27, top), Arrow(33, top, 33, top - 1.3, is_answer=True)]
     end = 6.5 + len(STAGES) * 4.6
     parts += [
@@ -154,6 +154,12 @@ def stages() -> str:
         Word(12, end - 3, "answer, settle: on the"), Word(12, end - 1, "way out, innermost first"),
     ]  # fmt: skip
     return svg(76, end + 5, "The stages of a route, outermost first; what is not configured is not there", parts)
+
+
+def work_of(kind: StageKind) -> str:
+    """Return what a stage does, in a few words."""
+    described = (kind.spec.__doc__ or "").strip().partition(".")[0]
+    return WORK.get(kind.name) or described[:1].lower() + described[1:60]
 
 
 def deadline() -> str:
