@@ -35,10 +35,11 @@ check: $(VENV)/.dev  ## the tests of units, contracts and wire format, in under 
 test: $(VENV)/.dev  ## every test, two files at a time (PYTEST="-k retry" for some)
 	@$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST)
 
-lint: $(VENV)/.dev  ## ruff and mypy
+lint: $(VENV)/.dev  ## ruff, mypy, and the rules for docstrings, comments and names (docs/lint.py)
 	@$(BIN)/ruff check --quiet
 	@$(BIN)/ruff format --check --quiet
 	@$(BIN)/mypy --no-error-summary
+	@$(BIN)/python -m docs.lint
 	@echo "lint: clean"
 
 docs: $(VENV)/.runtime  ## write all generated files anew: references in docs/, schemas for editors

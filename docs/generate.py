@@ -3,6 +3,7 @@
 - `docs/policy-reference.md`: from the schema that editors use, with the examples of each stage's spec.
 - `docs/telemetry.md`: from the source, that is the catalogue of metrics, the labels that instruments are made with, the
   attributes that spans get, the members of a log line, the reasons.
+- `docs/json-documents.md`: from the shapes of the documents that commands print with `--json`.
 - `docs/commands.md`, `policy-tests.md`, `scenarios.md`, `admin-api.md`: see `references`.
 - `docs/assets/*.svg`: see `pictures`.
 - `policies/schema.json`, `chaos/scenarios/schema.json`: the schemas that editors use.
@@ -15,7 +16,8 @@ import importlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from types import NoneType, UnionType
+from typing import Any, Final, Literal, get_args, get_origin, get_type_hints, is_typeddict
 
 import yaml
 
@@ -27,6 +29,7 @@ from sidecar.config.schema import schema
 from sidecar.config.schema import text as policy_schema
 from sidecar.core import metrics
 from sidecar.core.outcome import FAILURES
+from sidecar.inspect import documents
 from sidecar.stages import BY_NAME
 from sidecar.telemetry.logs.log import LEVELS
 from sidecar.telemetry.metrics.prometheus import metric_name
@@ -119,13 +122,13 @@ def members() -> list[str]:
 def span_events() -> list[str]:
     """Return the events of a request's span."""
     text = (SOURCE / "core" / "events.py").read_text()
-    middle = text[text.index("# What happens to a request") :]
+    middle = text[text.index("# Events of a request's span") :]
     return re.findall(r'"([\w.]+)"$', middle, re.MULTILINE)
 
 
 def own_events() -> list[str]:
     text = (SOURCE / "core" / "events.py").read_text()
-    return re.findall(r'Final = "([\w.]+)"$', text[: text.index("# What happens to a request")], re.MULTILINE)
+    return re.findall(r'Final = "([\w.]+)"$', text[: text.index("# Events of a request's span")], re.MULTILINE)
 
 
 def telemetry() -> str:
@@ -301,9 +304,68 @@ def examples(name: str) -> Iterator[str]:
         yield f"\n```yaml\n{text}```\n"
 
 
+# ----- JSON documents
+
+
+JSON: Final = """\
+# JSON documents of the commands
+
+`sidecar check`, `routes` and `explain` print one JSON document with `--json`: see [command line](command-line.md).
+Every member is always there; one without a value is `null`. Later versions may add members. None is removed, renamed
+or given another meaning within a major version.
+
+"""
+TYPES: Final = {str: "text", int: "number", bool: "boolean", Any: "any value", NoneType: "null"}
+
+
+def json_documents() -> str:
+    """Return the reference of JSON documents."""
+    described = _attributes(Path(documents.__file__))
+    sections = []
+    for shape in documents.SHAPES:
+        rows = [
+            f"| `{name}` | {_json_type(hint)} | {described[shape.__name__][name]} |\n"
+            for name, hint in get_type_hints(shape).items()
+        ]
+        text = " ".join((shape.__doc__ or "").split())
+        sections.append(f"## {shape.__name__}\n\n{text}\n\n| member | type | what |\n|---|---|---|\n{''.join(rows)}")
+    return f"{NOTE}\n{JSON}" + "\n".join(sections)
+
+
+def _attributes(path: Path) -> dict[str, dict[str, str]]:
+    """Return the docstrings of attributes, by class and name."""
+    found: dict[str, dict[str, str]] = {}
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.ClassDef):
+            own = found[node.name] = {}
+            for field, text in zip(node.body, node.body[1:], strict=False):
+                match field, text:
+                    case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(docstring))):
+                        own[name] = " ".join(docstring.split())
+    return found
+
+
+def _json_type(hint: Any) -> str:
+    """Return the type of a member in words."""
+    if is_typeddict(hint):
+        return f"[{hint.__name__}](#{hint.__name__.lower()})"
+    if hint in TYPES:
+        return TYPES[hint]
+    inner = get_args(hint)
+    match get_origin(hint):
+        case origin if origin is Literal:
+            return " or ".join(f"`{str(each).lower() if isinstance(each, bool) else each}`" for each in inner)
+        case origin if origin is UnionType:
+            return " or ".join(map(_json_type, inner))
+        case origin if origin is list:
+            return f"list of {_json_type(inner[0])}"
+    return f"mapping of {_json_type(inner[1])}"
+
+
 FILES: Final = {
     DOCS / "policy-reference.md": policies,
     DOCS / "telemetry.md": telemetry,
+    DOCS / "json-documents.md": json_documents,
     **{DOCS / f"{name}.md": text for name, text in references.PAGES.items()},
     **{DOCS / "assets" / f"{name}.svg": drawn for name, drawn in PICTURES.items()},
     ROOT / "policies" / "schema.json": policy_schema,

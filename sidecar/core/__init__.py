@@ -1,24 +1,26 @@
-"""Vocabulary: what every other package speaks.  Imports no other package of the sidecar, and does no I/O.
+"""Types that all other packages share.  Imports no other package of the sidecar and does no I/O.
 
-A request and what becomes of it; start reading with these:
+Requests and their outcomes; start here:
 
-- `exchange`: one request on its way through the stages, its attempts and its forks.
+- `exchange`: one request on its way through the stages, with its attempts and forks.
 - `outcome`: a response or a failure, as a value.
-- `stage`: the one shape of a policy at run time, and its laws.
-- `promise`: runs a request's coroutine without a task.
-- `env`: clock, timers, randomness and instruments, handed in; what a stage is built with.
+- `stage`: the interface of a policy at run time, and its laws.
+- `promise`: drives a request's coroutine without a task.
+- `env`: injected clock, timers, randomness and instruments, and the context in which a stage is built.
 
 Messages:
 
-- `message`: header fields as lines and as pairs, look-ups in them, and the values that several packages read.
-- `body`: a body on its way from one connection to another.
+- `message`: header fields as lines and as pairs, look-ups in them, and parsers of common values.
+- `body`: a message body that streams from one connection to another.
 - `http1`: the grammar of HTTP/1.1 (RFC 9112).
-- `uri`: targets, paths and how servers read them.
+- `uri`: paths, the ways in which servers interpret them, and query strings.
 
 Policy files:
 
-- `spec`, `units`: base classes of what a file may say, and the types of its values.
-- `conditions`, `template`, `pattern`: lists of conditions, texts with names in braces, patterns that take linear time.
+- `spec`, `units`: base classes of specs, and the types of their values.
+- `conditions`: lists of conditions on an outcome.
+- `template`: texts with names in braces.
+- `pattern`: regular expressions that match in linear time.
 
-Telemetry and counting: `metrics`, `events` (their names in one place), and `window` (counts of the recent past).
+Telemetry: `metrics` and `events` define the names of all metrics and events; `window` counts recent calls.
 """

@@ -1,15 +1,16 @@
-"""Body on its way from one connection to another: pushed to its sink, with backpressure.
+"""Body: streams the content of one message from a connection to a sink, with backpressure.
 
 Rules:
 
-1. The reading side feeds pieces.  They go to the attached sink in the same turn of the loop, without a task, a queue or
-   a future.
-2. Without a sink pieces are kept, and the source is paused at `HIGH_WATER`: that and one read of the socket bound the
-   memory of a body.
-3. A body has one sink at a time.  Hedges therefore need a body that is whole (`Exchange.body`).
-4. A request's body can be recorded while it streams (`record`), up to a limit.  As long as it fits, `rewind` lets the
-   next attempt send it again from the start.
-5. A body ends exactly once: whole (`finish`), broken by the sender (`fail`) or given up by the reader (`cancel`).
+1. The receiving connection feeds pieces.  They go to the attached sink in the same turn of the loop, without a task, a
+   queue or a future.
+2. Without a sink, pieces are buffered.  The source is paused at `HIGH_WATER`, so a body takes at most that and one read
+   of the socket.
+3. A body has one sink at a time.  Hedges therefore need a body that is complete (`Exchange.body`).
+4. A request's body can be recorded while it streams (`record`), up to a limit.  While it fits, `rewind` lets the next
+   attempt send it again from the start.
+5. A body ends exactly once: complete (`finish`), broken off by its sender (`fail`) or cancelled by its reader
+   (`cancel`).
 """
 
 from __future__ import annotations
@@ -23,9 +24,11 @@ from sidecar.core.message import Headers
 from sidecar.core.outcome import CLIENT_CLOSED, Failure
 
 HIGH_WATER: Final = 64 * 1024
+"""Buffered bytes at which the source is paused."""
 SMALL: Final = 1024
-"""Bytes below which a piece that is kept is joined with the next."""
+"""Bytes below which a buffered piece is joined with the next."""
 OPEN, WHOLE, BROKEN, CANCELLED = range(4)
+"""States of a body; it stays in each of the last three."""
 
 
 class Source(Protocol):
@@ -34,7 +37,7 @@ class Source(Protocol):
     def pause_body(self) -> None: ...
     def resume_body(self) -> None: ...
     def cancel_body(self) -> None:
-        """Discard the rest of the body, whose `failure` says why."""
+        """Discard the rest of the body; the body's `failure` says why."""
 
 
 class Sink(Protocol):
@@ -69,16 +72,19 @@ class Body:
 
     def __init__(self, source: Source | None = None, length: int | None = None) -> None:
         self.source = source
+        """Connection that the body comes from; None once the body has ended."""
         self.length = length
         self.received = 0
+        """Bytes of content that have arrived."""
         self.state = OPEN
         self.failure: Failure | None = None
+        """Failure that ended the body; None while it is open, and if it is complete."""
         self.cause = ""
-        """Words on what broke the body off, for logs."""
+        """Description of what broke the body off, for logs; empty unless it is broken."""
         self.held = 0.0
-        """Seconds for which the client has held the body up: it did not send it, or did not read it."""
+        """Seconds for which the client has delayed the body, by not sending or not reading it."""
         self.held_since = inf
-        """Instant since which it does so once more; infinite while it does not."""
+        """Instant at which the current delay by the client began; infinite without one."""
         self.trailers: Headers = []
         self._pieces: list[bytes] = []
         self._size = 0
@@ -91,7 +97,7 @@ class Body:
     # ----- called by the sender
 
     def feed(self, data: bytes) -> None:
-        """Take the next piece."""
+        """Pass the next piece to the sink, or buffer it if there is none."""
         self.received += len(data)
         if self._record is not None:
             if self.received > self._limit:
@@ -102,7 +108,7 @@ class Body:
             self._sink.write(data)
         elif self.state == OPEN:
             pieces = self._pieces
-            if pieces and len(pieces[-1]) < SMALL:  # or pieces of a few bytes would take many times their size
+            if pieces and len(pieces[-1]) < SMALL:  # pieces of a few bytes would take many times their size in memory
                 pieces[-1] += data
             else:
                 pieces.append(data)
@@ -111,18 +117,18 @@ class Body:
                 self.pause()
 
     def finish(self, trailers: Headers | None = None) -> None:
-        """End the body as whole."""
+        """End the body as complete."""
         if self.state != OPEN:
             return
         self.state = WHOLE
         if trailers:
             self.trailers = trailers
-        self._close(None)  # before the sink: its receiver may rely on what listeners settle
+        self._close(None)  # before the sink, whose owner may rely on what the listeners have settled
         if self._sink is not None:
             self._sink.finish(self.trailers)
 
     def fail(self, failure: Failure, cause: str = "") -> None:
-        """End the body as broken off by its sender; `cause` says how, for logs."""
+        """End the body as broken off by its sender; `cause` describes the error for logs."""
         if self.state != OPEN:
             return
         self.state = BROKEN
@@ -135,10 +141,10 @@ class Body:
     # ----- called by the reader
 
     def attach(self, sink: Sink) -> None:
-        """Send all pieces, those that are kept and those that follow, to the sink."""
+        """Send the buffered pieces and all that follow to `sink`."""
         self._sink = sink
         pieces, self._pieces, self._size = self._pieces, [], 0
-        was_paused, self._paused = self._paused, False  # only pauses by the new sink hold
+        was_paused, self._paused = self._paused, False  # pauses by an earlier sink no longer count
         for piece in pieces:
             sink.write(piece)
         if self._sink is not sink:
@@ -151,18 +157,18 @@ class Body:
             self.source.resume_body()
 
     def detach(self) -> None:
-        """Remove the sink; pieces are kept again."""
+        """Remove the sink; further pieces are buffered."""
         self._sink = None
 
     def pause(self) -> None:
-        """Pause the source."""
+        """Pause the source; without effect while it is paused, and once the body has ended."""
         if not self._paused and self.state == OPEN:
             self._paused = True
             if self.source is not None:
                 self.source.pause_body()
 
     def resume(self) -> None:
-        """Resume the source."""
+        """Resume the source; without effect unless it is paused."""
         if self._paused:
             self._paused = False
             if self.source is not None and self.state == OPEN:
@@ -170,27 +176,27 @@ class Body:
 
     @property
     def left(self) -> int:
-        """Bytes that are still to come; 0 if the length is not known."""
+        """Bytes that have yet to arrive; 0 if the length is unknown."""
         return 0 if self.length is None else self.length - self.received
 
-    # ----- the client's share of the time, measured by the connection to the upstream
+    # ----- delays by the client, measured by the connection to the upstream
 
     def hold(self, now: float) -> None:
-        """Note that from now on the client holds the body up; it may be said twice."""
+        """Record that the client delays the body from now on.  Idempotent."""
         if self.held_since == inf:
             self.held_since = now
 
     def release(self, now: float) -> None:
-        """Note that the client does not hold it up any more; it may be said twice."""
+        """Record that the client no longer delays the body.  Idempotent."""
         self.held = self.held_for(now)
         self.held_since = inf
 
     def held_for(self, now: float) -> float:
-        """Return the seconds for which the client has held the body up until now."""
+        """Return the seconds for which the client has delayed the body until `now`."""
         return self.held + max(0.0, now - self.held_since)
 
     def cancel(self, failure: Failure = CLIENT_CLOSED) -> None:
-        """Give the rest of the body up; `failure` says why the client does not get it."""
+        """Discard the rest of the body; `failure` says why the client does not get it."""
         self._sink = None
         self._pieces.clear()
         self._size = 0
@@ -203,14 +209,14 @@ class Body:
             self._close(failure)
 
     def on_close(self, listener: Callable[[Failure | None], None]) -> None:
-        """Call `listener` once when the body has ended: with None if it is whole, else with its failure."""
+        """Call `listener` once the body has ended: with None if it is complete, else with its failure."""
         if self.state == OPEN:
             self._listeners.append(listener)
         else:
             listener(self.failure)
 
     def _close(self, failure: Failure | None) -> None:
-        self.source = None  # it may refer to this body, and cycles wait for the garbage collector
+        self.source = None  # breaks a reference cycle, which only the garbage collector would free
         listeners, self._listeners = self._listeners, []
         for listener in listeners:
             listener(failure)
@@ -218,7 +224,10 @@ class Body:
     # ----- replay of a request's body
 
     def record(self, limit: int) -> None:
-        """Keep up to `limit` bytes for another attempt; call it before the first attach.  A larger limit wins."""
+        """Record up to `limit` bytes for further attempts; of several limits the largest counts.
+
+        Call it before the first `attach`.
+        """
         if limit <= self._limit or max(self.received, self.length or 0) > limit or not self.is_replayable:
             return
         self._limit = limit
@@ -227,13 +236,13 @@ class Body:
 
     @property
     def is_replayable(self) -> bool:
-        """True if all bytes since the start are kept, and the body is neither broken nor cancelled."""
+        """True if all bytes since the start are in memory, and the body is neither broken nor cancelled."""
         if self.state == BROKEN or self.state == CANCELLED:
             return False
         return self._record is not None or (self._sink is None and self.received == self._size)
 
     def rewind(self) -> None:
-        """Start again from the first byte; only if `is_replayable`."""
+        """Restart the body from its first byte.  The body must be replayable."""
         self._sink = None
         if self._record is not None:
             self._pieces = list(self._record)
@@ -241,10 +250,10 @@ class Body:
             if self._size < HIGH_WATER:
                 self.resume()
 
-    # ----- whole bodies
+    # ----- complete bodies
 
     def whole(self) -> bytes:
-        """Return the content of a body that is whole and has no sink."""
+        """Return the content of a complete body that has had no sink."""
         return b"".join(self._pieces)
 
     def __repr__(self) -> str:
@@ -255,11 +264,11 @@ class Body:
 # ----- from the bytes of a connection to a body
 
 UNTIL_CLOSE: Final = -2
-"""Length of a body that ends with the connection, beside lengths in bytes and `CHUNKED`."""
+"""Length of a body that ends when the connection closes (RFC 9112 6.3)."""
 
 
 class BodyReader:
-    """Reader of one body from the bytes of a connection; feeds `body`."""
+    """Reader of one message body: takes the bytes of a connection and feeds their content to `body`."""
 
     __slots__ = ("_decoder", "_left", "body", "rest", "trailers")
 
@@ -267,24 +276,25 @@ class BodyReader:
         """`length` is in bytes, or `CHUNKED`, or `UNTIL_CLOSE`."""
         self.body = body
         self.rest = b""
-        """Bytes that followed the body; empty until it is whole."""
+        """Bytes that followed the body; empty until the body is complete."""
         self.trailers: Headers = []
         self._decoder = ChunkedDecoder() if length == CHUNKED else None
         self._left = length
 
     @property
     def ends_with_the_connection(self) -> bool:
+        """True if the body ends when the connection closes."""
         return self._left == UNTIL_CLOSE
 
     @property
     def is_behind(self) -> bool:
-        """True if bytes wait for the next turn of the loop: they are more chunks than one turn is for."""
+        """True if a read held more chunks than one turn of the loop processes, so that some bytes wait for the next."""
         return self._decoder is not None and self._decoder.is_behind
 
     def feed(self, data: bytes) -> bool:
-        """Feed the next bytes to `body` and return True once it is whole.
+        """Feed the next bytes to `body` and return True once the body is complete.
 
-        The caller then calls `body.finish`, after its own state is in order.  Raises `Invalid`.
+        The caller then updates its own state and calls `body.finish`.  Raises `Invalid`.
         """
         decoder = self._decoder
         if decoder is not None:

@@ -8,23 +8,23 @@ from typing import Final
 from sidecar.core.outcome import Outcome
 
 STATUS_CLASSES: Final = {f"{n}xx": range(n * 100, n * 100 + 100) for n in range(1, 6)}
-"""Statuses of each class, by the class's word in a policy file."""
+"""Range of statuses of each class, by the name that policy files use."""
 CONDITION_WORDS: Final = ("connect_failure", "reset", "timeout", "protocol_error", *STATUS_CLASSES)
-"""Words that a list of conditions may hold besides a status."""
+"""Names that a list of conditions may contain besides status numbers."""
 
 
 class Conditions:
     """Compiled list of conditions such as `[connect_failure, reset, timeout, 5xx, 429]`.
 
-    `connect_failure` covers connects that were refused and those that timed out.  A status is compared for real
-    responses alone, so a 503 of the sidecar never counts as one of the upstream.
+    `connect_failure` covers refused connections and connect timeouts.  Statuses are compared only for responses of the
+    upstream, so a 503 that the sidecar makes never matches.
     """
 
     __slots__ = ("codes", "statuses", "words")
 
     def __init__(self, words: Iterable[str | int]) -> None:
         self.words = tuple(words)
-        """Conditions as the policy file has them."""
+        """Conditions as written in the policy file."""
         codes: set[str] = set()
         statuses = bytearray(1000)
         for word in self.words:
@@ -38,12 +38,12 @@ class Conditions:
         if "connect_failure" in codes:
             codes.add("connect_timeout")
         self.codes = frozenset(codes)
-        """Codes of the failures that meet a condition."""
+        """Codes of the failures that match."""
         self.statuses = bytes(statuses)
-        """1 at the index of each status that meets one, 0 elsewhere."""
+        """One byte for each status: 1 if the status matches, else 0."""
 
     def match(self, outcome: Outcome) -> bool:
-        """True if the outcome meets one of the conditions."""
+        """True if the outcome matches one of the conditions."""
         failure = outcome.failure
         if failure is None:
             return self.statuses[outcome.status] == 1

@@ -1,7 +1,8 @@
-"""Env: time, randomness and the event loop, handed in.  Stages reach them in no other way.
+"""Env: injected clock, timers, randomness and instruments.  Stages reach them in no other way.
 
-`Env.on` assembles one on a loop: once in each process, and once in each simulation on a virtual clock.  The linter bans
-the global clocks and generators everywhere else.  `BuildContext` is all that a stage sees while it is built.
+`Env.on` makes an env for an event loop: one in each process, and one in each simulation, on a virtual clock.  The
+linter bans global clocks and random generators everywhere else.  `BuildContext` is all that a stage sees while it is
+built.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class Pending(Protocol):
 
 
 class Loop(Protocol):
-    """Event loop, as far as an `Env` needs it."""
+    """Methods of an event loop that an `Env` uses."""
 
     def time(self) -> float: ...
     def create_future(self) -> Any: ...
@@ -43,45 +44,45 @@ class Loop(Protocol):
 
 
 class Names(Protocol):
-    """Looks names up and connects to them.  See `sidecar.upstream.resolver`."""
+    """Resolver of host names that also connects to hosts (`sidecar.upstream.resolver`)."""
 
     def look_up(self, name: str) -> Coroutine[Any, Any, Sequence[str]]:
-        """Return the addresses of a name, at least one.  Raises OSError."""
+        """Return the addresses of a name, at least one.  Raises `OSError`."""
 
     async def open_socket(self, host: str, port: int) -> socket.socket:
-        """Return a socket that is connected to one of the addresses of a host.  Raises OSError."""
+        """Return a socket that is connected to one of a host's addresses.  Raises `OSError`."""
 
     def awaits(self, name: str) -> bool:
-        """True if connections to a name wait for its look-up."""
+        """True if connections wait for the look-up of `name`."""
 
     def tuned(self, settings: Any) -> Any:
-        """Return names under the `resolve` block of an upstream; None for the usual settings."""
+        """Return a resolver with the settings of an upstream's `resolve` block; None means the defaults."""
 
 
 @dataclass(frozen=True, slots=True)
 class Env:
-    """Clock, timers, tasks, randomness, events and instruments, as a stage gets them."""
+    """Clock, timers, tasks, randomness, events and instruments of a stage."""
 
     now: Callable[[], float]
-    """Return seconds of a clock that never jumps; its zero is arbitrary."""
+    """Return the time of a monotonic clock in seconds; its zero is arbitrary."""
     wall: Callable[[], float]
-    """Return seconds since 1970 (UTC), for HTTP dates and logs."""
+    """Return the Unix time in seconds, for HTTP dates and logs."""
     sleep: Callable[[float], Awaitable[None]]
-    """Wait for so many seconds."""
+    """Wait for a number of seconds."""
     call_later: Callable[..., Handle]
     """Start a timer: `call_later(seconds, function, *args)`."""
     spawn: Callable[[Coroutine[Any, Any, Any]], Any]
-    """Run a coroutine in an `asyncio.Task`.  For background work: creating a task is dear on a request's path."""
+    """Run a coroutine in an `asyncio.Task`.  For background work: creating a task is expensive on a request's path."""
     future: Callable[[], Any]
     """Return a new `asyncio.Future` of the loop."""
     rng: random.Random
-    """Source of jitter and sampling; seeded in tests."""
+    """Random generator for jitter, sampling and load balancing; seeded in tests."""
     emit: Callable[..., None]
-    """Report a transition or a trouble: `emit(event, **attributes)` (`sidecar.core.events`).  Never once a request."""
+    """Log an event of `sidecar.core.events`: `emit(event, **attributes)`.  For state changes, not for each request."""
     meter: Meter
-    """Gives out instruments."""
+    """Source of counters, histograms and gauges."""
     names: Names | None = None
-    """Looks names up.  None where the loop does so itself when it connects, as a virtual one does."""
+    """Resolver of host names.  None if the loop resolves them itself when it connects, as a virtual loop does."""
 
     @classmethod
     def on(
@@ -96,7 +97,7 @@ class Env:
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         names: Names | None = None,
     ) -> E:
-        """Return an env whose timers and tasks are those of `loop`; `now` is the loop's clock unless it is given."""
+        """Return an env with the timers and tasks of `loop`, and with its clock unless `now` is given."""
         return cls(
             now=now or loop.time,
             wall=wall,
@@ -112,19 +113,20 @@ class Env:
 
 
 class Describable(Protocol):
-    """State that can be shown; every object in the state store is one."""
+    """Object that `/state` of the admin listener shows; every object in the state store is one."""
 
     def describe(self) -> dict[str, Any]:
-        """Return JSON-ready facts for `/state`."""
+        """Return the object's state as JSON-ready values."""
 
 
 StateKey = tuple[str, ...]
-"""Identity of a piece of state, such as `("breaker", "upstream", "payments")`: what it is about, and no setting."""
+"""Identity of an object in the state store, such as `("breaker", "upstream", "payments")`.  Settings are no part of it,
+so the object survives their change."""
 
 
 @dataclass(frozen=True, slots=True)
 class BuildContext:
-    """Everything that a stage is built with, besides its spec."""
+    """Context in which a stage is built from its spec."""
 
     env: Env
     route: str
@@ -132,22 +134,22 @@ class BuildContext:
     upstream: str
     """Name of the upstream."""
     scope: str
-    """`route` or `upstream`: where the block stands."""
+    """Section that contains the block: `route` or `upstream`."""
     where: str
     """`file:line` of the block."""
     obtain: Callable[[StateKey, Any, Callable[[], Any]], Any]
-    """Return the state that lives under a key: `obtain(key, spec, make)`.  It is made if there is none, and survives
-    reloads.  If the spec differs from its own, `retune(spec)` is called when the new policies are committed."""
+    """Return the object with a key from the state store: `obtain(key, spec, make)`.  `make()` creates it if the store
+    has none.  An existing one survives a reload; if its spec has changed, `retune(spec)` is called at commit."""
     resources: Callable[[str, str], Any]
-    """Return what another section declares: `resources(kind, name)`, such as `("upstream", name)`, which is a
-    `Service`, or `("cache", name)`.  Raises `ValueError` for what is not declared."""
+    """Return a declared resource: `resources("upstream", name)`, which is a `Service`, or `resources("cache", name)`.
+    Raises `ValueError` if it is not declared."""
     service: str = ""
     """Name of the service beside the sidecar."""
     endpoint: str = ""
-    """URL of the endpoint that the stage is for; empty for all of them."""
+    """URL of the only endpoint that the stage is for; empty if it is for all."""
 
     @property
     def owner(self) -> StateKey:
-        """Part of a state key that says whose the state is."""
+        """Part of a state key that names the route, upstream or endpoint of the block."""
         owner = (self.scope, self.upstream if self.scope == "upstream" else self.route)
         return (*owner, self.endpoint) if self.endpoint else owner

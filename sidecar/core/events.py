@@ -1,8 +1,8 @@
-"""Names of events, as constants that stages and telemetry share."""
+"""Names of events, shared by stages and telemetry."""
 
 from typing import Final
 
-# Events of the process (`Env.emit`): transitions and troubles, never once a request.
+# Events of the process (`Env.emit`): changes of state and errors, not single requests.
 BREAKER_TRANSITION: Final = "breaker.transition"
 BUDGET_EXHAUSTED: Final = "retry_budget.exhausted"
 ENDPOINT_EJECTED: Final = "endpoint.ejected"
@@ -30,7 +30,7 @@ DRAINING: Final = "draining"
 DRAIN_EXPIRED: Final = "drain.expired"
 STOPPED: Final = "stopped"
 
-# What happens to a request, as events of its span (`Exchange.trace.note`).
+# Events of a request's span (`Exchange.trace.note`).
 QUEUED: Final = "queue.waited"
 RETRIED: Final = "retry.scheduled"
 HEDGED: Final = "hedge.started"

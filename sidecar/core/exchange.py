@@ -1,14 +1,14 @@
-"""Exchange: one request on its way through the stages, with the notes that stages leave for telemetry.
+"""Exchange: one request on its way through the stages, with the notes that stages make for telemetry.
 
 Rules:
 
-1. The downstream connection sets the facts of a request once.  A stage that rewrites the request (`transform`) changes
-   them for the stages further in and restores them afterwards (`RequestFacts`).
-2. A further attempt works on a fork, which shares the facts and the list of attempts with its original.
-3. What other packages hang on an exchange (route, trace, shared fetch, stale response) is known here by a protocol.
+1. The downstream connection sets the attributes of a request once.  A stage that rewrites the request (`transform`)
+   changes them for the stages further in and restores them afterwards (`RequestFacts`).
+2. Each further attempt has a fork, with a copy of the attributes and the same list of attempts.
+3. Objects of other packages (route, trace, shared fetch) are declared here as protocols.
 
-Defaults stand in the class body, so that a new exchange stores only what differs from them.  A fork costs one new
-object and one assignment a fact: each is named in `fork`, so a type checker and a compiler see it.
+Defaults are class attributes, so that a new exchange stores only what differs from them.  `fork` names each attribute
+that it copies, so that type checker and compiler see them.
 """
 
 from __future__ import annotations
@@ -24,47 +24,47 @@ if TYPE_CHECKING:
     from sidecar.core.outcome import Outcome
 
 NEVER: Final = float("inf")
-"""The instant or duration, in seconds, that no clock reaches."""
+"""Instant or duration in seconds that no clock reaches: no limit."""
 SHORTEST_ANSWER: Final = 0.001
-"""Seconds that any answer takes.  With less time left a further attempt is not worth starting."""
+"""Shortest time of a response, in seconds.  With less time left no further attempt is started."""
 
 SAFE_METHODS: Final = frozenset((b"GET", b"HEAD", b"OPTIONS", b"TRACE"))
-"""Methods that change nothing (RFC 9110 9.2.1)."""
+"""Safe methods (RFC 9110 9.2.1)."""
 IDEMPOTENT_METHODS: Final = SAFE_METHODS | {b"PUT", b"DELETE"}
-"""Methods that may be repeated (RFC 9110 9.2.2)."""
+"""Idempotent methods (RFC 9110 9.2.2)."""
 
 CRITICAL: Final = 0
 DEFAULT: Final = 1
 SHEDDABLE: Final = 2
 UNSAID: Final = -1
 CRITICALITIES: Final = {"critical": CRITICAL, "default": DEFAULT, "sheddable": SHEDDABLE}
-"""Ranks of a request by the word in a policy file; under pressure the highest number is refused first."""
+"""Criticality by its name in a policy file; under overload the highest number is refused first."""
 
 
 class RequestMetrics:
-    """Instruments that record the requests of one route.  A class, since a call through a protocol is dear."""
+    """Instruments for the requests of one route.  A class, because compiled code calls a protocol more slowly."""
 
     __slots__ = ()
 
     def record(self, method: bytes, status: int, reason: str, seconds: float) -> None:
-        """Count a request that has ended; `reason` is its failure's code, empty for a response."""
+        """Count a completed request; `reason` is the code of its failure, empty for a response."""
         raise NotImplementedError
 
     def exemplify(self, method: bytes, status: int, reason: str, exemplar: Exemplar) -> None:
-        """Attach a trace to the bucket that the request was counted in."""
+        """Attach a trace to the histogram bucket of a completed request."""
         raise NotImplementedError
 
 
 class MatchedRoute(Protocol):
-    """Route of an exchange, as telemetry and error responses see it."""
+    """Route of an exchange: what telemetry and error responses use of it."""
 
     @property
     def name(self) -> str:
-        """Name in the policy file."""
+        """Name of the route in the policy file."""
 
     @property
     def upstream(self) -> str:
-        """Name of its upstream."""
+        """Name of the route's upstream."""
 
     @property
     def template(self) -> str:
@@ -72,125 +72,122 @@ class MatchedRoute(Protocol):
 
     @property
     def policies(self) -> Collection[str]:
-        """Names of the blocks in its way, those of its upstream included."""
+        """Names of the blocks that apply to the route, those of its upstream included."""
 
     @property
     def metrics(self) -> RequestMetrics:
-        """Instruments that record its requests."""
+        """Instruments that record the route's requests."""
 
 
 class CapturingRule(Protocol):
-    """Rule of a route, which may capture parts of a path."""
+    """Rule of a route that may capture parts of a path."""
 
     def capture(self, path: bytes) -> dict[str, str]:
-        """Return what is captured of a path that it matches, decoded."""
+        """Return the captures of a path that the rule matches, decoded, by their names."""
 
 
 class RequestTrace(Protocol):
     """Place of a request in a distributed trace; all forks share it."""
 
     trace_id: bytes
-    """32 hex digits."""
+    """Trace ID, 32 hex digits."""
 
     @property
     def span_id(self) -> int:
-        """Server span, 64 bits."""
+        """ID of the server span, 64 bits."""
 
     @property
     def is_sampled(self) -> bool:
-        """True if the caller or the sampler asks for the spans."""
+        """True if the caller or the sampler requested that the spans are recorded."""
 
     @property
     def kept(self) -> str:
-        """Why the spans are recorded; empty if they are not.  Known once the request has ended."""
+        """Reason for which the spans are recorded; empty if they are not, and until the request has ended."""
 
     def note(self, event: str, /, **facts: object) -> None:
-        """Add an event to the server span."""
+        """Add an event with attributes to the server span."""
 
     def attempt(self, x: Exchange, attempt: Attempt) -> None:
-        """Give an attempt its span, and the exchange the fields that tell the upstream of it."""
+        """Start the span of an attempt, and set `x.trace_lines` to the fields that propagate it to the upstream."""
 
     def link(self, other: RequestTrace) -> None:
-        """Point to the request whose fetch brought this answer."""
+        """Link the server span to that of another request, whose fetch produced this response."""
 
 
 class Cancellable(Protocol):
-    """Something that runs for a request and can be given up."""
+    """Operation of a request that can be cancelled."""
 
     def cancel(self) -> None: ...
 
 
 class Supersedable(Protocol):
-    """Call of a request that a stage can have go on with another outcome (`sidecar.engine.pipeline`)."""
+    """Call whose outcome a stage can replace while it runs (`sidecar.engine.pipeline`)."""
 
     def supersede(self, ticket: object, outcome: Outcome) -> None:
-        """Abandon what runs behind the stage that has the ticket."""
+        """Abandon what runs behind the stage with this ticket, and continue with `outcome`."""
 
 
 class SharedFetch(Protocol):
-    """Fetch whose answer other requests wait for."""
+    """Fetch whose response several requests wait for (single-flight)."""
 
     def detach_client(self, call: Cancellable) -> bool:
-        """Take over the call of a request whose client has left.  False if nobody waits for it."""
+        """Take over the call of a request whose client has left.  False if no other request waits for the fetch."""
 
 
 class Attempt:
-    """One attempt at the upstream, as metrics, spans and the access log report it."""
+    """Attempt at the upstream, as metrics, spans and the access log report it."""
 
-    __slots__ = (
-        "answered", "cause", "ended", "endpoint", "number", "reason", "span_id", "started", "status", "upstream", "why",
-    )  # fmt: skip
+    answered = 0.0
+    """Instant at which the head of the response was complete; 0.0 until then."""
+    ended = 0.0
+    """Instant of the last byte or of the failure; 0.0 until then."""
+    upstream = ""
+    """Name of the upstream."""
+    endpoint = ""
+    """URL of the endpoint."""
+    status = 0
+    """Status of the response; 0 for a failure."""
+    reason = ""
+    """Code of the failure; empty for a response."""
+    cause = ""
+    """Error text of the operating system or the parser; empty without one."""
+    why = "first"
+    """Reason of the attempt: `first`, `retry:<reason or status>`, `hedge`, `fallback` or `revalidate`."""
+    span_id = 0
+    """ID of the attempt's span, which the upstream gets as its parent, 64 bits; 0 if tracing is off."""
 
     def __init__(self, number: int, started: float) -> None:
         self.number = number
-        """1 for the first attempt."""
+        """Number of the attempt within its request; the first is 1."""
         self.started = started
-        """Instant (`env.now`)."""
-        self.answered = 0.0
-        """Instant at which the head of the response was complete; 0.0 until then."""
-        self.ended = 0.0
-        """Instant of the last byte or of the failure; 0.0 until then."""
-        self.upstream = ""
-        """Name of the upstream."""
-        self.endpoint = ""
-        """URL of the endpoint."""
-        self.status = 0
-        """Status of the response; 0 for a failure."""
-        self.reason = ""
-        """Code of the failure; empty for a response."""
-        self.cause = ""
-        """Failure in the words of the operating system or the parser."""
-        self.why = "first"
-        """`first`, `retry:<reason or status>`, `hedge`, `fallback` or `revalidate`."""
-        self.span_id = 0
-        """Parent span that the upstream was told, 64 bits; 0 if tracing is off."""
+        """Instant of the start (`env.now`)."""
 
 
 class Exchange(Message):
-    """One request, and what is known of it."""
+    """Request with its attributes, its attempts and its state in the stages."""
 
     route: MatchedRoute | None
     """Route that the request was matched to; it stays the same for the whole exchange.  None before matching."""
     version = 11
-    """10 for HTTP/1.0, 11 for HTTP/1.1, as the client said it."""
+    """HTTP version of the request: 10 for HTTP/1.0, 11 for HTTP/1.1."""
     scheme = b"http"
-    """`http` or `https`, as the client asked: that of the connection unless a trusted proxy says otherwise."""
+    """Scheme of the request, `http` or `https`: that of the connection unless a trusted proxy states another."""
     authority = b""
     """Host field or authority of an absolute target, without user information.  The upstream gets it as its Host."""
     public_authority = b""
-    """Host that the client asked for, if a trusted proxy says that it was another than `authority`; else empty."""
+    """Host that the client requested, if a trusted proxy states another than `authority`; else empty."""
     path = b"/"
-    """Path as it came, percent-encoded; never empty."""
+    """Path as received, percent-encoded; never empty."""
     query: bytes | None = None
     """Query without its question mark; None if the target has none."""
     has_escapes = True
     """False if neither path nor query is percent-encoded."""
     body = b""
-    """Body of a request that had arrived whole with its head."""
+    """Body that had arrived completely with the head of the request."""
     stream: Body | None = None
-    """Body that was still arriving; `body` is then empty."""
+    """Body that was still arriving; `body` is then empty.  None for a body that had arrived completely."""
     forwarding = b""
-    """Whole field lines that the sidecar adds on the way upstream (Via, X-Forwarded-*)."""
+    """Complete field lines that the sidecar adds for the upstream (Via, X-Forwarded-*)."""
     client_address = ""
     """IP address of the client."""
     request_id = b""
@@ -198,80 +195,81 @@ class Exchange(Message):
     captured_by: CapturingRule | None
     """Rule that the path has matched; None before matching."""
     captured_path = b""
-    """Path as it was then, in the form in which paths are compared."""
+    """Canonical path (`sidecar.core.uri`) that the rule has matched."""
     _captures: dict[str, str] | None = None
     upgrade: bytes | None = None
-    """`websocket` for a request to upgrade to it."""
+    """Protocol that the request asks to upgrade to, always `websocket`; None without an upgrade."""
     expects_continue = False
     """True while the client waits for a 100 before it sends the body."""
     accepts_trailers = False
-    """True if the request said `TE: trailers`."""
+    """True if the request has `TE: trailers`."""
     interim: Callable[[int, bytes], None] | None = None
-    """Passes status and field lines of an interim response (1xx) to the client; None if it cannot take any."""
+    """Function that sends status and field lines of an interim response (1xx) to the client; None for HTTP/1.0."""
     arrived = 0.0
     """Instant (`env.now`) of the first byte."""
     deadline = NEVER
-    """Instant by which the last byte of the response must be out."""
+    """Instant by which the last byte of the response must be sent."""
     caller_deadline = NEVER
-    """The same as the caller has set it; `deadline` is another instant where the policy allows less."""
+    """Deadline that the caller has set.  `deadline` is earlier if the policy allows less time."""
     min_deadline = 0.0
     """Seconds from the arrival to the earliest deadline that the request itself may set; 0 for a trusted peer."""
     attempt_timeout = NEVER
-    """Seconds for one attempt."""
+    """Timeout of one attempt in seconds."""
     timeout_header = b"x-request-timeout-ms"
-    """Name of the field that tells the upstream the milliseconds left; empty to send none."""
+    """Name of the field that gives the upstream the time left in milliseconds; empty to send none."""
     grpc_timeout = False
-    """True if the request had a `grpc-timeout`, which is then written anew."""
+    """True if the request had a `grpc-timeout`, which is then replaced by the time left."""
     idle_timeout = NEVER
-    """Seconds between two pieces of a body."""
+    """Longest time between two pieces of a body, in seconds."""
     criticality = DEFAULT
-    """Rank under pressure, see `CRITICALITIES`."""
+    """Criticality, one of `CRITICALITIES`."""
     said_criticality = UNSAID
-    """Rank that the request itself names; `UNSAID` if it names none."""
+    """Criticality that a field of the request names; `UNSAID` if it names none."""
     attempt = 1
     """Number of this attempt, the first is 1; a fork has its own."""
     why = "first"
     """Reason of this attempt, see `Attempt.why`."""
     marked_attempt = 0
-    """Number of attempts that a caller has made before this one, by the mark on the request; 0 without a mark."""
+    """Number of attempts that a caller has made before this one, as stated by the request; 0 if it states none."""
     is_hedge = False
     """True for a fork that a hedge has started."""
     is_counted = False
-    """True once the request has been deposited in the retry budget."""
+    """True once the request has been counted in the retry budget."""
     avoid: frozenset[str] = frozenset()
-    """URLs of endpoints that were tried; the balancer takes others if it can."""
+    """URLs of the endpoints of earlier attempts; the balancer prefers others."""
     attempts: list[Attempt]
     """Attempts in the order in which they started; all forks share the list."""
     retry_stopped = ""
-    """Why no further retry was made: `marked`, `method`, `attempts`, `body`, `retry_after`, `deadline` or `budget`."""
+    """Reason for no further retry: `marked`, `method`, `attempts`, `body`, `retry_after`, `deadline` or `budget`; else
+    empty."""
     refused_by = ""
     """Name of the block whose refusal a fallback has replaced, or that has ended a session; empty without one."""
     replaced: Outcome | None = None
-    """Failure or bad response that a fallback has replaced; None if none has."""
+    """Failure or bad response that a fallback has replaced; None without one."""
     speaks_to_caches = True
-    """False if no field of the request is one of `sidecar.core.message.FOR_CACHES`, and none has a name that may be
-    another one's twin."""
+    """False if no field matters to caches: none is in `sidecar.core.message.FOR_CACHES`, and none has a name that may
+    be a twin of another."""
     shared_fetch: SharedFetch | None
-    """Fetch that this request makes for itself and for others; None once it has ended."""
+    """Fetch that this request makes for itself and for others; None without one, and once it has ended."""
     cache = ""
     """Result of the cache: `hit`, `stale`, `revalidated`, `coalesced`, `miss` or `bypass`; empty without a cache."""
     stale: Callable[[], Outcome] | None = None
-    """Makes the outdated response that the cache still has; None if it has none."""
+    """Function that makes a response from the stale one in the cache; None if the cache has none."""
     trace: RequestTrace | None
-    """Place in a trace; None if tracing is off."""
+    """Place of the request in a trace; None if tracing is off."""
     call: Supersedable | None
-    """Call that is on its way in, for a stage that may supersede what runs behind it; else None."""
+    """Running call, for a stage that may supersede what runs behind it; None if no stage of the route does."""
     trace_lines = b""
-    """Whole field lines that tell the upstream of this attempt about the trace."""
+    """Complete field lines that propagate the trace to the upstream in this attempt."""
 
     def __init__(self, method: bytes, path: bytes, headers: Headers | None = None, lines: bytes = b"") -> None:
-        """Take end-to-end fields as `headers`, or as `lines` that the grammar has accepted."""
+        """Take the end-to-end fields as `headers`, or as `lines` that match the grammar."""
         self.method = method
         self.path = path
         self.parsed = headers
         self.raw = lines
         self.attempts = []
-        # Here and not in the class body, where mypyc takes None for "not set" if the type is a protocol.
+        # Not class attributes: there, mypyc takes None for "not set" if the type is a protocol.
         self.route = None
         self.captured_by = None
         self.shared_fetch = None
@@ -279,10 +277,9 @@ class Exchange(Message):
         self.call = None
 
     def fork(self, attempt: int, why: str) -> Exchange:
-        """Return the same request for another attempt.  What is set on it later stays its own; attempts are shared.
+        """Return a copy of the request for another attempt, with the same list of attempts.
 
-        What the downstream connection has seen of the fields and the target is not taken over, because a fork may ask
-        for something else.
+        `has_escapes` and `speaks_to_caches` are not copied, because the fork's target and fields may be changed.
         """
         twin = Exchange(self.method, self.path, self.parsed, self.raw)
         twin.attempt = attempt
@@ -330,20 +327,21 @@ class Exchange(Message):
         return twin
 
     def abandon(self, call: Cancellable) -> bool:
-        """End the call of a request whose client has left.  False if it goes on for requests that share its fetch."""
+        """Cancel the call of a request whose client has left.  False if it continues for other requests, which share
+        its fetch."""
         if self.shared_fetch is not None and self.shared_fetch.detach_client(call):
             return False
         call.cancel()
         return True
 
     def shorten_deadline(self, seconds: float) -> None:
-        """Take the time that the request itself allows, in seconds from its arrival, within what it may ask for."""
+        """Limit the request to `seconds` from its arrival, as its caller asks, but to no less than `min_deadline`."""
         self.caller_deadline = min(self.caller_deadline, self.arrived + max(seconds, self.min_deadline))
         self.deadline = min(self.deadline, self.caller_deadline)
 
     @property
     def captures(self) -> dict[str, str]:
-        """Values of the names in the route's path template, found at the first access."""
+        """Values of the captures in the route's path template, by name; found at the first access."""
         found = self._captures
         if found is None:
             rule = self.captured_by
@@ -356,17 +354,17 @@ class Exchange(Message):
 
     @property
     def is_retry(self) -> bool:
-        """True if the request arrived marked as a caller's retry."""
+        """True if the caller has marked the request as a retry."""
         return self.marked_attempt > 0
 
     @property
     def host(self) -> bytes:
-        """Authority of the effective request URI (RFC 9110 7.1): that which the client asked for."""
+        """Authority of the target URI (RFC 9110 7.1), as the client requested it."""
         return self.public_authority or self.authority
 
     @property
     def target(self) -> bytes:
-        """Path and query as they go on the wire."""
+        """Path and query in the form of a request line."""
         return self.path if self.query is None else self.path + b"?" + self.query
 
     @property
@@ -379,7 +377,7 @@ class Exchange(Message):
 
 
 class RequestFacts:
-    """Facts of a request that a stage may change for the stages further in, as they were."""
+    """Copy of the attributes of a request that a stage may change for the stages further in."""
 
     __slots__ = (
         "authority", "body", "expects_continue", "forwarding", "method", "parsed", "path", "query", "raw", "stream",
@@ -398,7 +396,7 @@ class RequestFacts:
         self.expects_continue = x.expects_continue
 
     def restore(self, x: Exchange) -> None:
-        """Undo all changes of these facts."""
+        """Set these attributes of the request back to the copied values."""
         x.method = self.method
         x.path = self.path
         x.query = self.query

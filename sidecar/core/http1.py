@@ -2,12 +2,12 @@
 
 Rules:
 
-1. A message that does not match the ABNF is not HTTP and is not forwarded.  There is no leniency where the RFC permits
-   some: no bare LF, no line folding, no white space before a colon, no repeated Content-Length, no Transfer-Encoding
-   beside Content-Length, no transfer coding but `chunked`.
+1. A message that does not match the ABNF is not forwarded.  Optional leniency of the RFC is not implemented: bare LF,
+   line folding, white space before a colon, repeated Content-Length, Transfer-Encoding beside Content-Length, and
+   transfer codings other than `chunked` are errors.
 2. Matching takes linear time: quantifiers are possessive, or the next part begins with other characters.
-3. A possessive quantifier never stands on a group: CPython before 3.11.5 matches those wrongly (gh-106052).
-4. A pattern never sees bytes beyond the limit that holds for them: going back in a repeated group takes memory.
+3. Groups have no possessive quantifiers: CPython before 3.11.5 matches those wrongly (gh-106052).
+4. A pattern is never applied to bytes beyond their limit, because backtracking in a repeated group takes memory.
 
 `docs/design/grammar.md` says why it is strict and why it is not llhttp.
 """
@@ -21,38 +21,42 @@ from sidecar.core.message import CLAIM_PREFIXES, CLAIMS, FIELD_LINE, TOKEN, Head
 
 FIELDS: Final = rb"(?:" + FIELD_LINE + rb"\r\n)*"
 TARGET: Final = rb"[\x21-\x22\x24-\x7e]++"
-"""Characters of a target (RFC 9112 3.2) and some that no URI has."""
+"""Characters of a request target (RFC 9112 3.2), and some more that are not allowed in a URI."""
 REQUEST: Final = re.compile(rb"(" + TOKEN + rb") (" + TARGET + rb") HTTP/(\d)\.(\d)(\r\n)" + FIELDS + rb"\r\n")
 RESPONSE: Final = re.compile(rb"HTTP/1\.(\d) ([1-5]\d\d)(?: [\t\x20-\x7e\x80-\xff]*+)?(\r\n)" + FIELDS + rb"\r\n")
 TRAILERS: Final = re.compile(rb"(" + FIELDS + rb")\r\n")
 QUOTED: Final = rb'"(?:[^"\\\x00-\x08\x0a-\x1f\x7f]|\\[\t\x20-\x7e])*"'
 EXTENSION: Final = rb"[ \t]*+;[ \t]*+" + TOKEN + rb"(?:[ \t]*+=[ \t]*+(?:" + TOKEN + rb"|" + QUOTED + rb"))?"
 CHUNK: Final = re.compile(rb"([0-9A-Fa-f]{1,15}+)(?:" + EXTENSION + rb")*\r\n")
-"""Size line of a chunk with its extensions (RFC 9112 7.1, 7.1.1), which are checked and dropped."""
+"""Size line of a chunk.  Its extensions (RFC 9112 7.1.1) are checked and dropped."""
 HOST: Final = re.compile(rb"(?:\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._~!$&'()*+,;=%-]{1,255})(?::\d{0,5})?")
-"""Host and port (RFC 3986 3.2.2, 3.2.3) without user information; an empty host is no authority (RFC 9110 4.2.1)."""
+"""Host and port (RFC 3986 3.2.2, 3.2.3) without user information; an empty host is invalid (RFC 9110 4.2.1)."""
 LAYERED: Final = re.compile(rb"(?:(?!chunked[ \t]*,)" + TOKEN + rb"[ \t]*+,[ \t]*+)+chunked")
-"""Transfer codings that end with `chunked`, which stands nowhere else (RFC 9112 6.1)."""
+"""List of transfer codings with `chunked` as the last member only (RFC 9112 6.1)."""
 NO_METHOD: Final = re.compile(rb"(?!" + TOKEN + rb")[^\r]")
+"""First byte of a message that begins with neither a method nor an empty line."""
 REQUEST_LINE: Final = re.compile(TOKEN + rb" " + TARGET + rb" HTTP/\d\.\d")
 BARE: Final = re.compile(rb"\r(?!\n)(?!\Z)|(?<!\r)\n")
+"""CR or LF that is not part of a CRLF."""
 
 MAX_CHUNK_LINE: Final = 1024
-"""Longest size line of a chunk, in bytes.  Extensions have no use here."""
+"""Longest size line of a chunk, in bytes, extensions included."""
 CHUNKS_A_TURN: Final = 4096
-"""Chunks that one call takes: a read may hold tens of thousands of a byte each, and others wait meanwhile."""
+"""Most chunks that one call decodes.  One read may hold tens of thousands, and other connections wait meanwhile."""
 MAX_TRAILERS: Final = 8192
+"""Longest trailer section, in bytes."""
 LONG_HEAD: Final = 1024
-"""Bytes of the longest head in which nothing is counted: what fits in there is less than any limit on its number."""
+"""Bytes up to which a head needs no check of the limits below: it cannot contain enough parts to exceed one."""
 MAX_FIELDS: Final = 256
-"""Fields of one head or trailer section; as many fit into a short head."""
+"""Most fields of one head or trailer section; a head of `LONG_HEAD` bytes cannot have more."""
 MAX_SEGMENTS: Final = 1024
-"""Segments of a path."""
+"""Most segments of a path."""
 FEW_PARAMETERS: Final = 512
+"""Number of query parameters that is allowed whatever the configured limit."""
 FEW_MEMBERS: Final = 1024
-"""Parameters of a target, members and parameters of all fields: so many are allowed, whatever the limits are set to."""
+"""Number of list members and parameters in all fields that is allowed whatever the configured limit."""
 MAX_MEMBERS: Final = 2048
-"""Members and parameters of all fields of a response."""
+"""Most list members and parameters in all fields of a response."""
 
 
 FORBIDDEN_TRAILERS: Final = frozenset(
@@ -66,23 +70,24 @@ FORBIDDEN_TRAILERS: Final = frozenset(
         b"if-none-match", b"if-modified-since", b"if-unmodified-since", b"if-range", b"x-api-key",
     )
 ).union(CLAIMS)  # fmt: skip
-"""Fields with a say in framing, routing, authentication or content that must not come after the fact (RFC 9110 6.5.1).
-All names are folded."""
+"""Folded names of fields that are not allowed in trailers, because framing, routing, authentication or the content
+depend on them (RFC 9110 6.5.1)."""
 
 
-class Invalid(Exception):  # noqa: N818 - a message, not an error of ours
-    """Error of a message that is not HTTP/1.1.  The connection that reads the message catches it."""
+class Invalid(Exception):  # noqa: N818 - names the state of a message, not an error of the sidecar
+    """Error of a message that is not valid HTTP/1.1.  The connection that reads the message catches it."""
 
     def __init__(self, message: str, status: int = 400) -> None:
         super().__init__(message)
         self.status = status
+        """Status of the answer to an invalid request."""
 
 
 def parse_request(data: bytes, limit: int, seen: int = 0) -> tuple[bytes, bytes, int, int, int] | None:
-    """Return method, target, version, start of the fields and end of the head in `data`; None if it is not whole yet.
+    """Return method, target, version, start of the fields and end of the head in `data`; None while it is incomplete.
 
-    `limit` bounds the head, in bytes.  The first `seen` bytes were searched by an earlier call and do not end the head,
-    so a head that arrives byte by byte is not read anew each time.  Raises `Invalid` with the status to answer.
+    `limit` is the longest head in bytes.  An earlier call has found no end of the head in the first `seen` bytes, so
+    that a head that arrives byte by byte takes linear time.  Raises `Invalid` with the status to answer.
     """
     match = None
     if not seen or data.find(b"\r\n\r\n", max(0, seen - 3)) >= 0:
@@ -97,19 +102,19 @@ def parse_request(data: bytes, limit: int, seen: int = 0) -> tuple[bytes, bytes,
             if NO_METHOD.match(data) or (
                 line_end >= max(0, seen - 1) and not REQUEST_LINE.fullmatch(data, 0, line_end)
             ):
-                raise _diagnose_request(data)  # such as a TLS handshake, whose head would never end
+                raise _diagnose_request(data)  # such as a TLS handshake, in which no end of a head would ever come
             return None
         raise _diagnose_request(data)
     method, target, major, minor, _ = match.groups()
     if major != b"1":
-        raise Invalid("only HTTP/1.1 and HTTP/1.0 are spoken here", 505)
+        raise Invalid("the version is neither HTTP/1.1 nor HTTP/1.0", 505)
     return method, target, 10 if minor == b"0" else 11, match.end(5), match.end()
 
 
 def has_few_parts(data: bytes, start: int, end: int, fields: int) -> bool:
-    """True if a long head has so few of all parts that they are within any limit.
+    """True if a long head has so few fields, parameters and list members that it exceeds no limit.
 
-    Its `fields` field lines are `data[start:end]`.
+    The head has `fields` field lines, which are `data[start:end]`.
     """
     return (
         fields <= MAX_FIELDS
@@ -119,7 +124,7 @@ def has_few_parts(data: bytes, start: int, end: int, fields: int) -> bool:
 
 
 def check_target(target: bytes, max_parameters: int) -> None:
-    """Raise `Invalid` for a target with too many parts, each of which costs time where a policy takes them apart."""
+    """Raise `Invalid` for a target with too many segments or parameters: policies that parse it take time for each."""
     path, _, query = target.partition(b"?")
     if path.count(b"/") > MAX_SEGMENTS:
         raise Invalid(f"the path has more than {MAX_SEGMENTS} segments", 414)
@@ -128,10 +133,9 @@ def check_target(target: bytes, max_parameters: int) -> None:
 
 
 def check_fields(data: bytes, start: int, end: int, max_fields: int, max_members: int) -> None:
-    """Raise `Invalid` for fields `data[start:end]` that are too many, or whose lists have too many members.
+    """Raise `Invalid` if the fields `data[start:end]` are too many, or have too many list members and parameters.
 
-    Every comma and semicolon counts, whatever the field: lists are read by many, and to know which field is one would
-    cost more than to count.
+    Commas and semicolons count in every field: telling which fields are lists would cost more than counting does.
     """
     if data.count(b"\r\n", start, end) > max_fields:
         raise Invalid(f"there are more than {max_fields} fields", 431)
@@ -162,7 +166,10 @@ def _diagnose_fields(block: bytes) -> Invalid:
 
 
 def parse_response(data: bytes, limit: int, seen: int = 0) -> tuple[int, int, int, int] | None:
-    """Return status, version, start of the fields and end of the head in `data`; None if it is not whole yet."""
+    """Return status, version, start of the fields and end of the head in `data`; None while it is incomplete.
+
+    Arguments are those of `parse_request`.  Raises `Invalid`.
+    """
     match = None
     if not seen or data.find(b"\r\n\r\n", max(0, seen - 3)) >= 0:
         match = RESPONSE.match(data, 0, limit)
@@ -175,7 +182,7 @@ def parse_response(data: bytes, limit: int, seen: int = 0) -> tuple[int, int, in
             return None
         line, _, rest = data.partition(b"\r\n")
         if re.fullmatch(rb"HTTP/1\.\d [06-9]\d\d(?: .*)?", line):  # RFC 9110 15: to be treated as a 5xx
-            raise Invalid(f"the status {int(line[9:12])} is none: they go from 100 to 599")
+            raise Invalid(f"the status {int(line[9:12])} is not valid: it must be from 100 to 599")
         if not re.fullmatch(rb"HTTP/1\.\d [1-5]\d\d(?: [\t\x20-\x7e\x80-\xff]*)?", line):
             raise Invalid("the status line is not `HTTP/1.1 status reason`")
         raise _diagnose_fields(rest)
@@ -184,11 +191,15 @@ def parse_response(data: bytes, limit: int, seen: int = 0) -> tuple[int, int, in
 
 
 CHUNKED: Final = -1
+"""Length of a body with `Transfer-Encoding: chunked`."""
 
 
 def body_length(fields: Headers, version: int) -> int | None:
-    """Return the framing that a message's fields state (RFC 9112 6.3): a length in bytes, `CHUNKED`, or None for
-    neither."""
+    """Return the length of the body by the fields of its message (RFC 9112 6.3): bytes, `CHUNKED`, or None if they
+    state neither.
+
+    `version` is 10 or 11.  Raises `Invalid`.
+    """
     length: int | None = None
     chunked = False
     coding = b""
@@ -219,25 +230,28 @@ SIZE, DATA, DATA_END, TRAILER = range(4)
 
 
 class ChunkedDecoder:
-    """Decoder of a chunked body (RFC 9112 7.1): takes bytes as they arrive and knows exactly where the body ends."""
+    """Incremental decoder of a chunked body (RFC 9112 7.1)."""
 
     __slots__ = ("_buffer", "_left", "_seen", "_state", "done", "is_behind", "rest", "trailers")
 
     def __init__(self) -> None:
         self._buffer = b""
         self._seen = 0
-        """Bytes of the trailers that were searched before and do not end them."""
+        """Bytes of the trailer section in which an earlier call has found no end."""
         self._left = 0
+        """Bytes of the current chunk that have yet to arrive."""
         self._state = SIZE
         self.done = False
+        """True once the body is complete."""
         self.is_behind = False
-        """True if a call ended before its bytes did (`CHUNKS_A_TURN`).  The next one goes on, with or without more."""
+        """True if the last call decoded only a part of its bytes (`CHUNKS_A_TURN`).  The next call continues with it,
+        and may bring no new bytes."""
         self.rest = b""
-        """Bytes that followed the body; empty until it is `done`."""
+        """Bytes that followed the body; empty until it is complete."""
         self.trailers: Headers = []
 
     def feed(self, data: bytes) -> list[bytes]:
-        """Take the next bytes of the message and return pieces of the content.  Raises `Invalid`."""
+        """Decode the next bytes of the message and return pieces of the content.  Raises `Invalid`."""
         pieces: list[bytes] = []
         if self._buffer:
             data = self._buffer + data
@@ -305,7 +319,7 @@ class ChunkedDecoder:
 
 
 def trailer_block(trailers: Headers) -> bytes:
-    """Return the end of a chunked body: the last chunk, the trailers that may pass, and the empty line."""
+    """Return the end of a chunked body: the last chunk, the trailers that are allowed, and the empty line."""
     if not trailers:
         return b"0\r\n\r\n"
     lines = [b"%b: %b\r\n" % field for field in trailers if may_trail(field[0])]
@@ -313,6 +327,6 @@ def trailer_block(trailers: Headers) -> bytes:
 
 
 def may_trail(name: bytes) -> bool:
-    """True if a field may come after the body, from whoever it is.  `name` is in lower case."""
+    """True if a field is allowed in trailers, even from a trusted peer.  `name` is in lower case."""
     folded = fold(name)
     return folded not in FORBIDDEN_TRAILERS and not folded.startswith(CLAIM_PREFIXES)

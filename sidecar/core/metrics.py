@@ -1,8 +1,8 @@
 """Instruments, and the table of every metric: name, unit and help text.
 
-A stage asks the `Meter` of its `Env` for an instrument once, when it is built.  To record is to change an attribute or
-a list member.  OpenTelemetry's own instruments are dear and cannot be bound in advance; what is counted here leaves by
-`telemetry/metrics/` and `telemetry/export/`.
+A stage gets its instruments from the `Meter` of its `Env` when it is built.  Recording then changes an attribute or a
+list item.  OpenTelemetry's own instruments are slower, because their attributes cannot be bound in advance.
+`telemetry/metrics/` and `telemetry/export/` publish the values.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from math import ceil
 from typing import Final, NamedTuple, Protocol
 
 SECONDS: Final[tuple[float, ...]] = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
-"""Upper bounds of exported buckets in seconds, as the OpenTelemetry HTTP conventions advise them."""
+"""Upper bounds of the exported buckets in seconds, as the OpenTelemetry HTTP conventions advise them."""
 
 TICKS: Final = 200_000
-"""Ticks in a second; durations are counted in whole ticks of 5 us."""
+"""Ticks in a second; durations are counted in whole ticks."""
 GROWTH: Final = 1.06
-"""Largest ratio of a bucket's bounds.  The middle of a bucket is at most 3 % from every value in it."""
+"""Largest ratio of a bucket's upper bound to its lower bound.  It bounds the error of percentiles."""
 LONGEST: Final = 1000 * TICKS
-"""Ticks of the last bound; longer durations share one bucket."""
+"""Last upper bound in ticks; longer durations share one bucket."""
 
 
 def _ladder() -> tuple[int, ...]:
-    """Return the upper bounds of buckets in ticks, those of `SECONDS` among them."""
+    """Return the upper bounds of all buckets in ticks; those of `SECONDS` are among them."""
     fixed = {round(bound * TICKS) for bound in SECONDS}
     bounds: list[int] = []
     bound = 0
@@ -38,25 +38,26 @@ def _ladder() -> tuple[int, ...]:
 
 BOUNDS_TICKS: Final = _ladder()
 BOUNDS: Final = tuple(ticks / TICKS for ticks in BOUNDS_TICKS)
-"""Upper bounds of the buckets that are counted, in seconds (inclusive); those of `SECONDS` are among them."""
+"""Upper bounds of all buckets in seconds (inclusive); those of `SECONDS` are among them."""
 _EXPORTED: Final = [0, *(BOUNDS_TICKS.index(round(bound * TICKS)) + 1 for bound in SECONDS), len(BOUNDS) + 1]
+"""Index at which each exported bucket begins, and the end of the last."""
 TABLED: Final = 65_536
-"""Durations of fewer ticks find their bucket in a table."""
+"""Length of `PLACES`: a duration of fewer ticks is looked up there."""
 PLACES: Final = bytes(bisect_left(BOUNDS_TICKS, ticks) for ticks in range(TABLED))
-"""Bucket of each duration below `TABLED` ticks."""
+"""Index of the bucket of each duration below `TABLED` ticks."""
 
 
 def place(seconds: float) -> int:
-    """Return the index in `Histogram.counts` of a duration.
+    """Return the index of the bucket of a duration in `Histogram.counts`.
 
-    An integer and a table, since bisection through so many bounds would cost the request path more.
+    Most durations are looked up in a table: on the request path a bisection of so many bounds is slower.
     """
     ticks = ceil(seconds * TICKS)
     return PLACES[ticks] if 0 <= ticks < TABLED else bisect_left(BOUNDS_TICKS, ticks)
 
 
 class Counter:
-    """Number that only grows.  On a hot path write `counter.value += 1`."""
+    """Counter: a number that only grows.  Hot paths write `counter.value += 1` instead of calling `add`."""
 
     __slots__ = ("value",)
 
@@ -64,76 +65,80 @@ class Counter:
         self.value = 0
 
     def add(self, amount: int = 1) -> None:
+        """Increase the counter."""
         self.value += amount
 
 
 class Exemplar(NamedTuple):
-    """Recorded value with the trace of its request."""
+    """Example of a recorded value, with the trace of its request."""
 
     value: float
+    """Duration in seconds."""
     wall: float
-    """Unix time of the record."""
+    """Unix time of the recording in seconds."""
     trace_id: bytes
-    """32 characters of hex."""
+    """Trace ID, 32 hex digits."""
     span_id: int
+    """ID of the server span, 64 bits."""
 
 
 class Histogram:
-    """Counts of durations by upper bound (inclusive), with their sum.
+    """Histogram of durations: counts by upper bound (inclusive), and their sum.
 
-    Buckets are fine enough for percentiles that are right within 3 % (5 us below 0.1 ms).  Collectors get the few
-    buckets of `SECONDS`, since each bucket is a series of its own to Prometheus.
+    The internal buckets are narrow, so that percentiles are accurate.  Collectors get the few buckets of `SECONDS`,
+    because each bucket is a series of its own in Prometheus.
     """
 
     __slots__ = ("counts", "exemplars", "total")
 
     def __init__(self) -> None:
         self.counts = [0] * (len(BOUNDS) + 1)
-        """Counts by the buckets of `BOUNDS`; the last one is of durations beyond every bound."""
+        """Count of each bucket of `BOUNDS`; the last one counts durations above all bounds."""
         self.total = 0.0
+        """Sum of all durations in seconds."""
         self.exemplars: dict[int, Exemplar] | None = None
-        """Latest exemplar of each bucket of `SECONDS`, by its index; None where there has been none."""
+        """Latest exemplar of each bucket of `SECONDS`, by its index; None before the first."""
 
     def record(self, seconds: float) -> None:
         """Count a duration."""
         ticks, counts = ceil(seconds * TICKS), self.counts
         bucket = PLACES[ticks] if 0 <= ticks < TABLED else place(seconds)
-        counts[bucket] = counts[bucket] + 1  # `+=` adds objects where this is compiled, and not numbers
+        counts[bucket] = counts[bucket] + 1  # mypyc compiles `+=` on a list item to a slower addition of objects
         self.total += seconds
 
     def exported(self) -> tuple[int, ...]:
-        """Return the counts by the buckets of `SECONDS`; the last one is of durations beyond every bound."""
+        """Return the count of each bucket of `SECONDS`; the last one counts durations above all bounds."""
         counts = self.counts
         return tuple([sum(counts[low:high]) for low, high in pairwise(_EXPORTED)])
 
 
 class Meter(Protocol):
-    """Source of instruments: the same name and labels give the same one, within a bound on their number."""
+    """Source of instruments.  Equal names and labels give the same instrument; the number of series is bounded."""
 
     def counter(self, name: str, /, **labels: str) -> Counter:
-        """Return a counter."""
+        """Return the counter with this name and these labels."""
 
     def histogram(self, name: str, /, **labels: str) -> Histogram:
-        """Return a histogram."""
+        """Return the histogram with this name and these labels."""
 
     def gauge(self, name: str, read: Callable[[], float], /, **labels: str) -> None:
-        """Register a gauge; `read` is called at each collection.  One of the same identity is replaced."""
+        """Register a gauge, in place of one with the same name and labels; each collection calls `read`."""
 
 
-# ----- every metric that the process has
+# ----- the table of metrics
 
 
 class Description(NamedTuple):
     """Unit and help text of a metric."""
 
     unit: str
-    """Unit by UCUM."""
+    """Unit in the notation of UCUM; empty for a number without one."""
     help: str
-    """One sentence."""
+    """Description in one sentence."""
 
 
 METRICS: Final[dict[str, Description]] = {}
-"""Every metric by its name, which has dots as OpenTelemetry spells it; the Prometheus page has underscores."""
+"""Description of each metric by its OpenTelemetry name, with dots; Prometheus names have underscores instead."""
 
 
 def metric(name: str, unit: str, help: str) -> str:
@@ -143,18 +148,18 @@ def metric(name: str, unit: str, help: str) -> str:
 
 
 REQUEST_DURATION: Final = metric(
-    "http.server.request.duration", "s", "Requests by route: from the first byte to the last byte of the answer."
+    "http.server.request.duration", "s", "Duration of requests: from their first byte to the last byte of the response."
 )
 ATTEMPT_DURATION: Final = metric(
-    "http.client.request.duration", "s", "Attempts by endpoint: from taking a connection to the end of the answer."
+    "http.client.request.duration", "s", "Duration of attempts: from taking a connection to the end of the response."
 )
 REQUESTS_ACTIVE: Final = metric("http.server.active_requests", "{request}", "Requests in flight.")
 REFUSALS: Final = metric(
-    "sidecar.refusals", "{request}", "Requests that a policy refused, those that a fallback then answered included."
+    "sidecar.refusals", "{request}", "Requests that a policy refused, even if a fallback then answered them."
 )
 RETRIES: Final = metric("sidecar.retries", "{attempt}", "Attempts after the first.")
-RETRIES_DENIED: Final = metric("sidecar.retries.denied", "{attempt}", "Retries that were due and not made, by reason.")
-HEDGES: Final = metric("sidecar.hedges", "{attempt}", "Second attempts that were started beside a slow first.")
+RETRIES_DENIED: Final = metric("sidecar.retries.denied", "{attempt}", "Retries that were due but not made, by reason.")
+HEDGES: Final = metric("sidecar.hedges", "{attempt}", "Second attempts that were started beside a slow first attempt.")
 FALLBACKS: Final = metric("sidecar.fallbacks", "{request}", "Requests that a fallback answered.")
 FAULTS: Final = metric("sidecar.faults.injected", "{fault}", "Faults that a policy injected.")
 WOULD_REFUSE: Final = metric(
@@ -162,60 +167,64 @@ WOULD_REFUSE: Final = metric(
 )
 BUDGET_TOKENS: Final = metric("sidecar.retry_budget.tokens", "{token}", "Retries left in the upstream's budget.")
 BUDGET_OBSERVED: Final = metric(
-    "sidecar.retry_budget.observed", "", "1 while a retry budget refuses nothing: `mode: observe`."
+    "sidecar.retry_budget.observed", "", "1 if the retry budget has `mode: observe` and denies no retry, else 0."
 )
-BREAKER_STATE: Final = metric("sidecar.breaker.state", "", "0 closed, 1 half-open, 2 open.")
-BREAKER_OBSERVED: Final = metric("sidecar.breaker.observed", "", "1 while a breaker refuses nothing: `mode: observe`.")
-BREAKER_TRANSITIONS: Final = metric("sidecar.breaker.transitions", "{transition}", "Changes of a breaker's state.")
+BREAKER_STATE: Final = metric("sidecar.breaker.state", "", "State of a circuit breaker: 0 closed, 1 half-open, 2 open.")
+BREAKER_OBSERVED: Final = metric(
+    "sidecar.breaker.observed", "", "1 if the circuit breaker has `mode: observe` and refuses no request, else 0."
+)
+BREAKER_TRANSITIONS: Final = metric(
+    "sidecar.breaker.transitions", "{transition}", "Changes of a circuit breaker's state."
+)
 CONCURRENCY_ACTIVE: Final = metric("sidecar.concurrency.active", "{request}", "Requests that hold a permit.")
-CONCURRENCY_LIMIT: Final = metric("sidecar.concurrency.limit", "{request}", "Permits in all.")
+CONCURRENCY_LIMIT: Final = metric("sidecar.concurrency.limit", "{request}", "Number of permits, free ones included.")
 QUEUE_LENGTH: Final = metric("sidecar.queue.length", "{request}", "Requests that wait for a permit.")
 ENDPOINT_UP: Final = metric("sidecar.endpoint.up", "", "Endpoints of an upstream, by state.")
 EJECTIONS: Final = metric("sidecar.endpoint.ejections", "{ejection}", "Endpoints that were ejected.")
 PANIC_PICKS: Final = metric(
-    "sidecar.endpoint.panic_picks", "{request}", "Requests for which no healthy endpoint was left to pick."
+    "sidecar.endpoint.panic_picks", "{request}", "Requests for which no healthy endpoint was available."
 )
 POOL_CONNECTIONS: Final = metric(
     "sidecar.upstream.connections", "{connection}", "Connections to an upstream, by state."
 )
-CONNECTIONS: Final = metric("sidecar.downstream.connections", "{connection}", "Connections of clients.")
+CONNECTIONS: Final = metric("sidecar.downstream.connections", "{connection}", "Open connections of clients.")
 SLOW_CLIENT_BYTES: Final = metric("sidecar.downstream.slow_clients", "By", "Bytes that are buffered for slow clients.")
 RELOADS: Final = metric("sidecar.reloads", "{reload}", "Reloads, by result.")
 POLICIES_REJECTED: Final = metric(
-    "sidecar.policies.rejected", "", "1 while the policy files on the disk are not in force, else 0."
+    "sidecar.policies.rejected", "", "1 while the policy files on disk are invalid and older ones in force, else 0."
 )
 LOOP_STALLS: Final = metric("sidecar.loop.stalls", "{stall}", "Stalls of the event loop.")
 BUGS: Final = metric("sidecar.bugs", "{error}", "Bugs of the sidecar that were caught.")
 SERIES_DROPPED: Final = metric(
-    "sidecar.metrics.series_folded", "{series}", "Series that were folded into `other`, by metric."
+    "sidecar.metrics.series_folded", "{series}", "Series beyond the bound that were merged into `other`, by metric."
 )
 LOOP_TASKS: Final = metric("sidecar.loop.tasks", "{task}", "Tasks of the event loop.")
 LOOP_LAG: Final = metric("sidecar.loop.lag", "s", "Delay with which the event loop runs its timers.")
-LOG_DROPPED: Final = metric("sidecar.log.dropped", "{line}", "Log lines that were dropped because nobody read them.")
+LOG_DROPPED: Final = metric(
+    "sidecar.log.dropped", "{line}", "Log lines that were dropped because their reader fell behind."
+)
 LOG_SUPPRESSED: Final = metric(
-    "sidecar.log.suppressed", "{line}", "Lines of the access log beyond its bound (`at_most`)."
+    "sidecar.log.suppressed", "{line}", "Access log lines that were suppressed because of `at_most`."
 )
 TELEMETRY_DROPPED: Final = metric(
-    "sidecar.telemetry.dropped", "{item}", "Spans, and collections of metrics, that were lost, by reason."
+    "sidecar.telemetry.dropped", "{item}", "Spans and metric collections that were dropped, by reason."
 )
 TELEMETRY_EXPORTED: Final = metric(
-    "sidecar.telemetry.exported", "{item}", "Spans, and collections of metrics, that a collector took."
+    "sidecar.telemetry.exported", "{item}", "Spans and metric collections that a collector accepted."
 )
 TRACES_KEPT: Final = metric("sidecar.traces.kept", "{trace}", "Requests whose spans were kept, by reason.")
 TRANSFORM_SKIPPED: Final = metric(
-    "sidecar.transform.skipped", "{message}", "Bodies that passed without a transformation, by reason."
+    "sidecar.transform.skipped", "{message}", "Bodies that were forwarded without their transformation, by reason."
 )
-CACHE_LOOKUPS: Final = metric("sidecar.cache.lookups", "{request}", "Requests that met a cache, by what it did.")
-CACHE_FILLS: Final = metric("sidecar.cache.fills", "{request}", "Fetches that a cache made from the upstream.")
+CACHE_LOOKUPS: Final = metric("sidecar.cache.lookups", "{request}", "Look-ups in a cache, by result.")
+CACHE_FILLS: Final = metric("sidecar.cache.fills", "{request}", "Fetches of a cache from the upstream.")
 CACHE_WAITERS: Final = metric("sidecar.cache.waiters", "{request}", "Requests that wait for another request's fetch.")
-CACHE_BYTES: Final = metric("sidecar.cache.size", "By", "Bytes that a store holds.")
-CACHE_ENTRIES: Final = metric("sidecar.cache.entries", "{entry}", "Answers that a store holds.")
-CACHE_EVICTIONS: Final = metric("sidecar.cache.evictions", "{entry}", "Answers that made room for others.")
-CACHE_PURGED: Final = metric("sidecar.cache.purged", "{entry}", "Answers that were purged or invalidated.")
-CACHE_TIER_ERRORS: Final = metric(
-    "sidecar.cache.tier_errors", "{error}", "Operations at which a store's second tier failed."
-)
+CACHE_BYTES: Final = metric("sidecar.cache.size", "By", "Bytes in a store.")
+CACHE_ENTRIES: Final = metric("sidecar.cache.entries", "{entry}", "Responses in a store.")
+CACHE_EVICTIONS: Final = metric("sidecar.cache.evictions", "{entry}", "Responses that were evicted to make room.")
+CACHE_PURGED: Final = metric("sidecar.cache.purged", "{entry}", "Responses that were purged or invalidated.")
+CACHE_TIER_ERRORS: Final = metric("sidecar.cache.tier_errors", "{error}", "Failed operations of a store's second tier.")
 PROCESS_MEMORY: Final = metric("process.memory.usage", "By", "Resident memory.")
 PROCESS_CPU: Final = metric("process.cpu.time", "s", "CPU time used.")
 PROCESS_FILES: Final = metric("process.unix.file_descriptor.count", "{file_descriptor}", "Open file descriptors.")
-PROCESS_UPTIME: Final = metric("process.uptime", "s", "Time since the start.")
+PROCESS_UPTIME: Final = metric("process.uptime", "s", "Time since the start of the process.")

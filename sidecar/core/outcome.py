@@ -1,12 +1,13 @@
-"""Outcome: what a service returns, a response or a failure, as a value.
+"""Outcome: the result of a request as a value, either a response or a failure.
 
 Rules:
 
-1. Whatever an upstream or a policy does wrong is an `Outcome` with a `failure`.  Exceptions are bugs or cancellation.
-2. `failure` is None for every real response, even a 503.  Each policy says which statuses are bad (`Conditions`).
-3. `Failure.origin` says who is to blame: breakers, retry budgets and ejection learn from the upstream's failures alone.
-   An upstream is judged by its own time, never by that of the client (`sidecar.upstream.answer_times`).
-4. `Failure.sent` says whether the upstream may have seen the request, which decides what may be sent again.
+1. Every fault of an upstream or a policy is an `Outcome` with a `failure`.  Exceptions are bugs or cancellation.
+2. `failure` is None for every response of the upstream, even a 503.  Each policy defines which statuses are bad
+   (`Conditions`).
+3. `Failure.origin` is the party to blame.  Breakers, retry budgets and ejection count failures of the upstream only.
+   Time that the client took is not charged to the upstream (`sidecar.upstream.answer_times`).
+4. `Failure.sent` decides which requests may be sent again.
 """
 
 from __future__ import annotations
@@ -24,18 +25,18 @@ Origin = Literal["upstream", "gateway", "client"]
 
 
 class Failure(NamedTuple):
-    """One way in which a request can fail before or instead of a whole response."""
+    """Kind of failure: how a request can end without a complete response of the upstream."""
 
     code: str
-    """Its word in policies, metrics, spans, logs and `x-sidecar-reason`."""
+    """Name in policies, metrics, spans, logs and `x-sidecar-reason`."""
     status: int
-    """Status that the client gets if nothing stands in."""
+    """Status that the client gets unless a fallback answers."""
     origin: Origin
     """Party to blame."""
     sent: bool
-    """True if the upstream may have seen the request or a part of it."""
+    """True if the upstream may have received the request or a part of it."""
     title: str
-    """Sentence for the client."""
+    """Description for the client, the `title` of a problem document (RFC 9457)."""
 
 
 CONNECT_FAILURE: Final = Failure("connect_failure", 502, "upstream", False, "The upstream could not be reached")
@@ -71,42 +72,45 @@ FAILURES: Final = {
         FAULT, NO_ROUTE, LOOP, CLIENT_CLOSED, CLIENT_TIMEOUT, BAD_REQUEST, INTERNAL,
     )
 }  # fmt: skip
-"""Failures by code.  `DEADLINE`, `LOOKUP_TIMEOUT`, `SHORT_DEADLINE`, `SLOW_READER` and `STALE_CONNECTION` share that of
-another one."""
+"""Failures by code.  `DEADLINE`, `LOOKUP_TIMEOUT`, `SHORT_DEADLINE`, `SLOW_READER` and `STALE_CONNECTION` are not
+listed, because each shares the code of another."""
 
 
 class Refusal(NamedTuple):
-    """Refusal of a request: the members of its problem document (RFC 9457)."""
+    """Reasons for a refusal: members of its problem document (RFC 9457)."""
 
     policy: str = ""
     """Name of the block, such as `circuit_breaker`."""
     where: str = ""
     """`file:line` of the block."""
     detail: str = ""
-    """Sentence that says what happened."""
+    """Description of this case in one sentence."""
     limit: float | None = None
-    """Setting that was exceeded; None if there is no single one."""
+    """Configured limit that was exceeded; None if there is no single one."""
     value: float | None = None
-    """Value that exceeded it."""
+    """Value that exceeded the limit; None without a limit."""
     retry_after: float | None = None
-    """Seconds until another request may succeed; None if that is unknown."""
+    """Seconds until another request may succeed; None if unknown."""
 
 
 NO_REFUSAL: Final = Refusal()
+"""Refusal of an outcome that no policy has refused."""
 
 
 class Upgraded(Protocol):
-    """Upstream connection that carries another protocol after a 101.  Its holder takes it over or closes it."""
+    """Upstream connection that carries another protocol after a 101.  The owner must take it over or close it."""
 
     def take_over(self, protocol: asyncio.Protocol) -> tuple[asyncio.Transport, bytes] | None:
-        """Hand the connection to `protocol`.  Return its transport and what has arrived already; None if it is lost."""
+        """Hand the connection to `protocol`.  Return its transport and the bytes already received; None if it is
+        closed."""
 
     def close(self) -> None:
         """Close the connection."""
 
 
 class Outcome(Message):
-    """Response or failure.  `status` is always the one that the client would see."""
+    """Result of a request or of an attempt: a response or a failure.  A failure's `status` is the one that the client
+    would get."""
 
     __slots__ = ("body", "cause", "failure", "refusal", "status", "stream", "tunnel")
 
@@ -122,7 +126,7 @@ class Outcome(Message):
         cause: str = "",
         lines: bytes | None = None,
     ) -> None:
-        """Take fields as `headers`, or as `lines` that the grammar has accepted."""
+        """Take the end-to-end fields as `headers`, or as `lines` that match the grammar."""
         self.status = status
         if lines is None:
             self.parsed = [] if headers is None else headers
@@ -131,31 +135,31 @@ class Outcome(Message):
             self.parsed = None
             self.raw = lines
         self.body = body
-        """Body that had arrived whole with the head."""
+        """Body that had arrived completely with the head."""
         self.stream = stream
-        """Body that was still arriving; `body` is then empty."""
+        """Body that was still arriving; `body` is then empty.  None for a body that had arrived completely."""
         self.tunnel: Upgraded | None = None
-        """Upstream connection after a 101; None for every other response.  `stream` then stands for the session: it has
-        no content, and ends with the tunnel."""
+        """Upstream connection after a 101; None for every other response.  `stream` then has no content, and ends with
+        the tunnel."""
         self.failure = failure
-        """None for a real response."""
+        """Failure; None for a response."""
         self.refusal = refusal
         """Refusal by a policy; `NO_REFUSAL` if none refused."""
         self.cause = cause
-        """Cause in the words of the operating system or the parser: for logs, never sent to a client."""
+        """Error text of the operating system or the parser, for logs only; clients do not get it."""
 
     @property
     def reason(self) -> str:
-        """Code of the failure; empty for a real response."""
+        """Code of the failure; empty for a response."""
         return "" if self.failure is None else self.failure.code
 
     @property
     def whole_cause(self) -> str:
-        """Cause of the failure, or of what broke the body off; for logs."""
+        """Error text of the failure, or of the error that broke the body off; empty without one."""
         return self.cause or ("" if self.stream is None else self.stream.cause)
 
     def discard(self) -> None:
-        """Give up the rest of the body, and the connection after a 101: nobody will take them."""
+        """Cancel the rest of the body, and close the connection after a 101."""
         if self.stream is not None:
             self.stream.cancel()
         if self.tunnel is not None:
@@ -172,4 +176,4 @@ def failed(failure: Failure, refusal: Refusal = NO_REFUSAL, cause: str = "") -> 
 
 
 ABANDONED: Final = failed(CLIENT_CLOSED)
-"""Outcome that `settle` gets after a cancellation or a bug: release, do not judge."""
+"""Outcome that `settle` gets after a cancellation or a bug: the stage releases what it holds and records nothing."""

@@ -1,15 +1,16 @@
-"""Pattern: a regular expression of a policy that takes linear time, whatever text it is tried on.
+"""Patterns: regular expressions in policy files, limited to those that match any text in linear time.
 
-Python's engine backtracks, so a careless pattern lets one request stop the process.  Rules by which one is accepted:
+Python's engine backtracks, so a careless pattern would let one request block the process.  A pattern is accepted under
+these rules:
 
 1. It has groups, classes, alternatives and the quantifiers `* + ? {m,n}`; no look-around, back-references or flags.
-2. A group that is repeated holds neither a quantifier nor alternatives: `(a+)*` is exponential.
-3. A quantified character is followed by one that it cannot match itself (`[^/]+/`), or by the end.  One quantifier may
-   break this rule: it is loose (`.*\\.json`), the engine tries each length, and nothing after it may be repeated.
-4. It has at most eight alternatives and optional parts: each may double the work.
+2. A repeated group contains neither a quantifier nor alternatives: `(a+)*` is exponential.
+3. A quantified character is followed by one that it cannot match itself (`[^/]+/`), or by the end.  One loose
+   quantifier (`.*\\.json`) may break this rule: the engine tries each length, so nothing after it may be repeated.
+4. It has at most eight alternatives and optional parts, because each may double the work.
 
-`path_regex` matches the whole canonical path (as Envoy's `safe_regex`), of `MAX_INPUT` characters at most.  `matches`
-in a condition is CEL's: it may match anywhere unless `^` and `$` say otherwise.
+`path_regex` matches the whole canonical path (as Envoy's `safe_regex`), of at most `MAX_INPUT` characters.  `matches`
+in a condition is that of CEL: without `^` and `$` it finds the pattern anywhere in the text.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 
 MAX_INPUT: Final = 1024
-"""Characters of the longest path or text that a pattern is tried on."""
+"""Longest path or text that a pattern is matched with, in characters."""
 MAX_CHOICES: Final = 8
-"""Alternatives and optional parts of one pattern."""
+"""Most alternatives and optional parts of one pattern."""
 _TOKEN: Final = re.compile(
     rb"""(?P<open>\((?:\?:|\?P<\w+>)?(?!\?))
     | (?P<close>\))
@@ -32,16 +33,19 @@ _TOKEN: Final = re.compile(
     re.VERBOSE,
 )
 _SET_OPERATION: Final = re.compile(rb"--|&&|\|\||~~")
-"""Set operations, which Python reserves for classes of later versions."""
+"""Set operations in character classes, which Python reserves for later versions."""
 
 
 class _Token(NamedTuple):
+    """Lexical element of a pattern."""
+
     kind: str
+    """Name of a group of `_TOKEN`, or `end`."""
     text: bytes
 
 
 def compile_pattern(pattern: str) -> re.Pattern[bytes]:
-    """Compile a pattern for the canonical bytes of a path.  Raises `ValueError` with what would be right."""
+    """Compile a pattern that matches canonical paths.  Raises `ValueError` with the remedy."""
     if not pattern.isascii():
         raise ValueError("has characters that a path holds percent-encoded; write them so, such as %C3%A9")
     source = pattern.encode()
@@ -56,10 +60,10 @@ def compile_pattern(pattern: str) -> re.Pattern[bytes]:
 
 
 def compile_search(pattern: str) -> Callable[[str], bool]:
-    """Compile a test for texts of `MAX_INPUT` characters at most: True if the pattern matches a part of the text.
+    """Compile a pattern to a function that returns True if the pattern matches a part of a text.
 
-    A pattern that may begin anywhere is tried at each place, so it may repeat nothing but at its end.  Raises
-    `ValueError` with what would be right.
+    Callers limit texts to `MAX_INPUT` characters.  A pattern without `^` is tried at each position, so it may repeat
+    something only at its end.  Raises `ValueError` with the remedy.
     """
     if not pattern.isascii():
         raise ValueError("has characters beyond ASCII; compare them with ==, contains, startsWith or endsWith")
@@ -85,6 +89,7 @@ def compile_search(pattern: str) -> Callable[[str], bool]:
 
 
 def _has_open_alternatives(tokens: list[_Token]) -> bool:
+    """True if the pattern has alternatives outside any group."""
     depth = 0
     for kind, _ in tokens:
         depth += (kind == "open") - (kind == "close")
@@ -94,7 +99,7 @@ def _has_open_alternatives(tokens: list[_Token]) -> bool:
 
 
 def literal_prefix(pattern: str) -> bytes:
-    """Return the text with which every match begins."""
+    """Return the literal text with which every match begins; empty if the pattern has alternatives."""
     tokens = _tokens(pattern.encode())
     prefix = b""
     if any(token.kind == "either" for token in tokens):
@@ -108,6 +113,7 @@ def literal_prefix(pattern: str) -> bytes:
 
 
 def _tokens(source: bytes, on_anchors: str = "") -> list[_Token]:
+    """Return the tokens of a pattern.  Raises `ValueError`; `on_anchors` is its remedy for `^` and `$`."""
     found = []
     position = 0
     while position < len(source):
@@ -129,17 +135,18 @@ def _tokens(source: bytes, on_anchors: str = "") -> list[_Token]:
 
 
 def _octets(atom: bytes) -> frozenset[int]:
-    """Return the octets that a part for one character matches."""
+    """Return the octets that a character or class matches."""
     matches = re.compile(atom, re.DOTALL).fullmatch
     return frozenset(octet for octet in range(256) if matches(bytes((octet,))))
 
 
 def _repeats(quantifier: bytes) -> bool:
-    """True if a quantifier allows several lengths above one.  `?` is a choice, and `{3}` has one length."""
+    """True if a quantifier allows several lengths above one, unlike `?` and `{3}`."""
     return quantifier[:1] in b"*+" or (quantifier[:1] == b"{" and b"," in quantifier)
 
 
 def _check_groups(tokens: list[_Token]) -> None:
+    """Raise `ValueError` for a pattern that breaks rule 2 or 4."""
     open_groups: list[list[str]] = [[]]
     choices = 0
     for index, (kind, text) in enumerate(tokens):
@@ -148,7 +155,7 @@ def _check_groups(tokens: list[_Token]) -> None:
             open_groups.append([])
         elif kind == "close":
             inside = open_groups.pop()
-            if not open_groups:  # it would close the group that `compile` puts around the pattern
+            if not open_groups:  # it would close the group that `compile_search` puts around the pattern
                 raise ValueError("is not a regular expression: a `)` closes nothing")
             if after.kind == "quantifier" and after.text[:1] != b"?" and inside:
                 raise ValueError(
@@ -164,6 +171,7 @@ def _check_groups(tokens: list[_Token]) -> None:
 
 
 def _check_repeats(tokens: list[_Token]) -> None:
+    """Raise `ValueError` for a pattern that breaks rule 3."""
     loose = ""
     for index, (kind, quantifier) in enumerate(tokens):
         if kind != "quantifier" or not _repeats(quantifier):
@@ -180,7 +188,7 @@ def _check_repeats(tokens: list[_Token]) -> None:
 
 
 def _is_bounded(tokens: list[_Token], index: int) -> bool:
-    """True if the quantifier at `index` is always followed by the end or by what its character cannot match."""
+    """True if the quantifier at `index` is followed by the end, or by a character that its own cannot match."""
     position = index + 1
     while position < len(tokens) and _is_transparent(tokens, position):
         position += 1

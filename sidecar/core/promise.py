@@ -1,13 +1,13 @@
-"""Run: drives a request's coroutine without a Task.  Promise: the value that it waits for.
+"""Run and Promise: drive a request's coroutine without a Task, and hold the value that it waits for.
 
 A Task takes one turn of the loop to start and one more for each value.  A `Run` starts its coroutine at once, and
-resolving a `Promise` continues it inside the callback that brought the bytes.  Rules:
+resolving a `Promise` continues it inside the callback that received the bytes.  Rules:
 
-1. Resolve last.  The waiter runs inside `resolve` and may call the resolver, whose state must be in order by then.
-2. A run has no current task: `asyncio.timeout` and libraries that need one belong into `Env.spawn`.
+1. Callers of `resolve` update their own state first: the waiter runs inside `resolve` and may call them.
+2. A run has no current task.  Code that needs one, such as `asyncio.timeout`, runs in a Task (`Env.spawn`).
 3. Promises and runs work with Tasks too: a Task can await a promise, and a run can await any Future.
-4. A Task learns of a value one turn later, and may be cancelled meanwhile.  A value that its waiter never takes is then
-   discarded: its method `discard` is called, if it has one.
+4. A Task gets a value one turn later, and may be cancelled in between.  The value is then discarded: its method
+   `discard` is called, if it has one.
 5. A run ends exactly once, with a value, with `CancelledError` or with a bug, and then calls `done`.
 """
 
@@ -22,13 +22,13 @@ from typing import Any, Final, Generic, TypeVar
 T = TypeVar("T")
 
 PENDING: Final = object()
-"""Value of a promise that is not resolved yet."""
+"""Value of a promise that is not yet resolved."""
 CANCELLED: Final = object()
 """Value of a promise whose waiter was cancelled."""
 
 
 class Promise(Generic[T]):
-    """Value that a callback will bring, for one waiter."""
+    """Future value for one waiter, set by a callback."""
 
     __slots__ = ("_asyncio_future_blocking", "_value", "_wake", "on_cancel")
 
@@ -37,26 +37,26 @@ class Promise(Generic[T]):
         self._wake: Callable[[Any], None] | None = None
         self._asyncio_future_blocking = False
         self.on_cancel = on_cancel
-        """Called when the waiter is cancelled, before the waiter learns of it; None to call nothing."""
+        """Function that `cancel` calls before the waiter gets its `CancelledError`; None to call nothing."""
 
     def resolve(self, value: T) -> None:
-        """Set the value and run the waiter.  A second value is ignored."""
+        """Set the value and run the waiter.  Without effect on a promise that is resolved or cancelled."""
         if self._value is PENDING:
             self._value = value
-            wake, self._wake = self._wake, None  # whoever keeps the promise does not keep its waiter
+            wake, self._wake = self._wake, None  # a reference to the promise does not keep its waiter alive
             if wake is not None:
                 wake(self)
 
     def done(self) -> bool:
-        """True once it is resolved or cancelled."""
+        """True once the promise is resolved or cancelled."""
         return self._value is not PENDING
 
     def cancelled(self) -> bool:
-        """True once its waiter was cancelled."""
+        """True once the waiter was cancelled."""
         return self._value is CANCELLED
 
     def cancel(self, msg: Any = None) -> bool:
-        """Cancel the waiter; called by the Run or Task that drives it.  False if the value is there already."""
+        """Cancel the waiter; called by the Run or Task that drives it.  False if the promise is already done."""
         if self._value is not PENDING:
             return False
         self._value = CANCELLED
@@ -67,7 +67,7 @@ class Promise(Generic[T]):
         return True
 
     def result(self) -> T:
-        """Return the value.  Raises `CancelledError` if it was cancelled, `InvalidStateError` if it is pending."""
+        """Return the value.  Raises `CancelledError` after `cancel`, and `InvalidStateError` before `resolve`."""
         if self._value is CANCELLED:
             raise asyncio.CancelledError
         if self._value is PENDING:
@@ -76,7 +76,7 @@ class Promise(Generic[T]):
 
     def __await__(self) -> Generator[Any, None, T]:
         if self._value is PENDING:
-            self._asyncio_future_blocking = True  # the handshake of asyncio.Future with whoever runs the coroutine
+            self._asyncio_future_blocking = True  # asyncio's protocol between a Future and the driver of a coroutine
             try:
                 yield self
             except BaseException:
@@ -85,12 +85,12 @@ class Promise(Generic[T]):
         return self.result()
 
     def _discard(self) -> None:
-        """Discard a value that came, and that the waiter does not take: it was cancelled meanwhile."""
+        """Discard the value of a promise whose waiter was cancelled before it took the value."""
         discard = getattr(self._value, "discard", None)
         if discard is not None:
             discard()
 
-    # The interface that a Task expects of a Future.  A Task cannot be entered from another one, so the loop wakes it.
+    # The interface that a Task expects of a Future.  A Task cannot run inside another, so the loop wakes it.
 
     def get_loop(self) -> asyncio.AbstractEventLoop:
         return asyncio.get_running_loop()
@@ -108,12 +108,12 @@ class Promise(Generic[T]):
         loop.call_soon(callback, self, context=context)
 
     def wake(self, waiter: Callable[[Any], None]) -> None:
-        """Call `waiter(promise)` inside `resolve`."""
+        """Set the function that `resolve` and `cancel` call with the promise."""
         self._wake = waiter
 
 
 class Run(Generic[T]):
-    """Run of one coroutine.  `done(run)` is called at its end, possibly before the constructor returns."""
+    """Execution of one coroutine.  `done(run)` is called at its end, possibly before the constructor returns."""
 
     __slots__ = ("_coroutine", "_done", "_throw", "_waiting", "error", "has_ended", "value")
 
@@ -121,8 +121,9 @@ class Run(Generic[T]):
         self.value: T | None = None
         """Value that the coroutine returned; None until then."""
         self.error: BaseException | None = None
-        """Exception that it raised; None if it returned."""
+        """Exception that the coroutine raised; None without one."""
         self.has_ended = False
+        """True once the coroutine has returned or raised."""
         self._coroutine = coroutine
         self._done = done
         self._waiting: Any = None
@@ -132,7 +133,7 @@ class Run(Generic[T]):
     def _step(self, waited: Any) -> None:
         self._waiting = None
         try:
-            thrown = self._throw  # a local: the coroutine may set the attribute, which mypyc does not expect
+            thrown = self._throw  # a local, because mypyc does not expect that the coroutine changes the attribute
             if thrown is None:
                 waiting = self._coroutine.send(None)
             else:
@@ -168,7 +169,7 @@ class Run(Generic[T]):
             self._throw = None
 
     def cancel(self) -> None:
-        """Throw `CancelledError` into the coroutine where it waits; without effect once it has ended."""
+        """Raise `CancelledError` in the coroutine where it waits; without effect once it has ended."""
         waiting = self._waiting
         if waiting is None or not waiting.cancel():
             self._throw = asyncio.CancelledError()

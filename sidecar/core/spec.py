@@ -1,4 +1,4 @@
-"""Base classes of policy files: `Model` for a mapping, `Block` for a policy, `Problem` for a mistake in one."""
+"""Base classes of specs, `Model` for a mapping and `Block` for a policy, and `Problem` for an error in a file."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Problem(NamedTuple):
-    """One mistake in the policy files, written `file:line:column: path: message`."""
+    """Error in a policy file, written `file:line:column: path: message`."""
 
     file: str
     line: int
-    """1 for the first."""
+    """Line number; the first is 1."""
     column: int
-    """1 for the first."""
+    """Column number; the first is 1."""
     path: str
-    """Keys that lead to the value, such as `routes.order.retry.on`."""
+    """Keys that lead to the value, such as `routes.order.retry.on`; empty for an error of the whole file."""
     message: str
-    """Mistake, and what would be right."""
+    """Description of the error, and its remedy."""
 
     def __str__(self) -> str:
         path = f"{self.path}: " if self.path else ""
@@ -32,20 +32,20 @@ class Model(BaseModel):
 
     @classmethod
     def built_in(cls, **values: Any) -> Self:
-        """Return the spec of an empty mapping, for models whose keys all have defaults; `values` replace some of them.
+        """Return a spec of default values, some of which `values` replace.  All keys of the model must have defaults.
 
-        Unlike `cls()` it needs no validator, which pydantic builds for each model at its first validation.
+        Unlike `cls()`, this does not build pydantic's validator of the model, which takes long.
         """
         return cls.model_construct(**values)
 
 
 class Block(Model):
-    """Policy as a file says it.  The `Spec` of each stage is one."""
+    """Policy block of a file; base class of the `Spec` of each stage."""
 
     mode: Literal["enforce", "observe"] = "enforce"
-    """`observe` lets everything pass and counts what it would have done."""
+    """`observe` refuses nothing, and counts the requests that `enforce` would have refused."""
 
     @property
     def is_enforced(self) -> bool:
-        """False under `mode: observe`."""
+        """True unless the block has `mode: observe`."""
         return self.mode == "enforce"

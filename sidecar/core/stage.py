@@ -1,25 +1,25 @@
-"""Stage: the one shape of a policy at run time.
+"""Stage: the interface of a policy at run time.
 
-A stage meets a request three times, by plain calls:
+A pipeline (`sidecar.engine.pipeline`) calls each stage up to three times for a request:
 
-    admit(x)                    on the way in: let it pass, answer it here, or ask for time
-    answer(x, ticket, outcome)  its head has come: pass it on, replace it, or ask for time; optional
-    settle(x, ticket, outcome)  its body has ended: record, release; optional
+    admit(x)                    request on its way in: admit it, answer it here, or wait
+    answer(x, ticket, outcome)  head of the response: pass it on, replace it, or wait; optional
+    settle(x, ticket, outcome)  end of the response: record, release; optional
 
-What `admit` returns is the ticket for the other two, unless it is an `Outcome`, which answers the request, or a `Wait`.
-`sidecar.engine.pipeline` runs the stages of a route.  A stage that may run those behind it again has an attribute
-`inner`, which the pipeline sets to them.  Laws, which `tests/contract/` runs over every stage:
+`admit` returns an `Outcome` to answer the request or a `Wait` to wait.  Anything else is its ticket, which the other
+two get.  A stage that may run the stages behind it again has an attribute `inner`, set by the pipeline.  Laws, which
+`tests/contract/` checks for every stage:
 
-1. Whatever an upstream or a policy does wrong is an outcome.  What is raised is `CancelledError` or a bug.
+1. Every fault of an upstream or a policy is an outcome.  Exceptions are `CancelledError` or bugs.
 2. Each ticket is settled exactly once, innermost first, also after a refusal further in, a cancellation or a bug.
-   `answer` comes before, and at most once; not at all if the exchange is abandoned.
-3. `ABANDONED` means: release, do not judge.
-4. The three calls do no I/O, and `settle` never raises.  A coroutine never swallows `CancelledError`, and bounds the
-   time for which it waits.
-5. While a body is still arriving, settling waits for its end: a permit covers the body, and a breaker sees a body that
-   breaks off.  If the reader gives the body up, a bad status still counts; a good one counts as the client's leaving.
-6. Each run of `inner` has tickets of its own, which are settled with the outcome of that run: a breaker hears of a 503
-   that a retry throws away.
+   `answer` is called at most once, before `settle`, and not for an abandoned exchange.
+3. On `ABANDONED`, a stage releases what it holds and records nothing.
+4. The three calls do no I/O, and `settle` never raises.  A coroutine never suppresses `CancelledError`, and bounds its
+   waiting time.
+5. While a body is still arriving, settling waits for its end, so a permit covers the body.  If the reader cancels the
+   body, a bad status still counts; otherwise the failure of the body is the outcome.
+6. Each run of `inner` has tickets of its own, settled with the outcome of that run.  A breaker thus records a 503 that
+   a retry replaces.
 """
 
 from __future__ import annotations
@@ -31,30 +31,30 @@ from sidecar.core.exchange import Exchange
 from sidecar.core.outcome import Failure, Outcome, failed
 
 Service = Callable[[Exchange], Coroutine[Any, Any, Outcome]]
-"""Function that turns a request into an outcome; a pipeline is one."""
+"""Function that returns the outcome of a request, such as a pipeline."""
 
 
 class Stage(Protocol):
-    """Built form of one policy.  It may also have `answer` and `settle`, with the arguments that are given above."""
+    """Policy at run time.  A stage may also have the methods `answer` and `settle` (see above)."""
 
     def admit(self, x: Exchange) -> object:
-        """Return an `Outcome` to answer the request, a `Wait` that will return one or a ticket, or a ticket."""
+        """Return an `Outcome` to answer the request, a `Wait` for an outcome or a ticket, or a ticket to admit it."""
 
 
 class Gate(Stage, Protocol):
-    """Stage that decides on the way in and records at the end."""
+    """Stage that admits or refuses requests and records their outcomes."""
 
     def settle(self, x: Exchange, ticket: object, outcome: Outcome) -> None:
-        """Record how an admitted request has ended."""
+        """Record the outcome of an admitted request."""
 
 
 async def unbound(_: Exchange) -> Outcome:
-    """Stand for `inner` until a pipeline has the stage."""
+    """Raise an error: placeholder for `inner` of a stage that is in no pipeline."""
     raise RuntimeError("the stage is in no pipeline yet")
 
 
 class Wait:
-    """Time that a stage asks for: the coroutine returns what the call would have returned."""
+    """Request of a stage to wait for a coroutine, which returns what the call itself would have returned."""
 
     __slots__ = ("coroutine",)
 
@@ -63,9 +63,9 @@ class Wait:
 
 
 def final(outcome: Outcome, broken: Failure | None) -> Outcome:
-    """Return the outcome to judge once its body has ended; `broken` is None for a whole body.
+    """Return the outcome to settle once its body has ended; `broken` is the body's failure, None if it is complete.
 
-    A client that does not take the whole of an error changes nothing about the error.
+    An error status remains the outcome if the client does not read its body to the end.
     """
     if broken is None or (broken.origin == "client" and outcome.status >= 400):
         return outcome

@@ -2,12 +2,12 @@
 
 Rules:
 
-1. A template is split once, at load.  Nothing in it is executed.
-2. Names are those of `NAMES`.  An unknown one is an error at load that suggests a known one.
+1. A template is parsed once, at load.  No part of it is executed.
+2. `NAMES` lists the names.  An unknown name is an error at load, with a known one as the suggestion.
 3. Braces around anything else are plain text, and `{{route}}` is the plain text `{route}`.
-4. A request may hold anything, so every value passes through an `Escape` that fits its place: a line break in a
-   captured path must not become a header field.
-5. A value that the request does not have is empty.
+4. Values come from clients, so an `Escape` makes each one safe for its place: a line break in a captured path must not
+   begin a header field.
+5. A value that is missing from the request is rendered as empty text.
 """
 
 from __future__ import annotations
@@ -23,15 +23,16 @@ from sidecar.core.exchange import Exchange
 from sidecar.core.outcome import Outcome
 
 FAMILIES: Final = ("path", "query", "header")
-"""Prefixes of names, each followed by a dot and a key."""
+"""First parts of the names that have a second part, after a dot."""
 FIXED: Final = ("client.address", "request.id", "trace.id", "service", "route", "upstream", "breaker.retry_after")
-"""Names without a key."""
+"""Names that stand for one value each."""
 NAMES: Final = (*FIXED, *(f"{family}.NAME" for family in FAMILIES))
-"""All names, as error messages list them."""
+"""List of all names for error texts."""
 
 Escape = Callable[[str], str]
-"""Function that makes a value fit for its place."""
+"""Function that makes a value safe for its place in a message."""
 Read = Callable[[Exchange, Outcome | None], str]
+"""Function that returns the value of a name for a request and its outcome."""
 
 _NAME: Final = r"[A-Za-z][A-Za-z0-9_]*(?:\.[A-Za-z0-9_.-]*)?"
 _TOKEN: Final = re.compile(rf"\{{(\{{{_NAME}\}})\}}|\{{({_NAME})\}}")
@@ -39,22 +40,24 @@ _CONTROLS: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]+")
 
 
 def header_safe(value: str) -> str:
-    """Return the value without control characters (RFC 9110 5.5), so that it cannot end its field."""
+    """Return the value without control characters (RFC 9110 5.5), which could end its field."""
     return _CONTROLS.sub("", value)
 
 
 def plain(value: str) -> str:
-    """Return the value as it is, for texts whose form nothing can break."""
+    """Return the value unchanged, for places where every value is safe."""
     return value
 
 
 def _retry_after(_: Exchange, outcome: Outcome | None) -> str:
-    """Return the refusal's `retry_after` in whole seconds, rounded up, 1 at least; empty if it is unknown."""
+    """Return the refusal's `retry_after` in seconds, rounded up to 1 or more; empty if unknown."""
     seconds = None if outcome is None else outcome.refusal.retry_after
     return "" if seconds is None else str(max(1, ceil(seconds)))
 
 
 def _query(name: str) -> Read:
+    """Return the reader of a query parameter's first value."""
+
     def read(x: Exchange, _: Outcome | None) -> str:
         if x.query is None:
             return ""
@@ -65,6 +68,7 @@ def _query(name: str) -> Read:
 
 
 def _header(name: str) -> Read:
+    """Return the reader of a header field's first value."""
     key = name.lower().encode()
 
     def read(x: Exchange, _: Outcome | None) -> str:
@@ -78,6 +82,7 @@ def _header(name: str) -> Read:
 
 
 def _reader(name: str, constants: Mapping[str, str]) -> Read:
+    """Return the reader of a name that `names` has accepted."""
     family, _, own = name.partition(".")
     if name in constants:
         constant = constants[name]
@@ -97,11 +102,11 @@ def _reader(name: str, constants: Mapping[str, str]) -> Read:
             return lambda x, _: "" if x.trace is None else x.trace.trace_id.decode("ascii")
         case "breaker":
             return _retry_after
-    return lambda _x, _o: ""  # a constant of the deployment that was not given
+    return lambda _x, _o: ""  # a constant that is not set
 
 
 def names(text: str) -> list[str]:
-    """Return the names in a text.  Raises `ValueError`, with a suggestion, for an unknown one."""
+    """Return the names in a text.  Raises `ValueError` with a suggestion for an unknown one."""
     found = []
     for match in _TOKEN.finditer(text):
         name = match[2]
@@ -117,7 +122,7 @@ def names(text: str) -> list[str]:
 
 
 class Template:
-    """Text split at its names.  `constants` has the values of `service`, `route` and `upstream`."""
+    """Parsed text.  `constants` has the values of `service`, `route` and `upstream`."""
 
     __slots__ = ("_parts", "text")
 
@@ -133,7 +138,7 @@ class Template:
         self._parts.append(text[end:])
 
     def render(self, x: Exchange, outcome: Outcome | None = None, escape: Escape = plain) -> str:
-        """Return the text for one request; `outcome` is what is being answered, if that is known."""
+        """Return the text with its values for one request; `outcome` is None if the request has none yet."""
         return "".join(part if isinstance(part, str) else escape(part(x, outcome)) for part in self._parts)
 
     def __repr__(self) -> str:
@@ -141,7 +146,7 @@ class Template:
 
 
 def compile_tree(value: Any, constants: Mapping[str, str]) -> Any:
-    """Return a JSON value with a `Template` in the place of every text; keys stay as they are."""
+    """Return a copy of a JSON value with a `Template` in place of every text; keys are unchanged."""
     if isinstance(value, str):
         return Template(value, constants)
     if isinstance(value, dict):
@@ -152,7 +157,7 @@ def compile_tree(value: Any, constants: Mapping[str, str]) -> Any:
 
 
 def render_tree(value: Any, x: Exchange, outcome: Outcome | None = None) -> Any:
-    """Return the JSON value for one request; serialising it does the escaping."""
+    """Return a JSON value with its templates rendered for one request.  Serialising escapes the values."""
     if isinstance(value, Template):
         return value.render(x, outcome)
     if isinstance(value, dict):

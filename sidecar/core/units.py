@@ -1,6 +1,6 @@
-"""Types of values in policy files: quantities with their unit (`250ms`, `64KiB`, `20%`, `100/s`), and words.
+"""Types of values in policy files: quantities with a unit (`250ms`, `64KiB`, `20%`, `100/s`), methods and conditions.
 
-A quantity without its unit is an error: more than one mesh has shipped 0.2 % where 20 % was meant.
+A quantity without its unit is an error, because a bare number is easily misread: 0.2 as `20%` or as `0.2%`.
 """
 
 from __future__ import annotations
@@ -14,18 +14,19 @@ from pydantic import AfterValidator, BeforeValidator, WithJsonSchema
 from sidecar.core.conditions import CONDITION_WORDS
 
 NUMBER: Final = r"([0-9]+(?:\.[0-9]+)?)"
-"""Pattern of the number in a quantity."""
+"""Regular expression of the number in a quantity."""
 SECONDS: Final = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
-"""Seconds in each unit of time."""
+"""Number of seconds in each unit of time."""
 BYTES: Final = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
-"""Bytes in each unit of size."""
+"""Number of bytes in each unit of size."""
 NEGATIONS: Final = ("off", "no", "none", "false", "never", False)
-"""Values by which files say that something is turned off; only `off` is right, and only where a key takes it."""
+"""Values that users write to turn something off.  Only `off` is valid, and only for keys that accept it."""
 PER: Final = {"s": 1.0, "m": 60.0, "h": 3600.0}
-"""Seconds in each unit of a rate."""
+"""Number of seconds in each unit of a rate."""
 
 
 def _parser(what: str, units: dict[str, Any], example: str, after: str = "") -> Callable[[Any], float]:
+    """Return a parser of quantities, which raises `ValueError` with the remedy."""
     pattern = re.compile(rf"{NUMBER}{after}({'|'.join(map(re.escape, units))})")
 
     def parse(value: Any) -> float:
@@ -50,9 +51,9 @@ def _or_zero(value: Any) -> float:
 
 
 def name_or_off(value: Any, effect: str, what: str) -> Any:
-    """Return a value that is not one of the words for which `off` is right, nor a boolean.  Raises `ValueError`.
+    """Return a value that is a name or `off`.  Raises `ValueError` for a boolean and for other `NEGATIONS`.
 
-    `effect` is what `off` does, as an infinitive; `what` is what to write otherwise.
+    The error text names both choices: `effect` describes `off`, as an infinitive, and `what` describes a name.
     """
     if isinstance(value, bool):
         raise ValueError(f"is `{str(value).lower()}`; write off {effect}, or {what}")
@@ -118,7 +119,7 @@ ByteRate = Annotated[
 
 
 def status_hint(value: Any) -> str:
-    """Return the beginning of a remedy for what is not a condition: how a status is written."""
+    """Return the beginning of the remedy for an invalid condition: how to write a status."""
     if isinstance(value, str) and re.fullmatch("[1-5][0-9][0-9]", value):
         return f"write the status without quotes, {value}, "
     return "write a status such as 503 "
@@ -135,7 +136,7 @@ Condition = Annotated[
     BeforeValidator(_condition),
     WithJsonSchema({"anyOf": [{"enum": list(CONDITION_WORDS)}, {"type": "integer", "minimum": 100, "maximum": 599}]}),
 ]
-"""Member of a list of conditions (`sidecar.core.conditions.Conditions`)."""
+"""Item of a list of conditions (`sidecar.core.conditions.Conditions`)."""
 
 
 def _method(text: str) -> str:
@@ -145,4 +146,4 @@ def _method(text: str) -> str:
 
 
 Method = Annotated[str, AfterValidator(_method), WithJsonSchema({"type": "string", "pattern": "^[A-Z][A-Z-]*$"})]
-"""HTTP method that a policy is for."""
+"""HTTP method that a policy applies to."""

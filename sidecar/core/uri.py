@@ -1,14 +1,14 @@
-"""Paths in the form in which they are matched, all ways in which servers read a path, and query strings.
+"""Canonical paths, the readings of a path by different servers, and query strings.
 
 Rules:
 
-1. Paths are compared in the form that RFC 3986 6.2.2 calls equivalent to the path received: escapes of unreserved
-   characters decoded, the other escapes with capital digits.  Case and a slash at the end count.
-2. A path that some servers read differently is matched under every reading, and all readings must lead to the same
-   route; otherwise it matches none.
-3. A dot segment under any reading, and a NUL, match nothing.
+1. Paths are compared in their canonical form (RFC 3986 6.2.2): escapes of unreserved characters are decoded, and the
+   other escapes have capital digits.  Case and a trailing slash are significant.
+2. Some paths are read differently by different servers.  Such a path is matched under every reading.  If the readings
+   lead to different routes, the path matches none.
+3. A path with a NUL, or with a dot segment under any reading, matches no route.
 
-`docs/design/paths.md` says why.
+`docs/design/paths.md` gives the reasons.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _UNRESERVED: Final = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstu
 _ODD_ESCAPE: Final = re.compile(
     rb"%(?:[a-f][0-9A-Fa-f]|[0-9A-F][a-f]|2[DE]|3[0-9]|4[1-9A-F]|5[0-9AF]|6[1-9A-F]|7[0-9AE])"
 )
-"""Matches an escape with a small digit, or of an unreserved character.  The others stay, at no cost."""
+"""Escape that is not canonical: it has a small digit, or encodes an unreserved character."""
 _DIGITS: Final = "0123456789ABCDEFabcdef"
 _DECODED: Final = {
     f"%{high}{low}".encode(): bytes((octet,)) if octet in _UNRESERVED else f"%{octet:02X}".encode()
@@ -32,9 +32,9 @@ _DECODED: Final = {
     for octet in (int(high + low, 16),)
 }
 SPECIAL: Final = b"%;\\"
-"""Octets that give a path several readings, as `//` and a dot after a slash do.  Others have one: themselves."""
+"""Octets that may give a path several readings.  So do `//`, and a dot after a slash."""
 MAX_BYTES: Final = 8192
-"""Longest path with several readings, in bytes, since all are tried.  RFC 9112 3 asks for 8000 octets."""
+"""Longest path whose readings are determined, in bytes.  RFC 9112 3 recommends at least 8000 octets."""
 _DOTS: Final = re.compile(rb"/\.\.?(?:/|$)|%00|\x00")
 _PARAMETERS: Final = re.compile(rb"(?:;|%3B)[^/]*")
 _SLASHES: Final = re.compile(rb"//+")
@@ -43,40 +43,40 @@ _DISPUTED: Final = re.compile(rb"%2[5F]|%5C|%3B|[;\\]|//")
 
 
 def canonical(path: bytes) -> bytes:
-    """Return the form in which paths are compared (RFC 3986 6.2.2.1, 6.2.2.2)."""
+    """Return the canonical form of a path (RFC 3986 6.2.2.1, 6.2.2.2)."""
     return _ODD_ESCAPE.sub(lambda escape: _DECODED[escape[0]], path)
 
 
 _REREADINGS: Final[tuple[Callable[[bytes], bytes], ...]] = (
     lambda path: canonical(path.replace(b"%25", b"%")),  # decoded twice
-    lambda path: _ESCAPED_SLASHES.sub(b"/", path),  # decoded before it is split; backslashes as Windows takes them
+    lambda path: _ESCAPED_SLASHES.sub(b"/", path),  # decoded before it is split; backslash as separator (Windows)
     lambda path: _PARAMETERS.sub(b"", path),  # path parameters dropped, as servlet containers do
     lambda path: _SLASHES.sub(b"/", path),  # empty segments dropped
 )
 
 
 def readings(path: bytes) -> list[bytes]:
-    """Return all readings of a path by servers, the canonical form first; empty for a path that matches nothing."""
+    """Return all readings of a path, the canonical form first; an empty list for a path that matches no route."""
     if len(path) > MAX_BYTES:
         return []
     found = [canonical(path)]
     if _DISPUTED.search(found[0]):
-        for reread in _REREADINGS:  # a server may do any of these: all combinations, 16 at most
+        for reread in _REREADINGS:  # a server may apply any of these: all combinations, 16 at most
             found += [again for known in found if (again := reread(known)) not in found]
     return [] if any(map(_DOTS.search, found)) else found
 
 
 def literal(path: str) -> bytes:
-    """Return the canonical form of a path from a policy file.  Raises `ValueError` with the remedy."""
+    """Return the canonical form of a path in a policy file.  Raises `ValueError` with the remedy."""
     if not path.startswith("/"):
         raise ValueError(f'must start with a slash: write "/{path}"')
     if "?" in path or "#" in path:
-        raise ValueError("is a path alone; conditions on the query string stand under `query`")
+        raise ValueError("has a query or a fragment; write the path only, and conditions on the query under `query`")
     if "*" in path:
         raise ValueError("has a `*`, which means nothing here; write `path_prefix`, or a template such as /orders/{id}")
     canon = canonical(quote(path, safe="/%:@!$&'()*+,;=~\\").encode())
     if re.search(rb"%(?![0-9A-F]{2})", canon):
-        raise ValueError("has a `%` that starts no escape; write it as %25")
+        raise ValueError("has a `%` that begins no escape; write it as %25")
     if readings(canon) != [canon]:
         raise ValueError(
             "is read differently by different servers; "
@@ -86,7 +86,7 @@ def literal(path: str) -> bytes:
 
 
 def text(segment: bytes) -> str:
-    """Return a captured part of a path as text: percent-decoded, octets that are not UTF-8 replaced."""
+    """Return a captured part of a path as text, percent-decoded; octets that are not UTF-8 are replaced."""
     return unquote(segment.decode("utf-8", "replace")) if b"%" in segment else segment.decode("utf-8", "replace")
 
 
@@ -94,16 +94,17 @@ def text(segment: bytes) -> str:
 
 
 def decoded(part: bytes) -> bytes:
-    """Return a name or value decoded: `+` is a space, percent-encoded octets are decoded once."""
+    """Return a decoded name or value of a query: `+` is a space, percent-encoded octets are decoded once."""
     return unquote_to_bytes(part.replace(b"+", b" "))
 
 
 LONG_QUERY: Final = 1024
-"""Bytes of a query from which on it is taken apart once for all conditions of all routes that ask for a parameter."""
+"""Bytes above which a query is parsed only once for all routes with a condition on a parameter."""
 
 
 @lru_cache(maxsize=4)
 def _parameters(query: bytes) -> dict[bytes, list[bytes]]:
+    """Return the decoded values of all parameters by name."""
     found: dict[bytes, list[bytes]] = {}
     for pair in query.split(b"&"):
         key, _, value = pair.partition(b"=")
@@ -114,11 +115,11 @@ def _parameters(query: bytes) -> dict[bytes, list[bytes]]:
 
 
 def parameter(query: bytes | None, name: bytes) -> list[bytes]:
-    """Return the values of a query parameter, decoded; they must not be changed."""
+    """Return the decoded values of a query parameter.  Callers must not change the list."""
     if query is not None and len(query) > LONG_QUERY:
         return _parameters(query).get(name, [])
     found = []
-    longest = 3 * len(name)  # an escaped octet takes three
+    longest = 3 * len(name)  # if every octet is percent-encoded
     for pair in query.split(b"&") if query else ():
         key, _, value = pair.partition(b"=")
         if key == name or (len(key) <= longest and (b"%" in key or b"+" in key) and decoded(key) == name):

@@ -1,10 +1,10 @@
-"""Sliding windows: recent calls counted in constant time and space, by time or by number.
+"""Sliding windows: counts of recent calls in constant time and space, by time or by number of calls.
 
 Rules:
 
-1. A time window has `BUCKETS` buckets, the running one included: it covers between nine and ten tenths of its length
-   and drops one bucket at a time.  Resilience4j's buckets are a second each, Polly's a tenth of the window.
-2. The clock is handed in as a number.  One that stands still or runs backwards counts into the newest bucket.
+1. A time window has `BUCKETS` buckets and drops one at a time.  The newest is still filling, so the window covers
+   between nine and ten tenths of its length.  Resilience4j's buckets last one second, Polly's a tenth of the window.
+2. Callers pass the time.  A time before the newest bucket is counted in the newest bucket.
 """
 
 from __future__ import annotations
@@ -12,14 +12,16 @@ from __future__ import annotations
 from typing import Final
 
 FAILED: Final = 1
+"""Bit of a failed call."""
 SLOW: Final = 2
-"""Bits that describe a call; both may be set, 0 is a good call."""
+"""Bit of a slow call."""
 
 BUCKETS: Final = 10
+"""Number of buckets of a time window."""
 
 
 class SlidingCount:
-    """Count of events in the last `seconds`.  To count one is a comparison and an increment."""
+    """Count of events in the last `seconds`.  Counting an event takes one comparison and one increment."""
 
     __slots__ = ("_buckets", "_ends", "_newest", "_older", "_per_second", "_tick", "seconds")
 
@@ -27,30 +29,30 @@ class SlidingCount:
         self.seconds = seconds
         self._per_second = BUCKETS / seconds
         self._buckets = [0] * BUCKETS
-        """Counts of the older buckets; that of the newest one is 0 here."""
+        """Counts of the older buckets; the entry of the newest one is 0."""
         self._tick = 0
-        """Number of the newest bucket."""
+        """Number of the newest bucket since time 0."""
         self._ends = 1.0
-        """Number of the bucket after it."""
+        """Number of the next bucket, `_tick + 1`."""
         self._newest = 0
         """Count of the newest bucket."""
         self._older = 0
-        """Sum of the others."""
+        """Sum of the counts of the older buckets."""
 
     def add(self, now: float) -> None:
-        """Count one event."""
+        """Count one event at the time `now`, in seconds."""
         if now * self._per_second >= self._ends:
             self._advance(now)
         self._newest += 1
 
     def total(self, now: float) -> int:
-        """Return the count as of now."""
+        """Return the number of events in the window that ends at `now`."""
         if now * self._per_second >= self._ends:
             self._advance(now)
         return self._older + self._newest
 
     def _advance(self, now: float) -> None:
-        """Drop the buckets older than the window; at most `BUCKETS` steps, however long nothing happened."""
+        """Drop the buckets that have left the window, in at most `BUCKETS` steps."""
         tick, buckets = int(now * self._per_second), self._buckets
         buckets[self._tick % BUCKETS] = self._newest
         self._older += self._newest
@@ -64,25 +66,25 @@ class SlidingCount:
 
 
 class Window:
-    """Recent calls, and the numbers of failed and slow ones."""
+    """Base of the windows: counts recent calls, and the failed and slow ones among them."""
 
     __slots__ = ()
 
     def record(self, bits: int, now: float) -> None:
-        """Count a call; `bits` are FAILED and SLOW."""
+        """Count a call; `bits` has `FAILED`, `SLOW`, both, or neither for a good call."""
         raise NotImplementedError
 
     def counts(self, now: float) -> tuple[int, int, int]:
-        """Return the numbers of calls, of failed and of slow ones."""
+        """Return the numbers of all calls, failed calls and slow calls."""
         raise NotImplementedError
 
     def clear(self) -> None:
-        """Forget all calls."""
+        """Reset all counts."""
         raise NotImplementedError
 
 
 class TimeWindow(Window):
-    """Calls of the last `seconds`.  A good call updates one counter only."""
+    """Window of the last `seconds`.  A good call updates one counter only."""
 
     __slots__ = ("_calls", "_failed", "_slow", "seconds")
 
@@ -111,7 +113,7 @@ class TimeWindow(Window):
 
 
 class CountWindow(Window):
-    """The last `size` calls, in a ring of one byte each with running totals."""
+    """Window of the last `size` calls: a ring buffer of one byte for each, with running totals."""
 
     __slots__ = ("_calls", "_failed", "_next", "_ring", "_slow", "size")
 

@@ -1,27 +1,27 @@
-"""The client side: listeners, connections of clients, requests as `Exchange`s, and answers as bytes.
+"""Client side of the proxy: listeners, client connections, request parsing and response writing.
 
-One request's way in: `listener` accepts (`tls_acceptor` where TLS is spoken), `connection` takes the bytes and finds
-the end of the head, `request_head` makes the `Exchange`, `request_body` takes a body that is still arriving, and
-`connection` calls the route that `listener.match` returns.  The answer's way out: `connection` again, `response_head`
-for its head, `response_body` for a body that is still arriving.
+Path of a request: `listener` accepts the connection (for TLS, `tls_acceptor`).  `connection` receives the bytes.
+`request_head` parses the head into an `Exchange`, and `request_body` reads a body that is still arriving.  Then
+`connection` calls the route that `listener.match` returns.  Path of the response: `connection` writes it, with
+`response_head` for the head and `response_body` for a streamed body.
 
-    connection      one client's connection, and the table of its phases: start reading here
-    request_head    a head as an `Exchange`; what is rejected, what is believed        (mirrors upstream/request_head)
-    forwarded       what trusted proxies say of the client
-    request_body    the body of a request while it arrives                             (mirrors upstream/request_body)
-    response_head   the head of an answer; problem documents                           (mirrors upstream/response_head)
-    response_body   the body of an answer while it arrives
-    slow_clients    what a slow client may cost: its allowance, and the account of all
-    backlog         what one client has been sent and has not taken
+    connection      one client connection, and the table of its phases: start reading here
+    request_head    parses a head into an `Exchange`; validation and trust             (mirrors upstream/request_head)
+    forwarded       parses what trusted proxies state about the client
+    request_body    reads a request body while it arrives                              (mirrors upstream/request_body)
+    response_head   writes the head of a response; problem documents                   (mirrors upstream/response_head)
+    response_body   writes a response body
+    slow_clients    time and memory that slow clients may take
+    backlog         bytes written to one client that it has not read
     closing         lingering close and reset
-    tunnel          the connection after 101, joined with the upstream's
-    websocket       frames in a tunnel: where each ends
+    tunnel          joins a client and an upstream connection after a 101
+    websocket       finds the ends of frames in a tunnel
     listener        one address: acceptors, connections, limits
-    tls_acceptor    accepts TLS connections, counted before their handshake
+    tls_acceptor    accepts TLS connections and counts them before their handshake
     sockets         listening sockets, shared between a listener and its successor
-    server          all listeners: reload, drain, the sweep of deadlines
-    descriptors     the reserve of file descriptors
+    server          all listeners: reload, drain, sweep of deadlines
+    descriptors     reserve of file descriptors
 
-Not here: the grammar of HTTP/1.1 (`core/http1`), routing (`routing/router`), the connections to services (`upstream`),
-the admin listener (`admin`), what is recorded of an exchange (`telemetry/recorder`).
+Elsewhere: the grammar of HTTP/1.1 (`core/http1`), routing (`routing/router`), connections to services (`upstream`), the
+admin listener (`admin`), recording of exchanges (`telemetry/recorder`).
 """

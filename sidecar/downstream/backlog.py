@@ -1,4 +1,4 @@
-"""Backlog: what one client has been sent and has not taken, while its transport asks for a pause."""
+"""Backlog: bytes written to one client that it has not read, while its transport has paused writing."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from sidecar.core.message import Message
 from sidecar.downstream.slow_clients import SLOW_AFTER, Pace, Reader, SlowClients
 
 ENDLESS: Final = (b"text/event-stream", b"application/grpc")
-"""Media types of streams whose reader may be as slow as it likes."""
+"""Media types of endless streams, which have no minimum rate."""
 WRITE_LIMIT: Final = 16 * 1024
-"""Bytes in a transport from which its client is behind.  The kernel holds a good deal more, so nothing runs dry."""
+"""Bytes in a transport above which its client is behind.  The kernel buffers more, so the socket never runs empty."""
 
 
 class Backlog:
-    """Bytes that wait for one client, its share of the account, and its allowance."""
+    """Backlog of one client: its bytes in the listener's account (`SlowClients`), and its allowance (`Pace`)."""
 
     __slots__ = (
         "_buffered", "_idle_timeout", "_is_endless", "_pace", "_reader", "_since", "_slow", "_transport", "unsent",
@@ -32,13 +32,20 @@ class Backlog:
         self._buffered = 0
         """Bytes of this client in the account."""
         self.unsent = 0
-        """Bytes not taken at the last look."""
+        """Bytes that the client had not read at the last look."""
         self._since = 0.0
+        """Instant at which the client was last seen to read something."""
         self._idle_timeout = 0.0
+        """Seconds without progress after which an endless stream ends."""
         self._is_endless = False
+        """True if the response is an endless stream, which needs some progress but no minimum rate."""
 
     def begin(self, now: float, answer: Message | None, idle_timeout: float) -> None:
-        """The client is behind.  `idle_timeout` seconds without any progress end an `answer` that has no end."""
+        """Start accounting for a client that is behind.
+
+        `answer` is its response, None between responses.  If it is endless, `idle_timeout` seconds without progress end
+        it.
+        """
         self.unsent = unsent_bytes(self._transport)
         self._is_endless = answer is not None and is_endless(answer)
         self._idle_timeout = idle_timeout
@@ -51,21 +58,21 @@ class Backlog:
                 self._make_room(now)
 
     def _make_room(self, now: float) -> None:
-        """End the reader that has been behind longest, if it has been for a while."""
+        """Cut off the reader that has been behind longest, if that is more than `SLOW_AFTER` seconds."""
         reader, since = next(iter(self._slow.behind.items()))
         if now - since > SLOW_AFTER:
             del self._slow.behind[reader]
             reader.cut_off()
 
     def add(self, size: int, left: int = 0) -> bool:
-        """Note that `size` more bytes were written; True if no more should be until the client has caught up.
+        """Count `size` more bytes as written; True if the upstream is to be paused until the client has caught up.
 
-        `left` bytes of the answer are still to come; 0 if that is not known.  To read a part in advance of what does
-        not fit would not free the upstream.
+        `left` is the number of bytes of the response that have yet to arrive, 0 if unknown.  A response that does not
+        fit into the buffer is paused at once, because reading a part of it would not free the upstream.
         """
         self.unsent += size
         buffered = self._transport.get_write_buffer_size()
-        if buffered <= WRITE_LIMIT:  # on its way to the kernel
+        if buffered <= WRITE_LIMIT:  # the client is not behind
             buffered = 0
         self._slow.buffered += buffered - self._buffered
         self._buffered = buffered
@@ -74,7 +81,7 @@ class Backlog:
         return buffered + left >= self._slow.buffer or self._slow.is_full
 
     def end(self, now: float) -> None:
-        """The client has caught up, or is gone."""
+        """Stop accounting for a client that has caught up or whose connection is closed."""
         self._slow.behind.pop(self._reader, None)
         if self._buffered:
             self._slow.buffered -= self._buffered
@@ -83,31 +90,31 @@ class Backlog:
         self._pace.stop(now)
 
     def look(self, now: float) -> None:
-        """See what the client has taken since the last look."""
+        """Credit the client with the bytes that it has read since the last look."""
         unsent = unsent_bytes(self._transport)
         if unsent < self.unsent:
             self._pace.move(self.unsent - unsent, now)
             self._since = now
             if self._slow.behind.pop(self._reader, None) is not None:
-                self._slow.behind[self._reader] = now  # at the end
+                self._slow.behind[self._reader] = now  # moves it to the end of the dict
         self.unsent = unsent
 
     @property
     def expires(self) -> float:
-        """Instant at which the client is to be looked at, and is cut off if it has not moved enough by then."""
+        """Instant of the next look; a client that has not read enough by then is cut off."""
         return self._since + self._idle_timeout if self._is_endless else self._pace.expires
 
 
 def is_endless(answer: Message) -> bool:
-    """True for server-sent events and gRPC."""
+    """True if a response is a stream of server-sent events or gRPC."""
     return (answer.header(b"content-type") or b"").lower().startswith(ENDLESS)
 
 
 def unsent_bytes(transport: asyncio.Transport) -> int:
-    """Return how many bytes the client has still to take: what the transport holds, and the kernel.
+    """Return the number of written bytes that the client has not received: those in the transport and in the kernel.
 
-    A TLS transport does not know what the TCP transport beneath it holds back.  While that is anything, the kernel's
-    queue is full, so the result is never zero too early.
+    Bytes in the TCP transport beneath a TLS transport are not counted.  While there are any, the kernel's queue is
+    full, so the result is not zero.
     """
     size = transport.get_write_buffer_size()
     sock: Any = transport.get_extra_info("socket")

@@ -1,11 +1,11 @@
-"""Closing a client's connection so that the client can read its last answer.
+"""Lingering close: closes a client's connection so that the client can read its last response.
 
-Closing a TCP connection while unread bytes wait or still arrive resets it, and a reset can destroy an answer that the
-client has not read yet (RFC 9112 9.6).  So where a client is still sending, the connection lingers: it stops writing,
-discards what arrives, and closes when the client does or `LINGER_SECONDS` after the client has the answer.
+Closing a TCP connection with unread or still arriving bytes resets it.  A reset can destroy a response that the client
+has not read yet (RFC 9112 9.6).  While a client is still sending, its connection therefore lingers: it half-closes and
+discards what arrives.  It closes when the client does, or `LINGER_SECONDS` after the client has read the response.
 
-TLS cannot stop writing alone, and OpenSSL breaks a shutdown off when data still arrives.  There the client learns from
-`Connection: close` in the head that the answer is the last one.
+TLS cannot half-close, and OpenSSL aborts a shutdown if data still arrives.  Clients then learn only from
+`Connection: close` that the response is the last one.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ if TYPE_CHECKING:
     from sidecar.downstream.listener import Listener
 
 LINGER_SECONDS: Final = 2.0
-"""Seconds that a peer has to close after the last bytes that it gets from this side."""
+"""Seconds that a peer has to close the connection after it has received the last bytes."""
 MAX_ORPHANED: Final = 32 * 1024
-"""Bytes that may be left to the kernel when a connection closes.  With more, it lingers until the client has them."""
+"""Most unsent bytes with which a connection closes at once; the kernel then sends them.  With more, it lingers."""
 RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 """Value of SO_LINGER with which a close sends a reset."""
 
 
 class LingeringClose(asyncio.Protocol):
-    """Connection after its last answer: waits until the client has read that and closed."""
+    """Connection after its last response: waits until the client has read it and closed."""
 
     __slots__ = ("_backlog", "_listener", "_transport", "expires")
 
@@ -51,7 +51,7 @@ class LingeringClose(asyncio.Protocol):
         self._listener.forget(self)
 
     def expire(self, now: float) -> None:
-        """Close, unless the client is still reading."""
+        """Close the connection unless the client is still reading."""
         backlog = self._backlog
         backlog.look(now)
         backlog.add(0)
@@ -67,17 +67,17 @@ class LingeringClose(asyncio.Protocol):
         reset(self._transport)
 
     def drain(self) -> None:
-        """Do nothing: the connection is closing already."""
+        """Do nothing, because the connection is already closing."""
 
     def abort(self) -> None:
         self._transport.abort()
 
 
 def reset(transport: asyncio.Transport) -> None:
-    """Close with a reset.
+    """Close a connection with a reset.
 
-    The kernel drops what the client has not taken, which it would else keep for minutes.  Nothing else tells that a
-    body which ends with the connection is not whole.
+    The kernel then drops unread bytes, which it would otherwise keep for minutes.  For a body that ends with the
+    connection, only a reset shows the client that the body is incomplete.
     """
     sock: Any = transport.get_extra_info("socket")
     if sock is not None and sock.family != socket.AF_UNIX:

@@ -1,11 +1,11 @@
-"""File descriptors: as many as the system allows, the last of them reserved.
+"""File descriptors: raises their limit and reserves the last of them.
 
-The reserve keeps upstream connections, policy files and the admin listener working when clients use up the rest; its
-second half is not for the admin listener either.
+The reserve keeps upstream connections and policy files working when client connections use up the rest.  The admin
+listener may use the first half of the reserve.
 
-The soft limit is raised to the hard one at the start, as Envoy and Go programs do: the default of 1024 exists for
-programs that call select(2).  The kernel assigns the lowest free number, so the number of a new connection tells how
-many are left: one system call a connection, and nothing to count.
+At the start the soft limit is raised to the hard limit, as Envoy and Go programs do.  The default of 1024 exists for
+programs that call select(2).  The kernel assigns the lowest free number, so the number of a new descriptor shows
+whether the reserve is reached, and no count is needed.
 """
 
 from __future__ import annotations
@@ -14,28 +14,28 @@ import resource
 from typing import Final, Protocol
 
 RESERVE: Final = 64
-"""Reserved descriptors, at most a quarter of all."""
+"""Number of reserved descriptors; at most a quarter of the limit is reserved."""
 
 
 def raise_limit() -> None:
-    """Raise the soft limit of descriptors to the hard one."""
+    """Raise the soft limit of descriptors to the hard limit."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     except (OSError, ValueError):
-        """Some systems report a limit that they do not grant; the soft limit then stays."""
+        """Keep the soft limit: some systems report a hard limit that they do not grant."""
 
 
 class HasFileno(Protocol):
-    """Socket, or the part of it that a transport shows."""
+    """Socket, or the interface to it that a transport provides."""
 
     def fileno(self) -> int: ...
 
 
 def are_scarce(sock: HasFileno | None, *, is_admin: bool = False) -> bool:
-    """True if the socket's descriptor is one of the reserved ones; False for None, a transport without a socket.
+    """True if the socket's descriptor is in the reserve; False for None, which is a transport without a socket.
 
-    `is_admin`: the socket is one of the admin listener, which may use the first half of the reserve.
+    For a socket of the admin listener (`is_admin`) only the second half of the reserve counts.
     """
     if sock is None:
         return False
@@ -47,6 +47,6 @@ def are_scarce(sock: HasFileno | None, *, is_admin: bool = False) -> bool:
 
 
 def share(part: int, most: int) -> int:
-    """Return the n-th part of all descriptors, at least 8 and at most `most`."""
+    """Return the limit of descriptors divided by `part`, but at least 8 and at most `most`."""
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return most if limit == resource.RLIM_INFINITY else min(most, max(8, limit // part))

@@ -1,12 +1,14 @@
-"""Claims of trusted proxies about the client: its address, its scheme, and the host that it asked for.  No I/O.
+"""Forwarded fields: what trusted proxies state about the client, its address, scheme and requested host.  No I/O.
 
-`X-Forwarded-For`, `-Proto` and `-Host` count; where one is absent, the same part of `Forwarded` does (RFC 7239).
+The fields are `X-Forwarded-For`, `-Proto` and `-Host`.  If one is absent, the same part of `Forwarded` (RFC 7239) is
+used.  Rules:
 
-1. The client is the last hop that is no trusted proxy; of more than `MAX_HOPS` trusted ones, the last looked at.
-2. A list of schemes or hosts that is as long as the list of hops has the client's at the client's place.  Otherwise its
-   last member counts, which the nearest proxy has written.
-3. An address may have a port, brackets, quotes or a zone (RFC 7239 6; Azure and IIS write ports).  An IPv4 address
-   within IPv6 is that IPv4 address (RFC 4291 2.5.5.2).
+1. The client is the last hop that is not a trusted proxy.  At most `MAX_HOPS` hops are examined; if all of them are
+   trusted, the last one examined is the client.
+2. A list of schemes or hosts with as many members as hops has the client's value at the client's index.  Otherwise its
+   last member is used, which the nearest proxy has written.
+3. An address may have a port, brackets, quotes or a zone (RFC 7239 6; Azure and IIS write ports).  An IPv4-mapped IPv6
+   address is read as its IPv4 address (RFC 4291 2.5.5.2).
 """
 
 from __future__ import annotations
@@ -24,15 +26,15 @@ Address = IPv4Address | IPv6Address
 BRACKETED: Final = re.compile(r"\[([^\]]*)\](?::\w*)?")
 WITH_PORT: Final = re.compile(r"([0-9.]+):\w*")
 TOKEN: Final = re.compile(rb'"[^"]*"?|[^",;]+|[,;]')
-"""Matches a part of a `Forwarded` field: a quoted text, other text, or a separator."""
+"""Part of a `Forwarded` field: a quoted text, other text, or a separator."""
 MAX_HOPS: Final = 100
-"""Trusted hops that are passed on the way back to the client; the one after them counts as the client."""
+"""Most hops that are examined, from the nearest one towards the client."""
 SCHEMES: Final = {b"http": b"http", b"https": b"https", b"ws": b"http", b"wss": b"https"}
-"""Schemes that proxies write, and what they mean for a request."""
+"""Scheme of a request, by the scheme that proxies write."""
 
 
 def parse_address(node: str) -> Address | None:
-    """Return the IP address of a node as proxies write it; None if it is none, such as `unknown`."""
+    """Return the IP address in a node (RFC 7239 6); None for a node without one, such as `unknown`."""
     node = node.strip(' \t"')
     found = BRACKETED.fullmatch(node) or WITH_PORT.fullmatch(node)
     try:
@@ -43,7 +45,7 @@ def parse_address(node: str) -> Address | None:
 
 
 def plain_address(node: str) -> str:
-    """Return the address of a node without port, brackets and zone; the node as it is if it has none."""
+    """Return the IP address of a node without port, brackets and zone; the node itself if it has no address."""
     ip = parse_address(node)
     return node if ip is None else str(ip)
 
@@ -55,12 +57,12 @@ def is_within(address: str, networks: Networks) -> bool:
 
 
 class Claims:
-    """Client of one request, by its forwarded fields."""
+    """Forwarded fields of one request: its client, and the request that the client made."""
 
     __slots__ = ("authority", "chain", "client", "proto", "scheme")
 
     def __init__(self, fields: Headers, peer_address: str, networks: Networks) -> None:
-        """Take the fields of a trusted peer, in lower case, with its address and the trusted proxies."""
+        """Parse the forwarded fields of a trusted peer; `networks` are those of the trusted proxies."""
         elements = [parse_element(each) for each in members(joined(fields, b"forwarded"))]
         told = joined(fields, b"x-forwarded-for")
         if told or not elements:
@@ -72,7 +74,7 @@ class Claims:
             known = [parse_address(hop.decode("latin-1")) for hop in hops] if len(hops) <= MAX_HOPS else [None]
             self.chain = b"" if None in known else b", ".join([str(ip).encode() for ip in known])
         self.client = peer_address
-        """IP address of the client, or the word in its place."""
+        """IP address of the client, or what the proxies have written instead, such as `unknown`."""
         place = len(hops)
         last = max(0, place - MAX_HOPS)
         while place > last:
@@ -83,15 +85,15 @@ class Claims:
             if ip is None or not any(ip in network for network in networks):
                 break
         self.proto = _of_client(listed(joined(fields, b"x-forwarded-proto")), len(hops), place)
-        """Scheme in the words of the proxy; empty if it is none."""
+        """Scheme as the proxy has written it, such as `wss`; empty if it is absent or unknown."""
         if not self.proto and elements:
             self.proto = _of_client([each.get(b"proto", b"") for each in elements], len(hops), place)
         self.scheme = SCHEMES.get(self.proto.lower(), b"")
-        """`http` or `https`; empty if nobody says it."""
+        """Scheme of the request, `http` or `https`; empty if no proxy states it."""
         if not self.scheme:
             self.proto = b""
         self.authority = _of_client(listed(joined(fields, b"x-forwarded-host")), len(hops), place)
-        """Host that the client asked for; empty if nobody says it."""
+        """Host that the client requested; empty if no proxy states it."""
         if not self.authority and elements:
             self.authority = _of_client([each.get(b"host", b"") for each in elements], len(hops), place)
         if HOST.fullmatch(self.authority) is None:
@@ -99,17 +101,17 @@ class Claims:
 
 
 def joined(fields: Headers, name: bytes) -> bytes:
-    """Return all values of a field as one list."""
+    """Return the values of a field joined with commas."""
     return b", ".join([value for key, value in fields if key == name and value])
 
 
 def listed(value: bytes) -> list[bytes]:
-    """Return the members of a list that has no quoted commas, without the empty ones."""
+    """Return the non-empty members of a list that has no quoted commas."""
     return [part for piece in value.split(b",") if (part := piece.strip(b' \t"'))]
 
 
 def members(value: bytes) -> list[list[bytes]]:
-    """Return the elements of a `Forwarded` field, each as its pairs (RFC 7239 4)."""
+    """Return the elements of a `Forwarded` field, each as a list of its `name=value` pairs (RFC 7239 4)."""
     found: list[list[bytes]] = [[]]
     pair: list[bytes] = []
     for token in [*TOKEN.findall(value), b","]:
@@ -130,7 +132,7 @@ def parse_element(pairs: list[bytes]) -> dict[bytes, bytes]:
 
 
 def _of_client(values: list[bytes], hops: int, place: int) -> bytes:
-    """Return the value that is about the client, the hop at `place`."""
+    """Return the value for the client, which is hop number `place` of `hops`; empty if there is no value."""
     if not values:
         return b""
     return values[place] if len(values) == hops else values[-1]

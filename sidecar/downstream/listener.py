@@ -1,7 +1,7 @@
-"""Listener: one address, its acceptors, its connections, and what those need of it.
+"""Listener: one address with its acceptors, its connections and their shared settings.
 
-A connection passes from one object to another while it lives: a `Handshake`, a `DownstreamConnection`, a `Tunnel` or a
-`LingeringClose`.  Each is a `ManagedConnection`, which the listener counts once and the server's sweep expires.
+Several objects represent a connection in turn: a `Handshake`, a `DownstreamConnection`, a `Tunnel`, a `LingeringClose`.
+Each is a `ManagedConnection`.  The listener counts the connection once, and the server's sweep checks its deadline.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, Protocol
 
 from sidecar.config.process_spec import OUTBOUND, LimitsSpec, ListenerSpec
-from sidecar.control.compiler import Route, Snapshot
+from sidecar.control.compiler import Snapshot
+from sidecar.control.route import Route
 from sidecar.core import events, metrics
 from sidecar.core.exchange import Exchange
 from sidecar.core.outcome import NO_ROUTE, Failure, Outcome, Refusal, failed
@@ -34,29 +35,53 @@ REFUSED: Final = (
     b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/problem+json\r\nx-sidecar-reason: overloaded\r\n"
     b"retry-after: 1\r\nconnection: close\r\ncontent-length: %d\r\n\r\n%b"
 )
+"""Response to a connection beyond the limit: its format with the size of the body and the body."""
 
 
 class ManagedConnection(Protocol):
-    """Client's connection in one of its forms, as listener and server see it."""
+    """Object that represents a client connection: the methods that listener and server call."""
 
     @property
     def expires(self) -> float:
-        """Instant (`Env.now`) from which the sweep calls `expire`."""
+        """Deadline (`Env.now`) after which the sweep calls `expire`."""
 
-    def expire(self, now: float) -> None: ...
+    def expire(self, now: float) -> None:
+        """Handle the passed deadline: close the connection, or set a new deadline."""
+
     def drain(self) -> None:
-        """Close once nothing is under way."""
+        """Close once no request is in flight."""
 
     def abort(self) -> None:
         """Close at once."""
 
 
 Match = Callable[[Exchange], Route | None]
-"""Returns the route of a request, None if there is none."""
+"""Function that returns the route of a request; None without one."""
+
+
+class Limits:
+    """The `limits` of a policy file as plain attributes, which are read for every request."""
+
+    __slots__ = (
+        "body_timeout", "half_close_timeout", "header_timeout", "idle_timeout", "max_body", "max_connections",
+        "max_fields", "max_header_bytes", "max_list_members", "max_query_parameters",
+    )  # fmt: skip
+
+    def __init__(self, spec: LimitsSpec) -> None:
+        self.max_connections = spec.max_connections
+        self.max_header_bytes = spec.max_header_bytes
+        self.max_fields = spec.max_fields
+        self.max_list_members = spec.max_list_members
+        self.max_query_parameters = spec.max_query_parameters
+        self.max_body: int | None = spec.max_body
+        self.header_timeout = spec.header_timeout
+        self.body_timeout = spec.body_timeout
+        self.idle_timeout = spec.idle_timeout
+        self.half_close_timeout = spec.half_close_timeout
 
 
 class Listener:
-    """One address that is listened on.  What its connections need for each request are plain attributes."""
+    """Address on which clients connect, with the settings that its connections read for each request."""
 
     def __init__(self, name: str, spec: ListenerSpec, server: Server) -> None:
         self.name = name
@@ -68,29 +93,31 @@ class Listener:
         self.getrandbits = server.env.rng.getrandbits
         """Source of request ids."""
         self.recorder: Recorder = server.recorder
-        """Takes each exchange that has ended."""
+        """Function that records each completed exchange."""
         self.scheme = b"http" if spec.tls is None else b"https"
-        """`http` or `https`."""
+        """Scheme of the connections, `http` or `https`."""
         self.trust = trust_of(name, spec, server.hop_key)
-        """Claims that its clients are believed."""
-        self.limits: LimitsSpec = server.limits
-        """Limits of the snapshot in use."""
+        """Trust in the clients."""
+        self.limits = Limits(server.limits)
+        """Limits of the current snapshot."""
         self.slow = SlowClients(spec.slow_clients)
-        """Settings for slow clients, and what is buffered for them."""
+        """Settings and buffer account of slow clients."""
         self.date = server.date
-        """Value of the Date field."""
+        """Current value of the Date field."""
         self.is_draining = False
         """True once no more connections are accepted."""
         self.addresses: list[str] = []
-        """Addresses as `Sockets.addresses` has them; empty before `bind`."""
+        """Addresses for clients (`Sockets.addresses`); empty before `bind`."""
         self.connections: set[ManagedConnection] = set()
-        """Open connections; a refused one is never among them."""
+        """Open connections, without refused ones."""
         self.certificates: CertificateWatch | None = None
         """Certificates of a TLS listener; None before `bind` and for plain text."""
         self.match: Match = lambda _: None
-        """Router of the snapshot in use."""
+        """Router of the current snapshot."""
         self._allowed: Callable[[Exchange], list[bytes]] = lambda _: []
+        """Function that returns the methods with which an unmatched request would match."""
         self._snapshot: Snapshot | None = None
+        """Current snapshot; None before the first."""
         self._sockets: Sockets | None = None
         self._acceptors: list[asyncio.Server | TlsAcceptor] = []
         self._refused = server.env.meter.counter(metrics.REFUSALS, listener=name, policy="limits", reason="overloaded")
@@ -100,8 +127,10 @@ class Listener:
         )
 
     async def bind(self, predecessor: Listener | None) -> None:
-        """Listen, on the sockets of a predecessor with the same address if there is one.  Clients that connect wait
-        until `accept`.  Raises `OSError` that names the address."""
+        """Start listening, on the sockets of `predecessor` if one has the same address.
+
+        Connections wait in the kernel's queue until `accept`.  Raises `OSError` with the address.
+        """
         if self.spec.tls is not None:
             self.certificates = CertificateWatch(self.spec.tls, f"listener {self.name}", self.env)
         address = self.spec.address
@@ -126,24 +155,25 @@ class Listener:
         return None if self._sockets is None else self._sockets.share()
 
     def accept(self) -> None:
-        """Start to accept connections."""
+        """Start accepting connections."""
         for acceptor in self._acceptors:
             self.env.spawn(self._start_serving(acceptor))
 
     async def _start_serving(self, acceptor: asyncio.Server | TlsAcceptor) -> None:
-        if acceptor in self._acceptors:  # else the listener was closed before this task ran
+        if acceptor in self._acceptors:  # the listener may have been closed before this task runs
             await acceptor.start_serving()
 
     def use(self, snapshot: Snapshot) -> None:
-        """Use a snapshot's policies for the requests from now on; those under way keep theirs."""
+        """Use a snapshot's policies for new requests; requests in flight keep theirs."""
         router = snapshot.listeners[self.name]
         begin = self.server.telemetry.begin
         self.match = router.match if begin is None else traced(begin, router.match)
         self._allowed = router.allowed
-        self.limits = snapshot.spec.limits
+        self.limits = Limits(snapshot.spec.limits)
         self._snapshot = snapshot
 
     def stop_accepting(self) -> None:
+        """Close the acceptors and the listening sockets."""
         for acceptor in self._acceptors:
             acceptor.close()
         self._acceptors.clear()
@@ -152,7 +182,7 @@ class Listener:
             self._sockets = None
 
     def drain(self) -> None:
-        """Stop accepting, close idle connections, and the others once their request is answered."""
+        """Stop accepting, close idle connections, and close the others once their request is answered."""
         self.stop_accepting()
         self.is_draining = True
         for connection in list(self.connections):
@@ -160,18 +190,20 @@ class Listener:
 
     @property
     def active(self) -> int:
-        """Number of requests under way, WebSocket sessions included.  It is counted when it is read, because a counter
-        would cost each request."""
+        """Number of requests in flight, WebSocket sessions included.
+
+        The requests are counted on access, because a counter would cost time in each request.
+        """
         return sum(
             1
             for each in self.connections
             if isinstance(each, Tunnel) or (isinstance(each, DownstreamConnection) and each.is_serving)
         )
 
-    # ----- what its connections call
+    # ----- called by the connections
 
     def admit(self, connection: ManagedConnection, sock: HasFileno | None) -> bool:
-        """Add a new connection; False if there is no room for it."""
+        """Add a new connection; False if the limit of connections or of descriptors is reached."""
         if connection in self.connections:
             return True  # a TLS connection was added before its handshake
         open_connections = self.server.open_connections
@@ -188,7 +220,7 @@ class Listener:
         return True
 
     def replace(self, connection: ManagedConnection, successor: ManagedConnection) -> None:
-        """Put another object in the place of a connection that lives on as that."""
+        """Replace the object that represents a connection by its successor."""
         if connection in self.connections:
             self.connections.discard(connection)
             self.connections.add(successor)
@@ -196,21 +228,21 @@ class Listener:
                 successor.drain()
 
     def forget(self, connection: ManagedConnection) -> None:
-        """Remove a connection that is closed or was replaced."""
+        """Remove a connection that is closed; without effect if it was replaced."""
         if connection in self.connections:
             self.connections.discard(connection)
             self.server.open_connections -= 1
 
     @property
     def details(self) -> Masks | None:
-        """Masks for what problem documents tell of upstreams; None: they tell nothing."""
+        """Masks for details of upstreams in problem documents; None if these contain no details."""
         if not self.spec.has_details:
             return None
         return UNMASKED if self._snapshot is None else self._snapshot.spec.facts
 
     @property
     def refusal(self) -> bytes:
-        """Answer to a connection for which there is no room."""
+        """Response to a connection beyond the limit."""
         limit = self.limits.max_connections
         detail = (
             b'{"type":"urn:sidecar:problem:overloaded","title":"Too many connections","status":503,"limit":%d}' % limit
@@ -218,13 +250,15 @@ class Listener:
         return REFUSED % (len(detail), detail)
 
     def last_hop(self, x: Exchange) -> Outcome:
-        """Return the answer to a request that must not be forwarded (RFC 9110 9.3.7 and 9.3.8).  OPTIONS gets the known
-        methods.  TRACE is refused, because it would show the fields that other hops have added."""
+        """Return the response to an OPTIONS or TRACE request that must not be forwarded (RFC 9110 9.3.7, 9.3.8).
+
+        OPTIONS gets the known methods.  TRACE is refused, because it would disclose fields that other hops have added.
+        """
         allow = (b"allow", b", ".join(self._allowed(x) or [b"OPTIONS"]))
         return Outcome(200 if x.method == b"OPTIONS" else 405, [allow])
 
     def no_route(self, x: Exchange) -> Outcome:
-        """Return the answer to a request without a route: 404, or 405 if its path has routes (RFC 9110 15.5.6)."""
+        """Return the response to a request without a route: 404, or 405 if other methods match (RFC 9110 15.5.6)."""
         if x.path == b"*":
             return self.last_hop(x)
         allowed = self._allowed(x)
@@ -238,9 +272,10 @@ class Listener:
         return outcome
 
     def record(self, x: Exchange, outcome: Outcome, failure: Failure | None) -> None:
-        """Record an exchange that has ended.  `failure` is what broke it after its answer had begun, else None."""
-        seconds = self.now() - x.arrived if x.arrived else 0.0  # bytes that are not HTTP have no instant of arrival
-        self.recorder(x, outcome, outcome.reason if failure is None else failure.code, seconds)
+        """Record a completed exchange.  `failure` is the one that ended it after its response had begun, else None."""
+        seconds = self.now() - x.arrived if x.arrived else 0.0  # an invalid head has no instant of arrival
+        failure = failure or outcome.failure
+        self.recorder(x, outcome, "" if failure is None else failure.code, seconds)
 
     def count_rejection(self) -> None:
         """Count a request that was not valid HTTP."""
@@ -251,7 +286,7 @@ class Listener:
         self._failed_handshakes.value += 1
 
     def report_bug(self, x: Exchange | None, error: BaseException | None) -> None:
-        """Emit an exception that no one expected, with the request that it broke."""
+        """Log an unexpected exception with the request in which it occurred."""
         self.env.emit(events.BUG, request=repr(x), error=error)
 
     def __repr__(self) -> str:
@@ -259,10 +294,10 @@ class Listener:
 
 
 def trust_of(name: str, spec: ListenerSpec, hop_key: bytes) -> Trust:
-    """Return what a listener believes of its clients.
+    """Return the trust of a listener in its clients.
 
-    All of them are believed where each has shown a certificate, and on the loopback listener `outbound`, which only the
-    service beside us can reach.
+    All clients are trusted if the listener requires client certificates.  So are those of the listener `outbound` on
+    loopback, which only the service beside the sidecar can reach.
     """
     is_verified = spec.tls is not None and spec.tls.client_ca is not None
     return Trust(
@@ -276,7 +311,7 @@ def trust_of(name: str, spec: ListenerSpec, hop_key: bytes) -> Trust:
 
 
 def traced(begin: Callable[[Exchange], None], match: Match) -> Match:
-    """Return a match that finds a request's place in its trace first.  Used only while requests are traced."""
+    """Return a match function that first calls `begin`, which starts the trace of the request."""
 
     def begin_and_match(x: Exchange) -> Route | None:
         begin(x)

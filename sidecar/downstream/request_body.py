@@ -1,9 +1,9 @@
-"""Body of a request that did not arrive whole with its head: bounded in size and time, and pushed on as it arrives.
+"""Request body that did not arrive completely with its head: limited in size and time, and forwarded as it arrives.
 
-The next bytes have to arrive within `limits.body_timeout`, and all of them at the minimum rate (`Pace`).  While the
-upstream does not take the body, or has not asked for it (`Expect: 100-continue`), no time counts against the client.
+The next bytes must arrive within `limits.body_timeout`, and all of them at the minimum rate (`Pace`).  Time does not
+count while the upstream does not take the body, or has not yet requested it (`Expect: 100-continue`).
 
-Before its route runs, a body is collected (`slow_clients`), on the account of the listener's slow clients.
+Before its route runs, a body is collected (`slow_clients`), and counts in the listener's account of buffered bytes.
 """
 
 from __future__ import annotations
@@ -28,23 +28,24 @@ class RequestBody:
         self._connection = connection
         self._pace = Pace(connection.listener.slow)
         self._began = now = connection.listener.now()
-        """Instant at which the head was whole."""
+        """Instant at which the head was complete."""
         self._last_piece = now
-        """Instant at which the last piece arrived, or the client was asked for the next."""
+        """Instant at which the last piece arrived, or at which the client's time began to count again."""
         self._collected = 0
-        """Bytes on the account of the listener's slow clients."""
+        """Collected bytes in the listener's account."""
         self.is_paused = False
         """True while the upstream does not take the body."""
         self.body = Body(self, length if length >= 0 else None)
+        """Body that the request's route reads."""
         self._reader = BodyReader(self.body, length)
 
     def begin(self) -> None:
-        """From now on it is the client's turn."""
+        """Start counting the time until the client sends the next piece."""
         self._last_piece = now = self._connection.listener.now()
         self._pace.wait(now)
 
     def feed(self, data: bytes) -> bool:
-        """Push the next bytes on; True once the body is whole.  Raises `Invalid`."""
+        """Feed the next bytes to the body; True once it is complete.  Raises `Invalid`."""
         listener, body = self._connection.listener, self.body
         received = body.received
         is_whole = self._reader.feed(data)
@@ -58,11 +59,11 @@ class RequestBody:
 
     @property
     def is_behind(self) -> bool:
-        """True if bytes that have arrived wait for the next turn of the loop."""
+        """True if received bytes wait for the next turn of the loop (`BodyReader.is_behind`)."""
         return self._reader.is_behind
 
     def collect(self) -> bool:
-        """Put what has arrived on the account; True if no more should be collected."""
+        """Add the received bytes to the account; True if no more should be collected."""
         slow, received = self._connection.listener.slow, self.body.received
         slow.buffered += received - self._collected
         self._collected = received
@@ -70,19 +71,19 @@ class RequestBody:
 
     @property
     def has_enough(self) -> bool:
-        """True if as much has arrived as is collected of any body."""
+        """True if `HIGH_WATER` bytes have arrived, the most that is collected."""
         return self.body.received >= HIGH_WATER
 
     @property
     def needs_place(self) -> bool:
-        """True if what has arrived came so slowly that the request takes a place for slow ones."""
+        """True if the bytes arrived so slowly that the request needs one of the upstream's places for slow requests."""
         slow = self._connection.listener.slow
         seconds = self._connection.listener.now() - self._began
         return self.body.received < FAIR * slow.min_rate * seconds
 
     @property
     def has_waited(self) -> bool:
-        """True if the body has waited for such a place for longer than a client may be waited for."""
+        """True if the body has waited for such a place for longer than the grace of a slow client."""
         listener = self._connection.listener
         return self.is_paused and listener.now() - self._last_piece > listener.slow.grace
 
@@ -92,12 +93,12 @@ class RequestBody:
         return self._connection.listener.now() - self._began > SLOW_AFTER
 
     def release(self) -> None:
-        """Take the body off the account: it is collected no more."""
+        """Remove the body from the account when its collection ends."""
         self._connection.listener.slow.buffered -= self._collected
         self._collected = 0
 
     def finish(self) -> bytes:
-        """Tell the body's reader that the body is whole; return the bytes that followed it."""
+        """End the body as complete, and return the bytes that followed it."""
         self.body.finish(self._reader.trailers)
         return self._reader.rest
 
@@ -106,7 +107,7 @@ class RequestBody:
         """Instant by which the next bytes must have arrived."""
         return min(self._pace.expires, self._last_piece + self._connection.listener.limits.body_timeout)
 
-    # ----- the source
+    # ----- `Source` of the body
 
     def pause_body(self) -> None:
         self.is_paused = True
@@ -121,9 +122,9 @@ class RequestBody:
         self._connection.set_body_deadline()
 
     def cancel_body(self) -> None:
-        """Do nothing: the bytes that still arrive are discarded, and the connection closes with the answer."""
+        """Do nothing: further bytes are discarded, and the connection closes after the response."""
 
 
 def too_large(limit: int) -> Invalid:
-    """Return the error for a body that is larger than `limits.max_body`, in bytes."""
+    """Return the error for a body of more than `limit` bytes (`limits.max_body`)."""
     return Invalid(f"the body is larger than the limit of {limit} bytes", 413)

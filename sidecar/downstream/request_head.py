@@ -36,7 +36,7 @@ from sidecar.core.outcome import LOOP, Failure
 from sidecar.downstream.forwarded import Claims, Networks, is_within, joined, plain_address
 
 if TYPE_CHECKING:
-    from sidecar.config.process_spec import LimitsSpec
+    from sidecar.downstream.listener import Limits
 
 REWRITTEN: Final = frozenset((b"forwarded", b"x-forwarded-for", b"x-forwarded-proto"))
 """Claims that are written anew; a trusted peer's others pass as they are."""
@@ -170,7 +170,7 @@ RequestHead = tuple[bytes, bytes, int, int, bytes, Headers, bool]
 """Method, target, version, end of the head, lines that pass, fields of `SPECIAL`, and True if one is for caches."""
 
 
-def split_request(data: bytes, limits: LimitsSpec, seen: int = 0) -> RequestHead | None:
+def split_request(data: bytes, limits: Limits, seen: int = 0) -> RequestHead | None:
     """Return the parts of the head with which `data` begins; None if it is not whole yet.
 
     The first `seen` bytes are known not to end it.  Raises `Invalid` with the status to answer.

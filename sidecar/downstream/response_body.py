@@ -1,7 +1,8 @@
-"""Bodies of responses on their way to the client: one that still arrives, and one that is long and here already.
+"""Response bodies on their way to the client: streamed from the upstream, or long and stored in memory.
 
-The first is read in advance while the client is behind, up to a bound (`backlog`), and the upstream is free then.  The
-second goes out in pieces as the client takes them, so that it is never copied whole for a client that does not read.
+A streamed body is read ahead of a slow client up to a limit (`backlog`), so that the upstream connection becomes free
+sooner.  A stored body is written in pieces at the client's pace, so that it is not copied for a client that does not
+read.
 """
 
 from __future__ import annotations
@@ -19,16 +20,18 @@ if TYPE_CHECKING:
     from sidecar.downstream.connection import DownstreamConnection
 
 MAX_AT_ONCE: Final = 128 * 1024
-"""Bytes of the longest stored body that is written with its head."""
+"""Longest stored body that is written together with its head, in bytes."""
 PIECE: Final = 64 * 1024
-"""Bytes of a stored body that are written at once."""
+"""Bytes of a stored body in one write."""
 CHUNKED: Final = b"transfer-encoding: chunked\r\n"
+"""Field line of a chunked body."""
 
 
 class ResponseBody:
-    """Sink of one response's `stream`.
+    """Sink of a streamed response body.
 
-    The body is delimited by its length, by chunks, or by the close for HTTP/1.0, which has no chunks.
+    Its length or chunks delimit the body.  For HTTP/1.0, which has no chunks, a body of unknown length ends with the
+    connection.
     """
 
     __slots__ = ("_accepts_trailers", "_connection", "_is_chunked", "_transport", "ends_with_the_connection", "framing")
@@ -42,9 +45,9 @@ class ResponseBody:
         self._accepts_trailers = x.accepts_trailers
         self._is_chunked = length is None and x.version == 11
         self.ends_with_the_connection = length is None and not self._is_chunked
-        """True if only the close of the connection tells where the body ends."""
+        """True if the body ends when the connection closes."""
         self.framing = CHUNKED if self._is_chunked else b"" if length is None else b"content-length: %d\r\n" % length
-        """Header lines that delimit the body."""
+        """Field lines that delimit the body."""
 
     def write(self, data: bytes) -> None:
         is_behind = self._connection.is_writing_paused
@@ -59,11 +62,11 @@ class ResponseBody:
             self._connection.read_ahead(len(data))
 
     def _write_in_pieces(self, data: bytes) -> None:
-        """Write a long piece as several, each free once it is out: a transport keeps all of one till then."""
+        """Write a long piece as several short ones, because a transport frees a piece only once all of it is sent."""
         if self._is_chunked:
             self._transport.write(b"%x\r\n" % len(data))
         for at in range(0, len(data), PIECE):
-            is_behind = self._connection.is_writing_paused  # which the piece before may have brought about
+            is_behind = self._connection.is_writing_paused  # the previous write may have paused writing
             piece = data[at : at + PIECE]
             self._transport.write(piece)
             if is_behind:
@@ -77,35 +80,35 @@ class ResponseBody:
         self._connection.finish(None)
 
     def fail(self, failure: Failure) -> None:
-        """End a body that breaks off so that the client sees it is not whole (RFC 9112 8)."""
+        """End a body that broke off in such a way that the client sees it is incomplete (RFC 9112 8)."""
         if self.ends_with_the_connection:
             reset(self._transport)
         self._connection.fail(failure)
 
 
 class StoredBody:
-    """Body that is here already, written as fast as the client takes it."""
+    """Long body in memory, written in pieces as the client reads it."""
 
     __slots__ = ("_body", "_connection", "_failure", "_transport", "received")
 
     def __init__(
         self, connection: DownstreamConnection, transport: asyncio.Transport, body: bytes, failure: Failure | None
     ) -> None:
-        """`failure` is that of the outcome, if the body stands in for one."""
+        """`failure` is that of the outcome, None for a response."""
         self._connection = connection
         self._transport = transport
         self._body = body
         self._failure = failure
         self.received = 0
-        """Bytes written."""
+        """Bytes of the body that were written."""
 
     @property
     def left(self) -> int:
-        """Bytes still to come from an upstream: none."""
+        """Bytes that have yet to arrive from the upstream: always 0."""
         return 0
 
     def resume(self) -> None:
-        """Write until the client is behind; at the end the connection goes on."""
+        """Write until the client is behind, and finish the response at the end of the body."""
         body, size = self._body, len(self._body)
         while self.received < size:
             if self._connection.is_writing_paused or self._transport.is_closing():
@@ -115,7 +118,7 @@ class StoredBody:
         self._connection.finish(self._failure)
 
     def pause(self) -> None:
-        """Do nothing: no upstream has to be paused."""
+        """Do nothing, because there is no upstream to pause."""
 
     def cancel(self, failure: Failure = CLIENT_CLOSED) -> None:
         self._body = b""

@@ -1,4 +1,4 @@
-"""Response heads as bytes, and the problem documents with which the sidecar refuses (RFC 9457).  No I/O."""
+"""Writer of response heads, and of problem documents for refusals and failures (RFC 9457).  No I/O."""
 
 from __future__ import annotations
 
@@ -22,8 +22,10 @@ UNMASKED: Final = Masks({})
 
 
 def encode_head(outcome: Outcome, framing: bytes, date: bytes) -> bytes:
-    """Return the head of a response.  `framing` is whole header lines.  `date` is added to answers of the sidecar's own
-    (RFC 9110 6.6.1)."""
+    """Return the head of a response.
+
+    `framing` has complete field lines.  `date` is added to responses without a Date field (RFC 9110 6.6.1).
+    """
     if outcome.parsed is None:
         return b"%b%b%b\r\n" % (STATUS_LINES[outcome.status], outcome.raw, framing)
     if outcome.header(b"date") is None:
@@ -32,7 +34,7 @@ def encode_head(outcome: Outcome, framing: bytes, date: bytes) -> bytes:
 
 
 def make_rejection(failure: Failure, error: Invalid) -> Outcome:
-    """Return the outcome for a request that is not valid HTTP, with the status of `error`."""
+    """Return the outcome for a request that is invalid or late, with the status of `error`."""
     cause = str(error)
     outcome = failed(failure, Refusal(detail=f"{cause[:1].upper()}{cause[1:]}."), cause)
     outcome.status = error.status
@@ -40,11 +42,11 @@ def make_rejection(failure: Failure, error: Invalid) -> Outcome:
 
 
 def make_problem(x: Exchange | None, outcome: Outcome, details: Masks | None = UNMASKED) -> Outcome:
-    """Return the answer for a failure: `application/problem+json` that says who refused, by which rule, and when to
-    come back.  `x` is None if the request could not be read.
+    """Return the response for a failure: a problem document with the reason, the refusing policy and the time to retry.
 
-    With `details` it also says which endpoint failed and how, and where the policy stands; a value that an environment
-    variable gives is shown by its mask.  None: this is none of the client's business.
+    `x` is None if the request could not be parsed.  With `details`, the document also has the failed endpoint, the
+    error text and the position of the policy in its file; values of environment variables are replaced by their masks.
+    With None it has none of these.
     """
     failure = outcome.failure
     assert failure is not None

@@ -1,7 +1,7 @@
-"""Server: all listeners of the process, and what their connections share.
+"""Server: all listeners of the process, and the sweep of their connections' deadlines.
 
-The downstream sweep lives here: once a second the `expires` of each connection is compared with the clock.  Timeouts
-towards clients are whole seconds and more, so no finer tick is needed, and no request needs a timer.
+Once a second, the sweep compares the deadline (`expires`) of each connection with the clock.  Requests therefore need
+no timers of their own.  Timeouts of clients are one second or longer, so a second is precise enough.
 """
 
 from __future__ import annotations
@@ -26,26 +26,27 @@ if TYPE_CHECKING:
     from sidecar.telemetry.spec import TelemetrySpec
 
 SWEEP_SECONDS: Final = 1.0
-"""Pause between two sweeps."""
+"""Seconds between two sweeps."""
 DRAIN_POLL_SECONDS: Final = 0.02
-"""Pause between two looks whether all connections are closed."""
+"""Seconds between two checks whether all connections are closed."""
 Recorder = Callable[[Exchange, Outcome, str, float], None]
-"""Takes an exchange that has ended, its outcome, its failure code (empty for none) and its duration in seconds."""
+"""Function that records a completed exchange: `record(x, outcome, code, seconds)`, with the code of its failure (empty
+without one) and its duration in seconds."""
 
 
 class Telemetry(Protocol):
-    """Telemetry as the server needs it (`sidecar.telemetry.pipeline`)."""
+    """Telemetry: the methods that the server calls (`sidecar.telemetry.pipeline`)."""
 
     @property
     def begin(self) -> Callable[[Exchange], None] | None:
-        """Callback for each request before it is routed; None while no request is traced."""
+        """Function that starts the trace of a request, before routing; None while tracing is off."""
 
     def use(self, spec: TelemetrySpec | None, service: str) -> None:
         """Apply the telemetry settings of a snapshot; never raises."""
 
 
 class Server:
-    """All listeners of the process."""
+    """Listeners of the process, and the sweep of their connections."""
 
     def __init__(self, env: Env, recorder: Recorder, telemetry: Telemetry, make_socket: Make = socket.socket) -> None:
         self.env = env
@@ -53,17 +54,17 @@ class Server:
         self.telemetry = telemetry
         self.recorder = recorder
         self.limits = LimitsSpec.built_in()
-        """Limits of the snapshot in force."""
+        """Limits of the current snapshot."""
         self.listeners: dict[str, Listener] = {}
-        """Listeners of the snapshot in force, by name."""
+        """Listeners of the current snapshot by name."""
         self.draining_listeners: set[Listener] = set()
-        """Listeners that a reload has dropped, while they have connections."""
+        """Listeners that a reload has removed or replaced and that still have connections."""
         self.open_connections = 0
-        """Number of connections of all listeners."""
+        """Number of open connections of all listeners."""
         self.hop_key = urandom(16)
-        """Makes the names of listeners in X-Sidecar-Hops this process's own."""
+        """Random key that makes the names of listeners in X-Sidecar-Hops unique to this process."""
         self.date = write_http_date(env.wall())
-        """Value of the Date field, renewed by the sweep."""
+        """Value of the Date field, updated by the sweep."""
         self._timer: Any = None
 
     def start(self) -> None:
@@ -71,6 +72,7 @@ class Server:
         self._sweep()
 
     def _sweep(self) -> None:
+        """Expire the connections whose deadline has passed, update the date, and schedule the next sweep."""
         now = self.env.now()
         self.date = write_http_date(self.env.wall())
         for listener in (*self.listeners.values(), *self.draining_listeners):
@@ -81,15 +83,18 @@ class Server:
             for connection in sorted(due, key=lambda connection: connection.expires):
                 try:
                     connection.expire(now)
-                except Exception as error:  # a bug in one connection must not stop the sweep of the others
+                except Exception as error:  # a bug in one connection must not stop the sweep
                     self.env.emit(events.BUG, request=repr(connection), error=error)
                     connection.abort()
         self.draining_listeners = {listener for listener in self.draining_listeners if listener.connections}
         self._timer = self.env.call_later(SWEEP_SECONDS, self._sweep)
 
     async def prepare(self, specs: dict[str, ListenerSpec]) -> dict[str, Listener]:
-        """Bind listeners that are new or changed, and leave the others alone.  A changed listener shares its sockets
-        with the one that it replaces until `apply`.  Raises `OSError`, with nothing bound."""
+        """Bind the listeners that are new or changed and return them by name.
+
+        A listener whose address stays shares the sockets of the one that it replaces, which continues until `apply`.
+        Raises `OSError` after closing all that were bound.
+        """
         bound: dict[str, Listener] = {}
         replaced = [listener for name, listener in self.listeners.items() if specs.get(name) != listener.spec]
         predecessors = {listener.spec.address: listener for listener in replaced}
@@ -106,12 +111,12 @@ class Server:
         return bound
 
     def abandon(self, bound: dict[str, Listener]) -> None:
-        """Close the listeners that `prepare` has bound, because the policies are not applied after all."""
+        """Close the listeners that `prepare` has bound, if the policies are not applied."""
         for listener in bound.values():
             listener.stop_accepting()
 
     def apply(self, snapshot: Snapshot, bound: dict[str, Listener]) -> None:
-        """Put a snapshot in force: its listeners use it, dropped and replaced ones drain.  Never raises."""
+        """Apply a snapshot: its listeners use it, and removed or replaced listeners drain.  Never raises."""
         wanted = snapshot.spec.listeners
         for name in list(self.listeners):
             if name not in wanted or name in bound:
@@ -132,7 +137,7 @@ class Server:
             listener.accept()
 
     def _register_gauges(self, name: str, scheme: bytes) -> None:
-        """Register the gauges of a listener's name, which draining listeners of that name share."""
+        """Register the gauges of a listener's name; they include draining listeners of the same name."""
 
         namesakes = partial(self._namesakes, name)
         gauge, labels = self.env.meter.gauge, {"listener": name, "url.scheme": scheme.decode()}
@@ -141,8 +146,10 @@ class Server:
         gauge(metrics.REQUESTS_ACTIVE, lambda: sum(e.active for e in namesakes() if e.scheme == scheme), **labels)
 
     async def drain(self, timeout: float) -> int:
-        """Stop accepting, let requests end for at most `timeout` seconds, then abort the connections that are left;
-        return their number."""
+        """Stop accepting, wait at most `timeout` seconds for requests in flight, then abort the remaining connections.
+
+        Returns the number of aborted connections.
+        """
         for listener in (*self.listeners.values(), *self.draining_listeners):
             listener.drain()
         until = self.env.now() + timeout
@@ -161,11 +168,11 @@ class Server:
             self._timer.cancel()
 
     def _namesakes(self, name: str) -> list[Listener]:
-        """Return the listeners of one name: the one in force first, then those that it has replaced."""
+        """Return the listeners with one name: the current one first, then those that it has replaced."""
         return [each for each in (*self.listeners.values(), *self.draining_listeners) if each.name == name]
 
     def describe(self) -> dict[str, Any]:
-        """Return the listeners' state as JSON-ready values; a listener counts what those have that it has replaced."""
+        """Return the state of the listeners by name as JSON-ready values; draining predecessors are included."""
         state = {}
         for listener in (*self.listeners.values(), *self.draining_listeners):
             if listener.name not in state:
@@ -181,5 +188,5 @@ class Server:
 
 
 def _buffered(listeners: list[Listener]) -> int:
-    """Return the bytes buffered for slow clients; listeners that replaced each other share one account."""
+    """Return the bytes buffered for slow clients.  An account that several listeners share counts once."""
     return sum(account.buffered for account in {each.slow for each in listeners})

@@ -1,14 +1,14 @@
-"""Listening sockets of one address, opened here and not by the event loop, so that listeners can share them.
+"""Listening sockets of one address, opened without the event loop so that listeners can share them.
 
 Rules:
 
-1. A listener whose settings change (TLS, trusted proxies) and whose address stays shares its sockets with its
-   successor.  The kernel's accept queue stays with them, so no client is turned away.  A second bind would fail, or
-   with SO_REUSEPORT let another process of the same user listen there unnoticed.
-2. The file of a Unix socket is replaced only if nobody accepts there: a killed process has left it.  (asyncio and
-   uvloop also remove the socket of a running process.)  At the end this process removes its own file only.
-3. A host name is listened on at each of its addresses.  IPv6 sockets take IPv6 only, whatever the system's default is,
-   so that `0.0.0.0` and `[::]` mean the same on every system.
+1. If a reload changes the settings of a listener (TLS, trusted proxies) but not its address, the old and the new
+   listener share their sockets.  The kernel's accept queue remains, so no connection is refused.  A second bind would
+   fail; with SO_REUSEPORT, another process of the same user could listen there unnoticed.
+2. The file of a Unix socket is replaced only if no process listens on it: then a killed process has left it.  (asyncio
+   and uvloop also remove the socket of a running process.)  At its end a process removes only its own file.
+3. A host name is bound at each of its addresses.  IPv6 sockets accept IPv6 only, regardless of the system's default, so
+   that `0.0.0.0` and `[::]` mean the same on every system.
 """
 
 from __future__ import annotations
@@ -27,20 +27,21 @@ from sidecar.config.listen_address import ListenAddress
 BACKLOG: Final = 1024
 """Length of the kernel's accept queue, in connections."""
 UNSENT: Final = 128 * 1024
-"""Bytes that the kernel keeps of what a client has not taken; by itself it would take megabytes."""
+"""Most unsent bytes of a connection in the kernel (TCP_NOTSENT_LOWAT); its default is much higher."""
 TCP_NOTSENT_LOWAT: Final = getattr(socket, "TCP_NOTSENT_LOWAT", 25)
 Make = Callable[[int, int], Any]
-"""Return a new socket of a family and a type, as `socket.socket` does."""
+"""Function that returns a new socket of a family and a type, such as `socket.socket`."""
 REMEDIES: Final = {
     errno.EADDRINUSE: "stop the process that listens there, or choose another address",
     errno.EADDRNOTAVAIL: "write an address of this machine, or 0.0.0.0 for all",
     errno.EACCES: "ports below 1024 need CAP_NET_BIND_SERVICE, a Unix socket needs a directory that may be written to",
     errno.ENOENT: "create the directory of the Unix socket first",
 }
+"""Remedy by error number."""
 
 
 class Sockets:
-    """Listening sockets of one address; open until everyone who shares them has closed them."""
+    """Listening sockets of one address, closed when the last of the listeners that share them closes them."""
 
     def __init__(self, address: ListenAddress, sockets: list[socket.socket]) -> None:
         self._path = address.path
@@ -50,8 +51,7 @@ class Sockets:
 
     @classmethod
     async def open(cls, address: ListenAddress, make: Make = socket.socket) -> Sockets:
-        """Listen at an address, on sockets from `make`.  Raises `OSError` that says why not and what would help, with
-        nothing left open."""
+        """Return sockets from `make` that listen at an address.  Raises `OSError` with the reason and a remedy."""
         opened: list[socket.socket] = []
         try:
             if address.path:
@@ -74,16 +74,16 @@ class Sockets:
         return [f"unix:{self._path}"] if self._path else [_format(sock) for sock in self._sockets]
 
     def share(self) -> Sockets:
-        """Return these sockets for one more user, who closes them too."""
+        """Return these sockets to one more listener, which must also close them."""
         self._users += 1
         return self
 
     def duplicates(self) -> list[socket.socket]:
-        """Return a duplicate of each socket; the caller closes them."""
+        """Return a duplicate of each socket; the caller must close the duplicates."""
         return [sock.dup() for sock in self._sockets]
 
     def close(self) -> None:
-        """Give the sockets up; the last user closes them."""
+        """Release the sockets; the last listener's release closes them and removes the file of a Unix socket."""
         self._users -= 1
         if self._users == 0:
             with suppress(OSError):
@@ -94,7 +94,7 @@ class Sockets:
 
 
 def _explain(error: OSError) -> str:
-    """Return what is wrong and, where known, what helps."""
+    """Return the reason for an error and, if known, the remedy."""
     number = error.errno or 0
     reason = os.strerror(number).lower() if number > 0 else error.strerror or str(error)
     return f"{reason}; {REMEDIES[number]}" if number in REMEDIES else reason
@@ -107,7 +107,7 @@ def _open(make: Make, family: int, address: Any) -> socket.socket:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        with suppress(OSError):  # not on every system; accepted connections inherit it
+        with suppress(OSError):  # not every system supports it; accepted connections inherit it
             sock.setsockopt(socket.IPPROTO_TCP, TCP_NOTSENT_LOWAT, UNSENT)
         return _listen(sock, address)
     except OSError:
@@ -134,7 +134,7 @@ def _listen(sock: socket.socket, address: Any) -> socket.socket:
 
 
 def _is_orphaned(path: str) -> bool:
-    """True if the file is a socket at which nobody listens any more."""
+    """True if the file is a socket on which no process listens."""
     with suppress(FileNotFoundError):
         if stat.S_ISSOCK(os.stat(path).st_mode):
             with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:

@@ -1,11 +1,11 @@
-"""TLS acceptor: connections are counted and bounded before their handshake.
+"""TLS acceptor: accepts connections and counts them before their handshake.
 
-The event loop's own servers announce a TLS connection after its handshake, so that clients which connect and stay
-silent are not counted.  This acceptor accepts by itself, has the listener admit the connection, and lets the loop shake
-hands within `limits.header_timeout`.  A connection beyond `limits.max_connections` is closed without an answer, which
+The event loop's own TLS servers report a connection only after its handshake, so silent connections would not be
+counted.  This acceptor accepts the socket, has the listener admit it, and then lets the loop do the handshake within
+`limits.header_timeout`.  A connection beyond `limits.max_connections` is closed without a response, because a response
 would need a handshake.
 
-`loop.start_tls` on an accepted transport is not used: uvloop can lose the client's first bytes there.
+`loop.start_tls` on an accepted transport is not used, because uvloop can lose the client's first bytes.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ if TYPE_CHECKING:
     from sidecar.downstream.listener import Listener
 
 MAX_ACCEPTS_A_TURN: Final = 64
-"""Connections accepted in one turn of the loop."""
+"""Most connections accepted in one turn of the loop."""
 EXHAUSTED: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
-"""Errors of a system without free descriptors or memory."""
+"""Errors of `accept` if the system has no free descriptors or memory."""
 PAUSE_SECONDS: Final = 1.0
-"""Pause after such an error, as in asyncio's own servers."""
+"""Seconds without accepting after such an error, as in asyncio's own servers."""
 
 
 class TlsAcceptor:
-    """Accepts connections on one socket; has the methods of `asyncio.Server` that a listener needs."""
+    """Acceptor of TLS connections on one socket, with the methods of `asyncio.Server` that a listener calls."""
 
     def __init__(self, listener: Listener, sock: socket.socket, context: ssl.SSLContext) -> None:
         self._listener = listener
@@ -67,10 +67,10 @@ class TlsAcceptor:
 
 
 class Handshake:
-    """Connection during its handshake; a `TlsConnection` replaces it."""
+    """Connection during its TLS handshake, after which a `TlsConnection` replaces it."""
 
     expires = NEVER
-    """The loop limits the time of the handshake."""
+    """Deadline for the sweep: none, because the loop limits the time of the handshake."""
 
     def __init__(self, listener: Listener, sock: socket.socket, context: ssl.SSLContext) -> None:
         self._listener = listener
@@ -87,20 +87,20 @@ class Handshake:
                 sock,
                 ssl=context,
                 ssl_handshake_timeout=listener.limits.header_timeout,
-                ssl_shutdown_timeout=listener.limits.body_timeout,  # includes the time to send the rest of an answer
+                ssl_shutdown_timeout=listener.limits.body_timeout,  # includes the time to send buffered bytes
             )
-        except OSError:  # of TLS or TCP, or the timeout
+        except OSError:  # also TLS errors and the timeout
             listener.count_failed_handshake()
         finally:
             listener.forget(self)
 
-    # ----- what listener and server call
+    # ----- called by listener and server
 
     def expire(self, now: float) -> None:
         self.abort()
 
     def drain(self) -> None:
-        """Close: the client has not sent a request yet."""
+        """Close the connection, which has no request yet."""
         self.abort()
 
     def abort(self) -> None:
@@ -108,7 +108,7 @@ class Handshake:
 
 
 class TlsConnection(DownstreamConnection):
-    """Connection that the listener has admitted before its handshake."""
+    """TLS connection, which the listener has admitted before its handshake."""
 
     __slots__ = ("_handshake",)
 
@@ -121,5 +121,5 @@ class TlsConnection(DownstreamConnection):
         super().connection_made(transport)
 
     def eof_received(self) -> bool:
-        """Close: after the client's close_notify the event loops write nothing more (RFC 5246 7.2.1)."""
+        """Return False to close: after the client's close_notify, event loops send nothing more (RFC 5246 7.2.1)."""
         return False

@@ -1,14 +1,15 @@
-"""Tunnel: a client's and an upstream's connection after `101 Switching Protocols`, joined with backpressure.
+"""Tunnel: joins a client's and an upstream's connection after `101 Switching Protocols`, with backpressure.
 
 Rules:
 
-1. Bytes pass unchanged and in the same turn of the loop.  A side that cannot take more pauses the other one's reading.
-2. A half-closed side half-closes the other one, if its transport can; a closed side closes the other one.  From then on
-   silence ends the tunnel after `limits.half_close_timeout`, since the side may have left.
-3. Silence in both directions for the route's `timeout.idle` ends the tunnel, and so does a draining listener.  Both
-   sides then get a Close frame 1001 between two frames (RFC 6455 5.5.1 and 7.4.1) and `LINGER_SECONDS` to answer it.
-4. A tunnel counts as a connection of its listener and of its endpoint until both sides are closed.  Until then its
-   request keeps its permits, and then it is recorded, with the bytes of both directions.
+1. Bytes are forwarded unchanged in the same turn of the loop.  If a side cannot take more, reading from the other side
+   is paused.
+2. If one side half-closes, the other is half-closed too, if its transport supports that; otherwise it is closed.  Since
+   the half-closed side may have left, the idle timeout is then at most `limits.half_close_timeout`.
+3. The tunnel ends after `timeout.idle` of its route without bytes in either direction, and when its listener drains.
+   Each side then gets a Close frame 1001 between two frames (RFC 6455 5.5.1, 7.4.1) and `LINGER_SECONDS` to answer it.
+4. A tunnel counts as a connection of its listener and of its endpoint until both sides are closed.  Its request keeps
+   its permits until then, and is then recorded with the bytes of both directions.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class Tunnel:
-    """Both sides together, as listener and server see them."""
+    """Client and upstream connection of a session, which listener and server manage as one connection."""
 
     __slots__ = (
         "_client", "_exchange", "_failure", "_idle_timeout", "_is_closing", "_listener", "_outcome", "_server",
@@ -35,15 +36,15 @@ class Tunnel:
     )  # fmt: skip
 
     def __init__(self, listener: Listener, x: Exchange, outcome: Outcome) -> None:
-        """`x` is the request that was upgraded, and `outcome` its 101."""
+        """Take the upgraded request and its 101."""
         self._listener = listener
         self._exchange = x
         self._outcome = outcome
         self._idle_timeout = x.idle_timeout
         self._failure: Failure | None = None
-        """Failure that has broken the session off; None for an end that a side or the sidecar has chosen."""
+        """Failure that broke the session off; None after a regular end."""
         self._is_closing = False
-        """True once both sides are told that the tunnel ends."""
+        """True once the sidecar has started to end the tunnel."""
         self._upstream: Upgraded | None = None
         """Upstream connection; None before `open`."""
         self._client = TunnelSide(self, GOING_AWAY)
@@ -52,9 +53,9 @@ class Tunnel:
         self.expires = NEVER
 
     def open(self, client: asyncio.Transport, upstream: Upgraded, head: bytes, early: bytes) -> bool:
-        """Join the two connections; False if the upstream's is closed already.
+        """Join the two connections; False if the upstream's is already closed.
 
-        `head` is the answer to the client; `early` are bytes that the client has sent after its request.
+        `head` is the 101 for the client; `early` are the bytes that followed the client's request.
         """
         taken = upstream.take_over(self._server)
         if taken is None:
@@ -73,25 +74,29 @@ class Tunnel:
         return True
 
     def half_close(self) -> None:
-        """Pass on that the client had sent its last byte before the tunnel was open."""
+        """Handle that the client half-closed before the tunnel was open."""
         if not self._client.eof_received():
             self._client.close()
 
-    # ----- what its sides call
+    # ----- called by the sides
 
     def restart_idle_timeout(self) -> None:
+        """Start the idle timeout anew, unless the tunnel is ending."""
         if not self._is_closing and self._idle_timeout != NEVER:
             self.expires = self._listener.now() + self._idle_timeout
 
     def bound_silence(self) -> bool:
-        """Shorten the idle timeout because a side is half-closed; False if that counts as closed."""
+        """Limit the idle timeout of a half-closed tunnel; False if a half-close is to close the tunnel."""
         seconds = self._listener.limits.half_close_timeout
         self._idle_timeout = min(self._idle_timeout, seconds)
         self.restart_idle_timeout()
         return seconds > 0
 
     def end_side(self, side: TunnelSide, error: Exception | None) -> None:
-        """Close the other side of one that is closed; `error` is what the system says of it."""
+        """Handle a closed side: close the other one, or record the session if both are closed.
+
+        `error` is that of the closed connection; None if it was closed regularly.
+        """
         if side is self._server and self._upstream is not None:
             self._upstream.close()
         if error is not None and not self._is_closing and not side.other.is_closed:
@@ -103,7 +108,7 @@ class Tunnel:
             side.other.close()
 
     def _record(self) -> None:
-        """End the stream that stands for the session, and record the request."""
+        """End the outcome's stream, which releases the permits, and record the request."""
         x, outcome = self._exchange, self._outcome
         x.stream = Body()
         x.stream.received = self._client.received
@@ -112,24 +117,24 @@ class Tunnel:
             outcome.stream.finish()
         self._listener.record(x, outcome, self._failure)
 
-    # ----- what listener and server call
+    # ----- called by listener and server
 
     def expire(self, now: float) -> None:
-        """End a silent tunnel, or abort one that has not ended in time."""
+        """End a tunnel after its idle timeout, or abort one that has not ended in time."""
         if self._is_closing:
             self.abort()
         else:
             self._exchange.refused_by = "timeout"
-            detail = f"It was silent in both directions for {self._idle_timeout:.3g} s."
+            detail = f"No bytes passed in either direction for {self._idle_timeout:.3g} s."
             self._outcome.refusal = Refusal("timeout", detail=detail, limit=self._idle_timeout)
             self.drain()
 
     def drain(self) -> None:
-        """End the tunnel, at the next end of a frame in each direction."""
+        """End the tunnel after the current frame of each direction."""
         if not self._is_closing:
             self._is_closing = True
             self.expires = self._listener.now() + LINGER_SECONDS
-            if not self._client.frames.is_closed and not self._server.frames.is_closed:  # else they are closing already
+            if not self._client.frames.is_closed and not self._server.frames.is_closed:  # else the peers are closing it
                 self._client.end_frames()
                 self._server.end_frames()
 
@@ -142,7 +147,7 @@ class Tunnel:
 
 
 class TunnelSide(asyncio.Protocol):
-    """One of the two connections."""
+    """Protocol of one of the two connections of a tunnel."""
 
     __slots__ = (
         "_close_frame",
@@ -158,24 +163,26 @@ class TunnelSide(asyncio.Protocol):
     )
 
     other: TunnelSide
+    """Opposite side of the tunnel."""
 
     def __init__(self, tunnel: Tunnel, close_frame: bytes) -> None:
-        """`close_frame` is sent to this side when the sidecar ends the tunnel."""
+        """Take the Close frame to send to this side when the sidecar ends the tunnel."""
         self._tunnel = tunnel
         self._close_frame = close_frame
         self.frames = FrameFollower()
-        """Frames that this side sends."""
+        """Parser of the frames from this side."""
         self._is_ending = False
-        """True once data from this side passes to the end of the current frame only."""
+        """True if data from this side is forwarded only to the end of the current frame."""
         self.transport: asyncio.Transport | None = None
-        """None before the tunnel is open, and once this side is closed."""
+        """Transport of this side; None before the tunnel is open, and once this side is closed."""
         self.is_discarding = False
         """True once data from this side is discarded."""
         self.is_eof = False
-        """True once this side has sent its last byte."""
+        """True once this side has half-closed."""
         self.is_closed = False
+        """True once the connection of this side is closed."""
         self.received = 0
-        """Bytes that this side has sent."""
+        """Bytes received from this side."""
 
     def data_received(self, data: bytes) -> None:
         self.received += len(data)
@@ -188,14 +195,14 @@ class TunnelSide(asyncio.Protocol):
             self.other.write(data[:size])
             self.end_frames()
             if self.is_discarding:
-                self.received -= len(data) - size  # counted once more by the next line
+                self.received -= len(data) - size  # the next line counts them again
                 self.data_received(data[size:])
         else:
             self.frames.follow(data)
             self.other.write(data)
 
     def end_frames(self) -> None:
-        """Send a Close frame to the other side once this side's current frame has passed, and discard the rest."""
+        """Stop forwarding data from this side after its current frame, and send a Close frame to the other side."""
         self._is_ending = True
         if self.frames.is_between:
             self.is_discarding = True
@@ -204,7 +211,7 @@ class TunnelSide(asyncio.Protocol):
             self.other._close_if_answered()
 
     def _close_if_answered(self) -> None:
-        """Close once both Close frames have passed (RFC 6455 7.1.1)."""
+        """Close this side once it has sent and received a Close frame (RFC 6455 7.1.1)."""
         if self.frames.is_closed and self.other.is_discarding:
             self.close()
 
@@ -231,15 +238,15 @@ class TunnelSide(asyncio.Protocol):
             self.other.transport.resume_reading()
 
     def write(self, data: bytes) -> None:
-        if data and self.transport is not None and not self.other.is_eof:  # which has half-closed this side too
+        if data and self.transport is not None and not self.other.is_eof:  # its EOF has half-closed this side
             self.transport.write(data)
 
     def close(self) -> None:
-        """Close after what was written has gone out."""
+        """Close this side once all written bytes are sent."""
         if self.transport is not None:
             self.transport.close()
 
     def abort(self) -> None:
-        """Close at once."""
+        """Close this side at once."""
         if self.transport is not None:
             self.transport.abort()

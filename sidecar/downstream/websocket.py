@@ -1,7 +1,7 @@
-"""WebSocket frames (RFC 6455 5.2) as they pass: where each ends, and whether a Close frame was among them.
+"""WebSocket frames (RFC 6455 5.2): finds their ends, and the Close frame, in a stream of bytes.
 
-A tunnel that ends needs this to send a Close frame of its own between two frames.  The end of any frame will do, since
-a control frame may stand within a fragmented message (5.4).  Only frame headers are read; payloads are not copied.
+The sidecar ends a tunnel with a Close frame between two frames.  It may follow any frame, because control frames are
+allowed within a fragmented message (5.4).  Only frame headers are parsed; payloads are not copied.
 """
 
 from __future__ import annotations
@@ -11,35 +11,35 @@ from typing import Final
 CLOSE: Final = 8
 """Opcode of a Close frame."""
 GOING_AWAY: Final = b"\x88\x02\x03\xe9"
-"""Close frame with the status 1001 (RFC 6455 7.4.1), as a server sends it."""
+"""Close frame of a server with status 1001 (RFC 6455 7.4.1)."""
 GOING_AWAY_MASKED: Final = b"\x88\x82\x00\x00\x00\x00\x03\xe9"
-"""The same as a client sends it (5.3): masked, here with zeros."""
+"""Close frame of a client with status 1001, masked with zeros (RFC 6455 5.3)."""
 EXTENDED: Final = {126: 2, 127: 8}
-"""Size in bytes of the length that follows its 7-bit code."""
+"""Size of the extended payload length in bytes, by the 7-bit length."""
 MAX_HEADER: Final = 14
-"""Bytes of the longest frame header."""
+"""Longest frame header in bytes."""
 
 
 class FrameFollower:
-    """Frames of one direction."""
+    """Incremental parser of the frame headers of one direction."""
 
     __slots__ = ("_header", "_left", "is_closed")
 
     def __init__(self) -> None:
         self._header = b""
-        """Beginning of a header that is not whole."""
+        """Bytes of an incomplete header; empty without one."""
         self._left = 0
-        """Bytes of the payload still to come."""
+        """Bytes of the payload that have yet to arrive."""
         self.is_closed = False
-        """True once a Close frame has passed, which must be the last (5.5.1)."""
+        """True once a Close frame has begun; no frame may follow it (5.5.1)."""
 
     @property
     def is_between(self) -> bool:
-        """True if the bytes so far end with a whole frame."""
+        """True if the bytes so far end at the end of a frame."""
         return not self._left and not self._header
 
     def follow(self, data: bytes, *, stop: bool = False) -> int:
-        """Follow the next bytes, with `stop` only to the next end of a frame; return how many were followed."""
+        """Parse the next bytes and return their number; with `stop`, parse only to the end of the current frame."""
         position, size = 0, len(data)
         while True:
             if self._left:

@@ -1,7 +1,7 @@
-"""How this installation was built: pure, or with its request path compiled.
+"""Build report: tells whether this installation is pure or has its request path compiled.
 
-A compiled wheel brings the list of what was compiled for it (`hatch_build.py`).  An extension takes precedence over the
-source beside it, so what is on the list and there is what runs.
+A compiled wheel contains a list of its compiled modules (`hatch_build.py`).  Python prefers an extension to the source
+beside it, so each listed extension that exists is the code that runs.
 """
 
 from __future__ import annotations
@@ -11,14 +11,15 @@ from pathlib import Path
 from typing import Final
 
 PACKAGE: Final = Path(__file__).parents[1]
-"""Directory of the sidecar."""
+"""Directory of the package `sidecar`."""
 RECORD: Final = "engine/compiled.txt"
+"""Path of the list of compiled modules, relative to the package."""
 MARKS: Final = ("sidecar/engine/head.pyx", "sidecar/core/http1.py")
-"""Modules that are compiled by each of the compilers."""
+"""One module of each compiler, Cython and mypyc, to look for if there is no list."""
 
 
 def describe_build(package: Path = PACKAGE) -> str:
-    """Return `pure` or `compiled`, or how far the installation is from either."""
+    """Return `pure`, `compiled`, or a description of an incomplete build."""
     record = package / RECORD
     wanted = record.read_text().split() if record.exists() else []
     found = [name for name in wanted or MARKS if is_compiled(package.parent / name)]
@@ -32,5 +33,5 @@ def describe_build(package: Path = PACKAGE) -> str:
 
 
 def is_compiled(source: Path) -> bool:
-    """True if this interpreter finds an extension beside a source file."""
+    """True if there is an extension for this interpreter beside the source file."""
     return any(source.with_name(source.name.partition(".")[0] + suffix).exists() for suffix in EXTENSION_SUFFIXES)

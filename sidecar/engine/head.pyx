@@ -1,11 +1,12 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False
-"""Readers of ordinary heads, in C.
+"""Fast parsers of common request and response heads, in C.
 
-They only accept: what is not ordinary (not whole, not valid, long, or with a name that has other characters than letters,
-digits and hyphens) gives None, and the grammar (`core/http1.py`) judges it.  What is taken is what the grammar would give.
-The twins in Python are `take_request` (`downstream/request_head.py`) and `take_response` (`upstream/response_head.py`).
+A head is common if it is complete, valid and not long, and its field names have only letters, digits and hyphens.  For
+any other head the parsers return None, and the grammar (`core/http1.py`) parses or rejects it.  For a common head the
+result equals that of the Python code: `take_request` in `downstream/request_head.py` and `take_response` in
+`upstream/response_head.py`.
 
-Loops need no bound: `bytes` end with a NUL, which is in no class of octets.
+Loops over octets need no bound: `bytes` end with a NUL, which is in no class of octets.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -15,17 +16,17 @@ from sidecar.core.http1 import CHUNKED, FEW_MEMBERS, FEW_PARAMETERS, LONG_HEAD, 
 from sidecar.core.message import HOP_BY_HOP, write_http_date
 
 cdef enum:
-    NAME = 1        # in names that need no judgement: letters, digits, hyphen
-    METHOD = 2      # in tokens (RFC 9110 5.6.2)
-    TARGET = 4      # in targets (`http1.TARGET`)
-    VALUE = 8       # in values and reason phrases
-    LONGEST = 65536  # bytes of a head
-    SLOTS = 1024    # of a table of names, at most half of them full
-    SPANS = 64      # pieces of a head that pass
-    PREFIXES = 32
-    TAKEN = 1       # kinds of names of a request
+    NAME = 1        # octet of a common field name: letter, digit or hyphen
+    METHOD = 2      # octet of a token (RFC 9110 5.6.2)
+    TARGET = 4      # octet of a request target (`http1.TARGET`)
+    VALUE = 8       # octet of a field value or reason phrase
+    LONGEST = 65536  # most bytes of a head
+    SLOTS = 1024    # size of a table of names, which is at most half full
+    SPANS = 64      # most separate ranges of lines to forward
+    PREFIXES = 32   # most prefixes of names
+    TAKEN = 1       # kinds of field names in a request
     NOTED = 2
-    LENGTH = 1      # kinds of names of a response
+    LENGTH = 1      # kinds of field names in a response
     CODING = 2
     CONNECTION = 3
     DATE = 4
@@ -54,7 +55,7 @@ cdef Py_ssize_t PARAMETERS = FEW_PARAMETERS
 
 
 cdef inline bint is_spelt(const unsigned char *p, const unsigned char *name, Py_ssize_t size) noexcept:
-    """True if `p` begins with a name in lower case, in any spelling."""
+    """True if `p` begins with `name`, which is in lower case, regardless of case."""
     cdef Py_ssize_t i
     for i in range(size):
         if LOWER[p[i]] != name[i]:
@@ -63,7 +64,7 @@ cdef inline bint is_spelt(const unsigned char *p, const unsigned char *name, Py_
 
 
 cdef class Names:
-    """Table of names in lower case, each with its kind: open addressing by length and three octets."""
+    """Hash table of names in lower case with the kind of each: open addressing, hashed by length and three octets."""
 
     cdef list names
     cdef const unsigned char *texts[SLOTS]
@@ -88,7 +89,7 @@ cdef class Names:
         return <unsigned int>(size * 37 + LOWER[p[0]] * 131 + LOWER[p[size >> 1]] * 61 + LOWER[p[size - 1]] * 17) % SLOTS
 
     cdef int find(self, const unsigned char *p, Py_ssize_t size) noexcept:
-        """Return the slot of a name, in any spelling; -1 if it is none of these."""
+        """Return the slot of a name, regardless of case; -1 if it is not in the table."""
         cdef unsigned int at = self.slot(p, size)
         while self.kinds[at]:
             if self.sizes[at] == size and is_spelt(p, self.texts[at], size):
@@ -109,7 +110,7 @@ cdef struct Passing:
 
 
 cdef inline bint read_field(const unsigned char *p, Py_ssize_t i, Field *field) noexcept:
-    """Read the field line at `i`; False if it is not an ordinary one."""
+    """Parse the field line at `i` into `field`; False if the line is not a common one."""
     field.start = i
     while OCTETS[p[i]] & NAME:
         i += 1
@@ -132,7 +133,7 @@ cdef inline bint read_field(const unsigned char *p, Py_ssize_t i, Field *field) 
 
 
 cdef inline bint let_pass(Passing *passing, Field *field) noexcept:
-    """Add a line to those that pass; False if there are too many pieces."""
+    """Add a line to the ranges to forward; False if there are too many ranges."""
     if passing.count and passing.ends[passing.count - 1] == field.start:
         passing.ends[passing.count - 1] = field.next
     elif passing.count == SPANS:
@@ -160,7 +161,7 @@ cdef inline bytes cut(const unsigned char *p, Py_ssize_t start, Py_ssize_t end):
 
 
 cdef bint has_few_parts(const unsigned char *p, Py_ssize_t start, Py_ssize_t end) noexcept:
-    """True if a long head is within any limit on the numbers of its parts, as `http1.has_few_parts` counts them."""
+    """True if a long head has so few parameters and list members that it exceeds no limit (`http1.has_few_parts`)."""
     cdef Py_ssize_t i, members = 0, parameters = 0
     for i in range(start):
         parameters += p[i] == 47 or p[i] == 38
@@ -170,7 +171,7 @@ cdef bint has_few_parts(const unsigned char *p, Py_ssize_t start, Py_ssize_t end
 
 
 cdef class RequestHeads:
-    """Reader of request heads."""
+    """Parser of common request heads, with the names of the fields to take and to note."""
 
     cdef Names names
     cdef list prefixes
@@ -180,7 +181,7 @@ cdef class RequestHeads:
     cdef unsigned char begins[256]    # 1 for each octet with which a prefix begins
 
     def __cinit__(self, taken, noted, prefixes):
-        """Take fields and notice others, as `message.Selection` does; twins are left to the grammar."""
+        """Take and note fields as `message.Selection` does.  Heads that may have twins are not common."""
         cdef bytes prefix
         cdef int octet
         self.names = Names({**dict.fromkeys(taken, TAKEN), **dict.fromkeys(noted, NOTED)})
@@ -206,8 +207,10 @@ cdef class RequestHeads:
         return False
 
     def take(self, bytes data not None):
-        """Return method, target, version, end of the head, lines that pass, fields taken, and whether one was noticed; None
-        if the head with which `data` begins is not an ordinary one."""
+        """Return method, target, version, end of the head, lines to forward, fields taken, and True if one was noted.
+
+        Return None if the head at the beginning of `data` is not a common one.
+        """
         cdef const unsigned char *p = <const unsigned char *>PyBytes_AS_STRING(data)
         cdef Py_ssize_t i = 0, space, start, fields = 0
         cdef bint noticed = False
@@ -259,8 +262,11 @@ cdef Py_ssize_t UNKNOWN = -2
 
 
 def take_response(bytes data not None, wall):
-    """Return status, end of the head, lines to pass on, length of the body, and True if the peer keeps the connection; None
-    if the head with which `data` begins is not an ordinary one."""
+    """Return status, end of the head, lines to forward, length of the body, and True if the connection is persistent.
+
+    The length is in bytes, `CHUNKED`, or None if no field states it.  Return None if the head at the beginning of
+    `data` is not a common one.
+    """
     cdef const unsigned char *p = <const unsigned char *>PyBytes_AS_STRING(data)
     cdef Py_ssize_t i = 12, j, start, fields = 0, size
     cdef long long length = UNKNOWN

@@ -1,19 +1,18 @@
 """Pipeline: the stages of a route in their order, and the `Call` that takes one request through them.
 
-A call runs inside the callbacks of the sockets.  It is a loop over `admit`, then the upstream, and, in the callback
-that brings the head of the answer, a loop over `answer` and `settle` from the innermost stage outwards.  An exchange
-in which no stage asks for time needs neither a coroutine nor a future.  A stage that returns a `Wait` gets a `Run`, and
-the call goes on where it stood when that has ended.  Rules:
+A call runs inside the callbacks of the sockets.  It loops over `admit`, then sends the request to the upstream.  In the
+callback that receives the head of the response, it loops over `answer` and `settle` from the innermost stage outwards.
+Without a `Wait` it needs neither a coroutine nor a future.  For a stage that returns a `Wait`, it starts a `Run` and
+continues when the run has ended.  Rules:
 
-1. Tickets that are neither settled nor bound to a body are in the call's list, so that a cancellation, a bug or a
-   superseding outcome finds them.
-2. Where a stage answers, what stands behind it is settled with the outcome that the stage was given, or bound to its
-   body.  A stage that throws the outcome away (retry, fallback) ends that body, and so settles it.
+1. A call lists the tickets that are neither settled nor bound to a body, to settle them after a cancellation, a bug or
+   a superseding outcome.
+2. Before `answer` is called, the tickets of the stages behind are settled with the outcome that `answer` gets, or bound
+   to its body.  A stage that replaces the outcome (retry, fallback) cancels that body, which settles them.
 3. A call ends once: with an outcome, with `CancelledError` or with a bug.  It then calls `done`.
 
-One shape and one path: stages that need time are rare in any one request, and would cost each request a coroutine frame
-if they were services around services, as in tower or in ASGI.  A second path for ordinary requests beside that would be
-as fast, but two paths have to agree for ever.
+Nested services, as in tower or ASGI, would cost each request a coroutine frame for each stage, although few requests
+wait in any stage.  A separate fast path for the other requests would be one more path to keep equivalent.
 """
 
 from __future__ import annotations
@@ -30,27 +29,30 @@ from sidecar.core.stage import Service, Stage, Wait, final
 
 
 class InFlight(Protocol):
-    """Request at the end of a pipeline."""
+    """Request in flight at the end of a pipeline."""
 
     def cancel(self) -> None:
-        """Give the request up.  Its outcome is not told any more."""
+        """Cancel the request; its outcome is not delivered."""
 
 
 class Terminal(Protocol):
     """End of a pipeline, such as an upstream."""
 
     def begin(self, x: Exchange, call: Call) -> InFlight | Outcome:
-        """Return the outcome if it is there at once.  Otherwise return what is in flight, and `call.take` the outcome
-        later."""
+        """Return the outcome if it is known at once.  Otherwise return the request in flight, and pass its outcome to
+        `call.take` later."""
 
 
 class Pipeline:
-    """Stages before a terminal.  Awaiting a call of it gives the outcome; `Call` does without a coroutine."""
+    """Stages of a route and the terminal behind them.
+
+    Awaiting `pipeline(x)` returns the outcome.  A `Call` does the same without a coroutine.
+    """
 
     __slots__ = ("admits", "answers", "begin_last", "can_be_superseded", "settles")
 
     def __init__(self, stages: Sequence[Stage], terminal: Terminal | Service) -> None:
-        """Take stages, outermost first.  Each belongs to one pipeline, if it has an `inner`."""
+        """Take the stages, outermost first.  A stage with an `inner` must not be in another pipeline."""
         end = terminal if hasattr(terminal, "begin") else Awaited(terminal)
         self.begin_last = cast("Terminal", end).begin
         self.admits = tuple(stage.admit for stage in stages)
@@ -64,7 +66,7 @@ class Pipeline:
                 cast("Any", stage).inner = Pipeline(stages[index + 1 :], end)
 
     async def __call__(self, x: Exchange) -> Outcome:
-        """Take a request through the stages."""
+        """Run a request through the stages and return its outcome."""
         promise: Promise[Call] = Promise()
         call = Call(self, x, promise.resolve)
         promise.on_cancel = call.cancel
@@ -78,7 +80,7 @@ class Pipeline:
 
 
 class Call:
-    """One request on its way through one pipeline."""
+    """Passage of one request through one pipeline."""
 
     __slots__ = (
         "_at", "_begun", "_done", "_given", "_is_cancelled", "_is_inward", "_pipeline", "_run", "_superseded",
@@ -86,48 +88,45 @@ class Call:
     )  # fmt: skip
 
     def __init__(self, pipeline: Pipeline, x: Exchange, done: Callable[[Any], None]) -> None:
-        """`done(call)` is called at the end, possibly within `start`."""
+        """Call `done(call)` at the end, possibly within `start`."""
         self.x = x
         self.value: Outcome | None = None
         """Outcome; None until the end, and after an error."""
         self.error: BaseException | None = None
-        """`CancelledError` or a bug; None after an outcome."""
+        """`CancelledError` or a bug; None until the end, and after an outcome."""
         self._pipeline = pipeline
         self._done: Callable[[Any], None] | None = done
         self._tickets: list[object] = []
         """Tickets that are neither settled nor bound to a body, outermost first."""
         self._begun: InFlight | None = None
-        """What is in flight at the end of the pipeline."""
+        """Request in flight at the terminal; None without one."""
         self._run: Run[Any] | None = None
-        """Run of the stage that has asked for time."""
+        """Run of the stage that waits; None if none does."""
         self._superseded: Run[Any] | None = None
-        """Run whose result does not count any more."""
+        """Cancelled run whose result is ignored; None without one."""
         self._superseded_at = 0
-        """Index of the stage that has asked for it; negative if it did so in `answer`."""
+        """Index of the stage that waited for the superseded run; negative if it waited in `answer`."""
         self._at = 0
-        """Index of the stage that has asked for time."""
+        """Index of the stage that waits."""
         self._is_inward = True
-        """True if it did so in `admit`, False in `answer`."""
+        """True if that stage waits in `admit`, False if it waits in `answer`."""
         self._given: Outcome | None = None
-        """Outcome that it was given in `answer`."""
+        """Outcome that the stage got in `answer`; None if it waits in `admit`."""
         self._is_cancelled = False
-
-    def start(self) -> None:
-        """Begin on the way in."""
-        self._go_in(0)
+        """True once the call was cancelled."""
 
     def take(self, outcome: Outcome) -> None:
-        """Take the outcome of what was begun at the end of the pipeline."""
+        """Accept the outcome of the request in flight at the terminal."""
         self._begun = None
         self._go_out(outcome, len(self._tickets) - 1, False)
 
     def fail(self, error: BaseException) -> None:
-        """Take a bug in what was begun there, or its cancellation."""
+        """End with the error of the request in flight at the terminal: a bug or `CancelledError`."""
         self._begun = None
         self._break_down(error)
 
     def cancel(self) -> None:
-        """Give the request up: release what was admitted.  Without effect once the call has ended."""
+        """Cancel the call and settle its tickets as abandoned.  Without effect once the call has ended."""
         begun, run = self._begun, self._run
         if begun is not None:
             self._begun = None
@@ -139,7 +138,7 @@ class Call:
                 run.cancel()
 
     def supersede(self, ticket: object, outcome: Outcome) -> None:
-        """Abandon what runs behind the stage with this ticket, and go on with another outcome there."""
+        """Abandon what runs behind the stage with this ticket, and continue with `outcome` in that stage."""
         index = next(index for index, each in enumerate(self._tickets) if each is ticket)
         begun, run, given = self._begun, self._run, self._given
         self._begun = self._run = self._given = None
@@ -154,14 +153,14 @@ class Call:
         self._go_out(outcome, index, False)
 
     def discard(self) -> None:
-        """Give up the outcome: nobody takes it."""
+        """Discard the outcome, which the caller does not need."""
         if self.value is not None:
             self.value.discard()
 
     # ----- the way in
 
-    def _go_in(self, index: int) -> None:
-        """Ask the stages from `index` on, then the terminal."""
+    def start(self, index: int = 0) -> None:
+        """Call `admit` of the stages from `index` inwards, then begin the request at the terminal."""
         pipeline, x, tickets = self._pipeline, self.x, self._tickets
         admits = pipeline.admits
         if pipeline.can_be_superseded:
@@ -193,7 +192,10 @@ class Call:
     # ----- the way out
 
     def _go_out(self, outcome: Outcome, index: int, has_answered: bool) -> None:
-        """Show an outcome to the stages from `index` outwards; `has_answered` is True if the first has answered."""
+        """Call `answer` and `settle` of the stages from `index` outwards.
+
+        `has_answered` is True if `outcome` is what `answer` of the first stage has returned.
+        """
         pipeline, x, tickets = self._pipeline, self.x, self._tickets
         answers, settles = pipeline.answers, pipeline.settles
         try:
@@ -224,13 +226,14 @@ class Call:
         self._end()
 
     def _bind(self, outcome: Outcome, first: int) -> None:
-        """Have the tickets from `first` on settled at the end of the outcome's body."""
+        """Settle the tickets from `first` inwards once the outcome's body has ended."""
         held = self._tickets[first:]
         del self._tickets[first:]
         assert outcome.stream is not None
         outcome.stream.on_close(partial(self._settle_bound, first, held, outcome))
 
     def _settle_bound(self, first: int, held: list[object], outcome: Outcome, broken: Failure | None) -> None:
+        """Settle tickets at the end of a body; `broken` is the body's failure, None if it is complete."""
         settles, x = self._pipeline.settles, self.x
         judged = final(outcome, broken)
         for index in range(len(held) - 1, -1, -1):
@@ -238,22 +241,23 @@ class Call:
             if settle is not None:
                 settle(x, held[index], judged)
         if judged is not outcome:
-            outcome.refusal = judged.refusal  # the log of the answer says what its stages found
+            outcome.refusal = judged.refusal  # the access log reports what a stage found in `settle`
 
-    # ----- stages that ask for time
+    # ----- stages that wait
 
     def _wait(self, index: int, wait: Wait, is_inward: bool, given: Outcome | None) -> None:
+        """Run the coroutine of a stage that waits; `given` is the outcome that the stage got in `answer`."""
         self._at = index
         self._is_inward = is_inward
         self._given = given
         run = Run(wait.coroutine, self._waited)
-        if not run.has_ended:  # else the call has gone on, and may wait for something else by now
+        if not run.has_ended:  # else `_waited` has continued the call, which may be waiting for another run
             self._run = run
             if self._is_cancelled:
                 run.cancel()
 
     def _waited(self, run: Run[Any]) -> None:
-        """Go on with what a stage has waited for."""
+        """Continue with the result of a stage that waited."""
         found = run.value
         if run is self._superseded:
             self._superseded = None
@@ -263,7 +267,7 @@ class Call:
         given, self._given = self._given, None
         self._run = None
         error = run.error
-        if error is None and self._is_cancelled:  # it was there already
+        if error is None and self._is_cancelled:  # the run ended before the cancellation reached it
             self._refuse_found(found, self._at if self._is_inward else -1)
             error = asyncio.CancelledError()
         if error is not None:
@@ -276,10 +280,10 @@ class Call:
             self._go_out(found, self._at - 1, False)
         else:
             self._tickets.append(found)
-            self._go_in(self._at + 1)
+            self.start(self._at + 1)
 
     def _refuse_found(self, found: object, index: int) -> None:
-        """Give back what a stage has waited for, and what comes too late; `index` is that of a stage that admits."""
+        """Release a late result of a stage that waited; `index` is the stage's, negative if it waited in `answer`."""
         if isinstance(found, Outcome):
             found.discard()
         elif index >= 0 and (settle := self._pipeline.settles[index]) is not None:
@@ -288,7 +292,7 @@ class Call:
     # ----- the end
 
     def _abandon(self, first: int) -> None:
-        """Settle the tickets from `first` on without a judgement."""
+        """Settle the tickets from `first` inwards as abandoned."""
         tickets, settles = self._tickets, self._pipeline.settles
         while len(tickets) > first:
             ticket = tickets.pop()
@@ -297,7 +301,7 @@ class Call:
                 settle(self.x, ticket, ABANDONED)
 
     def _break_down(self, error: BaseException) -> None:
-        """End without an outcome."""
+        """End the call with an error."""
         try:
             self._abandon(0)
         finally:
@@ -307,6 +311,7 @@ class Call:
             raise error
 
     def _end(self) -> None:
+        """Report the end of the call, once."""
         if self._pipeline.can_be_superseded:
             self.x.call = None
         done, self._done = self._done, None
@@ -318,7 +323,7 @@ class Call:
 
 
 class Awaited:
-    """A service as the end of a pipeline."""
+    """Terminal that runs a service, such as one of a test."""
 
     __slots__ = ("_service",)
 
@@ -326,7 +331,7 @@ class Awaited:
         self._service = service
 
     def begin(self, x: Exchange, call: Call) -> InFlight | Outcome:
-        """Run the service."""
+        """Start the service; return its outcome, or the request in flight if it waits."""
         awaiting = Awaiting()
         run = Run(self._service(x), awaiting.end)
         if not run.has_ended:
@@ -339,17 +344,18 @@ class Awaited:
 
 
 class Awaiting:
-    """One run of such a service."""
+    """Request in flight in a service."""
 
     __slots__ = ("call", "run")
 
     def __init__(self) -> None:
         self.call: Call | None = None
-        """Whoever waits for it; None once nobody does."""
+        """Call that waits for the outcome; None once it has the outcome or was cancelled."""
         self.run: Run[Outcome] | None = None
-        """None before it is known that it takes time."""
+        """Run of the service; None if the service returns without waiting."""
 
     def end(self, run: Run[Outcome]) -> None:
+        """Pass the result of the run to the call, or discard it if the call was cancelled."""
         call, self.call = self.call, None
         if call is None:
             if self.run is not None and run.value is not None:

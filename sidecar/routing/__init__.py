@@ -1,8 +1,8 @@
-"""Routing: which route a request takes.
+"""Routing: selects the route of a request.
 
-    match_spec    `match` of a route as policy files write it
-    rule          one match, compiled: what it asks of a request, and how specific it is
-    router        start here: all rules of a listener, and the choice among them
+    match_spec    spec of a route's `match`
+    rule          one compiled `match`: its conditions, and its rank among other rules
+    router        start here: all rules of a listener, and the selection among them
 
-What a route does with a request is no part of it: a rule leads to any target.
+The target of a rule may be any object: the package does not depend on what a route does.
 """

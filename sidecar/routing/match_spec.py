@@ -11,26 +11,26 @@ from sidecar.expression.spec import RequestWhen
 
 
 class MatchSpec(Model):
-    """Requests that a route takes; a request must meet all conditions."""
+    """Conditions on the requests that a route handles; a request must meet all of them."""
 
     methods: Annotated[list[str], Field(min_length=1)] | None = None
     """Methods, of which the request must have one."""
     host: str | None = None
-    """Host that was asked for: `api.example.com`, `api.example.com:8443` or `*.example.com`."""
+    """Requested host: `api.example.com`, `api.example.com:8443` or `*.example.com`."""
     path: str | None = None
-    """Whole path; `{name}` captures a segment: `/orders/{id}`."""
+    """Complete path; `{name}` captures a segment: `/orders/{id}`."""
     path_prefix: str | None = None
-    """Path or its beginning, by whole segments: `/orders` takes `/orders/7` and not `/orders-old`."""
+    """First segments of the path, or all of them: `/orders` matches `/orders/7` but not `/orders-old`."""
     path_regex: str | None = None
-    """Regular expression for the whole path; only expressions that take linear time are allowed."""
+    """Regular expression for the complete path; only expressions that match in linear time are allowed."""
     headers: dict[str, str] = Field(default_factory=dict)
     """Header fields and the values that they must have."""
     query: dict[str, str] = Field(default_factory=dict)
-    """Query parameters and the values that they must have."""
+    """Query parameters and the values that they must have; each must occur exactly once."""
     when: RequestWhen | None = None
     """Condition in a subset of CEL on the head of the request: `request.headers['x-beta'] in ['on', 'yes']`."""
 
     @property
     def template(self) -> str:
-        """Path, prefix or pattern that is matched; empty if every path is."""
+        """Path, prefix or regular expression of the match; empty if it matches every path."""
         return self.path or self.path_prefix or self.path_regex or ""

@@ -1,19 +1,19 @@
-"""Router: finds the most specific route that matches a request, whatever the order of the routes.
+"""Router: finds the most specific route that matches a request, regardless of the order of the routes.
 
 Rules:
 
-1. `Rule.rank` says how specific a rule is: by host, path, methods, headers, query, `when`.  Two rules of the same rank
-   that can match one request are an error when the policies are loaded (`ties`).
-2. A rule that fails on method, headers, query or `when` leaves the request to the next less specific one.
-3. A path that servers read in several ways matches only what it matches under every reading (`core/uri.py`).
-4. A condition on the host without a port holds on every port, one with a port on that port alone (the request may leave
-   out the default port of its scheme).  Capitals and a trailing dot make no difference.  `*.example.com` covers any
-   number of labels, but not `example.com` itself.
+1. `Rule.rank` orders rules by host, path, methods, headers, query and `when`.  Two rules with the same rank that can
+   match the same request are an error at load (`ties`).
+2. If a rule does not match the method, headers, query or `when`, the next less specific rule is tried.
+3. A path that servers read in several ways matches a rule only if every reading does (`core/uri.py`).
+4. A host without a port matches every port.  A host with a port matches only that port; the request may omit the
+   default port of its scheme.  Case and a trailing dot are ignored.  `*.example.com` matches any number of labels, but
+   not `example.com` itself.
 
-There is one table for each host.  In it templates are one dict for each set of positions of literal segments, prefixes
-are a trie of segments.  Most routes are found by less: exact paths, and templates that capture the last segment alone,
-stand in two dicts, by what is before the last slash and by what is after it.  The cost grows with the length of the
-path, not with the number of routes.
+Each host has a table.  In it, templates are in one dict for each set of positions of literal segments, and prefixes in
+a trie of segments.  Exact paths, and templates that capture only the last segment, are also in two dicts for a faster
+look-up: by the path before the last slash, then by the last segment.  The cost grows with the length of the path, not
+with the number of routes.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ from sidecar.core.pattern import MAX_INPUT
 from sidecar.routing.rule import EXACT, PREFIX, TEMPLATE, R, Rule
 
 MAX_TIES: Final = 8
-"""Ties of one rule that are told; who mends those sees the next."""
+"""Most ties of one rule that are reported at once."""
 MAX_CACHED_HOSTS: Final = 1024
-"""Hosts of requests whose tables are cached."""
+"""Most pairs of scheme and authority whose tables are cached."""
 MAX_HOST: Final = 255 + len(":65535")
-"""Octets of a host (RFC 1035 2.3.4); no route has a longer one."""
+"""Longest host with its port, in octets (RFC 1035 2.3.4)."""
 DOT: Final = ord(".")
 _DEFAULT_PORTS: Final = {b"http": b"80", b"https": b"443"}
 
 
 class _Node(Generic[R]):
-    """Segment in the trie of prefixes."""
+    """Node in the trie of prefixes, one for each segment."""
 
     __slots__ = ("chain", "children", "rules")
 
@@ -48,17 +48,18 @@ class _Node(Generic[R]):
         self.children: dict[bytes, _Node[R]] = {}
         self.rules: list[Rule[R]] = []
         self.chain: list[Rule[R]] = []
-        """Rules for a path that leaves the trie here: those of this prefix, of shorter ones, patterns, and others."""
+        """Rules to try for a path that leaves the trie here: those of this prefix, of shorter prefixes, and all rules
+        with a regular expression or without a condition on the path."""
 
     def link(self, rest: list[Rule[R]]) -> None:
-        """Make the chain of this node and of those below."""
+        """Set the chain of this node and of those below; `rest` is the chain of the node above."""
         self.chain = self.rules + rest
         for child in self.children.values():
             child.link(self.chain)
 
 
 class _Shape(Generic[R]):
-    """Templates with literal segments in the same places, by these segments."""
+    """Templates with literal segments at the same positions, by these segments."""
 
     __slots__ = ("captures", "literals", "may_end_empty", "pick", "rules")
 
@@ -71,35 +72,36 @@ class _Shape(Generic[R]):
 
     def is_filled(self, segments: list[bytes]) -> bool:
         """True if no capture is empty."""
-        for place in self.captures:  # noqa: SIM110 - at half the cost of all()
+        for place in self.captures:  # noqa: SIM110 - faster than all()
             if not segments[place]:
                 return False
         return True
 
 
 class _Stem(Generic[R]):
-    """Rules whose literal path is the same up to the last slash."""
+    """Rules with the same literal path before the last slash."""
 
     __slots__ = ("any_leaf", "leaves")
 
     def __init__(self) -> None:
         self.leaves: dict[bytes, list[Rule[R]]] = {}
-        """Exact paths, by the last segment."""
+        """Rules of exact paths by the last segment."""
         self.any_leaf: list[Rule[R]] | None = None
-        """Templates that capture the last segment; None if there are none, or others may come before them."""
+        """Templates that capture the last segment only; None without them, or if others may be more specific."""
 
 
 class _Table(Generic[R]):
-    """Rules of one host, in the order of their rank."""
+    """Rules of one host, indexed by their paths."""
 
     __slots__ = ("exact", "prefixes", "stems", "templates")
 
     def __init__(self, rules: Iterable[Rule[R]]) -> None:
         self.stems: dict[bytes, _Stem[R]] = {}
-        """Rules by the path before the last slash."""
+        """Exact paths, and templates that capture the last segment only, by the path before the last slash."""
         self.exact: dict[bytes, list[Rule[R]]] = {}
+        """Rules of exact paths by the path."""
         self.templates: dict[int, list[_Shape[R]]] = {}
-        """Templates by the number of segments; the shape with more literals first."""
+        """Templates by the number of segments; shapes with more literal segments come first."""
         self.prefixes: _Node[R] = _Node()
         rest: list[Rule[R]] = []
         for rule in rules:
@@ -142,7 +144,7 @@ class _Table(Generic[R]):
                     self.stems.setdefault(stem, _Stem()).any_leaf = group
 
     def groups(self, path: bytes, segments: list[bytes]) -> Iterator[list[Rule[R]]]:
-        """Yield the rules whose path matches, the most specific first; patterns are among them untried."""
+        """Yield the rules whose path matches, the most specific first.  Regular expressions are not yet checked."""
         if (group := self.exact.get(path)) is not None:
             yield group
         for shape in self.templates.get(len(segments), ()):
@@ -151,7 +153,7 @@ class _Table(Generic[R]):
         yield self.chain(segments)
 
     def chain(self, segments: list[bytes]) -> list[Rule[R]]:
-        """Return the rules that are left once no exact path and no template has matched."""
+        """Return the rules to try if no exact path and no template has matched."""
         node = self.prefixes
         for segment in segments:
             child = node.children.get(segment)
@@ -161,7 +163,7 @@ class _Table(Generic[R]):
         return node.chain
 
     def find(self, x: Exchange, path: bytes, segments: list[bytes]) -> Rule[R] | None:
-        """Return the first rule of `groups` that matches, for a path without `//`."""
+        """Return the first rule of `groups` that matches; None without one.  `path` must not contain `//`."""
         if self.exact:
             group = self.exact.get(path)
             if group is not None and (rule := first(group, x, path)) is not None:
@@ -177,7 +179,10 @@ class _Table(Generic[R]):
 
 
 def first(rules: list[Rule[R]], x: Exchange, path: bytes) -> Rule[R] | None:
-    """Return the first of some rules with matching paths (patterns yet untried) that matches in everything else."""
+    """Return the first rule that matches the request; None without one.
+
+    The paths of all given rules match, except that their regular expressions are not yet checked.
+    """
     for rule in rules:
         if rule.is_open or (
             (rule.methods is None or x.method in rule.methods)
@@ -189,13 +194,13 @@ def first(rules: list[Rule[R]], x: Exchange, path: bytes) -> Rule[R] | None:
 
 
 class Router(Generic[R]):
-    """Rules of one listener, among which the target of a request is found."""
+    """Rules of one listener; `match` finds the target of a request."""
 
     __slots__ = ("_anywhere", "_cached", "_hosts", "_longest", "_special", "rules")
 
     def __init__(self, rules: Iterable[Rule[R]]) -> None:
         self.rules = tuple(sorted(rules, key=lambda rule: rule.rank, reverse=True))
-        """All rules, the most specific first."""
+        """Rules of all hosts, the most specific first."""
         by_host: dict[bytes, list[Rule[R]]] = defaultdict(list)
         for rule in self.rules:
             by_host[rule.host].append(rule)
@@ -204,16 +209,19 @@ class Router(Generic[R]):
         self._special: tuple[Any, ...] = tuple(uri.SPECIAL)
         self._longest = MAX_INPUT
         self._cached: dict[tuple[bytes, bytes], tuple[_Table[R], ...]] = {}
-        """Tables by scheme and authority of a request."""
+        """Cached results of `_tables` by scheme and authority."""
 
     def match(self, x: Exchange) -> R | None:
-        """Return the target of the most specific rule that matches, None where none does; sets `x.captures`."""
+        """Return the target of the most specific rule that matches; None without one.
+
+        Sets `x.captured_by` and `x.captured_path`, except for an exact path.
+        """
         path = x.path
         tables = self._tables(x) if self._hosts else self._anywhere
         stem, slash, leaf = path.rpartition(b"/")
         known = tables[0].stems.get(stem)
         if known is not None and slash:
-            # Nothing is more specific, and a rule's literal segments have one reading only.
+            # These rules are the most specific, and their literal segments have only one reading.
             group = known.leaves.get(leaf) if known.leaves else None
             if group is not None:
                 found = first(group, x, path)
@@ -234,7 +242,7 @@ class Router(Generic[R]):
         if (
             len(path) > self._longest
             or not self._is_plain(path)
-            or (segments.count(b"") > 1 and path.find(b"//") >= 0)  # `in` is dear where it is not of one octet
+            or (segments.count(b"") > 1 and path.find(b"//") >= 0)  # `in` is slow for more than one octet
         ):
             return self._match_odd(x, tables)
         for table in tables:
@@ -246,14 +254,14 @@ class Router(Generic[R]):
         return None
 
     def _is_plain(self, path: bytes) -> bool:
-        """True if all servers read a path, or its last segment, in the same way; `//` apart."""
-        for octet in self._special:  # one by one, each a search in C, is cheaper than `translate`
+        """True if a path, or a segment, has only one reading.  `//` is not checked."""
+        for octet in self._special:  # one search for each is faster than `translate`
             if octet in path:
                 return False
         return DOT not in path or not (path.startswith(b".") or path.find(b"/.") >= 0)
 
     def _match_odd(self, x: Exchange, tables: tuple[_Table[R], ...]) -> R | None:
-        """Do the work of `match` for a path that may have several readings, `//` or too many bytes for a pattern."""
+        """Match a path that may have several readings, or is too long for a regular expression."""
         known = uri.readings(x.path)
         rules: set[Rule[R] | None] = set()
         for path in known:
@@ -268,13 +276,14 @@ class Router(Generic[R]):
         return found.target
 
     def _patterns_before(self, found: Rule[R]) -> bool:
-        """True if a pattern, for which the path is too long, is more specific: then `found` must not decide."""
+        """True if a rule with a regular expression is more specific than `found`.  For a path that is too long for it,
+        `found` must then not be selected."""
         return any(rule.pattern is not None and rule.rank > found.rank for rule in self.rules)
 
     def allowed(self, x: Exchange) -> list[bytes]:
-        """Return the methods with which a request that matched nothing would match, sorted, for `Allow`.
+        """Return the methods with which an unmatched request would match, sorted, for the field `Allow`.
 
-        It is empty where no method would do (RFC 9110 15.5.6).
+        The list is empty if the request matches with no method (RFC 9110 15.5.6).
         """
         found: list[set[bytes]] = []
         for path in uri.readings(x.path):
@@ -300,9 +309,12 @@ class Router(Generic[R]):
 
 
 def host_names(scheme: bytes, authority: bytes) -> list[bytes]:
-    """Return the values of `Rule.host` that cover an authority, the most specific first: with port, whole, suffixes."""
+    """Return the values of `Rule.host` that match an authority, the most specific first.
+
+    These are the host with its port, the host alone, and its suffixes.
+    """
     host, colon, port = authority.lower().rpartition(b":")
-    if not colon or host.startswith(b"[") != host.endswith(b"]"):  # no colon, or one of an IPv6 address
+    if not colon or host.startswith(b"[") != host.endswith(b"]"):  # no colon, or a colon inside an IPv6 address
         host, port = authority.lower(), b""
     host = host.removesuffix(b".")
     port = port.lstrip(b"0") or _DEFAULT_PORTS.get(scheme, b"")
@@ -312,9 +324,9 @@ def host_names(scheme: bytes, authority: bytes) -> list[bytes]:
 
 
 def ties(rules: Iterable[Rule[R]]) -> Iterator[tuple[Rule[R], Rule[R]]]:
-    """Yield pairs of rules of one listener that can both match a request, with neither more specific.
+    """Yield pairs of rules of one listener that have the same rank and can match the same request.
 
-    Of the pairs of one rule only the first `MAX_TIES` are found: many equal rules make no more than that many each.
+    At most `MAX_TIES` pairs are yielded for each rule, so that many equal rules do not yield a pair for every two.
     """
     alike: dict[Any, list[Rule[R]]] = defaultdict(list)
     for rule in rules:
@@ -332,7 +344,7 @@ def ties(rules: Iterable[Rule[R]]) -> Iterator[tuple[Rule[R], Rule[R]]]:
 
 
 def neighbours(rules: list[Rule[R]]) -> Iterator[tuple[Rule[R], Iterable[Rule[R]]]]:
-    """Yield rules, each with others that have the same segments where both have literals; no other pair can tie."""
+    """Yield each rule with the others that it can tie with: those with the same segments where both are literal."""
     shapes: dict[tuple[bool, ...], list[Rule[R]]] = defaultdict(list)
     for rule in rules:
         shapes[tuple(part is not None for part in rule.key)].append(rule)

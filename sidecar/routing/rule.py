@@ -1,13 +1,16 @@
-"""Rule: the `match` of one route, compiled.
+"""Rule: the compiled `match` of one route.
 
-How specific a rule is (`rank`) depends on these, in this order: the host (with a port > whole name > wildcard, the
-longer the better > none), the path (whole > template, by its number of literal segments > prefix, by its number of
-segments > regular expression > none), whether methods are named, the number of headers, the number of query parameters,
-whether there is a `when`.
+The most specific rule has the highest `rank`.  Rules are compared by these criteria, in this order:
 
-A condition on a header compares the field's combined value (RFC 9110 5.3).  A query parameter must be given exactly
-once: else `tier=gold&tier=silver` would meet two conditions that exclude each other, and gateway and service could each
-read another value.
+1. Host: with a port > complete name > wildcard (more labels first) > none.
+2. Path: exact > template (more literal segments first) > prefix (more segments first) > regular expression > none.
+3. Methods: some > none.
+4. Number of headers, then number of query parameters.
+5. `when`: present > absent.
+
+A header condition is compared with the field's combined value (RFC 9110 5.3).  A query parameter must occur exactly
+once.  Otherwise `tier=gold&tier=silver` would meet two exclusive conditions, and gateway and service might read
+different values.
 """
 
 from __future__ import annotations
@@ -27,23 +30,23 @@ if TYPE_CHECKING:
 R = TypeVar("R")
 
 NONE, REGEX, PREFIX, TEMPLATE, EXACT = range(5)
-"""Kinds of conditions on a path, the least specific first."""
+"""Kinds of path conditions, the least specific first."""
 _LABEL: Final = re.compile(r"[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?")
 _CAPTURE: Final = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
 class MatchError(ValueError):
-    """Condition that cannot be compiled."""
+    """Error of a condition that cannot be compiled."""
 
     def __init__(self, key: str, message: str) -> None:
         super().__init__(message)
         self.key = key
-        """Key of the condition in `match`."""
+        """Key of the invalid condition in `match`."""
 
 
 class Rule(Generic[R]):
-    """Compiled match with the target that it leads to.  Raises `MatchError`."""
+    """Compiled `match` and the target of the requests that it matches.  Raises `MatchError`."""
 
     __slots__ = (
         "captures", "conditions", "headers", "host", "is_open", "key", "kind", "match", "methods", "pattern", "query",
@@ -54,14 +57,14 @@ class Rule(Generic[R]):
         self.match = match
         self.target = target
         self.host = _host(match.host)
-        """`name`, `name:port`, `.suffix` for a wildcard, empty for any."""
+        """Condition on the host: `name`, `name:port`, or `.suffix` for a wildcard; empty without one."""
         path = _path(match)
         self.kind = path.kind
-        """Kind of its condition on the path."""
+        """Kind of the path condition."""
         self.key = path.key
-        """Segments of the path, without the empty one before the first slash; None where a template captures."""
+        """Segments of the path, without the empty one before the first slash; None for each capture."""
         self.captures = path.captures
-        """Captures of a template: name, and place among the parts of a path split at its slashes."""
+        """Name of each capture, with the index of its segment in `path.split(b"/")`."""
         self.pattern = path.pattern
         """Regular expression for the path; None without one."""
         self.methods = None if match.methods is None else frozenset(_method(method) for method in match.methods)
@@ -69,8 +72,9 @@ class Rule(Generic[R]):
         self.query = tuple((name.encode(), value.encode()) for name, value in match.query.items())
         self.when = None if match.when is None else _condition(match.when)
         self.conditions = bool(self.headers or self.query or self.when)
+        """True if there are conditions on headers or query, or a `when`."""
         self.is_open = self.methods is None and self.pattern is None and not self.conditions
-        """True if it asks for nothing but host and path."""
+        """True if there are no conditions besides host and literal path."""
         literals = len(self.key) - self.key.count(None) if self.kind in (TEMPLATE, PREFIX) else 0
         self.rank = (
             _host_rank(self.host),
@@ -83,11 +87,11 @@ class Rule(Generic[R]):
 
     @property
     def literal(self) -> bytes:
-        """Path of an exact rule or of a prefix."""
+        """Literal segments joined to a path; for an exact path or a prefix, this is all of it."""
         return b"".join(b"/" + part for part in self.key if part is not None)
 
     def allows(self, x: Exchange) -> bool:
-        """True if headers and query meet the conditions, and `when` holds."""
+        """True if the request meets the conditions on headers and query, and `when`."""
         for name, wanted in self.headers:
             if x.joined(name) != wanted:
                 return False
@@ -96,7 +100,7 @@ class Rule(Generic[R]):
         return self.when is None or self.when.holds(x)
 
     def covers(self, path: bytes) -> bool:
-        """True if a path in its canonical form meets the condition on the path."""
+        """True if a canonical path meets the path condition."""
         if self.kind == EXACT:
             return path == self.literal
         if self.kind == PREFIX:
@@ -110,7 +114,7 @@ class Rule(Generic[R]):
         return True
 
     def capture(self, path: bytes) -> dict[str, str]:
-        """Return what the template or pattern captures of a path that it covers, decoded."""
+        """Return the decoded captures of a canonical path that the rule covers, by name."""
         if self.captures:
             segments = path.split(b"/")
             return {name: uri.text(segments[place]) for name, place in self.captures}
@@ -119,7 +123,7 @@ class Rule(Generic[R]):
         return {}
 
     def can_tie(self, other: Rule[R]) -> bool:
-        """True if one request can match both rules with neither more specific; in doubt (two patterns) True."""
+        """True if both rules have the same rank and may match the same request."""
         if self.rank != other.rank or self.host != other.host:
             return False
         if self.methods is not None and other.methods is not None and not self.methods & other.methods:
@@ -140,7 +144,7 @@ class Rule(Generic[R]):
 
 
 class _Path(NamedTuple):
-    """Condition on the path, as `Rule` has it."""
+    """Compiled path condition; its members are those of `Rule`."""
 
     kind: int = NONE
     key: tuple[bytes | None, ...] = ()
@@ -159,7 +163,7 @@ def _path(match: MatchSpec) -> _Path:
             if "{" in match.path_prefix:
                 raise ValueError("takes no captures; write a template under `path`, or `path_regex`")
             segments = uri.literal(match.path_prefix).removesuffix(b"/").split(b"/")[1:]
-            return _Path(PREFIX, tuple(segments)) if segments else _Path()  # a prefix of `/` asks for nothing
+            return _Path(PREFIX, tuple(segments)) if segments else _Path()  # the prefix `/` matches every path
         if match.path_regex is not None:
             return _Path(REGEX, pattern=compile_pattern(match.path_regex))
     except ValueError as error:
@@ -225,7 +229,7 @@ def _method(method: str) -> bytes:
     if not _TOKEN.fullmatch(method):
         raise MatchError("methods", f"has `{method}`, which is not a method; write such as [GET, HEAD]")
     if method != method.upper() and method.upper() in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"):
-        raise MatchError("methods", f"has `{method}`; methods mind their case (RFC 9110 9.1): write {method.upper()}")
+        raise MatchError("methods", f"has `{method}`; case is significant (RFC 9110 9.1): write {method.upper()}")
     return method.encode()
 
 

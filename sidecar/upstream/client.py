@@ -54,59 +54,38 @@ Obtain = Callable[[tuple[str, ...], Any, Callable[[], Any]], Any]
 class AttemptInFlight(Attempt):
     """An attempt from the choice of its endpoint to the last byte of the response."""
 
-    __slots__ = (
-        "_call", "_connection", "_expires", "_gate", "_has_repeated", "_opening", "_outcome", "_pool", "_target",
-        "_ticket", "_upstream", "_x",
-    )  # fmt: skip
+    call: Call | None = None
+    """Takes the outcome; None while `Upstream.begin` runs, and once it was told."""
+    connection: UpstreamConnection | None = None
+    """Connection that carries the exchange; None while there is none."""
+    outcome: Outcome | None = None
+    """Outcome that came while `Upstream.begin` ran, or whose body is still arriving."""
+    ticket: object = None
+    """Ticket of the endpoint's own breaker."""
+    _opening: Promise[Acquired] | None = None
+    """Promise of a connection, while there is none."""
+    _has_repeated = False
+    """True if the exchange was sent again, because the idle connection had been closed."""
 
-    def __init__(self, x: Exchange, upstream: Upstream, target: Endpoint, now: float, expires: float) -> None:
-        Attempt.__init__(self, x.attempt, now)
+    def __init__(
+        self, x: Exchange, upstream: Upstream, target: Endpoint, pool: Pool, now: float, expires: float
+    ) -> None:
+        self.number = x.attempt  # `Attempt.__init__` without its call
+        self.started = now
         self.why = x.why
         self.upstream = upstream.name
         self.endpoint = target.url
+        self.gate: Gate | None = None
+        """The endpoint's own breaker, which has admitted the exchange; None without one."""
         self._x: Exchange | None = x
         """None at the end: it holds its attempts, and cycles wait for the garbage collector."""
         self._upstream = upstream
         self._target = target
+        self._pool = pool
         self._expires = expires
-        self._pool = upstream.pools.of(target)
-        self._gate: Gate | None = None
-        """The endpoint's own breaker; None without one."""
-        self._ticket: object = None
-        """What it has admitted the exchange with."""
-        self._call: Call | None = None
-        """Whoever takes the outcome; None while `begin` runs, and once it was told."""
-        self._outcome: Outcome | None = None
-        """Outcome that came while `begin` ran, or whose body is still arriving."""
-        self._opening: Promise[Acquired] | None = None
-        """Promise of a connection, while there is none."""
-        self._connection: UpstreamConnection | None = None
-        """Connection that carries the exchange; None while there is none."""
-        self._has_repeated = False
-        """True if the exchange was sent again, because the idle connection had been closed."""
 
-    def guard(self, gate: Gate, ticket: object) -> None:
-        """Note the endpoint's own breaker, which has admitted the exchange."""
-        self._gate = gate
-        self._ticket = ticket
-
-    def begin(self, call: Call) -> AttemptInFlight | Outcome:
-        """Take a connection and send the request; as `Terminal.begin`."""
-        x = self._x
-        assert x is not None
-        connection = self._pool.take(x, self.started)
-        if connection is None:
-            self._open()
-        else:
-            self._connection = connection
-            connection.exchange(x, self._expires, self.started, self)
-        if self._outcome is not None:
-            return self._outcome
-        self._call = call
-        return self
-
-    def _open(self) -> None:
-        """Open a connection, or queue for one."""
+    def open(self) -> None:
+        """Open a connection, or queue for one, and send the request."""
         opening = self._pool.open(self._expires)
         if opening.done():
             self._use(opening)
@@ -122,24 +101,16 @@ class AttemptInFlight(Attempt):
             return
         acquired = opening.result()
         if isinstance(acquired, UpstreamConnection):
-            self._connection = acquired
+            self.connection = acquired
             acquired.exchange(x, self._expires, self.started, self)
         else:
-            self._end(_judge(x, acquired, self._pool, self.started, self._upstream.now()))
+            self.take(_judge(x, acquired, self._pool, self.started, self._upstream.now()))
 
     def take(self, outcome: Outcome) -> None:
         """Take the head of the response, or the failure to get one."""
-        x = self._x
-        if outcome.failure is STALE_CONNECTION and not self._has_repeated and x is not None and x.is_replayable:
-            self._has_repeated = True
-            self._connection = None
-            if x.stream is not None:
-                x.stream.rewind()
-            self._open()
-        else:
-            self._end(outcome)
-
-    def _end(self, outcome: Outcome) -> None:
+        self.connection = None
+        if outcome.failure is STALE_CONNECTION and self._repeat():
+            return
         self.answered = now = self._upstream.now()
         if outcome.failure is None:
             times = self._pool.times
@@ -151,28 +122,38 @@ class AttemptInFlight(Attempt):
                 times.quick += 1
                 if times.quick == SAMPLED:
                     times.decay()
-        self._connection = None
         if outcome.stream is None:
             self._settle(outcome, now)
         else:
-            self._outcome = outcome
+            self.outcome = outcome
             outcome.stream.on_close(self._end_body)
-        call, self._call = self._call, None
+        call, self.call = self.call, None
         if call is None:
-            self._outcome = outcome
+            self.outcome = outcome
         else:
             call.take(outcome)
 
+    def _repeat(self) -> bool:
+        """Send the request again on a fresh connection, once; False if that is not possible."""
+        x = self._x
+        if self._has_repeated or x is None or not x.is_replayable:
+            return False
+        self._has_repeated = True
+        if x.stream is not None:
+            x.stream.rewind()
+        self.open()
+        return True
+
     def _end_body(self, broken: Failure | None) -> None:
-        outcome, self._outcome = self._outcome, None
+        outcome, self.outcome = self.outcome, None
         assert outcome is not None
         self._settle(final(outcome, broken), self._upstream.now())
 
     def cancel(self) -> None:
         """Give the attempt up."""
-        self._call = None
-        opening, connection = self._opening, self._connection
-        self._opening = self._connection = None
+        self.call = None
+        opening, connection = self._opening, self.connection
+        self._opening = self.connection = None
         if opening is not None:
             opening.cancel()
         if connection is not None:
@@ -201,8 +182,8 @@ class AttemptInFlight(Attempt):
                 ejector.record(target, outcome, self.started, now)
         elif failure is None and target.failures:
             target.failures = 0
-        if self._gate is not None and x is not None:
-            self._gate.settle(x, self._ticket, outcome)
+        if self.gate is not None and x is not None:
+            self.gate.settle(x, self.ticket, outcome)
 
 
 class Upstream:
@@ -277,14 +258,24 @@ class Upstream:
             ticket = gate.admit(x)
             if ticket.__class__ is Outcome:
                 return ticket
-        attempt = AttemptInFlight(x, self, endpoint, now, expires)
+        pool = self.pools.of(endpoint)
+        attempt = AttemptInFlight(x, self, endpoint, pool, now, expires)
         if gate is not None:
-            attempt.guard(gate, ticket)
+            attempt.gate, attempt.ticket = gate, ticket
         x.attempts.append(attempt)
         if x.trace is not None:
             x.trace.attempt(x, attempt)
         endpoint.in_flight += 1
-        return attempt.begin(call)
+        connection = pool.take(x, now)
+        if connection is not None:
+            attempt.connection = connection
+            connection.exchange(x, expires, now, attempt)
+        else:
+            attempt.open()
+        if attempt.outcome is not None:  # refused at once, or the request's body had broken off
+            return attempt.outcome
+        attempt.call = call
+        return attempt
 
     def make_way(self, route: str = "", waiting: int = 1, places: int = 1) -> bool:
         """End the exchange that has waited for its own client longest, as `Pools.make_way` does."""

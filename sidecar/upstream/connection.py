@@ -237,7 +237,7 @@ class UpstreamConnection(asyncio.Protocol):
             self._request_body = None
             if self._is_reading_paused:  # the last piece was more than the reader could take
                 self.resume_reading()
-            self.pool.deadlines.discard(self)
+            self.pool.deadlines.entries.discard(self)
             self._phase = IDLE
             self.served += 1
             if is_doubtful:

@@ -157,7 +157,7 @@ def test_chunks_of_http_1_0_are_read_and_the_connection_is_closed(lines: bytes, 
 def test_the_status_that_is_none_is_named() -> None:
     outcome = answer(b"HTTP/1.1 999 Request Denied\r\nContent-Length: 0\r\n\r\n").outcome
     assert outcome is not None
-    assert outcome.cause == "the status 999 is none: they go from 100 to 599"
+    assert outcome.cause == "the status 999 is not valid: it must be from 100 to 599"
 
 
 def test_a_head_has_a_limit() -> None:
