@@ -38,7 +38,6 @@ UNFINISHED: Final[tuple[str, ...]] = (
     "sidecar/routing",
     "sidecar/telemetry",
     "sidecar/upstream",
-    "tests",
 )
 """Files and packages whose prose is still being rewritten: left out when no path is given.  The list only shrinks."""
 
