@@ -17,7 +17,7 @@ override PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 override INSTALL := $(PIP) install --require-hashes --no-deps
 
 .DEFAULT_GOAL := help
-.PHONY: help demo shop docs check test testcompiled lint compiled instructions bench soak fuzz fuzzcompiled chaos lock clean
+.PHONY: help demo shop docs site screenshots check test testcompiled lint compiled instructions bench soak fuzz fuzzcompiled chaos lock clean
 .SUFFIXES:
 
 help:  ## this list
@@ -35,14 +35,22 @@ check: $(VENV)/.dev  ## the tests of units, contracts and wire format, in under 
 test: $(VENV)/.dev  ## every test, two files at a time (PYTEST="-k retry" for some)
 	@$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST)
 
-lint: $(VENV)/.dev  ## ruff and mypy
+lint: $(VENV)/.dev  ## ruff, mypy, and the rules for docstrings, comments and names (docs/lint.py)
 	@$(BIN)/ruff check --quiet
 	@$(BIN)/ruff format --check --quiet
 	@$(BIN)/mypy --no-error-summary
+	@$(BIN)/python -m docs.lint
 	@echo "lint: clean"
 
 docs: $(VENV)/.runtime  ## write all generated files anew: references in docs/, schemas for editors
 	@$(BIN)/python -m docs.generate
+
+site: $(VENV)/.site  ## the documentation as a site that needs no network, into build/site; a dead link fails
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	@echo "site: build/site/index.html"
+
+screenshots: $(VENV)/.dev  ## the pictures of the documentation, from real runs (needs chromium)
+	@$(BIN)/python -m docs.screenshots
 
 compiled: $(VENV)/.bench  ## the request path as C extensions, into build/compiled (needs a C compiler and python3-dev)
 	@rm -rf build/compiled build/wheel
@@ -86,6 +94,7 @@ lock: $(VENV)/.lock  ## make requirements/*.txt anew (UPGRADE=1: with newer vers
 	compile pyproject.toml --extra speed --extra top --extra redis --extra dev -c requirements/runtime.txt -o requirements/dev.txt; \
 	compile pyproject.toml --extra speed --extra top --extra redis --extra dev --extra bench --extra compiled -c requirements/dev.txt -o requirements/bench.txt; \
 	compile requirements/build.in -c requirements/dev.txt -o requirements/build.txt; \
+	compile requirements/site.in -c requirements/bench.txt -o requirements/site.txt; \
 	compile pyproject.toml requirements/build.in --extra speed --extra top --extra redis --extra compiled -c requirements/bench.txt -c requirements/build.txt -o requirements/compiled.txt
 
 clean:  ## remove the virtual environment and all caches
@@ -120,6 +129,12 @@ $(VENV)/.dev: requirements/dev.txt $(VENV)/.runtime
 
 $(VENV)/.bench: requirements/bench.txt $(VENV)/.dev
 	@$(INSTALL) -r requirements/bench.txt
+	@touch $@
+
+# The site's tools alone: they neither need the sidecar nor the tests.
+$(VENV)/.site: requirements/site.txt | $(BIN)/python
+	@echo "installing the tools of the site into $(VENV) ..."
+	@$(INSTALL) -r requirements/site.txt
 	@touch $@
 
 $(VENV)/.lock: | $(BIN)/python

@@ -1,1 +1,1 @@
-"""The benchmark: the sidecar beside other proxies, in turn, in one run.  `python -m bench --help`."""
+"""Benchmark of the sidecar and other proxies, measured in turn in one run: `python -m bench --help`."""

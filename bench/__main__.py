@@ -1,8 +1,8 @@
 """Run the benchmark: `python -m bench [--seconds 1] [--rounds 9] [--peers sidecar,envoy] [--scenarios small,costs]`.
 
-All peers run at once, pinned to the same core, and are loaded one after the other, the order turning from round to
-round, so that what else the machine does falls on all alike.  What each policy costs (`bench.costs`) and CPU until
-ready (`bench.startup`) come last.
+All peers run at once, pinned to the same core, and are loaded one after the other.  The order rotates from round to
+round, so that other work of the machine disturbs all peers alike.  The cost of each policy (`bench.costs`) and the CPU
+time until ready (`bench.startup`) are measured last.
 
 Writes `bench/results.md`; `--json FILE` keeps every measurement.
 """
@@ -28,23 +28,23 @@ WARM_UP_SECONDS: Final = 1.0
 MAX_FALLS: Final = 5
 COSTS: Final = "costs"
 STARTUP: Final = "startup"
-"""Both are named like scenarios."""
+"""Names of the two measurements that are not scenarios, for `--scenarios`."""
 
 
 class Behind(NamedTuple):
-    """Where the upstreams of a run listen."""
+    """Ports of the upstreams of a run."""
 
     port: int
     secure_port: int
-    """With TLS."""
+    """Port that speaks TLS."""
     talker_port: int
-    """`bench.talk`."""
+    """Port of `bench.talk`."""
     identity: Path
     """Directory of the certificates."""
 
 
 class Running:
-    """A process of a peer's."""
+    """Running process of a peer."""
 
     def __init__(self, peer: Peer, program: str, behind: Behind, directory: Path, variant: str) -> None:
         directory.mkdir()
@@ -53,10 +53,10 @@ class Running:
         self.variant = VARIANTS[variant]
         self.place = Place(machine.free_port(), machine.free_port(), behind.port, directory, variant, *behind[1:])
         self.growth = 0.0
-        """Bytes that each of the first idle connections took: what is taken is seldom given back."""
+        """Bytes that each of the first idle connections took.  Later ones reuse memory, since it is seldom freed."""
         self.log = directory / "output"
         self.fell: list[int] = []
-        """Its exit codes, where it ended by itself and was started again."""
+        """Exit codes of the process each time that it ended by itself and was started again."""
         self._program = program
         self.process = self._start()
 
@@ -68,7 +68,7 @@ class Running:
         machine.end(self.process)
 
     def has_fallen(self) -> bool:
-        """Has it ended by itself?  Then it is started again."""
+        """True if the process had ended by itself; it has been started again."""
         if self.process.poll() is None:
             return False
         self.fell.append(self.process.returncode)
@@ -81,12 +81,12 @@ class Running:
 
     @property
     def told(self) -> str:
-        """Its version, and what has to be said of its run."""
+        """Return the version of the peer, and the exit codes with which it ended during the run."""
         codes = ", ".join(map(str, self.fell))
         return f"{self.version}; ENDED BY ITSELF under load (exit codes {codes})" if self.fell else self.version
 
     def check(self) -> None:
-        """It must answer by now."""
+        """End the program with a message unless the peer answers."""
         variant = self.variant
         if not wait_until_up(self.place.port, variant.probe, has_tls=variant.has_tls):
             raise SystemExit(f"{self.peer.name} does not answer; what it said:\n{self.log.read_text()[-4000:]}")
@@ -102,7 +102,7 @@ def run(options: argparse.Namespace) -> None:
             taking_part = [
                 one for one in running if scenario.of(one.peer.name) and one.place.variant == scenario.variant
             ]
-            for number in range(-1, options.rounds):  # the round -1 warms up and is thrown away
+            for number in range(-1, options.rounds):  # round -1 warms up and is discarded
                 turn = max(0, number) % max(1, len(taking_part))
                 for one in taking_part[turn:] + taking_part[:turn]:
                     sample = take(scenario, number, one, options)
@@ -126,7 +126,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def take(scenario: Scenario, number: int, one: Running, options: argparse.Namespace) -> Sample:
-    """One measurement in the round of that number."""
+    """Return one measurement of a peer; `number` is that of the round."""
     seconds = options.seconds if number >= 0 else WARM_UP_SECONDS
     try:
         sample = measure(scenario, one.process.pid, one.place.port, seconds, load.GENERATORS[options.load])
@@ -145,7 +145,7 @@ def take(scenario: Scenario, number: int, one: Running, options: argparse.Namesp
 
 
 def start(names: list[str], scenarios: list[Scenario], directory: Path, stack: ExitStack) -> list[Running]:
-    """The upstreams and, of every peer that is installed, a process for each kind of scenario it takes part in."""
+    """Start the upstreams, and a process of every installed peer for each variant that its scenarios need."""
     if not scenarios:
         return []
     behind = serve(directory, stack)
@@ -194,7 +194,7 @@ def say(scenario: Scenario, number: int, name: str, sample: Sample) -> None:
 
 
 def names(known: list[str]) -> Callable[[str], list[str]]:
-    """An argument that is a list of known names."""
+    """Return a parser of an argument that is a list of known names."""
 
     def parse(text: str) -> list[str]:
         chosen = text.split(",")

@@ -1,5 +1,6 @@
-"""What a disturbance does to the sidecar's latency: the same load without and with it, in turns, so that what else the
-machine does falls on both alike."""
+"""Effect of a disturbance on the sidecar's latency.
+
+The same load runs without and with the disturbance in turns, so that other work of the machine affects both alike."""
 
 from __future__ import annotations
 
@@ -21,24 +22,24 @@ CONNECTIONS: Final = 32
 TURNS: Final = 4
 
 Policies = Callable[[int], dict[str, Any]]
-"""From the port of the upstream to the policies to begin with."""
+"""Function that gets the port of the upstream and returns the policies to start with."""
 Disturb = Callable[[Subject, int, float], AbstractContextManager[object]]
-"""From the sidecar, the port of its upstream and a number of seconds to what is done in that time."""
+"""Function that gets the sidecar, its upstream's port and a number of seconds; the context disturbs for that long."""
 
 
 class Turns(NamedTuple):
-    """What the load saw."""
+    """Results of the load, without and with the disturbance."""
 
     quiet: list[Load]
     disturbed: list[Load]
 
     @property
     def ratio(self) -> float:
-        """p99 with the disturbance over p99 without it."""
+        """Return p99 with the disturbance over p99 without it."""
         return median(one.p99 for one in self.disturbed) / median(one.p99 for one in self.quiet)
 
     def lines(self) -> list[str]:
-        """For people."""
+        """Return the results as lines of text."""
         told = []
         for name, turns in (("without", self.quiet), ("with", self.disturbed)):
             p50, p99 = median(one.p50 for one in turns) / 1000, median(one.p99 for one in turns) / 1000
@@ -48,18 +49,18 @@ class Turns(NamedTuple):
 
 
 class Loaded(NamedTuple):
-    """A sidecar before an upstream, and the load."""
+    """Sidecar in front of an upstream, and the load on it."""
 
     subject: Subject
     port: int
-    """The upstream's."""
+    """Port of the upstream."""
     fire: Callable[[float], Load]
-    """Load it for so many seconds."""
+    """Function that runs the load for so many seconds."""
 
 
 @contextmanager
 def loaded(policies: Policies, options: argparse.Namespace, target: str = TARGET) -> Iterator[Loaded]:
-    """Start an upstream and the sidecar, and warm them up.  `options` has `load`."""
+    """Start an upstream and the sidecar, and warm them up; `options.load` names the load generator."""
     _, core = machine.cores()
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sidecar-beside-")))
@@ -80,7 +81,7 @@ def loaded(policies: Policies, options: argparse.Namespace, target: str = TARGET
 
 
 def compare(policies: Policies, disturb: Disturb, options: argparse.Namespace, target: str = TARGET) -> Turns:
-    """Take the turns.  `options` has `seconds` (of each kind) and `load`."""
+    """Measure in turns; `options` has `seconds` (of each kind) and `load`."""
     found = Turns([], [])
     seconds = options.seconds / TURNS
     with loaded(policies, options, target) as (subject, port, fire):
@@ -92,7 +93,7 @@ def compare(policies: Policies, disturb: Disturb, options: argparse.Namespace, t
 
 
 def arguments(program: str, description: str, seconds: float = 20.0) -> argparse.ArgumentParser:
-    """The options that every comparison has."""
+    """Return a parser with the options that every comparison has."""
     parser = argparse.ArgumentParser(prog=f"python -m bench.{program}", description=description)
     parser.add_argument(
         "--seconds", type=float, default=seconds, help=f"with the disturbance, and without ({seconds:g})"

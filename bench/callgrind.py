@@ -1,4 +1,4 @@
-"""A process under callgrind (https://valgrind.org/docs/manual/cl-manual.html), and counts read from its dumps.
+"""Process under callgrind (https://valgrind.org/docs/manual/cl-manual.html), and counts read from its dumps.
 
 The simulated caches are named on the command line: by default callgrind takes those of the processor that it runs on.
 Counts are of all threads, in user space. A system call counts as the instructions that make it.
@@ -17,17 +17,17 @@ from typing import Final, NamedTuple
 from bench import machine
 
 CACHES: Final = ("--I1=32768,8,64", "--D1=32768,8,64", "--LL=8388608,16,64")
-"""Size in bytes, associativity and line size in bytes, as in most servers' processors.  A way of L1 is as large as a
-page, so the place of code in memory does not change which lines compete."""
+"""Simulated caches: size in bytes, associativity and line size in bytes, as in most servers' processors.  A way of L1
+is as large as a page, so that the address of code in memory does not change which lines compete."""
 PATIENCE: Final = 60.0
 """Seconds for a command to the process."""
 
 INVOKE: Final = 10
-"""Milliseconds after which vgdb wakes a process that waits in a system call."""
+"""Milliseconds after which vgdb interrupts a system call of the process."""
 
 
 class Counts(NamedTuple):
-    """Events of some part of a run."""
+    """Counts of events in a part of a run."""
 
     instructions: float
     l1i: float
@@ -68,9 +68,9 @@ def version() -> str:
 
 
 class Callgrind:
-    """A process under callgrind: `with Callgrind(argv, env, directory) as process: ...`
+    """Process under callgrind: `with Callgrind(argv, env, directory) as process: ...`
 
-    It runs without instrumentation, some ten times faster, until `instrument` is called.
+    The process runs without instrumentation, which is much faster, until `instrument` is called.
     """
 
     def __init__(self, argv: Sequence[str], env: Mapping[str, str], directory: Path) -> None:

@@ -1,9 +1,9 @@
-"""A collector that stalls under full load: `python -m bench.collector [--seconds 60] [--turns 2] [--sampled 10%]`.
+"""Collector that stalls under full load: `python -m bench.collector [--seconds 60] [--turns 2] [--sampled 10%]`.
 
-The collector takes spans over HTTP.  In each turn it answers for a minute and then takes connections and requests for a
-minute and answers none of them, so that exports time out, the queue fills up and spans are dropped.  Each minute is
-loaded in slices, and p99 is compared by the medians of the slices: what else the machine does spoils some of them.
-Memory is read after each slice; what counts is by how much it grew once the queue could be full.
+The collector takes spans over HTTP.  In each turn it answers for a minute; then it accepts connections and requests for
+a minute and answers none, so that exports time out, the queue fills up and spans are dropped.  Each minute is loaded in
+slices, and p99 is compared by the medians of the slices, since other work of the machine disturbs some of them.  Memory
+is read after each slice; its growth counts from the instant at which the queue could be full.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from bench.beside import Loaded, Turns, arguments, loaded, report
 from bench.load import Load
 
 SLICE: Final = 5.0
-"""Seconds."""
+"""Seconds of one slice of load."""
 DROPPED: Final = re.compile(rb'sidecar_telemetry_dropped_total\{[^}]*signal="traces"[^}]*\} (\d+)')
 
 
 class Collector(ThreadingHTTPServer):
-    """Answers what it gets, unless it is stalled."""
+    """Collector that answers each export, unless it is stalled."""
 
     daemon_threads = True
 
@@ -39,7 +39,7 @@ class Collector(ThreadingHTTPServer):
 
     @contextmanager
     def stalled(self) -> Iterator[None]:
-        """Answer nobody for that long."""
+        """Leave all requests unanswered inside the `with` block."""
         self.flowing.clear()
         try:
             yield
@@ -48,7 +48,7 @@ class Collector(ThreadingHTTPServer):
 
 
 class Handler(BaseHTTPRequestHandler):
-    """One connection of an exporter."""
+    """Connection of an exporter."""
 
     protocol_version = "HTTP/1.1"
     server: Collector
@@ -67,7 +67,7 @@ class Handler(BaseHTTPRequestHandler):
     def handle(self) -> None:
         try:
             super().handle()
-        except OSError:  # an exporter that waited in vain has gone
+        except OSError:  # the exporter's request has timed out
             return
 
 
@@ -85,7 +85,7 @@ def policies(port: int, collector: int, sampled: str) -> dict[str, Any]:
 
 
 def slices(running: Loaded, seconds: float) -> tuple[list[Load], list[int]]:
-    """Load it for so long, in slices; what each saw, and the resident set after it."""
+    """Run the load in slices; return the result of each and the resident bytes after it."""
     length = min(SLICE, seconds)
     seen, resident = [], []
     for _ in range(round(seconds / length)):

@@ -1,12 +1,13 @@
-"""What a policy costs a request: `python -m bench.costs [--repeat 1000] [--rows cache]`.
+"""CPU cost of each policy block: `python -m bench.costs [--repeat 1000] [--rows cache]`.
 
-CPU microseconds that a block adds, in process and without sockets (`bench.rig`).  The same request runs through two
-sidecars in turn, one with the block and one without it: a short run of each, again and again, and the least of each
-counts, since everything that disturbs a run makes it longer.  Limits are multiples of the request without the block, so
-that they mean the same on a slower processor.  What other threads do (the writer of the access log, the
-exporter of spans) counts as well: it is the process's time that is read.
+Measured are the CPU microseconds that a block adds to a request, in process and without sockets (`bench.rig`).
 
-A row of the cache has its own base: the same answers, which say how long they are fresh, on a route without a cache.
+1. The same request runs through two sidecars in turn, one with the block and one without it.  The shortest of many
+   short runs counts, since every disturbance makes a run longer.
+2. Limits are multiples of the request without the block, so that they mean the same on a slower processor.
+3. Work of other threads (the writer of the access log, the exporter of spans) counts too: the process's time is read.
+
+A row of the cache has a base of its own: the same cacheable answers on a route without a cache.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ RUN: Final = 100
 """Requests of a short run."""
 REPEAT: Final = 1000
 PASSES: Final = 5
-"""Over all rows: what disturbs the machine for a while falls on one of them alone."""
+"""Passes over all rows: a disturbance of some seconds then affects one pass alone."""
 TURN: Final = 25
 """Requests in one turn of the loop, as a busy listener has them."""
 STDOUT: Final = 1
@@ -46,18 +47,18 @@ BROWSER: Final = LINES
 
 
 class Row(NamedTuple):
-    """One block, and the request on which it is measured."""
+    """Block and the request on which it is measured."""
 
     name: str
     block: dict[str, Any]
-    """Of the route."""
+    """Members of the route, the block among them."""
     limit: float | None = None
-    """What it may add, as a multiple of the request without it; None: without a limit."""
+    """Most that the block may add, as a multiple of the request without it; None: no limit."""
     whole: dict[str, Any] = {}  # noqa: RUF012 - never changed
-    """Beside the route: upstreams have theirs, telemetry is the process's."""
+    """Top-level members of the policy file, for blocks of upstreams and of the process."""
     fields: bytes = b""
     body: bytes = SMALL
-    """The upstream's answer."""
+    """Body of the upstream's answer."""
     fresh: bool = False
     """True if the answer says that it may be stored."""
     unique: bool = False
@@ -118,14 +119,14 @@ class Cost(NamedTuple):
 
     name: str
     bare: float
-    """The request without the block."""
+    """Cost of the request without the block."""
     added: float
     limit: float | None
     """Bound of `share`; None: without a limit."""
 
     @property
     def share(self) -> float:
-        """What the block adds, as a multiple of the request without it."""
+        """Return what the block adds, as a multiple of the request without it."""
         return self.added / self.bare
 
     @property
@@ -135,7 +136,7 @@ class Cost(NamedTuple):
 
 
 def policies(row: Row | None) -> dict[str, Any]:
-    """One route with the block of that row, or with none."""
+    """Return policies with one route that has the block of a row; None: no block."""
     route = {"name": "order", "match": {"path": "/orders/{id}"}, "upstream": UPSTREAM}
     return {
         "upstreams": {UPSTREAM: {"endpoints": ["http://127.0.0.1:9"]}},
@@ -145,12 +146,12 @@ def policies(row: Row | None) -> dict[str, Any]:
 
 
 def answer(row: Row) -> bytes:
-    """Return what the upstream says, as nginx would."""
+    """Return the upstream's answer, with the fields that nginx sends."""
     return like_nginx("200 OK", row.body, "Cache-Control: max-age=3600\r\n" if row.fresh else "")
 
 
 async def measure(row: Row, repeat: int) -> tuple[float, float]:
-    """The least of both, in turn: microseconds without the block and with it."""
+    """Return the shortest runs without the block and with it, in microseconds a request."""
     numbers = count()
     said = answer(row)
     same = GET % (b"", row.fields)
@@ -177,14 +178,14 @@ async def measure(row: Row, repeat: int) -> tuple[float, float]:
 
 
 def least(row: Row, found: Sequence[tuple[float, float]]) -> Cost:
-    """Of several passes."""
+    """Return the cost of a row from several passes."""
     bare, whole = min(run[0] for run in found), min(run[1] for run in found)
     return Cost(row.name, bare, whole - bare, row.limit)
 
 
 @contextmanager
 def away() -> Iterator[None]:
-    """Standard output, where the access log goes, read by another process, as it is in a pod."""
+    """Redirect standard output, which has the access log, to a pipe that another process reads, as in a pod."""
     sys.stdout.flush()
     own = os.dup(STDOUT)
     reader = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
@@ -200,7 +201,7 @@ def away() -> Iterator[None]:
 
 
 def measure_all(rows: list[Row], repeat: int) -> list[Cost]:
-    """In this process."""
+    """Measure the rows in this process."""
 
     async def all_of_them() -> list[Cost]:
         passes = [[await measure(row, max(1, repeat // PASSES)) for row in rows] for _ in range(PASSES)]
@@ -213,7 +214,7 @@ def measure_all(rows: list[Row], repeat: int) -> list[Cost]:
 
 
 def measure_apart(repeat: int) -> list[Cost]:
-    """In a process of its own, with the request path compiled where it has been (`bench.peers.COMPILED`)."""
+    """Measure in a process of its own; its request path is compiled if `bench.peers.COMPILED` exists."""
     path = [str(COMPILED)] if COMPILED.exists() else []
     argv = [sys.executable, "-P", "-m", "bench.costs", "--repeat", str(repeat), "--json"]
     done = subprocess.run(

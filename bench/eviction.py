@@ -1,7 +1,7 @@
-"""Hits of the cache while others are evicted beside them: `python -m bench.eviction [--megabytes 64]`.
+"""Latency of cache hits during evictions: `python -m bench.eviction [--megabytes 64]`.
 
-In each turn one client stores so many bytes of other answers, evenly, in a cache that is no larger than that: from the
-second turn on as much is evicted as is stored.  Prints p99 of the hits with and without it.
+In each turn one client stores so many megabytes of other answers, at an even rate, in a cache of that size.  From the
+second turn on each store evicts as much.  Prints p99 of the hits with and without evictions.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def policies(port: int, megabytes: int) -> dict[str, Any]:
 
 
 class Evicting:
-    """Stores other answers, evenly."""
+    """Client that stores other answers at an even rate."""
 
     def __init__(self, megabytes: int) -> None:
         self.count = megabytes * 2**20 // len(LARGE)

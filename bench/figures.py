@@ -1,8 +1,9 @@
-"""Figures of the gate that were written down (`instructions.json`), limits, and the verdict on new ones.
+"""Recorded figures of the gate (`instructions.json`), limits, and the verdict on new figures.
 
-A limit is a multiple of the figure that was written down. It belongs to the environment that the figure is of, since
-another interpreter, C library, valgrind or compiler counts otherwise. In another environment nothing is judged.
-Libraries are pinned by the project, so what another version of one costs is judged.
+1. A limit is a multiple of the recorded figure.
+2. A figure holds for one environment: another interpreter, C library, valgrind or compiler gives other counts. In
+   another environment nothing is judged.
+3. Libraries are pinned by the project, so a more expensive version of one breaks a limit.
 """
 
 from __future__ import annotations
@@ -24,28 +25,28 @@ FILE: Final = ROOT / "bench" / "instructions.json"
 PAGE: Final = FILE.with_suffix(".md")
 COMMAND: Final = "make instructions INSTRUCTIONS=--write"
 MOST: Final = Counts(1.02, 1.04, float("inf"))
-"""Limits, as multiples of the figures that were written down."""
+"""Limits, as multiples of the recorded figures."""
 GOALS: Final[Mapping[tuple[str, str], Counts]] = {("compiled", "demo"): Counts(45_000, 2_000, float("inf"))}
-"""Counts that a build is to reach, by build and scenario.  They are told beside the limits and break none."""
+"""Target counts by build and scenario.  They are printed beside the limits; missing one is no failure."""
 WORDS: Final = ("instructions", "L1 instruction misses", "L1 data misses")
-"""Of the fields of `Counts`."""
+"""Names of the fields of `Counts` in tables."""
 
 Figures = Mapping[str, Counts]
 """Counts of a request by the scenario's name."""
 
 
 class Known(NamedTuple):
-    """Figures of one build, as they were written down."""
+    """Recorded figures of one build."""
 
     environment: Mapping[str, str]
-    """What they depend on besides the project."""
+    """Environment in which the figures were taken: interpreter, C library, valgrind, compiler."""
     facts: Mapping[str, str]
-    """When and of what they were taken."""
+    """Date and commit of the figures."""
     figures: Figures
 
 
 class Verdict(NamedTuple):
-    """What is said of a build."""
+    """Verdict on the figures of a build."""
 
     is_broken: bool
     """True if a limit does not hold."""
@@ -65,7 +66,7 @@ def environment(is_compiled: bool) -> dict[str, str]:
 
 
 def judge(found: Figures, here: Mapping[str, str], before: Known | None) -> Verdict:
-    """Hold figures against those that were written down; `here` is their environment."""
+    """Judge figures by the recorded ones; `here` is their environment."""
     if before is None:
         return Verdict(False, [f"no limits yet; `{COMMAND}` writes them down"])
     if others := differences(before.environment, here):
@@ -145,7 +146,7 @@ def page(known: Mapping[str, Known], titles: Mapping[str, str]) -> str:
 
 
 def known(figures: Figures, here: Mapping[str, str]) -> Known:
-    """Return figures as they are written down now; `here` is their environment."""
+    """Return figures as they are recorded now; `here` is their environment."""
     commit = git("log", "-1", "--format=%h", "--", "sidecar") or "no commit"
     changed = " with changes" if git("status", "--porcelain", "--", "sidecar") else ""
     facts = {"date": date.today().isoformat(), "sources": f"sidecar/ of {commit}{changed}", "command": COMMAND}
@@ -153,7 +154,7 @@ def known(figures: Figures, here: Mapping[str, str]) -> Known:
 
 
 def git(*arguments: str) -> str:
-    """Return what git says of this checkout; empty where there is no git, or no repository."""
+    """Return the output of a git command; empty where there is no git, or no repository."""
     try:
         done = subprocess.run(["git", "-C", ROOT, *arguments], capture_output=True, text=True, check=False)
     except OSError:
@@ -162,7 +163,7 @@ def git(*arguments: str) -> str:
 
 
 def load() -> dict[str, Known]:
-    """Return what has been written down, by build."""
+    """Return the recorded figures, by build."""
     if not FILE.exists():
         return {}
     return {
@@ -174,7 +175,7 @@ def load() -> dict[str, Known]:
 
 
 def save(known: Mapping[str, Known], titles: Mapping[str, str]) -> None:
-    """Write down figures, and the page that tells them."""
+    """Write `instructions.json` and the page `instructions.md`."""
     text = {
         build: {
             "environment": one.environment,

@@ -1,5 +1,6 @@
-"""A load generator for where wrk is missing: `generator URL CONNECTIONS SECONDS [UNIQUE]` prints a `bench.load.Load` as
-JSON.  With `UNIQUE` each request has a query of its own that begins with that word."""
+"""Load generator for machines without wrk: `generator URL CONNECTIONS SECONDS [UNIQUE]`.
+
+Prints a `bench.load.Load` as JSON.  With `UNIQUE` each request has a query of its own that begins with that word."""
 
 from __future__ import annotations
 
@@ -20,7 +21,7 @@ from bench import certificates
 
 
 class Caller(asyncio.Protocol):
-    """One connection: a request as soon as the last answer has come."""
+    """Connection that sends the next request as soon as an answer is complete."""
 
     def __init__(self, requests: Iterator[bytes], until: float, times: list[float]) -> None:
         self.requests = requests
@@ -31,7 +32,7 @@ class Caller(asyncio.Protocol):
         self.over = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast("asyncio.Transport", transport)  # uvloop's is none by inheritance
+        self.transport = cast("asyncio.Transport", transport)  # uvloop's transport is no subclass
         self.send()
 
     def send(self) -> None:

@@ -1,9 +1,9 @@
-"""How CPU time grows with input that is made to hurt: `python -m bench.hostile [--times 9]`.
+"""Growth of CPU time with the size of hostile input: `python -m bench.hostile [--times 9]`.
 
-Each case runs at two sizes, eight-fold apart, in turn; the least time of each counts, and what is told is their ratio:
-8 where work is linear, 64 where it is quadratic.  The tests hold the number of calls and of a pattern's steps to the
-same law on every machine (`tests/wire/test_linear.py` and its like); what one call costs only a clock can tell.
-Exits with 1 where a case grows more than `MOST` times.
+Each case runs in turn at two sizes, one eight times the other.  The shortest time of each counts, and the ratio is
+printed: 8 where work is linear, 64 where it is quadratic.  Tests such as `tests/wire/test_linear.py` bound the number
+of calls and of a pattern's steps on every machine; only a clock sees the cost inside one call.  The exit code is 1 if a
+case grows more than `MOST` times.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ Work = Callable[[], object]
 
 
 class Case(NamedTuple):
-    """Something that is handed hostile input."""
+    """Function under test and its hostile input."""
 
     name: str
     size: int
@@ -43,7 +43,7 @@ class Case(NamedTuple):
 
 
 class Growth(NamedTuple):
-    """Seconds at the two sizes."""
+    """CPU seconds at the two sizes."""
 
     small: float
     large: float
@@ -54,7 +54,7 @@ class Growth(NamedTuple):
 
 
 def request(unit: bytes, head: bytes = HEAD) -> Callable[[int], Work]:
-    """A request's head, filled with a unit."""
+    """Prepare the parsing of a request's head, filled with a repeated unit."""
     return lambda size: lambda: parse_request(head + unit * (size // len(unit)) + b"\r\n", LIMIT)
 
 
@@ -67,12 +67,12 @@ def chunks(unit: bytes) -> Callable[[int], Work]:
 
 
 def body(begin: bytes, unit: bytes, end: bytes = b"") -> Callable[[int], Work]:
-    """A JSON body, read and written again."""
+    """Prepare the reading and writing of a JSON body."""
     return lambda size: lambda: parse(begin + unit * (size // len(unit)) + end).encoded()
 
 
 def condition(text: str, unit: bytes) -> Callable[[int], Work]:
-    """A condition that is asked about a field and a path of units."""
+    """Prepare the evaluation of a condition on a field and a path made of units."""
     compiled = Condition(text, REQUEST)
 
     def prepare(size: int) -> Work:
@@ -84,7 +84,7 @@ def condition(text: str, unit: bytes) -> Callable[[int], Work]:
 
 
 def check(routes: int) -> Work:
-    """What `sidecar check` does with so many routes."""
+    """Prepare `sidecar check` of a file with so many routes."""
     block = {"retry": {"max_attempts": 3}, "circuit_breaker": {"min_calls": 20}, "timeout": {"request": "3s"}}
     policies = {
         "version": 1,
@@ -124,7 +124,7 @@ CASES: Final = (
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
-    """What else the process holds is out of the garbage collector's sight."""
+    """Hide all existing objects from the garbage collector."""
     gc.collect()
     gc.freeze()
     yield
@@ -132,7 +132,7 @@ def undisturbed() -> Iterator[None]:
 
 
 def seconds(work: Work) -> float:
-    """CPU time of doing it once."""
+    """Return the CPU seconds of one call."""
     began = time.thread_time()
     with suppress(Invalid, InvalidBody):
         work()
@@ -140,7 +140,7 @@ def seconds(work: Work) -> float:
 
 
 def measure(case: Case, times: int) -> Growth:
-    """The least CPU time at each of the two sizes."""
+    """Return the least CPU time at each of the two sizes."""
     small, large = case.prepare(case.size), case.prepare(case.size * FACTOR)
     with undisturbed():
         pairs = [(seconds(small), seconds(large)) for _ in range(times)]

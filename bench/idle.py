@@ -1,8 +1,8 @@
-"""What an idle client costs: `python -m bench.idle [--connections 10000]`.
+"""Memory of an idle client: `python -m bench.idle [--connections 10000]`.
 
-Opens that many keep-alive connections to the sidecar and prints by how much each made its resident set grow: as soon as
-it is open, and after it has had an answer.  They come from several addresses of the loopback network, so that ports do
-not run out.  What the kernel keeps for a socket is in nobody's resident set.
+Opens that many keep-alive connections to the sidecar and prints by how much each made its resident set grow: once it is
+open, and after its first answer.  Connections come from several loopback addresses, so that ports do not run out.
+Memory that the kernel keeps for a socket is not counted.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ WARM_UP: Final = 300
 
 
 def connect(port: int, number: int) -> socket.socket:
-    """The connection of that number."""
+    """Return a new connection; its number chooses the loopback address."""
     source = (f"127.0.0.{2 + number // PER_ADDRESS}", 0)
     return socket.create_connection(("127.0.0.1", port), timeout=10, source_address=source)
 
@@ -39,13 +39,13 @@ def ask(sock: socket.socket) -> None:
 
 
 def settled(subject: Subject) -> int:
-    """The resident set once the sidecar has nothing more to do."""
+    """Return the resident bytes once the sidecar is idle."""
     time.sleep(2.5)
     return machine.resident_bytes(subject.pid)
 
 
 def run(count: int) -> tuple[float, float]:
-    """Bytes by which a connection makes the sidecar grow: open, and after one answer."""
+    """Return the bytes by which a connection makes the sidecar grow: open, and after one answer."""
     resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sidecar-idle-")))

@@ -1,17 +1,16 @@
-"""The gate for speed: instructions and cache misses of a request, held against limits (`make instructions`).
+"""Gate for speed: instructions and cache misses of a request, judged by limits (`make instructions`).
 
-`sidecar run` serves real sockets under callgrind. A client in step with it asks for one thing again and again, once it
-is warm. On a busy machine a ratio of times wanders by more than a change costs; these counts repeat within 1 %.
+`sidecar run` serves real sockets under callgrind. After a warm-up, a client in lockstep repeats one request. On a busy
+machine times vary by more than a change costs; these counts repeat.
 
-What makes them repeat:
+They repeat because of these rules:
 
 - One request at a time, the same bytes in the same pieces (`bench.lockstep`), PYTHONHASHSEED=0, caches of a fixed size.
-- Timers fire much later (`bench.slowed`). Callgrind slows the process and not the clock: the watch of the policy files,
-  the sweep of deadlines and the like would else run many times as often a request as in production, and by what else
-  the machine does.
-- A figure is the median of blocks of requests. What comes round seldom falls on few of them, such as the growth of a
-  table. The garbage collector runs as in production; it counts allocations, and those are the same in each run.
-- It is the mean of several processes, whose objects lie differently in memory (`bench.slowed`).
+- Timers fire much later (`bench.slowed`). Callgrind slows the process and not the clock: periodic work, such as the
+  sweep of deadlines, would run many times as often a request as in production, and more often on a busy machine.
+- A figure is the median of blocks of requests, since rare work such as the growth of a table falls on few of them. The
+  garbage collector runs as in production; it counts allocations, which are the same in each run.
+- The median is averaged over several processes, whose objects lie differently in memory (`bench.slowed`).
 """
 
 from __future__ import annotations
@@ -38,21 +37,21 @@ from bench.lockstep import Lockstep
 from bench.peers import COMPILED, ROOT, Place, compile_bytecode, is_stale
 
 LAYOUTS: Final = range(5)
-"""One process each."""
+"""Layouts of objects in memory, each measured in a process of its own."""
 WARM_UP: Final = 300
 """Requests of each scenario before anything is counted."""
 BLOCKS: Final = 7
-"""After a first one, which fills the simulated caches and does not count."""
+"""Blocks of requests that count; one before them fills the simulated caches."""
 FACTOR: Final = 1000
-"""By how much timers are slowed down: more than callgrind slows the process, with other load beside it."""
+"""Factor of timers' delays: larger than callgrind's slowdown of the process on a busy machine."""
 START_SECONDS: Final = 180.0
 PURE: Final = "pure"
 BUILDS: Final = {PURE: ROOT, "compiled": COMPILED}
-"""Where each build of the sidecar is imported from."""
+"""Directory from which each build of the sidecar is imported."""
 
 
 class Scenario(NamedTuple):
-    """One kind of request."""
+    """Kind of request."""
 
     name: str
     title: str
@@ -77,7 +76,7 @@ TITLES: Final = {scenario.name: scenario.title for scenario in SCENARIOS}
 
 
 def answers() -> dict[str, list[bytes]]:
-    """Return what the upstream answers, by path, as nginx would."""
+    """Return the upstream's answers by path, with the fields that nginx sends."""
     small = upstream.like_nginx("200 OK", upstream.SMALL)
     fresh = upstream.like_nginx("200 OK", upstream.SMALL, "Cache-Control: max-age=3600\r\n")
     failed = upstream.like_nginx("503 Service Unavailable", b'{"error":"told to fail"}')
@@ -93,7 +92,7 @@ def answers() -> dict[str, list[bytes]]:
 def measure(build: str, keep: Path | None) -> Figures:
     """Return the counts of each scenario with one build.  Its processes run at once, as there are cores.
 
-    Callgrind's dumps go to `keep`, None: nowhere.
+    Callgrind's dumps go to `keep`; None: they are deleted.
     """
     compile_bytecode(BUILDS[build])
     with tempfile.TemporaryDirectory(prefix="sidecar-instructions-") as temporary:
@@ -117,14 +116,14 @@ def measure_one(build: str, layout: int, directory: Path) -> Figures:
             wait_until_ready(process, place.admin_port)
             lockstep.connect(place.port)
             for scenario in SCENARIOS:
-                lockstep.ask(scenario.path)  # a hit has to be stored before
+                lockstep.ask(scenario.path)  # stores the answer that the hits get
                 repeat(lockstep, scenario, WARM_UP)
             process.instrument()
             return {scenario.name: a_request(process, lockstep, scenario) for scenario in SCENARIOS}
 
 
 def wait_until_ready(process: Callgrind, port: int) -> None:
-    """Return once the sidecar says that it is ready; raises `RuntimeError` where it does not come to that."""
+    """Wait until the sidecar is ready; raise `RuntimeError` if it ends or takes too long."""
     give_up = time.monotonic() + START_SECONDS
     while time.monotonic() < give_up and not process.has_ended:
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=START_SECONDS)
@@ -152,11 +151,11 @@ def a_request(process: Callgrind, lockstep: Lockstep, scenario: Scenario) -> Cou
 
 
 NUMBERS: Final = count(10_000_000)
-"""For queries, all of one length."""
+"""Numbers for queries, all with the same count of digits."""
 
 
 def repeat(lockstep: Lockstep, scenario: Scenario, times: int) -> None:
-    """Ask so many times; raises `RuntimeError` where the upstream was asked more or less often than it should be."""
+    """Send so many requests; raise `RuntimeError` unless the upstream got the expected number."""
     before = lockstep.requests
     for _ in range(times):
         lockstep.ask(f"{scenario.path}?{next(NUMBERS)}" if scenario.unique else scenario.path)
@@ -168,7 +167,7 @@ def repeat(lockstep: Lockstep, scenario: Scenario, times: int) -> None:
 
 
 def missing(build: str) -> str:
-    """Return why a build cannot be measured; empty where it can."""
+    """Return the reason why a build cannot be measured; empty if it can."""
     if build == PURE:
         return ""
     if not COMPILED.exists():
@@ -179,7 +178,7 @@ def missing(build: str) -> str:
 
 
 def run(builds: Sequence[str], keep: Path | None, *, is_written: bool) -> int:
-    """Measure, tell and judge; return the exit code."""
+    """Measure, print and judge the builds; return the exit code."""
     known = figures.load()
     found: dict[str, Figures] = {}
     told: list[str] = []

@@ -1,4 +1,4 @@
-"""What a soak has shown: does anything grow, and is everything gone at the end?"""
+"""Verdict on a soak: no growth of memory or objects, and nothing left at the end."""
 
 from __future__ import annotations
 
@@ -14,44 +14,44 @@ WARM_UP: Final = 0.25
 SPARE_FILES: Final = 4
 """Descriptors that may be open at the end beyond those at the start."""
 KEPT: Final = 100
-"""Objects of a type that may be kept on purpose, such as the history of reloads."""
+"""Number of objects of one type that may be kept on purpose, such as the history of reloads."""
 MEMORIES: Final = {"sidecar.core.message.Line": 3 * LINES}
-"""What is remembered, by how many at most: three selections remember lines.  It grows until it is full, and then
-begins anew, so it is held against its bound and not against a line through its samples."""
+"""Most objects of types that are held in bounded tables: three selections keep lines.  Such a table grows until it is
+full and then starts again empty, so it is judged by its bound and not by a line through its samples."""
 MIB: Final = 2**20
 
 
 class Sample(NamedTuple):
-    """What the sidecar used at one instant."""
+    """Resources of the sidecar at one instant."""
 
     at: float
     """Seconds from the start."""
     memory: int
-    """Bytes resident."""
+    """Resident bytes."""
     files: int
     tasks: int
     connections: int
-    """Of clients."""
+    """Open connections of clients."""
     in_flight: int
     requests: int
-    """Asked by then."""
+    """Requests sent so far."""
     stalls: int
     objects: dict[str, int]
-    """Live ones by type."""
+    """Live objects by type."""
 
 
 class Growth(NamedTuple):
-    """A straight line through some samples."""
+    """Straight line through the samples of one quantity."""
 
     name: str
     mean: float
     rise: float
-    """From the first to the last."""
+    """Difference of the line's values at the first and the last sample."""
     allowed: float
 
 
 class Verdict(NamedTuple):
-    """What came of it; no faults, and it has passed."""
+    """Result of a soak; it has passed if `faults` is empty."""
 
     growths: list[Growth]
     faults: list[str]
@@ -60,7 +60,7 @@ class Verdict(NamedTuple):
 
 
 def rise(times: Sequence[float], values: Sequence[float]) -> float:
-    """By how much a least-squares line through the points rises from the first to the last."""
+    """Return by how much a least-squares line through the points rises from the first to the last."""
     middle, mean = fmean(times), fmean(values)
     spread = sum((at - middle) ** 2 for at in times)
     if not spread:
@@ -70,7 +70,7 @@ def rise(times: Sequence[float], values: Sequence[float]) -> float:
 
 
 def growths(samples: Sequence[Sample]) -> list[Growth]:
-    """The lines after the warm-up."""
+    """Return the lines through the samples after the warm-up."""
     settled = [sample for sample in samples if sample.at >= samples[-1].at * WARM_UP]
     times = [sample.at for sample in settled]
 
@@ -98,12 +98,12 @@ def growths(samples: Sequence[Sample]) -> list[Growth]:
 
 
 def _living(sample: Sample) -> dict[str, int]:
-    """The objects that should go with what they were made for."""
+    """Return the objects that should end with a request or a connection."""
     return {kind: count for kind, count in sample.objects.items() if kind not in MEMORIES}
 
 
 def judge(samples: Sequence[Sample], before: Sample, after: Sample, tally: Tally) -> Verdict:
-    """Weigh it all."""
+    """Return the verdict on a soak."""
     lines = growths(samples)
     faults = list(tally.violations)
     faults += [
@@ -130,7 +130,7 @@ def judge(samples: Sequence[Sample], before: Sample, after: Sample, tally: Tally
 
 
 def markdown(facts: dict[str, str], samples: Sequence[Sample], verdict: Verdict, tally: Tally) -> str:
-    """The report."""
+    """Return the report as Markdown."""
     asked = sum(tally.asked.values())
     lines = ["# Soak", "", "Written by `make soak` (`bench/soak.py` says what is done and what has to hold).", ""]
     lines += [f"- {name}: {fact}" for name, fact in facts.items()]

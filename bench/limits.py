@@ -1,7 +1,7 @@
-"""What must hold: the figures that the project has set itself, and what a run of the benchmark found.
+"""Limits that the project has set itself, and the table of a run's figures beside them.
 
-A ratio is that of two samples of the same round, one taken right after the other, and what is told is the median over
-the rounds: the machine's speed wanders within seconds, and a ratio of medians would compare different seconds.
+A ratio is taken of two samples of the same round, measured one after the other; its median over the rounds is reported.
+The machine's speed changes within seconds, so a ratio of medians would compare different seconds.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from bench.scenarios import Sample
 from bench.startup import Starts
 
 Samples = Mapping[tuple[str, str], Sequence[Sample]]
-"""By name of the scenario and name of the peer; as many of each peer, in the order of the rounds."""
+"""Samples by the names of scenario and peer, in the order of the rounds; as many of each peer."""
 
 OURS: Final = "sidecar"
 PURE: Final = "pure"
@@ -24,18 +24,18 @@ REFERENCE: Final = "envoy"
 
 
 def ratio(one: Sequence[Sample], other: Sequence[Sample], field: str) -> float | None:
-    """How many times the other's figure it is, round by round; None where there is nothing to compare with."""
+    """Return the median over the rounds of one figure divided by the other; None if one was not measured."""
     pairs = ((getattr(a, field), getattr(b, field)) for a, b in zip(one, other, strict=True))
     found = [a / b for a, b in pairs if b]
     return median(found) if found else None
 
 
 class Unit(NamedTuple):
-    """How a figure is told."""
+    """Unit and format of a figure."""
 
     form: str
     rest: str = ""
-    """What a bound has beside it."""
+    """Text after a bound."""
     size: float = 1
 
 
@@ -46,22 +46,22 @@ UNITS: Final = {
 
 
 class Limit(NamedTuple):
-    """One figure of the sidecar's."""
+    """Limit of one figure of the sidecar."""
 
     what: str
     scenario: str
     field: str
-    """Of `Sample`."""
+    """Field of `Sample`."""
     bound: float
     of: tuple[str, str] | None = None
-    """Scenario and peer whose figure the bound multiplies; None: the bound stands for itself, as in `UNITS`."""
+    """Scenario and peer whose figure the bound multiplies; None: the bound is absolute, in the unit of `UNITS`."""
     is_least: bool = False
-    """Is more better?"""
+    """True if the bound is a minimum."""
     build: str = OURS
     """Peer that is judged: the sidecar's best build, or `PURE`."""
 
     def measured(self, samples: Samples) -> float | None:
-        """None where the run did not measure it."""
+        """Return the measured figure; None if the run did not measure it."""
         ours = samples.get((self.scenario, self.build))
         if not ours:
             return None
@@ -71,7 +71,7 @@ class Limit(NamedTuple):
         return ratio(ours, theirs, self.field) if theirs else None
 
     def row(self, samples: Samples) -> str | None:
-        """As Markdown."""
+        """Return the row of the table as Markdown; None if the figure was not measured."""
         found = self.measured(samples)
         if found is None:
             return None
@@ -91,7 +91,7 @@ def against(
     is_least: bool = False,
     build: str = OURS,
 ) -> Limit:
-    """A limit that is a ratio to a peer in the same scenario."""
+    """Return a limit that is a ratio to a peer in the same scenario."""
     return Limit(what, scenario, field, bound, (scenario, peer), is_least, build)
 
 
@@ -124,7 +124,7 @@ def line(what: str, bound: str, found: str, holds: bool) -> str:
 
 
 def table(samples: Samples, costs: Sequence[Cost], starts: Starts) -> list[str]:
-    """Return all that the run has measured, as Markdown.  CPU until ready has no limit and is for information."""
+    """Return the limits and the figures of a run as Markdown.  CPU until ready has no limit."""
     rows = [row for limit in LIMITS if (row := limit.row(samples)) is not None]
     rows += [
         line(

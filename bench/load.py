@@ -1,7 +1,8 @@
-"""The load: wrk where it is installed, or h2load, else a generator of our own.  All are closed loops over HTTP/1.1
-keep-alive connections in one thread: each connection sends the next request when the answer has come.
+"""Load generators: wrk if it is installed, or h2load, else `bench.generator`.
 
-`unique` gives each request a query that none had before.  h2load cannot do that: our own generator stands in for it.
+All are closed loops over HTTP/1.1 keep-alive connections in one thread: each connection sends the next request when the
+answer is complete.  `unique` gives each request a query of its own.  h2load cannot do that; `bench.generator` replaces
+it.
 """
 
 from __future__ import annotations
@@ -25,11 +26,11 @@ TURNS: Final = Path(__file__).with_name("turns.lua")
 TLS: Final = Path(__file__).with_name("openssl.cnf")
 """Settings of OpenSSL, which wrk, h2load and our own generator use."""
 COUNTED: Final = 500
-"""Requests of a turn that count: some 20 ms."""
+"""Requests of a turn that count."""
 
 
 class Load(NamedTuple):
-    """What one load run saw.  Latencies in microseconds."""
+    """Result of one load run; latencies are in microseconds."""
 
     requests: int
     seconds: float
@@ -40,13 +41,13 @@ class Load(NamedTuple):
 
 
 class Generate(Protocol):
-    """A load generator, on a core."""
+    """Function that runs a load generator, pinned to a core."""
 
     def __call__(self, url: str, connections: int, seconds: float, core: int, *, unique: bool = False) -> Load: ...
 
 
 def wrk(url: str, connections: int, seconds: float, core: int, *, unique: bool = False) -> Load:
-    """wrk: percentiles over every request.  Whole seconds only."""
+    """Load with wrk: percentiles over every request.  The duration is rounded to whole seconds."""
     argv = ["wrk", "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "--latency"]
     argv += [f"-s{UNIQUE}", url, "--", str(time.monotonic_ns())] if unique else [url]
     text = _run(argv, core, seconds)
@@ -58,10 +59,10 @@ def wrk(url: str, connections: int, seconds: float, core: int, *, unique: bool =
 
 
 def in_turn(site: str, paths: tuple[str, str], connections: int, seconds: float, core: int, pid: int) -> float:
-    """wrk: how many times the CPU time of a request to the first path a process needs for one to the second.
+    """Return the CPU time of a request to the second path divided by that of one to the first, loaded with wrk.
 
-    They are asked for in turn within one load, since the machine's speed wanders within seconds.  What is under way
-    when a turn begins belongs to the one before: of the first requests nothing is counted.
+    Both are requested in turns within one load, since the machine's speed changes within seconds.  Requests in flight
+    at the start of a turn belong to the turn before, so the first requests are not counted.
     """
     argv = ["wrk", "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", f"-s{TURNS}", site, "--"]
     argv += [str(time.monotonic_ns()), str(machine.cpu_clock(pid)), str(2 * connections), str(COUNTED), *paths]
@@ -78,7 +79,7 @@ def _percentile(text: str, share: int) -> float:
 
 
 def h2load(url: str, connections: int, seconds: float, core: int, *, unique: bool = False) -> Load:
-    """h2load over HTTP/1.1; it logs each request, from which the percentiles are taken."""
+    """Load with h2load over HTTP/1.1; the percentiles are taken from its log of all requests."""
     if unique:
         return own(url, connections, seconds, core, unique=True)
     with tempfile.TemporaryDirectory() as directory:
@@ -94,20 +95,20 @@ def h2load(url: str, connections: int, seconds: float, core: int, *, unique: boo
 
 
 def own(url: str, connections: int, seconds: float, core: int, *, unique: bool = False) -> Load:
-    """Our own (`bench.generator`): nothing to install, about a third of wrk's speed."""
+    """Load with `bench.generator`, which needs no installation and is slower than wrk."""
     argv = [sys.executable, "-m", "bench.generator", url, str(connections), str(seconds)]
     text = _run([*argv, str(time.monotonic_ns())] if unique else argv, core, seconds)
     return Load(**json.loads(text))
 
 
 def messages(url: str, connections: int, seconds: float, core: int, *, unique: bool = False) -> Load:
-    """WebSocket messages and their echoes (`bench.talk`)."""
+    """Load with WebSocket messages and their echoes (`bench.talk`)."""
     assert not unique
     return _talk("messages", url, connections, seconds, core)
 
 
 def events(url: str, connections: int, seconds: float, core: int, *, unique: bool = False) -> Load:
-    """Server-sent events (`bench.talk`)."""
+    """Load with server-sent events (`bench.talk`)."""
     assert not unique
     return _talk("events", url, connections, seconds, core)
 
@@ -135,11 +136,11 @@ GENERATORS: Final[dict[str, Generate]] = {"wrk": wrk, "h2load": h2load, "own": o
 
 
 def version(name: str) -> str:
-    """The generator's name and version."""
+    """Return the generator's name and version."""
     words = {"wrk": ["wrk", "-v"], "h2load": ["h2load", "--version"]}.get(name)
     return " ".join(machine.first_line(words).split()[:2]) if words else "own generator (httptools, uvloop)"
 
 
 def best() -> str:
-    """The first one that is installed."""
+    """Return the name of the first generator that is installed."""
     return next(name for name in GENERATORS if name == "own" or shutil.which(name))

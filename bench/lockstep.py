@@ -1,9 +1,9 @@
-"""Client and upstream of one sidecar, in one thread: one request at a time, so that each run does the same.
+"""Client and upstream of one sidecar in one thread, with one request at a time, so that all runs do the same work.
 
-- One keep-alive connection asks. The next request is sent when the answer to the last one is whole.
+- One keep-alive connection sends the requests, each when the answer to the last one is complete.
 - The upstream sends an answer in pieces, each when the client has the one before it. So a body takes the same number of
-  reads in each run, whoever gets the processor first.
-- An answer that is wrong, or does not come, is an error.
+  reads in each run, in whatever order the kernel runs the processes.
+- A wrong or missing answer is an error.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Final
 
 PIECE: Final = 16 * 1024
-"""Bytes; less than a segment of the loopback interface, which is delivered as a whole."""
+"""Bytes of a piece: less than a segment of the loopback interface, which is delivered as a whole."""
 PATIENCE: Final = 60.0
 """Seconds to wait for the sidecar."""
 END: Final = b"\r\n\r\n"
@@ -31,13 +31,13 @@ def pieces(answer: bytes) -> list[bytes]:
 
 
 def body_bytes(received: bytes) -> int | None:
-    """Return how many bytes of a body there are; None while its head is incomplete."""
+    """Return the number of body bytes received; None while the head is incomplete."""
     head = received.find(END)
     return None if head < 0 else len(received) - head - len(END)
 
 
 def is_whole(received: bytes) -> bool:
-    """True if an answer has come to the end of its body, whose length its head must say."""
+    """True if an answer is complete; its head must have a Content-Length."""
     got = body_bytes(received)
     if got is None:
         return False
@@ -48,11 +48,14 @@ def is_whole(received: bytes) -> bool:
 
 
 class Lockstep:
-    """`with Lockstep(answers) as lockstep: ...`; `answers` are by path, several of one path take turns."""
+    """Client and upstream: `with Lockstep(answers) as lockstep: ...`.
+
+    `answers` has the upstream's answers by path; several answers of one path are sent in turn.
+    """
 
     def __init__(self, answers: Mapping[str, Sequence[bytes]]) -> None:
         self.requests = 0
-        """Number of requests that the upstream has had."""
+        """Number of requests that the upstream has received."""
         self._answers = {path.encode(): cycle(several) for path, several in answers.items()}
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.upstream_port: int = self._listener.getsockname()[1]
@@ -64,7 +67,7 @@ class Lockstep:
         self._answering: socket.socket | None = None
         self._waiting: list[bytes] = []
         self._sent = 0
-        """Bytes of the answer's body."""
+        """Bytes of the answer's body that were sent."""
 
     def __enter__(self) -> Lockstep:
         return self
@@ -82,7 +85,7 @@ class Lockstep:
         self._client = self._watch(socket.create_connection(("127.0.0.1", port), timeout=PATIENCE))
 
     def ask(self, target: str) -> bytes:
-        """Send a request; return its answer, which must be a 200."""
+        """Send a request and return its answer, which must be a 200."""
         assert self._client is not None
         self._received = b""
         self._client.sendall(f"GET {target} HTTP/1.1\r\nHost: bench\r\n\r\n".encode())

@@ -1,4 +1,4 @@
-"""The machine: cores, processes pinned to one, what they have used, and what everything was built as."""
+"""Facts of the machine and its processes: cores, pinning, CPU and memory used, versions."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 
 
 def cores() -> tuple[int, int]:
-    """The core of the proxies and that of load and upstream; the same one where there is only one."""
+    """Return the core of the proxies and that of load and upstream; the same one on a machine with one core."""
     allowed = sorted(os.sched_getaffinity(0))
     return allowed[0], allowed[-1]
 
 
 def pinned(argv: Sequence[str], core: int) -> list[str]:
-    """The command, bound to a core where `taskset` (util-linux) can do it."""
+    """Return the command, pinned to a core if `taskset` (util-linux) is installed."""
     taskset = shutil.which("taskset")
     return [taskset, "-c", str(core), *argv] if taskset else list(argv)
 
@@ -38,7 +38,7 @@ def pinned(argv: Sequence[str], core: int) -> list[str]:
 def spawn(
     argv: Sequence[str], core: int | None, log: Path, env: dict[str, str] | None = None
 ) -> subprocess.Popen[bytes]:
-    """Start a server on a core, None: on any; its output goes to `log`."""
+    """Start a server on a core (None: any core); its output goes to `log`."""
     with log.open("ab") as output:
         return subprocess.Popen(
             argv if core is None else pinned(argv, core),
@@ -57,7 +57,7 @@ def end_with_parent() -> None:
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
-    """End a server, asking first."""
+    """End a server by SIGTERM, and by SIGKILL if it does not end."""
     if process.poll() is None:
         process.send_signal(signal.SIGTERM)
         try:
@@ -68,22 +68,22 @@ def end(process: subprocess.Popen[bytes]) -> None:
 
 
 def cpu_clock(pid: int) -> int:
-    """The clock of the CPU time that a process uses, as the kernel numbers them (`clock_getcpuclockid(3)`)."""
+    """Return the id of the clock of a process's CPU time (`clock_getcpuclockid(3)`)."""
     return (~pid << 3) | 2
 
 
 def cpu_seconds(pid: int) -> float:
-    """User and system time that the process has used, all its threads included."""
+    """Return the user and system time of a process with all its threads, in seconds."""
     return time.clock_gettime(cpu_clock(pid))
 
 
 def resident_bytes(pid: int) -> int:
-    """Its resident set."""
+    """Return the resident bytes of a process."""
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE
 
 
 def free_port() -> int:
-    """A port that was free a moment ago, and that the kernel gives to no outgoing connection meanwhile."""
+    """Return a free port outside the range from which the kernel takes ports of outgoing connections."""
     first = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     while True:
         port = random.randrange(max(1024, first // 2), first)
@@ -93,7 +93,7 @@ def free_port() -> int:
 
 
 def first_line(argv: Sequence[str]) -> str:
-    """What a program says about its version; empty where it cannot be run."""
+    """Return the first line that a program prints, such as its version; empty if it cannot be run."""
     try:
         done = subprocess.run(argv, capture_output=True, text=True, timeout=10, check=False)
     except (OSError, subprocess.TimeoutExpired):
@@ -102,7 +102,8 @@ def first_line(argv: Sequence[str]) -> str:
 
 
 def interpreter() -> str:
-    """The Python that runs us and how it was built: profile-guided and link-time optimisation are worth 10 to 30 %."""
+    """Return the version of this Python and its optimisations: profile-guided and link-time ones make it much
+    faster."""
     arguments = sysconfig.get_config_var("CONFIG_ARGS") or ""
     built = [word for word in ("--enable-optimizations", "--with-lto", "--with-pydebug") if word in arguments]
     if built:
@@ -115,7 +116,7 @@ def interpreter() -> str:
 
 
 def hardware() -> str:
-    """Processor, number of cores, kernel."""
+    """Return processor, number of cores and kernel."""
     names = (
         line.partition(":")[2].strip()
         for line in Path("/proc/cpuinfo").read_text().splitlines()

@@ -1,11 +1,12 @@
-"""What the live page costs: `python -m bench.pages [--readers 50] [--routes 200]`, and with `--minutes 60` whether it
-leaks.
+"""Cost of the live page: `python -m bench.pages [--readers 50] [--routes 200] [--minutes 60]`.
 
-A sidecar with so many routes, each with a breaker, takes twenty requests a second.  First its CPU time without a
-reader and with so many readers of the stream that feeds the page, told in requests: how many a second take as much in
-the same run.  Then, for so many minutes, one real page in a
-browser (Debian's chromium): once a minute the resident set of the sidecar, and what lives in the page after a
-collection of its garbage.  The first quarter, in which the page fills its window of the last minutes, does not count.
+A sidecar with so many routes, each with a breaker, serves twenty requests a second.
+
+1. CPU time is measured without and with so many readers of the page's event stream.  It is printed as the number of
+   requests a second that take as much in the same run.
+2. With `--minutes`, one page is open in a browser (Debian's chromium) for so long.  Each minute the sidecar's resident
+   set is read, and the objects in the page after a garbage collection.  The first quarter, in which the page fills its
+   window of the last minutes, does not count.
 """
 
 from __future__ import annotations
@@ -29,31 +30,31 @@ TARGET: Final = "/orders/small"
 GAP: Final = 0.05
 """Seconds between two requests."""
 SECONDS: Final = 20.0
-"""For which CPU time is counted."""
+"""Seconds for which CPU time is counted."""
 SETTLE: Final = 6.0
 LOAD_SECONDS: Final = 2.0
 CONNECTIONS: Final = 32
 MOST: Final = 12.0
 """Requests a second whose CPU one page may take."""
 GROWTH: Final = 1.1
-"""Times what it was at the end of the first quarter; beyond it something leaks."""
+"""Largest ratio of a size at the end to that after the first quarter; a larger one is a leak."""
 
 
 class Sample(NamedTuple):
-    """One look at the page and its sidecar."""
+    """Sizes of the page and its sidecar at one instant."""
 
     minute: float
     resident: int
-    """Bytes of the sidecar."""
+    """Resident bytes of the sidecar."""
     heap: int
     """Bytes of the page's objects."""
     nodes: int
-    """Of its document."""
+    """Nodes of the page's document."""
     listeners: int
 
 
 def policies(port: int, routes: int) -> dict[str, Any]:
-    """One route that is asked, and others with breakers of their own."""
+    """Return policies with one route for requests, and others with breakers of their own."""
     breaker = {"failure_rate": "50%", "min_calls": 20, "window": "10s"}
     others = [
         {"name": f"other-{n}", "match": {"path": f"/other/{n}"}, "upstream": "app", "circuit_breaker": breaker}
@@ -67,7 +68,7 @@ def policies(port: int, routes: int) -> dict[str, Any]:
 
 @contextmanager
 def served(routes: int) -> Iterator[Subject]:
-    """The sidecar before an upstream."""
+    """Run the sidecar in front of an upstream."""
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sidecar-pages-")))
         port = machine.free_port()
@@ -79,7 +80,7 @@ def served(routes: int) -> Iterator[Subject]:
 
 
 async def traffic(port: int) -> None:
-    """Requests, one after the other, until cancelled."""
+    """Send requests, one after the other, until cancelled."""
     client = http.client.HTTPConnection("127.0.0.1", port)
 
     def ask() -> None:
@@ -95,7 +96,7 @@ async def traffic(port: int) -> None:
 
 
 async def read(port: int) -> None:
-    """Read what the page reads, until cancelled."""
+    """Read the page's event stream until cancelled."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(b"GET /live HTTP/1.1\r\nHost: localhost\r\n\r\n")
     while await reader.read(1 << 16):
@@ -104,7 +105,7 @@ async def read(port: int) -> None:
 
 
 async def share(subject: Subject) -> float:
-    """CPU time that the sidecar takes, in parts of one core."""
+    """Return the share of one core that the sidecar uses."""
     await asyncio.sleep(SETTLE)
     began, before = time.monotonic(), machine.cpu_seconds(subject.pid)
     await asyncio.sleep(SECONDS)
@@ -112,7 +113,7 @@ async def share(subject: Subject) -> float:
 
 
 async def cost(subject: Subject, readers: int) -> float:
-    """What so many readers add."""
+    """Return the share of one core that so many readers add."""
     alone = await share(subject)
     reading = [asyncio.create_task(read(subject.admin_port)) for _ in range(readers)]
     beside = await share(subject)
@@ -131,7 +132,7 @@ def request_cpu(subject: Subject) -> float:
 
 
 async def watch(subject: Subject, minutes: float, say: Callable[[str], object]) -> list[Sample]:
-    """One page in a browser for so long."""
+    """Keep a page open in a browser for so long; return a sample for each minute."""
     from playwright.async_api import async_playwright  # a tool of the tests, needed here alone
 
     samples = []
@@ -166,7 +167,7 @@ async def watch(subject: Subject, minutes: float, say: Callable[[str], object]) 
 
 
 def grown(samples: list[Sample]) -> list[str]:
-    """What is larger at the end than the first quarter explains."""
+    """Return in words which sizes grew by more than `GROWTH` after the first quarter."""
     first, last = samples[len(samples) // 4], samples[-1]
     return [
         f"{name} grew from {before} to {after}"

@@ -1,10 +1,11 @@
-"""How fast an open breaker refuses: `python -m bench.refusal [--seconds 5] [--connections 8]`.
+"""Latency and CPU of an open breaker's refusals: `python -m bench.refusal [--seconds 5] [--connections 8]`.
 
-One route's upstream answers 500 until its breaker opens; from then on it must not be asked again.  One client times its
-refusals on a kept connection: first alone, then while so many connections load another, healthy route as fast as they
-can (a closed loop, which takes all that one core gives), and then while they are all refused.  Prints percentiles, how
-often the upstream was asked meanwhile, which must be never, and the CPU of a refusal as a multiple of that of a request
-that is answered, which must be at most one: who refuses is to be relieved.
+One route's upstream answers 500 until its breaker opens.  A client with one keep-alive connection then times refusals:
+alone; while so many connections load another, healthy route in a closed loop; and while those are refused too.
+
+1. Percentiles of the refusals' latency are printed.
+2. The upstream must get no request while the breaker is open.
+3. A refusal must take no more CPU than an answered request, since refusing has to relieve an overloaded sidecar.
 """
 
 from __future__ import annotations
@@ -28,14 +29,14 @@ BROKEN: Final = "/broken"
 REQUEST: Final = b"GET /broken HTTP/1.1\r\nHost: bench\r\n\r\n"
 ANSWER: Final = b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\n\r\n"
 PAUSE: Final = 0.002
-"""Seconds between two requests of the client that times them."""
+"""Seconds between two requests of the client that times refusals."""
 FAILURES: Final = 3
 MOST: Final = 1.0
 """CPU of a refusal, as a multiple of that of an answered request in the same run."""
 
 
 class Broken:
-    """An upstream that fails whatever it is asked, and counts."""
+    """Upstream that answers every request with 500, and counts them."""
 
     def __init__(self) -> None:
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -55,7 +56,7 @@ class Broken:
 
 
 class Timed(NamedTuple):
-    """What the timing client saw, in milliseconds."""
+    """Latencies of the refusals, in milliseconds."""
 
     name: str
     times: list[float]
@@ -69,7 +70,7 @@ class Timed(NamedTuple):
 
 
 def policies(healthy: int, broken: int) -> dict[str, Any]:
-    """A healthy route, and one whose breaker opens soon and stays open."""
+    """Return policies with a healthy route, and one whose breaker opens soon and stays open."""
     breaker = {"consecutive_failures": FAILURES, "open_for": "10m", "max_open_for": "10m"}
     return {
         "upstreams": {
@@ -84,7 +85,7 @@ def policies(healthy: int, broken: int) -> dict[str, Any]:
 
 
 def ask(client: socket.socket) -> bytes:
-    """One request to the broken route; the head of its answer."""
+    """Send one request to the broken route and return the head of its answer."""
     client.sendall(REQUEST)
     answer = b""
     while b"\r\n\r\n" not in answer:
@@ -97,7 +98,7 @@ def ask(client: socket.socket) -> bytes:
 
 
 def measure(name: str, port: int, seconds: float) -> Timed:
-    """Time refusals for so long."""
+    """Time refusals for so many seconds."""
     times = []
     with socket.create_connection(("127.0.0.1", port)) as client:
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -112,7 +113,7 @@ def measure(name: str, port: int, seconds: float) -> Timed:
 
 
 class Loaded(NamedTuple):
-    """What the load generator saw."""
+    """Result of the load generator."""
 
     name: str
     seen: load.Load
@@ -121,7 +122,7 @@ class Loaded(NamedTuple):
 
     @property
     def cpu_each(self) -> float:
-        """CPU seconds of the sidecar a request."""
+        """Return the CPU seconds of the sidecar for each request."""
         return self.cpu / self.seen.requests
 
     def __str__(self) -> str:
@@ -136,7 +137,7 @@ def share(loads: list[Loaded]) -> float:
 
 
 def run(seconds: float, connections: int, generate: str) -> tuple[list[Timed], list[Loaded], int]:
-    """Measure it all; also how often the broken upstream was asked."""
+    """Return the latencies, the results of the load, and the number of requests that reached the broken upstream."""
     broken, (_, core) = Broken(), machine.cores()
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sidecar-refusal-")))

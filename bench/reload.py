@@ -18,7 +18,7 @@ from bench.subject import Subject
 
 
 def policies(port: int, routes: int, version: int = 0) -> dict[str, Any]:
-    """Everything that a route can have, under other numbers in each version."""
+    """Return policies with every block that a route can have, with other numbers in each version."""
     block = {
         "upstream": "app",
         "timeout": {"request": "3s", "attempt": f"{1000 + version}ms"},
@@ -34,13 +34,13 @@ def policies(port: int, routes: int, version: int = 0) -> dict[str, Any]:
 
 
 class Reloading:
-    """Reloads a number of times, evenly."""
+    """Disturbance that reloads a number of times, at an even rate."""
 
     def __init__(self, routes: int, count: int) -> None:
         self.routes = routes
         self.count = count
         self.surprises: list[tuple[int, bytes]] = []
-        """What reloads answered that they should not have."""
+        """Unexpected answers to reloads: status and body."""
 
     @contextmanager
     def __call__(self, subject: Subject, port: int, seconds: float) -> Iterator[None]:

@@ -1,4 +1,4 @@
-"""What a run found, as Markdown and as JSON: medians, and ratios to Envoy (`bench.limits.ratio`)."""
+"""Results of a run as Markdown and as JSON: medians, and ratios to Envoy (`bench.limits.ratio`)."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ COLUMNS: Final = (
     ("p99 ms", "p99", ".2f", 1e-3),
     ("resident MiB", "resident", ".1f", 2**-20),
 )
-"""Heading, field of `Sample`, form and scale."""
+"""Columns of the tables: heading, field of `Sample`, format and scale."""
 
 
 def medians(samples: Sequence[Sample]) -> Sample:
-    """Field by field."""
+    """Return the median of each field."""
     return Sample(*(median(values) for values in zip(*samples, strict=True)))
 
 
@@ -37,7 +37,7 @@ def markdown(
     found: Sequence[Cost],
     starts: Starts,
 ) -> str:
-    """The page `results.md`."""
+    """Return the page `results.md`."""
     lines = ["# Results", "", "Written by `make bench`; how they were got is in [README.md](README.md).", ""]
     lines += [f"- {name}: {value}" for name, value in facts.items()]
     if held := limits.table(samples, found, starts):
@@ -55,7 +55,7 @@ def markdown(
 
 
 def table(scenario: Scenario, names: Sequence[str], samples: Samples) -> list[str]:
-    """Medians by peer; in brackets how many times Envoy's figure it is, or the first one's where Envoy is missing."""
+    """Return the medians by peer; in brackets their ratio to Envoy's, or to the first peer's if Envoy was not run."""
     reference = REFERENCE if REFERENCE in names else names[0]
     headings = ["", *(heading for heading, *_ in COLUMNS), "errors"]
     if scenario.idle:
@@ -80,7 +80,7 @@ def table(scenario: Scenario, names: Sequence[str], samples: Samples) -> list[st
 
 
 def as_json(facts: Mapping[str, str], samples: Samples, found: Sequence[Cost], starts: Starts) -> str:
-    """Every single measurement."""
+    """Return every single measurement as JSON."""
     runs: list[dict[str, Any]] = [
         {"scenario": scenario, "peer": peer, **sample._asdict()}
         for (scenario, peer), several in samples.items()

@@ -1,8 +1,8 @@
-"""The sidecar in this process, between a client and an upstream that are transports of ours.
+"""Sidecar in this process, between a client and an upstream that are in-memory transports.
 
-Everything between the bytes of a request and those of its answer is the real thing: the listener's connection, routing,
-the compiled pipeline, the upstream's client, telemetry.  What a system call would do takes no time, so that a
-microsecond more or less can be seen.
+Between the bytes of a request and those of its answer runs the production code: the listener's connection, routing, the
+compiled pipeline, the upstream's client, telemetry.  There are no system calls, whose times would hide small
+differences.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ from sidecar.telemetry.refusals import Refusals
 
 UPSTREAM: Final = "app"
 TURNS: Final = 1000
-"""Of the loop that an answer may take."""
+"""Turns of the event loop that an answer may take."""
 PAUSE: Final = 0.00005
-"""Seconds."""
+"""Seconds between two looks at the access log's writer."""
 
 
 class Wire:
-    """A transport: keeps what was written last."""
+    """Transport that counts writes and keeps the last one."""
 
     def __init__(self) -> None:
         self.writes = 0
@@ -54,7 +54,7 @@ class Wire:
         self.write(b"".join(parts))
 
     def set_write_buffer_limits(self, high: int) -> None:
-        """Do nothing: it takes whatever it gets."""
+        """Do nothing: writing never pauses."""
 
     def is_closing(self) -> bool:
         return False
@@ -63,13 +63,13 @@ class Wire:
         return ("127.0.0.1", 1) if name == "peername" else default
 
     def close(self) -> None:
-        """Connections are kept."""
+        """Do nothing: connections stay open."""
 
     abort = pause_reading = resume_reading = close
 
 
 class Rig:
-    """One sidecar: `async with Rig(policies) as rig: await rig.ask(request, answer)`.
+    """Sidecar in this process: `async with Rig(policies) as rig: await rig.ask(request, answer)`.
 
     The policies have one upstream, named `UPSTREAM`, with one endpoint and without TLS.
     """
@@ -94,7 +94,7 @@ class Rig:
         return [Source("policies.yaml", json.dumps(whole).encode())]
 
     async def reload(self, policies: Mapping[str, Any]) -> None:
-        """Put other policies in force."""
+        """Replace the policies."""
         self._policies = policies
         done = await self._control.reload("request")
         if done.result != "applied":
@@ -123,9 +123,11 @@ class Rig:
         protocol.connection_made(self._upstream)
 
     async def ask(self, request: bytes, *answer: bytes) -> bytes:
-        """Send a request whose upstream answers so, where it is asked, with a turn of the loop between the pieces; the
-        end of what the client gets, which comes in the end to the last byte of the upstream's answer.  Other turns are
-        taken only where something waits for them."""
+        """Send a request and return the last write to the client.
+
+        If the upstream is asked, it sends the pieces of `answer` with a turn of the loop between two.  Further turns
+        are run until the client has an answer that ends with the same byte as the upstream's.
+        """
         client, upstream, end = self._client, self._upstream, answer[-1][-1:]
         asked, had = upstream.writes, client.writes
         self._downstream.data_received(request)
@@ -146,8 +148,7 @@ class Rig:
         return client.last
 
     def settle(self) -> None:
-        """Have other threads do what the requests have left to them: the access log collects lines, and writes some
-        two hundred at a time at full load."""
+        """Wait until the access log's thread has written all lines, which it collects under load."""
         if self._recorder.access is None:
             return
         self._recorder.access.flush()
@@ -156,7 +157,7 @@ class Rig:
 
 
 def _tell(event: str, /, **attributes: Any) -> None:
-    """What the sidecar has to tell is trouble here."""
+    """Print warnings and errors of the sidecar, which no measurement should cause."""
     if error := attributes.get("error"):
         traceback.print_exception(error)
     if attributes.get("level") in ("warning", "error"):

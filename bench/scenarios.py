@@ -1,4 +1,4 @@
-"""What is asked of each peer, and how one asking is measured."""
+"""Scenarios of the benchmark, and the measurement of one peer under one of them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from bench.peers import LOGGED, PROMPT, TALK, TLS_BOTH, TLS_DOWNSTREAM, TLS_UPST
 
 
 class Scenario(NamedTuple):
-    """One kind of load."""
+    """Load that is put on each peer."""
 
     name: str
     title: str
@@ -22,18 +22,18 @@ class Scenario(NamedTuple):
     idle: int = 0
     """Keep-alive connections that have sent one request each and then stay silent beside the load."""
     peers: tuple[str, ...] = ()
-    """Who takes part; empty: everyone."""
+    """Names of the peers that are measured; empty: all."""
     unique: bool = False
-    """Is each request another one, by its query?"""
+    """True if each request has a query of its own."""
     variant: str = ""
-    """What its processes are set up for beside the demo's route, one of `bench.peers.VARIANTS`."""
+    """Name in `bench.peers.VARIANTS` of the additions to the demo's route."""
     load: Generate | None = None
-    """What loads it; None for the generator of the run."""
+    """Load generator; None: that of the run."""
     base: Scenario | None = None
-    """The same without what is to be measured, asked of each peer in turn with it."""
+    """Scenario without the feature to be measured, run in turns with this one; None if there is none."""
 
     def of(self, name: str) -> bool:
-        """Does that peer take part?"""
+        """True if the peer of that name is measured."""
         return name in self.peers or not self.peers
 
 
@@ -87,30 +87,30 @@ SCENARIOS: Final = (
         peers=COMPARED, unique=True, base=UNSTORED,
     ),
 )  # fmt: skip
-"""`stored` is the last, since it fills the caches and the memory of those that have one."""
+"""Scenarios in the order of a run: `stored` is the last, since it fills the caches and memory of peers with a cache."""
 
 
 class Sample(NamedTuple):
-    """One measurement of one peer."""
+    """Measurement of one peer."""
 
     per_second: float
     p50: float
-    """Microseconds."""
+    """Median latency in microseconds."""
     p99: float
     cpu: float
     """Microseconds of CPU that the peer's process used for a request."""
     errors: float
-    """Share of the requests that did not get a good answer."""
+    """Share of the requests without a good answer."""
     resident: float
-    """Bytes, while the load ran out."""
+    """Resident bytes at the end of the load."""
     idle: float
-    """Bytes by which an idle connection made it grow; 0 where there were none."""
+    """Bytes by which an idle connection made the peer grow; 0 without idle connections."""
     times: float = 0.0
-    """How many times the CPU of a request of the base it is; 0 where there is none."""
+    """CPU of a request as a multiple of that of the base; 0 without a base."""
 
 
 def measure(scenario: Scenario, pid: int, port: int, seconds: float, generate: Generate) -> Sample:
-    """Load one peer and see what it used."""
+    """Load one peer and return its latencies, CPU and memory."""
     _, core = machine.cores()
     generate = scenario.load or generate
     url = f"{'https' if VARIANTS[scenario.variant].has_tls else 'http'}://127.0.0.1:{port}{scenario.target}"
@@ -139,7 +139,7 @@ def measure(scenario: Scenario, pid: int, port: int, seconds: float, generate: G
 def times(
     scenario: Scenario, base: Scenario, cpu: float, pid: int, port: int, seconds: float, generate: Generate
 ) -> float:  # fmt: skip
-    """The CPU of a request, `cpu` as it was measured alone, as a multiple of that of the base's."""
+    """Return the CPU of a request (`cpu` when measured alone) as a multiple of that of the base scenario."""
     if generate is not load.wrk:
         return cpu / measure(base, pid, port, seconds, generate).cpu
     _, core = machine.cores()
@@ -148,7 +148,7 @@ def times(
 
 
 def hold(port: int, target: str, *, has_tls: bool = False) -> socket.socket:
-    """A connection that has had one answer and keeps still."""
+    """Return a connection that has had one answer and stays idle."""
     sock = socket.create_connection(("127.0.0.1", port), timeout=5)
     if has_tls:
         sock = certificates.client_context().wrap_socket(sock)
@@ -159,7 +159,7 @@ def hold(port: int, target: str, *, has_tls: bool = False) -> socket.socket:
 
 
 def wait_until_up(port: int, target: str, within: float = 15.0, *, has_tls: bool = False) -> bool:
-    """Until it answers well; False when it does not come to that."""
+    """Wait until the target is answered with 200; False if that takes longer than `within` seconds."""
     give_up = time.monotonic() + within
     while time.monotonic() < give_up:
         try:

@@ -1,7 +1,7 @@
-"""Clients that give or take too slowly, beside honest ones: `python -m bench.slow_clients [--clients 300]`.
+"""Clients that send or read too slowly, beside normal ones: `python -m bench.slow_clients [--clients 300]`.
 
-Each attack holds its connections open for the whole time and connects again when the sidecar has ended one; who is
-refused waits.  Meanwhile an honest client asks ten times a second, each time on a connection of its own.
+Each attack holds its connections open for the whole time, and connects again when the sidecar has closed one; a client
+that is refused waits first.  A normal client sends ten requests a second, each on a connection of its own.
 
     heads      a byte of a request head every second
     bodies     ten bytes of a request body every five seconds
@@ -9,7 +9,7 @@ refused waits.  Meanwhile an honest client asks ten times a second, each time on
     mixed      a third of each
     edge       bodies and readers at twice the minimum rate: slow, and within the rules
 
-What must hold: every honest request is answered 200 within a second; connections below the minimum rate have been ended
+What must hold: every normal request is answered 200 within a second; connections below the minimum rate are closed
 within 25 s; the breaker stays closed; memory grows by less than 64 MiB.  Exit code 1 if one of these does not.
 """
 
@@ -34,7 +34,7 @@ from bench.subject import Subject
 LARGE: Final = 2 * 2**20
 """Bytes of the answer that slow readers ask for."""
 WITHIN: Final = 1.0
-"""Seconds in which an honest request must be answered."""
+"""Seconds in which a normal request must be answered."""
 ENDED_WITHIN: Final = 25.0
 """Seconds after which no client below the minimum rate may still be connected."""
 GROWTH: Final = 64 * 2**20
@@ -47,22 +47,22 @@ EDGE_RATE: Final = 2048
 
 @dataclass
 class Tally:
-    """What one attack has shown."""
+    """Counts and times of one attack."""
 
     answered: Counter[str] = field(default_factory=Counter)
-    """Honest requests by what became of them."""
+    """Number of normal requests by result."""
     slowest: float = 0.0
-    """Seconds of the slowest honest answer."""
+    """Seconds of the slowest answer to a normal request."""
     ended: list[float] = field(default_factory=list)
-    """Seconds that slow connections lasted which the sidecar ended."""
+    """Seconds that each slow connection lasted until the sidecar closed it."""
     refused: int = 0
     """Slow clients that were answered 503."""
     oldest: float = 0.0
-    """Seconds that the oldest slow connection had lasted at the end."""
+    """Age in seconds of the oldest slow connection at the end."""
 
 
 def policies(port: int, maximum: int) -> dict[str, Any]:
-    """One route without a `timeout` block, with the breaker that honest clients share with slow ones."""
+    """Return policies with one route without a `timeout` block; normal and slow clients share its breaker."""
     return {
         "upstreams": {
             "app": {
@@ -76,7 +76,7 @@ def policies(port: int, maximum: int) -> dict[str, Any]:
 
 
 async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """The upstream: reads a request whole and answers after 20 ms."""
+    """Serve as the upstream: read a whole request and answer after 20 ms."""
     with suppress(OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
         while True:
             head = await reader.readuntil(b"\r\n\r\n")
@@ -93,7 +93,7 @@ async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 
 async def attack(port: int, kind: str, until: float, tally: Tally) -> None:
-    """One slow client, which comes back when it is thrown out."""
+    """Run one slow client, which connects again when the sidecar has closed its connection."""
     loop = asyncio.get_running_loop()
     while (began := loop.time()) < until:
         sock = socket.socket()
@@ -117,7 +117,7 @@ async def attack(port: int, kind: str, until: float, tally: Tally) -> None:
 
 
 async def dribble(loop: asyncio.AbstractEventLoop, sock: socket.socket, kind: str, until: float) -> bool:
-    """Make one request at the kind's pace, until it has ended or the time is over.  True if it was refused."""
+    """Make one request at the kind's pace, until it has ended or the time is over; True if it was refused."""
     if kind == "heads":
         await loop.sock_sendall(sock, b"GET / HTTP/1.1\r\nHost: slow\r\nX-Filler: ")
         send, pause, read, size = b"x", 1.0, 0, 0
@@ -138,7 +138,7 @@ async def dribble(loop: asyncio.AbstractEventLoop, sock: socket.socket, kind: st
             moved += len(send)
             with suppress(BlockingIOError):
                 sock.recv(65536)
-                return False  # an answer before the body is whole, or the end
+                return False  # an answer before the body is complete, or the end
         if read:
             with suppress(BlockingIOError):
                 data = sock.recv(read)
@@ -154,12 +154,12 @@ async def dribble(loop: asyncio.AbstractEventLoop, sock: socket.socket, kind: st
 
 
 def is_established(sock: socket.socket) -> bool:
-    """True unless the peer has closed or reset, which one who reads slowly learns from its reads much later."""
+    """True unless the peer has closed or reset the connection; a slow reader's reads would show that much later."""
     return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == ESTABLISHED
 
 
 async def ask(port: int, tally: Tally) -> None:
-    """One honest request."""
+    """Send one normal request and count its result."""
     began = time.monotonic()
     try:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -184,7 +184,7 @@ KINDS: Final[dict[str, tuple[str, ...]]] = {
 
 
 async def run(port: int, kind: str, clients: int, seconds: float) -> Tally:
-    """One attack with honest requests beside it."""
+    """Run one attack, with normal requests beside it."""
     tally = Tally()
     loop = asyncio.get_running_loop()
     until = loop.time() + seconds
@@ -201,7 +201,7 @@ async def run(port: int, kind: str, clients: int, seconds: float) -> Tally:
 
 
 async def measure(options: argparse.Namespace) -> int:
-    """All attacks, each against a sidecar of its own; the number of those that failed."""
+    """Run all attacks, each against a sidecar of its own; return the number of those that failed."""
     server = await asyncio.start_server(serve, "127.0.0.1", 0, backlog=4096)
     upstream = server.sockets[0].getsockname()[1]
     failed = 0

@@ -1,12 +1,12 @@
 """`sidecar run` for callgrind: `python -m bench.slowed FACTOR LAYOUT POLICIES`.
 
-- Timers fire later by a factor. Callgrind slows a process down some fiftyfold, but not its clock: sweeps, watches and
-  the like would run that many times as often a request as in production, where they do not show.
-- Objects lie elsewhere in memory for each number of a layout. CPython keeps what it finds on types in a table of fixed
-  size, by the address of the name. Two entries that a request needs may share a place and replace each other each time.
-  Chance decides which, and any change of the code throws the dice again.
+- Timers fire later by a factor. Callgrind slows a process down a lot, but not its clock: periodic work such as sweeps
+  and watches would run that many times as often a request as in production.
+- Objects lie elsewhere in memory for each number of a layout. CPython caches attributes of types in a table of fixed
+  size, by the address of the name. Two entries that a request needs may share a slot and evict each other each time.
+  Which ones do is chance, and differs after any change of the code.
 
-Nothing else is changed. `time.monotonic` runs on, so deadlines are what they are and are looked at later.
+Nothing else is changed. `time.monotonic` is the real clock, so deadlines are unchanged and only checked later.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ import uvloop
 
 Ts = TypeVarTuple("Ts")
 TOLD: Final = "timers are slowed down"
-"""Printed by the process, so that its starter knows that the loop is this one."""
+"""Line that the process prints, so that its starter knows that timers are slowed down."""
 STRIDE: Final = 331
-"""Objects by which one layout differs from the next."""
+"""Number of objects by which one layout differs from the next."""
 
 
 def loop_factory(factor: float) -> Callable[[], uvloop.Loop]:
@@ -47,7 +47,7 @@ def loop_factory(factor: float) -> Callable[[], uvloop.Loop]:
 def displaced(layout: int) -> list[str]:
     """Use up versions of types; return strings that take up memory as long as they are kept.
 
-    Those two make the places in CPython's table of attributes.
+    Both decide the slots in CPython's table of attributes.
     """
     for _ in range(layout * STRIDE):
         getattr(type("", (), {})(), "", None)

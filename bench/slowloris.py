@@ -1,7 +1,7 @@
-"""Clients that never come to the end of a request, beside full load: `python -m bench.slowloris [--clients 200]`.
+"""Clients that never complete a request, beside full load: `python -m bench.slowloris [--clients 200]`.
 
-Each sends a byte of a head every second and connects again when the sidecar has let go of it.  Prints p99 with and
-without them.
+Each sends a byte of a head every second, and connects again when the sidecar has closed its connection.  Prints p99
+with and without them.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def policies(port: int) -> dict[str, Any]:
 
 
 class Slow:
-    """So many slow clients."""
+    """Disturbance by a number of slow clients."""
 
     def __init__(self, count: int) -> None:
         self.count = count
@@ -51,7 +51,7 @@ class Slow:
                     client.send(b"x")
                     with suppress(BlockingIOError):
                         if client.recv(1000):
-                            raise ConnectionResetError  # it has been told that it is too slow
+                            raise ConnectionResetError  # the sidecar has answered that it is too slow
                 except OSError:
                     client.close()
                     self.dropped += 1

@@ -1,12 +1,12 @@
 """Mixed traffic for a long time: `python -m bench.soak [--minutes 30]`; writes `bench/soak.md`.
 
-All clients of `bench.traffic` at once, with faults of the upstream, clients that are slow or leave, and a reload every
-few seconds, every other one of a broken file.  What has to hold:
+All clients of `bench.traffic` run at once, with faults of the upstream and clients that are slow or disconnect.  A
+reload follows every few seconds; every other one brings a broken file.  What must hold:
 
-1. every request is answered exactly once, with its own answer, and what is not idempotent reaches the upstream once;
-2. memory, descriptors, tasks, timers and the number of objects do not grow: a straight line through the samples of the
-   last three quarters rises by no more than a little over the whole time;
-3. when everyone has left, nothing remains: no connection, no request, no task, no timer of a request.
+1. Every request is answered exactly once, with its own answer; one that is not idempotent reaches the upstream once.
+2. Memory, descriptors, tasks, timers and the number of objects do not grow: a straight line through the samples of the
+   last three quarters may rise only a little.
+3. When all clients have left, nothing remains: no connection, no request, no task, no timer of a request.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from sidecar.control.reload import HISTORY
 RESULTS: Final = Path(__file__).with_name("soak.md")
 RELOAD_EVERY: Final = 3.0
 WARM_UP: Final = 3.0
-"""Seconds."""
+"""Seconds of traffic before the first sample that counts."""
 WATCHED: Final = (sys.executable, "-m", "bench.watched")
 LIMITS: Final = {
     "max_connections": 500,
@@ -47,7 +47,7 @@ LIMITS: Final = {
 
 
 def policies(urls: list[str], version: int) -> dict[str, Any]:
-    """Every policy that has state, under other numbers in each version."""
+    """Return policies with every block that has state, with other numbers in each version."""
     write = {
         "upstream": "app",
         "retry": {"max_attempts": 3, "on": ["connect_failure", "reset", "timeout", 502, 504]},
@@ -77,7 +77,7 @@ def policies(urls: list[str], version: int) -> dict[str, Any]:
 
 
 class Soak:
-    """One run."""
+    """Run of the soak: traffic, reloads and samples."""
 
     def __init__(self, subject: Subject, traffic: Traffic, servers: list[Server]) -> None:
         self.subject = subject
@@ -88,8 +88,11 @@ class Soak:
         self._began = time.monotonic()
 
     async def run(self, seconds: float) -> Verdict:
-        """A moment of everything, so that what is made once is there, and what is kept by number is full; a rest; the
-        time that counts; a rest."""
+        """Run the soak and return its verdict.
+
+        A warm-up first creates all lasting objects and fills bounded histories.  Samples before and after the measured
+        time are taken while the sidecar is idle.
+        """
         for _ in range(HISTORY):
             await self.reload()
         await self.busy(WARM_UP, 0.5, self.traffic)
@@ -101,7 +104,7 @@ class Soak:
         return judge(self.samples, before, after, self.traffic.tally)
 
     async def busy(self, seconds: float, pause: float, traffic: Traffic) -> None:
-        """Traffic and reloads for so long, with a sample in every pause."""
+        """Run traffic and reloads for so long; take a sample after each pause."""
         until = time.monotonic() + seconds
         traffic.is_over = False
         clients = asyncio.create_task(traffic.run())
@@ -115,13 +118,13 @@ class Soak:
         await asyncio.gather(reloading, return_exceptions=True)
 
     async def keep_reloading(self, pause: float) -> None:
-        """Other policies after every pause, until cancelled."""
+        """Reload after each pause, until cancelled."""
         while True:
             await asyncio.sleep(pause)
             await self.reload()
 
     async def reload(self) -> None:
-        """Other policies, every other time broken ones."""
+        """Reload other policies, every other time broken ones."""
         self.reloads += 1
         text = json.dumps(self.subject.whole(policies([server.url for server in self.servers], self.reloads)))
         is_broken = self.reloads % 2 == 0
@@ -131,7 +134,7 @@ class Soak:
             self.traffic.tally.violation(f"reload {self.reloads}: {status} {body[:200]!r}")
 
     async def sample(self) -> Sample:
-        """What the sidecar uses now; forgets what the servers remember."""
+        """Return the sidecar's present resources, and clear the requests that the servers have recorded."""
         for server in self.servers:
             server.requests.clear()
             server.connections[:] = [one for one in server.connections if one.is_open]
@@ -150,7 +153,7 @@ class Soak:
         )
 
     def objects(self) -> dict[str, int]:
-        """Live objects of the sidecar by type."""
+        """Return the number of the sidecar's live objects by type."""
         path = self.subject.path.with_suffix(".objects")
         path.unlink(missing_ok=True)
         os.kill(self.subject.pid, signal.SIGUSR2)
@@ -163,8 +166,11 @@ class Soak:
         return counted
 
     async def rest(self, files: int = 30) -> Sample:
-        """Wait until the sidecar has nothing to do, no connection is left and no more than `files` descriptors are open
-        (idle connections to the upstreams end after a while), or ten seconds, and look."""
+        """Return a sample of the idle sidecar.
+
+        Wait at most ten seconds for it to have no connection, no request, and at most `files` descriptors: idle
+        connections to the upstreams are closed after a while.
+        """
         for _ in range(20):
             sample = await self.sample()
             if not sample.connections and not sample.in_flight and sample.files <= files:
@@ -174,20 +180,20 @@ class Soak:
 
 
 def in_flight(state: dict[str, Any]) -> int:
-    """Requests and connections that are busy upstream, and those that wait for one."""
+    """Return the number of busy connections to upstreams and of requests that wait for one."""
     pools = [pool for one in state["state"].get("pools", {}).values() for pool in one["pools"].values()]
     return sum(pool["open"] - pool["idle"] + pool["opening"] + pool["waiting"] for pool in pools)
 
 
 async def soak(seconds: float, seed: int = 1, report: Callable[[str], object] = print) -> Verdict:
-    """Run for so long; what came of it.  `report` is told the figures as they are written to `soak.md`."""
+    """Run the soak for so many seconds and return its verdict; `report` is called with the page `soak.md`."""
     upstream = Upstream()
     with tempfile.TemporaryDirectory(prefix="sidecar-soak-") as directory:
         async with Server(upstream.behave) as one, Server(upstream.behave) as other:
             urls = [one.url, other.url]
             place = Path(directory)
             subject = Subject(policies(urls, 0), place, "/read?id=probe", argv=WATCHED)
-            await asyncio.to_thread(subject.__enter__)  # the servers that it asks run on this loop
+            await asyncio.to_thread(subject.__enter__)  # its upstreams run on this loop
             try:
                 traffic = Traffic(f"127.0.0.1:{subject.port}", upstream, seed)
                 running = Soak(subject, traffic, [one, other])

@@ -5,9 +5,9 @@ CPU limit of a tenth of a core it is a tenth of the seconds before the service m
 
 - A peer with a readiness endpoint is ready when that answers 200: the sidecar's `/readyz`, Envoy's `/ready`. The others
   are ready when their port accepts a connection.
-- Bytecode is compiled before, as an image has it. The first start of each is thrown away: it warms the page cache.
+- Bytecode is compiled before, as in an image. The first start of each is discarded: it warms the page cache.
 - `--against DIR` compares this checkout's sidecar with that of another one, as pure Python, with the same interpreter,
-  libraries and policies. The ratio is the median of those of each turn.
+  libraries and policies. The ratio is the median of each turn's.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ PATIENCE: Final = 60.0
 CHECKOUT: Final = "/readyz"
 """Readiness endpoint of a checkout's sidecar."""
 PAUSE: Final = 0.005
-"""Seconds between two looks."""
+"""Seconds between two checks."""
 
 Starts = Mapping[str, Sequence[float]]
 """CPU seconds of each start by name, in the order of the rounds."""
 
 
 class Program(NamedTuple):
-    """Something to start."""
+    """Program whose start is measured."""
 
     name: str
     argv: Callable[[Place], Sequence[str]]
@@ -63,9 +63,9 @@ def is_ready(place: Place, path: str) -> bool:
 
 
 def cpu_until(ready: Callable[[], bool], argv: Sequence[str], log: Path, env: dict[str, str]) -> float:
-    """Start a process and return the CPU seconds that it has used once `ready` says so, then end it.
+    """Start a process, return the CPU seconds that it used until `ready` returned True, and end it.
 
-    Raises `RuntimeError` with its output where it ends before, or takes longer than `PATIENCE`.
+    Raises `RuntimeError` with its output if it ends before or takes longer than `PATIENCE`.
     """
     process = machine.spawn(argv, machine.cores()[0], log, env)
     try:
@@ -80,7 +80,7 @@ def cpu_until(ready: Callable[[], bool], argv: Sequence[str], log: Path, env: di
 
 
 def start(program: Program) -> float:
-    """Return the CPU seconds of one start.  Its upstream is a port where nobody listens, which is asked for nothing."""
+    """Return the CPU seconds of one start.  Nothing listens on its upstream's port; it gets no requests."""
     with tempfile.TemporaryDirectory(prefix="sidecar-startup-") as directory:
         place = Place(machine.free_port(), machine.free_port(), machine.free_port(), Path(directory))
         argv = program.argv(place)
@@ -102,7 +102,7 @@ def measure(programs: Sequence[Program], rounds: int) -> dict[str, list[float]]:
 
 
 def of_peers(peers: Sequence[Peer]) -> list[Program]:
-    """Return what can be started of these peers."""
+    """Return the programs of the peers that are installed."""
     installed = ((peer, peer.find()) for peer in peers)
     return [
         Program(peer.name, lambda place, peer=peer, path=path: peer.argv(path, place), peer.ready)  # type: ignore[misc]
@@ -117,7 +117,7 @@ def of_checkout(name: str, directory: Path) -> Program:
 
 
 def ratio(found: Starts, name: str, other: str) -> float | None:
-    """Return how many times the CPU of the other a start takes, turn by turn; None where one was not measured."""
+    """Return the median over the turns of a start's CPU divided by the other's; None if one was not measured."""
     pairs = zip(found.get(name, ()), found.get(other, ()), strict=False)
     times = [one / another for one, another in pairs if another]
     return median(times) if times else None

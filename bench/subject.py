@@ -1,4 +1,4 @@
-"""The sidecar alone as the subject of an experiment: a process of its own, with policies that can be rewritten."""
+"""Sidecar process under measurement, with policies that can be rewritten."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ PATIENCE: Final = 30.0
 
 
 class Subject:
-    """A running sidecar: `with Subject(policies, directory) as subject: ...`
+    """Running sidecar: `with Subject(policies, directory) as subject: ...`.
 
-    The policies are a mapping, written as JSON, which is YAML; listeners and admin are added.  It is up when one of its
-    routes answers a GET of `probe` well.
+    The policies are a mapping, written as JSON, which is YAML; listeners and admin are added.  The sidecar is
+    up when a GET of `probe` is answered with 200.
     """
 
     def __init__(self, policies: Mapping[str, Any], directory: Path, probe: str, argv: tuple[str, ...] = ()) -> None:
@@ -36,7 +36,7 @@ class Subject:
         self._probe = probe
 
     def whole(self, policies: Mapping[str, Any]) -> dict[str, Any]:
-        """The policies with the addresses of this process."""
+        """Return the policies with the addresses of this process."""
         return {
             "version": 1,
             "service": "bench",
@@ -61,13 +61,13 @@ class Subject:
         return self.process.pid
 
     def write(self, text: str) -> None:
-        """Replace the policy file at once, as an editor does it."""
+        """Replace the policy file atomically, as editors do."""
         fresh = self.path.with_suffix(".new")
         fresh.write_text(text)
         fresh.replace(self.path)
 
     def ask(self, method: str, target: str) -> tuple[int, bytes]:
-        """One request to the admin listener: status and body."""
+        """Send one request to the admin listener; return status and body."""
         connection = http.client.HTTPConnection("127.0.0.1", self.admin_port, timeout=PATIENCE)
         try:
             connection.request(method, target)
@@ -77,6 +77,6 @@ class Subject:
             connection.close()
 
     def state(self) -> dict[str, Any]:
-        """What `/state` says."""
+        """Return the admin listener's `/state`."""
         document: dict[str, Any] = json.loads(self.ask("GET", "/state")[1])
         return document

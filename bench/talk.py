@@ -1,12 +1,12 @@
-"""Conversations without an end: `serve PORT`, `messages URL CONNECTIONS SECONDS`, `events URL CONNECTIONS SECONDS`.
+"""Long conversations: `serve PORT`, `messages URL CONNECTIONS SECONDS`, `events URL CONNECTIONS SECONDS`.
 
-- `messages`: WebSocket sessions on `/talk/messages`.  Each client sends a message and waits for its echo, then the
-  next.  A figure is of one message there and back.
-- `events`: server-sent events on `/talk/events`.  The server writes one to each stream every `EVERY` seconds.  They are
-  so few that each proxy keeps up, since one that is behind reads several at once.  A figure is of one event; its
-  latency is the time from the server's write to the client's read.
+- `messages`: WebSocket sessions on `/talk/messages`.  Each client sends a message, waits for its echo, and sends the
+  next.  Latency is the time of one message and its echo.
+- `events`: server-sent events on `/talk/events`.  The server writes one to each stream every `EVERY` seconds, slowly
+  enough for every proxy: one that is late would read several at once, at less cost for each.  Latency is the time from
+  the server's write of an event to the client's read.
 
-The two loads print a `bench.load.Load` as JSON.  Proxies do not look into messages, so all have the same mask and size.
+Both loads print a `bench.load.Load` as JSON.  Proxies do not look into messages, so all have the same mask and size.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ TEXT: Final = b"x" * 32
 REQUEST: Final = b"\x81" + bytes([0x80 | len(TEXT)]) + bytes(4) + TEXT
 """Message of a client: one frame, masked with zeros (RFC 6455 5.2)."""
 ECHO: Final = b"\x81" + bytes([len(TEXT)]) + TEXT
-"""The same from a server."""
+"""Message of the server: the same text, unmasked."""
 CLOSE: Final = b"\x88\x80" + bytes(4)
 KEY: Final = b"dGhlIHNhbXBsZSBub25jZQ=="
 ACCEPTED: Final = b64encode(sha1(KEY + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11", usedforsecurity=False).digest())
@@ -51,10 +51,10 @@ def event() -> bytes:
 
 
 class Talker(asyncio.Protocol):
-    """One connection of the server."""
+    """Connection of the server."""
 
     streams: Final[set[asyncio.Transport]] = set()
-    """Streams whose peers are not behind."""
+    """Streams whose write buffers are not full."""
 
     def __init__(self) -> None:
         self.buffer = b""
@@ -115,13 +115,13 @@ async def serve(port: int) -> None:
 
 
 class Listening(asyncio.Protocol):
-    """One connection of a load: what is common to both kinds."""
+    """Connection of a load; base of both kinds."""
 
     def __init__(self, site: str, path: str, until: float) -> None:
         self.head = f"GET {path} HTTP/1.1\r\nHost: {site}\r\n".encode()
         self.until = until
         self.microseconds: list[float] = []
-        """Latencies."""
+        """Latencies in microseconds."""
         self.errors = 0
         self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -135,7 +135,7 @@ class Listening(asyncio.Protocol):
 
 
 class Messages(Listening):
-    """WebSocket session."""
+    """WebSocket session of a load."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -171,7 +171,7 @@ class Messages(Listening):
 
 
 class Events(Listening):
-    """Stream of events."""
+    """Stream of events of a load."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -207,7 +207,7 @@ def _itself(client: Listening) -> Listening:
 
 
 async def load(kind: str, url: str, connections: int, seconds: float) -> dict[str, Any]:
-    """Return what a load saw."""
+    """Run a load and return its result, JSON-ready."""
     parts = urlsplit(url)
     loop = asyncio.get_running_loop()
     began = perf_counter()

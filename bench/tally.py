@@ -1,4 +1,4 @@
-"""What the clients of a soak saw."""
+"""Counts of a soak's clients."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from collections import Counter
 
 
 class Tally:
-    """What the clients saw."""
+    """Counts of requests by result, and violations of the rules."""
 
     def __init__(self) -> None:
         self.asked: Counter[str] = Counter()
-        """By kind of request."""
+        """Number of requests by kind."""
         self.answered: Counter[str] = Counter()
         self.refused: Counter[str] = Counter()
-        """By `x-sidecar-reason` and kind of request."""
+        """Number of refused requests by `x-sidecar-reason` and kind."""
         self.broken = 0
-        """Answers that visibly broke off, where the upstream's had."""
+        """Number of answers that were visibly cut short because the upstream's were."""
         self.left = 0
-        """Requests whose client did not wait."""
+        """Number of requests whose client disconnected."""
         self.violations: list[str] = []
 
     def violation(self, what: str) -> None:

@@ -1,8 +1,8 @@
 """Mixed traffic with an identity for every request: the clients and the upstream of the soak (`bench.soak`).
 
-A request says in its query what the upstream is to do; the answer bears the request's id and a content that follows
-from it, so that any byte of somebody else's answer shows.  The upstream counts how often it was asked for each id: what
-is not idempotent must not come twice.
+1. A request's query says what the upstream has to do.
+2. An answer has the request's id and a content that is computed from it, so that any byte of another answer is noticed.
+3. The upstream counts requests by id: one that is not idempotent must not arrive twice.
 """
 
 from __future__ import annotations
@@ -27,27 +27,27 @@ PATIENCE: Final = 15.0
 """Seconds after which a request counts as unanswered."""
 LARGE: Final = 200_000
 STALL: Final = 1.0
-"""Seconds: longer than the policies give a try."""
+"""Seconds of a stall: longer than the policies' timeout of an attempt."""
 REFUSALS: Final = (408, 502, 503, 504)
 
 
 def content(identity: str, size: int) -> bytes:
-    """What the answer to this request holds."""
+    """Return the body of the answer to the request with this id."""
     line = f"{identity}\n".encode()
     return (line * (size // len(line) + 1))[:size]
 
 
 def digest(body: bytes) -> bytes:
-    """What the answer to a request with this body holds."""
+    """Return the body of the answer to a request with this body."""
     return hashlib.sha256(body).hexdigest().encode()
 
 
 class Upstream:
-    """Does what it is asked, and counts."""
+    """Upstream that does what a request's query says, and counts requests."""
 
     def __init__(self) -> None:
         self.asked: Counter[str] = Counter()
-        """By id: how often requests that are not idempotent came."""
+        """Number of requests that are not idempotent, by id."""
 
     async def behave(self, connection: Connection, asked: Message) -> None:
         target = urlsplit(asked.target)
@@ -91,7 +91,7 @@ class Upstream:
 
 
 class Traffic:
-    """All clients."""
+    """Clients of all kinds."""
 
     def __init__(self, address: str, upstream: Upstream, seed: int) -> None:
         self.address = address
@@ -104,10 +104,10 @@ class Traffic:
             (self.converse, 8), (self.pipeline, 1), (self.websocket, 2), (self.events, 2), (self.slow_reader, 2),
             (self.slow_sender, 2), (self.slow_head, 1), (self.leaver, 3),
         )  # fmt: skip
-        """What clients do, and how many of each there are."""
+        """Kinds of clients, and the number of each."""
 
     async def run(self) -> None:
-        """Until `is_over`."""
+        """Run all clients until `is_over`."""
         await asyncio.gather(*(self.repeat(kind) for kind, count in self.kinds for _ in range(count)))
 
     async def repeat(self, kind: Callable[[], Awaitable[None]]) -> None:
@@ -127,7 +127,7 @@ class Traffic:
     # ----- one request, one answer
 
     async def converse(self) -> None:
-        """Some requests of all sorts on one connection."""
+        """Send some requests of all kinds on one connection."""
         async with Client(self.address) as client:
             for _ in range(self.rng.randrange(1, 30)):
                 if self.is_over or not await self.one(client):
@@ -135,7 +135,7 @@ class Traffic:
                 await asyncio.sleep(self.rng.random() * 0.03)
 
     async def one(self, client: Client) -> bool:
-        """One request; can another one follow on this connection?"""
+        """Send one request; True if another one can follow on this connection."""
         fault = self.rng.choice(("", "", "", "", "", "", "reset", "503", "stall", "truncate"))
         method = self.rng.choice(("GET", "GET", "GET", "HEAD", "POST", "POST"))
         size = self.rng.choice((10, 10, 10, 1000, LARGE))
@@ -169,7 +169,7 @@ class Traffic:
         return answer
 
     def verify(self, identity: str, method: str, wanted: bytes, answer: Message) -> None:
-        """Is this the answer to that request, and what it should hold?"""
+        """Record a violation unless the answer belongs to the request and has the wanted body."""
         tally = self.tally
         asked = self.upstream.asked.pop(identity, 0)
         if asked > 1:
@@ -186,7 +186,7 @@ class Traffic:
         tally.answered[method] += 1
 
     async def pipeline(self) -> None:
-        """Five at once: the answers come in order."""
+        """Send five requests at once, and check that the answers arrive in order."""
         identities = [self.identity("pipelined") for _ in range(5)]
         async with Client(self.address) as client:
             lines = [request("GET", f"/read?id={one}&size=1000", x_request_id=one) for one in identities]
@@ -197,7 +197,7 @@ class Traffic:
     # ----- streams
 
     async def websocket(self) -> None:
-        """A conversation with a clean end."""
+        """Exchange messages on a WebSocket and close it properly."""
         identity = self.identity("websocket")
         async with Client(self.address) as client:
             await client.send(handshake(f"/ws?id={identity}"))
@@ -219,7 +219,7 @@ class Traffic:
         self.tally.answered["websocket"] += 1
 
     async def events(self) -> None:
-        """A stream of events, some of them left midway."""
+        """Read a stream of events; leave some streams midway."""
         identity, count = self.identity("events"), self.rng.randrange(5, 40)
         async with Client(self.address) as client:
             await client.send(request("GET", f"/events?id={identity}&size={count}", x_request_id=identity))
@@ -234,7 +234,7 @@ class Traffic:
     # ----- the slow and the leaving
 
     async def slow_reader(self) -> None:
-        """A long answer, taken a piece at a time."""
+        """Read a long answer piece by piece."""
         identity = self.identity("slow reader")
         async with Client(self.address) as client:
             await client.send(request("GET", f"/read?id={identity}&size=1000000", x_request_id=identity))
@@ -247,7 +247,7 @@ class Traffic:
         self.verify(identity, "GET", content(identity, 1_000_000), head)
 
     async def slow_sender(self) -> None:
-        """A body that comes a piece at a time."""
+        """Send a body piece by piece."""
         identity = self.identity("slow sender")
         body = content(identity, 5000)
         data = request("POST", f"/write?id={identity}", body, x_request_id=identity)
@@ -258,17 +258,17 @@ class Traffic:
             self.verify(identity, "POST", digest(body), await self.read(client))
 
     async def slow_head(self) -> None:
-        """A head that comes a byte at a time."""
+        """Send a head byte by byte."""
         identity = self.identity("slow head")
         async with Client(self.address) as client:
             for byte in request("GET", f"/read?id={identity}", x_request_id=identity):
-                with contextlib.suppress(OSError):  # it has been too slow, and will be told
+                with contextlib.suppress(OSError):  # too slow: the sidecar answers 408
                     await client.send(bytes((byte,)))
                 await asyncio.sleep(0.005)
             self.verify(identity, "GET", content(identity, 10), await self.read(client))
 
     async def leaver(self) -> None:
-        """Leaves before the answer, in its midst, or before the request is whole."""
+        """Disconnect before the answer, in its midst, or before the request is complete."""
         identity = self.identity("leaver")
         whole = (
             request("GET", f"/read?id={identity}&fault=stall"),

@@ -1,9 +1,9 @@
-"""What a `transform` costs: `python -m bench.transform [--repeat 1000]`.
+"""CPU cost of a `transform`: `python -m bench.transform [--repeat 1000]`.
 
-CPU microseconds that the stage adds to a request, on this interpreter and without sockets: the same request runs
-through an inner service that answers at once, bare and with the stage around it, in turn.  The least of many short runs
-counts, since everything that disturbs a run makes it longer.  The request bears ten fields as a browser sends them, the
-JSON body is an order of 24 items (2.8 KiB), once as most servers write it and once with white space.
+Measured are the CPU microseconds that the stage adds to a request, on this interpreter and without sockets.  The same
+request runs in turn through an inner service that answers at once, with and without the stage around it.  The shortest
+of many short runs counts, since every disturbance makes a run longer.  The request has ten fields as a browser sends
+them; the JSON body is an order of 24 items (2.8 KiB), once compact and once with white space.
 """
 
 from __future__ import annotations
@@ -83,14 +83,14 @@ CASES: Final[dict[str, tuple[Any, bytes]]] = {
 
 
 def request() -> Exchange:
-    """A request as the edge hands it over."""
+    """Return a request as the downstream connection makes it."""
     x = Exchange(b"GET", b"/orders/7", None, LINES)
     x.captures = {"id": "7"}
     return x
 
 
 def answering(body: bytes) -> Service:
-    """An inner service that answers at once."""
+    """Return an inner service that answers at once."""
     lines = b'content-type: application/json\r\netag: "1"\r\nserver: app\r\ndate: Sun, 15 Jun 2025 15:06:40 GMT\r\n'
 
     async def answer(_: Exchange) -> Outcome:
@@ -100,7 +100,7 @@ def answering(body: bytes) -> Service:
 
 
 def context() -> BuildContext:
-    """For a stage that needs nothing but a meter."""
+    """Return the context of a stage that needs nothing but a meter."""
     env: Any = type("Env", (), {"meter": Registry()})
     nothing: Callable[..., Any] = lambda *_: None  # noqa: E731 - it stands for two
     return BuildContext(env, "order", "app", "route", "policies.yaml:1", nothing, nothing, "orders")
@@ -116,7 +116,7 @@ def finish(coroutine: Coroutine[Any, Any, Outcome]) -> None:
 
 
 def once(service: Service) -> float:
-    """CPU seconds of a request in a short run."""
+    """Return the CPU seconds of a request in a short run."""
     start = time.process_time()
     for _ in range(RUNS):
         finish(service(request()))
@@ -124,7 +124,7 @@ def once(service: Service) -> float:
 
 
 def rows(repeat: int = 1000) -> list[tuple[str, float]]:
-    """What is measured, and the microseconds that it adds to a request."""
+    """Return the name of each case and the microseconds that it adds to a request."""
     ctx = context()
     found = []
     for name, (block, body) in CASES.items():

@@ -1,11 +1,12 @@
-"""The upstream: a server that does as little as possible, so that what is measured is the proxy.
+"""Upstream of the benchmark: a server that does as little as possible, so that the proxy is measured.
 
-nginx with static files where it is installed; else this module's own, on httptools: `upstream PORT [PORT IDENTITY]`,
-the second port with TLS, as nginx then has it (`secure_port`).
-`/orders/small` answers some 284 bytes, head included, `/orders/large` 64 KiB.  `/orders/failing` and `/prompt/failing`
-fail one time in ten.  `/secure/small` is `/orders/small`.  `/cached/small` and `/cached/large` are the same as those of
-`/orders` and may be cached for an hour, whatever their query.  It is the collector as well: what is posted to `/v1/` is
-taken and forgotten.
+It is nginx with static files if that is installed, else this module's server, on httptools: `upstream PORT [PORT
+IDENTITY]`, the second port with TLS.
+
+- `/orders/small` answers some 284 bytes, head included, `/orders/large` 64 KiB.  `/secure/small` is `/orders/small`.
+- `/orders/failing` and `/prompt/failing` fail one time in ten.
+- `/cached/small` and `/cached/large` are the same as those of `/orders` and fresh for an hour, whatever their query.
+- `/v1/` is a collector: it accepts every POST and discards the body.
 """
 
 from __future__ import annotations
@@ -31,12 +32,12 @@ FAILING_SHARE: Final = 0.1
 
 
 def find() -> str | None:
-    """nginx, where it is installed."""
+    """Return the path of nginx; None if it is not installed."""
     return shutil.which("nginx", path="/usr/sbin:/usr/bin:/usr/local/sbin:/usr/local/bin")
 
 
 def name() -> str:
-    """What serves."""
+    """Return the name and version of the server."""
     return "nginx, static files" if find() else "own server (httptools, uvloop)"
 
 
@@ -47,13 +48,13 @@ SECURE: Final = """\
         ssl_protocols TLSv1.3;
         ssl_conf_command Ciphersuites TLS_AES_128_GCM_SHA256;
 """
-"""Of nginx, where there is a port with TLS: one version and one cipher, so that each proxy does the same work."""
+"""Lines of nginx's configuration for TLS: one version and one cipher, so that each proxy does the same work."""
 
 
 def command(port: int, directory: Path, secure_port: int = 0, identity: Path | None = None) -> list[str]:
-    """The command line of the best upstream there is; `directory` gets its files.
+    """Return the command line of nginx, or of this module's server; `directory` gets its files.
 
-    With an `identity` (`bench.certificates`) it speaks TLS on `secure_port` as well.
+    With an `identity` (`bench.certificates`) the server speaks TLS on `secure_port` as well.
     """
     nginx = find()
     if nginx is None:
@@ -72,7 +73,7 @@ def command(port: int, directory: Path, secure_port: int = 0, identity: Path | N
 
 def answer(status: str, body: bytes, more: str = "") -> bytes:
     head = f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n{more}"
-    date = "" if more else "Date: Thu, 01 Jan 1970 00:00:00 GMT\r\n"  # what is that old is not fresh
+    date = "" if more else "Date: Thu, 01 Jan 1970 00:00:00 GMT\r\n"  # old, and so not fresh
     return head.encode() + date.encode() + b"Connection: keep-alive\r\n\r\n" + body
 
 
@@ -87,7 +88,7 @@ def like_nginx(status: str, body: bytes, more: str = "") -> bytes:
 
 
 class Static(asyncio.Protocol):
-    """One connection."""
+    """Connection of this module's server."""
 
     answers: Final = {
         b"/orders/small": answer("200 OK", SMALL),
@@ -98,7 +99,7 @@ class Static(asyncio.Protocol):
     failure: Final = answer("503 Service Unavailable", b'{"error":"told to fail"}')
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast("asyncio.Transport", transport)  # uvloop's is none by inheritance
+        self.transport = cast("asyncio.Transport", transport)  # uvloop's transport is no subclass
         self.parser = httptools.HttpRequestParser(self)
         self.target = b""
 

@@ -1,7 +1,7 @@
-"""`sidecar run`, and on SIGUSR2 a count of the objects that live in it: `python -m bench.watched POLICIES`.
+"""`sidecar run` that counts its objects on SIGUSR2: `python -m bench.watched POLICIES`.
 
-Writes `<POLICIES>.objects`, a JSON mapping of types of the sidecar, of asyncio and of uvloop to how many of them there
-are.  What is there before the policies are compiled is not counted (`freeze_startup`).
+Writes `<POLICIES>.objects`, a JSON mapping of types of the sidecar, of asyncio and of uvloop to their number of
+objects.  Objects from before the policies are compiled are not counted (`freeze_startup`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ OURS: Final = ("sidecar.", "asyncio.", "_asyncio", "uvloop.")
 
 
 def count(path: Path) -> None:
-    """Write down what lives."""
+    """Write the number of live objects by type to a file."""
     gc.collect()
     found = Counter(
         f"{kind.__module__}.{kind.__qualname__}"

@@ -27,7 +27,7 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Arm:
-    """One arm, judged."""
+    """Arm with its verdicts."""
 
     name: str
     recording: Recording
@@ -45,7 +45,7 @@ class Arm:
 
 @dataclass(frozen=True)
 class Result:
-    """One scenario, judged."""
+    """Scenario with its judged arms."""
 
     name: str
     scenario: Scenario
@@ -61,12 +61,12 @@ class Result:
 
     @property
     def cause(self) -> str:
-        """Sentence that says which line of which policy did it."""
+        """Return the sentence that says which line of which policy contained the failure."""
         return cause(Loaded(self.name, self.path, self.scenario), self.arms)
 
     @property
     def headline(self) -> str:
-        """Result of each arm in words."""
+        """Return the result of each arm in words."""
         words = []
         for arm in self.arms:
             if arm.recording.trouble:
@@ -86,7 +86,7 @@ async def run(
     loaded: Loaded, arms: Sequence[str], seed: int, *, without: bool = False, progress: Progress = lambda _: None,
     network: str = "",
 ) -> Result:  # fmt: skip
-    """Run one scenario with real processes, its arms side by side, so that a busy machine strikes all alike.
+    """Run one scenario with real processes, its arms side by side, so that a busy machine affects all alike.
 
     With a `network` they run in containers on it.  Raises `ClusterError` where there is no engine.
     """
@@ -146,7 +146,7 @@ def document(results: Sequence[Result]) -> dict[str, Any]:
 
 
 def replayed(document: dict[str, Any], scenarios: Sequence[Loaded]) -> list[Result]:
-    """Judge the recordings of a document again.  Raises `KeyError` for a scenario that is not given."""
+    """Judge the recordings of a document again.  Raises `KeyError` for a scenario that is not among `scenarios`."""
     known = {loaded.name: loaded for loaded in scenarios}
     return [
         result(known[each["scenario"]], [Recording.of(arm["recording"]) for arm in each["arms"]])

@@ -1,11 +1,15 @@
-"""Command line: `chaos run | simulate | margin | list | replay | schema`.
+"""Command line of `chaos`.  Its exit codes are in `docs/command-line.md`.
 
-Exit codes: 0 every expectation is met, 1 one is not met or a run had trouble, 2 the command line is wrong.
+Rules:
+
+1. Each command imports what it needs when it runs, so that `--help` answers at once.
+2. What cannot be run is left out by name, and a choice that leaves nothing to run is a failure: an empty run never
+   passes.
+3. Files that are asked for are known to be writable before a run begins.
 """
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import shlex
@@ -17,52 +21,65 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sidecar import __version__
+from sidecar.command_line import FAILURE, Choice, Failure, Program, add_completion, count, wrong
 
 if TYPE_CHECKING:
     from chaos.battery import Result
     from chaos.scenario.files import Loaded
 
-ARM_WORDS = click.Choice(["bare", "sidecar", "envoy", "both", "all"])
+ARM_WORDS = Choice(["bare", "sidecar", "envoy", "both", "all"])
 Decorated = Callable[..., Any]
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    "chaos",
+    cls=Program,
+    examples=[
+        ("chaos list", "List the scenarios."),
+        ("chaos simulate", "Run them in virtual time."),
+        ("chaos run --report report.html retry_storm.yaml", "Run one with real processes, and write a report."),
+    ],
+)
 @click.version_option(__version__, prog_name="chaos")
 def main() -> None:
     """Break systems of services on purpose, without and with sidecars, and judge whether a cascade was prevented.
 
     PATHS are scenario files or directories of them; by default the scenarios that come with the sidecar.
+
+    Exit codes: 0 every expectation is met, 1 one is not met or a run had trouble, 2 the command line is wrong.
     """
 
 
-def writable(_: click.Context, __: click.Parameter, path: str | None) -> str | None:
-    """Reject a path that cannot be written, before the run and not after it."""
+def check_writable(_: click.Context, __: click.Parameter, path: str | None) -> str | None:
+    """Return a path as it is.  Raises `click.BadParameter` if a file there cannot be written."""
     if path is not None and not os.access(Path(path).absolute().parent, os.W_OK):
         raise click.BadParameter(f"{path} cannot be written; name a file in a directory that is there")
     return path
 
 
-def outputs(function: Decorated) -> Decorated:
+def output_options(function: Decorated) -> Decorated:
     """Add the options of commands that give verdicts."""
     file = click.Path(dir_okay=False, writable=True)
     for option in (
-        click.option("--json", "as_json", type=file, callback=writable, help="Write recordings and verdicts as JSON."),
-        click.option("--junit", type=file, callback=writable, help="Write a JUnit report."),
-        click.option("--report", type=file, callback=writable, help="Write a report as one page of HTML."),
+        click.option(
+            "--json", "as_json", type=file, callback=check_writable, help="Write recordings and verdicts as JSON."
+        ),
+        click.option("--junit", type=file, callback=check_writable, help="Write a JUnit report."),
+        click.option("--report", type=file, callback=check_writable, help="Write a report as one page of HTML."),
     ):
         function = option(function)
     return function
 
 
-def choices(function: Decorated) -> Decorated:
+def scenario_options(function: Decorated) -> Decorated:
     """Add the options of commands that run scenarios."""
     for option in (
         click.option(
             "--without-decisive",
             is_flag=True,
-            help="Take out the decisive policy blocks; the scenario must fail then.",
+            help="Take out the policy blocks named as `decisive`; the scenario must fail then.",
         ),
-        click.option("--seed", type=int, default=1, show_default=True, help="Seed of all that is random."),
+        click.option("--seed", type=int, default=1, show_default=True, help="Seed of all random choices."),
         click.option("--arm", type=ARM_WORDS, default="both", show_default=True, help="both: bare and sidecar."),
         click.argument("paths", nargs=-1, type=click.Path()),
     ):
@@ -70,77 +87,98 @@ def choices(function: Decorated) -> Decorated:
     return function
 
 
-@main.command("run", short_help="Run scenarios with real processes.")
-@choices
+@main.command(
+    "run",
+    short_help="Run scenarios with real processes.",
+    examples=[
+        ("chaos run", "Run the scenarios that come with the sidecar."),
+        ("chaos run --report report.html --repeat 3 retry_storm.yaml", "Run one with three seeds, and write a report."),
+    ],
+)
+@scenario_options
 @click.option("--repeat", type=click.IntRange(1, 20), default=1, help="Number of runs, with the seeds from --seed on.")
 @click.option(
     "--network", default="", help="Run in containers on this network (shop_default: that of docker-compose.yml)."
 )
-@outputs
+@output_options
 def run_(
     paths: tuple[str, ...], arm: str, seed: int, without_decisive: bool, repeat: int, network: str, report: str | None,
     junit: str | None, as_json: str | None,
 ) -> None:  # fmt: skip
     """Run scenarios with real processes on loopback, or in containers.
 
-    The bare arm has to show the scenario's `cascade`, the sidecar arm has to meet what is under `contained`; the arm
-    with Envoy is there to compare.
+    The bare arm must show the `cascade` of the scenario.  The sidecar arm must meet what is under `contained`.  The arm
+    with Envoy is for comparison.
     """
+    import asyncio
+
     from chaos.battery import run
 
-    scenarios = chosen(paths, arm, without_decisive)
+    scenarios = choose(paths, arm, without_decisive)
     if network:
         scenarios = in_containers(scenarios, arm)
     results: list[Result] = []
     stopped = False
     try:
         for number in range(seed, seed + repeat):
-            click.echo(f"{len(scenarios)} scenario{'s' * (len(scenarios) != 1)}, seed {number}")
+            click.echo(f"{count(len(scenarios), 'scenario')}, seed {number}")
             for loaded in scenarios:
                 ended = run(loaded, arms(arm), number, without=without_decisive, progress=progress, network=network)
                 results.append(asyncio.run(ended))
-                tell(results[-1])
+                print_result(results[-1])
     except KeyboardInterrupt:
         click.echo("\nstopped: faults are undone, and no process is left running", err=True)
         stopped = True
     finish(results, report, junit, as_json, stopped=stopped)
 
 
-@main.command(short_help="Run scenarios in virtual time: fast and repeatable.")
-@choices
-@outputs
+@main.command(
+    short_help="Run scenarios in virtual time.",
+    examples=[
+        ("chaos simulate", "Simulate the scenarios that come with the sidecar."),
+        ("chaos simulate --seed 7 retry_storm.yaml", "Simulate one with another seed."),
+    ],
+)
+@scenario_options
+@output_options
 def simulate(
     paths: tuple[str, ...], arm: str, seed: int, without_decisive: bool, report: str | None, junit: str | None,
     as_json: str | None,
 ) -> None:  # fmt: skip
-    """Run scenarios in virtual time: the sidecar's own code, without processes and without waiting."""
+    """Run scenarios in virtual time.
+
+    The sidecar's own code runs, without processes and without waiting.  The same seed gives the same result.
+    """
     from chaos.battery import simulated
     from chaos.verdict.cause import shown
 
     if arm == "envoy":
-        raise click.UsageError("Envoy does not run in virtual time; use `chaos run --arm envoy`")
+        wrong("--arm", "Envoy does not run in virtual time; use `chaos run --arm envoy`")
     if arm == "all":
         click.echo("left out the arm envoy: it does not run in virtual time")
     arm = "both" if arm == "all" else arm
     scenarios = []
-    for loaded in chosen(paths, arm, without_decisive):
+    for loaded in choose(paths, arm, without_decisive):
         if loaded.scenario.simulated:
             scenarios.append(loaded)
         else:
             leave_out(loaded, f"it needs real processes; use `chaos run {shlex.quote(shown(loaded.path))}`")
     if not scenarios:
-        raise click.ClickException("nothing to simulate: these scenarios need real processes; use `chaos run`")
+        raise Failure("chaos simulate: nothing to simulate: these scenarios need real processes; use `chaos run`")
     results = []
     for loaded in scenarios:
         results.append(simulated(loaded, arms(arm), seed, without=without_decisive))
-        tell(results[-1])
+        print_result(results[-1])
     finish(results, report, junit, as_json)
 
 
-@main.command("list")
+@main.command("list", examples=[("chaos list", "List the scenarios that come with the sidecar.")])
 @click.argument("paths", nargs=-1, type=click.Path())
 def list_(paths: tuple[str, ...]) -> None:
-    """List the scenarios: name, seconds, arms and title."""
+    """List scenarios.
+
+    The columns are name, duration, arms and title.
+    """
     for loaded in read(paths):
         phases = loaded.scenario.phases
         seconds = phases.warm_up + phases.before + phases.during + phases.after
@@ -148,10 +186,13 @@ def list_(paths: tuple[str, ...]) -> None:
         click.echo(f"{loaded.name:<28} {seconds:3.0f} s  {both:<22} {loaded.scenario.title}")
 
 
-@main.command(short_help="Judge recorded runs again.")
+@main.command(
+    short_help="Judge recorded runs again.",
+    examples=[("chaos replay --report report.html recording.json", "Judge runs of `--json recording.json` again.")],
+)
 @click.argument("recording", type=click.Path(exists=True, dir_okay=False))
 @click.argument("paths", nargs=-1, type=click.Path())
-@outputs
+@output_options
 def replay(recording: str, paths: tuple[str, ...], report: str | None, junit: str | None, as_json: str | None) -> None:
     """Judge recorded runs (`--json` of a run) again, by the expectations that are in the scenario files now.
 
@@ -164,20 +205,25 @@ def replay(recording: str, paths: tuple[str, ...], report: str | None, junit: st
     try:
         document = json.loads(Path(recording).read_text())
         if lost := sorted({each["scenario"] for each in document["results"]} - known):
-            raise click.ClickException(f"{recording} has runs of {', '.join(lost)}; add the file of that scenario")
+            raise Failure(f"{recording}: has runs of {', '.join(lost)}; add the file of that scenario")
         results = replayed(document, scenarios)
     except (KeyError, TypeError, ValueError) as error:
-        raise click.ClickException(f"{recording} was not written by --json of a run: {error!r}") from error
+        raise Failure(
+            f"{recording}: is not a recording ({error!r}); name a file that was written by --json of a run"
+        ) from error
     for result in results:
-        tell(result)
+        print_result(result)
     finish(results, report, junit, as_json)
 
 
-@main.command(short_help="Search the highest load that a system recovers from.")
+@main.command(
+    short_help="Search the highest load that a system recovers from.",
+    examples=[("chaos margin metastable_overload.yaml", "Search it for one scenario.")],
+)
 @click.argument("path", type=click.Path())
-@click.option("--seed", type=int, default=1, show_default=True)
+@click.option("--seed", type=int, default=1, show_default=True, help="Seed of all random choices.")
 def margin(path: str, seed: int) -> None:
-    """Search, in virtual time, the highest load at which a scenario's system recovers after its trigger."""
+    """Search the highest load at which the system of a scenario recovers after its trigger, in virtual time."""
     from chaos.margin import HIGHEST
     from chaos.margin import margin as search
 
@@ -191,12 +237,15 @@ def margin(path: str, seed: int) -> None:
             click.echo(f"{loaded.name}, {arm}: {words}")
 
 
-@main.command()
+@main.command(examples=[("chaos schema > schema.json", "Save it for an editor.")])
 def schema() -> None:
-    """Print the JSON Schema of scenario files, for editors."""
+    """Print the JSON Schema of scenario files."""
     from chaos.scenario.files import schema as text
 
     click.echo(text(), nl=False)
+
+
+add_completion(main)
 
 
 def read(paths: tuple[str, ...]) -> list[Loaded]:
@@ -206,11 +255,11 @@ def read(paths: tuple[str, ...]) -> list[Loaded]:
     try:
         return load(paths or [SCENARIOS])
     except ScenarioError as error:
-        raise click.ClickException(str(error)) from error
+        raise Failure(str(error)) from error
 
 
-def chosen(paths: tuple[str, ...], arm: str, without: bool) -> list[Loaded]:
-    """Return the scenarios that have such an arm; `without` their decisive blocks, only those that name some."""
+def choose(paths: tuple[str, ...], arm: str, without: bool) -> list[Loaded]:
+    """Return the scenarios that have an arm; `without` means that they must name decisive blocks too."""
     known = read(paths)
     found = []
     for loaded in known:
@@ -224,26 +273,26 @@ def chosen(paths: tuple[str, ...], arm: str, without: bool) -> list[Loaded]:
         return found
     if not any(set(arms(arm)) & set(loaded.scenario.arms) for loaded in known):
         has = "; ".join(f"{loaded.name} has {', '.join(loaded.scenario.arms)}" for loaded in known)
-        raise click.ClickException(f"nothing to run with --arm {arm}: {has}")
-    raise click.ClickException("nothing to run: none of these scenarios names `decisive` policy blocks")
+        raise Failure(f"chaos: nothing to run with --arm {arm}: {has}")
+    raise Failure("chaos: nothing to run: none of these scenarios names `decisive` policy blocks")
 
 
 def leave_out(loaded: Loaded, why: str) -> None:
-    """Tell of a scenario that is not run."""
+    """Print that a scenario is not run, and why."""
     click.echo(f"left out {loaded.name}: {why}")
 
 
 def in_containers(scenarios: list[Loaded], arm: str) -> list[Loaded]:
-    """Return the scenarios that can run in containers, and tell which cannot."""
+    """Return the scenarios that can run in containers, and print which cannot."""
     from chaos.cluster.base import ClusterError
     from chaos.cluster.containers import engine, is_possible
 
     if "envoy" in arms(arm):
-        raise click.UsageError("Envoy is not in the image; leave out --network, or use --arm both")
+        wrong("--arm", "Envoy is not in the image; leave out --network, or use --arm both")
     try:
         engine()
     except ClusterError as error:
-        raise click.ClickException(str(error)) from error
+        raise Failure(f"chaos run: --network: {error}") from error
     for loaded in scenarios:
         if not is_possible(loaded.scenario):
             leave_out(loaded, "in containers the engine resolves names")
@@ -251,19 +300,19 @@ def in_containers(scenarios: list[Loaded], arm: str) -> list[Loaded]:
 
 
 def arms(word: str) -> list[str]:
-    """Return the arms that a word of --arm stands for."""
+    """Return the arms that a value of --arm means."""
     from chaos.verdict.report import ARMS
 
     return list(ARMS[word])
 
 
 def progress(text: str) -> None:
-    """Replace the last line of a terminal."""
+    """Replace the last line of a terminal; print nothing elsewhere."""
     if sys.stderr.isatty():
         click.echo(f"\r\x1b[K  {text}", nl=False, err=True)
 
 
-def tell(result: Result) -> None:
+def print_result(result: Result) -> None:
     """Print the result of one scenario, with every expectation that was not met."""
     if sys.stderr.isatty():
         click.echo("\r\x1b[K", nl=False, err=True)
@@ -281,7 +330,10 @@ def tell(result: Result) -> None:
 def finish(
     results: list[Result], report: str | None, junit: str | None, as_json: str | None, *, stopped: bool = False
 ) -> None:
-    """Write the files that were asked for, of the scenarios that have ended, and end with the exit code."""
+    """Write the files that were asked for, and end the process: with 0 if there are results and all passed.
+
+    `stopped` means that a user ended the run before its end, which is never a success.
+    """
     from chaos.battery import document
     from chaos.verdict.junit import junit_xml
     from chaos.verdict.report import page
@@ -294,7 +346,7 @@ def finish(
         Path(report).write_text(page(results))
     failed = sum(not result.passed for result in results)
     click.echo(f"{len(results) - failed} of {len(results)} as expected")
-    sys.exit(1 if failed or stopped or not results else 0)
+    sys.exit(FAILURE if failed or stopped or not results else 0)
 
 
 if __name__ == "__main__":

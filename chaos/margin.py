@@ -1,7 +1,7 @@
-"""Metastability margin: the highest load at which a system still recovers once the trigger has gone.
+"""Metastability margin: the highest load at which a system still recovers after its trigger has ended.
 
-It is searched by bisection in virtual time: all rates of the scenario are multiplied by a factor, and its `recovery`
-expectations are judged.  An operator learns from it how far today's load is from one that does not recover.
+The margin is found by bisection in virtual time: all rates of the scenario are multiplied by a factor, and its
+`recovery` expectations are judged.  It tells an operator how far today's load is from one that does not recover.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def recoveries(recording: Recording, scenario: Scenario) -> list[Verdict]:
 
 
 def margin(loaded: Loaded, arm: str, seed: int, steps: int = 7) -> float:
-    """Return the highest factor, to 3 %; 0 where the system does not recover even at a tenth of the load."""
+    """Return the highest factor, rounded to 3 %; 0 if the system does not recover even at a tenth of the load."""
     low, high = LOWEST, HIGHEST
     if not comes_back(loaded, arm, seed, low):
         return 0.0

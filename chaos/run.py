@@ -20,11 +20,11 @@ from chaos.verdict.recording import Recording
 LEAD: Final = 0.3
 """Seconds from the start of the last part to the first request."""
 SAMPLE_EVERY: Final = 0.5
-"""Seconds."""
+"""Seconds between two samples of each sidecar."""
 GRACE: Final = 4.0
 """Seconds that the last answers may take."""
 LAST_ROWS: Final = 0.25
-"""Seconds after which processes have written their last rows."""
+"""Seconds within which processes write their last rows."""
 
 Progress = Callable[[str], None]
 
@@ -78,7 +78,7 @@ def blank(loaded: Loaded, arm: str, seed: int, without: bool) -> Recording:
 async def run_arm(
     loaded: Loaded, cluster: Cluster, rows: RowSink, progress: Progress = lambda _: None, *, without: bool = False
 ) -> Recording:
-    """Run an arm and close its cluster; `trouble` of the recording says what went wrong with the run itself."""
+    """Run an arm and close its cluster; `trouble` of the recording is the reason if the run itself failed."""
     recording = rows.recording
     began = cluster.now()
     phases = loaded.scenario.phases

@@ -1,6 +1,6 @@
-"""Faults in time: each begins and ends when its scenario says, and all have ended when the run has, however it ends.
+"""Timeline of faults: each begins and ends at its times in the scenario, and at the latest with the run.
 
-A fault becomes a command to a part, or a change of the topology; both know nothing of time.
+A fault becomes a command to a part, or a change of the topology; neither has times of its own.
 """
 
 from __future__ import annotations

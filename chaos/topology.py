@@ -6,7 +6,7 @@
 2. With sidecars it calls the outbound listener of its own sidecar, where it has one, and leaves retries to that.
 3. A link stands in front of each replica that a fault on the wire strikes, in every arm alike.
 
-What happens when is `timeline`'s; how a part is started and told what to do is the cluster's.
+Not here: the times of faults (`timeline`), and how a part is started and commanded (`cluster`).
 """
 
 from __future__ import annotations
@@ -141,7 +141,7 @@ class Topology:
         await self.cluster.tell(replica, "wire", peers=peers, keeps_retries=not outbound)
 
     def _addresses_of(self, service: str) -> list[str]:
-        """Return where a service is reached: at links, sidecars or the service itself."""
+        """Return the addresses at which a service is reached: those of links, sidecars or the service itself."""
         return [self.link.get(replica, self.ingress[replica]) for replica in self.replicas(service)]
 
     def _policies(self, service: str, env: dict[str, str]) -> Sequence[Source]:
@@ -199,7 +199,7 @@ class Topology:
 
 
 def _service(scenario: Scenario, name: str) -> dict[str, Any]:
-    """Return what the part of a service is told."""
+    """Return the settings of a service's part."""
     spec = scenario.services[name]
     work = [
         {
@@ -213,7 +213,7 @@ def _service(scenario: Scenario, name: str) -> dict[str, Any]:
 
 
 def _load(scenario: Scenario) -> dict[str, Any]:
-    """Return what the load is told; its times count from the start of the warm-up."""
+    """Return the settings of the load; its times count from the start of the warm-up."""
     phases = scenario.phases
     lead = phases.warm_up + phases.before
     classes = []

@@ -10,7 +10,8 @@
     telemetry                                    metrics, logs, traces and their export
     inspect  admin                               `sidecar explain` and `routes`; the admin listener with its page
     process  app                                 life of the process; the composition root
-    cli  commands  policytest  top  demo         the command line, and the commands that are programs of their own
+    cli  commands  command_line                  the command line, and the voice of its problems and help
+    policytest  top  demo                        the commands that are programs of their own
 
 A module imports only from packages further up (`tests/test_architecture.py`).  Start with `core/stage.py` for the idea,
 with `downstream/__init__.py` for a request's way, with `control/reload.py` for a policy file's.

@@ -1,7 +1,7 @@
 """Entry point of the command line.
 
-`sidecar run PATH` starts the process without the library that parses all other command lines (`commands.py`), because
-a pod waits for it.
+`sidecar run PATH` starts the process without click, which all other commands need (`commands.py`): each import delays
+the moment when a pod is ready.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import sys
 
 
 def main() -> None:
-    """Run the command that `sys.argv` names; the process ends with its exit code."""
+    """Run the command that `sys.argv` names, and end the process with its exit code."""
     match sys.argv[1:]:
         case ["run", path] if not path.startswith("-"):
             from sidecar.process.interpreter import prepare_imports

@@ -1,7 +1,11 @@
-"""Commands of `sidecar`: run, check, schema, test, routes, explain, top, demo.
+"""Commands of `sidecar`.  Their output for machines and their exit codes are in `docs/command-line.md`.
 
-Each command imports what it needs when it runs, so that `--help` and `--version` answer at once and `check` does not
-load the data plane.  Exit codes: 0 success, 1 the policies have problems, 2 the command line is wrong.
+Rules:
+
+1. Each command imports what it needs when it runs, so that `--help` and `--version` answer at once and `check` does not
+   load the data plane.
+2. Results go to standard output.  Problems that keep a command from its result go to standard error.  With `--json`
+   both are one document on standard output; only a mistake in the command line is not.
 """
 
 from __future__ import annotations
@@ -9,33 +13,67 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Sized
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import click
 
 from sidecar import __version__
+from sidecar.command_line import (
+    FAILURE,
+    Choice,
+    Failure,
+    Program,
+    add_completion,
+    count,
+    explained,
+    suggest,
+    wrong,
+)
 from sidecar.engine.build import describe_build
 
 if TYPE_CHECKING:
     from sidecar.config.load import Loaded
     from sidecar.config.spec import PolicySpec
     from sidecar.control.compiler import Snapshot
+    from sidecar.core.spec import Problem
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+"""Methods that the completion of `explain` offers."""
+PATH: Final = click.Path()
+"""Path that the shell completes."""
+NAME_A_POLICY: Final = "name a policy file, or a directory with *.yaml files"
+json_option: Final = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+NAME_A_TEST: Final = "name a *.test.yaml file, or a directory that has some"
+
+
+@click.group(
+    "sidecar",
+    cls=Program,
+    examples=[
+        ("sidecar demo", "Try it on this machine."),
+        ("sidecar check policies.yaml", "Find the problems of a policy file."),
+        ("sidecar run policies.yaml", "Serve it."),
+    ],
+)
 @click.version_option(f"{__version__} ({describe_build()})", prog_name="sidecar", message="%(prog)s %(version)s")
 def main() -> None:
-    """A resilience sidecar: timeouts, retries, breakers and more for each route, from policy files.
+    """Proxy beside a service: timeouts, retries, breakers and more for each route, from policy files.
 
     PATH is a policy file, or a directory whose *.yaml files are read together.
+
+    Exit codes: 0 success, 1 the policies have problems or a test failed, 2 the command line is wrong.
     """
 
 
-@main.command("run")
-@click.argument("path")
+@main.command("run", examples=[("sidecar run policies.yaml", "Serve until SIGTERM or Ctrl-C.")])
+@click.argument("path", type=PATH)
 def serve(path: str) -> None:
-    """Serve until SIGTERM; policy files are read again when they change."""
+    """Serve until SIGTERM.
+
+    Changed policy files are read again.  A file with a problem changes nothing.
+    """
     from sidecar.process.interpreter import prepare_imports
 
     prepare_imports()
@@ -44,40 +82,58 @@ def serve(path: str) -> None:
     run(path)
 
 
-@main.command()
-@click.argument("path")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document, for CI.")
+@main.command(
+    examples=[
+        ("sidecar check policies.yaml", "Print each problem with file, line and column."),
+        ("sidecar check --json policies.yaml", "The same as one JSON document."),
+    ]
+)
+@click.argument("path", type=PATH)
+@json_option
 def check(path: str, as_json: bool) -> None:
-    """Find every problem in policy files; exit 1 if there is one.  Warnings do not fail."""
-    loaded = read(path)
+    """Print every problem in policy files.
+
+    The exit code is 1 if there is a problem.  Warnings do not fail.
+    """
+    loaded = read(path, as_json=as_json)
     spec = loaded.spec
     if as_json:
-        found = [("error", problem) for problem in loaded.problems] + [("warning", each) for each in loaded.warnings]
-        problems = [{"severity": severity, **problem._asdict()} for severity, problem in found]
-        click.echo(json.dumps({"ok": spec is not None, "problems": problems}, indent=2))
+        from sidecar.inspect.documents import problems_document
+
+        print_json(problems_document(loaded.problems, loaded.warnings))
     else:
-        tell(loaded, err=False)
+        print_problems(loaded, err=False)
         if spec is not None:
-            counts = (count(spec.routes, "route"), count(spec.upstreams, "upstream"), count(spec.listeners, "listener"))
+            counts = (
+                count(len(spec.routes), "route"),
+                count(len(spec.upstreams), "upstream"),
+                count(len(spec.listeners), "listener"),
+            )
             click.echo(f"{path}: ok, {', '.join(counts)}")
-    sys.exit(0 if spec is not None else 1)
+    sys.exit(FAILURE if spec is None else 0)
 
 
-@main.command()
+@main.command(examples=[("sidecar schema > schema.json", "Save it for an editor.")])
 def schema() -> None:
-    """Print the JSON Schema of policy files, for editors."""
+    """Print the JSON Schema of policy files."""
     from sidecar.config.schema import text
 
     click.echo(text(), nl=False)
 
 
-@main.command("test")
-@click.argument("path")
-@click.option("-k", "words", multiple=True, metavar="WORD", help="Only tests with this word in their names.")
-def try_out(path: str, words: tuple[str, ...]) -> None:
-    """Run policy tests: the examples in *.test.yaml files, in virtual time; exit 1 if one fails.
+@main.command(
+    "test",
+    examples=[
+        ("sidecar test policies.test.yaml", "Run the tests of a file."),
+        ("sidecar test -k retry .", "Run the tests below a directory with `retry` in their names."),
+    ],
+)
+@click.argument("path", type=PATH)
+@click.option("-k", "words", multiple=True, metavar="WORD", help="Run only tests with this word in their names.")
+def run_tests(path: str, words: tuple[str, ...]) -> None:
+    """Run the tests of policies, in virtual time.
 
-    PATH is a test file, or a directory of them and of such directories.
+    PATH is a *.test.yaml file, or a directory that is searched for them.  The exit code is 1 if a test fails.
     """
     from sidecar.policytest.run import Unusable, find, run_file
 
@@ -95,62 +151,114 @@ def try_out(path: str, words: tuple[str, ...]) -> None:
                 failed += 1
                 click.echo(str(error))
     except OSError as error:
-        raise click.ClickException(error.strerror or str(error)) from None
+        raise Failure(explained(error, NAME_A_TEST)) from None
     if words and not passed + failed:
-        raise click.ClickException(f"no test has {' or '.join(map(repr, words))} in its name")
-    click.echo(f"{count(range(passed), 'test')} passed" + (f", {failed} failed" if failed else ""))
-    sys.exit(1 if failed else 0)
+        raise Failure(f"{path}: no test has {' or '.join(f'`{word}`' for word in words)} in its name; try another -k")
+    click.echo(f"{count(passed, 'test')} passed" + (f", {failed} failed" if failed else ""))
+    sys.exit(FAILURE if failed else 0)
 
 
-@main.command()
-@click.argument("path")
-def routes(path: str) -> None:
-    """Show each route's chain of stages, outermost first, as it would run."""
-    from sidecar.inspect.explain import routes_text
+@main.command(
+    examples=[
+        ("sidecar routes policies.yaml", "Print each route with its stages."),
+        ("sidecar routes --json policies.yaml", "Print the same as one JSON document."),
+    ]
+)
+@click.argument("path", type=PATH)
+@json_option
+def routes(path: str, as_json: bool) -> None:
+    """Print each route with its stages.
 
-    click.echo(routes_text(compiled(path)), nl=False)
+    The stages are those that would run, the outermost first, each with what the files say and the place.
+    """
+    snapshot = compile_path(path, as_json=as_json)
+    if as_json:
+        from sidecar.inspect.explain_json import routes_document
+
+        print_json(routes_document(snapshot))
+    else:
+        from sidecar.inspect.explain import routes_text
+
+        click.echo(routes_text(snapshot), nl=False)
 
 
-@main.command()
-@click.argument("path")
-@click.argument("method")
+def complete_method(_: click.Context, __: click.Parameter, incomplete: str) -> list[str]:
+    """Return the methods that begin with what is typed."""
+    return [method for method in METHODS if method.startswith(incomplete.upper())]
+
+
+@main.command(
+    examples=[
+        ("sidecar explain policies.yaml GET /orders/17", "Explain a request without a host."),
+        (
+            "sidecar explain policies.yaml GET http://orders/orders/17 -H 'x-tier: gold'",
+            "Explain a request with a host and a header.",
+        ),
+        ("sidecar explain --json policies.yaml GET /orders/17", "Print one JSON document."),
+    ]
+)
+@click.argument("path", type=PATH)
+@click.argument("method", shell_complete=complete_method)
 @click.argument("url")
 @click.option("-H", "--header", "headers", multiple=True, metavar="'NAME: VALUE'", help="A header of the request.")
-@click.option("--listener", help="Where the request comes in; `inbound`, or the only one, unless given.")
-def explain(path: str, method: str, url: str, headers: tuple[str, ...], listener: str | None) -> None:
-    """Show which route a request takes and why, and each value in force with the file and line it comes from.
+@click.option(
+    "--listener", metavar="NAME", help="Listener that gets the request; by default `inbound`, or the only one."
+)
+@json_option
+def explain(
+    path: str, method: str, url: str, headers: tuple[str, ...], listener: str | None, as_json: bool
+) -> None:  # fmt: skip
+    """Print which route a request takes, and why.
 
+    Each value in force is printed with its file and line.
     URL is absolute (http://orders/orders/17), or a path for a request without a host.
     """
     from sidecar.downstream.request_head import remove_dot_segments
     from sidecar.inspect.explain import exchange_of, explain_text
 
-    snapshot = compiled(path)
+    snapshot = compile_path(path, as_json=as_json)
     known = list(snapshot.listeners)
-    listener = listener or ("inbound" if "inbound" in known else known[0] if len(known) == 1 else None)
-    if listener not in snapshot.listeners:
-        raise click.UsageError(f"name one of the listeners with --listener: {', '.join(known)}")
-    pairs = [(name, value) for name, colon, value in (header.partition(":") for header in headers) if colon]
-    if len(pairs) < len(headers):
-        raise click.UsageError("a header is written -H 'name: value'")
+    if listener is None:
+        if "inbound" not in known and len(known) > 1:
+            wrong("--listener", f"is missing; name one of {', '.join(known)}")
+        listener = "inbound" if "inbound" in known else known[0]
+    elif listener not in known:
+        wrong("--listener", f"there is no listener `{listener}`; {suggest(listener, known)}")
+    pairs = []
+    for header in headers:
+        name, colon, value = header.partition(":")
+        if not colon:
+            wrong("--header", f"`{header}` has no colon; write -H 'name: value'")
+        pairs.append((name, value))
     try:
         x = exchange_of(method, url, pairs)
     except ValueError as error:
-        raise click.UsageError(str(error)) from None
+        wrong("URL", str(error))
     x.path = remove_dot_segments(x.path)
-    click.echo(explain_text(snapshot, listener, x), nl=False)
+    if as_json:
+        from sidecar.inspect.explain_json import explain_document
+
+        print_json(explain_document(snapshot, listener, x))
+    else:
+        click.echo(explain_text(snapshot, listener, x), nl=False)
 
 
-@main.command()
+@main.command(
+    examples=[
+        ("sidecar top", "Watch the sidecar on this machine."),
+        ("sidecar top --once 10.0.0.7:9901", "Print one screen of another one."),
+    ]
+)
 @click.argument("address", default="127.0.0.1:9901")
 @click.option(
-    "--token", envvar="SIDECAR_ADMIN_TOKEN", help="The admin listener's token; better left to SIDECAR_ADMIN_TOKEN."
+    "--token", envvar="SIDECAR_ADMIN_TOKEN", help="Token of the admin listener; better given by SIDECAR_ADMIN_TOKEN."
 )
 @click.option("--once", is_flag=True, help="Print one screen and end.")
 def top(address: str, token: str | None, once: bool) -> None:
-    """Watch a running sidecar: traffic, breakers, endpoints, limits and refusals, as on its live page.
+    """Watch a running sidecar in the terminal.
 
-    ADDRESS is its admin listener.  The key q ends it.
+    It shows traffic, breakers, endpoints, limits and refusals, as the live page does.
+    ADDRESS is its admin listener, 127.0.0.1:9901 by default.  The key q ends the command.
     """
     from sidecar.config.listen_address import parse_listen_address
 
@@ -158,25 +266,32 @@ def top(address: str, token: str | None, once: bool) -> None:
         from sidecar.top import run as screen
         from sidecar.top.stream import StreamError
     except ImportError:
-        raise click.ClickException("this needs rich; pip install 'resilience-sidecar[top]'") from None
+        raise Failure("sidecar top: the library rich is not installed; pip install 'resilience-sidecar[top]'") from None
     try:
         host, port, path = parse_listen_address(address)
     except ValueError as error:
-        raise click.UsageError(f"{address} {error}") from None
+        wrong("ADDRESS", f"`{address}` {error}")
     if path:
-        raise click.UsageError("a Unix socket cannot be watched; give the admin listener a port")
+        wrong("ADDRESS", f"`{address}` is a Unix socket, which cannot be watched; give the admin listener a port")
     try:
         (screen.once if once else screen.run)(host, port, token)
     except StreamError as error:
-        raise click.ClickException(str(error)) from None
+        raise Failure(str(error)) from None
     except KeyboardInterrupt:
         return
 
 
-@main.command()
-@click.argument("which", type=click.Choice(["trial", "shop"]), default="trial")
+@main.command(
+    examples=[
+        ("sidecar demo", "Try each policy once, then with curl."),
+        ("SHOP_PORT=8100 sidecar demo shop", "Watch a shop of four services, on port 8100."),
+    ]
+)
+@click.argument("which", type=Choice(["trial", "shop"]), default="trial")
 def demo(which: str) -> None:
-    """Try the sidecar on this machine: start services and sidecars on loopback, until Ctrl-C.
+    """Try the sidecar on this machine.
+
+    Services and sidecars run on loopback until Ctrl-C.
 
     trial (the default): three services behind one sidecar; each policy is tried once.  Other ports: DEMO_PORT,
     DEMO_ADMIN_PORT, DEMO_SERVICE_PORT.  DEMO_ONCE=1 ends it after the trial.
@@ -191,52 +306,72 @@ def demo(which: str) -> None:
     sys.exit(run())
 
 
-def compiled(path: str) -> Snapshot:
-    """Return the policies of a path as pipelines; if they have problems, these are printed and the command ends."""
+add_completion(main)
+
+
+def compile_path(path: str, *, as_json: bool) -> Snapshot:
+    """Return the policies of a path as pipelines.  Problems are printed, and end the command."""
     from sidecar.control.compiler import CompileError
     from sidecar.inspect.dry import compile_dry
 
     try:
-        return compile_dry(policies(path))
+        return compile_dry(load_policies(path, as_json=as_json))
     except CompileError as error:
-        click.echo(str(error), err=True)
-        sys.exit(1)
+        if as_json:
+            fail_with_json(error.problems)
+        raise Failure(str(error)) from None
 
 
-def read(path: str) -> Loaded:
-    """Read policies; a path that cannot be read ends the command."""
+def load_policies(path: str, *, as_json: bool = False) -> PolicySpec:
+    """Return the policies of a path.  Problems are printed, and end the command."""
+    loaded = read(path, as_json=as_json)
+    if loaded.spec is None:
+        if as_json:
+            fail_with_json(loaded.problems, loaded.warnings)
+        print_problems(loaded)
+        sys.exit(FAILURE)
+    return loaded.spec
+
+
+def read(path: str, *, as_json: bool) -> Loaded:
+    """Return the policies of a path with their problems.  A path that cannot be read ends the command."""
     from sidecar.config import files
     from sidecar.config.load import load
 
     try:
         sources = files.read(path)
     except OSError as error:
-        raise click.ClickException(error.strerror or str(error)) from None
+        if as_json:
+            from sidecar.core.spec import Problem
+
+            message = explained(error, NAME_A_POLICY).removeprefix(f"{path}: ")
+            fail_with_json([Problem(path, 1, 1, "", message)])
+        raise Failure(explained(error, NAME_A_POLICY)) from None
     return load(sources, os.environ)
 
 
-def policies(path: str) -> PolicySpec:
-    """Return the policies of a path; if they have problems, these are printed and the command ends."""
-    loaded = read(path)
-    if loaded.spec is None:
-        tell(loaded)
-        sys.exit(1)
-    return loaded.spec
+def fail_with_json(errors: Iterable[Problem], warnings: Iterable[Problem] = ()) -> NoReturn:
+    """Print the document of problems, and end the command."""
+    from sidecar.inspect.documents import problems_document
+
+    print_json(problems_document(errors, warnings))
+    sys.exit(FAILURE)
 
 
-def tell(loaded: Loaded, *, err: bool = True) -> None:
+def print_problems(loaded: Loaded, *, err: bool = True) -> None:
     """Print problems and warnings: `file:line:column: key.path: what is wrong, and what would be right`."""
     for problem in loaded.problems:
         click.echo(str(problem), err=err)
     for problem in loaded.warnings:
         click.echo(str(problem._replace(message=f"warning: {problem.message}")), err=err)
     if loaded.problems:
-        click.echo(f"{count(loaded.problems, 'problem')}, {count(loaded.warnings, 'warning')}", err=err)
+        counts = count(len(loaded.problems), "problem"), count(len(loaded.warnings), "warning")
+        click.echo(", ".join(counts), err=err)
 
 
-def count(things: Sized, name: str) -> str:
-    """Return a count with its noun: `1 route`, `2 routes`."""
-    return f"{len(things)} {name}{'' if len(things) == 1 else 's'}"
+def print_json(document: Mapping[str, Any]) -> None:
+    """Print one JSON document."""
+    click.echo(json.dumps(document, indent=2))
 
 
 if __name__ == "__main__":

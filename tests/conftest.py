@@ -1,4 +1,4 @@
-"""Property tests have no deadline: what a first run imports, or a busy machine, says nothing about the code."""
+"""Settings of all tests.  Property tests have no deadline: first imports or a busy machine would exceed one."""
 
 import gc
 
@@ -9,6 +9,6 @@ settings.load_profile("patient")
 
 
 def pytest_collection_finish() -> None:
-    """Leave what imports and collection made, which lives to the end, out of every collection to come."""
+    """Exclude objects of imports and of pytest's collection, which last to the end, from garbage collection."""
     gc.collect()
     gc.freeze()

@@ -1,4 +1,4 @@
-"""The architecture's rules, read off the source: ranks, siblings, libraries, time, packages and their maps."""
+"""Tests of the architecture's rules in the source: ranks, siblings, libraries, time, packages and their maps."""
 
 from __future__ import annotations
 
@@ -24,9 +24,10 @@ RANKS = {
     "inspect": 7, "downstream": 7, "admin": 8,
     "process": 9,
     "app": 10, "demo": 10, "policytest": 10, "top": 10,
+    "command_line": 10,
     "commands": 11, "cli": 12, "__main__": 13,
 }  # fmt: skip
-"""A module imports from packages of lower rank and from its own."""
+"""Rank of each package: a module imports from packages of lower rank and from its own."""
 
 SPECS = {
     "core.spec",
@@ -40,7 +41,7 @@ SPECS = {
     "config",
     "policytest",
 }
-"""Where policy files become values."""
+"""Packages in which policy files become values; only they may import pydantic."""
 LIBRARIES = {
     "pybreaker": {"stages.circuit_breaker.machine"},
     "tenacity": {"stages.retry.strategies"},
@@ -55,13 +56,13 @@ LIBRARIES = {
     "requests": {"telemetry.export.otlp_http"},
     "google": {"telemetry.export.otlp_http"},
     "grpc": {"telemetry.export.otlp"},
-    "click": {"commands"},
+    "click": {"commands", "command_line"},
     "rich": {"top"},
     "uvloop": {"app"},
     "pydantic": SPECS,
     "pydantic_core": SPECS,
 }
-"""Who may import a third-party library; one that is not named here belongs to nobody."""
+"""Modules and packages that may import a third-party library; no other library may be imported."""
 
 CLOCKS = {
     "sleep",
@@ -73,12 +74,12 @@ CLOCKS = {
     "create_task",
     "ensure_future",
 }
-"""Of asyncio: what a stage has through its `Env`."""
+"""Names of asyncio that a stage may not use: its `Env` has them."""
 
 POSSESSIVE_GROUP = re.compile(r"(?<!\\)\)(?:[*+?]|\{\d*,?\d*\})\+")
 
 MOST_MODULES = 17
-"""In one package, at one level: the core has so many."""
+"""Most modules in one package, at one level."""
 
 MODULES = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in sorted(ROOT.rglob("*.py"))}
 
@@ -91,7 +92,7 @@ def tree(path: Path) -> ast.Module:
 
 
 def imports(path: Path) -> Iterator[str]:
-    """Every module that a file imports, also inside functions and under TYPE_CHECKING."""
+    """Yield every module that a file imports, also inside functions and under TYPE_CHECKING."""
     for node in ast.walk(tree(path)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -168,7 +169,7 @@ def test_packages_have_as_many_modules_as_one_remembers(package: Path) -> None:
 
 @each(PACKAGES)
 def test_each_package_has_a_map(package: Path) -> None:
-    """The docstring of `__init__` names each module and each package beside it; for the stages, the table does."""
+    """The docstring of `__init__` names each module and each package beside it; for the stages, the table of stages does."""
     docstring = ast.get_docstring(tree(package / "__init__.py")) or ""
     if package == ROOT / "stages":
         docstring += " ".join(kind.name for kind in STAGES)
@@ -191,7 +192,7 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
 
 
 def imported_at_start(path: Path) -> Iterator[str]:
-    """Modules that an import of this one imports."""
+    """Yield the modules that an import of a file imports."""
     for node in tree(path).body:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -211,7 +212,7 @@ def test_names_are_the_fields_own(module: str) -> None:
 
 @each(sorted(MODULES))
 def test_no_possessive_quantifier_stands_on_a_group(module: str) -> None:
-    """CPython before 3.11.5 matches those wrongly (gh-106052): a grammar that is strict elsewhere is not so there."""
+    """CPython before 3.11.5 matches possessive groups wrongly (gh-106052): a strict grammar would not be strict there."""
     for node in ast.walk(tree(MODULES[module])):
         if isinstance(node, ast.Constant) and isinstance(node.value, str | bytes):
             text = node.value if isinstance(node.value, str) else node.value.decode("latin-1")

@@ -1,16 +1,23 @@
-"""The documentation keeps step: generated pages are current, links lead somewhere, commands and names exist."""
+"""Tests of the documentation: generated pages are current, links have targets, commands and names exist."""
 
 from __future__ import annotations
 
+import json
 import re
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
+from jsonschema import Draft202012Validator
 
+from chaos.scenario.files import schema as scenario_schema
 from docs import generate
 from docs.generate import FILES
+from docs.references import EXAMPLES, EXIT_CODES, GROUPS, policy_test_schema
+from docs.tables import load, mapping
 from sidecar.commands import main
+from sidecar.config.schema import schema
 from sidecar.core import metrics
 from sidecar.core.outcome import FAILURES
 from sidecar.telemetry.metrics.prometheus import metric_name
@@ -51,6 +58,36 @@ def test_commands_and_metrics_exist(page: Path) -> None:
         known.add(metric_name(Metric(name, kind, metrics.METRICS[name].unit, "", [])))  # type: ignore[arg-type]
     used = set(re.findall(r"`((?:sidecar_|process_|http_(?:client|server)_)[a-z_]+)", text))
     assert used <= known, used - known
+
+
+@pytest.mark.parametrize(
+    ("page", "whole"),
+    [
+        ("policy-reference", schema()),
+        ("policy-tests", policy_test_schema()),
+        ("scenarios", json.loads(scenario_schema())),
+    ],
+)
+def test_every_key_has_an_example_that_is_valid(page: str, whole: dict[str, Any]) -> None:
+    text = (ROOT / "docs" / f"{page}.md").read_text()
+    known = whole["$defs"]
+    for section in re.split(r"^## ", text, flags=re.MULTILINE)[1:]:
+        name = section.partition("\n")[0]
+        for key, example in re.findall(r"^\| `(\w+)` \|.*\|(?: `(.*)`)? \|$", section, re.MULTILINE):
+            block = mapping(known.get(name, whole))
+            if block is None or key not in block["properties"]:
+                continue
+            assert example, f"{name}.{key} has no example"
+            value = load(example.replace(r"\|", "|"))
+            validator = Draft202012Validator({"$defs": known, **block["properties"][key]})
+            forms = (value[key], [value[key]])  # a list of one is written short in some places
+            assert any(not list(validator.iter_errors(form)) for form in forms), f"{name}: {example}"
+
+
+def test_every_command_has_an_example_and_its_exit_codes() -> None:
+    names = {f"{program} {name}" for program, group in GROUPS.items() for name in group.commands}
+    assert names <= EXAMPLES.keys()
+    assert names <= EXIT_CODES.keys()
 
 
 def test_every_reason_has_its_section() -> None:

@@ -1,4 +1,4 @@
-"""What stands beside the code keeps its promises: the README's policies are valid, requirements pinned and hashed."""
+"""Tests of files beside the code: the README's policies are valid, requirements are pinned and hashed."""
 
 from __future__ import annotations
 

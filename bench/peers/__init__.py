@@ -1,8 +1,9 @@
-"""Who is compared: one configuration file each, beside this one, and here how each is started.
+"""Proxies that the benchmark compares, and how each is started; each has a configuration file in this directory.
 
-In the files `${PORT}`, `${UPSTREAM_PORT}`, `${DIRECTORY}` and the like stand for what a run chose.  What only some
-scenarios need (`VARIANTS`) stands in files of its own; names such as `${TRACING}` keep its place in Envoy's and nginx's
-configuration.  Each peer does what the sidecar's demo route does, as far as it can; `lacks` says what it cannot.
+In these files `${PORT}`, `${UPSTREAM_PORT}`, `${DIRECTORY}` and the like stand for values of the run.  Settings that
+only some scenarios need (`VARIANTS`) are files of their own; in the configurations of Envoy and nginx names such as
+`${TRACING}` are replaced by them.  Each peer does the same as the sidecar's demo route, as far as it can; `lacks` names
+the rest.
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ from bench import machine
 
 HERE: Final = Path(__file__).parent
 ROOT: Final = HERE.parent.parent
-"""The checkout, which has the sidecar as pure Python."""
+"""Directory of the checkout, which has the sidecar as pure Python."""
 POLICIES: Final = ROOT / "policies" / "demo.yaml"
 COMPILED: Final = ROOT / "build" / "compiled"
-"""Where `make compiled` puts a sidecar whose request path is compiled."""
+"""Directory into which `make compiled` installs a sidecar whose request path is compiled."""
 BEST: Final = COMPILED if COMPILED.exists() else ROOT
 
 
@@ -37,22 +38,21 @@ def sidecar(python: str, *arguments: str, source: Path = BEST) -> list[str]:
 
 
 def compile_bytecode(source: Path) -> None:
-    """Compile the sidecar in a directory to bytecode, as its installation does; else the first start would do it."""
+    """Compile the sidecar in a directory to bytecode, as an installation does; else its first start would do it."""
     compileall.compile_dir(source / "sidecar", quiet=1)
 
 
 class Variant(NamedTuple):
-    """What a process is set up for beside the demo's route.  Each is a process of its own, so that no other scenario
-    pays for it."""
+    """Additions to the demo's route, in a process of their own, so that they cost other scenarios nothing."""
 
     policies: tuple[str, ...] = ()
-    """Files beside the demo's policies."""
+    """Policy files that are added to the demo's."""
     envoy: Mapping[str, str] = {}
-    """Names in `envoy.yaml`, and the files that stand there; all other names are null."""
+    """Files for the names in `envoy.yaml`; all other names become null."""
     has_tls: bool = False
     """True if its clients speak TLS."""
     probe: str = "/orders/small"
-    """Path that it answers well."""
+    """Path that is answered with 200."""
 
 
 TRACED: Final = "traced"
@@ -76,18 +76,18 @@ VARIANTS: Final = {
 }
 ENVOY_NAMES: Final = ("TRACING", "ACCESS_LOG", "DOWNSTREAM_TLS", "UPSTREAM_TLS")
 NOBODY: Final = 9
-"""Port of an upstream that a scenario does not ask."""
+"""Port for upstreams that a scenario does not use."""
 
 
 class Place(NamedTuple):
-    """Where one peer runs."""
+    """Ports and directory of one running peer."""
 
     port: int
     admin_port: int
     upstream_port: int
     directory: Path
     variant: str = ""
-    """One of `VARIANTS`."""
+    """Name in `VARIANTS`."""
     secure_port: int = NOBODY
     """Port on which the upstream speaks TLS."""
     talker_port: int = NOBODY
@@ -96,7 +96,7 @@ class Place(NamedTuple):
     """Directory of `bench.certificates`."""
 
     def write(self, name: str) -> str:
-        """The configuration of that name with this place filled in; its path."""
+        """Write the configuration of that name with the values of this place, and return its path."""
         path = self.directory / name
         text = self._fill(name, **self._parts())
         path.write_text(json.dumps(yaml.safe_load(text)) if name == "envoy.yaml" else text)  # Envoy knows no merge keys
@@ -159,17 +159,17 @@ class Peer(NamedTuple):
 
     name: str
     program: str
-    """The command that must be there; empty for ourselves and what comes with us."""
+    """Command that must be installed; empty for the sidecar and what is installed with it."""
     argv: Callable[[str, Place], Sequence[str]]
-    """From the program's path and the place to the command line of one process, which stays in the foreground."""
+    """Function that gets the program's path and the place, and returns the command line of one foreground process."""
     version: Callable[[str], str]
     policies: str
     lacks: str
     ready: str = ""
-    """Path on the admin port that answers 200 once it is ready; empty where there is none."""
+    """Path on the admin port that answers 200 once the peer is ready; empty if there is none."""
 
     def find(self) -> str | None:
-        """The path of its program, None where it is not installed."""
+        """Return the path of the program; None if it is not installed."""
         if not self.program:
             return sys.executable
         beside = Path(sys.executable).with_name(self.program)
@@ -189,7 +189,7 @@ ROUTE: Final = (
 
 
 def is_stale(compiled: Path, sources: Path) -> bool:
-    """Was the sidecar in one directory made from other sources than those in the other?"""
+    """True if the sidecar in `compiled` was made from other sources than those in `sources`."""
     made, given = (
         {
             path.relative_to(root): path.read_bytes()
@@ -202,7 +202,7 @@ def is_stale(compiled: Path, sources: Path) -> bool:
 
 
 def build() -> str:
-    """What the sidecar's request path is."""
+    """Return in words whether the sidecar's request path is compiled."""
     if not COMPILED.exists():
         return "pure Python"
     stale = is_stale(COMPILED, ROOT)

@@ -1,4 +1,4 @@
-"""The plain proxy: what one writes with aiohttp in an afternoon, without any policy.  `plain PORT UPSTREAM_PORT`"""
+"""Plain proxy with aiohttp, without any policy, as written in an afternoon: `plain PORT UPSTREAM_PORT`."""
 
 from __future__ import annotations
 

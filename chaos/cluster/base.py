@@ -9,7 +9,7 @@ from sidecar.config.files import Source
 
 
 class ClusterError(Exception):
-    """Raised where a run cannot go on; the message has the log of the process to blame."""
+    """Raised if a run cannot go on; the message has the last output of the process that failed."""
 
 
 class Addresses(NamedTuple):
@@ -32,13 +32,13 @@ class Cluster(Protocol):
         """Return the seconds of a clock that all parts share."""
 
     async def sleep(self, seconds: float) -> None:
-        """Wait on that clock."""
+        """Wait for so many seconds of that clock."""
 
     async def start(self, kind: str, name: str, spec: dict[str, Any]) -> list[str]:
         """Start a part and return its addresses."""
 
     async def tell(self, name: str, command: str, **arguments: Any) -> None:
-        """Give a part a command, and wait until it has carried it out; do nothing if its process has ended."""
+        """Send a command to a part and wait until it is carried out; do nothing if the part's process has ended."""
 
     async def start_sidecar(self, name: str, sources: Sequence[Source], env: Mapping[str, str]) -> Addresses:
         """Start a sidecar, or its peer in the arm `envoy`; `env` holds the variables of its policies."""

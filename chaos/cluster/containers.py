@@ -6,7 +6,7 @@
 3. Faults on the wire are links, which are containers too; nothing needs privileges.
 4. The engine has to run on this machine's kernel, whose clock the parts share.
 
-Not possible here: faults of names, which the engine resolves, and Envoy, which is not in the image.
+Not here: faults of names, which the engine resolves, and Envoy, which is not in the image.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ def is_possible(scenario: Scenario) -> bool:
 
 
 class Containers(Local):
-    """The cluster.
+    """Cluster of containers.
 
-    - `pids`: process ids of the sidecars' containers, as the engine tells them.
+    - `pids`: process ids of the sidecars' containers, as the engine reports them.
     """
 
     def __init__(

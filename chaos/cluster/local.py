@@ -27,9 +27,11 @@ from sidecar.config.files import Source
 from sidecar.process.children import tied_to_parent
 
 READY_WITHIN: Final = 20.0
-"""Seconds; the next two as well."""
+"""Seconds within which a process must be ready."""
 ANSWER_WITHIN: Final = 10.0
+"""Seconds within which a process must carry out a command."""
 DRAIN_WITHIN: Final = 10.0
+"""Seconds within which a sidecar must drain; then it is killed."""
 PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 SIGNALS: Final = {"stop": signal.SIGSTOP, "continue": signal.SIGCONT}
 ROOT: Final = Path(__file__).parents[2]
@@ -82,7 +84,7 @@ class ChildProcess:
                 self.process.send_signal(number)
 
     async def end(self, grace: float) -> None:
-        """Ask it to end, and kill it after so many seconds; at once without any."""
+        """Ask the process to end, and kill it after `grace` seconds; with 0 kill it at once."""
         if self.is_running:
             self.signal(signal.SIGCONT)
             self.signal(signal.SIGTERM if grace else signal.SIGKILL)
@@ -96,7 +98,7 @@ class ChildProcess:
             task.cancel()
 
     def memory(self) -> tuple[int, int]:
-        """Return resident bytes and the number of descriptors; zeros where the system does not tell."""
+        """Return resident bytes and the number of descriptors; zeros if the system has no /proc."""
         try:
             pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
             return pages * PAGE, len(os.listdir(f"/proc/{self.process.pid}/fd"))
@@ -105,12 +107,13 @@ class ChildProcess:
 
 
 class Local:
-    """The cluster.
+    """Cluster of processes.
 
-    - `directory`: where policy files are written.
-    - `report`: takes the rows of all parts.
+    - `directory`: directory of the policy files.
+    - `report`: receiver of the rows of all parts.
     - `max_memory`: bytes that a process may grow to.
-    - `waiting`: commands that were not answered yet, by number; `ready`: what each process says once it is ready.
+    - `waiting`: commands without an answer yet, by number.
+    - `ready`: addresses that each process reports once it is ready.
     """
 
     is_simulated = False
@@ -138,11 +141,11 @@ class Local:
     def _python(
         self, name: str, argv: Sequence[str], env: Mapping[str, str], on_line: Callable[[str], None]
     ) -> ChildProcess:
-        """Return a process that runs a module of ours."""
+        """Return a process that runs a module of this package."""
         return ChildProcess(name, [sys.executable, *argv], env, on_line)
 
     def _seen(self, path: Path) -> str:
-        """Return the path at which that process sees a file."""
+        """Return the path of a file as the part's process sees it."""
         return str(path)
 
     # ----- parts
@@ -259,7 +262,7 @@ class Local:
         path.with_suffix(".new").write_text(json.dumps(table))
         path.with_suffix(".new").replace(path)
 
-    # ----- life and death
+    # ----- ends
 
     async def end(self, name: str, how: str) -> None:
         process = self.sidecars.get(name) or self.processes[name]

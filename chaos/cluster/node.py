@@ -31,7 +31,7 @@ async def burn(seconds: float) -> None:
 
 
 class Node:
-    """The process.
+    """Process of one part.
 
     - `rows`, `dropped`: rows of the next batch, and how many were dropped since the last.
     """

@@ -1,8 +1,8 @@
 """`sidecar run` with names that a scenario resolves: `python -m chaos.cluster.sidecar_process POLICIES NAMES`.
 
-It differs from the command in what it asks for names alone.  NAMES is a JSON file that is read for each look-up:
+Only the look-up of names differs from the command.  NAMES is a JSON file that is read for each look-up:
 `{"payments.test": {"addresses": ["127.0.0.1"], "delay": 0, "fail": false}}`.  Other names are
-asked of the system's name servers.
+looked up at the system's name servers.
 """
 
 from __future__ import annotations
@@ -25,7 +25,10 @@ def look_up(path: Path, name: str) -> dict[str, Any] | None:
 
 
 def with_names(path: Path, others: Ask) -> Ask:
-    """Return what asks the file first; its answers have no time to live, so they are used for `resolve.ttl.min`."""
+    """Return a look-up that reads the file first, then asks `others`.
+
+    Answers of the file have a time to live of 0, so they are used for `resolve.ttl.min`.
+    """
 
     async def ask(name: str, family: str, is_fresh: bool) -> Any:
         entry = look_up(path, name)

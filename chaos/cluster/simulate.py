@@ -3,9 +3,9 @@
 The sidecar's own code runs, from its listeners to its upstream connections.  A run is a function of the files and the
 seed.  It differs from a run with processes in this:
 
-1. Only waiting takes time, so nothing costs CPU.
+1. Only waiting takes time; work of the CPU takes none.
 2. A service that is stopped (SIGSTOP) freezes at its next step.
-3. There is no memory to be looked at.
+3. Memory is not measured.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def running_loop() -> VirtualLoop:
 
 
 class VirtualSidecar:
-    """Sidecar without a process: what `sidecar run` puts together, but for the admin listener and the log.
+    """Sidecar without a process: as `sidecar run` composes it, without admin listener and log.
 
     - `sources`: its policy files; replaced ones are noticed as in production.
     - `is_dead`: True once it has ended.
@@ -124,12 +124,12 @@ class VirtualSidecar:
 
 
 async def _directly(work: Callable[[], Any]) -> Any:
-    """Run on the loop, as nothing blocks here; production uses a worker thread."""
+    """Run a function on the loop, where nothing blocks; production uses a worker thread."""
     return work()
 
 
 class Virtual:
-    """The cluster."""
+    """Cluster on one virtual loop."""
 
     is_simulated = True
 

@@ -1,4 +1,4 @@
-"""Faults that parts carry out; how one is written in a scenario is told by `chaos.scenario.spec.Fault`.
+"""Faults that parts carry out; `chaos.scenario.spec.Fault` is their form in a scenario.
 
 - `tcp`: on the wire, in a link.
 - `answer`: in what a service answers.

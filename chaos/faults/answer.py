@@ -23,7 +23,7 @@ MAX_IDS: Final = 10_000
 
 
 class AnswerFault:
-    """One fault while it is in force.
+    """Fault while it is in force.
 
     - `count`: requests that met it; `seen`: the same by `x-request-id`.
     """

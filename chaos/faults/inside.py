@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 SLICE: Final = 0.05
 """Seconds of one turn of a burn."""
 LARGEST_LEAK: Final = 64 * 2**20
-"""Bytes."""
+"""Bytes that all leaks may take."""
 SPARE: Final = 8
 """Descriptors beyond those in use that the lowered limit allows; they are taken too."""
 
 
 def descriptors() -> int:
-    """Return how many descriptors this process has; a guess where the system does not tell."""
+    """Return the number of descriptors of this process; a guess if the system has no /proc."""
     return len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 64
 
 

@@ -33,7 +33,7 @@ LISTENING: Final = ("refuse", "backlog")
 
 @dataclass
 class Toxic:
-    """One fault of a link.
+    """Fault of a link.
 
     - `struck`: by connection, whether it falls into `share`.
     """

@@ -14,7 +14,7 @@ PATIENCE = 60.0
 
 
 class Client:
-    """One connection: `async with Client(address) as client`; the address is `host:port` or `unix:/path`."""
+    """Connection: `async with Client(address) as client`; the address is `host:port` or `unix:/path`."""
 
     def __init__(self, address: str, *, tls: ssl.SSLContext | None = None, server_name: str | None = None) -> None:
         self.host, _, self.port = address.rpartition(":")

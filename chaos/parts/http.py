@@ -20,7 +20,7 @@ PHRASES: Final = {
     503: "Service Unavailable", 504: "Gateway Timeout",
 }  # fmt: skip
 LONGEST_HEAD: Final = 64 * 1024
-"""Bytes."""
+"""Bytes of the longest head; a longer one is malformed."""
 
 
 class MalformedError(ValueError):

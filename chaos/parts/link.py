@@ -24,7 +24,7 @@ MAX_HELD: Final = 256 * 1024
 
 
 class Side(asyncio.Protocol):
-    """One of the two sides of a relayed connection.
+    """Side of a relayed connection.
 
     - `direction`: which way the bytes go that are read here.
     - `transport`: None until this side is connected.
@@ -78,7 +78,7 @@ class Side(asyncio.Protocol):
             self.transport.pause_reading()
 
     def pass_on(self) -> None:
-        """Write what is due to the other side; called again once that is connected or a fault has ended."""
+        """Write the due pieces to the other side; called again once that is connected or a fault has ended."""
         link = self.relay.link
         while self.held:
             due, piece = self.held[0]
@@ -138,7 +138,7 @@ class Relay:
             self.front.pass_on()
 
     def lost(self, side: Side, exc: Exception | None) -> None:
-        """End the other side as this one has ended, after what is held for it."""
+        """End the other side as this one has ended, after all held pieces."""
         other = side.other
         self.link.relays.pop(self, None)
         if other.transport is None or other.transport.is_closing():
@@ -176,7 +176,7 @@ class Relay:
 
 
 class Link:
-    """The part.
+    """Part: a TCP relay with faults.
 
     - `target`: address to which connections are relayed.
     - `toxics`: faults in force.

@@ -1,6 +1,6 @@
-"""Load: users who send requests at a rate, whatever comes back (an open loop).
+"""Load: users who send requests at a rate, independent of the answers (an open loop).
 
-A closed loop waits for answers before it sends again, and so sends least when things are worst (coordinated omission).
+A closed loop waits for answers before it sends again, so it sends least when answers are slow (coordinated omission).
 
 1. Each class of requests has a rate; its arrivals are drawn from the class's own generator.
 2. Latency counts from the instant at which a request was due.  One that is sent late has waited since then.
@@ -65,7 +65,7 @@ def rate_at(spec: Class, seconds: float) -> float:
 
 
 def arrivals(spec: Class, seconds: float, rng: random.Random) -> Iterator[float]:
-    """Yield when requests are due, in seconds since the load began.
+    """Yield the instants at which requests are due, in seconds since the load began.
 
     A changing rate is thinned from its peak (Lewis 1979).
     """
@@ -98,10 +98,10 @@ def keys(count: int) -> list[float]:
 
 
 class Load:
-    """The part: all classes of a run.
+    """Part: all classes of a run.
 
     - `targets`: addresses of each service.
-    - `tasks`: what runs, in order, so that a simulated run can be repeated.
+    - `tasks`: running tasks, in order, so that a simulated run can be repeated.
 
     Commands: `run` (from the instant `at`, for `seconds`), `wait` (for the last answer, at most `grace` seconds).
     """

@@ -1,4 +1,4 @@
-"""Interface of a part, and what every part is handed: clock, generator of chance, and a receiver of its rows."""
+"""Interface of a part, and its surroundings: clock, random generator, and a receiver of its rows."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class PartEnv:
 
 
 class Part(Protocol):
-    """One process of a run, or what stands for it on the virtual loop."""
+    """Process of a run, or its stand-in on the virtual loop."""
 
     async def start(self) -> list[str]:
         """Begin, and return the addresses (`host:port`) on which the part listens."""

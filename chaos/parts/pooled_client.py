@@ -2,7 +2,7 @@
 
 Rules:
 
-1. It does what a naive client does: no retries, and no limit but its own bound on connections.
+1. The client is naive: no retries, and no limit but its own bound on connections.
 2. A connection that the peer closed while it was idle is replaced once if the method is safe, as browsers and libraries
    do.
 """
@@ -94,7 +94,7 @@ class PooledClient:
         body: bytes = b"",
         timeout: float = 10.0,
     ) -> Answer:
-        """Send one request; the answer is whole when this returns, or says why there is none."""
+        """Send one request; return the complete answer, or one with the reason why there is none."""
         if self.connections >= MAX_CONNECTIONS:
             return Answer(0, "client_full")
         loop = asyncio.get_running_loop()

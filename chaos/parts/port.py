@@ -1,7 +1,7 @@
-"""Listening port that can also refuse connections, or hang as one whose backlog is full does.
+"""Listening port that can also refuse connections, or let them hang as with a full backlog.
 
-A real port hangs by a socket that listens with the smallest backlog, accepts nobody, and is filled up by connections of
-our own.  The kernel then drops further SYNs, so whoever connects waits.  This works on Linux, without privileges.
+A real port hangs with a socket that has the smallest backlog, accepts no connection, and is filled up by connections of
+its own.  The kernel then drops further SYNs, so clients wait.  This works on Linux, without privileges.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Port(Protocol):
         """Refuse connections."""
 
     async def hang(self) -> None:
-        """Let whoever connects wait."""
+        """Let new connections hang."""
 
 
 def make_port(factory: Callable[[], asyncio.Protocol], host: str) -> Port:

@@ -1,9 +1,9 @@
-"""Service of finite capacity: workers, a bounded queue, a time that its work takes, and calls to other services.
+"""Service of finite capacity: workers, a bounded queue, a duration of its work, and calls to other services.
 
 1. A worker is held from the start of a request's work to its answer, calls included, as in a server with a thread for
    each request.  So a slow dependency uses up the workers of its callers.
-2. The queue is first in, first out, and does not notice that a client has left.  Work for clients that have left keeps
-   an overload alive.
+2. The queue is first in, first out, and does not notice that a client has left.  Work for such clients sustains an
+   overload.
 3. A request that meets a full queue gets 503 at once.
 
 Commands: `wire` (where its calls go), `slow`, `answer` (a fault in its answers), `inside` (a fault in its process),
@@ -28,7 +28,7 @@ CONTEXT: Final = ("x-request-id", "x-class", "x-write-id", "x-criticality", "x-s
 """Fields of a request that the service passes on with its calls, as it would a trace context."""
 DEADLINE: Final = "x-request-timeout-ms"
 SAMPLE_EVERY: Final = 0.25
-"""Seconds."""
+"""Seconds between two samples."""
 BACKLOG: Final = 512
 COLD: Final = 4.0
 """Factor by which work takes longer after a start."""
@@ -36,7 +36,7 @@ COLD: Final = 4.0
 
 @dataclass(frozen=True)
 class Call:
-    """Call to another service, one after the other; unless it is optional, the answer fails with it.
+    """Call to another service; calls are made one after the other, and one that is not optional fails the answer.
 
     - `retries`: naive ones, at once and without a budget.
     """
@@ -112,7 +112,7 @@ class ServiceConnection(asyncio.Protocol):
             self.service.arrive(message, self)
 
     def answer(self, data: bytes) -> None:
-        """Send the whole answer, and go on with the next request."""
+        """Send the complete answer and start the next request."""
         self.is_busy = False
         if not self.transport.is_closing():
             self.transport.write(data)
@@ -120,7 +120,7 @@ class ServiceConnection(asyncio.Protocol):
 
 
 class Service:
-    """The part.
+    """Part: a service.
 
     - `workers`, `queue`: capacity; `busy`: workers in use; `waiting`: requests in the queue.
     - `slowdown`, `extra`: factor and seconds by which work takes longer.

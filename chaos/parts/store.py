@@ -1,6 +1,6 @@
 """Store with as much of Redis' protocol (RESP 2 and 3) as a cache needs: strings with a time to live, and counters.
 
-For scenarios in which the store becomes slow, full or dead; it keeps at most `MAX_KEYS` keys.
+Scenarios make the store slow, full or unreachable.  It keeps at most `MAX_KEYS` keys.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class StoreConnection(asyncio.Protocol):
 
 
 class Store:
-    """The part.
+    """Part: a store.
 
     - `values`: by key, each value and the instant at which it expires.
     - `clients`: connections, in order, so that a simulated run can be repeated.

@@ -16,7 +16,7 @@ MASK: Final = b"\x12\x34\x56\x78"
 
 
 class Frame(NamedTuple):
-    """One frame."""
+    """Frame of a WebSocket."""
 
     opcode: int
     payload: bytes

@@ -1,7 +1,7 @@
 """Expectations of a scenario: each has a `measure` and a limit, `at_least` or `at_most`.
 
 The limit of a latency may be a multiple of its value in the quiet phase, such as `1.2x`.
-How each measure is taken stands in `chaos.verdict.judge`.
+`chaos.verdict.judge` takes the measures.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from sidecar.core.units import Duration, Share, Size, parse_duration
 
 Phase = Literal["before", "during", "after"]
 ALL = "all"
-"""In the place of a class: all classes together."""
+"""Name that stands for all classes together."""
 
 
 class Multiple(float):

@@ -1,4 +1,4 @@
-"""Scenario files, read by the reader of policy files: YAML 1.2, every problem with its place and a remedy."""
+"""Reader of scenario files, with the reader of policy files: YAML 1.2, every problem with its place and a remedy."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def _check_policies(loaded: Loaded, node: Node, report: Report) -> None:
 
 
 class AnyVariables(dict[str, str]):
-    """Environment that has every variable: for looking at policies before their sidecars have addresses."""
+    """Environment that has every variable, to read policies before their sidecars have addresses."""
 
     def get(self, key: str, default: Any = None) -> str:
         return "1"
@@ -145,7 +145,7 @@ def without(sources: list[Source], blocks: Iterable[str], environ: Mapping[str, 
 
 
 def _escaped(value: Any) -> Any:
-    """Return a value so that a reader of policies finds it as it is: keys have no variables."""
+    """Return a value with escaped variables, so that a reader of policies takes it literally; keys have none."""
     if isinstance(value, dict):
         return {key: _escaped(member) for key, member in value.items()}
     if isinstance(value, list):

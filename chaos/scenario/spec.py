@@ -1,4 +1,4 @@
-"""Scenario: services and their capacity, the load, what goes wrong when, and what must be true then.
+"""Format of a scenario: services and their capacity, the load, faults with their times, and expectations.
 
 1. Times of faults and of changes of the load count from the start of the phase `during`.
 2. Quantities have units, as in policy files; an unknown key is an error with its place.

@@ -21,7 +21,7 @@ NOISE: Final = {
 
 
 class Compared(NamedTuple):
-    """One measure in both arms.
+    """Measure in both arms.
 
     - `word`: whether the sidecars are `better`, `equal` or `worse`.
     """

@@ -1,8 +1,8 @@
 """Judge: returns the verdict on each expectation of a recording.
 
-1. It looks at nothing but the recording.
-2. An expectation that cannot be measured has failed, for example where no request of its class was due in its phase: a
-   run that recorded nothing must not pass.
+1. The recording is the only input.
+2. An expectation that cannot be measured has failed, for example if no request of its class was due in its phase: a run
+   that recorded nothing must not pass.
 3. A bug that a sidecar reported fails the run.
 """
 
@@ -27,7 +27,7 @@ OWN: Final = frozenset(("breaker_open", "overloaded", "no_endpoint"))
 
 
 class Verdict(NamedTuple):
-    """Result of one expectation; all but `passed` in words."""
+    """Result of one expectation; all fields but `passed` are text."""
 
     what: str
     passed: bool
@@ -37,7 +37,7 @@ class Verdict(NamedTuple):
 
 
 class Unmeasurable(Exception):  # noqa: N818 - an answer of the judge
-    """Raised where a recording has nothing to measure."""
+    """Raised if a recording has nothing to measure."""
 
 
 def judge(recording: Recording, scenario: Scenario) -> list[Verdict]:

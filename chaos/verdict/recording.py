@@ -1,4 +1,4 @@
-"""Recording of one arm: all that the judge and the report look at, as JSON.
+"""Recording of one arm: the only input of judge and report, as JSON.
 
 Times are seconds; 0 is the start of the phase `during`.
 """
@@ -77,7 +77,7 @@ class FaultRecord(NamedTuple):
 
 @dataclass
 class Recording:
-    """One arm.
+    """Recording of one arm.
 
     - `phases`: start and end of each phase.
     - `without`: policy blocks that were taken out.
@@ -125,7 +125,7 @@ class Recording:
 
     @classmethod
     def of(cls, data: dict[str, Any]) -> Recording:
-        """Return a recording from such values."""
+        """Return a recording from JSON-ready values."""
         data = dict(data)
         data["phases"] = {name: tuple(times) for name, times in data["phases"].items()}
         rows: dict[str, Any] = {
@@ -137,7 +137,7 @@ class Recording:
 
     @property
     def fault_time(self) -> tuple[float, float]:
-        """Start of the first fault and end of the last; the phase `during` where there was none."""
+        """Return the start of the first fault and the end of the last; the phase `during` without faults."""
         if not self.faults:
             return self.phases["during"]
         return min(f.began for f in self.faults), max(f.ended for f in self.faults)

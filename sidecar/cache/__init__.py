@@ -6,11 +6,11 @@
     redis_tier, redis_client    an optional Redis behind the memory; the client is the adapter to aiocache
     codec                       entries as bytes, for Redis
     fetch, fetcher              fetches in flight; how they are made, and what is stored of their answers
-    tee                         a body on its way to several readers and into the store
+    tee                         copies a body to several readers and into the store
     answer                      an entry as the response to a request
     rule_handle                 registration of a policy's key rule
     rfc/                        the rules of RFC 9110, 9111 and 9211, as pure functions
 
-Not here: in which order a request asks memory, fetches and upstream (`sidecar.stages.cache`), and the administration
-of caches (`sidecar.admin.cache`).
+Not here: the order in which a request asks memory, fetches and upstream (`sidecar.stages.cache`), and the
+administration of caches (`sidecar.admin.cache`).
 """

@@ -33,7 +33,7 @@ def answer(entry: Entry, x: Exchange, fields: Fields | None, now: float, wall: f
 
 
 def is_held_by_client(entry: Entry, fields: Fields | None, wall: float) -> bool:
-    """True if the client holds this representation already, by its own conditions."""
+    """True if the request's conditions show that the client holds this representation."""
     if fields is None or entry.status != 200:
         return False
     return is_not_modified(entry, fields.get(b"if-none-match"), fields.get(b"if-modified-since"), wall)

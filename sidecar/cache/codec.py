@@ -91,7 +91,7 @@ def encode(record: Record, now: float, wall: float) -> bytes:
 
 
 def decode(data: bytes, now: float, wall: float) -> Record:
-    """Return the record that the bytes are.  Raises `ValueError` for anything else."""
+    """Return the record that the bytes encode.  Raises `ValueError` if they encode none."""
     if len(data) < HEAD.size:
         raise ValueError("a record ends within its head")
     magic, kind, checksum = HEAD.unpack_from(data)
@@ -126,7 +126,7 @@ def _parts(data: bytes) -> list[bytes]:
 
 
 def _names(part: bytes) -> Names:
-    """Return the request fields by which an answer varies.  Raises `ValueError` for anything that no writer writes."""
+    """Return the request fields by which an answer varies.  Raises `ValueError` for a list that no writer writes."""
     names = tuple(part.split(b",")) if part else ()
     if len(names) > MAX_NAMES or list(names) != sorted(set(names)) or not all(map(NAME.fullmatch, names)):
         raise ValueError("a record's list of request fields is not valid")
@@ -134,7 +134,7 @@ def _names(part: bytes) -> Names:
 
 
 def _tags(part: bytes) -> tuple[bytes, ...]:
-    """Return the tags of an answer.  Raises `ValueError` for anything that no writer writes."""
+    """Return the tags of an answer.  Raises `ValueError` for tags that no writer writes."""
     tags = tuple(part.split(b"\n")) if part else ()
     if tags != tags_of(tags):
         raise ValueError("a record's tags are not valid")
@@ -142,7 +142,7 @@ def _tags(part: bytes) -> tuple[bytes, ...]:
 
 
 def _check_fields(fields: bytes) -> None:
-    """Check the field lines of an answer.  Raises `ValueError` for those that would change the framing."""
+    """Check the field lines of an answer.  Raises `ValueError` for invalid lines and fields that are never stored."""
     if len(fields) > LONGEST_FIELDS or VALID.fullmatch(fields) is None:
         raise ValueError("a record's fields are not valid HTTP")
     names = {fold(name) for name, _ in parse_fields(fields)}
@@ -165,7 +165,7 @@ def _entry(parts: list[bytes], now: float, wall: float) -> Entry:
     (seconds,) = MODIFIED.unpack(modified)
     if not isnan(seconds) and not abs(seconds) < FURTHEST:
         raise ValueError("a record's Last-Modified is impossible")
-    # the writer has derived these from the fields; they are set below
+    # the writer derived the plan from the fields; the stored values are set below
     entry = Entry(key, status, fields, body, NO_FACTS, NO_PLAN, 0.0, now, wall, 0.0, is_keyed_by_fields(key))
     born, fresh, stale, if_error, keep, entry.date = instants
     shift = now - wall

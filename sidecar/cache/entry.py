@@ -22,13 +22,13 @@ IN_NOT_MODIFIED: Final = frozenset(
 )
 """Fields of a 304 (RFC 9110 15.4.5)."""
 OVERHEAD: Final = 640
-"""Bytes that an entry takes beside key, fields and body: objects, table slots, indexes (measured, plus a sixth)."""
+"""Bytes that an entry takes beside key, fields and body: objects, table slots and indexes, with a reserve."""
 TAG_OVERHEAD: Final = 300
 """Bytes that one tag takes, its place in the index included."""
 MAX_TAGS: Final = 64
 """Tags of one entry; further ones are ignored."""
 ARRIVING: Final = 1 << 60
-"""Size of an entry whose body is still arriving, in bytes: no table takes it."""
+"""Size in bytes of an entry whose body is still arriving: larger than any table stores."""
 MAX_TAG: Final = 256
 """Bytes of the longest tag; longer ones are ignored."""
 
@@ -41,11 +41,11 @@ class Item:
     def __init__(self, key: bytes, keep_until: float) -> None:
         self.key = key
         self.keep_until = keep_until
-        """Instant after which it is useless."""
+        """Instant after which the item is useless."""
         self.older: Item | None = None
         self.newer: Item | None = None
         self.size = 0
-        """Bytes that it counts for."""
+        """Bytes that the item takes of the cache's budget."""
         self.is_keyed_by_fields = False
         """True if the key holds request fields beside the URI, so that one rule has several keys for a URI."""
 
@@ -83,7 +83,7 @@ class Entry(Item):
         self, key: bytes, status: int, lines: bytes, body: bytes, facts: Facts, plan: Plan, age: float,
         now: float, wall: float, keep: float, is_keyed_by_fields: bool = False, is_whole: bool = True,
     ) -> None:  # fmt: skip
-        """Take an answer as it was received.  If it is not whole, no table takes the entry before `complete`.
+        """Take an answer as it was received.  No table stores the entry before `complete` unless `is_whole`.
 
         `lines` are sendable but for `Age`; `now` and `wall` are the instant of receipt on both clocks; `age` is the age
         at that instant, and `keep` how long the entry is kept beyond its freshness, all in seconds.
@@ -93,7 +93,7 @@ class Entry(Item):
         self.immutable = plan.immutable
         while_revalidate, if_error = plan.stale_while_revalidate, plan.stale_if_error
         self.born = now - age
-        """Instant at which the answer was 0 seconds old: `Age` is a subtraction."""
+        """Instant at which the answer's age was zero, so that `Age` is a subtraction."""
         self.fresh_until = fresh_until = self.born + plan.lifetime
         self.stale_until = fresh_until + while_revalidate
         self.stale_if_error_until = fresh_until + if_error
@@ -115,18 +115,18 @@ class Entry(Item):
         self.vary: Names = facts.vary or ()
         """Request fields by which the answer varies, sorted."""
         self.tags = tags_of(facts.tags) if facts.tags else ()
-        """Tags by which it can be purged, in lower case."""
+        """Tags by which the entry can be purged, in lower case."""
         self.hits = 0
-        """Requests that were answered with it."""
+        """Number of requests that were answered with this entry."""
         self._not_modified = b""
         self.is_whole = is_whole
-        """True once all of the body is there."""
+        """True once the whole body has arrived."""
         self.size = OVERHEAD + len(body) + len(lines) + len(key)
         if is_keyed_by_fields or self.tags or not is_whole:
             self.ready()
 
     def ready(self) -> None:
-        """Compute `size`, and drop what is derived from the other attributes."""
+        """Compute `size`, and drop cached values that depend on the other attributes."""
         indexes = len(self.tags) + self.is_keyed_by_fields
         size = OVERHEAD + len(self.body) + len(self.lines) + len(self.key) + TAG_OVERHEAD * indexes
         self.size = size if self.is_whole else ARRIVING
@@ -138,13 +138,13 @@ class Entry(Item):
         self.is_whole = True
         self.ready()
 
-    def become(self, key: bytes) -> None:
+    def change_key(self, key: bytes) -> None:
         """Change the key before the entry is stored."""
         self.key = key
         self.ready()
 
     def expire(self, now: float) -> None:
-        """End its freshness: it may only be used stale, or after validation."""
+        """End the freshness: from now on the entry may only be used stale, or after validation."""
         left = self.fresh_until - now
         if left > 0:
             self.fresh_until = now
@@ -152,7 +152,7 @@ class Entry(Item):
 
     @property
     def has_validator(self) -> bool:
-        """True if it has an entity tag or Last-Modified."""
+        """True if the entry has an entity tag or Last-Modified."""
         return self.etag is not None or self.last_modified is not None
 
     @property
@@ -179,7 +179,7 @@ class Variants(Item):
     def __init__(self, key: bytes, names: Names) -> None:
         super().__init__(key, inf)
         self.names = names
-        """Names of these fields, in lower case and sorted."""
+        """Names of the request fields, in lower case and sorted."""
         self.keys: dict[bytes, None] = {}
         """Keys of the stored variants, oldest first; a dict for its order."""
         self.is_keyed_by_fields = is_keyed_by_fields(key)

@@ -34,7 +34,7 @@ UNCACHEABLE_FOR: Final = 60.0
 
 
 class Fetch:
-    """One call to the upstream, from its start to the end of the answer's body."""
+    """Call to the upstream that fills the cache, from its start to the end of the answer's body."""
 
     generation: bytes | None = None
     """Generation with which the answer is written to Redis (`sidecar.cache.redis_tier`); None: do not write it."""
@@ -43,24 +43,24 @@ class Fetch:
     is_outdated = False
     """True if the resource was changed or purged since the start: the answer is not stored."""
     is_finished = False
-    """True once the answer's head, or a failure, is there."""
+    """True once the answer's head or a failure has come."""
 
     outcome: Outcome | None = None
     """Answer of the upstream, for the request that started the fetch; None if there was no call."""
     entry: Entry | None = None
     """Answer as it can be given to every waiter; None if there is none.  Its body may still be arriving in `tee`."""
     tee: Tee | None = None
-    """Body that is still arriving; None if it came whole."""
+    """Body that is still arriving; None if the answer came whole."""
     is_validated = False
     """True if the upstream confirmed the stale entry with a 304."""
     refusal = b""
-    """Reason why the answer is not stored, as a token for Cache-Status; empty if it is."""
+    """Reason why the answer is not stored, as a token for Cache-Status; empty if it is stored."""
     received = 0.0
-    """Instant at which the answer came; 0 if it was not read."""
+    """Instant at which the answer came; 0 if its fields were not read."""
     has_failed = False
-    """True if it ended with an exception or was cancelled."""
+    """True if the fetch ended with an exception or was cancelled."""
     has_client = True
-    """True while the client of the request that started it is connected."""
+    """True while the client of the request that started the fetch is connected."""
 
     _call: Cancellable | None = None
     _waiters: dict[Promise[Fetch | None], Handle] | None = None
@@ -72,7 +72,7 @@ class Fetch:
         """Register the fetch; others may join it if `is_shared`."""
         self._fetches = fetches
         self.x = x
-        """Request that started it."""
+        """Request that started the fetch."""
         self.key = key
         """Key of that request before `Vary` is applied."""
         self.entry_key = entry_key
@@ -98,7 +98,7 @@ class Fetch:
     # ----- waiters
 
     def detach_client(self, call: Cancellable) -> bool:
-        """Note that the client of the request has left.  True if others wait, so that its call must go on."""
+        """Note that the client of `x` has left.  Returns True if others wait, so that the call must go on."""
         self.has_client = False
         self.x.interim = None  # interim responses have no receiver any more
         self._call = call
@@ -110,7 +110,7 @@ class Fetch:
         return 0 if self._waiters is None else len(self._waiters)
 
     async def join(self, env: Env, seconds: float) -> Fetch | None:
-        """Wait until the fetch is finished, `seconds` at most.  None if the caller must go on alone."""
+        """Wait until the fetch is finished, for `seconds` at most.  Returns None if the caller must go on alone."""
         if self.is_finished:
             return self
         promise: Promise[Fetch | None] = Promise()
@@ -156,7 +156,7 @@ class Fetch:
         self.finish()
 
     def outdate(self) -> None:
-        """Note that the resource was changed or purged: who comes from now on makes a fetch of its own."""
+        """Note that the resource was changed or purged: later requests start a fetch of their own."""
         self.is_outdated = True
         if self._is_shared:
             self.close()
@@ -180,15 +180,15 @@ class Fetches:
         self.started = started
         """Counter of all fetches."""
         self.shared: dict[bytes, Fetch | Exchange] = {}
-        """Fetches that others may join, by key.  A bare exchange is a fetch that nobody has joined yet."""
+        """Fetches that others may join, by key.  A bare exchange is a fetch that no other request has joined yet."""
         self.unshared: set[Fetch] = set()
-        """Fetches that nobody may join, and whose answers may be stored all the same."""
+        """Fetches that no request may join; their answers may still be stored."""
         self.uncacheable: OrderedDict[bytes, float] = OrderedDict()
         """Keys whose last answer could not be stored, with the instant until which the mark holds."""
 
     def claim(self, key: bytes, x: Exchange) -> bool:
-        """Register `x`, which has no cache fields, as the one that fetches `key`.  False if the key is being
-        fetched."""
+        """Register `x`, which has no cache fields, as the request that fetches `key`.  Returns False if another one
+        does."""
         if self.shared.setdefault(key, x) is not x:
             return False
         self.started.value += 1
@@ -222,8 +222,7 @@ class Fetches:
             del self.shared[key]
 
     def outdate(self, uri: bytes | None) -> None:
-        """Mark the fetches of `uri`, or all if it is None: their answers are not stored, and nobody joins them any
-        more."""
+        """Mark the fetches of `uri`, all if it is None: their answers are not stored, and no request joins them."""
         for key in list(self.shared):
             if (uri is None or uri_of(key) == uri) and (fetch := self.get(key)) is not None:
                 fetch.outdate()

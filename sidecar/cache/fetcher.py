@@ -1,4 +1,4 @@
-"""Fetching answers for one route's cache: the calls to the upstream, and what becomes of each answer.
+"""Fetching answers for one route's cache: the calls to the upstream, and the storing of each answer.
 
 An answer is stored, merged into the stored one, or passed on unstored (RFC 9111 3, 3.2 and 4.3).  A fetch asks for a
 whole representation: the client's conditions and ranges are taken off, and the validators of a stale entry are put on.
@@ -64,7 +64,7 @@ class Fetcher:
 
     def __init__(self, store: Store, rule: KeyRule, limits: Limits, env: Env) -> None:
         self.inner: Service = unbound
-        """What is asked."""
+        """Service that answers the fetches: the stages further in."""
         self._store = store
         self._memory = store.memory
         self._is_keyed_by_fields = bool(rule.headers)
@@ -75,12 +75,12 @@ class Fetcher:
         self._wall_offset = 0.0
         """Seconds by which the wall clock is ahead of `now`, as last read."""
         self._offset_expires = -inf
-        """Instant until which that difference is reused."""
+        """Instant until which `_wall_offset` is reused."""
 
     async def run(self, fetch: Fetch, as_it_is: bool = False) -> None:
-        """Run a fetch to its end: `outcome`, `entry` and `refusal` are then set and its waiters released.
+        """Run a fetch to its end: sets `outcome`, `entry` and `refusal`, and releases the waiters.
 
-        With `as_it_is` the request is sent unchanged; otherwise as one for a storable answer.
+        With `as_it_is` the request is sent unchanged; otherwise as a request for a storable answer.
         """
         try:
             outcome = await (self.inner(fetch.x) if as_it_is else self._retrieve(fetch))
@@ -92,8 +92,7 @@ class Fetcher:
         fetch.finish()
 
     async def _retrieve(self, fetch: Fetch) -> Outcome | None:
-        """Return an answer that is still to be stored, or None if `fetch.entry` is already set: found in Redis, or
-        validated."""
+        """Return an answer that is still to be stored, or None if `fetch.entry` was found in Redis or validated."""
         x = fetch.x
         if self._store.shared is not None:
             found = await self._store.load(fetch)
@@ -133,17 +132,17 @@ class Fetcher:
             elif not self._spares(x, why):
                 self._store.drop(entry)
         elif bears_credential(x, self._rules):
-            return outcome  # what one user gets says nothing of what the others do
+            return outcome  # an answer to one user says nothing about those to others
         elif is_replaced_by_head(entry, outcome.headers, self._wall()):
             self._store.drop(entry)
-        else:  # another length alone: many services give none, or that of nothing, in answer to a HEAD
+        else:  # only the length differs: many services send none, or 0, in answer to a HEAD
             entry.expire(self._now())
         return outcome
 
     def store_post(self, x: Exchange, key: bytes, outcome: Outcome, sent: float) -> None:
         """Store the answer to a POST for later GETs, if it states its own freshness (RFC 9110 9.3.3).
 
-        The caller has checked that Content-Location names the target.  Only the content of a 200 is what a GET would
+        The caller has checked that Content-Location names the target.  Only a 200 has the content that a GET would
         get.
         """
         wall, now, rules = self._wall(), self._now(), self._rules
@@ -182,7 +181,7 @@ class Fetcher:
     def _entry(
         self, key: bytes, outcome: Outcome, facts: Facts, plan: Plan, age: float, now: float, wall: float
     ) -> Entry:
-        """Return an entry for an answer.  Every stored answer comes through here, or is a stored one renewed."""
+        """Return an entry for an answer."""
         return Entry(
             key, outcome.status, storable(outcome.lines, plan, facts, wall), outcome.body, facts, plan, age, now, wall,
             self._keep, self._is_keyed_by_fields, outcome.stream is None,
@@ -191,7 +190,7 @@ class Fetcher:
     def store(self, x: Exchange, key: bytes, outcome: Outcome, sent: float, now: float) -> Entry | None:
         """Store the answer to a claimed fetch (`Fetches.claim`).
 
-        None if it is not storable, or needs the longer way of `accept`.
+        Returns None if the answer is not storable, or has to be stored by `accept`.
         """
         if outcome.failure is not None or outcome.stream is not None or len(outcome.body) > self._max_body:
             return None
@@ -228,7 +227,7 @@ class Fetcher:
             and may_replace_error(stale, NOTHING, now)
             and not is_about_resource(outcome.status, fetch.x, rules)
         ):
-            fetch.refusal = b"error"  # the stale entry is worth more
+            fetch.refusal = b"error"  # the stale entry is more useful
             return
         size = len(outcome.body) if stream is None else stream.length
         if refusal or fetch.is_outdated or (size is not None and size > self._max_body):
@@ -247,7 +246,7 @@ class Fetcher:
             self._refuse(fetch, outcome.status, b"too-large", now)
 
     def _body_ended(self, fetch: Fetch, entry: Entry, body: bytes | None) -> None:
-        """Store the entry now that its body is whole; `body` is None if it is not to be stored."""
+        """Store the entry now that its body has ended; `body` is None if the answer is not to be stored."""
         if body is None:
             assert fetch.tee is not None
             self._refuse(fetch, entry.status, fetch.tee.refusal, self._now())
@@ -310,6 +309,6 @@ class Fetcher:
     def _spares(self, x: Exchange, refusal: bytes) -> bool:
         """True if an answer that is not stored for this reason leaves the stored one as it is.
 
-        What a client with a credential gets (`private`, `no-store`) says nothing of what the others do.
+        An answer to a client with a credential (`private`, `no-store`) says nothing about answers to others.
         """
         return refusal in PASSING_REFUSALS or refusal in PERSONAL_REFUSALS or bears_credential(x, self._rules)

@@ -1,7 +1,7 @@
 """Items in order of use, as a list that is linked through the items themselves.
 
-An `OrderedDict` has a node of its own for each item, elsewhere in memory, and looks each one up again.  With many items
-these cache misses are a good part of the cost of storing one.
+An `OrderedDict` has a separate node for each item, and looks each key up again.  With many items these memory accesses
+are a good part of the cost of storing one.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Recent:
             self.add(item)
 
     def clear(self) -> None:
-        """Remove all items.  They are unlinked, since reference cycles would wait for the garbage collector."""
+        """Remove all items and unlink each: reference cycles would wait for the garbage collector."""
         item, self.oldest, self.newest = self.oldest, None, None
         while item is not None:
             newer = item.newer

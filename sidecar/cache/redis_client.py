@@ -1,21 +1,21 @@
-"""Redis as an aiocache backend.  The one module that imports aiocache and redis-py: loaded when a Redis is configured.
+"""Redis as an aiocache backend: the only module that imports aiocache and redis-py, loaded if a Redis is configured.
 
-What aiocache does for the shared tier, through the public interface of its `BaseCache` (`multi_get`, `set`,
+aiocache does these things for the shared tier, through the public interface of its `BaseCache` (`multi_get`, `set`,
 `increment`, `expire`, `raw`, `close`):
 
 - it holds the connection pool and speaks to Redis (`RedisCache`);
 - it prefixes every key with the namespace of the cache;
-- it turns values to bytes and back by our serializer, and seconds into Redis's expiry.
+- it turns values to bytes and back by `RecordSerializer`, and seconds into Redis's expiry.
 
-What is set differently from its defaults:
+These settings differ from its defaults:
 
 - The pool is small and waits for its turn.  aiocache's would open connections up to a hundred, then fail.
 - Nothing is retried.  redis-py's retries hold a caller for seconds while Redis refuses connections.
-- Connections are opened by `Names`, where the process has it: redis-py would look names up in a thread.  They override
-  `_connect`, which redis-py leaves to each kind of connection, and the arguments for it.
+- `Names` opens the connections, where the process has it: redis-py would look names up in a thread.  The classes of
+  connections override `_connect`, which redis-py leaves to each kind of connection, and the arguments for it.
 - aiocache's timeout is off: it bounds one command, and the tier bounds a look-up of several (`RedisTier`).
-- Values are read by `GETRANGE` in one transaction instead of `MGET`: as atomic and in one round trip, but of a huge
-  value no more than a bound comes into our memory.
+- Values are read by `GETRANGE` in one transaction instead of `MGET`: as atomic and in one round trip, but no more
+  than a bound is read of a huge value.
 """
 
 from __future__ import annotations
@@ -39,17 +39,16 @@ from sidecar.core.env import Names
 CONNECTIONS: Final = 8
 """Connections of one cache."""
 LONGEST_SMALL: Final = 4096
-"""Bytes that are read of a value that is no record: of a counter, or of a prefix, which is none of a URI if it is
-longer."""
+"""Bytes that are read of a value that is no record: a counter, or a prefix (a longer one is no prefix of a URI)."""
 ENTRIES: Final = "e:"
-"""Beginning of the names of records."""
+"""Prefix of the names of records."""
 
 RefusedByRedis = ResponseError
-"""Raised if Redis is well and answers a command with an error, for example because it is full."""
+"""Raised if Redis answers a command with an error, for example because it is full."""
 
 
 def is_not_primary(error: RefusedByRedis) -> bool:
-    """True if the server is a replica, or has lost its primary: it has been failed over, and another one is in charge.
+    """True if the server is a replica or has lost its primary, as after a failover to another server.
 
     Before version 7 a script's error has the code in its text.
     """
@@ -66,7 +65,7 @@ class RecordSerializer(BaseSerializer):
     """Records as bytes (`sidecar.cache.codec`), and counters as Redis writes them."""
 
     DEFAULT_ENCODING = None
-    """Keeps aiocache from decoding what Redis returns."""
+    """None, so that aiocache does not decode what Redis returns."""
 
     def __init__(self, now: Callable[[], float], wall: Callable[[], float], largest: Callable[[], int]) -> None:
         """`largest` returns the bytes of the largest item of the cache."""
@@ -77,7 +76,7 @@ class RecordSerializer(BaseSerializer):
 
     @property
     def longest(self) -> int:
-        """Bytes of the longest record that is read: beside an item it has the generation."""
+        """Bytes of the longest record that is read: an item and its generation."""
         return self._largest() + LONGEST_SMALL
 
     def dumps(self, value: Record) -> Any:
@@ -85,7 +84,7 @@ class RecordSerializer(BaseSerializer):
         return encode(value, self._now(), self._wall())
 
     def loads(self, value: Any) -> Record | bytes | Unreadable | None:
-        """Return the record that the bytes are, a counter as its digits, or None for a missing key."""
+        """Return the record that the bytes encode, a counter as its digits, or None for a missing key."""
         if not isinstance(value, bytes):
             return None
         if len(value) > self.longest:
@@ -113,7 +112,7 @@ class RedisClient(RedisCache):
     ) -> None:
         """Connect when the first command is sent; `now`, `wall` and `names` are those of `Env`.
 
-        `largest` returns the bytes of the largest item of the cache: of a record, little more is read.
+        `largest` returns the bytes of the largest item of the cache, which bounds how much of a record is read.
         """
         url = urlsplit(spec.url)
         pool: dict[str, Any] = {
@@ -143,8 +142,10 @@ class RedisClient(RedisCache):
             connections.connection_class = connected_by(names, connections.connection_class)
 
     async def _multi_get(self, keys: list[str], *args: Any, **kwargs: Any) -> list[bytes | None]:
-        """Return the values of keys, one byte beyond their bound at most; None for those that are missing or no
-        strings (the backend's hook; aiocache's own sends `MGET`)."""
+        """Return the values of keys, one byte beyond their bound at most.
+
+        The value is None if a key is missing or holds no string.  This replaces the backend's hook, which sends `MGET`.
+        """
         records = self.build_key(ENTRIES)
         longest = self.serializer.longest
         async with self.client.pipeline() as pipeline:
@@ -154,38 +155,37 @@ class RedisClient(RedisCache):
         return [_value(value) for value in found]
 
     async def prefixes(self, numbers: range) -> list[bytes | None]:
-        """Return the beginnings of the purged prefixes with these numbers; None for those that are missing."""
+        """Return the purged prefixes with these numbers, cut to a bound; None for those that are missing."""
         return await self._multi_get([self.build_key(f"x:{number}") for number in numbers])
 
     @property
     def awaits_name(self) -> bool:
-        """True if connections wait for the look-up of the server's name."""
+        """True while connections wait for the look-up of the server's name."""
         return self._names is not None and self._names.awaits(self.endpoint)
 
     async def prove_primary(self) -> None:
-        """Send a write that changes nothing and that a full Redis allows.  Raises what Redis has against it."""
+        """Send a write that changes nothing and that a full Redis allows.  Raises Redis's error if it refuses."""
         await self.client.delete(self.build_key("probe"))
 
     async def disconnect(self) -> None:
-        """Close all connections, so that the next command asks for the address anew: another server may be in
-        charge."""
+        """Close all connections, so that the next command looks the address up anew and may find another server."""
         with suppress(Exception):
             await self.client.connection_pool.disconnect()
 
     async def _close(self, *args: Any, _conn: Any = None, **kwargs: Any) -> None:
-        """Close all connections (the backend's hook; aiocache's own calls a deprecated method of redis-py)."""
+        """Close all connections.  This replaces the backend's hook, which calls a deprecated method of redis-py."""
         await self.client.aclose()
 
 
 def _value(value: Any) -> bytes | None:
-    """Return what a `GETRANGE` has found.  Raises errors, other than that the key is not one of a string."""
+    """Return the result of a `GETRANGE`; None for a key that holds no string.  Raises any other error."""
     if isinstance(value, Exception) and not str(value).startswith("WRONGTYPE"):
         raise value
     return value if isinstance(value, bytes) and value else None
 
 
 def connected_by(names: Names, kind: Any) -> type[Connection]:
-    """Return this kind of connection, plain or TLS, with sockets that `names` opens."""
+    """Return a subclass of a connection class, plain or TLS, whose sockets are opened by `names`."""
 
     class NamedConnection(kind):  # type: ignore[misc]
         async def _connect(self) -> None:

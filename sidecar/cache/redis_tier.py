@@ -2,19 +2,19 @@
 
 Rules:
 
-1. It can only help.  No request fails because of it, and none waits longer than `timeout`.  The first fault opens the
-   tier's breaker: it releases everyone who waits and keeps all others out.  A background probe closes it again.
+1. The tier can only help.  No request fails because of it, and none waits longer than `timeout`.  The first fault
+   opens the tier's breaker: waiting requests go on without it, and later ones pass it over.  A background probe closes
+   the breaker again.
 2. *Generations.*  The cache, each URI and each tag that was ever purged have a counter of purges; purges by prefix are
    numbered.  An answer is written with the counts that were read before its fetch, and is valid while they are
    unchanged and no prefix purged since is one of its URI.  A purge is thus one increment, and also covers answers that
    are on their way.
-3. Our own purges hold at once: what one of them covers is not read before Redis has counted it.
+3. The sidecar's own purges hold at once: an answer that one of them covers is not read before Redis has counted it.
 4. A purge is one script that begins with a deletion.  Redis allows that when it is full, and then all that follows.
-5. *A stream of purges* is read by every sidecar each `SYNC_EVERY`; what was purged leaves its memory.  A sidecar that
-   has missed a part of the stream clears its memory.  (With pub/sub it could not know what it missed.)
+5. Every sidecar reads a stream of purges each `SYNC_EVERY`, and removes purged answers from its memory.  A sidecar
+   that has missed a part of the stream clears its memory.  (With pub/sub it could not know what it missed.)
 6. While Redis is away each sidecar uses its own memory.  Its purges are published when Redis is back.
-7. A server that turns out to be a replica counts as away.  A fault closes all connections: after a failover the address
-   leads elsewhere.
+7. A replica counts as away.  A fault closes all connections: after a failover the name leads to another server.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from sidecar.core.env import Env, Handle
 LONGEST: Final = 86400.0
 """Seconds for which an answer is kept, at most; counters of purges live twice as long."""
 SHORTEST: Final = 0.001
-"""Seconds; Redis refuses a shorter expiry."""
+"""Seconds of the shortest expiry that Redis accepts."""
 SYNC_EVERY: Final = 1.0
 """Seconds between two reads of the stream of purges."""
 SLOWEST_PROBE: Final = 30.0
@@ -42,18 +42,18 @@ SLOWEST_PROBE: Final = 30.0
 STREAM_LENGTH: Final = 10_000
 """Purges that the stream holds."""
 SLOWEST_PURGE: Final = 60.0
-"""Seconds for one round of purges."""
+"""Seconds that publishing all waiting purges may take."""
 MAX_UNPUBLISHED: Final = 1000
-"""Purges that wait for Redis to come back; more are replaced by one of everything."""
+"""Purges that wait for Redis to come back, at most; more are replaced by one purge of everything."""
 MAX_IN_FLIGHT: Final = 256
-"""Operations in flight; beyond it the tier is passed over."""
+"""Operations in flight, at most; further requests do not use the tier."""
 MAX_BEFORE_WRITE: Final = 32
 """Operations in flight beside which a write may begin.  Nobody waits for a write, and a queue of writes would take
 their time from the reads."""
 LONGEST_KEY: Final = 4096
-"""Bytes; answers with longer keys stay in memory."""
+"""Bytes of the longest key; answers with longer keys stay in memory alone."""
 MAX_PREFIXES: Final = 100
-"""Purges by prefix since an answer was written, at most; an older answer is not believed."""
+"""Purges by prefix since an answer was written, at most; an answer with more is not used."""
 LONGEST_NUMBER: Final = 15
 """Digits of a counter."""
 EVERYTHING: Final = "g"
@@ -80,7 +80,7 @@ return number
 """Script of a purge.  Keys: the stream, the counter, the counter of all tags, the start of a prefix's key.  Arguments:
 kind, value, name of this sidecar, longest stream, seconds for which a counter or a prefix is kept.
 
-The key that it deletes never exists.  What counts is that the first write is one that a full Redis allows."""
+The deleted key never exists.  A full Redis allows a deletion as the first write, and then all that follows."""
 
 Purged = Callable[[str, bytes], None]
 """`purged(kind, value)`, with the arguments of `RedisTier.purge`."""
@@ -100,7 +100,7 @@ def _entry_name(key: bytes) -> str:
 
 
 class RedisTier:
-    """One cache's share of a Redis database."""
+    """Part of a Redis database that belongs to one cache."""
 
     def __init__(self, spec: RedisSpec, name: str, env: Env, purged: Purged, largest: Callable[[], int]) -> None:
         """`purged` is called for each purge by another sidecar; `largest` returns the bytes of the largest item of the
@@ -120,7 +120,7 @@ class RedisTier:
         self._in_flight: dict[Any, list[Exception]] = {}
         """Tasks of operations, each with the error by which the tier has ended it."""
         self._unpublished: dict[Purge, object] = {}
-        """Purges to be published, oldest first, each with a mark of its last request."""
+        """Purges to be published, oldest first, each with an object that marks when it was last requested."""
         self._is_publishing = False
         self._is_closed = False
         self._pause = SYNC_EVERY
@@ -149,7 +149,7 @@ class RedisTier:
 
     async def _load(self, key: bytes, uri: bytes) -> tuple[Entry | Variants | None, bytes | None]:
         if not self._seen:
-            await self._find_end()  # first: a purge of what we find from here on is not missed
+            await self._find_end()  # before any read, so that no purge of a found answer is missed
         pending = tuple(self._unpublished)
         names = [_entry_name(key), EVERYTHING, _name(b"u:", uri), PREFIXES, TAGS]
         found, *counts, of_all_tags = await self._client.multi_get(names)
@@ -197,7 +197,7 @@ class RedisTier:
         if tags:
             now, *counts = await self._client.multi_get([TAGS, *(_name(b"t:", tag) for tag in tags)])
             if _joined([now]) != of_all_tags:
-                return  # a tag was purged since the fetch began: one of this answer, perhaps
+                return  # a tag was purged since the fetch began, perhaps one of this answer
             generation += b" " + _joined(counts)
         ttl = ttl_of(item, self._env.now(), LONGEST)
         if ttl >= SHORTEST:
@@ -209,7 +209,7 @@ class RedisTier:
     # ----- purges
 
     def purge(self, kind: str, value: bytes) -> None:
-        """Publish a purge in the background, as soon as Redis is there.
+        """Publish a purge in the background, as soon as Redis can be reached.
 
         `kind` is `uri`, `prefix`, `tag` or `everything`; `value` is empty for the last.
         """
@@ -226,7 +226,7 @@ class RedisTier:
             self.purge(kind, value)
 
     async def _publish(self) -> None:
-        """Publish all purges, one after the other: also those that are asked for meanwhile."""
+        """Publish all purges, one after the other, those included that are added meanwhile."""
         if self._is_publishing:
             return
         self._is_publishing = True
@@ -234,7 +234,7 @@ class RedisTier:
             while self._unpublished:
                 purge, mark = next(iter(self._unpublished.items()))
                 await self._purge(*purge)
-                if self._unpublished.get(purge) is mark:  # else it was asked for again, and this one may be too early
+                if self._unpublished.get(purge) is mark:  # otherwise it was requested again after this one
                     del self._unpublished[purge]
         finally:
             self._is_publishing = False
@@ -248,7 +248,7 @@ class RedisTier:
         self._start(max(SYNC_EVERY, self.timeout), self._sync).add_done_callback(self._rearm)
 
     async def _sync(self) -> None:
-        """Read the stream of purges and publish our own: also the probe that closes the breaker."""
+        """Read the stream of purges and publish this sidecar's.  Success closes the breaker."""
         if not self.is_up:
             await self._client.prove_primary()
         if not self._seen:
@@ -269,7 +269,7 @@ class RedisTier:
             self._env.emit(events.CACHE_TIER_UP, cache=self._cache)
 
     async def _find_end(self) -> None:
-        """Find the end of the stream, from which on we read it."""
+        """Find the end of the stream, where reading starts."""
         last = await self._client.raw("xrevrange", self._stream, count=1)
         self._seen = self._seen or (last[0][0].decode() if last else "0-0")
 
@@ -282,7 +282,7 @@ class RedisTier:
     # ----- faults
 
     def _start(self, limit: float, operation: Operation, *args: Any) -> Any:
-        """Run `operation(*args)` as a task that has `limit` seconds."""
+        """Run `operation(*args)` as a task, for `limit` seconds at most."""
         ended: list[Exception] = []
         task = self._env.spawn(self._guarded(ended, operation, args))
         timer = self._env.call_later(limit, self._time_out, task, limit)
@@ -295,7 +295,7 @@ class RedisTier:
         del self._in_flight[task]
 
     async def _guarded(self, ended: list[Exception], operation: Operation, args: tuple[Any, ...]) -> Any:
-        """Run an operation; None if it fails.  Only the caller's own cancellation is passed on."""
+        """Run an operation; return None if it fails.  Only the caller's own cancellation is raised."""
         try:
             return await operation(*args)
         except asyncio.CancelledError:
@@ -327,14 +327,14 @@ class RedisTier:
                 self._end(task)
 
     def _end(self, task: Any) -> None:
-        """End an operation and release who waits for it."""
+        """End an operation and release the request that waits for it."""
         if task in self._in_flight:
             self._in_flight[task].append(TimeoutError())
             task.cancel()
 
     @staticmethod
     async def _after_all(tasks: list[Any], operation: Operation) -> None:
-        """Run an operation on all connections once these tasks have given theirs back."""
+        """Run an operation on all connections once these tasks have returned theirs."""
         if tasks:
             await asyncio.wait(tasks)
         await operation()
@@ -348,7 +348,7 @@ class RedisTier:
         return {"up": self.is_up, "errors": self._errors.value, "last_error": self.last_error}
 
     def close(self) -> None:
-        """Stop at once; the connections are closed in the background."""
+        """Stop the tier at once; its connections are closed in the background."""
         self._timer.cancel()
         self._is_closed = True
         self.is_up = False
@@ -362,7 +362,7 @@ class RedisTier:
 
 
 def _covers(purge: Purge, uri: bytes, tags: tuple[bytes, ...]) -> bool:
-    """True if a purge is one of an answer with this URI and these tags."""
+    """True if a purge covers an answer with this URI and these tags."""
     kind, value = purge
     if kind == "prefix":
         return uri.startswith(value)
@@ -370,5 +370,5 @@ def _covers(purge: Purge, uri: bytes, tags: tuple[bytes, ...]) -> bool:
 
 
 def _joined(counts: list[Any]) -> bytes:
-    """Return counters, as they were read, joined to a part of a generation."""
+    """Return counters as read from Redis, joined as a part of a generation."""
     return b"/".join(count if isinstance(count, bytes) else b"0" for count in counts)

@@ -6,7 +6,7 @@ from sidecar.cache.rfc.key import KeyRule
 
 
 class RuleHandle:
-    """Registration of one policy's key rule.  It ends when the policy, its only holder, is gone."""
+    """Registration of one policy's key rule, which ends when the policy, its only holder, is freed."""
 
     __slots__ = ("__weakref__", "rule")
 

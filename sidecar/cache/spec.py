@@ -20,7 +20,7 @@ class MemorySpec(Model):
     """Memory of a cache, in this process."""
 
     max_size: Annotated[Size, Field(ge=64 * 1024)] = 64 * 2**20
-    """Bytes for all entries, with everything that they take."""
+    """Memory for all entries, their overhead included."""
 
 
 class RedisSpec(Model):
@@ -29,13 +29,13 @@ class RedisSpec(Model):
     url: Annotated[str, AfterValidator(_redis_url), Field(repr=False)]
     """`redis://user:password@host:port/database`, or `rediss://` for TLS."""
     timeout: Duration = 0.05
-    """Longest wait of a request for Redis; the first fault keeps Redis out until a probe succeeds."""
+    """Longest wait of a request for Redis.  After a fault Redis is not used until a probe succeeds."""
 
 
 class CacheSpec(Model):
     """Store for answers."""
 
     memory: MemorySpec = MemorySpec.built_in()
-    """First tier."""
+    """First tier, in this process."""
     redis: RedisSpec | None = None
-    """Second tier; none without it."""
+    """Second tier, shared with other sidecars; without it the cache is in memory alone."""

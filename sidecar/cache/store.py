@@ -1,7 +1,7 @@
 """Cache of the `caches` section: its memory, an optional Redis behind it, and the fetches that fill it.
 
-Purges and invalidations go through here, since three must learn of them: the memory, the other sidecars (by Redis), and
-answers that are on their way and would otherwise be stored too late.  A URI is purged in the form that each registered
+Purges and invalidations reach three places from here: the memory, the other sidecars (by Redis), and the fetches in
+flight, whose answers would otherwise be stored later.  A URI is purged in the form that each registered
 key rule gives it.
 """
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 LONGEST_SELECTION: Final = 256
 """Bytes of request fields in a variant's key; longer ones are hashed."""
 MAX_NAMESPACES: Final = 4096
-"""Namespaces that are remembered, those of earlier policies included; beyond it they are read off the stored keys."""
+"""Namespaces that are kept, those of earlier policies included; beyond it they are read from the stored keys."""
 HOTTEST: Final = 20
 """Entries that `describe` lists."""
 SHRINK_BY: Final = 500
@@ -52,9 +52,9 @@ class Store:
         self.memory = Table(spec.memory.max_size, meter.counter(metrics.CACHE_EVICTIONS, cache=name))
         """First tier."""
         self.shared = self._tier(spec)
-        """Second tier; None without a Redis."""
+        """Second tier; None if no Redis is configured."""
         self._handles: tuple[ref[RuleHandle], ...] = ()
-        """Registered key rules.  Replaced as a whole, since policies are compiled in a thread of their own."""
+        """Registered key rules.  The tuple is replaced as a whole, so an iteration never sees a change."""
         self.fetches = fetches = Fetches(meter.counter(metrics.CACHE_FILLS, cache=name))
         self.results: dict[str, dict[str, Counter]] = {}
         """Counters of look-ups, by route and result."""
@@ -71,7 +71,7 @@ class Store:
     def _tier(self, spec: CacheSpec) -> RedisTier | None:
         if spec.redis is None:
             return None
-        from sidecar.cache.redis_tier import RedisTier  # with aiocache and redis-py: not for a memory alone
+        from sidecar.cache.redis_tier import RedisTier  # with aiocache and redis-py, which a memory alone does without
 
         return RedisTier(spec.redis, self.name, self._env, self._purged_elsewhere, self.memory.largest)
 
@@ -92,12 +92,14 @@ class Store:
     # ----- entries
 
     def find(self, key: bytes, x: Exchange, now: float) -> tuple[bytes, Entry | None, bool]:
-        """Return what is stored for a request: its entry's key, the entry if there is one, and whether `key` has
-        variants."""
+        """Return the key of the entry that a request selects, the entry, and True if `key` has variants.
+
+        The entry is None if it is not stored.
+        """
         return self.select(self.memory.peek(key, now), key, x, now)
 
     def select(self, item: Item | None, key: bytes, x: Exchange, now: float) -> tuple[bytes, Entry | None, bool]:
-        """Do the same as `find` with the item that was already looked up under `key`."""
+        """Return the same as `find`, for an item that was already looked up under `key`."""
         if isinstance(item, Variants):
             key = variant_key(key, x, item.names)
             variant = self.memory.peek(key, now)
@@ -107,8 +109,8 @@ class Store:
     async def load(self, fetch: Fetch) -> Entry | None:
         """Load the entry that a fetch is about from Redis into memory; None if there is none.
 
-        The fetch gets the generation with which its answer is written.  What was purged or changed during the look-up
-        is not taken.
+        Sets `fetch.generation`, with which its answer is written.  An entry that was purged or changed during the
+        look-up is not used.
         """
         shared, key, x = self.shared, fetch.key, fetch.x
         assert shared is not None
@@ -122,7 +124,7 @@ class Store:
         return item if isinstance(item, Entry) and self._keep(key, item, x) else None
 
     def _add_names(self, found: Variants) -> bool:
-        """Note that the answers of a key differ by these fields too.  False if they are too many."""
+        """Note that the answers of a key differ by these fields too.  Returns False if the fields are too many."""
         known = self.memory.get(found.key)
         names = {*found.names, *(known.names if isinstance(known, Variants) else ())}
         if len(names) > MAX_NAMES:
@@ -132,7 +134,10 @@ class Store:
         return True
 
     def put(self, key: bytes, entry: Entry, x: Exchange, generation: bytes | None = None) -> bool:
-        """Store the answer to `x` under the request's key.  False if it is too large or varies by too many fields."""
+        """Store the answer to `x` under the request's key.
+
+        Returns False if it is too large or varies by too many fields.
+        """
         if not self._keep(key, entry, x):
             return False
         if self.fetches.uncacheable:
@@ -144,7 +149,7 @@ class Store:
         return True
 
     def _keep(self, key: bytes, entry: Entry, x: Exchange) -> bool:
-        """Store an entry in memory, as a variant where its key has such."""
+        """Store an entry in memory, as a variant if its key has variants."""
         memory = self.memory
         if not entry.vary and entry.key == key and memory.fits(entry):
             known = memory.add(entry)
@@ -158,12 +163,12 @@ class Store:
             if len(names) > MAX_NAMES:
                 return False
             variants = Variants(key, names)
-            memory.put(variants)  # takes the answers with it that were keyed by fewer fields
+            memory.put(variants)  # also removes the answers that were keyed by fewer fields
         if variants is None:
             if entry.key != key:
-                entry.become(key)
+                entry.change_key(key)
             return memory.put(entry)
-        entry.become(variant_key(key, x, variants.names))
+        entry.change_key(variant_key(key, x, variants.names))
         if not memory.put(entry):
             return False
         memory.add_variant(variants, entry.key)
@@ -177,7 +182,7 @@ class Store:
     # ----- purging
 
     def invalidate(self, x: Exchange, outcome: Outcome) -> bool:
-        """Remove what an unsafe request has changed, if it succeeded (RFC 9111 4.4).  True if that was the case."""
+        """Remove the answers that an unsafe request has changed (RFC 9111 4.4).  Returns True if it succeeded."""
         if x.method in SAFE_METHODS or outcome.failure is not None or not 200 <= outcome.status < 400:
             return False
         for path, query in ((x.path, x.query), *others(x, outcome.headers)):
@@ -186,15 +191,17 @@ class Store:
         return True
 
     def purge_uri(self, text: str) -> int:
-        """Remove all answers of an absolute URI.  Returns their number; raises `ValueError` if it is not one."""
+        """Remove all answers of an absolute URI.  Returns their number; raises `ValueError` for another text."""
         uris = {rule.of_text(text) for rule in self._rules} - {None}
         if not uris and KeyRule("").of_text(text) is None:
             raise ValueError(f"{text!r} is not an absolute URI; write it such as http://orders/orders/7")
         return sum(self._purge("uri", uri) for uri in uris if uri is not None)
 
     def purge_prefix(self, text: str) -> int:
-        """Remove all answers whose URI has the prefix.  Returns their number; raises `ValueError` if no URI can have
-        it."""
+        """Remove all answers whose URI has the prefix.
+
+        Returns their number; raises `ValueError` if no URI can begin so.
+        """
         prefix = KeyRule("").of_text(text)
         if prefix is None:
             raise ValueError(f"{text!r} is not the start of a URI; write it such as http://orders/orders/")
@@ -231,7 +238,7 @@ class Store:
     # ----- operation
 
     def retune(self, spec: CacheSpec) -> None:
-        """Apply a changed spec: entries that fit stay, and a changed Redis is connected anew."""
+        """Apply a changed spec: entries that fit stay, and a changed Redis gets new connections."""
         if spec.redis != self.spec.redis:
             before, self.shared = self.shared, self._tier(spec)
             if before is not None:
@@ -243,7 +250,7 @@ class Store:
         self._shrink()
 
     def _shrink(self) -> None:
-        """Evict what no longer fits, in steps, so that the loop is not stalled."""
+        """Evict items that exceed the budget, in steps, so that the loop is not stalled."""
         if self.memory.shrink(SHRINK_BY):
             self._env.call_later(SHRINK_EVERY, self._shrink)
 
@@ -274,11 +281,11 @@ class Store:
         }
 
     def retire(self) -> None:
-        """Close a cache that no policy names any more."""
+        """Close the cache: no policy names it any more."""
         self.close()
 
     def close(self) -> None:
-        """Close the connections to Redis, if there are any."""
+        """Close the connections to Redis."""
         if self.shared is not None:
             self.shared.close()
 

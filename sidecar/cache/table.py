@@ -2,13 +2,13 @@
 
 Rules:
 
-1. An item counts with all it takes: key, fields, body, tags, slots.  What exceeds a quarter of the budget is not
-   stored, so that one body cannot empty the cache.
+1. An item counts with all of its memory: key, fields, body, tags, slots.  An item of more than a quarter of the budget
+   is not stored, so that one body cannot empty the cache.
 2. There are no timers.  An expired item is removed when it is looked up, or evicted as the least recently used.
-3. A purge by tag or URI costs what it removes.  Most keys are a rule's namespace and a URI, so a purge tries one key
-   for each rule (`namespaces`).  Keys with request fields, and tags, have an index.  A purge by prefix looks at every
-   key.
-4. Eviction removes some hundred small items at once (`SPARE`).  Items stored in sequence mostly lie in sequence in
+3. The cost of a purge by tag or URI depends on the number of removed items.  Most keys are a rule's namespace and a
+   URI, so a purge tries one key for each rule (`namespaces`).  Keys with request fields, and tags, have an index.  A
+   purge by prefix looks at every key.
+4. Eviction removes some hundred small items at once (`SPARE`).  Items stored in sequence are mostly neighbours in
    memory; freeing them together costs less than one by one.
 """
 
@@ -24,13 +24,13 @@ from sidecar.cache.lru import Recent
 from sidecar.core.metrics import Counter
 
 MAX_VARIANTS: Final = 64
-"""Variants stored for one key; beyond it the oldest is removed."""
+"""Variants stored for one key, at most; a further one replaces the oldest."""
 VARIANT_OVERHEAD: Final = 120
 """Bytes that a place in the list of variants takes, beside the key."""
 SPARE: Final = 128 * 1024
 """Bytes evicted beyond what is needed, at most; a 512th of the budget if that is less."""
 HOTTEST_AMONG: Final = 2000
-"""Most recently used items among which the hottest are looked for: a report must not stall the loop."""
+"""Most recently used items among which the hottest are searched: a report must not stall the loop."""
 
 
 class Table:
@@ -38,14 +38,14 @@ class Table:
 
     def __init__(self, max_bytes: int, evictions: Counter | None = None) -> None:
         self.max_bytes = max_bytes
-        """Budget."""
+        """Budget in bytes."""
         self.bytes = 0
-        """Bytes that the stored items count for."""
+        """Bytes of the budget that the stored items take."""
         self.evictions = evictions or Counter()
         self._items: dict[bytes, Item] = {}
         self._recent = Recent()
         self.namespaces: frozenset[bytes] = frozenset()
-        """Prefixes of the keys of every rule that has stored here (`KeyRule.namespace`)."""
+        """Prefixes of the keys of every rule that has stored in this table (`KeyRule.namespace`)."""
         self._uris: dict[bytes, set[bytes]] = {}
         """Keys that hold request fields, by URI."""
         self._tags: dict[bytes, set[bytes]] = {}
@@ -67,7 +67,7 @@ class Table:
         return self._items.get(key)
 
     def put(self, item: Item) -> bool:
-        """Store an item under its key and make room.  False if it is too large."""
+        """Store an item under its key and make room.  Returns False if the item is too large."""
         self.remove(item.key)
         return self.fits(item) and self.add(item) is None
 
@@ -76,13 +76,13 @@ class Table:
         return 4 * item.size <= self.max_bytes
 
     def largest(self) -> int:
-        """Return the bytes of the largest item that is stored."""
+        """Return the size in bytes of the largest item that can be stored."""
         return self.max_bytes // 4
 
     def add(self, item: Item) -> Item | None:
         """Store an item that fits, if nothing is stored under its key.
 
-        Returns None, or else the item that is stored there.
+        Returns None if the item was stored, else the item that already has this key.
         """
         key = item.key
         known = self._items.setdefault(key, item)
@@ -101,8 +101,8 @@ class Table:
         return None
 
     def add_variant(self, variants: Variants, key: bytes) -> None:
-        """Note that an answer of these variants is stored under a key of its own."""
-        if self._items.get(variants.key) is not variants:  # evicted to make room for its own variant
+        """Add the key of a stored answer to the list of variants."""
+        if self._items.get(variants.key) is not variants:  # evicted to make room for this variant
             self.remove(key)
             return
         size = variants.size
@@ -125,7 +125,7 @@ class Table:
         return 0 if item is None else self._unlink(item)
 
     def _unlink(self, item: Item) -> int:
-        """Take an item that has left the table out of the order and the indexes, with its variants.
+        """Remove an item, which is no longer in the table, from the order of use and the indexes, with its variants.
 
         Returns the number of items removed.
         """
@@ -145,8 +145,8 @@ class Table:
     def _evict(self, limit: int) -> None:
         """Make room down to `limit` bytes.
 
-        More than the budget is stored only while a lowered one takes effect (`shrink`); a new item then makes room for
-        itself alone.
+        The table exceeds its budget only while a lowered budget takes effect (`shrink`).  A new item then makes room
+        only for itself.
         """
         if self.bytes > limit:
             if limit == self.max_bytes:
@@ -176,7 +176,7 @@ class Table:
         return self._remove_all(self._tags.get(tag, ()))
 
     def stored_namespaces(self) -> frozenset[bytes]:
-        """Return the namespaces of the keys stored at present."""
+        """Return the namespaces of the stored keys."""
         return frozenset(key[: key.find(b" ") + 1] for key in list(self._items))
 
     def remove_everything(self) -> int:
@@ -192,7 +192,7 @@ class Table:
         return sum(self.remove(key) for key in list(keys))
 
     def shrink(self, most: int) -> bool:
-        """Evict up to `most` items that exceed the budget.  True if more do; for a budget that was lowered."""
+        """Evict up to `most` items after the budget was lowered.  Returns True if more items exceed it."""
         while self.bytes > self.max_bytes and most:
             self._evict_one()
             most -= 1

@@ -1,4 +1,4 @@
-"""A body of the upstream on its way to several readers and into the store.
+"""Copies a body of the upstream to several readers and into the store.
 
 Rules:
 
@@ -37,7 +37,7 @@ class ByteBudget:
         self.used = 0
 
     def reserve(self, size: int) -> bool:
-        """Reserve `size` bytes.  False if the limit does not allow it."""
+        """Reserve `size` bytes.  Returns False, and reserves nothing, if the limit does not allow it."""
         if self.used + size > self.limit:
             return False
         self.used += size
@@ -51,20 +51,20 @@ class ByteBudget:
 class Tee:
     """Sink for the upstream's body that feeds any number of readers.
 
-    At the end it calls `done` once: with the whole body, or with None if that is not to be stored.
+    When buffering ends, `done` is called once: with the whole body, or with None if the body is not to be stored.
     """
 
     __slots__ = ("_budget", "_done", "_limit", "_pieces", "_readers", "_size", "_source", "refusal", "state")
 
     def __init__(self, source: Body, limit: int, budget: ByteBudget, done: Callable[[bytes | None], None]) -> None:
-        self._source: Body | None = source  # None at the end, as `_done`: both refer to the tee
+        self._source: Body | None = source  # None at the end, like `_done`: both would form a reference cycle
         self._limit = limit
         self._budget = budget
         self._done: Callable[[bytes | None], None] | None = done
         self.state = BUFFERING
         """`BUFFERING`, `STORED` or `UNSTORED`."""
         self.refusal = b""
-        """Reason why the body is not stored, as a token; empty if it is."""
+        """Reason why the body is not stored, as a token; empty if it is stored."""
         self._pieces: list[bytes] = []
         self._size = 0
         self._readers: list[TeeReader] = []
@@ -76,7 +76,7 @@ class Tee:
 
     @property
     def is_open(self) -> bool:
-        """True while readers can join: everything from the first byte on is still buffered."""
+        """True while readers can join, because every byte so far is still buffered."""
         return self.state == BUFFERING
 
     def reader(self) -> Body:
@@ -156,9 +156,9 @@ class Tee:
             self._pace_or_cancel(reader.body.failure)
 
     def _pace_or_cancel(self, failure: Failure | None = None) -> None:
-        """Cancel the upstream if nobody reads and nothing is buffered; else adapt its pace.
+        """Cancel the upstream's body if it has no reader and is not buffered; else update its pace.
 
-        `failure` says why the last reader has left; None if it has not left now.
+        `failure` says why the last reader has left; None if no reader has just left.
         """
         if self._readers or self.state == BUFFERING:
             self.update_pace()

@@ -1,24 +1,26 @@
 """Policy files: read, merged, checked, and resolved into specs.
 
-The way of a file, in this order:
+Start with `load`, which calls the others.  In the order of their work:
 
     files                  reads a file or directory, and parses YAML 1.2
-    tree, scalars, node    nodes that know where they were written, within limits that hold while parsing
-    origin                 values that environment variables give, which no printer shows
-    merge                  several files as one document; several layers of policies as one block
-    load                   start here: the whole way from files to `PolicySpec`
-    resolve                each route with its policies merged
-    validate               a node as a pydantic model; pydantic_errors turns its errors into problems with a place
-    checks/                what cannot work or has no effect
+    tree, scalars, node    tree of values, each with its place in a file; limits hold while parsing
+    origin                 values of environment variables, which are never printed
+    merge                  several files joined to one document; several layers of policies merged to one block
+    load                   files to `PolicySpec`, with all problems and warnings
+    resolve                routes, each with its policies merged
+    validate               nodes to pydantic models
+    pydantic_errors        errors of pydantic as problems with a place in a file
+    checks/                policies that cannot work, and settings without effect
     report                 problems and warnings of one run
 
-Specs, which are what files may say:
+Specs, which define what a file may contain:
 
     spec                   the policies as a whole: `PolicySpec`, `RouteSpec`, `UpstreamSpec`
     process_spec           the sections `listeners`, `admin` and `limits`
     listen_address         the address of a listener
-    schema                 the JSON Schema of them all, for editors; docstrings reads its descriptions from the source
+    schema                 the JSON Schema of a policy file, for editors
+    docstrings             descriptions in that schema, read from the source of the specs
 
-Specs of blocks stand with their stages, those of upstreams and telemetry with their packages.  Nothing here builds
-anything that runs: that is `control/`.
+The specs of blocks are in `stages/`, those of upstreams and telemetry in their packages.  Building what runs is the
+task of `control/`.
 """

@@ -1,7 +1,7 @@
-"""Attribute docstrings of specs: the text below a field in the source, which becomes its description in the schema.
+"""Attribute docstrings of specs, used as descriptions in the JSON Schema and in the generated reference.
 
-pydantic can collect them while it builds a class, but then every start of the process parses the source of every spec.
-Only the schema and the generated reference need them.
+pydantic can collect them while it builds a class.  Then every start of the process would parse the source of every
+spec, although only the schema and the reference need the texts.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from sidecar.config.pydantic_errors import key_of
 
 
 class DescribingGenerator(GenerateJsonSchema):
-    """Generator of JSON Schema that describes each property by its attribute docstring."""
+    """JSON Schema generator that describes each property with its attribute docstring."""
 
     def model_schema(self, schema: core_schema.ModelSchema) -> JsonSchemaValue:
-        found = deepcopy(super().model_schema(schema))  # parts of it belong to the model
+        found = deepcopy(super().model_schema(schema))  # nested parts are shared with the model
         model: Any = schema["cls"]
         texts = attribute_docstrings(model)
         fields = {key_of(name, field): name for name, field in model.model_fields.items()}
@@ -35,7 +35,7 @@ class DescribingGenerator(GenerateJsonSchema):
 
 
 def attribute_docstrings(model: type[BaseModel]) -> dict[str, str]:
-    """Return the docstring of each documented field of a model, inherited ones included, by the field's name."""
+    """Return the docstrings of a model's fields, inherited ones included, by the name of the field."""
     found: dict[str, str] = {}
     for cls in reversed(model.__mro__):
         if issubclass(cls, BaseModel) and cls is not BaseModel:
@@ -45,12 +45,13 @@ def attribute_docstrings(model: type[BaseModel]) -> dict[str, str]:
 
 @cache
 def _docstrings_of_module(name: str) -> dict[str, dict[str, str]]:
-    """Return the attribute docstrings of each class at the top of a module, by class and attribute."""
+    """Return the attribute docstrings of a module's top-level classes, by class and attribute."""
     tree = ast.parse(inspect.getsource(sys.modules[name]))
     return {node.name: dict(_documented(node)) for node in tree.body if isinstance(node, ast.ClassDef)}
 
 
 def _documented(node: ast.ClassDef) -> list[tuple[str, str]]:
+    """Return the annotated attributes of a class that have a docstring, each with its text."""
     found = []
     for field, text in zip(node.body, node.body[1:], strict=False):
         match field, text:

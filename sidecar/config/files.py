@@ -1,11 +1,11 @@
-"""Policy files: read from disk, and parsed from YAML 1.2 into nodes that know their place.
+"""Policy files: read from disk, and parsed from YAML 1.2 into nodes that keep their place in the file.
 
 Rules:
 
-1. A file that is too large, not UTF-8 or not YAML is a problem with its line and column, and the other files are read
-   all the same.
+1. A file that is too large, not UTF-8 or not YAML becomes a problem with a line and a column.  The other files are
+   still read.
 2. A hostile file costs no more than a large one: bytes, nodes and depth have limits, which hold while parsing
-   (`tree.py`).  Nothing recurses into a file before its depth is known.
+   (`tree.py`).  No code recurses into a file before its depth is known.
 """
 
 from __future__ import annotations
@@ -24,28 +24,30 @@ from sidecar.config.report import Report
 from sidecar.config.tree import Broken, TreeBuilder
 
 MAX_BYTES: Final = 2**20
-"""Size of one file, and of what environment variables may add to it."""
+"""Largest size of one file; also the most characters that environment variables may add to it."""
 MAX_FILES: Final = 1_000
+"""Most policy files in a directory."""
 EVENTS: Final = 100
-"""Events of the parser between two pauses."""
+"""Parser events between two calls of `pace`."""
 
 _LOADER: Final[Any] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # without libyaml the result is the same
 _UNPRINTABLE: Final = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-"""Matches characters that no YAML file may have (YAML 1.2, production 1)."""
+"""Characters that no YAML file may contain (YAML 1.2, production 1)."""
 
 
 class Source(NamedTuple):
-    """A policy file as it was read."""
+    """Policy file as it was read."""
 
     name: str
     """Path of the file, as messages show it."""
     text: bytes
+    """Content of the file, cut off one byte past `MAX_BYTES`."""
 
 
 def read(path: str) -> list[Source]:
-    """Read a policy file, or all `*.yaml` and `*.yml` of a directory in the order of their names.
+    """Read a policy file, or all `*.yaml` and `*.yml` files of a directory in the order of their names.
 
-    Hidden files and `*.test.yaml` are left out.  Raises `OSError` with a message for people.
+    Hidden files and `*.test.yaml` are left out.  Raises `OSError` with a message for the user.
     """
     if not os.path.isdir(path):
         return [_read(path)]
@@ -72,7 +74,7 @@ def _read(path: str) -> Source:
 
 
 def digest(sources: list[Source]) -> str:
-    """Return the identity of the files' content in hex: the same digest means the same policies."""
+    """Return a hex digest of the files' names and contents: equal digests mean equal policies."""
     total = hashlib.sha256()
     for name, text in sources:
         total.update(hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest() + hashlib.sha256(text).digest())
@@ -82,9 +84,9 @@ def digest(sources: list[Source]) -> str:
 def parse(
     source: Source, environ: Mapping[str, str], report: Report, pace: Callable[[], object] = lambda: None
 ) -> Node | None:
-    """Return the document of one file, None where it is empty or cannot be read; problems go to the report.
+    """Return the document of one file; None if the file is empty or cannot be parsed.  Problems go to the report.
 
-    `pace` is called after every few values, and may pause the thread.
+    `pace` is called after every `EVENTS` parser events, and may pause the thread.
     """
     tree = TreeBuilder(environ, report, MAX_BYTES)
     try:
@@ -111,7 +113,7 @@ def parse(
 
 
 def _remedy(what: str) -> str:
-    """Return the usual remedy for an error of YAML, empty where there is none."""
+    """Return the usual remedy for a YAML error as the end of a message; empty if none is known."""
     if "cannot start any token" in what:
         return "; put text that begins with such a character into quotes, and indent with spaces, not tabs"
     if "flow" in what or "mapping values are not allowed" in what:
@@ -120,6 +122,7 @@ def _remedy(what: str) -> str:
 
 
 def _feed(tree: TreeBuilder, name: str, text: str, pace: Callable[[], object]) -> None:
+    """Parse a text and pass each event to the tree builder.  Raises `Broken` at a second document."""
     documents = 0
     events: Iterable[Any] = yaml.parse(text, Loader=_LOADER)
     for number, event in enumerate(events):
@@ -144,6 +147,7 @@ def _feed(tree: TreeBuilder, name: str, text: str, pace: Callable[[], object]) -
 
 
 def _decode(source: Source) -> str:
+    """Return the text of a file.  Raises `Broken` if it is too large, not UTF-8, or has forbidden characters."""
     if len(source.text) > MAX_BYTES:
         raise Broken(Mark(source.name, 1, 1), "is larger than 1 MiB; split it into several files of one directory")
     try:
@@ -160,4 +164,5 @@ def _decode(source: Source) -> str:
 
 
 def _position(name: str, before: str) -> Mark:
+    """Return the place that follows the text `before`."""
     return Mark(name, before.count("\n") + 1, len(before) - before.rfind("\n"))

@@ -1,4 +1,4 @@
-"""Address of a listener as policy files write it: host and port, or the path of a Unix socket."""
+"""Listen addresses in policy files: host and port, or the path of a Unix socket."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pydantic import PlainSerializer, PlainValidator, WithJsonSchema
 
 EXAMPLES: Final = '"127.0.0.1:8080", "[::1]:8080" or "unix:/run/sidecar.sock"'
 MAX_SOCKET_PATH: Final = 107
-"""Bytes: `sun_path` of unix(7) without its terminating zero."""
+"""Longest path in bytes: `sun_path` of unix(7) without its terminating zero."""
 _HOST_PORT: Final = re.compile(r"(?:\[(?P<v6>[^\]]*)\]|(?P<host>[^:\[\]/@\s]+)):(?P<port>[0-9]{1,5})")
 
 
@@ -18,15 +18,15 @@ class ListenAddress(NamedTuple):
     """Host and port, or the path of a Unix socket."""
 
     host: str
-    """A name or an IP address, IPv6 without brackets; empty for a Unix socket."""
+    """Host name or IP address, IPv6 without brackets; empty for a Unix socket."""
     port: int
-    """0 lets the system choose."""
+    """Port number; 0 lets the system choose one."""
     path: str = ""
     """Path of a Unix socket; empty otherwise."""
 
     @property
     def is_loopback(self) -> bool:
-        """True if only this machine can reach it."""
+        """True if only processes on this machine can reach the address."""
         if self.path or self.host == "localhost":
             return True
         try:
@@ -41,9 +41,9 @@ class ListenAddress(NamedTuple):
 
 
 def parse_listen_address(value: Any) -> ListenAddress:
-    """Return the address that `host:port`, `[v6]:port` or `unix:/path` means.
+    """Return the address written as `host:port`, `[v6]:port` or `unix:/path`.
 
-    Raises `ValueError`, which says what would be right.
+    Raises `ValueError` for anything else, with an example of a correct address.
     """
     if isinstance(value, ListenAddress):
         return value
@@ -76,4 +76,4 @@ ListenAddressValue = Annotated[
     PlainSerializer(str),
     WithJsonSchema({"type": "string", "examples": ["127.0.0.1:8080"]}),
 ]
-"""Value of a policy file that is an address to listen at."""
+"""Type of a policy key that holds a listen address."""

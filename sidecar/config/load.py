@@ -1,11 +1,11 @@
-"""Policy files as a `PolicySpec`: everything checked, every reference followed, every block resolved.
+"""Loading of policy files into a `PolicySpec`: values checked, references followed, blocks of routes merged.
 
 Rules:
 
 1. One run reports all problems of all files.
-2. Each layer is checked where it stands, also if no route uses it.  Then each route's blocks are checked as they are
-   merged (`resolve.py`), and at last the policies as a whole (`checks/`).
-3. Nothing that a file says raises: it is reported.
+2. Each layer is checked by itself, even if no route uses it.  Then the merged blocks of each route are checked
+   (`resolve.py`), and finally the policies as a whole (`checks/`).
+3. The content of a file never makes `load` raise: every problem goes to the report.
 """
 
 from __future__ import annotations
@@ -40,13 +40,18 @@ class Loaded(NamedTuple):
     """Result of loading policy files."""
 
     spec: PolicySpec | None
-    """None where there are problems."""
+    """Resolved policies; None if there are problems."""
     problems: list[Problem]
+    """Errors, in the order of their places."""
     warnings: list[Problem]
+    """Warnings, in the order of their places."""
 
 
 def load(sources: Sequence[Source], environ: Mapping[str, str], pace: Callable[[], object] = lambda: None) -> Loaded:
-    """Load policies from the contents of their files.  `pace` is called all the time, and may pause the thread."""
+    """Load policies from the contents of their files.
+
+    `environ` gives the values of `${NAME}`.  `pace` is called regularly, and may pause the thread.
+    """
     report = Report()
     parsed = [parse(source, environ, report, pace) for source in sources]
     root = merge.join((root for root in parsed if root is not None), report)
@@ -59,7 +64,7 @@ def load(sources: Sequence[Source], environ: Mapping[str, str], pace: Callable[[
 
 
 class _Loading:
-    """Run over a joined document."""
+    """One run over the joined document of all files."""
 
     def __init__(self, root: Node, report: Report, pace: Callable[[], object]) -> None:
         self.pace = pace
@@ -67,6 +72,7 @@ class _Loading:
         self.report = report
 
     def load(self) -> PolicySpec | None:
+        """Return the policies of the document; without meaning if the report has problems at the end."""
         root, report = self.root, self.report
         top = {key: node for key, node in root.items.items() if key not in SECTIONS}
         service = validate(ServiceSpec, root.only(top), report, partial=not report.is_whole, also=SECTIONS)
@@ -109,19 +115,20 @@ class _Loading:
         return validate(TelemetrySpec, node, self.report)
 
     def _paced(self, route: RouteSpec | None) -> RouteSpec | None:
+        """Call `pace`, and return the route unchanged."""
         self.pace()
         return route
 
     def _section(self, key: str) -> Node:
-        """Return a section's node; an empty mapping where the files have none."""
+        """Return the node of a section; an empty mapping if the files do not have the section."""
         node = self.root.items.get(key)
         return self.root.only({}) if node is None or node.value is None else node
 
     def _named(self, key: str) -> dict[str, Node]:
-        """Return the members of a section that maps names to specs."""
+        """Return the members of a section that maps names to specs, and report wrong names."""
         node = self._section(key)
         if not isinstance(node.value, dict):
-            self.report.at(node, "must be a mapping of names and what they stand for")
+            self.report.at(node, "must be a mapping of names to their settings")
         for name, member in node.items.items():
             try:
                 check_name(name)
@@ -130,20 +137,25 @@ class _Loading:
         return node.items
 
     def _all(self, model: type[M], key: str) -> dict[str, M]:
+        """Return the valid specs of a section by name."""
         found = ((name, validate(model, node, self.report)) for name, node in self._named(key).items())
         return {name: spec for name, spec in found if spec is not None}
 
     def _upstream(self, node: Node) -> UpstreamSpec | None:
+        """Return the spec of an upstream, and check its `policy` as one layer."""
         policy = node.items.get(POLICY)
         if policy is not None:
             check_layer(policy, POLICY, self.report)
         own = {key: value for key, value in node.items.items() if key != POLICY}
         for key in own.keys() & set(POLICIES) - set(UpstreamSpec.model_fields):
             misplaced = own.pop(key)
-            self.report.error(misplaced.key, misplaced.path, f"stands under `{POLICY}` here: {POLICY}: {{{key}: ...}}")
+            self.report.error(
+                misplaced.key, misplaced.path, f"belongs under `{POLICY}` of the upstream: {POLICY}: {{{key}: ...}}"
+            )
         return validate(UpstreamSpec, node.only(own) if node.items else node, self.report, also=(POLICY,))
 
     def _routes(self, bundles: dict[str, Node], defaults: Node) -> list[RouteSpec]:
+        """Return the resolved routes without wrong ones, and report repeated names and unused definitions."""
         section = self._section("routes")
         if section.items:
             self.report.at(section, "must be a list; begin each route with `- name:`")

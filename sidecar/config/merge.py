@@ -1,10 +1,10 @@
-"""Files joined to one document, and layers merged to one block.
+"""Joining of several files to one document, and merging of several layers to one block.
 
 Files are joined section by section: named members by their names, routes as one list.  A repeated definition is an
-error that shows both places, never a silent winner.
+error that shows both places; neither wins silently.
 
-Layers are merged key by key, however deep, and the nearest wins; a list or a scalar is replaced whole.  `off` cuts off
-what lies further away: a nearer block that is not `off` begins afresh.
+Layers are merged key by key at any depth, and the nearest layer wins.  Lists and scalars are replaced whole.  A layer
+that says `off` hides the layers further away: a nearer block inherits nothing from them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from sidecar.config.report import Report
 
 
 def join(roots: Iterable[Node], report: Report) -> Node | None:
-    """Return one document of those of all files, None where there is nothing."""
+    """Return the documents of all files as one; None if no file has a document."""
     joined: Node | None = None
     own: set[str] = set()
     for root in roots:
@@ -30,7 +30,10 @@ def join(roots: Iterable[Node], report: Report) -> Node | None:
 
 
 def _join_sections(sections: dict[str, Node], own: set[str], root: Node, report: Report) -> None:
-    """Add a file's sections; `own` has the sections that are copies already, so that each member is copied once."""
+    """Add the sections of one file to `sections`, and report repeated definitions.
+
+    `own` names the sections that are copies and may be extended in place, so that each member is copied only once.
+    """
     for key, node in root.items.items():
         known = sections.get(key)
         if known is None or known.value is None:
@@ -44,35 +47,38 @@ def _join_sections(sections: dict[str, Node], own: set[str], root: Node, report:
                 continue
             for name, member in node.items.items():
                 if name in known.value:
-                    _twice(member, known.value[name], report)
+                    _report_duplicate(member, known.value[name], report)
                 else:
                     known.value[name] = member
         elif node.value is not None and (key != "version" or node.value != known.value):
-            _twice(node, known, report)
+            _report_duplicate(node, known, report)
 
 
-def _twice(again: Node, first: Node, report: Report) -> None:
+def _report_duplicate(again: Node, first: Node, report: Report) -> None:
     where = ":".join(map(str, first.key))
     report.error(again.key, again.path, f"is defined twice: here and at {where}; keep one of them")
 
 
 def unique(nodes: Iterable[tuple[str, Node]], report: Report) -> None:
-    """Report each repeated name of a list; each pair is a name and the node that holds it."""
+    """Report each repeated name; each pair is a name and the node that holds the name."""
     seen: dict[str, Node] = {}
     for name, node in nodes:
         if name in seen:
             report.error(
-                node.mark, node.path, f"`{name}` is defined twice: here and at {_full(seen[name])}; rename one"
+                node.mark, node.path, f"`{name}` is defined twice: here and at {_position(seen[name])}; rename one"
             )
         seen.setdefault(name, node)
 
 
-def _full(node: Node) -> str:
+def _position(node: Node) -> str:
     return ":".join(map(str, node.mark))
 
 
 def inherit(layers: Sequence[Node]) -> Node | None:
-    """Return one block of its layers, nearest first; None without layers, a node of `off` where it is turned off."""
+    """Return the block that results from its layers, nearest first.
+
+    None without layers.  A block that is turned off is a node with the value `off`.
+    """
     merged: Node | None = None
     for layer in layers:
         if merged is None:
@@ -87,6 +93,7 @@ def inherit(layers: Sequence[Node]) -> Node | None:
 
 
 def _overlay(near: Node, far: Node) -> Node:
+    """Return the mapping `near` with the keys that only `far` has, at any depth."""
     items = dict(near.items)
     for key, inherited in far.items.items():
         own = items.get(key)

@@ -1,6 +1,6 @@
-"""Policy document as a tree in which every value knows where it was written.
+"""Policy document as a tree in which every value has its place in a file.
 
-A merged mapping (`merge.py`) keeps the nodes that it was merged from, so every effective value has its place.
+A merged mapping (`merge.py`) keeps the nodes that it was merged from, so every effective value still has its place.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Mark(NamedTuple):
 
 
 BUILT_IN: Final = Mark("built-in default", 0, 0)
-"""Place of a value that no file gives."""
+"""Place of a value that is in no file."""
 
 
 class Node:
@@ -40,15 +40,15 @@ class Node:
         self.value = value
         self.mark = mark
         self.key = mark if key is None else key
-        """Place of the key of this value; the value's own place in a list."""
+        """Place of the key; in a list, the place of the value itself."""
         self.path = path
-        """Path in the document where the value was written, such as `routes.order.retry.on[1]`."""
+        """Path in the document, such as `routes.order.retry.on[1]`; empty for the document itself."""
         self.origin = origin
-        """Origin of a scalar with `${NAME}` in it; None for any other value."""
+        """Origin of a scalar that contains `${NAME}`; None for any other value."""
 
     @property
     def place(self) -> Mark:
-        """Place that a message about this value points at: a scalar itself, else the key of the value."""
+        """Place that a message about this value shows: of a scalar its own, of any other value its key."""
         return self.key if self.value is None or isinstance(self.value, dict | list) else self.mark
 
     @property
@@ -57,7 +57,7 @@ class Node:
         return self.value if isinstance(self.value, dict) else {}
 
     def child(self, step: str | int) -> Node | None:
-        """Return the member under a key or an index, None where there is none."""
+        """Return the member under a key or an index; None if there is none."""
         if isinstance(self.value, dict):
             return self.value.get(step) if isinstance(step, str) else None
         if isinstance(self.value, list) and isinstance(step, int) and 0 <= step < len(self.value):
@@ -65,7 +65,7 @@ class Node:
         return None
 
     def find(self, path: Iterable[str | int]) -> Node | None:
-        """Return the node at a path below this one, None where the files say nothing there."""
+        """Return the node at a path below this one; None if the files have no value there."""
         node: Node | None = self
         for step in path:
             if node is None:
@@ -74,7 +74,7 @@ class Node:
         return node
 
     def nearest(self, *path: str | int) -> Node:
-        """Return the node at a path, or the last one on the way where the files end short of it."""
+        """Return the node at a path below this one, or the last existing node on the way to it."""
         node = self
         for step in path:
             inner = node.child(step)
@@ -84,7 +84,7 @@ class Node:
         return node
 
     def only(self, items: dict[str, Node]) -> Node:
-        """Return the same mapping with other members."""
+        """Return a mapping with the given members, at the place of this one."""
         return Node(items, self.mark, self.key, self.path)
 
     def plain(self) -> Any:
@@ -96,20 +96,20 @@ class Node:
         return self.value
 
     def shown(self) -> Any:
-        """Return the value as it may be printed: a scalar with `${NAME}` in it as its file has it."""
+        """Return the value for printing: a scalar that contains `${NAME}` is left as the file has it."""
         if isinstance(self.value, dict):
             return {key: node.shown() for key, node in self.value.items()}
         if isinstance(self.value, list):
             return [node.shown() for node in self.value]
         return self.value if self.origin is None else self.origin.written
 
-    def words(self, value: str, *path: str | int) -> str:
-        """Return words for the value at a path: those given, or its text in the file where a variable gives it."""
+    def printable(self, value: str, *path: str | int) -> str:
+        """Return `value`, the formatted value at a path, or its text in the file if that contains `${NAME}`."""
         node = self.find(path)
         return value if node is None or node.origin is None else node.origin.written
 
     def label(self, path: str) -> None:
-        """Write the path into this node and all below; a value that an alias shares keeps its first path."""
+        """Set the paths of this node and all nodes below; a value that an alias shares keeps its first path."""
         if self.path:
             return
         self.path = path

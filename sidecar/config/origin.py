@@ -1,15 +1,15 @@
-"""Origins of values that environment variables give, and what is shown in their place.
+"""Values from environment variables, and the texts that are printed in their place.
 
-A value that came from `${NAME}` may be a secret, so no printer shows it: what is shown is the text as the file has it.
+A value that came from `${NAME}` may be a secret.  So it is never printed: the text of the file stands in its place.
 
 Rules:
 
-1. A node knows its origin.  What is printed of a node is its text in the file, whatever the value is.
-2. In other texts (messages, logs, `/state`) each value of a variable, and each scalar that holds one, is replaced
-   wherever it occurs.  Three kinds of value are left there, since to replace them would garble text that says nothing
-   of them: fewer than `MIN_SECRET` characters, numbers and quantities, and words that the files also spell out.
-3. What a running process says of itself keeps bare addresses and names of routes and of the service: where it listens
-   is a fact of the system, and the names stand in every metric.
+1. Each node has its origin.  A printed node shows its text in the file, whatever the value is.
+2. In other texts (messages, logs, `/state`), each value of a variable and each scalar that contains one is replaced.
+   Three kinds of value stay, because replacing them would garble unrelated text: values shorter than `MIN_SECRET`
+   characters, numbers and quantities, and words that the files also contain literally.
+3. The process's own output, such as `/state`, also keeps addresses and the names of routes and of the service.  Where
+   the process listens is a fact of the system, and the names are in every metric.
 """
 
 from __future__ import annotations
@@ -30,23 +30,23 @@ _COMMON: Final = frozenset(("true", "false", "null", "http", "https", "unix", "l
 
 
 class Variable(NamedTuple):
-    """Value that a variable gives to a scalar."""
+    """Environment variable in a scalar, with the value that it was replaced by."""
 
     name: str
     value: str
     is_default: bool
-    """True if the variable is not set, so that the file's own default counts."""
+    """True if the value is the default in the file, because the variable is not set or empty."""
 
 
 class Origin(NamedTuple):
-    """Text of a scalar in the file, with its variables."""
+    """Text of a scalar as the file has it, with its variables."""
 
     written: str
     """Text as the file has it, such as `http://${HOST}:80`."""
     variables: tuple[Variable, ...]
 
     def disguise(self, message: str, value: object) -> str:
-        """Return a message about the scalar without its value, and with the variable that gives it."""
+        """Return a message about the scalar with its value masked, and with a remark that names the variables."""
         secrets = {each.value: f"${{{each.name}}}" for each in self.variables if not each.is_default and each.value}
         if secrets:
             secrets[str(value)] = self.written
@@ -59,7 +59,7 @@ class Origin(NamedTuple):
 
 
 def _without_parts(message: str, variables: Iterable[Variable]) -> str:
-    """Return a message without what it derives from a part of a value, such as the host of a URL."""
+    """Return a message with words masked that contain a part of a value, such as the host of a URL."""
     for each in variables:
         if each.is_default:
             continue
@@ -76,7 +76,7 @@ def _without_parts(message: str, variables: Iterable[Variable]) -> str:
 
 
 def _source(variables: Iterable[Variable]) -> str:
-    """Return the remark that says which variables gave a value."""
+    """Return the end of a message: which variables gave the value, and which are not set."""
     each = list(variables)
     given = list(dict.fromkeys(one.name for one in each if not one.is_default))
     absent = dict.fromkeys((one.name, one.value) for one in each if one.is_default)
@@ -94,11 +94,11 @@ class Origins:
         self._scalars: dict[str, str] = {}
 
     def spell(self, word: str) -> None:
-        """Note a word that a file spells out."""
+        """Record a word that a file contains literally, so that it is never masked."""
         self._literal.add(word.lower())
 
     def note(self, value: str, origin: Origin) -> None:
-        """Note the value and the origin of a scalar with variables."""
+        """Record the value and the origin of a scalar that contains variables."""
         given = [each for each in origin.variables if not each.is_default]
         for each in given:
             self._variables.setdefault(each.value, f"${{{each.name}}}")
@@ -107,10 +107,10 @@ class Origins:
 
     def masks(self) -> Masks:
         """Return the masks for messages about the files."""
-        return Masks({value: shown for value, shown in self._all() if self._is_telling(value)})
+        return Masks({value: shown for value, shown in self._all() if self._is_masked(value)})
 
     def facts(self, names: Iterable[str]) -> Masks:
-        """Return the masks for what a process says of itself; `names` are those of its service and its routes."""
+        """Return the masks for the process's own output; `names`, of its service and its routes, stay readable."""
         kept = set(names)
         shown = {value: text for value, text in self.masks().words.items() if value not in kept}
         return Masks({value: text for value, text in shown.items() if not _ADDRESS.fullmatch(value)})
@@ -118,7 +118,8 @@ class Origins:
     def _all(self) -> Iterable[tuple[str, str]]:
         return {**self._scalars, **self._variables}.items()
 
-    def _is_telling(self, value: str) -> bool:
+    def _is_masked(self, value: str) -> bool:
+        """True if a value from a variable must not appear in messages; see rule 2."""
         word = value.lower()
         return (
             len(value) >= MIN_SECRET

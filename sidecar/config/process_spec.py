@@ -50,17 +50,17 @@ HostName = Annotated[str, AfterValidator(_host_name)]
 
 
 class SecretFile(Model):
-    """Secret that stands in a file, such as a mounted Kubernetes secret."""
+    """Secret that is read from a file, such as a mounted Kubernetes secret."""
 
     file: str
-    """Path of the file.  It is read again at each reload, and a new secret counts from then on."""
+    """Path of the file.  The file is read again at each reload, and a new secret holds from then on."""
 
 
 Secret = SecretStr | SecretFile
 
 
 def reveal(secret: Secret) -> str:
-    """Return the secret, without the line end of its file.  Raises `OSError` where the file cannot be read."""
+    """Return the secret; of a file, its text without the line end.  Raises `OSError` if the file cannot be read."""
     if isinstance(secret, SecretFile):
         return Path(secret.file).read_text(encoding="utf-8").rstrip("\r\n")
     return secret.get_secret_value()
@@ -70,29 +70,30 @@ class SlowClientsSpec(Model):
     """Bounds for clients that send or read slowly."""
 
     min_rate: ByteRate = 1024.0
-    """Bytes a second that a client must send or take while it is waited for.  Server-sent events, gRPC and tunnels are
-    exempt.  (HAProxy and Envoy have time-outs alone; Apache's `mod_reqtimeout` asks for 500 bytes a second.)"""
+    """Lowest rate, in bytes a second, at which a client must send or read while the sidecar waits for it.  Server-sent
+    events, gRPC and tunnels are exempt.  (HAProxy and Envoy have only timeouts; Apache's `mod_reqtimeout` asks for 500
+    bytes a second.)"""
     grace: Duration = 5.0
-    """Time that a client may be waited for in any case; what it sends or takes above the rate adds up to 15s."""
+    """Time that the sidecar waits for any client, whatever its rate.  A client above the rate gains up to 15s more."""
     buffer: Size = 256 * 1024
-    """Bytes of an answer that are read in advance, so that the upstream is free while the client still reads."""
+    """Bytes of an answer that are read ahead for a slow client, so that the upstream is free again sooner."""
     buffer_total: Size = 32 * 2**20
-    """Bytes that are buffered for all slow clients of the listener together: a small part of a sidecar's memory."""
+    """Bytes that are buffered for all slow clients of the listener together."""
 
 
 OUTBOUND: Final = "outbound"
-"""Name of the listener whose clients are believed where it is loopback: it is for the service beside us."""
+"""Name of the listener for the service beside the sidecar; on a loopback address its clients are trusted."""
 UNPASSABLE: Final = HOP_BY_HOP | {
     b"content-length", b"host", b"expect", b"forwarded", b"x-forwarded-for", b"x-forwarded-proto", b"x-request-id",
     b"x-request-timeout-ms", b"x-envoy-expected-rq-timeout-ms", b"grpc-timeout", b"x-sidecar-attempt",
     b"x-sidecar-hops", b"x-criticality", b"max-forwards",
 }  # fmt: skip
-"""Fields that the sidecar writes itself or that end with the connection, by their folded names."""
+"""Folded names of fields that `untrusted.pass` cannot name: the sidecar writes them, or they are hop-by-hop."""
 
 
 def _field(name: str) -> str:
     if "*" in name:
-        raise ValueError(f"has `{name}`, which is no whole name; write each name, such as x-original-url")
+        raise ValueError(f"has `{name}`, which is a pattern; write each name in full, such as x-original-url")
     encoded = name.encode("ascii", "replace")
     if re.fullmatch(TOKEN, encoded) is None:
         raise ValueError(f"has `{name}`, which is not the name of a header field; write such as x-original-url")
@@ -103,7 +104,7 @@ def _field(name: str) -> str:
 
 def _via(name: str) -> str:
     if re.fullmatch(TOKEN, name.encode("ascii", "replace")) is None:
-        raise ValueError("is not a pseudonym for Via; write a word such as sidecar, or off")
+        raise ValueError("is not a name for the field Via; write a word such as sidecar, or off")
     return name
 
 
@@ -115,53 +116,53 @@ class UntrustedSpec(Model):
     """Rights of clients that are not trusted."""
 
     min_deadline: DurationOrZero = 0.1
-    """Shortest deadline that they can set, from the arrival of their request: a shorter one counts as so long, so that
-    strangers cannot make a healthy upstream look dead."""
+    """Shortest deadline that an untrusted client can set, from the arrival of its request.  A shorter one is raised to
+    it, so that strangers cannot make a healthy upstream look dead."""
     pass_: Annotated[
         tuple[Annotated[str, AfterValidator(_field)], ...], Field(strict=False, alias="pass", max_length=100)
     ] = ()
-    """Fields about the client or the target, such as `x-original-url`, that pass from them on purpose; by default
-    none."""
+    """Header fields about the client or the target, such as `x-original-url`, that are forwarded although the client
+    is not trusted; by default none."""
 
 
 class ListenerSpec(Model):
-    """Address on which clients connect, and how they are trusted."""
+    """Address to which clients connect, and which of them are trusted."""
 
     address: ListenAddressValue
     """Address to bind: `host:port`, `[::1]:port` or `unix:/path`."""
     tls: ServerTlsSpec | None = None
-    """Certificate to show; clients must then speak TLS.  Without it the listener is plain."""
+    """Certificate of the listener; clients must then use TLS.  Without it the listener speaks plain HTTP."""
     trusted_proxies: Annotated[tuple[Network, ...], Field(strict=False)] = ()
-    """Who is trusted: what they say in X-Forwarded-*, Forwarded and their like, their deadlines and their criticality
-    are believed.  Trusted as well are all clients of a listener with `client_ca`, and of a loopback listener with the
-    name `outbound`."""
+    """Networks of trusted clients: the sidecar believes their X-Forwarded-*, Forwarded and similar fields, their
+    deadlines and their criticality.  All clients of a listener with `client_ca`, and of a loopback listener with the
+    name `outbound`, are trusted as well."""
     slow_clients: SlowClientsSpec = SlowClientsSpec.built_in()
-    """Least rate of clients, and bytes that are buffered for slow ones; without the block its defaults hold."""
+    """Lowest rate of clients, and bytes that are buffered for slow ones; without the block its defaults hold."""
     untrusted: UntrustedSpec = UntrustedSpec.built_in()
     """Rights of all other clients; without the block its defaults hold."""
     via: Annotated[str, Field(max_length=100), AfterValidator(_via), BeforeValidator(_via_or_off)] = "sidecar"
-    """Name in the field Via that the upstream gets, which a gateway must send (RFC 9110 7.6.3); `off` sends none, for
-    servers that do not compress for proxies."""
+    """Name of the sidecar in the field Via to the upstream, which a gateway must send (RFC 9110 7.6.3).  `off` sends no
+    Via, for servers that do not compress for proxies."""
     problem_details: bool | None = None
-    """Problem documents name the endpoint that failed, the cause, and the policy's file and line.  By default only on a
-    loopback address or a Unix socket, because other clients should not learn what stands behind the sidecar."""
+    """True if problem documents name the failed endpoint, the cause, and the policy's file and line.  By default only
+    on a loopback address or a Unix socket: other clients should not learn what is behind the sidecar."""
 
     @property
     def has_details(self) -> bool:
-        """True if problem documents tell of endpoints, causes and files."""
+        """True if problem documents name endpoints, causes and files."""
         return self.address.is_loopback if self.problem_details is None else self.problem_details
 
 
 class AdminSpec(Model):
-    """Admin listener: health, metrics, state and reload."""
+    """Admin listener, which serves health, metrics and state, and takes commands such as a reload."""
 
     address: ListenAddressValue = ListenAddress("127.0.0.1", 9901)
     """Address to bind; loopback by default, since the listener can change the process."""
     token: Secret | None = None
-    """Bearer token that every request except /livez and /readyz must have; without it none is asked for."""
+    """Bearer token that every request except /livez and /readyz must have; by default no token is required."""
     hosts: Annotated[tuple[HostName, ...], Field(strict=False)] = ()
-    """Names by which it may be asked, such as `orders-sidecar.prod.svc`.  Without a token it answers to addresses,
-    `localhost` and these alone, so that no web page can reach it by a name of its own (DNS rebinding)."""
+    """Host names under which clients may call the listener, such as `orders-sidecar.prod.svc`.  Without a token, the
+    listener answers only to IP addresses, `localhost` and these names, which defeats DNS rebinding by web pages."""
 
     @field_validator("token")
     @classmethod
@@ -172,29 +173,29 @@ class AdminSpec(Model):
 
 
 class LimitsSpec(Model):
-    """Limits of the process as a whole.  Beyond them new work is refused, never queued without bound."""
+    """Limits of the process as a whole.  Work beyond them is refused, never queued without bound."""
 
     max_connections: Annotated[int, Field(ge=1)] = 10_000
-    """Number of client connections that may be open over all listeners."""
+    """Most client connections that may be open on all listeners together."""
     max_header_bytes: Annotated[Size, Field(ge=256)] = 32 * 1024
-    """Longest request line and header fields together (nginx: four buffers of 8 KiB)."""
+    """Largest size of the request line and all header fields together (nginx: four buffers of 8 KiB)."""
     max_fields: Annotated[int, Field(ge=256)] = 256
-    """Most fields of a request.  It can only be raised, since an ordinary request costs no count below it."""
+    """Most header fields of a request, 256 at least: fewer are never counted."""
     max_list_members: Annotated[int, Field(ge=1024)] = 1024
-    """Most commas and semicolons in all fields of a request: members of lists and their parameters, cookies.  It can
-    only be raised."""
+    """Most commas and semicolons in all header fields of a request, 1024 at least.  They separate members of lists,
+    parameters and cookies."""
     max_query_parameters: Annotated[int, Field(ge=512)] = 1024
-    """Most parameters of a request's query (PHP and Django: 1000); 512 at least."""
+    """Most parameters in the query of a request, 512 at least (PHP and Django: 1000)."""
     header_timeout: Duration = 10.0
-    """Longest time from the first byte of a request to the end of its header, which takes a few packets."""
+    """Longest time from the first byte of a request to the end of its header fields."""
     body_timeout: Duration = 60.0
     """Longest pause between two pieces of a request's body (nginx: 60s)."""
     idle_timeout: Duration = 75.0
     """Time after which a connection without a request is closed (nginx: 75s)."""
     half_close_timeout: DurationOrZero = 5.0
-    """Longest time to the answer, and pause in it, of a client that shuts its sending side down right after a request.
-    Most answers need less, and a client that has left looks the same.  With `0s` it counts as gone at once (nginx)."""
+    """Longest wait for the answer, and longest pause in it, after a client has shut down its sending side.  A client
+    that has left looks the same; `0s` treats it as gone at once, as nginx does."""
     drain_timeout: Duration = 20.0
-    """Longest time for requests in flight on shutdown; less than the 30s that Kubernetes waits for a pod."""
+    """Longest time that requests in flight may take on shutdown; less than the 30s that Kubernetes gives a pod."""
     max_body: Size | None = None
-    """Longest request body; a longer one is refused.  Without it bodies of any length are streamed."""
+    """Largest request body; a larger one is refused.  By default bodies of any size are streamed."""

@@ -1,8 +1,8 @@
 """Errors of pydantic, located in the document.
 
-pydantic finds every error of a model in one pass, but speaks of Python: its paths hold names of unions' branches, which
-are no part of a policy file, and it reports errors for each branch of a union.  Here the path follows the nodes, steps
-that the document does not have are dropped, and of a union's branches the one that came nearest to fitting is kept.
+pydantic finds every error of a model in one pass, but in terms of Python.  Its paths contain the names of a union's
+branches, which a policy file does not have, and it reports errors for each branch.  Here a path follows the nodes of
+the document.  Of the branches of a union, only the one that fits best is kept.
 """
 
 from __future__ import annotations
@@ -23,35 +23,37 @@ class LocatedError(NamedTuple):
     """Error of pydantic with its place in the document."""
 
     node: Node
-    """The wrong value, or the mapping in which a key is missing or unknown."""
+    """Value that is wrong, or mapping in which a key is missing or unknown."""
     key: str
-    """The missing or unknown key; empty where the value itself is wrong."""
+    """Key that is missing or unknown; empty if the value itself is wrong."""
     branches: tuple[tuple[Node, str], ...]
-    """Unions on the way, outermost first: the value, and the branch in which this is an error."""
+    """Unions on the path, outermost first: each is the value, and the name of the branch that has this error."""
     models: Models
-    """Models that the value may be, which have its keys."""
+    """Models that are allowed for the value."""
     owner: tuple[Models, str]
-    """Models that the mapping around the value may be, and the value's key in it; the key is empty for the root."""
+    """Models that are allowed for the mapping around the value, and the value's key in it; empty for the root."""
     in_list: bool
-    """True if the value stands in a list, at any depth."""
+    """True if the value is in a list, at any depth."""
     kind: str
-    """Type of the error, as pydantic names it."""
+    """Type of the error in pydantic's terms, such as `int_type`."""
     message: str
+    """Message of pydantic."""
     context: dict[str, Any]
+    """Parameters of the message, such as `min_length`."""
 
     @property
     def is_misfit(self) -> bool:
-        """True if the value is of another kind than it should be."""
+        """True if the value has the wrong type, or is none of the allowed words."""
         return self.kind.endswith("_type") or self.kind == "literal_error"
 
     @property
     def fields(self) -> list[tuple[str, FieldInfo]]:
-        """Keys that the mapping may have, with their fields."""
+        """Keys that the allowed models have, with their fields."""
         return [(key_of(name, field), field) for model in self.models for name, field in model.model_fields.items()]
 
 
 def located(model: type[BaseModel], node: Node, failure: ValidationError) -> list[LocatedError]:
-    """Return the errors of a node, each once."""
+    """Return the errors of a validated node with their places, without those that only follow from others."""
     found = [_locate(model, node, error) for error in failure.errors(include_url=False, include_input=False)]
     errors = list(_nearest([error for error in found if not _is_echo(error)]))
     unknown: dict[int, list[str]] = {}
@@ -62,16 +64,17 @@ def located(model: type[BaseModel], node: Node, failure: ValidationError) -> lis
 
 
 def _is_echo(error: LocatedError) -> bool:
-    """True if a list seems too short only because pydantic counts without its wrong items, which have their errors."""
+    """True if a list is long enough: pydantic does not count wrong items, which have errors of their own."""
     return error.kind == "too_short" and len(error.node.value) >= error.context["min_length"]
 
 
 def _is_misspelt(error: LocatedError, unknown: list[str]) -> bool:
-    """True if a key is missing because one of the unknown ones is a misspelling of it, which alone is reported."""
+    """True if a missing key has an unknown key with a similar name beside it; only the unknown one is reported."""
     return error.kind == "missing" and any(get_close_matches(key, [error.key]) for key in unknown)
 
 
 def _locate(model: type[BaseModel], root: Node, error: Any) -> LocatedError:
+    """Return one error of pydantic with its place; steps of its path that are not in the document are branches."""
     node, key, in_list = root, "", False
     branches: list[tuple[Node, str]] = []
     models: Models = (model,)
@@ -93,12 +96,13 @@ def _locate(model: type[BaseModel], root: Node, error: Any) -> LocatedError:
 
 
 def _below(models: Iterable[type[BaseModel]], step: str | int) -> Models:
+    """Return the models that a key of these models may hold; the models themselves if the step is no key."""
     fields = [field for each in models for name, field in each.model_fields.items() if key_of(name, field) == step]
     return tuple(inner for field in fields for inner in models_in(field.annotation)) if fields else tuple(models)
 
 
 def models_in(annotation: Any) -> Iterator[type[BaseModel]]:
-    """Yield the models among the types that a field may have."""
+    """Yield the models in an annotation, at any depth."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
     for part in get_args(annotation):
@@ -106,12 +110,15 @@ def models_in(annotation: Any) -> Iterator[type[BaseModel]]:
 
 
 def key_of(name: str, field: FieldInfo) -> str:
-    """Return the key by which a policy file has a field."""
+    """Return the key of a field in a policy file: its alias, or its name."""
     return field.alias or name
 
 
 def _nearest(errors: list[LocatedError], depth: int = 0) -> Iterator[LocatedError]:
-    """Yield all errors outside of unions, and for each union those of the branch that came nearest to fitting."""
+    """Yield all errors outside of unions, and for each union the errors of the branch that fits best.
+
+    `depth` is the number of unions around these errors that are decided already.
+    """
     unions: dict[int, dict[str, list[LocatedError]]] = {}
     for error in errors:
         if len(error.branches) <= depth:
@@ -125,7 +132,7 @@ def _nearest(errors: list[LocatedError], depth: int = 0) -> Iterator[LocatedErro
 
 
 def _distance(errors: list[LocatedError], union: Node) -> tuple[int, int]:
-    """Return how far a value is from fitting a branch: first whether its kind is another one, then the errors."""
+    """Return how badly a value fits a branch, as a sort key: 2 for the wrong type, then the number of errors."""
     first = errors[0]
     is_mapping = isinstance(union.value, dict)
     other = first.node is union and not first.key if is_mapping else first.is_misfit

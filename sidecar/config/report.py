@@ -1,7 +1,7 @@
 """Problems and warnings of one run over policy files.
 
-A value that many routes inherit is reported once, where it is written.  An error refuses the policies; a warning is
-about what has no effect, and does not.
+A value that many routes inherit is reported once, at the place where it is written.  Policies with an error are
+refused; policies with a warning are not: some setting of theirs has no effect, or another one than expected.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from sidecar.config.origin import Origins
 from sidecar.core.spec import Problem
 
 MAX_LISTED = 12
+"""Most known words that a message lists."""
 COMPARISONS = 20_000
-"""Comparisons of a misspelt name with a declared one in one run."""
+"""Most comparisons of a misspelt name with a declared one in one run."""
 
 
 class Report:
@@ -27,19 +28,20 @@ class Report:
         self._seen: set[tuple[Mark, str]] = set()
         self._marks: set[Mark] = set()
         self.origins = Origins()
-        """Origins of the values that variables give; their values are in no problem."""
+        """Origins of values from environment variables, which problems and warnings do not show."""
         self._comparisons = COMPARISONS
         self._sorted: dict[int, list[str]] = {}
-        """Sorted names by the identity of what holds them."""
+        """Sorted names, by the `id` of the collection that they come from."""
         self._kept: list[Collection[str]] = []
-        """What holds those names, so that the identities stay theirs."""
+        """Collections of names, kept alive so that no other object gets their `id`."""
         self.is_whole = True
-        """True if every file was read to its end; if not, nothing is said about names that are missing."""
+        """True if every file was read to its end; otherwise missing names are not reported."""
 
     def suggest(self, word: str, known: Collection[str]) -> str:
-        """Return what `suggest` does for one of many names that a file declares.
+        """Return a suggestion for a misspelt name, as the function `suggest` does.
 
-        After `COMPARISONS` it only lists them, so that the work does not grow with misspelt names times known ones.
+        After `COMPARISONS` comparisons the known names are only listed.  Otherwise the work would grow with the product
+        of misspelt and known names.
         """
         names = self._sorted.get(id(known))
         if names is None:
@@ -50,23 +52,23 @@ class Report:
         return suggest(word, names) if self._comparisons >= 0 else _listed(names)
 
     def error(self, mark: Mark, path: str, message: str) -> None:
-        """Report an error at a place, once."""
+        """Report an error at a place; the same message at the same place is reported once."""
         if (mark, message) not in self._seen:
             self._seen.add((mark, message))
             self._marks.add(mark)
             self._problems[Problem(*mark, visible(path), visible(message))] = None
 
     def has_error(self, node: Node) -> bool:
-        """True if there is an error at a value's place already."""
+        """True if an error at the place of a value was reported already."""
         return node.mark in self._marks
 
     def at(self, node: Node, message: str) -> None:
-        """Report an error in a value; of several errors in one scalar only the first."""
+        """Report an error in a value; of several errors in one scalar, only the first is kept."""
         if isinstance(node.value, dict | list) or node.mark not in self._marks:
             self.error(node.place, node.path, _about(node, message))
 
     def warn(self, node: Node, message: str) -> None:
-        """Report a value that has no effect, or not the one that it seems to have."""
+        """Warn of a value that has no effect, or another effect than it seems to have."""
         self._warnings[Problem(*node.place, visible(node.path), visible(_about(node, message)))] = None
 
     @property
@@ -89,12 +91,12 @@ def _about(node: Node, message: str) -> str:
 
 
 def visible(text: str) -> str:
-    """Return the text on one line: line ends and control characters are escaped as Python does it."""
+    """Return the text on one line, with unprintable characters escaped as in a Python string."""
     return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def suggest(word: str, known: Iterable[str]) -> str:
-    """Return `did you mean ...?` where a known word is near, else a list of the known words."""
+    """Return `did you mean ...?` if a known word is similar, else a list of the known words."""
     words = known if isinstance(known, list) else sorted(known)
     if near := get_close_matches(word, words, n=1):
         return f"did you mean `{near[0]}`?"

@@ -1,7 +1,8 @@
-"""Routes resolved: each route's policies merged from the route, its bundles, its upstream's `policy` and `defaults`.
+"""Resolution of routes: the policies of each route, merged from its layers.
 
-The nearest layer wins key by key: the route itself, then its bundles from the last to the first, then the upstream's
-policy, then the defaults (`merge.py`).  A block that many routes inherit unchanged is merged and validated once.
+The layers are, nearest first: the route itself, its bundles from the last to the first, the `policy` of its upstream,
+and `defaults`.  The nearest layer wins key by key (`merge.py`).  A block that many routes inherit unchanged is merged
+and validated once.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from sidecar.core.spec import Block
 from sidecar.stages import BY_NAME
 
 POLICY: Final = "policy"
-"""Key of an upstream's policies, which its routes inherit."""
+"""Key under an upstream for policies that its routes inherit."""
 
 
 class Resolver:
@@ -32,14 +33,16 @@ class Resolver:
         self._report = report
         self._schemes: dict[str | None, str] = {}
         self._blocks: dict[tuple[str, tuple[int, ...]], tuple[Node, Block | None]] = {}
-        """Merged blocks by name, and by the identities of the nodes that were merged."""
+        """Merged blocks, by block name and the `id` of each node that was merged."""
 
     def route(self, node: Node) -> RouteSpec | None:
-        """Return the resolved route of a node, None where its head is wrong."""
+        """Return the resolved route of a node; None if the keys beside its policies are wrong."""
         own = {key: value for key, value in node.items.items() if key not in POLICIES}
         for key in own.keys() & UPSTREAM_ONLY:
             misplaced = own.pop(key)
-            self._report.error(misplaced.key, misplaced.path, "stands under an upstream; one holds for all its routes")
+            self._report.error(
+                misplaced.key, misplaced.path, "belongs under an upstream, where it holds for all routes to it"
+            )
         head = validate(RouteHead, node.only(own) if node.items else node, self._report, also=POLICIES)
         layers = self._layers(node)
         blocks: dict[str, Block] = {}
@@ -74,7 +77,10 @@ class Resolver:
         )
 
     def _scheme(self, listener: str | None) -> str:
-        """Return `http` or `https`, as a listener is reached (None: all of them); empty where they differ."""
+        """Return the scheme of a listener, `http` or `https`.
+
+        None stands for all listeners; the result is empty if their schemes differ.
+        """
         if listener not in self._schemes:
             self._schemes[listener] = self._scheme_of(listener)
         return self._schemes[listener]
@@ -86,7 +92,7 @@ class Resolver:
         return schemes.pop() if len(schemes) == 1 else ""
 
     def _layers(self, node: Node) -> list[Node]:
-        """Return the layers of a route, nearest first; every name in it is checked."""
+        """Return the layers of a route, nearest first, and report names in it that are not declared."""
         upstream = self._references.upstream(node.child("upstream"))
         self._references.listener(node.child("listener"))
         use = node.child("use")
@@ -96,6 +102,7 @@ class Resolver:
         return [layer for layer in (node, *reversed(bundles), inherited, self._defaults) if layer is not None]
 
     def _merged(self, key: str, layers: list[Node]) -> tuple[Node | None, Block | None]:
+        """Return a block of a route as merged node and spec; None where it is absent, off or wrong."""
         nodes = [layer.items[key] for layer in layers if key in layer.items]
         identity = (key, tuple(map(id, nodes)))
         if identity not in self._blocks:

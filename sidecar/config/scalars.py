@@ -3,9 +3,9 @@
 YAML 1.1 reads `on`, `off`, `yes` and `no` as booleans, `12:30` as a number and `010` as 8: `retry: {on: [502]}` would
 become `{True: [502]}`.  In YAML 1.2 they are words.
 
-`${NAME}` and `${NAME:-default}` are replaced in values, never in keys.  As in a shell, the default also stands in for
-an empty variable.  `$${` is a literal `${`.  The result is one scalar: an environment cannot add keys or lines.  A
-plain word is read after the replacement, so `max: ${MAX:-100}` is a number; a quoted one stays text.
+`${NAME}` and `${NAME:-default}` are replaced in values, never in keys.  As in a shell, the default also replaces an
+empty variable.  `$${` is a literal `${`.  The result is one scalar: a variable cannot add keys or lines.  An unquoted
+word is interpreted after the replacement, so `max: ${MAX:-100}` is a number; a quoted one stays text.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Scalar = str | int | float | bool | None
 
 
 def resolve(word: str) -> Scalar:
-    """Return the value of a plain scalar."""
+    """Return the value of an unquoted scalar."""
     if word in NULLS:
         return None
     if word in BOOLEANS:
@@ -42,7 +42,8 @@ def resolve(word: str) -> Scalar:
 def expand(text: str, environ: Mapping[str, str], limit: int) -> tuple[str, Origin]:
     """Return the text with every `${NAME}` replaced, and its origin.
 
-    `limit` bounds the characters that variables add.  Raises `ValueError`, which says what is wrong.
+    `limit` is the most characters that variables may add.  Raises `ValueError` for a variable that is not set, and for
+    a wrong one.
     """
     size = 0
     variables: list[Variable] = []
@@ -60,11 +61,11 @@ def expand(text: str, environ: Mapping[str, str], limit: int) -> tuple[str, Orig
         word = default if default is not None and not found else found
         assert word is not None
         if not word.isascii() and any("\ud800" <= letter <= "\udfff" for letter in word):
-            raise ValueError(f"needs the environment variable {name}, which is not UTF-8 text; set it to such")
+            raise ValueError(f"needs the environment variable {name}, which is not UTF-8 text; set it to UTF-8 text")
         variables.append(Variable(name, word, is_default=not found and default is not None))
         size += len(word)
         if size > limit:
-            raise ValueError("grows too long by its environment variables; shorten them")
+            raise ValueError("is too long with its environment variables; shorten them")
         return word
 
     return _VARIABLE.sub(value, text), Origin(text, tuple(variables))

@@ -1,8 +1,10 @@
 """JSON Schema (draft 2020-12) of policy files, for editors; `policies/schema.json` is its output.
 
-It is generated from the models that `check` uses, then rewritten for people: durations and sizes as they are written,
-`off` where it is allowed, no nulls, descriptions on one line.  It is more lenient than `check`: a file may be one of
-several and a policy one of several layers, so no key is required in them, and `${NAME}` may stand for a quantity.
+The schema is generated from the models that `sidecar check` uses, then rewritten for people: durations and sizes as
+they are written, `off` where it is allowed, no nulls, descriptions on one line.
+
+The schema accepts more than `sidecar check`.  A file may be one of several, and a policy one of several layers, so
+their keys are not required.  `${NAME}` may replace a quantity.
 """
 
 from __future__ import annotations
@@ -49,7 +51,7 @@ def schema() -> dict[str, Any]:
     policy: Any = create_model("Policy", __base__=CriticalitySpec, __doc__="A set of policies.", **blocks)
     layer: dict[str, Any] = {"policy": (policy | None, None)}
     upstream: Any = create_model("Upstream", __base__=UpstreamSpec, __doc__=UpstreamSpec.__doc__, **layer)
-    route: Any = create_model("Route", __base__=(RouteHead, policy), __doc__="Requests, and what holds for them.")
+    route: Any = create_model("Route", __base__=(RouteHead, policy), __doc__="A route: requests, and their policies.")
     sections: dict[str, Any] = {
         "listeners": (dict[Name, ListenerSpec], None),
         "admin": (AdminSpec | None, None),
@@ -70,7 +72,7 @@ def schema() -> dict[str, Any]:
 
 
 def defaults(model: type[Model]) -> dict[str, Any]:
-    """Return the built-in default of each key that has one, as a file writes it."""
+    """Return the built-in defaults of a model by key, in the notation of policy files."""
     found = model.model_json_schema(schema_generator=_Generator)
     shapes = (found, *found.get("anyOf", ()))  # a block that may also be written as a list
     members = [item for shape in shapes for item in shape.get("properties", {}).items()]
@@ -78,7 +80,7 @@ def defaults(model: type[Model]) -> dict[str, Any]:
 
 
 class _Generator(DescribingGenerator):
-    """pydantic's generator, with each property as people write it."""
+    """Schema generator with properties in the notation of policy files."""
 
     def model_schema(self, schema: core_schema.ModelSchema) -> JsonSchemaValue:
         found = super().model_schema(schema)
@@ -94,6 +96,7 @@ class _Generator(DescribingGenerator):
 
 
 def _tidy(member: dict[str, Any], *, takes_off: bool) -> None:
+    """Rewrite one property in place: no null, `off` if `takes_off`, and its default as a file writes it."""
     member.pop("title", None)
     if "description" in member:
         member["description"] = " ".join(member["description"].split())
@@ -117,7 +120,7 @@ def _tidy(member: dict[str, Any], *, takes_off: bool) -> None:
 
 
 def _written(value: float, pattern: str) -> str:
-    """Return a quantity as a file writes it."""
+    """Return a quantity in the notation of policy files, such as `250ms`; `pattern` tells its kind."""
     if isinf(value):
         return OFF
     if pattern.endswith("/s$"):  # a rate of bytes
@@ -130,7 +133,10 @@ def _written(value: float, pattern: str) -> str:
 
 
 def _require_nothing(name: str, definitions: dict[str, Any], seen: set[str]) -> None:
-    """Drop required keys of a layer and of its mappings, which are merged; lists are not merged and keep theirs."""
+    """Drop the required keys of a layer and of its mappings, since other layers may give them.
+
+    Lists are not merged, so their items keep their required keys.
+    """
     if name in seen:
         return
     seen.add(name)
@@ -143,7 +149,7 @@ def _require_nothing(name: str, definitions: dict[str, Any], seen: set[str]) -> 
 
 
 def _renamed(found: Any) -> Any:
-    """Return the schema with definitions named as people say them: `retry` for the `Spec` of that stage."""
+    """Return the schema with each definition named as in policy files: `retry` for the `Spec` of that stage."""
     names = {f"{kind.spec.__module__}.{kind.spec.__name__}".replace(".", "__"): kind.name for kind in STAGES}
     names[RetryBudgetSpec.__name__] = "retry_budget"
 

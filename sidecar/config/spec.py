@@ -1,8 +1,8 @@
 """Policies as a whole, read and resolved: the input of the compiler.
 
-Parts that a file says literally are pydantic models.  `RouteSpec` and `PolicySpec` are made by `load.py`, with every
-block of a route already merged from its layers.  Two specs are equal if they mean the same: places in files take no
-part, so that a moved line changes nothing at a reload.
+Sections of a file are pydantic models.  `RouteSpec` and `PolicySpec` are made by `load.py`, with the blocks of each
+route merged from its layers.  Specs are compared by their values, not by their places in files, so that a moved line
+changes nothing at a reload.
 """
 
 from __future__ import annotations
@@ -23,32 +23,33 @@ from sidecar.stages.circuit_breaker.spec import Spec as BreakerSpec
 from sidecar.stages.concurrency.spec import Spec as ConcurrencySpec
 from sidecar.telemetry.plain import Masks
 from sidecar.upstream.spec import RetryBudgetSpec
-from sidecar.upstream.spec import UpstreamSpec as Whereabouts
+from sidecar.upstream.spec import UpstreamSpec as PlainUpstreamSpec
 
 if TYPE_CHECKING:
     from sidecar.telemetry.spec import TelemetrySpec
 
 NAME: Final = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}"
+"""Pattern of names in policy files."""
 
 
 def check_name(name: str) -> str:
-    """Return a name as it is.  Raises `ValueError`, which says what a name is."""
+    """Return the name unchanged.  Raises `ValueError` if it is not a name."""
     if not re.fullmatch(NAME, name):
         raise ValueError("is not a name; use letters, digits, `-`, `_` and `.`, at most 63, a letter or digit first")
     return name
 
 
 Name = Annotated[str, AfterValidator(check_name), WithJsonSchema({"type": "string", "pattern": f"^{NAME}$"})]
-"""Name of a route, upstream, listener or bundle: it goes into metrics, logs and URLs of the admin listener."""
+"""Name of a route, upstream, listener or bundle, as metrics, logs and URLs of the admin listener contain it."""
 Criticality = Literal["critical", "default", "sheddable"]
 
 CRITICALITY: Final = "criticality"
 POLICIES: Final = (*BY_NAME, CRITICALITY)
-"""Keys of a policy, which a route, a bundle, an upstream's `policy` and `defaults` may have."""
+"""Keys of policies that a route, a bundle, `defaults` and the `policy` of an upstream may have."""
 DEFAULT_CACHE: Final = "default"
-"""Name of the cache that need not be declared."""
+"""Name of the cache that exists without being declared."""
 INBOUND: Final = "inbound"
-"""Name of the listener that takes the routes that name none, if it is declared."""
+"""Listener of routes that name none; used only if a listener with this name is declared."""
 
 
 class RouteHead(Model):
@@ -60,31 +61,33 @@ class RouteHead(Model):
     """Listener whose requests the route takes; without it `inbound`, or every listener if none has that name."""
     match: MatchSpec = MatchSpec.built_in()
     upstream: Name
-    """Upstream to which its requests go."""
+    """Upstream to which the requests go."""
     use: list[Name] = Field(default=[])
-    """Bundles of `policies` that the route takes over; the last one wins."""
+    """Bundles of `policies` that the route inherits; where they differ, the last one wins."""
 
 
 class CriticalitySpec(Model):
     """Importance of requests: under pressure sheddable ones are refused first."""
 
     criticality: Criticality = "default"
-    """The header x-criticality of a trusted client wins; of others it can only lower this."""
+    """Importance of a request.  The header x-criticality of a trusted client replaces it; of another client, the header
+    can only lower it."""
 
 
-class UpstreamSpec(Whereabouts):
+class UpstreamSpec(PlainUpstreamSpec):
     """An upstream with the policies that hold for all its routes together."""
 
     retry_budget: RetryBudgetSpec = RetryBudgetSpec.built_in()
     """Budget that the retries and hedges of all its routes share."""
     circuit_breaker: BreakerSpec | None = None
-    """Breaker for all its routes, or with `per: endpoint` one for each endpoint; it stands beside a route's own."""
+    """Breaker for all its routes, or with `per: endpoint` one for each endpoint; it acts in addition to a route's
+    own."""
     concurrency: ConcurrencySpec | None = None
-    """Limit for all its routes together; it stands beside a route's own."""
+    """Limit for all its routes together; it acts in addition to a route's own."""
 
 
 class ServiceSpec(Model):
-    """Settings that stand at the top of the files, outside of the sections."""
+    """Settings at the top of a file, outside of the sections."""
 
     version: Literal[1]
     """Version of the policy format."""
@@ -98,19 +101,22 @@ class RouteSpec:
 
     name: str
     listener: str | None
-    """None: every listener."""
+    """Name of its listener; None for every listener."""
     scheme: str
-    """`http` or `https`, as its listeners are reached; empty where they differ."""
+    """Scheme of its listeners, `http` or `https`; empty if they differ."""
     match: MatchSpec
     upstream: str
+    """Name of its upstream."""
     use: tuple[str, ...]
+    """Names of its bundles."""
     criticality: Criticality
     blocks: dict[str, Block]
-    """Policies in force by the name of their block; one that is absent or off is not here."""
+    """Policies in force, by block name; blocks that are absent or off are left out."""
     node: Node = field(repr=False, compare=False)
+    """Merged mapping that the route was made from."""
 
     def where(self, *path: str | int) -> Mark:
-        """Return the place where an effective value was written; `BUILT_IN` for a default."""
+        """Return the place of an effective value in the files; `BUILT_IN` for a default."""
         found = self.node.find(path)
         return BUILT_IN if found is None else found.place
 
@@ -122,20 +128,24 @@ class PolicySpec:
     service: str
     listeners: dict[str, ListenerSpec]
     admin: AdminSpec | None
+    """Admin listener; None if it is off."""
     limits: LimitsSpec
     upstreams: dict[str, UpstreamSpec]
     routes: list[RouteSpec]
     caches: dict[str, CacheSpec]
-    """Caches that are declared, and `default`, which is always there."""
+    """Declared caches, and `default`, which always exists."""
     node: Node = field(repr=False, compare=False)
+    """Joined document of all files."""
     version: int = 1
+    """Version of the policy format."""
     telemetry: TelemetrySpec | None = None
+    """Settings of telemetry; None if the files have none, or turn it off."""
     masks: Masks = field(default=Masks({}), repr=False, compare=False)
-    """What is shown in messages for values that came from environment variables."""
+    """Masks in messages about the files for values from environment variables."""
     facts: Masks = field(default=Masks({}), repr=False, compare=False)
-    """What a process shows of itself for such values."""
+    """Masks in the process's own output, such as `/state`, for values from environment variables."""
 
     def where(self, *path: str | int) -> Mark:
-        """Return the place where a value was written; `BUILT_IN` for a default."""
+        """Return the place of a value in the files; `BUILT_IN` for a default."""
         found = self.node.find(path)
         return BUILT_IN if found is None else found.place

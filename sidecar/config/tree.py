@@ -1,11 +1,11 @@
-"""Nodes made of the events of a YAML parser, within limits that hold while parsing.
+"""Tree of nodes, built from the events of a YAML parser within limits that hold while parsing.
 
 Rules:
 
-1. No YAML constructor is involved: explicit tags (`!!python/...`) are refused, and keys are the words as written.
+1. No YAML constructor runs: explicit tags (`!!python/...`) are refused, and keys are the words as written.
 2. Duplicate keys are errors that show both places.
-3. An alias shares its value, but counts in the limits as if it were written out.  Neither a bomb of aliases nor a cycle
-   gets past this module.
+3. An alias shares its value, but counts in the limits as if the value were written out.  So neither nested aliases
+   (the "billion laughs" attack) nor a cycle gets past this module.
 """
 
 from __future__ import annotations
@@ -19,11 +19,13 @@ from sidecar.config.report import Report
 from sidecar.config.scalars import expand, resolve
 
 MAX_NODES: Final = 20_000
+"""Most values of one file, with aliases written out."""
 MAX_DEPTH: Final = 40
+"""Deepest nesting of one file, in levels."""
 
 
 class Broken(Exception):  # noqa: N818 - the outcome of reading a file, not an error of the program
-    """End of reading a file, whose rest cannot be understood."""
+    """Raised where a file cannot be read any further."""
 
     def __init__(self, mark: Mark, message: str) -> None:
         super().__init__(message)
@@ -32,7 +34,7 @@ class Broken(Exception):  # noqa: N818 - the outcome of reading a file, not an e
 
 
 class _Open:
-    """Mapping or list whose end has not come yet."""
+    """Mapping or list whose end the parser has not reached."""
 
     __slots__ = ("anchor", "height", "key", "node", "size")
 
@@ -40,27 +42,30 @@ class _Open:
         self.node = node
         self.anchor = anchor
         self.key: tuple[str, Mark] | None = None
+        """Key whose value comes next; None while a key is expected, and in a list."""
         self.size = 1
+        """Number of values so far, this one included."""
         self.height = 1
+        """Number of levels so far, this one included."""
 
 
 class TreeBuilder:
     """Builder of nodes from events."""
 
     def __init__(self, environ: Mapping[str, str], report: Report, room: int) -> None:
-        """`room` is the number of characters that variables may add."""
+        """`room` is the most characters that environment variables may add to the file."""
         self.root: Node | None = None
-        """The document, once all events have come."""
+        """Document; None before its end, and for an empty file."""
         self._environ = environ
         self._report = report
         self._room = room
         self._nodes = 0
         self._open: list[_Open] = []
         self._anchors: dict[str, tuple[Node, int, int] | None] = {}
-        """Node, size and height of each anchor's value; None while the value is still open."""
+        """Node, size and height of the value of each anchor; None while the value is not complete."""
 
     def scalar(self, mark: Mark, word: str, is_plain: bool, anchor: str | None, tag: str | None) -> None:
-        """Add a key or a scalar; `is_plain` is False for a quoted one, which stays text."""
+        """Add a key or a scalar; `is_plain` is False for a quoted scalar, which stays text."""
         self._refuse_tag(mark, tag)
         if self._wants_key():
             self._key(word, mark)
@@ -81,7 +86,7 @@ class TreeBuilder:
             self._anchors[anchor] = (node, 1, 1)
 
     def start(self, mark: Mark, value: dict[str, Node] | list[Node], anchor: str | None, tag: str | None) -> None:
-        """Begin a mapping or a list, which `value` is."""
+        """Begin a mapping or a list; `value` is the empty container."""
         self._refuse_tag(mark, tag)
         if self._wants_key():
             raise Broken(mark, "a key must be a word, not a list or a mapping")
@@ -96,7 +101,7 @@ class TreeBuilder:
         done = self._open.pop()
         if done.anchor is not None:
             self._anchors[done.anchor] = (done.node, done.size, done.height)
-        self._nodes -= done.size  # _add counts all of it again
+        self._nodes -= done.size  # _add counts all these values again
         self._add(done.node, done.size, done.height, done.node.mark)
 
     def alias(self, mark: Mark, anchor: str) -> None:
@@ -111,6 +116,7 @@ class TreeBuilder:
         self._add(Node(node.value, node.mark, origin=node.origin), size, height, mark)
 
     def _wants_key(self) -> bool:
+        """True if the next scalar is a key."""
         return bool(self._open) and isinstance(self._open[-1].node.value, dict) and self._open[-1].key is None
 
     def _refuse_tag(self, mark: Mark, tag: str | None) -> None:
@@ -118,6 +124,7 @@ class TreeBuilder:
             self._report.error(mark, self._path(), f"has the tag `{tag}`; policy files use no tags, remove it")
 
     def _key(self, word: str, mark: Mark) -> None:
+        """Take a key of the innermost mapping, and report a repeated one."""
         self._report.origins.spell(word)
         top = self._open[-1]
         if word == "<<":
@@ -129,6 +136,7 @@ class TreeBuilder:
         top.key = (word, mark)
 
     def _add(self, node: Node, size: int, height: int, mark: Mark) -> None:
+        """Add a value of `size` values and `height` levels to the innermost container, within the limits."""
         self._count(mark, size)
         self._check_depth(mark, height)
         if not self._open:
@@ -154,7 +162,7 @@ class TreeBuilder:
             raise Broken(mark, f"is nested deeper than {MAX_DEPTH} levels; no policy needs that")
 
     def _path(self, *more: str) -> str:
-        """Return the path at which the builder is, with list items by their index."""
+        """Return the path of the next value, with indexes for items of lists, and `more` keys below it."""
         path = ""
         for frame in self._open:
             if isinstance(frame.node.value, list):

@@ -1,4 +1,4 @@
-"""Nodes as pydantic models, and pydantic's errors as problems with a place and a remedy."""
+"""Validation of nodes as pydantic models; errors become problems with a place and a remedy."""
 
 from __future__ import annotations
 
@@ -52,19 +52,19 @@ MESSAGES: Final = {
 MAPPINGS: Final = ("dict_type", "mapping_type", "model_attributes_type", "model_type")
 """Kinds of errors in a value that should be a mapping."""
 AFFIRMATIONS: Final = ("on", "yes", "true")
-"""Words that say nothing of what is in a mapping."""
+"""Words that only say *yes*; no example of a mapping is made from them."""
 MAX_SHOWN: Final = 80
-"""Characters of a value that a remedy repeats."""
+"""Most characters of a value that a remedy repeats."""
 EMPTY: Final = "is empty; give it a value, or leave the key out"
 
 
 def validate(
     model: type[M], node: Node, report: Report, *, partial: bool = False, also: Iterable[str] = ()
 ) -> M | None:
-    """Return the model of a node, None where there are problems, which go to the report.
+    """Return the model of a node; None if there are problems, which go to the report.
 
-    `partial`: the node is one layer of several, so that keys may be missing and need not fit together yet.
-    `also`: keys that may stand beside the model's own, for suggestions.
+    `partial`: True for one layer of several, in which keys may be missing and need not fit together.
+    `also`: further keys that the node may have, for suggestions.
     """
     try:
         return model.model_validate(_plain(model, node))
@@ -77,7 +77,7 @@ def validate(
 
 
 def _plain(model: type[BaseModel], node: Node) -> Any:
-    """Return the node's value for the model, with None for each `off` that turns a key off."""
+    """Return the value of a node as input for the model, with None for each `off` that turns a key off."""
     if not isinstance(node.value, dict):
         return node.plain()
     return {key: _plain_member(model, key, member) for key, member in node.value.items()}
@@ -95,32 +95,34 @@ def _plain_member(model: type[BaseModel], key: str, member: Node) -> Any:
 
 @cache
 def takes_off(model: type[BaseModel], key: str) -> bool:
-    """True if `off` turns a key off: the key may be absent, and the word could mean nothing else."""
+    """True if `off` turns a key off: the key may be absent, and `off` is not a value of its type."""
     field = model.model_fields.get(key)
     kinds = set(_kinds(field.annotation)) if field is not None else set()
     return NoneType in kinds and kinds.isdisjoint((bool, str, SecretStr, OFF))
 
 
 def _knows_off(model: type[BaseModel], key: str) -> bool:
-    """True if `off` is one of the words that the key may have."""
+    """True if `off` is among the values of a key."""
     return any(
         OFF in _kinds(field.annotation) for name, field in model.model_fields.items() if key_of(name, field) == key
     )
 
 
 def _kinds(annotation: Any) -> Iterator[Any]:
+    """Yield an annotation and all its type arguments, at any depth."""
     yield annotation
     for part in get_args(annotation):
         yield from _kinds(part)
 
 
 def _may_be_mended(error: LocatedError) -> bool:
-    """True if a layer further away may bring what is missing here."""
+    """True if another layer may still correct the error, by a missing key or a value that fits better."""
     unfit = error.kind == "value_error" and not error.key and isinstance(error.node.value, dict)
     return not error.in_list and (error.kind == "missing" or unfit)
 
 
 def _report(error: LocatedError, report: Report, also: Iterable[str]) -> None:
+    """Report an error with its remedy."""
     node, key = error.node, error.key
     if error.kind == "extra_forbidden":
         extra = node.items[key]
@@ -138,7 +140,7 @@ def _report(error: LocatedError, report: Report, also: Iterable[str]) -> None:
 
 
 def _home(error: LocatedError, also: Iterable[str]) -> str:
-    """Return where an unknown key belongs, with how it is written there; empty where that is not known."""
+    """Return the place where an unknown key belongs, with an example; empty if none is known."""
     node, key = error.node, error.key
     if not node.path and key.startswith("x-"):
         return "`policies` if several routes share it: policies: {common: {...}}, and use: [common] on each route"
@@ -152,14 +154,14 @@ def _home(error: LocatedError, also: Iterable[str]) -> str:
 
 
 def _nested(field: FieldInfo) -> Iterator[type[BaseModel]]:
-    """Yield the models that a field may hold by themselves, not in a list."""
+    """Yield the models that a field may hold directly, not in a list."""
     annotation = field.annotation
     kinds = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
     yield from (kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel))
 
 
 def _shape(error: LocatedError) -> str:
-    """Return how a mapping is written, for a value that is none; empty where no example is known."""
+    """Return the remedy for a value that should be a mapping, with an example; empty if no example is known."""
     value, model = error.node.value, error.models[0] if error.models else None
     if model is None or isinstance(value, list):
         return ""
@@ -180,7 +182,7 @@ def _shape(error: LocatedError) -> str:
 
 
 def _fits(model: type[BaseModel], name: str, value: Any) -> bool:
-    """True if a value would do for one key of a model."""
+    """True if a value is valid for one key of a model."""
     key = key_of(name, model.model_fields[name])
     try:
         model.model_validate({key: value})
@@ -190,13 +192,13 @@ def _fits(model: type[BaseModel], name: str, value: Any) -> bool:
 
 
 def _model_example(model: type[BaseModel]) -> Any:
-    """Return the first example of a block, None where its module has none."""
+    """Return the first example of a block; None if its module has none."""
     examples = getattr(sys.modules[model.__module__], "EXAMPLES", ())
     return examples[0] if examples and issubclass(model, Block) and model.__name__ == "Spec" else None
 
 
 def _flow(value: Any) -> str:
-    """Return a value on one line, as YAML's flow style has it."""
+    """Return a value on one line, in YAML's flow style."""
     if isinstance(value, dict):
         return f"{{{', '.join(f'{key}: {_flow(member)}' for key, member in value.items())}}}"
     if isinstance(value, list | tuple):
@@ -205,7 +207,7 @@ def _flow(value: Any) -> str:
 
 
 def _example(error: LocatedError) -> str:
-    """Return an example of what a missing key stands for."""
+    """Return an example of the value of a missing key; `...` if none is known."""
     for field in (field for name, field in error.fields if name == error.key):
         for extra in field.metadata:
             if isinstance(extra, WithJsonSchema) and extra.json_schema and extra.json_schema.get("examples"):
@@ -214,12 +216,13 @@ def _example(error: LocatedError) -> str:
             return " | ".join(map(str, get_args(field.annotation)))
     for model in error.models:
         example = _model_example(model)
-        if isinstance(example, list):  # a block that may be written as its one list
+        if isinstance(example, list):  # a block that may be written as its only list
             return _flow(example)
     return "..."
 
 
 def _message(error: LocatedError) -> str:
+    """Return the message for a wrong value, with the hint that `off` turns it off where that was meant."""
     message = _bare_message(error)
     models, key = error.owner
     is_negation = error.node.value in NEGATIONS and error.node.value != OFF
@@ -229,6 +232,7 @@ def _message(error: LocatedError) -> str:
 
 
 def _bare_message(error: LocatedError) -> str:
+    """Return the message for a wrong value without hints about `off`."""
     if error.kind == "value_error":
         return str(error.context.get("error", error.message))
     if error.kind == "literal_error":
@@ -249,14 +253,14 @@ def _bare_message(error: LocatedError) -> str:
     message = template.format(**error.context)
     if error.kind in MAPPINGS:
         shape = _shape(error)
-        if shape.startswith(", such as ["):  # the block is most often written as its one list
+        if shape.startswith(", such as ["):  # the block is usually written as its only list
             message = "must be a list, or a mapping of keys and values"
         return message + shape
     return message + _quoted(error)
 
 
 def _quoted(error: LocatedError) -> str:
-    """Return the remedy for a number or a boolean in quotes; empty for any other value."""
+    """Return the remedy for a quoted number or boolean; empty for any other value."""
     value = error.node.value
     meant = resolve(value) if isinstance(value, str) and value else None
     kinds = {"int_type": int, "float_type": (int, float), "bool_type": bool}

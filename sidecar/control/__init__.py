@@ -1,9 +1,10 @@
-"""Control plane: from policy files to running pipelines, and from one set of policies to the next.
+"""Control plane: compiles policies into running pipelines, and replaces them at a reload.
 
     reload      start here: reads, loads, compiles, binds, commits and swaps, in this order
-    compiler    specs as pipelines: an immutable snapshot
-    state       what survives a reload, each object under its identity
-    watch       what files look like from outside, to see that they have changed
+    compiler    builds an immutable snapshot of pipelines from specs
+    route       one route of a snapshot, ready to serve requests
+    state       objects that survive a reload, such as breakers and pools, by their keys
+    watch       fingerprint of the policy files, to detect changes
 
-Requests see none of it but the snapshot.
+A request uses only the snapshot.
 """

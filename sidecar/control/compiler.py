@@ -1,15 +1,15 @@
-"""Compiler of policies: for each route its chain of stages around the service of its upstream.
+"""Compiler of policies: builds for each route a pipeline of stages in front of its upstream.
 
 Rules:
 
-1. A policy that is not configured adds nothing to the chain.  The order is that of `STAGES`, never that of a file.
-2. A breaker or a concurrency limit under an upstream is one object for all its routes (by its key in the state store).
-   It stands just outside the route's own of the same kind: both must let a request through, the wider one first.  A
-   breaker `per: endpoint` is asked where the endpoint is chosen, by the upstream's client.
-3. A fallback to another upstream goes through that upstream's own limits, and through no other policy of this route.
-4. A write invalidates what any route has cached of its URI (RFC 9111 4.4): a route that may take unsafe methods gets a
-   stage for the stores that it does not use itself, if there are any.
-5. Nothing here does I/O or changes living state: state comes from a lease, and the result is an immutable snapshot.
+1. A policy that is not configured adds no stage.  Stages are in the order of `STAGES`, never in that of a file.
+2. A breaker or a concurrency limit under an upstream is one object for all its routes, under one key of the state
+   store.  Its stage is just outside the route's own stage of that kind; both must admit a request.  A breaker with
+   `per: endpoint` is asked by the upstream's client, which chooses the endpoint.
+3. A fallback to another upstream passes that upstream's own limits, and no other policy of the route.
+4. A write invalidates all cached answers of its URI (RFC 9111 4.4).  So a route that may take unsafe methods gets a
+   stage for each store that it does not use itself.
+5. The compiler does no I/O and changes no state in use: state comes from a lease, and the result is immutable.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, cast
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 from sidecar.config.node import Mark
 from sidecar.config.spec import PolicySpec, RouteSpec
+from sidecar.control.route import Link, Route
 from sidecar.control.state import Lease, StateGroup
 from sidecar.core.env import BuildContext, Env
-from sidecar.core.exchange import CRITICALITIES, SAFE_METHODS, Exchange
+from sidecar.core.exchange import SAFE_METHODS, Exchange
 from sidecar.core.outcome import Outcome
 from sidecar.core.spec import Block, Problem
 from sidecar.core.stage import Gate, Stage
@@ -45,14 +46,14 @@ ROUTE: Final = "route"
 UPSTREAM: Final = "upstream"
 BREAKER: Final = "circuit_breaker"
 UPSTREAM_WIDE: Final = (BREAKER, "concurrency")
-"""Policies that can stand under an upstream."""
+"""Policies that are allowed under an upstream."""
 RETRY_BUDGET: Final = "retry_budget"
 MAKE_WAY: Final = "make_way"
 CACHE: Final = "cache"
 
 
 class Terminal(Protocol):
-    """End of a pipeline, as `sidecar.upstream.client.Upstream` is one."""
+    """End of a pipeline; in a running sidecar it is `sidecar.upstream.client.Upstream`."""
 
     name: str
 
@@ -61,79 +62,39 @@ class Terminal(Protocol):
         """Endpoints of the upstream."""
 
     def begin(self, x: Exchange, call: Call) -> InFlight | Outcome:
-        """Make one attempt; as the end of a pipeline."""
+        """Start one attempt, and return it in flight, or its outcome at once."""
 
     def make_way(self, route: str = "", waiting: int = 1, places: int = 1) -> bool:
-        """End the exchange of a route, or of any, that has waited for its own client longest; False if none has waited
-        for long."""
+        """End the exchange that has waited longest for its own client, of `route` or of any route if that is empty.
+
+        Return False if no exchange has waited for long.
+        """
 
     def start(self) -> None:
-        """Begin what runs beside the requests; without effect where it runs."""
+        """Start background work such as health checks; no effect if it runs already."""
 
 
 MakeUpstream = Callable[..., Terminal]
-"""Makes the end of a pipeline; called as `Upstream` is."""
-
-
-class Link(NamedTuple):
-    """Stage of a chain, with the block that it was built from."""
-
-    policy: str
-    """Name of the block."""
-    scope: str
-    """`route` or `upstream`, by where the block stands."""
-    block: Block
-    where: str
-    """`file:line` of the block."""
-    stage: Stage
-
-
-class Route:
-    """A route ready to serve.  An exchange keeps the one that it was matched to."""
-
-    __slots__ = (
-        "chain", "criticality", "listener", "metrics", "name", "pipeline", "policies", "slow_places", "spec",
-        "template", "upstream",
-    )  # fmt: skip
-
-    def __init__(self, spec: RouteSpec, chain: tuple[Link, ...], pipeline: Pipeline, slow_places: SlowPlaces) -> None:
-        self.name = spec.name
-        self.listener = spec.listener
-        """None: it serves every listener."""
-        self.upstream = spec.upstream
-        self.spec = spec
-        self.chain = chain
-        """Stages, outermost first."""
-        self.policies = frozenset(link.policy for link in chain)
-        """Names of the blocks of its stages."""
-        self.template = spec.match.template
-        """Path, prefix or pattern that it matches; empty if it matches every path."""
-        self.pipeline = pipeline
-        """Its stages before its upstream."""
-        self.slow_places = slow_places
-        """Places for requests that are sent on before their body is here; those of its upstream."""
-        self.criticality = CRITICALITIES[spec.criticality]
-        self.metrics: Any = None
-        """Durations of its requests (`sidecar.telemetry.metrics.durations.RouteMetrics`)."""
-
-    def __repr__(self) -> str:
-        return f"<Route {self.name}: {' > '.join([*(link.policy for link in self.chain), self.upstream])}>"
+"""Constructor of the end of a pipeline, with the arguments of `Upstream`."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Snapshot:
-    """One set of policies, compiled; replaced whole by the next."""
+    """Compiled set of policies; a reload replaces the whole snapshot."""
 
     digest: str
-    """Identity of the files that it was made from."""
+    """Digest of the policy files."""
     spec: PolicySpec
     routes: dict[str, Route]
+    """Routes by name, in the order of the files."""
     listeners: dict[str, Router[Route]]
+    """Router of each listener, by the listener's name."""
     upstreams: dict[str, Terminal]
+    """Upstreams by name."""
 
 
 class CompileError(Exception):
-    """Policies that are well-formed and cannot be built here, for example because a certificate is missing."""
+    """Raised for valid policies that cannot be built on this machine, for example without a certificate."""
 
     def __init__(self, problems: list[Problem]) -> None:
         super().__init__("\n".join(map(str, problems)))
@@ -149,7 +110,7 @@ def compile_policies(
     metrics: Callable[[RouteSpec], Any] = lambda _: None,
     make: MakeUpstream = Upstream,
 ) -> Snapshot:
-    """Return the snapshot of policies, compiled at once; see `Compilation`."""
+    """Compile policies without a pause, and return their snapshot; see `Compilation`."""
     compilation = Compilation(spec, env, lease, digest=digest, metrics=metrics, make=make)
     for _ in compilation:
         pass
@@ -157,35 +118,37 @@ def compile_policies(
 
 
 def import_stages(spec: PolicySpec) -> None:
-    """Import the stages that the policies have, with their libraries.
+    """Import the stages of the policies, with their libraries.
 
-    For a worker thread, before the loop compiles the policies: the first policy of a kind may need many imports.
+    Call it in a worker thread before the loop compiles the policies, because the imports can take long.
     """
     for kind in _kinds(spec):
         kind.load()
 
 
 def import_rest(spec: PolicySpec) -> None:
-    """Import what the stages that the policies have need only once they serve; for a worker thread."""
+    """Import modules that the stages of the policies need only while serving; call it in a worker thread."""
     for kind in _kinds(spec):
         kind.load_rest()
 
 
 def _kinds(spec: PolicySpec) -> list[StageKind]:
+    """Return the kinds of stages that the policies use."""
     names = {name for route in spec.routes for name in route.blocks}
     names |= {name for upstream in spec.upstreams.values() for name in UPSTREAM_WIDE if getattr(upstream, name)}
     return [kind for kind in STAGES if kind.name in names]
 
 
 class Compilation:
-    """Policies on their way to a snapshot, step by step.
+    """Compilation of policies in short steps.
 
-    Iterate over it to the end; `snapshot` is there then.  A step is short, and requests may be served after each: the
-    policies in force do not change before the lease is committed.  The iteration raises `CompileError` with all
-    problems, and the lease is then to be abandoned.
+    Iterate to the end, then take `snapshot`.  Requests may be served between two steps, because the policies in force
+    do not change before the lease is committed.  The iteration raises `CompileError` with all problems; the caller then
+    abandons the lease.
     """
 
     snapshot: Snapshot
+    """Result; set at the end of the iteration."""
 
     def __init__(
         self,
@@ -197,16 +160,18 @@ class Compilation:
         metrics: Callable[[RouteSpec], Any],
         make: MakeUpstream,
     ) -> None:
-        """`metrics` returns the `Route.metrics` of a route, `make` the end of its pipeline."""
+        """`metrics` returns the value of `Route.metrics`; `make` builds the end of a pipeline."""
         self.spec = spec
         self.env = env
         self.lease = lease
         self.upstreams: dict[str, Terminal] = {}
+        """Upstreams built so far, by name."""
         self.stores: dict[str, Store] = {}
-        """Caches that routes use."""
+        """Caches that routes use, by name."""
         self.slow_places: dict[str, SlowPlaces] = {}
-        """Places for slow requests, by upstream."""
+        """Places for slow requests, by name of the upstream."""
         self.problems: list[Problem] = []
+        """Problems found so far."""
         self._digest = digest
         self._metrics = metrics
         self._make = make
@@ -239,14 +204,14 @@ class Compilation:
         self.snapshot = Snapshot(self._digest, spec, routes, listeners, self.upstreams)
 
     def check(self) -> None:
-        """Raise what was found so far; what routes share is found for each of them, and reported once."""
+        """Raise `CompileError` if problems were found so far; a problem that several routes share is raised once."""
         if self.problems:
             masks = self.spec.masks
             found = dict.fromkeys(each._replace(message=masks.text(each.message)) for each in self.problems)
             raise CompileError(list(found))
 
     def add_upstream(self, name: str) -> None:
-        """Make an upstream, with the breakers of its endpoints."""
+        """Build an upstream, with the breakers of its endpoints."""
         spec, mark = self.spec.upstreams[name], self.spec.where("upstreams", name)
         gates = EndpointGates(
             spec.circuit_breaker, self.context("*", name, UPSTREAM, self.spec.where("upstreams", name, BREAKER))
@@ -262,19 +227,22 @@ class Compilation:
         self.upstreams[name] = upstream
 
     def add_store(self, name: str) -> None:
-        """Obtain a cache that routes use."""
+        """Obtain a cache from the lease."""
         from sidecar.cache.store import Store
 
         spec = self.spec.caches[name]
         try:
             self.stores[name] = self.lease.obtain((CACHE, name), spec, partial(Store, name, spec, self.env))
         except ImportError as error:
-            message = f"needs a library that is not here ({error}): install resilience-sidecar[redis]"
+            message = f"needs a library that is not installed ({error}); install resilience-sidecar[redis]"
             self.problems.append(Problem(*self.spec.where("caches", name, "redis"), f"caches.{name}.redis", message))
 
     def add_slow_places(self) -> None:
-        """Obtain the places of each upstream for slow requests: a share of its tightest limit, or its routes'.  An
-        adaptive limit counts as low as it may become."""
+        """Obtain the places of each upstream for slow requests.
+
+        Their number is a share of the tightest limit of the upstream and its routes.  An adaptive limit counts with its
+        minimum.
+        """
         upstreams = self.spec.upstreams.items()
         limits = {name: each.connections.max for name, each in upstreams}
         blocks: list[tuple[str, Block | None]] = [(name, each.concurrency) for name, each in upstreams]
@@ -302,14 +270,17 @@ class Compilation:
         return Route(spec, tuple(links), pipeline, self.slow_places[spec.upstream])
 
     def other_stores(self, spec: RouteSpec) -> list[Store]:
-        """Return the caches that a route's unsafe requests invalidate, beside its own."""
+        """Return the caches, except the route's own, in which unsafe requests of the route invalidate answers."""
         methods, own = spec.match.methods, cache_of(spec)
         if methods is not None and SAFE_METHODS.issuperset(method.encode() for method in methods):
             return []
         return [store for name, store in self.stores.items() if own is None or own.store != name]
 
     def links(self, kind: StageKind, route: str, upstream: str, spec: RouteSpec | None) -> list[Link]:
-        """Return the stages of one kind for a route, those of its upstream first; without `spec` those alone."""
+        """Return the stages of one kind for a route: its upstream's first, then its own.
+
+        Without `spec`, only those of the upstream.
+        """
         found = []
         shared = getattr(self.spec.upstreams[upstream], kind.name, None) if kind.name in UPSTREAM_WIDE else None
         if shared is not None and getattr(shared, "per", None) is None:
@@ -320,7 +291,7 @@ class Compilation:
         return [link for link in found if link is not None]
 
     def link(self, kind: StageKind, block: Block, route: str, upstream: str, scope: str, mark: Mark) -> Link | None:
-        """Return the stage of a block, None where it cannot be built, which becomes a problem."""
+        """Return the stage of a block; None if it cannot be built, which is added to the problems."""
         try:
             stage = kind.build(block, self.context(route, upstream, scope, mark))
         except (OSError, ValueError) as error:
@@ -331,14 +302,17 @@ class Compilation:
         return Link(kind.name, scope, block, str(mark), stage)
 
     def context(self, route: str, upstream: str, scope: str, mark: Mark) -> BuildContext:
-        """Return what a stage is built with."""
+        """Return the context that a stage is built with."""
         resources = partial(self.resource, route)
         return BuildContext(
             self.env, route, upstream, scope, str(mark), self.lease.obtain, resources, self.spec.service
         )
 
     def resource(self, route: str, kind: str, name: str) -> Any:
-        """Return what a stage of a route asks for by kind and name.  Raises `ValueError` for what is not declared."""
+        """Return a resource that a stage of a route asks for by kind and name.
+
+        Raises `ValueError` for an unknown kind, and for a name that is not declared.
+        """
         if kind == CACHE:
             return self.stores[name]
         spec = self.spec.upstreams.get(name)
@@ -352,25 +326,25 @@ class Compilation:
         if kind == UPSTREAM:
             stages = [link.stage for kind in STAGES for link in self.links(kind, route, name, None)]
             return Pipeline(stages, self.upstreams[name])
-        raise ValueError(f"asks for a {kind}, and there is only {CACHE}, {MAKE_WAY}, {RETRY_BUDGET} and {UPSTREAM}")
+        raise ValueError(f"asks for the unknown kind {kind}; known are {CACHE}, {MAKE_WAY}, {RETRY_BUDGET}, {UPSTREAM}")
 
 
 def cache_of(spec: RouteSpec) -> CacheBlock | None:
-    """Return the `cache` block of a route, None where it has none."""
+    """Return the `cache` block of a route; None if it has none."""
     block = spec.blocks.get(CACHE)
     return block if isinstance(block, CacheBlock) else None
 
 
 class EndpointGates:
-    """Breakers of an upstream's endpoints, where its policy has one `per: endpoint`."""
+    """Breakers of an upstream's endpoints, if its policy has a breaker with `per: endpoint`."""
 
     def __init__(self, block: BreakerBlock | None, ctx: BuildContext) -> None:
         self.block = block if block is not None and block.per is not None else None
-        """None: the endpoints have no breakers."""
+        """Settings of the breakers; None if the endpoints have none."""
         self.ctx = ctx
 
     def watch(self, upstream: Terminal, lease: Lease) -> None:
-        """Keep the breakers in a group: endpoints come and go while these policies are in force."""
+        """Keep the breakers in a `StateGroup`, because endpoints come and go while the policies are in force."""
         if self.block is None:
             return
 

@@ -1,22 +1,18 @@
-"""New policies for a running process: read, load, compile, bind, commit, swap, retire, in this order.
+"""Reload of policies: read, load, compile, bind, commit, swap and retire, in this order.
 
 Rules:
 
-1. Whatever fails before the commit leaves the running policies, their state and their sockets as they were, and the
-   watch goes on: good policies may follow a bad file (Polly stops watching).
-2. Between the commit and the swap there is no await: requests see the old policies or the new ones, never half of each,
-   and a request in progress keeps those that it began with.
-3. Reloads are serialised.  One that waited reads the files anew.
-4. The same bad content is reported once, however often it is looked at, and tried again when it changes, or when
-   someone asks (SIGHUP, `POST /reload`): the fault may have been a certificate or a port.  Content that is put
-   back ends the alarm, although there is nothing to apply.
-5. Reading, parsing, checking and importing happen in a worker thread, with pauses, since thread and loop share one
-   interpreter.  Compiling and swapping happen on the loop, since they touch state: the one in short steps, the other in
-   one.
-6. Only a restart changes the service's name, the admin listener and where telemetry is sent.  The name is part of the
-   identity of everything that is exported (OpenTelemetry's resource is immutable), and the admin listener is how an
-   operator finds out what went wrong.  A file that changes them is refused whole: a part of what was reviewed as one is
-   not applied.
+1. A failure before the commit leaves the running policies, their state and their sockets unchanged.  The watch goes on,
+   so that correct policies can follow a bad file (Polly stops watching).
+2. There is no await between commit and swap: a request sees either the old policies or the new ones.  A request in
+   progress keeps the policies that it began with.
+3. Reloads are serialised; a reload that waited reads the files again.
+4. The watch reports the same bad content once.  It is tried again when it changes, and on SIGHUP or `POST /reload`,
+   because the cause may have been a certificate or a port.  Restoring the old content ends the rejected state.
+5. Reading, parsing, checking and importing run in a worker thread that pauses often, because it shares the interpreter
+   with the loop.  Compiling (in short steps) and swapping run on the loop, because they use state.
+6. Only a restart changes the service's name, the admin listener and the destination of telemetry.  A file that changes
+   one of them is refused as a whole.
 """
 
 from __future__ import annotations
@@ -45,33 +41,33 @@ from sidecar.telemetry.plain import Masks
 from sidecar.upstream.client import Upstream
 
 POLL_SECONDS: Final = 1.0
-"""Time between two looks at the files."""
+"""Pause between two fingerprints of the files."""
 HISTORY: Final = 50
-"""Reloads that are kept for `/state`."""
+"""Number of reloads that are kept for `/state`."""
 FILE: Final = "file"
-"""Trigger of a reload by the watch."""
+"""Trigger of a reload that the watch starts."""
 RESTART: Final = ("service", "admin")
-"""Parts of the policies that only a restart changes."""
+"""Sections of the policies that only a restart changes."""
 Result = Literal["applied", "unchanged", "rejected"]
 EVENTS: Final[dict[Result, str]] = {
     "applied": events.RELOAD_APPLIED,
     "unchanged": events.RELOAD_RESTORED,
     "rejected": events.RELOAD_REJECTED,
 }
-"""Event of each result that is reported."""
+"""Log event of each result."""
 
 
 class Listeners(Protocol):
     """Listeners of the process."""
 
     async def prepare(self, specs: dict[str, ListenerSpec]) -> Any:
-        """Bind what is new or changed, and touch nothing else.  Raises `OSError`, with nothing bound."""
+        """Bind new and changed addresses, and change nothing else.  Raises `OSError` after releasing all of them."""
 
     def apply(self, snapshot: Snapshot, bound: Any) -> None:
-        """Serve the snapshot on all listeners; those that it no longer has drain.  Never raises."""
+        """Serve the snapshot on its listeners, and drain the listeners that it does not have.  Never raises."""
 
     def abandon(self, bound: Any) -> None:
-        """Close what `prepare` has bound."""
+        """Close the sockets that `prepare` has bound."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,22 +75,22 @@ class Reload:
     """Result of one reload."""
 
     at: float
-    """Seconds since 1970."""
+    """Time of the reload as a Unix time in seconds."""
     trigger: str
-    """`start`, `file` (the watch saw a change), `signal` or `request`."""
+    """Cause: `start`, `file` (the watch saw a change), `signal` or `request`."""
     digest: str
-    """Identity of the files; empty where they could not be read."""
+    """Digest of the files; empty if they could not be read."""
     result: Result
     problems: tuple[str, ...] = ()
-    """Problems, each a line; none unless rejected."""
+    """Problems, one line each; empty unless the policies were rejected."""
     warnings: tuple[str, ...] = ()
-    """Warnings, each a line."""
+    """Warnings, one line each."""
     added: tuple[str, ...] = ()
-    """Names of routes."""
+    """Names of new routes."""
     changed: tuple[str, ...] = ()
-    """Names of routes, whose own settings or whose upstream's have changed."""
+    """Names of routes that have changed, or whose upstream has changed."""
     removed: tuple[str, ...] = ()
-    """Names of routes."""
+    """Names of routes that no longer exist."""
 
     def describe(self) -> dict[str, Any]:
         """Return the result as JSON-ready values."""
@@ -107,7 +103,7 @@ class Reload:
 
 
 class Rejected(Exception):  # noqa: N818 - the outcome of a reload, not an error of the program
-    """Policies that cannot be applied, with the problems that say why."""
+    """Raised for policies that cannot be applied, with their problems."""
 
     def __init__(self, problems: Sequence[object]) -> None:
         super().__init__("\n".join(map(str, problems)))
@@ -116,20 +112,24 @@ class Rejected(Exception):  # noqa: N818 - the outcome of a reload, not an error
 
 @dataclass(slots=True)
 class Origin:
-    """Source of policies; each part can be another one in a test."""
+    """Source of policies, with the functions that read it; tests replace them."""
 
     path: str
     """Policy file, or directory of policy files."""
     environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
+    """Environment variables for `${NAME}`."""
     read: Callable[[str], list[files.Source]] = files.read
+    """Reads the policy files at a path."""
     look: Callable[[str], object] = fingerprint
+    """Returns a fingerprint of the files at a path."""
     in_thread: Callable[[Callable[[], Any]], Awaitable[Any]] = asyncio.to_thread
+    """Runs a function in a worker thread."""
     pace: Callable[[], object] = lambda: None
-    """Called by the worker thread all the time; it may pause the thread, to leave the interpreter to requests."""
+    """Called regularly in the worker thread; may pause it, so that requests get the interpreter."""
 
 
 class Control:
-    """The policies in force, and the only way to replace them."""
+    """Owner of the policies in force; `reload` is the only way to replace them."""
 
     def __init__(
         self,
@@ -143,17 +143,16 @@ class Control:
         imported: Callable[[], object] = lambda: None,
         show: Callable[[Masks], object] = lambda _: None,
     ) -> None:
-        """`metrics` and `make`: see `Compilation`.
+        """Make a control without policies.
 
-        `show` gets what is to be shown for the values that environment variables give, before these are used.
-
-        `imported` is called once, when all that the first policies need is imported and before they are compiled.
+        - `metrics`, `make`: see `Compilation`.
+        - `show`: gets the masks for values from environment variables, before any of these values is used.
+        - `imported`: called once, between the imports for the first policies and their compilation.
         """
         self.snapshot: Snapshot | None = None
         """Policies in force; None before the first were applied."""
         self.history: deque[Reload] = deque(maxlen=HISTORY)
-        """Latest reloads, the newest last.  Those that found nothing new are left out, unless the one before was
-        rejected: somebody has put the files back that are in force."""
+        """Latest reloads, newest last.  Reloads without a change are left out, unless they end a rejected state."""
         self.on_applied: Callable[[], Awaitable[None]] = _nothing
         """Called after policies were put in force."""
         self._env = env
@@ -167,11 +166,14 @@ class Control:
         self._seen: object = None
         """Fingerprint of the files just before they were read."""
         self._rejected = ""
-        """Digest of the content that was rejected last."""
+        """Digest of the last rejected content; empty after policies were applied."""
         env.meter.gauge(POLICIES_REJECTED, lambda: float(self.is_rejected))
 
     async def reload(self, trigger: str) -> Reload:
-        """Read the files and put them in force.  Never raises for what they say.  `trigger`: see `Reload.trigger`."""
+        """Read the policy files and put them in force; problems are in the result, and never raise.
+
+        `trigger`: see `Reload.trigger`.
+        """
         async with self._turn:
             digest = ""
             try:
@@ -200,9 +202,9 @@ class Control:
             return self._note(Reload(self._env.wall(), trigger, digest, "rejected", problems))
 
     async def watch(self) -> None:
-        """Look at the files once a second and reload when they have changed; runs until it is cancelled.
+        """Check the files every `POLL_SECONDS` and reload after a change; run until cancelled.
 
-        After new policies it also imports what their stages need only once they serve.
+        After new policies were applied, it also imports modules that their stages need only while serving.
         """
         origin = self._origin
         complete: Snapshot | None = None
@@ -216,11 +218,11 @@ class Control:
 
     @property
     def is_rejected(self) -> bool:
-        """True while the files on the disk are not in force, as far as they have been looked at."""
+        """True if the latest content of the files was rejected."""
         return bool(self.history) and self.history[-1].result == "rejected"
 
     def describe_policies(self) -> dict[str, Any]:
-        """Return the identity of the policies in force as JSON-ready values."""
+        """Return the service's name and the digest of the policies in force as JSON-ready values."""
         snapshot = self.snapshot
         return {} if snapshot is None else {"service": snapshot.spec.service, "digest": snapshot.digest[:12]}
 
@@ -245,10 +247,11 @@ class Control:
         }
 
     def _read(self) -> list[files.Source]:
-        self._seen = self._origin.look(self._origin.path)  # before reading: a change meanwhile is then seen again
+        self._seen = self._origin.look(self._origin.path)  # before reading, so that a change meanwhile is not missed
         return self._origin.read(self._origin.path)
 
     async def _replace(self, trigger: str, digest: str, sources: list[files.Source]) -> Reload:
+        """Load, compile and apply the policies of the files; raise if one of these steps fails."""
         old = self.snapshot
         pace = (self._origin.pace,) if old is not None else ()  # there are no requests before the first policies
         loaded = await self._origin.in_thread(partial(load, sources, self._origin.environ, *pace))
@@ -283,7 +286,7 @@ class Control:
         self.snapshot = snapshot
         self._listeners.apply(snapshot, bound)
         self._rejected = ""
-        try:  # the policies are in force: what fails now is a bug, and does not reject them
+        try:  # the policies are in force: a failure from here on is a bug, and must not reject them
             for upstream in snapshot.upstreams.values():
                 upstream.start()
             self._store.retire(orphans)
@@ -293,6 +296,7 @@ class Control:
         return Reload(self._env.wall(), trigger, digest, "applied", (), warnings, *_changes(old, snapshot))
 
     def _note(self, reload: Reload) -> Reload:
+        """Add a reload to the history, count it, and log it."""
         self.history.append(reload)
         self._env.meter.counter(metrics.RELOADS, result=reload.result).add()
         facts = reload.describe()
@@ -307,28 +311,30 @@ async def _nothing() -> None:
 
 
 def _prepare(spec: PolicySpec, old: PolicySpec | None) -> list[Problem]:
-    """Import what the policies need, and return what they lack on this machine.  Blocks: it reads files."""
+    """Import the stages of the policies, and return problems of local files.  Blocks while it reads files."""
     import_stages(spec)
     return check_here(spec, old)
 
 
 def _check_restart(old: PolicySpec, new: PolicySpec) -> None:
+    """Raise `Rejected` if the new policies change what only a restart can change."""
     changed = [name for name in RESTART if getattr(old, name) != getattr(new, name)]
     if old.telemetry != new.telemetry and _wiring(old) != _wiring(new):
         changed.append("telemetry")
     if changed:
-        message = "differs from what the process was started with; restart the sidecar to change it, or put it back"
+        message = "differs from its value at the start; restart the sidecar to change it, or restore the old value"
         raise Rejected([Problem(*new.where(name), name, message) for name in changed])
 
 
 def _wiring(spec: PolicySpec) -> object:
+    """Return the settings of telemetry that only a restart changes."""
     from sidecar.telemetry.spec import wiring
 
     return wiring(spec.telemetry)
 
 
 def _changes(old: Snapshot | None, new: Snapshot) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
-    """Return the names of routes that are added, changed (their upstream's settings included) and removed."""
+    """Return the names of added, changed and removed routes; a change of its upstream changes a route."""
     if old is None:
         return (), (), ()
 

@@ -1,15 +1,15 @@
-"""State that survives a reload: breakers, permits, budgets, pools, each kept under its identity.
+"""State that survives a reload: breakers, permits, budgets and pools, each under its key.
 
 Rules:
 
-1. Policies are compiled against a `Lease`.  It hands out living objects and makes missing ones, but changes nothing:
-   only `commit` retunes what has new settings, adopts what is new and gives up the rest.  Policies that do not compile
-   leave the running ones as they were.
-2. Retention is by mark: what the committed lease was asked for stays, all else is an orphan.  There is one writer, so
-   nothing is counted and nothing can be released twice.
-3. An orphan may still serve requests of the policies before.  Its `retire()`, if it has one, lets them end.
-4. State that is not known when policies are compiled, because endpoints come and go, is kept in a `StateGroup`: one
-   object of the store that holds objects of its own.
+1. Policies are compiled against a `Lease`, which hands out existing objects and makes missing ones.  Only `commit`
+   changes objects in use: it retunes those with new settings, adopts new ones, and releases the rest.  Policies that do
+   not compile change nothing.
+2. Retention is by mark, not by reference count: an object stays if the committed lease was asked for it.  All others
+   are orphans.  There is one writer, so no object can be released twice.
+3. An orphan may still serve requests that began under the old policies.  Its `retire()`, if it has one, lets them end.
+4. Objects that are not known when policies are compiled, such as breakers of endpoints that come and go, are members of
+   a `StateGroup`, which is itself one object of the store.
 """
 
 from __future__ import annotations
@@ -22,16 +22,18 @@ from sidecar.core.env import StateKey
 
 
 class SeriesRegistry(Protocol):
-    """Keeper of the series of state objects (`sidecar.telemetry.metrics.registry.Registry`)."""
+    """Owner of the metric series of state objects (`sidecar.telemetry.metrics.registry.Registry`)."""
 
     def owned(self, owner: StateKey) -> AbstractContextManager[None]:
-        """Let the series that are asked for inside belong to an object."""
+        """Return a context in which new series belong to the object `owner`."""
 
     def retire(self, owner: StateKey) -> None:
-        """Drop the series of an object that is gone."""
+        """Drop the series of an object that no longer exists."""
 
 
 class _NoSeries:
+    """Registry of series for a store without metrics."""
+
     def owned(self, owner: StateKey) -> AbstractContextManager[None]:
         return nullcontext()
 
@@ -40,19 +42,21 @@ class _NoSeries:
 
 
 class _Held(NamedTuple):
+    """State object with the settings that hold for it."""
+
     spec: Any
     state: Any
 
 
 class Orphan(NamedTuple):
-    """State object that the committed policies no longer have."""
+    """State object that the committed policies no longer use."""
 
     key: StateKey
     state: Any
 
 
 class StateStore:
-    """Living state objects by their identity."""
+    """State objects in use, by key."""
 
     def __init__(self, series: SeriesRegistry | None = None) -> None:
         self.series: SeriesRegistry = series or _NoSeries()
@@ -64,9 +68,10 @@ class StateStore:
         return Lease(self, self._held, self._commits)
 
     def commit(self, lease: Lease) -> list[Orphan]:
-        """Make the lease's objects the living ones and return the others, which the caller passes to `retire`.
+        """Put the objects of a lease in use, and return all others, which the caller passes to `retire`.
 
-        If a `retune` raises, those before it are tuned back, and the lease can still be abandoned.
+        If a `retune` raises, objects that were retuned before it get their old settings back; the lease can then still
+        be abandoned.
         """
         if lease.base != self._commits:
             raise RuntimeError("other policies were committed since this lease was taken")
@@ -87,7 +92,7 @@ class StateStore:
         return orphans
 
     def retire(self, orphans: Iterable[Orphan]) -> None:
-        """Let orphans end, and drop their series.  An error in one spares the others; all are raised at the end."""
+        """Retire orphans and drop their series; errors are collected, and raised after the last orphan."""
         errors: list[Exception] = []
         for key, state in orphans:
             try:
@@ -100,7 +105,7 @@ class StateStore:
             raise ExceptionGroup("state objects that could not be retired", errors)
 
     def objects(self) -> dict[StateKey, Any]:
-        """Return every living object by its identity, members of groups included."""
+        """Return every object in use by its key, members of groups included."""
         found: dict[StateKey, Any] = {}
         for key, (_, state) in self._held.items():
             found[key] = state
@@ -109,7 +114,7 @@ class StateStore:
         return found
 
     def describe(self) -> dict[str, dict[str, Any]]:
-        """Return the facts of every object that describes itself as JSON-ready values, by kind and name."""
+        """Return the description of every object that has one as JSON-ready values, by kind and name."""
         facts: dict[str, dict[str, Any]] = {}
         for (kind, *name), state in self.objects().items():
             if (describe := getattr(state, "describe", None)) is not None:
@@ -121,25 +126,28 @@ class StateStore:
 
 
 class Lease:
-    """State objects of one set of policies.  Living objects stay untouched until it is committed."""
+    """State objects for one set of policies; objects in use stay unchanged until the lease is committed."""
 
     def __init__(self, store: StateStore, held: dict[StateKey, _Held], base: int) -> None:
         self.base = base
-        """Number of commits before it was taken."""
+        """Number of commits before the lease was taken."""
         self.series = store.series
         self.used: dict[StateKey, _Held] = {}
-        """Objects that it was asked for."""
+        """Objects that the lease was asked for."""
         self._store = store
         self._held = held
         self._made: list[Orphan] = []
 
     def obtain(self, key: StateKey, spec: Any, make: Callable[[], Any]) -> Any:
-        """Return the object of an identity, made where there is none; commit calls `retune(spec)` if that differs."""
+        """Return the object under a key, or make it; the commit calls its `retune(spec)` if its settings differ.
+
+        Raises `TypeError` if the key was asked for with another spec, or if the object cannot be retuned.
+        """
         asked = self.used.get(key)
         if asked is not None:
             if asked.spec != spec:
                 raise TypeError(
-                    f"{':'.join(key)} is asked for with two specs; what sets them apart belongs into its key"
+                    f"{':'.join(key)} is asked for with two specs; put what distinguishes them into the key"
                 )
             return asked.state
         known = self._held.get(key)
@@ -150,21 +158,21 @@ class Lease:
         else:
             state = known.state
             if known.spec != spec and not hasattr(state, "retune"):
-                raise TypeError(f"{':'.join(key)} cannot be retuned; what may change belongs into its key")
+                raise TypeError(f"{':'.join(key)} cannot be retuned; put what may change into the key")
         self.used[key] = _Held(spec, state)
         return state
 
     def abandon(self) -> None:
-        """Retire what this lease has made, and nothing else."""
+        """Retire the objects that this lease has made, and no others."""
         made, self._made, self.used = self._made, [], {}
         self._store.retire(made)
 
 
 class StateGroup:
-    """State objects that share a spec and are made when first needed: the breakers of an upstream's endpoints.
+    """State objects with one common spec, made when first needed: the breakers of an upstream's endpoints.
 
-    The last word of a member's key is its name.  Members whose name `alive` no longer returns are dropped when the next
-    one is made, so that their number is bounded by that of the names at one time, plus one.
+    The last part of a member's key is its name.  When a member is made, members whose names `alive` does not return are
+    dropped.  So there is at most one member more than there are names.
     """
 
     def __init__(self, spec: Any, series: SeriesRegistry, alive: Callable[[], Iterable[str]]) -> None:
@@ -174,13 +182,13 @@ class StateGroup:
         self._members: dict[StateKey, Any] = {}
 
     def obtain(self, key: StateKey, spec: Any, make: Callable[[], Any]) -> Any:
-        """Return the member of an identity, made where there is none; like `Lease.obtain`, but at any time."""
+        """Return the member under a key, or make it; unlike `Lease.obtain`, this takes effect at once."""
         member = self._members.get(key)
         if member is None:
             self._drop(set(self._alive()))
             with self._series.owned(key):
                 member = self._members[key] = make()
-            if spec != self._spec:  # policies that are no longer in force asked; the newer settings hold
+            if spec != self._spec:  # the caller belongs to older policies; the newer settings hold
                 member.retune(self._spec)
         return member
 
@@ -195,7 +203,7 @@ class StateGroup:
         self._drop(frozenset())
 
     def members(self) -> dict[StateKey, Any]:
-        """Return the members by their identities."""
+        """Return the members by key."""
         return dict(self._members)
 
     def describe(self) -> dict[str, Any]:
@@ -203,6 +211,7 @@ class StateGroup:
         return {"members": len(self._members)}
 
     def _drop(self, alive: Set[str]) -> None:
+        """Drop all members except those whose names are in `alive`."""
         for key in [key for key in self._members if key[-1] not in alive]:
             del self._members[key]
             self._series.retire(key)

@@ -1,10 +1,11 @@
-"""Fingerprint of policy files: names, inodes, times and sizes, cheap enough to be taken once a second.
+"""Fingerprint of policy files: names, inodes, times and sizes, cheap enough to be taken every second.
 
-Notification by the kernel (inotify) was tried and left.  The files of a Kubernetes ConfigMap never change: they are
-links through `..data`, itself a link to a directory that is replaced by a rename, which a watch on a file misses
-(Envoy, linkerd and configmap-reload have each had this bug).  A fingerprint is of what a path resolves to, so it sees a
-swap of `..data`, a file that is replaced by a rename, and one that is written in place.  Kubernetes never updates a
-`subPath` mount; mount the directory.
+Notification by the kernel (inotify) is not used.  The files of a Kubernetes ConfigMap are links through `..data`, which
+is a link to a directory.  An update replaces `..data` by a rename, and a watch on a file misses that (Envoy, linkerd
+and configmap-reload have each had this bug).  A fingerprint follows links.  So it changes with a swap of `..data`, with
+a file that is replaced, and with a file that is written in place.
+
+Kubernetes never updates a `subPath` mount; mount the directory.
 """
 
 from __future__ import annotations
@@ -13,13 +14,13 @@ import os
 from contextlib import suppress
 
 Fingerprint = tuple[tuple[str, int, int, int], ...]
-"""Real path, inode, time of modification in nanoseconds and size in bytes of each entry."""
+"""Resolved path, inode, time of modification in nanoseconds, and size in bytes of each entry."""
 
 
 def fingerprint(path: str) -> Fingerprint:
-    """Return the fingerprint of a file, or of a directory and its entries; what is not there has none."""
+    """Return the fingerprint of a file, or of a directory and its entries; missing entries are left out."""
     names = [path]
-    with suppress(OSError):  # the path is a file, or gone
+    with suppress(OSError):  # the path is a file, or does not exist
         names += [os.path.join(path, name) for name in sorted(os.listdir(path))]
     return tuple(look for name in names if (look := _look(name)) is not None)
 

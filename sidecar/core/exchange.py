@@ -137,33 +137,30 @@ class SharedFetch(Protocol):
 class Attempt:
     """Attempt at the upstream, as metrics, spans and the access log report it."""
 
-    __slots__ = (
-        "answered", "cause", "ended", "endpoint", "number", "reason", "span_id", "started", "status", "upstream", "why",
-    )  # fmt: skip
+    answered = 0.0
+    """Instant at which the head of the response was complete; 0.0 until then."""
+    ended = 0.0
+    """Instant of the last byte or of the failure; 0.0 until then."""
+    upstream = ""
+    """Name of the upstream."""
+    endpoint = ""
+    """URL of the endpoint."""
+    status = 0
+    """Status of the response; 0 for a failure."""
+    reason = ""
+    """Code of the failure; empty for a response."""
+    cause = ""
+    """Error text of the operating system or the parser; empty without one."""
+    why = "first"
+    """Reason of the attempt: `first`, `retry:<reason or status>`, `hedge`, `fallback` or `revalidate`."""
+    span_id = 0
+    """ID of the attempt's span, which the upstream gets as its parent, 64 bits; 0 if tracing is off."""
 
     def __init__(self, number: int, started: float) -> None:
         self.number = number
         """Number of the attempt within its request; the first is 1."""
         self.started = started
         """Instant of the start (`env.now`)."""
-        self.answered = 0.0
-        """Instant at which the head of the response was complete; 0.0 until then."""
-        self.ended = 0.0
-        """Instant of the last byte or of the failure; 0.0 until then."""
-        self.upstream = ""
-        """Name of the upstream."""
-        self.endpoint = ""
-        """URL of the endpoint."""
-        self.status = 0
-        """Status of the response; 0 for a failure."""
-        self.reason = ""
-        """Code of the failure; empty for a response."""
-        self.cause = ""
-        """Error text of the operating system or the parser; empty without one."""
-        self.why = "first"
-        """Reason of the attempt: `first`, `retry:<reason or status>`, `hedge`, `fallback` or `revalidate`."""
-        self.span_id = 0
-        """ID of the attempt's span, which the upstream gets as its parent, 64 bits; 0 if tracing is off."""
 
 
 class Exchange(Message):

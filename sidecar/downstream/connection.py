@@ -77,7 +77,7 @@ from sidecar.downstream.tunnel import Tunnel
 from sidecar.engine.pipeline import Call
 
 if TYPE_CHECKING:
-    from sidecar.control.compiler import Route
+    from sidecar.control.route import Route
     from sidecar.downstream.listener import Listener
 
 NEW: Final = 0

@@ -12,7 +12,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, Protocol
 
 from sidecar.config.process_spec import OUTBOUND, LimitsSpec, ListenerSpec
-from sidecar.control.compiler import Route, Snapshot
+from sidecar.control.compiler import Snapshot
+from sidecar.control.route import Route
 from sidecar.core import events, metrics
 from sidecar.core.exchange import Exchange
 from sidecar.core.outcome import NO_ROUTE, Failure, Outcome, Refusal, failed
@@ -58,6 +59,27 @@ Match = Callable[[Exchange], Route | None]
 """Function that returns the route of a request; None without one."""
 
 
+class Limits:
+    """Limits of a policy file as plain attributes, because pydantic's are slower to read in each request."""
+
+    __slots__ = (
+        "body_timeout", "half_close_timeout", "header_timeout", "idle_timeout", "max_body", "max_connections",
+        "max_fields", "max_header_bytes", "max_list_members", "max_query_parameters",
+    )  # fmt: skip
+
+    def __init__(self, spec: LimitsSpec) -> None:
+        self.max_connections = spec.max_connections
+        self.max_header_bytes = spec.max_header_bytes
+        self.max_fields = spec.max_fields
+        self.max_list_members = spec.max_list_members
+        self.max_query_parameters = spec.max_query_parameters
+        self.max_body: int | None = spec.max_body
+        self.header_timeout = spec.header_timeout
+        self.body_timeout = spec.body_timeout
+        self.idle_timeout = spec.idle_timeout
+        self.half_close_timeout = spec.half_close_timeout
+
+
 class Listener:
     """Address on which clients connect, with the settings that its connections read for each request."""
 
@@ -76,7 +98,7 @@ class Listener:
         """Scheme of the connections, `http` or `https`."""
         self.trust = trust_of(name, spec, server.hop_key)
         """Trust in the clients."""
-        self.limits: LimitsSpec = server.limits
+        self.limits = Limits(server.limits)
         """Limits of the current snapshot."""
         self.slow = SlowClients(spec.slow_clients)
         """Settings and buffer account of slow clients."""
@@ -147,7 +169,7 @@ class Listener:
         begin = self.server.telemetry.begin
         self.match = router.match if begin is None else traced(begin, router.match)
         self._allowed = router.allowed
-        self.limits = snapshot.spec.limits
+        self.limits = Limits(snapshot.spec.limits)
         self._snapshot = snapshot
 
     def stop_accepting(self) -> None:
@@ -252,7 +274,8 @@ class Listener:
     def record(self, x: Exchange, outcome: Outcome, failure: Failure | None) -> None:
         """Record a completed exchange.  `failure` is the one that ended it after its response had begun, else None."""
         seconds = self.now() - x.arrived if x.arrived else 0.0  # an invalid head has no instant of arrival
-        self.recorder(x, outcome, outcome.reason if failure is None else failure.code, seconds)
+        failure = failure or outcome.failure
+        self.recorder(x, outcome, "" if failure is None else failure.code, seconds)
 
     def count_rejection(self) -> None:
         """Count a request that was not valid HTTP."""

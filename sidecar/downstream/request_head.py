@@ -37,7 +37,7 @@ from sidecar.core.outcome import LOOP, Failure
 from sidecar.downstream.forwarded import Claims, Networks, is_within, joined, plain_address
 
 if TYPE_CHECKING:
-    from sidecar.config.process_spec import LimitsSpec
+    from sidecar.downstream.listener import Limits
 
 REWRITTEN: Final = frozenset((b"forwarded", b"x-forwarded-for", b"x-forwarded-proto"))
 """Claims that the sidecar rewrites; it forwards a trusted peer's other claims unchanged."""
@@ -175,7 +175,7 @@ RequestHead = tuple[bytes, bytes, int, int, bytes, Headers, bool]
 it notes one."""
 
 
-def split_request(data: bytes, limits: LimitsSpec, seen: int = 0) -> RequestHead | None:
+def split_request(data: bytes, limits: Limits, seen: int = 0) -> RequestHead | None:
     """Return the parts of the head at the beginning of `data`; None while the head is incomplete.
 
     An earlier call has found no end of the head in the first `seen` bytes.  Raises `Invalid` with the status to answer.

@@ -115,10 +115,6 @@ class Call:
         self._is_cancelled = False
         """True once the call was cancelled."""
 
-    def start(self) -> None:
-        """Start with the outermost stage."""
-        self._go_in(0)
-
     def take(self, outcome: Outcome) -> None:
         """Accept the outcome of the request in flight at the terminal."""
         self._begun = None
@@ -163,7 +159,7 @@ class Call:
 
     # ----- the way in
 
-    def _go_in(self, index: int) -> None:
+    def start(self, index: int = 0) -> None:
         """Call `admit` of the stages from `index` inwards, then begin the request at the terminal."""
         pipeline, x, tickets = self._pipeline, self.x, self._tickets
         admits = pipeline.admits
@@ -284,7 +280,7 @@ class Call:
             self._go_out(found, self._at - 1, False)
         else:
             self._tickets.append(found)
-            self._go_in(self._at + 1)
+            self.start(self._at + 1)
 
     def _refuse_found(self, found: object, index: int) -> None:
         """Release a late result of a stage that waited; `index` is the stage's, negative if it waited in `answer`."""

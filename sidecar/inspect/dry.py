@@ -1,7 +1,7 @@
-"""Policies compiled without a process around them, for `sidecar routes` and `sidecar explain`.
+"""Compilation of policies without a running process, for `sidecar routes` and `sidecar explain`.
 
-The chains consist of real stages, on a clock that stands still and in front of upstreams that are not connected.  So
-this works on any machine, also on one that has none of the certificates and endpoints that the policies name.
+The pipelines consist of real stages, but their clock stands still and their upstreams are not connected.  So it works
+on any machine, even without the certificates and endpoints that the policies name.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from sidecar.upstream.endpoint import EndpointSet
 
 
 class Unconnected:
-    """Upstream that refuses everything."""
+    """Upstream that refuses every request."""
 
     def __init__(self, name: str, spec: UpstreamSpec, env: Env, *_: Any) -> None:
         self.name = name
         self.endpoints = EndpointSet(name, spec, env)
 
     def begin(self, _: Exchange, __: Call) -> Outcome:
-        """Refuse; as `Terminal.begin`."""
+        """Refuse the request, as if there were no endpoint."""
         return failed(NO_ENDPOINT)
 
     def make_way(self, route: str = "", waiting: int = 1, places: int = 1) -> bool:
@@ -41,26 +41,26 @@ class Unconnected:
         """Do nothing."""
 
 
-class Standstill:
+class StoppedLoop:
     """Event loop on which no time passes and nothing can be started."""
 
     def time(self) -> float:
         return 0.0
 
     def call_later(self, *_: Any) -> NoReturn:
-        raise RuntimeError("these policies are not in force: nothing runs")
+        raise RuntimeError("policies that are compiled for inspection cannot start timers or tasks")
 
     create_task = create_future = call_later
 
 
-def still() -> Env:
+def stopped_env() -> Env:
     """Return an env in which no time passes and nothing can be started."""
-    loop = Standstill()
+    loop = StoppedLoop()
     silent: Callable[..., None] = lambda *_, **__: None  # noqa: E731 - typed
     return Env.on(loop, wall=loop.time, sleep=loop.call_later, rng=random.Random(0), emit=silent, meter=Registry())
 
 
 def compile_dry(spec: PolicySpec) -> Snapshot:
-    """Return the pipelines of policies.  Raises `CompileError`."""
+    """Return a snapshot that can be inspected but not served.  Raises `CompileError`."""
     alone = {name: cache.model_copy(update={"redis": None}) for name, cache in spec.caches.items()}
-    return compile_policies(replace(spec, caches=alone), still(), StateStore().lease(), make=Unconnected)
+    return compile_policies(replace(spec, caches=alone), stopped_env(), StateStore().lease(), make=Unconnected)

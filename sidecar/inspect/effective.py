@@ -1,4 +1,4 @@
-"""Effective values of a spec, each with the place that it comes from."""
+"""Effective values of a spec, each with its place in a file."""
 
 from __future__ import annotations
 
@@ -7,29 +7,36 @@ import re
 from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
-from sidecar.config.node import BUILT_IN, Node
+from sidecar.config.node import BUILT_IN, Mark, Node
 from sidecar.config.schema import defaults
 from sidecar.core.spec import Model
 
 EMPTY: Final = Node({}, BUILT_IN)
+"""Node of a block that no file has."""
 _PLAIN: Final = re.compile(r"[A-Za-z0-9_./%*~+-][A-Za-z0-9_./%*~+ -]*")
+"""Texts that need no quotes."""
 
 
 class Value(NamedTuple):
-    """Effective value."""
+    """Effective value of one key."""
 
     key: str
     """Path of its key, such as `backoff.base`."""
-    text: str
-    """The value as a file writes it."""
-    where: str
-    """`file:line`, or `built-in`."""
+    value: Any
+    """Value as a file writes it, as plain dicts, lists and scalars."""
+    mark: Mark | None
+    """Place of the value; None for a built-in one."""
+
+    @property
+    def row(self) -> tuple[str, str, str]:
+        """Key, value on one line, and `file:line` or `built-in`."""
+        return self.key, flow(self.value), "built-in" if self.mark is None else str(self.mark)
 
 
 def values(model: Model, node: Node | None, without: tuple[str, ...] = (), path: str = "") -> Iterator[Value]:
-    """Yield the values of a model: those that its node gives, and the built-in ones.
+    """Yield the values of a model: those in its node, and built-in defaults.
 
-    Keys that are not set and have no default are left out, and so are those in `without`.  `path` goes before the keys.
+    Keys without value and default are left out, as are the keys in `without`.  `path` is put before each key.
     """
     node = node or EMPTY
     built_in = defaults(type(model))
@@ -38,15 +45,15 @@ def values(model: Model, node: Node | None, without: tuple[str, ...] = (), path:
         value = getattr(model, name)
         given = node.child(key)
         if given is None and isinstance(node.value, list) and field.is_required():
-            given = node  # a block that may be written as its one list
+            given = node  # a block that may be written as its only list
         if key in without or (given is None and value in (None, (), {})):
             continue
         if isinstance(value, Model):
             yield from values(value, given, path=f"{path}{key}.")
         elif given is None:
-            yield Value(path + key, flow(built_in.get(key, value)), "built-in")
+            yield Value(path + key, built_in.get(key, value), None)
         else:
-            yield Value(path + key, flow(given.shown()), str(given.place))
+            yield Value(path + key, given.shown(), given.place)
 
 
 def flow(value: Any) -> str:

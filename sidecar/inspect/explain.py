@@ -1,45 +1,83 @@
-"""Compiled policies in words: each route's chain of stages, and the way of one request.
+"""Compiled policies as text: the stages of each route, and the way of one request.
 
 Both are made from compiled policies (`dry.py`) and not from the files, so that what is printed is what would run.
+`explain_json.py` makes JSON documents of the same facts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Final
+from typing import Any, Final, Literal, NamedTuple
 from urllib.parse import urlsplit
 
-from sidecar.config.node import Node
+from sidecar.config.node import Mark, Node
 from sidecar.config.spec import CRITICALITY
-from sidecar.control.compiler import BREAKER, ROUTE, Link, Route, Snapshot, cache_of
+from sidecar.control.compiler import BREAKER, ROUTE, Snapshot, cache_of
+from sidecar.control.route import Link, Route
 from sidecar.core import uri
 from sidecar.core.exchange import Exchange
 from sidecar.core.pattern import MAX_INPUT
 from sidecar.core.uri import parameter
-from sidecar.inspect.effective import flow, values
+from sidecar.inspect.documents import Scope
+from sidecar.inspect.effective import Value, flow, values
 from sidecar.inspect.explain_cache import cache_text
 from sidecar.routing.router import host_names
 from sidecar.routing.rule import EXACT, PREFIX, REGEX, TEMPLATE, Rule
 
 MAX_LISTED: Final = 10
-"""Routes that are listed beside the one that matches."""
+"""Most routes that are listed beside the one that the request takes."""
 WIDEST: Final = 100
-"""Characters of a column; a longer text puts only its own row out of line."""
+"""Greatest width of a column in characters; a longer text breaks the alignment of its own row only."""
+
+
+class StageFacts(NamedTuple):
+    """Stage of a route, as the files give it."""
+
+    policy: str
+    scope: Scope
+    settings: Any
+    """Keys of its block that the files give, as plain values; the others are built in."""
+    mark: Mark
+
+
+class Other(NamedTuple):
+    """Route that does not take a request, but nearly."""
+
+    name: str
+    why: str
+    mark: Mark
+
+
+class Refused(NamedTuple):
+    """Reason why a request takes no route."""
+
+    message: str
+    allowed: Sequence[str] = ()
+    """Methods that have a route for the path."""
+    readings: Sequence[tuple[str, str | None]] = ()
+    """Ways in which servers read the path, each with its route, where these differ."""
+
+    @property
+    def status(self) -> Literal[404, 405]:
+        """Status of the answer."""
+        return 405 if self.allowed else 404
 
 
 def routes_text(snapshot: Snapshot) -> str:
-    """Return the text of `sidecar routes`: what each route takes, its stages from the outside in, and its upstream."""
+    """Return the text of `sidecar routes`: for each route its match, its stages from the outside in, its upstream."""
     blocks = []
     for route in snapshot.routes.values():
         upstream = snapshot.spec.upstreams[route.upstream]
         node = snapshot.spec.node.find(("upstreams", route.upstream))
-        to = _written(node, "endpoints", upstream.endpoints or ())
+        to = written(node, "endpoints", upstream.endpoints or ())
         if (discover := upstream.discover) is not None:
             found = node.child("discover") if node is not None else None
-            to = (f"dns:{_written(found, 'dns', discover.dns)}:{_written(found, 'port', discover.port)}",)
+            to = (f"dns:{written(found, 'dns', discover.dns)}:{written(found, 'port', discover.port)}",)
         rows = [
-            *((_title(route, link), _settings(snapshot, route, link), link.where) for link in route.chain),
-            *_endpoint_breaker(snapshot, route),
+            *(
+                (_title(each.policy, each.scope, route), flow(each.settings), str(each.mark))
+                for each in stages_of(snapshot, route)
+            ),
             (f"> {route.upstream}", flow(to), str(snapshot.spec.where("upstreams", route.upstream))),
         ]
         head = f"{route.name}  {match_words(route)}  on {route.listener or 'every listener'}"
@@ -50,34 +88,34 @@ def routes_text(snapshot: Snapshot) -> str:
 def explain_text(snapshot: Snapshot, listener: str, x: Exchange) -> str:
     """Return the text of `sidecar explain` for a request on a listener.
 
-    It says which route the request takes and why, which others it nearly takes and why not, and the values in force.
+    The text names the route that the request takes, routes that it nearly matches with the reason, and the effective
+    values of the route.
     """
-    router = snapshot.listeners[listener]
-    route = router.match(x)
+    route = snapshot.listeners[listener].match(x)
     target = x.target.decode("utf-8", "replace")
     lines = [f"{x.method.decode()} {target} for {x.authority.decode() or 'no host'} on {listener}", ""]
     if route is None:
-        lines += list(_unmatched(snapshot, listener, x))
+        refused = refusal_of(snapshot, listener, x)
+        lines.append(f"takes no route: {refused.message} ({refused.status})")
+        lines += table([(path, name or "no route", "") for path, name in refused.readings])
     else:
         lines.append(f"takes the route {route.name} ({route.spec.where()}): {match_words(route)}")
         lines += [f"    {{path.{name}}} is {flow(value)}" for name, value in x.captures.items()]
-    if others := list(_others(router.rules, route, x)):
-        lines += ["", "other routes", *table(others)]
-    if route is not None and (cache := cache_of(route.spec)) is not None:
-        lines += [
-            "",
-            "cache",
-            *(f"    {sentence}" for sentence in cache_text(cache, route.name, x, route.spec.node.nearest("cache"))),
-        ]
+    others, has_more = others_of(snapshot, listener, route, x)
+    if others:
+        rows = [(name, why, str(mark)) for name, why, mark in others] + [("…", "and more", "")] * has_more
+        lines += ["", "other routes", *table(rows)]
     if route is not None:
+        if (sentences := cache_sentences(route, x)) is not None:
+            lines += ["", "cache", *(f"    {sentence}" for sentence in sentences)]
         lines += list(_in_force(snapshot, route))
     return snapshot.spec.masks.text("\n".join(lines) + "\n")
 
 
 def exchange_of(method: str, url: str, headers: Iterable[tuple[str, str]]) -> Exchange:
-    """Return a request as a listener makes it of these parts; `url` is absolute, or begins with a slash.
+    """Return the exchange that a listener would make of such a request.
 
-    Raises `ValueError` for another URL.
+    `url` is absolute or begins with a slash.  Raises `ValueError` for any other URL.
     """
     parts = urlsplit(url)
     if not parts.netloc and not url.startswith("/"):
@@ -91,19 +129,19 @@ def exchange_of(method: str, url: str, headers: Iterable[tuple[str, str]]) -> Ex
 
 
 def match_words(route: Route) -> str:
-    """Return what a route asks of a request: `GET, HEAD orders.example.com/orders/{id} x-tier: gold`."""
+    """Return the match of a route as text: `GET, HEAD orders.example.com/orders/{id} x-tier: gold`."""
     match, node = route.spec.match, route.spec.node.child("match")
-    path, prefix = _written(node, "path", match.path), _written(node, "path_prefix", match.path_prefix)
-    path = path or (prefix and f"{prefix.rstrip('/')}/*") or _written(node, "path_regex", match.path_regex) or "/*"
-    conditions = [f"{name}: {value}" for name, value in _written(node, "headers", match.headers).items()]
-    conditions += [f"?{name}={value}" for name, value in _written(node, "query", match.query).items()]
-    conditions += [f"when {_written(node, 'when', match.when)}"] if match.when else []
+    path, prefix = written(node, "path", match.path), written(node, "path_prefix", match.path_prefix)
+    path = path or (prefix and f"{prefix.rstrip('/')}/*") or written(node, "path_regex", match.path_regex) or "/*"
+    conditions = [f"{name}: {value}" for name, value in written(node, "headers", match.headers).items()]
+    conditions += [f"?{name}={value}" for name, value in written(node, "query", match.query).items()]
+    conditions += [f"when {written(node, 'when', match.when)}"] if match.when else []
     methods = ", ".join(match.methods) if match.methods else "any method"
-    host = _written(node, "host", match.host) or ""
+    host = written(node, "host", match.host) or ""
     return " ".join([methods, host + ("~" if match.path_regex else "") + path, *conditions])
 
 
-def _written(node: Node | None, key: str, value: Any) -> Any:
+def written(node: Node | None, key: str, value: Any) -> Any:
     """Return a value as its file has it if an environment variable gives it, or a part of it."""
     given = node.child(key) if node is not None else None
     if given is None:
@@ -113,111 +151,148 @@ def _written(node: Node | None, key: str, value: Any) -> Any:
 
 
 def table(rows: Sequence[tuple[str, str, str]]) -> list[str]:
-    """Return indented rows in columns, each as wide as its longest text of at most `WIDEST` characters."""
+    """Return rows as indented lines in columns; the width of a column is that of its longest text up to `WIDEST`."""
     first = max((len(row[0]) for row in rows), default=0)
     second = max((len(row[1]) for row in rows if len(row[1]) <= WIDEST), default=0)
     return [f"    {a:{first}}  {b:{second}}  {c}".rstrip() for a, b, c in rows]
 
 
-def _title(route: Route, link: Link) -> str:
-    return link.policy if link.scope == ROUTE else f"{link.policy} of {route.upstream}"
+def _title(policy: str, scope: Scope, route: Route) -> str:
+    of = {"route": "", "upstream": f" of {route.upstream}", "endpoint": " of each endpoint"}
+    return policy + of[scope]
 
 
-def _settings(snapshot: Snapshot, route: Route, link: Link) -> str:
-    """Return the keys of a block that the files give; the others are built in."""
-    above = snapshot.spec.node.find(("upstreams", route.upstream)) if link.scope != ROUTE else route.spec.node
-    node = above.child(link.policy) if above is not None else None
-    return flow(node.shown()) if node is not None else "{}"
+def scope_of(link: Link) -> Scope:
+    """Return where the block of a link stands."""
+    return "route" if link.scope == ROUTE else "upstream"
 
 
-def _endpoint_breaker(snapshot: Snapshot, route: Route) -> Iterator[tuple[str, str, str]]:
-    """Yield the row of a breaker `per: endpoint`, which the upstream asks and which is no link of the chain."""
+def _node_above(snapshot: Snapshot, route: Route, scope: Scope) -> Node | None:
+    """Return the node that has the blocks of a scope; None if the files do not have it."""
+    return route.spec.node if scope == "route" else snapshot.spec.node.find(("upstreams", route.upstream))
+
+
+def stages_of(snapshot: Snapshot, route: Route) -> Iterator[StageFacts]:
+    """Yield the stages of a route, the outermost first.
+
+    The last one is a breaker `per: endpoint`, if there is one: it is no link of the chain, because the upstream asks it
+    for each endpoint.
+    """
+    for link in route.chain:
+        scope = scope_of(link)
+        above = _node_above(snapshot, route, scope)
+        node = above.child(link.policy) if above is not None else None
+        mark = route.spec.where(link.policy) if scope == "route" else _where_of(snapshot, route, link.policy)
+        yield StageFacts(link.policy, scope, node.shown() if node is not None else {}, mark)
     block = snapshot.spec.upstreams[route.upstream].circuit_breaker
     node = snapshot.spec.node.find(("upstreams", route.upstream, BREAKER))
     if block is not None and block.per is not None and node is not None:
-        yield f"{BREAKER} of each endpoint", flow(node.shown()), str(node.place)
+        yield StageFacts(BREAKER, "endpoint", node.shown(), node.place)
+
+
+def _where_of(snapshot: Snapshot, route: Route, policy: str) -> Mark:
+    return snapshot.spec.where("upstreams", route.upstream, policy)
+
+
+def blocks_in_force(snapshot: Snapshot, route: Route) -> Iterator[tuple[Link, list[Value]]]:
+    """Yield every link of a route's chain with all values of its block."""
+    for link in route.chain:
+        node = _node_above(snapshot, route, scope_of(link))
+        yield link, list(values(link.block, node.child(link.policy) if node is not None else None))
+
+
+def upstream_in_force(snapshot: Snapshot, route: Route) -> list[Value]:
+    """Return all values of a route's upstream, but for those of its links in the chain."""
+    own = tuple(link.policy for link in route.chain if link.scope != ROUTE)
+    node = snapshot.spec.node.find(("upstreams", route.upstream))
+    return list(values(snapshot.spec.upstreams[route.upstream], node, without=own))
 
 
 def _in_force(snapshot: Snapshot, route: Route) -> Iterator[str]:
-    """Yield every value of every block of the route."""
-    spec, upstream = route.spec, snapshot.spec.upstreams[route.upstream]
-    whole = snapshot.spec.node.find(("upstreams", route.upstream))
-    for link in route.chain:
-        node = spec.node if link.scope == ROUTE else whole
-        yield from ("", _title(route, link))
-        yield from table(list(values(link.block, node.child(link.policy) if node is not None else None)))
-    shown = tuple(link.policy for link in route.chain if link.scope != ROUTE)
-    yield from ("", f"upstream {route.upstream}", *table(list(values(upstream, whole, without=shown))))
+    """Yield every value of every block of the route, as lines."""
+    for link, found in blocks_in_force(snapshot, route):
+        yield from ("", _title(link.policy, scope_of(link), route), *table([each.row for each in found]))
+    found = upstream_in_force(snapshot, route)
+    yield from ("", f"upstream {route.upstream}", *table([each.row for each in found]))
+    spec = route.spec
     where = spec.where(CRITICALITY) if spec.node.child(CRITICALITY) is not None else "built-in"
     yield from ("", f"{CRITICALITY} {spec.criticality}  {where}")
 
 
-def _unmatched(snapshot: Snapshot, listener: str, x: Exchange) -> Iterator[str]:
-    router = snapshot.listeners[listener]
+def cache_sentences(route: Route, x: Exchange) -> list[str] | None:
+    """Return what the cache of a route does with a request, in sentences; None without a cache."""
+    cache = cache_of(route.spec)
+    return None if cache is None else list(cache_text(cache, route.name, x, route.spec.node.nearest("cache")))
+
+
+def refusal_of(snapshot: Snapshot, listener: str, x: Exchange) -> Refused:
+    """Return why a request takes no route."""
+    allowed = [method.decode() for method in snapshot.listeners[listener].allowed(x)]
     known = uri.readings(x.path)
     if not known:
-        yield "takes no route: the path has a dot segment in disguise or a NUL, or is too long to be read in every way"
-    elif len(known) > 1:
-        yield "takes no route: servers read the path in several ways, and not all lead to the same route"
-        yield from table(
-            [(path.decode("utf-8", "replace"), _route_of(snapshot, listener, x, path), "") for path in known]
+        return Refused(
+            "the path has a dot segment in disguise or a NUL, or is too long to be read in every way", allowed
         )
-    elif allowed := router.allowed(x):
-        yield f"takes no route: the path is known, but only for {b', '.join(allowed).decode()} (405)"
-    else:
-        yield "takes no route (404)"
+    if len(known) > 1:
+        readings = [(path.decode("utf-8", "replace"), _route_of(snapshot, listener, x, path)) for path in known]
+        return Refused("servers read the path in several ways, and not all lead to the same route", allowed, readings)
+    if allowed:
+        return Refused(f"the path is known, but only for {', '.join(allowed)}", allowed)
+    return Refused(f"none of {listener} matches")
 
 
-def _route_of(snapshot: Snapshot, listener: str, x: Exchange, path: bytes) -> str:
+def _route_of(snapshot: Snapshot, listener: str, x: Exchange, path: bytes) -> str | None:
     for rule in snapshot.listeners[listener].rules:
         if not list(misses(rule, x, path)):
             return rule.target.name
-    return "no route"
+    return None
 
 
-def _others(rules: Sequence[Rule[Route]], taken: Route | None, x: Exchange) -> Iterator[tuple[str, str, str]]:
-    """Yield routes that match too, or fail in one condition alone, the most specific first."""
-    listed = 0
-    for rule in rules:
+def others_of(snapshot: Snapshot, listener: str, taken: Route | None, x: Exchange) -> tuple[list[Other], bool]:
+    """Return routes that match too, or fail in one condition alone, the most specific first; True if there are more.
+
+    At most `MAX_LISTED` are returned.
+    """
+    found: list[Other] = []
+    for rule in snapshot.listeners[listener].rules:
         route = rule.target
         reasons = list(misses(rule, x, uri.canonical(x.path)))
         if route is taken or len(reasons) > 1 or (not reasons and not uri.readings(x.path)):
             continue
-        listed += 1
-        if listed > MAX_LISTED:
-            yield "…", "and more", ""
-            return
+        if len(found) == MAX_LISTED:
+            return found, True
         why = reasons[0] if reasons else "matches too, but is less specific" if taken else "matches under one reading"
-        yield route.name, why, str(route.spec.where("match"))
+        found.append(Other(route.name, why, route.spec.where("match")))
+    return found, False
 
 
 def misses(rule: Rule[Route], x: Exchange, path: bytes) -> Iterator[str]:
-    """Yield every condition that a request does not meet, in words; `path` is in its canonical form."""
+    """Yield a sentence for every condition that a request does not meet; `path` is the canonical path."""
     match, node = rule.match, rule.target.spec.node.child("match")
     if rule.host and rule.host not in host_names(x.scheme, x.authority):
         host = x.authority.decode("utf-8", "replace") or "not given"
-        yield f"the host is {host}, not {_written(node, 'host', match.host)}"
+        yield f"the host is {host}, not {written(node, 'host', match.host)}"
     if not rule.covers(path):
         if rule.kind == REGEX:
-            pattern = _written(node, "path_regex", match.path_regex)
+            pattern = written(node, "path_regex", match.path_regex)
             yield f"the path does not match {pattern}" + (" (it is too long)" * (len(path) > MAX_INPUT))
         else:
             relation = {EXACT: "not", TEMPLATE: "not of the form", PREFIX: "not at or below"}[rule.kind]
             key = "path" if match.path else "path_prefix"
-            yield f"the path is {relation} {_written(node, key, match.path or match.path_prefix)}"
+            yield f"the path is {relation} {written(node, key, match.path or match.path_prefix)}"
     if rule.methods is not None and x.method not in rule.methods:
         yield f"the method is {x.method.decode()}, not {' or '.join(match.methods or ())}"
-    wanted = {name.lower(): value for name, value in _written(node, "headers", match.headers).items()}
+    wanted = {name.lower(): value for name, value in written(node, "headers", match.headers).items()}
     for name, value in rule.headers:
         if (got := x.joined(name)) != value:
             yield f"the header {name.decode()} is {_seen(got)}, not {wanted[name.decode()]}"
-    parameters = _written(node, "query", match.query)
+    parameters = written(node, "query", match.query)
     for name, value in rule.query:
         if (many := parameter(x.query, name)) != [value]:
             given = _seen(many[0] if many else None) if len(many) < 2 else "given more than once"
             yield f"the query parameter {name.decode()} is {given}, not {parameters[name.decode()]}"
     if rule.when is not None and not rule.when.holds(x):
-        yield f"the condition does not hold: {_written(node, 'when', match.when)}"
+        yield f"the condition does not hold: {written(node, 'when', match.when)}"
 
 
 def _seen(value: bytes | None) -> str:

@@ -1,6 +1,6 @@
-"""Caching of one request in words, as far as the request and the policies decide it.
+"""Text on the caching of one request, as far as the request and the policies decide it.
 
-The rest is decided by the answer (RFC 9111 3), on which Cache-Status says what was done.
+The rest depends on the answer (RFC 9111 3).  In operation, its field Cache-Status says what the cache did.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from sidecar.stages.cache.spec import Spec
 
 def cache_text(spec: Spec, route: str, x: Exchange, node: Node = EMPTY) -> Iterator[str]:
     """Yield sentences on what the cache of a route does with a request and its answer; `node` is the `cache` block."""
-    if (why := _goes_past(spec, x)) is not None:
-        yield f"goes past the cache: {why}"
+    if (why := _why_bypassed(spec, x)) is not None:
+        yield f"bypasses the cache: {why}"
         return
     rule = KeyRule(route, spec.key.headers, spec.key.ignore_query)
-    yield f"is looked up in the cache {spec.store} as {uri_of(rule.key(x)).decode('latin-1')}{_beside(spec)}"
+    yield f"is looked up in the cache {spec.store} as {uri_of(rule.key(x)).decode('latin-1')}{_key_headers(spec)}"
     if x.method == b"HEAD":
         yield "the answer to a HEAD is not stored; it updates what is stored for GET"
         return
@@ -38,38 +38,39 @@ def cache_text(spec: Spec, route: str, x: Exchange, node: Node = EMPTY) -> Itera
     if asked.no_store:
         yield "the answer is not stored: the request says no-store"
         return
-    yield "the answer is stored if its Cache-Control or Expires gives it a time, or it has a validator, up to " + (
-        f"{node.words(f'{spec.max_body} bytes', 'max_body')}, and nothing in it forbids it"
+    yield "the answer is stored if Cache-Control or Expires sets its lifetime, or if it has a validator; up to " + (
+        f"{node.printable(f'{spec.max_body} bytes', 'max_body')}, and only if no field of it forbids that"
     )
     if asked.has_authorization:
-        yield "the request bears Authorization: only if the answer says public, s-maxage or must-revalidate"
+        yield "the request has Authorization: stored only if the answer says public, s-maxage or must-revalidate"
     if spec.set_cookie == "refuse":
-        yield "not if it sets a cookie (set_cookie: refuse)"
+        yield "an answer that sets a cookie is not stored (set_cookie: refuse)"
     if asked.has_authorization or asked.has_credential:
-        yield "the request bears a credential: not if the answer says nothing about shared caches (credentials)"
+        yield "the request has a credential: not stored if the answer says nothing about shared caches (credentials)"
     elif spec.ttl is None:
-        share = node.words(f"{spec.heuristic:.0%}", "heuristic") if spec.heuristic else ""
+        share = node.printable(f"{spec.heuristic:.0%}", "heuristic") if spec.heuristic else ""
         silent = f"fresh for {share} of its age" if spec.heuristic else "not fresh"
-        yield f"if it says nothing itself it is {silent} (there is no ttl)"
+        yield f"an answer without a lifetime of its own is {silent} (there is no ttl)"
     else:
-        yield f"if it says nothing itself it is fresh for {node.words(f'{spec.ttl:g}s', 'ttl')} (ttl)"
+        yield f"an answer without a lifetime of its own is fresh for {node.printable(f'{spec.ttl:g}s', 'ttl')} (ttl)"
     if not spec.is_enforced:
-        yield "nothing is answered from the cache: mode is observe"
+        yield "no answer is served from the cache: mode is observe"
 
 
-def _goes_past(spec: Spec, x: Exchange) -> str | None:
-    """Return why a request goes past the cache, None if it does not."""
+def _why_bypassed(spec: Spec, x: Exchange) -> str | None:
+    """Return why a request bypasses the cache; None if it does not."""
     if x.method not in (b"GET", b"HEAD"):
         if x.method in SAFE_METHODS:
             return f"{x.method.decode()} is neither GET nor HEAD"
-        return f"{x.method.decode()} may change things; its success drops what is stored for this URL"
+        return f"{x.method.decode()} is unsafe; its success invalidates what is stored for this URL"
     fields = read_fields(x.lines)
     if fields is not None and is_for_origin(fields):
-        return "If-Match and If-Unmodified-Since are for the origin to judge"
+        return "If-Match and If-Unmodified-Since must be evaluated by the origin"
     if spec.request_directives == "honor" and request_directives(fields).no_store:
         return "the request says no-store"
     return None
 
 
-def _beside(spec: Spec) -> str:
+def _key_headers(spec: Spec) -> str:
+    """Return the end of the sentence that names the header fields in the cache key; empty without any."""
     return f" by {', '.join(spec.key.headers)}" if spec.key.headers else ""

@@ -1,9 +1,9 @@
-"""The process as its platform sees it.
+"""Life of the operating-system process, apart from the requests that it serves.
 
     lifecycle      start here: start, signals, readiness, drain
-    stall          the watch over the event loop
-    interpreter    garbage collector and threads of the interpreter
-    children       child processes that do not outlive their starter, for demos, chaos and benchmarks
+    stall          detection of a blocked event loop
+    interpreter    settings of the garbage collector and of thread switching
+    children       child processes that end with their parent, for demos, chaos and benchmarks
 
-What the process serves is made in `app.py`.
+All parts of the process are put together in `app.py`.
 """

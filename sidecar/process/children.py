@@ -1,8 +1,8 @@
-"""Child processes that do not outlive their starter.
+"""Child processes that end with their parent.
 
-A child gets a session of its own, so that Ctrl-C in the terminal reaches only the starter, which stops its children in
-order.  On Linux the kernel sends a child SIGTERM if its starter dies without having stopped it (`PR_SET_PDEATHSIG`).
-Elsewhere a killed starter leaves its children behind.
+A child gets a session of its own, so that Ctrl-C in the terminal reaches only the parent, which stops its children in
+order.  On Linux the kernel sends a child SIGTERM if its parent dies without having stopped it (`PR_SET_PDEATHSIG`).  On
+other systems, the children of a killed parent stay.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import Final
 
 PR_SET_PDEATHSIG: Final = 1
+"""Option of prctl(2): the signal that a process gets when its parent dies."""
 
 
 def start(argv: Sequence[str], log: Path, env: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
-    """Start a program with its output appended to `log`; `env` is added to the environment."""
+    """Start a program, and append its output to `log`; `env` is added to the environment of this process."""
     with log.open("ab") as output:
         return subprocess.Popen(
             argv,
@@ -35,9 +36,9 @@ def start(argv: Sequence[str], log: Path, env: Mapping[str, str] | None = None) 
 
 
 def stop(process: subprocess.Popen[bytes], grace: float) -> int:
-    """Ask a child to end, and kill it after `grace` seconds.
+    """Send SIGTERM to a child, and SIGKILL after `grace` seconds; return its exit code.
 
-    Returns its exit code, negative for the signal that ended it.
+    The exit code is negative if a signal ended the child.
     """
     if process.poll() is None:
         process.terminate()
@@ -49,7 +50,7 @@ def stop(process: subprocess.Popen[bytes], grace: float) -> int:
 
 
 def is_free(host: str, port: int) -> bool:
-    """True if a server can listen there."""
+    """True if a server can listen on the TCP port."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -60,7 +61,7 @@ def is_free(host: str, port: int) -> bool:
 
 
 def tied_to_parent() -> Callable[[], None] | None:
-    """Return what a child runs before its program, so that it ends with its parent; None where that is impossible."""
+    """Return a `preexec_fn` that makes a child end with its parent; None on systems other than Linux."""
     if not sys.platform.startswith("linux"):
         return None
     libc = ctypes.CDLL(None, use_errno=True)

@@ -1,4 +1,4 @@
-"""Settings of the interpreter as a whole: its garbage collector, and how its threads share it."""
+"""Settings of the interpreter: its garbage collector, imports, and switching between threads."""
 
 from __future__ import annotations
 
@@ -9,32 +9,32 @@ import time
 from typing import Final
 
 SWITCH_SECONDS: Final = 0.00005
-"""How long a thread may compute before another one that wants the interpreter gets it."""
+"""Longest time that a thread keeps the interpreter while another thread waits for it."""
 PAUSE_SECONDS: Final = 0.004
-"""Shorter pauses are felt by requests: `python -m bench.reload` compares them."""
+"""Length of one pause of a worker thread; shorter pauses slow requests down (`python -m bench.reload`)."""
 OLD: Final = 50
-"""Collections of the middle generation before one of all."""
+"""Number of collections of the middle generation before one of the oldest."""
 
 
 def prepare_imports() -> None:
-    """Make imports cheaper.  Call it before the first of them; `freeze_startup` ends what it begins.
+    """Make imports cheaper.  Call it before the first import; `freeze_startup` turns the collector on again.
 
-    Nothing that a module makes while it is imported is garbage, so the collector is off meanwhile.  pydantic would read
-    the metadata of every installed distribution in search of plugins; policy files are not for a plugin to change.
+    Objects that an import makes are not garbage, so the collector is off meanwhile.  pydantic's search for plugins is
+    off too: it reads the metadata of every installed distribution, and no plugin may change policy files.
     """
     gc.disable()
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
 
 
 def freeze_startup() -> None:
-    """Take what the imports made out of the garbage collector's sight, and turn the collector on.
+    """Exempt all imported objects from garbage collection, and turn the collector on.
 
-    Modules and classes live as long as the process.  A full collection would walk them all while nothing else runs.
-    Call it before policies are compiled: what is frozen is never collected, and a reload would leak the first snapshot.
+    Modules and classes live as long as the process, and a full collection would visit them all while requests wait.
+    Call this before policies are compiled: frozen objects are never collected, so a reload would leak the first
+    snapshot.
 
-    Of the thresholds only the oldest generation's is raised.  A full cache has many objects that live long, and to walk
-    them about once a second is felt where every answer is stored.  Requests leave no cycles behind, so little waits for
-    a full collection; collections of the young are cheap.  What little garbage the imports leave is kept.
+    Only the threshold of the oldest generation is raised.  A full cache has many long-lived objects, and visiting them
+    every second slows requests down.  Requests leave no cycles, so a full collection has little to free.
     """
     gc.freeze()
     gc.set_threshold(*gc.get_threshold()[:2], OLD)
@@ -42,18 +42,18 @@ def freeze_startup() -> None:
 
 
 def share_interpreter() -> None:
-    """Let no thread keep the loop waiting for the interpreter for long.
+    """Shorten the time for which a worker thread keeps the interpreter from the event loop.
 
-    Policies are read in a thread.  By default a thread that computes gives the interpreter up after 5 ms only, and each
-    turn of the loop would wait so long for it.  Switching costs nothing while there is nobody to switch to.
+    Policies are read in a worker thread.  With the default interval of the interpreter, each turn of the loop would
+    wait noticeably long for it.  A short interval costs nothing while no other thread runs.
     """
     sys.setswitchinterval(SWITCH_SECONDS)
 
 
 def give_way() -> None:
-    """Pause the thread that calls it, which must not be the loop's.
+    """Pause the calling worker thread for `PAUSE_SECONDS`; never call it on the event loop.
 
-    A thread that computes takes the interpreter from the loop again and again, which costs requests more than the time
-    that it works.  In steps well below a millisecond with a pause after each, the loop waits for one step at most.
+    A computing thread takes the interpreter from the loop again and again, which delays requests by more than its own
+    work.  With short steps and a pause after each, the loop waits for one step at most.
     """
     time.sleep(PAUSE_SECONDS)

@@ -1,11 +1,11 @@
 """Life of the process: start, signals, readiness, drain.
 
-    SIGTERM, SIGINT   not ready at once; no new connections; requests in progress may end within `drain_timeout`; exit
-                      code 0.  A second one ends the process now.
-    SIGHUP            read the policy files again.
+    SIGTERM, SIGINT   not ready any more; no new connections; requests in flight may end within `drain_timeout`; then
+                      exit code 0.  A second signal ends the process at once.
+    SIGHUP            reload the policy files.
 
-The process is ready from the moment its listeners are bound until it drains.  A policy file that is wrong at the start
-ends it with exit code 1 and all problems on standard error; one that goes wrong later changes nothing
+The process is ready from the moment its listeners are bound until it drains.  If the policy files are wrong at the
+start, it ends with exit code 1 and all problems on standard error.  Files that are wrong at a reload change nothing
 (`control/reload.py`).
 """
 
@@ -27,16 +27,16 @@ from sidecar.downstream.server import Server
 from sidecar.process.stall import StallWatch
 
 WATCH_SECONDS: Final = 1.0
-"""Time between two looks at certificates."""
+"""Pause between two checks of certificate files for changes."""
 
 
 class Process:
-    """One running sidecar."""
+    """Running sidecar, from its start to its exit."""
 
     def __init__(
         self, env: Env, control: Control, store: StateStore, server: Server, stalls: StallWatch, view: AdminView
     ) -> None:
-        """`view` is what the admin listener shows; its `readiness` is set here."""
+        """`view` is the admin listener's view of the process; this class sets its `readiness`."""
         self._env = env
         self._control = control
         self._store = store
@@ -47,7 +47,7 @@ class Process:
         self._stop_now = asyncio.Event()
 
     async def live(self) -> int:
-        """Run from the start to the end; return the exit code."""
+        """Start, serve until a signal, drain, and return the exit code."""
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self._ask_to_stop, "SIGTERM")
         loop.add_signal_handler(signal.SIGINT, self._ask_to_stop, "SIGINT")
@@ -82,6 +82,7 @@ class Process:
         return 0
 
     async def _open_admin(self, spec: AdminSpec | None) -> AdminListener | None:
+        """Open the admin listener; None if the policies have none.  Raises `OSError`."""
         if spec is None:
             return None
         listener = AdminListener(self._view)
@@ -90,6 +91,7 @@ class Process:
         return listener
 
     async def _drain(self) -> None:
+        """Wait until all connections have ended, the time is over, or a second signal comes."""
         snapshot = self._control.snapshot
         assert snapshot is not None
         timeout = snapshot.spec.limits.drain_timeout

@@ -1,8 +1,8 @@
-"""Watch over the event loop: a timer that measures how late it runs.
+"""Detection of event-loop stalls: a timer that measures how late it runs.
 
-Whatever blocks the loop (a slow callback, the garbage collector, a starved CPU) delays every request alike and shows in
-no stage's own numbers.  A stall of `THRESHOLD_SECONDS` + `INTERVAL_SECONDS` or longer is always seen, a shorter one
-when the timer falls due early in it.  The histogram of the lag shows a busy loop before it stalls.
+A blocked loop (a slow callback, the garbage collector, too little CPU) delays every request, and no metric of a stage
+shows it.  A stall of at least `THRESHOLD_SECONDS` + `INTERVAL_SECONDS` is always detected.  A shorter one is detected
+if the timer falls due early in it.  The histogram of the lag shows a busy loop before it stalls.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ from sidecar.core.events import LOOP_STALLED
 from sidecar.core.metrics import LOOP_LAG, LOOP_STALLS
 
 INTERVAL_SECONDS: Final = 0.1
+"""Interval of the timer."""
 THRESHOLD_SECONDS: Final = 0.1
+"""Delay of the timer from which on it is a stall."""
 
 
 class StallWatch:
@@ -32,18 +34,18 @@ class StallWatch:
         self._last: float | None = None
 
     def start(self) -> None:
-        """Begin to watch; without effect while it does."""
+        """Start the timer; no effect if it runs already."""
         if self._timer is None:
             self._arm()
 
     def stop(self) -> None:
-        """Stop watching."""
+        """Stop the timer."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
     def describe(self) -> dict[str, Any]:
-        """Return `stalls`, `longest_seconds` and `last`, a Unix time or None, as JSON-ready values."""
+        """Return the number of stalls, the longest in seconds, and the Unix time of the last (None: no stall)."""
         return {"stalls": self._stalls.value, "longest_seconds": round(self._longest, 3), "last": self._last}
 
     def _arm(self) -> None:

@@ -1,17 +1,17 @@
-"""The virtual world: one clock and one network in memory, shared by policy tests, `chaos simulate` and unit tests.
+"""Simulation: a virtual clock and a network in memory, shared by policy tests, `chaos simulate` and unit tests.
 
 Start reading at `loop`:
 
-- `loop`: event loop whose clock jumps to the next timer instead of waiting.
+- `loop`: event loop whose clock jumps to the next timer without waiting.
 - `network`: listeners, names and listening sockets of that loop.
-- `transport`: the two ends of one connection, with TCP's order, flow control, ends and resets.
-- `silence`: telemetry of a simulated sidecar, which has none.
+- `transport`: the two ends of one connection, with the order, flow control, ends and resets of TCP.
+- `silence`: stand-ins for telemetry, which a simulated sidecar does not have.
 
 Rules:
 
-1. No real time, socket or name look-up decides anything: a run is a function of its inputs and its seed.
-2. Code under test is not changed: it meets the asyncio interfaces that it uses in production.
+1. The result of a run depends only on its inputs and its seed, never on real time, sockets or name look-ups.
+2. Code under test runs unchanged, on the asyncio interfaces that it uses in production.
 
 Not here: TLS, Unix listeners, scripted upstreams (`policytest`), services and faults (`chaos`).
-An `Env` on this world is `Env.on(loop, wall=loop.wall, ...)`.
+Make an `Env` with `Env.on(loop, wall=loop.wall, ...)`.
 """

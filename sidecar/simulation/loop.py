@@ -1,10 +1,10 @@
-"""Event loop of virtual time: where it would block until the next timer, its clock jumps there.
+"""Event loop with virtual time: its clock jumps to the next timer instead of waiting for it.
 
 Rules:
 
-1. `time()` and `wall()` move only by such jumps, so code between two awaits takes no time.
-2. Connections, listeners and names are those of `network`; a real socket on this loop would be jumped past.
-3. A loop on which nothing can happen any more raises `RuntimeError` instead of blocking for ever.
+1. `time()` and `wall()` change only by such jumps, so code between two awaits takes no time.
+2. Connections, listeners and names are those of `network`.  Do not use real sockets: the clock would not wait for them.
+3. A loop without timers and callbacks raises `RuntimeError` instead of blocking for ever.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from typing import Any, Final
 from sidecar.simulation.network import Network
 
 START: Final = 1.0
-"""Seconds on the clock of a new loop; small, so that sums of a few durations come out even."""
+"""Time of a new loop in seconds; small, so that sums of short durations have no rounding errors."""
 EPOCH: Final = 1_750_000_000.0
-"""Unix time at which a new loop begins."""
+"""Unix time of a new loop in seconds."""
 
 
 class VirtualSelector(selectors.SelectSelector):
-    """Selector that moves a clock instead of waiting."""
+    """Selector that advances a clock instead of waiting."""
 
     def __init__(self, patience: float) -> None:
         super().__init__()
@@ -32,11 +32,11 @@ class VirtualSelector(selectors.SelectSelector):
         self._patience = patience
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        # Real files are looked at only where worker threads may wake the loop: each look is a system call.
+        # Real file descriptors are polled only if worker threads may wake the loop: polling is a system call.
         ready = super().select(self._patience if timeout is None else 0) if self._patience else []
         if not ready:
             if timeout is None:
-                raise RuntimeError("deadlock: nothing on the virtual loop can ever happen again")
+                raise RuntimeError("deadlock: the virtual loop has no timers and no callbacks, and still waits")
             self.time += max(0.0, timeout)
         return ready
 
@@ -44,7 +44,7 @@ class VirtualSelector(selectors.SelectSelector):
 class VirtualLoop(asyncio.SelectorEventLoop):
     """Event loop with a virtual clock and a virtual network.
 
-    `patience`: seconds of real time for which a loop without timers waits for a worker thread; 0 where no thread is
+    `patience`: seconds of real time for which a loop without timers waits for a worker thread; 0 if no threads are
     used.
     """
 
@@ -60,7 +60,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         """Return the Unix time, in seconds."""
         return EPOCH + self._clock.time - START
 
-    # Of the many ways to call these four, those that the sidecar and the parts of a scenario use.
+    # These four support only the arguments that the sidecar and the parts of a scenario use.
 
     async def create_connection(  # type: ignore[override]
         self, protocol_factory: Callable[[], asyncio.BaseProtocol], host: str, port: int, **_: Any

@@ -1,7 +1,7 @@
-"""Network of a virtual loop: who listens where, and what names resolve to.
+"""Network of a virtual loop: listeners by address, and name look-ups.
 
-A connection is made by asking `accept` for the protocol at an address.  By default that is the listener there; policy
-tests replace it by their scripted upstreams.
+To connect, `Network.accept` returns the protocol at the far end.  By default that is the listener at the address;
+policy tests replace `accept` by their scripted upstreams.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from typing import Any, Final
 from sidecar.simulation.transport import Address, MemoryTransport, join
 
 FIRST_PORT: Final = 20_001
-"""Port that the first listener gets which asks for port 0; the next one gets the next."""
+"""Port of the first listener that asks for port 0; each further one gets the next port."""
 
 Accept = Callable[[Address], Awaitable[asyncio.BaseProtocol]]
-"""Return the protocol at the far end of a new connection.  Raises `OSError` where the connection is refused."""
+"""Function that returns the protocol at the far end of a new connection; raises `OSError` for a refused one."""
 Resolve = Callable[[str], tuple[float, list[str]]]
-"""Return how many seconds a look-up of a name takes and the addresses it finds.  Raises `OSError` for an unknown
+"""Function that returns the duration of a name look-up in seconds and the addresses; raises `OSError` for an unknown
 name."""
 
 
 class Network:
     """Listeners and names of one loop.
 
-    - `accept`: finds the far end of each new connection.
-    - `resolve`: finds the addresses of a name; None where each name is its own address.
+    - `accept`: returns the far end of each new connection.
+    - `resolve`: looks up a name; None if each name is its own address.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -41,7 +41,7 @@ class Network:
     async def connect(
         self, protocol_factory: Callable[[], asyncio.BaseProtocol], address: Address
     ) -> tuple[MemoryTransport, asyncio.BaseProtocol]:
-        """Connect to an address.  Raises `OSError` where the connection is refused."""
+        """Connect to an address.  Raises `OSError` if the connection is refused."""
         far = await self.accept(address)
         near = protocol_factory()
         return join(self._loop, near, far, address), near
@@ -49,7 +49,10 @@ class Network:
     def listen(
         self, protocol_factory: Callable[[], asyncio.BaseProtocol], address: tuple[str, int], *, accepts: bool = True
     ) -> VirtualServer:
-        """Listen at an address; port 0 takes a free one.  Raises `OSError` where somebody listens already."""
+        """Listen at an address; port 0 takes a free one.  Raises `OSError` if the address is in use.
+
+        `accepts`: False for a server that hangs until `start_serving`.
+        """
         host, port = address
         address = (host, port or self.free_port())
         if address in self._listeners:
@@ -65,16 +68,16 @@ class Network:
             del self._listeners[server.address]
 
     def free_port(self) -> int:
-        """Return a port that no listener of this network had."""
+        """Return a port that was never used on this network."""
         port, self._next_port = self._next_port, self._next_port + 1
         return port
 
     def socket(self, *_: Any) -> VirtualSocket:
-        """Return a listening socket to be, in place of `socket.socket(family, type)`."""
+        """Return a new socket for a listener, in place of `socket.socket(family, type)`."""
         return VirtualSocket(self)
 
     async def look_up(self, host: str) -> list[str]:
-        """Return the addresses of a host; an address is its own."""
+        """Return the addresses of a host; an IP address is returned as it is."""
         seconds, found = (0.0, [host]) if self.resolve is None or host[:1].isdigit() else self.resolve(host)
         await asyncio.sleep(seconds)
         return found
@@ -82,16 +85,16 @@ class Network:
     async def _accept(self, address: Address) -> asyncio.BaseProtocol:
         while (server := self._listeners.get(address)) is not None and server.is_hanging:
             await server.wait()
-        await asyncio.sleep(0)  # a connect takes a turn of the loop at least
+        await asyncio.sleep(0)  # as on a real loop, connecting takes at least one turn
         if server is None:
             raise _error(errno.ECONNREFUSED)
         return server.protocol_factory()
 
 
 class VirtualServer:
-    """Listener at one address, with what is used of `asyncio.Server`.
+    """Listener at one address, with the part of `asyncio.Server` that the sidecar uses.
 
-    While it hangs, connecting to it waits: as with a listener whose backlog is full or whose process is stopped.
+    While the server hangs, connecting to it waits, as with a full backlog or a stopped process.
     """
 
     def __init__(
@@ -118,22 +121,22 @@ class VirtualServer:
 
     @property
     def is_hanging(self) -> bool:
-        """True while nobody is accepted."""
+        """True while no connection is accepted."""
         return self._waiting is not None
 
     def hang(self) -> None:
-        """Accept nobody until `resume`."""
+        """Accept no connection until `resume`."""
         self._waiting = self._waiting or []
 
     def resume(self) -> None:
-        """Accept again, first those who wait."""
+        """Accept connections again, waiting ones first."""
         waiting, self._waiting = self._waiting or [], None
         for future in waiting:
             if not future.done():
                 future.set_result(None)
 
     async def wait(self) -> None:
-        """Wait until it accepts again or has closed."""
+        """Wait until the server accepts connections again or is closed."""
         assert self._waiting is not None
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append(future)
@@ -141,9 +144,9 @@ class VirtualServer:
 
 
 class VirtualSocket:
-    """Listening socket before a server takes it: keeps the address to which it was bound.
+    """Bound socket that a server has not taken over yet; keeps its address.
 
-    Has what `sidecar.downstream.sockets` uses of `socket.socket`.
+    Supports the methods of `socket.socket` that `sidecar.downstream.sockets` uses.
     """
 
     def __init__(self, network: Network) -> None:

@@ -1,4 +1,4 @@
-"""Telemetry of simulated sidecars: there is none."""
+"""Stand-ins for telemetry, which simulated sidecars do not have."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class NoTelemetry:
 
 
 class NoMetrics:
-    """Durations of a route's requests, discarded."""
+    """Metrics of a route that discard every value."""
 
     def record(self, *_: Any) -> None:
         """Discard a duration."""

@@ -1,14 +1,13 @@
-"""Connections in memory: two transports, each the other's peer, with the behaviour of TCP.
+"""Connections in memory: two transports, each the peer of the other, with the behaviour of TCP.
 
 Rules:
 
-1. What is written arrives in order and in a later turn of the loop; pieces that arrive in the same turn arrive one by
-   one.
+1. Written data arrives in order, in a later turn of the loop.  Pieces that arrive in the same turn arrive one by one.
 2. Bytes that the peer has not read count against the writer's high-water mark, so `pause_writing` and
-   `resume_writing` come as on a socket.
-3. `close` sends what was written, then the end; `abort` loses it and resets the peer.
-4. Writing to a peer that has gone resets the writer.
-5. An `asyncio.BufferedProtocol` gets at most what its buffer takes at a time.
+   `resume_writing` are called as for a socket.
+3. `close` sends the written data, then the end of the stream; `abort` discards the data and resets the peer.
+4. Writing to a closed peer resets the writer.
+5. An `asyncio.BufferedProtocol` gets at most as much data at a time as fits into its buffer.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final, cast
 
 HIGH_WATER: Final = 64 * 1024
-"""Bytes on their way to the peer above which a writer is told to pause."""
+"""Unread bytes above which a writer is told to pause."""
 
 Address = tuple[str, int | None]
 """Host and port, or the path of a Unix socket and None."""
@@ -31,7 +30,7 @@ class MemoryTransport(asyncio.Transport):
     """One end of a connection.
 
     - `peer`: the other end.
-    - `split`: largest piece, in bytes, that arrives in one turn of the loop; None for all that was written.
+    - `split`: largest piece, in bytes, that arrives in one turn of the loop; None for no limit.
     """
 
     def __init__(
@@ -41,14 +40,14 @@ class MemoryTransport(asyncio.Transport):
         peer_address: Address,
         extra: Mapping[str, Any] | None = None,
     ) -> None:
-        """`extra` is what `get_extra_info` returns beside `peername`."""
+        """`extra` holds further values of `get_extra_info`, beside `peername`."""
         super().__init__({"peername": peer_address, **(extra or {})})
         self.peer: MemoryTransport
         self.split: int | None = None
         self._loop = loop
         self._protocol = cast("asyncio.Protocol", protocol)
         self._way: deque[bytes | None] = deque()
-        """Pieces on their way to the peer; None is the end."""
+        """Written pieces that the peer has not read; None is the end of the stream."""
         self._size = 0
         """Bytes in `_way`."""
         self._high, self._low = HIGH_WATER, HIGH_WATER // 4
@@ -116,9 +115,9 @@ class MemoryTransport(asyncio.Transport):
         if not self._is_closing:
             self.write_eof()
             self._is_closing = True
-            if self._size <= self._high:  # the rest fits into the buffer of a socket, which outlives its transport
+            if self._size <= self._high:  # a socket's buffer would hold the rest, and it outlives the transport
                 self._loop.call_soon(self._lose, None)
-            self.peer._schedule()  # what the peer still sends is discarded, even if this side had paused
+            self.peer._schedule()  # data of the peer is discarded from now on, even if reading was paused
 
     def abort(self) -> None:
         if not self._is_lost:
@@ -134,7 +133,7 @@ class MemoryTransport(asyncio.Transport):
     def get_protocol(self) -> asyncio.BaseProtocol:
         return self._protocol
 
-    # ----- the way to the peer
+    # ----- delivery to the peer
 
     def _schedule(self) -> None:
         if self._way and not self._is_scheduled and (self.peer._is_reading or self.peer._is_closing):
@@ -166,7 +165,7 @@ class MemoryTransport(asyncio.Transport):
             self._lose(None)
 
     def _hand_over(self, protocol: asyncio.BaseProtocol, piece: bytes) -> None:
-        """Give a piece to the peer's protocol; what does not fit into its buffer stays on the way."""
+        """Give a piece to the peer's protocol; the part that does not fit into its buffer stays queued."""
         if not isinstance(protocol, asyncio.BufferedProtocol):
             cast("asyncio.Protocol", protocol).data_received(piece)
             return
@@ -195,8 +194,11 @@ def join(
     near_address: Address = ("192.0.2.2", 40_000),
     extra: Mapping[str, Any] | None = None,
 ) -> MemoryTransport:
-    """Connect two protocols and return the near end.  `address` is the far end's; `connection_made` of the far end is
-    called first, as with a listener that accepts before the client knows.  `extra`: see `MemoryTransport`."""
+    """Connect two protocols and return the near end.
+
+    `address` is the far end's, `near_address` the near end's.  `connection_made` of the far end is called first, as
+    with a listener that accepts before the client knows.  `extra`: see `MemoryTransport`.
+    """
     one, two = MemoryTransport(loop, near, address, extra), MemoryTransport(loop, far, near_address, extra)
     one.peer, two.peer = two, one
     far.connection_made(two)

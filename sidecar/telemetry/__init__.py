@@ -1,16 +1,18 @@
-"""Telemetry: what the sidecar tells about itself and its requests.
+"""Telemetry: metrics, logs and traces of the sidecar and its requests.
 
-    recorder         start here: what is recorded of each request that has ended
-    pipeline         what policies configure: tracing, export and the access log, wired once and tuned by each reload
-    spec             the `telemetry` block; settings and variables put OpenTelemetry's standard variables over it
-    refusals         the latest refusals, grouped, for `/state` and the live page
-    plain            values as JSON, bounded and without secrets
-    metrics/         instruments, and the Prometheus page made of them
-    logs/            the access log and the sidecar's own diagnostics
+    recorder         start here: records each request that has ended
+    pipeline         tracing, export and the access log, as policies configure them
+    spec             the `telemetry` block of policy files
+    settings         effective settings: the block, with OpenTelemetry's standard variables over it
+    variables        reader of these variables
+    refusals         latest refusals in groups, for `/state` and the live page
+    plain            values as JSON, bounded in size and without secrets
+    metrics/         instruments, and the Prometheus page
+    logs/            the access log, and diagnostics of the sidecar
     tracing/         trace context on the wire, sampling, spans
     export/          OTLP
 
-Stages do not import this package.  They ask the `Meter` of their `Env` for instruments (`core/metrics.py`), emit events
-(`core/events.py`), and leave notes on the exchange.  Tracing and export are imported when a block or a variable asks
-for them.
+Stages do not import this package.  They get instruments from the `Meter` of their `Env` (`core/metrics.py`), emit
+events (`core/events.py`), and leave notes on the exchange.  Tracing and export are imported only if they are
+configured.
 """

@@ -1,11 +1,12 @@
-"""Tracing, export and access log as policies configure them.
+"""Tracing, export and access log, as policies configure them.
 
 Rules:
 
-1. The first policies decide where things are sent; those that follow tune sampling, tail rules and the access log.
-2. An unconfigured part adds nothing to the request path, and its modules are not imported.  Requests that fail or are
-   refused are logged unless policies say otherwise; the first of them imports the log.
-3. A part that cannot be set up (a certificate, an address) is reported and left out; the sidecar serves all the same.
+1. The first policies decide the destinations; later policies change sampling, tail rules and the access log.
+2. An unconfigured part adds nothing to the request path, and its modules are not imported.  By default, requests that
+   fail or are refused are logged; the first of them imports the access log.
+3. A part that cannot be set up, for example without its certificate, is reported and left out.  The sidecar serves
+   requests nevertheless.
 """
 
 from __future__ import annotations
@@ -34,11 +35,13 @@ if TYPE_CHECKING:
     from sidecar.telemetry.tracing.tracer import Tracer
 
 STDOUT: Final = 1
+"""File descriptor of standard output."""
 POLL_SECONDS: Final = 0.02
+"""Pause between two checks for the end of exports, when the process ends."""
 LOOK_UP_SECONDS: Final = 5.0
-"""Seconds for which an exporting thread waits for a look-up; the threads do not delay the end of the process."""
+"""Longest wait of an exporting thread for a name look-up."""
 PREFIX: Final = "OTEL_"
-"""Beginning of the names of OpenTelemetry's standard variables."""
+"""Prefix of OpenTelemetry's standard variables."""
 
 
 class Telemetry:
@@ -58,16 +61,17 @@ class Telemetry:
         make_lines: Callable[[], Lines] = lambda: LineWriter(STDOUT),
         form: Literal["json", "text"] = "json",
     ) -> None:
-        """`submit(function)` runs a function on the loop from any thread, as `loop.call_soon_threadsafe` does.
+        """Make telemetry without settings.
 
-        `pause` is called by exporting threads between two pieces of work, to leave the interpreter to the loop.
-        `make_lines` makes the destination of the access log when there is a first line for it; `form` is its format
-        unless policies say another.
+        - `submit(function)`: runs a function on the loop from any thread, as `loop.call_soon_threadsafe` does.
+        - `pause`: called by exporting threads between two pieces of work, so that the loop gets the interpreter.
+        - `make_lines`: makes the destination of the access log, at its first line.
+        - `form`: format of the access log if policies do not set one.
         """
         self.begin: Callable[[Exchange], None] | None = None
-        """Called for each request that arrives; None while nothing is traced, and trace headers pass untouched."""
+        """Called for each request that arrives; None while no request is traced and trace headers pass unchanged."""
         self.settings: Settings | None = None
-        """None until policies or variables ask for something."""
+        """Settings in force; None until policies or variables configure a part."""
         self._env = env
         self._registry = registry
         self._recorder = recorder
@@ -90,7 +94,7 @@ class Telemetry:
         """Put the settings of a set of policies in force.  Never raises."""
         if spec is None and self.settings is None and not any(name.startswith(PREFIX) for name in self._environ):
             self._recorder.failures = self._record_failure
-            return  # nothing is configured: nothing is imported
+            return  # without configuration, no module is imported
         from sidecar.telemetry.settings import resolve_settings
         from sidecar.telemetry.spec import TelemetrySpec
 
@@ -106,6 +110,7 @@ class Telemetry:
     # ----- once
 
     def _wire(self, settings: Settings) -> None:
+        """Set up exports to the configured destinations; report a failure instead of raising it."""
         targets = [target for target in (settings.traces, settings.metrics) if target is not None]
         if not targets:
             return
@@ -113,10 +118,11 @@ class Telemetry:
         self._recorder.exemplars = settings.exemplars
         try:
             self._connect(settings)
-        except Exception as error:  # what a library makes of a bad certificate or address is its own affair
+        except Exception as error:  # libraries raise many types for a bad certificate or address
             self._env.emit(events.EXPORT_FAILED, level="error", cause="nothing is exported", error=error)
 
     def _connect(self, settings: Settings) -> None:
+        """Make the queue of spans, the tracer and the export of metrics."""
         import uuid
 
         from opentelemetry.sdk.trace import SpanLimits
@@ -188,7 +194,7 @@ class Telemetry:
             recorder.access, recorder.failures = self._open_log(spec), None
 
     def _open_log(self, spec: AccessLogSpec) -> AccessLog:
-        """Return the access log with these settings."""
+        """Return the access log with new settings; make it at the first call."""
         if self._log is None:
             from sidecar.telemetry.logs.access import AccessLog
 
@@ -200,7 +206,7 @@ class Telemetry:
         return self._log
 
     def _record_failure(self, x: Exchange, outcome: Outcome, reason: str, seconds: float) -> None:
-        """Log a request that failed or was refused: the first one, where nothing else is to be logged."""
+        """Log the first request that failed or was refused, and open the access log for the following ones."""
         from sidecar.telemetry.spec import AccessLogSpec
 
         log = self._open_log(AccessLogSpec.failures(self._form))
@@ -210,7 +216,7 @@ class Telemetry:
     # ----- at the end
 
     async def close(self, seconds: float = 3.0) -> None:
-        """Send what waits to be sent, for at most that many seconds, and stop."""
+        """Send queued spans and a last export of metrics for at most `seconds`, write the logs, and stop."""
         if self._sending is not None:
             self._sending.cancel()
         closing: list[Thread] = [part.close() for part in (self._spans, self._metrics) if part is not None]
@@ -227,7 +233,7 @@ class Telemetry:
 
 
 def blocking(names: Names, loop: asyncio.AbstractEventLoop) -> Callable[[str], Sequence[str]]:
-    """Return a look-up for threads, which the loop makes.  It raises OSError."""
+    """Return a look-up function for threads, which runs the look-up on the loop and raises `OSError` if it fails."""
 
     def look_up(name: str) -> Sequence[str]:
         looking = names.look_up(name)

@@ -1,8 +1,8 @@
-"""Values as plain JSON, bounded in size and without secrets: for logs and for `/state`.
+"""Conversion of values to plain JSON, bounded in size and without secrets, for logs and `/state`.
 
-A secret is recognised in four ways, because each of them alone has a hole: by the name of its field, by its shape
-inside a text (credentials in a URL, an Authorization value), by its value (`Secrets.hide`: tokens from the policies,
-the environment and files), and by its origin (`Secrets.show`: what policy files take from `${NAME}` is shown so).
+A secret is recognised in four ways, because none of them finds all secrets: by the name of its field; by its form in a
+text (credentials in a URL, a value of Authorization); by its value (`Secrets.hide`: tokens from policies, environment
+and files); and by its origin (`Secrets.show`: values that policy files take from `${NAME}`).
 """
 
 from __future__ import annotations
@@ -16,15 +16,17 @@ from itertools import islice
 from typing import Any, Final
 
 MAX_TEXT: Final = 4096
-"""Characters of one text."""
+"""Most characters of one text."""
 MAX_ITEMS: Final = 1000
-"""Members of one mapping or list."""
+"""Most members of one mapping or list."""
 MAX_DEPTH: Final = 12
+"""Deepest nesting of a value."""
 HIDDEN: Final = "[hidden]"
+"""Text in place of a secret."""
 KEPT: Final = 8
-"""Sets of policies whose masks hold at the same time."""
+"""Number of policy sets whose masks are in force at the same time."""
 MIN_SECRET: Final = 4
-"""Characters.  A shorter value is no secret, and to replace it would garble every line."""
+"""Fewest characters of a secret; replacing shorter texts would garble every line."""
 
 _secret_name: Final = re.compile(
     r"(?i)(?:authorization|cookies?|passwd|password|passphrase|secret|token|credentials?|api[_-]?key|private[_-]?key)$"
@@ -35,25 +37,25 @@ _token: Final = re.compile(r"\w+|\W")
 
 
 class Masks:
-    """Texts that are shown as other ones, wherever they stand alone in a text.  Case does not matter.
+    """Texts that are replaced by other texts where they are whole words.  Case does not matter.
 
-    A text is looked through word by word, so that the work does not grow with the number of masks.
+    A text is searched word by word, so that the work does not grow with the number of masks.
     """
 
     __slots__ = ("_lengths", "_shown", "words")
 
     def __init__(self, words: Mapping[str, str]) -> None:
         self.words = dict(words)
-        """What is shown for each text."""
+        """Replacement of each text."""
         self._shown = {word.lower(): shown for word, shown in self.words.items() if word}
         lengths: dict[str, set[int]] = {}
         for word in self._shown:
             lengths.setdefault(_token.match(word)[0], set()).add(len(word))  # type: ignore[index]
         self._lengths = {first: sorted(found, reverse=True) for first, found in lengths.items()}
-        """Lengths of the masked texts that begin with a token, the longest first."""
+        """Lengths of the masked texts, longest first, by their first token."""
 
     def text(self, value: str) -> str:
-        """Return the text with its masks."""
+        """Return the text with masked words replaced."""
         lower = value.lower()
         if not self._lengths or len(lower) != len(value):
             return value
@@ -71,12 +73,12 @@ class Masks:
 
 
 def _token_ends(text: str, end: int) -> bool:
-    """True if no word goes on at a place."""
+    """True if a word or another character ends at the index `end`."""
     return end == len(text) or _token.match(text, end - 1).end() == end  # type: ignore[union-attr]
 
 
 class Secrets:
-    """Turns values into plain JSON values; knows which texts are secret."""
+    """Converter of values to plain JSON values that hides the secrets it was told of."""
 
     __slots__ = ("_known", "_masks", "_origins", "_words")
 
@@ -87,16 +89,17 @@ class Secrets:
         self._masks = Masks({})
 
     def show(self, masks: Masks) -> None:
-        """Show these texts by their masks from now on.
+        """Replace masked texts from now on.
 
-        The masks of the last `KEPT` calls hold: what policies have named is still in use for a while after a reload.
+        The masks of the last `KEPT` calls are in force, because values of older policies are used for a while after a
+        reload.
         """
         if all(known.words != masks.words for known in self._origins):
             self._origins.append(masks)
             self._masks = Masks({word: shown for each in self._origins for word, shown in each.words.items()})
 
     def hide(self, values: Iterable[str], whose: str = "") -> None:
-        """Hide these texts from now on, in place of those that the same owner named before.
+        """Hide texts from now on; they replace the texts that the same owner, `whose`, named before.
 
         Texts shorter than `MIN_SECRET` are not hidden.
         """
@@ -115,7 +118,10 @@ class Secrets:
         return value if len(value) <= MAX_TEXT else value[:MAX_TEXT] + "…"
 
     def plain(self, value: Any, depth: int = 0) -> Any:
-        """Return the value as JSON has it.  Never raises.  Infinity and NaN become texts, which JSON requires."""
+        """Return a value as JSON-ready values without secrets.  Never raises.
+
+        Infinity and NaN become texts, because JSON has no such numbers.
+        """
         if value is None or isinstance(value, bool | int):
             return value
         if isinstance(value, float):
@@ -138,14 +144,14 @@ class Secrets:
         name = key if isinstance(key, str) else _shown(key)
         if names_secret(name) and isinstance(
             item, str | bytes | bytearray | list | tuple
-        ):  # a number of tokens is none
+        ):  # a number, such as a count of tokens, is no secret
             return name, HIDDEN
         return self._masks.text(name), self.plain(item, depth + 1)
 
 
 @lru_cache(1024)
 def names_secret(name: str) -> bool:
-    """True if a field of this name holds a secret."""
+    """True if a field with this name holds a secret."""
     return _secret_name(name) is not None
 
 

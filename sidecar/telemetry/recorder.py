@@ -1,7 +1,7 @@
 """Recorder of requests that have ended.
 
-Metrics are recorded always, failures are logged unless policies say otherwise, spans and the access log of all requests
-are where they are configured.  Nothing here can fail a request.
+Metrics are always recorded.  Failures are logged unless policies turn that off.  Spans and the access log of all
+requests are optional.  The recorder never makes a request fail.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Recorder:
-    """Records exchanges; one for the process."""
+    """Recorder of exchanges; one for the process."""
 
     def __init__(
         self, registry: Registry, refusals: Refusals, now: Callable[[], float], wall: Callable[[], float]
@@ -37,18 +37,18 @@ class Recorder:
             for scheme in (b"http", b"https")
         }
         self.tracer: Tracer | None = None
-        """None while nothing is traced."""
+        """Tracer; None while no request is traced."""
         self.access: AccessLog | None = None
-        """None while there is no access log of all requests."""
+        """Access log of all requests; None if there is none."""
         self.failures: Callable[[Exchange, Outcome, str, float], None] | None = None
-        """Logs requests that failed or were refused; None if `access` does, or nobody."""
+        """Logs a request that failed or was refused; None if `access` does that, or if it is off."""
         self.exemplars: ExemplarFilter = "trace_based"
-        """Which requests become exemplars of the duration histograms."""
+        """Rule for the requests that become exemplars of the duration histograms."""
 
     def record(self, x: Exchange, outcome: Outcome, reason: str, seconds: float) -> None:
         """Record an exchange that has ended.
 
-        `reason` is the failure's code, empty for none.  `seconds` is the duration of the whole exchange.
+        `reason` is the code of its failure, empty if it has none.  `seconds` is the duration of the whole exchange.
         """
         metrics: RequestMetrics = self._unrouted[x.scheme] if x.route is None else x.route.metrics
         metrics.record(x.method, outcome.status, reason, seconds)
@@ -68,7 +68,7 @@ class Recorder:
             self.access.record(x, outcome, reason, seconds)
 
     def _record_failure(self, x: Exchange, outcome: Outcome, reason: str, seconds: float) -> None:
-        """Record a request that failed or was refused, also where a fallback answered it."""
+        """Record a request that failed or was refused, even if a fallback answered it."""
         first = x.replaced or outcome
         if first.failure is not None and first.failure.origin == "gateway":
             self._refusals.note("" if x.route is None else x.route.name, first.failure.code, first.refusal)
@@ -76,7 +76,7 @@ class Recorder:
             self.failures(x, outcome, reason, seconds)
 
     def _end(self, attempt: Attempt, outcome: Outcome, reason: str) -> None:
-        """End an attempt that goes on for others, such as a cache's fetch: for this request it has ended."""
+        """End an attempt that continues for other requests, such as the fetch of a cache."""
         attempt.ended = self._now()
         attempt.status = outcome.status
         attempt.reason = reason

@@ -1,8 +1,8 @@
-"""Refusals: their count by route, policy and reason, and the latest of them for people, with the line that says so.
+"""Refusals of requests: counters, and the latest refusals in groups for `/state` and the live page.
 
-Under overload refusals come by the thousand and are all alike, so a list of single ones would show one second of one
-policy.  They are grouped by route, reason and place in the policy files.  A group keeps its count, and the time and the
-text of its latest refusal.  The number of groups is bounded; the one that was quiet longest makes room.
+Under overload there are many equal refusals, so a list of single ones would show only one policy.  Refusals are grouped
+by route, reason and place in the policy files.  A group has its count, and the time and the text of its latest refusal.
+The number of groups is bounded; a new group replaces the one that was quiet longest.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from sidecar.core.metrics import REFUSALS, Counter, Meter
 from sidecar.core.outcome import Refusal
 
 MAX_GROUPS: Final = 64
+"""Most groups of refusals."""
 
 
 class RefusalGroup:
@@ -23,12 +24,13 @@ class RefusalGroup:
 
     def __init__(self, total: Counter) -> None:
         self.total = total
-        """Counter of the metrics, which outlives the group."""
+        """Counter in the metrics, which outlives the group."""
         self.count = 0
+        """Number of refusals since the group was made."""
         self.at = 0.0
-        """Unix time of the latest."""
+        """Unix time of the latest refusal."""
         self.refusal = Refusal()
-        """The latest."""
+        """Latest refusal."""
 
 
 class Refusals:
@@ -55,7 +57,7 @@ class Refusals:
         group.refusal = refusal
 
     def describe(self) -> list[dict[str, Any]]:
-        """Return the groups as JSON-ready values, the latest first; `count` is since the group was made."""
+        """Return the groups as JSON-ready values, latest first."""
         newest = sorted(self._groups.items(), key=lambda item: item[1].at, reverse=True)
         return [
             {"at": group.at, "count": group.count, "route": route, "reason": reason, **group.refusal._asdict()}

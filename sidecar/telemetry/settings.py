@@ -1,15 +1,15 @@
-"""Settings of telemetry: the policy block, and over it OpenTelemetry's standard variables.
+"""Settings of telemetry: the policy block, overridden by OpenTelemetry's standard variables.
 
-The variables follow the specification, and not the Python SDK's reading of it where the two differ:
-`OTEL_EXPORTER_OTLP_TIMEOUT` is in milliseconds, which the SDK takes for seconds.  A variable of one signal wins over
-the general one.  An invalid one is reported and left out; it never stops the sidecar.
+The variables follow the specification, even where the Python SDK differs: `OTEL_EXPORTER_OTLP_TIMEOUT` is in
+milliseconds, which the SDK reads as seconds.  A variable of one signal wins over the general one.  An invalid variable
+is reported and ignored; it never stops the sidecar.
 
-Export is on where a destination is named: an endpoint in the block or in a variable, or `OTEL_TRACES_EXPORTER=otlp`
-(`OTEL_METRICS_EXPORTER`).  A collector on localhost is not assumed unasked: most pods have none.
+Export is on if a destination is named: an endpoint in the block or in a variable, `OTEL_TRACES_EXPORTER=otlp`, or
+`OTEL_METRICS_EXPORTER=otlp`.  A collector on localhost is not assumed, because most pods have none.
 
-Not supported, and reported when set: `OTEL_CONFIG_FILE`, exporters other than `otlp`, `console` and `none`, samplers
-and propagators of other vendors, exponential histograms, the old conventions beside the stable ones, an address for the
-Prometheus page, and OTLP export of logs.
+Not supported, and reported when set: `OTEL_CONFIG_FILE`; exporters other than `otlp`, `console` and `none`; samplers
+and propagators of other vendors; exponential histograms; the old conventions beside the stable ones; an address for the
+Prometheus page; OTLP export of logs.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from sidecar.telemetry.spec import ExportTlsSpec, MetricsSpec, TelemetrySpec
 from sidecar.telemetry.variables import OTLP, Variables
 
 Kind = Literal["grpc", "http", "json", "console"]
-"""Protocols; `http` is protobuf over HTTP, `json` is JSON over HTTP."""
+"""Protocol of an export; `http` is protobuf over HTTP, `json` is JSON over HTTP."""
 Compression = Literal["gzip", "none"]
 Temporality = Literal["cumulative", "delta", "lowmemory"]
 ExemplarFilter = Literal["trace_based", "always_on", "always_off"]
@@ -38,7 +38,7 @@ FILTERS: Final[dict[str, ExemplarFilter]] = {
     "trace_based": "trace_based", "always_on": "always_on", "always_off": "always_off",
 }  # fmt: skip
 FORMATS: Final = {"tracecontext": "w3c", "b3": "b3", "b3multi": "b3multi", "baggage": "", "none": ""}
-"""Formats by the standard names of propagators.  Baggage passes as any field does."""
+"""Formats by the standard names of propagators; baggage needs none, because it is forwarded like any field."""
 SAMPLERS: Final[dict[str, tuple[float | None, bool] | None]] = {
     "always_on": (1.0, False),
     "always_off": (0.0, False),
@@ -47,7 +47,7 @@ SAMPLERS: Final[dict[str, tuple[float | None, bool] | None]] = {
     "parentbased_always_off": (0.0, True),
     "parentbased_traceidratio": (None, True),
 }
-"""Ratio of each sampler (None: its argument), and True if a caller's decision counts."""
+"""Ratio of each sampler (None: its argument), and True if it follows the caller's decision."""
 LIMITS: Final = (
     "ATTRIBUTE_COUNT", "ATTRIBUTE_VALUE_LENGTH", "SPAN_ATTRIBUTE_COUNT", "SPAN_ATTRIBUTE_VALUE_LENGTH",
     "SPAN_EVENT_COUNT", "SPAN_LINK_COUNT", "EVENT_ATTRIBUTE_COUNT", "LINK_ATTRIBUTE_COUNT",
@@ -57,7 +57,7 @@ NOT_FOLLOWED: Final = {
     "OTEL_EXPORTER_PROMETHEUS_HOST": "is not followed; the Prometheus page is /metrics on the admin listener",
     "OTEL_EXPORTER_PROMETHEUS_PORT": "is not followed; the Prometheus page is /metrics on the admin listener",
 }
-"""Standard variables that have no effect here, and what has."""
+"""Standard variables that have no effect, with the warning for each."""
 LEVELS: Final = {"debug": "DEBUG", "info": "INFO", "warn": "WARNING", "error": "ERROR", "fatal": "CRITICAL"}
 
 
@@ -67,61 +67,61 @@ class Target:
 
     kind: Kind
     endpoint: str = ""
-    """The whole URL over HTTP; host and port for gRPC."""
+    """URL with its path for HTTP; host and port for gRPC."""
     is_plain: bool = True
-    """True if gRPC goes without TLS."""
+    """True if gRPC does not use TLS."""
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
-    """Fields to send with each export."""
+    """Header fields of each export."""
     timeout: float = 10.0
-    """Seconds for one export, retries included."""
+    """Longest time in seconds for one export, retries included."""
     compression: Compression = "none"
     tls: ExportTlsSpec = field(default_factory=ExportTlsSpec)
 
 
 @dataclass(frozen=True, slots=True)
 class Sampler:
-    """Rule for which traces are recorded."""
+    """Rule that selects the traces to record."""
 
     ratio: float
-    """Share of new traces, 0 to 1."""
+    """Share of new traces that are recorded, from 0 to 1."""
     is_parent_based: bool = True
-    """True if a caller's decision counts."""
+    """True if the sampler follows the caller's decision."""
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Settings that only a restart changes, and the sampler where a variable sets it."""
+    """Settings that only a restart changes, and the sampler if a variable sets it."""
 
     service: str = "sidecar"
     """`service.name` of everything that is exported."""
     traces: Target | None = None
-    """Destination of spans; None: not exported."""
+    """Destination of spans; None if they are not exported."""
     metrics: Target | None = None
-    """Destination of metrics; None: not exported."""
+    """Destination of metrics; None if they are not exported."""
     sampler: Sampler | None = None
-    """The sampler of the variables; None: the policy block decides."""
+    """Sampler that the variables set; None if the policy block decides."""
     formats: tuple[str, ...] = ("w3c",)
-    """Formats of trace context on the wire; empty: traces begin and end here."""
+    """Formats of trace context on the wire; if empty, trace context is neither read nor written."""
     queue: int = 2048
-    """Largest number of spans that wait to be sent."""
+    """Most spans that wait to be sent."""
     batch: int = 512
-    """Largest number of spans in one export."""
+    """Most spans in one export."""
     delay: float = 5.0
-    """Seconds between two batches of spans."""
+    """Seconds between two exports of spans."""
     has_limits: bool = False
-    """True if variables limit what a span may hold."""
+    """True if variables limit the attributes, events or links of a span."""
     interval: float = 60.0
     """Seconds between two exports of metrics."""
     temporality: Temporality = "cumulative"
     exemplars: ExemplarFilter = "trace_based"
     level: str = "WARNING"
-    """Level of OpenTelemetry's own log."""
+    """Level of the OpenTelemetry library's log."""
     warnings: tuple[str, ...] = ()
-    """Sentences on variables that are invalid or not supported."""
+    """Sentences about variables that are invalid or not supported."""
 
 
 def resolve_settings(spec: TelemetrySpec | None, service: str, environ: Mapping[str, str]) -> Settings:
-    """Return the settings in force for a block (None: built-in defaults), a service name and an environment."""
+    """Return the effective settings of a block (None: built-in defaults), a service name and an environment."""
     spec = spec or TelemetrySpec()
     read = Variables(environ)
     if read.flag("OTEL_SDK_DISABLED"):
@@ -155,6 +155,7 @@ def resolve_settings(spec: TelemetrySpec | None, service: str, environ: Mapping[
 
 
 def _target(spec: TelemetrySpec, signal: Literal["TRACES", "METRICS"], read: Variables) -> Target | None:
+    """Return the destination of a signal; None if it is not exported."""
     exporter = read.word(f"OTEL_{signal}_EXPORTER", EXPORTERS, "")
     if exporter == "console":
         return Target("console")
@@ -202,12 +203,14 @@ def _sampler(read: Variables) -> Sampler | None:
 
 
 def _formats(spec: TelemetrySpec, read: Variables) -> tuple[str, ...]:
+    """Return the formats of trace context, each once."""
     if not read.text("OTEL_PROPAGATORS"):
         return tuple(dict.fromkeys(spec.propagation))
     return tuple(dict.fromkeys(name for name in read.words("OTEL_PROPAGATORS", FORMATS) if name))
 
 
 def _port(endpoint: str) -> int | None:
+    """Return the port of an endpoint; None if it has none."""
     try:
         return urlsplit(endpoint if "://" in endpoint else f"//{endpoint}").port
     except ValueError:

@@ -2,10 +2,10 @@
 
 Rules:
 
-1. A standard variable (`OTEL_*`, see `variables.py`) wins over the block.  Who deploys has the last word over who wrote
-   the file, and a sidecar fits into a fleet that an OpenTelemetry operator configures.
-2. Sampling, tail rules and the access log follow a reload, since they are turned up during an incident.  Destinations
-   and propagation are wired when the process starts, and only a restart changes them.
+1. A standard variable (`OTEL_*`, see `variables.py`) wins over the block.  So a deployment can override the file, and
+   an OpenTelemetry operator can configure the sidecars of a fleet.
+2. A reload changes sampling, tail rules and the access log, because people change them during an incident.  Only a
+   restart changes destinations and propagation.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ Format = Literal["w3c", "b3", "b3multi"]
 
 
 class KeepSpec(Model):
-    """Tail rules: traces that are kept whatever the sampling says, decided when the request has ended."""
+    """Tail rules: traces to keep although they were not sampled, decided at the end of the request."""
 
     errors: bool = True
     """True keeps requests that failed or were answered with 5xx."""
     slower_than: Duration | None = None
-    """Duration above which a request is kept; without it none is kept for its duration."""
+    """Duration above which a request is kept; by default no request is kept for its duration."""
     breaker_transitions: bool = True
-    """True keeps requests on which a circuit breaker changed its state."""
+    """True keeps requests that changed the state of a circuit breaker."""
     at_most: Rate = 100.0
-    """Largest rate that the tail rules keep: an outage must not make every request pay for its spans."""
+    """Highest rate of traces that the tail rules keep, so that an outage does not make every request record spans."""
 
 
 class SamplingSpec(Model):
-    """Share of requests that are traced, and those that are traced in any case."""
+    """Share of requests that are traced, and tail rules for the others."""
 
     ratio: Share = 1.0
-    """Share of the requests that begin a trace; requests of a traced caller follow its decision."""
+    """Share of new traces that are sampled; a request that is part of its caller's trace follows the caller."""
     keep: KeepSpec | None = None
 
 
@@ -45,36 +45,38 @@ class ExportTlsSpec(Model):
     """TLS towards the collector."""
 
     ca: str | None = None
-    """File with the certificate authorities to trust (PEM); without it those of the system."""
+    """File with the certificate authorities to trust (PEM); by default those of the system."""
     cert: str | None = None
-    """File with the certificate to present (PEM), for a collector that asks for one."""
+    """File with the client certificate (PEM), for a collector that asks for one."""
     key: str | None = None
     """File with its private key (PEM, not encrypted)."""
 
 
 class MetricsSpec(Model):
-    """Metrics sent over OTLP; the Prometheus page is there in any case."""
+    """Export of metrics over OTLP; the Prometheus page is always available."""
 
     interval: Duration = 60.0
     """Time between two exports (OpenTelemetry: 60s)."""
 
 
 class AccessLogSpec(Model):
-    """One line for each request, on standard output.  Without the block: one for each that failed or was refused, at
-    most 20 a second."""
+    """Access log: one line for each request, on standard output.
+
+    Without the block, it has only requests that failed or were refused, at most 20 a second.
+    """
 
     format: Literal["json", "text", "off"] = "json"
-    """`json` for machines, `text` for people."""
+    """Format of a line: `json` for machines, `text` for people; `off` writes no lines."""
     successes: Share = 1.0
-    """Share of the successes to write down: requests that took one try, were not refused, did not fail and were not
-    answered with 5xx.  All others are always written."""
+    """Share of successes that are written.  A success took one attempt, was not refused, did not fail and was not
+    answered with 5xx.  All other requests are always written."""
     at_most: Rate | None = None
-    """Lines a second; `suppressed` in the next line, and `sidecar_log_suppressed_total`, say how many more there
-    were."""
+    """Most lines a second.  The number of lines left out is `suppressed` in the next line, and is counted by
+    `sidecar_log_suppressed_total`."""
 
     @classmethod
     def failures(cls, form: Literal["json", "text"] = "json") -> Self:
-        """Return the settings where policies have none: requests that fail or are refused, and not too many of them."""
+        """Return the settings for policies without the block: requests that fail or are refused, at a bounded rate."""
         return cls.built_in(format=form, successes=0.0, at_most=20.0)
 
 
@@ -82,12 +84,12 @@ class TelemetrySpec(Model):
     """Traces, metrics and logs of the sidecar, and their destinations."""
 
     endpoint: Annotated[str, Field(pattern=r"^https?://[^\s/]+")] | None = None
-    """URL of the collector, such as `http://collector:4317`.  Without it, and without the standard variables, nothing
-    is exported."""
+    """URL of the collector, such as `http://collector:4317`.  Without it, and without the standard variables, there is
+    no export."""
     protocol: Literal["grpc", "http"] | None = None
-    """Protocol of exports: `grpc`, or `http` (protobuf).  Without it `grpc` for port 4317 and `http` for any other."""
+    """Protocol of exports: `grpc`, or `http` (protobuf).  By default `grpc` for port 4317, and `http` for any other."""
     headers: dict[str, SecretStr] = Field(default_factory=dict)
-    """Fields to send with each export, such as an API key."""
+    """Header fields of each export, such as an API key."""
     compression: Literal["gzip", "none"] = "none"
     timeout: Duration = 10.0
     """Longest time for one export, retries included (OpenTelemetry: 10s)."""
@@ -97,12 +99,13 @@ class TelemetrySpec(Model):
         Field(strict=False, min_length=1),
         BeforeValidator(lambda value: [value] if isinstance(value, str) else value),
     ] = ("w3c",)
-    """Format of trace headers, or a list: incoming ones are read and outgoing ones written in all of them."""
+    """Format of trace headers, or a list of formats, which are all read and all written."""
     sampling: SamplingSpec | None = SamplingSpec.built_in()
-    """Sampling of traces; `off` makes none at all, and trace headers pass through untouched."""
+    """Sampling of traces; with `off` there are no traces, and trace headers pass unchanged."""
     metrics: MetricsSpec | None = MetricsSpec.built_in()
+    """Export of metrics; `off` exports none."""
     access_log: AccessLogSpec | None = AccessLogSpec.failures()
-    """`off`: no lines at all."""
+    """Access log; `off` writes no lines."""
 
 
 def wiring(spec: TelemetrySpec | None) -> dict[str, Any]:

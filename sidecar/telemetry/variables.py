@@ -1,7 +1,7 @@
 """Reader of OpenTelemetry's standard variables.
 
-By OpenTelemetry's Environment Variable Specification: an empty variable counts as unset, only `true` is true, times are
-milliseconds, and an invalid value is reported and its default taken.
+Rules of OpenTelemetry's Environment Variable Specification: an empty variable counts as unset, only `true` is true,
+times are in milliseconds, and an invalid value is reported and replaced by the default.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ from urllib.parse import unquote
 T = TypeVar("T")
 
 OTLP: Final = "OTEL_EXPORTER_OTLP_"
+"""Prefix of the variables for OTLP exporters."""
 
 
 class Variables:
-    """Typed values of an environment, and warnings about those that are invalid."""
+    """Typed values of environment variables, and warnings about invalid ones."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         self._environ = environ
@@ -24,7 +25,7 @@ class Variables:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """Sentences that name a variable and say what would be right, each once."""
+        """Warnings so far, each once; a warning names the variable and says what would be right."""
         return tuple(self._warnings)
 
     def warn(self, name: str, what: str) -> None:
@@ -32,22 +33,22 @@ class Variables:
         self._warnings[f"{name} {what}"] = None
 
     def text(self, name: str) -> str:
-        """Return the value without surrounding space; empty where it is unset."""
+        """Return the value without surrounding space; empty if it is unset."""
         return self._environ.get(name, "").strip()
 
     def flag(self, name: str) -> bool:
-        """True if the variable says `true`."""
+        """True if the value is `true`."""
         return self.text(name).lower() == "true"
 
     def word(self, name: str, known: Mapping[str, T], default: T) -> T:
-        """Return what the variable's word stands for; the default where it is unset or unknown."""
+        """Return the entry of `known` for the value; the default if the value is unset or unknown."""
         value = self.text(name).lower()
         if value and value not in known:
             self.warn(name, f"is {value!r}; known are {', '.join(known)}")
         return known.get(value, default)
 
     def words(self, name: str, known: Mapping[str, T]) -> list[T]:
-        """Return what each known word of a comma-separated list stands for."""
+        """Return the entries of `known` for the words of a comma-separated list, without unknown words."""
         found = []
         for word in self.text(name).split(","):
             if word.strip() in known:
@@ -57,7 +58,7 @@ class Variables:
         return found
 
     def whole(self, name: str, default: int) -> int:
-        """Return a whole number above zero; the default where it is unset or invalid."""
+        """Return a whole number above zero; the default if the value is unset or invalid."""
         value = self.text(name)
         if value and not (value.isdigit() and int(value) > 0):
             self.warn(name, f"is {value!r} and not a whole number above 0; the default is used")
@@ -65,11 +66,11 @@ class Variables:
         return int(value) if value else default
 
     def seconds(self, name: str) -> float:
-        """Return seconds of a duration in milliseconds; zero where it is unset or invalid."""
+        """Return a duration in seconds, which the value gives in milliseconds; 0 if it is unset or invalid."""
         return self.whole(name, 0) / 1000
 
     def ratio(self, name: str) -> float:
-        """Return a number from 0 to 1; 1 where it is unset or invalid."""
+        """Return a number from 0 to 1; 1 if the value is unset or invalid."""
         value = self.text(name)
         try:
             ratio = float(value or 1.0)
@@ -92,5 +93,5 @@ class Variables:
         return found
 
     def of(self, signal: str, name: str, read: Callable[[str], T]) -> T:
-        """Return an exporter's variable as `read` gives it: that of the signal, else that of all signals."""
+        """Return an exporter's variable, read by `read`: that of the signal, or else that of all signals."""
         return read(f"{OTLP}{signal}_{name}") or read(f"{OTLP}{name}")

@@ -55,59 +55,38 @@ Obtain = Callable[[tuple[str, ...], Any, Callable[[], Any]], Any]
 class AttemptInFlight(Attempt):
     """Attempt in flight, from the choice of its endpoint to the last byte of the response."""
 
-    __slots__ = (
-        "_call", "_connection", "_expires", "_gate", "_has_repeated", "_opening", "_outcome", "_pool", "_target",
-        "_ticket", "_upstream", "_x",
-    )  # fmt: skip
+    call: Call | None = None
+    """Call that waits for the outcome; None while `Upstream.begin` runs, and once it has the outcome."""
+    connection: UpstreamConnection | None = None
+    """Connection that carries the exchange until the head of the response; else None."""
+    outcome: Outcome | None = None
+    """Outcome that was known within `Upstream.begin`, or whose body is still arriving; else None."""
+    ticket: object = None
+    """Ticket of the endpoint's breaker."""
+    _opening: Promise[Acquired] | None = None
+    """Promise of a connection, while the attempt waits for one; else None."""
+    _has_repeated = False
+    """True once the request was sent again because an idle connection had been closed."""
 
-    def __init__(self, x: Exchange, upstream: Upstream, target: Endpoint, now: float, expires: float) -> None:
-        Attempt.__init__(self, x.attempt, now)
+    def __init__(
+        self, x: Exchange, upstream: Upstream, target: Endpoint, pool: Pool, now: float, expires: float
+    ) -> None:
+        self.number = x.attempt  # inlined `Attempt.__init__`
+        self.started = now
         self.why = x.why
         self.upstream = upstream.name
         self.endpoint = target.url
+        self.gate: Gate | None = None
+        """Breaker of the endpoint, which has admitted the exchange; None without one."""
         self._x: Exchange | None = x
         """Request; None once the attempt has ended, to break the reference cycle with `x.attempts`."""
         self._upstream = upstream
         self._target = target
+        self._pool = pool
         self._expires = expires
-        self._pool = upstream.pools.of(target)
-        self._gate: Gate | None = None
-        """Breaker of the endpoint; None without one."""
-        self._ticket: object = None
-        """Ticket of that breaker."""
-        self._call: Call | None = None
-        """Call that waits for the outcome; None while `begin` runs, and once it has the outcome."""
-        self._outcome: Outcome | None = None
-        """Outcome that was known within `begin`, or whose body is still arriving; else None."""
-        self._opening: Promise[Acquired] | None = None
-        """Promise of a connection, while the attempt waits for one; else None."""
-        self._connection: UpstreamConnection | None = None
-        """Connection that carries the exchange until the head of the response; else None."""
-        self._has_repeated = False
-        """True once the request was sent again because an idle connection had been closed."""
 
-    def guard(self, gate: Gate, ticket: object) -> None:
-        """Set the endpoint's breaker and its ticket, to settle it at the end."""
-        self._gate = gate
-        self._ticket = ticket
-
-    def begin(self, call: Call) -> AttemptInFlight | Outcome:
-        """Take a connection and send the request; the result is that of `Terminal.begin`."""
-        x = self._x
-        assert x is not None
-        connection = self._pool.take(x, self.started)
-        if connection is None:
-            self._open()
-        else:
-            self._connection = connection
-            connection.exchange(x, self._expires, self.started, self)
-        if self._outcome is not None:
-            return self._outcome
-        self._call = call
-        return self
-
-    def _open(self) -> None:
-        """Open a connection, or queue for one, and use it once it is there."""
+    def open(self) -> None:
+        """Open a connection, or queue for one, and send the request once it is there."""
         opening = self._pool.open(self._expires)
         if opening.done():
             self._use(opening)
@@ -123,25 +102,19 @@ class AttemptInFlight(Attempt):
             return
         acquired = opening.result()
         if isinstance(acquired, UpstreamConnection):
-            self._connection = acquired
+            self.connection = acquired
             acquired.exchange(x, self._expires, self.started, self)
         else:
-            self._end(_judge(x, acquired, self._pool, self.started, self._upstream.now()))
+            self.take(_judge(x, acquired, self._pool, self.started, self._upstream.now()))
 
     def take(self, outcome: Outcome) -> None:
-        """Accept the response or the failure; repeat the request if an idle connection had been closed."""
-        x = self._x
-        if outcome.failure is STALE_CONNECTION and not self._has_repeated and x is not None and x.is_replayable:
-            self._has_repeated = True
-            self._connection = None
-            if x.stream is not None:
-                x.stream.rewind()
-            self._open()
-        else:
-            self._end(outcome)
+        """Accept the response or the failure, unless an idle connection had been closed and the request is repeated.
 
-    def _end(self, outcome: Outcome) -> None:
-        """Pass the outcome on, and settle the attempt now or at the end of the body."""
+        The attempt is settled now, or at the end of the body.
+        """
+        self.connection = None
+        if outcome.failure is STALE_CONNECTION and self._repeat():
+            return
         self.answered = now = self._upstream.now()
         if outcome.failure is None:
             times = self._pool.times
@@ -153,29 +126,39 @@ class AttemptInFlight(Attempt):
                 times.quick += 1
                 if times.quick == SAMPLED:
                     times.decay()
-        self._connection = None
         if outcome.stream is None:
             self._settle(outcome, now)
         else:
-            self._outcome = outcome
+            self.outcome = outcome
             outcome.stream.on_close(self._end_body)
-        call, self._call = self._call, None
+        call, self.call = self.call, None
         if call is None:
-            self._outcome = outcome
+            self.outcome = outcome
         else:
             call.take(outcome)
 
+    def _repeat(self) -> bool:
+        """Send the request again on a new connection, once; False if that is not possible."""
+        x = self._x
+        if self._has_repeated or x is None or not x.is_replayable:
+            return False
+        self._has_repeated = True
+        if x.stream is not None:
+            x.stream.rewind()
+        self.open()
+        return True
+
     def _end_body(self, broken: Failure | None) -> None:
         """Settle the attempt at the end of the body; `broken` is its failure, None if it is complete."""
-        outcome, self._outcome = self._outcome, None
+        outcome, self.outcome = self.outcome, None
         assert outcome is not None
         self._settle(final(outcome, broken), self._upstream.now())
 
     def cancel(self) -> None:
         """Cancel the attempt and settle it as abandoned."""
-        self._call = None
-        opening, connection = self._opening, self._connection
-        self._opening = self._connection = None
+        self.call = None
+        opening, connection = self._opening, self.connection
+        self._opening = self.connection = None
         if opening is not None:
             opening.cancel()
         if connection is not None:
@@ -204,8 +187,8 @@ class AttemptInFlight(Attempt):
                 ejector.record(target, outcome, self.started, now)
         elif failure is None and target.failures:
             target.failures = 0
-        if self._gate is not None and x is not None:
-            self._gate.settle(x, self._ticket, outcome)
+        if self.gate is not None and x is not None:
+            self.gate.settle(x, self.ticket, outcome)
 
 
 class Upstream:
@@ -280,14 +263,24 @@ class Upstream:
             ticket = gate.admit(x)
             if ticket.__class__ is Outcome:
                 return ticket
-        attempt = AttemptInFlight(x, self, endpoint, now, expires)
+        pool = self.pools.of(endpoint)
+        attempt = AttemptInFlight(x, self, endpoint, pool, now, expires)
         if gate is not None:
-            attempt.guard(gate, ticket)
+            attempt.gate, attempt.ticket = gate, ticket
         x.attempts.append(attempt)
         if x.trace is not None:
             x.trace.attempt(x, attempt)
         endpoint.in_flight += 1
-        return attempt.begin(call)
+        connection = pool.take(x, now)
+        if connection is not None:
+            attempt.connection = connection
+            connection.exchange(x, expires, now, attempt)
+        else:
+            attempt.open()
+        if attempt.outcome is not None:  # refused at once, or the request's body had broken off
+            return attempt.outcome
+        attempt.call = call
+        return attempt
 
     def make_way(self, route: str = "", waiting: int = 1, places: int = 1) -> bool:
         """End the exchange that has waited longest for its own client (`Pools.make_way`)."""

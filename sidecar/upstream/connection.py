@@ -238,7 +238,7 @@ class UpstreamConnection(asyncio.Protocol):
             self._request_body = None
             if self._is_reading_paused:  # the last piece has filled the client's buffer
                 self.resume_reading()
-            self.pool.deadlines.discard(self)
+            self.pool.deadlines.entries.discard(self)
             self._phase = IDLE
             self.served += 1
             if is_doubtful:

@@ -1,4 +1,4 @@
-"""A real browser, where there is one: Debian's chromium, or the one that SIDECAR_CHROMIUM names."""
+"""Fixtures with a real browser: Debian's chromium, or the one that SIDECAR_CHROMIUM names; skipped without one."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def browser() -> AsyncIterator[Browser]:
-    """One process of it; each test has a context of its own."""
+    """Yield a browser process that all tests share; each test has a context of its own."""
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=OPTIONS)
         yield browser
@@ -40,7 +40,7 @@ async def browser() -> AsyncIterator[Browser]:
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def scene(request: pytest.FixtureRequest) -> AsyncIterator[Scene]:
-    """An admin listener; `parametrize("scene", ["t0ken"], indirect=True)` gives it a token."""
+    """Yield an admin listener; `parametrize("scene", ["t0ken"], indirect=True)` gives it a token."""
     scene = calm(Scene(getattr(request, "param", None)))
     scene.past(280)
     async with scene:
@@ -48,7 +48,7 @@ async def scene(request: pytest.FixtureRequest) -> AsyncIterator[Scene]:
 
 
 class Window:
-    """A page, and what its console said."""
+    """Page in the browser, with the messages of its console."""
 
     def __init__(self, page: Page) -> None:
         self.page = page

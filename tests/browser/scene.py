@@ -1,4 +1,4 @@
-"""A sidecar's admin listener without the sidecar: every state that the page can show, as data to change."""
+"""Admin listener without a sidecar: every state that the live page can show, as data that a test changes."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from sidecar.telemetry.plain import Secrets
 from sidecar.telemetry.refusals import Refusals
 
 WALL = 1_795_300_000.0
-"""What the wall clock says at the loop's zero."""
+"""Wall clock at the loop's zero, as Unix time."""
 PROBES = {"under_way": 1, "results": 1, "failed": 0, "slow": 0}
 
 
 class Thing:
-    """Anything that describes itself."""
+    """State object whose description is given."""
 
     def __init__(self, **facts: Any) -> None:
         self.facts = facts
@@ -35,7 +35,7 @@ class Thing:
 
 
 class Breaker(Thing):
-    """One that can be forced."""
+    """Breaker that can be forced open or closed."""
 
     def force(self, mode: str) -> None:
         self.facts |= {"state": "closed" if mode == "auto" else mode, "forced": mode != "auto"}
@@ -43,7 +43,7 @@ class Breaker(Thing):
 
 
 def breaker(state: str = "closed", why: str = "it is new", history: int = 0, **facts: Any) -> Breaker:
-    """A breaker as the real one describes itself."""
+    """Return a breaker with the description of a real one."""
     past = [
         {"at": WALL + n, "before": "closed", "after": ("open", "half_open", "closed")[n % 3], "why": f"reason {n}"}
         for n in range(history)
@@ -70,7 +70,7 @@ def endpoint(url: str, state: str = "up", **facts: Any) -> dict[str, Any]:
 
 
 class Reloaded:
-    """How a reload went."""
+    """Result of a reload."""
 
     def __init__(self, problems: list[str]) -> None:
         self.problems = problems
@@ -80,7 +80,7 @@ class Reloaded:
 
 
 class Scene:
-    """All that the admin listener is handed."""
+    """Admin listener and all objects that it shows."""
 
     def __init__(self, token: str | None = None) -> None:
         loop = asyncio.get_running_loop()
@@ -136,7 +136,7 @@ class Scene:
             metrics.record(b"GET", status, "", each)
 
     def past(self, seconds: int) -> None:
-        """Minutes of traffic, at once: a wave with a bad spell in it."""
+        """Record so many seconds of past traffic, with a minute of slow and failed answers."""
         rng = random.Random(7)
         traffic = self.admin.feed.traffic
         for second in range(seconds):
@@ -148,7 +148,7 @@ class Scene:
                     self.requests(route, [0.4] * (count // 2), 503)
             traffic.sample(self.wall() - seconds + second)
 
-    # ----- life
+    # ----- start and end
 
     async def __aenter__(self) -> Scene:
         await self.admin.open(AdminSpec(address="127.0.0.1:0", token=self.token))
@@ -160,7 +160,7 @@ class Scene:
 
 
 def calm(scene: Scene) -> Scene:
-    """A service that is well."""
+    """Fill a scene with a healthy service."""
     scene.routes = {
         "order": {"upstream": "orders", "chain": []},
         "payment": {"upstream": "payments", "chain": []},
@@ -192,7 +192,7 @@ def calm(scene: Scene) -> Scene:
 
 
 def broken(scene: Scene) -> Scene:
-    """Everything that can be wrong at once."""
+    """Fill a scene with every fault at once."""
     calm(scene)
     scene.states |= {
         ("breaker", "upstream", "payments"): breaker(

@@ -1,4 +1,4 @@
-"""The live page in a real browser: what it shows of each state, what its buttons do, and what it costs."""
+"""Tests of the live page in a real browser: display of each state, buttons, and cost."""
 
 from __future__ import annotations
 
@@ -17,12 +17,15 @@ from tests.browser.scene import WALL, Scene, Thing, breaker, broken, endpoint
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 PICTURES = os.environ.get("SIDECAR_SCREENSHOTS")
-"""Where to leave pictures of each state for a person to look at; nowhere unless set."""
+"""Directory for screenshots of each state; None: no screenshots."""
 
 
 def script(name: str) -> str:
-    """What is evaluated in the page: `contrast` (WCAG 2 AA: texts under 4.5), `nameless` (what a screen reader cannot
-    name), `hour` (so many ticks, faster than they come)."""
+    """Return a script to evaluate in the page.
+
+    `contrast` returns the texts below WCAG 2 AA (4.5), `nameless` the elements without a name for screen readers, `hour`
+    plays so many ticks without waiting between them.
+    """
     return HERE.joinpath(f"{name}.js").read_text()
 
 
@@ -182,7 +185,7 @@ async def test_the_first_paint_waits_for_the_styles_alone_and_they_are_small(sce
 
 
 async def test_an_hour_leaves_nothing_behind(scene: Scene, window: Window) -> None:
-    """3600 ticks through the page's own code, faster than they come."""
+    """3600 ticks go through the page's own code, without waiting between them."""
     page = await window.open(scene.url)
     before = await page.evaluate(script("hour"), 400)
     after = await page.evaluate(script("hour"), 3600)
@@ -191,7 +194,7 @@ async def test_an_hour_leaves_nothing_behind(scene: Scene, window: Window) -> No
 
 
 async def test_fifty_pages_are_sent_the_same_bytes(scene: Scene) -> None:
-    """Not the browser's part: fifty readers, one of which is too slow for a tick."""
+    """Fifty readers get the same events, without a browser."""
     host, port = scene.url.removeprefix("http://").split(":")
     readers = [await asyncio.open_connection(host, port, limit=2**22) for _ in range(50)]
     for _, writer in readers:

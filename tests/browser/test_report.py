@@ -1,4 +1,4 @@
-"""The report of chaos in a real browser: readable on a phone."""
+"""Tests of the chaos report in a real browser: it is readable on a phone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the client did is not charged to the upstream; what the upstream did is, whatever the callers say."""
+"""Tests of blame: faults of clients are not charged to the upstream; its own are, whatever deadline callers set."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ def states(proxy: Proxy) -> set[str]:
 
 
 def pool(proxy: Proxy) -> Any:
-    """Return what the pool of the one endpoint tells of itself."""
+    """Return the state of the one endpoint's pool."""
     (pools,) = proxy.state("pools").values()
     (described,) = pools["pools"].values()
     return described
 
 
 def slow_reader(proxy: Proxy) -> Client:
-    """Ask for an answer, and read nothing."""
+    """Return a client that has sent a request and reads nothing."""
     client = proxy.send()
     client.transport.pause_reading()
     return client
@@ -205,8 +205,10 @@ async def test_a_dead_upstream_that_is_back_closes_its_breaker() -> None:
 
 @virtual
 async def test_a_late_answer_is_nobodys() -> None:
-    """One attempt is listened to beyond its caller's deadline; neither its interim nor its final response is passed
-    on, and its connection is used again."""
+    """An attempt that outlasts its caller's deadline is read to its end.
+
+    Neither its interim nor its final response is passed on, and its connection is used again.
+    """
     proxy = Proxy(policies(), service := Service(after=0.02))
     service.answer = b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n" + service.answer
     client = proxy.connect()
@@ -337,7 +339,7 @@ async def test_a_body_that_stalls_is_the_upstreams() -> None:
 
 
 REST = b"x" * 99_990
-"""What an upload has still to send.  One that is shorter would be collected before its route runs."""
+"""Rest of an upload's body; a shorter body would be buffered whole before its route runs."""
 
 
 def upload(proxy: Proxy, sent: int = 10, size: int = 100_000) -> Client:

@@ -1,5 +1,6 @@
-"""Requests and reloads leave nothing behind that waits for the garbage collector: what holds on to each other in a
-circle is freed late, looking for it costs every request its share, and letting go of much at once is a pause."""
+"""Tests that requests and reloads leave no reference cycles.
+
+Cycles are freed late, each search for them costs CPU, and freeing many at once is a pause."""
 
 from __future__ import annotations
 
@@ -13,12 +14,12 @@ from bench.costs import GET, ROWS, Row, answer, policies
 from bench.rig import Rig
 
 IGNORED = 3
-"""Objects: a timer or two of the sidecar's own may fall into the test."""
+"""Number of objects that are tolerated: a timer or two of the sidecar may fire during the test."""
 
 
 @pytest.fixture(scope="module")
 def collector() -> Iterator[None]:
-    """Runs on request alone, and does not look at what the test run has made so far."""
+    """Run the garbage collector only on request, and without the objects that exist so far."""
     gc.collect()
     gc.freeze()
     gc.disable()
@@ -34,7 +35,7 @@ async def rig(request: pytest.FixtureRequest, collector: None) -> AsyncIterator[
 
 @pytest.mark.parametrize("size", [0, 70_000])
 async def test_no_request_leaves_a_cycle_behind(rig: tuple[Rig, Row], size: int) -> None:
-    """Nor one whose answer comes in pieces."""
+    """No cycle remains after an answer as a whole or in pieces."""
     served, row = rig
     said = answer(row._replace(body=b" " * size + row.body))
     pieces = [said[at : at + 30_000] for at in range(0, len(said), 30_000)]
@@ -56,7 +57,7 @@ async def test_no_request_leaves_a_cycle_behind(rig: tuple[Rig, Row], size: int)
 
 
 async def test_policies_that_are_replaced_leave_no_cycle_behind(collector: None) -> None:
-    """Every block, in turn under two names."""
+    """Policies with every block are loaded in turn under two names."""
     blocks = {name: value for row in ROWS for name, value in row.block.items() if not row.whole}
     async with Rig(policies(Row("all", blocks))) as served:
         said = answer(ROWS[0])

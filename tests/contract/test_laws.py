@@ -1,6 +1,6 @@
-"""The laws of `sidecar.core.stage`, for every stage there is: in every state, under every end that a request can have.
+"""Laws of `sidecar.core.stage`, tested for every stage: in every state, with every possible end of a request.
 
-A stage that is added to `STAGES` is tested here without a word, under the `EXAMPLES` of its spec.
+A stage that is added to `STAGES` is tested here without further changes, with the `EXAMPLES` of its spec.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from tests.support.service import HANG, ScriptedService, Store, after, context, 
 
 
 def blocks(kind: StageKind) -> list[Any]:
-    """The examples of its spec; and nothing but defaults, if it needs no key."""
+    """Return the examples of a stage's spec, and an empty block if it needs no key."""
     try:
         kind.spec.model_validate({})
     except ValidationError:
@@ -53,7 +53,7 @@ def blocks(kind: StageKind) -> list[Any]:
 
 
 class Case(NamedTuple):
-    """A stage under some settings."""
+    """Stage with one of its settings."""
 
     kind: StageKind
     block: Any
@@ -85,7 +85,7 @@ def arriving(env: FakeEnv, **facts: Any) -> Exchange:
 
 
 class Inside:
-    """A gate within the stage under test: whatever the stage does, what comes in goes out."""
+    """Gate inside the stage under test that counts requests: all that enter must leave."""
 
     def __init__(self) -> None:
         self.open = 0
@@ -99,7 +99,7 @@ class Inside:
 
 
 class Counted:
-    """A stage as it is, with its tickets counted."""
+    """Stage whose tickets are counted."""
 
     def __init__(self, stage: Any) -> None:
         self.stage = stage
@@ -133,7 +133,7 @@ class Counted:
 
 
 class CountedAgain(Counted):
-    """A stage that may run those behind it again."""
+    """Stage with an inner pipeline whose tickets are counted."""
 
     @property
     def inner(self) -> Any:
@@ -149,7 +149,7 @@ def counted(stage: Stage) -> Counted:
 
 
 def is_at_rest(env: FakeEnv, stage: Stage, inside: Inside) -> None:
-    """Nothing is held any more."""
+    """Assert that the stage and those inside it hold nothing."""
     assert inside.open == 0
     assert not isinstance(stage, Counted) or stage.tickets == []
     assert env.meter.value(metrics.CONCURRENCY_ACTIVE) == 0
@@ -157,7 +157,7 @@ def is_at_rest(env: FakeEnv, stage: Stage, inside: Inside) -> None:
 
 
 def endings() -> Iterator[Callable[[], Any]]:
-    """Everything that an inner service can come to."""
+    """Yield every possible result of an inner service."""
     for failure in FAILURES.values():
         yield partial(failed, failure)
     for status in (200, 204, 404, 429, 500, 503):
@@ -215,7 +215,7 @@ async def test_cancellation_comes_out_at_any_time_and_leaves_nothing_behind(case
 
 @virtual
 async def test_a_bug_comes_out_and_leaves_nothing_behind(case: Case) -> None:
-    """Of each request that gets through: a stage may answer or refuse some of its own accord."""
+    """Each request that reaches the inner service raises; a stage may answer or refuse some itself."""
     env, inside = virtual_env(), Inside()
     stage = counted(case.build(env))
     inner = ScriptedService(ZeroDivisionError, KeyError("bug"), 200)
@@ -372,7 +372,7 @@ def test_a_block_documents_its_keys(kind: StageKind) -> None:
 
 
 UNDOCUMENTED = ("latency", "abort", "reset", "slow_calls", "half_open", "backoff", "retry_after")
-"""Keys whose value is a block of its own, with a docstring of its own."""
+"""Keys whose value is a block with a docstring of its own."""
 
 
 @pytest.mark.parametrize("failure", [CONNECT_FAILURE, RESET, TIMEOUT, BREAKER_OPEN, CLIENT_CLOSED])

@@ -1,11 +1,11 @@
-"""Ledger of an exchange: wherever it is broken off and by whom, all that it took is given back.
+"""Ledger of an exchange: wherever it is aborted and by which side, all that it took is given back.
 
-A script is an exchange in steps: what the client sends, when the upstream accepts, what it answers, piece by piece.
-Each test plays a script once for each of its steps, and lets one thing happen there: a side leaves, time passes, a
-reload or a drain comes.  The rest of the script goes on as far as it can.  Then the accounts are read: requests under
-way, permits, places in queues, probes, waiters, connections, buffered bytes, budgets, tasks.
+A script is an exchange in steps: pieces of the request, the upstream's accept, pieces of the answer.  Each test plays a
+script once for each of its steps, and injects one fault there: a side disconnects, time passes, a reload or a drain
+starts.  The rest of the script goes on as far as it can.  Then these are counted: requests in flight, permits, places
+in queues, probes, waiters, connections, buffered bytes, budgets, tasks.
 
-Everything is seen from outside: bytes of clients and upstreams, gauges, and the state as the admin listener tells it.
+The counts are read from outside: bytes of clients and upstreams, gauges, and the admin listener's state.
 """
 
 from __future__ import annotations
@@ -77,16 +77,16 @@ upstreams: {other: {endpoints: ["http://10.0.0.4:80"], connections: {idle_timeou
 routes: [{name: other, match: {path_prefix: /other}, upstream: other}]
 """
 BETWEEN = 0.002
-"""Seconds between two steps: the injected latency is shorter."""
+"""Seconds between two steps; longer than the injected latency."""
 QUIET = 15.0
-"""Seconds after which no request is under way any more, whatever has happened, and every budget's window is empty."""
+"""Seconds after which no request is in flight, whatever the fault, and every budget's window is empty."""
 LONG = 40.0
 """Seconds after which every idle connection has been closed."""
 
 
 @cache
 def load_once(text: bytes) -> Loaded:
-    """Return loaded policies, which are immutable: to read them anew for each run is most of what a run costs."""
+    """Return loaded policies, which are immutable and cached, since loading them dominates the time of a run."""
     return load([Source("p.yaml", text)], {})
 
 
@@ -110,7 +110,7 @@ class Upstream(Wire):
 
 
 class Stand:
-    """A sidecar as `sidecar run` composes it, in virtual time, with its clients and upstreams."""
+    """Sidecar as `sidecar run` composes it, in virtual time, with its clients and upstreams."""
 
     def __init__(self) -> None:
         loop = asyncio.get_running_loop()
@@ -126,7 +126,7 @@ class Stand:
         origin = Origin("p.yaml", {}, lambda _: self.sources, lambda _: digest(self.sources), self._at_once)
         self.control = Control(self.env, self.store, origin, self.server, metrics=lambda _: NoMetrics())
         self.states: dict[Any, Any] = {}
-        """All state that there has been, that which a reload has retired included."""
+        """All state objects so far, those that a reload has retired included."""
         self.clients: list[Client] = []
         self.upstreams: list[Upstream] = []
         self.asked: list[Upstream] = []
@@ -165,7 +165,7 @@ class Stand:
         return upstream
 
     def accept(self, error: Exception | None = None) -> None:
-        """Let the connections that are being opened be accepted, or refused."""
+        """Accept the connections that are being opened, or refuse them with `error`."""
         for future in self.connecting:
             if future.done():
                 continue
@@ -176,7 +176,7 @@ class Stand:
         self.connecting.clear()
 
     def ledger(self) -> dict[str, float]:
-        """Return all that exchanges have taken and not given back; empty if that is nothing."""
+        """Return all that exchanges have taken and not given back, by name; empty if nothing is held."""
         meter = self.env.meter
         accounts = {
             "requests under way": meter.value(metrics.REQUESTS_ACTIVE),
@@ -213,16 +213,16 @@ class Stand:
 
 
 class Step(NamedTuple):
-    """One step of a script."""
+    """Step of a script."""
 
     text: str
     take: Callable[[Stand], None]
     seconds: float = BETWEEN
-    """Time after it."""
+    """Seconds that pass after the step."""
 
 
 def say(data: bytes, client: int = 0) -> Step:
-    """A client sends a piece."""
+    """Step: a client sends a piece."""
     return Step(f"client {client} sends {data[:20]!r}", lambda stand: stand.clients[client].write(data))
 
 
@@ -231,7 +231,7 @@ def accept() -> Step:
 
 
 def answer(data: bytes, which: int = -1) -> Step:
-    """The upstream sends a piece, by default on the connection on which it was asked last."""
+    """Step: the upstream sends a piece, by default on the connection with the latest request."""
 
     def take(stand: Stand) -> None:
         asked = [each for each in stand.asked if not each.is_lost]
@@ -246,7 +246,7 @@ def wait(seconds: float) -> Step:
 
 
 def hang_up() -> Step:
-    """The upstream closes the connection on which it was asked last."""
+    """Step: the upstream closes the connection with the latest request."""
 
     def take(stand: Stand) -> None:
         for each in stand.asked[-1:]:
@@ -382,7 +382,7 @@ async def play(script: list[Step], fault: Fault | None = None, at: int = -1) -> 
 
 
 async def check(stand: Stand, where: str) -> None:
-    """Hold the accounts against those of a sidecar that has done nothing."""
+    """Assert that all counts are those of an idle sidecar."""
     resume().take(stand)
     await asyncio.sleep(QUIET)
     assert (where, stand.ledger()) == (where, {})
@@ -404,7 +404,7 @@ async def check(stand: Stand, where: str) -> None:
 
 
 async def ask_once_more(stand: Stand) -> bool:
-    """Return whether the sidecar still answers: no gauge tells of a place that is lost and counted nowhere."""
+    """True if the sidecar still answers: no gauge would show a place that was lost and is counted nowhere."""
     client = await stand.connect()
     stand.clients.append(client)
     client.write(b"GET /other/again HTTP/1.1\r\nHost: a\r\n\r\n")
@@ -453,7 +453,7 @@ def test_all_is_given_back_after_any_byte(side: str, fault: str) -> None:
 
 @pytest.mark.parametrize("seed", range(8))
 def test_all_is_given_back_after_two_faults(seed: int) -> None:
-    """At two steps, or both at one."""
+    """Two faults strike, at two steps or at one."""
     choices = random.Random(seed)
 
     async def one(name: str, faults: list[str], places: list[int]) -> None:
@@ -520,7 +520,7 @@ HELD: list[tuple[str, int, dict[str, float]]] = [
     ("a stream", 5, {"requests under way": 1, "permits": 1, "connections in use": 1}),
     ("a WebSocket", 7, {"requests under way": 1, "permits": 1, "connections in use": 1}),
 ]
-"""What is held, at least, after so many steps of a script."""
+"""Minimum of what is held after so many steps of a script."""
 
 
 @pytest.mark.parametrize(("script", "steps", "held"), HELD)

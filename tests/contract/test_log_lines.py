@@ -1,4 +1,4 @@
-"""The law of the logs: whatever a peer sends, each line is one line, and its members are those that the sidecar wrote.
+"""Law of the logs: whatever a peer sends, each entry is one line, and its members are those that the sidecar wrote.
 
 Requests go through a real connection, so a head that the grammar lets pass and one that it refuses are both tried.
 """
@@ -54,7 +54,7 @@ def head(method: bytes, target: bytes, version: bytes, fields: list[tuple[bytes,
 
 
 class Lines:
-    """Takes what would go to the file descriptor."""
+    """Writer that keeps the data instead of writing it to a file descriptor."""
 
     dropped = 0
 
@@ -67,7 +67,7 @@ class Lines:
 
     @property
     def each(self) -> list[bytes]:
-        """The lines; fails where the data does not end one, or a byte could move a cursor."""
+        """Return the lines; fail if the data does not end with one, or a byte could move a terminal's cursor."""
         assert self.data[-1:] in (b"", b"\n")
         lines = self.data.split(b"\n")[:-1]
         assert all(line.decode().isprintable() for line in lines), lines

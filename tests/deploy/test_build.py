@@ -1,4 +1,4 @@
-"""The build hook of compiled wheels: all that was asked for or an error, and nothing left behind."""
+"""Tests of the build hook of compiled wheels: it compiles all listed modules or fails, and leaves no files behind."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ READER = "# cython: language_level=3\ndef half(int number):\n    return number /
 
 
 def make_hook(root: Path, include: list[str]) -> Any:
-    """The hook of a project."""
+    """Return the build hook of a project."""
     pytest.importorskip("hatchling", reason="the build backend is not installed")
     spec = importlib.util.spec_from_file_location("hatch_build", ROOT / CONFIG["path"])
     assert spec is not None
@@ -35,7 +35,7 @@ def make_hook(root: Path, include: list[str]) -> Any:
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """A project of two modules, with an extension that another build has left."""
+    """Return a project of two modules, with an extension that another build has left."""
     root = tmp_path / "project"
     package = root / "sidecar" / "engine"
     package.mkdir(parents=True)

@@ -1,5 +1,6 @@
-"""What is deployed with: containers, Kubernetes, dashboards and alerts.  There is no container engine here, so what is
-checked is that the files are valid, and that every name in them is one that the project has."""
+"""Tests of files for deployment: containers, Kubernetes, dashboards and alerts.
+
+Without a container engine, the tests check that the files are valid and that the project has every name in them."""
 
 from __future__ import annotations
 
@@ -166,7 +167,7 @@ FUNCTIONS = {
 
 @cache
 def exported() -> dict[str, set[str]]:
-    """Every name that the metrics page has, with its labels."""
+    """Return every name on the metrics page, with its labels."""
     names: dict[str, set[str]] = {"up": set()}
     for name, (kind, labels) in instruments().items():
         page = metric_name(Metric(name, kind, metrics.METRICS[name].unit, "", []))  # type: ignore[arg-type]
@@ -178,7 +179,7 @@ def exported() -> dict[str, set[str]]:
 
 
 def expressions() -> Iterator[tuple[str, str, str]]:
-    """Name, expression, and the texts that are made of its labels."""
+    """Yield the name of each panel or alert, its expression, and the texts that are made of its labels."""
     for group in yaml.safe_load((DEPLOY / "compose" / "alerts.yml").read_text())["groups"]:
         for rule in group["rules"]:
             yield rule["alert"], rule["expr"], " ".join(rule["annotations"].values())

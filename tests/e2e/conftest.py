@@ -1,4 +1,4 @@
-"""Everything here uses real sockets, and a process where it says so."""
+"""Fixtures of the end-to-end tests, which use real sockets and real processes."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -19,6 +19,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Sidecar]:
-    """A process that the tests of a module share: `world(shared, ...)`, or `shared.under(policy)`."""
+    """Yield a process that the tests of a module share: `world(shared, ...)`, or `shared.under(policy)`."""
     async with Sidecar(NOTHING, tmp_path_factory.mktemp("sidecar")) as running:
         yield running

@@ -1,4 +1,4 @@
-"""Clients by the hundred: those who attack, somebody ordinary beside them, and what is left when they have gone."""
+"""Clients by the hundred: attackers, an ordinary client beside them, and checks that nothing of them is left."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ LIMITS = {
     "drain_timeout": "1s",
 }
 LET_GO = 60.0
-"""Seconds after which a test fails rather than hangs: what `LIMITS` does not end would never end."""
+"""Seconds after which a test fails rather than hangs; connections that `LIMITS` does not close would never close."""
 
 
 class Ordinary:
-    """Somebody who asks again and again on one connection, and how often it was answered."""
+    """Ordinary client that sends one request after the other on one connection, and counts the answers."""
 
     def __init__(self, w: World, target: str = "/echo") -> None:
         self.w = w
@@ -41,7 +41,7 @@ class Ordinary:
         return self
 
     async def served(self, count: int = 10) -> None:
-        """Wait until it has been answered that often from now on."""
+        """Wait for so many further answers."""
         wanted = self.answers + count
         await until(lambda: self.answers >= wanted or (self._task is not None and self._task.done()))
         assert self.answers >= wanted, "its connection has ended"
@@ -62,14 +62,14 @@ class Ordinary:
 
 @contextlib.asynccontextmanager
 async def attackers(w: World, count: int) -> AsyncIterator[list[Client]]:
-    """That many connections."""
+    """Open so many connections."""
     async with contextlib.AsyncExitStack() as stack:
         yield await asyncio.gather(*(stack.enter_async_context(w.sidecar.client()) for _ in range(count)))
 
 
 @contextlib.contextmanager
 def deaf(w: World, count: int) -> Iterator[list[socket.socket]]:
-    """Connections whose answers nobody reads, with room for little of them."""
+    """Open connections that read no answers, with small receive buffers."""
     host, _, port = w.sidecar.inbound.rpartition(":")
     with contextlib.ExitStack() as stack:
         socks = [stack.enter_context(socket.socket()) for _ in range(count)]
@@ -82,7 +82,7 @@ def deaf(w: World, count: int) -> Iterator[list[socket.socket]]:
 
 @contextlib.asynccontextmanager
 async def dribbling(clients: list[Client], head: bytes, piece: bytes) -> AsyncIterator[None]:
-    """Each of them sends the head, then a piece every tenth of a second, for as long as it can."""
+    """Let each client send the head, then a piece every tenth of a second, until it is answered or closed."""
 
     async def dribble(client: Client) -> None:
         client.writer.write(head)
@@ -100,12 +100,12 @@ async def dribbling(clients: list[Client], head: bytes, piece: bytes) -> AsyncIt
 
 
 def has_heard(client: Client) -> bool:
-    """Has the client been answered, or was it closed?"""
+    """True if the client has been answered, or its connection closed."""
     return client.reader.at_eof() or bool(client.reader._buffer)  # type: ignore[attr-defined]
 
 
 async def until(is_true: Callable[[], Any], within: float = LET_GO) -> None:
-    """Wait until it is; a coroutine function is asked anew each time."""
+    """Wait until a function, or a coroutine function, returns a true value."""
     give_up = time.monotonic() + within
     while True:
         found = is_true()
@@ -121,7 +121,7 @@ async def connections(w: World) -> int:
 
 
 async def is_quiet(w: World) -> bool:
-    """Is nothing left of any client or request?"""
+    """True if nothing is left of any client or request."""
     state = await w.sidecar.state()
     endpoints = [one for upstream in state["state"]["endpoints"].values() for one in upstream["endpoints"]]
     pools = [pool for upstream in state["state"]["pools"].values() for pool in upstream["pools"].values()]

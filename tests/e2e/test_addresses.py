@@ -1,4 +1,4 @@
-"""Where it listens and where it connects: Unix sockets, IPv6, names that are looked up, and routes chosen by Host."""
+"""Tests of addresses to listen on and to connect to: Unix sockets, IPv6, names, and routes chosen by Host."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""What a hostile client does to a running sidecar, while others use it: they are served, memory stays bounded, every
-attacker is let go of within its deadline, and nothing of it remains."""
+"""Attacks on a running sidecar that others use: they are served, memory stays bounded, and every attacker is
+disconnected within its deadline, without any remains."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ async def test_clients_that_are_gone(w: World, how: str) -> None:
         for number, client in enumerate(clients):
             pieces = (request("GET", "/silent"), request("POST", "/silent", b"x" * 1000)[:-500], SMALL[:20], b"")
             await client.send(pieces[number % 4])
-        await until(lambda: len(w.servers["silent"].requests) - asked >= 25)  # a short body is collected first
+        await until(lambda: len(w.servers["silent"].requests) - asked >= 25)  # a short body is buffered first
         for client in clients:
             if how == "half-closed":
                 client.writer.write_eof()

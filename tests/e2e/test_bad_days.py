@@ -1,4 +1,4 @@
-"""A bad day for the process: no descriptors left, reloads without end, a clock that jumps, a loop that stands."""
+"""Trouble of the whole process: no free descriptors, endless reloads, a clock that jumps, a blocked event loop."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ for number, seconds in ((signal.SIGUSR1, 86400.0), (signal.SIGUSR2, -2 * 86400.0
 from sidecar.commands import main
 main()
 """
-"""The sidecar under a wall clock that a signal moves a day forward, another one two days back."""
+"""Program that runs the sidecar under a wall clock; one signal moves it a day forward, another one two days back."""
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -63,7 +63,7 @@ async def test_no_descriptors_left(tmp_path: Path) -> None:
 
 
 def waits(pid: int) -> int:
-    """Return how often its main thread has given the processor up because it had nothing to do."""
+    """Return how often the main thread of a process has gone to sleep (voluntary context switches)."""
     status = Path(f"/proc/{pid}/status").read_text()
     return int(status.partition("\nvoluntary_ctxt_switches:")[2].split()[0])
 

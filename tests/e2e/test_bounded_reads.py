@@ -1,4 +1,4 @@
-"""What one read of an upstream's socket brings, on real sockets in this process, with each event loop and over TLS."""
+"""Tests that one read of an upstream's socket is bounded: real sockets in this process, each event loop, and TLS."""
 
 from __future__ import annotations
 
@@ -22,13 +22,14 @@ from sidecar.upstream.pool import Pool
 from tests.e2e.test_early_answers import loops
 from tests.support.authority import Authority
 from tests.support.clock import make_env
+from tests.support.receiver import exchanged
 
 FIRST, SECOND = 400_000, 180_000
-"""Bytes of the first answer of a connection, and of the second one, which event loops would read at once."""
+"""Bytes of the first answer on a connection, and of the second one, which event loops would read at once."""
 
 
 class Upstream:
-    """Answers the requests of one connection; `sent` is set when the second answer is on its way as a whole."""
+    """Upstream that answers the requests of one connection; `sent` is set once the second answer is sent."""
 
     def __init__(self, context: ssl.SSLContext | None) -> None:
         self.sent = threading.Event()
@@ -81,10 +82,12 @@ async def ask(upstream: Upstream, secured: dict[str, Any]) -> list[int]:
     await loop.create_connection(lambda: connection, sock=sock, **secured)
     sizes: list[int] = []
     for size in (FIRST, SECOND):
-        promise = connection.exchange(Exchange(b"GET", b"/", []), float("inf"), env.now())
+        promise = exchanged(connection, Exchange(b"GET", b"/", []), float("inf"), env.now())
         if size == SECOND:
             await asyncio.sleep(0)
-            upstream.sent.wait(60)  # blocking the loop, on purpose: all of it is there when it reads
+            upstream.sent.wait(
+                60
+            )  # blocks the loop on purpose: the whole answer must have arrived before the next read
         pieces = Pieces(await promise)
         await pieces.ended
         sizes = pieces.sizes

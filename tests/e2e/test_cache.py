@@ -1,4 +1,4 @@
-"""The response cache through a whole process: what is answered from where, and what reaches the upstream."""
+"""Tests of the response cache in a real process: source of each answer, and requests that reach the upstream."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ CACHE: dict[str, Any] = {"cache": {}}
 
 
 def numbered(*fields: tuple[str, str]) -> Behaviour:
-    """The number of the request as the body."""
+    """Return a behaviour that answers with the number of the request as the body."""
     count = 0
 
     async def behave(connection: Connection, request: Message) -> None:
@@ -49,7 +49,7 @@ def numbered(*fields: tuple[str, str]) -> Behaviour:
 
 
 def said(answer: Message) -> str:
-    """What our Cache-Status says (RFC 9211)."""
+    """Return the sidecar's member of Cache-Status (RFC 9211)."""
     return answer.get_all("cache-status")[-1]
 
 

@@ -1,4 +1,4 @@
-"""The commands as a user and a pipeline run them: `sidecar check` tells all, and exit codes can be relied on."""
+"""Commands as a user and a pipeline run them: `sidecar check` reports all problems, and exit codes are reliable."""
 
 from __future__ import annotations
 
@@ -62,9 +62,9 @@ def test_a_command_that_is_wrong_says_what_would_be_right(tmp_path: Path) -> Non
     path.write_text(many(1))
     for arguments, says in (
         (("explain", path, "GET", "orders"), "write it such as http://"),
-        (("explain", path, "GET", "/", "--listener", "door"), "name one of the listeners"),
+        (("explain", path, "GET", "/", "--listener", "door"), "there is no listener `door`; known are inbound"),
         (("explain", path, "GET", "/", "-H", "x-user"), "-H 'name: value'"),
-        (("chek", path), "No such command"),
+        (("chek", path), "did you mean `check`?"),
     ):
         done = run(*arguments)
         assert (done.returncode, says in done.stderr) == (2, True), done.stderr

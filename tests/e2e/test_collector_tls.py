@@ -1,4 +1,4 @@
-"""A collector behind TLS: real sockets, real certificates, and what becomes of it where they do not fit."""
+"""Tests of a collector behind TLS: real sockets and certificates, and the reports about certificates that do not fit."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ async def test_certificates_that_do_not_fit_cost_the_spans_and_nothing_else(
                     assert (await client.request("GET", "/app")).status == 200
             event = await sidecar.until("telemetry.export_failed")
             assert event["endpoint"].startswith(collector.endpoint)
-            if protocol == "http":  # gRPC says no more than that it is unavailable
+            if protocol == "http":  # gRPC reports only `unavailable`
                 assert ("certificate" in event["cause"].lower()) is (wrong == "authority"), event["cause"]
             assert event["cause"]
             async with asyncio.timeout(60):

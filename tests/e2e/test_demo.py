@@ -1,4 +1,4 @@
-"""`sidecar demo`: the trial passes, a port that is taken is named, and no process stays behind."""
+"""Tests of `sidecar demo`: the trial passes, a port in use is named, and no process is left."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import pytest
 from sidecar.demo.shop import CALLS
 from sidecar.demo.trial import Ports
 from sidecar.process.children import is_free
-from tests.support.process import heeds_ctrl_c
+from tests.support.process import restore_sigint
 
 PATIENCE = 120.0
 """Seconds after which a test fails rather than hangs."""
@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def free_ports() -> dict[str, str]:
-    """Five free ports in a row, below those that the system gives to outgoing connections."""
+    """Return the environment with five free ports in a row, below those of outgoing connections."""
     while True:
         start = random.randrange(20000, 30000)
         if all(is_free("127.0.0.1", start + n) for n in range(5)):
@@ -36,7 +36,7 @@ async def demo(env: dict[str, str], place: Path = ROOT) -> asyncio.subprocess.Pr
     return await asyncio.create_subprocess_exec(
         sys.executable, "-m", "sidecar", "demo",
         cwd=place, env={**os.environ, "PYTHONUNBUFFERED": "1", **env},
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT, preexec_fn=heeds_ctrl_c,
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT, preexec_fn=restore_sigint,
     )  # fmt: skip
 
 
@@ -48,7 +48,7 @@ async def test_every_policy_does_as_it_says() -> None:
 
 
 async def test_it_runs_from_an_installed_package(tmp_path: Path) -> None:
-    """What a wheel has, and nothing of the checkout around it."""
+    """The demo runs with the files of a wheel, without the checkout."""
     wheel = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
     shutil.copytree(ROOT / "sidecar", tmp_path / "sidecar", ignore=shutil.ignore_patterns("__pycache__"))
     for source, target in wheel["force-include"].items():

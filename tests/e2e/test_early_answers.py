@@ -1,7 +1,7 @@
-"""What the kernel decides, on real sockets in this process.
+"""Tests of early answers on real sockets in this process, since the kernel decides their course.
 
-A server that answers, closes and takes no more of the body resets the connection: its answer must be read all the
-same, also where the reset is noticed by a write.  And what a TLS transport takes for sent may still be here.
+A server that answers and closes without reading the rest of the body resets the connection.  Its answer must be read
+nevertheless, also if a write notices the reset.  Bytes that a TLS transport reports as sent may still be in this process.
 """
 
 from __future__ import annotations
@@ -31,7 +31,10 @@ ANSWER = b"HTTP/1.1 413 Content Too Large\r\nContent-Length: 2\r\n\r\nno"
 
 @pytest.fixture
 def server() -> Iterator[tuple[tuple[str, int], threading.Event]]:
-    """Answers one connection after its first bytes and closes it with the rest unread; says when it has."""
+    """Run a server that answers one connection after its first bytes and closes it with the rest unread.
+
+    Yields its address and an event that is set once it has closed.
+    """
     closed = threading.Event()
 
     def serve() -> None:
@@ -59,7 +62,7 @@ async def ask(address: tuple[str, int], closed: threading.Event) -> Outcome:
     x.stream = Body(source, 10_000_000)
     promise = exchanged(connection, x, float("inf"), 0.0)
     x.stream.feed(b"x" * 60_000)
-    closed.wait(60)  # blocking the loop, on purpose: what it does next is write, not read
+    closed.wait(60)  # blocks the loop on purpose: its next action must be a write, not a read
     for _ in range(5):
         x.stream.feed(b"x" * 60_000)
         time.sleep(0.005)

@@ -1,4 +1,4 @@
-"""Clients that shut their sending side down, as `nc` and old health checkers do: real sockets on both event loops."""
+"""Tests of clients that shut down their sending side, as `nc` and old health checkers do, on both event loops."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ENOUGH = 60.0
 
 
 class Slow:
-    """Service whose answers come after the client's end has arrived."""
+    """Service that answers after the client's end of stream has arrived."""
 
     def __init__(self, outcome: Callable[[], Outcome] | None = None) -> None:
         self.outcome = outcome or (lambda: Outcome(200, body=b"hello"))
@@ -61,7 +61,7 @@ async def ask(sent: bytes) -> bytes:
 
 
 async def follow() -> tuple[bytes, bool]:
-    """Read a stream whose pieces come after the client's end, and then leave it."""
+    """Read a stream whose pieces arrive after the client's end of stream, then disconnect."""
     outcome, body, source = streamed()
     front = Front(Slow(lambda: outcome))
     server, reader, writer = await connect(front)
@@ -72,7 +72,7 @@ async def follow() -> tuple[bytes, bool]:
         body.feed(b"piece")
         received += await asyncio.wait_for(reader.readuntil(b"piece\r\n"), ENOUGH)
     writer.transport.abort()
-    while not source.said:  # writing to who has left fails
+    while not source.said:  # writing to a closed connection fails
         body.feed(b"piece")
         await asyncio.sleep(0.01)
     server.close()

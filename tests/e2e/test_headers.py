@@ -1,4 +1,4 @@
-"""What the sidecar tells the upstream about a request and takes from what came in: time left, tries, who asked."""
+"""Tests of fields that the sidecar adds to requests and reads from them: time left, attempts, client."""
 
 from __future__ import annotations
 

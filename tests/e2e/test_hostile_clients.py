@@ -1,4 +1,4 @@
-"""What a lenient proxy lets become request smuggling: 400 and a closed connection, and nothing forwarded."""
+"""Tests of requests that smuggle others past a lenient proxy: 400, a closed connection, and nothing forwarded."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ async def test_a_dribbled_head_has_a_deadline_as_a_whole(w: World) -> None:
     async with Client(w.sidecar.inbound) as client:
         client.writer.write(b"GET /echo HTTP/1.1\r\nHost: test\r\nX-Very-Slow: ")
         async with asyncio.timeout(PATIENCE):
-            while not has_heard(client):  # it never comes to an end by itself
+            while not has_heard(client):  # an endless message
                 client.writer.write(b"y")
                 await asyncio.sleep(0.05)
 

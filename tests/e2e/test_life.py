@@ -1,4 +1,4 @@
-"""From start to ready, reload under load, and the drain: the process as its platform sees it."""
+"""Tests of the process as its platform sees it: from start to ready, reload under load, and drain."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
 def policy(url: str, **blocks: Any) -> dict[str, Any]:
-    """One route to one upstream."""
+    """Return policies with one route to one upstream."""
     return policies(upstreams={"app": {"endpoints": [url]}}, routes=[route("app", **blocks)])
 
 
@@ -37,7 +37,7 @@ ON_DEMAND = {
     "aiocache", "aiodns", "aiohappyeyeballs", "aiohttp", "click", "google", "grpc", "msgspec", "opentelemetry",
     "pybreaker", "redis", "requests", "rich", "tenacity",
 }  # fmt: skip
-"""Libraries that wait until a policy, a variable or a request needs them."""
+"""Libraries that are imported only when a policy, a variable or a request needs them."""
 
 
 async def test_the_start_imports_nothing_that_is_not_configured(tmp_path: Path) -> None:
@@ -62,7 +62,7 @@ async def test_bad_policies_keep_it_from_starting(tmp_path: Path) -> None:
 
 
 class Held:
-    """A server that answers once it may."""
+    """Server that answers once the test allows it."""
 
     def __init__(self) -> None:
         self.may_answer = asyncio.Event()

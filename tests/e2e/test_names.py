@@ -1,4 +1,4 @@
-"""Names of upstreams in a real process, with a name server on loopback that hangs, lies, changes and expires."""
+"""Tests of upstreams' names in a real process, with a name server that hangs, sends garbage, changes and expires."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ async def test_names_whose_look_ups_hang_take_nobody_else_down(tmp_path: Path) -
             assert (await sidecar.fetch("GET", "/local")).status == 200
             assert {(await answer).status for answer in waiting} == {504}
             await sidecar.stop()
-            # c-ares would ask a third time, after seconds; so the process has ended before it gave these names up.
+            # c-ares would query a third time, after seconds; so the process has ended before it gave up these names.
             assert max(names.count(f"{name}.test AAAA") for name in hanging) < 3
             assert sidecar.noise == []
 
@@ -57,7 +57,7 @@ async def test_a_thousand_requests_ask_once(tmp_path: Path) -> None:
         assert names.asked == ["app.test A", "app.test AAAA"]
 
 
-async def test_a_name_with_dead_addresses_reaches_the_one_that_lives(tmp_path: Path) -> None:
+async def test_a_name_with_dead_addresses_reaches_the_one_that_answers(tmp_path: Path) -> None:
     ca = Authority(tmp_path / "ca")
     async with (
         Server(answering(), tls=ca.server(ca.sign("app.test"))) as server,

@@ -1,6 +1,7 @@
-"""Policies under real load: hedges and their budget, limits that find themselves, who goes first, breakers and checks
-of
-single endpoints, injected faults, orders of an operator, and every block on trial (`mode: observe`)."""
+"""Tests of policies under real load.
+
+Hedges and their budget, adaptive limits, priorities, breakers and checks of single endpoints, injected faults, commands
+of an operator, and every block in `mode: observe`."""
 
 from __future__ import annotations
 
@@ -27,7 +28,7 @@ SLOW = after(0.4, answering(200, b"slow"))
 
 
 class Switch:
-    """A server that does what it is told at the moment."""
+    """Server whose behaviour a test can replace."""
 
     def __init__(self, behave: Behaviour) -> None:
         self.behave = behave
@@ -37,7 +38,7 @@ class Switch:
 
 
 async def metric(sidecar: Sidecar, name: str, **labels: str) -> float:
-    """The sum of the series of `/metrics` that have these labels; 0 where there is none."""
+    """Return the sum of the series of `/metrics` that have these labels; 0 without any."""
     page = (await sidecar.ask("/metrics")).body.decode()
     total = 0.0
     for labelled, value in re.findall(rf"^{name}{{(.*)}} (\S+)$", page, re.MULTILINE):
@@ -47,7 +48,7 @@ async def metric(sidecar: Sidecar, name: str, **labels: str) -> float:
 
 
 async def counts(sidecar: Sidecar, name: str, **labels: str) -> None:
-    """Wait until a counter is no longer 0; the page is made once a second."""
+    """Wait until a counter is no longer 0; the page is rendered once a second."""
 
     async def does() -> bool:
         return await metric(sidecar, name, **labels) >= 1
@@ -61,7 +62,7 @@ async def is_observed(sidecar: Sidecar, policy: str) -> None:
 
 @contextlib.asynccontextmanager
 async def load(w: World, target: str, clients: int, **fields: str) -> AsyncIterator[list[Message]]:
-    """That many clients that ask without pause, and the answers so far."""
+    """Run so many clients that send requests without pause; yield the answers so far."""
     answers: list[Message] = []
     stop = asyncio.Event()
 
@@ -118,7 +119,7 @@ def served(answers: list[Message]) -> int:
 
 
 async def test_an_adaptive_limit_follows_what_the_service_can_do(shared: Sidecar) -> None:
-    """Eight at a time and no more: the service of this test queues, and the limit must not let the queue grow."""
+    """The service serves eight requests at a time and queues others; the limit must keep that queue short."""
     room = asyncio.Semaphore(8)
     waiting = most = 0
 
@@ -149,7 +150,7 @@ async def test_an_adaptive_limit_follows_what_the_service_can_do(shared: Sidecar
 
 
 async def test_under_pressure_the_sheddable_go_first_and_the_critical_last(shared: Sidecar) -> None:
-    wait = "3s"  # so long that nobody is refused for having waited: this machine may have other things to do meanwhile
+    wait = "3s"  # so long that no request is refused for its waiting time, even on a busy machine
     routes = {"app": {"concurrency": {"max": 10, "queue": 10, "queue_timeout": wait}}}
     trusting = {"inbound": {"address": "127.0.0.1:0", "trusted_proxies": ["127.0.0.1"]}}
     async with contextlib.AsyncExitStack() as s:

@@ -1,4 +1,4 @@
-"""A well-behaved client, a well-behaved service, and everything in between that HTTP/1.1 asks of a proxy."""
+"""Tests of what HTTP/1.1 demands of a proxy between a well-behaved client and a well-behaved service."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ HOPS = [("Connection", "x-secret"), ("X-Secret", "1"), ("Keep-Alive", "timeout=5
 
 
 async def counting(connection: Connection, message: Message) -> None:
-    """Tell which connection the request came on."""
+    """Answer with the number of the connection."""
     await connection.send(response(200, str(connection.number).encode()))
 
 

@@ -1,4 +1,4 @@
-"""The shared tier against a real Redis: shared fills and purges, and Redis killed, stalled, filled and lying."""
+"""Tests of the shared tier with a real Redis: shared fills and purges, and Redis killed, stalled, full, or with bad data."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ FRESH = reply(Cache_Control="max-age=60")
 
 
 class Redis:
-    """A server of its own."""
+    """Redis server in a process of its own."""
 
     def __init__(self, directory: Path, *options: str) -> None:
         with socket.socket() as probe:
@@ -89,7 +89,7 @@ Make = Callable[..., World]
 
 @pytest.fixture
 async def sidecar() -> AsyncIterator[Make]:
-    """Makes sidecars that are closed in the end."""
+    """Yield a function that makes sidecars, which are closed at the end."""
     stores: list[Store] = []
 
     def make(url: str, *script: Any, timeout: str = "30s", memory: str = "64MiB", **block: Any) -> World:
@@ -111,7 +111,7 @@ def memory_of(world: World) -> int:
 
 @pytest.fixture
 def loads(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """What Redis has been asked for."""
+    """Return the look-ups of Redis so far."""
     found: list[Any] = []
     load = tier.RedisTier._load
     monkeypatch.setattr(tier.RedisTier, "_load", lambda self, *args: (found.append(args), load(self, *args))[1])
@@ -126,14 +126,14 @@ async def eventually(condition: Callable[[], bool], seconds: float = 60.0) -> No
 
 
 async def written(world: World) -> None:
-    """Until nothing is on its way to Redis."""
+    """Wait until no write to Redis is in flight."""
     assert world.store.shared is not None
     await asyncio.sleep(0)
     await eventually(lambda: not world.store.shared._in_flight)
 
 
 async def listening(world: World) -> None:
-    """Until it knows where in the stream of purges it is: an earlier one it need not hear of."""
+    """Wait until a sidecar knows its position in the stream of purges; it does not receive earlier ones."""
     tier = world.store.shared
     assert tier is not None
     await eventually(lambda: bool(tier._seen))

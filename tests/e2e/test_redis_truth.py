@@ -1,4 +1,4 @@
-"""The shared tier tells the truth: after purges and writes, while Redis is full, and after a failover."""
+"""Tests that the shared tier serves nothing outdated: after purges and writes, while Redis is full, after a failover."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ TAGGED = reply(Cache_Control="max-age=60", Cache_Tag="t")
 
 
 class Versions:
-    """An upstream whose resource has versions: each write makes a new one."""
+    """Upstream whose resource has versions: each write makes a new one."""
 
     def __init__(self) -> None:
         self.version = 1
@@ -57,7 +57,7 @@ def tier_of(world: World) -> RedisTier:
 
 
 async def prefixed(world: World, count: int = 1) -> None:
-    """Purge other prefixes than that of any answer here."""
+    """Purge prefixes that match no answer of these tests."""
     for number in range(count):
         world.store.purge_prefix(f"http://elsewhere/{number}")
     await written(world)
@@ -101,7 +101,7 @@ class TestPurges:
     async def test_it_covers_an_answer_that_is_on_its_way_elsewhere(
         self, redis: Redis, sidecar: Make, purge: Callable[[World], Any], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(tier, "SYNC_EVERY", 3600.0)  # nobody hears of it in time
+        monkeypatch.setattr(tier, "SYNC_EVERY", 3600.0)  # no sidecar reads the purge in time
         asked, may_answer = asyncio.Event(), asyncio.Event()
 
         async def held(x: Exchange) -> Outcome:
@@ -128,7 +128,7 @@ class TestPurges:
         await one.get()
         await written(one)
         other = sidecar(redis.url, TAGGED)
-        tier_of(other)._timer.cancel()  # it looks something up before it first reads the stream
+        tier_of(other)._timer.cancel()  # the look-up comes before its first read of the stream
         await other.get()
         assert (memory_of(other), other.calls) == (1, 0)
         purge(one)
@@ -235,7 +235,7 @@ class TestLookUps:
     @staticmethod
     @contextlib.contextmanager
     def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[asyncio.Event, asyncio.Event]]:
-        """Hold what Redis has answered to look-ups back: the first event tells of one, the second lets it go."""
+        """Hold back Redis' answers to look-ups: the first event is set when one has come, setting the second releases it."""
         found, may_go = asyncio.Event(), asyncio.Event()
         load = RedisTier._load
 
@@ -322,7 +322,7 @@ def full(tmp_path: Path) -> Iterator[Redis]:
 
 
 class TestFull:
-    """A Redis that takes no further writes."""
+    """Redis that refuses further writes."""
 
     @staticmethod
     async def fill(world: World) -> None:
@@ -358,9 +358,9 @@ class TestFull:
 
 
 class Address:
-    """An address that leads to the server in charge, as a name, a virtual address or a load balancer does.
+    """Address that leads to the current primary, as a name, a virtual address or a load balancer does.
 
-    Connections that stand go on to where they led.
+    Open connections keep their server.
     """
 
     def __init__(self, server: Redis) -> None:
@@ -398,7 +398,7 @@ class Address:
 
 @pytest.fixture
 async def pair(tmp_path: Path) -> AsyncIterator[tuple[Redis, Redis]]:
-    """A primary and its replica."""
+    """Yield a primary and its replica."""
     places = [tmp_path / name for name in ("primary", "replica")]
     for place in places:
         place.mkdir()
@@ -410,7 +410,7 @@ async def pair(tmp_path: Path) -> AsyncIterator[tuple[Redis, Redis]]:
 
 
 class TestFailover:
-    """The replica takes over, and the old primary becomes its replica; connections to it stand."""
+    """Failover: the replica takes over, and the old primary becomes its replica and keeps its connections."""
 
     @staticmethod
     async def tell(server: Redis, *command: Any) -> Any:

@@ -1,5 +1,4 @@
-"""New policies for a running process: fifty in five seconds under load, every way to ask for them, and what a bad file
-leaves as it was."""
+"""Tests of reloads of a running process: fifty in five seconds under load, every way to request one, and bad files."""
 
 from __future__ import annotations
 
@@ -30,7 +29,7 @@ def policy(url: str, **blocks: Any) -> dict[str, Any]:
 
 
 async def slowly(connection: Connection, request: Message) -> None:
-    """The echo in two pieces, longer than from one reload to the next."""
+    """Echo the body in two pieces, over a longer time than from one reload to the next."""
     answer = response(200, request.body)
     await connection.send(answer[:-1])
     await asyncio.sleep(0.15)
@@ -38,7 +37,7 @@ async def slowly(connection: Connection, request: Message) -> None:
 
 
 async def test_fifty_reloads_in_five_seconds_every_other_one_broken(shared: Sidecar) -> None:
-    """Not one request fails, whatever it is: on a kept connection, on its own, with a body, or under way meanwhile."""
+    """No request fails: on a keep-alive or a new connection, with a body, or in flight during a reload."""
     async with Server(echoing) as quick, Server(slowly) as slow:
 
         def version(number: int) -> dict[str, Any]:
@@ -84,11 +83,11 @@ async def test_fifty_reloads_in_five_seconds_every_other_one_broken(shared: Side
             stop.set()
             await asyncio.gather(*tasks)
             assert set(seen) == {"kept 200 whole", "post 200 whole", "fresh 200 whole"}, seen
-            await sidecar.until("reload.rejected", RELOADS // 2)  # or more: the watch over the files may come first
+            await sidecar.until("reload.rejected", RELOADS // 2)  # or more: the watch of the files may reload first
 
 
 async def test_a_configmap_s_symlinks_are_swapped(tmp_path: Path) -> None:
-    """As Kubernetes does it: `..data` is a link to a directory that is replaced with one rename."""
+    """Kubernetes replaces the link `..data`, which leads to a directory, with one rename."""
     async with Server(echoing) as server:
         mounted = tmp_path / "mounted"
         mounted.mkdir()
@@ -163,7 +162,7 @@ async def test_what_only_a_restart_changes_is_refused_as_a_whole(shared: Sidecar
 
 
 async def test_state_survives_a_reload(shared: Sidecar) -> None:
-    """Connections, breakers and counters go on; what a reload drops is closed."""
+    """Connections, breakers and counters go on; those that a reload drops are closed."""
     async with Server(answering()) as app, Server(answering()) as other, Server(answering(500)) as sick:
         both = policies(
             upstreams={"lasting": {"endpoints": [app.url]}, "other": {"endpoints": [other.url]}},

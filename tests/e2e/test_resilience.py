@@ -1,4 +1,4 @@
-"""Retry, breaker, deadline, fallback and concurrency, seen from outside."""
+"""Tests of retry, breaker, deadline, fallback and concurrency, seen from outside."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The same through an independent receiver, Rotel, where it can be installed (`pip install rotel`)."""
+"""Tests of traces with an independent receiver, Rotel (`pip install rotel`); skipped without it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A running process shows no value of an environment variable: on its admin listener, in its logs, to its clients."""
+"""Tests that a process shows no value of an environment variable: on its admin listener, in logs, to clients."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The misbehaving servers do what they say: they are the measuring instruments of the other tests here."""
+"""Tests of the misbehaving servers, which the other tests here rely on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`sidecar demo shop`: one order goes through five sidecars."""
+"""Test of `sidecar demo shop`: one order goes through five sidecars."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def free_range(count: int) -> int:
-    """The first of so many ports that were free a moment ago."""
+    """Return the first of so many free ports in a row."""
     for start in range(20000 + os.getpid() % 5000, 60000, count):
         sockets = []
         try:

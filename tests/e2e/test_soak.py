@@ -1,4 +1,4 @@
-"""The soak (`make soak`), cut down to what a test can take."""
+"""Test of the soak (`make soak`), cut down to seconds."""
 
 from __future__ import annotations
 

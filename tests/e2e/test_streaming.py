@@ -1,4 +1,4 @@
-"""Bodies flow: at once, both ways, and never faster than the slower side, so memory does not depend on their size."""
+"""Tests of streamed bodies: passed on at once, in both directions, at the pace of the slower side, in bounded memory."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ PIECE = bytes(range(256)) * 1024
 
 
 async def download(connection: Connection, request: Message) -> None:
-    """Send `SIZE` bytes as fast as they are taken."""
+    """Send `SIZE` bytes as fast as the client reads them."""
     await connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % SIZE)
     for _ in range(SIZE // len(PIECE)):
         await connection.send(PIECE)
 
 
 async def upload(connection: Connection, request: Message) -> None:
-    """Read the body piece by piece, slowly where the path says so, and answer with its digest."""
+    """Read the body piece by piece, slowly if the path says so, and answer with its digest."""
     digest = hashlib.sha256()
     left = int(request.get("content-length"))
     while left:
@@ -78,7 +78,7 @@ async def w(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
 
 
 async def conversation(connection: Connection, request: Message) -> None:
-    """Answer the request's chunks one by one, while they come in."""
+    """Answer the request's chunks one by one, while they arrive."""
     await connection.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
     while size := int((await connection.reader.readuntil(b"\r\n")), 16):
         data = await connection.reader.readexactly(size + 2)

@@ -1,4 +1,4 @@
-"""Metrics, the access log and what becomes of a collector that fails, with real processes."""
+"""Tests of metrics, access log and failing collectors, with real processes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def one_route(server: Server, telemetry: dict[str, Any], **blocks: Any) -> dict[
 
 
 async def counted(sidecar: Sidecar, name: str, **labels: str) -> float:
-    """The sum of a metric's samples with these labels."""
+    """Return the sum of a metric's samples with these labels."""
     page = (await sidecar.ask("/metrics")).body.decode()
     lines = [line for line in page.splitlines() if line.startswith(name + "{")]
     wanted = [f'{label}="{value}"' for label, value in labels.items()]

@@ -1,4 +1,4 @@
-"""TLS on listeners and to upstreams, on uvloop and on asyncio's own loop, and certificates that change under way."""
+"""Tests of TLS on listeners and to upstreams, on uvloop and asyncio's own loop, with certificates that change."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def stranger(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 
 @pytest.fixture(scope="module", params=["uvloop", "asyncio"])
 def loop(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Environment:
-    """What makes a process take this loop: uvloop is hidden behind a module that cannot be imported."""
+    """Return the environment that selects the event loop: a module that cannot be imported hides uvloop."""
     if request.param == "uvloop":
         pytest.importorskip("uvloop")
         return {}
@@ -53,13 +53,13 @@ def loop(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def shared(loop: Environment, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Sidecar]:
-    """A process on each loop, for the tests that do not end it."""
+    """Yield a process on each loop, for the tests that do not end it."""
     async with Sidecar(NOTHING, tmp_path_factory.mktemp("sidecar"), loop) as running:
         yield running
 
 
 def policy(listener: dict[str, Any] | None, url: str, upstream: dict[str, Any] | None = None) -> dict[str, Any]:
-    """One route from a listener with that `tls` to an upstream with that."""
+    """Return policies with one route from a listener to an upstream, each with its `tls` settings."""
     inbound: dict[str, Any] = {"address": "127.0.0.1:0"}
     app: dict[str, Any] = {"endpoints": [url]}
     if listener is not None:
@@ -74,13 +74,13 @@ def connect(sidecar: Sidecar, tls: ssl.SSLContext) -> Client:
 
 
 def serial(client: Client) -> str:
-    """The serial number of the certificate that the client was shown."""
+    """Return the serial number of the certificate that the client was shown."""
     shown: str = client.writer.get_extra_info("peercert")["serialNumber"]
     return shown
 
 
 async def app(connection: Connection, request: Message) -> None:
-    """What a path asks for: a large body, an echo, a break, or a WebSocket."""
+    """Answer as the path says: a large body, an echo, a broken body, or a WebSocket."""
     if request.get("upgrade"):
         await ws.echo(connection, request)
     elif request.target == "/app/large":
@@ -145,7 +145,7 @@ async def test_a_body_that_ends_with_the_connection_is_whole_only_after_a_close_
 
 
 async def until_close(connection: Connection, request: Message) -> None:
-    """A body that ends with the connection; where asked for `cut`, with that of TCP alone."""
+    """Send a body that ends with the connection; for the path `cut`, without a close_notify."""
     await connection.send(b"HTTP/1.1 200 OK\r\n\r\nhello")
     if request.target.endswith("/cut"):
         await asyncio.sleep(0.05)
@@ -229,7 +229,7 @@ async def test_an_upstream_that_is_not_who_it_should_be_gets_nothing(
         assert not server.requests
 
 
-async def test_whoever_speaks_no_tls_is_let_go_of_quietly(ca: Authority, shared: Sidecar) -> None:
+async def test_a_client_without_tls_is_closed_without_a_log_line(ca: Authority, shared: Sidecar) -> None:
     identity = ca.sign("localhost")
     async with Server(answering()) as server:
         async with shared.under(policy(identity, server.url)) as sidecar:
@@ -308,7 +308,7 @@ async def test_a_client_that_shakes_no_hands_is_counted_and_let_go_of(ca: Author
             with pytest.raises((ssl.SSLError, ConnectionError)):
                 await stack.enter_async_context(connect(sidecar, ca.client()))
             assert all(await asyncio.gather(*(client.is_closed() for client in silent)))
-            async with asyncio.timeout(PATIENCE):  # a client hears of the end a moment before its place is free
+            async with asyncio.timeout(PATIENCE):  # a client sees the close a moment before its place is free
                 while (
                     b'sidecar_downstream_connections{listener="inbound"} 0' not in (await sidecar.ask("/metrics")).body
                 ):
@@ -332,8 +332,10 @@ async def test_a_client_that_answers_no_close_holds_up_no_drain(
 
 
 async def test_a_reader_that_stalls_gets_the_whole_of_a_last_answer(ca: Authority, shared: Sidecar) -> None:
-    """A TLS close waits for the client's part in it, but never so short a time that what was written is lost.  Where
-    the sidecar has written all and the kernel has not taken it yet depends on buffers: hence several places."""
+    """A TLS close waits for the client's close_notify, long enough for all written bytes to arrive.
+
+    Buffers decide how much the kernel has accepted when the sidecar has written all, so several sizes are tried.
+    """
 
     async def missing(sidecar: Sidecar, stall_at: int) -> int:
         host, _, port = sidecar.inbound.rpartition(":")

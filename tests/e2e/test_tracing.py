@@ -1,4 +1,4 @@
-"""Traces as a collector receives them, from real processes."""
+"""Tests of traces as a collector receives them, from real processes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def telemetry(collector: Collector, **more: Any) -> dict[str, Any]:
 def sections(
     url: str, collector: Collector, telemetry_more: dict[str, Any] | None = None, **blocks: Any
 ) -> dict[str, Any]:
-    """Policies with one route to `url`."""
+    """Return policies with one route to `url`."""
     return policies(
         upstreams={"app": {"endpoints": [url]}},
         routes=[{"name": "app", "match": {"path": "/orders/{id}"}, "upstream": "app", **blocks}],
@@ -40,7 +40,7 @@ def sections(
 async def two_in_a_row(
     directory: Path, server: Server, collector: Collector, **blocks: Any
 ) -> AsyncIterator[tuple[Sidecar, Sidecar]]:
-    """A sidecar that retries, before another one, before the server."""
+    """Run two sidecars in a row before the server; the first one retries."""
     (directory / "a").mkdir()
     (directory / "b").mkdir()
     second = {**sections(server.url, collector), "service": "second"}
@@ -52,14 +52,14 @@ async def two_in_a_row(
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def kept() -> AsyncIterator[Collector]:
-    """A collector for `traced`."""
+    """Yield the collector of `traced`."""
     async with Collector() as collector:
         yield collector
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def traced(kept: Collector, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Sidecar]:
-    """A process that tells a collector of all, for tests that share it."""
+    """Yield a process that exports all traces, for tests that share it."""
     policy = policies(telemetry=telemetry(kept))
     async with Sidecar(policy, tmp_path_factory.mktemp("traced"), FAST) as running:
         yield running
@@ -67,7 +67,7 @@ async def traced(kept: Collector, tmp_path_factory: pytest.TempPathFactory) -> A
 
 @pytest.fixture
 def collector(kept: Collector) -> Collector:
-    """The same, with nothing in it."""
+    """Return the collector of `traced`, emptied."""
     kept.spans.clear()
     return kept
 

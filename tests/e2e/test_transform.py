@@ -1,4 +1,4 @@
-"""Transformation on real sockets: what goes upstream, what comes back, and what cannot get through."""
+"""Tests of `transform` on real sockets: request, answer, and bodies that are refused."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ TRANSFORM = {
 
 
 async def answer(connection: Connection, request: Message) -> None:
-    """JSON that says what was asked; by request chunked, coded or long."""
+    """Answer with JSON that describes the request; as the request says, chunked, encoded or long."""
     data = {"data": {"body": request.body.decode("latin-1")}, "links": []}
     body = json.dumps(data).encode()
     fields = b'content-type: application/json\r\netag: "1"\r\nlocation: http://app.internal/internal/7\r\n'
@@ -165,7 +165,7 @@ async def test_a_bomb_and_a_deep_document_cost_one_answer(shared: Sidecar) -> No
 
 
 async def test_nothing_touched_nothing_read(shared: Sidecar) -> None:
-    """A body of another kind is on its way upstream before its end has come."""
+    """A body of another type is streamed upstream before its end has arrived."""
     async with served(shared) as w, w.sidecar.client() as client:
         assert isinstance(client, Client)
         head = b"POST /app/x HTTP/1.1\r\nhost: a\r\ncontent-type: text/plain\r\ntransfer-encoding: chunked\r\n\r\n"

@@ -1,4 +1,4 @@
-"""Trust at the level of bytes: claims in heads and trailers, loops, the request's own URI."""
+"""Tests of trust at the level of bytes: claims in heads and trailers, loops, the request's own URI."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ async def test_a_loop_ends_at_once(shared: Sidecar) -> None:
 
 async def test_a_sidecar_that_is_its_own_upstream_answers_508(shared: Sidecar) -> None:
     async with world(shared, {"app": answering()}) as w:
-        address = w.sidecar.inbound  # the listener stays the same under other policies
+        address = w.sidecar.inbound  # policies do not change the listener's address
     rules = policies(upstreams={"app": {"endpoints": [f"http://{address}"]}}, routes=[route("app")])
     async with shared.under(rules) as sidecar:
         assert sidecar.inbound == address

@@ -1,4 +1,4 @@
-"""An upstream that never comes to an end, in each part of a message: cut off at once, with memory bounded."""
+"""Tests of endless upstreams, in each part of a message: cut off at once, with bounded memory."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ ENDLESS = {
 
 
 def endless(head: bytes, piece: bytes) -> Behaviour:
-    """The head, then the piece for ever."""
+    """Return a behaviour that sends the head, then the piece for ever."""
 
     async def behave(connection: Connection, request: Message) -> None:
         await connection.send(head)
@@ -46,7 +46,7 @@ def endless(head: bytes, piece: bytes) -> Behaviour:
 
 
 async def trickling(connection: Connection, request: Message) -> None:
-    """A head, a byte at a time, for ever."""
+    """Send a head without end, byte by byte."""
     await connection.send(OK)
     while connection.is_open:
         await connection.send(b"x")
@@ -54,7 +54,7 @@ async def trickling(connection: Connection, request: Message) -> None:
 
 
 async def shouting(connection: Connection, request: Message) -> None:
-    """A long body where there is to be none."""
+    """Send a long body in an answer that must have none."""
     await connection.send(b"HTTP/1.1 304 Not Modified\r\n\r\n" + b"x" * 1_000_000)
 
 
@@ -71,10 +71,10 @@ async def w(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
 @pytest.mark.parametrize("name", [*ENDLESS, "trickling"])
 async def test_what_never_ends_is_cut_off(w: World, name: str) -> None:
     before = w.sidecar.memory()
-    with contextlib.suppress(asyncio.IncompleteReadError, ConnectionResetError):  # a body breaks off visibly
+    with contextlib.suppress(asyncio.IncompleteReadError, ConnectionResetError):  # a body is visibly cut short
         async with w.sidecar.client() as client:
             answer = await client.request("GET", f"/{name}")
-            for _ in range(20):  # interim responses may pass, but not for ever
+            for _ in range(20):  # some interim responses may pass
                 if answer.status >= 200:
                     break
                 answer = await client.response()

@@ -1,4 +1,4 @@
-"""Each way in which an upstream can misbehave, and what the client sees: a clear failure, soon, and nothing made up."""
+"""Tests of every way in which an upstream can misbehave: the client gets a clear failure soon, and no invented answer."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 TIMEOUT = {"timeout": {"request": "400ms"}}
 PATIENT: dict[str, Any] = {"timeout": {"request": "60s"}}
-"""Timeout of routes whose upstream does something else than to stall."""
+"""Timeout of routes whose upstream does not stall."""
 BEFORE_THE_HEAD = {
     "refused": (502, "connect_failure"),
     "unresponsive": (504, "connect_timeout"),
@@ -74,7 +74,7 @@ async def w(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
 
 
 async def fate(w: World, target: str) -> Message | None:
-    """The answer; None where it visibly broke off."""
+    """Return the answer; None if it was visibly cut short."""
     try:
         return await fetch(w.sidecar.inbound, "GET", target)
     except (asyncio.IncompleteReadError, ConnectionResetError):

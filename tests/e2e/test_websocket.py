@@ -1,4 +1,4 @@
-"""WebSocket through the sidecar: both directions, pings, close codes, and a handshake that is refused."""
+"""Tests of WebSocket through the sidecar: both directions, pings, close codes, and refused handshakes."""
 
 from __future__ import annotations
 

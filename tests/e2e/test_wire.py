@@ -1,4 +1,4 @@
-"""What services and clients get wrong on the wire, through a real process: what is passed, and what is refused."""
+"""Tests of common mistakes of services and clients on the wire, through a real process: passed or refused."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ HINTS = b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"
 
 
 async def goodbye(connection: Connection, _: Message) -> None:
-    """Answer the first request of a connection, and each further one with the end of its idle time."""
+    """Answer the first request of a connection; close it at each further one, as after an idle timeout."""
     if connection.served == 1:
         await connection.send(response(200, str(connection.number).encode()))
     else:
@@ -28,7 +28,7 @@ async def goodbye(connection: Connection, _: Message) -> None:
 
 
 async def redirecting(connection: Connection, _: Message) -> None:
-    """Lead the client to this server."""
+    """Redirect the client to this server's own address."""
     host, port = connection.writer.get_extra_info("sockname")
     await connection.send(response(302, b"", [("Location", f"http://{host}:{port}/login?a=b")]))
 

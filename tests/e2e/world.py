@@ -1,6 +1,6 @@
-"""A sidecar in front of one server for each behaviour, each under a route of its name.
+"""Sidecar in front of one server for each behaviour, each under a route of its name.
 
-The process is one of its own, or one that the tests of a module share and that takes the policies of each in turn."""
+The process belongs to one test, or the tests of a module share it and replace its policies in turn."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.process import Sidecar, policies, route
 
 
 class World:
-    """The sidecar and the servers behind it by name."""
+    """Sidecar and the servers behind it, by name."""
 
     def __init__(self, sidecar: Sidecar, servers: dict[str, Server]) -> None:
         self.sidecar = sidecar
@@ -30,11 +30,11 @@ async def world(
     upstreams: Mapping[str, Mapping[str, Any]] | None = None,
     **sections: Any,
 ) -> AsyncIterator[World]:
-    """Start them all.  `routes` and `upstreams` add to what is made for each server; `sections` add to the file.
+    """Start the servers and the sidecar.
 
-    `place` is where a sidecar of its own is started, or a running one: it takes the policies, and in the end has none.
-
-    A name that only `upstreams` has is an upstream without a server of ours.
+    `place` is the directory for a new sidecar, or a running one, which gets the policies and has none at the end.
+    `routes` and `upstreams` add to the policies of each server, `sections` to the file.  A name that only `upstreams` has
+    is an upstream without a server.
     """
     routes, upstreams = routes or {}, upstreams or {}
     async with contextlib.AsyncExitStack() as stack:

@@ -1,10 +1,11 @@
-"""Coverage-guided fuzzing (atheris) of everything that reads what others have written.
+"""Coverage-guided fuzzing (atheris) of all parsers of foreign input.
 
     python -m tests.fuzz.request 60          # a minute of requests; policies, response, fields, conditions, heads
     python -m tests.fuzz.request 60 keep     # and keep the inputs that reach what the corpus did not
 
-A target is a module with `check(data)`, which raises `AssertionError` where a law is broken; any other exception is a
-bug too.  The corpus is in `corpus/<target>/`; every file of it is checked by `test_corpus.py` on every Python, and what
-made a target fail once goes there under a name that says what it was.  Where atheris has no wheel, `test_fuzzing.py` is
-skipped and the rest holds.
+1. A target is a module with `check(data)`, which raises `AssertionError` if a law is broken; any other exception is a bug
+   too.
+2. The corpus is in `corpus/<target>/`; `test_corpus.py` checks every file of it on every Python.  An input that made a
+   target fail is added under a name that describes it.
+3. Without a wheel of atheris, `test_fuzzing.py` is skipped; all other tests run.
 """

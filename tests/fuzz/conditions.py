@@ -1,9 +1,12 @@
-"""Target: conditions, patterns and JSON bodies, up to what they decide and how many steps they take for it.
+"""Target: conditions, patterns and JSON bodies, their results and their numbers of steps.
 
-The laws: nothing is raised but `ExpressionError`, with a column that is in the text, `ValueError` for a pattern, and
-`InvalidBody` for a body; a condition that is accepted gives True or False on any request, the same again, and never
-holds together with its negation; a pattern that is accepted takes steps in proportion on the texts made to hurt it; a
-body that is accepted is what `json` reads too, but for half surrogate pairs, and is written again as it came.
+Laws:
+
+1. Only these are raised: `ExpressionError` with a column that is in the text, `ValueError` for a pattern, `InvalidBody`
+   for a body.
+2. An accepted condition gives True or False on any request, the same value again, and never that of its negation.
+3. The steps of an accepted pattern are proportional to the length of hostile texts.
+4. An accepted body has the value that `json` reads, except for half surrogate pairs, and is written again unchanged.
 """
 
 from __future__ import annotations
@@ -28,15 +31,15 @@ X = exchange("POST", "/v1/orders/7", {"X-Tier": "gold", "x-many": "a"}, query=b"
 BODY = b'{"id": 7, "qty": 1.5, "name": "Ada", "open": true, "note": null, "tags": ["a", "b"], "in": {"a": {"b": 1}}}'
 HALF = re.compile("[\ud800-\udfff]")
 SHORT = 24
-"""Characters that the shorter text on which a pattern is tried has beyond those of the pattern.
+"""Length of the shorter text for a pattern, beyond the pattern's own length, in characters.
 
-A literal that follows a loose quantifier is compared at each place, so steps grow with the text up to its length times
-that of the literal: both texts are longer than that, and what grows faster between them is not linear.
+A literal after a loose quantifier is compared at each place, so steps may grow with the text up to its length times that
+of the literal.  Both texts are longer than that; faster growth between them is not linear.
 """
 
 
 def check(data: bytes) -> None:
-    """A condition, and after a zero byte a body; a pattern where it begins with a slash."""
+    """Check a condition, after a zero byte a body, or a pattern if the data begins with a slash."""
     first, zero, body = data.partition(b"\0")
     text = first.decode("utf-8", "replace")
     document = check_body(body) if zero else jsonbody.parse(BODY)
@@ -61,12 +64,12 @@ def check_condition(text: str, document: jsonbody.Document | None) -> None:
     try:
         negation = Condition(f"!({text}\n)", EVERYTHING)
     except ExpressionError:
-        return  # as long or as deep as it may be, or no truth value by its type
+        return  # its negation may be too long or too deep, or it may have another type than a truth value
     assert not (holds and negation.holds(X, outcome, bodies)), text
 
 
 def told(message: str, is_in_text: bool = True) -> None:
-    """A refusal says why, and where in the text."""
+    """Assert that a refusal says why, and where in the text."""
     assert message
     assert is_in_text, message
 
@@ -100,7 +103,7 @@ def check_body(body: bytes) -> jsonbody.Document | None:
 
 
 def mended(value: Any) -> Any:
-    """Return a JSON value with U+FFFD for each half of a surrogate pair, as `jsonbody` reads one that stands alone."""
+    """Return a JSON value with U+FFFD for each lone half of a surrogate pair, as `jsonbody` reads it."""
     if isinstance(value, str):
         return HALF.sub("\ufffd", value)
     if isinstance(value, list):

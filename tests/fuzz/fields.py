@@ -1,7 +1,10 @@
-"""Target: header fields that decide something (dates, caching, ranges, tags), and stored answers read back.
+"""Target: header fields that the cache reads (dates, caching, ranges, tags), and stored records.
 
-The laws: nothing is raised but `ValueError` for a record that is none; numbers are finite and within their bounds;
-fresh for longer than was said is never the result of rubbish; what was encoded decodes to the same.
+Laws:
+
+1. Only `ValueError` is raised, for bytes that are no record.
+2. Numbers are finite and within their bounds; no malformed field makes an answer fresh for longer than it says.
+3. An encoded record decodes to the same.
 """
 
 from __future__ import annotations
@@ -26,12 +29,12 @@ WALL = 1_750_000_000.0
 NOW = 1000.0
 LINES = re.compile(FIELDS)
 CONTROLS = re.compile(rb"[^\t\x20-\x7e\x80-\xff]+")
-"""What the grammar lets into no value."""
+"""Matches octets that the grammar allows in no field value."""
 NUMBERS = ("max_age", "s_maxage", "stale_while_revalidate", "stale_if_error", "min_fresh", "max_stale")
 
 
 def check(data: bytes) -> None:
-    """The data as one value of each field, as lines of fields, and as a record."""
+    """Check the data as one value of each field, as lines of fields, and as a record."""
     check_value(CONTROLS.sub(b"", data).strip(b" \t"))
     lines = data.replace(b"\r", b"").replace(b"\n", b"\r\n")
     if LINES.fullmatch(lines):
@@ -81,7 +84,7 @@ def check_answer(lines: bytes) -> None:
 
 
 def check_record(data: bytes) -> None:
-    """As it is, and with the head that would make it one."""
+    """Check the data as a record, as it is and behind a valid record head."""
     payload = data[1:]
     kind = b"E" if data[:1] < b"\x80" else b"V"
     for record in (data, codec.HEAD.pack(codec.MAGIC, kind, crc32(payload)) + payload):

@@ -1,4 +1,4 @@
-"""From `check(data)` to a fuzzer: atheris (libFuzzer) on a copy of the kept corpus."""
+"""Harness that runs `check(data)` under atheris (libFuzzer), on a copy of the kept corpus."""
 
 from __future__ import annotations
 
@@ -18,32 +18,30 @@ except ImportError:
 
 CORPUS = Path(__file__).with_name("corpus")
 MAX_BYTES = 4096
-"""Of one input."""
+"""Length in bytes of the longest input."""
 MAX_SECONDS = 5
-"""For one input: what takes longer is not linear."""
+"""Seconds for one input; an input that takes longer is a finding."""
 MEMORY = 1 << 30
-"""Bytes that the fuzzer may take beside what the imports took."""
+"""Bytes that the fuzzer may allocate after the imports."""
 SEED = 20260601
 
 
 def instrumented() -> AbstractContextManager[object]:
-    """Imports of the sidecar within it are watched for coverage, where a fuzzer is going to run."""
+    """Return a context in which imports of the sidecar are instrumented for coverage, if a fuzzer is going to run."""
     if atheris is None or not is_fuzzing():
         return contextlib.nullcontext()
     return atheris.instrument_imports(include=["sidecar"])  # type: ignore[no-any-return]
 
 
 def is_fuzzing() -> bool:
-    """Is this `python -m tests.fuzz.<target>`?"""
+    """True if this process is `python -m tests.fuzz.<target>`."""
     return Path(sys.argv[0]).parent == Path(__file__).parent or sys.argv[0] == "-m"
 
 
 def fuzz(name: str, check: Callable[[bytes], object]) -> None:
-    """Fuzz until the seconds of the command line (10) are over, or for as many inputs as it says (`runs=1000`).
+    """Fuzz for the seconds of the command line (10), or for a number of inputs (`runs=1000`), and exit.
 
-    Does not return.
-
-    Exit code 0, or that of libFuzzer, which prints the input that failed and keeps it among the temporary files.
+    The exit code is 0, or that of libFuzzer, which prints the input that failed and writes it to a temporary file.
     """
     if atheris is None:
         raise SystemExit("atheris is not installed; it has wheels for some versions of CPython on Linux alone")
@@ -60,7 +58,7 @@ def fuzz(name: str, check: Callable[[bytes], object]) -> None:
         **({"runs": int(said[5:])} if is_counted else {"max_total_time": max(1, round(float(said)))}),
         "max_len": MAX_BYTES,
         "timeout": MAX_SECONDS,
-        "rss_limit_mb": 0,  # reads the peak of all that ran in this process, and of who started it: see below
+        "rss_limit_mb": 0,  # would include the peak of the imports and of the parent process; `bound_memory` bounds it
         "seed": SEED,
         "print_final_stats": 1,
         "verbosity": 1,
@@ -72,7 +70,7 @@ def fuzz(name: str, check: Callable[[bytes], object]) -> None:
 
 
 def bound_memory() -> None:
-    """Let whoever wants more than `MEMORY` have a MemoryError, which is a finding."""
+    """Limit the address space, so that an allocation beyond `MEMORY` raises MemoryError, which is a finding."""
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     limit = pages * resource.getpagesize() + MEMORY
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))

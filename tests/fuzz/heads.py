@@ -1,12 +1,12 @@
-"""Target: the quick readers of ordinary heads beside the grammar.
+"""Target: the quick readers of ordinary heads, compared with the grammar.
 
-The laws: what a reader takes, the grammar gives, octet for octet; and nothing is raised.  Readers are the one that
-remembers lines, and the one in C where the request path is compiled.
+Laws: a head that a reader accepts has the same result from the grammar, octet for octet; nothing is raised.  The readers
+are the one that keeps lines, and the one in C if the request path is compiled.
 
     python -m tests.fuzz.heads 60            # coverage-guided, as every target
     python -m tests.fuzz.heads compiled 60   # made heads, from one seed; needs the readers in C
 
-Coverage does not see into C, so the second form makes the heads itself: ordinary ones, with small hostile changes.
+Coverage does not cover C, so the second form generates the heads itself: ordinary ones, with small hostile changes.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def make(chance: random.Random) -> bytes:
 
 
 def run(said: str) -> None:
-    """Check for so many seconds, or so many heads (`runs=1000`), until one fails; tell how many were taken."""
+    """Check for so many seconds, or so many heads (`runs=1000`), until one fails; print how many were accepted."""
     chance = random.Random(SEED)
     runs = int(said[5:]) if said.startswith("runs=") else None
     end = time.monotonic() + (0.0 if runs is not None else float(said))

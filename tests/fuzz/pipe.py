@@ -1,4 +1,4 @@
-"""What the protocols under test are connected to: a transport without a loop, and bodies taken down."""
+"""Transport without a loop for protocols under test, and a sink that collects a body."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sidecar.core.promise import Promise
 
 
 class Pipe(asyncio.Transport):
-    """Takes down what is written.  The end is told when `settle` is called, as a loop would in its next turn."""
+    """Transport that keeps written bytes; `settle` reports the end, as a loop would in its next turn."""
 
     def __init__(self, protocol: Any) -> None:
         super().__init__({"peername": ("192.0.2.1", 40000)})
@@ -23,7 +23,7 @@ class Pipe(asyncio.Transport):
         self.reading = True
 
     def feed(self, piece: bytes) -> None:
-        """Give the protocol what has arrived, as much at a time as it takes."""
+        """Pass received bytes to the protocol, as many at a time as it takes."""
         while piece and not self.closing:
             if not isinstance(self.protocol, asyncio.BufferedProtocol):
                 self.protocol.data_received(piece)
@@ -50,7 +50,7 @@ class Pipe(asyncio.Transport):
         return 0
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        """Nothing is ever kept."""
+        """Do nothing: nothing is buffered."""
 
     def pause_reading(self) -> None:
         self.reading = False
@@ -83,13 +83,13 @@ class Pipe(asyncio.Transport):
             self.protocol.connection_lost(None)
 
     def break_off(self) -> None:
-        """The peer is gone."""
+        """Close the connection from the peer's side."""
         self.closing = True
         self.settle()
 
 
 class Taken:
-    """A body, taken whole by a run: `data, failure = await Taken.from(body)`."""
+    """Sink that collects a whole body; `ended` resolves to its failure, or None."""
 
     def __init__(self, body: Body) -> None:
         self.data = bytearray()
@@ -116,7 +116,7 @@ class Taken:
 
 
 def cuts(seed: int, data: bytes) -> list[bytes]:
-    """The data in pieces, as different as sockets deliver it; the seed says how."""
+    """Return the data in pieces of sizes that sockets deliver; the seed decides them."""
     if not seed:
         return [data]
     if seed == 1:

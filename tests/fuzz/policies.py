@@ -1,7 +1,10 @@
 """Target: policy files, from bytes to pipelines.
 
-The laws: nothing is raised; there are problems, or there is a spec, never both and never neither; every problem has its
-place and says something; the same text gives the same result; what is accepted compiles, explains and merges.
+Laws:
+
+1. Nothing is raised; there are either problems or a spec.
+2. Every problem has its place and a message; the same text gives the same result.
+3. An accepted file compiles, explains and merges.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ ENVIRON = {"NAME": "value", "PORT": "8080", "EMPTY": ""}
 
 
 def check(data: bytes) -> None:
-    """One file, or two where a line of dashes and dots divides them."""
+    """Check one file, or two that a line of dashes and dots separates."""
     sources = [Source(f"{number}.yaml", part) for number, part in enumerate(data.split(b"\n-.-\n")[:4])]
     loaded = load(sources, ENVIRON)
     assert bool(loaded.problems) != (loaded.spec is not None)

@@ -1,8 +1,11 @@
-"""Target: what a client sends, through a downstream connection with its parser and its states.
+"""Target: a client's bytes, through a downstream connection with its parser and its states.
 
-The laws: nothing is raised and nothing is a bug; what is answered are the requests that were seen, each once and in
-order, and at most one refusal, at the end; how the bytes were cut changes nothing; where llhttp also takes a message,
-it is the same one (method, target, body), so that no two readers see different ends.
+Laws:
+
+1. Nothing is raised, and no bug is reported.
+2. Each request that reached the service is answered once and in order, with at most one refusal, at the end.
+3. The pieces in which the bytes arrive change nothing.
+4. A message that llhttp accepts too has the same method, target and body, so that no two readers see different ends.
 """
 
 from __future__ import annotations
@@ -23,25 +26,25 @@ with instrumented():
     from sidecar.downstream.connection import DownstreamConnection
     from sidecar.downstream.listener import Listener
     from sidecar.downstream.server import Server
-    from sidecar.engine.pipeline import Pipeline
 
 from tests.fuzz.pipe import Pipe, Taken, cuts
 from tests.support.clock import make_env
+from tests.support.routes import one_route
 
 HEAD = re.compile(rb"HTTP/1\.1 (\d{3}) [^\r\n]*\r\n((?:[!-9;-~]+: ?[^\r\n\x00]*\r\n)*)\r\n")
 
 
 class Seen(NamedTuple):
-    """A request as the service behind the connection saw it, or as it went no further (Max-Forwards)."""
+    """Request as it reached the service, or as the connection answered it itself (Max-Forwards)."""
 
     method: bytes
     path: bytes
     target: bytes
     lines: bytes
     body: bytes | None
-    """None where nobody has read it."""
+    """Body of the request; None if it was not read."""
     status: int
-    """What it was answered."""
+    """Status of the answer."""
 
 
 def seen(x: Exchange, body: bytes | None, status: int) -> Seen:
@@ -49,16 +52,13 @@ def seen(x: Exchange, body: bytes | None, status: int) -> Seen:
     return Seen(x.method, x.path, x.target, b"".join(b"%b: %b\r\n" % field for field in fields), body, status)
 
 
-class Route:
-    """The one route: takes the body and says 200."""
-
-    name, criticality = "all", 1
+class Service:
+    """Service behind the route of all requests: it reads the body and answers 200."""
 
     def __init__(self) -> None:
         self.seen: list[Seen] = []
-        self.pipeline = Pipeline([], self.service)
 
-    async def service(self, x: Exchange) -> Outcome:
+    async def serve(self, x: Exchange) -> Outcome:
         body = x.body
         if x.stream is not None:
             taken = Taken(x.stream)
@@ -71,18 +71,18 @@ class Route:
 
 
 class Last(Listener):
-    """A listener whose answers of its own are noted too."""
+    """Listener that also records requests that it answers itself."""
 
-    route: Route
+    service: Service
 
     def last_hop(self, x: Exchange) -> Outcome:
         outcome = super().last_hop(x)
-        self.route.seen.append(seen(x, None, outcome.status))
+        self.service.seen.append(seen(x, None, outcome.status))
         return outcome
 
 
 class Untraced:
-    """A server's telemetry where nobody looks."""
+    """Telemetry that records nothing."""
 
     begin = None
 
@@ -91,18 +91,19 @@ class Untraced:
 
 
 class Conversation(NamedTuple):
-    """What became of some bytes."""
+    """Requests and answers that some bytes caused."""
 
     seen: list[Seen]
     statuses: list[int]
 
 
 def converse(pieces: list[bytes]) -> Conversation:
-    """Feed a fresh connection; the client leaves at the end."""
-    env, route = make_env(), Route()
+    """Feed a fresh connection; the client disconnects at the end."""
+    env, service = make_env(), Service()
+    route = one_route(service.serve)
     spec = ListenerSpec.model_construct(address=parse_listen_address("127.0.0.1:0"))
     listener = Last("fuzz", spec, Server(env, lambda *_: None, Untraced()))
-    listener.route = route
+    listener.service = service
     listener.match = lambda _: route  # type: ignore[assignment,return-value]
     connection: Any = DownstreamConnection(listener)
     pipe = Pipe(connection)
@@ -117,11 +118,11 @@ def converse(pieces: list[bytes]) -> Conversation:
     pipe.break_off()
     assert not env.emitted("bug"), env.emitted("bug")
     assert not listener.connections
-    return Conversation(route.seen, statuses(written, route.seen))
+    return Conversation(service.seen, statuses(written, service.seen))
 
 
 def statuses(written: bytes, seen: list[Seen]) -> list[int]:
-    """The answers on the wire, which must be whole and nothing else."""
+    """Return the statuses of the written answers; fail unless the bytes are complete answers."""
     found: list[int] = []
     at = 0
     while at < len(written):
@@ -136,7 +137,7 @@ def statuses(written: bytes, seen: list[Seen]) -> list[int]:
 
 
 class Oracle:
-    """The same bytes as llhttp reads them."""
+    """Parser of the same bytes with llhttp."""
 
     def __init__(self, data: bytes) -> None:
         self.messages: list[tuple[bytes, bytes, bytes]] = []
@@ -159,7 +160,7 @@ class Oracle:
 
 
 def check(data: bytes) -> None:
-    """The first byte says how the rest is cut.  No transport passes on nothing, so there is a second one."""
+    """Check two or more bytes; the first one says how the rest is cut, and transports pass on no empty piece."""
     if len(data) < 2:
         return
     seed, data = data[0], data[1:]
@@ -174,7 +175,7 @@ def check(data: bytes) -> None:
     theirs = Oracle(data).messages
     for (method, url, body), ours in zip(theirs, whole.seen, strict=False):
         assert (method, body if ours.body is not None else None) == (ours.method, ours.body), (theirs, whole)
-        if url.startswith(b"/") and not (b"/." in url or b"/%2" in url):  # dot segments are taken out
+        if url.startswith(b"/") and not (b"/." in url or b"/%2" in url):  # dot segments are removed
             assert url == ours.target, (theirs, whole)
 
 

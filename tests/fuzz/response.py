@@ -1,8 +1,12 @@
-"""Target: what an upstream sends, through an upstream connection with its parser and its states.
+"""Target: an upstream's bytes, through an upstream connection with its parser and its states.
 
-The laws: nothing is raised; there is one outcome, and its body ends once; what goes on to the client is valid HTTP and
-without fields of the connection; how the bytes were cut changes nothing; where llhttp also takes the answer, it is the
-same one; and a connection goes back to the pool only after exactly one whole message, with nothing behind it.
+Laws:
+
+1. Nothing is raised; there is one outcome, and its body ends once.
+2. The answer to the client is valid HTTP, without fields of the connection.
+3. The pieces in which the bytes arrive change nothing.
+4. An answer that llhttp accepts too is the same one.
+5. A connection returns to the pool only after exactly one complete message, with no bytes behind it.
 """
 
 from __future__ import annotations
@@ -34,20 +38,20 @@ BODILESS = (204, 304)
 
 
 class Answer(NamedTuple):
-    """What became of some bytes."""
+    """Answer that some bytes caused."""
 
     status: int
     lines: bytes
     body: bytes
     trailers: Headers
     failure: str
-    """The code of what broke it; empty for a whole answer."""
+    """Code of the failure; empty for a complete answer."""
     interims: list[int]
     is_tunnel: bool
 
 
 def ask(seed: int) -> Exchange:
-    """One of the requests that make a difference to how an answer is read."""
+    """Return a request; the seed chooses among those that change how an answer is read."""
     x = Exchange((b"GET", b"HEAD", b"GET", b"GET")[seed % 4], b"/", [])
     x.authority = b"test"
     x.forwarding = b""
@@ -59,7 +63,7 @@ def ask(seed: int) -> Exchange:
 
 
 def converse(pieces: list[bytes], seed: int, *, ends: bool) -> tuple[Answer | None, bool]:
-    """The answer on a fresh connection, and whether the connection was kept.  `ends`: the upstream closes it after."""
+    """Return the answer on a fresh connection, and whether the connection was kept; if `ends`, the upstream closes it."""
     env = make_env()
     x, interims, answers = ask(seed), [], []
     x.interim = lambda status, lines: interims.append((status, lines))  # type: ignore[assignment,misc]
@@ -72,7 +76,7 @@ def converse(pieces: list[bytes], seed: int, *, ends: bool) -> tuple[Answer | No
     async def call() -> None:
         outcome: Outcome = await exchanged(connection, x, float("inf"), env.now())
         body, failure, trailers = outcome.body, outcome.failure, []
-        if outcome.stream is not None and outcome.tunnel is None:  # that of a tunnel ends with the session
+        if outcome.stream is not None and outcome.tunnel is None:  # a tunnel's stream ends with the session
             taken = Taken(outcome.stream)
             failure = await taken.ended
             body, trailers = bytes(taken.data), taken.trailers
@@ -101,7 +105,7 @@ def converse(pieces: list[bytes], seed: int, *, ends: bool) -> tuple[Answer | No
 
 
 class Oracle:
-    """The same bytes as llhttp reads them."""
+    """Parser of the same bytes with llhttp."""
 
     def __init__(self, data: bytes) -> None:
         self.messages: list[tuple[int, Headers, bytes]] = []
@@ -129,7 +133,7 @@ class Oracle:
 
 
 def check(data: bytes) -> None:
-    """The first byte chooses the request, the second says how the rest is cut."""
+    """Check an answer; the first byte chooses the request, the second says how the rest is cut."""
     if len(data) < 2:
         return
     seed, cut, data = data[0], data[1], data[2:]
@@ -142,8 +146,8 @@ def check(data: bytes) -> None:
         assert 200 <= whole.status <= 599 or whole.is_tunnel, whole
     pieces, _ = converse(cuts(cut, data), seed, ends=True)
     assert pieces is not None
-    assert bool(pieces.failure) == bool(whole.failure), (pieces, whole)  # a broken body may come after a good head
-    if not seed % 8 > 3:  # trailers that nobody asked for may be dropped
+    assert bool(pieces.failure) == bool(whole.failure), (pieces, whole)  # a broken body may follow a good head
+    if not seed % 8 > 3:  # trailers may be dropped unless the request accepts them
         pieces, whole = pieces._replace(trailers=[]), whole._replace(trailers=[])
     assert whole.failure or pieces == whole, (pieces, whole)
     if seed % 4 == 0 or seed % 4 == 2:
@@ -151,7 +155,7 @@ def check(data: bytes) -> None:
 
 
 def compare(ours: Answer, kept: bool, oracle: Oracle) -> None:
-    """With what llhttp makes of it.  An answer that ends with the connection it does not complete."""
+    """Compare an answer with llhttp's.  llhttp does not complete an answer that ends with the connection."""
     if ours.failure or not oracle.messages:
         return
     status, fields, body = oracle.messages[0]

@@ -1,4 +1,4 @@
-"""Every input that ever mattered, on every Python: no fuzzer needed.  And work that grows no faster than the input."""
+"""Tests of every input in the corpus on every Python, without a fuzzer, and of work in proportion to the input."""
 
 from __future__ import annotations
 

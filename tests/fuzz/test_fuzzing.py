@@ -1,4 +1,4 @@
-"""Each target under the fuzzer for a moment, from the kept corpus and with a fixed seed."""
+"""Test that runs each target under the fuzzer briefly, from the kept corpus and with a fixed seed."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The sidecar between other proxies: do any two ever disagree on where a message ends?
+"""Tests of the sidecar in a row with another proxy: both must agree on the end of every message.
 
-Client, one of nginx, HAProxy and Envoy, the sidecar and a recording upstream stand in a row, in both orders.  Whoever
-is in front marks every request that it sends on; at the end exactly those must arrive that bear one mark, each once.
-A request without a mark was smuggled, a mark inside a body is a request that was swallowed.  Proxies that are not
+A request passes from a client through nginx, HAProxy or Envoy and the sidecar, in both orders, to a recording upstream.
+The first proxy marks every request that it forwards; each arriving request must have exactly one mark, and each mark
+arrives once.  A request without a mark was smuggled; a mark inside a body is a swallowed request.  Proxies that are not
 installed are skipped.
 """

@@ -1,4 +1,4 @@
-"""nginx, HAProxy and Envoy as neighbours: one process each, that marks what it sends on with a secret and a number."""
+"""nginx, HAProxy and Envoy as neighbours: one process each, which marks forwarded messages with a secret and a number."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ ARGUMENTS = {
 
 
 def find(name: str) -> str | None:
-    """Where the proxy is installed."""
+    """Return the path of a proxy's program; None if it is not installed."""
     path = f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin"
     return shutil.which(name, path=path)
 
@@ -110,7 +110,7 @@ def free_port() -> int:
 
 @contextlib.asynccontextmanager
 async def neighbour(name: str, following: int, directory: Path, patience: int) -> AsyncIterator[str]:
-    """Run the proxy before the port of what follows, for which it waits so many seconds; its address."""
+    """Run a proxy in front of the port `following`, with a timeout of `patience` seconds; yield its address."""
     program = find(name)
     assert program is not None
     port = free_port()

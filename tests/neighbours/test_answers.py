@@ -1,6 +1,4 @@
-"""Odd answers through two proxies: whatever becomes of them, the next request and everybody else's get their own
-answers
-or a clear failure, never what the upstream slipped in."""
+"""Tests of odd answers through two proxies: every other request gets its own answer or a clear failure."""
 
 from __future__ import annotations
 
@@ -21,15 +19,15 @@ from tests.support.process import Sidecar
 
 NAMES = list(ANSWERS)
 PATIENCE = 60.0
-"""Seconds: whoever neither answers nor closes by then never will."""
+"""Seconds after which a connection without answer or close has failed the test."""
 GIVES_UP = 2
-"""Seconds for which everyone in the row waits for the rest of an answer."""
+"""Seconds for which both proxies wait for the rest of an answer."""
 FAILED = re.compile(r" got 50[234] $")
-"""What a proxy may say when a connection that it was about to use turned out to be spoilt."""
+"""Matches answers that a proxy may send when the connection that it was about to use is unusable."""
 
 
 async def answer(connection: Connection, asked: Message) -> None:
-    """The vector of that number, or an answer that names the request."""
+    """Answer with the vector of the number in the target, or with the request's identity."""
     _, kind, number = [*asked.target.split("-"), "", ""][:3]
     if kind == "vector":
         await connection.send(ANSWERS[NAMES[int(number)]])
@@ -42,21 +40,21 @@ async def answer(connection: Connection, asked: Message) -> None:
 
 
 async def ask(address: str, number: int, method: str) -> str:
-    """Ask for the vector, then for something else on the same connection; what is wrong with that."""
+    """Request the vector, then another target on the same connection; return what is wrong, empty if nothing."""
     name = f"{NAMES[number]} ({method})"
-    is_interim = name.startswith("1xx")  # nginx 1.22 takes it for the last answer to a HEAD, and is out of step then
+    is_interim = name.startswith("1xx")  # nginx 1.22 takes it for the final answer to a HEAD
     async with Client(address) as client:
         client.writer.write(request(method, f"/a-vector-{number}") + request("GET", "/b", x_identity="behind"))
         try:
             async with asyncio.timeout(GIVES_UP + 1 if is_interim else PATIENCE):
-                first = await final(client, method)  # its own: the upstream may say there what it likes
+                first = await final(client, method)  # the vector itself: any valid message
                 if first.get("x-answer") == "behind" and not is_interim:
                     return f"{name}: it got the answer to the next request"
                 second = await final(client, "GET")
         except TimeoutError:
             return "" if is_interim else f"{name}: neither answered nor closed"
         except (asyncio.IncompleteReadError, OSError):
-            return ""  # closed: nothing that could be mistaken
+            return ""  # closed: no wrong answer is possible
         except (ValueError, AssertionError) as error:
             return f"{name}: what came is not HTTP: {error!r}"
     if second.status == 200 and second.get("x-answer") != "behind":

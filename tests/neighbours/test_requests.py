@@ -1,4 +1,4 @@
-"""Odd requests through two proxies: what arrives is what the one in front has sent on, no more and no less."""
+"""Tests of odd requests through two proxies: exactly the requests that the first one forwards arrive."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from tests.support.process import Sidecar, policies, route
 
 AT_ONCE = 96
 QUIET = 0.15
-"""Seconds without a byte after which an attacker has seen all there is."""
+"""Seconds without a byte after which an attacker stops reading."""
 PATIENCE = 30
-"""Seconds that everyone in the row waits for an answer: nobody who asks for one that comes is ever let down."""
+"""Seconds for which both proxies wait for an answer: long enough that no ordinary request times out."""
 
 
 async def answer(connection: Connection, asked: Message) -> None:
-    """Name the request that is answered."""
+    """Answer with the identity of the request."""
     identity = asked.get("x-identity", "none")
     await connection.send(response(200, b"" if asked.method == "HEAD" else b"ok", [("X-Answer", identity)]))
 
 
 class Recorder(Server):
-    """The end of the row: keeps every request, and what was none."""
+    """Upstream that records every request, and all bytes that are none."""
 
     def __init__(self) -> None:
         super().__init__(answer)
@@ -44,7 +44,7 @@ class Recorder(Server):
 
 
 async def attack(address: str, data: bytes, number: int) -> None:
-    """Send a vector with its number, an ordinary request behind it, and take what comes."""
+    """Send a vector with its number and an ordinary request behind it, and read all answers."""
     data = data.replace(b"/vector", b"/vector-%d" % number, 1)
     async with Client(address) as client:
         client.writer.write(data + request("GET", f"/after-{number}"))
@@ -54,7 +54,7 @@ async def attack(address: str, data: bytes, number: int) -> None:
 
 
 async def visit(address: str, number: int) -> str:
-    """Somebody else's request meanwhile; what is wrong with its answer."""
+    """Send the request of another client; return what is wrong with its answer, empty if nothing."""
     async with Client(address) as client:
         found = await client.request("GET", f"/visit-{number}", x_identity=f"visitor-{number}")
     if found.status == 200 and found.get("x-answer") == f"visitor-{number}":
@@ -63,7 +63,7 @@ async def visit(address: str, number: int) -> str:
 
 
 async def run(address: str, vectors: dict[str, bytes]) -> list[str]:
-    """All vectors, each with a visitor beside and one behind it."""
+    """Send all vectors, each with another client's request beside it and one after it; return all faults."""
     turn = asyncio.Semaphore(AT_ONCE)
     wrong: list[str] = []
 
@@ -77,7 +77,7 @@ async def run(address: str, vectors: dict[str, bytes]) -> list[str]:
 
 
 def judge(recorder: Recorder, mark: str, secret: str, names: list[str]) -> list[str]:
-    """What arrived that should not have: without exactly one mark, with one that was there, or inside a body."""
+    """Return the wrong arrivals: requests without exactly one mark, with a repeated mark, or inside a body."""
     wrong = [f"not a request: {rubbish}" for rubbish in recorder.rubbish]
     marks: set[str] = set()
     for seen in recorder.requests:
@@ -96,7 +96,7 @@ def judge(recorder: Recorder, mark: str, secret: str, names: list[str]) -> list[
 
 @pytest.mark.parametrize("name", CONFIGURATIONS)
 async def test_behind(name: str, tmp_path: Path) -> None:
-    """Client, neighbour, sidecar, upstream."""
+    """The order is client, neighbour, sidecar, upstream."""
     if find(name) is None:
         pytest.skip(f"{name} is not installed")
     vectors = requests()
@@ -114,7 +114,7 @@ async def test_behind(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", CONFIGURATIONS)
 async def test_before(name: str, tmp_path: Path) -> None:
-    """Client, sidecar, neighbour, upstream."""
+    """The order is client, sidecar, neighbour, upstream."""
     if find(name) is None:
         pytest.skip(f"{name} is not installed")
     vectors = requests()
@@ -128,7 +128,7 @@ async def test_before(name: str, tmp_path: Path) -> None:
 
 
 def before(url: str, patience: int) -> dict[str, Any]:
-    """Policies of a sidecar that passes everything on, and waits so many seconds for an answer."""
+    """Return policies of a sidecar that forwards everything, and waits so many seconds for an answer."""
     return policies(
         upstreams={"app": {"endpoints": [url]}},
         routes=[{**route("app"), "match": {"path_prefix": "/"}}],

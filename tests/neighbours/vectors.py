@@ -1,6 +1,6 @@
-"""Messages on whose end lenient readers disagree, by what is odd about them.
+"""Messages on whose end lenient readers disagree, by their oddity.
 
-`SMUGGLED` is what an attacker would like to be taken for a request of its own, and `POISON` for an answer.
+`SMUGGLED` is the request that an attacker tries to smuggle, `POISON` the answer.
 """
 
 from __future__ import annotations
@@ -186,7 +186,7 @@ LINES = {
 
 
 def requests() -> dict[str, bytes]:
-    """Every vector for a request."""
+    """Return every vector for a request, by name."""
     size = len(SMUGGLED)
     found = {f"line: {name}": data for name, data in LINES.items()}
     for name, fields in CODINGS.items():
@@ -239,4 +239,4 @@ ANSWERS = {
     "hop-by-hop length": OK + b"Connection: content-length\r\nContent-Length: 5\r\n\r\nhello" + POISON,
     "upgrade in a 200": OK + b"Connection: upgrade\r\nUpgrade: websocket\r\nContent-Length: 5\r\n\r\nhello" + POISON,
 }
-"""Every vector for an answer; each is followed by a poisoned one."""
+"""Vectors for answers, by name; each is followed by a poisoned answer."""

@@ -1,1 +1,1 @@
-"""Scenarios of `chaos/` in virtual time: whole systems, but neither sockets nor seconds."""
+"""Scenarios of `chaos/` in virtual time: whole systems, without sockets and without waiting."""

@@ -1,4 +1,4 @@
-"""All scenarios in virtual time: their verdicts, and the policies that decide them."""
+"""Tests of all scenarios in virtual time: verdicts, and the policies that decide them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One test for many cases that prove the same thing: a table of hundreds costs no more than what it checks."""
+"""Decorator that makes one test of many cases: a table of hundreds costs no more than its checks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LONGEST = 300
 def each(cases: Iterable[Case]) -> Callable[[Callable[[Case], None]], Callable[[], None]]:
     """Make the check of one case a test of them all.
 
-    Every case is tried, and the test tells of all that fail; its traceback is that of the first.
+    Every case is tried, and the test reports all that fail; its traceback is that of the first.
     """
     known = list(cases)
     assert known, "no cases"

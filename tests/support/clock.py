@@ -1,4 +1,4 @@
-"""`FakeEnv`: an `Env` that remembers what it was asked for, on a clock that stands still unless a test moves it.
+"""`FakeEnv`: an `Env` that records its calls, on a clock that stands still unless a test moves it.
 
 `sleep` records its seconds, moves the clock by them and returns at once; timers fire in `advance`.  For code that runs
 beside other code use `virtual_env` of `tests.support.loop`: the same class on a loop of virtual time.
@@ -21,7 +21,7 @@ WALL = EPOCH
 
 
 class MemoryMeter:
-    """A `Meter` that can be asked what was counted."""
+    """`Meter` whose values a test can read."""
 
     def __init__(self) -> None:
         self.counters: dict[tuple[str, Labels], Counter] = {}
@@ -45,7 +45,7 @@ class MemoryMeter:
 
 
 class FakeTimer:
-    """A timer of a fake clock."""
+    """Timer of a fake clock."""
 
     def __init__(self, when: float, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
         self.when = when
@@ -95,13 +95,13 @@ class FakeClock:
 
 
 class FakeEnv(Env):
-    """An `Env` with a memory: `env.sleeps`, `env.events`, `env.meter.value(...)`, `env.advance(...)`."""
+    """`Env` that records its calls: `env.sleeps`, `env.events`, `env.meter.value(...)`, `env.advance(...)`."""
 
     clock: FakeClock
     sleeps: list[float]
     events: list[tuple[str, dict[str, Any]]]
     meter: MemoryMeter
-    __setattr__ = object.__setattr__  # thawed, so that a test can replace a part of it
+    __setattr__ = object.__setattr__  # not frozen, so that a test can replace a member
 
     def advance(self, seconds: float) -> None:
         """Move the fake clock (not that of a virtual loop, which moves itself)."""
@@ -115,7 +115,7 @@ class FakeEnv(Env):
 def remembering(
     loop: Loop, *, seed: int | None = 0, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
 ) -> FakeEnv:
-    """Return an env on a loop or fake clock, whose wall clock begins now; without a seed its chance is real."""
+    """Return an env on a loop or fake clock, whose wall clock starts now; seed None: real randomness."""
     events: list[tuple[str, dict[str, Any]]] = []
     start = loop.time()
     env = FakeEnv.on(

@@ -1,4 +1,4 @@
-"""Heads as the grammar reads them, and the quicker readers of ordinary ones, which must give the same or leave them."""
+"""Heads as the grammar reads them, and the quick readers of ordinary heads, which must agree or refuse."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ else:
         request_head.READ | request_head.CLAIMS, request_head.FOR_CACHES, request_head.CLAIM_PREFIXES
     ).take
     RESPONSE_READERS["compiled"] = take_response
-"""True where the readers in C are there."""
+"""`IS_COMPILED` is True if the readers in C are built."""
 
 
 def wall() -> float:
-    """The beginning of time."""
+    """Return the zero of Unix time."""
     return 0.0
 
 
 def request(data: bytes) -> RequestHead | None:
-    """Return the first head in `data` by the grammar; None where it is not valid or not whole."""
+    """Return the first head in `data` by the grammar; None if it is invalid or incomplete."""
     try:
         parsed = parse_request(data, LONGEST)
     except Invalid:
@@ -47,7 +47,7 @@ def request(data: bytes) -> RequestHead | None:
 
 
 def response(data: bytes) -> ResponseHead | None:
-    """Return the first head in `data` by the grammar; None where it is not valid, not whole, or not an ordinary one."""
+    """Return the first head in `data` by the grammar; None if it is invalid, incomplete or not ordinary."""
     try:
         parsed = parse_response(data, MAX_HEAD_BYTES)
         if parsed is None or parsed[0] < 200 or parsed[0] == UPGRADE_REQUIRED:

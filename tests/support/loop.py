@@ -16,11 +16,11 @@ from tests.support.clock import FakeEnv, remembering
 
 T = TypeVar("T")
 THREADS = 60.0
-"""Seconds of real time for which a loop without timers waits for a worker thread before it calls that a deadlock."""
+"""Seconds of real time for which a loop without timers waits for a worker thread; after them it reports a deadlock."""
 
 
 def run(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine on a fresh virtual loop and close it; what it left running is cancelled."""
+    """Run a coroutine on a fresh virtual loop and close the loop; tasks that still run are cancelled."""
     with asyncio.Runner(loop_factory=lambda: VirtualLoop(THREADS)) as runner:
         return runner.run(coroutine)
 
@@ -41,6 +41,6 @@ def virtual_env(loop: asyncio.AbstractEventLoop | None = None, *, seed: int = 0)
 
 
 async def settle(turns: int = 5) -> None:
-    """Let the loop turn a few times, so that what is ready has run."""
+    """Let the loop turn a few times, so that all ready callbacks have run."""
     for _ in range(turns):
         await asyncio.sleep(0)

@@ -1,4 +1,4 @@
-"""Answers of an upstream that are not valid HTTP, by what is wrong with them."""
+"""Answers of an upstream that are not valid HTTP, by their fault."""
 
 MALFORMED = {
     "no status line": b"hello there\r\n\r\n",

@@ -1,7 +1,7 @@
-"""Name server on loopback that hangs, lies, changes and lets its answers expire.
+"""Name server on loopback that can hang, send errors and garbage, and change its records.
 
 async with NameServer({"app.test": ["127.0.0.1"]}) as server:
-    ...                                    # server.address is what `resolve.nameservers` names
+    ...                                    # server.address goes into `resolve.nameservers`
     server.records["app.test"] = ["127.0.0.2"]
     server.hangs.add("app.test")
 """
@@ -19,13 +19,13 @@ Send = Callable[[bytes], Any]
 
 
 class NameServer:
-    """One name server, over UDP and TCP; queries are written without the dot at their end."""
+    """Name server over UDP and TCP; queries are written without the dot at their end."""
 
     def __init__(self, records: Mapping[str, list[str]], ttl: int = 60) -> None:
         self.records = dict(records)
         """Addresses of names; a name that is not here does not exist."""
         self.aliases: dict[str, str] = {}
-        """Names that are other names (CNAME)."""
+        """Names that are aliases of other names (CNAME)."""
         self.ttl = ttl
         """Time to live of every record, in seconds."""
         self.hangs: set[str] = set()
@@ -35,11 +35,11 @@ class NameServer:
         self.rcode = ""
         """Error that every query gets, such as SERVFAIL; empty for none."""
         self.garbage = b""
-        """What every query gets instead of an answer."""
+        """Bytes that every query gets instead of an answer; empty for none."""
         self.asked: list[str] = []
-        """Every query that came: name and type."""
+        """Queries so far: name and type."""
         self.over_tcp = 0
-        """Queries that came over TCP."""
+        """Number of queries over TCP."""
         self.address = ""
         self._clients: set[asyncio.Task[None]] = set()
 
@@ -77,11 +77,11 @@ class NameServer:
             writer.close()
 
     def count(self, query: str) -> int:
-        """Return how often a query came, such as `app.test A`."""
+        """Return the number of queries of a name and type, such as `app.test A`."""
         return self.asked.count(query)
 
     def queries(self, kind: str) -> list[str]:
-        """Return the names that were asked for in a type, such as `A`."""
+        """Return the names of the queries of a type, such as `A`."""
         return [name for name, _, asked in (query.partition(" ") for query in self.asked) if asked == kind]
 
     def take(self, data: bytes, send: Send, limit: int = 65535) -> None:

@@ -4,7 +4,7 @@
         ...                                         # collector.endpoint
         await collector.until(lambda: len(collector.spans) == 3)
 
-What it received is there as plain Python values.  `stalled` makes it accept connections and never answer.
+Received data are plain Python values.  `stalled` makes the collector accept connections and never answer.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
-os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")  # the tests start processes; gRPC need not follow them
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")  # the tests start processes, which need no gRPC
 
 import grpc
 import grpc.aio
@@ -83,7 +83,7 @@ class Span:
 
 
 class Collector:
-    """Receiver, and what it received."""
+    """Receiver with all that it received."""
 
     def __init__(
         self,

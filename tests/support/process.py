@@ -30,8 +30,8 @@ PATIENCE = 60.0
 COMMAND = Path(sys.executable).with_name("sidecar")
 
 
-def heeds_ctrl_c() -> None:
-    """Have a child heed SIGINT, which a shell lets be ignored by what it runs in the background."""
+def restore_sigint() -> None:
+    """Restore SIGINT in a child process: a shell makes background commands ignore it."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
@@ -52,11 +52,11 @@ def route(name: str, upstream: str | None = None, **blocks: Any) -> dict[str, An
 
 
 NOTHING = policies()
-"""No route and no upstream."""
+"""Policies without routes and upstreams."""
 
 
 class Sidecar:
-    """The process, its addresses and its output."""
+    """Sidecar process, its addresses and its output."""
 
     def __init__(
         self,
@@ -85,7 +85,7 @@ class Sidecar:
         self._ready = asyncio.Event()
         self._news = asyncio.Event()
 
-    # ----- life
+    # ----- start and end
 
     async def __aenter__(self) -> Sidecar:
         pipe = asyncio.subprocess.PIPE
@@ -138,14 +138,14 @@ class Sidecar:
         self._process.send_signal(number)
 
     async def wait(self) -> int:
-        """Return the exit code once it has ended."""
+        """Return the exit code once the process has ended."""
         assert self._process is not None
         code = await asyncio.wait_for(self._process.wait(), PATIENCE)
         await asyncio.gather(*self._listening)
         return code
 
     async def stop(self) -> int:
-        """Have it drain and end; return the exit code."""
+        """Let the process drain and end; return the exit code."""
         if self.is_running:
             self.signal(signal.SIGTERM)
         return await self.wait()
@@ -159,15 +159,15 @@ class Sidecar:
     # ----- talking to it
 
     async def fetch(self, method: str, target: str, body: bytes = b"", **fields: str) -> Message:
-        """Send one request through it, on a connection of its own."""
+        """Send one request through the sidecar, on a new connection."""
         return await fetch(self.inbound, method, target, body, **fields)
 
     def client(self) -> Client:
-        """Return a client for its inbound listener."""
+        """Return a client for the inbound listener."""
         return Client(self.inbound)
 
     async def ask(self, target: str, method: str = "GET") -> Message:
-        """Send one request to its admin listener."""
+        """Send one request to the admin listener."""
         return await fetch(self.admin, method, target)
 
     async def state(self) -> dict[str, Any]:
@@ -175,7 +175,7 @@ class Sidecar:
         return state
 
     def write(self, policy: dict[str, Any] | str) -> None:
-        """Replace its policy file at once, as an editor does."""
+        """Replace the policy file atomically, as editors do."""
         text = policy if isinstance(policy, str) else json.dumps(policy, indent=2)
         fresh = self.path.with_suffix(".new")
         fresh.write_text(text)
@@ -183,9 +183,9 @@ class Sidecar:
 
     @contextlib.asynccontextmanager
     async def under(self, policy: dict[str, Any]) -> AsyncIterator[Sidecar]:
-        """These policies are in force and it has said nothing yet; in the end those that it was started with are.
+        """Put policies in force inside the block, with no events and output so far; at its end restore the first ones.
 
-        What a policy has learnt is forgotten with it, so these first ones are best without any route.
+        State of a policy ends with it, so the first policies should have no routes.
         """
         await self._take(policy)
         try:
@@ -214,7 +214,7 @@ class Sidecar:
         return found[count - 1]
 
     async def printed(self, count: int) -> list[str]:
-        """Return its standard output, once it has that many lines."""
+        """Return the standard output, once it has that many lines."""
         async with asyncio.timeout(PATIENCE):
             while len(self.output) < count:
                 self._news.clear()
@@ -222,11 +222,11 @@ class Sidecar:
         return self.output
 
     def log(self) -> str:
-        """Return the last lines of its standard error."""
+        """Return the last lines of standard error."""
         return "\n".join([*self.noise[-40:], *map(json.dumps, self.events[-20:])])
 
     def memory(self) -> int:
-        """Return its resident set in bytes."""
+        """Return the resident bytes of the process."""
         pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE")
 

@@ -43,11 +43,11 @@ class Service:
         self.after = after
         """Seconds from the last byte of a request to its answer."""
         self.is_dead = False
-        """True while it accepts connections, and answers nothing."""
+        """True while the service accepts connections and answers nothing."""
         self.is_reading = True
-        """False for one that takes a request's head alone."""
+        """False if the service reads only a request's head."""
         self.is_unreachable = False
-        """True while connecting to it hangs."""
+        """True while connecting to the service hangs."""
         self.connections: list[ServiceConnection] = []
         self.requests = 0
         """Whole requests that have arrived."""
@@ -61,7 +61,7 @@ class Service:
 
 
 class ServiceConnection(Wire):
-    """One connection of the proxy to the service."""
+    """Connection of the proxy to the service."""
 
     def __init__(self, service: Service) -> None:
         super().__init__()
@@ -103,7 +103,7 @@ class Client(Wire):
             reader.feed_eof()
             try:
                 message = await read_response(reader, method)
-            except Exception:  # not whole yet
+            except Exception:  # incomplete so far
                 await asyncio.sleep(0.001)
                 continue
             self._read = len(self.received) - len(reader._buffer)  # type: ignore[attr-defined]
@@ -161,7 +161,7 @@ class Proxy:
             await settle()
 
     def state(self, kind: str) -> dict[str, Any]:
-        """Return what all state of a kind, such as `breaker`, tells of itself, by its key."""
+        """Return the descriptions of all state of a kind, such as `breaker`, by key."""
         return {":".join(key[1:]): item.describe() for key, item in self.store.objects().items() if key[0] == kind}
 
     def breakers(self) -> dict[str, str]:

@@ -1,8 +1,8 @@
-"""Rotel, an independent OTLP receiver (https://rotel.dev), to check what the sidecar sends.
+"""Rotel, an independent OTLP receiver (https://rotel.dev), to check the sidecar's exports.
 
     async with Rotel() as rotel: ...        # rotel.grpc, rotel.http; `await rotel.spans(3)`
 
-`sidecar.demo.shop.collector.missing` tells where it cannot be used, and why.
+`sidecar.demo.shop.collector.missing` returns the reason where it cannot be used.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def free_port() -> int:
 
 
 class Rotel:
-    """The process and its output, in which it reports what it received."""
+    """Rotel process and its output, which reports all received data."""
 
     def __init__(self) -> None:
         self.grpc = f"http://127.0.0.1:{free_port()}"
@@ -46,7 +46,7 @@ class Rotel:
         )
         self._listening = asyncio.create_task(self._listen())
         await self._until(lambda: any("Starting Rotel" in line for line in self.lines))
-        await asyncio.sleep(0.2)  # it writes this line before it listens
+        await asyncio.sleep(0.2)  # it prints this line before it listens
         return self
 
     async def __aexit__(

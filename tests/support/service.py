@@ -2,7 +2,7 @@
 
     service = ScriptedService(CONNECT_FAILURE, after(0.2, 503), response(200, b"ok"))
 
-Each call takes the next item; the last one stays.  An item is an `Outcome`, a `Failure`, a status, an exception to
+Each call takes the next item; the last one is repeated.  An item is an `Outcome`, a `Failure`, a status, an exception to
 raise (a bug), a function of the exchange that returns one of these, `after(seconds, item)`, or `HANG`.
 """
 
@@ -21,7 +21,7 @@ from tests.support.clock import make_env
 
 
 class After(NamedTuple):
-    """Item that takes time."""
+    """Item with a delay."""
 
     seconds: float
     item: Any
@@ -137,7 +137,7 @@ class ScriptedBudget:
 
 @dataclass
 class Store:
-    """State by key, as the control plane keeps it; another spec retunes the state at once."""
+    """Store of state by key, as in the control plane; another spec retunes the state at once."""
 
     objects: dict[StateKey, Any] = field(default_factory=dict)
     specs: dict[StateKey, Any] = field(default_factory=dict)

@@ -1,8 +1,9 @@
-"""Steps that a backtracking engine takes to try a pattern on a text: what makes a pattern dangerous, as a number.
+"""Number of steps in which a backtracking engine tries a pattern on a text: a measure of dangerous patterns.
 
-Walks the tree that `re` itself makes of a pattern, in the order in which `re` tries its parts, and counts each part
-that is tried and each character that a repeated one takes.  The engine's own short cuts are left out: it takes no more
-steps than are counted here.  Flags other than DOTALL and ASCII, and back-references, are not known.
+1. The tree that `re` itself makes of a pattern is walked in the order in which `re` tries its parts.  Each part that is
+   tried counts, and each character that a repeated part takes.
+2. The engine's own short cuts are left out, so it takes no more steps than are counted here.
+3. Flags other than DOTALL and ASCII, and back-references, are not supported.
 """
 
 from __future__ import annotations
@@ -17,15 +18,15 @@ SPACE, WORD = set(b" \t\n\r\f\v"), {*range(48, 58), *range(65, 91), *range(97, 1
 CLASSES = {"DIGIT": set(range(48, 58)), "SPACE": SPACE, "WORD": WORD}
 EVERY = frozenset(range(256))
 MOST = 1_000_000
-"""Steps after which counting ends: an exponential pattern would take for ever."""
+"""Steps after which counting ends: an exponential pattern would run for ever."""
 
 
 class TooManySteps(Exception):
-    """Nothing is gained by counting on."""
+    """Raised after `MOST` steps."""
 
 
 class Engine:
-    """Matches one text, counting."""
+    """Matcher of one text that counts its steps."""
 
     def __init__(self, pattern: re.Pattern[Any], text: bytes) -> None:
         self.steps = 0
@@ -34,7 +35,7 @@ class Engine:
         self._tree = list(parse(pattern.pattern, pattern.flags))
 
     def find(self, how: str) -> tuple[int, int] | None:
-        """Return where the match that `fullmatch`, `match` or `search` finds begins and ends."""
+        """Return the span of the match that `fullmatch`, `match` or `search` finds; None without a match."""
         for start in range(len(self._text) + 1 if how == "search" else 1):
             for end in self._sequence(self._tree, start):
                 if how != "fullmatch" or end == len(self._text):
@@ -94,7 +95,7 @@ class Engine:
             yield at
 
     def _octets(self, kind: Any, value: Any) -> frozenset[int] | set[int]:
-        """What a part of one character matches; empty for other parts."""
+        """Return the octets that a part of one character matches; empty for other parts."""
         name = str(kind)
         if name == "LITERAL":
             return {value}

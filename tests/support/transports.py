@@ -1,7 +1,7 @@
 """Connections in memory for tests: a pair of `sidecar.simulation.transport`, and a plain protocol for its ends.
 
 pair = TransportPair(client_protocol, server_protocol)
-pair.left.split = 1            # what left writes arrives a byte at a time, each in a turn of its own
+pair.left.split = 1            # bytes from the left end arrive one by one, each in a turn of its own
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from sidecar.simulation.transport import MemoryTransport, join
 
 
 class TransportPair:
-    """Two protocols, connected.  Both have been told so (`connection_made`) when the constructor returns."""
+    """Two connected protocols; the constructor has called `connection_made` of both."""
 
     def __init__(
         self, left: asyncio.BaseProtocol, right: asyncio.BaseProtocol, extra: Mapping[str, Any] | None = None
@@ -24,7 +24,7 @@ class TransportPair:
 
 
 class Wire(asyncio.Protocol):
-    """Plain end of a pair: collects what arrives and writes what it is told."""
+    """Plain end of a pair, which collects received bytes."""
 
     def __init__(self) -> None:
         self.received = bytearray()

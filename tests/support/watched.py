@@ -1,6 +1,6 @@
-"""Whole sidecar in virtual time with all that watches it: metrics, refusals, traffic by second, logs, state.
+"""Whole sidecar in virtual time with its observation: metrics, refusals, traffic by second, logs, state.
 
-It is put together as `sidecar.app` does, but for the admin listener.  Clients and upstreams exchange bytes.
+The sidecar is composed as in `sidecar.app`, without the admin listener.  Clients and upstreams exchange bytes.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from sidecar.telemetry.refusals import Refusals
 ADDRESS = ("127.0.0.1", 8080)
 UPSTREAM = "http://10.0.0.1:80"
 Answer = Callable[[asyncio.Transport, bytes], None]
-"""Answers the bytes of a request on an upstream's transport."""
+"""Function that answers the bytes of a request on an upstream's transport."""
 POLICY = {
     "version": 1,
     "listeners": {"inbound": {"address": "127.0.0.1:8080", "untrusted": {"min_deadline": "0s"}}},
@@ -90,7 +90,7 @@ class Peer(asyncio.Protocol):
 
 
 class Watched:
-    """The sidecar; `await start(policies)` first, on a `VirtualLoop`."""
+    """Sidecar in virtual time; `await start(policies)` first, on a `VirtualLoop`."""
 
     def __init__(self) -> None:
         loop = asyncio.get_running_loop()
@@ -135,7 +135,7 @@ class Watched:
         self.answer(transport, data)
 
     def write(self, policies: Mapping[str, Any] | bytes) -> None:
-        """Put policies on the disk."""
+        """Write the policy file."""
         text = policies if isinstance(policies, bytes) else json.dumps(policies).encode()
         self.sources = [Source("p.yaml", text)]
 
@@ -155,7 +155,7 @@ class Watched:
         return peer
 
     async def ask(self, target: str = "/", *fields: str, seconds: float = 0.0, method: str = "GET") -> bytes:
-        """Send a request on a connection of its own; return what has come after so many seconds."""
+        """Send a request on a new connection; return the bytes received after so many seconds."""
         peer = await self.connect()
         head = "".join(f"{line}\r\n" for line in (f"{method} {target} HTTP/1.1", "host: h", *fields))
         peer.transport.write(f"{head}\r\n".encode())
@@ -193,7 +193,7 @@ class Watched:
         ))  # fmt: skip
 
     def state(self, kind: str, *names: str) -> dict[str, Any]:
-        """Return what a state object says of itself."""
+        """Return the description of a state object."""
         for key, state in self.store.objects().items():
             if key[0] == kind and name_of(key) == ":".join(names):
                 found: dict[str, Any] = state.describe()
@@ -202,7 +202,7 @@ class Watched:
 
 
 def respond(status: int = 200, body: bytes = b"ok") -> Answer:
-    """Return an answer that is whole at once."""
+    """Return a function that sends a complete answer at once."""
     head = b"HTTP/1.1 %d x\r\ncontent-length: %d\r\n\r\n" % (status, len(body))
     return lambda transport, _: transport.write(head + body)
 

@@ -1,4 +1,4 @@
-"""How much work something takes, in numbers that are the same on every machine: calls, not seconds."""
+"""Amount of work, counted in calls and not in seconds, so that it is the same on every machine."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from typing import Any
 
 
 def calls(run: Callable[[], object]) -> Counter[str]:
-    """Return how often each function was called while `run` ran, by its qualified name.
+    """Return the number of calls of each function while `run` ran, by its qualified name.
 
     Methods of a regular expression are told apart by its source: `Pattern.match b'[0-9]'`.  Functions of Python and of
     C count alike; one that C calls counts if it is Python's.  A generator counts each time it is resumed.  Functions
-    compiled by mypyc are not seen: a bound on the number holds for them all the same.
+    compiled by mypyc are not counted; an upper bound still holds for them.
     """
     counted: Counter[str] = Counter()
 
@@ -29,7 +29,7 @@ def calls(run: Callable[[], object]) -> Counter[str]:
             counted[function.__qualname__ + pattern] += 1
 
     before, collects = sys.getprofile(), gc.isenabled()
-    gc.disable()  # what watches the collector is called at any time
+    gc.disable()  # callbacks of the collector would be counted at any time
     sys.setprofile(note)
     try:
         run()
@@ -41,10 +41,10 @@ def calls(run: Callable[[], object]) -> Counter[str]:
 
 
 def grows_with(make: Callable[[int], Callable[[], object]], size: int = 1024, factor: int = 8) -> str:
-    """Return what is wrong where work grows faster than its input; empty where it grows in proportion.
+    """Return a message if work grows faster than its input; empty if it grows in proportion.
 
-    `make(size)` prepares work on an input of that many bytes.  Quadratic work makes 64 calls for each one where an
-    input eight times as long may make 12; what is one call, whatever the size, is the engine's and linear.
+    `make(size)` prepares work on an input of that many bytes.  For an input eight times as long, quadratic work makes 64
+    times as many calls; 12 times are allowed.  Single calls of C code are assumed to be linear.
     """
     small, large = calls(make(size)).total(), calls(make(size * factor)).total()
     return "" if large <= 1.5 * factor * small else f"{size} bytes take {small} calls, {size * factor} take {large}"

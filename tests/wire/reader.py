@@ -19,8 +19,8 @@ from sidecar.core.promise import Promise
 from sidecar.downstream.connection import ANSWERING, READING_HEAD, DownstreamConnection
 from sidecar.downstream.listener import Listener
 from sidecar.downstream.server import Server
-from sidecar.engine.pipeline import Pipeline
 from tests.support.clock import FakeEnv, make_env
+from tests.support.routes import one_route
 from tests.wire.pipe import Pipe
 
 SPEC = ListenerSpec.model_validate({"address": "127.0.0.1:0"})
@@ -82,7 +82,7 @@ class Reader:
         server = Server(self._env, self._record, untraced)
         server.limits = limits or LIMITS
         listener = Listener("test", SPEC, server)
-        route: Any = SimpleNamespace(pipeline=Pipeline([], self._serve), criticality=1, name="all")
+        route = one_route(self._serve)
         listener.match = lambda _: route
         self._connection = DownstreamConnection(listener)
         self._connection.connection_made(Pipe())

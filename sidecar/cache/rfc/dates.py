@@ -1,8 +1,8 @@
-"""HTTP dates (RFC 9110 5.6.7): the three formats that a recipient must accept, and nothing that merely resembles them.
+"""HTTP dates (RFC 9110 5.6.7): exactly the three formats that a recipient must accept.
 
-Reading is strict, since a date decides how long an answer lives.  A year of two digits in the preferred format, a
-missing comma, an hour of one digit or a zone other than GMT is not a date, and an `Expires` that is not a date is in
-the past (RFC 9111 5.3).  Only letter case is ignored.  The weekday is not compared with the day.
+Reading is strict, since a date decides how long an answer is fresh.  A year of two digits in the preferred format, a
+missing comma, an hour of one digit or a zone other than GMT is not a date.  An `Expires` that is not a date is in the
+past (RFC 9111 5.3).  Letter case is ignored, and the weekday is not compared with the day.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ ASCTIME: Final = re.compile(DAY + rb" " + MONTH + rb" ([ \d]\d) " + TIME + rb" (
 EPOCH: Final = date(1970, 1, 1).toordinal()
 """Ordinal of the first day of 1970."""
 LONGEST: Final = 33
-"""Bytes of `Wednesday, 01-Jan-25 00:00:00 GMT`."""
+"""Bytes of the longest date, such as `Wednesday, 01-Jan-25 00:00:00 GMT`."""
 
 
 def parse_date(value: bytes, now: float) -> float | None:
-    """Return seconds since 1970, or None for what is not an HTTP date.
+    """Return an HTTP date in seconds since 1970; None if the value is not one.
 
-    `now`, also in seconds since 1970, decides the century of a year of two digits.
+    `now`, in seconds since 1970, decides the century of a year of two digits.
     """
     if len(value) > LONGEST:
         return None

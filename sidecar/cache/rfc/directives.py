@@ -19,7 +19,7 @@ from typing import Final
 from sidecar.cache.rfc.structured import parse_dictionary
 
 FOREVER: Final = 2**31
-"""Seconds that larger numbers count as (RFC 9111 1.2.2)."""
+"""Seconds as which larger numbers count (RFC 9111 1.2.2)."""
 MEMBER: Final = re.compile(
     rb"[ \t]*+([!#$%&'*+.^_`|~0-9A-Za-z-]++)"
     rb'(?:=(?:"((?:[^"\\]|\\.)*)"|([!#$%&\'*+.^_`|~0-9A-Za-z-]++)))?[ \t]*+(?=,|\Z)',
@@ -27,12 +27,12 @@ MEMBER: Final = re.compile(
 )
 """Matches a well-formed directive."""
 MALFORMED: Final = re.compile(rb"[ \t]*+([!#$%&'*+.^_`|~0-9A-Za-z-]*+)([^,]*+)")
-"""Matches anything in the place of a directive."""
+"""Matches any text up to the next comma, in the place of a directive."""
 NAME: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9a-z-]++")
 MEMORABLE: Final = 200
 """Bytes of the longest value whose directives are cached, so that the cache is bounded."""
 UNUSABLE: Final = b"?"
-"""Argument in place of one that cannot be read."""
+"""Argument that replaces an unreadable one."""
 
 FLAGS: Final = {
     b"no-store": "no_store",
@@ -47,14 +47,14 @@ FLAGS: Final = {
 PERMISSIVE: Final = frozenset((b"public", b"must-understand", b"immutable"))
 """Directives that allow more than their absence, and so must be well-formed to count."""
 LIFETIMES: Final = {b"max-age": "max_age", b"s-maxage": "s_maxage"}
-"""Directives that state a lifetime: the lowest number is the safe one, and 0 in doubt."""
+"""Directives that state a lifetime, with their attributes.  The lowest number is the safe one; in doubt it is 0."""
 WINDOWS: Final = {
     b"stale-while-revalidate": "stale_while_revalidate",  # RFC 5861 3
     b"stale-if-error": "stale_if_error",  # RFC 5861 4
     b"min-fresh": "min_fresh",
     b"max-stale": "max_stale",
 }
-"""Directives that state another time."""
+"""Directives that state another time, with their attributes."""
 SECONDS: Final = LIFETIMES | WINDOWS
 
 
@@ -66,7 +66,7 @@ class Directives:
 
     no_store = False
     no_cache = False
-    """True for the form without field names, which is about the whole answer."""
+    """True for `no-cache` without field names, which applies to the whole answer."""
     no_cache_fields: frozenset[bytes] = frozenset()
     """Fields that `no-cache` names, in lower case."""
     private = False
@@ -84,7 +84,7 @@ class Directives:
     stale_if_error: int | None = None
     min_fresh: int | None = None
     max_stale: int | None = None
-    """`FOREVER` if any staleness is accepted."""
+    """Seconds of staleness that are accepted; `FOREVER` if any are."""
 
     def __repr__(self) -> str:
         return f"<Directives {vars(self)}>"
@@ -103,9 +103,9 @@ def parse(lines: Sequence[bytes]) -> Directives:
 
 
 def parse_targeted(lines: Sequence[bytes]) -> Directives | None:
-    """Return the directives of a targeted field; None if it must be ignored.
+    """Return the directives of a targeted field; None if the field must be ignored.
 
-    That is the case if it is absent, empty or malformed (RFC 9213 2.1).
+    An absent, empty or malformed field must be ignored (RFC 9213 2.1).
     """
     members = parse_dictionary(b", ".join(lines)) if lines else None
     if not members:
@@ -151,7 +151,7 @@ _remembered = lru_cache(maxsize=1024)(_parse)
 
 
 def _distrust(found: Directives) -> None:
-    """Withdraw lifetimes and permissions from what a broken list seemed to say."""
+    """Remove lifetimes and permissions: the list that stated them is malformed."""
     found.public = found.must_understand = found.immutable = False
     found.max_age = 0
     found.s_maxage = None if found.s_maxage is None else 0

@@ -1,6 +1,6 @@
 """Facts that the fields of an answer state to a cache, read line by line.
 
-An origin repeats most of its lines, so the facts of a line are cached, as `sidecar.core.message` does with names.  Of a
+An origin repeats most of its lines, so the facts of each line are cached, as names are in `sidecar.core.message`.  In a
 head with a unique entity tag or identifier, only that line is read anew.
 """
 
@@ -56,17 +56,17 @@ class Facts:
     expires: list[bytes] | None = None
     """Values of all Expires lines, in lower case."""
     vary: Names | None = ()
-    """Names in Vary; None if it matches no request."""
+    """Names in Vary; None if the answer matches no later request (`*`, or too many names)."""
     tags: list[bytes] | None = None
     """Words of Cache-Tag and Surrogate-Key, in lower case."""
     set_cookie = False
-    """True if Set-Cookie is there."""
+    """True if the answer has Set-Cookie."""
     pragma = False
     """True if Pragma says no-cache."""
     has_unstorable = False
-    """True if a field of `UNSTORABLE` is there."""
+    """True if the answer has a field of `UNSTORABLE`."""
     storable: bytes | None = None
-    """Lines without these fields; None until they are first needed (`storing.storable`)."""
+    """Lines without the fields of `UNSTORABLE`; None until they are first needed (`storing.storable`)."""
     last_status = 0
     last_asked: Any = None
     last_rules: Any = None
@@ -74,7 +74,7 @@ class Facts:
     """Last verdict of `freshness.assess`; the three attributes above are its inputs."""
 
     def follow(self, last: Facts) -> None:
-        """Take over the last answer's verdict, if everything that it depends on is the same."""
+        """Reuse the last answer's verdict, if everything on which it depends is the same."""
         if (
             self.control is last.control
             and last.plan is not None
@@ -91,7 +91,7 @@ class Facts:
 
 
 class LineFacts:
-    """Facts of one line; which attribute counts depends on its kind."""
+    """Facts of one line; the kind of the line decides which attribute is set."""
 
     __slots__ = ("control", "instant", "kind", "names", "value", "words")
 
@@ -140,7 +140,7 @@ class FactsReader:
 
     def _begin(self, day: float) -> None:
         self._day = day
-        """Start of the day for which the cached facts hold, since `now` decides the century of some dates."""
+        """Start of the day for which the cached facts are valid, since `now` decides the century of some dates."""
         self._lines.clear()
         self._head = b""
         self._facts = Facts()

@@ -1,11 +1,11 @@
-"""Verdict on an answer: may it be stored, and how long is it fresh and useful (RFC 9111 3 and 4.2, RFC 5861, RFC 9213)?
+"""Verdicts on answers: permission to store, freshness and stale windows (RFC 9111 3 and 4.2, RFC 5861, RFC 9213).
 
-The cache is a shared one.  Facts of the answer and the request, the policy and the instants go in; a `Plan`, an age and
-a refusal come out.  Choices that the RFCs leave open:
+The cache is a shared one.  The inputs are facts of the answer and the request, the policy and instants.  The results
+are a `Plan`, an age and a refusal.  Choices that the RFCs leave open:
 
 1. Heuristic freshness (RFC 9111 4.2.2) is off by default, and a day at most.
 2. The policy's `ttl` and the heuristic hold if the answer says nothing about freshness.  The answer to a request with a
-   credential may then be one user's, and is not stored; `public` and an unqualified `no-cache` are word enough.
+   credential may then be one user's, and is not stored, unless it has `public` or an unqualified `no-cache`.
 3. The policy's stale windows hold for an answer that was once fresh.
 4. `s-maxage` forbids staleness as `proxy-revalidate` does (RFC 9111 5.2.2.10), also beside `stale-while-revalidate`.
 5. `Set-Cookie` needs the policy's consent, or a qualified `no-cache` or `private` that removes the field.
@@ -23,14 +23,14 @@ from sidecar.cache.rfc.directives import NOTHING, Directives
 from sidecar.cache.rfc.facts import Facts, Targets
 
 HEURISTICALLY_CACHEABLE: Final = frozenset((200, 203, 204, 300, 301, 308, 404, 405, 410, 414, 501))
-"""Statuses that may be stored without explicit freshness (RFC 9110 15.1), but for 206, which is never stored."""
+"""Statuses that may be stored without explicit freshness (RFC 9110 15.1), except 206, which is never stored."""
 UNDERSTOOD: Final = HEURISTICALLY_CACHEABLE | {
     201, 202, 205, 207, 208, 226, 302, 303, 305, 307, 400, 401, 402, 403, 406, 407, 408, 409, 411, 412, 413, 415, 416,
     417, 421, 422, 423, 424, 425, 426, 428, 429, 431, 451, 500, 502, 503, 504, 505, 506, 507, 508, 510, 511,
 }  # fmt: skip
-"""Registered final statuses; none asks more of a cache than its fields say (RFC 9111 5.2.2.3)."""
+"""Registered final statuses; none demands more of a cache than its fields say (RFC 9111 5.2.2.3)."""
 LONGEST_HEURISTIC: Final = 86400.0
-"""Seconds."""
+"""Seconds of heuristic freshness, at most."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -38,13 +38,13 @@ class FreshnessRules:
     """Settings of a policy that decide about storing and freshness."""
 
     ttl: float | None = None
-    """Seconds of freshness for an answer that states none; None if it has none."""
+    """Seconds of freshness for an answer that states none; None to give it none."""
     heuristic: float = 0.0
     """Freshness as a share of the time since Last-Modified; 0 is off."""
     stale_while_revalidate: float = 0.0
-    """Seconds, unless the answer says otherwise."""
+    """Seconds of use beyond freshness during a refresh, unless the answer says otherwise."""
     stale_if_error: float = 0.0
-    """Seconds, unless the answer says otherwise."""
+    """Seconds of use beyond freshness in place of an error, unless the answer says otherwise."""
     set_cookie: bool = False
     """True if answers with Set-Cookie may be stored."""
     targets: Targets = (b"cdn-cache-control",)
@@ -58,33 +58,33 @@ class RequestFacts(NamedTuple):
 
     has_authorization: bool = False
     has_credential: bool = False
-    """True if it has a credential of the policy's list."""
+    """True if the request has a credential of the policy's list."""
     no_store: bool = False
-    """True if Cache-Control of the request says so."""
+    """True if Cache-Control of the request says `no-store`."""
 
 
 class Plan:
-    """Plan for storing answers with the same facts.  Times in seconds."""
+    """Plan for storing answers with the same facts.  All times are in seconds."""
 
     lifetime = 0.0
-    """Freshness from the answer's birth on."""
+    """Seconds of freshness, from an age of zero on."""
     stale_while_revalidate = 0.0
-    """Use beyond freshness while a new answer is fetched."""
+    """Seconds of use beyond freshness while a new answer is fetched."""
     stale_if_error = 0.0
-    """Use beyond freshness in place of an error."""
+    """Seconds of use beyond freshness in place of an error."""
     must_validate = False
-    """True if it may never be used stale (RFC 9111 4.2.4)."""
+    """True if the answer may never be used stale (RFC 9111 4.2.4)."""
     no_cache = False
-    """True if it must be validated even while it is fresh (RFC 9111 5.2.2.4)."""
+    """True if the answer must be validated even while it is fresh (RFC 9111 5.2.2.4)."""
     immutable = False
-    """True if a reload need not validate it while it is fresh (RFC 8246)."""
+    """True if a reload need not validate the answer while it is fresh (RFC 8246)."""
     dropped: frozenset[bytes] | None = None
-    """Fields that are not stored; None if all are."""
+    """Fields that are not stored; None if all are stored."""
     is_dated = False
     """True if the lifetime follows from dates of this one answer, so that no other answer may have the plan."""
 
     def __init__(self, refusal: bytes = b"") -> None:
-        """Plan to store the answer, or with a `refusal` not to."""
+        """Make a plan to store the answer, or with a `refusal` not to store it."""
         self.refusal = refusal
         """Reason not to store, as a token; empty if the answer may be stored."""
 
@@ -123,7 +123,7 @@ def is_explicit(facts: Facts) -> bool:
 
 
 def says_how_to_share(facts: Facts) -> bool:
-    """True if the answer itself says how a shared cache may use it: for a time, for everybody, or after validation."""
+    """True if the answer itself allows shared caches to use it: for a time, for everybody, or after validation."""
     control = facts.control
     return control.public or control.no_cache or is_explicit(facts)
 
@@ -152,7 +152,7 @@ def _dated_lifetime(facts: Facts, rules: FreshnessRules, received: float) -> flo
 
 def _plan(status: int, facts: Facts, asked: RequestFacts, rules: FreshnessRules, dated: float | None) -> Plan:
     control = facts.control
-    if status < 200 or status in (206, 304, 426):  # a 426 says something of one connection
+    if status < 200 or status in (206, 304, 426):  # a 426 is about one connection
         return Plan(b"partial" if status == 206 else b"status")
     if control.must_understand:  # RFC 9111 5.2.2.3
         if status not in UNDERSTOOD:

@@ -1,11 +1,13 @@
-"""Cache keys: which requests share an answer (RFC 9111 2).
+"""Cache keys: requests with the same key share an answer (RFC 9111 2).
 
-A key consists of the rule's digest, the effective request URI, and the request fields that the policy names; the method
-is always GET.  That URI has the scheme and the host that the client asked for, also if a trusted proxy stands between
-(RFC 9110 7.1): an answer to `http`, such as a redirect to `https`, is none to `https`.  URIs are normalised as in RFC
-3986 6.2.2 and RFC 9110 4.2.3 and no further: letter case of scheme and host, default port, letter case of escapes,
-escapes of unreserved characters.  The query belongs to the URI as it stands: its order counts, and `/a?` differs from
-`/a`.
+A key consists of the rule's digest, the effective request URI, and the request fields that the policy names.  The
+method is always GET.
+
+1. The URI has the scheme and the host that the client asked for, also behind a trusted proxy (RFC 9110 7.1).  An answer
+   to `http`, such as a redirect to `https`, must not answer `https`.
+2. URIs are normalised as in RFC 3986 6.2.2 and RFC 9110 4.2.3, and no further: letter case of scheme and host, default
+   port, letter case of escapes, escapes of unreserved characters.
+3. The query is not normalised: its order counts, and `/a?` differs from `/a`.
 
 `ignore_query` removes parameters by name or by `prefix*`.  The upstream of the first request still sees them.
 """
@@ -23,7 +25,7 @@ from sidecar.core.exchange import Exchange
 from sidecar.core.uri import canonical
 
 PERCENT: Final = 0x25
-"""The octet `%` as a number, since CPython looks for one faster than for bytes."""
+"""The octet `%` as a number, for which CPython searches faster than for bytes."""
 IN_KEY: Final = re.compile(rb"[^ ]* ([^ \x01]*)")
 """Matches a key up to the end of its URI."""
 DEFAULT_PORTS: Final = {b"http": b":80", b"https": b":443"}
@@ -50,7 +52,7 @@ def site(scheme: bytes, authority: bytes) -> bytes:
 
 
 class KeyRule:
-    """Recipe by which one policy makes keys."""
+    """Rule by which one policy makes keys."""
 
     __slots__ = (
         "_authority", "_exact", "_ignores_some", "_prefixes", "_scheme", "_start", "digest", "headers", "namespace",
@@ -67,7 +69,7 @@ class KeyRule:
         self.digest = blake2b(repr((name, self.headers, ignored)).encode(), digest_size=8).hexdigest()
         """Identity of the rule.  Rules with different digests never share an answer."""
         self.namespace = self.digest.encode() + b" "
-        """Prefix of all its keys."""
+        """Prefix of all keys of the rule."""
         self._scheme = self._authority = b""
         self._start = b""
         """Prefix of the keys for the scheme and authority seen last."""

@@ -25,7 +25,7 @@ def values(lines: bytes, lower: bytes, name: bytes) -> list[bytes]:
 
 
 def lowered(lines: bytes) -> bytes:
-    r"""Return the lines in lower case after a line feed, so that `\nname:` occurs if and only if the field does."""
+    r"""Return a line feed and the lines in lower case, so that `\nname:` occurs if and only if the field does."""
     return b"\n" + lines.lower()
 
 
@@ -36,7 +36,7 @@ def without(lines: bytes, names: frozenset[bytes]) -> bytes:
 
 @lru_cache(maxsize=256)
 def _lines_of(names: frozenset[bytes]) -> re.Pattern[bytes]:
-    """Return a pattern of such a line and the line feed before it."""
+    """Return a pattern for a line of one of the fields, with the line feed before it."""
     first = b"".join(re.escape(letter) for name in names for letter in (name[:1].lower(), name[:1].upper()))
     any_ = b"|".join(re.escape(name) for name in sorted(names))
     return re.compile(b"\n(?=[%b])(?i:%b):[^\n]*" % (first, any_))
@@ -49,5 +49,5 @@ def only(lines: bytes, names: frozenset[bytes]) -> bytes:
 
 
 def join(headers: Headers) -> bytes:
-    """Return pairs as lines."""
+    """Return pairs of name and value as field lines."""
     return b"".join([b"%b: %b\r\n" % field for field in headers])

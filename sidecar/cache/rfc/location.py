@@ -1,7 +1,7 @@
-"""URIs that an unsafe request has changed beside its own: those in Location and Content-Location.
+"""URIs in Location and Content-Location, which an unsafe request has changed beside its own.
 
-A reference is one to the effective request URI, whose scheme and host are those that the client asked for.  Only those
-of the same origin count: an origin must not be able to invalidate what belongs to another (RFC 9111 4.4).
+References are resolved against the effective request URI, whose scheme and host are those that the client asked for.
+Only URIs of the same origin count: an origin must not be able to invalidate what belongs to another (RFC 9111 4.4).
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from sidecar.core.exchange import Exchange
 from sidecar.core.message import Headers, get_all
 
 Place = tuple[bytes, bytes | None]
-"""Path and query; the query is None if there is none."""
+"""Path and query; the query is None if the URI has none."""
 
 
 def resolve(x: Exchange, reference: bytes) -> Place | None:
-    """Resolve a reference against the request's target; None if it is of another origin or not a URI."""
+    """Resolve a reference against the request's URI; return None if it has another origin or is no URI."""
     base = f"{x.scheme.decode()}://{x.host.decode('latin-1')}{x.target.decode('latin-1')}"
     try:
         joined = urlsplit(urljoin(base, reference.decode("latin-1")))
@@ -31,7 +31,7 @@ def resolve(x: Exchange, reference: bytes) -> Place | None:
 
 
 def others(x: Exchange, headers: Headers) -> list[Place]:
-    """Return the places that Location and Content-Location name."""
+    """Return path and query of the URIs of the same origin in Location and Content-Location."""
     references = get_all(headers, b"location") + get_all(headers, b"content-location")
     return [place for reference in references if (place := resolve(x, reference)) is not None]
 

@@ -1,8 +1,7 @@
-"""Range requests on a stored answer (RFC 9110 14): which bytes are meant, and the partial response.
+"""Range requests on a stored answer (RFC 9110 14): the requested bytes, and the partial response.
 
-A Range is ignored if it is malformed, or asks for many or overlapping ranges, which is a known denial of service
-(14.2).  One satisfiable range makes a plain 206, several make `multipart/byteranges` (15.3.7), none makes a 416
-(15.5.17).
+A Range is ignored if it is malformed, or asks for many or overlapping ranges, a known denial of service (14.2).  The
+response to one satisfiable range is a plain 206, to several `multipart/byteranges` (15.3.7), to none a 416 (15.5.17).
 """
 
 from __future__ import annotations
@@ -20,10 +19,10 @@ from sidecar.core.message import Headers, get, without
 BYTES: Final = re.compile(rb"bytes=(.*)", re.IGNORECASE)
 SPEC: Final = re.compile(rb"[ \t]*+(?:(\d{1,18})-(\d{1,18})?|-(\d{1,18}))[ \t]*+")
 MAX_RANGES: Final = 16
-"""Ranges of one request; a field with more is ignored."""
+"""Ranges of one request, at most; a field with more is ignored."""
 
 Range = tuple[int, int]
-"""First byte, and the one after the last."""
+"""Index of the first byte, and of the byte after the last."""
 
 
 def parse_ranges(value: bytes, size: int) -> list[Range] | None:
@@ -65,7 +64,7 @@ def is_applicable(if_range: bytes | None, entry: Entry, now: float) -> bool:
 
 
 def partial(entry: Entry, ranges: list[Range]) -> tuple[int, Headers, bytes]:
-    """Return status, fields and body of the response for satisfiable ranges; for none, of a 416."""
+    """Return status, fields and body of the response to satisfiable ranges: a 206, or a 416 if there are none."""
     size = len(entry.body)
     if not ranges:
         return 416, [(b"content-range", b"bytes */%d" % size)], b""

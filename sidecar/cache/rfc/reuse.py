@@ -1,8 +1,8 @@
-"""Verdict on an entry: may it be used for this request, now (RFC 9111 4, 4.2.4 and 5.2.1)?
+"""Verdicts on stored entries: use for a request at an instant (RFC 9111 4, 4.2.4 and 5.2.1).
 
-A cache may honour or overrule the directives of a request; the policy can tell it to ignore them.  Two readings beyond
-the RFC: `no-store` bypasses the cache, and `immutable` (RFC 8246) answers a reload (`max-age=0`) while the answer is
-fresh, but not a forced one (`no-cache`).
+A policy decides if the directives of a request are honoured.  Two readings go beyond the RFC: `no-store` bypasses the
+cache, and `immutable` (RFC 8246) answers a reload (`max-age=0`) while the answer is fresh, but not a forced one
+(`no-cache`).
 """
 
 from __future__ import annotations
@@ -22,12 +22,13 @@ READ: Final = frozenset(
     )
 )  # fmt: skip
 """Request fields that decide how a request is answered from a store."""
-HAS_SAY: Final = re.compile(rb"\n(?:cache-control|pragma|range|if-)", re.IGNORECASE)
-"""Matches such a field.  It begins with a literal, which the regex engine finds much faster than alternatives."""
+CACHE_FIELD: Final = re.compile(rb"\n(?:cache-control|pragma|range|if-)", re.IGNORECASE)
+"""Matches a field of `READ`.  The pattern begins with a literal, which is found much faster than alternatives."""
 ERRORS: Final = frozenset((500, 502, 503, 504))
 """Statuses that a stale answer may replace (RFC 5861 4)."""
 FRESH, STALE, REFRESH, VALIDATE = range(4)
-"""Verdicts: use it; use it stale, as the request allows; use it and refresh it in the background; validate it first."""
+"""Verdicts: use the entry; use it stale, as the request allows; use it and refresh it in the background; validate it
+first."""
 NO_DIRECTIVES: Final = NOTHING
 """Directives of a request without cache fields."""
 
@@ -35,8 +36,8 @@ Fields = dict[bytes, bytes]
 
 
 def read_fields(lines: bytes) -> Fields | None:
-    """Return the fields of `READ`, repeated ones joined (RFC 9110 5.3); None if there are none, as in most requests."""
-    if HAS_SAY.search(b"\n" + lines) is None:
+    """Return the fields of `READ`, repeated ones joined (RFC 9110 5.3); None without any, as in most requests."""
+    if CACHE_FIELD.search(b"\n" + lines) is None:
         return None
     fields: Fields = {}
     for name, value in parse_fields(lines):
@@ -68,7 +69,7 @@ def is_for_origin(fields: Fields) -> bool:
 
 
 def accepts_shared(asked: Directives) -> bool:
-    """True if any fresh answer will do, also that of a fetch in flight for another request."""
+    """True if the request accepts any fresh answer, also that of a fetch in flight for another request."""
     return not asked.no_cache and asked.max_age is None and asked.min_fresh is None
 
 

@@ -1,4 +1,4 @@
-"""Cache-Status (RFC 9211): what this cache did, as one member of a list to which each cache on the way adds."""
+"""Values of Cache-Status (RFC 9211): a list to which each cache on the way adds what it did."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def forwarded(
 
 
 class StoredLine:
-    """Line of the field for a fetched and stored answer, kept from one use to the next since it rarely changes."""
+    """Line of Cache-Status for a fetched and stored answer, kept between uses since it rarely changes."""
 
     __slots__ = ("_line", "_ttl", "_why")
 

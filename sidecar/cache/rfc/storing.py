@@ -1,4 +1,4 @@
-"""Parts of a request and its answer that enter a shared cache (RFC 9111 3 and 3.1)."""
+"""Parts of a request and its answer that decide about storing, or are stored (RFC 9111 3 and 3.1)."""
 
 from __future__ import annotations
 
@@ -30,20 +30,21 @@ RELEVANT: Final = re.compile(rb"\n(?:authorization|cache-control):", re.IGNORECA
 """Matches a request field that decides whether the answer may be stored, beside the credentials."""
 SEPARATOR: Final = b"[%b]" % re.escape(SEPARATORS)
 PLAIN_REQUEST: Final = RequestFacts()
+"""Facts of a request with neither a credential nor a field that `RELEVANT` matches."""
 CREDENTIAL_REQUEST: Final = RequestFacts(has_credential=True)
-"""Facts of a request without such a field, and of one with a credential alone; one object each, so
-that verdicts can be reused (`freshness.assess`)."""
+"""Facts of a request with a credential and no other such field; one object, as `PLAIN_REQUEST`, so that verdicts can be
+reused (`freshness.assess`)."""
 
 
 ABOUT_RESOURCE: Final = frozenset((200, 203, 204, 300, 301, 308, 404, 410, 451))
-"""Statuses that say what the resource is now.  Others are about this request (400, 431), this moment (408, 429, 503),
-this connection (421) or a detour (302), and leave what is stored as true as it was."""
+"""Statuses about the resource itself.  All others leave the stored answer valid: they are about this request (400,
+431), this moment (408, 429, 503), this connection (421) or a detour (302)."""
 CLOSED_TO_ALL: Final = frozenset((401, 403))
-"""Statuses that do so in answer to a request without a credential."""
+"""Statuses about the resource itself if the request had no credential."""
 
 
 def is_about_resource(status: int, x: Exchange, rules: FreshnessRules) -> bool:
-    """True if an answer to the request says what the resource is now, so that it takes the place of a stored answer."""
+    """True if an answer with this status is about the resource itself, so that it replaces a stored answer."""
     return status in ABOUT_RESOURCE or (status in CLOSED_TO_ALL and not bears_credential(x, rules))
 
 
@@ -53,12 +54,10 @@ def bears_credential(x: Exchange, rules: FreshnessRules) -> bool:
 
 
 def credentials(names: Iterable[str], keyed: Iterable[str] = ()) -> re.Pattern[bytes] | None:
-    """Return a pattern of a line of one of these fields, after a line feed; None without names.
+    """Return a pattern for a line of one of these fields, after a line feed; None without names.
 
-    Fields that are part of the key, `keyed`, keep the users apart by themselves.  Their twins do not.
-
-    Services that read fields as variables take a field's twins for it (`sidecar.core.message.fold`), and so does the
-    pattern.
+    Fields of the key, `keyed`, are left out, since the key keeps users apart.  The twins of all fields match, since
+    some services read them as the field (`sidecar.core.message.fold`).
     """
     in_key = {name.lower() for name in keyed}
     any_ = b"|".join(
@@ -83,7 +82,7 @@ def request_facts(x: Exchange, facts: Facts, rules: FreshnessRules) -> RequestFa
 
 
 def _matches(pattern: re.Pattern[bytes] | None, x: Exchange) -> bool:
-    """True if a line that goes upstream matches: one of the client's, or one that the sidecar vouches for."""
+    """True if a line sent upstream matches: one of the client's, or one that the sidecar writes about the client."""
     return pattern is not None and (
         pattern.search(b"\n" + x.lines) is not None or pattern.search(b"\n" + x.forwarding) is not None
     )
@@ -106,7 +105,7 @@ def storable(lines: bytes, plan: Plan, facts: Facts, wall: float) -> bytes:
 
 
 def dated(headers: Headers, wall: float) -> Headers:
-    """Return the fields with a Date; without one the update counts as made when it came."""
+    """Return the fields with a Date: their own, or the time of receipt `wall` in seconds since 1970."""
     if any(name == b"date" for name, _ in headers):
         return headers
     return [*headers, (b"date", format_date(wall))]

@@ -1,6 +1,7 @@
 """Dictionaries of Structured Fields (RFC 9651), read strictly: one error makes the whole field invalid.
 
-Only what targeted cache control (RFC 9213) needs: members keep their type and text, parameters are checked and dropped.
+Only the parts that targeted cache control (RFC 9213) needs are returned: members with type and text.  Parameters are
+checked and dropped.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ OWS: Final = re.compile(rb"[ \t]*+")
 
 Type = Literal["integer", "decimal", "string", "token", "bytes", "boolean", "date", "display", "list"]
 Member = tuple[Type, bytes]
-"""Type, and the text as it stood: `?1` for a member without a value, empty for an inner list."""
+"""Type and unchanged text of a member: `?1` if it has no value, empty for an inner list."""
 TRUE: Final[Member] = ("boolean", b"?1")
 
 

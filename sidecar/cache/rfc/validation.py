@@ -1,4 +1,4 @@
-"""Validation: conditional requests made, answered and understood (RFC 9111 4.3, RFC 9110 8.8 and 13).
+"""Validation: conditional requests to the upstream and from clients (RFC 9111 4.3, RFC 9110 8.8 and 13).
 
 The cache answers If-None-Match and, only in its absence, If-Modified-Since (13.2.2).  Requests with If-Match or
 If-Unmodified-Since go to the origin (RFC 9111 4.3.2).  A malformed entity tag validates nothing.

@@ -3,12 +3,12 @@
 1. A variant is keyed by the values that its request had in the fields named by Vary.  Values match if they differ only
    in white space, in their spread over lines, or in ways without meaning by the field's definition.  An absent field
    matches an absent field only.
-2. Fields that the edge writes anew (X-Forwarded-For and the like) count as they are sent upstream.
+2. Fields that the sidecar writes anew (X-Forwarded-For and the like) count as they are sent upstream.
 3. Values of a field's twins (`X_Tenant`, `x.tenant`) count too, with their names: a service that reads fields as
-   variables takes them for the field, and answers by them.
-4. Answers of one URI may name different fields.  All are keyed by the union of the names: never coarser than one of
-   them asks.  This keeps the RFC's advice for an answer without its usual Vary ("use the most recent valid Vary field
-   value available").
+   variables takes them for the field.
+4. Answers of one URI may name different fields.  All are keyed by the union of the names, which is never coarser than
+   any of them demands.  This follows the RFC's advice for an answer without its usual Vary ("use the most recent valid
+   Vary field value available").
 """
 
 from __future__ import annotations
@@ -21,13 +21,14 @@ from sidecar.core.exchange import Exchange
 from sidecar.core.message import fold, parse_fields
 
 MAX_NAMES: Final = 16
-"""Fields named for one URI; an answer that names more is not stored."""
+"""Fields named for one URI, at most; an answer that names more is not stored."""
 ABSENT: Final = b"\x00"
 """Value in place of an absent field; no real value can contain it."""
 CASELESS: Final = frozenset((b"accept-language", b"accept-encoding", b"accept-charset"))
 """Lists whose members ignore letter case and white space (RFC 9110 12.5)."""
 UNORDERED: Final = frozenset((b"accept-encoding", b"accept-charset"))
-"""Lists without order; of equal languages many services prefer the first (RFC 9110 12.5.4)."""
+"""Lists without order.  Accept-Language is none: many services prefer the first of equal languages (RFC 9110
+12.5.4)."""
 
 Names = tuple[bytes, ...]
 
@@ -58,14 +59,14 @@ def selecting(x: Exchange, names: Names) -> bytes:
 
 
 def _twins(lines: bytes, names: Names) -> list[bytes]:
-    """Return the lines of fields that are not named, but that some servers take for a named one."""
+    """Return the lines of twins: fields that are not named, but that some servers take for a named one."""
     folded = _folded(names)
     return [b"%b:%b" % field for field in parse_fields(lines) if field[0] not in names and fold(field[0]) in folded]
 
 
 @lru_cache(maxsize=256)
 def _are_unusual(names: Names) -> bool:
-    """True if one of the names has twins that are usual names."""
+    """True if one of the names has separators other than dashes, so that its twin is a usual name."""
     return names != tuple(map(fold, names))
 
 
@@ -84,7 +85,7 @@ def _selected(x: Exchange, lines: bytes, lower: bytes, name: bytes) -> bytes:
 
 
 def normalised(name: bytes, value: bytes) -> bytes:
-    """Return a value so that equivalent ones are mostly equal, and others never."""
+    """Return a normal form: equivalent values have mostly the same, other values never."""
     if len(value) > 256:
         return value
     return _normalised(value, name in CASELESS, name in UNORDERED)

@@ -1,17 +1,17 @@
-"""Checks of policies beyond the shape of single values: what cannot work (errors), or has no effect (warnings).
+"""Checks across values of policies: errors for what cannot work, warnings for what has no effect.
 
-    layers         one layer of policies where it stands: known keys, each block well-formed as far as it goes
-    references     names that routes use: each is declared, and what is declared is used
-    listeners      two listeners at one address; an admin listener that is open to others
+    layers         keys and blocks of one layer of policies, before it is merged
+    references     names that routes use are declared; declared names are used
+    listeners      two listeners with one address; an admin listener that is open to others
     upstreams      an ejection that can never happen; an endpoint that is a listener of this sidecar
-    times          timeouts, attempts, hedges and queues that get in each other's way
-    values         zero, absurd values, and values at odds with those beside them
-    captures       `{path.NAME}` that a route's match does not capture
+    times          timeouts, attempts, hedges and queues of which one makes the other useless
+    values         values that are zero, absurd, or contradict a value beside them
+    captures       `{path.NAME}` that the match of a route does not capture
     matches        conditions that do not compile; two routes that take the same requests
-    local_files    certificates, keys and secrets that must be on this machine; for a process, not for `sidecar check`
+    local_files    certificates, keys and secrets that must exist on this machine; not part of `sidecar check`
 
-`layers` and `references` are used while routes are resolved (`config/resolve.py`), the others afterwards.  The shape of
-a single value is checked by its spec (`config/validate.py`).
+`layers` and `references` run while routes are resolved (`config/resolve.py`), the others afterwards.  A single value is
+checked by its spec (`config/validate.py`).
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from sidecar.config.report import Report
 from sidecar.config.spec import PolicySpec
 
 ROUTES: Final = 20
-"""Routes that are checked between two pauses."""
+"""Number of routes that are checked between two calls of `pace`."""
 
 
 def check_policies(spec: PolicySpec, report: Report, pace: Callable[[], object] = lambda: None) -> None:
-    """Report what is wrong with, or useless in, policies whose values are well-formed; `pace` may pause the thread."""
+    """Report errors and warnings about policies whose single values are valid; `pace` may pause the thread."""
     values = Values(report)
     values.check(spec)
     check_listeners(spec, report)

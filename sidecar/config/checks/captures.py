@@ -1,7 +1,7 @@
-"""References `{path.NAME}` in the policies of a route, which its match must capture.
+"""Check of `{path.NAME}` in the policies of a route: its match must capture the name.
 
-The name itself is checked where the text is (`core/template.py`).  Which names there are is known only once a route is
-resolved, since routes with different matches inherit the same policies.
+The syntax of a template is checked with the text (`core/template.py`).  The captured names are known only when a route
+is resolved, because routes with different matches inherit the same policies.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from sidecar.core.template import names
 from sidecar.routing.rule import MatchError, Rule
 
 TEMPLATED = ("transform", "fallback")
-"""Blocks whose texts may be templates."""
+"""Blocks that may contain templates."""
 
 
 def check_captures(route: RouteSpec, report: Report) -> None:
@@ -41,6 +41,7 @@ def check_captures(route: RouteSpec, report: Report) -> None:
 
 
 def _texts(node: Node) -> Iterator[Node]:
+    """Yield the nodes of all texts in a value, at any depth."""
     if isinstance(node.value, str):
         yield node
     for member in node.value.values() if isinstance(node.value, dict) else ():

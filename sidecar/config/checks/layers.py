@@ -1,6 +1,6 @@
-"""One layer of policies, checked where it stands: a bundle, an upstream's `policy`, `defaults`.
+"""Check of one layer of policies before it is merged: a bundle, `defaults`, the `policy` of an upstream.
 
-Each layer is checked also if no route uses it.  A route's blocks are checked once more as they are merged.
+Layers are checked even if no route uses them.  The blocks of a route are checked again once they are merged.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from sidecar.core.spec import Block
 from sidecar.stages import BY_NAME
 
 UPSTREAM_ONLY: Final = frozenset(UpstreamSpec.model_fields) - {*POLICIES, *RouteHead.model_fields}
-"""Keys that stand under an upstream and nowhere else."""
+"""Keys that are allowed only under an upstream."""
 
 
 def check_layer(layer: Node, name: str, report: Report) -> None:
-    """Report what is wrong with a layer.  Keys may be missing, but those that are there must be right."""
+    """Report unknown and wrong keys of a layer; keys may be missing."""
     if layer.value is None:
         return
     if not isinstance(layer.value, dict):
@@ -34,9 +34,9 @@ def check_layer(layer: Node, name: str, report: Report) -> None:
 
 
 def check_block(key: str, node: Node, report: Report, *, partial: bool = False) -> Block | None:
-    """Return the spec of a block, None where there are problems, which are reported.
+    """Return the spec of a block; None if there are problems, which are reported.
 
-    `partial`: the block is one layer of several, so that keys may be missing.
+    `partial`: True for one layer of several, in which keys may be missing.
     """
     if node.value is None:
         report.at(node, "is empty; write {} for its defaults, off to turn it off, or leave it out")
@@ -45,6 +45,7 @@ def check_block(key: str, node: Node, report: Report, *, partial: bool = False) 
 
 
 def _hint(key: str) -> str:
+    """Return the remedy for a key that is not a policy."""
     if key in UPSTREAM_ONLY:
-        return "it stands under an upstream itself"
-    return "it stands on a route itself" if key in RouteHead.model_fields else suggest(key, POLICIES)
+        return "it belongs directly under an upstream"
+    return "it belongs directly under a route" if key in RouteHead.model_fields else suggest(key, POLICIES)

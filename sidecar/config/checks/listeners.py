@@ -1,4 +1,4 @@
-"""Addresses of listeners: each has its own, and others cannot reach an unprotected admin listener."""
+"""Check of listeners: addresses differ, and an admin listener that others can reach has a token."""
 
 from __future__ import annotations
 
@@ -10,18 +10,21 @@ from sidecar.config.spec import PolicySpec
 from sidecar.core.message import CLAIM_PREFIXES, CLAIMS, fold
 
 ANY: Final = {"0.0.0.0": ".", "::": ":"}  # noqa: S104 - recognised, not bound
-"""Addresses that stand for all of their family, with a character that each address of that family has."""
+"""Wildcard addresses, each with a character that every address of its family contains."""
 
 
 def check_listeners(spec: PolicySpec, report: Report) -> None:
-    """Report listeners that share an address; warn of an admin listener that others can reach without a token, and
-    of fields that need no leave to pass."""
+    """Report listeners that share an address.
+
+    Warn of an admin listener that others can reach without a token, and of names in `untrusted.pass` that have no
+    effect.
+    """
     for name, listener in spec.listeners.items():
         for index, field in enumerate(listener.untrusted.pass_):
             folded = fold(field.encode())
             if folded not in CLAIMS and not folded.startswith(CLAIM_PREFIXES):
                 node = spec.node.nearest("listeners", name, "untrusted", "pass", index)
-                report.warn(node, f"names {field}, which passes from everyone anyway; take it out")
+                report.warn(node, f"names {field}, which passes from all clients anyway; take it out")
     places: list[tuple[str, tuple[str, ...], ListenAddress]]
     places = [(name, ("listeners", name), listener.address) for name, listener in spec.listeners.items()]
     if spec.admin is not None:
@@ -37,7 +40,7 @@ def check_listeners(spec: PolicySpec, report: Report) -> None:
         asked, own = _groups(address)
         known = next((firsts[group] for group in asked if group in firsts), None)
         if known is not None:
-            other = spec.node.words(str(known[2]), *known[1], "address")
+            other = spec.node.printable(str(known[2]), *known[1], "address")
             node = spec.node.nearest(*path, "address")
             report.at(node, f"is also where `{known[0]}` listens ({other}); give each listener a port of its own")
         for group in own:
@@ -45,7 +48,10 @@ def check_listeners(spec: PolicySpec, report: Report) -> None:
 
 
 def _groups(address: ListenAddress) -> tuple[list[object], list[object]]:
-    """Return the groups of addresses of which none can be bound beside this one, and those that it belongs to."""
+    """Return two lists of keys for finding conflicts between addresses.
+
+    An address conflicts with every other one that has a key of the first list in its second list.
+    """
     host, port = address.host, address.port
     if address.path:
         return [address.path], [address.path]

@@ -1,8 +1,8 @@
-"""Files that policies name and that must be on this machine: certificates, keys, secrets.
+"""Check of files that policies name and that must exist on this machine: certificates, keys, secrets.
 
-`sidecar check` does not look at them, since it runs where they are not.  A process that starts looks at all of them.
-One that reloads looks only at those that the policies newly name: a certificate that is being replaced at the moment
-must not refuse new routes, since the pair in use stays (`upstream/certificates.py`).
+`sidecar check` does not read these files, because it often runs on another machine.  A starting process checks all of
+them.  A reload checks only those that the policies newly name.  So a certificate that is just being replaced does not
+make a reload fail; the pair in use stays (`upstream/certificates.py`).
 """
 
 from __future__ import annotations
@@ -14,7 +14,10 @@ from sidecar.upstream.tls import check_files
 
 
 def check_here(new: PolicySpec, old: PolicySpec | None) -> list[Problem]:
-    """Return the problems of the files that `new` names and `old` (None: no policies) does not.  Blocks: it reads."""
+    """Return the problems of files that `new` names and `old` does not; `old` is None at the start of the process.
+
+    Blocks while it reads the files.
+    """
     problems = []
     for section in ("listeners", "upstreams"):
         before = {} if old is None else getattr(old, section)

@@ -1,4 +1,4 @@
-"""Matches of routes: every condition compiles, and no two routes take the same requests."""
+"""Check of matches: every condition compiles, and no two routes take the same requests."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def check_matches(spec: PolicySpec, report: Report) -> None:
 
 
 def check_match(node: Node, report: Report) -> None:
-    """Report each condition of a match that is wrong by itself; a rule as a whole reports only its first."""
+    """Report each wrong condition of a match, one by one: a whole `Rule` stops at the first."""
     for key, member in node.items.items():
         try:
             Rule(MatchSpec.model_validate({key: member.plain()}), None)

@@ -1,4 +1,4 @@
-"""Names that routes use of other sections: each must be declared, and what is declared should be used."""
+"""Check of the names by which routes refer to other sections: declared, and used."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sidecar.config.spec import DEFAULT_CACHE, INBOUND
 
 
 class References:
-    """Sections of one document, and what routes have used of them so far."""
+    """Declared names of one document, and those that routes have used so far."""
 
     def __init__(
         self,
@@ -30,20 +30,20 @@ class References:
         self._uses_all = False
         """True if a route uses all listeners."""
         self._checked: set[tuple[int, str, bool]] = set()
-        """Fallbacks that were checked: identity of the steps, upstream of the route, and whether it has a cache."""
+        """Fallbacks that were checked: `id` of the steps, upstream of the route, and True if the route has a cache."""
         self._used: set[int] = set()
-        """Identities of the nodes that are used."""
+        """`id` of each node that a route uses."""
 
     def upstream(self, node: Node | None) -> Node | None:
-        """Return the upstream that a node names, None where there is none."""
+        """Return the upstream that a node names; None if there is none, which is reported."""
         return self._refer("upstream", node, self._upstreams)
 
     def bundle(self, node: Node) -> Node | None:
-        """Return the bundle that a node names, None where there is none."""
+        """Return the bundle that a node names; None if there is none, which is reported."""
         return self._refer("bundle", node, self._bundles)
 
     def listener(self, node: Node | None) -> None:
-        """Take note of the listener that a route names; without one it uses `inbound`, or else all of them."""
+        """Mark the listener that a route names as used; None stands for `inbound`, or else for all listeners."""
         if node is not None:
             self._refer("listener", node, self.listeners)
         elif INBOUND in self.listeners:
@@ -52,7 +52,11 @@ class References:
             self._uses_all = True
 
     def check_fallback(self, blocks: dict[str, Node]) -> None:
-        """Check the upstreams that a route's fallback names: they exist, and none is the one that has failed."""
+        """Check the steps of a route's fallback.
+
+        The upstreams that they name must be declared.  Warn of the route's own upstream, which has failed, and of
+        `stale` without a cache.
+        """
         fallback, upstream = blocks.get("fallback"), blocks.get("upstream")
         steps = (fallback.child("steps") or fallback) if fallback is not None else None
         if steps is None or not isinstance(steps.value, list):
@@ -63,7 +67,7 @@ class References:
         self._checked.add(check)
         for step in steps.value:
             if step.value == "stale" and "cache" not in blocks:
-                self._report.warn(step, "never has anything: this route has no cache; give it a `cache` block")
+                self._report.warn(step, "never finds an answer: this route has no cache; give it a `cache` block")
             target = step.child("upstream")
             if target is None:
                 continue
@@ -72,7 +76,7 @@ class References:
                 self._report.warn(target, f"falls back to `{target.value}`, the upstream that failed; name another one")
 
     def check_cache(self, blocks: dict[str, Node]) -> None:
-        """Check the store that a route's cache names: it is declared, or the one that is always there."""
+        """Check that the store of a route's cache is declared, or is the default one."""
         cache = blocks.get("cache")
         store = cache.child("store") if cache is not None else None
         if store is not None and store.value != DEFAULT_CACHE:
@@ -81,7 +85,7 @@ class References:
             self._used.add(id(self._caches.get(DEFAULT_CACHE)))
 
     def check_use(self) -> None:
-        """Warn of what no route uses."""
+        """Warn of upstreams, caches, bundles and listeners that no route uses."""
         sections = {"upstream": self._upstreams, "cache": self._caches, "bundle": self._bundles}
         listeners = {} if self._uses_all else self.listeners
         for kind, nodes in {**sections, "listener": listeners}.items():
@@ -90,6 +94,7 @@ class References:
                     self._report.warn(node, f"no route uses the {kind} `{name}`; use it or take it out")
 
     def _refer(self, kind: str, node: Node | None, known: Mapping[str, Node | None]) -> Node | None:
+        """Return the declaration that a node names and mark it as used; report a name that is not declared."""
         if node is None or not isinstance(node.value, str):
             return None  # reported by the validation of the route
         found = known.get(node.value)

@@ -1,7 +1,7 @@
-"""Times of a route that get in each other's way.
+"""Check of the times of a route: warnings for a time that has no effect because another one ends first.
 
-Arithmetic that people get wrong under pressure: attempts that can never run within the request's time, a hedge that
-comes after its attempt has timed out, a queue that waits longer than the request.  All of it is warned of, not refused.
+Examples are attempts that can never run within the time of the request, a hedge that comes after its attempt has timed
+out, and a queue that waits longer than the request.  These are warnings, not errors.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ def check_times(route: RouteSpec, report: Report) -> None:
     attempt = timeout.attempt if timeout else NEVER
     limit, name = min((attempt, "timeout.attempt"), (request, "timeout.request"))
 
-    def words(path: str, seconds: float) -> str:
-        return route.node.words(f"{seconds:g}s", *path.split("."))
+    def printable(path: str, seconds: float) -> str:
+        return route.node.printable(f"{seconds:g}s", *path.split("."))
 
-    whole = words("timeout.request", request)
+    whole = printable("timeout.request", request)
 
     def warn(message: str, *path: str) -> None:
         report.warn(route.node.nearest(*path), message)
@@ -40,16 +40,20 @@ def check_times(route: RouteSpec, report: Report) -> None:
         )
     elif retry and not isinf(request) and retry.max_attempts * attempt > request * (1 + 1e-9) and not isinf(attempt):
         fit = int(request / attempt + 1e-9)
-        tries = route.node.words(str(retry.max_attempts), "retry", "max_attempts")
-        each = words("timeout.attempt", attempt)
+        tries = route.node.printable(str(retry.max_attempts), "retry", "max_attempts")
+        each = printable("timeout.attempt", attempt)
         message = f"only {fit} of {tries} tries of {each} (timeout.attempt) fit into {whole}"
         warn(f"{message} (timeout.request); lower max_attempts or timeout.attempt", "retry", "max_attempts")
     if retry and isinf(attempt) and "timeout" in retry.on and route.where("retry", "on") != BUILT_IN:
         warn("names timeout, but no try times out before the request does; set timeout.attempt", "retry", "on")
     if hedge and isinstance(hedge.after, float) and hedge.after >= limit:
-        warn(f"never hedges: {name} ({words(name, limit)}) comes first; make it shorter than that", "hedge", "after")
+        warn(
+            f"never hedges: {name} ({printable(name, limit)}) comes first; make it shorter than that", "hedge", "after"
+        )
     if breaker and breaker.slow_calls is not None and breaker.slow_calls.longer_than >= limit:
-        message = f"never counts a call as slow: {name} ({words(name, limit)}) ends it first; make it shorter than that"
+        message = (
+            f"never counts a call as slow: {name} ({printable(name, limit)}) ends it first; make it shorter than that"
+        )
         warn(message, "circuit_breaker", "slow_calls", "longer_than")
     if concurrency and concurrency.queue and concurrency.queue_timeout >= request:
         message = f"has no effect: timeout.request ({whole}) ends first; make it shorter than that"

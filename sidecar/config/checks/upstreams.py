@@ -1,4 +1,4 @@
-"""Endpoints of an upstream: enough of them for its ejection, and none that leads back to this sidecar."""
+"""Check of upstreams: enough endpoints for an ejection, and no endpoint that is this sidecar itself."""
 
 from __future__ import annotations
 
@@ -42,7 +42,10 @@ def _check_upstream(spec: PolicySpec, upstream: UpstreamSpec, node: Node, report
 
 
 def _destinations(upstream: UpstreamSpec, node: Node) -> Iterator[tuple[Node, str, int, str]]:
-    """Yield host, port and socket path of each endpoint or of the name that is looked up, and the node that says it."""
+    """Yield each destination of an upstream: the node that names it, host, port, and path of a Unix socket.
+
+    A destination is an endpoint, or the name that `discover` looks up.
+    """
     for index, url in enumerate(upstream.endpoints or ()):
         address = parse_endpoint(url)
         if (place := node.find(("endpoints", index))) is not None:
@@ -52,7 +55,7 @@ def _destinations(upstream: UpstreamSpec, node: Node) -> Iterator[tuple[Node, st
 
 
 def _is_reached(listener: ListenAddress, host: str, port: int, path: str) -> bool:
-    """True if a connection to host and port, or to a socket's path, is one to the listener."""
+    """True if a connection to host and port, or to a socket path, reaches the listener."""
     if listener.path or path:
         return bool(path) and os.path.realpath(listener.path) == os.path.realpath(path)
     if listener.port != port or not port:
@@ -67,11 +70,11 @@ def _is_reached(listener: ListenAddress, host: str, port: int, path: str) -> boo
 
 
 def _addresses(host: str) -> list[IPv4Address | IPv6Address]:
-    """Return the addresses that a host surely has, without a look-up: a name may take long, or mean another machine."""
+    """Return the addresses of an IP address or of `localhost`; none for other names, which would need a DNS look-up."""
     host = host.lower().rstrip(".")
     if host == "localhost" or host.endswith(".localhost"):  # RFC 6761 6.3
         return [LOOPBACK, LOOPBACK_6]
-    with suppress(OSError):  # short forms too, such as 127.1, which `connect` understands
+    with suppress(OSError):  # `inet_aton` also reads short forms such as 127.1, as `connect` does
         return [_meant(IPv4Address(socket.inet_aton(host)))]
     with suppress(ValueError):
         return [_meant(ip_address(host))]
@@ -79,13 +82,13 @@ def _addresses(host: str) -> list[IPv4Address | IPv6Address]:
 
 
 def _own_names() -> tuple[str, str]:
-    """Return the names of this machine, whole and without its domain."""
+    """Return the host name of this machine, with and without its domain."""
     name = socket.gethostname().lower()
     return name, name.partition(".")[0]
 
 
 def _meant(ip: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
-    """Return the address that a connection to one leads to: the unspecified address is the machine itself."""
+    """Return the address that a connection to `ip` reaches: loopback for the unspecified address."""
     if ip.version == 6 and ip.ipv4_mapped is not None:
         ip = ip.ipv4_mapped
     if ip.is_unspecified:
@@ -94,7 +97,7 @@ def _meant(ip: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
 
 
 def _is_local(ip: IPv4Address | IPv6Address) -> bool:
-    """True if the address is one of this machine: only such a one can be bound."""
+    """True if the address belongs to this machine; only such an address can be bound."""
     if ip.is_loopback:
         return True
     family = socket.AF_INET if ip.version == 4 else socket.AF_INET6

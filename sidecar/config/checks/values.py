@@ -1,6 +1,6 @@
-"""Values that are well-formed and can hardly be meant: zero, absurd, or at odds with the value beside them.
+"""Check of single values: warnings for valid values that are zero, absurd, or contradict a value beside them.
 
-All of it is warned of, not refused: a test may want a timeout of a microsecond.
+These are warnings, not errors: a test may need a timeout of a microsecond.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from sidecar.core.spec import Model
 
 DAY: Final = 86_400.0
 LONGEST: Final = 7 * DAY
-"""Seconds; a longer time is taken for a slip of the unit."""
+"""Longest plausible time in seconds; a longer one is probably a wrong unit."""
 LONGEST_KEPT: Final = 366 * DAY
-"""Seconds; as `LONGEST`, for what is stored."""
+"""Longest plausible time in seconds for the keys of `KEPT`."""
 KEPT: Final = frozenset(("ttl", "keep", "keep_for", "stale_while_revalidate", "stale_if_error", "retry_after"))
-"""Keys of times for which something is stored."""
+"""Keys that say how long something is stored."""
 SHORTEST: Final = 0.001
-"""Seconds; event loop and network are no finer."""
+"""Shortest plausible time in seconds; timers and networks are no more precise."""
 HUGE: Final = 2**40
-"""Bytes; more than any machine of a sidecar has."""
+"""Largest plausible size in bytes."""
 _ZERO_SHARES: Final = {
     "failure_rate": "opens the circuit at the first failure; write such as 50%, or off",
     "slow_calls.rate": "opens the circuit at the first slow call; write such as 50%",
@@ -35,33 +35,31 @@ _ZERO_SHARES: Final = {
     "abort.share": "aborts nothing; write such as 10%, or take it out",
     "reset.share": "resets nothing; write such as 10%, or take it out",
 }
-"""What a share of zero means, by the path in its block."""
-
-
+"""Warnings for a share of zero, by the path of its key in the block."""
 _MOST: Final = {
     "untrusted.min_deadline": (
-        60.0, "is so long that hardly any deadline of a client counts; write such as 100ms, or leave it out"
+        60.0, "is so long that it replaces almost every client's deadline; write such as 100ms, or leave it out"
     ),
-    "slow_clients.grace": (600.0, "is so long that slow clients are hardly ended; write such as 5s"),
+    "slow_clients.grace": (600.0, "is so long that slow clients are almost never cut off; write such as 5s"),
     "slow_clients.min_rate": (
-        2.0**20, "is more than the networks of many clients carry, who are cut off; write such as 1KiB/s"
+        2.0**20, "cuts off clients on ordinary networks, which are slower; write such as 1KiB/s"
     ),
-    "slow_clients.buffer": (2.0**28, "is taken for each client that is behind; write such as 256KiB"),
-    "header_timeout": (600.0, "lets clients hold their connections with half a head; write such as 10s"),
+    "slow_clients.buffer": (2.0**28, "is the memory that each slow client may take; write such as 256KiB"),
+    "header_timeout": (600.0, "lets clients hold connections with an incomplete request; write such as 10s"),
     "connect_timeout": (60.0, "lets requests wait that long for an endpoint that is down; write such as 1s"),
 }  # fmt: skip
-"""Most that is usual, by the path in a section, and what more of it means."""
+"""Largest usual values with the warning for a larger one, by the path of the key in its section."""
 
 
 class Values:
-    """Checks of values; what many routes inherit is looked at once."""
+    """Check of values; a block that many routes inherit is checked once."""
 
     def __init__(self, report: Report) -> None:
         self._report = report
         self._seen: dict[int, object] = {}
 
     def check(self, spec: PolicySpec) -> None:
-        """Report the values of the sections; those of routes go to `check_block`."""
+        """Warn of values in the sections; blocks of routes go to `check_block`."""
         self._sizes(spec.limits, spec.node.nearest("limits"))
         for section in ("listeners", "upstreams", "caches"):
             for name, each in getattr(spec, section).items():
@@ -74,7 +72,7 @@ class Values:
                         self._listener(each, node)
 
     def check_block(self, key: str, block: Any, node: Node | None) -> None:
-        """Report the values of one block of a route."""
+        """Warn of values in one block of a route."""
         if node is None or id(node) in self._seen:
             return
         self._seen[id(node)] = node
@@ -84,6 +82,7 @@ class Values:
     # ----- each value by itself
 
     def _sizes(self, model: Model, node: Node) -> None:
+        """Warn of implausible durations, sizes and shares, at any depth of a model."""
         for path, value, given in _values(model, node):
             kind = _kind(type(value[0]), value[1])
             number = value[2]
@@ -105,13 +104,14 @@ class Values:
     # ----- values beside each other
 
     def _block(self, key: str, block: Any, node: Node) -> None:
+        """Warn of values in a `retry` or `concurrency` block that contradict each other."""
         warn = self._report.warn
         if key == "retry":
             backoff = block.backoff
             if backoff.base > backoff.max:
                 base, most = (
-                    node.words(f"{backoff.base:g}s", "backoff", "base"),
-                    node.words(f"{backoff.max:g}s", "backoff", "max"),
+                    node.printable(f"{backoff.base:g}s", "backoff", "base"),
+                    node.printable(f"{backoff.max:g}s", "backoff", "max"),
                 )
                 message = f"is longer than backoff.max ({most}), so every wait is that; make max at least {base}"
                 warn(node.nearest("backoff", "base"), message)
@@ -123,14 +123,14 @@ class Values:
     def _listener(self, listener: ListenerSpec, node: Node) -> None:
         slow = listener.slow_clients
         if slow.buffer > slow.buffer_total:
-            buffer = node.words(f"{slow.buffer} bytes", "slow_clients", "buffer")
+            buffer = node.printable(f"{slow.buffer} bytes", "slow_clients", "buffer")
             message = f"is less than buffer ({buffer}), which one client may take; make it many times as large"
             self._report.warn(node.nearest("slow_clients", "buffer_total"), message)
 
     def _upstream(self, upstream: UpstreamSpec, node: Node) -> None:
         check = upstream.health_check
         if check is not None and check.timeout > check.interval:
-            interval = node.words(f"{check.interval:g}s", "health_check", "interval")
+            interval = node.printable(f"{check.interval:g}s", "health_check", "interval")
             message = f"is longer than the interval ({interval}), so probes come later than that; make it shorter"
             self._report.warn(node.nearest("health_check", "timeout"), message)
         budget = upstream.retry_budget
@@ -143,7 +143,7 @@ class Values:
 
 
 def check_stored(spec: PolicySpec, report: Report) -> None:
-    """Warn of a `cache` block whose largest answers fit into no store."""
+    """Warn of each `cache` block whose largest allowed answer is larger than its whole store."""
     for route in spec.routes:
         block: Any = route.blocks.get("cache")
         store = spec.caches.get(block.store) if block is not None else None
@@ -154,7 +154,7 @@ def check_stored(spec: PolicySpec, report: Report) -> None:
 
 
 def _values(model: Model, node: Node, path: str = "") -> Iterator[tuple[str, tuple[Model, str, Any], Node]]:
-    """Yield the path of each value that the files give, with its model, its field and the value, and its node."""
+    """Yield each value that the files give: its path, then model, field name and value, then its node."""
     for name, field in type(model).model_fields.items():
         key = field.alias or name
         given = node.child(key)
@@ -169,14 +169,14 @@ def _values(model: Model, node: Node, path: str = "") -> Iterator[tuple[str, tup
 
 @cache
 def _kind(model: type[Model], name: str) -> str:
-    """Return `duration`, `size` or `share` by the schema of a field; empty for any other."""
+    """Return the kind of a field by its schema: `duration`, `size`, `share`, or empty for any other."""
     text = repr(_schemas(model.model_fields[name]))
     kinds = {"(us|ms|s|m|h)": "duration", "KiB": "size", "?%": "share"}
     return next((kind for part, kind in kinds.items() if part in text), "")
 
 
 def _schemas(field: Any) -> list[Any]:
-    """Return the JSON Schemas that the annotations of a field name."""
+    """Return the JSON Schemas in the annotations of a field, at any depth."""
     found: list[Any] = []
     pending: list[Any] = [*field.metadata, field.annotation]
     while pending:

@@ -102,10 +102,10 @@ class Evidence:
     def judge(self, x: Exchange, began: float, outcome: Outcome, now: float) -> int:
         """Return what a result is: bits of `core.window`, or IGNORED."""
         thresholds = self.thresholds
-        if thresholds.failures.match(outcome):
+        if outcome.failure is None:  # `Conditions.match` without its call
+            bits = FAILED if thresholds.failures.statuses[outcome.status] else 0
+        elif thresholds.failures.match(outcome):
             bits = FAILED
-        elif outcome.failure is None:
-            bits = 0
         else:
             return IGNORED
         if now - began > thresholds.slow_after:

@@ -55,13 +55,8 @@ class Permits:
         self.size = size
         self._below_default = max(1, int(limit * (1 - 2 * RESERVED) + 1e-9))
         self._below_critical = max(1, int(limit * (1 - RESERVED) + 1e-9))
-        if self._has_waiters():
+        if any(self._queue):
             self._hand_on()
-
-    def _has_waiters(self) -> bool:
-        """True if anyone waits; one by one, which costs less than `any` does."""
-        critical, default, sheddable = self._queue
-        return bool(critical) or bool(default) or bool(sheddable)
 
     # ----- permits
 
@@ -86,7 +81,8 @@ class Permits:
     def release(self, _broken: Failure | None = None) -> None:
         """Give a permit back.  Fits `Body.on_close`."""
         self.active -= 1
-        if self._has_waiters():
+        critical, default, sheddable = self._queue  # one by one, which costs less than `any` does
+        if critical or default or sheddable:
             self._hand_on()
 
     def _hand_on(self) -> None:

@@ -82,7 +82,7 @@ class RetryStage:
         return self._schedule
 
     def admit(self, x: Exchange) -> int:
-        if not x.is_counted and not x.is_retry:
+        if not x.is_counted and not x.marked_attempt:
             x.is_counted = True
             self.budget.deposit()
         if x.stream is not None:

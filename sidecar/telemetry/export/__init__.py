@@ -1,9 +1,9 @@
 """Export: spans and metrics over OTLP, with OpenTelemetry's own exporters.
 
-    otlp            start here: the bounded queue of spans, the watch over exports, and the choice of exporter
-    otlp_metrics    the registry's metrics as OpenTelemetry's data, once an interval
-    otlp_http       the HTTP session that exporters are given
-    scrub           parts of a URL as spans may show them
+    otlp            start here: bounded queue of spans, reports on exports, choice of the exporter
+    otlp_metrics    metrics of the registry as OpenTelemetry's data, sent at an interval
+    otlp_http       HTTP sessions for the exporters
+    scrub           removal of secrets from URLs in spans
 
-Only the exporter that is configured is imported, when the process starts.
+Only the configured exporter is imported, when the process starts.
 """

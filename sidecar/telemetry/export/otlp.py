@@ -1,14 +1,15 @@
-"""Export of spans: OpenTelemetry's exporters, watched, and the bounded queue of spans before them.
+"""Export of spans: a bounded queue in front of OpenTelemetry's exporters, with reports on failures.
 
-Rules, so that a collector that is dead, slow or confused is not felt:
+Rules, so that a dead, slow or faulty collector does not disturb requests:
 
-1. Exports happen in threads, of the SDK (`BatchSpanProcessor`) and of `otlp_metrics`.  The loop only appends.
-2. The queue is bounded by whole requests: a request is queued with all its spans, or dropped and counted.  The SDK's
-   own bound would drop single spans of older requests, and log each time.
-3. The first failure is an event, with what the SDK logged about it, and so is the first success after it, with what was
-   lost in between.  Retries in between are silent; counters count them.
-4. At the end what waits is sent within a bounded time; the SDK alone would wait long for a dead collector.
-5. Only the configured exporter is imported: gRPC costs much more memory and start-up time than HTTP.
+1. Exports run in threads: those of the SDK (`BatchSpanProcessor`) and that of `otlp_metrics`.  The loop only appends.
+2. The queue takes whole requests: a request is queued with all its spans, or dropped and counted.  The SDK's own bound
+   would drop single spans of older requests, and log each time.
+3. The first failure is an event with the message of the SDK.  The first success after it is an event with the number of
+   lost items.  Failures in between are only counted.
+4. When the process ends, queued spans are sent within a bounded time; the SDK alone would wait long for a dead
+   collector.
+5. Only the configured exporter is imported: gRPC needs much more memory and start-up time than HTTP.
 """
 
 from __future__ import annotations
@@ -29,18 +30,18 @@ from sidecar.core import events
 from sidecar.telemetry.settings import Settings, Target
 
 LIBRARY: Final = "opentelemetry"
-"""Name of the library's logger."""
+"""Name of OpenTelemetry's logger."""
 MAX_CAUSE: Final = 500
-"""Characters of a cause."""
+"""Most characters of a log message that becomes a cause."""
 STEP: Final = 4
-"""Spans that are encoded between two pauses."""
+"""Number of spans that are encoded between two pauses."""
 
 if TYPE_CHECKING:
     from sidecar.telemetry.export.otlp_http import LookUp, Request
 
 
 def resource(service: str, version: str, instance: str) -> Resource:
-    """Return the identity of this process; `OTEL_SERVICE_NAME` and `OTEL_RESOURCE_ATTRIBUTES` win over it."""
+    """Return the OpenTelemetry resource of this process; `OTEL_SERVICE_NAME` and `OTEL_RESOURCE_ATTRIBUTES` win."""
     own = {
         "service.name": service,
         "service.instance.id": instance,
@@ -51,9 +52,9 @@ def resource(service: str, version: str, instance: str) -> Resource:
 
 
 class LibraryMessages(logging.Handler):
-    """Keeps the last two messages that OpenTelemetry logged in each thread.
+    """Logging handler that keeps the last two messages of OpenTelemetry in each thread.
 
-    Those of a failed export are its cause, and that the library has given it up.
+    For a failed export, these are its cause, and the message that the library gives up.
     """
 
     def __init__(self) -> None:
@@ -68,7 +69,7 @@ class LibraryMessages(logging.Handler):
         self._local.texts = [*self._texts()[-1:], text[:MAX_CAUSE]]
 
     def take(self) -> str:
-        """Return the messages of the calling thread, and forget them."""
+        """Return the messages of the calling thread, and remove them."""
         texts, self._local.texts = self._texts(), []
         return "; ".join(texts)
 
@@ -81,7 +82,7 @@ MESSAGES: Final = LibraryMessages()
 
 
 def listen(level: str) -> None:
-    """Take the library's log, which would otherwise go to standard error by `logging`'s last resort."""
+    """Collect the library's log records from a level on; `logging` would print them on standard error."""
     logger = logging.getLogger(LIBRARY)
     logger.setLevel(level)
     if MESSAGES not in logger.handlers:
@@ -90,7 +91,7 @@ def listen(level: str) -> None:
 
 
 class ExportWatch:
-    """Watch over the exports of one signal."""
+    """Counter of the exports of one signal, which reports when they begin to fail and when they work again."""
 
     def __init__(self, signal: str, endpoint: str, emit: Callable[..., None]) -> None:
         """`emit(event, **attributes)` may be called from any thread."""
@@ -98,18 +99,18 @@ class ExportWatch:
         self._endpoint = endpoint
         self._emit = emit
         self.exported = 0
-        """Number of items that a collector took."""
+        """Number of items that the collector accepted."""
         self.failed = 0
-        """Number of items that no collector took."""
+        """Number of items that were lost."""
         self._lost: int | None = None
         """Number of items lost since exports began to fail; None while they succeed."""
 
     def attempt(self, export: Callable[[], bool], items: int) -> bool:
-        """Make one export of so many items, in the exporting thread; True if a collector took them."""
+        """Run one export of `items` items in the exporting thread; True if the collector accepted them."""
         try:
             is_ok = export()
             cause = MESSAGES.take()
-        except Exception as error:  # a bug of an exporter is a failed export
+        except Exception as error:  # a bug in an exporter counts as a failed export
             is_ok, cause = False, repr(error)
         if is_ok:
             self.exported += items
@@ -126,7 +127,10 @@ class ExportWatch:
 
 
 class PacedSpans(list[ReadableSpan]):
-    """Spans whose reader, an exporter that encodes them, pauses after every few, unless more wait."""
+    """List of spans whose iteration pauses after every `STEP` spans, unless the export is late.
+
+    The exporter iterates while it encodes, so the loop gets the interpreter in between.
+    """
 
     def __init__(self, spans: Sequence[ReadableSpan], pause: Callable[[], object], is_late: Callable[[], bool]) -> None:
         super().__init__(spans)
@@ -141,7 +145,7 @@ class PacedSpans(list[ReadableSpan]):
 
 
 class WatchedExporter(SpanExporter):
-    """Span exporter whose exports are watched and paced."""
+    """Span exporter that counts its exports and pauses while encoding."""
 
     def __init__(
         self, inner: SpanExporter, watch: ExportWatch, pause: Callable[[], object], is_late: Callable[[], bool]
@@ -151,7 +155,7 @@ class WatchedExporter(SpanExporter):
         self._pause = pause
         self._is_late = is_late
         self.taken = 0
-        """Spans that have left the queue."""
+        """Number of spans that have left the queue."""
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         spans = PacedSpans(spans, self._pause, self._is_late)
@@ -174,9 +178,11 @@ class SpanQueue:
         pause: Callable[[], object],
         look_up: LookUp | None = None,
     ) -> None:
-        """`emit(event, **attributes)` may be called from any thread; `pause` leaves the interpreter to the loop.
+        """Make a queue for a target.
 
-        `look_up` looks the collector's name up; without it the system does.
+        - `emit(event, **attributes)`: may be called from any thread.
+        - `pause`: pauses the exporting thread, so that the loop gets the interpreter.
+        - `look_up`: looks up the collector's name; by default the system does.
         """
         self.watch = ExportWatch("traces", target.endpoint, emit)
         self._exporter = WatchedExporter(
@@ -233,10 +239,10 @@ def span_exporter(target: Target, look_up: LookUp | None = None) -> SpanExporter
 
 
 def grpc_options(target: Target) -> dict[str, Any]:
-    """Return the settings as the gRPC exporters take them.
+    """Return the arguments for a gRPC exporter.
 
-    Call it before those are imported: gRPC reads only once how much it is to write to standard error, past every
-    logger and for each connection that fails.
+    Call it before the exporter is imported: gRPC reads its verbosity only once, and would write a line to standard
+    error for each failed connection.
     """
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     import grpc  # type: ignore[import-untyped]
@@ -257,7 +263,7 @@ def grpc_options(target: Target) -> dict[str, Any]:
 
 
 def http_options(target: Target, message: type[Request], look_up: LookUp | None = None) -> dict[str, Any]:
-    """Return the settings as the HTTP exporters take them."""
+    """Return the arguments for an HTTP exporter."""
     from opentelemetry.exporter.otlp.proto.http import Compression
 
     from sidecar.telemetry.export.otlp_http import JsonSession, Session
@@ -265,7 +271,7 @@ def http_options(target: Target, message: type[Request], look_up: LookUp | None 
     tls = target.tls
     for file in (tls.ca, tls.cert, tls.key):
         if file and not target.is_plain:
-            Path(file).read_bytes()  # an unreadable file is reported now, and not with the first export
+            Path(file).read_bytes()  # so that an unreadable file is reported now, not by the first export
     is_json, gzipped = target.kind == "json", target.compression == "gzip"
     return {
         "session": JsonSession(message, look_up, gzipped=gzipped) if is_json else Session(look_up),

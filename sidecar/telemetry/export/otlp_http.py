@@ -1,15 +1,14 @@
-"""HTTP sessions for OpenTelemetry's exporters, for four things that the exporters do not do.
+"""HTTP sessions for OpenTelemetry's exporters, with four abilities that the exporters lack.
 
-- The certificates that a policy or an `OTEL_*` variable names are trusted.  Left alone, `requests` prefers those of
+- They trust the certificates that a policy or an `OTEL_*` variable names.  `requests` alone would prefer those of
   `REQUESTS_CA_BUNDLE` or `CURL_CA_BUNDLE`, which many base images set.
-- The error of a failed request is logged, so that it becomes the cause in the event; the exporters drop it.
-- `http/json`: the exporters write protobuf alone, so the message is rewritten as JSON on its way out, in the exporter's
-  thread.  `http/protobuf` is much cheaper.
-- The collector's name is looked up as those of upstreams are; `requests` would wait for the system without bound.  The
-  hooks of its adapter take the address to connect to, and the name for `Host`, TLS and certificates.  Through a proxy
-  the name is the proxy's affair.
+- They log the error of a failed request, which becomes the cause in the event.  The exporters drop it.
+- They can send JSON (`http/json`).  The exporters only write protobuf, so the message is converted in the exporter's
+  thread, which is much slower than `http/protobuf`.
+- They look up the collector's name as the names of upstreams; `requests` would wait for the system without bound.  The
+  connection goes to the found address, while `Host` and TLS use the name.  A configured proxy does its own look-up.
 
-Retries and timeouts are the exporters' own.
+Retries and timeouts are those of the exporters.
 """
 
 from __future__ import annotations
@@ -34,15 +33,15 @@ Request = ExportTraceServiceRequest | ExportMetricsServiceRequest
 LOG: Final = logging.getLogger("opentelemetry.sidecar")
 
 _id: Final = re.compile(r'"(traceId|spanId|parentSpanId)": "([A-Za-z0-9+/=]*)"')
-"""Matches ids of a message.  It cannot match inside a JSON text, where a quotation mark has a backslash."""
+"""Pattern of ids in a message; inside a JSON string it cannot match, because quotation marks are escaped there."""
 
 
 LookUp = Callable[[str], Sequence[str]]
-"""Returns the addresses of a name, in any thread but the loop's.  Raises OSError."""
+"""Function that returns the addresses of a name, for any thread except the loop's; raises `OSError`."""
 
 
 class NamesAdapter(HTTPAdapter):
-    """Adapter that connects to an address of the URL's host; each failure to connect moves on to the next address."""
+    """Adapter that connects to an address of the URL's host, and to the next address after a failure."""
 
     def __init__(self, look_up: LookUp) -> None:
         super().__init__()
@@ -81,10 +80,10 @@ class NamesAdapter(HTTPAdapter):
 
 
 class Session(requests.Session):
-    """Session that trusts the configured certificates and logs why a request failed."""
+    """Session that trusts the configured certificates, and logs the error of a failed request."""
 
     def __init__(self, look_up: LookUp | None = None) -> None:
-        """`look_up` looks the collector's name up; without it the system does."""
+        """`look_up` looks up the collector's name; by default the system does."""
         super().__init__()
         if look_up is not None:
             self.mount("http://", NamesAdapter(look_up))
@@ -118,6 +117,6 @@ class JsonSession(Session):
 
 
 def as_json(message: Request) -> str:
-    """Return a message by OTLP's JSON mapping: that of protobuf, but with ids in hex and enumerations as numbers."""
+    """Return a message in the JSON mapping of OTLP: that of protobuf, with ids in hex and enumerations as numbers."""
     text: str = json_format.MessageToJson(message, indent=None, use_integers_for_enums=True)
     return _id.sub(lambda found: f'"{found[1]}": "{b64decode(found[2]).hex()}"', text)

@@ -1,14 +1,14 @@
-"""Metrics over OTLP: the registry's metrics as `MetricsData` for the SDK's exporter.
+"""Export of metrics over OTLP: the registry's metrics as `MetricsData` for the SDK's exporter.
 
 Rules:
 
-1. Nothing is recorded with the SDK's instruments, which are dear and cannot be bound in advance.  Once an interval the
-   registry is copied on the loop, with a turn of the loop after each metric; a thread builds, encodes and sends.
-2. While an export is in progress the next one is skipped.  Counts are cumulative, so only resolution is lost.
-3. With `delta` temporality a value is what was added since the last export that a collector took.  With `lowmemory`
-   that holds for what is counted here, and not for what is only read (CPU time).
-4. Labels become attributes of the types that the conventions give them: a status is a number, the URL of an endpoint an
-   address and a port.  Exemplars go with the histograms.
+1. The SDK's instruments are not used, because recording with them is slow.  At each interval the registry is copied on
+   the loop, with a turn of the loop after each metric.  A thread builds, encodes and sends the data.
+2. While an export is in progress, the next one is skipped.  Counts are cumulative, so only resolution is lost.
+3. With `delta` temporality, a value is the increase since the last export that the collector accepted.  With
+   `lowmemory` that does not hold for observed values such as CPU time.
+4. Labels become attributes with the types of the conventions: a status is a number, and the URL of an endpoint becomes
+   an address and a port.  Histograms include their exemplars.
 """
 
 from __future__ import annotations
@@ -55,18 +55,18 @@ NANO: Final = 1_000_000_000
 STATUS: Final = "http.response.status_code"
 ADDRESS: Final = "server.address"
 OBSERVED: Final = "process."
-"""Beginning of the names of metrics that are only read, which are observable instruments to the SDK."""
+"""Prefix of observed metrics, which the SDK would call observable instruments."""
 
 Key = tuple[str, Labels]
 
 
 class MetricsBuilder:
-    """Builds the exporter's data; keeps the last export for differences."""
+    """Builder of the exporter's data; keeps the last export to compute differences."""
 
     def __init__(
         self, resource: Resource, scope: InstrumentationScope, temporality: Temporality, started: float
     ) -> None:
-        """`started` is the Unix time since which counts are counted."""
+        """`started` is the Unix time at which all counts were zero."""
         self._resource = resource
         self._scope = scope
         self._temporality = temporality
@@ -81,7 +81,7 @@ class MetricsBuilder:
         return MetricsData([ResourceMetrics(self._resource, [scope], self._resource.schema_url)])
 
     def taken(self, metrics: Sequence[Metric], wall: float) -> None:
-        """Let differences count from this export, which a collector took."""
+        """Compute differences from this export from now on, because the collector accepted it."""
         if self._temporality != "cumulative":
             self._sent = {(metric.name, series.labels): series for metric in metrics for series in metric.series}
             self._sent_at = wall
@@ -128,7 +128,7 @@ class MetricsBuilder:
 
 
 def typed(labels: Labels) -> Mapping[str, str | int]:
-    """Return labels as attributes, of the types that the conventions give them."""
+    """Return labels as attributes with the types of the conventions."""
     found: dict[str, str | int] = dict(labels)
     status = found.get(STATUS)
     if isinstance(status, str) and status.isdigit():
@@ -140,7 +140,7 @@ def typed(labels: Labels) -> Mapping[str, str | int]:
 
 
 class MetricsExport:
-    """Sends the registry's metrics each `interval` seconds, and once more at the end."""
+    """Export of the registry's metrics every `interval` seconds, and once more at the end."""
 
     def __init__(
         self,
@@ -152,7 +152,7 @@ class MetricsExport:
         interval: float,
         look_up: LookUp | None = None,
     ) -> None:
-        """`look_up` looks the collector's name up; without it the system does."""
+        """`look_up` looks up the collector's name; by default the system does."""
         self._env = env
         self._registry = registry
         self._builder = builder
@@ -167,7 +167,7 @@ class MetricsExport:
         self._thread.start()
 
     async def run(self) -> None:
-        """Collect and send until it is cancelled."""
+        """Collect and send metrics at each interval, until cancelled."""
         while True:
             await self._env.sleep(self._interval)
             if self._given == self._done:
@@ -182,7 +182,7 @@ class MetricsExport:
         self._work.put((metrics, self._env.wall()))
 
     def close(self) -> threading.Thread:
-        """Send a last time and return the thread, which ends when that is done or given up."""
+        """Start the last export, and return the thread, which ends after it."""
         if self._given == self._done:
             self._give(list(self._registry.collect()))
         self._work.put(None)

@@ -1,4 +1,4 @@
-"""Parts of a URL as spans may show them: without secrets, host and port apart."""
+"""Parts of a URL for spans: queries without secrets, hosts and ports separated."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _parameter: Final = re.compile(r"([^&=]+)=([^&]+)")
 
 
 def scrub_query(query: str) -> str:
-    """Return the query without the values of parameters whose names say that they are secret."""
+    """Return a query with the values of secret parameters, recognised by name, replaced."""
     return _parameter.sub(_value, query)
 
 
@@ -24,7 +24,7 @@ def _value(match: re.Match[str]) -> str:
 
 
 def split_authority(authority: str, is_tls: bool) -> tuple[str, int]:
-    """Return host (IPv6 without brackets) and port; that of the scheme where none is given."""
+    """Return host (IPv6 without brackets) and port; without a port, that of the scheme."""
     host, colon, port = authority.rpartition(":")
     if not colon or not port.isdigit():
         return authority.rstrip(":").strip("[]"), 443 if is_tls else 80

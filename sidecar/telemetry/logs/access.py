@@ -5,13 +5,13 @@
 
 Rules:
 
-1. Nothing secret is written: the path goes without its query, no header field but Host is shown, nothing of a body.
-2. What a peer sends is escaped, so that it can neither start a line of its own nor move a cursor.
-3. Lines go to a `LineWriter` in batches: to wake its thread for each line costs more than the line.  They are formatted
-   by hand, which is cheaper than an encoder.  Lines that nobody reads are dropped and counted by the writer.
-4. `broken_off` says that the head of the answer was out when it failed, so that the status is not the whole truth.
-5. Successes can be sampled.  A request that failed, was refused, took a second attempt or was kept as a trace is always
-   written, within the bound on lines a second.
+1. A line has no secrets: the path without its query, no header field except Host, and nothing of a body.
+2. Data of a peer is escaped, so that it can neither start a new line nor move the cursor of a terminal.
+3. Lines go to a `LineWriter` in batches, because waking its thread costs more than a line.  They are formatted without
+   an encoder, which would be slower.  The writer drops and counts lines that it cannot write.
+4. `broken_off` is true if the answer failed after its head was sent, so that the status alone would mislead.
+5. Successes can be sampled.  All other requests are written, and so are those with several attempts or a kept trace.
+   The bound on lines a second holds for all of them.
 """
 
 from __future__ import annotations
@@ -31,33 +31,33 @@ from sidecar.telemetry.logs.lines import Lines
 from sidecar.telemetry.metrics.durations import is_error
 
 FLUSH_SECONDS: Final = 0.1
-"""Longest time for which a line waits in its batch."""
+"""Longest time that a line waits in its batch."""
 BATCH_BYTES: Final = 64 * 1024
-"""Size at which a batch is written at once."""
+"""Size from which on a batch is written without waiting."""
 
 _PLAIN: Final = bytes(
     octet if 0x20 <= octet < 0x7F and octet not in b'"\\' else ord("?") for octet in range(256)
 )  # fmt: skip
-"""Table that changes each octet which needs an escape, and no other."""
+"""Table that changes each octet that needs an escape, and no other octet."""
 _traceparent: Final = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-").match
 
 Shown = Callable[[str], bytes]
-"""Returns a text of the sidecar's own without secrets, as the inside of a JSON text."""
+"""Function that returns a text of the sidecar itself without secrets, as the inside of a JSON string."""
 
 
 def is_plain(value: bytes) -> bool:
-    """True if bytes of a peer need no escape in a JSON text."""
-    return value.translate(_PLAIN) == value  # the same object then, at a tenth of the cost of a regular expression
+    """True if bytes of a peer need no escape in a JSON string."""
+    return value.translate(_PLAIN) == value  # cheaper than a regular expression
 
 
 def escape(value: bytes) -> bytes:
-    """Return bytes of a peer as the inside of a JSON text."""
+    """Return bytes of a peer as the inside of a JSON string."""
     return value if is_plain(value) else json.dumps(value.decode("latin-1"))[1:-1].encode()
 
 
 @lru_cache(1024)
 def word(value: str) -> bytes:
-    """Return a text of the sidecar's own as the inside of a JSON text; there are few, so they are cached."""
+    """Return a text of the sidecar itself as the inside of a JSON string; cached, because such texts are few."""
     return json.dumps(value)[1:-1].encode()
 
 
@@ -65,17 +65,17 @@ class AccessLog:
     """Writer of the access log's lines."""
 
     def __init__(self, lines: Lines, env: Env, text: Callable[[str], str] = str) -> None:
-        """`text` returns a text of the sidecar's own without secrets."""
+        """`text` returns a text of the sidecar itself without secrets."""
         self._lines = lines
         self._env = env
         self._wall = env.wall
         self._random = env.rng.random
         self._second = 0
         self._date = b""
-        """The time up to its whole seconds."""
+        """Latest time, formatted to whole seconds."""
         self._millisecond = 0
         self._stamp = b""
-        """The time up to its milliseconds."""
+        """Latest time, formatted to milliseconds."""
         self._batch: list[bytes] = []
         self._size = 0
         self._successes = 1.0
@@ -84,20 +84,21 @@ class AccessLog:
         self._shown = lru_cache(1024)(self._show)
         self._at_most: float | None = None
         self._room = 0.0
-        """Lines that may be written at once; refilled with time, up to one second's."""
+        """Number of lines that may be written now; grows with time, up to the lines of one second."""
         self._refilled = env.now()
         self._suppressed = 0
-        """Lines beyond the bound since the last one that was written."""
+        """Number of lines left out since the last written line."""
         self._beyond = env.meter.counter(LOG_SUPPRESSED)
 
     def retune(self, form: Literal["json", "text"], successes: float, at_most: float | None = None) -> None:
         """Put new settings in force.
 
-        `successes` is the share of successes that are written, 0 to 1; `at_most` bounds the lines a second.
+        `successes` is the share of successes that are written, from 0 to 1.  `at_most` is the most lines a second; None
+        for no bound.
         """
         self._line = as_json if form == "json" else as_text
         self._successes = successes
-        self._shown.cache_clear()  # policies may have named other secrets
+        self._shown.cache_clear()  # new policies may have new secrets
         self._at_most = at_most
         self._room = max(1.0, at_most or 0.0)
 
@@ -105,7 +106,7 @@ class AccessLog:
         return word(self._text(value))
 
     def record(self, x: Exchange, outcome: Outcome, reason: str, seconds: float) -> None:
-        """Write the line of a request that has ended, unless it is a success that sampling leaves out."""
+        """Write the line of a request that has ended, unless sampling or the bound leaves it out."""
         if (
             self._successes < 1
             and len(x.attempts) <= 1
@@ -132,7 +133,7 @@ class AccessLog:
             self.flush()
 
     def _has_room(self, at_most: float) -> bool:
-        """Take room for a line; False if there is none."""
+        """Take room for one line; False if the bound is reached."""
         now = self._env.now()
         self._room = min(max(1.0, at_most), self._room + (now - self._refilled) * at_most)
         self._refilled = now
@@ -149,7 +150,7 @@ class AccessLog:
             self._size = 0
 
     def _time(self) -> bytes:
-        """Return the time by RFC 3339 in UTC.  It is made anew each millisecond, and its date each second."""
+        """Return the time in the format of RFC 3339, in UTC; it is formatted only when the millisecond changes."""
         millisecond = int(self._wall() * 1000)
         if millisecond != self._millisecond:
             self._millisecond = millisecond
@@ -162,11 +163,11 @@ class AccessLog:
 
 
 def as_json(time: bytes, x: Exchange, outcome: Outcome, reason: str, seconds: float, shown: Shown) -> bytes:
-    """Return a line for machines.  Members without a value are left out."""
+    """Return the line of a request as JSON, without members that have no value."""
     stream, sent = x.stream, outcome.stream
     client = x.client_address.encode()
     facts = (x.method, x.authority, x.path, client, x.request_id)
-    if is_plain(b"".join(facts)):  # one look for all of them, as they are nearly always plain
+    if is_plain(b"".join(facts)):  # one check for all, because they are almost always plain
         method, host, path, client, request_id = facts
     else:
         method, host, path, client, request_id = map(escape, facts)
@@ -222,15 +223,17 @@ def as_json(time: bytes, x: Exchange, outcome: Outcome, reason: str, seconds: fl
 
 
 def _say_suppressed(line: bytes, count: int) -> bytes:
-    """Return a line that also says how many were left out before it."""
+    """Return a line with the number of lines that were left out before it."""
     if line.endswith(b"}\n"):
         return b'%b,"suppressed":%d}\n' % (line[:-2], count)
     return b"%b suppressed=%d\n" % (line[:-1], count)
 
 
 def _failure(x: Exchange, outcome: Outcome, reason: str, shown: Shown) -> bytes:
-    """Return the members of what went wrong: the failure, who refused, and why there was no further attempt.  Where a
-    fallback answered, they are of what it answered instead of."""
+    """Return the members that describe a failure: its reason, the refusing policy, why retries stopped.
+
+    If a fallback answered, they describe the outcome that it replaced.
+    """
     first = x.replaced or outcome
     refusal = first.refusal
     found = {
@@ -247,7 +250,10 @@ def _failure(x: Exchange, outcome: Outcome, reason: str, shown: Shown) -> bytes:
 
 
 def as_text(time: bytes, x: Exchange, outcome: Outcome, reason: str, seconds: float, shown: Shown) -> bytes:
-    """Return a line for people: `12:34:56.789 200 GET /orders/17 12.3ms route=order http://10.0.0.1:80=200/12.1ms`."""
+    """Return the line of a request as text for people.
+
+    An example: `12:34:56.789 200 GET /orders/17 12.3ms route=order http://10.0.0.1:80=200/12.1ms`.
+    """
     words = [
         b"%b %d %b %b %.1fms" % (time[11:-1], outcome.status, escape(x.method), escape(x.path), seconds * 1000),
         b"route=%b" % (b"-" if x.route is None else word(x.route.name)),

@@ -1,8 +1,8 @@
-"""Writer of lines to a file descriptor, off the event loop: a bounded queue and a thread that empties it.
+"""Writer of lines to a file descriptor: a bounded queue, and a thread that empties it.
 
-A pipe that nobody reads, a terminal on hold or a full disk blocks the thread, never the loop; lines beyond the bound
-are dropped and counted.  The bound needs no lock: the loop alone counts the bytes that were queued, the thread alone
-those that were taken off, and the difference is what waits.
+A pipe that nobody reads, a stopped terminal or a full disk blocks the thread, never the event loop.  Lines beyond the
+bound are dropped and counted.  The bound needs no lock: only the loop counts queued bytes, only the thread counts
+written bytes, and the difference is what waits.
 """
 
 from __future__ import annotations
@@ -14,14 +14,15 @@ import threading
 from typing import Final, Protocol
 
 MAX_BYTES: Final = 1024 * 1024
-"""Bound on what waits to be written."""
+"""Most bytes that wait to be written."""
 BATCH_BYTES: Final = 64 * 1024
+"""Size from which on a batch is written."""
 RETRY_SECONDS: Final = 1.0
-"""Longest wait for room on a descriptor that does not block."""
+"""Longest wait until a non-blocking descriptor accepts more."""
 
 
 class Lines(Protocol):
-    """Destination of lines, as `LineWriter` is one."""
+    """Destination of lines, such as `LineWriter`."""
 
     @property
     def dropped(self) -> int:
@@ -35,11 +36,11 @@ class Lines(Protocol):
         """Queue a line; False if it was dropped."""
 
     def close(self) -> bool:
-        """Write what waits and stop; False if that took too long."""
+        """Write all queued lines and stop; False if that took too long."""
 
 
 class LineWriter:
-    """Writes lines in order.  Only the loop's thread may call `write`."""
+    """Writer of lines in their order; only the loop's thread may call `write`."""
 
     def __init__(self, fd: int, max_bytes: int = MAX_BYTES) -> None:
         self._fd = fd
@@ -64,7 +65,7 @@ class LineWriter:
         return self._queued - self._taken
 
     def write(self, line: bytes) -> bool:
-        """Queue one or several lines with their line feeds; False if there was no room and they were dropped."""
+        """Queue one or several lines with their line feeds; False if they were dropped for lack of room."""
         if self._closed or self._queued - self._taken + len(line) > self._max:
             self._refused += line.count(b"\n")
             return False
@@ -73,7 +74,7 @@ class LineWriter:
         return True
 
     def close(self, timeout: float = 1.0) -> bool:
-        """Write what waits and stop; False if that was not done within `timeout` seconds of real time."""
+        """Write all queued lines and stop; False if that took longer than `timeout` seconds of real time."""
         if not self._closed:
             self._closed = True
             self._queue.put(None)
@@ -99,7 +100,7 @@ class LineWriter:
             data = b"".join(batch)
             try:
                 self._write(data)
-            except OSError:  # there is nobody to report it to but the counter
+            except OSError:  # the log itself cannot be written, so the failure is only counted
                 self._failed += data.count(b"\n")
             self._taken += size
 
@@ -108,5 +109,5 @@ class LineWriter:
         while view:
             try:
                 view = view[os.write(self._fd, view) :]
-            except BlockingIOError:  # another process that shares the descriptor made it non-blocking
+            except BlockingIOError:  # another process that shares the descriptor has made it non-blocking
                 select.select([], [self._fd], [], RETRY_SECONDS)

@@ -2,14 +2,14 @@
 
 Rules:
 
-1. Events are transitions and troubles (`Env.emit`), never requests.  The level follows from the event.
-2. A storm does not flood the log: of one event, `BURST` lines a second pass, and then one line a second with the latest
-   of the rest and the number that was `suppressed`.  Reloads are all told: whoever asks for many knows of it, and each
-   costs more than its line.
-3. Writing never blocks the loop (`LineWriter`).  A line after a gap says how many lines were `dropped`.
-4. Nothing secret is printed (`Secrets`), and nothing that a peer sends can start a line of its own or move a cursor:
-   JSON escapes it, and the text form quotes what is not printable.
-5. `emit` never raises: a log must not break what it reports on.
+1. Events are transitions and failures (`Env.emit`), never requests.  The level follows from the event.
+2. Frequent events are throttled.  At most `BURST` lines of an event are written in a second; then one line a second has
+   the latest of the others and their number as `suppressed`.  Reloads are never throttled: people ask for them, and
+   each costs more than its line.
+3. Writing never blocks the loop (`LineWriter`).  After lines were dropped, the next line has their number as `dropped`.
+4. A line has no secrets (`Secrets`).  Data of a peer cannot start a new line or move the cursor of a terminal: JSON
+   escapes it, and the text form quotes unprintable characters.
+5. `emit` never raises, so that logging never breaks its caller.
 """
 
 from __future__ import annotations
@@ -42,18 +42,19 @@ LEVELS: Final[dict[str, Level]] = {
     events.ADMIN_FAILED: "error",
     events.BUG: "error",
 }
-"""Level of each event; others are `info`.  A `level` among the attributes wins."""
+"""Level of each event; others are `info`.  An attribute `level` wins."""
 ORDER: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40}
-ALL_TOLD: Final = frozenset((events.RELOAD_APPLIED, events.RELOAD_REJECTED, events.RELOAD_RESTORED))
+"""Rank of each level."""
+NEVER_THROTTLED: Final = frozenset((events.RELOAD_APPLIED, events.RELOAD_REJECTED, events.RELOAD_RESTORED))
 """Events that are never throttled."""
 BURST: Final = 10
-"""Lines a second that pass of one event before it is throttled."""
+"""Lines of one event in a second before it is throttled."""
 RECENT: Final = 200
-"""Events that are kept for `/state` and the live page."""
+"""Number of events that are kept for `/state` and the live page."""
 
 
 class Throttle:
-    """Count of the lines that one event had in the current second."""
+    """Number of lines of one event in the current second."""
 
     __slots__ = ("latest", "logged", "since", "suppressed")
 
@@ -61,13 +62,15 @@ class Throttle:
         self.since = since
         """Beginning of the second, by `Env.now`."""
         self.logged = 0
+        """Number of written lines."""
         self.suppressed = 0
+        """Number of suppressed lines."""
         self.latest: dict[str, Any] = {}
         """Attributes of the latest suppressed event."""
 
 
 class Emitter:
-    """Writer of events; its `emit` is that of `Env`."""
+    """Writer of events to the log; its `emit` is used as `Env.emit`."""
 
     def __init__(
         self,
@@ -97,7 +100,7 @@ class Emitter:
         level = attributes.get("level") or LEVELS.get(event, "info")
         if ORDER.get(level, 0) < self._least:
             return
-        if event in ALL_TOLD:
+        if event in NEVER_THROTTLED:
             self._log(event, level, attributes)
             return
         now = self._now()
@@ -116,13 +119,14 @@ class Emitter:
         throttle.latest = {**attributes, "level": level}
 
     def _summarise(self, event: str, throttle: Throttle) -> None:
-        """The storm's second is over: log the latest of what was held back."""
+        """Log the latest suppressed event at the end of the second, with the number of suppressed events."""
         latest, throttle.latest = throttle.latest, {}
         suppressed, throttle.suppressed = throttle.suppressed, 0
-        throttle.since, throttle.logged = self._now(), BURST  # the burst is used up: from now on one line a second
+        throttle.since, throttle.logged = self._now(), BURST  # the burst is used up, so one line a second follows
         self._log(event, latest["level"], {**latest, "suppressed": suppressed})
 
     def _log(self, event: str, level: str, attributes: dict[str, Any]) -> None:
+        """Write the line of an event, and keep it in `recent`."""
         entry: dict[str, Any] = {"time": timestamp(self._wall()), "level": level, "event": event}
         for name, value in self._secrets.plain(attributes).items():
             entry[name if name not in ("time", "event") else f"{name}_"] = value
@@ -138,19 +142,19 @@ class Emitter:
 
 
 def timestamp(wall: float) -> str:
-    """Return Unix time by RFC 3339, in UTC with milliseconds."""
+    """Return a Unix time in the format of RFC 3339, in UTC with milliseconds."""
     return datetime.fromtimestamp(wall, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def as_json(entry: dict[str, Any]) -> bytes:
-    """Return a line for machines."""
+    """Return the line of an event as JSON."""
     return json.dumps(entry, separators=(",", ":")).encode() + b"\n"
 
 
 def as_text(entry: dict[str, Any]) -> bytes:
-    """Return a line for people: `12:34:56.789 WARNING breaker.transition name=payments to=open`.
+    """Return the line of an event as text: `12:34:56.789 WARNING breaker.transition name=payments to=open`.
 
-    A stack follows on lines of its own.
+    A stack follows on further lines.
     """
     rest = {name: value for name, value in entry.items() if name not in ("time", "level", "event", "stack")}
     words = [entry["time"][11:-1], f"{entry['level'].upper():7}", entry["event"]]
@@ -170,7 +174,7 @@ def _printable(line: str) -> str:
 
 
 class LibraryLog(logging.Handler):
-    """Handler that turns what libraries log (asyncio, aiohttp, opentelemetry) into events, from any thread."""
+    """Logging handler that turns records of libraries (asyncio, aiohttp, opentelemetry) into events, in any thread."""
 
     def __init__(self, emit: Callable[..., None], submit: Callable[..., Any]) -> None:
         """`submit(function, ...)` runs a function on the loop, as `loop.call_soon_threadsafe` does."""

@@ -1,10 +1,10 @@
-"""Metrics: instruments that are counted on the event loop, and what is made of them.
+"""Metrics: instruments that the event loop updates, and the forms in which they are read.
 
-    registry      start here: the `Meter` that hands out instruments, and copies all of them for who collects
+    registry      start here: the `Meter` that makes instruments, and copies their values for collectors
     durations     histograms of requests and attempts, with a bound on their labels
     process       memory, CPU time and open files of the process
     prometheus    the metrics page
-    traffic       the last minutes second by second, for the live page and `sidecar top`
+    traffic       requests of the last minutes by second, for the live page and `sidecar top`
 
-Names, units and help texts stand in `core/metrics.py`, the export over OTLP in `telemetry/export/`.
+Names, units and help texts are in `core/metrics.py`, the export over OTLP in `telemetry/export/`.
 """

@@ -1,15 +1,15 @@
-"""Durations of requests and attempts, by their labels.
+"""Histograms of the durations of requests and attempts.
 
 Rules:
 
-1. Labels are the attributes of OpenTelemetry's HTTP conventions.  `error.type` is the failure's code, else the status
-   if that is an error (5xx on the server's side, 4xx too on the client's).
-2. What another party chooses is reduced to a known set before it becomes a label: methods to those of RFC 9110 and
-   PATCH (else `_OTHER`), an unregistered status to its class's x00 (RFC 9110 15).
-3. A request is mostly like the one before it, of the same route or to the same endpoint.  So the series used last is
-   compared first: to look one up means to make its key and to hash it.
-4. Beyond the bound of a route or of the process, durations are counted under (`_OTHER`, x00).  A hostile peer can spend
-   neither the memory nor the other routes' share.
+1. Labels are the attributes of OpenTelemetry's HTTP conventions.  `error.type` is the code of the failure, or else an
+   error status (5xx for requests, 4xx and 5xx for attempts).
+2. Values that a peer chooses are reduced to a known set before they become labels.  Methods are those of RFC 9110 and
+   PATCH, or `_OTHER`; an unregistered status becomes the x00 of its class (RFC 9110 15).
+3. The series used last is compared first, because most requests resemble the one before, and a look-up would have to
+   make and hash a key.
+4. Beyond the bound of a route or of the process, durations are counted under `_OTHER` and x00.  So a hostile peer can
+   neither exhaust memory nor take the series of other routes.
 """
 
 from __future__ import annotations
@@ -33,26 +33,27 @@ from sidecar.telemetry.metrics.registry import MAX_SERIES, OTHER, Registry
 METHODS: Final = {m: m.decode() for m in b"GET HEAD POST PUT DELETE CONNECT OPTIONS TRACE PATCH".split()}
 OTHER_METHOD: Final = b"_OTHER"
 STATUSES: Final = frozenset((0, 499, *(int(status) for status in HTTPStatus)))
-"""Registered statuses, 499 (the client went away) and 0 (no response)."""
+"""Registered statuses, 499 (the client closed its connection) and 0 (no response)."""
 BY_CLIENT: Final = frozenset(code for code, failure in FAILURES.items() if failure.origin == "client")
-"""Codes of the failures that clients cause."""
+"""Codes of failures that clients cause."""
 
 
 def is_error(status: int, reason: str) -> bool:
-    """True if a request failed on the server's side: a status of 5xx, or a response that broke off.
+    """True if a request failed on the server's side: with a status of 5xx, or with a response that broke off.
 
-    What the client did is none: a wrong request, a client that left or was too slow (OpenTelemetry's conventions for a
-    server span's status).
+    Failures that the client caused are not errors: a wrong request, or a client that left or was too slow
+    (OpenTelemetry's conventions for the status of a server span).
     """
     return status >= 500 or (reason != "" and status < 400 and reason not in BY_CLIENT)
 
 
 def _status_class(status: int) -> int:
+    """Return the x00 of a status's class; 0 for no valid status."""
     return status // 100 * 100 if 100 <= status <= 599 else 0
 
 
 class _Latest:
-    """Series that was used last, and what for."""
+    """Series that was used last, with the values of its labels."""
 
     __slots__ = ("method", "reason", "series", "status", "upstream")
 
@@ -73,30 +74,31 @@ class RouteMetrics(RequestMetrics):
     def __init__(self, registry: Registry, labels: Mapping[str, str], limit: int = 64) -> None:
         """`labels` are those of the route: `route` (its name), `http.route` (its path template), `url.scheme`.
 
-        `limit` bounds the series of the route.
+        `limit` is the most series of the route.
         """
         self._registry = registry
         self._labels = labels
         self._limit = limit
         self._series: dict[tuple[bytes, int, str], Histogram] = {}
         self._latest: _Latest | None = None
-        """None before the first request."""
+        """Series used last; None before the first request."""
 
     def record(self, method: bytes, status: int, reason: str, seconds: float) -> None:
-        """Record a request that has ended; `reason` is the failure's code, empty for a response."""
+        """Record a request that has ended; `reason` is the code of its failure, empty for a complete response."""
         latest = self._latest
         if latest is None or status != latest.status or method != latest.method or reason != latest.reason:
             latest = self._latest = _Latest("", method, status, reason, self._find(method, status, reason))
         latest.series.record(seconds)
 
     def exemplify(self, method: bytes, status: int, reason: str, exemplar: Exemplar) -> None:
-        """Make a recorded request the exemplar of its bucket."""
+        """Make a recorded request the exemplar of its histogram bucket."""
         series = self._find(method, status, reason)
         if series.exemplars is None:
             series.exemplars = {}
         series.exemplars[bisect_left(SECONDS, exemplar.value)] = exemplar
 
     def _find(self, method: bytes, status: int, reason: str) -> Histogram:
+        """Return the series of a request, or the common one beyond the bound."""
         key = _known(method, status, reason)
         if key not in self._series and len(self._series) >= self._limit:
             key = (OTHER_METHOD, _status_class(status), reason)
@@ -117,10 +119,10 @@ class AttemptMetrics:
         self._limit = limit
         self._series: dict[tuple[str, str, bytes, int, str], Histogram] = {}
         self._latest: dict[str, _Latest] = {}
-        """Series used last, by endpoint."""
+        """Series used last, by endpoint URL."""
 
     def record(self, upstream: str, endpoint: str, method: bytes, status: int, reason: str, seconds: float) -> None:
-        """Record an attempt that has ended; `status` is 0 where no response came."""
+        """Record an attempt that has ended; `status` is 0 if there was no response."""
         latest = self._latest.get(endpoint)
         if (
             latest is None
@@ -130,19 +132,20 @@ class AttemptMetrics:
             or upstream != latest.upstream
         ):
             if len(self._latest) >= self._limit:
-                self._latest.clear()  # endpoints that discovery has dropped are among them
+                self._latest.clear()  # discovery may have dropped some of these endpoints
             series = self._find(upstream, endpoint, *_known(method, status, reason))
             latest = self._latest[endpoint] = _Latest(upstream, method, status, reason, series)
         latest.series.record(seconds)
 
     def retire(self, upstream: str, endpoint: str) -> None:
-        """Drop the series of an endpoint that is gone."""
+        """Drop the series of an endpoint that no longer exists."""
         for key in [key for key in self._series if key[:2] == (upstream, endpoint)]:
             del self._series[key]
         self._latest.pop(endpoint, None)
         self._registry.retire((ATTEMPT_DURATION, upstream, endpoint))
 
     def _find(self, upstream: str, endpoint: str, method: bytes, status: int, reason: str) -> Histogram:
+        """Return the series of an attempt, or the common one beyond the bound."""
         key = (upstream, endpoint, method, status, reason)
         if key not in self._series and len(self._series) >= self._limit:
             key = (upstream, OTHER, OTHER_METHOD, _status_class(status), reason)
@@ -155,6 +158,7 @@ class AttemptMetrics:
 
 
 def _known(method: bytes, status: int, reason: str) -> tuple[bytes, int, str]:
+    """Return the values reduced to known methods and statuses."""
     return (
         method if method in METHODS else OTHER_METHOD,
         status if status in STATUSES else _status_class(status),
@@ -163,6 +167,7 @@ def _known(method: bytes, status: int, reason: str) -> tuple[bytes, int, str]:
 
 
 def _attributes(method: bytes, status: int, reason: str, error_from: int) -> dict[str, str]:
+    """Return the labels for these values; a status from `error_from` on is an error."""
     labels = {"http.request.method": METHODS.get(method, "_OTHER")}
     if status:
         labels["http.response.status_code"] = str(status)

@@ -1,4 +1,4 @@
-"""Memory, CPU time and open files of the process, read from /proc; NaN where there is no /proc."""
+"""Memory, CPU time and open files of the process; NaN for values from /proc on systems without it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ UNKNOWN: Final = float("nan")
 
 
 def memory() -> float:
-    """Return the resident bytes."""
+    """Return the resident memory in bytes."""
     try:
         with open("/proc/self/statm", "rb") as file:
             return float(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
@@ -22,7 +22,7 @@ def memory() -> float:
 
 
 def cpu() -> float:
-    """Return the seconds of CPU used, user and system."""
+    """Return the CPU time of the process in seconds, user and system together."""
     times = os.times()
     return times.user + times.system
 
@@ -30,7 +30,7 @@ def cpu() -> float:
 def files() -> float:
     """Return the number of open file descriptors.
 
-    Linux 6.2 and later give it as the size of /proc/self/fd; before, the directory has to be listed.
+    Linux 6.2 and later report it as the size of /proc/self/fd; for older ones, the directory is listed.
     """
     try:
         return float(os.stat("/proc/self/fd").st_size or len(os.listdir("/proc/self/fd")) - 1)
@@ -39,7 +39,7 @@ def files() -> float:
 
 
 def observe(registry: Registry, uptime: Callable[[], float]) -> None:
-    """Register the metrics of the process; `uptime` returns seconds."""
+    """Register the metrics of the process; `uptime` returns the seconds since its start."""
     registry.gauge(PROCESS_MEMORY, memory)
     registry.gauge(PROCESS_FILES, files)
     registry.gauge(PROCESS_UPTIME, uptime)

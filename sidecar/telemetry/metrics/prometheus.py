@@ -4,9 +4,9 @@ Rules:
 
 1. Names follow OpenTelemetry's rules for Prometheus: dots become underscores, the unit is appended (`_seconds`,
    `_bytes`), and a counter ends in `_total`.
-2. OpenMetrics alone has exemplars, which lead from a bucket of a histogram to a trace.
-3. A page is written in pieces, with a turn of the loop after each.  It is kept for a second, and scrapes that come
-   together share it.
+2. Only OpenMetrics has exemplars, which lead from a histogram bucket to a trace.
+3. A page is written in pieces, with a turn of the loop after each.  It is kept for a second, so that simultaneous
+   scrapes share it.
 """
 
 from __future__ import annotations
@@ -24,15 +24,16 @@ OPENMETRICS: Final = "application/openmetrics-text"
 OPENMETRICS_TYPE: Final = f"{OPENMETRICS}; version=1.0.0; charset=utf-8"
 END: Final = "# EOF\n"
 PIECE: Final = 50
-"""Series that are written in one turn of the loop."""
+"""Most series that are written in one turn of the loop."""
 SUFFIXES: Final = {"s": "_seconds", "By": "_bytes"}
+"""Suffix of a metric's name, by its unit."""
 
 _label_escapes: Final = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
 _help_escapes: Final = str.maketrans({"\\": r"\\", "\n": r"\n"})
 
 
 def wants_openmetrics(accept: str) -> bool:
-    """True if an `Accept` field (RFC 9110 12.5.1) names OpenMetrics."""
+    """True if an `Accept` field (RFC 9110 12.5.1) accepts OpenMetrics."""
     for part in accept.lower().split(","):
         kind, *parameters = (piece.strip() for piece in part.split(";"))
         if kind == OPENMETRICS and not {"q=0", "q=0.0"} & set(parameters):
@@ -52,7 +53,7 @@ def metric_name(metric: Metric) -> str:
 
 
 def number(value: float) -> str:
-    """Return a value or bound as the format spells it."""
+    """Return a value or bound in the notation of the format."""
     if not math.isfinite(value):
         return "NaN" if math.isnan(value) else "+Inf" if value > 0 else "-Inf"
     return str(int(value)) if value == int(value) else repr(value)
@@ -66,7 +67,7 @@ def labels_text(series: Series) -> str:
 
 
 def bound(value: float, *, openmetrics: bool) -> str:
-    """Return a bucket's upper bound; OpenMetrics spells whole numbers as `1.0`."""
+    """Return the upper bound of a bucket as text; OpenMetrics writes whole numbers as `1.0`."""
     return repr(float(value)) if openmetrics else number(value)
 
 
@@ -96,6 +97,7 @@ def render(metric: Metric, *, openmetrics: bool = False) -> Iterator[str]:
 
 
 def _histogram(lines: list[str], name: str, labels: str, series: Series, *, openmetrics: bool) -> None:
+    """Append the lines of one histogram."""
     before = f'{name}_bucket{{{labels}{"," if labels else ""}le="'
     exemplars = series.exemplars if openmetrics else {}
     seen = 0
@@ -113,7 +115,7 @@ def _histogram(lines: list[str], name: str, labels: str, series: Series, *, open
 
 
 class Page:
-    """The page in both formats, at most `keep` seconds old."""
+    """Metrics page in both formats, kept for `keep` seconds."""
 
     def __init__(
         self, registry: Registry, now: Callable[[], float], sleep: Callable[[float], Awaitable[None]], keep: float = 1.0
@@ -124,10 +126,10 @@ class Page:
         self._keep = keep
         self._lock = asyncio.Lock()
         self._texts: dict[bool, tuple[float, bytes]] = {}
-        """Time and text of the page by its format; True is OpenMetrics."""
+        """Time and text of the latest page, by format; True is OpenMetrics."""
 
     async def text(self, *, openmetrics: bool = False) -> bytes:
-        """Return the page, written anew where the last one is too old."""
+        """Return the page; write a new one if the latest is too old."""
         async with self._lock:
             written, text = self._texts.get(openmetrics, (-math.inf, b""))
             if self._now() - written >= self._keep:

@@ -1,14 +1,13 @@
-"""Registry of instruments: recorders hold their instruments, collectors get a copy of all metrics.
+"""Registry of instruments: makes them for recorders, and copies their values for collectors.
 
 Rules:
 
-1. A recorder holds its instrument.  To record is an increment or a list index; nothing is looked up by name.
-2. Every metric has a bound on its series.  Beyond it values are counted in one series whose labels all say `other`, and
-   `SERIES_DROPPED` counts the identities that were folded so.  A gauge cannot be summed and is left out.
-3. Series of a state object go with it: those made inside `owned(key)` belong to the object of that key, and
-   `retire(key)` drops them.  A series that two objects claim stays as long as either, and a gauge falls back to the
-   reading of the one that is left.
-4. All of it runs on the event loop's thread.
+1. A recorder holds its instrument, so recording never looks one up by name.
+2. Every metric has a bound on its series.  Beyond it, values are counted in one series with the label value `other`,
+   and `SERIES_DROPPED` counts the series that were replaced.  A gauge cannot be summed, so it is left out.
+3. Series made inside `owned(key)` belong to the state object under that key, and `retire(key)` drops them.  A series
+   with two owners stays until both are retired; a gauge then shows the value of the remaining owner.
+4. The registry is used only on the event loop's thread.
 """
 
 from __future__ import annotations
@@ -23,10 +22,13 @@ Kind = Literal["counter", "gauge", "histogram"]
 Labels = tuple[tuple[str, str], ...]
 """Names and values of labels, sorted by name."""
 Read = Callable[[], float]
+"""Function that returns the current value of a gauge or counter."""
 Instrument = Counter | Histogram | Read
 
 OTHER: Final = "other"
+"""Label value of the series beyond the bound."""
 MAX_SERIES: Final = 1000
+"""Most series of one metric."""
 NONE: Final[Mapping[int, Exemplar]] = {}
 UNDESCRIBED: Final = Description("", "")
 
@@ -36,17 +38,17 @@ class Series(NamedTuple):
 
     labels: Labels
     value: float
-    """Count of a counter, reading of a gauge, sum of a histogram."""
+    """Count of a counter, value of a gauge, or sum of a histogram."""
     counts: tuple[int, ...] = ()
-    """Counts of a histogram by bucket, not cumulative; the last one is of values beyond every bound."""
+    """Counts of a histogram by bucket, not cumulative; the last one counts values above all bounds."""
     bounds: tuple[float, ...] = ()
-    """Upper bounds of a histogram's buckets."""
+    """Upper bounds of the buckets of a histogram."""
     exemplars: Mapping[int, Exemplar] = NONE
     """Exemplars by the index of their bucket."""
 
 
 class Metric(NamedTuple):
-    """Copy of all series of one metric, from which the Prometheus page and OTLP exports are made."""
+    """Copy of all series of one metric, for the Prometheus page and OTLP exports."""
 
     name: str
     kind: Kind
@@ -56,7 +58,7 @@ class Metric(NamedTuple):
 
 
 class MetricFamily:
-    """Living series of one metric: the owners that claim each of them, with their instruments; the last one shows."""
+    """Series of one metric, each with the instruments of its owners; the instrument of the latest owner is read."""
 
     __slots__ = ("kind", "series")
 
@@ -65,18 +67,18 @@ class MetricFamily:
         self.series: dict[Labels, dict[Hashable, Instrument]] = {}
 
     def claim(self, labels: Labels, owner: Hashable, instrument: Instrument) -> None:
-        """Let an owner use the series; None is an owner that is never retired."""
+        """Add an owner with its instrument to a series; None is an owner that is never retired."""
         claims = self.series.setdefault(labels, {})
         claims.pop(owner, None)
         claims[owner] = instrument
 
     def find(self, labels: Labels) -> Instrument | None:
-        """Return the instrument that shows for the series, None if there is none."""
+        """Return the instrument that is read for a series; None if there is no such series."""
         claims = self.series.get(labels)
         return None if claims is None else next(reversed(claims.values()))
 
     def retire(self, owner: Hashable) -> None:
-        """Drop an owner's claims, and the series that nobody else claims."""
+        """Remove an owner from all series, and drop series without owners."""
         for labels in [labels for labels, claims in self.series.items() if owner in claims]:
             del self.series[labels][owner]
             if not self.series[labels]:
@@ -84,7 +86,7 @@ class MetricFamily:
 
 
 class Registry:
-    """`Meter` whose instruments can be collected; `limit` bounds the series of each metric."""
+    """`Meter` whose instruments can be collected; `limit` is the most series of one metric."""
 
     def __init__(self, limit: int = MAX_SERIES) -> None:
         self._limit = limit
@@ -92,17 +94,17 @@ class Registry:
         self._owner: Hashable = None
 
     def counter(self, name: str, /, **labels: str) -> Counter:
-        """Return the counter of that name and labels."""
+        """Return the counter with this name and labels."""
         counter: Counter = self._instrument(name, "counter", Counter, labels)
         return counter
 
     def histogram(self, name: str, /, **labels: str) -> Histogram:
-        """Return the histogram of that name and labels."""
+        """Return the histogram with this name and labels."""
         histogram: Histogram = self._instrument(name, "histogram", Histogram, labels)
         return histogram
 
     def gauge(self, name: str, read: Read, /, **labels: str) -> None:
-        """Register a gauge; `read` is called at each collection.  One of the same identity is replaced."""
+        """Register a gauge; `read` is called at each collection.  A gauge with the same name and labels is replaced."""
         self._observe(name, "gauge", read, labels)
 
     def total(self, name: str, read: Read, /, **labels: str) -> None:
@@ -111,7 +113,7 @@ class Registry:
 
     @contextmanager
     def owned(self, owner: Hashable) -> Iterator[None]:
-        """Let the series that are asked for inside belong to `owner`, a state object that is being made."""
+        """Let series that are made in this context belong to `owner`, the key of a state object."""
         before, self._owner = self._owner, owner
         try:
             yield
@@ -119,12 +121,12 @@ class Registry:
             self._owner = before
 
     def retire(self, owner: Hashable) -> None:
-        """Drop the series of an owner that is gone."""
+        """Drop the series of an owner that no longer exists."""
         for family in self._families.values():
             family.retire(owner)
 
     def instruments(self, name: str) -> Iterator[tuple[Labels, Instrument]]:
-        """Yield the living instruments of a metric, for frequent readers; they must not be changed."""
+        """Yield the instruments of a metric without copying them, for frequent readers, which must not change them."""
         if (family := self._families.get(name)) is not None:
             for labels, claims in family.series.items():
                 yield labels, next(reversed(claims.values()))
@@ -144,6 +146,7 @@ class Registry:
         return family
 
     def _instrument(self, name: str, kind: Kind, make: Callable[[], Any], labels: Mapping[str, str]) -> Any:
+        """Return the instrument with this name and labels; make it, or use the common one beyond the bound."""
         family = self._family(name, kind)
         key = tuple(sorted(labels.items()))
         owner = self._owner
@@ -164,6 +167,7 @@ class Registry:
         family.claim(key, self._owner, read)
 
     def _fold(self, name: str) -> None:
+        """Count a series of a metric beyond the bound."""
         if name != SERIES_DROPPED:
             self.counter(SERIES_DROPPED, metric=name).value += 1
 
@@ -176,5 +180,5 @@ def _copy(labels: Labels, instrument: Instrument) -> Series:
         return Series(labels, instrument.total, instrument.exported(), SECONDS, exemplars)
     try:
         return Series(labels, float(instrument()))
-    except Exception:  # one failing reading must not cost the whole page; it shows as NaN
+    except Exception:  # one failing value must not make the whole page fail
         return Series(labels, float("nan"))

@@ -1,13 +1,11 @@
-"""Traffic of the last minutes, second by second, for the curves of the live page and of `sidecar top`.
+"""Traffic of the last minutes by second, for the curves of the live page and of `sidecar top`.
 
-Requests pay nothing for it: once a second the duration histograms are compared with what they were a second ago.  A
-series that has not moved costs the comparison of two lists.
+Every second the duration histograms are compared with their values a second ago, so requests do no extra work.
 
-A second is kept as the JSON text that is sent, and only for routes that had requests: `[time, {route: [errors,
-fallbacks, bucket, count, bucket, count, ...]}]`, the buckets being those of `BOUNDS`.  These are counts, because
-percentiles of several seconds or routes cannot be combined; who shows percentiles takes them from the sum of the
-counts.  Errors are those of `is_error`, answers that broke off among them; fallbacks are the answers that a fallback
-gave, by the time it gave them.
+A second is kept as the JSON text that is sent: `[time, {route: [errors, fallbacks, bucket, count, bucket, count,
+...]}]`.  It has only routes with requests, and the buckets are those of `BOUNDS`.  It has counts, because percentiles
+of several seconds or routes cannot be combined; readers compute percentiles from sums of counts.  Errors are those of
+`is_error`, broken-off answers included.  Fallbacks are answers of a fallback, in the second in which it gave them.
 """
 
 from __future__ import annotations
@@ -22,11 +20,11 @@ from sidecar.telemetry.metrics.registry import Labels, Registry
 
 MINUTES: Final = 5
 KEEP: Final = MINUTES * 60
-"""Seconds that are kept."""
+"""Number of seconds that are kept."""
 
 
 class Traffic:
-    """Ring of seconds; `sample` is called once a second."""
+    """Ring of seconds; `sample` is called every second."""
 
     def __init__(self, registry: Registry, keep: int = KEEP) -> None:
         self._registry = registry
@@ -36,7 +34,7 @@ class Traffic:
         """Seconds as JSON, oldest first."""
 
     def sample(self, wall: float) -> bytes:
-        """End a second and return what has happened in it as JSON; `wall` is its Unix time."""
+        """End a second, and return its traffic as JSON; `wall` is its Unix time."""
         routes: dict[str, list[int]] = {}
         before, self._before = self._before, {}
         for labels, histogram in self._registry.instruments(REQUEST_DURATION):
@@ -58,7 +56,7 @@ class Traffic:
         return text
 
     def _add_fallbacks(self, routes: dict[str, list[int]]) -> None:
-        """Add the answers that fallbacks gave in this second to those of their routes."""
+        """Add the fallback answers of this second to the sums of their routes."""
         before, self._fallbacks_before = self._fallbacks_before, {}
         for labels, counter in self._registry.instruments(FALLBACKS):
             if not isinstance(counter, Counter):
@@ -70,12 +68,12 @@ class Traffic:
 
 
 def _sums(routes: dict[str, list[int]], labels: dict[str, str]) -> list[int]:
-    """Return the sums of a route: errors, fallbacks, and then the buckets."""
+    """Return the sums of a route: errors, fallbacks, then the count of each bucket."""
     return routes.setdefault(labels.get("route", ""), [0] * (len(BOUNDS) + 3))
 
 
 def _add(routes: dict[str, list[int]], labels: dict[str, str], counts: list[int]) -> None:
-    """Add the counts of a series to those of its route."""
+    """Add the counts of a series to the sums of its route."""
     sums = _sums(routes, labels)
     if is_error(int(labels.get("http.response.status_code", 500)), labels.get("error.type", "")):
         sums[0] += sum(counts)
@@ -84,7 +82,7 @@ def _add(routes: dict[str, list[int]], labels: dict[str, str], counts: list[int]
 
 
 def _sparse(sums: list[int]) -> list[int]:
-    """Return `[errors, fallbacks, bucket, count, ...]` of the buckets that are not empty."""
+    """Return `[errors, fallbacks, bucket, count, ...]`, without empty buckets."""
     sparse = sums[:2]
     for bucket, count in enumerate(sums[2:]):
         if count:

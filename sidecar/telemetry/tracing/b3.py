@@ -1,10 +1,10 @@
-"""B3, Zipkin's trace context on the wire: one `b3` field, or several `x-b3-*` fields.  Pure functions.
+"""B3, Zipkin's trace headers: one `b3` field, or several `x-b3-*` fields.  Pure functions.
 
 Rules (https://github.com/openzipkin/b3-propagation):
 
-1. A trace id of 64 bits is padded with zeros on the left to 128, as OpenTelemetry does it.
-2. `d` (debug) samples the trace against every other rule, and travels on as such.
-3. A decision without ids (`b3: 0`) begins a trace that follows it.  Without a decision the sampler decides.
+1. A trace id of 64 bits is padded with zeros on the left to 128 bits, as OpenTelemetry does.
+2. `d` (debug) samples the trace whatever other rules say, and is passed on as `d`.
+3. A sampling decision without ids (`b3: 0`) holds for the new trace.  Without a decision, the sampler decides.
 4. A malformed context begins a new trace.
 """
 
@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 from sidecar.core.message import Headers, get
 
 DEBUG: Final = 0x100
-"""Internal flag beside those of W3C; it is never written into a `traceparent`."""
+"""Flag for debug traces, beside the flags of W3C; never written into a `traceparent`."""
 SINGLE: Final[bytes] = b"b3"
 MULTIPLE: Final[tuple[bytes, ...]] = (
     b"x-b3-traceid", b"x-b3-spanid", b"x-b3-parentspanid", b"x-b3-sampled", b"x-b3-flags",
@@ -31,17 +31,17 @@ class B3Context(NamedTuple):
     """Trace context of a caller."""
 
     trace_id: bytes = b""
-    """32 characters of hex; empty where the caller gave no ids."""
+    """Trace id, 32 characters of hex; empty if the caller sent no ids."""
     span_id: bytes = b""
-    """16 characters of hex; empty where the caller gave no ids."""
+    """Span id, 16 characters of hex; empty if the caller sent no ids."""
     is_sampled: bool | None = None
-    """None where the caller has not decided."""
+    """True if the caller sampled the trace; None if it did not decide."""
     is_debug: bool = False
-    """True where no sampler may overrule the caller."""
+    """True if the trace must be sampled whatever the sampler says."""
 
 
 def parse_single(fields: Headers) -> B3Context | None:
-    """Return what the field `b3` says, None where it is absent or malformed."""
+    """Return the context in the field `b3`; None if the field is absent or malformed."""
     value = (get(fields, SINGLE) or b"").lower()
     if value in (b"0", b"1", b"d"):
         return B3Context(is_sampled=_DECISIONS[value], is_debug=value == b"d")
@@ -55,7 +55,7 @@ def parse_single(fields: Headers) -> B3Context | None:
 
 
 def parse_multiple(fields: Headers) -> B3Context | None:
-    """Return what the fields `x-b3-*` say, None where they are absent or malformed."""
+    """Return the context in the fields `x-b3-*`; None if they are absent or malformed."""
     is_debug = get(fields, FLAGS) == b"1"
     sampled = True if is_debug else _DECISIONS.get((get(fields, IS_SAMPLED) or b"").lower())
     match = _ids.fullmatch(b"%b-%b" % ((get(fields, TRACE_ID) or b"").lower(), (get(fields, SPAN_ID) or b"").lower()))

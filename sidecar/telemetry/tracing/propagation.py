@@ -1,12 +1,12 @@
-"""Trace context of a request: read from the caller's headers, written for each attempt.
+"""Propagation of trace context: read from the caller's headers, written for each attempt.
 
 Rules:
 
-1. Every request is read once, so the usual cases are read straight from the received lines: no trace headers, or one
-   `traceparent` with at most one `tracestate`.  Everything else goes through the field list.
-2. The caller's headers are removed from the request; each attempt gets its own.  A `tracestate` stays in its place,
-   since no member is added to it; it is dropped with a malformed trace.
-3. Of several formats the first that says something wins on reading, and all are written.
+1. The usual cases are read directly from the received lines, because this happens for every request.  They are: no
+   trace headers, or one `traceparent` with at most one `tracestate`.  All other cases use the list of fields.
+2. The caller's headers are removed from the request, and each attempt gets its own.  A `tracestate` stays in place,
+   because no member is added to it; it is dropped together with a malformed `traceparent`.
+3. With several formats, the first one that the caller used is read, and all are written.
 """
 
 from __future__ import annotations
@@ -28,30 +28,29 @@ from sidecar.telemetry.tracing.w3c import (
 )
 
 Write = Callable[[bytes, int, int], bytes]
-"""Returns header lines for a trace id (hex), a span id and flags."""
+"""Function that returns header lines for a trace id (hex), a span id and flags."""
 
 FIELDS: Final = {"w3c": (TRACEPARENT, TRACESTATE), "b3": (b3.SINGLE,), "b3multi": b3.MULTIPLE}
 """Header fields of each format."""
 
 _FLAGS: Final = tuple(b"%02x" % flags for flags in range(KNOWN_FLAGS + 1))
-"""Flags as they are written."""
+"""Text of each value of the flags."""
 
 Caller = tuple[bytes, bytes, int, bytes, bool]
-"""Trace context of a caller: trace id (32 characters of hex), span id (16), flags, tracestate, and True if the flags
-say whether to sample.
+"""Trace context of a caller: trace id (32 characters of hex), span id (16), flags, tracestate, is_decided.
 
-The ids are empty where the caller only decided on sampling.  The flags are those of W3C and `b3.DEBUG`.  A plain tuple,
-because one is made for each request."""
+`is_decided` is True if the caller made a sampling decision.  The ids are empty if it sent only that decision.  The
+flags are those of W3C and `b3.DEBUG`.  This is a plain tuple, because one is made for each request."""
 
 _usual: Final = re.compile(rb"[ \t]*00-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-0([01])[ \t]*\r\n").match
-"""Matches the rest of an ordinary `traceparent` line."""
+"""Pattern of the value and the line end of an ordinary `traceparent`."""
 
 
 def read_w3c(x: Exchange) -> Caller | None:
-    """Return the caller's trace, None where there is none or it is malformed; removes its headers from the request."""
+    """Remove the W3C trace headers from a request; return the caller's context, None if it is absent or malformed."""
     lines = x.lines
     lower = lines.lower()
-    if lower.find(b"trace") < 0:  # `in` is dear where it is not of one octet
+    if lower.find(b"trace") < 0:  # `find` is faster than `in` for more than one octet
         return None
     at = lower.find(b"traceparent:")
     state_at = lower.find(b"tracestate:")
@@ -74,7 +73,7 @@ def read_w3c(x: Exchange) -> Caller | None:
 
 
 def _read_fields(x: Exchange) -> Caller | None:
-    """Do the work of `read_w3c` from the list of fields, for unusual cases."""
+    """Return the same as `read_w3c`, from the list of fields, for unusual cases."""
     parent = extract(x.take(FIELDS["w3c"]))
     if parent is None:
         return None
@@ -85,7 +84,7 @@ def _read_fields(x: Exchange) -> Caller | None:
 
 def write_w3c(trace_id: bytes, span_id: int, flags: int) -> bytes:
     """Return the header line `traceparent` for the next hop."""
-    parent = hexlify(span_id.to_bytes(8, "big"))  # quicker than %016x
+    parent = hexlify(span_id.to_bytes(8, "big"))  # faster than %016x
     return b"traceparent: 00-%b-%b-%b\r\n" % (trace_id, parent, _FLAGS[flags & KNOWN_FLAGS])
 
 
@@ -93,7 +92,7 @@ class Propagation:
     """Reader and writer of trace context in the configured formats."""
 
     def __init__(self, formats: Sequence[str]) -> None:
-        """`formats` are of `w3c`, `b3` and `b3multi`.  Without any, every trace begins and ends here."""
+        """`formats` are among `w3c`, `b3` and `b3multi`.  Without any, trace headers are neither read nor written."""
         self._formats = tuple(formats)
         self._fields = frozenset(name for each in self._formats for name in FIELDS[each])
         only_w3c = self._formats == ("w3c",)

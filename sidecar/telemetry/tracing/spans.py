@@ -1,13 +1,13 @@
-"""OpenTelemetry spans of a request that has ended: one for the server's side, one for each attempt.
+"""OpenTelemetry spans of a request that has ended: one server span, and one client span for each attempt.
 
 Rules:
 
-1. Spans are the SDK's `ReadableSpan`, made from the exchange and its attempts by the stable HTTP conventions.
-   Attributes that those do not define are named `sidecar.*`.
-2. An attempt is a child of the request.  It says how it came about: its number, its reason, the retry budget that was
-   left, the state of the breaker.  A hedge links to the first attempt, and a request that another one's fetch answered
-   links to that one.  Notes of stages become events.
-3. Nothing secret is recorded: query values are redacted by their names, and no header field is recorded but User-Agent.
+1. Spans are `ReadableSpan` of the SDK, made from the exchange and its attempts by the stable HTTP conventions.
+   Attributes that the conventions do not define are named `sidecar.*`.
+2. The span of an attempt is a child of the server span.  It has the attempt's number, its reason, the remaining retry
+   budget and the state of the breaker.  A hedge links to the first attempt.  A request that was answered by the fetch
+   of another request links to that request.  Notes of stages become events.
+3. Spans have no secrets: secret query values are redacted, and User-Agent is the only header field.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from sidecar.telemetry.tracing.tracer import Trace
 
 UNSET: Final = Status(StatusCode.UNSET)
 RECORDED: Final = TraceFlags(TraceFlags.SAMPLED)
-"""Flag that the SDK's processors require.  OTLP does not carry it, and the headers of the attempts had the true one."""
+"""Flag that the SDK's processors require; OTLP does not transfer it, and attempts had the correct flag on the wire."""
 NANO: Final = 1_000_000_000
 
 Attributes = dict[str, Any]
@@ -61,7 +61,7 @@ class Outbox(Protocol):
 
 
 class SpanMaker:
-    """Makes the spans of kept requests, as a `tracer.Sink`."""
+    """Maker of the spans of kept requests; the `Sink` of the tracer."""
 
     def __init__(
         self,
@@ -72,7 +72,7 @@ class SpanMaker:
         wall: Callable[[], float],
         limits: SpanLimits | None = None,
     ) -> None:
-        """`limits` are those that the environment sets; None: the defaults, which these spans never reach."""
+        """`limits` are those of the environment; None for the defaults, which these spans never reach."""
         self._outbox = outbox
         self._resource = resource
         self._scope = scope
@@ -89,7 +89,7 @@ class SpanMaker:
         self._outbox.put(list(_Request(self, x, trace, started + seconds, offset).spans(outcome, reason, started)))
 
     def span(self, **parts: Any) -> ReadableSpan:
-        """Return a span within the limits; `parts` are arguments of `ReadableSpan`."""
+        """Return a span, cut to the limits; `parts` are arguments of `ReadableSpan`."""
         limits = self._limits
         if limits is not None:
             parts["attributes"] = BoundedAttributes(
@@ -111,10 +111,10 @@ class SpanMaker:
 
 
 class _Request:
-    """Request whose spans are being made."""
+    """Conversion of one request to spans."""
 
     def __init__(self, maker: SpanMaker, x: Exchange, trace: Trace, ended: float, offset: float) -> None:
-        """`ended` is by `Env.now`; Unix time is that plus `offset`."""
+        """`ended` is an instant of `Env.now`; adding `offset` to such an instant gives Unix time."""
         self.maker = maker
         self.x = x
         self.trace = trace
@@ -204,7 +204,7 @@ class _Request:
             facts = {name: value for name, value in outcome.refusal._asdict().items() if value not in ("", None)}
             yield Event(events.REFUSED, _facts({**facts, "reason": reason}), self.nanoseconds(self.ended))
 
-    # ----- its tries
+    # ----- its attempts
 
     def attempt_span(self, attempt: Attempt) -> ReadableSpan:
         first = self.x.attempts[0]
@@ -250,7 +250,7 @@ class _Request:
         return found
 
     def circumstances(self, attempt: Attempt) -> Attributes:
-        """Return the retry budget that was left and the breaker's state, as stages noted them for an attempt."""
+        """Return the remaining retry budget and the breaker's state that stages noted for an attempt."""
         found: Attributes = {}
         if self.x.route is not None and "circuit_breaker" in self.x.route.policies:
             found["sidecar.breaker.state"] = "closed"
@@ -271,7 +271,7 @@ def _status(is_bad: bool, outcome: Outcome) -> Status:
 
 
 def _facts(facts: dict[str, Any]) -> Attributes:
-    """Return a note's facts as attributes, with names of the sidecar's own and values that OTLP has."""
+    """Return the facts of a note as attributes `sidecar.*`, with values of types that OTLP has."""
     return {
         f"sidecar.{name}": value if isinstance(value, str | bool | int | float) else str(value)
         for name, value in facts.items()

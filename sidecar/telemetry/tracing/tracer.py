@@ -1,15 +1,16 @@
-"""Traces of requests: begun when a request arrives, passed on with each attempt, kept or forgotten when it ends.
+"""Traces of requests: begun on arrival, passed on with each attempt, kept or discarded at the end.
 
 Rules:
 
-1. While a request runs only the notes of its stages are recorded.  Spans are made afterwards, and only for requests
-   that are kept.  An attempt's id is drawn when it starts, since the upstream is told; the server span's on demand.
+1. While a request runs, only the notes of its stages are recorded.  Spans are made afterwards, and only for kept
+   requests.  The span id of an attempt is drawn when it starts, because the upstream gets it; that of the server span
+   only when it is needed.
 2. Sampling follows the caller.  New traces are sampled by a ratio of their ids, as OpenTelemetry's TraceIdRatioBased
-   does it, so that all who see an id agree.
-3. Tail rules keep a request that was not sampled and that failed, was slow or changed a breaker.  Its headers said "not
-   sampled", and no flag is changed afterwards: such a trace holds the spans of the sidecars whose own tail rules kept
-   it.  They fit together, because ids travel in any case.  `sidecar.kept` says why a span was kept.
-4. What tail rules keep is limited in traces a second: in an outage every request fails, and spans cost most then.
+   does, so that all services decide alike.
+3. Tail rules keep requests that were not sampled but failed, were slow or changed a breaker.  The upstream was told
+   "not sampled", so such a trace has only spans of sidecars whose tail rules kept it.  They fit together, because ids
+   are always passed on.  `sidecar.kept` is the reason for which a span was kept.
+4. The rate of traces that tail rules keep is bounded, because in an outage every request fails.
 """
 
 from __future__ import annotations
@@ -31,15 +32,15 @@ from sidecar.telemetry.tracing.propagation import Propagation
 from sidecar.telemetry.tracing.w3c import RANDOM, SAMPLED
 
 MASK: Final = (1 << 64) - 1
-"""Bits of a trace id that are compared with the ratio."""
+"""Mask for the bits of a trace id that are compared with the ratio."""
 
 Kept = Literal["", "sampled", "error", "slow", "breaker"]
-"""Reason for which a trace is kept; empty: it is not."""
+"""Reason for which a trace is kept; empty if it is not kept."""
 REASONS: Final[tuple[Kept, ...]] = ("sampled", "error", "slow", "breaker")
 
 
 class Note:
-    """Event of a request, noted by a stage."""
+    """Event of a request that a stage has noted."""
 
     __slots__ = ("at", "event", "facts")
 
@@ -51,37 +52,37 @@ class Note:
 
 
 class Trace:
-    """Trace of one request; shared by its forks."""
+    """Trace of one request, shared by its forked exchanges."""
 
     _span_id = 0
     state = b""
-    """The caller's tracestate."""
+    """Tracestate of the caller."""
     kept: Kept = ""
-    """Reason for which its spans are recorded; known when the request has ended."""
+    """Reason for which its spans are recorded; set at the end of the request."""
     notes: list[Note] | None = None
-    """Events in order; None where there are none."""
+    """Events in their order; None if there are none."""
     links: list[RequestTrace] | None = None
-    """Traces of the requests whose fetch answered this one; None where there are none."""
+    """Traces of requests whose fetch answered this one; None if there are none."""
 
     def __init__(self, tracer: Tracer, trace_id: bytes, parent_id: bytes, flags: int) -> None:
         self._tracer = tracer
         self.trace_id = trace_id
-        """32 characters of hex."""
+        """Trace id, 32 characters of hex."""
         self.parent_id = parent_id
-        """16 characters of hex; empty where the trace begins here."""
+        """Span id of the caller, 16 characters of hex; empty if the trace begins here."""
         self.flags = flags
-        """Flags of W3C, and `b3.DEBUG`."""
+        """Flags of W3C and `b3.DEBUG`."""
 
     @property
     def span_id(self) -> int:
-        """Id of the server span; drawn at the first access."""
+        """Span id of the server span; drawn at the first access."""
         if not self._span_id:
             self._span_id = self.draw()
         return self._span_id
 
     @property
     def is_sampled(self) -> bool:
-        """True if the headers of its attempts say "sampled"."""
+        """True if the trace headers of its attempts say "sampled"."""
         return self.flags & SAMPLED != 0
 
     def draw(self) -> int:
@@ -89,19 +90,19 @@ class Trace:
         return self._tracer.getrandbits(64) or 1
 
     def attempt(self, x: Exchange, attempt: Attempt) -> None:
-        """Give an attempt that is about to start its span id, and the exchange the header lines that pass it on."""
+        """Set the span id of an attempt that is about to start, and its trace headers in the exchange."""
         tracer = self._tracer
         attempt.span_id = span_id = tracer.getrandbits(64) or 1
         x.trace_lines = tracer.write(self.trace_id, span_id, self.flags)
 
     def note(self, event: str, /, **facts: Any) -> None:
-        """Note an event of the server span."""
+        """Record an event for the server span."""
         if self.notes is None:
             self.notes = []
         self.notes.append(Note(self._tracer.now(), event, facts))
 
     def link(self, other: RequestTrace) -> None:
-        """Note that the answer comes from another request's fetch."""
+        """Record that the fetch of another request has answered this one."""
         if self.links is None:
             self.links = []
         self.links.append(other)
@@ -111,14 +112,14 @@ class Trace:
 
 
 class Sink(Protocol):
-    """Receiver of requests that are kept (`spans.SpanMaker`)."""
+    """Receiver of kept requests (`spans.SpanMaker`)."""
 
     def put(self, x: Exchange, trace: Trace, outcome: Outcome, reason: str, seconds: float) -> None:
-        """Take a request that has ended."""
+        """Take a request that has ended and is kept."""
 
 
 class Tracer:
-    """Samples requests and keeps traces: `begin` is called when a request arrives, `end` when it has ended."""
+    """Sampler and keeper of traces: `begin` is called when a request arrives, `end` when it has ended."""
 
     def __init__(
         self, propagation: Propagation, sink: Sink, now: Callable[[], float], rng: Random, meter: Meter
@@ -133,7 +134,7 @@ class Tracer:
         self.retune(Sampler(1.0), None)
 
     def retune(self, sampler: Sampler, keep: KeepSpec | None) -> None:
-        """Put new rules in force for requests that arrive from now on; without `keep` there are no tail rules."""
+        """Put new rules in force; without `keep` there are no tail rules."""
         self._bound = round(sampler.ratio * (MASK + 1))
         self._is_parent_based = sampler.is_parent_based
         self._keeps = keep is not None
@@ -145,7 +146,7 @@ class Tracer:
         self._allowed_at = self.now()
 
     def begin(self, x: Exchange) -> None:
-        """Begin the request's trace, or join its caller's, whose trace headers are removed from the request."""
+        """Begin a trace for a request, or join the caller's; its trace headers are removed from the request."""
         caller = self._read(x)
         if caller is None:
             number = self.getrandbits(128) or 1
@@ -160,7 +161,7 @@ class Tracer:
             trace.state = state
 
     def _decide(self, trace_id: bytes, flags: int, is_decided: bool) -> tuple[bytes, int]:
-        """Return the trace id and the flags where the caller left one of them open, or does not count."""
+        """Return trace id and flags for a caller without an id, without a decision, or whose decision is ignored."""
         if not trace_id:
             trace_id, flags = b"%032x" % (self.getrandbits(128) or 1), flags | RANDOM
         if not (flags & DEBUG or (is_decided and self._is_parent_based)):
@@ -169,7 +170,7 @@ class Tracer:
         return trace_id, flags
 
     def end(self, x: Exchange, outcome: Outcome, reason: str, seconds: float) -> None:
-        """Keep the trace of a request that has ended, or forget it."""
+        """Keep or discard the trace of a request that has ended."""
         trace = x.trace
         assert isinstance(trace, Trace)
         if trace.flags & SAMPLED:
@@ -181,6 +182,7 @@ class Tracer:
             self._sink.put(x, trace, outcome, reason, seconds)
 
     def _tail(self, trace: Trace, status: int, reason: str, seconds: float) -> Kept:
+        """Return the reason of the tail rules to keep a trace; empty if there is none, or the rate is exceeded."""
         why: Kept = ""
         if self._errors and is_error(status, reason):
             why = "error"
@@ -191,6 +193,7 @@ class Tracer:
         return why if why and self._may_keep() else ""
 
     def _may_keep(self) -> bool:
+        """True if the rate allows one more trace; takes its share."""
         now = self.now()
         self._allowance = min(max(1.0, self._rate), self._allowance + (now - self._allowed_at) * self._rate)
         self._allowed_at = now

@@ -1,18 +1,18 @@
-"""W3C Trace Context on the wire: parsers of `traceparent` and `tracestate`.  Pure functions.
+"""W3C Trace Context: parsers of `traceparent` and `tracestate`.  Pure functions.
 
 Rules, with the section of the recommendation (Level 1, with the additions of Level 2):
 
-- 3.2.2: hex is in lower case; an id of zeros and the version `ff` are invalid; version 00 has 55 characters; of a
-  higher version the first 55 are read as version 00 if a dash or nothing follows; version 00 is written.
-- 3.2.2.5: unknown flags are not passed on; known are `sampled` and (Level 2) `random`.
-- 3.3.1: tracestate may come in several fields, joined in order; empty members are dropped; at most 32 remain.
-- 3.4: each attempt has a parent-id of its own, also where no span is recorded for it, so that the access logs of both
-  sides can be joined and a span that is kept later fits in between.
-- 3.5: of a repeated key the left-most member stays, which is the latest.
-- 4.3: a malformed or repeated traceparent restarts the trace and drops the tracestate; a malformed tracestate (a bad
-  key or value, a 33rd member) is dropped whole, and alone.
+- 3.2.2: hex is in lower case.  An id of zeros and the version `ff` are invalid.  Version 00 has 55 characters.  The
+  first 55 characters of a higher version are read as version 00, if a dash or nothing follows.  Version 00 is written.
+- 3.2.2.5: only known flags are passed on: `sampled` and (Level 2) `random`.
+- 3.3.1: several tracestate fields are joined in order; empty members are dropped; at most 32 members are allowed.
+- 3.4: each attempt has a parent-id of its own, even if no span is recorded.  So the access logs of both sides can be
+  joined, and a span that is kept later has its place.
+- 3.5: the left-most member of a repeated key stays, because it is the latest.
+- 4.3: a malformed or repeated traceparent begins a new trace and drops the tracestate.  A malformed tracestate (a bad
+  key or value, a 33rd member) is dropped as a whole, without effect on the traceparent.
 
-A valid tracestate is passed on in full: its length is bounded by the limit on header bytes.  Keys are those of Level 2.
+A valid tracestate is passed on in full; the limit on header bytes bounds its length.  Keys are those of Level 2.
 """
 
 from __future__ import annotations
@@ -41,15 +41,16 @@ _FLAGS: Final = {b"%02x" % flags: flags & KNOWN_FLAGS for flags in range(256)}
 
 
 class Parent(NamedTuple):
-    """The caller's span, of which the next span is a child."""
+    """Span of the caller, which becomes the parent of the next span."""
 
     trace_id: bytes
-    """32 characters of lower-case hex, not all zero."""
+    """Trace id, 32 characters of lower-case hex, not all zero."""
     span_id: bytes
-    """16 characters of lower-case hex, not all zero."""
+    """Span id, 16 characters of lower-case hex, not all zero."""
     flags: int
+    """Known flags: `SAMPLED`, `RANDOM`."""
     state: bytes = b""
-    """The tracestate, joined into one field value; empty where there is none."""
+    """Tracestate, joined to one field value; empty if there is none."""
 
     @property
     def is_sampled(self) -> bool:
@@ -58,7 +59,7 @@ class Parent(NamedTuple):
 
 
 def parse_traceparent(value: bytes) -> Parent | None:
-    """Return what one `traceparent` field says, without a tracestate; None where it is malformed."""
+    """Return the span in a `traceparent` field, without a tracestate; None if the field is malformed."""
     match = _traceparent(value) or _traceparent(value.strip(b" \t"))
     if match is None:
         return None
@@ -69,7 +70,7 @@ def parse_traceparent(value: bytes) -> Parent | None:
 
 
 def parse_tracestate(values: Iterable[bytes]) -> bytes:
-    """Join the `tracestate` fields of a message in order; return one value, empty where nothing is valid."""
+    """Return the `tracestate` fields of a message joined in order; empty if they are malformed."""
     members: dict[bytes, bytes] = {}
     for value in values:
         for member in value.split(b","):
@@ -86,7 +87,7 @@ def parse_tracestate(values: Iterable[bytes]) -> bytes:
 
 
 def extract(fields: Headers) -> Parent | None:
-    """Return the caller's span, None where there is none or it is malformed and the trace starts anew."""
+    """Return the span of the caller; None if it is absent or malformed, so that a new trace begins."""
     parents: Sequence[bytes] = [value for name, value in fields if name == TRACEPARENT]
     parent = parse_traceparent(parents[0]) if len(parents) == 1 else None
     if parent is None:

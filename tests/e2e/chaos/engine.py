@@ -2,7 +2,8 @@
 
     python engine.py PLACE COMMAND ...
 
-PLACE is a directory: one file for each container that is alive, with its process id, and `log` with every command.
+PLACE is a directory with one file for each running container, which has its process id, and with `log`, which has every
+command.
 """
 
 from __future__ import annotations

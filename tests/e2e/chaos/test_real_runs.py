@@ -1,4 +1,4 @@
-"""Shortened scenarios with real processes: verdicts as in virtual time, and no process stays behind."""
+"""Shortened scenarios with real processes: verdicts as in virtual time, and no process is left."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from chaos.battery import run, simulated
 from chaos.scenario.files import SCENARIOS, Loaded, load
 from chaos.scenario.spec import PhasesSpec
-from tests.support.process import heeds_ctrl_c
+from tests.support.process import restore_sigint
 
 PATIENCE = 120.0
 """Seconds after which a test fails rather than hangs."""
@@ -62,7 +62,7 @@ async def test_no_process_stays_behind(how: signal.Signals, tmp_path: Path) -> N
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "chaos.cli", "run", str(SCENARIOS / "slow_dependency.yaml"),
         cwd=ROOT, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
-        env={**os.environ, "TMPDIR": str(tmp_path)}, preexec_fn=heeds_ctrl_c,
+        env={**os.environ, "TMPDIR": str(tmp_path)}, preexec_fn=restore_sigint,
     )  # fmt: skip
     async with asyncio.timeout(PATIENCE):
         while len(children(process.pid)) < 6:

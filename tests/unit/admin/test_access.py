@@ -1,4 +1,4 @@
-"""Who may use the admin listener."""
+"""Tests of access to the admin listener."""
 
 from __future__ import annotations
 

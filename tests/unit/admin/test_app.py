@@ -1,4 +1,4 @@
-"""The admin listener over a real socket."""
+"""Tests of the admin listener over a real socket."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ class Reloaded:
 
 
 class World:
-    """Everything that the listener is handed, for a test to change."""
+    """Members of the admin listener, for a test to change."""
 
     def __init__(self) -> None:
-        self.env: FakeEnv = virtual_env()  # of the running loop, a real one here
+        self.env: FakeEnv = virtual_env()  # on the running loop, a real one here
         self.registry = Registry()
         self.readiness = Readiness()
         self.readiness.obstacle = ""

@@ -1,4 +1,4 @@
-"""`GET /cache` and `POST /cache/purge` on the admin listener."""
+"""Tests of `GET /cache` and `POST /cache/purge` on the admin listener."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["world"]
 
 
 async def filled(world: World, *names: str) -> list[CacheWorld]:
-    """Put caches with three answers each under the listener; they live as long as what is returned."""
+    """Register caches with three answers each; they exist as long as the returned worlds."""
     caches = []
     for name in names:
         env = make_env()

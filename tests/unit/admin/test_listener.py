@@ -1,4 +1,4 @@
-"""Connections of the admin listener: probes that it answers itself, and all others, which it hands to aiohttp."""
+"""Tests of admin connections: probes are answered by the listener, all others go to aiohttp."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.unit.admin.test_app import World
 
 
 class Fixture:
-    """A listener whose loads of the application are counted."""
+    """Listener whose loads of the application are counted."""
 
     def __init__(self, world: World, listener: AdminListener) -> None:
         self.world = world
@@ -44,7 +44,7 @@ async def admin(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Fixture]:
         return load()
 
     monkeypatch.setattr(module, "_import_admin", counted)
-    monkeypatch.setattr(module, "SWEEP_SECONDS", 0.02)  # deadlines are looked at soon, not seconds later
+    monkeypatch.setattr(module, "SWEEP_SECONDS", 0.02)  # deadlines are checked soon, not after seconds
     await fixture.listener.open(AdminSpec(address="127.0.0.1:0"))
     fixture.address = fixture.listener.addresses[0]
     yield fixture
@@ -161,7 +161,7 @@ async def test_an_idle_connection_is_closed(admin: Fixture, asks_first: bool) ->
 
 
 async def half_closed(address: str, *sent: bytes) -> bytes:
-    """Return all that comes on a connection after these bytes and the end."""
+    """Send bytes and the end of the stream on a new connection; return all bytes received."""
     host, _, port = address.rpartition(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     for data in sent:
@@ -214,7 +214,7 @@ async def test_a_page_that_is_read_has_no_deadline_and_one_that_is_not_has(admin
             await asyncio.sleep(0.02)
         (connection,) = admin.listener._connections
         assert admin.listener.feed.pages == 1
-        connection.pause_writing()  # what the transport says once its buffer is full
+        connection.pause_writing()  # as the transport does once its buffer is full
         await asyncio.sleep(0.02)
         admin.listener._sweep()
         await until(lambda: not admin.listener.feed.pages)

@@ -1,4 +1,4 @@
-"""The stream of the live page."""
+"""Tests of the live page's event stream."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ Read = Callable[..., Awaitable[Reader]]
 
 @pytest.fixture
 async def read(scene: Scene) -> AsyncIterator[Read]:
-    """Opens a stream; all of them are closed at the end."""
+    """Yield a function that opens a stream; all streams are closed at the end."""
     opened: list[asyncio.StreamWriter] = []
 
     async def read(method: str = "GET") -> Reader:

@@ -1,4 +1,4 @@
-"""Counts read from callgrind's dumps."""
+"""Tests of counts read from callgrind's dumps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `bench.costs` measures is the sidecar at work."""
+"""Tests that `bench.costs` measures requests through the sidecar."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from bench.costs import GET, ROWS, RUN, Row, answer, least, measure, policies
 from bench.rig import Rig
 
 IN_PROCESS = [row for row in ROWS if not row.name.startswith("telemetry")]
-"""Those that start no threads."""
+"""Rows that start no threads."""
 
 
 @pytest.mark.parametrize("row", IN_PROCESS, ids=lambda row: row.name)
@@ -47,4 +47,4 @@ async def test_an_answer_that_does_not_come_is_told() -> None:
     row = ROWS[0]
     async with Rig(policies(row)) as rig:
         with pytest.raises(RuntimeError, match="no whole answer"):
-            await rig.ask(GET % (b"", b""), answer(row)[:40])  # half a head
+            await rig.ask(GET % (b"", b""), answer(row)[:40])  # an incomplete head

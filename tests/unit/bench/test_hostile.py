@@ -1,4 +1,4 @@
-"""Growth with hostile input: what is told of it, on times that the test makes up."""
+"""Tests of the report on growth with hostile input, with times that the test sets."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from bench.hostile import CASES, FACTOR, Case, Work, main
 
 @pytest.fixture
 def scripted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Work says itself how long it takes."""
+    """Replace the measurement, so that each piece of work returns its own duration."""
     monkeypatch.setattr(hostile, "seconds", lambda work: work())
 
 

@@ -1,4 +1,4 @@
-"""The gate for speed: what it judges, and what it says."""
+"""Tests of the gate for speed: its verdicts and its output."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_a_goal_is_told_and_breaks_nothing() -> None:
 
 @pytest.fixture
 def gate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A gate whose measurement finds 110,000 instructions; the file of its figures."""
+    """Replace the gate's measurement by fixed counts, and return the file of its figures."""
     file = tmp_path / "instructions.json"
     monkeypatch.setattr(figures, "FILE", file)
     monkeypatch.setattr(figures, "PAGE", file.with_suffix(".md"))

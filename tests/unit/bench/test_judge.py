@@ -1,4 +1,4 @@
-"""The verdict of a soak."""
+"""Tests of the verdict on a soak."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ratios of the benchmark, and what is made of them."""
+"""Tests of the benchmark's ratios, limits and tables."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Two paths in turn, and the clock by which they are compared."""
+"""Tests of the load on two paths in turn, and of the clock by which they are compared."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def test_a_process_has_a_clock_of_its_cpu_time() -> None:
 
 
 def asked_in_turn(monkeypatch: pytest.MonkeyPatch, text: str) -> tuple[float, list[str]]:
-    """The figure made of what wrk prints, and how wrk was called."""
+    """Return the ratio for an output of wrk, and wrk's arguments."""
     calls: list[list[str]] = []
 
     def run(argv: list[str], core: int, seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""A client and an upstream that wait for each other."""
+"""Tests of the client and upstream in lockstep."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_an_answer_must_say_its_length() -> None:
 
 
 class Relay:
-    """A proxy that passes bytes on over one connection to the upstream; it may ask once more after a 503."""
+    """Proxy that relays bytes over one connection to the upstream; it may retry once after a 503."""
 
     def __init__(self, upstream_port: int, is_retrying: bool) -> None:
         self._listener = socket.create_server(("127.0.0.1", 0))

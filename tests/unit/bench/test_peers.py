@@ -1,4 +1,4 @@
-"""What the benchmark compares."""
+"""Tests of the proxies that the benchmark compares."""
 
 from __future__ import annotations
 

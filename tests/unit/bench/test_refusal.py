@@ -1,4 +1,4 @@
-"""CPU of a refusal beside that of an answer."""
+"""Tests of the CPU of a refusal as a multiple of that of an answer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""CPU until ready."""
+"""Tests of the measurement of CPU until ready."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Conversations without an end: load and upstream, without a proxy between them."""
+"""Tests of long conversations: load and upstream, without a proxy between them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.loop import settle
 
 @pytest.fixture
 async def site() -> AsyncIterator[str]:
-    """Address of a running upstream."""
+    """Yield the address of a running upstream."""
     port = machine.free_port()
     task = asyncio.create_task(talk.serve(port))
     for _ in range(100):
@@ -90,7 +90,7 @@ def test_each_message_has_one_echo_however_it_arrives(split: int) -> None:
 
 
 async def test_a_load_over_tls_offers_one_version_and_one_cipher(tmp_path: Path) -> None:
-    """Else each proxy would choose another one, and do other work."""
+    """A free choice would let each proxy do other work."""
     ciphers: set[object] = set()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

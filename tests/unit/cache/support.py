@@ -10,11 +10,11 @@ from sidecar.cache.rfc.key import is_keyed_by_fields
 
 NOW = 1000.0
 WALL = 1_750_000_000.0
-"""The same instant on both clocks."""
+"""Wall clock at the instant `NOW`, as Unix time."""
 
 
 def date(offset: float) -> str:
-    """An HTTP date, so many seconds from now."""
+    """Return an HTTP date, so many seconds after the start."""
     return format_date(WALL + offset).decode()
 
 
@@ -22,7 +22,7 @@ def entry(
     *headers: tuple[str, str], body: bytes = b"0123456789", status: int = 200, key: bytes = b"k http://a/",
     now: float = NOW, keep: float = 3600.0, rules: FreshnessRules | None = None,
 ) -> Entry:  # fmt: skip
-    """A stored answer; without headers one that is fresh for a minute."""
+    """Return a stored answer; without headers it is fresh for a minute."""
     lines = "".join(f"{n}: {v}\r\n" for n, v in headers or [("Cache-Control", "max-age=60")]).encode("latin-1")
     rules = rules or FreshnessRules()
     wall = WALL + now - NOW

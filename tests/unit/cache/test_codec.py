@@ -1,4 +1,4 @@
-"""Records as bytes: what is written is read again, and nothing else is."""
+"""Tests of records as bytes: written ones are read again, and all others are refused."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FULL = [
 ATTRIBUTES = [
     name for name in dir(Entry) if isinstance(getattr(Entry, name), MemberDescriptorType | GetSetDescriptorType)
 ]
-"""What an entry consists of, compiled or not."""
+"""Names of an entry's attributes, compiled or not."""
 
 
 def slots(item: Entry) -> dict[str, object]:
@@ -122,13 +122,13 @@ def test_the_ttl_in_a_shared_store() -> None:
 
 
 def packed(*parts: bytes, kind: bytes = b"E") -> bytes:
-    """A record of these parts, as anybody with access to Redis could write it."""
+    """Return a record of these parts, as anyone with access to Redis could write it."""
     payload = b"".join([LENGTH.pack(len(part)) + part for part in parts])
     return HEAD.pack(MAGIC, kind, crc32(payload)) + payload
 
 
 def forged(**changes: object) -> bytes:
-    """The record of an entry with some attributes changed."""
+    """Return the record of an entry with some attributes changed."""
     bad = entry(*FULL)
     for name, value in changes.items():
         setattr(bad, name, value)

@@ -1,4 +1,4 @@
-"""Entries: what counts as stored, and how much it takes."""
+"""Tests of entries: stored fields and size."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def test_no_table_takes_an_entry_before_its_body_is_whole() -> None:
     table = Table(10**9)
     part = arriving()
     assert not table.put(part)
-    part.become(b"k http://a/\x01variant")
+    part.change_key(b"k http://a/\x01variant")
     assert not table.put(part), "not under another key either"
     part.ready()
     assert not table.put(part)

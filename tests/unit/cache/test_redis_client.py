@@ -1,4 +1,4 @@
-"""Adapter to aiocache: keys, values and connections of a Redis."""
+"""Tests of the adapter to aiocache: keys, values and connections of a Redis."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def client(url: str, names: Any = None) -> RedisClient:
 
 
 class OneName:
-    """Names that are all at one address."""
+    """Resolver that gives one address for all names."""
 
     def __init__(self, address: str) -> None:
         self.address = address
@@ -126,7 +126,7 @@ async def test_a_tier_that_waits_for_its_name_says_so(hangs: bool) -> None:
 
     env = remembering(asyncio.get_running_loop(), seed=None)
     names = Names(Resolver(env.now, env.spawn, ask), Queries(), ResolveSpec.built_in())
-    with socket.socket() as listener:  # which accepts, and never answers
+    with socket.socket() as listener:  # accepts connections and never answers
         listener.bind(("127.0.0.1", 0))
         listener.listen()
         spec = RedisSpec.model_validate({"url": f"redis://redis.test:{listener.getsockname()[1]}", "timeout": "50ms"})

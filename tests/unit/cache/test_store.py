@@ -1,4 +1,4 @@
-"""One cache: its registered key rules, what a purge finds, and what it loads."""
+"""Tests of a cache's store: registered key rules, purges, and loads."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_remembered_namespaces_are_bounded() -> None:
 def test_hits_survive_when_an_entry_is_stored_again() -> None:
     where, rule = store(), KeyRule("a")
     x = exchange(authority=b"orders", path="/a", headers={"foo": "1"})
-    for _ in range(2):  # the second finds that there are variants
+    for _ in range(2):  # the second look-up finds variants
         one = entry(("Cache-Control", "max-age=60"), ("Vary", "foo"), key=rule.key(x))
         one.hits = 7
         assert where.put(rule.key(x), one, x)

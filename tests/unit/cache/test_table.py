@@ -1,4 +1,4 @@
-"""Memory of a cache: its budget, its order, its indexes."""
+"""Tests of a cache's memory: budget, order, indexes."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_the_least_recently_used_leaves_first() -> None:
 
 
 def test_eviction_removes_several_small_items() -> None:
-    """Entries that were stored one after another lie so in memory: to let go of them together is cheaper."""
+    """Entries that were stored one after another are adjacent in memory, so freeing them together is cheaper."""
     small = item("1000").size
     memory = store(1000 * small)
     for number in range(1000, 2001):
@@ -137,7 +137,7 @@ def test_the_hottest() -> None:
 
 
 class Histories(RuleBasedStateMachine):
-    """Whatever is put and removed in whatever order, the books are right."""
+    """Random histories of puts and removals, after each of which all counts must be right."""
 
     def __init__(self) -> None:
         super().__init__()

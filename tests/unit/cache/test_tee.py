@@ -1,4 +1,4 @@
-"""A body on its way to several readers and into the store."""
+"""Tests of a body that several readers and the store receive."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from sidecar.core.outcome import RESET, Failure
 
 
 class Upstream:
-    """A source that remembers what it was told."""
+    """Source that records its calls."""
 
     def __init__(self) -> None:
         self.log: list[str] = []
@@ -25,7 +25,7 @@ class Upstream:
 
 
 class Client:
-    """A sink that collects."""
+    """Sink that collects a body."""
 
     def __init__(self, body: Body) -> None:
         self.data = b""
@@ -43,7 +43,7 @@ class Client:
 
 
 class Kept:
-    """A tee of ten bytes, and what it handed over."""
+    """Tee of ten bytes, and the bodies that it passed to the store."""
 
     def __init__(self, length: int | None = None, limit: int = 10, budget: int = 1000) -> None:
         self.upstream = Upstream()

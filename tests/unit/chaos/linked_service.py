@@ -1,4 +1,4 @@
-"""Parts of a run on the virtual loop, without the rest of it."""
+"""Parts of a run on the virtual loop, without a whole run."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def part_env(seed: str = "1", report: Callable[[Row], None] = lambda _: None) ->
 
 
 class LinkedService:
-    """A service, a link in front of it, and a client."""
+    """Service, a link in front of it, and a client."""
 
     def __init__(self, seed: str = "1") -> None:
         self.rows: list[Row] = []

@@ -1,4 +1,4 @@
-"""Command line: output and exit codes."""
+"""Tests of the command line: output and exit codes."""
 
 from __future__ import annotations
 
@@ -63,7 +63,8 @@ def test_a_file_that_is_not_a_recording_is_refused(tmp_path: Path) -> None:
     path.write_text("{}")
     code, output = run("replay", str(path))
     assert code == 1
-    assert "was not written by --json of a run" in output
+    assert f"{path}: is not a recording" in output
+    assert "name a file that was written by --json of a run" in output
 
 
 def test_a_recording_of_an_unknown_scenario_is_named(tmp_path: Path) -> None:

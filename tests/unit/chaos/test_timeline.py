@@ -1,4 +1,4 @@
-"""Faults in time: each begins, ends and is undone as its scenario says."""
+"""Tests of the timeline: each fault begins, ends and is undone as its scenario says."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SMALL: dict[str, Any] = {
 
 
 class RecordingCluster:
-    """Cluster that records what it is told and does nothing."""
+    """Cluster that records its calls and does nothing."""
 
     is_simulated = True
 

@@ -23,7 +23,7 @@ listeners: {inbound: {address: "127.0.0.1:8080"}}
 
 
 def policies(*texts: str) -> PolicySpec:
-    """The spec of one file: `HEAD` and these, each without its indent."""
+    """Return the spec of one file: `HEAD` and these texts without their indent."""
     loaded = load([Source("p.yaml", "".join([HEAD, *map(dedent, texts)]).encode())], {})
     assert [str(problem) for problem in loaded.problems] == []
     assert loaded.spec is not None
@@ -31,7 +31,7 @@ def policies(*texts: str) -> PolicySpec:
 
 
 class ScriptedUpstream:
-    """An upstream that plays a script."""
+    """Upstream that plays a script."""
 
     def __init__(self, name: str, spec: Any, env: Env, obtain: Any, where: str = "", endpoint_gate: Any = None) -> None:
         self.name = name

@@ -1,4 +1,4 @@
-"""Policy files: reading, YAML 1.2, places, limits, and what hostile files can (not) do."""
+"""Tests of policy files: reading, YAML 1.2, places, limits, and hostile files."""
 
 from __future__ import annotations
 
@@ -205,7 +205,7 @@ def test_size_is_bounded() -> None:
 
 def test_variables_cannot_blow_a_file_up() -> None:
     _, problems = load("a: ['" + "', '".join(["${BIG}"] * 100) + "']", {"BIG": "x" * 100_000})
-    assert "grows too long by its environment variables" in problems[0]
+    assert "is too long with its environment variables" in problems[0]
 
 
 @given(st.binary(max_size=300) | st.text(max_size=300).map(str.encode))
@@ -225,7 +225,7 @@ def test_no_yaml_raises(text: str) -> None:
 
 def test_a_variable_that_is_not_text_is_named() -> None:
     told = problem("a: ${NAME}", NAME="\udcff")
-    assert told.endswith("needs the environment variable NAME, which is not UTF-8 text; set it to such")
+    assert told.endswith("needs the environment variable NAME, which is not UTF-8 text; set it to UTF-8 text")
 
 
 def test_variables() -> None:

@@ -1,4 +1,4 @@
-"""Messages of a check: what is wrong, and what would be right."""
+"""Tests of a check's messages: what is wrong, and what would be right."""
 
 from __future__ import annotations
 
@@ -84,7 +84,10 @@ def test_a_problem_says_what_would_be_right(keys: str, message: str) -> None:
         (HEAD.replace("version: 1", 'version: "1"'), "version: must be 1, without quotes"),
         (HEAD + "x-common: &c {timeout: {request: 1s}}\n", "x-common: belongs under `policies`"),
         (HEAD + "timeout: {request: 1s}\n", "timeout: belongs under a route, or under `defaults` for all routes"),
-        (HEAD + "defaults: {match: {path: /x}}\n", "defaults.match: is not a policy; it stands on a route itself"),
+        (
+            HEAD + "defaults: {match: {path: /x}}\n",
+            "defaults.match: is not a policy; it belongs directly under a route",
+        ),
         (HEAD.replace("{endpoints", "{health_check: /healthz, endpoints"), "such as {path: /healthz}"),
         (HEAD.replace("{endpoints", "{connections: 5, endpoints"), "such as {max: 5}"),
         (HEAD.replace("{endpoints", "{dns: a.svc, endpoints"), "belongs under `discover`: discover: {dns: a.svc}"),
@@ -213,7 +216,7 @@ def test_what_turns_telemetry_off_is_said(keys: str, message: str) -> None:
         ("via: true", "via: is `true`; write off to send no Via, or another name"),
         ("tls: false", "tls: must be a mapping of keys and values; `off` turns it off"),
         ("problem_details: off", "problem_details: must be true or false"),  # `off` would be taken for false
-        ("untrusted: {pass: [x-forwarded-*]}", "untrusted.pass[0]: has `x-forwarded-*`, which is no whole name"),
+        ("untrusted: {pass: [x-forwarded-*]}", "untrusted.pass[0]: has `x-forwarded-*`, which is a pattern"),
         ("untrusted: {min_deadline: off}", "untrusted.min_deadline: is not a duration; write 0s to turn it off"),
         ("untrusted: yes", "untrusted: must be a mapping of keys and values"),
     ],
@@ -237,11 +240,17 @@ def test_what_is_meant_for_a_listener(keys: str, message: str) -> None:
             for keys, words in (
                 (
                     "slow_clients: {min_rate: 1GiB/s}",
-                    "slow_clients.min_rate: is more than the networks of many clients",
+                    "slow_clients.min_rate: cuts off clients on ordinary networks",
                 ),
-                ("slow_clients: {grace: 24h}", "slow_clients.grace: is so long that slow clients are hardly ended"),
-                ("untrusted: {min_deadline: 24h}", "untrusted.min_deadline: is so long that hardly any deadline"),
-                ("slow_clients: {buffer: 1GiB, buffer_total: 2GiB}", "slow_clients.buffer: is taken for each client"),
+                (
+                    "slow_clients: {grace: 24h}",
+                    "slow_clients.grace: is so long that slow clients are almost never cut off",
+                ),
+                ("untrusted: {min_deadline: 24h}", "untrusted.min_deadline: is so long that it replaces almost every"),
+                (
+                    "slow_clients: {buffer: 1GiB, buffer_total: 2GiB}",
+                    "slow_clients.buffer: is the memory that each slow client",
+                ),
             )
         ),
         ('["http://a:1"]', '["http://a:1"], connect_timeout: 24h', "connect_timeout: lets requests wait that long"),

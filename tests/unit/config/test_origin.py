@@ -1,4 +1,4 @@
-"""Values from environment variables: no printer shows them, and each shows the text of the file in their place."""
+"""Tests of values from environment variables: every printer shows the text of the file in their place."""
 
 from __future__ import annotations
 
@@ -76,6 +76,12 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (("explain", "GET", "/x"), "the path is not ${PATH_}/deep"),
         (("explain", "GET", "/named"), "the host is not given, not ${HOST}"),
         (("explain", "GET", "/wordy"), "request.headers['x-agent'] == '${AGENT}'"),
+        (("routes", "--json"), '"http://${HOST}:9000"'),
+        (("routes", "--json"), '"dns": "${HOST}"'),
+        (("routes", "--json"), '"authorization": "Bearer ${VALUE}"'),
+        (("routes", "--json"), '"x-key": "${KEY}"'),
+        (("explain", "GET", "/x", "--json"), '"the path is not ${PATH_}/deep"'),
+        (("explain", "GET", "/wordy", "--json"), "does not hold: request.headers['x-agent'] == '${AGENT}'"),
     ],
 )
 def test_a_command_shows_the_text_of_the_file(here: Path, arguments: tuple[str, ...], shown: str) -> None:
@@ -93,6 +99,9 @@ def test_explain_shows_what_is_in_force_by_its_text(here: Path) -> None:
     assert "takes the route gold" in result.output
     assert_hidden(result.output)
     assert "fresh for ${TTL} (ttl)" in result.output
+    document = CliRunner().invoke(main, ["explain", str(here), "GET", url, *headers, "--json"])
+    assert json.loads(document.output)["route"]["name"] == "gold"
+    assert_hidden(document.output)
     without = CliRunner().invoke(main, ["explain", str(here), "GET", url, "-H", "x-pin: 18", *headers[:2]])
     assert "the header x-pin is 18, not ${PIN}" in without.output
 

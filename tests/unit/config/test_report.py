@@ -1,4 +1,4 @@
-"""What is wrong with policy files, told so that it can be read."""
+"""Tests of reports on policy files: problems in readable form."""
 
 from __future__ import annotations
 

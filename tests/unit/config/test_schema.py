@@ -1,4 +1,4 @@
-"""The JSON Schema is in step with the models, and fit for people."""
+"""Tests of the JSON Schema: it agrees with the models and has readable descriptions."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_every_reference_leads_somewhere(found: dict[str, Any]) -> None:
 
 
 def test_examples_of_stages_fit_the_schema(found: dict[str, Any]) -> None:
-    """An editor marks nothing in what `check` accepts."""
+    """An editor marks no errors in blocks that `check` accepts."""
     validator = Draft202012Validator(found)
     for kind in STAGES:
         for example in kind.examples:

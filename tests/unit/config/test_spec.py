@@ -1,4 +1,4 @@
-"""Policies: precedence with places, references, suggestions, and that all problems come out of one run."""
+"""Tests of policies: precedence with places, references, suggestions, and all problems in one run."""
 
 from __future__ import annotations
 
@@ -298,14 +298,14 @@ def test_all_problems_come_out_of_one_run() -> None:
         "a.yaml:4:45: limits.max_connections: must be a whole number; take the quotes off",
         "a.yaml:6:63: upstreams.app.load_balancing: must be 'round_robin', 'least_request' or 'random'; "
         "did you mean `least_request`?",
-        "a.yaml:6:77: upstreams.app.timeout: stands under `policy` here: policy: {timeout: ...}",
+        "a.yaml:6:77: upstreams.app.timeout: belongs under `policy` of the upstream: policy: {timeout: ...}",
         "a.yaml:8:20: policies.bundle.retry.max_atempts: is not a known key; did you mean `max_attempts`?",
         "a.yaml:10:3: defaults.timeout: is empty; write {} for its defaults, off to turn it off, or leave it out",
         "a.yaml:13:15: routes.r.upstream: names no upstream: there is no `ap`; did you mean `app`?",
         "a.yaml:14:11: routes.r.use[0]: names no bundle: there is no `bundel`; did you mean `bundle`?",
         "a.yaml:15:15: routes.r.listener: names no listener: there is no `inbond`; did you mean `inbound`?",
         'a.yaml:16:19: routes.r.match.path: must start with a slash: write "/orders"',
-        "a.yaml:17:5: routes.r.retry_budget: stands under an upstream; one holds for all its routes",
+        "a.yaml:17:5: routes.r.retry_budget: belongs under an upstream, where it holds for all routes to it",
         "a.yaml:18:32: routes.r.circuit_breaker.window.cals: is not a known key; did you mean `calls`?",
         "a.yaml:18:53: routes.r.circuit_breaker.failures[0]: is not a condition; write a status such as 503 or one of "
         "connect_failure, reset, timeout, protocol_error, 1xx, 2xx, 3xx, 4xx, 5xx",
@@ -347,7 +347,7 @@ def test_what_is_missing_from_all_layers_is_told() -> None:
         (HEAD + "policies: {'a b': {}}\n" + ROUTE, "policies.a b: is not a name; use letters"),
         (HEAD + "policies: [a]\n" + ROUTE, "policies: must be a mapping of names"),
         (HEAD + "policies: {a: [b]}\n" + ROUTE, "policies.a: must be a mapping of policies"),
-        (HEAD + "policies: {a: {tls: {}}}\n" + ROUTE, "policies.a.tls: is not a policy; it stands under an upstream"),
+        (HEAD + "policies: {a: {tls: {}}}\n" + ROUTE, "policies.a.tls: is not a policy; it belongs directly under"),
         (HEAD + "routes: [{name: r, upstream: app, retry: on}]", "routes.r.retry: must be a mapping of keys"),
         (HEAD + "routes: [{name: r, upstream: app, retry: {max_attempts: 0}}]", "max_attempts: must be at least 1"),
         (HEAD + "routes: [{name: r, upstream: app, retry: {max_attempts: '3'}}]", "must be a whole number"),
@@ -435,11 +435,14 @@ def test_what_makes_sense_is_none(blocks: str) -> None:
         (HEAD.replace("9000", "8080") + ROUTE, "endpoints[0]: is the sidecar's own listener `inbound`"),
         (
             HEAD.replace('8080"', '8080", untrusted: {pass: [x-original-url, x-orginal-uri]}') + ROUTE,
-            "inbound.untrusted.pass[1]: names x-orginal-uri, which passes from everyone anyway",
+            "inbound.untrusted.pass[1]: names x-orginal-uri, which passes from all clients anyway",
         ),
         (HEAD + "policies: {b: {}}\n" + ROUTE, "policies.b: no route uses the bundle `b`"),
         (HEAD + "caches: {c: {}}\n" + ROUTE, "caches.c: no route uses the cache `c`"),
-        (HEAD + "routes: [{name: r, upstream: app, fallback: [stale]}]", "never has anything: this route has no cache"),
+        (
+            HEAD + "routes: [{name: r, upstream: app, fallback: [stale]}]",
+            "never finds an answer: this route has no cache",
+        ),
         (HEAD + "admin: {address: '0.0.0.0:9901'}\n" + ROUTE, "others can reach the admin listener"),
     ],
 )
@@ -527,8 +530,8 @@ def test_the_default_cache_need_not_be_declared() -> None:
         ("untrusted: {pass: [X_Forwarded_For]}", "reads and writes itself"),
         ("untrusted: {pass: [content_length]}", "reads and writes itself"),
         ("untrusted: {pass: ['x user']}", "not the name of a header field"),
-        ("via: 'a b'", "not a pseudonym"),
-        ("via: ''", "not a pseudonym"),
+        ("via: 'a b'", "not a name for the field Via"),
+        ("via: ''", "not a name for the field Via"),
     ],
 )
 def test_what_a_listener_says_of_strangers(listener: str, message: str) -> None:

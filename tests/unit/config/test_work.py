@@ -1,4 +1,4 @@
-"""Work of a check: it grows with the files and their problems, never with the product of two of them."""
+"""Tests of the work of a check: it grows with files or problems, never with a product of two of them."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ KINDS = (
 def test_work_grows_with_the_problems_and_not_with_their_square(
     kind: Callable[[int], Document], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(report, "COMPARISONS", 500)  # so that the smaller input uses them up
+    monkeypatch.setattr(report, "COMPARISONS", 500)  # the smaller input must reach this limit
 
     def make(count: int) -> Callable[[], object]:
         source = Source("p.yaml", json.dumps(kind(count)).encode())

@@ -38,7 +38,7 @@ def script(snapshot: Snapshot, upstream: str) -> ScriptedService:
 
 
 def ask(snapshot: Snapshot, route: str, **facts: Any) -> int:
-    """Send a request through a route's pipeline; its status."""
+    """Send a request through a route's pipeline and return its status."""
     done: list[Run[Any]] = []
     x = exchange("GET", "/", **facts)
     Run(snapshot.routes[route].pipeline(x), done.append)  # type: ignore[arg-type]
@@ -116,7 +116,7 @@ def test_a_fallback_goes_through_the_other_upstreams_limits_and_no_policy_of_the
     script(snapshot, "other").script = [CONNECT_FAILURE]
     for _ in range(3):
         assert ask(snapshot, "r", deadline=1e9) >= 500
-    assert script(snapshot, "other").calls == 3  # one went well, two failed, and then its breaker was open
+    assert script(snapshot, "other").calls == 3  # one succeeded, two failed, and then the breaker was open
     assert ask(snapshot, "direct") == 503
 
 

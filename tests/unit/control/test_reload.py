@@ -35,7 +35,7 @@ BAD = GOOD.replace("open_for: 5s", "open_for: 5")
 
 
 class Disk:
-    """Files in a dict, and how often they were read."""
+    """Files in a dict, with a count of their reads."""
 
     def __init__(self, text: str = GOOD) -> None:
         self.files = {"p.yaml": text}
@@ -53,7 +53,7 @@ class Disk:
 
 
 class Sockets:
-    """Listeners that remember what they were told."""
+    """Listeners that record their calls."""
 
     def __init__(self) -> None:
         self.log: list[tuple[str, Any]] = []
@@ -77,7 +77,7 @@ class Sockets:
 
 
 class Setup:
-    """A control over a dict of files, on a virtual loop."""
+    """Control plane over a dict of files, on a virtual loop."""
 
     def __init__(self, text: str = GOOD, **more: Any) -> None:
         self.env: FakeEnv = virtual_env()
@@ -96,7 +96,7 @@ class Setup:
         return self.store.objects()["breaker", "route", "a"]
 
     def picture(self) -> tuple[Any, ...]:
-        """All that a failed reload must leave as it is."""
+        """Return all state that a failed reload must not change."""
         return self.control.snapshot, self.store.objects(), self.store.describe()
 
 
@@ -260,8 +260,12 @@ async def test_what_fails_after_the_swap_is_a_bug_and_not_a_rejection() -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("service: orders", "service: invoices", "p.yaml:2:10: service: differs from what"),
-        ("service: orders", 'service: orders\nadmin: {address: "127.0.0.1:9"}', "p.yaml:3:1: admin: differs from what"),
+        ("service: orders", "service: invoices", "p.yaml:2:10: service: differs from its value"),
+        (
+            "service: orders",
+            'service: orders\nadmin: {address: "127.0.0.1:9"}',
+            "p.yaml:3:1: admin: differs from its value",
+        ),
     ],
 )
 @virtual
@@ -303,7 +307,7 @@ async def test_the_same_bad_content_under_a_new_time_is_not_reported_again() -> 
     await setup.control.reload("start")
     setup.disk.files["p.yaml"] = BAD
     assert [(await setup.control.reload("file")).result for _ in range(3)] == ["rejected", "unchanged", "unchanged"]
-    assert (await setup.control.reload("signal")).result == "rejected"  # whoever asks gets an answer
+    assert (await setup.control.reload("signal")).result == "rejected"  # a requested reload always reports its result
     assert len(setup.control.history) == 3
 
 

@@ -13,7 +13,7 @@ A, B, C = ("thing", "a"), ("thing", "b"), ("thing", "c")
 
 
 class Thing:
-    """A state object that remembers what was done to it."""
+    """State object that records its calls."""
 
     def __init__(self, spec: Any, fails_on: Any = None) -> None:
         self.specs = [spec]
@@ -33,11 +33,11 @@ class Thing:
 
 
 class Fixed:
-    """State that has neither `retune` nor `retire`."""
+    """State with neither `retune` nor `retire`."""
 
 
 class Counted:
-    """Series by their owner."""
+    """Metric series with their owners."""
 
     def __init__(self) -> None:
         self.owners: list[StateKey] = []
@@ -53,7 +53,7 @@ class Counted:
 
 
 def committed(store: StateStore, *specs: tuple[StateKey, Any]) -> list[Any]:
-    """Commit a lease that asks for these; its objects."""
+    """Commit a lease that obtains these keys; return its objects."""
     lease = store.lease()
     things = [lease.obtain(key, spec, lambda spec=spec: Thing(spec)) for key, spec in specs]
     store.retire(store.commit(lease))
@@ -190,7 +190,7 @@ def test_a_family_keeps_its_members_over_reloads_and_tunes_them_alike() -> None:
     one = family.obtain(("breaker", "u", "e1"), 1, lambda: Thing(1))
     assert family.obtain(("breaker", "u", "e1"), 1, Fixed) is one
     family.retune(2)
-    late = family.obtain(("breaker", "u", "e2"), 1, lambda: Thing(1))  # asked for by policies that are on their way out
+    late = family.obtain(("breaker", "u", "e2"), 1, lambda: Thing(1))  # obtained by policies that are being replaced
     assert (one.specs, late.specs) == ([1, 2], [1, 2])
     alive[:] = ["e2", "e3"]
     family.obtain(("breaker", "u", "e3"), 2, lambda: Thing(2))

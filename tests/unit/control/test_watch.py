@@ -35,7 +35,7 @@ def test_a_directory_is_its_entries(tmp_path: Path) -> None:
 
 
 def config_map(path: Path, version: str, text: str) -> None:
-    """What the kubelet does: a new directory of data, and one rename of the link to it."""
+    """Replace files as the kubelet does: a new directory of data, and one rename of the link to it."""
     (path / version).mkdir()
     (path / version / "policy.yaml").write_text(text)
     os.utime(path / version / "policy.yaml", ns=(0, 0))
@@ -48,7 +48,7 @@ def config_map(path: Path, version: str, text: str) -> None:
 def test_the_swap_of_a_config_map_is_seen_on_the_directory_and_on_the_file(tmp_path: Path) -> None:
     config_map(tmp_path, "..v1", "a: 1")
     seen = [(fingerprint(str(tmp_path)), fingerprint(str(tmp_path / "policy.yaml")))]
-    for version in ("..v2", "..v3"):  # the same size and time: only what the links lead to is another
+    for version in ("..v2", "..v3"):  # same size and time: only the target of the links differs
         config_map(tmp_path, version, "a: 1")
         seen.append((fingerprint(str(tmp_path)), fingerprint(str(tmp_path / "policy.yaml"))))
     assert len({directory for directory, _ in seen}) == 3

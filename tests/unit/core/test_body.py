@@ -1,4 +1,4 @@
-"""`Body`: every state, back-pressure, and sending a request's body again."""
+"""Tests of `Body`: every state, backpressure, and sending a request's body again."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from sidecar.core.outcome import CLIENT_CLOSED, RESET, Failure
 
 
 class Connection:
-    """A source that remembers what it was told."""
+    """Source that records its calls."""
 
     def __init__(self) -> None:
         self.paused = False
@@ -25,7 +25,7 @@ class Connection:
 
 
 class Reader:
-    """A sink that keeps everything; `full_at` is where it asks for a pause."""
+    """Sink that keeps everything; it asks for a pause at `full_at` bytes."""
 
     def __init__(self, body: Body | None = None, full_at: int | None = None) -> None:
         self.body = body

@@ -1,4 +1,4 @@
-"""Forks of an exchange, and facts that a stage changes and restores."""
+"""Tests of forks of an exchange, and of facts that a stage changes and restores."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from sidecar.core.exchange import Attempt, Exchange, RequestFacts
 from tests.support.service import response
 
 OWN = {"path", "attempt", "why", "call", "shared_fetch", "speaks_to_caches", "has_escapes"}
-"""What a fork has of its own: it may ask for something else."""
+"""Attributes that a fork has of its own, since its request may differ."""
 
 
 def declared() -> set[str]:
-    """Names of the attributes in the class body: read off the source, since a compiled class does not tell them."""
+    """Return the names of the attributes in the class body, read from the source, since a compiled class has no list."""
     tree = ast.parse((Path(sidecar.__file__).parent / "core" / "exchange.py").read_text())
     [body] = [node.body for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Exchange"]
     assigned = [node.targets[0] for node in body if isinstance(node, ast.Assign)]
@@ -39,7 +39,7 @@ VALUES: dict[str, Any] = {
     "replaced": response(503),
     "trace": object(),
 }
-"""Values for attributes that are no number, text or truth value."""
+"""Values for attributes other than numbers, texts and truth values."""
 
 
 def other_than(value: Any, number: int) -> Any:

@@ -1,4 +1,4 @@
-"""Retry-After in its two forms (RFC 9110 10.2.3)."""
+"""Tests of Retry-After in its two forms (RFC 9110 10.2.3)."""
 
 from __future__ import annotations
 

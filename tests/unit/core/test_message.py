@@ -1,4 +1,4 @@
-"""Fields taken out of a head, again and again."""
+"""Tests of fields that are taken out of heads repeatedly."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def take(chosen: Selection, head: bytes) -> tuple[bytes, list[tuple[bytes, bytes
 def test_what_is_named_is_taken_in_any_spelling_and_the_rest_passes_as_it_is() -> None:
     chosen = Selection(frozenset((b"connection", b"te")))
     head = lines(b"Host: a", b"CONNECTION: \tclose ", b"te:", b"X-Te: connection")
-    for _ in range(2):  # the second time from memory
+    for _ in range(2):  # the second time from the kept lines
         assert take(chosen, head) == (lines(b"Host: a", b"X-Te: connection"), [(b"connection", b"close"), (b"te", b"")])
 
 

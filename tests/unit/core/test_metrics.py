@@ -1,4 +1,4 @@
-"""Histograms of durations: buckets that are fine enough for percentiles, and the few that are exported."""
+"""Tests of histograms of durations: fine buckets for percentiles, and the few that are exported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Failures, and the conditions by which policies name them."""
+"""Tests of failures, and of the conditions by which policies name them."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_the_rest_of_a_body_is_given_up() -> None:
 
 
 def test_every_failure_is_raised_somewhere() -> None:
-    """Each row of the table is imported by a module that can make it happen."""
+    """Each row of the table is imported by a module that can raise it."""
     root = Path(sidecar.__file__).parent
     used = {
         alias.name

@@ -1,4 +1,4 @@
-"""`Promise` and `Run`: the value, the end, cancellation, and their neighbours, Tasks and Futures."""
+"""Tests of `Promise` and `Run`: value, end, cancellation, and their use with Tasks and Futures."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support.loop import settle
 
 
 class Ends:
-    """Collects what a run tells at its end."""
+    """Collector of the results of runs."""
 
     def __init__(self) -> None:
         self.seen: list[Any] = []

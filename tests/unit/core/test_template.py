@@ -1,4 +1,4 @@
-"""Templates: names, values, and what values must not be able to do."""
+"""Tests of templates: names, values, and hostile values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Quantities bear their units, and blocks are closed."""
+"""Tests of units and blocks: quantities need units, and unknown keys are errors."""
 
 from __future__ import annotations
 

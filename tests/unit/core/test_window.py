@@ -1,4 +1,4 @@
-"""The windows against plain lists."""
+"""Tests of windows, compared with plain lists."""
 
 from __future__ import annotations
 

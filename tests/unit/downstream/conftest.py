@@ -1,4 +1,4 @@
-"""Checks of every test in this package."""
+"""Checks that run with every test in this package."""
 
 from __future__ import annotations
 

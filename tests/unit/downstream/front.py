@@ -22,9 +22,9 @@ from sidecar.core.message import Headers
 from sidecar.core.outcome import Failure, Outcome
 from sidecar.downstream.listener import Listener
 from sidecar.downstream.server import Server
-from sidecar.engine.pipeline import Pipeline
 from sidecar.upstream.slow_places import SlowPlaces
 from tests.support.loop import settle, virtual_env
+from tests.support.routes import one_route
 from tests.support.transports import TransportPair, Wire
 from tests.unit.downstream.phases import WatchedConnection
 
@@ -70,7 +70,7 @@ class Client(Wire):
 
     @property
     def rest(self) -> bytes:
-        """Bytes that were not read as a response."""
+        """Return the bytes that were not read as a response."""
         return bytes(self.received[self._read :])
 
     @property
@@ -99,7 +99,7 @@ class Front:
         name: str = "test",
         listener: dict[str, Any] | None = None,
     ) -> None:
-        """`listener` adds to what the listener `name` is by its spec."""
+        """`listener` adds to the spec of the listener `name`."""
         self.env = virtual_env()
         self.records: list[Record] = []
         untraced: Any = SimpleNamespace(begin=None, use=lambda *_: None)
@@ -111,7 +111,7 @@ class Front:
         self.listener = Listener(name, spec, self.server)
         self.server.listeners[name] = self.listener
         self.places = SlowPlaces((1.0, 4))
-        self.route = SimpleNamespace(name="all", criticality=1, pipeline=Pipeline([], service), slow_places=self.places)
+        self.route = one_route(service, self.places)
         self.listener.match = lambda x: self.route  # type: ignore[assignment,return-value]
         self.server.start()
 
@@ -131,12 +131,12 @@ class Front:
 
     @property
     def is_empty(self) -> bool:
-        """True if no connection is left, by any count, and nothing is buffered for one."""
+        """True if every count of connections is 0 and nothing is buffered for one."""
         return not (self.listener.connections or self.server.open_connections or self.listener.slow.buffered)
 
 
 class Source:
-    """Source of a response's body; notes what it is told."""
+    """Source of a response's body, which records its calls."""
 
     def __init__(self) -> None:
         self.said: list[str] = []
@@ -152,7 +152,7 @@ class Source:
 
 
 class Taken:
-    """Sink of a request's body; keeps what it gets."""
+    """Sink of a request's body, which keeps all bytes."""
 
     def __init__(self) -> None:
         self.data = bytearray()
@@ -173,7 +173,7 @@ class Upgraded:
     """Upstream connection after its 101, with a wire at the other end."""
 
     def __init__(self, early: bytes = b"") -> None:
-        """`early` has come with the 101."""
+        """`early` has arrived with the 101."""
         self.server = Wire()
         self.pair = TransportPair(asyncio.Protocol(), self.server)
         self.early = early

@@ -1,7 +1,7 @@
-"""Transitions between phases, noted as connections make them.
+"""Recorder of connections' transitions between phases.
 
-The watched connection keeps its phase in a property, so that the connection itself needs no code for it.  A compiled
-class cannot be subclassed: there the plain connection is used, and nothing is noted.
+The watched connection keeps its phase in a property, so that the production code needs no hook.  A compiled class
+cannot be subclassed: then the plain connection is used, and nothing is recorded.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING or IS_COMPILED:
 else:
 
     class WatchedConnection(DownstreamConnection):
-        """Connection whose transitions are noted."""
+        """Connection whose transitions are recorded."""
 
         @property
         def _phase(self) -> int:

@@ -1,4 +1,4 @@
-"""Closing: early and last answers arrive, and clients that neither read nor close are cut off."""
+"""Tests of closing: early and last answers arrive, and clients that neither read nor close are disconnected."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.unit.downstream.front import CLOSE, GET, Front, always, post, streame
 from tests.wire.pipe import Pipe
 
 SIZE: Final = 2 * 1024 * 1024
-"""Bytes that the buffers of the sockets in here do not take at once."""
+"""Bytes that exceed the buffers of these tests' sockets."""
 OK = always(lambda x: Outcome(200, [(b"x-target", x.target)], b"hello"))
 
 
@@ -119,7 +119,7 @@ async def test_a_client_that_reads_again_while_it_is_closed_has_no_longer_for_it
 
 
 class FakeTransport(asyncio.Transport):
-    """Transport whose buffer holds as many bytes as a test says."""
+    """Transport whose buffer has the size that a test sets."""
 
     def __init__(self, size: int = 0, **extra: Any) -> None:
         super().__init__(extra)
@@ -196,7 +196,7 @@ def test_unsent_bytes_are_those_of_the_transport_and_of_the_kernel() -> None:
 
 
 class Sender(asyncio.Protocol):
-    """Server that sends `SIZE` bytes to whoever connects, all at once."""
+    """Server that sends `SIZE` bytes to each client at once."""
 
     def __init__(self) -> None:
         self.transport: asyncio.Transport
@@ -236,7 +236,7 @@ def test_unsent_bytes_are_counted_beneath_a_real_tls_connection(
             assert sender.transport.get_write_buffer_size() == 0, "the TLS transport has passed everything on"
             assert unsent_bytes(sender.transport) > 0, "the client reads no more"
             await reader.readexactly(SIZE - 1)
-            while unsent_bytes(sender.transport):  # the client's system has not acknowledged all of it yet
+            while unsent_bytes(sender.transport):  # the client's kernel has not acknowledged all bytes yet
                 await asyncio.sleep(0.01)
         finally:
             sender.transport.abort()
@@ -254,7 +254,7 @@ def test_a_reset_is_seen_by_the_peer() -> None:
         transport = FakeTransport(socket=accepted)
         reset(transport)
         assert transport.calls == ["abort"]
-        accepted.close()  # what an abort does
+        accepted.close()  # as an abort does
         with pytest.raises(ConnectionResetError):
             client.recv(1)
 
@@ -271,7 +271,7 @@ def test_a_unix_socket_has_no_reset() -> None:
 def test_a_tls_client_is_behind_before_much_waits_for_it(
     new_loop: Callable[[], asyncio.AbstractEventLoop], tmp_path: Path
 ) -> None:
-    """TLS transports take 512 KiB by default before they say so."""
+    """By default TLS transports buffer 512 KiB before they pause the writer."""
     ca = Authority(tmp_path / "ca")
 
     async def scenario() -> None:

@@ -1,4 +1,4 @@
-"""Downstream connections: requests and answers in order, pipelining, clients that leave, bugs, and the phases."""
+"""Tests of downstream connections: order of requests and answers, pipelining, disconnects, bugs, and phases."""
 
 from __future__ import annotations
 
@@ -472,7 +472,7 @@ async def test_interim_responses_are_passed_on_but_not_to_http_1_0() -> None:
 async def test_a_head_request_gets_no_interim_response_but_the_one_that_it_has_asked_for() -> None:
     async def service(x: Exchange) -> Outcome:
         assert x.interim is not None
-        x.method = b"GET"  # as a transform can have it
+        x.method = b"GET"  # as after a transform
         for status in (100, 102, 103):
             x.interim(status, b"")
         return Outcome(200)
@@ -560,7 +560,7 @@ async def test_a_broken_request_whose_call_does_not_end_is_cut_off() -> None:
 
 
 class PathService:
-    """Service that does what the path of a request says."""
+    """Service that behaves as the path of a request says."""
 
     def __init__(self) -> None:
         self.calls = 0
@@ -592,7 +592,7 @@ class PathService:
 
 
 class Session:
-    """Connection to such a service, and the steps that a test takes on it."""
+    """Connection to a `PathService`, and the steps that a test takes on it."""
 
     def __init__(self, limits: dict[str, Any] | None = None) -> None:
         self.service = PathService()
@@ -600,7 +600,7 @@ class Session:
         self.client = self.front.connect()
 
     async def take(self, step: bytes | float | str) -> None:
-        """Write bytes, wait some seconds, or do what a name says."""
+        """Write bytes, wait some seconds, or carry out a named step."""
         transport, body = self.client.transport, self.service.body
         if isinstance(step, bytes):
             self.client.write(step)

@@ -1,4 +1,4 @@
-"""The last descriptors are reserved."""
+"""Tests of the reserve of descriptors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Listeners: limits, binding, replies of their own."""
+"""Tests of listeners: limits, binding, answers of their own."""
 
 from __future__ import annotations
 
@@ -211,7 +211,7 @@ async def test_a_successor_takes_over_the_sockets() -> None:
     assert second.addresses == first.addresses
     first.stop_accepting()
     host, port = second.addresses[0].split(":")
-    socket.create_connection((host, int(port))).close()  # waits in the queue: nobody accepts yet
+    socket.create_connection((host, int(port))).close()  # waits in the queue: nothing accepts yet
     second.stop_accepting()
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection((host, int(port)))

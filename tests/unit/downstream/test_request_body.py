@@ -1,4 +1,4 @@
-"""Bodies of requests: whole, streamed, paused, late, too large, and broken off."""
+"""Tests of request bodies: buffered, streamed, paused, late, too large, and cut short."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.unit.downstream.front import GET, Front, Taken, always, post, streame
 
 CHUNKED = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
 LONG = b"x" * 100_000
-"""A body that is longer than what is collected."""
+"""Body that is too long to be buffered whole."""
 OK = always(lambda x: Outcome(200))
 
 

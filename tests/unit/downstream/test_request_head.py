@@ -1,4 +1,4 @@
-"""Request heads as exchanges: authority, target, fields of the connection, trusted proxies."""
+"""Tests of request heads as exchanges: authority, target, fields of the connection, trusted proxies."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from sidecar.config.process_spec import LimitsSpec
 from sidecar.core.exchange import CRITICAL, DEFAULT, NEVER, SHEDDABLE, UNSAID, Exchange
 from sidecar.core.http1 import CHUNKED, Invalid
 from sidecar.core.outcome import LOOP
+from sidecar.downstream.listener import Limits
 from sidecar.downstream.request_head import (
     LastHop,
     Peer,
@@ -22,7 +23,7 @@ from sidecar.downstream.request_head import (
 )
 
 NOW = 1000.0
-LIMITS = LimitsSpec.built_in().model_copy(update={"max_header_bytes": 1 << 16, "max_list_members": 1 << 16})
+LIMITS = Limits(LimitsSpec.built_in().model_copy(update={"max_header_bytes": 1 << 16, "max_list_members": 1 << 16}))
 TRUSTED = (ip_network("10.0.0.0/8"), ip_network("2001:db8::/32"))
 
 

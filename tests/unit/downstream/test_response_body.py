@@ -1,4 +1,4 @@
-"""Bodies of responses: delimited by length, chunks or the close, paused by slow clients, broken off."""
+"""Tests of response bodies: delimited by length, chunks or close, paused by slow clients, cut short."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Response heads as bytes, and problem documents."""
+"""Tests of response heads as bytes, and of problem documents."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The server: sweep, drain, and the swap of listeners."""
+"""Tests of the server: sweep, drain, and the swap of listeners."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Slow clients: what they may cost, at the level of bytes, on virtual time."""
+"""Tests of the bounds for slow clients, at the level of bytes, in virtual time."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CHUNKED = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
 class Calls:
-    """Service that notes its requests, and answers once their bodies are here."""
+    """Service that records its requests, and answers once their bodies are complete."""
 
     def __init__(self) -> None:
         self.exchanges: list[Exchange] = []
@@ -94,7 +94,7 @@ async def test_a_long_body_whose_beginning_came_slowly_needs_a_place_too() -> No
     front = Front(calls)
     clients = [front.connect() for _ in range(6)]
     for client in clients[:4]:
-        client.write(post(LONG, sent=10))  # these take all places
+        client.write(post(LONG, sent=10))  # these occupy all places
     await asyncio.sleep(START_AFTER)
     fair, slow = clients[4:]
     for client in (fair, slow):
@@ -157,8 +157,8 @@ async def test_a_client_that_waits_for_100_is_not_waited_for() -> None:
 
 
 @virtual
-async def test_an_honest_upload_below_the_rate_of_its_network_lives() -> None:
-    """Four bytes a millisecond, with pauses of 15 s that it has earned; 90 s in all."""
+async def test_an_upload_that_pauses_within_its_allowance_is_not_cut_off() -> None:
+    """The upload sends four bytes a millisecond and pauses for the 15 s that it has earned; it takes 90 s."""
     front = Front(Calls())
     client = front.connect()
     client.write(post(b"x" * 200_000, sent=0))
@@ -221,7 +221,7 @@ async def test_a_drain_lets_a_body_be_collected() -> None:
 
 
 async def trickle(client: Client, seconds: float) -> None:
-    """Read a piece every so often; the connection was told their size."""
+    """Read a piece at regular intervals."""
     for _ in range(int(seconds)):
         client.transport.resume_reading()
         await asyncio.sleep(0)
@@ -231,7 +231,7 @@ async def trickle(client: Client, seconds: float) -> None:
 
 @pytest.mark.parametrize("is_stored", [True, False])
 @virtual
-async def test_a_reader_below_the_rate_is_cut_off_and_one_above_it_lives(is_stored: bool) -> None:
+async def test_a_reader_below_the_rate_is_cut_off_and_one_above_it_is_not(is_stored: bool) -> None:
     size = 2_000_000
 
     async def service(x: Exchange) -> Outcome:
@@ -251,7 +251,7 @@ async def test_a_reader_below_the_rate_is_cut_off_and_one_above_it_lives(is_stor
     await asyncio.gather(trickle(slow, 24), trickle(fair, 24))
     assert slow.is_lost
     assert not fair.is_lost
-    if is_stored:  # a streamed one was written, and recorded, before
+    if is_stored:  # a streamed one is written, and recorded, earlier
         assert [(each.status, each.reason) for each in front.records] == [(200, "client_timeout")], "it has not left"
     fair.pair.right.split = 0
     fair.transport.resume_reading()
@@ -261,7 +261,7 @@ async def test_a_reader_below_the_rate_is_cut_off_and_one_above_it_lives(is_stor
 
 @virtual
 async def test_a_stored_body_goes_out_as_its_reader_takes_it() -> None:
-    """Of twelve pipelined megabytes a connection holds no more than of one."""
+    """With twelve pipelined answers of a megabyte, a connection holds no more than with one."""
     front = Front(always(lambda x: Outcome(200, body=b"x" * 2**20)))
     client = front.connect()
     client.transport.pause_reading()
@@ -396,7 +396,7 @@ async def test_what_waits_for_the_reader_of_a_last_answer_is_on_the_account(leav
     if leaves:
         client.transport.abort()
     else:
-        await asyncio.sleep(10)  # it is cut off
+        await asyncio.sleep(10)  # the connection is cut off
     await settle()
     assert front.is_empty
     assert front.listener.slow.buffered == 0

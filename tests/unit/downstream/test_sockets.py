@@ -1,4 +1,4 @@
-"""Listening sockets: shared, explained when they fail, and removed by their owner only."""
+"""Tests of listening sockets: shared, explained when they fail, and removed by their owner only."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ async def test_a_file_that_is_no_socket_is_left_alone(tmp_path: Path) -> None:
 async def test_the_file_of_another_process_is_not_removed(tmp_path: Path) -> None:
     path = tmp_path / "s"
     sockets = await Sockets.open(ListenAddress("", 0, str(path)))
-    os.rename(path, tmp_path / "moved")  # keeps its inode from being used again
+    os.rename(path, tmp_path / "moved")  # keeps its inode in use
     path.write_text("another's")
     sockets.close()
     assert path.read_text() == "another's"

@@ -1,4 +1,4 @@
-"""TLS acceptors: connections are counted and bounded before their handshake."""
+"""Tests of TLS acceptors: connections are counted and bounded before their handshake."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is believed of whom: claims about the client, deadlines, criticality; their twins, and trailers."""
+"""Tests of trust in peers: claims about the client, deadlines, criticality; twins of their fields, and trailers."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ SPELLINGS = [str, str.upper, str.lower, lambda n: n.replace("-", "_"), lambda n:
 
 
 class Service:
-    """Notes the heads that the upstream would get."""
+    """Service that records the heads that the upstream would get."""
 
     def __init__(self) -> None:
         self.exchanges: list[Exchange] = []
@@ -51,13 +51,13 @@ class Service:
 
     @property
     def fields(self) -> dict[str, str]:
-        """Fields of the last head, by name in lower case."""
+        """Return the fields of the last head, by name in lower case."""
         lines = self.heads[-1].decode("latin-1").split("\r\n")[1:-2]
         return {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
 
 
 class Ask:
-    """One listener, asked with one head after the other."""
+    """Listener that is sent one head after the other."""
 
     def __init__(self, listener: dict[str, Any] | None = None, name: str = "inbound", rank: int = DEFAULT) -> None:
         self.service = Service()
@@ -73,7 +73,7 @@ class Ask:
 
 
 def same(name: str, other: str) -> bool:
-    """True for what a server reads as one variable, written without the product's own code."""
+    """True if servers read both names as one variable; independent of the production code."""
     return "".join(c if c.isalnum() else "_" for c in name.lower()) == "".join(
         c if c.isalnum() else "_" for c in other.lower()
     )
@@ -246,7 +246,7 @@ async def test_policies_see_what_a_trusted_proxy_says() -> None:
 
 @virtual
 async def test_a_connection_keeps_to_its_trust_over_requests() -> None:
-    """A line that a trusted peer sent is known by then, and still not believed from the next one."""
+    """A line that a trusted peer sent is kept, and still not believed from the next peer."""
     ask = Ask(TRUSTING)
     for peer in (PROXY, STRANGER, PROXY, STRANGER):
         x = await ask("X-Forwarded-User: alice", "X-Request-Timeout-Ms: 5", peer=peer)

@@ -1,4 +1,4 @@
-"""Tunnels: bytes, backpressure, half-closed sides, idle timeout, and Close frames of the sidecar."""
+"""Tests of tunnels: bytes, backpressure, half-closed sides, idle timeout, and Close frames of the sidecar."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from chaos.parts.websocket import CLOSE, TEXT, Frame
 from sidecar.core import metrics
 from sidecar.core.exchange import NEVER, Exchange
 from sidecar.core.outcome import Outcome
+from sidecar.downstream.listener import Limits
 from sidecar.downstream.tunnel import Tunnel
 from sidecar.downstream.websocket import GOING_AWAY, GOING_AWAY_MASKED
 from sidecar.engine.pipeline import Pipeline
@@ -102,7 +103,7 @@ async def test_a_client_that_has_left_meanwhile_closes_the_upstream() -> None:
     async def slow(x: Exchange) -> Outcome:
         try:
             await ready
-        except asyncio.CancelledError:  # its answer had come already
+        except asyncio.CancelledError:  # its answer had arrived already
             return await world.service(x)
         raise AssertionError
 
@@ -179,7 +180,7 @@ async def test_a_client_that_half_closed_before_the_tunnel_was_open_half_closes_
 
 @pytest.mark.parametrize("who", ["client", "server"])
 @virtual
-async def test_a_half_closed_tunnel_lives_while_bytes_pass_and_not_for_ever(who: str) -> None:
+async def test_a_half_closed_tunnel_stays_open_while_bytes_pass_and_not_for_ever(who: str) -> None:
     world = World()
     client, server = await world.open()
     first, second = (client, server) if who == "client" else (server, client)
@@ -217,7 +218,7 @@ async def test_a_silent_tunnel_with_a_half_closed_side_ends_with_a_close_frame_t
 async def test_a_half_close_of_a_tunnel_can_count_as_closing() -> None:
     world = World()
     world.front.server.limits = world.front.server.limits.model_copy(update={"half_close_timeout": 0.0})
-    world.front.listener.limits = world.front.server.limits
+    world.front.listener.limits = Limits(world.front.server.limits)
     client, server = await world.open()
     client.transport.write_eof()
     await settle()
@@ -354,7 +355,7 @@ async def test_abort_closes_both_sides() -> None:
 
 
 class Session:
-    """Proxy with a session through it."""
+    """Proxy with a WebSocket session through it."""
 
     def __init__(self, block: str = "", upstream: str = "") -> None:
         self.service = Service(SWITCH)
@@ -362,7 +363,7 @@ class Session:
         self.client = self.proxy.connect()
 
     async def open(self, seconds: float = 30) -> ServiceConnection:
-        """Shake hands, and send something in both directions for a while."""
+        """Complete the handshake, and send bytes in both directions for so many seconds."""
         self.client.write(HANDSHAKE)
         await settle(20)
         server = self.service.connections[-1]
@@ -375,7 +376,7 @@ class Session:
 
     @property
     def line(self) -> dict[str, Any]:
-        """The line of the session in the access log."""
+        """Return the line of the session in the access log."""
         assert self.proxy.bugs == []
         ((x, outcome, reason, seconds),) = self.proxy.records
         line: dict[str, Any] = json.loads(as_json(b"t", x, outcome, reason, seconds, word))
@@ -470,7 +471,7 @@ async def test_a_session_holds_its_permit(
 
 @virtual
 async def test_a_session_that_never_begins_holds_none() -> None:
-    """The client leaves during the handshake."""
+    """The client disconnects during the handshake."""
     session = Session(", concurrency: {max: 1}")
     session.service.after = 1.0
     session.client.write(HANDSHAKE)
@@ -495,7 +496,7 @@ async def test_a_session_counts_as_in_flight_at_its_endpoint() -> None:
 
 @virtual
 async def test_a_session_that_is_a_probe_closes_the_breaker() -> None:
-    """Its handshake is the answer; nobody waits for its end."""
+    """The breaker judges the handshake, without waiting for the session's end."""
     breaker = "circuit_breaker: {consecutive_failures: 1, open_for: 1s, jitter: 0%, half_open: {probes: 1, ramp: 0s}}"
     session = Session(", " + breaker)
     session.service.answer = b"HTTP/1.1 500 Oh\r\nContent-Length: 0\r\n\r\n"

@@ -1,4 +1,4 @@
-"""WebSocket frames: where each ends, in whatever pieces it arrives."""
+"""Tests of WebSocket frames: the end of each, in whatever pieces it arrives."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Readers of ordinary heads beside the grammar."""
+"""Tests of the engine: pipelines, quick readers of heads, and the build."""

@@ -1,4 +1,4 @@
-"""Whether an installation is pure or compiled, and what of neither."""
+"""Tests of the report whether an installation is pure, compiled or partly compiled."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SUFFIX = EXTENSION_SUFFIXES[0]
 
 
 def make(root: Path, modules: list[str], recorded: list[str]) -> Path:
-    """An installation with the extensions of some modules, and a record of what was compiled."""
+    """Return an installation with the extensions of some modules, and a record of the compiled ones."""
     for name in modules:
         path = root / name.replace(".pyx", SUFFIX).replace(".py", SUFFIX)
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""What a quick reader of heads takes is what the grammar makes of it, and it takes what is ordinary."""
+"""Tests of the quick readers of heads: they accept ordinary heads, with the same result as the grammar."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ REQUESTS = [
     b"GET / HTTP/1.1\r\nHost: a\r\n" + COOKIE + b"X-Request-Id: 1\r\n\r\n",
     b"GET / HTTP/1.1\r\nHost: a\r\n" + b"".join(b"X-%d: a\r\n" % number for number in range(200)) + b"\r\n",
 ]
-"""Requests that each reader must take."""
+"""Requests that each reader must accept."""
 RESPONSES = [
     b"HTTP/1.1 200 OK\r\nDate: now\r\nContent-Length: 2\r\nConnection: keep-alive\r\nServer: n\r\n\r\nab",
     b"HTTP/1.1 404\r\ncontent-length:0\r\nDATE:x \r\nKeep-Alive: 5\r\nX:\r\n\r\n",
@@ -43,7 +43,7 @@ RESPONSES = [
     b"HTTP/1.1 200 OK\r\nDate: now\r\nContent-Length: 1\r\nLink: " + b"</a>; rel=preload, " * 100 + b"\r\n\r\na",
     b"HTTP/1.1 200 OK\r\nDate: now\r\n" + b"".join(b"X-%d: a\r\n" % number for number in range(200)) + b"\r\n",
 ]
-"""Responses that each reader must take."""
+"""Responses that each reader must accept."""
 ODD_RESPONSES = [
     b"HTTP/1.1 100 Continue\r\n\r\n",
     b"HTTP/1.1 426 Upgrade Required\r\nUpgrade: h2c\r\nDate: now\r\n\r\n",
@@ -72,12 +72,12 @@ ODD_RESPONSES = [
     b"HTTP/1.1 200 OK\r\nDate: now\r\n" + b"X: a\r\n" * 300 + b"\r\n",
     b"HTTP/1.1 200 OK\r\nDate: now\r\nX: " + b"x" * 65536 + b"\r\n\r\n",
 ]
-"""Responses that no reader may take."""
+"""Responses that no reader may accept."""
 SPOILING = (b"\r", b"\n", b"\0", b" ", b"\t", b":", b"\x7f", b"\xff", b"_", b",", b"#", b"\r\n", b"\r\n\r\n")
 
 
 def damaged(data: bytes) -> Iterator[bytes]:
-    """`data` cut at each byte, and with something put in, or in place of what is there."""
+    """Yield `data` cut at each byte, and with bytes inserted or replaced."""
     for at in range(min(len(data), 200)):
         yield data[:at]
         for spoiling in SPOILING:
@@ -97,7 +97,7 @@ def take_response(request: pytest.FixtureRequest) -> ResponseReader:
 
 def test_an_ordinary_request_is_taken_as_the_grammar_reads_it(take_request: RequestReader) -> None:
     for data in REQUESTS:
-        for _ in range(2):  # the second time from memory
+        for _ in range(2):  # the second time from the kept lines
             assert take_request(data) == heads.request(data) is not None, data
 
 
@@ -164,7 +164,7 @@ def test_what_is_remembered_is_bounded_and_no_secret() -> None:
 
 
 def cuts(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Two pieces, in every way where the data is short, in a hundred ways where it is not."""
+    """Yield the data in two pieces: cut everywhere if it is short, else at a hundred places."""
     for at in range(1, len(data), len(data) // 100 + 1 if len(data) > 400 else 1):
         yield data[:at], data[at:]
 

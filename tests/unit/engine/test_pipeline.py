@@ -1,4 +1,4 @@
-"""A call through a pipeline: whatever happens, what was admitted is settled once, innermost first."""
+"""Tests of calls through a pipeline: whatever happens, each ticket is settled once, innermost first."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.service import HANG, ScriptedService, exchange, response
 
 
 class Witness:
-    """A gate that writes down what it sees; a `verdict` that is an outcome refuses."""
+    """Gate that records its calls; it refuses with a `verdict` that is an outcome."""
 
     def __init__(self, name: str, log: list[Any], verdict: object = "ticket") -> None:
         self.name = name
@@ -119,7 +119,7 @@ async def test_a_stream_that_has_ended_already_is_settled_at_once() -> None:
 
 
 class Answering(Witness):
-    """A stage that may replace the outcome, at once or after a while."""
+    """Stage that may replace the outcome, at once or after a wait."""
 
     def __init__(self, name: str, log: list[Any], reply: Any = None) -> None:
         super().__init__(name, log)
@@ -135,7 +135,7 @@ class Answering(Witness):
 
 
 class Again(Answering):
-    """A stage that runs those behind it once more."""
+    """Stage that runs its inner pipeline once more."""
 
     def __init__(self, name: str, log: list[Any]) -> None:
         super().__init__(name, log, self.again)

@@ -1,5 +1,4 @@
-"""Every condition that policies, README and docs show, asked about a header, a path, a query and a body of 64 KiB that
-somebody made to hurt."""
+"""Tests of every condition in policies, README and docs with a hostile header, path, query and body of 64 KiB."""
 
 from __future__ import annotations
 
@@ -23,13 +22,13 @@ from tests.support.work import calls, grows_with
 ROOT: Final = Path(__file__).parents[3]
 SIZE: Final = 64 * 1024
 TARGET: Final = 32 * 1024
-"""No longer query comes in: it is what `max_header_bytes` takes."""
+"""Bytes of the longest query that `max_header_bytes` allows."""
 MOST: Final = 150
-"""Calls for a condition and a body, whatever the body: what opens it and looks into it reads each byte a few times."""
+"""Calls for a condition on any body: parsing and access read each byte a few times."""
 
 
 def in_policies(value: Any) -> Iterator[str]:
-    """Every `when` of a policy file."""
+    """Yield every `when` of a policy file."""
     for key, inner in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
         if key == "when" and isinstance(inner, str):
             yield inner
@@ -38,7 +37,7 @@ def in_policies(value: Any) -> Iterator[str]:
 
 
 def in_text(text: str) -> Iterator[str]:
-    """What stands as code in a document and reads a fact."""
+    """Yield the code in a document that reads a fact."""
     yield from re.findall(
         r"`((?:[^`\n]*[^`\n\w.])?(?:request|response)\.(?:method|path|query|headers|status|body)\b[^`\n]*)`", text
     )
@@ -63,7 +62,7 @@ OURS: Final = [
     "has(request.body.error.code) || response.body.error in ['a', 'b'] || 'error' in response.body",
     "size(response.body.error) > 3 || response.body.error.matches('^x+y')",
 ]
-"""What none of them shows."""
+"""Conditions that no document shows."""
 
 
 PIECES: Final = [b"a", b"aa", b"\xfe", b"a,", b"%61", b"%2e%2e/", b"/", b"'\"\\", b"x" * 99 + b" "]
@@ -114,7 +113,7 @@ def test_a_header_a_path_and_a_query_take_work_in_proportion(text: str) -> None:
 
 @pytest.mark.parametrize("text", FOUND + OURS)
 def test_a_body_takes_few_calls(text: str) -> None:
-    """Reading and checking it included."""
+    """The number includes the calls that read and check the body."""
     condition = Condition(text, EVERYTHING)
     x, outcome = request(b"a"), Outcome(200)
 

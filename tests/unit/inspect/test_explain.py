@@ -1,4 +1,6 @@
-"""`sidecar routes` and `sidecar explain`, word for word.  `UPDATE_GOLDEN=1 pytest` writes the files: read the diff."""
+"""Tests of `sidecar routes` and `sidecar explain`, word for word.
+
+`UPDATE_GOLDEN=1 pytest` writes the expected files: read the diff."""
 
 from __future__ import annotations
 
@@ -51,8 +53,8 @@ def test_word_for_word(name: str, arguments: tuple[str, ...], monkeypatch: pytes
     ("arguments", "message"),
     [
         (("GET", "orders/17"), "write it such as http://orders/orders/17 or /orders/17"),
-        (("GET", "/x", "--listener", "inbond"), "name one of the listeners with --listener: inbound, outbound"),
-        (("GET", "/x", "-H", "x-tier"), "a header is written -H 'name: value'"),
+        (("GET", "/x", "--listener", "inbond"), "--listener: there is no listener `inbond`; did you mean `inbound`?"),
+        (("GET", "/x", "-H", "x-tier"), "--header: `x-tier` has no colon; write -H 'name: value'"),
     ],
 )
 def test_what_is_asked_wrongly_is_said(arguments: tuple[str, ...], message: str) -> None:

@@ -1,4 +1,4 @@
-"""What `sidecar explain` says of the cache."""
+"""Tests of `sidecar explain` for the cache."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ def told(
     [
         ({}, "is looked up in the cache default as http://orders/a?b=1\n"),
         ({"block": {"key": {"headers": ["x-a"], "ignore_query": ["b"]}}}, "as http://orders/a by x-a\n"),
-        ({}, "if it says nothing itself it is not fresh"),
-        ({"block": {"heuristic": "10%"}}, "it is fresh for 10% of its age"),
-        ({"block": {"ttl": "30s"}}, "it is fresh for 30s (ttl)"),
-        ({"block": {"ttl": "30s"}, "cookie": "a=b"}, "the request bears a credential"),
+        ({}, "an answer without a lifetime of its own is not fresh"),
+        ({"block": {"heuristic": "10%"}}, "of its own is fresh for 10% of its age"),
+        ({"block": {"ttl": "30s"}}, "of its own is fresh for 30s (ttl)"),
+        ({"block": {"ttl": "30s"}, "cookie": "a=b"}, "the request has a credential"),
         ({"block": {"mode": "observe"}}, "mode is observe"),
-        ({}, "not if it sets a cookie"),
+        ({}, "an answer that sets a cookie is not stored"),
         ({"authorization": "Basic x"}, "only if the answer says public, s-maxage or must-revalidate"),
         ({"range": "bytes=0-1"}, "not stored if it comes from the upstream: the request asks for a range"),
         ({"cache_control": "only-if-cached"}, "the upstream is never asked"),
-        ({"cache_control": "no-store"}, "goes past the cache: the request says no-store"),
+        ({"cache_control": "no-store"}, "bypasses the cache: the request says no-store"),
         (
             {"cache_control": "no-store", "block": {"request_directives": "ignore"}},
             "not stored: the request says no-store",
         ),
-        ({"if_match": '"1"'}, "goes past the cache: If-Match"),
+        ({"if_match": '"1"'}, "bypasses the cache: If-Match"),
         ({"method": "HEAD"}, "the answer to a HEAD is not stored"),
-        ({"method": "OPTIONS"}, "goes past the cache: OPTIONS is neither GET nor HEAD"),
-        ({"method": "POST"}, "its success drops what is stored for this URL"),
+        ({"method": "OPTIONS"}, "bypasses the cache: OPTIONS is neither GET nor HEAD"),
+        ({"method": "POST"}, "its success invalidates what is stored for this URL"),
     ],
 )
 def test_what_is_said(facts: dict[str, Any], said: str) -> None:

@@ -1,4 +1,4 @@
-"""Policy tests: what they accept, how differences are shown, and where policies come from."""
+"""Tests of policy tests: accepted files, display of differences, and sources of policies."""
 
 from __future__ import annotations
 
@@ -249,9 +249,10 @@ def test_the_command(tmp_path: Path) -> None:
     assert "is not a test file" in run(main, ["test", str(tmp_path / "app.yaml")]).output
     missing = run(main, ["test", str(tmp_path / "missing")])
     assert missing.exit_code == 1
-    assert missing.output.endswith("missing: No such file or directory\n")
+    remedy = "name a *.test.yaml file, or a directory that has some"
+    assert missing.output.endswith(f"missing: No such file or directory; {remedy}\n")
     nothing = run(main, ["test", str(tmp_path), "-k", "nobody"])
-    assert (nothing.exit_code, nothing.output) == (1, "Error: no test has 'nobody' in its name\n")
+    assert (nothing.exit_code, nothing.output) == (1, f"{tmp_path}: no test has `nobody` in its name; try another -k\n")
     (tmp_path / "inner").mkdir()
     (tmp_path / "inner" / "app.test.yaml").write_text(f"policies: ../app.yaml\ntests:\n  - {good}\n")
     assert run(main, ["test", str(tmp_path)]).output.endswith("2 tests passed, 1 failed\n")

@@ -1,4 +1,4 @@
-"""What the process sets for the interpreter as a whole."""
+"""Tests of the process's settings of the interpreter."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The watch over the event loop, on a clock that a test moves."""
+"""Tests of the watch over the event loop, on a clock that a test moves."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`match.when`: conditions on the head of a request, for what methods, headers and query do not say."""
+"""Tests of `match.when`: conditions on a request's head beyond methods, headers and query."""
 
 from __future__ import annotations
 

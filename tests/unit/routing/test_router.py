@@ -1,4 +1,4 @@
-"""The router against a matcher that asks every rule."""
+"""Tests of the router, compared with a matcher that tries every rule."""
 
 from __future__ import annotations
 
@@ -257,7 +257,7 @@ REQUESTS = st.builds(
 
 
 def meets(match: MatchSpec, x: Exchange, path: str, *, any_method: bool = False) -> bool:
-    """The conditions as the policy format says them, one after the other."""
+    """True if a request meets the conditions, evaluated one after the other as the policy format defines them."""
     name, _, port = x.authority.decode().lower().partition(":")
     if match.host is not None:
         if match.host.startswith("*") and not (name.endswith(match.host[1:]) and name != match.host[1:]):

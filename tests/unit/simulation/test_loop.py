@@ -1,4 +1,4 @@
-"""Virtual clock: it jumps to the next timer, waits for threads where it may, and notices a deadlock."""
+"""Tests of the virtual clock: it jumps to the next timer, waits for threads, and reports a deadlock."""
 
 from __future__ import annotations
 

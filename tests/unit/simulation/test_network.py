@@ -1,4 +1,4 @@
-"""Virtual network: listeners, names, and sockets that a server takes over."""
+"""Tests of the virtual network: listeners, names, and sockets that a server takes over."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Connections in memory behave as those of TCP."""
+"""Tests that connections in memory behave as those of TCP."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.support.loop import settle
 
 
 class Peer(asyncio.Protocol):
-    """Notes what happens to it."""
+    """Protocol that records its calls."""
 
     def __init__(self) -> None:
         self.seen: list[str] = []
@@ -169,7 +169,7 @@ def test_writing_to_a_peer_that_has_gone_resets_the_writer() -> None:
 
 
 class Buffered(asyncio.BufferedProtocol):
-    """Reads into a buffer of four bytes, and pauses after as many reads as a test says."""
+    """Protocol that reads into a buffer of four bytes, and pauses after a number of reads."""
 
     def __init__(self, reads: int) -> None:
         self.reads = reads

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from sidecar.core.exchange import Exchange
-from sidecar.core.outcome import BREAKER_OPEN, Outcome, failed
+from sidecar.core.outcome import BREAKER_OPEN, CLIENT_CLOSED, Outcome, failed
 from sidecar.upstream.client import Upstream
 from sidecar.upstream.endpoint import Endpoint
 from tests.support.loop import settle, virtual
@@ -166,6 +166,22 @@ async def test_a_body_that_was_not_kept_is_not() -> None:
     await settle()
     assert outcome_of(run).reason == "reset"
     assert len(back.peers) == 1
+
+
+@virtual
+async def test_a_body_that_has_broken_off_already_ends_its_attempt_at_once() -> None:
+    back = Back()
+    upstream = back.upstream()
+    start(upstream, get())
+    await settle()
+    back.server.write(OK)
+    await settle()
+    x, body, _ = upload(10)
+    body.fail(CLIENT_CLOSED)
+    outcome = outcome_of(start(upstream, x))
+    assert outcome.failure is CLIENT_CLOSED
+    assert [attempt.reason for attempt in x.attempts] == ["client_closed"]
+    assert upstream.endpoints.members[0].in_flight == 0
 
 
 @virtual

@@ -1,8 +1,8 @@
-"""A differential test against an independent implementation of RFC 9111: the sans-I/O core of hishel 2.
+"""Differential test against an independent implementation of RFC 9111: the sans-I/O core of hishel 2.
 
-For generated histories (a request and its answer, then some time, then another request) both say whether the stored
-answer is reused as it is.  Where they differ, one of `DIFFERENCES` has to explain it, and each of these is shown by an
-example, so that none outlives its reason.
+A generated history is a request and its answer, then some time, then another request.  Both implementations decide
+whether the stored answer is reused without validation.  If they differ, one of `DIFFERENCES` must explain it; each of
+these has an example, so that it is removed once it no longer holds.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Pairs = tuple[tuple[str, str], ...]
 
 
 class History(NamedTuple):
-    """A request, its answer, so many seconds, and the next request."""
+    """Request, its answer, a number of seconds, and the next request."""
 
     first: Pairs
     status: int
@@ -43,7 +43,7 @@ class History(NamedTuple):
     method: str = "GET"
 
     def says(self, *names: str) -> bool:
-        """Does the answer have one of these fields?"""
+        """True if the answer has one of these fields."""
         return any(name.lower() in names for name, _ in self.answer)
 
     @property
@@ -59,7 +59,7 @@ def request(method: str, pairs: Pairs) -> Exchange:
 
 
 def ours(history: History) -> bool:
-    """Do we reuse the stored answer?"""
+    """True if the sidecar reuses the stored answer."""
     rules = FreshnessRules()
     first, then = request("GET", history.first), request(history.method, history.then)
     lines = "".join(f"{name}: {value}\r\n" for name, value in history.answer).encode()
@@ -78,7 +78,7 @@ def ours(history: History) -> bool:
 
 
 def theirs(history: History, monkeypatch: pytest.MonkeyPatch) -> bool:
-    """Does hishel?"""
+    """True if hishel reuses the stored answer."""
 
     def message(kind: Any, pairs: Pairs, **more: Any) -> Any:
         headers: dict[str, list[str]] = {}
@@ -102,7 +102,7 @@ def theirs(history: History, monkeypatch: pytest.MonkeyPatch) -> bool:
 
 
 class Difference(NamedTuple):
-    """Where we part, why, and a history that shows it."""
+    """Difference between the sidecar and hishel, its reason, and a history that shows it."""
 
     why: str
     applies: Callable[[History], bool]
@@ -186,7 +186,7 @@ CONTROLS = [
 
 
 def chance(*pairs: tuple[str, str]) -> st.SearchStrategy[Pairs]:
-    """One of these fields, or none."""
+    """Return a strategy for one of these fields, or none."""
     return st.sampled_from([(), *((pair,) for pair in pairs)])
 
 
@@ -240,7 +240,7 @@ def test_every_listed_difference_occurs(difference: Difference, monkeypatch: pyt
 
 
 def test_the_histories_are_worth_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where nothing explains a difference there is reuse as well as its refusal."""
+    """Histories without a known difference include both reuse and its refusal."""
     plain = [
         History((), 200, (("Cache-Control", value), ("Date", date(0)), ("ETag", '"a"')), 20, ()) for value in CONTROLS
     ]

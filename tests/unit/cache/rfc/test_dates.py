@@ -1,4 +1,4 @@
-"""HTTP dates: RFC 9110 5.6.7."""
+"""Tests of HTTP dates: RFC 9110 5.6.7."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from sidecar.cache.rfc.dates import format_date, parse_date
 
 NOW = 1_750_000_000.0
-"""June 2025."""
+"""Instant in June 2025, as Unix time."""
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Cache directives: RFC 9111 5.2 and 4.2.1, RFC 5861, RFC 8246, RFC 9213 2.1."""
+"""Tests of cache directives: RFC 9111 5.2 and 4.2.1, RFC 5861, RFC 8246, RFC 9213 2.1."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_a_lifetime_is_never_longer_than_the_longest_number_says(noise: bytes) -
 
 
 class TestTargeted:
-    """RFC 9213 2.1: a Structured Field, and ignored whole where it is not."""
+    """RFC 9213 2.1: a Structured Field, which is ignored as a whole if it is malformed."""
 
     def test_it_is_read(self) -> None:
         found = parse_targeted([b"max-age=60, private", b"stale-while-revalidate=5;x"])

@@ -1,4 +1,4 @@
-"""What an answer's fields say: remembered lines must never say anything else than lines that are read anew."""
+"""Tests of facts from an answer's fields: kept lines give the same facts as lines that are read again."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sidecar.cache.rfc.facts import LINE, LINES, Facts, FactsReader, reader
 from sidecar.cache.rfc.freshness import FreshnessRules, RequestFacts, assess
 
 NOW = 1_750_000_000.0
-"""June 2025."""
+"""Instant in June 2025, as Unix time."""
 DAY = 86400.0
 TARGETS = (b"cdn-cache-control",)
 KNOWN = (
@@ -39,7 +39,7 @@ RULES = (
 
 
 def said(facts: Facts) -> dict[str, Any]:
-    """All that was found; directives by what they are."""
+    """Return all facts by name; directives as their values."""
     return {name: getattr(facts, name) for name in KNOWN if name != "control"} | {"control": repr(facts.control)}
 
 
@@ -83,7 +83,7 @@ def test_answers_that_differ_in_their_names_only_are_judged_once() -> None:
 
 
 def test_a_year_of_two_digits_is_read_anew_each_day() -> None:
-    """RFC 9110 5.6.7: it lies at most fifty years ahead, which another day may be the first to say otherwise."""
+    """RFC 9110 5.6.7: the date is at most fifty years ahead, so its century may change from one day to the next."""
     head = b"Expires: x\r\nLast-Modified: Thursday, 31-Dec-76 00:00:00 GMT\r\n"
     one = FactsReader(())
     in_2025, in_2027 = NOW, NOW + 2 * 365 * DAY

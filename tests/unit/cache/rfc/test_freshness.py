@@ -1,4 +1,4 @@
-"""What may be stored, and how long it is fresh: RFC 9111 3, 3.5, 4.2, 5.1, 5.2.2, 5.3, RFC 5861, RFC 9213."""
+"""Tests of storing and freshness: RFC 9111 3, 3.5, 4.2, 5.1, 5.2.2, 5.3, RFC 5861, RFC 9213."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def control(value: str, *more: tuple[str, str], status: int = 200, rules: Freshn
 
 
 class TestStorable:
-    """RFC 9111 3."""
+    """RFC 9111 3: storing responses."""
 
     @pytest.mark.parametrize("status", [200, 203, 204, 299, 301, 302, 303, 307, 308, 400, 404, 410, 499, 500, 503, 599])
     def test_any_final_status_with_explicit_freshness(self, status: int) -> None:
@@ -122,7 +122,7 @@ class TestStorable:
 
 
 class TestLifetime:
-    """RFC 9111 4.2.1."""
+    """RFC 9111 4.2.1: freshness lifetime."""
 
     @pytest.mark.parametrize(
         ("headers", "lifetime"),
@@ -157,7 +157,7 @@ class TestLifetime:
 
 
 class TestTargeted:
-    """RFC 9213 2.2."""
+    """RFC 9213 2.2: targeted fields."""
 
     def test_it_takes_the_place_of_all_others(self) -> None:
         headers = [("CDN-Cache-Control", "max-age=60"), ("Cache-Control", "no-store"), ("Expires", date(-9))]
@@ -177,7 +177,7 @@ class TestTargeted:
 
 
 class TestSilence:
-    """What the policy puts in for an answer that says nothing; RFC 9111 4.2.2."""
+    """Freshness by the policy for an answer without directives; RFC 9111 4.2.2."""
 
     @pytest.mark.parametrize("status", sorted(HEURISTICALLY_CACHEABLE))
     def test_ttl(self, status: int) -> None:
@@ -209,7 +209,7 @@ class TestSilence:
 
 
 class TestAge:
-    """RFC 9111 4.2.3 and 5.1."""
+    """RFC 9111 4.2.3 and 5.1: age."""
 
     @pytest.mark.parametrize(
         ("value", "age"),
@@ -238,7 +238,7 @@ class TestAge:
 
 
 class TestStaleWindows:
-    """RFC 5861, and RFC 9111 4.2.4."""
+    """RFC 5861, and RFC 9111 4.2.4: stale answers."""
 
     RULES = FreshnessRules(stale_while_revalidate=10, stale_if_error=300)
 
@@ -282,7 +282,7 @@ def test_no_answer_with_a_ban_is_stored(headers: Pairs, status: int) -> None:
 
 
 class TestOneAfterTheOther:
-    """A reader keeps the last verdict.  It must only serve an answer for which it would be the same."""
+    """Verdicts of one reader, which keeps the last one: it may be used only for an answer with the same verdict."""
 
     RULES = FreshnessRules(heuristic=0.1)
 

@@ -1,4 +1,4 @@
-"""The cache key: RFC 9111 2, RFC 3986 6.2.2, RFC 9110 4.2.3."""
+"""Tests of the cache key: RFC 9111 2, RFC 3986 6.2.2, RFC 9110 4.2.3."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ranges from a stored answer: RFC 9110 14, 13.1.5, 15.3.7, 15.5.17."""
+"""Tests of ranges from a stored answer: RFC 9110 14, 13.1.5, 15.3.7, 15.5.17."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_an_empty_body_has_no_range() -> None:
 
 
 class TestIfRange:
-    """RFC 9110 13.1.5."""
+    """RFC 9110 13.1.5: If-Range."""
 
     @pytest.mark.parametrize(
         ("value", "expected"),

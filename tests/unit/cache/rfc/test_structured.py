@@ -1,4 +1,4 @@
-"""Dictionaries of Structured Fields: RFC 9651 3.2 and 4.2.2."""
+"""Tests of dictionaries of Structured Fields: RFC 9651 3.2 and 4.2.2."""
 
 from __future__ import annotations
 

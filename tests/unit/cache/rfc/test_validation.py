@@ -1,4 +1,4 @@
-"""Validators: RFC 9110 8.8.3, 13.1, 13.2; RFC 9111 3.2, 4.3."""
+"""Tests of validation: RFC 9110 8.8.3, 13.1, 13.2; RFC 9111 3.2, 4.3."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TAGGED = ("ETag", '"a"')
 
 
 class TestEntityTags:
-    """RFC 9110 8.8.3."""
+    """RFC 9110 8.8.3: entity tags."""
 
     @pytest.mark.parametrize("text", [b'"a"', b'""', b'W/"a"', b'"\xfc"', b'"a,b"', b'"a\\"'])
     def test_tags(self, text: bytes) -> None:
@@ -45,7 +45,7 @@ class TestEntityTags:
 
 
 class TestAnswering:
-    """RFC 9110 13.1.2, 13.1.3, 13.2.2; RFC 9111 4.3.2."""
+    """RFC 9110 13.1.2, 13.1.3, 13.2.2; RFC 9111 4.3.2: conditional requests of clients."""
 
     @pytest.mark.parametrize(
         ("condition", "expected"),
@@ -76,7 +76,7 @@ class TestAnswering:
 
 
 class TestAsking:
-    """RFC 9111 4.3.1."""
+    """RFC 9111 4.3.1: conditional requests to the upstream."""
 
     FIELDS = [(b"accept", b"*/*"), (b"if-none-match", b'"theirs"'), (b"range", b"bytes=0-1"), (b"if-range", b'"x"')]
 
@@ -89,7 +89,7 @@ class TestAsking:
 
 
 class TestNotModified:
-    """RFC 9111 4.3.4: which stored answer a 304 speaks of."""
+    """RFC 9111 4.3.4: stored answer that a 304 refers to."""
 
     @pytest.mark.parametrize(
         ("stored", "answered", "expected"),
@@ -110,7 +110,7 @@ class TestNotModified:
 
 
 class TestHead:
-    """RFC 9111 4.3.5."""
+    """RFC 9111 4.3.5: answers to HEAD."""
 
     @pytest.mark.parametrize(
         ("answered", "expected"),
@@ -128,7 +128,7 @@ class TestHead:
 
 
 class TestUpdating:
-    """RFC 9111 3.2."""
+    """RFC 9111 3.2: updating stored fields."""
 
     def test_what_is_new_replaces_all_of_the_old(self) -> None:
         stored = [(b"a", b"1"), (b"b", b"1"), (b"b", b"2"), (b"content-type", b"x")]

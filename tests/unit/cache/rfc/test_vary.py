@@ -1,4 +1,4 @@
-"""Selecting among stored answers: RFC 9111 4.1."""
+"""Tests of selecting among stored answers: RFC 9111 4.1."""
 
 from __future__ import annotations
 

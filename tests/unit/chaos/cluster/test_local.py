@@ -1,4 +1,4 @@
-"""Cluster of processes: what is made of the lines that a part writes."""
+"""Tests of a cluster of processes: handling of the lines that a part writes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scenarios in virtual time: one verdict with all that decides it, repeatability, and the search for the margin.
+"""Tests of scenarios in virtual time: one verdict and its causes, repeatability, and the search for the margin.
 
 The verdicts of all scenarios are in `tests/scenarios/test_verdicts.py`.
 """
@@ -20,7 +20,7 @@ ALL = {loaded.name: loaded for loaded in load([SCENARIOS]) if loaded.scenario.si
 
 @cache
 def usual(name: str) -> Recording:
-    """Return the run with sidecars and seed 1, which several tests look at."""
+    """Return the run with sidecars and seed 1, cached for several tests."""
     return simulate(ALL[name], "sidecar", 1)
 
 

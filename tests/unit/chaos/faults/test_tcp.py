@@ -1,4 +1,4 @@
-"""Faults on the wire, each measured by a client behind the link, in virtual time."""
+"""Tests of faults on the wire, each measured by a client behind the link, in virtual time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""HTTP messages of parts and tests: written, read from a buffer and from a stream."""
+"""Tests of HTTP messages for parts and tests: written, read from a buffer and from a stream."""
 
 from __future__ import annotations
 

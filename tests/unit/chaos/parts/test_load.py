@@ -1,4 +1,4 @@
-"""Load: arrivals, changes of the rate, and latency that counts from when a request was due."""
+"""Tests of the load: arrivals, changes of the rate, and latency from the instant at which a request was due."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_poisson_arrivals_have_their_rate_and_spread() -> None:
     gaps = [b - a for a, b in pairwise(times)]
     average = sum(gaps) / len(gaps)
     variance = sum((gap - average) ** 2 for gap in gaps) / len(gaps)
-    assert variance**0.5 == pytest.approx(average, rel=0.05)  # that of an exponential distribution
+    assert variance**0.5 == pytest.approx(average, rel=0.05)  # as in an exponential distribution
 
 
 @pytest.mark.parametrize("kind", ["poisson", "constant"])
@@ -52,9 +52,7 @@ def test_latency_counts_from_when_a_request_was_due() -> None:
         await load.do("run", targets={"app": [linked.address]}, at=start, seconds=2.0)
         await load.do("wait", grace=20)
         seconds = [row[3] for row in rows]
-        assert len(seconds) == pytest.approx(
-            40, abs=1
-        )  # twice what the service can do: each waits longer than the last
+        assert len(seconds) == pytest.approx(40, abs=1)  # twice the service's capacity: each waits longer than the last
         assert seconds == sorted(seconds)
         assert max(seconds) == pytest.approx(2.0, abs=0.15)
         await load.stop()

@@ -1,4 +1,4 @@
-"""Service: its capacity, and faults in its answers and its process."""
+"""Tests of a service: its capacity, and faults in its answers and its process."""
 
 from __future__ import annotations
 

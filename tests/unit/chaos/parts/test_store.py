@@ -1,4 +1,4 @@
-"""Store that stands in for Redis, asked by the client library that the sidecar uses."""
+"""Tests of the store that stands in for Redis, with the client library that the sidecar uses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Envoy's configuration: made from every scenario's policies, and accepted by Envoy where it is installed."""
+"""Tests of Envoy's configuration: made from every scenario's policies, and accepted by Envoy if it is installed."""
 
 from __future__ import annotations
 

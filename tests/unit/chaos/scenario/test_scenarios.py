@@ -1,4 +1,4 @@
-"""Scenario files: all are valid, and a mistake in one is reported with its place."""
+"""Tests of scenario files: all are valid, and a mistake in one is reported with its place."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_the_policies_of_a_scenario_are_valid(loaded: Loaded) -> None:
 
 
 class Environment(dict[str, str]):
-    """Variables of the policies in a run."""
+    """Environment with the variables of the policies in a run."""
 
     def __init__(self, loaded: Loaded) -> None:
         scenario = loaded.scenario

@@ -1,4 +1,4 @@
-"""Comparison with Envoy: which arm is better, and which differences do not count."""
+"""Tests of the comparison with Envoy: the better arm, and differences that do not count."""
 
 from __future__ import annotations
 

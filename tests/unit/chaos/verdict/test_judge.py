@@ -1,4 +1,4 @@
-"""Judge: good recordings pass, and recordings that must fail do."""
+"""Tests of the judge: good recordings pass, and bad ones fail."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files of a run: HTML, JUnit, JSON."""
+"""Tests of a run's files: HTML, JUnit, JSON."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def test_a_failed_run_says_what_was_taken_out(results: list[Result]) -> None:
 
 
 def own(tmp_path: Path, name: str) -> Loaded:
-    """Return a scenario as a file of one's own, in a directory whose name a shell would split."""
+    """Return a scenario in a copy of its file, in a directory whose name a shell would split."""
     directory = tmp_path / "my scenarios"
     directory.mkdir()
     text = (SCENARIOS / f"{name}.yaml").read_text().replace("../policies", str(SCENARIOS.parent / "policies"))

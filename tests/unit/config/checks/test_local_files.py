@@ -1,4 +1,4 @@
-"""Files that must be there on this machine."""
+"""Tests of the check that local files exist."""
 
 from __future__ import annotations
 

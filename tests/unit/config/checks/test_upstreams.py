@@ -1,4 +1,4 @@
-"""Endpoints that are listeners of the same file, by whatever address of this machine they are written."""
+"""Tests of the check for endpoints that are listeners of the same file, by any address of this machine."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def a_machine(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def own_address() -> str:
-    """An address of this machine that is no loopback one; empty if there is none."""
+    """Return an address of this machine other than loopback; empty if there is none."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         try:
             sock.connect(("192.0.2.1", 9))  # sends nothing

@@ -1,0 +1,61 @@
+"""Route: a route of the policies in force, ready to serve.
+
+Compiled, because each request reads its attributes; the compiler of policies is not.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from sidecar.config.spec import RouteSpec
+from sidecar.core.exchange import CRITICALITIES
+from sidecar.core.spec import Block
+from sidecar.core.stage import Stage
+from sidecar.engine.pipeline import Pipeline
+from sidecar.upstream.slow_places import SlowPlaces
+
+
+class Link(NamedTuple):
+    """Stage of a route's chain, with the block that it was built from."""
+
+    policy: str
+    """Name of the block."""
+    scope: str
+    """Owner of the block: `route` or `upstream`."""
+    block: Block
+    where: str
+    """Place of the block, as `file:line`."""
+    stage: Stage
+
+
+class Route:
+    """Route ready to serve requests; an exchange keeps its route from start to end."""
+
+    __slots__ = (
+        "chain", "criticality", "listener", "metrics", "name", "pipeline", "policies", "slow_places", "spec",
+        "template", "upstream",
+    )  # fmt: skip
+
+    def __init__(self, spec: RouteSpec, chain: tuple[Link, ...], pipeline: Pipeline, slow_places: SlowPlaces) -> None:
+        self.name = spec.name
+        self.listener = spec.listener
+        """Name of its listener; None for every listener."""
+        self.upstream = spec.upstream
+        self.spec = spec
+        self.chain = chain
+        """Stages, outermost first."""
+        self.policies = frozenset(link.policy for link in chain)
+        """Names of the blocks in the chain."""
+        self.template = spec.match.template
+        """Path, prefix or pattern that the route matches; empty for every path."""
+        self.pipeline = pipeline
+        """Stages and upstream, ready to be run."""
+        self.slow_places = slow_places
+        """Places of the upstream for requests that are sent on before their body is complete."""
+        self.criticality = CRITICALITIES[spec.criticality]
+        """Importance as a number; see `CRITICALITIES`."""
+        self.metrics: Any = None
+        """Histograms of its requests (`sidecar.telemetry.metrics.durations.RouteMetrics`)."""
+
+    def __repr__(self) -> str:
+        return f"<Route {self.name}: {' > '.join([*(link.policy for link in self.chain), self.upstream])}>"

@@ -1,0 +1,161 @@
+"""Compiled policies as JSON documents, for `--json` of `sidecar routes` and `sidecar explain`.
+
+They have the facts that `explain.py` makes its text of.  The shapes stand in `documents.py`.  Words of the format and
+places are never masked, so that a variable with the value `route` does not break a document.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from sidecar.config.spec import CRITICALITY
+from sidecar.control.compiler import Snapshot
+from sidecar.control.route import Route
+from sidecar.core.exchange import Exchange
+from sidecar.inspect.documents import (
+    BlockEntry,
+    DiscoverEntry,
+    ExplainDocument,
+    MatchEntry,
+    RefusalEntry,
+    RouteEntry,
+    RoutesDocument,
+    TakenEntry,
+    TargetEntry,
+    ValueEntry,
+    masked,
+    place_of,
+)
+from sidecar.inspect.effective import Value
+from sidecar.inspect.explain import (
+    Refused,
+    blocks_in_force,
+    cache_sentences,
+    others_of,
+    refusal_of,
+    scope_of,
+    stages_of,
+    upstream_in_force,
+    written,
+)
+from sidecar.telemetry.plain import Masks
+
+
+def routes_document(snapshot: Snapshot) -> RoutesDocument:
+    """Return the document of all routes."""
+    return {"ok": True, "routes": [_route(snapshot, route) for route in snapshot.routes.values()]}
+
+
+def explain_document(snapshot: Snapshot, listener: str, x: Exchange) -> ExplainDocument:
+    """Return the document of one request on a listener."""
+    route = snapshot.listeners[listener].match(x)
+    others, has_more = others_of(snapshot, listener, route, x)
+    mask = snapshot.spec.masks.text
+    return {
+        "ok": True,
+        "request": {
+            "method": mask(x.method.decode("utf-8", "replace")),
+            "target": mask(x.target.decode("utf-8", "replace")),
+            "host": mask(x.authority.decode("utf-8", "replace")) or None,
+            "listener": mask(listener),
+        },
+        "route": None if route is None else _taken(snapshot, route, x),
+        "refusal": None if route is not None else _refusal(snapshot, refusal_of(snapshot, listener, x)),
+        "other_routes": [{"name": mask(name), "why": mask(why), "place": place_of(mark)} for name, why, mark in others],
+        "has_more_routes": has_more,
+    }
+
+
+def _route(snapshot: Snapshot, route: Route) -> RouteEntry:
+    masks = snapshot.spec.masks
+    return {
+        "name": masks.text(route.name),
+        "listener": None if route.listener is None else masks.text(route.listener),
+        "place": place_of(route.spec.where()),
+        "match": _match(snapshot, route),
+        "stages": [
+            {
+                "policy": each.policy,
+                "scope": each.scope,
+                "settings": masked(each.settings, masks),
+                "place": place_of(each.mark),
+            }
+            for each in stages_of(snapshot, route)
+        ],
+        "upstream": _target(snapshot, route),
+    }
+
+
+def _match(snapshot: Snapshot, route: Route) -> MatchEntry:
+    match, node, mask = route.spec.match, route.spec.node.child("match"), snapshot.spec.masks.text
+
+    def text(key: str) -> str | None:
+        found = written(node, key, getattr(match, key))
+        return None if found is None else mask(str(found))
+
+    def texts(key: str) -> dict[str, str]:
+        return {mask(name): mask(str(value)) for name, value in written(node, key, getattr(match, key)).items()}
+
+    return {
+        "methods": None if match.methods is None else list(match.methods),
+        "host": text("host"),
+        "path": text("path"),
+        "path_prefix": text("path_prefix"),
+        "path_regex": text("path_regex"),
+        "headers": texts("headers"),
+        "query": texts("query"),
+        "when": text("when"),
+    }
+
+
+def _target(snapshot: Snapshot, route: Route) -> TargetEntry:
+    spec, mask = snapshot.spec.upstreams[route.upstream], snapshot.spec.masks.text
+    node = snapshot.spec.node.find(("upstreams", route.upstream))
+    found: DiscoverEntry | None = None
+    if (discover := spec.discover) is not None:
+        block = node.child("discover") if node is not None else None
+        port = written(block, "port", discover.port)
+        found = {"dns": mask(str(written(block, "dns", discover.dns))), "port": port}
+    return {
+        "name": mask(route.upstream),
+        "endpoints": [mask(str(each)) for each in written(node, "endpoints", spec.endpoints or ())],
+        "discover": found,
+        "place": place_of(snapshot.spec.where("upstreams", route.upstream)),
+    }
+
+
+def _taken(snapshot: Snapshot, route: Route, x: Exchange) -> TakenEntry:
+    spec, masks = route.spec, snapshot.spec.masks
+    mask, sentences = masks.text, cache_sentences(route, x)
+    captures: Mapping[str, Any] = x.captures
+    stages: list[BlockEntry] = [
+        {"policy": link.policy, "scope": scope_of(link), "values": _values(values, masks)}
+        for link, values in blocks_in_force(snapshot, route)
+    ]
+    return {
+        "name": mask(route.name),
+        "place": place_of(spec.where()),
+        "match": _match(snapshot, route),
+        "captures": {mask(name): mask(str(value)) for name, value in captures.items()},
+        "stages": stages,
+        "upstream": {"name": mask(route.upstream), "values": _values(upstream_in_force(snapshot, route), masks)},
+        "criticality": {"key": CRITICALITY, "value": spec.criticality, "place": place_of(spec.where(CRITICALITY))},
+        "cache": None if sentences is None else [mask(each) for each in sentences],
+    }
+
+
+def _values(values: Iterable[Value], masks: Masks) -> list[ValueEntry]:
+    return [{"key": each.key, "value": masked(each.value, masks), "place": place_of(each.mark)} for each in values]
+
+
+def _refusal(snapshot: Snapshot, refused: Refused) -> RefusalEntry:
+    mask = snapshot.spec.masks.text
+    return {
+        "status": refused.status,
+        "message": mask(refused.message),
+        "allowed": list(refused.allowed),
+        "readings": [
+            {"path": mask(path), "route": None if route is None else mask(route)} for path, route in refused.readings
+        ],
+    }

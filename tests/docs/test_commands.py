@@ -1,0 +1,97 @@
+"""Every command of every page is run as a reader runs it, or at least understood by the program that it names."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shlex
+import shutil
+import time
+from pathlib import Path
+
+import click
+import pytest
+
+import chaos.cli
+import sidecar.commands
+from tests.docs.pages import ROOT, blocks, commands, pages
+from tests.docs.session import Session, differs
+
+GROUPS: dict[str, click.Group] = {"sidecar": sidecar.commands.main, "chaos": chaos.cli.main}
+TARGETS = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+RUN = [page for page in pages() if any(block.is_run for block in blocks(page.read_text()))]
+
+
+def name_of(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+@pytest.mark.e2e
+@pytest.mark.skipif(shutil.which("curl") is None or shutil.which("bash") is None, reason="no curl or no bash here")
+@pytest.mark.parametrize("page", RUN, ids=name_of)
+def test_commands_do_what_the_page_says(page: Path, tmp_path: Path) -> None:
+    found = blocks(page.read_text())
+    for missing in {block.needs for block in found if block.needs is not None and shutil.which(block.needs) is None}:
+        pytest.skip(f"no {missing} here")
+    with Session(tmp_path) as session:
+        for number, block in enumerate(found):
+            after = found[number + 1] if number + 1 < len(found) else None
+            wanted = after.text if after is not None and after.language == "text" else None
+            if block.title is not None:
+                session.write(block)
+            elif block.is_run and block.mark.startswith("background"):
+                session.begin(block.text, wanted or "")
+            elif block.is_run:
+                printed = session.run(block.text)
+                end = time.monotonic() + 30
+                while wanted is not None and (difference := differs(printed, session.here(wanted), block.mark)):
+                    last = block.text.strip().splitlines()[-1]
+                    assert block.mark == "until", f"{name_of(page)}:{block.line}: {difference}"
+                    assert time.monotonic() < end, f"{name_of(page)}:{block.line}: {difference}"
+                    time.sleep(0.5)
+                    printed = session.run(last)
+
+
+@pytest.mark.parametrize("page", pages(), ids=name_of)
+def test_commands_are_understood(page: Path) -> None:
+    for line in commands(page.read_text()):
+        for part in re.split(r"\s*(?:&&|\|\||[;|&])\s+", line):
+            assert (complaint := misunderstood(part)) is None, f"{name_of(page)}: {line}: {complaint}"
+
+
+def misunderstood(command: str) -> str | None:
+    """Return why a command line cannot be run; None if it can, or if it belongs to a program that is not ours."""
+    try:
+        words = shlex.split(re.split(r"\s{3,}", command)[0])  # what stands further right explains it
+    except ValueError:
+        return None  # prose, or half of a command with a quotation that goes on
+    while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
+        words = words[1:]
+    words = words[: next((n for n, word in enumerate(words) if re.match(r"[0-9]?[<>]", word)), len(words))]
+    match words:
+        case [("sidecar" | "chaos") as program, *rest]:
+            return unparsed(GROUPS[program], program, rest)
+        case ["make", *targets]:
+            unknown = {word for word in targets if "=" not in word} - TARGETS
+            return f"make has no {unknown}" if unknown else None
+        case ["python" | "python3", "-m", module, *_] if module.startswith(
+            ("sidecar", "chaos", "bench", "docs", "tests")
+        ):
+            return None if importlib.util.find_spec(module) else f"there is no module {module}"
+    return None
+
+
+def unparsed(group: click.Group, program: str, words: list[str]) -> str | None:
+    """Return what click says of arguments that it does not take."""
+    if not words or words[0] in ("--help", "--version", "-h") or "[" in words[-1]:
+        return None
+    if (command := group.commands.get(words[0])) is None:
+        return f"{program} has no command {words[0]}"
+    if "--help" in words:
+        return None
+    try:
+        command.make_context(words[0], words[1:], resilient_parsing=False)
+    except click.ClickException as error:
+        message = error.format_message()
+        return None if message.endswith("does not exist.") else message
+    return None
