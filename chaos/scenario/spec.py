@@ -201,13 +201,12 @@ class ProcessFault(FaultSpec):
     of: Literal["service", "sidecar", "both"] = "service"
     """Process that the fault strikes."""
     one_by_one: bool = False
-    """True to strike the replicas one after the other, each back and ready before the next; `for` is the time that each
-    is away."""
+    """True to strike the replicas one after the other, each ready again before the next; `for` is each one's time."""
 
 
 class NamesFault(FaultSpec):
-    """Fault of the service's name: it does not resolve, takes the time `by`, resolves to an address at which nobody
-    listens, or to such an address and the right one."""
+    """Fault of the service's name: no answer, an answer after the time `by`, an address without a listener, or such an
+    address beside the right one."""
 
     fault: Literal["names_fail", "names_slow", "names_wrong", "names_stale"]
     by: DurationOrZero = 0.0
@@ -215,7 +214,7 @@ class NamesFault(FaultSpec):
 
 
 class PolicyFault(FaultSpec):
-    """Policy that is pushed to the sidecar of the service; the policies before come back when the time is over."""
+    """Policy that is pushed to the sidecar of the service; the end of the fault restores the previous policies."""
 
     fault: Literal["policy"]
     file: str
