@@ -43,7 +43,7 @@ WORK: Final = {
     "circuit_breaker": "refuses while the upstream is down",
     "fault": "injects faults for drills",
 }
-"""What each stage does, in a few words; a stage without an entry is described by its spec."""
+"""Work of each stage in a few words; a stage without an entry is described by its spec."""
 
 
 class Box(NamedTuple):
