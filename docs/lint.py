@@ -24,17 +24,6 @@ from typing import Final, NamedTuple
 ROOT: Final = Path(__file__).parents[1]
 CHECKED: Final = ("sidecar", "chaos", "bench", "tests", "docs")
 """Directories that are checked when no path is given."""
-UNFINISHED: Final[tuple[str, ...]] = (
-    "sidecar/admin",
-    "sidecar/downstream",
-    "sidecar/expression",
-    "sidecar/inspect",
-    "sidecar/policytest",
-    "sidecar/stages",
-    "sidecar/transform",
-    "sidecar/upstream",
-)
-"""Files and packages whose prose is still being rewritten: left out when no path is given.  The list only shrinks."""
 
 _PRONOUNS: Final = """
 anybody anyone everybody everyone he her his it its nobody of one-for one-of one-that one-which one-who
@@ -170,15 +159,9 @@ def _metaphor(word: str) -> str:
 
 
 def _files(paths: list[str]) -> Iterator[Path]:
-    """Yield the Python files below the given paths; without any, those of `CHECKED` that are not `UNFINISHED`."""
-    for path in map(Path, paths):
+    """Yield the Python files below the given paths; without any, those of `CHECKED`."""
+    for path in map(Path, paths or [str(ROOT / directory) for directory in CHECKED]):
         yield from [path] if path.is_file() else sorted(path.rglob("*.py"))
-    if not paths:
-        left_out = tuple(ROOT / package for package in UNFINISHED)
-        for directory in CHECKED:
-            for path in sorted((ROOT / directory).rglob("*.py")):
-                if not any(path.is_relative_to(package) for package in left_out):
-                    yield path
 
 
 def main(paths: list[str]) -> int:

@@ -121,7 +121,7 @@ async def test_the_token(scene: Scene, window: Window) -> None:
     await page.goto(scene.url)
     for given in ("wrong", "t0ken"):
         await page.locator("#ask-input").fill(given)
-        await page.get_by_role("button", name="Go on").click()
+        await page.get_by_role("button", name="Continue").click()
     await expect(page.locator("#link")).to_have_text("live")
     assert "t0ken" not in page.url
     assert await page.evaluate("document.cookie") == ""

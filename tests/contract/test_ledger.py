@@ -21,7 +21,7 @@ import pytest
 
 from sidecar.config.files import Source, digest
 from sidecar.config.load import Loaded, load
-from sidecar.control.reload import Control, Origin
+from sidecar.control.reload import Control, PolicySource
 from sidecar.control.state import StateStore
 from sidecar.core import events, metrics
 from sidecar.core.exchange import Exchange
@@ -123,7 +123,7 @@ class Stand:
             self.env, lambda x, *_: self.recorded.append(x), NoTelemetry(), loop.network.socket
         )  # fmt: skip
         self.sources = [Source("p.yaml", POLICIES.encode())]
-        origin = Origin("p.yaml", {}, lambda _: self.sources, lambda _: digest(self.sources), self._at_once)
+        origin = PolicySource("p.yaml", {}, lambda _: self.sources, lambda _: digest(self.sources), self._at_once)
         self.control = Control(self.env, self.store, origin, self.server, metrics=lambda _: NoMetrics())
         self.states: dict[Any, Any] = {}
         """All state objects so far, those that a reload has retired included."""

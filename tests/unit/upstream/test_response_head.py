@@ -92,8 +92,8 @@ def test_an_upgrade_is_passed_on_with_its_accept() -> None:
 @pytest.mark.parametrize(
     ("x", "lines", "says"),
     [
-        (handshake(None), ACCEPTED, "not asked for"),
-        (handshake(), ACCEPTED.replace(b"websocket", b"h2c"), "not asked for"),
+        (handshake(None), ACCEPTED, "without a request to upgrade"),
+        (handshake(), ACCEPTED.replace(b"websocket", b"h2c"), "without a request to upgrade"),
         (handshake(), ACCEPTED.replace(b"s3pPL", b"S3pPL"), "does not answer the key"),
         (handshake(), ACCEPTED.replace(b"Sec-WebSocket-Accept", b"X"), "does not answer the key"),
     ],

@@ -51,11 +51,11 @@ def test_the_example_of_the_format() -> None:
         ({"ejection": {"on": []}}, "ejection.on: Value error, is empty"),
         ({"ejection": {"eject_for": 10}}, "write a duration such as"),
         ({"health_check": {"path": "healthz"}}, "is not a path"),
-        ({"health_check": {"path": "/", "expect": ["reset"]}}, "names reset, which is no status"),
+        ({"health_check": {"path": "/", "expect": ["reset"]}}, "names reset, which is not a status"),
         ({"discover": {"dns": "a b", "port": 80}, "endpoints": None}, "is not a DNS name"),
         ({"tls": {}}, "no endpoint is https://"),
         ({"endpoints": ["https://a"], "tls": {"cert": "/c"}}, "tls: Value error, needs cert and key together"),
-        ({"endpoints": ["https://a"], "tls": {"ca": "/c", "verify": False}}, "never look at"),
+        ({"endpoints": ["https://a"], "tls": {"ca": "/c", "verify": False}}, "verify: false ignores"),
         ({"connections": {"max": "3"}}, "valid integer"),
     ],
 )
