@@ -39,7 +39,6 @@ EXIT_CODES: Final = {
     "chaos margin": ("found", "the scenario cannot be used"),
     "chaos list": ("printed", "a file is not a valid scenario"),
     "chaos schema": ("printed", ""),
-    "chaos completion": ("printed", ""),
 }
 """Meaning of exit codes 0 and 1 of each command."""
 
