@@ -31,6 +31,7 @@ EXIT_CODES: Final = {
     "sidecar top": ("ended by q or Ctrl-C", "the admin listener cannot be reached, or wants a token"),
     "sidecar demo": ("ended by Ctrl-C", "something of it cannot be started"),
     "sidecar completion": ("printed", ""),
+    "chaos completion": ("printed", ""),
     "chaos run": ("every expectation is met", "one is not met, a run had trouble, or Ctrl-C"),
     "chaos simulate": ("every expectation is met", "one is not met, or a run had trouble"),
     "chaos replay": ("every expectation is met", "one is not met, or the recording cannot be read"),
@@ -39,24 +40,6 @@ EXIT_CODES: Final = {
     "chaos schema": ("printed", ""),
 }
 """Meaning of exit codes 0 and 1 of each command."""
-EXAMPLES: Final = {
-    "sidecar run": "sidecar run policies/demo.yaml",
-    "sidecar check": "sidecar check policies/demo.yaml --json",
-    "sidecar test": "sidecar test policies/ -k payment",
-    "sidecar routes": "sidecar routes policies/demo.yaml",
-    "sidecar explain": "sidecar explain policies/demo.yaml GET /orders/7 -H 'x-criticality: sheddable'",
-    "sidecar schema": "sidecar schema > schema.json",
-    "sidecar top": "sidecar top 127.0.0.1:9901 --once",
-    "sidecar demo": "sidecar demo shop",
-    "sidecar completion": "sidecar completion bash",
-    "chaos run": "chaos run chaos/scenarios/slow_dependency.yaml --report out.html",
-    "chaos simulate": "chaos simulate chaos/scenarios/slow_dependency.yaml --seed 7",
-    "chaos replay": "chaos replay out.json --report out.html",
-    "chaos margin": "chaos margin chaos/scenarios/metastable_overload.yaml",
-    "chaos list": "chaos list",
-    "chaos schema": "chaos schema > scenario-schema.json",
-}
-"""An example of each command."""
 
 
 # ----- commands
@@ -65,7 +48,7 @@ EXAMPLES: Final = {
 def commands() -> str:
     parts = [
         f"{NOTE}\n# Commands\n\nTwo programs: `sidecar` serves and tests policies, `chaos` breaks systems of services\n"
-        "on purpose. `make` lists what a checkout can do besides.\n"
+        "on purpose. What both have in common, and their output for programs: [command line](command-line.md).\n"
     ]
     for program, group in GROUPS.items():
         parts.append(f"\n## {program}\n\n{prose(group.help)}\n")
@@ -88,7 +71,8 @@ def command(name: str, found: click.Command) -> str:
     usage = found.get_usage(context).removeprefix("Usage: ")
     options = [each for each in found.get_params(context) if isinstance(each, click.Option) and not each.hidden]
     rows = "".join(option(each) for each in options)
-    example = f"\n    {EXAMPLES[name]}\n" if name in EXAMPLES else ""
+    lines = "".join(f"    {line:<60}  # {about}\n" for line, about in getattr(found, "examples", ()))
+    example = f"\n{lines}" if lines else ""
     return (
         f"\n### {name}\n\n```text\n{' '.join(usage.split())}\n```\n\n{prose(found.help)}\n\n"
         f"| option | default | |\n|---|---|---|\n{rows}{example}"

@@ -1,21 +1,24 @@
-"""Compiled policies as text: the stages of each route, and the way of one request.
+"""Texts of `sidecar routes` and `sidecar explain`: the stages of each route, and the route of one request.
 
-Both are made from compiled policies (`dry.py`) and not from the files, so that what is printed is what would run.
+Both are made from compiled policies (`dry.py`) and not from the files, so that they show what would run.
 `explain_json.py` makes JSON documents of the same facts.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final, Literal, NamedTuple
-from urllib.parse import urlsplit
 
 from sidecar.config.node import Mark, Node
+from sidecar.config.report import visible
 from sidecar.config.spec import CRITICALITY
 from sidecar.control.compiler import BREAKER, ROUTE, Snapshot, cache_of
 from sidecar.control.route import Link, Route
 from sidecar.core import uri
 from sidecar.core.exchange import Exchange
+from sidecar.core.http1 import HOST
+from sidecar.core.message import FIELD_LINE, TOKEN
 from sidecar.core.pattern import MAX_INPUT
 from sidecar.core.uri import parameter
 from sidecar.inspect.documents import Scope
@@ -30,22 +33,42 @@ WIDEST: Final = 100
 """Greatest width of a column in characters; a longer text breaks the alignment of its own row only."""
 
 
+_TOKEN: Final = re.compile(TOKEN)
+_FIELD: Final = re.compile(FIELD_LINE)
+_ABSOLUTE: Final = re.compile(rb"(https?)://([^/?#]+)(.*)", re.IGNORECASE | re.DOTALL)
+_NO_URL: Final = re.compile(rb"[^\x21-\x7e]")
+"""Matches a byte that no URL has (RFC 3986 2)."""
+
+
+class RequestError(ValueError):
+    """Raised for what is not an HTTP request."""
+
+    def __init__(self, part: str, message: str) -> None:
+        super().__init__(message)
+        self.part = part
+        """Argument of the command line that is wrong."""
+
+
 class StageFacts(NamedTuple):
-    """Stage of a route, as the files give it."""
+    """Stage of a route, with the settings that the files contain."""
 
     policy: str
+    """Name of its block."""
     scope: Scope
     settings: Any
-    """Keys of its block that the files give, as plain values; the others are built in."""
+    """Keys of its block that the files contain, as plain values; all other keys have their defaults."""
     mark: Mark
+    """Place of its block."""
 
 
 class Other(NamedTuple):
-    """Route that does not take a request, but nearly."""
+    """Route that nearly takes a request."""
 
     name: str
     why: str
+    """Reason why it does not take the request."""
     mark: Mark
+    """Place of its match."""
 
 
 class Refused(NamedTuple):
@@ -55,7 +78,7 @@ class Refused(NamedTuple):
     allowed: Sequence[str] = ()
     """Methods that have a route for the path."""
     readings: Sequence[tuple[str, str | None]] = ()
-    """Ways in which servers read the path, each with its route, where these differ."""
+    """Paths that different servers would read, each with its route, if the routes differ; otherwise empty."""
 
     @property
     def status(self) -> Literal[404, 405]:
@@ -115,16 +138,37 @@ def explain_text(snapshot: Snapshot, listener: str, x: Exchange) -> str:
 def exchange_of(method: str, url: str, headers: Iterable[tuple[str, str]]) -> Exchange:
     """Return the exchange that a listener would make of such a request.
 
-    `url` is absolute or begins with a slash.  Raises `ValueError` for any other URL.
+    `url` is absolute or begins with a slash.  A fragment and user information are left out, as clients do.  Raises
+    `RequestError` for parts that a listener would answer with 400.
     """
-    parts = urlsplit(url)
-    if not parts.netloc and not url.startswith("/"):
-        raise ValueError(f"{url} is not a URL; write it such as http://orders/orders/17 or /orders/17")
-    fields = [(name.lower().encode(), value.strip().encode()) for name, value in headers]
-    x = Exchange(method.encode(), (parts.path or "/").encode(), fields)
-    x.query = parts.query.encode() if "?" in url else None
-    x.scheme = (parts.scheme or "http").encode()
-    x.authority = (parts.netloc.rpartition("@")[2]).encode() or x.header(b"host") or b""
+    token, target = method.encode("utf-8", "surrogateescape"), url.encode("utf-8", "surrogateescape")
+    if not _TOKEN.fullmatch(token):
+        raise RequestError("METHOD", f"`{visible(method)}` is not a method; write one such as GET")
+    match = _ABSOLUTE.fullmatch(target)
+    if match is None and not target.startswith(b"/"):
+        raise RequestError(
+            "URL", f"`{visible(url)}` is not a URL; write it such as http://orders/orders/17 or /orders/17"
+        )
+    if bad := _NO_URL.search(target):
+        byte = bad[0][0]
+        raise RequestError("URL", f"has the byte 0x{byte:02X}, which no URL has; write %{byte:02X}")
+    fields = [
+        (name.lower().encode("utf-8", "surrogateescape"), value.strip(" \t").encode("utf-8", "surrogateescape"))
+        for name, value in headers
+    ]
+    for name, value in fields:
+        if not _FIELD.fullmatch(name + b": " + value):
+            text = visible(name.decode("utf-8", "replace"))
+            raise RequestError("--header", f"the header `{text}` is not valid; write -H 'name: value' on one line")
+    scheme, authority, rest = (b"http", b"", target) if match is None else match.groups()
+    path, mark, query = rest.partition(b"#")[0].partition(b"?")
+    x = Exchange(token, path or b"/", fields)
+    x.query = query if mark else None
+    x.scheme = scheme.lower()
+    x.authority = authority.rpartition(b"@")[2] if match is not None else x.header(b"host") or b""
+    if (match is not None or x.authority) and not HOST.fullmatch(x.authority):
+        part, text = "--header" if match is None else "URL", visible(x.authority.decode("utf-8", "replace"))
+        raise RequestError(part, f"`{text}` is not a host; write a name or an address, and a port if there is one")
     return x
 
 
@@ -142,7 +186,7 @@ def match_words(route: Route) -> str:
 
 
 def written(node: Node | None, key: str, value: Any) -> Any:
-    """Return a value as its file has it if an environment variable gives it, or a part of it."""
+    """Return the text of the file for a value that contains `${NAME}`, and any other value unchanged."""
     given = node.child(key) if node is not None else None
     if given is None:
         return value
@@ -158,12 +202,13 @@ def table(rows: Sequence[tuple[str, str, str]]) -> list[str]:
 
 
 def _title(policy: str, scope: Scope, route: Route) -> str:
+    """Return the name of a block, with the owner of its scope unless that is the route."""
     of = {"route": "", "upstream": f" of {route.upstream}", "endpoint": " of each endpoint"}
     return policy + of[scope]
 
 
 def scope_of(link: Link) -> Scope:
-    """Return where the block of a link stands."""
+    """Return the scope of a stage in the chain."""
     return "route" if link.scope == ROUTE else "upstream"
 
 
@@ -173,10 +218,10 @@ def _node_above(snapshot: Snapshot, route: Route, scope: Scope) -> Node | None:
 
 
 def stages_of(snapshot: Snapshot, route: Route) -> Iterator[StageFacts]:
-    """Yield the stages of a route, the outermost first.
+    """Yield the stages of a route, outermost first.
 
-    The last one is a breaker `per: endpoint`, if there is one: it is no link of the chain, because the upstream asks it
-    for each endpoint.
+    The last one is a breaker with `per: endpoint`, if there is one.  It is not in the chain, because the upstream asks
+    it for each endpoint.
     """
     for link in route.chain:
         scope = scope_of(link)
@@ -191,25 +236,26 @@ def stages_of(snapshot: Snapshot, route: Route) -> Iterator[StageFacts]:
 
 
 def _where_of(snapshot: Snapshot, route: Route, policy: str) -> Mark:
+    """Return the place of a block under the upstream of a route."""
     return snapshot.spec.where("upstreams", route.upstream, policy)
 
 
 def blocks_in_force(snapshot: Snapshot, route: Route) -> Iterator[tuple[Link, list[Value]]]:
-    """Yield every link of a route's chain with all values of its block."""
+    """Yield every stage of a route's chain with all values of its block."""
     for link in route.chain:
         node = _node_above(snapshot, route, scope_of(link))
         yield link, list(values(link.block, node.child(link.policy) if node is not None else None))
 
 
 def upstream_in_force(snapshot: Snapshot, route: Route) -> list[Value]:
-    """Return all values of a route's upstream, but for those of its links in the chain."""
+    """Return all values of a route's upstream, without those of stages in the chain."""
     own = tuple(link.policy for link in route.chain if link.scope != ROUTE)
     node = snapshot.spec.node.find(("upstreams", route.upstream))
     return list(values(snapshot.spec.upstreams[route.upstream], node, without=own))
 
 
 def _in_force(snapshot: Snapshot, route: Route) -> Iterator[str]:
-    """Yield every value of every block of the route, as lines."""
+    """Yield the lines for all effective values of the route's blocks, its upstream, and its criticality."""
     for link, found in blocks_in_force(snapshot, route):
         yield from ("", _title(link.policy, scope_of(link), route), *table([each.row for each in found]))
     found = upstream_in_force(snapshot, route)
@@ -220,7 +266,7 @@ def _in_force(snapshot: Snapshot, route: Route) -> Iterator[str]:
 
 
 def cache_sentences(route: Route, x: Exchange) -> list[str] | None:
-    """Return what the cache of a route does with a request, in sentences; None without a cache."""
+    """Return sentences on what the cache of a route does with a request; None without a cache."""
     cache = cache_of(route.spec)
     return None if cache is None else list(cache_text(cache, route.name, x, route.spec.node.nearest("cache")))
 
@@ -231,17 +277,18 @@ def refusal_of(snapshot: Snapshot, listener: str, x: Exchange) -> Refused:
     known = uri.readings(x.path)
     if not known:
         return Refused(
-            "the path has a dot segment in disguise or a NUL, or is too long to be read in every way", allowed
+            "the path has an encoded dot segment or a NUL, or is too long to check all its readings", allowed
         )
     if len(known) > 1:
         readings = [(path.decode("utf-8", "replace"), _route_of(snapshot, listener, x, path)) for path in known]
-        return Refused("servers read the path in several ways, and not all lead to the same route", allowed, readings)
+        return Refused("servers read the path in several ways, and these match different routes", allowed, readings)
     if allowed:
         return Refused(f"the path is known, but only for {', '.join(allowed)}", allowed)
-    return Refused(f"none of {listener} matches")
+    return Refused(f"no route of {listener} matches")
 
 
 def _route_of(snapshot: Snapshot, listener: str, x: Exchange, path: bytes) -> str | None:
+    """Return the name of the route that a reading of the path leads to; None if there is none."""
     for rule in snapshot.listeners[listener].rules:
         if not list(misses(rule, x, path)):
             return rule.target.name
@@ -249,9 +296,9 @@ def _route_of(snapshot: Snapshot, listener: str, x: Exchange, path: bytes) -> st
 
 
 def others_of(snapshot: Snapshot, listener: str, taken: Route | None, x: Exchange) -> tuple[list[Other], bool]:
-    """Return routes that match too, or fail in one condition alone, the most specific first; True if there are more.
+    """Return other routes that also match or fail in only one condition, most specific first.
 
-    At most `MAX_LISTED` are returned.
+    At most `MAX_LISTED` are returned; the second result is True if there are more.
     """
     found: list[Other] = []
     for rule in snapshot.listeners[listener].rules:
@@ -296,4 +343,5 @@ def misses(rule: Rule[Route], x: Exchange, path: bytes) -> Iterator[str]:
 
 
 def _seen(value: bytes | None) -> str:
+    """Return a received value as text."""
     return "not given" if value is None else value.decode("utf-8", "replace")

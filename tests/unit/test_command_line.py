@@ -61,7 +61,10 @@ def examples_of(group: Program) -> list[str]:
             "chaos run: --repeat: 30 is not in the range 1<=x<=20; write a whole number from 1 to",
         ),
         ("chaos simulate --seed x", "chaos simulate: --seed: 'x' is not a valid integer; write a whole number"),
-        ("chaos replay nowhere", "chaos replay: RECORDING: File 'nowhere' does not exist; name a file that is there"),
+        (
+            "chaos replay nowhere",
+            "chaos replay: RECORDING: File 'nowhere' does not exist; name a file that can be read",
+        ),
         ("chaos simulate --arm envoy", "chaos simulate: --arm: Envoy does not run in virtual time; use `chaos run"),
     ],
 )

@@ -1,4 +1,4 @@
-"""What a policy file may say of an upstream."""
+"""Tests of an upstream's block in a policy file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sidecar.upstream.spec import UpstreamSpec
 
 
 def said(**settings: Any) -> str:
-    """All that is wrong with an upstream, as `path: message` lines."""
+    """Return all problems of an upstream's block, as `path: message` lines."""
     with pytest.raises(ValidationError) as caught:
         UpstreamSpec.model_validate({"endpoints": ["http://a:80"]} | settings)
     return "\n".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in caught.value.errors())

@@ -1,4 +1,4 @@
-"""TLS contexts in real handshakes, in memory: who trusts whom, and what is said of files that cannot be used."""
+"""Tests of TLS contexts in real handshakes in memory: trust, and messages about unusable files."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def test_an_end_that_both_sides_have_declared_is_no_cut(ca: Authority) -> None:
     ours, theirs = handshake(build_context(ClientTlsSpec(ca=ca.ca_file)), server)
     with pytest.raises(ssl.SSLWantReadError):
         theirs.unwrap()
-    ours.unwrap()  # event loops answer a close_notify before they tell the protocol of the end
+    ours.unwrap()  # event loops answer a close_notify before they report the end to the protocol
     assert not is_cut_off(TlsTransport(ours))
 
 
