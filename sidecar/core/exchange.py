@@ -258,7 +258,7 @@ class Exchange(Message):
     trace: RequestTrace | None
     """Place of the request in a trace; None if tracing is off."""
     call: Supersedable | None
-    """Running call, for a stage that may supersede what runs behind it; None if no stage of the route does."""
+    """Running call, for a stage that may supersede what runs behind it; else None."""
     trace_lines = b""
     """Complete field lines that propagate the trace to the upstream in this attempt."""
 

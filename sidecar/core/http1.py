@@ -178,7 +178,7 @@ def parse_response(data: bytes, limit: int, seen: int = 0) -> tuple[int, int, in
             if len(data) > limit:
                 raise Invalid("the response head is too large")
             if BARE.search(data, max(0, seen - 1)) or not b"HTTP/1."[: len(data)] == data[:7]:
-                raise Invalid("the answer does not begin like an HTTP/1.1 response")
+                raise Invalid("the response does not begin with an HTTP/1.1 status line")
             return None
         line, _, rest = data.partition(b"\r\n")
         if re.fullmatch(rb"HTTP/1\.\d [06-9]\d\d(?: .*)?", line):  # RFC 9110 15: to be treated as a 5xx

@@ -44,10 +44,12 @@ CONNECT_TIMEOUT: Final = Failure("connect_timeout", 504, "upstream", False, "Con
 LOOKUP_TIMEOUT: Final = Failure(
     "connect_timeout", 504, "upstream", False, "Looking up the upstream's name took too long"
 )
-RESET: Final = Failure("reset", 502, "upstream", True, "The upstream closed the connection before its answer was whole")
+RESET: Final = Failure(
+    "reset", 502, "upstream", True, "The upstream closed the connection before its response was complete"
+)
 STALE_CONNECTION: Final = Failure("reset", 502, "upstream", False, "The upstream had closed the idle connection")
 TIMEOUT: Final = Failure("timeout", 504, "upstream", True, "The upstream did not answer in time")
-PROTOCOL: Final = Failure("protocol_error", 502, "upstream", True, "The upstream's answer was not valid HTTP")
+PROTOCOL: Final = Failure("protocol_error", 502, "upstream", True, "The upstream's response was not valid HTTP")
 BREAKER_OPEN: Final = Failure("breaker_open", 503, "gateway", False, "The circuit breaker is open")
 OVERLOADED: Final = Failure("overloaded", 503, "gateway", False, "Too many requests are in flight")
 NO_ENDPOINT: Final = Failure("no_endpoint", 503, "gateway", False, "No endpoint of the upstream can take the request")
@@ -55,13 +57,13 @@ SHORT_DEADLINE: Final = Failure(
     "timeout", 504, "gateway", True, "The caller's deadline left the upstream less time than it usually takes"
 )
 DEADLINE: Final = Failure("timeout", 504, "gateway", False, "No time was left for the request")
-TRANSFORM: Final = Failure("transform_failed", 502, "gateway", True, "The answer could not be transformed")
+TRANSFORM: Final = Failure("transform_failed", 502, "gateway", True, "The response could not be transformed")
 FAULT: Final = Failure("fault_injected", 503, "gateway", False, "A fault was injected by policy")
 NO_ROUTE: Final = Failure("no_route", 404, "gateway", False, "No route matches the request")
-LOOP: Final = Failure("loop", 508, "gateway", False, "The request has come round to a sidecar that it passed before")
+LOOP: Final = Failure("loop", 508, "gateway", False, "The request is in a loop of sidecars")
 CLIENT_CLOSED: Final = Failure("client_closed", 499, "client", True, "The client went away")
 CLIENT_TIMEOUT: Final = Failure("client_timeout", 408, "client", True, "The client did not send its request in time")
-SLOW_READER: Final = Failure("client_timeout", 408, "client", True, "The client did not read the answer in time")
+SLOW_READER: Final = Failure("client_timeout", 408, "client", True, "The client did not read the response in time")
 BAD_REQUEST: Final = Failure("bad_request", 400, "client", False, "The request is not valid HTTP")
 INTERNAL: Final = Failure("internal_error", 500, "gateway", True, "The sidecar failed")
 

@@ -253,7 +253,7 @@ class Upstream:
         if x.deadline < expires:
             expires = x.deadline
             if expires <= now:
-                return failed(DEADLINE, Refusal("timeout", detail="No time was left for a try."))
+                return failed(DEADLINE, Refusal("timeout", detail="No time was left for an attempt."))
         endpoint = self._balancer.pick(x, now)
         if endpoint is None:
             return self._refuse()

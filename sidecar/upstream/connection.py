@@ -275,11 +275,11 @@ class UpstreamConnection(asyncio.Protocol):
         if times.late is self:
             times.late = None
             times.fall_silent(self._started, now)
-            self.fail(TIMEOUT, "no answer to an attempt that its caller has given up")
+            self.fail(TIMEOUT, "no response to an attempt that went on after its caller's deadline")
         elif self._request_body is not None and self._request_body.is_starved:
             self.fail(CLIENT_TIMEOUT, "the request's body did not arrive in time")
         elif x is None:
-            self.fail(TIMEOUT, "no whole answer in time")
+            self.fail(TIMEOUT, "no complete response in time")
         elif reader is None:
             self._expire_unanswered(x, now)
         else:
@@ -293,13 +293,13 @@ class UpstreamConnection(asyncio.Protocol):
         is_hurried = x.deadline == x.caller_deadline and now >= x.deadline
         is_too_short = given < x.attempt_timeout and times.is_too_short(given)
         if is_too_short and held > (0.0 if times.usual else given):
-            self.fail(CLIENT_TIMEOUT, "the request's body left no time for an answer")
+            self.fail(CLIENT_TIMEOUT, "the request's body left no time for a response")
         elif not is_hurried:
-            self.fail(TIMEOUT, "no whole answer in time")
+            self.fail(TIMEOUT, "no complete response in time")
         else:
             failure = SHORT_DEADLINE if is_too_short else TIMEOUT
             if not self._listen_on(x, now, failure):
-                self.fail(failure, "no whole answer in time")
+                self.fail(failure, "no complete response in time")
 
     def _listen_on(self, x: Exchange, now: float, failure: Failure) -> bool:
         """Report the failure, but continue the attempt to measure the response time; False if that is not possible."""
@@ -321,21 +321,21 @@ class UpstreamConnection(asyncio.Protocol):
         self._receiver = None
         self._deadline = self.expires = until
         times.begin_late(self, self._started)
-        receiver.take(failed(failure, cause="no whole answer in time"))
+        receiver.take(failed(failure, cause="no complete response in time"))
         return True
 
     def _expire_body(self, x: Exchange, body: Body, now: float) -> None:
         """Fail an exchange with an incomplete response, and decide whether client, caller or upstream is to blame."""
         held = body.held_for(now)
         if now < self._deadline:
-            idle = f"the answer's body stalled for {x.idle_timeout:.3g} s"
+            idle = f"the response's body stalled for {x.idle_timeout:.3g} s"
             self.fail(TIMEOUT, f"{idle} after {body.received} bytes")
         elif self._is_reading_paused or 2 * held > now - self._started:
-            self.fail(SLOW_READER, "the client did not read the answer in time")
+            self.fail(SLOW_READER, "the client did not read the response in time")
         elif x.deadline == x.caller_deadline and now >= x.deadline and now - self._heard < self.pool.times.expected:
-            self.fail(SHORT_DEADLINE, "the answer's body was still arriving")
+            self.fail(SHORT_DEADLINE, "the response's body was still arriving")
         else:
-            self.fail(TIMEOUT, f"the answer was cut off after {body.received} bytes of its body")
+            self.fail(TIMEOUT, f"the response was cut off after {body.received} bytes of its body")
 
     def close(self) -> None:
         """Leave the pool, and close the transport once all written bytes are sent."""
@@ -418,7 +418,7 @@ class UpstreamConnection(asyncio.Protocol):
             self.fail(PROTOCOL, str(error))
         except Exception as error:
             self.pool.env.emit(events.BUG, where=repr(self), error=error)
-            self.fail(INTERNAL, "a bug")
+            self.fail(INTERNAL, "a bug in the sidecar")
 
     def connection_lost(self, error: Exception | None) -> None:
         if error is not None and self._request_body is not None:
@@ -431,7 +431,7 @@ class UpstreamConnection(asyncio.Protocol):
             self.close()
         elif reader is not None and reader.ends_with_the_connection and error is None:
             if transport is not None and is_cut_off(transport):
-                self.fail(RESET, "closed without the close_notify of TLS: the answer may not be whole")
+                self.fail(RESET, "closed without a TLS close_notify: the response may be incomplete")
             else:
                 self._end_body(reader)
         elif (failure := self._slow_client()) is not None:
@@ -439,7 +439,7 @@ class UpstreamConnection(asyncio.Protocol):
         elif self._is_stale() and x.method in IDEMPOTENT_METHODS:
             self.fail(STALE_CONNECTION, "closed while idle")
         else:
-            self.fail(RESET, describe_error(error) if error else "closed before the answer was whole")
+            self.fail(RESET, describe_error(error) if error else "closed before the response was complete")
 
     def pause_writing(self) -> None:
         self._is_writing_paused = True
@@ -773,5 +773,5 @@ def _begin(data: bytes) -> int:
     if data[end:] in (b"", b"\r"):
         return -1
     if not end:
-        raise Invalid("the answer does not begin like an HTTP/1.1 response")
+        raise Invalid("the response does not begin with an HTTP/1.1 status line")
     return end

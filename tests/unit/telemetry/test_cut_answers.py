@@ -64,8 +64,8 @@ async def cut(answer: Answer, seconds: float, **route: Any) -> tuple[Watched, by
 @pytest.mark.parametrize(
     ("answer", "reason", "cause"),
     [
-        (closes(HEAD + b"x" * 10), "reset", "closed before the answer was whole"),
-        (closes(CHUNKED + b"3\r\nabc\r\n"), "reset", "closed before the answer was whole"),
+        (closes(HEAD + b"x" * 10), "reset", "closed before the response was complete"),
+        (closes(CHUNKED + b"3\r\nabc\r\n"), "reset", "closed before the response was complete"),
         (turns_bad, "protocol_error", "chunk"),
     ],
 )

@@ -173,12 +173,12 @@ def test_a_timeout_says_whose_it_was(seconds: float, incoming: float, limit: flo
     x = arriving(env, deadline=env.now() + incoming)
     ticket = stage.admit(x)
     env.advance(seconds)
-    outcome = failed(TIMEOUT, cause="no whole answer in time")
+    outcome = failed(TIMEOUT, cause="no complete response in time")
     stage.settle(x, ticket, outcome)
     refusal = outcome.refusal
     assert (refusal.policy, refusal.where) == ("timeout", "policies.yaml:7")
     assert (refusal.limit, refusal.value) == (limit, pytest.approx(seconds))
-    assert refusal.detail == f"no whole answer in time: {says}"
+    assert refusal.detail == f"no complete response in time: {says}"
 
 
 @pytest.mark.parametrize(("floor", "said", "allowed"), [(0.1, b"5", 0.1), (0.1, b"300", 0.3), (0.0, b"5", 0.005)])
