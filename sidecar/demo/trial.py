@@ -88,7 +88,7 @@ class Demo:
         self.sidecar: subprocess.Popen[bytes] | None = None
         self.surprises = 0
 
-    # ----- life
+    # ----- start and end
 
     def start(self) -> None:
         """Start all processes and wait until they are ready.  Raises `DemoError`."""

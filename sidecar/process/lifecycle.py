@@ -1,4 +1,4 @@
-"""Life of the process: start, signals, readiness, drain.
+"""Lifecycle of the process: start, signals, readiness, drain.
 
     SIGTERM, SIGINT   not ready any more; no new connections; requests in flight may end within `drain_timeout`; then
                       exit code 0.  A second signal ends the process at once.
