@@ -21,13 +21,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sidecar import __version__
-from sidecar.command_line import FAILURE, Choice, Failure, Program, add_completion, count, wrong
+from sidecar.command_line import FAILURE, Choice, Failure, InputPath, Program, add_completion, count, wrong
 
 if TYPE_CHECKING:
     from chaos.battery import Result
     from chaos.scenario.files import Loaded
 
 ARM_WORDS = Choice(["bare", "sidecar", "envoy", "both", "all"])
+NAME_A_RECORDING = "name a file that was written by --json of a run"
 Decorated = Callable[..., Any]
 
 
@@ -81,7 +82,7 @@ def scenario_options(function: Decorated) -> Decorated:
         ),
         click.option("--seed", type=int, default=1, show_default=True, help="Seed of all random choices."),
         click.option("--arm", type=ARM_WORDS, default="both", show_default=True, help="both: bare and sidecar."),
-        click.argument("paths", nargs=-1, type=click.Path()),
+        click.argument("paths", nargs=-1, type=InputPath()),
     ):
         function = option(function)
     return function
@@ -173,7 +174,7 @@ def simulate(
 
 
 @main.command("list", examples=[("chaos list", "List the scenarios that come with the sidecar.")])
-@click.argument("paths", nargs=-1, type=click.Path())
+@click.argument("paths", nargs=-1, type=InputPath())
 def list_(paths: tuple[str, ...]) -> None:
     """List scenarios.
 
@@ -191,7 +192,7 @@ def list_(paths: tuple[str, ...]) -> None:
     examples=[("chaos replay --report report.html recording.json", "Judge runs of `--json recording.json` again.")],
 )
 @click.argument("recording", type=click.Path(exists=True, dir_okay=False))
-@click.argument("paths", nargs=-1, type=click.Path())
+@click.argument("paths", nargs=-1, type=InputPath())
 @output_options
 def replay(recording: str, paths: tuple[str, ...], report: str | None, junit: str | None, as_json: str | None) -> None:
     """Judge recorded runs (`--json` of a run) again, by the expectations that are in the scenario files now.
@@ -203,14 +204,17 @@ def replay(recording: str, paths: tuple[str, ...], report: str | None, junit: st
     scenarios = read(paths)
     known = {loaded.name for loaded in scenarios}
     try:
-        document = json.loads(Path(recording).read_text())
+        document = json.loads(Path(recording).read_bytes())
+    except (OSError, ValueError):  # a file that is not JSON, or not UTF-8
+        raise Failure(f"{recording}: is not JSON; {NAME_A_RECORDING}") from None
+    try:
         if lost := sorted({each["scenario"] for each in document["results"]} - known):
             raise Failure(f"{recording}: has runs of {', '.join(lost)}; add the file of that scenario")
         results = replayed(document, scenarios)
     except (KeyError, TypeError, ValueError) as error:
-        raise Failure(
-            f"{recording}: is not a recording ({error!r}); name a file that was written by --json of a run"
-        ) from error
+        raise Failure(f"{recording}: is not a recording ({type(error).__name__}); {NAME_A_RECORDING}") from error
+    if not results:
+        raise Failure(f"{recording}: has no runs; {NAME_A_RECORDING}")
     for result in results:
         print_result(result)
     finish(results, report, junit, as_json)
@@ -220,7 +224,7 @@ def replay(recording: str, paths: tuple[str, ...], report: str | None, junit: st
     short_help="Search the highest load that a system recovers from.",
     examples=[("chaos margin metastable_overload.yaml", "Search it for one scenario.")],
 )
-@click.argument("path", type=click.Path())
+@click.argument("path", type=InputPath())
 @click.option("--seed", type=int, default=1, show_default=True, help="Seed of all random choices.")
 def margin(path: str, seed: int) -> None:
     """Search the highest load at which the system of a scenario recovers after its trigger, in virtual time."""

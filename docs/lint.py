@@ -26,16 +26,11 @@ CHECKED: Final = ("sidecar", "chaos", "bench", "tests")
 """Directories that are checked when no path is given."""
 UNFINISHED: Final[tuple[str, ...]] = (
     "sidecar/__init__.py",
-    "sidecar/cache",
     "sidecar/core",
     "sidecar/downstream",
     "sidecar/engine",
-    "sidecar/expression",
     "sidecar/routing",
-    "sidecar/stages",
-    "sidecar/transform",
     "sidecar/upstream",
-    "tests",
 )
 """Files and packages whose prose is still being rewritten: left out when no path is given.  The list only shrinks."""
 

@@ -14,6 +14,7 @@ from chaos.cli import main as chaos_group
 from chaos.scenario.files import schema as scenario_schema
 from docs.tables import Uses, load, mapping, table, usages
 from sidecar.admin import app, cache
+from sidecar.command_line import Command
 from sidecar.commands import main as sidecar_group
 from sidecar.config.docstrings import DescribingGenerator
 from sidecar.policytest.spec import FAILURES, FileSpec
@@ -31,6 +32,7 @@ EXIT_CODES: Final = {
     "sidecar top": ("ended by q or Ctrl-C", "the admin listener cannot be reached, or wants a token"),
     "sidecar demo": ("ended by Ctrl-C", "something of it cannot be started"),
     "sidecar completion": ("printed", ""),
+    "chaos completion": ("printed", ""),
     "chaos run": ("every expectation is met", "one is not met, a run had trouble, or Ctrl-C"),
     "chaos simulate": ("every expectation is met", "one is not met, or a run had trouble"),
     "chaos replay": ("every expectation is met", "one is not met, or the recording cannot be read"),
@@ -39,24 +41,6 @@ EXIT_CODES: Final = {
     "chaos schema": ("printed", ""),
 }
 """Meaning of exit codes 0 and 1 of each command."""
-EXAMPLES: Final = {
-    "sidecar run": "sidecar run policies/demo.yaml",
-    "sidecar check": "sidecar check policies/demo.yaml --json",
-    "sidecar test": "sidecar test policies/ -k payment",
-    "sidecar routes": "sidecar routes policies/demo.yaml",
-    "sidecar explain": "sidecar explain policies/demo.yaml GET /orders/7 -H 'x-criticality: sheddable'",
-    "sidecar schema": "sidecar schema > schema.json",
-    "sidecar top": "sidecar top 127.0.0.1:9901 --once",
-    "sidecar demo": "sidecar demo shop",
-    "sidecar completion": "sidecar completion bash",
-    "chaos run": "chaos run chaos/scenarios/slow_dependency.yaml --report out.html",
-    "chaos simulate": "chaos simulate chaos/scenarios/slow_dependency.yaml --seed 7",
-    "chaos replay": "chaos replay out.json --report out.html",
-    "chaos margin": "chaos margin chaos/scenarios/metastable_overload.yaml",
-    "chaos list": "chaos list",
-    "chaos schema": "chaos schema > scenario-schema.json",
-}
-"""An example of each command."""
 
 
 # ----- commands
@@ -65,13 +49,14 @@ EXAMPLES: Final = {
 def commands() -> str:
     parts = [
         f"{NOTE}\n# Commands\n\nTwo programs: `sidecar` serves and tests policies, `chaos` breaks systems of services\n"
-        "on purpose. `make` lists what a checkout can do besides.\n"
+        "on purpose. What both have in common, and their output for programs: [command line](command-line.md).\n"
     ]
     for program, group in GROUPS.items():
         parts.append(f"\n## {program}\n\n{prose(group.help)}\n")
         parts += [command(f"{program} {name}", each) for name, each in group.commands.items() if not each.hidden]
     parts.append(
-        "\n## Exit codes\n\n2 always means that the command line is wrong, and what would be right is printed.\n\n"
+        "\n## Exit codes\n\n2 always means that the command line is wrong, and what would be right is printed "
+        "([command line](command-line.md)).\n\n"
         "| command | 0 | 1 |\n|---|---|---|\n"
     )
     for program, group in GROUPS.items():
@@ -83,15 +68,16 @@ def commands() -> str:
 
 
 def command(name: str, found: click.Command) -> str:
-    """Return the section of a command: how it is called, what it does, its options, an example."""
-    context = click.Context(found, info_name=name)
+    """Return the section of a command: how it is called, what it does, its options, examples."""
+    context = found.make_context(name, [], resilient_parsing=True)
     usage = found.get_usage(context).removeprefix("Usage: ")
     options = [each for each in found.get_params(context) if isinstance(each, click.Option) and not each.hidden]
     rows = "".join(option(each) for each in options)
-    example = f"\n    {EXAMPLES[name]}\n" if name in EXAMPLES else ""
+    given = found.examples if isinstance(found, Command) else ()
+    examples = "".join(f"\n{what}\n\n    {text}\n" for text, what in given)
     return (
         f"\n### {name}\n\n```text\n{' '.join(usage.split())}\n```\n\n{prose(found.help)}\n\n"
-        f"| option | default | |\n|---|---|---|\n{rows}{example}"
+        f"| option | default | |\n|---|---|---|\n{rows}{examples}"
     )
 
 

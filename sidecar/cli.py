@@ -12,7 +12,7 @@ import sys
 def main() -> None:
     """Run the command that `sys.argv` names, and end the process with its exit code."""
     match sys.argv[1:]:
-        case ["run", path] if not path.startswith("-"):
+        case ["run", path] if path and not path.startswith("-"):
             from sidecar.process.interpreter import prepare_imports
 
             prepare_imports()

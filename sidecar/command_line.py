@@ -11,6 +11,7 @@ Rules:
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, NoReturn
@@ -19,6 +20,7 @@ import click
 
 FAILURE: Final = 1
 """Exit code of a command whose input has a problem, or whose verdict is negative."""
+HELP_OPTIONS: Final = {"help_option_names": ["-h", "--help"]}
 SHELLS: Final = ("bash", "zsh", "fish")
 
 Example = tuple[str, str]
@@ -59,6 +61,7 @@ class Command(click.Command):
     allow_extra_args = True  # refused below, in our own words
 
     def __init__(self, *args: Any, examples: Sequence[Example] = (), **settings: Any) -> None:
+        settings.setdefault("context_settings", HELP_OPTIONS)
         super().__init__(*args, **settings)
         self.examples = tuple(examples)
 
@@ -82,7 +85,7 @@ class Program(click.Group):
     command_class = Command
 
     def __init__(self, *args: Any, examples: Sequence[Example] = (), **settings: Any) -> None:
-        settings.setdefault("context_settings", {"help_option_names": ["-h", "--help"]})
+        settings.setdefault("context_settings", HELP_OPTIONS)
         super().__init__(*args, **settings)
         self.examples = tuple(examples)
 
@@ -205,7 +208,7 @@ def _remedy(kind: click.ParamType[Any]) -> str:
     if kind is click.INT:
         return "; write a whole number"
     if isinstance(kind, click.Path):
-        return "; name a file that is there" if kind.exists else "; name a file that can be written"
+        return "; name a file that can be read" if kind.exists else "; name a file that can be written"
     return ""
 
 
@@ -221,10 +224,31 @@ def suggest(word: str, known: Iterable[str]) -> str:
     return among(word, sorted(known))
 
 
+class InputPath(click.Path):
+    """Path of an input, which a shell completes.  The reader of the file reports what is wrong with it."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the path.  Raises `click.BadParameter` for an empty one, which a variable that is not set gives."""
+        if value == "":
+            self.fail("is empty; name a file or a directory", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 def explained(error: OSError, remedy: str) -> str:
-    """Return the message of an error about a path, which names the path already, with what would be right."""
-    message = error.strerror or str(error)
-    return message if ";" in message else f"{message}; {remedy}"
+    """Return the message of an error about a path, which names the path already, with what would be right.
+
+    `remedy` is for a path that is not there or not what is needed.
+    """
+    from sidecar.config.report import visible
+
+    message = visible(error.strerror or str(error))
+    if ";" in message:
+        return message
+    if isinstance(error, PermissionError):
+        return f"{message}; let the user of this command read it"
+    if error.errno == errno.ELOOP:
+        return f"{message}; let the link lead to a file"
+    return f"{message}; {remedy}"
 
 
 def count(number: int, noun: str) -> str:

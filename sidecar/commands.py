@@ -23,6 +23,7 @@ from sidecar.command_line import (
     FAILURE,
     Choice,
     Failure,
+    InputPath,
     Program,
     add_completion,
     count,
@@ -41,8 +42,12 @@ if TYPE_CHECKING:
 
 METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 """Methods that the completion of `explain` offers."""
-PATH: Final = click.Path()
-"""Path that the shell completes."""
+PATH: Final = InputPath()
+DEMO_PORTS: Final = {
+    "trial": {"DEMO_PORT": 1, "DEMO_ADMIN_PORT": 1, "DEMO_SERVICE_PORT": 3},
+    "shop": {"SHOP_PORT": 100},
+}
+"""Variables of the first port of each demonstration, with the number of ports from there on that may be used."""
 NAME_A_POLICY: Final = "name a policy file, or a directory with *.yaml files"
 json_option: Final = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 NAME_A_TEST: Final = "name a *.test.yaml file, or a directory that has some"
@@ -102,6 +107,8 @@ def check(path: str, as_json: bool) -> None:
 
         print_json(problems_document(loaded.problems, loaded.warnings))
     else:
+        from sidecar.config.report import visible
+
         print_problems(loaded, err=False)
         if spec is not None:
             counts = (
@@ -109,7 +116,7 @@ def check(path: str, as_json: bool) -> None:
                 count(len(spec.upstreams), "upstream"),
                 count(len(spec.listeners), "listener"),
             )
-            click.echo(f"{path}: ok, {', '.join(counts)}")
+            click.echo(visible(f"{path}: ok, {', '.join(counts)}"))
     sys.exit(FAILURE if spec is None else 0)
 
 
@@ -214,7 +221,7 @@ def explain(
     URL is absolute (http://orders/orders/17), or a path for a request without a host.
     """
     from sidecar.downstream.request_head import remove_dot_segments
-    from sidecar.inspect.explain import exchange_of, explain_text
+    from sidecar.inspect.explain import RequestError, exchange_of, explain_text
 
     snapshot = compile_path(path, as_json=as_json)
     known = list(snapshot.listeners)
@@ -232,8 +239,8 @@ def explain(
         pairs.append((name, value))
     try:
         x = exchange_of(method, url, pairs)
-    except ValueError as error:
-        wrong("URL", str(error))
+    except RequestError as error:
+        wrong(error.part, str(error))
     x.path = remove_dot_segments(x.path)
     if as_json:
         from sidecar.inspect.explain_json import explain_document
@@ -299,11 +306,21 @@ def demo(which: str) -> None:
     shop: four services that call each other, a sidecar beside each, customers, and trouble once a minute.  Other
     ports: SHOP_PORT.  SHOP_ONCE=1 ends it after one order.
     """
+    for name, many in DEMO_PORTS[which].items():
+        check_port(name, many)
     if which == "shop":
         from sidecar.demo.shop.run import main as run
     else:
         from sidecar.demo.trial import main as run
     sys.exit(run())
+
+
+def check_port(name: str, many: int) -> None:
+    """Raise `click.BadParameter` if an environment variable is not the first of so many ports."""
+    value = os.environ.get(name, "1")
+    highest = 65536 - many
+    if not (value.isascii() and value.isdigit() and 1 <= int(value[:9]) <= highest):
+        wrong(name, f"`{value}` is not a port; write a number from 1 to {highest}")
 
 
 add_completion(main)
@@ -319,7 +336,9 @@ def compile_path(path: str, *, as_json: bool) -> Snapshot:
     except CompileError as error:
         if as_json:
             fail_with_json(error.problems)
-        raise Failure(str(error)) from None
+        from sidecar.config.report import visible
+
+        raise Failure("\n".join(visible(str(problem)) for problem in error.problems)) from None
 
 
 def load_policies(path: str, *, as_json: bool = False) -> PolicySpec:
@@ -344,8 +363,9 @@ def read(path: str, *, as_json: bool) -> Loaded:
         if as_json:
             from sidecar.core.spec import Problem
 
-            message = explained(error, NAME_A_POLICY).removeprefix(f"{path}: ")
-            fail_with_json([Problem(path, 1, 1, "", message)])
+            file = error.filename or path
+            message = explained(error, NAME_A_POLICY).removeprefix(f"{file}: ")
+            fail_with_json([Problem(file, 1, 1, "", message)])
         raise Failure(explained(error, NAME_A_POLICY)) from None
     return load(sources, os.environ)
 
@@ -360,10 +380,12 @@ def fail_with_json(errors: Iterable[Problem], warnings: Iterable[Problem] = ()) 
 
 def print_problems(loaded: Loaded, *, err: bool = True) -> None:
     """Print problems and warnings: `file:line:column: key.path: what is wrong, and what would be right`."""
+    from sidecar.config.report import visible
+
     for problem in loaded.problems:
-        click.echo(str(problem), err=err)
+        click.echo(visible(str(problem)), err=err)
     for problem in loaded.warnings:
-        click.echo(str(problem._replace(message=f"warning: {problem.message}")), err=err)
+        click.echo(visible(str(problem._replace(message=f"warning: {problem.message}"))), err=err)
     if loaded.problems:
         counts = count(len(loaded.problems), "problem"), count(len(loaded.warnings), "warning")
         click.echo(", ".join(counts), err=err)

@@ -35,7 +35,8 @@ def load(paths: Iterable[str | Path]) -> list[Loaded]:
     """Return the scenarios of files and directories.  Raises `ScenarioError` with all problems."""
     report = Report()
     found: list[Loaded] = []
-    files = [file for path in map(Path, paths) for file in (sorted(path.glob("*.yaml")) if path.is_dir() else [path])]
+    given = list(map(Path, paths))
+    files = [file for path in given for file in (sorted(path.glob("*.yaml")) if path.is_dir() else [path])]
     for path in files:
         try:
             text = path.read_bytes()
@@ -50,7 +51,9 @@ def load(paths: Iterable[str | Path]) -> list[Loaded]:
     if report.problems:
         raise ScenarioError("\n".join(map(str, report.problems)))
     if not found:
-        raise ScenarioError("no scenarios found; name a *.yaml file or a directory of them")
+        raise ScenarioError(
+            f"{', '.join(map(str, given))}: no scenario is there; name a *.yaml file or a directory of them"
+        )
     return found
 
 

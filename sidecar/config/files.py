@@ -51,12 +51,21 @@ def read(path: str) -> list[Source]:
     """
     if not os.path.isdir(path):
         return [_read(path)]
-    names = sorted(name for name in os.listdir(path) if _is_policy(name) and os.path.isfile(os.path.join(path, name)))
+    try:
+        found = os.listdir(path)
+    except OSError as error:
+        raise OSError(error.errno, f"{path}: {error.strerror or error}") from error
+    names = sorted(name for name in found if _is_policy(name) and _is_file(os.path.join(path, name)))
     if not names:
         raise FileNotFoundError(f"{path}: the directory has no *.yaml or *.yml file")
     if len(names) > MAX_FILES:
         raise OSError(f"{path}: {len(names)} policy files; at most {MAX_FILES} are read")
     return [_read(os.path.join(path, name)) for name in names]
+
+
+def _is_file(path: str) -> bool:
+    """True for a file, and for a link that leads nowhere: to leave that out would leave out its policies unnoticed."""
+    return os.path.isfile(path) or (os.path.islink(path) and not os.path.exists(path))
 
 
 def _is_policy(name: str) -> bool:
@@ -70,8 +79,11 @@ def _read(path: str) -> Source:
     try:
         with Path(path).open("rb") as file:
             return Source(path, file.read(MAX_BYTES + 1))  # one byte more than allowed, which parse() reports
+    except FileNotFoundError as error:
+        what = "the link leads nowhere; let it lead to a file" if os.path.islink(path) else error.strerror
+        raise OSError(error.errno, f"{path}: {what}", path) from error
     except OSError as error:
-        raise OSError(error.errno, f"{path}: {error.strerror or error}") from error
+        raise OSError(error.errno, f"{path}: {error.strerror or error}", path) from error
 
 
 def digest(sources: list[Source]) -> str:

@@ -6,16 +6,19 @@ Both are made from compiled policies (`dry.py`) and not from the files, so that 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final, Literal, NamedTuple
-from urllib.parse import urlsplit
 
 from sidecar.config.node import Mark, Node
+from sidecar.config.report import visible
 from sidecar.config.spec import CRITICALITY
 from sidecar.control.compiler import BREAKER, ROUTE, Snapshot, cache_of
 from sidecar.control.route import Link, Route
 from sidecar.core import uri
 from sidecar.core.exchange import Exchange
+from sidecar.core.http1 import HOST
+from sidecar.core.message import FIELD_LINE, TOKEN
 from sidecar.core.pattern import MAX_INPUT
 from sidecar.core.uri import parameter
 from sidecar.inspect.documents import Scope
@@ -28,6 +31,22 @@ MAX_LISTED: Final = 10
 """Most routes that are listed beside the one that the request takes."""
 WIDEST: Final = 100
 """Greatest width of a column in characters; a longer text breaks the alignment of its own row only."""
+
+
+_TOKEN: Final = re.compile(TOKEN)
+_FIELD: Final = re.compile(FIELD_LINE)
+_ABSOLUTE: Final = re.compile(rb"(https?)://([^/?#]+)(.*)", re.IGNORECASE | re.DOTALL)
+_NO_URL: Final = re.compile(rb"[^\x21-\x7e]")
+"""Matches a byte that no URL has (RFC 3986 2)."""
+
+
+class RequestError(ValueError):
+    """Raised for what is not an HTTP request."""
+
+    def __init__(self, part: str, message: str) -> None:
+        super().__init__(message)
+        self.part = part
+        """Argument of the command line that is wrong."""
 
 
 class StageFacts(NamedTuple):
@@ -119,16 +138,37 @@ def explain_text(snapshot: Snapshot, listener: str, x: Exchange) -> str:
 def exchange_of(method: str, url: str, headers: Iterable[tuple[str, str]]) -> Exchange:
     """Return the exchange that a listener would make of such a request.
 
-    `url` is absolute or begins with a slash.  Raises `ValueError` for any other URL.
+    `url` is absolute or begins with a slash.  A fragment and user information are left out, as clients do.  Raises
+    `RequestError` for parts that a listener would answer with 400.
     """
-    parts = urlsplit(url)
-    if not parts.netloc and not url.startswith("/"):
-        raise ValueError(f"{url} is not a URL; write it such as http://orders/orders/17 or /orders/17")
-    fields = [(name.lower().encode(), value.strip().encode()) for name, value in headers]
-    x = Exchange(method.encode(), (parts.path or "/").encode(), fields)
-    x.query = parts.query.encode() if "?" in url else None
-    x.scheme = (parts.scheme or "http").encode()
-    x.authority = (parts.netloc.rpartition("@")[2]).encode() or x.header(b"host") or b""
+    token, target = method.encode("utf-8", "surrogateescape"), url.encode("utf-8", "surrogateescape")
+    if not _TOKEN.fullmatch(token):
+        raise RequestError("METHOD", f"`{visible(method)}` is not a method; write one such as GET")
+    match = _ABSOLUTE.fullmatch(target)
+    if match is None and not target.startswith(b"/"):
+        raise RequestError(
+            "URL", f"`{visible(url)}` is not a URL; write it such as http://orders/orders/17 or /orders/17"
+        )
+    if bad := _NO_URL.search(target):
+        byte = bad[0][0]
+        raise RequestError("URL", f"has the byte 0x{byte:02X}, which no URL has; write %{byte:02X}")
+    fields = [
+        (name.lower().encode("utf-8", "surrogateescape"), value.strip(" \t").encode("utf-8", "surrogateescape"))
+        for name, value in headers
+    ]
+    for name, value in fields:
+        if not _FIELD.fullmatch(name + b": " + value):
+            text = visible(name.decode("utf-8", "replace"))
+            raise RequestError("--header", f"the header `{text}` is not valid; write -H 'name: value' on one line")
+    scheme, authority, rest = (b"http", b"", target) if match is None else match.groups()
+    path, mark, query = rest.partition(b"#")[0].partition(b"?")
+    x = Exchange(token, path or b"/", fields)
+    x.query = query if mark else None
+    x.scheme = scheme.lower()
+    x.authority = authority.rpartition(b"@")[2] if match is not None else x.header(b"host") or b""
+    if (match is not None or x.authority) and not HOST.fullmatch(x.authority):
+        part, text = "--header" if match is None else "URL", visible(x.authority.decode("utf-8", "replace"))
+        raise RequestError(part, f"`{text}` is not a host; write a name or an address, and a port if there is one")
     return x
 
 

@@ -58,7 +58,7 @@ def find(path: str) -> list[str]:
     """
     if not os.path.isdir(path):
         if os.path.exists(path) and not path.endswith(SUFFIXES):
-            raise OSError(f"{path} is not a test file; name it such as {path.removesuffix('.yaml')}.test.yaml")
+            raise OSError(f"{path}: is not a test file; the name of one ends in .test.yaml")
         return [path]
     found = []
     for directory, inner, names in os.walk(path):

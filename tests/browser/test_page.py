@@ -23,8 +23,8 @@ PICTURES = os.environ.get("SIDECAR_SCREENSHOTS")
 def script(name: str) -> str:
     """Return a script to evaluate in the page.
 
-    `contrast` returns the texts below WCAG 2 AA (4.5), `nameless` the elements without a name for screen readers, `hour`
-    plays so many ticks without waiting between them.
+    `contrast` returns the texts below WCAG 2 AA (4.5), `nameless` the elements without a name for screen readers,
+    `hour` plays so many ticks without waiting between them.
     """
     return HERE.joinpath(f"{name}.js").read_text()
 

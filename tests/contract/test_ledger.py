@@ -477,7 +477,7 @@ def test_all_is_given_back_after_two_faults(seed: int) -> None:
         run(one(name, choices.choices(list(FAULTS), k=2), places))
 
 
-# ----- the scripts do what they say, and the ledger sees what is held
+# ----- tests of the scripts and of the ledger itself
 
 STATUS = re.compile(rb"HTTP/1.1 (\d+)")
 STATUSES: dict[str, list[list[int]]] = {
@@ -520,7 +520,7 @@ HELD: list[tuple[str, int, dict[str, float]]] = [
     ("a stream", 5, {"requests under way": 1, "permits": 1, "connections in use": 1}),
     ("a WebSocket", 7, {"requests under way": 1, "permits": 1, "connections in use": 1}),
 ]
-"""Minimum of what is held after so many steps of a script."""
+"""Minimum of the held resources after so many steps of a script."""
 
 
 @pytest.mark.parametrize(("script", "steps", "held"), HELD)

@@ -9,7 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from playwright.async_api import async_playwright
 
+from tests.browser.conftest import CHROMIUM, OPTIONS
 from tests.docs.pages import ROOT
 
 MKDOCS = shutil.which("mkdocs", path=str(Path(sys.executable).parent)) or shutil.which("mkdocs")
@@ -42,3 +44,20 @@ def test_the_search_of_a_page_that_is_opened_as_a_file_has_its_index_and_its_wor
     assert (site / "assets" / "file-worker.js").exists()
     for name in ("index.html", "how-to/fastapi.html", "404.html"):
         assert "file-worker.js" in (site / name).read_text(), name
+
+
+@pytest.mark.e2e
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium here: apt-get install chromium")
+async def test_the_search_works_without_a_network_in_a_page_that_is_opened_as_a_file(site: Path) -> None:
+    asked: list[str] = []
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=OPTIONS)
+        page = await browser.new_page()
+        page.on("request", lambda request: asked.append(request.url))
+        await page.goto((site / "how-to" / "tune-retries.html").as_uri())
+        await page.click(".md-search__input")
+        await page.type(".md-search__input", "retry_budget", delay=20)
+        found = await page.wait_for_selector(".md-search-result__link[href*='policy-reference']", state="attached")
+        assert found is not None
+        await browser.close()
+    assert {url.partition(":")[0] for url in asked} <= {"file", "data", "blob"}

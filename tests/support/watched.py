@@ -169,7 +169,7 @@ class Watched:
         for _ in range(20):
             await asyncio.sleep(0)
 
-    # ----- what watches it
+    # ----- observers
 
     def log(self) -> list[dict[str, Any]]:
         """Return the lines of the access log so far."""

@@ -60,11 +60,25 @@ def test_a_file_that_is_not_there_is_named(arguments: tuple[str, ...]) -> None:
 
 def test_a_file_that_is_not_a_recording_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "x.json"
-    path.write_text("{}")
-    code, output = run("replay", str(path))
-    assert code == 1
-    assert f"{path}: is not a recording" in output
-    assert "name a file that was written by --json of a run" in output
+    for content, what in (
+        (b"{}", "is not a recording (KeyError)"),
+        (b"[]", "is not a recording (TypeError)"),
+        (b"{", "is not JSON"),
+        (b"\xff\xfe\x00", "is not JSON"),
+        (b'{"results": []}', "has no runs"),
+    ):
+        path.write_bytes(content)
+        assert run("replay", str(path)) == (1, f"{path}: {what}; name a file that was written by --json of a run\n")
+
+
+def test_paths_without_a_scenario_are_named(tmp_path: Path) -> None:
+    empty, directory = tmp_path / "empty.yaml", tmp_path / "directory"
+    empty.touch()
+    directory.mkdir()
+    for path in (empty, directory):
+        message = f"{path}: no scenario is there; name a *.yaml file or a directory of them\n"
+        assert run("list", str(path)) == (1, message)
+    assert run("list", "") == (2, "chaos list: PATHS: is empty; name a file or a directory\n")
 
 
 def test_a_recording_of_an_unknown_scenario_is_named(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The connections of one endpoint: reused, bounded, waited for in line, and given up."""
+"""Tests of one endpoint's pool: connections are reused, bounded, queued for, and discarded."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import pytest
 
 from sidecar.core.outcome import CLIENT_TIMEOUT, Outcome
 from sidecar.core.promise import Run
-from sidecar.upstream import pool
 from sidecar.upstream.connection import UpstreamConnection
 from sidecar.upstream.spec import UpstreamSpec
 from tests.support.loop import settle, virtual
@@ -68,9 +67,9 @@ async def test_a_connection_that_is_too_old_is_not_taken() -> None:
 
 
 @virtual
-async def test_a_limit_and_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool, "QUEUE", 1)
+async def test_a_limit_and_a_line() -> None:
     back = Back(connections={"max": 2}, connect_timeout="5s")
+    back.pool.min_queue = 1
     runs = [back.send(get()) for _ in range(5)]
     await settle()
     assert len(back.peers) == 2
@@ -170,11 +169,9 @@ async def test_connecting_fails(error: OSError, cause: str) -> None:
 
 
 @virtual
-async def test_a_run_that_is_cancelled_while_connecting_leaves_the_connection_to_another(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(pool, "QUEUE", 1)
+async def test_a_run_that_is_cancelled_while_connecting_leaves_the_connection_to_another() -> None:
     back = Back(connections={"max": 1})
+    back.pool.min_queue = 1
     opened = asyncio.get_running_loop().create_future()
 
     async def wait() -> None:
@@ -326,7 +323,7 @@ async def test_a_connection_that_the_upstream_has_not_read_empty_is_not_used_aga
     assert back.pool.describe()["open"] == 0
 
 
-# ----- giving way
+# ----- requests that end to free their permits
 
 
 def large(size: int = 10**6) -> bytes:
@@ -374,7 +371,7 @@ async def test_the_line_of_a_small_pool_has_room_for_a_crowd_and_an_end() -> Non
 
 
 @virtual
-async def test_an_honest_request_gets_through_a_crowd_of_readers_that_come_back_at_once() -> None:
+async def test_a_normal_request_gets_through_a_crowd_of_slow_readers_that_come_back_at_once() -> None:
     back = Back(connections={"max": 4})
     loop = asyncio.get_running_loop()
 
@@ -392,7 +389,7 @@ async def test_an_honest_request_gets_through_a_crowd_of_readers_that_come_back_
             await ended
 
     async def serve() -> None:
-        """Answer what has come: the honest requests whole, the others with what nobody reads."""
+        """Answer the requests so far: normal ones completely, the others with bodies that are not read."""
         while True:
             await asyncio.sleep(0.02)
             for peer in back.peers:
@@ -533,7 +530,7 @@ async def one(back: Back, method: bytes = b"GET", **facts: Any) -> Outcome:
 
 
 async def until(promise_is_resolved: Callable[[], bool]) -> None:
-    """Let the loop turn until it is so, and not one turn longer."""
+    """Let the loop turn until a condition holds, and not one turn longer."""
     while not promise_is_resolved():
         await asyncio.sleep(0)
 
