@@ -72,7 +72,7 @@ class _Loading:
         self.report = report
 
     def load(self) -> PolicySpec | None:
-        """Return the policies of the document; without meaning if the report has problems at the end."""
+        """Return the policies of the document; the caller ignores them if the report has problems."""
         root, report = self.root, self.report
         top = {key: node for key, node in root.items.items() if key not in SECTIONS}
         service = validate(ServiceSpec, root.with_items(top), report, partial=not report.is_whole, also=SECTIONS)

@@ -64,7 +64,7 @@ def located(model: type[BaseModel], node: Node, failure: ValidationError) -> lis
 
 
 def _is_echo(error: LocatedError) -> bool:
-    """True if a list is long enough: pydantic does not count wrong items, which have errors of their own."""
+    """True for the error `too_short` of a list that is long enough: pydantic does not count its wrong items."""
     return error.kind == "too_short" and len(error.node.value) >= error.context["min_length"]
 
 
@@ -132,7 +132,7 @@ def _nearest(errors: list[LocatedError], depth: int = 0) -> Iterator[LocatedErro
 
 
 def _distance(errors: list[LocatedError], union: Node) -> tuple[int, int]:
-    """Return how badly a value fits a branch, as a sort key: 2 for the wrong type, then the number of errors."""
+    """Return a sort key for how badly a value fits a branch: first its type, then the number of its errors."""
     first = errors[0]
     is_mapping = isinstance(union.value, dict)
     other = first.node is union and not first.key if is_mapping else first.is_misfit

@@ -102,7 +102,10 @@ class Resolver:
         return [layer for layer in (node, *reversed(bundles), inherited, self._defaults) if layer is not None]
 
     def _merged(self, key: str, layers: list[Node]) -> tuple[Node | None, Block | None]:
-        """Return a block of a route as merged node and spec; None where it is absent, off or wrong."""
+        """Return a block of a route as merged node and spec; both are None if it is absent or off.
+
+        The spec alone is None if the block is wrong, which is reported.
+        """
         nodes = [layer.items[key] for layer in layers if key in layer.items]
         identity = (key, tuple(map(id, nodes)))
         if identity not in self._blocks:

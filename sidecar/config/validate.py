@@ -222,7 +222,7 @@ def _example(error: LocatedError) -> str:
 
 
 def _message(error: LocatedError) -> str:
-    """Return the message for a wrong value, with the hint that `off` turns it off where that was meant."""
+    """Return the message for a wrong value, with a hint at `off` if the value is another word for it."""
     message = _bare_message(error)
     models, key = error.owner
     is_negation = error.node.value in NEGATIONS and error.node.value != OFF

@@ -170,7 +170,7 @@ class Control:
         env.meter.gauge(POLICIES_REJECTED, lambda: float(self.is_rejected))
 
     async def reload(self, trigger: str) -> Reload:
-        """Read the policy files and put them in force; problems are in the result, and never raise.
+        """Read the policy files and put them in force; problems of the files are in the result, and are not raised.
 
         `trigger`: see `Reload.trigger`.
         """

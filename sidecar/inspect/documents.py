@@ -25,7 +25,7 @@ class Place(TypedDict):
     """Place in a policy file."""
 
     file: str
-    """Path of the file, relative to the same directory as the path on the command line."""
+    """Path of the file, which begins with the path on the command line."""
     line: int
     """Number of the line, from 1."""
 

@@ -1,4 +1,4 @@
-"""Lifecycle of the operating-system process, apart from the requests that it serves.
+"""Operating-system process: lifecycle, stalls of the event loop, settings of the interpreter.
 
     lifecycle      start here: start, signals, readiness, drain
     stall          detection of a blocked event loop

@@ -78,7 +78,7 @@ def _token_ends(text: str, end: int) -> bool:
 
 
 class Secrets:
-    """Converter of values to plain JSON values that hides the secrets it was told of."""
+    """Converter of values to plain JSON values, which hides secrets."""
 
     __slots__ = ("_known", "_masks", "_origins", "_words")
 

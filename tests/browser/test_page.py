@@ -95,7 +95,7 @@ async def test_breakers_by_hand(scene: Scene, window: Window) -> None:
     page = await window.open(scene.url)
     row = page.locator(".breaker", has_text="upstream:payments")
     await row.get_by_role("button", name="Open").click()
-    await expect(page.locator("#ask-text")).to_contain_text("refused until it is set to auto")
+    await expect(page.locator("#ask-text")).to_contain_text("until it is set to auto")
     await page.keyboard.press("Escape")
     assert scene.states["breaker", "upstream", "payments"].facts["state"] == "closed", "a question that is not answered"
     await row.get_by_role("button", name="Open").click()

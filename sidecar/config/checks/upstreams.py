@@ -71,7 +71,7 @@ def _is_reached(listener: ListenAddress, host: str, port: int, path: str) -> boo
 
 
 def _addresses(host: str) -> list[IPv4Address | IPv6Address]:
-    """Return the addresses of an IP address or of `localhost`; none for other names, which would need a DNS look-up."""
+    """Return the IP addresses of a host that is one itself or `localhost`; none for names that need a look-up."""
     host = host.lower().rstrip(".")
     if host == "localhost" or host.endswith(".localhost"):  # RFC 6761 6.3
         return [LOOPBACK, LOOPBACK_6]
@@ -89,7 +89,7 @@ def _own_names() -> tuple[str, str]:
 
 
 def _meant(ip: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
-    """Return the address that a connection to `ip` reaches: loopback for the unspecified address."""
+    """Return the address that a connection to `ip` reaches: loopback for an unspecified one, IPv4 for a mapped one."""
     if ip.version == 6 and ip.ipv4_mapped is not None:
         ip = ip.ipv4_mapped
     if ip.is_unspecified:

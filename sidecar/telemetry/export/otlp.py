@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 
 def resource(service: str, version: str, instance: str) -> Resource:
-    """Return the OpenTelemetry resource of this process; `OTEL_SERVICE_NAME` and `OTEL_RESOURCE_ATTRIBUTES` win."""
+    """Return the resource of this process; `OTEL_SERVICE_NAME` and `OTEL_RESOURCE_ATTRIBUTES` override attributes."""
     own = {
         "service.name": service,
         "service.instance.id": instance,
@@ -206,7 +206,7 @@ class SpanQueue:
         return self._queued - self._exporter.taken
 
     def admit(self, count: int) -> bool:
-        """True if there is room for `count` spans; if not, they count as dropped.  Asked before they are made."""
+        """True if there is room for `count` spans; otherwise they count as dropped.  Call it before making them."""
         if self._queued - self._exporter.taken + count <= self._limit:
             return True
         self.dropped += count
@@ -219,7 +219,7 @@ class SpanQueue:
             self._processor.on_end(span)
 
     def close(self) -> threading.Thread:
-        """Send what waits and return the thread that does so, which ends when that is done or given up."""
+        """Start sending all queued spans, and return the thread that sends them, which ends after that."""
         thread = threading.Thread(target=self._processor.shutdown, name="otlp-close", daemon=True)
         thread.start()
         return thread
