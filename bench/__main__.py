@@ -73,7 +73,7 @@ class Running:
             return False
         self.fell.append(self.process.returncode)
         if len(self.fell) > MAX_FALLS:
-            raise SystemExit(f"{self.peer.name} ends by itself again and again:\n{self.log.read_text()[-4000:]}")
+            raise SystemExit(f"{self.peer.name} ended by itself too often; its output:\n{self.log.read_text()[-4000:]}")
         print(f"{self.peer.name} ended by itself, exit code {self.process.returncode}; started again", flush=True)
         self.process = self._start()
         self.check()
@@ -89,7 +89,7 @@ class Running:
         """End the program with a message unless the peer answers."""
         variant = self.variant
         if not wait_until_up(self.place.port, variant.probe, has_tls=variant.has_tls):
-            raise SystemExit(f"{self.peer.name} does not answer; what it said:\n{self.log.read_text()[-4000:]}")
+            raise SystemExit(f"{self.peer.name} does not answer; its output:\n{self.log.read_text()[-4000:]}")
 
 
 def run(options: argparse.Namespace) -> None:
@@ -155,7 +155,7 @@ def start(names: list[str], scenarios: list[Scenario], directory: Path, stack: E
             continue
         program = peer.find()
         if program is None:
-            print(f"{peer.name} is not installed: left out")
+            print(f"{peer.name} is not installed, so it is left out")
             continue
         for variant in dict.fromkeys(scenario.variant for scenario in scenarios if scenario.of(peer.name)):
             running.append(Running(peer, program, behind, directory / f"{peer.name}-{variant or 'demo'}", variant))
@@ -206,10 +206,10 @@ def names(known: list[str]) -> Callable[[str], list[str]]:
 
 
 def main() -> None:
-    peers = [peer.name for peer in PEERS if peer.name != "pure" or COMPILED.exists()]  # else it is the sidecar itself
+    peers = [peer.name for peer in PEERS if peer.name != "pure" or COMPILED.exists()]  # else `sidecar` is pure
     scenarios = [*(scenario.name for scenario in SCENARIOS), COSTS, STARTUP]
-    parser = argparse.ArgumentParser(prog="python -m bench", description="The sidecar beside other proxies.")
-    parser.add_argument("--seconds", type=float, default=1.0, help="length of one measurement (1)")
+    parser = argparse.ArgumentParser(prog="python -m bench", description="Measure the sidecar beside other proxies.")
+    parser.add_argument("--seconds", type=float, default=1.0, help="seconds of one measurement (1)")
     parser.add_argument("--rounds", type=int, default=9, help="measurements of each peer in each scenario (9)")
     parser.add_argument("--repeat", type=int, default=costs.REPEAT, help=f"short runs of each policy ({costs.REPEAT})")
     parser.add_argument("--peers", type=names(peers), default=peers, metavar="A,B", help=", ".join(peers))
@@ -217,11 +217,11 @@ def main() -> None:
         "--scenarios", type=names(scenarios), default=scenarios, metavar="A,B", help=", ".join(scenarios)
     )
     parser.add_argument("--load", choices=load.GENERATORS, default=load.best(), help="load generator")
-    parser.add_argument("--output", type=Path, default=RESULTS, help="where the report goes")
-    parser.add_argument("--json", type=Path, help="where every measurement goes")
+    parser.add_argument("--output", type=Path, default=RESULTS, help="file for the report")
+    parser.add_argument("--json", type=Path, help="file for all measurements, as JSON")
     options = parser.parse_args()
     if not sys.platform.startswith("linux"):
-        parser.error("it reads /proc and pins processes to cores: Linux only")
+        parser.error("the benchmark reads /proc and pins processes to cores; run it on Linux")
     try:
         run(options)
     except (RuntimeError, subprocess.SubprocessError) as error:

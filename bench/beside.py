@@ -95,9 +95,7 @@ def compare(policies: Policies, disturb: Disturb, options: argparse.Namespace, t
 def arguments(program: str, description: str, seconds: float = 20.0) -> argparse.ArgumentParser:
     """Return a parser with the options that every comparison has."""
     parser = argparse.ArgumentParser(prog=f"python -m bench.{program}", description=description)
-    parser.add_argument(
-        "--seconds", type=float, default=seconds, help=f"with the disturbance, and without ({seconds:g})"
-    )
+    parser.add_argument("--seconds", type=float, default=seconds, help=f"seconds of each kind of turns ({seconds:g})")
     parser.add_argument("--load", choices=load.GENERATORS, default=load.best(), help="load generator")
     return parser
 

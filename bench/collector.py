@@ -95,8 +95,8 @@ def slices(running: Loaded, seconds: float) -> tuple[list[Load], list[int]]:
 
 
 def main() -> None:
-    parser = arguments("collector", "A collector that stalls under full load.", seconds=60.0)
-    parser.add_argument("--turns", type=int, default=2, help="each without and with the stall (2)")
+    parser = arguments("collector", "Measure a collector that stalls under full load.", seconds=60.0)
+    parser.add_argument("--turns", type=int, default=2, help="number of turns, each without and with the stall (2)")
     parser.add_argument("--sampled", default="10%", help="share of the requests that are traced (10%%)")
     options = parser.parse_args()
     turns, grown = Turns([], []), []
@@ -118,7 +118,7 @@ def main() -> None:
     print(f"resident {resident[-1] / 2**20:.1f} MiB; grew in the last three quarters of each stall by", end=" ")
     print(", ".join(f"{one:.2f}" for one in grown), f"MiB; {dropped} spans dropped, {collector.posts} exports taken")
     if any(one.errors for one in turns.disturbed):
-        raise SystemExit("failed: not every request was answered well")
+        raise SystemExit("failed: some requests got no good answer")
 
 
 if __name__ == "__main__":

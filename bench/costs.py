@@ -171,7 +171,7 @@ async def measure(row: Row, repeat: int) -> tuple[float, float]:
         for rig in (bare, whole):
             got = await rig.ask(same, said)
             if not got.startswith(b"HTTP/1.1 200 "):
-                raise SystemExit(f"{row.name}: not answered well:\n{got.decode()}")
+                raise SystemExit(f"{row.name}: not answered with 200:\n{got.decode()}")
             await run(rig)
         found = [(await run(bare), await run(whole)) for _ in range(repeat)]
     return min(run[0] for run in found), min(run[1] for run in found)
@@ -240,9 +240,9 @@ def table(costs: Sequence[Cost]) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.costs", description="What a policy costs a request.")
-    parser.add_argument("--repeat", type=int, default=REPEAT, help=f"short runs of each ({REPEAT})")
-    parser.add_argument("--rows", default="", metavar="TEXT", help="only those with this in their name")
-    parser.add_argument("--json", action="store_true", help="for the benchmark")
+    parser.add_argument("--repeat", type=int, default=REPEAT, help=f"number of short runs of each ({REPEAT})")
+    parser.add_argument("--rows", default="", metavar="TEXT", help="only rows with this text in their name")
+    parser.add_argument("--json", action="store_true", help="print JSON, for the benchmark")
     options = parser.parse_args()
     costs = measure_all([row for row in ROWS if options.rows in row.name], options.repeat)
     print(json.dumps(costs) if options.json else "\n".join(table(costs)))

@@ -61,15 +61,15 @@ class Evicting:
 
 
 def main() -> None:
-    parser = arguments("eviction", "Hits of the cache beside evictions.")
-    parser.add_argument("--megabytes", type=int, default=64, help="of the cache, and stored in each turn (64)")
+    parser = arguments("eviction", "Measure cache hits beside evictions.")
+    parser.add_argument("--megabytes", type=int, default=64, help="megabytes of the cache and of each turn (64)")
     options = parser.parse_args()
     evicting = Evicting(options.megabytes)
     turns = compare(partial(policies, megabytes=options.megabytes), evicting, options, HIT)
     size = len(LARGE) // 1024
     report(turns, options, f"{evicting.stored} answers of {size} KiB stored beside, {evicting.evicted} evicted")
     if evicting.evicted < evicting.count * (TURNS - 1):
-        raise SystemExit("fewer were evicted than were to be")
+        raise SystemExit("failed: fewer answers were evicted than stored beyond the cache's size")
 
 
 if __name__ == "__main__":

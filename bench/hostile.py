@@ -149,9 +149,9 @@ def measure(case: Case, times: int) -> Growth:
 
 def main(argv: list[str] | None = None, cases: tuple[Case, ...] = CASES) -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m bench.hostile", description="Growth of CPU time with hostile input."
+        prog="python -m bench.hostile", description="Measure the growth of CPU time with hostile input."
     )
-    parser.add_argument("--times", type=int, default=9, help="runs of each case (9)")
+    parser.add_argument("--times", type=int, default=9, help="number of runs of each case (9)")
     options: Any = parser.parse_args(argv)
     grown = []
     for case in cases:

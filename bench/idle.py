@@ -74,8 +74,8 @@ def run(count: int) -> tuple[float, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m bench.idle", description="Memory of an idle connection.")
-    parser.add_argument("--connections", type=int, default=10_000, metavar="N")
+    parser = argparse.ArgumentParser(prog="python -m bench.idle", description="Measure memory of idle connections.")
+    parser.add_argument("--connections", type=int, default=10_000, metavar="N", help="connections to open (10000)")
     count = parser.parse_args().connections
     opened, used = run(count)
     print(

@@ -201,9 +201,9 @@ def run(builds: Sequence[str], keep: Path | None, *, is_written: bool) -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m bench.instructions", description="Instructions of a request.")
-    parser.add_argument("--write", action="store_true", help="write the figures down, as what limits refer to")
-    parser.add_argument("--build", choices=BUILDS, action="append", help="only this one; may be repeated")
+    parser = argparse.ArgumentParser(prog="python -m bench.instructions", description="Count instructions of requests.")
+    parser.add_argument("--write", action="store_true", help="record the figures; limits refer to them")
+    parser.add_argument("--build", choices=BUILDS, action="append", help="count only this build; may be repeated")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="keep callgrind's dumps, for callgrind_annotate")
     options = parser.parse_args()
     if callgrind.find() is None:

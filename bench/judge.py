@@ -17,7 +17,7 @@ KEPT: Final = 100
 """Number of objects of one type that may be kept on purpose, such as the history of reloads."""
 MEMORIES: Final = {"sidecar.core.message.Line": 3 * LINES}
 """Most objects of types that are held in bounded tables: three selections keep lines.  Such a table grows until it is
-full and then starts again empty, so it is judged by its bound and not by a line through its samples."""
+full and then starts again empty.  So it is judged by its bound and not by a line through its samples."""
 MIB: Final = 2**20
 
 
@@ -116,13 +116,13 @@ def judge(samples: Sequence[Sample], before: Sample, after: Sample, tally: Tally
         ("descriptors", after.files, before.files + SPARE_FILES),
     ):
         if value > allowed:
-            faults.append(f"{value} {name} remain, {allowed} there were before")
+            faults.append(f"{value} {name} remain; there were {allowed} before")
     for kind, most in MEMORIES.items():
         count = max(sample.objects.get(kind, 0) for sample in (*samples, before, after))
         if count > most:
-            faults.append(f"{count} {kind} are remembered, {most} at most should be")
+            faults.append(f"{count} {kind} are kept, at most {most} should be")
     faults += [
-        f"{count} {kind} remain, {before.objects.get(kind, 0)} there were before"
+        f"{count} {kind} remain; there were {before.objects.get(kind, 0)} before"
         for kind, count in _living(after).items()
         if count > before.objects.get(kind, 0) + max(KEPT, 0.2 * before.objects.get(kind, 0))
     ]
@@ -132,11 +132,11 @@ def judge(samples: Sequence[Sample], before: Sample, after: Sample, tally: Tally
 def markdown(facts: dict[str, str], samples: Sequence[Sample], verdict: Verdict, tally: Tally) -> str:
     """Return the report as Markdown."""
     asked = sum(tally.asked.values())
-    lines = ["# Soak", "", "Written by `make soak` (`bench/soak.py` says what is done and what has to hold).", ""]
+    lines = ["# Soak", "", "Written by `make soak` (`bench/soak.py` has the rules).", ""]
     lines += [f"- {name}: {fact}" for name, fact in facts.items()]
     lines += [
         f"- requests: {asked:,}, {asked / samples[-1].at:,.0f} a second; {sum(tally.answered.values()):,} answered by "
-        f"the upstream, {sum(tally.refused.values()):,} by the sidecar, {tally.broken:,} broken off as the upstream's "
+        f"the upstream, {sum(tally.refused.values()):,} by the sidecar, {tally.broken:,} cut short as the upstream's "
         f"answer was, {tally.left:,} left by their clients",
         f"- event loop: {samples[-1].stalls} stalls of 100 ms or more",
         f"- **{'passed' if not verdict.faults else 'failed'}**",

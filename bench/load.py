@@ -68,7 +68,7 @@ def in_turn(site: str, paths: tuple[str, str], connections: int, seconds: float,
     argv += [str(time.monotonic_ns()), str(machine.cpu_clock(pid)), str(2 * connections), str(COUNTED), *paths]
     found = re.search(r"^Turns: (\d+) ([\d.]+) ([\d.]+)$", text := _run(argv, core, seconds), re.MULTILINE)
     if found is None or found[1] == "0":
-        raise RuntimeError(f"wrk did not come to a pair of turns:\n{text}")
+        raise RuntimeError(f"wrk did not complete a pair of turns:\n{text}")
     return float(found[3]) / float(found[2])
 
 

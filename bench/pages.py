@@ -198,10 +198,10 @@ async def run(options: argparse.Namespace) -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m bench.pages", description="What the live page costs.")
-    parser.add_argument("--readers", type=int, default=50, metavar="N", help="of the stream, at once (50)")
-    parser.add_argument("--routes", type=int, default=200, metavar="N", help="each with a breaker (200)")
-    parser.add_argument("--minutes", type=float, default=0.0, metavar="N", help="to watch one page in a browser (0)")
+    parser = argparse.ArgumentParser(prog="python -m bench.pages", description="Measure the cost of the live page.")
+    parser.add_argument("--readers", type=int, default=50, metavar="N", help="simultaneous readers of the stream (50)")
+    parser.add_argument("--routes", type=int, default=200, metavar="N", help="routes, each with a breaker (200)")
+    parser.add_argument("--minutes", type=float, default=0.0, metavar="N", help="minutes of a page in a browser (0)")
     raise SystemExit(asyncio.run(run(parser.parse_args())))
 
 

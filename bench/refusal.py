@@ -164,17 +164,17 @@ def run(seconds: float, connections: int, generate: str) -> tuple[list[Timed], l
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m bench.refusal", description="How fast an open breaker refuses.")
-    parser.add_argument("--seconds", type=float, default=5.0)
-    parser.add_argument("--connections", type=int, default=8, help="that make the load (8)")
-    parser.add_argument("--load", choices=load.GENERATORS, default=load.best())
+    parser = argparse.ArgumentParser(prog="python -m bench.refusal", description="Measure refusals of an open breaker.")
+    parser.add_argument("--seconds", type=float, default=5.0, help="seconds of each measurement (5)")
+    parser.add_argument("--connections", type=int, default=8, help="connections of the load (8)")
+    parser.add_argument("--load", choices=load.GENERATORS, default=load.best(), help="load generator")
     options = parser.parse_args()
     found, loads, asked = run(options.seconds, options.connections, options.load)
     print(machine.interpreter())
     print(f"{load.version(options.load)}, {options.connections} connections")
     for line in (*found, *loads):
         print(line)
-    print(f"the upstream was asked {asked} times meanwhile")
+    print(f"the upstream got {asked} requests meanwhile")
     print(f"a refusal takes {share(loads):.2f}x the CPU of an answered request; at most {MOST:g}x")
     if asked or share(loads) > MOST:
         raise SystemExit(1)

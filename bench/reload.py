@@ -62,9 +62,9 @@ class Reloading:
 
 
 def main() -> None:
-    parser = arguments("reload", "Reloads under full load.")
-    parser.add_argument("--reloads", type=int, default=200, help="in all (200)")
-    parser.add_argument("--routes", type=int, default=5, help="in the policy file (5)")
+    parser = arguments("reload", "Measure reloads under full load.")
+    parser.add_argument("--reloads", type=int, default=200, help="number of reloads (200)")
+    parser.add_argument("--routes", type=int, default=5, help="routes in the policy file (5)")
     options = parser.parse_args()
     reloading = Reloading(options.routes, options.reloads // TURNS)
     turns = compare(partial(policies, routes=options.routes), reloading, options)

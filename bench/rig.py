@@ -20,7 +20,7 @@ from typing import Any, Final, cast
 from sidecar import __version__
 from sidecar.app import route_metrics
 from sidecar.config.files import Source
-from sidecar.control.reload import Control, Origin
+from sidecar.control.reload import Control, PolicySource
 from sidecar.control.state import StateStore
 from sidecar.core.env import Env
 from sidecar.downstream.connection import DownstreamConnection
@@ -83,7 +83,7 @@ class Rig:
         self._server = Server(env, recorder.record, self._telemetry)
         self._store = StateStore(registry)
         self._policies = policies
-        origin = Origin("", {}, read=self._read, look=lambda _: 0)
+        origin = PolicySource("", {}, read=self._read, look=lambda _: 0)
         metrics: Callable[[Any], Any] = lambda spec: route_metrics(registry, spec)  # noqa: E731 - typed
         self._control = Control(env, self._store, origin, self._server, metrics=metrics)
         self._client, self._upstream = Wire(), Wire()

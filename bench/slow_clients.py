@@ -248,9 +248,9 @@ def main() -> None:
         prog="python -m bench.slow_clients", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--clients", type=int, default=300, help="slow clients at once (300)")
-    parser.add_argument("--connections", type=int, default=256, help="the upstream's `connections.max` (256)")
-    parser.add_argument("--seconds", type=float, default=40.0, help="length of each attack (40)")
-    parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS), help="which attacks (all)")
+    parser.add_argument("--connections", type=int, default=256, help="`connections.max` of the upstream (256)")
+    parser.add_argument("--seconds", type=float, default=40.0, help="seconds of each attack (40)")
+    parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS), help="attacks to run (all)")
     sys.exit(1 if asyncio.run(measure(parser.parse_args())) else 0)
 
 

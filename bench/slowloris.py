@@ -67,12 +67,12 @@ class Slow:
 
 
 def main() -> None:
-    parser = arguments("slowloris", "Slow clients beside full load.")
-    parser.add_argument("--clients", type=int, default=200, help="slow ones (200)")
+    parser = arguments("slowloris", "Measure slow clients beside full load.")
+    parser.add_argument("--clients", type=int, default=200, help="slow clients (200)")
     options = parser.parse_args()
     slow = Slow(options.clients)
     turns = compare(policies, slow, options)
-    report(turns, options, f"{options.clients} slow clients, {slow.dropped} times let go of")
+    report(turns, options, f"{options.clients} slow clients, {slow.dropped} connections closed")
 
 
 if __name__ == "__main__":

@@ -212,10 +212,10 @@ async def soak(seconds: float, seed: int = 1, report: Callable[[str], object] = 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m bench.soak", description="Mixed traffic for a long time.")
-    parser.add_argument("--minutes", type=float, default=30.0)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--output", type=Path, default=RESULTS, help="where the report goes")
+    parser = argparse.ArgumentParser(prog="python -m bench.soak", description="Run mixed traffic for a long time.")
+    parser.add_argument("--minutes", type=float, default=30.0, help="minutes of traffic (30)")
+    parser.add_argument("--seed", type=int, default=1, help="seed of all random choices (1)")
+    parser.add_argument("--output", type=Path, default=RESULTS, help="file for the report")
     options = parser.parse_args()
     resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
     gc.freeze()

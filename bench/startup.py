@@ -137,9 +137,9 @@ def table(found: Starts, reference: str) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.startup", description="CPU until ready.")
-    parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"starts of each ({ROUNDS})")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"number of starts of each ({ROUNDS})")
     parser.add_argument("--peers", metavar="A,B", help=", ".join(peer.name for peer in PEERS))
-    parser.add_argument("--against", type=Path, metavar="DIR", help="another checkout, instead of the peers")
+    parser.add_argument("--against", type=Path, metavar="DIR", help="compare with another checkout's sidecar instead")
     options = parser.parse_args()
     if options.against:
         compile_bytecode(options.against)

@@ -48,7 +48,7 @@ class Subject:
     def __enter__(self) -> Subject:
         if not wait_until_up(self.port, self._probe):
             machine.end(self.process)
-            raise SystemExit(f"the sidecar does not answer; what it said:\n{self.log.read_text()[-4000:]}")
+            raise SystemExit(f"the sidecar does not answer; its output:\n{self.log.read_text()[-4000:]}")
         return self
 
     def __exit__(

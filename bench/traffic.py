@@ -231,7 +231,7 @@ class Traffic:
         wanted = b"".join(f"data: {identity} {number}\n\n".encode() for number in range(count))
         self.verify(identity, "GET", wanted, answer)
 
-    # ----- the slow and the leaving
+    # ----- slow clients and disconnects
 
     async def slow_reader(self) -> None:
         """Read a long answer piece by piece."""

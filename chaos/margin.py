@@ -38,7 +38,7 @@ def comes_back(loaded: Loaded, arm: str, seed: int, factor: float) -> bool:
 
 
 def recoveries(recording: Recording, scenario: Scenario) -> list[Verdict]:
-    """Return the verdicts on recovery alone; in every arm by what is expected with sidecars."""
+    """Return only the verdicts on recovery, in every arm by the expectations for sidecars."""
     wanted = [e for e in scenario.expect.contained if e.measure == "recovery"]
     expect = scenario.expect.model_copy(update={"contained": wanted, "cascade": wanted})
     return judge(recording, scenario.model_copy(update={"expect": expect}))

@@ -22,7 +22,7 @@ from chaos.scenario.spec import NamesFault, Scenario, TcpFault, levels
 from sidecar.config.files import Source
 
 NOWHERE: Final = "127.0.0.9"
-"""Loopback address at which nobody listens."""
+"""Loopback address without a listener."""
 LOAD: Final = "load"
 COLLECTOR: Final[dict[str, Any]] = {
     "workers": 8, "queue": 64, "work": [{"path": "/", "median": 0.001}], "address": "127.0.0.1:0",
@@ -133,7 +133,7 @@ class Topology:
             self.ingress[replica] = addresses.inbound or self.address[replica]
 
     async def _wire(self, service: str, replica: str) -> None:
-        """Tell a replica where its calls go."""
+        """Send a replica the addresses for its calls."""
         called = {call.to for work in self.scenario.services[service].work.values() for call in work.calls}
         sidecar = self.sidecars.get(replica)
         outbound = sidecar.outbound if sidecar is not None else ""
@@ -161,7 +161,7 @@ class Topology:
             env[f"{name.upper()}_PORT"] = addresses[0].rpartition(":")[2]
         return env
 
-    # ----- what a fault changes
+    # ----- effects of a fault
 
     async def restart(self, service: str, replica: str, of: str) -> None:
         """Start the processes of a replica that have ended, on the addresses that they had."""

@@ -5,6 +5,7 @@
   attributes that spans get, the members of a log line, the reasons.
 - `docs/json-documents.md`: from the shapes of the documents that commands print with `--json`.
 - `docs/commands.md`, `policy-tests.md`, `scenarios.md`, `admin-api.md`: see `references`.
+- `docs/assets/*.svg`: see `pictures`.
 - `policies/schema.json`, `chaos/scenarios/schema.json`: the schemas that editors use.
 """
 
@@ -22,6 +23,7 @@ import yaml
 
 from chaos.scenario.files import schema as scenario_schema
 from docs import references
+from docs.pictures import PICTURES
 from docs.tables import Uses, load, mapping, table, usages
 from sidecar.config.schema import schema
 from sidecar.config.schema import text as policy_schema
@@ -365,6 +367,7 @@ FILES: Final = {
     DOCS / "telemetry.md": telemetry,
     DOCS / "json-documents.md": json_documents,
     **{DOCS / f"{name}.md": text for name, text in references.PAGES.items()},
+    **{DOCS / "assets" / f"{name}.svg": drawn for name, drawn in PICTURES.items()},
     ROOT / "policies" / "schema.json": policy_schema,
     ROOT / "chaos" / "scenarios" / "schema.json": scenario_schema,
 }

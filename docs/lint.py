@@ -27,22 +27,17 @@ CHECKED: Final = ("sidecar", "chaos", "bench", "tests")
 UNFINISHED: Final[tuple[str, ...]] = (
     "sidecar/__init__.py",
     "sidecar/admin",
-    "sidecar/cache",
     "sidecar/config",
     "sidecar/control",
     "sidecar/core",
     "sidecar/demo",
     "sidecar/downstream",
     "sidecar/engine",
-    "sidecar/expression",
     "sidecar/policytest",
     "sidecar/process",
     "sidecar/routing",
-    "sidecar/stages",
     "sidecar/telemetry",
-    "sidecar/transform",
     "sidecar/upstream",
-    "tests",
 )
 """Files and packages whose prose is still being rewritten: left out when no path is given.  The list only shrinks."""
 

@@ -14,7 +14,6 @@ from chaos.cli import main as chaos_group
 from chaos.scenario.files import schema as scenario_schema
 from docs.tables import Uses, load, mapping, table, usages
 from sidecar.admin import app, cache
-from sidecar.command_line import Command
 from sidecar.commands import main as sidecar_group
 from sidecar.config.docstrings import DescribingGenerator
 from sidecar.policytest.spec import FAILURES, FileSpec
@@ -32,13 +31,13 @@ EXIT_CODES: Final = {
     "sidecar top": ("ended by q or Ctrl-C", "the admin listener cannot be reached, or wants a token"),
     "sidecar demo": ("ended by Ctrl-C", "something of it cannot be started"),
     "sidecar completion": ("printed", ""),
+    "chaos completion": ("printed", ""),
     "chaos run": ("every expectation is met", "one is not met, a run had trouble, or Ctrl-C"),
     "chaos simulate": ("every expectation is met", "one is not met, or a run had trouble"),
     "chaos replay": ("every expectation is met", "one is not met, or the recording cannot be read"),
     "chaos margin": ("found", "the scenario cannot be used"),
     "chaos list": ("printed", "a file is not a valid scenario"),
     "chaos schema": ("printed", ""),
-    "chaos completion": ("printed", ""),
 }
 """Meaning of exit codes 0 and 1 of each command."""
 
@@ -49,7 +48,7 @@ EXIT_CODES: Final = {
 def commands() -> str:
     parts = [
         f"{NOTE}\n# Commands\n\nTwo programs: `sidecar` serves and tests policies, `chaos` breaks systems of services\n"
-        "on purpose. `make` lists what a checkout can do besides.\n"
+        "on purpose. What both have in common, and their output for programs: [command line](command-line.md).\n"
     ]
     for program, group in GROUPS.items():
         parts.append(f"\n## {program}\n\n{prose(group.help)}\n")
@@ -73,11 +72,11 @@ def command(name: str, found: click.Command) -> str:
     usage = found.get_usage(context).removeprefix("Usage: ")
     options = [each for each in found.get_params(context) if isinstance(each, click.Option) and not each.hidden]
     rows = "".join(option(each) for each in options)
-    given = found.examples if isinstance(found, Command) else ()
-    examples = "".join(f"\n{what}\n\n    {text}\n" for text, what in given)
+    lines = "".join(f"    {line:<60}  # {about}\n" for line, about in getattr(found, "examples", ()))
+    example = f"\n{lines}" if lines else ""
     return (
         f"\n### {name}\n\n```text\n{' '.join(usage.split())}\n```\n\n{prose(found.help)}\n\n"
-        f"| option | default | |\n|---|---|---|\n{rows}{examples}"
+        f"| option | default | |\n|---|---|---|\n{rows}{example}"
     )
 
 

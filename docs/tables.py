@@ -45,9 +45,20 @@ def table(name: str, definition: dict[str, Any], known: Known, uses: Uses) -> It
     yield "| key | value | default | | example |\n|---|---|---|---|---|\n"
     for key, value in definition.get("properties", {}).items():
         shown = f"`{written(default)}`" if (default := default_of(value)) not in (None, [], {}, "") else ""
-        text = " ".join(str(value.get("description", "")).split()).replace("|", "\\|")
+        text = " ".join(str(value.get("description") or described(value, known)).split()).replace("|", "\\|")
         example = uses.get((name, key)) or uses.get(("", key)) or made(key, value, known)
         yield f"| `{key}` | {kind(value, known)} | {shown} | {text} | {f'`{example}`' if example else ''} |\n"
+
+
+def described(value: dict[str, Any], known: Known) -> str:
+    """Return the first sentence about the definition that a key refers to; an empty string where it is none."""
+    for form in (value, value.get("additionalProperties"), value.get("items"), *value.get("anyOf", ())):
+        if isinstance(form, dict) and (target := form.get("$ref")) is not None:
+            text = str(known.get(target.rpartition("/")[2], {}).get("description", ""))
+            return re.split(r"(?<=\.)\s", text.strip(), maxsplit=1)[0]
+    for form in value.get("patternProperties", {}).values():
+        return described(form, known)
+    return ""
 
 
 def default_of(value: dict[str, Any]) -> Any:

@@ -1,6 +1,6 @@
-"""Composition root: the one module that knows every package, and makes the `Env` that all others are given.
+"""Composition root: builds the process from all packages, and makes the `Env` that they are given.
 
-uvloop runs the process where it is installed, since a proxy needs less CPU with it.
+uvloop runs the process if it is installed, because a proxy needs less CPU with it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Callable
 from sidecar import __version__
 from sidecar.admin.view import AdminView, Readiness
 from sidecar.config.spec import RouteSpec
-from sidecar.control.reload import Control, Origin
+from sidecar.control.reload import Control, PolicySource
 from sidecar.control.state import StateStore
 from sidecar.core import metrics
 from sidecar.core.env import Env
@@ -38,11 +38,13 @@ from sidecar.telemetry.refusals import Refusals
 from sidecar.upstream.resolver import Names, names_of_system
 
 STDOUT = 1
+"""File descriptor of standard output."""
 STDERR = 2
+"""File descriptor of standard error."""
 
 
 def run(path: str) -> None:
-    """Serve the policies at `path` until SIGTERM, and exit: with 0 after a drain, with 1 if they cannot be served."""
+    """Serve the policies at `path` until SIGTERM; exit with 0 after a drain, with 1 if they cannot be served."""
     raise_limit()
     share_interpreter()
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
@@ -51,6 +53,7 @@ def run(path: str) -> None:
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """Return the loop factory of uvloop; None if it is not installed, for that of asyncio."""
     try:
         import uvloop
     except ImportError:
@@ -59,7 +62,7 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 
 async def serve(path: str, names: Names | None = None) -> int:
-    """Make the process, let it live, and return its exit code.  `names` looks names up, in place of the system's."""
+    """Build the process, run it to its end, and return its exit code; `names` replaces the system's name look-ups."""
     loop = asyncio.get_running_loop()
     lines, secrets, registry = LineWriter(STDERR), Secrets(), Registry()
     emitter = Emitter(
@@ -100,7 +103,7 @@ async def serve(path: str, names: Names | None = None) -> int:
     control = Control(
         env,
         store,
-        Origin(path, pace=give_way),
+        PolicySource(path, pace=give_way),
         server,
         metrics=lambda spec: route_metrics(registry, spec),
         imported=freeze_startup,
@@ -142,6 +145,6 @@ async def serve(path: str, names: Names | None = None) -> int:
 
 
 def route_metrics(registry: Registry, spec: RouteSpec) -> RouteMetrics:
-    """Return the histograms of a route's requests."""
+    """Return the duration histograms for the requests of a route."""
     labels = {"route": spec.name, "http.route": spec.match.template}
     return RouteMetrics(registry, labels | {"url.scheme": spec.scheme} if spec.scheme else labels)

@@ -169,7 +169,7 @@ def test_packages_have_as_many_modules_as_one_remembers(package: Path) -> None:
 
 @each(PACKAGES)
 def test_each_package_has_a_map(package: Path) -> None:
-    """The docstring of `__init__` names each module and each package beside it; for the stages, the table of stages does."""
+    """The docstring of `__init__`, or for the stages their table, names each module and each package beside it."""
     docstring = ast.get_docstring(tree(package / "__init__.py")) or ""
     if package == ROOT / "stages":
         docstring += " ".join(kind.name for kind in STAGES)
@@ -212,7 +212,7 @@ def test_names_are_the_fields_own(module: str) -> None:
 
 @each(sorted(MODULES))
 def test_no_possessive_quantifier_stands_on_a_group(module: str) -> None:
-    """CPython before 3.11.5 matches possessive groups wrongly (gh-106052): a strict grammar would not be strict there."""
+    """CPython before 3.11.5 matches possessive groups wrongly (gh-106052), so a grammar would not be strict."""
     for node in ast.walk(tree(MODULES[module])):
         if isinstance(node, ast.Constant) and isinstance(node.value, str | bytes):
             text = node.value if isinstance(node.value, str) else node.value.decode("latin-1")

@@ -159,7 +159,7 @@ class Peer(NamedTuple):
 
     name: str
     program: str
-    """Command that must be installed; empty for the sidecar and what is installed with it."""
+    """Command that must be installed; empty for the sidecar and programs that are installed with it."""
     argv: Callable[[str, Place], Sequence[str]]
     """Function that gets the program's path and the place, and returns the command line of one foreground process."""
     version: Callable[[str], str]

@@ -1,4 +1,4 @@
-"""Interface of a cluster, which starts parts and sidecars, tells them what to do, and stops them."""
+"""Interface of a cluster, which starts, commands and stops parts and sidecars."""
 
 from __future__ import annotations
 

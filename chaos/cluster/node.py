@@ -1,4 +1,4 @@
-"""A part in a process of its own: `python -m chaos.cluster.node KIND NAME`, told what to do by lines of JSON on stdin.
+"""Part in a process of its own: `python -m chaos.cluster.node KIND NAME`, with commands as lines of JSON on stdin.
 
 - The first line is `{"spec": ..., "seed": ...}`; every further one is `{"id": n, "do": command, "with": {...}}`.
 - On stdout go `{"ready": [addresses]}`, `{"done": n}` or `{"failed": n, "why": ...}`, and rows in batches as

@@ -24,7 +24,7 @@ from chaos.run import RowSink, blank, run_arm
 from chaos.scenario.files import Loaded
 from chaos.verdict.recording import Recording
 from sidecar.config.files import Source, digest
-from sidecar.control.reload import Control, Origin
+from sidecar.control.reload import Control, PolicySource
 from sidecar.control.state import StateStore
 from sidecar.core.env import Env
 from sidecar.downstream.server import Server
@@ -87,7 +87,7 @@ class VirtualSidecar:
     async def start(self, sources: Sequence[Source], environ: Mapping[str, str]) -> Addresses:
         """Serve the policies and return the addresses of the listeners."""
         self.sources = list(sources)
-        origin = Origin(
+        origin = PolicySource(
             self.name, environ, lambda _: self.sources, lambda _: digest(self.sources), cast("Any", _directly)
         )
         self.control = control = Control(self.env, self.store, origin, self.server, show=self.secrets.show)

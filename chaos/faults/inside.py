@@ -1,7 +1,7 @@
 """Faults in a service's process: its CPU burnt, its memory leaking, its file descriptors used up.
 
-All are bounded: a burn takes turns with the service, a leak ends at `LARGEST_LEAK`, and the limit of this process on
-descriptors is lowered before they are taken.
+All are bounded.  A burn takes turns with the service, and a leak ends at `LARGEST_LEAK`.  Before descriptors are used
+up, this process's limit on them is lowered.
 """
 
 from __future__ import annotations

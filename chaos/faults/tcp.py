@@ -8,7 +8,7 @@
 | `blackhole` | nothing arrives; what was held back arrives when the fault ends, as TCP retransmits it |
 | `corrupt` | one byte is changed in a `share` of the pieces |
 | `truncate`, `reset` | after `after` bytes the connection is closed, or reset (RST) |
-| `half_open` | the other side has gone and this side is not told |
+| `half_open` | the other side is closed, and this side gets no notice |
 | `slow_close` | the end arrives `by` seconds later |
 | `refuse`, `backlog` | no listener; a listener whose backlog is full, so that connecting hangs |
 

@@ -1,7 +1,7 @@
 """Parts of a scenario: services, the load, and the links and stores between them.
 
-Every part is plain asyncio and is handed its clock.  So the same code runs in a process of its own on real sockets, and
-beside all other parts on one virtual loop in `chaos simulate`.  Start reading at `part`.
+Every part is plain asyncio and gets its clock from outside.  So the same code runs in a process of its own on real
+sockets, and on one virtual loop with all other parts in `chaos simulate`.  Start reading at `part`.
 
 - `part`: interface of a part, and what it is handed; `kinds`: parts by the name of their kind.
 - `load`: users; `service`: a service of finite capacity; `link`: a relay with faults on the wire; `store`: as much of

@@ -144,7 +144,7 @@ class Relay:
         if other.transport is None or other.transport.is_closing():
             return
         if any(toxic.kind == "half_open" for toxic in self.link.toxics_on(self, side.direction)):
-            self.link.relays[self] = None  # the other side is not told
+            self.link.relays[self] = None  # the other side gets no notice
             return
         if exc is not None:
             reset(other.transport)

@@ -1,12 +1,12 @@
-"""Upstream servers that misbehave, on real sockets and free ports, and remember what they were asked.
+"""Upstream servers that misbehave, on real sockets and free ports, and record their requests.
 
     async with Server(answering(body=b"hi")) as server: ...   # server.url, server.requests, server.connections
     async with Server(sequence(reset, answering())) as server: ...
-    async with refusing() as port: ...                        # nobody listens there
+    async with refusing() as port: ...                        # nothing listens there
     async with unresponsive() as port: ...                    # connecting hangs: the backlog is full
 
-A `Behaviour` is called with each request, its body read, and writes to the connection what it likes.  The connection
-stays open for the next request unless the behaviour closes it.
+A `Behaviour` is called with each request, whose body has been read, and writes any bytes to the connection.  The
+connection stays open for the next request unless the behaviour closes it.
 """
 
 from __future__ import annotations
@@ -264,12 +264,12 @@ def dribbling(body: bytes = b"hello", every: float = 0.02) -> Behaviour:
     return saying(head, *(bytes((byte,)) for byte in body), every=every)
 
 
-# ----- addresses at which nobody answers
+# ----- addresses without a listener
 
 
 @contextlib.asynccontextmanager
 async def refusing() -> AsyncIterator[int]:
-    """Yield a port at which connecting is refused: bound, so that nobody else takes it, and not listening."""
+    """Yield a port at which connecting is refused: bound, so that no other process takes it, and not listening."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         yield sock.getsockname()[1]

@@ -1,7 +1,7 @@
 """Service of finite capacity: workers, a bounded queue, a duration of its work, and calls to other services.
 
-1. A worker is held from the start of a request's work to its answer, calls included, as in a server with a thread for
-   each request.  So a slow dependency uses up the workers of its callers.
+1. A request holds a worker from the start of its work to its answer, calls included, as in a server with a thread a
+   request.  So a slow dependency uses up the workers of its callers.
 2. The queue is first in, first out, and does not notice that a client has left.  Work for such clients sustains an
    overload.
 3. A request that meets a full queue gets 503 at once.
@@ -284,7 +284,7 @@ class Service:
         about = [message.get(name) for name in ("x-class", "x-request-id", "x-write-id", "x-caller")]
         self.env.report(("call", self.name, message.target, *about, job.arrived, job.started, now, status))
 
-    # ----- beside the requests
+    # ----- samples
 
     async def _sample(self) -> None:
         while True:

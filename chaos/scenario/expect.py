@@ -53,8 +53,11 @@ class ShareMeasure(Measure):
     of: str
     """Class of requests; `all` for all classes together."""
     phase: Phase
+    """Phase in which it is measured."""
     at_least: Share | None = None
+    """Lowest share that is as expected."""
     at_most: Share | None = None
+    """Highest share that is as expected."""
 
 
 class LatencyMeasure(Measure):
@@ -62,10 +65,15 @@ class LatencyMeasure(Measure):
 
     measure: Literal["latency"]
     of: str
+    """Class of requests; `all` for all classes together."""
     phase: Phase
+    """Phase in which it is measured."""
     percentile: Share = 0.99
+    """Percentile that is compared."""
     at_most: LatencyLimit | None = None
+    """Highest latency; `1.2x` is a multiple of that of the quiet phase."""
     at_least: LatencyLimit | None = None
+    """Lowest latency, in the same forms."""
 
 
 class AmplificationMeasure(Measure):
@@ -73,8 +81,11 @@ class AmplificationMeasure(Measure):
 
     measure: Literal["amplification"]
     of: str
+    """Class of requests."""
     to: str
+    """Service whose calls are counted."""
     phase: Phase
+    """Phase in which it is measured."""
     at_most: Number | None = None
     at_least: Number | None = None
 
@@ -84,7 +95,9 @@ class UpstreamLoadMeasure(Measure):
 
     measure: Literal["upstream_load"]
     to: str
+    """Service whose calls are counted."""
     phase: Phase
+    """Phase in which it is measured."""
     at_most: Number | None = None
     at_least: Number | None = None
 
@@ -104,7 +117,9 @@ class DetectionMeasure(Measure):
     event: Literal["breaker.transition", "endpoint.ejected", "endpoint.health", "retry_budget.exhausted"] = (
         "breaker.transition"
     )
+    """Event that counts as detection."""
     at_most: Duration
+    """Longest time that is as expected."""
 
 
 class RecoveryMeasure(Measure):
@@ -112,7 +127,9 @@ class RecoveryMeasure(Measure):
 
     measure: Literal["recovery"]
     of: str
+    """Class of requests; `all` for all classes together."""
     to: Share = 0.99
+    """Goodput that counts as recovered."""
     at_most: Duration | None = None
     at_least: Duration | None = None
 
@@ -122,7 +139,9 @@ class EventsMeasure(Measure):
 
     measure: Literal["events"]
     event: str = "breaker.transition"
+    """Name of the event."""
     to: str = ""
+    """State of a breaker's transitions that count; all if empty."""
     at_least: Number | None = None
     at_most: Number | None = None
 
@@ -132,7 +151,9 @@ class PeakMeasure(Measure):
 
     measure: Literal["peak"]
     of_: Literal["busy", "queue", "connections"] = Field(alias="what")
+    """Quantity that is sampled."""
     node: str
+    """Service or sidecar that is sampled."""
     at_most: Number | None = None
     at_least: Number | None = None
 
@@ -142,6 +163,7 @@ class GrowthMeasure(Measure):
 
     measure: Literal["growth"]
     at_most: Size
+    """Most memory that is as expected."""
 
 
 class BlastRadiusMeasure(Measure):
@@ -149,6 +171,7 @@ class BlastRadiusMeasure(Measure):
 
     measure: Literal["blast_radius"]
     only: list[str]
+    """Classes that may suffer."""
 
     @property
     def classes(self) -> list[str]:

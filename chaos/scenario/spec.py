@@ -25,8 +25,11 @@ class CallSpec(Model):
     """Call that a service makes for each request, one after the other."""
 
     to: Name
+    """Service that is called."""
     path: Path
+    """Path of the call."""
     method: Literal["GET", "POST", "PUT"] = "GET"
+    """Method of the call."""
     timeout: Duration = 10.0
     """Timeout of the caller's own client."""
     retries: Annotated[int, Field(ge=0, le=10)] = 0
@@ -43,17 +46,22 @@ class WorkSpec(Model):
     spread: Annotated[float, Field(ge=0, le=2)] = 0.0
     """Sigma of the log-normal distribution of that time; 0 for always the same time."""
     calls: list[CallSpec] = Field(default_factory=list)
+    """Calls of each request, one after the other."""
     body: Size = 64
+    """Size of the answer."""
     cache_control: str = ""
+    """`Cache-Control` of the answer; none if empty."""
 
 
 class ServiceSpec(Model):
     """Service."""
 
     workers: Positive
+    """Number of requests that are worked on at the same time."""
     queue: Count
     """Number of requests that may wait for a worker; further ones are refused."""
     replicas: Annotated[int, Field(ge=1, le=5)] = 1
+    """Number of instances, each with its own workers and queue."""
     warm_up: DurationOrZero = 0.0
     """Time after a restart in which work takes four times as long."""
     work: dict[Path, WorkSpec]
@@ -64,32 +72,44 @@ class ChangeSpec(Model):
     """Change of the rate, at a time and over a time."""
 
     at: DurationOrZero
+    """Time from the start of the phase `during`."""
     rate: Rate
+    """Rate after the change."""
     over: DurationOrZero = 0.0
+    """Time that the change takes; `0s` for a step."""
 
 
 class ClassSpec(Model):
     """Requests of one kind."""
 
     to: Name
+    """Service that gets the requests."""
     path: Path
     """Path; `{key}` in it is one of `keys`."""
     rate: Rate
+    """Requests a second."""
     method: Literal["GET", "POST", "PUT"] = "GET"
+    """Method of the requests."""
     timeout: Duration = 3.0
     """Time that the user waits; a later answer does not count."""
     good_within: Duration | None = None
     """Time within which an answer is of use; by default the timeout."""
     arrivals: Literal["poisson", "constant"] = "poisson"
+    """Distribution of the time between two requests."""
     changes: list[ChangeSpec] = Field(default_factory=list)
+    """Changes of the rate."""
     retries: Annotated[int, Field(ge=0, le=5)] = 0
     """Attempts of a user after the first."""
     retry_after: Duration = 0.1
+    """Wait of a user before the next attempt."""
     criticality: Literal["", "critical", "default", "sheddable"] = ""
+    """`x-criticality` of the requests; none if empty."""
     keys: Count = 0
+    """Number of values that `{key}` in the path takes."""
     is_write: bool = Field(False, alias="write")
     """True if it must be carried out only once; a second time is a duplicate."""
     idempotency_key: bool = False
+    """True if each write has an `Idempotency-Key`."""
 
 
 class FaultSpec(Model):
@@ -98,6 +118,7 @@ class FaultSpec(Model):
     on: Name
     """Service or store that the fault strikes."""
     at: DurationOrZero = 0.0
+    """Time from the start of the phase `during`."""
     for_: Duration = Field(alias="for")
     """Time to live of the fault."""
     replicas: list[int] | None = None
@@ -114,14 +135,21 @@ class TcpFault(FaultSpec):
         "refuse", "backlog",
     ]  # fmt: skip
     direction: Literal["up", "down", "both"] = "down"
+    """`up` strikes requests, `down` answers."""
     share: Share = 1.0
+    """Share of the connections, drawn when one opens; of the pieces for `corrupt`."""
     by: DurationOrZero = 0.0
+    """Delay, for `latency`, `slice` and `slow_close`."""
     jitter: DurationOrZero = 0.0
+    """Variation of the delay, for `latency`."""
     distribution: Literal["uniform", "normal", "pareto"] = "uniform"
+    """Distribution of that variation."""
     rate: Size = 10**9
     """Bytes a second."""
     size: Positive = 1
+    """Bytes of a piece, for `slice`."""
     after: Size = 0
+    """Bytes that pass before, for `truncate` and `reset`."""
 
 
 class AnswerFaultSpec(FaultSpec):
@@ -129,13 +157,21 @@ class AnswerFaultSpec(FaultSpec):
 
     fault: Literal["status", "delay", "dribble", "wrong_length", "malformed"]
     status: Annotated[int, Field(ge=200, le=599)] = 503
+    """Status of the answers, for `status`."""
     share: Share = 1.0
+    """Share of the requests that the fault strikes."""
     path: Path = "/"
+    """Beginning of the paths that the fault strikes."""
     pattern: Annotated[str, Field(pattern=r"^[F.]*$", max_length=100)] = ""
+    """Word of `F` and `.`, repeated over the requests: `FF.` fails two of three, in order."""
     first: Positive | None = None
+    """Number of requests that fail; all later ones pass."""
     per_request: bool = False
+    """True to count `first` for each `x-request-id`."""
     by: DurationOrZero = 0.0
+    """Delay, for `delay` and `dribble`."""
     retry_after: str = ""
+    """`Retry-After` of the answers; none if empty."""
 
 
 class SlowFault(FaultSpec):
@@ -143,7 +179,9 @@ class SlowFault(FaultSpec):
 
     fault: Literal["slow"]
     times: Annotated[float, Field(ge=1, le=1000)] = 1.0
+    """Factor on the time of the work."""
     by: DurationOrZero = 0.0
+    """Time that is added to the work."""
 
 
 class InsideFault(FaultSpec):
@@ -161,24 +199,26 @@ class ProcessFault(FaultSpec):
 
     fault: Literal["kill", "stop", "restart"]
     of: Literal["service", "sidecar", "both"] = "service"
+    """Process that the fault strikes."""
     one_by_one: bool = False
-    """True to strike the replicas one after the other, each back and ready before the next; `for` is the time that each
-    is away."""
+    """True to strike the replicas one after the other, each ready again before the next; `for` is each one's time."""
 
 
 class NamesFault(FaultSpec):
-    """Fault of the service's name: it does not resolve, takes the time `by`, resolves to an address at which nobody
-    listens, or to such an address and the right one."""
+    """Fault of the service's name: no answer, an answer after the time `by`, an address without a listener, or such an
+    address beside the right one."""
 
     fault: Literal["names_fail", "names_slow", "names_wrong", "names_stale"]
     by: DurationOrZero = 0.0
+    """Time that a look-up takes, for `names_slow`."""
 
 
 class PolicyFault(FaultSpec):
-    """Policy that is pushed to the sidecar of the service; the policies before come back when the time is over."""
+    """Policy that is pushed to the sidecar of the service; the end of the fault restores the previous policies."""
 
     fault: Literal["policy"]
     file: str
+    """Policy file or directory that is pushed, relative to this file."""
 
 
 class StoreFault(FaultSpec):
@@ -199,8 +239,11 @@ class PhasesSpec(Model):
     warm_up: Duration = 1.5
     """Load that is not measured."""
     before: Duration = 3.0
+    """Quiet phase, which measures are compared with."""
     during: Duration = 5.0
+    """Phase of the faults."""
     after: Duration = 6.0
+    """Phase of the recovery."""
 
 
 class GuardSpec(Model):
@@ -227,6 +270,7 @@ class Scenario(Model):
     """Scenario: one named failure."""
 
     title: str
+    """Failure in one line."""
     story: str
     """Story of the failure for readers who do not know it: what happens, to whom and why."""
     source: str = ""
@@ -234,8 +278,11 @@ class Scenario(Model):
     arms: Annotated[list[Literal["bare", "sidecar", "envoy"]], Field(min_length=1)] = Field(default=[*ARMS])
     """Arms that can run; `[sidecar]` alone for a scenario about the sidecar itself."""
     services: dict[Name, ServiceSpec]
+    """Services by name."""
     stores: list[Name] = Field(default_factory=list)
+    """Names of the stores (Redis) that sidecars use."""
     collectors: list[Name] = Field(default_factory=list)
+    """Names of the collectors that sidecars export to."""
     policies: dict[Name, list[str]]
     """Policy files of each service's sidecar, relative to this file.  Their variables: `${APP}`, the service beside the
     sidecar; `${INBOUND}`, `${OUTBOUND}`, `${ADMIN}`, its listeners; `${NAME}` (or `${NAME_0}` ... for replicas), the
@@ -246,8 +293,10 @@ class Scenario(Model):
     """Policy blocks, by service, that contain the failure although a run without them need not fail; the report names
     them where there are no decisive ones."""
     load: dict[Name, ClassSpec]
+    """Classes of requests by name."""
     phases: PhasesSpec = PhasesSpec()
     faults: list[Fault] = Field(default_factory=list)
+    """Faults, and when they are in force."""
     expect: ExpectSpec
     guard: GuardSpec = GuardSpec()
     simulated: bool = True

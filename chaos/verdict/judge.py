@@ -79,7 +79,7 @@ def _judge_one(recording: Recording, scenario: Scenario, e: Any) -> Verdict:
     return Verdict(in_words(e), ok, form(value), shown, e.because)
 
 
-# ----- words
+# ----- texts
 
 
 def in_words(e: Any) -> str:

@@ -1,8 +1,12 @@
 """Report: one page of HTML that needs no other file.
 
-The verdicts come first.  Then each scenario follows: its arms side by side on the same scales, the expectations with
-what was measured, one typical request of each arm, the command that repeats it, and the sentence that says which line
-of which policy did it.
+The verdicts come first, then each scenario:
+
+1. its arms side by side, on the same scales;
+2. its expectations with the measured values;
+3. one typical request of each arm;
+4. the command that repeats it;
+5. the sentence that says which line of which policy contained the failure.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Answers of the admin listener that need no web framework: those to probes, and problem documents (RFC 9457)."""
+"""Answers of the admin listener that need no web framework: answers to probes, and problem documents (RFC 9457)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 from sidecar.admin.view import AdminView
 
 HEADERS: Final = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
-"""Fields of every answer."""
+"""Header fields of every answer."""
 LIVEZ: Final = "/livez"
 READYZ: Final = "/readyz"
 
@@ -23,7 +23,7 @@ class Answer(NamedTuple):
 
 
 def problem(status: int, detail: str, **members: Any) -> Answer:
-    """Return a problem document."""
+    """Return a problem document (RFC 9457); `members` are added to it."""
     document = {"title": HTTPStatus(status).phrase, "status": status, "detail": detail, **members}
     return Answer(status, "application/problem+json", json.dumps(document, indent=2) + "\n")
 

@@ -1,17 +1,17 @@
 """Web application of the admin listener.
 
-    GET  /                                   the live page (`page/`), which reads
-    GET  /live                               the stream of its events (`live.py`)
-    GET  /livez /readyz                      200, or 503 and why; without a token, since probes have none
+    GET  /                                   live page (`page/`)
+    GET  /live                               stream of events for the live page (`live.py`)
+    GET  /livez /readyz                      200, or 503 with the reason; no token, because probes cannot send one
     GET  /metrics                            Prometheus text (`telemetry/metrics/prometheus.py`)
-    GET  /state                              JSON for people and scripts: every state object describes itself
-    POST /reload                             200 and what changed, or 422 and every problem of the files
-    GET  /cache                              JSON: what each cache holds
-    POST /cache/purge?url=…                  drop answers by url, prefix, tag or everything (`cache.py`)
-    POST /breakers/{name}/open|close|auto    by hand, until `auto`; names as `/state` has them: `upstream:payments`
+    GET  /state                              state of the process as JSON, for people and scripts
+    POST /reload                             200 with the changes, or 422 with every problem of the files
+    GET  /cache                              contents of each cache as JSON
+    POST /cache/purge?url=…                  drop answers by url, prefix, tag, or all (`cache.py`)
+    POST /breakers/{name}/open|close|auto    force a breaker until `auto`; names as in `/state`: `upstream:payments`
 
-Errors are problem documents (RFC 9457) that say what would be right.  `access.py` decides who may ask.  No handler
-blocks the loop for long: documents are written in pieces, with a turn of the loop after each.
+Errors are problem documents (RFC 9457) that say what would be right.  `access.py` decides which requests are allowed.
+No handler blocks the loop for long: documents are written in pieces, with a turn of the loop after each.
 """
 
 from __future__ import annotations
@@ -35,14 +35,16 @@ from sidecar.core.metrics import BUGS
 from sidecar.telemetry.metrics.prometheus import CONTENT_TYPE, OPENMETRICS_TYPE, Page, wants_openmetrics
 
 OPEN_TO_ALL: Final = (LIVEZ, READYZ, "/")
+"""Paths that need no token."""
 PIECE: Final = 2000
-"""Tokens of JSON that are written in one turn of the loop."""
+"""Tokens of JSON that are encoded in one turn of the loop."""
 FORCE: Final = {"open": "open", "close": "closed", "auto": "auto"}
+"""Modes of a forced breaker, by the action in the URL."""
 
 
 @runtime_checkable
 class ManagedRequests(Protocol):
-    """Connection with deadlines for what its client does between requests."""
+    """Connection that must know when a request begins and ends, because its deadlines depend on it."""
 
     @property
     def is_half_closed(self) -> bool: ...
@@ -54,7 +56,7 @@ class Admin:
     """Handlers of the application."""
 
     def __init__(self, view: AdminView, feed: Feed, access: Access) -> None:
-        """`access` has the token that requests must bear, probes and the page's files excepted."""
+        """`access` has the token that requests need, except for probes and the files of the page."""
         self._view = view
         self._access = access
         self._feed = feed
@@ -63,7 +65,7 @@ class Admin:
         self._caches = Caches(view)
 
     def runner(self) -> web.AppRunner:
-        """Return the application with a server of its own; `setup` it, and give connections to its `server`."""
+        """Return a runner of the application; call its `setup`, then give connections to its `server`."""
         return web.AppRunner(self.application(), access_log=None, handle_signals=False)
 
     def application(self) -> web.Application:
@@ -82,11 +84,11 @@ class Admin:
         application.router.add_post("/breakers/{name:.+}/{action}", self._force)
         return application
 
-    # ----- what every request goes through
+    # ----- middlewares of every request
 
     @web.middleware
     async def _answer(self, request: web.Request, handler: Callable[..., Any]) -> web.StreamResponse:
-        """Turn errors into problem documents, and report bugs."""
+        """Turn exceptions into problem documents, and report bugs."""
         try:
             response: web.StreamResponse = await handler(request)
         except web.HTTPException as error:
@@ -96,13 +98,13 @@ class Admin:
         except Exception as error:
             self._view.env.meter.counter(BUGS, where="admin").value += 1
             self._view.env.emit(BUG, where=f"admin {request.method} {request.path}", error=error)
-            response = problem(500, "the sidecar failed on this request; its log says how")
+            response = problem(500, "this request met a bug of the sidecar; see the log of the sidecar")
         response.headers.update(HEADERS)
         return response
 
     @web.middleware
     async def _guard(self, request: web.Request, handler: Callable[..., Any]) -> web.StreamResponse:
-        """Tell the connection that a request is under way: its deadlines are those of the answer then."""
+        """Tell the connection when the request begins and ends, because its deadlines depend on it."""
         transport = request.transport
         connection = transport.get_protocol() if transport is not None else None
         if not isinstance(connection, ManagedRequests):
@@ -119,6 +121,7 @@ class Admin:
 
     @web.middleware
     async def _admit(self, request: web.Request, handler: Callable[..., Any]) -> web.StreamResponse:
+        """Refuse requests that `access.py` does not allow."""
         access, token = self._access, self._access.token
         hosts = request.headers.getall("Host", [])
         if not request.raw_path.startswith(("/", "*")):  # the absolute form, of whatever scheme
@@ -142,11 +145,12 @@ class Admin:
         return result
 
     def _advice(self, request: web.Request, error: web.HTTPException) -> str:
+        """Return the `detail` for an error of aiohttp."""
         if isinstance(error, web.HTTPMethodNotAllowed):
             return f"{request.path} takes {' or '.join(sorted(error.allowed_methods))}, not {request.method}"
         if error.status == 404:
             return (
-                f"nothing is at {request.path}; there are GET /, /live, /livez, /readyz, /metrics, /state, /cache "
+                f"{request.path} does not exist; known are GET /, /live, /livez, /readyz, /metrics, /state, /cache "
                 "and POST /reload, /cache/purge, /breakers/{name}/open, /breakers/{name}/close, /breakers/{name}/auto"
             )
         return error.reason
@@ -208,12 +212,12 @@ class Admin:
     async def _force(self, request: web.Request) -> web.Response:
         name, action = request.match_info["name"], request.match_info["action"]
         if action not in FORCE:
-            return problem(404, f"{action!r} cannot be done to a breaker; it is {', '.join(FORCE)}")
+            return problem(404, f"{action!r} is not an action on a breaker; known are {', '.join(FORCE)}")
         breakers = {
-            name: thing
-            for key, thing in self._view.states().items()
-            if key[0] == "breaker" and hasattr(thing, "force")  # the group of an upstream's endpoint breakers has none
-            for name in (name_of(key), self._view.secrets.text(name_of(key)))  # as it is, and as `/state` shows it
+            name: state
+            for key, state in self._view.states().items()
+            if key[0] == "breaker" and hasattr(state, "force")  # a group of endpoint breakers has no `force`
+            for name in (name_of(key), self._view.secrets.text(name_of(key)))  # the name, and its form in `/state`
         }
         breaker = breakers.get(name)
         if breaker is None:
@@ -225,7 +229,7 @@ class Admin:
         return await self._json({"name": name, **self._view.secrets.plain(breaker.describe())})
 
     async def _json(self, document: dict[str, Any]) -> web.Response:
-        """Return indented JSON, written in pieces: for many routes the encoder would block the loop."""
+        """Return indented JSON, encoded in pieces, because a large document would block the loop."""
         pieces: list[str] = []
         for token in json.JSONEncoder(indent=2, allow_nan=False).iterencode(document):
             pieces.append(token)
@@ -236,10 +240,10 @@ class Admin:
 
 
 def as_response(answer: Answer) -> web.Response:
-    """Return an answer as aiohttp has it."""
+    """Return an answer as a response of aiohttp."""
     return web.Response(status=answer.status, text=answer.text, content_type=answer.content_type)
 
 
 def problem(status: int, detail: str, **members: Any) -> web.Response:
-    """Return a problem document."""
+    """Return a problem document as a response of aiohttp."""
     return as_response(answers.problem(status, detail, **members))

@@ -1,12 +1,12 @@
-"""Caches on the admin listener: what they hold, and purging them.
+"""Contents and purges of caches on the admin listener.
 
-    GET  /cache                                          every cache: size, lookups by kind, evictions, hottest answers
-    POST /cache/purge?url=http://orders/orders/7         all answers of one URL, for all variants
-    POST /cache/purge?prefix=http://orders/orders/       all below it
-    POST /cache/purge?tag=order-7                        all with the tag in Cache-Tag or Surrogate-Key
-    POST /cache/purge?everything=true                    all
+    GET  /cache                                        each cache: size, lookups by kind, evictions, most used answers
+    POST /cache/purge?url=http://orders/orders/7       drop the answers of one URL, with all variants
+    POST /cache/purge?prefix=http://orders/orders/     drop the answers of all URLs with this prefix
+    POST /cache/purge?tag=order-7                      drop the answers with this tag in Cache-Tag or Surrogate-Key
+    POST /cache/purge?everything=true                  drop all answers
 
-`&cache=NAME` purges one cache, otherwise all of them.  A purge reaches other sidecars through a shared Redis.
+`&cache=NAME` purges one cache; without it, all are purged.  A purge reaches other sidecars through a shared Redis.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ KINDS: Final[dict[str, Callable[[Cache, str], int]]] = {
 
 
 class Cache(Protocol):
-    """State object under the key `("cache", name)`; each purge returns the number of dropped answers."""
+    """State object under the key `("cache", name)`; its purges return the number of dropped answers."""
 
     def describe(self) -> dict[str, Any]: ...
     def purge_uri(self, text: str) -> int: ...
@@ -46,18 +46,18 @@ class Caches:
         return {name: self._view.secrets.plain(cache.describe()) for name, cache in self._all().items()}
 
     def purge(self, query: Mapping[str, str]) -> dict[str, int]:
-        """Purge what the query names; return how many answers each cache dropped.
+        """Purge the answers that the query names; return the number of dropped answers of each cache.
 
-        Raises `ValueError` for a query that does not say what to purge, `LookupError` for an unknown cache.
+        Raises `ValueError` for a query that does not say what to purge, and `LookupError` for an unknown cache.
         """
         asked = [kind for kind in KINDS if kind in query]
         if len(asked) != 1 or query.keys() - {*KINDS, "cache"}:
             raise ValueError(
-                "say what to purge by one of ?url=…, ?prefix=…, ?tag=… and ?everything=true, and &cache=NAME"
+                "say what to purge with one of ?url=…, ?prefix=…, ?tag=… or ?everything=true; &cache=NAME is optional"
             )
         (kind,) = asked
         if not query[kind] or (kind == "everything" and query[kind] != "true"):
-            raise ValueError("everything takes true and nothing else" if kind == "everything" else f"{kind} is empty")
+            raise ValueError("everything must be true" if kind == "everything" else f"{kind} is empty; give a value")
         caches = self._all()
         if (name := query.get("cache")) is not None:
             if name not in caches:
@@ -67,4 +67,4 @@ class Caches:
         return {name: KINDS[kind](cache, query[kind]) for name, cache in caches.items()}
 
     def _all(self) -> dict[str, Cache]:
-        return {name_of(key): cast("Cache", thing) for key, thing in self._view.states().items() if key[0] == "cache"}
+        return {name_of(key): cast("Cache", state) for key, state in self._view.states().items() if key[0] == "cache"}

@@ -1,16 +1,16 @@
-"""The admin listener: its sockets, its probes, and the web application that answers everything else.
+"""Admin listener: its sockets and probes, and the hand-over of all other connections to the web application.
 
 Rules:
 
-1. A probe costs little and depends on little.  `GET /livez` and `GET /readyz` are answered here, and their connection
-   is closed: a kubelet opens one for each.
-2. aiohttp is loaded by the first request of another kind, in a thread, so that neither the start nor the requests of
-   the service wait for it.  The connection waits; aiohttp then gets all that it has sent and what comes.
-3. Only a complete and plain probe is answered here.  Whatever differs from one (a body, another method, an odd field)
-   is aiohttp's to judge, once its head is whole.
-4. Its clients cannot hurt the service: they have the deadlines of `limits` for a head, an idle connection and reading
-   an answer, and at most an eighth of all descriptors.  When those are used up, the connection that has waited longest
-   without a request makes room, so that a probe always gets through.
+1. A probe is cheap and independent of most code.  `GET /livez` and `GET /readyz` are answered here, and their
+   connection is closed, because a kubelet opens one for each probe.
+2. The first other request loads aiohttp in a thread, so that neither the start nor requests of the service wait for it.
+   The connection waits meanwhile; aiohttp then gets all data of the connection, from its beginning.
+3. Only a complete and ordinary probe is answered here.  Anything else, such as a body, another method or an unusual
+   field, goes to aiohttp once its head is complete.
+4. Clients of this listener cannot harm the service.  They have the deadlines of `limits` for a head, an idle connection
+   and reading an answer, and at most an eighth of all descriptors.  If no connection is left, the one that was idle
+   longest is closed, so that a probe always gets through.
 """
 
 from __future__ import annotations
@@ -40,15 +40,15 @@ if TYPE_CHECKING:
     from sidecar.admin.app import Admin
 
 MAX_CONNECTIONS: Final = 300
-"""Open connections, where descriptors suffice: more than pages may be open."""
+"""Most open connections, if there are enough descriptors; more than pages may be open."""
 SHARE: Final = 8
-"""Part of all descriptors that the connections may use, as a divisor."""
+"""Divisor for the part of all descriptors that the connections may use."""
 PAGES: Final = 0.75
-"""Share of the connections that may be open pages."""
+"""Share of the connections that open pages may use."""
 SWEEP_SECONDS: Final = 1.0
-"""Pause between two looks at the deadlines of all connections."""
+"""Pause between two checks of the deadlines of all connections."""
 MAX_PROBE_BYTES: Final = 8192
-"""A longer head is aiohttp's to judge."""
+"""Largest head of a probe in bytes; aiohttp handles larger ones."""
 
 _FIELD: Final = (
     rb"(?!(?i:content-length|transfer-encoding|expect|upgrade):)[0-9A-Za-z!#$%&'*+.^_`|~-]+:[\t -~\x80-\xff]*\r\n"
@@ -59,16 +59,16 @@ _PROBE: Final = re.compile(rb"(GET|HEAD) (/livez|/readyz) HTTP/1\.[01]\r\n(?:" +
 
 
 class AdminListener:
-    """Listens for probes, scrapers, people and `sidecar top`."""
+    """Listener for probes, scrapers, people and `sidecar top`."""
 
     def __init__(self, view: AdminView) -> None:
         self.feed = Feed(view)
         self.addresses: list[str] = []
-        """Where it can be reached, such as `127.0.0.1:9901`."""
+        """Bound addresses, such as `127.0.0.1:9901`."""
         self._view = view
         self.access = Access()
         self._token: Secret | None = None
-        """Where the token comes from."""
+        """Token as policies configure it; None if they have none."""
         self._timer: Handle | None = None
         self._sockets: Sockets | None = None
         self._servers: list[asyncio.Server] = []
@@ -79,7 +79,7 @@ class AdminListener:
         self._runner: web.AppRunner | None = None
 
     async def open(self, spec: AdminSpec) -> None:
-        """Listen where `spec` says.  Raises `OSError`, whose text says what would help."""
+        """Listen on the address of `spec`.  Raises `OSError` with a message for the user."""
         self._token = spec.token
         token = None if spec.token is None else reveal(spec.token)
         hosts = [*spec.hosts, spec.address.host]
@@ -101,7 +101,7 @@ class AdminListener:
         self._sweep()
 
     async def renew(self) -> None:
-        """Read the token's file again.  One that cannot be read, or is empty, leaves the token as it is."""
+        """Read the file of the token again; if it cannot be read or is empty, the old token stays in force."""
         if not isinstance(self._token, SecretFile):
             return
         try:
@@ -116,11 +116,12 @@ class AdminListener:
             self._hide()
 
     def _hide(self) -> None:
+        """Keep the token out of logs and `/state`."""
         if self.access.token is not None:
             self._view.secrets.hide([self.access.token], "admin")
 
     async def close(self) -> None:
-        """Stop listening, end every stream and let the requests in progress end."""
+        """Stop listening, end all streams, and wait for the requests in progress."""
         for server in self._servers:
             server.close()
         await self.feed.stop()
@@ -130,7 +131,7 @@ class AdminListener:
         if self._timer is not None:
             self._timer.cancel()
         for connection in list(self._connections):
-            if not connection.is_handed_over:  # the application ends its own
+            if not connection.is_handed_over:  # the application closes its own connections
                 connection.close()
         if self._runner is not None:
             await self._runner.cleanup()
@@ -147,7 +148,7 @@ class AdminListener:
         return share(SHARE, MAX_CONNECTIONS)
 
     def admit(self, connection: ProbeConnection, sock: HasFileno | None) -> bool:
-        """Add a new connection; False if there is no room for it, and none that waits makes any."""
+        """Add a new connection, in place of an idle one if there is no room; False if there is no idle one either."""
         if len(self._connections) >= self._room or are_scarce(sock, is_admin=True):
             waiting = [each for each in self._connections if not each.is_busy]
             if not waiting:
@@ -163,13 +164,14 @@ class AdminListener:
         self._connections.discard(connection)
 
     def _sweep(self) -> None:
+        """Expire connections whose deadline has passed, and do so again after `SWEEP_SECONDS`."""
         now = self._view.env.now()
         for connection in [each for each in self._connections if each.expires <= now]:
             connection.expire()
         self._timer = self._view.env.call_later(SWEEP_SECONDS, self._sweep)
 
     def serve(self, connection: ProbeConnection) -> None:
-        """Hand a connection to the application, once that is loaded."""
+        """Hand a connection to the application, as soon as it is loaded."""
         if self._runner is not None and self._runner.server is not None:
             connection.hand_over(self._runner.server())
             return
@@ -178,6 +180,7 @@ class AdminListener:
             self._loading = self._view.env.spawn(self._load())
 
     async def _load(self) -> None:
+        """Load the application, and hand it the waiting connections; answer them with 500 if that fails."""
         try:
             admin = await asyncio.to_thread(_import_admin)
             runner = admin(self._view, self.feed, self.access).runner()
@@ -189,21 +192,24 @@ class AdminListener:
             self._view.env.emit(BUG, where="admin listener", error=error)
             self._loading = None  # the next request tries again
             for connection in self._taken():
-                connection.answer(problem(500, "the sidecar failed to load its admin pages; its log says how"))
+                connection.answer(
+                    problem(500, "the sidecar could not load its admin application; see the log of the sidecar")
+                )
             return
         self._runner = runner
         for connection in self._taken():
             connection.hand_over(server())
 
     def _taken(self) -> list[ProbeConnection]:
+        """Return the waiting connections that are still open, and empty the list."""
         waiting, self._waiting = self._waiting, []
         return [connection for connection in waiting if connection in self._connections]
 
 
 class ProbeConnection(asyncio.Protocol):
-    """Connection that is answered here if it asks for a probe, and otherwise by the application behind it.
+    """Connection that answers probes itself, and passes all other requests to the application.
 
-    It stays the transport's protocol and passes on what arrives, so that the deadlines hold for all requests.
+    It stays the protocol of the transport and passes on received data, so that its deadlines hold for all requests.
     """
 
     def __init__(self, listener: AdminListener, view: AdminView) -> None:
@@ -213,24 +219,24 @@ class ProbeConnection(asyncio.Protocol):
         self._buffer = b""
         self._application: asyncio.Protocol | None = None
         self.is_busy = False
-        """True while a request is under way; what the client does not read then has a deadline of its own."""
+        """True from the end of a request's head to the end of its answer."""
         self._has_begun = False
         """True if a part of a request has arrived."""
         self.since = 0.0
-        """Instant since which it waits for a request."""
+        """Instant at which the connection became idle."""
         self.expires = math.inf
-        """Instant at which it is closed."""
+        """Instant at which the connection is closed."""
         self._last = math.inf
-        """Instant at which it is closed because its client has ended its side; infinite before that."""
+        """Instant at which a half-closed connection is closed; infinite for any other."""
 
     @property
     def is_half_closed(self) -> bool:
-        """True once its client sends nothing more: its answer is the last."""
+        """True once the client has shut down its sending side, so that no further request can come."""
         return self._last < math.inf
 
     @property
     def is_handed_over(self) -> bool:
-        """True once the application has it."""
+        """True once the application serves the connection."""
         return self._application is not None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -262,10 +268,9 @@ class ProbeConnection(asyncio.Protocol):
         self._listener.serve(self)
 
     def eof_received(self) -> bool:
-        """Keep a half-closed connection for the answer that is under way, as the other listeners do; False to close
-        it."""
+        """Return True to keep a half-closed connection open for an answer in progress, as the other listeners do."""
         if self.is_half_closed:
-            return True  # a loop that resumes reading tells the end again
+            return True  # an event loop that resumes reading reports the end again
         seconds = self._view.limits().half_close_timeout
         is_under_way = self._has_begun or self.is_busy or self._transport.get_write_buffer_size() > 0
         if self._application is None or not is_under_way or not seconds:
@@ -295,15 +300,16 @@ class ProbeConnection(asyncio.Protocol):
     # ----- requests
 
     def begin_request(self) -> None:
-        """Note that a whole head has arrived and is being answered."""
+        """Mark the beginning of a request: its head has arrived, and the application works on the answer."""
         self.is_busy, self.expires = True, self._last
 
     def end_request(self) -> None:
-        """Note that the application has made its answer, and wait for the next request."""
+        """Mark the end of a request: the application has written its answer."""
         self.is_busy = False
         self._wait()
 
     def _wait(self) -> None:
+        """Begin to wait for a request."""
         self.since = self._view.env.now()
         self._has_begun = False
         self.expires = min(self._last, self.since + self._view.limits().idle_timeout)
@@ -311,10 +317,10 @@ class ProbeConnection(asyncio.Protocol):
     # ----- its end
 
     def expire(self) -> None:
-        """Close it: its client is too slow to ask, or to read."""
+        """Close the connection, because its client sends or reads too slowly; answer an incomplete head with 408."""
         if self._has_begun and not self.is_busy and not self._transport.get_write_buffer_size():
             self.answer(problem(408, "the head of the request did not arrive in time"))
-            self.expires = self._view.env.now() + SWEEP_SECONDS  # a client that does not even read that
+            self.expires = self._view.env.now() + SWEEP_SECONDS  # for a client that does not read this answer
             self._has_begun = False
         else:
             self.abort()
@@ -324,7 +330,7 @@ class ProbeConnection(asyncio.Protocol):
         self._transport.abort()
 
     def close(self) -> None:
-        """Close the connection, after what was written to it."""
+        """Close the connection after all written data was sent."""
         self._transport.close()
 
     def answer(self, answer: Answer, *, has_content: bool = True) -> None:
@@ -343,7 +349,7 @@ class ProbeConnection(asyncio.Protocol):
         self.close()
 
     def hand_over(self, application: asyncio.Protocol) -> None:
-        """Let the application have all that has arrived and what comes, as though it had accepted the connection."""
+        """Connect the application, which gets received and further data as if it had accepted the connection."""
         received, self._buffer = self._buffer, b""
         self._application = application
         self.is_busy = False
@@ -354,9 +360,9 @@ class ProbeConnection(asyncio.Protocol):
 
 
 def is_unfinished_head(received: bytes) -> bool:
-    """True if more bytes are needed to tell what is asked for.
+    """True if the head is incomplete and not too long.
 
-    Bare line feeds end a head too; aiohttp then judges it.
+    Bare line feeds end a head too; aiohttp then decides what to do with it.
     """
     return _END.search(received) is None and len(received) <= MAX_PROBE_BYTES
 

@@ -1,20 +1,20 @@
-"""Stream of the live page and of `sidecar top`: `GET /live`, server-sent events, one a second.
+"""Stream of the live page and of `sidecar top`: `GET /live` with one server-sent event every second.
 
-    event: full   {"bounds": […], "keep": 300, "seconds": […], "parts": {…}}      the whole state; the first message
-    event: tick   {"second": […], "parts": {…}}                                 the last second, and parts that changed
+    event: full   {"bounds": […], "keep": 300, "seconds": […], "parts": {…}}      whole state; the first message
+    event: tick   {"second": […], "parts": {…}}                                 last second, and changed parts
 
 `seconds` are those of `telemetry/metrics/traffic.py`, `parts` those of `view.py`.
 
 Rules:
 
-1. A second is sampled and serialised once, however many pages are open, and each page is sent the same bytes.  Without
-   a page only the traffic is sampled, so that a page that is opened after an incident has it.
-2. No reader is waited for: one that was too slow for a tick gets `full` the next time, so nothing is queued for it
-   beyond its connection's buffer.  At most `MAX_PAGES` are open at once.
-3. A stream ends with the listener, else each open page would delay the shutdown.
+1. A second is sampled and encoded once, and all pages get the same bytes.  Without an open page only the traffic is
+   sampled, so that a page opened after an incident shows it.
+2. The feed never waits for a reader.  A reader that was too slow for a tick gets `full` next, so no messages are queued
+   for it beyond its connection's buffer.  At most `MAX_PAGES` pages are open at a time.
+3. All streams end with the listener; otherwise each open page would delay the shutdown.
 
-It is read with `fetch`, because `EventSource` cannot send an Authorization field: the token is in no URL and in no
-cookie, and no other site can make use of it.
+The page reads the stream with `fetch`, because `EventSource` cannot send an Authorization field.  So the token is in no
+URL and in no cookie, and other sites cannot use it.
 """
 
 from __future__ import annotations
@@ -31,16 +31,17 @@ from sidecar.core.metrics import BOUNDS, BUGS
 from sidecar.telemetry.metrics.traffic import KEEP, Traffic
 
 MAX_PAGES: Final = 200
+"""Most streams that are open at a time."""
 EVERY: Final = 1.0
 """Seconds between two ticks."""
 SHARE: Final = 0.01
-"""Share of time that the description of parts may take: with hundreds of breakers not every tick has new ones."""
+"""Largest share of time for describing parts; with hundreds of breakers, some ticks have no new parts."""
 LONGEST: Final = 3.0
-"""Seconds after which parts are described again in any case."""
+"""Longest time in seconds between two descriptions of the parts."""
 
 
 class Feed:
-    """Source of the stream; the listener starts and stops it."""
+    """Source of all streams; the listener starts and stops it."""
 
     def __init__(self, view: AdminView) -> None:
         self._view = view
@@ -51,11 +52,13 @@ class Feed:
         self._fresh = -1
         """Number of the tick for which the parts were last described."""
         self._due = 0.0
-        """Time from which on the parts may be described again, by `Env.now`."""
+        """Instant of `Env.now` from which on the parts may be described again."""
         self._tick = b""
+        """Latest message `tick`."""
         self._full = b""
+        """Latest message `full`; empty if it has not been made since the last tick."""
         self.room = MAX_PAGES
-        """Number of connections that streams may take of those that the listener has."""
+        """Number of the listener's connections that streams may use."""
         self.pages = 0
         """Number of open streams."""
         self._is_over = False
@@ -64,11 +67,11 @@ class Feed:
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Begin to sample."""
+        """Start sampling every second."""
         self._task = self._view.env.spawn(self._run())
 
     async def stop(self) -> None:
-        """End every stream."""
+        """Stop sampling, and end all streams."""
         self._is_over = True
         self._turned.set()
         if self._task is not None:
@@ -78,14 +81,16 @@ class Feed:
     # ----- once a second
 
     async def _run(self) -> None:
+        """Sample every `EVERY` seconds, until cancelled."""
         env = self._view.env
         due = env.now()
         while True:
-            due = max(due + EVERY, env.now())  # after a stall of the loop no ticks are made up for
+            due = max(due + EVERY, env.now())  # ticks that a stall of the loop has prevented are not repeated
             await env.sleep(due - env.now())
             await self._turn()
 
     async def _turn(self) -> None:
+        """Make the next tick, and wake the readers."""
         second = self.traffic.sample(self._view.env.wall())
         async with self._lock:
             changed = await self._refresh() if self.pages else []
@@ -98,7 +103,7 @@ class Feed:
         turned.set()
 
     async def _refresh(self) -> list[bytes]:
-        """Describe the parts again; return those that differ, each as a member of a JSON object."""
+        """Describe the parts again; return changed and removed ones, each as a member of a JSON object."""
         began = self._view.env.now()
         if began < self._due:
             return []
@@ -106,7 +111,7 @@ class Feed:
         try:
             async for name, value in parts(self._view):
                 now[name] = b"%b:%b" % (_json(name), _json(value))
-        except Exception as error:  # a bug in one description must not end the stream, which keeps what it has
+        except Exception as error:  # a bug in one description must not end the stream; the old parts stay
             self._view.env.meter.counter(BUGS, where="live").value += 1
             self._view.env.emit(BUG, where="live", error=error)
             return []
@@ -118,11 +123,11 @@ class Feed:
     # ----- for each page
 
     async def message(self, seen: int) -> tuple[int, bytes]:
-        """Return the next message for a page that has seen the tick `seen`, with the number that it has then."""
+        """Return the next message for a page, and its tick; `seen` is the last tick of the page (-1: none)."""
         if seen >= 0 and seen + 1 == self.number:
             return self.number, self._tick
         async with self._lock:
-            if self._fresh != self.number:  # no page was open
+            if self._fresh != self.number:  # no page was open at the last tick
                 await self._refresh()
                 self._fresh = self.number
             if not self._full:
@@ -136,17 +141,17 @@ class Feed:
 
     @property
     def is_full(self) -> bool:
-        """True while no further stream may be opened."""
+        """True if no further stream may be opened."""
         return self.pages >= self.max_pages
 
     @property
     def max_pages(self) -> int:
-        """Number of streams that may be open at once."""
+        """Most streams that may be open at a time."""
         return min(MAX_PAGES, self.room)
 
     @contextmanager
     def page(self) -> Iterator[None]:
-        """Count an open stream while it is read."""
+        """Return a context that counts one open stream."""
         self.pages += 1
         try:
             yield
@@ -154,7 +159,7 @@ class Feed:
             self.pages -= 1
 
     async def messages(self) -> AsyncGenerator[bytes]:
-        """Yield the messages for one page: the whole state, and then each tick until the feed stops."""
+        """Yield the messages for one page: the whole state, then each tick until the feed stops."""
         seen = -1
         while not self._is_over:
             seen, message = await self.message(seen)

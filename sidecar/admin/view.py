@@ -1,6 +1,6 @@
-"""What the admin listener may see of the process, and the document that shows all of it.
+"""View of the process for the admin listener, and the document `/state`.
 
-`/state` is that document.  The live page and `sidecar top` get its parts, each again when it has changed.
+The live page and `sidecar top` get the parts of this document, each part again when it has changed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from sidecar.telemetry.metrics.registry import Registry
 from sidecar.telemetry.plain import Secrets
 
 TURN: Final = 5
-"""Objects that are described in one turn of the loop."""
+"""Number of objects that are described in one turn of the loop."""
 
 
 class Reloaded(Protocol):
@@ -24,50 +24,51 @@ class Reloaded(Protocol):
 
     @property
     def problems(self) -> Sequence[object]:
-        """Problems of the policy files, each a line; empty if they were applied or had not changed."""
+        """Problems of the policy files, one line each; empty if they were applied or had not changed."""
 
     def describe(self) -> dict[str, Any]:
         """Return the changes as JSON-ready values."""
 
 
 class Readiness:
-    """Readiness of the process, which its life sets and its probes ask for."""
+    """Readiness of the process: set by `process.lifecycle`, read by probes."""
 
     def __init__(self) -> None:
         self.obstacle = "starting"
-        """Reason for which the process is not ready; empty while it is."""
+        """Reason why the process is not ready; empty while it is ready."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class AdminView:
-    """All that the admin listener may see of the process."""
+    """Parts of the process that the admin listener may use."""
 
     env: Env
     registry: Registry
     version: str
     build: str
-    """`pure` or `compiled` (`engine.build`)."""
+    """Build of the engine: `pure` or `compiled` (`engine.build`)."""
     started: float
-    """Start of the process, by `Env.now`."""
+    """Start of the process, as an instant of `Env.now`."""
     readiness: Readiness
     reload: Callable[[], Awaitable[Reloaded]]
     """Reads the policy files again."""
     states: Callable[[], Mapping[StateKey, Any]]
-    """Returns every living state object by its identity (`StateStore.objects`).
+    """Returns every state object in use by its key (`StateStore.objects`).
 
-    One is shown if it has `describe()`.  Those under `("breaker", …)` also have `force(mode)`, which takes `open`,
+    Objects with `describe()` are shown.  Objects under `("breaker", …)` also have `force(mode)`, which takes `open`,
     `closed` and `auto`."""
     recent: Iterable[Mapping[str, Any]] = ()
     """Latest events (`Emitter.recent`)."""
     sections: Mapping[str, Callable[[], Any]] = field(default_factory=dict)
-    """Further parts of `/state` by name, such as `policies` and `routes`; each is described when it is asked for."""
+    """Functions that return further parts of `/state`, by name, such as `policies` and `routes`."""
     secrets: Secrets = field(default_factory=Secrets)
+    """Remover of secrets from everything that the listener shows."""
     limits: Callable[[], LimitsSpec] = LimitsSpec.built_in
-    """Limits in force, whose times hold for the admin listener's clients too."""
+    """Returns the limits in force; their times also hold for clients of the admin listener."""
 
 
 async def document(view: AdminView) -> dict[str, Any]:
-    """Return the whole state as JSON-ready values without secrets, with turns of the loop in between."""
+    """Return the process state as JSON-ready values without secrets, with turns of the loop in between."""
     whole: dict[str, Any] = {}
     state: dict[str, Any] = {}
     async for name, value in parts(view):
@@ -81,7 +82,7 @@ async def document(view: AdminView) -> dict[str, Any]:
 
 
 async def parts(view: AdminView) -> AsyncIterator[tuple[str, Any]]:
-    """Yield the document's parts: `about`, each section, `state.KIND` for each kind of state object, `events`."""
+    """Yield the parts of the state: `about`, each section, `state.KIND` for each kind of state object, `events`."""
     env, plain = view.env, view.secrets.plain
     obstacle = view.readiness.obstacle
     yield (
@@ -110,5 +111,5 @@ async def parts(view: AdminView) -> AsyncIterator[tuple[str, Any]]:
 
 
 def name_of(key: StateKey) -> str:
-    """Return the name of a state object among its kind: `upstream:payments`."""
+    """Return the name of a state object among those of its kind, such as `upstream:payments`."""
     return ":".join(key[1:])

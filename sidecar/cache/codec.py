@@ -62,7 +62,7 @@ FURTHEST: Final = 2.0**33
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """Entry or note on variants, with the generation in which it was written."""
+    """Entry or list of variants, with the generation in which it was written."""
 
     item: Entry | Variants
     generation: bytes

@@ -1,4 +1,4 @@
-"""Items of a cache: stored answers, and notes that the answers of a key differ by request fields.
+"""Items of a cache: stored answers, and for keys whose answers differ by request fields, the names of these fields.
 
 Everything that a look-up needs is computed when an entry is stored, so that a hit only compares numbers.  Instants are
 seconds of a clock that never jumps (`Env.now`); the wall clock enters once, when `Date` and `Expires` are read.
@@ -83,7 +83,7 @@ class Entry(Item):
         self, key: bytes, status: int, lines: bytes, body: bytes, facts: Facts, plan: Plan, age: float,
         now: float, wall: float, keep: float, is_keyed_by_fields: bool = False, is_whole: bool = True,
     ) -> None:  # fmt: skip
-        """Take an answer as it was received.  No table stores the entry before `complete` unless `is_whole`.
+        """Make an entry of an answer as received.  If it is not whole, no table stores it before `complete`.
 
         `lines` are sendable but for `Age`; `now` and `wall` are the instant of receipt on both clocks; `age` is the age
         at that instant, and `keep` how long the entry is kept beyond its freshness, all in seconds.
@@ -172,7 +172,7 @@ class Entry(Item):
 
 
 class Variants(Item):
-    """Note in place of an entry: the answers of this key differ by the named request fields (RFC 9111 4.1)."""
+    """Item in place of an entry: the answers of its key differ by the named request fields (RFC 9111 4.1)."""
 
     __slots__ = ("keys", "names")
 

@@ -37,7 +37,7 @@ class Fetch:
     """Call to the upstream that fills the cache, from its start to the end of the answer's body."""
 
     generation: bytes | None = None
-    """Generation with which the answer is written to Redis (`sidecar.cache.redis_tier`); None: do not write it."""
+    """Generation with which the answer is written to Redis (`sidecar.cache.redis_tier`); None not to write it."""
     asked = NOTHING
     """Cache directives of the request that the policy honours."""
     is_outdated = False
@@ -48,7 +48,7 @@ class Fetch:
     outcome: Outcome | None = None
     """Answer of the upstream, for the request that started the fetch; None if there was no call."""
     entry: Entry | None = None
-    """Answer as it can be given to every waiter; None if there is none.  Its body may still be arriving in `tee`."""
+    """Entry that every waiter can use; None if there is none.  Its body may still be arriving in `tee`."""
     tee: Tee | None = None
     """Body that is still arriving; None if the answer came whole."""
     is_validated = False
@@ -78,7 +78,7 @@ class Fetch:
         self.entry_key = entry_key
         """Key after `Vary` is applied: that of the entry which the request selects."""
         self.stale = stale
-        """Stored entry that cannot be used as it is; None if there is none."""
+        """Stored entry that must be validated or replaced; None if there is none."""
         self.sent = now
         """Instant at which the upstream was asked, or slightly earlier."""
         self.is_conditional = is_conditional
@@ -172,7 +172,7 @@ class Fetch:
 
 
 class Fetches:
-    """Fetches of one cache that are in flight, and the keys for which waiting is useless."""
+    """Fetches of one cache in flight, and the keys whose answers could not be stored."""
 
     __slots__ = ("shared", "started", "uncacheable", "unshared")
 
@@ -231,7 +231,7 @@ class Fetches:
                 fetch.outdate()
 
     def mark_uncacheable(self, key: bytes, now: float) -> None:
-        """Remember that the answer to `key` could not be stored (hit-for-miss, as Varnish calls it)."""
+        """Mark `key` as one whose answer could not be stored (Varnish: hit-for-miss)."""
         self.uncacheable[key] = now + UNCACHEABLE_FOR
         self.uncacheable.move_to_end(key)
         if len(self.uncacheable) > MAX_UNCACHEABLE:

@@ -39,9 +39,9 @@ CLOCK_HOLDS: Final = 1.0
 """Seconds for which the difference between wall clock and monotonic clock is reused."""
 SET_COOKIE: Final = frozenset((b"set-cookie",))
 PASSING_REFUSALS: Final = frozenset((b"authorization", b"request-no-store", b"outdated", NO_ROOM, BROKEN_OFF))
-"""Reasons not to store that say nothing about the next request, and leave what is stored as it is."""
+"""Refusals that concern one request: neither the stored answer nor the next fetch of its key is affected."""
 PERSONAL_REFUSALS: Final = frozenset((b"credentials", b"set-cookie"))
-"""Reasons not to store that are about one client, and leave what is stored for the others as it is."""
+"""Refusals that concern one client: the stored answer for the others is not affected."""
 
 
 class Limits(NamedTuple):
@@ -291,7 +291,7 @@ class Fetcher:
             self._store.drop(entry)
 
     def _updated(self, x: Exchange, entry: Entry, update: Headers, sent: float) -> tuple[Entry, bytes]:
-        """Return the entry with newer fields, and the reason why it may not be stored any more (empty if it may)."""
+        """Return the entry with updated fields, and the refusal: the reason not to store it, empty to store it."""
         wall, now = self._wall(), self._now()
         rules = self._rules
         merged = freshened(entry.headers, dated(update, wall), frozenset() if rules.set_cookie else SET_COOKIE)
@@ -307,7 +307,7 @@ class Fetcher:
         return new, refusal
 
     def _spares(self, x: Exchange, refusal: bytes) -> bool:
-        """True if an answer that is not stored for this reason leaves the stored one as it is.
+        """True if an answer with this refusal leaves the stored answer in place.
 
         An answer to a client with a credential (`private`, `no-store`) says nothing about answers to others.
         """

@@ -9,7 +9,7 @@ aiocache does these things for the shared tier, through the public interface of 
 
 These settings differ from its defaults:
 
-- The pool is small and waits for its turn.  aiocache's would open connections up to a hundred, then fail.
+- The pool is small, and commands wait for a connection.  By default a hundred are opened, then commands fail.
 - Nothing is retried.  redis-py's retries hold a caller for seconds while Redis refuses connections.
 - `Names` opens the connections, where the process has it: redis-py would look names up in a thread.  The classes of
   connections override `_connect`, which redis-py leaves to each kind of connection, and the arguments for it.
@@ -39,16 +39,16 @@ from sidecar.core.env import Names
 CONNECTIONS: Final = 8
 """Connections of one cache."""
 LONGEST_SMALL: Final = 4096
-"""Bytes that are read of a value that is no record: a counter, or a prefix (a longer one is no prefix of a URI)."""
+"""Bytes read of a counter or a purged prefix, at most; no URI has a longer prefix."""
 ENTRIES: Final = "e:"
 """Prefix of the names of records."""
 
 RefusedByRedis = ResponseError
-"""Raised if Redis answers a command with an error, for example because it is full."""
+"""Error with which Redis answers a command, for example because it is full."""
 
 
 def is_not_primary(error: RefusedByRedis) -> bool:
-    """True if the server is a replica or has lost its primary, as after a failover to another server.
+    """True if the error says that the server is a replica or has lost its primary, as after a failover.
 
     Before version 7 a script's error has the code in its text.
     """
@@ -65,7 +65,7 @@ class RecordSerializer(BaseSerializer):
     """Records as bytes (`sidecar.cache.codec`), and counters as Redis writes them."""
 
     DEFAULT_ENCODING = None
-    """None, so that aiocache does not decode what Redis returns."""
+    """Encoding for aiocache; with None it does not decode the values of Redis."""
 
     def __init__(self, now: Callable[[], float], wall: Callable[[], float], largest: Callable[[], int]) -> None:
         """`largest` returns the bytes of the largest item of the cache."""

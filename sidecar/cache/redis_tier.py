@@ -48,8 +48,8 @@ MAX_UNPUBLISHED: Final = 1000
 MAX_IN_FLIGHT: Final = 256
 """Operations in flight, at most; further requests do not use the tier."""
 MAX_BEFORE_WRITE: Final = 32
-"""Operations in flight beside which a write may begin.  Nobody waits for a write, and a queue of writes would take
-their time from the reads."""
+"""Operations in flight beside which a write may begin.  No request waits for a write, but a queue of writes would delay
+the reads."""
 LONGEST_KEY: Final = 4096
 """Bytes of the longest key; answers with longer keys stay in memory alone."""
 MAX_PREFIXES: Final = 100
@@ -118,7 +118,7 @@ class RedisTier:
         self._cache = name
         self._errors = env.meter.counter(metrics.CACHE_TIER_ERRORS, cache=name)
         self._in_flight: dict[Any, list[Exception]] = {}
-        """Tasks of operations, each with the error by which the tier has ended it."""
+        """Tasks of operations, each with a list that is empty until the tier ends the task, then has the error."""
         self._unpublished: dict[Purge, object] = {}
         """Purges to be published, oldest first, each with an object that marks when it was last requested."""
         self._is_publishing = False
@@ -143,7 +143,7 @@ class RedisTier:
         try:
             return (await task) or (None, None)
         except asyncio.CancelledError:
-            if ended:  # released before it had begun
+            if ended:  # the tier ended the task before it began
                 return None, None
             raise
 
@@ -226,7 +226,7 @@ class RedisTier:
             self.purge(kind, value)
 
     async def _publish(self) -> None:
-        """Publish all purges, one after the other, those included that are added meanwhile."""
+        """Publish all purges one by one, also those that are added meanwhile."""
         if self._is_publishing:
             return
         self._is_publishing = True

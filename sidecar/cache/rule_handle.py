@@ -1,4 +1,7 @@
-"""Registration of a key rule with a cache.  A module of its own: compiled classes cannot have weak references."""
+"""Registration of a key rule with a cache.
+
+This module is not compiled, since compiled classes cannot have weak references.
+"""
 
 from __future__ import annotations
 

@@ -32,17 +32,17 @@ if TYPE_CHECKING:
 LONGEST_SELECTION: Final = 256
 """Bytes of request fields in a variant's key; longer ones are hashed."""
 MAX_NAMESPACES: Final = 4096
-"""Namespaces that are kept, those of earlier policies included; beyond it they are read from the stored keys."""
+"""Namespaces that are kept, at most; with more, those of earlier policies are dropped unless a stored key has one."""
 HOTTEST: Final = 20
 """Entries that `describe` lists."""
 SHRINK_BY: Final = 500
 """Items evicted in one step after the budget was lowered."""
 SHRINK_EVERY: Final = 0.01
-"""Seconds between two such steps."""
+"""Seconds between two steps of eviction after the budget was lowered."""
 
 
 class Store:
-    """Answers that the routes of one cache share."""
+    """Cache that routes share by its name."""
 
     def __init__(self, name: str, spec: CacheSpec, env: Env) -> None:
         self.name = name
@@ -175,7 +175,7 @@ class Store:
         return True
 
     def drop(self, entry: Entry) -> None:
-        """Remove an entry that the upstream has replaced by one that cannot be stored."""
+        """Remove an entry that the upstream has replaced by an answer that cannot be stored."""
         if self.memory.get(entry.key) is entry:
             self.memory.remove(entry.key)
 

@@ -28,7 +28,7 @@ BROKEN_OFF: Final = b"broken-off"
 
 
 class ByteBudget:
-    """Bytes of bodies that may be on their way into one store at the same time."""
+    """Budget in bytes for all bodies that are buffered for one store at the same time."""
 
     __slots__ = ("limit", "used")
 
@@ -80,7 +80,7 @@ class Tee:
         return self.state == BUFFERING
 
     def reader(self) -> Body:
-        """Return one more body with the same content."""
+        """Return another body with the same content, from the first byte on."""
         reader = TeeReader(self)
         body = reader.body = Body(reader, self._source.length if self._source is not None else self._size)
         for piece in self._pieces:

@@ -69,6 +69,7 @@ def _is_file(path: str) -> bool:
 
 
 def _is_policy(name: str) -> bool:
+    """True if a file name is that of a policy file."""
     return (
         name.endswith((".yaml", ".yml")) and not name.startswith(".") and not name.endswith((".test.yaml", ".test.yml"))
     )

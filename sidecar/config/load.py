@@ -64,7 +64,7 @@ def load(sources: Sequence[Source], environ: Mapping[str, str], pace: Callable[[
 
 
 class _Loading:
-    """One run over the joined document of all files."""
+    """Run of the loader over the joined document of all files."""
 
     def __init__(self, root: Node, report: Report, pace: Callable[[], object]) -> None:
         self.pace = pace
@@ -75,7 +75,7 @@ class _Loading:
         """Return the policies of the document; without meaning if the report has problems at the end."""
         root, report = self.root, self.report
         top = {key: node for key, node in root.items.items() if key not in SECTIONS}
-        service = validate(ServiceSpec, root.only(top), report, partial=not report.is_whole, also=SECTIONS)
+        service = validate(ServiceSpec, root.with_items(top), report, partial=not report.is_whole, also=SECTIONS)
         listeners = self._all(ListenerSpec, "listeners")
         admin = None if self._section("admin").value == OFF else validate(AdminSpec, self._section("admin"), report)
         limits = validate(LimitsSpec, self._section("limits"), report)
@@ -107,6 +107,7 @@ class _Loading:
         return spec
 
     def _telemetry(self) -> TelemetrySpec | None:
+        """Return the spec of the `telemetry` section; None if it is absent or off."""
         node = self.root.items.get("telemetry")
         if node is None or node.value in (None, OFF):
             return None
@@ -122,7 +123,7 @@ class _Loading:
     def _section(self, key: str) -> Node:
         """Return the node of a section; an empty mapping if the files do not have the section."""
         node = self.root.items.get(key)
-        return self.root.only({}) if node is None or node.value is None else node
+        return self.root.with_items({}) if node is None or node.value is None else node
 
     def _named(self, key: str) -> dict[str, Node]:
         """Return the members of a section that maps names to specs, and report wrong names."""
@@ -152,7 +153,7 @@ class _Loading:
             self.report.error(
                 misplaced.key, misplaced.path, f"belongs under `{POLICY}` of the upstream: {POLICY}: {{{key}: ...}}"
             )
-        return validate(UpstreamSpec, node.only(own) if node.items else node, self.report, also=(POLICY,))
+        return validate(UpstreamSpec, node.with_items(own) if node.items else node, self.report, also=(POLICY,))
 
     def _routes(self, bundles: dict[str, Node], defaults: Node) -> list[RouteSpec]:
         """Return the resolved routes without wrong ones, and report repeated names and unused definitions."""

@@ -23,7 +23,7 @@ def join(roots: Iterable[Node], report: Report) -> Node | None:
         if not isinstance(root.value, dict):
             report.at(root, "must be a mapping with the keys version, listeners, upstreams and routes")
         elif joined is None:
-            joined = root.only(dict(root.value))
+            joined = root.with_items(dict(root.value))
         else:
             _join_sections(joined.value, own, root, report)
     return joined
@@ -101,4 +101,4 @@ def _overlay(near: Node, far: Node) -> Node:
             items[key] = inherited
         elif isinstance(own.value, dict) and isinstance(inherited.value, dict):
             items[key] = _overlay(own, inherited)
-    return near.only(items)
+    return near.with_items(items)

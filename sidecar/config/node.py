@@ -83,7 +83,7 @@ class Node:
             node = inner
         return node
 
-    def only(self, items: dict[str, Node]) -> Node:
+    def with_items(self, items: dict[str, Node]) -> Node:
         """Return a mapping with the given members, at the place of this one."""
         return Node(items, self.mark, self.key, self.path)
 

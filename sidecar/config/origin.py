@@ -112,10 +112,11 @@ class Origins:
     def facts(self, names: Iterable[str]) -> Masks:
         """Return the masks for the process's own output; `names`, of its service and its routes, stay readable."""
         kept = set(names)
-        shown = {value: text for value, text in self.masks().words.items() if value not in kept}
+        shown = {value: text for value, text in self.masks().replacements.items() if value not in kept}
         return Masks({value: text for value, text in shown.items() if not _ADDRESS.fullmatch(value)})
 
     def _all(self) -> Iterable[tuple[str, str]]:
+        """Return pairs of a value and the text in its place."""
         return {**self._scalars, **self._variables}.items()
 
     def _is_masked(self, value: str) -> bool:

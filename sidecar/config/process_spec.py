@@ -26,6 +26,7 @@ from sidecar.upstream.tls import ServerTlsSpec
 
 
 def _network(value: Any) -> IPv4Network | IPv6Network:
+    """Return the network that a value names.  Raises `ValueError`."""
     try:
         return ip_network(value) if isinstance(value, str) else ip_network(str(value))
     except ValueError as error:
@@ -41,6 +42,7 @@ Network = Annotated[
 
 
 def _host_name(text: str) -> str:
+    """Return a host name unchanged.  Raises `ValueError` for anything else."""
     if not re.fullmatch(r"(?!-)[A-Za-z0-9_-]{1,63}(\.(?!-)[A-Za-z0-9_-]{1,63})*\.?", text):
         raise ValueError("is not a host name; write it without scheme and port, such as orders-sidecar.prod.svc")
     return text
@@ -92,6 +94,7 @@ UNPASSABLE: Final = HOP_BY_HOP | {
 
 
 def _field(name: str) -> str:
+    """Return the name of a header field that `untrusted.pass` may name.  Raises `ValueError`."""
     if "*" in name:
         raise ValueError(f"has `{name}`, which is a pattern; write each name in full, such as x-original-url")
     encoded = name.encode("ascii", "replace")
@@ -103,6 +106,7 @@ def _field(name: str) -> str:
 
 
 def _via(name: str) -> str:
+    """Return a name for the field Via unchanged.  Raises `ValueError` for anything else."""
     if re.fullmatch(TOKEN, name.encode("ascii", "replace")) is None:
         raise ValueError("is not a name for the field Via; write a word such as sidecar, or off")
     return name

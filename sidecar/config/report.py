@@ -82,11 +82,13 @@ class Report:
         return self._masked(self._warnings)
 
     def _masked(self, problems: Iterable[Problem]) -> list[Problem]:
+        """Return problems sorted by their places, with values of variables masked."""
         masks = self.origins.masks()
         return sorted(each._replace(message=masks.text(each.message)) for each in problems)
 
 
 def _about(node: Node, message: str) -> str:
+    """Return a message about a value, with the value masked if a variable gives it."""
     return message if node.origin is None else node.origin.disguise(message, node.value)
 
 
@@ -104,6 +106,7 @@ def suggest(word: str, known: Iterable[str]) -> str:
 
 
 def _listed(words: list[str]) -> str:
+    """Return a list of known words as the end of a message."""
     if not words:
         return "there are none"
     more = f" and {len(words) - MAX_LISTED} more" if len(words) > MAX_LISTED else ""

@@ -43,7 +43,7 @@ class Resolver:
             self._report.error(
                 misplaced.key, misplaced.path, "belongs under an upstream, where it holds for all routes to it"
             )
-        head = validate(RouteHead, node.only(own) if node.items else node, self._report, also=POLICIES)
+        head = validate(RouteHead, node.with_items(own) if node.items else node, self._report, also=POLICIES)
         layers = self._layers(node)
         blocks: dict[str, Block] = {}
         effective = dict(own)
@@ -59,7 +59,7 @@ class Resolver:
         chosen = CriticalitySpec.built_in()
         if criticality is not None:
             effective[CRITICALITY] = criticality
-            chosen = validate(CriticalitySpec, node.only({CRITICALITY: criticality}), self._report) or chosen
+            chosen = validate(CriticalitySpec, node.with_items({CRITICALITY: criticality}), self._report) or chosen
         if head is None:
             check_match(node.child("match") or node, self._report)
             return None
@@ -73,7 +73,7 @@ class Resolver:
             use=tuple(head.use),
             criticality=chosen.criticality,
             blocks=blocks,
-            node=node.only(effective),
+            node=node.with_items(effective),
         )
 
     def _scheme(self, listener: str | None) -> str:

@@ -120,7 +120,7 @@ def _tidy(member: dict[str, Any], *, takes_off: bool) -> None:
 
 
 def _written(value: float, pattern: str) -> str:
-    """Return a quantity in the notation of policy files, such as `250ms`; `pattern` tells its kind."""
+    """Return a quantity in the notation of policy files, such as `3s`; `pattern` tells its kind."""
     if isinf(value):
         return OFF
     if pattern.endswith("/s$"):  # a rate of bytes

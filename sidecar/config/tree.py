@@ -120,6 +120,7 @@ class TreeBuilder:
         return bool(self._open) and isinstance(self._open[-1].node.value, dict) and self._open[-1].key is None
 
     def _refuse_tag(self, mark: Mark, tag: str | None) -> None:
+        """Report an explicit tag."""
         if tag is not None:
             self._report.error(mark, self._path(), f"has the tag `{tag}`; policy files use no tags, remove it")
 
@@ -153,11 +154,13 @@ class TreeBuilder:
             top.key = None
 
     def _count(self, mark: Mark, size: int) -> None:
+        """Count values.  Raises `Broken` beyond `MAX_NODES`."""
         self._nodes += size
         if self._nodes > MAX_NODES:
             raise Broken(mark, f"has more than {MAX_NODES} values; split it into several files of one directory")
 
     def _check_depth(self, mark: Mark, height: int) -> None:
+        """Raise `Broken` if a value of `height` levels would be nested too deep."""
         if len(self._open) + height > MAX_DEPTH:
             raise Broken(mark, f"is nested deeper than {MAX_DEPTH} levels; no policy needs that")
 

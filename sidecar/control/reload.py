@@ -111,8 +111,8 @@ class Rejected(Exception):  # noqa: N818 - the outcome of a reload, not an error
 
 
 @dataclass(slots=True)
-class Origin:
-    """Source of policies, with the functions that read it; tests replace them."""
+class PolicySource:
+    """Path of the policy files, with the functions that read them; tests replace these functions."""
 
     path: str
     """Policy file, or directory of policy files."""
@@ -135,7 +135,7 @@ class Control:
         self,
         env: Env,
         store: StateStore,
-        origin: Origin,
+        origin: PolicySource,
         listeners: Listeners,
         *,
         metrics: Callable[[RouteSpec], Any] = lambda _: None,
@@ -247,6 +247,7 @@ class Control:
         }
 
     def _read(self) -> list[files.Source]:
+        """Return the policy files, after taking their fingerprint."""
         self._seen = self._origin.look(self._origin.path)  # before reading, so that a change meanwhile is not missed
         return self._origin.read(self._origin.path)
 

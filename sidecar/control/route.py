@@ -1,6 +1,6 @@
-"""Route: a route of the policies in force, ready to serve.
+"""Route of the policies in force, ready to serve requests.
 
-Compiled, because each request reads its attributes; the compiler of policies is not.
+This module is compiled by mypyc, because each request reads attributes of its route; `compiler.py` is not.
 """
 
 from __future__ import annotations

@@ -8,8 +8,8 @@ Rules:
 2. Retention is by mark, not by reference count: an object stays if the committed lease was asked for it.  All others
    are orphans.  There is one writer, so no object can be released twice.
 3. An orphan may still serve requests that began under the old policies.  Its `retire()`, if it has one, lets them end.
-4. Objects that are not known when policies are compiled, such as breakers of endpoints that come and go, are members of
-   a `StateGroup`, which is itself one object of the store.
+4. Some objects are not known when policies are compiled, such as breakers of endpoints that come and go.  They are
+   members of a `StateGroup`, which is itself one object of the store.
 """
 
 from __future__ import annotations

@@ -26,6 +26,7 @@ def fingerprint(path: str) -> Fingerprint:
 
 
 def _look(path: str) -> tuple[str, int, int, int] | None:
+    """Return the entry of one path; None if it does not exist."""
     try:
         real = os.path.realpath(path)
         facts = os.stat(real)

@@ -2,10 +2,10 @@
 
 Start reading at `trial`:
 
-- `trial`: `sidecar demo`: three services, the sidecar in front of them, and one try of each policy.
-- `services`: these services: one healthy, one slow, one that fails on command.
-- `shop/`: `sidecar demo shop`: four services that call each other, a sidecar beside each.
-- `examples`: finds the policy files of both.
+- `trial`: `sidecar demo`, with three services behind one sidecar, which tries each policy once.
+- `services`: these services: one is healthy, one slow, and one fails on command.
+- `shop/`: `sidecar demo shop`, with four services that call each other, each with a sidecar.
+- `examples`: paths of the policy files of both.
 
-Not here: services with finite capacity, and faults on the wire (`chaos`).
+Not here: services with limited capacity, and network faults (`chaos`).
 """

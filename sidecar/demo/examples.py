@@ -1,4 +1,4 @@
-"""Policy files of the demonstrations: those of `policies/` in the repository, of which the wheel has a copy here."""
+"""Policy files of the demonstrations: `policies/` of the repository, or its copy in the installed package."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Final
 
 INSTALLED: Final = Path(__file__).with_name("policies")
+"""Directory in an installed package."""
 CHECKOUT: Final = Path(__file__).parents[2] / "policies"
+"""Directory in a checkout of the repository."""
 
 
 def find(name: str) -> Path:

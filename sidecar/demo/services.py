@@ -2,11 +2,11 @@
 
     python -m sidecar.demo.services {healthy,slow,flaky} [--address 127.0.0.1:9001]
 
-- Every service answers `GET /healthz` and any other path with JSON: its name and how many requests it has seen, so that
-  one can tell whether a request reached it.
+- Every service answers `GET /healthz` and any other path with JSON: its name, and the number of requests that it has
+  seen, which shows whether a request reached it.
 - `slow` waits `?seconds=` before it answers: 2 by default, 60 at most.
-- `flaky` answers 503 after `POST /fail` until `POST /recover`, or for `POST /fail?seconds=10`.  Send these two to the
-  service itself: through the sidecar the circuit breaker would refuse them.
+- `flaky` answers 503 from `POST /fail` until `POST /recover`; `POST /fail?seconds=10` limits the time.  Send both to
+  the service itself: through the sidecar, the circuit breaker would refuse them.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ from typing import Final
 from aiohttp import web
 
 LONGEST_SECONDS: Final = 60.0
+"""Largest value of `?seconds=`."""
 
 
 class Service:
-    """One service.
+    """Service of a kind: `healthy`, `slow` or `flaky`.
 
-    - `seen`: requests so far.
-    - `failing_until`: instant of the loop's clock until which it fails; infinity until it is told to recover.
+    - `seen`: number of requests so far.
+    - `failing_until`: instant of the loop's clock until which the service fails; infinity for no end.
     """
 
     def __init__(self, kind: str) -> None:
@@ -63,7 +64,7 @@ class Service:
 
 
 def seconds(request: web.Request, default: float) -> float:
-    """Return `seconds` of the query.  Raises `HTTPBadRequest` for what is no number from 0 to `LONGEST_SECONDS`."""
+    """Return `seconds` of the query.  Raises `HTTPBadRequest` unless it is a number from 0 to `LONGEST_SECONDS`."""
     text = request.query.get("seconds")
     if text is None:
         return default
@@ -77,7 +78,7 @@ def seconds(request: web.Request, default: float) -> float:
 
 
 async def serve(kind: str, host: str, port: int) -> None:
-    """Serve until SIGTERM or SIGINT."""
+    """Serve requests until SIGTERM or SIGINT."""
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -1,11 +1,12 @@
-"""`sidecar demo`: three small services and the sidecar in front of them, with `policies/demo.yaml`.
+"""Command `sidecar demo`: three small services behind one sidecar, with `policies/demo.yaml`.
 
-It starts four processes, waits until they are ready, tries each policy once and shows the answers, prints what to try
-with curl, and stays until Ctrl-C.  On Ctrl-C the sidecar drains; a second one ends it at once.
+The command starts four processes and waits until they are ready.  It tries each policy once, shows the answers, and
+prints commands to try with curl.  Then it runs until Ctrl-C.  On Ctrl-C the sidecar drains; a second Ctrl-C ends it at
+once.
 
 - `DEMO_ONCE=1`: end after the trial.
 - `DEMO_PORT` (8080), `DEMO_ADMIN_PORT` (9901), `DEMO_SERVICE_PORT` (9001 and the two after it): other ports.
-- The exit code is 1 if an answer was not the expected one.
+- The exit code is 1 if an answer was not as expected.
 """
 
 from __future__ import annotations
@@ -30,13 +31,13 @@ HOST: Final = "127.0.0.1"
 POLICIES: Final = examples.find("demo.yaml")
 KINDS: Final = ("healthy", "slow", "flaky")
 READY_WITHIN: Final = 15.0
-"""Seconds."""
+"""Longest time in seconds until all processes are ready."""
 DRAIN_WITHIN: Final = 25.0
-"""Seconds; longer than the drain timeout of the policies."""
+"""Longest time in seconds for the sidecar to end; more than the drain timeout of the policies."""
 
 
 class DemoError(Exception):
-    """Raised where the demonstration cannot go on; says what to do about it."""
+    """Raised if the demonstration cannot continue; the message says what to do."""
 
 
 class Ports(NamedTuple):
@@ -48,6 +49,7 @@ class Ports(NamedTuple):
 
     @classmethod
     def of(cls, env: Callable[[str, str], str]) -> Ports:
+        """Return the ports that environment variables choose.  Raises `DemoError`."""
         names = {"DEMO_PORT": "8080", "DEMO_ADMIN_PORT": "9901", "DEMO_SERVICE_PORT": "9001"}
         try:
             return cls(*(int(env(name, default)) for name, default in names.items()))
@@ -55,7 +57,7 @@ class Ports(NamedTuple):
             raise DemoError(f"{', '.join(names)} must be port numbers: {error}") from None
 
     def all(self) -> list[tuple[str, int]]:
-        """Return each port with the variable that changes it."""
+        """Return each port with the environment variable that changes it."""
         services = [("DEMO_SERVICE_PORT", self.services + number) for number in range(len(KINDS))]
         return [("DEMO_PORT", self.sidecar), ("DEMO_ADMIN_PORT", self.admin), *services]
 
@@ -63,7 +65,7 @@ class Ports(NamedTuple):
 class Answer(NamedTuple):
     """Answer to one request.
 
-    - `reason`: value of `x-sidecar-reason`; empty where the service itself answered.
+    - `reason`: value of `x-sidecar-reason`; empty if the service itself answered.
     """
 
     status: int
@@ -74,9 +76,9 @@ class Answer(NamedTuple):
 
 
 class Demo:
-    """The four processes and the trial.
+    """Processes of the demonstration, and the trial.
 
-    - `surprises`: answers so far that were not the expected ones.
+    - `surprises`: number of unexpected answers so far.
     """
 
     def __init__(self, ports: Ports, directory: Path) -> None:
@@ -89,6 +91,7 @@ class Demo:
     # ----- life
 
     def start(self) -> None:
+        """Start all processes and wait until they are ready.  Raises `DemoError`."""
         for name, port in self.ports.all():
             if not processes.is_free(HOST, port):
                 other = f"{name}={port + 1000} sidecar demo"
@@ -106,6 +109,7 @@ class Demo:
         self.wait_until_ready()
 
     def wait_until_ready(self) -> None:
+        """Wait until all services and the sidecar answer.  Raises `DemoError`."""
         waiting = [(self.ports.services + n, "/healthz") for n in range(len(KINDS))] + [(self.ports.admin, "/readyz")]
         give_up = time.monotonic() + READY_WITHIN
         while waiting:
@@ -120,7 +124,7 @@ class Demo:
             time.sleep(0.05 if waiting else 0)
 
     def is_up(self, port: int, path: str) -> bool:
-        """True if a GET is answered by 200."""
+        """True if a GET is answered with 200."""
         try:
             return self.ask(port, "GET", path).status == 200
         except OSError:
@@ -132,8 +136,7 @@ class Demo:
             self.sidecar.wait()
 
     def stop(self) -> int:
-        """End everything and return the sidecar's exit code.  The sidecar drains first, while its services still
-        answer."""
+        """Stop all processes and return the sidecar's exit code; the sidecar drains before its services end."""
         code = 0
         if self.sidecar is not None:
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -146,13 +149,14 @@ class Demo:
         return code
 
     def hurry(self, *_: object) -> None:
-        """Send the draining sidecar a second SIGTERM, on which it ends at once."""
+        """Send a second SIGTERM to the draining sidecar, which then ends at once."""
         if self.sidecar is not None:
             self.sidecar.terminate()
 
     # ----- the trial
 
     def ask(self, port: int, method: str, path: str) -> Answer:
+        """Send a request and return its answer.  Raises `DemoError` for an invalid one."""
         connection = http.client.HTTPConnection(HOST, port, timeout=10)
         began = time.monotonic()
         try:
@@ -168,7 +172,7 @@ class Demo:
         return Answer(response.status, header("x-sidecar-reason", ""), header("retry-after", ""), body, took)
 
     def show(self, what: str, answer: Answer, status: int, reason: str = "") -> None:
-        """Print one line about an answer, and count it if it is not the expected one."""
+        """Print one line about an answer, and count it if it is not as expected."""
         fits = answer.status == status and answer.reason == reason
         self.surprises += not fits
         mark = "ok" if fits else f"EXPECTED {status} {reason}"
@@ -194,21 +198,22 @@ class Demo:
         time.sleep(min(float(answer.retry_after or 2), 5) + 0.5)
         self.show("GET /payments, let through as a probe", self.ask(through, "GET", "/payments"), 200)
         state: dict[str, Any] = json.loads(self.ask(self.ports.admin, "GET", "/state").body)
-        print(f"  ok   GET /state, the sidecar about itself: {', '.join(state)}\n")
+        print(f"  ok   GET /state, the state of the sidecar: {', '.join(state)}\n")
 
     def hints(self) -> str:
+        """Return the commands to try."""
         sidecar, admin, flaky = self.ports.sidecar, self.ports.admin, self.ports.services + 2
         return f"""try:
   curl -i localhost:{sidecar}/orders/7                a healthy service
-  curl -i localhost:{sidecar}/reports                 a service slower than its timeout: 504, and which policy said so
+  curl -i localhost:{sidecar}/reports                 a service slower than its timeout: 504 with the policy's name
   curl -X POST localhost:{flaky}/fail               make the payments service fail; then, five times:
-  curl -i localhost:{sidecar}/payments                503 of the service; after the 5th the breaker refuses
+  curl -i localhost:{sidecar}/payments                503 from the service; after the 5th one, from the breaker
   curl -i localhost:{sidecar}/offers                  the same service with a fallback
   curl -X POST localhost:{flaky}/recover            the breaker closes again within seconds
   curl localhost:{admin}/state                      breakers, budgets, endpoints; {admin}/metrics for Prometheus
   edit {os.path.relpath(POLICIES)}                    a change takes effect at once, or the log says why not
   tail -f {self.log}
-Ctrl-C drains and ends it."""
+Ctrl-C drains the sidecar and ends the demonstration."""
 
 
 def run(demo: Demo) -> int:

@@ -1,44 +1,45 @@
-"""Downstream connection: an `asyncio.Protocol` that reads requests, runs their routes and writes the answers.
+"""Downstream connection: an `asyncio.Protocol` that reads requests, runs their routes and writes the responses.
 
 Rules:
 
-1. One request at a time.  Pipelined requests wait as bytes; reading stops when they are longer than one head may be.
-2. Each request is answered at most once, and recorded once.  A client that leaves cancels the call of its request.
-3. An answer that ends before the request's body was read closes the connection.
-4. A head has a deadline as a whole; a body and a reader have an allowance (`slow_clients`): a slow client costs one
-   connection and a bounded buffer.
-5. A client may half-close after whole requests (RFC 9112 9.6): they are answered, and then the connection closes.  One
-   that has left looks the same, so the end counts as leaving if it comes late (`HALF_CLOSE_SECONDS`), and what goes on
-   is bounded by `limits.half_close_timeout`.  Over TLS the loops end both directions at once, as TLS 1.2 demands.
+1. A connection serves one request at a time.  Pipelined requests are buffered as bytes; reading is paused when the
+   buffer exceeds the limit of one head.
+2. Each request is answered at most once, and recorded once.  If the client leaves, the call of its request is
+   cancelled.
+3. If a response ends before the request's body was read, the connection closes.
+4. A head has one deadline.  A request body and a slow reader have an allowance (`slow_clients`), so a slow client costs
+   one connection and a bounded buffer.
+5. A client may half-close after complete requests (RFC 9112 9.6): they are answered before the connection closes.  A
+   client that has left looks the same.  The EOF therefore counts as leaving if it arrives late (`HALF_CLOSE_SECONDS`),
+   and otherwise `limits.half_close_timeout` applies.  With TLS, event loops close both directions at once.
 
-The phase says what happens next; `_exchange`, `_call` and `_stream` hold what that needs.  A request's body may still
-be arriving while its request is SERVING or ANSWERING (`_request_body`).  `TRANSITIONS` holds the same table.
+`TRANSITIONS` has this table too.  A request's body may still be arriving in SERVING and ANSWERING (`_request_body`).
 
     from          to            when
     ------------  ------------  --------------------------------------------------------------
     NEW           IDLE          the connection is accepted
-    NEW           CLOSING       the listener is full: the connection is answered 503
+    NEW           CLOSING       the limit of connections is reached: the connection is answered 503
     IDLE          READING_HEAD  bytes arrive
     IDLE          CLOSING       the idle timeout has passed, the listener drains, or the client has half-closed
     IDLE          CLOSED        the client closes
     READING_HEAD  IDLE          the bytes were empty lines
-    READING_HEAD  SERVING       the head is whole: its route runs
-    READING_HEAD  COLLECTING    the head is whole, its body is not: it is collected first
-    READING_HEAD  ANSWERING     the head is invalid or late, or its Max-Forwards is 0
+    READING_HEAD  SERVING       the head is complete: the route runs
+    READING_HEAD  COLLECTING    the head is complete, but its body is not: the body is collected first
+    READING_HEAD  ANSWERING     the head is invalid or late, or must not be forwarded (`LastHop`)
     READING_HEAD  CLOSED        the client closes
-    COLLECTING    SERVING       enough of the body is here: the route runs
+    COLLECTING    SERVING       enough of the body has arrived: the route runs
     COLLECTING    ANSWERING     no route matches, the body is invalid or late, or nothing more can be buffered
     COLLECTING    CLOSED        the client closes
     SERVING       ANSWERING     the route has an outcome, or the request's body is invalid or late
     SERVING       SWITCHED      the upstream switches protocols: a `Tunnel` has the transport
     SERVING       ABANDONED     the client closes: the call is cancelled
-    ANSWERING     IDLE          the answer is out
-    ANSWERING     READING_HEAD  the answer is out, and bytes of the next request are here
-    ANSWERING     CLOSING       the answer is out or breaks off, and the connection is not kept
-    ANSWERING     CLOSED        the client closes: the answer's body is cancelled
+    ANSWERING     IDLE          the response is written
+    ANSWERING     READING_HEAD  the response is written, and bytes of the next request have arrived
+    ANSWERING     CLOSING       the response is written or breaks off, and the connection is not persistent
+    ANSWERING     CLOSED        the client closes: the response's body is cancelled
     CLOSING       LINGERING     the client may still be sending or reading: a `LingeringClose` has the transport
     CLOSING       CLOSED        the transport is closed
-    ABANDONED     CLOSED        the call has ended, or goes on for others
+    ABANDONED     CLOSED        the call has ended, or continues for other requests
 """
 
 from __future__ import annotations
@@ -94,7 +95,7 @@ PHASES: Final = (
     "NEW", "IDLE", "READING_HEAD", "SERVING", "ANSWERING", "CLOSING", "ABANDONED", "LINGERING", "SWITCHED", "CLOSED",
     "COLLECTING",
 )  # fmt: skip
-"""Names of the phases, by number."""
+"""Names of the phases by number."""
 TRANSITIONS: Final = {
     NEW: (IDLE, CLOSING),
     IDLE: (READING_HEAD, CLOSING, CLOSED),
@@ -108,23 +109,24 @@ TRANSITIONS: Final = {
     SWITCHED: (),
     CLOSED: (),
 }
-"""The phases that may follow each phase; tests hold the connection to it."""
+"""Phases that may follow each phase; tests check them."""
 
 EMPTY_LINES: Final = re.compile(rb"\A(?:\r\n)+")
+"""Empty lines before a request line."""
 MAX_REQUESTS_A_TURN: Final = 16
-"""Pipelined requests that are answered in one turn of the loop, if they need not wait.  One read can bring thousands of
-them, and no other connection is served meanwhile."""
+"""Most pipelined requests that are answered in one turn of the loop.  One read can contain thousands of them, and other
+connections wait meanwhile."""
 WORDS: Final = {rank: word.encode() for word, rank in CRITICALITIES.items()}
-"""Value of X-Criticality by rank."""
+"""Value of X-Criticality by criticality."""
 HALF_CLOSE_SECONDS: Final = 1.0
-"""Seconds after the last byte of a request in which an end of the client's bytes means that it waits for the answer.
-One that comes later is mostly the timeout of a client that has closed, and its call must not go on."""
+"""Seconds after the last byte of a request in which an EOF is taken for a half-close.  A later EOF usually means that
+the client has timed out and closed, and its call is cancelled."""
 SWITCHING: Final = b"connection: Upgrade\r\nupgrade: websocket\r\n"
 """Field lines of a 101."""
 
 
 class DownstreamConnection(asyncio.Protocol):
-    """Connection of one client."""
+    """Connection of one client, in one of the `PHASES`."""
 
     __slots__ = (
         "_backlog", "_body_ended", "_buffer", "_call", "_cancelled_outcome", "_exchange", "_half_close_ends",
@@ -136,50 +138,50 @@ class DownstreamConnection(asyncio.Protocol):
     def __init__(self, listener: Listener) -> None:
         self.listener = listener
         self.expires = NEVER
-        """Instant (`Env.now`) by which something must have happened; the server's sweep then calls `expire`."""
+        """Deadline (`Env.now`) after which the server's sweep calls `expire`; `NEVER` without one."""
         self._phase = NEW
         self._transport: asyncio.Transport | None = None
-        """None before the connection is made, and once the transport is closed or handed over."""
+        """Transport; None before the connection is made, and once the transport is closed or handed over."""
         self._peer: Peer | None = None
-        """None before the connection is made."""
+        """Address and trust of the client; None before the connection is made."""
         self._buffer = b""
-        """Bytes that arrived and belong to no request yet."""
+        """Received bytes that do not yet belong to a request."""
         self._scanned = 0
-        """Bytes of the buffer known not to end a head."""
+        """Number of bytes of the buffer in which no end of a head was found."""
         self._is_reading_heads = False
-        """True while `_read_heads` runs, which must not be entered again."""
+        """True while `_read_heads` runs, which is not reentrant."""
         self._is_reading_paused = False
         """True while the upstream does not take the request's body, or too many requests are pipelined."""
         self.is_writing_paused = False
-        """True while the client does not read what was written."""
+        """True while the transport has paused writing because the client is behind."""
         self._backlog: Backlog | None = None
-        """Bytes that the client has not taken; None if it was never behind."""
+        """Backlog of the client; None if it was never behind."""
         self._exchange: Exchange | None = None
         """Request being served or answered; None between requests."""
         self._request_body: RequestBody | None = None
-        """Body of that request while it is still arriving, else None."""
+        """Body of the request while it is still arriving, else None."""
         self._call: Call | None = None
-        """Call of that request's route, until it has ended."""
+        """Call of the request's route; None before it starts, and once it has ended."""
         self._cancelled_outcome: Outcome | None = None
-        """Answer to give when the cancelled call has ended; None if the client has closed."""
+        """Response to write when the cancelled call has ended; None if the client has closed."""
         self._outcome: Outcome | None = None
-        """Answer being written."""
+        """Response being written; None without one."""
         self._stream: Body | StoredBody | None = None
-        """Body of that answer while it is still coming or going out, else None."""
+        """Body of the response until it is written, else None."""
         self._keep_alive = True
         """True if another request may follow."""
         self._has_to_linger = False
         """True if the client may still be sending when the connection closes."""
         self._body_ended = 0.0
-        """Instant at which the last streamed request's body was whole; 0.0 before the first."""
+        """Instant at which the last streamed request body was complete; 0.0 before the first."""
         self._half_close_ends = 0.0
-        """Instant at which a half-closed connection ends if nothing moves; 0.0 while the client may send."""
+        """Deadline of a half-closed connection without progress; 0.0 unless the client has half-closed."""
         self._sent_before = 0
-        """Bytes of the answer's body when that instant was set."""
+        """Bytes of the response's body that had arrived when that deadline was set."""
 
     @property
     def is_serving(self) -> bool:
-        """True while a request is under way."""
+        """True while a request is in flight."""
         return self._phase in (SERVING, ANSWERING, COLLECTING)
 
     # ----- asyncio.Protocol
@@ -231,7 +233,7 @@ class DownstreamConnection(asyncio.Protocol):
         self.read_ahead(0)
 
     def read_ahead(self, size: int) -> None:
-        """Pause the answer's body if enough of it waits for a client that is behind; `size` more bytes do now."""
+        """Count `size` more bytes for a client that is behind, and pause the response's body if it exceeds a limit."""
         backlog, stream = self._backlog, self._stream
         if backlog is not None and stream is not None and backlog.add(size, stream.left):
             stream.pause()
@@ -255,10 +257,10 @@ class DownstreamConnection(asyncio.Protocol):
             self.resume_reading()
 
     def eof_received(self) -> bool:
-        """Keep a half-closed connection for the answers to the requests that are whole; False to close it."""
+        """Return True to keep a half-closed connection, so that complete requests are answered; False to close it."""
         x, phase, listener = self._exchange, self._phase, self.listener
         if self._half_close_ends:
-            return True  # a loop that resumes reading tells the end again
+            return True  # event loops report the EOF again when reading is resumed
         if not listener.limits.half_close_timeout or self._request_body is not None:
             return False
         if phase == READING_HEAD:
@@ -294,7 +296,7 @@ class DownstreamConnection(asyncio.Protocol):
     # ----- reading requests
 
     def _read_heads(self) -> None:
-        """Start the requests in the buffer, each after the one before was answered."""
+        """Start the requests in the buffer, each after the previous one was answered."""
         if self._is_reading_heads:
             return
         self._is_reading_heads = True
@@ -315,16 +317,16 @@ class DownstreamConnection(asyncio.Protocol):
 
     @property
     def _has_part_of_a_head(self) -> bool:
-        """True if the buffer was looked at and holds no whole head."""
+        """True if the buffer was parsed and has only a part of a head."""
         return self._scanned == len(self._buffer) or self._buffer == b"\r"
 
     def _extend_half_close(self) -> None:
-        """Begin the bound of a half-closed connection anew, because its client has read something."""
+        """Set a new deadline for a half-closed connection, because its client has read something."""
         self._half_close_ends = self.listener.now() + self.listener.limits.half_close_timeout
         self._serve_half_closed()
 
     def _serve_half_closed(self) -> None:
-        """Let a client that has sent its last byte have its answers; close where no whole request is left."""
+        """Close a half-closed connection if no complete request is left; otherwise set its deadline."""
         phase, transport = self._phase, self._transport
         if transport is None or transport.is_closing():
             return
@@ -340,7 +342,7 @@ class DownstreamConnection(asyncio.Protocol):
                 self._sent_before = self._stream.received if isinstance(self._stream, Body) else 0
 
     def _read_head(self) -> bool:
-        """Start the first request in the buffer; False if its head is not whole or not valid."""
+        """Start the first request in the buffer; False if its head is incomplete, invalid or not to be forwarded."""
         listener, data, peer = self.listener, self._buffer, self._peer
         now = listener.now()
         assert peer is not None
@@ -366,7 +368,7 @@ class DownstreamConnection(asyncio.Protocol):
             )
             self._exchange = x
             if not x.request_id:
-                x.request_id = hexlify(listener.getrandbits(128).to_bytes(16, "big"))  # quicker than %032x
+                x.request_id = hexlify(listener.getrandbits(128).to_bytes(16, "big"))  # faster than %032x
             x.add(b"x-request-id", x.request_id)
             x.interim = self._write_interim if method != b"HEAD" else self._write_continue
             phase = SERVING
@@ -390,8 +392,10 @@ class DownstreamConnection(asyncio.Protocol):
         return True
 
     def _open_body(self, x: Exchange, length: int) -> int:
-        """Give the request its body: as bytes if all of it is here, else as a stream.  Return the phase in which the
-        request is then.  Raises `Invalid`."""
+        """Set the body of a request, as bytes if it has arrived completely, else as a stream.
+
+        Returns the next phase, SERVING or COLLECTING.  Raises `Invalid`.
+        """
         data, limit = self._buffer, self.listener.limits.max_body
         if limit is not None and length > limit:
             raise too_large(limit)
@@ -402,7 +406,7 @@ class DownstreamConnection(asyncio.Protocol):
         request_body = RequestBody(self, length)
         self._buffer = b""
         if data:
-            x.expects_continue = False  # the client did not wait
+            x.expects_continue = False  # the client does not wait for a 100
             if request_body.feed(data):
                 self._buffer = request_body.finish()
                 if request_body.body.trailers:
@@ -422,6 +426,7 @@ class DownstreamConnection(asyncio.Protocol):
         return SERVING if x.expects_continue else COLLECTING
 
     def _read_body(self, request_body: RequestBody, data: bytes) -> None:
+        """Feed the next bytes to the body of the current request."""
         try:
             is_whole = request_body.feed(data)
         except Invalid as error:
@@ -437,7 +442,7 @@ class DownstreamConnection(asyncio.Protocol):
         self._request_body = None
         self._body_ended = self.listener.now()
         self.set_body_deadline()
-        rest = request_body.finish()  # a call that waits for the body may answer within this call
+        rest = request_body.finish()  # the route may produce its response within this call
         phase = self._phase
         if phase == COLLECTING:
             self._buffer = rest
@@ -455,29 +460,31 @@ class DownstreamConnection(asyncio.Protocol):
                 self._read_heads()
 
     def _read_on_later(self, request_body: RequestBody) -> None:
-        """Let others have their turn before the rest of what has arrived."""
+        """Process the rest of the received bytes in the next turn of the loop, after other connections."""
         self.pause_reading()
         self.listener.env.call_later(0, self._read_on, request_body)
 
     def _read_on(self, request_body: RequestBody) -> None:
+        """Process received bytes that have waited for this turn of the loop."""
         if self._request_body is request_body and request_body.is_behind:
             self._read_body(request_body, b"")
         if not request_body.is_behind:
             self.resume_reading()
 
     def _collect(self, request_body: RequestBody) -> None:
-        """Run the route if enough of the request's body is here; refuse the request if no more can be buffered."""
+        """Run the route if enough of the request's body has arrived; refuse the request if no more can be buffered."""
         if not request_body.collect():
             return
         if request_body.has_enough:
             if not request_body.needs_place:
-                self._run_collected(request_body)  # else `_start_early` looks for a place
+                self._run_collected(request_body)  # otherwise `_start_early` takes a place first
         elif request_body.is_slow:
             self._refuse_slow(request_body, "Too many bytes are buffered for slow clients.")
         else:
             self._run_collected(request_body)
 
     def _refuse_slow(self, request_body: RequestBody, detail: str) -> None:
+        """Refuse a request with a slow body; `detail` is the reason."""
         x = self._exchange
         assert x is not None
         request_body.release()
@@ -485,7 +492,7 @@ class DownstreamConnection(asyncio.Protocol):
         self._respond(x, failed(OVERLOADED, Refusal("slow_clients", detail=detail)))
 
     def _run_collected(self, request_body: RequestBody) -> None:
-        """Run the route of a request whose body was collected, whole or in part."""
+        """Run the route of a request whose body was collected, completely or in part."""
         request_body.release()
         x, body = self._exchange, request_body.body
         assert x is not None
@@ -500,7 +507,7 @@ class DownstreamConnection(asyncio.Protocol):
             self._break_down(error)
 
     def _start_early(self, request_body: RequestBody) -> None:
-        """Run the route of a request whose body still comes, if there is a place for one that may be slow."""
+        """Run the route of a request whose body is still arriving, if a slow place is free; else try again later."""
         if self._phase == COLLECTING and self._request_body is request_body:
             assert self._exchange is not None
             places = cast("Route", self._exchange.route).slow_places
@@ -513,14 +520,16 @@ class DownstreamConnection(asyncio.Protocol):
                 self.listener.env.call_later(SLOW_AFTER, self._start_early, request_body)
 
     def set_body_deadline(self) -> None:
-        """Set the deadline for the next bytes of the request's body.  There is none once the body is here, nor while
-        the upstream does not take it."""
+        """Set the deadline for the next bytes of the request's body.
+
+        There is no deadline once the body is complete, and while the upstream does not take it.
+        """
         if not self.is_writing_paused:
             request_body = self._request_body
             self.expires = NEVER if request_body is None or request_body.is_paused else request_body.expires
 
     def _set_head_deadline(self) -> None:
-        """Set the deadline for the next request: for its head if bytes of it are here, else for its first byte."""
+        """Set the deadline of the next head: the header timeout if it has begun to arrive, else the idle timeout."""
         listener = self.listener
         if self._buffer:
             self.expires = listener.now() + listener.limits.header_timeout
@@ -533,7 +542,7 @@ class DownstreamConnection(asyncio.Protocol):
             self._transport.pause_reading()
 
     def resume_reading(self) -> None:
-        """Resume reading unless a reason to pause remains."""
+        """Resume reading, unless the buffer is too long or the upstream does not take the request's body."""
         if (
             self._is_reading_paused
             and len(self._buffer) <= self.listener.limits.max_header_bytes
@@ -546,7 +555,7 @@ class DownstreamConnection(asyncio.Protocol):
     # ----- serving
 
     def _serve(self, x: Exchange) -> None:
-        """Run the route of a request, once its body was collected."""
+        """Select the route of a request and run it, or start to collect the body first."""
         try:
             route = self.listener.match(x)
             if route is None:
@@ -572,7 +581,7 @@ class DownstreamConnection(asyncio.Protocol):
         self._collect(request_body)
 
     def _rank(self, x: Exchange, own: int) -> None:
-        """Set the rank of a request that names one.  An untrusted client can only lower that of the route (`own`)."""
+        """Set the criticality of a request that states one.  An untrusted client can only lower the route's (`own`)."""
         rank, peer = x.said_criticality, self._peer
         if peer is not None and not peer.is_trusted:
             rank = max(rank, own)  # the highest number is refused first
@@ -580,7 +589,7 @@ class DownstreamConnection(asyncio.Protocol):
         x.criticality = rank
 
     def _end_call(self, call: Call) -> None:
-        """Answer with the outcome of a call."""
+        """Write the response of a call that has ended."""
         self._call, outcome, x = None, call.value, self._exchange
         if outcome is None:
             if isinstance(call.error, asyncio.CancelledError):
@@ -590,32 +599,32 @@ class DownstreamConnection(asyncio.Protocol):
                 self.listener.report_bug(x, call.error)
         try:
             if self._phase == SERVING and x is not None:
-                if outcome.failure is None and outcome.tunnel is None:  # as nearly always
+                if outcome.failure is None and outcome.tunnel is None:
                     self._write(x, outcome)
                 else:
                     self._respond(x, outcome)
             elif self._phase == ABANDONED:
                 self._end_abandoned(outcome)
-            else:  # the call went on for others after its client had left
+            else:  # the client had left, and the call continued for other requests
                 outcome.discard()
         except Exception as error:
             self._break_down(error)
 
     def _abandon_call(self) -> None:
-        """The client has left: cancel the call, unless it goes on for others."""
+        """Cancel the call of a client that has left, unless the call continues for other requests."""
         x, call = self._exchange, self._call
         if call is not None and x is not None and not x.abandon(call):
             self._call = None
             self._end_abandoned(failed(CLIENT_CLOSED))
 
     def _end_abandoned(self, outcome: Outcome) -> None:
-        """Record a request whose client has left before its answer."""
+        """Record a request whose client has left before the response."""
         self._phase = CLOSED
         outcome.discard()
         self._record(outcome, outcome.failure or CLIENT_CLOSED)
 
     def _break_request(self, error: Invalid) -> None:
-        """End a request whose body will never be whole.  It is answered unless its answer has begun."""
+        """End a request whose body is invalid or late; it is answered unless its response has begun."""
         request_body, self._request_body = self._request_body, None
         self._keep_alive, self._has_to_linger = False, True
         self.expires = self.listener.now() + self.listener.limits.body_timeout
@@ -632,7 +641,7 @@ class DownstreamConnection(asyncio.Protocol):
             request_body.body.fail(failure)
 
     def _break_down(self, error: Exception) -> None:
-        """Report a bug, and answer 500 unless the answer has begun."""
+        """Report a bug, and answer 500 unless the response has begun."""
         x = self._exchange
         self.listener.report_bug(x, error)
         if self._phase in (SERVING, COLLECTING) and x is not None:
@@ -640,10 +649,10 @@ class DownstreamConnection(asyncio.Protocol):
         else:
             self.abort()
 
-    # ----- writing answers
+    # ----- writing responses
 
     def _write_interim(self, status: int, lines: bytes) -> None:
-        """Pass on an interim response (RFC 9110 15.2), which HTTP/1.0 does not know."""
+        """Forward an interim response (RFC 9110 15.2), except to an HTTP/1.0 client."""
         transport, x = self._transport, self._exchange
         if self._phase == SERVING and transport is not None and x is not None and x.version == 11:
             transport.write(b"%b%b\r\n" % (STATUS_LINES[status], lines))
@@ -652,12 +661,12 @@ class DownstreamConnection(asyncio.Protocol):
                 self.set_body_deadline()
 
     def _write_continue(self, status: int, lines: bytes) -> None:
-        """Pass on a 100 alone: some clients (nginx 1.22 as a proxy) take a 103 to a HEAD for the final answer."""
+        """Forward only a 100: some clients (nginx 1.22 as a proxy) take a 103 to a HEAD for the final response."""
         if status == 100:
             self._write_interim(status, lines)
 
     def _reject(self, error: Invalid) -> None:
-        """Answer bytes that are not HTTP, or a head that is late, and close."""
+        """Answer a head that is invalid or late, and close the connection."""
         self._keep_alive, self._has_to_linger = False, True
         outcome = make_rejection(BAD_REQUEST, error)
         self.listener.count_rejection()
@@ -668,6 +677,7 @@ class DownstreamConnection(asyncio.Protocol):
         self._write(x, make_problem(None, outcome, self.listener.details))
 
     def _respond(self, x: Exchange, outcome: Outcome) -> None:
+        """Write the response of an outcome: a tunnel, a response, or a problem document for a failure."""
         if outcome.tunnel is not None:
             self._switch(x, outcome, outcome.tunnel)
         else:
@@ -675,7 +685,7 @@ class DownstreamConnection(asyncio.Protocol):
             self._write(x, outcome if is_answer else make_problem(x, outcome, self.listener.details))
 
     def _switch(self, x: Exchange, outcome: Outcome, upstream: Upgraded) -> None:
-        """Join the client and an upstream that has switched protocols."""
+        """Join the connections of the client and of an upstream that has switched protocols."""
         transport, listener = self._transport, self.listener
         assert transport is not None
         tunnel = Tunnel(listener, x, outcome)
@@ -687,13 +697,13 @@ class DownstreamConnection(asyncio.Protocol):
         self._phase = SWITCHED
         self._end_backlog()
         self._transport = None
-        self._exchange = None  # the tunnel records it at its end
+        self._exchange = None  # the tunnel will record it
         listener.replace(self, tunnel)
         if self._half_close_ends:
             tunnel.half_close()
 
     def _write(self, x: Exchange, outcome: Outcome) -> None:
-        """Write an answer: its head, and its body if that is whole, else as it comes."""
+        """Write the head of a response, and its body if that is complete and short; else start to stream the body."""
         self._phase = ANSWERING
         self._outcome = outcome
         transport, stream, body, status = self._transport, outcome.stream, outcome.body, outcome.status
@@ -725,7 +735,7 @@ class DownstreamConnection(asyncio.Protocol):
             transport.write(head)
             self._stream = stream
             stream.attach(response_body)
-            if self.is_writing_paused:  # since before there was a stream to pause
+            if self.is_writing_paused:  # paused before the stream was attached
                 self.read_ahead(0)
         elif size <= MAX_AT_ONCE:
             transport.write(head + body)
@@ -736,8 +746,10 @@ class DownstreamConnection(asyncio.Protocol):
             stored.resume()
 
     def finish(self, failure: Failure | None) -> None:
-        """Record the exchange, whose answer is out, and read the next request or close.  `failure` is what broke the
-        answer off, None if it is whole."""
+        """Record the exchange at the end of its response, and read the next request or close the connection.
+
+        `failure` is the one that broke the response off; None if the response is complete.
+        """
         x, outcome = self._exchange, self._outcome
         self._exchange = self._outcome = self._stream = None
         assert x is not None
@@ -750,7 +762,7 @@ class DownstreamConnection(asyncio.Protocol):
         listener = self.listener
         self._phase = READING_HEAD if self._buffer else IDLE
         listener.record(x, outcome, failure)
-        if not self.is_writing_paused:  # `_set_head_deadline` without its call
+        if not self.is_writing_paused:  # inlined `_set_head_deadline`
             limits = listener.limits
             self.expires = listener.now() + (limits.header_timeout if self._buffer else limits.idle_timeout)
         if self._is_reading_paused:
@@ -759,26 +771,28 @@ class DownstreamConnection(asyncio.Protocol):
             self._read_heads()
 
     def fail(self, failure: Failure) -> None:
-        """End an answer that breaks off; with a reset if its reader is too slow.  It would else keep what it has not
-        taken, and come to nothing with it."""
+        """End a response that breaks off.
+
+        For a client that reads too slowly, the connection is reset, to free the bytes that it has not read.
+        """
         self._keep_alive = False
         if failure.code == CLIENT_TIMEOUT.code and self._transport is not None:
             reset(self._transport)
         self.finish(failure)
 
     def cut_off(self) -> None:
-        """Reset a client that reads too slowly.  It has not left, as `connection_lost` would say."""
+        """Reset the connection of a client that reads too slowly, and record the request with that reason."""
         transport = self._transport
         if transport is None:
             return
         if self._phase == ANSWERING and (stream := self._stream) is not None:
             self._phase = CLOSING
-            stream.cancel(SLOW_READER)  # ends the attempt, which the record tells of
+            stream.cancel(SLOW_READER)  # ends the attempt before it is recorded
             self._record(self._outcome, SLOW_READER)
         reset(transport)
 
     def _record(self, outcome: Outcome | None, failure: Failure | None) -> None:
-        """Record the last exchange of the connection."""
+        """Record the last exchange of the connection, if it has one."""
         x = self._exchange
         self._exchange = self._outcome = self._stream = None
         if x is not None and outcome is not None:
@@ -792,7 +806,7 @@ class DownstreamConnection(asyncio.Protocol):
         self._close_transport()
 
     def _close_transport(self) -> None:
-        """Close after what was written has gone out; linger if the client may still be sending."""
+        """Close the transport once all written bytes are sent; linger if the client may still be sending or reading."""
         transport, request_body = self._transport, self._request_body
         if request_body is not None:
             self._request_body = None
@@ -803,28 +817,29 @@ class DownstreamConnection(asyncio.Protocol):
         if is_behind or (self._has_to_linger and not self._half_close_ends):
             self._linger(transport)
         else:
-            self.expires = self.listener.now() + LINGER_SECONDS  # the close of TLS waits for the client
+            self.expires = self.listener.now() + LINGER_SECONDS  # because a TLS transport waits for the client's close
             transport.close()
 
     def _linger(self, transport: asyncio.Transport) -> None:
+        """Hand the transport over to a `LingeringClose`."""
         self._phase = LINGERING
         self._end_backlog()
         self._transport = None
         self.listener.replace(self, LingeringClose(self.listener, transport))
 
     def _end_backlog(self) -> None:
-        """Take what the client has not taken off the account: the transport is closed, or another's."""
+        """Remove the client's unread bytes from the account when the transport is closed or handed over."""
         if self._backlog is not None:
             self._backlog.end(self.listener.now())
             self._backlog = None
 
     def abort(self) -> None:
-        """Close at once, without what was not sent yet."""
+        """Close at once and discard unsent bytes."""
         if self._transport is not None:
             self._transport.abort()
 
     def expire(self, now: float) -> None:
-        """`expires` has passed."""
+        """Handle the passed deadline by the phase: close, answer 408, cut the client off, or set a new deadline."""
         phase, transport = self._phase, self._transport
         if transport is None:
             return
@@ -845,12 +860,12 @@ class DownstreamConnection(asyncio.Protocol):
         elif self._request_body is not None:
             self._break_request(Invalid("the request's body did not arrive in time", 408))
         elif self._half_close_ends and isinstance(self._stream, Body) and self._stream.received > self._sent_before:
-            self._extend_half_close()  # a write to a client that has left would have failed
-        else:  # a broken request has not ended in time
+            self._extend_half_close()  # bytes were written, which would have failed if the client had left
+        else:  # the call of a broken request has not ended in time
             transport.abort()
 
     def drain(self) -> None:
-        """Close once no request is under way."""
+        """Close once no request is in flight."""
         if self._phase == IDLE:
             self.close()
         elif self.is_serving and self._keep_alive:

@@ -1,16 +1,17 @@
-"""Request heads as `Exchange`s: the request's facts, without the fields that concern only the connection.  No I/O.
+"""Parser of request heads: makes an `Exchange`, without the fields that concern only the connection.  No I/O.
 
 Rules:
 
-1. What lenient proxies let become request smuggling is answered 400, and the connection is closed (RFC 9112 2.2, 3, 5
+1. A head that may be an attempt at request smuggling is answered 400, and the connection is closed (RFC 9112 2.2, 3, 5
    and 6).  The grammar is in `core/http1.py`.
-2. A request has one authority: its Host.  An absolute target replaces it (RFC 9112 3.2.2), a second Host is an error.
-3. Dot segments, percent-encoded ones too, are removed before routing, and the upstream gets the path as it was routed:
-   a rule for `/admin` cannot be bypassed with `/public/../admin`.  Nothing else of a path is changed: doubled slashes
-   and `%2F` mean what the service says they mean.
-4. What a client says of itself, of others and of its hurry is believed from trusted peers only (`Trust`).  Claims of
-   others are dropped, their deadlines have a floor, and their criticality can only lower a request's rank.
-5. A field whose name is a twin of one that is read, written or believed here is dropped, from anyone (`fold`).
+2. A request has one authority, its Host.  An absolute target replaces it (RFC 9112 3.2.2); a second Host is an error.
+3. Dot segments, also percent-encoded ones, are removed before routing, and the upstream gets the resulting path.  A
+   rule for `/admin` can therefore not be bypassed with `/public/../admin`.  Nothing else in a path is changed, because
+   the meaning of doubled slashes and `%2F` depends on the service.
+4. Claims about the client (`CLAIMS`) are accepted from trusted peers only (`Trust`), and dropped otherwise.  Deadlines
+   of an untrusted client have a minimum, and its criticality can only lower that of the route.
+5. A field whose name is a twin (`fold`) of one that the sidecar reads, writes or trusts is dropped, even from a trusted
+   peer.
 """
 
 from __future__ import annotations
@@ -39,68 +40,69 @@ if TYPE_CHECKING:
     from sidecar.downstream.listener import Limits
 
 REWRITTEN: Final = frozenset((b"forwarded", b"x-forwarded-for", b"x-forwarded-proto"))
-"""Claims that are written anew; a trusted peer's others pass as they are."""
+"""Claims that the sidecar rewrites; it forwards a trusted peer's other claims unchanged."""
 HOPS: Final = REWRITTEN | {
     b"x-forwarded-host", b"x-forwarded-port", b"x-forwarded-prefix", b"x-forwarded-server", b"x-forwarded-scheme",
     b"x-forwarded-ssl", b"x-forwarded-by", b"x-forwarded-client-cert", b"x-real-ip",
 }  # fmt: skip
-"""Claims about the hops before.  They go upstream beside the fields of the request (`Exchange.forwarding`), where no
-policy changes them; a trusted peer's others are fields like any."""
+"""Claims about earlier hops.  They are kept apart from the other fields (`Exchange.forwarding`), so that no policy
+changes them.  A trusted peer's other claims are treated as ordinary fields."""
 FREE: Final = b"x-remote-extra-"
-"""Beginning of claims whose names go on with any characters (Kubernetes: `X-Remote-Extra-example.org%2Fproject`)."""
+"""Prefix of claims with any characters in the rest of their name (Kubernetes:
+`X-Remote-Extra-example.org%2Fproject`)."""
 OTHERS: Final = frozenset(
     (
         b"content-type", b"content-encoding", b"accept-encoding", b"x-api-key", b"x-auth-token", b"x-b3-traceid",
         b"x-b3-spanid", b"x-b3-parentspanid", b"x-b3-sampled", b"x-b3-flags",
     )
 )  # fmt: skip
-"""Fields that are read or written further in.  They pass, and their twins do not."""
+"""Fields that policies read or write.  They are forwarded, but their twins are dropped."""
 READ: Final = HOP_BY_HOP | {
     b"host", b"content-length", b"expect", b"x-request-id", b"x-request-timeout-ms", b"x-envoy-expected-rq-timeout-ms",
     b"grpc-timeout", b"x-sidecar-attempt", b"x-sidecar-hops", b"x-criticality", b"max-forwards",
 }  # fmt: skip
-"""Fields that are read here."""
+"""Fields that this module reads."""
 SPECIAL: Final = Selection(READ | CLAIMS, FOR_CACHES, CLAIM_PREFIXES, OTHERS)
-"""Fields that are read here, claims, and the twins of both and of what is read further in; those for caches, and
-other names with a separator that is no hyphen, are noticed.  All others pass."""
+"""Selection of fields: takes those that this module reads, claims, and all twins.  It notes fields for caches, and
+other names with a separator that is no hyphen.  All others are forwarded."""
 LONGEST: Final = 64 * 1024
-"""Bytes of the longest head that is ordinary."""
+"""Longest head that `take_request` parses, in bytes."""
 METHODS: Final = frozenset((b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"PATCH", b"OPTIONS"))
-"""Methods of ordinary requests."""
+"""Methods of the requests that `take_request` parses."""
 TARGET_OCTETS: Final = bytes(octet for octet in range(0x21, 0x7F) if octet != 0x23)
-"""Octets of a target (`http1.TARGET`)."""
+"""Octets of a request target (`http1.TARGET`)."""
 ABSOLUTE: Final = re.compile(rb"(https?)://([^/?]*)([^?]*)(?:\?(.*))?", re.IGNORECASE)
 DOT: Final = 0x2E
 PERCENT: Final = 0x25
 QUESTION: Final = 0x3F
-"""Numbers, because CPython's `bytes in bytes` first tries its operand as a number, which costs an exception."""
+"""Octet of `?`.  Octets are numbers, because CPython's `bytes in bytes` first tries to convert its operand to one."""
 DOTS: Final = re.compile(rb"/(?:\.|%2[eE]){1,2}(?=/|\Z)")
 REQUEST_ID: Final = re.compile(rb"[\x21-\x7e]{1,128}")
 NUMBER: Final = re.compile(rb"\d{1,9}")
 GRPC_UNITS: Final = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
-"""Seconds of each unit of `grpc-timeout` (gRPC over HTTP/2)."""
+"""Number of seconds in each unit of `grpc-timeout` (gRPC over HTTP/2)."""
 MAX_HOPS: Final = 32
-"""Sidecars that a request may pass.  It ends loops in which no sidecar sees its own name again, since each restarts."""
+"""Most sidecars that a request may pass.  It ends loops of sidecars that restart and thereby change their names."""
 PERSISTENT: Final = (b"connection", b"keep-alive")
-"""Field that many clients send, and that says nothing in HTTP/1.1."""
+"""Field that many clients send although it has no effect in HTTP/1.1."""
 ALONE: Final = frozenset((b"keep-alive", b"close"))
-"""Values of `Connection` of one token."""
+"""Common values of `Connection` that are a single token."""
 ORDINARY: Final = {b"close", b"keep-alive", b"upgrade", b"te", b""}
-"""Tokens of `Connection` that name no field, or one that is hop-by-hop anyway."""
+"""Members of `Connection` that name no field, or one that is hop-by-hop in any case."""
 
 
 class LastHop(Exception):  # noqa: N818 - a request, not an error
-    """Raised for a request that must not be forwarded: its Max-Forwards is 0, or it goes round in circles."""
+    """Raised for a request that must not be forwarded: its Max-Forwards is 0, or it is in a loop."""
 
     def __init__(self, x: Exchange, failure: Failure | None = None) -> None:
         super().__init__(repr(x))
         self.x = x
         self.failure = failure
-        """Why the request is refused; None for Max-Forwards, which is no failure."""
+        """Failure of the request; None for Max-Forwards, which gets a regular response."""
 
 
 class Trust:
-    """Trust of a listener in its clients, and its name towards the next hop."""
+    """Trust of a listener in its clients, and the names of the listener for the next hop."""
 
     __slots__ = ("believes_all", "hop", "min_deadline", "networks", "passing", "via")
 
@@ -115,26 +117,27 @@ class Trust:
         hop: bytes = b"",
     ) -> None:
         self.networks = networks
-        """Networks of proxies that are believed."""
+        """Networks of trusted proxies."""
         self.believes_all = believes_all
-        """True if every client is believed: it has shown a certificate, or is the service beside us."""
+        """True if every client is trusted: each has a verified certificate, or is the service beside the sidecar."""
         self.min_deadline = min_deadline
         """Seconds from the arrival of a request to the earliest deadline that an untrusted client can set."""
         self.passing = passing
-        """Claims that pass from untrusted clients all the same."""
+        """Names of claims that are forwarded even from untrusted clients."""
         self.via = via.encode()
         """Pseudonym in Via (RFC 9110 7.6.3); empty to add no Via."""
         self.hop = hop
         """Name of the listener in X-Sidecar-Hops; empty to add none."""
 
     def own_lines(self, version: int) -> bytes:
-        """Return the lines about this hop; Via has the version of the request."""
+        """Return the field lines about this hop: Via with the version of the request (10 or 11), and
+        X-Sidecar-Hops."""
         lines = b"via: 1.%d %b\r\n" % (version - 10, self.via) if self.via else b""
         return lines + b"x-sidecar-hops: %b\r\n" % self.hop if self.hop else lines
 
 
 def hop_name(process: bytes, listener: str) -> bytes:
-    """Return the name of a listener in X-Sidecar-Hops, which no other listener of any process has."""
+    """Return the name of a listener in X-Sidecar-Hops, unique by the random key `process` of its process."""
     return blake2b(listener.encode(), key=process, digest_size=8).hexdigest().encode()
 
 
@@ -146,34 +149,36 @@ class Peer:
     )  # fmt: skip
 
     def __init__(self, address: str, scheme: bytes, trusted_proxies: Networks = (), trust: Trust | None = None) -> None:
-        """`trust` has all that a listener believes, and takes the place of `trusted_proxies`."""
+        """Take the trust of the listener; without it, only `trusted_proxies` are trusted."""
         self.address = address = plain_address(address) if address else ""
-        """IP address; empty on a Unix socket."""
+        """IP address of the peer; empty on a Unix socket."""
         self.authority: bytes | None = None
-        """Host of the last HTTP/1.1 request, known to be valid; None before the first."""
+        """Host of the last HTTP/1.1 request, which is valid; None before the first."""
         self.scheme = scheme
-        """`http` or `https`."""
+        """Scheme of the connection, `http` or `https`."""
         self.trust = trust = trust or Trust(trusted_proxies)
+        """Trust of the listener."""
         self.is_trusted = trust.believes_all or (bool(trust.networks) and is_within(address, trust.networks))
-        """True if the peer is believed."""
+        """True if the peer is trusted."""
         self.min_deadline = 0.0 if self.is_trusted else trust.min_deadline
         """Seconds from the arrival of a request to the earliest deadline that the peer can set."""
         own = b"x-forwarded-for: %b\r\n" % address.encode() if address else b""
         own += b"x-forwarded-proto: %b\r\n" % scheme
         self.forwarding = own + trust.own_lines(11)
-        """Header lines about the client of an HTTP/1.1 request; used unless the peer's own are believed."""
+        """Field lines that state the peer as the client of an HTTP/1.1 request, and this hop."""
         self.forwarding_10 = own + trust.own_lines(10)
-        """The same for HTTP/1.0."""
+        """Field lines that state the peer as the client of an HTTP/1.0 request, and this hop."""
 
 
 RequestHead = tuple[bytes, bytes, int, int, bytes, Headers, bool]
-"""Method, target, version, end of the head, lines that pass, fields of `SPECIAL`, and True if one is for caches."""
+"""Parts of a head: method, target, version, end of the head, lines to forward, fields that `SPECIAL` takes, and True if
+it notes one."""
 
 
 def split_request(data: bytes, limits: Limits, seen: int = 0) -> RequestHead | None:
-    """Return the parts of the head with which `data` begins; None if it is not whole yet.
+    """Return the parts of the head at the beginning of `data`; None while the head is incomplete.
 
-    The first `seen` bytes are known not to end it.  Raises `Invalid` with the status to answer.
+    An earlier call has found no end of the head in the first `seen` bytes.  Raises `Invalid` with the status to answer.
     """
     if not seen:
         head = read_ordinary(data)
@@ -191,10 +196,10 @@ def split_request(data: bytes, limits: Limits, seen: int = 0) -> RequestHead | N
 
 
 def take_request(data: bytes) -> RequestHead | None:
-    """Return the parts of a head if it is ordinary: whole, of HTTP/1.1, valid, and not long.
+    """Return the parts of a common head: complete, HTTP/1.1, valid, and not long.  Return None for any other head.
 
-    None leaves it to the grammar (`parse_request`), which gives the same for what is taken here.  Lines that came
-    before are not checked again.
+    This is faster than the grammar (`parse_request`), because lines that were seen before are not checked again.  For
+    a common head both give the same result.
     """
     end = data.find(b"\r\n\r\n", 0, LONGEST)
     if end < 0:
@@ -215,7 +220,7 @@ def take_request(data: bytes) -> RequestHead | None:
 
 
 def _reader() -> Callable[[bytes], RequestHead | None]:
-    """Return the compiled form of `take_request`, where there is one."""
+    """Return the fastest parser of common heads: the one in C if it is built, else `take_request`."""
     try:
         from sidecar.engine.head import RequestHeads
     except ModuleNotFoundError:
@@ -236,10 +241,10 @@ def read_request(
     peer: Peer,
     now: float,
 ) -> tuple[Exchange, int | None, bool]:
-    """Return the exchange of a head, the length of its body, and True if the connection may be kept.
+    """Return the exchange of a head, the length of its body, and True if the connection is persistent.
 
-    The arguments are as in `RequestHead`; `now` is the instant of arrival.  The length is in bytes, or `CHUNKED`, or
-    None for no body.  Raises `Invalid` with the status to answer, and `LastHop`.
+    The arguments are the parts in `RequestHead`; `now` is the instant of arrival.  The length is in bytes, `CHUNKED`,
+    or None without a body.  Raises `Invalid` with the status to answer, and `LastHop`.
     """
     x = Exchange(method, target, None, lines)
     x.speaks_to_caches = speaks_to_caches
@@ -257,11 +262,11 @@ def read_request(
         x.authority = special[0][1]
     else:
         length, keep_alive, stop = _read_special(x, special, peer)
-    if x.authority != peer.authority:  # most clients ask for one host only
+    if x.authority != peer.authority:  # most clients request one host only, which is checked once
         if HOST.fullmatch(x.authority) is None and (version == 11 or x.authority):
             raise Invalid("Host is not a host name" if x.authority else "Host is missing")
         peer.authority = x.authority if version == 11 else None
-    if target[0] == 47 and method != b"CONNECT":  # "/", the origin form
+    if target[0] == 47 and method != b"CONNECT":  # begins with "/": origin form
         if QUESTION in target:
             x.path, _, x.query = target.partition(b"?")
     else:
@@ -269,7 +274,7 @@ def read_request(
     x.has_escapes = PERCENT in target
     if (x.has_escapes or DOT in x.path) and (x.path.find(b"/.") >= 0 or x.path.find(b"/%2") >= 0):
         x.path = remove_dot_segments(x.path)
-    if stop is not None:  # only now: a head that is not valid as a whole is answered 400, whoever is to answer it
+    if stop is not None:  # raised last, because an invalid head is answered 400 even at its last hop
         raise stop
     return x, length, keep_alive
 
@@ -277,10 +282,10 @@ def read_request(
 def _read_target(x: Exchange, method: bytes, target: bytes, peer: Peer) -> None:
     """Set authority, path and query from a target that is not in origin form (RFC 9112 3.2)."""
     if method == b"CONNECT":
-        raise Invalid("CONNECT is not served here", 501)
+        raise Invalid("CONNECT is not supported", 501)
     if target == b"*":
         if method != b"OPTIONS":
-            raise Invalid("the target `*` is for OPTIONS alone")
+            raise Invalid("the target `*` is allowed only for OPTIONS")
         return
     match = ABSOLUTE.fullmatch(target)
     if match is None:
@@ -298,10 +303,10 @@ def _read_target(x: Exchange, method: bytes, target: bytes, peer: Peer) -> None:
 
 
 def _read_special(x: Exchange, special: Headers, peer: Peer) -> tuple[int | None, bool, LastHop | None]:
-    """Read the fields of `SPECIAL`.
+    """Apply the fields that `SPECIAL` takes to the exchange.
 
-    Returns the body's length, True if the connection may be kept, and what is to be raised for a request that must not
-    be forwarded.
+    Returns the length of the body, True if the connection is persistent, and the exception to raise for a request that
+    must not be forwarded, else None.
     """
     hosts = connection = hops = 0
     named: set[bytes] = set()
@@ -351,7 +356,7 @@ def _read_special(x: Exchange, special: Headers, peer: Peer) -> tuple[int | None
                 again.append((name, value))
         elif name == b"expect":
             if value.lower() != b"100-continue":
-                raise Invalid("the only expectation that can be met is 100-continue", 417)
+                raise Invalid("the only supported expectation is 100-continue", 417)
             x.expects_continue = x.version == 11
         elif name == b"te":
             x.accepts_trailers = b"trailers" in value.lower()
@@ -389,7 +394,7 @@ def _read_special(x: Exchange, special: Headers, peer: Peer) -> tuple[int | None
 
 
 def _believe(x: Exchange, fields: Headers, peer: Peer) -> None:
-    """Take what a trusted peer says of the client, and add the peer to the hops that the upstream is told."""
+    """Apply a trusted peer's forwarded fields to the exchange, and append the peer to the hops in `x.forwarding`."""
     claims = Claims(fields, peer.address, peer.trust.networks)
     x.client_address = claims.client
     x.scheme = claims.scheme or peer.scheme

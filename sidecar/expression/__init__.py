@@ -1,5 +1,4 @@
-"""Conditions: `when:` in policy files, in a subset of CEL (https://github.com/google/cel-spec), which operators know
-from Kubernetes and Envoy.
+"""Conditions: `when:` in policy files, in a subset of CEL (https://github.com/google/cel-spec).
 
     request.method in ['POST', 'PUT'] && !request.path.startsWith('/internal/')
     response.status == 200 && has(response.body.error) && response.body.error.code != 'none'
@@ -12,17 +11,17 @@ Functions: `startsWith endsWith contains matches` of texts, `size`, `has`.
 Literals: texts ('..', "..", r'..'), ints, doubles, true, false, null, lists.
 Not here: arithmetic, `? :`, macros (`all`, `exists`, `map`), maps, bytes, time.
 
-    condition                what others use: start reading here
+    condition                compiled conditions, for all other packages: start reading here
     spec                     conditions as values of policy files
     lexer, parser, tree      text to a tree
-    facts                    what a condition can speak of, and how it is read
+    facts                    facts of requests and responses, and functions that read them
     operators, compiler      the tree to closures
 
-How a condition is evaluated is in `docs/design/conditions.md`.  Importing the package imports none of its modules: a
-process without a condition does without them.
+`docs/design/conditions.md` has the rules of evaluation.  Importing the package imports none of its modules: a process
+without a condition does not need them.
 """
 
 from typing import Final
 
 MAX_LENGTH: Final = 2048
-"""Characters of a condition."""
+"""Characters of a condition, at most."""

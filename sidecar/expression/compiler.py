@@ -1,4 +1,4 @@
-"""Compiler of a condition: its tree becomes closures, with every type checked that is known at load."""
+"""Compiler of conditions: turns a tree into closures, and checks every type that is known at load."""
 
 from __future__ import annotations
 
@@ -39,21 +39,21 @@ class Typed(NamedTuple):
     """Compiled part of a condition."""
 
     kind: str
-    """Its type; `dyn` for JSON, whose types are not known at load."""
+    """Type of the value; `dyn` for JSON, whose types are not known at load."""
     read: Read
-    """Returns its value for an exchange."""
+    """Function that returns the value for an exchange."""
 
 
 class Compiler:
-    """Compiles one condition."""
+    """Compiler of one condition."""
 
     def __init__(self, scope: Scope) -> None:
-        """Compile for a place where the facts of `scope` are known."""
+        """Prepare to compile a condition that can read the facts of `scope`."""
         self.scope = scope
         self.needs: set[str] = set()
         """Facts that the condition reads (`Scope.facts`)."""
         self.headers: set[str] = set()
-        """Fields of the request that it reads, in lower case."""
+        """Header fields of the request that the condition reads, in lower case."""
 
     def compile(self, node: Expression) -> Typed:
         """Compile a node.  Raises `ExpressionError`."""
@@ -61,10 +61,10 @@ class Compiler:
         return method(node)
 
     def condition(self, node: Expression) -> Read:
-        """Compile a node that must be true or false.  Raises `ExpressionError`."""
+        """Compile a node that must be of type bool.  Raises `ExpressionError`."""
         found = self.compile(node)
         if found.kind not in (BOOL, DYN):
-            raise ExpressionError(node.column, f"a condition is expected and this is of type {found.kind}; compare it")
+            raise ExpressionError(node.column, f"a condition is expected, and this is of type {found.kind}; compare it")
         return found.read
 
     def _literal(self, node: Literal) -> Typed:
@@ -102,7 +102,7 @@ class Compiler:
         name, *steps = rest
         if name not in FIELDS[owner]:
             known = _near(str(name), FIELDS[owner])
-            raise ExpressionError(node.columns[1], f"`{name}` is no part of `{owner}`; {known}")
+            raise ExpressionError(node.columns[1], f"`{name}` is not a part of `{owner}`; {known}")
         kind = FIELDS[owner][str(name)]
         if kind == MAP and steps and not isinstance(steps[0], str):
             raise ExpressionError(node.columns[2], f"`{owner}.{name}` is asked for a name in quotes")
@@ -230,7 +230,7 @@ class Compiler:
 
 
 def _constant(read: Read, wanted: Any, is_equal: bool) -> Typed:
-    """Compile `==` or `!=` with a literal, the most frequent condition."""
+    """Compile `==` or `!=` with a literal, the most frequent kind of condition."""
     kinds = (int, float) if type(wanted) in (int, float) else (type(wanted),)
 
     def compare(x: Exchange, o: Outcome | None, b: Bodies) -> Any:

@@ -1,4 +1,4 @@
-"""A condition of a policy file, compiled."""
+"""Compiled conditions of policy files."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ class Condition:
         compiler = Compiler(scope)
         self._read = compiler.condition(tree)
         self.needs = frozenset(compiler.needs)
-        """Facts that it reads, of `request`, `request.body`, `response` and `response.body`."""
+        """Facts that the condition reads, of `request`, `request.body`, `response` and `response.body`."""
         self.headers = frozenset(compiler.headers)
-        """Fields of the request that it reads, in lower case."""
+        """Header fields of the request that the condition reads, in lower case."""
         self.pins = dict(_pins(tree))
         """Facts that must equal a literal for the condition to hold."""
 
     def holds(self, x: Exchange, outcome: Outcome | None = None, bodies: Bodies = NO_BODIES) -> bool:
-        """True if the condition is true.  False if it is not, or has no value because something is missing."""
+        """True if the condition holds.  False if it does not, or has no value because a fact is absent."""
         return self._read(x, outcome, bodies) is True
 
     def excludes(self, other: Condition) -> bool:
-        """True if both conditions cannot hold at once.
+        """True if this condition and `other` can never hold at once.
 
-        Only the plain case is recognised: one fact that must equal two different literals.
+        Only the plain case is recognised: a fact that must equal two different literals.
         """
         return any(fact in other.pins and other.pins[fact] != value for fact, value in self.pins.items())
 
@@ -56,5 +56,5 @@ def _pins(tree: Expression) -> list[tuple[str, Any]]:
 
 
 def _fact(access: Access) -> str:
-    """Return one name for one fact: header names ignore case."""
+    """Return the name of a fact, with header names in lower case, since they ignore case."""
     return str(access).lower() if "headers" in access.steps[1:2] else str(access)

@@ -1,6 +1,6 @@
-"""Facts that a condition can speak of, and how each is read.
+"""Facts that a condition can read, and the functions that read them.
 
-An absent fact is `ERROR`, CEL's error value.  Facts are read so that no request can pass for another one:
+An absent fact is `ERROR`, CEL's error value.  The reading of facts leaves no request room to pose as another one:
 
 1. `request.path` is canonical (RFC 3986 6.2.2: `/%61dmin` is `/admin`), and otherwise still percent-encoded.
 2. The lines of a field are joined with `, ` (RFC 9110 5.3).  Bytes that are not UTF-8 are read as Latin-1.
@@ -21,7 +21,7 @@ BOOL, INT, DOUBLE, STRING, NULL, LIST, MAP, DYN = "bool", "int", "double", "stri
 
 
 class ErrorValue:
-    """CEL's error value: that of what has none."""
+    """CEL's error value, in place of an absent or invalid value."""
 
     def __repr__(self) -> str:
         return "error"
@@ -38,7 +38,7 @@ class Json(Protocol):
 
 
 class Bodies(NamedTuple):
-    """JSON bodies that are known; None if there is none or it is not JSON."""
+    """JSON bodies of request and response; None if there is none, if it was not read or is not JSON."""
 
     request: Json | None = None
     response: Json | None = None
@@ -46,16 +46,16 @@ class Bodies(NamedTuple):
 
 NO_BODIES: Final = Bodies()
 Read = Callable[[Exchange, Outcome | None, Bodies], Any]
-"""Reads a value from a request, its outcome and their bodies."""
+"""Function that reads a value from a request, its outcome and their bodies."""
 
 
 class Scope(NamedTuple):
-    """Facts that are known where a condition stands."""
+    """Facts that are known at the place of a condition."""
 
     facts: frozenset[str]
-    """Some of `request`, `request.body`, `response` and `response.body`."""
+    """Known facts, of `request`, `request.body`, `response` and `response.body`."""
     why: str
-    """Completes the sentence "... is not known here: "."""
+    """Reason for unknown facts; completes the sentence "... is not known here: "."""
 
 
 REQUEST: Final = Scope(frozenset(("request",)), "only the request's head is")
@@ -78,7 +78,7 @@ FIELDS: Final = {
 
 
 def text(value: bytes) -> str:
-    """Return bytes of a message as text."""
+    """Return bytes of a message as text, read as UTF-8 if they are valid, else as Latin-1."""
     try:
         return value.decode()
     except UnicodeDecodeError:
@@ -86,13 +86,13 @@ def text(value: bytes) -> str:
 
 
 def field(message: Message, name: bytes) -> str | ErrorValue:
-    """Return a header field's value, all its lines joined."""
+    """Return a header field's value, all its lines joined; `ERROR` if it is absent."""
     value = message.joined(name)
     return ERROR if value is None else text(value)
 
 
 def query(x: Exchange, name: bytes) -> str | ErrorValue:
-    """Return the one value of a query parameter."""
+    """Return the value of a query parameter; `ERROR` if it is absent or occurs more than once."""
     values = parameter(x.query, name)
     return text(values[0]) if len(values) == 1 else ERROR
 
@@ -100,14 +100,14 @@ def query(x: Exchange, name: bytes) -> str | ErrorValue:
 def _path(x: Exchange, _o: Outcome | None, _b: Bodies) -> Any:
     path = x.path
     if b"%" in path:
-        if len(path) > MAX_BYTES:  # no route matches it
+        if len(path) > MAX_BYTES:  # no route matches a longer path
             return ERROR
         path = canonical(path)
     return text(path)
 
 
 def reader(owner: str, name: str, steps: tuple[str | int, ...]) -> Read:
-    """Return how `owner.name`, or what `steps` lead to from there, is read."""
+    """Return the function that reads `owner.name`, or the value to which `steps` lead from there."""
     match owner, name:
         case "request", "method":
             return lambda x, _o, _b: x.method.decode("latin-1")
@@ -129,7 +129,7 @@ def reader(owner: str, name: str, steps: tuple[str | int, ...]) -> Read:
 
 
 def presence(owner: str, name: str, steps: tuple[str | int, ...]) -> Read:
-    """Return how the presence of a fact is read: `has(...)`, and `'name' in map`."""
+    """Return the function that reads the presence of a fact, for `has(...)` and `'name' in map`."""
     read = reader(owner, name, steps)
     if name == "query":
         key = str(steps[0]).encode()

@@ -1,4 +1,4 @@
-"""Lexer of conditions.  Every token has its column, and errors point at one."""
+"""Lexer of conditions.  Every token has its column, so that errors can name it."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ class ExpressionError(ValueError):
     """Error in a condition."""
 
     def __init__(self, column: int, message: str) -> None:
-        super().__init__(f"is no valid condition: column {column}: {message}")
+        super().__init__(f"is not a valid condition: column {column}: {message}")
         self.column = column
-        """Place of the error; columns count characters from 1."""
+        """Column of the error; columns count characters from 1."""
 
 
 class Token(NamedTuple):
@@ -55,14 +55,14 @@ _HINTS: Final = {
     "?": "there is no `? :` here",
     ":": "there is no `? :` here",
     "{": "there are no maps here",
-    "'": "the text that begins here has no end",
-    '"': "the text that begins here has no end",
+    "'": "the text that begins here has no closing quote",
+    '"': "the text that begins here has no closing quote",
     **dict.fromkeys("+*/%", "there is no arithmetic here"),
 }
 
 
 def tokens(text: str) -> list[Token]:
-    """Return all tokens; the last one is the end.  Raises `ExpressionError`."""
+    """Return all tokens; the last one is of kind `end`.  Raises `ExpressionError`."""
     if len(text) > MAX_LENGTH:
         raise ExpressionError(MAX_LENGTH + 1, f"a condition has at most {MAX_LENGTH} characters")
     found: list[Token] = []
@@ -111,7 +111,7 @@ def _unescaped(text: str, column: int) -> str:
         if match[4] is not None:
             where = column + match.start()
             raise ExpressionError(
-                where, rf"`\{match[4]}` is no escape; a backslash is written `\\`, or in a raw text r'…'"
+                where, rf"`\{match[4]}` is not an escape; a backslash is written `\\`, or in a raw text r'…'"
             )
         if match[1] is not None:
             return _PLAIN.get(match[1], match[1])

@@ -1,4 +1,4 @@
-"""CEL's operators over plain values.  `ERROR` in gives `ERROR` out, except where `&&` and `||` absorb it.
+"""CEL's operators over plain values.  An operand `ERROR` gives `ERROR`, except where `&&` and `||` absorb it.
 
 Values are those of JSON: str, int, float, bool, None, list, dict.  Python's bool is an int and CEL's is not, so classes
 are compared.  Values of different types are never equal and have no order.
@@ -16,7 +16,7 @@ NUMBERS: Final = (int, float)
 
 
 def equal(left: Any, right: Any) -> bool:
-    """Return CEL's `==`: numbers by value, lists and maps member by member."""
+    """True if two values are equal by CEL's `==`: numbers by value, lists and maps member by member."""
     kind, other = left.__class__, right.__class__
     if kind is list or kind is dict:
         if kind is not other or len(left) != len(right):
@@ -56,7 +56,7 @@ RELATIONS: Final[dict[str, Callable[[Any, Any], Any]]] = {
 
 
 def size(value: Any) -> Any:
-    """Return the number of characters of a text, or of members of a list or map."""
+    """Return the number of characters of a text or of members of a list or map; `ERROR` for other values."""
     return len(value) if value.__class__ in (str, list, dict) else ERROR
 
 

@@ -12,11 +12,11 @@ from sidecar.expression.lexer import ExpressionError, Token, tokens
 from sidecar.expression.tree import Access, Call, Expression, Items, Literal, Logic, Not, Relation
 
 MAX_DEPTH: Final = 32
-"""Levels of nesting."""
+"""Levels of nesting, at most."""
 BINDING: Final = {"||": 1, "&&": 2, **dict.fromkeys(("==", "!=", "<", "<=", ">", ">=", "in"), 3)}
 """Binding power of the binary operators."""
 MAX_ITEMS: Final = 256
-"""Members of a list."""
+"""Members of a list, at most."""
 
 
 def parse(text: str) -> Expression:

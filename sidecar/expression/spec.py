@@ -10,7 +10,7 @@ from sidecar.expression import MAX_LENGTH
 
 
 def _compiles(scope: Literal["REQUEST", "RESPONSE", "WHOLE_REQUEST"]) -> AfterValidator:
-    """Return the check that a text is a condition in a scope of `facts.py`, which is imported by the first text."""
+    """Return a validator: a text must be a condition in a scope of `facts.py`.  The first text imports that module."""
 
     def check(text: str) -> str:
         from sidecar.expression import condition, facts

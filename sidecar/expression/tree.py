@@ -9,7 +9,7 @@ Scalar = str | int | float | bool | None
 
 @dataclass(frozen=True, slots=True)
 class Literal:
-    """Value that is written out."""
+    """Literal value."""
 
     value: Scalar
     column: int
@@ -17,7 +17,7 @@ class Literal:
 
 @dataclass(frozen=True, slots=True)
 class Items:
-    """List that is written out."""
+    """Literal list."""
 
     items: tuple[Expression, ...]
     column: int
@@ -25,7 +25,7 @@ class Items:
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """Fact, such as `request.headers['x-tier']`: a name, and the steps from it on."""
+    """Access to a fact, such as `request.headers['x-tier']`: a name, and the steps from it on."""
 
     steps: tuple[str | int, ...]
     """Names, and ints as indexes of lists."""
@@ -46,7 +46,7 @@ class Access:
 
 @dataclass(frozen=True, slots=True)
 class Not:
-    """`!operand`"""
+    """Negation: `!operand`."""
 
     operand: Expression
     column: int
@@ -54,7 +54,7 @@ class Not:
 
 @dataclass(frozen=True, slots=True)
 class Logic:
-    """`a && b && c` or `a || b || c`, without nesting."""
+    """Flat conjunction or disjunction: `a && b && c` or `a || b || c`."""
 
     operator: str
     operands: tuple[Expression, ...]
@@ -63,7 +63,7 @@ class Logic:
 
 @dataclass(frozen=True, slots=True)
 class Relation:
-    """`a == b` and the like, `in` included."""
+    """Relation of two operands, such as `a == b` or `a in b`."""
 
     operator: str
     left: Expression
@@ -81,4 +81,4 @@ class Call:
 
 
 Expression = Literal | Items | Access | Not | Logic | Relation | Call
-"""Any of these nodes."""
+"""Node of a condition."""

@@ -2,8 +2,8 @@
 
 explain          start here: text of all routes, and of the route that one request takes with the reasons
 explain_cache    what a cache would do with the request and its answer
-documents        shapes of the JSON documents that the commands print with `--json`
+documents        types of the JSON documents that the commands print with `--json`
 explain_json     documents of routes and of one request, from the same facts as `explain`
 dry              compilation with a stopped clock and an event loop that does not run
-effective        effective values of a block, each with the place that it comes from
+effective        effective values of a block, each with its place in a file
 """

@@ -1,9 +1,9 @@
-"""Shapes of the JSON documents that `sidecar check`, `routes` and `explain` print with `--json`.
+"""Types of the JSON documents that `sidecar check`, `routes` and `explain` print with `--json`.
 
 Rules:
 
-1. Every member is always there; one without a value is null.  `docs/json-documents.md` is made of these classes.
-2. Members may be added to a shape.  None is removed, renamed or given another meaning within a major version.
+1. Every member is always present; without a value it is null.  `docs/json-documents.md` is generated from these types.
+2. Members may be added.  Within a major version, none is removed, renamed or given another meaning.
 3. A value from an environment variable is shown as its file has it (`${NAME}`), as in the text.
 4. A command that ends with exit code 0 or 1 prints exactly one document.  `ok` is true if the policies have no error.
 """
@@ -18,37 +18,37 @@ from sidecar.core.spec import Problem
 from sidecar.telemetry.plain import Masks
 
 Scope = Literal["route", "upstream", "endpoint"]
-"""Part of the policies that shares the state of a stage: a route, an upstream for all its routes, or an endpoint."""
+"""Owner of the state of a stage: one route, an upstream with all its routes, or an endpoint."""
 
 
 class Place(TypedDict):
     """Place in a policy file."""
 
     file: str
-    """Path of the file, as the command line or its directory names it."""
+    """Path of the file, relative to the same directory as the path on the command line."""
     line: int
-    """Line, 1 for the first."""
+    """Number of the line, from 1."""
 
 
 class ProblemEntry(TypedDict):
-    """Mistake in the policies."""
+    """Error or warning about the policies."""
 
     severity: Literal["error", "warning"]
-    """A warning leaves `ok` and the exit code as they are."""
+    """Severity; a warning does not change `ok` and the exit code."""
     file: str
     """Path of the file, or the path that cannot be read."""
     line: int
-    """Line, 1 for the first; also 1 where a file cannot be read."""
+    """Number of the line, from 1; 1 if the file cannot be read."""
     column: int
-    """Column, 1 for the first; also 1 where a file cannot be read."""
+    """Number of the column, from 1; 1 if the file cannot be read."""
     path: str
     """Keys that lead to the value, such as `routes.order.retry.on`; empty for a file as a whole."""
     message: str
-    """Mistake, and what would be right."""
+    """Description of the problem, and what would be right."""
 
 
 class ProblemsDocument(TypedDict):
-    """Document of `check`, and of `routes` and `explain` where `ok` is false."""
+    """Document of `check`, and of `routes` and `explain` if `ok` is false."""
 
     ok: bool
     """True if the policies have no error."""
@@ -85,18 +85,18 @@ class StageEntry(TypedDict):
     scope: Scope
     """`route`, `upstream` for a limit of all routes of the upstream, `endpoint` for a breaker of each endpoint."""
     settings: Any
-    """Block as the files give it; other settings are built in."""
+    """Keys of the block that the files contain; all other keys have their defaults."""
     place: Place | None
     """Place of the block."""
 
 
 class DiscoverEntry(TypedDict):
-    """Name that the endpoints of an upstream are looked up by."""
+    """Discovery of the endpoints of an upstream by DNS."""
 
     dns: str
-    """Name."""
+    """Name that is looked up."""
     port: int | str
-    """Port; text where an environment variable gives it."""
+    """Port; a text if an environment variable gives it."""
 
 
 class TargetEntry(TypedDict):
@@ -105,9 +105,9 @@ class TargetEntry(TypedDict):
     name: str
     """Name of the upstream."""
     endpoints: list[str]
-    """URLs; empty where they are discovered."""
+    """URLs of the endpoints; empty if they are discovered."""
     discover: DiscoverEntry | None
-    """Discovery; null where the endpoints are written down."""
+    """Discovery of the endpoints; null if the files list them."""
     place: Place | None
     """Place of the upstream."""
 
@@ -130,7 +130,7 @@ class RouteEntry(TypedDict):
 
 
 class RoutesDocument(TypedDict):
-    """Document of `routes` where `ok` is true."""
+    """Document of `routes` if `ok` is true."""
 
     ok: Literal[True]
     """True: the policies have no error."""
@@ -152,14 +152,14 @@ class RequestEntry(TypedDict):
 
 
 class ValueEntry(TypedDict):
-    """Value in force."""
+    """Effective value."""
 
     key: str
     """Keys within the block, such as `backoff.base`."""
     value: Any
-    """Value as a file writes it: `250ms`, `50%`, `[GET, HEAD]` as a list."""
+    """Value in the notation of policy files, such as `3s`; lists and mappings are JSON."""
     place: Place | None
-    """Place where it is written; null for a built-in value."""
+    """Place of the value; null for a built-in default."""
 
 
 class BlockEntry(TypedDict):
@@ -170,7 +170,7 @@ class BlockEntry(TypedDict):
     scope: Scope
     """`route`, or `upstream` for a limit of all routes of the upstream."""
     values: list[ValueEntry]
-    """Values in force."""
+    """Effective values."""
 
 
 class UpstreamEntry(TypedDict):
@@ -179,7 +179,7 @@ class UpstreamEntry(TypedDict):
     name: str
     """Name of the upstream."""
     values: list[ValueEntry]
-    """Values in force, but for those of its stages."""
+    """Effective values, without those of its stages."""
 
 
 class TakenEntry(TypedDict):
@@ -204,12 +204,12 @@ class TakenEntry(TypedDict):
 
 
 class ReadingEntry(TypedDict):
-    """Way in which some servers read a path."""
+    """Reading of a path by some servers."""
 
     path: str
-    """Path as they read it."""
+    """Path that these servers read."""
     route: str | None
-    """Route that would take it; null for none."""
+    """Route that would take this path; null for none."""
 
 
 class RefusalEntry(TypedDict):
@@ -222,7 +222,7 @@ class RefusalEntry(TypedDict):
     allowed: list[str]
     """Methods that have a route for this path; empty with 404."""
     readings: list[ReadingEntry]
-    """Ways in which servers read the path, where these lead to different routes; empty otherwise."""
+    """Readings of the path, if they lead to different routes; otherwise empty."""
 
 
 class OtherEntry(TypedDict):
@@ -237,20 +237,20 @@ class OtherEntry(TypedDict):
 
 
 class ExplainDocument(TypedDict):
-    """Document of `explain` where `ok` is true."""
+    """Document of `explain` if `ok` is true."""
 
     ok: Literal[True]
-    """True: the policies have no error.  The request may take no route all the same."""
+    """True, because the policies have no error, even if the request takes no route."""
     request: RequestEntry
     """Request that is explained."""
     route: TakenEntry | None
-    """Route that the request takes; null where `refusal` is not."""
+    """Route that the request takes; null if `refusal` is set."""
     refusal: RefusalEntry | None
-    """Reason why it takes no route; null where `route` is not."""
+    """Reason why the request takes no route; null if `route` is set."""
     other_routes: list[OtherEntry]
-    """Routes that match too, or fail in one condition alone, the most specific first; at most 10."""
+    """Other routes that also match or fail in only one condition, most specific first; at most 10."""
     has_more_routes: bool
-    """True if there are more of these."""
+    """True if there are more such routes."""
 
 
 SHAPES = (
@@ -258,11 +258,11 @@ SHAPES = (
     ExplainDocument, RequestEntry, TakenEntry, BlockEntry, UpstreamEntry, ValueEntry, RefusalEntry, ReadingEntry,
     OtherEntry, Place,
 )  # fmt: skip
-"""All shapes, in the order of the reference."""
+"""All types of documents and their parts, in the order of the reference."""
 
 
 def problems_document(errors: Iterable[Problem], warnings: Iterable[Problem] = ()) -> ProblemsDocument:
-    """Return the document of problems."""
+    """Return the document of errors and warnings."""
     entries = [_problem("error", each) for each in errors]
     return {"ok": not entries, "problems": entries + [_problem("warning", each) for each in warnings]}
 
@@ -273,12 +273,12 @@ def _problem(severity: Literal["error", "warning"], problem: Problem) -> Problem
 
 
 def place_of(mark: Mark | None) -> Place | None:
-    """Return a place of a file; None for a built-in value."""
+    """Return a place as JSON-ready values; None for a built-in value."""
     return {"file": mark.file, "line": mark.line} if mark is not None and mark.line else None
 
 
 def masked(value: Any, masks: Masks) -> Any:
-    """Return plain values as JSON-ready ones in which every text is masked."""
+    """Return plain values as JSON-ready values with all texts masked."""
     if isinstance(value, str):
         return masks.text(value)
     if isinstance(value, dict):

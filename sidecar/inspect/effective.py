@@ -21,15 +21,15 @@ class Value(NamedTuple):
     """Effective value of one key."""
 
     key: str
-    """Path of its key, such as `backoff.base`."""
+    """Path of the key, such as `backoff.base`."""
     value: Any
-    """Value as a file writes it, as plain dicts, lists and scalars."""
+    """Value in the notation of policy files, as plain dicts, lists and scalars."""
     mark: Mark | None
-    """Place of the value; None for a built-in one."""
+    """Place of the value; None for a built-in default."""
 
     @property
     def row(self) -> tuple[str, str, str]:
-        """Key, value on one line, and `file:line` or `built-in`."""
+        """Row of a table: key, value on one line, and `file:line` or `built-in`."""
         return self.key, flow(self.value), "built-in" if self.mark is None else str(self.mark)
 
 

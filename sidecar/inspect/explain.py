@@ -1,6 +1,6 @@
-"""Compiled policies as text: the stages of each route, and the way of one request.
+"""Texts of `sidecar routes` and `sidecar explain`: the stages of each route, and the route of one request.
 
-Both are made from compiled policies (`dry.py`) and not from the files, so that what is printed is what would run.
+Both are made from compiled policies (`dry.py`) and not from the files, so that they show what would run.
 `explain_json.py` makes JSON documents of the same facts.
 """
 
@@ -50,21 +50,25 @@ class RequestError(ValueError):
 
 
 class StageFacts(NamedTuple):
-    """Stage of a route, as the files give it."""
+    """Stage of a route, with the settings that the files contain."""
 
     policy: str
+    """Name of its block."""
     scope: Scope
     settings: Any
-    """Keys of its block that the files give, as plain values; the others are built in."""
+    """Keys of its block that the files contain, as plain values; all other keys have their defaults."""
     mark: Mark
+    """Place of its block."""
 
 
 class Other(NamedTuple):
-    """Route that does not take a request, but nearly."""
+    """Route that nearly takes a request."""
 
     name: str
     why: str
+    """Reason why it does not take the request."""
     mark: Mark
+    """Place of its match."""
 
 
 class Refused(NamedTuple):
@@ -74,7 +78,7 @@ class Refused(NamedTuple):
     allowed: Sequence[str] = ()
     """Methods that have a route for the path."""
     readings: Sequence[tuple[str, str | None]] = ()
-    """Ways in which servers read the path, each with its route, where these differ."""
+    """Paths that different servers would read, each with its route, if the routes differ; otherwise empty."""
 
     @property
     def status(self) -> Literal[404, 405]:
@@ -182,7 +186,7 @@ def match_words(route: Route) -> str:
 
 
 def written(node: Node | None, key: str, value: Any) -> Any:
-    """Return a value as its file has it if an environment variable gives it, or a part of it."""
+    """Return the text of the file for a value that contains `${NAME}`, and any other value unchanged."""
     given = node.child(key) if node is not None else None
     if given is None:
         return value
@@ -198,12 +202,13 @@ def table(rows: Sequence[tuple[str, str, str]]) -> list[str]:
 
 
 def _title(policy: str, scope: Scope, route: Route) -> str:
+    """Return the name of a block, with the owner of its scope unless that is the route."""
     of = {"route": "", "upstream": f" of {route.upstream}", "endpoint": " of each endpoint"}
     return policy + of[scope]
 
 
 def scope_of(link: Link) -> Scope:
-    """Return where the block of a link stands."""
+    """Return the scope of a stage in the chain."""
     return "route" if link.scope == ROUTE else "upstream"
 
 
@@ -213,10 +218,10 @@ def _node_above(snapshot: Snapshot, route: Route, scope: Scope) -> Node | None:
 
 
 def stages_of(snapshot: Snapshot, route: Route) -> Iterator[StageFacts]:
-    """Yield the stages of a route, the outermost first.
+    """Yield the stages of a route, outermost first.
 
-    The last one is a breaker `per: endpoint`, if there is one: it is no link of the chain, because the upstream asks it
-    for each endpoint.
+    The last one is a breaker with `per: endpoint`, if there is one.  It is not in the chain, because the upstream asks
+    it for each endpoint.
     """
     for link in route.chain:
         scope = scope_of(link)
@@ -231,25 +236,26 @@ def stages_of(snapshot: Snapshot, route: Route) -> Iterator[StageFacts]:
 
 
 def _where_of(snapshot: Snapshot, route: Route, policy: str) -> Mark:
+    """Return the place of a block under the upstream of a route."""
     return snapshot.spec.where("upstreams", route.upstream, policy)
 
 
 def blocks_in_force(snapshot: Snapshot, route: Route) -> Iterator[tuple[Link, list[Value]]]:
-    """Yield every link of a route's chain with all values of its block."""
+    """Yield every stage of a route's chain with all values of its block."""
     for link in route.chain:
         node = _node_above(snapshot, route, scope_of(link))
         yield link, list(values(link.block, node.child(link.policy) if node is not None else None))
 
 
 def upstream_in_force(snapshot: Snapshot, route: Route) -> list[Value]:
-    """Return all values of a route's upstream, but for those of its links in the chain."""
+    """Return all values of a route's upstream, without those of stages in the chain."""
     own = tuple(link.policy for link in route.chain if link.scope != ROUTE)
     node = snapshot.spec.node.find(("upstreams", route.upstream))
     return list(values(snapshot.spec.upstreams[route.upstream], node, without=own))
 
 
 def _in_force(snapshot: Snapshot, route: Route) -> Iterator[str]:
-    """Yield every value of every block of the route, as lines."""
+    """Yield the lines for all effective values of the route's blocks, its upstream, and its criticality."""
     for link, found in blocks_in_force(snapshot, route):
         yield from ("", _title(link.policy, scope_of(link), route), *table([each.row for each in found]))
     found = upstream_in_force(snapshot, route)
@@ -260,7 +266,7 @@ def _in_force(snapshot: Snapshot, route: Route) -> Iterator[str]:
 
 
 def cache_sentences(route: Route, x: Exchange) -> list[str] | None:
-    """Return what the cache of a route does with a request, in sentences; None without a cache."""
+    """Return sentences on what the cache of a route does with a request; None without a cache."""
     cache = cache_of(route.spec)
     return None if cache is None else list(cache_text(cache, route.name, x, route.spec.node.nearest("cache")))
 
@@ -271,17 +277,18 @@ def refusal_of(snapshot: Snapshot, listener: str, x: Exchange) -> Refused:
     known = uri.readings(x.path)
     if not known:
         return Refused(
-            "the path has a dot segment in disguise or a NUL, or is too long to be read in every way", allowed
+            "the path has an encoded dot segment or a NUL, or is too long to check all its readings", allowed
         )
     if len(known) > 1:
         readings = [(path.decode("utf-8", "replace"), _route_of(snapshot, listener, x, path)) for path in known]
-        return Refused("servers read the path in several ways, and not all lead to the same route", allowed, readings)
+        return Refused("servers read the path in several ways, and these match different routes", allowed, readings)
     if allowed:
         return Refused(f"the path is known, but only for {', '.join(allowed)}", allowed)
-    return Refused(f"none of {listener} matches")
+    return Refused(f"no route of {listener} matches")
 
 
 def _route_of(snapshot: Snapshot, listener: str, x: Exchange, path: bytes) -> str | None:
+    """Return the name of the route that a reading of the path leads to; None if there is none."""
     for rule in snapshot.listeners[listener].rules:
         if not list(misses(rule, x, path)):
             return rule.target.name
@@ -289,9 +296,9 @@ def _route_of(snapshot: Snapshot, listener: str, x: Exchange, path: bytes) -> st
 
 
 def others_of(snapshot: Snapshot, listener: str, taken: Route | None, x: Exchange) -> tuple[list[Other], bool]:
-    """Return routes that match too, or fail in one condition alone, the most specific first; True if there are more.
+    """Return other routes that also match or fail in only one condition, most specific first.
 
-    At most `MAX_LISTED` are returned.
+    At most `MAX_LISTED` are returned; the second result is True if there are more.
     """
     found: list[Other] = []
     for rule in snapshot.listeners[listener].rules:
@@ -336,4 +343,5 @@ def misses(rule: Rule[Route], x: Exchange, path: bytes) -> Iterator[str]:
 
 
 def _seen(value: bytes | None) -> str:
+    """Return a received value as text."""
     return "not given" if value is None else value.decode("utf-8", "replace")

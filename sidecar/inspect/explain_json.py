@@ -1,6 +1,6 @@
-"""Compiled policies as JSON documents, for `--json` of `sidecar routes` and `sidecar explain`.
+"""JSON documents of compiled policies, for `--json` of `sidecar routes` and `sidecar explain`.
 
-They have the facts that `explain.py` makes its text of.  The shapes stand in `documents.py`.  Words of the format and
+They contain the same facts as the texts of `explain.py`; their types are in `documents.py`.  Keys of the format and
 places are never masked, so that a variable with the value `route` does not break a document.
 """
 
@@ -68,6 +68,7 @@ def explain_document(snapshot: Snapshot, listener: str, x: Exchange) -> ExplainD
 
 
 def _route(snapshot: Snapshot, route: Route) -> RouteEntry:
+    """Return the entry of a route in the document of all routes."""
     masks = snapshot.spec.masks
     return {
         "name": masks.text(route.name),
@@ -88,6 +89,7 @@ def _route(snapshot: Snapshot, route: Route) -> RouteEntry:
 
 
 def _match(snapshot: Snapshot, route: Route) -> MatchEntry:
+    """Return the conditions of a route, masked."""
     match, node, mask = route.spec.match, route.spec.node.child("match"), snapshot.spec.masks.text
 
     def text(key: str) -> str | None:
@@ -110,6 +112,7 @@ def _match(snapshot: Snapshot, route: Route) -> MatchEntry:
 
 
 def _target(snapshot: Snapshot, route: Route) -> TargetEntry:
+    """Return the upstream of a route, masked."""
     spec, mask = snapshot.spec.upstreams[route.upstream], snapshot.spec.masks.text
     node = snapshot.spec.node.find(("upstreams", route.upstream))
     found: DiscoverEntry | None = None
@@ -126,6 +129,7 @@ def _target(snapshot: Snapshot, route: Route) -> TargetEntry:
 
 
 def _taken(snapshot: Snapshot, route: Route, x: Exchange) -> TakenEntry:
+    """Return the entry of the route that a request takes, with all effective values."""
     spec, masks = route.spec, snapshot.spec.masks
     mask, sentences = masks.text, cache_sentences(route, x)
     captures: Mapping[str, Any] = x.captures
@@ -150,6 +154,7 @@ def _values(values: Iterable[Value], masks: Masks) -> list[ValueEntry]:
 
 
 def _refusal(snapshot: Snapshot, refused: Refused) -> RefusalEntry:
+    """Return the reason why a request takes no route, masked."""
     mask = snapshot.spec.masks.text
     return {
         "status": refused.status,

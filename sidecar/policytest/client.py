@@ -1,4 +1,4 @@
-"""Client of a test: one request on a connection of its own, and the answer that comes back."""
+"""Client of a test: sends one request on its own connection, and reads the answer."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from sidecar.policytest.spec import RequestSpec
 class Received(NamedTuple):
     """Answer as a client received it.
 
-    - `status`: 0 where the connection ended before there was an answer.
-    - `is_whole`: True if the body arrived to its end.
+    - `status`: 0 if the connection ended without an answer.
+    - `is_whole`: True if the body is complete.
     """
 
     status: int
@@ -27,7 +27,7 @@ class Received(NamedTuple):
 
 
 def request_bytes(spec: RequestSpec) -> bytes:
-    """Return a request as it is written to a connection."""
+    """Return the bytes of a request."""
     parts = urlsplit(spec.path)
     target = spec.path if spec.path.startswith("/") else f"{parts.path or '/'}{'?' if parts.query else ''}{parts.query}"
     body, kind = content(spec)
@@ -42,7 +42,7 @@ def request_bytes(spec: RequestSpec) -> bytes:
 
 
 class ClientConnection(asyncio.Protocol):
-    """Connection that sends one request; its answer becomes the result of `done`."""
+    """Connection that sends one request, and sets the answer as result of `done`."""
 
     def __init__(self, spec: RequestSpec, done: asyncio.Future[Received]) -> None:
         self._spec = spec
@@ -75,6 +75,7 @@ class ClientConnection(asyncio.Protocol):
             return
 
     def _read(self, reader: BodyReader, data: bytes) -> None:
+        """Read a piece of the answer's body, and finish at its end."""
         if reader.feed(data):
             self._finish(is_whole=True)
             self._transport.close()
@@ -89,5 +90,6 @@ class ClientConnection(asyncio.Protocol):
         self._transport.abort()
 
     def _finish(self, *, is_whole: bool) -> None:
+        """Set the result, unless it is set already."""
         if not self._done.done():
             self._done.set_result(Received(self._status, self._headers, self._body.whole(), is_whole))

@@ -1,4 +1,4 @@
-"""Compare what happened in a step with its expectations; each difference names the line of the expectation."""
+"""Comparison of the result of a step with its expectations; each difference has the line of the expectation."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from sidecar.policytest.spec import ContentSpec, ExpectSpec, ReceivedSpec, SeenS
 from sidecar.policytest.world import Observed, World
 
 MAX_SHOWN = 300
-"""Characters of a value in a message."""
+"""Most characters of a value in a message."""
 EPSILON = 1e-6
-"""Seconds by which sums of durations may be off."""
+"""Tolerance in seconds for sums of durations."""
 
 
 class Difference(NamedTuple):
-    """One expectation that is not met; as text `mark: what: expected ..., was ...`."""
+    """Expectation that is not met; as text `mark: what: expected ..., was ...`."""
 
     mark: Mark
     what: str
@@ -59,6 +59,7 @@ def compare(step: StepSpec, node: Node, observed: Sequence[Observed], world: Wor
 
 
 def _request(expect: ExpectSpec, at: Node, one: Observed) -> Differences:
+    """Yield the differences of one request: its answer, route, attempts and duration."""
     if not one.received.is_whole:
         was = "cut off in its body" if one.received.status else "none"
         yield Difference(at.place, "answer", "a complete one", was)
@@ -84,6 +85,7 @@ def _request(expect: ExpectSpec, at: Node, one: Observed) -> Differences:
 
 
 def _answer(spec: ReceivedSpec, at: Node, one: Observed) -> Differences:
+    """Yield the differences of the answer that the client received."""
     received = one.received
     if spec.status is not None and spec.status != received.status:
         why = value_of(received.headers, "x-sidecar-reason")
@@ -96,6 +98,7 @@ def _answer(spec: ReceivedSpec, at: Node, one: Observed) -> Differences:
 
 
 def _seen(specs: Sequence[SeenSpec], at: Node, seen: Sequence[SeenRequest]) -> Differences:
+    """Yield the differences of the requests that reached an upstream."""
     is_list = isinstance(at.value, list)
     if is_list and len(specs) != len(seen):
         got = ", ".join(f"{each.method} {each.target}" for each in seen) or "none"
@@ -117,7 +120,7 @@ def _seen(specs: Sequence[SeenSpec], at: Node, seen: Sequence[SeenRequest]) -> D
 
 
 def _script(step: StepSpec, node: Node, world: World) -> Differences:
-    """Yield a difference unless the attempts took exactly the answers of the step, each at its upstream."""
+    """Yield differences if the attempts did not use exactly the answers of the step, each at the right upstream."""
     script = world.script
     at = node.nearest("upstream")
     place = at.place if at is not node else node.place
@@ -134,6 +137,7 @@ def _script(step: StepSpec, node: Node, world: World) -> Differences:
 
 
 def _headers(wanted: dict[str, str | None], at: Node, headers: Headers) -> Differences:
+    """Yield the differences of header fields."""
     for name, value in wanted.items():
         got = value_of(headers, name)
         if got != value:
@@ -141,6 +145,7 @@ def _headers(wanted: dict[str, str | None], at: Node, headers: Headers) -> Diffe
 
 
 def _content(spec: ContentSpec, at: Node, body: bytes) -> Differences:
+    """Yield the differences of a body."""
     if "json_" in spec.model_fields_set:
         try:
             got = json.loads(body, parse_float=Decimal)
@@ -156,7 +161,7 @@ def _content(spec: ContentSpec, at: Node, body: bytes) -> Differences:
 
 
 def _json(at: Node, pointer: str, wanted: Any, got: Any) -> Differences:
-    """Yield a difference for each member of a JSON value that is missing, unexpected or another."""
+    """Yield a difference for each member of a JSON value that is missing, unexpected or different."""
     if isinstance(wanted, dict) and isinstance(got, dict):
         for key in {**wanted, **got}:
             inner = f"{pointer}/{key}"
@@ -174,6 +179,7 @@ def _json(at: Node, pointer: str, wanted: Any, got: Any) -> Differences:
 
 
 def _same(wanted: Any, got: Any) -> bool:
+    """True if two JSON scalars are equal; True and 1 are not."""
     if isinstance(wanted, bool) or isinstance(got, bool):
         return wanted is got
     if isinstance(wanted, float) and isinstance(got, Decimal):
@@ -182,11 +188,13 @@ def _same(wanted: Any, got: Any) -> bool:
 
 
 def _equal(at: Node, path: tuple[str, ...], wanted: Any, got: Any) -> Differences:
+    """Yield a difference if two values differ."""
     if wanted != got:
         yield _differs(at, path, wanted, got)
 
 
 def _differs(at: Node, path: tuple[str, ...], wanted: Any, got: Any) -> Difference:
+    """Return a difference at the place of an expectation."""
     return Difference(at.nearest(*path).place, " ".join(path), _shown(wanted), _shown(got))
 
 
@@ -195,6 +203,7 @@ def _attempts(count: int) -> str:
 
 
 def _shown(value: Any) -> str:
+    """Return a value as text, cut to `MAX_SHOWN` characters."""
     if value is None:
         return "nothing"
     text = value or "nothing" if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
@@ -202,7 +211,7 @@ def _shown(value: Any) -> str:
 
 
 def _detail(body: bytes) -> str:
-    """Return the `detail` of a problem document (RFC 9457), empty where the body is none."""
+    """Return the `detail` of a problem document (RFC 9457); empty for any other body."""
     try:
         return str(json.loads(body)["detail"])
     except (ValueError, LookupError, TypeError):

@@ -1,4 +1,4 @@
-"""Find, read and run test files: each test on a fresh virtual loop, step by step."""
+"""Runner of test files: finds and reads them, and runs each test step by step on its own virtual loop."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ SUFFIXES: Final = (".test.yaml", ".test.yml")
 class Result(NamedTuple):
     """Outcome of one test.
 
-    - `mark`: file and line where it begins.
-    - `differences`: one line each; empty where the test passed.
+    - `mark`: file and line of the test.
+    - `differences`: one line each; empty if the test passed.
     """
 
     file: str
@@ -52,8 +52,10 @@ class Unusable(Exception):  # noqa: N818 - the finding of a run, not an error of
 
 
 def find(path: str) -> list[str]:
-    """Return the test files at a path: the path itself, or all in the directory.  Raises `OSError` with a message for
-    the user."""
+    """Return the test files at a path: the file itself, or all files below the directory.
+
+    Raises `OSError` with a message for the user.
+    """
     if not os.path.isdir(path):
         if os.path.exists(path) and not path.endswith(SUFFIXES):
             raise OSError(f"{path}: is not a test file; the name of one ends in .test.yaml")
@@ -74,8 +76,8 @@ def _is_test(name: str) -> bool:
 def run_file(path: str, environ: Mapping[str, str], words: Sequence[str] = ()) -> Iterator[Result]:
     """Run the tests of one file and yield their results in order.
 
-    With `words` only tests are run that have one of them in their names.  Raises `Unusable` where the file or its
-    policies have problems, `OSError` where a file cannot be read.
+    With `words`, only tests with one of these words in their names are run.  Raises `Unusable` if the file or its
+    policies have problems, and `OSError` if a file cannot be read.
     """
     report = Report()
     (source,) = files.read(path)
@@ -84,7 +86,7 @@ def run_file(path: str, environ: Mapping[str, str], words: Sequence[str] = ()) -
     if spec is None or root is None:
         raise Unusable([str(problem) for problem in report.problems] or [f"{path}: holds no tests"])
     policies = _policies(path, spec, {**environ, **spec.environ})
-    shown = {**report.origins.masks().words, **policies.masks.words}
+    shown = {**report.origins.masks().replacements, **policies.masks.replacements}
     masks = Masks({word: text for word, text in shown.items() if not _is_spelt_out(text, spec.environ)})
     tests = root.nearest("tests")
     for index, test in enumerate(spec.tests):
@@ -97,12 +99,15 @@ def run_file(path: str, environ: Mapping[str, str], words: Sequence[str] = ()) -
 
 
 def _is_spelt_out(text: str, environ: Mapping[str, str]) -> bool:
-    """True if the test file itself gives all variables of a text."""
+    """True if the test file itself sets all variables in a text, so that their values are no secrets."""
     return set(VARIABLE.findall(text)) <= environ.keys()
 
 
 def _policies(path: str, spec: FileSpec, environ: Mapping[str, str]) -> PolicySpec:
-    """Return the policies under test: those named in the file, else of the same name, else of the directory."""
+    """Return the policies under test.
+
+    These are the policies that the test file names, or else the policy file of the same name, or else the directory.
+    """
     here = Path(path).parent
     own = here / f"{Path(path).name.split('.test.')[0]}.yaml"
     target = here / spec.policies if spec.policies is not None else own if own.exists() else here
@@ -113,7 +118,7 @@ def _policies(path: str, spec: FileSpec, environ: Mapping[str, str]) -> PolicySp
 
 
 async def _run(test: TestSpec, node: Node, policies: PolicySpec) -> list[Difference]:
-    """Run one test; it ends at the first step with a difference, since later steps build on it."""
+    """Run one test and return its differences; it ends at the first step with a difference."""
     try:
         world = World(policies, test.seed)
     except CompileError as error:
@@ -126,7 +131,7 @@ async def _run(test: TestSpec, node: Node, policies: PolicySpec) -> list[Differe
 
 
 async def _step(step: StepSpec, node: Node, world: World) -> AsyncIterator[list[Difference]]:
-    """Run one step; yields once, all its differences, if there is any."""
+    """Run one step as often as it says, and yield a list of differences at the first run that has some."""
     if step.wait is not None:
         world.script.begin(step.upstream)
         await world.env.sleep(step.wait)

@@ -1,7 +1,7 @@
-"""Scripted upstreams of a test: each attempt gets the next answer of the script, whichever upstream it goes to.
+"""Scripted upstreams of a test: each attempt gets the next answer of the script, at whatever upstream.
 
-An answer is taken when a connection is made, since a refused connection is an answer too.  Every answer closes its
-connection, so each attempt makes one and the order of answers is the order of attempts.
+An answer is taken when a connection is made, because a refused connection is an answer too.  Every answer closes its
+connection.  So each attempt makes a connection, and answers are used in the order of attempts.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ from sidecar.policytest.spec import AnswerSpec, ContentSpec
 from sidecar.simulation.transport import Address
 
 MAX_HEAD: Final = 2**20
+"""Largest head of a message in bytes."""
 BODILESS: Final = frozenset((204, 205, 304))
+"""Statuses of answers without a body."""
 PHRASES: Final = {int(status): status.phrase for status in HTTPStatus}
 
 
@@ -37,7 +39,7 @@ class SeenRequest(NamedTuple):
 
 
 def content(spec: ContentSpec) -> tuple[bytes, str]:
-    """Return a body and its media type; empty where there is none."""
+    """Return the body of a message and its media type, both empty without a body."""
     if "json_" in spec.model_fields_set:
         return json.dumps(spec.json_, ensure_ascii=False).encode(), "application/json"
     if spec.form is not None:
@@ -46,16 +48,16 @@ def content(spec: ContentSpec) -> tuple[bytes, str]:
 
 
 class Script:
-    """Answers of the upstreams in the current step, and what was asked of them.
+    """Answers of the upstreams in the current step, and the requests that used them.
 
     - `seen`: requests that reached an upstream.
-    - `remaining`: answers for which no attempt has come yet.
-    - `unanswered`: upstreams to which an attempt went when no answer was left.
-    - `misdirected`: pairs of the upstream to which an attempt went and the one that its answer names.
+    - `remaining`: answers that no attempt has used yet.
+    - `unanswered`: upstreams of attempts for which no answer was left.
+    - `misdirected`: pairs of an attempt's upstream and the upstream that its answer names, if they differ.
     """
 
     def __init__(self, env: Env, names: dict[Address, str]) -> None:
-        """`names`: upstreams by the addresses of their endpoints."""
+        """`names`: names of the upstreams by the addresses of their endpoints."""
         self.env = env
         self.seen: list[SeenRequest] = []
         self.remaining: deque[AnswerSpec] = deque()
@@ -69,7 +71,7 @@ class Script:
         self.seen, self.unanswered, self.misdirected = [], [], []
 
     async def accept(self, address: Address) -> asyncio.Protocol:
-        """Return the upstream's end of a new connection.  Raises `OSError` where the script refuses it."""
+        """Return the upstream's end of a new connection.  Raises `OSError` if the script refuses it."""
         name = self._names.get(address)
         if name is None:
             raise ConnectionRefusedError(111, f"no upstream of this test has the address {address}")
@@ -89,7 +91,7 @@ class Script:
 
 
 class ScriptedConnection(asyncio.Protocol):
-    """Upstream's end of one connection, with its one answer."""
+    """Upstream's end of one connection, which gives one answer."""
 
     def __init__(self, script: Script, upstream: str, answer: AnswerSpec) -> None:
         self._script = script
@@ -130,6 +132,7 @@ class ScriptedConnection(asyncio.Protocol):
             self._reply(SeenRequest(self._upstream, method.decode(), target.decode(), fields, b""))
 
     def _reply(self, request: SeenRequest) -> None:
+        """Record a request, and answer it after the time of its answer."""
         self._script.seen.append(request)
         if self._answer.after:
             self._script.env.call_later(self._answer.after, self._send, request)
@@ -137,6 +140,7 @@ class ScriptedConnection(asyncio.Protocol):
             self._send(request)
 
     def _send(self, request: SeenRequest) -> None:
+        """Send the answer, or fail as the answer says."""
         transport, answer = self._transport, self._answer
         if transport is None or answer.fail == "timeout":
             return
@@ -155,6 +159,7 @@ class ScriptedConnection(asyncio.Protocol):
         transport.close()
 
     def _written(self, request: SeenRequest) -> tuple[bytes, bytes]:
+        """Return head and body of the answer."""
         answer = self._answer
         body, kind = content(answer)
         if answer.fail == "cut" and len(body) < 2:
@@ -172,6 +177,6 @@ class ScriptedConnection(asyncio.Protocol):
 
 
 def value_of(headers: Headers, name: str) -> str | None:
-    """Return a field's first value as text, None without the field."""
+    """Return the first value of a field as text; None without the field."""
     value = get(headers, name.lower().encode())
     return None if value is None else value.decode("utf-8", "surrogateescape")

@@ -1,8 +1,8 @@
 """Format of test files.
 
-policies: payments.yaml                      # beside it; without this the file of the same name, or the directory
+policies: payments.yaml                      # relative to this file; by default the file of the same name
 tests:
-  - name: a payment that fails once is tried again
+  - name: a payment that fails once is retried
     request: {path: /payments/7}
     upstream: [503, {status: 200, json: {id: 7}}]
     expect: {answer: {status: 200, json: {id: 7}}, attempts: 2}
@@ -28,7 +28,7 @@ class ContentSpec(Model):
     """Body of a message: at most one of its three forms."""
 
     json_: Annotated[Any, Field(alias="json")] = None
-    """Body as a JSON value; the media type is application/json unless `headers` say otherwise."""
+    """Body as a JSON value; the media type is application/json, unless `headers` has another one."""
     form: dict[str, str] | None = None
     """Body as the fields of a form."""
     body: str | None = None
@@ -42,12 +42,14 @@ class ContentSpec(Model):
 
 
 def _target(path: str) -> str:
+    """Return a path or URL unchanged.  Raises `ValueError` for anything else."""
     if not path.startswith(("/", "http://", "https://")):
         raise ValueError("is neither a path nor a URL; write it such as /orders/7 or http://orders/orders/7")
     return path
 
 
 def _client(address: str) -> str:
+    """Return an IP address in its usual form.  Raises `ValueError`."""
     try:
         return str(ip_address(address))
     except ValueError:
@@ -62,10 +64,11 @@ class RequestSpec(ContentSpec):
     """Path with its query, such as `/orders/7?expand=items`; or a whole URL."""
     headers: Headers = Field(default_factory=dict)
     client: Annotated[str, AfterValidator(_client)] = "192.0.2.2"
-    """IP address of the client; listeners believe those in `trusted_proxies`."""
+    """IP address of the client; clients in `trusted_proxies` of a listener are trusted."""
 
 
 def _from_word(value: Any) -> Any:
+    """Return the mapping for the short form of an answer."""
     if isinstance(value, int) and not isinstance(value, bool):
         return {"status": value}
     if isinstance(value, str):
@@ -78,20 +81,20 @@ def _from_word(value: Any) -> Any:
 
 
 class AnswerSpec(ContentSpec):
-    """Answer of an upstream; written short as a status (`503`) or a failure (`reset`)."""
+    """Answer of an upstream; its short form is a status (`503`) or a failure (`reset`)."""
 
     status: Status = 200
     headers: Headers = Field(default_factory=dict)
     after: DurationOrZero = 0.0
-    """Time until the answer begins."""
+    """Time from the request to the beginning of the answer."""
     fail: Literal["connect_failure", "connect_timeout", "reset", "cut", "timeout", "protocol_error"] | None = None
-    """Failure instead of an answer.  `connect_failure`: the connection is refused.  `connect_timeout`: it is never
-    made.  `reset`: it is reset once the request has arrived.  `cut`: it is reset in the middle of the answer's body.
-    `timeout`: no answer comes.  `protocol_error`: the answer is not HTTP."""
+    """Failure instead of an answer.  `connect_failure`: the connection is refused.  `connect_timeout`: the connection
+    is never established.  `reset`: the connection is reset after the request.  `cut`: the connection is reset in the
+    middle of the answer's body.  `timeout`: no answer comes.  `protocol_error`: the answer is not HTTP."""
     times: Annotated[int, Field(ge=1, le=10_000)] = 1
-    """Number of attempts in a row that get this answer."""
+    """Number of successive attempts that get this answer."""
     upstream: str | None = None
-    """Upstream to which the attempt must go."""
+    """Upstream to which the attempt must go; by default any."""
 
 
 Answer = Annotated[AnswerSpec, BeforeValidator(_from_word), WithJsonSchema({"type": ["object", "integer", "string"]})]
@@ -102,28 +105,28 @@ def _listed(value: Any) -> Any:
 
 
 class SeenSpec(ContentSpec):
-    """Request that an upstream must have received; a fact that is left out is not checked."""
+    """Request that an upstream must have received; keys that are left out are not checked."""
 
     upstream: str | None = None
     method: Method | None = None
     path: str | None = None
     """Path with its query."""
     headers: dict[str, str | None] = Field(default_factory=dict)
-    """Values by name; null for a field that must not be there."""
+    """Values of header fields by name; null for a field that must be absent."""
 
 
 class ReceivedSpec(ContentSpec):
-    """Answer that the client must receive; a fact that is left out is not checked."""
+    """Answer that the client must receive; keys that are left out are not checked."""
 
     status: Status | None = None
     headers: dict[str, str | None] = Field(default_factory=dict)
-    """Values by name; null for a field that must not be there."""
+    """Values of header fields by name; null for a field that must be absent."""
     reason: str | None = None
     """Reason of a refusal, such as `breaker_open` or `overloaded`; empty for an answer of the service."""
 
 
 class TookSpec(Model):
-    """Bounds of the time from sending the request to the end of the answer."""
+    """Bounds for the time from sending the request to the end of the answer."""
 
     min: DurationOrZero = 0.0
     max: Duration = float("inf")
@@ -133,26 +136,28 @@ Seen = Annotated[tuple[SeenSpec, ...], BeforeValidator(_listed), Field(strict=Fa
 
 
 class ExpectSpec(Model):
-    """Expectations of a step; a fact that is left out is not checked.  The number of attempts always is: it must be the
-    number of the step's answers."""
+    """Expectations of a step; keys that are left out are not checked.
+
+    The number of attempts is always checked: it must be the number of answers of the step.
+    """
 
     answer: ReceivedSpec | None = None
     answers: dict[str, int] | None = None
     """Number of answers of each status, for a step of several requests."""
     upstream: Seen | None = None
-    """Requests that reached an upstream, in order; a single one, not in a list, holds for all of them."""
+    """Requests that must reach an upstream, in order; a single mapping holds for all of them."""
     attempts: Annotated[int, Field(ge=0)] | None = None
-    """Attempts of each request, those included that never left the sidecar."""
+    """Number of attempts of each request, including attempts that never left the sidecar."""
     route: str | None = None
     took: TookSpec | None = None
     cache: str | None = None
     """Result of the cache: `hit`, `miss`, `stale`, ..."""
     retry_stopped: str | None = None
-    """Why there was no further attempt: `budget`, `method`, ..."""
+    """Reason why there was no further attempt: `budget`, `method`, ..."""
     breakers: dict[str, Literal["closed", "open", "half_open", "forced_open", "forced_closed"]] = Field(
         default_factory=dict
     )
-    """States by the name of the route or upstream that the breaker protects, or by the URL of its endpoint."""
+    """State of each breaker, by the name of its route or upstream, or by the URL of its endpoint."""
 
 
 class StepSpec(Model):
@@ -162,9 +167,9 @@ class StepSpec(Model):
     """Time that passes before the request."""
     request: RequestSpec | None = None
     times: Annotated[int, Field(ge=1, le=10_000)] = 1
-    """Number of times that the step is run, one after the other; each meets the same answers."""
+    """Number of successive runs of the step; each run gets the same answers."""
     at_once: Annotated[int, Field(ge=1, le=10_000)] = 1
-    """Number of requests at the same time; they share the answers."""
+    """Number of simultaneous requests; they share the answers."""
     listener: str | None = None
     """Listener of the request; by default `inbound`, or the only one."""
     upstream: Annotated[tuple[Answer, ...], BeforeValidator(_listed), Field(strict=False)] = ()
@@ -173,19 +178,19 @@ class StepSpec(Model):
 
 
 class TestSpec(StepSpec):
-    """One test: a single step, or several in `steps`."""
+    """Test with a single step, or with several in `steps`."""
 
     __test__ = False  # pytest must not collect it
 
     name: Annotated[str, Field(min_length=1)]
     steps: tuple[StepSpec, ...] = Field(default=(), strict=False)
     seed: int = 0
-    """Seed of all that is left to chance, such as jitter and the share of injected faults."""
+    """Seed of random choices, such as jitter and the share of injected faults."""
 
     @model_validator(mode="after")
     def _has_steps(self) -> TestSpec:
         if (self.request is None) == (not self.steps):
-            raise ValueError("needs a request, or steps with requests, and not both")
+            raise ValueError("needs either a request or steps with requests, not both")
         return self
 
 

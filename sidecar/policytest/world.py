@@ -1,4 +1,4 @@
-"""Policies in force on a virtual loop: real connections of listeners, real pipelines, real upstream clients."""
+"""World of a test: policies in force on a virtual loop, with real connections, pipelines and upstream clients."""
 
 from __future__ import annotations
 
@@ -28,16 +28,17 @@ from sidecar.upstream.endpoint import parse_endpoint
 
 INBOUND: Final = "inbound"
 TURNS: Final = 20
-"""Turns of the loop after which everything has run that needs no time."""
+"""Turns of the loop in which all callbacks that need no time have run."""
 CLIENT_PORT: Final = 40_000
 PATIENCE: Final = 600.0
-"""Seconds after which a client gives up, so that no test waits for ever."""
+"""Virtual seconds after which a client gives up, so that no test waits for ever."""
 
 
 class Observed(NamedTuple):
-    """One request of a client and what came of it.
+    """Result of one request of a client.
 
-    - `x`, `outcome`: the exchange as it was recorded; None where none was.
+    - `received`: answer that the client received.
+    - `x`, `outcome`: exchange as the sidecar recorded it; None if it recorded none.
     - `seconds`: time from sending the request to the end of the answer.
     """
 
@@ -77,12 +78,12 @@ class World:
 
     @property
     def listener(self) -> str:
-        """Name of the listener for requests that name none; empty where that is ambiguous."""
+        """Name of the listener for requests that name none; empty if it is ambiguous."""
         names = list(self.snapshot.spec.listeners)
         return INBOUND if INBOUND in names else names[0] if len(names) == 1 else ""
 
     async def ask(self, listener: str, request: RequestSpec) -> Observed:
-        """Send one request on a new connection and wait for the end of its answer."""
+        """Send one request on a new connection, and wait for the end of its answer."""
         recorded: list[tuple[Exchange, Outcome]] = []
         server = Server(self.env, lambda x, outcome, _reason, _seconds: recorded.append((x, outcome)), NoTelemetry())
         server.limits = self.snapshot.spec.limits
@@ -101,7 +102,7 @@ class World:
         return Observed(received, x, outcome, seconds)
 
     async def settle(self) -> None:
-        """Let everything run that needs no time."""
+        """Run all callbacks that need no time."""
         for _ in range(TURNS):
             await asyncio.sleep(0)
 
@@ -123,7 +124,7 @@ def _no_metrics(_: RouteSpec) -> Any:
 
 
 def _simplified(spec: UpstreamSpec) -> UpstreamSpec:
-    """Return an upstream with known endpoints and without what needs a real network."""
+    """Return an upstream with fixed endpoints, and without health checks, TLS and discovery."""
     changed: dict[str, Any] = {"health_check": None, "tls": None, "discover": None}
     if spec.discover is not None:
         changed["endpoints"] = (f"{spec.discover.scheme}://{spec.discover.dns}:{spec.discover.port}",)
@@ -131,5 +132,6 @@ def _simplified(spec: UpstreamSpec) -> UpstreamSpec:
 
 
 def _addresses(spec: UpstreamSpec) -> list[Address]:
+    """Return the addresses of an upstream's endpoints."""
     found = [parse_endpoint(url) for url in spec.endpoints or ()]
     return [(address.path, None) if address.path else (address.host, address.port) for address in found]

@@ -107,6 +107,7 @@ class Process:
             self._env.emit(events.DRAIN_EXPIRED, connections=draining.result())
 
     def _ask_to_stop(self, name: str) -> None:
+        """Begin to drain; at the second signal, end the process at once."""
         if self._stop.is_set():
             self._stop_now.set()
         self._view.readiness.obstacle = f"draining since {name}"
@@ -116,6 +117,7 @@ class Process:
         self._env.spawn(self._control.reload("signal"))
 
     async def _watch_certificates(self) -> None:
+        """Check certificate files for changes every `WATCH_SECONDS`."""
         while True:
             await self._env.sleep(WATCH_SECONDS)
             for key, watch in self._store.objects().items():

@@ -49,10 +49,12 @@ class StallWatch:
         return {"stalls": self._stalls.value, "longest_seconds": round(self._longest, 3), "last": self._last}
 
     def _arm(self) -> None:
+        """Schedule the next tick."""
         self._due = self._env.now() + self._interval
         self._timer = self._env.call_later(self._interval, self._tick)
 
     def _tick(self) -> None:
+        """Record the delay of the timer, and report a stall."""
         late = max(0.0, self._env.now() - self._due)
         self._lag.record(late)
         if late >= self._threshold:

@@ -83,6 +83,7 @@ class Network:
         return found
 
     async def _accept(self, address: Address) -> asyncio.BaseProtocol:
+        """Return the protocol of the listener at an address; wait while it hangs."""
         while (server := self._listeners.get(address)) is not None and server.is_hanging:
             await server.wait()
         await asyncio.sleep(0)  # as on a real loop, connecting takes at least one turn

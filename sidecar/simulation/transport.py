@@ -27,7 +27,7 @@ Address = tuple[str, int | None]
 
 
 class MemoryTransport(asyncio.Transport):
-    """One end of a connection.
+    """Near or far end of a connection in memory.
 
     - `peer`: the other end.
     - `split`: largest piece, in bytes, that arrives in one turn of the loop; None for no limit.
@@ -136,11 +136,13 @@ class MemoryTransport(asyncio.Transport):
     # ----- delivery to the peer
 
     def _schedule(self) -> None:
+        """Schedule a delivery, if there is data and the peer reads."""
         if self._way and not self._is_scheduled and (self.peer._is_reading or self.peer._is_closing):
             self._is_scheduled = True
             self._loop.call_soon(self._deliver)
 
     def _deliver(self) -> None:
+        """Deliver queued pieces while the peer reads, then resume or close this side if that is due."""
         self._is_scheduled = False
         peer = self.peer
         while self._way and (peer._is_reading or peer._is_closing):
@@ -178,6 +180,7 @@ class MemoryTransport(asyncio.Transport):
         protocol.buffer_updated(size)
 
     def _lose(self, error: Exception | None) -> None:
+        """Call `connection_lost` once."""
         if not self._is_lost:
             self._is_lost = self._is_closing = True
             if error is not None:

@@ -7,7 +7,7 @@ A directory has the name of its block in a policy file.  In it
 - other modules are the stage's own.  Stages do not import each other.
 
 The map is the table `STAGES`: outermost first, with the reason for each place.  The order is fixed in code as in Envoy
-and Linkerd: a free order would be a page that everyone has to read, and a mistake that everyone can make.
+and Linkerd; `docs/design/stage-order.md` has the reasons.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from sidecar.core.stage import Stage
 
 
 class StageKind:
-    """One policy: its block's name, its spec, and how it becomes a stage.
+    """Kind of stage: the name of its block, its spec, and its runtime module.
 
-    Nothing of it is imported before it is asked for, since a start imports only what is configured.
+    Both modules are imported when they are first needed, so that a start imports only what is configured.
     """
 
     __slots__ = ("name",)
@@ -33,13 +33,13 @@ class StageKind:
 
     @property
     def spec(self) -> type[Block]:
-        """Model of the block."""
+        """Class of the block's spec."""
         spec: type[Block] = import_module(f"{__name__}.{self.name}.spec").Spec
         return spec
 
     @property
     def examples(self) -> tuple[Any, ...]:
-        """Blocks as a policy file has them: for the reference, and for the contract tests."""
+        """Examples of the block as in a policy file, for the reference and the contract tests."""
         examples: tuple[Any, ...] = import_module(f"{__name__}.{self.name}.spec").EXAMPLES
         return examples
 
@@ -48,12 +48,12 @@ class StageKind:
         return import_module(f"{__name__}.{self.name}.stage")
 
     def load_rest(self) -> None:
-        """Import what the stage needs only once it serves (`LATER` of its runtime module); for a worker thread."""
+        """Import the modules that the stage needs only once it serves (`LATER`).  Called in a worker thread."""
         for name in getattr(self.load(), "LATER", ()):
             import_module(name)
 
     def build(self, spec: Block, ctx: BuildContext) -> Stage:
-        """Return the stage that a block becomes.  Raises `OSError` or `ValueError` for what cannot be built here."""
+        """Return the stage of a block.  Raises `OSError` or `ValueError` if it cannot be built on this machine."""
         stage: Stage = self.load().build(spec, ctx)
         return stage
 
@@ -63,14 +63,14 @@ class StageKind:
 
 STAGES: Final = (
     StageKind("timeout"),  # outermost: the deadline covers all others, and each of them sees it
-    StageKind("fallback"),  # stands in for whatever refuses or fails further in
-    StageKind("cache"),  # inside `fallback`, which may use what it still has; knows what the client asked for
+    StageKind("fallback"),  # replaces refusals and failures of the stages further in
+    StageKind("cache"),  # inside `fallback`, which may use its stale entries; sees the request as the client sent it
     StageKind("concurrency"),  # inside `cache`: a hit costs no permit; a request has one for all its attempts
     StageKind("transform"),  # once for all attempts; a response before it is stored or sent
     StageKind("hedge"),  # outside `retry`: each of two racing requests may retry, and both pay from one budget
-    StageKind("retry"),  # sees an open circuit, and waits outside of it
+    StageKind("retry"),  # sees an open circuit as an outcome, and holds no probe while it waits
     StageKind("circuit_breaker"),  # judges single attempts, so it sees each failure
-    StageKind("fault"),  # innermost: what it injects looks like the upstream's doing
+    StageKind("fault"),  # innermost: an injected fault looks like one of the upstream
 )
 """All policies, outermost first, with the reason for each place."""
 BY_NAME: Final = {kind.name: kind for kind in STAGES}

@@ -165,6 +165,7 @@ class Telemetry:
             total(metrics.TELEMETRY_EXPORTED, lambda: watch.exported, signal="metrics")
 
     def _emit_from_thread(self, event: str, /, **attributes: Any) -> None:
+        """Emit an event on the loop, from any thread."""
         try:
             self._submit(lambda: self._env.emit(event, **attributes))
         except RuntimeError:  # the loop is closed, and with it the log
@@ -173,6 +174,7 @@ class Telemetry:
     # ----- with each set of policies
 
     def _tune_tracing(self, sampling: SamplingSpec | None, settings: Settings) -> None:
+        """Put new sampling rules in force."""
         self._recorder.tracer = tracer = self._tracer if sampling is not None else None
         self.begin = None if tracer is None else tracer.begin
         if tracer is not None and sampling is not None:
@@ -181,6 +183,7 @@ class Telemetry:
             tracer.retune(settings.sampler or Sampler(sampling.ratio), sampling.keep)
 
     def _tune_access(self, spec: AccessLogSpec | None) -> None:
+        """Put new settings of the access log in force."""
         from sidecar.telemetry.spec import AccessLogSpec
 
         recorder = self._recorder

@@ -42,12 +42,12 @@ class Masks:
     A text is searched word by word, so that the work does not grow with the number of masks.
     """
 
-    __slots__ = ("_lengths", "_shown", "words")
+    __slots__ = ("_lengths", "_shown", "replacements")
 
-    def __init__(self, words: Mapping[str, str]) -> None:
-        self.words = dict(words)
+    def __init__(self, replacements: Mapping[str, str]) -> None:
+        self.replacements = dict(replacements)
         """Replacement of each text."""
-        self._shown = {word.lower(): shown for word, shown in self.words.items() if word}
+        self._shown = {word.lower(): shown for word, shown in self.replacements.items() if word}
         lengths: dict[str, set[int]] = {}
         for word in self._shown:
             lengths.setdefault(_token.match(word)[0], set()).add(len(word))  # type: ignore[index]
@@ -94,9 +94,9 @@ class Secrets:
         The masks of the last `KEPT` calls are in force, because values of older policies are used for a while after a
         reload.
         """
-        if all(known.words != masks.words for known in self._origins):
+        if all(known.replacements != masks.replacements for known in self._origins):
             self._origins.append(masks)
-            self._masks = Masks({word: shown for each in self._origins for word, shown in each.words.items()})
+            self._masks = Masks({word: shown for each in self._origins for word, shown in each.replacements.items()})
 
     def hide(self, values: Iterable[str], whose: str = "") -> None:
         """Hide texts from now on; they replace the texts that the same owner, `whose`, named before.
@@ -141,6 +141,7 @@ class Secrets:
         return self.text(_shown(value))
 
     def _member(self, key: Any, item: Any, depth: int) -> tuple[str, Any]:
+        """Return a member of a mapping as JSON-ready values, hidden if its name is that of a secret."""
         name = key if isinstance(key, str) else _shown(key)
         if names_secret(name) and isinstance(
             item, str | bytes | bytearray | list | tuple
@@ -156,6 +157,7 @@ def names_secret(name: str) -> bool:
 
 
 def _shown(value: Any) -> str:
+    """Return a value as text, even if its `__str__` raises."""
     try:
         return str(value)
     except Exception:

@@ -195,6 +195,7 @@ def _target(spec: TelemetrySpec, signal: Literal["TRACES", "METRICS"], read: Var
 
 
 def _sampler(read: Variables) -> Sampler | None:
+    """Return the sampler that the variables set; None if they set none."""
     found = read.word("OTEL_TRACES_SAMPLER", SAMPLERS, None)
     if found is None:
         return None

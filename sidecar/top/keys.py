@@ -1,7 +1,7 @@
-"""Keys of a terminal: `q` ends the program as Ctrl-C does, while it waits for the stream.
+"""Keys of a terminal: `q` ends the program like Ctrl-C.
 
-A thread reads the keys, since reading the stream blocks.  It sends the main thread the signal of Ctrl-C: only a signal
-ends a read that blocks.
+A thread reads the keys, because the main thread blocks while it reads the stream.  For `q` it sends SIGINT to the main
+thread, because only a signal ends a blocking read.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ QUIT: Final = b"qQ"
 
 @contextmanager
 def quit_key() -> Iterator[None]:
-    """Watch for `q` on standard input, if that is a terminal; its settings come back in the end."""
+    """Return a context in which `q` on a terminal raises `KeyboardInterrupt`; it restores the terminal's settings."""
     if termios is None or not sys.stdin.isatty():
         yield
         return
@@ -40,6 +40,7 @@ def quit_key() -> Iterator[None]:
 
 
 def _watch(fd: int) -> None:
+    """Read keys, and send SIGINT to the main thread for `q`; run in a thread."""
     main = threading.main_thread().ident
     while key := os.read(fd, 1):
         if key in QUIT and main is not None:

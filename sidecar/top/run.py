@@ -1,4 +1,4 @@
-"""Screen loop of `sidecar top`: drawn with each event, and connected again when the stream ends."""
+"""Screen loop of `sidecar top`: draws the screen at each event, and connects again when the stream ends."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from sidecar.top.stream import Model, StreamError, follow
 from sidecar.top.view import screen
 
 PAUSE_SECONDS: Final = 2.0
-"""Wait before connecting again."""
+"""Pause before connecting again."""
 
 
 def terminal() -> Console:
-    """Return a console on which no markup and no `:name:` of a text has a meaning."""
+    """Return a console that prints texts literally, without markup or emoji names."""
     return Console(markup=False, emoji=False, highlight=False)
 
 
@@ -32,9 +32,9 @@ def once(host: str, port: int, token: str | None) -> None:
 
 
 def run(host: str, port: int, token: str | None) -> None:
-    """Draw until `q` or Ctrl-C, which raise `KeyboardInterrupt`.
+    """Draw the screen until `q` or Ctrl-C, which raise `KeyboardInterrupt`.
 
-    Raises `StreamError` if the first connection fails; later ones are made again.
+    Raises `StreamError` if the first connection fails; after later failures it connects again.
     """
     console, model, seen = terminal(), Model(), False
     with quit_key(), Live(console=console, screen=True, auto_refresh=False) as live:

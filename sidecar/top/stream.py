@@ -1,4 +1,4 @@
-"""Reader of `GET /live` of an admin listener, with blocking reads, and the model of what it says."""
+"""Blocking reader of `GET /live` of an admin listener, and a model of the received state."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 SILENT_SECONDS: Final = 10.0
-"""Time without a byte after which the connection counts as lost; a tick comes every second."""
+"""Time without data after which the connection counts as lost; a tick comes every second."""
 
 
 class StreamError(Exception):
-    """Reason for which the stream cannot be read, and what would be right."""
+    """Raised if the stream cannot be read; the message says what would be right."""
 
 
 class Model:
-    """State of the watched sidecar: the parts of its stream, and the last minutes of traffic."""
+    """State of the watched sidecar: parts of its state, and traffic of the last minutes."""
 
     def __init__(self) -> None:
         self.parts: dict[str, Any] = {}
-        """Parts by name, as `/live` sends them."""
+        """Parts of the state by name, as `/live` sends them."""
         self.bounds: list[float] = []
-        """Upper bounds of the buckets, in seconds."""
+        """Upper bounds of the histogram buckets, in seconds."""
         self.keep = 0
-        """Seconds that are kept."""
+        """Number of seconds of traffic that are kept."""
         self.seconds: list[Any] = []
         """Seconds of traffic, oldest first."""
 
     def take(self, event: str, data: dict[str, Any]) -> None:
-        """Take one event of the stream."""
+        """Update the model with one event of the stream, `full` or `tick`."""
         if event == "full":
             self.parts, self.bounds, self.keep = data["parts"], data["bounds"], data["keep"]
             self.seconds = data["seconds"]
@@ -39,7 +39,7 @@ class Model:
 
     @property
     def now(self) -> float:
-        """Unix time of the last second; 0 before the first."""
+        """Unix time of the latest second of traffic; 0 before the first."""
         return float(self.seconds[-1][0]) if self.seconds else 0.0
 
     def recent(self, span: int) -> dict[str, Sum]:
@@ -56,7 +56,7 @@ class Model:
 
 
 class Sum:
-    """Requests of one route in some seconds."""
+    """Sum of the requests of one route over several seconds."""
 
     def __init__(self, bounds: list[float]) -> None:
         self._bounds = bounds
@@ -78,7 +78,10 @@ class Sum:
         return sum(self.counts)
 
     def percentile(self, share: float) -> float | None:
-        """Return seconds, the middle of the bucket; None without requests.  `share` is 0 to 1."""
+        """Return a percentile in seconds, as the middle of its bucket; None without requests.
+
+        `share` is from 0 to 1.
+        """
         left = share * self.calls
         if not left:
             return None
@@ -105,7 +108,7 @@ def follow(host: str, port: int, token: str | None) -> Iterator[tuple[str, dict[
             elif name == "data":
                 yield event, json.loads(value)
     except TimeoutError:
-        raise StreamError(f"{host}:{port} has said nothing for {SILENT_SECONDS:g} s") from None
+        raise StreamError(f"{host}:{port} has sent no data for {SILENT_SECONDS:g} s") from None
     except (OSError, http.client.HTTPException) as error:
         words = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise StreamError(
@@ -116,9 +119,10 @@ def follow(host: str, port: int, token: str | None) -> Iterator[tuple[str, dict[
 
 
 def _advice(status: int, body: bytes) -> str:
+    """Return the message for an answer other than 200."""
     if status == 401:
-        return "the admin listener has a token; give it as --token or in SIDECAR_ADMIN_TOKEN"
+        return "the admin listener requires a token; give it with --token or in SIDECAR_ADMIN_TOKEN"
     try:
         return str(json.loads(body)["detail"])
     except (ValueError, KeyError, TypeError):
-        return f"the answer is {status}; is that the admin listener of a sidecar?"
+        return f"the answer is {status}; give the address of a sidecar's admin listener"

@@ -1,6 +1,7 @@
-"""Model as a screen: what is wrong first, then traffic, breakers, endpoints, limits, refusals.
+"""Screen of `sidecar top`: a header, then tables of routes, breakers, endpoints, limits and refusals.
 
-Tables share the rows of the terminal.  What is wrong stands at the beginning of each, and one that is cut says so.
+The tables share the rows of the terminal.  Each begins with its problems, and a shortened table says how many rows are
+left out.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from sidecar.top.stream import Model, Sum
 from sidecar.top.words import bar, duration, percent, plain, sparkline
 
 HEADER_ROWS: Final = 2
+"""Rows of the terminal that the header takes."""
 SPAN: Final = 60
 """Seconds of traffic in the table of routes."""
 TONES: Final = {"closed": "green", "half_open": "yellow", "open": "bold red"}
@@ -23,9 +25,9 @@ WEIGHT: Final = {"open": 0, "half_open": 1, "closed": 2}
 
 
 def screen(model: Model, rows: int | None = None) -> RenderableType:
-    """Return the whole screen: all of it, or cut to so many rows of a terminal.
+    """Return the screen, shortened to `rows` rows of a terminal (None: not shortened).
 
-    A table that does not fit says how many rows it leaves out, and no row takes two lines.
+    In a shortened screen no row takes two lines.
     """
     tables = [make(model) for make in (routes, breakers, endpoints, limits, refusals)]
     if rows is None:
@@ -38,7 +40,7 @@ def screen(model: Model, rows: int | None = None) -> RenderableType:
 
 
 def divide(wanted: list[int], rows: int) -> list[int]:
-    """Return the rows that each table gets of those that there are, evenly: what one does not need the others get."""
+    """Return the number of rows for each table: `rows` divided evenly, but to none more than it wants."""
     given = [0] * len(wanted)
     while rows > 0 and given != wanted:
         for index, want in enumerate(wanted):
@@ -49,7 +51,7 @@ def divide(wanted: list[int], rows: int) -> list[int]:
 
 
 class Rows:
-    """Table to be: its titles, of which one that begins with `>` is of numbers, and its rows."""
+    """Titles and rows of a table that is not drawn yet; a title with a leading `>` belongs to a column of numbers."""
 
     def __init__(self, *titles: str) -> None:
         self.titles = titles
@@ -62,7 +64,7 @@ class Rows:
         self.styles.append(style)
 
     def render(self, most: int, *, is_cut: bool = False) -> RenderableType:
-        """Return the table with `most` rows at most; the last of them says how many more there are."""
+        """Return the table with at most `most` rows; if rows are left out, the last row says how many."""
         table = Table(box=None, pad_edge=False, header_style="dim", expand=True)
         for title in self.titles:
             justify: Literal["left", "right"] = "right" if title.startswith(">") else "left"
@@ -78,7 +80,7 @@ class Rows:
 
 
 def header(model: Model, *, is_cut: bool = False) -> RenderableType:
-    """Return the line about the process, and the problems of rejected policies; cut, each is one line."""
+    """Return the line about the process, and the first problem of rejected policies, with `is_cut` on one line each."""
     about, policies = model.parts.get("about", {}), model.parts.get("policies", {})
     ready = about.get("ready")
     line = Text.assemble(
@@ -99,7 +101,7 @@ def header(model: Model, *, is_cut: bool = False) -> RenderableType:
 
 
 def routes(model: Model) -> Rows:
-    """Return the routes, those with most errors first, and then the busiest."""
+    """Return the table of routes, sorted by errors, then by requests."""
     recent = model.recent(SPAN)
     seconds = max(1, min(SPAN, len(model.seconds)))
     names = list(dict.fromkeys([*recent, *model.parts.get("routes", {})]))
@@ -119,9 +121,9 @@ def routes(model: Model) -> Rows:
 
 
 def breakers(model: Model) -> Rows:
-    """Return the breakers, open ones first."""
+    """Return the table of breakers, open ones first."""
     table = Rows("Breaker", "State", "Why", ">Next probe", ">Refused")
-    known = [each for each in _things(model, "breaker") if each.get("state") in WEIGHT]
+    known = [each for each in _states(model, "breaker") if each.get("state") in WEIGHT]
     known.sort(key=lambda each: WEIGHT[each["state"]])
     for each in known:
         state = each["state"].replace("_", "-") + (", held" if each.get("forced") else "")
@@ -133,9 +135,9 @@ def breakers(model: Model) -> Rows:
 
 
 def endpoints(model: Model) -> Rows:
-    """Return the endpoints, those that are down first."""
+    """Return the table of endpoints, those that are not up first."""
     table = Rows("Upstream", "Endpoint", "State", ">In flight", ">Failures")
-    known = [each | {"upstream": set_["name"]} for set_ in _things(model, "endpoints") for each in set_["endpoints"]]
+    known = [each | {"upstream": set_["name"]} for set_ in _states(model, "endpoints") for each in set_["endpoints"]]
     known.sort(key=lambda each: each["state"] == "up")
     for each in known:
         state = each["state"] + (f", {duration(each['ejected_for'])}" if each.get("ejected_for") else "")
@@ -146,14 +148,14 @@ def endpoints(model: Model) -> Rows:
 
 
 def limits(model: Model) -> Rows:
-    """Return the concurrency limits and retry budgets."""
+    """Return the table of concurrency limits and retry budgets."""
     table = Rows("Limit", "", ">Used", ">Waiting")
-    for each in _things(model, "concurrency"):
+    for each in _states(model, "concurrency"):
         share = each["active"] / (each["limit"] or 1)
         waiting = sum(each.get("waiting", {}).values())
         tone = "bold red" if share >= 1 else "yellow" if share >= 0.8 else "blue"
         table.add(plain(each["name"]), Text(bar(share), tone), f"{each['active']} of {each['limit']}", str(waiting))
-    for each in _things(model, "retry_budget"):
+    for each in _states(model, "retry_budget"):
         full = max(each["floor"], each["floor"] + each["ratio"] * each["first_attempts"]) or 1
         tone = "bold red" if each["tokens"] < 1 else "blue"
         name = f"retries of {plain(each['name'])}"
@@ -162,8 +164,8 @@ def limits(model: Model) -> Rows:
 
 
 def refusals(model: Model) -> Rows:
-    """Return the latest refusals."""
-    table = Rows("Refused", ">Times", "Route", "Reason", "What happened", "Says who")
+    """Return the table of the latest refusals."""
+    table = Rows("Refused", ">Times", "Route", "Reason", "What happened", "Policy")
     for each in model.parts.get("refusals") or []:
         ago = max(0.0, model.now - each["at"])
         who = f"{each['policy']} {'/'.join(each['where'].split('/')[-2:])}".strip()
@@ -173,5 +175,6 @@ def refusals(model: Model) -> Rows:
     return table
 
 
-def _things(model: Model, kind: str) -> list[dict[str, Any]]:
+def _states(model: Model, kind: str) -> list[dict[str, Any]]:
+    """Return the descriptions of all state objects of a kind, each with its name."""
     return [{**facts, "name": name} for name, facts in model.parts.get(f"state.{kind}", {}).items()]

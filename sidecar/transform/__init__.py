@@ -3,12 +3,12 @@
     headers, cookies               header fields, as raw lines; attributes of Set-Cookie
     path_rewrite, query            where a request is sent
     reverse_rewrite                Location and Set-Cookie of an answer, in the client's terms
-    buffering                      a body buffered whole and opened as a document: start reading here for bodies
+    buffering                      bodies buffered whole and parsed as documents: start reading here for bodies
     jsonbody, pointer              JSON documents; operations on them by JSON Pointers (RFC 6901)
     forms, coding                  form bodies as documents; gzip, deflate and br
     validators                     fields that are wrong once a body has changed
     values                         templates of a policy
 
-No I/O and no clock.  Each operation takes time linear in what it rewrites.  Not here: which messages are rewritten, and
-what an error becomes (`sidecar.stages.transform`); how paths are compared for routing (`sidecar.core.uri`).
+No I/O and no clock.  Each operation takes time linear in what it rewrites.  Not here: the choice of
+messages and the treatment of errors (`sidecar.stages.transform`); comparison of paths for routing (`sidecar.core.uri`).
 """

@@ -1,10 +1,10 @@
-"""Bodies buffered whole and opened as documents, or the reason why one cannot be.
+"""Buffers bodies and parses them as documents, or says why a body cannot be read.
 
 Rules:
 
-1. A body that is still arriving is collected up to a limit.  A longer one streams on, without losing a byte.
-2. The caller goes on at the body's end, after everyone who settles by it (`Body.on_close`).
-3. While it waits the sender's limits hold: the edge's for a slow client, the deadline for an upstream.
+1. A body that is still arriving is collected up to a limit.  A longer one continues as a stream, without losing a byte.
+2. The caller continues at the end of the body, after all callbacks that settle by it (`Body.on_close`).
+3. While the caller waits, the limits of the sender apply: those for slow clients, or the deadline for an upstream.
 4. Trailers of a buffered body are lost.
 """
 
@@ -34,18 +34,18 @@ class BodyProblem(NamedTuple):
 
 
 class BufferedBody(NamedTuple):
-    """A body, as far as it could be read."""
+    """Body as far as it could be read."""
 
     document: Document | None = None
     """Parsed content; None if it could not be read, or there is no body."""
     data: bytes = b""
-    """Content as it came."""
+    """Content as received."""
     coding: bytes = b""
-    """Content coding that was undone; empty if there was none."""
+    """Content coding that was decoded; empty if there was none."""
     problem: BodyProblem | None = None
-    """Reason why it could not be read; None if it could."""
+    """Reason why the body could not be read; None if it could."""
     failure: Failure | None = None
-    """Failure that broke it off; None if it came whole."""
+    """Failure that broke the body off; None if it came whole."""
 
 
 NO_BODY: Final = BufferedBody()
@@ -53,7 +53,7 @@ NO_BODY: Final = BufferedBody()
 
 
 def read_body(message: Exchange | Outcome, limit: int, *, form: bool = False) -> BufferedBody:
-    """Read the body of a message that does not stream; `limit` in bytes, also of the decoded content."""
+    """Read the body of a message that does not stream.  `limit` is in bytes, and holds for the decoded content too."""
     data = message.body
     if not data:
         return NO_BODY
@@ -92,10 +92,9 @@ async def buffer_body(message: Exchange | Outcome, limit: int, *, form: bool = F
 
 
 async def collect(body: Body, limit: int) -> bytes | Body | Failure:
-    """Wait for the end of a body that nobody reads.
+    """Wait for the end of a body that has no sink yet.
 
-    Returns its content, the failure that broke it off, or a body to read in its place if it has more than `limit`
-    bytes.
+    Returns its content, the failure that broke it off, or, if it has more than `limit` bytes, a body that continues it.
     """
     if body.length is not None and body.length > limit:
         return body
@@ -107,7 +106,7 @@ async def collect(body: Body, limit: int) -> bytes | Body | Failure:
 
 
 class _Collector:
-    """Sink that collects a body.  Beyond the limit it passes everything on to another body, as the source of that."""
+    """Sink that collects a body.  Beyond the limit it becomes the source of another body with the same bytes."""
 
     __slots__ = ("body", "limit", "pieces", "promise", "rest", "size")
 

@@ -1,8 +1,8 @@
-"""Content codings (RFC 9110 8.4.1): a body that is read is decoded, and encoded again the same way.
+"""Content codings (RFC 9110 8.4.1) of bodies that are read: decoding, and encoding in the same way.
 
-Known are gzip, deflate (with zlib's header as the RFC says, and bare as some send it) and, if a `brotli` module of
-version 1.2 or newer is installed, br.  Decoding stops at a size, and at a ratio that no real document reaches, since a
-small body can expand without bounds.
+The known codings are gzip, deflate (with zlib's header as the RFC says, and without as some senders have it) and, if a
+`brotli` module of version 1.2 or newer is installed, br.  A small body can expand without bounds.  So decoding stops at
+a limit of bytes, and at a ratio that no real document reaches.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ FREE: Final = 64 * 1024
 """Decoded bytes up to which the ratio is not checked."""
 
 MAX_MEMBERS: Final = 16
-"""Members of a gzip body: each takes as long to start as a page takes to decode."""
+"""Members of a gzip body, at most.  Each is expensive to start, however short it is."""
 
 GZIP, ZLIB, BARE = 31, 15, -15
-"""zlib's numbers of the formats."""
+"""Values of zlib's `wbits` for the three formats."""
 
 
 class BodyTooLarge(InvalidBody):
@@ -112,12 +112,12 @@ _add_brotli()
 
 
 def is_known(coding: bytes) -> bool:
-    """True if a Content-Encoding, in lower case, can be undone and done again; a list of several cannot."""
+    """True if a Content-Encoding, in lower case, can be decoded and encoded.  A list of several codings cannot."""
     return coding in DECODERS or coding in (b"", b"identity")
 
 
 def decode(data: bytes, coding: bytes, limit: int) -> bytes:
-    """Return the body without its coding, `limit` bytes at most.  Raises `InvalidBody`."""
+    """Return the decoded body.  Raises `InvalidBody` if it is malformed or has more than `limit` bytes."""
     decoder = DECODERS.get(coding)
     if decoder is None:
         return data
@@ -128,7 +128,7 @@ def decode(data: bytes, coding: bytes, limit: int) -> bytes:
 
 
 def encode(data: bytes, coding: bytes) -> bytes:
-    """Return the body with its coding."""
+    """Return the encoded body."""
     encoder = ENCODERS.get(coding)
     return data if encoder is None else encoder(data)
 

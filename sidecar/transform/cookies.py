@@ -1,6 +1,6 @@
 """Attributes of Set-Cookie (RFC 6265 4.1, and those that browsers have added since).
 
-A cookie's name and value stay byte for byte, and so do attributes that no operation names.
+A cookie's name and value, and the attributes that no operation names, keep their bytes.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from typing import Final
 from sidecar.core.outcome import Outcome
 
 Attributes = list[tuple[bytes, bytes | None]]
-"""Names as written, and values; the value is None for an attribute without one, such as Secure."""
+"""Names as received, and values; None is the value of an attribute without one, such as Secure."""
 ANY: Final = "*"
 """Name that stands for all cookies."""
 
 
 def parse_cookie(value: bytes) -> tuple[bytes, Attributes]:
-    """Return `name=value` of a Set-Cookie field, and its attributes."""
+    """Return the `name=value` of a Set-Cookie field and its attributes."""
     pair, *parts = value.split(b";")
     attributes: Attributes = []
     for part in parts:

@@ -1,8 +1,8 @@
 """Form bodies (`application/x-www-form-urlencoded`) as JSON documents, and back.
 
-1. A name that occurs once becomes a text; one that occurs more often a list of texts.  Names keep their order.
-2. Back: numbers keep their spelling, a list repeats the name, null is left out.
-3. What a form cannot express (objects, lists of lists) is an `InvalidBody`, and so are octets that are not UTF-8.
+1. A name that occurs once becomes a text, a repeated name a list of texts.  Names keep their order.
+2. In a form made from JSON, numbers keep their spelling, a list repeats its name, and null is left out.
+3. Values that a form cannot express (objects, lists of lists) and octets that are not UTF-8 raise `InvalidBody`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from msgspec import Raw
 from sidecar.transform.jsonbody import Document, InvalidBody, opened, plain
 
 MAX_FIELDS: Final = 1_000
-"""Fields of one form."""
+"""Fields of a form, at most."""
 
 
 def from_form(data: bytes) -> Document:
@@ -40,7 +40,7 @@ def to_form(document: Document) -> bytes:
     """Return a document as a form.  Raises `InvalidBody`."""
     fields = opened(document.box, 0)
     if fields.__class__ is not dict:
-        raise InvalidBody("is no JSON object, and only an object can be written as a form")
+        raise InvalidBody("is not a JSON object, and only an object can be written as a form")
     pairs = []
     for name in list(fields):
         value = opened(fields, name)
@@ -69,4 +69,4 @@ def _scalar(name: str, value: Any) -> str | None:
         return "true" if value else "false"
     if isinstance(value, int | float):
         return str(value)
-    raise InvalidBody(f"has members in `{name[:80]}` that a form cannot say")
+    raise InvalidBody(f"has members in `{name[:80]}` that a form cannot express")

@@ -1,17 +1,17 @@
 """Operations on header fields, compiled to work on raw field lines (`sidecar.core.message`).
 
-One regular expression finds in one pass what is removed; lines between stay as they came.  The operations apply in this
-order, whatever the order in the file: remove, rename, set, add.
+One regular expression finds the lines to cut out in one pass; all other lines keep their bytes.  The operations apply
+in this order, whatever the order in the file: remove, rename, set, add.
 
 - *remove* removes every line of a field; `x-internal-*` all fields with that prefix.
-- *rename* gives lines another name in their place.  Lines that had the new name before are removed, so that a client
-  cannot add its own; if the field is absent they stay.
+- *rename* changes the name of lines in their place.  Lines that had the new name before are removed, so that a client
+  cannot add its own.  If the field to rename is absent, they stay.
 - *set* replaces all lines of a field by one at the end, *add* adds one.  An empty text leaves the field out.
 
-A name means its twins too, which servers take for the same field (`sidecar.core.message.fold`): a `set` or renamed
-`x-user` leaves no `X_User` of a client beside it, and *remove* takes both.  A name in *remove* that has an underscore
-means this spelling alone, so that a policy can take only the twin away.  Trailers lose what the rules cut out or
-write: some receivers merge them into the fields of the head.
+A name includes its twins, which servers take for the same field (`sidecar.core.message.fold`).  A `set` or renamed
+`x-user` leaves no `X_User` of a client beside it, and *remove* removes both.  A name in *remove* that has an underscore
+means this spelling alone, so that a policy can remove only the twin.  The fields that rules cut out or write are also
+removed from trailers, since some receivers merge trailers into the head.
 
 Values from a request lose their control characters (`header_safe`), so that none can end a field and begin another.
 """
@@ -38,7 +38,7 @@ ANY_SEPARATOR: Final = b"[%b]" % re.escape(SEPARATORS)
 
 
 class HeaderEdit:
-    """All operations on the header fields of one message."""
+    """Compiled operations on the header fields of a message."""
 
     __slots__ = ("_constant", "_guarded", "_new_names", "_split", "_templates")
 
@@ -49,13 +49,13 @@ class HeaderEdit:
         remove: Sequence[str],
         rename: Mapping[str, str],
     ) -> None:
-        """Compile the operations; names are given as in the file."""
+        """Compile the operations, with names as in the policy file."""
         values = [(name.lower().encode(), value) for name, value in (*set_.items(), *add.items())]
         is_fixed = all(map(is_constant, (value for _, value in values)))
         self._constant = b"".join(_line(name, value, NOBODY, None) for name, value in values) if is_fixed else b""
         """Lines to add that are the same for every request."""
         self._templates = () if is_fixed else tuple(values)
-        """Names and texts of the lines to add, if one of them is not constant."""
+        """Names and texts of the lines to add, if one of them is not constant; otherwise empty."""
         self._new_names = {old.lower().encode(): b"\n" + new.lower().encode() for old, new in rename.items()}
         """New names, after a line feed, by the old ones."""
         self._split = splitter(remove, (*rename, *rename.values()), set_) if remove or set_ or rename else None
@@ -64,11 +64,11 @@ class HeaderEdit:
         )
 
     def apply(self, message: Message, x: Exchange, outcome: Outcome | None = None) -> None:
-        """Rewrite the message's fields.  Templates read the request, and the outcome that is being answered."""
+        """Rewrite the message's fields.  Templates read the request `x` and its outcome."""
         stream = x.stream if outcome is None else outcome.stream
-        if stream is not None and stream.length is None and self._guarded is not None:  # no chunks, no trailers
+        if stream is not None and stream.length is None and self._guarded is not None:  # only chunks have trailers
             stream.on_close(partial(self._strip_trailers, stream))
-        lines = message.raw if message.parsed is None else message.lines  # the property is dear here
+        lines = message.raw if message.parsed is None else message.lines  # the property costs more
         added = self._constant
         for name, value in self._templates:
             added += _line(name, value, x, outcome)
@@ -82,11 +82,11 @@ class HeaderEdit:
         message.parsed = None
 
     def is_free(self, name: bytes) -> bool:
-        """True if no rule cuts out or writes a field, given in lower case."""
+        """True if no rule cuts out or writes the field with this name, given in lower case."""
         return self._guarded is None or len(self._guarded(b"\n" + name + b":")) == 1
 
     def _strip_trailers(self, stream: Body, failure: Failure | None) -> None:
-        """Remove the trailers of a body that has ended which the rules cut out or write."""
+        """Remove the trailers that the rules cut out or write, once the body has ended."""
         if stream.trailers:
             stream.trailers = [field for field in stream.trailers if self.is_free(field[0])]
 
@@ -111,7 +111,7 @@ class HeaderEdit:
 
 
 class LineRemover:
-    """Removes lines from a message: those of the fields `gone`, and those of `taken`, whose values it returns."""
+    """Removes the lines of the fields `gone` and `taken` from a message, and returns the values of `taken`."""
 
     __slots__ = ("_split", "_takes")
 
@@ -147,7 +147,7 @@ def _remover(name: bytes) -> LineRemover:
 
 
 def put(message: Message, name: bytes, value: bytes) -> None:
-    """Make this line the only one of its field."""
+    """Set a field of the message: this line replaces all others of the field."""
     _remover(name)(message)
     message.add(name, value)
 
@@ -157,21 +157,21 @@ def splitter(
 ) -> Callable[[bytes], list[Any]]:
     """Return a function that splits field lines, after a first line feed, at the lines to cut out.
 
-    `gone` names the fields to cut out, with a star for a prefix; a dash there stands for every separator.  `written`
-    names further ones, with all their twins.  If `named` names fields, the pieces have even indexes, and between two
-    pieces stands the name of the field if it is one of these or their twin, else None; its colon and all that follows
-    begin the next piece.
+    `gone` names fields to cut out; a star stands for any ending, a dash for every separator.  `written` names further
+    fields, with all their twins.  If `named` is not empty, the pieces have even indexes.  Between two pieces is the
+    name of the field if it is in `named` or a twin of one, otherwise None.  The next piece begins with the field's
+    colon.
     """
     whole = [_pattern(name[:-1] if name.endswith("*") else name + ":", "-") for name in gone]
     whole += [_pattern(name + ":", SEPARATORS.decode()) for name in written]
     cut = [_any(whole) + rb"[^\n]*"] if whole else []
     cut += [b"(%b)(?=:)" % _any([_pattern(name, SEPARATORS.decode()) for name in named])] if named else []
     first = b"".join(re.escape(letter) for name in (*gone, *named, *written) for letter in _cases(name[0]))
-    return re.compile(b"\n(?=[%b])(?i:%b)" % (first, b"|".join(cut))).split  # a set is faster than alternatives
+    return re.compile(b"\n(?=[%b])(?i:%b)" % (first, b"|".join(cut))).split  # a set beats alternatives
 
 
 def _pattern(name: str, wild: str) -> bytes:
-    """Return a pattern for a name in which each of the separators `wild` stands for all of them."""
+    """Return a pattern for a name, in which each separator of `wild` matches every separator."""
     return b"".join([ANY_SEPARATOR if octet in wild else re.escape(octet.encode()) for octet in name])
 
 
@@ -186,6 +186,6 @@ def _any(patterns: Iterable[bytes]) -> bytes:
 
 
 def _line(name: bytes, value: Template, x: Exchange, outcome: Outcome | None) -> bytes:
-    """Return a field line; empty if its text is."""
+    """Return a field line; empty if its text is empty."""
     text = value.render(x, outcome, header_safe)
     return b"%b: %b\r\n" % (name, text.encode()) if text else b""

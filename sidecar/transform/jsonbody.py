@@ -1,16 +1,16 @@
-"""JSON bodies that are opened only where they are touched, and keep their bytes everywhere else.
+"""JSON bodies that are parsed only where an operation reads or writes, and keep their bytes everywhere else.
 
-1. A container is opened one level at a time; its members stay raw text (`msgspec.Raw`) until they are read.  Thus
-   untouched numbers keep their spelling (`1.10`, integers of any length), keys their order, subtrees their bytes.  A
-   full decode and encode would lose these, and cost more than all else that a transformation does.
+1. A container is parsed one level at a time; its members stay raw text (`msgspec.Raw`) until they are read.  Thus
+   unread numbers keep their spelling (`1.10`, integers of any length), keys their order, subtrees their bytes.  A
+   full decode and encode would lose these, and cost more than the rest of a transformation.
 2. A body is checked once as a whole: one JSON text (RFC 8259) in UTF-8, nested as deep as the interpreter allows (about
    a thousand levels), no key twice in an object.
 3. A byte order mark at the start is ignored (RFC 8259 8.1).  An escaped half of a surrogate pair is read as U+FFFD:
    no UTF-8 can express it, and 8.2 leaves its meaning open.  A body that is not changed keeps both (`Document.text`).
 4. Gateways and services disagree about which of two equal keys counts (RFC 8259 4).  Such a body is an `InvalidBody`:
-   the policy decides what becomes of it, and it is never rewritten.
+   the policy decides if it passes, and it is never rewritten.
 
-Hash collisions cannot be chosen: keys are hashed with the interpreter's secret seed (SipHash).
+A sender cannot choose keys with equal hashes, since the interpreter hashes them with a secret seed (SipHash).
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from msgspec.json import Decoder, Encoder
 
 _decode: Final = Decoder().decode
 _decode_wide: Final = Decoder(float_hook=float).decode
-"""Also takes numbers beyond a double, as infinite."""
+"""Decodes numbers beyond a double too, as infinite."""
 _open_object: Final = Decoder(dict[str, Raw]).decode
 _open_list: Final = Decoder(list[Raw]).decode
 encode: Final = Encoder().encode
 
 MAX_SEARCH: Final = 16 * 1024
-"""Bytes of the longest body in which a repeated key is searched for, to name it."""
+"""Bytes of the longest body in which a repeated key is searched for, so that the error names it."""
 SPACE: Final = b" \t\r\n"
 _BEGIN: Final[dict[type, bytes]] = {dict: b"{" + SPACE, list: b"[" + SPACE}
 
@@ -55,13 +55,13 @@ class Document:
     __slots__ = ("box", "text")
 
     def __init__(self, root: Any, text: bytes | None = None) -> None:
-        """Take a root of plain values, `Raw` texts or a mixture."""
+        """Make a document of a root of plain values, `Raw` texts or a mixture."""
         self.box: list[Any] = [root]
         self.text = text
-        """Text that was parsed, which an unchanged document is encoded to; None for one that was made."""
+        """Text that was parsed, to which an unchanged document is encoded; None if there was none."""
 
     def at(self, steps: tuple[str | int, ...]) -> Any:
-        """Return the plain value at these steps, floats as floats.  Raises `LookupError` if there is none."""
+        """Return the plain value at these steps.  Raises `LookupError` if there is none."""
         container: Any = self.box
         key: str | int = 0
         for step in steps:
@@ -81,7 +81,7 @@ class Document:
 
 
 def parse(data: bytes) -> Document:
-    """Return a document, checked as a whole.  Raises `InvalidBody`."""
+    """Return a document after a check of the whole text.  Raises `InvalidBody`."""
     data = data.removeprefix(BOM)
     try:
         try:
@@ -115,7 +115,7 @@ def _mended(data: bytes) -> bytes:
 
 
 def opened(container: Any, key: Any) -> Any:
-    """Return a member, opened if it is an object or list.  Raises `LookupError` if there is none."""
+    """Return a member, parsed by one level if it is an object or list.  Raises `LookupError` if there is none."""
     value = container[key]
     if value.__class__ is Raw:
         first = memoryview(value)[0]
@@ -137,15 +137,15 @@ def plain(value: Any) -> Any:
 
 
 def closed(value: Any) -> Raw:
-    """Return a value as text, which may stand in several places at once."""
+    """Return a value as raw text, which several places of a document can share."""
     return value if value.__class__ is Raw else Raw(encode(value))
 
 
 def _repeats_keys(data: bytes, value: Any) -> bool:
     """True if an object of the text has a key twice.
 
-    Equal keys are one key in `value`, so its text has fewer quotes.  Nothing else makes the counts differ: an escaped
-    quote is none, however it is spelled.
+    `value` has equal keys once, so its text has fewer quotes.  Nothing else changes the number of quotes: an escaped
+    quote does not count, however it is spelled.
     """
     again = encode(value)
     if again == data:
@@ -156,7 +156,7 @@ def _repeats_keys(data: bytes, value: Any) -> bool:
 
 
 def _check_keys(data: bytes) -> None:
-    """Check every object.  Raises `InvalidBody` for a repeated key."""
+    """Check the keys of every object.  Raises `InvalidBody` with the first repeated key."""
 
     def hook(pairs: list[tuple[str, Any]]) -> None:
         unique = dict(pairs)

@@ -1,13 +1,13 @@
 """Rewriting of a request's path: by template, by prefix or by regular expression.
 
 1. Values from a request never change the structure of a path.  Each is percent-encoded as one segment.  A missing or
-   empty value, a dot segment in any disguise, and a NUL are refused rather than repaired: `DELETE /orders/{id}` without
+   empty value, a dot segment in any spelling, and a NUL are refused, not repaired: `DELETE /orders/{id}` without
    its id must not become `DELETE /orders/`.
 2. Captures were decoded once, when the route was matched, and are encoded once: `%252e` stays `%252e`.
 3. Prefixes and patterns are compared with the canonical path (RFC 3986 6.2.2).  They decode nothing, and a path that
    they do not match stays as it is.
 
-How a path is read for routing, and by other servers, is in `sidecar.core.uri`.
+Not here: how routing and other servers read a path (`sidecar.core.uri`).
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ def segment(value: str) -> str:
         if any(map(_DOTS.search, (value, once, unquote(once)))):
             raise Refused("has a dot segment or a NUL in a part of the path that the policy builds")
     if "\ufffd" in value:
-        raise Refused("has octets that are no UTF-8 in a part of the path that the policy builds")
+        raise Refused("has octets that are not UTF-8 in a part of the path that the policy builds")
     return quote(value, safe="")
 
 
 class PathTemplate:
-    """Template such as `/internal/v2/orders/{path.id}`."""
+    """Rewriting by a template such as `/internal/v2/orders/{path.id}`."""
 
     __slots__ = ("_template",)
 
@@ -61,7 +61,7 @@ class PathTemplate:
 
 
 class PrefixMap:
-    """Prefixes by whole segments, such as `{/v1: /v2}`; the longest one applies."""
+    """Rewriting of prefixes, by whole segments, such as `{/v1: /v2}`; the longest matching prefix applies."""
 
     __slots__ = ("_pairs",)
 
@@ -78,12 +78,15 @@ class PrefixMap:
 
 
 class PathPattern:
-    r"""Pattern such as `/v1/([^/]+)/(?P<id>\d+)` to `/v2/\g<id>/\1`: for whole paths; groups keep their spelling."""
+    r"""Rewriting by a regular expression for whole paths: `/v1/([^/]+)/(?P<id>\d+)` to `/v2/\g<id>/\1`.
+
+    Groups keep their spelling.
+    """
 
     __slots__ = ("_parts", "_pattern")
 
     def __init__(self, pattern: str, to: str) -> None:
-        """Compile the pattern.  Raises `ValueError` with the remedy."""
+        """Compile the pattern.  Raises `ValueError` with a remedy."""
         self._pattern = compile_pattern(pattern)
         self._parts: list[bytes | int | str] = []
         end = 0

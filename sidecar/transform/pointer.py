@@ -1,10 +1,11 @@
 """Operations on JSON documents by JSON Pointers (RFC 6901).
 
-1. `/items/0/price` is the price of the first item, `/items/-` the place after the last.  Beyond RFC 6901, `*` is each
-   item of a list or member of an object: `/items/*/price`.  A key `*` is written `~2`, as `/` is `~1` and `~` is `~0`.
-2. Removing, renaming, moving and copying do nothing to absent members.
-3. `set` and `default` create missing objects on the way.  If something without members is in the way, or a list is too
-   short, they raise `InvalidBody`: a value that is silently not set is worse than an error.
+1. `/items/0/price` is the price of the first item, `/items/-` the place after the last item.  Beyond RFC 6901, `*` is
+   each item of a list or member of an object: `/items/*/price`.  A key `*` is written `~2`, as `/` is `~1` and `~` is
+   `~0`.
+2. Removing, renaming, moving and copying ignore absent members.
+3. `set` and `default` create missing objects on the way.  If a value without members is in the way, or a list is too
+   short, they raise `InvalidBody`, since a value that is silently not set is worse than an error.
 """
 
 from __future__ import annotations
@@ -18,26 +19,26 @@ from sidecar.core.outcome import Outcome
 from sidecar.transform.jsonbody import Document, InvalidBody, closed, opened
 
 EACH: Final = object()
-"""Step `*`."""
+"""Step for `*`: each item or member."""
 END: Final = "-"
-"""Step after the last item of a list."""
+"""Step to the place after the last item of a list."""
 MAX_DEPTH: Final = 32
-"""Steps of one pointer."""
+"""Steps of one pointer, at most."""
 MAX_PLACES: Final = 100_000
-"""Places to which one pointer may lead: as many as a large body has items, and a bound for stars below stars."""
+"""Places to which one pointer may lead, at most: enough for a large list, and a bound for stars below stars."""
 
 Steps = tuple[Any, ...]
-"""Keys, and `EACH`."""
+"""Steps of a pointer: keys and `EACH`."""
 Operation = Callable[[Document, Exchange, "Outcome | None"], None]
-"""Changes a document.  Templates read the request and the outcome."""
+"""Function that changes a document; its templates read the request and the outcome."""
 Place = tuple[Any, Any, tuple[Any, ...]]
-"""Container, key or index in it, and what the stars on the way stood for."""
+"""Container, key or index in it, and the keys that the stars on the way matched."""
 
 _ESCAPES: Final = {"~0": "~", "~1": "/", "~2": "*"}
 
 
 def parse_pointer(text: str) -> Steps:
-    """Return the steps of a pointer.  Raises `ValueError` with the remedy."""
+    """Return the steps of a pointer.  Raises `ValueError` with a remedy."""
     if text and not text.startswith("/"):
         raise ValueError(f'is not a JSON Pointer: it begins with a slash, write "/{text.replace(".", "/")}"')
     if re.search(r"~(?![012])", text):
@@ -49,7 +50,7 @@ def parse_pointer(text: str) -> Steps:
 
 
 def _index(items: list[Any], step: str, *, grow: bool) -> int:
-    """Return the index that a step means in a list; -1 if there is none."""
+    """Return the index of a step in a list; -1 if there is none."""
     if step == END:
         return len(items) if grow else -1
     if not (step.isascii() and step.isdigit()) or (step[0] == "0" and step != "0") or len(step) > 9:
@@ -63,11 +64,10 @@ def _has(container: Any, key: Any) -> bool:
 
 
 def places(document: Document, steps: Steps, *, make: bool = False) -> list[Place]:
-    """Return the existing places to which a pointer leads; with `make` also those to be made, with the objects on the
-    way."""
+    """Return the places to which a pointer leads.  With `make`, missing objects on the way are created."""
     container: Any = document.box
     key: Any = 0
-    for number, step in enumerate(steps):  # from object to object, as most pointers lead
+    for number, step in enumerate(steps):  # most pointers lead from object to object
         inner = opened(container, key)
         if step is EACH or inner.__class__ is not dict:
             return _spread(container, key, steps, number, make=make)
@@ -81,7 +81,7 @@ def places(document: Document, steps: Steps, *, make: bool = False) -> list[Plac
 
 
 def _spread(container: Any, key: Any, steps: Steps, start: int, *, make: bool) -> list[Place]:
-    """Return the places from a place on the way on, over lists and stars."""
+    """Return the places to which the steps from `start` on lead, over lists and stars."""
     found: list[Place] = [(container, key, ())]
     for number, step in enumerate(steps[start:], start):
         following: list[Place] = []
@@ -120,19 +120,19 @@ def _put(container: Any, key: Any, value: Any) -> None:
 
 
 def _delete(found: list[Place]) -> None:
-    """Delete members, the last first, so that those of one list keep their indexes meanwhile."""
+    """Delete members from the last to the first, so that indexes in a list stay valid."""
     for container, key, _ in reversed(found):
         del container[key]
 
 
 def _bound(steps: Steps, stars: tuple[Any, ...]) -> Steps:
-    """Return steps with each star replaced by what it stood for elsewhere."""
+    """Return steps with each star replaced by the key that it matched in another pointer."""
     given = iter(stars)
     return tuple(next(given) if step is EACH else step for step in steps)
 
 
 Value = Callable[[Exchange, "Outcome | None"], Any]
-"""Makes a value anew for each place: `Raw`, or plain values that nobody else holds."""
+"""Function that makes a new value for each place: `Raw`, or plain values that are not shared."""
 
 
 def set_at(pointer: str, value: Value, *, only_missing: bool = False) -> Operation:
@@ -154,7 +154,7 @@ def remove(pointer: str) -> Operation:
 
 
 def rename(pointer: str, name: str) -> Operation:
-    """Return an operation that renames members in their place, and deletes what had the new name before."""
+    """Return an operation that renames members in their place and deletes former members with the new name."""
     steps = _member(pointer, "renames")
     if steps[-1] is EACH:
         raise ValueError("renames all members to one name; name the one to rename")
@@ -171,12 +171,12 @@ def rename(pointer: str, name: str) -> Operation:
 
 
 def move(pointer: str, to: str) -> Operation:
-    """Return an operation that moves values; stars in `to` stand for the same as those in `pointer`."""
+    """Return an operation that moves values; stars in `to` match the same keys as those in `pointer`."""
     return _transfer(pointer, to, keep=False)
 
 
 def copy(pointer: str, to: str) -> Operation:
-    """Return an operation that copies values; stars in `to` stand for the same as those in `pointer`."""
+    """Return an operation that copies values; stars in `to` match the same keys as those in `pointer`."""
     return _transfer(pointer, to, keep=True)
 
 
@@ -215,7 +215,7 @@ def _sink(steps: Steps, keys: Steps) -> Operation:
 
 
 def select(pointers: Iterable[str]) -> Operation:
-    """Return an operation that keeps only what the pointers lead to, and the containers on the way."""
+    """Return an operation that keeps only the members at the pointers, and the containers on the way."""
     kept = [parse_pointer(pointer) for pointer in pointers]
 
     def operation(document: Document, _x: Exchange, _o: Outcome | None) -> None:
@@ -227,7 +227,7 @@ def select(pointers: Iterable[str]) -> Operation:
 
 
 def _keep(container: Any, key: Any, kept: list[Steps]) -> bool:
-    """Reduce one member to what the steps lead to.  False if they lead to nothing in it."""
+    """Reduce a member to the values at the steps.  Returns False if it has none of them."""
     if () in kept:
         return True
     inner = opened(container, key)
@@ -245,15 +245,17 @@ def _below(kept: list[Steps], name: str) -> Iterator[Steps]:
 
 
 def wrap(pointer: str) -> Operation:
-    """Return an operation that puts the document, or with a star each of those members, into a new object under these
-    keys."""
+    """Return an operation that puts the document into a new object under the keys of the pointer.
+
+    With a star, each member that it matches is put into an object of its own.
+    """
     return _sink(*_around(pointer, "wraps into"))
 
 
 def unwrap(pointer: str) -> Operation:
-    """Return an operation that replaces the document, or with a star each of those members, by a member of its own.
+    """Return an operation that replaces the document by one of its members.
 
-    Where there is no such member, everything stays.
+    With a star, each member that it matches is replaced.  A document or member without such a member stays.
     """
     outer, keys = _around(pointer, "unwraps")
 

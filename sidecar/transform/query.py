@@ -1,9 +1,9 @@
 """Operations on the query of a request.
 
-Parameters that no operation names keep their bytes and their place.  Names are compared decoded (`%71` is `q`), values
-are written percent-encoded.  The operations apply in this order, whatever the order in the file: remove, rename, set,
-add.  *set* replaces the first parameter of its name and removes the others.  An empty text leaves its parameter out,
-and an empty query its question mark.
+Parameters that no operation names keep their bytes and their place.  Names are compared in decoded form (`%71` is
+`q`), and values are written percent-encoded.  The operations apply in this order, whatever the order in the file:
+remove, rename, set, add.  *set* replaces the first parameter of its name and removes the others.  An empty text leaves
+its parameter out, and an empty query is sent without a question mark.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def written(text: str) -> str:
 
 
 class QueryEdit:
-    """All operations on one query."""
+    """Compiled operations on a query."""
 
     __slots__ = ("_add", "_remove", "_rename", "_set")
 
@@ -39,7 +39,7 @@ class QueryEdit:
         self._rename = {old.encode(): written(new).encode() for old, new in rename.items()}
 
     def apply(self, query: bytes | None, x: Exchange) -> bytes | None:
-        """Return the query rewritten, None if it is empty.  Templates read the request."""
+        """Return the rewritten query, None if it is empty.  Templates read the request `x`."""
         pairs = query.split(b"&") if query else []
         if pairs and (self._remove or self._rename):
             pairs = [self._renamed(pair) for pair in pairs if _name(pair) not in self._remove]

@@ -1,14 +1,12 @@
-"""Addresses in an answer, rewritten to the client's terms, if the request's path or host was rewritten.
+"""Addresses in an answer, mapped back to the client's, for requests whose path or host was rewritten.
 
-An absolute address of another host stays as it is.  That of the endpoint is rewritten where a policy says so.
-
-The mapping follows from the request itself.  The path that came and the path that was sent have their last segments in
-common; what differs before them is how one prefix became another.  If `/orders/7` was sent as `/internal/v2/orders/7`,
-the service's `/internal/v2` is the client's root.  This holds for templates, prefixes and patterns alike and needs no
-configuration.  An address that is not below the service's prefix stays as it is.
-
-Rewritten are Location, Content-Location and, in Set-Cookie, Path and Domain (nginx: `proxy_redirect`,
-`proxy_cookie_path`, `proxy_cookie_domain`).
+1. The mapping follows from the request.  The received path and the path sent upstream end with the same segments, and
+   the prefixes before these differ.  If `/orders/7` was sent as `/internal/v2/orders/7`, the service's `/internal/v2`
+   is the client's root.  This holds for templates, prefixes and patterns, and needs no configuration.
+2. An address of another host, or not below the service's prefix, stays.  The endpoint's own address is mapped if a
+   policy says so.
+3. Location, Content-Location and, in Set-Cookie, Path and Domain are rewritten (nginx: `proxy_redirect`,
+   `proxy_cookie_path`, `proxy_cookie_domain`).
 """
 
 from __future__ import annotations
@@ -41,13 +39,15 @@ class ReverseRewrite:
         own_path: bytes,
         endpoints: Iterable[str] = (),
     ) -> None:
-        """Take scheme, authority and path as the client sent them, and authority and path as they were sent upstream.
-        `endpoints` are URLs of endpoints whose own addresses count as the service's."""
+        """Map `own_host` and `own_path`, sent upstream, to the scheme, authority and path that the client sent.
+
+        `endpoints` are URLs of endpoints whose own addresses are mapped too.
+        """
         self._scheme = scheme
         self._host = host
         self._own_host = own_host
         self._endpoints = {authority for url in endpoints for authority in _authorities(url)}
-        """Authorities that stand for these endpoints."""
+        """Authorities of these endpoints, with and without default port."""
         self._prefix, self._own_prefix = _prefixes(path, own_path)
 
     def apply(self, outcome: Outcome) -> None:
@@ -62,7 +62,7 @@ class ReverseRewrite:
         return self.cookie(value) if name == b"set-cookie" else value
 
     def address(self, value: bytes) -> bytes:
-        """Return a URI reference in the client's terms."""
+        """Return a URI reference of the service as the client must use it."""
         found = URI.fullmatch(value)
         if found is None:
             path, mark, rest = _split(value)
@@ -77,14 +77,14 @@ class ReverseRewrite:
         return b"%b%b//%b%b%b" % (scheme or b"", colon, host, self.path(path) if path else path, rest)
 
     def path(self, path: bytes) -> bytes:
-        """Return an absolute path in the client's terms."""
+        """Return an absolute path of the service as the client must use it."""
         own = self._own_prefix
         if path.startswith(own) and path[len(own) : len(own) + 1] in (b"/", b""):
             return self._prefix + path[len(own) :] or b"/"
         return path
 
     def cookie(self, value: bytes) -> bytes:
-        """Return a Set-Cookie field (RFC 6265 4.1) in the client's terms."""
+        """Return a Set-Cookie field (RFC 6265 4.1) with Path and Domain mapped for the client."""
         pair, attributes = parse_cookie(value)
         changed: Attributes = []
         for name, given in attributes:
@@ -109,7 +109,7 @@ class ReverseRewrite:
 
 
 def _prefixes(path: bytes, own: bytes) -> tuple[bytes, bytes]:
-    """Return what precedes the segments that both paths have in common at their end."""
+    """Return the prefixes of both paths before the segments with which both end."""
     ours, theirs = path.split(b"/"), own.split(b"/")
     while len(ours) > 1 and len(theirs) > 1 and ours[-1] == theirs[-1]:
         ours.pop()
@@ -118,7 +118,7 @@ def _prefixes(path: bytes, own: bytes) -> tuple[bytes, bytes]:
 
 
 def _authorities(url: str) -> tuple[bytes, ...]:
-    """Return what a URL may have for an endpoint: its authority, and that without the port if it is the default."""
+    """Return the authority of an endpoint's URL, and also without its port if that is the default."""
     scheme, _, authority = url.lower().partition("://")
     default = {"http": ":80", "https": ":443"}.get(scheme)
     if default is None:  # a Unix socket

@@ -1,12 +1,11 @@
-"""Fields that are wrong once a body has changed.
+"""Corrects fields that a changed body makes wrong.
 
-- *ETag*: a strong tag becomes weak.  Two answers with one tag still mean the same (RFC 9110 8.8.1), and If-None-Match,
-  which compares weakly, keeps working.  If-Match and If-Range no longer hold; where that matters the tag can be
-  dropped.
+- *ETag*: a strong tag becomes weak.  Two answers with one tag are still equivalent (RFC 9110 8.8.1), and If-None-Match,
+  which compares weakly, keeps working.  If-Match and If-Range no longer hold; a policy can drop the tag.
 - *Digests* of the former body are removed: Content-MD5, Digest, Content-Digest and Repr-Digest (RFC 9530).
-- *Ranges* are of the body that the service sent: Accept-Ranges is removed from the answer, Range and If-Range from the
-  request.
-- *Content-Length* of an answer to HEAD is removed; in all other messages the edge writes it.
+- *Ranges* refer to the body that the service sent: Accept-Ranges is removed from the answer, Range and If-Range from
+  the request.
+- *Content-Length* of an answer to HEAD is removed; in all other messages the connection writes it.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ _cut_untrue: Final = LineRemover((*DIGESTS, "accept-ranges", "content-length"), 
 _cut_ranges: Final = LineRemover(("range", "if-range"))
 
 _QUOTED: Final = re.compile(rb'"(?:[^"\\]|\\.)*"?', re.DOTALL)
-"""Matches a quoted string, and one without end up to the end."""
+"""Matches a quoted string; without a closing quote, all that follows."""
 
 OnETag = Literal["weaken", "drop"]
 
@@ -43,7 +42,7 @@ def after_request(message: Message) -> None:
 
 
 def ask_for_whole(message: Message) -> None:
-    """Change a request so that its answer can be rewritten: no ranges, and only codings that can be undone."""
+    """Change a request so that its answer can be rewritten: no ranges, and only known codings."""
     _cut_ranges(message)
     accepted = message.joined(b"accept-encoding")
     if accepted is not None and (known := acceptable(accepted)) != accepted:

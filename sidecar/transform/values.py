@@ -8,7 +8,7 @@ from sidecar.core.exchange import Exchange
 from sidecar.core.template import Template, names
 
 NOBODY: Final = Exchange(b"GET", b"/")
-"""Request for templates that do not read it."""
+"""Request for templates that read no request."""
 DEPLOYMENT: Final = frozenset(("service", "route", "upstream"))
 """Names of templates whose values are known when policies are loaded."""
 

@@ -1,23 +1,23 @@
-"""The service side of the proxy: endpoints, the connections to them, and the service that ends every pipeline.
+"""Service side of the proxy: endpoints, the connections to them, and the terminal of every pipeline.
 
 Start with `client.py`: one attempt, from the choice of an endpoint to the last byte of its response.
 
-    client          Upstream: chooses an endpoint, takes a connection, exchanges, records
-    balancing/      which endpoint: load balancing, ejection, health checks, discovery
-    endpoint        Endpoint, its address and standing; EndpointSet, shared by all of these
-    pools, pool     connections of an upstream, and of one endpoint: reuse, limits, the queue for them
-    slow_places     places for requests that are sent on before their body is here
+    client          Upstream: makes an attempt (endpoint, connection, exchange, record)
+    balancing/      choice of an endpoint: load balancing, ejection, health checks, discovery
+    endpoint        Endpoint, its address and state; EndpointSet, shared by all of these
+    pools, pool     connections of an upstream, and of one endpoint: reuse, limits, queue
+    slow_places     places for requests that are forwarded before their body is complete
     connection      UpstreamConnection: one exchange at a time, and its phases
     request_head, request_body, response_head
-                    the messages on that connection; its response bodies are read in `connection`
-    deadlines       the sweep that expires whatever is late
-    answer_times    how long an endpoint usually takes, and whether an attempt gave it that long
-    errors          errors of sockets and TLS in plain words
-    resolver        names: look-ups, their cache, and connecting to whichever address answers first
+                    messages on that connection; `connection` itself reads response bodies
+    deadlines       sweep that expires late exchanges and waiting requests
+    answer_times    usual response time of an endpoint, to judge attempts with a short deadline
+    errors          descriptions of socket and TLS errors
+    resolver        host names: look-ups, their cache, and Happy Eyeballs
     tls, certificates
                     TLS contexts from files, and their rotation; listeners use them too
-    spec, budget    the settings of an upstream; its retry budget
+    spec, budget    settings of an upstream; its retry budget
 
-Elsewhere: the HTTP/1.1 grammar and bodies (`core.http1`, `core.body`), retries, breakers and all other policies
-(`stages`), the client's side (`downstream`).
+Elsewhere: the grammar of HTTP/1.1 and bodies (`core.http1`, `core.body`), retries, breakers and all other policies
+(`stages`), the client side (`downstream`).
 """

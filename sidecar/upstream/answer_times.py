@@ -1,16 +1,16 @@
-"""Answer times of one endpoint: how long it usually takes, and whether an attempt gave it that long.
+"""Answer times: the usual response time of an endpoint, to judge attempts that had little time.
 
-An upstream is judged by its own time.  An attempt that a caller's short deadline or a slow client has ended says
-nothing about it, unless it had as long as it usually takes.  Rules:
+If a caller's short deadline or a slow client ends an attempt, the endpoint is not blamed, unless the attempt lasted as
+long as its responses usually take.  Rules:
 
-1. Usual is the 99th percentile of the recent times from the start of an attempt to the head of its response, without
-   what the client took.  Of the first `WARM_UP` it is the longest.  After that each answer moves it by a step, upwards
-   `STEP` * 0.99 and downwards `STEP` * 0.01, which come to rest where one answer in a hundred is above (stochastic
-   approximation, Robbins and Monro 1951).
-2. An endpoint that has never answered is given `UNKNOWN` seconds.
-3. Callers whose deadlines are all short must not hide an endpoint that is dead.  So one attempt at a time is listened
-   to beyond its caller's deadline (`late`).  If nothing at all comes from the endpoint meanwhile, it is silent, and
-   until it answers again every attempt counts, however short.
+1. The usual time is the 99th percentile of recent times from the start of an attempt to the head of its response,
+   without delays by the client.  Of the first `WARM_UP` responses it is the longest.  Then each response moves it by a
+   step, up by a share of `STEP` * 0.99 or down by `STEP` * 0.01.  The steps balance if one response in a hundred takes
+   longer (stochastic approximation, Robbins and Monro 1951).
+2. For an endpoint without a response yet, the usual time is `UNKNOWN`.
+3. Short deadlines of all callers must not hide a dead endpoint.  One attempt at a time is therefore continued after
+   its caller's deadline (`late`).  If the endpoint sends no response to any attempt until it ends, the endpoint is
+   silent.  Until its next response, every attempt then counts, however short.
 """
 
 from __future__ import annotations
@@ -22,40 +22,44 @@ if TYPE_CHECKING:
     from sidecar.upstream.connection import UpstreamConnection
 
 UNKNOWN: Final = 1.0
-"""Seconds that an answer may take while nothing is known of the endpoint, and those of the shortest late attempt."""
+"""Usual time in seconds of an endpoint without a response yet, and the shortest duration of a late attempt."""
 WARM_UP: Final = 100
-"""Answers of which the longest is the 99th percentile."""
+"""Number of first responses of which the longest is taken as the 99th percentile."""
 STEP: Final = 0.1
 """Step of the estimate, as a share of it."""
 SAMPLED: Final = 8
-"""Answers within the usual time that are noted together."""
+"""Number of responses within the usual time that `decay` processes together."""
 UP: Final = 1 + STEP * 0.99
+"""Factor of a step upwards."""
 DOWN: Final = 1 - STEP * 0.01
+"""Factor of a step downwards."""
 PATIENCE: Final = 2.0
-"""Usual times for which a late attempt is listened to at least."""
+"""Duration of a late attempt, as a multiple of the usual time."""
 
 
 class AnswerTimes:
-    """Usual time of an endpoint's answers.  It belongs to a pool, and so survives reloads."""
+    """Usual response time of an endpoint.  Its owner is a pool, so it survives reloads."""
 
     __slots__ = ("_answers", "_silent", "heard", "late", "late_since", "quick", "usual")
 
     def __init__(self) -> None:
         self.usual = 0.0
-        """99th percentile in seconds; 0.0 before the first answer."""
+        """Estimate of the 99th percentile in seconds; 0.0 before the first response."""
         self.late: UpstreamConnection | None = None
-        """Connection that still waits for an answer after its caller's deadline; None if none does."""
+        """Connection that waits for a response after its caller's deadline; None without one."""
         self.late_since = 0.0
-        """Instant at which that attempt began."""
+        """Instant at which the late attempt began."""
         self._answers = 0
+        """Number of responses, counted up to `WARM_UP`."""
         self.quick = 0
-        """Answers within the usual time since the last `decay`."""
+        """Number of responses within the usual time since the last `decay`."""
         self.heard = -inf
-        """Instant of the last answer."""
+        """Instant of the last response."""
         self._silent = -inf
+        """Instant at which the endpoint was last found silent."""
 
     def note(self, seconds: float, now: float) -> None:
-        """Note an answer that took so many seconds.  (`AttemptInFlight` does the same without the call.)"""
+        """Record the time of a response.  `AttemptInFlight` has an inlined copy of this method."""
         self.heard = now
         if seconds > self.usual:
             self.learn(seconds)
@@ -65,7 +69,7 @@ class AnswerTimes:
                 self.decay()
 
     def learn(self, seconds: float) -> None:
-        """Note an answer that took longer than usual."""
+        """Update the estimate with one response, usually one that took longer than usual."""
         usual = self.usual
         if self._answers < WARM_UP:
             self._answers += 1
@@ -77,7 +81,7 @@ class AnswerTimes:
             self.usual = usual * DOWN
 
     def decay(self) -> None:
-        """Note `quick` answers that took no longer than usual."""
+        """Update the estimate with the `quick` responses, and reset their number."""
         if self._answers < WARM_UP:
             self._answers += self.quick
         else:
@@ -86,33 +90,35 @@ class AnswerTimes:
 
     @property
     def expected(self) -> float:
-        """Seconds that an answer may be expected to take."""
+        """Usual time in seconds; `UNKNOWN` before the first response."""
         return self.usual or UNKNOWN
 
     def is_too_short(self, seconds: float) -> bool:
-        """True if an attempt that was given so many seconds, and was not answered, says nothing about the endpoint."""
+        """True if an unanswered attempt of this duration is not to be blamed on the endpoint."""
         return self._silent <= self.heard and seconds < self.expected
 
     # ----- the late attempt
 
     @property
     def patience(self) -> float:
-        """Seconds from its start for which a late attempt is listened to."""
+        """Seconds from its start after which a late attempt ends."""
         return max(UNKNOWN, PATIENCE * self.usual)
 
     def begin_late(self, connection: UpstreamConnection, since: float) -> None:
-        """Note the connection of a late attempt that began at the instant `since`."""
+        """Record the connection of a late attempt, which began at the instant `since`."""
         self.late = connection
         self.late_since = since
 
     def end_late(self, now: float) -> None:
-        """Note the answer to the late attempt."""
+        """Record the response to the late attempt."""
         self.late = None
         self.note(now - self.late_since, now)
 
     def fall_silent(self, since: float, now: float) -> None:
-        """Note that an attempt, which began at `since`, has waited in vain for as long as can be asked.  The endpoint
-        is silent unless it has answered another one meanwhile."""
+        """Record that an attempt got no response in its full time.
+
+        The endpoint is then silent, unless it has responded to another attempt after `since`, the start of this one.
+        """
         if self.heard <= since:
             self._silent = now
 

@@ -1,17 +1,17 @@
-"""Retry budget of an upstream: the share of retries and hedges that its routes may add together.
+"""Retry budget of an upstream: limits the retries and hedges of all its routes together.
 
-Retries multiply load when there is least to spare: three attempts without a budget make an outage three times the
-traffic.  The formula is that of Finagle's and Linkerd's `RetryBudget`.  In every window of time
+Retries multiply the load of an overloaded upstream: without a budget, three attempts triple the traffic in an outage.
+The formula is that of Finagle's and Linkerd's `RetryBudget`.  In every window of time
 
     retries and hedges  <=  ratio x first attempts  +  min_per_second x window
 
 Rules:
 
-1. The floor lets a route with little traffic retry at all.
-2. Deposits and withdrawals both leave with the window: a quiet night saves nothing up for the morning's outage.
-3. A retry is paid for when it is scheduled, not when it is sent: otherwise a burst of delayed retries would all be let
-   through (envoy#30205).  A retry that is then cancelled gets nothing back.
-4. First attempts deposit, retries never do: the ratio is one to real demand.
+1. `min_per_second` allows retries even if there is little traffic.
+2. First attempts and retries both leave the count with the window, so quiet times save nothing up for an outage.
+3. A retry is charged when it is scheduled, not when it is sent.  Otherwise a burst of delayed retries would all be
+   allowed (envoy#30205).  A retry that is cancelled later is not refunded.
+4. Only first attempts add to the budget, so the ratio is one to real demand.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from sidecar.upstream.spec import RetryBudgetSpec
 
 
 class RetryBudget:
-    """Counts first attempts, and retries and hedges, over a sliding window."""
+    """Sliding counts of first attempts, and of retries and hedges, with the limit on the latter."""
 
     __slots__ = (
         "_emit", "_first", "_floor", "_is_enforced", "_let_through", "_now", "_quiet_until", "_ratio", "_spent",
@@ -44,7 +44,7 @@ class RetryBudget:
         env.meter.gauge(metrics.BUDGET_OBSERVED, lambda: float(not self._is_enforced), upstream=upstream)
 
     def retune(self, spec: RetryBudgetSpec) -> None:
-        """Take new settings; counts are kept unless the length of the window changes."""
+        """Apply new settings; counts are kept unless the length of the window changes."""
         self._ratio = spec.ratio
         self._floor = spec.min_per_second * spec.window
         self._is_enforced = spec.is_enforced
@@ -58,10 +58,10 @@ class RetryBudget:
         self._first.add(self._now())
 
     def withdraw(self) -> bool:
-        """Charge one retry or hedge; return True if it may be scheduled.  With `mode: observe` it always may."""
+        """Charge one retry or hedge; True if it may be scheduled, which is always the case with `mode: observe`."""
         now = self._now()
         if self._tokens(now) < 1:
-            if now >= self._quiet_until:  # once a window: every failing request asks an exhausted budget
+            if now >= self._quiet_until:  # one event a window: in an outage every failed request gets here
                 self._quiet_until = now + self._window
                 self._emit(events.BUDGET_EXHAUSTED, upstream=self._upstream, **self.describe())
             if self._is_enforced:
@@ -72,11 +72,12 @@ class RetryBudget:
 
     @property
     def tokens(self) -> float:
-        """Retries that could be scheduled now; negative once the first attempts that paid have left the window."""
+        """Number of retries that could be scheduled now; negative if first attempts leave the window before the retries
+        that they paid for."""
         return self._tokens(self._now())
 
     def _tokens(self, now: float) -> float:
-        # Shares such as 0.1 are no binary fractions: without rounding ten attempts at 10 % are less than one token.
+        # Rounded because shares such as 0.1 are not exact in binary: ten times 0.1 would be less than one token.
         return round(self._floor + self._ratio * self._first.total(now) - self._spent.total(now), 6)
 
     def describe(self) -> dict[str, Any]:

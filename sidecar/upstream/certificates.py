@@ -1,17 +1,18 @@
-"""Certificate rotation: `CertificateWatch` follows the files of a TLS block.
+"""Certificate rotation: watches the files of a TLS block and reloads them when they change.
 
 Rules:
 
-1. A changed set of files becomes a new context, built whole before anything is replaced.  A broken set changes nothing,
-   is reported once and tried again when the files change again.  Open connections keep the context they began with.
-2. A connection to an upstream takes `context` when it is made.  A listener keeps one context for life: `front`, which
-   hands each handshake to the present one (OpenSSL's server name callback, called with or without a name).  Loading new
-   files into the old context would not do: an authority cannot be removed from it, so a withdrawn `client_ca` would
-   stay trusted.  For the same reason a TLS session older than a change of authorities is not resumed.
-3. Files are polled by `stat`, following links: file watchers miss the second swap of a Kubernetes secret.  Changed
-   files are read once two polls find them equal, so that a pair is not read while it is being written.
+1. Changed files are loaded into a new context, which replaces the old one only if it is complete.  Invalid files change
+   nothing; they are reported once, and tried again when they change again.  Open connections keep their context.
+2. A connection to an upstream uses the current `context` when it is made.  A listener always has the same context,
+   `front`, which passes each handshake to the current one (in OpenSSL's server name callback, which is also called
+   without a name).
+3. New files are not loaded into the old context, because no authority can be removed from it: a withdrawn `client_ca`
+   would stay trusted.  For the same reason, TLS sessions from before a change of authorities are not resumed.
+4. Files are polled by `stat`, following links, because file watchers miss the second swap of a Kubernetes secret.
+   Changed files are read once two polls find the same, so that a pair is not read while it is being written.
 
-A changed TLS block is another watch: whether a client must present a certificate cannot change within a context.
+A changed TLS block gets a new watch, since a context cannot change whether clients must present a certificate.
 """
 
 from __future__ import annotations
@@ -25,29 +26,31 @@ from sidecar.core.env import Env
 from sidecar.upstream.tls import CertificateError, ClientTlsSpec, ServerTlsSpec, build_context, files_of
 
 FileFacts = tuple[tuple[int, ...], ...]
-"""Identity, size and times of each file, or the error that hides them; compared only."""
+"""Identity, size and times of each file, or the number of the error; used only for comparison."""
 
 
 class CertificateWatch:
-    """Present TLS context of one block.  Making one raises `CertificateError` if the files cannot be used."""
+    """Current TLS context of one TLS block.  Raises `CertificateError` if the files cannot be used at first."""
 
     def __init__(self, spec: ClientTlsSpec | ServerTlsSpec, owner: str, env: Env) -> None:
         self.owner = owner
-        """Owner, as events name it: `upstream payments` or `listener inbound`."""
+        """Name of the owner in events, such as `upstream payments` or `listener inbound`."""
         self.problem = ""
-        """Why the newest files are not in use; empty if they are."""
+        """Reason for which the newest files are not in use; empty if they are."""
         self._spec = spec
         self._env = env
         self._seen = self._tried = self._look()
         self.context = build_context(spec)
+        """Current context."""
         self.front = self.context
-        """Context for a listener: each handshake uses what `context` is by then."""
+        """Context for a listener, which passes each handshake to the current one."""
         self._loaded_at = env.wall()
         self._authorities_changed_at = 0.0
         if isinstance(spec, ServerTlsSpec):
             self.front.sni_callback = self._hand_on
 
     def _hand_on(self, connection: ssl.SSLObject, _name: str | None, _context: ssl.SSLContext) -> int | None:
+        """Pass a handshake to the current context; return an alert if its session may not be resumed, else None."""
         connection.context = self.context
         session = connection.session if connection.session_reused else None
         if session is not None and session.time <= self._authorities_changed_at:
@@ -55,6 +58,7 @@ class CertificateWatch:
         return None
 
     def _look(self) -> FileFacts:
+        """Return the present facts of the files."""
         found: list[tuple[int, ...]] = []
         for _, path in files_of(self._spec):
             try:
@@ -66,7 +70,7 @@ class CertificateWatch:
         return tuple(found)
 
     def poll(self) -> None:
-        """Look at the files and load changed ones; called once a second."""
+        """Check the files and load changed ones; called once a second."""
         found = self._look()
         if found != self._seen:
             self._seen = found

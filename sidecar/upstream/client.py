@@ -1,12 +1,13 @@
-"""End of every pipeline: choose an endpoint, take a connection, exchange, record.
+"""Upstream client: the terminal of every pipeline, which makes one attempt at an endpoint.
 
 Rules:
 
-1. An `Upstream` is made anew with each set of policies.  Endpoints, pools, ejection and health live in the state store
-   and survive.
-2. Breakers per endpoint are asked here, because the endpoint is chosen here: one whose breaker refuses is passed over.
-3. A connection that the peer closed while it was idle is replaced by a fresh one and the request sent again at once,
-   without retry policy and budget: nothing came back, and the method may be repeated (RFC 9112 9.3.1, RFC 9110 9.2.2).
+1. Each set of policies has a new `Upstream`.  Its endpoints, pools, ejection and health are in the state store and
+   survive reloads.
+2. The breakers of single endpoints are called here, where the endpoint is chosen.  An endpoint whose breaker refuses is
+   skipped.
+3. If the peer had closed an idle connection, the request is sent again at once on a new one, without retry policy and
+   budget.  This happens only for idempotent methods and before any byte of a response (RFC 9112 9.3.1, RFC 9110 9.2.2).
 """
 
 from __future__ import annotations
@@ -48,24 +49,24 @@ from sidecar.upstream.spec import UpstreamSpec
 from sidecar.upstream.tls import ClientTlsSpec
 
 Obtain = Callable[[tuple[str, ...], Any, Callable[[], Any]], Any]
-"""`BuildContext.obtain`: the object that lives under an identity."""
+"""Function that returns an object from the state store (`BuildContext.obtain`)."""
 
 
 class AttemptInFlight(Attempt):
-    """An attempt from the choice of its endpoint to the last byte of the response."""
+    """Attempt in flight, from the choice of its endpoint to the last byte of the response."""
 
     call: Call | None = None
-    """Takes the outcome; None while `Upstream.begin` runs, and once it was told."""
+    """Call that waits for the outcome; None while `Upstream.begin` runs, and once it has the outcome."""
     connection: UpstreamConnection | None = None
-    """Connection that carries the exchange; None while there is none."""
+    """Connection that carries the exchange until the head of the response; else None."""
     outcome: Outcome | None = None
-    """Outcome that came while `Upstream.begin` ran, or whose body is still arriving."""
+    """Outcome that was known within `Upstream.begin`, or whose body is still arriving; else None."""
     ticket: object = None
-    """Ticket of the endpoint's own breaker."""
+    """Ticket of the endpoint's breaker."""
     _opening: Promise[Acquired] | None = None
-    """Promise of a connection, while there is none."""
+    """Promise of a connection, while the attempt waits for one; else None."""
     _has_repeated = False
-    """True if the exchange was sent again, because the idle connection had been closed."""
+    """True once the request was sent again because an idle connection had been closed."""
 
     def __init__(
         self, x: Exchange, upstream: Upstream, target: Endpoint, pool: Pool, now: float, expires: float
@@ -76,16 +77,16 @@ class AttemptInFlight(Attempt):
         self.upstream = upstream.name
         self.endpoint = target.url
         self.gate: Gate | None = None
-        """The endpoint's own breaker, which has admitted the exchange; None without one."""
+        """Breaker of the endpoint; None without one."""
         self._x: Exchange | None = x
-        """None at the end: it holds its attempts, and cycles wait for the garbage collector."""
+        """Request; None once the attempt has ended, to break the reference cycle with `x.attempts`."""
         self._upstream = upstream
         self._target = target
         self._pool = pool
         self._expires = expires
 
     def open(self) -> None:
-        """Open a connection, or queue for one, and send the request."""
+        """Open a connection, or queue for one, and use it once it is there."""
         opening = self._pool.open(self._expires)
         if opening.done():
             self._use(opening)
@@ -94,7 +95,7 @@ class AttemptInFlight(Attempt):
             opening.wake(self._use)
 
     def _use(self, opening: Promise[Acquired]) -> None:
-        """Use the connection that was waited for."""
+        """Send the request on the connection that the attempt waited for."""
         self._opening = None
         x = self._x
         if x is None or opening.cancelled():
@@ -107,7 +108,7 @@ class AttemptInFlight(Attempt):
             self.take(_judge(x, acquired, self._pool, self.started, self._upstream.now()))
 
     def take(self, outcome: Outcome) -> None:
-        """Take the head of the response, or the failure to get one."""
+        """Accept the response or the failure; repeat the request if an idle connection had been closed."""
         self.connection = None
         if outcome.failure is STALE_CONNECTION and self._repeat():
             return
@@ -118,7 +119,7 @@ class AttemptInFlight(Attempt):
             if now - self.started > times.usual:
                 x = self._x
                 times.learn(now - self.started - (0.0 if x is None or x.stream is None else x.stream.held_for(now)))
-            else:  # `AnswerTimes.note` without its call
+            else:  # inlined `AnswerTimes.note`
                 times.quick += 1
                 if times.quick == SAMPLED:
                     times.decay()
@@ -134,7 +135,7 @@ class AttemptInFlight(Attempt):
             call.take(outcome)
 
     def _repeat(self) -> bool:
-        """Send the request again on a fresh connection, once; False if that is not possible."""
+        """Send the request again on a fresh connection; False if it may not be sent again."""
         x = self._x
         if self._has_repeated or x is None or not x.is_replayable:
             return False
@@ -145,12 +146,13 @@ class AttemptInFlight(Attempt):
         return True
 
     def _end_body(self, broken: Failure | None) -> None:
+        """Settle the attempt at the end of the body; `broken` is its failure, None if it is complete."""
         outcome, self.outcome = self.outcome, None
         assert outcome is not None
         self._settle(final(outcome, broken), self._upstream.now())
 
     def cancel(self) -> None:
-        """Give the attempt up."""
+        """Cancel the attempt and settle it as abandoned."""
         self.call = None
         opening, connection = self._opening, self.connection
         self._opening = self.connection = None
@@ -162,7 +164,7 @@ class AttemptInFlight(Attempt):
         self._settle(ABANDONED, now)
 
     def _settle(self, outcome: Outcome, now: float) -> None:
-        """Record how the attempt ended: for telemetry, for ejection and in the endpoint's breaker."""
+        """Record the outcome of the attempt for telemetry, ejection and the endpoint's breaker."""
         x, self._x = self._x, None
         target, ejector = self._target, self._upstream.ejector
         self.ended = now
@@ -187,7 +189,7 @@ class AttemptInFlight(Attempt):
 
 
 class Upstream:
-    """One upstream under one set of policies: the end of the pipeline of each of its routes."""
+    """Upstream with one set of policies: the terminal of the pipelines of its routes."""
 
     def __init__(
         self,
@@ -198,8 +200,8 @@ class Upstream:
         where: str = "",
         endpoint_gate: Callable[[Endpoint], Gate] | None = None,
     ) -> None:
-        """`where` is `file:line` of the upstream; `endpoint_gate` makes an endpoint's own breaker, where there is
-        one."""
+        """Take `file:line` of the upstream as `where`, and a function that makes an endpoint's breaker as
+        `endpoint_gate`; None without such breakers."""
         self.name = name
         self.spec = spec
         self.where = where
@@ -208,7 +210,7 @@ class Upstream:
         self._gates: dict[Endpoint, Gate] = {}
         self.endpoints: EndpointSet = obtain(("endpoints", name), spec, lambda: EndpointSet(name, spec, env))
         self.tls: CertificateWatch | None = None
-        """Certificates for `https://` endpoints; None where there are none."""
+        """Certificates for `https://` endpoints; None without such endpoints."""
         tls = spec.tls or (ClientTlsSpec() if spec.is_tls else None)
         if tls is not None:
             key = ("tls", "upstream", name, tls.model_dump_json())
@@ -220,11 +222,11 @@ class Upstream:
         self.pools: Pools = obtain(("pools", name, repr(tls), *resolved), spec, make_pools)
         self._balancer = Balancer(self.endpoints, spec, env, None if endpoint_gate is None else self._accepts)
         self.ejector: Ejector | None = None
-        """Ejects endpoints that fail; None where no policy says so."""
+        """Ejector of failing endpoints; None without an `ejection` block."""
         if (ejection := spec.ejection) is not None:
             self.ejector = obtain(("ejection", name), ejection, lambda: Ejector(self.endpoints, ejection, env))
         self._background: list[HealthChecker | Discovery] = []
-        """What runs beside the requests."""
+        """Background tasks of the upstream."""
         if (check := spec.health_check) is not None:
             watch = self.tls
             dns = "" if spec.discover is None else spec.discover.dns
@@ -242,7 +244,7 @@ class Upstream:
             task.start()
 
     def begin(self, x: Exchange, call: Call) -> InFlight | Outcome:
-        """Make one attempt: get an endpoint's response, or the failure to get one."""
+        """Start one attempt; the result is that of `Terminal.begin`."""
         now = self.now()
         expires = now + x.attempt_timeout
         if x.deadline < expires:
@@ -278,10 +280,11 @@ class Upstream:
         return attempt
 
     def make_way(self, route: str = "", waiting: int = 1, places: int = 1) -> bool:
-        """End the exchange that has waited for its own client longest, as `Pools.make_way` does."""
+        """End the exchange that has waited longest for its own client (`Pools.make_way`)."""
         return self.pools.make_way(route, waiting, places)
 
     def _refuse(self) -> Outcome:
+        """Return the refusal of a request for which no endpoint is available."""
         members = self.endpoints.members
         if not members:
             name = (
@@ -295,6 +298,7 @@ class Upstream:
         return failed(NO_ENDPOINT, Refusal("endpoints", self.where, detail, limit=len(members), value=0))
 
     def _gate(self, endpoint: Endpoint) -> Gate:
+        """Return the breaker of an endpoint."""
         gate = self._gates.get(endpoint)
         if gate is None:
             assert self._make_gate is not None
@@ -302,6 +306,7 @@ class Upstream:
         return gate
 
     def _accepts(self, endpoint: Endpoint) -> bool:
+        """True if the breaker of an endpoint would admit a request."""
         would_admit: Callable[[], bool] | None = getattr(self._gate(endpoint), "would_admit", None)
         return would_admit is None or would_admit()
 
@@ -310,7 +315,8 @@ class Upstream:
 
 
 def _judge(x: Exchange, outcome: Outcome, pool: Pool, started: float, now: float) -> Outcome:
-    """Return the failure to get a connection, which is the caller's where its short deadline has ended the attempt."""
+    """Return the failure to get a connection; `SHORT_DEADLINE` if the caller's deadline left less than the usual
+    time."""
     is_hurried = x.deadline == x.caller_deadline and now >= x.deadline
     if outcome.failure in (CONNECT_TIMEOUT, LOOKUP_TIMEOUT) and is_hurried and pool.times.is_too_short(now - started):
         return failed(SHORT_DEADLINE, cause=outcome.cause)

@@ -10,22 +10,22 @@ Phases (`TRANSITIONS`), each with those that may follow it:
 
 Rules:
 
-1. The outcome is told once.  Later bytes belong to the response's body or end the connection.
-2. A connection is reused only if both messages were whole, nothing followed and the peer keeps it open (RFC 9112 9.3).
-   A response that may have no body (HEAD, 204, 304) and announces one ends it: the peer may send that body later, where
-   it would be taken for the next response.  After a HEAD or a 204 the pool looks whether it stays silent.
-3. A reused connection that closes before the first byte of an answer was most likely closed while the request was on
-   its way (RFC 9112 9.3.1): `STALE_CONNECTION` for idempotent methods, `RESET` for all others.
-   A 408 that closes such a connection says the same (RFC 9110 15.5.9): the peer has given an idle client up.
-4. Empty lines before the first answer of a connection are skipped.  Before a later one they may be the rest of the
-   answer before it, whose length was then wrong.
-5. At most `MAX_INTERIM` interim responses are passed on (RFC 9110 15.2).
-6. A body that ends with the connection is whole unless the peer can say otherwise and does: over TLS (RFC 9112 9.8).
+1. The receiver gets one outcome for each exchange.  Later bytes belong to the response's body, or close the connection.
+2. A connection is reused only if both messages were complete, nothing followed, and it is persistent (RFC 9112 9.3).
+   It is closed after a response without a body (to HEAD, or 204, 304) whose fields announce one: a body that arrives
+   later would be taken for the next response.  After a response to HEAD or a 204, the pool waits for such bytes.
+3. If a reused connection closes before the first byte of a response, the peer probably closed it before the request
+   arrived (RFC 9112 9.3.1).  The failure is `STALE_CONNECTION` for idempotent methods, else `RESET`.  A 408 that closes
+   such a connection has the same meaning (RFC 9110 15.5.9).
+4. Empty lines before the first response of a connection are skipped.  Before a later response they are an error: they
+   may belong to the previous response, whose length was then wrong.
+5. At most `MAX_INTERIM` interim responses are forwarded (RFC 9110 15.2).
+6. A body that ends with the connection counts as complete, except over TLS without a close_notify (RFC 9112 9.8).
 7. Malformed bytes become `PROTOCOL` and never reach a client.
-8. What the client's own slowness or short deadline ends is not the upstream's failure (`answer_times.py`).
-9. From its first long answer on, a connection reads at most `READ_BYTES` at a time (`BoundedReads`).
+8. If the client is slow or its deadline short, the failure is not the upstream's (`answer_times.py`).
+9. From its first long response on, a connection reads at most `READ_BYTES` at a time (`BoundedReads`).
 
-Choosing, opening and keeping connections is the work of `pool.py`.
+`pool.py` opens, selects and keeps connections.
 """
 
 from __future__ import annotations
@@ -81,17 +81,17 @@ if TYPE_CHECKING:
     from sidecar.upstream.pool import Pool
 
 CONNECTING: Final = 0
-"""The transport is not there yet: TCP or TLS handshake."""
+"""Phase of the TCP and TLS handshake, before there is a transport."""
 IDLE: Final = 1
-"""No exchange: in the pool, or about to be handed to a request."""
+"""Phase without an exchange, in the pool or on the way to a request."""
 AWAITING_HEAD: Final = 2
-"""The request is being sent; the final response head is not complete."""
+"""Phase from the start of a request to the end of the final response head."""
 READING_BODY: Final = 3
-"""The response head was passed on; its body is still arriving."""
+"""Phase in which the body of a response arrives."""
 SWITCHED: Final = 4
-"""After a 101: the connection carries another protocol."""
+"""Phase after a 101, in which the connection carries another protocol."""
 CLOSED: Final = 5
-"""Closing or closed; never left."""
+"""Last phase: the connection is closing or closed."""
 
 TRANSITIONS: Final = {
     CONNECTING: (IDLE,),
@@ -104,32 +104,33 @@ TRANSITIONS: Final = {
 """Phases that may follow each phase."""
 
 EMPTY_LINES: Final = re.compile(rb"(?:\r\n){1,8}(?!\r\n)")
-"""Matches the empty lines that may precede the first answer of a connection."""
+"""Empty lines that may precede the first response of a connection."""
 REQUEST_TIMEOUT: Final = 408
 MAX_INTERIM: Final = 16
+"""Most interim responses to one request."""
 NO_CONTENT: Final = frozenset((204, 304))
 """Statuses whose responses never have a body (RFC 9110 6.4.1)."""
 ODD: Final = NO_CONTENT | {REQUEST_TIMEOUT}
-"""Those, and the one that may say something of the connection."""
+"""Statuses with special treatment: those without a body, and 408."""
 
 READ_BYTES: Final = 124 * 1024
-"""Bytes that one read of a connection brings at most once it has carried a longer answer.  An object of this size is
-below the 128 KiB from which the C library maps memory anew for each."""
+"""Most bytes in one read of a connection that has carried a long response.  An object of this size is below the
+threshold from which the C library maps memory for each allocation."""
 READ_BUFFER: Final = memoryview(bytearray(READ_BYTES))
-"""Memory for such reads, of all connections in turn: each is copied out before the next one begins."""
+"""Buffer for such reads, shared by all connections: each read is copied out before the next one begins."""
 
 
 class Receiver(Protocol):
-    """Whoever waits for the outcome of an exchange."""
+    """Object that waits for the outcome of an exchange."""
 
     def take(self, outcome: Outcome) -> None:
-        """Take the outcome; called once, unless the exchange is aborted before."""
+        """Accept the outcome; called once, unless the exchange is aborted before."""
 
 
 class UpstreamConnection(asyncio.Protocol):
-    """Connection to one endpoint: sends requests, reads responses and is the source of their bodies.
+    """Connection to one endpoint: sends requests, reads responses and is the `Source` of their bodies.
 
-    After a 101 it is also the `Upgraded` of the outcome, until somebody takes its transport over.
+    After a 101 it is also the `Upgraded` of the outcome, until a tunnel takes its transport over.
     """
 
     __slots__ = (
@@ -158,49 +159,49 @@ class UpstreamConnection(asyncio.Protocol):
     def __init__(self, pool: Pool) -> None:
         self.pool = pool
         self.served = 0
-        """Exchanges that left the connection reusable."""
+        """Number of exchanges after which the connection was reusable."""
         self.idle_since = 0.0
-        """Instant at which the pool last kept it idle; 0.0 before that."""
+        """Instant at which the pool last kept the connection idle; 0.0 before that."""
         self.expires = NEVER
-        """Instant at which `expire` is due while an exchange is in flight."""
+        """Deadline after which the sweep calls `expire`, while an exchange is in flight."""
         self._phase = CONNECTING
         self._transport: asyncio.Transport | None = None
-        """None before the connection is made and after it is lost."""
+        """Transport; None before the connection is made and after it is lost."""
         self._exchange: Exchange | None = None
-        """The exchange being carried; None outside AWAITING_HEAD and READING_BODY."""
+        """Current exchange; None outside AWAITING_HEAD and READING_BODY."""
         self._receiver: Receiver | None = None
-        """Takes the outcome; None once it was told."""
+        """Receiver of the outcome; None once it has the outcome."""
         self._deadline = NEVER
-        """Instant by which the response must be whole."""
+        """Instant by which the response must be complete."""
         self._started = 0.0
-        """Instant at which the attempt of that exchange began."""
+        """Instant at which the attempt began."""
         self._heard = 0.0
-        """Instant of the last piece of the body, where pieces have a deadline."""
+        """Instant of the last piece of the body; not updated for exchanges without an idle timeout or deadline."""
         self._request_body: RequestBody | None = None
-        """The request's body, where it is streamed."""
+        """Body of the request if it is streamed, else None."""
         self._reader: BodyReader | None = None
-        """Reads the response's body; None outside READING_BODY."""
+        """Reader of the response's body; None outside READING_BODY."""
         self._buffer = b""
         """Start of a response head; after a 101, bytes of the new protocol."""
         self._scanned = 0
-        """Bytes of the buffer known not to end a head."""
+        """Number of bytes of the buffer in which no end of a head was found."""
         self._interims = 0
-        """Interim responses to this request."""
+        """Number of interim responses to the request."""
         self._keep_alive = True
         """True if the response allows another exchange on this connection."""
         self._is_reading_paused = False
-        """True while the reader of the response's body takes no more."""
+        """True while the client does not take the response's body."""
         self._is_writing_paused = False
-        """True while the peer has not taken what was written."""
+        """True while the transport has paused writing."""
         self._is_bounded = False
-        """True once reads are bounded."""
+        """True once reads are limited to `READ_BYTES`."""
 
     # ----- one exchange
 
     def exchange(self, x: Exchange, expires: float, now: float, receiver: Receiver) -> None:
-        """Send a request and tell the receiver its outcome, later.
+        """Send a request; the receiver gets its outcome later.
 
-        `expires` is the instant by which the response must be whole; `now` is the one at which the attempt began.
+        `expires` is the instant by which the response must be complete; `now` is the start of the attempt.
         """
         transport, pool = self._transport, self.pool
         assert transport is not None
@@ -221,9 +222,9 @@ class UpstreamConnection(asyncio.Protocol):
             body.start()
 
     def finish(self, is_reusable: bool, is_doubtful: bool = False) -> None:
-        """End the exchange; give the connection back to its pool, or close it.
+        """End the exchange, and return the connection to its pool or close it.
 
-        `is_doubtful` says that the peer may still send a body that nothing has announced.
+        `is_doubtful` is True if the peer may still send an unannounced body.
         """
         self._exchange = self._reader = None
         body, transport = self._request_body, self._transport
@@ -235,7 +236,7 @@ class UpstreamConnection(asyncio.Protocol):
             and not transport.is_closing()
         ):
             self._request_body = None
-            if self._is_reading_paused:  # the last piece was more than the reader could take
+            if self._is_reading_paused:  # the last piece has filled the client's buffer
                 self.resume_reading()
             self.pool.deadlines.entries.discard(self)
             self._phase = IDLE
@@ -248,9 +249,9 @@ class UpstreamConnection(asyncio.Protocol):
             self.close()
 
     def fail(self, failure: Failure, cause: str) -> None:
-        """Drop the connection, then tell the reader of the body or whoever awaits the outcome.
+        """Abort the connection and end the exchange with a failure, which the body's sink or the receiver gets.
 
-        `cause` says what happened, for logs.
+        `cause` describes the error for logs.
         """
         reader, transport = self._reader, self._transport
         self.finish(False)
@@ -263,13 +264,13 @@ class UpstreamConnection(asyncio.Protocol):
             receiver.take(failed(failure, cause=cause))
 
     def abort(self) -> None:
-        """Drop the connection because nobody awaits its exchange any more; no outcome is told."""
+        """Abort the connection and its exchange; the receiver gets no outcome."""
         self._receiver = None
         if self._exchange is not None:
             self.fail(RESET, "abandoned")
 
     def expire(self, now: float) -> None:
-        """Fail the exchange: its deadline has passed, or the pause between two pieces of a body was too long."""
+        """Fail the exchange, because its deadline or the idle timeout of its body has passed."""
         x, reader, times = self._exchange, self._reader, self.pool.times
         if times.late is self:
             times.late = None
@@ -285,7 +286,7 @@ class UpstreamConnection(asyncio.Protocol):
             self._expire_body(x, reader.body, now)
 
     def _expire_unanswered(self, x: Exchange, now: float) -> None:
-        """Fail an exchange without a response head."""
+        """Fail an exchange without a response head, and decide whether client, caller or upstream is to blame."""
         times, body = self.pool.times, self._request_body
         held = 0.0 if body is None else body.held_for(now)
         given = now - self._started - held
@@ -301,7 +302,7 @@ class UpstreamConnection(asyncio.Protocol):
                 self.fail(failure, "no whole answer in time")
 
     def _listen_on(self, x: Exchange, now: float, failure: Failure) -> bool:
-        """Tell the failure, but wait for the answer to learn how long it takes; False if that is not possible."""
+        """Report the failure, but continue the attempt to measure the response time; False if that is not possible."""
         pool = self.pool
         times, receiver = pool.times, self._receiver
         until = self._started + min(times.patience, x.attempt_timeout)
@@ -315,7 +316,7 @@ class UpstreamConnection(asyncio.Protocol):
         ):
             return False
         twin = x.fork(x.attempt, x.why)
-        twin.interim = None  # the client reads the answer to its next request by then
+        twin.interim = None  # the client may be reading the response to its next request by then
         self._exchange = twin
         self._receiver = None
         self._deadline = self.expires = until
@@ -324,7 +325,7 @@ class UpstreamConnection(asyncio.Protocol):
         return True
 
     def _expire_body(self, x: Exchange, body: Body, now: float) -> None:
-        """Fail an exchange whose response is not whole."""
+        """Fail an exchange with an incomplete response, and decide whether client, caller or upstream is to blame."""
         held = body.held_for(now)
         if now < self._deadline:
             idle = f"the answer's body stalled for {x.idle_timeout:.3g} s"
@@ -337,7 +338,7 @@ class UpstreamConnection(asyncio.Protocol):
             self.fail(TIMEOUT, f"the answer was cut off after {body.received} bytes of its body")
 
     def close(self) -> None:
-        """Leave the pool and close the transport once everything written has gone out."""
+        """Leave the pool, and close the transport once all written bytes are sent."""
         self._phase = CLOSED
         if self.pool.times.late is self:
             self.pool.times.late = None
@@ -349,11 +350,11 @@ class UpstreamConnection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.close()
 
-    # ----- what the pool asks while others wait for a connection
+    # ----- called by the pool while requests wait for a connection
 
     @property
     def blocked_since(self) -> float:
-        """Instant since which the exchange waits for its client, or for a `100 Continue`; `NEVER` if it does not."""
+        """Instant since which the exchange waits for its client or for a `100 Continue`; `NEVER` if it does not."""
         body = self._request_body
         if body is not None and (body.is_starved or (body.is_held_back and self._reader is None)):
             return body.starved_since
@@ -361,21 +362,21 @@ class UpstreamConnection(asyncio.Protocol):
 
     @property
     def route(self) -> str:
-        """Name of the route whose exchange it carries; empty without one."""
+        """Name of the route of the current exchange; empty without one."""
         x = self._exchange
         return "" if x is None or x.route is None else x.route.name
 
     def give_way(self) -> None:
-        """End an exchange that waits for its own client; have a client go on that waits for a `100 Continue`."""
+        """End an exchange that waits for its own client; if it waits for a `100 Continue`, send the body instead."""
         if self._request_body is not None and self._request_body.is_held_back:
             self._request_body.go_on(b"")
             return
         self.fail(CLIENT_TIMEOUT, "the client did not keep up while other requests waited for its place")
 
-    # ----- what the pool asks of an idle connection
+    # ----- called by the pool for an idle connection
 
     def is_idle(self) -> bool:
-        """True if the connection was made, is not lost and carries nothing."""
+        """True if the connection is open and has no exchange."""
         return self._phase == IDLE
 
     def is_closing(self) -> bool:
@@ -388,10 +389,9 @@ class UpstreamConnection(asyncio.Protocol):
         return str(peer[0]) if peer else ""
 
     def has_input(self) -> bool:
-        """True if the socket of an idle connection has something to read, such as its end.
+        """True if the socket of an idle connection has input, such as an EOF, that the event loop may not have read.
 
-        The event loop may not have seen that yet.  It costs a system call: only for requests that must not be sent
-        twice.
+        The check takes a system call, so it is only for requests that must not be sent twice.
         """
         sock = None if self._transport is None else self._transport.get_extra_info("socket")
         if sock is None:
@@ -412,7 +412,7 @@ class UpstreamConnection(asyncio.Protocol):
                 self._take_head(data)
             elif self._phase == READING_BODY:
                 self._take_body(data)
-            else:  # unasked: a peer that says goodbye (408), or one that is confused
+            else:  # bytes without a request, such as a 408 before the peer closes
                 self.close()
         except Invalid as error:
             self.fail(PROTOCOL, str(error))
@@ -452,30 +452,32 @@ class UpstreamConnection(asyncio.Protocol):
             self._request_body.resume()
 
     def _is_stale(self) -> bool:
-        """True if the connection was used or idle before this exchange, and nothing of an answer has come."""
+        """True if the connection was used or idle before this exchange, and no byte of a response has arrived."""
         return self._is_reused and self._phase == AWAITING_HEAD and not self._buffer and not self._interims
 
     @property
     def _is_reused(self) -> bool:
+        """True if the connection was used or idle before this exchange."""
         return self.served > 0 or self.idle_since > 0
 
     def _is_goodbye(self, x: Exchange) -> bool:
-        """True if a 408 ends the idle time before this exchange and the exchange can be repeated."""
+        """True if a 408 refers to the idle time before this exchange, and the exchange can be repeated."""
         is_closing = self._is_reused and not self._keep_alive and not self._interims
         return is_closing and x.method in IDEMPOTENT_METHODS and x.is_replayable
 
     def _slow_client(self) -> Failure | None:
-        """Return the client's failure for which the peer may have closed the connection: servers have timeouts too."""
+        """Return the client's failure if the peer may have closed the connection because the client was slow; else
+        None."""
         now, body, reader = self.pool.env.now(), self._request_body, self._reader
         if reader is not None:
             return SLOW_READER if 2 * reader.body.held_for(now) > now - self._started else None
         return CLIENT_TIMEOUT if body is not None and body.is_dribbled(now) else None
 
     def _read_early_answer(self) -> None:
-        """Read what the socket still holds after a failed write.
+        """Read the rest of the socket's input after a failed write, because it may contain a response.
 
-        The peer takes no more of the request's body, but its answer may be here: a server that says 413 and closes
-        resets the connection (RFC 9112 9.6), and event loops do not read after a failed write.
+        A server that answers 413 and closes resets the connection (RFC 9112 9.6).  Event loops do not read after a
+        failed write.
         """
         assert self._transport is not None
         sock = self._transport.get_extra_info("socket")
@@ -488,6 +490,7 @@ class UpstreamConnection(asyncio.Protocol):
     # ----- response head
 
     def _take_head(self, data: bytes) -> None:
+        """Parse the next bytes of a response head."""
         if self._buffer:
             data = self._buffer + data
             self._buffer = b""
@@ -499,7 +502,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._take_final(data, status, end, lines, length)
 
     def _take_odd_head(self, data: bytes) -> None:
-        """Read a head by the grammar: one that has come in pieces, an interim response, or what is not valid."""
+        """Parse a head that is not a common one with the grammar: incomplete, interim, invalid or unusual."""
         x = self._exchange
         assert x is not None
         while True:
@@ -538,7 +541,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._take_final(data, status, end, lines, length)
 
     def _take_final(self, data: bytes, status: int, end: int, lines: bytes, length: int | None) -> None:
-        """Go on with a final response whose head is `data[:end]`."""
+        """Continue with a final response whose head is `data[:end]`."""
         x = self._exchange
         assert x is not None
         is_bodiless = x.method == b"HEAD"
@@ -566,6 +569,7 @@ class UpstreamConnection(asyncio.Protocol):
             self._stream(Outcome(status, lines=lines), length, data[end:])
 
     def _pass_interim(self, x: Exchange, status: int, lines: bytes) -> None:
+        """Forward an interim response; a 100 also starts a body that was held back.  Raises `Invalid` for too many."""
         self._interims += 1
         if self._interims > MAX_INTERIM:
             raise Invalid(f"more than {MAX_INTERIM} interim responses")
@@ -576,7 +580,8 @@ class UpstreamConnection(asyncio.Protocol):
             x.interim(status, lines)
 
     def _take_chunked(self, x: Exchange, outcome: Outcome, data: bytes) -> None:
-        if data.endswith(b"0\r\n\r\n"):  # most likely the whole body
+        """Continue with a chunked response; `data` follows its head."""
+        if data.endswith(b"0\r\n\r\n"):  # probably the complete body
             decoder = ChunkedDecoder()
             pieces = decoder.feed(data)
             if decoder.done and not (decoder.trailers and x.accepts_trailers):
@@ -586,9 +591,9 @@ class UpstreamConnection(asyncio.Protocol):
         self._stream(outcome, CHUNKED, data)
 
     def _answer(self, outcome: Outcome, is_clean: bool, is_doubtful: bool = False) -> None:
-        """Tell an outcome that is whole; `is_clean` is False if bytes followed it, `is_doubtful` as in `finish`.
+        """Deliver a complete response; `is_clean` is False if bytes followed it, `is_doubtful` is that of `finish`.
 
-        The connection is back in its pool before: the receiver may want it again.
+        The connection returns to its pool first, because the receiver may use it again.
         """
         receiver, self._receiver = self._receiver, None
         if receiver is None:
@@ -598,7 +603,7 @@ class UpstreamConnection(asyncio.Protocol):
             receiver.take(outcome)
 
     def _end_late(self) -> None:
-        """Learn from an answer that nobody waits for any more."""
+        """Record the time of the response to a late attempt (`AnswerTimes`)."""
         times = self.pool.times
         if times.late is self:
             times.end_late(self.pool.env.now())
@@ -606,7 +611,7 @@ class UpstreamConnection(asyncio.Protocol):
     # ----- response body
 
     def _stream(self, outcome: Outcome, length: int, first: bytes) -> None:
-        """Tell an outcome whose body is still arriving; `first` is what came with the head."""
+        """Deliver a response whose body is still arriving; `first` are the bytes that followed its head."""
         outcome.stream = body = Body(self, length if length >= 0 else None)
         self._reader = BodyReader(body, length)
         self._phase = READING_BODY
@@ -619,24 +624,25 @@ class UpstreamConnection(asyncio.Protocol):
         if not self._is_bounded and not 0 <= length - len(first) <= READ_BYTES:
             self._bound_reads()
         if first:
-            self._take_body(first)  # an error in here is told as the outcome
+            self._take_body(first)  # if this fails, the receiver gets the failure as the outcome
         if self._receiver is receiver:
             self._receiver = None
             receiver.take(outcome)
 
     def _bound_reads(self) -> None:
-        """Read into a buffer of `READ_BYTES` from now on.
+        """Limit further reads to `READ_BYTES`.
 
-        Event loops read up to 256 KiB at once, of each of many connections before anybody can pause them.
+        Event loops read larger pieces by default, from all ready connections before any of them can be paused.
         """
         transport = self._transport
         if transport is not None:
             self._is_bounded = True
-            transport.pause_reading()  # uvloop notices another kind of protocol when reading begins
+            transport.pause_reading()  # uvloop checks the kind of protocol only when reading starts
             transport.set_protocol(BoundedReads(self))
             transport.resume_reading()
 
     def _take_body(self, data: bytes) -> None:
+        """Feed the next bytes to the body of the response."""
         reader = self._reader
         assert reader is not None
         if not self._is_reading_paused:
@@ -646,12 +652,12 @@ class UpstreamConnection(asyncio.Protocol):
             return
         if is_whole:
             self._end_body(reader)
-        elif reader.is_behind and self._transport is not None:  # let others have their turn
+        elif reader.is_behind and self._transport is not None:  # other connections come first
             self._transport.pause_reading()
             self.pool.env.call_later(0, self._take_rest, reader)
 
     def _take_rest(self, reader: BodyReader) -> None:
-        """Take what has arrived and was more than one turn is for, and read on after it."""
+        """Process received bytes that have waited for this turn of the loop, and resume reading after them."""
         if self._reader is reader and reader.is_behind:
             self.data_received(b"")
         transport = self._transport
@@ -659,32 +665,33 @@ class UpstreamConnection(asyncio.Protocol):
             transport.resume_reading()
 
     def _end_body(self, reader: BodyReader) -> None:
+        """End the exchange and its complete body."""
         body = reader.body
-        body.source = None  # from here on the connection may carry another exchange
+        body.source = None  # after `finish` the connection may carry another exchange
         self.finish(self._keep_alive and not reader.rest)
         body.finish(reader.trailers)
 
     def _await_piece(self) -> None:
-        """Allow the idle timeout of the exchange for the next piece of the body."""
+        """Set the deadline for the next piece of the body."""
         x = self._exchange
         if x is not None and (x.idle_timeout != NEVER or x.caller_deadline != NEVER):
             self._heard = now = self.pool.env.now()
             self.expires = min(self._deadline, now + x.idle_timeout)
 
     def pause_reading(self) -> None:
-        """Stop reading."""
+        """Pause reading."""
         self._is_reading_paused = True
         if self._transport is not None:
             self._transport.pause_reading()
 
     def resume_reading(self) -> None:
-        """Go on reading."""
+        """Resume reading."""
         self._is_reading_paused = False
         if self._transport is not None:
             self._transport.resume_reading()
 
     def pause_body(self) -> None:
-        self.expires = self._deadline  # a slow reader is not the upstream's fault
+        self.expires = self._deadline  # no idle timeout, because the client delays the body
         if self._reader is not None:
             self._reader.body.hold(self.pool.env.now())
         self.pause_reading()
@@ -702,12 +709,12 @@ class UpstreamConnection(asyncio.Protocol):
     # ----- another protocol (RFC 9110 7.8)
 
     def _switch(self, lines: bytes, early: bytes) -> None:
-        """Tell the outcome of a 101; whoever gets it has the connection until the deadline of the exchange.
+        """Deliver a 101, whose receiver must take the connection over before the deadline of the exchange.
 
-        `early` came after the head and belongs to the new protocol.
+        `early` are bytes of the new protocol that followed the head.
         """
         receiver, self._receiver = self._receiver, None
-        outcome = Outcome(101, lines=lines, stream=Body())  # which keeps permits and counts until the tunnel ends
+        outcome = Outcome(101, lines=lines, stream=Body())  # the body keeps permits until the tunnel ends
         outcome.tunnel = self
         self._phase = SWITCHED
         self._exchange = None
@@ -717,9 +724,9 @@ class UpstreamConnection(asyncio.Protocol):
             receiver.take(outcome)
 
     def take_over(self, protocol: asyncio.Protocol) -> tuple[asyncio.Transport, bytes] | None:
-        """Hand the switched transport to `protocol`; return it with the bytes already read, or None if it is lost.
+        """Hand the transport to `protocol`.  Return it with the bytes already received; None if it is closed.
 
-        The connection keeps its place in the pool until `close`: tunnels count towards `connections.max`.
+        The connection remains in the pool until `close`, because tunnels count towards `connections.max`.
         """
         transport = self._transport
         if transport is None or self._phase != SWITCHED:
@@ -736,7 +743,7 @@ class UpstreamConnection(asyncio.Protocol):
 
 
 class BoundedReads(asyncio.BufferedProtocol):
-    """Protocol of a connection's transport whose reads are bounded; everything else is the connection's."""
+    """Protocol that reads at most `READ_BYTES` at a time; it passes everything on to its connection."""
 
     __slots__ = ("_connection",)
 
@@ -760,7 +767,7 @@ class BoundedReads(asyncio.BufferedProtocol):
 
 
 def _begin(data: bytes) -> int:
-    """Return where an answer begins behind empty lines; -1 if it has not begun.  Raises `Invalid` if none can."""
+    """Return the start of a response after empty lines; -1 if it has not begun.  Raises `Invalid` for other bytes."""
     found = EMPTY_LINES.match(data)
     end = 0 if found is None else found.end()
     if data[end:] in (b"", b"\r"):

@@ -1,7 +1,7 @@
-"""Deadlines of everything in flight upstream, kept as numbers and swept on a tick.
+"""Deadlines: a periodic sweep that expires late exchanges and requests waiting for a connection.
 
-Arming a timer for each request costs several times an entry in a set.  The sweep runs only while something is in
-flight.  `TICK` is therefore the granularity of every timeout.
+An entry in a set costs less than a timer for each request.  The sweep runs only while there are entries.  `TICK` is the
+granularity of all timeouts towards upstreams.
 """
 
 from __future__ import annotations
@@ -16,45 +16,47 @@ TICK: Final = 0.01
 
 
 class Expiring(Protocol):
-    """An object with a deadline."""
+    """Object with a deadline."""
 
     @property
     def expires(self) -> float:
-        """Instant (`Env.now`) from which `expire` is due."""
+        """Deadline (`Env.now`) after which the sweep calls `expire`."""
 
     def expire(self, now: float) -> None:
-        """End what has run out of time, and leave the sweep."""
+        """End the exchange or the waiting, and leave the sweep."""
 
 
 class Deadlines:
-    """Entries in flight, each expired at the first tick after its deadline."""
+    """Entries with a deadline; the sweep expires each at the first tick after it."""
 
     __slots__ = ("_env", "_is_ticking", "entries")
 
     def __init__(self, env: Env) -> None:
         self.entries: set[Expiring] = set()
+        """Entries that the sweep checks."""
         self._env = env
         self._is_ticking = False
 
     def add(self, entry: Expiring) -> None:
-        """Watch an entry until it is discarded."""
+        """Add an entry, and start the sweep if it does not run."""
         self.entries.add(entry)
         if not self._is_ticking:
             self._is_ticking = True
             self._env.call_later(TICK, self._tick)
 
     def discard(self, entry: Expiring) -> None:
-        """Watch an entry no longer; without effect if it is not watched."""
+        """Remove an entry, if it is there."""
         self.entries.discard(entry)
 
     def _tick(self) -> None:
+        """Expire the entries whose deadline has passed, and schedule the next tick if any are left."""
         now = self._env.now()
         due = [entry for entry in self.entries if entry.expires <= now]
-        for entry in sorted(due, key=lambda entry: entry.expires):  # in order, so that a simulated run can be repeated
+        for entry in sorted(due, key=lambda entry: entry.expires):  # sorted, so that simulations are reproducible
             try:
-                if entry in self.entries and entry.expires <= now:  # the one before may have ended it
+                if entry in self.entries and entry.expires <= now:  # an earlier `expire` may have ended it
                     entry.expire(now)
-            except Exception as error:  # a bug must not end the deadlines of all others
+            except Exception as error:  # a bug in one entry must not stop the sweep
                 self.entries.discard(entry)
                 self._env.emit(events.BUG, where=repr(entry), error=error)
         if self.entries:

@@ -1,16 +1,16 @@
-"""Endpoints of an upstream: their addresses, their standing, and the set that balancer, pools and checks share.
+"""Endpoints of an upstream: their addresses, their state, and the set that balancer, pools and checks share.
 
-An endpoint is written `http://host:port`, `https://host:port` or `unix:/run/app.sock` (nginx's spelling).  A path, a
-query or credentials are errors, because a reader could take them for working.
+An endpoint is written `http://host:port`, `https://host:port` or `unix:/run/app.sock` (as in nginx).  A path, a query
+or credentials are errors, because they would have no effect.
 
 Rules:
 
-1. Identity is the canonical URL, which always has a port: a set that is given new URLs, by a reload or by discovery,
-   keeps the endpoints that stay, with everything known of them.
-2. The active check (`is_healthy`) and passive ejection (`ejected_until`) judge separately; neither overrules the other.
-   The transitions keep `is_up`, so that the request path reads an attribute and no clock.
-3. The end of an ejection does not restore full weight, as it does in Envoy: the endpoint gets one request a second, on
-   trial, until one succeeds (Linkerd's probe request).  A trial that hangs or is abandoned is over after a second.
+1. The canonical URL, which always has a port, identifies an endpoint.  If a reload or discovery replaces the URLs of a
+   set, the endpoints that stay keep their state.
+2. The active check (`is_healthy`) and passive ejection (`ejected_until`) are independent: an endpoint is up if neither
+   excludes it.  `is_up` is updated at each change, so that the request path reads an attribute and no clock.
+3. After an ejection, the endpoint gets one request a second on trial until one succeeds (Linkerd's probe request).  In
+   Envoy it gets all its traffic at once.  A trial without a result ends after a second.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 TRIAL_INTERVAL: Final = 1.0
 """Seconds between two requests on trial."""
 FAILING: Final = 3
-"""Consecutive faults from which an endpoint is shown as failing."""
+"""Consecutive faults after which an endpoint is shown as failing."""
 FAILING_LASTS: Final = 60.0
-"""Seconds after the last fault for which that is still news; without traffic nothing else would end it."""
+"""Seconds after the last fault for which an endpoint is shown as failing; without traffic nothing else ends it."""
 
 # ----- addresses
 
@@ -46,26 +46,27 @@ ENDPOINT: Final = re.compile(
 )
 HOST_NAME: Final = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?:\.(?!-)[A-Za-z0-9_-]{1,63})*\.?", re.ASCII)
 MAX_SOCKET_PATH_BYTES: Final = 107
-"""`sun_path` of unix(7) without its terminating zero."""
+"""Longest path of a Unix socket in bytes: `sun_path` of unix(7) without its terminating zero."""
 SCHEME_PORTS: Final = {"http": 80, "https": 443}
 
 
 class EndpointAddress(NamedTuple):
-    """The parts of an endpoint's URL."""
+    """Parsed URL of an endpoint."""
 
     url: str
-    """Canonical form: lower case, with the port."""
+    """Canonical URL: in lower case, with the port."""
     is_tls: bool
+    """True for `https`."""
     host: str
     """Name or IP address, IPv6 without brackets; empty for a Unix socket."""
     port: int
-    """0 for a Unix socket."""
+    """TCP port; 0 for a Unix socket."""
     path: str
     """Path of a Unix socket, else empty."""
 
 
 def parse_endpoint(text: str) -> EndpointAddress:
-    """Return the parts of an endpoint.  Raises ValueError: what is wrong, and what would be right."""
+    """Return the parsed URL of an endpoint.  Raises `ValueError` with the remedy."""
     if text.startswith("unix:"):
         return _parse_socket(text)
     if not (match := ENDPOINT.fullmatch(text)):
@@ -84,14 +85,14 @@ def parse_endpoint(text: str) -> EndpointAddress:
 
 
 def endpoint_address(scheme: str, host: str, port: int) -> EndpointAddress:
-    """Return an address from parts known to be valid."""
+    """Return the address of an endpoint with these parts, which must be valid."""
     host = host.lower()
     shown = f"[{host}]" if ":" in host else host
     return EndpointAddress(f"{scheme}://{shown}:{port}", scheme == "https", host, port, "")
 
 
 def literal(host: str) -> str | None:
-    """Return the address that a host is, None for a name.  The system's short forms count, such as `127.1`."""
+    """Return the IP address of a host that is one, also in a short form such as `127.1`; None for a name."""
     try:
         return str(ip_address(host))
     except ValueError:
@@ -103,13 +104,13 @@ def literal(host: str) -> str | None:
 
 
 def authority(name: str, endpoint: Endpoint) -> str:
-    """Return the value of `Host` for an endpoint under a name; the port is left out where the scheme implies it."""
+    """Return a `Host` field with a name and the endpoint's port, which is omitted if it is the scheme's default."""
     usual = SCHEME_PORTS["https" if endpoint.is_tls else "http"]
     return name if endpoint.port == usual else f"{name}:{endpoint.port}"
 
 
 def _correct(text: str) -> str:
-    """Return the endpoint that was probably meant: with a scheme, without path, query and credentials; else ''."""
+    """Return a corrected endpoint, with a scheme and without path, query and credentials; empty if there is none."""
     scheme, _, rest = text.rpartition("://")
     url = f"{scheme or 'http'}://{re.split('[/?#]', rest)[0].rpartition('@')[2]}"
     return url if url != text and ENDPOINT.fullmatch(url) and url[-2:] != "//" else ""
@@ -136,9 +137,9 @@ def _parse_socket(text: str) -> EndpointAddress:
 
 
 class Endpoint:
-    """One address and its standing.
+    """Endpoint: its address and its state.
 
-    The client counts `in_flight`; the ejector counts failures and successes.  All else changes by the methods below.
+    `client` counts `in_flight`, and the ejector counts failures and successes.  The methods below change the rest.
     """
 
     __slots__ = (
@@ -165,57 +166,58 @@ class Endpoint:
     def __init__(self, url: str) -> None:
         address = parse_endpoint(url)
         self.url = self.key = address.url
-        """Canonical URL: the identity in `Exchange.avoid`, state keys, events and spans."""
+        """Canonical URL, which identifies the endpoint in `Exchange.avoid`, state keys, events and spans."""
         self.host = address.host
-        """Name or IP address (IPv6 without brackets); empty for a Unix socket."""
+        """Name or IP address, IPv6 without brackets; empty for a Unix socket."""
         self.port = address.port
-        """0 for a Unix socket."""
+        """TCP port; 0 for a Unix socket."""
         self.path = address.path
         """Path of a Unix socket, else empty."""
         self.is_tls = address.is_tls
+        """True for `https`."""
         self.server_name = address.host
-        """Name sent by TLS and expected in the certificate; the set may know a better one than the host."""
+        """Name for SNI and for the check of the certificate; the set may replace it."""
         self.seed = int.from_bytes(blake2b(self.url.encode(), digest_size=8).digest(), "big")
-        """64 bits for hashing, the same in every process."""
+        """Hash of the URL for rendezvous hashing, 64 bits, the same in every process."""
         self.in_flight = 0
-        """Attempts from the choice of the endpoint to the last byte of the response."""
+        """Number of attempts in flight, from the choice of the endpoint to the last byte of the response."""
         self.is_healthy = True
-        """Verdict of the active check; True until it says otherwise."""
+        """Result of the active check; True before the first result."""
         self.failures = 0
-        """Consecutive faults."""
+        """Number of consecutive faults."""
         self.failed_at = 0.0
-        """Instant of the last attempt that got no whole answer; 0 without one."""
+        """Instant of the last attempt without a complete response; 0 without one."""
         self.successes = 0
-        """Consecutive successes, counted only while an ejection is remembered."""
+        """Number of consecutive successes, counted only if `ejections` is not 0."""
         self.ejections = 0
-        """Ejections not yet offset by successes; each doubles the next one."""
+        """Number of ejections that successes have not yet offset; each doubles the length of the next one."""
         self.ejected_at = 0.0
         """Instant of the last ejection; 0 without one."""
         self.ejected_until = 0.0
-        """Instant before which it gets no request; 0 while it is not ejected."""
+        """Instant before which the endpoint gets no request; 0 while it is not ejected."""
         self.is_on_trial = False
-        """True after an ejection's end, once a request on trial was sent and until it is restored."""
+        """True from the first request on trial after an ejection until the endpoint is restored."""
         self.is_up = True
-        """True if healthy and not ejected."""
+        """True if the endpoint is healthy and not ejected."""
 
     def is_available(self, now: float) -> bool:
-        """True if it may get a request: it is up, or due for a trial."""
+        """True if the endpoint may get a request: it is up, or the next request on trial is due."""
         return self.is_up or (self.is_healthy and self.ejected_until <= now)
 
     def set_health(self, is_healthy: bool) -> None:
-        """Take the verdict of the active check."""
+        """Set the result of the active check."""
         self.is_healthy = is_healthy
         self.is_up = is_healthy and not self.ejected_until
 
     def eject(self, now: float, until: float) -> None:
-        """Send it no request before the instant `until`."""
+        """Exclude the endpoint from load balancing until the instant `until`."""
         self.ejected_at = now
         self.ejected_until = until
         self.is_on_trial = self.is_up = False
         self.failures = self.successes = 0
 
     def begin_trial(self, now: float) -> None:
-        """Note a request on trial; the next one may come `TRIAL_INTERVAL` later."""
+        """Record a request on trial; the next one is due after `TRIAL_INTERVAL`."""
         self.is_on_trial = True
         self.ejected_until = now + TRIAL_INTERVAL
 
@@ -227,7 +229,7 @@ class Endpoint:
 
     @property
     def state(self) -> str:
-        """`up`, `unhealthy`, `ejected` or `on_trial`, as requests have left it."""
+        """State of the endpoint, `up`, `unhealthy`, `ejected` or `on_trial`, as of the last request."""
         if self.is_up:
             return "up"
         if not self.is_healthy:
@@ -235,10 +237,10 @@ class Endpoint:
         return "on_trial" if self.is_on_trial else "ejected"
 
     def seen(self, now: float) -> str:
-        """Return the state as people are to see it: one more is `failing`, and time counts.
+        """Return the state for display: that of `state`, or `failing`.
 
-        `failing` is up to the balancer, and got no answer lately.  An ejection that is over without traffic is shown
-        as `on_trial`: the next request is its trial.
+        A `failing` endpoint is up for the balancer, but its last attempts have failed.  An ejection that is over is
+        shown as `on_trial` even before the next request, which is on trial.
         """
         state = self.state
         if state == "up" and self.failures >= FAILING and now - self.failed_at < FAILING_LASTS:
@@ -246,7 +248,7 @@ class Endpoint:
         return "on_trial" if state == "ejected" and self.ejected_until <= now else state
 
     def describe(self, now: float) -> dict[str, Any]:
-        """Return JSON-ready facts for `/state`."""
+        """Return the state of the endpoint as JSON-ready values."""
         return {
             "url": self.url,
             "state": self.seen(now),
@@ -261,9 +263,9 @@ class Endpoint:
 
 
 class EndpointSet:
-    """The present endpoints of one upstream.
+    """Current endpoints of one upstream.
 
-    Kept in the state store as `("endpoints", upstream)`.  With `discover` it begins empty and discovery fills it.
+    The state store has it under `("endpoints", upstream)`.  With `discover` it is empty until discovery fills it.
     """
 
     __slots__ = ("_env", "_listeners", "_server_name", "members", "upstream")
@@ -271,7 +273,7 @@ class EndpointSet:
     def __init__(self, upstream: str, spec: UpstreamSpec, env: Env) -> None:
         self.upstream = upstream
         self.members: tuple[Endpoint, ...] = ()
-        """In the order of the policy file or of discovery; replaced whole, never changed in place."""
+        """Endpoints in the order of the policy file or of discovery; the tuple is replaced at each change."""
         self._env = env
         self._listeners: list[Callable[[tuple[Endpoint, ...]], None]] = []
         for state in ("up", "failing", "unhealthy", "ejected", "on_trial"):
@@ -279,12 +281,12 @@ class EndpointSet:
         self.retune(spec)
 
     def retune(self, spec: UpstreamSpec) -> None:
-        """Take the endpoints of a new spec.  Discovered ones stay until discovery finds others."""
+        """Apply the endpoints of a new spec.  Discovered ones stay until discovery finds others."""
         self._server_name = (spec.tls and spec.tls.server_name) or (spec.discover.dns if spec.discover else "")
         self.replace([endpoint.url for endpoint in self.members] if spec.endpoints is None else spec.endpoints)
 
     def replace(self, urls: Iterable[str]) -> None:
-        """Make these the endpoints, given as canonical URLs; those that stay remain the same objects."""
+        """Replace the endpoints by those with these canonical URLs; endpoints that stay are the same objects."""
         known = {endpoint.url: endpoint for endpoint in self.members}
         before, self.members = self.members, tuple(known.get(url) or Endpoint(url) for url in dict.fromkeys(urls))
         for endpoint in self.members:
@@ -295,18 +297,18 @@ class EndpointSet:
                 listener(removed)
 
     def on_removal(self, listener: Callable[[tuple[Endpoint, ...]], None]) -> Callable[[], None]:
-        """Call `listener(removed)` whenever endpoints go; return the function that ends the subscription."""
+        """Call `listener(removed)` when endpoints are removed; return a function that ends the subscription."""
         self._listeners.append(listener)
         return partial(self._listeners.remove, listener)
 
     def count(self, state: str) -> int:
-        """Return how many are `up`, `unhealthy` or `ejected`, those on trial included."""
+        """Return the number of endpoints that are `up`, `unhealthy` or `ejected`, which includes those on trial."""
         if state == "ejected":
             return sum(endpoint.state in ("ejected", "on_trial") for endpoint in self.members)
         return sum(endpoint.state == state for endpoint in self.members)
 
     def count_seen(self, state: str) -> int:
-        """Return how many are in a state as people see it."""
+        """Return the number of endpoints that `seen` shows in a state."""
         now = self._env.now()
         return sum(endpoint.seen(now) == state for endpoint in self.members)
 

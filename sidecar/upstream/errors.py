@@ -1,4 +1,4 @@
-"""Errors of sockets and TLS in plain words, without the numbers and class names of the system."""
+"""Descriptions of socket and TLS errors, without error numbers and class names."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import ssl
 
 
 def describe_error(error: Exception) -> str:
-    """Return the words for an error.
+    """Return the description of an error.
 
     Examples: `connection refused`, `certificate verify failed: Hostname mismatch, ...`, `TLS: wrong version number`.
     """

@@ -1,17 +1,18 @@
-"""Connections to one endpoint: idle ones to take, busy ones to count, and a bounded queue of requests for the next.
+"""Pool: the connections to one endpoint, and a bounded queue of requests that wait for one.
 
 Rules:
 
-1. The connection used last is taken first, so that the others can age out.
-2. At `max_size` connections a request waits in a queue of as many, or of `QUEUE`.  The wait is part of connecting and
-   bounded by `connect_timeout`.  Beyond that the request is refused (`overloaded`), which the upstream is not to blame
-   for.  A shorter queue would be full of whoever comes back most often.
-3. While a request waits, the exchange that has waited for its own client longest gives way, if that is longer than
+1. The most recently used idle connection is taken first, so that the others can age out.
+2. At `max_size` connections a request waits in a queue, for at most `connect_timeout`.  The queue holds `max_size`
+   requests, or `QUEUE` if that is more, because clients that retry quickly would fill a shorter one.  If it is full or
+   the time is over, the request is refused (`overloaded`), without blame for the upstream.
+3. While requests wait, exchanges that wait for their own clients are ended: the longest first, and only after
    `patience`.
-4. A connection whose peer may still send something is kept aside for `SILENCE` seconds; nobody waits for it.
-5. Retiring (a reload dropped the endpoint) closes idle connections at once and busy ones as they come back.
+4. A connection whose peer may still send a body is set aside for `SILENCE` seconds before it is reused.
+5. A retired pool, whose endpoint a reload has removed, closes idle connections at once and busy ones after their
+   exchange.
 
-How a connection is opened is the caller's: `Connect`.
+The caller provides the function that opens a connection (`Connect`).
 """
 
 from __future__ import annotations
@@ -43,41 +44,46 @@ from sidecar.upstream.spec import UpstreamSpec
 CONNECTION_STATES: Final = ("idle", "active", "opening")
 """Connection states, as used in metric labels."""
 QUEUE: Final = 64
-"""Requests that may wait at a pool of fewer connections."""
+"""Shortest length of the queue, in requests."""
 PATIENCE: Final = 0.25
-"""Seconds that an exchange may wait for its client while others wait for its connection."""
+"""Seconds that an exchange may wait for its client while other requests wait for its connection."""
 LOOKS: Final = 5
-"""Looks for an exchange that gives way, in the time that each may wait for its client."""
+"""Number of checks for exchanges to end, in the time that each may wait for its client."""
 LEAST_PAUSE: Final = 0.005
-"""Least seconds between two of them."""
+"""Least seconds between two such checks."""
 SILENCE: Final = 0.1
-"""Seconds after which a connection whose last response had no body is known to be silent."""
+"""Seconds after which a peer that has sent no unannounced body is expected to send none."""
 NO_LIMIT: Final = 1 << 60
-"""Exchanges that no connection comes to; small enough for a compiler to compare it as a machine's integer."""
+"""Number of exchanges that no connection reaches; it fits into a native integer of compiled code."""
 Acquired = UpstreamConnection | Outcome
-"""A connection ready for an exchange, or the failure to get one."""
+"""Connection ready for an exchange, or the failure to get one."""
 Connect = Callable[[Callable[[], UpstreamConnection]], Awaitable[Any]]
-"""Opens a transport for the protocol that the factory makes.  Raises OSError, `ssl.SSLError` included."""
+"""Function that opens a transport for the protocol that a factory makes.  Raises `OSError`, as which `ssl.SSLError`
+counts."""
 
 
 def patience(waiting: int, places: int) -> float:
-    """Return the seconds that the holder of a place may wait for its client: the fewer, the more requests wait for each
-    place.  So a crowd of clients that keep others waiting does not keep them for longer than a few of them would."""
+    """Return the seconds for which an exchange may wait for its client while `waiting` requests wait for `places`.
+
+    The time decreases as more requests wait for each place.  Many slow clients therefore delay others no longer than a
+    few would.
+    """
     return PATIENCE if waiting <= places else PATIENCE * places / waiting
 
 
 class Waiter:
-    """A request that waits for a connection: in the queue, or for one that is being opened for it."""
+    """Request that waits for a connection: in the queue, or for one that is being opened for it."""
 
     __slots__ = ("_pool", "expires", "has_queued", "promise")
 
     def __init__(self, pool: Pool, expires: float) -> None:
         self._pool = pool
         self.has_queued = False
-        """True if it had to wait for a place, so that the endpoint had less time than it may take."""
+        """True if the request was in the queue.  The endpoint then had less than `connect_timeout` to accept."""
         self.expires = expires
         """Instant at which the request stops waiting."""
         self.promise: Promise[Acquired] = Promise(lambda: pool.forget(self))
+        """Promise of a connection."""
 
     def expire(self, now: float) -> None:
         self._pool.forget(self)
@@ -88,7 +94,7 @@ class Waiter:
 
 
 class Pool:
-    """All connections of one endpoint."""
+    """Connections of one endpoint."""
 
     def __init__(
         self,
@@ -99,11 +105,14 @@ class Pool:
         where: str = "",
         awaits_name: Callable[[], bool] | None = None,
     ) -> None:
-        """`name` is the endpoint's URL; `where` is `file:line` of its upstream, for refusals.  `awaits_name` is true
-        while connecting waits for the look-up of a name; None for an endpoint that has none."""
+        """Take the endpoint's URL as `name`, and `file:line` of its upstream as `where`, for refusals.
+
+        `awaits_name` returns True while connecting waits for a look-up; None for an endpoint without a name.
+        """
         self.name = name
+        """URL of the endpoint."""
         self.host = name.partition("://")[2].encode() or b"localhost"
-        """Host field for an HTTP/1.0 client that named none."""
+        """Host field for a request without one, from an HTTP/1.0 client."""
         self.env = env
         self._now = env.now
         self.deadlines = deadlines
@@ -112,29 +121,29 @@ class Pool:
         self.idle_timeout = 60.0
         self.connect_timeout = 1.0
         self.max_requests = NO_LIMIT
-        """Exchanges after which a connection is closed."""
+        """Number of exchanges after which a connection is closed."""
         self.times = AnswerTimes()
-        """How long the endpoint usually takes."""
+        """Usual response time of the endpoint."""
         self.idle: list[UpstreamConnection] = []
-        """Idle connections, the one used last at the end."""
+        """Idle connections, the most recently used one last."""
         self.connections: set[UpstreamConnection] = set()
-        """Open connections, idle or not."""
+        """Open connections, idle or busy."""
         self.opening = 0
-        """Connections being opened."""
+        """Number of connections being opened."""
         self.opened = 0
-        """Connections opened since the start."""
+        """Number of connections opened since the start."""
         self._where = where
         self._awaits_name = awaits_name
         self._queue: deque[Waiter] = deque()
         self._is_retired = False
         self._is_pressing = False
-        """True while a look for an exchange that gives way is scheduled."""
+        """True while `_press` is scheduled."""
         self._is_reaping = False
-        """True while a look for aged connections is scheduled."""
+        """True while `_reap` is scheduled."""
 
     @property
     def size(self) -> int:
-        """Connections open or being opened."""
+        """Number of connections that are open or being opened."""
         return len(self.connections) + self.opening
 
     @property
@@ -143,13 +152,16 @@ class Pool:
         return self.size < self.max_size
 
     def take(self, x: Exchange, now: float) -> UpstreamConnection | None:
-        """Return an idle connection that can be trusted with the exchange, or None."""
+        """Return an idle connection that is safe for the exchange; None without one.
+
+        For a request that is not idempotent, a connection with unread input is closed: it may hold the peer's close.
+        """
         while self.idle:
             connection = self.idle.pop()
             if connection.is_closing():
                 self.connections.discard(connection)
             elif now - connection.idle_since > self.idle_timeout or (
-                x.method != b"GET"  # most are, and a comparison costs less than a hash
+                x.method != b"GET"  # the most common method; this comparison avoids the hash below
                 and x.method not in IDEMPOTENT_METHODS
                 and connection.has_input()
             ):
@@ -159,7 +171,7 @@ class Pool:
         return None
 
     def open(self, expires: float) -> Promise[Acquired]:
-        """Open a connection, or queue for one; return the promise of it.  `expires` bounds the wait."""
+        """Open a connection, or queue for one, and return its promise; `expires` is the deadline of the request."""
         waiter = Waiter(self, min(expires, self.env.now() + self.connect_timeout))
         if self.has_room:
             self._start(waiter)
@@ -176,6 +188,7 @@ class Pool:
         return waiter.promise
 
     def _start(self, waiter: Waiter) -> None:
+        """Start to open a connection for a request."""
         self.opening += 1
         task = self.env.spawn(self._open(waiter))
         timer = self.env.call_later(self.connect_timeout, task.cancel)
@@ -186,7 +199,7 @@ class Pool:
         try:
             await self.connect(lambda: connection)
             outcome = failed(CONNECT_FAILURE, cause=f"{self.name}: closed at once")
-        except asyncio.CancelledError:  # by the timer of `_start`, the only one that knows this task
+        except asyncio.CancelledError:  # only the timer of `_start` cancels this task
             outcome = self.late(f"connecting to {self.name} took too long")
             now = self.env.now()
             self.times.fall_silent(now - self.connect_timeout, now)
@@ -203,20 +216,20 @@ class Pool:
             waiter.promise.resolve(outcome)
 
     def late(self, cause: str) -> Outcome:
-        """Return the failure to connect in time.  `cause` is why, unless the look-up of the name still goes on."""
+        """Return the failure to connect in time; `cause` is its text, unless the look-up of the name still runs."""
         if self._awaits_name is not None and self._awaits_name():
             return failed(LOOKUP_TIMEOUT, cause=f"looking up the name of {self.name} took too long")
         return failed(CONNECT_TIMEOUT, cause=cause)
 
     def refuse(self) -> Outcome:
-        """Return the refusal of a request for which there is no connection."""
+        """Return the refusal of a request that cannot get a connection."""
         waiting = len(self._queue)
         detail = f"All {self.max_size} connections to {self.name} are busy and {waiting} requests wait for one."
         refusal = Refusal("connections", self._where, detail, limit=self.max_size, value=self.size + waiting)
         return failed(OVERLOADED, refusal)
 
     def _press(self) -> None:
-        """Let exchanges that wait for their clients give way to the requests in the queue."""
+        """End exchanges that have waited too long for their clients, one for each request in the queue."""
         allowed = patience(len(self._queue), self.max_size)
         limit = self.env.now() - allowed
         blocked = [c for c in self.connections if c.blocked_since <= limit]
@@ -229,12 +242,12 @@ class Pool:
             self._is_pressing = False
 
     def release(self, connection: UpstreamConnection, waiter: Waiter | None = None) -> None:
-        """Give an idle connection to its waiter, else to the first in the queue, else keep it.
+        """Give a connection to its waiter or to the first request in the queue; without either, keep it idle.
 
-        `waiter` is the request for which the connection was opened, None for one that has ended an exchange.
+        `waiter` is the request for which the connection was opened; None after an exchange.
         """
         if connection.served >= self.max_requests:
-            connection.close()  # and another one is opened for the first in the queue
+            connection.close()  # `discard` then opens another one for the first request in the queue
             return
         if waiter is None or waiter.promise.done():
             waiter = self._queue.popleft() if self._queue else None
@@ -251,18 +264,18 @@ class Pool:
                 self.env.call_later(self.idle_timeout, self._reap)
 
     def await_silence(self, connection: UpstreamConnection) -> None:
-        """Keep a connection aside until it is known to be silent; close it if the pool is full without it."""
+        """Set a connection aside for `SILENCE` seconds before it is reused; close it if the pool has no room."""
         if self.has_room and not self._is_retired:
             self.env.call_later(SILENCE, self._end_silence, connection)
         else:
             connection.close()
 
     def _end_silence(self, connection: UpstreamConnection) -> None:
-        if connection.is_idle():  # it closes with the first byte
+        if connection.is_idle():  # a byte from the peer has closed it otherwise
             self.release(connection)
 
     def discard(self, connection: UpstreamConnection) -> None:
-        """Forget a connection that is closing, and open one for the first in the queue; idempotent."""
+        """Remove a connection that is closing, and open one for the first request in the queue.  Idempotent."""
         if connection in self.connections:
             self.connections.discard(connection)
             if connection in self.idle:
@@ -270,17 +283,18 @@ class Pool:
             self._advance()
 
     def forget(self, waiter: Waiter) -> None:
-        """Take a request out of the queue.  A connection being opened for it will serve another."""
+        """Remove a request that no longer waits.  A connection being opened for it will serve another request."""
         self.deadlines.discard(waiter)
         if waiter in self._queue:
             self._queue.remove(waiter)
 
     def _advance(self) -> None:
-        """Open a connection for the first in the queue, if there is room."""
+        """Open a connection for the first request in the queue, if there is room."""
         if self._queue and self.has_room:
             self._start(self._queue.popleft())
 
     def _reap(self) -> None:
+        """Close connections after their idle timeout."""
         limit = self.env.now() - self.idle_timeout
         for connection in [c for c in self.idle if c.idle_since <= limit]:
             connection.close()
@@ -289,14 +303,14 @@ class Pool:
             self.env.call_later(self.idle_timeout, self._reap)
 
     def retune(self, spec: UpstreamSpec) -> None:
-        """Take new settings; a lower limit is reached as connections come back."""
+        """Apply new settings; connections above a lower limit are closed after their exchange."""
         self.max_size = spec.connections.max
         self.idle_timeout = spec.connections.idle_timeout
         self.connect_timeout = spec.connect_timeout
         self.max_requests = spec.connections.max_requests or NO_LIMIT
 
     def retire(self) -> None:
-        """Close idle connections now and the others as they come back."""
+        """Close idle connections now, and the others after their exchange."""
         self._is_retired = True
         for connection in list(self.idle):
             connection.close()

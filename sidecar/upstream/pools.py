@@ -1,9 +1,10 @@
-"""Pools of one upstream: one for each of its endpoints, made when it is first used.
+"""Pools of one upstream: one for each of its endpoints, created at its first use.
 
-A pool goes when its endpoint goes.  What is kept, in the state store as `("pools", upstream, tls)`, outlives reloads.
+A pool is retired when its endpoint is removed.  The pools survive reloads: the state store has them under
+`("pools", upstream, tls)`.
 
-When a name moves, its idle connections to addresses that it no longer has are closed: else requests that come often
-enough would keep them for ever.
+If the addresses of a name change, idle connections to former addresses are closed.  Otherwise frequent requests would
+keep them open forever.
 """
 
 from __future__ import annotations
@@ -24,11 +25,11 @@ from sidecar.upstream.resolver import Names, known
 from sidecar.upstream.spec import UpstreamSpec
 
 FOLLOW_SECONDS: Final = 1.0
-"""Seconds between two comparisons of a pool's connections with the addresses of its name."""
+"""Seconds between two checks of a pool's connections against the addresses of its name."""
 
 
 class Pools:
-    """The pools of an upstream's endpoints."""
+    """Pools of an upstream's endpoints."""
 
     def __init__(
         self,
@@ -40,8 +41,10 @@ class Pools:
         where: str = "",
         names: Names | None = None,
     ) -> None:
-        """`tls` gives the context for `https://` endpoints; `where` is `file:line` of the upstream.  `names` looks up
-        the names of endpoints; without it the loop does."""
+        """Take the certificates for `https://` endpoints, `file:line` of the upstream, and the resolver of names.
+
+        Without `names`, the loop resolves the names of endpoints.
+        """
         self._upstream = endpoints.upstream
         self._spec = spec
         self._env = env
@@ -51,7 +54,7 @@ class Pools:
         self._names = names
         self._pools: dict[Endpoint, Pool] = {}
         self._followers: dict[Endpoint, Pending] = {}
-        """Tasks that follow the names of endpoints."""
+        """Tasks that check the addresses of the endpoints' names."""
         self._unsubscribe = endpoints.on_removal(self._remove)
         for state in CONNECTION_STATES:
             gauge = partial(self.count, state)
@@ -71,11 +74,12 @@ class Pools:
         return pool
 
     async def _follow(self, pool: Pool, names: Names, host: str) -> None:
+        """Close idle connections to addresses that the name no longer has, again and again."""
         while True:
             await self._env.sleep(FOLLOW_SECONDS)
             if pool.idle:
                 try:
-                    addresses = await names.look_up(host)  # asks once its answer has expired
+                    addresses = await names.look_up(host)  # a query only if the cached answer has expired
                 except OSError:
                     continue
                 for connection in list(pool.idle):
@@ -83,10 +87,10 @@ class Pools:
                         connection.close()
 
     def make_way(self, route: str = "", waiting: int = 1, places: int = 1) -> bool:
-        """End the exchange that has waited for its own client longest; False if none has for as long as it may.
+        """End the exchange that has waited longest for its own client; False if none has waited for too long.
 
-        `route` is the name of the route whose exchange it has to be; empty for any.  How many requests are `waiting`
-        for how many `places` decides how long each may wait (`patience`).
+        `route` limits the choice to one route; empty means all.  `waiting` requests for `places` determine the time
+        that an exchange may wait (`patience`).
         """
         limit = self._env.now() - patience(waiting, places)
         connections = (each for pool in self._pools.values() for each in pool.connections)
@@ -101,7 +105,7 @@ class Pools:
         return sum(pool.count(state) for pool in self._pools.values())
 
     def retune(self, spec: UpstreamSpec) -> None:
-        """Take new settings, for present and future pools."""
+        """Apply new settings to existing and future pools."""
         self._spec = spec
         for endpoint, pool in self._pools.items():
             self._tune(endpoint, pool)
@@ -124,7 +128,7 @@ class Pools:
             follower.cancel()
 
     def retire(self) -> None:
-        """Retire every pool: the upstream is no longer configured."""
+        """Retire all pools of an upstream that is no longer configured."""
         self._unsubscribe()
         for endpoint, pool in self._pools.items():
             pool.retire()
@@ -144,9 +148,9 @@ async def open_connection(
     names: Names | None,
     protocol: Callable[[], UpstreamConnection],
 ) -> None:
-    """Connect a protocol to the endpoint, with TLS where its URL says so.  Raises OSError, `ssl.SSLError` included.
+    """Connect a protocol to an endpoint, with TLS for `https://`.  Raises `OSError`, as which `ssl.SSLError` counts.
 
-    `names` connects to an endpoint that has a name; without it the loop does.
+    `names` resolves the endpoint's name; without it the loop does.
     """
     loop = asyncio.get_running_loop()
     if endpoint.path:

@@ -1,9 +1,10 @@
-"""Streamed body of a request on its way to the upstream.
+"""Writer of a streamed request body to the upstream.
 
-A request whose body arrived whole with its head is written in one piece and needs none of this.
+A body that arrived completely with its head is written together with it, and does not need this module.
 
-With `Expect: 100-continue` the body is held back until the upstream asks for it, or for `CONTINUE_AFTER` seconds.
-Then the client is told to go on and the body is sent: neither side has to know the expectation (RFC 9110 10.1.1).
+With `Expect: 100-continue` the body is held back until the upstream sends a `100 Continue`, but for at most
+`CONTINUE_AFTER` seconds.  Then the client gets a `100 Continue` and the body is sent, because the upstream may not
+support the expectation (RFC 9110 10.1.1).
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ if TYPE_CHECKING:
     from sidecar.upstream.connection import UpstreamConnection
 
 DRIBBLE: Final = 1024
-"""Bytes a second below which a body dribbles, once it has held up its upstream for a second."""
+"""Rate in bytes per second below which a client counts as too slow, after the upstream has waited one second for it."""
 CONTINUE_AFTER: Final = 1.0
-"""Longest wait for a `100 Continue`."""
+"""Longest wait for a `100 Continue` in seconds."""
 
 
 class RequestBody:
-    """Sink of an exchange's stream: writes it to the connection, chunked where its length is unknown."""
+    """Sink of a streamed request body: writes it to the connection, in chunks if its length is unknown."""
 
     __slots__ = (
         "_connection",
@@ -49,22 +50,23 @@ class RequestBody:
         self._exchange = x
         self._stream = stream
         self._held_before = stream.held
-        """Seconds for which the client had held the body up in earlier attempts."""
+        """Seconds for which the client delayed the body in earlier attempts."""
         self._is_chunked = stream.length is None
+        """True if the body is sent in chunks."""
         self._is_attached = False
-        """True once the body flows; False while it is held back."""
+        """True once the body is being sent; False while it is held back."""
         self._is_writing_paused = False
-        """True while the upstream has not taken what was written."""
+        """True while the transport to the upstream has paused writing."""
         self._is_ended = False
         """True once the exchange is over."""
         self.is_sent = False
         """True once the last byte was written."""
         self.starved_since = 0.0
-        """Instant since which the upstream waits for the client.  Each piece moves it on by what the piece takes at
-        `DRIBBLE`, up to the present: a byte now and then does not."""
+        """Instant since which the upstream waits for the client.  Each piece advances it by the time that the piece
+        takes at the rate `DRIBBLE`, at most to the present; single bytes therefore do not reset it."""
 
     def start(self) -> None:
-        """Send the body, or wait for a `100 Continue`; the head was written before."""
+        """Send the body after the head was written, or wait for a `100 Continue`."""
         if self._exchange.expects_continue:
             self.starved_since = self._connection.pool.env.now()
             self._connection.pool.env.call_later(CONTINUE_AFTER, self.go_on, b"")
@@ -72,7 +74,7 @@ class RequestBody:
             self._attach()
 
     def go_on(self, lines: bytes) -> None:
-        """Send a body that was held back, and pass `100 Continue` on with these field lines."""
+        """Send a body that was held back, and send the client a `100 Continue` with these field lines."""
         if not self._is_attached and not self._is_ended:
             if self._exchange.interim is not None:
                 self._exchange.interim(100, lines)
@@ -82,12 +84,12 @@ class RequestBody:
         self._is_attached = True
         self.starved_since = self._connection.pool.env.now()
         self._stream.attach(self)
-        if self._is_writing_paused:  # after attaching, which undoes earlier pauses
+        if self._is_writing_paused:  # paused again, because attaching undoes earlier pauses
             self._stream.pause()
         self._measure()
 
     def end(self) -> None:
-        """Write no more: the exchange is over."""
+        """Stop writing, because the exchange is over."""
         self._is_ended = True
         if not self.is_sent and self._is_attached:
             self._stream.detach()
@@ -100,7 +102,7 @@ class RequestBody:
 
     @property
     def is_starved(self) -> bool:
-        """True while the next piece of the body is the client's to send."""
+        """True while the upstream waits for the client to send the next piece."""
         return (
             self._is_attached
             and not self.is_sent
@@ -114,36 +116,36 @@ class RequestBody:
         return self._stream.held_for(now) - self._held_before
 
     def is_dribbled(self, now: float) -> bool:
-        """True if the upstream waits for a client that sends next to nothing."""
+        """True if the upstream waits for a client that sends less than `DRIBBLE` bytes per second."""
         held = self.held_for(now)
         return self.is_starved and held >= 1 and self._stream.received < DRIBBLE * held
 
     def _measure(self) -> None:
-        """Begin or end to count the time for the client's."""
+        """Start or stop counting the time as the client's delay."""
         now = self._connection.pool.env.now()
         if self.is_starved:
             self._stream.hold(now)
         else:
             self._stream.release(now)
 
-    # ----- flow control, by the connection
+    # ----- flow control, called by the connection
 
     def pause(self) -> None:
-        """Stop the stream: the upstream takes no more."""
+        """Pause the stream while the transport has paused writing."""
         self._is_writing_paused = True
         if self._is_attached:
             self._stream.pause()
             self._measure()
 
     def resume(self) -> None:
-        """Let the stream go on."""
+        """Resume the stream."""
         self._is_writing_paused = False
         if self._is_attached:
             self.starved_since = self._connection.pool.env.now()
             self._stream.resume()
             self._measure()
 
-    # ----- the sink
+    # ----- `Sink` of the body
 
     def write(self, data: bytes) -> None:
         if self._is_ended or not data:

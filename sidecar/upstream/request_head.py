@@ -1,7 +1,7 @@
-"""Request heads for an upstream, one for each attempt.  No I/O.
+"""Writer of request heads for an upstream, one for each attempt.  No I/O.
 
-The downstream side has removed the fields of its own connection.  Here framing, Host, the time left and the number of
-the attempt are added.
+The downstream side has removed hop-by-hop fields.  This module adds framing, Host, the time left, and the number of the
+attempt.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ METHODS_WITH_BODY: Final = frozenset((b"POST", b"PUT", b"PATCH"))
 
 
 def request_head(x: Exchange, now: float, host: bytes) -> bytes:
-    """Return the bytes of the head.  `host` is the endpoint's, for a client that named none."""
+    """Return the bytes of a request head; `host` is the Host field if the client sent none."""
     fields = x.trace_lines
     if x.stream is not None:
         if x.stream.length is None:

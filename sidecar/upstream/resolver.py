@@ -1,20 +1,20 @@
-"""Names: look-ups by c-ares (aiodns), their cache, and Happy Eyeballs (aiohappyeyeballs) over the addresses found.
+"""Resolver: look-ups of names by c-ares (aiodns), their cache, and Happy Eyeballs (aiohappyeyeballs).
 
 Rules:
 
-1. A name is looked up once at a time, whoever waits for it, and no look-up holds a thread: one that hangs delays
-   neither other names nor the end of the process.  A request that stops waiting leaves the look-up to the others.
-2. An answer is used for its records' time to live, within `ttl`.  While look-ups fail or take longer than `PATIENCE`,
-   the last good answer serves for `stale_for` more (RFC 8767).  A failure is remembered for `ttl.min`.  "No such name"
-   is a failure like any other, since a name service that restarts may say so.
-3. `/etc/hosts`, search domains and `ndots` are the system's, as c-ares reads them; named servers replace the system's
-   servers alone.  Addresses and `localhost` (RFC 6761 6.3) are never looked up.
-4. Families that this host cannot reach are left out if the name has others.  IPv6 goes first, except unique local
-   addresses, which follow IPv4 (RFC 6724 2.1).
-5. Connections take the addresses in turn.  An address that failed or was overtaken goes last for `SLOW_SECONDS`.
-   The next address is tried after `STAGGER` or as soon as one fails (RFC 8305 5).
+1. Requests for the same name share one look-up (single-flight).  No look-up occupies a thread, so one that hangs delays
+   neither other names nor the end of the process.  A request that stops waiting does not cancel the look-up.
+2. An answer is used for its records' time to live, within the limits of `ttl`.  While look-ups fail or take longer than
+   `PATIENCE`, the last good answer is used for `stale_for` longer (RFC 8767).  A failure is cached for `ttl.min`.  "No
+   such name" is treated like other failures, since a restarting name service may send it.
+3. `/etc/hosts`, search domains and `ndots` are those of the system, as c-ares reads them; `nameservers` replaces only
+   the system's servers.  Addresses and `localhost` (RFC 6761 6.3) are never looked up.
+4. If a name has addresses of both families, those of a family without a route are omitted.  IPv6 is first, except
+   unique local addresses, which follow IPv4 (RFC 6724 2.1).
+5. Connections start with the addresses in turn.  An address that failed, or lost to a later one, is tried last for
+   `SLOW_SECONDS`.  The next address is tried after `STAGGER` or as soon as one fails (RFC 8305 5).
 
-aiodns is imported when the first name is looked up.  A virtual loop has no resolver: see `Env.names`.
+aiodns is imported for the first look-up.  A virtual loop has no resolver: see `Env.names`.
 """
 
 from __future__ import annotations
@@ -36,32 +36,33 @@ if TYPE_CHECKING:
     from aiodns import DNSResolver
 
 PATIENCE: Final = 0.2
-"""Seconds for which a connection waits for a look-up while there is a stale answer."""
+"""Seconds for which a connection waits for a look-up if there is a stale answer."""
 STAGGER: Final = 0.25
-"""Seconds after which the next address is tried beside the last (RFC 8305's Connection Attempt Delay)."""
+"""Seconds after which the next address is tried in parallel (Connection Attempt Delay of RFC 8305)."""
 SLOW_SECONDS: Final = 30.0
-"""Seconds for which an address that failed goes last."""
+"""Seconds for which an address that failed is tried last."""
 HEDGE: Final = 0.5
-"""Seconds after which IPv4 addresses are asked for alone: name servers that ignore AAAA queries are common."""
+"""Seconds after which a second query asks for IPv4 addresses only, because some name servers ignore AAAA queries."""
 MAX_ATTEMPTS: Final = 16
-"""Addresses that one connection tries."""
+"""Most addresses that one connection tries."""
 LOOPBACK: Final = ("::1", "127.0.0.1")
 UNIQUE_LOCAL: Final = IPv6Network("fc00::/7")
 DEFAULTS: Final = ResolveSpec.built_in()
 
 FAMILIES: Final = {"any": socket.AF_UNSPEC, "ipv4": socket.AF_INET, "ipv6": socket.AF_INET6}
 CAUSES: Final = {1: "the name has no addresses", 4: "the name does not exist", 12: "the name servers do not answer"}
-"""Words for the commonest errors of c-ares: ENODATA, ENOTFOUND, ETIMEOUT."""
+"""Descriptions of common c-ares errors: ENODATA, ENOTFOUND, ETIMEOUT."""
 DENIALS: Final = frozenset({1, 4})
-"""Errors of c-ares that are an answer: there is no such record."""
+"""Errors of c-ares with which a name server states that there is no such record."""
 
 
 class LookupFailedError(OSError):
-    """A name has no addresses that could be found; `is_denied` if a name server said so."""
+    """Error of a look-up that found no addresses."""
 
     def __init__(self, message: str, *, is_denied: bool = False) -> None:
         super().__init__(message)
         self.is_denied = is_denied
+        """True if a name server stated that there is no such record."""
 
 
 class Answer(NamedTuple):
@@ -70,57 +71,57 @@ class Answer(NamedTuple):
     addresses: tuple[str, ...]
     """IP addresses, the best first."""
     ttl: float
-    """Seconds for which the records are valid."""
+    """Time to live of the records in seconds."""
 
 
 Ask = Callable[[str, str, bool], Awaitable[Iterable[tuple[str, float]]]]
-"""Ask for a name: `ask(name, family, is_fresh)` returns pairs of an address and its time to live in seconds.  A fresh
-answer comes from the name servers and not from a cache.  Raises `LookupFailedError`."""
+"""Function that queries a name: `ask(name, family, is_fresh)` returns addresses, each with its time to live in seconds.
+With `is_fresh` it bypasses the cache of c-ares.  Raises `LookupFailedError`."""
 
 
 class Queries:
-    """Queries under way of all resolvers of a process.
+    """Queries in progress of all resolvers of the process.
 
-    It keeps their resolvers alive: c-ares would end the queries of a lost one in a thread, at any later time.
+    The references keep the resolvers alive: c-ares would end the queries of a deleted one in a thread, at any time.
     """
 
     def __init__(self) -> None:
         self._resolvers: dict[asyncio.Future[Any], DNSResolver] = {}
 
     def track(self, query: asyncio.Future[Any], resolver: DNSResolver) -> None:
-        """Remember a query until it ends."""
+        """Keep a query and its resolver until the query ends."""
         self._resolvers[query] = resolver
         query.add_done_callback(self._end)
 
     def _end(self, query: asyncio.Future[Any]) -> None:
         del self._resolvers[query]
         if not query.cancelled():
-            query.exception()  # taken here, lest asyncio reports a query for which nobody waits any more
+            query.exception()  # retrieved so that asyncio does not report the error of an abandoned query
 
     def close(self) -> None:
-        """End all queries; those who wait for them get an error."""
+        """End all queries with an error."""
         for resolver in {*self._resolvers.values()}:
             resolver.cancel()
 
 
 class Servers:
-    """Asks name servers by c-ares."""
+    """Name servers, queried by c-ares.  An instance is an `Ask`."""
 
     def __init__(self, queries: Queries, servers: tuple[str, ...] = ()) -> None:
-        """Without `servers` those of the system are asked."""
+        """Take the addresses of name servers; without them, those of the system are queried."""
         self._queries = queries
         self._servers = servers
         self._resolver: DNSResolver | None = None
 
     async def __call__(self, name: str, family: str, is_fresh: bool) -> list[tuple[str, float]]:
         if self._resolver is None:
-            await asyncio.to_thread(import_module, "aiodns")  # the loop goes on meanwhile
+            await asyncio.to_thread(import_module, "aiodns")  # the import takes long and must not block the loop
         import aiodns
 
         resolver = self._resolver
         if resolver is None:
             resolver = self._resolver = aiodns.DNSResolver(self._servers)
-        elif is_fresh:  # c-ares has a cache of its own for each resolver, and no setting to ask past it
+        elif is_fresh:  # each resolver of c-ares has a cache that a query cannot bypass
             resolver = aiodns.DNSResolver(self._servers)
         try:
             return await self._ask(resolver, name, family)
@@ -129,6 +130,7 @@ class Servers:
             raise LookupFailedError(CAUSES.get(code) or str(text).lower(), is_denied=code in DENIALS) from None
 
     async def _ask(self, resolver: DNSResolver, name: str, family: str) -> list[tuple[str, float]]:
+        """Query a name; for both families, start a second query for IPv4 only if the first one takes long."""
         asked = self._query(resolver, name, FAMILIES[family])
         if family == "any":
             await asyncio.wait((asked,), timeout=HEDGE)
@@ -148,7 +150,7 @@ class Servers:
 
 
 class Entry:
-    """Addresses known of one name in one family."""
+    """Cached result of the look-ups of one name and family."""
 
     __slots__ = (
         "addresses",
@@ -167,27 +169,30 @@ class Entry:
         self.addresses: tuple[str, ...] = ()
         """Addresses of the last good answer; empty before the first."""
         self.ttl = 0.0
+        """Time to live of the last good answer in seconds."""
         self.found_at = 0.0
+        """Instant of the last good answer."""
         self.asked_at = 0.0
         """Instant at which the last look-up began."""
         self.problem = ""
-        """Why the last look-up failed; empty if it did not."""
+        """Reason for which the last look-up failed; empty if it succeeded."""
         self.is_denied = False
-        """True if it failed because there is no such record."""
+        """True if the last look-up failed because there is no such record."""
         self.failed_at = 0.0
+        """Instant of the last failure."""
         self.task: Any = None
-        """Look-up in progress; None without one."""
+        """Task of the look-up in progress; None without one."""
         self.slow: dict[str, float] = {}
-        """Addresses that failed or were overtaken, with the instant until which they go last."""
+        """Addresses that failed or lost to a later one, with the instant until which they are tried last."""
         self.turn = 0
-        """Connections that were opened."""
+        """Number of connections that have used the entry."""
 
     def expires(self, spec: ResolveSpec) -> float:
-        """Return the instant at which the answer gets stale."""
+        """Return the instant at which the answer becomes stale."""
         return self.found_at + bounded(self.ttl, spec)
 
     def describe(self, now: float) -> dict[str, Any]:
-        """Return JSON-ready facts for `/state`."""
+        """Return the entry as JSON-ready values."""
         return {
             "addresses": list(self.addresses),
             "slow": sorted(address for address, until in self.slow.items() if until > now),
@@ -208,23 +213,23 @@ class Entry:
         return (taken + [a for a in self.addresses if a in self.slow])[:MAX_ATTEMPTS]
 
     def mark(self, addresses: Sequence[str], now: float) -> None:
-        """Put these addresses last for a while."""
+        """Mark addresses to be tried last for `SLOW_SECONDS`."""
         for address in addresses:
             self.slow[address] = now + SLOW_SECONDS
 
 
 class Resolver:
-    """Look-ups by the same name servers, and what they have found."""
+    """Look-ups by the same name servers, with their cache."""
 
     def __init__(self, now: Callable[[], float], spawn: Callable[[Coroutine[Any, Any, Any]], Any], ask: Ask) -> None:
-        """`now` and `spawn` are those of an `Env`."""
+        """Take `now` and `spawn` of an `Env`, and the function that queries the name servers."""
         self.now = now
         self.spawn = spawn
         self._ask = ask
         self._entries: dict[tuple[str, str], Entry] = {}
 
     def entry(self, name: str, family: str) -> Entry:
-        """Return what is known of a name."""
+        """Return the cached result of a name, empty before its first look-up."""
         key = (name.lower(), family)
         found = self._entries.get(key)
         if found is None:
@@ -232,12 +237,12 @@ class Resolver:
         return found
 
     def describe(self) -> dict[str, Any]:
-        """Return JSON-ready facts for `/state`, by name."""
+        """Return the cached results by name as JSON-ready values."""
         now = self.now()
         return {f"{name} ({family})": entry.describe(now) for (name, family), entry in self._entries.items()}
 
     async def look_up(self, name: str, spec: ResolveSpec) -> Entry:
-        """Return an entry that has addresses.  Raises LookupFailedError."""
+        """Return an entry with addresses, from the cache or after a look-up.  Raises `LookupFailedError`."""
         entry = self.entry(name, spec.family)
         now = self.now()
         if entry.addresses and now < entry.expires(spec):
@@ -252,12 +257,12 @@ class Resolver:
         return entry if entry.addresses and self.now() < entry.expires(spec) else self._stale(entry, name, spec)
 
     def awaits(self, name: str, spec: ResolveSpec) -> bool:
-        """True if a look-up of the name is in progress, and nothing known serves meanwhile."""
+        """True if a look-up of the name is in progress, and no cached answer can be used meanwhile."""
         entry = self.entry(name, spec.family)
         return entry.task is not None and not self._is_usable(entry, spec)
 
     async def ask(self, name: str, spec: ResolveSpec) -> Answer:
-        """Return what the name servers say now.  Raises LookupFailedError."""
+        """Return the result of a look-up that bypasses the cache.  Raises `LookupFailedError`."""
         entry = self.entry(name, spec.family)
         await asyncio.wait((self._join(entry, name, spec.family),))
         if entry.problem:
@@ -265,29 +270,32 @@ class Resolver:
         return Answer(entry.addresses, bounded(entry.ttl, spec))
 
     def _is_usable(self, entry: Entry, spec: ResolveSpec) -> bool:
+        """True if the entry has addresses that are not older than `stale_for` allows."""
         return bool(entry.addresses) and self.now() < entry.expires(spec) + spec.stale_for
 
     def _stale(self, entry: Entry, name: str, spec: ResolveSpec) -> Entry:
+        """Return the entry if its stale answer can be used.  Raises `LookupFailedError` otherwise."""
         if self._is_usable(entry, spec):
             return entry
         raise LookupFailedError(f"looking up {name}: {entry.problem or 'no answer yet'}")
 
     def _join(self, entry: Entry, name: str, family: str) -> Any:
-        """Return the task of the look-up in progress, or of one that begins."""
+        """Return the task of the look-up in progress; start one if there is none."""
         if entry.task is None:
             entry.asked_at = self.now()
             entry.task = self.spawn(self._refresh(entry, name, family))
         return entry.task
 
     async def _refresh(self, entry: Entry, name: str, family: str) -> None:
-        # Past the cache of c-ares if it would repeat an answer that is known.
+        """Look a name up and store the result in its entry."""
+        # The cache of c-ares must be bypassed if it would only repeat the known answer.
         is_fresh = entry.is_denied or (bool(entry.addresses) and self.now() < entry.found_at + entry.ttl)
         try:
             found = dict(await self._ask(name, family, is_fresh))
             addresses = usable(found)
             if not addresses:
                 raise LookupFailedError("the answer has no usable addresses")
-        except Exception as error:  # c-ares may also be short of descriptors, which is no OSError of its own
+        except Exception as error:  # c-ares reports a lack of descriptors by an exception that is not an `OSError`
             entry.problem, entry.failed_at = str(error), self.now()
             entry.is_denied = isinstance(error, LookupFailedError) and error.is_denied
         else:
@@ -298,7 +306,7 @@ class Resolver:
 
 
 class Names:
-    """Names as one upstream looks them up: a resolver under its settings."""
+    """Look-ups and connections of one upstream: a resolver with the upstream's settings."""
 
     __slots__ = ("_others", "_queries", "_resolver", "_spec")
 
@@ -313,24 +321,24 @@ class Names:
         self._queries = queries
         self._spec = spec
         self._others: WeakValueDictionary[Any, Resolver] = WeakValueDictionary() if others is None else others
-        """Resolvers by their name servers, shared by all who name the same."""
+        """Resolvers by their name servers, shared by all upstreams with the same `nameservers`."""
 
     async def look_up(self, name: str) -> tuple[str, ...]:
-        """Return the addresses of a name, the best first.  Raises OSError."""
+        """Return the addresses of a name, the best first.  Raises `OSError`."""
         return known(name) or (await self._resolver.look_up(name, self._spec)).addresses
 
     def awaits(self, name: str) -> bool:
-        """True if connections to a name wait for its look-up."""
+        """True if connections wait for the look-up of `name`."""
         return not known(name) and self._resolver.awaits(name, self._spec)
 
     async def ask(self, name: str) -> Answer:
-        """Return the addresses of a name as its servers have them now.  Raises OSError."""
+        """Return the addresses of a name from a new look-up.  Raises `OSError`."""
         if found := known(name):
             return Answer(found, self._spec.ttl.max)
         return await self._resolver.ask(name, self._spec)
 
     async def open_socket(self, host: str, port: int) -> socket.socket:
-        """Return a socket that is connected to one of the addresses of a host.  Raises OSError."""
+        """Return a socket that is connected to one of a host's addresses.  Raises `OSError`."""
         if found := known(host):
             return await race(found, port)
         entry = await self._resolver.look_up(host, self._spec)
@@ -346,7 +354,7 @@ class Names:
         return winner
 
     def tuned(self, settings: ResolveSpec | None) -> Names:
-        """Return names under the `resolve` block of an upstream; None for the usual settings."""
+        """Return a resolver with the settings of an upstream's `resolve` block; None means the defaults."""
         if settings is None:
             return self
         servers = settings.nameservers
@@ -359,7 +367,7 @@ class Names:
         return Names(resolver, self._queries, settings, self._others)
 
     def describe(self) -> dict[str, Any]:
-        """Return JSON-ready facts for `/state`: what is known of each name, by the name servers asked."""
+        """Return the cached results by name servers and by name, as JSON-ready values."""
         others = {", ".join(servers): resolver.describe() for servers, resolver in self._others.items()}
         return {"system": self._resolver.describe(), **others}
 
@@ -369,18 +377,18 @@ class Names:
 
 
 def names_of_system(now: Callable[[], float], spawn: Callable[[Coroutine[Any, Any, Any]], Any]) -> Names:
-    """Return names as the system's name servers know them; `now` and `spawn` are those of an `Env`."""
+    """Return a resolver with the system's name servers; `now` and `spawn` are those of an `Env`."""
     queries = Queries()
     return Names(Resolver(now, spawn, Servers(queries)), queries)
 
 
 def bounded(ttl: float, spec: ResolveSpec) -> float:
-    """Return a time to live within the bounds of the settings."""
+    """Return a time to live within the limits of the settings, in seconds."""
     return min(max(ttl, spec.ttl.min), spec.ttl.max)
 
 
 def known(host: str) -> tuple[str, ...]:
-    """Return the addresses of a host that is never looked up; none for a name."""
+    """Return the addresses of a host that needs no look-up: an IP address or `localhost`; else an empty tuple."""
     if (address := literal(host)) is not None:
         return (address,)
     name = host.lower().removesuffix(".")
@@ -394,7 +402,7 @@ def loopback() -> tuple[str, ...]:
 
 
 def usable(addresses: Iterable[str]) -> tuple[str, ...]:
-    """Return the addresses that can be connected to, the best first."""
+    """Return the addresses to which this host can connect, the best first."""
     parsed = [ip_address(text) for text in addresses]
     parsed = [each for each in parsed if not each.is_unspecified and not each.is_multicast]
     versions = {each.version for each in parsed}
@@ -405,13 +413,14 @@ def usable(addresses: Iterable[str]) -> tuple[str, ...]:
 
 
 def _rank(address: Any) -> int:
+    """Return the sort key of an address: IPv6, then IPv4, then unique local IPv6 addresses."""
     if not isinstance(address, IPv6Address):
         return 1
     return 2 if address in UNIQUE_LOCAL else 0
 
 
 def has_route(address: str) -> bool:
-    """True if this host has a route to an address.  Nothing is sent."""
+    """True if this host has a route to an address.  The check sends no packet."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     try:
         with socket.socket(family, socket.SOCK_DGRAM) as probe:
@@ -422,7 +431,7 @@ def has_route(address: str) -> bool:
 
 
 async def race(addresses: Sequence[str], port: int) -> socket.socket:
-    """Return a socket connected to the first address that accepts, tried in this order.  Raises OSError."""
+    """Return a socket connected to the first address that accepts, tried in this order.  Raises `OSError`."""
     from aiohappyeyeballs import start_connection
 
     infos = [
@@ -437,5 +446,5 @@ async def race(addresses: Sequence[str], port: int) -> socket.socket:
     ]
     try:
         return await start_connection(infos, happy_eyeballs_delay=STAGGER, interleave=0)
-    except RuntimeError as error:  # uvloop's, in place of an OSError
+    except RuntimeError as error:  # uvloop raises it instead of an `OSError`
         raise OSError(str(error)) from error

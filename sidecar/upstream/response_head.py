@@ -1,4 +1,4 @@
-"""Response heads of an upstream: lines to pass on, framing of the body, and whether the connection is kept.  No I/O."""
+"""Parser of response heads: lines to forward, length of the body, and persistence of the connection.  No I/O."""
 
 from __future__ import annotations
 
@@ -24,40 +24,44 @@ from sidecar.core.message import (
 )
 
 CONNECTION_FIELDS: Final = Selection(HOP_BY_HOP | {b"content-length"}, frozenset((b"date",)))
-"""Fields that are read here; all others are passed on, and Date is noticed."""
+"""Selection of fields: takes those that this module reads, and notes Date.  All others are forwarded."""
 KNOWN_OPTIONS: Final = {b"close", b"keep-alive", b"upgrade", b""}
-"""Connection options that name no further field to drop."""
+"""Connection options that name no other field to drop."""
 UPGRADE_FIELDS: Final = Selection(HOP_BY_HOP | {b"content-length", b"sec-websocket-accept"})
-"""Fields of a 101 that are read here."""
+"""Selection of fields that this module reads in a 101."""
 MAX_HEAD_BYTES: Final = 64 * 1024
-"""Longest response head."""
+"""Longest response head in bytes."""
 UPGRADE_REQUIRED: Final = 426
 STATUS_LINE: Final = re.compile(rb"HTTP/1\.1 ([2-5]\d\d)(?: [\t\x20-\x7e\x80-\xff]*+)?")
-"""Status line of a final response; the grammar takes more."""
+"""Status line of a final HTTP/1.1 response, with its status."""
 STATUSES: Final[dict[bytes, int]] = {}
-"""Status by status line, for those that came before."""
+"""Cached statuses by status line."""
 MEANINGS: Final[dict[bytes, int]] = {}
-"""Meaning by field line, for those that came before: a length in bytes, `CHUNKED`, or one of these."""
+"""Cached meanings by field line: a length in bytes, `CHUNKED`, or one of the constants below."""
 PASSES: Final = -2
+"""Meaning of a line that is forwarded."""
 DATE: Final = -3
+"""Meaning of a Date field."""
 DROPPED: Final = -4
+"""Meaning of a line that is dropped."""
 CLOSES: Final = -5
+"""Meaning of `Connection: close`."""
 ODD: Final = -6
-"""Left to the grammar."""
+"""Meaning of a line that only the grammar can parse or reject."""
 WEBSOCKET_GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
-"""RFC 6455 1.3."""
+"""GUID of the WebSocket handshake (RFC 6455 1.3)."""
 
 
 ResponseHead = tuple[int, int, bytes, int | None, bool]
-"""Status, end of the head, lines to pass on, length of the body (bytes, `CHUNKED`, or None if nothing says it), and
-True if the peer keeps the connection open."""
+"""Parts of a head: status, end of the head, lines to forward, length of the body (bytes, `CHUNKED`, or None if no field
+states it), and True if the connection is persistent."""
 
 
 def take_response(data: bytes, wall: Callable[[], float]) -> ResponseHead | None:
-    """Read the head with which `data` begins if it is ordinary: whole, final, of HTTP/1.1, valid, and not long.
+    """Return the parts of a common head: complete, final, HTTP/1.1, valid, and not long.  Return None for any other.
 
-    None leaves it to the grammar (`parse_response`, `read_response`), which gives the same for what is taken here.
-    Lines that came before are not checked again.
+    This is faster than the grammar (`parse_response`, `read_response`), because lines that were seen before are not
+    checked again.  For a common head both give the same result.  `wall` returns the Unix time for a missing Date.
     """
     end = data.find(b"\r\n\r\n", 0, MAX_HEAD_BYTES)
     if end < 0:
@@ -95,7 +99,7 @@ def take_response(data: bytes, wall: Callable[[], float]) -> ResponseHead | None
 
 
 def _reader() -> Callable[[bytes, Callable[[], float]], ResponseHead | None]:
-    """Return the compiled form of `take_response`, where there is one."""
+    """Return the fastest parser of common heads: the one in C if it is built, else `take_response`."""
     try:
         from sidecar.engine.head import take_response as compiled
     except ModuleNotFoundError:
@@ -107,7 +111,7 @@ read_ordinary: Final = _reader()
 
 
 def _read_status(line: bytes) -> int:
-    """Return the status of a status line, and remember it; 0 unless it is that of an ordinary response."""
+    """Return the status of a status line and cache it; 0 if the head is not a common one."""
     match = STATUS_LINE.fullmatch(line)
     if match is None:
         return 0
@@ -122,7 +126,7 @@ def _read_status(line: bytes) -> int:
 
 
 def _read_line(text: bytes) -> int:
-    """Return the meaning of a field line, and remember it."""
+    """Return the meaning of a field line and cache it."""
     line = CONNECTION_FIELDS.read(text)
     if line is None:
         return ODD
@@ -139,7 +143,7 @@ def _read_line(text: bytes) -> int:
 
 
 def _read_field(name: bytes, value: bytes) -> int:
-    """Return the meaning of a field of the connection."""
+    """Return the meaning of a field that `CONNECTION_FIELDS` takes."""
     if name == b"content-length":
         return int(value) if value.isdigit() and len(value) <= 18 else ODD
     if name == b"transfer-encoding":
@@ -153,13 +157,13 @@ def _read_field(name: bytes, value: bytes) -> int:
 def read_response(
     data: bytes, start: int, end: int, version: int, wall: Callable[[], float]
 ) -> tuple[bytes, int | None, bool]:
-    """Read a final response head, whose field lines are `data[start:end]`.
+    """Parse the fields `data[start:end]` of a final response head.
 
-    Returns the lines to pass on, the length of the body, and True if the peer keeps the connection open, as in
-    `ResponseHead`.  There is one Date among the lines: a missing one is added (RFC 9110 6.6.1).  Raises `Invalid`.
+    Returns the lines to forward, the length of the body, and True if the connection is persistent, as in
+    `ResponseHead`.  The lines have exactly one Date, which is added if missing (RFC 9110 6.6.1).  Raises `Invalid`.
 
-    Chunks of an HTTP/1.0 peer are read, and its connection is closed after them (RFC 9112 6.1).  The client gets a
-    framing of the sidecar's own, so no two recipients can differ on where the body ends.
+    Chunks of an HTTP/1.0 peer are read, and its connection is then closed (RFC 9112 6.1).  The client gets new framing,
+    so different recipients cannot disagree on the end of the body.
     """
     lines, special, has_date = CONNECTION_FIELDS.take(data, start, end)
     length = body_length(special, 11)
@@ -184,21 +188,24 @@ def read_response(
 
 
 def read_interim(data: bytes, start: int, end: int) -> bytes:
-    """Return the lines of an interim response to pass on."""
+    """Return the lines of an interim response that are forwarded."""
     return CONNECTION_FIELDS.take(data, start, end)[0]
 
 
 def read_required_upgrade(data: bytes, start: int, end: int) -> bytes:
-    """Return the lines of a 426 that name what is required (RFC 9110 15.5.22), although they are of one connection."""
+    """Return the lines of a 426 that state the required protocol (RFC 9110 15.5.22), although they are hop-by-hop."""
     protocols = [value for name, value in CONNECTION_FIELDS.take(data, start, end)[1] if name == b"upgrade" and value]
     return b"upgrade: %b\r\nconnection: Upgrade\r\n" % b", ".join(protocols) if protocols else b""
 
 
 def read_upgrade(x: Exchange, data: bytes, start: int, end: int) -> bytes:
-    """Return the lines of a 101 to pass on.  Raises `Invalid` unless it answers this handshake (RFC 6455 4.1)."""
+    """Return the lines of a 101 that are forwarded.
+
+    Raises `Invalid` unless it answers the handshake in `x` (RFC 6455 4.1).
+    """
     lines, fields, _ = UPGRADE_FIELDS.take(data, start, end)
     if x.upgrade is None or x.upgrade not in tokens(fields, b"upgrade"):
-        raise Invalid("101 Switching Protocols to what was not asked for")
+        raise Invalid("101 Switching Protocols without a request to upgrade")
     key = x.header(b"sec-websocket-key")
     accept = get(fields, b"sec-websocket-accept")
     if key is None or accept != b64encode(sha1(key + WEBSOCKET_GUID, usedforsecurity=False).digest()):

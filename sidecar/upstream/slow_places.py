@@ -1,7 +1,7 @@
-"""Places of an upstream for requests that are sent on before their body is here.
+"""Slow places: limit on the requests of an upstream that are forwarded before their body is complete.
 
-Such a request keeps a connection, and a permit where requests in flight are limited, for as long as its client likes to
-take.  So they get a share of the places (`connections.slow_share`); with none left, a body is collected first.
+A slow client keeps such a request in flight, with its connection and its permit.  These requests therefore get only a
+share of the connections or permits (`connections.slow_share`).  If no place is free, the body is collected first.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from typing import Any
 from sidecar.core.outcome import Failure
 
 Settings = tuple[float, int]
-"""The share, and the lowest limit on connections or requests in flight that it is taken of."""
+"""Share of the places, and the lowest limit on connections or requests in flight, to which the share applies."""
 
 
 class SlowPlaces:
-    """Places of one upstream; at least one."""
+    """Places for slow requests of one upstream; there is at least one."""
 
     __slots__ = ("limit", "taken")
 
@@ -24,6 +24,7 @@ class SlowPlaces:
         self.retune(settings)
 
     def retune(self, settings: Settings) -> None:
+        """Apply new settings; taken places stay taken."""
         share, limit = settings
         self.limit = max(1, int(share * limit))
 
@@ -35,7 +36,7 @@ class SlowPlaces:
         return True
 
     def release(self, failure: Failure | None = None) -> None:
-        """Give a place back.  Its body has ended; how does not matter."""
+        """Free a place once the body of its request has ended; `failure` is ignored."""
         self.taken -= 1
 
     def describe(self) -> dict[str, Any]:

@@ -1,7 +1,6 @@
-"""Settings of an upstream in a policy file, without its policy blocks (those stand with their stages).
+"""Spec of an upstream in a policy file, without its policy blocks, whose specs are with their stages.
 
-The defaults suit a sidecar: few endpoints, close by.  Another product's default, where named, is the precedent that was
-followed or deliberately left.
+The defaults suit a sidecar, with few endpoints close by.  Docstrings name other products' defaults for comparison.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ Item = TypeVar("Item")
 
 
 def _matching(pattern: str, remedy: str) -> AfterValidator:
-    """Return a check that a string has this pattern; `remedy` completes the sentence `'x' is not ...`."""
+    """Return a validator of strings with this pattern; `remedy` completes the error text `'x' is not ...`."""
 
     def check(text: str) -> str:
         if not re.fullmatch(pattern, text):
@@ -33,6 +32,7 @@ def _matching(pattern: str, remedy: str) -> AfterValidator:
 
 
 def _filled(items: tuple[Item, ...]) -> tuple[Item, ...]:
+    """Return the items.  Raises `ValueError` if there are none."""
     if not items:
         raise ValueError("is empty; name at least one, or leave the key out")
     return items
@@ -57,10 +57,11 @@ EndpointUrl = Annotated[
     AfterValidator(lambda text: parse_endpoint(text).url),
     WithJsonSchema({"type": "string", "pattern": "^(https?://|unix:/).+", "examples": ["http://payments:8080"]}),
 ]
-"""URL of an endpoint, made canonical."""
+"""URL of an endpoint, converted to its canonical form."""
 
 
 def _name_server(text: str) -> str:
+    """Return the canonical `address:port` of a name server.  Raises `ValueError`."""
     host, _, port = text.rpartition(":") if text.count(":") == 1 or "]:" in text else (text, "", "53")
     try:
         address = ip_address(host.removeprefix("[").removesuffix("]"))
@@ -76,35 +77,35 @@ def _name_server(text: str) -> str:
 
 
 NameServer = Annotated[str, AfterValidator(_name_server)]
-"""IP address and port of a name server, made canonical."""
+"""IP address and port of a name server, converted to canonical form."""
 
 
 class DiscoverSpec(Model):
     """Endpoints from DNS instead of a list: one for each address of a name."""
 
     dns: DnsName
-    """The name whose A and AAAA records are the endpoints, such as a headless Kubernetes service."""
+    """Name whose A and AAAA records are the endpoints, such as a headless Kubernetes service."""
     port: Port
-    """The port of every endpoint."""
+    """Port of every endpoint."""
     scheme: Literal["http", "https"] = "http"
-    """Protocol of every endpoint."""
+    """Scheme of every endpoint."""
     interval: Duration = 10.0
-    """Longest time between two lookups (HAProxy's `hold valid`: 10s, Envoy's `dns_refresh_rate`: 5s).  Records that
+    """Longest time between two look-ups (HAProxy's `hold valid`: 10s, Envoy's `dns_refresh_rate`: 5s).  Records that
     expire sooner are looked up again when they do, but not before `resolve.ttl.min`."""
     keep_for: Duration = 3600.0
-    """Time for which the last good addresses are used while lookups fail.  Envoy and KrakenD keep them for ever; but in
-    a cluster, addresses are given to other services in the end."""
+    """Time for which the last good addresses are used while look-ups fail.  Envoy and KrakenD keep them forever, but in
+    a cluster addresses are eventually reassigned to other services."""
     max_endpoints: Annotated[int, Field(ge=1, le=1000)] = 100
-    """Most addresses used; those beyond it are left out, in the order of the addresses."""
+    """Most addresses used; if there are more, the lowest ones are used."""
 
 
 class TtlSpec(Model):
-    """Bounds for the time for which an answer of a name server is used."""
+    """Limits on the time for which an answer of a name server is used."""
 
     min: Duration = 1.0
-    """Shortest time: for records that say less, for names of `/etc/hosts`, and between two look-ups that fail."""
+    """Shortest time, for records with a shorter time to live, names of `/etc/hosts`, and failed look-ups."""
     max: Duration = 300.0
-    """Longest time, however long a record says."""
+    """Longest time, for records with a longer time to live."""
 
     @model_validator(mode="after")
     def _grows(self) -> TtlSpec:
@@ -114,30 +115,31 @@ class TtlSpec(Model):
 
 
 class ResolveSpec(Model):
-    """Look-ups of the names of this upstream.  `/etc/hosts`, search domains and `ndots` are the system's."""
+    """Look-ups of the names of this upstream.  `/etc/hosts`, search domains and `ndots` are those of the system."""
 
     nameservers: Annotated[tuple[NameServer, ...], Field(strict=False, max_length=8), Filled] | None = None
-    """Name servers, such as `10.0.0.10` or `127.0.0.1:5353`; without them those of `/etc/resolv.conf`."""
+    """Name servers, such as `10.0.0.10` or `127.0.0.1:5353`; without them, those of `/etc/resolv.conf` are used."""
     ttl: TtlSpec = TtlSpec.built_in()
-    """Bounds for the records' own time to live, which is used within them."""
+    """Limits on the records' time to live."""
     stale_for: DurationOrZero = 600.0
-    """Time after its end for which an answer is used while look-ups fail or take long (RFC 8767); 0s: not at all."""
+    """Time for which an expired answer is still used while look-ups fail or take long (RFC 8767); `0s` for none."""
     family: Literal["any", "ipv4", "ipv6"] = "any"
-    """Addresses that are asked for.  `any` tries both families of a name, IPv6 first (RFC 8305)."""
+    """Address family.  `any` tries the addresses of both families, IPv6 first (RFC 8305)."""
 
 
 class HashSpec(Model):
-    """Requests with the same key go to the same endpoint."""
+    """Key of a request for hashing; requests with the same key go to the same endpoint."""
 
     header: HashField | None = None
-    """The header whose value is the key; a request without it goes to any endpoint.  Without this setting the key is
+    """Header field whose value is the key; a request without it goes to any endpoint.  Without this setting, the key is
     the client's address."""
 
 
 class HashBalancingSpec(Model):
-    """Rendezvous hashing."""
+    """Load balancing by rendezvous hashing."""
 
     hash: HashSpec
+    """Key of a request."""
 
 
 def _spelling(value: Any) -> str:
@@ -152,62 +154,64 @@ LoadBalancing = Annotated[
 
 
 class ConnectionsSpec(Model):
-    """Connections kept to each endpoint."""
+    """Connections to each endpoint."""
 
     max: Annotated[int, Field(ge=1)] = 256
     """Most connections to one endpoint, idle or busy (Envoy: 1024, for all endpoints together)."""
     slow_share: Share = 0.25
-    """Most of these, and one at least, for requests that were sent on before their body was here, because it comes
-    slowly."""
+    """Largest share of the connections, one at least, for requests that are forwarded before a slow body is
+    complete."""
     idle_timeout: Duration = 60.0
-    """Time after which an idle connection is closed (nginx's `keepalive_timeout`: 60s).  Best below the endpoint's."""
+    """Time after which an idle connection is closed (nginx's `keepalive_timeout`: 60s).  It should be shorter than the
+    idle timeout of the endpoint."""
     max_requests: Annotated[int, Field(ge=1)] | None = None
     """Requests after which a connection is closed; without it there is no limit, as in Envoy (nginx: 1000)."""
 
 
 class HealthCheckSpec(Block):
-    """Active checks: the sidecar probes each endpoint itself."""
+    """Active health checks: the sidecar probes each endpoint."""
 
     path: ProbePath
-    """The path and query of the GET request."""
+    """Path and query of the GET request."""
     host: HostField | None = None
-    """The `Host` field of the request, such as `payments.prod.svc`.  Without it: the endpoint's host and port; with
-    `discover`, whose endpoints are bare addresses, the looked-up name and the port (Envoy: the cluster's name)."""
+    """`Host` field of the request, such as `payments.prod.svc`.  Without it, the endpoint's host and port are sent;
+    with `discover`, whose endpoints are IP addresses, the discovered name and the port (Envoy: the cluster's name)."""
     interval: Duration = 5.0
-    """Time from the end of a round to the start of the next, give or take a tenth (NGINX Plus: 5s; YARP: 15s)."""
+    """Time from the end of a round to the start of the next, with a jitter of one tenth (NGINX Plus: 5s; YARP: 15s)."""
     timeout: Duration = 1.0
-    """Time after which a probe has failed (Kubernetes: 1s)."""
+    """Time after which a probe fails (Kubernetes: 1s)."""
     unhealthy_after: Annotated[int, Field(ge=1)] = 3
-    """Consecutive failed probes that take an endpoint out (HAProxy's `fall` and Kubernetes: 3)."""
+    """Consecutive failed probes after which an endpoint is unhealthy (HAProxy's `fall` and Kubernetes: 3)."""
     healthy_after: Annotated[int, Field(ge=1)] = 2
-    """Consecutive good probes that bring it back (HAProxy's `rise`: 2)."""
+    """Consecutive successful probes after which an endpoint is healthy again (HAProxy's `rise`: 2)."""
     expect: ConditionList = ("2xx",)
-    """Statuses that count as good.  A redirect does not unless it is named: it often leads to an error page."""
+    """Statuses of a successful probe.  Redirects are not among the defaults, because many lead to an error page."""
 
     @field_validator("expect")
     @classmethod
     def _are_statuses(cls, words: tuple[str | int, ...]) -> tuple[str | int, ...]:
         for word in words:
             if isinstance(word, str) and word not in STATUS_CLASSES:
-                raise ValueError(f"names {word}, which is no status; write such as [2xx, 304]")
+                raise ValueError(f"names {word}, which is not a status; write such as [2xx, 304]")
         return words
 
 
 class EjectionSpec(Block):
-    """Passive ejection: an endpoint that fails real requests gets none for a while, except retries of requests that
-    failed at every endpoint still up."""
+    """Passive ejection: an endpoint that fails requests gets none for a while, except retries of requests that have
+    failed at all other endpoints."""
 
     consecutive_failures: Annotated[int, Field(ge=1)] = 5
-    """Consecutive faults that eject (Envoy's `consecutive_5xx`: 5; Linkerd: 7)."""
+    """Consecutive faults after which an endpoint is ejected (Envoy's `consecutive_5xx`: 5; Linkerd: 7)."""
     eject_for: Duration = 10.0
-    """Length of the first ejection; each further one doubles it (Envoy: 30s times the number of ejections)."""
+    """Length of the first ejection; each further one is twice as long (Envoy: 30s times the number of ejections)."""
     max_eject_for: Duration = 300.0
     """Longest ejection (Envoy's `max_ejection_time`: 300s)."""
     min_healthy: Annotated[int, Field(ge=0)] = 1
-    """Endpoints that stay up: an ejection that would leave fewer does not happen.  A count, since Envoy's
-    `max_ejection_percent` of 10% never ejects with fewer than ten endpoints."""
+    """Least number of endpoints that stay up: no ejection leaves fewer.  This is a number and not a share, because a
+    share ejects nothing among few endpoints (Envoy's `max_ejection_percent`)."""
     on: ConditionList = ("connect_failure", "reset", "timeout", "5xx")
-    """Conditions that count as a fault.  429 and 503 with Retry-After never do: they mean slow down, not broken."""
+    """Conditions that count as a fault.  429, and 503 with Retry-After, never count: the endpoint is overloaded, not
+    broken."""
 
     @model_validator(mode="after")
     def _grows(self) -> EjectionSpec:
@@ -220,37 +224,37 @@ class EjectionSpec(Block):
 
 
 class RetryBudgetSpec(Block):
-    """How much an upstream may be retried, over all its routes."""
+    """Retry budget of an upstream, over all its routes."""
 
     ratio: Share = 0.2
-    """Retries and hedges per first attempt."""
+    """Retries and hedges for each first attempt."""
     min_per_second: Annotated[float, Field(ge=0, le=1e6)] = 3.0
-    """Retries a second that are allowed whatever the traffic."""
+    """Retries a second that are allowed in addition, even without traffic."""
     window: Duration = 10.0
-    """How far back attempts and retries are counted."""
+    """Length of the sliding window in which attempts and retries are counted."""
 
 
 class UpstreamSpec(Model):
-    """Where an upstream is and how to reach it.  Exactly one of `endpoints` and `discover` is needed."""
+    """Address of an upstream and settings of its connections.  Exactly one of `endpoints` and `discover` is needed."""
 
     endpoints: Annotated[tuple[EndpointUrl, ...], Field(strict=False, max_length=1000), Filled] | None = None
     """Addresses: `http://host:port`, `https://host:port` or `unix:/run/app.sock`."""
     discover: DiscoverSpec | None = None
     load_balancing: LoadBalancing = "least_request"
-    """`least_request` takes the less busy of two endpoints drawn at random (Mitzenmacher 2001; Envoy, Linkerd and
-    Traefik's `p2c`); `{hash: {header: x-user}}` keeps a key at its endpoint."""
+    """Choice of an endpoint.  `least_request` takes the less busy of two random ones (Mitzenmacher 2001; Envoy, Linkerd
+    and Traefik's `p2c`); `{hash: {header: x-user}}` sends equal keys to the same endpoint."""
     panic: Literal["spray", "fail_fast"] = "spray"
-    """When no endpoint is up: `spray` tries them all as though all were, `fail_fast` refuses (`no_endpoint`)."""
+    """Behaviour when no endpoint is up: `spray` balances over all of them, `fail_fast` refuses (`no_endpoint`)."""
     connect_timeout: Duration = 1.0
-    """Look-up of the name, TCP and TLS handshake together (Envoy: 5s, Istio: 10s, nginx: 60s, all made for the open
+    """Timeout of look-up, TCP and TLS handshake together (Envoy: 5s, Istio: 10s, nginx: 60s, all made for the open
     internet)."""
     resolve: ResolveSpec | None = None
-    """Look-up of the endpoints' names; without the block its defaults hold."""
+    """Look-up of the endpoints' names; without the block, its defaults apply."""
     connections: ConnectionsSpec = ConnectionsSpec.built_in()
     health_check: HealthCheckSpec | None = None
     ejection: EjectionSpec | None = None
     tls: ClientTlsSpec | None = None
-    """For `https://` endpoints; without it the system's certificate authorities are trusted."""
+    """TLS settings for `https://` endpoints; without the block, the system's certificate authorities are trusted."""
 
     @field_validator("endpoints")
     @classmethod
@@ -267,9 +271,9 @@ class UpstreamSpec(Model):
         if (self.endpoints is None) == (self.discover is None):
             raise ValueError("needs either endpoints or discover, such as endpoints: [http://payments:8080]")
         if self.resolve is not None and not self.has_names:
-            raise ValueError("has a resolve block, but no endpoint has a name to look up; take the block out")
+            raise ValueError("has a resolve block, but no endpoint has a name to look up; remove the block")
         if self.tls is not None and not self.is_tls:
-            raise ValueError("has a tls block, but no endpoint is https://; change the scheme or take the block out")
+            raise ValueError("has a tls block, but no endpoint is https://; change the scheme or remove the block")
         return self
 
     @property
@@ -281,7 +285,7 @@ class UpstreamSpec(Model):
 
     @property
     def is_tls(self) -> bool:
-        """True if any endpoint is reached by TLS."""
+        """True if any endpoint uses TLS."""
         if self.discover is not None:
             return self.discover.scheme == "https"
         return any(parse_endpoint(url).is_tls for url in self.endpoints or ())

@@ -1,7 +1,7 @@
-"""TLS contexts for both sides, upstreams and listeners, from the files that policies name.
+"""TLS contexts for upstreams and listeners, from the files that policies name.
 
-TLS 1.2 at least (RFC 9325 3.1.1), ALPN `http/1.1` (RFC 7301), no renegotiation, and no prompt for a pass phrase.
-An error names the file and the setting that names it.  `certificates.py` follows changed files.
+Contexts have TLS 1.2 or later (RFC 9325 3.1.1), ALPN `http/1.1` (RFC 7301) and no renegotiation, and never prompt for a
+pass phrase.  Errors name the file and its setting.  `certificates.py` reloads changed files.
 """
 
 from __future__ import annotations
@@ -19,45 +19,46 @@ FILE_SETTINGS: Final = ("ca", "client_ca", "cert", "key")
 
 
 class ClientTlsSpec(Model):
-    """TLS towards an upstream."""
+    """TLS settings for connections to an upstream."""
 
     ca: str | None = None
-    """File with the certificate authorities to trust (PEM); without it those of the system."""
+    """File with the trusted certificate authorities (PEM); without it, those of the system are trusted."""
     cert: str | None = None
-    """File with the certificate to present, and its chain (PEM), for mutual TLS."""
+    """File with the client certificate and its chain (PEM), for mutual TLS."""
     key: str | None = None
-    """File with its private key (PEM, not encrypted)."""
+    """File with the private key of `cert` (PEM, not encrypted)."""
     server_name: str | None = None
-    """Name sent (SNI) and expected in the certificate; without it the endpoint's host, or the discovered name."""
+    """Name for SNI and for the check of the certificate; without it, the endpoint's host or the discovered name."""
     verify: bool = True
-    """`false` accepts any certificate: for test environments only."""
+    """`false` accepts any certificate, for test environments only."""
 
     @model_validator(mode="after")
     def _is_whole(self) -> ClientTlsSpec:
         if (self.cert is None) != (self.key is None):
             raise ValueError("needs cert and key together, or neither")
         if not self.verify and self.ca is not None:
-            raise ValueError("has a ca that verify: false would never look at; take one of the two out")
+            raise ValueError("has a ca, which verify: false ignores; remove one of the two")
         return self
 
 
 class ServerTlsSpec(Model):
-    """TLS on a listener."""
+    """TLS settings of a listener."""
 
     cert: str
     """File with the certificate and its chain (PEM)."""
     key: str
-    """File with its private key (PEM, not encrypted)."""
+    """File with the private key of `cert` (PEM, not encrypted)."""
     client_ca: str | None = None
-    """File with certificate authorities (PEM); a client must present a certificate that one of them signed."""
+    """File with certificate authorities (PEM).  If set, clients must present a certificate that one of them signed."""
 
 
 class CertificateError(ValueError):
-    """A file that cannot be used: the message says which and why; `setting` is the key that names it."""
+    """Error of a file that cannot be used; the message has its path and the reason."""
 
     def __init__(self, setting: str, message: str) -> None:
         super().__init__(message)
         self.setting = setting
+        """Setting that names the file."""
 
 
 def client_context(spec: ClientTlsSpec) -> ssl.SSLContext:
@@ -86,12 +87,12 @@ def server_context(spec: ServerTlsSpec) -> ssl.SSLContext:
 
 
 def build_context(spec: ClientTlsSpec | ServerTlsSpec) -> ssl.SSLContext:
-    """Return the context for either side.  Raises `CertificateError`."""
+    """Return the context for the settings of an upstream or a listener.  Raises `CertificateError`."""
     return client_context(spec) if isinstance(spec, ClientTlsSpec) else server_context(spec)
 
 
 def check_files(spec: ClientTlsSpec | ServerTlsSpec) -> list[CertificateError]:
-    """Return what is wrong with the files of a spec: each that cannot be read, else the first that cannot be used."""
+    """Return the errors of a spec's files: all files that cannot be read, or else the first one that is invalid."""
     problems = []
     for setting, path in files_of(spec):
         try:
@@ -107,15 +108,15 @@ def check_files(spec: ClientTlsSpec | ServerTlsSpec) -> list[CertificateError]:
 
 
 def files_of(spec: ClientTlsSpec | ServerTlsSpec) -> list[tuple[str, str]]:
-    """Return pairs of a setting and the path that it names."""
+    """Return the settings that name files, each with its path."""
     return [(setting, path) for setting in FILE_SETTINGS if (path := getattr(spec, setting, None)) is not None]
 
 
 def is_cut_off(transport: asyncio.BaseTransport) -> bool:
-    """True if a TLS connection ended without the peer's close_notify (RFC 8446 6.1): anyone on the path can cause that.
+    """True if a TLS connection ended without a close_notify (RFC 8446 6.1), which anyone on the path can cause.
 
-    Event loops treat both ends alike, and Python does not expose what OpenSSL knows.  Reading on tells: after a
-    close_notify OpenSSL reports the end, without one it waits for more.
+    Event loops and Python's API do not distinguish the two ends.  Another read does: after a close_notify OpenSSL
+    reports the end of the data, otherwise it waits for more.
     """
     connection = transport.get_extra_info("ssl_object")
     if connection is None:
@@ -150,7 +151,7 @@ def _trust(context: ssl.SSLContext, setting: str, path: str) -> None:
         _read(setting, path)
         context.load_verify_locations(cafile=path)
     except ssl.SSLError:
-        raise CertificateError(setting, f"{path} has no certificates in PEM that can be used") from None
+        raise CertificateError(setting, f"{path} has no valid certificates in PEM format") from None
 
 
 def _identify(context: ssl.SSLContext, cert: str, key: str) -> None:
@@ -159,7 +160,7 @@ def _identify(context: ssl.SSLContext, cert: str, key: str) -> None:
 
     for setting, path, mark in (("cert", cert, "CERTIFICATE-----"), ("key", key, "PRIVATE KEY-----")):
         if mark not in _read(setting, path):
-            raise CertificateError(setting, f"{path} has no {mark.rstrip('-').lower()} in PEM")
+            raise CertificateError(setting, f"{path} has no {mark.rstrip('-').lower()} in PEM format")
     try:
         context.load_cert_chain(cert, key, password=refuse)
     except ssl.SSLError as error:

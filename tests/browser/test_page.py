@@ -23,8 +23,8 @@ PICTURES = os.environ.get("SIDECAR_SCREENSHOTS")
 def script(name: str) -> str:
     """Return a script to evaluate in the page.
 
-    `contrast` returns the texts below WCAG 2 AA (4.5), `nameless` the elements without a name for screen readers, `hour`
-    plays so many ticks without waiting between them.
+    `contrast` returns the texts below WCAG 2 AA (4.5), `nameless` the elements without a name for screen readers,
+    `hour` plays so many ticks without waiting between them.
     """
     return HERE.joinpath(f"{name}.js").read_text()
 
@@ -121,7 +121,7 @@ async def test_the_token(scene: Scene, window: Window) -> None:
     await page.goto(scene.url)
     for given in ("wrong", "t0ken"):
         await page.locator("#ask-input").fill(given)
-        await page.get_by_role("button", name="Go on").click()
+        await page.get_by_role("button", name="Continue").click()
     await expect(page.locator("#link")).to_have_text("live")
     assert "t0ken" not in page.url
     assert await page.evaluate("document.cookie") == ""

@@ -465,7 +465,7 @@ async def test_a_probe_whose_body_does_not_arrive_is_no_failed_probe() -> None:
     await settle()
 
 
-# ----- what else learns from an upstream's failures
+# ----- other state that learns from an upstream's failures
 
 MISDEEDS = ["deadlines", "readers", "bodies"]
 

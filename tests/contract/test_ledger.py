@@ -21,7 +21,7 @@ import pytest
 
 from sidecar.config.files import Source, digest
 from sidecar.config.load import Loaded, load
-from sidecar.control.reload import Control, Origin
+from sidecar.control.reload import Control, PolicySource
 from sidecar.control.state import StateStore
 from sidecar.core import events, metrics
 from sidecar.core.exchange import Exchange
@@ -123,7 +123,7 @@ class Stand:
             self.env, lambda x, *_: self.recorded.append(x), NoTelemetry(), loop.network.socket
         )  # fmt: skip
         self.sources = [Source("p.yaml", POLICIES.encode())]
-        origin = Origin("p.yaml", {}, lambda _: self.sources, lambda _: digest(self.sources), self._at_once)
+        origin = PolicySource("p.yaml", {}, lambda _: self.sources, lambda _: digest(self.sources), self._at_once)
         self.control = Control(self.env, self.store, origin, self.server, metrics=lambda _: NoMetrics())
         self.states: dict[Any, Any] = {}
         """All state objects so far, those that a reload has retired included."""
@@ -477,7 +477,7 @@ def test_all_is_given_back_after_two_faults(seed: int) -> None:
         run(one(name, choices.choices(list(FAULTS), k=2), places))
 
 
-# ----- the scripts do what they say, and the ledger sees what is held
+# ----- tests of the scripts and of the ledger itself
 
 STATUS = re.compile(rb"HTTP/1.1 (\d+)")
 STATUSES: dict[str, list[list[int]]] = {
@@ -520,7 +520,7 @@ HELD: list[tuple[str, int, dict[str, float]]] = [
     ("a stream", 5, {"requests under way": 1, "permits": 1, "connections in use": 1}),
     ("a WebSocket", 7, {"requests under way": 1, "permits": 1, "connections in use": 1}),
 ]
-"""Minimum of what is held after so many steps of a script."""
+"""Minimum of the held resources after so many steps of a script."""
 
 
 @pytest.mark.parametrize(("script", "steps", "held"), HELD)

@@ -76,4 +76,4 @@ def commands(text: str) -> list[str]:
     bare = FENCE.sub("", text)
     code += "".join(f"{line}\n" for line in re.findall(r"^ {4}(\S.*)$", bare, re.MULTILINE))
     lines = code.replace("\\\n", " ").splitlines()
-    return [line for each in lines if (line := re.sub(r"(^|\s+)#.*$", "", each).strip())]
+    return [line for each in lines if (line := re.sub(r"^\$ |(^|\s+)#.*$", "", each).strip())]

@@ -83,8 +83,8 @@ def misunderstood(command: str) -> str | None:
 
 def unparsed(group: click.Group, program: str, words: list[str]) -> str | None:
     """Return what click says of arguments that it does not take."""
-    if not words or words[0] in ("--help", "--version", "-h") or "[" in words[-1]:
-        return None
+    if not words or words[0] in ("--help", "--version", "-h") or "[" in words[-1] or words[0].endswith(":"):
+        return None  # the last is a problem that is shown, not a command
     if (command := group.commands.get(words[0])) is None:
         return f"{program} has no command {words[0]}"
     if "--help" in words:

@@ -85,9 +85,7 @@ async def ask(upstream: Upstream, secured: dict[str, Any]) -> list[int]:
         promise = exchanged(connection, Exchange(b"GET", b"/", []), float("inf"), env.now())
         if size == SECOND:
             await asyncio.sleep(0)
-            upstream.sent.wait(
-                60
-            )  # blocks the loop on purpose: the whole answer must have arrived before the next read
+            upstream.sent.wait(60)  # blocks the loop on purpose: all bytes must arrive before the next read
         pieces = Pieces(await promise)
         await pieces.ended
         sizes = pieces.sizes

@@ -1,4 +1,4 @@
-"""Tests of a collector behind TLS: real sockets and certificates, and the reports about certificates that do not fit."""
+"""Tests of a collector behind TLS: real sockets and certificates, and reports about unfit certificates."""
 
 from __future__ import annotations
 

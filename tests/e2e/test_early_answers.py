@@ -1,7 +1,8 @@
 """Tests of early answers on real sockets in this process, since the kernel decides their course.
 
 A server that answers and closes without reading the rest of the body resets the connection.  Its answer must be read
-nevertheless, also if a write notices the reset.  Bytes that a TLS transport reports as sent may still be in this process.
+nevertheless, also if a write notices the reset.  Bytes that a TLS transport reports as sent may still be in this
+process.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Tests of the effective request URI behind a trusted proxy: cache key, purge, invalidation, rewriting, upstream fields."""
+"""Tests of the effective request URI behind a trusted proxy: cache key, purge, invalidation, rewriting."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CACHED = {"app": {"cache": {}}}
 
 
 async def shop(connection: Connection, request: Message) -> None:
-    """Redirect `http` to `https`; else answer with the origin in the request.  A POST answers with a Location to `/app`."""
+    """Answer with the request's origin; `http` is redirected to `https`, and a POST names the changed URI `/app`."""
     host, scheme = request.get("x-forwarded-host") or request.get("host"), request.get("x-forwarded-proto")
     body = f"{scheme}://{host}".encode()
     lines = [f"HTTP/1.1 {301 if scheme == 'http' else 200} x", f"Content-Length: {len(body)}"]

@@ -260,7 +260,7 @@ async def test_injected_faults_are_like_real_ones(shared: Sidecar) -> None:
         assert [len(w.servers[name].requests) for name in ("late", "bad", "gone")] == [0, 0, 0]
 
 
-# ----- on trial
+# ----- mode: observe
 
 
 OBSERVE: dict[str, tuple[dict[str, Any], Behaviour, int]] = {
@@ -307,7 +307,7 @@ async def test_an_upstream_s_own_policies_can_be_on_trial(shared: Sidecar) -> No
                 await is_observed(w.sidecar, policy)
 
 
-# ----- an operator's orders
+# ----- commands of an operator
 
 
 async def test_breakers_obey_the_operator(shared: Sidecar) -> None:

@@ -1,4 +1,4 @@
-"""Tests of the shared tier with a real Redis: shared fills and purges, and Redis killed, stalled, full, or with bad data."""
+"""Tests of the shared tier with a real Redis: shared fills and purges; Redis killed, stalled, full, or corrupt."""
 
 from __future__ import annotations
 

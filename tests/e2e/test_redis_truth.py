@@ -1,4 +1,4 @@
-"""Tests that the shared tier serves nothing outdated: after purges and writes, while Redis is full, after a failover."""
+"""Tests that the shared tier serves nothing outdated: after purges, writes and a failover, and with a full Redis."""
 
 from __future__ import annotations
 
@@ -235,7 +235,7 @@ class TestLookUps:
     @staticmethod
     @contextlib.contextmanager
     def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[asyncio.Event, asyncio.Event]]:
-        """Hold back Redis' answers to look-ups: the first event is set when one has come, setting the second releases it."""
+        """Hold back Redis' answers to look-ups: one sets the first event and waits for the second."""
         found, may_go = asyncio.Event(), asyncio.Event()
         load = RedisTier._load
 

@@ -1,4 +1,4 @@
-"""Tests of streamed bodies: passed on at once, in both directions, at the pace of the slower side, in bounded memory."""
+"""Tests of streamed bodies: passed on at once, in both directions, at the slower side's pace, in bounded memory."""
 
 from __future__ import annotations
 

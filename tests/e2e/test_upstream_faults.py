@@ -1,4 +1,4 @@
-"""Tests of every way in which an upstream can misbehave: the client gets a clear failure soon, and no invented answer."""
+"""Tests of every way in which an upstream can misbehave: the client soon gets a clear failure."""
 
 from __future__ import annotations
 

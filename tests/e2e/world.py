@@ -33,8 +33,8 @@ async def world(
     """Start the servers and the sidecar.
 
     `place` is the directory for a new sidecar, or a running one, which gets the policies and has none at the end.
-    `routes` and `upstreams` add to the policies of each server, `sections` to the file.  A name that only `upstreams` has
-    is an upstream without a server.
+    `routes` and `upstreams` add to the policies of each server, `sections` to the file.  A name that only `upstreams`
+    has is an upstream without a server.
     """
     routes, upstreams = routes or {}, upstreams or {}
     async with contextlib.AsyncExitStack() as stack:

@@ -3,8 +3,8 @@
     python -m tests.fuzz.request 60          # a minute of requests; policies, response, fields, conditions, heads
     python -m tests.fuzz.request 60 keep     # and keep the inputs that reach what the corpus did not
 
-1. A target is a module with `check(data)`, which raises `AssertionError` if a law is broken; any other exception is a bug
-   too.
+1. A target is a module with `check(data)`, which raises `AssertionError` if a law is broken; any other exception is a
+   bug too.
 2. The corpus is in `corpus/<target>/`; `test_corpus.py` checks every file of it on every Python.  An input that made a
    target fail is added under a name that describes it.
 3. Without a wheel of atheris, `test_fuzzing.py` is skipped; all other tests run.

@@ -4,7 +4,8 @@ Laws:
 
 1. Only these are raised: `ExpressionError` with a column that is in the text, `ValueError` for a pattern, `InvalidBody`
    for a body.
-2. An accepted condition gives True or False on any request, the same value again, and never that of its negation.
+2. An accepted condition gives True or False on any request, and the same value again.  It never holds together with
+   its negation.
 3. The steps of an accepted pattern are proportional to the length of hostile texts.
 4. An accepted body has the value that `json` reads, except for half surrogate pairs, and is written again unchanged.
 """
@@ -33,8 +34,8 @@ HALF = re.compile("[\ud800-\udfff]")
 SHORT = 24
 """Length of the shorter text for a pattern, beyond the pattern's own length, in characters.
 
-A literal after a loose quantifier is compared at each place, so steps may grow with the text up to its length times that
-of the literal.  Both texts are longer than that; faster growth between them is not linear.
+A literal after a loose quantifier is compared at each place, so steps may grow with the text up to its length times
+that of the literal.  Both texts are longer than that; faster growth between them is not linear.
 """
 
 

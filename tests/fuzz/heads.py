@@ -1,7 +1,7 @@
 """Target: the quick readers of ordinary heads, compared with the grammar.
 
-Laws: a head that a reader accepts has the same result from the grammar, octet for octet; nothing is raised.  The readers
-are the one that keeps lines, and the one in C if the request path is compiled.
+Laws: a head that a reader accepts has the same result from the grammar, octet for octet; nothing is raised.  The
+readers are the one that keeps lines, and the one in C if the request path is compiled.
 
     python -m tests.fuzz.heads 60            # coverage-guided, as every target
     python -m tests.fuzz.heads compiled 60   # made heads, from one seed; needs the readers in C

@@ -77,7 +77,7 @@ class Pipe(asyncio.Transport):
         self.closing = True
 
     def settle(self) -> None:
-        """Tell the protocol that the connection is lost, if it has been closed."""
+        """Report the lost connection to the protocol, if it has been closed."""
         if self.closing and not self.lost:
             self.lost = True
             self.protocol.connection_lost(None)

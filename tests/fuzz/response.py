@@ -63,7 +63,7 @@ def ask(seed: int) -> Exchange:
 
 
 def converse(pieces: list[bytes], seed: int, *, ends: bool) -> tuple[Answer | None, bool]:
-    """Return the answer on a fresh connection, and whether the connection was kept; if `ends`, the upstream closes it."""
+    """Return the answer on a fresh connection, which the upstream closes if `ends`, and whether it was kept."""
     env = make_env()
     x, interims, answers = ask(seed), [], []
     x.interim = lambda status, lines: interims.append((status, lines))  # type: ignore[assignment,misc]

@@ -1,4 +1,4 @@
-"""nginx, HAProxy and Envoy as neighbours: one process each, which marks forwarded messages with a secret and a number."""
+"""nginx, HAProxy and Envoy as neighbours: one process each, which marks messages with a secret and a number."""
 
 from __future__ import annotations
 

@@ -156,7 +156,7 @@ class Sidecar:
             self._process.kill()
         return await self.wait()
 
-    # ----- talking to it
+    # ----- requests and policies
 
     async def fetch(self, method: str, target: str, body: bytes = b"", **fields: str) -> Message:
         """Send one request through the sidecar, on a new connection."""

@@ -2,8 +2,8 @@
 
     service = ScriptedService(CONNECT_FAILURE, after(0.2, 503), response(200, b"ok"))
 
-Each call takes the next item; the last one is repeated.  An item is an `Outcome`, a `Failure`, a status, an exception to
-raise (a bug), a function of the exchange that returns one of these, `after(seconds, item)`, or `HANG`.
+Each call takes the next item; the last one is repeated.  An item is an `Outcome`, a `Failure`, a status, or an
+exception to raise (a bug); a function of the exchange that returns one of these; `after(seconds, item)`; or `HANG`.
 """
 
 from __future__ import annotations

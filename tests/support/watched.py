@@ -14,7 +14,7 @@ from typing import Any, cast
 from sidecar.admin.view import name_of
 from sidecar.config.files import Source, digest
 from sidecar.config.spec import RouteSpec
-from sidecar.control.reload import Control, Origin, Reload
+from sidecar.control.reload import Control, PolicySource, Reload
 from sidecar.control.state import StateStore
 from sidecar.core.env import Env
 from sidecar.downstream.server import Server
@@ -123,7 +123,7 @@ class Watched:
         self.store = StateStore(self.registry)
         self.traffic = Traffic(self.registry)
         self.sources: list[Source] = []
-        origin = Origin("p", {}, lambda _: self.sources, lambda _: digest(self.sources), cast("Any", _directly))
+        origin = PolicySource("p", {}, lambda _: self.sources, lambda _: digest(self.sources), cast("Any", _directly))
         self.control = Control(env, self.store, origin, self.server, metrics=self._metrics)
         self.answer: Answer = respond()
         self.upstream = loop.network.listen(lambda: Peer(self._respond), ("10.0.0.1", 80))
@@ -169,7 +169,7 @@ class Watched:
         for _ in range(20):
             await asyncio.sleep(0)
 
-    # ----- what watches it
+    # ----- observers
 
     def log(self) -> list[dict[str, Any]]:
         """Return the lines of the access log so far."""

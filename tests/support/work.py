@@ -14,9 +14,9 @@ from typing import Any
 def calls(run: Callable[[], object]) -> Counter[str]:
     """Return the number of calls of each function while `run` ran, by its qualified name.
 
-    Methods of a regular expression are told apart by its source: `Pattern.match b'[0-9]'`.  Functions of Python and of
-    C count alike; one that C calls counts if it is Python's.  A generator counts each time it is resumed.  Functions
-    compiled by mypyc are not counted; an upper bound still holds for them.
+    Methods of a regular expression are distinguished by its source: `Pattern.match b'[0-9]'`.  Functions of Python
+    and of C count alike; one that C calls counts if it is Python's.  A generator counts each time it is resumed.
+    Functions compiled by mypyc are not counted; an upper bound still holds for them.
     """
     counted: Counter[str] = Counter()
 
@@ -43,8 +43,8 @@ def calls(run: Callable[[], object]) -> Counter[str]:
 def grows_with(make: Callable[[int], Callable[[], object]], size: int = 1024, factor: int = 8) -> str:
     """Return a message if work grows faster than its input; empty if it grows in proportion.
 
-    `make(size)` prepares work on an input of that many bytes.  For an input eight times as long, quadratic work makes 64
-    times as many calls; 12 times are allowed.  Single calls of C code are assumed to be linear.
+    `make(size)` prepares work on an input of that many bytes.  For an input eight times as long, quadratic work makes
+    64 times as many calls; 12 times are allowed.  Single calls of C code are assumed to be linear.
     """
     small, large = calls(make(size)).total(), calls(make(size * factor)).total()
     return "" if large <= 1.5 * factor * small else f"{size} bytes take {small} calls, {size * factor} take {large}"

@@ -1,4 +1,4 @@
-"""The command line."""
+"""Tests of the command line."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def test_check_does_not_load_the_data_plane(policy: Path) -> None:
 
 
 def test_policy_tests_look_no_name_up() -> None:
-    """In virtual time a real look-up would be jumped past.  `reports` of this example has a `resolve` block."""
+    """Virtual time would jump past a real look-up.  `reports` of this example has a `resolve` block."""
     code = (
         "import sys, atexit; from sidecar.commands import main; "
         "atexit.register(lambda: print({'aiodns', 'aiohappyeyeballs'} & {*sys.modules})); main()"
@@ -137,7 +137,7 @@ def test_policy_tests_look_no_name_up() -> None:
 
 
 def many(routes: int) -> str:
-    """Policies in which every route has most of the blocks."""
+    """Return policies in which every route has most of the blocks."""
     lines = [
         GOOD.partition("routes")[0],
         "policies: {b: {retry: {max_attempts: 2}}}",

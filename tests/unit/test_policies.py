@@ -1,4 +1,4 @@
-"""The example policies: every one is right, says what it shows, and bears the editor's hint."""
+"""Tests of the example policies: each is valid, says what it shows, and has the editor's schema comment."""
 
 from __future__ import annotations
 

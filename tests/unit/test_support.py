@@ -1,4 +1,4 @@
-"""The tests' own tools have to be right first."""
+"""Tests of the tests' own tools."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tests' own collector takes every form of OTLP over HTTP; gRPC is exercised by `tests/e2e/test_tracing.py`."""
+"""Tests of the tests' own collector with every form of OTLP over HTTP; `tests/e2e/test_tracing.py` uses gRPC."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The HTTP/1.1 grammar as bytes: whole, cut everywhere, hostile, and against another parser.  No sockets."""
+"""Tests of the HTTP/1.1 grammar as bytes, without sockets: cut everywhere, hostile, and beside another parser."""

@@ -1,4 +1,4 @@
-"""What becomes of an upstream's bytes, as a value: the sidecar's own `UpstreamConnection` in a pool of one."""
+"""Results of an upstream's bytes, as values: the sidecar's own `UpstreamConnection` in a pool of one."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.wire.pipe import Pipe
 
 @dataclass
 class Answer:
-    """What the request was told."""
+    """Outcome of a request."""
 
     outcome: Outcome | None = None
     body: bytearray = field(default_factory=bytearray)
@@ -28,7 +28,7 @@ class Answer:
     is_whole: bool = False
     interim: list[int] = field(default_factory=list)
     is_reused: bool = False
-    """Is the connection back in the pool, once it was known to be silent?"""
+    """True if the connection returned to the pool, once it was known to be silent."""
 
     @property
     def status(self) -> int | None:
@@ -44,7 +44,7 @@ class Answer:
 
     @property
     def facts(self) -> tuple[Any, ...]:
-        """All that must not depend on how it arrived; what was turned away may have begun before."""
+        """Return all facts that must not depend on the pieces; an answer that fails may have begun before."""
         if self.broken is not None or self.reason:
             return ("turned away",)
         headers = tuple(pair for pair in self.outcome.headers if pair[0] != b"content-length") if self.outcome else ()
@@ -62,7 +62,7 @@ class Answer:
 
 
 def answer(pieces: bytes | Iterable[bytes], x: Exchange | None = None, *, closes: bool = False) -> Answer:
-    """What an exchange gets when these bytes come back, and at the end the connection's end."""
+    """Return the answer to an exchange for these bytes; if `closes`, the upstream closes the connection after them."""
     env = make_env()
     told = Answer()
     pool = Pool("http://test", env, Deadlines(env), _connect)

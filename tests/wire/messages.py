@@ -60,7 +60,7 @@ HOSTILE = (
     b"0\r\n\r\n",
     b"GET / HTTP/1.1\r\nHost: a\r\n\r\n",
 )
-"""What is put in, here and there."""
+"""Bytes that mutations insert."""
 
 
 @st.composite
@@ -71,13 +71,13 @@ def fields(draw: st.DrawFn) -> bytes:
 
 @st.composite
 def field(draw: st.DrawFn, name: bytes, value: bytes) -> bytes:
-    """One that matters, in some spelling that is right."""
+    """Draw a field that matters for framing, in some valid spelling."""
     return b"%b:%b%b%b\r\n" % (draw(CASES)(name), draw(SPACES), value, draw(SPACES))
 
 
 @st.composite
 def chunked(draw: st.DrawFn) -> tuple[bytes, bytes]:
-    """A chunked body, and its content."""
+    """Draw a chunked body, and its content."""
     contents = [piece for piece in draw(st.lists(CONTENTS, max_size=4)) if piece]
     data = b"".join(b"%b%b\r\n%b\r\n" % (draw(SIZES) % len(piece), draw(EXTENSIONS), piece) for piece in contents)
     return data + b"0" + draw(EXTENSIONS) + b"\r\n" + draw(TRAILERS) + b"\r\n", b"".join(contents)
@@ -85,7 +85,7 @@ def chunked(draw: st.DrawFn) -> tuple[bytes, bytes]:
 
 @st.composite
 def framed(draw: st.DrawFn) -> tuple[bytes, bytes, bytes]:
-    """Field lines that frame a body, the body, and its content."""
+    """Draw field lines that frame a body, the body, and its content."""
     kind = draw(st.sampled_from(("none", "length", "chunked")))
     if kind == "none":
         return b"", b"", b""
@@ -98,7 +98,7 @@ def framed(draw: st.DrawFn) -> tuple[bytes, bytes, bytes]:
 
 @st.composite
 def requests(draw: st.DrawFn) -> tuple[bytes, tuple[bytes, bytes, bytes]]:
-    """A valid request, and what it says: method, target, content."""
+    """Draw a valid request, and its method, target and content."""
     method, target = draw(METHODS), draw(TARGETS)
     framing, body, content = draw(framed())
     lines = [draw(field(b"host", b"a")), framing, draw(fields())]
@@ -108,14 +108,14 @@ def requests(draw: st.DrawFn) -> tuple[bytes, tuple[bytes, bytes, bytes]]:
 
 @st.composite
 def conversations(draw: st.DrawFn) -> tuple[bytes, list[tuple[bytes, bytes, bytes]]]:
-    """Some requests, pipelined, and what they say."""
+    """Draw some pipelined requests, and the method, target and content of each."""
     messages = draw(st.lists(requests(), min_size=1, max_size=3))
     return b"".join(data for data, _ in messages), [says for _, says in messages]
 
 
 @st.composite
 def responses(draw: st.DrawFn) -> tuple[bytes, tuple[int, bytes]]:
-    """A valid response to GET, and what it says: status and content."""
+    """Draw a valid response to GET, and its status and content."""
     status = draw(st.sampled_from((200, 201, 404, 503, 599)))
     framing, body, content = draw(framed())
     if not framing:
@@ -127,7 +127,7 @@ def responses(draw: st.DrawFn) -> tuple[bytes, tuple[int, bytes]]:
 
 @st.composite
 def mutated(draw: st.DrawFn, data: bytes) -> bytes:
-    """The data with one to three small changes."""
+    """Draw the data with one to three small changes."""
     for _ in range(draw(st.integers(1, 3))):
         at = draw(st.integers(0, len(data)))
         drop = draw(st.sampled_from((0, 0, 1, 2)))
@@ -137,7 +137,7 @@ def mutated(draw: st.DrawFn, data: bytes) -> bytes:
 
 @st.composite
 def cut(draw: st.DrawFn, data: bytes) -> list[bytes]:
-    """The data in pieces."""
+    """Draw the data in pieces."""
     places = sorted(draw(st.lists(st.integers(0, len(data)), max_size=8)))
     edges = [0, *places, len(data)]
     return [data[a:b] for a, b in pairwise(edges) if a < b]

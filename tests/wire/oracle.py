@@ -1,4 +1,4 @@
-"""The same bytes as llhttp reads them (through httptools): the parser of Node.js, strict by default, and not ours."""
+"""Results of llhttp for the same bytes (through httptools): Node.js' parser, independent and strict by default."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import httptools
 
 
 class Message(NamedTuple):
-    """A request that llhttp has seen whole."""
+    """Request that llhttp has read completely."""
 
     method: bytes
     target: bytes
@@ -18,7 +18,7 @@ class Message(NamedTuple):
 
 @dataclass
 class Reading:
-    """All that llhttp makes of some bytes."""
+    """Messages and error of llhttp for some bytes."""
 
     messages: list[Message] = field(default_factory=list)
     error: str = ""
@@ -45,7 +45,7 @@ class _Callbacks:
 
 
 def read(data: bytes) -> Reading:
-    """What llhttp makes of requests."""
+    """Return llhttp's reading of requests."""
     reading = Reading()
     callbacks = _Callbacks(reading)
     callbacks.parser = httptools.HttpRequestParser(callbacks)
@@ -59,7 +59,7 @@ def read(data: bytes) -> Reading:
 
 
 class Response(NamedTuple):
-    """A response that llhttp has seen whole."""
+    """Response that llhttp has read completely."""
 
     status: int
     body: bytes
@@ -82,7 +82,7 @@ class _ResponseCallbacks:
 
 
 def read_response(data: bytes) -> tuple[list[Response], str]:
-    """What llhttp makes of responses: those that are whole, and the error that ends them."""
+    """Return llhttp's reading of responses: complete ones, and the error that ends them."""
     callbacks = _ResponseCallbacks()
     callbacks.parser = httptools.HttpResponseParser(callbacks)
     try:

@@ -1,4 +1,4 @@
-"""A transport that goes nowhere, for both ends of the sidecar."""
+"""Transport without a peer, for both sides of the sidecar."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 class Pipe(asyncio.Transport):
-    """A transport that only remembers."""
+    """Transport that keeps written bytes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class Pipe(asyncio.Transport):
         """Nothing is on its way."""
 
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
-        """Whoever comes after hears nothing."""
+        """Do nothing: a later protocol gets no bytes."""
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         return default
@@ -46,7 +46,7 @@ class Pipe(asyncio.Transport):
         return 0
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        """Nothing is ever kept."""
+        """Do nothing: nothing is buffered."""
 
     def can_write_eof(self) -> bool:
         return False

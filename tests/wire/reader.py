@@ -1,7 +1,7 @@
-"""What becomes of a client's bytes, as a value: the requests that are served and why the rest is not.
+"""Results of a client's bytes, as values: the served requests, and the status of the refusal.
 
-It is the sidecar's own `DownstreamConnection` with a service that only notes what it gets, so that the vectors of this
-package are held against the code that reads a socket and not against a part of it, compiled or not.
+A `DownstreamConnection` with a service that only records its requests reads the bytes.  So the vectors of this package
+test all the code behind a socket and not a part of it, compiled or not.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ LIMITS = LimitsSpec()
 
 
 class Request(NamedTuple):
-    """One request as a service gets it."""
+    """Request as a service gets it."""
 
     method: bytes
     target: bytes
@@ -40,23 +40,23 @@ class Request(NamedTuple):
 
 @dataclass
 class Conversation:
-    """What all the bytes came to."""
+    """Results of all bytes on a connection."""
 
     requests: list[Request] = field(default_factory=list)
-    """Those that arrived whole."""
+    """Requests that arrived completely."""
     status: int | None = None
-    """With which the rest was turned away."""
+    """Status with which the rest was refused; None if nothing was refused."""
     reason: str = ""
     broken: bool = False
-    """Was it a body, after its head had been served?"""
+    """True if a body was refused after its head had been served."""
     rest: bytes = b""
-    """What is kept because more has to come."""
+    """Bytes that the connection keeps, since more must follow."""
     is_open: bool = False
-    """Is a body still on its way?"""
+    """True if a body is incomplete."""
 
 
 class Collector:
-    """The sink of one body."""
+    """Sink of one body."""
 
     def __init__(self, whole: Callable[[bytes, Headers], None]) -> None:
         self.data = bytearray()
@@ -74,7 +74,7 @@ class Collector:
 
 
 class Reader:
-    """A client's connection whose service notes each request once it is whole, and answers then."""
+    """Connection whose service records each request once it is complete, and answers then."""
 
     def __init__(self, limits: LimitsSpec | None = None, env: FakeEnv | None = None) -> None:
         self._env = env or make_env()
@@ -112,10 +112,10 @@ class Reader:
             self.conversation.broken = x.stream is not None
 
     def feed(self, data: bytes) -> None:
-        """The client sends this."""
+        """Feed bytes of the client."""
         connection = self._connection
         connection.data_received(data)
-        while connection._phase == READING_HEAD:  # more requests than are served in one turn
+        while connection._phase == READING_HEAD:  # more requests than one turn serves
             before = connection._buffer
             connection._read_heads()
             if connection._buffer == before:
@@ -130,7 +130,7 @@ class Reader:
 
 
 def read(pieces: bytes | Iterable[bytes], limits: LimitsSpec | None = None) -> Conversation:
-    """What becomes of these bytes, which arrive as these pieces."""
+    """Return the results of bytes that arrive in these pieces."""
     reader = Reader(limits)
     for piece in (pieces,) if isinstance(pieces, bytes) else pieces:
         if piece:
@@ -139,10 +139,10 @@ def read(pieces: bytes | Iterable[bytes], limits: LimitsSpec | None = None) -> C
 
 
 def halves(data: bytes) -> Iterable[tuple[bytes, bytes]]:
-    """The data cut in two, at every index."""
+    """Yield the data cut in two, at every index."""
     return ((data[:index], data[index:]) for index in range(1, len(data)))
 
 
 def dribble(data: bytes) -> list[bytes]:
-    """A byte at a time."""
+    """Return the data as single bytes."""
     return [data[index : index + 1] for index in range(len(data))]

@@ -1,4 +1,4 @@
-"""Chunks of a byte each: tens of thousands fit into one read, and others have their turn meanwhile."""
+"""Tests of chunks of a byte each: one read holds tens of thousands, and other connections get their turn meanwhile."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ async def test_other_work_has_its_turn_while_an_upstream_sends_tiny_chunks(ends:
 
 @pytest.mark.parametrize("reads", [False, True])
 @virtual
-async def test_a_reader_that_pauses_meanwhile_is_heeded(reads: bool) -> None:
+async def test_a_reader_that_pauses_meanwhile_is_not_overrun(reads: bool) -> None:
     back = Back()
     run = back.send(get())
     await settle()

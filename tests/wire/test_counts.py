@@ -1,6 +1,6 @@
-"""Numbers of fields, list members, parameters and segments are limited, so that what takes them apart has a bound.
+"""Tests of limits on fields, list members, parameters and segments, which bound the work of their readers.
 
-A head may be short and hold thousands of them.  The work of each reader is counted in calls, at the limit.
+Even a short head may have thousands of them.  The work of each reader is counted in calls, at the limit.
 """
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ READERS: dict[str, Callable[[], Any]] = {
     "trailers": lambda: http1.ChunkedDecoder().feed(b"0\r\n" + b"a:\r\n" * MAX_FIELDS + b"\r\n"),
 }
 MOST = 40_000
-"""Calls that one reader may make of one head; some milliseconds.  A head of 32 KiB took up to ten times as many."""
+"""Calls that one reader may make for one head; without the limits a head of 32 KiB takes many times as many."""
 
 
 @pytest.mark.parametrize("name", READERS)

@@ -1,7 +1,7 @@
-"""Hostile input costs work in proportion to its length: twice as much of it takes about twice as many calls.
+"""Tests that work for hostile input is proportional to its length.
 
-Each case is counted at two sizes, eight-fold apart.  The regular expressions of the grammar, each of them one call, are
-counted in steps.
+The calls of each case are counted at two sizes, one eight times the other.  The regular expressions of the grammar,
+each of them one call, are counted in steps.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ GRAMMAR = {
     "codings": (http1.LAYERED, "fullmatch", [b"gzip, ", b"chunked,", b"a", b" ", b",\t"]),
     "bare": (http1.BARE, "search", [b"a", b"\r\n", b"\n\r"]),
 }
-"""Every pattern that what comes is held against, and the pieces of which texts are made to hurt it."""
+"""Patterns of the grammar, each with the method that matches it and the pieces of its hostile texts."""
 
 
 @pytest.mark.parametrize("name", HEADS)

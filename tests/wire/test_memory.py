@@ -1,7 +1,6 @@
-"""Hostile input costs memory by the limits that hold for it, however much of it one read of the socket brings.
+"""Tests that memory for hostile input is bounded by its limits, however much one read of the socket brings.
 
-What a regular expression may have to go back to is kept on a stack that grows with the input: hundreds of bytes for
-each of its bytes.
+A regular expression keeps positions for backtracking on a stack, which takes hundreds of bytes for each byte of input.
 """
 
 from __future__ import annotations
@@ -16,14 +15,14 @@ from sidecar.core.body import Body, BodyReader
 from sidecar.core.http1 import CHUNKED, Invalid, parse_request, parse_response
 
 READ = 256 * 1024
-"""Bytes that asyncio takes from a socket at once."""
+"""Bytes that asyncio reads from a socket at once."""
 LIMIT = 64 * 1024
 REQUEST = b"GET / HTTP/1.1\r\n"
 RESPONSE = b"HTTP/1.1 200 OK\r\n"
 
 
 def peak(function: Callable[[], object]) -> int:
-    """Bytes that were allocated at once."""
+    """Return the peak of allocated bytes while a function runs."""
     tracemalloc.start()
     try:
         with pytest.raises(Invalid):

@@ -1,11 +1,11 @@
-"""Our grammar against llhttp's over generated and mutated messages: what both take they read alike.
+"""Tests of the grammar beside llhttp, with generated and mutated messages: both read accepted messages alike.
 
-Where two parsers in a row disagree on the end of a message a request can be smuggled past the first one.  So for every
-message that both take whole, method, target and content must be the same, and so must what follows.  Where only one
-takes a message it must be for a reason that is listed here:
+If two parsers in a row disagree on the end of a message, a request can be smuggled past the first one.  For every
+message that both accept, method, target and content must be the same, and so must the bytes after it.  A message that
+only one accepts must have a reason that is listed here:
 
-- what we take and llhttp does not (`LOOSER`) must be valid by the RFC and say the same to everyone;
-- what llhttp takes and we do not (`STRICTER`) is forwarded to nobody, so that nobody can disagree.
+- A message that the sidecar accepts and llhttp refuses (`LOOSER`) is valid by the RFC and unambiguous.
+- A message that llhttp accepts and the sidecar refuses (`STRICTER`) is never forwarded, so no parser can disagree.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def test_valid_responses_are_read_as_they_were_meant(response: tuple[bytes, tupl
     ours = answer(data)
     assert (ours.status, bytes(ours.body), ours.is_whole) == (*meant, True)
     theirs, error = oracle.read_response(data)
-    if b"\t\r\n" not in data:  # as above: llhttp does not take a tab behind `chunked`
+    if b"\t\r\n" not in data:  # as above: llhttp refuses a tab after `chunked`
         assert (theirs, error) == ([meant], "")
 
 

@@ -1,4 +1,4 @@
-"""Responses: where each ends, what of it goes on, and that nothing malformed does."""
+"""Tests of responses: the end of each, the parts that are passed on, and malformed ones, which are not."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ WHOLE = {
 }
 
 BODIES_TO_COME = ("204 with a length", "304 with a length", "304 chunked")
-"""Answers that announce a body where there may be none: it may come, and be taken for the next answer."""
+"""Answers that announce a body where none is allowed: a body would be read as the next answer."""
 
 
 @pytest.mark.parametrize("name", WHOLE)
@@ -80,7 +80,7 @@ def test_nothing_malformed_goes_on(name: str) -> None:
     for pieces in (data, dribble(data[:20_000])):
         bad = answer(pieces)
         if bad.outcome is None and not isinstance(pieces, bytes):
-            continue  # its end was cut off
+            continue  # its end is missing
         assert bad.reason == "protocol_error" or bad.broken is not None
         assert not bad.is_reused
         assert not bad.is_whole

@@ -1,4 +1,4 @@
-"""Every vector: what must become of it, however it is cut, and that nothing behind what is turned away is ever read."""
+"""Tests of every vector: its result, however it is cut, and that no byte after a refused message is read."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_it_is_read_as_it_must_be(vector: Vector) -> None:
         assert (conversation.rest, conversation.is_open) == (b"", False)
     else:
         assert conversation.requests == []
-        if conversation.status is None:  # then there is no end to it yet, and more of it must not bring one
+        if conversation.status is None:  # the message is incomplete, and further bytes must not complete it
             conversation = read(vector.data + SMUGGLED)
         assert conversation.status == vector.status, conversation.reason
         assert conversation.reason

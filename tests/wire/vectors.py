@@ -1,7 +1,7 @@
-"""Messages on which lenient parsers disagree, each with what must become of it.
+"""Messages on which lenient parsers disagree, each with its required result.
 
-A vector is what a client sends and the answer that it must get: `GOOD`, or a status.  What is turned away is never
-forwarded and nothing that follows it is read: each of these is also tried with a request behind it.
+A vector has a client's bytes and the required answer: `GOOD`, or a status.  A refused message is never forwarded, and
+no byte after it is read: each refused vector is also tested with a request behind it.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ GOOD: Final = 200
 
 
 class Vector(NamedTuple):
-    """What is sent, and what must become of it."""
+    """Bytes of a client, and their required result."""
 
     data: bytes
     status: int
     body: bytes = b""
-    """What the service gets, where it is good."""
+    """Body that the service gets, if the message is good."""
 
 
 GET: Final = b"GET / HTTP/1.1\r\nHost: a\r\n"
@@ -27,27 +27,27 @@ END: Final = b"0\r\n\r\n"
 
 
 def get(line: bytes, status: int = 400) -> Vector:
-    """A GET with one more field line."""
+    """Return a GET with one more field line."""
     return Vector(GET + line + b"\r\n\r\n", status)
 
 
 def post(lines: bytes, status: int = 400, body: bytes = b"hello") -> Vector:
-    """A POST with more field lines and five bytes behind it."""
+    """Return a POST with more field lines and five bytes of body."""
     return Vector(POST + lines + b"\r\n\r\n" + (body if status == GOOD else b"hello"), status, body)
 
 
 def coded(lines: bytes, status: int = 400) -> Vector:
-    """A POST with more field lines and a chunked body behind it."""
+    """Return a POST with more field lines and a chunked body."""
     return Vector(POST + lines + b"\r\n\r\n5\r\nhello\r\n0\r\n\r\n", status, b"hello")
 
 
 def chunks(body: bytes, status: int = 400, content: bytes = b"hello") -> Vector:
-    """A chunked POST."""
+    """Return a chunked POST."""
     return Vector(CHUNKED + body, status, content)
 
 
 def line(start: bytes, status: int = 400) -> Vector:
-    """A request line, with a Host."""
+    """Return a request with this request line, and a Host."""
     return Vector(start + b"\r\nHost: a\r\n\r\n", status)
 
 

@@ -1,9 +1,10 @@
-"""Files of the live page: `/` is index.html, the others are under `/page/`.
+"""Files of the live page: `/` is index.html, all others are under `/page/`.
 
-The page needs no other site and works offline.  Its files hold no secrets, so they are served without the token, which
-a browser cannot send with a navigation; what the page shows comes from `/live`, with the token.  The policy below
-allows no inline script, no other origin and no frame, so that no page around this one can steal a click.  uPlot, which
-draws the curves, is vendored with its licence.
+The page loads nothing from other sites and works offline.  Its files have no secrets, so they are served without the
+token, which a browser cannot send when it opens a page.  The data come from `/live`, with the token.
+
+The Content-Security-Policy forbids inline scripts, other origins and frames, so that no other page can embed this one
+to steal clicks.  uPlot, which draws the curves, is vendored with its licence.
 """
 
 from __future__ import annotations
@@ -12,11 +13,15 @@ from importlib.resources import files
 from typing import Final, NamedTuple
 
 TYPES: Final = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+"""Media type of each file name suffix that is served."""
 SECURITY: Final = {
     "Content-Security-Policy": "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "Referrer-Policy": "no-referrer",
     "X-Frame-Options": "DENY",
 }
+
+
+"""Header fields that restrict what a browser lets the page do."""
 
 
 class File(NamedTuple):
@@ -27,7 +32,7 @@ class File(NamedTuple):
 
 
 def load() -> dict[str, File]:
-    """Return every file of the page by its name."""
+    """Return all files of the page by name."""
     found = {}
     for path in files(__name__).iterdir():
         suffix = "." + path.name.rpartition(".")[2]

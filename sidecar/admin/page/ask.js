@@ -1,8 +1,8 @@
-// Questions to the person: is it meant, and what is the token.
+// Dialogs: confirmation of an action, and input of the token.
 
 import { $, setText } from "./dom.js";
 
-/* Resolves to true, or to the text where one was asked for; to false where the person does not want to. */
+/* Resolves to true, or to the entered text if `field` is set; to false if the person cancels. */
 export function ask({ title, text, yes, field = false }) {
   const dialog = $("#ask"), input = $("#ask-input");
   setText($("#ask-title"), title);

@@ -1,5 +1,5 @@
-// The little that the page needs to keep the document in step with data.  Text only ever becomes text: nothing that a
-// policy, an upstream or a client has written is read as HTML.
+// Functions that update the document from data.  Texts are always inserted as text, so data of a policy, an upstream or
+// a client is never parsed as HTML.
 
 export const $ = (selector, within = document) => within.querySelector(selector);
 
@@ -23,7 +23,8 @@ export function setAttribute(element, name, value) {
   else if (element.getAttribute(name) !== String(value)) element.setAttribute(name, value);
 }
 
-/* Children of `parent`, one for each item, found again by key: what has the focus keeps it, and nothing piles up. */
+/* Updates the children of `parent`, one for each item.  A child is reused for the same key, so that it keeps the focus;
+   children without an item are removed. */
 export function keyed(parent, items, key, create, update) {
   const known = (parent.keyed ??= new Map());
   const wanted = new Set();
@@ -45,7 +46,8 @@ export function keyed(parent, items, key, create, update) {
   }
 }
 
-/* A table's rows.  A column is {title, value: item => text or element-updater, kind, tone}; no items, no table. */
+/* Updates the table of a section.  A column is {title, value, kind, tone}: `value(item, td)` returns the text of a cell,
+   or updates the cell itself.  Without items, the text `empty` replaces the table. */
 export function fill(section, columns, items, key, empty) {
   const table = $("table", section);
   const head = $("thead", table);
@@ -69,7 +71,7 @@ export function cell(td, column, item) {
   setAttribute(td, "data-tone", column.tone?.(item));
 }
 
-/* A badge inside a cell, made once. */
+/* Updates the badge of a cell. */
 export function badge(td, text, tone) {
   let span = td.firstElementChild;
   if (!span) td.append((span = make("span", { class: "badge" })));
@@ -85,7 +87,8 @@ export function svg(tag, attributes) {
   return element;
 }
 
-/* A bar inside a cell: a share from 0 to 1.  Drawn in SVG, since the policy of the page allows no style attributes. */
+/* Updates the bar of a cell; `share` is from 0 to 1.  It is SVG, because the Content-Security-Policy of the page forbids
+   style attributes. */
 export function bar(td, share, tone, label) {
   let holder = td.firstElementChild;
   if (!holder) {

@@ -1,4 +1,4 @@
-// The last minutes of traffic: counts by second, route and bucket, and what can be read from them.  Bounded by `keep`.
+// Traffic of the last `keep` seconds: counts by second, route and bucket, and the figures computed from them.
 
 export class History {
   constructor(bounds = [], keep = 300) {
@@ -22,14 +22,14 @@ export class History {
     return this.seconds.length ? this.seconds[this.seconds.length - 1][0] : Date.now() / 1000;
   }
 
-  /* Names of the routes that had requests. */
+  /* Names of all routes with requests. */
   routes() {
     const names = new Set();
     for (const [, routes] of this.seconds) for (const name in routes) names.add(name);
     return names;
   }
 
-  /* The sum of the last `span` seconds by route. */
+  /* Sums of the last `span` seconds, by route. */
   recent(span) {
     const sums = new Map();
     for (const [, routes] of this.seconds.slice(-span)) {
@@ -45,8 +45,8 @@ export class History {
     return { errors: 0, fallbacks: 0, calls: 0, counts: new Array(this.bounds.length + 1).fill(0) };
   }
 
-  /* Columns for the plots: times, requests, share of errors, three percentiles.  `route` "" is all of them; latencies
-     look back `smooth` seconds, since one second of a quiet route says little. */
+  /* Columns for the plots: times, requests, share of errors, three percentiles.  The route "" stands for all routes.
+     Percentiles are those of the last `smooth` seconds, because one second of a quiet route has too few requests. */
   columns(route, smooth = 5) {
     const times = [], calls = [], errors = [], p50 = [], p90 = [], p99 = [];
     const window = this.empty();
@@ -68,7 +68,7 @@ export class History {
     return { times, calls, errors, p50, p90, p99 };
   }
 
-  /* Requests and errors a second, in `points` steps, for a line as small as a word. */
+  /* Requests and errors in `points` steps, for a small line in the table. */
   spark(route, points = 60) {
     const step = this.keep / points;
     const calls = new Array(points).fill(0), errors = new Array(points).fill(0);
@@ -83,7 +83,7 @@ export class History {
     return { calls, errors };
   }
 
-  /* The middle of the bucket, which is at most 3 % wrong; what lies beyond the last bound is said to be at it. */
+  /* The middle of the percentile's bucket; for values beyond the last bound, that bound. */
   percentile(sum, share, scale = 1) {
     if (!sum.calls) return null;
     let left = share * sum.calls;
@@ -99,7 +99,7 @@ export class History {
   }
 }
 
-/* `[errors, fallbacks, bucket, count, …]`; a sign of -1 takes them away again. */
+/* Adds `[errors, fallbacks, bucket, count, …]` to a sum; with a sign of -1 it subtracts them. */
 function addTo(sum, sparse, sign = 1) {
   sum.errors += sign * sparse[0];
   sum.fallbacks += sign * sparse[1];

@@ -1,5 +1,5 @@
-// The live page: follows the stream and shows the latest, once a second.  Everything that it keeps is bounded: the last
-// minutes of traffic, and the latest of each part.
+// The live page: reads the stream and shows the latest state every second.  Its memory is bounded: it keeps the last
+// minutes of traffic, and the latest value of each part.
 
 import { $, keyed, make, setAttribute, setText } from "./dom.js";
 import { ask, toast } from "./ask.js";
@@ -45,7 +45,7 @@ function link(state) {
 }
 
 async function token() {
-  const given = await ask({ title: "Admin token", text: "This listener has a token. It is kept until this tab is closed.", yes: "Go on", field: true });
+  const given = await ask({ title: "Admin token", text: "This listener requires a token. It is stored until this tab is closed.", yes: "Continue", field: true });
   if (given) setToken(given);
   else await new Promise((wake) => $("#link").addEventListener("click", wake, { once: true }));
 }
@@ -90,7 +90,7 @@ function pick(name) {
   render();
 }
 
-// ----- what the buttons do
+// ----- actions of the buttons
 
 async function act(path, done) {
   try {
@@ -101,8 +101,8 @@ async function act(path, done) {
 }
 
 const FORCE = {
-  open: ["Hold it open?", "Every request that it guards is refused until it is set to auto.", "Hold open"],
-  close: ["Hold it closed?", "Every request passes, whatever fails, until it is set to auto.", "Hold closed"],
+  open: ["Hold it open?", "The breaker refuses every request until it is set to auto.", "Hold open"],
+  close: ["Hold it closed?", "The breaker lets every request through, even if all fail, until it is set to auto.", "Hold closed"],
 };
 
 async function force(name, mode) {
@@ -112,7 +112,7 @@ async function force(name, mode) {
 }
 
 async function purge(name) {
-  if (!(await ask({ title: `Purge the cache ${name}?`, text: "Everything in it has to be fetched again.", yes: "Purge" }))) return;
+  if (!(await ask({ title: `Purge the cache ${name}?`, text: "All its answers are dropped and must be fetched again.", yes: "Purge" }))) return;
   await act(`/cache/purge?cache=${encodeURIComponent(name)}&everything=true`, () => `${name} is empty`);
 }
 

@@ -1,4 +1,4 @@
-// One function for each panel: from the parts of the stream to rows.  What is wrong comes first, the rest keeps its order.
+// One function for each panel, which shows parts of the stream as rows.  Rows with problems come first.
 
 import { $, badge, bar, fill, keyed, make, setAttribute, setText, svg } from "./dom.js";
 import { ago, bytes, clock, duration, number, percent, plural, rate, shortPlace } from "./words.js";
@@ -87,7 +87,7 @@ function spark(td, { calls, errors }) {
   const top = Math.max(1, ...calls);
   const point = (v, i) => `${((i * 120) / (calls.length - 1)).toFixed(1)} ${(19 - (18 * v) / top).toFixed(1)}`;
   setAttribute(picture.children[0], "d", "M" + calls.map(point).join("L"));
-  const touched = (i) => errors[i] || errors[i - 1] || errors[i + 1]; // no red line along the bottom where all is well
+  const touched = (i) => errors[i] || errors[i - 1] || errors[i + 1]; // no red line along the bottom where there are no errors
   setAttribute(picture.children[1], "d", errors.map((v, i) => (touched(i) ? (touched(i - 1) ? "L" : "M") + point(v, i) : "")).join("") || null);
 }
 
@@ -180,7 +180,7 @@ export function refusals(model) {
     { title: "Route", value: (r) => r.route || "(no route)" },
     { title: "Reason", value: (r, td) => badge(td, r.reason, model.now - r.at < 60 ? "warn" : "idle"), kind: "fit" },
     { title: "What happened", value: (r) => r.detail || "–", kind: "words" },
-    { title: "Says who", value: (r, td) => { setAttribute(td, "title", r.where); setText(td, r.where ? `${r.policy} ${shortPlace(r.where)}` : r.policy || "–"); }, kind: "mono words" },
+    { title: "Policy", value: (r, td) => { setAttribute(td, "title", r.where); setText(td, r.where ? `${r.policy} ${shortPlace(r.where)}` : r.policy || "–"); }, kind: "mono words" },
   ], rows, (r) => `${r.route} ${r.reason} ${r.where}`, "Nothing has been refused.");
 }
 
@@ -190,7 +190,7 @@ export function limits(model) {
   const waiting = (r) => Object.values(r.waiting ?? {}).reduce((sum, count) => sum + count, 0);
   const tone = (r) => (r.active >= r.limit ? "bad" : r.active >= 0.8 * r.limit ? "warn" : null);
   fill($("#limits"), [
-    { title: "Of", value: (r) => r.name, kind: "name" },
+    { title: "Limit of", value: (r) => r.name, kind: "name" },
     { title: "", value: (r, td) => bar(td, r.active / (r.limit || 1), tone(r), `${r.active} of ${r.limit}`), kind: "fit wide-only" },
     { title: "In flight", value: (r) => `${number(r.active)} of ${number(r.limit)}${r.adaptive ? ", adaptive" : ""}`, kind: "n", tone },
     { title: "Queue", value: (r) => `${number(waiting(r))} of ${number(r.queue)}`, kind: "n", tone: (r) => (waiting(r) ? "warn" : null) },
@@ -225,7 +225,7 @@ export function caches(model, purge) {
 
 const FROM_CACHE = new Set(["hit", "stale", "revalidated", "coalesced"]);
 
-/* Of all look-ups that the cache might have answered, the part that it has. */
+/* Share of look-ups that the cache answered, without those that bypassed it. */
 export function hitRatio(cache) {
   let hits = 0, all = 0;
   for (const results of Object.values(cache.lookups ?? {})) {
@@ -249,8 +249,8 @@ export function reloads(model) {
   fill($("#reloads"), [
     { title: "When", value: (r) => clock(r.at), kind: "fit" },
     { title: "Result", value: (r, td) => badge(td, r.result, RESULTS[r.result] ?? "idle"), kind: "fit" },
-    { title: "By", value: (r) => r.trigger, kind: "fit" },
-    { title: "What", value: (r) => what(r) || "–", kind: "words" },
+    { title: "Trigger", value: (r) => r.trigger, kind: "fit" },
+    { title: "Changes", value: (r) => what(r) || "–", kind: "words" },
     { title: "Digest", value: (r) => r.digest, kind: "mono fit wide-only" },
   ], rows, (r) => `${r.at} ${r.trigger}`, "No reload so far.");
 }
@@ -263,7 +263,7 @@ export function events(model) {
     { title: "When", value: (e) => (e.time ? clock(Date.parse(e.time) / 1000) : "–"), kind: "fit" },
     { title: "Event", value: (e, td) => badge(td, e.event, { error: "bad", warning: "warn" }[e.level] ?? "idle"), kind: "fit" },
     { title: "", value: rest, kind: "words" },
-  ], rows, (e) => `${e.time} ${e.event} ${rest(e)}`, "Nothing so far.");
+  ], rows, (e) => `${e.time} ${e.event} ${rest(e)}`, "No events so far.");
 }
 
 

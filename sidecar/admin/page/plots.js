@@ -1,4 +1,5 @@
-// The three curves, on uPlot.  One cursor for all; the figures above each are those under it, else the latest.
+// The three plots, drawn by uPlot.  They share one cursor; the figures above a plot are those at the cursor, or the
+// latest.
 
 import { $, make, setText } from "./dom.js";
 import { clock, duration, percent, rate } from "./words.js";
@@ -30,7 +31,7 @@ class Plot {
     new ResizeObserver(() => this.fit()).observe(this.figure);
   }
 
-  /* Made anew for another theme. */
+  /* Creates the chart, again after a change of the theme. */
   draw() {
     this.chart?.destroy();
     const axis = { stroke: colour("--muted"), grid: { stroke: colour("--grid"), width: 1 }, ticks: { show: false }, font: "11px system-ui" };
@@ -54,7 +55,7 @@ class Plot {
       this.data,
       this.figure,
     );
-    this.chart.root.setAttribute("aria-hidden", "true"); // the figures above it and the table below it say the same
+    this.chart.root.setAttribute("aria-hidden", "true"); // the figures above it and the table below it have the same data
   }
 
   fit() {

@@ -1,5 +1,5 @@
-// Server-sent events by `fetch`, since an EventSource cannot send the token.  The token is kept for this tab alone and
-// goes into the Authorization field: no URL and no cookie has it, so no other page can make use of it.
+// Server-sent events, read with `fetch`, because an EventSource cannot send the token.  The token is stored for this tab
+// only and is sent in the Authorization field.  It is in no URL and no cookie, so other pages cannot use it.
 
 const KEY = "sidecar.token";
 const FIRST_PAUSE = 500;
@@ -15,7 +15,7 @@ export function setToken(value) {
 
 const fields = () => (token ? { Authorization: `Bearer ${token}` } : {});
 
-/* POST; the answer's JSON.  Throws an Error whose message is the problem's own words; `status` says which. */
+/* Sends a POST and returns the JSON of the answer.  Throws an Error with the text of the problem and its `status`. */
 export async function post(path) {
   const response = await fetch(path, { method: "POST", headers: fields() });
   const document = await response.json();
@@ -26,7 +26,8 @@ export async function post(path) {
   return document;
 }
 
-/* Follow the stream for ever.  `on.full(data)`, `on.tick(data)`, `on.link(state)`; `await on.token()` asks for one. */
+/* Reads the stream for ever, and connects again when it ends.  Calls `on.full(data)` and `on.tick(data)` for events,
+   `on.link(state)` for changes of the connection, and `await on.token()` if a token is needed. */
 export async function follow(path, on) {
   let pause = FIRST_PAUSE;
   for (;;) {

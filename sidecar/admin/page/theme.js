@@ -1,4 +1,4 @@
-// Light, dark, or what the system says.  Kept in this browser.
+// Theme: light, dark, or that of the system.  The choice is stored in this browser.
 
 import { $, setText } from "./dom.js";
 

@@ -1,4 +1,4 @@
-// What is wrong, in sentences, worst first: the first thing to read at three in the morning.
+// Summary of all problems as sentences, worst first, at the top of the page.
 
 import { $, keyed, make, setAttribute, setText } from "./dom.js";
 import { clock, duration, number, percent, plural } from "./words.js";
@@ -9,7 +9,7 @@ const RECENT = 60;
 
 const entries = (things) => Object.entries(things ?? {});
 
-/* Each as {tone, at, text}: `at` is the panel that says more. */
+/* Returns the problems as {tone, at, text}; `at` is the id of the panel with the details. */
 export function problems({ parts, history, now }) {
   const found = [];
   const say = (tone, at, text) => found.push({ tone, at, text });
@@ -37,14 +37,14 @@ export function problems({ parts, history, now }) {
     if (sum.calls >= ENOUGH_CALLS && share >= MANY_ERRORS) say("bad", "traffic", `Route ${name || "(none)"}: ${percent(share)} of ${plural(sum.calls, "request")} failed in the last minute`);
   }
   for (const [name, b] of entries(parts["state.retry_budget"])) {
-    if (b.tokens < 1) say("warn", "budgets", `The retry budget of ${name} is spent: it gets no more retries for now`);
+    if (b.tokens < 1) say("warn", "budgets", `The retry budget of ${name} is spent: its failures are not retried for now`);
   }
   for (const [name, limit] of entries(parts["state.concurrency"])) {
     const waiting = Object.values(limit.waiting ?? {}).reduce((sum, count) => sum + count, 0);
     if (limit.active >= limit.limit) say("warn", "limits", `${name} is at its limit of ${number(limit.limit)} in flight${waiting ? `, ${number(waiting)} wait` : ""}`);
   }
   for (const [name, cache] of entries(parts["state.cache"])) {
-    if (cache.redis && !cache.redis.up) say("warn", "caches", `Cache ${name} cannot reach its Redis and lives on its own memory`);
+    if (cache.redis && !cache.redis.up) say("warn", "caches", `Cache ${name} cannot reach its Redis and uses only its own memory`);
   }
   for (const kind of ["state.tls", "state.discovery"]) {
     for (const [name, thing] of entries(parts[kind])) if (thing.problem) say("warn", "events", `${name}: ${thing.problem}`);

@@ -1,4 +1,4 @@
-// Numbers and times as people read them.
+// Numbers and times, formatted for people.
 
 export const number = (value, digits = 0) =>
   value == null || Number.isNaN(value) ? "–" : value.toLocaleString("en", { maximumFractionDigits: digits });

@@ -120,7 +120,7 @@ def parse_targeted(lines: Sequence[bytes]) -> Directives | None:
         elif kind == "integer" and name in SECONDS and not text.startswith(b"-"):
             _add(found, name, text)
         elif kind == "string" and name in (b"no-cache", b"private"):
-            _add(found, name, None)  # qualified taken as unqualified: stricter, never laxer
+            _add(found, name, None)  # the qualified form counts as the unqualified one, which is stricter
         elif name in SECONDS or name in FLAGS or name in (b"no-cache", b"private"):
             return None
     return found

@@ -38,7 +38,7 @@ class FreshnessRules:
     """Settings of a policy that decide about storing and freshness."""
 
     ttl: float | None = None
-    """Seconds of freshness for an answer that states none; None to give it none."""
+    """Seconds of freshness for an answer that states none; None for no such freshness."""
     heuristic: float = 0.0
     """Freshness as a share of the time since Last-Modified; 0 is off."""
     stale_while_revalidate: float = 0.0
@@ -81,7 +81,7 @@ class Plan:
     dropped: frozenset[bytes] | None = None
     """Fields that are not stored; None if all are stored."""
     is_dated = False
-    """True if the lifetime follows from dates of this one answer, so that no other answer may have the plan."""
+    """True if the lifetime follows from dates of one answer, so that no other answer may share the plan."""
 
     def __init__(self, refusal: bytes = b"") -> None:
         """Make a plan to store the answer, or with a `refusal` not to store it."""

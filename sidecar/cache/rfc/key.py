@@ -34,7 +34,7 @@ URI: Final = re.compile(r"(https?)://([^/?#]+)([^?#]*)(?:\?([^#]*))?(?:#.*)?", r
 
 
 def uri_of(key: bytes) -> bytes:
-    """Return the URI in a key of any rule, also a variant's: it holds neither spaces nor control characters."""
+    """Return the URI in a key of any rule or variant.  URIs have neither spaces nor control characters."""
     match = IN_KEY.match(key)
     return b"" if match is None else match[1]
 

@@ -24,8 +24,8 @@ CREDENTIALS: Final = (
     "x-goog-api-key", "x-goog-iap-jwt-assertion", "x-id-token", "x-jwt", "x-jwt-assertion", "x-rapidapi-key",
     "x-remote-user", "x-session-id", "x-session-token", "x-token", "x-user", "x-user-id", "x-user-token",
 )  # fmt: skip
-"""Request fields that may make an answer one user's, unless the policy has a list of its own.  Authorization always
-does (RFC 9111 3.5)."""
+"""Request fields that count as credentials, unless the policy has a list of its own.  Authorization always counts (RFC
+9111 3.5)."""
 RELEVANT: Final = re.compile(rb"\n(?:authorization|cache-control):", re.IGNORECASE)
 """Matches a request field that decides whether the answer may be stored, beside the credentials."""
 SEPARATOR: Final = b"[%b]" % re.escape(SEPARATORS)

@@ -28,7 +28,7 @@ def check_layer(layer: Node, name: str, report: Report) -> None:
         if key not in POLICIES:
             report.error(node.key, node.path, f"is not a policy; {_hint(key)}")
         elif key == CRITICALITY:
-            validate(CriticalitySpec, layer.only({key: node}), report)
+            validate(CriticalitySpec, layer.with_items({key: node}), report)
         elif node.value != OFF:
             check_block(key, node, report, partial=True)
 

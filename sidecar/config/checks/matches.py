@@ -49,6 +49,7 @@ def check_match(node: Node, report: Report) -> None:
 
 
 def _report_tie(first: RouteSpec, second: RouteSpec, report: Report) -> None:
+    """Report two routes that take the same requests, at the second one."""
     where = ":".join(map(str, first.node.nearest("match").place))
     message = f"takes requests that the route `{first.name}` takes too, and neither is more specific: see {where}"
     report.at(second.node.nearest("match"), f"{message}; add a condition to one of them")

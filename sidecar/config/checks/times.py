@@ -1,7 +1,7 @@
 """Check of the times of a route: warnings for a time that has no effect because another one ends first.
 
-Examples are attempts that can never run within the time of the request, a hedge that comes after its attempt has timed
-out, and a queue that waits longer than the request.  These are warnings, not errors.
+Examples: attempts that can never run within the time of the request; a hedge that comes after its attempt has timed
+out; a queue that waits longer than the request.  These are warnings, not errors.
 """
 
 from __future__ import annotations

@@ -27,6 +27,7 @@ def check_upstreams(spec: PolicySpec, report: Report) -> None:
 
 
 def _check_upstream(spec: PolicySpec, upstream: UpstreamSpec, node: Node, report: Report) -> None:
+    """Warn of an ejection without enough endpoints, and of endpoints that are own listeners."""
     endpoints = upstream.endpoints or ()
     if upstream.ejection is not None and endpoints and upstream.ejection.min_healthy >= len(endpoints):
         least, count = upstream.ejection.min_healthy, len(endpoints)

@@ -121,6 +121,7 @@ class Values:
             warn(node.nearest("queue_timeout"), "has no effect without a queue; write such as queue: 100")
 
     def _listener(self, listener: ListenerSpec, node: Node) -> None:
+        """Warn of buffers for slow clients that contradict each other."""
         slow = listener.slow_clients
         if slow.buffer > slow.buffer_total:
             buffer = node.printable(f"{slow.buffer} bytes", "slow_clients", "buffer")
@@ -128,6 +129,7 @@ class Values:
             self._report.warn(node.nearest("slow_clients", "buffer_total"), message)
 
     def _upstream(self, upstream: UpstreamSpec, node: Node) -> None:
+        """Warn of probes and retry budgets that cannot work, and check the blocks of the upstream."""
         check = upstream.health_check
         if check is not None and check.timeout > check.interval:
             interval = node.printable(f"{check.interval:g}s", "health_check", "interval")

@@ -1,4 +1,4 @@
-"""A small shop: four services that call each other through the sidecars beside them.
+"""Shop of the demonstration: four services that call each other through their sidecars.
 
     client -> web -> orders -> inventory
                             -> payments
@@ -6,10 +6,10 @@
 The same services and policies (`policies/shop/`) run as plain processes (`sidecar demo shop`, `make shop`), in
 containers (`docker-compose.yml`) and in Kubernetes (`deploy/kubernetes/`).
 
-- `run`: all processes of the shop on loopback.
-- `service`: one service.
-- `traffic`: customers, and trouble for the services.
-- `collector`: an OpenTelemetry collector, where one is installed.
+- `run`: starts all processes of the shop on loopback.
+- `service`: the program of a service.
+- `traffic`: requests of customers, and faults in the services.
+- `collector`: an OpenTelemetry collector, if one is installed.
 """
 
 from __future__ import annotations
@@ -22,4 +22,4 @@ CALLS: Final[dict[str, tuple[str, ...]]] = {
     "inventory": (),
     "payments": (),
 }
-"""Services that each service calls, one after the other, to answer a request."""
+"""Services that a service calls to answer a request, one after the other."""

@@ -1,6 +1,6 @@
-"""OpenTelemetry collector for the shop: Rotel (https://rotel.dev), where it is installed (`pip install rotel`).
+"""OpenTelemetry collector for the shop: Rotel (https://rotel.dev), if it is installed (`pip install rotel`).
 
-Its Python package holds a binary, for some platforms only; `missing` returns why it cannot be used.
+Its Python package contains a binary, but only for some platforms; `missing` returns why it cannot be used.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ RECEIVED: Final = re.compile(r"\bspans=(\d+)")
 
 
 def agent() -> Path | None:
-    """Return the path of the binary, None where the package is not installed."""
+    """Return the path of the binary; None if the package is not installed."""
     found = importlib.util.find_spec(PACKAGE)
     if found is None or found.origin is None:
         return None
@@ -26,7 +26,7 @@ def agent() -> Path | None:
 
 
 def missing() -> str:
-    """Return why the collector cannot be used; empty where it can."""
+    """Return why the collector cannot be used; empty if it can."""
     path = agent()
     if path is None:
         return f"the package {PACKAGE} is not installed"
@@ -35,12 +35,12 @@ def missing() -> str:
 
 
 def received(log: Path) -> int:
-    """Return how many spans a collector with this log has received."""
+    """Return the number of spans that a collector has received, according to its log."""
     return sum(map(int, RECEIVED.findall(ESCAPES.sub("", log.read_text(errors="replace")))))
 
 
 def command(grpc: str, http: str, verbosity: str = "basic") -> list[str]:
-    """Return the command that runs a collector on these addresses; it logs what it receives and keeps nothing."""
+    """Return the command that runs a collector on these addresses; it logs received traces and stores nothing."""
     return [
         str(agent()), "start", "--exporter", "blackhole", "--debug-log", "traces", "--debug-log-verbosity", verbosity,
         "--otlp-grpc-endpoint", grpc, "--otlp-http-endpoint", http,

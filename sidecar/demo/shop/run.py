@@ -1,11 +1,11 @@
-"""`sidecar demo shop`: the shop as plain processes on loopback.
+"""Command `sidecar demo shop`: the shop as plain processes on loopback.
 
-It starts the services with a sidecar beside each, customers, and trouble once a minute; prints where to look, and stays
-until Ctrl-C.
+The command starts the services, each with a sidecar, requests of customers, and a fault once a minute.  It prints the
+addresses of the live pages, and runs until Ctrl-C.
 
-- Redis is started if `redis-server` is installed; without it the caches have no shared tier.
+- Redis is started if `redis-server` is installed; without it, the caches have no shared tier.
 - Rotel is started as collector if it is installed (`pip install rotel`), unless `OTEL_EXPORTER_OTLP_ENDPOINT` names
-  another one.
+  another collector.
 - `SHOP_ONCE=1`: end after one order has passed all services.  `SHOP_PORT` (18000): first of 23 ports.
 """
 
@@ -30,16 +30,16 @@ from sidecar.process import children as processes
 
 HOST: Final = "127.0.0.1"
 READY_WITHIN: Final = 20.0
-"""Seconds."""
+"""Longest time in seconds until all processes are ready."""
 DRAIN_WITHIN: Final = 20.0
-"""Seconds."""
+"""Longest time in seconds for a sidecar to end."""
 ENDPOINT: Final = "OTEL_EXPORTER_OTLP_ENDPOINT"
 SAMPLED: Final = {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}
-"""Header of the first order, so that it is traced whatever the policies sample."""
+"""Header field of the first order, so that it is traced whatever the sampling of the policies."""
 
 
 class Place(NamedTuple):
-    """A service, the sidecar beside it, and their ports."""
+    """Service with its sidecar, and their ports."""
 
     name: str
     role: str
@@ -50,7 +50,7 @@ class Place(NamedTuple):
 
 
 def places(base: int) -> list[Place]:
-    """Return five places on four ports each, from `base` on; inventory runs twice."""
+    """Return five services with four ports each, from `base` on; inventory runs twice."""
     roles = {
         "web": "web",
         "orders": "orders",
@@ -62,7 +62,7 @@ def places(base: int) -> list[Place]:
 
 
 class ShopError(Exception):
-    """Raised where the shop cannot open; says what to do about it."""
+    """Raised if the shop cannot be started; the message says what to do."""
 
 
 class Shop:
@@ -85,13 +85,15 @@ class Shop:
         return next(f"http://{HOST}:{place.inbound}" for place in self.places if place.name == name)
 
     def run(self, name: str, *argv: str, **env: str) -> subprocess.Popen[bytes]:
+        """Start a program with a log of its own."""
         return processes.start(argv, self.directory / f"{name}.log", env)
 
     def run_module(self, name: str, *argv: str, **env: str) -> subprocess.Popen[bytes]:
+        """Start a Python module with a log of its own."""
         return self.run(name, sys.executable, "-m", *argv, **env)
 
     def open(self) -> None:
-        """Start everything and wait until it is ready."""
+        """Start all services and sidecars, and wait until they are ready.  Raises `ShopError`."""
         for place in self.places:
             for port in place[2:]:
                 if not processes.is_free(HOST, port):
@@ -116,7 +118,7 @@ class Shop:
         self.wait_until_ready()
 
     def start_redis(self) -> dict[str, str]:
-        """Start Redis where it is installed; return variables for the sidecars."""
+        """Start Redis if it is installed; return environment variables for the sidecars."""
         if (redis := shutil.which("redis-server")) is None:
             print("without Redis: redis-server is not installed; the caches have no shared tier")
         else:
@@ -125,7 +127,7 @@ class Shop:
         return {"REDIS_URL": f"redis://{HOST}:{self.redis}/0"}
 
     def start_collector(self) -> dict[str, str]:
-        """Start a collector where one is installed and needed; return variables for the sidecars."""
+        """Start a collector if one is installed and needed; return environment variables for the sidecars."""
         if os.environ.get(ENDPOINT):
             return {}
         if why := collector.missing():
@@ -136,22 +138,23 @@ class Shop:
         return {ENDPOINT: f"http://{self.collector}", "OTEL_BSP_SCHEDULE_DELAY": "1000"}
 
     def wait_until_ready(self) -> None:
+        """Wait until all services and sidecars answer.  Raises `ShopError`."""
         waiting = [(p.app, "/healthz") for p in self.places] + [(p.admin, "/readyz") for p in self.places]
         give_up = time.monotonic() + READY_WITHIN
         while waiting := [(port, path) for port, path in waiting if get(port, path) != 200]:
             ended = [child.args for child in (*self.others, *self.sidecars) if child.poll() is not None]
             if ended or time.monotonic() > give_up:
                 state = f"no answer of {waiting}" if not ended else f"ended: {ended}"
-                raise ShopError(f"the shop did not get ready: {state}; the logs:\n{self.logs()}")
+                raise ShopError(f"the shop is not ready: {state}; the logs:\n{self.logs()}")
             time.sleep(0.05)
 
     def serve(self) -> None:
-        """Start customers and trouble, print where to look, and wait for Ctrl-C."""
+        """Start requests and faults, print the addresses of the live pages, and wait for Ctrl-C."""
         apps = [f"http://{HOST}:{place.app}" for place in self.places if place.role in ("payments", "inventory")]
         traffic = "sidecar.demo.shop.traffic"
         self.traffic.append(self.run_module("customers", traffic, "load", self.url("web")))
         self.traffic.append(self.run_module("trouble", traffic, "trouble", *apps))
-        print("the shop is open; once a minute one of its services is in trouble for 20 s\n")
+        print("the shop is open; once a minute one of its services fails or is slow for 20 s\n")
         print(f"  curl -i {self.url('web')}/orders/7")
         for place in self.places:
             print(f"  http://{HOST}:{place.admin}/   the live page of the sidecar beside {place.name}")
@@ -161,8 +164,10 @@ class Shop:
         self.sidecars[0].wait()
 
     def close(self) -> int:
-        """End everything and return the worst exit code of the sidecars.  The front ends first, so that requests in
-        flight are still answered."""
+        """Stop all processes, and return the highest exit code of the sidecars.
+
+        Sidecars end from the front to the back, so that requests in flight are still answered.
+        """
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         for child in self.traffic:
             processes.stop(child, 2.0)
@@ -174,11 +179,12 @@ class Shop:
         return max(codes, default=0)
 
     def logs(self) -> str:
+        """Return the end of each log."""
         return "\n".join(f"{path.name}: {path.read_text()[-600:]}" for path in sorted(self.directory.glob("*.log")))
 
 
 def get(port: int, path: str, headers: Mapping[str, str] = MappingProxyType({})) -> int:
-    """Return the status of a GET; 0 where nobody answers."""
+    """Return the status of a GET; 0 without an answer."""
     connection = http.client.HTTPConnection(HOST, port, timeout=5)
     try:
         connection.request("GET", path, headers=headers)
@@ -190,7 +196,7 @@ def get(port: int, path: str, headers: Mapping[str, str] = MappingProxyType({}))
 
 
 def interrupt(*_: object) -> None:
-    """End the shop on SIGTERM as on Ctrl-C."""
+    """End the shop on SIGTERM in the same way as on Ctrl-C."""
     raise KeyboardInterrupt
 
 

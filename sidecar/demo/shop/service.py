@@ -1,13 +1,14 @@
-"""One service of the shop.
+"""Service of the shop.
 
-    python -m sidecar.demo.shop.service {web,orders,inventory,payments} [--address 0.0.0.0:8000] [--outbound http://127.0.0.1:15001]
+    python -m sidecar.demo.shop.service NAME [--address 0.0.0.0:8000] [--outbound http://127.0.0.1:15001]
 
-- It answers `GET /healthz` at once, and any other path after calling the services that it depends on.  Calls go to the
-  outbound listener of its sidecar, which routes by Host.
-- It has no timeouts and no retries of its own: these are the sidecar's.  It passes on the context of a request
-  (`PASSED_ON`).
-- `POST /trouble?fail=30%&slow=400ms&seconds=20` makes it misbehave for a while: that share of its answers are 503, and
-  all of them are late.
+- NAME is `web`, `orders`, `inventory` or `payments`.
+- The service answers `GET /healthz` at once, and any other path after calling the services that it depends on.  Calls
+  go to the outbound listener of its sidecar, which routes by Host.
+- The service has no timeouts and no retries, because its sidecar has them.  It passes on the header fields of
+  `PASSED_ON`.
+- `POST /trouble` with `fail` (a share), `slow` (a duration) and `seconds` makes it misbehave for a time: a share of its
+  answers are 503, and all are delayed.
 """
 
 from __future__ import annotations
@@ -26,12 +27,15 @@ from sidecar.demo.shop import CALLS
 PASSED_ON: Final = (
     "traceparent", "tracestate", "baggage", "x-request-id", "x-request-timeout-ms", "x-criticality", "idempotency-key",
 )  # fmt: skip
+"""Header fields of a request that its calls have too."""
 LONGEST_SECONDS: Final = 600.0
+"""Longest time of misbehaviour."""
 CONNECTIONS: Final = 200
+"""Most connections to the sidecar."""
 
 
 class Service:
-    """One service.
+    """Service with its web application.
 
     - `fail`, `slow`: share of answers that are 503, and delay in seconds.
     - `until`: instant of the loop's clock until which these hold.
@@ -60,7 +64,7 @@ class Service:
         return web.json_response({"service": self.name, "seen": self.seen})
 
     async def trouble(self, request: web.Request) -> web.Response:
-        """Misbehave as the query says."""
+        """Misbehave for a time, as the query says."""
         try:
             self.fail = parse_share(request.query.get("fail", "0%"))
             self.slow = parse_duration(request.query.get("slow", "0s"))
@@ -87,7 +91,7 @@ class Service:
         return web.json_response({"service": self.name, "path": request.path, **parts})
 
     async def call(self, name: str, request: web.Request) -> tuple[int, object]:
-        """Return the status and JSON with which a service answers through the sidecar."""
+        """Call another service through the sidecar; return the status and the JSON of its answer."""
         headers = {field: request.headers[field] for field in PASSED_ON if field in request.headers} | {"Host": name}
         try:
             async with self.session.request(request.method, f"{self.outbound}/{name}", headers=headers) as response:
@@ -97,7 +101,7 @@ class Service:
 
 
 async def serve(service: Service, host: str, port: int) -> None:
-    """Serve until SIGTERM or SIGINT."""
+    """Serve requests until SIGTERM or SIGINT."""
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

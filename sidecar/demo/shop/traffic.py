@@ -1,10 +1,10 @@
-"""Customers of the shop, and trouble for it.
+"""Requests of the shop's customers, and faults in its services.
 
     python -m sidecar.demo.shop.traffic load http://web:8080 [--rate 20]
     python -m sidecar.demo.shop.traffic trouble http://payments:8000 http://inventory:8000 [--every 60]
 
-- `load` sends orders at a steady rate, whatever comes back.
-- `trouble` makes one service after the other fail or slow down for a third of each period, so that breakers open, retry
+- `load` sends orders at a steady rate, whatever the answers are.
+- `trouble` makes one service after the other fail or slow down for a third of each period.  So breakers open, retry
   budgets are spent and endpoints are ejected.
 """
 
@@ -18,11 +18,12 @@ from typing import Final
 from aiohttp import ClientError, ClientSession, ClientTimeout, TCPConnector
 
 MOST_AT_ONCE: Final = 200
+"""Most orders in flight."""
 TROUBLES: Final = ("fail=60%25", "slow=1500ms", "fail=30%25&slow=300ms")
 
 
 async def load(session: ClientSession, url: str, rate: float) -> None:
-    """Send orders at a steady rate; skip those for which there is no room among `MOST_AT_ONCE`."""
+    """Send orders at a steady rate, given per second; skip an order while `MOST_AT_ONCE` are in flight."""
     in_flight: set[asyncio.Task[None]] = set()
     while True:
         if len(in_flight) < MOST_AT_ONCE:
@@ -33,7 +34,7 @@ async def load(session: ClientSession, url: str, rate: float) -> None:
 
 
 async def trouble(session: ClientSession, urls: list[str], every: float) -> None:
-    """Make one service after the other misbehave."""
+    """Make one service after the other misbehave, a new one every `every` seconds."""
     turn = 0
     while True:
         await asyncio.sleep(every)
@@ -63,11 +64,11 @@ async def run(options: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m sidecar.demo.shop.traffic", description="Customers, and trouble.")
+    parser = argparse.ArgumentParser(prog="python -m sidecar.demo.shop.traffic", description="Load, and faults.")
     parser.add_argument("what", choices=("load", "trouble"))
     parser.add_argument("urls", nargs="+")
     parser.add_argument("--rate", type=float, default=20.0, help="requests a second")
-    parser.add_argument("--every", type=float, default=60.0, help="seconds between two troubles")
+    parser.add_argument("--every", type=float, default=60.0, help="seconds between two faults")
     try:
         asyncio.run(run(parser.parse_args()))
     except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""`mode: observe` of the cache: all requests go to the upstream, and what the store could have answered is counted.
+"""Cache in `mode: observe`: all requests go to the upstream, and those that the store could have answered are counted.
 
 Answers are stored in full, bodies included; otherwise hit ratio and evictions would not be the real ones.
 """
@@ -20,7 +20,7 @@ from sidecar.stages.cache.spec import Spec
 
 
 class CacheObserver:
-    """Cache that never answers."""
+    """Cache stage that stores and counts, and never answers."""
 
     __slots__ = ("_env", "_fetcher", "_handle", "_honours", "_results", "_rule", "_selects", "_store")
 
@@ -48,7 +48,7 @@ class CacheObserver:
         self._fetcher.inner = inner
 
     def admit(self, x: Exchange) -> bool | Wait:
-        """Count what the store has for a request.  True as the ticket of one that may change what is stored."""
+        """Count the result that the cache would have had.  The ticket is True if the request may invalidate entries."""
         if not self._selects(x):
             return False
         if x.method != b"GET" or x.body or x.stream is not None or x.upgrade is not None:

@@ -12,13 +12,13 @@ from sidecar.core.env import Env
 from sidecar.core.exchange import NEVER, Exchange
 
 MAX_REFRESHES: Final = 256
-"""Refreshes of one route in flight; beyond it entries stay stale a little longer."""
+"""Refreshes of one route in flight, at most; further entries stay stale a little longer."""
 REFRESH_SECONDS: Final = 15.0
-"""Seconds for a refresh whose request had a deadline of its caller: that caller does not wait for it."""
+"""Seconds for a refresh whose request had a caller's deadline, which does not apply to the refresh."""
 
 
 class Refresher:
-    """Refreshes for one route."""
+    """Refreshes stale entries for one route."""
 
     __slots__ = ("_env", "_fetcher", "_in_flight", "_store")
 
@@ -29,7 +29,7 @@ class Refresher:
         self._in_flight = 0
 
     def refresh(self, x: Exchange, key: bytes, entry_key: bytes, entry: Entry) -> None:
-        """Start to fetch a new answer to `x`, unless its key is being fetched."""
+        """Start a fetch of a new answer to `x`, unless its key is being fetched."""
         if entry_key in self._store.fetches.shared or self._in_flight >= MAX_REFRESHES:
             return
         now = self._env.now()

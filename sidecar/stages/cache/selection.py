@@ -1,4 +1,4 @@
-"""Which requests the cache is for: what `when` selects, and all unsafe ones, since those always invalidate."""
+"""Selection of requests for the cache: those that `when` selects, and all unsafe ones, which always invalidate."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Callable
 from sidecar.core.exchange import SAFE_METHODS, Exchange
 
 Selects = Callable[[Exchange], bool]
-"""True for a request that the cache is for."""
+"""Function that returns True for a request that the cache handles."""
 
 
 def selection(when: str | None) -> Selects:
-    """Return the selection by a condition; by None, that of all requests."""
+    """Return the selection by a condition; None selects all requests."""
     if when is None:
         return _all
     from sidecar.expression.condition import Condition

@@ -1,4 +1,4 @@
-"""Settings that a `cache` block is compiled into: how keys are made, and what is stored."""
+"""Settings compiled from a `cache` block: the rule for keys, and the limits for storing."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from sidecar.stages.cache.spec import Spec
 
 
 def key_rule(spec: Spec, ctx: BuildContext) -> KeyRule:
-    """Return how keys are made.  All routes under one block share their answers."""
+    """Return the rule for keys.  Routes that share a block share their answers."""
     return KeyRule(":".join(ctx.owner), spec.key.headers, spec.key.ignore_query)
 
 
 def limits(spec: Spec) -> Limits:
-    """Return which answers are stored, and for how long."""
+    """Return the limits for storing: rules of freshness, size of bodies, time beyond freshness."""
     rules = FreshnessRules(
         spec.ttl,
         spec.heuristic,

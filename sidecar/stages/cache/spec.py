@@ -1,4 +1,4 @@
-"""Model of the `cache` block of a policy file."""
+"""Spec of the block `cache`."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ FieldName = Annotated[str, AfterValidator(_field_name)]
 
 
 class KeySpec(Model):
-    """Differences between requests that count, beside the URI."""
+    """Parts of a request, beside its URI, that belong to the key of its answer."""
 
     headers: Annotated[tuple[FieldName, ...], Field(strict=False, max_length=16)] = ()
-    """Request fields whose values belong to the key, and those of their twins (`X_Tenant` for `x-tenant`) with them."""
+    """Request fields whose values belong to the key, with those of their twins (`X_Tenant` for `x-tenant`)."""
     ignore_query: Annotated[tuple[str, ...], Field(strict=False, max_length=100)] = ()
     """Query parameters that do not belong to the key: names, or prefixes such as `utm_*`."""
 
@@ -36,44 +36,45 @@ class CoalesceSpec(Model):
     """Bounds for requests that wait for a fetch in flight."""
 
     max_waiters: Annotated[int, Field(ge=0)] = 10_000
-    """Requests that wait for one fetch; further ones make a fetch of their own."""
+    """Requests that wait for one fetch, at most; further ones make a fetch of their own."""
     timeout: Duration = 5.0
-    """Longest wait; then a request makes a fetch of its own (nginx: `proxy_cache_lock_timeout`)."""
+    """Longest wait, after which a request makes a fetch of its own (nginx: `proxy_cache_lock_timeout`)."""
 
 
 class Spec(Block):
-    """Answers that are stored, for how long, and which may be used stale."""
+    """Stores answers and reuses them, stale ones included."""
 
     when: RequestWhen | None = None
-    """Condition on the head of the request, such as `!('authorization' in request.headers)`; without it all
+    """Condition on the head of the request, such as `!('authorization' in request.headers)`; by default all
     requests."""
     store: str = "default"
     """Name of the cache, one of `caches`."""
     ttl: Duration | None = None
-    """Freshness of an answer that states none; without it such an answer is not reused.  See `credentials`."""
+    """Freshness of an answer that states none; without it, such an answer is not reused.  See `credentials`."""
     heuristic: Share = 0.0
     """Freshness as a share of the time since Last-Modified, if neither the answer nor `ttl` states it."""
     stale_while_revalidate: DurationOrZero = 0.0
-    """Use beyond freshness while a new answer is fetched; the answer's own directive wins."""
+    """Time beyond freshness in which an answer is used while a new one is fetched; its own directive wins."""
     stale_if_error: DurationOrZero = 0.0
-    """Use beyond freshness in place of a failure; the answer's own directive wins."""
+    """Time beyond freshness in which an answer may replace a failure; its own directive wins."""
     keep: DurationOrZero = 3600.0
     """Time beyond freshness for which an answer is kept, for validation and for `fallback: [stale]`."""
     max_body: Size = 2**20
     """Longest body that is stored."""
     set_cookie: Literal["refuse", "store"] = "refuse"
-    """`store` allows answers with Set-Cookie to be stored, cookie included."""
+    """Treatment of answers with Set-Cookie: `store` stores them, cookie included."""
     credentials: Annotated[tuple[FieldName, ...], Field(strict=False, max_length=100)] = CREDENTIALS
-    """Request fields, beside Authorization, that make an answer one user's if it says nothing about shared caches: it
-    is then not stored, whatever `ttl` and `heuristic` say.  A field in `key.headers` is not counted."""
+    """Request fields that count as credentials, beside Authorization.  The answer to a request with a credential is not
+    stored if it says nothing about shared caches, whatever `ttl` and `heuristic` are.  Fields in `key.headers` do not
+    count."""
     request_directives: Literal["honor", "ignore"] = "honor"
-    """`ignore` keeps clients from asking for a newer answer than the stored one."""
+    """Treatment of Cache-Control in requests; `ignore` keeps clients from demanding a newer answer."""
     targeted_fields: Annotated[tuple[FieldName, ...], Field(strict=False, max_length=8)] = ("cdn-cache-control",)
     """Fields that replace Cache-Control for this cache; the first valid one counts (RFC 9213)."""
     key: KeySpec = KeySpec.built_in()
-    """Differences between requests that count, beside the URI."""
+    """Parts of a request, beside its URI, that belong to the key of its answer."""
     coalesce: CoalesceSpec = CoalesceSpec.built_in()
-    """Bounds for requests that wait for the same answer, which is fetched once for all of them."""
+    """Bounds for requests that wait for the fetch of another request for the same answer."""
 
 
 EXAMPLES: Final = (

@@ -1,4 +1,4 @@
-"""The cache stage: answers from a store what HTTP allows (RFC 9111, as a shared cache), and stores what it fetches.
+"""Stage `cache`: a shared HTTP cache (RFC 9111) that answers from a store and stores fetched answers.
 
 A request is answered by the first of these that applies:
 
@@ -8,8 +8,8 @@ A request is answered by the first of these that applies:
 4. if the upstream fails, the stale entry within `stale_if_error`; beyond it `fallback: [stale]` may use it.
 
 A request with a body, an upgrade, `If-Match` or `no-store` bypasses the cache.  Unsafe methods are written through, and
-invalidate what they change (RFC 9111 4.4) also in stores that their route does not use (`invalidating`).  Each answer
-says in Cache-Status what was done (RFC 9211).  The decisions behind this are in `docs/design/response-cache.md`.
+invalidate what they change (RFC 9111 4.4), also in stores that their route does not use (`invalidating`).  Each answer
+says in Cache-Status what the cache did (RFC 9211).  `docs/design/response-cache.md` has the reasons.
 """
 
 from __future__ import annotations
@@ -61,12 +61,12 @@ __all__ = ["Spec", "build", "invalidating"]
 RESULTS: Final = ("hit", "stale", "revalidated", "coalesced", "miss", "bypass")
 """Values of `Exchange.cache` and of the metrics' label."""
 MAX_JOINS: Final = 2
-"""Fetches of others that a request waits for before it makes its own."""
+"""Fetches of other requests for which a request waits, at most, before it makes its own."""
 
 
 Ticket = bytes | tuple[float, int] | None
-"""Key of a fetch that a request has claimed, or the instant and the number of changes before a request that is written
-through, or None for one that the cache has nothing to do with."""
+"""Ticket of a request: the key of the fetch that it has claimed; for a request that is written through, the instant and
+the number of changes before it; None if the cache does not handle it."""
 
 
 def build(spec: Spec, ctx: BuildContext) -> Stage:
@@ -76,7 +76,7 @@ def build(spec: Spec, ctx: BuildContext) -> Stage:
 
 
 def invalidating(stores: Sequence[Store]) -> Stage:
-    """Return a stage by which unsafe requests invalidate what these stores have of their URI."""
+    """Return a stage by which unsafe requests invalidate the answers of their URI in these stores."""
     return Invalidator(stores)
 
 
@@ -133,7 +133,7 @@ class CacheStage:
         self._fetcher.inner = inner
 
     def admit(self, x: Exchange) -> Ticket | Outcome | Wait:
-        """Answer from the store, or claim the fetch of what is not there."""
+        """Answer from the store, or claim the fetch of a missing answer."""
         if self._selects is not None and not self._selects(x):
             return None
         is_get = x.method == b"GET"
@@ -141,7 +141,7 @@ class CacheStage:
             return (self._now(), self._store.changes)
         fields = read_fields(x.lines) if x.speaks_to_caches else None
         key = self._rule.key(x)
-        now = x.arrived  # still "now": no stage outside of the cache waits
+        now = x.arrived  # the present instant: no stage outside the cache waits
         if not now:
             now = x.arrived = self._now()
         item = self._memory.peek(key, now)
@@ -163,7 +163,7 @@ class CacheStage:
             self._fetches.fail(ticket, x)
 
     def _hit(self, x: Exchange, entry: Entry, now: float) -> Outcome:
-        """Answer with a fresh entry, without anything to decide."""
+        """Answer a plain request with a fresh entry."""
         x.cache = "hit"
         self._hits.value += 1
         entry.hits += 1
@@ -175,7 +175,7 @@ class CacheStage:
         return Outcome(entry.status, None, entry.body, lines=lines)
 
     def _claimed(self, x: Exchange, key: bytes, outcome: Outcome, sent: float) -> Outcome:
-        """Store and return the answer to a claimed fetch, by the short way if nobody has joined."""
+        """Store and return the answer to a claimed fetch, in fewer steps if no other request has joined."""
         fetches = self._fetches
         try:
             if fetches.shared.get(key) is x:
@@ -198,7 +198,7 @@ class CacheStage:
     async def _look_up(
         self, x: Exchange, key: bytes, fields: Fields | None, item: Item | None, now: float, joins: int = MAX_JOINS
     ) -> Outcome:
-        """Answer a request in full generality; `item` is what is stored under its key at `now`."""
+        """Answer a request of any kind.  `item` is the item under its key at `now`; None if there is none."""
         asked = NO_DIRECTIVES
         if fields is not None:
             if self._honours:
@@ -257,7 +257,10 @@ class CacheStage:
         self, x: Exchange, fetch: Fetch, own: Entry | None, fields: Fields | None, asked: Directives,
         why: status.Forward,
     ) -> Outcome | None:  # fmt: skip
-        """Answer with what another request has fetched, or with `own` if that failed.  None to go on alone."""
+        """Answer with the result of another request's fetch, or with `own` if that failed.
+
+        Returns None if the request must go on alone.
+        """
         entry, tee = fetch.entry, fetch.tee
         now = self._now()
         if entry is None:
@@ -319,7 +322,7 @@ class CacheStage:
         return outcome
 
     def _noted(self, x: Exchange, result: str, outcome: Outcome, why: status.Forward, detail: bytes = b"") -> Outcome:
-        """Pass an answer on with a Cache-Status of its own."""
+        """Add Cache-Status to an answer that is passed on, and count its result."""
         x.cache = result
         self._results[result].value += 1
         outcome.add(status.FIELD, status.forwarded(why, detail=detail))
@@ -331,7 +334,7 @@ class CacheStage:
         return self._noted(x, "bypass", await self.inner(x), why, detail)
 
     def _written(self, x: Exchange, sent: float, changes: int, outcome: Outcome) -> Outcome:
-        """Invalidate what a request has changed that the cache could not answer (RFC 9111 4.4)."""
+        """Invalidate the answers that a request which was written through has changed (RFC 9111 4.4)."""
         is_latest = self._store.changes == changes
         has_changed = self._store.invalidate(x, outcome)
         if has_changed and is_latest and x.method == b"POST" and is_about_target(x, outcome.headers):
@@ -340,7 +343,7 @@ class CacheStage:
 
 
 class Invalidator:
-    """Invalidation in stores that the route does not use."""
+    """Stage that invalidates in stores which the route does not use."""
 
     __slots__ = ("_stores",)
 

@@ -1,7 +1,7 @@
-"""Circuit: its state, when it changes, and what is told of each change.
+"""Circuit: its state, its transitions, and the report of each.
 
-Evidence says when to open, probes say when to close (`states.py`), and pybreaker makes the transition (`machine.py`),
-within which the new state object is made.  A circuit survives reloads and may be shared by many routes.
+Evidence decides when to open, probes decide when to close (`states.py`), and pybreaker makes the transition
+(`machine.py`), during which the new state object is made.  A circuit survives reloads and may be shared by many routes.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ HISTORY: Final = 20
 LEVELS: Final = {CLOSED: 0.0, HALF_OPEN: 1.0, OPEN: 2.0}
 """Values of the gauge."""
 MOST_DOUBLINGS: Final = 60
-"""Doublings of the open time that are counted; more would overflow."""
+"""Doublings of the open time, at most; more would overflow."""
 
 
 class Breaker:
-    """One circuit.  A request meets it through the stage of its route."""
+    """Circuit that protects a route, an upstream or one endpoint."""
 
     def __init__(self, spec: Spec, env: Env, name: str) -> None:
         self.name = name
@@ -38,9 +38,9 @@ class Breaker:
         self.now = env.now
         """Clock of the circuit."""
         self.evidence = Evidence(spec)
-        """Recent results, and the thresholds that they are compared with."""
+        """Recent results and their thresholds."""
         self.reopened = 0
-        """Doublings of the next open time."""
+        """Number of times by which the next open time is doubled."""
         self.open_until = -inf
         """Instant at which probes may begin; infinite while an operator holds the circuit open."""
         self.opened_for = 0.0
@@ -48,7 +48,7 @@ class Breaker:
         self.forced: Literal["", "open", "closed"] = ""
         """State in which an operator holds the circuit; empty if none does."""
         self.verdict = Verdict(True, "")
-        """Why it was opened last."""
+        """Reason of the last opening."""
         self.why = "it is new"
         """Reason of the last transition."""
         self.since = env.wall()
@@ -58,9 +58,9 @@ class Breaker:
         self.is_observed = not spec.is_enforced
         """True if the circuit refuses nothing, because its block says `mode: observe`."""
         self.state: State = Closed(self)
-        """State of the moment."""
-        self.shared_ticket: object = None  # a compiler makes anew what it knows to be a tuple
-        """Ticket of the next request, whichever it is; None if the state has to be asked."""
+        """Current state."""
+        self.shared_ticket: object = None  # typed as a tuple, mypyc would rebuild it
+        """Ticket that every request gets; None if `state.admit` decides."""
         self._share_ticket()
         self._env = env
         self._healthy = 0
@@ -75,9 +75,9 @@ class Breaker:
 
     @property
     def machine(self) -> Machine:
-        """State machine, which calls back within each transition; made for the first of them.
+        """State machine, made for the first transition.  It calls `_entered` during each transition.
 
-        Its library is not imported at the start (see `LATER` in `stage.py`).
+        The library is not imported at the start (see `LATER` in `stage.py`).
         """
         machine = self._machine
         if machine is None:
@@ -123,7 +123,7 @@ class Breaker:
             self._healthy_since = now
 
     def force(self, mode: Literal["open", "closed", "auto"]) -> None:
-        """Hold the circuit open or closed for an operator; `auto` lets it decide again."""
+        """Hold the circuit open or closed for an operator; `auto` ends that."""
         now, held = self.now(), self.forced
         if mode == "auto":
             self.forced = ""
@@ -163,7 +163,7 @@ class Breaker:
         self.shared_ticket = state.shared_ticket if isinstance(state, Closed) and not self.evidence.is_timed else None
 
     def note(self, before: str, why: str, **more: Any) -> None:
-        """Keep and report what has happened since the circuit was in the state `before`."""
+        """Keep the transition from the state `before` in the history, and report it."""
         env = self._env
         self.why = why
         self.since = env.wall()
@@ -174,8 +174,10 @@ class Breaker:
     # ----- settings and facts
 
     def retune(self, spec: Spec) -> None:
-        """Take new settings.  The state stays, counts stay while the window does, and an open time gets no longer than
-        the new maximum."""
+        """Apply new settings.  The state stays, and counts stay unless the window's length changes.
+
+        An open time is cut to the new maximum.
+        """
         self.evidence.retune(spec)
         self._share_ticket()
         self.is_observed = not spec.is_enforced
@@ -187,11 +189,11 @@ class Breaker:
 
     @property
     def retry_after(self) -> float | None:
-        """Seconds until more requests may pass, at the latest; None while an operator holds the circuit open."""
+        """Most seconds until more requests may pass; None while an operator holds the circuit open."""
         return self.state.wait(self.now())
 
     def explain(self) -> str:
-        """Return why a request is refused, in a sentence."""
+        """Return the reason of a refusal as a sentence."""
         if self.state.name == HALF_OPEN:
             return f"The circuit is half-open and lets only a few through; why it had opened: {self.verdict.why}"
         return f"The circuit is open: {self.verdict.why}"

@@ -1,4 +1,4 @@
-"""Evidence: which results are failures, how many there lately were, and whether that is too many."""
+"""Evidence: classification of results, counts of recent ones, and the verdict on them."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from sidecar.core.window import FAILED, SLOW, CountWindow, TimeWindow, Window
 from sidecar.stages.circuit_breaker.spec import CallsSpec, Spec
 
 IGNORED: Final = -1
-"""Result of a call that says nothing about the upstream."""
+"""Classification of a call that says nothing about the upstream."""
 ROUNDING: Final = 1e-9
-"""Tolerance of a comparison of shares, which are binary fractions: 7 of 100 calls have to reach 7 %."""
+"""Tolerance in comparisons of shares, which are binary fractions: 7 of 100 calls must reach a share of 0.07."""
 NO_LIMIT: Final = 1 << 60
-"""Number that no count reaches."""
+"""Threshold that no count reaches."""
 OUT_OF_REACH: Final = 2.0
-"""Share that no window reaches."""
+"""Threshold that no share reaches."""
 
 
 class Thresholds:
-    """Settings of a circuit as numbers.  A rule that is off is out of reach."""
+    """Settings of a circuit as numbers.  A rule that is off has a threshold out of reach."""
 
     __slots__ = (
         "failure_rate", "failures", "in_a_row", "jitter", "max_open_for", "min_calls", "open_for", "probe_rate",
@@ -47,19 +47,19 @@ class Thresholds:
 
 
 class Verdict(NamedTuple):
-    """Judgement on the evidence, and the measure behind it."""
+    """Verdict on the evidence, with the measured value behind it."""
 
     is_good: bool
     why: str
     """Reason, in a few words."""
     limit: float = 0.0
-    """Threshold that was reached; 0.0 if there is no single one."""
+    """Threshold that was reached; 0.0 if no single one was."""
     value: float = 0.0
     """Measured value."""
 
 
 def client_seconds(x: Exchange, now: float) -> float:
-    """Return the seconds until now in which the upstream has waited for the client's body."""
+    """Return the seconds in which the upstream has waited for the client's body until `now`."""
     return 0.0 if x.stream is None else x.stream.held_for(now)
 
 
@@ -81,13 +81,13 @@ class Evidence:
         self.window: Window
         self.thresholds: Thresholds
         self.is_timed = False
-        """True if a rule asks how long calls take."""
+        """True if a rule needs the duration of calls."""
         self.retune(spec)
         self.in_a_row = 0
         """Failures since the last success."""
 
     def retune(self, spec: Spec) -> None:
-        """Take new settings; counts stay while the window's length does."""
+        """Apply new settings; counts stay unless the window's length changes."""
         self.thresholds = Thresholds(spec)
         self.is_timed = spec.slow_calls is not None
         if spec.window != self._length:
@@ -100,9 +100,9 @@ class Evidence:
         self.in_a_row = 0
 
     def judge(self, x: Exchange, began: float, outcome: Outcome, now: float) -> int:
-        """Return what a result is: bits of `core.window`, or IGNORED."""
+        """Classify a result: return bits of `core.window`, or IGNORED."""
         thresholds = self.thresholds
-        if outcome.failure is None:  # `Conditions.match` without its call
+        if outcome.failure is None:  # `Conditions.match`, inlined to save a call
             bits = FAILED if thresholds.failures.statuses[outcome.status] else 0
         elif thresholds.failures.match(outcome):
             bits = FAILED
@@ -119,7 +119,7 @@ class Evidence:
         return bits
 
     def learn(self, bits: int, now: float) -> Verdict | None:
-        """Count a result.  Return the verdict if it is one too many, which a good result never is."""
+        """Count a result.  Return the verdict if it reaches a threshold, which a good result never does."""
         thresholds = self.thresholds
         self.window.record(bits, now)
         if not bits & FAILED:

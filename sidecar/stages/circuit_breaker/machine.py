@@ -1,14 +1,14 @@
 """Adapter of pybreaker: the state machine of a circuit.
 
-pybreaker keeps the state, makes the transitions, and tells its listeners of each.  Which results count, when to open
-and when to probe is decided by `breaker.py`: pybreaker's own `call` knows nothing but failures in a row, takes the
-creation of a coroutine for a success and a cancellation for a failure, and lets everyone through while half-open.
+pybreaker keeps the state, makes the transitions, and calls its listeners.  `breaker.py` decides which results count,
+when to open and when to probe.  pybreaker's own `call` is not used.  It counts failures in a row alone, takes the
+creation of a coroutine for a success and a cancellation for a failure, and lets every request through while half-open.
 
 Rules:
 
-1. Documented seams alone: a storage, a listener, and the methods `open()`, `half_open()` and `close()`.
+1. Only documented interfaces are used: a storage, a listener, and the methods `open()`, `half_open()` and `close()`.
 2. The storage takes the time from `Env`, not from pybreaker's own clock.
-3. A transition comes through here; a request never does.
+3. Transitions use this module; requests never do.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from pybreaker import (
 )
 
 NAMES: Final = {STATE_CLOSED: "closed", STATE_HALF_OPEN: "half_open", STATE_OPEN: "open"}
-"""States as policies and metrics name them, by pybreaker's names."""
+"""Names of states in policies and metrics, by pybreaker's names."""
 
 
 class Storage(CircuitMemoryStorage):
@@ -50,7 +50,7 @@ class Storage(CircuitMemoryStorage):
 
 
 class Listener(CircuitBreakerListener):
-    """Passes the name of each state on that a circuit enters."""
+    """Listener that calls a function with the name of each state that a circuit enters."""
 
     def __init__(self, entered: Callable[[str], None]) -> None:
         self._entered = entered
@@ -65,9 +65,9 @@ class Machine:
     """State machine of one circuit, closed at first."""
 
     def __init__(self, name: str, wall: Callable[[], float], entered: Callable[[str], None]) -> None:
-        """`wall` returns seconds since 1970.  `entered(state)` is called within each transition."""
+        """Make a closed circuit.  `wall` returns seconds since 1970; `entered(state)` is called in each transition."""
         self.circuit = CircuitBreaker(state_storage=Storage(wall), listeners=[Listener(entered)], name=name)
-        """pybreaker's side of it."""
+        """Circuit of pybreaker."""
 
     def enter(self, state: str) -> None:
         """Make the transition to `closed`, `half_open` or `open`."""

@@ -29,7 +29,7 @@ class CallsSpec(Model):
 
 
 class SlowCallsSpec(Model):
-    """Slowness that opens the circuit."""
+    """Slow calls that open the circuit."""
 
     longer_than: Duration
     """Time above which a call is slow.  For a streamed body only the time to the head counts."""
@@ -38,42 +38,42 @@ class SlowCallsSpec(Model):
 
 
 class HalfOpenSpec(Model):
-    """Probes that find out whether the upstream is back.
+    """Probes that test if the upstream has recovered.
 
     Five choices differ from Resilience4j and Polly. (1) `probes` requests pass in all, and no more until there is a
-    verdict: Polly sends one, whose loss holds the circuit open. (2) The verdict falls as soon as the probes that are
-    still out cannot change it; Resilience4j waits for all of them. (3) It falls after `verdict_within` at the latest,
-    by what is known, and a probe without a response has failed; Resilience4j waits for ever by default, Polly has no
+    verdict. Polly sends one, whose loss keeps the circuit half-open. (2) The verdict falls as soon as the missing
+    results cannot change it; Resilience4j waits for all of them. (3) It falls after `verdict_within` at the latest, by
+    the known results, and a probe without a response has failed; Resilience4j waits for ever by default, Polly has no
     limit. (4) After good probes the share of requests rises over `ramp`, and any trip opens again; both others let all
     through at once, onto a service with cold caches. (5) The result of a request that was let through in an earlier
-    state counts as nothing; both others credit it to the state that it meets, so a slow success from before the trip
-    can close the circuit.
+    state counts as nothing; both others credit it to the current state, so a slow success from before the trip can
+    close the circuit.
     """
 
     probes: Annotated[int, Field(ge=1, le=1000)] = 3
-    """Requests that are let through to find out, in all."""
+    """Requests that are let through as probes, in all."""
     verdict_within: Duration = 10.0
     """Time after which the known results decide.  A probe without a response for so long has failed."""
     ramp: DurationOrZero = 10.0
-    """Time in which the share that is let through rises to all after good probes; `0s` lets all through at once."""
+    """Time in which the share of requests that pass rises to all after good probes; `0s` lets all pass at once."""
 
 
 class Spec(Block):
-    """Stops asking an upstream that fails, and finds out when it is back."""
+    """Refuses requests to an upstream that fails, and probes it until it has recovered."""
 
     per: Literal["endpoint"] | None = None
     """Under an upstream: `endpoint` gives each endpoint a breaker of its own instead of one for all."""
     window: Annotated[Annotated[Duration, Tag("time")] | Annotated[CallsSpec, Tag("calls")], Discriminator(_shape)] = (
         10.0
     )
-    """Time or number of calls (`{calls: 100}`) that rates are taken over."""
+    """Time or number of calls (`{calls: 100}`) over which rates are taken."""
     min_calls: Annotated[int, Field(ge=1)] = 20
-    """Calls in the window below which rates are not looked at."""
+    """Calls in the window below which rates do not count."""
     failure_rate: ShareOrOff = 0.5
-    """Share of failed calls that opens the circuit (Resilience4j: 50%, Polly: 10%); `off` leaves it to other rules."""
+    """Share of failed calls that opens the circuit (Resilience4j: 50%, Polly: 10%); `off` disables this rule."""
     slow_calls: SlowCallsSpec | None = None
     consecutive_failures: Annotated[int, Field(ge=1)] | None = None
-    """Failures in a row that open the circuit, whatever the rate and `min_calls`."""
+    """Failures in a row that open the circuit, whatever the rate and `min_calls` are."""
     failures: Annotated[tuple[Condition, ...], Field(strict=False, min_length=1)] = (
         "connect_failure",
         "reset",
@@ -86,7 +86,7 @@ class Spec(Block):
     max_open_for: Duration = 60.0
     """Longest open time, also for a Retry-After of the upstream."""
     jitter: Share = 0.2
-    """Random part of the open time, up to this share, that lengthens it, so that sidecars do not probe in step."""
+    """Share of the open time, at most, by which a random part lengthens it, so that sidecars do not probe in step."""
     half_open: HalfOpenSpec = HalfOpenSpec.built_in()
 
     @model_validator(mode="after")

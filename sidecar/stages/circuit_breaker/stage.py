@@ -1,12 +1,12 @@
 """Stage `circuit_breaker`: refuses requests while a circuit is open.
 
-The circuit decides (`breaker.py`).  The stage knows how one route meets it: the words of the refusal, the mode, and
-what is noted on a request's trace.  A ticket names the state that admitted, so a late result of an earlier state is
-dropped.
+The circuit decides (`breaker.py`).  The stage has the parts of one route: the refusal, the mode, and notes on a
+request's trace.  A ticket names the state that admitted the request, so a late result of an earlier state is dropped.
 
-What counts, in short (`docs/design/circuit-breaker.md` has the reasons and the other libraries):
+Rules, in short (`docs/design/circuit-breaker.md` has the reasons and the choices of other libraries):
 
-- A failure is what `failures` names.  Other failures, refusals of the sidecar and clients that leave count as nothing.
+- An outcome that `failures` names is a failure.  Other failures, refusals of the sidecar and clients that leave count
+  as nothing.
 - A good result never opens the circuit; a slow one can.
 - The first request after the open time begins the probes, whose share of failures decides; then a ramp follows.
 - A streamed body is settled at its end; its slowness is that of its head.
@@ -28,18 +28,18 @@ from sidecar.stages.circuit_breaker.spec import Spec
 from sidecar.stages.circuit_breaker.states import HALF_OPEN, Closed, State, Ticket
 
 LATER: Final = ("sidecar.stages.circuit_breaker.machine",)
-"""Modules that the first transition needs, and no request before it."""
+"""Modules that are needed from the first transition on, imported once the process serves."""
 REFUSAL_LASTS: Final = 0.1
-"""Seconds for which one refusal is reused; its Retry-After is too long by at most that."""
+"""Seconds for which a refusal is reused; its Retry-After is too long by at most that."""
 
 
 class CircuitBreakerStage:
-    """Circuit as one route meets it."""
+    """Stage of one route before a circuit."""
 
     __slots__ = ("_breaker", "_observed", "_refusal", "_refusal_state", "_refusal_until", "_where")
 
     def __init__(self, breaker: Breaker, where: str, observed: Counter | None) -> None:
-        """`observed` counts what would have been refused; None refuses."""
+        """`observed` counts requests that would have been refused; None to refuse them."""
         self._breaker = breaker
         self._where = where
         self._observed = observed
@@ -68,7 +68,7 @@ class CircuitBreakerStage:
         return Outcome(503, None, b"", failure=BREAKER_OPEN, refusal=self._refusal)
 
     def settle(self, x: Exchange, ticket: object, outcome: Outcome) -> None:
-        if ticket is None:  # only observed: the circuit has not admitted it
+        if ticket is None:  # under observe: the circuit has not admitted the request
             return
         state, began = cast("Ticket", ticket)
         if state is self._breaker.state:
@@ -86,7 +86,7 @@ class CircuitBreakerStage:
             trace.note(events.PROBED, breaker=breaker.name, attempt=x.attempt)
 
     def would_admit(self) -> bool:
-        """True if a request would pass now.  For a balancer, before it chooses."""
+        """True if a request would pass now; a balancer asks before it chooses an endpoint."""
         breaker = self._breaker
         if self._observed is not None or breaker.shared_ticket is not None:
             return True
@@ -95,7 +95,8 @@ class CircuitBreakerStage:
     def _renew_refusal(self, breaker: Breaker, now: float) -> None:
         self._refusal_state = breaker.state
         self._refusal_until = now + REFUSAL_LASTS
-        verdict = Verdict(False, "") if breaker.state.name == HALF_OPEN else breaker.verdict  # which is over by then
+        # while half-open, the verdict that opened the circuit is outdated
+        verdict = Verdict(False, "") if breaker.state.name == HALF_OPEN else breaker.verdict
         self._refusal = Refusal(
             policy="circuit_breaker",
             where=self._where,

@@ -1,7 +1,7 @@
-"""States of a circuit: who is admitted in each, and what a result means there.
+"""States of a circuit: admission and the meaning of results in each.
 
-Each transition makes a new state object.  A ticket names the state that admitted, so a result that comes after a
-transition is recognised as late and is dropped.  No state has a timer: time is looked at when a request comes.
+Each transition makes a new state object.  A ticket names the state that admitted the request, so a result that comes
+after a transition is recognised as late and is dropped.  No state has a timer: the clock is read when a request comes.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ OPEN: Final = "open"
 
 
 class State:
-    """One stay of a circuit in a state."""
+    """Period that a circuit spends in one state."""
 
     __slots__ = ("breaker", "name")
 
@@ -33,7 +33,7 @@ class State:
         """`closed`, `half_open` or `open`."""
 
     def admit(self, x: Exchange, now: float) -> Ticket | None:
-        """Return a ticket to let a request through, None to refuse it."""
+        """Return a ticket for a request that may pass; None to refuse it."""
         raise NotImplementedError
 
     def is_ready(self, now: float) -> bool:
@@ -41,40 +41,40 @@ class State:
         raise NotImplementedError
 
     def settle(self, x: Exchange, began: float, outcome: Outcome) -> None:
-        """Record a result.  Called only for tickets of this state, and only while it lasts."""
+        """Record a result.  Called only for tickets of this state, and only while the circuit is in it."""
         raise NotImplementedError
 
     def wait(self, now: float) -> float | None:
-        """Return seconds until more requests may pass, at the latest; None if only an operator ends the state."""
+        """Return the most seconds until more requests may pass; None if only an operator ends the state."""
         raise NotImplementedError
 
     def seen(self, now: float) -> tuple[str, str]:
-        """Return the state as people are to see it, and why.
+        """Return the state in which the next request will find the circuit, and the reason.
 
-        Time moves a circuit only when a request comes.  Without traffic it would be shown open, or on its ramp, for
-        ever: it is shown in the state in which the next request will find it.
+        Time moves a circuit only when a request comes.  Without traffic its own state would be open, or on its ramp,
+        for ever.
         """
         return self.name, self.breaker.why
 
     def describe(self, now: float) -> dict[str, Any]:
-        """Return what is particular to the state, JSON-ready."""
+        """Return the facts of this kind of state as JSON-ready values."""
         raise NotImplementedError
 
 
 Ticket = tuple[State, float]
-"""State that admitted a request, and the instant; infinite where no rule asks for it."""
+"""State that admitted a request, and the instant; infinite if no rule needs it."""
 
 
 class Closed(State):
-    """State in which everything passes and is counted."""
+    """State in which every request passes and is counted."""
 
     __slots__ = ("shared_ticket",)
 
     def __init__(self, breaker: Breaker) -> None:
         super().__init__(breaker, CLOSED)
         self.shared_ticket: object = (self, inf)
-        """Ticket of each request while no rule asks how long calls take.  A rule that comes later judges none of
-        these."""
+        """Ticket of each request while no rule needs the duration of calls.  A rule that a reload adds does not judge
+        these requests."""
 
     def admit(self, x: Exchange, now: float) -> Ticket | None:
         return self, now
@@ -103,7 +103,7 @@ class Closed(State):
 
 
 class Open(State):
-    """State in which nothing passes until its time is over."""
+    """State in which no request passes until the open time is over."""
 
     __slots__ = ()
 
@@ -146,14 +146,14 @@ class HalfOpen(State):
         super().__init__(breaker, HALF_OPEN)
         breaker.evidence.clear()
         self.trial = Trial(breaker.evidence.thresholds, breaker.now())
-        """Probes; they decide until there is a ramp."""
+        """Probes, which decide until there is a ramp."""
         self.ramp: Ramp | None = None
-        """Rising share; None until the probes were good."""
+        """Rising share of requests; None until the probes were good."""
 
     def admit(self, x: Exchange, now: float) -> Ticket | None:
         if not self.is_ready(now):
             return None
-        if self.breaker.state is not self:  # time has decided
+        if self.breaker.state is not self:  # the elapsed time has caused a transition
             return self.breaker.state.admit(x, now)
         if self.ramp is None:
             self.trial.take(x, now)

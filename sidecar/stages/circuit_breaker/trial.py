@@ -1,6 +1,6 @@
 """Half-open state as plain arithmetic: permits for probes, the verdict on them, and the ramp back to full traffic.
 
-Instants and results are handed in, so that a test can compare each step with a model.
+Instants and results are arguments, so a test can compare each step with a model.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from sidecar.core.window import FAILED
 from sidecar.stages.circuit_breaker.evidence import ROUNDING, Thresholds, Verdict, answered, client_seconds
 
 FIRST_SHARE: Final = 0.1
-"""Share at which the ramp begins, as Envoy's slow start: a ramp from zero would wait long for its first request."""
+"""Share with which the ramp begins, as in Envoy's slow start: from zero, the first request would wait long."""
 ONE: Final = 1 - ROUNDING
 """Credit that lets a request through."""
 
@@ -26,7 +26,7 @@ class Trial:
     def __init__(self, thresholds: Thresholds, now: float) -> None:
         self.thresholds = thresholds
         self.deadline = now + thresholds.verdict_within
-        """Instant at which what is known decides."""
+        """Instant at which the known results decide."""
         self.in_flight: list[tuple[float, Exchange]] = []
         """Probes without a result, and the instants at which they began."""
         self.results = 0
@@ -43,7 +43,7 @@ class Trial:
         self.in_flight.append((now, x))
 
     def give_back(self, x: Exchange, began: float) -> None:
-        """End a probe; its permit returns, whatever its result is worth."""
+        """End a probe and return its permit, whatever its result is."""
         self.in_flight.remove((began, x))
 
     def record(self, bits: int, now: float) -> Verdict | None:
@@ -54,7 +54,7 @@ class Trial:
         return self._verdict(self.thresholds.probes, self.failed) or self.overdue(now)
 
     def overdue(self, now: float) -> Verdict | None:
-        """Return the verdict on what is known once the deadline has passed.  With nothing known, extend it."""
+        """Return the verdict on the known results once the deadline has passed.  Without any, extend the deadline."""
         if now < self.deadline:
             return None
         known, failed = self.results, self.failed
@@ -72,7 +72,7 @@ class Trial:
         return self._verdict(known, failed, missing=0)
 
     def _verdict(self, probes: int, failed: int, missing: int | None = None) -> Verdict | None:
-        """Return the verdict on so many probes if the missing ones cannot change it."""
+        """Return the verdict on `probes` probes; None while the `missing` results can change it."""
         thresholds = self.thresholds
         if missing is None:
             missing = max(0, probes - self.results)
@@ -92,22 +92,22 @@ class Trial:
 
 
 class Ramp:
-    """Share of requests that rises in a straight line.  They pass evenly spread: chance would let bursts through."""
+    """Share of requests that rises linearly.  The requests that pass are evenly spread: chance would admit bursts."""
 
     __slots__ = ("_credit", "began")
 
     def __init__(self, now: float) -> None:
         self.began = now
-        """Instant of the beginning."""
+        """Instant at which the ramp began."""
         self._credit = 1.0
 
     def share(self, seconds: float, now: float) -> float:
-        """Return the share that passes now, of a ramp that lasts `seconds`."""
+        """Return the share that passes at `now` on a ramp that lasts `seconds`."""
         passed = now - self.began
         return 1.0 if passed >= seconds else max(FIRST_SHARE, passed / seconds)
 
     def is_next(self, share: float) -> bool:
-        """True if the next request passes.  The answer stays the same until one is taken."""
+        """True if the next request passes.  The result stays the same until `take` is called."""
         if self._credit < ONE:
             self._credit += share
         return self._credit >= ONE

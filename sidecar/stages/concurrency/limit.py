@@ -1,15 +1,15 @@
 """Adaptive concurrency limit: Gradient2 of Netflix's concurrency-limits, with a guard against drift.
 
-A limit is right when one more request in flight makes the others wait.  After each window of samples the limit follows
-the ratio of the latency in the long run to that of the window:
+The right limit is the number of requests in flight beyond which one more makes the others wait.  After each window of
+samples the limit follows the ratio of the long-run latency to the latency of the window:
 
     gradient = clamp(tolerance * long / short, 0.5, 1)
     limit    = 0.8 * limit + 0.2 * (limit * gradient + queue)
 
 Rules that the published algorithm does not have:
 
-1. A crowded window, with half of the permits or more in use, teaches the long run only that things are faster.
-2. If a cut of the limit by a fifth does not bring the latency down, the present latency becomes the long run.
+1. A crowded window, with half of the permits or more in use, can only lower the long-run latency.
+2. If a cut of the limit by a fifth does not bring the latency down, the present latency becomes the long-run latency.
 3. A window with a drop (a timeout, a 503 or 429 of the upstream) cuts by a tenth, whatever the latency (AIMD).
 
 The limit never probes.  `docs/design/concurrency.md` has the reasons.
@@ -22,31 +22,31 @@ from typing import Any, Final
 INITIAL: Final = 20
 """Limit at the start."""
 TOLERANCE: Final = 1.5
-"""Ratio of the latency to the long run up to which the limit may rise."""
+"""Ratio of the latency to the long-run latency up to which the limit may rise."""
 QUEUE: Final = 4.0
-"""Permits by which the limit rises, before smoothing."""
+"""Permits by which the limit rises in a window, before smoothing."""
 SMOOTHING: Final = 0.2
 """Weight of the newest window."""
 LONG: Final = 600
-"""Windows over which the long run is averaged."""
+"""Windows over which the long-run latency is averaged."""
 WARM_UP: Final = 10
-"""Windows of which the long run is the plain mean at first."""
+"""Windows at the start whose plain mean is the long-run latency."""
 BACKOFF: Final = 0.9
 """Factor of the limit after a window with a drop."""
 MIN_SAMPLES: Final = 10
 """Samples of the shortest window."""
 MIN_WINDOW: Final = 0.1
-"""Seconds of the shortest window; one lasts twice the latency if that is more."""
+"""Seconds of the shortest window; a window lasts twice the latency if that is longer."""
 MAX_WINDOW: Final = 1.0
 """Seconds of the longest window."""
 CUT: Final = 0.8
-"""Factor of a cut of the limit that ought to show in the latency."""
+"""Factor of a cut of the limit that should lower the latency."""
 UNMOVED: Final = 0.9
-"""Share of the latency before the cut that shows that it did not."""
+"""Share of the former latency; a latency above it after a cut was not lowered by the cut."""
 
 
 class Gradient:
-    """Adaptive limit, and what it has learnt."""
+    """Adaptive limit, and the latencies that it has learnt."""
 
     __slots__ = (
         "_count",
@@ -66,29 +66,29 @@ class Gradient:
         self.lowest = lowest
         self.highest = highest
         self.limit = float(min(max(INITIAL, lowest), highest))
-        """Permits, with a fraction."""
+        """Limit in permits, with a fraction."""
         self.long = 0.0
-        """Seconds of latency in the long run."""
+        """Long-run latency in seconds."""
         self._windows = 0
         self._peak = (0.0, 0.0)
-        """Highest latency since it is beyond the tolerance, after the limit at that time."""
+        """Limit and latency at the highest latency since it exceeded the tolerance."""
         self._ends = 0.0
         self._count = self._drops = self._crowd = 0
         self._sum = 0.0
 
     def retune(self, lowest: int, highest: int) -> None:
-        """Take new bounds; what was learnt stays."""
+        """Apply new bounds; learnt latencies stay."""
         self.lowest = lowest
         self.highest = highest
         self.limit = min(max(self.limit, lowest), highest)
 
     def sample(self, now: float, latency: float, active: int) -> bool:
-        """Learn a latency in seconds, while `active` permits were in use.  True if the limit may have changed."""
+        """Learn a latency in seconds, with `active` permits in use.  Returns True if the limit may have changed."""
         self._sum += latency
         return self._add(now, active)
 
     def drop(self, now: float, active: int) -> bool:
-        """Learn of a timeout or of an overloaded upstream.  True if the limit may have changed."""
+        """Learn of a timeout or of an overloaded upstream.  Returns True if the limit may have changed."""
         self._drops += 1
         return self._add(now, active)
 
@@ -140,5 +140,5 @@ class Gradient:
             self._peak = (self.limit, short)
 
     def describe(self) -> dict[str, Any]:
-        """Return the limit and what it has learnt, JSON-ready."""
+        """Return limit and latencies as JSON-ready values."""
         return {"limit": int(self.limit), "long_run_latency": self.long}

@@ -2,10 +2,11 @@
 
 Rules:
 
-1. Rank 0 matters most (`sidecar.core.exchange.CRITICAL`).  A tenth of the permits is kept for rank 0, and a tenth more
-   for ranks 0 and 1, but only within 30 s of their last request: while all rank alike, a limit of 100 is 100.
-2. The queue is served by rank, and first in, first out within one.
-3. If the queue is full, the youngest of the lowest rank makes place for a newcomer that ranks higher.
+1. Rank 0 is the most important (`sidecar.core.exchange.CRITICAL`).  A tenth of the permits is kept for rank 0, and a
+   tenth more for ranks 0 and 1, but only for `REMEMBERED` seconds after their last request.  While all requests have
+   one rank, a limit of 100 is 100.
+2. The queue is served by rank, and first in, first out within a rank.
+3. If the queue is full, a newcomer of a higher rank replaces the youngest waiter of the lowest rank.
 """
 
 from __future__ import annotations
@@ -19,20 +20,20 @@ from sidecar.core.outcome import Failure, Outcome
 from sidecar.core.promise import Promise
 
 RESERVED: Final = 0.1
-"""Share of the permits that each rank leaves to those above it."""
+"""Share of the permits that each rank leaves to the ranks above it."""
 REMEMBERED: Final = 30.0
-"""Seconds for which the share is kept after the last request of a higher rank."""
+"""Seconds for which that share is kept after the last request of a higher rank."""
 
 Place = Promise[Outcome | None]
 """Place in the queue.  It resolves to None for a permit, to an outcome for a refusal."""
 Waiters = dict[Place, Handle]
-"""Waiters of one rank in order of arrival, each with the timer that gives it up."""
+"""Waiters of one rank in order of arrival, each with the timer that refuses it."""
 Refuse = Callable[[str], Outcome]
-"""Makes a refusal of its reason."""
+"""Returns a refusal with the given reason."""
 
 
 class Permits:
-    """Permits in use, and who waits for one."""
+    """Permits in use, and the queue of requests that wait for one."""
 
     def __init__(self, env: Env) -> None:
         self.active = 0
@@ -50,18 +51,18 @@ class Permits:
         self._handing = False
 
     def retune(self, limit: int, size: int) -> None:
-        """Take another limit and queue size.  Permits in use stay in use, and waiters keep their places."""
+        """Apply another limit and queue size.  Permits in use stay in use, and waiters keep their places."""
         self.limit = limit
         self.size = size
         self._below_default = max(1, int(limit * (1 - 2 * RESERVED) + 1e-9))
         self._below_critical = max(1, int(limit * (1 - RESERVED) + 1e-9))
         if any(self._queue):
-            self._hand_on()
+            self._serve_queue()
 
     # ----- permits
 
     def ceiling(self, rank: int) -> int:
-        """Return the permits that a rank may use, together with all others."""
+        """Return the number of permits in use up to which a rank may take another one."""
         if rank == CRITICAL:
             return self.limit
         recent = self._now() - REMEMBERED
@@ -70,7 +71,7 @@ class Permits:
         return self._below_default if max(self._seen) > recent else self.limit
 
     def take(self, rank: int) -> bool:
-        """Take a permit.  False if there is none for this rank, or if others wait for it."""
+        """Take a permit.  Returns False if there is none for this rank, or if others wait for one."""
         if rank != SHEDDABLE:
             self._seen[rank] = self._now()
         if self.active >= self._below_default and (self.active >= self.ceiling(rank) or any(self._queue[: rank + 1])):
@@ -79,14 +80,14 @@ class Permits:
         return True
 
     def release(self, _broken: Failure | None = None) -> None:
-        """Give a permit back.  Fits `Body.on_close`."""
+        """Return a permit.  The argument is that of `Body.on_close`, and unused."""
         self.active -= 1
-        critical, default, sheddable = self._queue  # one by one, which costs less than `any` does
+        critical, default, sheddable = self._queue  # written out, since `any` costs more
         if critical or default or sheddable:
-            self._hand_on()
+            self._serve_queue()
 
-    def _hand_on(self) -> None:
-        """Give free permits to waiters.  One that ends at once releases in here; the loop goes on instead."""
+    def _serve_queue(self) -> None:
+        """Give free permits to waiters.  A waiter that ends at once releases its permit within this loop."""
         if self._handing:
             return
         self._handing = True
@@ -95,7 +96,7 @@ class Permits:
                 queue = self._queue[rank]
                 place = next(iter(queue))
                 queue.pop(place).cancel()
-                if not place.cancelled():  # a cancelled Task leaves only in the next turn of the loop
+                if not place.cancelled():  # a cancelled task calls `leave` only in the next turn of the loop
                     self.active += 1
                     place.resolve(None)
         finally:
@@ -116,7 +117,10 @@ class Permits:
         return sum(map(len, self._queue[: rank + 1]))
 
     def join(self, rank: int, patience: float, refuse: Refuse) -> Place | None:
-        """Return a place in the queue for `patience` seconds, None if all are taken.  `leave` it if awaiting fails."""
+        """Return a place in the queue for `patience` seconds; None if all are taken.
+
+        The caller must `leave` the place if awaiting it fails.
+        """
         loser: Place | None = None
         if self.queued >= self.size:
             lower = next((queue for queue in self._queue[:rank:-1] if queue), None)
@@ -135,7 +139,7 @@ class Permits:
             place.resolve(refuse("no permit came free in the time that it could wait"))
 
     def leave(self, rank: int, place: Place) -> None:
-        """Give back the place of a cancelled waiter, or its permit if that has just come."""
+        """Remove the place of a cancelled waiter, or return its permit if it has just got one."""
         timer = self._queue[rank].pop(place, None)
         if timer is not None:
             timer.cancel()

@@ -13,10 +13,10 @@ Count = Annotated[int, Field(ge=1, le=1_000_000)]
 
 
 class AdaptiveSpec(Model):
-    """Finds the limit by the latency of responses (Gradient2 of Netflix's concurrency-limits)."""
+    """Adaptive limit that follows the latency of responses (Gradient2 of Netflix's concurrency-limits)."""
 
     min: Count = 4
-    """Lowest limit: so many requests may always be in flight, to measure latency by."""
+    """Lowest limit.  That many requests may always be in flight, so that latency can be measured."""
     max: Count = 1000
     """Highest limit."""
 
@@ -31,13 +31,13 @@ class Spec(Block):
     """Limits how many requests may be in flight at once."""
 
     max: Count | None = None
-    """Requests in flight at most.  Beside `adaptive` it is a cap on the adaptive limit."""
+    """Requests in flight at most; beside `adaptive`, the upper bound of the adaptive limit."""
     adaptive: AdaptiveSpec | None = None
     """Bounds of a limit that follows the latency of responses."""
     queue: Annotated[int, Field(ge=0, le=100_000)] = 0
-    """Number of requests that may wait for their turn; by default none waits, and one too many is refused at once."""
+    """Number of requests that may wait for a permit; by default none, so that excess requests are refused at once."""
     queue_timeout: Duration = 0.1
-    """Longest time that a request waits."""
+    """Longest time for which a request waits."""
 
     @model_validator(mode="after")
     def _is_limited(self) -> Spec:

@@ -6,12 +6,12 @@ Rules (`docs/design/concurrency.md` has the reasons):
 
 1. Criticality decides who is refused: sheddable first, critical last (SRE book, ch. 21; `permits.py`).
 2. A request whose deadline leaves no time for the queue and a usual response is refused at once.
-3. A refusal says to come back in a second.
+3. A refusal has a Retry-After of a second.
 4. The adaptive limit learns from responses below 500 that needed one attempt.
 5. The routes of an upstream share its permits, and a reload changes the limit but not the permits in use.
-6. A request that finds no permit takes that of the one that has waited for its own client longest
-   (`docs/design/slow-clients.md`).  The more requests are in the queue, the sooner.
-7. `mode: observe` lets everything pass, counts what would have found neither permit nor place, and keeps learning.
+6. A request that finds no permit ends the request that has waited for its own client longest, and takes its permit
+   (`docs/design/slow-clients.md`).  The more requests are in the queue, the sooner this happens.
+7. `mode: observe` lets everything pass, counts requests that found neither permit nor place, and keeps learning.
 """
 
 from __future__ import annotations
@@ -30,29 +30,29 @@ from sidecar.stages.concurrency.permits import Permits, Place
 from sidecar.stages.concurrency.spec import Spec
 
 RETRY_AFTER: Final = 1.0
-"""Seconds after which a refused client may come back.  An overload passes sooner; a spread of returns matters more."""
+"""Retry-After of a refusal, in seconds.  An overload passes sooner, but a spread of returns matters more."""
 WEIGHT: Final = 0.1
-"""Weight of the newest response in the usual time of one."""
+"""Weight of the newest response in the usual response time."""
 TOO_BUSY: Final = (429, 503)
 """Statuses by which an upstream says that it is overloaded."""
 TOO_SLOW: Final = ("timeout", "connect_timeout")
 """Failures that show an overload."""
 LEAST_PAUSE: Final = 0.005
-"""Least seconds between two looks for a request that gives way."""
+"""Least seconds between two searches for a request to end."""
 LOOK_EVERY: Final = 0.05
-"""Seconds between two looks for a request that gives way, after one that has found none; fewer in a crowd."""
+"""Seconds between two searches for a request to end, after one without result; fewer if many requests wait."""
 NO_PERMIT: Final = "there is no permit left for its criticality"
 
 
 class Bulkhead:
-    """State that survives a reload: the permits, and what was learnt about the upstream."""
+    """State that survives a reload: permits, and learnt latencies of the upstream."""
 
     def __init__(self, spec: Spec, env: Env, labels: dict[str, str]) -> None:
         self.permits = permits = Permits(env)
         self.gradient: Gradient | None = None
         """Adaptive limit; None for a plain one."""
         self.typical = 0.0
-        """Seconds from the permit to the head of a response, usually.  A plain limit does not learn it."""
+        """Usual seconds from the permit to the head of a response.  A plain limit does not learn them."""
         self.retune(spec)
         env.meter.gauge(metrics.CONCURRENCY_ACTIVE, lambda: permits.active, **labels)
         env.meter.gauge(metrics.CONCURRENCY_LIMIT, lambda: permits.limit, **labels)
@@ -75,7 +75,7 @@ class Bulkhead:
         self.permits.retune(int(self.gradient.limit) if self.gradient else self.cap, self.queue)
 
     def learn(self, x: Exchange, outcome: Outcome, now: float, latency: float) -> None:
-        """Learn from the head of a response, or from its failure, after so many seconds."""
+        """Learn from the head of a response or a failure, which came `latency` seconds after the permit."""
         failure = outcome.failure
         if failure is None and outcome.status < 500 and len(x.attempts) <= 1:
             self.typical += (latency - self.typical) * (WEIGHT if self.typical else 1.0)
@@ -98,7 +98,7 @@ class Bulkhead:
 
 
 class Refuser:
-    """Refusals of one route, and the count of what is only observed."""
+    """Refusals of one route, and the search for requests that give way."""
 
     def __init__(self, spec: Spec, ctx: BuildContext, permits: Permits) -> None:
         self._permits = permits
@@ -106,11 +106,11 @@ class Refuser:
         self._now = ctx.env.now
         self._make_way: Callable[[str, int, int], bool] = ctx.resources("make_way", ctx.upstream)
         self._route = ctx.route if ctx.scope == "route" else ""
-        """Route whose requests hold the permits; empty for all routes of the upstream."""
+        """Route whose requests hold the permits; empty if those of all routes of the upstream do."""
         self._next_look = 0.0
-        """Instant before which no request is looked for that gives way."""
+        """Instant before which no request to end is searched for."""
         self.observed: Counter | None = None
-        """Counts what would have been refused; None refuses."""
+        """Counts requests that would have been refused; None to refuse them."""
         if not spec.is_enforced:
             self.observed = ctx.env.meter.counter(metrics.WOULD_REFUSE, policy="concurrency", route=ctx.route)
 
@@ -121,7 +121,7 @@ class Refuser:
         return failed(OVERLOADED, Refusal("concurrency", self._where, detail, limit, active, RETRY_AFTER))
 
     def make_way(self) -> bool:
-        """End the request with a permit that has waited for its own client longest; False if there is none."""
+        """End the request that has waited for its own client longest.  Returns False if none waits for its client."""
         now = self._now()
         if now < self._next_look:
             return False
@@ -133,20 +133,19 @@ class Refuser:
 
     @property
     def pause(self) -> float:
-        """Seconds until it is worth while to look again: the fewer, the more requests wait for each permit, as for the
-        time that each may wait for its client."""
+        """Seconds until the next search: the more requests wait for each permit, the fewer."""
         queued, limit = self._permits.queued, self._permits.limit
         return LOOK_EVERY if queued <= limit else max(LEAST_PAUSE, LOOK_EVERY * limit / queued)
 
     def observe(self, observed: Counter) -> None:
-        """Admit what would have been refused.  Count it if no place in the queue would have been left either."""
+        """Admit a request that would have been refused, and count it if the queue would have had no place either."""
         if self._permits.active >= self._permits.limit + self._permits.size:
             observed.value += 1
         self._permits.active += 1
 
 
 class PlainLimit:
-    """Limit without a queue that does not adapt: a permit or a refusal."""
+    """Fixed limit without a queue: a request gets a permit or a refusal."""
 
     __slots__ = ("_permits", "_refuser")
 
@@ -168,12 +167,12 @@ class PlainLimit:
 
 
 class QueuedLimit:
-    """Limit with a queue, or one that adapts.  A ticket is the instant of the permit."""
+    """Limit with a queue, or adaptive limit.  A ticket is the instant of the permit."""
 
     __slots__ = ("_bulkhead", "_call_later", "_is_pressing", "_now", "_patience", "_permits", "_refuser")
 
     def __init__(self, bulkhead: Bulkhead, refuser: Refuser, patience: float, env: Env) -> None:
-        """`patience` is how many seconds a request may wait."""
+        """`patience` is the number of seconds for which a request may wait."""
         self._bulkhead = bulkhead
         self._permits = bulkhead.permits
         self._refuser = refuser
@@ -181,7 +180,7 @@ class QueuedLimit:
         self._now = env.now
         self._call_later = env.call_later
         self._is_pressing = False
-        """True while a look for a request that gives way is scheduled."""
+        """True while a search for a request to end is scheduled."""
 
     def admit(self, x: Exchange) -> float | Outcome | Wait:
         if self._permits.take(x.criticality):
@@ -192,7 +191,7 @@ class QueuedLimit:
         ended = self._now()
         latency = ended - ticket
         if x.stream is not None:
-            latency -= x.stream.held_for(ended)  # the client's time
+            latency -= x.stream.held_for(ended)  # time in which the client did not read
         self._bulkhead.learn(x, outcome, ended, latency)
         return outcome
 
@@ -223,7 +222,7 @@ class QueuedLimit:
         return Wait(self._wait(x, rank, place, now))
 
     async def _wait(self, x: Exchange, rank: int, place: Place, began: float) -> float | Outcome:
-        """Wait at a place in the queue for a permit or a refusal."""
+        """Wait in the queue; return the instant of the permit, or the refusal."""
         try:
             refusal: Outcome | None = await place
             now = self._now()
@@ -235,7 +234,7 @@ class QueuedLimit:
             raise
 
     def _press(self) -> None:
-        """Let requests that wait for their clients give way to those in the queue."""
+        """End requests that wait for their own clients, so that queued requests get their permits."""
         permits = self._permits
         for _ in range(permits.queued):
             if not self._refuser.make_way():

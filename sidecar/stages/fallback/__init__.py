@@ -1,7 +1,7 @@
-"""Fallback: what to respond when the response would be a failure.
+"""Fallback: responses in place of failures.
 
-- `spec.py`: what a policy file may say.
-- `stage.py`: the stage, and the steps that it takes in order.
+- `spec.py`: the block in a policy file.
+- `stage.py`: the stage, and the steps that it tries in order.
 
 `docs/design/fallback.md` has the reasons.
 """

@@ -16,7 +16,7 @@ from sidecar.core.template import header_safe
 from sidecar.core.units import Size, status_hint
 
 REFUSALS: Final = ("breaker_open", "overloaded", "no_endpoint", "transform_failed")
-"""Failures of the sidecar's own that `on` may name besides the conditions of retry and breaker."""
+"""Failures of the sidecar itself that `on` may name, beside the conditions of retry and breaker."""
 DEFAULT_ON: Final = ("connect_failure", "reset", "timeout", "protocol_error", "5xx", *REFUSALS)
 RESERVED: Final = HOP_BY_HOP | {b"content-length", b"x-sidecar-fallback", b"x-sidecar-reason"}
 """Fields that the sidecar sets itself."""
@@ -60,12 +60,12 @@ Text = Annotated[str, BeforeValidator(_template)]
 
 
 class FixedResponseSpec(Model):
-    """Response that the policy file gives."""
+    """Fixed response, given in the policy file."""
 
     status: Annotated[int, Field(ge=200, le=599)]
     """Status of the response."""
     headers: Annotated[dict[str, Text], AfterValidator(_fields)] = Field({})
-    """Fields and their values, which may be templates; one that comes out empty is left out."""
+    """Fields and their values, which may be templates; a field whose template is empty is left out."""
     json_: Annotated[Any, BeforeValidator(_template), Field(alias="json")] = None
     """Body as a JSON value; texts in it may be templates."""
     body: Text | None = None
@@ -84,9 +84,9 @@ class StepSpec(Model):
     """Step to try; written `stale`, `{upstream: NAME}` or `{response: {...}}`."""
 
     stale: Literal[True] | None = None
-    """Use the outdated response that the cache still has."""
+    """Use the stale response that the cache has, however old it is."""
     upstream: str | None = None
-    """Ask another upstream."""
+    """Name of another upstream to ask."""
     response: FixedResponseSpec | None = None
 
     @model_validator(mode="before")
@@ -111,14 +111,14 @@ class StepSpec(Model):
 
 
 class Spec(Block):
-    """Replaces a response that would be a failure: the steps in order, until one has something."""
+    """Replaces a response that would be a failure, by the first step that has a response."""
 
     steps: Annotated[list[StepSpec], Field(min_length=1, max_length=10)]
     """Steps to try, in order."""
     on: Annotated[tuple[Trigger, ...], Field(strict=False, min_length=1)] = DEFAULT_ON
     """Failures and statuses that are replaced."""
     max_body: Size = 64 * 1024
-    """Longest request body that is kept; with a longer one no other upstream can stand in."""
+    """Longest request body that is kept for another upstream; a request with a longer one is not sent to it."""
 
     @model_validator(mode="before")
     @classmethod

@@ -1,15 +1,16 @@
-"""Stage `fallback`: replaces a failure by the first of its steps that has something.
+"""Stage `fallback`: replaces a failure by the response of the first step that has one.
 
 Rules:
 
-1. If a step's response is a failure too, the next step is tried.  If no step has anything, the failure stands as it is.
-2. Another upstream gets only what a retry may send again: anything that the first one cannot have seen, else idempotent
-   methods and requests with an Idempotency-Key.  The body must be whole; up to `max_body` it is kept.
-3. What stands under that upstream holds for it; the breaker and the retries of this route do not.
-4. A response that stands in says so (`x-sidecar-fallback: stale | upstream | response`), and why (`x-sidecar-reason`).
-5. A field of a `response` whose template comes out empty is left out.
+1. If a step's response is a failure too, the next step is tried.  If no step has a response, the first failure is the
+   outcome.
+2. Another upstream gets only requests that a retry may send again: those that the first one cannot have seen, those
+   with an idempotent method or an Idempotency-Key.  The body must be whole; up to `max_body` of it is kept.
+3. The policies under that upstream apply to it.  The breaker and the retries of this route do not.
+4. The response names its kind (`x-sidecar-fallback: stale | upstream | response`) and the reason (`x-sidecar-reason`).
+5. A field of a `response` whose template is empty is left out.
 
-The cache leaves `x.stale` on the exchange if it has something.
+The cache sets `x.stale` if it has a stale response.
 """
 
 from __future__ import annotations
@@ -31,17 +32,17 @@ from sidecar.stages.fallback.spec import FixedResponseSpec, Spec, StepSpec
 
 
 class Step(Protocol):
-    """Something that may stand in for a failure."""
+    """Step that may have a response in place of a failure."""
 
     kind: str
     """`stale`, `upstream` or `response`."""
 
     async def take(self, x: Exchange, outcome: Outcome) -> Outcome | None:
-        """Return what stands in for the outcome; None if the step has nothing."""
+        """Return an outcome in place of the failed one; None if the step has none."""
 
 
 class StaleStep:
-    """Outdated response that the cache still has."""
+    """Step that takes the stale response of the cache."""
 
     kind = "stale"
 
@@ -50,7 +51,7 @@ class StaleStep:
 
 
 class UpstreamStep:
-    """Response of another upstream."""
+    """Step that asks another upstream."""
 
     kind = "upstream"
 
@@ -72,7 +73,7 @@ class UpstreamStep:
 
 
 class ResponseStep:
-    """Response that the policy file gives."""
+    """Step with a fixed response from the policy file."""
 
     kind = "response"
 
@@ -99,18 +100,18 @@ class ResponseStep:
 
 
 class FallbackStage:
-    """Steps of one route, and when they are taken."""
+    """Fallback policy of one route: its steps, and the failures that they replace."""
 
     def __init__(self, spec: Spec, ctx: BuildContext) -> None:
         self.conditions = Conditions(spec.on)
         self.observed: Counter | None = None
-        """Counts what would have been replaced; None replaces."""
+        """Counts outcomes that would have been replaced; None to replace them."""
         if not spec.is_enforced:
             self.observed = ctx.env.meter.counter(metrics.WOULD_REFUSE, policy="fallback", route=ctx.route)
         self.steps = [self._compile(step, ctx) for step in spec.steps]
         needs_body = spec.is_enforced and any(step.upstream for step in spec.steps)
         self.max_body = spec.max_body if needs_body else -1
-        """Bytes of a request body that are kept for another upstream; negative to keep none."""
+        """Bytes of the longest request body that is kept for another upstream; negative to keep none."""
 
     @staticmethod
     def _compile(spec: StepSpec, ctx: BuildContext) -> tuple[Step, Counter]:
@@ -139,13 +140,13 @@ class FallbackStage:
         return Wait(self.replace(x, outcome))
 
     def is_due(self, outcome: Outcome) -> bool:
-        """True for an outcome that is to be replaced."""
+        """True if the outcome is to be replaced."""
         if outcome.failure is None:
             return self.conditions.match(outcome)
         return outcome.failure.code in self.conditions.codes
 
     async def replace(self, x: Exchange, outcome: Outcome) -> Outcome:
-        """Return the first thing that can stand in, else the outcome itself."""
+        """Return the outcome of the first step that has one, else the failed outcome itself."""
         for step, counter in self.steps:
             found = await step.take(x, outcome)
             if found is None:

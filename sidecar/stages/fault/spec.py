@@ -27,7 +27,7 @@ class UniformSpec(Model):
 
 
 class LatencySpec(Model):
-    """Waits before the upstream is asked."""
+    """Latency before the upstream is asked."""
 
     fixed: Duration | None = None
     """Duration of every wait."""
@@ -44,7 +44,7 @@ class LatencySpec(Model):
 
 
 class AbortSpec(Model):
-    """Responds in the upstream's place."""
+    """Response in the upstream's place."""
 
     status: Annotated[int, Field(ge=200, le=599)] = 503
     """Status of the response."""
@@ -53,7 +53,7 @@ class AbortSpec(Model):
 
 
 class ResetSpec(Model):
-    """Breaks the connection off."""
+    """Reset of the connection."""
 
     share: Share
     """Share of all attempts."""
@@ -63,7 +63,7 @@ class Spec(Block):
     """Injects faults."""
 
     when: RequestWhen | None = None
-    """Condition on the head of the request, such as `request.headers['x-drill'] == 'yes'`; without it all requests."""
+    """Condition on the head of the request, such as `request.headers['x-drill'] == 'yes'`; by default all requests."""
     latency: LatencySpec | None = None
     abort: AbortSpec | None = None
     reset: ResetSpec | None = None

@@ -1,14 +1,14 @@
-"""Stage `fault`: delays, answers or breaks off a share of the attempts.
+"""Stage `fault`: delays, answers or resets a share of the attempts.
 
 Rules:
 
 1. An injected fault looks like one of the upstream: `abort` is a real response, `reset` a connection that is closed
-   after the request.  A `latency` that outlasts the attempt's timeout or the deadline ends as a timeout then.  One
-   below a second is a usual answer, for which a caller's deadline can be too short (`upstream.answer_times`).
-2. Each kind is drawn on its own for each attempt, from `Env`, so a seed repeats the same faults.  If several strike,
-   the latency comes first, and the reset wins over the abort.
+   after the request.  A `latency` that exceeds the attempt's timeout or the deadline ends as a timeout at that time.
+   One below a second counts as a usual answer, for which a caller's deadline can be too short (`answer_times`).
+2. Each kind is drawn separately for each attempt, from `Env`, so a seed repeats the same faults.  If several are
+   drawn, the latency comes first, and the reset wins over the abort.
 3. An injected response says `x-sidecar-reason: fault_injected`; the attempt's endpoint in the access log is `fault`.
-4. `mode: observe` counts what it would have injected.
+4. `mode: observe` counts the faults that would have been injected.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from sidecar.upstream.answer_times import UNKNOWN
 
 CAUSE: Final = "injected by the fault policy"
 ENDPOINT: Final = "fault"
-"""Endpoint of an attempt that ended here."""
+"""Endpoint of an attempt that an injected fault has ended."""
 
 
 class FaultStage:
-    """Faults of one route."""
+    """Fault injection of one route."""
 
     def __init__(self, spec: Spec, ctx: BuildContext) -> None:
         self.env = ctx.env
@@ -48,7 +48,7 @@ class FaultStage:
             kind: counter(metrics.FAULTS, route=ctx.route, kind=kind) for kind in ("latency", "abort", "reset")
         }
         self.observed: Counter | None = None
-        """Counts what would have been injected; None injects."""
+        """Counts faults that would have been injected; None to inject them."""
         if not spec.is_enforced:
             self.observed = counter(metrics.WOULD_REFUSE, policy="fault", route=ctx.route)
 
@@ -64,7 +64,7 @@ class FaultStage:
         return Wait(self.inject(x, delay, end))
 
     def draw(self) -> tuple[float, str]:
-        """Return what strikes an attempt: seconds of latency, and `abort`, `reset` or an empty string."""
+        """Draw the faults of an attempt: seconds of latency, and `abort`, `reset` or an empty string."""
         uniform = self._uniform
         delay = 0.0
         if self.latency is not None and uniform() < self.latency.share:
@@ -79,7 +79,7 @@ class FaultStage:
         return delay, ""
 
     async def inject(self, x: Exchange, delay: float, end: str) -> Outcome:
-        """Delay an attempt by so many seconds, then end it or let it go on."""
+        """Delay an attempt by `delay` seconds, then end it as `end` says, or let it go on if `end` is empty."""
         env = self.env
         if x.trace is not None:
             x.trace.note(events.FAULTED, attempt=x.attempt, latency=delay, kind=end or "latency")

@@ -1,7 +1,7 @@
 """Hedge: a second request when the first one is slow; the first good response wins.
 
-- `spec.py`: what a policy file may say.
+- `spec.py`: the block in a policy file.
 - `stage.py`: the stage, and the race of one request with its hedges.
 
-`docs/design/hedge.md` has the rules' reasons, and why the first attempt runs without a task.
+`docs/design/hedge.md` has the reasons.
 """

@@ -1,18 +1,18 @@
-"""Stage `hedge`: asks a second time after `after`; the first good response wins.
+"""Stage `hedge`: sends a second request after `after`; the first good response wins.
 
 Dean and Barroso, "The Tail at Scale" (2013): a second request after the 95th percentile cuts the tail for little load.
 
 Rules:
 
-1. Only a request that can be asked twice at once is hedged: its body is whole, it is nobody's retry, and its method is
-   safe (RFC 9110 9.2.1) or named.  An Idempotency-Key does not help: servers answer the second of two with 409.
-2. A hedge is paid for from the upstream's retry budget, and not started if usual responses would come too late.
-3. A good response is one below 500 that is not 429.  A failure waits for the others; if none is good, a response is
-   better than a failure, and the earlier one better than the later.
+1. Only a request that can be sent twice at once is hedged: its body is whole, it is not marked as a retry, and its
+   method is safe (RFC 9110 9.2.1) or named.  An Idempotency-Key does not help: the second of two is answered 409.
+2. A hedge takes from the upstream's retry budget, and is not started if a usual response would come too late.
+3. A good response is one below 500 that is not 429.  A failed attempt waits for the others.  If none is good, a
+   response is preferred to a failure, and an earlier one to a later.
 4. Losers are cancelled, with their streams.  Cancelling the request cancels all.
 5. The first attempt is the ordinary way of the request through the stages further in; a hedge that wins before it has
    ended supersedes it.
-6. A request that is answered in time costs neither a task nor a timer of its own: one timer watches a queue of all.
+6. A request that is answered in time needs neither a task nor a timer of its own: one timer watches the queue of all.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from sidecar.stages.hedge.spec import Spec
 EARLY: Final = 1e-4
 """Seconds by which a timer may fire too soon."""
 MEMORY: Final = 1 / 32
-"""Weight of the latest response in the usual time of one."""
+"""Weight of the latest response in the usual response time."""
 
 
 class HedgeStage:
@@ -49,14 +49,14 @@ class HedgeStage:
         self.methods = frozenset(method.encode() for method in spec.methods)
         self.budget = ctx.resources("retry_budget", ctx.upstream)
         self.usual = 0.0
-        """Seconds that responses lately took."""
+        """Seconds that recent responses took, as a moving average."""
         meter = ctx.env.meter
         self.counters = {
             result: meter.counter(metrics.HEDGES, route=ctx.route, result=result)
             for result in ("won", "lost", "budget", "deadline")
         }
         self.observed: Counter | None = None
-        """Counts what would have been started; None starts hedges."""
+        """Counts hedges that would have been started; None to start them."""
         if not spec.is_enforced:
             self.observed = meter.counter(metrics.WOULD_REFUSE, policy="hedge", route=ctx.route)
         self._waiting: dict[Race, None] = {}
@@ -76,7 +76,7 @@ class HedgeStage:
         return race
 
     def answer(self, x: Exchange, ticket: Race | None, outcome: Outcome) -> Outcome | Wait:
-        """Pass on the first good response, or the best of those that are not."""
+        """Return the first good response, or the best of the others."""
         return outcome if ticket is None else ticket.decide(outcome)
 
     def settle(self, x: Exchange, ticket: Race | None, outcome: Outcome) -> None:
@@ -88,19 +88,19 @@ class HedgeStage:
         race.due = now + self.after
         self._waiting[race] = None
         if self._timer is None:
-            self._timer = self.env.call_later(self.after, self._look)
+            self._timer = self.env.call_later(self.after, self._start_due)
 
-    def _look(self) -> None:
-        """Start the hedges that are due.  The timer stays set meanwhile: a race that joins sets no second one."""
+    def _start_due(self) -> None:
+        """Start the hedges that are due.  The timer counts as set meanwhile, so a new race sets no second one."""
         now = self.env.now()
         waiting = self._waiting
         while (race := next(iter(waiting), None)) is not None and race.due - now < EARLY:
             del waiting[race]
             race.hedge(now)
-        self._timer = None if race is None else self.env.call_later(race.due - now, self._look)
+        self._timer = None if race is None else self.env.call_later(race.due - now, self._start_due)
 
     def leave(self, race: Race) -> None:
-        """Take a race out of the queue."""
+        """Remove a race from the queue."""
         self._waiting.pop(race, None)
 
     def __repr__(self) -> str:
@@ -108,7 +108,7 @@ class HedgeStage:
 
 
 class Race:
-    """One request and its hedges."""
+    """Race of one request's first attempt and its hedges."""
 
     __slots__ = (
         "_best", "_call", "_hedges", "_in_flight", "_last", "_stage", "_started", "_winner", "_x", "began", "due",
@@ -132,9 +132,9 @@ class Race:
         self._in_flight = 0
         """Number of hedges without a result."""
         self._best: Outcome | None = None
-        """Outcome to return if none is good; None until an attempt has failed."""
+        """Outcome to return if none is good; None while no attempt has failed."""
         self._winner: Outcome | None = None
-        """Good response of a hedge."""
+        """Good response of a hedge; None until there is one."""
         self._last: Promise[None] | None = None
         """Promise that the request waits for once its first attempt has failed; None until then."""
 
@@ -156,13 +156,13 @@ class Race:
         return self._conclude()
 
     async def _wait(self) -> Outcome:
-        """Wait for the hedges."""
+        """Wait until a hedge is good or all have ended, and return the outcome of the race."""
         self._last = last = Promise[None]()
         await last
         return self._conclude()
 
     def _conclude(self) -> Outcome:
-        """Return the winner, or else the best."""
+        """End the race and return the good response, or else the best outcome."""
         outcome = self._winner
         if outcome is None:
             outcome, self._best = self._best, None
@@ -197,7 +197,7 @@ class Race:
             stage.watch(self, stage.env.now())
 
     def _ended(self, call: Call) -> None:
-        """Take the result of a hedge."""
+        """Record the outcome of a hedge, and end the race if that is good."""
         self._in_flight -= 1
         outcome = call.value
         if outcome is None:
@@ -227,7 +227,7 @@ class Race:
             outcome.discard()
 
     def close(self) -> None:
-        """End the race: cancel the hedges, and discard what is left."""
+        """End the race: cancel the hedges, and discard unused outcomes."""
         self.is_over = True
         self._call = None
         self._stage.leave(self)

@@ -1,9 +1,8 @@
-"""Retry: the same request again if that may help, can do no harm, and is affordable.
+"""Retry: another attempt if it may help, can do no harm, and the budget allows it.
 
-- `spec.py`: what a policy file may say.
-- `stage.py`: the stage, and the questions that can end retrying.  Start reading here.
+- `spec.py`: the block in a policy file.
+- `stage.py`: the stage, and the checks that can end retrying.  Start reading here.
 - `strategies.py`: the adapter of tenacity, and the only file that imports it: when to stop, how long to wait.
 
-The retry budget belongs to the upstream (`sidecar.upstream.budget`).  Why the questions come in this order stands in
-`docs/design/retry.md`.
+The retry budget belongs to the upstream (`sidecar.upstream.budget`).  `docs/design/retry.md` has the reasons.
 """

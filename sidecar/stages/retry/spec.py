@@ -17,22 +17,22 @@ class BackoffSpec(Model):
     """Wait before the next attempt."""
 
     base: Duration = 0.025
-    """First wait; each further one is twice as long (Envoy: 25ms)."""
+    """First wait; each further wait is twice as long (Envoy: 25ms)."""
     max: Duration = 0.25
     """Longest wait (Envoy: ten times the base)."""
     jitter: Literal["full", "equal", "none"] = "full"
-    """`full` waits for a random part of the wait, `equal` for a half at least, `none` for the whole."""
+    """Randomness of a wait: `full` waits for a random part of it, `equal` for a half at least, `none` for all of it."""
 
 
 class RetryAfterSpec(Model):
-    """Obedience to a Retry-After of the upstream."""
+    """Treatment of a Retry-After of the upstream."""
 
     max: DurationOrZero = 5.0
     """Longest Retry-After that is waited for; a response that asks for more is passed on."""
 
 
 class WhenSpec(Model):
-    """Condition on a response, for errors that its status does not tell."""
+    """Condition on a response, for errors that its status does not show."""
 
     when: ResponseWhen
     """Expression such as `response.status == 200 && response.body.error == 'busy'`; a body is read up to 64 KiB."""

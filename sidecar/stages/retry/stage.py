@@ -1,17 +1,17 @@
-"""Stage `retry`: sends a request again if that may help, can do no harm, and is affordable.
+"""Stage `retry`: sends a request again if that may help, can do no harm, and the budget allows it.
 
-An outcome that `on` names is retried: a failure, a status, or what a condition finds in a response.  These questions,
-in this order, can end it; the answer is `x.retry_stopped`, a label of a counter and a field of the access log:
+An outcome that `on` names is retried: a failure, a status, or a response that meets a condition.  These checks, in this
+order, can end retrying.  The first that does is `x.retry_stopped`, a counter's label and a field of the access log:
 
-1. `marked`: a caller retries already.  Three layers of three attempts make 27 (SRE book ch. 22).
+1. `marked`: the request is a caller's retry.  Three layers of three attempts make 27 (SRE book ch. 22).
 2. `method`: the upstream may have seen the request, and the method may not be repeated (RFC 9110 9.2.2).
-3. `attempts`: all of them are made.
+3. `attempts`: `max_attempts` are made.
 4. `body`: the request's body was streamed and is gone.
 5. `retry_after`: the upstream asks for a longer wait than `retry_after.max`.
-6. `deadline`: the wait and the quickest response so far would end too late.
-7. `budget`: the upstream's retry budget is spent.  Asked last, because asking pays.
+6. `deadline`: the wait and the quickest response so far would exceed the deadline.
+7. `budget`: the upstream's retry budget is spent.  This check is the last because it withdraws from the budget.
 
-A refusal of the sidecar is never retried, nor is a hedge.  A request that succeeds touches no strategy.
+A refusal of the sidecar is never retried, nor is a hedge.  A request that succeeds uses no strategy.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ if TYPE_CHECKING:
     from sidecar.stages.retry.strategies import Schedule, State
 
 LATER: Final = ("sidecar.stages.retry.strategies",)
-"""Modules that the first retry needs, and no request before it."""
+"""Modules that are needed from the first retry on, imported once the process serves."""
 MAX_READ: Final = 64 * 1024
-"""Bytes of a response's body that a condition reads; of a longer one it sees the head alone."""
+"""Bytes of the longest response body that a condition reads; of a longer one it sees only the head."""
 
 
 def _expressions(texts: list[str]) -> list[Expression]:
-    """Return conditions on responses; without any, nothing of them is imported."""
+    """Compile conditions on responses.  Without any, `sidecar.expression` is not imported."""
     if not texts:
         return []
     from sidecar.expression.condition import Condition
@@ -64,17 +64,17 @@ class RetryStage:
         self.spec = spec
         self._schedule: Schedule | None = None
         self.observed: Counter | None = None
-        """Counts what would have been retried; None retries."""
+        """Counts requests that would have been retried; None to retry them."""
         if not spec.is_enforced:
             self.observed = ctx.env.meter.counter(metrics.WOULD_REFUSE, policy="retry", route=ctx.route)
         self._retries: dict[str, Counter] = {}
         """Counters by reason: a failure's code or a status."""
         self._denied: dict[str, Counter] = {}
-        """Counters by what has ended retrying."""
+        """Counters by the check that ended retrying."""
 
     @property
     def schedule(self) -> Schedule:
-        """When to stop and how long to wait, made for the first retry; its library is not imported at the start."""
+        """Strategies of the policy, made for the first retry: their library is not imported at the start."""
         if self._schedule is None:
             from sidecar.stages.retry.strategies import Schedule
 
@@ -90,7 +90,7 @@ class RetryStage:
         return len(x.attempts)
 
     def answer(self, x: Exchange, ticket: int, outcome: Outcome) -> Outcome | Wait:
-        """Pass a good outcome on; the ticket is the number of attempts that were made before."""
+        """Pass a good outcome on, or retry.  The ticket is the number of attempts made before."""
         if outcome.failure is None and not self._statuses[outcome.status] and not self.expressions:
             return outcome
         if x.is_hedge or not (self.expressions or self.conditions.match(outcome)):
@@ -98,7 +98,7 @@ class RetryStage:
         return Wait(self.retry(x, outcome, x.attempts[ticket].started if len(x.attempts) > ticket else self.env.now()))
 
     async def retry(self, x: Exchange, outcome: Outcome, began: float) -> Outcome:
-        """Retry until the outcome is good or a question ends it.  `began` is the instant of the first attempt."""
+        """Retry until an outcome is good or a check ends it.  `began` is the instant of the first attempt."""
         env = self.env
         state: State | None = None
         shortest = SHORTEST_ANSWER
@@ -137,7 +137,7 @@ class RetryStage:
         return outcome
 
     async def _meets(self, x: Exchange, outcome: Outcome) -> bool:
-        """True if a response meets one of the conditions on what it says."""
+        """True if a response meets one of the conditions of `on`."""
         if outcome.failure is not None or outcome.tunnel is not None:
             return False
         from sidecar.expression.facts import NO_BODIES, Bodies
@@ -152,8 +152,10 @@ class RetryStage:
         return any(expression.holds(x, outcome, bodies) for expression in self.expressions)
 
     def _stop(self, x: Exchange, outcome: Outcome, state: State, now: float, shortest: float) -> str:
-        """Return what ends retrying; an empty string plans the next attempt, whose response takes `shortest` seconds
-        at least."""
+        """Return the check that ends retrying; if none does, plan the next attempt and return an empty string.
+
+        `shortest` is the least number of seconds in which the upstream can answer.
+        """
         schedule, failure = self.schedule, outcome.failure
         if x.is_retry:
             return "marked"
@@ -172,7 +174,7 @@ class RetryStage:
         return ""
 
     def _may_repeat(self, x: Exchange) -> bool:
-        """True for a method that the policy names, and for POST and PATCH with an Idempotency-Key
+        """True if the policy names the method, or for POST and PATCH with an Idempotency-Key
         (draft-ietf-httpapi-idempotency-key-header)."""
         if x.method in self.methods:
             return True

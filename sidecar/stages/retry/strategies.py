@@ -1,13 +1,13 @@
 """Adapter of tenacity: when to stop retrying, and how long to wait before the next attempt.
 
-tenacity supplies the strategies, and the state of a call that they are asked about.  Its loop is not used: entering it
-costs every request, and some of its predicates retry a cancellation.
+tenacity supplies the strategies and their argument, the state of a call.  Its loop is not used: entering it costs every
+request, and some of its predicates retry a cancellation.
 
 Rules:
 
 1. The state is tenacity's own `RetryCallState`; its times come from `Env`, and its result is the last `Outcome`.
-2. Strategies of ours read what tenacity documents of the state: `outcome`, `attempt_number`, times and sleeps.
-3. Only a request that needs a retry comes here.
+2. The strategies of this module read only documented parts of the state: `outcome`, `attempt_number`, times and sleeps.
+3. A request that needs no retry does not come here.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from sidecar.stages.retry.spec import Spec
 State = RetryCallState
 """State of one request that is retried."""
 LEAST_JITTER: Final = {"full": 0.0, "equal": 0.5, "none": 1.0}
-"""Smallest part of a wait that each kind of jitter draws."""
+"""Smallest share of a wait that each kind of jitter draws."""
 
 
 class WaitRetryAfter(wait_base):
-    """Wait as long as the upstream asks for; not at all if it does not ask."""
+    """Wait for the Retry-After of a response; zero without one."""
 
     def __init__(self, wall: Callable[[], float]) -> None:
         self._wall = wall
@@ -60,7 +60,7 @@ class WaitJittered(wait_base):
 
 
 class Schedule:
-    """Strategies of one policy, asked one by one, so that the answer names the reason."""
+    """Stop and wait strategies of one policy, asked one by one, so that the reason for stopping is known."""
 
     def __init__(self, spec: Spec, env: Env) -> None:
         backoff = wait_exponential(multiplier=spec.backoff.base, max=spec.backoff.max)
@@ -77,7 +77,7 @@ class Schedule:
         return state
 
     def record(self, state: State, outcome: Outcome, now: float) -> None:
-        """Note what an attempt has come to."""
+        """Record the outcome of an attempt."""
         state.set_result(outcome)
         state.outcome_timestamp = now
 
@@ -86,7 +86,7 @@ class Schedule:
         return self._stop(state)
 
     def plan(self, state: State) -> bool:
-        """Decide how long to wait (`state.upcoming_sleep`, in seconds).  False if the upstream asks for too long."""
+        """Set the next wait (`state.upcoming_sleep`, in seconds).  Returns False if the upstream asks for too long."""
         asked = self._asked(state)
         if asked > self._longest:
             return False
@@ -94,6 +94,6 @@ class Schedule:
         return True
 
     def advance(self, state: State) -> None:
-        """Begin the next attempt: the wait is over."""
+        """Begin the next attempt after the wait."""
         state.idle_for += state.upcoming_sleep
         state.prepare_for_next_attempt()

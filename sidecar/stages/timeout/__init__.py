@@ -1,7 +1,7 @@
-"""Timeout: when the whole request, one attempt, and the next piece of a body are due.
+"""Timeout: deadlines of the whole request, of one attempt, and of the next piece of a body.
 
-- `spec.py`: what a policy file may say.
-- `stage.py`: the gate, which stamps these on the exchange.
+- `spec.py`: the block in a policy file.
+- `stage.py`: the gate, which sets the deadlines on the exchange.
 
 Nothing here waits or sets a timer.  Connections carry their deadlines and are swept (`sidecar.upstream.deadlines`).
 """

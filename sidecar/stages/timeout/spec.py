@@ -30,7 +30,7 @@ DurationOrOff = Annotated[
     BeforeValidator(_duration_or_off),
     WithJsonSchema({"anyOf": [DURATION_SCHEMA.json_schema, {"const": "off"}]}),
 ]
-"""Seconds; infinite if it is off."""
+"""Duration in seconds; infinite for `off`."""
 HEADER: Final = "x-request-timeout-ms"
 """Default field.  The downstream connection reads it, Envoy's `x-envoy-expected-rq-timeout-ms` and `grpc-timeout`."""
 
@@ -46,7 +46,7 @@ class Spec(Block):
     idle: DurationOrOff = NEVER
     """Longest pause between two pieces of a body, or of a WebSocket in either direction; no limit by default."""
     header: Annotated[str, Field(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$"), BeforeValidator(_header)] = HEADER
-    """Field in which the milliseconds left come in and go upstream; `off` tells the upstream nothing."""
+    """Field with the milliseconds left, in requests of clients and to the upstream; `off` sends none upstream."""
 
 
 EXAMPLES: Final = ({"request": "3s", "attempt": "1s"}, {"request": "off"})

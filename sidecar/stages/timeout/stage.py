@@ -1,18 +1,18 @@
-"""Stage `timeout`: stamps instants and durations on the exchange.
+"""Stage `timeout`: sets the deadline and the timeouts of an exchange.
 
-Whoever waits reads them: the upstream client sweeps its busy connections, retry and hedge start nothing that cannot
-end, the queue of `concurrency` takes nobody who cannot be served in time, and the time left travels upstream.
+Other parts enforce them.  The upstream client sweeps its busy connections, retry and hedge start no attempt that would
+end too late, the queue of `concurrency` refuses requests that cannot be served in time, and the time left is sent
+upstream.
 
 Rules:
 
-1. `request` counts from the first byte of the request to the last of the response, body and retries included.  (Envoy's
-   route timeout starts at the end of the request; its `max_stream_duration` is like this one.)
-2. A deadline that came with the request is on the exchange already; the earlier instant holds.
+1. `request` counts from the first byte of the request to the last of the response, body and retries included.
+   (Envoy's `max_stream_duration` does the same; its route timeout starts at the end of the request.)
+2. A deadline that came with the request is on the exchange already.  The earlier of the two holds.
 3. If no time is left, the request is refused (504, `timeout`) before anything is sent.
-4. `off` for one key is for streams without an end, such as server-sent events and WebSocket.  It tightens nothing: a
-   silence is ended by `idle` alone, which is off unless it is written.
-5. `mode: observe` stamps nothing, and counts responses that come later than they would have been allowed to.
-6. A log of what was cut off says which timeout it was: in all, of one attempt, or between two pieces of a body.
+4. `off` for a key is for endless streams, such as server-sent events and WebSocket, and changes no other key.
+5. `mode: observe` sets nothing, and counts responses that exceed the limits.
+6. The refusal says which limit was exceeded: of the request, of one attempt, or between two pieces of a body.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from sidecar.stages.timeout.spec import HEADER, Spec
 
 
 class TimeoutStage:
-    """Stamps what is due on the exchange; refuses if no time is left."""
+    """Sets deadline and timeouts on the exchange; refuses a request that has no time left."""
 
     def __init__(self, spec: Spec, ctx: BuildContext) -> None:
         self.request = spec.request
@@ -54,7 +54,7 @@ class TimeoutStage:
         return None if now < x.deadline else self.refuse(x, now)
 
     def read_header(self, x: Exchange) -> None:
-        """Take the time left from a field other than the default one."""
+        """Read the time left from the policy's own field."""
         x.timeout_header = self.header
         if not self.header:
             return
@@ -71,7 +71,7 @@ class TimeoutStage:
         return failed(DEADLINE, Refusal("timeout", self.where, detail, limit=allowed, value=now - x.arrived))
 
     def settle(self, x: Exchange, ticket: object, outcome: Outcome) -> None:
-        """Say in the refusal which timeout it was.  There is nothing to give back."""
+        """Add to a timeout a refusal that says which limit was exceeded.  No resource is released."""
         failure = outcome.failure
         if failure is None or (failure is not TIMEOUT and failure is not SHORT_DEADLINE):
             return
@@ -87,14 +87,14 @@ class TimeoutStage:
         outcome.refusal = Refusal("timeout", self.where, detail, limit, round(now - x.arrived, 3))
 
     def is_attempt_over(self, x: Exchange, now: float) -> bool:
-        """True if the latest attempt has used up its time; else its body paused for too long."""
+        """True if the latest attempt has used up its time; otherwise its body paused for too long."""
         if self.attempt <= self.idle or not x.attempts:
             return self.attempt != NEVER
         return now - max(x.attempts, key=_end).started >= self.attempt
 
 
 class TimeoutObserver:
-    """Counts responses that come too late, whole or in one of their attempts, and changes nothing."""
+    """Counts responses that exceed the limits, in all or in one of their attempts, and changes nothing."""
 
     def __init__(self, spec: Spec, ctx: BuildContext) -> None:
         self.request = spec.request
@@ -107,7 +107,7 @@ class TimeoutObserver:
 
     def settle(self, x: Exchange, ticket: object, outcome: Outcome) -> None:
         if outcome.tunnel is not None or (outcome.failure is not None and outcome.failure.origin == "client"):
-            return  # the deadline ends with a 101; how long it would have taken without the client is unknown
+            return  # a 101 ends the deadline; without the client's failure the duration is unknown
         due = cast("float", ticket)
         is_slow = any(attempt.ended - attempt.started > self.attempt for attempt in x.attempts)
         if is_slow or self.now() > due:

@@ -1,7 +1,7 @@
-"""Bodies: which are read, and the operations on them.
+"""Bodies: reading, and the operations on them.
 
-A body is read if its Content-Type is one that an operation or a condition is for.  Every other body stays streamed, and
-so does one that turns out to be longer than `max_body`.
+A body is read if an operation or a condition is for its Content-Type.  Every other body stays streamed, and so does one
+that turns out to be longer than `max_body`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from sidecar.transform.validators import is_form, is_json
 from sidecar.transform.values import DEPLOYMENT
 
 STATUS: Final[dict[Kind, int]] = {"invalid": 400, "too_large": 413, "coding": 415}
-"""Status of the refusal of a request, by what is wrong with its body."""
+"""Status of the refusal of a request, by the problem with its body."""
 
 
 class Intake:
@@ -42,7 +42,7 @@ class Intake:
         }
 
     def may_pass(self, problem: BodyProblem) -> bool:
-        """True if a message with this problem passes as it is, which is then counted."""
+        """True if a message with this problem passes unchanged; such a pass is counted."""
         if problem.kind not in self._passes:
             return False
         self._skipped[problem.kind].value += 1
@@ -53,7 +53,7 @@ class Intake:
         return read_body(message, self._limit)
 
     def take(self, message: Exchange | Outcome, *, form: bool = False) -> Coroutine[Any, Any, BufferedBody]:
-        """Return the body of a message that may be streamed, once it is whole or too long."""
+        """Wait until a body is whole or too long, and return it."""
         return buffer_body(message, self._limit, form=form)
 
 
@@ -66,25 +66,25 @@ class BodyEdit:
         self._operations = list(_operations(spec, constants))
         convert = spec.convert if isinstance(spec, RequestBodySpec) else None
         self.from_form = convert == "form_to_json"
-        """True if the body is a form that is read as JSON."""
+        """True if a form body is read as JSON."""
         self.to_form = convert == "json_to_form"
         """True if the body is written as a form."""
         tree = spec.template if isinstance(spec, RequestBodySpec) else None
         self.make = None if tree is None else _value(tree, constants)
-        """Makes the body of a request that has none; None if no rule gives one."""
+        """Function that makes the body of a request without one; None if the rule has no `template`."""
 
     def suits(self, content_type: bytes | None) -> bool:
         """True if the operations are for bodies of this type."""
         return is_form(content_type) if self.from_form else is_json(content_type)
 
     def operate(self, document: Document, x: Exchange, outcome: Outcome | None) -> None:
-        """Change a document.  Raises `InvalidBody` if an operation does not fit it."""
+        """Apply the operations to a document.  Raises `InvalidBody` if one does not fit it."""
         for operation in self._operations:
             operation(document, x, outcome)
 
 
 def rewritten(taken: BufferedBody, edits: Sequence[BodyEdit], x: Exchange, outcome: Outcome | None = None) -> bytes:
-    """Return the octets of a body after all edits, or those that came if nothing has changed.
+    """Return the octets of a body after all edits; the received ones if nothing has changed.
 
     Raises `InvalidBody` if an edit does not fit the body.
     """
@@ -118,7 +118,7 @@ def _operations(spec: BodySpec, constants: dict[str, str]) -> Sequence[Operation
 
 
 def _value(tree: Any, constants: dict[str, str]) -> Callable[[Exchange, Outcome | None], Any]:
-    """Return a maker of a policy's value.  A value that does not read the request is made once."""
+    """Return a function that makes a policy's value.  A value without templates of the request is made once."""
     compiled = compile_tree(tree, constants)
     if DEPLOYMENT.issuperset(_names(tree)):
         raw = closed(render_tree(compiled, Exchange(b"GET", b"/")))

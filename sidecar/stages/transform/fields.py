@@ -38,7 +38,7 @@ def _field(name: str) -> str:
 
 def _family(name: str) -> str:
     if "*" in name[:-1] or name == "*":
-        raise ValueError(f"has `{name}`; a star stands at the end of a beginning, such as x-internal-*")
+        raise ValueError(f"has `{name}`; a star may only end a name, such as x-internal-*")
     return _field(name)
 
 
@@ -64,7 +64,7 @@ Json = Annotated[Any, BeforeValidator(check_template)]
 FieldName = Annotated[str, AfterValidator(_field)]
 """Name of a header field."""
 Family = Annotated[str, AfterValidator(_family)]
-"""Name of a header field, or a beginning with a star."""
+"""Name of a header field, or a prefix with a star."""
 Parameter = Annotated[str, Field(min_length=1)]
 """Name of a query parameter."""
 Pointer = Annotated[str, AfterValidator(_pointer)]
@@ -75,16 +75,16 @@ class HeadersSpec(Model):
     """Edits header fields: removed, renamed, set and added, in this order."""
 
     set: Annotated[dict[FieldName, Text], Field(max_length=100)] = Field(default_factory=dict)
-    """Only value of each field; a template that comes out empty leaves the field out."""
+    """Only value of each field; an empty template leaves the field out."""
     add: Annotated[dict[FieldName, Text], Field(max_length=100)] = Field(default_factory=dict)
     """Value of a further line of each field."""
     remove: Annotated[tuple[Family, ...], Field(strict=False, max_length=100)] = ()
-    """Fields to take out, or their beginnings, such as `x-internal-*`."""
+    """Fields to remove; `x-internal-*` removes all with that prefix."""
     rename: Annotated[dict[FieldName, FieldName], Field(max_length=100)] = Field(default_factory=dict)
     """Old and new names; values stay as they are."""
 
     def refuse(self, reserved: frozenset[bytes], instead: dict[str, str]) -> None:
-        """Check that no reserved field is edited.  Raises `ValueError` with what to write instead, by field."""
+        """Raise `ValueError` if a reserved field is edited; `instead` has the remedy by field name."""
         for name in (*self.set, *self.add, *self.remove, *self.rename, *self.rename.values()):
             if name.lower().encode() in reserved:
                 remedy = instead.get(name.lower(), "leave it out")
@@ -95,11 +95,11 @@ class QuerySpec(Model):
     """Edits query parameters: removed, renamed, set and added, in this order."""
 
     set: Annotated[dict[Parameter, Text], Field(max_length=100)] = Field(default_factory=dict)
-    """Only value of each parameter; a template that comes out empty leaves it out."""
+    """Only value of each parameter; an empty template leaves the parameter out."""
     add: Annotated[dict[Parameter, Text], Field(max_length=100)] = Field(default_factory=dict)
-    """Further value of each parameter, beside those that it has."""
+    """Further value of each parameter, beside its present ones."""
     remove: Annotated[tuple[Parameter, ...], Field(strict=False, max_length=100)] = ()
-    """Parameters to take out."""
+    """Parameters to remove."""
     rename: Annotated[dict[Parameter, Parameter], Field(max_length=100)] = Field(default_factory=dict)
     """Old and new names; values stay as they are."""
 
@@ -109,17 +109,17 @@ Pairs = Annotated[dict[Pointer, Pointer], Field(max_length=100)]
 
 
 class BodySpec(Model):
-    """Rewrites a JSON body by JSON Pointers (RFC 6901; `*` is each item of a list).  The operations come in the order
+    """Rewrites a JSON body by JSON Pointers (RFC 6901; `*` is each item of a list).  The operations apply in the order
     below, whatever the order in the file."""
 
     unwrap: Annotated[Pointer, _compiles(pointer.unwrap)] | None = None
     """Member that takes the place of the whole document; with a star, each item is replaced by its own member."""
     select: Annotated[Pointers, Field(min_length=1)] | None = None
-    """Members to keep; all others are taken out."""
+    """Members to keep; all others are removed."""
     remove: Annotated[
         tuple[Annotated[Pointer, _compiles(pointer.remove)], ...], Field(strict=False, max_length=100)
     ] = ()
-    """Members to take out."""
+    """Members to remove."""
     rename: Annotated[dict[Pointer, str], Field(max_length=100)] = Field(default_factory=dict)
     """Members and their new names."""
     move: Pairs = Field(default_factory=dict)
@@ -127,11 +127,11 @@ class BodySpec(Model):
     copy_: Annotated[Pairs, Field(alias="copy")] = Field(default_factory=dict)
     """Members, and the places of their copies."""
     default: Annotated[dict[Pointer, Json], Field(max_length=100)] = Field(default_factory=dict)
-    """Values for members that are missing; objects on the way are made."""
+    """Values for missing members; missing objects on the way are made."""
     set: Annotated[dict[Pointer, Json], Field(max_length=100)] = Field(default_factory=dict)
-    """Values for members, whether they are missing or not; objects on the way are made."""
+    """Values for members, present or missing; missing objects on the way are made."""
     wrap: Annotated[Pointer, _compiles(pointer.wrap)] | None = None
-    """Keys under which the whole document is put; with a star, each of those members."""
+    """Place in a new object to which the whole document moves; with a star, each matched member moves into one."""
 
     @model_validator(mode="after")
     def _fit_together(self) -> BodySpec:

@@ -28,7 +28,7 @@ from sidecar.transform.validators import after_request, ask_for_whole, is_json
 from sidecar.transform.values import Refused
 
 FORWARDED: Final = re.compile(rb"^(forwarded: [^\r]*)", re.MULTILINE)
-"""Matches a line in `Exchange.forwarding`."""
+"""Matches the line `forwarded` in `Exchange.forwarding`."""
 Constants = dict[str, str]
 """Values of `service`, `route` and `upstream` in templates."""
 
@@ -46,7 +46,7 @@ def header_edit(spec: HeadersSpec, constants: Constants) -> HeaderEdit | None:
 
 
 class RequestEdit:
-    """One rule for requests, compiled.  Parts that the rule does not have are None."""
+    """Compiled rule for requests.  Parts that the rule does not have are None."""
 
     __slots__ = ("body", "headers", "host", "method", "path", "query", "when")
 
@@ -76,7 +76,7 @@ class RequestEdit:
         if self.headers is not None:
             self.headers.apply(x, source)
         if self.host is not None and host != source.authority:
-            _tell_host(x, source)
+            _add_host(x, source)
         x.path, x.query, x.authority = path, query, host
         if self.method is not None:
             x.method = self.method
@@ -90,11 +90,11 @@ def _path(spec: RequestRule, constants: Constants) -> PathEdit | None:
     return None if spec.path_regex is None else PathPattern(spec.path_regex.pattern, spec.path_regex.to)
 
 
-def _tell_host(x: Exchange, source: Exchange) -> None:
-    """Tell the upstream which host the client asked for, since its Host is another (RFC 7239 5.3)."""
+def _add_host(x: Exchange, source: Exchange) -> None:
+    """Add the host that the client asked for to the forwarding fields, since Host is rewritten (RFC 7239 5.3)."""
     if source.host and b"x-forwarded-host:" not in x.forwarding:
         x.forwarding += b"x-forwarded-host: %b\r\n" % source.host
-        if source.authority:  # the element of our own hop is the last one of its line
+        if source.authority:  # the element of this hop is the last one of its line
             x.forwarding = FORWARDED.sub(rb'\1;host="%b"' % source.authority, x.forwarding, 1)
 
 
@@ -109,7 +109,7 @@ class RequestRewriter:
     """Rules for requests of one route."""
 
     def __init__(self, spec: RequestSpec, ctx: BuildContext, constants: Constants, *, reads_responses: bool) -> None:
-        """`reads_responses` asks the upstream for whole bodies in a coding that can be undone."""
+        """Compile the rules.  With `reads_responses` the upstream is asked for whole bodies in known codings."""
         rules = [RequestEdit(rule, constants) for rule in (spec, *spec.cases)]
         self.rules = [rule for rule in rules if not rule.is_empty]
         self.intake = Intake(spec, ctx, "request")
@@ -124,7 +124,7 @@ class RequestRewriter:
 
     @property
     def headers_only(self) -> HeaderEdit | None:
-        """The only edit, if it is one of header fields for all requests; else None."""
+        """Edit of header fields, if the rules are nothing else and hold for all requests; otherwise None."""
         rule = self.rules[0] if len(self.rules) == 1 and self.is_certain and not self.reads_responses else None
         others = ("body", "host", "method", "path", "query")
         return None if rule is None or any(getattr(rule, name) is not None for name in others) else rule.headers
@@ -142,7 +142,7 @@ class RequestRewriter:
         return outcome
 
     def head(self, x: Exchange) -> Outcome | None:
-        """Rewrite all but the body.  Return the refusal of a request that cannot be rewritten, else None."""
+        """Rewrite all but the body.  Return the refusal of a request that cannot be rewritten; None if it was."""
         return self._head(x, self.rules if self.is_certain else self.active(x))
 
     def _head(self, x: Exchange, rules: list[RequestEdit]) -> Outcome | None:
@@ -157,7 +157,7 @@ class RequestRewriter:
         return None
 
     async def whole(self, x: Exchange) -> Outcome | None:
-        """Rewrite a request whose body may be read.  Return the refusal of one that cannot be rewritten, else None."""
+        """Rewrite a request, its body included.  Return the refusal of one that cannot be rewritten; None if it was."""
         kind = x.header(b"content-type")
         taken = NO_BODY
         if self.asks_body and is_json(kind):

@@ -31,7 +31,7 @@ Address = tuple[bytes, bytes]
 
 
 class ResponseEdit:
-    """One rule for responses, compiled."""
+    """Compiled rule for responses."""
 
     __slots__ = ("body", "cookies", "headers", "status", "when")
 
@@ -92,7 +92,7 @@ class ResponseRewriter:
         self.reads_body = self._asks_body or any(rule.body is not None for rule in self.rules)
         """True if a rule or a condition reads the body."""
         self._untouched: Counter | None = None
-        """Counts bodies that a response keeps by its own word; None if the policy overrules it."""
+        """Counts bodies kept because of `no-transform`; None if the policy ignores that."""
         if spec.no_transform == "honor" and self.reads_body:
             self._untouched = ctx.env.meter.counter(
                 metrics.TRANSFORM_SKIPPED, route=ctx.route, direction="response", reason="no_transform"
@@ -106,12 +106,12 @@ class ResponseRewriter:
 
     @property
     def headers_only(self) -> HeaderEdit | None:
-        """The only edit, if it is one of header fields for all responses; else None."""
+        """Edit of header fields, if the rules are nothing else and hold for all responses; otherwise None."""
         rule = self.rules[0] if len(self.rules) == 1 and self.is_certain else None
         return None if rule is None or rule.status or rule.cookies or rule.body else rule.headers
 
     def head(self, x: Exchange, outcome: Outcome, own: Address | None) -> Outcome:
-        """Rewrite all but the body.  `own` is what the upstream got as authority and path, None to leave addresses."""
+        """Rewrite all but the body.  `own` is the address sent upstream; None leaves addresses in the response."""
         return self._head(x, outcome, self.rules if self.is_certain else self.active(x, outcome), own)
 
     def _head(self, x: Exchange, outcome: Outcome, rules: list[ResponseEdit], own: Address | None) -> Outcome:
@@ -133,7 +133,7 @@ class ResponseRewriter:
         return outcome
 
     async def whole(self, x: Exchange, outcome: Outcome, own: Address | None) -> Outcome:
-        """Rewrite a response whose body may be read."""
+        """Rewrite a response, its body included."""
         taken = NO_BODY
         status = outcome.status
         is_bodiless = status in BODILESS or x.method == b"HEAD"
@@ -157,7 +157,7 @@ class ResponseRewriter:
         return self._head(x, outcome, rules, own)
 
     def _rewrite(self, x: Exchange, outcome: Outcome, edits: list[BodyEdit], taken: BufferedBody) -> Outcome | None:
-        """Rewrite the body.  Return the failure of a response that cannot be rewritten, else None."""
+        """Rewrite the body.  Return the failure of a response that cannot be rewritten; None if it was."""
         problem, data = taken.problem, taken.data
         if problem is None and taken.document is not None:
             try:
@@ -182,7 +182,7 @@ def _has_addresses(outcome: Outcome) -> bool:
 
 
 def own_outcome(outcome: Outcome) -> Outcome:
-    """Return a copy of a streamed outcome: the stages further in settle theirs when its body ends, unchanged."""
+    """Return a copy of a streamed outcome, since the stages further in settle the original when its body ends."""
     if outcome.stream is None:
         return outcome
     headers = None if outcome.is_raw else list(outcome.headers)
@@ -194,7 +194,7 @@ def _set_status(outcome: Outcome, status: int) -> None:
     if status == outcome.status:
         return
     outcome.status = status
-    outcome.headers = without(outcome.headers, b"content-length")  # it named the length of another body
+    outcome.headers = without(outcome.headers, b"content-length")  # the length of the former body
     if status in BODILESS:
         outcome.body = b""
         if outcome.stream is not None:

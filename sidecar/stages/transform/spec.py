@@ -22,13 +22,13 @@ from sidecar.transform.path_rewrite import PathPattern, PrefixMap, literal
 FRAMING: Final = HOP_BY_HOP | {b"content-length"}
 """Fields that belong to one connection or to the framing of the body."""
 FORWARDING: Final = (b"via", b"forwarded", b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host")
-"""Fields that tell the upstream of the client."""
+"""Fields that describe the client to the upstream."""
 RESERVED_UPSTREAM: Final = FRAMING.union(FORWARDING, (b"expect", b"x-sidecar-attempt", b"x-sidecar-hops", b"host"))
 """Request fields that the sidecar writes itself."""
 
 
 class PatternSpec(Model):
-    """Rewrites a path by a regular expression."""
+    """Regular expression for a path, and its replacement."""
 
     pattern: str
     """Regular expression for the whole path; only expressions that take linear time are allowed."""
@@ -46,7 +46,7 @@ def _path(text: str) -> str:
     if not text.startswith("/"):
         raise ValueError(f'must start with a slash: write "/{text}"')
     if "?" in text or "#" in text:
-        raise ValueError("is a path alone; parameters stand under `query`")
+        raise ValueError("has a query or a fragment; write parameters under `query`")
     plain = re.sub(r"\{[A-Za-z][\w.-]*\}|\\\d|\\g<\w+>", "x", text)
     if len(readings(literal(plain))) != 1:
         raise ValueError("is read differently by different servers; leave out dot segments, `//`, `;` and %2F")
@@ -71,7 +71,7 @@ def _host(text: str) -> str:
 
 def _method(method: str) -> str:
     if method in ("HEAD", "CONNECT"):
-        raise ValueError(f"is {method}, whose answers are of another kind; leave it to clients")
+        raise ValueError(f"is {method}, whose responses are of another kind; choose another method")
     return method
 
 
@@ -79,7 +79,7 @@ class RequestRule(Model):
     """Rewrites a request."""
 
     when: WholeRequestWhen | None = None
-    """Condition in a subset of CEL, such as `request.method == 'POST'`; without it all requests."""
+    """Condition in a subset of CEL, such as `request.method == 'POST'`; by default all requests."""
     method: Annotated[str, Field(pattern=r"^[A-Z][A-Z-]*$", max_length=32), AfterValidator(_method)] | None = None
     """Method to send instead."""
     host: Annotated[str, AfterValidator(_host)] | None = None
@@ -116,33 +116,33 @@ def _known(status: str) -> str:
 
 
 def _attribute(value: Any) -> Any:
-    return name_or_off(value, "to take it away", "its value")
+    return name_or_off(value, "to remove it", "its value")
 
 
 class CookieSpec(Model):
-    """Sets attributes of a cookie; those that are not named stay."""
+    """Sets attributes of a cookie; all others stay."""
 
     domain: Annotated[str, Field(pattern=r"^[A-Za-z0-9.-]+$"), BeforeValidator(_attribute)] | None = None
-    """Domain of the cookie; `off` takes it away, and the cookie is then for the host alone."""
+    """Domain of the cookie; `off` removes it, and the cookie is then for the host alone."""
     path: Annotated[str, Field(pattern=r"^(/[!-:<-~]*|off)$"), BeforeValidator(_attribute)] | None = None
-    """Path of the cookie; `off` takes it away."""
+    """Path of the cookie; `off` removes it."""
     max_age: Duration | None = None
     """Lifetime of the cookie."""
     secure: bool | None = None
-    """True adds the attribute, false takes it away."""
+    """True adds the attribute, false removes it."""
     http_only: bool | None = None
-    """True adds the attribute, false takes it away."""
+    """True adds the attribute, false removes it."""
     same_site: Literal["Strict", "Lax", "None"] | None = None
     """Value of SameSite."""
     partitioned: bool | None = None
-    """True adds the attribute, false takes it away."""
+    """True adds the attribute, false removes it."""
 
 
 class ResponseRule(Model):
     """Rewrites a response."""
 
     when: ResponseWhen | None = None
-    """Condition in a subset of CEL, such as `response.status == 404`; without it all responses."""
+    """Condition in a subset of CEL, such as `response.status == 404`; by default all responses."""
     status: Status | dict[Annotated[str, AfterValidator(_known)], Status] | None = None
     """Status to send instead, or a mapping of statuses (`404`, `5xx`) to others."""
     headers: HeadersSpec = HeadersSpec.built_in()
@@ -162,13 +162,13 @@ Decision = Literal["refuse", "pass"]
 
 
 class OnErrorSpec(Model):
-    """Says what becomes of a message whose body cannot be rewritten: it passes as it was, or is refused (a request with
-    400, 413 or 415, a response with 502)."""
+    """Decides about messages whose body cannot be rewritten: they pass unchanged, or are refused (a request with 400,
+    413 or 415, a response with 502)."""
 
     invalid: Decision = "refuse"
-    """Decision on a body that is not JSON or not UTF-8, has a key twice in an object or no place for a new value."""
+    """Decision on a body that is not JSON or not UTF-8, repeats a key in an object, or has no place for a new value."""
     too_large: Decision = "refuse"
-    """Decision on a body that is longer than `max_body`, also once it is decoded."""
+    """Decision on a body that is longer than `max_body`, as received or decoded."""
     coding: Decision = "refuse"
     """Decision on a body with a Content-Encoding that the sidecar does not know."""
 
@@ -207,9 +207,9 @@ class ResponseSpec(ResponseRule, Direction):
     etag: Literal["weaken", "drop"] = "weaken"
     """Treatment of the ETag of a response whose body is changed: `weaken` or `drop`."""
     addresses: Literal["rewrite", "always", "keep"] = "rewrite"
-    """Location, and domain and path of Set-Cookie, in the client's terms if path or host of the request was
-    rewritten.  With `always` those that name the endpoint itself too, whatever was rewritten: a service that does not
-    know its public name would lead its clients around the sidecar."""
+    """Treatment of Location, and of domain and path of Set-Cookie.  `rewrite` maps them to the client's address if path
+    or host of the request was rewritten.  `always` also replaces the endpoint's own address, for a service that does
+    not know its public name and would lead its clients around the sidecar.  `keep` changes none."""
     cases: Annotated[tuple[ResponseRule, ...], Field(strict=False, max_length=100)] = ()
     """Further rules, each for responses that meet its `when`."""
 

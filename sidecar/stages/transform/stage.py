@@ -2,14 +2,14 @@
 
 Rules (`docs/design/transform.md` has the reasons):
 
-1. The stages around it see the request as it came: all changes are undone before the response leaves.
+1. The stages further out see the request as it came: all changes are undone before the response passes to them.
 2. Every condition and template sees the message as it came, so rules do not depend on each other's order.
-3. Bodies stay streamed unless an operation or a condition reads them.  Fields are edited as the lines that came.
-4. A path that cannot be built safely is refused (400).  A body that cannot be rewritten passes as it was or is refused,
+3. Bodies stay streamed unless an operation or a condition reads them.  Fields are edited as raw lines.
+4. A path that cannot be built safely is refused (400).  A body that cannot be rewritten passes unchanged or is refused,
    as `on_error` says; it is never rewritten in part.
-5. Failures and upgraded connections pass.  A response that cannot be rewritten is `transform_failed` (502).
+5. Failures and upgraded connections pass unchanged.  A response that cannot be rewritten is `transform_failed` (502).
 6. Vary names the request fields that a rewritten response depends on (RFC 9110 12.5.5).
-7. `mode: observe` counts what it would have rewritten, as far as the head of a request tells.
+7. `mode: observe` counts messages that would have been rewritten, as far as the head of a request shows.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from sidecar.transform.headers import HeaderEdit
 
 
 class TransformStage:
-    """Rules of one route, compiled.  A ticket has the request as it was, and what the upstream got of its address."""
+    """Compiled rules of one route.  A ticket has the original request and the address that was sent upstream."""
 
     __slots__ = (
         "_dependence", "_edits_request", "_edits_response", "_moves", "_reads_request", "_request", "_response",
@@ -59,7 +59,7 @@ class TransformStage:
         return self._admitted(x, facts, refused)
 
     async def _read(self, x: Exchange, facts: RequestFacts) -> Rewritten | Outcome:
-        """Rewrite a request whose body may be read."""
+        """Rewrite a request, its body included."""
         try:
             refused = await self._request.whole(x)
         except BaseException:
@@ -84,17 +84,17 @@ class TransformStage:
             return Wait(self._rewrite(x, outcome, own))
         if self._edits_response:
             outcome = self._response.head(x, outcome, own)
-        return self._told(outcome)
+        return self._with_vary(outcome)
 
     async def _rewrite(self, x: Exchange, outcome: Outcome, own: Address | None) -> Outcome:
-        """Rewrite a response whose body may be read."""
-        return self._told(await self._response.whole(x, outcome, own))
+        """Rewrite a response, its body included."""
+        return self._with_vary(await self._response.whole(x, outcome, own))
 
-    def _told(self, outcome: Outcome) -> Outcome:
-        """Tell caches what the response depends on."""
+    def _with_vary(self, outcome: Outcome) -> Outcome:
+        """Add the fields that the response depends on to its Vary."""
         if self._dependence is not None and outcome.failure is None:
             outcome = own_outcome(outcome)
-            self._dependence.tell(outcome)
+            self._dependence.add_vary(outcome)
         return outcome
 
     def settle(self, x: Exchange, ticket: Rewritten | None, outcome: Outcome) -> None:
@@ -103,15 +103,15 @@ class TransformStage:
 
 
 class Rewritten:
-    """Request that was rewritten."""
+    """Ticket of a rewritten request."""
 
     __slots__ = ("_facts", "own")
 
     def __init__(self, facts: RequestFacts | None, own: Address | None) -> None:
         self._facts = facts
-        """The request as it was, until it is so again; None if it was left as it is."""
+        """Request as it came, until it is restored; None if the request was not changed."""
         self.own = own
-        """What the upstream got as authority and path; None where no address is rewritten."""
+        """Authority and path sent upstream; None if no address is to be rewritten."""
 
     def restore(self, x: Exchange) -> None:
         """Undo all changes."""
@@ -121,8 +121,10 @@ class Rewritten:
 
 
 class HeaderStage:
-    """Edit of the fields of all messages and of nothing else: the most frequent kind.  A ticket has the fields as they
-    were."""
+    """Stage that edits header fields alone, for all messages: the most frequent kind.
+
+    A ticket has the original fields.
+    """
 
     __slots__ = ("_after", "_before", "_dependence", "_edits_response")
 
@@ -147,7 +149,7 @@ class HeaderStage:
             if self._after is not None:
                 self._after.apply(outcome, x, outcome)
             if self._dependence is not None:
-                self._dependence.tell(outcome)
+                self._dependence.add_vary(outcome)
         return outcome
 
     def settle(self, x: Exchange, ticket: tuple[Headers | None, bytes] | None, outcome: Outcome) -> None:
@@ -156,7 +158,7 @@ class HeaderStage:
 
 
 class ObserveStage:
-    """Messages stay as they are; what would have been rewritten is counted."""
+    """Stage in `mode: observe`: counts messages that would have been rewritten, and changes none."""
 
     __slots__ = ("_observed", "_request", "_response")
 

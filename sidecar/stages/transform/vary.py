@@ -1,9 +1,9 @@
 """Vary: the request fields that a rewritten response depends on (RFC 9110 12.5.5).
 
-Without them a cache could give one client what was made for another.  Two kinds of fields are added to Vary that the
-upstream does not name:
+Without them a cache could give one client the response for another.  Two kinds of fields are added to the Vary of the
+upstream:
 
-1. A condition or template reads the field, and the response or the address that is asked for depends on it.
+1. A condition or template reads the field, and the response or the address sent upstream depends on it.
 2. The field reaches the upstream under another name, and the response's Vary has that name.
 """
 
@@ -31,7 +31,7 @@ class Dependence:
         read |= {name for rule in responses for name in _of_response(rule)}
         self._said = ", ".join(sorted(read)).encode()
         self._plain = b""
-        """Field lines of the last response without a Vary.  Many responses of one second have the same lines."""
+        """Field lines of the last response without a Vary.  Responses within a second often have the same lines."""
         self._renamed: dict[str, set[str]] = {}
         for rule in requests:
             fields = rule.headers
@@ -42,10 +42,10 @@ class Dependence:
                     self._renamed.setdefault(name.lower(), set()).add(source)
 
     def __bool__(self) -> bool:
-        """True if there is anything to add."""
+        """True if there are fields to add."""
         return bool(self._said or self._renamed)
 
-    def tell(self, outcome: Outcome) -> None:
+    def add_vary(self, outcome: Outcome) -> None:
         """Add the fields to a response's Vary."""
         if self._renamed and outcome.lines != self._plain:
             self._read(outcome)

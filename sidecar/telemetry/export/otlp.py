@@ -74,6 +74,7 @@ class LibraryMessages(logging.Handler):
         return "; ".join(texts)
 
     def _texts(self) -> list[str]:
+        """Return the messages of the calling thread."""
         texts: list[str] = getattr(self._local, "texts", [])
         return texts
 

@@ -87,11 +87,13 @@ class MetricsBuilder:
             self._sent_at = wall
 
     def _is_delta(self, metric: Metric) -> bool:
+        """True if the values of a metric are sent as differences."""
         if self._temporality == "lowmemory":
             return not metric.name.startswith(OBSERVED)
         return self._temporality == "delta"
 
     def _metric(self, metric: Metric, wall: float) -> SdkMetric:
+        """Return a metric as data of the SDK."""
         is_delta = metric.kind != "gauge" and self._is_delta(metric)
         temporality = AggregationTemporality.DELTA if is_delta else AggregationTemporality.CUMULATIVE
         start = int((self._sent_at if is_delta else self._started) * NANO)
@@ -106,6 +108,7 @@ class MetricsBuilder:
         return SdkMetric(metric.name, metric.help, metric.unit, data)
 
     def _points(self, metric: Metric, is_delta: bool, start: int, time: int) -> Iterator[Any]:
+        """Yield the data points of a metric, without values that are NaN."""
         for series in metric.series:
             before = self._sent.get((metric.name, series.labels)) if is_delta else None
             value, counts = series.value, series.counts
@@ -178,6 +181,7 @@ class MetricsExport:
                 self._give(metrics)
 
     def _give(self, metrics: list[Metric]) -> None:
+        """Pass copied metrics to the thread."""
         self._given += 1
         self._work.put((metrics, self._env.wall()))
 
@@ -189,6 +193,7 @@ class MetricsExport:
         return self._thread
 
     def _run(self) -> None:
+        """Send each copy of the metrics, until the queue ends; run in the thread."""
         while (work := self._work.get()) is not None:
             metrics, wall = work
             if self.watch.attempt(partial(self._export, metrics, wall), 1):

@@ -82,6 +82,7 @@ class LineWriter:
         return not self._thread.is_alive()
 
     def _run(self) -> None:
+        """Write queued lines in batches, until the queue ends; run in the thread."""
         ended = False
         while not ended:
             batch: list[bytes] = []
@@ -105,6 +106,7 @@ class LineWriter:
             self._taken += size
 
     def _write(self, data: bytes) -> None:
+        """Write all bytes, waiting for a non-blocking descriptor if needed."""
         view = memoryview(data)
         while view:
             try:

@@ -164,6 +164,7 @@ def as_text(entry: dict[str, Any]) -> bytes:
 
 
 def _word(value: Any) -> str:
+    """Return a value as text, quoted if it needs that."""
     if isinstance(value, str) and value and value.isprintable() and not set(value) & set(' "='):
         return value
     return json.dumps(value)

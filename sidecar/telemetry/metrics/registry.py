@@ -140,6 +140,7 @@ class Registry:
             yield Metric(name, family.kind, unit, text, series)
 
     def _family(self, name: str, kind: Kind) -> MetricFamily:
+        """Return the series of a metric.  Raises `ValueError` if the metric is of another kind."""
         family = self._families.setdefault(name, MetricFamily(kind))
         if family.kind != kind:
             raise ValueError(f"the metric {name} is a {family.kind} and cannot be a {kind} too; give one another name")
@@ -159,6 +160,7 @@ class Registry:
         return instrument
 
     def _observe(self, name: str, kind: Kind, read: Read, labels: Mapping[str, str]) -> None:
+        """Register a function that is called at each collection."""
         family = self._family(name, kind)
         key = tuple(sorted(labels.items()))
         if key not in family.series and len(family.series) >= self._limit:
@@ -173,6 +175,7 @@ class Registry:
 
 
 def _copy(labels: Labels, instrument: Instrument) -> Series:
+    """Return a copy of a series."""
     if isinstance(instrument, Counter):
         return Series(labels, instrument.value)
     if isinstance(instrument, Histogram):

@@ -121,6 +121,7 @@ class Propagation:
 
 
 def _from_b3(said: b3.B3Context | None) -> Caller | None:
+    """Return a B3 context as `Caller`."""
     if said is None:
         return None
     flags = (SAMPLED if said.is_sampled else 0) | (b3.DEBUG if said.is_debug else 0)

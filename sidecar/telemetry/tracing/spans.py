@@ -126,12 +126,15 @@ class _Request:
         self.context = self.place(trace.span_id)
 
     def place(self, span_id: int, *, is_remote: bool = False) -> SpanContext:
+        """Return the context of a span of this trace."""
         return SpanContext(self.trace_id, span_id, is_remote, RECORDED, self.state)
 
     def nanoseconds(self, instant: float) -> int:
+        """Return an instant as Unix time in nanoseconds."""
         return int((instant + self.offset) * NANO)
 
     def spans(self, outcome: Outcome, reason: str, started: float) -> Iterator[ReadableSpan]:
+        """Yield the spans of all attempts, then the server span."""
         x, trace = self.x, self.trace
         parent = self.place(int(trace.parent_id, 16), is_remote=True) if trace.parent_id else None
         for attempt in x.attempts:
@@ -155,6 +158,7 @@ class _Request:
     # ----- the request
 
     def request_attributes(self, outcome: Outcome, reason: str) -> Attributes:
+        """Return the attributes of the server span."""
         x = self.x
         found: Attributes = {
             HTTP_REQUEST_METHOD: self.method,
@@ -194,6 +198,7 @@ class _Request:
         return found
 
     def events(self, outcome: Outcome, reason: str) -> Iterator[Event]:
+        """Yield the events of the server span: the cache's decision, notes of stages, a refusal."""
         x = self.x
         if x.cache:
             decided = x.attempts[0].started if x.attempts else self.ended
@@ -207,6 +212,7 @@ class _Request:
     # ----- its attempts
 
     def attempt_span(self, attempt: Attempt) -> ReadableSpan:
+        """Return the client span of an attempt."""
         first = self.x.attempts[0]
         links = []
         if attempt.why == "hedge" and attempt is not first and first.span_id:
@@ -225,6 +231,7 @@ class _Request:
         )
 
     def attempt_attributes(self, attempt: Attempt) -> Attributes:
+        """Return the attributes of an attempt's span."""
         x = self.x
         found: Attributes = {
             HTTP_REQUEST_METHOD: self.method,
@@ -263,10 +270,12 @@ class _Request:
         return found
 
     def link(self, trace_id: bytes, span_id: int, why: str) -> Link:
+        """Return a link to another span, with its reason."""
         return Link(SpanContext(int(trace_id, 16), span_id, False, RECORDED), {"sidecar.link": why})
 
 
 def _status(is_bad: bool, outcome: Outcome) -> Status:
+    """Return the status of a span, with the cause of a failure."""
     return Status(StatusCode.ERROR, outcome.refusal.detail or outcome.whole_cause or None) if is_bad else UNSET
 
 

@@ -1,11 +1,11 @@
-"""Which endpoint an attempt goes to, and who finds and judges the endpoints.
+"""Load balancing: choice of an endpoint for each attempt, and discovery and health of the endpoints.
 
-Start with `balancer.py`, which runs for every attempt; the other modules only change what it sees.
+Start with `balancer.py`, which runs for every attempt; the other modules only change the state of endpoints.
 
     balancer    picks an endpoint: strategies, panic, last resort
-    ejection    takes an endpoint out after failed requests (passive)
-    health      takes an endpoint out after failed probes (active)
+    ejection    excludes an endpoint after failed requests (passive)
+    health      excludes an endpoint after failed probes (active)
     discovery   finds the endpoints of a DNS name
 
-All four work on the `EndpointSet` of `upstream.endpoint`, which holds the verdicts.
+All four use the `EndpointSet` of `upstream.endpoint`, which has the state.
 """

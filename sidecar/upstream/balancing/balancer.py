@@ -1,21 +1,21 @@
-"""Load balancer: chooses the endpoint for one attempt.  No I/O, no waiting.
+"""Load balancer: chooses the endpoint for one attempt, without I/O or waiting.
 
 Rules:
 
-1. The strategy chooses among all endpoints as though all were up, which they mostly are.  Only if its choice is not
-   usable, or for a further attempt, are all endpoints looked at: those available, not yet tried by this request and
-   admitted by their own policies; else the last resort (rule 4); else the tried ones, since the same endpoint again is
-   better than none.
-2. A second strategy of the same kind chooses among what is left.  Stepping on in a round robin would put the load of an
-   endpoint that is out on its neighbour alone.  A third one chooses for further attempts (retries and hedges), which
-   are no turns: with two endpoints, of which each request tries both, one would get all first attempts.
-3. Panic begins only when no endpoint is available, not at Envoy's half (envoy#28304: ejected hosts get traffic while
-   healthy ones are there).  `spray` tries all: when every endpoint looks bad, the check is the likelier culprit, and
-   breaker, deadline and retry budget bound the cost.  `fail_fast` refuses.  A breaker's refusal is no reason to panic.
-4. Last resort: a request that has failed at every available endpoint, each of which failed its last request, may try
-   an ejected one.  In a rolling restart that is often back already.  Its failure lengthens no ejection.
-5. Hashing is rendezvous hashing (Thaler and Ravishankar 1998): an endpoint that goes takes only its own keys along.
-   CRC-32 with the finalizer of SplitMix64 (Steele, Lea, Flood 2014): Python's hash differs from process to process.
+1. For a first attempt the strategy chooses among all endpoints, since usually all are up.  If its choice is not up, and
+   for further attempts, it chooses among those that are available, admitted by their breakers, and not yet tried.
+   Without such an endpoint, the last resort applies (rule 4), then the endpoints already tried.
+2. These choices use a second strategy object, because another step of the same round robin would move the whole load of
+   an excluded endpoint to its neighbour.  Retries and hedges use a third one: otherwise, with two endpoints and two
+   attempts a request, one endpoint would get all first attempts.
+3. Panic begins when no endpoint is available.  (In Envoy it begins at half, and ejected hosts get traffic while others
+   are healthy: envoy#28304.)  `spray` then uses all endpoints, because a faulty check is the likelier cause.
+   `fail_fast` refuses.  A refusal by a breaker does not cause panic.
+4. Last resort: if a request has failed at every available endpoint, and each of these has failed its last request, the
+   request may try an ejected one.  After a rolling restart that endpoint is often up again.
+5. Hashing is rendezvous hashing (Thaler and Ravishankar 1998): if an endpoint is removed, only its own keys move.  The
+   hash is CRC-32 with the finalizer of SplitMix64 (Steele, Lea, Flood 2014).  Python's own hash differs between
+   processes.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ Candidates = tuple[Endpoint, ...]
 
 
 class Strategy:
-    """Way to choose one of several endpoints."""
+    """Base of the strategies of load balancing."""
 
     __slots__ = ()
 
@@ -47,7 +47,7 @@ class Strategy:
 
 
 class Balancer:
-    """Picks endpoints of one upstream.  It holds no state worth keeping: each set of policies makes it anew."""
+    """Load balancer of one upstream; each set of policies has its own."""
 
     __slots__ = (
         "_accepts",
@@ -68,10 +68,11 @@ class Balancer:
         env: Env,
         accepts: Callable[[Endpoint], bool] | None = None,
     ) -> None:
-        """`accepts` returns True if an endpoint's own breaker would admit a request; None without such breakers."""
+        """Take `accepts`, which returns True if an endpoint's own breaker would admit a request; None without such
+        breakers."""
         self._endpoints = endpoints
         self._choose = make_strategy(spec, env)
-        self._choose_again = make_strategy(spec, env)  # not the same object: its turns would skip endpoints
+        self._choose_again = make_strategy(spec, env)
         self._choose_further = make_strategy(spec, env)
         self._sprays = spec.panic == "spray"
         self._accepts = accepts
@@ -81,7 +82,7 @@ class Balancer:
         self._panic_picks = env.meter.counter(metrics.PANIC_PICKS, upstream=endpoints.upstream, panic=spec.panic)
 
     def pick(self, x: Exchange, now: float) -> Endpoint | None:
-        """Return an endpoint for this attempt, None if none can take it.  The caller counts it in flight."""
+        """Return an endpoint for this attempt; None if none can take it.  The caller updates `in_flight`."""
         members = self._endpoints.members
         if members and not x.avoid:
             endpoint = members[0] if len(members) == 1 else self._choose.choose(members, x)
@@ -92,6 +93,7 @@ class Balancer:
         return self._pick_from(members, x, now)
 
     def _pick_from(self, members: Candidates, x: Exchange, now: float) -> Endpoint | None:
+        """Return an endpoint for an attempt whose first choice is not up, or for a further attempt."""
         candidates = tuple([endpoint for endpoint in members if endpoint.is_available(now)])
         self._panic(bool(members) and not candidates)
         if self._is_panicking:
@@ -112,12 +114,14 @@ class Balancer:
         return endpoint
 
     def _last_resort(self, members: Candidates, tried: Candidates, x: Exchange) -> Candidates:
+        """Return the ejected endpoints that the request may try; none unless all `tried` ones are failing."""
         if not all(endpoint.failures for endpoint in tried):
             return ()
         untried = _untried(members, x)
         return tuple([e for e in untried if e.is_healthy and (self._accepts is None or self._accepts(e))])
 
     def _panic(self, is_panicking: bool) -> None:
+        """Begin or end panic, and log the change."""
         if is_panicking != self._is_panicking:
             self._is_panicking = is_panicking
             self._env.emit(
@@ -129,11 +133,12 @@ class Balancer:
 
 
 def _untried(endpoints: Candidates, x: Exchange) -> Candidates:
+    """Return the endpoints that the request has not yet tried."""
     return tuple([endpoint for endpoint in endpoints if endpoint.key not in x.avoid])
 
 
 def make_strategy(spec: UpstreamSpec, env: Env) -> Strategy:
-    """Return a new strategy of the kind that the policy names."""
+    """Return a new strategy of the kind in the spec."""
     if isinstance(spec.load_balancing, HashBalancingSpec):
         return Rendezvous(spec.load_balancing.hash.header, env)
     if spec.load_balancing == "round_robin":
@@ -142,7 +147,7 @@ def make_strategy(spec: UpstreamSpec, env: Env) -> Strategy:
 
 
 class RoundRobin(Strategy):
-    """Each endpoint in turn, from a random start, so that sidecars started together are not in step."""
+    """Strategy that takes the endpoints in turn, with a random start so that sidecars do not run in step."""
 
     __slots__ = ("_turn",)
 
@@ -155,7 +160,7 @@ class RoundRobin(Strategy):
 
 
 class RandomChoice(Strategy):
-    """Any endpoint, each equally likely."""
+    """Strategy that takes a random endpoint; all are equally likely."""
 
     __slots__ = ("_draw",)
 
@@ -167,7 +172,7 @@ class RandomChoice(Strategy):
 
 
 class LeastRequest(Strategy):
-    """The endpoint with fewer requests in flight of two drawn at random; the first drawn if they are equal."""
+    """Strategy that takes the endpoint with fewer requests in flight of two random ones (power of two choices)."""
 
     __slots__ = ("_draw",)
 
@@ -180,7 +185,7 @@ class LeastRequest(Strategy):
             return candidates[0]
         at = self._draw() * size
         index = int(at)
-        other = int((at - index) * (size - 1))  # the fraction is a second draw: one call instead of two
+        other = int((at - index) * (size - 1))  # the fraction is a second random number, which saves a call
         first = candidates[index]
         second = candidates[other if other < index else other + 1]
         if second.in_flight < first.in_flight and second.is_up:
@@ -189,12 +194,12 @@ class LeastRequest(Strategy):
 
 
 class Rendezvous(Strategy):
-    """The endpoint with the highest score for a key; a request without a key goes to the less busy of two."""
+    """Strategy that takes the endpoint with the highest score for a key; without a key, that of `LeastRequest`."""
 
     __slots__ = ("_header", "_keyless")
 
     def __init__(self, header: str | None, env: Env) -> None:
-        """`header` names the field whose value is the key; None for the client's address."""
+        """Take the name of the field whose value is the key; None for the client's address."""
         self._header = None if header is None else header.lower().encode()
         self._keyless = LeastRequest(env)
 

@@ -1,15 +1,15 @@
-"""Endpoint discovery: resolves a DNS name again and again; each of its addresses is an endpoint.
+"""Endpoint discovery: resolves a DNS name periodically; each of its addresses is an endpoint.
 
 Rules:
 
-1. The last good addresses are kept for `keep_for` while lookups fail: a name service that is down must not take the
-   upstream with it.  An empty answer counts as a failure: a headless service whose pods all fail their readiness checks
-   has no addresses.  After `keep_for` they are dropped, since an address can by then belong to another service.
-2. IPv4 and IPv6 alike, if this host has an address of the family (`AI_ADDRCONFIG`).  They are sorted, so that the order
-   of the answer, which name servers rotate, changes nothing, and cut off at `max_endpoints`.
-3. A lookup asks the name servers and not a cache, every `interval`, or sooner when the records expire.  `Names` of
-   `sidecar.upstream.resolver` looks up; on a loop without it, the loop does, and knows no time to live.
-4. Before the first success a lookup is made every `RETRY_INTERVAL`.
+1. While look-ups fail, the last good addresses are kept for `keep_for`, so that the upstream survives an outage of the
+   name service.  An empty answer is a failure too: a headless service has no addresses while all its pods fail their
+   readiness checks.  After `keep_for` the addresses are dropped, because they may belong to other services by then.
+2. IPv4 and IPv6 addresses are used if this host has an address of the family (`AI_ADDRCONFIG`).  They are sorted, since
+   name servers rotate their order, and limited to `max_endpoints`.
+3. A look-up bypasses the cache.  It runs every `interval`, or when the records expire if that is sooner.
+   `sidecar.upstream.resolver` does it; without a resolver (`Env.names`) the loop does, and there is no time to live.
+4. While there are no endpoints, a look-up runs at least every `RETRY_INTERVAL`.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ from sidecar.upstream.resolver import Answer
 from sidecar.upstream.spec import DiscoverSpec
 
 RETRY_INTERVAL: Final = 1.0
-"""Longest pause between lookups while there are no endpoints."""
+"""Longest pause between look-ups while there are no endpoints, in seconds."""
 LOOKUP_JITTER: Final = 0.1
 """Share of the interval by which a pause is shortened or lengthened at random."""
 
 Resolver = Callable[[str], Awaitable[Answer]]
-"""Returns the IP addresses of a name and their time to live.  Raises OSError."""
+"""Function that returns the IP addresses of a name and their time to live.  Raises `OSError`."""
 
 
 async def ask_loop(name: str) -> Answer:
-    """Return the addresses that the loop finds; they have no time to live."""
+    """Return the addresses of a name from the loop's look-up, without a time to live."""
     found = await asyncio.get_running_loop().getaddrinfo(
         name, 0, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP, flags=socket.AI_ADDRCONFIG
     )
@@ -46,9 +46,9 @@ async def ask_loop(name: str) -> Answer:
 
 
 class Discovery:
-    """Keeps an endpoint set equal to what a name resolves to.
+    """Updater of an endpoint set from the addresses of a name.
 
-    Kept in the state store as `("discovery", upstream)`.
+    The state store has it under `("discovery", upstream)`.
     """
 
     __slots__ = ("_endpoints", "_env", "_problem", "_resolve", "_resolved_at", "_spec", "_task", "_ttl")
@@ -61,25 +61,25 @@ class Discovery:
         self._resolved_at: float | None = None
         """Instant of the last success; None before the first."""
         self._ttl = math.inf
-        """Seconds for which the records of the last success are valid."""
+        """Time to live of the records of the last success in seconds."""
         self._problem = ""
-        """Why the last lookup failed; empty if it did not."""
+        """Reason for which the last look-up failed; empty if it succeeded."""
         self._task: Pending | None = None
 
     def start(self) -> None:
-        """Begin to look up; without effect while that is running."""
+        """Start the look-ups; without effect if they are running."""
         if self._task is None:
             self._task = self._env.spawn(self._run())
 
     def retune(self, spec: DiscoverSpec) -> None:
-        """Take new settings; the present endpoints stay until a lookup by the new ones succeeds."""
+        """Apply new settings; the present endpoints stay until a look-up with the new settings succeeds."""
         self._spec = spec
         if self._task is not None:
             self.retire()
             self.start()
 
     def retire(self) -> None:
-        """Stop looking up; the endpoints stay as they are."""
+        """Stop the look-ups; the endpoints do not change."""
         if self._task is not None:
             self._task.cancel()
             self._task = None
@@ -91,7 +91,7 @@ class Discovery:
             await self._env.sleep(interval * (1 - LOOKUP_JITTER + 2 * LOOKUP_JITTER * self._env.rng.random()))
 
     async def look_up(self) -> None:
-        """Look up once and update the endpoints."""
+        """Look the name up once and update the endpoints."""
         spec = self._spec
         try:
             answer = await self._resolve(spec.dns)
@@ -109,6 +109,7 @@ class Discovery:
         self._replace(urls, len(found))
 
     def _note_failure(self, problem: str) -> None:
+        """Log the first of several failures, and drop the endpoints after `keep_for`."""
         if not self._problem:
             self._env.emit(
                 events.DISCOVERY_FAILED,
@@ -122,6 +123,7 @@ class Discovery:
             self._replace([], 0)
 
     def _replace(self, urls: list[str], found: int) -> None:
+        """Replace the endpoints and log the change; `found` is the number of addresses before the limit."""
         before = {endpoint.url for endpoint in self._endpoints.members}
         if before == set(urls):
             return

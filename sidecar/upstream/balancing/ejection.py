@@ -1,20 +1,21 @@
-"""Passive ejection: an endpoint whose requests fail several times in a row gets none for a while.
+"""Passive ejection: an endpoint that fails several requests in a row gets none for a while.
 
 Rules:
 
-1. Consecutive faults decide, not a rate: the few requests of one endpoint make no rate.  Rates are the breaker's.
-2. At least `min_healthy` endpoints stay up, counted when an ejection is due.  Envoy's 10 % switches ejection off below
-   ten hosts.  An endpoint spared for this is ejected by its next fault after another one has come back.
-3. After an ejection one request a second is let through, on trial (`Endpoint`).  A success restores the endpoint, a
-   fault ejects it for twice as long.  The active check does not restore it (Envoy's default is the opposite): it does
-   not see a grey failure.
-4. `SUCCESSES_PER_EJECTION` successes in a row take one doubling back.  Envoy's decays with time, in which an endpoint
-   without requests has proved nothing (envoy#21142).
-5. Results of requests sent before the last ejection are ignored.  Otherwise each one in flight when an endpoint fails
-   would lengthen its ejection.
-6. 429, and 503 with Retry-After, are neither fault nor success: the endpoint works and asks for less.  Neither are
-   upstream failures that `on` does not name, such as a protocol error.
-7. Jitter shortens an ejection, never lengthens it, so that sidecars do not all come back at once.
+1. The criterion is consecutive faults, not a rate, because one endpoint gets too few requests for a rate.  Circuit
+   breakers use rates.
+2. At least `min_healthy` endpoints stay up, as counted when an ejection is due.  An endpoint that is not ejected for
+   this reason is ejected at its next fault once another endpoint is up again.
+3. After an ejection, one request a second is sent on trial (`Endpoint`).  A success restores the endpoint; a fault
+   ejects it for twice as long.  Unlike in Envoy, the active check does not restore it, because a probe does not detect
+   a grey failure.
+4. `SUCCESSES_PER_EJECTION` consecutive successes undo one doubling.  Envoy undoes them with time, even if the endpoint
+   has had no requests (envoy#21142).
+5. Results of requests sent before the last ejection are ignored.  Otherwise each request in flight at the ejection
+   could lengthen it.
+6. 429, and 503 with Retry-After, are neither fault nor success, because the endpoint works but asks for less load.
+   Failures of the upstream that `on` does not name, such as a protocol error, are ignored too.
+7. Jitter only shortens ejections.  It prevents many sidecars from restoring an endpoint at the same instant.
 """
 
 from __future__ import annotations
@@ -29,20 +30,20 @@ from sidecar.upstream.endpoint import Endpoint, EndpointSet
 from sidecar.upstream.spec import EjectionSpec
 
 SUCCESSES_PER_EJECTION: Final = 100
-"""Consecutive successes that offset one ejection."""
+"""Number of consecutive successes that offset one ejection."""
 EJECTION_JITTER: Final = 0.2
 """Largest share by which an ejection is shortened at random."""
 
 
 def is_pressure(outcome: Outcome) -> bool:
-    """True if the response is that of a working upstream that asks for less load."""
+    """True if the response shows a working upstream that asks for less load."""
     return outcome.failure is None and (
         outcome.status == 429 or (outcome.status == 503 and outcome.header(b"retry-after") is not None)
     )
 
 
 class Ejector:
-    """Ejects and restores endpoints of one upstream.  Kept in the state store as `("ejection", upstream)`."""
+    """Ejector of one upstream's endpoints.  The state store has it under `("ejection", upstream)`."""
 
     __slots__ = ("_ejections", "_endpoints", "_env", "_faults", "_spec", "_would_eject")
 
@@ -54,21 +55,21 @@ class Ejector:
         self.retune(spec)
 
     def retune(self, spec: EjectionSpec) -> None:
-        """Take new settings.  Running ejections go on to their end, unless the new mode only observes."""
+        """Apply new settings.  Running ejections continue, unless the new mode is `observe`."""
         self._spec = spec
         self._faults = Conditions(spec.on)
         if not spec.is_enforced:
             self.retire()
 
     def retire(self) -> None:
-        """Restore all endpoints: ejection is no longer configured."""
+        """Restore all endpoints, because ejection is no longer enforced or configured."""
         for endpoint in self._endpoints.members:
             endpoint.failures = endpoint.successes = endpoint.ejections = 0
             if endpoint.ejected_until:
                 self._restore(endpoint, "policy")
 
     def record(self, endpoint: Endpoint, outcome: Outcome, started: float, now: float) -> None:
-        """Record how a request to the endpoint ended.  `started` and `now` are instants of `env.now`."""
+        """Record the outcome of an attempt; `started` and `now` are its start and its end (`env.now`)."""
         if self._faults.match(outcome):
             if started >= endpoint.ejected_at and not is_pressure(outcome):
                 self._fault(endpoint, outcome, now)
@@ -81,9 +82,10 @@ class Ejector:
             self._success(endpoint)
 
     def _fault(self, endpoint: Endpoint, outcome: Outcome, now: float) -> None:
+        """Count a fault, and eject the endpoint if it is one too many or occurred on trial."""
         endpoint.successes = 0
         if endpoint.ejected_until:
-            if endpoint.is_on_trial:  # a request sent in panic or as a last resort says nothing new
+            if endpoint.is_on_trial:  # faults of requests in panic or as a last resort do not lengthen an ejection
                 self._eject(endpoint, outcome, now)
             return
         endpoint.failures += 1
@@ -96,6 +98,7 @@ class Ejector:
             self._eject(endpoint, outcome, now)
 
     def _others_up(self, endpoint: Endpoint) -> int:
+        """Return the number of other endpoints that are up."""
         return sum(other.is_up for other in self._endpoints.members if other is not endpoint)
 
     def _eject(self, endpoint: Endpoint, outcome: Outcome, now: float) -> None:
@@ -119,6 +122,7 @@ class Ejector:
         )
 
     def _success(self, endpoint: Endpoint) -> None:
+        """Restore an ejected endpoint, or count a success towards offsetting an ejection."""
         endpoint.failures = 0
         if endpoint.ejected_until:
             self._restore(endpoint, "trial")

@@ -1,17 +1,17 @@
-"""Active health checks: the sidecar sends each endpoint a probe, in rounds.
+"""Active health checks: the sidecar probes all endpoints periodically.
 
 Rules:
 
-1. An endpoint is healthy until `unhealthy_after` consecutive probes say otherwise.  A sidecar starts together with its
-   service: refusing requests until the end of a first round would make every start an outage.
-2. `unhealthy_after` and `healthy_after` keep a single lost packet from changing a verdict.
-3. One task an upstream.  A round probes all endpoints at once; rounds are jittered and the first one starts within a
-   tenth of the interval, so that sidecars do not probe in step.
-4. Each probe opens a new connection: accepting connections is part of being healthy.  The body is not read, redirects
-   are not followed.
-5. `Host` is `host` of the block, else the endpoint's name; with `discover` the name that was looked up.
-6. Health and ejection are judged separately (`Endpoint`).
-7. `mode: observe` probes, reports and counts, but takes no endpoint out.
+1. An endpoint is healthy until `unhealthy_after` consecutive probes have failed.  A sidecar starts together with its
+   service, so refusing requests until the end of the first round would make every start an outage.
+2. Because of `unhealthy_after` and `healthy_after`, a single lost packet does not change the result.
+3. Each upstream has one task.  A round probes all endpoints at once.  Rounds have jitter, and the first one starts at a
+   random time, so that sidecars do not probe in step.
+4. Each probe opens a new connection, because a healthy endpoint accepts connections.  The body is not read, and
+   redirects are not followed.
+5. `Host` is the block's `host`, else the endpoint's name; with `discover` it is the discovered name.
+6. Health and ejection are independent (`Endpoint`).
+7. `mode: observe` probes, logs and counts, but excludes no endpoint.
 """
 
 from __future__ import annotations
@@ -35,20 +35,20 @@ ROUND_JITTER: Final = 0.1
 """Share of the interval by which the pause between rounds is shortened or lengthened at random."""
 
 Probe = Callable[[Endpoint, HealthCheckSpec], Awaitable[str]]
-"""Asks an endpoint once; returns what is wrong with it, or an empty string."""
+"""Function that probes an endpoint once and returns the reason for a failure; an empty string for a success."""
 
 
 def http_probe(
     tls: Callable[[], ssl.SSLContext] | None = None, names: Names | None = None, discovered: str = ""
 ) -> Probe:
-    """Return a probe that sends a GET by aiohttp, which the first probe loads.
+    """Return a probe that sends a GET with aiohttp, which the first probe imports.
 
-    `tls` returns the present context for `https://` endpoints.  `names` connects to endpoints that have a name; without
-    it the loop does.  `discovered` is the name whose addresses the endpoints are, if they are discovered.
+    `tls` returns the current context for `https://` endpoints.  `names` resolves the names of endpoints; without it the
+    loop does.  `discovered` is the name whose addresses are the endpoints; empty without discovery.
     """
 
     async def probe(endpoint: Endpoint, spec: HealthCheckSpec) -> str:
-        await asyncio.to_thread(import_module, "aiohttp")  # the loop goes on meanwhile; a lookup once it is loaded
+        await asyncio.to_thread(import_module, "aiohttp")  # the import takes long and must not block the loop
         import aiohttp
 
         context = tls() if endpoint.is_tls and tls is not None else True
@@ -90,7 +90,7 @@ def http_probe(
 
 
 def _resolver(names: Names) -> Any:
-    """Return these names as aiohttp's resolver; aiohttp connects by Happy Eyeballs itself."""
+    """Return an aiohttp resolver that uses `names`; aiohttp itself does Happy Eyeballs."""
     from aiohttp.abc import AbstractResolver, ResolveResult
 
     class NamesResolver(AbstractResolver):
@@ -115,20 +115,21 @@ def _resolver(names: Names) -> Any:
 
 
 class EndpointHealth:
-    """Verdict on one endpoint, and the latest probes."""
+    """Health of one endpoint by its latest probes."""
 
     __slots__ = ("is_healthy", "reason", "streak")
 
     def __init__(self, is_healthy: bool) -> None:
         self.is_healthy = is_healthy
+        """True if the endpoint is healthy."""
         self.streak = 0
-        """Consecutive probes that contradict the verdict."""
+        """Number of consecutive probes with a result contrary to `is_healthy`."""
         self.reason = ""
-        """What was wrong at the last failed probe."""
+        """Reason for the last failed probe; empty without one."""
 
 
 class HealthChecker:
-    """Checks the endpoints of one upstream.  Kept in the state store as `("health", upstream, tls)`."""
+    """Checker of one upstream's endpoints.  The state store has it under `("health", upstream, tls)`."""
 
     __slots__ = ("_checks", "_endpoints", "_env", "_probe", "_spec", "_task")
 
@@ -141,12 +142,12 @@ class HealthChecker:
         self._task: Pending | None = None
 
     def start(self) -> None:
-        """Begin to check; without effect while that is running."""
+        """Start the checks; without effect if they are running."""
         if self._task is None:
             self._task = self._env.spawn(self._run())
 
     def retune(self, spec: HealthCheckSpec) -> None:
-        """Take new settings; verdicts stand until probes by the new ones contradict them."""
+        """Apply new settings; endpoints stay healthy or unhealthy until new probes change that."""
         self._spec = spec
         for endpoint, health in self._checks.items():
             health.streak = 0
@@ -157,7 +158,7 @@ class HealthChecker:
             self.start()
 
     def retire(self) -> None:
-        """Stop checking; all endpoints count as healthy again."""
+        """Stop the checks and set all endpoints healthy."""
         if self._task is not None:
             self._task.cancel()
             self._task = None
@@ -173,15 +174,16 @@ class HealthChecker:
             await self._env.sleep(self._spec.interval * (1 - ROUND_JITTER + 2 * ROUND_JITTER * random()))
 
     async def check_all(self) -> None:
-        """Probe all endpoints once, at the same time."""
+        """Probe all endpoints once, in parallel."""
         members = self._endpoints.members
         self._checks = {e: self._checks.get(e) or EndpointHealth(e.is_healthy) for e in members}
         await asyncio.gather(*(self._check(endpoint, health) for endpoint, health in self._checks.items()))
 
     async def _check(self, endpoint: Endpoint, health: EndpointHealth) -> None:
+        """Probe an endpoint, and change its health after enough contrary results."""
         try:
             reason = await self._probe(endpoint, self._spec)
-        except Exception as error:  # a bug in a probe must not end the checks of the others or the next round
+        except Exception as error:  # a bug in a probe must not stop other probes or later rounds
             reason = repr(error)
             self._env.emit(events.BUG, where=f"health check of {endpoint.url}", error=reason)
         if reason:
@@ -195,6 +197,7 @@ class HealthChecker:
             self._change(endpoint, health, is_healthy)
 
     def _change(self, endpoint: Endpoint, health: EndpointHealth, is_healthy: bool) -> None:
+        """Change the health of an endpoint and log it; in `mode: observe`, only count and log it."""
         probes, health.streak, health.is_healthy = health.streak, 0, is_healthy
         if self._spec.is_enforced:
             endpoint.set_health(is_healthy)

@@ -221,7 +221,7 @@ async def test_an_unknown_breaker_gets_the_names_of_those_there_are(world: World
     assert document["detail"] == "there is no breaker 'upstream:payment'; did you mean 'upstream:payments'?"
     assert document["breakers"] == ["route:order", "upstream:payments", "upstream:payments:http://payments-1:8080"]
     document = await problem(await world.post("/breakers/upstream:payments/smash"), 404)
-    assert document["detail"] == "'smash' cannot be done to a breaker; it is open, close, auto"
+    assert document["detail"] == "'smash' is not an action on a breaker; known are open, close, auto"
 
 
 async def test_breakers_go_by_the_names_that_the_state_shows(world: World) -> None:

@@ -62,7 +62,7 @@ async def test_a_purge_says_how_many_went(world: World, query: str, count: int) 
         ("?url=http://a/&tag=b", 400, "say what to purge"),
         ("?tag=b&cash=small", 400, "say what to purge"),
         ("?tag=", 400, "tag is empty"),
-        ("?everything=1", 400, "everything takes true"),
+        ("?everything=1", 400, "everything must be true"),
         ("?url=/a", 400, "is not an absolute URI; write it such as"),
         ("?tag=b&cache=smal", 404, "there is no cache 'smal'; did you mean 'small'?"),
     ],

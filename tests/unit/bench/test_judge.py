@@ -31,12 +31,12 @@ def test_what_grows_does_not() -> None:
 
 def test_what_remains_does_not() -> None:
     after = REST._replace(objects={"sidecar.a.B": 201})
-    assert faults([{}] * 20, after) == ["201 sidecar.a.B remain, 100 there were before"]
-    assert faults([{}] * 20, REST._replace(in_flight=1)) == ["1 requests in flight remain, 0 there were before"]
+    assert faults([{}] * 20, after) == ["201 sidecar.a.B remain; there were 100 before"]
+    assert faults([{}] * 20, REST._replace(in_flight=1)) == ["1 requests in flight remain; there were 0 before"]
 
 
 @pytest.mark.parametrize(("most", "passes"), [(MEMORIES[LINE], True), (MEMORIES[LINE] + 1, False)])
-def test_what_is_remembered_is_held_against_its_bound(most: int, passes: bool) -> None:
+def test_a_bounded_table_is_judged_by_its_bound(most: int, passes: bool) -> None:
     assert (faults([{LINE: 100 + 50 * n} for n in range(19)] + [{LINE: most}]) == []) == passes
 
 

@@ -36,5 +36,5 @@ def test_the_second_path_is_told_as_a_multiple_of_the_first(monkeypatch: pytest.
 
 @pytest.mark.parametrize("text", ["Turns: 0 0.000000000 0.000000000\n", "unable to connect\n"])
 def test_no_pair_of_turns_is_an_error(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
-    with pytest.raises(RuntimeError, match="did not come to a pair of turns"):
+    with pytest.raises(RuntimeError, match="did not complete a pair of turns"):
         asked_in_turn(monkeypatch, text)

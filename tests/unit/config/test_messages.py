@@ -184,11 +184,11 @@ def test_values_that_people_mean_are_not(keys: str) -> None:
         ("cache: {store: false}", "cache.store: must be text; put it in quotes"),
         (
             "transform: {response: {cookies: {'*': {domain: false}}}}",
-            "domain: is `false`; write off to take it away, or its value",
+            "domain: is `false`; write off to remove it, or its value",
         ),
         (
             "transform: {response: {cookies: {'*': {path: none}}}}",
-            "path: is the name `none`; write off to take it away, or its value",
+            "path: is the name `none`; write off to remove it, or its value",
         ),
     ],
 )

@@ -161,7 +161,7 @@ def test_a_file_that_is_missing_is_named_by_its_text(tmp_path: Path) -> None:
     assert str(tmp_path) not in str(problem)
 
 
-# ----- what a process says
+# ----- output of the process
 
 
 def spec_of(text: str, **environ: str) -> Secrets:

@@ -452,7 +452,7 @@ def test_warnings_outside_of_routes(text: str, words: str) -> None:
     assert words in found[0]
 
 
-# ----- whatever the files say
+# ----- hostile and broken files
 
 
 def _documents() -> st.SearchStrategy[Any]:

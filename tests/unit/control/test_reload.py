@@ -12,7 +12,7 @@ from sidecar.config.files import Source
 from sidecar.config.process_spec import ListenerSpec
 from sidecar.control import reload
 from sidecar.control.compiler import Snapshot
-from sidecar.control.reload import HISTORY, POLL_SECONDS, Control, Origin
+from sidecar.control.reload import HISTORY, POLL_SECONDS, Control, PolicySource
 from sidecar.control.state import StateStore
 from sidecar.core import events, metrics
 from tests.support.clock import FakeEnv
@@ -84,7 +84,7 @@ class Setup:
         self.disk = Disk(text)
         self.store = StateStore()
         self.sockets = Sockets()
-        origin = Origin("p.yaml", {}, self.disk.read, self.disk.look, self.at_once)
+        origin = PolicySource("p.yaml", {}, self.disk.read, self.disk.look, self.at_once)
         self.control = Control(self.env, self.store, origin, self.sockets, **{"make": ScriptedUpstream, **more})
 
     @staticmethod
@@ -332,7 +332,7 @@ async def test_a_file_that_goes_away_and_comes_back() -> None:
 async def test_the_swap_of_a_config_map_is_applied(tmp_path: Path) -> None:
     config_map(tmp_path, "..v1", GOOD)
     env = virtual_env()
-    origin = Origin(str(tmp_path), {}, in_thread=Setup.at_once)
+    origin = PolicySource(str(tmp_path), {}, in_thread=Setup.at_once)
     control = Control(env, StateStore(), origin, Sockets(), make=ScriptedUpstream)
     assert (await control.reload("start")).result == "applied"
     watching = asyncio.ensure_future(control.watch())

@@ -16,7 +16,7 @@ OWN = {"path", "attempt", "why", "call", "shared_fetch", "speaks_to_caches", "ha
 
 
 def declared() -> set[str]:
-    """Return the names of the attributes in the class body, read from the source, since a compiled class has no list."""
+    """Return the attributes' names from the source of the class body, since a compiled class has no list of them."""
     tree = ast.parse((Path(sidecar.__file__).parent / "core" / "exchange.py").read_text())
     [body] = [node.body for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Exchange"]
     assigned = [node.targets[0] for node in body if isinstance(node, ast.Assign)]

@@ -202,7 +202,7 @@ def unusable(tmp_path: Path, text: str, policies: str = PLAIN) -> list[str]:
             "tests:\n  - name: a\n    request: {path: x}\n",
             "app.test.yaml:3:21: tests.a.request.path: is neither a path nor a URL",
         ),
-        ("tests:\n  - name: a\n", "app.test.yaml:2:5: tests.a: needs a request, or steps with requests, and not both"),
+        ("tests:\n  - name: a\n", "app.test.yaml:2:5: tests.a: needs either a request or steps"),
         ("tests:\n  - {name: a, request: {path: /}, upstream: [rest]}\n", "is not an answer; write a status"),
         ("tests:\n  - {name: a, request: {path: /}, upstream: [99]}\n", "must be at least 200"),
         ("tests:\n  - {name: a, request: {path: /, json: 1, body: x}}\n", "has more than one of json, form and body"),

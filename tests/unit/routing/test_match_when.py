@@ -62,7 +62,7 @@ routes:
 def test_a_mistake_is_told_with_its_line_and_column() -> None:
     (problem,) = load([Source("p.yaml", POLICIES.encode())], {}).problems
     assert str(problem) == (
-        "p.yaml:8:13: routes.a.match.when: is no valid condition: column 9: `pth` is no part of `request`; "
+        "p.yaml:8:13: routes.a.match.when: is not a valid condition: column 9: `pth` is not a part of `request`; "
         "did you mean `path`?"
     )
 

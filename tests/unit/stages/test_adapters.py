@@ -1,4 +1,4 @@
-"""Libraries are held by what they document: no private attribute, no exemption from type checks."""
+"""Tests that adapters use only documented parts of libraries: no private attribute, no exemption from types."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The table of stages: a directory for each block, specs at once, the rest when it is needed."""
+"""Tests of the table of stages: a directory for each block; specs are imported at once, stages on demand."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_a_spec_is_a_block_with_examples() -> None:
 
 
 def loaded_after(program: str) -> list[str]:
-    """Modules of stages and of their libraries that a fresh process has after a program, but for specs and maps."""
+    """Return the modules of stages and their libraries that a program imports, without specs and maps."""
     watched = ("sidecar.stages.", "pybreaker", "tenacity", "aiocache", "redis")
     program += f"""
 import json, sys

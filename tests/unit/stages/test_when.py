@@ -1,4 +1,4 @@
-"""`when` in stages that have it beside their own business: retry, fault and cache."""
+"""Tests of `when` in retry, fault and cache."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ JSON = {"content-type": "application/json"}
 
 
 def retried(on: list[Any], *script: Any, x: Exchange | None = None) -> tuple[int, Outcome]:
-    """How many tries there were, and the answer."""
+    """Return the number of attempts, and the answer."""
     env = make_env()
     service = ScriptedService(*script, env=env)
     layer = retry.build(RetrySpec.model_validate({"on": on}), context(env))

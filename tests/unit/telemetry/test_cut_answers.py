@@ -1,4 +1,4 @@
-"""Answers that break off after their head: errors to everyone who counts, and a log that says what cut them."""
+"""Tests of answers that are cut short after their head: counted as errors everywhere, with the cause in the log."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def closes(after: bytes) -> Answer:
 
 
 def drips(transport: asyncio.Transport, _: bytes) -> None:
-    """A body that goes on for ever, a piece a second."""
+    """Answer with an endless body, a piece a second."""
     transport.write(CHUNKED)
     loop = asyncio.get_running_loop()
 
@@ -48,7 +48,7 @@ def turns_bad(transport: asyncio.Transport, _: bytes) -> None:
 
 
 async def cut(answer: Answer, seconds: float, **route: Any) -> tuple[Watched, bytes, dict[str, Any]]:
-    """Return what is seen of one request whose answer breaks off."""
+    """Return the records of one request whose answer is cut short."""
     seen = Watched()
     seen.answer = answer
     await seen.start(policy(**route) | LOG)

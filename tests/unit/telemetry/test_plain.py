@@ -1,4 +1,4 @@
-"""Plain values: bounded, JSON-ready, and without secrets."""
+"""Tests of plain values: bounded, JSON-ready, and without secrets."""
 
 from __future__ import annotations
 

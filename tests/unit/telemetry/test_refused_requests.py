@@ -1,4 +1,4 @@
-"""Refusals, fallbacks and dead upstreams: each is counted, shown, and leaves a line unless policies say otherwise."""
+"""Tests of refusals, fallbacks and unreachable upstreams: counted, shown, and logged unless policies forbid it."""
 
 from __future__ import annotations
 

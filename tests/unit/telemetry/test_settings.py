@@ -1,4 +1,4 @@
-"""The policy block and OpenTelemetry's standard variables, together."""
+"""Tests of the policy block together with OpenTelemetry's standard variables."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`sidecar top`: the same stream in a terminal."""
+"""Tests of `sidecar top`: the live page's stream in a terminal."""
 
 from __future__ import annotations
 
@@ -107,11 +107,11 @@ def test_words() -> None:
     assert plain("a\x1b[2Jb") == "a·[2Jb"
 
 
-# ----- what does not fit
+# ----- rows that do not fit
 
 
 def crowded(routes: int) -> Model:
-    """A model of many routes, breakers and endpoints; the last route has errors, the one before it traffic."""
+    """Return a model of many routes, breakers and endpoints; the last route has errors, the one before it traffic."""
     model = Model()
     names = [f"route-{n}" for n in range(routes)]
     breaker = {"state": "closed", "why": "nothing tripped it during the ramp, and that is a long sentence to show"}
@@ -192,7 +192,7 @@ async def test_a_key_ends_it(scene: Scene, key: bytes) -> None:
 
 
 def drain(fd: int) -> None:
-    """Read what a terminal is sent until nobody has its other end."""
+    """Read a terminal's output until its other end is closed."""
     with contextlib.suppress(OSError):
         while os.read(fd, 65536):
             pass

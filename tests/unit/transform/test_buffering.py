@@ -12,7 +12,7 @@ from sidecar.transform.buffering import collect
 
 
 class Wire:
-    """A source that remembers what it was told."""
+    """Source that records its calls."""
 
     def __init__(self) -> None:
         self.paused = False

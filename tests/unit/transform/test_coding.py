@@ -34,8 +34,8 @@ def test_the_forms_that_others_send() -> None:
         (gzip.compress(b"") * 20, b"gzip", "more than 16 members"),
         (gzip.compress(b"a" * 2000), b"gzip", "larger than 1000 bytes"),
     ],
-    # Made by hand: gzip writes the time of day into what it makes, and the processes that share
-    # the tests must agree on their names.
+    # Fixed ids: gzip adds the time of day to its output, and parallel test processes must agree on
+    # the names of tests.
     ids=["cut-off", "junk-after-gzip", "junk-after-deflate", "plain", "members", "too-large"],
 )
 def test_what_cannot_be_decoded_is_invalid(data: bytes, name: bytes, message: str) -> None:

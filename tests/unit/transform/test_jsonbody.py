@@ -13,7 +13,7 @@ from tests.support.work import calls
 
 
 def values(text: st.SearchStrategy[str]) -> st.SearchStrategy[Any]:
-    """JSON values whose texts and keys are such."""
+    """Return a strategy for JSON values with these texts and keys."""
     return st.recursive(
         st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | text,
         lambda inner: st.lists(inner, max_size=4) | st.dictionaries(text, inner, max_size=4),

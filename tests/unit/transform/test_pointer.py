@@ -166,7 +166,7 @@ def test_stars_under_stars_are_bounded() -> None:
 
 KEYS = st.text("abz/~* é", min_size=1, max_size=3)
 VALUES = values(st.text(st.characters(codec="utf-8", exclude_categories=["Cc"]), max_size=8))
-"""Without control characters: they are written as they came, or as JSON wants them escaped."""
+"""Values without control characters, which are written either unchanged or escaped as JSON demands."""
 OBJECTS = st.dictionaries(KEYS, VALUES, max_size=5)
 
 

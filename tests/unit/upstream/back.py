@@ -53,9 +53,9 @@ class Back:
         self.deadlines = Deadlines(self.env)
         self.peers: list[Peer] = []
         self.connecting: Callable[[], Any] | None = None
-        """Awaited before each connection is made; None to connect at once."""
+        """Function whose result is awaited before each connection is made; None: connect at once."""
         self.extra: dict[str, Any] = {}
-        """What `get_extra_info` of our end of a new connection returns, such as its `socket`."""
+        """Results of `get_extra_info` of the proxy's end of a new connection, such as its `socket`."""
         self.pool = Pool("http://test:80", self.env, self.deadlines, self.connect)
         self.spec = UpstreamSpec.model_validate({"endpoints": ["http://test:80"], **spec})
         self.pool.retune(self.spec)
@@ -69,7 +69,7 @@ class Back:
 
     @property
     def server(self) -> Peer:
-        """Server's end of the newest connection."""
+        """Return the server's end of the newest connection."""
         return self.peers[-1]
 
     def send(self, x: Exchange, expires: float = NEVER) -> Run[Outcome]:
@@ -95,7 +95,7 @@ class Back:
 
 
 class Sink:
-    """Sink of a response's body; collects it."""
+    """Sink that collects a response's body."""
 
     def __init__(self, outcome: Outcome | None) -> None:
         self.data = bytearray()
@@ -121,7 +121,7 @@ class Sink:
 
 
 class Interims:
-    """Interim responses, as the client was told of them."""
+    """Interim responses that were passed on to the client."""
 
     def __init__(self) -> None:
         self.said: list[tuple[int, bytes]] = []
@@ -131,7 +131,7 @@ class Interims:
 
 
 class Source:
-    """Source of a request's body; notes what it is told."""
+    """Source of a request's body, which records its calls."""
 
     def __init__(self) -> None:
         self.said: list[str] = []

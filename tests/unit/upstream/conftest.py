@@ -1,4 +1,4 @@
-"""Every test of this package is also one of the phases of its connections; and certificate authorities."""
+"""Fixtures of this package: every test also checks the phases of its connections; certificate authorities."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.unit.upstream.phases import Phases, is_observable, observed
 
 @pytest.fixture(autouse=True)
 def phases() -> Iterator[Phases | None]:
-    """The phases of all connections of the test; None where the request path is compiled."""
+    """Yield the phases of all connections of the test; None if the request path is compiled."""
     if not is_observable:
         yield None
         return
@@ -23,11 +23,11 @@ def phases() -> Iterator[Phases | None]:
 
 @pytest.fixture
 def ca(tmp_path: Path) -> Authority:
-    """An authority that the test trusts."""
+    """Return an authority that the test trusts."""
     return Authority(tmp_path / "ca")
 
 
 @pytest.fixture
 def stranger(tmp_path: Path) -> Authority:
-    """Another authority."""
+    """Return an authority that the test does not trust."""
     return Authority(tmp_path / "stranger")

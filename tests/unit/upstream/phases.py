@@ -1,7 +1,7 @@
 """Phases of upstream connections, observed while a test runs.
 
-`observed()` replaces the slot of `UpstreamConnection` that holds the phase by a property that notes each change, so the
-product needs no hook for it.  Compiled classes cannot be observed so: `is_observable` is False there.
+`observed()` replaces the slot of `UpstreamConnection` that holds the phase by a property that records each change, so
+the production code needs no hook.  Compiled classes cannot be observed: `is_observable` is False there.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from sidecar.upstream import connection as module
 from sidecar.upstream.connection import TRANSITIONS, UpstreamConnection
 
 NAMES = ("CONNECTING", "IDLE", "AWAITING_HEAD", "READING_BODY", "SWITCHED", "CLOSED")
-"""Names of the phases, each at the index that is its number."""
+"""Names of the phases; the index is the phase's number."""
 is_observable = isinstance(UpstreamConnection.exchange, FunctionType)
 
 
 class Phases:
-    """The phases of every connection since observation began."""
+    """Phases of every connection since observation began."""
 
     def __init__(self) -> None:
         self.connections: list[UpstreamConnection] = []
-        """In the order in which they were made."""
+        """Connections in the order in which they were made."""
         self.paths: list[list[str]] = []
-        """The phases of each, in order."""
+        """Phases of each connection, in order."""
 
     def note(self, connection: UpstreamConnection, phase: int) -> None:
         if connection not in self.connections:
@@ -43,12 +43,12 @@ class Phases:
 
 
 def allowed() -> set[tuple[str, str]]:
-    """The transitions of the table."""
+    """Return the allowed transitions, those of `TRANSITIONS`."""
     return {(NAMES[phase], NAMES[then]) for phase, others in TRANSITIONS.items() for then in others}
 
 
 def documented() -> set[tuple[str, str]]:
-    """The transitions of the table in the module's docstring."""
+    """Return the transitions of the table in the module's docstring."""
     rows = [line.split(maxsplit=1) for line in (module.__doc__ or "").splitlines() if line.startswith("    ")]
     return {(phase, then) for phase, others in rows for then in others.split(", ")}
 

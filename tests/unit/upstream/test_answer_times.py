@@ -1,4 +1,4 @@
-"""How long an endpoint usually takes, and when it is silent."""
+"""Tests of an endpoint's usual answer time, and of the verdict that it is silent."""
 
 from __future__ import annotations
 

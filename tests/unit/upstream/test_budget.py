@@ -1,4 +1,4 @@
-"""The retry budget: Finagle's rule, and a plain model of it."""
+"""Tests of the retry budget: Finagle's rule, and a plain model of it."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_a_storm_is_amplified_by_the_ratio_and_not_by_the_attempts() -> None:
     env = make_env()
     budget = RetryBudget(spec(), env, "app")
     retries = 0
-    for _ in range(10_000):  # 1000 a second, all fail, each would try thrice
+    for _ in range(10_000):  # 1000 a second, all fail, each would make three attempts
         budget.deposit()
         retries += spend(budget, 2)
         env.advance(0.001)
@@ -121,7 +121,7 @@ def test_rubbish_is_refused(keys: dict[str, object]) -> None:
 
 
 class BudgetMachine(RuleBasedStateMachine):
-    """Against lists of instants, in whole buckets."""
+    """Random test of the budget beside lists of instants, in whole buckets."""
 
     def __init__(self) -> None:
         super().__init__()

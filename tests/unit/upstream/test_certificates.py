@@ -1,4 +1,4 @@
-"""Certificates that change: new handshakes use the new files, and nothing that is broken or withdrawn."""
+"""Tests of certificates that change: new handshakes use the new files, never broken or withdrawn ones."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_sessions_from_before_a_change_of_authorities_are_not_resumed(
 
 
 def test_a_swapped_link_is_seen_and_new_connections_show_the_new_certificate(ca: Authority, tmp_path: Path) -> None:
-    """As Kubernetes swaps a secret: `tls.crt` leads through the link `..data`."""
+    """Kubernetes swaps a secret by renaming the link `..data`, through which `tls.crt` leads."""
     for version in ("v1", "v2"):
         ca.sign("me", to=tmp_path / version)
     data = tmp_path / "..data"

@@ -1,4 +1,4 @@
-"""One attempt at one endpoint: recorded, settled, and repeated only where nothing can have happened."""
+"""Tests of one attempt at one endpoint: recorded, settled, and repeated only if the upstream has not seen it."""
 
 from __future__ import annotations
 
@@ -264,11 +264,11 @@ async def test_a_connection_that_cannot_be_made_is_no_try_that_was_sent() -> Non
 
 
 class Ticket:
-    """What a gate has admitted an exchange with."""
+    """Ticket of a gate."""
 
 
 class Breaker:
-    """Gate of one endpoint; notes what it settles."""
+    """Gate of one endpoint, which records the outcomes that it settles."""
 
     def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
@@ -287,7 +287,7 @@ class Breaker:
 
 @pytest.fixture
 def guarded() -> Callable[[], tuple[Back, Upstream, list[Breaker]]]:
-    """Make an upstream whose endpoint has a breaker of its own, within a virtual loop."""
+    """Return a function that makes an upstream whose endpoint has a breaker of its own, on a virtual loop."""
 
     def make() -> tuple[Back, Upstream, list[Breaker]]:
         back, breakers = Back(), []

@@ -1,4 +1,4 @@
-"""One upstream connection: a request out, an answer in, whether it may be used again, and its phases."""
+"""Tests of one upstream connection: request, answer, reuse, and phases."""
 
 from __future__ import annotations
 
@@ -654,7 +654,7 @@ async def test_a_handshake_that_is_refused_is_an_answer() -> None:
 
 
 class Play:
-    """One endpoint and the exchanges of a scenario, driven a step at a time."""
+    """Endpoint and the exchanges of a scenario, driven step by step."""
 
     def __init__(self, **spec: Any) -> None:
         self.back = Back(**spec)
@@ -688,12 +688,12 @@ class Play:
             getattr(self.server.transport, how)()
 
     def leave(self) -> None:
-        """Send a request and give it up at once."""
+        """Send a request and abandon it at once."""
         self.ask()
         self.cancel()
 
     def take(self) -> None:
-        """Read the bodies of all outcomes so far, and take switched connections over."""
+        """Read the bodies of all outcomes so far, and take over switched connections."""
         for sent in self.runs:
             outcome = sent.value
             if outcome is None:
@@ -705,7 +705,7 @@ class Play:
                 self.tunnels.append(outcome.tunnel)
 
     def cancel(self) -> None:
-        """Give up all that is awaited and every body."""
+        """Abandon all exchanges and every body."""
         for sent in self.runs:
             if sent.value is None and sent.error is None:
                 sent.cancel()
@@ -714,7 +714,7 @@ class Play:
 
 
 class TunnelEnd(Wire):
-    """Whoever has taken a switched connection over; closes it when it is lost, as a tunnel does."""
+    """Owner of a switched connection, which closes it when it is lost, as a tunnel does."""
 
     def __init__(self, tunnel: Any) -> None:
         super().__init__()
@@ -749,7 +749,7 @@ def wait(seconds: float) -> Step:
 
 
 def feed(size: int) -> Step:
-    """Feed bytes of the newest upload; the tenth is its last."""
+    """Step: feed bytes of the newest upload; the tenth byte is its last."""
 
     def step(play: Play) -> None:
         if play.bodies and (body := play.bodies[-1]).received + size <= 10:
@@ -761,7 +761,7 @@ def feed(size: int) -> Step:
 
 
 def hurried(idle_timeout: float) -> Step:
-    """Send a request that allows so many seconds between two pieces of a body."""
+    """Step: send a request that allows so many seconds between two pieces of a body."""
 
     def step(play: Play) -> None:
         x = get()
@@ -892,7 +892,7 @@ ODD: list[Step] = [
     say(b"0\r\n\r\n"), say(HINTS), say(EARLY), say(LAST), say(UNTIL_THE_END), say(UPGRADE), say(b"\r\n"),
     say(b"x" * 70_000),
 ]  # fmt: skip
-"""Steps in any order, most of which make no sense."""
+"""Steps that a random test takes in any order, most of which are no useful sequence."""
 
 
 @given(st.lists(st.sampled_from(ODD), max_size=12), st.integers(1, 3))
@@ -989,7 +989,7 @@ async def test_a_connection_that_stays_silent_is_used_again(kind: str) -> None:
 
 @virtual
 async def test_nobody_waits_for_silence() -> None:
-    """Where a pool is full, a doubtful connection makes room for a fresh one."""
+    """In a full pool a connection that may be dead is replaced by a fresh one."""
     back = Back(connections={"max": 1})
     runs = [back.send(get(b"DELETE")) for _ in range(2)]
     await settle()

@@ -1,4 +1,4 @@
-"""The sweep: who is late, by how much, and that one bug does not end it for all."""
+"""Tests of the sweep: late entries, by how much, and a bug in one entry, which does not end the sweep."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tests.support.loop import virtual, virtual_env
 
 
 class Entry:
-    """Something with a deadline."""
+    """Entry of the sweep with a deadline."""
 
     def __init__(self, deadlines: Deadlines, expires: float) -> None:
         self.deadlines = deadlines

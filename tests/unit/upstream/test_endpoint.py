@@ -1,4 +1,4 @@
-"""Endpoints: their addresses in policy files, their standing, and the set that survives reloads."""
+"""Tests of endpoints: addresses in policy files, state, and the set that survives reloads."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_the_canonical_form_is_stable_and_nothing_else_is_raised(text: str) -> N
     assert parse_endpoint(address.url) == address
 
 
-# ----- standing
+# ----- state of an endpoint
 
 
 def spec(*urls: str, **settings: Any) -> UpstreamSpec:

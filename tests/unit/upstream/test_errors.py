@@ -1,4 +1,4 @@
-"""Errors in words."""
+"""Tests of errors in words."""
 
 from __future__ import annotations
 

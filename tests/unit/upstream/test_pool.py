@@ -1,4 +1,4 @@
-"""The connections of one endpoint: reused, bounded, waited for in line, and given up."""
+"""Tests of one endpoint's pool: connections are reused, bounded, queued for, and discarded."""
 
 from __future__ import annotations
 
@@ -326,7 +326,7 @@ async def test_a_connection_that_the_upstream_has_not_read_empty_is_not_used_aga
     assert back.pool.describe()["open"] == 0
 
 
-# ----- giving way
+# ----- requests that end to free their permits
 
 
 def large(size: int = 10**6) -> bytes:
@@ -374,7 +374,7 @@ async def test_the_line_of_a_small_pool_has_room_for_a_crowd_and_an_end() -> Non
 
 
 @virtual
-async def test_an_honest_request_gets_through_a_crowd_of_readers_that_come_back_at_once() -> None:
+async def test_a_normal_request_gets_through_a_crowd_of_slow_readers_that_come_back_at_once() -> None:
     back = Back(connections={"max": 4})
     loop = asyncio.get_running_loop()
 
@@ -392,7 +392,7 @@ async def test_an_honest_request_gets_through_a_crowd_of_readers_that_come_back_
             await ended
 
     async def serve() -> None:
-        """Answer what has come: the honest requests whole, the others with what nobody reads."""
+        """Answer the requests so far: normal ones completely, the others with bodies that are not read."""
         while True:
             await asyncio.sleep(0.02)
             for peer in back.peers:
@@ -533,7 +533,7 @@ async def one(back: Back, method: bytes = b"GET", **facts: Any) -> Outcome:
 
 
 async def until(promise_is_resolved: Callable[[], bool]) -> None:
-    """Let the loop turn until it is so, and not one turn longer."""
+    """Let the loop turn until a condition holds, and not one turn longer."""
     while not promise_is_resolved():
         await asyncio.sleep(0)
 

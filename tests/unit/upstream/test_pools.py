@@ -1,4 +1,4 @@
-"""The pools of an upstream: one for each endpoint, gone with it, and how their connections are opened."""
+"""Tests of an upstream's pools: one for each endpoint, removed with it, and the opening of connections."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def spec(*urls: str, **settings: Any) -> UpstreamSpec:
 
 
 class Bench:
-    """The pools of two endpoints."""
+    """Pools of two endpoints."""
 
     def __init__(self) -> None:
         self.env = virtual_env()
@@ -158,7 +158,7 @@ class Opened(asyncio.Protocol):
 
 @pytest.fixture
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
-    """What the loop was asked to connect to, with the TLS context and the name to expect."""
+    """Return the addresses to which the loop connects, with the TLS context and the expected name."""
     found: list[tuple[Any, ...]] = []
 
     async def create_connection(

@@ -1,4 +1,4 @@
-"""Streamed request bodies: framing, flow control, expectations, and who is to blame for a delay."""
+"""Tests of streamed request bodies: framing, flow control, expectations, and the side that caused a delay."""
 
 from __future__ import annotations
 

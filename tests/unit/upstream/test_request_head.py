@@ -1,4 +1,4 @@
-"""An exchange as the head of an upstream request."""
+"""Tests of an exchange as the head of an upstream request."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names: what is asked of name servers and when, what is remembered, and which address a connection gets."""
+"""Tests of names: queries to name servers, cached answers, and the choice of a connection's address."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.support.names import NameServer
 
 
 class Bench:
-    """Names of one name server, on a clock that a test moves."""
+    """Resolvers of one name server, on a clock that a test moves."""
 
     def __init__(self, server: NameServer) -> None:
         self.server = server
@@ -43,7 +43,7 @@ async def bench() -> AsyncIterator[Bench]:
 # ----- look-ups
 
 
-async def test_a_name_is_looked_up_once_whoever_waits(bench: Bench) -> None:
+async def test_a_name_is_looked_up_once_for_all_that_wait(bench: Bench) -> None:
     bench.server.delay = 0.05
     some, others = bench.names(), bench.names(stale_for="1s")
     found = await asyncio.gather(
@@ -83,7 +83,7 @@ async def test_an_answer_is_used_until_its_records_expire(bench: Bench) -> None:
     bench.now += 59
     assert await names.look_up("app.test") == ("127.0.0.1",)
     bench.now += 2
-    bench.root._others.clear()  # the cache of c-ares knows no clock but the system's
+    bench.root._others.clear()  # the cache of c-ares uses the system's clock
     assert await bench.names().look_up("app.test") == ("127.0.0.9",)
 
 
@@ -213,7 +213,7 @@ async def test_an_answer_too_long_for_a_datagram_comes_over_tcp(bench: Bench) ->
     assert bench.server.over_tcp
 
 
-# ----- as the system does it
+# ----- look-ups as the system does them
 
 
 @pytest.mark.parametrize(
@@ -228,7 +228,7 @@ async def test_the_family_decides_what_is_asked(bench: Bench, family: str, asked
 
 
 async def test_search_domains_and_ndots_are_the_systems(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LOCALDOMAIN", "svc.test")  # of resolv.conf(5), as is the next
+    monkeypatch.setenv("LOCALDOMAIN", "svc.test")  # a variable of resolv.conf(5), as is the next one
     monkeypatch.setenv("RES_OPTIONS", "ndots:2")
     bench.server.records = {"app.svc.test": ["127.0.0.3"], "a.b": ["127.0.0.5"]}
     names = bench.names()
@@ -251,7 +251,7 @@ async def test_the_file_of_hosts_wins(bench: Bench) -> None:
 
 
 def own_host() -> str | None:
-    """Return a name of `/etc/hosts` that has an IPv4 address, None without one."""
+    """Return a name of `/etc/hosts` that has an IPv4 address; None without one."""
     for line in Path("/etc/hosts").read_text().splitlines():
         address, *names = line.partition("#")[0].split() or [""]
         for name in names:
@@ -286,7 +286,7 @@ def test_what_is_an_address() -> None:
 
 @pytest.fixture
 def routes(monkeypatch: pytest.MonkeyPatch) -> set[str]:
-    """Addresses to which there is a route."""
+    """Return a set that holds the addresses to which there is a route."""
     found: set[str] = set()
     monkeypatch.setattr(resolver, "has_route", found.__contains__)
     return found
@@ -302,7 +302,7 @@ def test_a_family_without_a_route_is_left_out_unless_there_is_no_other(routes: s
     assert usable([*both, "fd00::1"]) == ("2001:db8::1", "192.0.2.1", "fd00::1")
 
 
-# ----- which address
+# ----- choice of an address
 
 
 def order(entry: Entry) -> list[str]:
@@ -325,7 +325,7 @@ def test_a_slow_address_goes_last_for_a_while() -> None:
     assert {tuple(entry.order(later)) for _ in range(4)} == {("10.0.0.2", "10.0.0.1"), ("10.0.0.1", "10.0.0.2")}
 
 
-async def test_a_connection_reaches_the_address_that_lives(bench: Bench) -> None:
+async def test_a_connection_reaches_the_address_that_accepts(bench: Bench) -> None:
     async with await asyncio.start_server(lambda r, w: w.close(), "127.0.0.5", 0) as server:
         port = server.sockets[0].getsockname()[1]
         bench.server.records["app.test"] = ["127.0.0.2", "127.0.0.3", "127.0.0.4", "127.0.0.5"]

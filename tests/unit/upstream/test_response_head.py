@@ -1,4 +1,4 @@
-"""Response heads: the lines that are passed on, the framing, and whether the connection is kept."""
+"""Tests of response heads: lines that are passed on, framing, and keep-alive."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ DATE = b"date: Thu, 01 Jan 1970 00:00:00 GMT\r\n"
 
 
 def read(lines: bytes, version: int = 11) -> tuple[bytes, int | None, bool]:
-    """Read these field lines as those of a final response, at the beginning of time."""
+    """Read field lines as those of a final response, with a wall clock of 0."""
     return read_response(lines, 0, len(lines), version, lambda: 0.0)
 
 
@@ -92,8 +92,8 @@ def test_an_upgrade_is_passed_on_with_its_accept() -> None:
 @pytest.mark.parametrize(
     ("x", "lines", "says"),
     [
-        (handshake(None), ACCEPTED, "not asked for"),
-        (handshake(), ACCEPTED.replace(b"websocket", b"h2c"), "not asked for"),
+        (handshake(None), ACCEPTED, "without a request to upgrade"),
+        (handshake(), ACCEPTED.replace(b"websocket", b"h2c"), "without a request to upgrade"),
         (handshake(), ACCEPTED.replace(b"s3pPL", b"S3pPL"), "does not answer the key"),
         (handshake(), ACCEPTED.replace(b"Sec-WebSocket-Accept", b"X"), "does not answer the key"),
     ],

@@ -1,4 +1,4 @@
-"""Places for requests whose body comes slowly."""
+"""Tests of places for requests whose body arrives slowly."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a policy file may say of an upstream."""
+"""Tests of an upstream's block in a policy file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sidecar.upstream.spec import UpstreamSpec
 
 
 def said(**settings: Any) -> str:
-    """All that is wrong with an upstream, as `path: message` lines."""
+    """Return all problems of an upstream's block, as `path: message` lines."""
     with pytest.raises(ValidationError) as caught:
         UpstreamSpec.model_validate({"endpoints": ["http://a:80"]} | settings)
     return "\n".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in caught.value.errors())
@@ -51,11 +51,11 @@ def test_the_example_of_the_format() -> None:
         ({"ejection": {"on": []}}, "ejection.on: Value error, is empty"),
         ({"ejection": {"eject_for": 10}}, "write a duration such as"),
         ({"health_check": {"path": "healthz"}}, "is not a path"),
-        ({"health_check": {"path": "/", "expect": ["reset"]}}, "names reset, which is no status"),
+        ({"health_check": {"path": "/", "expect": ["reset"]}}, "names reset, which is not a status"),
         ({"discover": {"dns": "a b", "port": 80}, "endpoints": None}, "is not a DNS name"),
         ({"tls": {}}, "no endpoint is https://"),
         ({"endpoints": ["https://a"], "tls": {"cert": "/c"}}, "tls: Value error, needs cert and key together"),
-        ({"endpoints": ["https://a"], "tls": {"ca": "/c", "verify": False}}, "never look at"),
+        ({"endpoints": ["https://a"], "tls": {"ca": "/c", "verify": False}}, "verify: false ignores"),
         ({"connections": {"max": "3"}}, "valid integer"),
     ],
 )

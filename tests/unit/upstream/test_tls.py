@@ -1,4 +1,4 @@
-"""TLS contexts in real handshakes, in memory: who trusts whom, and what is said of files that cannot be used."""
+"""Tests of TLS contexts in real handshakes in memory: trust, and messages about unusable files."""
 
 from __future__ import annotations
 
@@ -68,11 +68,13 @@ def test_everything_wrong_with_the_files_is_said_with_their_paths(
         ("cert", "/no/cert cannot be read: No such file or directory"),
     ]
     assert said(ClientTlsSpec(ca=str(tmp_path))) == [("ca", f"{tmp_path} cannot be read: Is a directory")]
-    assert said(ClientTlsSpec(ca=str(empty))) == [("ca", f"{empty} has no certificates in PEM that can be used")]
+    assert said(ClientTlsSpec(ca=str(empty))) == [("ca", f"{empty} has no valid certificates in PEM format")]
     assert said(ClientTlsSpec(ca=str(garbage)))[0][0] == "ca"
-    assert said(ServerTlsSpec(cert=good["cert"], key=str(empty))) == [("key", f"{empty} has no private key in PEM")]
+    assert said(ServerTlsSpec(cert=good["cert"], key=str(empty))) == [
+        ("key", f"{empty} has no private key in PEM format")
+    ]
     assert said(ServerTlsSpec(cert=good["key"], key=good["key"])) == [
-        ("cert", f"{good['key']} has no certificate in PEM")
+        ("cert", f"{good['key']} has no certificate in PEM format")
     ]
     assert said(ServerTlsSpec(cert=good["cert"], key=other["key"])) == [
         ("key", f"{other['key']} is not the key of the certificate {good['cert']}")
@@ -116,7 +118,7 @@ def test_an_end_that_both_sides_have_declared_is_no_cut(ca: Authority) -> None:
     ours, theirs = handshake(build_context(ClientTlsSpec(ca=ca.ca_file)), server)
     with pytest.raises(ssl.SSLWantReadError):
         theirs.unwrap()
-    ours.unwrap()  # event loops answer a close_notify before they tell the protocol of the end
+    ours.unwrap()  # event loops answer a close_notify before they report the end to the protocol
     assert not is_cut_off(TlsTransport(ours))
 
 

@@ -115,7 +115,7 @@ def test_a_failed_run_says_what_was_taken_out(results: list[Result]) -> None:
     assert Tree.fromstring(junit_xml([failed])).findall(".//failure")
 
 
-# ----- the command that repeats it, and what did it
+# ----- the repeating command and the cause
 
 
 def own(tmp_path: Path, name: str) -> Loaded:

@@ -1,4 +1,4 @@
-"""Coalescing: which requests wait for a fetch, for how long, and what they get."""
+"""Tests of coalescing: requests that wait for a fetch, for how long, and their answers."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ async def crowd(w: World, size: int, **headers: str) -> list[Outcome]:
 
 
 class Client:
-    """A sink that collects."""
+    """Sink that collects a body."""
 
     def __init__(self, outcome: Outcome) -> None:
         self.data = b""
@@ -240,7 +240,7 @@ async def test_a_fetch_ends_when_all_tasks_are_cancelled() -> None:
     w = world(HANG)
     clients = [asyncio.ensure_future(w.get()) for _ in range(3)]
     await settle()
-    for client in reversed(clients):  # those that wait would go on alone
+    for client in reversed(clients):  # waiting requests would fetch alone
         client.cancel()
     await settle()
     assert (w.upstream.cancelled, len(w.store.fetches)) == (1, 0)
@@ -258,7 +258,7 @@ async def test_a_waiter_that_leaves_does_not_disturb_the_others() -> None:
 
 
 class Streaming:
-    """An upstream whose answer comes piece by piece."""
+    """Upstream whose answer arrives piece by piece."""
 
     def __init__(self, length: int | None = None, **block: Any) -> None:
         self.paused = 0
@@ -362,7 +362,7 @@ async def test_a_purge_outdates_a_fetch_in_flight() -> None:
 
 @pytest.mark.parametrize("leaves", [False, True])
 async def test_runs_without_tasks_share_a_fetch(leaves: bool) -> None:
-    """In a `Run`, as the data plane has it: resolving the promise answers everyone inside of it."""
+    """Requests are `Run`s, as in production: resolving the promise answers all of them before `resolve` returns."""
     promise: Promise[Outcome] = Promise()
 
     async def upstream(x: Exchange) -> Outcome:

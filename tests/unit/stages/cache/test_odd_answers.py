@@ -1,4 +1,4 @@
-"""Odd answers: none of them costs the stored copy or single-flight, and no body is stored before it is whole."""
+"""Tests of odd answers: the stored copy and single-flight survive them, and only complete bodies are stored."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ Breaks = Callable[[Body], None]
 
 
 def streamed(body: Body, lines: bytes = FRESH_LINES, status: int = 200) -> Callable[[Exchange], Outcome]:
-    """An answer whose body is still to come."""
+    """Return an answer whose body is still to come."""
     return lambda x: Outcome(status, stream=body, lines=lines)
 
 
 async def aged(*script: Any, first: Any = FRESH, seconds: float = 61, **block: Any) -> World:
-    """A world with an answer that was fresh once, and what follows it."""
+    """Return a world with a stale answer, and a script of the answers after it."""
     world = World(first, *script, **{"stale_if_error": "5m", **block})
     await world.get()
     world.env.advance(seconds)
@@ -41,7 +41,7 @@ ODD = [201, 206, 302, 303, 307, 400, 405, 406, 407, 408, 411, 412, 413, 414, 415
 
 
 class TestTheStaleCopy:
-    """It stands in for the next failure, whatever came in between."""
+    """Stale copy: it answers for the next failure, whatever answers came in between."""
 
     @pytest.mark.parametrize("control", [None, "no-store", "private", "no-cache"])
     @pytest.mark.parametrize("status", ODD)
@@ -194,11 +194,11 @@ class TestTheStaleCopy:
 
 
 class TestSingleFlight:
-    """It stays on for a key after an answer that says nothing about the next one."""
+    """Single-flight: it continues for a key after an answer that says nothing about the next one."""
 
     @staticmethod
     async def calls_of_ten(*odd: Any) -> int:
-        """Calls that ten clients together cost after these answers, asked for one after the other."""
+        """Return the calls of ten simultaneous clients, after these answers to one client."""
         world = World(*odd, after(1, FRESH), env=virtual_env())
         for _ in odd:
             await world.get()
@@ -246,7 +246,7 @@ class TestSingleFlight:
 
 
 class TestWhole:
-    """What is stored is whole."""
+    """Stored bodies are complete."""
 
     LINES = b"cache-control: max-age=60\r\ncontent-location: /a\r\n"
 

@@ -1,4 +1,4 @@
-"""What must not get into a shared cache, what must not come out to the wrong client, and what must stay bounded."""
+"""Tests of poisoning: answers that a shared cache must not store, clients that must not get them, and bounds."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FRESH = reply(Cache_Control="max-age=60")
 
 
 def echo(x: Exchange) -> Outcome:
-    """An upstream that reflects a field."""
+    """Answer as an upstream that reflects a field."""
     return reply(200, x.header(b"x-forwarded-host") or b"home", Cache_Control="max-age=60")(x)
 
 
@@ -34,7 +34,7 @@ async def test_a_field_can_be_made_part_of_the_key() -> None:
 
 
 def as_a_variable(x: Exchange) -> bytes:
-    """Value of X-Tenant as CGI and WSGI servers read it: from the last field that folds into the same variable."""
+    """Return X-Tenant as CGI and WSGI servers read it: from the last field that becomes the same variable."""
     found = [value for name, value in x.headers if fold(name) == b"x-tenant"]
     return found[-1] if found else b"nobody"
 
@@ -54,7 +54,7 @@ async def test_a_twin_of_a_field_that_answers_differ_by_is_a_difference_too(how:
     client = Front(world.service).connect()
     asked = {b"%b: one\r\n" % twin.encode(): b"one", b"%b: uno\r\n" % twin.encode(): b"uno"}
     asked[b"X-Tenant_: a\r\nXTenant: b\r\n"] = asked[b""] = b"two" if said else b"nobody"
-    for calls in (3, 3):  # the second time all are stored
+    for calls in (3, 3):  # the second time all answers are stored
         for lines, expected in asked.items():
             client.write(b"GET /a HTTP/1.1\r\nHost: a\r\n%b%b\r\n" % (said, lines))
             assert (await client.answer()).body == expected
@@ -71,7 +71,7 @@ async def test_a_cookie_is_not_given_to_another_client() -> None:
 
 
 def of_its_caller(x: Exchange) -> Outcome:
-    """An upstream that knows its callers by whatever they send, and says nothing of caches."""
+    """Answer as an upstream that identifies its callers by any field, without cache directives."""
     return Outcome(200, None, x.lines + x.forwarding, lines=LAST_MODIFIED)
 
 
@@ -80,7 +80,7 @@ FRESHENED: list[dict[str, Any]] = [{"ttl": "30s"}, {"heuristic": "10%"}]
 
 
 class TestCredentials:
-    """Freshness by the policy is for answers that are everybody's."""
+    """Answers to requests with credentials get no freshness by the policy."""
 
     @pytest.mark.parametrize("block", FRESHENED)
     @pytest.mark.parametrize("name", [*CREDENTIALS, "Authorization", "X-USER-ID", "Cookie"])
@@ -291,7 +291,7 @@ async def test_the_store_describes_itself() -> None:
 
 
 class TestObserving:
-    """`mode: observe`."""
+    """Cache in `mode: observe`."""
 
     async def test_everything_passes_and_is_counted(self) -> None:
         world = World(FRESH, mode="observe")

@@ -1,4 +1,4 @@
-"""The cache stage by the sections of RFC 9111."""
+"""Tests of the cache stage by the sections of RFC 9111."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from tests.support.clock import make_env
 from tests.unit.stages.cache.world import World, is_hit, reply, said
 
 FRESH = reply(Cache_Control="max-age=60", Date="Sun, 15 Jun 2025 15:06:40 GMT")
-"""At the fake clock's start."""
+"""Answer that is fresh for a minute from the fake clock's start."""
 
 
 class TestStoring:
-    """RFC 9111 3."""
+    """RFC 9111 3: storing."""
 
     async def test_a_fresh_answer_is_reused(self) -> None:
         world = World(FRESH)
@@ -101,7 +101,7 @@ class TestStoring:
 
 
 class TestReusing:
-    """RFC 9111 4 and 5.1."""
+    """RFC 9111 4 and 5.1: reusing."""
 
     async def test_age_is_made_and_date_left_alone(self) -> None:
         world = World(reply(Cache_Control="max-age=600", Age="30", Date="Sun, 15 Jun 2025 15:06:40 GMT"))
@@ -160,7 +160,7 @@ class TestReusing:
 
 
 class TestRequestDirectives:
-    """RFC 9111 5.2.1 and 5.4."""
+    """RFC 9111 5.2.1 and 5.4: directives in requests."""
 
     @pytest.mark.parametrize(
         "value", ["max-age=0", "max-age=4", "min-fresh=56", "no-cache", "max-age=x", "min-fresh=x"]
@@ -227,7 +227,7 @@ class TestRequestDirectives:
 
 
 class TestVary:
-    """RFC 9111 4.1."""
+    """RFC 9111 4.1: Vary."""
 
     async def test_variants_lie_side_by_side(self) -> None:
         world = World(lambda x: reply(200, x.header(b"foo") or b"none", Cache_Control="max-age=60", Vary="Foo")(x))
@@ -261,7 +261,7 @@ class TestVary:
 
 
 class TestValidation:
-    """RFC 9111 4.3."""
+    """RFC 9111 4.3: validation."""
 
     async def test_4_3_1_both_validators_are_sent(self) -> None:
         modified = "Sun, 01 Jun 2025 00:00:00 GMT"
@@ -394,7 +394,7 @@ class TestValidation:
 
 
 class TestInvalidation:
-    """RFC 9111 4.4."""
+    """RFC 9111 4.4: invalidation."""
 
     @pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE", "M-SEARCH"])
     @pytest.mark.parametrize("status", [200, 204, 303])
@@ -450,7 +450,7 @@ class TestInvalidation:
 
 
 class TestRanges:
-    """RFC 9110 14, from what is stored."""
+    """RFC 9110 14: ranges of stored answers."""
 
     async def test_parts_of_it(self) -> None:
         world = World(reply(200, b"0123456789", Cache_Control="max-age=60", ETag='"a"', A="1"))

@@ -1,4 +1,4 @@
-"""Stale answers: RFC 5861, RFC 9111 4.2.4, and the ladder when the upstream fails."""
+"""Tests of stale answers: RFC 5861, RFC 9111 4.2.4, and the order of substitutes when the upstream fails."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ FAILURES = [RESET, TIMEOUT, CONNECT_FAILURE, BREAKER_OPEN, OVERLOADED, DEADLINE,
 
 
 async def aged(*script: Any, seconds: float = 61, first: Any = FRESH, **block: Any) -> World:
-    """A world with an answer of that age."""
+    """Return a world with an answer of that age."""
     world = World(first, *script, **block)
     await world.get()
     world.env.advance(seconds)
@@ -39,7 +39,7 @@ async def aged(*script: Any, seconds: float = 61, first: Any = FRESH, **block: A
 
 
 class TestIfError:
-    """RFC 5861 4."""
+    """RFC 5861 4: stale-if-error."""
 
     @pytest.mark.parametrize("failing", FAILURES)
     async def test_it_stands_in(self, failing: Any) -> None:
@@ -122,7 +122,7 @@ class TestIfError:
 
 
 class TestLastResort:
-    """`fallback: [stale]`, beyond `stale_if_error`."""
+    """Stale answers of `fallback: [stale]`, beyond `stale_if_error`."""
 
     async def ladder(self, world: World, **headers: str) -> Outcome:
         ctx = context(world.env)
@@ -150,7 +150,7 @@ class TestLastResort:
 
 
 class TestWhileRevalidate:
-    """RFC 5861 3."""
+    """RFC 5861 3: stale-while-revalidate."""
 
     def world(self, *script: Any, **block: Any) -> World:
         return World(*script, env=virtual_env(), stale_while_revalidate="10s", **block)

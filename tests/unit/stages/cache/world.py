@@ -1,4 +1,4 @@
-"""A cache stage on a clock of its own, before an upstream that a test scripts."""
+"""Cache stage on a clock of its own, in front of an upstream that a test scripts."""
 
 from __future__ import annotations
 
@@ -19,14 +19,17 @@ from tests.support.service import ScriptedService, context, exchange
 
 
 def reply(status: int = 200, body: bytes = b"body", /, **headers: str) -> Callable[[Exchange], Outcome]:
-    """A response, anew each time; `Cache_Control="max-age=60"` is a field."""
+    """Return a function that makes a new response for each call; `Cache_Control="max-age=60"` is a field."""
     lines = "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in headers.items()).encode("latin-1")
     return lambda x: Outcome(status, None, b"" if x.method == b"HEAD" else body, lines=lines)
 
 
 class World:
-    """`get()` asks through the cache; `upstream.exchanges` is what got through; `env.advance(s)` makes time pass.
-    The script is that of a `ScriptedService`, or a service."""
+    """Cache stage, its clock and its upstream.
+
+    `get()` sends a request through the cache; `upstream.exchanges` has the requests that reached the upstream;
+    `env.advance(s)` lets time pass.  The script is that of a `ScriptedService`, or a service.
+    """
 
     def __init__(
         self, *script: Any, env: FakeEnv | None = None, store: Store | None = None, route: str = "order", **block: Any
@@ -40,11 +43,11 @@ class World:
         self.service: Callable[[Exchange], Awaitable[Outcome]] = Pipeline([cache.build(spec, ctx)], inner)
 
     def date(self, offset: float = 0) -> str:
-        """An HTTP date, so many seconds from now."""
+        """Return an HTTP date, so many seconds from now."""
         return format_date(self.env.wall() + offset).decode()
 
     def request(self, method: str = "GET", path: str = "/a", /, **headers: str) -> Exchange:
-        """A request; `If_None_Match='"a"'` is a field."""
+        """Return a request; `If_None_Match='"a"'` is a field."""
         query = path.partition("?")
         fields = {name.replace("_", "-"): value for name, value in headers.items()}
         x = exchange(method, query[0], fields, authority=b"orders")
@@ -63,12 +66,12 @@ class World:
         return self.upstream.calls
 
     def sent(self, name: bytes, number: int = -1) -> bytes | None:
-        """A field of a request that reached the upstream, by default the last one."""
+        """Return a field of a request that reached the upstream, by default of the last one."""
         return self.upstream.exchanges[number].header(name)
 
 
 def said(outcome: Outcome) -> bytes:
-    """What Cache-Status says of our cache."""
+    """Return the sidecar's member of Cache-Status."""
     return [value for name, value in parse_fields(outcome.lines) if name == b"cache-status"][-1]
 
 

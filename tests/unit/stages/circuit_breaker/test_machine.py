@@ -1,4 +1,4 @@
-"""The adapter of pybreaker: its transitions reach the circuit, and its own view of the circuit is true."""
+"""Tests of the adapter of pybreaker: its transitions reach the circuit, and both have the same state."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.service import exchange, response
 
 
 class Ear(pybreaker.CircuitBreakerListener):
-    """A listener of somebody else."""
+    """Listener that does not belong to the breaker."""
 
     def __init__(self) -> None:
         self.heard: list[tuple[str, str]] = []

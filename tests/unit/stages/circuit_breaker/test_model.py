@@ -1,4 +1,4 @@
-"""The breaker walked at random beside a plain model of its rules, written without any of its code."""
+"""Random test of the breaker beside a plain model of its rules, which shares no code with it."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ MIN_CALLS, RATE, IN_A_ROW, OPEN, LONGEST, PROBES, WITHIN, RAMP = 4, 0.5, 6, 5.0,
 
 @dataclass
 class Model:
-    """The rules of the module's docstring, with lists."""
+    """Model of the rules in the breaker's module docstring, with lists."""
 
     size: int
     state: str = "closed"
     era: int = 0
-    """Every transition begins one; calls of an earlier era say nothing."""
+    """Number of transitions so far; results of calls from an earlier era are ignored."""
     calls: list[bool] = field(default_factory=list)
-    """True for a failure."""
+    """Calls in the window: True for a failure."""
     in_a_row: int = 0
     doubled: int = 0
     until: float = 0.0
@@ -57,7 +57,7 @@ class Model:
         self.turn("closed")
 
     def look(self, now: float) -> None:
-        """What time alone brings when a request comes."""
+        """Apply the transitions that are due when a request arrives."""
         if self.state == "open" and now >= self.until:
             self.turn("half_open")
             self.calls, self.in_a_row, self.probes, self.results, self.ramp = [], 0, [], [], None
@@ -77,7 +77,7 @@ class Model:
             self.ramp = now
 
     def shown(self, now: float) -> str:
-        """The state as people see it: without traffic, what the next request would find."""
+        """Return the displayed state: without traffic, the state that the next request would find."""
         if self.state == "open" and now >= self.until:
             return "half_open"
         if self.state == "half_open" and self.ramp is not None and now - self.ramp >= RAMP:
@@ -85,7 +85,7 @@ class Model:
         return self.state
 
     def may_admit(self) -> bool | None:
-        """None: the ramp may let it through or not."""
+        """Return whether a request is admitted; None if the ramp decides."""
         if self.state == "half_open":
             return None if self.ramp is not None else len(self.probes) + len(self.results) < PROBES
         return self.state == "closed"
@@ -122,7 +122,7 @@ class Model:
 
 
 class BreakerMachine(RuleBasedStateMachine):
-    """Requests come, end in any order and way, and time passes."""
+    """Random sequences of requests, which end in any order and with any result, and of time."""
 
     @initialize(size=st.integers(MIN_CALLS, 10))
     def begin(self, size: int) -> None:
@@ -151,7 +151,7 @@ class BreakerMachine(RuleBasedStateMachine):
 
     @rule()
     def ask(self) -> None:
-        if self.model.state == "open":  # to be asked is not yet a request
+        if self.model.state == "open":  # reading the state is not a request
             assert self.gate.would_admit() == (self.env.now() >= self.model.until)
             return
         self.model.look(self.env.now())

@@ -1,4 +1,4 @@
-"""The circuit breaker, corner by corner.  `test_breaker_model.py` walks it at random against a plain model."""
+"""Tests of the circuit breaker, case by case; `test_model.py` compares it with a plain model at random."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ X = exchange()
 
 
 class Bench:
-    """A breaker, its clock, and the calls that were admitted."""
+    """Breaker, its clock, and the calls that were admitted."""
 
     def __init__(self, *, scope: str = "route", **keys: Any) -> None:
         self.env: FakeEnv = make_env()
@@ -56,12 +56,12 @@ class Bench:
         return str(self.breaker.describe()["state"])
 
     def admit(self) -> Any:
-        """A ticket, None if refused."""
+        """Return a ticket; None if refused."""
         ticket = self.gate.admit(X)
         return None if isinstance(ticket, Outcome) else ticket
 
     def call(self, outcome: Outcome = GOOD, took: float = 0.0) -> bool:
-        """One call; was it admitted?"""
+        """Make one call; True if it was admitted."""
         ticket = self.admit()
         if ticket is None:
             return False
@@ -284,12 +284,12 @@ def test_late_results_of_an_older_state_are_ignored() -> None:
     bench.env.advance(5)
     probe = bench.admit()
     bench.gate.settle(X, late[1], BAD)  # does not reopen
-    bench.gate.settle(X, late[2], GOOD)  # is not a probe's success
+    bench.gate.settle(X, late[2], GOOD)  # is not counted as a probe's success
     assert bench.breaker.describe()["probes"] == {"under_way": 1, "results": 0, "failed": 0, "slow": 0}
     bench.gate.settle(X, probe, GOOD)
     bench.call()
     assert bench.state == "closed"
-    bench.gate.settle(X, late[3], BAD)  # nor is it counted when closed again
+    bench.gate.settle(X, late[3], BAD)  # is not counted when closed again
     assert bench.state == "closed"
 
 
@@ -411,7 +411,7 @@ def test_too_few_results_at_the_deadline_decide_nonetheless() -> None:
     bench.call()
     young = None
     bench.env.advance(9)
-    young = bench.admit()  # out for a second only: nothing is known of it
+    young = bench.admit()  # admitted shortly before the verdict, so without a result
     bench.env.advance(1.5)
     assert bench.admit()
     assert bench.state == "closed"
@@ -516,7 +516,7 @@ def test_growth_is_kept_on_closing_and_shrinks_by_health_that_was_seen() -> None
     assert bench.breaker.opened_for == 10
     bench.env.advance(10)
     bench.call()
-    bench.calls(*[GOOD] * 100)  # a burst is none either
+    bench.calls(*[GOOD] * 100)  # a burst is no evidence either
     assert bench.breaker.reopened == 1
     bench.env.advance(10)
     bench.call()
@@ -525,7 +525,7 @@ def test_growth_is_kept_on_closing_and_shrinks_by_health_that_was_seen() -> None
     assert bench.breaker.opened_for == 5
 
 
-# ----- by hand
+# ----- forced by an operator
 
 
 def test_forced_open_stays_until_auto_and_then_probes() -> None:
@@ -613,7 +613,7 @@ def test_each_endpoint_has_its_own_and_can_be_asked_beforehand() -> None:
     for _ in range(2):
         one.settle(X, one.admit(X), GOOD)
     asked = [one.would_admit() for _ in range(3)]
-    assert asked == [True, True, True]  # the ramp's answer stays until it is taken
+    assert asked == [True, True, True]  # the ramp's decision stays until a request takes it
     one.settle(X, one.admit(X), GOOD)
     assert not one.would_admit()
     env.advance(10)
@@ -741,7 +741,7 @@ def test_the_history_is_bounded() -> None:
     assert len(bench.breaker.describe()["history"]) == 20
 
 
-# ----- what the file may say
+# ----- fields of the policy file
 
 
 @pytest.mark.parametrize(

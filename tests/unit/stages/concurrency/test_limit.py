@@ -1,4 +1,4 @@
-"""`Gradient`, against a model of an upstream: so many workers, and a queue behind them."""
+"""Tests of `Gradient` with a model of an upstream, which has workers and a queue."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from sidecar.stages.concurrency.limit import Gradient
 
 
 class Model:
-    """An upstream that serves `workers` at once in `service` seconds each, under a load that fills the limit."""
+    """Upstream that serves `workers` requests at once in `service` seconds each, under a load that fills the limit."""
 
     def __init__(self, gradient: Gradient, workers: int, service: float, demand: int = 10**6) -> None:
         self.gradient = gradient

@@ -1,4 +1,4 @@
-"""`Permits`: who gets one, who waits, who has to go."""
+"""Tests of `Permits`: requests that get one, that wait, and that are refused."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def permits(limit: int, size: int = 0, env: FakeEnv | None = None) -> Permits:
 
 
 def fill(pool: Permits, rank: int) -> int:
-    """Take all that there is for a rank."""
+    """Take all permits that a rank may have; return their number."""
     count = 0
     while pool.take(rank):
         count += 1
@@ -29,7 +29,7 @@ def fill(pool: Permits, rank: int) -> int:
 
 
 def outcome(place: Place | None) -> str:
-    """What became of a place."""
+    """Return the state of a place in words."""
     assert place is not None
     if not place.done():
         return "waits"
@@ -163,7 +163,7 @@ def test_a_long_queue_of_short_requests_does_not_pile_up_on_the_stack() -> None:
     for _ in range(5000):
         place = pool.join(DEFAULT, 1, refuse)
         assert place is not None
-        place.wake(lambda _: pool.release())  # served and gone within `resolve`
+        place.wake(lambda _: pool.release())  # the request ends within `resolve`
     pool.release()
     assert (pool.active, pool.queued) == (0, 0)
 

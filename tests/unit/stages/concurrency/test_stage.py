@@ -1,4 +1,4 @@
-"""`concurrency`: the cap, the queue, the adaptive limit; permits that cover the body and survive a reload."""
+"""Tests of `concurrency`: limit, queue, adaptive limit; permits that cover the body and survive a reload."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ async def test_the_critical_take_the_place_of_the_sheddable() -> None:
 async def test_no_place_for_what_cannot_finish_in_time() -> None:
     env = virtual_env()
     call = service(env, ScriptedService(after(1, 200)), max=1, queue=5, queue_timeout="10s")
-    assert (await call(exchange())).status == 200  # teaches that an answer takes a second
+    assert (await call(exchange())).status == 200  # the limit learns that an answer takes a second
     first = start(call)
     await settle()
     began = env.now()
@@ -199,7 +199,7 @@ async def test_a_waiter_cancelled_just_after_it_got_its_permit_gives_that_back()
     call = service(env, inner, max=1, queue=5, queue_timeout="10s")
     first, second = start(call, path="/first"), start(call)
     await settle()
-    first.add_done_callback(lambda _: second.cancel())  # a permit is handed on before the loop can run its taker
+    first.add_done_callback(lambda _: second.cancel())  # the permit is passed on before the loop can run its new holder
     gate.resolve(response(200))
     await asyncio.wait([first, second])
     assert active(env) == 0
@@ -317,17 +317,17 @@ def test_what_is_not_a_limit(block: dict[str, Any]) -> None:
         Spec.model_validate(block)
 
 
-# ----- giving way
+# ----- requests that end to free their permits
 
 
 class Holders:
-    """Requests with a permit, of which some wait for their own clients."""
+    """Requests with a permit, some of which wait for their own clients."""
 
     def __init__(self, *, blocked: int) -> None:
         self.bodies = [Body() for _ in range(blocked)]
         self.asked: list[str] = []
         self.crowds: list[tuple[int, int]] = []
-        """How many requests waited for how many permits."""
+        """Numbers of waiting requests and of permits, for each call of `make_way`."""
 
     def make_way(self, route: str, waiting: int, places: int) -> bool:
         self.asked.append(route)

@@ -1,4 +1,4 @@
-"""`fallback`: when it stands in, with what, and what becomes of the answer that it replaces."""
+"""Tests of `fallback`: its conditions, its answers, and the end of the answer that it replaces."""
 
 from __future__ import annotations
 

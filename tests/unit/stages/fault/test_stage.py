@@ -1,4 +1,4 @@
-"""`fault`: what it injects looks like what an upstream does, in the share and the order that the seed gives."""
+"""Tests of `fault`: injected faults look like those of an upstream, in the share and order that the seed gives."""
 
 from __future__ import annotations
 

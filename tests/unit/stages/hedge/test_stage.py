@@ -1,4 +1,4 @@
-"""Hedging, in virtual time: under a task as in these tests, and under a `Run` as in production."""
+"""Tests of hedging in virtual time: under a task as in tests, and under a `Run` as in production."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.support.service import HANG, ScriptedBudget, ScriptedService, after, 
 
 
 class Bench:
-    """A hedge layer over a script, on the running virtual loop."""
+    """Hedge stage over a script, on the running virtual loop."""
 
     def __init__(self, *script: Any, tokens: float = 100, **keys: Any) -> None:
         self.env = virtual_env()
@@ -34,7 +34,7 @@ class Bench:
         self.call = Pipeline([hedge.build(spec, ctx)], self.service)
 
     async def run(self, method: str = "GET", **facts: Any) -> tuple[Outcome, float]:
-        """The answer, and the time that it took."""
+        """Return the answer, and the seconds that it took."""
         began = self.env.now()
         return await self.call(exchange(method, **facts)), round(self.env.now() - began, 6)
 
@@ -258,7 +258,7 @@ async def test_bugs() -> None:
 
 @virtual
 async def test_an_answered_request_leaves_nothing_behind_a_slow_one() -> None:
-    """Kept until a hedge would have been due, it would be 5,000 races at 5,000 requests a second and `after: 1s`."""
+    """State that is kept until a hedge is due would grow with the request rate times `after`."""
     bench = Bench(HANG, *[after(0.001, 200)] * 50)
     slow = asyncio.create_task(bench.run())
     await settle()
@@ -282,7 +282,7 @@ async def test_one_timer_watches_over_all() -> None:
     bench.env.call_later = counted  # type: ignore[assignment]
     for _ in range(30):
         await asyncio.gather(*(bench.run() for _ in range(10)))
-    assert len(timers) <= 11  # for 300 requests
+    assert len(timers) <= 11  # of 300 requests
     await asyncio.sleep(1)
     before = len(timers)
     await asyncio.sleep(100)
@@ -293,7 +293,7 @@ async def test_one_timer_watches_over_all() -> None:
 
 
 class Upstream:
-    """A service whose answers the test gives by hand."""
+    """Service whose answers the test gives by hand."""
 
     def __init__(self) -> None:
         self.pending: list[Promise[Outcome]] = []

@@ -1,4 +1,4 @@
-"""Retry: what is tried again, when, how often, and why not."""
+"""Tests of retry: causes, waits, numbers of attempts, and reasons against a retry."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from tests.support.service import ScriptedBudget, ScriptedService, after, contex
 
 
 class Bench:
-    """A retry stage over a script."""
+    """Retry stage over a script."""
 
     def __init__(self, *script: Any, tokens: float = 100, env: FakeEnv | None = None, **keys: Any) -> None:
         self.env = env or make_env()
@@ -209,7 +209,7 @@ async def test_it_never_sleeps_past_the_deadline() -> None:
 async def test_no_try_starts_that_cannot_finish() -> None:
     bench = Bench(after(0.2, 503), backoff={"jitter": "none"}, max_attempts=10)
     _, x = await bench.run(deadline=bench.env.now() + 1)
-    # 0.2 | 0.225-0.425 | 0.475-0.675 | then 0.775 and the 0.2 s that an answer takes are just within 1 s
+    # attempts at 0-0.2, 0.225-0.425, 0.475-0.675 and 0.775-0.975 s: the last one is just within 1 s
     assert (bench.service.calls, x.retry_stopped) == (4, "deadline")
     assert bench.env.now() < 1001
 
@@ -258,7 +258,7 @@ async def test_observe_counts_and_does_not_retry() -> None:
 
 
 class Sent:
-    """What an upstream connection is: a sink that keeps what it was given."""
+    """Sink of a request's body, in place of an upstream connection."""
 
     def __init__(self) -> None:
         self.data = b""
@@ -274,7 +274,7 @@ class Sent:
 
 
 def uploads(bodies: list[Sent], *items: Any) -> list[Any]:
-    """A script whose tries send the request's body."""
+    """Return a script whose attempts send the request's body."""
 
     def send(item: Any) -> Any:
         def step(x: Exchange) -> Any:

@@ -1,4 +1,4 @@
-"""The adapter of tenacity: a real state on the clock handed in, and strategies that read it."""
+"""Tests of the adapter of tenacity: a real state on a clock of the test, and strategies that read it."""
 
 from __future__ import annotations
 

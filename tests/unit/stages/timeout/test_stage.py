@@ -1,4 +1,4 @@
-"""`timeout`: what is stamped, what is refused, what is only observed."""
+"""Tests of `timeout`: deadlines, refusals, and `mode: observe`."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ routes: [{name: r, match: {path_prefix: /}, upstream: u BLOCK}]
 @pytest.mark.parametrize("block", ["", ", timeout: {request: off}", ", timeout: {request: 1h}", ", timeout: off"])
 @virtual
 async def test_a_block_ends_no_silence_that_it_does_not_name(block: str, framing: str) -> None:
-    """A stream that may be silent without a block may be so with `request: off`, which is written for such streams."""
+    """A stream that may be silent without a block may also be silent with `request: off`, meant for streams."""
     is_chunked = "chunked" in framing
     head = f"HTTP/1.1 200 OK\r\n{framing}\r\n\r\n".encode()
     service = Service(head + (b"2\r\nhi\r\n" if is_chunked else b"hi"))

@@ -26,7 +26,7 @@ JSON = {"content-type": "application/json"}
 
 
 class Upstream:
-    """Answers, and remembers how it was asked."""
+    """Upstream that answers, and records its requests."""
 
     def __init__(self, answer: Any = None) -> None:
         self.answer = answer if answer is not None else (lambda: response(200))
@@ -56,7 +56,7 @@ def run(service: Service, x: Exchange) -> Outcome:
 
 
 def rewritten(request: Any, x: Exchange) -> Exchange:
-    """What the upstream gets."""
+    """Return the request that the upstream gets."""
     upstream = Upstream()
     outcome = run(transform({"request": request}, upstream), x)
     assert outcome.status == 200, outcome.refusal.detail
@@ -64,7 +64,7 @@ def rewritten(request: Any, x: Exchange) -> Exchange:
 
 
 def answered(rules: Any, answer: Outcome, x: Exchange | None = None, **block: Any) -> Outcome:
-    """What the client gets."""
+    """Return the answer that the client gets."""
     return run(transform({"response": rules, **block}, Upstream(answer)), x or exchange("GET", "/orders/7"))
 
 
@@ -554,7 +554,7 @@ def test_the_addresses_of_an_endpoint_lead_clients_around_the_sidecar_unless_a_p
     block: dict[str, Any], location: str
 ) -> None:
     x = exchange("GET", "/a", authority=b"shop.example.com", scheme=b"https")
-    for number in (1, 2):  # the second may have lost against the first
+    for number in (1, 2):  # a hedge: the answer may come from either endpoint
         x.attempts.append(Attempt(number, 0.0))
         x.attempts[-1].endpoint = f"http://10.0.0.{number + 6}:9000"
     headers = {"location": "http://10.0.0.7:9000/login"}
@@ -609,7 +609,7 @@ def test_what_one_rule_wraps_another_unwraps(document: Any) -> None:
     assert rewritten(cases, post(data)).body == data
 
 
-# ----- what a policy may say
+# ----- fields of the policy file
 
 
 @pytest.mark.parametrize(
@@ -617,20 +617,20 @@ def test_what_one_rule_wraps_another_unwraps(document: Any) -> None:
     [
         ({"request": {"path": "orders"}}, 'write "/orders"'),
         ({"request": {"path": "/a/../b"}}, "leave out dot segments"),
-        ({"request": {"path": "/a?b"}}, "stand under `query`"),
+        ({"request": {"path": "/a?b"}}, "parameters under `query`"),
         ({"request": {"path": "/{pth.id}"}}, "did you mean {path.id}?"),
         ({"request": {"path": "/a", "path_prefix": {"/a": "/b"}}}, "more than one of path"),
         ({"request": {"path_prefix": {"/a": "/{path.id}"}}}, "takes no names in braces"),
         ({"request": {"path_regex": {"pattern": "(a+)+", "to": "/x"}}}, "exponential"),
         ({"request": {"path_regex": {"pattern": "/(a)", "to": r"/\2"}}}, "no group"),
-        ({"request": {"method": "HEAD"}}, "leave it to clients"),
+        ({"request": {"method": "HEAD"}}, "choose another method"),
         ({"request": {"host": "a b"}}, "is not a host"),
         ({"request": {"headers": {"set": {"a b": "c"}}}}, "not the name of a header field"),
         ({"request": {"headers": {"set": {"a": "b\r\nc"}}}}, "control character"),
         ({"request": {"headers": {"set": {"Host": "x"}}}}, "write `host:`"),
         ({"request": {"headers": {"remove": ["content-length"]}}}, "writes itself"),
         ({"request": {"headers": {"rename": {"a": "connection"}}}}, "writes itself"),
-        ({"request": {"headers": {"remove": ["x-*-y"]}}}, "a star stands at the end"),
+        ({"request": {"headers": {"remove": ["x-*-y"]}}}, "a star may only end a name"),
         ({"response": {"headers": {"set": {"transfer-encoding": "x"}}}}, "writes itself"),
         ({"request": {"body": {"remove": ["a.b"]}}}, 'write "/a/b"'),
         ({"request": {"body": {"rename": {"/a": "/b"}}}}, "without slashes"),
@@ -654,7 +654,7 @@ BOM = b"\xef\xbb\xbf"
 
 
 class TestOddJson:
-    """A byte order mark, and half of a surrogate pair, are no reason to fail (RFC 8259 8.1, 8.2)."""
+    """JSON with a byte order mark or half of a surrogate pair, which are accepted (RFC 8259 8.1, 8.2)."""
 
     RULES = {"body": {"set": {"/b": 2}, "remove": ["/c"]}}
     CASES = [
@@ -694,7 +694,7 @@ class TestOddJson:
 
 
 class TestNoTransform:
-    """RFC 9110 7.7 and RFC 9111 5.2.2.6."""
+    """RFC 9110 7.7 and RFC 9111 5.2.2.6: no-transform."""
 
     RULES = {"body": {"set": {"/b": 2}}, "headers": {"set": {"x-rule": "yes"}}, "status": {"200": 203}}
     SAID = [

@@ -1,4 +1,4 @@
-"""The queue of spans and the watch over exports: bounds, counts, and what is told."""
+"""Tests of the queue of spans and the watch over exports: bounds, counts, and events."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from sidecar.telemetry.settings import Settings, Target
 
 
 class Exporter(SpanExporter):
-    """One that waits until it is let go, and then does as it is told."""
+    """Exporter that waits until the test releases it, and returns the result that the test sets."""
 
     def __init__(self) -> None:
         self.gate = threading.Event()

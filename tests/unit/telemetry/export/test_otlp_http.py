@@ -1,4 +1,4 @@
-"""Exporters' HTTP sessions: where they connect, and under which name."""
+"""Tests of exporters' HTTP sessions: address and host name of their connections."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture(params=["http", "https"])
 def collector(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[str, str, list[list[str]]]]:
-    """A collector on 127.0.0.1: its URL by name, the certificates to trust, the Host fields that it got."""
+    """Run a collector on 127.0.0.1; yield its URL by name, certificates to trust, and the Host fields of requests."""
     ca = Authority(tmp_path / "ca")
     server = HTTPServer(("127.0.0.1", 0), Handler)
     server.hosts = []  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""The registry as OTLP metrics."""
+"""Tests of the registry as OTLP metrics."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Bench:
         self.routes = RouteMetrics(self.registry, {"route": "order", "http.route": "/orders/{id}"})
 
     def collect(self, wall: float) -> dict[str, Any]:
-        """Metrics by name, and an export that a collector takes."""
+        """Return the metrics by name, and mark their export as successful."""
         metrics = list(self.registry.collect())
         data = self.builder.build(metrics, wall)
         assert encode_metrics(data).ByteSize()
@@ -105,7 +105,7 @@ def test_differences_count_from_the_last_export_that_was_taken() -> None:
     counter = bench.registry.counter(metrics.BUGS)
     bench.collect(200.0)
     counter.add(3)
-    bench.builder.build(list(bench.registry.collect()), 300.0)  # nobody took it
+    bench.builder.build(list(bench.registry.collect()), 300.0)  # the export failed
     counter.add(1)
     (bugs,) = bench.collect(400.0)[metrics.BUGS].data.data_points
     assert (bugs.value, bugs.start_time_unix_nano) == (4, 200 * 10**9)

@@ -1,4 +1,4 @@
-"""Batches of spans that leave the interpreter to requests while they are encoded."""
+"""Tests of paced encoding: batches of spans yield the interpreter to requests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The access log's lines: what they say, and that they are always one valid line."""
+"""Tests of the access log's lines: their members, and that each is one valid line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The line writer on real pipes: order, bounds, and a reader that does not read."""
+"""Tests of the line writer on real pipes: order, bounds, and a reader that does not read."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PATIENCE = 60.0
 
 
 class Pipe:
-    """A pipe with a reader that starts when it is told to."""
+    """Pipe with a reader that starts when the test says so."""
 
     def __init__(self) -> None:
         self.read, self.write = os.pipe()
@@ -31,7 +31,7 @@ class Pipe:
             os.close(fd)
 
     def text(self) -> bytes:
-        """All that was written, once the writer is done."""
+        """Return all written data, once the writer has ended."""
         self.close(self.write)
         self._reader.join(PATIENCE)
         return b"".join(self._pieces)
@@ -90,7 +90,7 @@ def test_a_descriptor_that_does_not_block_is_waited_for(pipe: Pipe) -> None:
     assert pipe.text() == b"".join(lines)
 
 
-def test_a_reader_that_is_gone_is_counted_and_the_writer_lives(pipe: Pipe) -> None:
+def test_a_reader_that_is_gone_is_counted_and_the_writer_goes_on(pipe: Pipe) -> None:
     pipe.close(pipe.read)
     writer = LineWriter(pipe.write)
     writer.write(b"one\n")

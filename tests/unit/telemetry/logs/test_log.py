@@ -1,4 +1,4 @@
-"""The log: form, storms, secrets, drops, and what libraries say."""
+"""Tests of the log: form, storms, secrets, drops, and records of libraries."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.clock import WALL, FakeClock
 
 
 class Memory:
-    """Lines that a test can read; full on demand."""
+    """Writer whose lines a test can read; full on demand."""
 
     def __init__(self) -> None:
         self.lines: list[bytes] = []
@@ -35,7 +35,7 @@ class Memory:
 
 
 class Log:
-    """An emitter with its clock and its lines."""
+    """Log with its clock and its lines."""
 
     def __init__(self, **options: Any) -> None:
         self.clock = FakeClock()

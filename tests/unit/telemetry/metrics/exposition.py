@@ -1,4 +1,4 @@
-"""A strict reader of Prometheus text format 0.0.4: it rejects what a lenient scraper would guess at."""
+"""Strict reader of Prometheus text format 0.0.4, which rejects everything that a lenient scraper has to guess."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def unescape(text: str) -> str:
 
 
 def read(page: str) -> dict[str, Family]:
-    """Families by name; an AssertionError where the page breaks a rule."""
+    """Return the families by name; raise AssertionError if the page breaks a rule."""
     families: dict[str, Family] = {}
     helps: dict[str, str] = {}
     current = ""

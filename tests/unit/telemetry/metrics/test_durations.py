@@ -1,4 +1,4 @@
-"""Durations of requests and tries: what becomes a label, and what a hostile peer cannot make of it."""
+"""Tests of durations of requests and attempts: their labels, also with hostile peers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The metrics page, read back by a strict parser."""
+"""Tests of the metrics page with a strict parser."""
 
 from __future__ import annotations
 

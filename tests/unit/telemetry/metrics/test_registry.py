@@ -1,4 +1,4 @@
-"""The registry: identity, bounds, ownership, and copies for whoever exports."""
+"""Tests of the registry: identity, bounds, ownership, and copies for exporters."""
 
 from __future__ import annotations
 

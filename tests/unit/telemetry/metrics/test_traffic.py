@@ -1,4 +1,4 @@
-"""Seconds of traffic, from the histograms that are counted anyway."""
+"""Tests of traffic by second, read from the histograms of the metrics."""
 
 from __future__ import annotations
 

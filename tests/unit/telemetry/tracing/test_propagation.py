@@ -1,4 +1,4 @@
-"""From the header lines of a request to those of its tries."""
+"""Tests of propagation: trace fields of a request become those of its attempts."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Sink:
 
 
 class Bench:
-    """A tracer, and requests through it."""
+    """Tracer, and requests through it."""
 
     def __init__(
         self,
@@ -54,7 +54,7 @@ class Bench:
         return x
 
     def sent(self, *fields: tuple[bytes, bytes], as_list: bool = False) -> Headers:
-        """The trace fields that go upstream."""
+        """Return the trace fields that go upstream."""
         x = self.begin(*fields, as_list=as_list)
         x.trace.attempt(x, Attempt(1, 0.0))
         return [field for field in parse_fields(x.lines + x.trace_lines) if field[0] != b"accept"]
@@ -67,7 +67,7 @@ class Bench:
 
 ACCEPT = (b"accept", b"*/*")
 CASES: dict[str, tuple[list[tuple[bytes, bytes]], bool, bytes | None]] = {
-    # fields that come in, does the trace go on, tracestate that goes out
+    # fields of the request, whether its trace is continued, tracestate of the attempt
     "alone": ([(b"traceparent", PARENT + b"-01")], True, None),
     "first of others": ([(b"traceparent", PARENT + b"-01"), ACCEPT], True, None),
     "in another case": ([ACCEPT, (b"TraceParent", PARENT + b"-01"), (b"TRACESTATE", b"foo=1")], True, b"foo=1"),

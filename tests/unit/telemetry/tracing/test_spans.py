@@ -1,4 +1,4 @@
-"""A request that is over, as spans: what they say beyond the usual (`tests/e2e/test_tracing.py` has the whole)."""
+"""Tests of the spans of a completed request: special cases (`tests/e2e/test_tracing.py` has the ordinary ones)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""W3C Trace Context, case by case as the recommendation's own suite names them."""
+"""Tests of W3C Trace Context, with the cases and names of the recommendation's own suite."""
 
 from __future__ import annotations
 

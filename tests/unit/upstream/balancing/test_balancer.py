@@ -1,4 +1,4 @@
-"""Which endpoint is picked."""
+"""Tests of the choice of an endpoint."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ GET = exchange()
 
 
 class Bench:
-    """An upstream of some endpoints and its balancer."""
+    """Upstream of some endpoints and its balancer."""
 
     def __init__(
         self,
@@ -46,7 +46,7 @@ class Bench:
         return self.balancer.pick(exchange(**facts), self.env.now())
 
     def picks(self, number: int, **facts: Any) -> Counter[int]:
-        """How often each endpoint (by index) is picked."""
+        """Return how often each endpoint (by index) is picked."""
         found: Counter[int] = Counter()
         for _ in range(number):
             endpoint = self.pick(**facts)
@@ -173,7 +173,7 @@ def test_an_ejected_endpoint_gets_one_request_a_second_on_trial() -> None:
 
 
 def last_resort(load_balancing: Any = "round_robin", size: int = 3, **more: Any) -> Bench:
-    """One endpoint is up, and failed just now the request that has tried it; the others are ejected."""
+    """Return a bench with one endpoint up, which has just failed the request's attempt; the others are ejected."""
     bench = Bench(size, load_balancing, **more)
     for endpoint in bench.endpoints[:-1]:
         endpoint.eject(bench.env.now(), bench.env.now() + 10)
@@ -236,7 +236,7 @@ def test_a_pick_is_the_best_there_is(load_balancing: Any, standing: list[tuple[b
 
 
 def first_tries(bench: Bench, requests: int, further: int) -> Counter[int]:
-    """How often each endpoint is picked first by requests that make so many further attempts."""
+    """Return how often each endpoint is picked first by requests that make so many further attempts."""
     firsts: Counter[int] = Counter()
     for _ in range(requests):
         tried: list[Endpoint] = []

@@ -1,4 +1,4 @@
-"""Endpoints from the name service, in virtual time."""
+"""Tests of endpoints from the name service, in virtual time."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.loop import virtual, virtual_env
 
 
 class Bench:
-    """An upstream whose name resolves to `answer`."""
+    """Upstream whose name resolves to `answer`."""
 
     def __init__(self, **settings: Any) -> None:
         self.env = virtual_env()

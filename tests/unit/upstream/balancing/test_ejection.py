@@ -1,4 +1,4 @@
-"""Passive ejection: who goes, for how long, and how one comes back."""
+"""Tests of passive ejection: ejected endpoints, length, and return."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ OK = response(200)
 
 
 class Bench:
-    """An upstream whose endpoints answer as told."""
+    """Upstream whose endpoints answer as the test says."""
 
     def __init__(self, size: int = 3, **settings: Any) -> None:
         self.env = make_env(seed=3)
@@ -41,14 +41,14 @@ class Bench:
             self.ejector.record(self[index], outcome, now if started is None else started, now)
 
     def eject(self, index: int = 0) -> float:
-        """Make an endpoint fail until it goes; the seconds for which it does."""
+        """Make an endpoint fail until it is ejected; return the seconds of the ejection."""
         self.env.advance(0.001)
         self.answer(index, FAULT, 3)
         assert not self[index].is_up
         return self[index].ejected_until - self.env.now()
 
     def trial(self, index: int, outcome: Outcome) -> None:
-        """Wait for the endpoint's trial and let it end so."""
+        """Wait for the endpoint's trial request and let it end with an outcome."""
         self.env.advance(max(0.0, self[index].ejected_until - self.env.now()))
         while not self[index].is_on_trial:
             self.balancer.pick(exchange(), self.env.now())
@@ -220,7 +220,7 @@ def test_a_reload_keeps_ejections_and_the_end_of_the_block_ends_them() -> None:
 
 
 class NeverBelow(RuleBasedStateMachine):
-    """Whatever endpoints answer, ejection leaves `min_healthy` of them up, and every one can come back."""
+    """Random answers of endpoints: ejection leaves `min_healthy` of them up, and each can return."""
 
     @initialize(size=st.integers(1, 5), least=st.integers(0, 4), failures=st.integers(1, 3))
     def build(self, size: int, least: int, failures: int) -> None:

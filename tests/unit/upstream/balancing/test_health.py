@@ -1,4 +1,4 @@
-"""Active health checks: verdicts in virtual time, and the probe against real servers."""
+"""Tests of active health checks: verdicts in virtual time, and the probe with real servers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SPEC: dict[str, Any] = {"path": "/healthz", "interval": "10s", "unhealthy_after"
 
 
 class Bench:
-    """An upstream of two endpoints that are as well as `ill` says, in virtual time."""
+    """Upstream of two endpoints in virtual time; `ill` says which are unhealthy."""
 
     def __init__(self, **settings: Any) -> None:
         self.env = virtual_env()
