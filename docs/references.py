@@ -14,7 +14,6 @@ from chaos.cli import main as chaos_group
 from chaos.scenario.files import schema as scenario_schema
 from docs.tables import Uses, load, mapping, table, usages
 from sidecar.admin import app, cache
-from sidecar.command_line import Command
 from sidecar.commands import main as sidecar_group
 from sidecar.config.docstrings import DescribingGenerator
 from sidecar.policytest.spec import FAILURES, FileSpec
@@ -73,11 +72,11 @@ def command(name: str, found: click.Command) -> str:
     usage = found.get_usage(context).removeprefix("Usage: ")
     options = [each for each in found.get_params(context) if isinstance(each, click.Option) and not each.hidden]
     rows = "".join(option(each) for each in options)
-    given = found.examples if isinstance(found, Command) else ()
-    examples = "".join(f"\n{what}\n\n    {text}\n" for text, what in given)
+    lines = "".join(f"    {line:<60}  # {about}\n" for line, about in getattr(found, "examples", ()))
+    example = f"\n{lines}" if lines else ""
     return (
         f"\n### {name}\n\n```text\n{' '.join(usage.split())}\n```\n\n{prose(found.help)}\n\n"
-        f"| option | default | |\n|---|---|---|\n{rows}{examples}"
+        f"| option | default | |\n|---|---|---|\n{rows}{example}"
     )
 
 
