@@ -50,7 +50,7 @@ site: $(VENV)/.site  ## the documentation as a site that needs no network, into 
 	@echo "site: build/site/index.html"
 
 screenshots: $(VENV)/.dev  ## the pictures of the documentation, from real runs (needs chromium)
-	@$(BIN)/python -m docs.screenshots
+	@$(BIN)/python -m tests.docs.screenshots
 
 compiled: $(VENV)/.bench  ## the request path as C extensions, into build/compiled (needs a C compiler and python3-dev)
 	@rm -rf build/compiled build/wheel

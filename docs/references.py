@@ -14,6 +14,7 @@ from chaos.cli import main as chaos_group
 from chaos.scenario.files import schema as scenario_schema
 from docs.tables import Uses, load, mapping, table, usages
 from sidecar.admin import app, cache
+from sidecar.command_line import Command
 from sidecar.commands import main as sidecar_group
 from sidecar.config.docstrings import DescribingGenerator
 from sidecar.policytest.spec import FAILURES, FileSpec
@@ -54,7 +55,8 @@ def commands() -> str:
         parts.append(f"\n## {program}\n\n{prose(group.help)}\n")
         parts += [command(f"{program} {name}", each) for name, each in group.commands.items() if not each.hidden]
     parts.append(
-        "\n## Exit codes\n\n2 always means that the command line is wrong, and what would be right is printed.\n\n"
+        "\n## Exit codes\n\n2 always means that the command line is wrong, and what would be right is printed "
+        "([command line](command-line.md)).\n\n"
         "| command | 0 | 1 |\n|---|---|---|\n"
     )
     for program, group in GROUPS.items():
@@ -66,16 +68,16 @@ def commands() -> str:
 
 
 def command(name: str, found: click.Command) -> str:
-    """Return the section of a command: how it is called, what it does, its options, an example."""
-    context = click.Context(found, info_name=name)
+    """Return the section of a command: how it is called, what it does, its options, examples."""
+    context = found.make_context(name, [], resilient_parsing=True)
     usage = found.get_usage(context).removeprefix("Usage: ")
     options = [each for each in found.get_params(context) if isinstance(each, click.Option) and not each.hidden]
     rows = "".join(option(each) for each in options)
-    lines = "".join(f"    {line:<60}  # {about}\n" for line, about in getattr(found, "examples", ()))
-    example = f"\n{lines}" if lines else ""
+    given = found.examples if isinstance(found, Command) else ()
+    examples = "".join(f"\n{what}\n\n    {text}\n" for text, what in given)
     return (
         f"\n### {name}\n\n```text\n{' '.join(usage.split())}\n```\n\n{prose(found.help)}\n\n"
-        f"| option | default | |\n|---|---|---|\n{rows}{example}"
+        f"| option | default | |\n|---|---|---|\n{rows}{examples}"
     )
 
 

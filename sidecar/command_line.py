@@ -20,6 +20,7 @@ import click
 
 FAILURE: Final = 1
 """Exit code of a command whose input has a problem, or whose verdict is negative."""
+HELP_OPTIONS: Final = {"help_option_names": ["-h", "--help"]}
 SHELLS: Final = ("bash", "zsh", "fish")
 
 Example = tuple[str, str]
@@ -60,6 +61,7 @@ class Command(click.Command):
     allow_extra_args = True  # refused below, in our own words
 
     def __init__(self, *args: Any, examples: Sequence[Example] = (), **settings: Any) -> None:
+        settings.setdefault("context_settings", HELP_OPTIONS)
         super().__init__(*args, **settings)
         self.examples = tuple(examples)
 
@@ -83,7 +85,7 @@ class Program(click.Group):
     command_class = Command
 
     def __init__(self, *args: Any, examples: Sequence[Example] = (), **settings: Any) -> None:
-        settings.setdefault("context_settings", {"help_option_names": ["-h", "--help"]})
+        settings.setdefault("context_settings", HELP_OPTIONS)
         super().__init__(*args, **settings)
         self.examples = tuple(examples)
 

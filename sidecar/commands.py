@@ -43,6 +43,11 @@ if TYPE_CHECKING:
 METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 """Methods that the completion of `explain` offers."""
 PATH: Final = InputPath()
+DEMO_PORTS: Final = {
+    "trial": {"DEMO_PORT": 1, "DEMO_ADMIN_PORT": 1, "DEMO_SERVICE_PORT": 3},
+    "shop": {"SHOP_PORT": 100},
+}
+"""Variables of the first port of each demonstration, with the number of ports from there on that may be used."""
 NAME_A_POLICY: Final = "name a policy file, or a directory with *.yaml files"
 json_option: Final = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 NAME_A_TEST: Final = "name a *.test.yaml file, or a directory that has some"
@@ -301,11 +306,21 @@ def demo(which: str) -> None:
     shop: four services that call each other, a sidecar beside each, customers, and trouble once a minute.  Other
     ports: SHOP_PORT.  SHOP_ONCE=1 ends it after one order.
     """
+    for name, many in DEMO_PORTS[which].items():
+        check_port(name, many)
     if which == "shop":
         from sidecar.demo.shop.run import main as run
     else:
         from sidecar.demo.trial import main as run
     sys.exit(run())
+
+
+def check_port(name: str, many: int) -> None:
+    """Raise `click.BadParameter` if an environment variable is not the first of so many ports."""
+    value = os.environ.get(name, "1")
+    highest = 65536 - many
+    if not (value.isascii() and value.isdigit() and 1 <= int(value[:9]) <= highest):
+        wrong(name, f"`{value}` is not a port; write a number from 1 to {highest}")
 
 
 add_completion(main)

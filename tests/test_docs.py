@@ -86,10 +86,8 @@ def test_every_key_has_an_example_that_is_valid(page: str, whole: dict[str, Any]
 
 def test_every_command_has_an_example_and_its_exit_codes() -> None:
     names = {f"{program} {name}" for program, group in GROUPS.items() for name in group.commands}
-    assert names == EXIT_CODES.keys()
-    text = (ROOT / "docs" / "commands.md").read_text()
-    for section in text.partition("## Exit codes")[0].split("\n### ")[1:]:
-        assert f"\n    {section.partition(chr(10))[0]}" in section, section
+    assert all(each.examples for group in GROUPS.values() for each in group.commands.values())
+    assert names <= EXIT_CODES.keys()
 
 
 def test_every_reason_has_its_section() -> None:

@@ -88,7 +88,7 @@ class Compiler:
         kind = FIELDS[owner][name]
         if kind == MAP:
             if not steps:
-                raise ExpressionError(node.columns[1], f"name one of them: {owner}.{name}['x']")
+                raise ExpressionError(node.columns[1], f"`{name}` has many values; name one: {owner}.{name}['x']")
             kind = STRING
         return Typed(kind, reader(owner, name, steps))
 
@@ -98,17 +98,19 @@ class Compiler:
             raise ExpressionError(node.column, f"`{owner}` is unknown; {_near(str(owner), FIELDS)}")
         owner = str(owner)
         if not rest:
-            raise ExpressionError(node.column, f"name a part of it: {owner}.{', '.join(FIELDS[owner])}")
+            parts = ", ".join(FIELDS[owner])
+            raise ExpressionError(node.column, f"`{owner}` has no value; name a part of it: {owner}.{parts}")
         name, *steps = rest
         if name not in FIELDS[owner]:
             known = _near(str(name), FIELDS[owner])
             raise ExpressionError(node.columns[1], f"`{name}` is not a part of `{owner}`; {known}")
         kind = FIELDS[owner][str(name)]
         if kind == MAP and steps and not isinstance(steps[0], str):
-            raise ExpressionError(node.columns[2], f"`{owner}.{name}` is asked for a name in quotes")
+            raise ExpressionError(node.columns[2], f"`{name}` takes a name in quotes, such as {owner}.{name}['x']")
         most = {MAP: 1, DYN: 64}.get(kind, 0)
         if len(steps) > most:
-            raise ExpressionError(node.columns[2 + most], f"`{steps[most]}` is asked of a {STRING if most else kind}")
+            message = f"`{steps[most]}` is not a member: a {STRING if most else kind} has none"
+            raise ExpressionError(node.columns[2 + most], message)
         needs = f"{owner}.body" if name == "body" else owner
         if needs not in self.scope.facts:
             raise ExpressionError(node.column, f"`{owner}.{name}` is not known here: {self.scope.why}")
@@ -164,14 +166,14 @@ class Compiler:
 
     def _membership(self, node: Relation, right: Access) -> Typed:
         if not isinstance(node.left, Literal) or not isinstance(node.left.value, str):
-            raise ExpressionError(node.left.column, f"`in {right}` asks for a name in quotes")
+            raise ExpressionError(node.left.column, f"`in {right}` takes a name in quotes on its left")
         whole = Access((*right.steps, node.left.value), (*right.columns, node.left.column))
         return Typed(BOOL, presence(*self._resolve(whole)))
 
     def _check(self, node: Relation, left: str, right: str) -> None:
         if node.operator == "in":
             if right not in (LIST, DYN):
-                raise ExpressionError(node.column, f"`in` wants a list, or headers or query; this is of type {right}")
+                raise ExpressionError(node.column, f"`in` takes a list, headers or query, and this is of type {right}")
             return
         known = {left, right} - {DYN}
         if len(known) > 1 and not known <= NUMERIC:
@@ -195,7 +197,7 @@ class Compiler:
         wants = (STRING, LIST, DYN) if name == "size" else (STRING, DYN)
         for part, argument in zip(parts, arguments, strict=True):
             if part.kind not in wants:
-                raise ExpressionError(argument.column, f"`{name}` wants a string; this is of type {part.kind}")
+                raise ExpressionError(argument.column, f"`{name}` takes a string, and this is of type {part.kind}")
         first, last = parts[0].read, parts[-1].read
         if name == "size":
             return Typed(INT, lambda x, o, b: size(first(x, o, b)))
@@ -204,10 +206,10 @@ class Compiler:
 
     def _has(self, node: Call, argument: Expression) -> Typed:
         if not isinstance(argument, Access):
-            raise ExpressionError(node.column, "`has` takes something like request.body.a or request.headers['x']")
+            raise ExpressionError(node.column, "`has` takes a member, such as request.body.a or request.headers['x']")
         owner, name, steps = self._resolve(argument)
         if not steps and name != "body":
-            raise ExpressionError(node.column, f"`{argument}` is always there; ask for a member of it")
+            raise ExpressionError(node.column, f"`{argument}` is always present; test a member of it")
         return Typed(BOOL, presence(owner, name, steps))
 
     def _matches(self, subject: Expression, pattern: Expression) -> Typed:
@@ -215,7 +217,7 @@ class Compiler:
             raise ExpressionError(pattern.column, "`matches` takes its pattern in quotes")
         found = self.compile(subject)
         if found.kind not in (STRING, DYN):
-            raise ExpressionError(subject.column, f"`matches` wants a string; this is of type {found.kind}")
+            raise ExpressionError(subject.column, f"`matches` takes a string, and this is of type {found.kind}")
         try:
             search = compile_search(pattern.value)
         except ValueError as error:

@@ -111,7 +111,9 @@ def follow(host: str, port: int, token: str | None) -> Iterator[tuple[str, dict[
         raise StreamError(f"{host}:{port} has sent no data for {SILENT_SECONDS:g} s") from None
     except (OSError, http.client.HTTPException) as error:
         words = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise StreamError(f"no admin listener answers at {host}:{port}: {words}") from None
+        raise StreamError(
+            f"{host}:{port}: no admin listener answers ({words}); name the one of a sidecar that runs"
+        ) from None
     finally:
         connection.close()
 

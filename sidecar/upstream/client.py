@@ -71,13 +71,13 @@ class AttemptInFlight(Attempt):
     def __init__(
         self, x: Exchange, upstream: Upstream, target: Endpoint, pool: Pool, now: float, expires: float
     ) -> None:
-        self.number = x.attempt  # `Attempt.__init__` without its call
+        self.number = x.attempt  # inlined `Attempt.__init__`
         self.started = now
         self.why = x.why
         self.upstream = upstream.name
         self.endpoint = target.url
         self.gate: Gate | None = None
-        """Breaker of the endpoint; None without one."""
+        """Breaker of the endpoint, which has admitted the exchange; None without one."""
         self._x: Exchange | None = x
         """Request; None once the attempt has ended, to break the reference cycle with `x.attempts`."""
         self._upstream = upstream
@@ -86,7 +86,7 @@ class AttemptInFlight(Attempt):
         self._expires = expires
 
     def open(self) -> None:
-        """Open a connection, or queue for one, and use it once it is there."""
+        """Open a connection, or queue for one, and send the request once it is there."""
         opening = self._pool.open(self._expires)
         if opening.done():
             self._use(opening)
@@ -108,7 +108,10 @@ class AttemptInFlight(Attempt):
             self.take(_judge(x, acquired, self._pool, self.started, self._upstream.now()))
 
     def take(self, outcome: Outcome) -> None:
-        """Accept the response or the failure; repeat the request if an idle connection had been closed."""
+        """Accept the response or the failure, unless an idle connection had been closed and the request is repeated.
+
+        The attempt is settled now, or at the end of the body.
+        """
         self.connection = None
         if outcome.failure is STALE_CONNECTION and self._repeat():
             return
@@ -135,7 +138,7 @@ class AttemptInFlight(Attempt):
             call.take(outcome)
 
     def _repeat(self) -> bool:
-        """Send the request again on a fresh connection; False if it may not be sent again."""
+        """Send the request again on a new connection, once; False if that is not possible."""
         x = self._x
         if self._has_repeated or x is None or not x.is_replayable:
             return False

@@ -118,6 +118,8 @@ class Pool:
         self.deadlines = deadlines
         self.connect = connect
         self.max_size = 256
+        self.min_queue = QUEUE
+        """Shortest length of the queue, in requests."""
         self.idle_timeout = 60.0
         self.connect_timeout = 1.0
         self.max_requests = NO_LIMIT
@@ -175,7 +177,7 @@ class Pool:
         waiter = Waiter(self, min(expires, self.env.now() + self.connect_timeout))
         if self.has_room:
             self._start(waiter)
-        elif len(self._queue) >= max(self.max_size, QUEUE):
+        elif len(self._queue) >= max(self.max_size, self.min_queue):
             waiter.promise.resolve(self.refuse())
             return waiter.promise
         else:

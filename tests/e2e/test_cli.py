@@ -57,6 +57,32 @@ def test_problems_are_told_to_people_and_to_pipelines(tmp_path: Path) -> None:
     assert (first["file"], first["line"], first["column"], first["severity"]) == (str(path), 3, 47, "error")
 
 
+def test_exit_codes(tmp_path: Path) -> None:
+    """The table of exit codes, for all commands that end by themselves at once."""
+    good, bad, tests = (tmp_path / name for name in ("good.yaml", "bad.yaml", "good.test.yaml"))
+    good.write_text(many(1))
+    bad.write_text("version: 2")
+    one = "{name: one, request: {path: /r0/items/1}, upstream: [200], expect: {answer: {status: %d}}}"
+    tests.write_text(f"tests: [{one % 200}]")
+    (tmp_path / "fails").mkdir()
+    (tmp_path / "fails" / "a.test.yaml").write_text(f"policies: ../good.yaml\ntests: [{one % 201}]")
+    explain = ("GET", "/nowhere")
+    for code, *arguments in (
+        (0, "check", good), (1, "check", bad), (1, "check", tmp_path / "nowhere"), (2, "check"),
+        (0, "routes", good), (1, "routes", bad), (2, "routes", good, "x"),
+        (0, "explain", good, *explain), (1, "explain", bad, *explain), (2, "explain", good, "GET"),
+        (0, "test", tests), (1, "test", tmp_path / "fails"), (1, "test", tests, "-k", "two"), (2, "test", "-k"),
+        (0, "schema"), (2, "schema", "x"),
+        (0, "completion", "bash"), (2, "completion", "csh"),
+        (1, "run", bad), (1, "run", tmp_path / "nowhere"), (2, "run"), (2, "run", ""),
+        (1, "top", "--once", "127.0.0.1:1"), (2, "top", "x"),
+        (2, "demo", "x"),
+        (0, "--help"), (0, "--version"), (2,), (2, "chek"), (2, "--x"),
+    ):  # fmt: skip
+        done = run(*arguments)
+        assert done.returncode == code, (arguments, done)
+
+
 def test_a_command_that_is_wrong_says_what_would_be_right(tmp_path: Path) -> None:
     path = tmp_path / "policies.yaml"
     path.write_text(many(1))

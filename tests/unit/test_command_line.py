@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -17,6 +18,7 @@ from sidecar.command_line import Command, Program
 from sidecar.commands import main as sidecar
 from tests.support.process import COMMAND
 
+ROOT = Path(__file__).parents[2]
 PROGRAMS = {"sidecar": sidecar, "chaos": chaos}
 COMMANDS = [(program, name) for program, group in PROGRAMS.items() for name in sorted(group.commands)]
 POLICIES = """\
@@ -39,40 +41,67 @@ def examples_of(group: Program) -> list[str]:
     return [text for each in (group, *members) for text, _ in each.examples]
 
 
-@pytest.mark.parametrize(
-    ("line", "problem"),
-    [
-        ("sidecar chek", "sidecar: chek: is not a command; did you mean `check`?"),
-        ("sidecar --vrsion", "sidecar: --vrsion: is not an option; did you mean `--version`?"),
-        ("sidecar check", "sidecar check: PATH: is missing; write `sidecar check [OPTIONS] PATH`"),
-        ("sidecar check --jsn p", "sidecar check: --jsn: is not an option; did you mean `--json`?"),
-        ("sidecar check -x p", "sidecar check: -x: is not an option; known are --help, --json, -h"),
-        ("sidecar check --json=yes p", "sidecar check: --json: takes no value; write it alone"),
-        ("sidecar check p q", "sidecar check: q: is one argument too many; write `sidecar check [OPTIONS] PATH`"),
-        ("sidecar explain p GET / --listener", "sidecar explain: --listener: needs a value; write `--listener NAME`"),
-        ("sidecar demo shp", "sidecar demo: WHICH: `shp` is not a choice; did you mean `shop`?"),
-        ("sidecar completion ksh", "sidecar completion: SHELL: `ksh` is not a choice; did you mean `zsh`?"),
-        ("sidecar top nowhere", "sidecar top: ADDRESS: `nowhere` is not an address; write it such as"),
-        ("sidecar top unix:/a", "sidecar top: ADDRESS: `unix:/a` is a Unix socket, which cannot be watched; give"),
-        ("chaos simulat", "chaos: simulat: is not a command; did you mean `simulate`?"),
-        ("chaos run --arm envoi", "chaos run: --arm: `envoi` is not a choice; did you mean `envoy`?"),
-        (
-            "chaos run --repeat 30",
-            "chaos run: --repeat: 30 is not in the range 1<=x<=20; write a whole number from 1 to",
-        ),
-        ("chaos simulate --seed x", "chaos simulate: --seed: 'x' is not a valid integer; write a whole number"),
-        (
-            "chaos replay nowhere",
-            "chaos replay: RECORDING: File 'nowhere' does not exist; name a file that can be read",
-        ),
-        ("chaos simulate --arm envoy", "chaos simulate: --arm: Envoy does not run in virtual time; use `chaos run"),
-    ],
-)
+WRONG = [
+    ("sidecar chek", "sidecar: chek: is not a command; did you mean `check`?"),
+    ("sidecar --vrsion", "sidecar: --vrsion: is not an option; did you mean `--version`?"),
+    ("sidecar check", "sidecar check: PATH: is missing; write `sidecar check [OPTIONS] PATH`"),
+    ("sidecar check --jsn p", "sidecar check: --jsn: is not an option; did you mean `--json`?"),
+    ("sidecar check -x p", "sidecar check: -x: is not an option; known are --help, --json, -h"),
+    ("sidecar check --json=yes p", "sidecar check: --json: takes no value; write it alone"),
+    ("sidecar check p q", "sidecar check: q: is one argument too many; write `sidecar check [OPTIONS] PATH`"),
+    ("sidecar explain p GET / --listener", "sidecar explain: --listener: needs a value; write `--listener NAME`"),
+    ("sidecar demo shp", "sidecar demo: WHICH: `shp` is not a choice; did you mean `shop`?"),
+    ("sidecar completion ksh", "sidecar completion: SHELL: `ksh` is not a choice; did you mean `zsh`?"),
+    ("sidecar top nowhere", "sidecar top: ADDRESS: `nowhere` is not an address; write it such as"),
+    ("sidecar top unix:/a", "sidecar top: ADDRESS: `unix:/a` is a Unix socket, which cannot be watched; give"),
+    ("chaos simulat", "chaos: simulat: is not a command; did you mean `simulate`?"),
+    ("chaos run --arm envoi", "chaos run: --arm: `envoi` is not a choice; did you mean `envoy`?"),
+    (
+        "chaos run --repeat 30",
+        "chaos run: --repeat: 30 is not in the range 1<=x<=20; write a whole number from 1 to",
+    ),
+    ("chaos simulate --seed x", "chaos simulate: --seed: 'x' is not a valid integer; write a whole number"),
+    (
+        "chaos replay nowhere",
+        "chaos replay: RECORDING: File 'nowhere' does not exist; name a file that can be read",
+    ),
+    ("chaos simulate --arm envoy", "chaos simulate: --arm: Envoy does not run in virtual time; use `chaos run"),
+]
+"""Wrong command lines, each with the beginning of what is printed."""
+
+
+@pytest.mark.parametrize(("line", "problem"), WRONG)
 def test_a_wrong_command_line_is_one_line_and_exit_code_2(line: str, problem: str) -> None:
     program, *arguments = line.split()
     result = run(program, *arguments)
     assert (result.exit_code, result.stdout, result.stderr.count("\n")) == (2, "", 1), result.output
     assert result.stderr.startswith(problem)
+
+
+@pytest.mark.parametrize(
+    ("which", "name", "value", "highest"),
+    [
+        ("trial", "DEMO_PORT", "x", 65535),
+        ("trial", "DEMO_ADMIN_PORT", "0", 65535),
+        ("trial", "DEMO_SERVICE_PORT", "65534", 65533),
+        ("shop", "SHOP_PORT", "9" * 5000, 65436),
+        ("shop", "SHOP_PORT", "", 65436),
+    ],
+)
+def test_a_port_that_is_none_is_a_wrong_command_line(
+    which: str, name: str, value: str, highest: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+    result = run("sidecar", "demo", which)
+    problem = f"sidecar demo: {name}: `{value}` is not a port; write a number from 1 to {highest}\n"
+    assert (result.exit_code, result.output) == (2, problem)
+
+
+def test_the_page_shows_what_is_printed() -> None:
+    page = (ROOT / "docs" / "command-line.md").read_text()
+    shown = re.findall(r"^sidecar[a-z ]*: .*$", page, re.MULTILINE)
+    assert len(shown) == 3
+    assert set(shown) <= {problem for _, problem in WRONG}
 
 
 @pytest.mark.parametrize("program", PROGRAMS)

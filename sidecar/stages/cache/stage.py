@@ -331,7 +331,7 @@ class CacheStage:
     # ----- past the store
 
     async def _bypass(self, x: Exchange, why: status.Forward, detail: bytes) -> Outcome:
-        return self._noted(x, "bypass", await self.inner(x), why, detail)
+        return self._noted(x, "bypass", await self._fetcher.inner(x), why, detail)
 
     def _written(self, x: Exchange, sent: float, changes: int, outcome: Outcome) -> Outcome:
         """Invalidate the answers that a request which was written through has changed (RFC 9111 4.4)."""

@@ -38,9 +38,10 @@ def in_policies(value: Any) -> Iterator[str]:
 
 def in_text(text: str) -> Iterator[str]:
     """Yield the code in a document that reads a fact."""
-    yield from re.findall(
+    found = re.findall(
         r"`((?:[^`\n]*[^`\n\w.])?(?:request|response)\.(?:method|path|query|headers|status|body)\b[^`\n]*)`", text
     )
+    yield from (code for code in found if "when:" not in code)  # examples in the reference are those of policies
     yield from re.findall(r"^[\s-]*when: (.*)$", text, re.MULTILINE)
 
 

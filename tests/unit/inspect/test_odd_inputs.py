@@ -225,4 +225,4 @@ def test_no_such_route_is_an_answer(tmp_path: Path) -> None:
     path = content(GOOD.encode())(tmp_path)
     result = CliRunner().invoke(main, ["explain", str(path), "GET", "/b"])
     assert result.exit_code == 0
-    assert "takes no route: none of inbound matches (404)" in result.output
+    assert "takes no route: no route of inbound matches (404)" in result.output

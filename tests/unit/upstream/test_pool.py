@@ -11,7 +11,6 @@ import pytest
 
 from sidecar.core.outcome import CLIENT_TIMEOUT, Outcome
 from sidecar.core.promise import Run
-from sidecar.upstream import pool
 from sidecar.upstream.connection import UpstreamConnection
 from sidecar.upstream.spec import UpstreamSpec
 from tests.support.loop import settle, virtual
@@ -68,9 +67,9 @@ async def test_a_connection_that_is_too_old_is_not_taken() -> None:
 
 
 @virtual
-async def test_a_limit_and_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool, "QUEUE", 1)
+async def test_a_limit_and_a_line() -> None:
     back = Back(connections={"max": 2}, connect_timeout="5s")
+    back.pool.min_queue = 1
     runs = [back.send(get()) for _ in range(5)]
     await settle()
     assert len(back.peers) == 2
@@ -170,11 +169,9 @@ async def test_connecting_fails(error: OSError, cause: str) -> None:
 
 
 @virtual
-async def test_a_run_that_is_cancelled_while_connecting_leaves_the_connection_to_another(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(pool, "QUEUE", 1)
+async def test_a_run_that_is_cancelled_while_connecting_leaves_the_connection_to_another() -> None:
     back = Back(connections={"max": 1})
+    back.pool.min_queue = 1
     opened = asyncio.get_running_loop().create_future()
 
     async def wait() -> None:
