@@ -51,6 +51,7 @@ def test_requirements_are_pinned_with_hashes_and_name_no_index(path: Path) -> No
         ("runtime.txt", PROJECT["dependencies"] + PROJECT["optional-dependencies"]["speed"]),
         ("dev.txt", PROJECT["optional-dependencies"]["dev"]),
         ("bench.txt", PROJECT["optional-dependencies"]["bench"]),
+        ("site.txt", (ROOT / "requirements" / "site.in").read_text().split()),
         ("compiled.txt", PROJECT["dependencies"] + PROJECT["optional-dependencies"]["compiled"] + ["hatchling"]),
     ],
 )
