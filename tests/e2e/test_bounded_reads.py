@@ -79,7 +79,7 @@ async def ask(upstream: Upstream, secured: dict[str, Any]) -> list[int]:
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2 * SECOND)
     sock.connect(upstream.listening.getsockname())
     sock.setblocking(False)
-    await loop.create_connection(lambda: connection, sock=sock, **secured)
+    transport, _ = await loop.create_connection(lambda: connection, sock=sock, **secured)
     sizes: list[int] = []
     for size in (FIRST, SECOND):
         promise = exchanged(connection, Exchange(b"GET", b"/", []), float("inf"), env.now())
@@ -91,6 +91,10 @@ async def ask(upstream: Upstream, secured: dict[str, Any]) -> list[int]:
         sizes = pieces.sizes
         assert sum(sizes) == size
     connection.close()
+    transport.abort()
+    while not connection.is_closing():
+        await asyncio.sleep(0)
+    await asyncio.sleep(0)
     return sizes
 
 
