@@ -24,7 +24,7 @@ class CacheObserver:
 
     __slots__ = ("_env", "_fetcher", "_handle", "_honours", "_results", "_rule", "_selects", "_store")
 
-    def __init__(self, spec: Spec, ctx: BuildContext, selects: Selects) -> None:
+    def __init__(self, spec: Spec, ctx: BuildContext, selects: Selects | None) -> None:
         env = self._env = ctx.env
         store: Store = ctx.resources("cache", spec.store)
         self._store = store
@@ -49,7 +49,7 @@ class CacheObserver:
 
     def admit(self, x: Exchange) -> bool | Wait:
         """Count the result that the cache would have had.  The ticket is True if the request may invalidate entries."""
-        if not self._selects(x):
+        if self._selects is not None and not self._selects(x):
             return False
         if x.method != b"GET" or x.body or x.stream is not None or x.upgrade is not None:
             return True

@@ -10,16 +10,12 @@ Selects = Callable[[Exchange], bool]
 """Function that returns True for a request that the cache handles."""
 
 
-def selection(when: str | None) -> Selects:
-    """Return the selection by a condition; None selects all requests."""
+def selection(when: str | None) -> Selects | None:
+    """Return the selection by a condition; None without a condition, which selects all requests."""
     if when is None:
-        return _all
+        return None
     from sidecar.expression.condition import Condition
     from sidecar.expression.facts import REQUEST
 
     holds = Condition(when, REQUEST).holds
     return lambda x: x.method not in SAFE_METHODS or holds(x)
-
-
-def _all(_: Exchange) -> bool:
-    return True

@@ -102,12 +102,12 @@ class CacheStage:
         "_stored",
     )
 
-    def __init__(self, spec: Spec, ctx: BuildContext, selects: Selects) -> None:
+    def __init__(self, spec: Spec, ctx: BuildContext, selects: Selects | None) -> None:
         env = self._env = ctx.env
         store: Store = ctx.resources("cache", spec.store)
         self._store = store
         self._fetches = store.fetches
-        self._selects = None if spec.when is None else selects
+        self._selects = selects
         self._rule = key_rule(spec, ctx)
         self._handle = store.register(self._rule)
         self._fetcher = Fetcher(store, self._rule, limits(spec), env)
