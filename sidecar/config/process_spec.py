@@ -142,6 +142,8 @@ class ListenerSpec(Model):
     via: Annotated[str, Field(max_length=100), AfterValidator(_via), BeforeValidator(_via_or_off)] = "sidecar"
     """Name in the field Via that the upstream gets, which a gateway must send (RFC 9110 7.6.3); `off` sends none, for
     servers that do not compress for proxies."""
+    http2: bool = False
+    """HTTP/2 beside HTTP/1.1 on the same port: by ALPN over TLS, with prior knowledge on a plain listener."""
     problem_details: bool | None = None
     """Problem documents name the endpoint that failed, the cause, and the policy's file and line.  By default only on a
     loopback address or a Unix socket, because other clients should not learn what stands behind the sidecar."""

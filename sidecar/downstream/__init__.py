@@ -6,6 +6,7 @@ the end of the head, `request_head` makes the `Exchange`, `request_body` takes a
 for its head, `response_body` for a body that is still arriving.
 
     connection      one client's connection, and the table of its phases: start reading here
+    http2           one client's HTTP/2 connection, each stream an exchange (protocol: `http2`)
     request_head    a head as an `Exchange`; what is rejected, what is believed        (mirrors upstream/request_head)
     forwarded       what trusted proxies say of the client
     request_body    the body of a request while it arrives                             (mirrors upstream/request_body)

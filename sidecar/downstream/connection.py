@@ -25,6 +25,7 @@ be arriving while its request is SERVING or ANSWERING (`_request_body`).  `TRANS
     READING_HEAD  SERVING       the head is whole: its route runs
     READING_HEAD  COLLECTING    the head is whole, its body is not: it is collected first
     READING_HEAD  ANSWERING     the head is invalid or late, or its Max-Forwards is 0
+    READING_HEAD  SWITCHED      the client speaks HTTP/2: an `Http2Connection` has the transport
     READING_HEAD  CLOSED        the client closes
     COLLECTING    SERVING       enough of the body is here: the route runs
     COLLECTING    ANSWERING     no route matches, the body is invalid or late, or nothing more can be buffered
@@ -98,7 +99,7 @@ PHASES: Final = (
 TRANSITIONS: Final = {
     NEW: (IDLE, CLOSING),
     IDLE: (READING_HEAD, CLOSING, CLOSED),
-    READING_HEAD: (IDLE, COLLECTING, SERVING, ANSWERING, CLOSED),
+    READING_HEAD: (IDLE, COLLECTING, SERVING, ANSWERING, SWITCHED, CLOSED),
     COLLECTING: (SERVING, ANSWERING, CLOSED),
     SERVING: (ANSWERING, SWITCHED, ABANDONED),
     ANSWERING: (IDLE, READING_HEAD, CLOSING, CLOSED),
@@ -110,6 +111,8 @@ TRANSITIONS: Final = {
 }
 """The phases that may follow each phase; tests hold the connection to it."""
 
+HTTP2: Final = b"PRI * HTTP/2.0\r\n\r\n"
+"""Beginning of HTTP/2's preface, which looks like a request of a version that is not spoken here."""
 EMPTY_LINES: Final = re.compile(rb"\A(?:\r\n)+")
 MAX_REQUESTS_A_TURN: Final = 16
 """Pipelined requests that are answered in one turn of the loop, if they need not wait.  One read can bring thousands of
@@ -375,7 +378,10 @@ class DownstreamConnection(asyncio.Protocol):
             else:
                 self.expires = NEVER
         except Invalid as error:
-            self._reject(error)
+            if listener.spec.http2 and data.startswith(HTTP2):
+                self._switch_to_http2(data)
+            else:
+                self._reject(error)
             return False
         except LastHop as last:
             self._exchange = last.x
@@ -388,6 +394,22 @@ class DownstreamConnection(asyncio.Protocol):
         self._phase = phase
         self._serve(x)
         return True
+
+    def _switch_to_http2(self, data: bytes) -> None:
+        """Hand the connection over: its client speaks HTTP/2 (RFC 9113 3.3 and 3.4)."""
+        from sidecar.downstream.http2 import Http2Connection  # for the sake of the start
+
+        transport, listener, peer = self._transport, self.listener, self._peer
+        assert transport is not None
+        assert peer is not None
+        self._phase = SWITCHED
+        self._end_backlog()
+        self._transport = None
+        self._buffer = b""
+        successor = Http2Connection(listener, transport, peer.address)
+        transport.set_protocol(successor)
+        listener.replace(self, successor)
+        successor.data_received(data)
 
     def _open_body(self, x: Exchange, length: int) -> int:
         """Give the request its body: as bytes if all of it is here, else as a stream.  Return the phase in which the

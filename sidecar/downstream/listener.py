@@ -103,7 +103,8 @@ class Listener:
         """Listen, on the sockets of a predecessor with the same address if there is one.  Clients that connect wait
         until `accept`.  Raises `OSError` that names the address."""
         if self.spec.tls is not None:
-            self.certificates = CertificateWatch(self.spec.tls, f"listener {self.name}", self.env)
+            protocols = ["h2", "http/1.1"] if self.spec.http2 else None
+            self.certificates = CertificateWatch(self.spec.tls, f"listener {self.name}", self.env, protocols)
         address = self.spec.address
         try:
             sockets = (predecessor and predecessor.share()) or await Sockets.open(address, self.server.make_socket)
@@ -162,11 +163,15 @@ class Listener:
     def active(self) -> int:
         """Number of requests under way, WebSocket sessions included.  It is counted when it is read, because a counter
         would cost each request."""
-        return sum(
-            1
-            for each in self.connections
-            if isinstance(each, Tunnel) or (isinstance(each, DownstreamConnection) and each.is_serving)
-        )
+        count = 0
+        for each in self.connections:
+            if isinstance(each, DownstreamConnection):
+                count += each.is_serving
+            elif isinstance(each, Tunnel):
+                count += 1
+            else:  # one of HTTP/2, whose module is imported with the first
+                count += getattr(each, "serving", 0)
+        return count
 
     # ----- what its connections call
 

@@ -64,6 +64,10 @@ WORTH: Final = 2.0
 """Window updates that it pays for: one of its stream, one of the connection."""
 FIRST_GOAWAY: Final = MAX_WINDOW
 """Last stream of the GOAWAY that announces the end (RFC 9113 6.8)."""
+PIECE: Final = 64 * 1024
+"""Bytes of a piece that waits."""
+MAX_OUTPUT: Final = 256 * 1024
+"""Bytes of content that are sent before the output is taken: the transport may be full by then."""
 PSEUDO_HEADERS: Final = 5
 """Pseudo-headers that a request may have beside its fields."""
 DRAIN_PING: Final = b"draining"
@@ -90,7 +94,7 @@ class Handler(Protocol):
         With REFUSED_STREAM the request was not processed."""
 
     def on_writable(self, stream: Stream) -> None:
-        """All that waited on the stream is sent."""
+        """All that waited on the stream is sent, its end included where it was given."""
 
     def on_goaway(self, last: int, code: int) -> None:
         """The peer opens no streams, and takes none after `last`."""
@@ -104,9 +108,10 @@ class Session:
 
     __slots__ = (
         "_block", "_block_frames", "_block_is_end", "_block_size", "_credit", "_decoder", "_encoder", "_frames",
-        "_highest", "_line", "_next", "_now", "_out", "_peer_settings", "_preface", "_reader", "_reset_ids", "_resets",
-        "_taken", "_unread", "_window", "allows_connect", "fault", "goaway", "handler", "is_acknowledged", "is_client",
-        "is_draining", "is_writing_paused", "last_accepted", "limits", "max_peer_streams", "peer_window", "streams",
+        "_highest", "_line", "_next", "_now", "_out", "_out_size", "_peer_settings", "_preface", "_reader",
+        "_reset_ids", "_resets", "_taken", "_unread", "_window", "allows_connect", "fault", "goaway", "handler",
+        "is_acknowledged", "is_client", "is_draining", "is_writing_paused", "last_accepted", "limits",
+        "max_peer_streams", "peer_window", "streams",
     )  # fmt: skip
 
     def __init__(self, handler: Handler, limits: Limits, is_client: bool) -> None:
@@ -137,6 +142,8 @@ class Session:
         self._decoder = Decoder(limits.max_head, limits.max_fields + PSEUDO_HEADERS)
         self._encoder = Encoder()
         self._out: list[bytes] = []
+        self._out_size = 0
+        """Bytes of content in it."""
         self._window = WINDOW
         """Bytes that the peer lets us send on all streams."""
         self._credit = max(WINDOW, limits.connection_window)
@@ -662,6 +669,7 @@ class Session:
         size = len(data)
         if not size:
             if stream.pending:
+                stream.waits = True
                 stream.ends_after_pending = is_end
             elif is_end:
                 self._write_data(stream, data, True)
@@ -671,11 +679,13 @@ class Session:
             and size <= MAX_FRAME
             and size <= stream.window
             and size <= self._window
+            and self._out_size < MAX_OUTPUT
             and not self.is_writing_paused
         ):
             self._write_data(stream, data, is_end)
             return True
-        stream.pending.append(data)
+        for at in range(0, size, PIECE):  # or each frame would copy all that is left
+            stream.pending.append(data[at : at + PIECE])
         stream.ends_after_pending = is_end
         self._enqueue(stream)
         self._serve_line()
@@ -688,6 +698,7 @@ class Session:
         if not stream.can_send or stream.ends_after_pending or stream.trailers is not None or self.fault is not None:
             return
         if stream.pending:
+            stream.waits = True
             stream.trailers = lines
         elif lines:
             self._write_block(stream, self._encoder.encode([], lines), True)
@@ -698,6 +709,7 @@ class Session:
         size = len(data)
         stream.window -= size
         self._window -= size
+        self._out_size += size
         self._out.append(frames.frame_head(frames.DATA, frames.END_STREAM if is_end else 0, stream.id, size))
         if size:
             self._out.append(data)
@@ -719,7 +731,7 @@ class Session:
     def _serve_line(self) -> None:
         """Send what the windows and the transport allow, a frame of each stream in turn."""
         line = self._line
-        while line and self._window > 0 and not self.is_writing_paused:
+        while line and self._window > 0 and self._out_size < MAX_OUTPUT and not self.is_writing_paused:
             stream = line.popleft()
             stream.is_queued = False
             if not stream.has_pending:
@@ -729,8 +741,7 @@ class Session:
                 self._enqueue(stream)
             elif stream.waits:
                 stream.waits = False
-                if stream.can_send:
-                    self.handler.on_writable(stream)
+                self.handler.on_writable(stream)
 
     def _go_on(self, stream: Stream) -> None:
         """Send the next frame of what waits on a stream, and its trailers behind the last."""
@@ -832,9 +843,12 @@ class Session:
         return sum([len(piece) for stream in self.streams.values() for piece in stream.pending])
 
     def take_output(self) -> bytes:
-        """Return the bytes to send."""
+        """Return the bytes to send.  Call it until there are none."""
         out = self._out
         if not out:
             return b""
         self._out = []
+        was_full, self._out_size = self._out_size >= MAX_OUTPUT, 0
+        if was_full:
+            self._serve_line()
         return out[0] if len(out) == 1 else b"".join(out)

@@ -125,7 +125,10 @@ class Peer:
         return self.sent()
 
     def sent(self) -> list[Frame]:
-        return split(self.session.take_output())
+        sent = b""
+        while piece := self.session.take_output():
+            sent += piece
+        return split(sent)
 
     @property
     def events(self) -> list[tuple]:

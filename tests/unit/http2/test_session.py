@@ -257,8 +257,7 @@ def test_streams_take_turns_at_the_connections_window() -> None:
         peer.session.send(stream, b"x" * 200_000, True)
     assert sum(len(frame.payload) for frame in peer.sent() if frame.kind == f.DATA) == 65535
     turns = [frame.stream for frame in peer.feed(f.window_update(0, 6 * 16384))]
-    assert sorted(turns) == [1, 1, 3, 3, 5, 5]
-    assert turns[:3] != [1, 1, 3]
+    assert set(turns[:3]) == set(turns[3:6]) == {1, 3, 5}
 
 
 def test_a_new_initial_window_holds_for_open_streams_and_may_be_negative() -> None:
