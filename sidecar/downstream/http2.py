@@ -10,8 +10,8 @@ Rules:
 2. A body that nobody takes costs a window (`Session.pause`), an answer that the client does not take one read of the
    upstream's socket: its source is paused while some of it waits.
 3. A request's body is collected before its route runs, as over HTTP/1.1 (`slow_clients`), up to `HIGH_WATER`.
-4. The next bytes of a body, and the window for those of an answer, have to come within `limits.body_timeout`.  Streams
-   are looked at once a second while there are any.
+4. The next bytes of a body, the window for those of an answer, and the rest of a frame or a header block have to come
+   within `limits.body_timeout`.  Streams are looked at once a second while there are any.
 5. A drain announces the end in two steps, and closes once no stream is left.
 
 Not here yet: an extended CONNECT (WebSocket over HTTP/2), and the least rate of slow clients.
@@ -44,7 +44,7 @@ from sidecar.downstream.request_head import SPECIAL, LastHop, Peer, read_request
 from sidecar.downstream.response_head import make_problem, make_rejection
 from sidecar.downstream.slow_clients import START_AFTER
 from sidecar.engine.pipeline import Call
-from sidecar.http2.errors import CANCEL, INTERNAL_ERROR, SETTINGS_TIMEOUT
+from sidecar.http2.errors import CANCEL, ENHANCE_YOUR_CALM, INTERNAL_ERROR, SETTINGS_TIMEOUT
 from sidecar.http2.heads import Head
 from sidecar.http2.limits import Limits
 from sidecar.http2.session import Session
@@ -65,7 +65,8 @@ class Http2Connection(asyncio.Protocol):
     """Connection of one client, handler of its session."""
 
     __slots__ = (
-        "_closing", "_depth", "_last", "_peer", "_session", "_started", "_transport", "_written", "expires", "listener",
+        "_closing", "_depth", "_last", "_peer", "_progress", "_session", "_started", "_transport", "_unfinished",
+        "_written", "expires", "listener",
     )  # fmt: skip
 
     def __init__(self, listener: Listener, transport: asyncio.Transport, address: str) -> None:
@@ -88,6 +89,10 @@ class Http2Connection(asyncio.Protocol):
         """Calls within which nothing is written yet: what they send goes out together."""
         self._started = self._last = listener.now()
         """Instants at which the connection began, and at which bytes last arrived."""
+        self._progress = 0
+        """What the session had read when the frame began that is not whole."""
+        self._unfinished = 0.0
+        """Instant at which that was; 0.0 if there is none."""
         self._written = 0.0
         """Instant since which the transport is full; 0.0 while it is not."""
         self._closing = False
@@ -103,13 +108,20 @@ class Http2Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._last = now = self.listener.now()
+        session = self._session
+        self.expires = min(self.expires, now + LOOK)
         self._depth += 1
         try:
-            self._session.receive(data, now)
+            session.receive(data, now)
         except Exception as error:
             self.listener.report_bug(None, error)
             self.abort()
         self._depth -= 1
+        if not session.is_unfinished:
+            self._unfinished = 0.0
+        elif not self._unfinished or session.progress != self._progress:
+            self._unfinished = now
+            self._progress = session.progress
         self.flush()
 
     def flush(self) -> None:
@@ -213,13 +225,16 @@ class Http2Connection(asyncio.Protocol):
             session.fail(SETTINGS_TIMEOUT, "the settings were not acknowledged in time")
         elif not session.streams and now - self._last > limits.idle_timeout:
             session.finish_drain()
+        elif self._unfinished and now - self._unfinished > limits.body_timeout:
+            session.fail(ENHANCE_YOUR_CALM, "a frame or a header block did not arrive in time")
         for stream in list(session.streams.values()):
             if isinstance(stream.user, StreamExchange):
                 stream.user.look(now, limits.body_timeout)
             elif now - self._last > limits.header_timeout:
                 session.reset(stream, CANCEL)
         self._depth -= 1
-        self.expires = now + LOOK
+        is_busy = session.streams or self._unfinished or not session.is_acknowledged
+        self.expires = now + LOOK if is_busy else self._last + limits.idle_timeout + LOOK
         self.flush()
 
     def drain(self) -> None:

@@ -83,6 +83,11 @@ class FrameReader:
         """True while only a CONTINUATION may come."""
         return self._block != 0
 
+    @property
+    def is_within_frame(self) -> bool:
+        """True while a part of a frame waits for the rest."""
+        return self._missing > 0
+
     def feed(self, data: bytes) -> None:
         """Take the next bytes; the frames that were whole must have been read."""
         if self._pieces or self._missing:

@@ -111,7 +111,7 @@ class Session:
         "_highest", "_line", "_next", "_now", "_out", "_out_size", "_peer_settings", "_preface", "_reader",
         "_reset_ids", "_resets", "_taken", "_unread", "_window", "allows_connect", "fault", "goaway", "handler",
         "is_acknowledged", "is_client", "is_draining", "is_writing_paused", "last_accepted", "limits",
-        "max_peer_streams", "peer_window", "streams",
+        "max_peer_streams", "peer_window", "progress", "streams",
     )  # fmt: skip
 
     def __init__(self, handler: Handler, limits: Limits, is_client: bool) -> None:
@@ -171,6 +171,8 @@ class Session:
         self._unread = 0
         """Answers to control frames since the transport became full."""
         self._now = 0.0
+        self.progress = 0
+        """Number of frames that were whole, a header block counted as one."""
         self._begin()
 
     def _begin(self) -> None:
@@ -206,8 +208,15 @@ class Session:
             reader.feed(data)
             while self.fault is None and reader.advance():
                 self._take_frame(reader)
+                if not reader.is_within_block:
+                    self.progress += 1
         except ConnectionFault as fault:
             self.fail(fault.code, fault.text)
+
+    @property
+    def is_unfinished(self) -> bool:
+        """True while a frame or a header block has begun and is not whole."""
+        return self._reader.is_within_block or self._reader.is_within_frame
 
     def fail(self, code: int, text: str) -> None:
         """End the connection with an error; what waits is dropped, and the owner closes after the output is sent."""

@@ -449,3 +449,28 @@ async def test_no_place_for_a_slow_request_is_an_answer() -> None:
     await asyncio.sleep(START_AFTER * 2)
     await talk.exchange()
     assert talk.status(stream) == 503
+
+
+@virtual
+async def test_a_head_that_dribbles_in_ends_the_connection() -> None:
+    talk = Talk(ECHO, {"body_timeout": "5s", "idle_timeout": "60s"})
+    await talk.ask()
+    talk.client.write(f.frame_head(f.HEADERS, 5, 3, 1000))
+    for _ in range(20):
+        talk.client.write(b"x")
+        await asyncio.sleep(0.5)
+    await talk.exchange()
+    assert talk.handler.events[-1] == ("goaway", 1, e.ENHANCE_YOUR_CALM)
+    await asyncio.sleep(10)
+    assert talk.front.is_empty
+
+
+@virtual
+async def test_frames_that_are_cut_by_reads_are_no_dribble() -> None:
+    talk = Talk(ECHO, {"body_timeout": "5s"})
+    await talk.ask()
+    for _ in range(20):
+        talk.client.write(f.ping(bytes(8))[:5])
+        await asyncio.sleep(0.5)
+        talk.client.write(f.ping(bytes(8))[5:])
+    assert talk.connection.serving == 0
