@@ -108,7 +108,7 @@ class Session:
 
     __slots__ = (
         "_block", "_block_frames", "_block_is_end", "_block_size", "_credit", "_decoder", "_encoder", "_frames",
-        "_highest", "_line", "_next", "_now", "_out", "_out_size", "_peer_settings", "_preface", "_reader",
+        "_highest", "_line", "_next", "_now", "_out", "_out_size", "_peer_settings", "_preface_left", "_reader",
         "_reset_ids", "_resets", "_taken", "_unread", "_window", "allows_connect", "fault", "goaway", "handler",
         "is_acknowledged", "is_client", "is_draining", "is_writing_paused", "last_accepted", "limits",
         "max_peer_streams", "peer_window", "progress", "streams",
@@ -153,8 +153,8 @@ class Session:
         """Number of the next stream that we open."""
         self._highest = 0
         """Highest number of a stream that the peer has opened."""
-        self._preface: bytes | None = None if is_client else b""
-        """What has arrived of the client's preface; None once it is whole."""
+        self._preface_left = 0 if is_client else len(PREFACE)
+        """Bytes of the client's preface that have not arrived."""
         self._peer_settings = False
         """True once the peer's first frame, SETTINGS, was read."""
         self._block: list[bytes] = []
@@ -196,22 +196,27 @@ class Session:
 
     def receive(self, data: bytes, now: float) -> None:
         """Take bytes from the peer; `now` is an instant in seconds."""
-        if self.fault is not None:
+        if self.has_failed:
             return
         self._now = now
         try:
-            if self._preface is not None:
+            if self._preface_left:
                 data = self._read_preface(data)
-                if self._preface is not None:
+                if not data:
                     return
             reader = self._reader
             reader.feed(data)
-            while self.fault is None and reader.advance():
+            while not self.has_failed and reader.advance():
                 self._take_frame(reader)
                 if not reader.is_within_block:
                     self.progress += 1
         except ConnectionFault as fault:
             self.fail(fault.code, fault.text)
+
+    @property
+    def has_failed(self) -> bool:
+        """True once there is a connection error.  For mypyc, `fault` would stay None where it was None once."""
+        return self.fault is not None
 
     @property
     def is_unfinished(self) -> bool:
@@ -227,13 +232,12 @@ class Session:
 
     def _read_preface(self, data: bytes) -> bytes:
         """Read the client's preface; return what follows it."""
-        assert self._preface is not None
-        got = self._preface + data[: len(PREFACE) - len(self._preface)]
-        if not PREFACE.startswith(got):
+        left = self._preface_left
+        part = data[:left]
+        if PREFACE[len(PREFACE) - left :][: len(part)] != part:
             raise ConnectionFault(PROTOCOL_ERROR, "the connection does not begin with the preface of HTTP/2")
-        rest = data[len(got) - len(self._preface) :]
-        self._preface = None if len(got) == len(PREFACE) else got
-        return rest
+        self._preface_left = left - len(part)
+        return data[len(part) :]
 
     def _take_frame(self, reader: FrameReader) -> None:
         kind = reader.kind
