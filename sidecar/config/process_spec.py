@@ -147,6 +147,9 @@ class ListenerSpec(Model):
     via: Annotated[str, Field(max_length=100), AfterValidator(_via), BeforeValidator(_via_or_off)] = "sidecar"
     """Name of the sidecar in the field Via to the upstream, which a gateway must send (RFC 9110 7.6.3).  `off` sends no
     Via, for servers that do not compress for proxies."""
+    http2: Annotated[bool, Field(examples=[True])] = False
+    """True if clients may speak HTTP/2 beside HTTP/1.1 on the same port: by ALPN over TLS, with prior knowledge on a
+    plain listener."""
     problem_details: bool | None = None
     """True if problem documents name the failed endpoint, the cause, and the policy's file and line.  By default only
     on a loopback address or a Unix socket: other clients should not learn what is behind the sidecar."""

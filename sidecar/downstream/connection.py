@@ -26,6 +26,7 @@ Rules:
     READING_HEAD  SERVING       the head is complete: the route runs
     READING_HEAD  COLLECTING    the head is complete, but its body is not: the body is collected first
     READING_HEAD  ANSWERING     the head is invalid or late, or must not be forwarded (`LastHop`)
+    READING_HEAD  SWITCHED      the client speaks HTTP/2: an `Http2Connection` takes the transport
     READING_HEAD  CLOSED        the client closes
     COLLECTING    SERVING       enough of the body has arrived: the route runs
     COLLECTING    ANSWERING     no route matches, the body is invalid or late, or nothing more can be buffered
@@ -99,7 +100,7 @@ PHASES: Final = (
 TRANSITIONS: Final = {
     NEW: (IDLE, CLOSING),
     IDLE: (READING_HEAD, CLOSING, CLOSED),
-    READING_HEAD: (IDLE, COLLECTING, SERVING, ANSWERING, CLOSED),
+    READING_HEAD: (IDLE, COLLECTING, SERVING, ANSWERING, SWITCHED, CLOSED),
     COLLECTING: (SERVING, ANSWERING, CLOSED),
     SERVING: (ANSWERING, SWITCHED, ABANDONED),
     ANSWERING: (IDLE, READING_HEAD, CLOSING, CLOSED),
@@ -111,6 +112,8 @@ TRANSITIONS: Final = {
 }
 """Phases that may follow each phase; tests check them."""
 
+HTTP2: Final = b"PRI * HTTP/2.0\r\n\r\n"
+"""Beginning of HTTP/2's preface, which looks like a request of a version that is not spoken here."""
 EMPTY_LINES: Final = re.compile(rb"\A(?:\r\n)+")
 """Empty lines before a request line."""
 MAX_REQUESTS_A_TURN: Final = 16
@@ -377,7 +380,10 @@ class DownstreamConnection(asyncio.Protocol):
             else:
                 self.expires = NEVER
         except Invalid as error:
-            self._reject(error)
+            if listener.spec.http2 and data.startswith(HTTP2):
+                self._switch_to_http2(data)
+            else:
+                self._reject(error)
             return False
         except LastHop as last:
             self._exchange = last.x
@@ -390,6 +396,22 @@ class DownstreamConnection(asyncio.Protocol):
         self._phase = phase
         self._serve(x)
         return True
+
+    def _switch_to_http2(self, data: bytes) -> None:
+        """Hand the connection over: its client speaks HTTP/2 (RFC 9113 3.3 and 3.4)."""
+        from sidecar.downstream.http2 import Http2Connection  # for the sake of the start
+
+        transport, listener, peer = self._transport, self.listener, self._peer
+        assert transport is not None
+        assert peer is not None
+        self._phase = SWITCHED
+        self._end_backlog()
+        self._transport = None
+        self._buffer = b""
+        successor = Http2Connection(listener, transport, peer.address)
+        transport.set_protocol(successor)
+        listener.replace(self, successor)
+        successor.data_received(data)
 
     def _open_body(self, x: Exchange, length: int) -> int:
         """Set the body of a request, as bytes if it has arrived completely, else as a stream.

@@ -132,7 +132,8 @@ class Listener:
         Connections wait in the kernel's queue until `accept`.  Raises `OSError` with the address.
         """
         if self.spec.tls is not None:
-            self.certificates = CertificateWatch(self.spec.tls, f"listener {self.name}", self.env)
+            protocols = ["h2", "http/1.1"] if self.spec.http2 else None
+            self.certificates = CertificateWatch(self.spec.tls, f"listener {self.name}", self.env, protocols)
         address = self.spec.address
         try:
             sockets = (predecessor and predecessor.share()) or await Sockets.open(address, self.server.make_socket)
@@ -194,11 +195,15 @@ class Listener:
 
         The requests are counted on access, because a counter would cost time in each request.
         """
-        return sum(
-            1
-            for each in self.connections
-            if isinstance(each, Tunnel) or (isinstance(each, DownstreamConnection) and each.is_serving)
-        )
+        count = 0
+        for each in self.connections:
+            if isinstance(each, DownstreamConnection):
+                count += each.is_serving
+            elif isinstance(each, Tunnel):
+                count += 1
+            else:  # HTTP/2, whose module is imported with its first connection
+                count += getattr(each, "serving", 0)
+        return count
 
     # ----- called by the connections
 

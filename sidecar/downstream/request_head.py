@@ -130,9 +130,9 @@ class Trust:
         """Name of the listener in X-Sidecar-Hops; empty to add none."""
 
     def own_lines(self, version: int) -> bytes:
-        """Return the field lines about this hop: Via with the version of the request (10 or 11), and
+        """Return the field lines about this hop: Via with the version of the request (10, 11 or 20), and
         X-Sidecar-Hops."""
-        lines = b"via: 1.%d %b\r\n" % (version - 10, self.via) if self.via else b""
+        lines = b"via: %d.%d %b\r\n" % (version // 10, version % 10, self.via) if self.via else b""
         return lines + b"x-sidecar-hops: %b\r\n" % self.hop if self.hop else lines
 
 
@@ -145,10 +145,18 @@ class Peer:
     """Address and trust of a downstream peer."""
 
     __slots__ = (
-        "address", "authority", "forwarding", "forwarding_10", "is_trusted", "min_deadline", "scheme", "trust",
+        "address", "authority", "forwarding", "forwarding_10", "is_trusted", "min_deadline", "protocol", "scheme",
+        "trust",
     )  # fmt: skip
 
-    def __init__(self, address: str, scheme: bytes, trusted_proxies: Networks = (), trust: Trust | None = None) -> None:
+    def __init__(
+        self,
+        address: str,
+        scheme: bytes,
+        trusted_proxies: Networks = (),
+        trust: Trust | None = None,
+        protocol: int = 11,
+    ) -> None:
         """Take the trust of the listener; without it, only `trusted_proxies` are trusted."""
         self.address = address = plain_address(address) if address else ""
         """IP address of the peer; empty on a Unix socket."""
@@ -164,8 +172,10 @@ class Peer:
         """Seconds from the arrival of a request to the earliest deadline that the peer can set."""
         own = b"x-forwarded-for: %b\r\n" % address.encode() if address else b""
         own += b"x-forwarded-proto: %b\r\n" % scheme
-        self.forwarding = own + trust.own_lines(11)
-        """Field lines that state the peer as the client of an HTTP/1.1 request, and this hop."""
+        self.protocol = protocol
+        """Version of the connection: 11, or 20 for HTTP/2."""
+        self.forwarding = own + trust.own_lines(protocol)
+        """Field lines that state the peer as the client of a request of HTTP/1.1 or 2, and this hop."""
         self.forwarding_10 = own + trust.own_lines(10)
         """Field lines that state the peer as the client of an HTTP/1.0 request, and this hop."""
 
@@ -407,7 +417,7 @@ def _believe(x: Exchange, fields: Headers, peer: Peer) -> None:
     if standard := joined(fields, b"forwarded"):
         node = b'"[%b]"' % address if b":" in address else address or b"unknown"
         lines.append(b"forwarded: %b, for=%b;proto=%b\r\n" % (standard, node, peer.scheme))
-    x.forwarding = b"".join(lines) + peer.trust.own_lines(x.version)
+    x.forwarding = b"".join(lines) + peer.trust.own_lines(x.version if peer.protocol == 11 else peer.protocol)
 
 
 def remove_dot_segments(path: bytes) -> bytes:

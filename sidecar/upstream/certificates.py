@@ -32,15 +32,19 @@ FileFacts = tuple[tuple[int, ...], ...]
 class CertificateWatch:
     """Current TLS context of one TLS block.  Raises `CertificateError` if the files cannot be used at first."""
 
-    def __init__(self, spec: ClientTlsSpec | ServerTlsSpec, owner: str, env: Env) -> None:
+    def __init__(
+        self, spec: ClientTlsSpec | ServerTlsSpec, owner: str, env: Env, protocols: list[str] | None = None
+    ) -> None:
+        """`protocols` are offered by ALPN (RFC 7301); HTTP/1.1 alone without them."""
         self.owner = owner
         """Name of the owner in events, such as `upstream payments` or `listener inbound`."""
         self.problem = ""
         """Reason for which the newest files are not in use; empty if they are."""
         self._spec = spec
         self._env = env
+        self._protocols = protocols
         self._seen = self._tried = self._look()
-        self.context = build_context(spec)
+        self.context = self._build()
         """Current context."""
         self.front = self.context
         """Context for a listener, which passes each handshake to the current one."""
@@ -48,6 +52,12 @@ class CertificateWatch:
         self._authorities_changed_at = 0.0
         if isinstance(spec, ServerTlsSpec):
             self.front.sni_callback = self._hand_on
+
+    def _build(self) -> ssl.SSLContext:
+        context = build_context(self._spec)
+        if self._protocols is not None:
+            context.set_alpn_protocols(self._protocols)
+        return context
 
     def _hand_on(self, connection: ssl.SSLObject, _name: str | None, _context: ssl.SSLContext) -> int | None:
         """Pass a handshake to the current context; return an alert if its session may not be resumed, else None."""
@@ -80,7 +90,7 @@ class CertificateWatch:
 
     def _load(self) -> None:
         try:
-            context = build_context(self._spec)
+            context = self._build()
         except CertificateError as error:
             self.problem = str(error)
             self._env.emit(events.CERTIFICATE_FAILED, owner=self.owner, reason=self.problem)

@@ -1,6 +1,6 @@
 """Coverage-guided fuzzing (atheris) of all parsers of foreign input.
 
-    python -m tests.fuzz.request 60          # a minute of requests; policies, response, fields, conditions, heads
+    python -m tests.fuzz.request 60          # a minute of requests; the Makefile names all targets
     python -m tests.fuzz.request 60 keep     # and keep the inputs that reach what the corpus did not
 
 1. A target is a module with `check(data)`, which raises `AssertionError` if a law is broken; any other exception is a

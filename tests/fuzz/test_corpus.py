@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.fuzz import conditions, fields, heads, policies, request, response
+from sidecar.http2 import frames as f
+from tests.fuzz import conditions, fields, heads, hpack, policies, request, response, session
 from tests.fuzz.harness import CORPUS
 from tests.support.work import grows_with
 
@@ -15,14 +16,17 @@ CHECKS: dict[str, Callable[[bytes], None]] = {
     "conditions": conditions.check,
     "fields": fields.check,
     "heads": heads.check,
+    "hpack": hpack.check,
     "policies": policies.check,
     "request": request.check,
     "response": response.check,
+    "session": session.check,
 }
 KEPT = [path for name in CHECKS for path in sorted((CORPUS / name).iterdir())]
 
 HEAD = b"POST / HTTP/1.1\r\nHost: a\r\n"
 CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
+POST = f.frame(f.HEADERS, f.END_HEADERS, 1, b"\x83\x86\x84\x41\x01a")
 OK = b"HTTP/1.1 200 OK\r\n"
 FLOODS: dict[str, tuple[str, bytes, bytes]] = {
     "empty lines": ("request", b"", b"\r\n"),
@@ -44,6 +48,11 @@ FLOODS: dict[str, tuple[str, bytes, bytes]] = {
     "answer: tiny chunks": ("response", OK + b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\nx\r\n"),
     "heads: many lines": ("heads", b"GET / HTTP/1.1\r\n", b"a: b\r\n"),
     "heads: one long line": ("heads", b"HTTP/1.1 200 OK\r\nX:", b" "),
+    "hpack: fields": ("hpack", b"", b"\x06\x40\x01a\x02bc"),
+    "hpack: one block again": ("hpack", b"\x02\x40\x01a\x00", b"\x02\xbe\xbe"),
+    "session: pings": ("session", b"\x02", f.ping(bytes(8))),
+    "session: a long head": ("session", b"\x02" + f.frame_head(f.HEADERS, 5, 1, 16384), b"\x82"),
+    "session: content": ("session", b"\x02" + POST, f.frame(f.DATA, 0, 1, b"hello")),
     "directives": ("fields", b"", b"max-age=1, "),
     "directives, quoted": ("fields", b'private="', b"a,\\"),
     "commas": ("fields", b"", b","),

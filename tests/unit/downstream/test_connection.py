@@ -596,7 +596,7 @@ class Session:
 
     def __init__(self, limits: dict[str, Any] | None = None) -> None:
         self.service = PathService()
-        self.front = Front(self.service, limits)
+        self.front = Front(self.service, limits, listener={"http2": True})
         self.client = self.front.connect()
 
     async def take(self, step: bytes | float | str) -> None:
@@ -648,6 +648,7 @@ WAYS: dict[Transition, tuple[bytes | float | str, ...]] = {
     ("COLLECTING", "SERVING"): (CHUNKED % b"hang", 0.3),
     ("COLLECTING", "ANSWERING"): (CHUNKED % b"hang", INVALID),
     ("COLLECTING", "CLOSED"): (CHUNKED % b"hang", "abort"),
+    ("READING_HEAD", "SWITCHED"): (b"PRI * HTTP/2.0\r\n", b"\r\n"),
     ("READING_HEAD", "CLOSED"): (GET[:9], "write_eof"),
     ("SERVING", "ANSWERING"): (get(b"/stream"),),
     ("SERVING", "SWITCHED"): (HANDSHAKE.replace(b"/ ", b"/switch "),),

@@ -1,0 +1,97 @@
+"""One stream of an HTTP/2 connection (RFC 9113 5.1), and the table of its states.
+
+    from                  to                    when
+    --------------------  --------------------  ------------------------------------------
+    OPEN                  HALF_CLOSED_LOCAL     we have sent END_STREAM
+    OPEN                  HALF_CLOSED_REMOTE    the peer has sent END_STREAM
+    HALF_CLOSED_LOCAL     CLOSED                the peer has sent END_STREAM
+    HALF_CLOSED_REMOTE    CLOSED                we have sent END_STREAM
+    any                   CLOSED                one of the two has sent RST_STREAM
+
+A stream is idle before it has an object, and reserved never: nothing is pushed here.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+OPEN: Final = 0
+HALF_CLOSED_LOCAL: Final = 1
+HALF_CLOSED_REMOTE: Final = 2
+CLOSED: Final = 3
+STATES: Final = ("OPEN", "HALF_CLOSED_LOCAL", "HALF_CLOSED_REMOTE", "CLOSED")
+"""Names of the states, by number."""
+SENT_END: Final = 0
+RECEIVED_END: Final = 1
+RESET: Final = 2
+TRANSITIONS: Final = (
+    (HALF_CLOSED_LOCAL, HALF_CLOSED_REMOTE, CLOSED),
+    (HALF_CLOSED_LOCAL, CLOSED, CLOSED),
+    (CLOSED, HALF_CLOSED_REMOTE, CLOSED),
+    (CLOSED, CLOSED, CLOSED),
+)
+"""State that follows, by state and event."""
+
+
+class Stream:
+    """Stream of one request and its response.  The owner keeps what is its own in `user`."""
+
+    __slots__ = (
+        "credit", "ends_after_pending", "expected", "forbids_content", "has_final_head", "has_sent_head", "id",
+        "is_queued", "paused", "pending", "received", "state", "taken", "trailers", "user", "waits", "window",
+    )  # fmt: skip
+
+    def __init__(self, number: int, window: int, credit: int) -> None:
+        self.id = number
+        self.state = OPEN
+        self.window = window
+        """Bytes that the peer lets us send; negative after it has lowered its initial window."""
+        self.credit = credit
+        """Bytes that we let the peer send."""
+        self.taken = 0
+        """Bytes that were taken and not given back to the peer yet."""
+        self.paused = False
+        """True while nothing is given back, because nobody takes what arrives."""
+        self.has_final_head = False
+        """True once the request's or the final response's head has arrived: what follows it are trailers."""
+        self.has_sent_head = False
+        """True once we have sent that of our own."""
+        self.received = 0
+        """Bytes of content."""
+        self.expected = -1
+        """Bytes of content that its head has announced; -1 if it has not."""
+        self.forbids_content = False
+        """True for a response that has none, whatever its head says (HEAD, 204, 304)."""
+        self.pending: list[bytes] = []
+        """Pieces that wait for a window."""
+        self.waits = False
+        """True if the owner was told that pieces wait, and is told when they are out."""
+        self.is_queued = False
+        """True while the stream is in the line for the connection's window."""
+        self.ends_after_pending = False
+        self.trailers: bytes | None = None
+        """Trailers that wait behind those pieces; None if there are none."""
+        self.user: object = None
+
+    @property
+    def can_send(self) -> bool:
+        """True until we have ended our side."""
+        return self.state == OPEN or self.state == HALF_CLOSED_REMOTE
+
+    @property
+    def can_receive(self) -> bool:
+        """True until the peer has ended its side."""
+        return self.state == OPEN or self.state == HALF_CLOSED_LOCAL
+
+    @property
+    def has_pending(self) -> bool:
+        """True if something waits to be sent."""
+        return bool(self.pending) or self.trailers is not None
+
+    def move(self, event: int) -> bool:
+        """Go to the state that follows; return True if that is CLOSED."""
+        self.state = TRANSITIONS[self.state][event]
+        return self.state == CLOSED
+
+    def __repr__(self) -> str:
+        return f"<Stream {self.id} {STATES[self.state]}>"

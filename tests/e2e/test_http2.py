@@ -1,0 +1,128 @@
+"""HTTP/2 from clients, with curl (nghttp2) as the client: prior knowledge, ALPN, long bodies both ways, streams."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import subprocess
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from chaos.parts.http import Message, response
+from chaos.parts.servers import Connection, Server, echoing
+from tests.support.authority import Authority
+from tests.support.process import NOTHING, Sidecar, policies, route
+
+CURL = shutil.which("curl") or ""
+
+
+def has_http2() -> bool:
+    return bool(CURL) and b"HTTP2" in subprocess.run([CURL, "--version"], capture_output=True, check=True).stdout
+
+
+pytestmark = [
+    pytest.mark.asyncio(loop_scope="module"),
+    pytest.mark.skipif(not has_http2(), reason="there is no curl that speaks HTTP/2"),
+]
+MIB = 2**20
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Sidecar]:
+    async with Sidecar(NOTHING, tmp_path_factory.mktemp("sidecar")) as running:
+        yield running
+
+
+async def app(connection: Connection, request: Message) -> None:
+    if request.target == "/app/large":
+        await connection.send(response(200, bytes(4 * MIB)))
+    else:
+        await echoing(connection, request)
+
+
+def policy(url: str, **listener: Any) -> dict[str, Any]:
+    inbound = {"address": "127.0.0.1:0", "http2": True, **listener}
+    return policies(
+        listeners={"inbound": inbound}, upstreams={"app": {"endpoints": [url]}}, routes=[route("app", retry={})]
+    )
+
+
+async def curl(*arguments: str) -> bytes:
+    process = await asyncio.create_subprocess_exec(
+        CURL, "--silent", "--show-error", "--max-time", "20", *arguments, stdout=asyncio.subprocess.PIPE
+    )
+    out, _ = await process.communicate()
+    assert process.returncode == 0
+    return out
+
+
+FACTS = "\n%{http_version} %{http_code} %{size_download}"
+
+
+def facts(out: bytes) -> tuple[str, str, str]:
+    version, code, size = out.rsplit(b"\n", 1)[-1].decode().split()
+    return version, code, size
+
+
+async def test_prior_knowledge_and_http1_share_a_port(shared: Sidecar) -> None:
+    async with Server(app) as server, shared.under(policy(server.url)) as sidecar:
+        url = f"http://{sidecar.inbound.removeprefix('http://')}/app/x"
+        out = await curl("--http2-prior-knowledge", "-w", FACTS, "-d", "hello", url)
+        assert out.startswith(b"hello\n")
+        assert facts(out)[:2] == ("2", "200")
+        assert facts(await curl("--http1.1", "-w", FACTS, url))[:2] == ("1.1", "200")
+        upgraded = await curl("--http2", "-w", FACTS, url)
+        assert facts(upgraded)[:2] == ("1.1", "200"), "an upgrade to h2c is ignored (RFC 9113 3.1)"
+        assert server.requests[0].get("host") == url.split("/")[2]
+        assert server.requests[0].get("via") == "2.0 sidecar"
+
+
+async def test_long_bodies_pass_both_ways(shared: Sidecar, tmp_path: Path) -> None:
+    body = tmp_path / "body"
+    body.write_bytes(bytes(range(256)) * 16384)
+    async with Server(app) as server, shared.under(policy(server.url)) as sidecar:
+        base = f"http://{sidecar.inbound.removeprefix('http://')}/app"
+        out = await curl("--http2-prior-knowledge", "--data-binary", f"@{body}", f"{base}/echo")
+        assert out == body.read_bytes()
+        out = await curl("--http2-prior-knowledge", "-w", FACTS, "-o", "/dev/null", f"{base}/large")
+        assert facts(out) == ("2", "200", str(4 * MIB))
+
+
+async def test_many_streams_share_a_connection(shared: Sidecar, tmp_path: Path) -> None:
+    """Over TLS: some versions of curl fail to use a connection of prior knowledge again."""
+    ca = Authority(tmp_path / "authority")
+    async with Server(app) as server, shared.under(policy(server.url, tls=ca.sign("localhost"))) as sidecar:
+        url = f"https://localhost:{sidecar.inbound.rsplit(':', 1)[1]}/app/[1-60]"
+        facts = "%{http_version} %{http_code} %{num_connects}\n"
+        out = await curl("--cacert", str(ca.ca_file), "-Z", "--parallel-max", "30", "-w", facts, url)
+        lines = out.decode().split("\n")[:-1]
+        assert [line[:5] for line in lines] == ["2 200"] * 60
+        assert sum(int(line[6:]) for line in lines) == 1
+        assert len(server.requests) == 60
+
+
+async def test_failures_are_problem_documents(shared: Sidecar) -> None:
+    async with Server(app) as server, shared.under(policy(server.url)) as sidecar:
+        url = f"http://{sidecar.inbound.removeprefix('http://')}/none"
+        out = await curl("--http2-prior-knowledge", url)
+        assert json.loads(out)["status"] == 404
+
+
+async def test_alpn_chooses_over_tls(shared: Sidecar, tmp_path: Path) -> None:
+    ca = Authority(tmp_path / "authority")
+    identity = ca.sign("localhost", "127.0.0.1")
+    async with Server(app) as server, shared.under(policy(server.url, tls=identity)) as sidecar:
+        port = sidecar.inbound.rsplit(":", 1)[1]
+        url = f"https://localhost:{port}/app/large"
+        trusted = ("--cacert", str(ca.ca_file), "-w", FACTS, "-o", "/dev/null", url)
+        assert facts(await curl(*trusted)) == ("2", "200", str(4 * MIB))
+        assert facts(await curl("--http1.1", *trusted)) == ("1.1", "200", str(4 * MIB))
+    async with Server(app) as server, shared.under(policy(server.url, tls=identity, http2=False)) as sidecar:
+        port = sidecar.inbound.rsplit(":", 1)[1]
+        url = f"https://localhost:{port}/app/x"
+        assert facts(await curl("--cacert", str(ca.ca_file), "-w", FACTS, url))[0] == "1.1"

@@ -1,0 +1,476 @@
+"""Downstream HTTP/2: each stream is one exchange under the route's policies, recorded once."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from sidecar.core.body import Body
+from sidecar.core.exchange import Exchange
+from sidecar.core.outcome import RESET, Outcome, failed
+from sidecar.downstream.http2 import Http2Connection
+from sidecar.downstream.slow_clients import START_AFTER
+from sidecar.http2 import errors as e
+from sidecar.http2 import frames as f
+from sidecar.http2.limits import Limits
+from sidecar.http2.session import Session
+from sidecar.http2.stream import Stream
+from tests.support.loop import settle, virtual
+from tests.unit.downstream.front import GET, Front, Service, Source, always
+from tests.unit.http2.peer import Recorder
+
+ECHO = always(lambda x: Outcome(200, [(b"x-target", x.target)], b"hello " + x.body))
+
+
+class Talk:
+    """A client's session over a connection in memory."""
+
+    def __init__(self, service: Service, limits: dict[str, Any] | None = None, **more: Any) -> None:
+        self.front = Front(service, limits, listener={"http2": True, **more})
+        self.client = self.front.connect()
+        self.handler = Recorder()
+        self.session = Session(self.handler, Limits(frame_burst=1e9), True)
+        self._read = 0
+
+    async def exchange(self) -> None:
+        """Let both sides say what they have to say."""
+        for _ in range(20):
+            while sent := self.session.take_output():
+                self.client.write(sent)
+            await settle()
+            data = bytes(self.client.received[self._read :])
+            self._read += len(data)
+            self.session.receive(data, 0.0)
+
+    def open(self, method: bytes = b"GET", path: bytes = b"/", lines: bytes = b"", end: bool = True) -> Stream:
+        return self.session.open(method, b"http", b"a.test", path, lines, end)
+
+    async def ask(self, method: bytes = b"GET", path: bytes = b"/", lines: bytes = b"", body: bytes = b"") -> Stream:
+        stream = self.open(method, path, lines, end=not body)
+        if body:
+            self.session.send(stream, body, True)
+        await self.exchange()
+        return stream
+
+    def of(self, stream: Stream, kind: str) -> list[tuple]:
+        return [event for event in self.handler.events if event[:2] == (kind, stream.id)]
+
+    def status(self, stream: Stream) -> int:
+        ((_, _, head, _),) = self.of(stream, "head")
+        return head.status
+
+    def fields(self, stream: Stream) -> bytes:
+        ((_, _, head, _),) = self.of(stream, "head")
+        return head.lines
+
+    def body(self, stream: Stream) -> bytes:
+        return b"".join(event[2] for event in self.of(stream, "data"))
+
+    @property
+    def connection(self) -> Http2Connection:
+        (connection,) = self.front.listener.connections
+        assert isinstance(connection, Http2Connection)
+        return connection
+
+
+@virtual
+async def test_streams_are_exchanges() -> None:
+    talk = Talk(ECHO)
+    streams = [await talk.ask(path=b"/%d" % number) for number in range(3)]
+    for number, stream in enumerate(streams):
+        assert talk.status(stream) == 200
+        assert talk.body(stream) == b"hello "
+        assert b"x-target: /%d\r\n" % number in talk.fields(stream)
+        assert b"date: " in talk.fields(stream)
+        assert b"content-length: 6\r\n" in talk.fields(stream)
+    assert [record.status for record in talk.front.records] == [200] * 3
+    assert talk.front.listener.active == 0
+
+
+@virtual
+async def test_requests_are_read_as_over_http1() -> None:
+    seen: list[Exchange] = []
+
+    def answer(x: Exchange) -> Outcome:
+        seen.append(x)
+        return Outcome(200)
+
+    talk = Talk(always(answer))
+    lines = b"X-Forwarded-For: 1.2.3.4\r\nx-a: b\r\ncookie: a=1\r\n"
+    stream = await talk.ask(path=b"/a/%2e%2e/b?c=d", lines=lines)
+    assert talk.status(stream) == 200
+    (x,) = seen
+    assert (x.authority, x.path, x.query, x.version) == (b"a.test", b"/b", b"c=d", 11)
+    assert x.header(b"x-forwarded-for") is None, "an untrusted client's claim"
+    assert (x.header(b"x-a"), x.header(b"cookie")) == (b"b", b"a=1")
+    assert b"via: 2.0 sidecar\r\n" in x.forwarding
+    assert x.header(b"x-request-id") == x.request_id
+
+
+@virtual
+async def test_a_body_is_collected_and_can_be_sent_again() -> None:
+    talk = Talk(ECHO)
+    stream = await talk.ask(b"POST", body=b"world")
+    assert talk.body(stream) == b"hello world"
+
+
+@virtual
+async def test_a_long_body_streams_and_its_reader_holds_it_up() -> None:
+    taken: list[Body] = []
+
+    async def service(x: Exchange) -> Outcome:
+        assert x.stream is not None
+        taken.append(x.stream)
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    talk = Talk(service)
+    stream = talk.open(b"POST", end=False)
+    talk.session.send(stream, b"x" * 1_000_000, True)
+    await talk.exchange()
+    (body,) = taken
+    assert 65536 <= body.received <= 3 * 65536, "what is beyond two windows waits at the client"
+    sink = Taken()
+    body.attach(sink)
+    await talk.exchange()
+    await talk.exchange()
+    assert len(sink.data) == 1_000_000
+    assert sink.is_whole
+
+
+class Taken:
+    """Sink of a body."""
+
+    def __init__(self) -> None:
+        self.data = b""
+        self.is_whole = False
+        self.trailers: Any = None
+
+    def write(self, data: bytes) -> None:
+        self.data += data
+
+    def finish(self, trailers: Any) -> None:
+        self.is_whole = True
+        self.trailers = trailers
+
+    def fail(self, failure: Any) -> None:
+        raise AssertionError(failure)
+
+
+@virtual
+async def test_trailers_pass_both_ways() -> None:
+    async def service(x: Exchange) -> Outcome:
+        assert x.stream is not None
+        sink = Taken()
+        x.stream.attach(sink)
+        answer = Body(Source())
+        answer.feed(b"body")
+        answer.finish([*sink.trailers, (b"grpc-status", b"0"), (b"content-type", b"x")])
+        return Outcome(200, [], stream=answer)
+
+    talk = Talk(service)
+    stream = talk.open(b"POST", end=False)
+    talk.session.send(stream, b"x", False)
+    talk.session.send_trailers(stream, b"x-sum: 1\r\n")
+    await talk.exchange()
+    assert talk.body(stream) == b"body"
+    assert talk.of(stream, "trailers") == [("trailers", stream.id, b"x-sum: 1\r\ngrpc-status: 0\r\n")]
+
+
+@virtual
+async def test_a_long_answer_waits_for_the_clients_window() -> None:
+    talk = Talk(always(lambda x: Outcome(200, [], b"x" * 1_000_000)))
+    stream = talk.open()
+    talk.session.pause(stream)
+    await talk.exchange()
+    assert len(talk.body(stream)) == 65535
+    assert talk.front.records == []
+    talk.session.resume(stream)
+    await talk.exchange()
+    await talk.exchange()
+    assert talk.body(stream) == b"x" * 1_000_000
+    assert [record.status for record in talk.front.records] == [200]
+
+
+@virtual
+async def test_a_streamed_answer_pauses_its_source() -> None:
+    source = Source()
+    answer = Body(source)
+    talk = Talk(always(lambda x: Outcome(200, [], stream=answer)))
+    stream = talk.open()
+    talk.session.pause(stream)
+    await talk.exchange()
+    for _ in range(5):
+        answer.feed(b"x" * 20_000)
+    await talk.exchange()
+    assert answer._paused
+    talk.session.resume(stream)
+    await talk.exchange()
+    assert not answer._paused
+    answer.finish()
+    await talk.exchange()
+    assert len(talk.body(stream)) == 100_000
+    assert talk.front.records[0].reason == ""
+
+
+@virtual
+async def test_an_answer_that_breaks_off_resets_its_stream() -> None:
+    answer = Body(Source())
+    talk = Talk(always(lambda x: Outcome(200, [], stream=answer)))
+    stream = await talk.ask()
+    answer.feed(b"part")
+    answer.fail(RESET)
+    await talk.exchange()
+    assert talk.of(stream, "reset") == [("reset", stream.id, e.INTERNAL_ERROR)]
+    assert talk.front.records[0].reason == "reset"
+    assert talk.status(await talk.ask()) == 200, "the connection lives"
+
+
+@virtual
+async def test_failures_are_problem_documents() -> None:
+    talk = Talk(always(lambda x: failed(RESET)))
+    stream = await talk.ask()
+    assert talk.status(stream) == 502
+    assert b"application/problem+json" in talk.fields(stream)
+    assert b'"urn:sidecar:problem:reset"' in talk.body(stream)
+
+
+@virtual
+async def test_a_client_that_resets_a_stream_cancels_its_call() -> None:
+    cancelled = []
+
+    async def service(x: Exchange) -> Outcome:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            cancelled.append(x)
+            raise
+        raise AssertionError
+
+    talk = Talk(service)
+    stream = await talk.ask()
+    assert talk.front.listener.active == 1
+    talk.session.reset(stream, e.CANCEL)
+    await talk.exchange()
+    assert len(cancelled) == 1
+    assert [record.reason for record in talk.front.records] == ["client_closed"]
+    talk.open()
+    await talk.exchange()
+    talk.client.transport.close()
+    await settle()
+    assert len(cancelled) == 2
+    assert talk.front.is_empty
+
+
+@virtual
+async def test_an_early_answer_stops_the_upload() -> None:
+    talk = Talk(always(lambda x: Outcome(413, [], b"no")))
+    stream = talk.open(b"POST", end=False)
+    talk.session.send(stream, b"x" * 70_000, False)
+    await talk.exchange()
+    assert talk.status(stream) == 413
+    assert talk.body(stream) == b"no"
+    assert talk.of(stream, "reset") == [("reset", stream.id, e.NO_ERROR)]
+
+
+@virtual
+async def test_a_body_beyond_the_limit_is_refused() -> None:
+    talk = Talk(ECHO, {"max_body": "10B"})
+    stream = await talk.ask(b"POST", body=b"x" * 11)
+    assert talk.status(stream) == 413
+    said = await talk.ask(b"POST", lines=b"content-length: 11\r\n", body=b"x" * 11)
+    assert talk.status(said) == 413
+
+
+@virtual
+async def test_a_body_that_does_not_come_is_answered_408() -> None:
+    cancelled = []
+
+    async def service(x: Exchange) -> Outcome:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            cancelled.append(x)
+            raise
+        raise AssertionError
+
+    talk = Talk(service, {"body_timeout": "5s"})
+    stream = talk.open(b"POST", end=False)
+    talk.session.send(stream, b"x", False)
+    await talk.exchange()
+    await asyncio.sleep(START_AFTER + 7)
+    await talk.exchange()
+    assert talk.status(stream) == 408
+    assert len(cancelled) == 1
+    assert talk.front.listener.active == 0
+    assert [record.status for record in talk.front.records] == [408]
+
+
+@virtual
+async def test_an_answer_that_is_not_taken_is_reset() -> None:
+    talk = Talk(always(lambda x: Outcome(200, [], b"x" * 1_000_000)), {"body_timeout": "5s"})
+    stream = talk.open()
+    talk.session.pause(stream)
+    await talk.exchange()
+    await asyncio.sleep(7)
+    await talk.exchange()
+    assert talk.of(stream, "reset") == [("reset", stream.id, e.CANCEL)]
+    assert [record.reason for record in talk.front.records] == ["client_timeout"]
+
+
+@virtual
+async def test_what_is_too_much_or_malformed() -> None:
+    talk = Talk(ECHO)
+    large = await talk.ask(lines=b"x: %b\r\n" % (b"v" * 33_000))
+    assert talk.status(large) == 431
+    bad = await talk.ask(path=b"no-slash")
+    assert talk.of(bad, "reset") == [("reset", bad.id, e.PROTOCOL_ERROR)]
+    assert talk.status(await talk.ask()) == 200
+
+
+@virtual
+async def test_idle_connections_are_closed_and_silent_ones_too() -> None:
+    talk = Talk(ECHO, {"idle_timeout": "5s"})
+    await talk.ask()
+    await asyncio.sleep(10)
+    await talk.exchange()
+    assert talk.front.is_empty
+    assert ("goaway", 1, e.NO_ERROR) in talk.handler.events
+    silent = Talk(ECHO, {"header_timeout": "5s"})
+    silent.client.write(f.PREFACE)
+    await asyncio.sleep(10)
+    assert silent.front.is_empty
+
+
+@virtual
+async def test_a_drain_loses_no_call() -> None:
+    released = asyncio.Event()
+
+    async def service(x: Exchange) -> Outcome:
+        await released.wait()
+        return Outcome(200, [], b"late")
+
+    talk = Talk(service)
+    one = await talk.ask()
+    talk.front.listener.drain()
+    await talk.exchange()
+    released.set()
+    await talk.exchange()
+    assert talk.body(one) == b"late"
+    await asyncio.sleep(2)
+    await talk.exchange()
+    assert talk.front.is_empty
+
+
+@virtual
+async def test_http1_is_spoken_beside_it() -> None:
+    talk = Talk(ECHO)
+    talk.client.write(GET)
+    assert (await talk.client.answer()).status == 200
+
+
+@virtual
+async def test_the_preface_may_come_in_pieces() -> None:
+    talk = Talk(ECHO)
+    stream = talk.open()
+    sent = talk.session.take_output()
+    for at in range(len(sent)):
+        talk.client.write(sent[at : at + 1])
+        await settle()
+    await talk.exchange()
+    assert talk.status(stream) == 200
+
+
+@virtual
+async def test_without_the_setting_there_is_no_http2() -> None:
+    front = Front(ECHO)
+    client = front.connect()
+    client.write(f.PREFACE)
+    assert (await client.answer()).status == 505
+
+
+@virtual
+async def test_a_flood_ends_the_connection_and_its_calls() -> None:
+    cancelled = []
+
+    async def service(x: Exchange) -> Outcome:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            cancelled.append(x)
+            raise
+        raise AssertionError
+
+    talk = Talk(service)
+    await talk.ask()
+    talk.client.write(f.ping(bytes(8)) * 2000)
+    await talk.exchange()
+    await settle()
+    assert talk.handler.events[-1][0] == "goaway"
+    assert talk.handler.events[-1][2] == e.ENHANCE_YOUR_CALM
+    assert len(cancelled) == 1
+    assert [record.reason for record in talk.front.records] == ["client_closed"]
+    await asyncio.sleep(10)
+    assert talk.front.is_empty
+
+
+@virtual
+async def test_interim_answers_pass() -> None:
+    async def service(x: Exchange) -> Outcome:
+        assert x.interim is not None
+        x.interim(103, b"link: x\r\n")
+        return Outcome(204)
+
+    talk = Talk(service)
+    stream = await talk.ask()
+    assert talk.of(stream, "interim") == [("interim", stream.id, 103)]
+    assert talk.status(stream) == 204
+
+
+@virtual
+async def test_a_bug_is_answered_500() -> None:
+    async def service(x: Exchange) -> Outcome:
+        raise ZeroDivisionError
+
+    talk = Talk(service)
+    assert talk.status(await talk.ask()) == 500
+    assert len(talk.front.bugs) == 1
+    assert talk.status(await talk.ask(b"HEAD")) == 500
+
+
+@virtual
+async def test_no_place_for_a_slow_request_is_an_answer() -> None:
+    talk = Talk(ECHO)
+    while talk.front.places.take():
+        pass
+    stream = talk.open(b"POST", end=False)
+    talk.session.send(stream, b"x", False)
+    await talk.exchange()
+    await asyncio.sleep(START_AFTER * 2)
+    await talk.exchange()
+    assert talk.status(stream) == 503
+
+
+@virtual
+async def test_a_head_that_dribbles_in_ends_the_connection() -> None:
+    talk = Talk(ECHO, {"body_timeout": "5s", "idle_timeout": "60s"})
+    await talk.ask()
+    talk.client.write(f.frame_head(f.HEADERS, 5, 3, 1000))
+    for _ in range(20):
+        talk.client.write(b"x")
+        await asyncio.sleep(0.5)
+    await talk.exchange()
+    assert talk.handler.events[-1] == ("goaway", 1, e.ENHANCE_YOUR_CALM)
+    await asyncio.sleep(10)
+    assert talk.front.is_empty
+
+
+@virtual
+async def test_frames_that_are_cut_by_reads_are_no_dribble() -> None:
+    talk = Talk(ECHO, {"body_timeout": "5s"})
+    await talk.ask()
+    for _ in range(20):
+        talk.client.write(f.ping(bytes(8))[:5])
+        await asyncio.sleep(0.5)
+        talk.client.write(f.ping(bytes(8))[5:])
+    assert talk.connection.serving == 0
