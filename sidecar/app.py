@@ -23,7 +23,7 @@ from sidecar.core.env import Env
 from sidecar.downstream.descriptors import raise_limit
 from sidecar.downstream.server import Server
 from sidecar.engine.build import describe_build
-from sidecar.process.interpreter import freeze_startup, give_way, share_interpreter
+from sidecar.process.interpreter import freeze_startup, share_interpreter, yield_interpreter
 from sidecar.process.lifecycle import Process
 from sidecar.process.stall import StallWatch
 from sidecar.telemetry.logs.lines import LineWriter
@@ -95,7 +95,7 @@ async def serve(path: str, names: Names | None = None) -> int:
         os.environ,
         __version__,
         loop.call_soon_threadsafe,
-        pause=give_way,
+        pause=yield_interpreter,
         form="text" if os.isatty(STDOUT) else "json",
     )
     server = Server(env, recorder.record, telemetry)
@@ -103,7 +103,7 @@ async def serve(path: str, names: Names | None = None) -> int:
     control = Control(
         env,
         store,
-        PolicySource(path, pace=give_way),
+        PolicySource(path, pace=yield_interpreter),
         server,
         metrics=lambda spec: route_metrics(registry, spec),
         imported=freeze_startup,

@@ -48,7 +48,7 @@ BREAKER: Final = "circuit_breaker"
 UPSTREAM_WIDE: Final = (BREAKER, "concurrency")
 """Policies that are allowed under an upstream."""
 RETRY_BUDGET: Final = "retry_budget"
-MAKE_WAY: Final = "make_way"
+RECLAIM: Final = "reclaim"
 CACHE: Final = "cache"
 
 
@@ -64,7 +64,7 @@ class Terminal(Protocol):
     def begin(self, x: Exchange, call: Call) -> InFlight | Outcome:
         """Start one attempt, and return it in flight, or its outcome at once."""
 
-    def make_way(self, route: str = "", waiting: int = 1, places: int = 1) -> bool:
+    def reclaim(self, route: str = "", waiting: int = 1, places: int = 1) -> bool:
         """End the exchange that has waited longest for its own client, of `route` or of any route if that is empty.
 
         Return False if no exchange has waited for long.
@@ -321,12 +321,12 @@ class Compilation:
         if kind == RETRY_BUDGET:
             make = partial(RetryBudget, spec.retry_budget, self.env, name)
             return self.lease.obtain((RETRY_BUDGET, name), spec.retry_budget, make)
-        if kind == MAKE_WAY:
-            return self.upstreams[name].make_way
+        if kind == RECLAIM:
+            return self.upstreams[name].reclaim
         if kind == UPSTREAM:
             stages = [link.stage for kind in STAGES for link in self.links(kind, route, name, None)]
             return Pipeline(stages, self.upstreams[name])
-        raise ValueError(f"asks for the unknown kind {kind}; known are {CACHE}, {MAKE_WAY}, {RETRY_BUDGET}, {UPSTREAM}")
+        raise ValueError(f"asks for the unknown kind {kind}; known are {CACHE}, {RECLAIM}, {RETRY_BUDGET}, {UPSTREAM}")
 
 
 def cache_of(spec: RouteSpec) -> CacheBlock | None:

@@ -27,7 +27,7 @@ HIGH_WATER: Final = 64 * 1024
 """Buffered bytes at which the source is paused."""
 SMALL: Final = 1024
 """Bytes below which a buffered piece is joined with the next."""
-OPEN, WHOLE, BROKEN, CANCELLED = range(4)
+OPEN, COMPLETE, BROKEN, CANCELLED = range(4)
 """States of a body; it stays in each of the last three."""
 
 
@@ -120,7 +120,7 @@ class Body:
         """End the body as complete."""
         if self.state != OPEN:
             return
-        self.state = WHOLE
+        self.state = COMPLETE
         if trailers:
             self.trailers = trailers
         self._close(None)  # before the sink, whose owner may rely on what the listeners have settled
@@ -149,7 +149,7 @@ class Body:
             sink.write(piece)
         if self._sink is not sink:
             return
-        if self.state == WHOLE:
+        if self.state == COMPLETE:
             sink.finish(self.trailers)
         elif self.state == BROKEN and self.failure is not None:
             sink.fail(self.failure)
@@ -188,10 +188,10 @@ class Body:
 
     def release(self, now: float) -> None:
         """Record that the client no longer delays the body.  Idempotent."""
-        self.held = self.held_for(now)
+        self.held = self.blocked_for(now)
         self.held_since = inf
 
-    def held_for(self, now: float) -> float:
+    def blocked_for(self, now: float) -> float:
         """Return the seconds for which the client has delayed the body until `now`."""
         return self.held + max(0.0, now - self.held_since)
 

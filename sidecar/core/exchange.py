@@ -36,7 +36,7 @@ IDEMPOTENT_METHODS: Final = SAFE_METHODS | {b"PUT", b"DELETE"}
 CRITICAL: Final = 0
 DEFAULT: Final = 1
 SHEDDABLE: Final = 2
-UNSAID: Final = -1
+NOT_STATED: Final = -1
 CRITICALITIES: Final = {"critical": CRITICAL, "default": DEFAULT, "sheddable": SHEDDABLE}
 """Criticality by its name in a policy file; under overload the highest number is refused first."""
 
@@ -223,8 +223,8 @@ class Exchange(Message):
     """Longest time between two pieces of a body, in seconds."""
     criticality = DEFAULT
     """Criticality, one of `CRITICALITIES`."""
-    said_criticality = UNSAID
-    """Criticality that a field of the request names; `UNSAID` if it names none."""
+    stated_criticality = NOT_STATED
+    """Criticality that a field of the request names; `NOT_STATED` if it names none."""
     attempt = 1
     """Number of this attempt, the first is 1; a fork has its own."""
     why = "first"
@@ -312,7 +312,7 @@ class Exchange(Message):
         twin.grpc_timeout = self.grpc_timeout
         twin.idle_timeout = self.idle_timeout
         twin.criticality = self.criticality
-        twin.said_criticality = self.said_criticality
+        twin.stated_criticality = self.stated_criticality
         twin.marked_attempt = self.marked_attempt
         twin.is_hedge = self.is_hedge
         twin.is_counted = self.is_counted

@@ -50,7 +50,7 @@ import re
 from binascii import hexlify
 from typing import TYPE_CHECKING, Final, cast
 
-from sidecar.core.body import HIGH_WATER, WHOLE, Body
+from sidecar.core.body import COMPLETE, HIGH_WATER, Body
 from sidecar.core.exchange import CRITICALITIES, NEVER, Exchange
 from sidecar.core.http1 import Invalid
 from sidecar.core.outcome import (
@@ -518,7 +518,7 @@ class DownstreamConnection(asyncio.Protocol):
         request_body.release()
         x, body = self._exchange, request_body.body
         assert x is not None
-        if body.state == WHOLE and not body.trailers:
+        if body.state == COMPLETE and not body.trailers:
             x.body = body.whole()
             x.stream = None
         self._phase = SERVING
@@ -584,7 +584,7 @@ class DownstreamConnection(asyncio.Protocol):
                 self._respond(x, self.listener.no_route(x))
                 return
             x.route = route
-            if x.said_criticality < 0:
+            if x.stated_criticality < 0:
                 x.criticality = route.criticality
             else:
                 self._rank(x, route.criticality)
@@ -604,7 +604,7 @@ class DownstreamConnection(asyncio.Protocol):
 
     def _rank(self, x: Exchange, own: int) -> None:
         """Set the criticality of a request that states one.  An untrusted client can only lower the route's (`own`)."""
-        rank, peer = x.said_criticality, self._peer
+        rank, peer = x.stated_criticality, self._peer
         if peer is not None and not peer.is_trusted:
             rank = max(rank, own)  # the highest number is refused first
             x.add(b"x-criticality", WORDS[rank])

@@ -51,7 +51,7 @@ from sidecar.http2.session import Session
 from sidecar.http2.stream import Stream
 
 if TYPE_CHECKING:
-    from sidecar.control.compiler import Route
+    from sidecar.control.route import Route
     from sidecar.downstream.listener import Listener
 
 LOOK: Final = 1.0
@@ -90,7 +90,7 @@ class Http2Connection(asyncio.Protocol):
         self._started = self._last = listener.now()
         """Instants at which the connection began, and at which bytes last arrived."""
         self._progress = 0
-        """What the session had read when the frame began that is not whole."""
+        """Number of bytes that the session had read when the incomplete frame began."""
         self._unfinished = 0.0
         """Instant at which that was; 0.0 if there is none."""
         self._written = 0.0
@@ -202,7 +202,7 @@ class Http2Connection(asyncio.Protocol):
 
     def on_writable(self, stream: Stream) -> None:
         if isinstance(stream.user, StreamExchange):
-            stream.user.go_on()
+            stream.user.on_sent()
 
     def on_goaway(self, last: int, code: int) -> None:
         """The client opens no more streams: close after those that are open."""
@@ -283,7 +283,7 @@ class StreamExchange:
         self._waits_since = 0.0
         """Instant since which some of the answer waits for the client; 0.0 while none does."""
         self._end: list[Failure | None] = []
-        """What is to be recorded once all is sent; empty while more may come."""
+        """Failure or None to record once everything is sent; empty while more of the response may come."""
         self._method = b""
         """Method, also of a request that cannot be read."""
         self._cancelled_outcome: Outcome | None = None
@@ -321,10 +321,10 @@ class StreamExchange:
             self.refuse(listener.no_route(x))
             return
         x.route = route
-        if x.said_criticality < 0:
+        if x.stated_criticality < 0:
             x.criticality = route.criticality
         else:
-            x.criticality = x.said_criticality if peer.is_trusted else max(x.said_criticality, route.criticality)
+            x.criticality = x.stated_criticality if peer.is_trusted else max(x.stated_criticality, route.criticality)
         if is_end or x.expects_continue:
             self._run()
         else:
@@ -511,7 +511,7 @@ class StreamExchange:
         self._record(outcome, failure)
         self._connection.flush()
 
-    def go_on(self) -> None:
+    def on_sent(self) -> None:
         """All that waited is sent."""
         self._waits_since = 0.0
         if self._end:

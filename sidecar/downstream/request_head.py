@@ -361,7 +361,7 @@ def _read_special(x: Exchange, special: Headers, peer: Peer) -> tuple[int | None
         elif name == b"x-criticality":
             rank = CRITICALITIES.get(value.decode("latin-1").lower())
             if rank is not None:
-                x.said_criticality = rank
+                x.stated_criticality = rank
             if is_trusted:
                 again.append((name, value))
         elif name == b"expect":

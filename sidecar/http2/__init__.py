@@ -9,5 +9,5 @@
 - `limits`: what a peer may cost, as rates.
 - `errors`: error codes, and the error that ends a connection.
 
-Sockets, timers, requests' routes and pools are not here: whoever has the transport owns a `Session`.
+Elsewhere: sockets, timers, routes and pools.  The owner of the transport owns the `Session`.
 """

@@ -7,7 +7,7 @@ Rules:
 2. A request has one authority.  `:authority` and Host must be the same, without user information (8.3.1).
 3. A path begins with a slash, or is `*` for OPTIONS.  No octet passes that `http1.TARGET` has not.
 4. Cookies that came in pieces are one line again (8.2.3).
-5. Fields are HTTP/1.1 lines: whoever reads on does not see which version they came by.
+5. Fields are HTTP/1.1 lines: their reader does not see by which version they came.
 
 A head belongs to its block, which may stand for many messages: nothing in it may be changed.
 """
@@ -32,7 +32,7 @@ LENGTH: Final = re.compile(rb"\d{1,18}")
 SWITCHING: Final = 101
 BITS: Final = {b":method": 1, b":scheme": 2, b":authority": 4, b":path": 8, b":protocol": 16, b":status": 32}
 REQUEST: Final = BITS[b":method"] | BITS[b":scheme"] | BITS[b":path"]
-"""What every request has, except for a plain CONNECT."""
+"""Pseudo-header fields of every request except a plain CONNECT."""
 AUTHORITY: Final = BITS[b":authority"]
 PROTOCOL: Final = BITS[b":protocol"]
 
@@ -49,7 +49,7 @@ class Head:
         self.error = ""
         """Words on why the message is malformed; empty for a valid one, and only then the rest counts."""
         self.refusal: Invalid | None = None
-        """Why a request is answered without being served, with the status; None for what is to be served."""
+        """Reason and status of the answer to a request that is not served; None for one that is."""
         self.method = self.scheme = self.authority = self.path = b""
         self.protocol = b""
         """Protocol of an extended CONNECT (RFC 8441); empty for any other request."""
@@ -61,7 +61,7 @@ class Head:
         self.sensitive: frozenset[bytes] = frozenset()
         """Names of fields that must be sent on as never indexed."""
         self.derived: object = None
-        """What the reader of this head has made of it, to find it there when the same block comes again."""
+        """Result that the reader of this head has derived from it, kept for the next block with the same bytes."""
 
 
 class Parts:

@@ -3,7 +3,7 @@
 Rules:
 
 1. Rates, not totals: a `Bucket` fills with what a peer costs and empties with time and with useful work, so a
-   connection that lives long is never mistaken for an attack.
+   long connection is never mistaken for an attack.
 2. Resets that a peer provokes count like its own: both make a request that was begun for nothing.
 3. Control frames have a price; each DATA frame that is worth it pays for the window updates that it causes.
 """

@@ -749,14 +749,14 @@ class Session:
             stream.is_queued = False
             if not stream.has_pending:
                 continue
-            self._go_on(stream)
+            self._send_pending(stream)
             if stream.has_pending:
                 self._enqueue(stream)
             elif stream.waits:
                 stream.waits = False
                 self.handler.on_writable(stream)
 
-    def _go_on(self, stream: Stream) -> None:
+    def _send_pending(self, stream: Stream) -> None:
         """Send the next frame of what waits on a stream, and its trailers behind the last."""
         pending = stream.pending
         room = min(stream.window, self._window, MAX_FRAME)

@@ -33,7 +33,7 @@ class Unconnected:
         """Refuse the request, as if there were no endpoint."""
         return failed(NO_ENDPOINT)
 
-    def make_way(self, route: str = "", waiting: int = 1, places: int = 1) -> bool:
+    def reclaim(self, route: str = "", waiting: int = 1, places: int = 1) -> bool:
         """Return False: nothing is in flight."""
         return False
 

@@ -50,7 +50,7 @@ def share_interpreter() -> None:
     sys.setswitchinterval(SWITCH_SECONDS)
 
 
-def give_way() -> None:
+def yield_interpreter() -> None:
     """Pause the calling worker thread for `PAUSE_SECONDS`; never call it on the event loop.
 
     A computing thread takes the interpreter from the loop again and again, which delays requests by more than its own

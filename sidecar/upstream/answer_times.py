@@ -109,7 +109,7 @@ class AnswerTimes:
         self.late = connection
         self.late_since = since
 
-    def end_late(self, now: float) -> None:
+    def record_late(self, now: float) -> None:
         """Record the response to the late attempt."""
         self.late = None
         self.note(now - self.late_since, now)

@@ -51,7 +51,7 @@ class CertificateWatch:
         self._loaded_at = env.wall()
         self._authorities_changed_at = 0.0
         if isinstance(spec, ServerTlsSpec):
-            self.front.sni_callback = self._hand_on
+            self.front.sni_callback = self._select_context
 
     def _build(self) -> ssl.SSLContext:
         context = build_context(self._spec)
@@ -59,7 +59,7 @@ class CertificateWatch:
             context.set_alpn_protocols(self._protocols)
         return context
 
-    def _hand_on(self, connection: ssl.SSLObject, _name: str | None, _context: ssl.SSLContext) -> int | None:
+    def _select_context(self, connection: ssl.SSLObject, _name: str | None, _context: ssl.SSLContext) -> int | None:
         """Pass a handshake to the current context; return an alert if its session may not be resumed, else None."""
         connection.context = self.context
         session = connection.session if connection.session_reused else None

@@ -121,7 +121,7 @@ class AttemptInFlight(Attempt):
             times.heard = now
             if now - self.started > times.usual:
                 x = self._x
-                times.learn(now - self.started - (0.0 if x is None or x.stream is None else x.stream.held_for(now)))
+                times.learn(now - self.started - (0.0 if x is None or x.stream is None else x.stream.blocked_for(now)))
             else:  # inlined `AnswerTimes.note`
                 times.quick += 1
                 if times.quick == SAMPLED:
@@ -282,9 +282,9 @@ class Upstream:
         attempt.call = call
         return attempt
 
-    def make_way(self, route: str = "", waiting: int = 1, places: int = 1) -> bool:
-        """End the exchange that has waited longest for its own client (`Pools.make_way`)."""
-        return self.pools.make_way(route, waiting, places)
+    def reclaim(self, route: str = "", waiting: int = 1, places: int = 1) -> bool:
+        """End the exchange that has waited longest for its own client (`Pools.reclaim`)."""
+        return self.pools.reclaim(route, waiting, places)
 
     def _refuse(self) -> Outcome:
         """Return the refusal of a request for which no endpoint is available."""

@@ -110,7 +110,7 @@ MAX_INTERIM: Final = 16
 """Most interim responses to one request."""
 NO_CONTENT: Final = frozenset((204, 304))
 """Statuses whose responses never have a body (RFC 9110 6.4.1)."""
-ODD: Final = NO_CONTENT | {REQUEST_TIMEOUT}
+SPECIAL_STATUSES: Final = NO_CONTENT | {REQUEST_TIMEOUT}
 """Statuses with special treatment: those without a body, and 408."""
 
 READ_BYTES: Final = 124 * 1024
@@ -137,13 +137,13 @@ class UpstreamConnection(asyncio.Protocol):
         "_buffer",
         "_deadline",
         "_exchange",
-        "_heard",
         "_interims",
         "_is_bounded",
         "_is_reading_paused",
         "_is_writing_paused",
         "_keep_alive",
         "_phase",
+        "_piece_at",
         "_reader",
         "_receiver",
         "_request_body",
@@ -175,7 +175,7 @@ class UpstreamConnection(asyncio.Protocol):
         """Instant by which the response must be complete."""
         self._started = 0.0
         """Instant at which the attempt began."""
-        self._heard = 0.0
+        self._piece_at = 0.0
         """Instant of the last piece of the body; not updated for exchanges without an idle timeout or deadline."""
         self._request_body: RequestBody | None = None
         """Body of the request if it is streamed, else None."""
@@ -288,7 +288,7 @@ class UpstreamConnection(asyncio.Protocol):
     def _expire_unanswered(self, x: Exchange, now: float) -> None:
         """Fail an exchange without a response head, and decide whether client, caller or upstream is to blame."""
         times, body = self.pool.times, self._request_body
-        held = 0.0 if body is None else body.held_for(now)
+        held = 0.0 if body is None else body.blocked_for(now)
         given = now - self._started - held
         is_hurried = x.deadline == x.caller_deadline and now >= x.deadline
         is_too_short = given < x.attempt_timeout and times.is_too_short(given)
@@ -326,13 +326,13 @@ class UpstreamConnection(asyncio.Protocol):
 
     def _expire_body(self, x: Exchange, body: Body, now: float) -> None:
         """Fail an exchange with an incomplete response, and decide whether client, caller or upstream is to blame."""
-        held = body.held_for(now)
+        held = body.blocked_for(now)
         if now < self._deadline:
             idle = f"the response's body stalled for {x.idle_timeout:.3g} s"
             self.fail(TIMEOUT, f"{idle} after {body.received} bytes")
         elif self._is_reading_paused or 2 * held > now - self._started:
             self.fail(SLOW_READER, "the client did not read the response in time")
-        elif x.deadline == x.caller_deadline and now >= x.deadline and now - self._heard < self.pool.times.expected:
+        elif x.deadline == x.caller_deadline and now >= x.deadline and now - self._piece_at < self.pool.times.expected:
             self.fail(SHORT_DEADLINE, "the response's body was still arriving")
         else:
             self.fail(TIMEOUT, f"the response was cut off after {body.received} bytes of its body")
@@ -366,10 +366,10 @@ class UpstreamConnection(asyncio.Protocol):
         x = self._exchange
         return "" if x is None or x.route is None else x.route.name
 
-    def give_way(self) -> None:
+    def yield_place(self) -> None:
         """End an exchange that waits for its own client; if it waits for a `100 Continue`, send the body instead."""
         if self._request_body is not None and self._request_body.is_held_back:
-            self._request_body.go_on(b"")
+            self._request_body.send_withheld(b"")
             return
         self.fail(CLIENT_TIMEOUT, "the client did not keep up while other requests waited for its place")
 
@@ -460,7 +460,7 @@ class UpstreamConnection(asyncio.Protocol):
         """True if the connection was used or idle before this exchange."""
         return self.served > 0 or self.idle_since > 0
 
-    def _is_goodbye(self, x: Exchange) -> bool:
+    def _is_idle_close(self, x: Exchange) -> bool:
         """True if a 408 refers to the idle time before this exchange, and the exchange can be repeated."""
         is_closing = self._is_reused and not self._keep_alive and not self._interims
         return is_closing and x.method in IDEMPOTENT_METHODS and x.is_replayable
@@ -470,8 +470,8 @@ class UpstreamConnection(asyncio.Protocol):
         None."""
         now, body, reader = self.pool.env.now(), self._request_body, self._reader
         if reader is not None:
-            return SLOW_READER if 2 * reader.body.held_for(now) > now - self._started else None
-        return CLIENT_TIMEOUT if body is not None and body.is_dribbled(now) else None
+            return SLOW_READER if 2 * reader.body.blocked_for(now) > now - self._started else None
+        return CLIENT_TIMEOUT if body is not None and body.is_slow(now) else None
 
     def _read_early_answer(self) -> None:
         """Read the rest of the socket's input after a failed write, because it may contain a response.
@@ -496,12 +496,12 @@ class UpstreamConnection(asyncio.Protocol):
             self._buffer = b""
         head = None if self._scanned else read_ordinary(data, self.pool.env.wall)
         if head is None:
-            self._take_odd_head(data)
+            self._take_unusual_head(data)
             return
         status, end, lines, length, self._keep_alive = head
         self._take_final(data, status, end, lines, length)
 
-    def _take_odd_head(self, data: bytes) -> None:
+    def _take_unusual_head(self, data: bytes) -> None:
         """Parse a head that is not a common one with the grammar: incomplete, interim, invalid or unusual."""
         x = self._exchange
         assert x is not None
@@ -545,10 +545,10 @@ class UpstreamConnection(asyncio.Protocol):
         x = self._exchange
         assert x is not None
         is_bodiless = x.method == b"HEAD"
-        if status in ODD:
+        if status in SPECIAL_STATUSES:
             if status in NO_CONTENT:
                 is_bodiless = True
-            elif self._is_goodbye(x):
+            elif self._is_idle_close(x):
                 self.fail(STALE_CONNECTION, "closed while idle, with a 408")
                 return
         if is_bodiless:
@@ -575,7 +575,7 @@ class UpstreamConnection(asyncio.Protocol):
             raise Invalid(f"more than {MAX_INTERIM} interim responses")
         if status == 100:
             if self._request_body is not None:
-                self._request_body.go_on(lines)
+                self._request_body.send_withheld(lines)
         elif x.interim is not None:
             x.interim(status, lines)
 
@@ -597,16 +597,16 @@ class UpstreamConnection(asyncio.Protocol):
         """
         receiver, self._receiver = self._receiver, None
         if receiver is None:
-            self._end_late()
+            self._record_late()
         self.finish(self._keep_alive and is_clean, is_doubtful)
         if receiver is not None:
             receiver.take(outcome)
 
-    def _end_late(self) -> None:
+    def _record_late(self) -> None:
         """Record the time of the response to a late attempt (`AnswerTimes`)."""
         times = self.pool.times
         if times.late is self:
-            times.end_late(self.pool.env.now())
+            times.record_late(self.pool.env.now())
 
     # ----- response body
 
@@ -618,7 +618,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._await_piece()
         receiver = self._receiver
         if receiver is None:
-            self._end_late()
+            self._record_late()
             body.cancel()
             return
         if not self._is_bounded and not 0 <= length - len(first) <= READ_BYTES:
@@ -675,7 +675,7 @@ class UpstreamConnection(asyncio.Protocol):
         """Set the deadline for the next piece of the body."""
         x = self._exchange
         if x is not None and (x.idle_timeout != NEVER or x.caller_deadline != NEVER):
-            self._heard = now = self.pool.env.now()
+            self._piece_at = now = self.pool.env.now()
             self.expires = min(self._deadline, now + x.idle_timeout)
 
     def pause_reading(self) -> None:

@@ -139,7 +139,7 @@ class Pool:
         self._queue: deque[Waiter] = deque()
         self._is_retired = False
         self._is_pressing = False
-        """True while `_press` is scheduled."""
+        """True while `_reclaim_later` is scheduled."""
         self._is_reaping = False
         """True while `_reap` is scheduled."""
 
@@ -185,7 +185,7 @@ class Pool:
             self._queue.append(waiter)
             if not self._is_pressing:
                 self._is_pressing = True
-                self._press()
+                self._reclaim_later()
         self.deadlines.add(waiter)
         return waiter.promise
 
@@ -230,16 +230,16 @@ class Pool:
         refusal = Refusal("connections", self._where, detail, limit=self.max_size, value=self.size + waiting)
         return failed(OVERLOADED, refusal)
 
-    def _press(self) -> None:
+    def _reclaim_later(self) -> None:
         """End exchanges that have waited too long for their clients, one for each request in the queue."""
         allowed = patience(len(self._queue), self.max_size)
         limit = self.env.now() - allowed
         blocked = [c for c in self.connections if c.blocked_since <= limit]
         blocked.sort(key=lambda connection: connection.blocked_since)
         for connection in blocked[: len(self._queue)]:
-            connection.give_way()
+            connection.yield_place()
         if self._queue:
-            self.env.call_later(max(LEAST_PAUSE, allowed / LOOKS), self._press)
+            self.env.call_later(max(LEAST_PAUSE, allowed / LOOKS), self._reclaim_later)
         else:
             self._is_pressing = False
 

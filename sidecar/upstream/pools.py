@@ -86,7 +86,7 @@ class Pools:
                     if connection.peer_address() not in addresses:
                         connection.close()
 
-    def make_way(self, route: str = "", waiting: int = 1, places: int = 1) -> bool:
+    def reclaim(self, route: str = "", waiting: int = 1, places: int = 1) -> bool:
         """End the exchange that has waited longest for its own client; False if none has waited for too long.
 
         `route` limits the choice to one route; empty means all.  `waiting` requests for `places` determine the time
@@ -97,7 +97,7 @@ class Pools:
         blocked = [each for each in connections if each.blocked_since <= limit and route in ("", each.route)]
         if not blocked:
             return False
-        min(blocked, key=lambda connection: connection.blocked_since).give_way()
+        min(blocked, key=lambda connection: connection.blocked_since).yield_place()
         return True
 
     def count(self, state: str) -> int:

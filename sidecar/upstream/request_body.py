@@ -21,7 +21,7 @@ from sidecar.core.outcome import Failure
 if TYPE_CHECKING:
     from sidecar.upstream.connection import UpstreamConnection
 
-DRIBBLE: Final = 1024
+SLOW_RATE: Final = 1024
 """Rate in bytes per second below which a client counts as too slow, after the upstream has waited one second for it."""
 CONTINUE_AFTER: Final = 1.0
 """Longest wait for a `100 Continue` in seconds."""
@@ -63,17 +63,17 @@ class RequestBody:
         """True once the last byte was written."""
         self.starved_since = 0.0
         """Instant since which the upstream waits for the client.  Each piece advances it by the time that the piece
-        takes at the rate `DRIBBLE`, at most to the present; single bytes therefore do not reset it."""
+        takes at the rate `SLOW_RATE`, at most to the present; single bytes therefore do not reset it."""
 
     def start(self) -> None:
         """Send the body after the head was written, or wait for a `100 Continue`."""
         if self._exchange.expects_continue:
             self.starved_since = self._connection.pool.env.now()
-            self._connection.pool.env.call_later(CONTINUE_AFTER, self.go_on, b"")
+            self._connection.pool.env.call_later(CONTINUE_AFTER, self.send_withheld, b"")
         else:
             self._attach()
 
-    def go_on(self, lines: bytes) -> None:
+    def send_withheld(self, lines: bytes) -> None:
         """Send a body that was held back, and send the client a `100 Continue` with these field lines."""
         if not self._is_attached and not self._is_ended:
             if self._exchange.interim is not None:
@@ -111,14 +111,14 @@ class RequestBody:
             and self._stream.state == OPEN
         )
 
-    def held_for(self, now: float) -> float:
+    def blocked_for(self, now: float) -> float:
         """Return the seconds for which the upstream has waited for the client in this attempt."""
-        return self._stream.held_for(now) - self._held_before
+        return self._stream.blocked_for(now) - self._held_before
 
-    def is_dribbled(self, now: float) -> bool:
-        """True if the upstream waits for a client that sends less than `DRIBBLE` bytes per second."""
-        held = self.held_for(now)
-        return self.is_starved and held >= 1 and self._stream.received < DRIBBLE * held
+    def is_slow(self, now: float) -> bool:
+        """True if the upstream waits for a client that sends less than `SLOW_RATE` bytes per second."""
+        held = self.blocked_for(now)
+        return self.is_starved and held >= 1 and self._stream.received < SLOW_RATE * held
 
     def _measure(self) -> None:
         """Start or stop counting the time as the client's delay."""
@@ -150,7 +150,7 @@ class RequestBody:
     def write(self, data: bytes) -> None:
         if self._is_ended or not data:
             return
-        self.starved_since = min(self._connection.pool.env.now(), self.starved_since + len(data) / DRIBBLE)
+        self.starved_since = min(self._connection.pool.env.now(), self.starved_since + len(data) / SLOW_RATE)
         if self._is_chunked:
             self._transport.writelines((b"%x\r\n" % len(data), data, b"\r\n"))
         else:

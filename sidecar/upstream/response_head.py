@@ -46,7 +46,7 @@ DROPPED: Final = -4
 """Meaning of a line that is dropped."""
 CLOSES: Final = -5
 """Meaning of `Connection: close`."""
-ODD: Final = -6
+UNUSUAL: Final = -6
 """Meaning of a line that only the grammar can parse or reject."""
 WEBSOCKET_GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 """GUID of the WebSocket handshake (RFC 6455 1.3)."""
@@ -92,7 +92,7 @@ def take_response(data: bytes, wall: Callable[[], float]) -> ResponseHead | None
             passing.append(text)
         elif meaning == CLOSES:
             is_kept = False
-        elif meaning == ODD:
+        elif meaning == UNUSUAL:
             return None
     passing.append(b"" if has_date else b"date: %b\r\n" % write_http_date(wall()))
     return status, end + 4, b"\r\n".join(passing), length, is_kept
@@ -129,12 +129,12 @@ def _read_line(text: bytes) -> int:
     """Return the meaning of a field line and cache it."""
     line = CONNECTION_FIELDS.read(text)
     if line is None:
-        return ODD
+        return UNUSUAL
     meaning = PASSES
     if line.is_taken:
         meaning = _read_field(*line.field)
     elif line.is_noted:
-        meaning = DATE if text[5:].strip(b" \t") else ODD
+        meaning = DATE if text[5:].strip(b" \t") else UNUSUAL
     if is_memorable(text):
         if len(MEANINGS) >= LINES:
             MEANINGS.clear()
@@ -145,12 +145,12 @@ def _read_line(text: bytes) -> int:
 def _read_field(name: bytes, value: bytes) -> int:
     """Return the meaning of a field that `CONNECTION_FIELDS` takes."""
     if name == b"content-length":
-        return int(value) if value.isdigit() and len(value) <= 18 else ODD
+        return int(value) if value.isdigit() and len(value) <= 18 else UNUSUAL
     if name == b"transfer-encoding":
-        return CHUNKED if value.lower() == b"chunked" else ODD
+        return CHUNKED if value.lower() == b"chunked" else UNUSUAL
     if name == b"connection":
         option = value.lower()
-        return CLOSES if option == b"close" else DROPPED if option == b"keep-alive" else ODD
+        return CLOSES if option == b"close" else DROPPED if option == b"keep-alive" else UNUSUAL
     return DROPPED
 
 

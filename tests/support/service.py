@@ -164,7 +164,7 @@ def context(
     """Return a build context, with a retry budget for `upstream`; pass the same `store` again for a reload."""
     declared: dict[tuple[str, str], Any] = {
         ("retry_budget", upstream): ScriptedBudget(),
-        ("make_way", upstream): lambda *_: False,
+        ("reclaim", upstream): lambda *_: False,
         **(resources or {}),
     }
     return BuildContext(

@@ -13,7 +13,7 @@ OK = b"HTTP/1.1 200 OK\r\n"
 CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"
 TO_THE_END = b"HTTP/1.1 200 OK\r\n\r\nto the end"
 
-WHOLE = {
+COMPLETE = {
     "length": (OK + b"Content-Length: 5\r\n\r\nhello", b"hello"),
     "length 0": (OK + b"Content-Length: 0\r\n\r\n", b""),
     "chunked": (CHUNKED + b"2\r\nhe\r\n3;x=y\r\nllo\r\n0\r\n\r\n", b"hello"),
@@ -35,9 +35,9 @@ BODIES_TO_COME = ("204 with a length", "304 with a length", "304 chunked")
 """Answers that announce a body where none is allowed: a body would be read as the next answer."""
 
 
-@pytest.mark.parametrize("name", WHOLE)
+@pytest.mark.parametrize("name", COMPLETE)
 def test_a_whole_answer_however_it_arrives(name: str) -> None:
-    data, body = WHOLE[name]
+    data, body = COMPLETE[name]
     whole = answer(data)
     is_reused = name not in BODIES_TO_COME
     assert (whole.reason, whole.is_whole, whole.is_reused) == ("", True, is_reused)
@@ -55,9 +55,9 @@ def test_delimited_by_the_close() -> None:
         assert answer(pieces, closes=True).facts == whole.facts
 
 
-@pytest.mark.parametrize("name", [name for name in WHOLE if not name.startswith(("204", "304"))])
+@pytest.mark.parametrize("name", [name for name in COMPLETE if not name.startswith(("204", "304"))])
 def test_what_ends_too_early_is_never_whole(name: str) -> None:
-    data, _ = WHOLE[name]
+    data, _ = COMPLETE[name]
     for index in range(len(data)):
         cut = answer(data[:index], closes=True)
         assert not cut.is_whole
@@ -65,9 +65,9 @@ def test_what_ends_too_early_is_never_whole(name: str) -> None:
 
 
 @pytest.mark.parametrize("more", [b"x", b"\r\n", OK + b"Content-Length: 0\r\n\r\n", b"0\r\n\r\n"])
-@pytest.mark.parametrize("name", [name for name in WHOLE if name != "after a hint"])
+@pytest.mark.parametrize("name", [name for name in COMPLETE if name != "after a hint"])
 def test_bytes_behind_it_end_the_connection_and_are_nobodys(name: str, more: bytes) -> None:
-    data, body = WHOLE[name]
+    data, body = COMPLETE[name]
     over = answer(data + more)
     assert (over.is_whole, bytes(over.body), over.is_reused) == (True, body, False)
     late = answer((data, more))

@@ -60,7 +60,7 @@ class Verdict(NamedTuple):
 
 def client_seconds(x: Exchange, now: float) -> float:
     """Return the seconds in which the upstream has waited for the client's body until `now`."""
-    return 0.0 if x.stream is None else x.stream.held_for(now)
+    return 0.0 if x.stream is None else x.stream.blocked_for(now)
 
 
 def answered(x: Exchange, began: float) -> Attempt | None:

@@ -104,7 +104,7 @@ class Refuser:
         self._permits = permits
         self._where = ctx.where
         self._now = ctx.env.now
-        self._make_way: Callable[[str, int, int], bool] = ctx.resources("make_way", ctx.upstream)
+        self._reclaim: Callable[[str, int, int], bool] = ctx.resources("reclaim", ctx.upstream)
         self._route = ctx.route if ctx.scope == "route" else ""
         """Route whose requests hold the permits; empty if those of all routes of the upstream do."""
         self._next_look = 0.0
@@ -120,13 +120,13 @@ class Refuser:
         detail = f"{active} requests are in flight, {limit} may be: {why}"
         return failed(OVERLOADED, Refusal("concurrency", self._where, detail, limit, active, RETRY_AFTER))
 
-    def make_way(self) -> bool:
+    def reclaim(self) -> bool:
         """End the request that has waited for its own client longest.  Returns False if none waits for its client."""
         now = self._now()
         if now < self._next_look:
             return False
         permits = self._permits
-        if self._make_way(self._route, permits.queued, permits.limit):
+        if self._reclaim(self._route, permits.queued, permits.limit):
             return True
         self._next_look = now + self.pause
         return False
@@ -158,7 +158,7 @@ class PlainLimit:
             observed = self._refuser.observed
             if observed is not None:
                 self._refuser.observe(observed)
-            elif not (self._refuser.make_way() and self._permits.take(x.criticality)):
+            elif not (self._refuser.reclaim() and self._permits.take(x.criticality)):
                 return self._refuser.refuse(NO_PERMIT)
         return None
 
@@ -191,7 +191,7 @@ class QueuedLimit:
         ended = self._now()
         latency = ended - ticket
         if x.stream is not None:
-            latency -= x.stream.held_for(ended)  # time in which the client did not read
+            latency -= x.stream.blocked_for(ended)  # time in which the client did not read
         self._bulkhead.learn(x, outcome, ended, latency)
         return outcome
 
@@ -206,7 +206,7 @@ class QueuedLimit:
             refuser.observe(refuser.observed)
             return now
         rank = x.criticality
-        if refuser.make_way() and permits.take(rank):
+        if refuser.reclaim() and permits.take(rank):
             return now
         if permits.size == 0:
             return refuser.refuse(NO_PERMIT)
@@ -218,7 +218,7 @@ class QueuedLimit:
             return refuser.refuse(f"and all {permits.size} places in the queue are taken")
         if not self._is_pressing:
             self._is_pressing = True
-            self._call_later(refuser.pause, self._press)
+            self._call_later(refuser.pause, self._reclaim_later)
         return Wait(self._wait(x, rank, place, now))
 
     async def _wait(self, x: Exchange, rank: int, place: Place, began: float) -> float | Outcome:
@@ -233,15 +233,15 @@ class QueuedLimit:
             self._permits.leave(rank, place)
             raise
 
-    def _press(self) -> None:
+    def _reclaim_later(self) -> None:
         """End requests that wait for their own clients, so that queued requests get their permits."""
         permits = self._permits
         for _ in range(permits.queued):
-            if not self._refuser.make_way():
+            if not self._refuser.reclaim():
                 break
         self._is_pressing = permits.queued > 0
         if self._is_pressing:
-            self._call_later(self._refuser.pause, self._press)
+            self._call_later(self._refuser.pause, self._reclaim_later)
 
 
 def build(spec: Spec, ctx: BuildContext) -> Stage:

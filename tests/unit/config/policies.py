@@ -45,7 +45,7 @@ class ScriptedUpstream:
     def begin(self, x: Exchange, call: Call) -> InFlight | Outcome:
         return Awaited(self.script).begin(x, call)
 
-    def make_way(self, route: str = "", waiting: int = 1, places: int = 1) -> bool:
+    def reclaim(self, route: str = "", waiting: int = 1, places: int = 1) -> bool:
         self.asked_to_make_way += 1
         return False
 

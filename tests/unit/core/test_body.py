@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sidecar.core.body import BROKEN, CANCELLED, HIGH_WATER, OPEN, WHOLE, Body
+from sidecar.core.body import BROKEN, CANCELLED, COMPLETE, HIGH_WATER, OPEN, Body
 from sidecar.core.message import Headers
 from sidecar.core.outcome import CLIENT_CLOSED, RESET, Failure
 
@@ -62,7 +62,7 @@ def test_pieces_go_straight_to_the_sink() -> None:
     assert reader.data == b"a"
     body.feed(b"b")
     body.finish([(b"x-sum", b"1")])
-    assert (reader.data, reader.trailers, closed, body.state) == (b"ab", [(b"x-sum", b"1")], [None], WHOLE)
+    assert (reader.data, reader.trailers, closed, body.state) == (b"ab", [(b"x-sum", b"1")], [None], COMPLETE)
 
 
 def test_what_came_before_the_sink_is_kept_for_it() -> None:
@@ -124,7 +124,7 @@ def test_cancelling_a_whole_body_only_lets_go_of_it() -> None:
     body.feed(b"a")
     body.finish()
     body.cancel()
-    assert (source.cancelled, body.state, body.is_replayable) == (0, WHOLE, False)
+    assert (source.cancelled, body.state, body.is_replayable) == (0, COMPLETE, False)
     assert closings(body) == [None]
 
 

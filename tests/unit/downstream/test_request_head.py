@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from sidecar.config.process_spec import LimitsSpec
-from sidecar.core.exchange import CRITICAL, DEFAULT, NEVER, SHEDDABLE, UNSAID, Exchange
+from sidecar.core.exchange import CRITICAL, DEFAULT, NEVER, NOT_STATED, SHEDDABLE, Exchange
 from sidecar.core.http1 import CHUNKED, Invalid
 from sidecar.core.outcome import LOOP
 from sidecar.downstream.listener import Limits
@@ -192,11 +192,18 @@ def test_the_deadline(lines: bytes, deadline: float) -> None:
 
 @pytest.mark.parametrize(
     ("lines", "criticality"),
-    [(b"", UNSAID), (b"critical", CRITICAL), (b"Sheddable", SHEDDABLE), (b"default", DEFAULT), (b"whatever", UNSAID)],
+    [
+        (b"", NOT_STATED),
+        (b"critical", CRITICAL),
+        (b"Sheddable", SHEDDABLE),
+        (b"default", DEFAULT),
+        (b"whatever", NOT_STATED),
+    ],
+    (b"", NOT_STATED),
 )
 def test_criticality_is_read_and_passed_on(lines: bytes, criticality: int) -> None:
     x, *_ = read(b"X-Criticality: %b\r\n" % lines if lines else b"", peer=Peer("10.0.0.1", b"http", TRUSTED))
-    assert x.said_criticality == criticality
+    assert x.stated_criticality == criticality
     assert x.header(b"x-criticality") == (lines or None)
 
 

@@ -113,7 +113,7 @@ async def test_twins_of_what_the_sidecar_reads_or_writes_are_dropped(name: str) 
     for peer in (STRANGER, PROXY):
         x = await ask(f"{name.replace('-', '_')}: 7", f"{name.replace('-', '.')}: 7", peer=peer)
         assert not [field for field in ask.service.fields if same(field, name) and field != name.lower()]
-        assert x.said_criticality < 0
+        assert x.stated_criticality < 0
         assert x.marked_attempt == 0
 
 

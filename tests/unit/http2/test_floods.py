@@ -115,7 +115,7 @@ def test_answers_to_a_peer_that_does_not_read_are_bounded() -> None:
 # ----- honest peers
 
 
-def honest_calls(peer: Peer, number: int) -> None:
+def correct_calls(peer: Peer, number: int) -> None:
     peer.feed(headers(opened(number), GET))
     stream = peer.handler.streams.pop(opened(number))
     peer.session.respond(stream, 200, b"", False)
@@ -123,15 +123,15 @@ def honest_calls(peer: Peer, number: int) -> None:
     peer.feed(f.window_update(0, 1000), f.ping(bytes(8)) if number % 10 == 0 else b"")
 
 
-def honest_cancels(peer: Peer, number: int) -> None:
+def correct_cancels(peer: Peer, number: int) -> None:
     """Every third call is cancelled."""
     for at in range(2):
-        honest_calls(peer, 3 * number + at)
+        correct_calls(peer, 3 * number + at)
     last = opened(3 * number + 2)
     peer.feed(headers(last, GET), f.rst_stream(last, e.CANCEL))
 
 
-def honest_download(peer: Peer, number: int) -> None:
+def correct_download(peer: Peer, number: int) -> None:
     """One stream for ever, with an update of both windows for each frame."""
     if number == 0:
         peer.feed(headers(1, GET))
@@ -140,7 +140,7 @@ def honest_download(peer: Peer, number: int) -> None:
     peer.feed(f.window_update(0, 8192), f.window_update(1, 8192))
 
 
-def honest_messages(peer: Peer, number: int) -> None:
+def correct_messages(peer: Peer, number: int) -> None:
     """Small messages both ways."""
     if number == 0:
         peer.feed(headers(1, POST, False))
@@ -150,7 +150,7 @@ def honest_messages(peer: Peer, number: int) -> None:
     peer.feed(f.window_update(0, 5), f.window_update(1, 5))
 
 
-def honest_keepalive(peer: Peer, number: int) -> None:
+def correct_keepalive(peer: Peer, number: int) -> None:
     peer.now += 1.0
     peer.feed(f.ping(bytes(8)))
 
@@ -161,8 +161,8 @@ def occasional_cancels(peer: Peer, number: int) -> None:
     peer.feed(headers(opened(number), GET), f.rst_stream(opened(number), e.CANCEL))
 
 
-@each([honest_calls, honest_cancels, honest_download, honest_messages, honest_keepalive, occasional_cancels])
-def test_honest_peers_live_long(peer_of: Callable[[Peer, int], None]) -> None:
+@each([correct_calls, correct_cancels, correct_download, correct_messages, correct_keepalive, occasional_cancels])
+def test_correct_peers_live_long(peer_of: Callable[[Peer, int], None]) -> None:
     peer = Peer()
     for number in range(5000):
         peer_of(peer, number)

@@ -12,7 +12,7 @@ from tests.support.cases import each
 from tests.unit.http2.peer import GET, OK, POST, Peer, Recorder, data, headers, literal, setting
 
 OPENED = headers(1, POST, end=False)
-WHOLE = headers(1, GET)
+COMPLETE = headers(1, GET)
 SOME = [(b"x", b"y")]
 
 
@@ -46,7 +46,7 @@ def raw(kind: int, flags: int, number: int, payload: bytes) -> bytes:
 
 BLOCK = literal(GET)
 SERVER = [
-    Case("4.1", "unknown types are ignored", raw(0x20, 0xFF, 7, b"x") + WHOLE, "head"),
+    Case("4.1", "unknown types are ignored", raw(0x20, 0xFF, 7, b"x") + COMPLETE, "head"),
     Case("4.1", "undefined flags are ignored", raw(f.HEADERS, 0x05 | 0x52, 1, BLOCK), "head"),
     Case("4.1", "the reserved bit is ignored", raw(f.HEADERS, 0x05, 0x80000001, BLOCK), "head"),
     Case("4.2", "a frame of 2^14 is taken", OPENED + data(1, b"x" * 16384), "head data"),
@@ -59,11 +59,11 @@ SERVER = [
     Case("5.1", "idle: DATA", data(1, b"x"), connection(e.PROTOCOL_ERROR)),
     Case("5.1", "idle: RST_STREAM", f.rst_stream(1, e.CANCEL), connection(e.PROTOCOL_ERROR)),
     Case("5.1", "idle: WINDOW_UPDATE", f.window_update(1, 1), connection(e.PROTOCOL_ERROR)),
-    Case("5.1", "idle: PRIORITY is allowed", raw(f.PRIORITY, 0, 1, bytes(5)) + WHOLE, "head"),
-    Case("5.1", "half-closed: DATA", WHOLE + data(1, b"x"), stream(e.STREAM_CLOSED)),
-    Case("5.1", "half-closed: HEADERS", WHOLE + WHOLE, stream(e.STREAM_CLOSED)),
+    Case("5.1", "idle: PRIORITY is allowed", raw(f.PRIORITY, 0, 1, bytes(5)) + COMPLETE, "head"),
+    Case("5.1", "half-closed: DATA", COMPLETE + data(1, b"x"), stream(e.STREAM_CLOSED)),
+    Case("5.1", "half-closed: HEADERS", COMPLETE + COMPLETE, stream(e.STREAM_CLOSED)),
     Case("5.1", "half-closed: WINDOW_UPDATE and PRIORITY are allowed",
-         WHOLE + f.window_update(1, 9) + raw(f.PRIORITY, 0, 1, bytes(5)), "head"),
+         COMPLETE + f.window_update(1, 9) + raw(f.PRIORITY, 0, 1, bytes(5)), "head"),
     Case("5.1", "closed by the peer: DATA",
          OPENED + f.rst_stream(1, e.CANCEL) + data(1, b"x"), connection(e.STREAM_CLOSED)),
     Case("5.1", "closed by the peer: WINDOW_UPDATE and RST_STREAM are let pass",
@@ -71,8 +71,8 @@ SERVER = [
     Case("5.1.1", "even numbers are the server's", headers(2, GET), connection(e.PROTOCOL_ERROR)),
     Case("5.1.1", "numbers go up", headers(5, GET) + headers(3, GET), connection(e.STREAM_CLOSED)),
     Case("5.3.2", "priority is ignored", raw(f.HEADERS, 0x25, 1, bytes(4) + b"\x10" + BLOCK), "head"),
-    Case("5.4.1", "nothing is read after a connection error", data(0, b"") + WHOLE, connection(e.PROTOCOL_ERROR)),
-    Case("5.5", "unknown settings are ignored", setting(0x77, 1) + WHOLE, "head"),
+    Case("5.4.1", "nothing is read after a connection error", data(0, b"") + COMPLETE, connection(e.PROTOCOL_ERROR)),
+    Case("5.5", "unknown settings are ignored", setting(0x77, 1) + COMPLETE, "head"),
     Case("6.1", "DATA on stream 0", data(0, b"x"), connection(e.PROTOCOL_ERROR)),
     Case("6.1", "padding is taken off", OPENED + raw(f.DATA, 9, 1, b"\x02hello\0\0"), "head data"),
     Case("6.1", "padding as long as the payload",
@@ -104,7 +104,7 @@ SERVER = [
     Case("6.7", "the answer to a PING", f.ping(b"12345678", is_ack=True), "pong"),
     Case("6.8", "GOAWAY on a stream", raw(f.GOAWAY, 0, 1, bytes(8)), connection(e.PROTOCOL_ERROR)),
     Case("6.8", "GOAWAY that is too short", raw(f.GOAWAY, 0, 0, bytes(7)), connection(e.FRAME_SIZE_ERROR)),
-    Case("6.8", "GOAWAY with text", f.goaway(0, 0, b"bye") + WHOLE, "goaway head"),
+    Case("6.8", "GOAWAY with text", f.goaway(0, 0, b"bye") + COMPLETE, "goaway head"),
     Case("6.8", "a last stream that goes up", f.goaway(0, 0) + f.goaway(2, 0), connection(e.PROTOCOL_ERROR)),
     Case("6.9", "a stream's window by nothing", OPENED + f.window_update(1, 0), stream(e.PROTOCOL_ERROR)),
     Case("6.9", "the connection's window by nothing", f.window_update(0, 0), connection(e.PROTOCOL_ERROR)),
@@ -254,7 +254,7 @@ def test_the_preface_is_checked_at_its_first_wrong_byte(data: bytes) -> None:
     assert session.fault.code == e.PROTOCOL_ERROR
 
 
-@each([WHOLE, f.ping(bytes(8)), f.SETTINGS_ACK])
+@each([COMPLETE, f.ping(bytes(8)), f.SETTINGS_ACK])
 def test_the_first_frame_is_settings(first: bytes) -> None:
     """3.4"""
     session = Session(Recorder(), Limits(), False)

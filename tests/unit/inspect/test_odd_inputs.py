@@ -78,7 +78,7 @@ def content(text: bytes) -> Callable[[Path], Path]:
     return make
 
 
-ODD = {
+SPECIAL_STATUSES = {
     "no such file": (lambda here: here / "p.yaml", "{path}: No such file or directory; " + NAME_ONE),
     "a file in a file": (
         lambda here: content(b"")(here) / "x.yaml", "{path}: Not a directory; " + NAME_ONE,
@@ -112,9 +112,9 @@ ODD = {
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-@pytest.mark.parametrize("name", ODD)
+@pytest.mark.parametrize("name", SPECIAL_STATUSES)
 def test_an_odd_file_is_one_message_and_exit_code_1(name: str, command: str, tmp_path: Path) -> None:
-    make, message = ODD[name]
+    make, message = SPECIAL_STATUSES[name]
     path = make(tmp_path)
     wanted = message.replace("{path}", str(path))
     result = run(command, str(path))

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from sidecar.process import interpreter
-from sidecar.process.interpreter import OLD, freeze_startup, give_way, prepare_imports
+from sidecar.process.interpreter import OLD, freeze_startup, prepare_imports, yield_interpreter
 
 
 def test_what_startup_made_is_out_of_the_collectors_sight(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -30,5 +30,5 @@ def test_what_startup_made_is_out_of_the_collectors_sight(monkeypatch: pytest.Mo
 def test_a_thread_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     slept: list[float] = []
     monkeypatch.setattr(time, "sleep", slept.append)
-    give_way()
+    yield_interpreter()
     assert slept == [interpreter.PAUSE_SECONDS]

@@ -11,7 +11,7 @@ TEMPLATE = ReverseRewrite(
 )
 PREFIX = ReverseRewrite(b"http", b"api.example.com", b"/v1/orders", b"api.example.com", b"/v2/orders")
 STRIPPED = ReverseRewrite(b"http", b"a", b"/v1/orders", b"a", b"/orders")
-WHOLE = ReverseRewrite(b"http", b"a", b"/orders/7", b"a", b"/lookup")
+COMPLETE = ReverseRewrite(b"http", b"a", b"/orders/7", b"a", b"/lookup")
 
 
 @pytest.mark.parametrize(
@@ -31,9 +31,9 @@ WHOLE = ReverseRewrite(b"http", b"a", b"/orders/7", b"a", b"/lookup")
         (PREFIX, b"/v2/orders/1?next=/v2/x", b"/v1/orders/1?next=/v2/x"),
         (PREFIX, b"http://api.example.com/v2/orders/1", b"http://api.example.com/v1/orders/1"),
         (STRIPPED, b"/orders/1", b"/v1/orders/1"),
-        (WHOLE, b"/lookup?x", b"/orders/7?x"),
-        (WHOLE, b"/lookup/more", b"/orders/7/more"),
-        (WHOLE, b"/other", b"/other"),
+        (COMPLETE, b"/lookup?x", b"/orders/7?x"),
+        (COMPLETE, b"/lookup/more", b"/orders/7/more"),
+        (COMPLETE, b"/other", b"/other"),
     ],
 )
 def test_addresses(way: ReverseRewrite, came: bytes, became: bytes) -> None:

@@ -335,7 +335,7 @@ async def test_a_reader_that_cannot_take_more_stops_the_upstream() -> None:
 
 
 @virtual
-async def test_a_connection_whose_last_piece_was_held_reads_the_next_answer() -> None:
+async def test_a_connection_whose_piece_at_was_held_reads_the_next_answer() -> None:
     back = Back()
     run = back.send(get())
     await settle()
@@ -886,7 +886,7 @@ def test_the_table_of_phases_is_the_documented_one_and_each_row_is_taken() -> No
     assert {pair for path in paths for pair in pairwise(path)} == allowed()
 
 
-ODD: list[Step] = [
+SPECIAL_STATUSES: list[Step] = [
     ASK, UPLOAD, UPGRADED, hurried(1.0), LEAVE, TAKE, CANCEL, CLOSE, ABORT, RETIRE, feed(3), feed(10), wait(0.5),
     wait(11), say(OK), say(OK[:9]), say(OK[9:]), say(HALF), say(b"world"), say(CHUNKED), say(b"5\r\nhello\r\n"),
     say(b"0\r\n\r\n"), say(HINTS), say(EARLY), say(LAST), say(UNTIL_THE_END), say(UPGRADE), say(b"\r\n"),
@@ -895,7 +895,7 @@ ODD: list[Step] = [
 """Steps that a random test takes in any order, most of which are no useful sequence."""
 
 
-@given(st.lists(st.sampled_from(ODD), max_size=12), st.integers(1, 3))
+@given(st.lists(st.sampled_from(SPECIAL_STATUSES), max_size=12), st.integers(1, 3))
 def test_no_traffic_leaves_the_table_or_a_connection_behind(steps: list[Step], limit: int) -> None:
     async def scenario() -> None:
         play = Play(connections={"max": limit})

@@ -223,10 +223,10 @@ async def test_the_exchange_that_has_waited_longest_for_its_client_makes_way() -
     streams[1].pause()
     await asyncio.sleep(0.2)
     streams[0].pause()
-    assert not upstream.make_way(), "nobody has waited for long"
+    assert not upstream.reclaim(), "nobody has waited for long"
     await asyncio.sleep(0.1)
-    assert not upstream.make_way("another route")
-    assert upstream.make_way()
+    assert not upstream.reclaim("another route")
+    assert upstream.reclaim()
     assert streams[1].failure is CLIENT_TIMEOUT
-    assert not upstream.make_way()
+    assert not upstream.reclaim()
     assert streams[0].failure is None

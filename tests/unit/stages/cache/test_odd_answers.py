@@ -36,7 +36,7 @@ async def aged(*script: Any, first: Any = FRESH, seconds: float = 61, **block: A
     return world
 
 
-ODD = [201, 206, 302, 303, 307, 400, 405, 406, 407, 408, 411, 412, 413, 414, 415, 416, 417, 418, 421, 422, 424, 425,
+UNUSUAL = [201, 206, 302, 303, 307, 400, 405, 406, 407, 408, 411, 412, 413, 414, 415, 416, 417, 418, 421, 422, 424, 425,
        426, 428, 429, 431, 444, 499, 501, 505, 507, 508, 511, 520, 599]  # fmt: skip
 
 
@@ -44,7 +44,7 @@ class TestTheStaleCopy:
     """Stale copy: it answers for the next failure, whatever answers came in between."""
 
     @pytest.mark.parametrize("control", [None, "no-store", "private", "no-cache"])
-    @pytest.mark.parametrize("status", ODD)
+    @pytest.mark.parametrize("status", UNUSUAL)
     async def test_an_answer_that_is_not_about_the_resource_leaves_it(self, status: int, control: str | None) -> None:
         odd = reply(status, b"odd", **({} if control is None else {"Cache_Control": control}))
         world = await aged(odd, RESET)
@@ -52,7 +52,7 @@ class TestTheStaleCopy:
         answer = await world.get()
         assert (answer.status, answer.body, is_hit(answer)) == (200, b"body", True)
 
-    @pytest.mark.parametrize("status", [s for s in ODD if s >= 400])
+    @pytest.mark.parametrize("status", [s for s in UNUSUAL if s >= 400])
     async def test_even_one_that_could_be_stored(self, status: int) -> None:
         world = await aged(reply(status, b"odd", Cache_Control="max-age=600"), RESET)
         assert (await world.get()).body == b"odd"

@@ -327,9 +327,9 @@ class Holders:
         self.bodies = [Body() for _ in range(blocked)]
         self.asked: list[str] = []
         self.crowds: list[tuple[int, int]] = []
-        """Numbers of waiting requests and of permits, for each call of `make_way`."""
+        """Numbers of waiting requests and of permits, for each call of `reclaim`."""
 
-    def make_way(self, route: str, waiting: int, places: int) -> bool:
+    def reclaim(self, route: str, waiting: int, places: int) -> bool:
         self.asked.append(route)
         self.crowds.append((waiting, places))
         if not self.bodies:
@@ -341,7 +341,7 @@ class Holders:
 def crowded(env: FakeEnv, holders: Holders, *, scope: str = "route", **block: Any) -> Service:
     """Return a service whose first answers are the bodies of the holders, and all others whole."""
     script = [response(200, stream=body) for body in holders.bodies] + [response(200)] * 4
-    ctx = context(env, scope=scope, resources={("make_way", "app"): holders.make_way})
+    ctx = context(env, scope=scope, resources={("reclaim", "app"): holders.reclaim})
     return Pipeline([concurrency.build(Spec.model_validate(block), ctx)], ScriptedService(*script))
 
 
