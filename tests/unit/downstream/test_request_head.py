@@ -199,7 +199,6 @@ def test_the_deadline(lines: bytes, deadline: float) -> None:
         (b"default", DEFAULT),
         (b"whatever", NOT_STATED),
     ],
-    (b"", NOT_STATED),
 )
 def test_criticality_is_read_and_passed_on(lines: bytes, criticality: int) -> None:
     x, *_ = read(b"X-Criticality: %b\r\n" % lines if lines else b"", peer=Peer("10.0.0.1", b"http", TRUSTED))

@@ -1,4 +1,4 @@
-"""Floods: each ends after a bounded number of frames, and none of their honest likenesses ends ever."""
+"""Floods: each ends after a bounded number of frames, and none of their well-behaved likenesses ends ever."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def test_answers_to_a_peer_that_does_not_read_are_bounded() -> None:
     assert peer.session.fault is not None
 
 
-# ----- honest peers
+# ----- well-behaved peers
 
 
 def correct_calls(peer: Peer, number: int) -> None:
