@@ -15,7 +15,7 @@ from sidecar.cache.entry import Entry, Item, Variants
 from sidecar.cache.fetch import Fetch, Fetches
 from sidecar.cache.rfc.key import KeyRule
 from sidecar.cache.rfc.location import others
-from sidecar.cache.rfc.vary import MAX_NAMES, Names, selecting
+from sidecar.cache.rfc.vary import MAX_NAMES, FieldNames, selecting
 from sidecar.cache.rule_handle import RuleHandle
 from sidecar.cache.table import Table
 from sidecar.cache.tee import ByteBudget
@@ -293,7 +293,7 @@ class Store:
         return f"<Store {self.name} {self.memory!r} {self.shared!r}>"
 
 
-def variant_key(key: bytes, x: Exchange, names: Names) -> bytes:
+def variant_key(key: bytes, x: Exchange, names: FieldNames) -> bytes:
     """Return the key of the answer that a request selects among variants by the named fields."""
     selection = selecting(x, names)
     if len(selection) > LONGEST_SELECTION:

@@ -329,9 +329,9 @@ class StreamExchange:
             self._run()
         else:
             self._is_collecting = True
-            listener.env.call_later(START_AFTER, self._start_early)
+            listener.env.call_later(START_AFTER, self._start_streaming)
 
-    def _start_early(self) -> None:
+    def _start_streaming(self) -> None:
         """Run the route although the body still comes, if there is a place for a request that may be slow."""
         x, body = self.x, self._request
         if not self._is_collecting or x is None or body is None:

@@ -231,7 +231,7 @@ class Router(Generic[R]):
             if (
                 group is not None
                 and len(path) <= self._longest
-                and (leaf.isalnum() or (leaf != b"" and self._is_plain(leaf)))
+                and (leaf.isalnum() or (leaf != b"" and self._has_one_reading(leaf)))
             ):
                 found = first(group, x, path)
                 if found is not None:
@@ -241,10 +241,10 @@ class Router(Generic[R]):
         segments = path.split(b"/")
         if (
             len(path) > self._longest
-            or not self._is_plain(path)
+            or not self._has_one_reading(path)
             or (segments.count(b"") > 1 and path.find(b"//") >= 0)  # `in` is slow for more than one octet
         ):
-            return self._match_odd(x, tables)
+            return self._match_ambiguous(x, tables)
         for table in tables:
             found = table.find(x, path, segments)
             if found is not None:
@@ -253,14 +253,14 @@ class Router(Generic[R]):
                 return found.target
         return None
 
-    def _is_plain(self, path: bytes) -> bool:
+    def _has_one_reading(self, path: bytes) -> bool:
         """True if a path, or a segment, has only one reading.  `//` is not checked."""
         for octet in self._special:  # one search for each is faster than `translate`
             if octet in path:
                 return False
         return DOT not in path or not (path.startswith(b".") or path.find(b"/.") >= 0)
 
-    def _match_odd(self, x: Exchange, tables: tuple[_Table[R], ...]) -> R | None:
+    def _match_ambiguous(self, x: Exchange, tables: tuple[_Table[R], ...]) -> R | None:
         """Match a path that may have several readings, or is too long for a regular expression."""
         known = uri.readings(x.path)
         rules: set[Rule[R] | None] = set()
