@@ -177,7 +177,7 @@ def _entry(parts: list[bytes], now: float, wall: float) -> Entry:
     entry.etag = etag or None
     entry.vary = _names(vary)
     entry.tags = _tags(tags)
-    entry.ready()
+    entry.recompute()
     return entry
 
 

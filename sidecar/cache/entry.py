@@ -123,9 +123,9 @@ class Entry(Item):
         """True once the whole body has arrived."""
         self.size = OVERHEAD + len(body) + len(lines) + len(key)
         if is_keyed_by_fields or self.tags or not is_whole:
-            self.ready()
+            self.recompute()
 
-    def ready(self) -> None:
+    def recompute(self) -> None:
         """Compute `size`, and drop cached values that depend on the other attributes."""
         indexes = len(self.tags) + self.is_keyed_by_fields
         size = OVERHEAD + len(self.body) + len(self.lines) + len(self.key) + TAG_OVERHEAD * indexes
@@ -136,12 +136,12 @@ class Entry(Item):
         """Take the body, now that all of it has arrived."""
         self.body = body
         self.is_whole = True
-        self.ready()
+        self.recompute()
 
     def change_key(self, key: bytes) -> None:
         """Change the key before the entry is stored."""
         self.key = key
-        self.ready()
+        self.recompute()
 
     def expire(self, now: float) -> None:
         """End the freshness: from now on the entry may only be used stale, or after validation."""

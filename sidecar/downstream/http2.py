@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Final, cast
 
 from sidecar.core.body import HIGH_WATER, OPEN, Body
 from sidecar.core.exchange import Exchange
-from sidecar.core.http1 import Invalid, may_trail
+from sidecar.core.http1 import Invalid, can_be_trailer
 from sidecar.core.message import Headers, parse_fields
 from sidecar.core.outcome import (
     BAD_REQUEST,
@@ -498,7 +498,7 @@ class StreamExchange:
 
     def finish(self, trailers: Headers) -> None:
         self._answer = None
-        lines = b"".join([b"%b: %b\r\n" % field for field in trailers if may_trail(field[0])]) if trailers else b""
+        lines = b"".join([b"%b: %b\r\n" % field for field in trailers if can_be_trailer(field[0])]) if trailers else b""
         self._session.send_trailers(self._stream, lines)
         self._finish(None)
         self._connection.flush()

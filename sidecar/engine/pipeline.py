@@ -25,7 +25,7 @@ from typing import Any, Protocol, cast
 from sidecar.core.exchange import Exchange
 from sidecar.core.outcome import ABANDONED, Failure, Outcome
 from sidecar.core.promise import Promise, Run
-from sidecar.core.stage import Service, Stage, Wait, final
+from sidecar.core.stage import Service, Stage, Wait, outcome_to_settle
 
 
 class InFlight(Protocol):
@@ -235,7 +235,7 @@ class Call:
     def _settle_bound(self, first: int, tickets: list[object], outcome: Outcome, broken: Failure | None) -> None:
         """Settle tickets at the end of a body; `broken` is the body's failure, None if it is complete."""
         settles, x = self._pipeline.settles, self.x
-        judged = final(outcome, broken)
+        judged = outcome_to_settle(outcome, broken)
         for index in range(len(tickets) - 1, -1, -1):
             settle = settles[first + index]
             if settle is not None:

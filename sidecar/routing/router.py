@@ -166,19 +166,19 @@ class _Table(Generic[R]):
         """Return the first rule of `groups` that matches; None without one.  `path` must not contain `//`."""
         if self.exact:
             group = self.exact.get(path)
-            if group is not None and (rule := first(group, x, path)) is not None:
+            if group is not None and (rule := first_match(group, x, path)) is not None:
                 return rule
         if self.templates:
             for shape in self.templates.get(len(segments), ()):
                 group = shape.rules.get(shape.pick(segments))
                 if group is not None and (shape.may_end_empty or segments[-1]):
-                    rule = first(group, x, path)
+                    rule = first_match(group, x, path)
                     if rule is not None:
                         return rule
-        return first(self.chain(segments), x, path)
+        return first_match(self.chain(segments), x, path)
 
 
-def first(rules: list[Rule[R]], x: Exchange, path: bytes) -> Rule[R] | None:
+def first_match(rules: list[Rule[R]], x: Exchange, path: bytes) -> Rule[R] | None:
     """Return the first rule that matches the request; None without one.
 
     The paths of all given rules match, except that their regular expressions are not yet checked.
@@ -224,7 +224,7 @@ class Router(Generic[R]):
             # These rules are the most specific, and their literal segments have only one reading.
             group = known.leaves.get(leaf) if known.leaves else None
             if group is not None:
-                found = first(group, x, path)
+                found = first_match(group, x, path)
                 if found is not None:
                     return found.target
             group = known.any_leaf
@@ -233,7 +233,7 @@ class Router(Generic[R]):
                 and len(path) <= self._longest
                 and (leaf.isalnum() or (leaf != b"" and self._has_one_reading(leaf)))
             ):
-                found = first(group, x, path)
+                found = first_match(group, x, path)
                 if found is not None:
                     x.captured_by = found
                     x.captured_path = path
@@ -267,15 +267,15 @@ class Router(Generic[R]):
         for path in known:
             segments = path.split(b"/")
             groups = (group for table in tables for group in table.groups(path, segments))
-            rules.add(next((rule for group in groups if (rule := first(group, x, path)) is not None), None))
+            rules.add(next((rule for group in groups if (rule := first_match(group, x, path)) is not None), None))
         found = rules.pop() if len(rules) == 1 else None
-        if found is None or (len(x.path) > MAX_INPUT and self._patterns_before(found)):
+        if found is None or (len(x.path) > MAX_INPUT and self._has_pattern_before(found)):
             return None
         x.captured_by = found
         x.captured_path = known[0]
         return found.target
 
-    def _patterns_before(self, found: Rule[R]) -> bool:
+    def _has_pattern_before(self, found: Rule[R]) -> bool:
         """True if a rule with a regular expression is more specific than `found`.  For a path that is too long for it,
         `found` must then not be selected."""
         return any(rule.pattern is not None and rule.rank > found.rank for rule in self.rules)

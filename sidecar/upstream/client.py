@@ -31,7 +31,7 @@ from sidecar.core.outcome import (
     failed,
 )
 from sidecar.core.promise import Promise
-from sidecar.core.stage import Gate, final
+from sidecar.core.stage import Gate, outcome_to_settle
 from sidecar.engine.pipeline import Call, InFlight
 from sidecar.upstream.balancing.balancer import Balancer
 from sidecar.upstream.balancing.discovery import Discovery, ask_loop
@@ -92,7 +92,7 @@ class AttemptInFlight(Attempt):
             self._use(opening)
         else:
             self._opening = opening
-            opening.wake(self._use)
+            opening.set_waiter(self._use)
 
     def _use(self, opening: Promise[Acquired]) -> None:
         """Send the request on the connection that the attempt waited for."""
@@ -152,7 +152,7 @@ class AttemptInFlight(Attempt):
         """Settle the attempt at the end of the body; `broken` is its failure, None if it is complete."""
         outcome, self.outcome = self.outcome, None
         assert outcome is not None
-        self._settle(final(outcome, broken), self._upstream.now())
+        self._settle(outcome_to_settle(outcome, broken), self._upstream.now())
 
     def cancel(self) -> None:
         """Cancel the attempt and settle it as abandoned."""
