@@ -200,7 +200,7 @@ class TakenEntry(TypedDict):
     criticality: ValueEntry
     """Importance of its requests."""
     cache: list[str] | None
-    """Sentences on what the cache does with the request and its answer; null for a route without a cache."""
+    """Sentences on what the cache does with the request and its response; null for a route without a cache."""
 
 
 class ReadingEntry(TypedDict):
@@ -216,7 +216,7 @@ class RefusalEntry(TypedDict):
     """Reason why a request takes no route."""
 
     status: Literal[404, 405]
-    """Status of the answer."""
+    """Status of the response."""
     message: str
     """Reason in a sentence."""
     allowed: list[str]

@@ -82,7 +82,7 @@ class Refused(NamedTuple):
 
     @property
     def status(self) -> Literal[404, 405]:
-        """Status of the answer."""
+        """Status of the response."""
         return 405 if self.allowed else 404
 
 
