@@ -215,12 +215,12 @@ class ReadingEntry(TypedDict):
 class RefusalEntry(TypedDict):
     """Reason why a request takes no route."""
 
-    status: Literal[404, 405]
-    """Status of the response."""
+    status: Literal[200, 404, 405]
+    """Status of the response; 200 for `OPTIONS *`, which the listener itself answers."""
     message: str
     """Reason in a sentence."""
     allowed: list[str]
-    """Methods that have a route for this path; empty with 404."""
+    """Methods that have a route for this path, with 200 for any path; empty with 404."""
     readings: list[ReadingEntry]
     """Readings of the path, if they lead to different routes; otherwise empty."""
 

@@ -4,11 +4,31 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 from tests.support.process import COMMAND
 
 ROUTES = 200
+FORKS = """
+import gc, json, os, sys
+import sidecar.commands, sidecar.config.load, sidecar.config.schema, sidecar.control.compiler
+import sidecar.inspect.explain, sidecar.policytest.run
+from sidecar.cli import main
+gc.freeze()
+for words in json.loads(sys.argv[1]):
+    if not os.fork():
+        os.dup2(2, 1)
+        sys.argv = ["sidecar", *words]
+        try:
+            main()
+        except SystemExit as end:
+            os._exit(end.code or 0)
+        os._exit(0)
+    print("exit code", os.waitstatus_to_exitcode(os.wait()[1]), flush=True)
+"""
+"""Program that runs each command in a process of its own, forked after the imports, which would be most of the time."""
 
 
 def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -67,7 +87,7 @@ def test_exit_codes(tmp_path: Path) -> None:
     (tmp_path / "fails").mkdir()
     (tmp_path / "fails" / "a.test.yaml").write_text(f"policies: ../good.yaml\ntests: [{one % 201}]")
     explain = ("GET", "/nowhere")
-    for code, *arguments in (
+    cases: list[tuple[Any, ...]] = [
         (0, "check", good), (1, "check", bad), (1, "check", tmp_path / "nowhere"), (2, "check"),
         (0, "routes", good), (1, "routes", bad), (2, "routes", good, "x"),
         (0, "explain", good, *explain), (1, "explain", bad, *explain), (2, "explain", good, "GET"),
@@ -78,9 +98,16 @@ def test_exit_codes(tmp_path: Path) -> None:
         (1, "top", "--once", "127.0.0.1:1"), (2, "top", "x"),
         (2, "demo", "x"),
         (0, "--help"), (0, "--version"), (2,), (2, "chek"), (2, "--x"),
-    ):  # fmt: skip
-        done = run(*arguments)
-        assert done.returncode == code, (arguments, done)
+    ]  # fmt: skip
+    commands = [[str(word) for word in arguments] for _, *arguments in cases]
+    done = subprocess.run(
+        [sys.executable, "-c", FORKS, json.dumps(commands)], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    codes = [int(line.removeprefix("exit code ")) for line in done.stdout.splitlines() if line.startswith("exit code ")]
+    assert list(zip(codes, commands, strict=True)) == [
+        (case[0], words) for case, words in zip(cases, commands, strict=True)
+    ]
 
 
 def test_a_command_that_is_wrong_says_what_would_be_right(tmp_path: Path) -> None:
