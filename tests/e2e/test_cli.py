@@ -12,27 +12,44 @@ from tests.support.process import COMMAND
 
 ROUTES = 200
 FORKS = """
-import gc, json, os, sys
+import gc, json, os, sys, tempfile
 import sidecar.commands, sidecar.config.load, sidecar.config.schema, sidecar.control.compiler
 import sidecar.inspect.explain, sidecar.policytest.run
 from sidecar.cli import main
 gc.freeze()
 for words in json.loads(sys.argv[1]):
-    if not os.fork():
-        os.dup2(2, 1)
-        sys.argv = ["sidecar", *words]
-        try:
-            main()
-        except SystemExit as end:
-            os._exit(end.code or 0)
-        os._exit(0)
-    print("exit code", os.waitstatus_to_exitcode(os.wait()[1]), flush=True)
+    with tempfile.TemporaryFile("w+") as errors:
+        if not os.fork():
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            os.dup2(errors.fileno(), 2)
+            sys.argv = ["sidecar", *words]
+            code = 0
+            try:
+                main()
+            except SystemExit as end:
+                code = end.code or 0
+            sys.stderr.flush()
+            os._exit(code)
+        code = os.waitstatus_to_exitcode(os.wait()[1])
+        errors.seek(0)
+        print(json.dumps([code, errors.read()]), flush=True)
 """
 """Program that runs each command in a process of its own, forked after the imports, which would be most of the time."""
 
 
 def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([COMMAND, *arguments], capture_output=True, text=True, timeout=60, check=False)
+
+
+def run_all(commands: list[list[str]]) -> list[tuple[int, str]]:
+    """Return the exit code and the standard error of each command."""
+    done = subprocess.run(
+        [sys.executable, "-c", FORKS, json.dumps(commands)], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    results = [(code, errors) for code, errors in map(json.loads, done.stdout.splitlines())]
+    assert len(results) == len(commands), done.stderr
+    return results
 
 
 def many(routes: int) -> str:
@@ -100,26 +117,20 @@ def test_exit_codes(tmp_path: Path) -> None:
         (0, "--help"), (0, "--version"), (2,), (2, "chek"), (2, "--x"),
     ]  # fmt: skip
     commands = [[str(word) for word in arguments] for _, *arguments in cases]
-    done = subprocess.run(
-        [sys.executable, "-c", FORKS, json.dumps(commands)], capture_output=True, text=True, timeout=60, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    codes = [int(line.removeprefix("exit code ")) for line in done.stdout.splitlines() if line.startswith("exit code ")]
-    assert list(zip(codes, commands, strict=True)) == [
-        (case[0], words) for case, words in zip(cases, commands, strict=True)
-    ]
+    for (code, *_), words, result in zip(cases, commands, run_all(commands), strict=True):
+        assert result[0] == code, (words, result)
 
 
 def test_a_command_that_is_wrong_says_what_would_be_right(tmp_path: Path) -> None:
     path = tmp_path / "policies.yaml"
     path.write_text(many(1))
-    for arguments, says in (
-        (("explain", path, "GET", "orders"), "write it such as http://"),
-        (("explain", path, "GET", "/", "--listener", "door"), "there is no listener `door`; known are inbound"),
-        (("explain", path, "GET", "/", "-H", "x-user"), "-H 'name: value'"),
-        (("chek", path), "did you mean `check`?"),
-    ):
-        done = run(*arguments)
-        assert (done.returncode, says in done.stderr) == (2, True), done.stderr
+    cases = [
+        (["explain", str(path), "GET", "orders"], "write it such as http://"),
+        (["explain", str(path), "GET", "/", "--listener", "door"], "there is no listener `door`; known are inbound"),
+        (["explain", str(path), "GET", "/", "-H", "x-user"], "-H 'name: value'"),
+        (["chek", str(path)], "did you mean `check`?"),
+    ]
+    for (words, says), (code, errors) in zip(cases, run_all([words for words, _ in cases]), strict=True):
+        assert (code, says in errors) == (2, True), (words, errors)
     done = run("check", tmp_path / "nowhere")
     assert (done.returncode, "No such file" in done.stderr) == (1, True), done.stderr
