@@ -7,7 +7,7 @@ Rules:
    requests, or `QUEUE` if that is more, because clients that retry quickly would fill a shorter one.  If it is full or
    the time is over, the request is refused (`overloaded`), without blame for the upstream.
 3. While requests wait, exchanges that wait for their own clients are ended: the longest first, and only after
-   `patience`.
+   `patience`.  Before a full queue refuses a request, one that has waited for `LEAST_PAUSE` is ended at once.
 4. A connection whose peer may still send a body is set aside for `SILENCE` seconds before it is reused.
 5. A retired pool, whose endpoint a reload has removed, closes idle connections at once and busy ones after their
    exchange.
@@ -138,6 +138,9 @@ class Pool:
         self._awaits_name = awaits_name
         self._queue: deque[Waiter] = deque()
         self._is_retired = False
+        self._crowd = 0
+        """Longest length of the queue since it was last empty: what is left of a crowd has no more patience than its
+        beginning."""
         self._is_pressing = False
         """True while `_reclaim_later` is scheduled."""
         self._is_reaping = False
@@ -177,12 +180,13 @@ class Pool:
         waiter = Waiter(self, min(expires, self.env.now() + self.connect_timeout))
         if self.has_room:
             self._start(waiter)
-        elif len(self._queue) >= max(self.max_size, self.min_queue):
+        elif len(self._queue) >= max(self.max_size, self.min_queue) and not self._reclaim(LEAST_PAUSE, 1):
             waiter.promise.resolve(self.refuse())
             return waiter.promise
         else:
             waiter.has_queued = True
             self._queue.append(waiter)
+            self._crowd = max(self._crowd, len(self._queue))
             if not self._is_pressing:
                 self._is_pressing = True
                 self._reclaim_later()
@@ -232,16 +236,25 @@ class Pool:
 
     def _reclaim_later(self) -> None:
         """End exchanges that have waited too long for their clients, one for each request in the queue."""
-        allowed = patience(len(self._queue), self.max_size)
-        limit = self.env.now() - allowed
-        blocked = [c for c in self.connections if c.blocked_since <= limit]
-        blocked.sort(key=lambda connection: connection.blocked_since)
-        for connection in blocked[: len(self._queue)]:
-            connection.yield_place()
+        allowed = patience(self._crowd, self.max_size)
+        self._reclaim(allowed, len(self._queue))
         if self._queue:
             self.env.call_later(max(LEAST_PAUSE, allowed / LOOKS), self._reclaim_later)
         else:
             self._is_pressing = False
+            self._crowd = 0
+
+    def _reclaim(self, allowed: float, most: int) -> bool:
+        """End at most `most` exchanges that have waited for their clients for `allowed` seconds, the longest first.
+
+        False if there is none.
+        """
+        limit = self.env.now() - allowed
+        blocked = [c for c in self.connections if c.blocked_since <= limit]
+        blocked.sort(key=lambda connection: connection.blocked_since)
+        for connection in blocked[:most]:
+            connection.yield_place()
+        return bool(blocked)
 
     def release(self, connection: UpstreamConnection, waiter: Waiter | None = None) -> None:
         """Give a connection to its waiter or to the first request in the queue; without either, keep it idle.
