@@ -499,7 +499,7 @@ class DownstreamConnection(asyncio.Protocol):
             return
         if request_body.has_enough:
             if not request_body.needs_place:
-                self._run_collected(request_body)  # otherwise `_start_early` takes a place first
+                self._run_collected(request_body)  # otherwise `_start_streaming` takes a place first
         elif request_body.is_slow:
             self._refuse_slow(request_body, "Too many bytes are buffered for slow clients.")
         else:
@@ -528,7 +528,7 @@ class DownstreamConnection(asyncio.Protocol):
         except Exception as error:
             self._break_down(error)
 
-    def _start_early(self, request_body: RequestBody) -> None:
+    def _start_streaming(self, request_body: RequestBody) -> None:
         """Run the route of a request whose body is still arriving, if a slow place is free; else try again later."""
         if self._phase == COLLECTING and self._request_body is request_body:
             assert self._exchange is not None
@@ -539,7 +539,7 @@ class DownstreamConnection(asyncio.Protocol):
             elif request_body.has_waited:
                 self._refuse_slow(request_body, f"All {places.limit} places for slow requests are taken.")
             else:
-                self.listener.env.call_later(SLOW_AFTER, self._start_early, request_body)
+                self.listener.env.call_later(SLOW_AFTER, self._start_streaming, request_body)
 
     def set_body_deadline(self) -> None:
         """Set the deadline for the next bytes of the request's body.
@@ -599,7 +599,7 @@ class DownstreamConnection(asyncio.Protocol):
         assert request_body is not None
         length = request_body.body.length
         if length is None or length > HIGH_WATER:
-            self.listener.env.call_later(START_AFTER, self._start_early, request_body)
+            self.listener.env.call_later(START_AFTER, self._start_streaming, request_body)
         self._collect(request_body)
 
     def _rank(self, x: Exchange, own: int) -> None:

@@ -25,7 +25,7 @@ from typing import Any, Protocol, cast
 from sidecar.core.exchange import Exchange
 from sidecar.core.outcome import ABANDONED, Failure, Outcome
 from sidecar.core.promise import Promise, Run
-from sidecar.core.stage import Service, Stage, Wait, final
+from sidecar.core.stage import Service, Stage, Wait, outcome_to_settle
 
 
 class InFlight(Protocol):
@@ -227,19 +227,19 @@ class Call:
 
     def _bind(self, outcome: Outcome, first: int) -> None:
         """Settle the tickets from `first` inwards once the outcome's body has ended."""
-        held = self._tickets[first:]
+        tickets = self._tickets[first:]
         del self._tickets[first:]
         assert outcome.stream is not None
-        outcome.stream.on_close(partial(self._settle_bound, first, held, outcome))
+        outcome.stream.on_close(partial(self._settle_bound, first, tickets, outcome))
 
-    def _settle_bound(self, first: int, held: list[object], outcome: Outcome, broken: Failure | None) -> None:
+    def _settle_bound(self, first: int, tickets: list[object], outcome: Outcome, broken: Failure | None) -> None:
         """Settle tickets at the end of a body; `broken` is the body's failure, None if it is complete."""
         settles, x = self._pipeline.settles, self.x
-        judged = final(outcome, broken)
-        for index in range(len(held) - 1, -1, -1):
+        judged = outcome_to_settle(outcome, broken)
+        for index in range(len(tickets) - 1, -1, -1):
             settle = settles[first + index]
             if settle is not None:
-                settle(x, held[index], judged)
+                settle(x, tickets[index], judged)
         if judged is not outcome:
             outcome.refusal = judged.refusal  # the access log reports what a stage found in `settle`
 

@@ -18,7 +18,7 @@ from threading import Thread
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from sidecar.core import events, metrics
-from sidecar.core.env import Env, Names
+from sidecar.core.env import Env, NameResolver
 from sidecar.core.exchange import Exchange
 from sidecar.core.outcome import Outcome
 from sidecar.telemetry.logs.lines import Lines, LineWriter
@@ -235,7 +235,7 @@ class Telemetry:
             self._lines.close()
 
 
-def blocking(names: Names, loop: asyncio.AbstractEventLoop) -> Callable[[str], Sequence[str]]:
+def blocking(names: NameResolver, loop: asyncio.AbstractEventLoop) -> Callable[[str], Sequence[str]]:
     """Return a look-up function for threads, which runs the look-up on the loop and raises `OSError` if it fails."""
 
     def look_up(name: str) -> Sequence[str]:

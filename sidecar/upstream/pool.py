@@ -35,10 +35,10 @@ from sidecar.core.outcome import (
     failed,
 )
 from sidecar.core.promise import Promise
-from sidecar.upstream.answer_times import AnswerTimes
 from sidecar.upstream.connection import UpstreamConnection
 from sidecar.upstream.deadlines import Deadlines
 from sidecar.upstream.errors import describe_error
+from sidecar.upstream.response_times import ResponseTimes
 from sidecar.upstream.spec import UpstreamSpec
 
 CONNECTION_STATES: Final = ("idle", "active", "opening")
@@ -90,7 +90,7 @@ class Waiter:
         if self.has_queued:
             self.promise.resolve(self._pool.refuse())
         else:
-            self.promise.resolve(self._pool.late(f"no connection to {self._pool.name} in time"))
+            self.promise.resolve(self._pool.timed_out(f"no connection to {self._pool.name} in time"))
 
 
 class Pool:
@@ -103,11 +103,11 @@ class Pool:
         deadlines: Deadlines,
         connect: Connect,
         where: str = "",
-        awaits_name: Callable[[], bool] | None = None,
+        is_name_awaited: Callable[[], bool] | None = None,
     ) -> None:
         """Take the endpoint's URL as `name`, and `file:line` of its upstream as `where`, for refusals.
 
-        `awaits_name` returns True while connecting waits for a look-up; None for an endpoint without a name.
+        `is_name_awaited` returns True while connecting waits for a look-up; None for an endpoint without a name.
         """
         self.name = name
         """URL of the endpoint."""
@@ -124,7 +124,7 @@ class Pool:
         self.connect_timeout = 1.0
         self.max_requests = NO_LIMIT
         """Number of exchanges after which a connection is closed."""
-        self.times = AnswerTimes()
+        self.times = ResponseTimes()
         """Usual response time of the endpoint."""
         self.idle: list[UpstreamConnection] = []
         """Idle connections, the most recently used one last."""
@@ -135,7 +135,7 @@ class Pool:
         self.opened = 0
         """Number of connections opened since the start."""
         self._where = where
-        self._awaits_name = awaits_name
+        self._is_name_awaited = is_name_awaited
         self._queue: deque[Waiter] = deque()
         self._is_retired = False
         self._crowd = 0
@@ -206,7 +206,7 @@ class Pool:
             await self.connect(lambda: connection)
             outcome = failed(CONNECT_FAILURE, cause=f"{self.name}: closed at once")
         except asyncio.CancelledError:  # only the timer of `_start` cancels this task
-            outcome = self.late(f"connecting to {self.name} took too long")
+            outcome = self.timed_out(f"connecting to {self.name} took too long")
             now = self.env.now()
             self.times.fall_silent(now - self.connect_timeout, now)
         except (OSError, ssl.CertificateError) as error:
@@ -221,9 +221,9 @@ class Pool:
             self._advance()
             waiter.promise.resolve(outcome)
 
-    def late(self, cause: str) -> Outcome:
+    def timed_out(self, cause: str) -> Outcome:
         """Return the failure to connect in time; `cause` is its text, unless the look-up of the name still runs."""
-        if self._awaits_name is not None and self._awaits_name():
+        if self._is_name_awaited is not None and self._is_name_awaited():
             return failed(LOOKUP_TIMEOUT, cause=f"looking up the name of {self.name} took too long")
         return failed(CONNECT_TIMEOUT, cause=cause)
 
