@@ -168,17 +168,18 @@ class Call:
         try:
             while index < len(admits):
                 found = admits[index](x)
-                if found.__class__ is Outcome:  # cheaper than isinstance
-                    outcome = found
+                kind = type(found)  # cheaper than isinstance, and far cheaper than `__class__`
+                if kind is Outcome:
+                    outcome = cast("Outcome", found)
                     break
-                if found.__class__ is Wait:
-                    self._wait(index, found, True, None)
+                if kind is Wait:
+                    self._wait(index, cast("Wait", found), True, None)
                     return
                 tickets.append(found)
                 index += 1
             else:
                 begun = pipeline.begin_last(x, self)
-                if begun.__class__ is not Outcome:
+                if type(begun) is not Outcome:
                     self._begun = cast("InFlight", begun)
                     if self._is_cancelled:
                         self.cancel()
@@ -205,7 +206,7 @@ class Call:
                     if len(tickets) > index + 1:
                         self._bind(outcome, index + 1)
                     found = answer(x, tickets[index], outcome)
-                    if found.__class__ is Wait:
+                    if type(found) is Wait:
                         self._wait(index, found, False, outcome)
                         return
                     outcome = cast("Outcome", found)
@@ -276,7 +277,7 @@ class Call:
             self._break_down(error)
         elif not self._is_inward:
             self._go_out(cast("Outcome", found), self._at, True)
-        elif found.__class__ is Outcome:
+        elif type(found) is Outcome:
             self._go_out(found, self._at - 1, False)
         else:
             self._tickets.append(found)

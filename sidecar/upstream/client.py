@@ -261,7 +261,7 @@ class Upstream:
         if self._make_gate is not None:
             gate = self._gate(endpoint)
             ticket = gate.admit(x)
-            if ticket.__class__ is Outcome:
+            if type(ticket) is Outcome:
                 return ticket
         pool = self.pools.of(endpoint)
         attempt = AttemptInFlight(x, self, endpoint, pool, now, expires)

@@ -108,10 +108,6 @@ EMPTY_LINES: Final = re.compile(rb"(?:\r\n){1,8}(?!\r\n)")
 REQUEST_TIMEOUT: Final = 408
 MAX_INTERIM: Final = 16
 """Most interim responses to one request."""
-NO_CONTENT: Final = frozenset((204, 304))
-"""Statuses whose responses never have a body (RFC 9110 6.4.1)."""
-SPECIAL_STATUSES: Final = NO_CONTENT | {REQUEST_TIMEOUT}
-"""Statuses with special treatment: those without a body, and 408."""
 
 READ_BYTES: Final = 124 * 1024
 """Most bytes in one read of a connection that has carried a long response.  An object of this size is below the
@@ -494,7 +490,7 @@ class UpstreamConnection(asyncio.Protocol):
         if self._buffer:
             data = self._buffer + data
             self._buffer = b""
-        head = None if self._scanned else read_ordinary(data, self.pool.env.wall)
+        head = None if self._scanned else read_ordinary(data, self.pool.wall)
         if head is None:
             self._take_unusual_head(data)
             return
@@ -545,12 +541,11 @@ class UpstreamConnection(asyncio.Protocol):
         x = self._exchange
         assert x is not None
         is_bodiless = x.method == b"HEAD"
-        if status in SPECIAL_STATUSES:
-            if status in NO_CONTENT:
-                is_bodiless = True
-            elif self._is_idle_close(x):
-                self.fail(STALE_CONNECTION, "closed while idle, with a 408")
-                return
+        if status == 204 or status == 304:  # never with a body (RFC 9110 6.4.1)
+            is_bodiless = True
+        elif status == REQUEST_TIMEOUT and self._is_idle_close(x):
+            self.fail(STALE_CONNECTION, "closed while idle, with a 408")
+            return
         if is_bodiless:
             if length is not None and length >= 0 and status != 204:
                 lines += b"content-length: %d\r\n" % length

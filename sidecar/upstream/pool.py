@@ -115,6 +115,8 @@ class Pool:
         """Host field for a request without one, from an HTTP/1.0 client."""
         self.env = env
         self._now = env.now
+        self.wall = env.wall
+        """`Env.wall`, for the Date of responses without one."""
         self.deadlines = deadlines
         self.connect = connect
         self.max_size = 256
