@@ -107,7 +107,7 @@ async def serve(path: str, names: Names | None = None) -> int:
         server,
         metrics=lambda spec: route_metrics(registry, spec),
         imported=freeze_startup,
-        show=secrets.show,
+        show=secrets.mask,
     )
     registry.total(metrics.LOG_DROPPED, lambda: lines.dropped)
     stalls = StallWatch(env)
