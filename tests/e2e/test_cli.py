@@ -96,5 +96,5 @@ def test_a_command_that_is_wrong_says_what_would_be_right(tmp_path: Path) -> Non
         (2, ("chek", path), "did you mean `check`?"),
         (1, ("check", tmp_path / "nowhere"), "No such file"),
     )
-    for (code, arguments, says), done in zip(wanted, run_all([each[1] for each in wanted], tmp_path), strict=True):
+    for (code, _, says), done in zip(wanted, run_all([each[1] for each in wanted], tmp_path), strict=True):
         assert (done.returncode, says in done.stderr) == (code, True), done.stderr
