@@ -137,7 +137,7 @@ async def serve(path: str, names: Names | None = None) -> int:
     )
     process = Process(env, control, store, server, stalls, view)
     try:
-        return await process.live()
+        return await process.run()
     finally:
         await telemetry.close()
         names.close()
