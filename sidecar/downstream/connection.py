@@ -399,7 +399,7 @@ class DownstreamConnection(asyncio.Protocol):
 
     def _switch_to_http2(self, data: bytes) -> None:
         """Hand the connection over: its client speaks HTTP/2 (RFC 9113 3.3 and 3.4)."""
-        from sidecar.downstream.http2 import Http2Connection  # for the sake of the start
+        from sidecar.downstream.http2.connection import Http2Connection  # for the sake of the start
 
         transport, listener, peer = self._transport, self.listener, self._peer
         assert transport is not None

@@ -8,7 +8,7 @@ from typing import Any
 from sidecar.core.body import Body
 from sidecar.core.exchange import Exchange
 from sidecar.core.outcome import RESET, Outcome, failed
-from sidecar.downstream.http2 import Http2Connection
+from sidecar.downstream.http2.connection import Http2Connection
 from sidecar.downstream.slow_clients import START_AFTER
 from sidecar.http2 import errors as e
 from sidecar.http2 import frames as f
