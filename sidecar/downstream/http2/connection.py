@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final
 from sidecar.core.http1 import Invalid
 from sidecar.core.message import parse_fields
 from sidecar.core.outcome import BAD_REQUEST, CLIENT_CLOSED, failed
+from sidecar.downstream.closing import LingeringClose
 from sidecar.downstream.http2.exchange import StreamExchange
 from sidecar.downstream.request_head import LastHop, Peer
 from sidecar.downstream.response_head import make_rejection
@@ -33,6 +34,11 @@ if TYPE_CHECKING:
 
 LOOK: Final = 1.0
 """Seconds between two looks at the streams."""
+ONLY_HTTP2: Final = (
+    b"HTTP/1.1 505 HTTP Version Not Supported\r\ncontent-type: text/plain\r\nx-sidecar-reason: bad_request\r\n"
+    b"connection: close\r\ncontent-length: 33\r\n\r\nThis listener speaks HTTP/2 only."
+)
+"""Answer to a client that speaks something else on a listener without HTTP/1.1."""
 CLOSE_SECONDS: Final = 5.0
 """Seconds that a closed connection has to send what was written."""
 
@@ -93,12 +99,24 @@ class Http2Connection(asyncio.Protocol):
             self.listener.report_bug(None, error)
             self.abort()
         self._depth -= 1
+        if session.fault is not None and not session.has_preface and not self.listener.speaks_http1:
+            self._refuse_http1()
+            return
         if not session.is_unfinished:
             self._unfinished = 0.0
         elif not self._unfinished or session.progress != self._progress:
             self._unfinished = now
             self._progress = session.progress
         self.flush()
+
+    def _refuse_http1(self) -> None:
+        """Answer a client that does not speak HTTP/2, on a listener that speaks nothing else, and close."""
+        transport, listener = self._transport, self.listener
+        self._transport = None
+        if transport is not None:
+            listener.count_rejection()
+            transport.write(ONLY_HTTP2)
+            listener.replace(self, LingeringClose(listener, transport))
 
     def flush(self) -> None:
         """Write what the session has to send, and close if it has ended."""
