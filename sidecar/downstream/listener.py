@@ -213,6 +213,11 @@ class Listener:
                 count += getattr(each, "serving", 0)
         return count
 
+    def http2_streams(self) -> list[int]:
+        """Return the number of open streams of each connection that speaks HTTP/2."""
+        counts = [getattr(each, "serving", None) for each in self.connections]
+        return [count for count in counts if count is not None]
+
     # ----- called by the connections
 
     def admit(self, connection: ManagedConnection, sock: HasFileno | None) -> bool:

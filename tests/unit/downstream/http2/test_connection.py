@@ -446,3 +446,18 @@ async def test_frames_that_are_cut_by_reads_are_no_dribble() -> None:
         await asyncio.sleep(0.5)
         talk.client.write(f.ping(bytes(8))[5:])
     assert talk.connection.serving == 0
+
+
+@virtual
+async def test_the_state_shows_connections_and_streams() -> None:
+    async def service(x: Exchange) -> Outcome:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    talk = Talk(service)
+    await talk.ask()
+    await talk.ask()
+    talk.front.connect()
+    shown = talk.front.server.describe()["test"]
+    assert shown["http2"] == {"connections": 1, "streams": 2}
+    assert shown["connections"] == 2
