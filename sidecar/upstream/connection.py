@@ -62,7 +62,6 @@ from sidecar.core.outcome import (
     Outcome,
     failed,
 )
-from sidecar.upstream.response_times import is_hurried
 from sidecar.upstream.errors import describe_error, describe_late_body
 from sidecar.upstream.request_body import RequestBody
 from sidecar.upstream.request_head import request_head
@@ -75,6 +74,7 @@ from sidecar.upstream.response_head import (
     read_response,
     read_upgrade,
 )
+from sidecar.upstream.response_times import is_hurried
 from sidecar.upstream.tls import is_cut_off
 
 if TYPE_CHECKING:
