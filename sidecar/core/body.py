@@ -163,6 +163,13 @@ class Body:
         """Remove the sink; further pieces are buffered."""
         self._sink = None
 
+    def put_back(self, data: bytes) -> None:
+        """Buffer a piece again that a sink has got, before all others; the sink must be detached."""
+        self._pieces.insert(0, data)
+        self._size += len(data)
+        if self._size >= HIGH_WATER:
+            self.pause()
+
     def pause(self) -> None:
         """Pause the source; without effect while it is paused, and once the body has ended."""
         if not self._paused and self.state == OPEN:

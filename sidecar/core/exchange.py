@@ -147,6 +147,8 @@ class Attempt:
     """URL of the endpoint."""
     status = 0
     """Status of the response; 0 for a failure."""
+    verdict = 0
+    """Verdict on the response (`Outcome.verdict`): for HTTP its status; 0 for a failure."""
     reason = ""
     """Code of the failure; empty for a response."""
     cause = ""

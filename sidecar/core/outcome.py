@@ -216,6 +216,14 @@ class Outcome(Message):
         return "" if self.failure is None else self.failure.code
 
     @property
+    def label(self) -> str:
+        """Name of the result: code of the failure, name of the gRPC status, or else the HTTP status."""
+        if self.failure is not None:
+            return self.failure.code
+        code = grpc_code(self.verdict)
+        return str(self.status) if code < 0 else GRPC_STATUSES[code]
+
+    @property
     def whole_cause(self) -> str:
         """Error text of the failure, or of the error that broke the body off; empty without one."""
         return self.cause or ("" if self.stream is None else self.stream.cause)

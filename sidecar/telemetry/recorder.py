@@ -78,5 +78,5 @@ class Recorder:
     def _end(self, attempt: Attempt, outcome: Outcome, reason: str) -> None:
         """End an attempt that continues for other requests, such as the fetch of a cache."""
         attempt.ended = self._now()
-        attempt.status = outcome.status
+        attempt.status, attempt.verdict = outcome.status, outcome.verdict
         attempt.reason = reason

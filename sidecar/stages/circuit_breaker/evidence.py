@@ -103,7 +103,7 @@ class Evidence:
         """Classify a result: return bits of `core.window`, or IGNORED."""
         thresholds = self.thresholds
         if outcome.failure is None:  # `Conditions.match`, inlined to save a call
-            bits = FAILED if thresholds.failures.statuses[outcome.status] else 0
+            bits = FAILED if thresholds.failures.statuses[outcome.verdict] else 0
         elif thresholds.failures.match(outcome):
             bits = FAILED
         else:
