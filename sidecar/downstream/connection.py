@@ -21,6 +21,7 @@ Rules:
     NEW           CLOSING       the limit of connections is reached: the connection is answered 503
     IDLE          READING_HEAD  bytes arrive
     IDLE          CLOSING       the idle timeout has passed, the listener drains, or the client has half-closed
+    IDLE          SWITCHED      the listener does not speak HTTP/1.1: an `Http2Connection` takes the transport
     IDLE          CLOSED        the client closes
     READING_HEAD  IDLE          the bytes were empty lines
     READING_HEAD  SERVING       the head is complete: the route runs
@@ -99,7 +100,7 @@ PHASES: Final = (
 """Names of the phases by number."""
 TRANSITIONS: Final = {
     NEW: (IDLE, CLOSING),
-    IDLE: (READING_HEAD, CLOSING, CLOSED),
+    IDLE: (READING_HEAD, CLOSING, SWITCHED, CLOSED),
     READING_HEAD: (IDLE, COLLECTING, SERVING, ANSWERING, SWITCHED, CLOSED),
     COLLECTING: (SERVING, ANSWERING, CLOSED),
     SERVING: (ANSWERING, SWITCHED, ABANDONED),
@@ -203,6 +204,8 @@ class DownstreamConnection(asyncio.Protocol):
         address = name[0] if isinstance(name, tuple) else ""
         self._peer = Peer(address, listener.scheme, trust=listener.trust)
         self.expires = listener.now() + listener.limits.header_timeout
+        if not listener.speaks_http1:
+            self._switch_to_http2(b"")
 
     def data_received(self, data: bytes) -> None:
         if self._request_body is not None:
@@ -380,7 +383,7 @@ class DownstreamConnection(asyncio.Protocol):
             else:
                 self.expires = NEVER
         except Invalid as error:
-            if listener.spec.http2 and data.startswith(HTTP2):
+            if listener.speaks_http2 and data.startswith(HTTP2):
                 self._switch_to_http2(data)
             else:
                 self._reject(error)
@@ -398,8 +401,8 @@ class DownstreamConnection(asyncio.Protocol):
         return True
 
     def _switch_to_http2(self, data: bytes) -> None:
-        """Hand the connection over: its client speaks HTTP/2 (RFC 9113 3.3 and 3.4)."""
-        from sidecar.downstream.http2 import Http2Connection  # for the sake of the start
+        """Hand the connection over: its client speaks HTTP/2 (RFC 9113 3.3 and 3.4), or has to."""
+        from sidecar.downstream.http2.connection import Http2Connection  # for the sake of the start
 
         transport, listener, peer = self._transport, self.listener, self._peer
         assert transport is not None
@@ -411,7 +414,8 @@ class DownstreamConnection(asyncio.Protocol):
         successor = Http2Connection(listener, transport, peer.address)
         transport.set_protocol(successor)
         listener.replace(self, successor)
-        successor.data_received(data)
+        if data:
+            successor.data_received(data)
 
     def _open_body(self, x: Exchange, length: int) -> int:
         """Set the body of a request, as bytes if it has arrived completely, else as a stream.

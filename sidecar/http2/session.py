@@ -219,6 +219,11 @@ class Session:
         return self.fault is not None
 
     @property
+    def has_preface(self) -> bool:
+        """True once the client's preface has arrived; always for clients."""
+        return not self._preface_left
+
+    @property
     def is_unfinished(self) -> bool:
         """True while a frame or a header block has begun and is not whole."""
         return self._reader.is_within_block or self._reader.is_within_frame

@@ -16,7 +16,6 @@ from __future__ import annotations
 from math import ceil
 from typing import Final
 
-from sidecar.core.exchange import Exchange
 from sidecar.core.message import Headers
 from sidecar.core.outcome import (
     BAD_REQUEST,
@@ -57,7 +56,7 @@ def code_of(outcome: Outcome) -> int:
     return failure.grpc
 
 
-def message_of(x: Exchange, outcome: Outcome, details: Masks | None) -> str:
+def message_of(outcome: Outcome, details: Masks | None) -> str:
     """Return the message of a refusal or failure.  It has details of upstream and policy unless `details` is None."""
     failure, refusal = outcome.failure, outcome.refusal
     assert failure is not None
@@ -67,14 +66,14 @@ def message_of(x: Exchange, outcome: Outcome, details: Masks | None) -> str:
     return f"{failure.title}: {detail}"[:LONGEST_MESSAGE] if detail else failure.title
 
 
-def make_status(x: Exchange, outcome: Outcome, details: Masks | None) -> Outcome:
+def make_status(outcome: Outcome, details: Masks | None) -> Outcome:
     """Return the answer of trailers only for a refusal or failure; `details` are those of `make_problem`."""
     failure, refusal = outcome.failure, outcome.refusal
     assert failure is not None
     code = code_of(outcome)
     fields: Headers = [
         HEAD,
-        *status_fields(code, message_of(x, outcome, details)),
+        *status_fields(code, message_of(outcome, details)),
         (b"x-sidecar-reason", failure.code.encode()),
         *[field for field in outcome.headers if field[0] in KEPT],
     ]

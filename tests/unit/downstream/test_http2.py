@@ -8,7 +8,7 @@ from typing import Any
 from sidecar.core.body import Body
 from sidecar.core.exchange import Exchange
 from sidecar.core.outcome import RESET, Outcome, failed
-from sidecar.downstream.http2 import Http2Connection
+from sidecar.downstream.http2.connection import Http2Connection
 from sidecar.downstream.slow_clients import START_AFTER
 from sidecar.http2 import errors as e
 from sidecar.http2 import frames as f
@@ -26,7 +26,7 @@ class Talk:
     """A client's session over a connection in memory."""
 
     def __init__(self, service: Service, limits: dict[str, Any] | None = None, **more: Any) -> None:
-        self.front = Front(service, limits, listener={"http2": True, **more})
+        self.front = Front(service, limits, listener=more)
         self.client = self.front.connect()
         self.handler = Recorder()
         self.session = Session(self.handler, Limits(frame_burst=1e9), True)
@@ -382,11 +382,35 @@ async def test_the_preface_may_come_in_pieces() -> None:
 
 
 @virtual
-async def test_without_the_setting_there_is_no_http2() -> None:
-    front = Front(ECHO)
+async def test_a_listener_of_http1_alone_refuses_the_preface() -> None:
+    front = Front(ECHO, listener={"protocols": ["http1"]})
     client = front.connect()
     client.write(f.PREFACE)
     assert (await client.answer()).status == 505
+
+
+@virtual
+async def test_a_listener_of_http2_alone_refuses_http1() -> None:
+    talk = Talk(ECHO, protocols=["http2"])
+    stream = await talk.ask()
+    assert talk.status(stream) == 200
+    for sent in (GET, b"P" + GET, b"\x16\x03\x01"):
+        client = talk.front.connect()
+        client.write(sent)
+        answer = await client.answer()
+        assert answer.status == 505
+        assert answer.get("connection") == "close"
+        client.transport.close()
+        await settle()
+    assert len(talk.front.listener.connections) == 1
+
+
+@virtual
+async def test_silence_on_a_listener_of_http2_alone_ends() -> None:
+    front = Front(ECHO, {"header_timeout": "5s"}, listener={"protocols": ["http2"]})
+    front.connect()
+    await asyncio.sleep(12)
+    assert front.is_empty
 
 
 @virtual
