@@ -1,4 +1,4 @@
 """gRPC on the client side.
 
-answers     answers to gRPC calls: refusals as trailers only, and the status of an answer that breaks off
+answers     recognises a call; refusals as trailers only, and the status of an answer that breaks off
 """

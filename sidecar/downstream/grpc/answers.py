@@ -1,4 +1,4 @@
-"""Answers to gRPC calls: every refusal, failure and foreign answer as a gRPC status.
+"""gRPC calls and the answers to them: every refusal, failure and foreign answer as a gRPC status.
 
 Rules:
 
@@ -27,6 +27,7 @@ from sidecar.core.outcome import (
     grpc_verdict,
 )
 from sidecar.grpc.status import CONTENT_TYPE, is_grpc, status_fields, status_from_http
+from sidecar.http2.heads import Head
 from sidecar.telemetry.plain import Masks
 
 LIMITS: Final = frozenset(("concurrency", "rate_limit", "quota"))
@@ -43,6 +44,22 @@ KEPT: Final = frozenset((b"x-sidecar-reason", b"x-sidecar-fallback", b"x-request
 """Fields of a foreign answer that are passed on; the others describe its body."""
 LONGEST_MESSAGE: Final = 1024
 """Characters of a message that are sent."""
+
+
+def read_call(head: Head) -> int:
+    """Return the number of attempts that the caller of a gRPC method has made before; -1 for another request."""
+    if head.method != b"POST":
+        return -1
+    lines = b"\n" + head.lines.lower()
+    if not is_grpc(_value(lines, b"\ncontent-type:")):
+        return -1
+    previous = _value(lines, b"\ngrpc-previous-rpc-attempts:")
+    return int(previous) if previous.isdigit() and len(previous) < 4 else 0
+
+
+def _value(lines: bytes, mark: bytes) -> bytes:
+    at = lines.find(mark)
+    return b"" if at < 0 else lines[at + len(mark) : lines.index(b"\r\n", at)].strip(b" \t")
 
 
 def code_of(outcome: Outcome) -> int:
