@@ -224,6 +224,16 @@ class Session:
         return not self._preface_left
 
     @property
+    def has_settings(self) -> bool:
+        """True once the peer's settings have arrived, which are its first frame."""
+        return self._peer_settings
+
+    @property
+    def last_opened(self) -> int:
+        """Number of the last stream that we have opened; negative without one."""
+        return self._next - 2
+
+    @property
     def is_unfinished(self) -> bool:
         """True while a frame or a header block has begun and is not whole."""
         return self._reader.is_within_block or self._reader.is_within_frame
@@ -506,6 +516,7 @@ class Session:
 
     def _fail_stream(self, stream: Stream, code: int, text: str) -> None:
         """Reset a stream for what the peer has sent on it."""
+        stream.fault = text
         self.reset(stream, code)
         self.handler.on_reset(stream, code, text)
         self._charge_reset()
