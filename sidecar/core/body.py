@@ -68,6 +68,7 @@ class Body:
         "source",
         "state",
         "trailers",
+        "verdict",
     )  # fmt: skip
 
     def __init__(self, source: Source | None = None, length: int | None = None) -> None:
@@ -86,6 +87,8 @@ class Body:
         self.held_since = inf
         """Instant at which the current delay by the client began; infinite without one."""
         self.trailers: Headers = []
+        self.verdict = 0
+        """Verdict on the message (`Outcome.verdict`) that its trailers have brought; 0 without one."""
         self._pieces: list[bytes] = []
         self._size = 0
         self._sink: Sink | None = None

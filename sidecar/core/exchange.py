@@ -218,7 +218,9 @@ class Exchange(Message):
     timeout_header = b"x-request-timeout-ms"
     """Name of the field that gives the upstream the time left in milliseconds; empty to send none."""
     grpc_timeout = False
-    """True if the request had a `grpc-timeout`, which is then replaced by the time left."""
+    """True if the upstream gets the time left in `grpc-timeout` too: for a call of gRPC, or if the request had one."""
+    is_grpc = False
+    """True for a call of gRPC: over HTTP/2 with its content type, or translated to one."""
     idle_timeout = NEVER
     """Longest time between two pieces of a body, in seconds."""
     criticality = DEFAULT
@@ -310,6 +312,7 @@ class Exchange(Message):
         twin.attempt_timeout = self.attempt_timeout
         twin.timeout_header = self.timeout_header
         twin.grpc_timeout = self.grpc_timeout
+        twin.is_grpc = self.is_grpc
         twin.idle_timeout = self.idle_timeout
         twin.criticality = self.criticality
         twin.stated_criticality = self.stated_criticality

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from sidecar.core.exchange import NEVER, Exchange
+from sidecar.grpc.timeout import format_timeout
 
 METHODS_WITH_BODY: Final = frozenset((b"POST", b"PUT", b"PATCH"))
 """Methods for which a missing body is sent as `Content-Length: 0` (RFC 9110 8.6)."""
@@ -39,7 +40,7 @@ def request_head(x: Exchange, now: float, host: bytes) -> bytes:
             left = 1
         fields += b"%b: %d\r\n" % (x.timeout_header, left)
         if x.grpc_timeout:
-            fields += b"grpc-timeout: %dm\r\n" % min(left, 99_999_999)
+            fields += b"grpc-timeout: %b\r\n" % format_timeout(seconds)
     return b"%b %b HTTP/1.1\r\nhost: %b\r\n%b%b%bx-sidecar-attempt: %d\r\n\r\n" % (
         x.method,
         x.path if x.query is None else b"%b?%b" % (x.path, x.query),
