@@ -322,7 +322,7 @@ class Method:
         self.idempotency = 0
         """0 if unknown, 1 for no side effects, 2 for idempotent."""
         self.rules: list[HttpRule] = []
-        """Its bindings to HTTP, the additional ones last."""
+        """Bindings to HTTP, the additional ones last."""
 
     @property
     def full_name(self) -> str:

@@ -201,10 +201,12 @@ class _Reader:
         shape = field.shape
         if shape == SINGLE:
             wire = scalar(field, value)
-            if not field.has_presence and (not wire or wire in _ZEROS):
-                return b""
             if field.kind in (STRING, BYTES):
+                if not wire and not field.has_presence:
+                    return b""
                 return field.tag + varint(len(wire)) + wire
+            if not field.has_presence and wire in _ZEROS:
+                return b""
             return field.tag + wire
         if shape == ONE_MESSAGE:
             return self._tagged(field, self.message(cast("MessageType", field.message), value, depth + 1))

@@ -466,7 +466,7 @@ def double_text(number: float) -> str:
 
 
 def float_text(number: float) -> str:
-    """Return the JSON text of a 32-bit number: the shortest that reads as that number."""
+    """Return the JSON text of a 32-bit number: the shortest of six digits or more that reads as that number."""
     if number - number != 0.0:
         return double_text(number)
     for digits in range(6, 9):
