@@ -6,6 +6,7 @@
 - `descriptors`: descriptor sets as tables of messages, enums, services and their HTTP rules.
 - `wire`: the wire format of Protocol Buffers: varints, and the reader of fields.
 - `to_json`, `from_json`: the JSON mapping of proto3, one module for each direction.
+- `templates`, `bindings`: path templates of `google.api.http`, and REST requests as messages by such rules.
 - `wellknown`: the texts of timestamps, durations and field masks.
 
 Elsewhere: `core/outcome` has the names of the codes and the verdict on an answer.  `upstream` and `downstream` apply

@@ -129,23 +129,37 @@ def field_from_json(field: Field, text: bytes, types: DescriptorSet) -> bytes:
     return _Reader(types).member(field, parse_json(text), 0)
 
 
-def field_from_text(field: Field, text: str, types: DescriptorSet) -> bytes:
+def parameter_from_text(field: Field, text: str) -> bytes:
     """Return the wire format of one value of a field from the text of a path or a query.  Raises `JsonError`.
 
-    Messages have a text if their JSON form is a string, a number or a boolean.
+    Zero values are written too, so that they win over other values of the field.  Messages have a text if their JSON
+    is a string, a number or a boolean.
     """
-    kind = field.kind
     message = field.message
-    if message is not None:
-        if field.shape == MAP or message.special not in (TIMESTAMP, DURATION, FIELD_MASK, WRAPPER):
-            raise JsonError("is a message, which no parameter can be")
-        if message.special == WRAPPER:
-            kind = message.fields[0].kind
+    if message is None:
+        return _explicit(field, text)
+    special = message.special
+    if special == WRAPPER:
+        wire = _explicit(message.fields[0], text)
+    elif special == FIELD_MASK:
+        wire = _mask(text)
+    elif special in (TIMESTAMP, DURATION):
+        seconds, nanos = _time(special, text)
+        wire = b"\x08" + varint(seconds) + b"\x10" + varint(nanos)
+    else:
+        raise JsonError("is a message, which no parameter can be")
+    return field.tag + varint(len(wire)) + wire
+
+
+def _explicit(field: Field, text: str) -> bytes:
+    """Return the wire format of a scalar from its text, zero or not."""
     value: Any = text
-    if kind == BOOL:
-        value = {"true": True, "false": False}.get(text, text)
-    reader = _Reader(types)
-    return reader.member(field, [value] if field.is_repeated else value, 0)
+    if field.kind == BOOL and text in ("true", "false"):
+        value = text == "true"
+    wire = scalar(field, value)
+    if field.kind in (STRING, BYTES) or field.is_packed:
+        return field.tag + varint(len(wire)) + wire
+    return field.tag + wire
 
 
 class _Reader:
@@ -279,13 +293,9 @@ class _Reader:
         if special in (TIMESTAMP, DURATION, FIELD_MASK):
             if not isinstance(value, str):
                 raise JsonError(f"is {_named(value)}, not a string")
-            try:
-                if special == FIELD_MASK:
-                    paths = [path.encode() for path in mask_of(value)]
-                    return b"".join([b"\x0a" + varint(len(path)) + path for path in paths])
-                seconds, nanos = timestamp_of(value) if special == TIMESTAMP else duration_of(value)
-            except ValueError as error:
-                raise JsonError(str(error)) from None
+            if special == FIELD_MASK:
+                return _mask(value)
+            seconds, nanos = _time(special, value)
             return (b"\x08" + varint(seconds) if seconds else b"") + (b"\x10" + varint(nanos) if nanos else b"")
         if special == STRUCT:
             return self._map(kind.fields[0], value, depth)
@@ -340,6 +350,23 @@ class _Reader:
             wire = self.message(kind, members, depth + 1)
         octets = _utf8(url)
         return b"".join((b"\x0a", varint(len(octets)), octets, b"\x12" + varint(len(wire)) + wire if wire else b""))
+
+
+def _mask(text: str) -> bytes:
+    """Return the wire format of a field mask."""
+    try:
+        paths = [path.encode() for path in mask_of(text)]
+    except ValueError as error:
+        raise JsonError(str(error)) from None
+    return b"".join([b"\x0a" + varint(len(path)) + path for path in paths])
+
+
+def _time(special: int, text: str) -> tuple[int, int]:
+    """Return the seconds and nanoseconds of a timestamp or a duration."""
+    try:
+        return timestamp_of(text) if special == TIMESTAMP else duration_of(text)
+    except ValueError as error:
+        raise JsonError(str(error)) from None
 
 
 def scalar(field: Field, value: Any) -> bytes:

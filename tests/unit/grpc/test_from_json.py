@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from sidecar.grpc.from_json import JsonError, field_from_text, from_json
+from sidecar.grpc.from_json import JsonError, from_json, parameter_from_text
 from tests.support.cases import each
 from tests.unit.grpc.types import TYPES, oracle
 
@@ -150,14 +150,14 @@ PARAMETERS: list[tuple[str, str, str, Any]] = [
 def test_parameters_are_texts(case: tuple[str, str, str, Any]) -> None:
     name, field, text, value = case
     message = oracle(f"test.{name}")
-    message.MergeFromString(field_from_text(TYPES.messages[f"test.{name}"].by_json[field], text, TYPES))
+    message.MergeFromString(parameter_from_text(TYPES.messages[f"test.{name}"].by_json[field], text))
     assert message == type(message)(**{field: value})
 
 
 @each([("Scalars", "a_bool", "1"), ("Known", "struct", "{}"), ("Maps", "texts", "{}"), ("All", "all", "{}")])
 def test_what_no_parameter_is(case: tuple[str, str, str]) -> None:
     with pytest.raises(JsonError):
-        field_from_text(TYPES.messages[f"test.{case[0]}"].by_json[case[1]], case[2], TYPES)
+        parameter_from_text(TYPES.messages[f"test.{case[0]}"].by_json[case[1]], case[2])
 
 
 def test_a_value_that_is_zero_takes_no_bytes() -> None:
