@@ -176,7 +176,7 @@ class RetryStage:
     def _may_repeat(self, x: Exchange) -> bool:
         """True if the policy names the method, or for POST and PATCH with an Idempotency-Key
         (draft-ietf-httpapi-idempotency-key-header)."""
-        if x.method in self.methods:
+        if (x.rest_method or x.method) in self.methods:
             return True
         return x.method in (b"POST", b"PATCH") and bool(x.header(b"idempotency-key"))
 
