@@ -107,7 +107,7 @@ async def serve(path: str, names: NameResolver | None = None) -> int:
         server,
         metrics=lambda spec: route_metrics(registry, spec),
         imported=freeze_startup,
-        show=secrets.show,
+        show=secrets.mask,
     )
     registry.total(metrics.LOG_DROPPED, lambda: lines.dropped)
     stalls = StallWatch(env)
@@ -137,7 +137,7 @@ async def serve(path: str, names: NameResolver | None = None) -> int:
     )
     process = Process(env, control, store, server, stalls, view)
     try:
-        return await process.live()
+        return await process.run()
     finally:
         await telemetry.close()
         names.close()

@@ -90,7 +90,7 @@ class VirtualSidecar:
         origin = PolicySource(
             self.name, environ, lambda _: self.sources, lambda _: digest(self.sources), cast("Any", _directly)
         )
-        self.control = control = Control(self.env, self.store, origin, self.server, show=self.secrets.show)
+        self.control = control = Control(self.env, self.store, origin, self.server, show=self.secrets.mask)
         first = await control.reload("start")
         if first.result == "rejected":
             raise ClusterError(f"{self.name}: " + "\n".join(first.problems))

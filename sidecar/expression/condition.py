@@ -22,12 +22,12 @@ class Condition:
         self.text = text
         tree = parse(text)
         compiler = Compiler(scope)
-        self._read = compiler.condition(tree)
+        self._read = compiler.compile_condition(tree)
         self.needs = frozenset(compiler.needs)
         """Facts that the condition reads, of `request`, `request.body`, `response` and `response.body`."""
         self.headers = frozenset(compiler.headers)
         """Header fields of the request that the condition reads, in lower case."""
-        self.fixed_facts = dict(_fixed_facts(tree))
+        self.fixed_facts = dict(_equalities(tree))
         """Facts that must equal a literal for the condition to hold."""
 
     def holds(self, x: Exchange, outcome: Outcome | None = None, bodies: Bodies = NO_BODIES) -> bool:
@@ -47,9 +47,10 @@ class Condition:
         return f"<Condition {self.text}>"
 
 
-def _fixed_facts(tree: Expression) -> list[tuple[str, Any]]:
+def _equalities(tree: Expression) -> list[tuple[str, Any]]:
+    """Return the facts that must equal a literal for a condition to hold, with the literal."""
     if isinstance(tree, Logic) and tree.operator == "&&":
-        return [pin for operand in tree.operands for pin in _fixed_facts(operand)]
+        return [pin for operand in tree.operands for pin in _equalities(operand)]
     if isinstance(tree, Relation) and tree.operator == "==":
         sides = (tree.left, tree.right) if isinstance(tree.left, Access) else (tree.right, tree.left)
         if isinstance(sides[0], Access) and isinstance(sides[1], Literal):

@@ -4,52 +4,16 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
+from tests.support.forked import run_all
 from tests.support.process import COMMAND
 
 ROUTES = 200
-FORKS = """
-import gc, json, os, sys, tempfile
-import sidecar.commands, sidecar.config.load, sidecar.config.schema, sidecar.control.compiler
-import sidecar.inspect.explain, sidecar.policytest.run
-from sidecar.cli import main
-gc.freeze()
-for words in json.loads(sys.argv[1]):
-    with tempfile.TemporaryFile("w+") as errors:
-        if not os.fork():
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-            os.dup2(errors.fileno(), 2)
-            sys.argv = ["sidecar", *words]
-            code = 0
-            try:
-                main()
-            except SystemExit as end:
-                code = end.code or 0
-            sys.stderr.flush()
-            os._exit(code)
-        code = os.waitstatus_to_exitcode(os.wait()[1])
-        errors.seek(0)
-        print(json.dumps([code, errors.read()]), flush=True)
-"""
-"""Program that runs each command in a process of its own, forked after the imports, which would be most of the time."""
 
 
 def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([COMMAND, *arguments], capture_output=True, text=True, timeout=60, check=False)
-
-
-def run_all(commands: list[list[str]]) -> list[tuple[int, str]]:
-    """Return the exit code and the standard error of each command."""
-    done = subprocess.run(
-        [sys.executable, "-c", FORKS, json.dumps(commands)], capture_output=True, text=True, timeout=60, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    results = [(code, errors) for code, errors in map(json.loads, done.stdout.splitlines())]
-    assert len(results) == len(commands), done.stderr
-    return results
 
 
 def many(routes: int) -> str:
@@ -104,7 +68,7 @@ def test_exit_codes(tmp_path: Path) -> None:
     (tmp_path / "fails").mkdir()
     (tmp_path / "fails" / "a.test.yaml").write_text(f"policies: ../good.yaml\ntests: [{one % 201}]")
     explain = ("GET", "/nowhere")
-    cases: list[tuple[Any, ...]] = [
+    wanted = (
         (0, "check", good), (1, "check", bad), (1, "check", tmp_path / "nowhere"), (2, "check"),
         (0, "routes", good), (1, "routes", bad), (2, "routes", good, "x"),
         (0, "explain", good, *explain), (1, "explain", bad, *explain), (2, "explain", good, "GET"),
@@ -115,22 +79,22 @@ def test_exit_codes(tmp_path: Path) -> None:
         (1, "top", "--once", "127.0.0.1:1"), (2, "top", "x"),
         (2, "demo", "x"),
         (0, "--help"), (0, "--version"), (2,), (2, "chek"), (2, "--x"),
-    ]  # fmt: skip
-    commands = [[str(word) for word in arguments] for _, *arguments in cases]
-    for (code, *_), words, result in zip(cases, commands, run_all(commands), strict=True):
-        assert result[0] == code, (words, result)
+    )  # fmt: skip
+    for (code, *arguments), done in zip(
+        wanted, run_all([arguments for _, *arguments in wanted], tmp_path), strict=True
+    ):
+        assert done.returncode == code, (arguments, done)
 
 
 def test_a_command_that_is_wrong_says_what_would_be_right(tmp_path: Path) -> None:
     path = tmp_path / "policies.yaml"
     path.write_text(many(1))
-    cases = [
-        (["explain", str(path), "GET", "orders"], "write it such as http://"),
-        (["explain", str(path), "GET", "/", "--listener", "door"], "there is no listener `door`; known are inbound"),
-        (["explain", str(path), "GET", "/", "-H", "x-user"], "-H 'name: value'"),
-        (["chek", str(path)], "did you mean `check`?"),
-    ]
-    for (words, says), (code, errors) in zip(cases, run_all([words for words, _ in cases]), strict=True):
-        assert (code, says in errors) == (2, True), (words, errors)
-    done = run("check", tmp_path / "nowhere")
-    assert (done.returncode, "No such file" in done.stderr) == (1, True), done.stderr
+    wanted = (
+        (2, ("explain", path, "GET", "orders"), "write it such as http://"),
+        (2, ("explain", path, "GET", "/", "--listener", "door"), "there is no listener `door`; known are inbound"),
+        (2, ("explain", path, "GET", "/", "-H", "x-user"), "-H 'name: value'"),
+        (2, ("chek", path), "did you mean `check`?"),
+        (1, ("check", tmp_path / "nowhere"), "No such file"),
+    )
+    for (code, _, says), done in zip(wanted, run_all([each[1] for each in wanted], tmp_path), strict=True):
+        assert (done.returncode, says in done.stderr) == (code, True), done.stderr

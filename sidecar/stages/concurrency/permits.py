@@ -103,6 +103,7 @@ class Permits:
             self._handing = False
 
     def _next_rank(self) -> int | None:
+        """Return the most important rank with a waiter; None if nothing waits."""
         return next((rank for rank, queue in enumerate(self._queue) if queue), None)
 
     # ----- the queue
@@ -135,6 +136,7 @@ class Permits:
         return place
 
     def _expire(self, rank: int, place: Place, refuse: Refuse) -> None:
+        """Refuse a waiter whose time in the queue is over."""
         if self._queue[rank].pop(place, None) is not None:
             place.resolve(refuse("no permit came free in the time that it could wait"))
 

@@ -171,6 +171,7 @@ def _word(value: Any) -> str:
 
 
 def _printable(line: str) -> str:
+    """Return a line with its unprintable characters escaped."""
     return line if line.isprintable() else json.dumps(line)[1:-1]
 
 

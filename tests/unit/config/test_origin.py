@@ -168,7 +168,7 @@ def spec_of(text: str, **environ: str) -> Secrets:
     loaded = load([Source("p.yaml", text.encode())], environ)
     assert loaded.spec is not None, loaded.problems
     secrets = Secrets()
-    secrets.show(loaded.spec.facts)
+    secrets.mask(loaded.spec.facts)
     return secrets
 
 
@@ -191,8 +191,8 @@ def test_logs_and_state_show_the_text_of_the_file() -> None:
 def test_masks_outlive_a_reload_for_a_while_and_not_for_ever() -> None:
     secrets = Secrets()
     for number in range(20):
-        secrets.show(Masks({f"secret-{number}": "${X}"}))
-        secrets.show(Masks({f"secret-{number}": "${X}"}))
+        secrets.mask(Masks({f"secret-{number}": "${X}"}))
+        secrets.mask(Masks({f"secret-{number}": "${X}"}))
     assert secrets.text("secret-19 secret-12") == "${X} ${X}"
     assert secrets.text("secret-11") == "secret-11"
 
