@@ -3,7 +3,7 @@
 Rules:
 
 1. The downstream connection sets the attributes of a request once.  A stage that rewrites the request (`transform`)
-   changes them for the stages further in and restores them afterwards (`RequestFacts`).
+   changes them for the stages further in and restores them afterwards (`RequestCopy`).
 2. Each further attempt has a fork, with a copy of the attributes and the same list of attempts.
 3. Objects of other packages (route, trace, shared fetch) are declared here as protocols.
 
@@ -392,7 +392,7 @@ class Exchange(Message):
         return f"<Exchange {self.method.decode('latin-1')} {self.target.decode('latin-1')} attempt {self.attempt}>"
 
 
-class RequestFacts:
+class RequestCopy:
     """Copy of the attributes of a request that a stage may change for the stages further in."""
 
     __slots__ = (
