@@ -6,7 +6,7 @@ Rules:
 2. `failure` is None for every response of the upstream, even a 503.  Each policy defines which statuses are bad
    (`Conditions`).  An answer of gRPC is judged by its `grpc-status`, also by a late one in its trailers (`verdict`).
 3. `Failure.origin` is the party to blame.  Breakers, retry budgets and ejection count failures of the upstream only.
-   Time that the client took is not charged to the upstream (`sidecar.upstream.answer_times`).
+   Time that the client took is not charged to the upstream (`sidecar.upstream.response_times`).
 4. `Failure.sent` decides which requests may be sent again.
 """
 
@@ -215,6 +215,14 @@ class Outcome(Message):
     def reason(self) -> str:
         """Code of the failure; empty for a response."""
         return "" if self.failure is None else self.failure.code
+
+    @property
+    def label(self) -> str:
+        """Name of the result: code of the failure, name of the gRPC status, or else the HTTP status."""
+        if self.failure is not None:
+            return self.failure.code
+        code = grpc_code(self.verdict)
+        return str(self.status) if code < 0 else GRPC_STATUSES[code]
 
     @property
     def whole_cause(self) -> str:

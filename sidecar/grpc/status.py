@@ -11,15 +11,17 @@ Rules:
 from __future__ import annotations
 
 import re
+from math import inf
 from typing import Final
 
-from sidecar.core.message import Headers
+from sidecar.core.message import Headers, get
 from sidecar.core.outcome import (
     GRPC_STATUSES,
     INTERNAL_STATUS,
     UNAVAILABLE_STATUS,
     UNIMPLEMENTED_STATUS,
     UNKNOWN_STATUS,
+    Outcome,
 )
 
 CONTENT_TYPE: Final = b"application/grpc"
@@ -97,6 +99,20 @@ def parse_pushback(value: bytes) -> float | None:
     if value.isdigit() and len(value) <= LONGEST_PUSHBACK:
         return int(value) / 1000
     return None
+
+
+def asked_wait(outcome: Outcome) -> float | None:
+    """Return the seconds of an answer's `grpc-retry-pushback-ms`, in its head or its trailers.
+
+    The result is infinite if the server asks for no retry, and None if the answer has no such field.
+    """
+    value = outcome.header(b"grpc-retry-pushback-ms")
+    if value is None and outcome.stream is not None:
+        value = get(outcome.stream.trailers, b"grpc-retry-pushback-ms")
+    if value is None:
+        return None
+    seconds = parse_pushback(value)
+    return inf if seconds is None else seconds
 
 
 def split_path(path: bytes) -> tuple[str, str] | None:

@@ -24,6 +24,7 @@ from sidecar.core.uri import parameter
 from sidecar.inspect.documents import Scope
 from sidecar.inspect.effective import Value, flow, values
 from sidecar.inspect.explain_cache import cache_text
+from sidecar.inspect.explain_translate import bindings_of, call_text, translation_sentences
 from sidecar.routing.router import host_names
 from sidecar.routing.rule import EXACT, PREFIX, REGEX, TEMPLATE, Rule
 
@@ -104,7 +105,8 @@ def routes_text(snapshot: Snapshot) -> str:
             (f"> {route.upstream}", flow(to), str(snapshot.spec.where("upstreams", route.upstream))),
         ]
         head = f"{route.name}  {match_words(route)}  on {route.listener or 'every listener'}"
-        blocks.append("\n".join([head, *table(rows)]))
+        calls = [(f"= {each.text}", call_text(each), "") for each in bindings_of(route)]
+        blocks.append("\n".join([head, *table(rows), *table(calls)]))
     return snapshot.spec.masks.text("\n\n".join(blocks) + "\n")
 
 
@@ -131,6 +133,8 @@ def explain_text(snapshot: Snapshot, listener: str, x: Exchange) -> str:
     if route is not None:
         if (sentences := cache_sentences(route, x)) is not None:
             lines += ["", "cache", *(f"    {sentence}" for sentence in sentences)]
+        if (sentences := translation_sentences(route, x)) is not None:
+            lines += ["", "translate", *(f"    {sentence}" for sentence in sentences)]
         lines += list(_in_force(snapshot, route))
     return snapshot.spec.masks.text("\n".join(lines) + "\n")
 
@@ -290,7 +294,7 @@ def refusal_of(snapshot: Snapshot, listener: str, x: Exchange) -> Refused:
 def _route_of(snapshot: Snapshot, listener: str, x: Exchange, path: bytes) -> str | None:
     """Return the name of the route that a reading of the path leads to; None if there is none."""
     for rule in snapshot.listeners[listener].rules:
-        if not list(misses(rule, x, path)):
+        if not list(unmet_conditions(rule, x, path)):
             return rule.target.name
     return None
 
@@ -303,7 +307,7 @@ def others_of(snapshot: Snapshot, listener: str, taken: Route | None, x: Exchang
     found: list[Other] = []
     for rule in snapshot.listeners[listener].rules:
         route = rule.target
-        reasons = list(misses(rule, x, uri.canonical(x.path)))
+        reasons = list(unmet_conditions(rule, x, uri.canonical(x.path)))
         if route is taken or len(reasons) > 1 or (not reasons and not uri.readings(x.path)):
             continue
         if len(found) == MAX_LISTED:
@@ -313,7 +317,7 @@ def others_of(snapshot: Snapshot, listener: str, taken: Route | None, x: Exchang
     return found, False
 
 
-def misses(rule: Rule[Route], x: Exchange, path: bytes) -> Iterator[str]:
+def unmet_conditions(rule: Rule[Route], x: Exchange, path: bytes) -> Iterator[str]:
     """Yield a sentence for every condition that a request does not meet; `path` is the canonical path."""
     match, node = rule.match, rule.target.spec.node.child("match")
     if rule.host and rule.host not in host_names(x.scheme, x.authority):

@@ -8,6 +8,7 @@
     values         values that are zero, absurd, or contradict a value beside them
     captures       `{path.NAME}` that the match of a route does not capture
     matches        conditions that do not compile; two routes that take the same requests
+    translations   descriptor sets of `translate`, and methods that are not served
     local_files    certificates, keys and secrets that must exist on this machine; not part of `sidecar check`
 
 `layers` and `references` run while routes are resolved (`config/resolve.py`), the others afterwards.  A single value is
@@ -23,6 +24,7 @@ from sidecar.config.checks.captures import check_captures
 from sidecar.config.checks.listeners import check_listeners
 from sidecar.config.checks.matches import check_matches
 from sidecar.config.checks.times import check_times
+from sidecar.config.checks.translations import check_translation
 from sidecar.config.checks.upstreams import check_upstreams
 from sidecar.config.checks.values import Values, check_stored
 from sidecar.config.report import Report
@@ -41,6 +43,7 @@ def check_policies(spec: PolicySpec, report: Report, pace: Callable[[], object] 
     for number, route in enumerate(spec.routes):
         check_times(route, report)
         check_captures(route, report)
+        check_translation(spec, route, report)
         for key, block in route.blocks.items():
             values.check_block(key, block, route.node.child(key))
         if number % ROUTES == 0:
