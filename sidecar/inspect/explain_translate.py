@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from sidecar.config.checks.translations import may_take
 from sidecar.control.route import Route
 from sidecar.core.exchange import Exchange
 from sidecar.grpc.bindings import Binding
@@ -13,8 +14,11 @@ TRANSLATE = "translate"
 
 
 def bindings_of(route: Route) -> list[Binding]:
-    """Return the bindings of a route, in the order of the descriptors; none without a `translate` block."""
-    return next((_stage(link.stage).bindings.all for link in route.chain if link.policy == TRANSLATE), [])
+    """Return the bindings that a route may serve; none without `translate`."""
+    found: list[Binding] = next(
+        (_stage(link.stage).bindings.all for link in route.chain if link.policy == TRANSLATE), []
+    )
+    return [binding for binding in found if "transform" in route.policies or may_take(route.spec.match, binding)]
 
 
 def _stage(stage: Any) -> Any:

@@ -24,7 +24,7 @@ from sidecar.config.checks.captures import check_captures
 from sidecar.config.checks.listeners import check_listeners
 from sidecar.config.checks.matches import check_matches
 from sidecar.config.checks.times import check_times
-from sidecar.config.checks.translations import check_translation
+from sidecar.config.checks.translations import check_translations
 from sidecar.config.checks.upstreams import check_upstreams
 from sidecar.config.checks.values import Values, check_stored
 from sidecar.config.report import Report
@@ -43,10 +43,10 @@ def check_policies(spec: PolicySpec, report: Report, pace: Callable[[], object] 
     for number, route in enumerate(spec.routes):
         check_times(route, report)
         check_captures(route, report)
-        check_translation(spec, route, report)
         for key, block in route.blocks.items():
             values.check_block(key, block, route.node.child(key))
         if number % ROUTES == 0:
             pace()
+    check_translations(spec, report)
     check_matches(spec, report)
     check_stored(spec, report)

@@ -62,6 +62,4 @@ class StreamedBody(RequestBody):
         if not self._is_ended:
             fields = [field for field in trailers if can_be_trailer(field[0])]
             lines = b"".join([b"%b: %b\r\n" % field for field in fields])
-                b"".join([b"%b: %b\r\n" % field for field in trailers if can_be_trailer(field[0])]) if trailers else b""
-            )
             self._carrier.send_end(lines)
