@@ -271,9 +271,9 @@ class ExplainDocument(TypedDict):
 
 
 SHAPES = (
-    ProblemsDocument, ProblemEntry, RoutesDocument, RouteEntry, MatchEntry, StageEntry, TargetEntry, DiscoverEntry,
-    ExplainDocument, RequestEntry, TakenEntry, BlockEntry, UpstreamEntry, ValueEntry, RefusalEntry, ReadingEntry,
-    OtherEntry, Place,
+    ProblemsDocument, ProblemEntry, RoutesDocument, RouteEntry, MatchEntry, StageEntry, TargetEntry, BindingEntry,
+    DiscoverEntry, ExplainDocument, RequestEntry, TakenEntry, BlockEntry, UpstreamEntry, ValueEntry, RefusalEntry,
+    ReadingEntry, OtherEntry, Place,
 )  # fmt: skip
 """All types of documents and their parts, in the order of the reference."""
 
