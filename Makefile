@@ -78,7 +78,7 @@ soak: $(VENV)/.dev  ## half an hour of mixed traffic, faults and reloads; report
 	@$(BIN)/python -m bench.soak $(SOAK)
 
 fuzz: $(VENV)/.dev  ## a minute of coverage-guided fuzzing for each parser (FUZZ=600 for ten, FUZZ=runs=1000 for as many inputs)
-	@for target in policies conditions fields heads request response hpack session; do PYTHONHASHSEED=0 $(BIN)/python -m tests.fuzz.$$target $(or $(FUZZ),60) || exit 1; done
+	@for target in policies conditions fields heads request response hpack session messages templates; do PYTHONHASHSEED=0 $(BIN)/python -m tests.fuzz.$$target $(or $(FUZZ),60) || exit 1; done
 	@$(MAKE) --no-print-directory fuzzcompiled
 
 fuzzcompiled: $(VENV)/.dev  ## a minute of made heads for the readers in C, where `make compiled` has built them (FUZZ as above)

@@ -23,7 +23,7 @@ RANKS = {
     "control": 6,
     "inspect": 7, "downstream": 7, "admin": 8,
     "process": 9,
-    "app": 10, "demo": 10, "policytest": 10, "top": 10,
+    "app": 10, "demo": 10, "policytest": 10, "top": 10, "proto": 10,
     "command_line": 10,
     "commands": 11, "cli": 12, "__main__": 13,
 }  # fmt: skip
@@ -55,7 +55,7 @@ LIBRARIES = {
     "opentelemetry": {"telemetry"},
     "requests": {"telemetry.export.otlp_http"},
     "google": {"telemetry.export.otlp_http"},
-    "grpc": {"telemetry.export.otlp"},
+    "grpc": {"telemetry.export.otlp", "proto.reflection"},
     "click": {"commands", "command_line"},
     "rich": {"top"},
     "uvloop": {"app"},

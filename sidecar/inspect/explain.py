@@ -24,6 +24,7 @@ from sidecar.core.uri import parameter
 from sidecar.inspect.documents import Scope
 from sidecar.inspect.effective import Value, flow, values
 from sidecar.inspect.explain_cache import cache_text
+from sidecar.inspect.explain_translate import bindings_of, call_text, translation_sentences
 from sidecar.routing.router import host_names
 from sidecar.routing.rule import EXACT, PREFIX, REGEX, TEMPLATE, Rule
 
@@ -104,7 +105,8 @@ def routes_text(snapshot: Snapshot) -> str:
             (f"> {route.upstream}", flow(to), str(snapshot.spec.where("upstreams", route.upstream))),
         ]
         head = f"{route.name}  {match_words(route)}  on {route.listener or 'every listener'}"
-        blocks.append("\n".join([head, *table(rows)]))
+        calls = [(f"= {each.text}", call_text(each), "") for each in bindings_of(route)]
+        blocks.append("\n".join([head, *table(rows), *table(calls)]))
     return snapshot.spec.masks.text("\n\n".join(blocks) + "\n")
 
 
@@ -131,6 +133,8 @@ def explain_text(snapshot: Snapshot, listener: str, x: Exchange) -> str:
     if route is not None:
         if (sentences := cache_sentences(route, x)) is not None:
             lines += ["", "cache", *(f"    {sentence}" for sentence in sentences)]
+        if (sentences := translation_sentences(route, x)) is not None:
+            lines += ["", "translate", *(f"    {sentence}" for sentence in sentences)]
         lines += list(_in_force(snapshot, route))
     return snapshot.spec.masks.text("\n".join(lines) + "\n")
 
