@@ -423,7 +423,7 @@ class MultiplexedConnection(asyncio.Protocol):
             stream.user.on_trailers(head)
 
     def on_reset(self, stream: Stream, code: int, text: str) -> None:
-        if code == REFUSED_STREAM and self.session.goaway < 0 and not stream.fault:
+        if code == REFUSED_STREAM and self.session.goaway < 0 and not stream.has_final_head:
             self._is_refusing = True
         if isinstance(stream.user, UpstreamStream):
             stream.user.on_reset(stream, code, text)

@@ -345,6 +345,8 @@ class UpstreamStream:
     def _touch(self) -> None:
         if not self.is_touched:
             self.is_touched = True
+            if self._stream is not None:
+                self._stream.paused = True  # or a second window would arrive before the body can stop the first
             self._connection.touch(self)
 
     def _slow_client(self) -> Failure | None:
@@ -382,6 +384,8 @@ class UpstreamStream:
             if not self._is_paused:
                 self._await_piece()
             self._answer.feed(data)
+        if self._stream is not None and not self._is_paused:
+            self._connection.session.resume(self._stream)
 
     def _tell(self, outcome: Outcome, data: bytes) -> None:
         """Deliver a response whose body is still arriving; `data` has arrived with its head."""
