@@ -485,11 +485,11 @@ class MultiplexedConnection(asyncio.Protocol):
             self.session.ping(PAYLOAD)
             self.flush_later()
 
-    def doubt(self, since: float) -> None:
+    def doubt(self, since: float, now: float) -> None:
         """Note that an attempt timed out; without a byte since its start the peer is supposed to be dead."""
-        if self._heard < since and not self._is_lost:
+        if self._heard < since and now - since >= self._quiet and not self._is_lost:
             if not self._pinged_at:
-                self._ping(self._now())
+                self._ping(now)
             self._fall_silent()
 
     def _fall_silent(self) -> None:

@@ -555,3 +555,15 @@ async def test_a_bug_ends_the_connection_and_is_reported() -> None:
 
 def emitted(back: StreamBack) -> list[tuple[str, Any]]:
     return list(back.env.events)
+
+
+@virtual
+async def test_short_deadlines_of_callers_leave_no_connection() -> None:
+    back = StreamBack()
+    upstream = back.upstream()
+    for _ in range(20):
+        now = back.env.now()
+        start(upstream, get(attempt_timeout=2.0, deadline=now + 0.005, caller_deadline=now + 0.005))
+        await asyncio.sleep(0.03)
+    assert len(back.servers) == 1
+    assert back.pool.describe()["draining"] == 0
