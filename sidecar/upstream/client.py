@@ -32,9 +32,8 @@ from sidecar.core.outcome import (
     failed,
 )
 from sidecar.core.promise import Promise
-from sidecar.core.stage import Gate, final
+from sidecar.core.stage import Gate, outcome_to_settle
 from sidecar.engine.pipeline import Call, InFlight
-from sidecar.upstream.answer_times import SAMPLED
 from sidecar.upstream.balancing.balancer import Balancer
 from sidecar.upstream.balancing.discovery import Discovery, ask_loop
 from sidecar.upstream.balancing.ejection import Ejector
@@ -42,9 +41,11 @@ from sidecar.upstream.balancing.health import HealthChecker, Probe, http_probe
 from sidecar.upstream.certificates import CertificateWatch
 from sidecar.upstream.deadlines import Deadlines
 from sidecar.upstream.endpoint import Endpoint, EndpointSet, literal
+from sidecar.upstream.grpc.answer import read_status
 from sidecar.upstream.pool import Acquired, Carrier, Connect, Pool
 from sidecar.upstream.pools import Pools, open_connection
-from sidecar.upstream.resolver import Names
+from sidecar.upstream.resolver import NameResolver
+from sidecar.upstream.response_times import SAMPLED
 from sidecar.upstream.spec import HealthCheckSpec, UpstreamSpec
 from sidecar.upstream.tls import ClientTlsSpec
 
@@ -92,7 +93,7 @@ class AttemptInFlight(Attempt):
             self._use(opening)
         else:
             self._opening = opening
-            opening.wake(self._use)
+            opening.set_waiter(self._use)
 
     def _use(self, opening: Promise[Acquired]) -> None:
         """Send the request on the connection that the attempt waited for."""
@@ -117,12 +118,13 @@ class AttemptInFlight(Attempt):
             return
         self.answered = now = self._upstream.now()
         if outcome.failure is None:
-            times = self._pool.times
+            times, x = self._pool.times, self._x
+            if x is not None and x.is_grpc:
+                read_status(outcome, self._had_little_time)
             times.heard = now
             if now - self.started > times.usual:
-                x = self._x
                 times.learn(now - self.started - (0.0 if x is None or x.stream is None else x.stream.blocked_for(now)))
-            else:  # inlined `AnswerTimes.note`
+            else:  # inlined `ResponseTimes.note`
                 times.quick += 1
                 if times.quick == SAMPLED:
                     times.decay()
@@ -136,6 +138,12 @@ class AttemptInFlight(Attempt):
             self.outcome = outcome
         else:
             call.take(outcome)
+
+    def _had_little_time(self) -> bool:
+        """True if the caller's deadline has left less than the usual time for the answer."""
+        x, started = self._x, self.started
+        is_hurried = x is not None and x.deadline == x.caller_deadline
+        return is_hurried and self._pool.times.is_too_short(self._upstream.now() - started)
 
     def _repeat(self) -> bool:
         """Send the request again on a new connection, once; False if that is not possible."""
@@ -152,7 +160,7 @@ class AttemptInFlight(Attempt):
         """Settle the attempt at the end of the body; `broken` is its failure, None if it is complete."""
         outcome, self.outcome = self.outcome, None
         assert outcome is not None
-        self._settle(final(outcome, broken), self._upstream.now())
+        self._settle(outcome_to_settle(outcome, broken), self._upstream.now())
 
     def cancel(self) -> None:
         """Cancel the attempt and settle it as abandoned."""
@@ -175,6 +183,7 @@ class AttemptInFlight(Attempt):
         failure = outcome.failure
         if failure is None:
             self.status = outcome.status
+            self.verdict = outcome.verdict
         else:
             self.reason = failure.code
             self.cause = outcome.cause
@@ -226,7 +235,7 @@ class Upstream:
                 offered = ["h2"] if spec.protocol == "http2" else ["h2", "http/1.1"]
                 self.tls = obtain((*key, *offered), None, lambda: CertificateWatch(tls, owner, env, offered))
         deadlines: Deadlines = obtain(("deadlines",), None, lambda: Deadlines(env))
-        names: Names | None = None if env.names is None else env.names.tuned(spec.resolve)
+        names: NameResolver | None = None if env.names is None else env.names.with_settings(spec.resolve)
         resolved = () if spec.resolve is None else (repr(spec.resolve),)
         make_pools = lambda: Pools(self.endpoints, spec, env, deadlines, self.tls, where, names, plain_tls)  # noqa: E731 - as the others
         spoken = () if spec.protocol == "auto" else (spec.protocol,)
@@ -249,7 +258,7 @@ class Upstream:
             make_discovery = lambda: Discovery(self.endpoints, discover, env, ask)  # noqa: E731 - as the others
             self._background.append(obtain(("discovery", name, *resolved), discover, make_discovery))
 
-    def _make_probe(self, env: Env, plain_tls: CertificateWatch | None, names: Names | None, dns: str) -> Probe:
+    def _make_probe(self, env: Env, plain_tls: CertificateWatch | None, names: NameResolver | None, dns: str) -> Probe:
         """Return the probe of health checks: one that may speak HTTP/2 for endpoints whose requests may."""
         spec, tls = self.spec, self.tls
         if not spec.may_use_http2(spec.is_tls):
@@ -288,7 +297,7 @@ class Upstream:
         if self._make_gate is not None:
             gate = self._gate(endpoint)
             ticket = gate.admit(x)
-            if ticket.__class__ is Outcome:
+            if type(ticket) is Outcome:
                 return ticket
         pool = self.pools.of(endpoint)
         attempt = AttemptInFlight(x, self, endpoint, pool, now, expires)

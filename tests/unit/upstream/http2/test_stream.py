@@ -496,7 +496,7 @@ async def test_a_callers_short_deadline_is_not_the_upstreams_fault() -> None:
     back.server.answer(stream, b"x" * 100)
     await settle()
     assert back.pool.times.usual == pytest.approx(0.4, abs=0.05)
-    assert back.pool.times.late is None
+    assert back.pool.times.continued is None
     assert back.connection.active == 0
 
 
