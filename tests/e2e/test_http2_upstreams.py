@@ -45,7 +45,7 @@ def ca(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 def policy(url: str, blocks: dict[str, Any] | None = None, **upstream: Any) -> dict[str, Any]:
     app = {"endpoints": [url], "protocol": "http2", **upstream}
     return policies(
-        listeners={"inbound": {"address": "127.0.0.1:0", "http2": True}},
+        listeners={"inbound": {"address": "127.0.0.1:0", "protocols": ["http1", "http2"]}},
         upstreams={"app": app},
         routes=[route("app", **(blocks or {}))],
     )
