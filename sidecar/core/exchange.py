@@ -231,6 +231,8 @@ class Exchange(Message):
     """True if the upstream gets the time left in `grpc-timeout` too: for a call of gRPC, or if the request had one."""
     is_grpc = False
     """True for a call of gRPC: over HTTP/2 with its content type, or translated to one."""
+    rest_method = b""
+    """Method by which a call that a stage has translated may be repeated; empty for other requests."""
     idle_timeout = NEVER
     """Longest time between two pieces of a body, in seconds."""
     criticality = DEFAULT
@@ -323,6 +325,7 @@ class Exchange(Message):
         twin.timeout_header = self.timeout_header
         twin.grpc_timeout = self.grpc_timeout
         twin.is_grpc = self.is_grpc
+        twin.rest_method = self.rest_method
         twin.idle_timeout = self.idle_timeout
         twin.criticality = self.criticality
         twin.stated_criticality = self.stated_criticality

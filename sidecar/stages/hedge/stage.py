@@ -65,7 +65,13 @@ class HedgeStage:
 
     def admit(self, x: Exchange) -> Race | None:
         call, x.call = x.call, None
-        if x.stream is not None or x.is_retry or x.method not in self.methods or x.upgrade is not None or call is None:
+        if (
+            x.stream is not None
+            or x.is_retry
+            or (x.rest_method or x.method) not in self.methods
+            or x.upgrade is not None
+            or call is None
+        ):
             return None
         if not x.is_counted:
             x.is_counted = True

@@ -208,7 +208,7 @@ class RetryStage:
     def _may_repeat(self, x: Exchange, outcome: Outcome) -> bool:
         """True if the policy names the method, or for POST and PATCH with an Idempotency-Key
         (draft-ietf-httpapi-idempotency-key-header).  A call of gRPC may be repeated if the policy names its status."""
-        if x.method in self.methods or (x.is_grpc and self.conditions.names(outcome)):
+        if (x.rest_method or x.method) in self.methods or (x.is_grpc and self.conditions.names(outcome)):
             return True
         return x.method in (b"POST", b"PATCH") and bool(x.header(b"idempotency-key"))
 
