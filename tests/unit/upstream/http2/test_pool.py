@@ -12,8 +12,12 @@ from sidecar.core.promise import Run
 from sidecar.http2 import errors as e
 from sidecar.http2 import frames as f
 from sidecar.http2.limits import Limits
+from sidecar.upstream.client import Upstream
+from sidecar.upstream.http2.pool import StreamPool
+from sidecar.upstream.pool import Pool
 from sidecar.upstream.spec import UpstreamSpec
-from tests.support.loop import settle, virtual
+from tests.support.loop import settle, virtual, virtual_env
+from tests.support.service import Store
 from tests.support.transports import TransportPair, Wire
 from tests.unit.upstream.back import OK, get, outcome_of, start
 from tests.unit.upstream.http2.back import StreamBack
@@ -367,6 +371,40 @@ async def test_former_addresses_are_left() -> None:
 
 
 # ----- versions
+
+
+@pytest.mark.parametrize(
+    ("protocol", "url", "has_streams"),
+    [
+        ("auto", "http://test:80", False),
+        ("auto", "https://test:443", True),
+        ("auto", "unix:/run/app.sock", False),
+        ("http1", "https://test:443", False),
+        ("http2", "http://test:80", True),
+        ("http2", "unix:/run/app.sock", True),
+    ],
+)
+@virtual
+async def test_the_pool_is_chosen_by_the_protocol(protocol: str, url: str, has_streams: bool) -> None:
+    env = virtual_env()
+    spec = UpstreamSpec.model_validate({"endpoints": [url], "protocol": protocol})
+    upstream = Upstream("test", spec, env, Store().obtain)
+    pool = upstream.pools.of(upstream.endpoints.members[0])
+    assert (type(pool) is Pool) == (not has_streams)
+    assert isinstance(pool, StreamPool) == has_streams
+
+
+@virtual
+async def test_another_protocol_has_pools_of_its_own() -> None:
+    env, store = virtual_env(), Store()
+    found = [
+        Upstream(
+            "test", UpstreamSpec.model_validate({"endpoints": ["http://test:80"], **more}), env, store.obtain
+        ).pools
+        for more in ({}, {"protocol": "http2"}, {"protocol": "auto"})
+    ]
+    assert found[0] is found[2]
+    assert found[0] is not found[1]
 
 
 @virtual
