@@ -187,6 +187,9 @@ PANIC_PICKS: Final = metric(
 POOL_CONNECTIONS: Final = metric(
     "sidecar.upstream.connections", "{connection}", "Connections to an upstream, by state."
 )
+POOL_STREAMS: Final = metric(
+    "sidecar.upstream.streams", "{stream}", "Open streams on HTTP/2 connections to an upstream."
+)
 CONNECTIONS: Final = metric("sidecar.downstream.connections", "{connection}", "Open connections of clients.")
 SLOW_CLIENT_BYTES: Final = metric("sidecar.downstream.slow_clients", "By", "Bytes that are buffered for slow clients.")
 RELOADS: Final = metric("sidecar.reloads", "{reload}", "Reloads, by result.")

@@ -159,6 +159,11 @@ class Pool:
         return len(self.connections) + self.opening
 
     @property
+    def streams(self) -> int:
+        """Number of open streams; 0 without HTTP/2."""
+        return 0
+
+    @property
     def has_room(self) -> bool:
         """True if another connection may be opened."""
         return self.size < self.max_size

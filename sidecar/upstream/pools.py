@@ -61,6 +61,8 @@ class Pools:
         for state in CONNECTION_STATES:
             gauge = partial(self.count, state)
             env.meter.gauge(metrics.POOL_CONNECTIONS, gauge, upstream=endpoints.upstream, state=state)
+        if spec.may_use_http2(spec.is_tls):
+            env.meter.gauge(metrics.POOL_STREAMS, self.count_streams, upstream=endpoints.upstream)
 
     def of(self, endpoint: Endpoint) -> Pool:
         """Return the pool of an endpoint."""
@@ -117,6 +119,10 @@ class Pools:
     def count(self, state: str) -> int:
         """Return the number of connections in one of the `CONNECTION_STATES`."""
         return sum(pool.count(state) for pool in self._pools.values())
+
+    def count_streams(self) -> int:
+        """Return the number of open streams."""
+        return sum(pool.streams for pool in self._pools.values())
 
     def retune(self, spec: UpstreamSpec) -> None:
         """Apply new settings to existing and future pools."""
