@@ -56,7 +56,7 @@ LARGE_HEAD: Final = 10.0
 """Frames of no use for which a head that is too large counts."""
 SETTINGS_COST: Final = 10.0
 """The same for SETTINGS, which may touch every stream."""
-LATE_DATA: Final = 0.1
+CLOSED_STREAM_DATA: Final = 0.1
 """The same for DATA that was under way when its stream was reset: at most a window is."""
 USEFUL: Final = 256
 """Bytes of the smallest DATA frame that pays for window updates."""
@@ -307,7 +307,7 @@ class Session:
         is_end = reader.flags & frames.END_STREAM != 0
         stream = self.streams.get(reader.stream)
         if stream is None:
-            self._take_late(reader.stream, "DATA", LATE_DATA)
+            self._take_on_closed_stream(reader.stream, "DATA", CLOSED_STREAM_DATA)
             return
         if not stream.can_receive:
             self._fail_stream(stream, STREAM_CLOSED, "DATA after the end of the stream")
@@ -349,7 +349,7 @@ class Session:
             stream.credit += stream.taken
             stream.taken = 0
 
-    def _take_late(self, number: int, name: str, cost: float) -> None:
+    def _take_on_closed_stream(self, number: int, name: str, cost: float) -> None:
         """Judge DATA or HEADERS on a stream that is not open: what was under way when we reset it is let pass."""
         if self._is_idle(number):
             raise ConnectionFault(PROTOCOL_ERROR, f"{name} on an idle stream")
@@ -399,7 +399,7 @@ class Session:
         stream = self.streams.get(number)
         if stream is None:
             if self.is_client or number <= self._highest:
-                self._take_late(number, "HEADERS", 1.0)
+                self._take_on_closed_stream(number, "HEADERS", 1.0)
                 return
             stream = self._accept(number)
             if stream is None:

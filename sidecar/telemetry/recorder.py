@@ -61,7 +61,7 @@ class Recorder:
             self._record_failure(x, outcome, reason, seconds)
         for a in x.attempts:
             if not a.ended:
-                self._end(a, outcome, reason)
+                self._end_attempt(a, outcome, reason)
             self._attempts.record(a.upstream, a.endpoint, x.method, a.status, a.reason, a.ended - a.started)
         trace = x.trace
         if trace is not None and self.tracer is not None:
@@ -80,8 +80,8 @@ class Recorder:
         if self.failures is not None:
             self.failures(x, outcome, reason, seconds)
 
-    def _end(self, attempt: Attempt, outcome: Outcome, reason: str) -> None:
-        """End an attempt that continues for other requests, such as the fetch of a cache."""
+    def _end_attempt(self, attempt: Attempt, outcome: Outcome, reason: str) -> None:
+        """Set the end of an attempt that goes on for other requests, such as the fetch of a cache."""
         attempt.ended = self._now()
         attempt.status = outcome.status
         attempt.reason = reason

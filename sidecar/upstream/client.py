@@ -31,9 +31,8 @@ from sidecar.core.outcome import (
     failed,
 )
 from sidecar.core.promise import Promise
-from sidecar.core.stage import Gate, final
+from sidecar.core.stage import Gate, outcome_to_settle
 from sidecar.engine.pipeline import Call, InFlight
-from sidecar.upstream.answer_times import SAMPLED
 from sidecar.upstream.balancing.balancer import Balancer
 from sidecar.upstream.balancing.discovery import Discovery, ask_loop
 from sidecar.upstream.balancing.ejection import Ejector
@@ -44,7 +43,8 @@ from sidecar.upstream.deadlines import Deadlines
 from sidecar.upstream.endpoint import Endpoint, EndpointSet
 from sidecar.upstream.pool import Acquired, Pool
 from sidecar.upstream.pools import Pools
-from sidecar.upstream.resolver import Names
+from sidecar.upstream.resolver import NameResolver
+from sidecar.upstream.response_times import SAMPLED
 from sidecar.upstream.spec import UpstreamSpec
 from sidecar.upstream.tls import ClientTlsSpec
 
@@ -92,7 +92,7 @@ class AttemptInFlight(Attempt):
             self._use(opening)
         else:
             self._opening = opening
-            opening.wake(self._use)
+            opening.set_waiter(self._use)
 
     def _use(self, opening: Promise[Acquired]) -> None:
         """Send the request on the connection that the attempt waited for."""
@@ -122,7 +122,7 @@ class AttemptInFlight(Attempt):
             if now - self.started > times.usual:
                 x = self._x
                 times.learn(now - self.started - (0.0 if x is None or x.stream is None else x.stream.blocked_for(now)))
-            else:  # inlined `AnswerTimes.note`
+            else:  # inlined `ResponseTimes.note`
                 times.quick += 1
                 if times.quick == SAMPLED:
                     times.decay()
@@ -152,7 +152,7 @@ class AttemptInFlight(Attempt):
         """Settle the attempt at the end of the body; `broken` is its failure, None if it is complete."""
         outcome, self.outcome = self.outcome, None
         assert outcome is not None
-        self._settle(final(outcome, broken), self._upstream.now())
+        self._settle(outcome_to_settle(outcome, broken), self._upstream.now())
 
     def cancel(self) -> None:
         """Cancel the attempt and settle it as abandoned."""
@@ -219,7 +219,7 @@ class Upstream:
             key = ("tls", "upstream", name, tls.model_dump_json())
             self.tls = obtain(key, None, lambda: CertificateWatch(tls, f"upstream {name}", env))
         deadlines: Deadlines = obtain(("deadlines",), None, lambda: Deadlines(env))
-        names: Names | None = None if env.names is None else env.names.tuned(spec.resolve)
+        names: NameResolver | None = None if env.names is None else env.names.with_settings(spec.resolve)
         resolved = () if spec.resolve is None else (repr(spec.resolve),)
         make_pools = lambda: Pools(self.endpoints, spec, env, deadlines, self.tls, where, names)  # noqa: E731 - as the others
         self.pools: Pools = obtain(("pools", name, repr(tls), *resolved), spec, make_pools)
@@ -261,7 +261,7 @@ class Upstream:
         if self._make_gate is not None:
             gate = self._gate(endpoint)
             ticket = gate.admit(x)
-            if ticket.__class__ is Outcome:
+            if type(ticket) is Outcome:
                 return ticket
         pool = self.pools.of(endpoint)
         attempt = AttemptInFlight(x, self, endpoint, pool, now, expires)

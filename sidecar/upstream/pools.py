@@ -15,13 +15,13 @@ from functools import partial
 from typing import Any, Final
 
 from sidecar.core import metrics
-from sidecar.core.env import Env, Pending
+from sidecar.core.env import Env, TaskHandle
 from sidecar.upstream.certificates import CertificateWatch
 from sidecar.upstream.connection import UpstreamConnection
 from sidecar.upstream.deadlines import Deadlines
 from sidecar.upstream.endpoint import Endpoint, EndpointSet, authority, literal
 from sidecar.upstream.pool import CONNECTION_STATES, Pool, patience
-from sidecar.upstream.resolver import Names, known
+from sidecar.upstream.resolver import NameResolver, known
 from sidecar.upstream.spec import UpstreamSpec
 
 FOLLOW_SECONDS: Final = 1.0
@@ -39,7 +39,7 @@ class Pools:
         deadlines: Deadlines,
         tls: CertificateWatch | None = None,
         where: str = "",
-        names: Names | None = None,
+        names: NameResolver | None = None,
     ) -> None:
         """Take the certificates for `https://` endpoints, `file:line` of the upstream, and the resolver of names.
 
@@ -53,7 +53,7 @@ class Pools:
         self._where = where
         self._names = names
         self._pools: dict[Endpoint, Pool] = {}
-        self._followers: dict[Endpoint, Pending] = {}
+        self._followers: dict[Endpoint, TaskHandle] = {}
         """Tasks that check the addresses of the endpoints' names."""
         self._unsubscribe = endpoints.on_removal(self._remove)
         for state in CONNECTION_STATES:
@@ -66,14 +66,15 @@ class Pools:
         if pool is None:
             names = None if literal(endpoint.host) is not None else self._names
             connect = partial(open_connection, endpoint, self._tls, names)
-            awaits = None if names is None else partial(names.awaits, endpoint.host)
-            pool = self._pools[endpoint] = Pool(endpoint.url, self._env, self._deadlines, connect, self._where, awaits)
+            is_awaited = None if names is None else partial(names.is_awaited, endpoint.host)
+            pool = Pool(endpoint.url, self._env, self._deadlines, connect, self._where, is_awaited)
+            self._pools[endpoint] = pool
             self._tune(endpoint, pool)
             if names is not None and endpoint.host and not known(endpoint.host):
                 self._followers[endpoint] = self._env.spawn(self._follow(pool, names, endpoint.host))
         return pool
 
-    async def _follow(self, pool: Pool, names: Names, host: str) -> None:
+    async def _follow(self, pool: Pool, names: NameResolver, host: str) -> None:
         """Close idle connections to addresses that the name no longer has, again and again."""
         while True:
             await self._env.sleep(FOLLOW_SECONDS)
@@ -145,7 +146,7 @@ class Pools:
 async def open_connection(
     endpoint: Endpoint,
     tls: CertificateWatch | None,
-    names: Names | None,
+    names: NameResolver | None,
     protocol: Callable[[], UpstreamConnection],
 ) -> None:
     """Connect a protocol to an endpoint, with TLS for `https://`.  Raises `OSError`, as which `ssl.SSLError` counts.

@@ -16,12 +16,12 @@ Rules:
 from __future__ import annotations
 
 import asyncio
-from binascii import b2a_base64, hexlify
+from binascii import b2a_base64
 from typing import TYPE_CHECKING, Final, cast
 
 from sidecar.core.body import HIGH_WATER, OPEN, Body
 from sidecar.core.exchange import Exchange
-from sidecar.core.http1 import Invalid, may_trail
+from sidecar.core.http1 import Invalid, can_be_trailer
 from sidecar.core.message import Headers
 from sidecar.core.outcome import (
     BAD_REQUEST,
@@ -125,8 +125,8 @@ class StreamExchange:
         x.version = VERSION
         self.x = x
         if not x.request_id:
-            x.request_id = hexlify(listener.getrandbits(128).to_bytes(16, "big"))
-        x.add(b"x-request-id", x.request_id)
+            x.request_id = listener.make_request_id()
+        x.raw = b"%bx-request-id: %b\r\n" % (x.raw, x.request_id)  # `x.add`, with one copy less
         x.interim = self._write_interim
         limit = listener.limits.max_body
         if limit is not None and length is not None and length > limit:
@@ -166,7 +166,7 @@ class StreamExchange:
             upload.wait(now)
         if self._is_collecting:
             if body.length is None or body.length > HIGH_WATER:
-                connection.listener.env.call_later(START_AFTER, self._start_early)
+                connection.listener.env.call_later(START_AFTER, self._start_streaming)
             self._collect(body, upload)
 
     def _collect(self, body: Body, upload: Upload) -> None:
@@ -175,14 +175,14 @@ class StreamExchange:
         now = self._connection.listener.now()
         if body.received >= HIGH_WATER:
             if not upload.needs_place(body.received, now):
-                self._run()  # otherwise `_start_early` takes a place first
+                self._run()  # otherwise `_start_streaming` takes a place first
         elif is_full:
             if upload.is_slow(now):
                 self._refuse_slow("Too many bytes are buffered for slow clients.")
             else:
                 self._run()
 
-    def _start_early(self) -> None:
+    def _start_streaming(self) -> None:
         """Run the route although the body still comes, if there is a place for a request that may be slow."""
         x, body, upload, listener = self.x, self._request, self._upload, self._connection.listener
         if not self._is_collecting or x is None or body is None:
@@ -194,7 +194,7 @@ class StreamExchange:
         elif upload is not None and upload.has_waited(listener.now()):
             self._refuse_slow(f"All {places.limit} places for slow requests are taken.")
         else:
-            listener.env.call_later(SLOW_AFTER, self._start_early)
+            listener.env.call_later(SLOW_AFTER, self._start_streaming)
         self._connection.flush()
 
     def _refuse_slow(self, detail: str) -> None:
@@ -484,7 +484,7 @@ class StreamExchange:
 
     def finish(self, trailers: Headers) -> None:
         self._answer = None
-        lines = b"".join([b"%b: %b\r\n" % field for field in trailers if may_trail(field[0])]) if trailers else b""
+        lines = b"".join([b"%b: %b\r\n" % field for field in trailers if can_be_trailer(field[0])]) if trailers else b""
         self._session.send_trailers(self._stream, lines)
         self._finish(None)
         self._connection.flush()

@@ -197,7 +197,7 @@ def test_an_endpoint_that_a_variable_names_is_shown_by_it() -> None:
         bench.log = AccessLog(bench.lines, bench.env, secrets.text)
         bench.log.retune(form, 1.0)  # type: ignore[arg-type]
         bench.log.record(exchange(b"/", attempt()), Outcome(200), "", 0.01)
-        secrets.show(Masks({"http://10.0.0.1:80": "${APP}"}))
+        secrets.mask(Masks({"http://10.0.0.1:80": "${APP}"}))
         bench.log.retune(form, 1.0)  # type: ignore[arg-type]
         bench.log.record(exchange(b"/", attempt()), failed(RESET, cause="http://10.0.0.1:80 is gone"), "reset", 0.01)
         bench.log.record(exchange(b"/", attempt()), Outcome(200), "", 0.01)
