@@ -105,7 +105,8 @@ class Result(NamedTuple):
 
 async def run(flood: Flood) -> Result:
     """Send a flood until it is cut off."""
-    async with FloodedRig(POLICIES) as rig:
+    rig = FloodedRig(POLICIES)
+    async with rig:
         client = rig.connect()
         pieces = [
             b"".join([flood.frames(step + at) for at in range(STRIDE)])
@@ -130,7 +131,7 @@ async def run(flood: Flood) -> Result:
 
 
 def best(flood: Flood, repeat: int) -> Result:
-    """Return the cheapest of several runs: every disturbance makes one dearer."""
+    """Return the cheapest of several runs: every disturbance adds to one."""
     return min((uvloop.run(run(flood)) for _ in range(repeat)), key=lambda result: result.milliseconds)
 
 
