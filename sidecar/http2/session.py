@@ -225,6 +225,16 @@ class Session:
         return self.fault is not None
 
     @property
+    def has_settings(self) -> bool:
+        """True once the peer's settings have arrived, which are its first frame."""
+        return self._peer_settings
+
+    @property
+    def last_opened(self) -> int:
+        """Number of the last stream that we have opened; negative without one."""
+        return self._next - 2
+
+    @property
     def has_preface(self) -> bool:
         """True once the client's preface has arrived; always for clients."""
         return not self._preface_left
@@ -512,6 +522,7 @@ class Session:
 
     def _fail_stream(self, stream: Stream, code: int, text: str) -> None:
         """Reset a stream for what the peer has sent on it."""
+        stream.fault = text
         self.reset(stream, code)
         self.handler.on_reset(stream, code, text)
         self._charge_reset()

@@ -55,7 +55,6 @@ from sidecar.core.outcome import (
     INTERNAL,
     PROTOCOL,
     RESET,
-    SHORT_DEADLINE,
     SLOW_READER,
     STALE_CONNECTION,
     TIMEOUT,
@@ -63,7 +62,7 @@ from sidecar.core.outcome import (
     Outcome,
     failed,
 )
-from sidecar.upstream.errors import describe_error
+from sidecar.upstream.errors import describe_error, describe_late_body
 from sidecar.upstream.request_body import RequestBody
 from sidecar.upstream.request_head import request_head
 from sidecar.upstream.response_head import (
@@ -75,6 +74,7 @@ from sidecar.upstream.response_head import (
     read_response,
     read_upgrade,
 )
+from sidecar.upstream.response_times import is_hurried
 from sidecar.upstream.tls import is_cut_off
 
 if TYPE_CHECKING:
@@ -283,19 +283,13 @@ class UpstreamConnection(asyncio.Protocol):
 
     def _expire_without_head(self, x: Exchange, now: float) -> None:
         """Fail an exchange without a response head, and decide whether client, caller or upstream is to blame."""
-        times, body = self.pool.times, self._request_body
+        body = self._request_body
         blocked = 0.0 if body is None else body.blocked_for(now)
-        given = now - self._started - blocked
-        is_hurried = x.deadline == x.caller_deadline and now >= x.deadline
-        is_too_short = given < x.attempt_timeout and times.is_too_short(given)
-        if is_too_short and blocked > (0.0 if times.usual else given):
-            self.fail(CLIENT_TIMEOUT, "the request's body left no time for a response")
-        elif not is_hurried:
-            self.fail(TIMEOUT, "no complete response in time")
-        else:
-            failure = SHORT_DEADLINE if is_too_short else TIMEOUT
-            if not self._continue_attempt(x, now, failure):
-                self.fail(failure, "no complete response in time")
+        failure = self.pool.times.judge_unanswered(x, self._started, blocked, now)
+        if failure is CLIENT_TIMEOUT:
+            self.fail(failure, "the request's body left no time for a response")
+        elif not is_hurried(x, now) or not self._continue_attempt(x, now, failure):
+            self.fail(failure, "no complete response in time")
 
     def _continue_attempt(self, x: Exchange, now: float, failure: Failure) -> bool:
         """Report the failure, but continue the attempt to measure the response time; False if that is not possible."""
@@ -322,16 +316,13 @@ class UpstreamConnection(asyncio.Protocol):
 
     def _expire_body(self, x: Exchange, body: Body, now: float) -> None:
         """Fail an exchange with an incomplete response, and decide whether client, caller or upstream is to blame."""
-        blocked = body.blocked_for(now)
         if now < self._deadline:
             idle = f"the response's body stalled for {x.idle_timeout:.3g} s"
             self.fail(TIMEOUT, f"{idle} after {body.received} bytes")
-        elif self._is_reading_paused or 2 * blocked > now - self._started:
-            self.fail(SLOW_READER, "the client did not read the response in time")
-        elif x.deadline == x.caller_deadline and now >= x.deadline and now - self._piece_at < self.pool.times.expected:
-            self.fail(SHORT_DEADLINE, "the response's body was still arriving")
-        else:
-            self.fail(TIMEOUT, f"the response was cut off after {body.received} bytes of its body")
+            return
+        times = self.pool.times
+        failure = times.judge_body(x, body, self._piece_at, self._started, self._is_reading_paused, now)
+        self.fail(failure, describe_late_body(failure, body))
 
     def close(self) -> None:
         """Leave the pool, and close the transport once all written bytes are sent."""

@@ -20,8 +20,8 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections import deque
-from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from collections.abc import Awaitable, Callable, Collection
+from typing import TYPE_CHECKING, Any, Final, Union
 
 from sidecar.core.env import Env
 from sidecar.core.exchange import IDEMPOTENT_METHODS, Exchange
@@ -41,6 +41,9 @@ from sidecar.upstream.errors import describe_error
 from sidecar.upstream.response_times import ResponseTimes
 from sidecar.upstream.spec import UpstreamSpec
 
+if TYPE_CHECKING:
+    from sidecar.upstream.http2.stream import UpstreamStream
+
 CONNECTION_STATES: Final = ("idle", "active", "opening")
 """Connection states, as used in metric labels."""
 QUEUE: Final = 64
@@ -55,9 +58,11 @@ SILENCE: Final = 0.1
 """Seconds after which a peer that has sent no unannounced body is expected to send none."""
 NO_LIMIT: Final = 1 << 60
 """Number of exchanges that no connection reaches; it fits into a native integer of compiled code."""
-Acquired = UpstreamConnection | Outcome
-"""Connection ready for an exchange, or the failure to get one."""
-Connect = Callable[[Callable[[], UpstreamConnection]], Awaitable[Any]]
+Carrier = Union[UpstreamConnection, "UpstreamStream"]
+"""Connection or stream that is ready for an exchange."""
+Acquired = Carrier | Outcome
+"""Connection or stream that is ready for an exchange, or the failure to get one."""
+Connect = Callable[[Callable[[], asyncio.BaseProtocol]], Awaitable[Any]]
 """Function that opens a transport for the protocol that a factory makes.  Raises `OSError`, as which `ssl.SSLError`
 counts."""
 
@@ -158,7 +163,7 @@ class Pool:
         """True if another connection may be opened."""
         return self.size < self.max_size
 
-    def take(self, x: Exchange, now: float) -> UpstreamConnection | None:
+    def take(self, x: Exchange, now: float) -> Carrier | None:
         """Return an idle connection that is safe for the exchange; None without one.
 
         For a request that is not idempotent, a connection with unread input is closed: it may hold the peer's close.
@@ -177,8 +182,8 @@ class Pool:
                 return connection
         return None
 
-    def open(self, expires: float) -> Promise[Acquired]:
-        """Open a connection, or queue for one, and return its promise; `expires` is the deadline of the request."""
+    def open(self, expires: float, x: Exchange | None = None) -> Promise[Acquired]:
+        """Open a connection, or queue for one, and return its promise; `expires` is the deadline of the request `x`."""
         waiter = Waiter(self, min(expires, self.env.now() + self.connect_timeout))
         if self.has_room:
             self._start(waiter)
@@ -195,14 +200,15 @@ class Pool:
         self.deadlines.add(waiter)
         return waiter.promise
 
-    def _start(self, waiter: Waiter) -> None:
-        """Start to open a connection for a request."""
+    def _start(self, waiter: Waiter | None) -> None:
+        """Start to open a connection for a request; None if it is for all that wait."""
         self.opening += 1
         task = self.env.spawn(self._open(waiter))
         timer = self.env.call_later(self.connect_timeout, task.cancel)
         task.add_done_callback(lambda _: timer.cancel())
 
-    async def _open(self, waiter: Waiter) -> None:
+    async def _open(self, waiter: Waiter | None) -> None:
+        assert waiter is not None
         connection = UpstreamConnection(self)
         try:
             await self.connect(lambda: connection)
@@ -252,10 +258,10 @@ class Pool:
         False if there is none.
         """
         limit = self.env.now() - allowed
-        blocked = [c for c in self.connections if c.blocked_since <= limit]
-        blocked.sort(key=lambda connection: connection.blocked_since)
-        for connection in blocked[:most]:
-            connection.yield_place()
+        blocked = [carrier for carrier in self.carriers_in_use() if carrier.blocked_since <= limit]
+        blocked.sort(key=lambda carrier: carrier.blocked_since)
+        for carrier in blocked[:most]:
+            carrier.yield_place()
         return bool(blocked)
 
     def release(self, connection: UpstreamConnection, waiter: Waiter | None = None) -> None:
@@ -318,6 +324,23 @@ class Pool:
         self._is_reaping = bool(self.idle)
         if self._is_reaping:
             self.env.call_later(self.idle_timeout, self._reap)
+
+    # ----- called by the owner of the pools
+
+    def carriers_in_use(self) -> list[Carrier]:
+        """Return the connections, idle ones included, or the streams that may carry an exchange."""
+        return [*self.connections]
+
+    @property
+    def has_lasting_connections(self) -> bool:
+        """True if a connection may outlast the addresses of its endpoint's name."""
+        return bool(self.idle)
+
+    def leave_addresses(self, addresses: Collection[str]) -> None:
+        """Close idle connections to other addresses than these."""
+        for connection in list(self.idle):
+            if connection.peer_address() not in addresses:
+                connection.close()
 
     def retune(self, spec: UpstreamSpec) -> None:
         """Apply new settings; connections above a lower limit are closed after their exchange."""

@@ -20,6 +20,7 @@ from sidecar.core.outcome import Failure
 
 if TYPE_CHECKING:
     from sidecar.upstream.connection import UpstreamConnection
+    from sidecar.upstream.http2.stream import UpstreamStream
 
 SLOW_RATE: Final = 1024
 """Rate in bytes per second below which a client counts as too slow, after the upstream has waited one second for it."""
@@ -44,7 +45,9 @@ class RequestBody:
         "starved_since",
     )
 
-    def __init__(self, connection: UpstreamConnection, transport: asyncio.Transport, x: Exchange, stream: Body) -> None:
+    def __init__(
+        self, connection: UpstreamConnection | UpstreamStream, transport: asyncio.Transport, x: Exchange, stream: Body
+    ) -> None:
         self._connection = connection
         self._transport = transport
         self._exchange = x

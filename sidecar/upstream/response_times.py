@@ -16,10 +16,11 @@ long as its responses usually take.  Rules:
 from __future__ import annotations
 
 from math import inf
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-if TYPE_CHECKING:
-    from sidecar.upstream.connection import UpstreamConnection
+from sidecar.core.body import Body
+from sidecar.core.exchange import Exchange
+from sidecar.core.outcome import CLIENT_TIMEOUT, SHORT_DEADLINE, SLOW_READER, TIMEOUT, Failure
 
 UNKNOWN: Final = 1.0
 """Usual time in seconds of an endpoint without a response yet, and the shortest duration of a continued attempt."""
@@ -45,8 +46,8 @@ class ResponseTimes:
     def __init__(self) -> None:
         self.usual = 0.0
         """Estimate of the 99th percentile in seconds; 0.0 before the first response."""
-        self.continued: UpstreamConnection | None = None
-        """Connection that waits for a response after its caller's deadline; None without one."""
+        self.continued: object = None
+        """Connection or stream that waits for a response after its caller's deadline; None without one."""
         self.continued_since = 0.0
         """Instant at which the continued attempt began."""
         self._responses = 0
@@ -97,6 +98,27 @@ class ResponseTimes:
         """True if an attempt without a response of this duration is not to be blamed on the endpoint."""
         return self._silent <= self.heard and seconds < self.expected
 
+    def judge_unanswered(self, x: Exchange, started: float, blocked: float, now: float) -> Failure:
+        """Return the failure of an exchange that has no response head at its deadline: whose fault it is.
+
+        `started` is the start of the attempt, `blocked` the seconds for which it waited for the client.
+        """
+        given = now - started - blocked
+        is_too_short = given < x.attempt_timeout and self.is_too_short(given)
+        if is_too_short and blocked > (0.0 if self.usual else given):
+            return CLIENT_TIMEOUT
+        return SHORT_DEADLINE if is_too_short and is_hurried(x, now) else TIMEOUT
+
+    def judge_body(self, x: Exchange, body: Body, since: float, started: float, is_paused: bool, now: float) -> Failure:
+        """Return the failure of an exchange whose response is incomplete at its deadline: whose fault it is.
+
+        `since` is the instant of the last piece, `started` the start of the attempt; `is_paused` is True while the
+        client takes no more.
+        """
+        if is_paused or 2 * body.blocked_for(now) > now - started:
+            return SLOW_READER
+        return SHORT_DEADLINE if is_hurried(x, now) and now - since < self.expected else TIMEOUT
+
     # ----- the continued attempt
 
     @property
@@ -104,9 +126,9 @@ class ResponseTimes:
         """Seconds from its start after which a continued attempt ends."""
         return max(UNKNOWN, PATIENCE * self.usual)
 
-    def begin_continued(self, connection: UpstreamConnection, since: float) -> None:
-        """Record the connection of a continued attempt, which began at the instant `since`."""
-        self.continued = connection
+    def begin_continued(self, carrier: object, since: float) -> None:
+        """Record the connection or stream of a continued attempt, which began at the instant `since`."""
+        self.continued = carrier
         self.continued_since = since
 
     def record_continued(self, now: float) -> None:
@@ -124,3 +146,8 @@ class ResponseTimes:
 
     def __repr__(self) -> str:
         return f"<ResponseTimes {self.usual:.3g} s{' silent' if self._silent > self.heard else ''}>"
+
+
+def is_hurried(x: Exchange, now: float) -> bool:
+    """True if the deadline that the caller has set ends the exchange."""
+    return x.deadline == x.caller_deadline and now >= x.deadline
