@@ -744,3 +744,18 @@ async def test_disturbed_conversations_end_and_keep_to_the_table(conversation: s
         assert body is None or body.state != OPEN, case
         assert set(SEEN) <= TABLE, case
         SEEN.clear()
+
+
+@virtual
+async def test_a_request_whose_connection_field_names_others_has_an_id_too() -> None:
+    seen: list[Exchange] = []
+
+    def answer(x: Exchange) -> Outcome:
+        seen.append(x)
+        return Outcome(200)
+
+    front = Front(always(answer))
+    client = front.connect()
+    client.write(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: x-one\r\nX-One: 1\r\nX-Two: 2\r\n\r\n")
+    await settle()
+    assert [name for name, _ in seen[0].headers] == [b"x-two", b"x-request-id"]
