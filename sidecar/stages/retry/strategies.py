@@ -41,6 +41,8 @@ class WaitRetryAfter(wait_base):
     def __call__(self, retry_state: RetryCallState) -> float:
         assert retry_state.outcome is not None
         outcome: Outcome = retry_state.outcome.result()
+        if outcome.header(b"retry-after") is None:  # which does not parse the other fields
+            return 0.0
         return retry_after(outcome.headers, self._wall()) or 0.0
 
 
