@@ -21,6 +21,7 @@ Rules:
     NEW           CLOSING       the limit of connections is reached: the connection is answered 503
     IDLE          READING_HEAD  bytes arrive
     IDLE          CLOSING       the idle timeout has passed, the listener drains, or the client has half-closed
+    IDLE          SWITCHED      the listener does not speak HTTP/1.1: an `Http2Connection` takes the transport
     IDLE          CLOSED        the client closes
     READING_HEAD  IDLE          the bytes were empty lines
     READING_HEAD  SERVING       the head is complete: the route runs
@@ -99,7 +100,7 @@ PHASES: Final = (
 """Names of the phases by number."""
 TRANSITIONS: Final = {
     NEW: (IDLE, CLOSING),
-    IDLE: (READING_HEAD, CLOSING, CLOSED),
+    IDLE: (READING_HEAD, CLOSING, SWITCHED, CLOSED),
     READING_HEAD: (IDLE, COLLECTING, SERVING, ANSWERING, SWITCHED, CLOSED),
     COLLECTING: (SERVING, ANSWERING, CLOSED),
     SERVING: (ANSWERING, SWITCHED, ABANDONED),
@@ -209,6 +210,8 @@ class DownstreamConnection(asyncio.Protocol):
         address = name[0] if isinstance(name, tuple) else ""
         self._peer = Peer(address, listener.scheme, trust=listener.trust)
         self.expires = listener.now() + listener.limits.header_timeout
+        if not listener.speaks_http1:
+            self._switch_to_http2(b"")
 
     def data_received(self, data: bytes) -> None:
         if self._request_body is not None:
@@ -386,7 +389,7 @@ class DownstreamConnection(asyncio.Protocol):
             else:
                 self.expires = NEVER
         except Invalid as error:
-            if listener.spec.http2 and data.startswith(HTTP2):
+            if listener.speaks_http2 and data.startswith(HTTP2):
                 self._switch_to_http2(data)
             else:
                 self._reject(error)
@@ -404,8 +407,8 @@ class DownstreamConnection(asyncio.Protocol):
         return True
 
     def _switch_to_http2(self, data: bytes) -> None:
-        """Hand the connection over: its client speaks HTTP/2 (RFC 9113 3.3 and 3.4)."""
-        from sidecar.downstream.http2 import Http2Connection  # for the sake of the start
+        """Hand the connection over: its client speaks HTTP/2 (RFC 9113 3.3 and 3.4), or has to."""
+        from sidecar.downstream.http2.connection import Http2Connection  # for the sake of the start
 
         transport, listener, peer = self._transport, self.listener, self._peer
         assert transport is not None
@@ -416,7 +419,8 @@ class DownstreamConnection(asyncio.Protocol):
         successor = Http2Connection(listener, transport, peer.address)
         transport.set_protocol(successor)
         listener.replace(self, successor)
-        successor.data_received(data)
+        if data:
+            successor.data_received(data)
 
     def _open_body(self, x: Exchange, length: int) -> int:
         """Set the body of a request, as bytes if it has arrived completely, else as a stream.
@@ -504,7 +508,7 @@ class DownstreamConnection(asyncio.Protocol):
             return
         if request_body.has_enough:
             if not request_body.needs_place:
-                self._run_collected(request_body)  # otherwise `_start_early` takes a place first
+                self._run_collected(request_body)  # otherwise `_start_streaming` takes a place first
         elif request_body.is_slow:
             self._refuse_slow(request_body, "Too many bytes are buffered for slow clients.")
         else:
@@ -534,7 +538,7 @@ class DownstreamConnection(asyncio.Protocol):
         except Exception as error:
             self._break_down(error)
 
-    def _start_early(self, request_body: RequestBody) -> None:
+    def _start_streaming(self, request_body: RequestBody) -> None:
         """Run the route of a request whose body is still arriving, if a slow place is free; else try again later."""
         if self._phase == COLLECTING and self._request_body is request_body:
             assert self._exchange is not None
@@ -545,7 +549,7 @@ class DownstreamConnection(asyncio.Protocol):
             elif request_body.has_waited:
                 self._refuse_slow(request_body, f"All {places.limit} places for slow requests are taken.")
             else:
-                self.listener.env.call_later(SLOW_AFTER, self._start_early, request_body)
+                self.listener.env.call_later(SLOW_AFTER, self._start_streaming, request_body)
 
     def set_body_deadline(self) -> None:
         """Set the deadline for the next bytes of the request's body.
@@ -606,7 +610,7 @@ class DownstreamConnection(asyncio.Protocol):
         assert request_body is not None
         length = request_body.body.length
         if length is None or length > HIGH_WATER:
-            self.listener.env.call_later(START_AFTER, self._start_early, request_body)
+            self.listener.env.call_later(START_AFTER, self._start_streaming, request_body)
         self._collect(request_body)
 
     def _rank(self, x: Exchange, own: int) -> None:

@@ -1,0 +1,9 @@
+"""gRPC over HTTP/2 as values: statuses, timeouts, messages.  Does no I/O and knows no policy.
+
+- `status`: status codes in header fields, their HTTP statuses, content types and method paths.
+- `timeout`: the field `grpc-timeout`.
+- `framing`: length-prefixed messages.
+
+Elsewhere: `core/outcome` has the names of the codes and the verdict on an answer.  `upstream` and `downstream` apply
+them.
+"""
