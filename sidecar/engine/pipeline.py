@@ -54,7 +54,7 @@ class Pipeline:
         end = terminal if hasattr(terminal, "begin") else Awaited(terminal)
         self.begin_last = cast("Terminal", end).begin
         self.admits = tuple(stage.admit for stage in stages)
-        self.answers: tuple[Callable[..., Outcome | Wait] | None, ...]
+        self.answers: tuple[Callable[..., Any] | None, ...]  # Any, since a `cast` is a call where it is not compiled
         self.answers = tuple(getattr(stage, "answer", None) for stage in stages)
         self.settles: tuple[Callable[..., None] | None, ...]
         self.settles = tuple(getattr(stage, "settle", None) for stage in stages)
@@ -176,9 +176,9 @@ class Call:
                 tickets.append(found)
                 index += 1
             else:
-                begun = pipeline.begin_last(x, self)
+                begun: Any = pipeline.begin_last(x, self)
                 if type(begun) is not Outcome:
-                    self._begun = cast("InFlight", begun)
+                    self._begun = begun
                     if self._is_cancelled:
                         self.cancel()
                     return
@@ -207,7 +207,7 @@ class Call:
                     if type(found) is Wait:
                         self._wait(index, found, False, outcome)
                         return
-                    outcome = cast("Outcome", found)
+                    outcome = found
                 has_answered = False
                 if outcome.stream is None:
                     ticket = tickets.pop()
