@@ -1,7 +1,7 @@
 """Mixed traffic with an identity for every request: the clients and the upstream of the soak (`bench.soak`).
 
 1. A request's query says what the upstream has to do.
-2. An answer has the request's id and a content that is computed from it, so that any byte of another answer is noticed.
+2. A response has the request's id and a content that is computed from it, so that any byte of another response is noticed.
 3. The upstream counts requests by id: one that is not idempotent must not arrive twice.
 """
 
@@ -32,13 +32,13 @@ REFUSALS: Final = (408, 502, 503, 504)
 
 
 def content(identity: str, size: int) -> bytes:
-    """Return the body of the answer to the request with this id."""
+    """Return the body of the response to the request with this id."""
     line = f"{identity}\n".encode()
     return (line * (size // len(line) + 1))[:size]
 
 
 def digest(body: bytes) -> bytes:
-    """Return the body of the answer to a request with this body."""
+    """Return the body of the response to a request with this body."""
     return hashlib.sha256(body).hexdigest().encode()
 
 
@@ -169,7 +169,7 @@ class Traffic:
         return answer
 
     def verify(self, identity: str, method: str, wanted: bytes, answer: Message) -> None:
-        """Record a violation unless the answer belongs to the request and has the wanted body."""
+        """Record a violation unless the response belongs to the request and has the wanted body."""
         tally = self.tally
         asked = self.upstream.asked.pop(identity, 0)
         if asked > 1:
@@ -186,7 +186,7 @@ class Traffic:
         tally.answered[method] += 1
 
     async def pipeline(self) -> None:
-        """Send five requests at once, and check that the answers arrive in order."""
+        """Send five requests at once, and check that the responses arrive in order."""
         identities = [self.identity("pipelined") for _ in range(5)]
         async with Client(self.address) as client:
             lines = [request("GET", f"/read?id={one}&size=1000", x_request_id=one) for one in identities]
@@ -234,7 +234,7 @@ class Traffic:
     # ----- slow clients and disconnects
 
     async def slow_reader(self) -> None:
-        """Read a long answer piece by piece."""
+        """Read a long response piece by piece."""
         identity = self.identity("slow reader")
         async with Client(self.address) as client:
             await client.send(request("GET", f"/read?id={identity}&size=1000000", x_request_id=identity))
@@ -268,7 +268,7 @@ class Traffic:
             self.verify(identity, "GET", content(identity, 10), await self.read(client))
 
     async def leaver(self) -> None:
-        """Disconnect before the answer, in its midst, or before the request is complete."""
+        """Disconnect before the response, in its midst, or before the request is complete."""
         identity = self.identity("leaver")
         whole = (
             request("GET", f"/read?id={identity}&fault=stall"),

@@ -22,7 +22,7 @@ LEAD: Final = 0.3
 SAMPLE_EVERY: Final = 0.5
 """Seconds between two samples of each sidecar."""
 GRACE: Final = 4.0
-"""Seconds that the last answers may take."""
+"""Seconds that the last responses may take."""
 LAST_ROWS: Final = 0.25
 """Seconds within which processes write their last rows."""
 

@@ -112,7 +112,7 @@ class Local:
     - `directory`: directory of the policy files.
     - `report`: receiver of the rows of all parts.
     - `max_memory`: bytes that a process may grow to.
-    - `waiting`: commands without an answer yet, by number.
+    - `waiting`: commands without a response yet, by number.
     - `ready`: addresses that each process reports once it is ready.
     """
 

@@ -36,7 +36,7 @@ class Verdict(NamedTuple):
     because: str = ""
 
 
-class Unmeasurable(Exception):  # noqa: N818 - an answer of the judge
+class Unmeasurable(Exception):  # noqa: N818 - a verdict of the judge
     """Raised if a recording has nothing to measure."""
 
 
@@ -146,7 +146,7 @@ FORMS: Final[dict[str, Callable[[float], str]]] = {
 
 
 def is_good(request: Request, scenario: Scenario) -> bool:
-    """True for a good answer in time."""
+    """True for a good response in time."""
     spec = scenario.load[request.cls]
     return 200 <= request.status < 400 and request.seconds <= (spec.good_within or spec.timeout)
 
