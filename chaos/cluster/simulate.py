@@ -29,7 +29,7 @@ from sidecar.control.state import StateStore
 from sidecar.core.env import Env
 from sidecar.downstream.server import Server
 from sidecar.simulation.loop import VirtualLoop
-from sidecar.simulation.silence import NoTelemetry
+from sidecar.simulation.no_telemetry import NoTelemetry
 from sidecar.telemetry.metrics.registry import Registry
 from sidecar.telemetry.plain import Secrets
 

@@ -26,7 +26,7 @@ from sidecar.admin.live import Feed
 from sidecar.admin.responses import HEADERS, PlainResponse, probe, problem
 from sidecar.admin.view import AdminView
 from sidecar.config.process_spec import AdminSpec, Secret, SecretFile, reveal
-from sidecar.core.env import Handle
+from sidecar.core.env import TimerHandle
 from sidecar.core.events import ADMIN_FAILED, BUG
 from sidecar.core.message import write_http_date
 from sidecar.core.metrics import BUGS
@@ -69,7 +69,7 @@ class AdminListener:
         self.access = Access()
         self._token: Secret | None = None
         """Token as policies configure it; None if they have none."""
-        self._timer: Handle | None = None
+        self._timer: TimerHandle | None = None
         self._sockets: Sockets | None = None
         self._servers: list[asyncio.Server] = []
         self._connections: set[ProbeConnection] = set()

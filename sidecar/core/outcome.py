@@ -6,7 +6,7 @@ Rules:
 2. `failure` is None for every response of the upstream, even a 503.  Each policy defines which statuses are bad
    (`Conditions`).
 3. `Failure.origin` is the party to blame.  Breakers, retry budgets and ejection count failures of the upstream only.
-   Time that the client took is not charged to the upstream (`sidecar.upstream.answer_times`).
+   Time that the client took is not charged to the upstream (`sidecar.upstream.response_times`).
 4. `Failure.sent` decides which requests may be sent again.
 """
 

@@ -47,7 +47,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from binascii import hexlify
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, cast
 
 from sidecar.core.body import COMPLETE, HIGH_WATER, Body
@@ -132,9 +132,9 @@ class DownstreamConnection(asyncio.Protocol):
     """Connection of one client, in one of the `PHASES`."""
 
     __slots__ = (
-        "_backlog", "_body_ended", "_buffer", "_call", "_cancelled_outcome", "_exchange", "_half_close_ends",
-        "_has_to_linger", "_is_reading_heads", "_is_reading_paused", "_keep_alive", "_outcome", "_peer", "_phase",
-        "_request_body", "_scanned", "_sent_before", "_stream", "_transport", "expires", "is_writing_paused",
+        "_backlog", "_body_ended", "_buffer", "_call", "_cancelled_outcome", "_end", "_exchange", "_half_close_ends",
+        "_has_to_linger", "_interim", "_is_reading_heads", "_is_reading_paused", "_keep_alive", "_outcome", "_peer",
+        "_phase", "_request_body", "_scanned", "_sent_before", "_stream", "_transport", "expires", "is_writing_paused",
         "listener",
     )  # fmt: skip
 
@@ -181,6 +181,10 @@ class DownstreamConnection(asyncio.Protocol):
         """Deadline of a half-closed connection without progress; 0.0 unless the client has half-closed."""
         self._sent_before = 0
         """Bytes of the response's body that had arrived when that deadline was set."""
+        self._end: Callable[[Call], None] | None = None
+        """`_end_call`, bound once for all requests; None while there is no transport, since it makes a cycle."""
+        self._interim: Callable[[int, bytes], None] | None = None
+        """`_write_interim`, likewise."""
 
     @property
     def is_serving(self) -> bool:
@@ -198,6 +202,8 @@ class DownstreamConnection(asyncio.Protocol):
             transport.close()
             return
         self._phase = IDLE
+        self._end = self._end_call
+        self._interim = self._write_interim
         transport.set_write_buffer_limits(WRITE_LIMIT)
         name = transport.get_extra_info("peername")
         address = name[0] if isinstance(name, tuple) else ""
@@ -281,8 +287,8 @@ class DownstreamConnection(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         phase, request_body = self._phase, self._request_body
         self._phase = ABANDONED if phase == SERVING else CLOSED
-        self._end_backlog()
-        self._transport = self._request_body = None
+        self._release_transport()
+        self._request_body = None
         self._buffer = b""
         self.listener.forget(self)
         if phase == SERVING:
@@ -371,9 +377,9 @@ class DownstreamConnection(asyncio.Protocol):
             )
             self._exchange = x
             if not x.request_id:
-                x.request_id = hexlify(listener.getrandbits(128).to_bytes(16, "big"))  # faster than %032x
-            x.add(b"x-request-id", x.request_id)
-            x.interim = self._write_interim if method != b"HEAD" else self._write_continue
+                x.request_id = listener.make_request_id()
+            x.raw = b"%bx-request-id: %b\r\n" % (x.raw, x.request_id)  # `x.add`, with one copy less
+            x.interim = self._interim if method != b"HEAD" else self._write_continue
             phase = SERVING
             if length:
                 phase = self._open_body(x, length)
@@ -405,8 +411,7 @@ class DownstreamConnection(asyncio.Protocol):
         assert transport is not None
         assert peer is not None
         self._phase = SWITCHED
-        self._end_backlog()
-        self._transport = None
+        self._release_transport()
         self._buffer = b""
         successor = Http2Connection(listener, transport, peer.address)
         transport.set_protocol(successor)
@@ -499,7 +504,7 @@ class DownstreamConnection(asyncio.Protocol):
             return
         if request_body.has_enough:
             if not request_body.needs_place:
-                self._run_collected(request_body)  # otherwise `_start_early` takes a place first
+                self._run_collected(request_body)  # otherwise `_start_streaming` takes a place first
         elif request_body.is_slow:
             self._refuse_slow(request_body, "Too many bytes are buffered for slow clients.")
         else:
@@ -523,12 +528,13 @@ class DownstreamConnection(asyncio.Protocol):
             x.stream = None
         self._phase = SERVING
         try:
-            self._call = call = Call(cast("Route", x.route).pipeline, x, self._end_call)
+            assert self._end is not None
+            self._call = call = Call(cast("Route", x.route).pipeline, x, self._end)
             call.start()
         except Exception as error:
             self._break_down(error)
 
-    def _start_early(self, request_body: RequestBody) -> None:
+    def _start_streaming(self, request_body: RequestBody) -> None:
         """Run the route of a request whose body is still arriving, if a slow place is free; else try again later."""
         if self._phase == COLLECTING and self._request_body is request_body:
             assert self._exchange is not None
@@ -539,7 +545,7 @@ class DownstreamConnection(asyncio.Protocol):
             elif request_body.has_waited:
                 self._refuse_slow(request_body, f"All {places.limit} places for slow requests are taken.")
             else:
-                self.listener.env.call_later(SLOW_AFTER, self._start_early, request_body)
+                self.listener.env.call_later(SLOW_AFTER, self._start_streaming, request_body)
 
     def set_body_deadline(self) -> None:
         """Set the deadline for the next bytes of the request's body.
@@ -589,7 +595,8 @@ class DownstreamConnection(asyncio.Protocol):
             else:
                 self._rank(x, route.criticality)
             if self._phase == SERVING:
-                self._call = call = Call(route.pipeline, x, self._end_call)
+                assert self._end is not None
+                self._call = call = Call(route.pipeline, x, self._end)
                 call.start()
                 return
         except Exception as error:
@@ -599,7 +606,7 @@ class DownstreamConnection(asyncio.Protocol):
         assert request_body is not None
         length = request_body.body.length
         if length is None or length > HIGH_WATER:
-            self.listener.env.call_later(START_AFTER, self._start_early, request_body)
+            self.listener.env.call_later(START_AFTER, self._start_streaming, request_body)
         self._collect(request_body)
 
     def _rank(self, x: Exchange, own: int) -> None:
@@ -717,8 +724,7 @@ class DownstreamConnection(asyncio.Protocol):
             self._write(x, make_problem(x, failed(RESET, cause="closed after switching protocols"), listener.details))
             return
         self._phase = SWITCHED
-        self._end_backlog()
-        self._transport = None
+        self._release_transport()
         self._exchange = None  # the tunnel will record it
         listener.replace(self, tunnel)
         if self._half_close_ends:
@@ -783,10 +789,10 @@ class DownstreamConnection(asyncio.Protocol):
             return
         listener = self.listener
         self._phase = READING_HEAD if self._buffer else IDLE
-        listener.record(x, outcome, failure)
+        now = listener.record(x, outcome, failure)
         if not self.is_writing_paused:  # inlined `_set_head_deadline`
             limits = listener.limits
-            self.expires = listener.now() + (limits.header_timeout if self._buffer else limits.idle_timeout)
+            self.expires = now + (limits.header_timeout if self._buffer else limits.idle_timeout)
         if self._is_reading_paused:
             self.resume_reading()
         if self._buffer:
@@ -845,12 +851,13 @@ class DownstreamConnection(asyncio.Protocol):
     def _linger(self, transport: asyncio.Transport) -> None:
         """Hand the transport over to a `LingeringClose`."""
         self._phase = LINGERING
-        self._end_backlog()
-        self._transport = None
+        self._release_transport()
         self.listener.replace(self, LingeringClose(self.listener, transport))
 
-    def _end_backlog(self) -> None:
-        """Remove the client's unread bytes from the account when the transport is closed or handed over."""
+    def _release_transport(self) -> None:
+        """Forget the transport, which is closed or handed over, and the client's unread bytes."""
+        self._transport = None
+        self._end = self._interim = None
         if self._backlog is not None:
             self._backlog.end(self.listener.now())
             self._backlog = None

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Final, cast
 
 from sidecar.core.body import HIGH_WATER, OPEN, Body
 from sidecar.core.exchange import Exchange
-from sidecar.core.http1 import Invalid, may_trail
+from sidecar.core.http1 import Invalid, can_be_trailer
 from sidecar.core.message import Headers, parse_fields
 from sidecar.core.outcome import (
     BAD_REQUEST,
@@ -329,9 +329,9 @@ class StreamExchange:
             self._run()
         else:
             self._is_collecting = True
-            listener.env.call_later(START_AFTER, self._start_early)
+            listener.env.call_later(START_AFTER, self._start_streaming)
 
-    def _start_early(self) -> None:
+    def _start_streaming(self) -> None:
         """Run the route although the body still comes, if there is a place for a request that may be slow."""
         x, body = self.x, self._request
         if not self._is_collecting or x is None or body is None:
@@ -498,7 +498,7 @@ class StreamExchange:
 
     def finish(self, trailers: Headers) -> None:
         self._answer = None
-        lines = b"".join([b"%b: %b\r\n" % field for field in trailers if may_trail(field[0])]) if trailers else b""
+        lines = b"".join([b"%b: %b\r\n" % field for field in trailers if can_be_trailer(field[0])]) if trailers else b""
         self._session.send_trailers(self._stream, lines)
         self._finish(None)
         self._connection.flush()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from binascii import hexlify
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -55,6 +56,8 @@ class ManagedConnection(Protocol):
         """Close at once."""
 
 
+IDS: Final = 32
+"""Number of request ids that are made at a time."""
 Match = Callable[[Exchange], Route | None]
 """Function that returns the route of a request; None without one."""
 
@@ -92,6 +95,8 @@ class Listener:
         self.now = server.env.now
         self.getrandbits = server.env.rng.getrandbits
         """Source of request ids."""
+        self._request_ids: list[bytes] = []
+        """Request ids that are not yet used."""
         self.recorder: Recorder = server.recorder
         """Function that records each completed exchange."""
         self.scheme = b"http" if spec.tls is None else b"https"
@@ -276,11 +281,27 @@ class Listener:
         outcome.headers = [(b"allow", b", ".join(allowed))]
         return outcome
 
-    def record(self, x: Exchange, outcome: Outcome, failure: Failure | None) -> None:
-        """Record a completed exchange.  `failure` is the one that ended it after its response had begun, else None."""
-        seconds = self.now() - x.arrived if x.arrived else 0.0  # an invalid head has no instant of arrival
+    def record(self, x: Exchange, outcome: Outcome, failure: Failure | None) -> float:
+        """Record a completed exchange, and return the instant of its end.
+
+        `failure` is the one that ended it after its response had begun, else None.
+        """
+        now = self.now()
+        seconds = now - x.arrived if x.arrived else 0.0  # an invalid head has no instant of arrival
         failure = failure or outcome.failure
         self.recorder(x, outcome, "" if failure is None else failure.code, seconds)
+        return now
+
+    def make_request_id(self) -> bytes:
+        """Return a new request id: 32 random hex digits.
+
+        Many are made at a time, because the call of the random generator takes most of the time.
+        """
+        ids = self._request_ids
+        if not ids:
+            digits = hexlify(self.getrandbits(128 * IDS).to_bytes(16 * IDS, "big"))
+            ids.extend([digits[at : at + 32] for at in range(0, len(digits), 32)])
+        return ids.pop()
 
     def count_rejection(self) -> None:
         """Count a request that was not valid HTTP."""

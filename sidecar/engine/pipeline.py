@@ -23,7 +23,7 @@ from typing import Any, Protocol, cast
 from sidecar.core.exchange import Exchange
 from sidecar.core.outcome import ABANDONED, Failure, Outcome
 from sidecar.core.promise import Promise, Run
-from sidecar.core.stage import Service, Stage, Wait, final
+from sidecar.core.stage import Service, Stage, Wait, outcome_to_settle
 
 
 class InFlight(Protocol):
@@ -166,17 +166,18 @@ class Call:
         try:
             while index < len(admits):
                 found = admits[index](x)
-                if found.__class__ is Outcome:  # cheaper than isinstance
-                    outcome = found
+                kind = type(found)  # cheaper than isinstance, and far cheaper than `__class__`
+                if kind is Outcome:
+                    outcome = cast("Outcome", found)
                     break
-                if found.__class__ is Wait:
-                    self._wait(index, found, True, None)
+                if kind is Wait:
+                    self._wait(index, cast("Wait", found), True, None)
                     return
                 tickets.append(found)
                 index += 1
             else:
                 begun = pipeline.begin_last(x, self)
-                if begun.__class__ is not Outcome:
+                if type(begun) is not Outcome:
                     self._begun = cast("InFlight", begun)
                     if self._is_cancelled:
                         self.cancel()
@@ -203,7 +204,7 @@ class Call:
                     if len(tickets) > index + 1:
                         self._bind(outcome, index + 1)
                     found = answer(x, tickets[index], outcome)
-                    if found.__class__ is Wait:
+                    if type(found) is Wait:
                         self._wait(index, found, False, outcome)
                         return
                     outcome = cast("Outcome", found)
@@ -225,19 +226,19 @@ class Call:
 
     def _bind(self, outcome: Outcome, first: int) -> None:
         """Have the tickets from `first` inwards settled at the end of the outcome's body."""
-        held = self._tickets[first:]
+        tickets = self._tickets[first:]
         del self._tickets[first:]
         assert outcome.stream is not None
-        outcome.stream.on_close(partial(self._settle_bound, first, held, outcome))
+        outcome.stream.on_close(partial(self._settle_bound, first, tickets, outcome))
 
-    def _settle_bound(self, first: int, held: list[object], outcome: Outcome, broken: Failure | None) -> None:
+    def _settle_bound(self, first: int, tickets: list[object], outcome: Outcome, broken: Failure | None) -> None:
         """Settle tickets at the end of a body; `broken` is the body's failure, None if it is complete."""
         settles, x = self._pipeline.settles, self.x
-        judged = final(outcome, broken)
-        for index in range(len(held) - 1, -1, -1):
+        judged = outcome_to_settle(outcome, broken)
+        for index in range(len(tickets) - 1, -1, -1):
             settle = settles[first + index]
             if settle is not None:
-                settle(x, held[index], judged)
+                settle(x, tickets[index], judged)
         if judged is not outcome:
             outcome.refusal = judged.refusal  # the access log reports what a stage found in `settle`
 
@@ -274,7 +275,7 @@ class Call:
             self._break_down(error)
         elif not self._is_inward:
             self._go_out(cast("Outcome", found), self._at, True)
-        elif found.__class__ is Outcome:
+        elif type(found) is Outcome:
             self._go_out(found, self._at - 1, False)
         else:
             self._tickets.append(found)

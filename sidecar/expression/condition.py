@@ -15,7 +15,7 @@ from sidecar.expression.tree import Access, Expression, Literal, Logic, Relation
 class Condition:
     """Compiled `when:`."""
 
-    __slots__ = ("_read", "headers", "needs", "pins", "text")
+    __slots__ = ("_read", "fixed_facts", "headers", "needs", "text")
 
     def __init__(self, text: str, scope: Scope) -> None:
         """Compile a condition.  Raises `ExpressionError` (a `ValueError`) if it is not valid in this scope."""
@@ -27,7 +27,7 @@ class Condition:
         """Facts that the condition reads, of `request`, `request.body`, `response` and `response.body`."""
         self.headers = frozenset(compiler.headers)
         """Header fields of the request that the condition reads, in lower case."""
-        self.pins = dict(_equalities(tree))
+        self.fixed_facts = dict(_equalities(tree))
         """Facts that must equal a literal for the condition to hold."""
 
     def holds(self, x: Exchange, outcome: Outcome | None = None, bodies: Bodies = NO_BODIES) -> bool:
@@ -39,7 +39,9 @@ class Condition:
 
         Only the plain case is recognised: a fact that must equal two different literals.
         """
-        return any(fact in other.pins and other.pins[fact] != value for fact, value in self.pins.items())
+        return any(
+            fact in other.fixed_facts and other.fixed_facts[fact] != value for fact, value in self.fixed_facts.items()
+        )
 
     def __repr__(self) -> str:
         return f"<Condition {self.text}>"

@@ -56,7 +56,7 @@ LARGE_HEAD: Final = 10.0
 """Frames of no use for which a head that is too large counts."""
 SETTINGS_COST: Final = 10.0
 """The same for SETTINGS, which may touch every stream."""
-LATE_DATA: Final = 0.1
+CLOSED_STREAM_DATA: Final = 0.1
 """The same for DATA that was under way when its stream was reset: at most a window is."""
 USEFUL: Final = 256
 """Bytes of the smallest DATA frame that pays for window updates."""
@@ -219,6 +219,16 @@ class Session:
         return self.fault is not None
 
     @property
+    def has_settings(self) -> bool:
+        """True once the peer's settings have arrived, which are its first frame."""
+        return self._peer_settings
+
+    @property
+    def last_opened(self) -> int:
+        """Number of the last stream that we have opened; negative without one."""
+        return self._next - 2
+
+    @property
     def is_unfinished(self) -> bool:
         """True while a frame or a header block has begun and is not whole."""
         return self._reader.is_within_block or self._reader.is_within_frame
@@ -300,7 +310,7 @@ class Session:
         is_end = reader.flags & frames.END_STREAM != 0
         stream = self.streams.get(reader.stream)
         if stream is None:
-            self._take_late(reader.stream, "DATA", LATE_DATA)
+            self._take_on_closed_stream(reader.stream, "DATA", CLOSED_STREAM_DATA)
             return
         if not stream.can_receive:
             self._fail_stream(stream, STREAM_CLOSED, "DATA after the end of the stream")
@@ -342,7 +352,7 @@ class Session:
             stream.credit += stream.taken
             stream.taken = 0
 
-    def _take_late(self, number: int, name: str, cost: float) -> None:
+    def _take_on_closed_stream(self, number: int, name: str, cost: float) -> None:
         """Judge DATA or HEADERS on a stream that is not open: what was under way when we reset it is let pass."""
         if self._is_idle(number):
             raise ConnectionFault(PROTOCOL_ERROR, f"{name} on an idle stream")
@@ -392,7 +402,7 @@ class Session:
         stream = self.streams.get(number)
         if stream is None:
             if self.is_client or number <= self._highest:
-                self._take_late(number, "HEADERS", 1.0)
+                self._take_on_closed_stream(number, "HEADERS", 1.0)
                 return
             stream = self._accept(number)
             if stream is None:
@@ -501,6 +511,7 @@ class Session:
 
     def _fail_stream(self, stream: Stream, code: int, text: str) -> None:
         """Reset a stream for what the peer has sent on it."""
+        stream.fault = text
         self.reset(stream, code)
         self.handler.on_reset(stream, code, text)
         self._charge_reset()

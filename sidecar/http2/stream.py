@@ -37,7 +37,7 @@ class Stream:
     """Stream of one request and its response.  The owner keeps what is its own in `user`."""
 
     __slots__ = (
-        "credit", "ends_after_pending", "expected", "forbids_content", "has_final_head", "has_sent_head", "id",
+        "credit", "ends_after_pending", "expected", "fault", "forbids_content", "has_final_head", "has_sent_head", "id",
         "is_queued", "paused", "pending", "received", "state", "taken", "trailers", "user", "waits", "window",
     )  # fmt: skip
 
@@ -71,6 +71,8 @@ class Stream:
         self.ends_after_pending = False
         self.trailers: bytes | None = None
         """Trailers that wait behind those pieces; None if there are none."""
+        self.fault = ""
+        """Words on what the peer has done wrong, for which we have reset the stream; empty if we have not."""
         self.user: object = None
 
     @property

@@ -18,7 +18,7 @@ from threading import Thread
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from sidecar.core import events, metrics
-from sidecar.core.env import Env, Names
+from sidecar.core.env import Env, NameResolver
 from sidecar.core.exchange import Exchange
 from sidecar.core.outcome import Outcome
 from sidecar.telemetry.logs.lines import Lines, LineWriter
@@ -235,7 +235,7 @@ class Telemetry:
             self._lines.close()
 
 
-def look_up_in_thread(names: Names, loop: asyncio.AbstractEventLoop) -> Callable[[str], Sequence[str]]:
+def look_up_in_thread(names: NameResolver, loop: asyncio.AbstractEventLoop) -> Callable[[str], Sequence[str]]:
     """Return a function by which a thread looks a name up: it waits for a look-up on the loop.  Raises `OSError`."""
 
     def look_up(name: str) -> Sequence[str]:

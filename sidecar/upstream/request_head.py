@@ -31,15 +31,7 @@ def request_head(x: Exchange, now: float, host: bytes) -> bytes:
     if x.accepts_trailers:
         fields += b"connection: te\r\nte: trailers\r\n"
     if x.deadline != NEVER and x.timeout_header:
-        seconds = x.deadline - now
-        if seconds > x.attempt_timeout:
-            seconds = x.attempt_timeout
-        left = int(seconds * 1000)
-        if left < 1:
-            left = 1
-        fields += b"%b: %d\r\n" % (x.timeout_header, left)
-        if x.grpc_timeout:
-            fields += b"grpc-timeout: %dm\r\n" % min(left, 99_999_999)
+        fields += time_fields(x, now)
     return b"%b %b HTTP/1.1\r\nhost: %b\r\n%b%b%bx-sidecar-attempt: %d\r\n\r\n" % (
         x.method,
         x.path if x.query is None else b"%b?%b" % (x.path, x.query),
@@ -49,3 +41,16 @@ def request_head(x: Exchange, now: float, host: bytes) -> bytes:
         x.forwarding,
         x.attempt + x.marked_attempt,
     )
+
+
+def time_fields(x: Exchange, now: float) -> bytes:
+    """Return the lines that give the upstream the time left; only for an exchange with a deadline."""
+    seconds = x.deadline - now
+    if seconds > x.attempt_timeout:
+        seconds = x.attempt_timeout
+    left = int(seconds * 1000)
+    if left < 1:
+        left = 1
+    if x.grpc_timeout:
+        return b"%b: %d\r\ngrpc-timeout: %dm\r\n" % (x.timeout_header, left, min(left, 99_999_999))
+    return b"%b: %d\r\n" % (x.timeout_header, left)

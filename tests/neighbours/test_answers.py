@@ -1,4 +1,4 @@
-"""Tests of odd answers through two proxies: every other request gets its own answer or a clear failure."""
+"""Tests of unusual responses through two proxies: every other request gets its own answer or a clear failure."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from typing import Final
 from sidecar.cache.rfc.dates import format_date
 from sidecar.cache.rfc.directives import parse
 from sidecar.cache.rfc.facts import UNSTORABLE, Facts
-from sidecar.cache.rfc.freshness import FreshnessRules, Plan, RequestFacts, says_how_to_share
+from sidecar.cache.rfc.freshness import FreshnessRules, Plan, RequestFacts, allows_sharing
 from sidecar.cache.rfc.lines import lowered, values, without
 from sidecar.core.exchange import Exchange
 from sidecar.core.message import SEPARATORS, Headers
@@ -45,10 +45,10 @@ CLOSED_TO_ALL: Final = frozenset((401, 403))
 
 def is_about_resource(status: int, x: Exchange, rules: FreshnessRules) -> bool:
     """True if an answer with this status is about the resource itself, so that it replaces a stored answer."""
-    return status in ABOUT_RESOURCE or (status in CLOSED_TO_ALL and not bears_credential(x, rules))
+    return status in ABOUT_RESOURCE or (status in CLOSED_TO_ALL and not has_credential(x, rules))
 
 
-def bears_credential(x: Exchange, rules: FreshnessRules) -> bool:
+def has_credential(x: Exchange, rules: FreshnessRules) -> bool:
     """True if the request has Authorization, or a field that counts as a credential."""
     return x.header(b"authorization") is not None or _matches(rules.credentials, x)
 
@@ -70,7 +70,7 @@ def credentials(names: Iterable[str], keyed: Iterable[str] = ()) -> re.Pattern[b
 
 def request_facts(x: Exchange, facts: Facts, rules: FreshnessRules) -> RequestFacts:
     """Return the facts of a request that decide whether its answer may be stored; `facts` are the answer's."""
-    has_credential = facts.control.max_age is None and not says_how_to_share(facts) and _matches(rules.credentials, x)
+    has_credential = facts.control.max_age is None and not allows_sharing(facts) and _matches(rules.credentials, x)
     if not x.speaks_to_caches:
         return CREDENTIAL_REQUEST if has_credential else PLAIN_REQUEST
     lines = x.lines

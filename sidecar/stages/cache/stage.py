@@ -19,7 +19,6 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Final
 
-from sidecar.cache.answer import answer, is_held_by_client, not_modified, with_age
 from sidecar.cache.entry import Entry, Item
 from sidecar.cache.fetch import Fetch
 from sidecar.cache.fetcher import Fetcher
@@ -33,17 +32,18 @@ from sidecar.cache.rfc.reuse import (
     VALIDATE,
     Fields,
     accepts_shared,
+    can_replace_error,
     has_failed,
     is_for_origin,
     is_last_resort,
     judge,
-    may_replace_error,
     read_fields,
     request_directives,
 )
 from sidecar.cache.rfc.validation import CONDITIONS, own_cookies
 from sidecar.cache.rfc.vary import selecting
 from sidecar.cache.store import Store
+from sidecar.cache.stored_response import is_held_by_client, make_response, not_modified, with_age
 from sidecar.cache.tee import STORED, UNSTORED
 from sidecar.core import metrics
 from sidecar.core.env import BuildContext
@@ -144,7 +144,7 @@ class CacheStage:
         now = x.arrived  # the present instant: no stage outside the cache waits
         if not now:
             now = x.arrived = self._now()
-        item = self._memory.peek(key, now)
+        item = self._memory.get(key, now)
         if item is None and fields is None and is_get and self._store.shared is None and self._fetches.claim(key, x):
             return key
         if isinstance(item, Entry) and now < item.fresh_until and not item.no_cache and fields is None and is_get:
@@ -238,7 +238,7 @@ class CacheStage:
                 finished.is_outdated or (finished.entry is not None and bool(finished.entry.vary))
             )
             now = self._now()
-            item = self._memory.peek(key, now)
+            item = self._memory.get(key, now)
             return await self._respond(x, key, fields, item, now, joins - 1 if may_join else 0)
         is_conditional = fields is not None and not CONDITIONS.isdisjoint(fields)
         is_shared = fetch is None and not is_uncacheable
@@ -255,7 +255,7 @@ class CacheStage:
         x.cache = result
         self._results[result].value += 1
         entry.hits += 1
-        return answer(entry, x, fields, now, self._env.wall(), status.hit(entry.fresh_until - now, detail))
+        return make_response(entry, x, fields, now, self._env.wall(), status.hit(entry.fresh_until - now, detail))
 
     def _share(
         self, x: Exchange, fetch: Fetch, own: Entry | None, fields: Fields | None, asked: Directives,
@@ -269,7 +269,7 @@ class CacheStage:
         now = self._now()
         if entry is None:
             outcome = fetch.outcome
-            if own is None or outcome is None or not has_failed(outcome) or not may_replace_error(own, asked, now):
+            if own is None or outcome is None or not has_failed(outcome) or not can_replace_error(own, asked, now):
                 return None
             return self._serve(x, own, fields, "stale", _stale_reason(outcome))
         if (
@@ -287,7 +287,7 @@ class CacheStage:
         self._results["coalesced"].value += 1
         value = status.forwarded(why, 304 if fetch.is_validated else 0, collapsed=True, ttl=entry.fresh_until - now)
         if tee is None or tee.state == STORED:
-            return answer(entry, x, fields, now, self._env.wall(), value)
+            return make_response(entry, x, fields, now, self._env.wall(), value)
         if is_held_by_client(entry, fields, self._env.wall()):
             return not_modified(entry, now, value)
         return Outcome(entry.status, stream=tee.reader(), lines=with_age(entry.lines, entry, now, value))
@@ -301,7 +301,7 @@ class CacheStage:
         if outcome is None:
             assert entry is not None
             return self._serve(x, entry, fields, "hit", b"redis")
-        if stale is not None and has_failed(outcome) and may_replace_error(stale, asked, now):
+        if stale is not None and has_failed(outcome) and can_replace_error(stale, asked, now):
             if outcome.stream is not None:
                 outcome.stream.cancel()
             return self._serve(x, stale, fields, "stale", _stale_reason(outcome))
@@ -310,7 +310,7 @@ class CacheStage:
         ttl = entry.fresh_until - now
         if fetch.is_validated:
             value = status.forwarded(why, 304, stored=not fetch.refusal, ttl=ttl, detail=fetch.refusal)
-            validated = answer(entry, x, fields, now, self._env.wall(), value)
+            validated = make_response(entry, x, fields, now, self._env.wall(), value)
             for cookie in own_cookies(outcome.headers, entry.headers):
                 validated.add(b"set-cookie", cookie)
             x.cache = "revalidated"
@@ -321,7 +321,7 @@ class CacheStage:
         if fetch.is_conditional and (fetch.tee is None or is_held_by_client(entry, fields, self._env.wall())):
             if outcome.stream is not None:
                 outcome.stream.cancel()
-            return answer(entry, x, fields, now, self._env.wall(), status.forwarded(why, stored=True, ttl=ttl))
+            return make_response(entry, x, fields, now, self._env.wall(), status.forwarded(why, stored=True, ttl=ttl))
         outcome.add_lines(self._stored.line(why, int(ttl)))
         return outcome
 
@@ -364,7 +364,7 @@ class Invalidator:
         return None
 
     def answer(self, x: Exchange, ticket: object, outcome: Outcome) -> Outcome:
-        if x.method not in SAFE_METHODS:
+        if x.method != b"GET" and x.method not in SAFE_METHODS:  # the first comparison avoids most hashes
             for store in self._stores:
                 store.invalidate(x, outcome)
         return outcome

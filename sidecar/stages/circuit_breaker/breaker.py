@@ -124,16 +124,16 @@ class Breaker:
             self._healthy_since = now
 
     def force(self, mode: Literal["open", "closed", "auto"]) -> None:
-        """Hold the circuit open or closed for an operator; `auto` ends that."""
-        now, held = self.now(), self.forced
+        """Force the circuit open or closed for an operator; `auto` lets it decide again."""
+        now, before = self.now(), self.forced
         if mode == "auto":
             self.forced = ""
-            if held == "open":
+            if before == "open":
                 self.opened_for = self.evidence.thresholds.open_for
                 self.move(HALF_OPEN, "an operator lets it decide again")
-            elif held == "closed":
+            elif before == "closed":
                 self.recover("an operator lets it decide again", now)
-        elif mode != held:
+        elif mode != before:
             self.forced = mode
             if mode == "open":
                 self._open(Verdict(False, "an operator holds it open"), inf, now)

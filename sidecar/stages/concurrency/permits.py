@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from sidecar.core.env import Env, Handle
+from sidecar.core.env import Env, TimerHandle
 from sidecar.core.exchange import CRITICAL, CRITICALITIES, DEFAULT, NEVER, SHEDDABLE
 from sidecar.core.outcome import Failure, Outcome
 from sidecar.core.promise import Promise
@@ -26,7 +26,7 @@ REMEMBERED: Final = 30.0
 
 Place = Promise[Outcome | None]
 """Place in the queue.  It resolves to None for a permit, to an outcome for a refusal."""
-Waiters = dict[Place, Handle]
+Waiters = dict[Place, TimerHandle]
 """Waiters of one rank in order of arrival, each with the timer that refuses it."""
 Refuse = Callable[[str], Outcome]
 """Returns a refusal with the given reason."""

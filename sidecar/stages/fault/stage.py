@@ -4,7 +4,7 @@ Rules:
 
 1. An injected fault looks like one of the upstream: `abort` is a real response, `reset` a connection that is closed
    after the request.  A `latency` that exceeds the attempt's timeout or the deadline ends as a timeout at that time.
-   Below a second it counts as a usual response time, for which a caller's deadline can be too short (`answer_times`).
+   Below a second it counts as a usual response time, for which a caller's deadline can be too short (`response_times`).
 2. Each kind is drawn separately for each attempt, from `Env`, so a seed repeats the same faults.  If several are
    drawn, the latency comes first, and the reset wins over the abort.
 3. An injected response says `x-sidecar-reason: fault_injected`; the attempt's endpoint in the access log is `fault`.
@@ -24,7 +24,7 @@ from sidecar.core.stage import Service, Stage, Wait, unbound
 from sidecar.expression.condition import Condition
 from sidecar.expression.facts import REQUEST
 from sidecar.stages.fault.spec import AbortSpec, LatencySpec, Spec
-from sidecar.upstream.answer_times import UNKNOWN
+from sidecar.upstream.response_times import UNKNOWN
 
 CAUSE: Final = "injected by the fault policy"
 ENDPOINT: Final = "fault"

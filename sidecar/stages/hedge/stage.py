@@ -20,7 +20,7 @@ from __future__ import annotations
 from typing import Final
 
 from sidecar.core import events, metrics
-from sidecar.core.env import BuildContext, Handle
+from sidecar.core.env import BuildContext, TimerHandle
 from sidecar.core.exchange import SHORTEST_ANSWER, Exchange, Supersedable
 from sidecar.core.metrics import Counter
 from sidecar.core.outcome import Outcome
@@ -61,7 +61,7 @@ class HedgeStage:
             self.observed = meter.counter(metrics.WOULD_REFUSE, policy="hedge", route=ctx.route)
         self._waiting: dict[Race, None] = {}
         """Races in the order in which they fall due; all wait equally long.  A race may leave from the middle."""
-        self._timer: Handle | None = None
+        self._timer: TimerHandle | None = None
 
     def admit(self, x: Exchange) -> Race | None:
         call, x.call = x.call, None

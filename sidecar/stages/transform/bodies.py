@@ -19,7 +19,7 @@ from sidecar.stages.transform.spec import Direction
 from sidecar.transform import coding, pointer
 from sidecar.transform.buffering import BodyProblem, BufferedBody, Kind, buffer_body, read_body
 from sidecar.transform.forms import to_form
-from sidecar.transform.jsonbody import Document, closed
+from sidecar.transform.jsonbody import Document, to_raw
 from sidecar.transform.pointer import Operation
 from sidecar.transform.validators import is_form, is_json
 from sidecar.transform.values import DEPLOYMENT
@@ -122,7 +122,7 @@ def _value(tree: Any, constants: dict[str, str]) -> Callable[[Exchange, Outcome 
     """Return a function that makes a policy's value.  A value without templates of the request is made once."""
     compiled = compile_tree(tree, constants)
     if DEPLOYMENT.issuperset(_names(tree)):
-        raw = closed(render_tree(compiled, Exchange(b"GET", b"/")))
+        raw = to_raw(render_tree(compiled, Exchange(b"GET", b"/")))
         return lambda _x, _o: raw
     return lambda x, outcome: render_tree(compiled, x, outcome)
 

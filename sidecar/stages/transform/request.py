@@ -25,7 +25,7 @@ from sidecar.transform.jsonbody import InvalidBody, encode
 from sidecar.transform.path_rewrite import PathEdit, PathPattern, PathTemplate, PrefixMap, literal
 from sidecar.transform.query import QueryEdit
 from sidecar.transform.validators import after_request, ask_for_whole, is_json
-from sidecar.transform.values import Refused
+from sidecar.transform.values import RewriteError
 
 FORWARDED: Final = re.compile(rb"^(forwarded: [^\r]*)", re.MULTILINE)
 """Matches the line `forwarded` in `Exchange.forwarding`."""
@@ -69,7 +69,7 @@ class RequestEdit:
         return all(getattr(self, name) is None for name in self.__slots__ if name != "when")
 
     def apply(self, x: Exchange, source: Exchange) -> None:
-        """Rewrite all but the body.  `source` is the request as it came.  Raises `Refused` for an unsafe value."""
+        """Rewrite all but the body.  `source` is the request as it came.  Raises `RewriteError` for an unsafe value."""
         path = x.path if self.path is None else self.path.apply(x.path, source)
         query = x.query if self.query is None else self.query.apply(x.query, source)
         host = x.authority if self.host is None else _host(self.host, source)
@@ -102,7 +102,7 @@ def _host(template: Template, source: Exchange) -> bytes:
     """Return the host that a template gives.  Raises `Refused` for an invalid one."""
     host = template.render(source).encode()
     if HOST.fullmatch(host) is None:
-        raise Refused("has no valid value for the host that the policy builds")
+        raise RewriteError("has no valid value for the host that the policy builds")
     return host
 
 
@@ -151,7 +151,7 @@ class RequestRewriter:
         try:
             for rule in rules:
                 rule.apply(x, source)
-        except Refused as refused:
+        except RewriteError as refused:
             return self.refuse(f"The request {refused}.")
         if self.reads_responses:
             ask_for_whole(x)

@@ -51,7 +51,7 @@ async def test_a_calm_service(scene: Scene) -> None:
 async def test_everything_that_is_wrong(scene: Scene) -> None:
     output = (await top(broken(scene))).output
     for words in (
-        "the policies on disk are not in force: policies/orders.yaml:31:7", "3.4 s", "2,310", "open, held",
+        "the policies on disk are not in force: policies/orders.yaml:31:7", "3.4 s", "2,310", "open, forced",
         "ejected, 14 s",
         "100 of 100", "circuit_breaker policies/orders.yaml:16", "upstream:ledger:http://ledger-1:8080",
     ):  # fmt: skip
