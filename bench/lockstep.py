@@ -1,8 +1,8 @@
 """Client and upstream of one sidecar in one thread, with one request at a time, so that all runs do the same work.
 
 - One keep-alive connection sends the requests, each when the response to the last one is complete.
-- The upstream sends a response in pieces, each when the client has the one before it. So a body takes the same number of
-  reads in each run, in whatever order the kernel runs the processes.
+- The upstream sends a response in pieces, each when the client has the one before it. So a body takes the same number
+  of reads in each run, in whatever order the kernel runs the processes.
 - A wrong or missing response is an error.
 """
 

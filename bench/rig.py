@@ -1,7 +1,7 @@
 """Sidecar in this process, between a client and an upstream that are in-memory transports.
 
-Between the bytes of a request and those of its response runs the production code: the listener's connection, routing, the
-compiled pipeline, the upstream's client, telemetry.  There are no system calls, whose times would hide small
+Between the bytes of a request and those of its response runs the production code: the listener's connection, routing,
+the compiled pipeline, the upstream's client, telemetry.  There are no system calls, whose times would hide small
 differences.
 """
 

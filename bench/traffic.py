@@ -1,7 +1,7 @@
 """Mixed traffic with an identity for every request: the clients and the upstream of the soak (`bench.soak`).
 
 1. A request's query says what the upstream has to do.
-2. A response has the request's id and a content that is computed from it, so that any byte of another response is noticed.
+2. A response has the request's id and a content that is computed from it, which shows any byte of another response.
 3. The upstream counts requests by id: one that is not idempotent must not arrive twice.
 """
 

@@ -205,7 +205,7 @@ class ProcessFault(FaultSpec):
 
 
 class NamesFault(FaultSpec):
-    """Fault of the service's name: no response, a response after the time `by`, an address without a listener, or such an
+    """Fault of the service's name: no answer, an answer after the time `by`, an address without a listener, or such an
     address beside the right one."""
 
     fault: Literal["names_fail", "names_slow", "names_wrong", "names_stale"]

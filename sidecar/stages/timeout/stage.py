@@ -1,8 +1,7 @@
 """Stage `timeout`: sets the deadline and the timeouts of an exchange.
 
-Other parts enforce them.  The upstream client sweeps its busy connections, retry and hedge start no attempt that would
-end too late, the queue of `concurrency` refuses requests that cannot be served in time, and the time left is sent
-upstream.
+Other parts enforce them: the upstream client sweeps its busy connections, retry and hedge start no attempt that would
+end too late, and the queue of `concurrency` refuses requests that cannot be served in time.
 
 Rules:
 

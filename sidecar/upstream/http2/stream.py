@@ -33,11 +33,11 @@ from sidecar.core.outcome import (
 )
 from sidecar.http2.errors import REFUSED_STREAM
 from sidecar.http2.stream import Stream
-from sidecar.upstream.response_times import is_hurried
 from sidecar.upstream.connection import MAX_INTERIM, Receiver
 from sidecar.upstream.errors import describe_late_body
 from sidecar.upstream.http2.request import StreamedBody, request_lines
 from sidecar.upstream.response_head import read_stream_response
+from sidecar.upstream.response_times import is_hurried
 
 if TYPE_CHECKING:
     from sidecar.http2.heads import Head
