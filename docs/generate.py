@@ -43,6 +43,7 @@ INSTRUMENTS: Final = {"counter": "counter", "total": "counter", "gauge": "gauge"
 INDIRECT: Final = {
     metrics.REQUEST_DURATION: (
         "route", "http.route", "url.scheme", "http.request.method", "http.response.status_code", "error.type",
+        "network.protocol.version",
     ),
     metrics.REQUESTS_ACTIVE: ("listener", "url.scheme"),
     metrics.ATTEMPT_DURATION: (

@@ -41,6 +41,10 @@ CRITICALITIES: Final = {"critical": CRITICAL, "default": DEFAULT, "sheddable": S
 """Criticality by its name in a policy file; under overload the highest number is refused first."""
 
 
+HTTP_VERSIONS: Final = {10: "1.0", 11: "1.1", 20: "2"}
+"""Values of `network.protocol.version` by `Exchange.version`."""
+
+
 class RequestMetrics:
     """Instruments for the requests of one route.  A class, because compiled code calls a protocol more slowly."""
 
@@ -52,6 +56,10 @@ class RequestMetrics:
 
     def exemplify(self, method: bytes, status: int, reason: str, exemplar: Exemplar) -> None:
         """Attach a trace to the histogram bucket of a completed request."""
+        raise NotImplementedError
+
+    def of_http2(self) -> RequestMetrics:
+        """Return the instruments for the route's requests over HTTP/2."""
         raise NotImplementedError
 
 
@@ -169,7 +177,7 @@ class Exchange(Message):
     route: MatchedRoute | None
     """Route that the request was matched to; it stays the same for the whole exchange.  None before matching."""
     version = 11
-    """HTTP version of the request: 10 for HTTP/1.0, 11 for HTTP/1.1."""
+    """HTTP version of the request: 10 for HTTP/1.0, 11 for HTTP/1.1, 20 for HTTP/2."""
     scheme = b"http"
     """Scheme of the request, `http` or `https`: that of the connection unless a trusted proxy states another."""
     authority = b""

@@ -76,6 +76,7 @@ TRANSITIONS: Final = {
     IDLE: (
         READING_HEAD,  # bytes arrive
         CLOSING,  # the idle timeout has passed, the listener drains, or the client has half-closed
+        SWITCHED,  # the listener does not speak HTTP/1.1: an `Http2Connection` takes the transport
         CLOSED,  # the client closes
     ),
     READING_HEAD: (
@@ -213,6 +214,8 @@ class DownstreamConnection(asyncio.Protocol):
         address = name[0] if isinstance(name, tuple) else ""
         self._peer = Peer(address, listener.scheme, trust=listener.trust)
         self.expires = listener.now() + listener.limits.header_timeout
+        if not listener.speaks_http1:
+            self._switch_to_http2(b"")
 
     def data_received(self, data: bytes) -> None:
         if self._request_body is not None:
@@ -390,7 +393,7 @@ class DownstreamConnection(asyncio.Protocol):
             else:
                 self.expires = NEVER
         except Invalid as error:
-            if listener.spec.http2 and data.startswith(HTTP2):
+            if listener.speaks_http2 and data.startswith(HTTP2):
                 self._switch_to_http2(data)
             else:
                 self._reject(error)
@@ -408,8 +411,8 @@ class DownstreamConnection(asyncio.Protocol):
         return True
 
     def _switch_to_http2(self, data: bytes) -> None:
-        """Hand the connection over: its client speaks HTTP/2 (RFC 9113 3.3 and 3.4)."""
-        from sidecar.downstream.http2 import Http2Connection  # for the sake of the start
+        """Hand the connection over: its client speaks HTTP/2 (RFC 9113 3.3 and 3.4), or has to."""
+        from sidecar.downstream.http2.connection import Http2Connection  # for the sake of the start
 
         transport, listener, peer = self._transport, self.listener, self._peer
         assert transport is not None
@@ -420,7 +423,8 @@ class DownstreamConnection(asyncio.Protocol):
         successor = Http2Connection(listener, transport, peer.address)
         transport.set_protocol(successor)
         listener.replace(self, successor)
-        successor.data_received(data)
+        if data:
+            successor.data_received(data)
 
     def _open_body(self, x: Exchange, length: int) -> int:
         """Set the body of a request, as bytes if it has arrived completely, else as a stream.

@@ -12,7 +12,7 @@ from binascii import hexlify
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, Protocol
 
-from sidecar.config.process_spec import OUTBOUND, LimitsSpec, ListenerSpec
+from sidecar.config.process_spec import HTTP1, HTTP2, OUTBOUND, LimitsSpec, ListenerSpec
 from sidecar.control.compiler import Snapshot
 from sidecar.control.route import Route
 from sidecar.core import events, metrics
@@ -37,6 +37,10 @@ REFUSED: Final = (
     b"retry-after: 1\r\nconnection: close\r\ncontent-length: %d\r\n\r\n%b"
 )
 """Response to a connection beyond the limit: its format with the size of the body and the body."""
+
+
+ALPN: Final = ((HTTP2, "h2"), (HTTP1, "http/1.1"))
+"""Names of the protocols in handshakes (RFC 7301), the preferred one first."""
 
 
 class ManagedConnection(Protocol):
@@ -101,6 +105,10 @@ class Listener:
         """Function that records each completed exchange."""
         self.scheme = b"http" if spec.tls is None else b"https"
         """Scheme of the connections, `http` or `https`."""
+        self.speaks_http1 = spec.speaks_http1
+        """True if clients may speak HTTP/1.1."""
+        self.speaks_http2 = spec.speaks_http2
+        """True if clients may speak HTTP/2."""
         self.trust = trust_of(name, spec, server.hop_key)
         """Trust in the clients."""
         self.limits = Limits(server.limits)
@@ -137,7 +145,7 @@ class Listener:
         Connections wait in the kernel's queue until `accept`.  Raises `OSError` with the address.
         """
         if self.spec.tls is not None:
-            protocols = ["h2", "http/1.1"] if self.spec.http2 else None
+            protocols = [alpn for name, alpn in ALPN if name in self.spec.protocols]
             self.certificates = CertificateWatch(self.spec.tls, f"listener {self.name}", self.env, protocols)
         address = self.spec.address
         try:
@@ -209,6 +217,11 @@ class Listener:
             else:  # HTTP/2, whose module is imported with its first connection
                 count += getattr(each, "serving", 0)
         return count
+
+    def http2_streams(self) -> list[int]:
+        """Return the number of open streams of each connection that speaks HTTP/2."""
+        counts = [getattr(each, "serving", None) for each in self.connections]
+        return [count for count in counts if count is not None]
 
     # ----- called by the connections
 

@@ -7,7 +7,7 @@ requests are optional.  The recorder never makes a request fail.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from sidecar.core.exchange import Attempt, Exchange, RequestMetrics
 from sidecar.core.metrics import Exemplar
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from sidecar.telemetry.logs.access import AccessLog
     from sidecar.telemetry.settings import ExemplarFilter
     from sidecar.telemetry.tracing.tracer import Tracer
+
+HTTP2: Final = 20
+"""Version of exchanges over HTTP/2."""
 
 
 class Recorder:
@@ -51,6 +54,8 @@ class Recorder:
         `reason` is the code of its failure, empty if it has none.  `seconds` is the duration of the whole exchange.
         """
         metrics: RequestMetrics = self._unrouted[x.scheme] if x.route is None else x.route.metrics
+        if x.version == HTTP2:
+            metrics = metrics.of_http2()
         metrics.record(x.method, outcome.status, reason, seconds)
         if reason or outcome.status >= 500 or x.replaced is not None:
             self._record_failure(x, outcome, reason, seconds)

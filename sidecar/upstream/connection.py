@@ -1,4 +1,4 @@
-"""Upstream connection: an `asyncio.Protocol` that carries one exchange at a time, in one of the phases of `TRANSITIONS`.
+"""Upstream connection: an `asyncio.Protocol` that carries one exchange at a time; `TRANSITIONS` has its phases.
 
 Rules (`docs/design/protocols.md` has the reasons):
 

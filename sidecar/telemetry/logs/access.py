@@ -24,7 +24,7 @@ from functools import lru_cache
 from typing import Final, Literal
 
 from sidecar.core.env import Env
-from sidecar.core.exchange import Exchange
+from sidecar.core.exchange import HTTP_VERSIONS, Exchange
 from sidecar.core.metrics import LOG_SUPPRESSED
 from sidecar.core.outcome import CLIENT_CLOSED, Outcome
 from sidecar.telemetry.logs.lines import Lines
@@ -173,7 +173,7 @@ def as_json(time: bytes, x: Exchange, outcome: Outcome, reason: str, seconds: fl
     else:
         method, host, path, client, request_id = map(escape, facts)
     line = (
-        b'{"time":"%b","route":"%b","method":"%b","host":"%b","path":"%b","protocol":"HTTP/1.%b","status":%d,'
+        b'{"time":"%b","route":"%b","method":"%b","host":"%b","path":"%b","protocol":"HTTP/%b","status":%d,'
         b'"duration_ms":%.3f,"client":"%b","bytes_in":%d,"bytes_out":%d,"request_id":"%b"'
         % (
             time,
@@ -181,7 +181,7 @@ def as_json(time: bytes, x: Exchange, outcome: Outcome, reason: str, seconds: fl
             method,
             host,
             path,
-            b"0" if x.version == 10 else b"1",
+            b"1.1" if x.version == 11 else HTTP_VERSIONS[x.version].encode(),
             outcome.status,
             seconds * 1000,
             client,

@@ -36,7 +36,7 @@ from opentelemetry.semconv.attributes.user_agent_attributes import USER_AGENT_OR
 from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags, TraceState
 
 from sidecar.core import events
-from sidecar.core.exchange import Attempt, Exchange
+from sidecar.core.exchange import HTTP_VERSIONS, Attempt, Exchange
 from sidecar.core.outcome import Outcome
 from sidecar.telemetry.export.scrub import scrub_query, split_authority
 from sidecar.telemetry.metrics.durations import METHODS, is_error
@@ -164,7 +164,7 @@ class _Request:
             HTTP_REQUEST_METHOD: self.method,
             URL_PATH: x.path.decode("latin-1"),
             URL_SCHEME: x.scheme.decode(),
-            NETWORK_PROTOCOL_VERSION: "1.0" if x.version == 10 else "1.1",
+            NETWORK_PROTOCOL_VERSION: HTTP_VERSIONS[x.version],
             HTTP_RESPONSE_STATUS_CODE: outcome.status,
             "sidecar.kept": self.trace.kept,
             "sidecar.request.id": x.request_id.decode("latin-1"),

@@ -125,7 +125,7 @@ class StreamPool(Pool):
         plain = self._plain
         if plain is None:
             plain = self._plain = Pool(
-                self.name, self.env, self.deadlines, self._connect_plain, self._where, self._awaits_name
+                self.name, self.env, self.deadlines, self._connect_plain, self._where, self._is_name_awaited
             )
             plain.host = self.host
             plain.idle_timeout = self.idle_timeout
@@ -149,7 +149,7 @@ class StreamPool(Pool):
             outcome = failed(CONNECT_FAILURE, cause=f"{self.name}: {problem or 'takes no streams'}")
         except asyncio.CancelledError:  # only the timer of `_start` cancels this task
             opening.abort()
-            outcome = self.late(f"connecting to {self.name} took too long")
+            outcome = self.timed_out(f"connecting to {self.name} took too long")
             self.times.fall_silent(now, self.env.now())
         except (OSError, ssl.CertificateError) as error:
             outcome = failed(CONNECT_FAILURE, cause=f"{self.name}: {describe_error(error)}")

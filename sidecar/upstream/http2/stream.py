@@ -222,7 +222,7 @@ class UpstreamStream:
         body = self._request_body
         if body is not None and (body.is_starved or (body.is_held_back and self._answer is None)):
             return body.starved_since
-        return NEVER if self._answer is None else self._answer.held_since
+        return NEVER if self._answer is None else self._answer.blocked_since
 
     @property
     def route(self) -> str:
@@ -443,7 +443,7 @@ class UpstreamStream:
         self.expires = self._deadline  # no idle timeout, because the client delays the body
         self._is_paused = True
         if self._answer is not None:
-            self._answer.hold(self.pool.env.now())
+            self._answer.block(self.pool.env.now())
         if self._stream is not None:
             self._connection.session.pause(self._stream)
 
@@ -451,7 +451,7 @@ class UpstreamStream:
         self._is_paused = False
         self._await_piece()
         if self._answer is not None:
-            self._answer.release(self.pool.env.now())
+            self._answer.unblock(self.pool.env.now())
         if self._stream is not None:
             self._connection.session.resume(self._stream)
             self._connection.flush_later()

@@ -67,6 +67,13 @@ def attempt(number: int = 1, status: int = 200, reason: str = "", why: str = "fi
     return a
 
 
+@pytest.mark.parametrize(("version", "protocol"), [(10, "HTTP/1.0"), (11, "HTTP/1.1"), (20, "HTTP/2")])
+def test_versions(version: int, protocol: str) -> None:
+    x = exchange()
+    x.version = version
+    assert Bench().record(x, Outcome(200))["protocol"] == protocol
+
+
 def test_a_success() -> None:
     x = exchange(b"/orders/17", attempt())
     x.query = b"token=secret"
