@@ -184,7 +184,7 @@ def least(row: Row, found: Sequence[tuple[float, float]]) -> Cost:
 
 
 @contextmanager
-def away() -> Iterator[None]:
+def redirect_output() -> Iterator[None]:
     """Redirect standard output, which has the access log, to a pipe that another process reads, as in a pod."""
     sys.stdout.flush()
     own = os.dup(STDOUT)
@@ -209,7 +209,7 @@ def measure_all(rows: list[Row], repeat: int) -> list[Cost]:
 
     share_interpreter()
     freeze_startup()
-    with away(), asyncio.Runner(loop_factory=uvloop.new_event_loop) as loop:
+    with redirect_output(), asyncio.Runner(loop_factory=uvloop.new_event_loop) as loop:
         return loop.run(all_of_them())
 
 

@@ -204,7 +204,8 @@ class Events(Listening):
 KINDS: Final[dict[str, type[Listening]]] = {"messages": Messages, "events": Events}
 
 
-def _itself(client: Listening) -> Listening:
+def _as_protocol(client: Listening) -> Listening:
+    """Return a client as the protocol of its connection; a factory for `create_connection`."""
     return client
 
 
@@ -215,7 +216,7 @@ async def load(kind: str, url: str, connections: int, seconds: float) -> dict[st
     began = perf_counter()
     clients = [KINDS[kind](parts.netloc, parts.path, began + seconds) for _ in range(connections)]
     for client in clients:
-        await loop.create_connection(partial(_itself, client), parts.hostname or "", parts.port or 80)
+        await loop.create_connection(partial(_as_protocol, client), parts.hostname or "", parts.port or 80)
     await asyncio.wait([client.over for client in clients], timeout=seconds + GRACE)
     took = perf_counter() - began
     for client in clients:

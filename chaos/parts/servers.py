@@ -95,7 +95,7 @@ class Server:
     def url(self) -> str:
         return f"{'http' if self._tls is None else 'https'}://{self.address}"
 
-    async def forsaken(self, within: float = 60.0) -> bool:
+    async def are_clients_gone(self, within: float = 60.0) -> bool:
         """True if every client closes its connection within so many seconds."""
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=within)

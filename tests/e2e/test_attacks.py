@@ -141,7 +141,7 @@ async def test_clients_that_are_gone(w: World, how: str) -> None:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 client.writer.transport.abort()
         await until(lambda: is_quiet(w))
-    assert await w.servers["silent"].forsaken(), "what nobody waits for is called off"
+    assert await w.servers["silent"].are_clients_gone(), "what nobody waits for is called off"
 
 
 async def test_nothing_remains(w: World) -> None:
