@@ -3,6 +3,7 @@
     core                                         vocabulary: exchange, outcome, stage, environment; no I/O
     engine                                       runs requests through the stages of a route; parsers of heads in C
     http2                                        HTTP/2 and HPACK without I/O
+    grpc                                         gRPC's statuses, timeouts and messages as values
     cache  expression  transform                 HTTP caching, conditions (`when:`), rewriting of messages
     simulation                                   virtual clock and network of tests and of `chaos simulate`
     upstream  downstream                         the service side and the client side of the proxy

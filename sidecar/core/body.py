@@ -68,6 +68,7 @@ class Body:
         "source",
         "state",
         "trailers",
+        "verdict",
     )  # fmt: skip
 
     def __init__(self, source: Source | None = None, length: int | None = None) -> None:
@@ -86,6 +87,8 @@ class Body:
         self.blocked_since = inf
         """Instant at which the current delay by the client began; infinite without one."""
         self.trailers: Headers = []
+        self.verdict = 0
+        """Verdict on the message (`Outcome.verdict`) that its trailers have brought; 0 without one."""
         self._pieces: list[bytes] = []
         self._size = 0
         self._sink: Sink | None = None
@@ -159,6 +162,13 @@ class Body:
     def detach(self) -> None:
         """Remove the sink; further pieces are buffered."""
         self._sink = None
+
+    def put_back(self, data: bytes) -> None:
+        """Buffer a piece again that a sink has got, before all others; the sink must be detached."""
+        self._pieces.insert(0, data)
+        self._size += len(data)
+        if self._size >= HIGH_WATER:
+            self.pause()
 
     def pause(self) -> None:
         """Pause the source; without effect while it is paused, and once the body has ended."""

@@ -155,6 +155,8 @@ class Attempt:
     """URL of the endpoint."""
     status = 0
     """Status of the response; 0 for a failure."""
+    verdict = 0
+    """Verdict on the response (`Outcome.verdict`): for HTTP its status; 0 for a failure."""
     reason = ""
     """Code of the failure; empty for a response."""
     cause = ""
@@ -226,7 +228,11 @@ class Exchange(Message):
     timeout_header = b"x-request-timeout-ms"
     """Name of the field that gives the upstream the time left in milliseconds; empty to send none."""
     grpc_timeout = False
-    """True if the request had a `grpc-timeout`, which is then replaced by the time left."""
+    """True if the upstream gets the time left in `grpc-timeout` too: for a call of gRPC, or if the request had one."""
+    is_grpc = False
+    """True for a call of gRPC: over HTTP/2 with its content type, or translated to one."""
+    rest_method = b""
+    """Method by which a call that a stage has translated may be repeated; empty for other requests."""
     idle_timeout = NEVER
     """Longest time between two pieces of a body, in seconds."""
     criticality = DEFAULT
@@ -318,6 +324,8 @@ class Exchange(Message):
         twin.attempt_timeout = self.attempt_timeout
         twin.timeout_header = self.timeout_header
         twin.grpc_timeout = self.grpc_timeout
+        twin.is_grpc = self.is_grpc
+        twin.rest_method = self.rest_method
         twin.idle_timeout = self.idle_timeout
         twin.criticality = self.criticality
         twin.stated_criticality = self.stated_criticality

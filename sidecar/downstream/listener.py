@@ -290,7 +290,7 @@ class Listener:
                 NO_ROUTE, Refusal("routes", detail=f"No route of the listener {self.name} matches the request.")
             )
         outcome = failed(NO_ROUTE, Refusal("routes", detail="The path is known, but not with this method."))
-        outcome.status = 405
+        outcome.status = outcome.verdict = 405
         outcome.headers = [(b"allow", b", ".join(allowed))]
         return outcome
 

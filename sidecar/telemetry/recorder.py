@@ -83,5 +83,5 @@ class Recorder:
     def _end_attempt(self, attempt: Attempt, outcome: Outcome, reason: str) -> None:
         """Set the end of an attempt that goes on for other requests, such as the fetch of a cache."""
         attempt.ended = self._now()
-        attempt.status = outcome.status
+        attempt.status, attempt.verdict = outcome.status, outcome.verdict
         attempt.reason = reason

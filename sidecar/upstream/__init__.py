@@ -4,6 +4,7 @@ Start with `client.py`: one attempt, from the choice of an endpoint to the last 
 
     client          Upstream: makes an attempt (endpoint, connection, exchange, record)
     balancing/      choice of an endpoint: load balancing, ejection, health checks, discovery
+    grpc/           status of gRPC answers; the gRPC health check
     endpoint        Endpoint, its address and state; EndpointSet, shared by all of these
     pools, pool     connections of an upstream, and of one endpoint: reuse, limits, queue
     slow_places     places for requests that are forwarded before their body is complete

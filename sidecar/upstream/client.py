@@ -40,6 +40,7 @@ from sidecar.upstream.balancing.health import HealthChecker, http_probe
 from sidecar.upstream.certificates import CertificateWatch
 from sidecar.upstream.deadlines import Deadlines
 from sidecar.upstream.endpoint import Endpoint, EndpointSet
+from sidecar.upstream.grpc.answer import read_status
 from sidecar.upstream.pool import Acquired, Carrier, Pool
 from sidecar.upstream.pools import Pools
 from sidecar.upstream.resolver import NameResolver
@@ -116,10 +117,11 @@ class AttemptInFlight(Attempt):
             return
         self.answered = now = self._upstream.now()
         if outcome.failure is None:
-            times = self._pool.times
+            times, x = self._pool.times, self._x
+            if x is not None and x.is_grpc:
+                read_status(outcome, self._had_little_time)
             times.heard = now
             if now - self.started > times.usual:
-                x = self._x
                 times.learn(now - self.started - (0.0 if x is None or x.stream is None else x.stream.blocked_for(now)))
             else:  # inlined `ResponseTimes.note`
                 times.quick += 1
@@ -135,6 +137,12 @@ class AttemptInFlight(Attempt):
             self.outcome = outcome
         else:
             call.take(outcome)
+
+    def _had_little_time(self) -> bool:
+        """True if the caller's deadline has left less than the usual time for the answer."""
+        x, started = self._x, self.started
+        is_hurried = x is not None and x.deadline == x.caller_deadline
+        return is_hurried and self._pool.times.is_too_short(self._upstream.now() - started)
 
     def _repeat(self) -> bool:
         """Send the request again on a new connection, once; False if that is not possible."""
@@ -174,6 +182,7 @@ class AttemptInFlight(Attempt):
         failure = outcome.failure
         if failure is None:
             self.status = outcome.status
+            self.verdict = outcome.verdict
         else:
             self.reason = failure.code
             self.cause = outcome.cause

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from sidecar.core.exchange import NEVER, Exchange
+from sidecar.grpc.timeout import format_timeout
 
 METHODS_WITH_BODY: Final = frozenset((b"POST", b"PUT", b"PATCH"))
 """Methods for which a missing body is sent as `Content-Length: 0` (RFC 9110 8.6)."""
@@ -30,7 +31,7 @@ def request_head(x: Exchange, now: float, host: bytes) -> bytes:
         fields += b"connection: Upgrade\r\nupgrade: %b\r\n" % x.upgrade
     if x.accepts_trailers:
         fields += b"connection: te\r\nte: trailers\r\n"
-    if x.deadline != NEVER and x.timeout_header:
+    if x.deadline != NEVER and (x.timeout_header or x.grpc_timeout):
         fields += time_fields(x, now)
     return b"%b %b HTTP/1.1\r\nhost: %b\r\n%b%b%bx-sidecar-attempt: %d\r\n\r\n" % (
         x.method,
@@ -51,6 +52,5 @@ def time_fields(x: Exchange, now: float) -> bytes:
     left = int(seconds * 1000)
     if left < 1:
         left = 1
-    if x.grpc_timeout:
-        return b"%b: %d\r\ngrpc-timeout: %dm\r\n" % (x.timeout_header, left, min(left, 99_999_999))
-    return b"%b: %d\r\n" % (x.timeout_header, left)
+    lines = b"%b: %d\r\n" % (x.timeout_header, left) if x.timeout_header else b""
+    return lines + b"grpc-timeout: %b\r\n" % format_timeout(seconds) if x.grpc_timeout else lines

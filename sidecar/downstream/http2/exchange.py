@@ -36,8 +36,10 @@ from sidecar.core.outcome import (
     Outcome,
     Refusal,
     failed,
+    grpc_verdict,
 )
 from sidecar.downstream.backlog import is_endless
+from sidecar.downstream.grpc.answers import as_grpc, broken_trailers, make_status, read_call
 from sidecar.downstream.http2.slow_streams import Download, Upload
 from sidecar.downstream.http2.stream_transport import StreamTransport
 from sidecar.downstream.request_body import too_large
@@ -66,9 +68,27 @@ class StreamExchange:
     """One exchange on its stream: source of the request's body, sink of the answer's."""
 
     __slots__ = (
-        "_answer", "_call", "_cancelled_outcome", "_connection", "_download", "_early", "_end", "_has_left",
-        "_is_collecting", "_is_connect", "_is_ended", "_method", "_offered", "_outcome", "_request", "_session",
-        "_stored", "_stream", "_upload", "x",
+        "_answer",
+        "_call",
+        "_cancelled_outcome",
+        "_connection",
+        "_download",
+        "_early",
+        "_end",
+        "_has_left",
+        "_is_collecting",
+        "_is_connect",
+        "_is_ended",
+        "_is_grpc",
+        "_method",
+        "_offered",
+        "_outcome",
+        "_request",
+        "_session",
+        "_stored",
+        "_stream",
+        "_upload",
+        "x",
     )  # fmt: skip
 
     def __init__(self, connection: Http2Connection, session: Session, stream: Stream) -> None:
@@ -100,6 +120,8 @@ class StreamExchange:
         """Failure or None to record once everything is sent; empty while more of the response may come."""
         self._method = b""
         """Method, also of a request that cannot be read."""
+        self._is_grpc = False
+        """True for a call of gRPC, also for one that cannot be read."""
         self._cancelled_outcome: Outcome | None = None
         """Answer to give when the cancelled call has ended."""
         self._has_left = False
@@ -117,12 +139,16 @@ class StreamExchange:
         if head.refusal is not None:
             raise Invalid(str(head.refusal), head.refusal.status)
         if head.derived is None:
-            head.derived = SPECIAL.take(head.lines, 0, len(head.lines))
-        lines, special, speaks_to_caches = cast("tuple[bytes, Headers, bool]", head.derived)
+            head.derived = (*SPECIAL.take(head.lines, 0, len(head.lines)), read_call(head))
+        lines, special, speaks_to_caches, previous = cast("tuple[bytes, Headers, bool, int]", head.derived)
+        self._is_grpc = previous >= 0
         if head.protocol:
             method = self._read_connect(head, is_end)
         x, length, _ = read_request(method, head.path, 11, lines, special, speaks_to_caches, peer, now)
         x.version = VERSION
+        if previous >= 0:
+            x.is_grpc = x.grpc_timeout = True
+            x.marked_attempt = max(x.marked_attempt, previous)
         self.x = x
         if not x.request_id:
             x.request_id = hexlify(listener.getrandbits(128).to_bytes(16, "big"))
@@ -383,8 +409,10 @@ class StreamExchange:
         if x is None:
             self.x = x = Exchange(self._method, b"/", [])
             x.version = VERSION
+            x.is_grpc = self._is_grpc
         if outcome.failure is not None and not outcome.body:
-            outcome = make_problem(x, outcome, self._connection.listener.details)
+            details = self._connection.listener.details
+            outcome = make_status(outcome, details) if x.is_grpc else make_problem(x, outcome, details)
         self.answer(outcome)
 
     def break_down(self, error: Exception) -> None:
@@ -398,14 +426,17 @@ class StreamExchange:
 
     def answer(self, outcome: Outcome) -> None:
         """Send an answer: its head, and its body if that is whole, else as it comes."""
+        x = self.x
+        assert x is not None
+        if x.is_grpc:
+            outcome = as_grpc(outcome)
         self._outcome = outcome
         self._is_collecting = False
-        x, session, stream, body = self.x, self._session, self._stream, outcome.stream
-        assert x is not None
+        session, stream, body = self._session, self._stream, outcome.stream
         status, lines = outcome.status, outcome.lines
         if outcome.parsed is not None and outcome.header(b"date") is None:
             lines += b"date: %b\r\n" % self._connection.listener.date
-        if x.method == b"HEAD" or status in BODILESS:
+        if x.method == b"HEAD" or status in BODILESS or (x.is_grpc and body is None and not outcome.body):
             session.respond(stream, status, lines, True)
             if body is not None:
                 body.cancel()
@@ -483,7 +514,9 @@ class StreamExchange:
             self._connection.listener.slow.behind.pop(self, None)
 
     def finish(self, trailers: Headers) -> None:
-        self._answer = None
+        answer, self._answer = self._answer, None
+        if answer is not None and answer.verdict and self._outcome is not None:
+            self._outcome.verdict = answer.verdict
         lines = b"".join([b"%b: %b\r\n" % field for field in trailers if can_be_trailer(field[0])]) if trailers else b""
         self._session.send_trailers(self._stream, lines)
         self._finish(None)
@@ -491,8 +524,16 @@ class StreamExchange:
 
     def fail(self, failure: Failure) -> None:
         """Break the answer off so that the client sees it is not whole."""
-        self._answer = None
-        outcome = self._outcome
+        answer, self._answer = self._answer, None
+        outcome, x = self._outcome, self.x
+        is_call = x is not None and x.is_grpc
+        if is_call and outcome is not None and answer is not None and failure.origin != "client":
+            outcome.verdict = grpc_verdict(failure.grpc)
+            fields = broken_trailers(failure, answer.cause, self._connection.listener.details)
+            self._session.send_trailers(self._stream, b"".join([b"%b: %b\r\n" % field for field in fields]))
+            self._finish(failure)
+            self._connection.flush()
+            return
         self._session.reset(self._stream, CANCEL if failure.code == CLIENT_TIMEOUT.code else INTERNAL_ERROR)
         self._record(outcome, failure)
         self._connection.flush()

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from sidecar.core import events, metrics
 from sidecar.core.env import Env
 from sidecar.core.message import retry_after
-from sidecar.core.outcome import Outcome
+from sidecar.core.outcome import Outcome, grpc_code
+from sidecar.grpc.status import asked_wait
 from sidecar.stages.circuit_breaker.evidence import Evidence, Verdict
 from sidecar.stages.circuit_breaker.spec import Spec
 from sidecar.stages.circuit_breaker.states import CLOSED, HALF_OPEN, OPEN, Closed, HalfOpen, Open, State
@@ -89,7 +90,8 @@ class Breaker:
     # ----- transitions
 
     def trip(self, verdict: Verdict, outcome: Outcome | None, now: float) -> None:
-        """Open the circuit, unless an operator holds it.  A Retry-After of the outcome replaces the open time."""
+        """Open the circuit, unless an operator holds it.  A Retry-After of the outcome, or its
+        `grpc-retry-pushback-ms`, replaces the open time."""
         if self.forced:
             return
         thresholds, env = self.evidence.thresholds, self._env
@@ -98,6 +100,9 @@ class Breaker:
         asked = None
         if outcome is not None and outcome.failure is None:
             asked = retry_after(outcome.headers, env.wall())
+            if grpc_code(outcome.verdict) > 0:
+                pushback = asked_wait(outcome)
+                asked = asked if pushback is None or pushback == inf else pushback
         seconds = asked or thresholds.open_for * 2.0 ** min(self.reopened, MOST_DOUBLINGS)
         seconds = min(seconds, thresholds.max_open_for)
         self._open(verdict, seconds * (1 + thresholds.jitter * env.rng.random()), now)

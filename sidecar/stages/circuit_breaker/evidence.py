@@ -103,7 +103,7 @@ class Evidence:
         """Return the class of a result, FAILED and SLOW as bits, 0 for a good one; IGNORED if it says nothing."""
         thresholds = self.thresholds
         if outcome.failure is None:  # `Conditions.match`, inlined to save a call
-            bits = FAILED if thresholds.failures.statuses[outcome.status] else 0
+            bits = FAILED if thresholds.failures.statuses[outcome.verdict] else 0
         elif thresholds.failures.match(outcome):
             bits = FAILED
         else:

@@ -17,13 +17,25 @@ Rules (`docs/design/concurrency.md` has the reasons):
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 from sidecar.core import events, metrics
 from sidecar.core.env import BuildContext, Env
 from sidecar.core.exchange import Exchange
 from sidecar.core.metrics import Counter
-from sidecar.core.outcome import OVERLOADED, Outcome, Refusal, failed
+from sidecar.core.outcome import (
+    DEADLINE_EXCEEDED_STATUS,
+    OVERLOADED,
+    RESOURCE_EXHAUSTED_STATUS,
+    STATUS_TO_COME,
+    UNAVAILABLE_STATUS,
+    Failure,
+    Outcome,
+    Refusal,
+    failed,
+    grpc_verdict,
+)
 from sidecar.core.stage import Stage, Wait
 from sidecar.stages.concurrency.limit import Gradient
 from sidecar.stages.concurrency.permits import Permits, Place
@@ -33,8 +45,14 @@ RETRY_AFTER: Final = 1.0
 """Retry-After of a refusal, in seconds.  An overload passes sooner, but a spread of returns matters more."""
 WEIGHT: Final = 0.1
 """Weight of the newest response in the usual response time."""
-TOO_BUSY: Final = (429, 503)
-"""Statuses by which an upstream says that it is overloaded."""
+TOO_BUSY: Final = (
+    429,
+    503,
+    grpc_verdict(DEADLINE_EXCEEDED_STATUS),
+    grpc_verdict(RESOURCE_EXHAUSTED_STATUS),
+    grpc_verdict(UNAVAILABLE_STATUS),
+)
+"""Verdicts on answers by which an upstream says that it is overloaded."""
 TOO_SLOW: Final = ("timeout", "connect_timeout")
 """Failures that show an overload."""
 LEAST_PAUSE: Final = 0.005
@@ -49,6 +67,7 @@ class Bulkhead:
 
     def __init__(self, spec: Spec, env: Env, labels: dict[str, str]) -> None:
         self.permits = permits = Permits(env)
+        self._now = env.now
         self.gradient: Gradient | None = None
         """Adaptive limit; None for a plain one."""
         self.typical = 0.0
@@ -78,18 +97,29 @@ class Bulkhead:
     def learn(self, x: Exchange, outcome: Outcome, now: float, latency: float) -> None:
         """Learn from the head of a response or a failure, which came `latency` seconds after the permit."""
         failure = outcome.failure
-        if failure is None and outcome.status < 500 and len(x.attempts) <= 1:
+        if failure is None and outcome.verdict < 500 and len(x.attempts) <= 1:
             self.typical += (latency - self.typical) * (WEIGHT if self.typical else 1.0)
         if (gradient := self.gradient) is None:
             return
         active = self.permits.active
-        if outcome.status in TOO_BUSY if failure is None else failure.origin == "upstream" and failure.code in TOO_SLOW:
+        verdict = outcome.verdict
+        if verdict in TOO_BUSY if failure is None else failure.origin == "upstream" and failure.code in TOO_SLOW:
             changed = gradient.drop(now, active)
-        elif failure is None and outcome.status < 500 and len(x.attempts) <= 1:
+        elif failure is None and verdict < 500 and len(x.attempts) <= 1:
             changed = gradient.sample(now, latency, active)
+            if verdict == STATUS_TO_COME and outcome.stream is not None:
+                outcome.stream.on_close(partial(self._learn_late, outcome))
         else:
             return
         if changed:
+            self._apply()
+
+    def _learn_late(self, outcome: Outcome, broken: Failure | None) -> None:
+        """Learn from the gRPC status that the trailers of an answer have brought."""
+        gradient, body = self.gradient, outcome.stream
+        if gradient is None or body is None or broken is not None or body.verdict not in TOO_BUSY:
+            return
+        if gradient.drop(self._now(), self.permits.active):
             self._apply()
 
     def describe(self) -> dict[str, Any]:

@@ -19,10 +19,11 @@ from sidecar.core import events, metrics
 from sidecar.core.env import BuildContext
 from sidecar.core.exchange import Attempt, Exchange
 from sidecar.core.metrics import Counter
-from sidecar.core.outcome import FAULT, RESET, SHORT_DEADLINE, TIMEOUT, Outcome, failed
+from sidecar.core.outcome import FAULT, RESET, SHORT_DEADLINE, TIMEOUT, Outcome, failed, grpc_verdict
 from sidecar.core.stage import Service, Stage, Wait, unbound
 from sidecar.expression.condition import Condition
 from sidecar.expression.facts import REQUEST
+from sidecar.grpc.status import status_from_http
 from sidecar.stages.fault.spec import AbortSpec, LatencySpec, Spec
 from sidecar.upstream.response_times import UNKNOWN
 
@@ -100,7 +101,10 @@ class FaultStage:
         if self.abort is not None and end == "abort":
             self.counters["abort"].value += 1
             headers = [(b"x-sidecar-reason", FAULT.code.encode())]
-            return self._end(x, attempt, Outcome(self.abort.status, headers, cause=CAUSE))
+            outcome = Outcome(self.abort.status, headers, cause=CAUSE)
+            if x.is_grpc:
+                outcome.verdict = grpc_verdict(status_from_http(outcome.status))
+            return self._end(x, attempt, outcome)
         twin = x.fork(x.attempt, x.why)
         twin.attempt_timeout = x.attempt_timeout - delay
         return await self.inner(twin)
@@ -108,7 +112,8 @@ class FaultStage:
     def _end(self, x: Exchange, attempt: Attempt, outcome: Outcome) -> Outcome:
         """Record the attempt on the exchange, and return its outcome."""
         attempt.ended = self.env.now()
-        attempt.status = 0 if outcome.failure else outcome.status
+        if outcome.failure is None:
+            attempt.status, attempt.verdict = outcome.status, outcome.verdict
         attempt.reason = outcome.reason
         x.attempts.append(attempt)
         return outcome

@@ -22,7 +22,7 @@ from sidecar.core import events, metrics
 from sidecar.core.env import BuildContext, TimerHandle
 from sidecar.core.exchange import SHORTEST_ANSWER, Exchange, Supersedable
 from sidecar.core.metrics import Counter
-from sidecar.core.outcome import Outcome
+from sidecar.core.outcome import RESOURCE_EXHAUSTED_STATUS, Outcome
 from sidecar.core.promise import Promise
 from sidecar.core.stage import Stage, Wait
 from sidecar.engine.pipeline import Call, Pipeline
@@ -64,7 +64,13 @@ class HedgeStage:
 
     def admit(self, x: Exchange) -> Race | None:
         call, x.call = x.call, None
-        if x.stream is not None or x.is_retry or x.method not in self.methods or x.upgrade is not None or call is None:
+        if (
+            x.stream is not None
+            or x.is_retry
+            or (x.rest_method or x.method) not in self.methods
+            or x.upgrade is not None
+            or call is None
+        ):
             return None
         if not x.is_counted:
             x.is_counted = True
@@ -246,7 +252,8 @@ class Race:
 
 def is_good(outcome: Outcome) -> bool:
     """True for a response that ends the race."""
-    return outcome.failure is None and outcome.status < 500 and outcome.status != 429
+    verdict = outcome.verdict
+    return outcome.failure is None and verdict < 500 and verdict not in (429, RESOURCE_EXHAUSTED_STATUS)
 
 
 def build(spec: Spec, ctx: BuildContext) -> Stage:

@@ -139,7 +139,7 @@ class RequestRewriter:
     def refuse(self, detail: str, status: int = 400) -> Outcome:
         """Return a refusal with its reason."""
         outcome = failed(BAD_REQUEST, Refusal("transform", self.where, detail))
-        outcome.status = status
+        outcome.status = outcome.verdict = status
         return outcome
 
     def rewrite_head(self, x: Exchange) -> Outcome | None:

@@ -191,14 +191,16 @@ def copy_streamed(outcome: Outcome) -> Outcome:
         return outcome
     headers = None if outcome.is_raw else list(outcome.headers)
     lines = outcome.lines if outcome.is_raw else None
-    return Outcome(outcome.status, headers, stream=outcome.stream, cause=outcome.cause, lines=lines)
+    copy = Outcome(outcome.status, headers, stream=outcome.stream, cause=outcome.cause, lines=lines)
+    copy.verdict = outcome.verdict
+    return copy
 
 
 def _set_status(outcome: Outcome, status: int) -> None:
     """Change the status, and drop a body that the new status forbids."""
     if status == outcome.status:
         return
-    outcome.status = status
+    outcome.status = outcome.verdict = status
     outcome.headers = without(outcome.headers, b"content-length")  # the length of the former body
     if status in BODILESS:
         outcome.body = b""

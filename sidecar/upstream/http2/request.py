@@ -33,7 +33,7 @@ def request_lines(x: Exchange, now: float) -> bytes:
         fields += b"content-length: %d\r\n" % len(x.body)
     if x.accepts_trailers:
         fields += b"te: trailers\r\n"
-    if x.deadline != NEVER and x.timeout_header:
+    if x.deadline != NEVER and (x.timeout_header or x.grpc_timeout):
         fields += time_fields(x, now)
     lines = x.raw if x.parsed is None else x.lines
     return b"%b%b%bx-sidecar-attempt: %d\r\n" % (lines, fields, x.forwarding, x.attempt + x.marked_attempt)
@@ -60,7 +60,6 @@ class StreamedBody(RequestBody):
         self.is_sent = True
         self._measure()
         if not self._is_ended:
-            lines = (
-                b"".join([b"%b: %b\r\n" % field for field in trailers if can_be_trailer(field[0])]) if trailers else b""
-            )
+            fields = [field for field in trailers if can_be_trailer(field[0])]
+            lines = b"".join([b"%b: %b\r\n" % field for field in fields])
             self._carrier.send_end(lines)
