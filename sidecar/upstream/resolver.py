@@ -1,20 +1,16 @@
 """Resolver: look-ups of names by c-ares (aiodns), their cache, and Happy Eyeballs (aiohappyeyeballs).
 
-Rules:
+Rules (`docs/design/names.md` has the reasons):
 
-1. Requests for the same name share one look-up (single-flight).  No look-up occupies a thread, so one that hangs delays
-   neither other names nor the end of the process.  A request that stops waiting does not cancel the look-up.
+1. Requests for the same name share one look-up (single-flight), which occupies no thread.  A request that stops waiting
+   does not cancel the look-up.
 2. An answer is used for its records' time to live, within the limits of `ttl`.  While look-ups fail or take longer than
-   `PATIENCE`, the last good answer is used for `stale_for` longer (RFC 8767).  A failure is cached for `ttl.min`.  "No
-   such name" is treated like other failures, since a restarting name service may send it.
-3. `/etc/hosts`, search domains and `ndots` are those of the system, as c-ares reads them; `nameservers` replaces only
-   the system's servers.  Addresses and `localhost` (RFC 6761 6.3) are never looked up.
-4. If a name has addresses of both families, those of a family without a route are omitted.  IPv6 is first, except
-   unique local addresses, which follow IPv4 (RFC 6724 2.1).
+   `PATIENCE`, the last good answer is used for `stale_for` longer (RFC 8767).  A failure is cached for `ttl.min`.
+3. `/etc/hosts`, search domains and `ndots` are those of the system; `nameservers` replaces only the system's servers.
+   Addresses and `localhost` (RFC 6761 6.3) are never looked up.
+4. Addresses of a family without a route are omitted.  IPv6 is first, except unique local addresses (RFC 6724 2.1).
 5. Connections start with the addresses in turn.  An address that failed, or lost to a later one, is tried last for
    `SLOW_SECONDS`.  The next address is tried after `STAGGER` or as soon as one fails (RFC 8305 5).
-
-aiodns is imported for the first look-up.  A virtual loop has no resolver: see `Env.names`.
 """
 
 from __future__ import annotations
