@@ -37,9 +37,9 @@ PATIENCE: Final = 600.0
 class Observed(NamedTuple):
     """Result of one request of a client.
 
-    - `received`: answer that the client received.
+    - `received`: response that the client received.
     - `x`, `outcome`: exchange as the sidecar recorded it; None if it recorded none.
-    - `seconds`: time from sending the request to the end of the answer.
+    - `seconds`: time from sending the request to the end of the response.
     """
 
     received: Received
@@ -83,7 +83,7 @@ class World:
         return INBOUND if INBOUND in names else names[0] if len(names) == 1 else ""
 
     async def ask(self, listener: str, request: RequestSpec) -> Observed:
-        """Send one request on a new connection, and wait for the end of its answer."""
+        """Send one request on a new connection, and wait for the end of its response."""
         recorded: list[tuple[Exchange, Outcome]] = []
         server = Server(self.env, lambda x, outcome, _reason, _seconds: recorded.append((x, outcome)), NoTelemetry())
         server.limits = self.snapshot.spec.limits
