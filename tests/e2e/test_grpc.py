@@ -179,8 +179,8 @@ async def test_a_cancellation_reaches_the_server(w: World) -> None:
 
 
 async def test_the_attempts_timeout_is_a_deadline(w: World) -> None:
-    error = await failure(w, "Hang")
-    assert (error.code(), metadata(error)["x-sidecar-reason"]) == (grpc.StatusCode.DEADLINE_EXCEEDED, "timeout")
+    error = await failure(w, "Hang")  # the server, which knows the deadline too, may be the first to say so
+    assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
 
 
 async def test_the_rest_of_the_deadline_reaches_the_server(w: World) -> None:
