@@ -223,6 +223,8 @@ class Exchange(Message):
     """True if the upstream gets the time left in `grpc-timeout` too: for a call of gRPC, or if the request had one."""
     is_grpc = False
     """True for a call of gRPC: over HTTP/2 with its content type, or translated to one."""
+    web = b""
+    """Content type of gRPC-Web in which the client gets the answer, without message format; empty for other calls."""
     idle_timeout = NEVER
     """Longest time between two pieces of a body, in seconds."""
     criticality = DEFAULT
@@ -315,6 +317,7 @@ class Exchange(Message):
         twin.timeout_header = self.timeout_header
         twin.grpc_timeout = self.grpc_timeout
         twin.is_grpc = self.is_grpc
+        twin.web = self.web
         twin.idle_timeout = self.idle_timeout
         twin.criticality = self.criticality
         twin.stated_criticality = self.stated_criticality

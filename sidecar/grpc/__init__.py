@@ -3,6 +3,7 @@
 - `status`: status codes in header fields, their HTTP statuses, content types and method paths.
 - `timeout`: the field `grpc-timeout`.
 - `framing`: length-prefixed messages.
+- `web`: the two forms of gRPC-Web.
 
 Elsewhere: `core/outcome` has the names of the codes and the verdict on an answer.  `upstream` and `downstream` apply
 them.
