@@ -153,6 +153,9 @@ REQUEST_DURATION: Final = metric(
 ATTEMPT_DURATION: Final = metric(
     "http.client.request.duration", "s", "Duration of attempts: from taking a connection to the end of the response."
 )
+CALL_DURATION: Final = metric(
+    "rpc.server.call.duration", "s", "Duration of gRPC calls: from the first byte of the call to its status."
+)
 REQUESTS_ACTIVE: Final = metric("http.server.active_requests", "{request}", "Requests in flight.")
 REFUSALS: Final = metric(
     "sidecar.refusals", "{request}", "Requests that a policy refused, even if a fallback then answered them."

@@ -181,7 +181,12 @@ class Listener:
         """Use a snapshot's policies for new requests; requests in flight keep theirs."""
         router = snapshot.listeners[self.name]
         begin = self.server.telemetry.begin
-        self.match = router.match if begin is None else traced(begin, router.match)
+        match: Match = router.match
+        if self.spec.grpc_web:
+            from sidecar.downstream.grpc.web import translating
+
+            match = translating(match)
+        self.match = match if begin is None else traced(begin, match)
         self._allowed = router.allowed
         self.limits = Limits(snapshot.spec.limits)
         self._snapshot = snapshot

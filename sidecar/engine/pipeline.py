@@ -23,7 +23,7 @@ from typing import Any, Protocol, cast
 from sidecar.core.exchange import Exchange
 from sidecar.core.outcome import ABANDONED, Failure, Outcome
 from sidecar.core.promise import Promise, Run
-from sidecar.core.stage import Service, Stage, Wait, outcome_to_settle
+from sidecar.core.stage import Service, Stage, Wait, outcome_to_settle, unbound
 
 
 class InFlight(Protocol):
@@ -62,6 +62,16 @@ class Pipeline:
         for index, stage in enumerate(stages):
             if hasattr(stage, "inner"):
                 cast("Any", stage).inner = Pipeline(stages[index + 1 :], end)
+
+    def within(self, stage: Stage) -> Pipeline:
+        """Return a pipeline of the same stages with one more outside of them, which has no `inner`."""
+        outer = Pipeline([stage], unbound)
+        outer.begin_last = self.begin_last
+        outer.admits += self.admits
+        outer.answers += self.answers
+        outer.settles += self.settles
+        outer.can_be_superseded = self.can_be_superseded
+        return outer
 
     async def __call__(self, x: Exchange) -> Outcome:
         """Run a request through the stages and return its outcome."""

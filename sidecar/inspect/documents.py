@@ -69,6 +69,8 @@ class MatchEntry(TypedDict):
     """Prefix of the path; null unless the route has one."""
     path_regex: str | None
     """Pattern of the path; null unless the route has one."""
+    grpc: str | None
+    """Service, or service and method, of gRPC calls, such as `shop.Orders/Place`; null unless the route has one."""
     headers: dict[str, str]
     """Values that header fields must have."""
     query: dict[str, str]
