@@ -246,9 +246,9 @@ class DownstreamConnection(asyncio.Protocol):
             backlog = self._backlog = Backlog(listener.slow, transport, self)
         backlog.begin(listener.now(), self._outcome, listener.limits.body_timeout)
         self.expires = backlog.expires
-        self.read_ahead(0)
+        self.count_read_ahead(0)
 
-    def read_ahead(self, size: int) -> None:
+    def count_read_ahead(self, size: int) -> None:
         """Count `size` more bytes for a client that is behind, and pause the response's body if it exceeds a limit."""
         backlog, stream = self._backlog, self._stream
         if backlog is not None and stream is not None and backlog.add(size, stream.left):
@@ -601,7 +601,7 @@ class DownstreamConnection(asyncio.Protocol):
             if x.stated_criticality < 0:
                 x.criticality = route.criticality
             else:
-                self._rank(x, route.criticality)
+                self._set_criticality(x, route.criticality)
             if self._phase == SERVING:
                 assert self._end is not None
                 self._call = call = Call(route.pipeline, x, self._end)
@@ -617,7 +617,7 @@ class DownstreamConnection(asyncio.Protocol):
             self.listener.env.call_later(START_AFTER, self._start_streaming, request_body)
         self._collect(request_body)
 
-    def _rank(self, x: Exchange, own: int) -> None:
+    def _set_criticality(self, x: Exchange, own: int) -> None:
         """Set the criticality of a request that states one.  An untrusted client can only lower the route's (`own`)."""
         rank, peer = x.stated_criticality, self._peer
         if peer is not None and not peer.is_trusted:
@@ -772,7 +772,7 @@ class DownstreamConnection(asyncio.Protocol):
             self._stream = stream
             stream.attach(response_body)
             if self.is_writing_paused:  # paused before the stream was attached
-                self.read_ahead(0)
+                self.count_read_ahead(0)
         elif size <= MAX_AT_ONCE:
             transport.write(head + body)
             self.finish(outcome.failure)

@@ -186,7 +186,7 @@ class Listener:
             from sidecar.downstream.grpc.web import translating
 
             match = translating(match)
-        self.match = match if begin is None else traced(begin, match)
+        self.match = match if begin is None else match_traced(begin, match)
         self._allowed = router.allowed
         self.limits = Limits(snapshot.spec.limits)
         self._snapshot = snapshot
@@ -354,7 +354,7 @@ def trust_of(name: str, spec: ListenerSpec, hop_key: bytes) -> Trust:
     )
 
 
-def traced(begin: Callable[[Exchange], None], match: Match) -> Match:
+def match_traced(begin: Callable[[Exchange], None], match: Match) -> Match:
     """Return a match function that first calls `begin`, which starts the trace of the request."""
 
     def begin_and_match(x: Exchange) -> Route | None:

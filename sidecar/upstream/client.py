@@ -103,7 +103,7 @@ class AttemptInFlight(Attempt):
             return
         acquired = opening.result()
         if isinstance(acquired, Outcome):
-            self.take(_judge(x, acquired, self._pool, self.started, self._upstream.now()))
+            self.take(_connect_failure(x, acquired, self._pool, self.started, self._upstream.now()))
         else:
             self.connection = acquired
             acquired.exchange(x, self._expires, self.started, self)
@@ -353,7 +353,7 @@ class Upstream:
         return f"<Upstream {self.name}: {self.endpoints!r}>"
 
 
-def _judge(x: Exchange, outcome: Outcome, pool: Pool, started: float, now: float) -> Outcome:
+def _connect_failure(x: Exchange, outcome: Outcome, pool: Pool, started: float, now: float) -> Outcome:
     """Return the failure to get a connection; `SHORT_DEADLINE` if the caller's deadline left less than the usual
     time."""
     is_hurried = x.deadline == x.caller_deadline and now >= x.deadline

@@ -20,7 +20,7 @@ from sidecar.upstream.certificates import CertificateWatch
 from sidecar.upstream.deadlines import Deadlines
 from sidecar.upstream.endpoint import Endpoint, EndpointSet, authority, literal
 from sidecar.upstream.pool import CONNECTION_STATES, Connect, Pool, patience
-from sidecar.upstream.resolver import NameResolver, known
+from sidecar.upstream.resolver import NameResolver, fixed_addresses
 from sidecar.upstream.spec import UpstreamSpec
 
 FOLLOW_SECONDS: Final = 1.0
@@ -77,7 +77,7 @@ class Pools:
                 pool = Pool(endpoint.url, self._env, self._deadlines, connect, self._where, awaits)
             self._pools[endpoint] = pool
             self._tune(endpoint, pool)
-            if names is not None and endpoint.host and not known(endpoint.host):
+            if names is not None and endpoint.host and not fixed_addresses(endpoint.host):
                 self._followers[endpoint] = self._env.spawn(self._follow(pool, names, endpoint.host))
         return pool
 
