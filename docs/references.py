@@ -29,6 +29,7 @@ EXIT_CODES: Final = {
     "sidecar explain": ("shown", "the policies have problems"),
     "sidecar schema": ("printed", ""),
     "sidecar top": ("ended by q or Ctrl-C", "the admin listener cannot be reached, or wants a token"),
+    "sidecar proto pull": ("written", "the service cannot be asked, or a file cannot be read or written"),
     "sidecar demo": ("ended by Ctrl-C", "something of it cannot be started"),
     "sidecar completion": ("printed", ""),
     "chaos completion": ("printed", ""),
@@ -52,18 +53,27 @@ def commands() -> str:
     ]
     for program, group in GROUPS.items():
         parts.append(f"\n## {program}\n\n{prose(group.help)}\n")
-        parts += [command(f"{program} {name}", each) for name, each in group.commands.items() if not each.hidden]
+        parts += [command(name, each) for name, each in all_commands(program, group) if not each.hidden]
     parts.append(
         "\n## Exit codes\n\n2 always means that the command line is wrong, and what would be right is printed "
         "([command line](command-line.md)).\n\n"
         "| command | 0 | 1 |\n|---|---|---|\n"
     )
     for program, group in GROUPS.items():
-        for name in group.commands:
-            if (codes := EXIT_CODES.get(f"{program} {name}")) is not None:
-                parts.append(f"| `{program} {name}` | {codes[0]} | {codes[1] or '–'} |\n")
+        for name, _ in all_commands(program, group):
+            if (codes := EXIT_CODES.get(name)) is not None:
+                parts.append(f"| `{name}` | {codes[0]} | {codes[1] or '–'} |\n")
     parts.append("\nA second SIGTERM or SIGINT ends `sidecar run` at once, without a drain.\n")
     return "".join(parts)
+
+
+def all_commands(program: str, group: click.Group) -> Iterator[tuple[str, click.Command]]:
+    """Yield the commands of a program with their whole names, those of inner groups included."""
+    for name, each in group.commands.items():
+        if isinstance(each, click.Group):
+            yield from all_commands(f"{program} {name}", each)
+        else:
+            yield f"{program} {name}", each
 
 
 def command(name: str, found: click.Command) -> str:

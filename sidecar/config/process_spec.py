@@ -168,6 +168,8 @@ class ListenerSpec(Model):
     """Versions of HTTP that clients may speak on the port: `http1` (HTTP/1.1 and 1.0) and `http2`.  Over TLS, ALPN
     offers them; without TLS, clients of HTTP/2 need prior knowledge, since an upgrade to `h2c` is ignored (RFC 9113
     3.1)."""
+    grpc_web: bool = False
+    """True to take calls of gRPC-Web, in binary and text form over HTTP/1.1 and HTTP/2, and pass them on as gRPC."""
     problem_details: bool | None = None
     """True if problem documents name the failed endpoint, the cause, and the policy's file and line.  By default only
     on a loopback address or a Unix socket: other clients should not learn what is behind the sidecar."""

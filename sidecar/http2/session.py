@@ -53,7 +53,11 @@ from sidecar.http2.stream import RECEIVED_END, RESET, SENT_END, Stream
 
 BODILESS: Final = (204, 304)
 LARGE_HEAD: Final = 10.0
-"""Frames of no use for which a head that is too large counts."""
+"""Frames of no use for which a head that is too large counts, beside its fields and bytes."""
+EXCESS_FIELDS: Final = 64
+"""Fields beyond the limit that count for one more.  An index of one byte can stand for each."""
+LARGE_BYTES: Final = 1024
+"""Bytes of such a head that count for one more."""
 SETTINGS_COST: Final = 10.0
 """The same for SETTINGS, which may touch every stream."""
 CLOSED_STREAM_DATA: Final = 0.1
@@ -405,7 +409,7 @@ class Session:
         """Take a whole header block."""
         block = self._decoder.decode(data)
         if block.is_too_large:
-            self._charge(LARGE_HEAD)
+            self._charge(LARGE_HEAD + block.excess / EXCESS_FIELDS + len(data) / LARGE_BYTES)
         stream = self.streams.get(number)
         if stream is None:
             if self.is_client or number <= self._highest:
@@ -512,9 +516,9 @@ class Session:
         code = reader.number(0)
         stream.move(RESET)
         self._forget_pending(stream)
+        self.handler.on_reset(stream, code, f"the peer has reset the stream: {name_of(code)}")
         if not self.is_client:
             self._charge_reset()
-        self.handler.on_reset(stream, code, f"the peer has reset the stream: {name_of(code)}")
 
     def _fail_stream(self, stream: Stream, code: int, text: str) -> None:
         """Reset a stream for what the peer has sent on it."""

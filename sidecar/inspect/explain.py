@@ -22,9 +22,11 @@ from sidecar.core.http1 import HOST, Invalid, check_fields, check_target
 from sidecar.core.message import FIELD_LINE, TOKEN
 from sidecar.core.pattern import MAX_INPUT
 from sidecar.core.uri import parameter
+from sidecar.grpc.status import is_grpc
 from sidecar.inspect.documents import Scope
 from sidecar.inspect.effective import Value, flow, values
 from sidecar.inspect.explain_cache import cache_text
+from sidecar.inspect.explain_translate import bindings_of, call_text, translation_sentences
 from sidecar.routing.router import host_names
 from sidecar.routing.rule import EXACT, PREFIX, REGEX, TEMPLATE, Rule
 
@@ -108,7 +110,8 @@ def routes_text(snapshot: Snapshot) -> str:
             (f"> {route.upstream}", flow(to), str(snapshot.spec.where("upstreams", route.upstream))),
         ]
         head = f"{route.name}  {match_words(route)}  on {route.listener or 'every listener'}"
-        blocks.append("\n".join([head, *table(rows)]))
+        calls = [(f"= {each.text}", call_text(each), "") for each in bindings_of(route)]
+        blocks.append("\n".join([head, *table(rows), *table(calls)]))
     return snapshot.spec.masks.text("\n\n".join(blocks) + "\n")
 
 
@@ -135,6 +138,8 @@ def explain_text(snapshot: Snapshot, listener: str, x: Exchange) -> str:
     if route is not None:
         if (sentences := cache_sentences(route, x)) is not None:
             lines += ["", "cache", *(f"    {sentence}" for sentence in sentences)]
+        if (sentences := translation_sentences(route, x)) is not None:
+            lines += ["", "translate", *(f"    {sentence}" for sentence in sentences)]
         lines += list(_in_force(snapshot, route))
     return snapshot.spec.masks.text("\n".join(lines) + "\n")
 
@@ -171,6 +176,7 @@ def exchange_of(
     path, mark, query = rest.partition(b"#")[0].partition(b"?")
     x = Exchange(token, path or (b"*" if token == b"OPTIONS" and not mark else b"/"), fields)
     x.query = query if mark else None
+    x.is_grpc = token == b"POST" and is_grpc(x.header(b"content-type") or b"")
     x.scheme = scheme.lower()
     x.authority = authority.rpartition(b"@")[2] if match is not None else x.header(b"host") or b""
     if (match is not None or x.authority) and not HOST.fullmatch(x.authority):
@@ -207,6 +213,8 @@ def match_words(route: Route) -> str:
     conditions += [f"?{name}={value}" for name, value in written(node, "query", match.query).items()]
     conditions += [f"when {written(node, 'when', match.when)}"] if match.when else []
     methods = ", ".join(match.methods) if match.methods else "any method"
+    if match.grpc is not None:
+        methods, path = "gRPC", f"/{match.grpc.name}" + "/*" * (match.grpc.method is None)
     host = written(node, "host", match.host) or ""
     return " ".join([methods, host + ("~" if match.path_regex else "") + path, *conditions])
 
@@ -354,9 +362,12 @@ def unmet_conditions(rule: Rule[Route], x: Exchange, path: bytes) -> Iterator[st
         else:
             relation = {EXACT: "not", TEMPLATE: "not of the form", PREFIX: "not at or below"}[rule.kind]
             key = "path" if match.path else "path_prefix"
-            yield f"the path is {relation} {written(node, key, match.path or match.path_prefix)}"
+            wanted_path = written(node, key, match.path or match.path_prefix)
+            yield f"the path is {relation} {wanted_path if match.grpc is None else match.template}"
     if rule.methods is not None and x.method not in rule.methods:
-        yield f"the method is {x.method.decode()}, not {' or '.join(match.methods or ())}"
+        yield f"the method is {x.method.decode()}, not {' or '.join(match.methods or ('POST',))}"
+    if rule.is_grpc and not x.is_grpc and x.method == b"POST":
+        yield f"the header content-type is {_seen(x.header(b'content-type'))}, not application/grpc"
     wanted = {name.lower(): value for name, value in written(node, "headers", match.headers).items()}
     for name, value in rule.headers:
         if (got := x.joined(name)) != value:

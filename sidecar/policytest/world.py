@@ -124,8 +124,8 @@ def _no_metrics(_: RouteSpec) -> Any:
 
 
 def _simplified(spec: UpstreamSpec) -> UpstreamSpec:
-    """Return an upstream with fixed endpoints, and without health checks, TLS and discovery."""
-    changed: dict[str, Any] = {"health_check": None, "tls": None, "discover": None}
+    """Return an upstream with fixed endpoints, without health checks, TLS and discovery, and over HTTP/1.1."""
+    changed: dict[str, Any] = {"health_check": None, "tls": None, "discover": None, "protocol": "http1"}
     if spec.discover is not None:
         changed["endpoints"] = (f"{spec.discover.scheme}://{spec.discover.dns}:{spec.discover.port}",)
     return spec.model_copy(update=changed)
