@@ -225,14 +225,14 @@ class Upstream:
         tls = spec.tls or (ClientTlsSpec() if spec.is_tls else None)
         plain_tls: CertificateWatch | None = None
         if tls is not None:
-            key = ("tls", "upstream", name, tls.model_dump_json())
+            tls_key = ("tls", "upstream", name, tls.model_dump_json())
             owner = f"upstream {name}"
             if spec.protocol != "http2":
-                plain_tls = obtain(key, None, lambda: CertificateWatch(tls, owner, env))
+                plain_tls = obtain(tls_key, None, lambda: CertificateWatch(tls, owner, env))
             self.tls = plain_tls
             if spec.protocol != "http1":
                 offered = ["h2"] if spec.protocol == "http2" else ["h2", "http/1.1"]
-                self.tls = obtain((*key, *offered), None, lambda: CertificateWatch(tls, owner, env, offered))
+                self.tls = obtain((*tls_key, *offered), None, lambda: CertificateWatch(tls, owner, env, offered))
         deadlines: Deadlines = obtain(("deadlines",), None, lambda: Deadlines(env))
         names: Names | None = None if env.names is None else env.names.tuned(spec.resolve)
         resolved = () if spec.resolve is None else (repr(spec.resolve),)
@@ -249,9 +249,17 @@ class Upstream:
         if (check := spec.health_check) is not None:
             watch = plain_tls
             dns = "" if spec.discover is None else spec.discover.dns
-            probe = http_probe(None if watch is None else lambda: watch.context, names, dns)
+            kind: tuple[str, ...] = ()
+            if check.grpc is None:
+                probe = http_probe(None if watch is None else lambda: watch.context, names, dns)
+            else:
+                from sidecar.upstream.grpc.health import grpc_probe
+
+                probe = grpc_probe(env, self.tls, names, dns)
+                kind = ("grpc",)
             make_checker = lambda: HealthChecker(self.endpoints, check, env, probe)  # noqa: E731 - as the others
-            self._background.append(obtain(("health", name, repr(spec.tls), dns, *resolved), check, make_checker))
+            key = ("health", name, repr(spec.tls), dns, *resolved, *kind)
+            self._background.append(obtain(key, check, make_checker))
         if (discover := spec.discover) is not None:
             ask = ask_loop if names is None else names.ask
             make_discovery = lambda: Discovery(self.endpoints, discover, env, ask)  # noqa: E731 - as the others
