@@ -2,8 +2,8 @@
 
 Rules:
 
-1. Each command imports what it needs when it runs, so that `--help` and `--version` answer at once and `check` does not
-   load the data plane.
+1. Each command imports what it needs when it runs, so that `--help` and `--version` are quick and `check` does not load
+   the data plane.
 2. Results go to standard output.  Problems that keep a command from its result go to standard error.  With `--json`
    both are one document on standard output; only a mistake in the command line is not.
 """
@@ -26,10 +26,10 @@ from sidecar.command_line import (
     InputPath,
     Program,
     add_completion,
-    count,
-    explained,
+    counted,
+    describe_path_error,
+    reject,
     suggest,
-    wrong,
 )
 from sidecar.engine.build import describe_build
 
@@ -100,7 +100,7 @@ def check(path: str, as_json: bool) -> None:
 
     The exit code is 1 if there is a problem.  Warnings do not fail.
     """
-    loaded = read(path, as_json=as_json)
+    loaded = read_policies(path, as_json=as_json)
     spec = loaded.spec
     if as_json:
         from sidecar.inspect.documents import problems_document
@@ -112,9 +112,9 @@ def check(path: str, as_json: bool) -> None:
         print_problems(loaded, err=False)
         if spec is not None:
             counts = (
-                count(len(spec.routes), "route"),
-                count(len(spec.upstreams), "upstream"),
-                count(len(spec.listeners), "listener"),
+                counted(len(spec.routes), "route"),
+                counted(len(spec.upstreams), "upstream"),
+                counted(len(spec.listeners), "listener"),
             )
             click.echo(visible(f"{path}: ok, {', '.join(counts)}"))
     sys.exit(FAILURE if spec is None else 0)
@@ -158,10 +158,10 @@ def run_tests(path: str, words: tuple[str, ...]) -> None:
                 failed += 1
                 click.echo(str(error))
     except OSError as error:
-        raise Failure(explained(error, NAME_A_TEST)) from None
+        raise Failure(describe_path_error(error, NAME_A_TEST)) from None
     if words and not passed + failed:
         raise Failure(f"{path}: no test has {' or '.join(f'`{word}`' for word in words)} in its name; try another -k")
-    click.echo(f"{count(passed, 'test')} passed" + (f", {failed} failed" if failed else ""))
+    click.echo(f"{counted(passed, 'test')} passed" + (f", {failed} failed" if failed else ""))
     sys.exit(FAILURE if failed else 0)
 
 
@@ -218,7 +218,7 @@ def explain(
     """Print which route a request takes, and why.
 
     Each value in force is printed with its file and line.
-    URL is absolute (http://orders/orders/17), or a path for a request without a host.
+    URL is absolute (http://orders/orders/17), or a path for a request without a host, or * for OPTIONS.
     """
     from sidecar.downstream.request_head import remove_dot_segments
     from sidecar.inspect.explain import RequestError, exchange_of, explain_text
@@ -227,20 +227,20 @@ def explain(
     known = list(snapshot.listeners)
     if listener is None:
         if "inbound" not in known and len(known) > 1:
-            wrong("--listener", f"is missing; name one of {', '.join(known)}")
+            reject("--listener", f"is missing; name one of {', '.join(known)}")
         listener = "inbound" if "inbound" in known else known[0]
     elif listener not in known:
-        wrong("--listener", f"there is no listener `{listener}`; {suggest(listener, known)}")
+        reject("--listener", f"there is no listener `{listener}`; {suggest(listener, known)}")
     pairs = []
     for header in headers:
         name, colon, value = header.partition(":")
         if not colon:
-            wrong("--header", f"`{header}` has no colon; write -H 'name: value'")
+            reject("--header", f"`{header}` has no colon; write -H 'name: value'")
         pairs.append((name, value))
     try:
-        x = exchange_of(method, url, pairs)
+        x = exchange_of(method, url, pairs, snapshot.spec.limits)
     except RequestError as error:
-        wrong(error.part, str(error))
+        reject(error.part, str(error))
     x.path = remove_dot_segments(x.path)
     if as_json:
         from sidecar.inspect.explain_json import explain_document
@@ -277,9 +277,9 @@ def top(address: str, token: str | None, once: bool) -> None:
     try:
         host, port, path = parse_listen_address(address)
     except ValueError as error:
-        wrong("ADDRESS", f"`{address}` {error}")
+        reject("ADDRESS", f"`{address}` {error}")
     if path:
-        wrong("ADDRESS", f"`{address}` is a Unix socket, which cannot be watched; give the admin listener a port")
+        reject("ADDRESS", f"`{address}` is a Unix socket, which cannot be watched; give the admin listener a port")
     try:
         (screen.once if once else screen.run)(host, port, token)
     except StreamError as error:
@@ -315,19 +315,89 @@ def demo(which: str) -> None:
     sys.exit(run())
 
 
+@main.group("proto", cls=Program, examples=[("sidecar proto pull 127.0.0.1:9000 -o shop.binpb", "Save the types.")])
+def proto() -> None:
+    """Work with descriptor sets of gRPC services."""
+
+
+@proto.command(
+    "pull",
+    examples=[
+        ("sidecar proto pull 127.0.0.1:9000 -o shop.binpb", "Save the descriptor set of a service."),
+        (
+            "sidecar proto pull https://shop.prod:443 --service shop.Orders -o shop.binpb",
+            "Save what one service needs.",
+        ),
+    ],
+)
+@click.argument("address")
+@click.option("-o", "--output", metavar="FILE", help="File to write; by default standard output.")
+@click.option("--service", "services", multiple=True, metavar="NAME", help="Only this service; may be repeated.")
+@click.option("-H", "--header", "headers", multiple=True, metavar="'NAME: VALUE'", help="A header of the questions.")
+@click.option("--ca", metavar="FILE", help="Certificate authorities of the server, in PEM.")
+@click.option("--timeout", type=float, default=10.0, metavar="SECONDS", help="Longest time of a question.")
+def pull(
+    address: str,
+    output: str | None,
+    services: tuple[str, ...],
+    headers: tuple[str, ...],
+    ca: str | None,
+    timeout: float,
+) -> None:
+    """Write the descriptor set of a running service.
+
+    ADDRESS is host:port, or a URL; https:// means TLS.  The service must have server reflection.
+    """
+    from sidecar.proto import reflection
+
+    scheme, mark, rest = address.rpartition("://")
+    target = rest.rstrip("/")
+    if (mark and scheme not in ("http", "https")) or ":" not in target or not target.rpartition(":")[2].isdigit():
+        reject("ADDRESS", f"`{address}` is not an address; write such as 127.0.0.1:9000 or https://shop.prod:443")
+    pairs = []
+    for header in headers:
+        name, colon, value = header.partition(":")
+        if not colon:
+            reject("--header", f"`{header}` has no colon; write -H 'name: value'")
+        pairs.append((name.strip().lower(), value.strip()))
+    try:
+        authorities = None if ca is None else open_binary(ca)
+        found = reflection.pull(reflection.askers(target, authorities, scheme == "https", pairs, timeout), services)
+    except reflection.PullError as error:
+        raise Failure(f"{address}: {error}") from None
+    if output is None:
+        click.echo(found, nl=False)
+        return
+    try:
+        with open(output, "wb") as file:
+            file.write(found)
+    except OSError as error:
+        raise Failure(f"{output}: {error.strerror}; name a file that can be written") from None
+    click.echo(f"{output}: {counted(len(found), 'byte')}")
+
+
+def open_binary(path: str) -> bytes:
+    """Return the content of a file; one that cannot be read ends the command."""
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise Failure(f"{path}: {error.strerror}; name a file that can be read") from None
+
+
 def check_port(name: str, many: int) -> None:
-    """Raise `click.BadParameter` if an environment variable is not the first of so many ports."""
+    """Raise `click.BadParameter` unless an environment variable names a port that has `many` - 1 ports after it."""
     value = os.environ.get(name, "1")
     highest = 65536 - many
     if not (value.isascii() and value.isdigit() and 1 <= int(value[:9]) <= highest):
-        wrong(name, f"`{value}` is not a port; write a number from 1 to {highest}")
+        reject(name, f"`{value}` is not a port; write a number from 1 to {highest}")
 
 
 add_completion(main)
 
 
 def compile_path(path: str, *, as_json: bool) -> Snapshot:
-    """Return the policies of a path as pipelines.  Problems are printed, and end the command."""
+    """Return the compiled policies of a path.  Problems are printed, and end the command."""
     from sidecar.control.compiler import CompileError
     from sidecar.inspect.dry import compile_dry
 
@@ -343,7 +413,7 @@ def compile_path(path: str, *, as_json: bool) -> Snapshot:
 
 def load_policies(path: str, *, as_json: bool = False) -> PolicySpec:
     """Return the policies of a path.  Problems are printed, and end the command."""
-    loaded = read(path, as_json=as_json)
+    loaded = read_policies(path, as_json=as_json)
     if loaded.spec is None:
         if as_json:
             fail_with_json(loaded.problems, loaded.warnings)
@@ -352,7 +422,7 @@ def load_policies(path: str, *, as_json: bool = False) -> PolicySpec:
     return loaded.spec
 
 
-def read(path: str, *, as_json: bool) -> Loaded:
+def read_policies(path: str, *, as_json: bool) -> Loaded:
     """Return the policies of a path with their problems.  A path that cannot be read ends the command."""
     from sidecar.config import files
     from sidecar.config.load import load
@@ -364,9 +434,9 @@ def read(path: str, *, as_json: bool) -> Loaded:
             from sidecar.core.spec import Problem
 
             file = error.filename or path
-            message = explained(error, NAME_A_POLICY).removeprefix(f"{file}: ")
+            message = describe_path_error(error, NAME_A_POLICY).removeprefix(f"{file}: ")
             fail_with_json([Problem(file, 1, 1, "", message)])
-        raise Failure(explained(error, NAME_A_POLICY)) from None
+        raise Failure(describe_path_error(error, NAME_A_POLICY)) from None
     return load(sources, os.environ)
 
 
@@ -387,7 +457,7 @@ def print_problems(loaded: Loaded, *, err: bool = True) -> None:
     for problem in loaded.warnings:
         click.echo(visible(str(problem._replace(message=f"warning: {problem.message}"))), err=err)
     if loaded.problems:
-        counts = count(len(loaded.problems), "problem"), count(len(loaded.warnings), "warning")
+        counts = counted(len(loaded.problems), "problem"), counted(len(loaded.warnings), "warning")
         click.echo(", ".join(counts), err=err)
 
 

@@ -20,7 +20,7 @@ from chaos.cluster.base import Addresses, ClusterError
 from chaos.parts.kinds import make_part
 from chaos.parts.part import Part, PartEnv, Row
 from chaos.parts.service import Service
-from chaos.run import RowSink, blank, run_arm
+from chaos.run import RowSink, empty_recording, run_arm
 from chaos.scenario.files import Loaded
 from chaos.verdict.recording import Recording
 from sidecar.config.files import Source, digest
@@ -29,7 +29,7 @@ from sidecar.control.state import StateStore
 from sidecar.core.env import Env
 from sidecar.downstream.server import Server
 from sidecar.simulation.loop import VirtualLoop
-from sidecar.simulation.silence import NoTelemetry
+from sidecar.simulation.no_telemetry import NoTelemetry
 from sidecar.telemetry.metrics.registry import Registry
 from sidecar.telemetry.plain import Secrets
 
@@ -39,7 +39,7 @@ ENDING: Final = 0.01
 
 def simulate(loaded: Loaded, arm: str, seed: int, *, without: bool = False) -> Recording:
     """Return the recording of one arm; `without` its decisive policy blocks."""
-    recording = blank(loaded, arm, seed, without)
+    recording = empty_recording(loaded, arm, seed, without)
     recording.is_simulated = True
     rows = RowSink(recording, loaded.scenario.guard.rows)
 
@@ -90,7 +90,7 @@ class VirtualSidecar:
         origin = PolicySource(
             self.name, environ, lambda _: self.sources, lambda _: digest(self.sources), cast("Any", _directly)
         )
-        self.control = control = Control(self.env, self.store, origin, self.server, show=self.secrets.show)
+        self.control = control = Control(self.env, self.store, origin, self.server, show=self.secrets.mask)
         first = await control.reload("start")
         if first.result == "rejected":
             raise ClusterError(f"{self.name}: " + "\n".join(first.problems))

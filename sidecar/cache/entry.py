@@ -1,4 +1,4 @@
-"""Items of a cache: stored answers, and for keys whose answers differ by request fields, the names of these fields.
+"""Items of a cache: stored responses, and for keys whose responses differ by request fields, the names of these fields.
 
 Everything that a look-up needs is computed when an entry is stored, so that a hit only compares numbers.  Instants are
 seconds of a clock that never jumps (`Env.now`); the wall clock enters once, when `Date` and `Expires` are read.
@@ -14,7 +14,7 @@ from sidecar.cache.rfc.facts import Facts
 from sidecar.cache.rfc.freshness import Plan
 from sidecar.cache.rfc.key import is_keyed_by_fields, uri_of
 from sidecar.cache.rfc.lines import only
-from sidecar.cache.rfc.vary import Names
+from sidecar.cache.rfc.vary import FieldNames
 from sidecar.core.message import Headers, parse_fields
 
 IN_NOT_MODIFIED: Final = frozenset(
@@ -56,7 +56,7 @@ class Item:
 
 
 class Entry(Item):
-    """Stored answer to a GET."""
+    """Stored response to a GET."""
 
     __slots__ = (
         "_not_modified",
@@ -83,7 +83,7 @@ class Entry(Item):
         self, key: bytes, status: int, lines: bytes, body: bytes, facts: Facts, plan: Plan, age: float,
         now: float, wall: float, keep: float, is_keyed_by_fields: bool = False, is_whole: bool = True,
     ) -> None:  # fmt: skip
-        """Make an entry of an answer as received.  If it is not whole, no table stores it before `complete`.
+        """Make an entry of a response as received.  If it is not whole, no table stores it before `complete`.
 
         `lines` are sendable but for `Age`; `now` and `wall` are the instant of receipt on both clocks; `age` is the age
         at that instant, and `keep` how long the entry is kept beyond its freshness, all in seconds.
@@ -93,7 +93,7 @@ class Entry(Item):
         self.immutable = plan.immutable
         while_revalidate, if_error = plan.stale_while_revalidate, plan.stale_if_error
         self.born = now - age
-        """Instant at which the answer's age was zero, so that `Age` is a subtraction."""
+        """Instant at which the response's age was zero, so that `Age` is a subtraction."""
         self.fresh_until = fresh_until = self.born + plan.lifetime
         self.stale_until = fresh_until + while_revalidate
         self.stale_if_error_until = fresh_until + if_error
@@ -112,8 +112,8 @@ class Entry(Item):
         """Last-Modified in seconds since 1970; None if it is absent."""
         self.date = wall if facts.date is None else facts.date
         """Date in seconds since 1970; the time of receipt if it is absent."""
-        self.vary: Names = facts.vary or ()
-        """Request fields by which the answer varies, sorted."""
+        self.vary: FieldNames = facts.vary or ()
+        """Request fields by which the response varies, sorted."""
         self.tags = tags_of(facts.tags) if facts.tags else ()
         """Tags by which the entry can be purged, in lower case."""
         self.hits = 0
@@ -123,9 +123,9 @@ class Entry(Item):
         """True once the whole body has arrived."""
         self.size = OVERHEAD + len(body) + len(lines) + len(key)
         if is_keyed_by_fields or self.tags or not is_whole:
-            self.ready()
+            self.recompute()
 
-    def ready(self) -> None:
+    def recompute(self) -> None:
         """Compute `size`, and drop cached values that depend on the other attributes."""
         indexes = len(self.tags) + self.is_keyed_by_fields
         size = OVERHEAD + len(self.body) + len(self.lines) + len(self.key) + TAG_OVERHEAD * indexes
@@ -136,12 +136,12 @@ class Entry(Item):
         """Take the body, now that all of it has arrived."""
         self.body = body
         self.is_whole = True
-        self.ready()
+        self.recompute()
 
     def change_key(self, key: bytes) -> None:
         """Change the key before the entry is stored."""
         self.key = key
-        self.ready()
+        self.recompute()
 
     def expire(self, now: float) -> None:
         """End the freshness: from now on the entry may only be used stale, or after validation."""
@@ -172,11 +172,11 @@ class Entry(Item):
 
 
 class Variants(Item):
-    """Item in place of an entry: the answers of its key differ by the named request fields (RFC 9111 4.1)."""
+    """Item in place of an entry: the responses of its key differ by the named request fields (RFC 9111 4.1)."""
 
     __slots__ = ("keys", "names")
 
-    def __init__(self, key: bytes, names: Names) -> None:
+    def __init__(self, key: bytes, names: FieldNames) -> None:
         super().__init__(key, inf)
         self.names = names
         """Names of the request fields, in lower case and sorted."""
@@ -190,6 +190,6 @@ class Variants(Item):
 
 
 def tags_of(words: Iterable[bytes]) -> tuple[bytes, ...]:
-    """Return the tags by which an answer can be purged: words of Cache-Tag and Surrogate-Key, unique and bounded."""
+    """Return the tags by which a response can be purged: words of Cache-Tag and Surrogate-Key, unique and bounded."""
     tags = (word.strip(b" \t") for word in words)
     return tuple(dict.fromkeys(tag for tag in tags if tag and len(tag) <= MAX_TAG))[:MAX_TAGS]

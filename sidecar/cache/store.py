@@ -1,7 +1,7 @@
 """Cache of the `caches` section: its memory, an optional Redis behind it, and the fetches that fill it.
 
 Purges and invalidations reach three places from here: the memory, the other sidecars (by Redis), and the fetches in
-flight, whose answers would otherwise be stored later.  A URI is purged in the form that each registered
+flight, whose responses would otherwise be stored later.  A URI is purged in the form that each registered
 key rule gives it.
 """
 
@@ -15,7 +15,7 @@ from sidecar.cache.entry import Entry, Item, Variants
 from sidecar.cache.fetch import Fetch, Fetches
 from sidecar.cache.rfc.key import KeyRule
 from sidecar.cache.rfc.location import others
-from sidecar.cache.rfc.vary import MAX_NAMES, Names, selecting
+from sidecar.cache.rfc.vary import MAX_NAMES, FieldNames, selecting
 from sidecar.cache.rule_handle import RuleHandle
 from sidecar.cache.table import Table
 from sidecar.cache.tee import ByteBudget
@@ -96,20 +96,20 @@ class Store:
 
         The entry is None if it is not stored.
         """
-        return self.select(self.memory.peek(key, now), key, x, now)
+        return self.select(self.memory.get(key, now), key, x, now)
 
     def select(self, item: Item | None, key: bytes, x: Exchange, now: float) -> tuple[bytes, Entry | None, bool]:
         """Return the same as `find`, for an item that was already looked up under `key`."""
         if isinstance(item, Variants):
             key = variant_key(key, x, item.names)
-            variant = self.memory.peek(key, now)
+            variant = self.memory.get(key, now)
             return key, variant if isinstance(variant, Entry) else None, True
         return key, item if isinstance(item, Entry) else None, False
 
     async def load(self, fetch: Fetch) -> Entry | None:
         """Load the entry that a fetch is about from Redis into memory; None if there is none.
 
-        Sets `fetch.generation`, with which its answer is written.  An entry that was purged or changed during the
+        Sets `fetch.generation`, with which its response is written.  An entry that was purged or changed during the
         look-up is not used.
         """
         shared, key, x = self.shared, fetch.key, fetch.x
@@ -118,14 +118,14 @@ class Store:
         if isinstance(item, Variants) and not fetch.is_outdated and self._add_names(item):
             item, fetch.generation = await shared.load(variant_key(key, x, item.names), fetch.uri)
         if fetch.is_outdated:
-            fetch.is_outdated = False  # the upstream has not been asked yet: its answer will be new
+            fetch.is_outdated = False  # the upstream has not been asked yet: its response will be new
             fetch.generation = fetch.stale = None
             return None
         return item if isinstance(item, Entry) and self._keep(key, item, x) else None
 
     def _add_names(self, found: Variants) -> bool:
-        """Note that the answers of a key differ by these fields too.  Returns False if the fields are too many."""
-        known = self.memory.get(found.key)
+        """Note that the responses of a key differ by these fields too.  Returns False if the fields are too many."""
+        known = self.memory.peek(found.key)
         names = {*found.names, *(known.names if isinstance(known, Variants) else ())}
         if len(names) > MAX_NAMES:
             return False
@@ -134,7 +134,7 @@ class Store:
         return True
 
     def put(self, key: bytes, entry: Entry, x: Exchange, generation: bytes | None = None) -> bool:
-        """Store the answer to `x` under the request's key.
+        """Store the response to `x` under the request's key.
 
         Returns False if it is too large or varies by too many fields.
         """
@@ -143,7 +143,7 @@ class Store:
         if self.fetches.uncacheable:
             self.fetches.uncacheable.pop(key, None)
         if generation is not None and self.shared is not None:
-            if entry.key != key and isinstance(variants := self.memory.get(key), Variants):
+            if entry.key != key and isinstance(variants := self.memory.peek(key), Variants):
                 self.shared.save(variants, generation)
             self.shared.save(entry, generation)
         return True
@@ -156,14 +156,14 @@ class Store:
             if known is None:
                 return True
         else:
-            known = memory.get(key)
+            known = memory.peek(key)
         variants = known if isinstance(known, Variants) else None
         if entry.vary and (variants is None or not set(entry.vary) <= set(variants.names)):
             names = tuple(sorted({*entry.vary, *(variants.names if variants else ())}))
             if len(names) > MAX_NAMES:
                 return False
             variants = Variants(key, names)
-            memory.put(variants)  # also removes the answers that were keyed by fewer fields
+            memory.put(variants)  # also removes the responses that were keyed by fewer fields
         if variants is None:
             if entry.key != key:
                 entry.change_key(key)
@@ -175,14 +175,14 @@ class Store:
         return True
 
     def drop(self, entry: Entry) -> None:
-        """Remove an entry that the upstream has replaced by an answer that cannot be stored."""
-        if self.memory.get(entry.key) is entry:
+        """Remove an entry that the upstream has replaced by a response that cannot be stored."""
+        if self.memory.peek(entry.key) is entry:
             self.memory.remove(entry.key)
 
     # ----- purging
 
     def invalidate(self, x: Exchange, outcome: Outcome) -> bool:
-        """Remove the answers that an unsafe request has changed (RFC 9111 4.4).  Returns True if it succeeded."""
+        """Remove the responses that an unsafe request has changed (RFC 9111 4.4).  Returns True if it succeeded."""
         if x.method in SAFE_METHODS or outcome.failure is not None or not 200 <= outcome.status < 400:
             return False
         for path, query in ((x.path, x.query), *others(x, outcome.headers)):
@@ -191,14 +191,14 @@ class Store:
         return True
 
     def purge_uri(self, text: str) -> int:
-        """Remove all answers of an absolute URI.  Returns their number; raises `ValueError` for another text."""
+        """Remove all responses of an absolute URI.  Returns their number; raises `ValueError` for another text."""
         uris = {rule.of_text(text) for rule in self._rules} - {None}
         if not uris and KeyRule("").of_text(text) is None:
             raise ValueError(f"{text!r} is not an absolute URI; write it such as http://orders/orders/7")
         return sum(self._purge("uri", uri) for uri in uris if uri is not None)
 
     def purge_prefix(self, text: str) -> int:
-        """Remove all answers whose URI has the prefix.
+        """Remove all responses whose URI has the prefix.
 
         Returns their number; raises `ValueError` if no URI can begin so.
         """
@@ -208,11 +208,11 @@ class Store:
         return self._purge("prefix", prefix)
 
     def purge_tag(self, tag: str) -> int:
-        """Remove all answers with the tag in Cache-Tag or Surrogate-Key.  Returns their number."""
+        """Remove all responses with the tag in Cache-Tag or Surrogate-Key.  Returns their number."""
         return self._purge("tag", tag.lower().encode())
 
     def purge_everything(self) -> int:
-        """Remove all answers.  Returns their number."""
+        """Remove all responses.  Returns their number."""
         return self._purge("everything", b"")
 
     def _purge(self, kind: str, what: bytes) -> int:
@@ -293,8 +293,8 @@ class Store:
         return f"<Store {self.name} {self.memory!r} {self.shared!r}>"
 
 
-def variant_key(key: bytes, x: Exchange, names: Names) -> bytes:
-    """Return the key of the answer that a request selects among variants by the named fields."""
+def variant_key(key: bytes, x: Exchange, names: FieldNames) -> bytes:
+    """Return the key of the response that a request selects among variants by the named fields."""
     selection = selecting(x, names)
     if len(selection) > LONGEST_SELECTION:
         selection = blake2b(selection, digest_size=20).digest()

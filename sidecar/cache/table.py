@@ -51,7 +51,7 @@ class Table:
         self._tags: dict[bytes, set[bytes]] = {}
         """Keys of the entries that have a tag, by tag."""
 
-    def peek(self, key: bytes, now: float) -> Item | None:
+    def get(self, key: bytes, now: float) -> Item | None:
         """Return the unexpired item under a key, now the most recently used; None if there is none."""
         item = self._items.get(key)
         if item is None:
@@ -62,7 +62,7 @@ class Table:
         self._recent.touch(item)
         return item
 
-    def get(self, key: bytes) -> Item | None:
+    def peek(self, key: bytes) -> Item | None:
         """Return the item under a key, without counting that as use; None if there is none."""
         return self._items.get(key)
 
@@ -101,7 +101,7 @@ class Table:
         return None
 
     def add_variant(self, variants: Variants, key: bytes) -> None:
-        """Add the key of a stored answer to the list of variants."""
+        """Add the key of a stored response to the list of variants."""
         if self._items.get(variants.key) is not variants:  # evicted to make room for this variant
             self.remove(key)
             return

@@ -24,7 +24,7 @@ POLICY: Final = "policy"
 """Key under an upstream for policies that its routes inherit."""
 
 
-class Resolver:
+class RouteResolver:
     """Resolver of the routes of one document."""
 
     def __init__(self, references: References, defaults: Node, report: Report) -> None:

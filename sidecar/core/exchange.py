@@ -41,6 +41,10 @@ CRITICALITIES: Final = {"critical": CRITICAL, "default": DEFAULT, "sheddable": S
 """Criticality by its name in a policy file; under overload the highest number is refused first."""
 
 
+HTTP_VERSIONS: Final = {10: "1.0", 11: "1.1", 20: "2"}
+"""Values of `network.protocol.version` by `Exchange.version`."""
+
+
 class RequestMetrics:
     """Instruments for the requests of one route.  A class, because compiled code calls a protocol more slowly."""
 
@@ -52,6 +56,10 @@ class RequestMetrics:
 
     def exemplify(self, method: bytes, status: int, reason: str, exemplar: Exemplar) -> None:
         """Attach a trace to the histogram bucket of a completed request."""
+        raise NotImplementedError
+
+    def of_http2(self) -> RequestMetrics:
+        """Return the instruments for the route's requests over HTTP/2."""
         raise NotImplementedError
 
 
@@ -171,7 +179,7 @@ class Exchange(Message):
     route: MatchedRoute | None
     """Route that the request was matched to; it stays the same for the whole exchange.  None before matching."""
     version = 11
-    """HTTP version of the request: 10 for HTTP/1.0, 11 for HTTP/1.1."""
+    """HTTP version of the request: 10 for HTTP/1.0, 11 for HTTP/1.1, 20 for HTTP/2."""
     scheme = b"http"
     """Scheme of the request, `http` or `https`: that of the connection unless a trusted proxy states another."""
     authority = b""
@@ -223,6 +231,8 @@ class Exchange(Message):
     """True if the upstream gets the time left in `grpc-timeout` too: for a call of gRPC, or if the request had one."""
     is_grpc = False
     """True for a call of gRPC: over HTTP/2 with its content type, or translated to one."""
+    rest_method = b""
+    """Method by which a call that a stage has translated may be repeated; empty for other requests."""
     web = b""
     """Content type of gRPC-Web in which the client gets the answer, without message format; empty for other calls."""
     idle_timeout = NEVER
@@ -317,6 +327,7 @@ class Exchange(Message):
         twin.timeout_header = self.timeout_header
         twin.grpc_timeout = self.grpc_timeout
         twin.is_grpc = self.is_grpc
+        twin.rest_method = self.rest_method
         twin.web = self.web
         twin.idle_timeout = self.idle_timeout
         twin.criticality = self.criticality

@@ -80,7 +80,7 @@ class Invalid(Exception):  # noqa: N818 - names the state of a message, not an e
     def __init__(self, message: str, status: int = 400) -> None:
         super().__init__(message)
         self.status = status
-        """Status of the answer to an invalid request."""
+        """Status of the response to an invalid request."""
 
 
 def parse_request(data: bytes, limit: int, seen: int = 0) -> tuple[bytes, bytes, int, int, int] | None:
@@ -322,11 +322,11 @@ def trailer_block(trailers: Headers) -> bytes:
     """Return the end of a chunked body: the last chunk, the trailers that are allowed, and the empty line."""
     if not trailers:
         return b"0\r\n\r\n"
-    lines = [b"%b: %b\r\n" % field for field in trailers if may_trail(field[0])]
+    lines = [b"%b: %b\r\n" % field for field in trailers if can_be_trailer(field[0])]
     return b"0\r\n%b\r\n" % b"".join(lines)
 
 
-def may_trail(name: bytes) -> bool:
+def can_be_trailer(name: bytes) -> bool:
     """True if a field is allowed in trailers, even from a trusted peer.  `name` is in lower case."""
     folded = fold(name)
     return folded not in FORBIDDEN_TRAILERS and not folded.startswith(CLAIM_PREFIXES)

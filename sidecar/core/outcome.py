@@ -6,7 +6,7 @@ Rules:
 2. `failure` is None for every response of the upstream, even a 503.  Each policy defines which statuses are bad
    (`Conditions`).  An answer of gRPC is judged by its `grpc-status`, also by a late one in its trailers (`verdict`).
 3. `Failure.origin` is the party to blame.  Breakers, retry budgets and ejection count failures of the upstream only.
-   Time that the client took is not charged to the upstream (`sidecar.upstream.answer_times`).
+   Time that the client took is not charged to the upstream (`sidecar.upstream.response_times`).
 4. `Failure.sent` decides which requests may be sent again.
 """
 
@@ -123,6 +123,7 @@ SLOW_READER: Final = Failure(
     "client_timeout", 408, "client", True, "The client did not read the response in time", CANCELLED_STATUS
 )
 BAD_REQUEST: Final = Failure("bad_request", 400, "client", False, "The request is not valid HTTP", INTERNAL_STATUS)
+UNFIT_REQUEST: Final = Failure("bad_request", 400, "client", False, "The request does not fit its method", 3)
 INTERNAL: Final = Failure("internal_error", 500, "gateway", True, "The sidecar failed", INTERNAL_STATUS)
 
 FAILURES: Final = {
@@ -132,8 +133,8 @@ FAILURES: Final = {
         FAULT, NO_ROUTE, LOOP, CLIENT_CLOSED, CLIENT_TIMEOUT, BAD_REQUEST, INTERNAL,
     )
 }  # fmt: skip
-"""Failures by code.  `DEADLINE`, `LOOKUP_TIMEOUT`, `SHORT_DEADLINE`, `SLOW_READER` and `STALE_CONNECTION` are not
-listed, because each shares the code of another."""
+"""Failures by code.  `DEADLINE`, `LOOKUP_TIMEOUT`, `SHORT_DEADLINE`, `SLOW_READER`, `STALE_CONNECTION` and
+`UNFIT_REQUEST` are not listed, because each shares the code of another."""
 
 
 class Refusal(NamedTuple):

@@ -62,7 +62,7 @@ class Wait:
         self.coroutine = coroutine
 
 
-def final(outcome: Outcome, broken: Failure | None) -> Outcome:
+def outcome_to_settle(outcome: Outcome, broken: Failure | None) -> Outcome:
     """Return the outcome to settle once its body has ended; `broken` is the body's failure, None if it is complete.
 
     An error status remains the outcome if the client does not read its body to the end.  Trailers can bring a verdict.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from binascii import hexlify
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -59,6 +60,8 @@ class ManagedConnection(Protocol):
         """Close at once."""
 
 
+IDS: Final = 32
+"""Number of request ids that are made at a time."""
 Match = Callable[[Exchange], Route | None]
 """Function that returns the route of a request; None without one."""
 
@@ -96,6 +99,8 @@ class Listener:
         self.now = server.env.now
         self.getrandbits = server.env.rng.getrandbits
         """Source of request ids."""
+        self._request_ids: list[bytes] = []
+        """Request ids that are not yet used."""
         self.recorder: Recorder = server.recorder
         """Function that records each completed exchange."""
         self.scheme = b"http" if spec.tls is None else b"https"
@@ -181,7 +186,7 @@ class Listener:
             from sidecar.downstream.grpc.web import translating
 
             match = translating(match)
-        self.match = match if begin is None else traced(begin, match)
+        self.match = match if begin is None else match_traced(begin, match)
         self._allowed = router.allowed
         self.limits = Limits(snapshot.spec.limits)
         self._snapshot = snapshot
@@ -217,6 +222,11 @@ class Listener:
             else:  # HTTP/2, whose module is imported with its first connection
                 count += getattr(each, "serving", 0)
         return count
+
+    def http2_streams(self) -> list[int]:
+        """Return the number of open streams of each connection that speaks HTTP/2."""
+        counts = [getattr(each, "serving", None) for each in self.connections]
+        return [count for count in counts if count is not None]
 
     # ----- called by the connections
 
@@ -289,11 +299,27 @@ class Listener:
         outcome.headers = [(b"allow", b", ".join(allowed))]
         return outcome
 
-    def record(self, x: Exchange, outcome: Outcome, failure: Failure | None) -> None:
-        """Record a completed exchange.  `failure` is the one that ended it after its response had begun, else None."""
-        seconds = self.now() - x.arrived if x.arrived else 0.0  # an invalid head has no instant of arrival
+    def record(self, x: Exchange, outcome: Outcome, failure: Failure | None) -> float:
+        """Record a completed exchange, and return the instant of its end.
+
+        `failure` is the one that ended it after its response had begun, else None.
+        """
+        now = self.now()
+        seconds = now - x.arrived if x.arrived else 0.0  # an invalid head has no instant of arrival
         failure = failure or outcome.failure
         self.recorder(x, outcome, "" if failure is None else failure.code, seconds)
+        return now
+
+    def make_request_id(self) -> bytes:
+        """Return a new request id: 32 random hex digits.
+
+        Many are made at a time, because the call of the random generator takes most of the time.
+        """
+        ids = self._request_ids
+        if not ids:
+            digits = hexlify(self.getrandbits(128 * IDS).to_bytes(16 * IDS, "big"))
+            ids.extend([digits[at : at + 32] for at in range(0, len(digits), 32)])
+        return ids.pop()
 
     def count_rejection(self) -> None:
         """Count a request that was not valid HTTP."""
@@ -328,7 +354,7 @@ def trust_of(name: str, spec: ListenerSpec, hop_key: bytes) -> Trust:
     )
 
 
-def traced(begin: Callable[[Exchange], None], match: Match) -> Match:
+def match_traced(begin: Callable[[Exchange], None], match: Match) -> Match:
     """Return a match function that first calls `begin`, which starts the trace of the request."""
 
     def begin_and_match(x: Exchange) -> Route | None:

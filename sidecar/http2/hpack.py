@@ -32,6 +32,8 @@ LONGEST: Final = 2048
 """Bytes of the longest of them."""
 LARGEST: Final = 512
 """Bytes of the largest field that is inserted."""
+MAX_UPDATES: Final = 2
+"""Changes of the table's size at the beginning of a block: its least and its last value (RFC 7541 4.2)."""
 MAX_SHIFT: Final = 21
 """Bits before the last group of seven in the longest integer: no length or index here needs more."""
 STATIC_TABLE: Final = (
@@ -77,12 +79,14 @@ def fault(text: str) -> ConnectionFault:
 class Block:
     """A header block, decoded.  One object may stand for many blocks that were the same."""
 
-    __slots__ = ("fields", "is_too_large", "request", "response", "sensitive", "trailers")
+    __slots__ = ("excess", "fields", "is_too_large", "request", "response", "sensitive", "trailers")
 
     def __init__(self) -> None:
         self.fields: list[Field] = []
         self.is_too_large = False
         """True if it has more fields or bytes than are allowed; `fields` then lacks what is beyond."""
+        self.excess = 0
+        """Number of the fields that are beyond."""
         self.sensitive: frozenset[bytes] = frozenset()
         """Names of fields that came as never indexed."""
         self.request: Head | None = None
@@ -126,8 +130,8 @@ class Decoder:
         fields = block.fields
         table = self._table
         sensitive: set[bytes] | None = None
-        changes = is_late = False
-        total = 0
+        changes = has_fields = False
+        total = updates = 0
         end = len(data)
         self._position = 0
         while self._position < end:
@@ -135,8 +139,11 @@ class Decoder:
             if byte >= INDEXED:
                 field = self._entry(self._integer(data, 0x7F))
             elif byte < INCREMENTAL and byte >= SIZE_UPDATE:
-                if is_late:
+                if has_fields:
                     raise fault("the table's size changes within a block")
+                updates += 1
+                if updates > MAX_UPDATES:
+                    raise fault("the table's size changes more often than its two extremes need")
                 self._resize(self._integer(data, 0x1F))
                 changes = True
                 continue
@@ -153,10 +160,11 @@ class Decoder:
                         sensitive = set()
                     if len(sensitive) < self._max_fields:
                         sensitive.add(name)
-            is_late = True
+            has_fields = True
             total += field.size
             if total > self._max_size or len(fields) >= self._max_fields:
                 block.is_too_large = True
+                block.excess += 1
             else:
                 fields.append(field)
         if sensitive is not None:

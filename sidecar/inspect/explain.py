@@ -11,13 +11,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final, Literal, NamedTuple
 
 from sidecar.config.node import Mark, Node
+from sidecar.config.process_spec import LimitsSpec
 from sidecar.config.report import visible
 from sidecar.config.spec import CRITICALITY
 from sidecar.control.compiler import BREAKER, ROUTE, Snapshot, cache_of
 from sidecar.control.route import Link, Route
 from sidecar.core import uri
 from sidecar.core.exchange import Exchange
-from sidecar.core.http1 import HOST
+from sidecar.core.http1 import HOST, Invalid, check_fields, check_target
 from sidecar.core.message import FIELD_LINE, TOKEN
 from sidecar.core.pattern import MAX_INPUT
 from sidecar.core.uri import parameter
@@ -25,6 +26,7 @@ from sidecar.grpc.status import is_grpc
 from sidecar.inspect.documents import Scope
 from sidecar.inspect.effective import Value, flow, values
 from sidecar.inspect.explain_cache import cache_text
+from sidecar.inspect.explain_translate import bindings_of, call_text, translation_sentences
 from sidecar.routing.router import host_names
 from sidecar.routing.rule import EXACT, PREFIX, REGEX, TEMPLATE, Rule
 
@@ -81,10 +83,13 @@ class Refused(NamedTuple):
     readings: Sequence[tuple[str, str | None]] = ()
     """Paths that different servers would read, each with its route, if the routes differ; otherwise empty."""
 
+    is_answered: bool = False
+    """True for `OPTIONS *`, which a listener without a route for it answers with 200 and the methods of its routes."""
+
     @property
-    def status(self) -> Literal[404, 405]:
-        """Status of the answer."""
-        return 405 if self.allowed else 404
+    def status(self) -> Literal[200, 404, 405]:
+        """Status of the response."""
+        return 200 if self.is_answered else 405 if self.allowed else 404
 
 
 def routes_text(snapshot: Snapshot) -> str:
@@ -105,7 +110,8 @@ def routes_text(snapshot: Snapshot) -> str:
             (f"> {route.upstream}", flow(to), str(snapshot.spec.where("upstreams", route.upstream))),
         ]
         head = f"{route.name}  {match_words(route)}  on {route.listener or 'every listener'}"
-        blocks.append("\n".join([head, *table(rows)]))
+        calls = [(f"= {each.text}", call_text(each), "") for each in bindings_of(route)]
+        blocks.append("\n".join([head, *table(rows), *table(calls)]))
     return snapshot.spec.masks.text("\n\n".join(blocks) + "\n")
 
 
@@ -132,21 +138,26 @@ def explain_text(snapshot: Snapshot, listener: str, x: Exchange) -> str:
     if route is not None:
         if (sentences := cache_sentences(route, x)) is not None:
             lines += ["", "cache", *(f"    {sentence}" for sentence in sentences)]
+        if (sentences := translation_sentences(route, x)) is not None:
+            lines += ["", "translate", *(f"    {sentence}" for sentence in sentences)]
         lines += list(_in_force(snapshot, route))
     return snapshot.spec.masks.text("\n".join(lines) + "\n")
 
 
-def exchange_of(method: str, url: str, headers: Iterable[tuple[str, str]]) -> Exchange:
+def exchange_of(
+    method: str, url: str, headers: Iterable[tuple[str, str]], limits: LimitsSpec | None = None
+) -> Exchange:
     """Return the exchange that a listener would make of such a request.
 
-    `url` is absolute or begins with a slash.  A fragment and user information are left out, as clients do.  Raises
-    `RequestError` for parts that a listener would answer with 400.
+    `url` is absolute or begins with a slash, or is `*` for OPTIONS.  A fragment and user information are left out, as
+    clients do.  Raises `RequestError` for a request that a listener would refuse with 400, 414 or 431 before it selects
+    a route.  The size of its head is that over HTTP/1.1; without `limits` it may have any size.
     """
     token, target = method.encode("utf-8", "surrogateescape"), url.encode("utf-8", "surrogateescape")
     if not _TOKEN.fullmatch(token):
         raise RequestError("METHOD", f"`{visible(method)}` is not a method; write one such as GET")
     match = _ABSOLUTE.fullmatch(target)
-    if match is None and not target.startswith(b"/"):
+    if match is None and not target.startswith(b"/") and (method, url) != ("OPTIONS", "*"):
         raise RequestError(
             "URL", f"`{visible(url)}` is not a URL; write it such as http://orders/orders/17 or /orders/17"
         )
@@ -163,7 +174,7 @@ def exchange_of(method: str, url: str, headers: Iterable[tuple[str, str]]) -> Ex
             raise RequestError("--header", f"the header `{text}` is not valid; write -H 'name: value' on one line")
     scheme, authority, rest = (b"http", b"", target) if match is None else match.groups()
     path, mark, query = rest.partition(b"#")[0].partition(b"?")
-    x = Exchange(token, path or b"/", fields)
+    x = Exchange(token, path or (b"*" if token == b"OPTIONS" and not mark else b"/"), fields)
     x.query = query if mark else None
     x.is_grpc = token == b"POST" and is_grpc(x.header(b"content-type") or b"")
     x.scheme = scheme.lower()
@@ -171,7 +182,26 @@ def exchange_of(method: str, url: str, headers: Iterable[tuple[str, str]]) -> Ex
     if (match is not None or x.authority) and not HOST.fullmatch(x.authority):
         part, text = "--header" if match is None else "URL", visible(x.authority.decode("utf-8", "replace"))
         raise RequestError(part, f"`{text}` is not a host; write a name or an address, and a port if there is one")
+    if limits is not None:
+        _check_size(x, limits)
     return x
+
+
+def _check_size(x: Exchange, limits: LimitsSpec) -> None:
+    """Raise `RequestError` for a request that exceeds a limit of listeners."""
+    lines = x.lines if x.header(b"host") is not None else b"host: %b\r\n%b" % (x.authority, x.lines)
+    size = len(b"%b %b HTTP/1.1\r\n%b\r\n" % (x.method, x.target, lines))
+    if size > limits.max_header_bytes:
+        part = "URL" if len(x.target) > len(lines) else "--header"
+        limit = f"more than `limits.max_header_bytes` ({limits.max_header_bytes}) allows"
+        raise RequestError(part, f"the head of the request has {size} bytes, {limit}; a listener answers 431")
+    part = "URL"
+    try:
+        check_target(x.target, limits.max_query_parameters)
+        part = "--header"
+        check_fields(lines, 0, len(lines), limits.max_fields, limits.max_list_members)
+    except Invalid as invalid:
+        raise RequestError(part, f"{invalid}; a listener answers {invalid.status}") from None
 
 
 def match_words(route: Route) -> str:
@@ -278,6 +308,8 @@ def cache_sentences(route: Route, x: Exchange) -> list[str] | None:
 def refusal_of(snapshot: Snapshot, listener: str, x: Exchange) -> Refused:
     """Return why a request takes no route."""
     allowed = [method.decode() for method in snapshot.listeners[listener].allowed(x)]
+    if x.path == b"*":
+        return Refused(f"{listener} itself answers a request about the server as a whole", allowed, is_answered=True)
     known = uri.readings(x.path)
     if not known:
         return Refused(
@@ -294,7 +326,7 @@ def refusal_of(snapshot: Snapshot, listener: str, x: Exchange) -> Refused:
 def _route_of(snapshot: Snapshot, listener: str, x: Exchange, path: bytes) -> str | None:
     """Return the name of the route that a reading of the path leads to; None if there is none."""
     for rule in snapshot.listeners[listener].rules:
-        if not list(misses(rule, x, path)):
+        if not list(unmet_conditions(rule, x, path)):
             return rule.target.name
     return None
 
@@ -307,7 +339,7 @@ def others_of(snapshot: Snapshot, listener: str, taken: Route | None, x: Exchang
     found: list[Other] = []
     for rule in snapshot.listeners[listener].rules:
         route = rule.target
-        reasons = list(misses(rule, x, uri.canonical(x.path)))
+        reasons = list(unmet_conditions(rule, x, uri.canonical(x.path)))
         if route is taken or len(reasons) > 1 or (not reasons and not uri.readings(x.path)):
             continue
         if len(found) == MAX_LISTED:
@@ -317,7 +349,7 @@ def others_of(snapshot: Snapshot, listener: str, taken: Route | None, x: Exchang
     return found, False
 
 
-def misses(rule: Rule[Route], x: Exchange, path: bytes) -> Iterator[str]:
+def unmet_conditions(rule: Rule[Route], x: Exchange, path: bytes) -> Iterator[str]:
     """Yield a sentence for every condition that a request does not meet; `path` is the canonical path."""
     match, node = rule.match, rule.target.spec.node.child("match")
     if rule.host and rule.host not in host_names(x.scheme, x.authority):

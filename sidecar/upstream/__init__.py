@@ -13,7 +13,7 @@ Start with `client.py`: one attempt, from the choice of an endpoint to the last 
                     messages on that connection; `connection` itself reads response bodies
     http2/          many exchanges at a time on one connection: pool of streams, its connections, their exchanges
     deadlines       sweep that expires late exchanges and waiting requests
-    answer_times    usual response time of an endpoint, to judge attempts with a short deadline
+    response_times    usual response time of an endpoint, to judge attempts with a short deadline
     errors          descriptions of socket and TLS errors
     resolver        host names: look-ups, their cache, and Happy Eyeballs
     tls, certificates

@@ -15,12 +15,12 @@ from functools import partial
 from typing import Any, Final
 
 from sidecar.core import metrics
-from sidecar.core.env import Env, Pending
+from sidecar.core.env import Env, TaskHandle
 from sidecar.upstream.certificates import CertificateWatch
 from sidecar.upstream.deadlines import Deadlines
 from sidecar.upstream.endpoint import Endpoint, EndpointSet, authority, literal
 from sidecar.upstream.pool import CONNECTION_STATES, Connect, Pool, patience
-from sidecar.upstream.resolver import Names, known
+from sidecar.upstream.resolver import NameResolver, fixed_addresses
 from sidecar.upstream.spec import UpstreamSpec
 
 FOLLOW_SECONDS: Final = 1.0
@@ -38,7 +38,7 @@ class Pools:
         deadlines: Deadlines,
         tls: CertificateWatch | None = None,
         where: str = "",
-        names: Names | None = None,
+        names: NameResolver | None = None,
         plain_tls: CertificateWatch | None = None,
     ) -> None:
         """Take the certificates for `https://` endpoints, `file:line` of the upstream, and the resolver of names.
@@ -55,12 +55,14 @@ class Pools:
         self._names = names
         self._plain_tls = plain_tls
         self._pools: dict[Endpoint, Pool] = {}
-        self._followers: dict[Endpoint, Pending] = {}
+        self._followers: dict[Endpoint, TaskHandle] = {}
         """Tasks that check the addresses of the endpoints' names."""
         self._unsubscribe = endpoints.on_removal(self._remove)
         for state in CONNECTION_STATES:
             gauge = partial(self.count, state)
             env.meter.gauge(metrics.POOL_CONNECTIONS, gauge, upstream=endpoints.upstream, state=state)
+        if spec.may_use_http2(spec.is_tls):
+            env.meter.gauge(metrics.POOL_STREAMS, self.count_streams, upstream=endpoints.upstream)
 
     def of(self, endpoint: Endpoint) -> Pool:
         """Return the pool of an endpoint."""
@@ -68,19 +70,19 @@ class Pools:
         if pool is None:
             names = None if literal(endpoint.host) is not None else self._names
             connect = partial(open_connection, endpoint, self._tls, names)
-            awaits = None if names is None else partial(names.awaits, endpoint.host)
+            awaits = None if names is None else partial(names.is_awaited, endpoint.host)
             if self._spec.may_use_http2(endpoint.is_tls):
                 pool = self._make_streams(endpoint, connect, names, awaits)
             else:
                 pool = Pool(endpoint.url, self._env, self._deadlines, connect, self._where, awaits)
             self._pools[endpoint] = pool
             self._tune(endpoint, pool)
-            if names is not None and endpoint.host and not known(endpoint.host):
+            if names is not None and endpoint.host and not fixed_addresses(endpoint.host):
                 self._followers[endpoint] = self._env.spawn(self._follow(pool, names, endpoint.host))
         return pool
 
     def _make_streams(
-        self, endpoint: Endpoint, connect: Connect, names: Names | None, awaits: Callable[[], bool] | None
+        self, endpoint: Endpoint, connect: Connect, names: NameResolver | None, awaits: Callable[[], bool] | None
     ) -> Pool:
         """Return a pool of streams, whose package is imported for the first one."""
         from sidecar.upstream.http2.pool import StreamPool
@@ -89,7 +91,7 @@ class Pools:
         plain = None if is_http2_only else partial(open_connection, endpoint, self._plain_tls, names)
         return StreamPool(endpoint.url, self._env, self._deadlines, connect, self._where, awaits, is_http2_only, plain)
 
-    async def _follow(self, pool: Pool, names: Names, host: str) -> None:
+    async def _follow(self, pool: Pool, names: NameResolver, host: str) -> None:
         """Close idle connections to addresses that the name no longer has, again and again."""
         while True:
             await self._env.sleep(FOLLOW_SECONDS)
@@ -117,6 +119,10 @@ class Pools:
     def count(self, state: str) -> int:
         """Return the number of connections in one of the `CONNECTION_STATES`."""
         return sum(pool.count(state) for pool in self._pools.values())
+
+    def count_streams(self) -> int:
+        """Return the number of open streams."""
+        return sum(pool.streams for pool in self._pools.values())
 
     def retune(self, spec: UpstreamSpec) -> None:
         """Apply new settings to existing and future pools."""
@@ -159,7 +165,7 @@ class Pools:
 async def open_connection(
     endpoint: Endpoint,
     tls: CertificateWatch | None,
-    names: Names | None,
+    names: NameResolver | None,
     protocol: Callable[[], asyncio.BaseProtocol],
 ) -> None:
     """Connect a protocol to an endpoint, with TLS for `https://`.  Raises `OSError`, as which `ssl.SSLError` counts.

@@ -17,7 +17,7 @@ from sidecar.core.message import (
     Selection,
     get,
     get_all,
-    is_memorable,
+    is_cacheable,
     parse_fields,
     tokens,
     write_http_date,
@@ -77,6 +77,9 @@ def take_response(data: bytes, wall: Callable[[], float]) -> ResponseHead | None
     passing: list[bytes] = []
     for text in lines[1:]:
         meaning = MEANINGS.get(text)
+        if meaning == PASSES:  # the most common meaning
+            passing.append(text)
+            continue
         if meaning is None:
             meaning = _read_line(text)
         if meaning == PASSES:
@@ -127,7 +130,7 @@ def _read_status(line: bytes) -> int:
 
 def _read_line(text: bytes) -> int:
     """Return the meaning of a field line and cache it."""
-    line = CONNECTION_FIELDS.read(text)
+    line = CONNECTION_FIELDS.decide(text)
     if line is None:
         return UNUSUAL
     meaning = PASSES
@@ -135,7 +138,7 @@ def _read_line(text: bytes) -> int:
         meaning = _read_field(*line.field)
     elif line.is_noted:
         meaning = DATE if text[5:].strip(b" \t") else UNUSUAL
-    if is_memorable(text):
+    if is_cacheable(text):
         if len(MEANINGS) >= LINES:
             MEANINGS.clear()
         MEANINGS[text] = meaning

@@ -18,6 +18,7 @@ from tests.e2e.crowd import (
     LET_GO,
     LIMITS,
     MIB,
+    SLOW_CLIENTS,
     Ordinary,
     attackers,
     connections,
@@ -40,7 +41,9 @@ SMALL = request("GET", "/echo")
 async def w(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
     servers = {"echo": echoing, "large": answering(body=bytes(16 * MIB)), "silent": silent}
     upstreams = {name: {"connections": {"idle_timeout": "1s"}} for name in servers}
-    async with world(tmp_path_factory.mktemp("attacks"), servers, limits=LIMITS, upstreams=upstreams) as running:
+    listeners = {"inbound": {"address": "127.0.0.1:0", "slow_clients": SLOW_CLIENTS}}
+    place = tmp_path_factory.mktemp("attacks")
+    async with world(place, servers, limits=LIMITS, listeners=listeners, upstreams=upstreams) as running:
         yield running
 
 
@@ -62,12 +65,17 @@ async def test_200_slow_heads_beside_ordinary_load(w: World) -> None:
         await until(lambda: all(map(has_heard, slow)))
 
 
-@pytest.mark.parametrize("framing", ["content-length: 1000000", "transfer-encoding: chunked"])
-async def test_slow_bodies(w: World, framing: str) -> None:
-    head = f"POST /echo HTTP/1.1\r\nHost: test\r\n{framing}\r\n\r\n".encode()
-    async with attackers(w, 30) as slow, dribbling(slow, head, b"1\r\nx\r\n"):
-        answers = await asyncio.gather(*(asyncio.wait_for(client.reader.read(15), LET_GO) for client in slow))
-    assert set(answers) <= {b"HTTP/1.1 408 Re", b""}
+async def test_slow_bodies(w: World) -> None:
+    """Bodies of both framings at once, because all of them wait for the same allowance."""
+    framings = (b"content-length: 1000000", b"transfer-encoding: chunked")
+    heads = [b"POST /echo HTTP/1.1\r\nHost: test\r\n%b\r\n\r\n" % framing for framing in framings]
+
+    async def answers_to(head: bytes) -> set[bytes]:
+        async with attackers(w, 30) as slow, dribbling(slow, head, b"1\r\nx\r\n"):
+            return set(await asyncio.gather(*(asyncio.wait_for(each.reader.read(15), LET_GO) for each in slow)))
+
+    for answers in await asyncio.gather(*map(answers_to, heads)):
+        assert answers <= {b"HTTP/1.1 408 Re", b""}
     await until(lambda: is_quiet(w))
 
 
@@ -133,7 +141,7 @@ async def test_clients_that_are_gone(w: World, how: str) -> None:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 client.writer.transport.abort()
         await until(lambda: is_quiet(w))
-    assert await w.servers["silent"].forsaken(), "what nobody waits for is called off"
+    assert await w.servers["silent"].are_clients_gone(), "what nobody waits for is called off"
 
 
 async def test_nothing_remains(w: World) -> None:

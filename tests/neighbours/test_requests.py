@@ -1,4 +1,4 @@
-"""Tests of odd requests through two proxies: exactly the requests that the first one forwards arrive."""
+"""Tests of unusual requests through two proxies: exactly the requests that the first one forwards arrive."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ class References:
         self._checked.add(check)
         for step in steps.value:
             if step.value == "stale" and "cache" not in blocks:
-                self._report.warn(step, "never finds an answer: this route has no cache; give it a `cache` block")
+                self._report.warn(step, "never finds a response: this route has no cache; give it a `cache` block")
             target = step.child("upstream")
             if target is None:
                 continue
@@ -99,7 +99,7 @@ class References:
             return None  # reported by the validation of the route
         found = known.get(node.value)
         if found is None and self._report.is_whole:
-            self._report.at(
+            self._report.error_in(
                 node, f"names no {kind}: there is no `{node.value}`; {self._report.suggest(node.value, known)}"
             )
         self._used.add(id(found))

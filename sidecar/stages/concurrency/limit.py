@@ -1,7 +1,6 @@
 """Adaptive concurrency limit: Gradient2 of Netflix's concurrency-limits, with a guard against drift.
 
-The right limit is the number of requests in flight beyond which one more makes the others wait.  After each window of
-samples the limit follows the ratio of the long-run latency to the latency of the window:
+After each window of samples the limit follows the ratio of the long-run latency to the latency of the window:
 
     gradient = clamp(tolerance * long / short, 0.5, 1)
     limit    = 0.8 * limit + 0.2 * (limit * gradient + queue)
@@ -85,14 +84,15 @@ class Gradient:
     def sample(self, now: float, latency: float, active: int) -> bool:
         """Learn a latency in seconds, with `active` permits in use.  Returns True if the limit may have changed."""
         self._sum += latency
-        return self._add(now, active)
+        return self._count_sample(now, active)
 
     def drop(self, now: float, active: int) -> bool:
         """Learn of a timeout or of an overloaded upstream.  Returns True if the limit may have changed."""
         self._drops += 1
-        return self._add(now, active)
+        return self._count_sample(now, active)
 
-    def _add(self, now: float, active: int) -> bool:
+    def _count_sample(self, now: float, active: int) -> bool:
+        """Count a sample or a drop, and end the window if it is due; True if it has ended."""
         self._count += 1
         if active > self._crowd:
             self._crowd = active
@@ -100,18 +100,20 @@ class Gradient:
             return False
         answered = self._count - self._drops
         short = self._sum / answered if answered else 0.0
-        self._update(short, self._crowd >= self.limit / 2)
-        self._begin(now, short)
+        self._update_limit(short, self._crowd >= self.limit / 2)
+        self._begin_window(now, short)
         return True
 
-    def _begin(self, now: float, latency: float) -> None:
+    def _begin_window(self, now: float, latency: float) -> None:
+        """Begin a window that fits responses of this latency."""
         self._count = self._drops = self._crowd = 0
         self._sum = 0.0
         self._ends = now + min(max(2 * latency, MIN_WINDOW), MAX_WINDOW)
 
-    def _update(self, short: float, is_crowded: bool) -> None:
+    def _update_limit(self, short: float, is_crowded: bool) -> None:
+        """Set the limit after a window; `short` is its mean latency, 0.0 without a sample."""
         if short:
-            self._learn(short, is_crowded)
+            self._learn_latency(short, is_crowded)
         if self._drops:
             wanted = self.limit * BACKOFF
         elif is_crowded:
@@ -121,7 +123,8 @@ class Gradient:
             return
         self.limit = min(max(wanted, self.lowest), self.highest)
 
-    def _learn(self, short: float, is_crowded: bool) -> None:
+    def _learn_latency(self, short: float, is_crowded: bool) -> None:
+        """Update the long-run latency by rules 1 and 2."""
         self._windows += 1
         if self._windows <= WARM_UP:
             self.long += (short - self.long) / self._windows

@@ -76,7 +76,7 @@ class FixedResponseSpec(Model):
         if self.json_ is not None and self.body is not None:
             raise ValueError("has both json and body; keep one of them")
         if self.status in (204, 205, 304) and (self.json_ is not None or self.body is not None):
-            raise ValueError(f"has a body, which an answer of status {self.status} cannot have; leave it out")
+            raise ValueError(f"has a body, which a response of status {self.status} cannot have; leave it out")
         return self
 
 

@@ -140,7 +140,7 @@ class FallbackStage:
         return Wait(self.replace(x, outcome))
 
     def is_due(self, outcome: Outcome) -> bool:
-        """True if the outcome is to be replaced."""
+        """True if the outcome is a failure or a status that `on` names."""
         if outcome.failure is None:
             return self.conditions.match(outcome)
         return outcome.failure.code in self.conditions.codes

@@ -4,7 +4,7 @@ Rules:
 
 1. An injected fault looks like one of the upstream: `abort` is a real response, `reset` a connection that is closed
    after the request.  A `latency` that exceeds the attempt's timeout or the deadline ends as a timeout at that time.
-   One below a second counts as a usual answer, for which a caller's deadline can be too short (`answer_times`).
+   Below a second it counts as a usual response time, for which a caller's deadline can be too short (`response_times`).
 2. Each kind is drawn separately for each attempt, from `Env`, so a seed repeats the same faults.  If several are
    drawn, the latency comes first, and the reset wins over the abort.
 3. An injected response says `x-sidecar-reason: fault_injected`; the attempt's endpoint in the access log is `fault`.
@@ -25,7 +25,7 @@ from sidecar.expression.condition import Condition
 from sidecar.expression.facts import REQUEST
 from sidecar.grpc.status import status_from_http
 from sidecar.stages.fault.spec import AbortSpec, LatencySpec, Spec
-from sidecar.upstream.answer_times import UNKNOWN
+from sidecar.upstream.response_times import UNKNOWN
 
 CAUSE: Final = "injected by the fault policy"
 ENDPOINT: Final = "fault"
@@ -110,6 +110,7 @@ class FaultStage:
         return await self.inner(twin)
 
     def _end(self, x: Exchange, attempt: Attempt, outcome: Outcome) -> Outcome:
+        """Record the attempt on the exchange, and return its outcome."""
         attempt.ended = self.env.now()
         if outcome.failure is None:
             attempt.status, attempt.verdict = outcome.status, outcome.verdict

@@ -10,8 +10,7 @@ Rules:
 3. A good response is one below 500 that is not 429.  A failed attempt waits for the others.  If none is good, a
    response is preferred to a failure, and an earlier one to a later.
 4. Losers are cancelled, with their streams.  Cancelling the request cancels all.
-5. The first attempt is the ordinary way of the request through the stages further in; a hedge that wins before it has
-   ended supersedes it.
+5. The first attempt is the request's own call; a hedge that wins before it has ended supersedes it.
 6. A request that is answered in time needs neither a task nor a timer of its own: one timer watches the queue of all.
 """
 
@@ -20,7 +19,7 @@ from __future__ import annotations
 from typing import Final
 
 from sidecar.core import events, metrics
-from sidecar.core.env import BuildContext, Handle
+from sidecar.core.env import BuildContext, TimerHandle
 from sidecar.core.exchange import SHORTEST_ANSWER, Exchange, Supersedable
 from sidecar.core.metrics import Counter
 from sidecar.core.outcome import RESOURCE_EXHAUSTED_STATUS, Outcome
@@ -61,11 +60,17 @@ class HedgeStage:
             self.observed = meter.counter(metrics.WOULD_REFUSE, policy="hedge", route=ctx.route)
         self._waiting: dict[Race, None] = {}
         """Races in the order in which they fall due; all wait equally long.  A race may leave from the middle."""
-        self._timer: Handle | None = None
+        self._timer: TimerHandle | None = None
 
     def admit(self, x: Exchange) -> Race | None:
         call, x.call = x.call, None
-        if x.stream is not None or x.is_retry or x.method not in self.methods or x.upgrade is not None or call is None:
+        if (
+            x.stream is not None
+            or x.is_retry
+            or (x.rest_method or x.method) not in self.methods
+            or x.upgrade is not None
+            or call is None
+        ):
             return None
         if not x.is_counted:
             x.is_counted = True
@@ -84,14 +89,17 @@ class HedgeStage:
             ticket.close()
 
     def watch(self, race: Race, now: float) -> None:
-        """Start a hedge once the race has waited `after` more."""
+        """Queue a race for its next hedge, which is due `after` from now."""
         race.due = now + self.after
         self._waiting[race] = None
         if self._timer is None:
             self._timer = self.env.call_later(self.after, self._start_due)
 
     def _start_due(self) -> None:
-        """Start the hedges that are due.  The timer counts as set meanwhile, so a new race sets no second one."""
+        """Start the hedges that are due, and set the timer for the next one.
+
+        `_timer` is not cleared before, so that a race that joins meanwhile sets no second timer.
+        """
         now = self.env.now()
         waiting = self._waiting
         while (race := next(iter(waiting), None)) is not None and race.due - now < EARLY:
@@ -197,7 +205,7 @@ class Race:
             stage.watch(self, stage.env.now())
 
     def _ended(self, call: Call) -> None:
-        """Record the outcome of a hedge, and end the race if that is good."""
+        """Take the outcome of a hedge: a good one ends the race, another may become the best so far."""
         self._in_flight -= 1
         outcome = call.value
         if outcome is None:

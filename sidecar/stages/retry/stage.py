@@ -17,6 +17,7 @@ A refusal of the sidecar is never retried, nor is a hedge.  A request that succe
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from sidecar.core import events, metrics
@@ -26,7 +27,7 @@ from sidecar.core.env import BuildContext
 from sidecar.core.exchange import NEVER, SHORTEST_ANSWER, Exchange
 from sidecar.core.metrics import Counter
 from sidecar.core.outcome import STATUS_TO_COME, Outcome
-from sidecar.core.stage import Service, Stage, Wait, final, unbound
+from sidecar.core.stage import Service, Stage, Wait, outcome_to_settle, unbound
 from sidecar.stages.retry.spec import Spec, WhenSpec
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ class RetryStage:
         self.methods = frozenset(method.encode() for method in spec.methods)
         self.max_body = spec.max_body
         self.budget = ctx.resources("retry_budget", ctx.upstream)
+        self._deposit: Callable[[], None] = self.budget.deposit
         self.spec = spec
         self._schedule: Schedule | None = None
         self.observed: Counter | None = None
@@ -89,7 +91,7 @@ class RetryStage:
     def admit(self, x: Exchange) -> int:
         if not x.is_counted and not x.marked_attempt:
             x.is_counted = True
-            self.budget.deposit()
+            self._deposit()
         if x.stream is not None:
             x.stream.record(self.max_body)
         return len(x.attempts)
@@ -166,7 +168,7 @@ class RetryStage:
             raise
         if body.state == OPEN or body.received:
             return outcome
-        return final(outcome, body.failure)
+        return outcome_to_settle(outcome, body.failure)
 
     async def _meets(self, x: Exchange, outcome: Outcome) -> bool:
         """True if a response meets one of the conditions of `on`."""
@@ -208,7 +210,7 @@ class RetryStage:
     def _may_repeat(self, x: Exchange, outcome: Outcome) -> bool:
         """True if the policy names the method, or for POST and PATCH with an Idempotency-Key
         (draft-ietf-httpapi-idempotency-key-header).  A call of gRPC may be repeated if the policy names its status."""
-        if x.method in self.methods or (x.is_grpc and self.conditions.names(outcome)):
+        if (x.rest_method or x.method) in self.methods or (x.is_grpc and self.conditions.names(outcome)):
             return True
         return x.method in (b"POST", b"PATCH") and bool(x.header(b"idempotency-key"))
 

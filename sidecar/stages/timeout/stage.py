@@ -1,8 +1,7 @@
 """Stage `timeout`: sets the deadline and the timeouts of an exchange.
 
-Other parts enforce them.  The upstream client sweeps its busy connections, retry and hedge start no attempt that would
-end too late, the queue of `concurrency` refuses requests that cannot be served in time, and the time left is sent
-upstream.
+Other parts enforce them: the upstream client sweeps its busy connections, retry and hedge start no attempt that would
+end too late, and the queue of `concurrency` refuses requests that cannot be served in time.
 
 Rules:
 
@@ -67,7 +66,7 @@ class TimeoutStage:
         """Return the refusal of a request that has no time left."""
         allowed = x.deadline - x.arrived
         whose = "the caller" if allowed < self.request else "this route"
-        detail = f"{whose} allows {max(0.0, allowed):.3g} s, and they were over before the request could be sent"
+        detail = f"{whose} allows {max(0.0, allowed):.3g} s, which were over before the request could be sent"
         return failed(DEADLINE, Refusal("timeout", self.where, detail, limit=allowed, value=now - x.arrived))
 
     def settle(self, x: Exchange, ticket: object, outcome: Outcome) -> None:
@@ -87,7 +86,10 @@ class TimeoutStage:
         outcome.refusal = Refusal("timeout", self.where, detail, limit, round(now - x.arrived, 3))
 
     def is_attempt_over(self, x: Exchange, now: float) -> bool:
-        """True if the latest attempt has used up its time; otherwise its body paused for too long."""
+        """True if the last attempt to end, or the one in flight, has used up its time.
+
+        False means that its body paused for too long.
+        """
         if self.attempt <= self.idle or not x.attempts:
             return self.attempt != NEVER
         return now - max(x.attempts, key=_end).started >= self.attempt
@@ -100,7 +102,7 @@ class TimeoutObserver:
         self.request = spec.request
         self.attempt = spec.attempt
         self.now = ctx.env.now
-        self.late = ctx.env.meter.counter(metrics.WOULD_REFUSE, policy="timeout", route=ctx.route)
+        self.observed = ctx.env.meter.counter(metrics.WOULD_REFUSE, policy="timeout", route=ctx.route)
 
     def admit(self, x: Exchange) -> object:
         return min(x.deadline, x.arrived + self.request)
@@ -111,10 +113,11 @@ class TimeoutObserver:
         due = cast("float", ticket)
         is_slow = any(attempt.ended - attempt.started > self.attempt for attempt in x.attempts)
         if is_slow or self.now() > due:
-            self.late.value += 1
+            self.observed.value += 1
 
 
 def _end(attempt: Attempt) -> float:
+    """Return the instant of an attempt's end, infinite while it runs."""
     return attempt.ended or NEVER
 
 

@@ -21,7 +21,7 @@ from sidecar.grpc.status import decode_message, parse_status, status_from_http
 from sidecar.http2.limits import Limits
 from sidecar.http2.session import Session
 from sidecar.http2.stream import Stream
-from sidecar.upstream.endpoint import Endpoint, authority
+from sidecar.upstream.endpoint import Endpoint, authority, literal
 from sidecar.upstream.errors import describe_error
 from sidecar.upstream.pools import open_connection
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from sidecar.http2.heads import Head
     from sidecar.upstream.balancing.health import Probe
     from sidecar.upstream.certificates import CertificateWatch
-    from sidecar.upstream.resolver import Names
+    from sidecar.upstream.resolver import NameResolver
     from sidecar.upstream.spec import HealthCheckSpec
 
 CHECK: Final = b"/grpc.health.v1.Health/Check"
@@ -56,7 +56,7 @@ def decode_answer(message: bytes) -> str:
     return STATUSES[number] if number < len(STATUSES) else f"status {number}"
 
 
-def grpc_probe(env: Env, tls: CertificateWatch | None, names: Names | None, discovered: str) -> Probe:
+def grpc_probe(env: Env, tls: CertificateWatch | None, names: NameResolver | None, discovered: str) -> Probe:
     """Return a probe for endpoints of an upstream; the arguments are those of its pools, `discovered` its DNS name."""
 
     async def probe(endpoint: Endpoint, spec: HealthCheckSpec) -> str:
@@ -74,9 +74,9 @@ def grpc_probe(env: Env, tls: CertificateWatch | None, names: Names | None, disc
     return probe
 
 
-async def _open(call: _Check, endpoint: Endpoint, tls: CertificateWatch | None, names: Names | None) -> None:
+async def _open(call: _Check, endpoint: Endpoint, tls: CertificateWatch | None, names: NameResolver | None) -> None:
     try:
-        await open_connection(endpoint, tls, names, lambda: call)
+        await open_connection(endpoint, tls, None if literal(endpoint.host) is not None else names, lambda: call)
     except OSError as error:
         call.end(describe_error(error))
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, cast
 
 from sidecar.core.exchange import NEVER, Exchange
-from sidecar.core.http1 import may_trail
+from sidecar.core.http1 import can_be_trailer
 from sidecar.core.message import Headers
 from sidecar.upstream.request_body import SLOW_RATE, RequestBody
 from sidecar.upstream.request_head import METHODS_WITH_BODY, time_fields
@@ -60,5 +60,6 @@ class StreamedBody(RequestBody):
         self.is_sent = True
         self._measure()
         if not self._is_ended:
-            lines = b"".join([b"%b: %b\r\n" % field for field in trailers if may_trail(field[0])]) if trailers else b""
+            fields = [field for field in trailers if can_be_trailer(field[0])]
+            lines = b"".join([b"%b: %b\r\n" % field for field in fields])
             self._carrier.send_end(lines)

@@ -9,7 +9,7 @@ Rules:
    REFUSED_STREAM, a GOAWAY with a lower number, and a head that was never written.  So that it can be repeated, the
    first `HIGH_WATER` bytes of a streamed body are recorded.
 4. A malformed response is `PROTOCOL`, a reset by the peer `RESET`, and whatever the client's delay caused is the
-   client's (`answer_times`), as over HTTP/1.1.
+   client's (`response_times`), as over HTTP/1.1.
 5. An exchange that ends before its stream resets the stream (`CANCEL`).
 """
 
@@ -33,11 +33,11 @@ from sidecar.core.outcome import (
 )
 from sidecar.http2.errors import REFUSED_STREAM
 from sidecar.http2.stream import Stream
-from sidecar.upstream.answer_times import is_hurried
 from sidecar.upstream.connection import MAX_INTERIM, Receiver
 from sidecar.upstream.errors import describe_late_body
 from sidecar.upstream.http2.request import StreamedBody, request_lines
 from sidecar.upstream.response_head import read_stream_response
+from sidecar.upstream.response_times import is_hurried
 
 if TYPE_CHECKING:
     from sidecar.http2.heads import Head
@@ -135,8 +135,8 @@ class UpstreamStream:
         """End the exchange, and leave the stream; it is reset unless it has run its course."""
         stream, body = self._stream, self._request_body
         self._exchange = self._stream = self._outcome = self._answer = self._request_body = None
-        if self.pool.times.late is self:
-            self.pool.times.late = None
+        if self.pool.times.continued is self:
+            self.pool.times.continued = None
         if body is not None:
             body.end()
         self.pool.deadlines.discard(self)
@@ -167,20 +167,20 @@ class UpstreamStream:
         x, answer, times, body = self._exchange, self._answer, self.pool.times, self._request_body
         if x is None:
             self.pool.deadlines.discard(self)
-        elif times.late is self:
-            times.late = None
+        elif times.continued is self:
+            times.continued = None
             times.fall_silent(self._started, now)
-            self._expire_silently(TIMEOUT, "no response to an attempt that went on after its caller's deadline")
+            self._expire_silently(TIMEOUT, "no response to an attempt that went on after its caller's deadline", now)
         elif body is not None and body.is_starved:
             self.fail(CLIENT_TIMEOUT, "the request's body did not arrive in time")
         elif answer is None:
             self._expire_unanswered(x, now)
         elif now < self._deadline:
             idle = f"the response's body stalled for {x.idle_timeout:.3g} s"
-            self._expire_silently(TIMEOUT, f"{idle} after {answer.received} bytes")
+            self._expire_silently(TIMEOUT, f"{idle} after {answer.received} bytes", now)
         else:
             failure = times.judge_body(x, answer, self._piece_at, self._started, self._is_paused, now)
-            self._expire_silently(failure, describe_late_body(failure, answer))
+            self._expire_silently(failure, describe_late_body(failure, answer), now)
 
     def _expire_unanswered(self, x: Exchange, now: float) -> None:
         """Fail an exchange without a response head, and decide whether client, caller or upstream is to blame."""
@@ -190,27 +190,26 @@ class UpstreamStream:
         if failure is CLIENT_TIMEOUT:
             self.fail(failure, "the request's body left no time for a response")
         elif not is_hurried(x, now) or not self._listen_on(x, now, failure):
-            self._expire_silently(failure, "no complete response in time")
+            self._expire_silently(failure, "no complete response in time", now)
 
-    def _expire_silently(self, failure: Failure, cause: str) -> None:
-        """Fail the exchange; the connection is doubted if it has brought nothing since the exchange began."""
-        connection = self._connection
-        if failure is not SLOW_READER:
-            connection.doubt(self._started)
+    def _expire_silently(self, failure: Failure, cause: str, now: float) -> None:
+        """Fail the exchange; if the upstream is to blame, the connection is doubted."""
+        if failure is TIMEOUT:
+            self._connection.doubt(self._started, now)
         self.fail(failure, cause)
 
     def _listen_on(self, x: Exchange, now: float, failure: Failure) -> bool:
         """Report the failure, but continue the attempt to measure the response time; False if that is not possible."""
         times, receiver = self.pool.times, self._receiver
         until = self._started + min(times.patience, x.attempt_timeout)
-        if receiver is None or times.late is not None or x.stream is not None or until <= now:
+        if receiver is None or times.continued is not None or x.stream is not None or until <= now:
             return False
         twin = x.fork(x.attempt, x.why)
         twin.interim = None  # the client may be reading the response to its next request by then
         self._exchange = twin
         self._receiver = None
         self._deadline = self.expires = until
-        times.begin_late(self, self._started)
+        times.begin_continued(self, self._started)
         receiver.take(failed(failure, cause="no complete response in time"))
         return True
 
@@ -222,7 +221,7 @@ class UpstreamStream:
         body = self._request_body
         if body is not None and (body.is_starved or (body.is_held_back and self._answer is None)):
             return body.starved_since
-        return NEVER if self._answer is None else self._answer.held_since
+        return NEVER if self._answer is None else self._answer.blocked_since
 
     @property
     def route(self) -> str:
@@ -345,6 +344,8 @@ class UpstreamStream:
     def _touch(self) -> None:
         if not self.is_touched:
             self.is_touched = True
+            if self._stream is not None:
+                self._stream.paused = True  # or a second window would arrive before the body can stop the first
             self._connection.touch(self)
 
     def _slow_client(self) -> Failure | None:
@@ -382,6 +383,8 @@ class UpstreamStream:
             if not self._is_paused:
                 self._await_piece()
             self._answer.feed(data)
+        if self._stream is not None and not self._is_paused:
+            self._connection.session.resume(self._stream)
 
     def _tell(self, outcome: Outcome, data: bytes) -> None:
         """Deliver a response whose body is still arriving; `data` has arrived with its head."""
@@ -391,7 +394,7 @@ class UpstreamStream:
         self._await_piece()
         receiver, self._receiver = self._receiver, None
         if receiver is None:
-            self._record_late()
+            self._record_continued()
             body.cancel()
             return
         if data:
@@ -403,7 +406,7 @@ class UpstreamStream:
         answer, receiver, trailers = self._answer, self._receiver, self._trailers
         self._receiver = None
         if outcome is not None and receiver is None:
-            self._record_late()
+            self._record_continued()
         if answer is not None:
             if data:
                 answer.feed(data)
@@ -424,11 +427,11 @@ class UpstreamStream:
             if receiver is not None:
                 receiver.take(outcome)
 
-    def _record_late(self) -> None:
-        """Record the time of the response to a late attempt (`AnswerTimes`)."""
+    def _record_continued(self) -> None:
+        """Record the time of the response to a continued attempt (`ResponseTimes`)."""
         times = self.pool.times
-        if times.late is self:
-            times.record_late(self.pool.env.now())
+        if times.continued is self:
+            times.record_continued(self.pool.env.now())
 
     def _await_piece(self) -> None:
         """Set the deadline for the next piece of the body."""
@@ -443,7 +446,7 @@ class UpstreamStream:
         self.expires = self._deadline  # no idle timeout, because the client delays the body
         self._is_paused = True
         if self._answer is not None:
-            self._answer.hold(self.pool.env.now())
+            self._answer.block(self.pool.env.now())
         if self._stream is not None:
             self._connection.session.pause(self._stream)
 
@@ -451,7 +454,7 @@ class UpstreamStream:
         self._is_paused = False
         self._await_piece()
         if self._answer is not None:
-            self._answer.release(self.pool.env.now())
+            self._answer.unblock(self.pool.env.now())
         if self._stream is not None:
             self._connection.session.resume(self._stream)
             self._connection.flush_later()

@@ -14,7 +14,16 @@ import pytest_asyncio
 
 from sidecar.upstream import resolver
 from sidecar.upstream.endpoint import literal
-from sidecar.upstream.resolver import Entry, LookupFailedError, Names, Queries, Resolver, known, names_of_system, usable
+from sidecar.upstream.resolver import (
+    Entry,
+    LookupFailedError,
+    NameResolver,
+    Queries,
+    Resolver,
+    fixed_addresses,
+    sort_usable,
+    system_resolver,
+)
 from sidecar.upstream.spec import ResolveSpec
 from tests.support.names import NameServer
 
@@ -25,10 +34,10 @@ class Bench:
     def __init__(self, server: NameServer) -> None:
         self.server = server
         self.now = 1000.0
-        self.root = names_of_system(lambda: self.now, asyncio.create_task)
+        self.root = system_resolver(lambda: self.now, asyncio.create_task)
 
-    def names(self, **settings: Any) -> Names:
-        return self.root.tuned(ResolveSpec.model_validate({"nameservers": [self.server.address], **settings}))
+    def names(self, **settings: Any) -> NameResolver:
+        return self.root.with_settings(ResolveSpec.model_validate({"nameservers": [self.server.address], **settings}))
 
 
 @pytest_asyncio.fixture
@@ -267,7 +276,7 @@ async def test_addresses_and_localhost_are_never_looked_up(host: str) -> None:
     async def ask(*_: Any) -> Any:
         raise AssertionError
 
-    names = Names(Resolver(time.monotonic, asyncio.create_task, ask), Queries())
+    names = NameResolver(Resolver(time.monotonic, asyncio.create_task, ask), Queries())
     found = await names.look_up(host)
     assert set(found) <= {"127.0.0.1", "::1"}
     assert (await names.ask(host)).addresses == found
@@ -281,7 +290,7 @@ def test_what_is_an_address() -> None:
     assert [literal(host) for host in ("10.0.0.1", "::1", "10.1", "a", "1.2.3.4.5", "", "256.1.1.1")] == [
         "10.0.0.1", "::1", "10.0.0.1", None, None, None, None
     ]  # fmt: skip
-    assert known("app.test") == ()
+    assert fixed_addresses("app.test") == ()
 
 
 @pytest.fixture
@@ -294,12 +303,12 @@ def routes(monkeypatch: pytest.MonkeyPatch) -> set[str]:
 
 def test_a_family_without_a_route_is_left_out_unless_there_is_no_other(routes: set[str]) -> None:
     both = ["192.0.2.1", "2001:db8::1"]
-    assert usable(both) == ("2001:db8::1", "192.0.2.1"), "no route at all: they may come"
+    assert sort_usable(both) == ("2001:db8::1", "192.0.2.1"), "no route at all: they may come"
     routes.add("192.0.2.1")
-    assert usable(both) == ("192.0.2.1",)
-    assert usable(["2001:db8::1"]) == ("2001:db8::1",)
+    assert sort_usable(both) == ("192.0.2.1",)
+    assert sort_usable(["2001:db8::1"]) == ("2001:db8::1",)
     routes |= {"2001:db8::1", "fd00::1"}
-    assert usable([*both, "fd00::1"]) == ("2001:db8::1", "192.0.2.1", "fd00::1")
+    assert sort_usable([*both, "fd00::1"]) == ("2001:db8::1", "192.0.2.1", "fd00::1")
 
 
 # ----- choice of an address
@@ -382,13 +391,13 @@ async def test_who_is_cancelled_while_connecting_leaves_the_next_a_better_order(
 
 
 def test_settings_share_the_resolver_of_their_name_servers() -> None:
-    root = names_of_system(time.monotonic, asyncio.create_task)
+    root = system_resolver(time.monotonic, asyncio.create_task)
     spec = ResolveSpec.model_validate({"nameservers": ["10.0.0.53"], "stale_for": "1s"})
     same = ResolveSpec.model_validate({"nameservers": ["10.0.0.53:53"]})
-    assert root.tuned(None) is root
-    assert root.tuned(ResolveSpec.built_in())._resolver is root._resolver
-    kept = root.tuned(spec)
-    assert kept._resolver is root.tuned(same)._resolver
+    assert root.with_settings(None) is root
+    assert root.with_settings(ResolveSpec.built_in())._resolver is root._resolver
+    kept = root.with_settings(spec)
+    assert kept._resolver is root.with_settings(same)._resolver
     assert kept._resolver is not root._resolver
     del kept
     assert not root._others, "and it goes with the last of them"

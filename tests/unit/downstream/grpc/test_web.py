@@ -18,7 +18,7 @@ from tests.support.grpc import call as grpc_call
 from tests.support.grpc import streaming, trailers, trailers_only, whole
 from tests.support.loop import settle, virtual
 from tests.unit.downstream.front import Front, Service, Source, Taken, always
-from tests.unit.downstream.test_http2 import Talk
+from tests.unit.downstream.http2.talk import Talk
 
 BINARY = "application/grpc-web+proto"
 TEXT = "application/grpc-web-text+proto"

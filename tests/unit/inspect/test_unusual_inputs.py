@@ -1,4 +1,4 @@
-"""Odd inputs of `check`, `routes` and `explain`: each gives one clear message and the right exit code."""
+"""Unusual inputs of `check`, `routes` and `explain`: each gives one clear message and the right exit code."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ SPECIAL_STATUSES = {
 
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize("name", SPECIAL_STATUSES)
-def test_an_odd_file_is_one_message_and_exit_code_1(name: str, command: str, tmp_path: Path) -> None:
+def test_an_unusable_file_is_one_message_and_exit_code_1(name: str, command: str, tmp_path: Path) -> None:
     make, message = SPECIAL_STATUSES[name]
     path = make(tmp_path)
     wanted = message.replace("{path}", str(path))
@@ -162,7 +162,7 @@ def test_an_empty_path_is_a_wrong_command_line(command: str) -> None:
     assert (result.exit_code, result.output) == (2, message)
 
 
-def test_an_odd_name_is_shown_on_one_line(tmp_path: Path) -> None:
+def test_a_name_with_control_characters_is_shown_on_one_line(tmp_path: Path) -> None:
     path = tmp_path / "new\nline.yaml"
     path.write_text(GOOD)
     assert run("check", str(path)).output == f"{tmp_path}/new\\nline.yaml: ok, 1 route, 1 upstream, 1 listener\n"
@@ -180,6 +180,7 @@ def test_an_odd_name_is_shown_on_one_line(tmp_path: Path) -> None:
         (("GET\n", "/"), "METHOD: `GET\\n` is not a method; write one such as GET"),
         (("GET", ""), "URL: `` is not a URL; write it such as http://orders/orders/17 or /orders/17"),
         (("GET", "*"), "URL: `*` is not a URL; write it such as http://orders/orders/17 or /orders/17"),
+        (("options", "*"), "URL: `*` is not a URL; write it such as http://orders/orders/17 or /orders/17"),
         (("GET", "ftp://a/"), "URL: `ftp://a/` is not a URL; write it such as http://orders/orders/17 or /orders/17"),
         (("GET", "http:///x"), "URL: `http:///x` is not a URL; write it such as http://orders/orders/17 or /orders/17"),
         (("GET", "http://@/x"), "URL: `` is not a host; write a name or an address, and a port if there is one"),
@@ -193,6 +194,16 @@ def test_an_odd_name_is_shown_on_one_line(tmp_path: Path) -> None:
         (("GET", "/", "-H", "a b: x"), "--header: the header `a b` is not valid; write -H 'name: value' on one line"),
         (("GET", "/", "-H", "a: x\ny"), "--header: the header `a` is not valid; write -H 'name: value' on one line"),
         (("GET", "/", "-H", "host: b c"), "--header: `b c` is not a host; write a name or an address, and a port if"),
+        (
+            ("GET", f"/{'a' * 40000}"),
+            "URL: the head of the request has 40026 bytes, more than `limits.max_header_bytes` (32",
+        ),
+        (
+            ("GET", "/", "-H", f"x: {'a' * 40000}"),
+            "--header: the head of the request has 40031 bytes, more than `limits.",
+        ),
+        (("GET", f"/?{'&' * 1024}"), "URL: the query has more than 1024 parameters; a listener answers 414"),
+        (("GET", "/", *["-H", "x: y"] * 257), "--header: there are more than 256 fields; a listener answers 431"),
         (("GET", "/", "--listener", ""), "--listener: there is no listener ``; known are inbound"),
     ],
 )
@@ -215,10 +226,28 @@ def test_what_is_no_request_is_a_wrong_command_line(arguments: tuple[str, ...], 
         ("/a%zz", "GET /a%zz for no host on inbound"),
     ],
 )
-def test_an_odd_url_is_read_as_a_listener_reads_it(url: str, line: str, tmp_path: Path) -> None:
+def test_an_unusual_url_is_parsed_as_by_a_listener(url: str, line: str, tmp_path: Path) -> None:
     path = content(GOOD.encode())(tmp_path)
     result = CliRunner().invoke(main, ["explain", str(path), "GET", url])
     assert (result.exit_code, result.output.splitlines()[0]) == (0, line)
+
+
+@pytest.mark.parametrize("url", ["*", "http://x"])
+def test_options_for_the_whole_server_is_answered_by_the_listener(url: str, tmp_path: Path) -> None:
+    path = content(GOOD.encode())(tmp_path)
+    result = CliRunner().invoke(main, ["explain", str(path), "OPTIONS", url])
+    assert result.exit_code == 0
+    assert "takes no route: inbound itself answers a request about the server as a whole (200)" in result.output
+    found = json.loads(CliRunner().invoke(main, ["explain", "--json", str(path), "OPTIONS", url]).output)
+    assert found["refusal"]["status"] == 200
+
+
+def test_the_head_may_be_as_large_as_the_limit_allows(tmp_path: Path) -> None:
+    path = content(GOOD.encode() + b"limits: {max_header_bytes: 256B}\n")(tmp_path)
+    head = len("GET /a HTTP/1.1\r\nhost: \r\nx: \r\n\r\n")
+    for size, code in ((256, 0), (257, 2)):
+        result = CliRunner().invoke(main, ["explain", str(path), "GET", "/a", "-H", f"x: {'y' * (size - head)}"])
+        assert result.exit_code == code, result.output
 
 
 def test_no_such_route_is_an_answer(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from sidecar.core.exchange import Exchange
 from sidecar.core.outcome import Outcome
 
 
-def answer(entry: Entry, x: Exchange, fields: Fields | None, now: float, wall: float, status: bytes) -> Outcome:
+def make_response(entry: Entry, x: Exchange, fields: Fields | None, now: float, wall: float, status: bytes) -> Outcome:
     """Return the response to a request from a complete entry.
 
     `fields` are those of `read_fields`, `wall` is in seconds since 1970, `status` is the value of Cache-Status.
@@ -46,4 +46,4 @@ def not_modified(entry: Entry, now: float, status: bytes) -> Outcome:
 
 def with_age(lines: bytes, entry: Entry, now: float, status: bytes) -> bytes:
     """Return the stored lines with `Age` (RFC 9111 4 and 5.1) and Cache-Status."""
-    return b"%bage: %d\r\ncache-status: %b\r\n" % (lines, max(0.0, now - entry.born), status)
+    return b"%bage: %d\r\ncache-status: %b\r\n" % (lines, int(max(0.0, now - entry.born)), status)
