@@ -226,14 +226,14 @@ class Upstream:
         tls = spec.tls or (ClientTlsSpec() if spec.is_tls else None)
         plain_tls: CertificateWatch | None = None
         if tls is not None:
-            key = ("tls", "upstream", name, tls.model_dump_json())
+            tls_key = ("tls", "upstream", name, tls.model_dump_json())
             owner = f"upstream {name}"
             if spec.protocol != "http2":
-                plain_tls = obtain(key, None, lambda: CertificateWatch(tls, owner, env))
+                plain_tls = obtain(tls_key, None, lambda: CertificateWatch(tls, owner, env))
             self.tls = plain_tls
             if spec.protocol != "http1":
                 offered = ["h2"] if spec.protocol == "http2" else ["h2", "http/1.1"]
-                self.tls = obtain((*key, *offered), None, lambda: CertificateWatch(tls, owner, env, offered))
+                self.tls = obtain((*tls_key, *offered), None, lambda: CertificateWatch(tls, owner, env, offered))
         deadlines: Deadlines = obtain(("deadlines",), None, lambda: Deadlines(env))
         names: NameResolver | None = None if env.names is None else env.names.with_settings(spec.resolve)
         resolved = () if spec.resolve is None else (repr(spec.resolve),)
@@ -249,9 +249,10 @@ class Upstream:
         """Background tasks of the upstream."""
         if (check := spec.health_check) is not None:
             dns = "" if spec.discover is None else spec.discover.dns
+            kind: tuple[str, ...] = () if check.grpc is None else ("grpc",)
             probe = self._make_probe(env, plain_tls, names, dns)
             make_checker = lambda: HealthChecker(self.endpoints, check, env, probe)  # noqa: E731 - as the others
-            key = ("health", name, repr(spec.tls), dns, *spoken, *resolved)
+            key = ("health", name, repr(spec.tls), dns, *spoken, *resolved, *kind)
             self._background.append(obtain(key, check, make_checker))
         if (discover := spec.discover) is not None:
             ask = ask_loop if names is None else names.ask
@@ -261,6 +262,10 @@ class Upstream:
     def _make_probe(self, env: Env, plain_tls: CertificateWatch | None, names: NameResolver | None, dns: str) -> Probe:
         """Return the probe of health checks: one that may speak HTTP/2 for endpoints whose requests may."""
         spec, tls = self.spec, self.tls
+        if spec.health_check is not None and spec.health_check.grpc is not None:
+            from sidecar.upstream.grpc.health import grpc_probe
+
+            return grpc_probe(env, tls, names, dns)
         if not spec.may_use_http2(spec.is_tls):
             return http_probe(None if plain_tls is None else lambda: plain_tls.context, names, dns)
         from sidecar.upstream.http2.probe import stream_probe
