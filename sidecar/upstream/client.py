@@ -88,6 +88,7 @@ class AttemptInFlight(Attempt):
 
     def open(self) -> None:
         """Open a connection, or queue for one, and send the request once it is there."""
+        self.connection = None  # mypyc does not set the default of the class if the type is a union
         opening = self._pool.open(self._expires, self._x)
         if opening.done():
             self._use(opening)
