@@ -252,8 +252,8 @@ class Upstream:
             dns = "" if spec.discover is None else spec.discover.dns
             probe = self._make_probe(env, plain_tls, names, dns)
             make_checker = lambda: HealthChecker(self.endpoints, check, env, probe)  # noqa: E731 - as the others
-            key = ("health", name, repr(spec.tls), dns, *spoken, *resolved)
-            self._background.append(obtain(key, check, make_checker))
+            checked = ("health", name, repr(spec.tls), dns, *spoken, *resolved)
+            self._background.append(obtain(checked, check, make_checker))
         if (discover := spec.discover) is not None:
             ask = ask_loop if names is None else names.ask
             make_discovery = lambda: Discovery(self.endpoints, discover, env, ask)  # noqa: E731 - as the others
