@@ -60,6 +60,9 @@ DEADLINE: Final = Failure("timeout", 504, "gateway", False, "No time was left fo
 TRANSFORM: Final = Failure("transform_failed", 502, "gateway", True, "The response could not be transformed")
 FAULT: Final = Failure("fault_injected", 503, "gateway", False, "A fault was injected by policy")
 NO_ROUTE: Final = Failure("no_route", 404, "gateway", False, "No route matches the request")
+UNAUTHENTICATED: Final = Failure("unauthenticated", 401, "gateway", False, "The request is not authenticated")
+BAD_CREDENTIALS: Final = Failure("bad_credentials", 400, "gateway", False, "The request has ambiguous credentials")
+UNVERIFIABLE: Final = Failure("unverifiable", 503, "gateway", False, "The credentials cannot be verified at present")
 LOOP: Final = Failure("loop", 508, "gateway", False, "The request is in a loop of sidecars")
 CLIENT_CLOSED: Final = Failure("client_closed", 499, "client", True, "The client went away")
 CLIENT_TIMEOUT: Final = Failure("client_timeout", 408, "client", True, "The client did not send its request in time")
@@ -71,7 +74,8 @@ FAILURES: Final = {
     f.code: f
     for f in (
         CONNECT_FAILURE, CONNECT_TIMEOUT, RESET, TIMEOUT, PROTOCOL, BREAKER_OPEN, OVERLOADED, NO_ENDPOINT, TRANSFORM,
-        FAULT, NO_ROUTE, LOOP, CLIENT_CLOSED, CLIENT_TIMEOUT, BAD_REQUEST, INTERNAL,
+        FAULT, NO_ROUTE, UNAUTHENTICATED, BAD_CREDENTIALS, UNVERIFIABLE, LOOP, CLIENT_CLOSED, CLIENT_TIMEOUT,
+        BAD_REQUEST, INTERNAL,
     )
 }  # fmt: skip
 """Failures by code.  `DEADLINE`, `LOOKUP_TIMEOUT`, `SHORT_DEADLINE`, `SLOW_READER` and `STALE_CONNECTION` are not

@@ -198,6 +198,8 @@ def as_json(time: bytes, x: Exchange, outcome: Outcome, reason: str, seconds: fl
         )
     elif (passed := x.header(b"traceparent")) is not None and (match := _traceparent(passed)):
         line += b',"trace_id":"%b"' % match[1]
+    if x.caller is not None:
+        line += b',"caller":"%b"' % escape(x.caller.id.encode())
     if x.cache:
         line += b',"cache":"%b"' % word(x.cache)
     if reason or x.refused_by or x.replaced is not None:
@@ -258,6 +260,8 @@ def as_text(time: bytes, x: Exchange, outcome: Outcome, reason: str, seconds: fl
         b"%b %d %b %b %.1fms" % (time[11:-1], outcome.status, escape(x.method), escape(x.path), seconds * 1000),
         b"route=%b" % (b"-" if x.route is None else word(x.route.name)),
     ]
+    if x.caller is not None:
+        words.append(b"caller=%b" % escape(x.caller.id.encode()))
     if x.cache:
         words.append(b"cache=%b" % word(x.cache))
     if reason:
