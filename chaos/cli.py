@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sidecar import __version__
-from sidecar.command_line import FAILURE, Choice, Failure, InputPath, Program, add_completion, count, wrong
+from sidecar.command_line import FAILURE, Choice, Failure, InputPath, Program, add_completion, counted, reject
 
 if TYPE_CHECKING:
     from chaos.battery import Result
@@ -122,7 +122,7 @@ def run_(
     stopped = False
     try:
         for number in range(seed, seed + repeat):
-            click.echo(f"{count(len(scenarios), 'scenario')}, seed {number}")
+            click.echo(f"{counted(len(scenarios), 'scenario')}, seed {number}")
             for loaded in scenarios:
                 ended = run(loaded, arms(arm), number, without=without_decisive, progress=progress, network=network)
                 results.append(asyncio.run(ended))
@@ -154,7 +154,7 @@ def simulate(
     from chaos.verdict.cause import shown
 
     if arm == "envoy":
-        wrong("--arm", "Envoy does not run in virtual time; use `chaos run --arm envoy`")
+        reject("--arm", "Envoy does not run in virtual time; use `chaos run --arm envoy`")
     if arm == "all":
         click.echo("left out the arm envoy: it does not run in virtual time")
     arm = "both" if arm == "all" else arm
@@ -292,7 +292,7 @@ def in_containers(scenarios: list[Loaded], arm: str) -> list[Loaded]:
     from chaos.cluster.containers import engine, is_possible
 
     if "envoy" in arms(arm):
-        wrong("--arm", "Envoy is not in the image; leave out --network, or use --arm both")
+        reject("--arm", "Envoy is not in the image; leave out --network, or use --arm both")
     try:
         engine()
     except ClusterError as error:

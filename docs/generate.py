@@ -43,6 +43,7 @@ INSTRUMENTS: Final = {"counter": "counter", "total": "counter", "gauge": "gauge"
 INDIRECT: Final = {
     metrics.REQUEST_DURATION: (
         "route", "http.route", "url.scheme", "http.request.method", "http.response.status_code", "error.type",
+        "network.protocol.version",
     ),
     metrics.REQUESTS_ACTIVE: ("listener", "url.scheme"),
     metrics.ATTEMPT_DURATION: (
@@ -138,7 +139,7 @@ def telemetry() -> str:
     )
     logged = "".join(f"| `{name}` | {LEVELS.get(name, 'info')} |\n" for name in own_events())
     lists = {name: "".join(f"- `{each}`\n" for each in attributes(name)) for name in (
-        "request_attributes", "attempt_attributes", "circumstances",
+        "request_attributes", "attempt_attributes", "state_attributes",
     )}  # fmt: skip
     return f"""{NOTE}
 # Telemetry reference
@@ -172,7 +173,7 @@ Attributes of the server span:
 {lists["request_attributes"]}
 Attributes of a client span:
 
-{lists["attempt_attributes"]}{lists["circumstances"]}
+{lists["attempt_attributes"]}{lists["state_attributes"]}
 Events of the server span: {", ".join(f"`{name}`" for name in span_events())}.
 
 ## Access log

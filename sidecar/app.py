@@ -35,7 +35,7 @@ from sidecar.telemetry.pipeline import Telemetry
 from sidecar.telemetry.plain import Secrets
 from sidecar.telemetry.recorder import Recorder
 from sidecar.telemetry.refusals import Refusals
-from sidecar.upstream.resolver import Names, names_of_system
+from sidecar.upstream.resolver import NameResolver, system_resolver
 
 STDOUT = 1
 """File descriptor of standard output."""
@@ -61,7 +61,7 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return uvloop.new_event_loop
 
 
-async def serve(path: str, names: Names | None = None) -> int:
+async def serve(path: str, names: NameResolver | None = None) -> int:
     """Build the process, run it to its end, and return its exit code; `names` replaces the system's name look-ups."""
     loop = asyncio.get_running_loop()
     lines, secrets, registry = LineWriter(STDERR), Secrets(), Registry()
@@ -74,7 +74,7 @@ async def serve(path: str, names: Names | None = None) -> int:
         form="text" if os.isatty(STDERR) else "json",
     )
     if names is None:
-        names = names_of_system(time.monotonic, loop.create_task)
+        names = system_resolver(time.monotonic, loop.create_task)
     env = Env.on(
         loop,
         now=time.monotonic,
@@ -107,7 +107,7 @@ async def serve(path: str, names: Names | None = None) -> int:
         server,
         metrics=lambda spec: route_metrics(registry, spec),
         imported=freeze_startup,
-        show=secrets.show,
+        show=secrets.mask,
     )
     registry.total(metrics.LOG_DROPPED, lambda: lines.dropped)
     stalls = StallWatch(env)
@@ -137,7 +137,7 @@ async def serve(path: str, names: Names | None = None) -> int:
     )
     process = Process(env, control, store, server, stalls, view)
     try:
-        return await process.live()
+        return await process.run()
     finally:
         await telemetry.close()
         names.close()

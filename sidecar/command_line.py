@@ -1,12 +1,12 @@
-"""Voice of the command lines `sidecar` and `chaos`: problems on one line, examples in the help, completion in shells.
+"""Command lines of `sidecar` and `chaos`: problems on one line, examples in the help, completion in shells.
 
 Rules:
 
-1. A problem is one line on standard error: where, what is wrong, what would be right.  The place of a mistake in the
-   command line is the command with the option or argument; the place of a mistake in files is the file.
+1. A problem is one line on standard error: where, what is wrong, what would be right.  A mistake in the command line
+   names the command with the option or argument.  A mistake in a file names the file.
 2. An unknown command, option or choice is answered with the nearest known one, else with all of them.
 3. Exit codes: `FAILURE` where the input has a problem, 2 where the command line is wrong (`docs/command-line.md`).
-4. An import of this module loads click and nothing else, so that `--help` and completion answer at once.
+4. An import of this module loads click and nothing else, so that `--help` and completion are quick.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class WrongUsage(click.UsageError):
 
 
 class Choice(click.Choice[str]):
-    """Word out of a few."""
+    """Parameter type: one of a few words."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Return the word.  Raises `click.BadParameter`, which names the nearest one."""
@@ -67,7 +67,7 @@ class Command(click.Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Read the arguments.  Raises `click.UsageError` where there are more than the command takes."""
-        with about(ctx):
+        with named_in(ctx):
             rest = super().parse_args(ctx, args)
         if ctx.args and not ctx.resilient_parsing:
             ctx.fail(f"{ctx.args[0]}: is one argument too many; write `{usage_of(ctx)}`")
@@ -91,7 +91,7 @@ class Program(click.Group):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Read the options of the program.  Raises `click.UsageError`."""
-        with about(ctx):
+        with named_in(ctx):
             return super().parse_args(ctx, args)
 
     def make_context(
@@ -101,14 +101,14 @@ class Program(click.Group):
         try:
             return super().make_context(info_name, args, parent, **extra)
         except click.UsageError as error:
-            raise in_our_words(error) from None
+            raise rephrase(error) from None
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command.  Raises `WrongUsage` and `Failure`."""
         try:
             return super().invoke(ctx)
         except click.UsageError as error:
-            raise in_our_words(error) from None
+            raise rephrase(error) from None
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -127,8 +127,8 @@ class Program(click.Group):
 
 
 @contextmanager
-def about(ctx: click.Context) -> Iterator[None]:
-    """Give a mistake in the command line its command, where click does not."""
+def named_in(ctx: click.Context) -> Iterator[None]:
+    """Set the command of each mistake that is raised in this context, if click has not done so."""
     try:
         yield
     except click.UsageError as error:
@@ -145,22 +145,25 @@ def write_examples(examples: Sequence[Example], formatter: click.HelpFormatter) 
                 formatter.write(f"{'':{formatter.current_indent}}# {what}\n{'':{formatter.current_indent}}{command}\n")
 
 
-def wrong(where: str, message: str) -> NoReturn:
-    """Raise a mistake in an option or an argument, which ends the command with exit code 2."""
+def reject(where: str, message: str) -> NoReturn:
+    """Raise the error of an option or an argument, which ends the command with exit code 2."""
     raise click.BadParameter(message, param_hint=where)
 
 
-def in_our_words(error: click.UsageError) -> click.UsageError:
-    """Return a mistake in the command line as one line; what is no mistake (no command at all) as it is."""
+def rephrase(error: click.UsageError) -> click.UsageError:
+    """Return an error of click with a message of one line in the form of rule 1.
+
+    The help that a program without arguments prints is an error of click too, and is returned unchanged.
+    """
     if isinstance(error, WrongUsage | click.exceptions.NoArgsIsHelpError):
         return error
     ctx = error.ctx
     place = f"{ctx.command_path}: " if ctx is not None else ""
-    return WrongUsage(place + _told(error, ctx), ctx)
+    return WrongUsage(place + _describe(error, ctx), ctx)
 
 
-def _told(error: click.UsageError, ctx: click.Context | None) -> str:
-    """Return the place within a command, what is wrong there, and what would be right."""
+def _describe(error: click.UsageError, ctx: click.Context | None) -> str:
+    """Return the message of an error without its command: option or argument, what is wrong, what would be right."""
     match error:
         case click.NoSuchOption():
             known = [] if ctx is None else [name for each in ctx.command.get_params(ctx) for name in _options(each)]
@@ -182,10 +185,12 @@ def _told(error: click.UsageError, ctx: click.Context | None) -> str:
 
 
 def _params(ctx: click.Context | None) -> list[click.Parameter]:
+    """Return the options and arguments of a command."""
     return [] if ctx is None else ctx.command.get_params(ctx)
 
 
 def _options(param: click.Parameter) -> list[str]:
+    """Return all spellings of an option; none for an argument."""
     return [*param.opts, *param.secondary_opts] if isinstance(param, click.Option) else []
 
 
@@ -219,25 +224,25 @@ def usage_of(ctx: click.Context) -> str:
 
 def suggest(word: str, known: Iterable[str]) -> str:
     """Return `did you mean ...?` where a known word is near, else a list of the known words."""
-    from sidecar.config.report import suggest as among
+    from sidecar.config.report import suggest as nearest
 
-    return among(word, sorted(known))
+    return nearest(word, sorted(known))
 
 
 class InputPath(click.Path):
-    """Path of an input, which a shell completes.  The reader of the file reports what is wrong with it."""
+    """Parameter type: path of an input.  Shells complete it; errors of the file are reported when it is read."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return the path.  Raises `click.BadParameter` for an empty one, which a variable that is not set gives."""
+        """Return the path.  Raises `click.BadParameter` if it is empty, as a variable that is not set would be."""
         if value == "":
             self.fail("is empty; name a file or a directory", param, ctx)
         return super().convert(value, param, ctx)
 
 
-def explained(error: OSError, remedy: str) -> str:
-    """Return the message of an error about a path, which names the path already, with what would be right.
+def describe_path_error(error: OSError, remedy: str) -> str:
+    """Return the message of an error about a path, with what would be right.
 
-    `remedy` is for a path that is not there or not what is needed.
+    `remedy` is what to do if the path does not exist or is of the wrong kind.
     """
     from sidecar.config.report import visible
 
@@ -251,7 +256,7 @@ def explained(error: OSError, remedy: str) -> str:
     return f"{message}; {remedy}"
 
 
-def count(number: int, noun: str) -> str:
+def counted(number: int, noun: str) -> str:
     """Return a count with its noun: `1 route`, `2 routes`."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
 

@@ -2,8 +2,8 @@
 
 Rules:
 
-1. Each command imports what it needs when it runs, so that `--help` and `--version` answer at once and `check` does not
-   load the data plane.
+1. Each command imports what it needs when it runs, so that `--help` and `--version` are quick and `check` does not load
+   the data plane.
 2. Results go to standard output.  Problems that keep a command from its result go to standard error.  With `--json`
    both are one document on standard output; only a mistake in the command line is not.
 """
@@ -26,10 +26,10 @@ from sidecar.command_line import (
     InputPath,
     Program,
     add_completion,
-    count,
-    explained,
+    counted,
+    describe_path_error,
+    reject,
     suggest,
-    wrong,
 )
 from sidecar.engine.build import describe_build
 
@@ -103,7 +103,7 @@ def check(path: str, as_json: bool) -> None:
 
     The exit code is 1 if there is a problem.  Warnings do not fail.
     """
-    loaded = read(path, as_json=as_json)
+    loaded = read_policies(path, as_json=as_json)
     spec = loaded.spec
     if as_json:
         from sidecar.inspect.documents import problems_document
@@ -115,9 +115,9 @@ def check(path: str, as_json: bool) -> None:
         print_problems(loaded, err=False)
         if spec is not None:
             counts = (
-                count(len(spec.routes), "route"),
-                count(len(spec.upstreams), "upstream"),
-                count(len(spec.listeners), "listener"),
+                counted(len(spec.routes), "route"),
+                counted(len(spec.upstreams), "upstream"),
+                counted(len(spec.listeners), "listener"),
             )
             click.echo(visible(f"{path}: ok, {', '.join(counts)}"))
     sys.exit(FAILURE if spec is None else 0)
@@ -161,10 +161,10 @@ def run_tests(path: str, words: tuple[str, ...]) -> None:
                 failed += 1
                 click.echo(str(error))
     except OSError as error:
-        raise Failure(explained(error, NAME_A_TEST)) from None
+        raise Failure(describe_path_error(error, NAME_A_TEST)) from None
     if words and not passed + failed:
         raise Failure(f"{path}: no test has {' or '.join(f'`{word}`' for word in words)} in its name; try another -k")
-    click.echo(f"{count(passed, 'test')} passed" + (f", {failed} failed" if failed else ""))
+    click.echo(f"{counted(passed, 'test')} passed" + (f", {failed} failed" if failed else ""))
     sys.exit(FAILURE if failed else 0)
 
 
@@ -241,20 +241,20 @@ def explain(
     known = list(snapshot.listeners)
     if listener is None:
         if "inbound" not in known and len(known) > 1:
-            wrong("--listener", f"is missing; name one of {', '.join(known)}")
+            reject("--listener", f"is missing; name one of {', '.join(known)}")
         listener = "inbound" if "inbound" in known else known[0]
     elif listener not in known:
-        wrong("--listener", f"there is no listener `{listener}`; {suggest(listener, known)}")
+        reject("--listener", f"there is no listener `{listener}`; {suggest(listener, known)}")
     pairs = []
     for header in headers:
         name, colon, value = header.partition(":")
         if not colon:
-            wrong("--header", f"`{header}` has no colon; write -H 'name: value'")
+            reject("--header", f"`{header}` has no colon; write -H 'name: value'")
         pairs.append((name, value))
     try:
         x = exchange_of(method, url, pairs)
     except RequestError as error:
-        wrong(error.part, str(error))
+        reject(error.part, str(error))
     x.path = remove_dot_segments(x.path)
     if as_json:
         from sidecar.inspect.explain_json import explain_document
@@ -275,7 +275,7 @@ def explain_token(path: str, snapshot: Snapshot, listener: str, x: Exchange, tok
         with click.open_file(token_file, "rb") as file:
             token = file.read(MOST_TOKEN).strip()
     except OSError as error:
-        wrong("--token-file", f"`{token_file}` cannot be read: {error.strerror}")
+        reject("--token-file", f"`{token_file}` cannot be read: {error.strerror}")
     route = snapshot.listeners[listener].match(x)
     if route is not None:
         spec = load_policies(path)
@@ -342,9 +342,9 @@ def top(address: str, token: str | None, once: bool) -> None:
     try:
         host, port, path = parse_listen_address(address)
     except ValueError as error:
-        wrong("ADDRESS", f"`{address}` {error}")
+        reject("ADDRESS", f"`{address}` {error}")
     if path:
-        wrong("ADDRESS", f"`{address}` is a Unix socket, which cannot be watched; give the admin listener a port")
+        reject("ADDRESS", f"`{address}` is a Unix socket, which cannot be watched; give the admin listener a port")
     try:
         (screen.once if once else screen.run)(host, port, token)
     except StreamError as error:
@@ -381,18 +381,18 @@ def demo(which: str) -> None:
 
 
 def check_port(name: str, many: int) -> None:
-    """Raise `click.BadParameter` if an environment variable is not the first of so many ports."""
+    """Raise `click.BadParameter` unless an environment variable names a port that has `many` - 1 ports after it."""
     value = os.environ.get(name, "1")
     highest = 65536 - many
     if not (value.isascii() and value.isdigit() and 1 <= int(value[:9]) <= highest):
-        wrong(name, f"`{value}` is not a port; write a number from 1 to {highest}")
+        reject(name, f"`{value}` is not a port; write a number from 1 to {highest}")
 
 
 add_completion(main)
 
 
 def compile_path(path: str, *, as_json: bool) -> Snapshot:
-    """Return the policies of a path as pipelines.  Problems are printed, and end the command."""
+    """Return the compiled policies of a path.  Problems are printed, and end the command."""
     from sidecar.control.compiler import CompileError
     from sidecar.inspect.dry import compile_dry
 
@@ -408,7 +408,7 @@ def compile_path(path: str, *, as_json: bool) -> Snapshot:
 
 def load_policies(path: str, *, as_json: bool = False) -> PolicySpec:
     """Return the policies of a path.  Problems are printed, and end the command."""
-    loaded = read(path, as_json=as_json)
+    loaded = read_policies(path, as_json=as_json)
     if loaded.spec is None:
         if as_json:
             fail_with_json(loaded.problems, loaded.warnings)
@@ -417,7 +417,7 @@ def load_policies(path: str, *, as_json: bool = False) -> PolicySpec:
     return loaded.spec
 
 
-def read(path: str, *, as_json: bool) -> Loaded:
+def read_policies(path: str, *, as_json: bool) -> Loaded:
     """Return the policies of a path with their problems.  A path that cannot be read ends the command."""
     from sidecar.config import files
     from sidecar.config.load import load
@@ -429,9 +429,9 @@ def read(path: str, *, as_json: bool) -> Loaded:
             from sidecar.core.spec import Problem
 
             file = error.filename or path
-            message = explained(error, NAME_A_POLICY).removeprefix(f"{file}: ")
+            message = describe_path_error(error, NAME_A_POLICY).removeprefix(f"{file}: ")
             fail_with_json([Problem(file, 1, 1, "", message)])
-        raise Failure(explained(error, NAME_A_POLICY)) from None
+        raise Failure(describe_path_error(error, NAME_A_POLICY)) from None
     return load(sources, os.environ)
 
 
@@ -452,7 +452,7 @@ def print_problems(loaded: Loaded, *, err: bool = True) -> None:
     for problem in loaded.warnings:
         click.echo(visible(str(problem._replace(message=f"warning: {problem.message}"))), err=err)
     if loaded.problems:
-        counts = count(len(loaded.problems), "problem"), count(len(loaded.warnings), "warning")
+        counts = counted(len(loaded.problems), "problem"), counted(len(loaded.warnings), "warning")
         click.echo(", ".join(counts), err=err)
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from sidecar import app
-from sidecar.upstream.resolver import Ask, LookupFailedError, Names, Queries, Resolver, Servers
+from sidecar.upstream.resolver import Ask, LookupFailedError, NameResolver, Queries, Resolver, Servers
 
 
 def look_up(path: Path, name: str) -> dict[str, Any] | None:
@@ -46,7 +46,7 @@ async def serve(policies: str, path: Path) -> int:
     """Serve the policies, and return the exit code."""
     queries = Queries()
     resolver = Resolver(time.monotonic, asyncio.create_task, with_names(path, Servers(queries)))
-    return await app.serve(policies, Names(resolver, queries))
+    return await app.serve(policies, NameResolver(resolver, queries))
 
 
 def main() -> None:

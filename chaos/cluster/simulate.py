@@ -29,7 +29,7 @@ from sidecar.control.state import StateStore
 from sidecar.core.env import Env
 from sidecar.downstream.server import Server
 from sidecar.simulation.loop import VirtualLoop
-from sidecar.simulation.silence import NoTelemetry
+from sidecar.simulation.no_telemetry import NoTelemetry
 from sidecar.telemetry.metrics.registry import Registry
 from sidecar.telemetry.plain import Secrets
 
@@ -90,7 +90,7 @@ class VirtualSidecar:
         origin = PolicySource(
             self.name, environ, lambda _: self.sources, lambda _: digest(self.sources), cast("Any", _directly)
         )
-        self.control = control = Control(self.env, self.store, origin, self.server, show=self.secrets.show)
+        self.control = control = Control(self.env, self.store, origin, self.server, show=self.secrets.mask)
         first = await control.reload("start")
         if first.result == "rejected":
             raise ClusterError(f"{self.name}: " + "\n".join(first.problems))

@@ -3,7 +3,7 @@
 Rules:
 
 1. Pieces pass in order, each after its delay.
-2. Reading stops while more than `MAX_HELD` bytes wait, so that a link is as bounded as a socket.
+2. Reading stops while more than `MAX_QUEUED` bytes wait, so that a link is as bounded as a socket.
 
 Commands: `target` (where it leads), `toxic` (a fault begins), `undo` (a fault ends).
 """
@@ -19,8 +19,8 @@ from chaos.faults.tcp import LISTENING, Direction, Toxic
 from chaos.parts.part import PartEnv, split
 from chaos.parts.port import Port, make_port
 
-MAX_HELD: Final = 256 * 1024
-"""Bytes held for one direction of a connection."""
+MAX_QUEUED: Final = 256 * 1024
+"""Bytes queued for one direction of a connection."""
 
 
 class Side(asyncio.Protocol):
@@ -28,8 +28,8 @@ class Side(asyncio.Protocol):
 
     - `direction`: which way the bytes go that are read here.
     - `transport`: None until this side is connected.
-    - `held`: pieces with the instant at which each is due; None is the end.
-    - `held_bytes`, `passed_bytes`: bytes in `held`, and bytes written to the other side so far.
+    - `queue`: pieces with the instant at which each is due; None is the end.
+    - `queued_bytes`, `passed_bytes`: bytes in `queue`, and bytes written to the other side so far.
     - `due`: instant before which no further piece passes.
     """
 
@@ -38,8 +38,8 @@ class Side(asyncio.Protocol):
         self.direction = direction
         self.transport: asyncio.Transport | None = None
         self.other: Side
-        self.held: deque[tuple[float, bytes | None]] = deque()
-        self.held_bytes = self.passed_bytes = 0
+        self.queue: deque[tuple[float, bytes | None]] = deque()
+        self.queued_bytes = self.passed_bytes = 0
         self.due = 0.0
         self.timer: asyncio.TimerHandle | None = None
 
@@ -66,22 +66,22 @@ class Side(asyncio.Protocol):
                     self.relay.cut(toxic.kind, self, data[: max(0, toxic.after - self.passed_bytes)])
                     return
         for piece in pieces:
-            self.hold(self.due, piece)
+            self.enqueue(self.due, piece)
             self.due += gap
         self.pass_on()
 
-    def hold(self, due: float, piece: bytes | None) -> None:
-        """Keep a piece until it is due."""
-        self.held.append((due, piece))
-        self.held_bytes += 0 if piece is None else len(piece)
-        if self.held_bytes > MAX_HELD and self.transport is not None:
+    def enqueue(self, due: float, piece: bytes | None) -> None:
+        """Queue a piece until it is due."""
+        self.queue.append((due, piece))
+        self.queued_bytes += 0 if piece is None else len(piece)
+        if self.queued_bytes > MAX_QUEUED and self.transport is not None:
             self.transport.pause_reading()
 
     def pass_on(self) -> None:
         """Write the due pieces to the other side; called again once that is connected or a fault has ended."""
         link = self.relay.link
-        while self.held:
-            due, piece = self.held[0]
+        while self.queue:
+            due, piece = self.queue[0]
             if self.other.transport is None or link.is_blocking(self.relay, self.direction):
                 return
             wait = due - link.env.now()
@@ -89,14 +89,14 @@ class Side(asyncio.Protocol):
                 if self.timer is None:
                     self.timer = asyncio.get_running_loop().call_later(wait, self._timer_fired)
                 return
-            self.held.popleft()
+            self.queue.popleft()
             if piece is None:
                 self.other.transport.close()
                 return
-            self.held_bytes -= len(piece)
+            self.queued_bytes -= len(piece)
             self.passed_bytes += len(piece)
             self.other.transport.write(piece)
-        if self.transport is not None and self.held_bytes < MAX_HELD and not self.transport.is_closing():
+        if self.transport is not None and self.queued_bytes < MAX_QUEUED and not self.transport.is_closing():
             self.transport.resume_reading()
 
     def _timer_fired(self) -> None:
@@ -150,7 +150,7 @@ class Relay:
             reset(other.transport)
             return
         late = sum(t.by for t in self.link.toxics_on(self, side.direction) if t.kind == "slow_close")
-        side.hold(max(side.due, self.link.env.now() + late), None)
+        side.enqueue(max(side.due, self.link.env.now() + late), None)
         side.pass_on()
 
     def cut(self, kind: str, side: Side, data: bytes) -> None:

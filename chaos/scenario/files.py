@@ -73,7 +73,7 @@ def _check_policies(loaded: Loaded, node: Node, report: Report) -> None:
         except OSError as error:
             missing = True
             words = error.strerror or str(error)
-            report.at(place, f"names {name}, which cannot be read ({words}); paths are relative to {base}")
+            report.error_in(place, f"names {name}, which cannot be read ({words}); paths are relative to {base}")
     if missing:
         return
     for section in ("decisive", "credit"):
@@ -81,7 +81,7 @@ def _check_policies(loaded: Loaded, node: Node, report: Report) -> None:
             for number, path in enumerate(blocks):
                 if block(loaded, service, path) is None:
                     place = node.nearest(section, service, number)
-                    report.at(place, f"names the block {path}, which the policies of {service} do not have")
+                    report.error_in(place, f"names the block {path}, which the policies of {service} do not have")
 
 
 class AnyVariables(dict[str, str]):

@@ -1,7 +1,7 @@
 """Admin listener: health, metrics, state, the live page, reload and purge.
 
     listener    start here: sockets and probes; hands all other connections to the application
-    answers     answers to probes, and problem documents
+    responses   responses to probes, and problem documents
     app         aiohttp application, loaded by the first request that needs it
     access      access control: bearer token, Host, and origin of requests
     view        view of the process, and the document of `/state`

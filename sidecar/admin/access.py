@@ -1,7 +1,7 @@
 """Access control of the admin listener: a bearer token, and protection against web pages of other sites.
 
 A loopback address does not protect against browsers.  Any web page can send a request to 127.0.0.1.  If its host name
-resolves to 127.0.0.1 (DNS rebinding), the request is even same-origin, and the page can read the answer.
+resolves to 127.0.0.1 (DNS rebinding), the request is even same-origin, and the page can read the response.
 
 Rules:
 
@@ -34,7 +34,7 @@ class Access:
         self._hosts = frozenset(map(_folded, hosts))
         self._is_local = is_local
 
-    def misdirected(self, hosts: Iterable[str]) -> str:
+    def refuse_host(self, hosts: Iterable[str]) -> str:
         """Return why a request with these values of Host is refused; empty if it is allowed."""
         if self.token is not None or self._is_local:
             return ""
@@ -54,7 +54,7 @@ def is_bearer(authorization: str, token: str) -> bool:
     return scheme.lower() == "bearer" and compare_digest(given_bytes, token.encode())
 
 
-def cross_site(host: str, origin: str | None, site: str | None) -> str:
+def refuse_site(host: str, origin: str | None, site: str | None) -> str:
     """Return why a state-changing request is refused because of another site; empty if it is allowed."""
     if site is not None and site not in OWN_SITES:
         return f"Sec-Fetch-Site is {site}: a page of another site sent this; use this listener's own page or curl"

@@ -7,7 +7,7 @@
     GET  /state                              state of the process as JSON, for people and scripts
     POST /reload                             200 with the changes, or 422 with every problem of the files
     GET  /cache                              contents of each cache as JSON
-    POST /cache/purge?url=…                  drop answers by url, prefix, tag, or all (`cache.py`)
+    POST /cache/purge?url=…                  drop responses by url, prefix, tag, or all (`cache.py`)
     POST /breakers/{name}/open|close|auto    force a breaker until `auto`; names as in `/state`: `upstream:payments`
 
 Errors are problem documents (RFC 9457) that say what would be right.  `access.py` decides which requests are allowed.
@@ -24,11 +24,11 @@ from typing import Any, Final, Protocol, runtime_checkable
 
 from aiohttp import web
 
-from sidecar.admin import answers, page
-from sidecar.admin.access import Access, cross_site, is_bearer
-from sidecar.admin.answers import HEADERS, LIVEZ, READYZ, Answer, probe
+from sidecar.admin import page, responses
+from sidecar.admin.access import Access, is_bearer, refuse_site
 from sidecar.admin.cache import Caches
 from sidecar.admin.live import Feed
+from sidecar.admin.responses import HEADERS, LIVEZ, READYZ, PlainResponse, probe
 from sidecar.admin.view import AdminView, document, name_of
 from sidecar.core.events import BUG
 from sidecar.core.metrics import BUGS
@@ -70,7 +70,9 @@ class Admin:
 
     def application(self) -> web.Application:
         """Return the aiohttp application."""
-        application = web.Application(middlewares=[self._guard, self._answer, self._admit], client_max_size=1024)
+        application = web.Application(
+            middlewares=[self._mark_request, self._handle_errors, self._admit], client_max_size=1024
+        )
         application.router.add_get("/", self._file)
         application.router.add_get("/page/{name}", self._file)
         application.router.add_get("/live", self._live, allow_head=False)
@@ -87,8 +89,8 @@ class Admin:
     # ----- middlewares of every request
 
     @web.middleware
-    async def _answer(self, request: web.Request, handler: Callable[..., Any]) -> web.StreamResponse:
-        """Turn exceptions into problem documents, and report bugs."""
+    async def _handle_errors(self, request: web.Request, handler: Callable[..., Any]) -> web.StreamResponse:
+        """Middleware that turns exceptions into problem documents, and reports bugs."""
         try:
             response: web.StreamResponse = await handler(request)
         except web.HTTPException as error:
@@ -103,8 +105,8 @@ class Admin:
         return response
 
     @web.middleware
-    async def _guard(self, request: web.Request, handler: Callable[..., Any]) -> web.StreamResponse:
-        """Tell the connection when the request begins and ends, because its deadlines depend on it."""
+    async def _mark_request(self, request: web.Request, handler: Callable[..., Any]) -> web.StreamResponse:
+        """Middleware that tells the connection when a request begins and ends: its deadlines depend on that."""
         transport = request.transport
         connection = transport.get_protocol() if transport is not None else None
         if not isinstance(connection, ManagedRequests):
@@ -121,12 +123,12 @@ class Admin:
 
     @web.middleware
     async def _admit(self, request: web.Request, handler: Callable[..., Any]) -> web.StreamResponse:
-        """Refuse requests that `access.py` does not allow."""
+        """Middleware that refuses requests which `access.py` does not allow."""
         access, token = self._access, self._access.token
         hosts = request.headers.getall("Host", [])
         if not request.raw_path.startswith(("/", "*")):  # the absolute form, of whatever scheme
             hosts = [*hosts, request.raw_path.partition("://")[2].partition("/")[0]]
-        if refusal := access.misdirected(hosts):
+        if refusal := access.refuse_host(hosts):
             return problem(421, refusal)
         if (
             token is not None
@@ -139,7 +141,7 @@ class Admin:
             return response
         if request.method not in ("GET", "HEAD"):
             origin, site = request.headers.get("Origin"), request.headers.get("Sec-Fetch-Site")
-            if refusal := cross_site(request.host, origin, site):
+            if refusal := refuse_site(request.host, origin, site):
                 return problem(403, refusal)
         result: web.StreamResponse = await handler(request)
         return result
@@ -178,7 +180,7 @@ class Admin:
         return response
 
     async def _probe(self, request: web.Request) -> web.Response:
-        return as_response(probe(self._view, request.path))
+        return to_aiohttp(probe(self._view, request.path))
 
     async def _metrics(self, request: web.Request) -> web.Response:
         openmetrics = wants_openmetrics(request.headers.get("Accept", ""))
@@ -239,11 +241,11 @@ class Admin:
         return web.Response(text="".join(pieces), content_type="application/json")
 
 
-def as_response(answer: Answer) -> web.Response:
-    """Return an answer as a response of aiohttp."""
-    return web.Response(status=answer.status, text=answer.text, content_type=answer.content_type)
+def to_aiohttp(response: PlainResponse) -> web.Response:
+    """Return a response as aiohttp's."""
+    return web.Response(status=response.status, text=response.text, content_type=response.content_type)
 
 
 def problem(status: int, detail: str, **members: Any) -> web.Response:
     """Return a problem document as a response of aiohttp."""
-    return as_response(answers.problem(status, detail, **members))
+    return to_aiohttp(responses.problem(status, detail, **members))

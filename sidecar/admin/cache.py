@@ -1,10 +1,10 @@
 """Contents and purges of caches on the admin listener.
 
-    GET  /cache                                        each cache: size, lookups by kind, evictions, most used answers
-    POST /cache/purge?url=http://orders/orders/7       drop the answers of one URL, with all variants
-    POST /cache/purge?prefix=http://orders/orders/     drop the answers of all URLs with this prefix
-    POST /cache/purge?tag=order-7                      drop the answers with this tag in Cache-Tag or Surrogate-Key
-    POST /cache/purge?everything=true                  drop all answers
+    GET  /cache                                        each cache: size, lookups by kind, evictions, most used responses
+    POST /cache/purge?url=http://orders/orders/7       drop the responses of one URL, with all variants
+    POST /cache/purge?prefix=http://orders/orders/     drop the responses of all URLs with this prefix
+    POST /cache/purge?tag=order-7                      drop the responses with this tag in Cache-Tag or Surrogate-Key
+    POST /cache/purge?everything=true                  drop all responses
 
 `&cache=NAME` purges one cache; without it, all are purged.  A purge reaches other sidecars through a shared Redis.
 """
@@ -26,7 +26,7 @@ KINDS: Final[dict[str, Callable[[Cache, str], int]]] = {
 
 
 class Cache(Protocol):
-    """State object under the key `("cache", name)`; its purges return the number of dropped answers."""
+    """State object under the key `("cache", name)`; its purges return the number of dropped responses."""
 
     def describe(self) -> dict[str, Any]: ...
     def purge_uri(self, text: str) -> int: ...
@@ -42,11 +42,11 @@ class Caches:
         self._view = view
 
     def describe(self) -> dict[str, Any]:
-        """Return the answer to `GET /cache`."""
+        """Return the contents of all caches, as `GET /cache` shows them."""
         return {name: self._view.secrets.plain(cache.describe()) for name, cache in self._all().items()}
 
     def purge(self, query: Mapping[str, str]) -> dict[str, int]:
-        """Purge the answers that the query names; return the number of dropped answers of each cache.
+        """Purge the responses that the query names; return the number of dropped responses of each cache.
 
         Raises `ValueError` for a query that does not say what to purge, and `LookupError` for an unknown cache.
         """

@@ -9,7 +9,7 @@ Rules:
 3. Only a complete and ordinary probe is answered here.  Anything else, such as a body, another method or an unusual
    field, goes to aiohttp once its head is complete.
 4. Clients of this listener cannot harm the service.  They have the deadlines of `limits` for a head, an idle connection
-   and reading an answer, and at most an eighth of all descriptors.  If no connection is left, the one that was idle
+   and reading a response, and at most an eighth of all descriptors.  If no connection is left, the one that was idle
    longest is closed, so that a probe always gets through.
 """
 
@@ -22,11 +22,11 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, cast
 
 from sidecar.admin.access import Access
-from sidecar.admin.answers import HEADERS, Answer, probe, problem
 from sidecar.admin.live import Feed
+from sidecar.admin.responses import HEADERS, PlainResponse, probe, problem
 from sidecar.admin.view import AdminView
 from sidecar.config.process_spec import AdminSpec
-from sidecar.core.env import Handle
+from sidecar.core.env import TimerHandle
 from sidecar.core.events import ADMIN_FAILED, BUG
 from sidecar.core.message import write_http_date
 from sidecar.core.metrics import BUGS
@@ -70,7 +70,7 @@ class AdminListener:
         self.access = Access()
         self._token: Secret | None = None
         """Token as policies configure it; None if they have none."""
-        self._timer: Handle | None = None
+        self._timer: TimerHandle | None = None
         self._sockets: Sockets | None = None
         self._servers: list[asyncio.Server] = []
         self._connections: set[ProbeConnection] = set()
@@ -85,7 +85,7 @@ class AdminListener:
         token = None if spec.token is None else reveal(spec.token)
         hosts = [*spec.hosts, spec.address.host]
         self.access = Access(token, filter(None, hosts), is_local=bool(spec.address.path))
-        self._hide()
+        self._hide_token()
         try:
             self._sockets = await Sockets.open(spec.address)
         except OSError as error:
@@ -114,9 +114,9 @@ class AdminListener:
             self._view.env.emit(ADMIN_FAILED, file=self._token.file, cause="the file is empty")
         elif token != self.access.token:
             self.access.token = token
-            self._hide()
+            self._hide_token()
 
-    def _hide(self) -> None:
+    def _hide_token(self) -> None:
         """Keep the token out of logs and `/state`."""
         if self.access.token is not None:
             self._view.secrets.hide([self.access.token], "admin")
@@ -192,16 +192,16 @@ class AdminListener:
             self._view.env.meter.counter(BUGS, where="admin").value += 1
             self._view.env.emit(BUG, where="admin listener", error=error)
             self._loading = None  # the next request tries again
-            for connection in self._taken():
-                connection.answer(
+            for connection in self._take_waiting():
+                connection.respond(
                     problem(500, "the sidecar could not load its admin application; see the log of the sidecar")
                 )
             return
         self._runner = runner
-        for connection in self._taken():
+        for connection in self._take_waiting():
             connection.hand_over(server())
 
-    def _taken(self) -> list[ProbeConnection]:
+    def _take_waiting(self) -> list[ProbeConnection]:
         """Return the waiting connections that are still open, and empty the list."""
         waiting, self._waiting = self._waiting, []
         return [connection for connection in waiting if connection in self._connections]
@@ -220,7 +220,7 @@ class ProbeConnection(asyncio.Protocol):
         self._buffer = b""
         self._application: asyncio.Protocol | None = None
         self.is_busy = False
-        """True from the end of a request's head to the end of its answer."""
+        """True from the end of a request's head to the end of its response."""
         self._has_begun = False
         """True if a part of a request has arrived."""
         self.since = 0.0
@@ -244,7 +244,7 @@ class ProbeConnection(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
         self._wait()
         if not self._listener.admit(self, transport.get_extra_info("socket")):
-            self.answer(problem(503, "too many connections to the admin listener are open"))
+            self.respond(problem(503, "too many connections to the admin listener are open"))
 
     def data_received(self, data: bytes) -> None:
         if not self.is_busy and not self._has_begun:
@@ -260,16 +260,16 @@ class ProbeConnection(asyncio.Protocol):
             return
         if len(self._buffer) <= MAX_PROBE_BYTES and (match := _PROBE.fullmatch(self._buffer)) is not None:
             hosts = [host.decode("latin-1") for host in _HOST.findall(self._buffer)]
-            refusal = self._listener.access.misdirected(hosts)
-            answer = problem(421, refusal) if refusal else probe(self._view, match[2].decode())
-            self.answer(answer, has_content=match[1] == b"GET")
+            refusal = self._listener.access.refuse_host(hosts)
+            response = problem(421, refusal) if refusal else probe(self._view, match[2].decode())
+            self.respond(response, has_content=match[1] == b"GET")
             return
         self._transport.pause_reading()
         self.is_busy, self.expires = True, math.inf  # while the application is being loaded
         self._listener.serve(self)
 
     def eof_received(self) -> bool:
-        """Return True to keep a half-closed connection open for an answer in progress, as the other listeners do."""
+        """Return True to keep a half-closed connection open for a response in progress, as the other listeners do."""
         if self.is_half_closed:
             return True  # an event loop that resumes reading reports the end again
         seconds = self._view.limits().half_close_timeout
@@ -301,16 +301,16 @@ class ProbeConnection(asyncio.Protocol):
     # ----- requests
 
     def begin_request(self) -> None:
-        """Mark the beginning of a request: its head has arrived, and the application works on the answer."""
+        """Mark the beginning of a request: its head has arrived, and the application works on the response."""
         self.is_busy, self.expires = True, self._last
 
     def end_request(self) -> None:
-        """Mark the end of a request: the application has written its answer."""
+        """Mark the end of a request: the application has written its response."""
         self.is_busy = False
         self._wait()
 
     def _wait(self) -> None:
-        """Begin to wait for a request."""
+        """Set the idle timeout: the connection waits for a request."""
         self.since = self._view.env.now()
         self._has_begun = False
         self.expires = min(self._last, self.since + self._view.limits().idle_timeout)
@@ -320,8 +320,8 @@ class ProbeConnection(asyncio.Protocol):
     def expire(self) -> None:
         """Close the connection, because its client sends or reads too slowly; answer an incomplete head with 408."""
         if self._has_begun and not self.is_busy and not self._transport.get_write_buffer_size():
-            self.answer(problem(408, "the head of the request did not arrive in time"))
-            self.expires = self._view.env.now() + SWEEP_SECONDS  # for a client that does not read this answer
+            self.respond(problem(408, "the head of the request did not arrive in time"))
+            self.expires = self._view.env.now() + SWEEP_SECONDS  # for a client that does not read this response
             self._has_begun = False
         else:
             self.abort()
@@ -334,17 +334,17 @@ class ProbeConnection(asyncio.Protocol):
         """Close the connection after all written data was sent."""
         self._transport.close()
 
-    def answer(self, answer: Answer, *, has_content: bool = True) -> None:
-        """Write an answer and close the connection."""
-        content = answer.text.encode()
+    def respond(self, response: PlainResponse, *, has_content: bool = True) -> None:
+        """Write a response and close the connection; without `has_content` only its head, for HEAD."""
+        content = response.text.encode()
         fields = {
-            "Content-Type": f"{answer.content_type}; charset=utf-8",
+            "Content-Type": f"{response.content_type}; charset=utf-8",
             "Content-Length": len(content),
             "Date": write_http_date(self._view.env.wall()).decode(),
             **HEADERS,
             "Connection": "close",
         }
-        head = f"HTTP/1.1 {answer.status} {HTTPStatus(answer.status).phrase}\r\n"
+        head = f"HTTP/1.1 {response.status} {HTTPStatus(response.status).phrase}\r\n"
         head += "".join(f"{name}: {value}\r\n" for name, value in fields.items())
         self._transport.write(head.encode() + b"\r\n" + (content if has_content else b""))
         self.close()
@@ -369,6 +369,7 @@ def is_unfinished_head(received: bytes) -> bool:
 
 
 def _import_admin() -> type[Admin]:
+    """Return the application's class, whose first import loads aiohttp."""
     from sidecar.admin.app import Admin
 
     return Admin

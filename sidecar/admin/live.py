@@ -7,14 +7,12 @@
 
 Rules:
 
-1. A second is sampled and encoded once, and all pages get the same bytes.  Without an open page only the traffic is
-   sampled, so that a page opened after an incident shows it.
+1. A second is sampled and encoded once, for all pages.  Without an open page only the traffic is sampled, so that a
+   page opened after an incident shows it.
 2. The feed never waits for a reader.  A reader that was too slow for a tick gets `full` next, so no messages are queued
-   for it beyond its connection's buffer.  At most `MAX_PAGES` pages are open at a time.
+   for it.  At most `MAX_PAGES` pages are open at a time.
 3. All streams end with the listener; otherwise each open page would delay the shutdown.
-
-The page reads the stream with `fetch`, because `EventSource` cannot send an Authorization field.  So the token is in no
-URL and in no cookie, and other sites cannot use it.
+4. The page reads with `fetch`, since `EventSource` sends no Authorization field.  So the token is in no URL or cookie.
 """
 
 from __future__ import annotations
@@ -62,7 +60,7 @@ class Feed:
         self.pages = 0
         """Number of open streams."""
         self._is_over = False
-        self._turned = asyncio.Event()
+        self._ticked = asyncio.Event()
         self._lock = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
 
@@ -73,7 +71,7 @@ class Feed:
     async def stop(self) -> None:
         """Stop sampling, and end all streams."""
         self._is_over = True
-        self._turned.set()
+        self._ticked.set()
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -87,9 +85,9 @@ class Feed:
         while True:
             due = max(due + EVERY, env.now())  # ticks that a stall of the loop has prevented are not repeated
             await env.sleep(due - env.now())
-            await self._turn()
+            await self._make_tick()
 
-    async def _turn(self) -> None:
+    async def _make_tick(self) -> None:
         """Make the next tick, and wake the readers."""
         second = self.traffic.sample(self._view.env.wall())
         async with self._lock:
@@ -99,11 +97,14 @@ class Feed:
                 self._fresh = self.number
             self._tick = b'event: tick\ndata: {"second":%b,"parts":{%b}}\n\n' % (second, b",".join(changed))
             self._full = b""
-        turned, self._turned = self._turned, asyncio.Event()
-        turned.set()
+        ticked, self._ticked = self._ticked, asyncio.Event()
+        ticked.set()
 
     async def _refresh(self) -> list[bytes]:
-        """Describe the parts again; return changed and removed ones, each as a member of a JSON object."""
+        """Describe the parts again, unless that was done a moment ago.
+
+        Returns changed and removed parts, each as a member of a JSON object.
+        """
         began = self._view.env.now()
         if began < self._due:
             return []
@@ -123,7 +124,7 @@ class Feed:
     # ----- for each page
 
     async def message(self, seen: int) -> tuple[int, bytes]:
-        """Return the next message for a page, and its tick; `seen` is the last tick of the page (-1: none)."""
+        """Return the number of the latest tick and the message that brings a page there from tick `seen` (-1: none)."""
         if seen >= 0 and seen + 1 == self.number:
             return self.number, self._tick
         async with self._lock:
@@ -165,7 +166,7 @@ class Feed:
             seen, message = await self.message(seen)
             yield message
             if seen == self.number and not self._is_over:
-                await self._turned.wait()
+                await self._ticked.wait()
 
 
 def _json(value: Any) -> bytes:

@@ -7,7 +7,7 @@
     codec                       entries as bytes, for Redis
     fetch, fetcher              fetches in flight; how they are made, and what is stored of their answers
     tee                         copies a body to several readers and into the store
-    answer                      an entry as the response to a request
+    stored_response             an entry as the response to a request
     rule_handle                 registration of a policy's key rule
     rfc/                        the rules of RFC 9110, 9111 and 9211, as pure functions
 

@@ -28,7 +28,7 @@ from sidecar.cache.rfc.etag import is_tag
 from sidecar.cache.rfc.facts import UNSTORABLE, Facts
 from sidecar.cache.rfc.freshness import Plan
 from sidecar.cache.rfc.key import is_keyed_by_fields
-from sidecar.cache.rfc.vary import MAX_NAMES, Names
+from sidecar.cache.rfc.vary import MAX_NAMES, FieldNames
 from sidecar.core.http1 import FIELDS
 from sidecar.core.message import HOP_BY_HOP, fold, parse_fields
 
@@ -125,7 +125,7 @@ def _parts(data: bytes) -> list[bytes]:
     return parts
 
 
-def _names(part: bytes) -> Names:
+def _names(part: bytes) -> FieldNames:
     """Return the request fields by which an answer varies.  Raises `ValueError` for a list that no writer writes."""
     names = tuple(part.split(b",")) if part else ()
     if len(names) > MAX_NAMES or list(names) != sorted(set(names)) or not all(map(NAME.fullmatch, names)):
@@ -177,7 +177,7 @@ def _entry(parts: list[bytes], now: float, wall: float) -> Entry:
     entry.etag = etag or None
     entry.vary = _names(vary)
     entry.tags = _tags(tags)
-    entry.ready()
+    entry.recompute()
     return entry
 
 

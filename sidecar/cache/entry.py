@@ -14,7 +14,7 @@ from sidecar.cache.rfc.facts import Facts
 from sidecar.cache.rfc.freshness import Plan
 from sidecar.cache.rfc.key import is_keyed_by_fields, uri_of
 from sidecar.cache.rfc.lines import only
-from sidecar.cache.rfc.vary import Names
+from sidecar.cache.rfc.vary import FieldNames
 from sidecar.core.message import Headers, parse_fields
 
 IN_NOT_MODIFIED: Final = frozenset(
@@ -112,7 +112,7 @@ class Entry(Item):
         """Last-Modified in seconds since 1970; None if it is absent."""
         self.date = wall if facts.date is None else facts.date
         """Date in seconds since 1970; the time of receipt if it is absent."""
-        self.vary: Names = facts.vary or ()
+        self.vary: FieldNames = facts.vary or ()
         """Request fields by which the answer varies, sorted."""
         self.tags = tags_of(facts.tags) if facts.tags else ()
         """Tags by which the entry can be purged, in lower case."""
@@ -123,9 +123,9 @@ class Entry(Item):
         """True once the whole body has arrived."""
         self.size = OVERHEAD + len(body) + len(lines) + len(key)
         if is_keyed_by_fields or self.tags or not is_whole:
-            self.ready()
+            self.recompute()
 
-    def ready(self) -> None:
+    def recompute(self) -> None:
         """Compute `size`, and drop cached values that depend on the other attributes."""
         indexes = len(self.tags) + self.is_keyed_by_fields
         size = OVERHEAD + len(self.body) + len(self.lines) + len(self.key) + TAG_OVERHEAD * indexes
@@ -136,12 +136,12 @@ class Entry(Item):
         """Take the body, now that all of it has arrived."""
         self.body = body
         self.is_whole = True
-        self.ready()
+        self.recompute()
 
     def change_key(self, key: bytes) -> None:
         """Change the key before the entry is stored."""
         self.key = key
-        self.ready()
+        self.recompute()
 
     def expire(self, now: float) -> None:
         """End the freshness: from now on the entry may only be used stale, or after validation."""
@@ -176,7 +176,7 @@ class Variants(Item):
 
     __slots__ = ("keys", "names")
 
-    def __init__(self, key: bytes, names: Names) -> None:
+    def __init__(self, key: bytes, names: FieldNames) -> None:
         super().__init__(key, inf)
         self.names = names
         """Names of the request fields, in lower case and sorted."""

@@ -21,7 +21,7 @@ from sidecar.cache.entry import Entry
 from sidecar.cache.rfc.directives import NOTHING
 from sidecar.cache.rfc.key import uri_of
 from sidecar.cache.tee import Tee
-from sidecar.core.env import Env, Handle
+from sidecar.core.env import Env, TimerHandle
 from sidecar.core.exchange import Cancellable, Exchange
 from sidecar.core.metrics import Counter
 from sidecar.core.outcome import Outcome
@@ -63,7 +63,7 @@ class Fetch:
     """True while the client of the request that started the fetch is connected."""
 
     _call: Cancellable | None = None
-    _waiters: dict[Promise[Fetch | None], Handle] | None = None
+    _waiters: dict[Promise[Fetch | None], TimerHandle] | None = None
 
     def __init__(
         self, fetches: Fetches, x: Exchange, key: bytes, entry_key: bytes, stale: Entry | None, now: float,

@@ -17,8 +17,8 @@ from sidecar.cache.rfc.facts import Facts, reader
 from sidecar.cache.rfc.freshness import FreshnessRules, Plan, assess, is_explicit
 from sidecar.cache.rfc.key import KeyRule
 from sidecar.cache.rfc.lines import join
-from sidecar.cache.rfc.reuse import FRESH, judge, may_replace_error
-from sidecar.cache.rfc.storing import bears_credential, dated, is_about_resource, request_facts, storable
+from sidecar.cache.rfc.reuse import FRESH, can_replace_error, judge
+from sidecar.cache.rfc.storing import dated, has_credential, is_about_resource, request_facts, storable
 from sidecar.cache.rfc.validation import (
     conditional,
     freshened,
@@ -123,15 +123,15 @@ class Fetcher:
         outcome = await self.inner(x)
         if entry is None or outcome.status != 200 or outcome.failure is not None:
             return outcome
-        if self._memory.get(entry.key) is not entry:
+        if self._memory.peek(entry.key) is not entry:
             return outcome  # purged or replaced in the meantime
         if is_same_by_head(entry, outcome.headers, self._wall()):
             new, why = self._updated(x, entry, outcome.headers, sent)
             if not why:
                 self._store.put(key, new, x)
-            elif not self._spares(x, why):
+            elif not self._keeps_stored(x, why):
                 self._store.drop(entry)
-        elif bears_credential(x, self._rules):
+        elif has_credential(x, self._rules):
             return outcome  # an answer to one user says nothing about those to others
         elif is_replaced_by_head(entry, outcome.headers, self._wall()):
             self._store.drop(entry)
@@ -224,7 +224,7 @@ class Fetcher:
         if (
             stale is not None
             and outcome.status >= 400
-            and may_replace_error(stale, NOTHING, now)
+            and can_replace_error(stale, NOTHING, now)
             and not is_about_resource(outcome.status, fetch.x, rules)
         ):
             fetch.refusal = b"error"  # the stale entry is more useful
@@ -267,7 +267,7 @@ class Fetcher:
         if why in PASSING_REFUSALS or (status >= 400 and not is_about):
             return
         if fetch.stale is not None:
-            if not is_about or self._spares(fetch.x, why):
+            if not is_about or self._keeps_stored(fetch.x, why):
                 return
             stream = None if fetch.outcome is None else fetch.outcome.stream
             if stream is None:
@@ -287,7 +287,7 @@ class Fetcher:
         fetch.entry, fetch.refusal = self._updated(fetch.x, entry, outcome.headers, fetch.sent)
         if not fetch.refusal and not fetch.is_outdated:
             self._store.put(fetch.key, fetch.entry, fetch.x, fetch.generation)
-        elif not self._spares(fetch.x, fetch.refusal):
+        elif not self._keeps_stored(fetch.x, fetch.refusal):
             self._store.drop(entry)
 
     def _updated(self, x: Exchange, entry: Entry, update: Headers, sent: float) -> tuple[Entry, bytes]:
@@ -306,9 +306,9 @@ class Fetcher:
         new.hits = entry.hits
         return new, refusal
 
-    def _spares(self, x: Exchange, refusal: bytes) -> bool:
+    def _keeps_stored(self, x: Exchange, refusal: bytes) -> bool:
         """True if an answer with this refusal leaves the stored answer in place.
 
         An answer to a client with a credential (`private`, `no-store`) says nothing about answers to others.
         """
-        return refusal in PASSING_REFUSALS or refusal in PERSONAL_REFUSALS or bears_credential(x, self._rules)
+        return refusal in PASSING_REFUSALS or refusal in PERSONAL_REFUSALS or has_credential(x, self._rules)

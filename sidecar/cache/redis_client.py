@@ -11,8 +11,8 @@ These settings differ from its defaults:
 
 - The pool is small, and commands wait for a connection.  By default a hundred are opened, then commands fail.
 - Nothing is retried.  redis-py's retries hold a caller for seconds while Redis refuses connections.
-- `Names` opens the connections, where the process has it: redis-py would look names up in a thread.  The classes of
-  connections override `_connect`, which redis-py leaves to each kind of connection, and the arguments for it.
+- The process's `NameResolver`, if it has one, opens the connections: redis-py would look names up in a thread.  The
+  classes of connections override `_connect`, which redis-py leaves to each kind of connection, and its arguments.
 - aiocache's timeout is off: it bounds one command, and the tier bounds a look-up of several (`RedisTier`).
 - Values are read by `GETRANGE` in one transaction instead of `MGET`: as atomic and in one round trip, but no more
   than a bound is read of a huge value.
@@ -34,7 +34,7 @@ from redis.exceptions import ClusterDownError, ReadOnlyError, ResponseError
 
 from sidecar.cache.codec import Record, decode, encode
 from sidecar.cache.spec import RedisSpec
-from sidecar.core.env import Names
+from sidecar.core.env import NameResolver
 
 CONNECTIONS: Final = 8
 """Connections of one cache."""
@@ -106,7 +106,7 @@ class RedisClient(RedisCache):
         namespace: str,
         now: Callable[[], float],
         wall: Callable[[], float],
-        names: Names | None = None,
+        names: NameResolver | None = None,
         *,
         largest: Callable[[], int] = lambda: 2**24,
     ) -> None:
@@ -159,9 +159,9 @@ class RedisClient(RedisCache):
         return await self._multi_get([self.build_key(f"x:{number}") for number in numbers])
 
     @property
-    def awaits_name(self) -> bool:
+    def is_name_awaited(self) -> bool:
         """True while connections wait for the look-up of the server's name."""
-        return self._names is not None and self._names.awaits(self.endpoint)
+        return self._names is not None and self._names.is_awaited(self.endpoint)
 
     async def prove_primary(self) -> None:
         """Send a write that changes nothing and that a full Redis allows.  Raises Redis's error if it refuses."""
@@ -184,7 +184,7 @@ def _value(value: Any) -> bytes | None:
     return value if isinstance(value, bytes) and value else None
 
 
-def connected_by(names: Names, kind: Any) -> type[Connection]:
+def connected_by(names: NameResolver, kind: Any) -> type[Connection]:
     """Return a subclass of a connection class, plain or TLS, whose sockets are opened by `names`."""
 
     class NamedConnection(kind):  # type: ignore[misc]

@@ -29,7 +29,7 @@ from sidecar.cache.entry import Entry, Variants
 from sidecar.cache.redis_client import ENTRIES, RedisClient, RefusedByRedis, Unreadable, is_not_primary
 from sidecar.cache.spec import RedisSpec
 from sidecar.core import events, metrics
-from sidecar.core.env import Env, Handle
+from sidecar.core.env import Env, TimerHandle
 
 LONGEST: Final = 86400.0
 """Seconds for which an answer is kept, at most; counters of purges live twice as long."""
@@ -127,7 +127,7 @@ class RedisTier:
         """Seconds until the next probe."""
         self._seen = ""
         """Number of the last purge read from the stream; empty before the first read."""
-        self._timer: Handle = env.call_later(0.0, self._tick)
+        self._timer: TimerHandle = env.call_later(0.0, self._tick)
 
     # ----- entries
 
@@ -290,7 +290,7 @@ class RedisTier:
         task.add_done_callback(partial(self._finish, timer))
         return task
 
-    def _finish(self, timer: Handle, task: Any) -> None:
+    def _finish(self, timer: TimerHandle, task: Any) -> None:
         timer.cancel()
         del self._in_flight[task]
 
@@ -316,7 +316,7 @@ class RedisTier:
 
     def _fail(self, error: Exception) -> None:
         """Count a fault, open the breaker and close all connections."""
-        if self._client.awaits_name:
+        if self._client.is_name_awaited:
             error = TimeoutError(f"the look-up of {self._client.endpoint} took longer than {self.timeout:g} s")
         self._count(error)
         self._env.spawn(self._after_all(list(self._in_flight), self._client.disconnect))

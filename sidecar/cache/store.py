@@ -15,7 +15,7 @@ from sidecar.cache.entry import Entry, Item, Variants
 from sidecar.cache.fetch import Fetch, Fetches
 from sidecar.cache.rfc.key import KeyRule
 from sidecar.cache.rfc.location import others
-from sidecar.cache.rfc.vary import MAX_NAMES, Names, selecting
+from sidecar.cache.rfc.vary import MAX_NAMES, FieldNames, selecting
 from sidecar.cache.rule_handle import RuleHandle
 from sidecar.cache.table import Table
 from sidecar.cache.tee import ByteBudget
@@ -96,13 +96,13 @@ class Store:
 
         The entry is None if it is not stored.
         """
-        return self.select(self.memory.peek(key, now), key, x, now)
+        return self.select(self.memory.get(key, now), key, x, now)
 
     def select(self, item: Item | None, key: bytes, x: Exchange, now: float) -> tuple[bytes, Entry | None, bool]:
         """Return the same as `find`, for an item that was already looked up under `key`."""
         if isinstance(item, Variants):
             key = variant_key(key, x, item.names)
-            variant = self.memory.peek(key, now)
+            variant = self.memory.get(key, now)
             return key, variant if isinstance(variant, Entry) else None, True
         return key, item if isinstance(item, Entry) else None, False
 
@@ -125,7 +125,7 @@ class Store:
 
     def _add_names(self, found: Variants) -> bool:
         """Note that the answers of a key differ by these fields too.  Returns False if the fields are too many."""
-        known = self.memory.get(found.key)
+        known = self.memory.peek(found.key)
         names = {*found.names, *(known.names if isinstance(known, Variants) else ())}
         if len(names) > MAX_NAMES:
             return False
@@ -143,7 +143,7 @@ class Store:
         if self.fetches.uncacheable:
             self.fetches.uncacheable.pop(key, None)
         if generation is not None and self.shared is not None:
-            if entry.key != key and isinstance(variants := self.memory.get(key), Variants):
+            if entry.key != key and isinstance(variants := self.memory.peek(key), Variants):
                 self.shared.save(variants, generation)
             self.shared.save(entry, generation)
         return True
@@ -156,7 +156,7 @@ class Store:
             if known is None:
                 return True
         else:
-            known = memory.get(key)
+            known = memory.peek(key)
         variants = known if isinstance(known, Variants) else None
         if entry.vary and (variants is None or not set(entry.vary) <= set(variants.names)):
             names = tuple(sorted({*entry.vary, *(variants.names if variants else ())}))
@@ -176,7 +176,7 @@ class Store:
 
     def drop(self, entry: Entry) -> None:
         """Remove an entry that the upstream has replaced by an answer that cannot be stored."""
-        if self.memory.get(entry.key) is entry:
+        if self.memory.peek(entry.key) is entry:
             self.memory.remove(entry.key)
 
     # ----- purging
@@ -293,7 +293,7 @@ class Store:
         return f"<Store {self.name} {self.memory!r} {self.shared!r}>"
 
 
-def variant_key(key: bytes, x: Exchange, names: Names) -> bytes:
+def variant_key(key: bytes, x: Exchange, names: FieldNames) -> bytes:
     """Return the key of the answer that a request selects among variants by the named fields."""
     selection = selecting(x, names)
     if len(selection) > LONGEST_SELECTION:

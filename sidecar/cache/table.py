@@ -51,7 +51,7 @@ class Table:
         self._tags: dict[bytes, set[bytes]] = {}
         """Keys of the entries that have a tag, by tag."""
 
-    def peek(self, key: bytes, now: float) -> Item | None:
+    def get(self, key: bytes, now: float) -> Item | None:
         """Return the unexpired item under a key, now the most recently used; None if there is none."""
         item = self._items.get(key)
         if item is None:
@@ -62,7 +62,7 @@ class Table:
         self._recent.touch(item)
         return item
 
-    def get(self, key: bytes) -> Item | None:
+    def peek(self, key: bytes) -> Item | None:
         """Return the item under a key, without counting that as use; None if there is none."""
         return self._items.get(key)
 

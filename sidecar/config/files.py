@@ -21,7 +21,7 @@ import yaml
 
 from sidecar.config.node import Mark, Node
 from sidecar.config.report import Report
-from sidecar.config.tree import Broken, TreeBuilder
+from sidecar.config.tree import TreeBuilder, UnreadableFile
 
 MAX_BYTES: Final = 2**20
 """Largest size of one file; also the most characters that environment variables may add to it."""
@@ -104,7 +104,7 @@ def parse(
     tree = TreeBuilder(environ, report, MAX_BYTES)
     try:
         _feed(tree, source.name, _decode(source), pace)
-    except Broken as broken:
+    except UnreadableFile as broken:
         report.error(broken.mark, "", broken.message)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
@@ -147,7 +147,7 @@ def _remedy(what: str) -> str:
 
 
 def _feed(tree: TreeBuilder, name: str, text: str, pace: Callable[[], object]) -> None:
-    """Parse a text and pass each event to the tree builder.  Raises `Broken` at a second document."""
+    """Parse a text and pass each event to the tree builder.  Raises `UnreadableFile` at a second document."""
     documents = 0
     events: Iterable[Any] = yaml.parse(text, Loader=_LOADER)
     for number, event in enumerate(events):
@@ -168,21 +168,23 @@ def _feed(tree: TreeBuilder, name: str, text: str, pace: Callable[[], object]) -
         elif kind is yaml.DocumentStartEvent:
             documents += 1
             if documents > 1:
-                raise Broken(mark, "starts a second document; put it into a file of its own")
+                raise UnreadableFile(mark, "starts a second document; put it into a file of its own")
 
 
 def _decode(source: Source) -> str:
-    """Return the text of a file.  Raises `Broken` if it is too large, not UTF-8, or has forbidden characters."""
+    """Return the text of a file.  Raises `UnreadableFile` if it is too large, not UTF-8, or has forbidden octets."""
     if len(source.text) > MAX_BYTES:
-        raise Broken(Mark(source.name, 1, 1), "is larger than 1 MiB; split it into several files of one directory")
+        raise UnreadableFile(
+            Mark(source.name, 1, 1), "is larger than 1 MiB; split it into several files of one directory"
+        )
     try:
         text = source.text.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         before = source.text[: error.start].decode("utf-8", "replace")
-        raise Broken(_position(source.name, before), "is not UTF-8 text; save the file as UTF-8") from None
+        raise UnreadableFile(_position(source.name, before), "is not UTF-8 text; save the file as UTF-8") from None
     if bad := _UNPRINTABLE.search(text):
         where = _position(source.name, text[: bad.start()])
-        raise Broken(
+        raise UnreadableFile(
             where, f"has the control character U+{ord(bad[0]):04X}; remove it, or write it as an escape in quotes"
         )
     return text

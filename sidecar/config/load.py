@@ -22,7 +22,7 @@ from sidecar.config.files import Source, parse
 from sidecar.config.node import OFF, Mark, Node
 from sidecar.config.process_spec import AdminSpec, LimitsSpec, ListenerSpec
 from sidecar.config.report import Report
-from sidecar.config.resolve import POLICY, Resolver
+from sidecar.config.resolve import POLICY, RouteResolver
 from sidecar.config.spec import DEFAULT_CACHE, POLICIES, PolicySpec, RouteSpec, ServiceSpec, UpstreamSpec, check_name
 from sidecar.config.validate import validate
 from sidecar.core.spec import Model, Problem
@@ -103,8 +103,8 @@ class _Loading:
             identities=identities,
             node=root,
             telemetry=self._telemetry(),
-            masks=report.origins.masks(),
-            facts=report.origins.facts(
+            masks=report.origins.message_masks(),
+            facts=report.origins.output_masks(
                 [*(route.name for route in routes), *((service.service,) if service is not None else ())]
             ),
         )
@@ -142,7 +142,7 @@ class _Loading:
         """Return the members of a section that maps names to specs, and report wrong names."""
         node = self._section(key)
         if not isinstance(node.value, dict):
-            self.report.at(node, "must be a mapping of names to their settings")
+            self.report.error_in(node, "must be a mapping of names to their settings")
         for name, member in node.items.items():
             try:
                 check_name(name)
@@ -172,11 +172,11 @@ class _Loading:
         """Return the resolved routes without wrong ones, and report repeated names and unused definitions."""
         section = self._section("routes")
         if section.items:
-            self.report.at(section, "must be a list; begin each route with `- name:`")
+            self.report.error_in(section, "must be a list; begin each route with `- name:`")
         nodes: list[Node] = section.value if isinstance(section.value, list) else []
         shared = {key: self._named(key) for key in ("upstreams", "listeners", "caches", "identities")}
         references = References(**shared, bundles=bundles, report=self.report)
-        resolver = Resolver(references, defaults, self.report)
+        resolver = RouteResolver(references, defaults, self.report)
         routes = [self._paced(resolver.route(node)) for node in nodes]
         references.check_use()
         named = ((node.items["name"].value, node.items["name"]) for node in nodes if "name" in node.items)

@@ -21,7 +21,7 @@ def join(roots: Iterable[Node], report: Report) -> Node | None:
     own: set[str] = set()
     for root in roots:
         if not isinstance(root.value, dict):
-            report.at(root, "must be a mapping with the keys version, listeners, upstreams and routes")
+            report.error_in(root, "must be a mapping with the keys version, listeners, upstreams and routes")
         elif joined is None:
             joined = root.with_items(dict(root.value))
         else:

@@ -45,7 +45,7 @@ class Origin(NamedTuple):
     """Text as the file has it, such as `http://${HOST}:80`."""
     variables: tuple[Variable, ...]
 
-    def disguise(self, message: str, value: object) -> str:
+    def masked(self, message: str, value: object) -> str:
         """Return a message about the scalar with its value masked, and with a remark that names the variables."""
         secrets = {each.value: f"${{{each.name}}}" for each in self.variables if not each.is_default and each.value}
         if secrets:
@@ -93,7 +93,7 @@ class Origins:
         self._variables: dict[str, str] = {}
         self._scalars: dict[str, str] = {}
 
-    def spell(self, word: str) -> None:
+    def add_literal(self, word: str) -> None:
         """Record a word that a file contains literally, so that it is never masked."""
         self._literal.add(word.lower())
 
@@ -105,14 +105,14 @@ class Origins:
         if given:
             self._scalars.setdefault(value, origin.written)
 
-    def masks(self) -> Masks:
+    def message_masks(self) -> Masks:
         """Return the masks for messages about the files."""
         return Masks({value: shown for value, shown in self._all() if self._is_masked(value)})
 
-    def facts(self, names: Iterable[str]) -> Masks:
+    def output_masks(self, names: Iterable[str]) -> Masks:
         """Return the masks for the process's own output; `names`, of its service and its routes, stay readable."""
         kept = set(names)
-        shown = {value: text for value, text in self.masks().replacements.items() if value not in kept}
+        shown = {value: text for value, text in self.message_masks().replacements.items() if value not in kept}
         return Masks({value: text for value, text in shown.items() if not _ADDRESS.fullmatch(value)})
 
     def _all(self) -> Iterable[tuple[str, str]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from ipaddress import IPv4Network, IPv6Network, ip_network
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import (
     AfterValidator,
@@ -99,6 +99,20 @@ def _via_or_off(value: Any) -> Any:
     return name_or_off(value, "to send no Via", "another name")
 
 
+HTTP1: Final = "http1"
+HTTP2: Final = "http2"
+Protocol = Literal["http1", "http2"]
+
+
+def _once(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Return names unchanged.  Raises `ValueError` if there is none, or if one is repeated."""
+    if not names:
+        raise ValueError("is empty, so no client could speak; name http1, http2 or both")
+    if len(set(names)) < len(names):
+        raise ValueError("names a protocol twice; name each once")
+    return names
+
+
 class UntrustedSpec(Model):
     """Rights of clients that are not trusted."""
 
@@ -130,12 +144,26 @@ class ListenerSpec(Model):
     via: Annotated[str, Field(max_length=100), AfterValidator(_via), BeforeValidator(_via_or_off)] = "sidecar"
     """Name of the sidecar in the field Via to the upstream, which a gateway must send (RFC 9110 7.6.3).  `off` sends no
     Via, for servers that do not compress for proxies."""
-    http2: Annotated[bool, Field(examples=[True])] = False
-    """True if clients may speak HTTP/2 beside HTTP/1.1 on the same port: by ALPN over TLS, with prior knowledge on a
-    plain listener."""
+    protocols: Annotated[tuple[Protocol, ...], Field(strict=False), AfterValidator(_once)] = (
+        HTTP1,
+        HTTP2,
+    )
+    """Versions of HTTP that clients may speak on the port: `http1` (HTTP/1.1 and 1.0) and `http2`.  Over TLS, ALPN
+    offers them; without TLS, clients of HTTP/2 need prior knowledge, since an upgrade to `h2c` is ignored (RFC 9113
+    3.1)."""
     problem_details: bool | None = None
     """True if problem documents name the failed endpoint, the cause, and the policy's file and line.  By default only
     on a loopback address or a Unix socket: other clients should not learn what is behind the sidecar."""
+
+    @property
+    def speaks_http1(self) -> bool:
+        """True if clients may speak HTTP/1.1."""
+        return HTTP1 in self.protocols
+
+    @property
+    def speaks_http2(self) -> bool:
+        """True if clients may speak HTTP/2."""
+        return HTTP2 in self.protocols
 
     @property
     def has_details(self) -> bool:

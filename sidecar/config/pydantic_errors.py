@@ -55,7 +55,7 @@ class LocatedError(NamedTuple):
 def located(model: type[BaseModel], node: Node, failure: ValidationError) -> list[LocatedError]:
     """Return the errors of a validated node with their places, without those that only follow from others."""
     found = [_locate(model, node, error) for error in failure.errors(include_url=False, include_input=False)]
-    errors = list(_nearest([error for error in found if not _is_echo(error)]))
+    errors = list(_best_branches([error for error in found if not _is_miscounted(error)]))
     unknown: dict[int, list[str]] = {}
     for error in errors:
         if error.kind == "extra_forbidden":
@@ -63,7 +63,7 @@ def located(model: type[BaseModel], node: Node, failure: ValidationError) -> lis
     return [error for error in errors if not _is_misspelt(error, unknown.get(id(error.node), []))]
 
 
-def _is_echo(error: LocatedError) -> bool:
+def _is_miscounted(error: LocatedError) -> bool:
     """True for the error `too_short` of a list that is long enough: pydantic does not count its wrong items."""
     return error.kind == "too_short" and len(error.node.value) >= error.context["min_length"]
 
@@ -114,7 +114,7 @@ def key_of(name: str, field: FieldInfo) -> str:
     return field.alias or name
 
 
-def _nearest(errors: list[LocatedError], depth: int = 0) -> Iterator[LocatedError]:
+def _best_branches(errors: list[LocatedError], depth: int = 0) -> Iterator[LocatedError]:
     """Yield all errors outside of unions, and for each union the errors of the branch that fits best.
 
     `depth` is the number of unions around these errors that are decided already.
@@ -128,7 +128,7 @@ def _nearest(errors: list[LocatedError], depth: int = 0) -> Iterator[LocatedErro
             unions.setdefault(id(node), {}).setdefault(name, []).append(error)
     for branches in unions.values():
         nearest = min(branches.values(), key=lambda branch: _distance(branch, branch[0].branches[depth][0]))
-        yield from _nearest(nearest, depth + 1)
+        yield from _best_branches(nearest, depth + 1)
 
 
 def _distance(errors: list[LocatedError], union: Node) -> tuple[int, int]:

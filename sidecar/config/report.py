@@ -62,7 +62,7 @@ class Report:
         """True if an error at the place of a value was reported already."""
         return node.mark in self._marks
 
-    def at(self, node: Node, message: str) -> None:
+    def error_in(self, node: Node, message: str) -> None:
         """Report an error in a value; of several errors in one scalar, only the first is kept."""
         if isinstance(node.value, dict | list) or node.mark not in self._marks:
             self.error(node.place, node.path, _about(node, message))
@@ -83,13 +83,13 @@ class Report:
 
     def _masked(self, problems: Iterable[Problem]) -> list[Problem]:
         """Return problems sorted by their places, with values of variables masked."""
-        masks = self.origins.masks()
+        masks = self.origins.message_masks()
         return sorted(each._replace(message=masks.text(each.message)) for each in problems)
 
 
 def _about(node: Node, message: str) -> str:
     """Return a message about a value, with the value masked if a variable gives it."""
-    return message if node.origin is None else node.origin.disguise(message, node.value)
+    return message if node.origin is None else node.origin.masked(message, node.value)
 
 
 def visible(text: str) -> str:

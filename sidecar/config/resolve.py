@@ -24,8 +24,8 @@ POLICY: Final = "policy"
 """Key under an upstream for policies that its routes inherit."""
 
 
-class Resolver:
-    """Resolver of the routes of one document."""
+class RouteResolver:
+    """RouteResolver of the routes of one document."""
 
     def __init__(self, references: References, defaults: Node, report: Report) -> None:
         self._references = references

@@ -24,7 +24,7 @@ MAX_DEPTH: Final = 40
 """Deepest nesting of one file, in levels."""
 
 
-class Broken(Exception):  # noqa: N818 - the outcome of reading a file, not an error of the program
+class UnreadableFile(Exception):  # noqa: N818 - the outcome of reading a file, not an error of the program
     """Raised where a file cannot be read any further."""
 
     def __init__(self, mark: Mark, message: str) -> None:
@@ -33,7 +33,7 @@ class Broken(Exception):  # noqa: N818 - the outcome of reading a file, not an e
         self.message = message
 
 
-class _Open:
+class _OpenContainer:
     """Mapping or list whose end the parser has not reached."""
 
     __slots__ = ("anchor", "height", "key", "node", "size")
@@ -60,7 +60,7 @@ class TreeBuilder:
         self._report = report
         self._room = room
         self._nodes = 0
-        self._open: list[_Open] = []
+        self._open: list[_OpenContainer] = []
         self._anchors: dict[str, tuple[Node, int, int] | None] = {}
         """Node, size and height of the value of each anchor; None while the value is not complete."""
 
@@ -79,7 +79,7 @@ class TreeBuilder:
                 self._report.error(mark, self._path(), str(error))
             self._room -= len(word)
         else:
-            self._report.origins.spell(word)
+            self._report.origins.add_literal(word)
         node = Node(resolve(word) if is_plain else word, mark, origin=origin)
         self._add(node, 1, 1, mark)
         if anchor is not None:
@@ -89,10 +89,10 @@ class TreeBuilder:
         """Begin a mapping or a list; `value` is the empty container."""
         self._refuse_tag(mark, tag)
         if self._wants_key():
-            raise Broken(mark, "a key must be a word, not a list or a mapping")
+            raise UnreadableFile(mark, "a key must be a word, not a list or a mapping")
         self._check_depth(mark, 1)
         self._count(mark, 1)
-        self._open.append(_Open(Node(value, mark), anchor))
+        self._open.append(_OpenContainer(Node(value, mark), anchor))
         if anchor is not None:
             self._anchors[anchor] = None
 
@@ -107,11 +107,11 @@ class TreeBuilder:
     def alias(self, mark: Mark, anchor: str) -> None:
         """Add the value of an anchor again."""
         if self._wants_key():
-            raise Broken(mark, "an alias cannot be a key; write the key out")
+            raise UnreadableFile(mark, "an alias cannot be a key; write the key out")
         found = self._anchors.get(anchor)
         if found is None:
             why = "contains itself" if anchor in self._anchors else "is not defined above"
-            raise Broken(mark, f"the anchor `&{anchor}` {why}; write the value out")
+            raise UnreadableFile(mark, f"the anchor `&{anchor}` {why}; write the value out")
         node, size, height = found
         self._add(Node(node.value, node.mark, origin=node.origin), size, height, mark)
 
@@ -126,7 +126,7 @@ class TreeBuilder:
 
     def _key(self, word: str, mark: Mark) -> None:
         """Take a key of the innermost mapping, and report a repeated one."""
-        self._report.origins.spell(word)
+        self._report.origins.add_literal(word)
         top = self._open[-1]
         if word == "<<":
             message = "merge keys are not YAML 1.2; make a bundle under `policies` and name it in `use`"
@@ -154,15 +154,17 @@ class TreeBuilder:
             top.key = None
 
     def _count(self, mark: Mark, size: int) -> None:
-        """Count values.  Raises `Broken` beyond `MAX_NODES`."""
+        """Count values.  Raises `UnreadableFile` beyond `MAX_NODES`."""
         self._nodes += size
         if self._nodes > MAX_NODES:
-            raise Broken(mark, f"has more than {MAX_NODES} values; split it into several files of one directory")
+            raise UnreadableFile(
+                mark, f"has more than {MAX_NODES} values; split it into several files of one directory"
+            )
 
     def _check_depth(self, mark: Mark, height: int) -> None:
-        """Raise `Broken` if a value of `height` levels would be nested too deep."""
+        """Raise `UnreadableFile` if a value of `height` levels would be nested too deep."""
         if len(self._open) + height > MAX_DEPTH:
-            raise Broken(mark, f"is nested deeper than {MAX_DEPTH} levels; no policy needs that")
+            raise UnreadableFile(mark, f"is nested deeper than {MAX_DEPTH} levels; no policy needs that")
 
     def _path(self, *more: str) -> str:
         """Return the path of the next value, with indexes for items of lists, and `more` keys below it."""

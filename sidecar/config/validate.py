@@ -71,7 +71,7 @@ def validate(
     except ValidationError as failure:
         errors = located(model, node, failure)
     for error in errors:
-        if not (partial and _may_be_mended(error)):
+        if not (partial and _can_be_corrected(error)):
             _report(error, report, also if error.node is node else ())
     return None
 
@@ -115,7 +115,7 @@ def _kinds(annotation: Any) -> Iterator[Any]:
         yield from _kinds(part)
 
 
-def _may_be_mended(error: LocatedError) -> bool:
+def _can_be_corrected(error: LocatedError) -> bool:
     """True if another layer may still correct the error, by a missing key or a value that fits better."""
     unfit = error.kind == "value_error" and not error.key and isinstance(error.node.value, dict)
     return not error.in_list and (error.kind == "missing" or unfit)
@@ -126,8 +126,8 @@ def _report(error: LocatedError, report: Report, also: Iterable[str]) -> None:
     node, key = error.node, error.key
     if error.kind == "extra_forbidden":
         extra = node.items[key]
-        if home := _home(error, also):
-            report.error(extra.key, extra.path, f"belongs under {home}")
+        if place := _proper_place(error, also):
+            report.error(extra.key, extra.path, f"belongs under {place}")
             return
         known = {name for name, _ in error.fields}.union(also)
         hint = suggest(key, {name for name in known if name not in node.items})
@@ -136,10 +136,10 @@ def _report(error: LocatedError, report: Report, also: Iterable[str]) -> None:
         path = f"{node.path}.{key}" if node.path else key
         report.error(node.place, path, f"is missing; add `{key}: {_example(error)}`")
     else:
-        report.at(node, _message(error))
+        report.error_in(node, _message(error))
 
 
-def _home(error: LocatedError, also: Iterable[str]) -> str:
+def _proper_place(error: LocatedError, also: Iterable[str]) -> str:
     """Return the place where an unknown key belongs, with an example; empty if none is known."""
     node, key = error.node, error.key
     if not node.path and key.startswith("x-"):
@@ -160,7 +160,7 @@ def _nested(field: FieldInfo) -> Iterator[type[BaseModel]]:
     yield from (kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel))
 
 
-def _shape(error: LocatedError) -> str:
+def _mapping_remedy(error: LocatedError) -> str:
     """Return the remedy for a value that should be a mapping, with an example; empty if no example is known."""
     value, model = error.node.value, error.models[0] if error.models else None
     if model is None or isinstance(value, list):
@@ -252,14 +252,14 @@ def _bare_message(error: LocatedError) -> str:
         return EMPTY
     message = template.format(**error.context)
     if error.kind in MAPPINGS:
-        shape = _shape(error)
+        shape = _mapping_remedy(error)
         if shape.startswith(", such as ["):  # the block is usually written as its only list
             message = "must be a list, or a mapping of keys and values"
         return message + shape
-    return message + _quoted(error)
+    return message + _unquoting_remedy(error)
 
 
-def _quoted(error: LocatedError) -> str:
+def _unquoting_remedy(error: LocatedError) -> str:
     """Return the remedy for a quoted number or boolean; empty for any other value."""
     value = error.node.value
     meant = resolve(value) if isinstance(value, str) and value else None

@@ -26,7 +26,7 @@ from functools import partial
 from typing import Any, Final, Literal, Protocol
 
 from sidecar.config import files
-from sidecar.config.checks.local_files import check_here
+from sidecar.config.checks.local_files import check_local_files
 from sidecar.config.load import load
 from sidecar.config.process_spec import ListenerSpec
 from sidecar.config.spec import PolicySpec, RouteSpec
@@ -316,7 +316,7 @@ async def _nothing() -> None:
 def _prepare(spec: PolicySpec, old: PolicySpec | None) -> list[Problem]:
     """Import the stages of the policies, and return problems of local files.  Blocks while it reads files."""
     import_stages(spec)
-    return check_here(spec, old)
+    return check_local_files(spec, old)
 
 
 def _check_restart(old: PolicySpec, new: PolicySpec) -> None:

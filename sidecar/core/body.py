@@ -60,15 +60,16 @@ class Body:
         "_record",
         "_sink",
         "_size",
+        "blocked_seconds",
+        "blocked_since",
         "cause",
         "failure",
-        "held",
-        "held_since",
         "length",
         "received",
         "source",
         "state",
         "trailers",
+        "verdict",
     )  # fmt: skip
 
     def __init__(self, source: Source | None = None, length: int | None = None) -> None:
@@ -82,11 +83,13 @@ class Body:
         """Failure that ended the body; None while it is open, and if it is complete."""
         self.cause = ""
         """Description of what broke the body off, for logs; empty unless it is broken."""
-        self.held = 0.0
+        self.blocked_seconds = 0.0
         """Seconds for which the client has delayed the body, by not sending or not reading it."""
-        self.held_since = inf
+        self.blocked_since = inf
         """Instant at which the current delay by the client began; infinite without one."""
         self.trailers: Headers = []
+        self.verdict = 0
+        """Verdict on the message (`Outcome.verdict`) that its trailers have brought; 0 without one."""
         self._barred: frozenset[bytes] | None = None
         self._pieces: list[bytes] = []
         self._size = 0
@@ -169,6 +172,13 @@ class Body:
         """Remove the sink; further pieces are buffered."""
         self._sink = None
 
+    def put_back(self, data: bytes) -> None:
+        """Buffer a piece again that a sink has got, before all others; the sink must be detached."""
+        self._pieces.insert(0, data)
+        self._size += len(data)
+        if self._size >= HIGH_WATER:
+            self.pause()
+
     def pause(self) -> None:
         """Pause the source; without effect while it is paused, and once the body has ended."""
         if not self._paused and self.state == OPEN:
@@ -190,19 +200,19 @@ class Body:
 
     # ----- delays by the client, measured by the connection to the upstream
 
-    def hold(self, now: float) -> None:
+    def block(self, now: float) -> None:
         """Record that the client delays the body from now on.  Idempotent."""
-        if self.held_since == inf:
-            self.held_since = now
+        if self.blocked_since == inf:
+            self.blocked_since = now
 
-    def release(self, now: float) -> None:
+    def unblock(self, now: float) -> None:
         """Record that the client no longer delays the body.  Idempotent."""
-        self.held = self.blocked_for(now)
-        self.held_since = inf
+        self.blocked_seconds = self.blocked_for(now)
+        self.blocked_since = inf
 
     def blocked_for(self, now: float) -> float:
         """Return the seconds for which the client has delayed the body until `now`."""
-        return self.held + max(0.0, now - self.held_since)
+        return self.blocked_seconds + max(0.0, now - self.blocked_since)
 
     def cancel(self, failure: Failure = CLIENT_CLOSED) -> None:
         """Discard the rest of the body; `failure` says why the client does not get it."""

@@ -25,13 +25,13 @@ def system_time() -> float:
     return time.time()
 
 
-class Handle(Protocol):
+class TimerHandle(Protocol):
     """Timer that can be cancelled."""
 
     def cancel(self) -> None: ...
 
 
-class Pending(Protocol):
+class TaskHandle(Protocol):
     """Coroutine that runs beside its starter, such as an `asyncio.Task`."""
 
     def cancel(self) -> bool: ...
@@ -44,12 +44,12 @@ class Loop(Protocol):
     def time(self) -> float: ...
     def create_future(self) -> Any: ...
     @property
-    def call_later(self) -> Callable[..., Handle]: ...
+    def call_later(self) -> Callable[..., TimerHandle]: ...
     @property
     def create_task(self) -> Callable[[Coroutine[Any, Any, Any]], Any]: ...
 
 
-class Names(Protocol):
+class NameResolver(Protocol):
     """Resolver of host names that also connects to hosts (`sidecar.upstream.resolver`)."""
 
     def look_up(self, name: str) -> Coroutine[Any, Any, Sequence[str]]:
@@ -58,10 +58,10 @@ class Names(Protocol):
     async def open_socket(self, host: str, port: int) -> socket.socket:
         """Return a socket that is connected to one of a host's addresses.  Raises `OSError`."""
 
-    def awaits(self, name: str) -> bool:
+    def is_awaited(self, name: str) -> bool:
         """True if connections wait for the look-up of `name`."""
 
-    def tuned(self, settings: Any) -> Any:
+    def with_settings(self, settings: Any) -> Any:
         """Return a resolver with the settings of an upstream's `resolve` block; None means the defaults."""
 
 
@@ -75,7 +75,7 @@ class Env:
     """Return the Unix time in seconds, for HTTP dates and logs."""
     sleep: Callable[[float], Awaitable[None]]
     """Wait for a number of seconds."""
-    call_later: Callable[..., Handle]
+    call_later: Callable[..., TimerHandle]
     """Start a timer: `call_later(seconds, function, *args)`."""
     spawn: Callable[[Coroutine[Any, Any, Any]], Any]
     """Run a coroutine in an `asyncio.Task`.  For background work: creating a task is expensive on a request's path."""
@@ -87,7 +87,7 @@ class Env:
     """Log an event of `sidecar.core.events`: `emit(event, **attributes)`.  For state changes, not for each request."""
     meter: Meter
     """Source of counters, histograms and gauges."""
-    names: Names | None = None
+    names: NameResolver | None = None
     """Resolver of host names.  None if the loop resolves them itself when it connects, as a virtual loop does."""
 
     @classmethod
@@ -101,7 +101,7 @@ class Env:
         meter: Meter,
         now: Callable[[], float] | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
-        names: Names | None = None,
+        names: NameResolver | None = None,
     ) -> E:
         """Return an env with the timers and tasks of `loop`, and with its clock unless `now` is given."""
         return cls(

@@ -43,6 +43,10 @@ CRITICALITIES: Final = {"critical": CRITICAL, "default": DEFAULT, "sheddable": S
 """Criticality by its name in a policy file; under overload the highest number is refused first."""
 
 
+HTTP_VERSIONS: Final = {10: "1.0", 11: "1.1", 20: "2"}
+"""Values of `network.protocol.version` by `Exchange.version`."""
+
+
 ABOUT_TOKENS: Final = frozenset(("exp", "iat", "nbf", "jti", "auth_time", "nonce", "at_hash", "c_hash"))
 """Claims about a token itself, which differ between two tokens of one caller (RFC 7519 4.1, OpenID Connect)."""
 
@@ -92,6 +96,10 @@ class RequestMetrics:
 
     def exemplify(self, method: bytes, status: int, reason: str, exemplar: Exemplar) -> None:
         """Attach a trace to the histogram bucket of a completed request."""
+        raise NotImplementedError
+
+    def of_http2(self) -> RequestMetrics:
+        """Return the instruments for the route's requests over HTTP/2."""
         raise NotImplementedError
 
 
@@ -187,6 +195,8 @@ class Attempt:
     """URL of the endpoint."""
     status = 0
     """Status of the response; 0 for a failure."""
+    verdict = 0
+    """Verdict on the response (`Outcome.verdict`): for HTTP its status; 0 for a failure."""
     reason = ""
     """Code of the failure; empty for a response."""
     cause = ""
@@ -209,7 +219,7 @@ class Exchange(Message):
     route: MatchedRoute | None
     """Route that the request was matched to; it stays the same for the whole exchange.  None before matching."""
     version = 11
-    """HTTP version of the request: 10 for HTTP/1.0, 11 for HTTP/1.1."""
+    """HTTP version of the request: 10 for HTTP/1.0, 11 for HTTP/1.1, 20 for HTTP/2."""
     scheme = b"http"
     """Scheme of the request, `http` or `https`: that of the connection unless a trusted proxy states another."""
     authority = b""
@@ -258,7 +268,11 @@ class Exchange(Message):
     timeout_header = b"x-request-timeout-ms"
     """Name of the field that gives the upstream the time left in milliseconds; empty to send none."""
     grpc_timeout = False
-    """True if the request had a `grpc-timeout`, which is then replaced by the time left."""
+    """True if the upstream gets the time left in `grpc-timeout` too: for a call of gRPC, or if the request had one."""
+    is_grpc = False
+    """True for a call of gRPC: over HTTP/2 with its content type, or translated to one."""
+    rest_method = b""
+    """Method by which a call that a stage has translated may be repeated; empty for other requests."""
     idle_timeout = NEVER
     """Longest time between two pieces of a body, in seconds."""
     criticality = DEFAULT
@@ -356,6 +370,8 @@ class Exchange(Message):
         twin.attempt_timeout = self.attempt_timeout
         twin.timeout_header = self.timeout_header
         twin.grpc_timeout = self.grpc_timeout
+        twin.is_grpc = self.is_grpc
+        twin.rest_method = self.rest_method
         twin.idle_timeout = self.idle_timeout
         twin.criticality = self.criticality
         twin.stated_criticality = self.stated_criticality

@@ -322,11 +322,11 @@ def trailer_block(trailers: Headers) -> bytes:
     """Return the end of a chunked body: the last chunk, the trailers that are allowed, and the empty line."""
     if not trailers:
         return b"0\r\n\r\n"
-    lines = [b"%b: %b\r\n" % field for field in trailers if may_trail(field[0])]
+    lines = [b"%b: %b\r\n" % field for field in trailers if can_be_trailer(field[0])]
     return b"0\r\n%b\r\n" % b"".join(lines)
 
 
-def may_trail(name: bytes) -> bool:
+def can_be_trailer(name: bytes) -> bool:
     """True if a field is allowed in trailers, even from a trusted peer.  `name` is in lower case."""
     folded = fold(name)
     return folded not in FORBIDDEN_TRAILERS and not folded.startswith(CLAIM_PREFIXES)

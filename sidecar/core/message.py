@@ -148,7 +148,7 @@ SECRETS: Final = frozenset((b"authorization", b"proxy-authorization", b"cookie",
 """Names of fields with secrets, whose lines are not cached."""
 
 
-class Line:
+class LineDecision:
     """Decision of a `Selection` on a field line: forward it, forward and note it, or take it."""
 
     __slots__ = ("field", "is_noted", "is_taken")
@@ -162,15 +162,15 @@ class Line:
         """True if the line is forwarded and its presence reported."""
 
 
-PASSING: Final = Line((b"", b""))
+PASSING: Final = LineDecision((b"", b""))
 """Decision to forward a line."""
-NOTED: Final = Line((b"", b""), is_noted=True)
+NOTED: Final = LineDecision((b"", b""), is_noted=True)
 """Decision to forward a line and to report its presence."""
-TAKEN: Final = Line((b"", b""), is_taken=True)
-"""Decision to take the lines of a name; each such line has a `Line` of its own."""
+TAKEN: Final = LineDecision((b"", b""), is_taken=True)
+"""Decision to take the lines of a name; each such line has a `LineDecision` of its own."""
 
 
-def is_memorable(text: bytes) -> bool:
+def is_cacheable(text: bytes) -> bool:
     """True if the decision on a field line may be cached."""
     return len(text) <= LINE and fold(text[: text.find(b":")]) not in SECRETS
 
@@ -199,9 +199,9 @@ class Selection:
         """Names whose twins are taken."""
         self._notices_twins = bool(others)
         """True if names that may be a twin of any field are noted."""
-        self._known: dict[bytes, Line] = {}
+        self._known: dict[bytes, LineDecision] = {}
         """Cached decisions by line."""
-        self._kinds: dict[bytes, Line] = {}
+        self._kinds: dict[bytes, LineDecision] = {}
         """Cached decisions by name, as spelt."""
 
     def take(self, data: bytes, start: int, end: int) -> tuple[bytes, Headers, bool]:
@@ -224,10 +224,10 @@ class Selection:
         for text in texts:
             line = known.get(text)
             if line is None:
-                line = self.read(text)
+                line = self.decide(text)
                 if line is None:
                     return None
-                if is_memorable(text):
+                if is_cacheable(text):
                     if len(known) >= LINES:
                         known.clear()
                     known[text] = line
@@ -240,7 +240,7 @@ class Selection:
         kept.append(b"")
         return b"\r\n".join(kept), taken, noticed
 
-    def read(self, text: bytes) -> Line | None:
+    def decide(self, text: bytes) -> LineDecision | None:
         """Return the decision on a line; None if it is not a valid field line."""
         colon = text.find(b":")
         if colon < 0 or text.translate(None, VALUE_OCTETS):
@@ -250,12 +250,12 @@ class Selection:
         if kind is None:
             if not name or name.translate(None, TOKEN_OCTETS):
                 return None
-            kind = self._judge(name)
+            kind = self._decide_by_name(name)
         if kind is TAKEN:
-            return Line((name.lower(), text[colon + 1 :].strip(b" \t")), is_taken=True)
+            return LineDecision((name.lower(), text[colon + 1 :].strip(b" \t")), is_taken=True)
         return kind
 
-    def _judge(self, name: bytes) -> Line:
+    def _decide_by_name(self, name: bytes) -> LineDecision:
         """Return the decision on the lines of a name and cache it: values change more often than names."""
         lower, folded = name.lower(), fold(name)
         kind = PASSING

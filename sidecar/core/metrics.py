@@ -42,18 +42,18 @@ BOUNDS: Final = tuple(ticks / TICKS for ticks in BOUNDS_TICKS)
 _EXPORTED: Final = [0, *(BOUNDS_TICKS.index(round(bound * TICKS)) + 1 for bound in SECONDS), len(BOUNDS) + 1]
 """Index at which each exported bucket begins, and the end of the last."""
 TABLED: Final = 65_536
-"""Length of `PLACES`: a duration of fewer ticks is looked up there."""
-PLACES: Final = bytes(bisect_left(BOUNDS_TICKS, ticks) for ticks in range(TABLED))
+"""Length of `BUCKETS_BY_TICK`: a duration of fewer ticks is looked up there."""
+BUCKETS_BY_TICK: Final = bytes(bisect_left(BOUNDS_TICKS, ticks) for ticks in range(TABLED))
 """Index of the bucket of each duration below `TABLED` ticks."""
 
 
-def place(seconds: float) -> int:
+def bucket_index(seconds: float) -> int:
     """Return the index of the bucket of a duration in `Histogram.counts`.
 
     Most durations are looked up in a table: on the request path a bisection of so many bounds is slower.
     """
     ticks = ceil(seconds * TICKS)
-    return PLACES[ticks] if 0 <= ticks < TABLED else bisect_left(BOUNDS_TICKS, ticks)
+    return BUCKETS_BY_TICK[ticks] if 0 <= ticks < TABLED else bisect_left(BOUNDS_TICKS, ticks)
 
 
 class Counter:
@@ -102,7 +102,7 @@ class Histogram:
     def record(self, seconds: float) -> None:
         """Count a duration."""
         ticks, counts = ceil(seconds * TICKS), self.counts
-        bucket = PLACES[ticks] if 0 <= ticks < TABLED else place(seconds)
+        bucket = BUCKETS_BY_TICK[ticks] if 0 <= ticks < TABLED else bucket_index(seconds)
         counts[bucket] = counts[bucket] + 1  # mypyc compiles `+=` on a list item to a slower addition of objects
         self.total += seconds
 

@@ -4,9 +4,9 @@ Rules:
 
 1. Every fault of an upstream or a policy is an `Outcome` with a `failure`.  Exceptions are bugs or cancellation.
 2. `failure` is None for every response of the upstream, even a 503.  Each policy defines which statuses are bad
-   (`Conditions`).
+   (`Conditions`).  An answer of gRPC is judged by its `grpc-status`, also by a late one in its trailers (`verdict`).
 3. `Failure.origin` is the party to blame.  Breakers, retry budgets and ejection count failures of the upstream only.
-   Time that the client took is not charged to the upstream (`sidecar.upstream.answer_times`).
+   Time that the client took is not charged to the upstream (`sidecar.upstream.response_times`).
 4. `Failure.sent` decides which requests may be sent again.
 """
 
@@ -23,6 +23,46 @@ if TYPE_CHECKING:
 
 Origin = Literal["upstream", "gateway", "client"]
 
+# ----- gRPC
+
+GRPC_STATUSES: Final = (
+    "ok", "cancelled", "unknown", "invalid_argument", "deadline_exceeded", "not_found", "already_exists",
+    "permission_denied", "resource_exhausted", "failed_precondition", "aborted", "out_of_range", "unimplemented",
+    "internal", "unavailable", "data_loss", "unauthenticated",
+)  # fmt: skip
+"""Names of gRPC's status codes, by code."""
+CANCELLED_STATUS: Final = 1
+UNKNOWN_STATUS: Final = 2
+DEADLINE_EXCEEDED_STATUS: Final = 4
+RESOURCE_EXHAUSTED_STATUS: Final = 8
+UNIMPLEMENTED_STATUS: Final = 12
+INTERNAL_STATUS: Final = 13
+UNAVAILABLE_STATUS: Final = 14
+UNAUTHENTICATED_STATUS: Final = 16
+GRPC_FAULTS: Final = frozenset((2, 4, 13, 14, 15))
+"""Codes that are failures of the upstream: UNKNOWN, DEADLINE_EXCEEDED, INTERNAL, UNAVAILABLE, DATA_LOSS."""
+FAULT_VERDICTS: Final = 600
+"""Verdict on a failure of the upstream with code 0; no HTTP status is as high."""
+STATUS_TO_COME: Final = 99
+"""Verdict on a gRPC answer whose status is still to come, in its trailers."""
+
+
+def grpc_verdict(code: int) -> int:
+    """Return the verdict on a gRPC answer: 200 for OK, from 600 on for a failure of the upstream, else the code."""
+    if code in GRPC_FAULTS:
+        return FAULT_VERDICTS + code
+    return code or 200
+
+
+def grpc_code(verdict: int) -> int:
+    """Return the gRPC code behind a verdict; -1 for the verdict on an HTTP answer."""
+    if verdict >= FAULT_VERDICTS:
+        return verdict - FAULT_VERDICTS
+    return verdict if verdict < STATUS_TO_COME else -1
+
+
+# ----- failures
+
 
 class Failure(NamedTuple):
     """Kind of failure: how a request can end without a complete response of the upstream."""
@@ -37,6 +77,8 @@ class Failure(NamedTuple):
     """True if the upstream may have received the request or a part of it."""
     title: str
     """Description for the client, the `title` of a problem document (RFC 9457)."""
+    grpc: int = UNAVAILABLE_STATUS
+    """Status code that a gRPC client gets."""
 
 
 CONNECT_FAILURE: Final = Failure("connect_failure", 502, "upstream", False, "The upstream could not be reached")
@@ -48,27 +90,49 @@ RESET: Final = Failure(
     "reset", 502, "upstream", True, "The upstream closed the connection before its response was complete"
 )
 STALE_CONNECTION: Final = Failure("reset", 502, "upstream", False, "The upstream had closed the idle connection")
-TIMEOUT: Final = Failure("timeout", 504, "upstream", True, "The upstream did not answer in time")
-PROTOCOL: Final = Failure("protocol_error", 502, "upstream", True, "The upstream's response was not valid HTTP")
+TIMEOUT: Final = Failure(
+    "timeout", 504, "upstream", True, "The upstream did not answer in time", DEADLINE_EXCEEDED_STATUS
+)
+PROTOCOL: Final = Failure(
+    "protocol_error", 502, "upstream", True, "The upstream's response was not valid HTTP", INTERNAL_STATUS
+)
 BREAKER_OPEN: Final = Failure("breaker_open", 503, "gateway", False, "The circuit breaker is open")
 OVERLOADED: Final = Failure("overloaded", 503, "gateway", False, "Too many requests are in flight")
 NO_ENDPOINT: Final = Failure("no_endpoint", 503, "gateway", False, "No endpoint of the upstream can take the request")
 SHORT_DEADLINE: Final = Failure(
-    "timeout", 504, "gateway", True, "The caller's deadline left the upstream less time than it usually takes"
+    "timeout",
+    504,
+    "gateway",
+    True,
+    "The caller's deadline left the upstream less time than it usually takes",
+    DEADLINE_EXCEEDED_STATUS,
 )
-DEADLINE: Final = Failure("timeout", 504, "gateway", False, "No time was left for the request")
-TRANSFORM: Final = Failure("transform_failed", 502, "gateway", True, "The response could not be transformed")
+DEADLINE: Final = Failure(
+    "timeout", 504, "gateway", False, "No time was left for the request", DEADLINE_EXCEEDED_STATUS
+)
+TRANSFORM: Final = Failure(
+    "transform_failed", 502, "gateway", True, "The response could not be transformed", INTERNAL_STATUS
+)
 FAULT: Final = Failure("fault_injected", 503, "gateway", False, "A fault was injected by policy")
-NO_ROUTE: Final = Failure("no_route", 404, "gateway", False, "No route matches the request")
-UNAUTHENTICATED: Final = Failure("unauthenticated", 401, "gateway", False, "The request is not authenticated")
-BAD_CREDENTIALS: Final = Failure("bad_credentials", 400, "gateway", False, "The request has ambiguous credentials")
+NO_ROUTE: Final = Failure("no_route", 404, "gateway", False, "No route matches the request", UNIMPLEMENTED_STATUS)
+UNAUTHENTICATED: Final = Failure(
+    "unauthenticated", 401, "gateway", False, "The request is not authenticated", UNAUTHENTICATED_STATUS
+)
+BAD_CREDENTIALS: Final = Failure(
+    "bad_credentials", 400, "gateway", False, "The request has ambiguous credentials", UNAUTHENTICATED_STATUS
+)
 UNVERIFIABLE: Final = Failure("unverifiable", 503, "gateway", False, "The credentials cannot be verified at present")
-LOOP: Final = Failure("loop", 508, "gateway", False, "The request is in a loop of sidecars")
-CLIENT_CLOSED: Final = Failure("client_closed", 499, "client", True, "The client went away")
-CLIENT_TIMEOUT: Final = Failure("client_timeout", 408, "client", True, "The client did not send its request in time")
-SLOW_READER: Final = Failure("client_timeout", 408, "client", True, "The client did not read the response in time")
-BAD_REQUEST: Final = Failure("bad_request", 400, "client", False, "The request is not valid HTTP")
-INTERNAL: Final = Failure("internal_error", 500, "gateway", True, "The sidecar failed")
+LOOP: Final = Failure("loop", 508, "gateway", False, "The request is in a loop of sidecars", INTERNAL_STATUS)
+CLIENT_CLOSED: Final = Failure("client_closed", 499, "client", True, "The client went away", CANCELLED_STATUS)
+CLIENT_TIMEOUT: Final = Failure(
+    "client_timeout", 408, "client", True, "The client did not send its request in time", CANCELLED_STATUS
+)
+SLOW_READER: Final = Failure(
+    "client_timeout", 408, "client", True, "The client did not read the response in time", CANCELLED_STATUS
+)
+BAD_REQUEST: Final = Failure("bad_request", 400, "client", False, "The request is not valid HTTP", INTERNAL_STATUS)
+UNFIT_REQUEST: Final = Failure("bad_request", 400, "client", False, "The request does not fit its method", 3)
+INTERNAL: Final = Failure("internal_error", 500, "gateway", True, "The sidecar failed", INTERNAL_STATUS)
 
 FAILURES: Final = {
     f.code: f
@@ -78,8 +142,8 @@ FAILURES: Final = {
         BAD_REQUEST, INTERNAL,
     )
 }  # fmt: skip
-"""Failures by code.  `DEADLINE`, `LOOKUP_TIMEOUT`, `SHORT_DEADLINE`, `SLOW_READER` and `STALE_CONNECTION` are not
-listed, because each shares the code of another."""
+"""Failures by code.  `DEADLINE`, `LOOKUP_TIMEOUT`, `SHORT_DEADLINE`, `SLOW_READER`, `STALE_CONNECTION` and
+`UNFIT_REQUEST` are not listed, because each shares the code of another."""
 
 
 class Refusal(NamedTuple):
@@ -118,7 +182,7 @@ class Outcome(Message):
     """Result of a request or of an attempt: a response or a failure.  A failure's `status` is the one that the client
     would get."""
 
-    __slots__ = ("body", "cause", "failure", "refusal", "status", "stream", "tunnel")
+    __slots__ = ("body", "cause", "failure", "refusal", "status", "stream", "tunnel", "verdict")
 
     def __init__(
         self,
@@ -134,6 +198,8 @@ class Outcome(Message):
     ) -> None:
         """Take the end-to-end fields as `headers`, or as `lines` that match the grammar."""
         self.status = status
+        self.verdict = status
+        """Status that policies judge by: `status`, or for an answer of gRPC the `grpc_verdict` on its code."""
         if lines is None:
             self.parsed = [] if headers is None else headers
             self.raw = b""
@@ -158,6 +224,14 @@ class Outcome(Message):
     def reason(self) -> str:
         """Code of the failure; empty for a response."""
         return "" if self.failure is None else self.failure.code
+
+    @property
+    def label(self) -> str:
+        """Name of the result: code of the failure, name of the gRPC status, or else the HTTP status."""
+        if self.failure is not None:
+            return self.failure.code
+        code = grpc_code(self.verdict)
+        return str(self.status) if code < 0 else GRPC_STATUSES[code]
 
     @property
     def whole_cause(self) -> str:

@@ -107,7 +107,7 @@ class Promise(Generic[T]):
     ) -> None:
         loop.call_soon(callback, self, context=context)
 
-    def wake(self, waiter: Callable[[Any], None]) -> None:
+    def set_waiter(self, waiter: Callable[[Any], None]) -> None:
         """Set the function that `resolve` and `cancel` call with the promise."""
         self._wake = waiter
 

@@ -62,11 +62,15 @@ class Wait:
         self.coroutine = coroutine
 
 
-def final(outcome: Outcome, broken: Failure | None) -> Outcome:
+def outcome_to_settle(outcome: Outcome, broken: Failure | None) -> Outcome:
     """Return the outcome to settle once its body has ended; `broken` is the body's failure, None if it is complete.
 
-    An error status remains the outcome if the client does not read its body to the end.
+    An error status remains the outcome if the client does not read its body to the end.  Trailers can bring a verdict.
     """
-    if broken is None or (broken.origin == "client" and outcome.status >= 400):
+    if broken is None:
+        if outcome.stream is not None and outcome.stream.verdict:
+            outcome.verdict = outcome.stream.verdict
+        return outcome
+    if broken.origin == "client" and outcome.status >= 400:
         return outcome
     return failed(broken, outcome.refusal, outcome.whole_cause)

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final
 
 from pydantic import AfterValidator, BeforeValidator, WithJsonSchema
 
-from sidecar.core.conditions import CONDITION_WORDS
+from sidecar.core.conditions import CONDITION_WORDS, GRPC_WORDS, HTTP_WORDS
 
 NUMBER: Final = r"([0-9]+(?:\.[0-9]+)?)"
 """Regular expression of the number in a quantity."""
@@ -122,13 +122,15 @@ def status_hint(value: Any) -> str:
     """Return the beginning of the remedy for an invalid condition: how to write a status."""
     if isinstance(value, str) and re.fullmatch("[1-5][0-9][0-9]", value):
         return f"write the status without quotes, {value}, "
+    if isinstance(value, str) and value.lower() in GRPC_WORDS:
+        return f"write the gRPC status in lower case, {value.lower()}, "
     return "write a status such as 503 "
 
 
 def _condition(value: Any) -> Any:
     if value in CONDITION_WORDS or (value.__class__ is int and 100 <= value <= 599):
         return value
-    raise ValueError(f"is not a condition; {status_hint(value)}or one of {', '.join(CONDITION_WORDS)}")
+    raise ValueError(f"is not a condition; {status_hint(value)}or one of {', '.join(HTTP_WORDS)}")
 
 
 Condition = Annotated[

@@ -6,7 +6,8 @@ Path of a request: `listener` accepts the connection (for TLS, `tls_acceptor`). 
 `response_head` for the head and `response_body` for a streamed body.
 
     connection      one client connection, and the table of its phases: start reading here
-    http2           one HTTP/2 client connection; each stream is an exchange (protocol: `http2`)
+    http2           HTTP/2 from clients: a package of its own (protocol: `sidecar.http2`)
+    grpc/           answers to gRPC calls; gRPC-Web
     request_head    parses a head into an `Exchange`; validation and trust             (mirrors upstream/request_head)
     forwarded       parses what trusted proxies state about the client
     request_body    reads a request body while it arrives                              (mirrors upstream/request_body)

@@ -9,7 +9,7 @@ import termios
 from typing import Any, Final
 
 from sidecar.core.message import Message
-from sidecar.downstream.slow_clients import SLOW_AFTER, Pace, Reader, SlowClients
+from sidecar.downstream.slow_clients import Pace, Reader, SlowClients
 
 ENDLESS: Final = (b"text/event-stream", b"application/grpc")
 """Media types of endless streams, which have no minimum rate."""
@@ -54,15 +54,7 @@ class Backlog:
         self.add(0)
         if self._buffered:
             self._slow.behind[self._reader] = now
-            if self._slow.is_overdrawn:
-                self._make_room(now)
-
-    def _make_room(self, now: float) -> None:
-        """Cut off the reader that has been behind longest, if that is more than `SLOW_AFTER` seconds."""
-        reader, since = next(iter(self._slow.behind.items()))
-        if now - since > SLOW_AFTER:
-            del self._slow.behind[reader]
-            reader.cut_off()
+            self._slow.make_room(now)
 
     def add(self, size: int, left: int = 0) -> bool:
         """Count `size` more bytes as written; True if the upstream is to be paused until the client has caught up.

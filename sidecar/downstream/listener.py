@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from binascii import hexlify
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, Protocol
 
-from sidecar.config.process_spec import OUTBOUND, LimitsSpec, ListenerSpec
+from sidecar.config.process_spec import HTTP1, HTTP2, OUTBOUND, LimitsSpec, ListenerSpec
 from sidecar.control.compiler import Snapshot
 from sidecar.control.route import Route
 from sidecar.core import events, metrics
@@ -38,6 +39,10 @@ REFUSED: Final = (
 """Response to a connection beyond the limit: its format with the size of the body and the body."""
 
 
+ALPN: Final = ((HTTP2, "h2"), (HTTP1, "http/1.1"))
+"""Names of the protocols in handshakes (RFC 7301), the preferred one first."""
+
+
 class ManagedConnection(Protocol):
     """Object that represents a client connection: the methods that listener and server call."""
 
@@ -55,6 +60,8 @@ class ManagedConnection(Protocol):
         """Close at once."""
 
 
+IDS: Final = 32
+"""Number of request ids that are made at a time."""
 Match = Callable[[Exchange], Route | None]
 """Function that returns the route of a request; None without one."""
 
@@ -92,10 +99,16 @@ class Listener:
         self.now = server.env.now
         self.getrandbits = server.env.rng.getrandbits
         """Source of request ids."""
+        self._request_ids: list[bytes] = []
+        """Request ids that are not yet used."""
         self.recorder: Recorder = server.recorder
         """Function that records each completed exchange."""
         self.scheme = b"http" if spec.tls is None else b"https"
         """Scheme of the connections, `http` or `https`."""
+        self.speaks_http1 = spec.speaks_http1
+        """True if clients may speak HTTP/1.1."""
+        self.speaks_http2 = spec.speaks_http2
+        """True if clients may speak HTTP/2."""
         self.trust = trust_of(name, spec, server.hop_key)
         """Trust in the clients."""
         self.limits = Limits(server.limits)
@@ -132,7 +145,7 @@ class Listener:
         Connections wait in the kernel's queue until `accept`.  Raises `OSError` with the address.
         """
         if self.spec.tls is not None:
-            protocols = ["h2", "http/1.1"] if self.spec.http2 else None
+            protocols = [alpn for name, alpn in ALPN if name in self.spec.protocols]
             self.certificates = CertificateWatch(self.spec.tls, f"listener {self.name}", self.env, protocols)
         address = self.spec.address
         try:
@@ -205,6 +218,11 @@ class Listener:
                 count += getattr(each, "serving", 0)
         return count
 
+    def http2_streams(self) -> list[int]:
+        """Return the number of open streams of each connection that speaks HTTP/2."""
+        counts = [getattr(each, "serving", None) for each in self.connections]
+        return [count for count in counts if count is not None]
+
     # ----- called by the connections
 
     def admit(self, connection: ManagedConnection, sock: HasFileno | None) -> bool:
@@ -272,15 +290,31 @@ class Listener:
                 NO_ROUTE, Refusal("routes", detail=f"No route of the listener {self.name} matches the request.")
             )
         outcome = failed(NO_ROUTE, Refusal("routes", detail="The path is known, but not with this method."))
-        outcome.status = 405
+        outcome.status = outcome.verdict = 405
         outcome.headers = [(b"allow", b", ".join(allowed))]
         return outcome
 
-    def record(self, x: Exchange, outcome: Outcome, failure: Failure | None) -> None:
-        """Record a completed exchange.  `failure` is the one that ended it after its response had begun, else None."""
-        seconds = self.now() - x.arrived if x.arrived else 0.0  # an invalid head has no instant of arrival
+    def record(self, x: Exchange, outcome: Outcome, failure: Failure | None) -> float:
+        """Record a completed exchange, and return the instant of its end.
+
+        `failure` is the one that ended it after its response had begun, else None.
+        """
+        now = self.now()
+        seconds = now - x.arrived if x.arrived else 0.0  # an invalid head has no instant of arrival
         failure = failure or outcome.failure
         self.recorder(x, outcome, "" if failure is None else failure.code, seconds)
+        return now
+
+    def make_request_id(self) -> bytes:
+        """Return a new request id: 32 random hex digits.
+
+        Many are made at a time, because the call of the random generator takes most of the time.
+        """
+        ids = self._request_ids
+        if not ids:
+            digits = hexlify(self.getrandbits(128 * IDS).to_bytes(16 * IDS, "big"))
+            ids.extend([digits[at : at + 32] for at in range(0, len(digits), 32)])
+        return ids.pop()
 
     def count_rejection(self) -> None:
         """Count a request that was not valid HTTP."""

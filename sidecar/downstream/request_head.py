@@ -35,6 +35,7 @@ from sidecar.core.http1 import (
 from sidecar.core.message import CLAIM_PREFIXES, CLAIMS, FOR_CACHES, HOP_BY_HOP, Headers, Selection, fold
 from sidecar.core.outcome import LOOP, Failure
 from sidecar.downstream.forwarded import Claims, Networks, is_within, joined, plain_address
+from sidecar.grpc.timeout import parse_timeout
 
 if TYPE_CHECKING:
     from sidecar.downstream.listener import Limits
@@ -79,8 +80,6 @@ QUESTION: Final = 0x3F
 DOTS: Final = re.compile(rb"/(?:\.|%2[eE]){1,2}(?=/|\Z)")
 REQUEST_ID: Final = re.compile(rb"[\x21-\x7e]{1,128}")
 NUMBER: Final = re.compile(rb"\d{1,9}")
-GRPC_UNITS: Final = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
-"""Number of seconds in each unit of `grpc-timeout` (gRPC over HTTP/2)."""
 MAX_HOPS: Final = 32
 """Most sidecars that a request may pass.  It ends loops of sidecars that restart and thereby change their names."""
 PERSISTENT: Final = (b"connection", b"keep-alive")
@@ -354,8 +353,9 @@ def _read_special(x: Exchange, special: Headers, peer: Peer) -> tuple[int | None
                 x.shorten_deadline(int(value) / 1000)
         elif name == b"grpc-timeout":
             x.grpc_timeout = True
-            if value[-1:] in GRPC_UNITS and NUMBER.fullmatch(value[:-1]):
-                x.shorten_deadline(int(value[:-1]) * GRPC_UNITS[value[-1:]])
+            seconds = parse_timeout(value)
+            if seconds is not None:
+                x.shorten_deadline(seconds)
         elif name == b"x-sidecar-attempt":
             if NUMBER.fullmatch(value):
                 x.marked_attempt = max(0, int(value) - 1)

@@ -37,7 +37,7 @@ def make_rejection(failure: Failure, error: Invalid) -> Outcome:
     """Return the outcome for a request that is invalid or late, with the status of `error`."""
     cause = str(error)
     outcome = failed(failure, Refusal(detail=f"{cause[:1].upper()}{cause[1:]}."), cause)
-    outcome.status = error.status
+    outcome.status = outcome.verdict = error.status
     return outcome
 
 

@@ -181,10 +181,17 @@ class Server:
                     "addresses": listener.addresses,
                     "tls": listener.certificates is not None,
                     "connections": sum(len(each.connections) for each in namesakes),
+                    "http2": _http2(namesakes),
                     "slow_client_bytes": _buffered(namesakes),
                     "draining": listener.is_draining,
                 }
         return state
+
+
+def _http2(listeners: list[Listener]) -> dict[str, int]:
+    """Return the numbers of connections that speak HTTP/2 and of their open streams."""
+    streams = [count for each in listeners for count in each.http2_streams()]
+    return {"connections": len(streams), "streams": sum(streams)}
 
 
 def _buffered(listeners: list[Listener]) -> int:

@@ -35,10 +35,10 @@ CREDIT_SECONDS: Final = 15.0
 
 
 class Reader(Protocol):
-    """Connection whose client reads too slowly."""
+    """Connection, or stream of HTTP/2, whose client reads too slowly."""
 
     def cut_off(self) -> None:
-        """Close the connection with a reset."""
+        """End it with a reset."""
 
 
 class SlowClients:
@@ -78,6 +78,14 @@ class SlowClients:
     def is_overdrawn(self) -> bool:
         """True if readers have to be cut off."""
         return self.buffered >= OVERDRAFT * self.total
+
+    def make_room(self, now: float) -> None:
+        """Cut off the reader that has been behind longest, if that is more than `SLOW_AFTER` seconds and necessary."""
+        if self.is_overdrawn and self.behind:
+            reader, since = next(iter(self.behind.items()))
+            if now - since > SLOW_AFTER:
+                del self.behind[reader]
+                reader.cut_off()
 
 
 class Pace:

@@ -2,8 +2,7 @@
 
 A call runs inside the callbacks of the sockets.  It loops over `admit`, then sends the request to the upstream.  In the
 callback that receives the head of the response, it loops over `answer` and `settle` from the innermost stage outwards.
-Without a `Wait` it needs neither a coroutine nor a future.  For a stage that returns a `Wait`, it starts a `Run` and
-continues when the run has ended.  Rules:
+For a stage that returns a `Wait`, it starts a `Run` and continues when the run has ended.  Rules:
 
 1. A call lists the tickets that are neither settled nor bound to a body, to settle them after a cancellation, a bug or
    a superseding outcome.
@@ -11,8 +10,7 @@ continues when the run has ended.  Rules:
    to its body.  A stage that replaces the outcome (retry, fallback) cancels that body, which settles them.
 3. A call ends once: with an outcome, with `CancelledError` or with a bug.  It then calls `done`.
 
-Nested services, as in tower or ASGI, would cost each request a coroutine frame for each stage, although few requests
-wait in any stage.  A separate fast path for the other requests would be one more path to keep equivalent.
+`docs/design/engine.md` says why there is one path, without nested coroutines.
 """
 
 from __future__ import annotations
@@ -25,7 +23,7 @@ from typing import Any, Protocol, cast
 from sidecar.core.exchange import Exchange
 from sidecar.core.outcome import ABANDONED, Failure, Outcome
 from sidecar.core.promise import Promise, Run
-from sidecar.core.stage import Service, Stage, Wait, final
+from sidecar.core.stage import Service, Stage, Wait, outcome_to_settle
 
 
 class InFlight(Protocol):
@@ -80,7 +78,7 @@ class Pipeline:
 
 
 class Call:
-    """Passage of one request through one pipeline."""
+    """Execution of one pipeline for one request."""
 
     __slots__ = (
         "_at", "_begun", "_done", "_given", "_is_cancelled", "_is_inward", "_pipeline", "_run", "_superseded",
@@ -138,7 +136,7 @@ class Call:
                 run.cancel()
 
     def supersede(self, ticket: object, outcome: Outcome) -> None:
-        """Abandon what runs behind the stage with this ticket, and continue with `outcome` in that stage."""
+        """Cancel what runs in the stages behind the one with this ticket, and call its `answer` with `outcome`."""
         index = next(index for index, each in enumerate(self._tickets) if each is ticket)
         begun, run, given = self._begun, self._run, self._given
         self._begun = self._run = self._given = None
@@ -168,17 +166,18 @@ class Call:
         try:
             while index < len(admits):
                 found = admits[index](x)
-                if found.__class__ is Outcome:  # cheaper than isinstance
-                    outcome = found
+                kind = type(found)  # cheaper than isinstance, and far cheaper than `__class__`
+                if kind is Outcome:
+                    outcome = cast("Outcome", found)
                     break
-                if found.__class__ is Wait:
-                    self._wait(index, found, True, None)
+                if kind is Wait:
+                    self._wait(index, cast("Wait", found), True, None)
                     return
                 tickets.append(found)
                 index += 1
             else:
                 begun = pipeline.begin_last(x, self)
-                if begun.__class__ is not Outcome:
+                if type(begun) is not Outcome:
                     self._begun = cast("InFlight", begun)
                     if self._is_cancelled:
                         self.cancel()
@@ -205,7 +204,7 @@ class Call:
                     if len(tickets) > index + 1:
                         self._bind(outcome, index + 1)
                     found = answer(x, tickets[index], outcome)
-                    if found.__class__ is Wait:
+                    if type(found) is Wait:
                         self._wait(index, found, False, outcome)
                         return
                     outcome = cast("Outcome", found)
@@ -226,20 +225,20 @@ class Call:
         self._end()
 
     def _bind(self, outcome: Outcome, first: int) -> None:
-        """Settle the tickets from `first` inwards once the outcome's body has ended."""
-        held = self._tickets[first:]
+        """Have the tickets from `first` inwards settled at the end of the outcome's body."""
+        tickets = self._tickets[first:]
         del self._tickets[first:]
         assert outcome.stream is not None
-        outcome.stream.on_close(partial(self._settle_bound, first, held, outcome))
+        outcome.stream.on_close(partial(self._settle_bound, first, tickets, outcome))
 
-    def _settle_bound(self, first: int, held: list[object], outcome: Outcome, broken: Failure | None) -> None:
+    def _settle_bound(self, first: int, tickets: list[object], outcome: Outcome, broken: Failure | None) -> None:
         """Settle tickets at the end of a body; `broken` is the body's failure, None if it is complete."""
         settles, x = self._pipeline.settles, self.x
-        judged = final(outcome, broken)
-        for index in range(len(held) - 1, -1, -1):
+        judged = outcome_to_settle(outcome, broken)
+        for index in range(len(tickets) - 1, -1, -1):
             settle = settles[first + index]
             if settle is not None:
-                settle(x, held[index], judged)
+                settle(x, tickets[index], judged)
         if judged is not outcome:
             outcome.refusal = judged.refusal  # the access log reports what a stage found in `settle`
 
@@ -276,14 +275,17 @@ class Call:
             self._break_down(error)
         elif not self._is_inward:
             self._go_out(cast("Outcome", found), self._at, True)
-        elif found.__class__ is Outcome:
+        elif type(found) is Outcome:
             self._go_out(found, self._at - 1, False)
         else:
             self._tickets.append(found)
             self.start(self._at + 1)
 
     def _refuse_found(self, found: object, index: int) -> None:
-        """Release a late result of a stage that waited; `index` is the stage's, negative if it waited in `answer`."""
+        """Release a result that comes too late to be used: discard an outcome, settle a ticket as abandoned.
+
+        `index` is that of the stage which waited in `admit`, negative if it waited in `answer`.
+        """
         if isinstance(found, Outcome):
             found.discard()
         elif index >= 0 and (settle := self._pipeline.settles[index]) is not None:
@@ -301,7 +303,7 @@ class Call:
                 settle(self.x, ticket, ABANDONED)
 
     def _break_down(self, error: BaseException) -> None:
-        """End the call with an error."""
+        """Settle all tickets as abandoned, and end the call with an error."""
         try:
             self._abandon(0)
         finally:

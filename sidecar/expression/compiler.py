@@ -60,12 +60,14 @@ class Compiler:
         method: Callable[[Any], Typed] = getattr(self, f"_{type(node).__name__.lower()}")
         return method(node)
 
-    def condition(self, node: Expression) -> Read:
+    def compile_condition(self, node: Expression) -> Read:
         """Compile a node that must be of type bool.  Raises `ExpressionError`."""
         found = self.compile(node)
         if found.kind not in (BOOL, DYN):
             raise ExpressionError(node.column, f"a condition is expected, and this is of type {found.kind}; compare it")
         return found.read
+
+    # ----- one method for each class of nodes, found by its name
 
     def _literal(self, node: Literal) -> Typed:
         value = node.value
@@ -93,16 +95,20 @@ class Compiler:
         return Typed(kind, reader(owner, name, steps))
 
     def _resolve(self, node: Access) -> tuple[str, str, tuple[str | int, ...]]:
+        """Return the owner, the name and the further steps of a fact, and note that the condition reads it.
+
+        Raises `ExpressionError` for a fact that does not exist or is not known in this scope.
+        """
         owner, *rest = node.steps
         if owner not in FIELDS:
-            raise ExpressionError(node.column, f"`{owner}` is unknown; {_near(str(owner), FIELDS)}")
+            raise ExpressionError(node.column, f"`{owner}` is unknown; {_suggest(str(owner), FIELDS)}")
         owner = str(owner)
         if not rest:
             parts = ", ".join(FIELDS[owner])
             raise ExpressionError(node.column, f"`{owner}` has no value; name a part of it: {owner}.{parts}")
         name, *steps = rest
         if name not in FIELDS[owner]:
-            known = _near(str(name), FIELDS[owner])
+            known = _suggest(str(name), FIELDS[owner])
             raise ExpressionError(node.columns[1], f"`{name}` is not a part of `{owner}`; {known}")
         kind = FIELDS[owner][str(name)]
         if kind == MAP and steps and not isinstance(steps[0], str):
@@ -120,7 +126,7 @@ class Compiler:
         return owner, str(name), tuple(steps)
 
     def _not(self, node: Not) -> Typed:
-        operand = self.condition(node.operand)
+        operand = self.compile_condition(node.operand)
 
         def read(x: Exchange, o: Outcome | None, b: Bodies) -> Any:
             value = operand(x, o, b)
@@ -129,7 +135,7 @@ class Compiler:
         return Typed(BOOL, read)
 
     def _logic(self, node: Logic) -> Typed:
-        operands = tuple(map(self.condition, node.operands))
+        operands = tuple(map(self.compile_condition, node.operands))
         decides = node.operator == "||"
 
         def read(x: Exchange, o: Outcome | None, b: Bodies) -> Any:
@@ -145,14 +151,14 @@ class Compiler:
         return Typed(BOOL, read)
 
     def _relation(self, node: Relation) -> Typed:
-        if node.operator == "in" and isinstance(node.right, Access) and self._is_map(node.right):
+        if node.operator == "in" and isinstance(node.right, Access) and self._is_whole_map(node.right):
             return self._membership(node, node.right)
         left, right = self.compile(node.left), self.compile(node.right)
-        self._check(node, left.kind, right.kind)
+        self._check_types(node, left.kind, right.kind)
         compare = RELATIONS[node.operator]
         one, other = left.read, right.read
         if isinstance(node.right, Literal) and node.operator in ("==", "!="):
-            return _constant(one, node.right.value, node.operator == "==")
+            return _compare_literal(one, node.right.value, node.operator == "==")
 
         def read(x: Exchange, o: Outcome | None, b: Bodies) -> Any:
             first, second = one(x, o, b), other(x, o, b)
@@ -161,16 +167,19 @@ class Compiler:
         return Typed(BOOL, read)
 
     @staticmethod
-    def _is_map(node: Access) -> bool:
+    def _is_whole_map(node: Access) -> bool:
+        """True for `request.headers` and the like, without a name in it."""
         return len(node.steps) == 2 and FIELDS.get(str(node.steps[0]), {}).get(str(node.steps[1])) == MAP
 
     def _membership(self, node: Relation, right: Access) -> Typed:
+        """Compile `'name' in map`."""
         if not isinstance(node.left, Literal) or not isinstance(node.left.value, str):
             raise ExpressionError(node.left.column, f"`in {right}` takes a name in quotes on its left")
         whole = Access((*right.steps, node.left.value), (*right.columns, node.left.column))
         return Typed(BOOL, presence(*self._resolve(whole)))
 
-    def _check(self, node: Relation, left: str, right: str) -> None:
+    def _check_types(self, node: Relation, left: str, right: str) -> None:
+        """Raise `ExpressionError` if a relation of these two types has no meaning or never holds."""
         if node.operator == "in":
             if right not in (LIST, DYN):
                 raise ExpressionError(node.column, f"`in` takes a list, headers or query, and this is of type {right}")
@@ -184,7 +193,7 @@ class Compiler:
     def _call(self, node: Call) -> Typed:
         name, arguments = node.name, node.arguments
         if name not in FUNCTIONS:
-            raise ExpressionError(node.column, f"`{name}` is not a function; {_near(name, FUNCTIONS)}")
+            raise ExpressionError(node.column, f"`{name}` is not a function; {_suggest(name, FUNCTIONS)}")
         wanted = 1 if name in ("has", "size") else 2
         if len(arguments) != wanted:
             given = f"{len(arguments)} argument{'s' * (len(arguments) != 1)}, its receiver included"
@@ -231,7 +240,7 @@ class Compiler:
         return Typed(BOOL, matches)
 
 
-def _constant(read: Read, wanted: Any, is_equal: bool) -> Typed:
+def _compare_literal(read: Read, wanted: Any, is_equal: bool) -> Typed:
     """Compile `==` or `!=` with a literal, the most frequent kind of condition."""
     kinds = (int, float) if type(wanted) in (int, float) else (type(wanted),)
 
@@ -244,6 +253,7 @@ def _constant(read: Read, wanted: Any, is_equal: bool) -> Typed:
     return Typed(BOOL, compare)
 
 
-def _near(word: str, known: Any) -> str:
+def _suggest(word: str, known: Any) -> str:
+    """Return `did you mean ...?` if a known word is near, else a list of the known words."""
     near = get_close_matches(word, known, 1)
     return f"did you mean `{near[0]}`?" if near else f"known are {', '.join(known)}"

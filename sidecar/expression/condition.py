@@ -15,19 +15,19 @@ from sidecar.expression.tree import Access, Expression, Literal, Logic, Relation
 class Condition:
     """Compiled `when:`."""
 
-    __slots__ = ("_read", "headers", "needs", "pins", "text")
+    __slots__ = ("_read", "fixed_facts", "headers", "needs", "text")
 
     def __init__(self, text: str, scope: Scope) -> None:
         """Compile a condition.  Raises `ExpressionError` (a `ValueError`) if it is not valid in this scope."""
         self.text = text
         tree = parse(text)
         compiler = Compiler(scope)
-        self._read = compiler.condition(tree)
+        self._read = compiler.compile_condition(tree)
         self.needs = frozenset(compiler.needs)
         """Facts that the condition reads, of `request`, `request.body`, `response` and `response.body`."""
         self.headers = frozenset(compiler.headers)
         """Header fields of the request that the condition reads, in lower case."""
-        self.pins = dict(_pins(tree))
+        self.fixed_facts = dict(_equalities(tree))
         """Facts that must equal a literal for the condition to hold."""
 
     def holds(self, x: Exchange, outcome: Outcome | None = None, bodies: Bodies = NO_BODIES) -> bool:
@@ -39,15 +39,18 @@ class Condition:
 
         Only the plain case is recognised: a fact that must equal two different literals.
         """
-        return any(fact in other.pins and other.pins[fact] != value for fact, value in self.pins.items())
+        return any(
+            fact in other.fixed_facts and other.fixed_facts[fact] != value for fact, value in self.fixed_facts.items()
+        )
 
     def __repr__(self) -> str:
         return f"<Condition {self.text}>"
 
 
-def _pins(tree: Expression) -> list[tuple[str, Any]]:
+def _equalities(tree: Expression) -> list[tuple[str, Any]]:
+    """Return the facts that must equal a literal for a condition to hold, with the literal."""
     if isinstance(tree, Logic) and tree.operator == "&&":
-        return [pin for operand in tree.operands for pin in _pins(operand)]
+        return [pin for operand in tree.operands for pin in _equalities(operand)]
     if isinstance(tree, Relation) and tree.operator == "==":
         sides = (tree.left, tree.right) if isinstance(tree.left, Access) else (tree.right, tree.left)
         if isinstance(sides[0], Access) and isinstance(sides[1], Literal):

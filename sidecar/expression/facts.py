@@ -1,6 +1,6 @@
 """Facts that a condition can read, and the functions that read them.
 
-An absent fact is `ERROR`, CEL's error value.  The reading of facts leaves no request room to pose as another one:
+An absent fact is `ERROR`, CEL's error value.  Two requests that mean the same to a service give the same facts:
 
 1. `request.path` is canonical (RFC 3986 6.2.2: `/%61dmin` is `/admin`), and otherwise still percent-encoded.
 2. The lines of a field are joined with `, ` (RFC 9110 5.3).  Bytes that are not UTF-8 are read as Latin-1.
@@ -102,6 +102,7 @@ def query(x: Exchange, name: bytes) -> str | ErrorValue:
 
 
 def _path(x: Exchange, _o: Outcome | None, _b: Bodies) -> Any:
+    """Return the canonical path."""
     path = x.path
     if b"%" in path:
         if len(path) > MAX_BYTES:  # no route matches a longer path
@@ -164,6 +165,8 @@ def _caller(name: str, steps: tuple[str | int, ...]) -> Read:
 
 
 def _body(is_request: bool, steps: tuple[str | int, ...]) -> Read:
+    """Return the function that reads a value from the JSON body of the request or of the response."""
+
     def read(_x: Exchange, _o: Outcome | None, b: Bodies) -> Any:
         document = b.request if is_request else b.response
         if document is None:

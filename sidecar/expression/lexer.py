@@ -93,6 +93,7 @@ def tokens(text: str) -> list[Token]:
 
 
 def _number(word: str, column: int) -> int | float:
+    """Return the value of a number.  Raises `ExpressionError`."""
     if word[:2] in ("0x", "0X") and re.fullmatch(r"0[xX][0-9a-fA-F]+", word):
         value: int | float = int(word, 16)
     elif re.fullmatch(r"[0-9]{1,40}", word):
@@ -107,6 +108,8 @@ def _number(word: str, column: int) -> int | float:
 
 
 def _unescaped(text: str, column: int) -> str:
+    """Return the inside of a quoted text without its escapes.  Raises `ExpressionError`."""
+
     def value(match: re.Match[str]) -> str:
         if match[4] is not None:
             where = column + match.start()

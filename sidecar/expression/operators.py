@@ -28,15 +28,18 @@ def equal(left: Any, right: Any) -> bool:
 
 
 def _is_ordered(left: Any, right: Any) -> bool:
+    """True if two values can be compared with `<`."""
     kind, other = left.__class__, right.__class__
     return (kind is str and other is str) or (kind in NUMBERS and other in NUMBERS) or (kind is bool and other is bool)
 
 
 def _ordering(compare: Callable[[Any, Any], bool]) -> Callable[[Any, Any], Any]:
+    """Return the relation that compares ordered values; it gives `ERROR` for others."""
     return lambda left, right: compare(left, right) if _is_ordered(left, right) else ERROR
 
 
-def _within(left: Any, right: Any) -> Any:
+def _is_in(left: Any, right: Any) -> Any:
+    """Return True if a list has the value, or a map the key; `ERROR` for other values."""
     if right.__class__ is list:
         return any(equal(left, each) for each in right)
     if right.__class__ is dict:
@@ -51,7 +54,7 @@ RELATIONS: Final[dict[str, Callable[[Any, Any], Any]]] = {
     "<=": _ordering(python.le),
     ">": _ordering(python.gt),
     ">=": _ordering(python.ge),
-    "in": _within,
+    "in": _is_in,
 }
 
 
@@ -61,6 +64,7 @@ def size(value: Any) -> Any:
 
 
 def _on_texts(function: Callable[[str, str], bool]) -> Callable[[Any, Any], Any]:
+    """Return the function of two texts; it gives `ERROR` for other values."""
     return lambda left, right: function(left, right) if left.__class__ is str and right.__class__ is str else ERROR
 
 

@@ -78,23 +78,23 @@ class Parts:
         self.length = -1
         lines: list[bytes] = []
         cookies: list[bytes] = []
-        is_late = has_cookies = False
+        has_fields = has_cookies = False
         for field in block.fields:
             kind = field.kind
             if kind == kinds.ORDINARY or kind == kinds.TE:
                 lines.append(field.line)
-                is_late = True
+                has_fields = True
                 continue
             if kind == kinds.PSEUDO:
                 bit = BITS[field.name]
-                if is_late:
+                if has_fields:
                     self.error = "a pseudo-header follows a field"
                 if self.seen & bit:
                     self.error = "a pseudo-header is repeated"
                 self.seen |= bit
                 self.pseudo[field.name] = field.value
                 continue
-            is_late = True
+            has_fields = True
             if kind == kinds.COOKIE:
                 has_cookies = True
                 if field.value:

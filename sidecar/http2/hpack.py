@@ -126,7 +126,7 @@ class Decoder:
         fields = block.fields
         table = self._table
         sensitive: set[bytes] | None = None
-        changes = is_late = False
+        changes = has_fields = False
         total = 0
         end = len(data)
         self._position = 0
@@ -135,7 +135,7 @@ class Decoder:
             if byte >= INDEXED:
                 field = self._entry(self._integer(data, 0x7F))
             elif byte < INCREMENTAL and byte >= SIZE_UPDATE:
-                if is_late:
+                if has_fields:
                     raise fault("the table's size changes within a block")
                 self._resize(self._integer(data, 0x1F))
                 changes = True
@@ -153,7 +153,7 @@ class Decoder:
                         sensitive = set()
                     if len(sensitive) < self._max_fields:
                         sensitive.add(name)
-            is_late = True
+            has_fields = True
             total += field.size
             if total > self._max_size or len(fields) >= self._max_fields:
                 block.is_too_large = True

@@ -56,7 +56,7 @@ LARGE_HEAD: Final = 10.0
 """Frames of no use for which a head that is too large counts."""
 SETTINGS_COST: Final = 10.0
 """The same for SETTINGS, which may touch every stream."""
-LATE_DATA: Final = 0.1
+CLOSED_STREAM_DATA: Final = 0.1
 """The same for DATA that was under way when its stream was reset: at most a window is."""
 USEFUL: Final = 256
 """Bytes of the smallest DATA frame that pays for window updates."""
@@ -111,7 +111,7 @@ class Session:
         "_highest", "_line", "_next", "_now", "_out", "_out_size", "_peer_settings", "_preface_left", "_reader",
         "_reset_ids", "_resets", "_taken", "_unread", "_window", "allows_connect", "fault", "goaway", "handler",
         "is_acknowledged", "is_client", "is_draining", "is_writing_paused", "last_accepted", "limits",
-        "max_peer_streams", "peer_window", "progress", "streams",
+        "max_peer_streams", "peer_window", "progress", "streams", "unsent",
     )  # fmt: skip
 
     def __init__(self, handler: Handler, limits: Limits, is_client: bool) -> None:
@@ -132,6 +132,8 @@ class Session:
         """True once the peer has acknowledged our settings."""
         self.is_writing_paused = False
         """True while the transport is full."""
+        self.unsent = 0
+        """Bytes of content that wait on all streams for the peer's windows or for the transport."""
         self.peer_window = WINDOW
         """Initial window of streams, as the peer has set it."""
         self.max_peer_streams = MAX_STREAMS
@@ -219,6 +221,21 @@ class Session:
         return self.fault is not None
 
     @property
+    def has_settings(self) -> bool:
+        """True once the peer's settings have arrived, which are its first frame."""
+        return self._peer_settings
+
+    @property
+    def last_opened(self) -> int:
+        """Number of the last stream that we have opened; negative without one."""
+        return self._next - 2
+
+    @property
+    def has_preface(self) -> bool:
+        """True once the client's preface has arrived; always for clients."""
+        return not self._preface_left
+
+    @property
     def is_unfinished(self) -> bool:
         """True while a frame or a header block has begun and is not whole."""
         return self._reader.is_within_block or self._reader.is_within_frame
@@ -300,7 +317,7 @@ class Session:
         is_end = reader.flags & frames.END_STREAM != 0
         stream = self.streams.get(reader.stream)
         if stream is None:
-            self._take_late(reader.stream, "DATA", LATE_DATA)
+            self._take_on_closed_stream(reader.stream, "DATA", CLOSED_STREAM_DATA)
             return
         if not stream.can_receive:
             self._fail_stream(stream, STREAM_CLOSED, "DATA after the end of the stream")
@@ -342,7 +359,7 @@ class Session:
             stream.credit += stream.taken
             stream.taken = 0
 
-    def _take_late(self, number: int, name: str, cost: float) -> None:
+    def _take_on_closed_stream(self, number: int, name: str, cost: float) -> None:
         """Judge DATA or HEADERS on a stream that is not open: what was under way when we reset it is let pass."""
         if self._is_idle(number):
             raise ConnectionFault(PROTOCOL_ERROR, f"{name} on an idle stream")
@@ -392,7 +409,7 @@ class Session:
         stream = self.streams.get(number)
         if stream is None:
             if self.is_client or number <= self._highest:
-                self._take_late(number, "HEADERS", 1.0)
+                self._take_on_closed_stream(number, "HEADERS", 1.0)
                 return
             stream = self._accept(number)
             if stream is None:
@@ -501,6 +518,7 @@ class Session:
 
     def _fail_stream(self, stream: Stream, code: int, text: str) -> None:
         """Reset a stream for what the peer has sent on it."""
+        stream.fault = text
         self.reset(stream, code)
         self.handler.on_reset(stream, code, text)
         self._charge_reset()
@@ -699,6 +717,8 @@ class Session:
             return True
         for at in range(0, size, PIECE):  # or each frame would copy all that is left
             stream.pending.append(data[at : at + PIECE])
+        stream.unsent += size
+        self.unsent += size
         stream.ends_after_pending = is_end
         self._enqueue(stream)
         self._serve_line()
@@ -766,6 +786,8 @@ class Session:
         else:
             pending[0] = piece[room:]
             piece = piece[:room]
+        stream.unsent -= len(piece)
+        self.unsent -= len(piece)
         self._write_data(stream, piece, stream.ends_after_pending and not pending)
         lines = stream.trailers
         if lines is not None and not pending:
@@ -773,9 +795,20 @@ class Session:
             self.send_trailers(stream, lines)
 
     def _forget_pending(self, stream: Stream) -> None:
+        self.unsent -= stream.unsent
+        stream.unsent = 0
         stream.pending.clear()
         stream.trailers = None
         stream.waits = False
+
+    def dismiss(self, stream: Stream, code: int) -> None:
+        """Reset a stream for what its peer does not do in time, which counts like a reset of the peer's."""
+        if stream.id in self.streams:
+            self.reset(stream, code)
+            try:
+                self._charge_reset()
+            except ConnectionFault as fault:
+                self.fail(fault.code, fault.text)
 
     def reset(self, stream: Stream, code: int) -> None:
         """Send RST_STREAM; nothing if the stream is closed."""
@@ -849,11 +882,6 @@ class Session:
         if self.is_client:
             return self.is_draining or self.goaway >= 0
         return self.last_accepted != MAX_WINDOW
-
-    @property
-    def pending_bytes(self) -> int:
-        """Bytes that wait for the peer's windows or for the transport."""
-        return sum([len(piece) for stream in self.streams.values() for piece in stream.pending])
 
     def take_output(self) -> bytes:
         """Return the bytes to send.  Call it until there are none."""

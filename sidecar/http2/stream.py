@@ -37,8 +37,8 @@ class Stream:
     """Stream of one request and its response.  The owner keeps what is its own in `user`."""
 
     __slots__ = (
-        "credit", "ends_after_pending", "expected", "forbids_content", "has_final_head", "has_sent_head", "id",
-        "is_queued", "paused", "pending", "received", "state", "taken", "trailers", "user", "waits", "window",
+        "credit", "ends_after_pending", "expected", "fault", "forbids_content", "has_final_head", "has_sent_head", "id",
+        "is_queued", "paused", "pending", "received", "state", "taken", "trailers", "unsent", "user", "waits", "window",
     )  # fmt: skip
 
     def __init__(self, number: int, window: int, credit: int) -> None:
@@ -64,6 +64,8 @@ class Stream:
         """True for a response that has none, whatever its head says (HEAD, 204, 304)."""
         self.pending: list[bytes] = []
         """Pieces that wait for a window."""
+        self.unsent = 0
+        """Bytes in them."""
         self.waits = False
         """True if the owner was told that pieces wait, and is told when they are out."""
         self.is_queued = False
@@ -71,6 +73,8 @@ class Stream:
         self.ends_after_pending = False
         self.trailers: bytes | None = None
         """Trailers that wait behind those pieces; None if there are none."""
+        self.fault = ""
+        """Words on what the peer has done wrong, for which we have reset the stream; empty if we have not."""
         self.user: object = None
 
     @property

@@ -22,7 +22,7 @@ from hashlib import sha256
 from typing import Any, Final, NamedTuple
 
 from sidecar.core import events, metrics
-from sidecar.core.env import Env, Pending
+from sidecar.core.env import Env, TaskHandle
 from sidecar.core.exchange import Caller, Exchange
 from sidecar.identity.claims import CONTROLS, LONGEST_ID
 from sidecar.identity.credentials import cookie_value, field_value, parameter_value
@@ -73,7 +73,7 @@ class ApiKeys:
         self._read = read
         self._env = env
         self._wall: Callable[[], float] = env.wall
-        self._task: Pending | None = None
+        self._task: TaskHandle | None = None
         self._seen = look(self._path)
         self._keys = read_api_keys(read(self._path), name, self.field) if self._path else {}
         self._accepted = env.meter.counter(metrics.AUTHENTICATIONS, identity=name, result="accepted")

@@ -25,7 +25,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from sidecar.core import events, metrics
-from sidecar.core.env import Env, Pending
+from sidecar.core.env import Env, TaskHandle
 from sidecar.identity.http_source import FetchError, HttpSource
 from sidecar.identity.jws import parse_json
 from sidecar.identity.keys import Key, read_keys
@@ -124,7 +124,7 @@ class FileKeys(KeySource):
         self.problem = ""
         self._path = path
         self._env = env
-        self._task: Pending | None = None
+        self._task: TaskHandle | None = None
         self._seen = look(path)
         self.keys = KeySet(self._read())
         _observe(self, env)
@@ -178,7 +178,7 @@ class RemoteKeys(KeySource):
         self._issuer = issuer
         self._source = source
         self._env = env
-        self._task: Pending | None = None
+        self._task: TaskHandle | None = None
         self._document: Any = None
         """Key set as it was fetched last; None before the first fetch."""
         self._waiting: list[asyncio.Future[None]] = []

@@ -290,7 +290,7 @@ def refusal_of(snapshot: Snapshot, listener: str, x: Exchange) -> Refused:
 def _route_of(snapshot: Snapshot, listener: str, x: Exchange, path: bytes) -> str | None:
     """Return the name of the route that a reading of the path leads to; None if there is none."""
     for rule in snapshot.listeners[listener].rules:
-        if not list(misses(rule, x, path)):
+        if not list(unmet_conditions(rule, x, path)):
             return rule.target.name
     return None
 
@@ -303,7 +303,7 @@ def others_of(snapshot: Snapshot, listener: str, taken: Route | None, x: Exchang
     found: list[Other] = []
     for rule in snapshot.listeners[listener].rules:
         route = rule.target
-        reasons = list(misses(rule, x, uri.canonical(x.path)))
+        reasons = list(unmet_conditions(rule, x, uri.canonical(x.path)))
         if route is taken or len(reasons) > 1 or (not reasons and not uri.readings(x.path)):
             continue
         if len(found) == MAX_LISTED:
@@ -313,7 +313,7 @@ def others_of(snapshot: Snapshot, listener: str, taken: Route | None, x: Exchang
     return found, False
 
 
-def misses(rule: Rule[Route], x: Exchange, path: bytes) -> Iterator[str]:
+def unmet_conditions(rule: Rule[Route], x: Exchange, path: bytes) -> Iterator[str]:
     """Yield a sentence for every condition that a request does not meet; `path` is the canonical path."""
     match, node = rule.match, rule.target.spec.node.child("match")
     if rule.host and rule.host not in host_names(x.scheme, x.authority):

@@ -86,7 +86,7 @@ def run_file(path: str, environ: Mapping[str, str], words: Sequence[str] = ()) -
     if spec is None or root is None:
         raise Unusable([str(problem) for problem in report.problems] or [f"{path}: holds no tests"])
     policies = _policies(path, spec, {**environ, **spec.environ})
-    shown = {**report.origins.masks().replacements, **policies.masks.replacements}
+    shown = {**report.origins.message_masks().replacements, **policies.masks.replacements}
     masks = Masks({word: text for word, text in shown.items() if not _is_spelt_out(text, spec.environ)})
     tests = root.nearest("tests")
     for index, test in enumerate(spec.tests):

@@ -22,7 +22,7 @@ from sidecar.policytest.client import ClientConnection, Received
 from sidecar.policytest.script import Script
 from sidecar.policytest.spec import RequestSpec
 from sidecar.simulation.loop import VirtualLoop
-from sidecar.simulation.silence import NoMetrics, NoTelemetry
+from sidecar.simulation.no_telemetry import NoMetrics, NoTelemetry
 from sidecar.simulation.transport import Address, join
 from sidecar.telemetry.metrics.registry import Registry
 from sidecar.upstream.endpoint import parse_endpoint

@@ -68,6 +68,7 @@ def tied_to_parent() -> Callable[[], None] | None:
     parent = os.getpid()
 
     def tie() -> None:
+        """Ask the kernel for the signal; runs in the child, before its program."""
         libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
         if os.getppid() != parent:  # the parent died between the fork and the call
             os._exit(1)

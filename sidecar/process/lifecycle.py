@@ -46,12 +46,12 @@ class Process:
         self._stop = asyncio.Event()
         self._stop_now = asyncio.Event()
 
-    async def live(self) -> int:
+    async def run(self) -> int:
         """Start, serve until a signal, drain, and return the exit code."""
         loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGTERM, self._ask_to_stop, "SIGTERM")
-        loop.add_signal_handler(signal.SIGINT, self._ask_to_stop, "SIGINT")
-        loop.add_signal_handler(signal.SIGHUP, self._ask_to_reload)
+        loop.add_signal_handler(signal.SIGTERM, self._begin_stop, "SIGTERM")
+        loop.add_signal_handler(signal.SIGINT, self._begin_stop, "SIGINT")
+        loop.add_signal_handler(signal.SIGHUP, self._begin_reload)
         first = await self._control.reload("start")
         snapshot = self._control.snapshot
         if snapshot is None:
@@ -91,7 +91,7 @@ class Process:
         return listener
 
     async def _drain(self) -> None:
-        """Wait until all connections have ended, the time is over, or a second signal comes."""
+        """Drain the listeners; end when all connections are closed, the time is over, or a second signal comes."""
         snapshot = self._control.snapshot
         assert snapshot is not None
         timeout = snapshot.spec.limits.drain_timeout
@@ -106,14 +106,15 @@ class Process:
         elif draining.result():
             self._env.emit(events.DRAIN_EXPIRED, connections=draining.result())
 
-    def _ask_to_stop(self, name: str) -> None:
+    def _begin_stop(self, name: str) -> None:
         """Begin to drain; at the second signal, end the process at once."""
         if self._stop.is_set():
             self._stop_now.set()
         self._view.readiness.obstacle = f"draining since {name}"
         self._stop.set()
 
-    def _ask_to_reload(self) -> None:
+    def _begin_reload(self) -> None:
+        """Start a reload of the policy files."""
         self._env.spawn(self._control.reload("signal"))
 
     async def _watch_certificates(self) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from sidecar.core.env import Env, Handle
+from sidecar.core.env import Env, TimerHandle
 from sidecar.core.events import LOOP_STALLED
 from sidecar.core.metrics import LOOP_LAG, LOOP_STALLS
 
@@ -27,7 +27,7 @@ class StallWatch:
         self._interval = interval
         self._threshold = threshold
         self._due = 0.0
-        self._timer: Handle | None = None
+        self._timer: TimerHandle | None = None
         self._stalls = env.meter.counter(LOOP_STALLS)
         self._lag = env.meter.histogram(LOOP_LAG)
         self._longest = 0.0

@@ -166,19 +166,19 @@ class _Table(Generic[R]):
         """Return the first rule of `groups` that matches; None without one.  `path` must not contain `//`."""
         if self.exact:
             group = self.exact.get(path)
-            if group is not None and (rule := first(group, x, path)) is not None:
+            if group is not None and (rule := first_match(group, x, path)) is not None:
                 return rule
         if self.templates:
             for shape in self.templates.get(len(segments), ()):
                 group = shape.rules.get(shape.pick(segments))
                 if group is not None and (shape.may_end_empty or segments[-1]):
-                    rule = first(group, x, path)
+                    rule = first_match(group, x, path)
                     if rule is not None:
                         return rule
-        return first(self.chain(segments), x, path)
+        return first_match(self.chain(segments), x, path)
 
 
-def first(rules: list[Rule[R]], x: Exchange, path: bytes) -> Rule[R] | None:
+def first_match(rules: list[Rule[R]], x: Exchange, path: bytes) -> Rule[R] | None:
     """Return the first rule that matches the request; None without one.
 
     The paths of all given rules match, except that their regular expressions are not yet checked.
@@ -224,16 +224,16 @@ class Router(Generic[R]):
             # These rules are the most specific, and their literal segments have only one reading.
             group = known.leaves.get(leaf) if known.leaves else None
             if group is not None:
-                found = first(group, x, path)
+                found = first_match(group, x, path)
                 if found is not None:
                     return found.target
             group = known.any_leaf
             if (
                 group is not None
                 and len(path) <= self._longest
-                and (leaf.isalnum() or (leaf != b"" and self._is_plain(leaf)))
+                and (leaf.isalnum() or (leaf != b"" and self._has_one_reading(leaf)))
             ):
-                found = first(group, x, path)
+                found = first_match(group, x, path)
                 if found is not None:
                     x.captured_by = found
                     x.captured_path = path
@@ -241,10 +241,10 @@ class Router(Generic[R]):
         segments = path.split(b"/")
         if (
             len(path) > self._longest
-            or not self._is_plain(path)
+            or not self._has_one_reading(path)
             or (segments.count(b"") > 1 and path.find(b"//") >= 0)  # `in` is slow for more than one octet
         ):
-            return self._match_odd(x, tables)
+            return self._match_ambiguous(x, tables)
         for table in tables:
             found = table.find(x, path, segments)
             if found is not None:
@@ -253,29 +253,29 @@ class Router(Generic[R]):
                 return found.target
         return None
 
-    def _is_plain(self, path: bytes) -> bool:
+    def _has_one_reading(self, path: bytes) -> bool:
         """True if a path, or a segment, has only one reading.  `//` is not checked."""
         for octet in self._special:  # one search for each is faster than `translate`
             if octet in path:
                 return False
         return DOT not in path or not (path.startswith(b".") or path.find(b"/.") >= 0)
 
-    def _match_odd(self, x: Exchange, tables: tuple[_Table[R], ...]) -> R | None:
+    def _match_ambiguous(self, x: Exchange, tables: tuple[_Table[R], ...]) -> R | None:
         """Match a path that may have several readings, or is too long for a regular expression."""
         known = uri.readings(x.path)
         rules: set[Rule[R] | None] = set()
         for path in known:
             segments = path.split(b"/")
             groups = (group for table in tables for group in table.groups(path, segments))
-            rules.add(next((rule for group in groups if (rule := first(group, x, path)) is not None), None))
+            rules.add(next((rule for group in groups if (rule := first_match(group, x, path)) is not None), None))
         found = rules.pop() if len(rules) == 1 else None
-        if found is None or (len(x.path) > MAX_INPUT and self._patterns_before(found)):
+        if found is None or (len(x.path) > MAX_INPUT and self._has_pattern_before(found)):
             return None
         x.captured_by = found
         x.captured_path = known[0]
         return found.target
 
-    def _patterns_before(self, found: Rule[R]) -> bool:
+    def _has_pattern_before(self, found: Rule[R]) -> bool:
         """True if a rule with a regular expression is more specific than `found`.  For a path that is too long for it,
         `found` must then not be selected."""
         return any(rule.pattern is not None and rule.rank > found.rank for rule in self.rules)

@@ -5,7 +5,7 @@ Start reading at `loop`:
 - `loop`: event loop whose clock jumps to the next timer without waiting.
 - `network`: listeners, names and listening sockets of that loop.
 - `transport`: the two ends of one connection, with the order, flow control, ends and resets of TCP.
-- `silence`: stand-ins for telemetry, which a simulated sidecar does not have.
+- `no_telemetry`: stand-ins for telemetry, which a simulated sidecar does not have.
 
 Rules:
 

@@ -68,6 +68,7 @@ STAGES: Final = (
     StageKind("cache"),  # inside `fallback`, which may use its stale entries; sees the request as the client sent it
     StageKind("concurrency"),  # inside `cache`: a hit costs no permit; a request has one for all its attempts
     StageKind("transform"),  # once for all attempts; a response before it is stored or sent
+    StageKind("translate"),  # inside `cache` and `transform`, which see REST; retry and breaker see calls of gRPC
     StageKind("hedge"),  # outside `retry`: each of two racing requests may retry, and both pay from one budget
     StageKind("retry"),  # sees an open circuit as an outcome, and holds no probe while it waits
     StageKind("circuit_breaker"),  # judges single attempts, so it sees each failure

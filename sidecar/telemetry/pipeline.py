@@ -18,7 +18,7 @@ from threading import Thread
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from sidecar.core import events, metrics
-from sidecar.core.env import Env, Names
+from sidecar.core.env import Env, NameResolver
 from sidecar.core.exchange import Exchange
 from sidecar.core.outcome import Outcome
 from sidecar.telemetry.logs.lines import Lines, LineWriter
@@ -103,26 +103,26 @@ class Telemetry:
             self.settings = settings = resolve_settings(spec, service, self._environ)
             for warning in settings.warnings:
                 self._env.emit(events.TELEMETRY_SETTINGS, level="warning", problem=warning)
-            self._wire(settings)
+            self._set_up_exports(settings)
         self._tune_tracing(spec.sampling, self.settings)
         self._tune_access(spec.access_log)
 
     # ----- once
 
-    def _wire(self, settings: Settings) -> None:
-        """Set up exports to the configured destinations; report a failure instead of raising it."""
+    def _set_up_exports(self, settings: Settings) -> None:
+        """Make the exports to the configured destinations; report a failure instead of raising it."""
         targets = [target for target in (settings.traces, settings.metrics) if target is not None]
         if not targets:
             return
         self._secrets.hide([value for target in targets for value in target.headers.values()], "telemetry")
         self._recorder.exemplars = settings.exemplars
         try:
-            self._connect(settings)
+            self._make_exports(settings)
         except Exception as error:  # libraries raise many types for a bad certificate or address
             self._env.emit(events.EXPORT_FAILED, level="error", cause="nothing is exported", error=error)
 
-    def _connect(self, settings: Settings) -> None:
-        """Make the queue of spans, the tracer and the export of metrics."""
+    def _make_exports(self, settings: Settings) -> None:
+        """Make the queue of spans, the tracer and the export of metrics, and register their counters."""
         import uuid
 
         from opentelemetry.sdk.trace import SpanLimits
@@ -137,7 +137,7 @@ class Telemetry:
 
         export.listen(settings.level)
         env, total = self._env, self._registry.total
-        look_up = None if env.names is None else blocking(env.names, asyncio.get_running_loop())
+        look_up = None if env.names is None else look_up_in_thread(env.names, asyncio.get_running_loop())
         resource = export.resource(
             settings.service, self._version, str(uuid.UUID(int=env.rng.getrandbits(128), version=4))
         )
@@ -235,8 +235,8 @@ class Telemetry:
             self._lines.close()
 
 
-def blocking(names: Names, loop: asyncio.AbstractEventLoop) -> Callable[[str], Sequence[str]]:
-    """Return a look-up function for threads, which runs the look-up on the loop and raises `OSError` if it fails."""
+def look_up_in_thread(names: NameResolver, loop: asyncio.AbstractEventLoop) -> Callable[[str], Sequence[str]]:
+    """Return a function by which a thread looks a name up: it waits for a look-up on the loop.  Raises `OSError`."""
 
     def look_up(name: str) -> Sequence[str]:
         looking = names.look_up(name)

@@ -2,7 +2,7 @@
 
 A secret is recognised in four ways, because none of them finds all secrets: by the name of its field; by its form in a
 text (credentials in a URL, a value of Authorization); by its value (`Secrets.hide`: tokens from policies, environment
-and files); and by its origin (`Secrets.show`: values that policy files take from `${NAME}`).
+and files); and by its origin (`Secrets.mask`: values that policy files take from `${NAME}`).
 """
 
 from __future__ import annotations
@@ -88,8 +88,8 @@ class Secrets:
         self._origins: deque[Masks] = deque(maxlen=KEPT)
         self._masks = Masks({})
 
-    def show(self, masks: Masks) -> None:
-        """Replace masked texts from now on.
+    def mask(self, masks: Masks) -> None:
+        """Replace the texts of `masks` in all output from now on.
 
         The masks of the last `KEPT` calls are in force, because values of older policies are used for a while after a
         reload.
@@ -99,7 +99,7 @@ class Secrets:
             self._masks = Masks({word: shown for each in self._origins for word, shown in each.replacements.items()})
 
     def hide(self, values: Iterable[str], whose: str = "") -> None:
-        """Hide texts from now on; they replace the texts that the same owner, `whose`, named before.
+        """Hide texts in all output from now on; they replace those that the same owner, `whose`, named before.
 
         Texts shorter than `MIN_SECRET` are not hidden.
         """

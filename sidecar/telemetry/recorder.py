@@ -7,7 +7,7 @@ requests are optional.  The recorder never makes a request fail.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from sidecar.core.exchange import Attempt, Exchange, RequestMetrics
 from sidecar.core.metrics import Exemplar
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from sidecar.telemetry.logs.access import AccessLog
     from sidecar.telemetry.settings import ExemplarFilter
     from sidecar.telemetry.tracing.tracer import Tracer
+
+HTTP2: Final = 20
+"""Version of exchanges over HTTP/2."""
 
 
 class Recorder:
@@ -51,12 +54,14 @@ class Recorder:
         `reason` is the code of its failure, empty if it has none.  `seconds` is the duration of the whole exchange.
         """
         metrics: RequestMetrics = self._unrouted[x.scheme] if x.route is None else x.route.metrics
+        if x.version == HTTP2:
+            metrics = metrics.of_http2()
         metrics.record(x.method, outcome.status, reason, seconds)
         if reason or outcome.status >= 500 or x.replaced is not None:
             self._record_failure(x, outcome, reason, seconds)
         for a in x.attempts:
             if not a.ended:
-                self._end(a, outcome, reason)
+                self._end_attempt(a, outcome, reason)
             self._attempts.record(a.upstream, a.endpoint, x.method, a.status, a.reason, a.ended - a.started)
         trace = x.trace
         if trace is not None and self.tracer is not None:
@@ -75,8 +80,8 @@ class Recorder:
         if self.failures is not None:
             self.failures(x, outcome, reason, seconds)
 
-    def _end(self, attempt: Attempt, outcome: Outcome, reason: str) -> None:
-        """End an attempt that continues for other requests, such as the fetch of a cache."""
+    def _end_attempt(self, attempt: Attempt, outcome: Outcome, reason: str) -> None:
+        """Set the end of an attempt that goes on for other requests, such as the fetch of a cache."""
         attempt.ended = self._now()
-        attempt.status = outcome.status
+        attempt.status, attempt.verdict = outcome.status, outcome.verdict
         attempt.reason = reason

@@ -126,7 +126,7 @@ def breakers(model: Model) -> Rows:
     known = [each for each in _states(model, "breaker") if each.get("state") in WEIGHT]
     known.sort(key=lambda each: WEIGHT[each["state"]])
     for each in known:
-        state = each["state"].replace("_", "-") + (", held" if each.get("forced") else "")
+        state = each["state"].replace("_", "-") + (", forced" if each.get("forced") else "")
         state += ", observed" if each.get("observed") else ""
         probe = duration(each["next_probe_in"]) if each.get("next_probe_in") is not None else ""
         cells = (plain(each["name"]), Text(state, TONES[each["state"]]), plain(each.get("why", "")), probe)

@@ -12,7 +12,7 @@ from urllib.parse import quote_plus, unquote_to_bytes
 
 from msgspec import Raw
 
-from sidecar.transform.jsonbody import Document, InvalidBody, opened, plain
+from sidecar.transform.jsonbody import Document, InvalidBody, parse_member, plain
 
 MAX_FIELDS: Final = 1_000
 """Fields of a form, at most."""
@@ -38,14 +38,14 @@ def from_form(data: bytes) -> Document:
 
 def to_form(document: Document) -> bytes:
     """Return a document as a form.  Raises `InvalidBody`."""
-    fields = opened(document.box, 0)
+    fields = parse_member(document.box, 0)
     if fields.__class__ is not dict:
         raise InvalidBody("is not a JSON object, and only an object can be written as a form")
     pairs = []
     for name in list(fields):
-        value = opened(fields, name)
+        value = parse_member(fields, name)
         for index in range(len(value)) if value.__class__ is list else (None,):
-            text = _scalar(name, value if index is None else opened(value, index))
+            text = _scalar(name, value if index is None else parse_member(value, index))
             if text is not None:
                 pairs.append(f"{quote_plus(name)}={quote_plus(text)}")
     return "&".join(pairs).encode()

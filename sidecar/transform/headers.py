@@ -28,7 +28,7 @@ from sidecar.core.exchange import Exchange
 from sidecar.core.message import SEPARATORS, Message, fold
 from sidecar.core.outcome import Failure, Outcome
 from sidecar.core.template import Template, header_safe
-from sidecar.transform.values import NOBODY, is_constant
+from sidecar.transform.values import NO_REQUEST, is_constant
 
 NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 """Matches the name of a field (RFC 9110 5.6.2)."""
@@ -52,7 +52,7 @@ class HeaderEdit:
         """Compile the operations, with names as in the policy file."""
         values = [(name.lower().encode(), value) for name, value in (*set_.items(), *add.items())]
         is_fixed = all(map(is_constant, (value for _, value in values)))
-        self._constant = b"".join(_line(name, value, NOBODY, None) for name, value in values) if is_fixed else b""
+        self._constant = b"".join(_line(name, value, NO_REQUEST, None) for name, value in values) if is_fixed else b""
         """Lines to add that are the same for every request."""
         self._templates = () if is_fixed else tuple(values)
         """Names and texts of the lines to add, if one of them is not constant; otherwise empty."""

@@ -69,7 +69,7 @@ class Document:
             kind = dict if step.__class__ is str else list
             if value.__class__ is Raw and memoryview(value)[0] not in _BEGIN[kind]:
                 raise LookupError(step)  # do not open a long list only to learn that it has no keys
-            container = opened(container, key)
+            container = parse_member(container, key)
             if container.__class__ is not kind:
                 raise LookupError(step)
             key = step
@@ -114,7 +114,7 @@ def _mended(data: bytes) -> bytes:
     return ESCAPED.sub(lambda escape: escape[0] if escape[1] is None else REPLACEMENT, data)
 
 
-def opened(container: Any, key: Any) -> Any:
+def parse_member(container: Any, key: Any) -> Any:
     """Return a member, parsed by one level if it is an object or list.  Raises `LookupError` if there is none."""
     value = container[key]
     if value.__class__ is Raw:
@@ -125,7 +125,7 @@ def opened(container: Any, key: Any) -> Any:
             container[key] = value = _open_list(value)
         elif first in SPACE:
             container[key] = Raw(bytes(value).lstrip(SPACE))
-            return opened(container, key)
+            return parse_member(container, key)
     return value
 
 
@@ -136,7 +136,7 @@ def plain(value: Any) -> Any:
     return _decode_wide(encode(value)) if value.__class__ in (dict, list) else value
 
 
-def closed(value: Any) -> Raw:
+def to_raw(value: Any) -> Raw:
     """Return a value as raw text, which several places of a document can share."""
     return value if value.__class__ is Raw else Raw(encode(value))
 

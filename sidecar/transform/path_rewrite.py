@@ -20,7 +20,7 @@ from sidecar.core.exchange import Exchange
 from sidecar.core.pattern import MAX_INPUT, compile_pattern
 from sidecar.core.template import Template
 from sidecar.core.uri import canonical, readings
-from sidecar.transform.values import Refused
+from sidecar.transform.values import RewriteError
 
 LITERAL: Final = "/%:@!$&'()*+,;=~{}"
 """Characters of a template that stay as they are: those of a path (RFC 3986 3.3), escapes, and names in braces."""
@@ -32,19 +32,19 @@ class PathEdit(Protocol):
     """Rewrites a path."""
 
     def apply(self, path: bytes, x: Exchange) -> bytes:
-        """Return the path to send.  Raises `Refused`."""
+        """Return the path to send.  Raises `RewriteError`."""
 
 
 def segment(value: str) -> str:
-    """Return a value as one segment of a path.  Raises `Refused` for one that could change the structure."""
+    """Return a value as one segment of a path.  Raises `RewriteError` for one that could change the structure."""
     if not value:
-        raise Refused("has no value for a part of the path that the policy builds")
+        raise RewriteError("has no value for a part of the path that the policy builds")
     if "." in value or "%" in value or "\0" in value:
         once = unquote(value)
         if any(map(_DOTS.search, (value, once, unquote(once)))):
-            raise Refused("has a dot segment or a NUL in a part of the path that the policy builds")
+            raise RewriteError("has a dot segment or a NUL in a part of the path that the policy builds")
     if "\ufffd" in value:
-        raise Refused("has octets that are not UTF-8 in a part of the path that the policy builds")
+        raise RewriteError("has octets that are not UTF-8 in a part of the path that the policy builds")
     return quote(value, safe="")
 
 
@@ -105,7 +105,7 @@ class PathPattern:
             return path
         new = b"".join([part if isinstance(part, bytes) else found[part] or b"" for part in self._parts])
         if not readings(new):
-            raise Refused("has a dot segment or a NUL in a part of the path that the policy builds")
+            raise RewriteError("has a dot segment or a NUL in a part of the path that the policy builds")
         return new
 
 

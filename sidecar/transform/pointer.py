@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from sidecar.core.exchange import Exchange
 from sidecar.core.outcome import Outcome
-from sidecar.transform.jsonbody import Document, InvalidBody, closed, opened
+from sidecar.transform.jsonbody import Document, InvalidBody, parse_member, to_raw
 
 EACH: Final = object()
 """Step for `*`: each item or member."""
@@ -68,7 +68,7 @@ def places(document: Document, steps: Steps, *, make: bool = False) -> list[Plac
     container: Any = document.box
     key: Any = 0
     for number, step in enumerate(steps):  # most pointers lead from object to object
-        inner = opened(container, key)
+        inner = parse_member(container, key)
         if step is EACH or inner.__class__ is not dict:
             return _spread(container, key, steps, number, make=make)
         if step not in inner:
@@ -88,7 +88,7 @@ def _spread(container: Any, key: Any, steps: Steps, start: int, *, make: bool) -
         for container, key, stars in found:
             if make and not _has(container, key):
                 _put(container, key, {})
-            inner = opened(container, key)
+            inner = parse_member(container, key)
             kind = inner.__class__
             if step is EACH:
                 if kind is dict:
@@ -187,11 +187,11 @@ def _transfer(pointer: str, to: str, *, keep: bool) -> Operation:
     if target[: len(source)] == source:
         if keep or target == source or EACH in target[len(source) :]:
             raise ValueError(f"leads into itself, `{to}`; name another place")
-        return _sink(source, target[len(source) :])
+        return _nest(source, target[len(source) :])
 
     def operation(document: Document, _x: Exchange, _o: Outcome | None) -> None:
         found = places(document, source)
-        values = [(closed(container[key]), stars) for container, key, stars in found]
+        values = [(to_raw(container[key]), stars) for container, key, stars in found]
         if not keep:
             _delete(found)
         for value, stars in values:
@@ -201,7 +201,7 @@ def _transfer(pointer: str, to: str, *, keep: bool) -> Operation:
     return operation
 
 
-def _sink(steps: Steps, keys: Steps) -> Operation:
+def _nest(steps: Steps, keys: Steps) -> Operation:
     """Return an operation that puts each member into new objects in its place."""
 
     def operation(document: Document, _x: Exchange, _o: Outcome | None) -> None:
@@ -219,7 +219,7 @@ def select(pointers: Iterable[str]) -> Operation:
     kept = [parse_pointer(pointer) for pointer in pointers]
 
     def operation(document: Document, _x: Exchange, _o: Outcome | None) -> None:
-        opened(document.box, 0)
+        parse_member(document.box, 0)
         if not _keep(document.box, 0, kept):
             document.box[0] = {}
 
@@ -230,7 +230,7 @@ def _keep(container: Any, key: Any, kept: list[Steps]) -> bool:
     """Reduce a member to the values at the steps.  Returns False if it has none of them."""
     if () in kept:
         return True
-    inner = opened(container, key)
+    inner = parse_member(container, key)
     if inner.__class__ is dict:
         container[key] = {name: inner[name] for name in list(inner) if _keep(inner, name, list(_below(kept, name)))}
     elif inner.__class__ is list:
@@ -249,7 +249,7 @@ def wrap(pointer: str) -> Operation:
 
     With a star, each member that it matches is put into an object of its own.
     """
-    return _sink(*_around(pointer, "wraps into"))
+    return _nest(*_around(pointer, "wraps into"))
 
 
 def unwrap(pointer: str) -> Operation:
@@ -261,7 +261,7 @@ def unwrap(pointer: str) -> Operation:
 
     def operation(document: Document, _x: Exchange, _o: Outcome | None) -> None:
         for container, key, _ in places(document, outer):
-            opened(container, key)
+            parse_member(container, key)
             for holder, name, _ in places(Document(container[key]), keys):
                 container[key] = holder[name]
 

@@ -7,13 +7,13 @@ from typing import Final
 from sidecar.core.exchange import Exchange
 from sidecar.core.template import Template, names
 
-NOBODY: Final = Exchange(b"GET", b"/")
+NO_REQUEST: Final = Exchange(b"GET", b"/")
 """Request for templates that read no request."""
 DEPLOYMENT: Final = frozenset(("service", "route", "upstream"))
 """Names of templates whose values are known when policies are loaded."""
 
 
-class Refused(ValueError):  # noqa: N818 - of a document, not of the program
+class RewriteError(ValueError):
     """Message that cannot be rewritten as the policy says; the text completes "The request ..."."""
 
 

@@ -4,14 +4,16 @@ Start with `client.py`: one attempt, from the choice of an endpoint to the last 
 
     client          Upstream: makes an attempt (endpoint, connection, exchange, record)
     balancing/      choice of an endpoint: load balancing, ejection, health checks, discovery
+    grpc/           status of gRPC answers; the gRPC health check
     endpoint        Endpoint, its address and state; EndpointSet, shared by all of these
     pools, pool     connections of an upstream, and of one endpoint: reuse, limits, queue
     slow_places     places for requests that are forwarded before their body is complete
     connection      UpstreamConnection: one exchange at a time, and its phases
     request_head, request_body, response_head
                     messages on that connection; `connection` itself reads response bodies
+    http2/          many exchanges at a time on one connection: pool of streams, its connections, their exchanges
     deadlines       sweep that expires late exchanges and waiting requests
-    answer_times    usual response time of an endpoint, to judge attempts with a short deadline
+    response_times    usual response time of an endpoint, to judge attempts with a short deadline
     errors          descriptions of socket and TLS errors
     resolver        host names: look-ups, their cache, and Happy Eyeballs
     tls, certificates

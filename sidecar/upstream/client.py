@@ -31,20 +31,20 @@ from sidecar.core.outcome import (
     failed,
 )
 from sidecar.core.promise import Promise
-from sidecar.core.stage import Gate, final
+from sidecar.core.stage import Gate, outcome_to_settle
 from sidecar.engine.pipeline import Call, InFlight
-from sidecar.upstream.answer_times import SAMPLED
 from sidecar.upstream.balancing.balancer import Balancer
 from sidecar.upstream.balancing.discovery import Discovery, ask_loop
 from sidecar.upstream.balancing.ejection import Ejector
 from sidecar.upstream.balancing.health import HealthChecker, http_probe
 from sidecar.upstream.certificates import CertificateWatch
-from sidecar.upstream.connection import UpstreamConnection
 from sidecar.upstream.deadlines import Deadlines
 from sidecar.upstream.endpoint import Endpoint, EndpointSet
-from sidecar.upstream.pool import Acquired, Pool
+from sidecar.upstream.grpc.answer import read_status
+from sidecar.upstream.pool import Acquired, Carrier, Pool
 from sidecar.upstream.pools import Pools
-from sidecar.upstream.resolver import Names
+from sidecar.upstream.resolver import NameResolver
+from sidecar.upstream.response_times import SAMPLED
 from sidecar.upstream.spec import UpstreamSpec
 from sidecar.upstream.tls import ClientTlsSpec
 
@@ -57,8 +57,8 @@ class AttemptInFlight(Attempt):
 
     call: Call | None = None
     """Call that waits for the outcome; None while `Upstream.begin` runs, and once it has the outcome."""
-    connection: UpstreamConnection | None = None
-    """Connection that carries the exchange until the head of the response; else None."""
+    connection: Carrier | None = None
+    """Connection or stream that carries the exchange until the head of the response; else None."""
     outcome: Outcome | None = None
     """Outcome that was known within `Upstream.begin`, or whose body is still arriving; else None."""
     ticket: object = None
@@ -87,12 +87,12 @@ class AttemptInFlight(Attempt):
 
     def open(self) -> None:
         """Open a connection, or queue for one, and send the request once it is there."""
-        opening = self._pool.open(self._expires)
+        opening = self._pool.open(self._expires, self._x)
         if opening.done():
             self._use(opening)
         else:
             self._opening = opening
-            opening.wake(self._use)
+            opening.set_waiter(self._use)
 
     def _use(self, opening: Promise[Acquired]) -> None:
         """Send the request on the connection that the attempt waited for."""
@@ -101,11 +101,11 @@ class AttemptInFlight(Attempt):
         if x is None or opening.cancelled():
             return
         acquired = opening.result()
-        if isinstance(acquired, UpstreamConnection):
+        if isinstance(acquired, Outcome):
+            self.take(_judge(x, acquired, self._pool, self.started, self._upstream.now()))
+        else:
             self.connection = acquired
             acquired.exchange(x, self._expires, self.started, self)
-        else:
-            self.take(_judge(x, acquired, self._pool, self.started, self._upstream.now()))
 
     def take(self, outcome: Outcome) -> None:
         """Accept the response or the failure, unless an idle connection had been closed and the request is repeated.
@@ -117,12 +117,13 @@ class AttemptInFlight(Attempt):
             return
         self.answered = now = self._upstream.now()
         if outcome.failure is None:
-            times = self._pool.times
+            times, x = self._pool.times, self._x
+            if x is not None and x.is_grpc:
+                read_status(outcome, self._had_little_time)
             times.heard = now
             if now - self.started > times.usual:
-                x = self._x
                 times.learn(now - self.started - (0.0 if x is None or x.stream is None else x.stream.blocked_for(now)))
-            else:  # inlined `AnswerTimes.note`
+            else:  # inlined `ResponseTimes.note`
                 times.quick += 1
                 if times.quick == SAMPLED:
                     times.decay()
@@ -136,6 +137,12 @@ class AttemptInFlight(Attempt):
             self.outcome = outcome
         else:
             call.take(outcome)
+
+    def _had_little_time(self) -> bool:
+        """True if the caller's deadline has left less than the usual time for the answer."""
+        x, started = self._x, self.started
+        is_hurried = x is not None and x.deadline == x.caller_deadline
+        return is_hurried and self._pool.times.is_too_short(self._upstream.now() - started)
 
     def _repeat(self) -> bool:
         """Send the request again on a new connection, once; False if that is not possible."""
@@ -152,7 +159,7 @@ class AttemptInFlight(Attempt):
         """Settle the attempt at the end of the body; `broken` is its failure, None if it is complete."""
         outcome, self.outcome = self.outcome, None
         assert outcome is not None
-        self._settle(final(outcome, broken), self._upstream.now())
+        self._settle(outcome_to_settle(outcome, broken), self._upstream.now())
 
     def cancel(self) -> None:
         """Cancel the attempt and settle it as abandoned."""
@@ -175,6 +182,7 @@ class AttemptInFlight(Attempt):
         failure = outcome.failure
         if failure is None:
             self.status = outcome.status
+            self.verdict = outcome.verdict
         else:
             self.reason = failure.code
             self.cause = outcome.cause
@@ -215,14 +223,22 @@ class Upstream:
         self.tls: CertificateWatch | None = None
         """Certificates for `https://` endpoints; None without such endpoints."""
         tls = spec.tls or (ClientTlsSpec() if spec.is_tls else None)
+        plain_tls: CertificateWatch | None = None
         if tls is not None:
             key = ("tls", "upstream", name, tls.model_dump_json())
-            self.tls = obtain(key, None, lambda: CertificateWatch(tls, f"upstream {name}", env))
+            owner = f"upstream {name}"
+            if spec.protocol != "http2":
+                plain_tls = obtain(key, None, lambda: CertificateWatch(tls, owner, env))
+            self.tls = plain_tls
+            if spec.protocol != "http1":
+                offered = ["h2"] if spec.protocol == "http2" else ["h2", "http/1.1"]
+                self.tls = obtain((*key, *offered), None, lambda: CertificateWatch(tls, owner, env, offered))
         deadlines: Deadlines = obtain(("deadlines",), None, lambda: Deadlines(env))
-        names: Names | None = None if env.names is None else env.names.tuned(spec.resolve)
+        names: NameResolver | None = None if env.names is None else env.names.with_settings(spec.resolve)
         resolved = () if spec.resolve is None else (repr(spec.resolve),)
-        make_pools = lambda: Pools(self.endpoints, spec, env, deadlines, self.tls, where, names)  # noqa: E731 - as the others
-        self.pools: Pools = obtain(("pools", name, repr(tls), *resolved), spec, make_pools)
+        make_pools = lambda: Pools(self.endpoints, spec, env, deadlines, self.tls, where, names, plain_tls)  # noqa: E731 - as the others
+        spoken = () if spec.protocol == "auto" else (spec.protocol,)
+        self.pools: Pools = obtain(("pools", name, repr(tls), *spoken, *resolved), spec, make_pools)
         self._balancer = Balancer(self.endpoints, spec, env, None if endpoint_gate is None else self._accepts)
         self.ejector: Ejector | None = None
         """Ejector of failing endpoints; None without an `ejection` block."""
@@ -231,7 +247,7 @@ class Upstream:
         self._background: list[HealthChecker | Discovery] = []
         """Background tasks of the upstream."""
         if (check := spec.health_check) is not None:
-            watch = self.tls
+            watch = plain_tls
             dns = "" if spec.discover is None else spec.discover.dns
             probe = http_probe(None if watch is None else lambda: watch.context, names, dns)
             make_checker = lambda: HealthChecker(self.endpoints, check, env, probe)  # noqa: E731 - as the others
@@ -261,7 +277,7 @@ class Upstream:
         if self._make_gate is not None:
             gate = self._gate(endpoint)
             ticket = gate.admit(x)
-            if ticket.__class__ is Outcome:
+            if type(ticket) is Outcome:
                 return ticket
         pool = self.pools.of(endpoint)
         attempt = AttemptInFlight(x, self, endpoint, pool, now, expires)

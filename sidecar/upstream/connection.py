@@ -22,7 +22,7 @@ Rules:
 5. At most `MAX_INTERIM` interim responses are forwarded (RFC 9110 15.2).
 6. A body that ends with the connection counts as complete, except over TLS without a close_notify (RFC 9112 9.8).
 7. Malformed bytes become `PROTOCOL` and never reach a client.
-8. If the client is slow or its deadline short, the failure is not the upstream's (`answer_times.py`).
+8. If the client is slow or its deadline short, the failure is not the upstream's (`response_times.py`).
 9. From its first long response on, a connection reads at most `READ_BYTES` at a time (`BoundedReads`).
 
 `pool.py` opens, selects and keeps connections.
@@ -55,7 +55,6 @@ from sidecar.core.outcome import (
     INTERNAL,
     PROTOCOL,
     RESET,
-    SHORT_DEADLINE,
     SLOW_READER,
     STALE_CONNECTION,
     TIMEOUT,
@@ -63,7 +62,7 @@ from sidecar.core.outcome import (
     Outcome,
     failed,
 )
-from sidecar.upstream.errors import describe_error
+from sidecar.upstream.errors import describe_error, describe_late_body
 from sidecar.upstream.request_body import RequestBody
 from sidecar.upstream.request_head import request_head
 from sidecar.upstream.response_head import (
@@ -75,6 +74,7 @@ from sidecar.upstream.response_head import (
     read_response,
     read_upgrade,
 )
+from sidecar.upstream.response_times import is_hurried
 from sidecar.upstream.tls import is_cut_off
 
 if TYPE_CHECKING:
@@ -108,10 +108,6 @@ EMPTY_LINES: Final = re.compile(rb"(?:\r\n){1,8}(?!\r\n)")
 REQUEST_TIMEOUT: Final = 408
 MAX_INTERIM: Final = 16
 """Most interim responses to one request."""
-NO_CONTENT: Final = frozenset((204, 304))
-"""Statuses whose responses never have a body (RFC 9110 6.4.1)."""
-SPECIAL_STATUSES: Final = NO_CONTENT | {REQUEST_TIMEOUT}
-"""Statuses with special treatment: those without a body, and 408."""
 
 READ_BYTES: Final = 124 * 1024
 """Most bytes in one read of a connection that has carried a long response.  An object of this size is below the
@@ -272,8 +268,8 @@ class UpstreamConnection(asyncio.Protocol):
     def expire(self, now: float) -> None:
         """Fail the exchange, because its deadline or the idle timeout of its body has passed."""
         x, reader, times = self._exchange, self._reader, self.pool.times
-        if times.late is self:
-            times.late = None
+        if times.continued is self:
+            times.continued = None
             times.fall_silent(self._started, now)
             self.fail(TIMEOUT, "no response to an attempt that went on after its caller's deadline")
         elif self._request_body is not None and self._request_body.is_starved:
@@ -281,34 +277,28 @@ class UpstreamConnection(asyncio.Protocol):
         elif x is None:
             self.fail(TIMEOUT, "no complete response in time")
         elif reader is None:
-            self._expire_unanswered(x, now)
+            self._expire_without_head(x, now)
         else:
             self._expire_body(x, reader.body, now)
 
-    def _expire_unanswered(self, x: Exchange, now: float) -> None:
+    def _expire_without_head(self, x: Exchange, now: float) -> None:
         """Fail an exchange without a response head, and decide whether client, caller or upstream is to blame."""
-        times, body = self.pool.times, self._request_body
-        held = 0.0 if body is None else body.blocked_for(now)
-        given = now - self._started - held
-        is_hurried = x.deadline == x.caller_deadline and now >= x.deadline
-        is_too_short = given < x.attempt_timeout and times.is_too_short(given)
-        if is_too_short and held > (0.0 if times.usual else given):
-            self.fail(CLIENT_TIMEOUT, "the request's body left no time for a response")
-        elif not is_hurried:
-            self.fail(TIMEOUT, "no complete response in time")
-        else:
-            failure = SHORT_DEADLINE if is_too_short else TIMEOUT
-            if not self._listen_on(x, now, failure):
-                self.fail(failure, "no complete response in time")
+        body = self._request_body
+        blocked = 0.0 if body is None else body.blocked_for(now)
+        failure = self.pool.times.judge_unanswered(x, self._started, blocked, now)
+        if failure is CLIENT_TIMEOUT:
+            self.fail(failure, "the request's body left no time for a response")
+        elif not is_hurried(x, now) or not self._continue_attempt(x, now, failure):
+            self.fail(failure, "no complete response in time")
 
-    def _listen_on(self, x: Exchange, now: float, failure: Failure) -> bool:
+    def _continue_attempt(self, x: Exchange, now: float, failure: Failure) -> bool:
         """Report the failure, but continue the attempt to measure the response time; False if that is not possible."""
         pool = self.pool
         times, receiver = pool.times, self._receiver
         until = self._started + min(times.patience, x.attempt_timeout)
         if (
             receiver is None
-            or times.late is not None
+            or times.continued is not None
             or x.stream is not None
             or x.upgrade is not None
             or until <= now
@@ -320,28 +310,25 @@ class UpstreamConnection(asyncio.Protocol):
         self._exchange = twin
         self._receiver = None
         self._deadline = self.expires = until
-        times.begin_late(self, self._started)
+        times.begin_continued(self, self._started)
         receiver.take(failed(failure, cause="no complete response in time"))
         return True
 
     def _expire_body(self, x: Exchange, body: Body, now: float) -> None:
         """Fail an exchange with an incomplete response, and decide whether client, caller or upstream is to blame."""
-        held = body.blocked_for(now)
         if now < self._deadline:
             idle = f"the response's body stalled for {x.idle_timeout:.3g} s"
             self.fail(TIMEOUT, f"{idle} after {body.received} bytes")
-        elif self._is_reading_paused or 2 * held > now - self._started:
-            self.fail(SLOW_READER, "the client did not read the response in time")
-        elif x.deadline == x.caller_deadline and now >= x.deadline and now - self._piece_at < self.pool.times.expected:
-            self.fail(SHORT_DEADLINE, "the response's body was still arriving")
-        else:
-            self.fail(TIMEOUT, f"the response was cut off after {body.received} bytes of its body")
+            return
+        times = self.pool.times
+        failure = times.judge_body(x, body, self._piece_at, self._started, self._is_reading_paused, now)
+        self.fail(failure, describe_late_body(failure, body))
 
     def close(self) -> None:
         """Leave the pool, and close the transport once all written bytes are sent."""
         self._phase = CLOSED
-        if self.pool.times.late is self:
-            self.pool.times.late = None
+        if self.pool.times.continued is self:
+            self.pool.times.continued = None
         body, self._request_body = self._request_body, None
         if body is not None:
             body.end()
@@ -358,7 +345,7 @@ class UpstreamConnection(asyncio.Protocol):
         body = self._request_body
         if body is not None and (body.is_starved or (body.is_held_back and self._reader is None)):
             return body.starved_since
-        return NEVER if self._reader is None else self._reader.body.held_since
+        return NEVER if self._reader is None else self._reader.body.blocked_since
 
     @property
     def route(self) -> str:
@@ -422,7 +409,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         if error is not None and self._request_body is not None:
-            self._read_early_answer()
+            self._read_early_response()
         while self._reader is not None and self._reader.is_behind:
             self.data_received(b"")
         transport, self._transport = self._transport, None
@@ -473,7 +460,7 @@ class UpstreamConnection(asyncio.Protocol):
             return SLOW_READER if 2 * reader.body.blocked_for(now) > now - self._started else None
         return CLIENT_TIMEOUT if body is not None and body.is_slow(now) else None
 
-    def _read_early_answer(self) -> None:
+    def _read_early_response(self) -> None:
         """Read the rest of the socket's input after a failed write, because it may contain a response.
 
         A server that answers 413 and closes resets the connection (RFC 9112 9.6).  Event loops do not read after a
@@ -494,7 +481,7 @@ class UpstreamConnection(asyncio.Protocol):
         if self._buffer:
             data = self._buffer + data
             self._buffer = b""
-        head = None if self._scanned else read_ordinary(data, self.pool.env.wall)
+        head = None if self._scanned else read_ordinary(data, self.pool.wall)
         if head is None:
             self._take_unusual_head(data)
             return
@@ -545,18 +532,17 @@ class UpstreamConnection(asyncio.Protocol):
         x = self._exchange
         assert x is not None
         is_bodiless = x.method == b"HEAD"
-        if status in SPECIAL_STATUSES:
-            if status in NO_CONTENT:
-                is_bodiless = True
-            elif self._is_idle_close(x):
-                self.fail(STALE_CONNECTION, "closed while idle, with a 408")
-                return
+        if status == 204 or status == 304:  # never with a body (RFC 9110 6.4.1)
+            is_bodiless = True
+        elif status == REQUEST_TIMEOUT and self._is_idle_close(x):
+            self.fail(STALE_CONNECTION, "closed while idle, with a 408")
+            return
         if is_bodiless:
             if length is not None and length >= 0 and status != 204:
                 lines += b"content-length: %d\r\n" % length
             if length:
                 self._keep_alive = False
-            self._answer(Outcome(status, lines=lines), len(data) == end, status != 304)
+            self._respond(Outcome(status, lines=lines), len(data) == end, status != 304)
         elif length is None:  # delimited by the close (RFC 9112 6.3 rule 8)
             self._keep_alive = False
             self._stream(Outcome(status, lines=lines), UNTIL_CLOSE, data[end:])
@@ -564,7 +550,7 @@ class UpstreamConnection(asyncio.Protocol):
             self._take_chunked(x, Outcome(status, lines=lines), data[end:])
         elif len(data) - end >= length:
             outcome = Outcome(status, body=data[end : end + length], lines=lines)
-            self._answer(outcome, len(data) - end == length)
+            self._respond(outcome, len(data) - end == length)
         else:
             self._stream(Outcome(status, lines=lines), length, data[end:])
 
@@ -586,27 +572,27 @@ class UpstreamConnection(asyncio.Protocol):
             pieces = decoder.feed(data)
             if decoder.done and not (decoder.trailers and x.accepts_trailers):
                 outcome.body = b"".join(pieces)
-                self._answer(outcome, not decoder.rest)
+                self._respond(outcome, not decoder.rest)
                 return
         self._stream(outcome, CHUNKED, data)
 
-    def _answer(self, outcome: Outcome, is_clean: bool, is_doubtful: bool = False) -> None:
+    def _respond(self, outcome: Outcome, is_clean: bool, is_doubtful: bool = False) -> None:
         """Deliver a complete response; `is_clean` is False if bytes followed it, `is_doubtful` is that of `finish`.
 
         The connection returns to its pool first, because the receiver may use it again.
         """
         receiver, self._receiver = self._receiver, None
         if receiver is None:
-            self._record_late()
+            self._record_continued()
         self.finish(self._keep_alive and is_clean, is_doubtful)
         if receiver is not None:
             receiver.take(outcome)
 
-    def _record_late(self) -> None:
-        """Record the time of the response to a late attempt (`AnswerTimes`)."""
+    def _record_continued(self) -> None:
+        """Record the time of the response to a continued attempt (`ResponseTimes`)."""
         times = self.pool.times
-        if times.late is self:
-            times.record_late(self.pool.env.now())
+        if times.continued is self:
+            times.record_continued(self.pool.env.now())
 
     # ----- response body
 
@@ -618,7 +604,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._await_piece()
         receiver = self._receiver
         if receiver is None:
-            self._record_late()
+            self._record_continued()
             body.cancel()
             return
         if not self._is_bounded and not 0 <= length - len(first) <= READ_BYTES:
@@ -693,13 +679,13 @@ class UpstreamConnection(asyncio.Protocol):
     def pause_body(self) -> None:
         self.expires = self._deadline  # no idle timeout, because the client delays the body
         if self._reader is not None:
-            self._reader.body.hold(self.pool.env.now())
+            self._reader.body.block(self.pool.env.now())
         self.pause_reading()
 
     def resume_body(self) -> None:
         self._await_piece()
         if self._reader is not None:
-            self._reader.body.release(self.pool.env.now())
+            self._reader.body.unblock(self.pool.env.now())
         self.resume_reading()
 
     def cancel_body(self) -> None:

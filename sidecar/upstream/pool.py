@@ -7,7 +7,7 @@ Rules:
    requests, or `QUEUE` if that is more, because clients that retry quickly would fill a shorter one.  If it is full or
    the time is over, the request is refused (`overloaded`), without blame for the upstream.
 3. While requests wait, exchanges that wait for their own clients are ended: the longest first, and only after
-   `patience`.
+   `patience`.  Before a full queue refuses a request, one that has waited for `LEAST_PAUSE` is ended at once.
 4. A connection whose peer may still send a body is set aside for `SILENCE` seconds before it is reused.
 5. A retired pool, whose endpoint a reload has removed, closes idle connections at once and busy ones after their
    exchange.
@@ -20,8 +20,8 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections import deque
-from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from collections.abc import Awaitable, Callable, Collection
+from typing import TYPE_CHECKING, Any, Final, Union
 
 from sidecar.core.env import Env
 from sidecar.core.exchange import IDEMPOTENT_METHODS, Exchange
@@ -35,11 +35,14 @@ from sidecar.core.outcome import (
     failed,
 )
 from sidecar.core.promise import Promise
-from sidecar.upstream.answer_times import AnswerTimes
 from sidecar.upstream.connection import UpstreamConnection
 from sidecar.upstream.deadlines import Deadlines
 from sidecar.upstream.errors import describe_error
+from sidecar.upstream.response_times import ResponseTimes
 from sidecar.upstream.spec import UpstreamSpec
+
+if TYPE_CHECKING:
+    from sidecar.upstream.http2.stream import UpstreamStream
 
 CONNECTION_STATES: Final = ("idle", "active", "opening")
 """Connection states, as used in metric labels."""
@@ -55,9 +58,11 @@ SILENCE: Final = 0.1
 """Seconds after which a peer that has sent no unannounced body is expected to send none."""
 NO_LIMIT: Final = 1 << 60
 """Number of exchanges that no connection reaches; it fits into a native integer of compiled code."""
-Acquired = UpstreamConnection | Outcome
-"""Connection ready for an exchange, or the failure to get one."""
-Connect = Callable[[Callable[[], UpstreamConnection]], Awaitable[Any]]
+Carrier = Union[UpstreamConnection, "UpstreamStream"]
+"""Connection or stream that is ready for an exchange."""
+Acquired = Carrier | Outcome
+"""Connection or stream that is ready for an exchange, or the failure to get one."""
+Connect = Callable[[Callable[[], asyncio.BaseProtocol]], Awaitable[Any]]
 """Function that opens a transport for the protocol that a factory makes.  Raises `OSError`, as which `ssl.SSLError`
 counts."""
 
@@ -90,7 +95,7 @@ class Waiter:
         if self.has_queued:
             self.promise.resolve(self._pool.refuse())
         else:
-            self.promise.resolve(self._pool.late(f"no connection to {self._pool.name} in time"))
+            self.promise.resolve(self._pool.timed_out(f"no connection to {self._pool.name} in time"))
 
 
 class Pool:
@@ -103,11 +108,11 @@ class Pool:
         deadlines: Deadlines,
         connect: Connect,
         where: str = "",
-        awaits_name: Callable[[], bool] | None = None,
+        is_name_awaited: Callable[[], bool] | None = None,
     ) -> None:
         """Take the endpoint's URL as `name`, and `file:line` of its upstream as `where`, for refusals.
 
-        `awaits_name` returns True while connecting waits for a look-up; None for an endpoint without a name.
+        `is_name_awaited` returns True while connecting waits for a look-up; None for an endpoint without a name.
         """
         self.name = name
         """URL of the endpoint."""
@@ -115,6 +120,8 @@ class Pool:
         """Host field for a request without one, from an HTTP/1.0 client."""
         self.env = env
         self._now = env.now
+        self.wall = env.wall
+        """`Env.wall`, for the Date of responses without one."""
         self.deadlines = deadlines
         self.connect = connect
         self.max_size = 256
@@ -124,7 +131,7 @@ class Pool:
         self.connect_timeout = 1.0
         self.max_requests = NO_LIMIT
         """Number of exchanges after which a connection is closed."""
-        self.times = AnswerTimes()
+        self.times = ResponseTimes()
         """Usual response time of the endpoint."""
         self.idle: list[UpstreamConnection] = []
         """Idle connections, the most recently used one last."""
@@ -135,9 +142,12 @@ class Pool:
         self.opened = 0
         """Number of connections opened since the start."""
         self._where = where
-        self._awaits_name = awaits_name
+        self._is_name_awaited = is_name_awaited
         self._queue: deque[Waiter] = deque()
         self._is_retired = False
+        self._crowd = 0
+        """Longest length of the queue since it was last empty: what is left of a crowd has no more patience than its
+        beginning."""
         self._is_pressing = False
         """True while `_reclaim_later` is scheduled."""
         self._is_reaping = False
@@ -153,7 +163,7 @@ class Pool:
         """True if another connection may be opened."""
         return self.size < self.max_size
 
-    def take(self, x: Exchange, now: float) -> UpstreamConnection | None:
+    def take(self, x: Exchange, now: float) -> Carrier | None:
         """Return an idle connection that is safe for the exchange; None without one.
 
         For a request that is not idempotent, a connection with unread input is closed: it may hold the peer's close.
@@ -172,37 +182,39 @@ class Pool:
                 return connection
         return None
 
-    def open(self, expires: float) -> Promise[Acquired]:
-        """Open a connection, or queue for one, and return its promise; `expires` is the deadline of the request."""
+    def open(self, expires: float, x: Exchange | None = None) -> Promise[Acquired]:
+        """Open a connection, or queue for one, and return its promise; `expires` is the deadline of the request `x`."""
         waiter = Waiter(self, min(expires, self.env.now() + self.connect_timeout))
         if self.has_room:
             self._start(waiter)
-        elif len(self._queue) >= max(self.max_size, self.min_queue):
+        elif len(self._queue) >= max(self.max_size, self.min_queue) and not self._reclaim(LEAST_PAUSE, 1):
             waiter.promise.resolve(self.refuse())
             return waiter.promise
         else:
             waiter.has_queued = True
             self._queue.append(waiter)
+            self._crowd = max(self._crowd, len(self._queue))
             if not self._is_pressing:
                 self._is_pressing = True
                 self._reclaim_later()
         self.deadlines.add(waiter)
         return waiter.promise
 
-    def _start(self, waiter: Waiter) -> None:
-        """Start to open a connection for a request."""
+    def _start(self, waiter: Waiter | None) -> None:
+        """Start to open a connection for a request; None if it is for all that wait."""
         self.opening += 1
         task = self.env.spawn(self._open(waiter))
         timer = self.env.call_later(self.connect_timeout, task.cancel)
         task.add_done_callback(lambda _: timer.cancel())
 
-    async def _open(self, waiter: Waiter) -> None:
+    async def _open(self, waiter: Waiter | None) -> None:
+        assert waiter is not None
         connection = UpstreamConnection(self)
         try:
             await self.connect(lambda: connection)
             outcome = failed(CONNECT_FAILURE, cause=f"{self.name}: closed at once")
         except asyncio.CancelledError:  # only the timer of `_start` cancels this task
-            outcome = self.late(f"connecting to {self.name} took too long")
+            outcome = self.timed_out(f"connecting to {self.name} took too long")
             now = self.env.now()
             self.times.fall_silent(now - self.connect_timeout, now)
         except (OSError, ssl.CertificateError) as error:
@@ -217,9 +229,9 @@ class Pool:
             self._advance()
             waiter.promise.resolve(outcome)
 
-    def late(self, cause: str) -> Outcome:
+    def timed_out(self, cause: str) -> Outcome:
         """Return the failure to connect in time; `cause` is its text, unless the look-up of the name still runs."""
-        if self._awaits_name is not None and self._awaits_name():
+        if self._is_name_awaited is not None and self._is_name_awaited():
             return failed(LOOKUP_TIMEOUT, cause=f"looking up the name of {self.name} took too long")
         return failed(CONNECT_TIMEOUT, cause=cause)
 
@@ -232,16 +244,25 @@ class Pool:
 
     def _reclaim_later(self) -> None:
         """End exchanges that have waited too long for their clients, one for each request in the queue."""
-        allowed = patience(len(self._queue), self.max_size)
-        limit = self.env.now() - allowed
-        blocked = [c for c in self.connections if c.blocked_since <= limit]
-        blocked.sort(key=lambda connection: connection.blocked_since)
-        for connection in blocked[: len(self._queue)]:
-            connection.yield_place()
+        allowed = patience(self._crowd, self.max_size)
+        self._reclaim(allowed, len(self._queue))
         if self._queue:
             self.env.call_later(max(LEAST_PAUSE, allowed / LOOKS), self._reclaim_later)
         else:
             self._is_pressing = False
+            self._crowd = 0
+
+    def _reclaim(self, allowed: float, most: int) -> bool:
+        """End at most `most` exchanges that have waited for their clients for `allowed` seconds, the longest first.
+
+        False if there is none.
+        """
+        limit = self.env.now() - allowed
+        blocked = [carrier for carrier in self.carriers_in_use() if carrier.blocked_since <= limit]
+        blocked.sort(key=lambda carrier: carrier.blocked_since)
+        for carrier in blocked[:most]:
+            carrier.yield_place()
+        return bool(blocked)
 
     def release(self, connection: UpstreamConnection, waiter: Waiter | None = None) -> None:
         """Give a connection to its waiter or to the first request in the queue; without either, keep it idle.
@@ -303,6 +324,23 @@ class Pool:
         self._is_reaping = bool(self.idle)
         if self._is_reaping:
             self.env.call_later(self.idle_timeout, self._reap)
+
+    # ----- called by the owner of the pools
+
+    def carriers_in_use(self) -> list[Carrier]:
+        """Return the connections, idle ones included, or the streams that may carry an exchange."""
+        return [*self.connections]
+
+    @property
+    def has_lasting_connections(self) -> bool:
+        """True if a connection may outlast the addresses of its endpoint's name."""
+        return bool(self.idle)
+
+    def leave_addresses(self, addresses: Collection[str]) -> None:
+        """Close idle connections to other addresses than these."""
+        for connection in list(self.idle):
+            if connection.peer_address() not in addresses:
+                connection.close()
 
     def retune(self, spec: UpstreamSpec) -> None:
         """Apply new settings; connections above a lower limit are closed after their exchange."""

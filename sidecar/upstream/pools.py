@@ -15,13 +15,12 @@ from functools import partial
 from typing import Any, Final
 
 from sidecar.core import metrics
-from sidecar.core.env import Env, Pending
+from sidecar.core.env import Env, TaskHandle
 from sidecar.upstream.certificates import CertificateWatch
-from sidecar.upstream.connection import UpstreamConnection
 from sidecar.upstream.deadlines import Deadlines
 from sidecar.upstream.endpoint import Endpoint, EndpointSet, authority, literal
-from sidecar.upstream.pool import CONNECTION_STATES, Pool, patience
-from sidecar.upstream.resolver import Names, known
+from sidecar.upstream.pool import CONNECTION_STATES, Connect, Pool, patience
+from sidecar.upstream.resolver import NameResolver, known
 from sidecar.upstream.spec import UpstreamSpec
 
 FOLLOW_SECONDS: Final = 1.0
@@ -39,11 +38,13 @@ class Pools:
         deadlines: Deadlines,
         tls: CertificateWatch | None = None,
         where: str = "",
-        names: Names | None = None,
+        names: NameResolver | None = None,
+        plain_tls: CertificateWatch | None = None,
     ) -> None:
         """Take the certificates for `https://` endpoints, `file:line` of the upstream, and the resolver of names.
 
-        Without `names`, the loop resolves the names of endpoints.
+        Without `names`, the loop resolves the names of endpoints.  `plain_tls` offers HTTP/1.1 alone, for WebSockets;
+        None where `tls` does.
         """
         self._upstream = endpoints.upstream
         self._spec = spec
@@ -52,8 +53,9 @@ class Pools:
         self._tls = tls
         self._where = where
         self._names = names
+        self._plain_tls = plain_tls
         self._pools: dict[Endpoint, Pool] = {}
-        self._followers: dict[Endpoint, Pending] = {}
+        self._followers: dict[Endpoint, TaskHandle] = {}
         """Tasks that check the addresses of the endpoints' names."""
         self._unsubscribe = endpoints.on_removal(self._remove)
         for state in CONNECTION_STATES:
@@ -66,25 +68,37 @@ class Pools:
         if pool is None:
             names = None if literal(endpoint.host) is not None else self._names
             connect = partial(open_connection, endpoint, self._tls, names)
-            awaits = None if names is None else partial(names.awaits, endpoint.host)
-            pool = self._pools[endpoint] = Pool(endpoint.url, self._env, self._deadlines, connect, self._where, awaits)
+            awaits = None if names is None else partial(names.is_awaited, endpoint.host)
+            if self._spec.may_use_http2(endpoint.is_tls):
+                pool = self._make_streams(endpoint, connect, names, awaits)
+            else:
+                pool = Pool(endpoint.url, self._env, self._deadlines, connect, self._where, awaits)
+            self._pools[endpoint] = pool
             self._tune(endpoint, pool)
             if names is not None and endpoint.host and not known(endpoint.host):
                 self._followers[endpoint] = self._env.spawn(self._follow(pool, names, endpoint.host))
         return pool
 
-    async def _follow(self, pool: Pool, names: Names, host: str) -> None:
+    def _make_streams(
+        self, endpoint: Endpoint, connect: Connect, names: NameResolver | None, awaits: Callable[[], bool] | None
+    ) -> Pool:
+        """Return a pool of streams, whose package is imported for the first one."""
+        from sidecar.upstream.http2.pool import StreamPool
+
+        is_http2_only = self._spec.protocol == "http2"
+        plain = None if is_http2_only else partial(open_connection, endpoint, self._plain_tls, names)
+        return StreamPool(endpoint.url, self._env, self._deadlines, connect, self._where, awaits, is_http2_only, plain)
+
+    async def _follow(self, pool: Pool, names: NameResolver, host: str) -> None:
         """Close idle connections to addresses that the name no longer has, again and again."""
         while True:
             await self._env.sleep(FOLLOW_SECONDS)
-            if pool.idle:
+            if pool.has_lasting_connections:
                 try:
                     addresses = await names.look_up(host)  # a query only if the cached answer has expired
                 except OSError:
                     continue
-                for connection in list(pool.idle):
-                    if connection.peer_address() not in addresses:
-                        connection.close()
+                pool.leave_addresses(addresses)
 
     def reclaim(self, route: str = "", waiting: int = 1, places: int = 1) -> bool:
         """End the exchange that has waited longest for its own client; False if none has waited for too long.
@@ -93,11 +107,11 @@ class Pools:
         that an exchange may wait (`patience`).
         """
         limit = self._env.now() - patience(waiting, places)
-        connections = (each for pool in self._pools.values() for each in pool.connections)
-        blocked = [each for each in connections if each.blocked_since <= limit and route in ("", each.route)]
+        carriers = (each for pool in self._pools.values() for each in pool.carriers_in_use())
+        blocked = [each for each in carriers if each.blocked_since <= limit and route in ("", each.route)]
         if not blocked:
             return False
-        min(blocked, key=lambda connection: connection.blocked_since).yield_place()
+        min(blocked, key=lambda carrier: carrier.blocked_since).yield_place()
         return True
 
     def count(self, state: str) -> int:
@@ -145,8 +159,8 @@ class Pools:
 async def open_connection(
     endpoint: Endpoint,
     tls: CertificateWatch | None,
-    names: Names | None,
-    protocol: Callable[[], UpstreamConnection],
+    names: NameResolver | None,
+    protocol: Callable[[], asyncio.BaseProtocol],
 ) -> None:
     """Connect a protocol to an endpoint, with TLS for `https://`.  Raises `OSError`, as which `ssl.SSLError` counts.
 

@@ -20,6 +20,7 @@ from sidecar.core.outcome import Failure
 
 if TYPE_CHECKING:
     from sidecar.upstream.connection import UpstreamConnection
+    from sidecar.upstream.http2.stream import UpstreamStream
 
 SLOW_RATE: Final = 1024
 """Rate in bytes per second below which a client counts as too slow, after the upstream has waited one second for it."""
@@ -31,9 +32,9 @@ class RequestBody:
     """Sink of a streamed request body: writes it to the connection, in chunks if its length is unknown."""
 
     __slots__ = (
+        "_blocked_before",
         "_connection",
         "_exchange",
-        "_held_before",
         "_is_attached",
         "_is_chunked",
         "_is_ended",
@@ -44,12 +45,14 @@ class RequestBody:
         "starved_since",
     )
 
-    def __init__(self, connection: UpstreamConnection, transport: asyncio.Transport, x: Exchange, stream: Body) -> None:
+    def __init__(
+        self, connection: UpstreamConnection | UpstreamStream, transport: asyncio.Transport, x: Exchange, stream: Body
+    ) -> None:
         self._connection = connection
         self._transport = transport
         self._exchange = x
         self._stream = stream
-        self._held_before = stream.held
+        self._blocked_before = stream.blocked_seconds
         """Seconds for which the client delayed the body in earlier attempts."""
         self._is_chunked = stream.length is None
         """True if the body is sent in chunks."""
@@ -113,20 +116,20 @@ class RequestBody:
 
     def blocked_for(self, now: float) -> float:
         """Return the seconds for which the upstream has waited for the client in this attempt."""
-        return self._stream.blocked_for(now) - self._held_before
+        return self._stream.blocked_for(now) - self._blocked_before
 
     def is_slow(self, now: float) -> bool:
         """True if the upstream waits for a client that sends less than `SLOW_RATE` bytes per second."""
-        held = self.blocked_for(now)
-        return self.is_starved and held >= 1 and self._stream.received < SLOW_RATE * held
+        blocked = self.blocked_for(now)
+        return self.is_starved and blocked >= 1 and self._stream.received < SLOW_RATE * blocked
 
     def _measure(self) -> None:
         """Start or stop counting the time as the client's delay."""
         now = self._connection.pool.env.now()
         if self.is_starved:
-            self._stream.hold(now)
+            self._stream.block(now)
         else:
-            self._stream.release(now)
+            self._stream.unblock(now)
 
     # ----- flow control, called by the connection
 

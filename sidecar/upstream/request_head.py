@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from sidecar.core.exchange import NEVER, Exchange
+from sidecar.grpc.timeout import format_timeout
 
 METHODS_WITH_BODY: Final = frozenset((b"POST", b"PUT", b"PATCH"))
 """Methods for which a missing body is sent as `Content-Length: 0` (RFC 9110 8.6)."""
@@ -30,16 +31,8 @@ def request_head(x: Exchange, now: float, host: bytes) -> bytes:
         fields += b"connection: Upgrade\r\nupgrade: %b\r\n" % x.upgrade
     if x.accepts_trailers:
         fields += b"connection: te\r\nte: trailers\r\n"
-    if x.deadline != NEVER and x.timeout_header:
-        seconds = x.deadline - now
-        if seconds > x.attempt_timeout:
-            seconds = x.attempt_timeout
-        left = int(seconds * 1000)
-        if left < 1:
-            left = 1
-        fields += b"%b: %d\r\n" % (x.timeout_header, left)
-        if x.grpc_timeout:
-            fields += b"grpc-timeout: %dm\r\n" % min(left, 99_999_999)
+    if x.deadline != NEVER and (x.timeout_header or x.grpc_timeout):
+        fields += time_fields(x, now)
     return b"%b %b HTTP/1.1\r\nhost: %b\r\n%b%b%bx-sidecar-attempt: %d\r\n\r\n" % (
         x.method,
         x.path if x.query is None else b"%b?%b" % (x.path, x.query),
@@ -49,3 +42,15 @@ def request_head(x: Exchange, now: float, host: bytes) -> bytes:
         x.forwarding,
         x.attempt + x.marked_attempt,
     )
+
+
+def time_fields(x: Exchange, now: float) -> bytes:
+    """Return the lines that give the upstream the time left; only for an exchange with a deadline."""
+    seconds = x.deadline - now
+    if seconds > x.attempt_timeout:
+        seconds = x.attempt_timeout
+    left = int(seconds * 1000)
+    if left < 1:
+        left = 1
+    lines = b"%b: %d\r\n" % (x.timeout_header, left) if x.timeout_header else b""
+    return lines + b"grpc-timeout: %b\r\n" % format_timeout(seconds) if x.grpc_timeout else lines

@@ -256,7 +256,7 @@ class Resolver:
             await asyncio.wait((task,))
         return entry if entry.addresses and self.now() < entry.expires(spec) else self._stale(entry, name, spec)
 
-    def awaits(self, name: str, spec: ResolveSpec) -> bool:
+    def is_awaited(self, name: str, spec: ResolveSpec) -> bool:
         """True if a look-up of the name is in progress, and no cached answer can be used meanwhile."""
         entry = self.entry(name, spec.family)
         return entry.task is not None and not self._is_usable(entry, spec)
@@ -305,7 +305,7 @@ class Resolver:
             entry.task = None
 
 
-class Names:
+class NameResolver:
     """Look-ups and connections of one upstream: a resolver with the upstream's settings."""
 
     __slots__ = ("_others", "_queries", "_resolver", "_spec")
@@ -327,9 +327,9 @@ class Names:
         """Return the addresses of a name, the best first.  Raises `OSError`."""
         return known(name) or (await self._resolver.look_up(name, self._spec)).addresses
 
-    def awaits(self, name: str) -> bool:
+    def is_awaited(self, name: str) -> bool:
         """True if connections wait for the look-up of `name`."""
-        return not known(name) and self._resolver.awaits(name, self._spec)
+        return not known(name) and self._resolver.is_awaited(name, self._spec)
 
     async def ask(self, name: str) -> Answer:
         """Return the addresses of a name from a new look-up.  Raises `OSError`."""
@@ -353,18 +353,18 @@ class Names:
         entry.mark(order[: order.index(address)] if address in order else (), now())
         return winner
 
-    def tuned(self, settings: ResolveSpec | None) -> Names:
+    def with_settings(self, settings: ResolveSpec | None) -> NameResolver:
         """Return a resolver with the settings of an upstream's `resolve` block; None means the defaults."""
         if settings is None:
             return self
         servers = settings.nameservers
         if servers is None:
-            return Names(self._resolver, self._queries, settings, self._others)
+            return NameResolver(self._resolver, self._queries, settings, self._others)
         resolver = self._others.get(servers)
         if resolver is None:
             own = self._resolver
             resolver = self._others[servers] = Resolver(own.now, own.spawn, Servers(self._queries, servers))
-        return Names(resolver, self._queries, settings, self._others)
+        return NameResolver(resolver, self._queries, settings, self._others)
 
     def describe(self) -> dict[str, Any]:
         """Return the cached results by name servers and by name, as JSON-ready values."""
@@ -376,10 +376,10 @@ class Names:
         self._queries.close()
 
 
-def names_of_system(now: Callable[[], float], spawn: Callable[[Coroutine[Any, Any, Any]], Any]) -> Names:
+def system_resolver(now: Callable[[], float], spawn: Callable[[Coroutine[Any, Any, Any]], Any]) -> NameResolver:
     """Return a resolver with the system's name servers; `now` and `spawn` are those of an `Env`."""
     queries = Queries()
-    return Names(Resolver(now, spawn, Servers(queries)), queries)
+    return NameResolver(Resolver(now, spawn, Servers(queries)), queries)
 
 
 def bounded(ttl: float, spec: ResolveSpec) -> float:

@@ -17,7 +17,7 @@ from sidecar.core.message import (
     Selection,
     get,
     get_all,
-    is_memorable,
+    is_cacheable,
     parse_fields,
     tokens,
     write_http_date,
@@ -127,7 +127,7 @@ def _read_status(line: bytes) -> int:
 
 def _read_line(text: bytes) -> int:
     """Return the meaning of a field line and cache it."""
-    line = CONNECTION_FIELDS.read(text)
+    line = CONNECTION_FIELDS.decide(text)
     if line is None:
         return UNUSUAL
     meaning = PASSES
@@ -135,7 +135,7 @@ def _read_line(text: bytes) -> int:
         meaning = _read_field(*line.field)
     elif line.is_noted:
         meaning = DATE if text[5:].strip(b" \t") else UNUSUAL
-    if is_memorable(text):
+    if is_cacheable(text):
         if len(MEANINGS) >= LINES:
             MEANINGS.clear()
         MEANINGS[text] = meaning
@@ -177,14 +177,28 @@ def read_response(
     if version != 11 and length == CHUNKED:
         keep = False
     if has_date:
-        headers = parse_fields(lines)
-        dates = get_all(headers, b"date")
-        if len(dates) != 1 or not dates[0]:
-            lines = b"".join([b"%b: %b\r\n" % field for field in headers if field[0] != b"date"])
-            has_date = False
+        lines, has_date = _keep_one_date(lines)
     if not has_date:
         lines += b"date: %b\r\n" % write_http_date(wall())
     return lines, length, keep
+
+
+def _keep_one_date(lines: bytes) -> tuple[bytes, bool]:
+    """Return the lines without their Dates unless they have exactly one, and True if they have."""
+    headers = parse_fields(lines)
+    dates = get_all(headers, b"date")
+    if len(dates) == 1 and dates[0]:
+        return lines, True
+    return b"".join([b"%b: %b\r\n" % field for field in headers if field[0] != b"date"]), False
+
+
+def read_stream_response(lines: bytes) -> tuple[bytes, bool]:
+    """Return the lines of an HTTP/2 response that are forwarded, and True if they have a Date.
+
+    `lines` are valid fields without the ones of a connection (`sidecar.http2.heads`).
+    """
+    passing, _, has_date = CONNECTION_FIELDS.take(lines, 0, len(lines))
+    return _keep_one_date(passing) if has_date else (passing, False)
 
 
 def read_interim(data: bytes, start: int, end: int) -> bytes:

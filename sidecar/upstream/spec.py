@@ -258,6 +258,9 @@ class UpstreamSpec(Model):
     internet)."""
     resolve: ResolveSpec | None = None
     """Look-up of the endpoints' names; without the block, its defaults apply."""
+    protocol: Literal["auto", "http1", "http2"] = "auto"
+    """Version of HTTP.  `auto` is HTTP/2 over TLS if the endpoint selects it by ALPN, else HTTP/1.1; in clear, `http2`
+    is spoken with prior knowledge (RFC 9113 3.3).  With HTTP/2 a connection carries up to 100 requests at a time."""
     connections: ConnectionsSpec = ConnectionsSpec.built_in()
     health_check: HealthCheckSpec | None = None
     ejection: EjectionSpec | None = None
@@ -283,6 +286,10 @@ class UpstreamSpec(Model):
         if self.tls is not None and not self.is_tls:
             raise ValueError("has a tls block, but no endpoint is https://; change the scheme or remove the block")
         return self
+
+    def may_use_http2(self, is_tls: bool) -> bool:
+        """True if connections to an endpoint may speak HTTP/2; `is_tls` is True if they use TLS."""
+        return self.protocol == "http2" or (self.protocol == "auto" and is_tls)
 
     @property
     def has_names(self) -> bool:

@@ -27,7 +27,7 @@ from sidecar.core import events, metrics
 from sidecar.core.exchange import Exchange
 from sidecar.downstream.server import Server
 from sidecar.simulation.loop import VirtualLoop
-from sidecar.simulation.silence import NoMetrics, NoTelemetry
+from sidecar.simulation.no_telemetry import NoMetrics, NoTelemetry
 from sidecar.simulation.transport import Address
 from tests.support.loop import run, settle, virtual, virtual_env
 from tests.support.proxy import HANDSHAKE, Client

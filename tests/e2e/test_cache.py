@@ -249,13 +249,13 @@ async def test_a_route_without_a_cache_is_not_touched(shared: Sidecar) -> None:
 STALE = answering(body=b"stored", fields=[("Cache-Control", "max-age=0, stale-if-error=60")])
 
 
-@pytest.mark.parametrize("odd", [
-    *(answering(status, b"odd") for status in (400, 408, 421, 425, 429, 431)), resetting_mid_body, truncating,
+@pytest.mark.parametrize("unusual", [
+    *(answering(status, b"unusual") for status in (400, 408, 421, 425, 429, 431)), resetting_mid_body, truncating,
     truncating_chunked,
     saying(b"HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nContent-Length: 9\r\n\r\nhalf", close=True),
 ])  # fmt: skip
-async def test_an_odd_answer_does_not_cost_the_stale_one(shared: Sidecar, odd: Behaviour) -> None:
-    async with world(shared, {"app": sequence(STALE, odd, reset)}, routes={"app": CACHE}) as w:
+async def test_an_unusual_response_keeps_the_stale_one(shared: Sidecar, unusual: Behaviour) -> None:
+    async with world(shared, {"app": sequence(STALE, unusual, reset)}, routes={"app": CACHE}) as w:
         assert (await w.sidecar.fetch("GET", "/app")).body == b"stored"
         with contextlib.suppress(ConnectionError, EOFError):
             assert (await w.sidecar.fetch("GET", "/app")).body != b"stored"

@@ -6,6 +6,7 @@ import json
 import subprocess
 from pathlib import Path
 
+from tests.support.forked import run_all
 from tests.support.process import COMMAND
 
 ROUTES = 200
@@ -67,7 +68,7 @@ def test_exit_codes(tmp_path: Path) -> None:
     (tmp_path / "fails").mkdir()
     (tmp_path / "fails" / "a.test.yaml").write_text(f"policies: ../good.yaml\ntests: [{one % 201}]")
     explain = ("GET", "/nowhere")
-    for code, *arguments in (
+    wanted = (
         (0, "check", good), (1, "check", bad), (1, "check", tmp_path / "nowhere"), (2, "check"),
         (0, "routes", good), (1, "routes", bad), (2, "routes", good, "x"),
         (0, "explain", good, *explain), (1, "explain", bad, *explain), (2, "explain", good, "GET"),
@@ -78,21 +79,22 @@ def test_exit_codes(tmp_path: Path) -> None:
         (1, "top", "--once", "127.0.0.1:1"), (2, "top", "x"),
         (2, "demo", "x"),
         (0, "--help"), (0, "--version"), (2,), (2, "chek"), (2, "--x"),
-    ):  # fmt: skip
-        done = run(*arguments)
+    )  # fmt: skip
+    for (code, *arguments), done in zip(
+        wanted, run_all([arguments for _, *arguments in wanted], tmp_path), strict=True
+    ):
         assert done.returncode == code, (arguments, done)
 
 
 def test_a_command_that_is_wrong_says_what_would_be_right(tmp_path: Path) -> None:
     path = tmp_path / "policies.yaml"
     path.write_text(many(1))
-    for arguments, says in (
-        (("explain", path, "GET", "orders"), "write it such as http://"),
-        (("explain", path, "GET", "/", "--listener", "door"), "there is no listener `door`; known are inbound"),
-        (("explain", path, "GET", "/", "-H", "x-user"), "-H 'name: value'"),
-        (("chek", path), "did you mean `check`?"),
-    ):
-        done = run(*arguments)
-        assert (done.returncode, says in done.stderr) == (2, True), done.stderr
-    done = run("check", tmp_path / "nowhere")
-    assert (done.returncode, "No such file" in done.stderr) == (1, True), done.stderr
+    wanted = (
+        (2, ("explain", path, "GET", "orders"), "write it such as http://"),
+        (2, ("explain", path, "GET", "/", "--listener", "door"), "there is no listener `door`; known are inbound"),
+        (2, ("explain", path, "GET", "/", "-H", "x-user"), "-H 'name: value'"),
+        (2, ("chek", path), "did you mean `check`?"),
+        (1, ("check", tmp_path / "nowhere"), "No such file"),
+    )
+    for (code, _, says), done in zip(wanted, run_all([each[1] for each in wanted], tmp_path), strict=True):
+        assert (done.returncode, says in done.stderr) == (code, True), done.stderr

@@ -24,12 +24,15 @@ PATIENCE = 120.0
 ROOT = Path(__file__).parents[2]
 
 
-def free_ports() -> dict[str, str]:
-    """Return the environment with five free ports in a row, below those of outgoing connections."""
+def free_ports(count: int) -> list[dict[str, str]]:
+    """Return environments for so many demos, each with five free ports in a row, below those of connections."""
     while True:
-        start = random.randrange(20000, 30000)
-        if all(is_free("127.0.0.1", start + n) for n in range(5)):
-            return {"DEMO_PORT": str(start), "DEMO_ADMIN_PORT": str(start + 1), "DEMO_SERVICE_PORT": str(start + 2)}
+        first = random.randrange(20000, 30000)
+        if all(is_free("127.0.0.1", first + n) for n in range(5 * count)):
+            return [
+                {"DEMO_PORT": str(start), "DEMO_ADMIN_PORT": str(start + 1), "DEMO_SERVICE_PORT": str(start + 2)}
+                for start in range(first, first + 5 * count, 5)
+            ]
 
 
 async def demo(env: dict[str, str], place: Path = ROOT) -> asyncio.subprocess.Process:
@@ -40,30 +43,32 @@ async def demo(env: dict[str, str], place: Path = ROOT) -> asyncio.subprocess.Pr
     )  # fmt: skip
 
 
-async def test_every_policy_does_as_it_says() -> None:
-    process = await demo({**free_ports(), "DEMO_ONCE": "1"})
-    output, _ = await asyncio.wait_for(process.communicate(), PATIENCE)
-    assert process.returncode == 0, output.decode()
-    assert "EXPECTED" not in output.decode()
-
-
-async def test_it_runs_from_an_installed_package(tmp_path: Path) -> None:
-    """The demo runs with the files of a wheel, without the checkout."""
+def install(place: Path) -> None:
+    """Copy the files of a wheel, so that the demo runs without the checkout."""
     wheel = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
-    shutil.copytree(ROOT / "sidecar", tmp_path / "sidecar", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "sidecar", place / "sidecar", ignore=shutil.ignore_patterns("__pycache__"))
     for source, target in wheel["force-include"].items():
-        path = tmp_path / target
+        path = place / target
         path.parent.mkdir(exist_ok=True)
         (shutil.copytree if (ROOT / source).is_dir() else shutil.copy)(ROOT / source, path)
+
+
+async def test_every_policy_does_as_it_says_in_a_checkout_and_installed(tmp_path: Path) -> None:
+    """Both demos run at once, because each waits for much of its time."""
+    install(tmp_path)
     assert {path.stem for path in (tmp_path / "sidecar/demo/policies/shop").glob("*.yaml")} >= set(CALLS)
-    process = await demo({**free_ports(), "DEMO_ONCE": "1", "PYTHONPATH": str(tmp_path)}, tmp_path)
-    output, _ = await asyncio.wait_for(process.communicate(), 60)
-    assert process.returncode == 0, output.decode()
-    assert "EXPECTED" not in output.decode()
+
+    async def check(env: dict[str, str], place: Path) -> None:
+        process = await demo({**env, "DEMO_ONCE": "1", "PYTHONPATH": str(place)}, place)
+        output, _ = await asyncio.wait_for(process.communicate(), PATIENCE)
+        assert process.returncode == 0, output.decode()
+        assert "EXPECTED" not in output.decode()
+
+    await asyncio.gather(*map(check, free_ports(2), (ROOT, tmp_path)))
 
 
 async def test_a_taken_port_is_named_with_a_way_out() -> None:
-    env = free_ports()
+    (env,) = free_ports(1)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", int(env["DEMO_PORT"])))
         taken.listen()
@@ -74,10 +79,15 @@ async def test_a_taken_port_is_named_with_a_way_out() -> None:
     assert f"DEMO_PORT={int(env['DEMO_PORT']) + 1000} sidecar demo" in output.decode()
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux tells a child that its parent was killed")
-async def test_nothing_stays_behind(how: signal.Signals) -> None:
-    env = free_ports()
+async def test_nothing_stays_behind() -> None:
+    """One demo for each signal that ends it; they run at once, because each waits for much of its time."""
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
+    await asyncio.gather(*map(end_demo, signals, free_ports(len(signals))))
+
+
+async def end_demo(how: signal.Signals, env: dict[str, str]) -> None:
+    """Start a demo, end it by a signal, and wait until nothing listens on its ports."""
     process = await demo(env)
     assert process.stdout is not None
     said = b""

@@ -46,7 +46,7 @@ async def app(connection: Connection, request: Message) -> None:
 
 
 def policy(url: str, **listener: Any) -> dict[str, Any]:
-    inbound = {"address": "127.0.0.1:0", "http2": True, **listener}
+    inbound = {"address": "127.0.0.1:0", **listener}
     return policies(
         listeners={"inbound": inbound}, upstreams={"app": {"endpoints": [url]}}, routes=[route("app", retry={})]
     )
@@ -122,7 +122,7 @@ async def test_alpn_chooses_over_tls(shared: Sidecar, tmp_path: Path) -> None:
         trusted = ("--cacert", str(ca.ca_file), "-w", FACTS, "-o", "/dev/null", url)
         assert facts(await curl(*trusted)) == ("2", "200", str(4 * MIB))
         assert facts(await curl("--http1.1", *trusted)) == ("1.1", "200", str(4 * MIB))
-    async with Server(app) as server, shared.under(policy(server.url, tls=identity, http2=False)) as sidecar:
+    async with Server(app) as server, shared.under(policy(server.url, tls=identity, protocols=["http1"])) as sidecar:
         port = sidecar.inbound.rsplit(":", 1)[1]
         url = f"https://localhost:{port}/app/x"
         assert facts(await curl("--cacert", str(ca.ca_file), "-w", FACTS, url))[0] == "1.1"

@@ -402,7 +402,7 @@ async def pair(tmp_path: Path) -> AsyncIterator[tuple[Redis, Redis]]:
     places = [tmp_path / name for name in ("primary", "replica")]
     for place in places:
         place.mkdir()
-    primary = Redis(places[0])
+    primary = Redis(places[0], "--repl-diskless-sync-delay", "0")  # otherwise it waits for more replicas
     replica = Redis(places[1], "--replicaof", "127.0.0.1", str(primary.port))
     yield primary, replica
     for server in (primary, replica):

@@ -8,14 +8,14 @@ from typing import Any, Literal
 import pytest
 
 from chaos.parts.servers import Server, answering
-from sidecar.demo.shop.collector import missing
+from sidecar.demo.shop.collector import obstacle
 from tests.support.process import Sidecar, policies, route
 from tests.support.rotel import Rotel
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 PARENT = "b7ad6b7169203331"
 
-pytestmark = pytest.mark.skipif(bool(missing()), reason=missing() or "it can")
+pytestmark = pytest.mark.skipif(bool(obstacle()), reason=obstacle() or "it can")
 
 
 @pytest.mark.parametrize("protocol", ["grpc", "http"])

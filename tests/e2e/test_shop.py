@@ -10,7 +10,7 @@ import socket
 import sys
 from pathlib import Path
 
-from sidecar.demo.shop.collector import missing
+from sidecar.demo.shop.collector import obstacle
 
 ROOT = Path(__file__).parents[2]
 
@@ -42,8 +42,8 @@ async def test_an_order_goes_through_all_of_them() -> None:
     text = output.decode()
     assert "through five sidecars: 200" in text
     assert ("without Redis" in text) is (shutil.which("redis-server") is None)
-    if missing():
-        assert f"without a collector: {missing()}" in text
+    if obstacle():
+        assert f"without a collector: {obstacle()}" in text
     else:
         spans = int(re.findall(r"the collector has received (\d+) spans", text)[0])
         assert spans >= 2 * 7, "two each: web in and out, orders in and out twice, inventory, payments"

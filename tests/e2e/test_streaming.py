@@ -17,7 +17,7 @@ from tests.e2e.world import World, world
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 MIB = 2**20
-SIZE = 256 * MIB
+SIZE = 128 * MIB
 ALLOWED = 16 * MIB
 PAUSE = 0.0005
 """Seconds between two reads of a slow reader."""

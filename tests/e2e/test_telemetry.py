@@ -161,14 +161,15 @@ async def test_the_access_log_has_every_try_and_follows_a_reload(tmp_path: Path)
             )
             assert "secret" not in line
             sidecar.write(one_route(server, {"access_log": {"format": "text"}}))
-            await sidecar.until("reload.applied", 2)
+            assert (await sidecar.ask("/reload", "POST")).status == 200
             await sidecar.fetch("GET", "/app/y")
             text = (await sidecar.printed(2))[1]
             assert re.fullmatch(r"[\d:.]{12} 200 GET /app/y [\d.]+ms route=app http://\S+=200/[\d.]+ms", text)
             sidecar.write(one_route(server, {"access_log": {"format": "off"}}))
-            await sidecar.until("reload.applied", 3)
+            assert (await sidecar.ask("/reload", "POST")).status == 200
             await sidecar.fetch("GET", "/app/z")
             sidecar.write(one_route(server, {"endpoint": "http://127.0.0.1:1"}))
+            assert (await sidecar.ask("/reload", "POST")).status == 422
             rejected = await sidecar.until("reload.rejected")
             assert "telemetry" in rejected["problems"][0]
             assert "restart" in rejected["problems"][0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib.util
 import json
 import os
 import socket
@@ -40,15 +41,37 @@ def stranger(tmp_path_factory: pytest.TempPathFactory) -> Authority:
     return Authority(tmp_path_factory.mktemp("authority") / "stranger")
 
 
-@pytest.fixture(scope="module", params=["uvloop", "asyncio"])
-def loop(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Environment:
-    """Return the environment that selects the event loop: a module that cannot be imported hides uvloop."""
-    if request.param == "uvloop":
-        pytest.importorskip("uvloop")
-        return {}
+@pytest.fixture(scope="module")
+def no_uvloop(tmp_path_factory: pytest.TempPathFactory) -> Environment:
+    """Return the environment that selects asyncio's loop: a module that cannot be imported hides uvloop."""
     hiding = tmp_path_factory.mktemp("hiding")
     (hiding / "uvloop.py").write_text("raise ImportError('hidden')\n")
     return {"PYTHONPATH": os.pathsep.join([str(hiding), *filter(None, [os.environ.get("PYTHONPATH")])])}
+
+
+@pytest.fixture(scope="module", params=["uvloop", "asyncio"])
+def loop(request: pytest.FixtureRequest, no_uvloop: Environment) -> Environment:
+    """Return the environment that selects the event loop."""
+    if request.param == "uvloop":
+        pytest.importorskip("uvloop")
+        return {}
+    return no_uvloop
+
+
+@pytest.fixture(scope="module")
+def each_loop(no_uvloop: Environment) -> list[Environment]:
+    """Return the environments of all loops, for tests that wait long and can therefore wait for all at once."""
+    return [no_uvloop] if importlib.util.find_spec("uvloop") is None else [no_uvloop, {}]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shared_on_each(
+    each_loop: list[Environment], tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[list[Sidecar]]:
+    """Yield a process on each loop at once, for the tests that wait long and do not end it."""
+    async with contextlib.AsyncExitStack() as stack:
+        starting = (Sidecar(NOTHING, tmp_path_factory.mktemp("sidecar"), env) for env in each_loop)
+        yield [await stack.enter_async_context(sidecar) for sidecar in starting]
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -156,27 +179,43 @@ async def until_close(connection: Connection, request: Message) -> None:
         await connection.close()
 
 
-async def test_what_is_not_http_is_answered_before_the_close(ca: Authority, shared: Sidecar) -> None:
+async def test_what_is_not_http_is_answered_before_the_close(ca: Authority, shared_on_each: list[Sidecar]) -> None:
     identity = ca.sign("localhost")
-    async with (
-        Server(answering()) as server,
-        shared.under(policy(identity, server.url)) as sidecar,
-        connect(sidecar, ca.client()) as client,
-    ):
-        await client.send(b"GET /app HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n" + bytes(MIB))
-        assert (await client.response()).status == 400
-        assert await client.is_closed()
+
+    async def check(shared: Sidecar) -> None:
+        async with (
+            Server(answering()) as server,
+            shared.under(policy(identity, server.url)) as sidecar,
+            connect(sidecar, ca.client()) as client,
+        ):
+            await client.send(b"GET /app HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n" + bytes(MIB))
+            assert (await client.response()).status == 400
+            assert await client.is_closed()
+
+    await asyncio.gather(*map(check, shared_on_each))
 
 
-async def test_a_drain_ends_tls_connections(tmp_path: Path, ca: Authority, loop: Environment) -> None:
+async def test_a_drain_ends_tls_connections(tmp_path: Path, ca: Authority, each_loop: list[Environment]) -> None:
+    """Drain with a client that answers the close, and with one that does not and must not hold it up."""
     identity = ca.sign("localhost")
-    async with Server(answering()) as server:
-        async with Sidecar(policy(identity, server.url), tmp_path, loop) as sidecar:
-            async with connect(sidecar, ca.client()) as client:
+
+    async def check(number: int, loop: Environment, reads: bool) -> None:
+        place = tmp_path / f"{number}{reads}"
+        place.mkdir()
+        async with Server(answering()) as server:
+            async with (
+                Sidecar(policy(identity, server.url), place, loop) as sidecar,
+                connect(sidecar, ca.client()) as client,
+            ):
                 assert (await client.request("GET", "/app")).status == 200
+                if not reads:
+                    client.writer.transport.pause_reading()
                 assert await sidecar.stop() == 0
-                assert await client.is_closed()
-        assert not sidecar.said("drain.expired")
+                if reads:
+                    assert await client.is_closed()
+            assert not sidecar.said("drain.expired")
+
+    await asyncio.gather(*(check(n, loop, reads) for n, loop in enumerate(each_loop) for reads in (True, False)))
 
 
 async def test_a_listener_may_ask_for_a_certificate(ca: Authority, stranger: Authority, shared: Sidecar) -> None:
@@ -242,32 +281,35 @@ async def test_a_client_without_tls_is_closed_without_a_log_line(ca: Authority, 
 
 
 async def test_a_new_certificate_is_shown_to_new_connections_only(
-    tmp_path: Path, ca: Authority, shared: Sidecar
+    tmp_path: Path, ca: Authority, shared_on_each: list[Sidecar]
 ) -> None:
-    folder = tmp_path / "pair"
-    identity = ca.sign("localhost", to=folder)
-    async with (
-        Server(answering()) as server,
-        shared.under(policy(identity, server.url)) as sidecar,
-        connect(sidecar, ca.client()) as before,
-    ):
-        assert (await before.request("GET", "/app")).status == 200
-        ca.sign("localhost", to=folder)
-        await sidecar.until("certificate.reloaded")
-        assert (await before.request("GET", "/app")).status == 200
-        async with connect(sidecar, ca.client()) as after:
-            assert (await after.request("GET", "/app")).status == 200
-            assert serial(after) != serial(before)
+    async def check(shared: Sidecar) -> None:
+        folder = tmp_path / str(shared_on_each.index(shared))
+        identity = ca.sign("localhost", to=folder)
+        async with (
+            Server(answering()) as server,
+            shared.under(policy(identity, server.url)) as sidecar,
+            connect(sidecar, ca.client()) as before,
+        ):
+            assert (await before.request("GET", "/app")).status == 200
+            ca.sign("localhost", to=folder)
+            await sidecar.until("certificate.reloaded")
+            assert (await before.request("GET", "/app")).status == 200
+            async with connect(sidecar, ca.client()) as after:
+                assert (await after.request("GET", "/app")).status == 200
+                assert serial(after) != serial(before)
 
-        good = (folder / "cert").read_bytes()
-        (folder / "cert").write_text("-----BEGIN CERTIFICATE-----\nhalf of it")
-        failed = await sidecar.until("certificate.failed")
-        assert str(folder) in failed["reason"]
-        async with connect(sidecar, ca.client()) as still:
-            assert (await still.request("GET", "/app")).status == 200
-            assert serial(still) == serial(after)
-        (folder / "cert").write_bytes(good)
-        await sidecar.until("certificate.reloaded", 2)
+            good = (folder / "cert").read_bytes()
+            (folder / "cert").write_text("-----BEGIN CERTIFICATE-----\nhalf of it")
+            failed = await sidecar.until("certificate.failed")
+            assert str(folder) in failed["reason"]
+            async with connect(sidecar, ca.client()) as still:
+                assert (await still.request("GET", "/app")).status == 200
+                assert serial(still) == serial(after)
+            (folder / "cert").write_bytes(good)
+            await sidecar.until("certificate.reloaded", 2)
+
+    await asyncio.gather(*map(check, shared_on_each))
 
 
 async def test_a_new_authority_counts_for_new_upstream_connections(
@@ -317,21 +359,9 @@ async def test_a_client_that_shakes_no_hands_is_counted_and_let_go_of(ca: Author
                 assert (await client.request("GET", "/app")).status == 200
 
 
-async def test_a_client_that_answers_no_close_holds_up_no_drain(
-    tmp_path: Path, ca: Authority, loop: Environment
+async def test_a_reader_that_stalls_gets_the_whole_of_a_last_response(
+    ca: Authority, shared_on_each: list[Sidecar]
 ) -> None:
-    async with (
-        Server(answering()) as server,
-        Sidecar(policy(ca.sign("localhost"), server.url), tmp_path, loop) as sidecar,
-    ):
-        async with connect(sidecar, ca.client()) as client:
-            assert (await client.request("GET", "/app")).status == 200
-            client.writer.transport.pause_reading()
-            assert await sidecar.stop() == 0
-            assert not sidecar.said("drain.expired")
-
-
-async def test_a_reader_that_stalls_gets_the_whole_of_a_last_answer(ca: Authority, shared: Sidecar) -> None:
     """A TLS close waits for the client's close_notify, long enough for all written bytes to arrive.
 
     Buffers decide how much the kernel has accepted when the sidecar has written all, so several sizes are tried.
@@ -355,6 +385,9 @@ async def test_a_reader_that_stalls_gets_the_whole_of_a_last_answer(ca: Authorit
             await writer.wait_closed()
         return left
 
-    async with Server(app) as server, shared.under(policy(ca.sign("localhost"), server.url)) as sidecar:
-        lost = await asyncio.gather(*(missing(sidecar, n * MIB // 2) for n in range(16)))
-        assert lost == [0] * len(lost)
+    async def check(shared: Sidecar) -> None:
+        async with Server(app) as server, shared.under(policy(ca.sign("localhost"), server.url)) as sidecar:
+            lost = await asyncio.gather(*(missing(sidecar, n * MIB // 2) for n in range(16)))
+            assert lost == [0] * len(lost)
+
+    await asyncio.gather(*map(check, shared_on_each))

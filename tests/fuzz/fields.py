@@ -60,7 +60,7 @@ def check_value(value: bytes) -> None:
     assert len(ranges.parse_ranges(value, 1000) or ()) <= ranges.MAX_RANGES
     for tag in etag.tags_of(value) or ():
         assert etag.is_tag(tag)
-    names = vary.names_of([value])
+    names = vary.field_names([value])
     assert names is None or len(names) <= vary.MAX_NAMES
     for name in (b"accept-encoding", b"accept", b"x"):
         normal = vary.normalised(name, value)

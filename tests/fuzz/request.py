@@ -101,7 +101,7 @@ def converse(pieces: list[bytes]) -> Conversation:
     """Feed a fresh connection; the client disconnects at the end."""
     env, service = make_env(), Service()
     route = one_route(service.serve)
-    spec = ListenerSpec.model_construct(address=parse_listen_address("127.0.0.1:0"))
+    spec = ListenerSpec.model_construct(address=parse_listen_address("127.0.0.1:0"), protocols=("http1",))
     listener = Last("fuzz", spec, Server(env, lambda *_: None, Untraced()))
     listener.service = service
     listener.match = lambda _: route  # type: ignore[assignment,return-value]

@@ -1,4 +1,4 @@
-"""Tests of odd requests through two proxies: exactly the requests that the first one forwards arrive."""
+"""Tests of unusual requests through two proxies: exactly the requests that the first one forwards arrive."""
 
 from __future__ import annotations
 
@@ -130,6 +130,7 @@ async def test_before(name: str, tmp_path: Path) -> None:
 def before(url: str, patience: int) -> dict[str, Any]:
     """Return policies of a sidecar that forwards everything, and waits so many seconds for an answer."""
     return policies(
+        listeners={"inbound": {"address": "127.0.0.1:0", "protocols": ["http1"]}},
         upstreams={"app": {"endpoints": [url]}},
         routes=[{**route("app"), "match": {"path_prefix": "/"}}],
         limits={"header_timeout": "2s", "drain_timeout": "1s"},

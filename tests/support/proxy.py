@@ -23,7 +23,7 @@ from sidecar.downstream.connection import DownstreamConnection
 from sidecar.downstream.listener import Listener
 from sidecar.downstream.server import Server
 from sidecar.simulation.loop import VirtualLoop
-from sidecar.simulation.silence import NoMetrics
+from sidecar.simulation.no_telemetry import NoMetrics
 from sidecar.simulation.transport import Address, join
 from tests.support.loop import settle, virtual_env
 from tests.support.transports import Wire

@@ -23,7 +23,7 @@ from tests.support.clock import FakeEnv, make_env
 from tests.support.routes import one_route
 from tests.wire.pipe import Pipe
 
-SPEC = ListenerSpec.model_validate({"address": "127.0.0.1:0"})
+SPEC = ListenerSpec.model_validate({"address": "127.0.0.1:0", "protocols": ["http1"]})
 LIMITS = LimitsSpec()
 
 

@@ -15,7 +15,7 @@ from sidecar.cache.rfc.dates import parse_date
 from sidecar.cache.rfc.directives import FOREVER, NOTHING, Directives, parse, parse_targeted
 from sidecar.cache.rfc.etag import is_tag
 from sidecar.cache.rfc.lines import lowered, values
-from sidecar.cache.rfc.vary import Names, names_of
+from sidecar.cache.rfc.vary import FieldNames, field_names
 from sidecar.core.message import SECRETS
 
 UNSTORABLE: Final = frozenset(
@@ -55,7 +55,7 @@ class Facts:
     last_modified: float | None = None
     expires: list[bytes] | None = None
     """Values of all Expires lines, in lower case."""
-    vary: Names | None = ()
+    vary: FieldNames | None = ()
     """Names in Vary; None if the answer matches no later request (`*`, or too many names)."""
     tags: list[bytes] | None = None
     """Words of Cache-Tag and Surrogate-Key, in lower case."""
@@ -100,7 +100,7 @@ class LineFacts:
         self.value = value
         self.control = NOTHING
         self.instant: float | None = None
-        self.names: Names | None = ()
+        self.names: FieldNames | None = ()
         self.words: list[bytes] = []
 
 
@@ -198,7 +198,7 @@ class FactsReader:
         if controls:
             facts.control = controls[0].control if len(controls) == 1 else parse([line.value for line in controls])
         if varies:
-            facts.vary = varies[0].names if len(varies) == 1 else names_of([line.value for line in varies])
+            facts.vary = varies[0].names if len(varies) == 1 else field_names([line.value for line in varies])
         if is_targeted:
             self._apply_targeted(facts, head)
         return facts
@@ -224,7 +224,7 @@ class FactsReader:
         elif kind in (DATE, MODIFIED):
             line.instant = parse_date(value, self._day)
         elif kind == VARY:
-            line.names = names_of([value])
+            line.names = field_names([value])
         elif kind == TAGS:
             line.words = value.split(b",")
         elif kind == KEYS:

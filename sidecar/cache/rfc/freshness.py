@@ -125,7 +125,7 @@ def is_explicit(facts: Facts) -> bool:
     return facts.control.s_maxage is not None or facts.control.max_age is not None or facts.expires is not None
 
 
-def says_how_to_share(facts: Facts) -> bool:
+def allows_sharing(facts: Facts) -> bool:
     """True if the answer itself allows shared caches to use it: for a time, for everybody, or after validation."""
     control = facts.control
     return control.public or control.no_cache or is_explicit(facts)
@@ -181,7 +181,7 @@ def _plan(status: int, facts: Facts, asked: RequestFacts, rules: FreshnessRules,
         lifetime = dated or 0.0
     elif not (control.public or status in HEURISTICALLY_CACHEABLE):
         return Plan(b"status")
-    elif (asked.has_credential or asked.has_authorization) and not says_how_to_share(facts):
+    elif (asked.has_credential or asked.has_authorization) and not allows_sharing(facts):
         return Plan(b"credentials")
     else:
         lifetime = _implied_lifetime(status, control, rules, facts.pragma, dated or 0.0)

@@ -91,7 +91,7 @@ def judge(entry: Entry, asked: Directives, now: float) -> int:
     return REFRESH if now < entry.stale_until else VALIDATE  # RFC 5861 3
 
 
-def may_replace_error(entry: Entry, asked: Directives, now: float) -> bool:
+def can_replace_error(entry: Entry, asked: Directives, now: float) -> bool:
     """True if the entry may be used in place of an error (RFC 5861 4).
 
     A request can extend the time by `stale-if-error`, or forbid the use by `no-cache`.

@@ -9,7 +9,7 @@ from typing import Final
 from sidecar.cache.rfc.dates import format_date
 from sidecar.cache.rfc.directives import parse
 from sidecar.cache.rfc.facts import UNSTORABLE, Facts
-from sidecar.cache.rfc.freshness import FreshnessRules, Plan, RequestFacts, says_how_to_share
+from sidecar.cache.rfc.freshness import FreshnessRules, Plan, RequestFacts, allows_sharing
 from sidecar.cache.rfc.lines import lowered, values, without
 from sidecar.core.exchange import Caller, Exchange
 from sidecar.core.message import SEPARATORS, Headers
@@ -45,10 +45,10 @@ CLOSED_TO_ALL: Final = frozenset((401, 403))
 
 def is_about_resource(status: int, x: Exchange, rules: FreshnessRules) -> bool:
     """True if an answer with this status is about the resource itself, so that it replaces a stored answer."""
-    return status in ABOUT_RESOURCE or (status in CLOSED_TO_ALL and not bears_credential(x, rules))
+    return status in ABOUT_RESOURCE or (status in CLOSED_TO_ALL and not has_credential(x, rules))
 
 
-def bears_credential(x: Exchange, rules: FreshnessRules) -> bool:
+def has_credential(x: Exchange, rules: FreshnessRules) -> bool:
     """True if the request has Authorization, or a field that counts as a credential, and other callers share the
     answer."""
     if x.caller is not None:
@@ -75,7 +75,7 @@ def request_facts(x: Exchange, facts: Facts, rules: FreshnessRules) -> RequestFa
     """Return the facts of a request that decide whether its answer may be stored; `facts` are the answer's."""
     if x.caller is not None:
         return _caller_facts(x, x.caller, facts, rules)
-    has_credential = facts.control.max_age is None and not says_how_to_share(facts) and _matches(rules.credentials, x)
+    has_credential = facts.control.max_age is None and not allows_sharing(facts) and _matches(rules.credentials, x)
     if not x.speaks_to_caches:
         return CREDENTIAL_REQUEST if has_credential else PLAIN_REQUEST
     lines = x.lines
@@ -89,7 +89,7 @@ def request_facts(x: Exchange, facts: Facts, rules: FreshnessRules) -> RequestFa
 def _caller_facts(x: Exchange, caller: Caller, facts: Facts, rules: FreshnessRules) -> RequestFacts:
     """Return the facts of a request whose caller is authenticated, even if its credential does not go on."""
     has_authorization, has_other = _caller_credentials(x, caller, rules)
-    has_credential = has_other and facts.control.max_age is None and not says_how_to_share(facts)
+    has_credential = has_other and facts.control.max_age is None and not allows_sharing(facts)
     lines = x.lines
     lower = lowered(lines)
     no_store = b"no-store" in lower and parse(values(lines, lower, b"cache-control")).no_store

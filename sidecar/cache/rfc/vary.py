@@ -30,10 +30,10 @@ UNORDERED: Final = frozenset((b"accept-encoding", b"accept-charset"))
 """Lists without order.  Accept-Language is none: many services prefer the first of equal languages (RFC 9110
 12.5.4)."""
 
-Names = tuple[bytes, ...]
+FieldNames = tuple[bytes, ...]
 
 
-def names_of(lines: list[bytes]) -> Names | None:
+def field_names(lines: list[bytes]) -> FieldNames | None:
     """Return the names in Vary, sorted and unique; None if it is `*` or too long."""
     if not lines:
         return ()
@@ -41,14 +41,14 @@ def names_of(lines: list[bytes]) -> Names | None:
 
 
 @lru_cache(maxsize=256)
-def _names(value: bytes) -> Names | None:
+def _names(value: bytes) -> FieldNames | None:
     names = {name for part in value.lower().split(b",") if (name := part.strip(b" \t"))}
     if b"*" in names or len(names) > MAX_NAMES:
         return None
     return tuple(sorted(names))
 
 
-def selecting(x: Exchange, names: Names) -> bytes:
+def selecting(x: Exchange, names: FieldNames) -> bytes:
     """Return the request's values of the named fields, normalised, as a part of a key."""
     lines = x.lines
     lower = lowered(lines)
@@ -58,20 +58,20 @@ def selecting(x: Exchange, names: Names) -> bytes:
     return b"\n".join(selected)
 
 
-def _twins(lines: bytes, names: Names) -> list[bytes]:
+def _twins(lines: bytes, names: FieldNames) -> list[bytes]:
     """Return the lines of twins: fields that are not named, but that some servers take for a named one."""
     folded = _folded(names)
     return [b"%b:%b" % field for field in parse_fields(lines) if field[0] not in names and fold(field[0]) in folded]
 
 
 @lru_cache(maxsize=256)
-def _are_unusual(names: Names) -> bool:
+def _are_unusual(names: FieldNames) -> bool:
     """True if one of the names has separators other than dashes, so that its twin is a usual name."""
     return names != tuple(map(fold, names))
 
 
 @lru_cache(maxsize=256)
-def _folded(names: Names) -> frozenset[bytes]:
+def _folded(names: FieldNames) -> frozenset[bytes]:
     return frozenset(map(fold, names))
 
 

@@ -37,7 +37,7 @@ def check_captures(route: RouteSpec, report: Report) -> None:
             for name in used:
                 if name not in known and not report.has_error(text):
                     message = f"names {{path.{name}}}, which the route `{route.name}` does not capture"
-                    report.at(text, f"{message}; {suggest(name, known)}")
+                    report.error_in(text, f"{message}; {suggest(name, known)}")
 
 
 def _texts(node: Node) -> Iterator[Node]:

@@ -23,7 +23,7 @@ def check_layer(layer: Node, name: str, report: Report) -> None:
     if layer.value is None:
         return
     if not isinstance(layer.value, dict):
-        report.at(layer, f"must be a mapping of policies, such as {name}: {{timeout: {{request: 3s}}}}")
+        report.error_in(layer, f"must be a mapping of policies, such as {name}: {{timeout: {{request: 3s}}}}")
     for key, node in layer.items.items():
         if key not in POLICIES:
             report.error(node.key, node.path, f"is not a policy; {_hint(key)}")
@@ -39,7 +39,7 @@ def check_block(key: str, node: Node, report: Report, *, partial: bool = False) 
     `partial`: True for one layer of several, in which keys may be missing.
     """
     if node.value is None:
-        report.at(node, "is empty; write {} for its defaults, off to turn it off, or leave it out")
+        report.error_in(node, "is empty; write {} for its defaults, off to turn it off, or leave it out")
         return None
     return validate(BY_NAME[key].spec, node, report, partial=partial)
 

@@ -42,7 +42,7 @@ def check_listeners(spec: PolicySpec, report: Report) -> None:
         if known is not None:
             other = spec.node.printable(str(known[2]), *known[1], "address")
             node = spec.node.nearest(*path, "address")
-            report.at(node, f"is also where `{known[0]}` listens ({other}); give each listener a port of its own")
+            report.error_in(node, f"is also where `{known[0]}` listens ({other}); give each listener a port of its own")
         for group in own:
             firsts.setdefault(group, place)
 

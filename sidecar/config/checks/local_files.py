@@ -12,7 +12,7 @@ from sidecar.core.spec import Problem, SecretFile, reveal
 from sidecar.upstream.tls import check_files
 
 
-def check_here(new: PolicySpec, old: PolicySpec | None) -> list[Problem]:
+def check_local_files(new: PolicySpec, old: PolicySpec | None) -> list[Problem]:
     """Return the problems of files that `new` names and `old` does not; `old` is None at the start of the process.
 
     Blocks while it reads the files.

@@ -22,7 +22,7 @@ def check_matches(spec: PolicySpec, report: Report) -> None:
             order[rule] = len(order)
         except MatchError as error:
             node = route.node.nearest("match")
-            report.at(node.nearest(error.key), str(error))
+            report.error_in(node.nearest(error.key), str(error))
             check_match(node, report)
     reported: set[tuple[int, int]] = set()
     each: dict[str | None, list[Rule[RouteSpec]]] = {}
@@ -45,11 +45,11 @@ def check_match(node: Node, report: Report) -> None:
         except ValidationError:
             continue  # reported by the validation of the route
         except MatchError as error:
-            report.at(member, str(error))
+            report.error_in(member, str(error))
 
 
 def _report_tie(first: RouteSpec, second: RouteSpec, report: Report) -> None:
     """Report two routes that take the same requests, at the second one."""
     where = ":".join(map(str, first.node.nearest("match").place))
     message = f"takes requests that the route `{first.name}` takes too, and neither is more specific: see {where}"
-    report.at(second.node.nearest("match"), f"{message}; add a condition to one of them")
+    report.error_in(second.node.nearest("match"), f"{message}; add a condition to one of them")

@@ -113,7 +113,7 @@ class References:
             return None  # reported by the validation of the route
         found = known.get(node.value)
         if found is None and self._report.is_whole:
-            self._report.at(
+            self._report.error_in(
                 node, f"names no {kind}: there is no `{node.value}`; {self._report.suggest(node.value, known)}"
             )
         self._used.add(id(found))

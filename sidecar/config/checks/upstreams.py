@@ -76,9 +76,9 @@ def _addresses(host: str) -> list[IPv4Address | IPv6Address]:
     if host == "localhost" or host.endswith(".localhost"):  # RFC 6761 6.3
         return [LOOPBACK, LOOPBACK_6]
     with suppress(OSError):  # `inet_aton` also reads short forms such as 127.1, as `connect` does
-        return [_meant(IPv4Address(socket.inet_aton(host)))]
+        return [_reached_address(IPv4Address(socket.inet_aton(host)))]
     with suppress(ValueError):
-        return [_meant(ip_address(host))]
+        return [_reached_address(ip_address(host))]
     return []
 
 
@@ -88,7 +88,7 @@ def _own_names() -> tuple[str, str]:
     return name, name.partition(".")[0]
 
 
-def _meant(ip: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
+def _reached_address(ip: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
     """Return the address that a connection to `ip` reaches: loopback for an unspecified one, IPv4 for a mapped one."""
     if ip.version == 6 and ip.ipv4_mapped is not None:
         ip = ip.ipv4_mapped

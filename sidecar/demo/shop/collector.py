@@ -1,6 +1,6 @@
 """OpenTelemetry collector for the shop: Rotel (https://rotel.dev), if it is installed (`pip install rotel`).
 
-Its Python package contains a binary, but only for some platforms; `missing` returns why it cannot be used.
+Its Python package contains a binary, but only for some platforms.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ ESCAPES: Final = re.compile(r"\x1b\[[0-9;]*m")
 RECEIVED: Final = re.compile(r"\bspans=(\d+)")
 
 
-def agent() -> Path | None:
+def find_agent() -> Path | None:
     """Return the path of the binary; None if the package is not installed."""
     found = importlib.util.find_spec(PACKAGE)
     if found is None or found.origin is None:
@@ -25,9 +25,9 @@ def agent() -> Path | None:
     return path if path.exists() else None
 
 
-def missing() -> str:
+def obstacle() -> str:
     """Return why the collector cannot be used; empty if it can."""
-    path = agent()
+    path = find_agent()
     if path is None:
         return f"the package {PACKAGE} is not installed"
     ran = subprocess.run([path, "start", "--help"], capture_output=True, text=True, timeout=10, check=False)
@@ -42,6 +42,7 @@ def received(log: Path) -> int:
 def command(grpc: str, http: str, verbosity: str = "basic") -> list[str]:
     """Return the command that runs a collector on these addresses; it logs received traces and stores nothing."""
     return [
-        str(agent()), "start", "--exporter", "blackhole", "--debug-log", "traces", "--debug-log-verbosity", verbosity,
+        str(find_agent()), "start", "--exporter", "blackhole",
+        "--debug-log", "traces", "--debug-log-verbosity", verbosity,
         "--otlp-grpc-endpoint", grpc, "--otlp-http-endpoint", http,
     ]  # fmt: skip

@@ -130,7 +130,7 @@ class Shop:
         """Start a collector if one is installed and needed; return environment variables for the sidecars."""
         if os.environ.get(ENDPOINT):
             return {}
-        if why := collector.missing():
+        if why := collector.obstacle():
             print(f"without a collector: {why}; no traces are sent (pip install rotel, or set {ENDPOINT})")
             return {}
         grpc = f"{HOST}:{self.redis + 2}"

@@ -1,4 +1,4 @@
-"""Cache: answers from a store, and fetches of missing answers.
+"""Cache: responses from a store, and fetches of missing responses.
 
     spec        the block in a policy file
     stage       the stage: the ways in which a request is answered; start reading here

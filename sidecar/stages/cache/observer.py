@@ -1,6 +1,6 @@
 """Cache in `mode: observe`: all requests go to the upstream, and those that the store could have answered are counted.
 
-Answers are stored in full, bodies included; otherwise hit ratio and evictions would not be the real ones.
+Responses are stored in full, bodies included; otherwise hit ratio and evictions would not be the real ones.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from sidecar.stages.cache.spec import Spec
 
 
 class CacheObserver:
-    """Cache stage that stores and counts, and never answers."""
+    """Cache stage that stores and counts, and never responds itself."""
 
     __slots__ = ("_env", "_fetcher", "_handle", "_honours", "_results", "_rule", "_selects", "_store")
 
@@ -66,7 +66,7 @@ class CacheObserver:
         return Wait(self._fetch(self._store.fetches.start(x, key, entry_key, entry, now, is_shared=False)))
 
     async def _fetch(self, fetch: Fetch) -> Outcome:
-        """Forward a request and store the answer."""
+        """Forward a request and store the response."""
         await self._fetcher.run(fetch, as_it_is=True)
         assert fetch.outcome is not None
         return fetch.outcome

@@ -29,7 +29,10 @@ class Refresher:
         self._in_flight = 0
 
     def refresh(self, x: Exchange, key: bytes, entry_key: bytes, entry: Entry) -> None:
-        """Start a fetch of a new answer to `x`, unless its key is being fetched."""
+        """Start a fetch that replaces the stale `entry`, unless one for its key is in flight or too many are.
+
+        `x` is the request that the entry has answered; `key` is its key, `entry_key` that of the entry.
+        """
         if entry_key in self._store.fetches.shared or self._in_flight >= MAX_REFRESHES:
             return
         now = self._env.now()

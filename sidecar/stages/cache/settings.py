@@ -11,7 +11,7 @@ from sidecar.stages.cache.spec import Spec
 
 
 def key_rule(spec: Spec, ctx: BuildContext) -> KeyRule:
-    """Return the rule for keys.  Routes that share a block share their answers."""
+    """Return the rule for keys.  Routes that share a block share stored responses."""
     return KeyRule(":".join(ctx.owner), spec.key.headers, spec.key.ignore_query, is_per_caller(spec, ctx))
 
 

@@ -24,7 +24,7 @@ FieldName = Annotated[str, AfterValidator(_field_name)]
 
 
 class KeySpec(Model):
-    """Parts of a request, beside its URI, that belong to the key of its answer."""
+    """Parts of a request, beside its URI, that belong to the key of its response."""
 
     headers: Annotated[tuple[FieldName, ...], Field(strict=False, max_length=16)] = ()
     """Request fields whose values belong to the key, with those of their twins (`X_Tenant` for `x-tenant`)."""
@@ -42,7 +42,7 @@ class CoalesceSpec(Model):
 
 
 class Spec(Block):
-    """Stores answers and reuses them, stale ones included."""
+    """Stores responses and reuses them, stale ones included."""
 
     when: RequestWhen | None = None
     """Condition on the head of the request, such as `!('authorization' in request.headers)`; by default all
@@ -50,25 +50,25 @@ class Spec(Block):
     store: str = "default"
     """Name of the cache, one of `caches`."""
     ttl: Duration | None = None
-    """Freshness of an answer that states none; without it, such an answer is not reused.  See `credentials`."""
+    """Freshness of a response that states none; without it, such a response is not reused.  See `credentials`."""
     heuristic: Share = 0.0
-    """Freshness as a share of the time since Last-Modified, if neither the answer nor `ttl` states it."""
+    """Freshness as a share of the time since Last-Modified, if neither the response nor `ttl` states it."""
     stale_while_revalidate: DurationOrZero = 0.0
-    """Time beyond freshness in which an answer is used while a new one is fetched; its own directive wins."""
+    """Time beyond freshness in which a response is used while a new one is fetched; its own directive wins."""
     stale_if_error: DurationOrZero = 0.0
-    """Time beyond freshness in which an answer may replace a failure; its own directive wins."""
+    """Time beyond freshness in which a response may replace a failure; its own directive wins."""
     keep: DurationOrZero = 3600.0
-    """Time beyond freshness for which an answer is kept, for validation and for `fallback: [stale]`."""
+    """Time beyond freshness for which a response is kept, for validation and for `fallback: [stale]`."""
     max_body: Size = 2**20
     """Longest body that is stored."""
     set_cookie: Literal["refuse", "store"] = "refuse"
-    """Treatment of answers with Set-Cookie: `store` stores them, cookie included."""
+    """Treatment of responses with Set-Cookie: `store` stores them, cookie included."""
     credentials: Annotated[tuple[FieldName, ...], Field(strict=False, max_length=100)] = CREDENTIALS
-    """Request fields that count as credentials, beside Authorization.  The answer to a request with a credential is not
-    stored if it says nothing about shared caches, whatever `ttl` and `heuristic` are.  Fields in `key.headers` do not
-    count."""
+    """Request fields that count as credentials, beside Authorization.  The response to a request with a credential is
+    not stored if it says nothing about shared caches, whatever `ttl` and `heuristic` are.  Fields in `key.headers` do
+    not count."""
     request_directives: Literal["honor", "ignore"] = "honor"
-    """Treatment of Cache-Control in requests; `ignore` keeps clients from demanding a newer answer."""
+    """Treatment of Cache-Control in requests; `ignore` keeps clients from demanding a newer response."""
     targeted_fields: Annotated[tuple[FieldName, ...], Field(strict=False, max_length=8)] = ("cdn-cache-control",)
     """Fields that replace Cache-Control for this cache; the first valid one counts (RFC 9213)."""
     shared: bool = False
@@ -76,9 +76,9 @@ class Spec(Block):
     `s-maxage` or `must-revalidate`.  By default each caller has answers of its own.  Without `authenticate` the key has
     no effect."""
     key: KeySpec = KeySpec.built_in()
-    """Parts of a request, beside its URI, that belong to the key of its answer."""
+    """Parts of a request, beside its URI, that belong to the key of its response."""
     coalesce: CoalesceSpec = CoalesceSpec.built_in()
-    """Bounds for requests that wait for the fetch of another request for the same answer."""
+    """Bounds for requests that wait for the fetch of another request for the same response."""
 
 
 EXAMPLES: Final = (

@@ -1,15 +1,15 @@
-"""Stage `cache`: a shared HTTP cache (RFC 9111) that answers from a store and stores fetched answers.
+"""Stage `cache`: a shared HTTP cache (RFC 9111) that responds from a store and stores fetched responses.
 
 A request is answered by the first of these that applies:
 
 1. a fresh entry, or a stale one that may be used; the latter is refreshed in the background (RFC 5861 3);
-2. the answer of a fetch in flight for the same key, within the bounds of `coalesce`;
+2. the response to a fetch in flight for the same key, within the bounds of `coalesce`;
 3. a fetch of its own, which validates a stale entry if there is one;
 4. if the upstream fails, the stale entry within `stale_if_error`; beyond it `fallback: [stale]` may use it.
 
 A request with a body, an upgrade, `If-Match` or `no-store` bypasses the cache.  Unsafe methods are written through, and
-invalidate what they change (RFC 9111 4.4), also in stores that their route does not use (`invalidating`).  Each answer
-says in Cache-Status what the cache did (RFC 9211).  `docs/design/response-cache.md` has the reasons.
+invalidate what they change (RFC 9111 4.4), also in stores that their route does not use (`invalidating`).  The field
+Cache-Status of each response says what the cache did (RFC 9211).  `docs/design/response-cache.md` has the reasons.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Final
 
-from sidecar.cache.answer import answer, is_held_by_client, not_modified, with_age
 from sidecar.cache.entry import Entry, Item
 from sidecar.cache.fetch import Fetch
 from sidecar.cache.fetcher import Fetcher
@@ -33,17 +32,18 @@ from sidecar.cache.rfc.reuse import (
     VALIDATE,
     Fields,
     accepts_shared,
+    can_replace_error,
     has_failed,
     is_for_origin,
     is_last_resort,
     judge,
-    may_replace_error,
     read_fields,
     request_directives,
 )
 from sidecar.cache.rfc.validation import CONDITIONS, own_cookies
 from sidecar.cache.rfc.vary import selecting
 from sidecar.cache.store import Store
+from sidecar.cache.stored_response import is_held_by_client, make_response, not_modified, with_age
 from sidecar.cache.tee import STORED, UNSTORED
 from sidecar.core import metrics
 from sidecar.core.env import BuildContext
@@ -65,8 +65,8 @@ MAX_JOINS: Final = 2
 
 
 Ticket = bytes | tuple[float, int] | None
-"""Ticket of a request: the key of the fetch that it has claimed; for a request that is written through, the instant and
-the number of changes before it; None if the cache does not handle it."""
+"""Ticket of a request: the key of the fetch that it has claimed; for a write-through request, its instant and the
+number of changes to the store before it; None if the cache does not handle it."""
 
 
 def build(spec: Spec, ctx: BuildContext) -> Stage:
@@ -76,7 +76,7 @@ def build(spec: Spec, ctx: BuildContext) -> Stage:
 
 
 def invalidating(stores: Sequence[Store]) -> Stage:
-    """Return a stage by which unsafe requests invalidate the answers of their URI in these stores."""
+    """Return a stage by which unsafe requests invalidate the responses of their URI in these stores."""
     return Invalidator(stores)
 
 
@@ -133,7 +133,7 @@ class CacheStage:
         self._fetcher.inner = inner
 
     def admit(self, x: Exchange) -> Ticket | Outcome | Wait:
-        """Answer from the store, or claim the fetch of a missing answer."""
+        """Respond from the store, or claim the fetch of a missing response."""
         if self._selects is not None and not self._selects(x):
             return None
         is_get = x.method == b"GET"
@@ -144,26 +144,26 @@ class CacheStage:
         now = x.arrived  # the present instant: no stage outside the cache waits
         if not now:
             now = x.arrived = self._now()
-        item = self._memory.peek(key, now)
+        item = self._memory.get(key, now)
         if item is None and fields is None and is_get and self._store.shared is None and self._fetches.claim(key, x):
             return key
         if isinstance(item, Entry) and now < item.fresh_until and not item.no_cache and fields is None and is_get:
             return self._hit(x, item, now)
-        return Wait(self._look_up(x, key, fields, item, now))
+        return Wait(self._respond(x, key, fields, item, now))
 
     def answer(self, x: Exchange, ticket: Ticket, outcome: Outcome) -> Outcome:
         if ticket is None:
             return outcome
         if isinstance(ticket, bytes):
-            return self._claimed(x, ticket, outcome, x.arrived)
-        return self._written(x, *ticket, outcome)
+            return self._end_claimed(x, ticket, outcome, x.arrived)
+        return self._end_write(x, *ticket, outcome)
 
     def settle(self, x: Exchange, ticket: Ticket, outcome: Outcome) -> None:
         if outcome is ABANDONED and isinstance(ticket, bytes):
             self._fetches.fail(ticket, x)
 
     def _hit(self, x: Exchange, entry: Entry, now: float) -> Outcome:
-        """Answer a plain request with a fresh entry."""
+        """Return a fresh entry as the response to a request without special fields."""
         x.cache = "hit"
         self._hits.value += 1
         entry.hits += 1
@@ -174,8 +174,8 @@ class CacheStage:
         )
         return Outcome(entry.status, None, entry.body, lines=lines)
 
-    def _claimed(self, x: Exchange, key: bytes, outcome: Outcome, sent: float) -> Outcome:
-        """Store and return the answer to a claimed fetch, in fewer steps if no other request has joined."""
+    def _end_claimed(self, x: Exchange, key: bytes, outcome: Outcome, sent: float) -> Outcome:
+        """End a claimed fetch: store its response and return it, in fewer steps if no other request has joined."""
         fetches = self._fetches
         try:
             if fetches.shared.get(key) is x:
@@ -195,10 +195,14 @@ class CacheStage:
         fetch.finish()
         return self._conclude(fetch, None, NO_DIRECTIVES, "uri-miss")
 
-    async def _look_up(
+    async def _respond(
         self, x: Exchange, key: bytes, fields: Fields | None, item: Item | None, now: float, joins: int = MAX_JOINS
     ) -> Outcome:
-        """Answer a request of any kind.  `item` is the item under its key at `now`; None if there is none."""
+        """Respond to a request by the first of the ways in the module's docstring that applies.
+
+        `item` is the item under its key at `now`, None if there is none.  `joins` is the number of other requests'
+        fetches that it may still wait for.
+        """
         asked = NO_DIRECTIVES
         if fields is not None:
             if self._honours:
@@ -218,9 +222,9 @@ class CacheStage:
             if is_last_resort(entry, asked):
                 x.stale = partial(self._serve, x, entry, fields, "stale", b"fallback")
         if asked.only_if_cached:  # RFC 9111 5.2.1.7
-            return self._noted(x, "miss", Outcome(504), why, b"only-if-cached")
+            return self._add_status(x, "miss", Outcome(504), why, b"only-if-cached")
         if x.method == b"HEAD":
-            return self._noted(x, "miss", await self._fetcher.head(x, key, entry), why)
+            return self._add_status(x, "miss", await self._fetcher.head(x, key, entry), why)
         if entry is None and fields is not None and b"range" in fields:
             return await self._bypass(x, why, b"range")
         is_uncacheable = entry is None and self._fetches.is_uncacheable(entry_key, now)
@@ -234,8 +238,8 @@ class CacheStage:
                 finished.is_outdated or (finished.entry is not None and bool(finished.entry.vary))
             )
             now = self._now()
-            item = self._memory.peek(key, now)
-            return await self._look_up(x, key, fields, item, now, joins - 1 if may_join else 0)
+            item = self._memory.get(key, now)
+            return await self._respond(x, key, fields, item, now, joins - 1 if may_join else 0)
         is_conditional = fields is not None and not CONDITIONS.isdisjoint(fields)
         is_shared = fetch is None and not is_uncacheable
         fetch = self._fetches.start(x, key, entry_key, entry, now, is_conditional, is_shared)
@@ -243,31 +247,31 @@ class CacheStage:
         await self._fetcher.run(fetch, as_it_is=is_uncacheable)
         return self._conclude(fetch, fields, asked, why)
 
-    # ----- answers
+    # ----- responses
 
     def _serve(self, x: Exchange, entry: Entry, fields: Fields | None, result: str, detail: bytes = b"") -> Outcome:
-        """Answer with a stored entry."""
+        """Return the response of a stored entry, and count the result."""
         now = self._now()
         x.cache = result
         self._results[result].value += 1
         entry.hits += 1
-        return answer(entry, x, fields, now, self._env.wall(), status.hit(entry.fresh_until - now, detail))
+        return make_response(entry, x, fields, now, self._env.wall(), status.hit(entry.fresh_until - now, detail))
 
     def _share(
         self, x: Exchange, fetch: Fetch, own: Entry | None, fields: Fields | None, asked: Directives,
         why: status.Forward,
     ) -> Outcome | None:  # fmt: skip
-        """Answer with the result of another request's fetch, or with `own` if that failed.
+        """Return the response that another request has fetched, or the stale entry `own` if that fetch has failed.
 
-        Returns None if the request must go on alone.
+        Returns None if neither may be used: the request then makes a fetch of its own.
         """
         entry, tee = fetch.entry, fetch.tee
         now = self._now()
         if entry is None:
             outcome = fetch.outcome
-            if own is None or outcome is None or not has_failed(outcome) or not may_replace_error(own, asked, now):
+            if own is None or outcome is None or not has_failed(outcome) or not can_replace_error(own, asked, now):
                 return None
-            return self._serve(x, own, fields, "stale", _reason(outcome))
+            return self._serve(x, own, fields, "stale", _stale_reason(outcome))
         if (
             judge(entry, asked, now) != FRESH
             or fetch.refusal
@@ -283,13 +287,13 @@ class CacheStage:
         self._results["coalesced"].value += 1
         value = status.forwarded(why, 304 if fetch.is_validated else 0, collapsed=True, ttl=entry.fresh_until - now)
         if tee is None or tee.state == STORED:
-            return answer(entry, x, fields, now, self._env.wall(), value)
+            return make_response(entry, x, fields, now, self._env.wall(), value)
         if is_held_by_client(entry, fields, self._env.wall()):
             return not_modified(entry, now, value)
         return Outcome(entry.status, stream=tee.reader(), lines=with_age(entry.lines, entry, now, value))
 
     def _conclude(self, fetch: Fetch, fields: Fields | None, asked: Directives, why: status.Forward) -> Outcome:
-        """Answer the request that started a fetch, now that it is finished."""
+        """Return the response to the request that started a fetch, which has finished."""
         if not fetch.has_client:
             raise asyncio.CancelledError
         x, outcome, entry, stale = fetch.x, fetch.outcome, fetch.entry, fetch.stale
@@ -297,16 +301,16 @@ class CacheStage:
         if outcome is None:
             assert entry is not None
             return self._serve(x, entry, fields, "hit", b"redis")
-        if stale is not None and has_failed(outcome) and may_replace_error(stale, asked, now):
+        if stale is not None and has_failed(outcome) and can_replace_error(stale, asked, now):
             if outcome.stream is not None:
                 outcome.stream.cancel()
-            return self._serve(x, stale, fields, "stale", _reason(outcome))
+            return self._serve(x, stale, fields, "stale", _stale_reason(outcome))
         if entry is None:
-            return self._noted(x, "miss", outcome, why, fetch.refusal)
+            return self._add_status(x, "miss", outcome, why, fetch.refusal)
         ttl = entry.fresh_until - now
         if fetch.is_validated:
             value = status.forwarded(why, 304, stored=not fetch.refusal, ttl=ttl, detail=fetch.refusal)
-            validated = answer(entry, x, fields, now, self._env.wall(), value)
+            validated = make_response(entry, x, fields, now, self._env.wall(), value)
             for cookie in own_cookies(outcome.headers, entry.headers):
                 validated.add(b"set-cookie", cookie)
             x.cache = "revalidated"
@@ -317,12 +321,14 @@ class CacheStage:
         if fetch.is_conditional and (fetch.tee is None or is_held_by_client(entry, fields, self._env.wall())):
             if outcome.stream is not None:
                 outcome.stream.cancel()
-            return answer(entry, x, fields, now, self._env.wall(), status.forwarded(why, stored=True, ttl=ttl))
+            return make_response(entry, x, fields, now, self._env.wall(), status.forwarded(why, stored=True, ttl=ttl))
         outcome.add_lines(self._stored.line(why, int(ttl)))
         return outcome
 
-    def _noted(self, x: Exchange, result: str, outcome: Outcome, why: status.Forward, detail: bytes = b"") -> Outcome:
-        """Add Cache-Status to an answer that is passed on, and count its result."""
+    def _add_status(
+        self, x: Exchange, result: str, outcome: Outcome, why: status.Forward, detail: bytes = b""
+    ) -> Outcome:
+        """Add Cache-Status to a response that is passed on, and count its result."""
         x.cache = result
         self._results[result].value += 1
         outcome.add(status.FIELD, status.forwarded(why, detail=detail))
@@ -331,15 +337,19 @@ class CacheStage:
     # ----- past the store
 
     async def _bypass(self, x: Exchange, why: status.Forward, detail: bytes) -> Outcome:
-        return self._noted(x, "bypass", await self._fetcher.inner(x), why, detail)
+        """Forward a request that the store cannot be used for."""
+        return self._add_status(x, "bypass", await self._fetcher.inner(x), why, detail)
 
-    def _written(self, x: Exchange, sent: float, changes: int, outcome: Outcome) -> Outcome:
-        """Invalidate the answers that a request which was written through has changed (RFC 9111 4.4)."""
+    def _end_write(self, x: Exchange, sent: float, changes: int, outcome: Outcome) -> Outcome:
+        """Invalidate the responses that a write-through request has changed (RFC 9111 4.4).
+
+        `sent` is its instant, `changes` the number of changes to the store before it.
+        """
         is_latest = self._store.changes == changes
         has_changed = self._store.invalidate(x, outcome)
         if has_changed and is_latest and x.method == b"POST" and is_about_target(x, outcome.headers):
             self._fetcher.store_post(x, self._rule.key(x), outcome, sent)
-        return self._noted(x, "bypass", outcome, "bypass" if x.method in SAFE_METHODS else "method")
+        return self._add_status(x, "bypass", outcome, "bypass" if x.method in SAFE_METHODS else "method")
 
 
 class Invalidator:
@@ -354,12 +364,12 @@ class Invalidator:
         return None
 
     def answer(self, x: Exchange, ticket: object, outcome: Outcome) -> Outcome:
-        if x.method not in SAFE_METHODS:
+        if x.method != b"GET" and x.method not in SAFE_METHODS:  # the first comparison avoids most hashes
             for store in self._stores:
                 store.invalidate(x, outcome)
         return outcome
 
 
-def _reason(outcome: Outcome) -> bytes:
-    """Return why a stale entry replaces the answer, as a token."""
+def _stale_reason(outcome: Outcome) -> bytes:
+    """Return the reason for which a stale entry replaces a failed response, as a token of Cache-Status."""
     return (outcome.reason or f"status-{outcome.status}").replace("_", "-").encode()

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from sidecar.core import events, metrics
 from sidecar.core.env import Env
 from sidecar.core.message import retry_after
-from sidecar.core.outcome import Outcome
+from sidecar.core.outcome import Outcome, grpc_code
+from sidecar.grpc.status import asked_wait
 from sidecar.stages.circuit_breaker.evidence import Evidence, Verdict
 from sidecar.stages.circuit_breaker.spec import Spec
 from sidecar.stages.circuit_breaker.states import CLOSED, HALF_OPEN, OPEN, Closed, HalfOpen, Open, State
@@ -75,7 +76,7 @@ class Breaker:
 
     @property
     def machine(self) -> Machine:
-        """State machine, made for the first transition.  It calls `_entered` during each transition.
+        """State machine, made for the first transition.  It calls `_enter_state` during each transition.
 
         The library is not imported at the start (see `LATER` in `stage.py`).
         """
@@ -83,13 +84,14 @@ class Breaker:
         if machine is None:
             from sidecar.stages.circuit_breaker.machine import Machine
 
-            machine = self._machine = Machine(self.name, self._env.wall, self._entered)
+            machine = self._machine = Machine(self.name, self._env.wall, self._enter_state)
         return machine
 
     # ----- transitions
 
     def trip(self, verdict: Verdict, outcome: Outcome | None, now: float) -> None:
-        """Open the circuit, unless an operator holds it.  A Retry-After of the outcome replaces the open time."""
+        """Open the circuit, unless an operator holds it.  A Retry-After of the outcome, or its
+        `grpc-retry-pushback-ms`, replaces the open time."""
         if self.forced:
             return
         thresholds, env = self.evidence.thresholds, self._env
@@ -98,11 +100,15 @@ class Breaker:
         asked = None
         if outcome is not None and outcome.failure is None:
             asked = retry_after(outcome.headers, env.wall())
+            if grpc_code(outcome.verdict) > 0:
+                pushback = asked_wait(outcome)
+                asked = asked if pushback is None or pushback == inf else pushback
         seconds = asked or thresholds.open_for * 2.0 ** min(self.reopened, MOST_DOUBLINGS)
         seconds = min(seconds, thresholds.max_open_for)
         self._open(verdict, seconds * (1 + thresholds.jitter * env.rng.random()), now)
 
     def _open(self, verdict: Verdict, seconds: float, now: float) -> None:
+        """Open the circuit for `seconds`, infinite for an operator."""
         self.verdict = verdict
         self.opened_for = seconds
         self.open_until = now + seconds
@@ -114,8 +120,8 @@ class Breaker:
         self._healthy_since = now
         self.move(CLOSED, why)
 
-    def see_health(self, now: float) -> None:
-        """Count a good call while closed: `min_calls` of them, over the last open time at least, undo one doubling."""
+    def count_success(self, now: float) -> None:
+        """Count a success while closed: after `min_calls` of them and the last open time, one doubling is undone."""
         self._healthy += 1
         if self._healthy >= self.evidence.thresholds.min_calls and now - self._healthy_since >= self.opened_for:
             self.reopened -= 1
@@ -123,16 +129,16 @@ class Breaker:
             self._healthy_since = now
 
     def force(self, mode: Literal["open", "closed", "auto"]) -> None:
-        """Hold the circuit open or closed for an operator; `auto` ends that."""
-        now, held = self.now(), self.forced
+        """Force the circuit open or closed for an operator; `auto` lets it decide again."""
+        now, before = self.now(), self.forced
         if mode == "auto":
             self.forced = ""
-            if held == "open":
+            if before == "open":
                 self.opened_for = self.evidence.thresholds.open_for
                 self.move(HALF_OPEN, "an operator lets it decide again")
-            elif held == "closed":
+            elif before == "closed":
                 self.recover("an operator lets it decide again", now)
-        elif mode != held:
+        elif mode != before:
             self.forced = mode
             if mode == "open":
                 self._open(Verdict(False, "an operator holds it open"), inf, now)
@@ -141,13 +147,13 @@ class Breaker:
                 self.recover("an operator holds it closed", now)
 
     def move(self, state: str, why: str, **more: Any) -> None:
-        """Make a transition, count it and report it."""
+        """Make the transition to `state`, count it and report it with its reason and the facts `more`."""
         before = self.state.name
         self.machine.enter(state)
         self._transitions[state].add()
-        self.note(before, why, **more)
+        self.report(before, why, **more)
 
-    def _entered(self, state: str) -> None:
+    def _enter_state(self, state: str) -> None:
         """Make the new state object: the state machine has entered `state`."""
         if state == CLOSED:
             self.state = Closed(self)
@@ -162,8 +168,8 @@ class Breaker:
         state = self.state
         self.shared_ticket = state.shared_ticket if isinstance(state, Closed) and not self.evidence.is_timed else None
 
-    def note(self, before: str, why: str, **more: Any) -> None:
-        """Keep the transition from the state `before` in the history, and report it."""
+    def report(self, before: str, why: str, **more: Any) -> None:
+        """Add a transition from the state `before` to the history, and emit its event."""
         env = self._env
         self.why = why
         self.since = env.wall()
@@ -218,6 +224,7 @@ class Breaker:
         }
 
     def _level(self) -> float:
+        """Return the value of the gauge, for the state in which the next request will find the circuit."""
         return LEVELS[self.state.seen(self.now())[0]]
 
     def __repr__(self) -> str:

@@ -63,8 +63,8 @@ def client_seconds(x: Exchange, now: float) -> float:
     return 0.0 if x.stream is None else x.stream.blocked_for(now)
 
 
-def answered(x: Exchange, began: float) -> Attempt | None:
-    """Return the attempt behind a ticket whose body still streams; None if its head has not come."""
+def streaming_attempt(x: Exchange, began: float) -> Attempt | None:
+    """Return the attempt of a ticket from `began` if its response head has come, else None."""
     for attempt in reversed(x.attempts):
         if attempt.number == x.attempt and attempt.answered and attempt.started >= began:
             return attempt
@@ -100,10 +100,10 @@ class Evidence:
         self.in_a_row = 0
 
     def judge(self, x: Exchange, began: float, outcome: Outcome, now: float) -> int:
-        """Classify a result: return bits of `core.window`, or IGNORED."""
+        """Return the class of a result, FAILED and SLOW as bits, 0 for a good one; IGNORED if it says nothing."""
         thresholds = self.thresholds
         if outcome.failure is None:  # `Conditions.match`, inlined to save a call
-            bits = FAILED if thresholds.failures.statuses[outcome.status] else 0
+            bits = FAILED if thresholds.failures.statuses[outcome.verdict] else 0
         elif thresholds.failures.match(outcome):
             bits = FAILED
         else:
@@ -113,7 +113,7 @@ class Evidence:
             if outcome.stream is None:
                 return bits | SLOW if now - began > allowed else bits
             # The duration of a streamed body depends on its reader too, so the head counts.
-            head = answered(x, began)
+            head = streaming_attempt(x, began)
             if head is not None and head.answered - began > allowed:
                 return bits | SLOW
         return bits

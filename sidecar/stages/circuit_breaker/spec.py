@@ -10,15 +10,19 @@ from sidecar.core.spec import Block, Model
 from sidecar.core.units import Condition, Duration, DurationOrZero, Share
 
 
-def _is_off(value: Any) -> str:
+def _share_or_off(value: Any) -> str:
+    """Return the tag of a share that may be `off`."""
     return "off" if value == "off" else "share"
 
 
-def _shape(value: Any) -> str:
+def _kind_of_window(value: Any) -> str:
+    """Return the tag of a window, `calls` or `time`."""
     return "calls" if isinstance(value, dict | CallsSpec) else "time"
 
 
-ShareOrOff = Annotated[Annotated[Share, Tag("share")] | Annotated[Literal["off"], Tag("off")], Discriminator(_is_off)]
+ShareOrOff = Annotated[
+    Annotated[Share, Tag("share")] | Annotated[Literal["off"], Tag("off")], Discriminator(_share_or_off)
+]
 
 
 class CallsSpec(Model):
@@ -63,9 +67,9 @@ class Spec(Block):
 
     per: Literal["endpoint"] | None = None
     """Under an upstream: `endpoint` gives each endpoint a breaker of its own instead of one for all."""
-    window: Annotated[Annotated[Duration, Tag("time")] | Annotated[CallsSpec, Tag("calls")], Discriminator(_shape)] = (
-        10.0
-    )
+    window: Annotated[
+        Annotated[Duration, Tag("time")] | Annotated[CallsSpec, Tag("calls")], Discriminator(_kind_of_window)
+    ] = 10.0
     """Time or number of calls (`{calls: 100}`) over which rates are taken."""
     min_calls: Annotated[int, Field(ge=1)] = 20
     """Calls in the window below which rates do not count."""

@@ -93,6 +93,7 @@ class CircuitBreakerStage:
         return breaker.state.is_ready(breaker.now())
 
     def _renew_refusal(self, breaker: Breaker, now: float) -> None:
+        """Make the refusal that the next requests share."""
         self._refusal_state = breaker.state
         self._refusal_until = now + REFUSAL_LASTS
         # while half-open, the verdict that opened the circuit is outdated

@@ -51,8 +51,8 @@ class State:
     def seen(self, now: float) -> tuple[str, str]:
         """Return the state in which the next request will find the circuit, and the reason.
 
-        Time moves a circuit only when a request comes.  Without traffic its own state would be open, or on its ramp,
-        for ever.
+        A circuit changes its state only when a request comes.  Without traffic, its own state stays `open` even after
+        the open time.
         """
         return self.name, self.breaker.why
 
@@ -93,7 +93,7 @@ class Closed(State):
         if verdict is not None:
             breaker.trip(verdict, outcome, now)
         elif bits == 0 and breaker.reopened:
-            breaker.see_health(now)
+            breaker.count_success(now)
 
     def wait(self, now: float) -> float | None:
         return 0.0
@@ -192,6 +192,7 @@ class HalfOpen(State):
             self._decide(verdict, outcome, now)
 
     def _decide(self, verdict: Verdict, outcome: Outcome | None, now: float) -> None:
+        """Open the circuit, begin the ramp, or close the circuit if there is no ramp."""
         breaker = self.breaker
         ramp = breaker.evidence.thresholds.ramp
         if not verdict.is_good:
@@ -200,7 +201,7 @@ class HalfOpen(State):
             breaker.recover(verdict.why, now)
         else:
             self.ramp = Ramp(now)
-            breaker.note(self.name, verdict.why, ramp=ramp)
+            breaker.report(self.name, verdict.why, ramp=ramp)
 
     def wait(self, now: float) -> float | None:
         ends = self.trial.deadline if self.ramp is None else self.ramp.began + self.breaker.evidence.thresholds.ramp

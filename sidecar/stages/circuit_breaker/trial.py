@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from sidecar.core.exchange import Exchange
 from sidecar.core.window import FAILED
-from sidecar.stages.circuit_breaker.evidence import ROUNDING, Thresholds, Verdict, answered, client_seconds
+from sidecar.stages.circuit_breaker.evidence import ROUNDING, Thresholds, Verdict, client_seconds, streaming_attempt
 
 FIRST_SHARE: Final = 0.1
 """Share with which the ramp begins, as in Envoy's slow start: from zero, the first request would wait long."""
@@ -59,7 +59,7 @@ class Trial:
             return None
         known, failed = self.results, self.failed
         for began, x in self.in_flight:
-            head = answered(x, began)
+            head = streaming_attempt(x, began)
             if head is not None:  # its body still streams
                 known += 1
                 failed += self.thresholds.failures.statuses[head.status]

@@ -85,14 +85,15 @@ class Gradient:
     def sample(self, now: float, latency: float, active: int) -> bool:
         """Learn a latency in seconds, with `active` permits in use.  Returns True if the limit may have changed."""
         self._sum += latency
-        return self._add(now, active)
+        return self._count_sample(now, active)
 
     def drop(self, now: float, active: int) -> bool:
         """Learn of a timeout or of an overloaded upstream.  Returns True if the limit may have changed."""
         self._drops += 1
-        return self._add(now, active)
+        return self._count_sample(now, active)
 
-    def _add(self, now: float, active: int) -> bool:
+    def _count_sample(self, now: float, active: int) -> bool:
+        """Count a sample or a drop, and end the window if it is due; True if it has ended."""
         self._count += 1
         if active > self._crowd:
             self._crowd = active
@@ -100,18 +101,20 @@ class Gradient:
             return False
         answered = self._count - self._drops
         short = self._sum / answered if answered else 0.0
-        self._update(short, self._crowd >= self.limit / 2)
-        self._begin(now, short)
+        self._update_limit(short, self._crowd >= self.limit / 2)
+        self._begin_window(now, short)
         return True
 
-    def _begin(self, now: float, latency: float) -> None:
+    def _begin_window(self, now: float, latency: float) -> None:
+        """Begin a window that fits responses of this latency."""
         self._count = self._drops = self._crowd = 0
         self._sum = 0.0
         self._ends = now + min(max(2 * latency, MIN_WINDOW), MAX_WINDOW)
 
-    def _update(self, short: float, is_crowded: bool) -> None:
+    def _update_limit(self, short: float, is_crowded: bool) -> None:
+        """Set the limit after a window; `short` is its mean latency, 0.0 without a sample."""
         if short:
-            self._learn(short, is_crowded)
+            self._learn_latency(short, is_crowded)
         if self._drops:
             wanted = self.limit * BACKOFF
         elif is_crowded:
@@ -121,7 +124,8 @@ class Gradient:
             return
         self.limit = min(max(wanted, self.lowest), self.highest)
 
-    def _learn(self, short: float, is_crowded: bool) -> None:
+    def _learn_latency(self, short: float, is_crowded: bool) -> None:
+        """Update the long-run latency by rules 1 and 2."""
         self._windows += 1
         if self._windows <= WARM_UP:
             self.long += (short - self.long) / self._windows

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from sidecar.core.env import Env, Handle
+from sidecar.core.env import Env, TimerHandle
 from sidecar.core.exchange import CRITICAL, CRITICALITIES, DEFAULT, NEVER, SHEDDABLE
 from sidecar.core.outcome import Failure, Outcome
 from sidecar.core.promise import Promise
@@ -26,7 +26,7 @@ REMEMBERED: Final = 30.0
 
 Place = Promise[Outcome | None]
 """Place in the queue.  It resolves to None for a permit, to an outcome for a refusal."""
-Waiters = dict[Place, Handle]
+Waiters = dict[Place, TimerHandle]
 """Waiters of one rank in order of arrival, each with the timer that refuses it."""
 Refuse = Callable[[str], Outcome]
 """Returns a refusal with the given reason."""
@@ -103,6 +103,7 @@ class Permits:
             self._handing = False
 
     def _next_rank(self) -> int | None:
+        """Return the most important rank with a waiter; None if nothing waits."""
         return next((rank for rank, queue in enumerate(self._queue) if queue), None)
 
     # ----- the queue
@@ -135,6 +136,7 @@ class Permits:
         return place
 
     def _expire(self, rank: int, place: Place, refuse: Refuse) -> None:
+        """Refuse a waiter whose time in the queue is over."""
         if self._queue[rank].pop(place, None) is not None:
             place.resolve(refuse("no permit came free in the time that it could wait"))
 

@@ -17,13 +17,25 @@ Rules (`docs/design/concurrency.md` has the reasons):
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 from sidecar.core import events, metrics
 from sidecar.core.env import BuildContext, Env
 from sidecar.core.exchange import Exchange
 from sidecar.core.metrics import Counter
-from sidecar.core.outcome import OVERLOADED, Outcome, Refusal, failed
+from sidecar.core.outcome import (
+    DEADLINE_EXCEEDED_STATUS,
+    OVERLOADED,
+    RESOURCE_EXHAUSTED_STATUS,
+    STATUS_TO_COME,
+    UNAVAILABLE_STATUS,
+    Failure,
+    Outcome,
+    Refusal,
+    failed,
+    grpc_verdict,
+)
 from sidecar.core.stage import Stage, Wait
 from sidecar.stages.concurrency.limit import Gradient
 from sidecar.stages.concurrency.permits import Permits, Place
@@ -33,8 +45,14 @@ RETRY_AFTER: Final = 1.0
 """Retry-After of a refusal, in seconds.  An overload passes sooner, but a spread of returns matters more."""
 WEIGHT: Final = 0.1
 """Weight of the newest response in the usual response time."""
-TOO_BUSY: Final = (429, 503)
-"""Statuses by which an upstream says that it is overloaded."""
+TOO_BUSY: Final = (
+    429,
+    503,
+    grpc_verdict(DEADLINE_EXCEEDED_STATUS),
+    grpc_verdict(RESOURCE_EXHAUSTED_STATUS),
+    grpc_verdict(UNAVAILABLE_STATUS),
+)
+"""Verdicts on answers by which an upstream says that it is overloaded."""
 TOO_SLOW: Final = ("timeout", "connect_timeout")
 """Failures that show an overload."""
 LEAST_PAUSE: Final = 0.005
@@ -49,6 +67,7 @@ class Bulkhead:
 
     def __init__(self, spec: Spec, env: Env, labels: dict[str, str]) -> None:
         self.permits = permits = Permits(env)
+        self._now = env.now
         self.gradient: Gradient | None = None
         """Adaptive limit; None for a plain one."""
         self.typical = 0.0
@@ -59,7 +78,7 @@ class Bulkhead:
         env.meter.gauge(metrics.QUEUE_LENGTH, lambda: permits.queued, **labels)
 
     def retune(self, spec: Spec) -> None:
-        """Take new settings."""
+        """Apply new settings; permits in use and learnt latencies stay."""
         self.queue = spec.queue
         self.cap = spec.max or 0
         if spec.adaptive is None:
@@ -72,23 +91,35 @@ class Bulkhead:
         self._apply()
 
     def _apply(self) -> None:
+        """Set the number of permits to the present limit."""
         self.permits.retune(int(self.gradient.limit) if self.gradient else self.cap, self.queue)
 
     def learn(self, x: Exchange, outcome: Outcome, now: float, latency: float) -> None:
         """Learn from the head of a response or a failure, which came `latency` seconds after the permit."""
         failure = outcome.failure
-        if failure is None and outcome.status < 500 and len(x.attempts) <= 1:
+        if failure is None and outcome.verdict < 500 and len(x.attempts) <= 1:
             self.typical += (latency - self.typical) * (WEIGHT if self.typical else 1.0)
         if (gradient := self.gradient) is None:
             return
         active = self.permits.active
-        if outcome.status in TOO_BUSY if failure is None else failure.origin == "upstream" and failure.code in TOO_SLOW:
+        verdict = outcome.verdict
+        if verdict in TOO_BUSY if failure is None else failure.origin == "upstream" and failure.code in TOO_SLOW:
             changed = gradient.drop(now, active)
-        elif failure is None and outcome.status < 500 and len(x.attempts) <= 1:
+        elif failure is None and verdict < 500 and len(x.attempts) <= 1:
             changed = gradient.sample(now, latency, active)
+            if verdict == STATUS_TO_COME and outcome.stream is not None:
+                outcome.stream.on_close(partial(self._learn_late, outcome))
         else:
             return
         if changed:
+            self._apply()
+
+    def _learn_late(self, outcome: Outcome, broken: Failure | None) -> None:
+        """Learn from the gRPC status that the trailers of an answer have brought."""
+        gradient, body = self.gradient, outcome.stream
+        if gradient is None or body is None or broken is not None or body.verdict not in TOO_BUSY:
+            return
+        if gradient.drop(self._now(), self.permits.active):
             self._apply()
 
     def describe(self) -> dict[str, Any]:
@@ -98,7 +129,7 @@ class Bulkhead:
 
 
 class Refuser:
-    """Refusals of one route, and the search for requests that give way."""
+    """Refusals of one route, and the search for requests that wait for their own clients and can be ended."""
 
     def __init__(self, spec: Spec, ctx: BuildContext, permits: Permits) -> None:
         self._permits = permits
@@ -121,7 +152,10 @@ class Refuser:
         return failed(OVERLOADED, Refusal("concurrency", self._where, detail, limit, active, RETRY_AFTER))
 
     def reclaim(self) -> bool:
-        """End the request that has waited for its own client longest.  Returns False if none waits for its client."""
+        """End the request that has waited for its own client longest.
+
+        Returns False if none has waited too long, or if the last search was a moment ago.
+        """
         now = self._now()
         if now < self._next_look:
             return False
@@ -137,7 +171,7 @@ class Refuser:
         queued, limit = self._permits.queued, self._permits.limit
         return LOOK_EVERY if queued <= limit else max(LEAST_PAUSE, LOOK_EVERY * limit / queued)
 
-    def observe(self, observed: Counter) -> None:
+    def admit_observed(self, observed: Counter) -> None:
         """Admit a request that would have been refused, and count it if the queue would have had no place either."""
         if self._permits.active >= self._permits.limit + self._permits.size:
             observed.value += 1
@@ -157,7 +191,7 @@ class PlainLimit:
         if not self._permits.take(x.criticality):
             observed = self._refuser.observed
             if observed is not None:
-                self._refuser.observe(observed)
+                self._refuser.admit_observed(observed)
             elif not (self._refuser.reclaim() and self._permits.take(x.criticality)):
                 return self._refuser.refuse(NO_PERMIT)
         return None
@@ -169,7 +203,7 @@ class PlainLimit:
 class QueuedLimit:
     """Limit with a queue, or adaptive limit.  A ticket is the instant of the permit."""
 
-    __slots__ = ("_bulkhead", "_call_later", "_is_pressing", "_now", "_patience", "_permits", "_refuser")
+    __slots__ = ("_bulkhead", "_call_later", "_is_reclaiming", "_now", "_patience", "_permits", "_refuser")
 
     def __init__(self, bulkhead: Bulkhead, refuser: Refuser, patience: float, env: Env) -> None:
         """`patience` is the number of seconds for which a request may wait."""
@@ -179,7 +213,7 @@ class QueuedLimit:
         self._patience = patience
         self._now = env.now
         self._call_later = env.call_later
-        self._is_pressing = False
+        self._is_reclaiming = False
         """True while a search for a request to end is scheduled."""
 
     def admit(self, x: Exchange) -> float | Outcome | Wait:
@@ -191,7 +225,7 @@ class QueuedLimit:
         ended = self._now()
         latency = ended - ticket
         if x.stream is not None:
-            latency -= x.stream.blocked_for(ended)  # time in which the client did not read
+            latency -= x.stream.blocked_for(ended)  # the client's delay says nothing about the upstream
         self._bulkhead.learn(x, outcome, ended, latency)
         return outcome
 
@@ -199,11 +233,11 @@ class QueuedLimit:
         self._permits.release()
 
     def _queue(self, x: Exchange) -> float | Outcome | Wait:
-        """Queue a request for a permit, or refuse it."""
+        """Wait in the queue for a permit, or refuse the request; with `mode: observe` admit it."""
         permits, typical, refuser = self._permits, self._bulkhead.typical, self._refuser
         now = self._now()
         if refuser.observed is not None:
-            refuser.observe(refuser.observed)
+            refuser.admit_observed(refuser.observed)
             return now
         rank = x.criticality
         if refuser.reclaim() and permits.take(rank):
@@ -216,9 +250,9 @@ class QueuedLimit:
         place = permits.join(rank, min(self._patience, left), refuser.refuse)
         if place is None:
             return refuser.refuse(f"and all {permits.size} places in the queue are taken")
-        if not self._is_pressing:
-            self._is_pressing = True
-            self._call_later(refuser.pause, self._reclaim_later)
+        if not self._is_reclaiming:
+            self._is_reclaiming = True
+            self._call_later(refuser.pause, self._reclaim_for_queue)
         return Wait(self._wait(x, rank, place, now))
 
     async def _wait(self, x: Exchange, rank: int, place: Place, began: float) -> float | Outcome:
@@ -233,15 +267,15 @@ class QueuedLimit:
             self._permits.leave(rank, place)
             raise
 
-    def _reclaim_later(self) -> None:
-        """End requests that wait for their own clients, so that queued requests get their permits."""
+    def _reclaim_for_queue(self) -> None:
+        """End requests that wait for their own clients, one for each queued request; repeat while requests wait."""
         permits = self._permits
         for _ in range(permits.queued):
             if not self._refuser.reclaim():
                 break
-        self._is_pressing = permits.queued > 0
-        if self._is_pressing:
-            self._call_later(self._refuser.pause, self._reclaim_later)
+        self._is_reclaiming = permits.queued > 0
+        if self._is_reclaiming:
+            self._call_later(self._refuser.pause, self._reclaim_for_queue)
 
 
 def build(spec: Spec, ctx: BuildContext) -> Stage:

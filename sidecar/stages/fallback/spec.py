@@ -9,7 +9,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, GetJsonSchemaHandle
 from pydantic_core import CoreSchema
 
 from sidecar.core import template
-from sidecar.core.conditions import CONDITION_WORDS
+from sidecar.core.conditions import CONDITION_WORDS, HTTP_WORDS
 from sidecar.core.message import HOP_BY_HOP
 from sidecar.core.spec import Block, Model
 from sidecar.core.template import header_safe
@@ -25,7 +25,7 @@ RESERVED: Final = HOP_BY_HOP | {b"content-length", b"x-sidecar-fallback", b"x-si
 def _trigger(value: Any) -> Any:
     if value in CONDITION_WORDS or value in REFUSALS or (value.__class__ is int and 100 <= value <= 599):
         return value
-    known = ", ".join((*CONDITION_WORDS, *REFUSALS))
+    known = ", ".join((*HTTP_WORDS, *REFUSALS))
     raise ValueError(f"is not a condition; {status_hint(value)}or one of {known}")
 
 
@@ -76,7 +76,7 @@ class FixedResponseSpec(Model):
         if self.json_ is not None and self.body is not None:
             raise ValueError("has both json and body; keep one of them")
         if self.status in (204, 205, 304) and (self.json_ is not None or self.body is not None):
-            raise ValueError(f"has a body, which an answer of status {self.status} cannot have; leave it out")
+            raise ValueError(f"has a body, which a response of status {self.status} cannot have; leave it out")
         return self
 
 

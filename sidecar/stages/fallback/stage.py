@@ -130,7 +130,7 @@ class FallbackStage:
             x.stream.record(self.max_body)
 
     def answer(self, x: Exchange, ticket: object, outcome: Outcome) -> Outcome | Wait:
-        if outcome.failure is None and not self.conditions.statuses[outcome.status]:
+        if outcome.failure is None and not self.conditions.statuses[outcome.verdict]:
             return outcome
         if not self.is_due(outcome):
             return outcome
@@ -140,7 +140,7 @@ class FallbackStage:
         return Wait(self.replace(x, outcome))
 
     def is_due(self, outcome: Outcome) -> bool:
-        """True if the outcome is to be replaced."""
+        """True if the outcome is a failure or a status that `on` names."""
         if outcome.failure is None:
             return self.conditions.match(outcome)
         return outcome.failure.code in self.conditions.codes
@@ -157,7 +157,7 @@ class FallbackStage:
             outcome.discard()
             counter.value += 1
             if x.trace is not None:
-                x.trace.note(events.FALLEN_BACK, step=step.kind, instead_of=outcome.reason or outcome.status)
+                x.trace.note(events.FALLEN_BACK, step=step.kind, instead_of=outcome.label)
             x.refused_by = x.refused_by or outcome.refusal.policy
             x.replaced = x.replaced or outcome
             found.headers = [*found.headers, (b"x-sidecar-fallback", step.kind.encode())]

@@ -4,7 +4,7 @@ Rules:
 
 1. An injected fault looks like one of the upstream: `abort` is a real response, `reset` a connection that is closed
    after the request.  A `latency` that exceeds the attempt's timeout or the deadline ends as a timeout at that time.
-   One below a second counts as a usual answer, for which a caller's deadline can be too short (`answer_times`).
+   Below a second it counts as a usual response time, for which a caller's deadline can be too short (`response_times`).
 2. Each kind is drawn separately for each attempt, from `Env`, so a seed repeats the same faults.  If several are
    drawn, the latency comes first, and the reset wins over the abort.
 3. An injected response says `x-sidecar-reason: fault_injected`; the attempt's endpoint in the access log is `fault`.
@@ -19,12 +19,13 @@ from sidecar.core import events, metrics
 from sidecar.core.env import BuildContext
 from sidecar.core.exchange import Attempt, Exchange
 from sidecar.core.metrics import Counter
-from sidecar.core.outcome import FAULT, RESET, SHORT_DEADLINE, TIMEOUT, Outcome, failed
+from sidecar.core.outcome import FAULT, RESET, SHORT_DEADLINE, TIMEOUT, Outcome, failed, grpc_verdict
 from sidecar.core.stage import Service, Stage, Wait, unbound
 from sidecar.expression.condition import Condition
 from sidecar.expression.facts import REQUEST
+from sidecar.grpc.status import status_from_http
 from sidecar.stages.fault.spec import AbortSpec, LatencySpec, Spec
-from sidecar.upstream.answer_times import UNKNOWN
+from sidecar.upstream.response_times import UNKNOWN
 
 CAUSE: Final = "injected by the fault policy"
 ENDPOINT: Final = "fault"
@@ -100,14 +101,19 @@ class FaultStage:
         if self.abort is not None and end == "abort":
             self.counters["abort"].value += 1
             headers = [(b"x-sidecar-reason", FAULT.code.encode())]
-            return self._end(x, attempt, Outcome(self.abort.status, headers, cause=CAUSE))
+            outcome = Outcome(self.abort.status, headers, cause=CAUSE)
+            if x.is_grpc:
+                outcome.verdict = grpc_verdict(status_from_http(outcome.status))
+            return self._end(x, attempt, outcome)
         twin = x.fork(x.attempt, x.why)
         twin.attempt_timeout = x.attempt_timeout - delay
         return await self.inner(twin)
 
     def _end(self, x: Exchange, attempt: Attempt, outcome: Outcome) -> Outcome:
+        """Record the attempt on the exchange, and return its outcome."""
         attempt.ended = self.env.now()
-        attempt.status = 0 if outcome.failure else outcome.status
+        if outcome.failure is None:
+            attempt.status, attempt.verdict = outcome.status, outcome.verdict
         attempt.reason = outcome.reason
         x.attempts.append(attempt)
         return outcome

@@ -20,10 +20,10 @@ from __future__ import annotations
 from typing import Final
 
 from sidecar.core import events, metrics
-from sidecar.core.env import BuildContext, Handle
+from sidecar.core.env import BuildContext, TimerHandle
 from sidecar.core.exchange import SHORTEST_ANSWER, Exchange, Supersedable
 from sidecar.core.metrics import Counter
-from sidecar.core.outcome import Outcome
+from sidecar.core.outcome import RESOURCE_EXHAUSTED_STATUS, Outcome
 from sidecar.core.promise import Promise
 from sidecar.core.stage import Stage, Wait
 from sidecar.engine.pipeline import Call, Pipeline
@@ -61,11 +61,17 @@ class HedgeStage:
             self.observed = meter.counter(metrics.WOULD_REFUSE, policy="hedge", route=ctx.route)
         self._waiting: dict[Race, None] = {}
         """Races in the order in which they fall due; all wait equally long.  A race may leave from the middle."""
-        self._timer: Handle | None = None
+        self._timer: TimerHandle | None = None
 
     def admit(self, x: Exchange) -> Race | None:
         call, x.call = x.call, None
-        if x.stream is not None or x.is_retry or x.method not in self.methods or x.upgrade is not None or call is None:
+        if (
+            x.stream is not None
+            or x.is_retry
+            or (x.rest_method or x.method) not in self.methods
+            or x.upgrade is not None
+            or call is None
+        ):
             return None
         if not x.is_counted:
             x.is_counted = True
@@ -84,14 +90,17 @@ class HedgeStage:
             ticket.close()
 
     def watch(self, race: Race, now: float) -> None:
-        """Start a hedge once the race has waited `after` more."""
+        """Queue a race for its next hedge, which is due `after` from now."""
         race.due = now + self.after
         self._waiting[race] = None
         if self._timer is None:
             self._timer = self.env.call_later(self.after, self._start_due)
 
     def _start_due(self) -> None:
-        """Start the hedges that are due.  The timer counts as set meanwhile, so a new race sets no second one."""
+        """Start the hedges that are due, and set the timer for the next one.
+
+        `_timer` is not cleared before, so that a race that joins meanwhile sets no second timer.
+        """
         now = self.env.now()
         waiting = self._waiting
         while (race := next(iter(waiting), None)) is not None and race.due - now < EARLY:
@@ -197,7 +206,7 @@ class Race:
             stage.watch(self, stage.env.now())
 
     def _ended(self, call: Call) -> None:
-        """Record the outcome of a hedge, and end the race if that is good."""
+        """Take the outcome of a hedge: a good one ends the race, another may become the best so far."""
         self._in_flight -= 1
         outcome = call.value
         if outcome is None:
@@ -244,7 +253,8 @@ class Race:
 
 def is_good(outcome: Outcome) -> bool:
     """True for a response that ends the race."""
-    return outcome.failure is None and outcome.status < 500 and outcome.status != 429
+    verdict = outcome.verdict
+    return outcome.failure is None and verdict < 500 and verdict not in (429, RESOURCE_EXHAUSTED_STATUS)
 
 
 def build(spec: Spec, ctx: BuildContext) -> Stage:

@@ -1,13 +1,14 @@
 """Stage `retry`: sends a request again if that may help, can do no harm, and the budget allows it.
 
-An outcome that `on` names is retried: a failure, a status, or a response that meets a condition.  These checks, in this
-order, can end retrying.  The first that does is `x.retry_stopped`, a counter's label and a field of the access log:
+An outcome that `on` names is retried: a failure, a status, or a response that meets a condition.  For the status of a
+gRPC answer the stage waits until the first message or the end has come (`peek`).  These checks, in this order, can end
+retrying.  The first that does is `x.retry_stopped`, a counter's label and a field of the access log:
 
 1. `marked`: the request is a caller's retry.  Three layers of three attempts make 27 (SRE book ch. 22).
 2. `method`: the upstream may have seen the request, and the method may not be repeated (RFC 9110 9.2.2).
 3. `attempts`: `max_attempts` are made.
 4. `body`: the request's body was streamed and is gone.
-5. `retry_after`: the upstream asks for a longer wait than `retry_after.max`.
+5. `retry_after`: the upstream asks for a longer wait than `retry_after.max`, or a gRPC server for no retry.
 6. `deadline`: the wait and the quickest response so far would exceed the deadline.
 7. `budget`: the upstream's retry budget is spent.  This check is the last because it withdraws from the budget.
 
@@ -19,12 +20,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from sidecar.core import events, metrics
+from sidecar.core.body import COMPLETE, OPEN
 from sidecar.core.conditions import Conditions
 from sidecar.core.env import BuildContext
-from sidecar.core.exchange import SHORTEST_ANSWER, Exchange
+from sidecar.core.exchange import NEVER, SHORTEST_ANSWER, Exchange
 from sidecar.core.metrics import Counter
-from sidecar.core.outcome import Outcome
-from sidecar.core.stage import Service, Stage, Wait, unbound
+from sidecar.core.outcome import STATUS_TO_COME, Outcome
+from sidecar.core.stage import Service, Stage, Wait, outcome_to_settle, unbound
 from sidecar.stages.retry.spec import Spec, WhenSpec
 
 if TYPE_CHECKING:
@@ -56,6 +58,9 @@ class RetryStage:
         self.route = ctx.route
         self.conditions = Conditions(each for each in spec.on if not isinstance(each, WhenSpec))
         self._statuses = self.conditions.statuses
+        """One byte for each verdict: 1 for those that need a closer look."""
+        if self.conditions.grpc_codes:
+            self._statuses = self._statuses[:STATUS_TO_COME] + b"\1" + self._statuses[STATUS_TO_COME + 1 :]
         self.expressions = _expressions([each.when for each in spec.on if isinstance(each, WhenSpec)])
         self.reads_body = any("response.body" in expression.needs for expression in self.expressions)
         self.methods = frozenset(method.encode() for method in spec.methods)
@@ -91,9 +96,9 @@ class RetryStage:
 
     def answer(self, x: Exchange, ticket: int, outcome: Outcome) -> Outcome | Wait:
         """Pass a good outcome on, or retry.  The ticket is the number of attempts made before."""
-        if outcome.failure is None and not self._statuses[outcome.status] and not self.expressions:
+        if outcome.failure is None and not self._statuses[outcome.verdict] and not self.expressions:
             return outcome
-        if x.is_hedge or not (self.expressions or self.conditions.match(outcome)):
+        if x.is_hedge or not (self.expressions or self.conditions.match(outcome) or self._may_peek(x, outcome)):
             return outcome
         return Wait(self.retry(x, outcome, x.attempts[ticket].started if len(x.attempts) > ticket else self.env.now()))
 
@@ -103,6 +108,7 @@ class RetryStage:
         state: State | None = None
         shortest = SHORTEST_ANSWER
         started = began
+        outcome = await self._seen(x, outcome)
         while self.conditions.match(outcome) or (self.expressions and await self._meets(x, outcome)):
             now = env.now()
             if outcome.failure is None:
@@ -119,7 +125,7 @@ class RetryStage:
             if self.observed is not None:
                 self.observed.value += 1
                 break
-            reason = outcome.reason or str(outcome.status)
+            reason = outcome.label
             self._count_retry(reason)
             outcome.discard()
             await env.sleep(state.upcoming_sleep)
@@ -133,8 +139,34 @@ class RetryStage:
                 left, waited = self.budget.tokens, round(state.upcoming_sleep, 6)
                 x.trace.note(events.RETRIED, attempt=number, reason=reason, waited=waited, tokens=left)
             started = env.now()
-            outcome = await self.inner(twin)
+            outcome = await self._seen(twin, await self.inner(twin))
         return outcome
+
+    def _may_peek(self, x: Exchange, outcome: Outcome) -> bool:
+        """True if the status of a gRPC answer is still to come, and the call could be repeated if it is bad."""
+        return (
+            outcome.verdict == STATUS_TO_COME
+            and self._statuses[STATUS_TO_COME] == 1
+            and x.is_replayable
+            and (x.stream is None or x.stream.state == COMPLETE)
+        )
+
+    async def _seen(self, x: Exchange, outcome: Outcome) -> Outcome:
+        """Return an outcome once its gRPC status is known, or its first message has come."""
+        body = outcome.stream
+        if body is None or not self._may_peek(x, outcome):
+            return outcome
+        from sidecar.stages.retry.peek import LONGEST_PEEK, peek
+
+        seconds = min(x.attempt_timeout, x.deadline - self.env.now())
+        try:
+            await peek(body, LONGEST_PEEK if seconds == NEVER else seconds, self.env)
+        except BaseException:
+            outcome.discard()
+            raise
+        if body.state == OPEN or body.received:
+            return outcome
+        return outcome_to_settle(outcome, body.failure)
 
     async def _meets(self, x: Exchange, outcome: Outcome) -> bool:
         """True if a response meets one of the conditions of `on`."""
@@ -159,7 +191,7 @@ class RetryStage:
         schedule, failure = self.schedule, outcome.failure
         if x.is_retry:
             return "marked"
-        if (failure is None or failure.sent) and not self._may_repeat(x):
+        if (failure is None or failure.sent) and not self._may_repeat(x, outcome):
             return "method"
         if schedule.is_exhausted(state):
             return "attempts"
@@ -173,10 +205,10 @@ class RetryStage:
             return "budget"
         return ""
 
-    def _may_repeat(self, x: Exchange) -> bool:
+    def _may_repeat(self, x: Exchange, outcome: Outcome) -> bool:
         """True if the policy names the method, or for POST and PATCH with an Idempotency-Key
-        (draft-ietf-httpapi-idempotency-key-header)."""
-        if x.method in self.methods:
+        (draft-ietf-httpapi-idempotency-key-header).  A call of gRPC may be repeated if the policy names its status."""
+        if (x.rest_method or x.method) in self.methods or (x.is_grpc and self.conditions.names(outcome)):
             return True
         return x.method in (b"POST", b"PATCH") and bool(x.header(b"idempotency-key"))
 

@@ -22,8 +22,9 @@ from tenacity.wait import wait_base
 from sidecar.core.env import Env
 from sidecar.core.exchange import Exchange
 from sidecar.core.message import retry_after
-from sidecar.core.outcome import Outcome
+from sidecar.core.outcome import Outcome, grpc_code
 from sidecar.core.stage import Service
+from sidecar.grpc.status import asked_wait
 from sidecar.stages.retry.spec import Spec
 
 State = RetryCallState
@@ -33,7 +34,10 @@ LEAST_JITTER: Final = {"full": 0.0, "equal": 0.5, "none": 1.0}
 
 
 class WaitRetryAfter(wait_base):
-    """Wait for the Retry-After of a response; zero without one."""
+    """Wait for the Retry-After of a response, or for its `grpc-retry-pushback-ms`; zero without one.
+
+    The wait is infinite if a gRPC server asks for no retry.
+    """
 
     def __init__(self, wall: Callable[[], float]) -> None:
         self._wall = wall
@@ -41,6 +45,8 @@ class WaitRetryAfter(wait_base):
     def __call__(self, retry_state: RetryCallState) -> float:
         assert retry_state.outcome is not None
         outcome: Outcome = retry_state.outcome.result()
+        if grpc_code(outcome.verdict) > 0 and (pushback := asked_wait(outcome)) is not None:
+            return pushback
         return retry_after(outcome.headers, self._wall()) or 0.0
 
 

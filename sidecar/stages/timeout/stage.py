@@ -67,7 +67,7 @@ class TimeoutStage:
         """Return the refusal of a request that has no time left."""
         allowed = x.deadline - x.arrived
         whose = "the caller" if allowed < self.request else "this route"
-        detail = f"{whose} allows {max(0.0, allowed):.3g} s, and they were over before the request could be sent"
+        detail = f"{whose} allows {max(0.0, allowed):.3g} s, which were over before the request could be sent"
         return failed(DEADLINE, Refusal("timeout", self.where, detail, limit=allowed, value=now - x.arrived))
 
     def settle(self, x: Exchange, ticket: object, outcome: Outcome) -> None:
@@ -87,7 +87,10 @@ class TimeoutStage:
         outcome.refusal = Refusal("timeout", self.where, detail, limit, round(now - x.arrived, 3))
 
     def is_attempt_over(self, x: Exchange, now: float) -> bool:
-        """True if the latest attempt has used up its time; otherwise its body paused for too long."""
+        """True if the last attempt to end, or the one in flight, has used up its time.
+
+        False means that its body paused for too long.
+        """
         if self.attempt <= self.idle or not x.attempts:
             return self.attempt != NEVER
         return now - max(x.attempts, key=_end).started >= self.attempt
@@ -115,6 +118,7 @@ class TimeoutObserver:
 
 
 def _end(attempt: Attempt) -> float:
+    """Return the instant of an attempt's end, infinite while it runs."""
     return attempt.ended or NEVER
 
 

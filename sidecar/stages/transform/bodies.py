@@ -1,4 +1,4 @@
-"""Bodies: reading, and the operations on them.
+"""Bodies: loading, and the operations on them.
 
 A body is read if an operation or a condition is for its Content-Type.  Every other body stays streamed, and so does one
 that turns out to be longer than `max_body`.
@@ -19,7 +19,7 @@ from sidecar.stages.transform.spec import Direction
 from sidecar.transform import coding, pointer
 from sidecar.transform.buffering import BodyProblem, BufferedBody, Kind, buffer_body, read_body
 from sidecar.transform.forms import to_form
-from sidecar.transform.jsonbody import Document, closed
+from sidecar.transform.jsonbody import Document, to_raw
 from sidecar.transform.pointer import Operation
 from sidecar.transform.validators import is_form, is_json
 from sidecar.transform.values import DEPLOYMENT
@@ -28,8 +28,8 @@ STATUS: Final[dict[Kind, int]] = {"invalid": 400, "too_large": 413, "coding": 41
 """Status of the refusal of a request, by the problem with its body."""
 
 
-class Intake:
-    """Reads the bodies of one direction."""
+class BodyLoader:
+    """Loader of the bodies of one direction, with the policy for bodies that cannot be rewritten."""
 
     __slots__ = ("_limit", "_passes", "_skipped")
 
@@ -52,8 +52,8 @@ class Intake:
         """Return the body of a message that is not streamed."""
         return read_body(message, self._limit)
 
-    def take(self, message: Exchange | Outcome, *, form: bool = False) -> Coroutine[Any, Any, BufferedBody]:
-        """Wait until a body is whole or too long, and return it."""
+    def load(self, message: Exchange | Outcome, *, form: bool = False) -> Coroutine[Any, Any, BufferedBody]:
+        """Return a body, after waiting until it is whole or too long; `form` reads a form."""
         return buffer_body(message, self._limit, form=form)
 
 
@@ -83,7 +83,7 @@ class BodyEdit:
             operation(document, x, outcome)
 
 
-def rewritten(taken: BufferedBody, edits: Sequence[BodyEdit], x: Exchange, outcome: Outcome | None = None) -> bytes:
+def rewrite_body(taken: BufferedBody, edits: Sequence[BodyEdit], x: Exchange, outcome: Outcome | None = None) -> bytes:
     """Return the octets of a body after all edits; the received ones if nothing has changed.
 
     Raises `InvalidBody` if an edit does not fit the body.
@@ -100,6 +100,7 @@ def rewritten(taken: BufferedBody, edits: Sequence[BodyEdit], x: Exchange, outco
 
 
 def _operations(spec: BodySpec, constants: dict[str, str]) -> Sequence[Operation]:
+    """Compile the operations of a `body`, in the order in which they apply."""
     found: list[Operation] = []
     if spec.unwrap is not None:
         found.append(pointer.unwrap(spec.unwrap))
@@ -121,12 +122,13 @@ def _value(tree: Any, constants: dict[str, str]) -> Callable[[Exchange, Outcome 
     """Return a function that makes a policy's value.  A value without templates of the request is made once."""
     compiled = compile_tree(tree, constants)
     if DEPLOYMENT.issuperset(_names(tree)):
-        raw = closed(render_tree(compiled, Exchange(b"GET", b"/")))
+        raw = to_raw(render_tree(compiled, Exchange(b"GET", b"/")))
         return lambda _x, _o: raw
     return lambda x, outcome: render_tree(compiled, x, outcome)
 
 
 def _names(tree: Any) -> set[str]:
+    """Return the names in all templates of a JSON value."""
     if isinstance(tree, str):
         return set(names(tree))
     inner = tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list) else ()

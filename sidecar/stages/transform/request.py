@@ -16,7 +16,7 @@ from sidecar.core.outcome import BAD_REQUEST, Outcome, Refusal, failed
 from sidecar.core.template import Template
 from sidecar.expression.condition import Condition
 from sidecar.expression.facts import NO_BODIES, WHOLE_REQUEST, Bodies
-from sidecar.stages.transform.bodies import STATUS, BodyEdit, Intake, rewritten
+from sidecar.stages.transform.bodies import STATUS, BodyEdit, BodyLoader, rewrite_body
 from sidecar.stages.transform.fields import HeadersSpec
 from sidecar.stages.transform.spec import RequestRule, RequestSpec
 from sidecar.transform.buffering import NO_BODY, BodyProblem, BufferedBody
@@ -25,7 +25,7 @@ from sidecar.transform.jsonbody import InvalidBody, encode
 from sidecar.transform.path_rewrite import PathEdit, PathPattern, PathTemplate, PrefixMap, literal
 from sidecar.transform.query import QueryEdit
 from sidecar.transform.validators import after_request, ask_for_whole, is_json
-from sidecar.transform.values import Refused
+from sidecar.transform.values import RewriteError
 
 FORWARDED: Final = re.compile(rb"^(forwarded: [^\r]*)", re.MULTILINE)
 """Matches the line `forwarded` in `Exchange.forwarding`."""
@@ -69,7 +69,7 @@ class RequestEdit:
         return all(getattr(self, name) is None for name in self.__slots__ if name != "when")
 
     def apply(self, x: Exchange, source: Exchange) -> None:
-        """Rewrite all but the body.  `source` is the request as it came.  Raises `Refused` for an unsafe value."""
+        """Rewrite all but the body.  `source` is the request as it came.  Raises `RewriteError` for an unsafe value."""
         path = x.path if self.path is None else self.path.apply(x.path, source)
         query = x.query if self.query is None else self.query.apply(x.query, source)
         host = x.authority if self.host is None else _host(self.host, source)
@@ -99,9 +99,10 @@ def _add_host(x: Exchange, source: Exchange) -> None:
 
 
 def _host(template: Template, source: Exchange) -> bytes:
+    """Return the host that a template gives.  Raises `Refused` for an invalid one."""
     host = template.render(source).encode()
     if HOST.fullmatch(host) is None:
-        raise Refused("has no valid value for the host that the policy builds")
+        raise RewriteError("has no valid value for the host that the policy builds")
     return host
 
 
@@ -112,7 +113,7 @@ class RequestRewriter:
         """Compile the rules.  With `reads_responses` the upstream is asked for whole bodies in known codings."""
         rules = [RequestEdit(rule, constants) for rule in (spec, *spec.cases)]
         self.rules = [rule for rule in rules if not rule.is_empty]
-        self.intake = Intake(spec, ctx, "request")
+        self.loader = BodyLoader(spec, ctx, "request")
         self.where = ctx.where
         self.reads_responses = reads_responses
         self.is_certain = all(rule.when is None for rule in self.rules)
@@ -129,7 +130,7 @@ class RequestRewriter:
         others = ("body", "host", "method", "path", "query")
         return None if rule is None or any(getattr(rule, name) is not None for name in others) else rule.headers
 
-    def active(self, x: Exchange, bodies: Bodies = NO_BODIES) -> list[RequestEdit]:
+    def select_rules(self, x: Exchange, bodies: Bodies = NO_BODIES) -> list[RequestEdit]:
         """Return the rules that hold for a request."""
         if self.is_certain:
             return self.rules
@@ -138,31 +139,31 @@ class RequestRewriter:
     def refuse(self, detail: str, status: int = 400) -> Outcome:
         """Return a refusal with its reason."""
         outcome = failed(BAD_REQUEST, Refusal("transform", self.where, detail))
-        outcome.status = status
+        outcome.status = outcome.verdict = status
         return outcome
 
-    def head(self, x: Exchange) -> Outcome | None:
+    def rewrite_head(self, x: Exchange) -> Outcome | None:
         """Rewrite all but the body.  Return the refusal of a request that cannot be rewritten; None if it was."""
-        return self._head(x, self.rules if self.is_certain else self.active(x))
+        return self._rewrite_head(x, self.rules if self.is_certain else self.select_rules(x))
 
-    def _head(self, x: Exchange, rules: list[RequestEdit]) -> Outcome | None:
+    def _rewrite_head(self, x: Exchange, rules: list[RequestEdit]) -> Outcome | None:
         source = x if len(rules) < 2 else x.fork(x.attempt, x.why)
         try:
             for rule in rules:
                 rule.apply(x, source)
-        except Refused as refused:
+        except RewriteError as refused:
             return self.refuse(f"The request {refused}.")
         if self.reads_responses:
             ask_for_whole(x)
         return None
 
-    async def whole(self, x: Exchange) -> Outcome | None:
-        """Rewrite a request, its body included.  Return the refusal of one that cannot be rewritten; None if it was."""
+    async def rewrite_whole(self, x: Exchange) -> Outcome | None:
+        """Rewrite head and body.  Return the refusal of a request that cannot be rewritten; None if it was."""
         kind = x.header(b"content-type")
         taken = NO_BODY
         if self.asks_body and is_json(kind):
-            taken = await self._take(x, form=False)
-        rules = self.active(x, Bodies(taken.document))
+            taken = await self._load(x, form=False)
+        rules = self.select_rules(x, Bodies(taken.document))
         edits = [rule.body for rule in rules if rule.body is not None]
         source = x.fork(x.attempt, x.why)
         if (
@@ -170,16 +171,20 @@ class RequestRewriter:
             and taken is NO_BODY
             and (form := next((e.from_form for e in edits if e.suits(kind)), None)) is not None
         ):
-            taken = await self._take(x, form=form)
+            taken = await self._load(x, form=form)
         if taken.failure is not None:
             return failed(taken.failure)
-        if (refused := self._head(x, rules)) is not None:
+        if (refused := self._rewrite_head(x, rules)) is not None:
             return refused
-        return self._rewrite(x, source, edits, taken, kind)
+        return self._rewrite_body(x, source, edits, taken, kind)
 
-    def _rewrite(
+    def _rewrite_body(
         self, x: Exchange, source: Exchange, edits: list[BodyEdit], taken: BufferedBody, kind: bytes | None
     ) -> Outcome | None:
+        """Rewrite the loaded body `taken`, or make one; `source` is the request as it came, `kind` its Content-Type.
+
+        Returns the refusal of a body that cannot be rewritten, else None.
+        """
         if not x.body and x.stream is None:
             for edit in edits:
                 if edit.make is not None:
@@ -190,11 +195,11 @@ class RequestRewriter:
         suited = [edit for edit in edits if edit.suits(kind)]
         if suited and problem is None and taken.document is not None:
             try:
-                data = rewritten(taken, suited, source)
+                data = rewrite_body(taken, suited, source)
             except InvalidBody as error:
                 problem = BodyProblem("invalid", str(error))
         if problem is not None:
-            if not suited or self.intake.may_pass(problem):
+            if not suited or self.loader.may_pass(problem):
                 return None
             return self.refuse(f"The body {problem.detail}.", STATUS[problem.kind])
         if data != taken.data:
@@ -206,9 +211,10 @@ class RequestRewriter:
                 put(x, b"content-type", b"application/json")
         return None
 
-    async def _take(self, x: Exchange, *, form: bool) -> BufferedBody:
+    async def _load(self, x: Exchange, *, form: bool) -> BufferedBody:
+        """Load the body of a request, after a `100 Continue` if its client waits for one."""
         if x.expects_continue and x.stream is not None:
             x.expects_continue = False
             if x.interim is not None:
                 x.interim(100, b"")  # the sidecar needs the body before the upstream does
-        return await self.intake.take(x, form=form)
+        return await self.loader.load(x, form=form)

@@ -14,7 +14,7 @@ from sidecar.core.metrics import Counter
 from sidecar.core.outcome import TRANSFORM, Outcome, Refusal, failed
 from sidecar.expression.condition import Condition
 from sidecar.expression.facts import NO_BODIES, RESPONSE, Bodies
-from sidecar.stages.transform.bodies import BodyEdit, Intake, rewritten
+from sidecar.stages.transform.bodies import BodyEdit, BodyLoader, rewrite_body
 from sidecar.stages.transform.request import Constants, header_edit
 from sidecar.stages.transform.spec import CookieSpec, ResponseRule, ResponseSpec
 from sidecar.transform.buffering import NO_BODY, BodyProblem, BufferedBody
@@ -62,6 +62,7 @@ def _statuses(spec: int | dict[str, int] | None) -> dict[int, int]:
 
 
 def _attributes(spec: CookieSpec) -> dict[str, str | bool | None]:
+    """Return the values of the attributes to set by name; None to remove one."""
     given: dict[str, str | bool | None] = {
         "Max-Age": None if spec.max_age is None else str(int(spec.max_age)),
         "Domain": spec.domain,
@@ -80,7 +81,7 @@ class ResponseRewriter:
     def __init__(self, spec: ResponseSpec, ctx: BuildContext, constants: Constants) -> None:
         rules = [ResponseEdit(rule, constants) for rule in (spec, *spec.cases)]
         self.rules = [rule for rule in rules if not rule.is_empty]
-        self.intake = Intake(spec, ctx, "response")
+        self.loader = BodyLoader(spec, ctx, "response")
         self.where = ctx.where
         self.etag = spec.etag
         self.rewrites_addresses = spec.addresses != "keep"
@@ -98,7 +99,7 @@ class ResponseRewriter:
                 metrics.TRANSFORM_SKIPPED, route=ctx.route, direction="response", reason="no_transform"
             )
 
-    def active(self, x: Exchange, outcome: Outcome, bodies: Bodies = NO_BODIES) -> list[ResponseEdit]:
+    def select_rules(self, x: Exchange, outcome: Outcome, bodies: Bodies = NO_BODIES) -> list[ResponseEdit]:
         """Return the rules that hold for a response."""
         if self.is_certain:
             return self.rules
@@ -110,18 +111,18 @@ class ResponseRewriter:
         rule = self.rules[0] if len(self.rules) == 1 and self.is_certain else None
         return None if rule is None or rule.status or rule.cookies or rule.body else rule.headers
 
-    def head(self, x: Exchange, outcome: Outcome, own: Address | None) -> Outcome:
+    def rewrite_head(self, x: Exchange, outcome: Outcome, own: Address | None) -> Outcome:
         """Rewrite all but the body.  `own` is the address sent upstream; None leaves addresses in the response."""
-        return self._head(x, outcome, self.rules if self.is_certain else self.active(x, outcome), own)
+        return self._rewrite_head(x, outcome, self.rules if self.is_certain else self.select_rules(x, outcome), own)
 
-    def _head(self, x: Exchange, outcome: Outcome, rules: list[ResponseEdit], own: Address | None) -> Outcome:
+    def _rewrite_head(self, x: Exchange, outcome: Outcome, rules: list[ResponseEdit], own: Address | None) -> Outcome:
         if own is not None and (self.rewrites_endpoints or own != (x.authority, x.path)) and _has_addresses(outcome):
-            outcome = own_outcome(outcome)
+            outcome = copy_streamed(outcome)
             endpoints = [attempt.endpoint for attempt in x.attempts] if self.rewrites_endpoints else []
             ReverseRewrite(x.scheme, x.host, x.path, *own, endpoints).apply(outcome)
         if not rules:
             return outcome
-        outcome = own_outcome(outcome)
+        outcome = copy_streamed(outcome)
         came = outcome.status
         for rule in rules:
             if came in rule.status:
@@ -132,43 +133,45 @@ class ResponseRewriter:
                 rule.headers.apply(outcome, x, outcome)
         return outcome
 
-    async def whole(self, x: Exchange, outcome: Outcome, own: Address | None) -> Outcome:
-        """Rewrite a response, its body included."""
+    async def rewrite_whole(self, x: Exchange, outcome: Outcome, own: Address | None) -> Outcome:
+        """Rewrite head and body; `own` is that of `rewrite_head`."""
         taken = NO_BODY
         status = outcome.status
         is_bodiless = status in BODILESS or x.method == b"HEAD"
         suits = is_json(outcome.header(b"content-type"))
         is_left = self._untouched is not None and (suits or status == 304) and forbids_transform(outcome)
         if suits and not is_bodiless and (self._asks_body or not is_left):
-            outcome = own_outcome(outcome)
-            taken = self.intake.read(outcome) if outcome.stream is None else await self.intake.take(outcome)
+            outcome = copy_streamed(outcome)
+            taken = self.loader.read(outcome) if outcome.stream is None else await self.loader.load(outcome)
             if taken.failure is not None:
-                return failed(taken.failure, cause="the answer's body broke off")
-        rules = self.active(x, outcome, Bodies(response=taken.document))
+                return failed(taken.failure, cause="the response's body broke off")
+        rules = self.select_rules(x, outcome, Bodies(response=taken.document))
         edits = [rule.body for rule in rules if rule.body is not None]
         if edits and is_left and self._untouched is not None:
             self._untouched.value += 1
         elif edits and (suits or status == 304):
             if is_bodiless:  # the fields are those that the rewritten body would have
-                outcome = own_outcome(outcome)
+                outcome = copy_streamed(outcome)
                 after_answer(outcome, self.etag)
-            elif (refused := self._rewrite(x, outcome, edits, taken)) is not None:
+            elif (refused := self._rewrite_body(x, outcome, edits, taken)) is not None:
                 return refused
-        return self._head(x, outcome, rules, own)
+        return self._rewrite_head(x, outcome, rules, own)
 
-    def _rewrite(self, x: Exchange, outcome: Outcome, edits: list[BodyEdit], taken: BufferedBody) -> Outcome | None:
+    def _rewrite_body(
+        self, x: Exchange, outcome: Outcome, edits: list[BodyEdit], taken: BufferedBody
+    ) -> Outcome | None:
         """Rewrite the body.  Return the failure of a response that cannot be rewritten; None if it was."""
         problem, data = taken.problem, taken.data
         if problem is None and taken.document is not None:
             try:
-                data = rewritten(taken, edits, x, outcome)
+                data = rewrite_body(taken, edits, x, outcome)
             except InvalidBody as error:
                 problem = BodyProblem("invalid", str(error))
         if problem is not None:
-            if self.intake.may_pass(problem):
+            if self.loader.may_pass(problem):
                 return None
             outcome.discard()
-            detail = f"The answer's body {problem.detail}."
+            detail = f"The response's body {problem.detail}."
             return failed(TRANSFORM, Refusal("transform", self.where, detail), cause=detail)
         # Without a body (HEAD, 304) the fields are those of the rewritten one.
         if taken is NO_BODY or data != taken.data:
@@ -178,22 +181,26 @@ class ResponseRewriter:
 
 
 def _has_addresses(outcome: Outcome) -> bool:
+    """True if a response may have a field with an address."""
     return not outcome.is_raw or FIELDS.search(b"\n" + outcome.lines.lower()) is not None
 
 
-def own_outcome(outcome: Outcome) -> Outcome:
+def copy_streamed(outcome: Outcome) -> Outcome:
     """Return a copy of a streamed outcome, since the stages further in settle the original when its body ends."""
     if outcome.stream is None:
         return outcome
     headers = None if outcome.is_raw else list(outcome.headers)
     lines = outcome.lines if outcome.is_raw else None
-    return Outcome(outcome.status, headers, stream=outcome.stream, cause=outcome.cause, lines=lines)
+    copy = Outcome(outcome.status, headers, stream=outcome.stream, cause=outcome.cause, lines=lines)
+    copy.verdict = outcome.verdict
+    return copy
 
 
 def _set_status(outcome: Outcome, status: int) -> None:
+    """Change the status, and drop a body that the new status forbids."""
     if status == outcome.status:
         return
-    outcome.status = status
+    outcome.status = outcome.verdict = status
     outcome.headers = without(outcome.headers, b"content-length")  # the length of the former body
     if status in BODILESS:
         outcome.body = b""

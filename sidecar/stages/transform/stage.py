@@ -22,7 +22,7 @@ from sidecar.core.metrics import Counter
 from sidecar.core.outcome import ABANDONED, Outcome
 from sidecar.core.stage import Stage, Wait
 from sidecar.stages.transform.request import RequestRewriter
-from sidecar.stages.transform.response import Address, ResponseRewriter, own_outcome
+from sidecar.stages.transform.response import Address, ResponseRewriter, copy_streamed
 from sidecar.stages.transform.spec import Spec
 from sidecar.stages.transform.vary import Dependence
 from sidecar.transform.headers import HeaderEdit
@@ -52,22 +52,23 @@ class TransformStage:
         if self._reads_request:
             return Wait(self._read(x, facts))
         try:
-            refused = self._request.head(x)
+            refused = self._request.rewrite_head(x)
         except BaseException:
             facts.restore(x)
             raise
-        return self._admitted(x, facts, refused)
+        return self._ticket(x, facts, refused)
 
     async def _read(self, x: Exchange, facts: RequestFacts) -> Rewritten | Outcome:
-        """Rewrite a request, its body included."""
+        """Rewrite head and body of a request; return its ticket, or the refusal."""
         try:
-            refused = await self._request.whole(x)
+            refused = await self._request.rewrite_whole(x)
         except BaseException:
             facts.restore(x)
             raise
-        return self._admitted(x, facts, refused)
+        return self._ticket(x, facts, refused)
 
-    def _admitted(self, x: Exchange, facts: RequestFacts, refused: Outcome | None) -> Rewritten | Outcome:
+    def _ticket(self, x: Exchange, facts: RequestFacts, refused: Outcome | None) -> Rewritten | Outcome:
+        """Return the ticket of a rewritten request; undo the changes of a refused one, and return its refusal."""
         if refused is None:
             return Rewritten(facts, (x.authority, x.path) if self._moves else None)
         facts.restore(x)
@@ -81,19 +82,19 @@ class TransformStage:
         if outcome.failure is not None or outcome.tunnel is not None:
             return outcome
         if self._response.reads_body:
-            return Wait(self._rewrite(x, outcome, own))
+            return Wait(self._rewrite_body(x, outcome, own))
         if self._edits_response:
-            outcome = self._response.head(x, outcome, own)
+            outcome = self._response.rewrite_head(x, outcome, own)
         return self._with_vary(outcome)
 
-    async def _rewrite(self, x: Exchange, outcome: Outcome, own: Address | None) -> Outcome:
-        """Rewrite a response, its body included."""
-        return self._with_vary(await self._response.whole(x, outcome, own))
+    async def _rewrite_body(self, x: Exchange, outcome: Outcome, own: Address | None) -> Outcome:
+        """Rewrite head and body of a response; `own` is the address that was sent upstream."""
+        return self._with_vary(await self._response.rewrite_whole(x, outcome, own))
 
     def _with_vary(self, outcome: Outcome) -> Outcome:
         """Add the fields that the response depends on to its Vary."""
         if self._dependence is not None and outcome.failure is None:
-            outcome = own_outcome(outcome)
+            outcome = copy_streamed(outcome)
             self._dependence.add_vary(outcome)
         return outcome
 
@@ -145,7 +146,7 @@ class HeaderStage:
             x.parsed, x.raw = ticket
         if self._edits_response and outcome.failure is None and outcome.tunnel is None:
             if outcome.stream is not None:
-                outcome = own_outcome(outcome)
+                outcome = copy_streamed(outcome)
             if self._after is not None:
                 self._after.apply(outcome, x, outcome)
             if self._dependence is not None:
@@ -167,7 +168,7 @@ class ObserveStage:
         self._observed = observed
 
     def admit(self, x: Exchange) -> None:
-        if self._response.rules or self._request.active(x):
+        if self._response.rules or self._request.select_rules(x):
             self._observed.value += 1
 
 

@@ -48,11 +48,12 @@ class Dependence:
     def add_vary(self, outcome: Outcome) -> None:
         """Add the fields to a response's Vary."""
         if self._renamed and outcome.lines != self._plain:
-            self._read(outcome)
+            self._add_renamed(outcome)
         if self._said:
             outcome.add(b"vary", self._said)
 
-    def _read(self, outcome: Outcome) -> None:
+    def _add_renamed(self, outcome: Outcome) -> None:
+        """Add the client's names of fields that the Vary has under the names sent upstream."""
         vary = outcome.joined(b"vary")
         if vary is None:
             self._plain = outcome.lines

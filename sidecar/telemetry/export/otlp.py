@@ -106,8 +106,8 @@ class ExportWatch:
         self._lost: int | None = None
         """Number of items lost since exports began to fail; None while they succeed."""
 
-    def attempt(self, export: Callable[[], bool], items: int) -> bool:
-        """Run one export of `items` items in the exporting thread; True if the collector accepted them."""
+    def run_export(self, export: Callable[[], bool], items: int) -> bool:
+        """Run `export`, which sends `items` items; count them, and report a change.  True if they were accepted."""
         try:
             is_ok = export()
             cause = MESSAGES.take()
@@ -160,7 +160,7 @@ class WatchedExporter(SpanExporter):
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         spans = PacedSpans(spans, self._pause, self._is_late)
-        ok = self._watch.attempt(lambda: self._inner.export(spans) is SpanExportResult.SUCCESS, len(spans))
+        ok = self._watch.run_export(lambda: self._inner.export(spans) is SpanExportResult.SUCCESS, len(spans))
         self.taken += len(spans)
         return SpanExportResult.SUCCESS if ok else SpanExportResult.FAILURE
 

@@ -80,8 +80,8 @@ class MetricsBuilder:
         scope = ScopeMetrics(self._scope, found, self._scope.schema_url or "")
         return MetricsData([ResourceMetrics(self._resource, [scope], self._resource.schema_url)])
 
-    def taken(self, metrics: Sequence[Metric], wall: float) -> None:
-        """Compute differences from this export from now on, because the collector accepted it."""
+    def set_baseline(self, metrics: Sequence[Metric], wall: float) -> None:
+        """Make these metrics the base of later differences, because the collector has accepted them."""
         if self._temporality != "cumulative":
             self._sent = {(metric.name, series.labels): series for metric in metrics for series in metric.series}
             self._sent_at = wall
@@ -178,9 +178,9 @@ class MetricsExport:
                 for metric in self._registry.collect():
                     metrics.append(metric)
                     await self._env.sleep(0)
-                self._give(metrics)
+                self._enqueue(metrics)
 
-    def _give(self, metrics: list[Metric]) -> None:
+    def _enqueue(self, metrics: list[Metric]) -> None:
         """Pass copied metrics to the thread."""
         self._given += 1
         self._work.put((metrics, self._env.wall()))
@@ -188,7 +188,7 @@ class MetricsExport:
     def close(self) -> threading.Thread:
         """Start the last export, and return the thread, which ends after it."""
         if self._given == self._done:
-            self._give(list(self._registry.collect()))
+            self._enqueue(list(self._registry.collect()))
         self._work.put(None)
         return self._thread
 
@@ -196,12 +196,13 @@ class MetricsExport:
         """Send each copy of the metrics, until the queue ends; run in the thread."""
         while (work := self._work.get()) is not None:
             metrics, wall = work
-            if self.watch.attempt(partial(self._export, metrics, wall), 1):
-                self._builder.taken(metrics, wall)
+            if self.watch.run_export(partial(self._export, metrics, wall), 1):
+                self._builder.set_baseline(metrics, wall)
             self._done += 1
         self._exporter.shutdown()
 
     def _export(self, metrics: list[Metric], wall: float) -> bool:
+        """Build and send the data; True if the collector accepted it."""
         data = self._builder.build(metrics, wall)
         return self._exporter.export(data, timeout_millis=self._timeout * 1000) is MetricExportResult.SUCCESS
 

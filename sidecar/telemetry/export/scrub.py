@@ -15,10 +15,11 @@ _parameter: Final = re.compile(r"([^&=]+)=([^&]+)")
 
 def scrub_query(query: str) -> str:
     """Return a query with the values of secret parameters, recognised by name, replaced."""
-    return _parameter.sub(_value, query)
+    return _parameter.sub(_redact, query)
 
 
-def _value(match: re.Match[str]) -> str:
+def _redact(match: re.Match[str]) -> str:
+    """Return a query parameter, with its value replaced if its name is that of a secret."""
     name = match[1]
     return f"{name}={REDACTED}" if name.lower() in SIGNATURES or names_secret(name) else match[0]
 

@@ -9,7 +9,7 @@ Rules:
 2. Data of a peer is escaped, so that it can neither start a new line nor move the cursor of a terminal.
 3. Lines go to a `LineWriter` in batches, because waking its thread costs more than a line.  They are formatted without
    an encoder, which would be slower.  The writer drops and counts lines that it cannot write.
-4. `broken_off` is true if the answer failed after its head was sent, so that the status alone would mislead.
+4. `broken_off` is true if the response failed after its head was sent, so that the status alone would mislead.
 5. Successes can be sampled.  All other requests are written, and so are those with several attempts or a kept trace.
    The bound on lines a second holds for all of them.
 """
@@ -24,7 +24,7 @@ from functools import lru_cache
 from typing import Final, Literal
 
 from sidecar.core.env import Env
-from sidecar.core.exchange import Exchange
+from sidecar.core.exchange import HTTP_VERSIONS, Exchange
 from sidecar.core.metrics import LOG_SUPPRESSED
 from sidecar.core.outcome import CLIENT_CLOSED, Outcome
 from sidecar.telemetry.logs.lines import Lines
@@ -81,7 +81,7 @@ class AccessLog:
         self._successes = 1.0
         self._line = as_json
         self._text = text
-        self._shown = lru_cache(1024)(self._show)
+        self._shown = lru_cache(1024)(self._without_secrets)
         self._at_most: float | None = None
         self._room = 0.0
         """Number of lines that may be written now; grows with time, up to the lines of one second."""
@@ -102,7 +102,8 @@ class AccessLog:
         self._at_most = at_most
         self._room = max(1.0, at_most or 0.0)
 
-    def _show(self, value: str) -> bytes:
+    def _without_secrets(self, value: str) -> bytes:
+        """Return a text of the sidecar itself without secrets, as the inside of a JSON string."""
         return word(self._text(value))
 
     def record(self, x: Exchange, outcome: Outcome, reason: str, seconds: float) -> None:
@@ -117,13 +118,13 @@ class AccessLog:
             and self._random() >= self._successes
         ):
             return
-        if self._at_most is not None and not self._has_room(self._at_most):
+        if self._at_most is not None and not self._take_room(self._at_most):
             self._suppressed += 1
             self._beyond.value += 1
             return
         line = self._line(self._time(), x, outcome, reason, seconds, self._shown)
         if self._suppressed:
-            line = _say_suppressed(line, self._suppressed)
+            line = _with_suppressed(line, self._suppressed)
             self._suppressed = 0
         if not self._batch:
             self._env.call_later(FLUSH_SECONDS, self.flush)
@@ -132,8 +133,8 @@ class AccessLog:
         if self._size >= BATCH_BYTES:
             self.flush()
 
-    def _has_room(self, at_most: float) -> bool:
-        """Take room for one line; False if the bound is reached."""
+    def _take_room(self, at_most: float) -> bool:
+        """Count one line; False if the bound on lines a second is reached."""
         now = self._env.now()
         self._room = min(max(1.0, at_most), self._room + (now - self._refilled) * at_most)
         self._refilled = now
@@ -172,7 +173,7 @@ def as_json(time: bytes, x: Exchange, outcome: Outcome, reason: str, seconds: fl
     else:
         method, host, path, client, request_id = map(escape, facts)
     line = (
-        b'{"time":"%b","route":"%b","method":"%b","host":"%b","path":"%b","protocol":"HTTP/1.%b","status":%d,'
+        b'{"time":"%b","route":"%b","method":"%b","host":"%b","path":"%b","protocol":"HTTP/%b","status":%d,'
         b'"duration_ms":%.3f,"client":"%b","bytes_in":%d,"bytes_out":%d,"request_id":"%b"'
         % (
             time,
@@ -180,7 +181,7 @@ def as_json(time: bytes, x: Exchange, outcome: Outcome, reason: str, seconds: fl
             method,
             host,
             path,
-            b"0" if x.version == 10 else b"1",
+            b"1.1" if x.version == 11 else HTTP_VERSIONS[x.version].encode(),
             outcome.status,
             seconds * 1000,
             client,
@@ -224,7 +225,7 @@ def as_json(time: bytes, x: Exchange, outcome: Outcome, reason: str, seconds: fl
     return line + b"}]}\n"
 
 
-def _say_suppressed(line: bytes, count: int) -> bytes:
+def _with_suppressed(line: bytes, count: int) -> bytes:
     """Return a line with the number of lines that were left out before it."""
     if line.endswith(b"}\n"):
         return b'%b,"suppressed":%d}\n' % (line[:-2], count)

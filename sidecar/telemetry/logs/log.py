@@ -23,7 +23,7 @@ from datetime import UTC, datetime
 from typing import Any, Final, Literal
 
 from sidecar.core import events
-from sidecar.core.env import Handle
+from sidecar.core.env import TimerHandle
 from sidecar.telemetry.logs.lines import Lines
 from sidecar.telemetry.plain import Secrets
 
@@ -79,7 +79,7 @@ class Emitter:
         *,
         now: Callable[[], float],
         wall: Callable[[], float],
-        call_later: Callable[..., Handle],
+        call_later: Callable[..., TimerHandle],
         secrets: Secrets,
         form: Literal["json", "text"] = "json",
         level: Level = "info",
@@ -172,6 +172,7 @@ def _word(value: Any) -> str:
 
 
 def _printable(line: str) -> str:
+    """Return a line with its unprintable characters escaped."""
     return line if line.isprintable() else json.dumps(line)[1:-1]
 
 

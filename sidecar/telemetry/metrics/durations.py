@@ -69,7 +69,7 @@ class _Latest:
 class RouteMetrics(RequestMetrics):
     """Durations of one route's requests, by method, status and failure."""
 
-    __slots__ = ("_labels", "_latest", "_limit", "_registry", "_series")
+    __slots__ = ("_http2", "_labels", "_latest", "_limit", "_registry", "_series")
 
     def __init__(self, registry: Registry, labels: Mapping[str, str], limit: int = 64) -> None:
         """`labels` are those of the route: `route` (its name), `http.route` (its path template), `url.scheme`.
@@ -82,6 +82,16 @@ class RouteMetrics(RequestMetrics):
         self._series: dict[tuple[bytes, int, str], Histogram] = {}
         self._latest: _Latest | None = None
         """Series used last; None before the first request."""
+        self._http2: RouteMetrics | None = None
+        """Durations of the requests over HTTP/2; None before the first."""
+
+    def of_http2(self) -> RouteMetrics:
+        """Return the durations of the route's requests over HTTP/2, with `network.protocol.version` as a label."""
+        found = self._http2
+        if found is None:
+            labels = {**self._labels, "network.protocol.version": "2"}
+            found = self._http2 = RouteMetrics(self._registry, labels, self._limit)
+        return found
 
     def record(self, method: bytes, status: int, reason: str, seconds: float) -> None:
         """Record a request that has ended; `reason` is the code of its failure, empty for a complete response."""

@@ -152,7 +152,7 @@ class Registry:
         key = tuple(sorted(labels.items()))
         owner = self._owner
         if key not in family.series and len(family.series) >= self._limit:
-            self._fold(name)
+            self._count_dropped(name)
             key = tuple((label, OTHER) for label, _ in key)
             owner = None
         instrument = family.find(key) or make()
@@ -164,12 +164,12 @@ class Registry:
         family = self._family(name, kind)
         key = tuple(sorted(labels.items()))
         if key not in family.series and len(family.series) >= self._limit:
-            self._fold(name)
+            self._count_dropped(name)
             return
         family.claim(key, self._owner, read)
 
-    def _fold(self, name: str) -> None:
-        """Count a series of a metric beyond the bound."""
+    def _count_dropped(self, name: str) -> None:
+        """Count a series that is not made, because its metric has reached the bound."""
         if name != SERIES_DROPPED:
             self.counter(SERIES_DROPPED, metric=name).value += 1
 

@@ -5,7 +5,7 @@ Every second the duration histograms are compared with their values a second ago
 A second is kept as the JSON text that is sent: `[time, {route: [errors, fallbacks, bucket, count, bucket, count,
 ...]}]`.  It has only routes with requests, and the buckets are those of `BOUNDS`.  It has counts, because percentiles
 of several seconds or routes cannot be combined; readers compute percentiles from sums of counts.  Errors are those of
-`is_error`, broken-off answers included.  Fallbacks are answers of a fallback, in the second in which it gave them.
+`is_error`, broken-off responses included.  Fallbacks are responses of a fallback, in the second in which it gave them.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Traffic:
         return text
 
     def _add_fallbacks(self, routes: dict[str, list[int]]) -> None:
-        """Add the fallback answers of this second to the sums of their routes."""
+        """Add the fallback responses of this second to the sums of their routes."""
         before, self._fallbacks_before = self._fallbacks_before, {}
         for labels, counter in self._registry.instruments(FALLBACKS):
             if not isinstance(counter, Counter):

@@ -100,6 +100,7 @@ class Propagation:
         self.write: Write = write_w3c if only_w3c else self._write
 
     def _read(self, x: Exchange) -> Caller | None:
+        """Remove the trace headers from a request; return the context of the first format that the caller used."""
         if not self._fields:
             return None
         fields = x.take(self._fields)
@@ -117,6 +118,7 @@ class Propagation:
         return found
 
     def _write(self, trace_id: bytes, span_id: int, flags: int) -> bytes:
+        """Return the header lines of all formats for the next hop."""
         return b"".join([WRITERS[each](trace_id, span_id, flags) for each in self._formats])
 
 

@@ -36,7 +36,7 @@ from opentelemetry.semconv.attributes.user_agent_attributes import USER_AGENT_OR
 from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags, TraceState
 
 from sidecar.core import events
-from sidecar.core.exchange import Attempt, Exchange
+from sidecar.core.exchange import HTTP_VERSIONS, Attempt, Exchange
 from sidecar.core.outcome import Outcome
 from sidecar.telemetry.export.scrub import scrub_query, split_authority
 from sidecar.telemetry.metrics.durations import METHODS, is_error
@@ -123,9 +123,9 @@ class _Request:
         self.ended = ended
         self.offset = offset
         self.method = METHODS.get(x.method, "_OTHER")
-        self.context = self.place(trace.span_id)
+        self.context = self.span_context(trace.span_id)
 
-    def place(self, span_id: int, *, is_remote: bool = False) -> SpanContext:
+    def span_context(self, span_id: int, *, is_remote: bool = False) -> SpanContext:
         """Return the context of a span of this trace."""
         return SpanContext(self.trace_id, span_id, is_remote, RECORDED, self.state)
 
@@ -136,7 +136,7 @@ class _Request:
     def spans(self, outcome: Outcome, reason: str, started: float) -> Iterator[ReadableSpan]:
         """Yield the spans of all attempts, then the server span."""
         x, trace = self.x, self.trace
-        parent = self.place(int(trace.parent_id, 16), is_remote=True) if trace.parent_id else None
+        parent = self.span_context(int(trace.parent_id, 16), is_remote=True) if trace.parent_id else None
         for attempt in x.attempts:
             yield self.attempt_span(attempt)
         attributes = self.request_attributes(outcome, reason)
@@ -164,7 +164,7 @@ class _Request:
             HTTP_REQUEST_METHOD: self.method,
             URL_PATH: x.path.decode("latin-1"),
             URL_SCHEME: x.scheme.decode(),
-            NETWORK_PROTOCOL_VERSION: "1.0" if x.version == 10 else "1.1",
+            NETWORK_PROTOCOL_VERSION: HTTP_VERSIONS[x.version],
             HTTP_RESPONSE_STATUS_CODE: outcome.status,
             "sidecar.kept": self.trace.kept,
             "sidecar.request.id": x.request_id.decode("latin-1"),
@@ -222,7 +222,7 @@ class _Request:
         is_bad = bool(attempt.reason) or attempt.status >= 400
         return self.maker.span(
             name="HTTP" if self.method == "_OTHER" else self.method,
-            context=self.place(attempt.span_id or self.trace.draw()),
+            context=self.span_context(attempt.span_id or self.trace.draw()),
             parent=self.context,
             kind=SpanKind.CLIENT,
             attributes=self.attempt_attributes(attempt),
@@ -255,11 +255,11 @@ class _Request:
             found[ERROR_TYPE] = attempt.reason or str(attempt.status)
         if attempt.answered:
             found["sidecar.attempt.time_to_head"] = round(attempt.answered - attempt.started, 6)
-        found.update(self.circumstances(attempt))
+        found.update(self.state_attributes(attempt))
         return found
 
-    def circumstances(self, attempt: Attempt) -> Attributes:
-        """Return the remaining retry budget and the breaker's state that stages noted for an attempt."""
+    def state_attributes(self, attempt: Attempt) -> Attributes:
+        """Return the attributes that stages noted for an attempt: remaining retry budget, state of the breaker."""
         found: Attributes = {}
         if self.x.route is not None and "circuit_breaker" in self.x.route.policies:
             found["sidecar.breaker.state"] = "closed"

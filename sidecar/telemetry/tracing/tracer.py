@@ -102,7 +102,7 @@ class Trace:
         self.notes.append(Note(self._tracer.now(), event, facts))
 
     def link(self, other: RequestTrace) -> None:
-        """Record that the fetch of another request has answered this one."""
+        """Add a link to the trace of the request whose fetch has answered this one."""
         if self.links is None:
             self.links = []
         self.links.append(other)

@@ -6,13 +6,12 @@ Rules, with the section of the recommendation (Level 1, with the additions of Le
   first 55 characters of a higher version are read as version 00, if a dash or nothing follows.  Version 00 is written.
 - 3.2.2.5: only known flags are passed on: `sampled` and (Level 2) `random`.
 - 3.3.1: several tracestate fields are joined in order; empty members are dropped; at most 32 members are allowed.
-- 3.4: each attempt has a parent-id of its own, even if no span is recorded.  So the access logs of both sides can be
-  joined, and a span that is kept later has its place.
+- 3.4: each attempt has its own parent-id, even without a span, so that the access logs of both sides can be joined.
 - 3.5: the left-most member of a repeated key stays, because it is the latest.
 - 4.3: a malformed or repeated traceparent begins a new trace and drops the tracestate.  A malformed tracestate (a bad
   key or value, a 33rd member) is dropped as a whole, without effect on the traceparent.
 
-A valid tracestate is passed on in full; the limit on header bytes bounds its length.  Keys are those of Level 2.
+A valid tracestate is passed on in full; the limit on header bytes bounds it.
 """
 
 from __future__ import annotations

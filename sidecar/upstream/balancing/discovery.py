@@ -22,7 +22,7 @@ from ipaddress import ip_address
 from typing import Any, Final
 
 from sidecar.core import events
-from sidecar.core.env import Env, Pending
+from sidecar.core.env import Env, TaskHandle
 from sidecar.upstream.endpoint import EndpointSet, endpoint_address
 from sidecar.upstream.errors import describe_error
 from sidecar.upstream.resolver import Answer
@@ -64,7 +64,7 @@ class Discovery:
         """Time to live of the records of the last success in seconds."""
         self._problem = ""
         """Reason for which the last look-up failed; empty if it succeeded."""
-        self._task: Pending | None = None
+        self._task: TaskHandle | None = None
 
     def start(self) -> None:
         """Start the look-ups; without effect if they are running."""

@@ -13,8 +13,8 @@ Rules:
    has had no requests (envoy#21142).
 5. Results of requests sent before the last ejection are ignored.  Otherwise each request in flight at the ejection
    could lengthen it.
-6. 429, and 503 with Retry-After, are neither fault nor success, because the endpoint works but asks for less load.
-   Failures of the upstream that `on` does not name, such as a protocol error, are ignored too.
+6. 429, gRPC's RESOURCE_EXHAUSTED, and 503 with Retry-After are neither fault nor success, because the endpoint works
+   but asks for less load.  Failures of the upstream that `on` does not name, such as a protocol error, are ignored too.
 7. Jitter only shortens ejections.  It prevents many sidecars from restoring an endpoint at the same instant.
 """
 
@@ -25,7 +25,7 @@ from typing import Any, Final
 from sidecar.core import events, metrics
 from sidecar.core.conditions import Conditions
 from sidecar.core.env import Env
-from sidecar.core.outcome import Outcome
+from sidecar.core.outcome import RESOURCE_EXHAUSTED_STATUS, Outcome
 from sidecar.upstream.endpoint import Endpoint, EndpointSet
 from sidecar.upstream.spec import EjectionSpec
 
@@ -38,7 +38,8 @@ EJECTION_JITTER: Final = 0.2
 def is_pressure(outcome: Outcome) -> bool:
     """True if the response shows a working upstream that asks for less load."""
     return outcome.failure is None and (
-        outcome.status == 429 or (outcome.status == 503 and outcome.header(b"retry-after") is not None)
+        outcome.verdict in (429, RESOURCE_EXHAUSTED_STATUS)
+        or (outcome.verdict == 503 and outcome.header(b"retry-after") is not None)
     )
 
 
@@ -114,7 +115,7 @@ class Ejector:
             events.ENDPOINT_EJECTED,
             upstream=self._endpoints.upstream,
             endpoint=endpoint.url,
-            reason=outcome.reason or str(outcome.status),
+            reason=outcome.label,
             consecutive_failures=failures,
             on_trial=not failures,
             seconds=round(seconds, 3),

@@ -25,10 +25,10 @@ from typing import Any, Final
 
 from sidecar.core import events, metrics
 from sidecar.core.conditions import Conditions
-from sidecar.core.env import Env, Pending
+from sidecar.core.env import Env, TaskHandle
 from sidecar.core.outcome import Outcome
 from sidecar.upstream.endpoint import Endpoint, EndpointSet, authority
-from sidecar.upstream.resolver import Names
+from sidecar.upstream.resolver import NameResolver
 from sidecar.upstream.spec import HealthCheckSpec
 
 ROUND_JITTER: Final = 0.1
@@ -39,7 +39,7 @@ Probe = Callable[[Endpoint, HealthCheckSpec], Awaitable[str]]
 
 
 def http_probe(
-    tls: Callable[[], ssl.SSLContext] | None = None, names: Names | None = None, discovered: str = ""
+    tls: Callable[[], ssl.SSLContext] | None = None, names: NameResolver | None = None, discovered: str = ""
 ) -> Probe:
     """Return a probe that sends a GET with aiohttp, which the first probe imports.
 
@@ -80,7 +80,7 @@ def http_probe(
                     return ""
                 return f"status {response.status}"
         except TimeoutError:
-            if names is not None and names.awaits(endpoint.host):
+            if names is not None and names.is_awaited(endpoint.host):
                 return f"the look-up of {endpoint.host} took longer than {spec.timeout:g}s"
             return f"no answer within {spec.timeout:g}s"
         except (aiohttp.ClientError, OSError) as error:
@@ -89,7 +89,7 @@ def http_probe(
     return probe
 
 
-def _resolver(names: Names) -> Any:
+def _resolver(names: NameResolver) -> Any:
     """Return an aiohttp resolver that uses `names`; aiohttp itself does Happy Eyeballs."""
     from aiohttp.abc import AbstractResolver, ResolveResult
 
@@ -139,7 +139,7 @@ class HealthChecker:
         self._env = env
         self._probe = probe
         self._checks: dict[Endpoint, EndpointHealth] = {}
-        self._task: Pending | None = None
+        self._task: TaskHandle | None = None
 
     def start(self) -> None:
         """Start the checks; without effect if they are running."""

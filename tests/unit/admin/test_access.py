@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sidecar.admin.access import Access, cross_site, is_bearer
+from sidecar.admin.access import Access, is_bearer, refuse_site
 
 
 @pytest.mark.parametrize("field", ["Bearer s3cret", "bearer s3cret", "BEARER  s3cret "])
@@ -34,7 +34,7 @@ def test_nothing_else_is(field: str) -> None:
     ],
 )
 def test_own_requests_pass(host: str, origin: str | None, site: str | None) -> None:
-    assert cross_site(host, origin, site) == ""
+    assert refuse_site(host, origin, site) == ""
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def test_own_requests_pass(host: str, origin: str | None, site: str | None) -> N
     ],
 )
 def test_other_sites_are_refused(host: str, origin: str | None, site: str | None, why: str) -> None:
-    assert cross_site(host, origin, site).startswith(why)
+    assert refuse_site(host, origin, site).startswith(why)
 
 
 ADDRESSES = (
@@ -65,20 +65,20 @@ NAMES = (
 
 @pytest.mark.parametrize("host", ADDRESSES)
 def test_without_a_token_addresses_pass(host: str) -> None:
-    assert Access().misdirected([host]) == ""
-    assert Access().misdirected([host, "evil.example"]), "each of several values counts"
+    assert Access().refuse_host([host]) == ""
+    assert Access().refuse_host([host, "evil.example"]), "each of several values counts"
 
 
 @pytest.mark.parametrize("host", NAMES)
 def test_without_a_token_names_are_refused(host: str) -> None:
-    assert "admin.hosts" in Access().misdirected([host])
-    assert Access("t0ken").misdirected([host]) == "", "who knows the token is no page of another site"
-    assert Access(is_local=True).misdirected([host]) == "", "no browser reaches a Unix socket"
+    assert "admin.hosts" in Access().refuse_host([host])
+    assert Access("t0ken").refuse_host([host]) == "", "who knows the token is no page of another site"
+    assert Access(is_local=True).refuse_host([host]) == "", "no browser reaches a Unix socket"
 
 
 @pytest.mark.parametrize("host", ["orders.prod.svc", "ORDERS.prod.svc.", "orders.prod.svc:9901"])
 def test_names_that_the_policies_list_pass(host: str) -> None:
     access = Access(hosts=["Orders.prod.svc"])
-    assert access.misdirected([host]) == ""
-    assert access.misdirected([f"evil.{host}"])
-    assert Access().misdirected([]) == "", "HTTP/1.0 has no Host, and no browser speaks it"
+    assert access.refuse_host([host]) == ""
+    assert access.refuse_host([f"evil.{host}"])
+    assert Access().refuse_host([]) == "", "HTTP/1.0 has no Host, and no browser speaks it"

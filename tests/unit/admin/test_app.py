@@ -225,7 +225,7 @@ async def test_an_unknown_breaker_gets_the_names_of_those_there_are(world: World
 
 
 async def test_breakers_go_by_the_names_that_the_state_shows(world: World) -> None:
-    world.view.secrets.show(Masks({"http://payments-1:8080": "${PAYMENTS}"}))
+    world.view.secrets.mask(Masks({"http://payments-1:8080": "${PAYMENTS}"}))
     shown = (await (await world.get("/state")).json())["state"]["breaker"]
     assert sorted(shown) == ["route:order", "upstream:payments", "upstream:payments:${PAYMENTS}"]
     response = await world.post("/breakers/upstream:payments:${PAYMENTS}/open")

@@ -12,7 +12,7 @@ import pytest
 
 from sidecar.admin import live
 from sidecar.core import events
-from sidecar.core.metrics import BOUNDS, place
+from sidecar.core.metrics import BOUNDS, bucket_index
 from sidecar.telemetry.plain import HIDDEN
 from tests.browser.scene import Scene, Thing, calm
 
@@ -82,7 +82,7 @@ async def test_first_all_and_then_what_has_changed(scene: Scene, read: Read) -> 
     while "state.cache" not in seen or "order" not in seen:
         _, data = await page.event()
         seen |= data["parts"] | data["second"][1]
-    assert seen["order"] == [0, 0, place(0.001), 1]
+    assert seen["order"] == [0, 0, bucket_index(0.001), 1]
     assert seen["state.retry_budget"] == {"payments": {"tokens": 1}}
     assert seen["state.cache"] is None
 
@@ -92,7 +92,7 @@ async def test_a_page_that_comes_later_has_the_past(scene: Scene, read: Read) ->
     await asyncio.sleep(0.1)
     page = await read()
     _, data = await page.event()
-    assert any(routes.get("order") == [0, 0, place(0.001), 3] for _, routes in data["seconds"])
+    assert any(routes.get("order") == [0, 0, bucket_index(0.001), 3] for _, routes in data["seconds"])
 
 
 async def test_describing_everything_takes_its_share_and_no_more(

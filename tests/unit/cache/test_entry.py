@@ -19,7 +19,7 @@ def test_no_table_takes_an_entry_before_its_body_is_whole() -> None:
     assert not table.put(part)
     part.change_key(b"k http://a/\x01variant")
     assert not table.put(part), "not under another key either"
-    part.ready()
+    part.recompute()
     assert not table.put(part)
     assert len(table) == table.bytes == 0
     part.complete(b"0123456789")

@@ -12,7 +12,7 @@ import pytest
 
 from sidecar.cache.codec import Record
 from sidecar.cache.spec import RedisSpec
-from sidecar.upstream.resolver import Names, Queries, Resolver
+from sidecar.upstream.resolver import NameResolver, Queries, Resolver
 from sidecar.upstream.spec import ResolveSpec
 from sidecar.upstream.tls import ServerTlsSpec, build_context
 from tests.support.authority import Authority
@@ -50,7 +50,7 @@ class OneName:
         sock.setblocking(False)
         return sock
 
-    def tuned(self, settings: Any) -> OneName:
+    def with_settings(self, settings: Any) -> OneName:
         return self
 
 
@@ -125,7 +125,7 @@ async def test_a_tier_that_waits_for_its_name_says_so(hangs: bool) -> None:
         return [("127.0.0.1", 60.0)]
 
     env = remembering(asyncio.get_running_loop(), seed=None)
-    names = Names(Resolver(env.now, env.spawn, ask), Queries(), ResolveSpec.built_in())
+    names = NameResolver(Resolver(env.now, env.spawn, ask), Queries(), ResolveSpec.built_in())
     with socket.socket() as listener:  # accepts connections and never answers
         listener.bind(("127.0.0.1", 0))
         listener.listen()

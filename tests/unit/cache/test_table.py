@@ -33,7 +33,7 @@ def test_the_least_recently_used_leaves_first() -> None:
     memory = store(5 * item("a", 1000).size + 20)
     for name in "abcde":
         memory.put(item(name, 1000))
-    assert memory.peek(b"k http://a/a", NOW)
+    assert memory.get(b"k http://a/a", NOW)
     memory.put(item("f", 1000))
     assert [key[-1:] for key in keys(memory)] == [b"c", b"d", b"e", b"a", b"f"]
     assert (memory.evictions.value, len(memory)) == (1, 5)
@@ -69,8 +69,8 @@ def test_one_body_cannot_empty_the_table() -> None:
 def test_an_expired_item_is_removed_when_it_is_looked_up() -> None:
     memory = store()
     memory.put(item("a", keep=10))
-    assert memory.peek(b"k http://a/a", NOW + 70)
-    assert memory.peek(b"k http://a/a", NOW + 71) is None
+    assert memory.get(b"k http://a/a", NOW + 70)
+    assert memory.get(b"k http://a/a", NOW + 71) is None
     assert (len(memory), memory.bytes) == (0, 0)
 
 
@@ -95,7 +95,7 @@ def test_variants_are_removed_together() -> None:
         memory.put(one)
         memory.add_variant(variants, one.key)
     assert len(memory) == MAX_VARIANTS + 1
-    assert memory.peek(b"k http://a/\x010", NOW) is None
+    assert memory.get(b"k http://a/\x010", NOW) is None
     assert memory.remove(variants.key) == MAX_VARIANTS + 1
     assert (memory.bytes, memory._uris) == (0, {})
 
@@ -150,7 +150,7 @@ class Histories(RuleBasedStateMachine):
     @rule(name=st.sampled_from("abcdefgh"), value=st.sampled_from("123"))
     def put_variant(self, name: str, value: str) -> None:
         key = f"k http://a/{name}".encode()
-        known = self.memory.peek(key, NOW)
+        known = self.memory.get(key, NOW)
         if not isinstance(known, Variants):
             known = Variants(key, (b"foo",))
             self.memory.put(known)
@@ -175,7 +175,7 @@ class Histories(RuleBasedStateMachine):
 
     @rule(name=st.sampled_from("abcdefgh"))
     def peek(self, name: str) -> None:
-        self.memory.peek(f"k http://a/{name}".encode(), NOW)
+        self.memory.get(f"k http://a/{name}".encode(), NOW)
 
     @invariant()
     def the_books_are_right(self) -> None:

@@ -219,6 +219,10 @@ def test_what_turns_telemetry_off_is_said(keys: str, message: str) -> None:
         ("untrusted: {pass: [x-forwarded-*]}", "untrusted.pass[0]: has `x-forwarded-*`, which is a pattern"),
         ("untrusted: {min_deadline: off}", "untrusted.min_deadline: is not a duration; write 0s to turn it off"),
         ("untrusted: yes", "untrusted: must be a mapping of keys and values"),
+        ("protocols: []", "protocols: is empty, so no client could speak; name http1, http2 or both"),
+        ("protocols: [http2, http2]", "protocols: names a protocol twice; name each once"),
+        ("protocols: [h2]", "protocols[0]: "),
+        ("protocols: http2", "protocols: "),
     ],
 )
 def test_what_is_meant_for_a_listener(keys: str, message: str) -> None:

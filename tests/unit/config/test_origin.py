@@ -151,12 +151,12 @@ def test_a_default_is_shown_for_it_stands_in_the_file() -> None:
 
 
 def test_a_file_that_is_missing_is_named_by_its_text(tmp_path: Path) -> None:
-    from sidecar.config.checks.local_files import check_here
+    from sidecar.config.checks.local_files import check_local_files
 
     text = "version: 1\nlisteners: {inbound: {address: 'a:1'}}\nadmin: {token: {file: '${DIR}/token'}}\n"
     loaded = load([Source("p.yaml", text.encode())], {"DIR": str(tmp_path)})
     assert loaded.spec is not None
-    (problem,) = check_here(loaded.spec, None)
+    (problem,) = check_local_files(loaded.spec, None)
     assert "${DIR}/token cannot be read" in str(problem)
     assert str(tmp_path) not in str(problem)
 
@@ -168,7 +168,7 @@ def spec_of(text: str, **environ: str) -> Secrets:
     loaded = load([Source("p.yaml", text.encode())], environ)
     assert loaded.spec is not None, loaded.problems
     secrets = Secrets()
-    secrets.show(loaded.spec.facts)
+    secrets.mask(loaded.spec.facts)
     return secrets
 
 
@@ -191,8 +191,8 @@ def test_logs_and_state_show_the_text_of_the_file() -> None:
 def test_masks_outlive_a_reload_for_a_while_and_not_for_ever() -> None:
     secrets = Secrets()
     for number in range(20):
-        secrets.show(Masks({f"secret-{number}": "${X}"}))
-        secrets.show(Masks({f"secret-{number}": "${X}"}))
+        secrets.mask(Masks({f"secret-{number}": "${X}"}))
+        secrets.mask(Masks({f"secret-{number}": "${X}"}))
     assert secrets.text("secret-19 secret-12") == "${X} ${X}"
     assert secrets.text("secret-11") == "secret-11"
 

@@ -9,7 +9,7 @@ from bisect import bisect_left
 
 import pytest
 
-from sidecar.core.metrics import BOUNDS, SECONDS, TABLED, TICKS, Histogram, place
+from sidecar.core.metrics import BOUNDS, SECONDS, TABLED, TICKS, Histogram, bucket_index
 from sidecar.telemetry.metrics.durations import AttemptMetrics, RouteMetrics
 from sidecar.telemetry.metrics.registry import Registry
 from sidecar.telemetry.metrics.traffic import Traffic
@@ -20,12 +20,12 @@ EDGES = (*SECONDS, *(bound - 1e-6 for bound in BOUNDS), *(bound + 1e-6 for bound
 
 @pytest.mark.parametrize("seconds", [0.0, 0.0001, 0.1, 1.0, TABLED / TICKS, 12.0, 999.0, *EDGES])
 def test_a_duration_stands_in_the_bucket_whose_bound_is_the_first_not_below_it(seconds: float) -> None:
-    assert place(seconds) == bisect_left(BOUNDS, seconds)
+    assert bucket_index(seconds) == bisect_left(BOUNDS, seconds)
 
 
 def test_durations_beyond_every_bound_share_a_bucket() -> None:
-    assert place(BOUNDS[-1] + 1) == place(1e9) == len(BOUNDS)
-    assert place(-1.0) == 0
+    assert bucket_index(BOUNDS[-1] + 1) == bucket_index(1e9) == len(BOUNDS)
+    assert bucket_index(-1.0) == 0
 
 
 def test_the_exported_buckets_are_those_of_the_conventions() -> None:
@@ -77,7 +77,7 @@ def test_attempts_are_counted_in_the_same_buckets() -> None:
         attempts.record("orders", "http://o:80", b"GET", 200, "", value)
     expected = Histogram()
     for value in EDGES:
-        expected.counts[place(value)] += 1
+        expected.counts[bucket_index(value)] += 1
         expected.total += value
     ((_, histogram),) = registry.instruments("http.client.request.duration")
     assert isinstance(histogram, Histogram)

@@ -85,6 +85,7 @@ class Record(NamedTuple):
     status: int
     reason: str
     seconds: float
+    verdict: int = 0
 
 
 class Front:
@@ -116,7 +117,7 @@ class Front:
         self.server.start()
 
     def _record(self, x: Exchange, outcome: Outcome, reason: str, seconds: float) -> None:
-        self.records.append(Record(x.method, outcome.status, reason, seconds))
+        self.records.append(Record(x.method, outcome.status, reason, seconds, outcome.verdict))
 
     def connect(self, **extra: Any) -> Client:
         """Return a client that has connected."""

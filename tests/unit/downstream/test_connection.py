@@ -596,7 +596,7 @@ class Session:
 
     def __init__(self, limits: dict[str, Any] | None = None) -> None:
         self.service = PathService()
-        self.front = Front(self.service, limits, listener={"http2": True})
+        self.front = Front(self.service, limits)
         self.client = self.front.connect()
 
     async def take(self, step: bytes | float | str) -> None:
@@ -614,6 +614,9 @@ class Session:
             self.front.server.abort()
             self.front.server.start()
         elif step == "connect":
+            self.front.connect()
+        elif step == "connect to HTTP/2 alone":
+            self.front.listener.speaks_http1 = False
             self.front.connect()
         elif body is not None and body.state == OPEN:
             assert step in ("feed", "flood", "finish", "fail")
@@ -640,6 +643,7 @@ WAYS: dict[Transition, tuple[bytes | float | str, ...]] = {
     ("NEW", "CLOSING"): ("connect",),
     ("IDLE", "READING_HEAD"): (GET[:9],),
     ("IDLE", "CLOSING"): ("drain",),
+    ("IDLE", "SWITCHED"): ("connect to HTTP/2 alone",),
     ("IDLE", "CLOSED"): ("close",),
     ("READING_HEAD", "IDLE"): (b"\r", b"\n"),
     ("READING_HEAD", "SERVING"): (get(b"/hang"),),
@@ -678,7 +682,7 @@ def test_the_table_is_the_one_that_is_documented() -> None:
 @pytest.mark.parametrize("transition", sorted(TABLE), ids="-".join)
 @virtual
 async def test_every_transition_of_the_table_is_made(transition: Transition) -> None:
-    session = Session({"max_connections": 1})
+    session = Session({"max_connections": 2 if transition == ("IDLE", "SWITCHED") else 1})
     for step in WAYS[transition]:
         assert transition not in SEEN
         await session.take(step)

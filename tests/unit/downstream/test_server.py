@@ -172,6 +172,7 @@ async def test_a_reload_binds_what_is_new_and_drains_what_is_dropped() -> None:
         "addresses": dropped.addresses,
         "tls": False,
         "connections": 0,
+        "http2": {"connections": 0, "streams": 0},
         "slow_client_bytes": 0,
         "draining": True,
     }

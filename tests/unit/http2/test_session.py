@@ -245,7 +245,7 @@ def test_the_owner_is_told_when_all_is_sent() -> None:
     assert peer.handler.kinds() == ["head"]
     peer.feed(f.window_update(1, 1))
     assert peer.handler.kinds() == ["head", "writable"]
-    assert peer.session.pending_bytes == 0
+    assert peer.session.unsent == 0
 
 
 def test_streams_take_turns_at_the_connections_window() -> None:
@@ -292,7 +292,7 @@ def test_a_reset_forgets_what_waits() -> None:
     stream = peer.handler.streams[1]
     peer.session.send(stream, b"x" * 1000, False)
     peer.feed(f.rst_stream(1, e.CANCEL))
-    assert peer.session.pending_bytes == 0
+    assert peer.session.unsent == 0
     assert not stream.pending
 
 

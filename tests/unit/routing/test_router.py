@@ -132,7 +132,7 @@ def test_no_spelling_gets_past_a_rule(path: str) -> None:
     assert route.match(exchange("GET", path)) in ("admin", None)
 
 
-def test_odd_paths_pass_where_every_reading_leads_to_the_same_route() -> None:
+def test_ambiguous_paths_match_if_every_reading_leads_to_the_same_route() -> None:
     route = router(objects={"path_prefix": "/bucket"}, rest={"path_prefix": "/"})
     for path in ("/bucket/a%2Fb", "/bucket//a", "/bucket/a;v=1", "/bucket/100%25", "/bucket/a%5Cb/"):
         assert route.match(exchange("GET", path)) == "objects"

@@ -21,6 +21,10 @@ from sidecar.top.stream import Model, Sum
 from sidecar.top.view import divide, screen
 from sidecar.top.words import bar, duration, plain, sparkline
 from tests.browser.scene import Scene, broken, calm
+from tests.support.process import restore_sigint
+
+PATIENCE = 60.0
+"""Seconds after which a test fails rather than hangs."""
 
 
 @pytest.fixture
@@ -47,7 +51,7 @@ async def test_a_calm_service(scene: Scene) -> None:
 async def test_everything_that_is_wrong(scene: Scene) -> None:
     output = (await top(broken(scene))).output
     for words in (
-        "the policies on disk are not in force: policies/orders.yaml:31:7", "3.4 s", "2,310", "open, held",
+        "the policies on disk are not in force: policies/orders.yaml:31:7", "3.4 s", "2,310", "open, forced",
         "ejected, 14 s",
         "100 of 100", "circuit_breaker policies/orders.yaml:16", "upstream:ledger:http://ledger-1:8080",
     ):  # fmt: skip
@@ -173,7 +177,7 @@ async def test_a_key_ends_it(scene: Scene, key: bytes) -> None:
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "sidecar", "top", scene.url.removeprefix("http://"),
         stdin=back, stdout=back, stderr=back, start_new_session=True, env={**os.environ, "TERM": "xterm"},
-        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+        preexec_fn=attach_to_terminal,
     )  # fmt: skip
     try:
         seen = b""
@@ -181,7 +185,7 @@ async def test_a_key_ends_it(scene: Scene, key: bytes) -> None:
             seen += await asyncio.to_thread(os.read, front, 65536)
         os.write(front, key)
         reading = asyncio.create_task(asyncio.to_thread(drain, front))
-        assert await process.wait() == 0
+        assert await asyncio.wait_for(process.wait(), PATIENCE) == 0
         assert termios.tcgetattr(back) == before, "the terminal is as it was"
     finally:
         if process.returncode is None:
@@ -189,6 +193,12 @@ async def test_a_key_ends_it(scene: Scene, key: bytes) -> None:
         os.close(back)
         await reading
         os.close(front)
+
+
+def attach_to_terminal() -> None:
+    """Make standard input the controlling terminal of a child, whose Ctrl-C then reaches it."""
+    restore_sigint()
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
 def drain(fd: int) -> None:

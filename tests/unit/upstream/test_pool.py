@@ -409,6 +409,39 @@ async def test_a_normal_request_gets_through_a_crowd_of_slow_readers_that_come_b
 
 
 @virtual
+async def test_a_full_queue_ends_an_exchange_that_waits_for_its_reader_before_it_refuses() -> None:
+    back = Back(connections={"max": 1})
+    run = back.send(get())
+    await settle()
+    back.peers[0].write(large())
+    await settle()
+    Sink(run.value).stream.pause()
+    waiting = [back.send(get()) for _ in range(64)]
+    await asyncio.sleep(0.004)
+    assert outcome_of_failure(back.send(get())) == "overloaded", "the reader has waited for no moment yet"
+    await asyncio.sleep(0.002)
+    late = back.send(get())
+    await settle()
+    assert len(back.peers) == 2, "the first in the queue has the connection"
+    assert not any(run.value for run in (*waiting, late))
+
+
+@virtual
+async def test_the_rest_of_a_crowd_has_no_more_patience_than_its_beginning() -> None:
+    back = Back(connections={"max": 1}, connect_timeout="5s")
+    loop = asyncio.get_running_loop()
+    runs = [back.send(get()) for _ in range(33)]
+    began = loop.time()
+    for number in range(33):
+        while len(back.peers) <= number:
+            await asyncio.sleep(0.001)
+        back.peers[number].write(large())
+        await settle()
+        Sink(runs[number].value).stream.pause()
+    assert loop.time() - began < 1, "each waits for a 32nd of the patience; the last ones would have had all of it"
+
+
+@virtual
 async def test_who_has_waited_a_moment_only_keeps_its_connection() -> None:
     back = Back(connections={"max": 1})
     first = back.send(get())

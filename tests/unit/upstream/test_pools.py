@@ -16,7 +16,7 @@ from sidecar.upstream.deadlines import Deadlines
 from sidecar.upstream.endpoint import EndpointSet
 from sidecar.upstream.pool import CONNECTION_STATES
 from sidecar.upstream.pools import Pools
-from sidecar.upstream.resolver import Names, Queries, Resolver
+from sidecar.upstream.resolver import NameResolver, Queries, Resolver
 from sidecar.upstream.spec import ResolveSpec, UpstreamSpec
 from tests.support.authority import Authority
 from tests.support.clock import make_env
@@ -69,7 +69,9 @@ async def test_who_waits_in_vain_learns_whether_for_the_name_or_for_the_connecti
 
     monkeypatch.setattr(resolver, "race", race)
     env, asked = virtual_env(), Asked()
-    names = Names(Resolver(env.now, env.spawn, asked), Queries(), ResolveSpec.model_validate({"ttl": {"min": "10ms"}}))
+    names = NameResolver(
+        Resolver(env.now, env.spawn, asked), Queries(), ResolveSpec.model_validate({"ttl": {"min": "10ms"}})
+    )
     endpoints = EndpointSet("app", spec("http://app.test:80"), env)
     pool = Pools(endpoints, spec("http://app.test:80"), env, Deadlines(env), names=names).of(endpoints.members[0])
     if hangs != "look-up":

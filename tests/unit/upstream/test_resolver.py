@@ -14,7 +14,16 @@ import pytest_asyncio
 
 from sidecar.upstream import resolver
 from sidecar.upstream.endpoint import literal
-from sidecar.upstream.resolver import Entry, LookupFailedError, Names, Queries, Resolver, known, names_of_system, usable
+from sidecar.upstream.resolver import (
+    Entry,
+    LookupFailedError,
+    NameResolver,
+    Queries,
+    Resolver,
+    known,
+    system_resolver,
+    usable,
+)
 from sidecar.upstream.spec import ResolveSpec
 from tests.support.names import NameServer
 
@@ -25,10 +34,10 @@ class Bench:
     def __init__(self, server: NameServer) -> None:
         self.server = server
         self.now = 1000.0
-        self.root = names_of_system(lambda: self.now, asyncio.create_task)
+        self.root = system_resolver(lambda: self.now, asyncio.create_task)
 
-    def names(self, **settings: Any) -> Names:
-        return self.root.tuned(ResolveSpec.model_validate({"nameservers": [self.server.address], **settings}))
+    def names(self, **settings: Any) -> NameResolver:
+        return self.root.with_settings(ResolveSpec.model_validate({"nameservers": [self.server.address], **settings}))
 
 
 @pytest_asyncio.fixture
@@ -267,7 +276,7 @@ async def test_addresses_and_localhost_are_never_looked_up(host: str) -> None:
     async def ask(*_: Any) -> Any:
         raise AssertionError
 
-    names = Names(Resolver(time.monotonic, asyncio.create_task, ask), Queries())
+    names = NameResolver(Resolver(time.monotonic, asyncio.create_task, ask), Queries())
     found = await names.look_up(host)
     assert set(found) <= {"127.0.0.1", "::1"}
     assert (await names.ask(host)).addresses == found
@@ -382,13 +391,13 @@ async def test_who_is_cancelled_while_connecting_leaves_the_next_a_better_order(
 
 
 def test_settings_share_the_resolver_of_their_name_servers() -> None:
-    root = names_of_system(time.monotonic, asyncio.create_task)
+    root = system_resolver(time.monotonic, asyncio.create_task)
     spec = ResolveSpec.model_validate({"nameservers": ["10.0.0.53"], "stale_for": "1s"})
     same = ResolveSpec.model_validate({"nameservers": ["10.0.0.53:53"]})
-    assert root.tuned(None) is root
-    assert root.tuned(ResolveSpec.built_in())._resolver is root._resolver
-    kept = root.tuned(spec)
-    assert kept._resolver is root.tuned(same)._resolver
+    assert root.with_settings(None) is root
+    assert root.with_settings(ResolveSpec.built_in())._resolver is root._resolver
+    kept = root.with_settings(spec)
+    assert kept._resolver is root.with_settings(same)._resolver
     assert kept._resolver is not root._resolver
     del kept
     assert not root._others, "and it goes with the last of them"

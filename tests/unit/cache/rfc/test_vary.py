@@ -6,25 +6,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.cache.rfc.vary import names_of, selecting
+from sidecar.cache.rfc.vary import field_names, selecting
 from tests.support.service import exchange
 
 
 def selection(names: bytes, *headers: tuple[str, str], forwarding: bytes = b"") -> bytes:
     fields = [(name.lower().encode(), value.encode()) for name, value in headers]
-    return selecting(exchange(headers=fields, forwarding=forwarding), names_of([names]) or ())
+    return selecting(exchange(headers=fields, forwarding=forwarding), field_names([names]) or ())
 
 
 @pytest.mark.parametrize("line", [b"*", b"*, *", b", *", b"*,foo", b"foo,*"])
 def test_a_star_matches_nothing(line: bytes) -> None:
-    assert names_of([line]) is None
-    assert names_of([b"", line]) is None
+    assert field_names([line]) is None
+    assert field_names([b"", line]) is None
 
 
 def test_names_are_sorted_and_each_once() -> None:
-    assert names_of([b"Foo, bar", b"FOO"]) == (b"bar", b"foo")
-    assert names_of([b""]) == ()
-    assert names_of([]) == ()
+    assert field_names([b"Foo, bar", b"FOO"]) == (b"bar", b"foo")
+    assert field_names([b""]) == ()
+    assert field_names([]) == ()
 
 
 @pytest.mark.parametrize(

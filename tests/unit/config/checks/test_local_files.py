@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sidecar.config.checks.local_files import check_here
+from sidecar.config.checks.local_files import check_local_files
 from sidecar.config.files import Source
 from sidecar.config.load import load
 from sidecar.config.spec import PolicySpec
@@ -31,7 +31,7 @@ def tls(**files: str) -> str:
 
 
 def problems(new: PolicySpec, old: PolicySpec | None = None) -> list[str]:
-    return [str(problem) for problem in check_here(new, old)]
+    return [str(problem) for problem in check_local_files(new, old)]
 
 
 def test_all_that_is_missing_is_told_with_its_place(tmp_path: Path) -> None:

@@ -163,7 +163,7 @@ def test_a_long_queue_of_short_requests_does_not_pile_up_on_the_stack() -> None:
     for _ in range(5000):
         place = pool.join(DEFAULT, 1, refuse)
         assert place is not None
-        place.wake(lambda _: pool.release())  # the request ends within `resolve`
+        place.set_waiter(lambda _: pool.release())  # the request ends within `resolve`
     pool.release()
     assert (pool.active, pool.queued) == (0, 0)
 

@@ -92,11 +92,11 @@ def test_only_the_first_failure_and_the_first_success_after_it_are_told() -> Non
         logging.getLogger(f"{LIBRARY}.exporter").error("connection %s", "refused")
         return False
 
-    assert watch.attempt(lambda: True, 1)
+    assert watch.run_export(lambda: True, 1)
     for _ in range(5):
-        assert not watch.attempt(fail, 2)
-    assert watch.attempt(lambda: True, 3)
-    assert watch.attempt(lambda: True, 3)
+        assert not watch.run_export(fail, 2)
+    assert watch.run_export(lambda: True, 3)
+    assert watch.run_export(lambda: True, 3)
     assert told == [
         (events.EXPORT_FAILED, {"signal": "traces", "endpoint": "http://c", "cause": "connection refused"}),
         (events.EXPORT_RESTORED, {"signal": "traces", "endpoint": "http://c", "lost": 10}),
@@ -106,7 +106,7 @@ def test_only_the_first_failure_and_the_first_success_after_it_are_told() -> Non
 
 def test_an_exporter_that_raises_is_one_that_fails() -> None:
     watch = ExportWatch("traces", "", lambda event, **facts: None)
-    assert not watch.attempt(lambda: bool(1 / 0), 1)
+    assert not watch.run_export(lambda: bool(1 / 0), 1)
 
 
 def test_the_library_does_not_write_to_standard_error(capfd: pytest.CaptureFixture[str]) -> None:

@@ -14,7 +14,7 @@ import pytest
 import requests
 
 from sidecar.telemetry.export.otlp_http import Session
-from sidecar.telemetry.pipeline import blocking
+from sidecar.telemetry.pipeline import look_up_in_thread
 from tests.support.authority import Authority
 
 
@@ -111,9 +111,9 @@ async def test_threads_look_up_on_the_loop_and_not_without_it() -> None:
             return [name, threading.current_thread().name]
 
     own = threading.current_thread().name
-    look_up = blocking(Names(), asyncio.get_running_loop())  # type: ignore[arg-type]
+    look_up = look_up_in_thread(Names(), asyncio.get_running_loop())  # type: ignore[arg-type]
     assert await asyncio.to_thread(look_up, "a") == ["a", own]
     closed = asyncio.new_event_loop()
     closed.close()
     with pytest.raises(OSError, match="closed"):
-        blocking(Names(), closed)("a")  # type: ignore[arg-type]
+        look_up_in_thread(Names(), closed)("a")  # type: ignore[arg-type]

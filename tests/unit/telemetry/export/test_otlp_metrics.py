@@ -33,7 +33,7 @@ class Bench:
         metrics = list(self.registry.collect())
         data = self.builder.build(metrics, wall)
         assert encode_metrics(data).ByteSize()
-        self.builder.taken(metrics, wall)
+        self.builder.set_baseline(metrics, wall)
         (resource,) = data.resource_metrics
         (scope,) = resource.scope_metrics
         return {metric.name: metric for metric in scope.metrics}

@@ -67,6 +67,13 @@ def attempt(number: int = 1, status: int = 200, reason: str = "", why: str = "fi
     return a
 
 
+@pytest.mark.parametrize(("version", "protocol"), [(10, "HTTP/1.0"), (11, "HTTP/1.1"), (20, "HTTP/2")])
+def test_versions(version: int, protocol: str) -> None:
+    x = exchange()
+    x.version = version
+    assert Bench().record(x, Outcome(200))["protocol"] == protocol
+
+
 def test_a_success() -> None:
     x = exchange(b"/orders/17", attempt())
     x.query = b"token=secret"
@@ -190,7 +197,7 @@ def test_an_endpoint_that_a_variable_names_is_shown_by_it() -> None:
         bench.log = AccessLog(bench.lines, bench.env, secrets.text)
         bench.log.retune(form, 1.0)  # type: ignore[arg-type]
         bench.log.record(exchange(b"/", attempt()), Outcome(200), "", 0.01)
-        secrets.show(Masks({"http://10.0.0.1:80": "${APP}"}))
+        secrets.mask(Masks({"http://10.0.0.1:80": "${APP}"}))
         bench.log.retune(form, 1.0)  # type: ignore[arg-type]
         bench.log.record(exchange(b"/", attempt()), failed(RESET, cause="http://10.0.0.1:80 is gone"), "reset", 0.01)
         bench.log.record(exchange(b"/", attempt()), Outcome(200), "", 0.01)

@@ -35,6 +35,20 @@ def test_a_request_is_recorded_with_the_conventions_attributes() -> None:
     assert only.counts[2:4] == (1, 1)
 
 
+def test_requests_over_http2_have_series_of_their_own() -> None:
+    registry = Registry()
+    metrics = route(registry)
+    metrics.record(b"GET", 200, "", 0.02)
+    metrics.of_http2().record(b"GET", 200, "", 0.02)
+    metrics.of_http2().record(b"GET", 200, "", 0.02)
+    assert [
+        (sum(s.counts), dict(s.labels).get("network.protocol.version")) for s in series(registry, REQUEST_DURATION)
+    ] == [
+        (1, None),
+        (2, "2"),
+    ]
+
+
 def test_error_type_is_the_reason_or_the_status_of_an_error() -> None:
     registry = Registry()
     metrics = route(registry)

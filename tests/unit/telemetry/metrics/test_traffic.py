@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from sidecar.core.metrics import place
+from sidecar.core.metrics import bucket_index
 from sidecar.core.outcome import Refusal
 from sidecar.telemetry.metrics.durations import RouteMetrics
 from sidecar.telemetry.metrics.registry import Registry
@@ -24,10 +24,10 @@ def test_a_second_is_what_was_counted_since_the_last() -> None:
     order.record(b"GET", 200, "", 0.001)
     order.record(b"GET", 503, "", 0.3)
     order.record(b"POST", 200, "", 99.0)
-    assert second(traffic) == {"order": [1, 0, place(0.001), 1, place(0.3), 1, place(99.0), 1]}
+    assert second(traffic) == {"order": [1, 0, bucket_index(0.001), 1, bucket_index(0.3), 1, bucket_index(99.0), 1]}
     assert second(traffic) == {}, "an idle route takes no room"
     order.record(b"GET", 200, "", 0.001)
-    assert second(traffic) == {"order": [0, 0, place(0.001), 1]}
+    assert second(traffic) == {"order": [0, 0, bucket_index(0.001), 1]}
 
 
 def test_errors_are_those_of_servers() -> None:
@@ -47,7 +47,7 @@ def test_a_route_that_is_made_anew_begins_at_zero() -> None:
         with registry.owned("route"):
             for _ in range(count):
                 metrics.record(b"GET", 200, "", 0.001)
-        assert second(traffic) == {"order": [0, 0, place(0.001), count]}
+        assert second(traffic) == {"order": [0, 0, bucket_index(0.001), count]}
         registry.retire("route")
         assert second(traffic) == {}
 

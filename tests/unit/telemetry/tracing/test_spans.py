@@ -111,6 +111,14 @@ def test_a_method_that_nobody_knows_makes_no_name() -> None:
     assert server.attributes["http.request.method_original"] == "BREW"
 
 
+@pytest.mark.parametrize(("version", "shown"), [(10, "1.0"), (11, "1.1"), (20, "2")])
+def test_the_version_of_http(version: int, shown: str) -> None:
+    bench = Bench()
+    x = bench.exchange()
+    x.version = version
+    assert bench.server(x, Outcome(200)).attributes["network.protocol.version"] == shown
+
+
 def test_one_that_matched_no_route_has_none_in_its_name() -> None:
     bench = Bench()
     x = bench.exchange()

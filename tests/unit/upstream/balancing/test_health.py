@@ -13,7 +13,7 @@ from aiohttp import web
 from sidecar.core import events, metrics
 from sidecar.upstream.balancing.health import HealthChecker, http_probe
 from sidecar.upstream.endpoint import Endpoint, EndpointSet, authority
-from sidecar.upstream.resolver import Names, Queries, Resolver
+from sidecar.upstream.resolver import NameResolver, Queries, Resolver
 from sidecar.upstream.spec import HealthCheckSpec, UpstreamSpec
 from sidecar.upstream.tls import ClientTlsSpec, ServerTlsSpec, build_context
 from tests.support.authority import Authority
@@ -71,7 +71,7 @@ async def test_a_probe_that_waits_for_a_name_says_so() -> None:
     async def ask(*_: Any) -> Any:
         return await asyncio.get_running_loop().create_future()
 
-    names = Names(Resolver(asyncio.get_running_loop().time, asyncio.create_task, ask), Queries())
+    names = NameResolver(Resolver(asyncio.get_running_loop().time, asyncio.create_task, ask), Queries())
     spec = HealthCheckSpec.model_validate({"path": "/", "timeout": "50ms"})
     reason = await http_probe(names=names)(Endpoint("http://app.test:80"), spec)
     assert reason == "the look-up of app.test took longer than 0.05s"

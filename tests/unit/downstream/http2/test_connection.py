@@ -8,69 +8,12 @@ from typing import Any
 from sidecar.core.body import Body
 from sidecar.core.exchange import Exchange
 from sidecar.core.outcome import RESET, Outcome, failed
-from sidecar.downstream.http2 import Http2Connection
 from sidecar.downstream.slow_clients import START_AFTER
 from sidecar.http2 import errors as e
 from sidecar.http2 import frames as f
-from sidecar.http2.limits import Limits
-from sidecar.http2.session import Session
-from sidecar.http2.stream import Stream
 from tests.support.loop import settle, virtual
-from tests.unit.downstream.front import GET, Front, Service, Source, always
-from tests.unit.http2.peer import Recorder
-
-ECHO = always(lambda x: Outcome(200, [(b"x-target", x.target)], b"hello " + x.body))
-
-
-class Talk:
-    """A client's session over a connection in memory."""
-
-    def __init__(self, service: Service, limits: dict[str, Any] | None = None, **more: Any) -> None:
-        self.front = Front(service, limits, listener={"http2": True, **more})
-        self.client = self.front.connect()
-        self.handler = Recorder()
-        self.session = Session(self.handler, Limits(frame_burst=1e9), True)
-        self._read = 0
-
-    async def exchange(self) -> None:
-        """Let both sides say what they have to say."""
-        for _ in range(20):
-            while sent := self.session.take_output():
-                self.client.write(sent)
-            await settle()
-            data = bytes(self.client.received[self._read :])
-            self._read += len(data)
-            self.session.receive(data, 0.0)
-
-    def open(self, method: bytes = b"GET", path: bytes = b"/", lines: bytes = b"", end: bool = True) -> Stream:
-        return self.session.open(method, b"http", b"a.test", path, lines, end)
-
-    async def ask(self, method: bytes = b"GET", path: bytes = b"/", lines: bytes = b"", body: bytes = b"") -> Stream:
-        stream = self.open(method, path, lines, end=not body)
-        if body:
-            self.session.send(stream, body, True)
-        await self.exchange()
-        return stream
-
-    def of(self, stream: Stream, kind: str) -> list[tuple]:
-        return [event for event in self.handler.events if event[:2] == (kind, stream.id)]
-
-    def status(self, stream: Stream) -> int:
-        ((_, _, head, _),) = self.of(stream, "head")
-        return head.status
-
-    def fields(self, stream: Stream) -> bytes:
-        ((_, _, head, _),) = self.of(stream, "head")
-        return head.lines
-
-    def body(self, stream: Stream) -> bytes:
-        return b"".join(event[2] for event in self.of(stream, "data"))
-
-    @property
-    def connection(self) -> Http2Connection:
-        (connection,) = self.front.listener.connections
-        assert isinstance(connection, Http2Connection)
-        return connection
+from tests.unit.downstream.front import GET, Front, Source, always
+from tests.unit.downstream.http2.talk import ECHO, Talk
 
 
 @virtual
@@ -100,7 +43,7 @@ async def test_requests_are_read_as_over_http1() -> None:
     stream = await talk.ask(path=b"/a/%2e%2e/b?c=d", lines=lines)
     assert talk.status(stream) == 200
     (x,) = seen
-    assert (x.authority, x.path, x.query, x.version) == (b"a.test", b"/b", b"c=d", 11)
+    assert (x.authority, x.path, x.query, x.version) == (b"a.test", b"/b", b"c=d", 20)
     assert x.header(b"x-forwarded-for") is None, "an untrusted client's claim"
     assert (x.header(b"x-a"), x.header(b"cookie")) == (b"b", b"a=1")
     assert b"via: 2.0 sidecar\r\n" in x.forwarding
@@ -196,7 +139,7 @@ async def test_a_long_answer_waits_for_the_clients_window() -> None:
 async def test_a_streamed_answer_pauses_its_source() -> None:
     source = Source()
     answer = Body(source)
-    talk = Talk(always(lambda x: Outcome(200, [], stream=answer)))
+    talk = Talk(always(lambda x: Outcome(200, [], stream=answer)), slow_clients={"buffer": "32KiB"})
     stream = talk.open()
     talk.session.pause(stream)
     await talk.exchange()
@@ -308,7 +251,7 @@ async def test_a_body_that_does_not_come_is_answered_408() -> None:
 
 @virtual
 async def test_an_answer_that_is_not_taken_is_reset() -> None:
-    talk = Talk(always(lambda x: Outcome(200, [], b"x" * 1_000_000)), {"body_timeout": "5s"})
+    talk = Talk(always(lambda x: Outcome(200, [], b"x" * 1_000_000)))
     stream = talk.open()
     talk.session.pause(stream)
     await talk.exchange()
@@ -382,11 +325,35 @@ async def test_the_preface_may_come_in_pieces() -> None:
 
 
 @virtual
-async def test_without_the_setting_there_is_no_http2() -> None:
-    front = Front(ECHO)
+async def test_a_listener_of_http1_alone_refuses_the_preface() -> None:
+    front = Front(ECHO, listener={"protocols": ["http1"]})
     client = front.connect()
     client.write(f.PREFACE)
     assert (await client.answer()).status == 505
+
+
+@virtual
+async def test_a_listener_of_http2_alone_refuses_http1() -> None:
+    talk = Talk(ECHO, protocols=["http2"])
+    stream = await talk.ask()
+    assert talk.status(stream) == 200
+    for sent in (GET, b"P" + GET, b"\x16\x03\x01"):
+        client = talk.front.connect()
+        client.write(sent)
+        answer = await client.answer()
+        assert answer.status == 505
+        assert answer.get("connection") == "close"
+        client.transport.close()
+        await settle()
+    assert len(talk.front.listener.connections) == 1
+
+
+@virtual
+async def test_silence_on_a_listener_of_http2_alone_ends() -> None:
+    front = Front(ECHO, {"header_timeout": "5s"}, listener={"protocols": ["http2"]})
+    front.connect()
+    await asyncio.sleep(12)
+    assert front.is_empty
 
 
 @virtual
@@ -444,11 +411,16 @@ async def test_no_place_for_a_slow_request_is_an_answer() -> None:
     while talk.front.places.take():
         pass
     stream = talk.open(b"POST", end=False)
-    talk.session.send(stream, b"x", False)
+    talk.session.send(stream, b"x" * 60_000, False)
     await talk.exchange()
-    await asyncio.sleep(START_AFTER * 2)
+    await asyncio.sleep(10)
+    talk.session.send(stream, b"x" * 10_000, False)
+    await talk.exchange()
+    assert talk.of(stream, "head") == [], "it waits for a place"
+    await asyncio.sleep(7)
     await talk.exchange()
     assert talk.status(stream) == 503
+    assert talk.front.listener.slow.buffered == 0
 
 
 @virtual
@@ -474,3 +446,18 @@ async def test_frames_that_are_cut_by_reads_are_no_dribble() -> None:
         await asyncio.sleep(0.5)
         talk.client.write(f.ping(bytes(8))[5:])
     assert talk.connection.serving == 0
+
+
+@virtual
+async def test_the_state_shows_connections_and_streams() -> None:
+    async def service(x: Exchange) -> Outcome:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    talk = Talk(service)
+    await talk.ask()
+    await talk.ask()
+    talk.front.connect()
+    shown = talk.front.server.describe()["test"]
+    assert shown["http2"] == {"connections": 1, "streams": 2}
+    assert shown["connections"] == 2

@@ -1,4 +1,4 @@
-"""Tests of odd answers: the stored copy and single-flight survive them, and only complete bodies are stored."""
+"""Tests of unusual responses: the stored copy and single-flight survive them, and only complete bodies are stored."""
 
 from __future__ import annotations
 
@@ -46,21 +46,21 @@ class TestTheStaleCopy:
     @pytest.mark.parametrize("control", [None, "no-store", "private", "no-cache"])
     @pytest.mark.parametrize("status", UNUSUAL)
     async def test_an_answer_that_is_not_about_the_resource_leaves_it(self, status: int, control: str | None) -> None:
-        odd = reply(status, b"odd", **({} if control is None else {"Cache_Control": control}))
-        world = await aged(odd, RESET)
-        assert (await world.get()).body == b"odd"
+        unusual = reply(status, b"unusual", **({} if control is None else {"Cache_Control": control}))
+        world = await aged(unusual, RESET)
+        assert (await world.get()).body == b"unusual"
         answer = await world.get()
         assert (answer.status, answer.body, is_hit(answer)) == (200, b"body", True)
 
     @pytest.mark.parametrize("status", [s for s in UNUSUAL if s >= 400])
     async def test_even_one_that_could_be_stored(self, status: int) -> None:
-        world = await aged(reply(status, b"odd", Cache_Control="max-age=600"), RESET)
-        assert (await world.get()).body == b"odd"
+        world = await aged(reply(status, b"unusual", Cache_Control="max-age=600"), RESET)
+        assert (await world.get()).body == b"unusual"
         assert (await world.get()).body == b"body"
 
     @pytest.mark.parametrize("status", [405, 414, 501])
     async def test_or_that_the_policy_would_store(self, status: int) -> None:
-        world = await aged(reply(status, b"odd"), RESET, ttl="30s")
+        world = await aged(reply(status, b"unusual"), RESET, ttl="30s")
         await world.get()
         assert (await world.get()).body == b"body"
 
@@ -197,10 +197,10 @@ class TestSingleFlight:
     """Single-flight: it continues for a key after an answer that says nothing about the next one."""
 
     @staticmethod
-    async def calls_of_ten(*odd: Any) -> int:
+    async def calls_of_ten(*unusual: Any) -> int:
         """Return the calls of ten simultaneous clients, after these answers to one client."""
-        world = World(*odd, after(1, FRESH), env=virtual_env())
-        for _ in odd:
+        world = World(*unusual, after(1, FRESH), env=virtual_env())
+        for _ in unusual:
             await world.get()
         before = world.calls
         await asyncio.gather(*(world.get() for _ in range(10)))
@@ -208,7 +208,7 @@ class TestSingleFlight:
 
     @virtual
     @pytest.mark.parametrize("status", [400, 408, 421, 425, 429, 431, 500, 503])
-    async def test_after_an_odd_status(self, status: int) -> None:
+    async def test_after_an_unusual_status(self, status: int) -> None:
         assert await self.calls_of_ten(status, reply(status, b"", Cache_Control="no-store")) == 1
 
     @virtual

@@ -1,4 +1,4 @@
-"""Odd inputs of `check`, `routes` and `explain`: each gives one clear message and the right exit code."""
+"""Unusual inputs of `check`, `routes` and `explain`: each gives one clear message and the right exit code."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ SPECIAL_STATUSES = {
 
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize("name", SPECIAL_STATUSES)
-def test_an_odd_file_is_one_message_and_exit_code_1(name: str, command: str, tmp_path: Path) -> None:
+def test_an_unusable_file_is_one_message_and_exit_code_1(name: str, command: str, tmp_path: Path) -> None:
     make, message = SPECIAL_STATUSES[name]
     path = make(tmp_path)
     wanted = message.replace("{path}", str(path))
@@ -162,7 +162,7 @@ def test_an_empty_path_is_a_wrong_command_line(command: str) -> None:
     assert (result.exit_code, result.output) == (2, message)
 
 
-def test_an_odd_name_is_shown_on_one_line(tmp_path: Path) -> None:
+def test_a_name_with_control_characters_is_shown_on_one_line(tmp_path: Path) -> None:
     path = tmp_path / "new\nline.yaml"
     path.write_text(GOOD)
     assert run("check", str(path)).output == f"{tmp_path}/new\\nline.yaml: ok, 1 route, 1 upstream, 1 listener\n"
@@ -215,7 +215,7 @@ def test_what_is_no_request_is_a_wrong_command_line(arguments: tuple[str, ...], 
         ("/a%zz", "GET /a%zz for no host on inbound"),
     ],
 )
-def test_an_odd_url_is_read_as_a_listener_reads_it(url: str, line: str, tmp_path: Path) -> None:
+def test_an_unusual_url_is_parsed_as_by_a_listener(url: str, line: str, tmp_path: Path) -> None:
     path = content(GOOD.encode())(tmp_path)
     result = CliRunner().invoke(main, ["explain", str(path), "GET", url])
     assert (result.exit_code, result.output.splitlines()[0]) == (0, line)

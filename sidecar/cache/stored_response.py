@@ -11,7 +11,7 @@ from sidecar.core.exchange import Exchange
 from sidecar.core.outcome import Outcome
 
 
-def answer(entry: Entry, x: Exchange, fields: Fields | None, now: float, wall: float, status: bytes) -> Outcome:
+def make_response(entry: Entry, x: Exchange, fields: Fields | None, now: float, wall: float, status: bytes) -> Outcome:
     """Return the response to a request from a complete entry.
 
     `fields` are those of `read_fields`, `wall` is in seconds since 1970, `status` is the value of Cache-Status.

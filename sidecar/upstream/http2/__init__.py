@@ -1,0 +1,11 @@
+"""HTTP/2 to upstreams: connections that carry many exchanges at a time, each on a stream.
+
+    pool            StreamPool: streams to one endpoint, on as few connections as carry them
+    opening         Opening: a new connection until its version is known
+    connection      MultiplexedConnection: the transport of one session, its streams, and its silence
+    stream          UpstreamStream: one exchange on its stream
+    request         head and body of a request, in the form that the session takes
+
+The protocol itself is `sidecar.http2`.  A pool of this package is chosen when the pools of an upstream are made, by its
+`protocol`; HTTP/1.1 pays nothing for it.
+"""

@@ -1,0 +1,65 @@
+"""Requests on a stream: the field lines of a head, and the writer of a streamed body.
+
+The fields are those of HTTP/1.1 (`upstream.request_head`) without the ones of a connection, which the encoder drops
+(RFC 9113 8.2.2).  `te` is sent with `trailers` alone.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+from sidecar.core.exchange import NEVER, Exchange
+from sidecar.core.http1 import can_be_trailer
+from sidecar.core.message import Headers
+from sidecar.upstream.request_body import SLOW_RATE, RequestBody
+from sidecar.upstream.request_head import METHODS_WITH_BODY, time_fields
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from sidecar.core.body import Body
+    from sidecar.upstream.http2.stream import UpstreamStream
+
+
+def request_lines(x: Exchange, now: float) -> bytes:
+    """Return the field lines of a request without its pseudo-headers."""
+    fields = x.trace_lines
+    if x.stream is not None:
+        if x.stream.length is not None:
+            fields += b"content-length: %d\r\n" % x.stream.length
+        if x.expects_continue:
+            fields += b"expect: 100-continue\r\n"
+    elif x.body or x.method in METHODS_WITH_BODY:
+        fields += b"content-length: %d\r\n" % len(x.body)
+    if x.accepts_trailers:
+        fields += b"te: trailers\r\n"
+    if x.deadline != NEVER and (x.timeout_header or x.grpc_timeout):
+        fields += time_fields(x, now)
+    lines = x.raw if x.parsed is None else x.lines
+    return b"%b%b%bx-sidecar-attempt: %d\r\n" % (lines, fields, x.forwarding, x.attempt + x.marked_attempt)
+
+
+class StreamedBody(RequestBody):
+    """Sink of a streamed request body: sends it on a stream."""
+
+    __slots__ = ("_carrier",)
+
+    def __init__(self, carrier: UpstreamStream, transport: asyncio.Transport | None, x: Exchange, stream: Body) -> None:
+        super().__init__(carrier, cast("asyncio.Transport", transport), x, stream)
+        self._carrier = carrier
+
+    def write(self, data: bytes) -> None:
+        if self._is_ended or not data:
+            return
+        carrier = self._carrier
+        self.starved_since = min(carrier.pool.env.now(), self.starved_since + len(data) / SLOW_RATE)
+        if not carrier.send(data):
+            self.pause()
+
+    def finish(self, trailers: Headers) -> None:
+        self.is_sent = True
+        self._measure()
+        if not self._is_ended:
+            fields = [field for field in trailers if can_be_trailer(field[0])]
+            lines = b"".join([b"%b: %b\r\n" % field for field in fields])
+            self._carrier.send_end(lines)
