@@ -76,6 +76,7 @@ class RouteResolver:
             by_caller=chosen.by_caller,
             blocks=blocks,
             node=node.with_items(effective),
+            is_open=any(layer.items["authenticate"].value == OFF for layer in layers if "authenticate" in layer.items),
         )
 
     def _scheme(self, listener: str | None) -> str:

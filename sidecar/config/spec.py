@@ -142,6 +142,8 @@ class RouteSpec:
     """Policies in force, by block name; blocks that are absent or off are left out."""
     node: Node = field(repr=False, compare=False)
     """Merged mapping that the route was made from."""
+    is_open: bool = field(default=False, repr=False, compare=False)
+    """True if the files turn `authenticate` off for the route, so that everyone may call it on purpose."""
     by_caller: dict[str, Criticality] = field(default_factory=dict)
     """Criticality of callers by their ID; callers that it does not name have `criticality`."""
 
