@@ -7,7 +7,7 @@ Rules:
    store.  Its stage is just outside the route's own stage of that kind; both must admit a request.  A breaker with
    `per: endpoint` is asked by the upstream's client, which chooses the endpoint.
 3. A fallback to another upstream passes that upstream's own limits, and no other policy of the route.
-4. A write invalidates all cached answers of its URI (RFC 9111 4.4).  So a route that may take unsafe methods gets a
+4. A write invalidates all cached responses of its URI (RFC 9111 4.4).  So a route that may take unsafe methods gets a
    stage for each store that it does not use itself.
 5. The compiler does no I/O and changes no state in use: state comes from a lease, and the result is immutable.
 """
@@ -270,7 +270,7 @@ class Compilation:
         return Route(spec, tuple(links), pipeline, self.slow_places[spec.upstream])
 
     def other_stores(self, spec: RouteSpec) -> list[Store]:
-        """Return the caches, except the route's own, in which unsafe requests of the route invalidate answers."""
+        """Return the caches, except the route's own, in which unsafe requests of the route invalidate responses."""
         methods, own = spec.match.methods, cache_of(spec)
         if methods is not None and SAFE_METHODS.issuperset(method.encode() for method in methods):
             return []

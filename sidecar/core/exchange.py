@@ -233,6 +233,8 @@ class Exchange(Message):
     """True for a call of gRPC: over HTTP/2 with its content type, or translated to one."""
     rest_method = b""
     """Method by which a call that a stage has translated may be repeated; empty for other requests."""
+    web = b""
+    """Content type of gRPC-Web in which the client gets the answer, without message format; empty for other calls."""
     idle_timeout = NEVER
     """Longest time between two pieces of a body, in seconds."""
     criticality = DEFAULT
@@ -326,6 +328,7 @@ class Exchange(Message):
         twin.grpc_timeout = self.grpc_timeout
         twin.is_grpc = self.is_grpc
         twin.rest_method = self.rest_method
+        twin.web = self.web
         twin.idle_timeout = self.idle_timeout
         twin.criticality = self.criticality
         twin.stated_criticality = self.stated_criticality

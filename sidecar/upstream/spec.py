@@ -108,7 +108,7 @@ class TtlSpec(Model):
     """Longest time, for records with a longer time to live."""
 
     @model_validator(mode="after")
-    def _grows(self) -> TtlSpec:
+    def _is_ordered(self) -> TtlSpec:
         if self.max < self.min:
             raise ValueError(f"max ({self.max:g}s) is less than min ({self.min:g}s); make it at least as long")
         return self
@@ -142,14 +142,15 @@ class HashBalancingSpec(Model):
     """Key of a request."""
 
 
-def _spelling(value: Any) -> str:
+def _form(value: Any) -> str:
+    """Return the tag of a load balancing: a `word` or a `mapping`."""
     return "mapping" if isinstance(value, dict | HashBalancingSpec) else "word"
 
 
 LoadBalancing = Annotated[
     Annotated[Literal["round_robin", "least_request", "random"], Tag("word")]
     | Annotated[HashBalancingSpec, Tag("mapping")],
-    Discriminator(_spelling),
+    Discriminator(_form),
 ]
 
 
@@ -214,7 +215,7 @@ class EjectionSpec(Block):
     broken."""
 
     @model_validator(mode="after")
-    def _grows(self) -> EjectionSpec:
+    def _is_ordered(self) -> EjectionSpec:
         if self.max_eject_for < self.eject_for:
             raise ValueError(
                 f"max_eject_for ({self.max_eject_for:g}s) is less than eject_for ({self.eject_for:g}s); "
@@ -261,7 +262,7 @@ class UpstreamSpec(Model):
 
     @field_validator("endpoints")
     @classmethod
-    def _are_different(cls, urls: tuple[str, ...] | None) -> tuple[str, ...] | None:
+    def _are_unique(cls, urls: tuple[str, ...] | None) -> tuple[str, ...] | None:
         seen: set[str] = set()
         for url in urls or ():
             if url in seen:
@@ -270,7 +271,7 @@ class UpstreamSpec(Model):
         return urls
 
     @model_validator(mode="after")
-    def _says_where(self) -> UpstreamSpec:
+    def _is_consistent(self) -> UpstreamSpec:
         if (self.endpoints is None) == (self.discover is None):
             raise ValueError("needs either endpoints or discover, such as endpoints: [http://payments:8080]")
         if self.resolve is not None and not self.has_names:

@@ -145,13 +145,13 @@ class Values:
 
 
 def check_stored(spec: PolicySpec, report: Report) -> None:
-    """Warn of each `cache` block whose largest allowed answer is larger than its whole store."""
+    """Warn of each `cache` block whose largest allowed response is larger than its whole store."""
     for route in spec.routes:
         block: Any = route.blocks.get("cache")
         store = spec.caches.get(block.store) if block is not None else None
         if store is not None and block.max_body > store.memory.max_size:
             size = f"{store.memory.max_size} bytes"
-            message = f"is more than the whole cache `{block.store}` holds ({size}); such answers are never stored"
+            message = f"is more than the whole cache `{block.store}` holds ({size}); such responses are never stored"
             report.warn(route.node.nearest("cache", "max_body"), message)
 
 

@@ -40,7 +40,7 @@ from sidecar.core.outcome import (
 )
 from sidecar.downstream.backlog import is_endless
 from sidecar.downstream.connection import WORDS
-from sidecar.downstream.grpc.answers import as_grpc, broken_trailers, make_status, read_call
+from sidecar.downstream.grpc.answers import as_grpc, broken_trailers, read_call
 from sidecar.downstream.http2.slow_streams import Download, Upload
 from sidecar.downstream.http2.stream_transport import StreamTransport
 from sidecar.downstream.request_body import too_large
@@ -418,8 +418,7 @@ class StreamExchange:
             x.version = VERSION
             x.is_grpc = self._is_grpc
         if outcome.failure is not None and not outcome.body:
-            details = self._connection.listener.details
-            outcome = make_status(outcome, details) if x.is_grpc else make_problem(x, outcome, details)
+            outcome = make_problem(x, outcome, self._connection.listener.details)
         self.answer(outcome)
 
     def break_down(self, error: Exception) -> None:
@@ -435,7 +434,7 @@ class StreamExchange:
         """Send an answer: its head, and its body if that is whole, else as it comes."""
         x = self.x
         assert x is not None
-        if x.is_grpc:
+        if x.is_grpc and not x.web:
             outcome = as_grpc(outcome)
         self._outcome = outcome
         self._is_collecting = False
@@ -443,7 +442,7 @@ class StreamExchange:
         status, lines = outcome.status, outcome.lines
         if outcome.parsed is not None and outcome.header(b"date") is None:
             lines += b"date: %b\r\n" % self._connection.listener.date
-        if x.method == b"HEAD" or status in BODILESS or (x.is_grpc and body is None and not outcome.body):
+        if x.method == b"HEAD" or status in BODILESS or (x.is_grpc and body is None and not outcome.body and not x.web):
             session.respond(stream, status, lines, True)
             if body is not None:
                 body.cancel()
@@ -533,7 +532,7 @@ class StreamExchange:
         """Break the answer off so that the client sees it is not whole."""
         answer, self._answer = self._answer, None
         outcome, x = self._outcome, self.x
-        is_call = x is not None and x.is_grpc
+        is_call = x is not None and x.is_grpc and not x.web
         if is_call and outcome is not None and answer is not None and failure.origin != "client":
             outcome.verdict = grpc_verdict(failure.grpc)
             fields = broken_trailers(failure, answer.cause, self._connection.listener.details)
