@@ -32,8 +32,8 @@ shop: $(VENV)/.runtime  ## four services that call each other, a sidecar beside 
 check: $(VENV)/.dev  ## the tests of units, contracts and wire format, in under a minute (PYTEST="-k retry" for some)
 	@$(BIN)/python -m pytest -n 2 --dist loadfile tests/unit tests/contract tests/wire $(PYTEST)
 
-test: $(VENV)/.dev  ## every test, two files at a time (PYTEST="-k retry" for some)
-	@$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST)
+test: $(VENV)/.dev  ## every test, three files at a time (PYTEST="-k retry" for some)
+	@$(BIN)/python -m pytest -n 3 --dist loadfile $(PYTEST)
 
 lint: $(VENV)/.dev  ## ruff, mypy, and the rules for docstrings, comments and names (docs/lint.py)
 	@$(BIN)/ruff check --quiet
@@ -78,7 +78,7 @@ soak: $(VENV)/.dev  ## half an hour of mixed traffic, faults and reloads; report
 	@$(BIN)/python -m bench.soak $(SOAK)
 
 fuzz: $(VENV)/.dev  ## a minute of coverage-guided fuzzing for each parser (FUZZ=600 for ten, FUZZ=runs=1000 for as many inputs)
-	@for target in policies conditions fields heads request response hpack session; do PYTHONHASHSEED=0 $(BIN)/python -m tests.fuzz.$$target $(or $(FUZZ),60) || exit 1; done
+	@for target in policies conditions fields heads request response hpack session messages templates; do PYTHONHASHSEED=0 $(BIN)/python -m tests.fuzz.$$target $(or $(FUZZ),60) || exit 1; done
 	@$(MAKE) --no-print-directory fuzzcompiled
 
 fuzzcompiled: $(VENV)/.dev  ## a minute of made heads for the readers in C, where `make compiled` has built them (FUZZ as above)

@@ -12,7 +12,7 @@ import click
 
 from chaos.cli import main as chaos_group
 from chaos.scenario.files import schema as scenario_schema
-from docs.tables import Uses, load, mapping, table, usages
+from docs.tables import Uses, load, mapping, other_places, table, titled, usages
 from sidecar.admin import app, cache
 from sidecar.commands import main as sidecar_group
 from sidecar.config.docstrings import DescribingGenerator
@@ -30,6 +30,7 @@ EXIT_CODES: Final = {
     "sidecar schema": ("printed", ""),
     "sidecar key": ("made", "the file cannot be used"),
     "sidecar top": ("ended by q or Ctrl-C", "the admin listener cannot be reached, or wants a token"),
+    "sidecar proto pull": ("written", "the service cannot be asked, or a file cannot be read or written"),
     "sidecar demo": ("ended by Ctrl-C", "something of it cannot be started"),
     "sidecar completion": ("printed", ""),
     "chaos completion": ("printed", ""),
@@ -53,18 +54,27 @@ def commands() -> str:
     ]
     for program, group in GROUPS.items():
         parts.append(f"\n## {program}\n\n{prose(group.help)}\n")
-        parts += [command(f"{program} {name}", each) for name, each in group.commands.items() if not each.hidden]
+        parts += [command(name, each) for name, each in all_commands(program, group) if not each.hidden]
     parts.append(
         "\n## Exit codes\n\n2 always means that the command line is wrong, and what would be right is printed "
         "([command line](command-line.md)).\n\n"
         "| command | 0 | 1 |\n|---|---|---|\n"
     )
     for program, group in GROUPS.items():
-        for name in group.commands:
-            if (codes := EXIT_CODES.get(f"{program} {name}")) is not None:
-                parts.append(f"| `{program} {name}` | {codes[0]} | {codes[1] or '–'} |\n")
+        for name, _ in all_commands(program, group):
+            if (codes := EXIT_CODES.get(name)) is not None:
+                parts.append(f"| `{name}` | {codes[0]} | {codes[1] or '–'} |\n")
     parts.append("\nA second SIGTERM or SIGINT ends `sidecar run` at once, without a drain.\n")
     return "".join(parts)
+
+
+def all_commands(program: str, group: click.Group) -> Iterator[tuple[str, click.Command]]:
+    """Yield the commands of a program with their whole names, those of inner groups included."""
+    for name, each in group.commands.items():
+        if isinstance(each, click.Group):
+            yield from all_commands(f"{program} {name}", each)
+        else:
+            yield f"{program} {name}", each
 
 
 def command(name: str, found: click.Command) -> str:
@@ -109,10 +119,10 @@ def policy_test_schema() -> dict[str, Any]:
 
 
 def policy_tests() -> str:
-    whole = policy_test_schema()
+    whole, titles = titled(policy_test_schema())
     known = whole["$defs"]
     documents = [load(path.read_text()) for path in sorted(ROOT.glob("policies/**/*.test.yaml"))]
-    uses = TEST_USES | usages(whole, documents)
+    uses = {(titles.get(name, name), key): use for (name, key), use in TEST_USES.items()} | usages(whole, documents)
     example = (ROOT / "policies" / "timeouts.test.yaml").read_text()
     return f"""{NOTE}
 # Policy tests
@@ -122,14 +132,14 @@ what must come of them. The policies are the real ones and the code is that of p
 clock are imitated, so a breaker that stays open for a minute is tested in a moment.
 
 A file stands beside the policies that it tests: `payments.test.yaml` beside `payments.yaml`. How to run them in CI:
-[Test a policy in CI](how-to/test-a-policy-in-ci.md). An answer of an upstream is written short as a status (`503`) or
+[Test a policy in CI](how-to/test-a-policy-in-ci.md). A response of an upstream is written short as a status (`503`) or
 as a failure: {", ".join(f"`{name}`" for name in FAILURES)}.
 
 Not tested so: TLS, health checks, Redis and name look-ups.
 
 ## The file
 
-{"".join(table("", whole, known, uses))}{"".join(sections(known, uses))}
+{"".join(table("", whole, known, uses))}{"".join(sections(whole, uses))}
 ## A whole file
 
 [policies/timeouts.test.yaml](../policies/timeouts.test.yaml):
@@ -179,10 +189,11 @@ TEST_USES: Final = {
 
 
 def scenarios() -> str:
-    whole = json.loads(scenario_schema())
+    whole, titles = titled(json.loads(scenario_schema()))
     known = whole["$defs"]
     paths = sorted((ROOT / "chaos" / "scenarios").glob("*.yaml"))
-    uses = SCENARIO_USES | usages(whole, [load(path.read_text()) for path in paths])
+    uses = {(titles.get(name, name), key): use for (name, key), use in SCENARIO_USES.items()}
+    uses |= usages(whole, [load(path.read_text()) for path in paths])
     guide = (ROOT / "chaos" / "README.md").read_text()
     variables = guide[guide.index("### Variables of the policies") :].partition("\n## ")[0].split("\n", 2)[2].strip()
     return f"""{NOTE}
@@ -199,7 +210,7 @@ when, and what must be true then. `chaos run` and `chaos simulate` take these fi
 
 ## The file
 
-{"".join(table("", whole, known, uses))}{"".join(sections(known, uses))}"""
+{"".join(table("", whole, known, uses))}{"".join(sections(whole, uses))}"""
 
 
 SCENARIO_USES: Final = {
@@ -256,11 +267,11 @@ SCENARIO_USES: Final = {
 """Examples of keys that no scenario has, by definition and key; an empty definition stands for all."""
 
 
-def sections(known: dict[str, Any], uses: Uses) -> Iterator[str]:
+def sections(whole: dict[str, Any], uses: Uses) -> Iterator[str]:
     """Yield a section for each definition with keys."""
-    for name, definition in sorted(known.items()):
+    for name, definition in sorted((known := whole["$defs"]).items()):
         if (block := mapping(definition)) is not None:
-            about = " ".join(str(definition.get("description", "")).split())
+            about = " ".join(str(definition.get("description", "")).split()) + other_places(whole, name)
             yield f"\n## {name}\n\n{about}\n\n" + "".join(table(name, block, known, uses))
 
 

@@ -232,7 +232,7 @@ def explain(
     """Print which route a request takes, and why.
 
     Each value in force is printed with its file and line.
-    URL is absolute (http://orders/orders/17), or a path for a request without a host.
+    URL is absolute (http://orders/orders/17), or a path for a request without a host, or * for OPTIONS.
     """
     from sidecar.downstream.request_head import remove_dot_segments
     from sidecar.inspect.explain import RequestError, exchange_of, explain_text
@@ -252,7 +252,7 @@ def explain(
             reject("--header", f"`{header}` has no colon; write -H 'name: value'")
         pairs.append((name, value))
     try:
-        x = exchange_of(method, url, pairs)
+        x = exchange_of(method, url, pairs, snapshot.spec.limits)
     except RequestError as error:
         reject(error.part, str(error))
     x.path = remove_dot_segments(x.path)
@@ -378,6 +378,76 @@ def demo(which: str) -> None:
     else:
         from sidecar.demo.trial import main as run
     sys.exit(run())
+
+
+@main.group("proto", cls=Program, examples=[("sidecar proto pull 127.0.0.1:9000 -o shop.binpb", "Save the types.")])
+def proto() -> None:
+    """Work with descriptor sets of gRPC services."""
+
+
+@proto.command(
+    "pull",
+    examples=[
+        ("sidecar proto pull 127.0.0.1:9000 -o shop.binpb", "Save the descriptor set of a service."),
+        (
+            "sidecar proto pull https://shop.prod:443 --service shop.Orders -o shop.binpb",
+            "Save what one service needs.",
+        ),
+    ],
+)
+@click.argument("address")
+@click.option("-o", "--output", metavar="FILE", help="File to write; by default standard output.")
+@click.option("--service", "services", multiple=True, metavar="NAME", help="Only this service; may be repeated.")
+@click.option("-H", "--header", "headers", multiple=True, metavar="'NAME: VALUE'", help="A header of the questions.")
+@click.option("--ca", metavar="FILE", help="Certificate authorities of the server, in PEM.")
+@click.option("--timeout", type=float, default=10.0, metavar="SECONDS", help="Longest time of a question.")
+def pull(
+    address: str,
+    output: str | None,
+    services: tuple[str, ...],
+    headers: tuple[str, ...],
+    ca: str | None,
+    timeout: float,
+) -> None:
+    """Write the descriptor set of a running service.
+
+    ADDRESS is host:port, or a URL; https:// means TLS.  The service must have server reflection.
+    """
+    from sidecar.proto import reflection
+
+    scheme, mark, rest = address.rpartition("://")
+    target = rest.rstrip("/")
+    if (mark and scheme not in ("http", "https")) or ":" not in target or not target.rpartition(":")[2].isdigit():
+        reject("ADDRESS", f"`{address}` is not an address; write such as 127.0.0.1:9000 or https://shop.prod:443")
+    pairs = []
+    for header in headers:
+        name, colon, value = header.partition(":")
+        if not colon:
+            reject("--header", f"`{header}` has no colon; write -H 'name: value'")
+        pairs.append((name.strip().lower(), value.strip()))
+    try:
+        authorities = None if ca is None else open_binary(ca)
+        found = reflection.pull(reflection.askers(target, authorities, scheme == "https", pairs, timeout), services)
+    except reflection.PullError as error:
+        raise Failure(f"{address}: {error}") from None
+    if output is None:
+        click.echo(found, nl=False)
+        return
+    try:
+        with open(output, "wb") as file:
+            file.write(found)
+    except OSError as error:
+        raise Failure(f"{output}: {error.strerror}; name a file that can be written") from None
+    click.echo(f"{output}: {counted(len(found), 'byte')}")
+
+
+def open_binary(path: str) -> bytes:
+    """Return the content of a file; one that cannot be read ends the command."""
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise Failure(f"{path}: {error.strerror}; name a file that can be read") from None
 
 
 def check_port(name: str, many: int) -> None:

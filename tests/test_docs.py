@@ -14,7 +14,7 @@ from jsonschema import Draft202012Validator
 from chaos.scenario.files import schema as scenario_schema
 from docs import generate
 from docs.generate import FILES
-from docs.references import EXIT_CODES, GROUPS, policy_test_schema
+from docs.references import EXIT_CODES, GROUPS, all_commands, policy_test_schema
 from docs.tables import load, mapping
 from sidecar.commands import main
 from sidecar.config.schema import schema
@@ -85,7 +85,7 @@ def test_every_key_has_an_example_that_is_valid(page: str, whole: dict[str, Any]
 
 
 def test_every_command_has_an_example_and_its_exit_codes() -> None:
-    names = {f"{program} {name}" for program, group in GROUPS.items() for name in group.commands}
+    names = {name for program, group in GROUPS.items() for name, _ in all_commands(program, group)}
     assert names == EXIT_CODES.keys()
     text = (ROOT / "docs" / "commands.md").read_text()
     for section in text.partition("## Exit codes")[0].split("\n### ")[1:]:

@@ -18,6 +18,7 @@ from collections.abc import Iterable
 from typing import Final
 from urllib.parse import unquote_to_bytes
 
+from sidecar.core.uri import canonical
 from sidecar.grpc.descriptors import (
     DURATION,
     FIELD_MASK,
@@ -34,7 +35,7 @@ from sidecar.grpc.descriptors import (
     Method,
 )
 from sidecar.grpc.from_json import JsonError, field_from_json, from_json, parameter_from_text
-from sidecar.grpc.templates import Template, TemplateError, TemplateTable
+from sidecar.grpc.templates import Match, Template, TemplateError, TemplateTable
 from sidecar.grpc.wire import varint
 
 WHOLE: Final = "*"
@@ -258,6 +259,10 @@ class Bindings:
                     self.unbound.append(method)
                 for rule in method.rules:
                     self._add(Binding(method, rule, types, ignored))
+
+    def match(self, method: bytes, path: bytes) -> Match[Binding]:
+        """Return the binding of a request; `path` is as received."""
+        return self.table.find(method.decode("latin-1"), canonical(path) if b"%" in path else path)
 
     def _add(self, binding: Binding) -> None:
         method = binding.method

@@ -175,6 +175,11 @@ class Match(Generic[T]):
         self.allowed = allowed
         """Other methods that a template has for the path; of use without a target only."""
 
+    @property
+    def methods(self) -> list[str]:
+        """Methods that the path can have, in order, for the field Allow."""
+        return sorted(self.allowed | {"HEAD"} if "GET" in self.allowed else self.allowed)
+
 
 class TemplateTable(Generic[T]):
     """Table of targets by method and template."""

@@ -69,6 +69,8 @@ class MatchEntry(TypedDict):
     """Prefix of the path; null unless the route has one."""
     path_regex: str | None
     """Pattern of the path; null unless the route has one."""
+    grpc: str | None
+    """Service, or service and method, of gRPC calls, such as `shop.Orders/Place`; null unless the route has one."""
     headers: dict[str, str]
     """Values that header fields must have."""
     query: dict[str, str]
@@ -112,6 +114,19 @@ class TargetEntry(TypedDict):
     """Place of the upstream."""
 
 
+class BindingEntry(TypedDict):
+    """Requests that a route turns into calls of one method of gRPC (`translate`)."""
+
+    method: str | None
+    """HTTP method; null for any."""
+    path: str
+    """Path template of `google.api.http`."""
+    calls: str
+    """Method that is called, such as `shop.Orders/Get`."""
+    is_stream: bool
+    """True if the answer is a stream of messages."""
+
+
 class RouteEntry(TypedDict):
     """Route with its stages."""
 
@@ -127,6 +142,8 @@ class RouteEntry(TypedDict):
     """Stages in the order in which a request passes them, the outermost first."""
     upstream: TargetEntry
     """Upstream that its requests go to."""
+    bindings: list[BindingEntry]
+    """Requests that `translate` turns into calls; empty without that block."""
 
 
 class RoutesDocument(TypedDict):
@@ -200,7 +217,9 @@ class TakenEntry(TypedDict):
     criticality: ValueEntry
     """Importance of its requests."""
     cache: list[str] | None
-    """Sentences on what the cache does with the request and its answer; null for a route without a cache."""
+    """Sentences on what the cache does with the request and its response; null for a route without a cache."""
+    translate: list[str] | None
+    """Sentences on the call of gRPC that the request becomes; null for a route without a `translate` block."""
 
 
 class ReadingEntry(TypedDict):
@@ -215,12 +234,12 @@ class ReadingEntry(TypedDict):
 class RefusalEntry(TypedDict):
     """Reason why a request takes no route."""
 
-    status: Literal[404, 405]
-    """Status of the answer."""
+    status: Literal[200, 404, 405]
+    """Status of the response; 200 for `OPTIONS *`, which the listener itself answers."""
     message: str
     """Reason in a sentence."""
     allowed: list[str]
-    """Methods that have a route for this path; empty with 404."""
+    """Methods that have a route for this path, with 200 for any path; empty with 404."""
     readings: list[ReadingEntry]
     """Readings of the path, if they lead to different routes; otherwise empty."""
 
@@ -254,9 +273,9 @@ class ExplainDocument(TypedDict):
 
 
 SHAPES = (
-    ProblemsDocument, ProblemEntry, RoutesDocument, RouteEntry, MatchEntry, StageEntry, TargetEntry, DiscoverEntry,
-    ExplainDocument, RequestEntry, TakenEntry, BlockEntry, UpstreamEntry, ValueEntry, RefusalEntry, ReadingEntry,
-    OtherEntry, Place,
+    ProblemsDocument, ProblemEntry, RoutesDocument, RouteEntry, MatchEntry, StageEntry, TargetEntry, BindingEntry,
+    DiscoverEntry, ExplainDocument, RequestEntry, TakenEntry, BlockEntry, UpstreamEntry, ValueEntry, RefusalEntry,
+    ReadingEntry, OtherEntry, Place,
 )  # fmt: skip
 """All types of documents and their parts, in the order of the reference."""
 

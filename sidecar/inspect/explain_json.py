@@ -39,6 +39,7 @@ from sidecar.inspect.explain import (
     upstream_in_force,
     written,
 )
+from sidecar.inspect.explain_translate import bindings_of, translation_sentences
 from sidecar.telemetry.plain import Masks
 
 
@@ -85,6 +86,15 @@ def _route(snapshot: Snapshot, route: Route) -> RouteEntry:
             for each in stages_of(snapshot, route)
         ],
         "upstream": _target(snapshot, route),
+        "bindings": [
+            {
+                "method": None if each.rule.method == "*" else each.rule.method,
+                "path": each.rule.path,
+                "calls": each.method.full_name,
+                "is_stream": each.method.server_streaming,
+            }
+            for each in bindings_of(route)
+        ],
     }
 
 
@@ -105,6 +115,7 @@ def _match(snapshot: Snapshot, route: Route) -> MatchEntry:
         "path": text("path"),
         "path_prefix": text("path_prefix"),
         "path_regex": text("path_regex"),
+        "grpc": None if match.grpc is None else mask(match.grpc.name),
         "headers": texts("headers"),
         "query": texts("query"),
         "when": text("when"),
@@ -131,7 +142,7 @@ def _target(snapshot: Snapshot, route: Route) -> TargetEntry:
 def _taken(snapshot: Snapshot, route: Route, x: Exchange) -> TakenEntry:
     """Return the entry of the route that a request takes, with all effective values."""
     spec, masks = route.spec, snapshot.spec.masks
-    mask, sentences = masks.text, cache_sentences(route, x)
+    mask, sentences, calls = masks.text, cache_sentences(route, x), translation_sentences(route, x)
     captures: Mapping[str, Any] = x.captures
     stages: list[BlockEntry] = [
         {"policy": link.policy, "scope": scope_of(link), "values": _values(values, masks)}
@@ -146,6 +157,7 @@ def _taken(snapshot: Snapshot, route: Route, x: Exchange) -> TakenEntry:
         "upstream": {"name": mask(route.upstream), "values": _values(upstream_in_force(snapshot, route), masks)},
         "criticality": {"key": CRITICALITY, "value": spec.criticality, "place": place_of(spec.where(CRITICALITY))},
         "cache": None if sentences is None else [mask(each) for each in sentences],
+        "translate": None if calls is None else [mask(each) for each in calls],
     }
 
 

@@ -10,6 +10,7 @@ import inspect
 import json
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -43,6 +44,13 @@ from tests.support.clock import FakeEnv, make_env
 from tests.support.loop import settle, virtual, virtual_env
 from tests.support.service import HANG, ScriptedService, Store, after, context, exchange, response
 
+FILE = Path(__file__).parents[2] / "policies" / "laws.yaml"
+"""Policy file of the examples, which name files beside it; it does not exist itself."""
+
+
+PRODUCERS = ("translate",)
+"""Blocks that make what is sent upstream or downstream, and so cannot only observe."""
+
 
 def blocks(kind: StageKind) -> list[Any]:
     """Return the examples of a stage's spec, and an empty block if it needs no key."""
@@ -70,7 +78,7 @@ class Case(NamedTuple):
             ("identity", "corporate"): Undecided(env),
             ("identity", "partners"): Header(),
         }
-        ctx = context(env, scope="route", store=store or Store(), resources=resources)
+        ctx = context(env, scope="route", where=f"{FILE}:7", store=store or Store(), resources=resources)
         return self.kind.build(self.spec(mode), ctx)
 
 
@@ -278,15 +286,15 @@ async def test_a_stream_is_settled_at_its_end(case: Case, end: str) -> None:
     service = Pipeline([stage, inside], ScriptedService(*[stream(status) for status in (200, 503, 200, 404, 503, 503)]))
     for _ in range(6):
         outcome = await service(arriving(env))
-        held = [body for body in bodies if body.state == OPEN]
+        opened = [body for body in bodies if body.state == OPEN]
         if outcome.stream in bodies or outcome.stream is None:
-            assert held in ([], [outcome.stream]), "no stream stays open but the one that is handed out"
+            assert opened in ([], [outcome.stream]), "no stream stays open but the one that is handed out"
         else:
-            assert held == [bodies[-1]], "or the one that it is copied from"
-        assert inside.open == len(held)
-        if held and outcome.stream in held:
+            assert opened == [bodies[-1]], "or the one that it is copied from"
+        assert inside.open == len(opened)
+        if opened and outcome.stream in opened:
             assert len(stage.tickets) <= 1
-        for body in held:
+        for body in opened:
             if end == "cancel" and outcome.stream is not None:
                 outcome.stream.cancel()
             if body.state == OPEN:  # a cache reads on when its client leaves
@@ -301,6 +309,10 @@ def mutes(outcome: Outcome) -> bool:
 
 @virtual
 async def test_observing_lets_everything_pass(case: Case) -> None:
+    if case.kind.name in PRODUCERS:
+        with pytest.raises(ValidationError, match="takes no `mode: observe`"):
+            case.kind.spec.model_validate({**case.block, "mode": "observe"})
+        return
     env, inside = virtual_env(), Inside()
     stage = counted(case.build(env, mode="observe"))
     answers = [make() for _ in range(5) for make in endings()]
@@ -355,18 +367,18 @@ def test_settling_never_raises(case: Case) -> None:
 @virtual
 async def test_refusals_say_who_refused(case: Case) -> None:
     env = virtual_env()
-    held: list[Body] = []
+    opened: list[Body] = []
 
     def answer(_: Exchange) -> Outcome:
-        held.append(Body())
-        return response(200, stream=held[-1]) if len(held) < 4 else failed(RESET)
+        opened.append(Body())
+        return response(200, stream=opened[-1]) if len(opened) < 4 else failed(RESET)
 
     service = Pipeline([case.build(env)], ScriptedService(answer))
     for _ in range(30):
         outcome = await service(arriving(env))
         if outcome.failure is not None and outcome.failure.origin == "gateway":
             assert outcome.refusal.policy == case.kind.name
-            assert outcome.refusal.where == "policies.yaml:7"
+            assert outcome.refusal.where == f"{FILE}:7"
             assert outcome.refusal.detail
             assert (outcome.refusal.limit is None) == (outcome.refusal.value is None)
 
@@ -425,9 +437,15 @@ async def test_all_stages_together(failure: Any) -> None:
 @pytest.mark.parametrize("kind", STAGES, ids=lambda kind: kind.name)
 def test_examples_are_what_a_policy_file_may_say(kind: StageKind) -> None:
     assert kind.examples, "the reference shows them"
-    upstreams = {name: {"endpoints": ["http://127.0.0.1:1"]} for name in ("app", "other")}
+    upstreams = {name: {"endpoints": ["http://127.0.0.1:1"], "protocol": "http2"} for name in ("app", "other")}
     routes = [
-        {"name": f"route-{number}", "match": {"path": f"/{number}"}, "upstream": "app", "cache": {}, kind.name: block}
+        {
+            "name": f"route-{number}",
+            "match": {"path_prefix": f"/v{number + 1}"},
+            "upstream": "app",
+            "cache": {},
+            kind.name: block,
+        }
         for number, block in enumerate(kind.examples)
     ]
     routes.append({"name": "other", "match": {"path": "/other"}, "upstream": "other"})
@@ -437,5 +455,5 @@ def test_examples_are_what_a_policy_file_may_say(kind: StageKind) -> None:
         routes[-1]["authenticate"] = "off"
         jwt = {"issuer": "https://id.example", "audiences": ["orders"]}
         document["identities"] = {"corporate": {"jwt": jwt}, "partners": {"api_key": {"file": "/etc/keys.yaml"}}}
-    loaded = load([Source("policies.yaml", json.dumps(document).encode())], {})
+    loaded = load([Source(str(FILE), json.dumps(document).encode())], {})
     assert [str(problem) for problem in (*loaded.problems, *loaded.warnings)] == []

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sidecar.http2 import frames as f
-from tests.fuzz import conditions, fields, heads, hpack, policies, request, response, session
+from tests.fuzz import conditions, fields, heads, hpack, messages, policies, request, response, session, templates
 from tests.fuzz.harness import CORPUS
 from tests.support.work import grows_with
 
@@ -17,10 +17,12 @@ CHECKS: dict[str, Callable[[bytes], None]] = {
     "fields": fields.check,
     "heads": heads.check,
     "hpack": hpack.check,
+    "messages": messages.check,
     "policies": policies.check,
     "request": request.check,
     "response": response.check,
     "session": session.check,
+    "templates": templates.check,
 }
 KEPT = [path for name in CHECKS for path in sorted((CORPUS / name).iterdir())]
 
@@ -53,6 +55,18 @@ FLOODS: dict[str, tuple[str, bytes, bytes]] = {
     "session: pings": ("session", b"\x02", f.ping(bytes(8))),
     "session: a long head": ("session", b"\x02" + f.frame_head(f.HEADERS, 5, 1, 16384), b"\x82"),
     "session: content": ("session", b"\x02" + POST, f.frame(f.DATA, 0, 1, b"hello")),
+    "json: list of numbers": ("messages", b'j\x02{"int32s":[1', b",1"),
+    "json: members": ("messages", b"j\x02{", b'"a":1,'),
+    "json: nested": ("messages", b"j\x07", b"["),
+    "json: digits": ("messages", b'j\x00{"anInt64":', b"9"),
+    "message: packed": ("messages", b"w\x02\x1a\xff\x7f", b"\x01"),
+    "message: one field again": ("messages", b"w\x04", b"\x1a\x02\x10\x01"),
+    "message: unknown groups": ("messages", b"w\x04", b"\xfb\x07"),
+    "message: entries": ("messages", b"w\x01", b"\x0a\x00"),
+    "path: segments": ("templates", b"/**\n/v1", b"/x"),
+    "path: template": ("templates", b"/v1", b"/*"),
+    "query: parameters": ("templates", b"/a\n/v1/shops/1/orders\n", b"pageToken=a&"),
+    "query: nested name": ("templates", b"/a\n/v1/shops/1/orders\n", b"a."),
     "directives": ("fields", b"", b"max-age=1, "),
     "directives, quoted": ("fields", b'private="', b"a,\\"),
     "commas": ("fields", b"", b","),

@@ -2,12 +2,16 @@
 
 Messages, enums, oneofs, maps, `optional`, `repeated`, services, and the options `google.api.http`, `packed`,
 `json_name` and `idempotency_level`.  Google's own types come from the installed packages.
+
+    python -m tests.support.protos policies/proto/shop.proto policies/proto/shop.binpb
 """
 
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterable
+from pathlib import Path
 
 from google.api import annotations_pb2, http_pb2, httpbody_pb2
 from google.protobuf import (
@@ -40,13 +44,22 @@ TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[A-Za-z_.][A-Za-z0-9_.]*|-?[0-9]+|[{}()\[
 ENUMS = {"NullValue"}
 
 
-def compile_proto(text: str) -> bytes:
-    """Return the descriptor set of a proto file, with all of Google's types that it may name."""
+def compile_proto(text: str, *, only_imports: bool = False) -> bytes:
+    """Return the descriptor set of a proto file, with all of Google's types that it may name.
+
+    With `only_imports`, it has those that the file imports, without the files of options.
+    """
     found = descriptor_pb2.FileDescriptorSet()
+    file = _Parser(text).file()
+    wanted = set(re.findall(r'import "([^"]+)"', text)) if only_imports else {each.name for each in GOOGLE}
+    if only_imports:
+        wanted -= {"google/api/annotations.proto"}
+        file.dependency[:] = sorted(wanted)
     for each in GOOGLE:
-        each.CopyToProto(found.file.add())
-    found.file.append(_Parser(text).file())
-    return found.SerializeToString()
+        if each.name in wanted:
+            each.CopyToProto(found.file.add())
+    found.file.append(file)
+    return found.SerializeToString(deterministic=True)
 
 
 def pool_of(data: bytes) -> descriptor_pool.DescriptorPool:
@@ -252,3 +265,8 @@ class _Parser:
             if not depth:
                 return
             yield token
+
+
+if __name__ == "__main__":
+    source, target = map(Path, sys.argv[1:])
+    target.write_bytes(compile_proto(source.read_text(), only_imports=True))

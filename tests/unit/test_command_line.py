@@ -114,7 +114,7 @@ def test_a_program_without_a_command_prints_its_help(program: str) -> None:
 @pytest.mark.parametrize(("program", "name"), COMMANDS)
 def test_each_command_has_a_short_help_and_an_example(program: str, name: str) -> None:
     command = PROGRAMS[program].commands[name]
-    assert isinstance(command, Command)
+    assert isinstance(command, Command | Program)
     assert command.examples
     assert not command.get_short_help_str(60).endswith("...")
     result = run(program, name, "--help")

@@ -9,6 +9,7 @@
     values         values that are zero, absurd, or contradict a value beside them
     captures       `{path.NAME}` that the match of a route does not capture
     matches        conditions that do not compile; two routes that take the same requests
+    translations   descriptor sets of `translate`, and methods that are not served
     local_files    certificates, keys and secrets that must exist on this machine; not part of `sidecar check`
 
 `layers` and `references` run while routes are resolved (`config/resolve.py`), the others afterwards.  A single value is
@@ -25,6 +26,7 @@ from sidecar.config.checks.identities import check_identities
 from sidecar.config.checks.listeners import check_listeners
 from sidecar.config.checks.matches import check_matches
 from sidecar.config.checks.times import check_times
+from sidecar.config.checks.translations import check_translations
 from sidecar.config.checks.upstreams import check_upstreams
 from sidecar.config.checks.values import Values, check_stored
 from sidecar.config.report import Report
@@ -48,5 +50,6 @@ def check_policies(spec: PolicySpec, report: Report, pace: Callable[[], object] 
             values.check_block(key, block, route.node.child(key))
         if number % ROUTES == 0:
             pace()
+    check_translations(spec, report)
     check_matches(spec, report)
     check_stored(spec, report)

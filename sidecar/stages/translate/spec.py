@@ -42,6 +42,7 @@ class Spec(Block):
     """Translates REST requests to calls of gRPC, and their answers to JSON."""
 
     grpc: GrpcSpec
+    """Methods of gRPC that the requests call."""
 
     @model_validator(mode="after")
     def _is_enforced(self) -> Spec:
@@ -50,4 +51,4 @@ class Spec(Block):
         return self
 
 
-EXAMPLES: Final = ({"grpc": {"descriptors": "shop.binpb", "services": ["shop.Orders"]}},)
+EXAMPLES: Final = ({"grpc": {"descriptors": "proto/shop.binpb", "services": ["shop.Orders"]}},)

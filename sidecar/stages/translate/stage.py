@@ -20,11 +20,10 @@ from typing import Final
 
 from sidecar.core.body import COMPLETE, Body
 from sidecar.core.env import BuildContext, Env
-from sidecar.core.exchange import Exchange, RequestFacts
+from sidecar.core.exchange import Exchange, RequestCopy
 from sidecar.core.message import Headers
 from sidecar.core.outcome import NO_ROUTE, TRANSFORM, UNFIT_REQUEST, Failure, Outcome, Refusal, failed
 from sidecar.core.stage import Stage, Wait
-from sidecar.core.uri import canonical
 from sidecar.grpc.bindings import Binding, Bindings, RequestError
 from sidecar.grpc.descriptors import DescriptorSet
 from sidecar.grpc.framing import frame
@@ -60,7 +59,7 @@ class Translated:
 
     def __init__(self, x: Exchange, binding: Binding) -> None:
         self.binding = binding
-        self._facts: RequestFacts | None = RequestFacts(x)
+        self._facts: RequestCopy | None = RequestCopy(x)
         self._accepts_trailers = x.accepts_trailers
         self._grpc_timeout = x.grpc_timeout
 
@@ -78,21 +77,21 @@ class Translated:
 class TranslateStage:
     """Translation of one route."""
 
-    __slots__ = ("_bindings", "_env", "_form", "_limit", "_types", "_where")
+    __slots__ = ("_env", "_form", "_limit", "_types", "_where", "bindings")
 
     def __init__(self, spec: Spec, env: Env, where: str, types: DescriptorSet, bindings: Bindings) -> None:
         self._env = env
         self._where = where
         self._types = types
-        self._bindings = bindings
+        self.bindings = bindings
+        """Bindings of all methods that the route serves."""
         self._limit = spec.grpc.max_body
         self._form = Form(spec.grpc.streams)
 
     # ----- requests
 
     def admit(self, x: Exchange) -> Translated | Outcome | Wait:
-        path = canonical(x.path) if b"%" in x.path else x.path
-        match = self._bindings.table.find(x.method.decode("latin-1"), path)
+        match = self.bindings.match(x.method, x.path)
         binding = match.target
         if binding is None:
             return self._unbound(match)
@@ -165,8 +164,7 @@ class TranslateStage:
             return failed(NO_ROUTE, Refusal("translate", self._where, detail))
         outcome = failed(NO_ROUTE, Refusal("translate", self._where, "The path is bound, but not with this method."))
         outcome.status = 405
-        allowed = match.allowed | ({"HEAD"} if "GET" in match.allowed else set())
-        outcome.headers = [(b"allow", ", ".join(sorted(allowed)).encode("latin-1"))]
+        outcome.headers = [(b"allow", ", ".join(match.methods).encode("latin-1"))]
         return outcome
 
     def _refuse(self, detail: str, status: int = 400) -> Outcome:

@@ -1,0 +1,142 @@
+"""REST to gRPC through a running sidecar, with grpcio as the service."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import grpc
+import pytest
+import pytest_asyncio
+from google.protobuf import message_factory
+
+from tests.support.process import NOTHING, Sidecar, policies, route
+from tests.support.protos import pool_of
+from tests.unit.stages.translate.shop import DATA
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+POOL = pool_of(DATA)
+FLAKY = "flaky"
+"""Order that is unavailable at the first call, which the trailers tell."""
+
+
+class Shop(grpc.GenericRpcHandler):
+    """The service of `tests/unit/stages/translate/shop.py`."""
+
+    def __init__(self) -> None:
+        self.metadata: list[dict[str, Any]] = []
+        self.left: list[float | None] = []
+
+    def service(self, details: Any) -> Any:
+        service, _, name = details.method[1:].rpartition("/")
+        method = POOL.FindServiceByName(service).methods_by_name[name]
+        self.metadata.append(dict(details.invocation_metadata))
+        handler = grpc.unary_stream_rpc_method_handler if name == "Watch" else grpc.unary_unary_rpc_method_handler
+        return handler(
+            getattr(self, name.lower()),
+            message_factory.GetMessageClass(method.input_type).FromString,
+            lambda message: message.SerializeToString(),
+        )
+
+    def made(self, **values: Any) -> Any:
+        return message_factory.GetMessageClass(POOL.FindMessageTypeByName("shop.Order"))(**values)
+
+    def get(self, key: Any, context: Any) -> Any:
+        self.left.append(context.time_remaining())
+        if key.id == FLAKY and len(self.metadata) % 2:
+            context.abort(grpc.StatusCode.UNAVAILABLE, "not yet")
+        if key.id == "none":
+            context.abort(grpc.StatusCode.NOT_FOUND, "no such örder")
+        return self.made(id=key.id, total=2**53 + 1, tags=["full"] if key.full else [])
+
+    def create(self, order: Any, context: Any) -> Any:
+        return order
+
+    def watch(self, key: Any, context: Any) -> Iterator[Any]:
+        if key.id == "none":
+            context.abort(grpc.StatusCode.PERMISSION_DENIED, "no")
+        for number in range(3):
+            yield self.made(id=key.id, total=number)
+        if key.id == "half":
+            context.abort(grpc.StatusCode.DATA_LOSS, "lost")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shop() -> AsyncIterator[tuple[Shop, str]]:
+    handler = Shop()
+    with ThreadPoolExecutor(4) as threads:
+        server = grpc.server(threads, handlers=[handler])
+        port = server.add_insecure_port("127.0.0.1:0")
+        server.start()
+        yield handler, f"http://127.0.0.1:{port}"
+        server.stop(None).wait()
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def sidecar(shop: tuple[Shop, str], tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Sidecar]:
+    folder = tmp_path_factory.mktemp("transcoding")
+    (folder / "shop.binpb").write_bytes(DATA)
+    block = {"grpc": {"descriptors": str(folder / "shop.binpb"), "services": ["shop.Orders"]}}
+    policy = policies(
+        listeners={"inbound": {"address": "127.0.0.1:0"}},
+        upstreams={"orders": {"endpoints": [shop[1]], "protocol": "http2"}},
+        routes=[
+            route(
+                "orders", match={"path_prefix": "/v1"}, translate=block, timeout={"request": "5s"},
+                retry={"max_attempts": 2, "on": ["unavailable"], "backoff": {"base": "1ms"}},
+            )
+        ],
+    )  # fmt: skip
+    async with Sidecar(NOTHING, folder) as running, running.under(policy):
+        yield running
+
+
+async def test_a_call_and_its_answer(sidecar: Sidecar, shop: tuple[Shop, str]) -> None:
+    answer = await sidecar.fetch("GET", "/v1/orders/a%2Fb?full=true", **{"x-caller": "me"})
+    assert (answer.status, answer.get("content-type")) == (200, "application/json")
+    assert json.loads(answer.body) == {"id": "a/b", "total": "9007199254740993", "tags": ["full"]}
+    assert shop[0].metadata[-1]["x-caller"] == "me"
+    left = shop[0].left[-1]
+    assert left is not None
+    assert 0 < left <= 5
+
+
+async def test_a_body_becomes_the_message(sidecar: Sidecar) -> None:
+    order = {"id": "7", "total": "-9223372036854775808", "tags": ["ä", ""]}
+    answer = await sidecar.fetch(
+        "POST", "/v1/orders", json.dumps(order).encode(), **{"content-type": "application/json"}
+    )
+    assert json.loads(answer.body) == order
+    long = {"id": "x" * 300_000}
+    answer = await sidecar.fetch("POST", "/v1/orders", json.dumps(long).encode())
+    assert json.loads(answer.body) == long
+    answer = await sidecar.fetch("POST", "/v1/orders", b'{"tags": ["a", 5]}')
+    assert (answer.status, json.loads(answer.body)["detail"]) == (400, "The body's tags[1] is a number, not a string.")
+
+
+async def test_errors_have_the_status_of_their_code(sidecar: Sidecar) -> None:
+    answer = await sidecar.fetch("GET", "/v1/orders/none")
+    assert (answer.status, json.loads(answer.body)) == (404, {"code": 5, "message": "no such örder", "details": []})
+    answer = await sidecar.fetch("GET", "/v1/orders/none/events")
+    assert (answer.status, json.loads(answer.body)["message"]) == (403, "no")
+    assert (await sidecar.fetch("GET", "/v1/nothing")).status == 404
+
+
+async def test_a_read_that_is_unavailable_is_tried_again(sidecar: Sidecar, shop: tuple[Shop, str]) -> None:
+    shop[0].metadata.clear()
+    answer = await sidecar.fetch("GET", f"/v1/orders/{FLAKY}")
+    assert (answer.status, len(shop[0].metadata)) == (200, 2)
+
+
+async def test_a_stream_is_lines_of_json(sidecar: Sidecar) -> None:
+    answer = await sidecar.fetch("GET", "/v1/orders/7/events")
+    assert answer.get("content-type") == "application/x-ndjson"
+    assert [json.loads(line) for line in answer.body.splitlines()] == [
+        {"id": "7"}, {"id": "7", "total": "1"}, {"id": "7", "total": "2"},
+    ]  # fmt: skip
+    answer = await sidecar.fetch("GET", "/v1/orders/half/events")
+    *_, last = answer.body.splitlines()
+    assert json.loads(last) == {"error": {"code": 15, "message": "lost", "details": []}}
