@@ -113,7 +113,7 @@ async def test_wrong_missing_and_repeated_keys(tmp_path: Path) -> None:
     ("place", "facts"),
     [
         ({"header": "X-Partner"}, {"headers": {"x-partner": KEY}}),
-        ({"parameter": "key"}, {"query": b"a=1&key=" + KEY.encode()}),
+        ({"parameter": "api_key"}, {"query": b"a=1&api_key=" + KEY.encode()}),
         ({"cookie": "session"}, {"headers": {"cookie": f"a=1; session={KEY}; b=2"}}),
     ],
 )
@@ -130,7 +130,7 @@ async def test_keys_in_parameters_and_cookies_are_unique(tmp_path: Path) -> None
     path = str(key_file(tmp_path, {"name": "k", "digest": digest()}))
     value = KEY.encode()
     for place, facts in (
-        ({"parameter": "key"}, {"query": b"key=%b&key=x" % value}),
+        ({"parameter": "api_key"}, {"query": b"api_key=%b&api_key=x" % value}),
         ({"cookie": "c"}, {"headers": {"cookie": f"c={KEY}; c=x"}}),
         ({"cookie": "c"}, {"headers": [(b"cookie", b"c=%b" % value), (b"cookie", b"c=x")]}),
     ):
@@ -433,6 +433,7 @@ async def test_a_certificate_with_two_uris_has_no_spiffe_id() -> None:
         {"jwt": {"issuer": "https://i", "keys": {"file": "x", "keep": "y"}}},
         {"api_key": {"file": "x", "header": "a", "cookie": "b"}},
         {"api_key": {"file": "x", "header": "a b"}},
+        {"api_key": {"file": "x", "parameter": "k"}},
         {"api_key": {"file": "x"}, "certificate": {"dns": "x"}},
         {"certificate": {"dns": "x", "subject": "y"}},
         {"introspection": {"url": "https://i", "client": {"id": "a", "secret": ""}}},
