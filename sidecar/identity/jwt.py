@@ -65,7 +65,8 @@ class JwtIdentity:
         digest = sha256(token).digest()
         known = self._tokens.get(digest, now)
         if known is not None:
-            self._cached.value += 1
+            counter = self._cached if known.__class__ is Caller else self._rejected
+            counter.value += 1
             return known
         found = self._judge(x, token, digest, now, may_wait=True)
         if found.__class__ is Rejection:

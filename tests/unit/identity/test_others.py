@@ -190,12 +190,14 @@ def test_a_changed_file_is_read_again_and_a_broken_one_changes_nothing(tmp_path:
         found = make("api_key", env, file=str(path))
         found.start()
         path.write_text("keys: [")
-        await env.sleep(2)
+        while not env.emitted(events.KEYS_FAILED):  # a worker thread reads it
+            await env.sleep(1)
         assert isinstance(await ask(found, env, headers={"x-api-key": KEY}), Caller)
         assert "not valid YAML" in found.describe()["problem"]
         assert len(env.emitted(events.KEYS_FAILED)) == 1
         key_file(tmp_path, {"name": "k2", "digest": digest("another")})
-        await env.sleep(2)
+        while not env.emitted(events.KEYS_CHANGED):
+            await env.sleep(1)
         assert isinstance(await ask(found, env, headers={"x-api-key": KEY}), Rejection)
         assert isinstance(await ask(found, env, headers={"x-api-key": "another"}), Caller)
         found.retire()
@@ -228,6 +230,18 @@ async def test_the_issuer_is_asked_once_for_each_token() -> None:
     await env.sleep(20)
     await ask(found, env, **TOKEN)
     assert len(server.seen) == 2
+
+
+@virtual
+async def test_a_client_that_guesses_tokens_does_not_reach_the_issuer_for_long() -> None:
+    env, server = virtual_env(), Server({"active": False})
+    found = make("introspection", env, server, **INTROSPECTION)
+    for number in range(100):
+        headers = {"authorization": f"Bearer guess-{number}"}
+        await ask(found, env, headers=headers, client_address="10.9.9.9")
+    assert len(server.seen) == 20
+    server.answer = ACTIVE
+    assert isinstance(await ask(found, env, **TOKEN, client_address="10.0.0.1"), Caller)
 
 
 @virtual
