@@ -111,10 +111,11 @@ async def test_opaque_tokens_and_sessions_are_asked_about(tmp_path: Path) -> Non
                 ({"cookie": "session=1"}, 200, "dave"),
                 ({"cookie": "session=2"}, 401, ""),
             ):
-                found = await sidecar.fetch("GET", "/session", **fields)
+                found = await sidecar.fetch("GET", "/session", **fields, x_user="admin")
                 assert found.status == status
                 if caller:
                     assert app.requests[-1].get("x-caller") == caller
+                    assert app.requests[-1].get("x-user") == ("dave" if caller == "dave" else "")
 
 
 def revocations(ca: Authority, path: Path, *revoked: str) -> Path:

@@ -58,6 +58,7 @@ class Authenticator:
             (forward.caller or "").encode(),
             {claim: name.encode() for claim, name in forward.claims.items()},
             fields if forward.credentials == "drop" else (),
+            {identity.name: passed for identity in self._identities if (passed := getattr(identity, "answered", ()))},
         )
         realm = QUOTED.sub("", ctx.service).encode()
         schemes = dict.fromkeys(identity.scheme for identity in self._identities if identity.scheme)
