@@ -3,8 +3,8 @@
 Each flood of `chaos.parts.floods` goes to a listener in this process, between transports in memory (`bench.rig`).  Its
 requests reach a route with a timeout, retries and a breaker, and an upstream that never answers.
 
-What must hold: each flood ends after twice its number of steps, and costs at most `MOST_MS` of CPU.  Exit code 1 if one of
-these does not.
+What must hold: each flood ends after twice its number of steps, and costs at most `MOST_MS` of CPU.  Exit code 1 if one
+of these does not.
 """
 
 from __future__ import annotations

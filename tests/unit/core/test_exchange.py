@@ -33,6 +33,7 @@ VALUES: dict[str, Any] = {
     "upgrade": b"websocket",
     "guard_trailer": lambda name: True,
     "interim": lambda status, lines: None,
+    "client_certificate": {"subject": "orders"},
     "caller": Caller("orders", "corporate", {}),
     "avoid": frozenset(("http://10.0.0.1",)),
     "attempts": [Attempt(1, 0.0)],
