@@ -9,6 +9,7 @@ Rules:
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -20,18 +21,32 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 RECORD = "sidecar/engine/compiled.txt"
+COLD = """
+#include <Python.h>
+__attribute__((cold)) void CPy_AddTraceback(const char *, const char *, int, PyObject *);
+__attribute__((cold)) void CPy_TypeErrorTraceback(
+    const char *, const char *, int, PyObject *, const char *, PyObject *);
+__attribute__((cold)) void CPy_TypeError(const char *, PyObject *);
+__attribute__((cold)) void CPyError_OutOfMemory(void);
+__attribute__((cold)) PyAPI_FUNC(void) PyErr_SetString(PyObject *, const char *);
+__attribute__((cold)) PyAPI_FUNC(void) PyErr_SetNone(PyObject *);
+"""
+"""Header with functions that only error paths of mypyc's code call.  Compilers then move these paths out of the way."""
+FLAGS = ["-fvisibility=hidden", "-fno-plt", "-Wno-error"]
+"""Options of gcc and clang.  Calls become direct, within an extension and from it to the interpreter.  Which warnings
+inlined code gives differs between compilers, so none is an error."""
 SETUP = """
 from Cython.Build import cythonize
 from mypyc.build import mypycify
 from setuptools import setup
 
+compiled = mypycify({arguments!r}, **{options!r})
+for extension in compiled:
+    extension.extra_compile_args = [*extension.extra_compile_args, *{flags!r}]
 setup(
     name="compiled",
     packages=[],
-    ext_modules=[
-        *mypycify({arguments!r}, **{options!r}),
-        *cythonize({cython!r}, build_dir="../c"),
-    ],
+    ext_modules=[*compiled, *cythonize({cython!r}, build_dir="../c")],
 )
 """
 
@@ -79,9 +94,11 @@ class CompiledRequestPath(BuildHookInterface[Any]):
         setup = SETUP.format(
             arguments=[*self.config["mypy-args"], *python],
             options=options,
+            flags=[*FLAGS, "-include", str(place / "cold.h")] if os.name == "posix" else [],
             cython=[name for name in modules if name.endswith(".pyx")],
         )
         (source / "setup.py").write_text(setup)
+        (place / "cold.h").write_text(COLD)
         done = subprocess.run(
             [sys.executable, "setup.py", "build_ext", f"--build-lib={built}", f"--build-temp={place / 'objects'}"],
             cwd=source,

@@ -25,7 +25,7 @@ from bench.scenarios import SCENARIOS, Sample, Scenario, measure, wait_until_up
 
 RESULTS: Final = Path(__file__).with_name("results.md")
 WARM_UP_SECONDS: Final = 1.0
-MAX_FALLS: Final = 5
+MAX_RESTARTS: Final = 5
 COSTS: Final = "costs"
 STARTUP: Final = "startup"
 """Names of the two measurements that are not scenarios, for `--scenarios`."""
@@ -55,7 +55,7 @@ class Running:
         self.growth = 0.0
         """Bytes that each of the first idle connections took.  Later ones reuse memory, since it is seldom freed."""
         self.log = directory / "output"
-        self.fell: list[int] = []
+        self.exit_codes: list[int] = []
         """Exit codes of the process each time that it ended by itself and was started again."""
         self._program = program
         self.process = self._start()
@@ -67,12 +67,12 @@ class Running:
     def end(self) -> None:
         machine.end(self.process)
 
-    def has_fallen(self) -> bool:
-        """True if the process had ended by itself; it has been started again."""
+    def restart_if_ended(self) -> bool:
+        """Start the process again if it has ended by itself; True if so."""
         if self.process.poll() is None:
             return False
-        self.fell.append(self.process.returncode)
-        if len(self.fell) > MAX_FALLS:
+        self.exit_codes.append(self.process.returncode)
+        if len(self.exit_codes) > MAX_RESTARTS:
             raise SystemExit(f"{self.peer.name} ended by itself too often; its output:\n{self.log.read_text()[-4000:]}")
         print(f"{self.peer.name} ended by itself, exit code {self.process.returncode}; started again", flush=True)
         self.process = self._start()
@@ -80,10 +80,10 @@ class Running:
         return True
 
     @property
-    def told(self) -> str:
+    def description(self) -> str:
         """Return the version of the peer, and the exit codes with which it ended during the run."""
-        codes = ", ".join(map(str, self.fell))
-        return f"{self.version}; ENDED BY ITSELF under load (exit codes {codes})" if self.fell else self.version
+        codes = ", ".join(map(str, self.exit_codes))
+        return f"{self.version}; ENDED BY ITSELF under load (exit codes {codes})" if self.exit_codes else self.version
 
     def check(self) -> None:
         """End the program with a message unless the peer answers."""
@@ -105,7 +105,7 @@ def run(options: argparse.Namespace) -> None:
             for number in range(-1, options.rounds):  # round -1 warms up and is discarded
                 turn = max(0, number) % max(1, len(taking_part))
                 for one in taking_part[turn:] + taking_part[:turn]:
-                    sample = take(scenario, number, one, options)
+                    sample = measure_one(scenario, number, one, options)
                     if number >= 0:
                         samples[scenario.name, one.peer.name].append(sample)
         facts = {
@@ -113,7 +113,7 @@ def run(options: argparse.Namespace) -> None:
             "interpreter": machine.interpreter(),
             "load": f"{load.version(options.load)}, {options.rounds} rounds of {options.seconds:g} s, medians",
             "upstream": upstream.name(),
-            **{one.peer.name: one.told for one in sorted(running, key=lambda one: len(one.fell))},
+            **{one.peer.name: one.description for one in sorted(running, key=lambda one: len(one.exit_codes))},
         }
     found = costs.measure_apart(options.repeat) if COSTS in options.scenarios else []
     programs = startup.of_peers([peer for peer in PEERS if peer.name in options.peers])
@@ -125,22 +125,22 @@ def run(options: argparse.Namespace) -> None:
     print(f"written: {options.output}")
 
 
-def take(scenario: Scenario, number: int, one: Running, options: argparse.Namespace) -> Sample:
-    """Return one measurement of a peer; `number` is that of the round."""
+def measure_one(scenario: Scenario, number: int, one: Running, options: argparse.Namespace) -> Sample:
+    """Return one measurement of a peer, repeated if it ends meanwhile; `number` is that of the round."""
     seconds = options.seconds if number >= 0 else WARM_UP_SECONDS
     try:
         sample = measure(scenario, one.process.pid, one.place.port, seconds, load.GENERATORS[options.load])
     except RuntimeError:
-        if not one.has_fallen():
+        if not one.restart_if_ended():
             raise
-        return take(scenario, number, one, options)
-    if one.has_fallen():
-        return take(scenario, number, one, options)
+        return measure_one(scenario, number, one, options)
+    if one.restart_if_ended():
+        return measure_one(scenario, number, one, options)
     if number < 0:
         one.growth = sample.idle
         return sample
     sample = sample._replace(idle=one.growth)
-    say(scenario, number, one.peer.name, sample)
+    print_sample(scenario, number, one.peer.name, sample)
     return sample
 
 
@@ -184,7 +184,8 @@ def serve(directory: Path, stack: ExitStack) -> Behind:
     return behind
 
 
-def say(scenario: Scenario, number: int, name: str, sample: Sample) -> None:
+def print_sample(scenario: Scenario, number: int, name: str, sample: Sample) -> None:
+    """Print one measurement as a line."""
     print(
         f"{scenario.name:<14} round {number + 1} {name:<8} {sample.cpu:6.1f} us/request {sample.per_second:9,.0f}/s "
         f"p50 {sample.p50 / 1000:6.2f} ms  p99 {sample.p99 / 1000:6.2f} ms  {sample.resident / 2**20:6.1f} MiB "

@@ -7,7 +7,7 @@ Measured are the CPU microseconds that a block adds to a request, in process and
 2. Limits are multiples of the request without the block, so that they mean the same on a slower processor.
 3. Work of other threads (the writer of the access log, the exporter of spans) counts too: the process's time is read.
 
-A row of the cache has a base of its own: the same cacheable answers on a route without a cache.
+A row of the cache has a base of its own: the same cacheable responses on a route without a cache.
 """
 
 from __future__ import annotations
@@ -58,9 +58,9 @@ class Row(NamedTuple):
     """Top-level members of the policy file, for blocks of upstreams and of the process."""
     fields: bytes = b""
     body: bytes = SMALL
-    """Body of the upstream's answer."""
+    """Body of the upstream's response."""
     fresh: bool = False
-    """True if the answer says that it may be stored."""
+    """True if the response says that it may be stored."""
     unique: bool = False
     """True if each request has another query."""
     is_tagged: bool = False
@@ -146,7 +146,7 @@ def policies(row: Row | None) -> dict[str, Any]:
 
 
 def answer(row: Row) -> bytes:
-    """Return the upstream's answer, with the fields that nginx sends."""
+    """Return the upstream's response, with the fields that nginx sends."""
     return like_nginx("200 OK", row.body, "Cache-Control: max-age=3600\r\n" if row.fresh else "")
 
 
@@ -184,7 +184,7 @@ def least(row: Row, found: Sequence[tuple[float, float]]) -> Cost:
 
 
 @contextmanager
-def away() -> Iterator[None]:
+def redirect_output() -> Iterator[None]:
     """Redirect standard output, which has the access log, to a pipe that another process reads, as in a pod."""
     sys.stdout.flush()
     own = os.dup(STDOUT)
@@ -209,7 +209,7 @@ def measure_all(rows: list[Row], repeat: int) -> list[Cost]:
 
     share_interpreter()
     freeze_startup()
-    with away(), asyncio.Runner(loop_factory=uvloop.new_event_loop) as loop:
+    with redirect_output(), asyncio.Runner(loop_factory=uvloop.new_event_loop) as loop:
         return loop.run(all_of_them())
 
 

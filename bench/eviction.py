@@ -1,6 +1,6 @@
 """Latency of cache hits during evictions: `python -m bench.eviction [--megabytes 64]`.
 
-In each turn one client stores so many megabytes of other answers, at an even rate, in a cache of that size.  From the
+In each turn one client stores so many megabytes of other responses, at an even rate, in a cache of that size.  From the
 second turn on each store evicts as much.  Prints p99 of the hits with and without evictions.
 """
 
@@ -32,7 +32,7 @@ def policies(port: int, megabytes: int) -> dict[str, Any]:
 
 
 class Evicting:
-    """Client that stores other answers at an even rate."""
+    """Client that stores other responses at an even rate."""
 
     def __init__(self, megabytes: int) -> None:
         self.count = megabytes * 2**20 // len(LARGE)

@@ -21,7 +21,7 @@ from bench import certificates
 
 
 class Caller(asyncio.Protocol):
-    """Connection that sends the next request as soon as an answer is complete."""
+    """Connection that sends the next request as soon as a response is complete."""
 
     def __init__(self, requests: Iterator[bytes], until: float, times: list[float]) -> None:
         self.requests = requests

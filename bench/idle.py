@@ -1,7 +1,7 @@
 """Memory of an idle client: `python -m bench.idle [--connections 10000]`.
 
 Opens that many keep-alive connections to the sidecar and prints by how much each made its resident set grow: once it is
-open, and after its first answer.  Connections come from several loopback addresses, so that ports do not run out.
+open, and after its first response.  Connections come from several loopback addresses, so that ports do not run out.
 Memory that the kernel keeps for a socket is not counted.
 """
 

@@ -76,7 +76,7 @@ TITLES: Final = {scenario.name: scenario.title for scenario in SCENARIOS}
 
 
 def answers() -> dict[str, list[bytes]]:
-    """Return the upstream's answers by path, with the fields that nginx sends."""
+    """Return the upstream's responses by path, with the fields that nginx sends."""
     small = upstream.like_nginx("200 OK", upstream.SMALL)
     fresh = upstream.like_nginx("200 OK", upstream.SMALL, "Cache-Control: max-age=3600\r\n")
     failed = upstream.like_nginx("503 Service Unavailable", b'{"error":"told to fail"}')
@@ -116,7 +116,7 @@ def measure_one(build: str, layout: int, directory: Path) -> Figures:
             wait_until_ready(process, place.admin_port)
             lockstep.connect(place.port)
             for scenario in SCENARIOS:
-                lockstep.ask(scenario.path)  # stores the answer that the hits get
+                lockstep.ask(scenario.path)  # stores the response that the hits get
                 repeat(lockstep, scenario, WARM_UP)
             process.instrument()
             return {scenario.name: a_request(process, lockstep, scenario) for scenario in SCENARIOS}

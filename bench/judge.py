@@ -80,24 +80,25 @@ def growths(samples: Sequence[Sample]) -> list[Growth]:
 
     is_short = samples[-1].at < 300  # allocators take minutes to settle
 
-    def some(mean: float) -> float:
+    def small(mean: float) -> float:
+        """Return the allowed rise of a quantity of few objects."""
         return 0.3 * mean + 20
 
     lines = [
         line("memory, MiB", lambda s: s.memory / MIB, lambda mean: 8 if is_short else 0.03 * mean),
-        line("descriptors", lambda s: s.files, some),
-        line("tasks", lambda s: s.tasks, some),
-        line("objects", lambda s: sum(_living(s).values()), lambda mean: 0.1 * mean + 200),
+        line("descriptors", lambda s: s.files, small),
+        line("tasks", lambda s: s.tasks, small),
+        line("objects", lambda s: sum(_transient(s).values()), lambda mean: 0.1 * mean + 200),
     ]
-    kinds = sorted({kind for sample in settled for kind in _living(sample)})
+    kinds = sorted({kind for sample in settled for kind in _transient(sample)})
     return lines + [
         found
         for kind in kinds
-        if (found := line(kind, lambda s, kind=kind: s.objects.get(kind, 0), some)).rise > found.allowed  # type: ignore[misc]
+        if (found := line(kind, lambda s, kind=kind: s.objects.get(kind, 0), small)).rise > found.allowed  # type: ignore[misc]
     ]
 
 
-def _living(sample: Sample) -> dict[str, int]:
+def _transient(sample: Sample) -> dict[str, int]:
     """Return the objects that should end with a request or a connection."""
     return {kind: count for kind, count in sample.objects.items() if kind not in MEMORIES}
 
@@ -123,7 +124,7 @@ def judge(samples: Sequence[Sample], before: Sample, after: Sample, tally: Tally
             faults.append(f"{count} {kind} are kept, at most {most} should be")
     faults += [
         f"{count} {kind} remain; there were {before.objects.get(kind, 0)} before"
-        for kind, count in _living(after).items()
+        for kind, count in _transient(after).items()
         if count > before.objects.get(kind, 0) + max(KEPT, 0.2 * before.objects.get(kind, 0))
     ]
     return Verdict(lines, faults, before, after)

@@ -1,9 +1,9 @@
 """Client and upstream of one sidecar in one thread, with one request at a time, so that all runs do the same work.
 
-- One keep-alive connection sends the requests, each when the answer to the last one is complete.
-- The upstream sends an answer in pieces, each when the client has the one before it. So a body takes the same number of
-  reads in each run, in whatever order the kernel runs the processes.
-- A wrong or missing answer is an error.
+- One keep-alive connection sends the requests, each when the response to the last one is complete.
+- The upstream sends a response in pieces, each when the client has the one before it. So a body takes the same number
+  of reads in each run, in whatever order the kernel runs the processes.
+- A wrong or missing response is an error.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ LENGTH: Final = re.compile(rb"(?i)\r\ncontent-length: *(\d+)\r\n")
 
 
 def pieces(answer: bytes) -> list[bytes]:
-    """Return the head of an answer with the first bytes of its body, then the rest of the body."""
+    """Return the head of a response with the first bytes of its body, then the rest of the body."""
     first = answer.index(END) + len(END) + PIECE
     return [answer[:first], *(answer[at : at + PIECE] for at in range(first, len(answer), PIECE))]
 
@@ -37,7 +37,7 @@ def body_bytes(received: bytes) -> int | None:
 
 
 def is_whole(received: bytes) -> bool:
-    """True if an answer is complete; its head must have a Content-Length."""
+    """True if a response is complete; its head must have a Content-Length."""
     got = body_bytes(received)
     if got is None:
         return False
@@ -50,7 +50,7 @@ def is_whole(received: bytes) -> bool:
 class Lockstep:
     """Client and upstream: `with Lockstep(answers) as lockstep: ...`.
 
-    `answers` has the upstream's answers by path; several answers of one path are sent in turn.
+    `answers` has the upstream's responses by path; several responses of one path are sent in turn.
     """
 
     def __init__(self, answers: Mapping[str, Sequence[bytes]]) -> None:
@@ -67,7 +67,7 @@ class Lockstep:
         self._answering: socket.socket | None = None
         self._waiting: list[bytes] = []
         self._sent = 0
-        """Bytes of the answer's body that were sent."""
+        """Bytes of the response's body that were sent."""
 
     def __enter__(self) -> Lockstep:
         return self
@@ -85,7 +85,7 @@ class Lockstep:
         self._client = self._watch(socket.create_connection(("127.0.0.1", port), timeout=PATIENCE))
 
     def ask(self, target: str) -> bytes:
-        """Send a request and return its answer, which must be a 200."""
+        """Send a request and return its response, which must be a 200."""
         assert self._client is not None
         self._received = b""
         self._client.sendall(f"GET {target} HTTP/1.1\r\nHost: bench\r\n\r\n".encode())

@@ -85,7 +85,7 @@ def policies(healthy: int, broken: int) -> dict[str, Any]:
 
 
 def ask(client: socket.socket) -> bytes:
-    """Send one request to the broken route and return the head of its answer."""
+    """Send one request to the broken route and return the head of its response."""
     client.sendall(REQUEST)
     answer = b""
     while b"\r\n\r\n" not in answer:

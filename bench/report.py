@@ -40,8 +40,8 @@ def markdown(
     """Return the page `results.md`."""
     lines = ["# Results", "", "Written by `make bench`; how they were got is in [README.md](README.md).", ""]
     lines += [f"- {name}: {value}" for name, value in facts.items()]
-    if held := limits.table(samples, found, starts):
-        lines += ["", "## What must hold", "", *held]
+    if rows := limits.table(samples, found, starts):
+        lines += ["", "## What must hold", "", *rows]
     for scenario in scenarios:
         lines += ["", f"## {scenario.title[0].upper()}{scenario.title[1:]}", ""]
         lines += table(scenario, [peer.name for peer in peers if (scenario.name, peer.name) in samples], samples)

@@ -1,7 +1,7 @@
 """Sidecar in this process, between a client and an upstream that are in-memory transports.
 
-Between the bytes of a request and those of its answer runs the production code: the listener's connection, routing, the
-compiled pipeline, the upstream's client, telemetry.  There are no system calls, whose times would hide small
+Between the bytes of a request and those of its response runs the production code: the listener's connection, routing,
+the compiled pipeline, the upstream's client, telemetry.  There are no system calls, whose times would hide small
 differences.
 """
 
@@ -33,7 +33,7 @@ from sidecar.telemetry.refusals import Refusals
 
 UPSTREAM: Final = "app"
 TURNS: Final = 1000
-"""Turns of the event loop that an answer may take."""
+"""Turns of the event loop that a response may take."""
 PAUSE: Final = 0.00005
 """Seconds between two looks at the access log's writer."""
 
@@ -126,7 +126,7 @@ class Rig:
         """Send a request and return the last write to the client.
 
         If the upstream is asked, it sends the pieces of `answer` with a turn of the loop between two.  Further turns
-        are run until the client has an answer that ends with the same byte as the upstream's.
+        are run until the client has a response that ends with the same byte as the upstream's.
         """
         client, upstream, end = self._client, self._upstream, answer[-1][-1:]
         asked, had = upstream.writes, client.writes

@@ -100,7 +100,7 @@ class Sample(NamedTuple):
     cpu: float
     """Microseconds of CPU that the peer's process used for a request."""
     errors: float
-    """Share of the requests without a good answer."""
+    """Share of the requests without a good response."""
     resident: float
     """Resident bytes at the end of the load."""
     idle: float

@@ -5,7 +5,7 @@ that is refused waits first.  A normal client sends ten requests a second, each 
 
     heads      a byte of a request head every second
     bodies     ten bytes of a request body every five seconds
-    readers    a 2 MiB answer, read at 100 bytes a second
+    readers    a 2 MiB response, read at 100 bytes a second
     mixed      a third of each
     edge       bodies and readers at twice the minimum rate: slow, and within the rules
 
@@ -32,7 +32,7 @@ from bench import machine
 from bench.subject import Subject
 
 LARGE: Final = 2 * 2**20
-"""Bytes of the answer that slow readers ask for."""
+"""Bytes of the response that slow readers ask for."""
 WITHIN: Final = 1.0
 """Seconds in which a normal request must be answered."""
 ENDED_WITHIN: Final = 25.0
@@ -138,7 +138,7 @@ async def dribble(loop: asyncio.AbstractEventLoop, sock: socket.socket, kind: st
             moved += len(send)
             with suppress(BlockingIOError):
                 sock.recv(65536)
-                return False  # an answer before the body is complete, or the end
+                return False  # a response before the body is complete, or the end
         if read:
             with suppress(BlockingIOError):
                 data = sock.recv(read)

@@ -3,7 +3,7 @@
 All clients of `bench.traffic` run at once, with faults of the upstream and clients that are slow or disconnect.  A
 reload follows every few seconds; every other one brings a broken file.  What must hold:
 
-1. Every request is answered exactly once, with its own answer; one that is not idempotent reaches the upstream once.
+1. Every request is answered exactly once, with its own response; one that is not idempotent reaches the upstream once.
 2. Memory, descriptors, tasks, timers and the number of objects do not grow: a straight line through the samples of the
    last three quarters may rise only a little.
 3. When all clients have left, nothing remains: no connection, no request, no task, no timer of a request.

@@ -35,6 +35,8 @@ KEY: Final = b"dGhlIHNhbXBsZSBub25jZQ=="
 ACCEPTED: Final = b64encode(sha1(KEY + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11", usedforsecurity=False).digest())
 EVERY: Final = 0.005
 """Seconds between two events of a stream."""
+GRACE = 5.0
+"""Seconds after the end of a load in which its clients may still finish."""
 STAMP: Final = re.compile(rb"data: (\d{19}) x+\n\n")
 STARTED: Final = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
 STREAM: Final = (
@@ -202,7 +204,8 @@ class Events(Listening):
 KINDS: Final[dict[str, type[Listening]]] = {"messages": Messages, "events": Events}
 
 
-def _itself(client: Listening) -> Listening:
+def _as_protocol(client: Listening) -> Listening:
+    """Return a client as the protocol of its connection; a factory for `create_connection`."""
     return client
 
 
@@ -213,8 +216,8 @@ async def load(kind: str, url: str, connections: int, seconds: float) -> dict[st
     began = perf_counter()
     clients = [KINDS[kind](parts.netloc, parts.path, began + seconds) for _ in range(connections)]
     for client in clients:
-        await loop.create_connection(partial(_itself, client), parts.hostname or "", parts.port or 80)
-    await asyncio.wait([client.over for client in clients], timeout=seconds + 5)
+        await loop.create_connection(partial(_as_protocol, client), parts.hostname or "", parts.port or 80)
+    await asyncio.wait([client.over for client in clients], timeout=seconds + GRACE)
     took = perf_counter() - began
     for client in clients:
         client.transport.abort()

@@ -15,7 +15,7 @@ class Tally:
         self.refused: Counter[str] = Counter()
         """Number of refused requests by `x-sidecar-reason` and kind."""
         self.broken = 0
-        """Number of answers that were visibly cut short because the upstream's were."""
+        """Number of responses that were visibly cut short because the upstream's were."""
         self.left = 0
         """Number of requests whose client disconnected."""
         self.violations: list[str] = []

@@ -1,7 +1,7 @@
 """Mixed traffic with an identity for every request: the clients and the upstream of the soak (`bench.soak`).
 
 1. A request's query says what the upstream has to do.
-2. An answer has the request's id and a content that is computed from it, so that any byte of another answer is noticed.
+2. A response has the request's id and a content that is computed from it, which shows any byte of another response.
 3. The upstream counts requests by id: one that is not idempotent must not arrive twice.
 """
 
@@ -32,13 +32,13 @@ REFUSALS: Final = (408, 502, 503, 504)
 
 
 def content(identity: str, size: int) -> bytes:
-    """Return the body of the answer to the request with this id."""
+    """Return the body of the response to the request with this id."""
     line = f"{identity}\n".encode()
     return (line * (size // len(line) + 1))[:size]
 
 
 def digest(body: bytes) -> bytes:
-    """Return the body of the answer to a request with this body."""
+    """Return the body of the response to a request with this body."""
     return hashlib.sha256(body).hexdigest().encode()
 
 
@@ -101,8 +101,8 @@ class Traffic:
         self.is_over = False
         self._number = 0
         self.kinds: tuple[tuple[Callable[[], Awaitable[None]], int], ...] = (
-            (self.converse, 8), (self.pipeline, 1), (self.websocket, 2), (self.events, 2), (self.slow_reader, 2),
-            (self.slow_sender, 2), (self.slow_head, 1), (self.leaver, 3),
+            (self.converse, 8), (self.pipeline, 1), (self.websocket, 2), (self.events, 2), (self.read_slowly, 2),
+            (self.send_slowly, 2), (self.send_head_slowly, 1), (self.disconnect, 3),
         )  # fmt: skip
         """Kinds of clients, and the number of each."""
 
@@ -111,6 +111,7 @@ class Traffic:
         await asyncio.gather(*(self.repeat(kind) for kind, count in self.kinds for _ in range(count)))
 
     async def repeat(self, kind: Callable[[], Awaitable[None]]) -> None:
+        """Run one kind of client again and again until `is_over`."""
         while not self.is_over:
             try:
                 async with asyncio.timeout(10 * PATIENCE):
@@ -119,7 +120,8 @@ class Traffic:
                 self.tally.violation(f"{kind.__name__}: not answered: {error!r}")
             await asyncio.sleep(0.01)
 
-    def identity(self, kind: str) -> str:
+    def new_identity(self, kind: str) -> str:
+        """Return a new id for a request of a kind, and count the request."""
         self._number += 1
         self.tally.asked[kind] += 1
         return f"{kind.replace(' ', '-')}-{self._number}"
@@ -130,16 +132,16 @@ class Traffic:
         """Send some requests of all kinds on one connection."""
         async with Client(self.address) as client:
             for _ in range(self.rng.randrange(1, 30)):
-                if self.is_over or not await self.one(client):
+                if self.is_over or not await self.send_one(client):
                     return
                 await asyncio.sleep(self.rng.random() * 0.03)
 
-    async def one(self, client: Client) -> bool:
+    async def send_one(self, client: Client) -> bool:
         """Send one request; True if another one can follow on this connection."""
         fault = self.rng.choice(("", "", "", "", "", "", "reset", "503", "stall", "truncate"))
         method = self.rng.choice(("GET", "GET", "GET", "HEAD", "POST", "POST"))
         size = self.rng.choice((10, 10, 10, 1000, LARGE))
-        identity = self.identity(f"{method} {fault}".strip())
+        identity = self.new_identity(f"{method} {fault}".strip())
         target = f"/{'read' if method != 'POST' else 'write'}?id={identity}&fault={fault}&size={size}"
         body = content(identity, size) if method == "POST" else b""
         if body and self.rng.random() < 0.5:
@@ -169,7 +171,7 @@ class Traffic:
         return answer
 
     def verify(self, identity: str, method: str, wanted: bytes, answer: Message) -> None:
-        """Record a violation unless the answer belongs to the request and has the wanted body."""
+        """Record a violation unless the response belongs to the request and has the wanted body."""
         tally = self.tally
         asked = self.upstream.asked.pop(identity, 0)
         if asked > 1:
@@ -186,8 +188,8 @@ class Traffic:
         tally.answered[method] += 1
 
     async def pipeline(self) -> None:
-        """Send five requests at once, and check that the answers arrive in order."""
-        identities = [self.identity("pipelined") for _ in range(5)]
+        """Send five requests at once, and check that the responses arrive in order."""
+        identities = [self.new_identity("pipelined") for _ in range(5)]
         async with Client(self.address) as client:
             lines = [request("GET", f"/read?id={one}&size=1000", x_request_id=one) for one in identities]
             await client.send(b"".join(lines))
@@ -198,7 +200,7 @@ class Traffic:
 
     async def websocket(self) -> None:
         """Exchange messages on a WebSocket and close it properly."""
-        identity = self.identity("websocket")
+        identity = self.new_identity("websocket")
         async with Client(self.address) as client:
             await client.send(handshake(f"/ws?id={identity}"))
             if (head := await asyncio.wait_for(read_head(client.reader), PATIENCE)).status != 101:
@@ -220,7 +222,7 @@ class Traffic:
 
     async def events(self) -> None:
         """Read a stream of events; leave some streams midway."""
-        identity, count = self.identity("events"), self.rng.randrange(5, 40)
+        identity, count = self.new_identity("events"), self.rng.randrange(5, 40)
         async with Client(self.address) as client:
             await client.send(request("GET", f"/events?id={identity}&size={count}", x_request_id=identity))
             if self.rng.random() < 0.3:
@@ -233,9 +235,9 @@ class Traffic:
 
     # ----- slow clients and disconnects
 
-    async def slow_reader(self) -> None:
-        """Read a long answer piece by piece."""
-        identity = self.identity("slow reader")
+    async def read_slowly(self) -> None:
+        """Read a long response piece by piece."""
+        identity = self.new_identity("slow reader")
         async with Client(self.address) as client:
             await client.send(request("GET", f"/read?id={identity}&size=1000000", x_request_id=identity))
             head = await asyncio.wait_for(read_head(client.reader), PATIENCE)
@@ -246,9 +248,9 @@ class Traffic:
             head.body = body
         self.verify(identity, "GET", content(identity, 1_000_000), head)
 
-    async def slow_sender(self) -> None:
+    async def send_slowly(self) -> None:
         """Send a body piece by piece."""
-        identity = self.identity("slow sender")
+        identity = self.new_identity("slow sender")
         body = content(identity, 5000)
         data = request("POST", f"/write?id={identity}", body, x_request_id=identity)
         async with Client(self.address) as client:
@@ -257,9 +259,9 @@ class Traffic:
                 await asyncio.sleep(0.05)
             self.verify(identity, "POST", digest(body), await self.read(client))
 
-    async def slow_head(self) -> None:
+    async def send_head_slowly(self) -> None:
         """Send a head byte by byte."""
-        identity = self.identity("slow head")
+        identity = self.new_identity("slow head")
         async with Client(self.address) as client:
             for byte in request("GET", f"/read?id={identity}", x_request_id=identity):
                 with contextlib.suppress(OSError):  # too slow: the sidecar answers 408
@@ -267,9 +269,9 @@ class Traffic:
                 await asyncio.sleep(0.005)
             self.verify(identity, "GET", content(identity, 10), await self.read(client))
 
-    async def leaver(self) -> None:
-        """Disconnect before the answer, in its midst, or before the request is complete."""
-        identity = self.identity("leaver")
+    async def disconnect(self) -> None:
+        """Disconnect before the response, in its midst, or before the request is complete."""
+        identity = self.new_identity("leaver")
         whole = (
             request("GET", f"/read?id={identity}&fault=stall"),
             request("GET", f"/read?id={identity}&size={LARGE}"),

@@ -78,7 +78,7 @@ def answer(status: str, body: bytes, more: str = "") -> bytes:
 
 
 def like_nginx(status: str, body: bytes, more: str = "") -> bytes:
-    """Return an answer with the fields that nginx gives to a file; `more` are whole lines beside them."""
+    """Return a response with the fields that nginx gives to a file; `more` are whole lines beside them."""
     return (
         f"HTTP/1.1 {status}\r\nServer: nginx/1.22.1\r\nDate: {formatdate(usegmt=True)}\r\n"
         f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"

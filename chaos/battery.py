@@ -15,7 +15,7 @@ from typing import Any
 
 from chaos.cluster.containers import Containers
 from chaos.cluster.local import Local
-from chaos.run import RowSink, blank, run_arm
+from chaos.run import RowSink, empty_recording, run_arm
 from chaos.scenario.files import Loaded
 from chaos.scenario.spec import Scenario
 from chaos.verdict.cause import cause
@@ -103,7 +103,7 @@ async def _run_arm(
 ) -> Recording:
     directory.mkdir()
     guard = loaded.scenario.guard
-    rows = RowSink(blank(loaded, arm, seed, without and arm != "bare"), guard.rows)
+    rows = RowSink(empty_recording(loaded, arm, seed, without and arm != "bare"), guard.rows)
     where = (directory, rows.report, seed, arm, guard.memory)
     cluster = Containers(*where, network) if network else Local(*where)
     return await run_arm(loaded, cluster, rows, lambda text: progress(f"{loaded.name}, {arm}: {text}"), without=without)

@@ -151,7 +151,7 @@ def simulate(
     The sidecar's own code runs, without processes and without waiting.  The same seed gives the same result.
     """
     from chaos.battery import simulated
-    from chaos.verdict.cause import shown
+    from chaos.verdict.cause import display_path
 
     if arm == "envoy":
         reject("--arm", "Envoy does not run in virtual time; use `chaos run --arm envoy`")
@@ -163,7 +163,7 @@ def simulate(
         if loaded.scenario.simulated:
             scenarios.append(loaded)
         else:
-            leave_out(loaded, f"it needs real processes; use `chaos run {shlex.quote(shown(loaded.path))}`")
+            leave_out(loaded, f"it needs real processes; use `chaos run {shlex.quote(display_path(loaded.path))}`")
     if not scenarios:
         raise Failure("chaos simulate: nothing to simulate: these scenarios need real processes; use `chaos run`")
     results = []

@@ -30,8 +30,8 @@ def scaled(scenario: Scenario, factor: float) -> Scenario:
     return scenario.model_copy(update={"load": load})
 
 
-def comes_back(loaded: Loaded, arm: str, seed: int, factor: float) -> bool:
-    """True if the system recovers at so many times the load."""
+def can_recover(loaded: Loaded, arm: str, seed: int, factor: float) -> bool:
+    """True if the system recovers with its load multiplied by `factor`."""
     scenario = scaled(loaded.scenario, factor)
     recording = simulate(loaded._replace(scenario=scenario), arm, seed)
     return not recording.trouble and all(verdict.passed for verdict in recoveries(recording, scenario))
@@ -47,13 +47,13 @@ def recoveries(recording: Recording, scenario: Scenario) -> list[Verdict]:
 def margin(loaded: Loaded, arm: str, seed: int, steps: int = 7) -> float:
     """Return the highest factor, rounded to 3 %; 0 if the system does not recover even at a tenth of the load."""
     low, high = LOWEST, HIGHEST
-    if not comes_back(loaded, arm, seed, low):
+    if not can_recover(loaded, arm, seed, low):
         return 0.0
-    if comes_back(loaded, arm, seed, high):
+    if can_recover(loaded, arm, seed, high):
         return high
     for _ in range(steps):
         middle = (low * high) ** 0.5
-        if comes_back(loaded, arm, seed, middle):
+        if can_recover(loaded, arm, seed, middle):
             low = middle
         else:
             high = middle

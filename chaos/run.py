@@ -22,7 +22,7 @@ LEAD: Final = 0.3
 SAMPLE_EVERY: Final = 0.5
 """Seconds between two samples of each sidecar."""
 GRACE: Final = 4.0
-"""Seconds that the last answers may take."""
+"""Seconds that the last responses may take."""
 LAST_ROWS: Final = 0.25
 """Seconds within which processes write their last rows."""
 
@@ -40,7 +40,7 @@ class RowSink:
         self.most = most
         self.count = 0
         self._zero: float | None = None
-        self._early: list[Row] = []
+        self._before_begin: list[Row] = []
 
     def report(self, row: Row) -> None:
         """Add a row; those that come before `begin` wait for it."""
@@ -52,20 +52,20 @@ class RowSink:
         if self.count > self.most:
             return
         if self._zero is None:
-            self._early.append(row)
+            self._before_begin.append(row)
         else:
             self.recording.add(row, self._zero)
 
     def begin(self, zero: float) -> None:
         """Set the instant from which times in the recording count."""
         self._zero = zero
-        for row in self._early:
+        for row in self._before_begin:
             self.recording.add(row, zero)
-        self._early.clear()
+        self._before_begin.clear()
 
 
-def blank(loaded: Loaded, arm: str, seed: int, without: bool) -> Recording:
-    """Return a recording without rows."""
+def empty_recording(loaded: Loaded, arm: str, seed: int, without: bool) -> Recording:
+    """Return the recording of an arm, without rows as yet."""
     phases = loaded.scenario.phases
     during, after = phases.during, phases.during + phases.after
     decisive = loaded.scenario.decisive if without else {}

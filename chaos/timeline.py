@@ -55,6 +55,7 @@ class Timeline:
             await self._end(name, fault)
 
     async def _run(self, name: str, fault: FaultSpec) -> None:
+        """Carry out one fault from its start to its end, with its repetitions, and record it."""
         await self._until(fault.at)
         began = self.cluster.now() - self.zero
         end = fault.at + fault.for_
@@ -76,6 +77,7 @@ class Timeline:
         self.note(FaultRecord(what, round(began, 3), round(self.cluster.now() - self.zero, 3)))
 
     async def _one_by_one(self, name: str, fault: ProcessFault) -> None:
+        """Carry out a fault at each replica in turn."""
         for number in range(len(self.topology.replicas(fault.on))):
             one = fault.model_copy(update={"replicas": [number]})
             await self._begin(f"{name}.{number}", one)
@@ -83,18 +85,21 @@ class Timeline:
             await self._end(f"{name}.{number}", one)
 
     async def _until(self, at: float) -> None:
+        """Wait until an instant of the scenario."""
         wait = self.zero + at - self.cluster.now()
         if wait > 0:
             await self.cluster.sleep(wait)
 
-    def _struck(self, fault: FaultSpec) -> list[str]:
+    def _targets(self, fault: FaultSpec) -> list[str]:
+        """Return the replicas that a fault strikes."""
         replicas = self.topology.replicas(fault.on)
         return replicas if fault.replicas is None else [replicas[number] for number in fault.replicas]
 
     async def _begin(self, name: str, fault: FaultSpec) -> None:
+        """Begin a fault: send its command to each replica, or change the topology."""
         self.in_force[name] = fault
         tell, how = self.cluster.tell, fault.model_dump(exclude=COMMON)
-        for replica in self._struck(fault):
+        for replica in self._targets(fault):
             match fault:
                 case TcpFault():
                     await tell(link_of(replica), "toxic", id=name, kind=fault.fault, **how)
@@ -116,9 +121,10 @@ class Timeline:
                     self.topology.resolve(fault)
 
     async def _end(self, name: str, fault: FaultSpec) -> None:
+        """Undo a fault."""
         self.in_force.pop(name, None)
         tell = self.cluster.tell
-        for replica in self._struck(fault):
+        for replica in self._targets(fault):
             match fault:
                 case TcpFault():
                     await tell(link_of(replica), "undo", id=name)

@@ -24,7 +24,7 @@ import yaml
 from chaos.scenario.files import schema as scenario_schema
 from docs import references
 from docs.pictures import PICTURES
-from docs.tables import Uses, load, mapping, table, usages
+from docs.tables import Uses, load, mapping, other_places, table, titled, usages
 from sidecar.config.schema import schema
 from sidecar.config.schema import text as policy_schema
 from sidecar.core import metrics
@@ -255,12 +255,12 @@ WITHOUT_USE: Final = {
 
 
 def policies() -> str:
-    whole = schema()
-    known = whole.get("$defs", {})
+    whole, titles = titled(schema(), BY_NAME)
+    known = whole["$defs"]
     blocks = {kind.name: kind.examples for kind in BY_NAME.values()}
     documents = example_files("policies/**/*.yaml")
     documents += [{"defaults": {name: example}} for name, given in blocks.items() for example in given]
-    uses = WITHOUT_USE | usages(whole, documents)
+    uses = {(titles.get(name, name), key): use for (name, key), use in WITHOUT_USE.items()} | usages(whole, documents)
     head = f"""{NOTE}
 # Policy reference
 
@@ -272,7 +272,7 @@ Examples are from the files under [policies](../policies), which tests run, wher
 ## The file
 
 {"".join(table("", whole, known, uses))}"""
-    return head + "".join(sections(known, uses))
+    return head + "".join(sections(whole, uses))
 
 
 def example_files(pattern: str) -> list[Any]:
@@ -290,10 +290,11 @@ def without_variables(value: Any) -> Any:
     return [without_variables(each) for each in value] if isinstance(value, list) else value
 
 
-def sections(known: dict[str, Any], uses: Uses) -> Iterator[str]:
-    for name, definition in sorted(known.items()):
+def sections(whole: dict[str, Any], uses: Uses) -> Iterator[str]:
+    for name, definition in sorted((known := whole["$defs"]).items()):
         if (block := mapping(definition)) is not None:
-            yield f"\n## {name}\n\n{definition.get('description', '')}\n\n" + "".join(table(name, block, known, uses))
+            about = str(definition.get("description", "")) + ("" if name in BY_NAME else other_places(whole, name))
+            yield f"\n## {name}\n\n{about}\n\n" + "".join(table(name, block, known, uses))
             if name in BY_NAME:
                 yield "".join(examples(name))
 

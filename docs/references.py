@@ -12,7 +12,7 @@ import click
 
 from chaos.cli import main as chaos_group
 from chaos.scenario.files import schema as scenario_schema
-from docs.tables import Uses, load, mapping, table, usages
+from docs.tables import Uses, load, mapping, other_places, table, titled, usages
 from sidecar.admin import app, cache
 from sidecar.commands import main as sidecar_group
 from sidecar.config.docstrings import DescribingGenerator
@@ -118,10 +118,10 @@ def policy_test_schema() -> dict[str, Any]:
 
 
 def policy_tests() -> str:
-    whole = policy_test_schema()
+    whole, titles = titled(policy_test_schema())
     known = whole["$defs"]
     documents = [load(path.read_text()) for path in sorted(ROOT.glob("policies/**/*.test.yaml"))]
-    uses = TEST_USES | usages(whole, documents)
+    uses = {(titles.get(name, name), key): use for (name, key), use in TEST_USES.items()} | usages(whole, documents)
     example = (ROOT / "policies" / "timeouts.test.yaml").read_text()
     return f"""{NOTE}
 # Policy tests
@@ -131,14 +131,14 @@ what must come of them. The policies are the real ones and the code is that of p
 clock are imitated, so a breaker that stays open for a minute is tested in a moment.
 
 A file stands beside the policies that it tests: `payments.test.yaml` beside `payments.yaml`. How to run them in CI:
-[Test a policy in CI](how-to/test-a-policy-in-ci.md). An answer of an upstream is written short as a status (`503`) or
+[Test a policy in CI](how-to/test-a-policy-in-ci.md). A response of an upstream is written short as a status (`503`) or
 as a failure: {", ".join(f"`{name}`" for name in FAILURES)}.
 
 Not tested so: TLS, health checks, Redis and name look-ups.
 
 ## The file
 
-{"".join(table("", whole, known, uses))}{"".join(sections(known, uses))}
+{"".join(table("", whole, known, uses))}{"".join(sections(whole, uses))}
 ## A whole file
 
 [policies/timeouts.test.yaml](../policies/timeouts.test.yaml):
@@ -188,10 +188,11 @@ TEST_USES: Final = {
 
 
 def scenarios() -> str:
-    whole = json.loads(scenario_schema())
+    whole, titles = titled(json.loads(scenario_schema()))
     known = whole["$defs"]
     paths = sorted((ROOT / "chaos" / "scenarios").glob("*.yaml"))
-    uses = SCENARIO_USES | usages(whole, [load(path.read_text()) for path in paths])
+    uses = {(titles.get(name, name), key): use for (name, key), use in SCENARIO_USES.items()}
+    uses |= usages(whole, [load(path.read_text()) for path in paths])
     guide = (ROOT / "chaos" / "README.md").read_text()
     variables = guide[guide.index("### Variables of the policies") :].partition("\n## ")[0].split("\n", 2)[2].strip()
     return f"""{NOTE}
@@ -208,7 +209,7 @@ when, and what must be true then. `chaos run` and `chaos simulate` take these fi
 
 ## The file
 
-{"".join(table("", whole, known, uses))}{"".join(sections(known, uses))}"""
+{"".join(table("", whole, known, uses))}{"".join(sections(whole, uses))}"""
 
 
 SCENARIO_USES: Final = {
@@ -265,11 +266,11 @@ SCENARIO_USES: Final = {
 """Examples of keys that no scenario has, by definition and key; an empty definition stands for all."""
 
 
-def sections(known: dict[str, Any], uses: Uses) -> Iterator[str]:
+def sections(whole: dict[str, Any], uses: Uses) -> Iterator[str]:
     """Yield a section for each definition with keys."""
-    for name, definition in sorted(known.items()):
+    for name, definition in sorted((known := whole["$defs"]).items()):
         if (block := mapping(definition)) is not None:
-            about = " ".join(str(definition.get("description", "")).split())
+            about = " ".join(str(definition.get("description", "")).split()) + other_places(whole, name)
             yield f"\n## {name}\n\n{about}\n\n" + "".join(table(name, block, known, uses))
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, Final
 
 import yaml
@@ -28,6 +28,78 @@ LONGEST: Final = 72
 """Characters of an example that is shown in a table."""
 Known = Mapping[str, dict[str, Any]]
 Uses = dict[tuple[str, str], str]
+
+
+def titled(whole: dict[str, Any], kept: Collection[str] = ()) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return a schema whose definitions are named by the keys that they stand under, and the new names by the old.
+
+    Of several places, the one with the fewest keys gives the name; `kept` are names that stay, such as those of blocks.
+    """
+    names = {name: name for name in kept if name in whole.get("$defs", {})}
+    places = {"": whole} | {name: whole["$defs"][name] for name in names}
+    while places:
+        found: dict[str, list[str]] = {}
+        for path, definition in places.items():
+            for key, target in references(definition):
+                where = f"{path}.{key}".strip(".")
+                if target not in names and where not in found.setdefault(target, []):
+                    found[target].append(where)
+        for target, paths in found.items():
+            names[target] = min(paths, key=lambda path: (path.count("."), len(path), path))
+        places = {names[target]: whole["$defs"][target] for target in found}
+    shared = [keys for name, keys in names.items() if list(names.values()).count(keys) > 1]
+    for name, keys in names.items():
+        if keys in shared and name not in kept:  # alternatives of one key
+            words = re.sub(r"(Fault|Measure)?(Spec)?$", "", name)
+            names[name] = f"{keys} ({re.sub(r'(?<=[a-z])(?=[A-Z])', ' ', words).lower()})"
+    assert len(set(names.values())) == len(names), sorted(names.values())
+
+    def renamed(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {
+                key: f"#/$defs/{names.get(target := str(each).rpartition('/')[2], target)}"
+                if key == "$ref"
+                else renamed(each)
+                for key, each in value.items()
+            }
+        return [renamed(each) for each in value] if isinstance(value, list) else value
+
+    definitions = {names.get(name, name): renamed(each) for name, each in whole.get("$defs", {}).items()}
+    return renamed({key: value for key, value in whole.items() if key != "$defs"}) | {"$defs": definitions}, names
+
+
+def other_places(whole: dict[str, Any], title: str) -> str:
+    """Return a sentence on the other keys that a definition stands under; an empty string without any."""
+    owners = {"": whole} | whole["$defs"]
+    found = {f"{owner}.{key}" for owner, each in owners.items() for key, target in references(each) if target == title}
+    found = {re.sub(r" \(.*?\)", "", place).strip(".") for place in found} - {re.sub(r" \(.*\)$", "", title)}
+    return f" The same stands under {', '.join(f'`{place}`' for place in sorted(found))}." if found else ""
+
+
+def references(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """Yield the definitions to which a schema refers, each with the keys that lead to it; NAME stands for any name."""
+    if isinstance(value, list):
+        for each in value:
+            yield from references(each, key)
+    if not isinstance(value, dict):
+        return
+    if (target := value.get("$ref")) is not None:
+        yield key, target.rpartition("/")[2]
+    for name, inner in value.items():
+        if name == "properties":
+            for inside, each in inner.items():
+                yield from references(each, f"{key}.{inside}".strip("."))
+        elif name == "patternProperties":
+            yield from references(list(inner.values()), f"{key}.NAME".strip("."))
+        elif name == "additionalProperties":
+            yield from references(inner, f"{key}.NAME".strip("."))
+        elif name in ("items", "anyOf", "oneOf", "allOf"):
+            yield from references(inner, key)
+
+
+def anchor(title: str) -> str:
+    """Return the anchor of a section by its title, as GitHub and the site make it."""
+    return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
 
 
 def load(text: str) -> Any:
@@ -80,7 +152,7 @@ def kind(value: dict[str, Any], known: Known) -> str:
     if (target := value.get("$ref")) is not None:
         name = target.rpartition("/")[2]
         if mapping(known.get(name, {})) is not None:
-            return f"[{name}](#{name.lower()})"
+            return f"[{name}](#{anchor(name)})"
         return kind(known.get(name, {}), known if "oneOf" in known.get(name, {}) else {})
     if "const" in value:
         return f"`{value['const']}`"

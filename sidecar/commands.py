@@ -218,7 +218,7 @@ def explain(
     """Print which route a request takes, and why.
 
     Each value in force is printed with its file and line.
-    URL is absolute (http://orders/orders/17), or a path for a request without a host.
+    URL is absolute (http://orders/orders/17), or a path for a request without a host, or * for OPTIONS.
     """
     from sidecar.downstream.request_head import remove_dot_segments
     from sidecar.inspect.explain import RequestError, exchange_of, explain_text
@@ -238,7 +238,7 @@ def explain(
             reject("--header", f"`{header}` has no colon; write -H 'name: value'")
         pairs.append((name, value))
     try:
-        x = exchange_of(method, url, pairs)
+        x = exchange_of(method, url, pairs, snapshot.spec.limits)
     except RequestError as error:
         reject(error.part, str(error))
     x.path = remove_dot_segments(x.path)

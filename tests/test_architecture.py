@@ -91,14 +91,22 @@ def tree(path: Path) -> ast.Module:
     return ast.parse(path.read_text())
 
 
-def imports(path: Path) -> Iterator[str]:
-    """Yield every module that a file imports, also inside functions and under TYPE_CHECKING."""
-    for node in ast.walk(tree(path)):
+@cache
+def nodes(path: Path) -> tuple[ast.AST, ...]:
+    return tuple(ast.walk(tree(path)))
+
+
+@cache
+def imports(path: Path) -> tuple[str, ...]:
+    """Return every module that a file imports, also inside functions and under TYPE_CHECKING."""
+    found: list[str] = []
+    for node in nodes(path):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            found += (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}:{node.lineno}: a relative import hides the direction of the arrow"
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            found += (f"{node.module}.{alias.name}" for alias in node.names)
+    return tuple(found)
 
 
 def package(module: str) -> str:
@@ -148,7 +156,7 @@ def test_each_library_has_one_owner(module: str) -> None:
 def test_stages_have_time_and_tasks_from_their_env(module: str) -> None:
     if package(module) not in ("stages", "core"):
         return
-    for node in ast.walk(tree(MODULES[module])):
+    for node in nodes(MODULES[module]):
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "asyncio":
             allowed = (module, node.attr) in {("core.promise", "get_running_loop"), ("core.env", "sleep")}
             assert allowed or node.attr not in CLOCKS, (
@@ -203,7 +211,7 @@ def imported_at_start(path: Path) -> Iterator[str]:
 
 @each(sorted(MODULES))
 def test_names_are_the_fields_own(module: str) -> None:
-    for node in ast.walk(tree(MODULES[module])):
+    for node in nodes(MODULES[module]):
         if isinstance(node, ast.ClassDef):
             assert not node.name.endswith(("Manager", "Helper", "Util", "Utils", "Base")), (
                 f"sidecar.{module}.{node.name}"
@@ -213,7 +221,7 @@ def test_names_are_the_fields_own(module: str) -> None:
 @each(sorted(MODULES))
 def test_no_possessive_quantifier_stands_on_a_group(module: str) -> None:
     """CPython before 3.11.5 matches possessive groups wrongly (gh-106052), so a grammar would not be strict."""
-    for node in ast.walk(tree(MODULES[module])):
+    for node in nodes(MODULES[module]):
         if isinstance(node, ast.Constant) and isinstance(node.value, str | bytes):
             text = node.value if isinstance(node.value, str) else node.value.decode("latin-1")
             assert not POSSESSIVE_GROUP.search(text.replace("()*+,", "")), f"sidecar.{module}:{node.lineno}: {text!r}"

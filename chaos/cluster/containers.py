@@ -76,7 +76,7 @@ class Containers(Local):
         ]  # fmt: skip
         return ChildProcess(name, command, {}, on_line)
 
-    def _seen(self, path: Path) -> str:
+    def _path_for_part(self, path: Path) -> str:
         return f"{MOUNT}/{path.relative_to(self.directory)}"
 
     def host(self, name: str) -> str:
@@ -84,24 +84,27 @@ class Containers(Local):
         return self.container(name)
 
     async def start(self, kind: str, name: str, spec: dict[str, Any]) -> list[str]:
-        inside = {**spec, "host": ANYWHERE, "address": _anywhere(spec.get("address", ""))}
+        inside = {**spec, "host": ANYWHERE, "address": _on_all_addresses(spec.get("address", ""))}
         addresses = await super().start(kind, name, inside)
-        return [self._outside(name, address) for address in addresses]
+        return [self._address_for_others(name, address) for address in addresses]
 
     async def start_sidecar(self, name: str, sources: Sequence[Source], env: Mapping[str, str]) -> Addresses:
-        listening = {key: _anywhere(env.get(key, "")) for key in ("INBOUND", "OUTBOUND", "ADMIN")}
+        listening = {key: _on_all_addresses(env.get(key, "")) for key in ("INBOUND", "OUTBOUND", "ADMIN")}
         found = await super().start_sidecar(name, sources, {**env, **listening})
-        self.pids[name] = int(await self._do("inspect", "--format", "{{.State.Pid}}", self.container(name)) or 0)
-        return Addresses(*(self._outside(name, address) for address in found))
+        self.pids[name] = int(
+            await self._run_engine("inspect", "--format", "{{.State.Pid}}", self.container(name)) or 0
+        )
+        return Addresses(*(self._address_for_others(name, address) for address in found))
 
-    def _outside(self, name: str, address: str) -> str:
+    def _address_for_others(self, name: str, address: str) -> str:
+        """Return the address at which others reach a part; empty if it has none."""
         return f"{self.host(name)}:{address.rpartition(':')[2]}" if address else ""
 
     def names(self, table: dict[str, Any]) -> None:
         """Do nothing: the engine resolves names."""
 
     async def end(self, name: str, how: str) -> None:
-        await self._do(ENDINGS[how], self.container(name))
+        await self._run_engine(ENDINGS[how], self.container(name))
         if how in ("kill", "drain"):
             await (self.sidecars.get(name) or self.processes[name]).end(3.0)
 
@@ -120,15 +123,16 @@ class Containers(Local):
         await super().close()
         left = [self.container(name) for name in (*self.sidecars, *self.processes)]
         if left:  # containers whose `docker run` was killed before it could end them
-            await self._do("rm", "--force", *left)
+            await self._run_engine("rm", "--force", *left)
 
-    async def _do(self, *command: str) -> str:
+    async def _run_engine(self, *command: str) -> str:
+        """Run a command of the engine, and return its output."""
         pipe, nowhere = asyncio.subprocess.PIPE, asyncio.subprocess.DEVNULL
         child = await asyncio.create_subprocess_exec(self.engine, *command, stdout=pipe, stderr=nowhere)
         output, _ = await child.communicate()
         return output.decode().strip()
 
 
-def _anywhere(address: str) -> str:
+def _on_all_addresses(address: str) -> str:
     """Return the same port at every address of the container."""
     return f"{ANYWHERE}:{address.rpartition(':')[2] or 0}"

@@ -112,7 +112,7 @@ class Local:
     - `directory`: directory of the policy files.
     - `report`: receiver of the rows of all parts.
     - `max_memory`: bytes that a process may grow to.
-    - `waiting`: commands without an answer yet, by number.
+    - `waiting`: commands without a response yet, by number.
     - `ready`: addresses that each process reports once it is ready.
     """
 
@@ -144,7 +144,7 @@ class Local:
         """Return a process that runs a module of this package."""
         return ChildProcess(name, [sys.executable, *argv], env, on_line)
 
-    def _seen(self, path: Path) -> str:
+    def _path_for_part(self, path: Path) -> str:
         """Return the path of a file as the part's process sees it."""
         return str(path)
 
@@ -210,7 +210,12 @@ class Local:
         self._write(directory, sources)
         if self.arm == "envoy":
             return await self._start_envoy(name, directory, env)
-        argv = ["-m", "chaos.cluster.sidecar_process", self._seen(directory), self._seen(self.directory / "names.json")]
+        argv = [
+            "-m",
+            "chaos.cluster.sidecar_process",
+            self._path_for_part(directory),
+            self._path_for_part(self.directory / "names.json"),
+        ]
         process = self._python(name, argv, env, lambda text: self._on_sidecar(name, text))
         self.ready[name] = asyncio.get_running_loop().create_future()
         await process.start()

@@ -57,7 +57,7 @@ class Node:
             dropped, self.dropped = self.dropped, 0
             self.send(rows=rows, dropped=dropped)
 
-    async def live(self, kind: str, name: str) -> None:
+    async def run(self, kind: str, name: str) -> None:
         """Run the part until stdin ends."""
         loop = asyncio.get_running_loop()
         reader = asyncio.StreamReader(limit=2**22)
@@ -100,7 +100,7 @@ def main() -> None:
     except ImportError:
         factory = None
     with asyncio.Runner(loop_factory=factory) as runner:
-        runner.run(Node().live(*sys.argv[1:3]))
+        runner.run(Node().run(*sys.argv[1:3]))
 
 
 if __name__ == "__main__":

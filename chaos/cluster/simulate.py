@@ -20,7 +20,7 @@ from chaos.cluster.base import Addresses, ClusterError
 from chaos.parts.kinds import make_part
 from chaos.parts.part import Part, PartEnv, Row
 from chaos.parts.service import Service
-from chaos.run import RowSink, blank, run_arm
+from chaos.run import RowSink, empty_recording, run_arm
 from chaos.scenario.files import Loaded
 from chaos.verdict.recording import Recording
 from sidecar.config.files import Source, digest
@@ -39,7 +39,7 @@ ENDING: Final = 0.01
 
 def simulate(loaded: Loaded, arm: str, seed: int, *, without: bool = False) -> Recording:
     """Return the recording of one arm; `without` its decisive policy blocks."""
-    recording = blank(loaded, arm, seed, without)
+    recording = empty_recording(loaded, arm, seed, without)
     recording.is_simulated = True
     rows = RowSink(recording, loaded.scenario.guard.rows)
 

@@ -1,4 +1,4 @@
-"""Faults in a service's answers: a status by a pattern, delays, and answers that are not valid HTTP.
+"""Faults in a service's responses: a status by a pattern, delays, and answers that are not valid HTTP.
 
 - `pattern`: a word of `F` and `.`, repeated over the requests: `FF.` fails two of three, in order.
 - `first`: only that many requests fail; with `per_request` that many of each `x-request-id`.
@@ -63,7 +63,7 @@ class AnswerFault:
         return not self.pattern or self.pattern[count % len(self.pattern)] == "F"
 
     async def answer(self, connection: ServiceConnection, body: bytes) -> int:
-        """Send the answer; return the status that the service meant, 0 for none."""
+        """Send the response; return the status that the service meant, 0 for none."""
         transport = connection.transport
         if self.kind == "status":
             fields = [("retry-after", self.retry_after)] if self.retry_after else []

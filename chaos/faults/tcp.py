@@ -1,4 +1,4 @@
-"""Faults on the wire: what a link does to the bytes that pass, in the words of Toxiproxy.
+"""Faults on the wire, named as in Toxiproxy.
 
 | fault | effect |
 |---|---|
@@ -12,8 +12,8 @@
 | `slow_close` | the end arrives `by` seconds later |
 | `refuse`, `backlog` | no listener; a listener whose backlog is full, so that connecting hangs |
 
-`share` counts connections, drawn when one opens; for `corrupt` it counts pieces.
-`direction` is `up` (requests), `down` (answers, the default) or `both`.
+`share` is of connections, drawn when one opens; for `corrupt` of pieces.  `direction` is `up` (requests), `down`
+(responses, the default) or `both`.
 """
 
 from __future__ import annotations

@@ -12,4 +12,5 @@ sockets, and on one virtual loop with all other parts in `chaos simulate`.  Star
 Raw ends of connections, for tests and the benchmark:
 
 - `client`: sends what no library would; `servers`: misbehave on command; `websocket`: frames and an echo.
+- `floods`: floods of HTTP/2.
 """

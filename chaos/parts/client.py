@@ -45,12 +45,12 @@ class Client:
         await asyncio.wait_for(self.writer.drain(), PATIENCE)
 
     async def request(self, method: str, target: str, body: bytes = b"", **fields: str) -> Message:
-        """Send a request and return its answer; `x_name="v"` is the field `x-name: v`."""
+        """Send a request and return its response; `x_name="v"` is the field `x-name: v`."""
         await self.send(request(method, target, body, **fields))
         return await self.response(method)
 
     async def response(self, method: str = "GET") -> Message:
-        """Return the next answer on the connection."""
+        """Return the next response on the connection."""
         return await asyncio.wait_for(read_response(self.reader, method), PATIENCE)
 
     async def is_closed(self) -> bool:
@@ -64,6 +64,6 @@ class Client:
 
 
 async def fetch(address: str, method: str, target: str, body: bytes = b"", **fields: str) -> Message:
-    """Send one request on a connection of its own and return the answer."""
+    """Send one request on a connection of its own and return the response."""
     async with Client(address) as client:
         return await client.request(method, target, body, **fields)

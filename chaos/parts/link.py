@@ -138,7 +138,7 @@ class Relay:
             self.front.pass_on()
 
     def lost(self, side: Side, exc: Exception | None) -> None:
-        """End the other side as this one has ended, after all held pieces."""
+        """End the other side as this one has ended, after all queued pieces."""
         other = side.other
         self.link.relays.pop(self, None)
         if other.transport is None or other.transport.is_closing():

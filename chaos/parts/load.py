@@ -1,6 +1,6 @@
-"""Load: users who send requests at a rate, independent of the answers (an open loop).
+"""Load: users who send requests at a rate, independent of the responses (an open loop).
 
-A closed loop waits for answers before it sends again, so it sends least when answers are slow (coordinated omission).
+A closed loop waits for responses before it sends again, so it sends least when answers are slow (coordinated omission).
 
 1. Each class of requests has a rate; its arrivals are drawn from the class's own generator.
 2. Latency counts from the instant at which a request was due.  One that is sent late has waited since then.
@@ -103,7 +103,7 @@ class Load:
     - `targets`: addresses of each service.
     - `tasks`: running tasks, in order, so that a simulated run can be repeated.
 
-    Commands: `run` (from the instant `at`, for `seconds`), `wait` (for the last answer, at most `grace` seconds).
+    Commands: `run` (from the instant `at`, for `seconds`), `wait` (for the last response, at most `grace` seconds).
     """
 
     def __init__(self, spec: dict[str, Any], env: PartEnv) -> None:

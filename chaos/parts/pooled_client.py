@@ -1,4 +1,4 @@
-"""Client of services and load: keep-alive connections, a timeout for the whole answer, and never an exception.
+"""Client of services and load: keep-alive connections, a timeout for the whole response, and never an exception.
 
 Rules:
 
@@ -22,7 +22,7 @@ MAX_CONNECTIONS: Final = 512
 class Answer(NamedTuple):
     """Result of a request.
 
-    - `status`: 0 where there was no answer.
+    - `status`: 0 where there was no response.
     - `reason`: why there was none (`refused`, `timeout`, `reset`, `malformed`, `client_full`), or the value of
       `x-sidecar-reason`.
     """
@@ -37,7 +37,7 @@ class Answer(NamedTuple):
 
 
 class ClientConnection(asyncio.Protocol):
-    """Connection that carries one exchange at a time; `waiter` gets the answer, or why there is none."""
+    """Connection that carries one exchange at a time; `waiter` gets the response, or why there is none."""
 
     def __init__(self) -> None:
         self.buffer = bytearray()
@@ -94,7 +94,7 @@ class PooledClient:
         body: bytes = b"",
         timeout: float = 10.0,
     ) -> Answer:
-        """Send one request; return the complete answer, or one with the reason why there is none."""
+        """Send one request; return the complete response, or one with the reason why there is none."""
         if self.connections >= MAX_CONNECTIONS:
             return Answer(0, "client_full")
         loop = asyncio.get_running_loop()

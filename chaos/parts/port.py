@@ -79,7 +79,7 @@ class RealPort:
         self.sockets: list[socket.socket] = []
 
     async def open(self) -> str:
-        self._unhang()
+        self._end_hang()
         loop = asyncio.get_running_loop()
         sock = self._bound()
         self.server = await loop.create_server(self.factory, sock=sock, backlog=BACKLOG)
@@ -94,7 +94,7 @@ class RealPort:
         return sock
 
     async def close(self) -> None:
-        self._unhang()
+        self._end_hang()
         if self.server is not None:
             self.server.close()
             self.server = None
@@ -112,6 +112,7 @@ class RealPort:
                 filler.connect((self.host, self.number))  # connecting to 0.0.0.0 reaches this machine
             self.sockets.append(filler)
 
-    def _unhang(self) -> None:
+    def _end_hang(self) -> None:
+        """Close the hanging listener and the connections that fill its backlog."""
         while self.sockets:
             self.sockets.pop().close()

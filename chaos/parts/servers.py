@@ -95,7 +95,7 @@ class Server:
     def url(self) -> str:
         return f"{'http' if self._tls is None else 'https'}://{self.address}"
 
-    async def forsaken(self, within: float = 60.0) -> bool:
+    async def are_clients_gone(self, within: float = 60.0) -> bool:
         """True if every client closes its connection within so many seconds."""
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=within)
@@ -225,7 +225,7 @@ truncating_chunked = saying(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\
 """Announce a chunk of ten bytes, send five, and close."""
 
 overlong = saying(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhelloHTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil")
-"""Send more bytes than announced; they look like the answer to the next request."""
+"""Send more bytes than announced; they look like the response to the next request."""
 
 close_delimited = saying(b"HTTP/1.1 200 OK\r\n\r\n", b"hello ", b"world", close=True)
 """Send a body that ends with the connection (RFC 9112 6.3)."""

@@ -1,12 +1,12 @@
 """Service of finite capacity: workers, a bounded queue, a duration of its work, and calls to other services.
 
-1. A request holds a worker from the start of its work to its answer, calls included, as in a server with a thread a
+1. A request holds a worker from the start of its work to its response, calls included, as in a server with a thread a
    request.  So a slow dependency uses up the workers of its callers.
 2. The queue is first in, first out, and does not notice that a client has left.  Work for such clients sustains an
    overload.
 3. A request that meets a full queue gets 503 at once.
 
-Commands: `wire` (where its calls go), `slow`, `answer` (a fault in its answers), `inside` (a fault in its process),
+Commands: `wire` (where its calls go), `slow`, `answer` (a fault in its responses), `inside` (a fault in its process),
 `undo`.
 """
 
@@ -36,7 +36,7 @@ COLD: Final = 4.0
 
 @dataclass(frozen=True)
 class Call:
-    """Call to another service; calls are made one after the other, and one that is not optional fails the answer.
+    """Call to another service; calls are made one after the other, and one that is not optional fails the response.
 
     - `retries`: naive ones, at once and without a budget.
     """
@@ -54,7 +54,7 @@ class Work:
     """Cost of the requests under a path.
 
     - `median`: seconds that a worker is busy, calls apart; `spread`: sigma of their logarithm, 0 for always the same.
-    - `body`: bytes of the answer.
+    - `body`: bytes of the response.
     """
 
     path: str
@@ -112,7 +112,7 @@ class ServiceConnection(asyncio.Protocol):
             self.service.arrive(message, self)
 
     def answer(self, data: bytes) -> None:
-        """Send the complete answer and start the next request."""
+        """Send the complete response and start the next request."""
         self.is_busy = False
         if not self.transport.is_closing():
             self.transport.write(data)
@@ -127,7 +127,7 @@ class Service:
     - `cold_until`: instant until which work takes `COLD` times as long.
     - `peers`: addresses of the services that it calls.
     - `keeps_retries`: True if it retries its calls itself.
-    - `answers`: faults in its answers; `inside`: faults in its process.
+    - `answers`: faults in its responses; `inside`: faults in its process.
     - `connections`, `tasks`: in order, so that a simulated run can be repeated.
     """
 

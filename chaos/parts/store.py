@@ -53,7 +53,7 @@ class StoreConnection(asyncio.Protocol):
             self.transport.write(answer)
 
     def _transaction(self, command: list[bytes]) -> bytes | None:
-        """Open or close a transaction and return the answer; None for other commands."""
+        """Open or close a transaction and return the response; None for other commands."""
         name = command[0].upper()
         if name == b"MULTI":
             self.queue = []
@@ -118,7 +118,7 @@ class Store:
             client.transport.abort()
 
     def answer(self, words: list[bytes]) -> bytes:
-        """Return the answer to a command."""
+        """Return the response to a command."""
         name = words[0].upper()
         if name == b"PING":
             return b"+PONG\r\n"

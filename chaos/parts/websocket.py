@@ -54,7 +54,7 @@ async def read_frame(reader: asyncio.StreamReader) -> Frame:
 
 
 def accept(key: str) -> str:
-    """Return the answer to a Sec-WebSocket-Key."""
+    """Return the response to a Sec-WebSocket-Key."""
     return base64.b64encode(hashlib.sha1(key.encode() + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11").digest()).decode()
 
 

@@ -6,7 +6,7 @@ Envoy is configured as well as it can be:
    refused at once.
 2. A retry budget is set, and retries go to other hosts.
 3. Methods that must not be repeated are retried only where nothing was sent.
-4. A fallback answer is a local reply.
+4. A fallback response is a local reply.
 """
 
 from __future__ import annotations
@@ -206,7 +206,7 @@ class Config:
         return {**match, "headers": headers}
 
     def mappers(self, route: RouteSpec) -> Iterator[dict[str, Any]]:
-        """Yield a fallback answer, for requests that Envoy itself has refused or given up."""
+        """Yield a fallback response, for requests that Envoy itself has refused or given up."""
         fallback: Any = route.blocks.get("fallback")
         for step in getattr(fallback, "steps", ()) or getattr(fallback, "root", ()) or ():
             response = getattr(step, "response", None)

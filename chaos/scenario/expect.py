@@ -61,7 +61,7 @@ class ShareMeasure(Measure):
 
 
 class LatencyMeasure(Measure):
-    """Percentile of the time from when a request was due to the end of its answer, failures included."""
+    """Percentile of the time from when a request was due to the end of its response, failures included."""
 
     measure: Literal["latency"]
     of: str

@@ -35,7 +35,7 @@ class CallSpec(Model):
     retries: Annotated[int, Field(ge=0, le=10)] = 0
     """Attempts after the first, at once; only where no sidecar calls for the service."""
     optional: bool = False
-    """True if the answer is good without this call."""
+    """True if the response is good without this call."""
 
 
 class WorkSpec(Model):
@@ -48,9 +48,9 @@ class WorkSpec(Model):
     calls: list[CallSpec] = Field(default_factory=list)
     """Calls of each request, one after the other."""
     body: Size = 64
-    """Size of the answer."""
+    """Size of the response."""
     cache_control: str = ""
-    """`Cache-Control` of the answer; none if empty."""
+    """`Cache-Control` of the response; none if empty."""
 
 
 class ServiceSpec(Model):
@@ -93,7 +93,7 @@ class ClassSpec(Model):
     timeout: Duration = 3.0
     """Time that the user waits; a later answer does not count."""
     good_within: Duration | None = None
-    """Time within which an answer is of use; by default the timeout."""
+    """Time within which a response is of use; by default the timeout."""
     arrivals: Literal["poisson", "constant"] = "poisson"
     """Distribution of the time between two requests."""
     changes: list[ChangeSpec] = Field(default_factory=list)
@@ -153,11 +153,11 @@ class TcpFault(FaultSpec):
 
 
 class AnswerFaultSpec(FaultSpec):
-    """Fault in the service's answers: see `chaos.faults.answer`."""
+    """Fault in the service's responses: see `chaos.faults.answer`."""
 
     fault: Literal["status", "delay", "dribble", "wrong_length", "malformed"]
     status: Annotated[int, Field(ge=200, le=599)] = 503
-    """Status of the answers, for `status`."""
+    """Status of the responses, for `status`."""
     share: Share = 1.0
     """Share of the requests that the fault strikes."""
     path: Path = "/"
@@ -171,7 +171,7 @@ class AnswerFaultSpec(FaultSpec):
     by: DurationOrZero = 0.0
     """Delay, for `delay` and `dribble`."""
     retry_after: str = ""
-    """`Retry-After` of the answers; none if empty."""
+    """`Retry-After` of the responses; none if empty."""
 
 
 class SlowFault(FaultSpec):

@@ -43,7 +43,7 @@ def _blocks(loaded: Loaded) -> Iterator[str]:
     for service, paths in (scenario.decisive or scenario.credit).items():
         for path in paths:
             found = block(loaded, service, path)
-            place = f" ({shown(Path(found.file))}:{found.line})" if found is not None else ""
+            place = f" ({display_path(Path(found.file))}:{found.line})" if found is not None else ""
             yield f"`{path}` of {service}{place}"
 
 
@@ -54,7 +54,7 @@ def _refused(loaded: Loaded, arm: Arm) -> str:
         if event.name == RELOAD_REJECTED:
             for path in pushed:
                 if found := re.search(rf"{re.escape(path.name)}:(\d+)", str(event.facts.get("problems"))):
-                    return f"{shown(path)}:{found[1]}"
+                    return f"{display_path(path)}:{found[1]}"
     return ""
 
 
@@ -62,7 +62,7 @@ def _join(words: list[str]) -> str:
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}" if words else ""
 
 
-def shown(path: Path) -> str:
-    """Return a path as one types it here: relative to the working directory where it is below that."""
+def display_path(path: Path) -> str:
+    """Return a path relative to the working directory if it is below that, else absolute."""
     whole, here = os.path.abspath(path), os.getcwd()
     return os.path.relpath(whole, here) if Path(whole).is_relative_to(here) else whole

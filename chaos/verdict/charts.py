@@ -59,11 +59,12 @@ def lines(title: str, series: Sequence[Series], frame: Frame, top: float, form: 
             pen = "L"
         dash = DASHES[number % len(DASHES)]
         parts.append(f'<path class="line c{number % COLOURS}" stroke-dasharray="{dash}" d="{path or "M0 0"}"/>')
-    said = "; ".join(f"{each.name}: {_said(each, form)}" for each in series)
+    said = "; ".join(f"{each.name}: {_range_text(each, form)}" for each in series)
     return _svg(title, said, HEIGHT, "".join(parts)) + legend([each.name for each in series])
 
 
-def _said(series: Series, form: Callable[[float], str]) -> str:
+def _range_text(series: Series, form: Callable[[float], str]) -> str:
+    """Return the range of a line's values in words."""
     values = [value for _, value in series.points if value is not None]
     return f"from {form(min(values))} to {form(max(values))}" if values else "no values"
 

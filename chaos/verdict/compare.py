@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any, Final, NamedTuple
 
 from chaos.scenario.spec import Scenario
-from chaos.verdict.judge import BIN, BY_EVENTS, MEASURES, Unmeasurable, in_words
+from chaos.verdict.judge import BIN, BY_EVENTS, MEASURES, Unmeasurable, describe
 from chaos.verdict.recording import Recording
 
 NOISE: Final = {
@@ -43,12 +43,13 @@ def compare(scenario: Scenario, ours: Recording, theirs: Recording) -> list[Comp
             (mine, form), (other, other_form) = (measure(each, scenario, expectation) for each in (ours, theirs))
         except Unmeasurable:
             continue
-        word = _word(expectation, mine, other)
-        found.append(Compared(in_words(expectation), form(mine), other_form(other), word))
+        word = _judge_difference(expectation, mine, other)
+        found.append(Compared(describe(expectation), form(mine), other_form(other), word))
     return found
 
 
-def _word(expectation: Any, mine: float, other: float) -> str:
+def _judge_difference(expectation: Any, mine: float, other: float) -> str:
+    """Return `better`, `equal` or `worse` for a measure of the sidecars beside that of Envoy."""
     if mine == other:
         return "equal"
     absolute, relative = NOISE.get(expectation.measure, (0.0, 0.0))

@@ -26,7 +26,7 @@ def bins(recording: Recording) -> list[float]:
 
 
 def goodput(recording: Recording, scenario: Scenario) -> list[Series]:
-    """Return the share of good answers of each class, by when the requests were due."""
+    """Return the share of good responses of each class, by when the requests were due."""
     found = []
     for cls in scenario.load:
         points: list[tuple[float, float | None]] = []

@@ -36,7 +36,7 @@ class Verdict(NamedTuple):
     because: str = ""
 
 
-class Unmeasurable(Exception):  # noqa: N818 - an answer of the judge
+class Unmeasurable(Exception):  # noqa: N818 - a verdict of the judge
     """Raised if a recording has nothing to measure."""
 
 
@@ -52,7 +52,7 @@ def judge(recording: Recording, scenario: Scenario) -> list[Verdict]:
         try:
             verdicts.append(_judge_one(recording, scenario, expectation))
         except Unmeasurable as missing:
-            verdicts.append(Verdict(in_words(expectation), False, str(missing), _limit(expectation)))
+            verdicts.append(Verdict(describe(expectation), False, str(missing), _limit(expectation)))
     return verdicts
 
 
@@ -64,9 +64,9 @@ def passed(verdicts: Iterable[Verdict]) -> bool:
 def _judge_one(recording: Recording, scenario: Scenario, e: Any) -> Verdict:
     value, form = MEASURES[e.measure](recording, scenario, e)
     if e.measure == "blast_radius":
-        return Verdict(in_words(e), value == 0, form(value), _limit(e), e.because)
+        return Verdict(describe(e), value == 0, form(value), _limit(e), e.because)
     ok = True
-    shown = _limit(e)
+    limit_text = _limit(e)
     for name in ("at_least", "at_most"):
         limit = getattr(e, name, None)
         if limit is None:
@@ -74,15 +74,15 @@ def _judge_one(recording: Recording, scenario: Scenario, e: Any) -> Verdict:
         if isinstance(limit, Multiple):
             quiet = percentile(_latencies(recording, e.of, "before"), e.percentile)
             limit = float(limit) * quiet
-            shown += f" = {form(limit)}"
+            limit_text += f" = {form(limit)}"
         ok = ok and (value >= limit if name == "at_least" else value <= limit)
-    return Verdict(in_words(e), ok, form(value), shown, e.because)
+    return Verdict(describe(e), ok, form(value), limit_text, e.because)
 
 
 # ----- texts
 
 
-def in_words(e: Any) -> str:
+def describe(e: Any) -> str:
     """Return what an expectation measures."""
     about = getattr(e, "of", "") or getattr(e, "node", "")
     match e.measure:
@@ -146,7 +146,7 @@ FORMS: Final[dict[str, Callable[[float], str]]] = {
 
 
 def is_good(request: Request, scenario: Scenario) -> bool:
-    """True for a good answer in time."""
+    """True for a good response in time."""
     spec = scenario.load[request.cls]
     return 200 <= request.status < 400 and request.seconds <= (spec.good_within or spec.timeout)
 

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 class Request(NamedTuple):
     """Request of a user, all its attempts together.
 
-    - `due`: when it was to be sent; `seconds`: time from then to the end of the last answer.
-    - `status`: 0 where there was no answer; `reason`: why, or the reason of a sidecar's refusal.
+    - `due`: when it was to be sent; `seconds`: time from then to the end of the last response.
+    - `status`: 0 where there was no response; `reason`: why, or the reason of a sidecar's refusal.
     """
 
     cls: str

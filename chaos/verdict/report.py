@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from chaos.verdict import charts, curves
-from chaos.verdict.cause import shown
+from chaos.verdict.cause import display_path
 from chaos.verdict.compare import Compared, compare
 
 if TYPE_CHECKING:
@@ -166,7 +166,7 @@ def _repeat(result: Result) -> str:
     names = {arm.name for arm in result.arms}
     known = {word: set(chosen) & set(result.scenario.arms) for word, chosen in ARMS.items()}
     arm = next((word for word in ("both", "all", *NAMES) if known[word] == names), "all")
-    words = ["chaos", "simulate" if recording.is_simulated else "run", shown(result.path)]
+    words = ["chaos", "simulate" if recording.is_simulated else "run", display_path(result.path)]
     words += ["--arm", arm, "--seed", str(recording.seed)]
     if any(each.recording.without for each in result.arms):
         words.append("--without-decisive")

@@ -3,9 +3,7 @@
     event: full   {"bounds": […], "keep": 300, "seconds": […], "parts": {…}}      whole state; the first message
     event: tick   {"second": […], "parts": {…}}                                 last second, and changed parts
 
-`seconds` are those of `telemetry/metrics/traffic.py`, `parts` those of `view.py`.
-
-Rules:
+`seconds` are those of `telemetry/metrics/traffic.py`, `parts` those of `view.py`.  Rules:
 
 1. A second is sampled and encoded once, for all pages.  Without an open page only the traffic is sampled, so that a
    page opened after an incident shows it.

@@ -36,7 +36,7 @@ MAGIC: Final = b"SC\x02"
 HEAD: Final = Struct(">3scI")
 """Magic bytes, kind and checksum."""
 LENGTH: Final = Struct(">I")
-ANSWER: Final = Struct(">HB6d")
+RESPONSE: Final = Struct(">HB6d")
 """Status, flags, then five instants as Unix time (born, fresh, stale-while-revalidate, stale-if-error, keep), then
 Date."""
 MODIFIED: Final = Struct(">d")
@@ -48,7 +48,7 @@ FOREIGN: Final = HOP_BY_HOP | UNSTORABLE - {b"age"} | {b"content-range"}
 NAME: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9a-z-]+")
 """Matches a field name in lower case."""
 LONGEST_FIELDS: Final = 256 * 1024
-"""Bytes of all fields of an answer."""
+"""Bytes of all fields of a response."""
 BODILESS: Final = frozenset((204, 205))
 """Statuses without a body."""
 UNSTORED: Final = frozenset((206, 304))
@@ -66,7 +66,7 @@ class Record:
 
     item: Entry | Variants
     generation: bytes
-    """Counts of purges that were read before the answer was fetched (`sidecar.cache.redis_tier`)."""
+    """Counts of purges that were read before the response was fetched (`sidecar.cache.redis_tier`)."""
 
 
 def encode(record: Record, now: float, wall: float) -> bytes:
@@ -81,7 +81,7 @@ def encode(record: Record, now: float, wall: float) -> bytes:
         shift = wall - now
         flags = NO_CACHE * item.no_cache | MUST_VALIDATE * item.must_validate | IMMUTABLE * item.immutable
         instants = (item.born, item.fresh_until, item.stale_until, item.stale_if_error_until, item.keep_until)
-        parts.append(ANSWER.pack(item.status, flags, *(instant + shift for instant in instants), item.date))
+        parts.append(RESPONSE.pack(item.status, flags, *(instant + shift for instant in instants), item.date))
         parts.append(MODIFIED.pack(nan if item.last_modified is None else item.last_modified))
         parts += [item.etag or b"", b",".join(item.vary), b"\n".join(item.tags)]
         parts.append(item.lines)
@@ -126,7 +126,7 @@ def _parts(data: bytes) -> list[bytes]:
 
 
 def _names(part: bytes) -> FieldNames:
-    """Return the request fields by which an answer varies.  Raises `ValueError` for a list that no writer writes."""
+    """Return the request fields by which a response varies.  Raises `ValueError` for a list that no writer writes."""
     names = tuple(part.split(b",")) if part else ()
     if len(names) > MAX_NAMES or list(names) != sorted(set(names)) or not all(map(NAME.fullmatch, names)):
         raise ValueError("a record's list of request fields is not valid")
@@ -134,7 +134,7 @@ def _names(part: bytes) -> FieldNames:
 
 
 def _tags(part: bytes) -> tuple[bytes, ...]:
-    """Return the tags of an answer.  Raises `ValueError` for tags that no writer writes."""
+    """Return the tags of a response.  Raises `ValueError` for tags that no writer writes."""
     tags = tuple(part.split(b"\n")) if part else ()
     if tags != tags_of(tags):
         raise ValueError("a record's tags are not valid")
@@ -142,7 +142,7 @@ def _tags(part: bytes) -> tuple[bytes, ...]:
 
 
 def _check_fields(fields: bytes) -> None:
-    """Check the field lines of an answer.  Raises `ValueError` for invalid lines and fields that are never stored."""
+    """Check the field lines of a response.  Raises `ValueError` for invalid lines and fields that are never stored."""
     if len(fields) > LONGEST_FIELDS or VALID.fullmatch(fields) is None:
         raise ValueError("a record's fields are not valid HTTP")
     names = {fold(name) for name, _ in parse_fields(fields)}
@@ -151,10 +151,10 @@ def _check_fields(fields: bytes) -> None:
 
 
 def _entry(parts: list[bytes], now: float, wall: float) -> Entry:
-    key, _, answer, modified, etag, vary, tags, fields, body = parts
-    if len(answer) != ANSWER.size or len(modified) != MODIFIED.size:
+    key, _, response, modified, etag, vary, tags, fields, body = parts
+    if len(response) != RESPONSE.size or len(modified) != MODIFIED.size:
         raise ValueError("a record's numbers have the wrong size")
-    status, flags, *instants = ANSWER.unpack(answer)
+    status, flags, *instants = RESPONSE.unpack(response)
     if not all(isfinite(instant) and abs(instant) < FURTHEST for instant in instants) or not 200 <= status <= 599:
         raise ValueError("a record's numbers are impossible")
     if status in UNSTORED or (body and status in BODILESS):

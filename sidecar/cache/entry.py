@@ -1,4 +1,4 @@
-"""Items of a cache: stored answers, and for keys whose answers differ by request fields, the names of these fields.
+"""Items of a cache: stored responses, and for keys whose responses differ by request fields, the names of these fields.
 
 Everything that a look-up needs is computed when an entry is stored, so that a hit only compares numbers.  Instants are
 seconds of a clock that never jumps (`Env.now`); the wall clock enters once, when `Date` and `Expires` are read.
@@ -56,7 +56,7 @@ class Item:
 
 
 class Entry(Item):
-    """Stored answer to a GET."""
+    """Stored response to a GET."""
 
     __slots__ = (
         "_not_modified",
@@ -83,7 +83,7 @@ class Entry(Item):
         self, key: bytes, status: int, lines: bytes, body: bytes, facts: Facts, plan: Plan, age: float,
         now: float, wall: float, keep: float, is_keyed_by_fields: bool = False, is_whole: bool = True,
     ) -> None:  # fmt: skip
-        """Make an entry of an answer as received.  If it is not whole, no table stores it before `complete`.
+        """Make an entry of a response as received.  If it is not whole, no table stores it before `complete`.
 
         `lines` are sendable but for `Age`; `now` and `wall` are the instant of receipt on both clocks; `age` is the age
         at that instant, and `keep` how long the entry is kept beyond its freshness, all in seconds.
@@ -93,7 +93,7 @@ class Entry(Item):
         self.immutable = plan.immutable
         while_revalidate, if_error = plan.stale_while_revalidate, plan.stale_if_error
         self.born = now - age
-        """Instant at which the answer's age was zero, so that `Age` is a subtraction."""
+        """Instant at which the response's age was zero, so that `Age` is a subtraction."""
         self.fresh_until = fresh_until = self.born + plan.lifetime
         self.stale_until = fresh_until + while_revalidate
         self.stale_if_error_until = fresh_until + if_error
@@ -113,7 +113,7 @@ class Entry(Item):
         self.date = wall if facts.date is None else facts.date
         """Date in seconds since 1970; the time of receipt if it is absent."""
         self.vary: FieldNames = facts.vary or ()
-        """Request fields by which the answer varies, sorted."""
+        """Request fields by which the response varies, sorted."""
         self.tags = tags_of(facts.tags) if facts.tags else ()
         """Tags by which the entry can be purged, in lower case."""
         self.hits = 0
@@ -172,7 +172,7 @@ class Entry(Item):
 
 
 class Variants(Item):
-    """Item in place of an entry: the answers of its key differ by the named request fields (RFC 9111 4.1)."""
+    """Item in place of an entry: the responses of its key differ by the named request fields (RFC 9111 4.1)."""
 
     __slots__ = ("keys", "names")
 
@@ -190,6 +190,6 @@ class Variants(Item):
 
 
 def tags_of(words: Iterable[bytes]) -> tuple[bytes, ...]:
-    """Return the tags by which an answer can be purged: words of Cache-Tag and Surrogate-Key, unique and bounded."""
+    """Return the tags by which a response can be purged: words of Cache-Tag and Surrogate-Key, unique and bounded."""
     tags = (word.strip(b" \t") for word in words)
     return tuple(dict.fromkeys(tag for tag in tags if tag and len(tag) <= MAX_TAG))[:MAX_TAGS]

@@ -5,7 +5,7 @@ Rules:
 1. A fetch runs in the call of the request that started it.  A lone request, the usual case, has no `Fetch`: its
    exchange stands in `Fetches.shared` until a second request asks for the same key.
 2. If the client of that request leaves while others wait, the call goes on without it (`Exchange.shared_fetch`).
-   It is cancelled once nobody waits and no answer has come.
+   It is cancelled once nobody waits and no response has come.
 3. Waiters get the finished fetch, or None if they must go on alone.
 4. A fetch can be joined until its body has arrived whole (`sidecar.cache.tee`).
 
@@ -34,29 +34,29 @@ UNCACHEABLE_FOR: Final = 60.0
 
 
 class Fetch:
-    """Call to the upstream that fills the cache, from its start to the end of the answer's body."""
+    """Call to the upstream that fills the cache, from its start to the end of the response's body."""
 
     generation: bytes | None = None
-    """Generation with which the answer is written to Redis (`sidecar.cache.redis_tier`); None not to write it."""
+    """Generation with which the response is written to Redis (`sidecar.cache.redis_tier`); None not to write it."""
     asked = NOTHING
     """Cache directives of the request that the policy honours."""
     is_outdated = False
-    """True if the resource was changed or purged since the start: the answer is not stored."""
+    """True if the resource was changed or purged since the start: the response is not stored."""
     is_finished = False
-    """True once the answer's head or a failure has come."""
+    """True once the response's head or a failure has come."""
 
     outcome: Outcome | None = None
-    """Answer of the upstream, for the request that started the fetch; None if there was no call."""
+    """Response of the upstream, for the request that started the fetch; None if there was no call."""
     entry: Entry | None = None
     """Entry that every waiter can use; None if there is none.  Its body may still be arriving in `tee`."""
     tee: Tee | None = None
-    """Body that is still arriving; None if the answer came whole."""
+    """Body that is still arriving; None if the response came whole."""
     is_validated = False
     """True if the upstream confirmed the stale entry with a 304."""
     refusal = b""
-    """Reason why the answer is not stored, as a token for Cache-Status; empty if it is stored."""
+    """Reason why the response is not stored, as a token for Cache-Status; empty if it is stored."""
     received = 0.0
-    """Instant at which the answer came; 0 if its fields were not read."""
+    """Instant at which the response came; 0 if its fields were not read."""
     has_failed = False
     """True if the fetch ended with an exception or was cancelled."""
     has_client = True
@@ -172,7 +172,7 @@ class Fetch:
 
 
 class Fetches:
-    """Fetches of one cache in flight, and the keys whose answers could not be stored."""
+    """Fetches of one cache in flight, and the keys whose responses could not be stored."""
 
     __slots__ = ("shared", "started", "uncacheable", "unshared")
 
@@ -182,13 +182,15 @@ class Fetches:
         self.shared: dict[bytes, Fetch | Exchange] = {}
         """Fetches that others may join, by key.  A bare exchange is a fetch that no other request has joined yet."""
         self.unshared: set[Fetch] = set()
-        """Fetches that no request may join; their answers may still be stored."""
+        """Fetches that no request may join; their responses may still be stored."""
         self.uncacheable: OrderedDict[bytes, float] = OrderedDict()
-        """Keys whose last answer could not be stored, with the instant until which the mark holds."""
+        """Keys whose last response could not be stored, with the instant until which the mark holds."""
 
     def claim(self, key: bytes, x: Exchange) -> bool:
-        """Register `x`, which has no cache fields, as the request that fetches `key`.  Returns False if another one
-        does."""
+        """Register `x` as the request that fetches `key`.  Returns False if another one does already.
+
+        `x` must be without the request fields that concern caches (`reuse.READ`).
+        """
         if self.shared.setdefault(key, x) is not x:
             return False
         self.started.value += 1
@@ -222,7 +224,7 @@ class Fetches:
             del self.shared[key]
 
     def outdate(self, uri: bytes | None) -> None:
-        """Mark the fetches of `uri`, all if it is None: their answers are not stored, and no request joins them."""
+        """Mark the fetches of `uri`, all if it is None: their responses are not stored, and no request joins them."""
         for key in list(self.shared):
             if (uri is None or uri_of(key) == uri) and (fetch := self.get(key)) is not None:
                 fetch.outdate()
@@ -231,14 +233,14 @@ class Fetches:
                 fetch.outdate()
 
     def mark_uncacheable(self, key: bytes, now: float) -> None:
-        """Mark `key` as one whose answer could not be stored (Varnish: hit-for-miss)."""
+        """Mark `key` as one whose response could not be stored (Varnish: hit-for-miss)."""
         self.uncacheable[key] = now + UNCACHEABLE_FOR
         self.uncacheable.move_to_end(key)
         if len(self.uncacheable) > MAX_UNCACHEABLE:
             self.uncacheable.popitem(last=False)
 
     def is_uncacheable(self, key: bytes, now: float) -> bool:
-        """True if the answer to `key` could not be stored within the last minute."""
+        """True if the response to `key` could not be stored within the last minute."""
         until = self.uncacheable.get(key)
         return until is not None and now < until
 

@@ -1,6 +1,6 @@
-"""Fetching answers for one route's cache: the calls to the upstream, and the storing of each answer.
+"""Fetching responses for one route's cache: the calls to the upstream, and the storing of each response.
 
-An answer is stored, merged into the stored one, or passed on unstored (RFC 9111 3, 3.2 and 4.3).  A fetch asks for a
+A response is stored, merged into the stored one, or passed on unstored (RFC 9111 3, 3.2 and 4.3).  A fetch asks for a
 whole representation: the client's conditions and ranges are taken off, and the validators of a stale entry are put on.
 """
 
@@ -39,9 +39,9 @@ CLOCK_HOLDS: Final = 1.0
 """Seconds for which the difference between wall clock and monotonic clock is reused."""
 SET_COOKIE: Final = frozenset((b"set-cookie",))
 PASSING_REFUSALS: Final = frozenset((b"authorization", b"request-no-store", b"outdated", NO_ROOM, BROKEN_OFF))
-"""Refusals that concern one request: neither the stored answer nor the next fetch of its key is affected."""
+"""Refusals that concern one request: neither the stored response nor the next fetch of its key is affected."""
 PERSONAL_REFUSALS: Final = frozenset((b"credentials", b"set-cookie"))
-"""Refusals that concern one client: the stored answer for the others is not affected."""
+"""Refusals that concern one client: the stored response for the others is not affected."""
 
 
 class Limits(NamedTuple):
@@ -51,11 +51,11 @@ class Limits(NamedTuple):
     max_body: int
     """Bytes of the longest body that is stored."""
     keep: float
-    """Seconds for which an answer is kept beyond its freshness, for validation and as a last resort."""
+    """Seconds for which a response is kept beyond its freshness, for validation and as a last resort."""
 
 
 class Fetcher:
-    """Fetches through one inner service and stores the cacheable answers."""
+    """Fetches through one inner service and stores the cacheable responses."""
 
     __slots__ = (
         "_is_keyed_by_fields", "_keep", "_max_body", "_memory", "_now", "_offset_expires", "_reader", "_rules",
@@ -80,7 +80,7 @@ class Fetcher:
     async def run(self, fetch: Fetch, as_it_is: bool = False) -> None:
         """Run a fetch to its end: sets `outcome`, `entry` and `refusal`, and releases the waiters.
 
-        With `as_it_is` the request is sent unchanged; otherwise as a request for a storable answer.
+        With `as_it_is` the request is sent unchanged; otherwise as a request for a storable response.
         """
         try:
             outcome = await (self.inner(fetch.x) if as_it_is else self._retrieve(fetch))
@@ -92,7 +92,7 @@ class Fetcher:
         fetch.finish()
 
     async def _retrieve(self, fetch: Fetch) -> Outcome | None:
-        """Return an answer that is still to be stored, or None if `fetch.entry` was found in Redis or validated."""
+        """Return a response that is still to be stored, or None if `fetch.entry` was found in Redis or validated."""
         x = fetch.x
         if self._store.shared is not None:
             found = await self._store.load(fetch)
@@ -118,7 +118,7 @@ class Fetcher:
         return outcome
 
     async def head(self, x: Exchange, key: bytes, entry: Entry | None) -> Outcome:
-        """Forward a HEAD; its answer updates the stored entry, makes it stale or removes it (RFC 9111 4.3.5)."""
+        """Forward a HEAD; its response updates the stored entry, makes it stale or removes it (RFC 9111 4.3.5)."""
         sent = self._now()
         outcome = await self.inner(x)
         if entry is None or outcome.status != 200 or outcome.failure is not None:
@@ -132,15 +132,15 @@ class Fetcher:
             elif not self._keeps_stored(x, why):
                 self._store.drop(entry)
         elif has_credential(x, self._rules):
-            return outcome  # an answer to one user says nothing about those to others
+            return outcome  # a response to one user says nothing about those to others
         elif is_replaced_by_head(entry, outcome.headers, self._wall()):
             self._store.drop(entry)
-        else:  # only the length differs: many services send none, or 0, in answer to a HEAD
+        else:  # only the length differs: many services send none, or 0, in response to a HEAD
             entry.expire(self._now())
         return outcome
 
     def store_post(self, x: Exchange, key: bytes, outcome: Outcome, sent: float) -> None:
-        """Store the answer to a POST for later GETs, if it states its own freshness (RFC 9110 9.3.3).
+        """Store the response to a POST for later GETs, if it states its own freshness (RFC 9110 9.3.3).
 
         The caller has checked that Content-Location names the target.  Only a 200 has the content that a GET would
         get.
@@ -163,7 +163,7 @@ class Fetcher:
         tee.start()
 
     def _post_ended(self, x: Exchange, key: bytes, entry: Entry, changes: int, body: bytes | None) -> None:
-        """Store the answer to a POST now that its body is whole, unless something was changed or purged since."""
+        """Store the response to a POST now that its body is whole, unless something was changed or purged since."""
         if body is not None and changes == self._store.changes:
             entry.complete(body)
             self._store.put(key, entry, x)
@@ -176,21 +176,21 @@ class Fetcher:
         x.refused_by, x.retry_stopped = twin.refused_by, twin.retry_stopped
         return outcome
 
-    # ----- answers
+    # ----- responses
 
     def _entry(
         self, key: bytes, outcome: Outcome, facts: Facts, plan: Plan, age: float, now: float, wall: float
     ) -> Entry:
-        """Return an entry for an answer."""
+        """Return an entry for a response."""
         return Entry(
             key, outcome.status, storable(outcome.lines, plan, facts, wall), outcome.body, facts, plan, age, now, wall,
             self._keep, self._is_keyed_by_fields, outcome.stream is None,
         )  # fmt: skip
 
     def store(self, x: Exchange, key: bytes, outcome: Outcome, sent: float, now: float) -> Entry | None:
-        """Store the answer to a claimed fetch (`Fetches.claim`).
+        """Store the response to a claimed fetch (`Fetches.claim`).
 
-        Returns None if the answer is not storable, or has to be stored by `accept`.
+        Returns None if the response is not storable, or has to be stored by `accept`.
         """
         if outcome.failure is not None or outcome.stream is not None or len(outcome.body) > self._max_body:
             return None
@@ -209,7 +209,7 @@ class Fetcher:
         return entry if self._store.put(key, entry, x) else None
 
     def accept(self, fetch: Fetch, outcome: Outcome) -> None:
-        """Store the upstream's answer to a fetch, or note why it is not stored."""
+        """Store the upstream's response to a fetch, or note why it is not stored."""
         fetch.outcome = outcome
         if outcome.failure is not None:
             fetch.refusal = outcome.failure.code.replace("_", "-").encode()
@@ -246,7 +246,7 @@ class Fetcher:
             self._refuse(fetch, outcome.status, b"too-large", now)
 
     def _body_ended(self, fetch: Fetch, entry: Entry, body: bytes | None) -> None:
-        """Store the entry now that its body has ended; `body` is None if the answer is not to be stored."""
+        """Store the entry now that its body has ended; `body` is None if the response is not to be stored."""
         if body is None:
             assert fetch.tee is not None
             self._refuse(fetch, entry.status, fetch.tee.refusal, self._now())
@@ -257,9 +257,9 @@ class Fetcher:
         fetch.close()
 
     def _refuse(self, fetch: Fetch, status: int, why: bytes, now: float) -> None:
-        """Note why the answer is not stored.
+        """Note why the response is not stored.
 
-        An answer about the resource removes the stored one, and marks its key as uncacheable.  Any other leaves the
+        A response about the resource removes the stored one, and marks its key as uncacheable.  Any other leaves the
         stored one for the next failure.
         """
         fetch.refusal = why
@@ -277,12 +277,12 @@ class Fetcher:
         self._store.fetches.mark_uncacheable(fetch.entry_key, now)
 
     def _replaced(self, stale: Entry, failure: Failure | None) -> None:
-        """Remove a stored entry now that the answer in its place has ended, unless it broke off."""
+        """Remove a stored entry after the end of the response that replaces it; keep it if that response broke off."""
         if failure is None:
             self._store.drop(stale)
 
     def _validated(self, fetch: Fetch, entry: Entry, outcome: Outcome) -> None:
-        """Renew the stale entry after a 304."""
+        """Renew the stale entry after a 304; remove it if the updated response may not be stored."""
         fetch.outcome, fetch.is_validated = outcome, True
         fetch.entry, fetch.refusal = self._updated(fetch.x, entry, outcome.headers, fetch.sent)
         if not fetch.refusal and not fetch.is_outdated:
@@ -307,8 +307,8 @@ class Fetcher:
         return new, refusal
 
     def _keeps_stored(self, x: Exchange, refusal: bytes) -> bool:
-        """True if an answer with this refusal leaves the stored answer in place.
+        """True if a response with this refusal leaves the stored response in place.
 
-        An answer to a client with a credential (`private`, `no-store`) says nothing about answers to others.
+        A response to a client with a credential (`private`, `no-store`) says nothing about responses to others.
         """
         return refusal in PASSING_REFUSALS or refusal in PERSONAL_REFUSALS or has_credential(x, self._rules)

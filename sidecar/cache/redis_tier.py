@@ -5,14 +5,13 @@ Rules:
 1. The tier can only help.  No request fails because of it, and none waits longer than `timeout`.  The first fault
    opens the tier's breaker: waiting requests go on without it, and later ones pass it over.  A background probe closes
    the breaker again.
-2. *Generations.*  The cache, each URI and each tag that was ever purged have a counter of purges; purges by prefix are
-   numbered.  An answer is written with the counts that were read before its fetch, and is valid while they are
-   unchanged and no prefix purged since is one of its URI.  A purge is thus one increment, and also covers answers that
-   are on their way.
-3. The sidecar's own purges hold at once: an answer that one of them covers is not read before Redis has counted it.
+2. The cache, each URI and each tag that was ever purged have a counter of purges; purges by prefix are numbered.  The
+   counts that were read before its fetch are the generation of a response.  It is valid while they are unchanged and
+   no prefix purged since is one of its URI.  So one increment is a purge, also of responses that are on their way.
+3. The sidecar's own purges hold at once: a response that one of them covers is not read before Redis has counted it.
 4. A purge is one script that begins with a deletion.  Redis allows that when it is full, and then all that follows.
-5. Every sidecar reads a stream of purges each `SYNC_EVERY`, and removes purged answers from its memory.  A sidecar
-   that has missed a part of the stream clears its memory.  (With pub/sub it could not know what it missed.)
+5. Every sidecar reads a stream of purges each `SYNC_EVERY`, and removes purged responses from its memory.  A sidecar
+   that has missed a part of the stream clears its memory.
 6. While Redis is away each sidecar uses its own memory.  Its purges are published when Redis is back.
 7. A replica counts as away.  A fault closes all connections: after a failover the name leads to another server.
 """
@@ -32,7 +31,7 @@ from sidecar.core import events, metrics
 from sidecar.core.env import Env, TimerHandle
 
 LONGEST: Final = 86400.0
-"""Seconds for which an answer is kept, at most; counters of purges live twice as long."""
+"""Seconds for which a response is kept, at most; counters of purges live twice as long."""
 SHORTEST: Final = 0.001
 """Seconds of the shortest expiry that Redis accepts."""
 SYNC_EVERY: Final = 1.0
@@ -51,9 +50,9 @@ MAX_BEFORE_WRITE: Final = 32
 """Operations in flight beside which a write may begin.  No request waits for a write, but a queue of writes would delay
 the reads."""
 LONGEST_KEY: Final = 4096
-"""Bytes of the longest key; answers with longer keys stay in memory alone."""
+"""Bytes of the longest key; responses with longer keys stay in memory alone."""
 MAX_PREFIXES: Final = 100
-"""Purges by prefix since an answer was written, at most; an answer with more is not used."""
+"""Purges by prefix since a response was written, at most; a response with more is not used."""
 LONGEST_NUMBER: Final = 15
 """Digits of a counter."""
 EVERYTHING: Final = "g"
@@ -149,7 +148,7 @@ class RedisTier:
 
     async def _load(self, key: bytes, uri: bytes) -> tuple[Entry | Variants | None, bytes | None]:
         if not self._seen:
-            await self._find_end()  # before any read, so that no purge of a found answer is missed
+            await self._find_end()  # before any read, so that no purge of a found response is missed
         pending = tuple(self._unpublished)
         names = [_entry_name(key), EVERYTHING, _name(b"u:", uri), PREFIXES, TAGS]
         found, *counts, of_all_tags = await self._client.multi_get(names)
@@ -197,7 +196,7 @@ class RedisTier:
         if tags:
             now, *counts = await self._client.multi_get([TAGS, *(_name(b"t:", tag) for tag in tags)])
             if _joined([now]) != of_all_tags:
-                return  # a tag was purged since the fetch began, perhaps one of this answer
+                return  # a tag was purged since the fetch began, perhaps one of this response
             generation += b" " + _joined(counts)
         ttl = ttl_of(item, self._env.now(), LONGEST)
         if ttl >= SHORTEST:
@@ -311,7 +310,7 @@ class RedisTier:
         return None
 
     def _time_out(self, task: Any, limit: float) -> None:
-        self._fail(TimeoutError(f"no answer within {limit:g} s"))
+        self._fail(TimeoutError(f"no response within {limit:g} s"))
         self._end(task)
 
     def _fail(self, error: Exception) -> None:
@@ -362,7 +361,7 @@ class RedisTier:
 
 
 def _covers(purge: Purge, uri: bytes, tags: tuple[bytes, ...]) -> bool:
-    """True if a purge covers an answer with this URI and these tags."""
+    """True if a purge covers a response with this URI and these tags."""
     kind, value = purge
     if kind == "prefix":
         return uri.startswith(value)

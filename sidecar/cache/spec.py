@@ -33,7 +33,7 @@ class RedisSpec(Model):
 
 
 class CacheSpec(Model):
-    """Store for answers."""
+    """Store for responses."""
 
     memory: MemorySpec = MemorySpec.built_in()
     """First tier, in this process."""

@@ -1,7 +1,7 @@
 """Cache of the `caches` section: its memory, an optional Redis behind it, and the fetches that fill it.
 
 Purges and invalidations reach three places from here: the memory, the other sidecars (by Redis), and the fetches in
-flight, whose answers would otherwise be stored later.  A URI is purged in the form that each registered
+flight, whose responses would otherwise be stored later.  A URI is purged in the form that each registered
 key rule gives it.
 """
 
@@ -107,10 +107,10 @@ class Store:
         return key, item if isinstance(item, Entry) else None, False
 
     async def load(self, fetch: Fetch) -> Entry | None:
-        """Load the entry that a fetch is about from Redis into memory; None if there is none.
+        """Load the entry that a fetch is about from Redis into memory, and return it; None if there is none.
 
-        Sets `fetch.generation`, with which its answer is written.  An entry that was purged or changed during the
-        look-up is not used.
+        Sets `fetch.generation`, with which its response is written.  The result is None too if the resource was purged
+        or changed during the look-up.
         """
         shared, key, x = self.shared, fetch.key, fetch.x
         assert shared is not None
@@ -118,13 +118,13 @@ class Store:
         if isinstance(item, Variants) and not fetch.is_outdated and self._add_names(item):
             item, fetch.generation = await shared.load(variant_key(key, x, item.names), fetch.uri)
         if fetch.is_outdated:
-            fetch.is_outdated = False  # the upstream has not been asked yet: its answer will be new
+            fetch.is_outdated = False  # the upstream has not been asked yet: its response will be new
             fetch.generation = fetch.stale = None
             return None
         return item if isinstance(item, Entry) and self._keep(key, item, x) else None
 
     def _add_names(self, found: Variants) -> bool:
-        """Note that the answers of a key differ by these fields too.  Returns False if the fields are too many."""
+        """Note that the responses of a key differ by these fields too.  Returns False if the fields are too many."""
         known = self.memory.peek(found.key)
         names = {*found.names, *(known.names if isinstance(known, Variants) else ())}
         if len(names) > MAX_NAMES:
@@ -134,7 +134,7 @@ class Store:
         return True
 
     def put(self, key: bytes, entry: Entry, x: Exchange, generation: bytes | None = None) -> bool:
-        """Store the answer to `x` under the request's key.
+        """Store the response to `x` under the request's key.
 
         Returns False if it is too large or varies by too many fields.
         """
@@ -163,7 +163,7 @@ class Store:
             if len(names) > MAX_NAMES:
                 return False
             variants = Variants(key, names)
-            memory.put(variants)  # also removes the answers that were keyed by fewer fields
+            memory.put(variants)  # also removes the responses that were keyed by fewer fields
         if variants is None:
             if entry.key != key:
                 entry.change_key(key)
@@ -175,14 +175,17 @@ class Store:
         return True
 
     def drop(self, entry: Entry) -> None:
-        """Remove an entry that the upstream has replaced by an answer that cannot be stored."""
+        """Remove an entry that the upstream has replaced by a response that cannot be stored."""
         if self.memory.peek(entry.key) is entry:
             self.memory.remove(entry.key)
 
     # ----- purging
 
     def invalidate(self, x: Exchange, outcome: Outcome) -> bool:
-        """Remove the answers that an unsafe request has changed (RFC 9111 4.4).  Returns True if it succeeded."""
+        """Remove the responses of all URIs that a request has changed (RFC 9111 4.4).
+
+        Returns False, and removes nothing, if the request is safe or its outcome is no success or redirection.
+        """
         if x.method in SAFE_METHODS or outcome.failure is not None or not 200 <= outcome.status < 400:
             return False
         for path, query in ((x.path, x.query), *others(x, outcome.headers)):
@@ -191,14 +194,14 @@ class Store:
         return True
 
     def purge_uri(self, text: str) -> int:
-        """Remove all answers of an absolute URI.  Returns their number; raises `ValueError` for another text."""
+        """Remove all responses of an absolute URI.  Returns their number; raises `ValueError` for another text."""
         uris = {rule.of_text(text) for rule in self._rules} - {None}
         if not uris and KeyRule("").of_text(text) is None:
             raise ValueError(f"{text!r} is not an absolute URI; write it such as http://orders/orders/7")
         return sum(self._purge("uri", uri) for uri in uris if uri is not None)
 
     def purge_prefix(self, text: str) -> int:
-        """Remove all answers whose URI has the prefix.
+        """Remove all responses whose URI has the prefix.
 
         Returns their number; raises `ValueError` if no URI can begin so.
         """
@@ -208,11 +211,11 @@ class Store:
         return self._purge("prefix", prefix)
 
     def purge_tag(self, tag: str) -> int:
-        """Remove all answers with the tag in Cache-Tag or Surrogate-Key.  Returns their number."""
+        """Remove all responses with the tag in Cache-Tag or Surrogate-Key.  Returns their number."""
         return self._purge("tag", tag.lower().encode())
 
     def purge_everything(self) -> int:
-        """Remove all answers.  Returns their number."""
+        """Remove all responses.  Returns their number."""
         return self._purge("everything", b"")
 
     def _purge(self, kind: str, what: bytes) -> int:
@@ -294,7 +297,7 @@ class Store:
 
 
 def variant_key(key: bytes, x: Exchange, names: FieldNames) -> bytes:
-    """Return the key of the answer that a request selects among variants by the named fields."""
+    """Return the key of the response that a request selects among variants by the named fields."""
     selection = selecting(x, names)
     if len(selection) > LONGEST_SELECTION:
         selection = blake2b(selection, digest_size=20).digest()

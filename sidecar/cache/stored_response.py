@@ -46,4 +46,4 @@ def not_modified(entry: Entry, now: float, status: bytes) -> Outcome:
 
 def with_age(lines: bytes, entry: Entry, now: float, status: bytes) -> bytes:
     """Return the stored lines with `Age` (RFC 9111 4 and 5.1) and Cache-Status."""
-    return b"%bage: %d\r\ncache-status: %b\r\n" % (lines, max(0.0, now - entry.born), status)
+    return b"%bage: %d\r\ncache-status: %b\r\n" % (lines, int(max(0.0, now - entry.born)), status)

@@ -101,7 +101,7 @@ class Table:
         return None
 
     def add_variant(self, variants: Variants, key: bytes) -> None:
-        """Add the key of a stored answer to the list of variants."""
+        """Add the key of a stored response to the list of variants."""
         if self._items.get(variants.key) is not variants:  # evicted to make room for this variant
             self.remove(key)
             return

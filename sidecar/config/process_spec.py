@@ -78,7 +78,7 @@ class SlowClientsSpec(Model):
     grace: Duration = 5.0
     """Time that the sidecar waits for any client, whatever its rate.  A client above the rate gains up to 15s more."""
     buffer: Size = 256 * 1024
-    """Bytes of an answer that are read ahead for a slow client, so that the upstream is free again sooner."""
+    """Bytes of a response that are read ahead for a slow client, so that the upstream is free again sooner."""
     buffer_total: Size = 32 * 2**20
     """Bytes that are buffered for all slow clients of the listener together."""
 
@@ -168,6 +168,8 @@ class ListenerSpec(Model):
     """Versions of HTTP that clients may speak on the port: `http1` (HTTP/1.1 and 1.0) and `http2`.  Over TLS, ALPN
     offers them; without TLS, clients of HTTP/2 need prior knowledge, since an upgrade to `h2c` is ignored (RFC 9113
     3.1)."""
+    grpc_web: bool = False
+    """True to take calls of gRPC-Web, in binary and text form over HTTP/1.1 and HTTP/2, and pass them on as gRPC."""
     problem_details: bool | None = None
     """True if problem documents name the failed endpoint, the cause, and the policy's file and line.  By default only
     on a loopback address or a Unix socket: other clients should not learn what is behind the sidecar."""
@@ -228,7 +230,7 @@ class LimitsSpec(Model):
     idle_timeout: Duration = 75.0
     """Time after which a connection without a request is closed (nginx: 75s)."""
     half_close_timeout: DurationOrZero = 5.0
-    """Longest wait for the answer, and longest pause in it, after a client has shut down its sending side.  A client
+    """Longest wait for the response, and longest pause in it, after a client has shut down its sending side.  A client
     that has left looks the same; `0s` treats it as gone at once, as nginx does."""
     drain_timeout: Duration = 20.0
     """Longest time that requests in flight may take on shutdown; less than the 30s that Kubernetes gives a pod."""

@@ -25,7 +25,7 @@ POLICY: Final = "policy"
 
 
 class RouteResolver:
-    """RouteResolver of the routes of one document."""
+    """Resolver of the routes of one document."""
 
     def __init__(self, references: References, defaults: Node, report: Report) -> None:
         self._references = references

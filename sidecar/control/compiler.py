@@ -7,7 +7,7 @@ Rules:
    store.  Its stage is just outside the route's own stage of that kind; both must admit a request.  A breaker with
    `per: endpoint` is asked by the upstream's client, which chooses the endpoint.
 3. A fallback to another upstream passes that upstream's own limits, and no other policy of the route.
-4. A write invalidates all cached answers of its URI (RFC 9111 4.4).  So a route that may take unsafe methods gets a
+4. A write invalidates all cached responses of its URI (RFC 9111 4.4).  So a route that may take unsafe methods gets a
    stage for each store that it does not use itself.
 5. The compiler does no I/O and changes no state in use: state comes from a lease, and the result is immutable.
 """
@@ -184,12 +184,12 @@ class Compilation:
         for name in sorted({block.store for each in spec.routes if (block := cache_of(each)) is not None}):
             self.add_store(name)
         self.add_slow_places()
-        self.check()
+        self.raise_problems()
         routes: dict[str, Route] = {}
         for each in spec.routes:
-            routes[each.name] = self.route(each)
+            routes[each.name] = self.make_route(each)
             yield
-        self.check()
+        self.raise_problems()
         listeners: dict[str, Router[Route]] = {}
         for name in spec.listeners:
             rules = []
@@ -203,7 +203,7 @@ class Compilation:
             route.metrics = self._metrics(route.spec)
         self.snapshot = Snapshot(self._digest, spec, routes, listeners, self.upstreams)
 
-    def check(self) -> None:
+    def raise_problems(self) -> None:
         """Raise `CompileError` if problems were found so far; a problem that several routes share is raised once."""
         if self.problems:
             masks = self.spec.masks
@@ -214,7 +214,7 @@ class Compilation:
         """Build an upstream, with the breakers of its endpoints."""
         spec, mark = self.spec.upstreams[name], self.spec.where("upstreams", name)
         gates = EndpointGates(
-            spec.circuit_breaker, self.context("*", name, UPSTREAM, self.spec.where("upstreams", name, BREAKER))
+            spec.circuit_breaker, self.make_context("*", name, UPSTREAM, self.spec.where("upstreams", name, BREAKER))
         )
         try:
             upstream = self._make(
@@ -256,27 +256,27 @@ class Compilation:
             settings = (each.connections.slow_share, limits[name])
             self.slow_places[name] = self.lease.obtain(("slow_places", name), settings, partial(SlowPlaces, settings))
 
-    def route(self, spec: RouteSpec) -> Route:
+    def make_route(self, spec: RouteSpec) -> Route:
         """Return a route with its pipeline."""
         links: list[Link] = []
         stages: list[Stage] = []
         for kind in STAGES:
-            if kind.name == CACHE and (others := self.other_stores(spec)):
+            if kind.name == CACHE and (others := self.find_other_stores(spec)):
                 stages.append(kind.load().invalidating(others))
-            found = self.links(kind, spec.name, spec.upstream, spec)
+            found = self.make_links(kind, spec.name, spec.upstream, spec)
             links += found
             stages += [link.stage for link in found]
         pipeline = Pipeline(stages, self.upstreams[spec.upstream])
         return Route(spec, tuple(links), pipeline, self.slow_places[spec.upstream])
 
-    def other_stores(self, spec: RouteSpec) -> list[Store]:
-        """Return the caches, except the route's own, in which unsafe requests of the route invalidate answers."""
+    def find_other_stores(self, spec: RouteSpec) -> list[Store]:
+        """Return the caches, except the route's own, in which unsafe requests of the route invalidate responses."""
         methods, own = spec.match.methods, cache_of(spec)
         if methods is not None and SAFE_METHODS.issuperset(method.encode() for method in methods):
             return []
         return [store for name, store in self.stores.items() if own is None or own.store != name]
 
-    def links(self, kind: StageKind, route: str, upstream: str, spec: RouteSpec | None) -> list[Link]:
+    def make_links(self, kind: StageKind, route: str, upstream: str, spec: RouteSpec | None) -> list[Link]:
         """Return the stages of one kind for a route: its upstream's first, then its own.
 
         Without `spec`, only those of the upstream.
@@ -285,15 +285,17 @@ class Compilation:
         shared = getattr(self.spec.upstreams[upstream], kind.name, None) if kind.name in UPSTREAM_WIDE else None
         if shared is not None and getattr(shared, "per", None) is None:
             mark = self.spec.where("upstreams", upstream, kind.name)
-            found.append(self.link(kind, shared, route, upstream, UPSTREAM, mark))
+            found.append(self.make_link(kind, shared, route, upstream, UPSTREAM, mark))
         if spec is not None and (own := spec.blocks.get(kind.name)) is not None:
-            found.append(self.link(kind, own, route, upstream, ROUTE, spec.where(kind.name)))
+            found.append(self.make_link(kind, own, route, upstream, ROUTE, spec.where(kind.name)))
         return [link for link in found if link is not None]
 
-    def link(self, kind: StageKind, block: Block, route: str, upstream: str, scope: str, mark: Mark) -> Link | None:
+    def make_link(
+        self, kind: StageKind, block: Block, route: str, upstream: str, scope: str, mark: Mark
+    ) -> Link | None:
         """Return the stage of a block; None if it cannot be built, which is added to the problems."""
         try:
-            stage = kind.build(block, self.context(route, upstream, scope, mark))
+            stage = kind.build(block, self.make_context(route, upstream, scope, mark))
         except (OSError, ValueError) as error:
             self.problems.append(
                 Problem(*mark, f"{scope}s.{route if scope == ROUTE else upstream}.{kind.name}", str(error))
@@ -301,14 +303,14 @@ class Compilation:
             return None
         return Link(kind.name, scope, block, str(mark), stage)
 
-    def context(self, route: str, upstream: str, scope: str, mark: Mark) -> BuildContext:
+    def make_context(self, route: str, upstream: str, scope: str, mark: Mark) -> BuildContext:
         """Return the context that a stage is built with."""
-        resources = partial(self.resource, route)
+        resources = partial(self.find_resource, route)
         return BuildContext(
             self.env, route, upstream, scope, str(mark), self.lease.obtain, resources, self.spec.service
         )
 
-    def resource(self, route: str, kind: str, name: str) -> Any:
+    def find_resource(self, route: str, kind: str, name: str) -> Any:
         """Return a resource that a stage of a route asks for by kind and name.
 
         Raises `ValueError` for an unknown kind, and for a name that is not declared.
@@ -324,7 +326,7 @@ class Compilation:
         if kind == RECLAIM:
             return self.upstreams[name].reclaim
         if kind == UPSTREAM:
-            stages = [link.stage for kind in STAGES for link in self.links(kind, route, name, None)]
+            stages = [link.stage for kind in STAGES for link in self.make_links(kind, route, name, None)]
             return Pipeline(stages, self.upstreams[name])
         raise ValueError(f"asks for the unknown kind {kind}; known are {CACHE}, {RECLAIM}, {RETRY_BUDGET}, {UPSTREAM}")
 

@@ -3,7 +3,7 @@
 Rules:
 
 1. The downstream connection sets the attributes of a request once.  A stage that rewrites the request (`transform`)
-   changes them for the stages further in and restores them afterwards (`RequestFacts`).
+   changes them for the stages further in and restores them afterwards (`RequestCopy`).
 2. Each further attempt has a fork, with a copy of the attributes and the same list of attempts.
 3. Objects of other packages (route, trace, shared fetch) are declared here as protocols.
 
@@ -233,6 +233,8 @@ class Exchange(Message):
     """True for a call of gRPC: over HTTP/2 with its content type, or translated to one."""
     rest_method = b""
     """Method by which a call that a stage has translated may be repeated; empty for other requests."""
+    web = b""
+    """Content type of gRPC-Web in which the client gets the answer, without message format; empty for other calls."""
     idle_timeout = NEVER
     """Longest time between two pieces of a body, in seconds."""
     criticality = DEFAULT
@@ -326,6 +328,7 @@ class Exchange(Message):
         twin.grpc_timeout = self.grpc_timeout
         twin.is_grpc = self.is_grpc
         twin.rest_method = self.rest_method
+        twin.web = self.web
         twin.idle_timeout = self.idle_timeout
         twin.criticality = self.criticality
         twin.stated_criticality = self.stated_criticality
@@ -392,7 +395,7 @@ class Exchange(Message):
         return f"<Exchange {self.method.decode('latin-1')} {self.target.decode('latin-1')} attempt {self.attempt}>"
 
 
-class RequestFacts:
+class RequestCopy:
     """Copy of the attributes of a request that a stage may change for the stages further in."""
 
     __slots__ = (

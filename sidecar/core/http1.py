@@ -80,7 +80,7 @@ class Invalid(Exception):  # noqa: N818 - names the state of a message, not an e
     def __init__(self, message: str, status: int = 400) -> None:
         super().__init__(message)
         self.status = status
-        """Status of the answer to an invalid request."""
+        """Status of the response to an invalid request."""
 
 
 def parse_request(data: bytes, limit: int, seen: int = 0) -> tuple[bytes, bytes, int, int, int] | None:

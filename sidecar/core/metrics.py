@@ -153,6 +153,9 @@ REQUEST_DURATION: Final = metric(
 ATTEMPT_DURATION: Final = metric(
     "http.client.request.duration", "s", "Duration of attempts: from taking a connection to the end of the response."
 )
+CALL_DURATION: Final = metric(
+    "rpc.server.call.duration", "s", "Duration of gRPC calls: from the first byte of the call to its status."
+)
 REQUESTS_ACTIVE: Final = metric("http.server.active_requests", "{request}", "Requests in flight.")
 REFUSALS: Final = metric(
     "sidecar.refusals", "{request}", "Requests that a policy refused, even if a fallback then answered them."
@@ -186,6 +189,9 @@ PANIC_PICKS: Final = metric(
 )
 POOL_CONNECTIONS: Final = metric(
     "sidecar.upstream.connections", "{connection}", "Connections to an upstream, by state."
+)
+POOL_STREAMS: Final = metric(
+    "sidecar.upstream.streams", "{stream}", "Open streams on HTTP/2 connections to an upstream."
 )
 CONNECTIONS: Final = metric("sidecar.downstream.connections", "{connection}", "Open connections of clients.")
 SLOW_CLIENT_BYTES: Final = metric("sidecar.downstream.slow_clients", "By", "Bytes that are buffered for slow clients.")

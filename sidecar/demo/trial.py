@@ -1,12 +1,12 @@
 """Command `sidecar demo`: three small services behind one sidecar, with `policies/demo.yaml`.
 
-The command starts four processes and waits until they are ready.  It tries each policy once, shows the answers, and
+The command starts four processes and waits until they are ready.  It tries each policy once, shows the responses, and
 prints commands to try with curl.  Then it runs until Ctrl-C.  On Ctrl-C the sidecar drains; a second Ctrl-C ends it at
 once.
 
 - `DEMO_ONCE=1`: end after the trial.
 - `DEMO_PORT` (8080), `DEMO_ADMIN_PORT` (9901), `DEMO_SERVICE_PORT` (9001 and the two after it): other ports.
-- The exit code is 1 if an answer was not as expected.
+- The exit code is 1 if a response was not as expected.
 """
 
 from __future__ import annotations
@@ -156,7 +156,7 @@ class Demo:
     # ----- the trial
 
     def ask(self, port: int, method: str, path: str) -> Answer:
-        """Send a request and return its answer.  Raises `DemoError` for an invalid one."""
+        """Send a request and return its response.  Raises `DemoError` for an invalid one."""
         connection = http.client.HTTPConnection(HOST, port, timeout=10)
         began = time.monotonic()
         try:
@@ -172,7 +172,7 @@ class Demo:
         return Answer(response.status, header("x-sidecar-reason", ""), header("retry-after", ""), body, took)
 
     def show(self, what: str, answer: Answer, status: int, reason: str = "") -> None:
-        """Print one line about an answer, and count it if it is not as expected."""
+        """Print one line about a response, and count it if it is not as expected."""
         fits = answer.status == status and answer.reason == reason
         self.surprises += not fits
         mark = "ok" if fits else f"EXPECTED {status} {reason}"

@@ -12,36 +12,6 @@ Rules:
 5. A client may half-close after complete requests (RFC 9112 9.6): they are answered before the connection closes.  A
    client that has left looks the same.  The EOF therefore counts as leaving if it arrives late (`HALF_CLOSE_SECONDS`),
    and otherwise `limits.half_close_timeout` applies.  With TLS, event loops close both directions at once.
-
-`TRANSITIONS` has this table too.  A request's body may still be arriving in SERVING and ANSWERING (`_request_body`).
-
-    from          to            when
-    ------------  ------------  --------------------------------------------------------------
-    NEW           IDLE          the connection is accepted
-    NEW           CLOSING       the limit of connections is reached: the connection is answered 503
-    IDLE          READING_HEAD  bytes arrive
-    IDLE          CLOSING       the idle timeout has passed, the listener drains, or the client has half-closed
-    IDLE          SWITCHED      the listener does not speak HTTP/1.1: an `Http2Connection` takes the transport
-    IDLE          CLOSED        the client closes
-    READING_HEAD  IDLE          the bytes were empty lines
-    READING_HEAD  SERVING       the head is complete: the route runs
-    READING_HEAD  COLLECTING    the head is complete, but its body is not: the body is collected first
-    READING_HEAD  ANSWERING     the head is invalid or late, or must not be forwarded (`LastHop`)
-    READING_HEAD  SWITCHED      the client speaks HTTP/2: an `Http2Connection` takes the transport
-    READING_HEAD  CLOSED        the client closes
-    COLLECTING    SERVING       enough of the body has arrived: the route runs
-    COLLECTING    ANSWERING     no route matches, the body is invalid or late, or nothing more can be buffered
-    COLLECTING    CLOSED        the client closes
-    SERVING       ANSWERING     the route has an outcome, or the request's body is invalid or late
-    SERVING       SWITCHED      the upstream switches protocols: a `Tunnel` has the transport
-    SERVING       ABANDONED     the client closes: the call is cancelled
-    ANSWERING     IDLE          the response is written
-    ANSWERING     READING_HEAD  the response is written, and bytes of the next request have arrived
-    ANSWERING     CLOSING       the response is written or breaks off, and the connection is not persistent
-    ANSWERING     CLOSED        the client closes: the response's body is cancelled
-    CLOSING       LINGERING     the client may still be sending or reading: a `LingeringClose` has the transport
-    CLOSING       CLOSED        the transport is closed
-    ABANDONED     CLOSED        the call has ended, or continues for other requests
 """
 
 from __future__ import annotations
@@ -99,19 +69,53 @@ PHASES: Final = (
 )  # fmt: skip
 """Names of the phases by number."""
 TRANSITIONS: Final = {
-    NEW: (IDLE, CLOSING),
-    IDLE: (READING_HEAD, CLOSING, SWITCHED, CLOSED),
-    READING_HEAD: (IDLE, COLLECTING, SERVING, ANSWERING, SWITCHED, CLOSED),
-    COLLECTING: (SERVING, ANSWERING, CLOSED),
-    SERVING: (ANSWERING, SWITCHED, ABANDONED),
-    ANSWERING: (IDLE, READING_HEAD, CLOSING, CLOSED),
-    CLOSING: (LINGERING, CLOSED),
-    ABANDONED: (CLOSED,),
+    NEW: (
+        IDLE,  # the connection is accepted
+        CLOSING,  # the limit of connections is reached: the connection is answered 503
+    ),
+    IDLE: (
+        READING_HEAD,  # bytes arrive
+        CLOSING,  # the idle timeout has passed, the listener drains, or the client has half-closed
+        SWITCHED,  # the listener does not speak HTTP/1.1: an `Http2Connection` takes the transport
+        CLOSED,  # the client closes
+    ),
+    READING_HEAD: (
+        IDLE,  # the bytes were empty lines
+        COLLECTING,  # the head is complete, but its body is not: the body is collected first
+        SERVING,  # the head is complete: the route runs
+        ANSWERING,  # the head is invalid or late, or must not be forwarded (`LastHop`)
+        SWITCHED,  # the client speaks HTTP/2: an `Http2Connection` takes the transport
+        CLOSED,  # the client closes
+    ),
+    COLLECTING: (
+        SERVING,  # enough of the body has arrived: the route runs
+        ANSWERING,  # no route matches, the body is invalid or late, or nothing more can be buffered
+        CLOSED,  # the client closes
+    ),
+    SERVING: (
+        ANSWERING,  # the route has an outcome, or the request's body is invalid or late
+        SWITCHED,  # the upstream switches protocols: a `Tunnel` has the transport
+        ABANDONED,  # the client closes: the call is cancelled
+    ),
+    ANSWERING: (
+        IDLE,  # the response is written
+        READING_HEAD,  # the response is written, and bytes of the next request have arrived
+        CLOSING,  # the response is written or breaks off, and the connection is not persistent
+        CLOSED,  # the client closes: the response's body is cancelled
+    ),
+    CLOSING: (
+        LINGERING,  # the client may still be sending or reading: a `LingeringClose` has the transport
+        CLOSED,  # the transport is closed
+    ),
+    ABANDONED: (
+        CLOSED,  # the call has ended, or continues for other requests
+    ),
     LINGERING: (),
     SWITCHED: (),
     CLOSED: (),
 }
-"""Phases that may follow each phase; tests check them."""
+"""Phases that may follow each phase, and when; tests check them.  A request body may still be arriving in SERVING and
+ANSWERING (`_request_body`)."""
 
 HTTP2: Final = b"PRI * HTTP/2.0\r\n\r\n"
 """Beginning of HTTP/2's preface, which looks like a request of a version that is not spoken here."""
@@ -242,9 +246,9 @@ class DownstreamConnection(asyncio.Protocol):
             backlog = self._backlog = Backlog(listener.slow, transport, self)
         backlog.begin(listener.now(), self._outcome, listener.limits.body_timeout)
         self.expires = backlog.expires
-        self.read_ahead(0)
+        self.count_read_ahead(0)
 
-    def read_ahead(self, size: int) -> None:
+    def count_read_ahead(self, size: int) -> None:
         """Count `size` more bytes for a client that is behind, and pause the response's body if it exceeds a limit."""
         backlog, stream = self._backlog, self._stream
         if backlog is not None and stream is not None and backlog.add(size, stream.left):
@@ -597,7 +601,7 @@ class DownstreamConnection(asyncio.Protocol):
             if x.stated_criticality < 0:
                 x.criticality = route.criticality
             else:
-                self._rank(x, route.criticality)
+                self._set_criticality(x, route.criticality)
             if self._phase == SERVING:
                 assert self._end is not None
                 self._call = call = Call(route.pipeline, x, self._end)
@@ -613,7 +617,7 @@ class DownstreamConnection(asyncio.Protocol):
             self.listener.env.call_later(START_AFTER, self._start_streaming, request_body)
         self._collect(request_body)
 
-    def _rank(self, x: Exchange, own: int) -> None:
+    def _set_criticality(self, x: Exchange, own: int) -> None:
         """Set the criticality of a request that states one.  An untrusted client can only lower the route's (`own`)."""
         rank, peer = x.stated_criticality, self._peer
         if peer is not None and not peer.is_trusted:
@@ -768,7 +772,7 @@ class DownstreamConnection(asyncio.Protocol):
             self._stream = stream
             stream.attach(response_body)
             if self.is_writing_paused:  # paused before the stream was attached
-                self.read_ahead(0)
+                self.count_read_ahead(0)
         elif size <= MAX_AT_ONCE:
             transport.write(head + body)
             self.finish(outcome.failure)

@@ -181,7 +181,12 @@ class Listener:
         """Use a snapshot's policies for new requests; requests in flight keep theirs."""
         router = snapshot.listeners[self.name]
         begin = self.server.telemetry.begin
-        self.match = router.match if begin is None else traced(begin, router.match)
+        match: Match = router.match
+        if self.spec.grpc_web:
+            from sidecar.downstream.grpc.web import translating
+
+            match = translating(match)
+        self.match = match if begin is None else match_traced(begin, match)
         self._allowed = router.allowed
         self.limits = Limits(snapshot.spec.limits)
         self._snapshot = snapshot
@@ -349,7 +354,7 @@ def trust_of(name: str, spec: ListenerSpec, hop_key: bytes) -> Trust:
     )
 
 
-def traced(begin: Callable[[Exchange], None], match: Match) -> Match:
+def match_traced(begin: Callable[[Exchange], None], match: Match) -> Match:
     """Return a match function that first calls `begin`, which starts the trace of the request."""
 
     def begin_and_match(x: Exchange) -> Route | None:

@@ -391,7 +391,7 @@ def _read_special(x: Exchange, special: Headers, peer: Peer) -> tuple[int | None
         raise Invalid("there is more than one Host")
     length = body_length(special, x.version) if is_framed else None
     if not named <= ORDINARY:
-        x.headers = [field for field in x.headers if field[0] not in named]
+        x.lines = b"".join([b"%b: %b\r\n" % field for field in x.headers if field[0] not in named])
     if b"upgrade" in named and upgrade == b"websocket" and x.method == b"GET" and not length and x.version == 11:
         x.upgrade = upgrade
     if not length:

@@ -59,7 +59,7 @@ class ResponseBody:
         elif data:
             self._transport.writelines((b"%x\r\n" % len(data), data, b"\r\n"))
         if is_behind:
-            self._connection.read_ahead(len(data))
+            self._connection.count_read_ahead(len(data))
 
     def _write_in_pieces(self, data: bytes) -> None:
         """Write a long piece as several short ones, because a transport frees a piece only once all of it is sent."""
@@ -70,7 +70,7 @@ class ResponseBody:
             piece = data[at : at + PIECE]
             self._transport.write(piece)
             if is_behind:
-                self._connection.read_ahead(len(piece))
+                self._connection.count_read_ahead(len(piece))
         if self._is_chunked:
             self._transport.write(b"\r\n")
 

@@ -10,6 +10,7 @@ from typing import Any, Final
 from sidecar.core.exchange import Exchange
 from sidecar.core.http1 import Invalid
 from sidecar.core.outcome import Failure, Outcome, Refusal, failed
+from sidecar.downstream.grpc.answers import make_status
 from sidecar.telemetry.plain import Masks
 
 PHRASES: Final = {int(status): status.phrase for status in HTTPStatus}
@@ -46,8 +47,10 @@ def make_problem(x: Exchange | None, outcome: Outcome, details: Masks | None = U
 
     `x` is None if the request could not be parsed.  With `details`, the document also has the failed endpoint, the
     error text and the position of the policy in its file; values of environment variables are replaced by their masks.
-    With None it has none of these.
+    With None it has none of these.  A call of gRPC gets a status instead.
     """
+    if x is not None and x.is_grpc:
+        return make_status(outcome, details, x.web)
     failure = outcome.failure
     assert failure is not None
     refusal = outcome.refusal

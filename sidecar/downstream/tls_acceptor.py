@@ -40,9 +40,10 @@ class TlsAcceptor:
         self._loop = asyncio.get_running_loop()
 
     async def start_serving(self) -> None:
-        self._resume()
+        self._listen_again()
 
-    def _resume(self) -> None:
+    def _listen_again(self) -> None:
+        """Watch the socket for connections, unless it was closed meanwhile."""
         if self._socket.fileno() >= 0:
             self._loop.add_reader(self._socket, self._accept)
 
@@ -60,7 +61,7 @@ class TlsAcceptor:
                 if error.errno not in EXHAUSTED:
                     raise
                 self._loop.remove_reader(self._socket)
-                self._listener.env.call_later(PAUSE_SECONDS, self._resume)
+                self._listener.env.call_later(PAUSE_SECONDS, self._listen_again)
                 return
             client.setblocking(False)
             Handshake(self._listener, client, self._context)

@@ -23,7 +23,7 @@ from typing import Any, Protocol, cast
 from sidecar.core.exchange import Exchange
 from sidecar.core.outcome import ABANDONED, Failure, Outcome
 from sidecar.core.promise import Promise, Run
-from sidecar.core.stage import Service, Stage, Wait, outcome_to_settle
+from sidecar.core.stage import Service, Stage, Wait, outcome_to_settle, unbound
 
 
 class InFlight(Protocol):
@@ -54,7 +54,7 @@ class Pipeline:
         end = terminal if hasattr(terminal, "begin") else Awaited(terminal)
         self.begin_last = cast("Terminal", end).begin
         self.admits = tuple(stage.admit for stage in stages)
-        self.answers: tuple[Callable[..., Outcome | Wait] | None, ...]
+        self.answers: tuple[Callable[..., Any] | None, ...]  # Any, since a `cast` is a call where it is not compiled
         self.answers = tuple(getattr(stage, "answer", None) for stage in stages)
         self.settles: tuple[Callable[..., None] | None, ...]
         self.settles = tuple(getattr(stage, "settle", None) for stage in stages)
@@ -62,6 +62,16 @@ class Pipeline:
         for index, stage in enumerate(stages):
             if hasattr(stage, "inner"):
                 cast("Any", stage).inner = Pipeline(stages[index + 1 :], end)
+
+    def within(self, stage: Stage) -> Pipeline:
+        """Return a pipeline of the same stages with one more outside of them, which has no `inner`."""
+        outer = Pipeline([stage], unbound)
+        outer.begin_last = self.begin_last
+        outer.admits += self.admits
+        outer.answers += self.answers
+        outer.settles += self.settles
+        outer.can_be_superseded = self.can_be_superseded
+        return outer
 
     async def __call__(self, x: Exchange) -> Outcome:
         """Run a request through the stages and return its outcome."""
@@ -176,9 +186,9 @@ class Call:
                 tickets.append(found)
                 index += 1
             else:
-                begun = pipeline.begin_last(x, self)
+                begun: Any = pipeline.begin_last(x, self)
                 if type(begun) is not Outcome:
-                    self._begun = cast("InFlight", begun)
+                    self._begun = begun
                     if self._is_cancelled:
                         self.cancel()
                     return
@@ -207,7 +217,7 @@ class Call:
                     if type(found) is Wait:
                         self._wait(index, found, False, outcome)
                         return
-                    outcome = cast("Outcome", found)
+                    outcome = found
                 has_answered = False
                 if outcome.stream is None:
                     ticket = tickets.pop()

@@ -30,4 +30,4 @@ RequestWhen = Annotated[str, _compiles("REQUEST"), _schema("request.method == 'P
 WholeRequestWhen = Annotated[str, _compiles("WHOLE_REQUEST"), _schema("request.body.quantity > 100")]
 """Condition on a request, its JSON body included."""
 ResponseWhen = Annotated[str, _compiles("RESPONSE"), _schema("response.status == 200 && has(response.body.error)")]
-"""Condition on an answer and the head of its request."""
+"""Condition on a response and the head of its request."""

@@ -8,6 +8,7 @@
 - `to_json`, `from_json`: the JSON mapping of proto3, one module for each direction.
 - `templates`, `bindings`: path templates of `google.api.http`, and REST requests as messages by such rules.
 - `wellknown`: the texts of timestamps, durations and field masks.
+- `web`: the two forms of gRPC-Web.
 
 Elsewhere: `core/outcome` has the names of the codes and the verdict on an answer.  `upstream` and `downstream` apply
 them.

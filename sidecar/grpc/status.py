@@ -44,8 +44,10 @@ LONGEST_PUSHBACK: Final = 10
 UNSAFE: Final = re.compile(rb"[^\x20-\x24\x26-\x7e]")
 """Octets of a `grpc-message` that are percent-encoded."""
 ESCAPE: Final = re.compile(rb"%([0-9A-Fa-f]{2})")
-NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)*")
+SERVICE_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*")
 """Full name of a service, such as `shop.Orders`."""
+METHOD_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+"""Name of a method, such as `Place`."""
 
 
 def is_grpc(content_type: bytes) -> bool:

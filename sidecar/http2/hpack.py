@@ -13,7 +13,6 @@ Rules:
 
 from __future__ import annotations
 
-from collections import deque
 from typing import TYPE_CHECKING, Final
 
 from sidecar.core.message import SECRETS
@@ -32,6 +31,8 @@ LONGEST: Final = 2048
 """Bytes of the longest of them."""
 LARGEST: Final = 512
 """Bytes of the largest field that is inserted."""
+MAX_UPDATES: Final = 2
+"""Changes of the table's size at the beginning of a block: its least and its last value (RFC 7541 4.2)."""
 MAX_SHIFT: Final = 21
 """Bits before the last group of seven in the longest integer: no length or index here needs more."""
 STATIC_TABLE: Final = (
@@ -77,12 +78,14 @@ def fault(text: str) -> ConnectionFault:
 class Block:
     """A header block, decoded.  One object may stand for many blocks that were the same."""
 
-    __slots__ = ("fields", "is_too_large", "request", "response", "sensitive", "trailers")
+    __slots__ = ("excess", "fields", "is_too_large", "request", "response", "sensitive", "trailers")
 
     def __init__(self) -> None:
         self.fields: list[Field] = []
         self.is_too_large = False
         """True if it has more fields or bytes than are allowed; `fields` then lacks what is beyond."""
+        self.excess = 0
+        """Number of the fields that are beyond."""
         self.sensitive: frozenset[bytes] = frozenset()
         """Names of fields that came as never indexed."""
         self.request: Head | None = None
@@ -127,7 +130,7 @@ class Decoder:
         table = self._table
         sensitive: set[bytes] | None = None
         changes = has_fields = False
-        total = 0
+        total = updates = 0
         end = len(data)
         self._position = 0
         while self._position < end:
@@ -137,6 +140,9 @@ class Decoder:
             elif byte < INCREMENTAL and byte >= SIZE_UPDATE:
                 if has_fields:
                     raise fault("the table's size changes within a block")
+                updates += 1
+                if updates > MAX_UPDATES:
+                    raise fault("the table's size changes more often than its two extremes need")
                 self._resize(self._integer(data, 0x1F))
                 changes = True
                 continue
@@ -157,6 +163,7 @@ class Decoder:
             total += field.size
             if total > self._max_size or len(fields) >= self._max_fields:
                 block.is_too_large = True
+                block.excess += 1
             else:
                 fields.append(field)
         if sensitive is not None:
@@ -281,13 +288,11 @@ class Encoder:
     must be sent in the order in which they are made.
     """
 
-    __slots__ = ("_inserted", "_least", "_limit", "_lines", "_numbers", "_order", "_size")
+    __slots__ = ("_inserted", "_least", "_limit", "_lines", "_numbers", "_size")
 
     def __init__(self) -> None:
         self._numbers: dict[tuple[bytes, bytes], int] = {}
-        """Number of the insertion of each pair in the table."""
-        self._order: deque[tuple[bytes, bytes]] = deque()
-        """Pairs in the table, the oldest first."""
+        """Number of the insertion of each pair in the table, the oldest first."""
         self._inserted = 0
         self._size = 0
         self._limit = TABLE_SIZE
@@ -378,14 +383,13 @@ class Encoder:
     def _insert(self, pair: tuple[bytes, bytes], size: int) -> None:
         self._lines.clear()  # indices count from the newest entry
         self._numbers[pair] = self._inserted
-        self._order.append(pair)
         self._inserted += 1
         self._size += size
         self._evict()
 
     def _evict(self) -> None:
         while self._size > self._limit:
-            name, value = self._order.popleft()
+            name, value = next(iter(self._numbers))
             del self._numbers[name, value]
             self._size -= len(name) + len(value) + OVERHEAD
             if self._lines:

@@ -21,7 +21,6 @@ It does not keep time: its owner closes a peer that does not acknowledge setting
 
 from __future__ import annotations
 
-from collections import deque
 from typing import Final, Protocol
 
 from sidecar.http2 import frames
@@ -53,7 +52,11 @@ from sidecar.http2.stream import RECEIVED_END, RESET, SENT_END, Stream
 
 BODILESS: Final = (204, 304)
 LARGE_HEAD: Final = 10.0
-"""Frames of no use for which a head that is too large counts."""
+"""Frames of no use for which a head that is too large counts, beside its fields and bytes."""
+EXCESS_FIELDS: Final = 64
+"""Fields beyond the limit that count for one more.  An index of one byte can stand for each."""
+LARGE_BYTES: Final = 1024
+"""Bytes of such a head that count for one more."""
 SETTINGS_COST: Final = 10.0
 """The same for SETTINGS, which may touch every stream."""
 CLOSED_STREAM_DATA: Final = 0.1
@@ -164,8 +167,8 @@ class Session:
         self._block_size = 0
         self._block_frames = 0
         self._block_is_end = False
-        self._line: deque[Stream] = deque()
-        """Streams that wait for the connection's window, or for the transport."""
+        self._line: list[Stream] = []
+        """Streams that wait for the connection's window, or for the transport; a deque would take more memory."""
         self._reset_ids: dict[int, None] = {}
         """Streams that we have reset lately, whose frames may still arrive."""
         self._resets = Bucket(limits.reset_burst, limits.reset_rate)
@@ -405,7 +408,7 @@ class Session:
         """Take a whole header block."""
         block = self._decoder.decode(data)
         if block.is_too_large:
-            self._charge(LARGE_HEAD)
+            self._charge(LARGE_HEAD + block.excess / EXCESS_FIELDS + len(data) / LARGE_BYTES)
         stream = self.streams.get(number)
         if stream is None:
             if self.is_client or number <= self._highest:
@@ -512,9 +515,9 @@ class Session:
         code = reader.number(0)
         stream.move(RESET)
         self._forget_pending(stream)
+        self.handler.on_reset(stream, code, f"the peer has reset the stream: {name_of(code)}")
         if not self.is_client:
             self._charge_reset()
-        self.handler.on_reset(stream, code, f"the peer has reset the stream: {name_of(code)}")
 
     def _fail_stream(self, stream: Stream, code: int, text: str) -> None:
         """Reset a stream for what the peer has sent on it."""
@@ -765,7 +768,7 @@ class Session:
         """Send what the windows and the transport allow, a frame of each stream in turn."""
         line = self._line
         while line and self._window > 0 and self._out_size < MAX_OUTPUT and not self.is_writing_paused:
-            stream = line.popleft()
+            stream = line.pop(0)
             stream.is_queued = False
             if not stream.has_pending:
                 continue

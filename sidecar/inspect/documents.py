@@ -69,6 +69,8 @@ class MatchEntry(TypedDict):
     """Prefix of the path; null unless the route has one."""
     path_regex: str | None
     """Pattern of the path; null unless the route has one."""
+    grpc: str | None
+    """Service, or service and method, of gRPC calls, such as `shop.Orders/Place`; null unless the route has one."""
     headers: dict[str, str]
     """Values that header fields must have."""
     query: dict[str, str]
@@ -215,7 +217,7 @@ class TakenEntry(TypedDict):
     criticality: ValueEntry
     """Importance of its requests."""
     cache: list[str] | None
-    """Sentences on what the cache does with the request and its answer; null for a route without a cache."""
+    """Sentences on what the cache does with the request and its response; null for a route without a cache."""
     translate: list[str] | None
     """Sentences on the call of gRPC that the request becomes; null for a route without a `translate` block."""
 
@@ -232,12 +234,12 @@ class ReadingEntry(TypedDict):
 class RefusalEntry(TypedDict):
     """Reason why a request takes no route."""
 
-    status: Literal[404, 405]
-    """Status of the answer."""
+    status: Literal[200, 404, 405]
+    """Status of the response; 200 for `OPTIONS *`, which the listener itself answers."""
     message: str
     """Reason in a sentence."""
     allowed: list[str]
-    """Methods that have a route for this path; empty with 404."""
+    """Methods that have a route for this path, with 200 for any path; empty with 404."""
     readings: list[ReadingEntry]
     """Readings of the path, if they lead to different routes; otherwise empty."""
 

@@ -11,16 +11,18 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final, Literal, NamedTuple
 
 from sidecar.config.node import Mark, Node
+from sidecar.config.process_spec import LimitsSpec
 from sidecar.config.report import visible
 from sidecar.config.spec import CRITICALITY
 from sidecar.control.compiler import BREAKER, ROUTE, Snapshot, cache_of
 from sidecar.control.route import Link, Route
 from sidecar.core import uri
 from sidecar.core.exchange import Exchange
-from sidecar.core.http1 import HOST
+from sidecar.core.http1 import HOST, Invalid, check_fields, check_target
 from sidecar.core.message import FIELD_LINE, TOKEN
 from sidecar.core.pattern import MAX_INPUT
 from sidecar.core.uri import parameter
+from sidecar.grpc.status import is_grpc
 from sidecar.inspect.documents import Scope
 from sidecar.inspect.effective import Value, flow, values
 from sidecar.inspect.explain_cache import cache_text
@@ -81,10 +83,13 @@ class Refused(NamedTuple):
     readings: Sequence[tuple[str, str | None]] = ()
     """Paths that different servers would read, each with its route, if the routes differ; otherwise empty."""
 
+    is_answered: bool = False
+    """True for `OPTIONS *`, which a listener without a route for it answers with 200 and the methods of its routes."""
+
     @property
-    def status(self) -> Literal[404, 405]:
-        """Status of the answer."""
-        return 405 if self.allowed else 404
+    def status(self) -> Literal[200, 404, 405]:
+        """Status of the response."""
+        return 200 if self.is_answered else 405 if self.allowed else 404
 
 
 def routes_text(snapshot: Snapshot) -> str:
@@ -139,17 +144,20 @@ def explain_text(snapshot: Snapshot, listener: str, x: Exchange) -> str:
     return snapshot.spec.masks.text("\n".join(lines) + "\n")
 
 
-def exchange_of(method: str, url: str, headers: Iterable[tuple[str, str]]) -> Exchange:
+def exchange_of(
+    method: str, url: str, headers: Iterable[tuple[str, str]], limits: LimitsSpec | None = None
+) -> Exchange:
     """Return the exchange that a listener would make of such a request.
 
-    `url` is absolute or begins with a slash.  A fragment and user information are left out, as clients do.  Raises
-    `RequestError` for parts that a listener would answer with 400.
+    `url` is absolute or begins with a slash, or is `*` for OPTIONS.  A fragment and user information are left out, as
+    clients do.  Raises `RequestError` for a request that a listener would refuse with 400, 414 or 431 before it selects
+    a route.  The size of its head is that over HTTP/1.1; without `limits` it may have any size.
     """
     token, target = method.encode("utf-8", "surrogateescape"), url.encode("utf-8", "surrogateescape")
     if not _TOKEN.fullmatch(token):
         raise RequestError("METHOD", f"`{visible(method)}` is not a method; write one such as GET")
     match = _ABSOLUTE.fullmatch(target)
-    if match is None and not target.startswith(b"/"):
+    if match is None and not target.startswith(b"/") and (method, url) != ("OPTIONS", "*"):
         raise RequestError(
             "URL", f"`{visible(url)}` is not a URL; write it such as http://orders/orders/17 or /orders/17"
         )
@@ -166,14 +174,34 @@ def exchange_of(method: str, url: str, headers: Iterable[tuple[str, str]]) -> Ex
             raise RequestError("--header", f"the header `{text}` is not valid; write -H 'name: value' on one line")
     scheme, authority, rest = (b"http", b"", target) if match is None else match.groups()
     path, mark, query = rest.partition(b"#")[0].partition(b"?")
-    x = Exchange(token, path or b"/", fields)
+    x = Exchange(token, path or (b"*" if token == b"OPTIONS" and not mark else b"/"), fields)
     x.query = query if mark else None
+    x.is_grpc = token == b"POST" and is_grpc(x.header(b"content-type") or b"")
     x.scheme = scheme.lower()
     x.authority = authority.rpartition(b"@")[2] if match is not None else x.header(b"host") or b""
     if (match is not None or x.authority) and not HOST.fullmatch(x.authority):
         part, text = "--header" if match is None else "URL", visible(x.authority.decode("utf-8", "replace"))
         raise RequestError(part, f"`{text}` is not a host; write a name or an address, and a port if there is one")
+    if limits is not None:
+        _check_size(x, limits)
     return x
+
+
+def _check_size(x: Exchange, limits: LimitsSpec) -> None:
+    """Raise `RequestError` for a request that exceeds a limit of listeners."""
+    lines = x.lines if x.header(b"host") is not None else b"host: %b\r\n%b" % (x.authority, x.lines)
+    size = len(b"%b %b HTTP/1.1\r\n%b\r\n" % (x.method, x.target, lines))
+    if size > limits.max_header_bytes:
+        part = "URL" if len(x.target) > len(lines) else "--header"
+        limit = f"more than `limits.max_header_bytes` ({limits.max_header_bytes}) allows"
+        raise RequestError(part, f"the head of the request has {size} bytes, {limit}; a listener answers 431")
+    part = "URL"
+    try:
+        check_target(x.target, limits.max_query_parameters)
+        part = "--header"
+        check_fields(lines, 0, len(lines), limits.max_fields, limits.max_list_members)
+    except Invalid as invalid:
+        raise RequestError(part, f"{invalid}; a listener answers {invalid.status}") from None
 
 
 def match_words(route: Route) -> str:
@@ -185,6 +213,8 @@ def match_words(route: Route) -> str:
     conditions += [f"?{name}={value}" for name, value in written(node, "query", match.query).items()]
     conditions += [f"when {written(node, 'when', match.when)}"] if match.when else []
     methods = ", ".join(match.methods) if match.methods else "any method"
+    if match.grpc is not None:
+        methods, path = "gRPC", f"/{match.grpc.name}" + "/*" * (match.grpc.method is None)
     host = written(node, "host", match.host) or ""
     return " ".join([methods, host + ("~" if match.path_regex else "") + path, *conditions])
 
@@ -278,6 +308,8 @@ def cache_sentences(route: Route, x: Exchange) -> list[str] | None:
 def refusal_of(snapshot: Snapshot, listener: str, x: Exchange) -> Refused:
     """Return why a request takes no route."""
     allowed = [method.decode() for method in snapshot.listeners[listener].allowed(x)]
+    if x.path == b"*":
+        return Refused(f"{listener} itself answers a request about the server as a whole", allowed, is_answered=True)
     known = uri.readings(x.path)
     if not known:
         return Refused(
@@ -330,9 +362,12 @@ def unmet_conditions(rule: Rule[Route], x: Exchange, path: bytes) -> Iterator[st
         else:
             relation = {EXACT: "not", TEMPLATE: "not of the form", PREFIX: "not at or below"}[rule.kind]
             key = "path" if match.path else "path_prefix"
-            yield f"the path is {relation} {written(node, key, match.path or match.path_prefix)}"
+            wanted_path = written(node, key, match.path or match.path_prefix)
+            yield f"the path is {relation} {wanted_path if match.grpc is None else match.template}"
     if rule.methods is not None and x.method not in rule.methods:
-        yield f"the method is {x.method.decode()}, not {' or '.join(match.methods or ())}"
+        yield f"the method is {x.method.decode()}, not {' or '.join(match.methods or ('POST',))}"
+    if rule.is_grpc and not x.is_grpc and x.method == b"POST":
+        yield f"the header content-type is {_seen(x.header(b'content-type'))}, not application/grpc"
     wanted = {name.lower(): value for name, value in written(node, "headers", match.headers).items()}
     for name, value in rule.headers:
         if (got := x.joined(name)) != value:

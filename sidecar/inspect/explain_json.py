@@ -115,6 +115,7 @@ def _match(snapshot: Snapshot, route: Route) -> MatchEntry:
         "path": text("path"),
         "path_prefix": text("path_prefix"),
         "path_regex": text("path_regex"),
+        "grpc": None if match.grpc is None else mask(match.grpc.name),
         "headers": texts("headers"),
         "query": texts("query"),
         "when": text("when"),

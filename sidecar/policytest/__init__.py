@@ -2,7 +2,7 @@
 
 Only the network and the clock are simulated (`sidecar.simulation`).  A request arrives as bytes on a connection of a
 listener, passes the router and the compiled pipeline, and leaves as bytes through the client of the upstream.  The
-answer returns the same way.  Virtual time passes at once, so a breaker that stays open for a minute is tested without
+response returns the same way.  Virtual time passes at once, so a breaker that stays open for a minute is tested without
 waiting.
 
 Start reading at `run`:

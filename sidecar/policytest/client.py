@@ -1,4 +1,4 @@
-"""Client of a test: sends one request on its own connection, and reads the answer."""
+"""Client of a test: sends one request on its own connection, and reads the response."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from sidecar.policytest.spec import RequestSpec
 
 
 class Received(NamedTuple):
-    """Answer as a client received it.
+    """Response as a client received it.
 
-    - `status`: 0 if the connection ended without an answer.
+    - `status`: 0 if the connection ended without a response.
     - `is_whole`: True if the body is complete.
     """
 
@@ -42,7 +42,7 @@ def request_bytes(spec: RequestSpec) -> bytes:
 
 
 class ClientConnection(asyncio.Protocol):
-    """Connection that sends one request, and sets the answer as result of `done`."""
+    """Connection that sends one request, and sets the response as result of `done`."""
 
     def __init__(self, spec: RequestSpec, done: asyncio.Future[Received]) -> None:
         self._spec = spec
@@ -75,7 +75,7 @@ class ClientConnection(asyncio.Protocol):
             return
 
     def _read(self, reader: BodyReader, data: bytes) -> None:
-        """Read a piece of the answer's body, and finish at its end."""
+        """Read a piece of the response's body, and finish at its end."""
         if reader.feed(data):
             self._finish(is_whole=True)
             self._transport.close()
@@ -85,7 +85,7 @@ class ClientConnection(asyncio.Protocol):
         self._finish(is_whole=reader is not None and reader.ends_with_the_connection and error is None)
 
     def give_up(self) -> None:
-        """Stop waiting for the rest of the answer."""
+        """Stop waiting for the rest of the response."""
         self._finish(is_whole=False)
         self._transport.abort()
 

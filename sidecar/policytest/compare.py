@@ -59,7 +59,7 @@ def compare(step: StepSpec, node: Node, observed: Sequence[Observed], world: Wor
 
 
 def _request(expect: ExpectSpec, at: Node, one: Observed) -> Differences:
-    """Yield the differences of one request: its answer, route, attempts and duration."""
+    """Yield the differences of one request: its response, route, attempts and duration."""
     if not one.received.is_whole:
         was = "cut off in its body" if one.received.status else "none"
         yield Difference(at.place, "answer", "a complete one", was)
@@ -85,7 +85,7 @@ def _request(expect: ExpectSpec, at: Node, one: Observed) -> Differences:
 
 
 def _answer(spec: ReceivedSpec, at: Node, one: Observed) -> Differences:
-    """Yield the differences of the answer that the client received."""
+    """Yield the differences of the response that the client received."""
     received = one.received
     if spec.status is not None and spec.status != received.status:
         why = value_of(received.headers, "x-sidecar-reason")
@@ -120,7 +120,7 @@ def _seen(specs: Sequence[SeenSpec], at: Node, seen: Sequence[SeenRequest]) -> D
 
 
 def _script(step: StepSpec, node: Node, world: World) -> Differences:
-    """Yield differences if the attempts did not use exactly the answers of the step, each at the right upstream."""
+    """Yield differences if the attempts did not use exactly the responses of the step, each at the right upstream."""
     script = world.script
     at = node.nearest("upstream")
     place = at.place if at is not node else node.place

@@ -1,7 +1,7 @@
-"""Scripted upstreams of a test: each attempt gets the next answer of the script, at whatever upstream.
+"""Scripted upstreams of a test: each attempt gets the next response of the script, at whatever upstream.
 
-An answer is taken when a connection is made, because a refused connection is an answer too.  Every answer closes its
-connection.  So each attempt makes a connection, and answers are used in the order of attempts.
+A response is taken when a connection is made, because the script may refuse the connection.  Every response closes its
+connection.  So each attempt makes a connection, and responses are used in the order of attempts.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from sidecar.core.body import Body, BodyReader
 from sidecar.core.env import Env
 from sidecar.core.http1 import body_length, parse_request
 from sidecar.core.message import Headers, get, parse_fields, write_http_date
-from sidecar.policytest.spec import AnswerSpec, ContentSpec
+from sidecar.policytest.spec import ContentSpec, ResponseSpec
 from sidecar.simulation.transport import Address
 
 MAX_HEAD: Final = 2**20
 """Largest head of a message in bytes."""
 BODILESS: Final = frozenset((204, 205, 304))
-"""Statuses of answers without a body."""
+"""Statuses of responses without a body."""
 PHRASES: Final = {int(status): status.phrase for status in HTTPStatus}
 
 
@@ -48,25 +48,25 @@ def content(spec: ContentSpec) -> tuple[bytes, str]:
 
 
 class Script:
-    """Answers of the upstreams in the current step, and the requests that used them.
+    """Responses of the upstreams in the current step, and the requests that used them.
 
     - `seen`: requests that reached an upstream.
-    - `remaining`: answers that no attempt has used yet.
-    - `unanswered`: upstreams of attempts for which no answer was left.
-    - `misdirected`: pairs of an attempt's upstream and the upstream that its answer names, if they differ.
+    - `remaining`: responses that no attempt has used yet.
+    - `unanswered`: upstreams of attempts for which no response was left.
+    - `misdirected`: pairs of an attempt's upstream and the upstream that its response names, if they differ.
     """
 
     def __init__(self, env: Env, names: dict[Address, str]) -> None:
         """`names`: names of the upstreams by the addresses of their endpoints."""
         self.env = env
         self.seen: list[SeenRequest] = []
-        self.remaining: deque[AnswerSpec] = deque()
+        self.remaining: deque[ResponseSpec] = deque()
         self.unanswered: list[str] = []
         self.misdirected: list[tuple[str, str]] = []
         self._names = names
 
-    def begin(self, answers: Iterable[AnswerSpec]) -> None:
-        """Start a step with these answers."""
+    def begin(self, answers: Iterable[ResponseSpec]) -> None:
+        """Start a step with these responses."""
         self.remaining = deque(answer for answer in answers for _ in range(answer.times))
         self.seen, self.unanswered, self.misdirected = [], [], []
 
@@ -78,7 +78,7 @@ class Script:
         answer = self.remaining.popleft() if self.remaining else None
         if answer is None:
             self.unanswered.append(name)
-            answer = AnswerSpec(status=599)
+            answer = ResponseSpec(status=599)
         if answer.upstream not in (None, name):
             self.misdirected.append((name, str(answer.upstream)))
         if answer.fail == "connect_timeout":
@@ -91,9 +91,9 @@ class Script:
 
 
 class ScriptedConnection(asyncio.Protocol):
-    """Upstream's end of one connection, which gives one answer."""
+    """Upstream's end of one connection, which gives one response."""
 
-    def __init__(self, script: Script, upstream: str, answer: AnswerSpec) -> None:
+    def __init__(self, script: Script, upstream: str, answer: ResponseSpec) -> None:
         self._script = script
         self._upstream = upstream
         self._answer = answer
@@ -132,7 +132,7 @@ class ScriptedConnection(asyncio.Protocol):
             self._reply(SeenRequest(self._upstream, method.decode(), target.decode(), fields, b""))
 
     def _reply(self, request: SeenRequest) -> None:
-        """Record a request, and answer it after the time of its answer."""
+        """Record a request, and send the response after its time."""
         self._script.seen.append(request)
         if self._answer.after:
             self._script.env.call_later(self._answer.after, self._send, request)
@@ -140,7 +140,7 @@ class ScriptedConnection(asyncio.Protocol):
             self._send(request)
 
     def _send(self, request: SeenRequest) -> None:
-        """Send the answer, or fail as the answer says."""
+        """Send the response, or fail as the response says."""
         transport, answer = self._transport, self._answer
         if transport is None or answer.fail == "timeout":
             return
@@ -159,7 +159,7 @@ class ScriptedConnection(asyncio.Protocol):
         transport.close()
 
     def _written(self, request: SeenRequest) -> tuple[bytes, bytes]:
-        """Return head and body of the answer."""
+        """Return head and body of the response."""
         answer = self._answer
         body, kind = content(answer)
         if answer.fail == "cut" and len(body) < 2:

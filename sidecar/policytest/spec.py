@@ -68,7 +68,7 @@ class RequestSpec(ContentSpec):
 
 
 def _from_word(value: Any) -> Any:
-    """Return the mapping for the short form of an answer."""
+    """Return the mapping for the short form of a response."""
     if isinstance(value, int) and not isinstance(value, bool):
         return {"status": value}
     if isinstance(value, str):
@@ -80,24 +80,24 @@ def _from_word(value: Any) -> Any:
     return value
 
 
-class AnswerSpec(ContentSpec):
-    """Answer of an upstream; its short form is a status (`503`) or a failure (`reset`)."""
+class ResponseSpec(ContentSpec):
+    """Response of an upstream; its short form is a status (`503`) or a failure (`reset`)."""
 
     status: Status = 200
     headers: Headers = Field(default_factory=dict)
     after: DurationOrZero = 0.0
-    """Time from the request to the beginning of the answer."""
+    """Time from the request to the beginning of the response."""
     fail: Literal["connect_failure", "connect_timeout", "reset", "cut", "timeout", "protocol_error"] | None = None
-    """Failure instead of an answer.  `connect_failure`: the connection is refused.  `connect_timeout`: the connection
+    """Failure instead of a response.  `connect_failure`: the connection is refused.  `connect_timeout`: the connection
     is never established.  `reset`: the connection is reset after the request.  `cut`: the connection is reset in the
-    middle of the answer's body.  `timeout`: no answer comes.  `protocol_error`: the answer is not HTTP."""
+    middle of the response's body.  `timeout`: no response comes.  `protocol_error`: the response is not HTTP."""
     times: Annotated[int, Field(ge=1, le=10_000)] = 1
-    """Number of successive attempts that get this answer."""
+    """Number of successive attempts that get this response."""
     upstream: str | None = None
     """Upstream to which the attempt must go; by default any."""
 
 
-Answer = Annotated[AnswerSpec, BeforeValidator(_from_word), WithJsonSchema({"type": ["object", "integer", "string"]})]
+Answer = Annotated[ResponseSpec, BeforeValidator(_from_word), WithJsonSchema({"type": ["object", "integer", "string"]})]
 
 
 def _listed(value: Any) -> Any:
@@ -116,17 +116,17 @@ class SeenSpec(ContentSpec):
 
 
 class ReceivedSpec(ContentSpec):
-    """Answer that the client must receive; keys that are left out are not checked."""
+    """Response that the client must receive; keys that are left out are not checked."""
 
     status: Status | None = None
     headers: dict[str, str | None] = Field(default_factory=dict)
     """Values of header fields by name; null for a field that must be absent."""
     reason: str | None = None
-    """Reason of a refusal, such as `breaker_open` or `overloaded`; empty for an answer of the service."""
+    """Reason of a refusal, such as `breaker_open` or `overloaded`; empty for a response of the service."""
 
 
 class TookSpec(Model):
-    """Bounds for the time from sending the request to the end of the answer."""
+    """Bounds for the time from sending the request to the end of the response."""
 
     min: DurationOrZero = 0.0
     max: Duration = float("inf")
@@ -138,12 +138,12 @@ Seen = Annotated[tuple[SeenSpec, ...], BeforeValidator(_listed), Field(strict=Fa
 class ExpectSpec(Model):
     """Expectations of a step; keys that are left out are not checked.
 
-    The number of attempts is always checked: it must be the number of answers of the step.
+    The number of attempts is always checked: it must be the number of responses of the step.
     """
 
     answer: ReceivedSpec | None = None
     answers: dict[str, int] | None = None
-    """Number of answers of each status, for a step of several requests."""
+    """Number of responses of each status, for a step of several requests."""
     upstream: Seen | None = None
     """Requests that must reach an upstream, in order; a single mapping holds for all of them."""
     attempts: Annotated[int, Field(ge=0)] | None = None
@@ -161,19 +161,19 @@ class ExpectSpec(Model):
 
 
 class StepSpec(Model):
-    """Request with its answers and expectations, or time that passes."""
+    """Request with its responses and expectations, or time that passes."""
 
     wait: Duration | None = None
     """Time that passes before the request."""
     request: RequestSpec | None = None
     times: Annotated[int, Field(ge=1, le=10_000)] = 1
-    """Number of successive runs of the step; each run gets the same answers."""
+    """Number of successive runs of the step; each run gets the same responses."""
     at_once: Annotated[int, Field(ge=1, le=10_000)] = 1
-    """Number of simultaneous requests; they share the answers."""
+    """Number of simultaneous requests; they share the responses."""
     listener: str | None = None
     """Listener of the request; by default `inbound`, or the only one."""
     upstream: Annotated[tuple[Answer, ...], BeforeValidator(_listed), Field(strict=False)] = ()
-    """Answers of the upstreams, in the order of the attempts."""
+    """Responses of the upstreams, in the order of the attempts."""
     expect: ExpectSpec = ExpectSpec()
 
 

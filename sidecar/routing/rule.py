@@ -4,7 +4,7 @@ The most specific rule has the highest `rank`.  Rules are compared by these crit
 
 1. Host: with a port > complete name > wildcard (more labels first) > none.
 2. Path: exact > template (more literal segments first) > prefix (more segments first) > regular expression > none.
-3. Methods: some > none.
+3. Methods: some > none; calls of gRPC > any request.
 4. Number of headers, then number of query parameters.
 5. `when`: present > absent.
 
@@ -49,8 +49,8 @@ class Rule(Generic[R]):
     """Compiled `match` and the target of the requests that it matches.  Raises `MatchError`."""
 
     __slots__ = (
-        "captures", "conditions", "headers", "host", "is_open", "key", "kind", "match", "methods", "pattern", "query",
-        "rank", "target", "when",
+        "captures", "conditions", "headers", "host", "is_grpc", "is_open", "key", "kind", "match", "methods", "pattern",
+        "query", "rank", "target", "when",
     )  # fmt: skip
 
     def __init__(self, match: MatchSpec, target: R) -> None:
@@ -67,19 +67,24 @@ class Rule(Generic[R]):
         """Name of each capture, with the index of its segment in `path.split(b"/")`."""
         self.pattern = path.pattern
         """Regular expression for the path; None without one."""
-        self.methods = None if match.methods is None else frozenset(_method(method) for method in match.methods)
+        self.is_grpc = match.grpc is not None
+        """True if only calls of gRPC match."""
+        if match.grpc is not None and match.methods is not None:
+            raise MatchError("methods", "stands beside `grpc`; every call of gRPC is a POST: leave it out")
+        methods = ["POST"] if match.grpc is not None else match.methods
+        self.methods = None if methods is None else frozenset(_method(method) for method in methods)
         self.headers = tuple((_field(name), value.encode()) for name, value in match.headers.items())
         self.query = tuple((name.encode(), value.encode()) for name, value in match.query.items())
         self.when = None if match.when is None else _condition(match.when)
-        self.conditions = bool(self.headers or self.query or self.when)
-        """True if there are conditions on headers or query, or a `when`."""
+        self.conditions = bool(self.headers or self.query or self.when or self.is_grpc)
+        """True if there are conditions on headers or query, or a `when`, or if only calls of gRPC match."""
         self.is_open = self.methods is None and self.pattern is None and not self.conditions
         """True if there are no conditions besides host and literal path."""
         literals = len(self.key) - self.key.count(None) if self.kind in (TEMPLATE, PREFIX) else 0
         self.rank = (
             _host_rank(self.host),
             (self.kind, literals),
-            self.methods is not None,
+            (self.methods is not None, self.is_grpc),
             len(self.headers),
             len(self.query),
             self.when is not None,
@@ -92,6 +97,8 @@ class Rule(Generic[R]):
 
     def allows(self, x: Exchange) -> bool:
         """True if the request meets the conditions on headers and query, and `when`."""
+        if self.is_grpc and not x.is_grpc:
+            return False
         for name, wanted in self.headers:
             if x.joined(name) != wanted:
                 return False
@@ -153,10 +160,13 @@ class _Path(NamedTuple):
 
 
 def _path(match: MatchSpec) -> _Path:
-    given = [key for key in ("path", "path_prefix", "path_regex") if getattr(match, key) is not None]
+    given = [key for key in ("path", "path_prefix", "path_regex", "grpc") if getattr(match, key) is not None]
     if len(given) > 1:
         raise MatchError(given[1], f"stands beside `{given[0]}`; a route has one condition on its path")
     try:
+        if match.grpc is not None:
+            segments = match.grpc.name.encode().split(b"/")
+            return _Path(PREFIX if match.grpc.method is None else EXACT, tuple(segments))
         if match.path is not None:
             return _template(match.path)
         if match.path_prefix is not None:

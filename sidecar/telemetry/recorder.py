@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 from sidecar.core.exchange import Attempt, Exchange, RequestMetrics
 from sidecar.core.metrics import Exemplar
 from sidecar.core.outcome import Outcome
-from sidecar.telemetry.metrics.durations import AttemptMetrics, RouteMetrics
+from sidecar.telemetry.metrics.durations import AttemptMetrics, CallMetrics, RouteMetrics
 from sidecar.telemetry.metrics.registry import Registry
 from sidecar.telemetry.refusals import Refusals
 
@@ -35,6 +35,7 @@ class Recorder:
         self._wall = wall
         self._refusals = refusals
         self._attempts = AttemptMetrics(registry)
+        self._calls = CallMetrics(registry)
         self._unrouted = {
             scheme: RouteMetrics(registry, {"route": "", "http.route": "", "url.scheme": scheme.decode()})
             for scheme in (b"http", b"https")
@@ -56,19 +57,22 @@ class Recorder:
         metrics: RequestMetrics = self._unrouted[x.scheme] if x.route is None else x.route.metrics
         if x.version == HTTP2:
             metrics = metrics.of_http2()
-        metrics.record(x.method, outcome.status, reason, seconds)
-        if reason or outcome.status >= 500 or x.replaced is not None:
+        metrics.record(x.method, outcome.verdict, reason, seconds)
+        if x.is_grpc:
+            self._calls.record(x, outcome.verdict, reason, seconds)
+        if reason or outcome.verdict >= 500 or x.replaced is not None:
             self._record_failure(x, outcome, reason, seconds)
         for a in x.attempts:
             if not a.ended:
                 self._end_attempt(a, outcome, reason)
-            self._attempts.record(a.upstream, a.endpoint, x.method, a.status, a.reason, a.ended - a.started)
+            verdict = a.verdict or a.status
+            self._attempts.record(a.upstream, a.endpoint, x.method, verdict, a.reason, a.ended - a.started)
         trace = x.trace
         if trace is not None and self.tracer is not None:
             self.tracer.end(x, outcome, reason, seconds)
             if (trace.kept and self.exemplars == "trace_based") or self.exemplars == "always_on":
                 exemplar = Exemplar(seconds, self._wall(), trace.trace_id, trace.span_id)
-                metrics.exemplify(x.method, outcome.status, reason, exemplar)
+                metrics.exemplify(x.method, outcome.verdict, reason, exemplar)
         if self.access is not None:
             self.access.record(x, outcome, reason, seconds)
 

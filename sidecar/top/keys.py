@@ -31,12 +31,14 @@ def quit_key() -> Iterator[None]:
         return
     fd = sys.stdin.fileno()
     before = termios.tcgetattr(fd)
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # a parent may have made it ignored
     tty.setcbreak(fd)
     threading.Thread(target=_watch, args=(fd,), name="keys", daemon=True).start()
     try:
         yield
     finally:
         termios.tcsetattr(fd, termios.TCSADRAIN, before)
+        signal.signal(signal.SIGINT, handler)
 
 
 def _watch(fd: int) -> None:

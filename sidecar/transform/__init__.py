@@ -2,7 +2,7 @@
 
     headers, cookies               header fields, as raw lines; attributes of Set-Cookie
     path_rewrite, query            where a request is sent
-    reverse_rewrite                Location and Set-Cookie of an answer, in the client's terms
+    reverse_rewrite                Location and Set-Cookie of a response, in the client's terms
     buffering                      bodies buffered whole and parsed as documents: start reading here for bodies
     jsonbody, pointer              JSON documents; operations on them by JSON Pointers (RFC 6901)
     forms, coding                  form bodies as documents; gzip, deflate and br

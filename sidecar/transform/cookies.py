@@ -33,7 +33,7 @@ def write_cookie(pair: bytes, attributes: Attributes) -> bytes:
 
 
 class CookieEdit:
-    """Sets and removes attributes of an answer's cookies, by the cookie's name or for all (`*`).
+    """Sets and removes attributes of a response's cookies, by the cookie's name or for all (`*`).
 
     An attribute is given as a text, True for one without a value, or None to remove it.
     """
@@ -44,7 +44,7 @@ class CookieEdit:
         self._cookies = {name.encode(): _compiled(attributes) for name, attributes in cookies.items()}
 
     def apply(self, outcome: Outcome) -> None:
-        """Rewrite every Set-Cookie of an answer."""
+        """Rewrite every Set-Cookie of a response."""
         if outcome.is_raw and b"\nset-cookie:" not in b"\n" + outcome.lines.lower():
             return
         fields = outcome.headers

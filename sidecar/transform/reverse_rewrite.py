@@ -1,4 +1,4 @@
-"""Addresses in an answer, mapped back to the client's, for requests whose path or host was rewritten.
+"""Addresses in a response, mapped back to the client's, for requests whose path or host was rewritten.
 
 1. The mapping follows from the request.  The received path and the path sent upstream end with the same segments, and
    the prefixes before these differ.  If `/orders/7` was sent as `/internal/v2/orders/7`, the service's `/internal/v2`
@@ -51,7 +51,7 @@ class ReverseRewrite:
         self._prefix, self._own_prefix = _prefixes(path, own_path)
 
     def apply(self, outcome: Outcome) -> None:
-        """Rewrite the fields of an answer."""
+        """Rewrite the fields of a response."""
         if outcome.is_raw and FIELDS.search(b"\n" + outcome.lines.lower()) is None:
             return
         outcome.headers = [(name, self._field(name, value)) for name, value in outcome.headers]

@@ -1,11 +1,11 @@
 """Corrects fields that a changed body makes wrong.
 
-- *ETag*: a strong tag becomes weak.  Two answers with one tag are still equivalent (RFC 9110 8.8.1), and If-None-Match,
-  which compares weakly, keeps working.  If-Match and If-Range no longer hold; a policy can drop the tag.
+- *ETag*: a strong tag becomes weak.  Two responses with one tag are still equivalent (RFC 9110 8.8.1), and
+  If-None-Match, which compares weakly, keeps working.  If-Match and If-Range no longer hold; a policy can drop the tag.
 - *Digests* of the former body are removed: Content-MD5, Digest, Content-Digest and Repr-Digest (RFC 9530).
-- *Ranges* refer to the body that the service sent: Accept-Ranges is removed from the answer, Range and If-Range from
+- *Ranges* refer to the body that the service sent: Accept-Ranges is removed from the response, Range and If-Range from
   the request.
-- *Content-Length* of an answer to HEAD is removed; in all other messages the connection writes it.
+- *Content-Length* of a response to HEAD is removed; in all other messages the connection writes it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ OnETag = Literal["weaken", "drop"]
 
 
 def after_answer(message: Message, etag: OnETag = "weaken") -> None:
-    """Correct an answer's fields for a body that differs from the service's."""
+    """Correct a response's fields for a body that differs from the service's."""
     for tag in _cut_untrue(message):
         if etag == "weaken":
             message.add(b"etag", tag if tag.startswith(b"W/") else b"W/" + tag)
@@ -42,7 +42,7 @@ def after_request(message: Message) -> None:
 
 
 def ask_for_whole(message: Message) -> None:
-    """Change a request so that its answer can be rewritten: no ranges, and only known codings."""
+    """Change a request so that its response can be rewritten: no ranges, and only known codings."""
     _cut_ranges(message)
     accepted = message.joined(b"accept-encoding")
     if accepted is not None and (known := acceptable(accepted)) != accepted:

@@ -1,18 +1,15 @@
 """Certificate rotation: watches the files of a TLS block and reloads them when they change.
 
-Rules:
+Rules (`docs/design/trust.md` has the reasons):
 
 1. Changed files are loaded into a new context, which replaces the old one only if it is complete.  Invalid files change
    nothing; they are reported once, and tried again when they change again.  Open connections keep their context.
 2. A connection to an upstream uses the current `context` when it is made.  A listener always has the same context,
    `front`, which passes each handshake to the current one (in OpenSSL's server name callback, which is also called
    without a name).
-3. New files are not loaded into the old context, because no authority can be removed from it: a withdrawn `client_ca`
-   would stay trusted.  For the same reason, TLS sessions from before a change of authorities are not resumed.
-4. Files are polled by `stat`, following links, because file watchers miss the second swap of a Kubernetes secret.
-   Changed files are read once two polls find the same, so that a pair is not read while it is being written.
-
-A changed TLS block gets a new watch, since a context cannot change whether clients must present a certificate.
+3. Files are polled by `stat`, following links.  Changed files are read once two polls find the same, so that a pair is
+   not read while it is being written.
+4. A changed TLS block gets a new watch: a context cannot change whether clients must present a certificate.
 """
 
 from __future__ import annotations

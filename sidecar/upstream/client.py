@@ -12,7 +12,8 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 from sidecar.core.env import Env
@@ -36,16 +37,16 @@ from sidecar.engine.pipeline import Call, InFlight
 from sidecar.upstream.balancing.balancer import Balancer
 from sidecar.upstream.balancing.discovery import Discovery, ask_loop
 from sidecar.upstream.balancing.ejection import Ejector
-from sidecar.upstream.balancing.health import HealthChecker, http_probe
+from sidecar.upstream.balancing.health import HealthChecker, Probe, http_probe
 from sidecar.upstream.certificates import CertificateWatch
 from sidecar.upstream.deadlines import Deadlines
-from sidecar.upstream.endpoint import Endpoint, EndpointSet
+from sidecar.upstream.endpoint import Endpoint, EndpointSet, literal
 from sidecar.upstream.grpc.answer import read_status
-from sidecar.upstream.pool import Acquired, Carrier, Pool
-from sidecar.upstream.pools import Pools
+from sidecar.upstream.pool import Acquired, Carrier, Connect, Pool
+from sidecar.upstream.pools import Pools, open_connection
 from sidecar.upstream.resolver import NameResolver
 from sidecar.upstream.response_times import SAMPLED
-from sidecar.upstream.spec import UpstreamSpec
+from sidecar.upstream.spec import HealthCheckSpec, UpstreamSpec
 from sidecar.upstream.tls import ClientTlsSpec
 
 Obtain = Callable[[tuple[str, ...], Any, Callable[[], Any]], Any]
@@ -87,6 +88,7 @@ class AttemptInFlight(Attempt):
 
     def open(self) -> None:
         """Open a connection, or queue for one, and send the request once it is there."""
+        self.connection = None  # mypyc does not set the default of the class if the type is a union
         opening = self._pool.open(self._expires, self._x)
         if opening.done():
             self._use(opening)
@@ -102,7 +104,7 @@ class AttemptInFlight(Attempt):
             return
         acquired = opening.result()
         if isinstance(acquired, Outcome):
-            self.take(_judge(x, acquired, self._pool, self.started, self._upstream.now()))
+            self.take(_connect_failure(x, acquired, self._pool, self.started, self._upstream.now()))
         else:
             self.connection = acquired
             acquired.exchange(x, self._expires, self.started, self)
@@ -225,14 +227,14 @@ class Upstream:
         tls = spec.tls or (ClientTlsSpec() if spec.is_tls else None)
         plain_tls: CertificateWatch | None = None
         if tls is not None:
-            key = ("tls", "upstream", name, tls.model_dump_json())
+            tls_key = ("tls", "upstream", name, tls.model_dump_json())
             owner = f"upstream {name}"
             if spec.protocol != "http2":
-                plain_tls = obtain(key, None, lambda: CertificateWatch(tls, owner, env))
+                plain_tls = obtain(tls_key, None, lambda: CertificateWatch(tls, owner, env))
             self.tls = plain_tls
             if spec.protocol != "http1":
                 offered = ["h2"] if spec.protocol == "http2" else ["h2", "http/1.1"]
-                self.tls = obtain((*key, *offered), None, lambda: CertificateWatch(tls, owner, env, offered))
+                self.tls = obtain((*tls_key, *offered), None, lambda: CertificateWatch(tls, owner, env, offered))
         deadlines: Deadlines = obtain(("deadlines",), None, lambda: Deadlines(env))
         names: NameResolver | None = None if env.names is None else env.names.with_settings(spec.resolve)
         resolved = () if spec.resolve is None else (repr(spec.resolve),)
@@ -247,15 +249,39 @@ class Upstream:
         self._background: list[HealthChecker | Discovery] = []
         """Background tasks of the upstream."""
         if (check := spec.health_check) is not None:
-            watch = plain_tls
             dns = "" if spec.discover is None else spec.discover.dns
-            probe = http_probe(None if watch is None else lambda: watch.context, names, dns)
+            kind: tuple[str, ...] = () if check.grpc is None else ("grpc",)
+            probe = self._make_probe(env, plain_tls, names, dns)
             make_checker = lambda: HealthChecker(self.endpoints, check, env, probe)  # noqa: E731 - as the others
-            self._background.append(obtain(("health", name, repr(spec.tls), dns, *resolved), check, make_checker))
+            checked = ("health", name, repr(spec.tls), dns, *spoken, *resolved, *kind)
+            self._background.append(obtain(checked, check, make_checker))
         if (discover := spec.discover) is not None:
             ask = ask_loop if names is None else names.ask
             make_discovery = lambda: Discovery(self.endpoints, discover, env, ask)  # noqa: E731 - as the others
             self._background.append(obtain(("discovery", name, *resolved), discover, make_discovery))
+
+    def _make_probe(self, env: Env, plain_tls: CertificateWatch | None, names: NameResolver | None, dns: str) -> Probe:
+        """Return the probe of health checks: one that may speak HTTP/2 for endpoints whose requests may."""
+        spec, tls = self.spec, self.tls
+        if spec.health_check is not None and spec.health_check.grpc is not None:
+            from sidecar.upstream.grpc.health import grpc_probe
+
+            return grpc_probe(env, tls, names, dns)
+        if not spec.may_use_http2(spec.is_tls):
+            return http_probe(None if plain_tls is None else lambda: plain_tls.context, names, dns)
+        from sidecar.upstream.http2.probe import stream_probe
+
+        def connect(endpoint: Endpoint) -> Connect:
+            known = None if literal(endpoint.host) is not None else names
+            return partial(open_connection, endpoint, tls, known)
+
+        over_streams = stream_probe(connect, env, spec.protocol == "http2", dns)
+        in_clear = http_probe(None, names, dns)
+
+        def probe(endpoint: Endpoint, check: HealthCheckSpec) -> Awaitable[str]:
+            return (over_streams if spec.may_use_http2(endpoint.is_tls) else in_clear)(endpoint, check)
+
+        return probe
 
     def start(self) -> None:
         """Start health checks and discovery; called once the policies are committed."""
@@ -333,7 +359,7 @@ class Upstream:
         return f"<Upstream {self.name}: {self.endpoints!r}>"
 
 
-def _judge(x: Exchange, outcome: Outcome, pool: Pool, started: float, now: float) -> Outcome:
+def _connect_failure(x: Exchange, outcome: Outcome, pool: Pool, started: float, now: float) -> Outcome:
     """Return the failure to get a connection; `SHORT_DEADLINE` if the caller's deadline left less than the usual
     time."""
     is_hurried = x.deadline == x.caller_deadline and now >= x.deadline

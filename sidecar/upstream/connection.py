@@ -1,31 +1,16 @@
-"""Upstream connection: an `asyncio.Protocol` that carries one exchange at a time.
+"""Upstream connection: an `asyncio.Protocol` that carries one exchange at a time; `TRANSITIONS` has its phases.
 
-Phases (`TRANSITIONS`), each with those that may follow it:
-
-    CONNECTING     IDLE
-    IDLE           AWAITING_HEAD, CLOSED
-    AWAITING_HEAD  IDLE, READING_BODY, SWITCHED, CLOSED
-    READING_BODY   IDLE, CLOSED
-    SWITCHED       CLOSED
-
-Rules:
+Rules (`docs/design/protocols.md` has the reasons):
 
 1. The receiver gets one outcome for each exchange.  Later bytes belong to the response's body, or close the connection.
 2. A connection is reused only if both messages were complete, nothing followed, and it is persistent (RFC 9112 9.3).
-   It is closed after a response without a body (to HEAD, or 204, 304) whose fields announce one: a body that arrives
-   later would be taken for the next response.  After a response to HEAD or a 204, the pool waits for such bytes.
-3. If a reused connection closes before the first byte of a response, the peer probably closed it before the request
-   arrived (RFC 9112 9.3.1).  The failure is `STALE_CONNECTION` for idempotent methods, else `RESET`.  A 408 that closes
-   such a connection has the same meaning (RFC 9110 15.5.9).
-4. Empty lines before the first response of a connection are skipped.  Before a later response they are an error: they
-   may belong to the previous response, whose length was then wrong.
-5. At most `MAX_INTERIM` interim responses are forwarded (RFC 9110 15.2).
-6. A body that ends with the connection counts as complete, except over TLS without a close_notify (RFC 9112 9.8).
-7. Malformed bytes become `PROTOCOL` and never reach a client.
-8. If the client is slow or its deadline short, the failure is not the upstream's (`response_times.py`).
-9. From its first long response on, a connection reads at most `READ_BYTES` at a time (`BoundedReads`).
-
-`pool.py` opens, selects and keeps connections.
+3. If a reused connection closes before the first byte of a response, the failure is `STALE_CONNECTION` for idempotent
+   methods, else `RESET` (RFC 9112 9.3.1).  A 408 that closes such a connection has the same meaning (RFC 9110 15.5.9).
+4. Empty lines before the first response of a connection are skipped.  Before a later response they are an error.
+5. A body that ends with the connection counts as complete, except over TLS without a close_notify (RFC 9112 9.8).
+6. Malformed bytes become `PROTOCOL` and never reach a client.
+7. If the client is slow or its deadline short, the failure is not the upstream's (`response_times.py`).
+8. From its first long response on, a connection reads at most `READ_BYTES` at a time (`BoundedReads`).
 """
 
 from __future__ import annotations

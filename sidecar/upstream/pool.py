@@ -9,10 +9,7 @@ Rules:
 3. While requests wait, exchanges that wait for their own clients are ended: the longest first, and only after
    `patience`.  Before a full queue refuses a request, one that has waited for `LEAST_PAUSE` is ended at once.
 4. A connection whose peer may still send a body is set aside for `SILENCE` seconds before it is reused.
-5. A retired pool, whose endpoint a reload has removed, closes idle connections at once and busy ones after their
-   exchange.
-
-The caller provides the function that opens a connection (`Connect`).
+5. A retired pool, whose endpoint a reload has removed, closes idle connections at once, others after their exchange.
 """
 
 from __future__ import annotations
@@ -157,6 +154,11 @@ class Pool:
     def size(self) -> int:
         """Number of connections that are open or being opened."""
         return len(self.connections) + self.opening
+
+    @property
+    def streams(self) -> int:
+        """Number of open streams; 0 without HTTP/2."""
+        return 0
 
     @property
     def has_room(self) -> bool:

@@ -20,7 +20,7 @@ from sidecar.upstream.certificates import CertificateWatch
 from sidecar.upstream.deadlines import Deadlines
 from sidecar.upstream.endpoint import Endpoint, EndpointSet, authority, literal
 from sidecar.upstream.pool import CONNECTION_STATES, Connect, Pool, patience
-from sidecar.upstream.resolver import NameResolver, known
+from sidecar.upstream.resolver import NameResolver, fixed_addresses
 from sidecar.upstream.spec import UpstreamSpec
 
 FOLLOW_SECONDS: Final = 1.0
@@ -61,6 +61,8 @@ class Pools:
         for state in CONNECTION_STATES:
             gauge = partial(self.count, state)
             env.meter.gauge(metrics.POOL_CONNECTIONS, gauge, upstream=endpoints.upstream, state=state)
+        if spec.may_use_http2(spec.is_tls):
+            env.meter.gauge(metrics.POOL_STREAMS, self.count_streams, upstream=endpoints.upstream)
 
     def of(self, endpoint: Endpoint) -> Pool:
         """Return the pool of an endpoint."""
@@ -75,7 +77,7 @@ class Pools:
                 pool = Pool(endpoint.url, self._env, self._deadlines, connect, self._where, awaits)
             self._pools[endpoint] = pool
             self._tune(endpoint, pool)
-            if names is not None and endpoint.host and not known(endpoint.host):
+            if names is not None and endpoint.host and not fixed_addresses(endpoint.host):
                 self._followers[endpoint] = self._env.spawn(self._follow(pool, names, endpoint.host))
         return pool
 
@@ -117,6 +119,10 @@ class Pools:
     def count(self, state: str) -> int:
         """Return the number of connections in one of the `CONNECTION_STATES`."""
         return sum(pool.count(state) for pool in self._pools.values())
+
+    def count_streams(self) -> int:
+        """Return the number of open streams."""
+        return sum(pool.streams for pool in self._pools.values())
 
     def retune(self, spec: UpstreamSpec) -> None:
         """Apply new settings to existing and future pools."""

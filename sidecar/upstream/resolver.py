@@ -1,20 +1,16 @@
 """Resolver: look-ups of names by c-ares (aiodns), their cache, and Happy Eyeballs (aiohappyeyeballs).
 
-Rules:
+Rules (`docs/design/names.md` has the reasons):
 
-1. Requests for the same name share one look-up (single-flight).  No look-up occupies a thread, so one that hangs delays
-   neither other names nor the end of the process.  A request that stops waiting does not cancel the look-up.
+1. Requests for the same name share one look-up (single-flight), which occupies no thread.  A request that stops waiting
+   does not cancel the look-up.
 2. An answer is used for its records' time to live, within the limits of `ttl`.  While look-ups fail or take longer than
-   `PATIENCE`, the last good answer is used for `stale_for` longer (RFC 8767).  A failure is cached for `ttl.min`.  "No
-   such name" is treated like other failures, since a restarting name service may send it.
-3. `/etc/hosts`, search domains and `ndots` are those of the system, as c-ares reads them; `nameservers` replaces only
-   the system's servers.  Addresses and `localhost` (RFC 6761 6.3) are never looked up.
-4. If a name has addresses of both families, those of a family without a route are omitted.  IPv6 is first, except
-   unique local addresses, which follow IPv4 (RFC 6724 2.1).
+   `PATIENCE`, the last good answer is used for `stale_for` longer (RFC 8767).  A failure is cached for `ttl.min`.
+3. `/etc/hosts`, search domains and `ndots` are those of the system; `nameservers` replaces only the system's servers.
+   Addresses and `localhost` (RFC 6761 6.3) are never looked up.
+4. Addresses of a family without a route are omitted.  IPv6 is first, except unique local addresses (RFC 6724 2.1).
 5. Connections start with the addresses in turn.  An address that failed, or lost to a later one, is tried last for
    `SLOW_SECONDS`.  The next address is tried after `STAGGER` or as soon as one fails (RFC 8305 5).
-
-aiodns is imported for the first look-up.  A virtual loop has no resolver: see `Env.names`.
 """
 
 from __future__ import annotations
@@ -114,6 +110,7 @@ class Servers:
         self._resolver: DNSResolver | None = None
 
     async def __call__(self, name: str, family: str, is_fresh: bool) -> list[tuple[str, float]]:
+        """Query the name servers, as `Ask` describes."""
         if self._resolver is None:
             await asyncio.to_thread(import_module, "aiodns")  # the import takes long and must not block the loop
         import aiodns
@@ -144,6 +141,7 @@ class Servers:
         return [(node.addr[0].decode(), min((node.ttl, *aliases))) for node in found.nodes]
 
     def _query(self, resolver: DNSResolver, name: str, family: socket.AddressFamily) -> asyncio.Future[Any]:
+        """Start a query, and keep it alive to its end."""
         query = resolver.getaddrinfo(name, family=family, type=socket.SOCK_STREAM)
         self._queries.track(query, resolver)
         return query
@@ -189,7 +187,7 @@ class Entry:
 
     def expires(self, spec: ResolveSpec) -> float:
         """Return the instant at which the answer becomes stale."""
-        return self.found_at + bounded(self.ttl, spec)
+        return self.found_at + within_limits(self.ttl, spec)
 
     def describe(self, now: float) -> dict[str, Any]:
         """Return the entry as JSON-ready values."""
@@ -267,7 +265,7 @@ class Resolver:
         await asyncio.wait((self._join(entry, name, spec.family),))
         if entry.problem:
             raise LookupFailedError(entry.problem)
-        return Answer(entry.addresses, bounded(entry.ttl, spec))
+        return Answer(entry.addresses, within_limits(entry.ttl, spec))
 
     def _is_usable(self, entry: Entry, spec: ResolveSpec) -> bool:
         """True if the entry has addresses that are not older than `stale_for` allows."""
@@ -292,7 +290,7 @@ class Resolver:
         is_fresh = entry.is_denied or (bool(entry.addresses) and self.now() < entry.found_at + entry.ttl)
         try:
             found = dict(await self._ask(name, family, is_fresh))
-            addresses = usable(found)
+            addresses = sort_usable(found)
             if not addresses:
                 raise LookupFailedError("the answer has no usable addresses")
         except Exception as error:  # c-ares reports a lack of descriptors by an exception that is not an `OSError`
@@ -325,21 +323,21 @@ class NameResolver:
 
     async def look_up(self, name: str) -> tuple[str, ...]:
         """Return the addresses of a name, the best first.  Raises `OSError`."""
-        return known(name) or (await self._resolver.look_up(name, self._spec)).addresses
+        return fixed_addresses(name) or (await self._resolver.look_up(name, self._spec)).addresses
 
     def is_awaited(self, name: str) -> bool:
         """True if connections wait for the look-up of `name`."""
-        return not known(name) and self._resolver.is_awaited(name, self._spec)
+        return not fixed_addresses(name) and self._resolver.is_awaited(name, self._spec)
 
     async def ask(self, name: str) -> Answer:
         """Return the addresses of a name from a new look-up.  Raises `OSError`."""
-        if found := known(name):
+        if found := fixed_addresses(name):
             return Answer(found, self._spec.ttl.max)
         return await self._resolver.ask(name, self._spec)
 
     async def open_socket(self, host: str, port: int) -> socket.socket:
         """Return a socket that is connected to one of a host's addresses.  Raises `OSError`."""
-        if found := known(host):
+        if found := fixed_addresses(host):
             return await race(found, port)
         entry = await self._resolver.look_up(host, self._spec)
         now = self._resolver.now
@@ -382,12 +380,12 @@ def system_resolver(now: Callable[[], float], spawn: Callable[[Coroutine[Any, An
     return NameResolver(Resolver(now, spawn, Servers(queries)), queries)
 
 
-def bounded(ttl: float, spec: ResolveSpec) -> float:
+def within_limits(ttl: float, spec: ResolveSpec) -> float:
     """Return a time to live within the limits of the settings, in seconds."""
     return min(max(ttl, spec.ttl.min), spec.ttl.max)
 
 
-def known(host: str) -> tuple[str, ...]:
+def fixed_addresses(host: str) -> tuple[str, ...]:
     """Return the addresses of a host that needs no look-up: an IP address or `localhost`; else an empty tuple."""
     if (address := literal(host)) is not None:
         return (address,)
@@ -398,10 +396,10 @@ def known(host: str) -> tuple[str, ...]:
 @cache
 def loopback() -> tuple[str, ...]:
     """Return the addresses of `localhost`."""
-    return usable(LOOPBACK)
+    return sort_usable(LOOPBACK)
 
 
-def usable(addresses: Iterable[str]) -> tuple[str, ...]:
+def sort_usable(addresses: Iterable[str]) -> tuple[str, ...]:
     """Return the addresses to which this host can connect, the best first."""
     parsed = [ip_address(text) for text in addresses]
     parsed = [each for each in parsed if not each.is_unspecified and not each.is_multicast]

@@ -14,6 +14,7 @@ from pydantic import AfterValidator, Discriminator, Field, Tag, WithJsonSchema, 
 from sidecar.core.conditions import STATUS_CLASSES
 from sidecar.core.spec import Block, Model
 from sidecar.core.units import Condition, Duration, DurationOrZero, Share
+from sidecar.grpc.status import SERVICE_NAME
 from sidecar.upstream.endpoint import literal, parse_endpoint
 from sidecar.upstream.tls import ClientTlsSpec
 
@@ -108,7 +109,7 @@ class TtlSpec(Model):
     """Longest time, for records with a longer time to live."""
 
     @model_validator(mode="after")
-    def _grows(self) -> TtlSpec:
+    def _is_ordered(self) -> TtlSpec:
         if self.max < self.min:
             raise ValueError(f"max ({self.max:g}s) is less than min ({self.min:g}s); make it at least as long")
         return self
@@ -142,14 +143,15 @@ class HashBalancingSpec(Model):
     """Key of a request."""
 
 
-def _spelling(value: Any) -> str:
+def _form(value: Any) -> str:
+    """Return the tag of a load balancing: a `word` or a `mapping`."""
     return "mapping" if isinstance(value, dict | HashBalancingSpec) else "word"
 
 
 LoadBalancing = Annotated[
     Annotated[Literal["round_robin", "least_request", "random"], Tag("word")]
     | Annotated[HashBalancingSpec, Tag("mapping")],
-    Discriminator(_spelling),
+    Discriminator(_form),
 ]
 
 
@@ -168,11 +170,20 @@ class ConnectionsSpec(Model):
     """Requests after which a connection is closed; without it there is no limit, as in Envoy (nginx: 1000)."""
 
 
+def _service(name: str) -> str:
+    if name and not SERVICE_NAME.fullmatch(name):
+        raise ValueError("is not the name of a service; write it with its package, such as shop.Orders")
+    return name
+
+
 class HealthCheckSpec(Block):
     """Active health checks: the sidecar probes each endpoint."""
 
-    path: ProbePath
-    """Path and query of the GET request."""
+    path: ProbePath | None = None
+    """Path and query of the GET request.  A check has this or `grpc`."""
+    grpc: Annotated[str, Field(max_length=127), AfterValidator(_service)] | None = None
+    """Service that is asked for by the gRPC health checking protocol, such as `shop.Orders`; empty for the server as a
+    whole.  A server without the health service counts as healthy."""
     host: HostField | None = None
     """`Host` field of the request, such as `payments.prod.svc`.  Without it, the endpoint's host and port are sent;
     with `discover`, whose endpoints are IP addresses, the discovered name and the port (Envoy: the cluster's name)."""
@@ -186,6 +197,12 @@ class HealthCheckSpec(Block):
     """Consecutive successful probes after which an endpoint is healthy again (HAProxy's `rise`: 2)."""
     expect: ConditionList = ("2xx",)
     """Statuses of a successful probe.  Redirects are not among the defaults, because many lead to an error page."""
+
+    @model_validator(mode="after")
+    def _is_one(self) -> HealthCheckSpec:
+        if (self.path is None) == (self.grpc is None):
+            raise ValueError("takes one of path: /healthz, and grpc: shop.Orders for the gRPC health protocol")
+        return self
 
     @field_validator("expect")
     @classmethod
@@ -210,11 +227,11 @@ class EjectionSpec(Block):
     """Least number of endpoints that stay up: no ejection leaves fewer.  This is a number and not a share, because a
     share ejects nothing among few endpoints (Envoy's `max_ejection_percent`)."""
     on: ConditionList = ("connect_failure", "reset", "timeout", "5xx")
-    """Conditions that count as a fault.  429, and 503 with Retry-After, never count: the endpoint is overloaded, not
-    broken."""
+    """Conditions that count as a fault.  429, gRPC's RESOURCE_EXHAUSTED, and 503 with Retry-After never count: the
+    endpoint is overloaded, not broken."""
 
     @model_validator(mode="after")
-    def _grows(self) -> EjectionSpec:
+    def _is_ordered(self) -> EjectionSpec:
         if self.max_eject_for < self.eject_for:
             raise ValueError(
                 f"max_eject_for ({self.max_eject_for:g}s) is less than eject_for ({self.eject_for:g}s); "
@@ -261,7 +278,7 @@ class UpstreamSpec(Model):
 
     @field_validator("endpoints")
     @classmethod
-    def _are_different(cls, urls: tuple[str, ...] | None) -> tuple[str, ...] | None:
+    def _are_unique(cls, urls: tuple[str, ...] | None) -> tuple[str, ...] | None:
         seen: set[str] = set()
         for url in urls or ():
             if url in seen:
@@ -270,7 +287,7 @@ class UpstreamSpec(Model):
         return urls
 
     @model_validator(mode="after")
-    def _says_where(self) -> UpstreamSpec:
+    def _is_consistent(self) -> UpstreamSpec:
         if (self.endpoints is None) == (self.discover is None):
             raise ValueError("needs either endpoints or discover, such as endpoints: [http://payments:8080]")
         if self.resolve is not None and not self.has_names:

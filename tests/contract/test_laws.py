@@ -257,15 +257,15 @@ async def test_a_stream_is_settled_at_its_end(case: Case, end: str) -> None:
     service = Pipeline([stage, inside], ScriptedService(*[stream(status) for status in (200, 503, 200, 404, 503, 503)]))
     for _ in range(6):
         outcome = await service(arriving(env))
-        held = [body for body in bodies if body.state == OPEN]
+        opened = [body for body in bodies if body.state == OPEN]
         if outcome.stream in bodies or outcome.stream is None:
-            assert held in ([], [outcome.stream]), "no stream stays open but the one that is handed out"
+            assert opened in ([], [outcome.stream]), "no stream stays open but the one that is handed out"
         else:
-            assert held == [bodies[-1]], "or the one that it is copied from"
-        assert inside.open == len(held)
-        if held and outcome.stream in held:
+            assert opened == [bodies[-1]], "or the one that it is copied from"
+        assert inside.open == len(opened)
+        if opened and outcome.stream in opened:
             assert len(stage.tickets) <= 1
-        for body in held:
+        for body in opened:
             if end == "cancel" and outcome.stream is not None:
                 outcome.stream.cancel()
             if body.state == OPEN:  # a cache reads on when its client leaves
@@ -338,11 +338,11 @@ def test_settling_never_raises(case: Case) -> None:
 @virtual
 async def test_refusals_say_who_refused(case: Case) -> None:
     env = virtual_env()
-    held: list[Body] = []
+    opened: list[Body] = []
 
     def answer(_: Exchange) -> Outcome:
-        held.append(Body())
-        return response(200, stream=held[-1]) if len(held) < 4 else failed(RESET)
+        opened.append(Body())
+        return response(200, stream=opened[-1]) if len(opened) < 4 else failed(RESET)
 
     service = Pipeline([case.build(env)], ScriptedService(answer))
     for _ in range(30):

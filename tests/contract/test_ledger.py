@@ -506,7 +506,7 @@ async def test_an_exchange_that_nothing_disturbs_is_answered(script: str) -> Non
     await check(stand, "nothing happens")
 
 
-HELD: list[tuple[str, int, dict[str, float]]] = [
+IN_USE: list[tuple[str, int, dict[str, float]]] = [
     ("a request", 4, {"requests under way": 1, "permits": 1, "connections being opened": 1}),
     ("a request", 6, {"connections in use": 1, "in flight to http://10.0.0.1:80": 1}),
     ("a place in the queue", 3, {"requests under way": 2, "permits": 1, "requests in a queue": 1}),
@@ -520,15 +520,15 @@ HELD: list[tuple[str, int, dict[str, float]]] = [
     ("a stream", 5, {"requests under way": 1, "permits": 1, "connections in use": 1}),
     ("a WebSocket", 7, {"requests under way": 1, "permits": 1, "connections in use": 1}),
 ]
-"""Minimum of the held resources after so many steps of a script."""
+"""Resources in use after so many steps of a script."""
 
 
-@pytest.mark.parametrize(("script", "steps", "held"), HELD)
+@pytest.mark.parametrize(("script", "steps", "least"), IN_USE)
 @virtual
-async def test_the_ledger_sees_what_is_held(script: str, steps: int, held: dict[str, float]) -> None:
+async def test_the_ledger_sees_what_is_in_use(script: str, steps: int, least: dict[str, float]) -> None:
     stand = await play(SCRIPTS[script][:steps])
     found = stand.ledger()
-    assert {name: found.get(name) for name in held} == held
+    assert {name: found.get(name) for name in least} == least
     for client in stand.clients:
         client.transport.abort()
     await check(stand, "the script stops")

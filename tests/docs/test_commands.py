@@ -7,6 +7,8 @@ import re
 import shlex
 import shutil
 import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import click
@@ -19,21 +21,49 @@ from tests.docs.session import Session, differs
 
 GROUPS: dict[str, click.Group] = {"sidecar": sidecar.commands.main, "chaos": chaos.cli.main}
 TARGETS = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-RUN = [page for page in pages() if any(block.is_run for block in blocks(page.read_text()))]
+AT_ONCE = 4
+"""Pages that are run at the same time."""
 
 
 def name_of(page: Path) -> str:
     return str(page.relative_to(ROOT))
 
 
-@pytest.mark.e2e
-@pytest.mark.skipif(shutil.which("curl") is None or shutil.which("bash") is None, reason="no curl or no bash here")
-@pytest.mark.parametrize("page", RUN, ids=name_of)
-def test_commands_do_what_the_page_says(page: Path, tmp_path: Path) -> None:
+def missing(page: Path) -> set[str]:
+    """Return the programs that a page needs and that are not on this machine."""
+    return {
+        block.needs for block in blocks(page.read_text()) if block.needs is not None and not shutil.which(block.needs)
+    }
+
+
+RUN = [
+    pytest.param(page, id=name_of(page), marks=[pytest.mark.skip(f"no {name} here") for name in missing(page)])
+    for page in pages()
+    if any(block.is_run for block in blocks(page.read_text()))
+]
+"""Pages with commands to run."""
+
+
+@pytest.fixture(scope="module")
+def runs(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[Path, Future[None]]]:
+    """Run the selected pages at the same time, since most of a page's time is waiting."""
+    selected = [
+        item.callspec.params["page"]
+        for item in request.session.items
+        if isinstance(item, pytest.Function)
+        and item.originalname == test_commands_do_what_the_page_says.__name__
+        and not item.get_closest_marker("skip")
+    ]
+    with ThreadPoolExecutor(AT_ONCE) as threads:
+        yield {page: threads.submit(run, page, tmp_path_factory.mktemp("page")) for page in selected}
+
+
+def run(page: Path, directory: Path) -> None:
+    """Run all commands of a page in their order, and compare what they print.  Raises `AssertionError`."""
     found = blocks(page.read_text())
-    for missing in {block.needs for block in found if block.needs is not None and shutil.which(block.needs) is None}:
-        pytest.skip(f"no {missing} here")
-    with Session(tmp_path) as session:
+    with Session(directory) as session:
         for number, block in enumerate(found):
             after = found[number + 1] if number + 1 < len(found) else None
             wanted = after.text if after is not None and after.language == "text" else None
@@ -50,6 +80,13 @@ def test_commands_do_what_the_page_says(page: Path, tmp_path: Path) -> None:
                     assert time.monotonic() < end, f"{name_of(page)}:{block.line}: {difference}"
                     time.sleep(0.5)
                     printed = session.run(last)
+
+
+@pytest.mark.e2e
+@pytest.mark.skipif(shutil.which("curl") is None or shutil.which("bash") is None, reason="no curl or no bash here")
+@pytest.mark.parametrize("page", RUN)
+def test_commands_do_what_the_page_says(page: Path, runs: dict[Path, Future[None]]) -> None:
+    runs[page].result()
 
 
 @pytest.mark.parametrize("page", pages(), ids=name_of)

@@ -19,8 +19,10 @@ LIMITS = {
     "header_timeout": "1s",
     "body_timeout": "1s",
     "idle_timeout": "2s",
+    "half_close_timeout": "1s",
     "drain_timeout": "1s",
 }
+SLOW_CLIENTS = {"grace": "1s"}
 LET_GO = 60.0
 """Seconds after which a test fails rather than hangs; connections that `LIMITS` does not close would never close."""
 

@@ -18,6 +18,7 @@ from tests.e2e.crowd import (
     LET_GO,
     LIMITS,
     MIB,
+    SLOW_CLIENTS,
     Ordinary,
     attackers,
     connections,
@@ -40,7 +41,9 @@ SMALL = request("GET", "/echo")
 async def w(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
     servers = {"echo": echoing, "large": answering(body=bytes(16 * MIB)), "silent": silent}
     upstreams = {name: {"connections": {"idle_timeout": "1s"}} for name in servers}
-    async with world(tmp_path_factory.mktemp("attacks"), servers, limits=LIMITS, upstreams=upstreams) as running:
+    listeners = {"inbound": {"address": "127.0.0.1:0", "slow_clients": SLOW_CLIENTS}}
+    place = tmp_path_factory.mktemp("attacks")
+    async with world(place, servers, limits=LIMITS, listeners=listeners, upstreams=upstreams) as running:
         yield running
 
 
@@ -138,7 +141,7 @@ async def test_clients_that_are_gone(w: World, how: str) -> None:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 client.writer.transport.abort()
         await until(lambda: is_quiet(w))
-    assert await w.servers["silent"].forsaken(), "what nobody waits for is called off"
+    assert await w.servers["silent"].are_clients_gone(), "what nobody waits for is called off"
 
 
 async def test_nothing_remains(w: World) -> None:

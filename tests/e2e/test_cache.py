@@ -206,7 +206,7 @@ async def test_a_fetch_outlives_the_client_that_started_it(shared: Sidecar) -> N
             await asyncio.wait_for(filling(w, 0), PATIENCE)
             others = [asyncio.ensure_future(w.sidecar.fetch("GET", "/left")) for _ in range(3)]
             await asyncio.wait_for(filling(w, 3), PATIENCE)
-        assert not await w.servers["left"].forsaken(0.3)
+        assert not await w.servers["left"].are_clients_gone(0.3)
         may_answer.set()
         assert [(await other).body for other in others] == [b"ok"] * 3
         assert calls(w, "left") == 1

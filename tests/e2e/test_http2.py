@@ -13,12 +13,15 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from chaos.parts import websocket
 from chaos.parts.http import Message, response
 from chaos.parts.servers import Connection, Server, echoing
 from tests.support.authority import Authority
 from tests.support.process import NOTHING, Sidecar, policies, route
 
 CURL = shutil.which("curl") or ""
+NODE = shutil.which("node") or ""
+CLIENT = Path(__file__).with_name("http2_client.mjs")
 
 
 def has_http2() -> bool:
@@ -39,7 +42,9 @@ async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Side
 
 
 async def app(connection: Connection, request: Message) -> None:
-    if request.target == "/app/large":
+    if request.get("upgrade"):
+        await websocket.echo(connection, request)
+    elif request.target == "/app/large":
         await connection.send(response(200, bytes(4 * MIB)))
     else:
         await echoing(connection, request)
@@ -126,3 +131,17 @@ async def test_alpn_chooses_over_tls(shared: Sidecar, tmp_path: Path) -> None:
         port = sidecar.inbound.rsplit(":", 1)[1]
         url = f"https://localhost:{port}/app/x"
         assert facts(await curl("--cacert", str(ca.ca_file), "-w", FACTS, url))[0] == "1.1"
+
+
+@pytest.mark.skipif(not NODE, reason="there is no node")
+async def test_streams_and_websockets_of_node(shared: Sidecar) -> None:
+    sent = websocket.Frame(websocket.TEXT, b"hello", masked=True).encode()
+    async with Server(app) as server, shared.under(policy(server.url)) as sidecar:
+        process = await asyncio.create_subprocess_exec(
+            NODE, str(CLIENT), f"http://{sidecar.inbound}", sent.hex(), stdout=asyncio.subprocess.PIPE
+        )
+        out, _ = await asyncio.wait_for(process.communicate(), 60)
+    told = json.loads(out)
+    assert told["answers"] == [[200, 4 * MIB if number % 2 else 200_000] for number in range(30)]
+    assert told["connects"] is True
+    assert told["message"] == [200, websocket.Frame(websocket.TEXT, b"hello").encode().hex()]

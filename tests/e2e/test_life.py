@@ -61,7 +61,7 @@ async def test_bad_policies_keep_it_from_starting(tmp_path: Path) -> None:
         await sidecar.__aenter__()
 
 
-class Held:
+class Gated:
     """Server that answers once the test allows it."""
 
     def __init__(self) -> None:
@@ -73,14 +73,14 @@ class Held:
 
 
 async def test_sigterm_drains_and_exits_cleanly(tmp_path: Path) -> None:
-    held = Held()
-    async with Server(held) as server, Sidecar(policy(server.url), tmp_path) as sidecar:
+    gated = Gated()
+    async with Server(gated) as server, Sidecar(policy(server.url), tmp_path) as sidecar:
         async with sidecar.client() as busy, sidecar.client() as idle:
             await busy.send(b"GET /app HTTP/1.1\r\nHost: test\r\n\r\n")
             await until(lambda: server.requests)
             sidecar.signal(signal.SIGTERM)
             assert await idle.is_closed(), "an idle connection is closed at once"
-            held.may_answer.set()
+            gated.may_answer.set()
             answer = await busy.response()
             assert (answer.status, answer.body) == (200, b"ok")
             assert await busy.is_closed()
@@ -103,8 +103,8 @@ async def test_a_second_signal_ends_it_now(tmp_path: Path) -> None:
 
 
 async def test_while_it_drains_it_is_alive_and_not_ready(tmp_path: Path) -> None:
-    held = Held()
-    async with Server(held) as server, Sidecar(policy(server.url), tmp_path) as sidecar, sidecar.client() as busy:
+    gated = Gated()
+    async with Server(gated) as server, Sidecar(policy(server.url), tmp_path) as sidecar, sidecar.client() as busy:
         await busy.send(b"GET /app HTTP/1.1\r\nHost: test\r\n\r\n")
         await until(lambda: server.requests)
         sidecar.signal(signal.SIGTERM)
@@ -114,7 +114,7 @@ async def test_while_it_drains_it_is_alive_and_not_ready(tmp_path: Path) -> None
         assert (await sidecar.ask("/livez")).status == 200
         with pytest.raises(ConnectionRefusedError):
             await sidecar.fetch("GET", "/app")
-        held.may_answer.set()
+        gated.may_answer.set()
         answer = await busy.response()
         assert (answer.status, answer.get("connection")) == (200, "close")
 
@@ -190,15 +190,15 @@ async def test_an_open_breaker_survives_a_reload(shared: Sidecar) -> None:
 
 
 async def test_a_request_ends_under_the_policy_it_began_with(shared: Sidecar) -> None:
-    held = Held()
-    async with Server(held) as server, shared.under(policy(server.url)) as sidecar, sidecar.client() as client:
+    gated = Gated()
+    async with Server(gated) as server, shared.under(policy(server.url)) as sidecar, sidecar.client() as client:
         await client.send(b"GET /app HTTP/1.1\r\nHost: test\r\n\r\n")
         await until(lambda: server.requests)
         sidecar.write(policy(server.url, timeout={"request": "10ms"}))
         assert (await sidecar.ask("/reload", "POST")).status < 300
-        held.may_answer.set()
+        gated.may_answer.set()
         assert (await client.response()).status == 200
-        held.may_answer.clear()
+        gated.may_answer.clear()
         assert (await client.request("GET", "/app")).status == 504
 
 

@@ -104,12 +104,12 @@ class TestPurges:
         monkeypatch.setattr(tier, "SYNC_EVERY", 3600.0)  # no sidecar reads the purge in time
         asked, may_answer = asyncio.Event(), asyncio.Event()
 
-        async def held(x: Exchange) -> Outcome:
+        async def answer_when_told(x: Exchange) -> Outcome:
             asked.set()
             await may_answer.wait()
             return TAGGED(x)
 
-        one, slow, third = sidecar(redis.url, TAGGED), sidecar(redis.url, held), sidecar(redis.url, TAGGED)
+        one, slow, third = sidecar(redis.url, TAGGED), sidecar(redis.url, answer_when_told), sidecar(redis.url, TAGGED)
         task = asyncio.ensure_future(slow.get())
         await asked.wait()
         purge(one)
@@ -234,19 +234,19 @@ class TestPurges:
 class TestLookUps:
     @staticmethod
     @contextlib.contextmanager
-    def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[asyncio.Event, asyncio.Event]]:
-        """Hold back Redis' answers to look-ups: one sets the first event and waits for the second."""
+    def paused(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[asyncio.Event, asyncio.Event]]:
+        """Pause look-ups in Redis before their result is used: each sets the first event and waits for the second."""
         found, may_go = asyncio.Event(), asyncio.Event()
         load = RedisTier._load
 
-        async def hold(self: RedisTier, *args: Any) -> Any:
+        async def load_and_wait(self: RedisTier, *args: Any) -> Any:
             result = await load(self, *args)
             found.set()
             await may_go.wait()
             return result
 
         with monkeypatch.context() as patch:
-            patch.setattr(RedisTier, "_load", hold)
+            patch.setattr(RedisTier, "_load", load_and_wait)
             yield found, may_go
 
     @pytest.mark.parametrize("by", ["write", *KINDS])
@@ -257,7 +257,7 @@ class TestLookUps:
         one, other = sidecar(redis.url, origin), sidecar(redis.url, origin)
         await one.get()
         await written(one)
-        with self.held(monkeypatch) as (found, may_go):
+        with self.paused(monkeypatch) as (found, may_go):
             reading = asyncio.ensure_future(other.get())
             await found.wait()
             if by == "write":
@@ -279,7 +279,7 @@ class TestLookUps:
         one, other = sidecar(redis.url, by_foo), sidecar(redis.url, by_foo)
         await one.get(Foo="1")
         await written(one)
-        with self.held(monkeypatch) as (found, may_go):
+        with self.paused(monkeypatch) as (found, may_go):
             reading = asyncio.ensure_future(other.get(Foo="1"))
             await found.wait()
             version = 2

@@ -177,7 +177,7 @@ async def test_state_survives_a_reload(shared: Sidecar) -> None:
             both["routes"] = [route("lasting", timeout={"request": "5s"}), route("sick", timeout={"request": "5s"})]
             sidecar.write(both)
             assert (await sidecar.ask("/reload", "POST")).status == 200
-            assert await other.forsaken(), "the pool of an upstream that is gone is closed"
+            assert await other.are_clients_gone(), "the pool of an upstream that is gone is closed"
             assert (await client.request("GET", "/lasting")).status == 200
             assert len(app.connections) == 1, "the pool of one that stays is kept"
             assert (await client.request("GET", "/sick")).get("x-sidecar-reason") == "breaker_open"

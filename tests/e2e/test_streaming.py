@@ -155,4 +155,4 @@ async def test_a_client_that_leaves_stops_the_upstream(w: World) -> None:
     async with client:
         await client.send(b"GET /down HTTP/1.1\r\nHost: test\r\n\r\n")
         await client.reader.read(1000)
-    assert await w.servers["down"].forsaken()
+    assert await w.servers["down"].are_clients_gone()

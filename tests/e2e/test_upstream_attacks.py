@@ -80,7 +80,7 @@ async def test_what_never_ends_is_cut_off(w: World, name: str) -> None:
                 answer = await client.response()
         assert answer.status in (502, 504)
         assert answer.get("x-sidecar-reason") in ("protocol_error", "timeout")
-    assert await w.servers[name].forsaken()
+    assert await w.servers[name].are_clients_gone()
     assert w.sidecar.memory() - before < 4 * 2**20
 
 

@@ -69,7 +69,7 @@ async def test_a_client_that_leaves_takes_the_upstream_connection_along(w: World
     async with w.sidecar.client() as client:
         await client.send(ws.handshake("/ws"))
         await client.response()
-    assert await w.servers["ws"].forsaken()
+    assert await w.servers["ws"].are_clients_gone()
 
 
 async def test_a_refused_handshake_is_an_ordinary_answer(w: World) -> None:

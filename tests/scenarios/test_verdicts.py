@@ -8,7 +8,7 @@ import pytest
 
 from chaos.battery import simulated
 from chaos.cluster.simulate import simulate
-from chaos.margin import comes_back
+from chaos.margin import can_recover
 from chaos.scenario.files import SCENARIOS, Loaded, load
 from chaos.verdict.judge import judge, passed
 from chaos.verdict.recording import Recording
@@ -51,7 +51,7 @@ def test_a_scenario_fails_without_its_decisive_policies(loaded: Loaded) -> None:
 
 def test_a_system_recovers_up_to_a_load_and_not_beyond() -> None:
     (loaded,) = [each for each in ALL if each.name == "metastable_overload"]
-    assert comes_back(loaded, "sidecar", 1, 1.0)
-    assert not comes_back(loaded, "sidecar", 1, 3.0)
-    assert not comes_back(loaded, "bare", 1, 1.0)
-    assert comes_back(loaded, "bare", 1, 0.4)
+    assert can_recover(loaded, "sidecar", 1, 1.0)
+    assert not can_recover(loaded, "sidecar", 1, 3.0)
+    assert not can_recover(loaded, "bare", 1, 1.0)
+    assert can_recover(loaded, "bare", 1, 0.4)

@@ -2,10 +2,10 @@
 
     lines                                raw field lines: search and removal
     dates, etag, structured, directives  values of fields
-    facts                                what an answer states to a cache, from all its fields
-    freshness                            may an answer be stored, how long is it fresh    (RFC 9111 3 and 4.2)
-    storing                              parts of a request and its answer to store       (RFC 9111 3)
-    key, vary                            which requests share an answer                   (RFC 9111 2 and 4.1)
+    facts                                what a response states to a cache, from all its fields
+    freshness                            may a response be stored, how long is it fresh    (RFC 9111 3 and 4.2)
+    storing                              parts of a request and its response to store       (RFC 9111 3)
+    key, vary                            which requests share a response                   (RFC 9111 2 and 4.1)
     reuse                                may an entry be used for this request, now       (RFC 9111 4)
     validation, ranges                   conditional and partial requests                 (RFC 9110 13 and 14)
     location                             URIs that an unsafe request changes              (RFC 9111 4.4)

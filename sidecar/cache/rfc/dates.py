@@ -1,6 +1,6 @@
 """HTTP dates (RFC 9110 5.6.7): exactly the three formats that a recipient must accept.
 
-Reading is strict, since a date decides how long an answer is fresh.  A year of two digits in the preferred format, a
+Reading is strict, since a date decides how long a response is fresh.  A year of two digits in the preferred format, a
 missing comma, an hour of one digit or a zone other than GMT is not a date.  An `Expires` that is not a date is in the
 past (RFC 9111 5.3).  Letter case is ignored, and the weekday is not compared with the day.
 """

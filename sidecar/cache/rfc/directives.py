@@ -66,7 +66,7 @@ class Directives:
 
     no_store = False
     no_cache = False
-    """True for `no-cache` without field names, which applies to the whole answer."""
+    """True for `no-cache` without field names, which applies to the whole response."""
     no_cache_fields: frozenset[bytes] = frozenset()
     """Fields that `no-cache` names, in lower case."""
     private = False

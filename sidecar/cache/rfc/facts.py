@@ -1,4 +1,4 @@
-"""Facts that the fields of an answer state to a cache, read line by line.
+"""Facts that the fields of a response state to a cache, read line by line.
 
 An origin repeats most of its lines, so the facts of each line are cached, as names are in `sidecar.core.message`.  In a
 head with a unique entity tag or identifier, only that line is read anew.
@@ -56,15 +56,15 @@ class Facts:
     expires: list[bytes] | None = None
     """Values of all Expires lines, in lower case."""
     vary: FieldNames | None = ()
-    """Names in Vary; None if the answer matches no later request (`*`, or too many names)."""
+    """Names in Vary; None if the response matches no later request (`*`, or too many names)."""
     tags: list[bytes] | None = None
     """Words of Cache-Tag and Surrogate-Key, in lower case."""
     set_cookie = False
-    """True if the answer has Set-Cookie."""
+    """True if the response has Set-Cookie."""
     pragma = False
     """True if Pragma says no-cache."""
     has_unstorable = False
-    """True if the answer has a field of `UNSTORABLE`."""
+    """True if the response has a field of `UNSTORABLE`."""
     storable: bytes | None = None
     """Lines without the fields of `UNSTORABLE`; None until they are first needed (`storing.storable`)."""
     last_status = 0
@@ -74,7 +74,7 @@ class Facts:
     """Last verdict of `freshness.assess`; the three attributes above are its inputs."""
 
     def follow(self, last: Facts) -> None:
-        """Reuse the last answer's verdict, if everything on which it depends is the same."""
+        """Reuse the last response's verdict, if everything on which it depends is the same."""
         if (
             self.control is last.control
             and last.plan is not None

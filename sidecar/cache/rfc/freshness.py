@@ -1,15 +1,15 @@
-"""Verdicts on answers: permission to store, freshness and stale windows (RFC 9111 3 and 4.2, RFC 5861, RFC 9213).
+"""Verdicts on responses: permission to store, freshness and stale windows (RFC 9111 3 and 4.2, RFC 5861, RFC 9213).
 
-The cache is a shared one.  The inputs are facts of the answer and the request, the policy and instants.  The results
+The cache is a shared one.  The inputs are facts of the response and the request, the policy and instants.  The results
 are a `Plan`, an age and a refusal.  Choices that the RFCs leave open:
 
 1. Heuristic freshness (RFC 9111 4.2.2) is off by default, and a day at most.
-2. The policy's `ttl` and the heuristic hold if the answer says nothing about freshness.  The answer to a request with a
-   credential may then be one user's, and is not stored, unless it has `public` or an unqualified `no-cache`.
-3. The policy's stale windows hold for an answer that was once fresh.
+2. The policy's `ttl` and the heuristic hold if the response says nothing about freshness.  The response to a request
+   with a credential may then be one user's, and is not stored, unless it has `public` or an unqualified `no-cache`.
+3. The policy's stale windows hold for a response that was once fresh.
 4. `s-maxage` forbids staleness as `proxy-revalidate` does (RFC 9111 5.2.2.10), also beside `stale-while-revalidate`.
 5. `Set-Cookie` needs the policy's consent, or a qualified `no-cache` or `private` that removes the field.
-6. An answer that could never be used is not stored: stale at birth, without validator or stale window.
+6. A response that could never be used is not stored: stale at birth, without validator or stale window.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ class FreshnessRules:
     """Settings of a policy that decide about storing and freshness."""
 
     ttl: float | None = None
-    """Seconds of freshness for an answer that states none; None for no such freshness."""
+    """Seconds of freshness for a response that states none; None for no such freshness."""
     heuristic: float = 0.0
     """Freshness as a share of the time since Last-Modified; 0 is off."""
     stale_while_revalidate: float = 0.0
-    """Seconds of use beyond freshness during a refresh, unless the answer says otherwise."""
+    """Seconds of use beyond freshness during a refresh, unless the response says otherwise."""
     stale_if_error: float = 0.0
-    """Seconds of use beyond freshness in place of an error, unless the answer says otherwise."""
+    """Seconds of use beyond freshness in place of an error, unless the response says otherwise."""
     set_cookie: bool = False
-    """True if answers with Set-Cookie may be stored."""
+    """True if responses with Set-Cookie may be stored."""
     targets: Targets = (b"cdn-cache-control",)
     """Targeted fields that replace Cache-Control."""
     credentials: re.Pattern[bytes] | None = None
@@ -54,7 +54,7 @@ class FreshnessRules:
 
 
 class RequestFacts(NamedTuple):
-    """Facts of a request that decide whether its answer may be stored."""
+    """Facts of a request that decide whether its response may be stored."""
 
     has_authorization: bool = False
     has_credential: bool = False
@@ -64,38 +64,38 @@ class RequestFacts(NamedTuple):
 
 
 class Plan:
-    """Plan for storing answers with the same facts.  All times are in seconds."""
+    """Plan for storing responses with the same facts.  All times are in seconds."""
 
     lifetime = 0.0
     """Seconds of freshness, from an age of zero on."""
     stale_while_revalidate = 0.0
-    """Seconds of use beyond freshness while a new answer is fetched."""
+    """Seconds of use beyond freshness while a new response is fetched."""
     stale_if_error = 0.0
     """Seconds of use beyond freshness in place of an error."""
     must_validate = False
-    """True if the answer may never be used stale (RFC 9111 4.2.4)."""
+    """True if the response may never be used stale (RFC 9111 4.2.4)."""
     no_cache = False
-    """True if the answer must be validated even while it is fresh (RFC 9111 5.2.2.4)."""
+    """True if the response must be validated even while it is fresh (RFC 9111 5.2.2.4)."""
     immutable = False
-    """True if a reload need not validate the answer while it is fresh (RFC 8246)."""
+    """True if a reload need not validate the response while it is fresh (RFC 8246)."""
     dropped: frozenset[bytes] | None = None
     """Fields that are not stored; None if all are stored."""
     is_dated = False
-    """True if the lifetime follows from dates of one answer, so that no other answer may share the plan."""
+    """True if the lifetime follows from dates of one response, so that no other response may share the plan."""
 
     def __init__(self, refusal: bytes = b"") -> None:
-        """Make a plan to store the answer, or with a `refusal` not to store it."""
+        """Make a plan to store the response, or with a `refusal` not to store it."""
         self.refusal = refusal
-        """Reason not to store, as a token; empty if the answer may be stored."""
+        """Reason not to store, as a token; empty if the response may be stored."""
 
 
 def assess(
     status: int, facts: Facts, asked: RequestFacts, rules: FreshnessRules, delay: float, received: float
 ) -> tuple[Plan, float, bytes]:
-    """Return the plan for the answer to a GET, its age at receipt in seconds, and the refusal (RFC 9111 3).
+    """Return the plan for the response to a GET, its age at receipt in seconds, and the refusal (RFC 9111 3).
 
-    `delay` is how long the answer took in seconds, `received` the time of receipt in seconds since 1970.  An empty
-    refusal means that the answer may be stored; else it is the reason as a token.
+    `delay` is how long the response took in seconds, `received` the time of receipt in seconds since 1970.  An empty
+    refusal means that the response may be stored; else it is the reason as a token.
     """
     last: Plan | None = facts.plan
     if last is not None and facts.last_status == status and facts.last_asked is asked and facts.last_rules is rules:

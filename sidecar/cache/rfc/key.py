@@ -1,10 +1,10 @@
-"""Cache keys: requests with the same key share an answer (RFC 9111 2).
+"""Cache keys: requests with the same key share a response (RFC 9111 2).
 
 A key consists of the rule's digest, the effective request URI, and the request fields that the policy names.  The
 method is always GET.
 
-1. The URI has the scheme and the host that the client asked for, also behind a trusted proxy (RFC 9110 7.1).  An answer
-   to `http`, such as a redirect to `https`, must not answer `https`.
+1. The URI has the scheme and the host that the client asked for, also behind a trusted proxy (RFC 9110 7.1).  A
+   response to `http`, such as a redirect to `https`, must not be used for `https`.
 2. URIs are normalised as in RFC 3986 6.2.2 and RFC 9110 4.2.3, and no further: letter case of scheme and host, default
    port, letter case of escapes, escapes of unreserved characters.
 3. The query is not normalised: its order counts, and `/a?` differs from `/a`.
@@ -67,7 +67,7 @@ class KeyRule:
         self._prefixes = tuple(word[:-1].encode() for word in ignored if word.endswith("*"))
         self._ignores_some = bool(ignored)
         self.digest = blake2b(repr((name, self.headers, ignored)).encode(), digest_size=8).hexdigest()
-        """Identity of the rule.  Rules with different digests never share an answer."""
+        """Identity of the rule.  Rules with different digests never share a response."""
         self.namespace = self.digest.encode() + b" "
         """Prefix of all keys of the rule."""
         self._scheme = self._authority = b""

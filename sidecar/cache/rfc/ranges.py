@@ -1,4 +1,4 @@
-"""Range requests on a stored answer (RFC 9110 14): the requested bytes, and the partial response.
+"""Range requests on a stored response (RFC 9110 14): the requested bytes, and the partial response.
 
 A Range is ignored if it is malformed, or asks for many or overlapping ranges, a known denial of service (14.2).  The
 response to one satisfiable range is a plain 206, to several `multipart/byteranges` (15.3.7), to none a 416 (15.5.17).

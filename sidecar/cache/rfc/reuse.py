@@ -1,7 +1,7 @@
 """Verdicts on stored entries: use for a request at an instant (RFC 9111 4, 4.2.4 and 5.2.1).
 
 A policy decides if the directives of a request are honoured.  Two readings go beyond the RFC: `no-store` bypasses the
-cache, and `immutable` (RFC 8246) answers a reload (`max-age=0`) while the answer is fresh, but not a forced one
+cache, and `immutable` (RFC 8246) answers a reload (`max-age=0`) while the response is fresh, but not a forced one
 (`no-cache`).
 """
 
@@ -25,7 +25,7 @@ READ: Final = frozenset(
 CACHE_FIELD: Final = re.compile(rb"\n(?:cache-control|pragma|range|if-)", re.IGNORECASE)
 """Matches a field of `READ`.  The pattern begins with a literal, which is found much faster than alternatives."""
 ERRORS: Final = frozenset((500, 502, 503, 504))
-"""Statuses that a stale answer may replace (RFC 5861 4)."""
+"""Statuses that a stale response may replace (RFC 5861 4)."""
 FRESH, STALE, REFRESH, VALIDATE = range(4)
 """Verdicts: use the entry; use it stale, as the request allows; use it and refresh it in the background; validate it
 first."""
@@ -69,7 +69,7 @@ def is_for_origin(fields: Fields) -> bool:
 
 
 def accepts_shared(asked: Directives) -> bool:
-    """True if the request accepts any fresh answer, also that of a fetch in flight for another request."""
+    """True if the request accepts any fresh response, also that of a fetch in flight for another request."""
     return not asked.no_cache and asked.max_age is None and asked.min_fresh is None
 
 
@@ -110,5 +110,5 @@ def is_last_resort(entry: Entry, asked: Directives) -> bool:
 
 
 def has_failed(outcome: Outcome) -> bool:
-    """True if the outcome is an error that a stale answer may replace (RFC 5861 4)."""
+    """True if the outcome is an error that a stale response may replace (RFC 5861 4)."""
     return outcome.status in ERRORS if outcome.failure is None else outcome.failure.origin != "client"

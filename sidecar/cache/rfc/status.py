@@ -13,7 +13,7 @@ Forward = Literal["bypass", "method", "uri-miss", "vary-miss", "miss", "request"
 
 
 def hit(ttl: float, detail: bytes = b"") -> bytes:
-    """Return the value for an answer from the store; `ttl` is the freshness left, negative if it is stale (2.4)."""
+    """Return the value for a response from the store; `ttl` is the freshness left, negative if it is stale (2.4)."""
     if detail:
         return b"%b; hit; ttl=%d; detail=%b" % (NAME, ttl, detail)
     return b"%b; hit; ttl=%d" % (NAME, ttl)
@@ -25,7 +25,7 @@ def forwarded(
 ) -> bytes:  # fmt: skip
     """Return the value for a request that went towards the origin.
 
-    `status` is the origin's answer where the client gets another one (2.3), 0 otherwise; `ttl` is the freshness left.
+    `status` is the origin's response where the client gets another one (2.3), 0 otherwise; `ttl` is the freshness left.
     """
     value = b"%b; fwd=%b" % (NAME, why.encode())
     if status:
@@ -42,7 +42,7 @@ def forwarded(
 
 
 class StoredLine:
-    """Line of Cache-Status for a fetched and stored answer, kept between uses since it rarely changes."""
+    """Line of Cache-Status for a fetched and stored response, kept between uses since it rarely changes."""
 
     __slots__ = ("_line", "_ttl", "_why")
 

@@ -1,4 +1,4 @@
-"""Parts of a request and its answer that decide about storing, or are stored (RFC 9111 3 and 3.1)."""
+"""Parts of a request and its response that decide about storing, or are stored (RFC 9111 3 and 3.1)."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CREDENTIALS: Final = (
 """Request fields that count as credentials, unless the policy has a list of its own.  Authorization always counts (RFC
 9111 3.5)."""
 RELEVANT: Final = re.compile(rb"\n(?:authorization|cache-control):", re.IGNORECASE)
-"""Matches a request field that decides whether the answer may be stored, beside the credentials."""
+"""Matches a request field that decides whether the response may be stored, beside the credentials."""
 SEPARATOR: Final = b"[%b]" % re.escape(SEPARATORS)
 PLAIN_REQUEST: Final = RequestFacts()
 """Facts of a request with neither a credential nor a field that `RELEVANT` matches."""
@@ -37,14 +37,14 @@ reused (`freshness.assess`)."""
 
 
 ABOUT_RESOURCE: Final = frozenset((200, 203, 204, 300, 301, 308, 404, 410, 451))
-"""Statuses about the resource itself.  All others leave the stored answer valid: they are about this request (400,
+"""Statuses about the resource itself.  All others leave the stored response valid: they are about this request (400,
 431), this moment (408, 429, 503), this connection (421) or a detour (302)."""
 CLOSED_TO_ALL: Final = frozenset((401, 403))
 """Statuses about the resource itself if the request had no credential."""
 
 
 def is_about_resource(status: int, x: Exchange, rules: FreshnessRules) -> bool:
-    """True if an answer with this status is about the resource itself, so that it replaces a stored answer."""
+    """True if a response with this status is about the resource itself, so that it replaces a stored response."""
     return status in ABOUT_RESOURCE or (status in CLOSED_TO_ALL and not has_credential(x, rules))
 
 
@@ -69,7 +69,7 @@ def credentials(names: Iterable[str], keyed: Iterable[str] = ()) -> re.Pattern[b
 
 
 def request_facts(x: Exchange, facts: Facts, rules: FreshnessRules) -> RequestFacts:
-    """Return the facts of a request that decide whether its answer may be stored; `facts` are the answer's."""
+    """Return the facts of a request that decide whether its response may be stored; `facts` are the response's."""
     has_credential = facts.control.max_age is None and not allows_sharing(facts) and _matches(rules.credentials, x)
     if not x.speaks_to_caches:
         return CREDENTIAL_REQUEST if has_credential else PLAIN_REQUEST

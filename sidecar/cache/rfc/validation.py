@@ -16,7 +16,7 @@ from sidecar.core.message import Headers, get, get_all
 CONDITIONS: Final = frozenset(
     (b"if-none-match", b"if-modified-since", b"if-match", b"if-unmodified-since", b"if-range", b"range")
 )
-"""Request fields that ask for less than a whole answer."""
+"""Request fields that ask for less than a whole response."""
 NOT_UPDATED: Final = frozenset((b"content-length", b"content-range", b"age", b"cache-status"))
 """Fields of a 304 or a HEAD that leave the stored ones unchanged: those of RFC 9111 3.2, and the cache's own."""
 
@@ -49,7 +49,7 @@ def conditional(headers: Headers, entry: Entry) -> Headers:
 
 
 def unconditional(headers: Headers) -> Headers:
-    """Return the request's fields without conditions and range, so that the answer is whole."""
+    """Return the request's fields without conditions and range, so that the response is whole."""
     return [field for field in headers if field[0] not in CONDITIONS]
 
 
@@ -68,13 +68,13 @@ def is_same(entry: Entry, headers: Headers, now: float) -> bool:
 
 
 def is_same_by_head(entry: Entry, headers: Headers, now: float) -> bool:
-    """True if the answer to a HEAD agrees with this entry (RFC 9111 4.3.5)."""
+    """True if the response to a HEAD agrees with this entry (RFC 9111 4.3.5)."""
     length = get(headers, b"content-length")
     return not is_replaced_by_head(entry, headers, now) and (length is None or length == b"%d" % len(entry.body))
 
 
 def is_replaced_by_head(entry: Entry, headers: Headers, now: float) -> bool:
-    """True if the validators in the answer to a HEAD are those of another representation."""
+    """True if the validators in the response to a HEAD are those of another representation."""
     tag, modified = get(headers, b"etag"), get(headers, b"last-modified")
     return (tag is not None and tag != entry.etag) or (
         modified is not None and parse_date(modified, now) != entry.last_modified

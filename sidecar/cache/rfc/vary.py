@@ -6,8 +6,8 @@
 2. Fields that the sidecar writes anew (X-Forwarded-For and the like) count as they are sent upstream.
 3. Values of a field's twins (`X_Tenant`, `x.tenant`) count too, with their names: a service that reads fields as
    variables takes them for the field.
-4. Answers of one URI may name different fields.  All are keyed by the union of the names, which is never coarser than
-   any of them demands.  This follows the RFC's advice for an answer without its usual Vary ("use the most recent valid
+4. Responses of one URI may name different fields.  All are keyed by the union of the names, which is never coarser than
+   any of them demands.  This follows the RFC's advice for a response without its usual Vary ("use the most recent valid
    Vary field value available").
 """
 
@@ -21,7 +21,7 @@ from sidecar.core.exchange import Exchange
 from sidecar.core.message import fold, parse_fields
 
 MAX_NAMES: Final = 16
-"""Fields named for one URI, at most; an answer that names more is not stored."""
+"""Fields named for one URI, at most; a response that names more is not stored."""
 ABSENT: Final = b"\x00"
 """Value in place of an absent field; no real value can contain it."""
 CASELESS: Final = frozenset((b"accept-language", b"accept-encoding", b"accept-charset"))

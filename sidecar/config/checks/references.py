@@ -67,7 +67,7 @@ class References:
         self._checked.add(check)
         for step in steps.value:
             if step.value == "stale" and "cache" not in blocks:
-                self._report.warn(step, "never finds an answer: this route has no cache; give it a `cache` block")
+                self._report.warn(step, "never finds a response: this route has no cache; give it a `cache` block")
             target = step.child("upstream")
             if target is None:
                 continue

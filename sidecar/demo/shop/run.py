@@ -184,7 +184,7 @@ class Shop:
 
 
 def get(port: int, path: str, headers: Mapping[str, str] = MappingProxyType({})) -> int:
-    """Return the status of a GET; 0 without an answer."""
+    """Return the status of a GET; 0 without a response."""
     connection = http.client.HTTPConnection(HOST, port, timeout=5)
     try:
         connection.request("GET", path, headers=headers)

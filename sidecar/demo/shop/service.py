@@ -37,7 +37,7 @@ CONNECTIONS: Final = 200
 class Service:
     """Service with its web application.
 
-    - `fail`, `slow`: share of answers that are 503, and delay in seconds.
+    - `fail`, `slow`: share of responses that are 503, and delay in seconds.
     - `until`: instant of the loop's clock until which these hold.
     """
 
@@ -91,7 +91,7 @@ class Service:
         return web.json_response({"service": self.name, "path": request.path, **parts})
 
     async def call(self, name: str, request: web.Request) -> tuple[int, object]:
-        """Call another service through the sidecar; return the status and the JSON of its answer."""
+        """Call another service through the sidecar; return the status and the JSON of its response."""
         headers = {field: request.headers[field] for field in PASSED_ON if field in request.headers} | {"Host": name}
         try:
             async with self.session.request(request.method, f"{self.outbound}/{name}", headers=headers) as response:

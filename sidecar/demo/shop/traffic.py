@@ -3,7 +3,7 @@
     python -m sidecar.demo.shop.traffic load http://web:8080 [--rate 20]
     python -m sidecar.demo.shop.traffic trouble http://payments:8000 http://inventory:8000 [--every 60]
 
-- `load` sends orders at a steady rate, whatever the answers are.
+- `load` sends orders at a steady rate, whatever the responses are.
 - `trouble` makes one service after the other fail or slow down for a third of each period.  So breakers open, retry
   budgets are spent and endpoints are ejected.
 """
@@ -46,7 +46,7 @@ async def trouble(session: ClientSession, urls: list[str], every: float) -> None
 
 
 async def send(session: ClientSession, method: str, url: str) -> None:
-    """Send a request and discard its answer."""
+    """Send a request and discard its response."""
     try:
         async with session.request(method, url) as response:
             await response.read()

@@ -27,6 +27,7 @@ from sidecar.core.outcome import (
     grpc_verdict,
 )
 from sidecar.grpc.status import CONTENT_TYPE, is_grpc, status_fields, status_from_http
+from sidecar.grpc.web import TEXT, encode_text, trailer_frame
 from sidecar.http2.heads import Head
 from sidecar.telemetry.plain import Masks
 
@@ -83,8 +84,11 @@ def message_of(outcome: Outcome, details: Masks | None) -> str:
     return f"{failure.title}: {detail}"[:LONGEST_MESSAGE] if detail else failure.title
 
 
-def make_status(outcome: Outcome, details: Masks | None) -> Outcome:
-    """Return the answer of trailers only for a refusal or failure; `details` are those of `make_problem`."""
+def make_status(outcome: Outcome, details: Masks | None, web: bytes = b"") -> Outcome:
+    """Return the answer of trailers only for a refusal or failure; `details` are those of `make_problem`.
+
+    `web` is `Exchange.web`.
+    """
     failure, refusal = outcome.failure, outcome.refusal
     assert failure is not None
     code = code_of(outcome)
@@ -96,7 +100,28 @@ def make_status(outcome: Outcome, details: Masks | None) -> Outcome:
     ]
     if refusal.retry_after is not None:
         fields.append((b"grpc-retry-pushback-ms", b"%d" % max(1, ceil(refusal.retry_after * 1000))))
-    return _trailers_only(fields, code, outcome)
+    answer = _trailers_only(fields, code, outcome)
+    return in_web_form(answer, web) if web else answer
+
+
+def in_web_form(answer: Outcome, web: bytes) -> Outcome:
+    """Return an answer of trailers only in the form of gRPC-Web.
+
+    Its status is in the body, where scripts can read it.
+    """
+    trailers = [field for field in answer.headers if field[0].startswith(b"grpc-")]
+    frame = trailer_frame(trailers)
+    headers = [(b"content-type", web + b"+proto"), *[field for field in answer.headers[1:] if field not in trailers]]
+    found = Outcome(
+        200,
+        headers,
+        encode_text(frame) if web == TEXT else frame,
+        failure=answer.failure,
+        refusal=answer.refusal,
+        cause=answer.cause,
+    )
+    found.verdict = answer.verdict
+    return found
 
 
 def as_grpc(outcome: Outcome) -> Outcome:

@@ -4,8 +4,8 @@ Rules:
 
 1. A request's head is read like one of HTTP/1.1 (`request_head`).  What was made of a head is kept with it, for blocks
    that come again.
-2. A request's body is collected before its route runs, as over HTTP/1.1 (`slow_clients`).  Requests of gRPC are not
-   collected: their responses may begin before their bodies end.
+2. A request's body is collected before its route runs, as over HTTP/1.1 (`slow_clients`).  Routes of gRPC run
+   at the end of the read: responses may begin before requests end.
 3. A body that nobody takes costs a window (`Session.pause`).  A response that the client does not take is read in
    advance, up to `slow_clients.buffer`; then its source is paused.  A stored response waits where it is stored.
 4. Clients that send or read slowly have an allowance (`slow_streams`).  A late body is answered 408, a late reader is
@@ -16,7 +16,7 @@ Rules:
 from __future__ import annotations
 
 import asyncio
-from binascii import b2a_base64, hexlify
+from binascii import b2a_base64
 from typing import TYPE_CHECKING, Final, cast
 
 from sidecar.core.body import HIGH_WATER, OPEN, Body
@@ -39,7 +39,8 @@ from sidecar.core.outcome import (
     grpc_verdict,
 )
 from sidecar.downstream.backlog import is_endless
-from sidecar.downstream.grpc.answers import as_grpc, broken_trailers, make_status, read_call
+from sidecar.downstream.connection import WORDS
+from sidecar.downstream.grpc.answers import as_grpc, broken_trailers, read_call
 from sidecar.downstream.http2.slow_streams import Download, Upload
 from sidecar.downstream.http2.stream_transport import StreamTransport
 from sidecar.downstream.request_body import too_large
@@ -151,8 +152,8 @@ class StreamExchange:
             x.marked_attempt = max(x.marked_attempt, previous)
         self.x = x
         if not x.request_id:
-            x.request_id = hexlify(listener.getrandbits(128).to_bytes(16, "big"))
-        x.add(b"x-request-id", x.request_id)
+            x.request_id = listener.make_request_id()
+        x.raw = b"%bx-request-id: %b\r\n" % (x.raw, x.request_id)  # `x.add`, with one copy less
         x.interim = self._write_interim
         limit = listener.limits.max_body
         if limit is not None and length is not None and length > limit:
@@ -169,19 +170,22 @@ class StreamExchange:
         x.route = route
         if x.stated_criticality < 0:
             x.criticality = route.criticality
+        elif peer.is_trusted:
+            x.criticality = x.stated_criticality
         else:
-            x.criticality = x.stated_criticality if peer.is_trusted else max(x.stated_criticality, route.criticality)
+            x.criticality = max(x.stated_criticality, route.criticality)
+            x.add(b"x-criticality", WORDS[x.criticality])
         if is_end:
             self._run()
             return
         self._connection.follow(self)
-        if x.expects_continue or is_endless(x):
+        if x.expects_continue:
             self._run()
         else:
             self._is_collecting = True
 
     def follow_upload(self) -> None:
-        """Limit the time of a body that did not come with its head."""
+        """Limit the time of a body that did not come in one read with its head; run the route of a gRPC request."""
         body, x, connection = self._request, self.x, self._connection
         if body is None or x is None or self._upload is not None or self._is_ended:
             return
@@ -191,8 +195,11 @@ class StreamExchange:
         if not x.expects_continue:
             upload.wait(now)
         if self._is_collecting:
+            if is_endless(x):
+                self._run()
+                return
             if body.length is None or body.length > HIGH_WATER:
-                connection.listener.env.call_later(START_AFTER, self._start_early)
+                connection.listener.env.call_later(START_AFTER, self._start_streaming)
             self._collect(body, upload)
 
     def _collect(self, body: Body, upload: Upload) -> None:
@@ -201,14 +208,14 @@ class StreamExchange:
         now = self._connection.listener.now()
         if body.received >= HIGH_WATER:
             if not upload.needs_place(body.received, now):
-                self._run()  # otherwise `_start_early` takes a place first
+                self._run()  # otherwise `_start_streaming` takes a place first
         elif is_full:
             if upload.is_slow(now):
                 self._refuse_slow("Too many bytes are buffered for slow clients.")
             else:
                 self._run()
 
-    def _start_early(self) -> None:
+    def _start_streaming(self) -> None:
         """Run the route although the body still comes, if there is a place for a request that may be slow."""
         x, body, upload, listener = self.x, self._request, self._upload, self._connection.listener
         if not self._is_collecting or x is None or body is None:
@@ -220,7 +227,7 @@ class StreamExchange:
         elif upload is not None and upload.has_waited(listener.now()):
             self._refuse_slow(f"All {places.limit} places for slow requests are taken.")
         else:
-            listener.env.call_later(SLOW_AFTER, self._start_early)
+            listener.env.call_later(SLOW_AFTER, self._start_streaming)
         self._connection.flush()
 
     def _refuse_slow(self, detail: str) -> None:
@@ -411,8 +418,7 @@ class StreamExchange:
             x.version = VERSION
             x.is_grpc = self._is_grpc
         if outcome.failure is not None and not outcome.body:
-            details = self._connection.listener.details
-            outcome = make_status(outcome, details) if x.is_grpc else make_problem(x, outcome, details)
+            outcome = make_problem(x, outcome, self._connection.listener.details)
         self.answer(outcome)
 
     def break_down(self, error: Exception) -> None:
@@ -428,7 +434,7 @@ class StreamExchange:
         """Send an answer: its head, and its body if that is whole, else as it comes."""
         x = self.x
         assert x is not None
-        if x.is_grpc:
+        if x.is_grpc and not x.web:
             outcome = as_grpc(outcome)
         self._outcome = outcome
         self._is_collecting = False
@@ -436,7 +442,7 @@ class StreamExchange:
         status, lines = outcome.status, outcome.lines
         if outcome.parsed is not None and outcome.header(b"date") is None:
             lines += b"date: %b\r\n" % self._connection.listener.date
-        if x.method == b"HEAD" or status in BODILESS or (x.is_grpc and body is None and not outcome.body):
+        if x.method == b"HEAD" or status in BODILESS or (x.is_grpc and body is None and not outcome.body and not x.web):
             session.respond(stream, status, lines, True)
             if body is not None:
                 body.cancel()
@@ -526,7 +532,7 @@ class StreamExchange:
         """Break the answer off so that the client sees it is not whole."""
         answer, self._answer = self._answer, None
         outcome, x = self._outcome, self.x
-        is_call = x is not None and x.is_grpc
+        is_call = x is not None and x.is_grpc and not x.web
         if is_call and outcome is not None and answer is not None and failure.origin != "client":
             outcome.verdict = grpc_verdict(failure.grpc)
             fields = broken_trailers(failure, answer.cause, self._connection.listener.details)
@@ -568,8 +574,12 @@ class StreamExchange:
         self._stored = b""
         if body is not None and body.state == OPEN:
             body.fail(CLIENT_CLOSED)
-        if self.x is not None and outcome is not None:
-            self._connection.listener.record(self.x, outcome, failure)
+        x = self.x
+        if x is not None:
+            if outcome is not None:
+                self._connection.listener.record(x, outcome, failure)
+            x.interim = None  # breaks two reference cycles, which only the garbage collector would free
+        self._stream.user = None
 
     # ----- its end before its time
 

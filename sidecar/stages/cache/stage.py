@@ -169,8 +169,8 @@ class CacheStage:
         entry.hits += 1
         lines = b"%bage: %d\r\ncache-status: sidecar; hit; ttl=%d\r\n" % (
             entry.lines,
-            now - entry.born,
-            entry.fresh_until - now,
+            int(now - entry.born),  # mypyc formats an int faster
+            int(entry.fresh_until - now),
         )
         return Outcome(entry.status, None, entry.body, lines=lines)
 

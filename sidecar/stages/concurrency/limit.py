@@ -1,7 +1,6 @@
 """Adaptive concurrency limit: Gradient2 of Netflix's concurrency-limits, with a guard against drift.
 
-The right limit is the number of requests in flight beyond which one more makes the others wait.  After each window of
-samples the limit follows the ratio of the long-run latency to the latency of the window:
+After each window of samples the limit follows the ratio of the long-run latency to the latency of the window:
 
     gradient = clamp(tolerance * long / short, 0.5, 1)
     limit    = 0.8 * limit + 0.2 * (limit * gradient + queue)

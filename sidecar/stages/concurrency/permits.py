@@ -72,8 +72,12 @@ class Permits:
 
     def take(self, rank: int) -> bool:
         """Take a permit.  Returns False if there is none for this rank, or if others wait for one."""
+        return self.take_at(rank, self._now())
+
+    def take_at(self, rank: int, now: float) -> bool:
+        """Take a permit as `take` does, for a caller that has read the clock."""
         if rank != SHEDDABLE:
-            self._seen[rank] = self._now()
+            self._seen[rank] = now
         if self.active >= self._below_default and (self.active >= self.ceiling(rank) or any(self._queue[: rank + 1])):
             return False
         self.active += 1

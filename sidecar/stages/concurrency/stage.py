@@ -217,8 +217,9 @@ class QueuedLimit:
         """True while a search for a request to end is scheduled."""
 
     def admit(self, x: Exchange) -> float | Outcome | Wait:
-        if self._permits.take(x.criticality):
-            return self._now()
+        now = self._now()
+        if self._permits.take_at(x.criticality, now):
+            return now
         return self._queue(x)
 
     def answer(self, x: Exchange, ticket: float, outcome: Outcome) -> Outcome:

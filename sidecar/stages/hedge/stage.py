@@ -10,8 +10,7 @@ Rules:
 3. A good response is one below 500 that is not 429.  A failed attempt waits for the others.  If none is good, a
    response is preferred to a failure, and an earlier one to a later.
 4. Losers are cancelled, with their streams.  Cancelling the request cancels all.
-5. The first attempt is the ordinary way of the request through the stages further in; a hedge that wins before it has
-   ended supersedes it.
+5. The first attempt is the request's own call; a hedge that wins before it has ended supersedes it.
 6. A request that is answered in time needs neither a task nor a timer of its own: one timer watches the queue of all.
 """
 

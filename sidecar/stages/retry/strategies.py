@@ -47,6 +47,8 @@ class WaitRetryAfter(wait_base):
         outcome: Outcome = retry_state.outcome.result()
         if grpc_code(outcome.verdict) > 0 and (pushback := asked_wait(outcome)) is not None:
             return pushback
+        if outcome.header(b"retry-after") is None:  # which does not parse the other fields
+            return 0.0
         return retry_after(outcome.headers, self._wall()) or 0.0
 
 

@@ -1,8 +1,7 @@
 """Stage `timeout`: sets the deadline and the timeouts of an exchange.
 
-Other parts enforce them.  The upstream client sweeps its busy connections, retry and hedge start no attempt that would
-end too late, the queue of `concurrency` refuses requests that cannot be served in time, and the time left is sent
-upstream.
+Other parts enforce them: the upstream client sweeps its busy connections, retry and hedge start no attempt that would
+end too late, and the queue of `concurrency` refuses requests that cannot be served in time.
 
 Rules:
 
@@ -103,7 +102,7 @@ class TimeoutObserver:
         self.request = spec.request
         self.attempt = spec.attempt
         self.now = ctx.env.now
-        self.late = ctx.env.meter.counter(metrics.WOULD_REFUSE, policy="timeout", route=ctx.route)
+        self.observed = ctx.env.meter.counter(metrics.WOULD_REFUSE, policy="timeout", route=ctx.route)
 
     def admit(self, x: Exchange) -> object:
         return min(x.deadline, x.arrived + self.request)
@@ -114,7 +113,7 @@ class TimeoutObserver:
         due = cast("float", ticket)
         is_slow = any(attempt.ended - attempt.started > self.attempt for attempt in x.attempts)
         if is_slow or self.now() > due:
-            self.late.value += 1
+            self.observed.value += 1
 
 
 def _end(attempt: Attempt) -> float:

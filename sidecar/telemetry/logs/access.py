@@ -26,12 +26,14 @@ from typing import Final, Literal
 from sidecar.core.env import Env
 from sidecar.core.exchange import HTTP_VERSIONS, Exchange
 from sidecar.core.metrics import LOG_SUPPRESSED
-from sidecar.core.outcome import CLIENT_CLOSED, Outcome
+from sidecar.core.outcome import CLIENT_CLOSED, Outcome, grpc_code
 from sidecar.telemetry.logs.lines import Lines
 from sidecar.telemetry.metrics.durations import is_error
 
 FLUSH_SECONDS: Final = 0.1
 """Longest time that a line waits in its batch."""
+OK: Final = 200
+"""Verdict on a gRPC answer with the status OK."""
 BATCH_BYTES: Final = 64 * 1024
 """Size from which on a batch is written without waiting."""
 
@@ -113,7 +115,7 @@ class AccessLog:
             and len(x.attempts) <= 1
             and (not reason or reason == CLIENT_CLOSED.code)
             and x.replaced is None
-            and not is_error(outcome.status, reason)
+            and not is_error(outcome.verdict, reason)
             and not (x.trace is not None and x.trace.kept)
             and self._random() >= self._successes
         ):
@@ -190,6 +192,8 @@ def as_json(time: bytes, x: Exchange, outcome: Outcome, reason: str, seconds: fl
             request_id,
         )
     )
+    if x.is_grpc:
+        line += _grpc_status(outcome.verdict)
     trace = x.trace
     if trace is not None:
         line += b',"trace_id":"%b","span_id":"%016x","sampled":%b' % (
@@ -215,12 +219,20 @@ def as_json(time: bytes, x: Exchange, outcome: Outcome, reason: str, seconds: fl
             (a.ended - a.started) * 1000,
             word(a.why),
         )
+        if x.is_grpc and a.verdict:
+            line += _grpc_status(a.verdict)
         if a.reason:
             line += b',"reason":"%b","cause":"%b"' % (word(a.reason), shown(a.cause))
         if a.span_id:
             line += b',"span_id":"%016x"' % a.span_id
         comma = b"},"
     return line + b"}]}\n"
+
+
+def _grpc_status(verdict: int) -> bytes:
+    """Return the member with the gRPC status of an answer; empty if it is not known."""
+    code = 0 if verdict == OK else grpc_code(verdict)
+    return b"" if code < 0 else b',"grpc_status":%d' % code
 
 
 def _with_suppressed(line: bytes, count: int) -> bytes:
@@ -259,6 +271,8 @@ def as_text(time: bytes, x: Exchange, outcome: Outcome, reason: str, seconds: fl
         b"%b %d %b %b %.1fms" % (time[11:-1], outcome.status, escape(x.method), escape(x.path), seconds * 1000),
         b"route=%b" % (b"-" if x.route is None else word(x.route.name)),
     ]
+    if x.is_grpc and (status := _grpc_status(outcome.verdict)):
+        words.append(b"grpc_status=%b" % status.rpartition(b":")[2])
     if x.cache:
         words.append(b"cache=%b" % word(x.cache))
     if reason:

@@ -1,15 +1,18 @@
-"""Histograms of the durations of requests and attempts.
+"""Histograms of the durations of requests, attempts and gRPC calls.
 
 Rules:
 
 1. Labels are the attributes of OpenTelemetry's HTTP conventions.  `error.type` is the code of the failure, or else an
-   error status (5xx for requests, 4xx and 5xx for attempts).
+   error status (5xx for requests, 4xx and 5xx for attempts).  A status is a verdict (`Outcome.verdict`): that of a gRPC
+   answer becomes `rpc.response.status_code`, and `error.type` if it is the server's failure.
 2. Values that a peer chooses are reduced to a known set before they become labels.  Methods are those of RFC 9110 and
    PATCH, or `_OTHER`; an unregistered status becomes the x00 of its class (RFC 9110 15).
 3. The series used last is compared first, because most requests resemble the one before, and a look-up would have to
    make and hash a key.
 4. Beyond the bound of a route or of the process, durations are counted under `_OTHER` and x00.  So a hostile peer can
    neither exhaust memory nor take the series of other routes.
+5. A method of gRPC is a label once an upstream has answered a call of it other than with UNIMPLEMENTED.  Until then,
+   and beyond the bound, it is `_OTHER`.
 """
 
 from __future__ import annotations
@@ -19,21 +22,37 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Final
 
-from sidecar.core.exchange import RequestMetrics
+from sidecar.core.exchange import Exchange, RequestMetrics
 from sidecar.core.metrics import (
     ATTEMPT_DURATION,
+    CALL_DURATION,
     REQUEST_DURATION,
     SECONDS,
     Exemplar,
     Histogram,
 )
-from sidecar.core.outcome import FAILURES
+from sidecar.core.outcome import (
+    FAILURES,
+    FAULT_VERDICTS,
+    GRPC_STATUSES,
+    STATUS_TO_COME,
+    UNIMPLEMENTED_STATUS,
+    grpc_code,
+    grpc_verdict,
+)
+from sidecar.grpc.status import split_path
 from sidecar.telemetry.metrics.registry import MAX_SERIES, OTHER, Registry
 
 METHODS: Final = {m: m.decode() for m in b"GET HEAD POST PUT DELETE CONNECT OPTIONS TRACE PATCH".split()}
 OTHER_METHOD: Final = b"_OTHER"
-STATUSES: Final = frozenset((0, 499, *(int(status) for status in HTTPStatus)))
-"""Registered statuses, 499 (the client closed its connection) and 0 (no response)."""
+STATUSES: Final = frozenset(
+    (0, 499, *(int(status) for status in HTTPStatus), *(grpc_verdict(code) for code in range(len(GRPC_STATUSES))))
+)
+"""Registered statuses, 499 (the client closed its connection), 0 (no response), and verdicts on gRPC answers."""
+MAX_CALLED: Final = 200
+"""Most methods of gRPC that are told apart."""
+OTHER_CALL: Final = "_OTHER"
+STATUS_CODE: Final = "rpc.response.status_code"
 BY_CLIENT: Final = frozenset(code for code, failure in FAILURES.items() if failure.origin == "client")
 """Codes of failures that clients cause."""
 
@@ -42,13 +61,22 @@ def is_error(status: int, reason: str) -> bool:
     """True if a request failed on the server's side: with a status of 5xx, or with a response that broke off.
 
     Failures that the client caused are not errors: a wrong request, or a client that left or was too slow
-    (OpenTelemetry's conventions for the status of a server span).
+    (OpenTelemetry's conventions for the status of a server span).  `status` may be a verdict (`Outcome.verdict`).
     """
-    return status >= 500 or (reason != "" and status < 400 and reason not in BY_CLIENT)
+    return status >= 500 or (reason != "" and STATUS_TO_COME <= status < 400 and reason not in BY_CLIENT)
+
+
+def are_errors(labels: Mapping[str, str]) -> bool:
+    """True if the requests of a series with these labels are errors (`is_error`)."""
+    if (name := labels.get(STATUS_CODE)) is not None:
+        return is_error(grpc_verdict(GRPC_STATUSES.index(name.lower())), labels.get("error.type", ""))
+    return is_error(int(labels.get("http.response.status_code", 500)), labels.get("error.type", ""))
 
 
 def _status_class(status: int) -> int:
-    """Return the x00 of a status's class; 0 for no valid status."""
+    """Return the x00 of a status's class; 0 for no valid status, and 200 for a verdict on a gRPC answer."""
+    if 0 <= status - FAULT_VERDICTS < len(GRPC_STATUSES) or 0 < status <= STATUS_TO_COME:
+        return 200
     return status // 100 * 100 if 100 <= status <= 599 else 0
 
 
@@ -167,6 +195,44 @@ class AttemptMetrics:
         return series
 
 
+class CallMetrics:
+    """Durations of all gRPC calls, by method, status and failure; one for the process."""
+
+    __slots__ = ("_called", "_limit", "_registry", "_series")
+
+    def __init__(self, registry: Registry, limit: int = MAX_CALLED) -> None:
+        """`limit` is the most methods."""
+        self._registry = registry
+        self._limit = limit
+        self._called: set[bytes] = set()
+        """Paths of the methods that an upstream has."""
+        self._series: dict[tuple[str, int, str], Histogram] = {}
+
+    def record(self, x: Exchange, verdict: int, reason: str, seconds: float) -> None:
+        """Record a call that has ended."""
+        if x.path not in self._called and len(self._called) < self._limit:
+            last = x.attempts[-1] if x.attempts else None
+            if last is not None and last.status and grpc_code(last.verdict) != UNIMPLEMENTED_STATUS:
+                self._called.add(x.path)
+        parts = split_path(x.path) if x.path in self._called else None
+        key = (OTHER_CALL if parts is None else "/".join(parts), verdict, reason)
+        series = self._series.get(key)
+        if series is None:
+            series = self._series[key] = self._registry.histogram(CALL_DURATION, **_call_labels(*key))
+        series.record(seconds)
+
+
+def _call_labels(method: str, verdict: int, reason: str) -> dict[str, str]:
+    """Return the labels of a call (OpenTelemetry's RPC conventions)."""
+    labels = {"rpc.system.name": "grpc", "rpc.method": method}
+    code = 0 if verdict == 200 else grpc_code(verdict)
+    if code >= 0:
+        labels[STATUS_CODE] = GRPC_STATUSES[code].upper()
+    if reason or verdict >= FAULT_VERDICTS:
+        labels["error.type"] = reason or labels[STATUS_CODE]
+    return labels
+
+
 def _known(method: bytes, status: int, reason: str) -> tuple[bytes, int, str]:
     """Return the values reduced to known methods and statuses."""
     return (
@@ -179,6 +245,14 @@ def _known(method: bytes, status: int, reason: str) -> tuple[bytes, int, str]:
 def _attributes(method: bytes, status: int, reason: str, error_from: int) -> dict[str, str]:
     """Return the labels for these values; a status from `error_from` on is an error."""
     labels = {"http.request.method": METHODS.get(method, "_OTHER")}
+    code = grpc_code(status) if status else -1
+    if code >= 0:
+        name = GRPC_STATUSES[code].upper()
+        labels["http.response.status_code"] = "200"
+        labels[STATUS_CODE] = name
+        if reason or status >= error_from:
+            labels["error.type"] = reason or name
+        return labels
     if status:
         labels["http.response.status_code"] = str(status)
     if reason or status >= error_from:

@@ -15,7 +15,7 @@ from collections import deque
 from typing import Final
 
 from sidecar.core.metrics import BOUNDS, FALLBACKS, REQUEST_DURATION, Counter, Histogram
-from sidecar.telemetry.metrics.durations import is_error
+from sidecar.telemetry.metrics.durations import are_errors
 from sidecar.telemetry.metrics.registry import Labels, Registry
 
 MINUTES: Final = 5
@@ -75,7 +75,7 @@ def _sums(routes: dict[str, list[int]], labels: dict[str, str]) -> list[int]:
 def _add(routes: dict[str, list[int]], labels: dict[str, str], counts: list[int]) -> None:
     """Add the counts of a series to the sums of its route."""
     sums = _sums(routes, labels)
-    if is_error(int(labels.get("http.response.status_code", 500)), labels.get("error.type", "")):
+    if are_errors(labels):
         sums[0] += sum(counts)
     for bucket, count in enumerate(counts, 2):
         sums[bucket] += count

@@ -37,11 +37,18 @@ from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode,
 
 from sidecar.core import events
 from sidecar.core.exchange import HTTP_VERSIONS, Attempt, Exchange
-from sidecar.core.outcome import Outcome
+from sidecar.core.outcome import GRPC_STATUSES, Outcome, grpc_code
+from sidecar.grpc.status import split_path
 from sidecar.telemetry.export.scrub import scrub_query, split_authority
 from sidecar.telemetry.metrics.durations import METHODS, is_error
 from sidecar.telemetry.tracing.tracer import Trace
 
+OK: Final = 200
+"""Verdict on a gRPC answer with the status OK."""
+RPC_SYSTEM: Final = "rpc.system"
+RPC_SERVICE: Final = "rpc.service"
+RPC_METHOD: Final = "rpc.method"
+RPC_GRPC_STATUS_CODE: Final = "rpc.grpc.status_code"
 UNSET: Final = Status(StatusCode.UNSET)
 RECORDED: Final = TraceFlags(TraceFlags.SAMPLED)
 """Flag that the SDK's processors require; OTLP does not transfer it, and attempts had the correct flag on the wire."""
@@ -123,6 +130,9 @@ class _Request:
         self.ended = ended
         self.offset = offset
         self.method = METHODS.get(x.method, "_OTHER")
+        parts = split_path(x.path) if x.is_grpc else None
+        self.call = "" if parts is None else "/".join(parts)
+        """Service and method of a gRPC call, such as `shop.Orders/Place`; else empty."""
         self.context = self.span_context(trace.span_id)
 
     def span_context(self, span_id: int, *, is_remote: bool = False) -> SpanContext:
@@ -142,15 +152,16 @@ class _Request:
         attributes = self.request_attributes(outcome, reason)
         route = attributes.get(HTTP_ROUTE)
         name = "HTTP" if self.method == "_OTHER" else self.method
+        name = f"{name} {route}" if route else name
         yield self.maker.span(
-            name=f"{name} {route}" if route else name,
+            name=self.call or name,
             context=self.context,
             parent=parent,
             kind=SpanKind.SERVER,
             attributes=attributes,
             events=list(self.events(outcome, reason)),
             links=[self.link(other.trace_id, other.span_id, "coalesced") for other in trace.links or ()],
-            status=_status(is_error(outcome.status, reason), outcome),
+            status=_status(is_error(outcome.verdict, reason), outcome),
             start_time=self.nanoseconds(started),
             end_time=self.nanoseconds(self.ended),
         )
@@ -184,8 +195,10 @@ class _Request:
             if x.route.template:
                 found[HTTP_ROUTE] = x.route.template
             found["sidecar.route"], found["sidecar.upstream"] = x.route.name, x.route.upstream
-        if reason or outcome.status >= 500:
-            found[ERROR_TYPE] = reason or str(outcome.status)
+        if self.call:
+            self.add_call(found, outcome.verdict)
+        if reason or outcome.verdict >= 500:
+            found[ERROR_TYPE] = reason or outcome.label
         for name, value in (
             ("sidecar.cache", x.cache),
             ("sidecar.refused_by", outcome.refusal.policy or x.refused_by),
@@ -196,6 +209,14 @@ class _Request:
         if x.attempts:
             found["sidecar.attempts"] = len(x.attempts)
         return found
+
+    def add_call(self, found: Attributes, verdict: int) -> None:
+        """Add the attributes of a gRPC call, and its status if there is one."""
+        service, _, method = self.call.rpartition("/")
+        found[RPC_SYSTEM], found[RPC_SERVICE], found[RPC_METHOD] = "grpc", service, method
+        code = 0 if verdict == OK else grpc_code(verdict) if verdict else -1
+        if code >= 0:
+            found[RPC_GRPC_STATUS_CODE] = code
 
     def events(self, outcome: Outcome, reason: str) -> Iterator[Event]:
         """Yield the events of the server span: the cache's decision, notes of stages, a refusal."""
@@ -217,9 +238,9 @@ class _Request:
         links = []
         if attempt.why == "hedge" and attempt is not first and first.span_id:
             links = [self.link(self.trace.trace_id, first.span_id, "hedged")]
-        is_bad = bool(attempt.reason) or attempt.status >= 400
+        is_bad = bool(attempt.reason) or attempt.status >= 400 or (attempt.verdict and grpc_code(attempt.verdict) > 0)
         return self.maker.span(
-            name="HTTP" if self.method == "_OTHER" else self.method,
+            name=self.call or ("HTTP" if self.method == "_OTHER" else self.method),
             context=self.span_context(attempt.span_id or self.trace.draw()),
             parent=self.context,
             kind=SpanKind.CLIENT,
@@ -251,6 +272,10 @@ class _Request:
             found[HTTP_RESPONSE_STATUS_CODE] = attempt.status
         if attempt.reason or attempt.status >= 400:
             found[ERROR_TYPE] = attempt.reason or str(attempt.status)
+        if self.call:
+            self.add_call(found, attempt.verdict)
+            if not attempt.reason and attempt.verdict and (code := grpc_code(attempt.verdict)) > 0:
+                found[ERROR_TYPE] = GRPC_STATUSES[code]
         if attempt.answered:
             found["sidecar.attempt.time_to_head"] = round(attempt.answered - attempt.started, 6)
         found.update(self.state_attributes(attempt))

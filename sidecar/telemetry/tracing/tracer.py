@@ -175,8 +175,8 @@ class Tracer:
         assert isinstance(trace, Trace)
         if trace.flags & SAMPLED:
             trace.kept = "sampled"
-        elif self._keeps and (outcome.status >= 500 or reason or seconds > self._slower or trace.notes is not None):
-            trace.kept = self._tail(trace, outcome.status, reason, seconds)
+        elif self._keeps and (outcome.verdict >= 500 or reason or seconds > self._slower or trace.notes is not None):
+            trace.kept = self._tail(trace, outcome.verdict, reason, seconds)
         if trace.kept:
             self._counters[trace.kept].value += 1
             self._sink.put(x, trace, outcome, reason, seconds)

@@ -1,21 +1,15 @@
 """Load balancer: chooses the endpoint for one attempt, without I/O or waiting.
 
-Rules:
+Rules (`docs/design/load-balancing.md` has the reasons):
 
 1. For a first attempt the strategy chooses among all endpoints, since usually all are up.  If its choice is not up, and
    for further attempts, it chooses among those that are available, admitted by their breakers, and not yet tried.
    Without such an endpoint, the last resort applies (rule 4), then the endpoints already tried.
-2. These choices use a second strategy object, because another step of the same round robin would move the whole load of
-   an excluded endpoint to its neighbour.  Retries and hedges use a third one: otherwise, with two endpoints and two
-   attempts a request, one endpoint would get all first attempts.
-3. Panic begins when no endpoint is available.  (In Envoy it begins at half, and ejected hosts get traffic while others
-   are healthy: envoy#28304.)  `spray` then uses all endpoints, because a faulty check is the likelier cause.
-   `fail_fast` refuses.  A refusal by a breaker does not cause panic.
+2. These choices use a second strategy object, retries and hedges a third one.
+3. Panic begins when no endpoint is available: `spray` then uses all endpoints, `fail_fast` refuses.
 4. Last resort: if a request has failed at every available endpoint, and each of these has failed its last request, the
-   request may try an ejected one.  After a rolling restart that endpoint is often up again.
-5. Hashing is rendezvous hashing (Thaler and Ravishankar 1998): if an endpoint is removed, only its own keys move.  The
-   hash is CRC-32 with the finalizer of SplitMix64 (Steele, Lea, Flood 2014).  Python's own hash differs between
-   processes.
+   request may try an ejected one.
+5. Hashing is rendezvous hashing (Thaler and Ravishankar 1998): if an endpoint is removed, only its own keys move.
 """
 
 from __future__ import annotations

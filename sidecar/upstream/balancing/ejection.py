@@ -1,21 +1,17 @@
 """Passive ejection: an endpoint that fails several requests in a row gets none for a while.
 
-Rules:
+Rules (`docs/design/load-balancing.md` has the reasons):
 
-1. The criterion is consecutive faults, not a rate, because one endpoint gets too few requests for a rate.  Circuit
-   breakers use rates.
+1. The criterion is consecutive faults, not a rate, which circuit breakers use.
 2. At least `min_healthy` endpoints stay up, as counted when an ejection is due.  An endpoint that is not ejected for
    this reason is ejected at its next fault once another endpoint is up again.
 3. After an ejection, one request a second is sent on trial (`Endpoint`).  A success restores the endpoint; a fault
-   ejects it for twice as long.  Unlike in Envoy, the active check does not restore it, because a probe does not detect
-   a grey failure.
-4. `SUCCESSES_PER_EJECTION` consecutive successes undo one doubling.  Envoy undoes them with time, even if the endpoint
-   has had no requests (envoy#21142).
-5. Results of requests sent before the last ejection are ignored.  Otherwise each request in flight at the ejection
-   could lengthen it.
-6. 429, gRPC's RESOURCE_EXHAUSTED, and 503 with Retry-After are neither fault nor success, because the endpoint works
-   but asks for less load.  Failures of the upstream that `on` does not name, such as a protocol error, are ignored too.
-7. Jitter only shortens ejections.  It prevents many sidecars from restoring an endpoint at the same instant.
+   ejects it for twice as long.  The active check does not restore it.
+4. `SUCCESSES_PER_EJECTION` consecutive successes undo one doubling.
+5. Results of requests sent before the last ejection are ignored.
+6. 429, gRPC's RESOURCE_EXHAUSTED, and 503 with Retry-After are neither fault nor success.  So are failures that `on`
+   does not name.
+7. Jitter only shortens ejections.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@
     opening         Opening: a new connection until its version is known
     connection      MultiplexedConnection: the transport of one session, its streams, and its silence
     stream          UpstreamStream: one exchange on its stream
+    probe           health probe of endpoints that may speak HTTP/2
     request         head and body of a request, in the form that the session takes
 
 The protocol itself is `sidecar.http2`.  A pool of this package is chosen when the pools of an upstream are made, by its

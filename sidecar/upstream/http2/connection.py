@@ -423,7 +423,7 @@ class MultiplexedConnection(asyncio.Protocol):
             stream.user.on_trailers(head)
 
     def on_reset(self, stream: Stream, code: int, text: str) -> None:
-        if code == REFUSED_STREAM and self.session.goaway < 0 and not stream.fault:
+        if code == REFUSED_STREAM and self.session.goaway < 0 and not stream.has_final_head:
             self._is_refusing = True
         if isinstance(stream.user, UpstreamStream):
             stream.user.on_reset(stream, code, text)
@@ -485,11 +485,11 @@ class MultiplexedConnection(asyncio.Protocol):
             self.session.ping(PAYLOAD)
             self.flush_later()
 
-    def doubt(self, since: float) -> None:
+    def doubt(self, since: float, now: float) -> None:
         """Note that an attempt timed out; without a byte since its start the peer is supposed to be dead."""
-        if self._heard < since and not self._is_lost:
+        if self._heard < since and now - since >= self._quiet and not self._is_lost:
             if not self._pinged_at:
-                self._ping(self._now())
+                self._ping(now)
             self._fall_silent()
 
     def _fall_silent(self) -> None:

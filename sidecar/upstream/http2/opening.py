@@ -27,7 +27,9 @@ class Opening(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = made = cast("asyncio.Transport", transport)
         tls = made.get_extra_info("ssl_object")
-        selected = "h2" if tls is None else tls.selected_alpn_protocol()
+        selected = "h2" if self._pool.scheme == b"http" else None
+        if tls is not None:  # a virtual network has no TLS, hence nothing is selected
+            selected = tls.selected_alpn_protocol()
         if selected == "h2":
             carrier = MultiplexedConnection(self._pool)
             self.carrier, self.ready = carrier, carrier.ready

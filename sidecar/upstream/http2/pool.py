@@ -97,10 +97,12 @@ class StreamPool(Pool):
         """Open a connection, or wait for a stream, and return its promise; `expires` is the deadline of the request."""
         if x is not None and x.upgrade is not None:
             return self._open_plain(expires, x)
-        waiter = Waiter(self, min(expires, self.env.now() + self.connect_timeout))
-        if x is not None and (found := self.take(x, self.env.now())) is not None:
-            waiter.promise.resolve(found)
-            return waiter.promise
+        now = self.env.now()
+        if x is not None and (found := self.take(x, now)) is not None:  # to repeat what another connection has refused
+            taken: Promise[Acquired] = Promise()
+            taken.resolve(found)
+            return taken
+        waiter = Waiter(self, min(expires, now + self.connect_timeout))
         places = max(self.max_size, self.min_queue) + self.opening * self._streams
         if len(self._queue) >= places and not self.has_room:
             waiter.promise.resolve(self.refuse())
@@ -181,6 +183,7 @@ class StreamPool(Pool):
         while self._queue and carrier.has_room:
             waiter = self._queue.popleft()
             self.deadlines.discard(waiter)
+            waiter.promise.on_cancel = None  # breaks a reference cycle, which only the garbage collector would free
             waiter.promise.resolve(UpstreamStream(carrier))
         if not carrier.active:
             open_ones = len(self.connections) + len(self.carriers)

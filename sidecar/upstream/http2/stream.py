@@ -170,17 +170,17 @@ class UpstreamStream:
         elif times.continued is self:
             times.continued = None
             times.fall_silent(self._started, now)
-            self._expire_silently(TIMEOUT, "no response to an attempt that went on after its caller's deadline")
+            self._expire_silently(TIMEOUT, "no response to an attempt that went on after its caller's deadline", now)
         elif body is not None and body.is_starved:
             self.fail(CLIENT_TIMEOUT, "the request's body did not arrive in time")
         elif answer is None:
             self._expire_unanswered(x, now)
         elif now < self._deadline:
             idle = f"the response's body stalled for {x.idle_timeout:.3g} s"
-            self._expire_silently(TIMEOUT, f"{idle} after {answer.received} bytes")
+            self._expire_silently(TIMEOUT, f"{idle} after {answer.received} bytes", now)
         else:
             failure = times.judge_body(x, answer, self._piece_at, self._started, self._is_paused, now)
-            self._expire_silently(failure, describe_late_body(failure, answer))
+            self._expire_silently(failure, describe_late_body(failure, answer), now)
 
     def _expire_unanswered(self, x: Exchange, now: float) -> None:
         """Fail an exchange without a response head, and decide whether client, caller or upstream is to blame."""
@@ -190,13 +190,12 @@ class UpstreamStream:
         if failure is CLIENT_TIMEOUT:
             self.fail(failure, "the request's body left no time for a response")
         elif not is_hurried(x, now) or not self._listen_on(x, now, failure):
-            self._expire_silently(failure, "no complete response in time")
+            self._expire_silently(failure, "no complete response in time", now)
 
-    def _expire_silently(self, failure: Failure, cause: str) -> None:
-        """Fail the exchange; the connection is doubted if it has brought nothing since the exchange began."""
-        connection = self._connection
-        if failure is not SLOW_READER:
-            connection.doubt(self._started)
+    def _expire_silently(self, failure: Failure, cause: str, now: float) -> None:
+        """Fail the exchange; if the upstream is to blame, the connection is doubted."""
+        if failure is TIMEOUT:
+            self._connection.doubt(self._started, now)
         self.fail(failure, cause)
 
     def _listen_on(self, x: Exchange, now: float, failure: Failure) -> bool:
@@ -345,6 +344,8 @@ class UpstreamStream:
     def _touch(self) -> None:
         if not self.is_touched:
             self.is_touched = True
+            if self._stream is not None:
+                self._stream.paused = True  # or a second window would arrive before the body can stop the first
             self._connection.touch(self)
 
     def _slow_client(self) -> Failure | None:
@@ -382,6 +383,8 @@ class UpstreamStream:
             if not self._is_paused:
                 self._await_piece()
             self._answer.feed(data)
+        if self._stream is not None and not self._is_paused:
+            self._connection.session.resume(self._stream)
 
     def _tell(self, outcome: Outcome, data: bytes) -> None:
         """Deliver a response whose body is still arriving; `data` has arrived with its head."""

@@ -441,7 +441,7 @@ def test_what_makes_sense_is_none(blocks: str) -> None:
         (HEAD + "caches: {c: {}}\n" + ROUTE, "caches.c: no route uses the cache `c`"),
         (
             HEAD + "routes: [{name: r, upstream: app, fallback: [stale]}]",
-            "never finds an answer: this route has no cache",
+            "never finds a response: this route has no cache",
         ),
         (HEAD + "admin: {address: '0.0.0.0:9901'}\n" + ROUTE, "others can reach the admin listener"),
     ],

@@ -8,7 +8,7 @@ from typing import Any
 
 import sidecar
 from sidecar.core.body import Body
-from sidecar.core.exchange import Attempt, Exchange, RequestFacts
+from sidecar.core.exchange import Attempt, Exchange, RequestCopy
 from tests.support.service import response
 
 OWN = {"path", "attempt", "why", "call", "shared_fetch", "speaks_to_caches", "has_escapes"}
@@ -79,7 +79,7 @@ class Fetch:
 def test_facts_that_a_stage_changes_are_restored() -> None:
     x = Exchange(b"POST", b"/a", None, b"a: b\r\n")
     x.query, x.authority, x.body, x.stream, x.expects_continue = b"q", b"host", b"body", None, True
-    facts = RequestFacts(x)
+    facts = RequestCopy(x)
     x.method, x.path, x.query, x.authority, x.body, x.stream = b"GET", b"/b", None, b"", b"", Body()
     x.expects_continue = False
     x.forwarding = b"x-forwarded-host: other\r\n"

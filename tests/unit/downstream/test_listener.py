@@ -14,7 +14,7 @@ from sidecar.core import metrics
 from sidecar.core.exchange import Exchange
 from sidecar.core.outcome import Outcome
 from sidecar.downstream.closing import LingeringClose
-from sidecar.downstream.listener import Listener, traced
+from sidecar.downstream.listener import Listener, match_traced
 from tests.support.loop import settle, virtual
 from tests.support.service import ScriptedService, after
 from tests.unit.downstream.front import GET, Front, always, post
@@ -185,7 +185,7 @@ async def test_a_traced_match_begins_the_trace_first() -> None:
     def match(x: Exchange) -> None:
         calls.append("match")
 
-    traced(begin, match)(Exchange(b"GET", b"/", []))
+    match_traced(begin, match)(Exchange(b"GET", b"/", []))
     assert calls == ["begin", "match"]
 
 

@@ -11,8 +11,11 @@ import pytest
 from click.testing import CliRunner, Result
 
 from sidecar.commands import main
+from sidecar.config.files import Source
+from sidecar.config.load import load
+from sidecar.inspect.dry import compile_dry
 from sidecar.inspect.effective import flow
-from sidecar.inspect.explain import table
+from sidecar.inspect.explain import exchange_of, explain_text, table
 
 GOLDEN = Path(__file__).parent / "golden"
 POLICIES = "policies.yaml"
@@ -81,3 +84,49 @@ def test_values_on_one_line() -> None:
 def test_a_long_value_leaves_other_rows_as_they_are() -> None:
     rows = [("short", "1s", "built-in"), ("long", "x" * 500, "a.yaml:1")]
     assert table(rows) == ["    short  1s  built-in", f"    long   {'x' * 500}  a.yaml:1"]
+
+
+GRPC = """\
+version: 1
+listeners: {inbound: {address: "127.0.0.1:8080"}}
+upstreams:
+  orders: {endpoints: ["http://127.0.0.1:9000"], protocol: http2}
+  old: {endpoints: ["http://127.0.0.1:9001"]}
+routes:
+  - {name: place, match: {grpc: {service: shop.Orders, method: Place}}, upstream: orders}
+  - {name: orders, match: {grpc: {service: shop.Orders}}, upstream: old}
+"""
+
+
+def test_calls_of_grpc_are_routed_and_explained() -> None:
+    loaded = load([Source("p.yaml", GRPC.encode())], {})
+    assert [str(problem) for problem in loaded.problems] == []
+    (warning,) = map(str, loaded.warnings)
+    assert "takes calls of gRPC, but the upstream old speaks HTTP/1.1; give it protocol: http2" in warning
+    assert loaded.spec is not None
+    snapshot = compile_dry(loaded.spec)
+    headers = [("content-type", "application/grpc+proto")]
+    text = explain_text(snapshot, "inbound", exchange_of("POST", "/shop.Orders/Place", headers))
+    assert "takes the route place (p.yaml:7): gRPC /shop.Orders/Place" in text
+    assert "orders  matches too, but is less specific" in text
+    text = explain_text(snapshot, "inbound", exchange_of("POST", "/shop.Orders/Place", []))
+    assert "takes no route" in text
+    assert "place   the header content-type is not given, not application/grpc" in text
+    text = explain_text(snapshot, "inbound", exchange_of("POST", "/shop.Orders/Cancel", headers))
+    assert "takes the route orders (p.yaml:8): gRPC /shop.Orders/*" in text
+    assert "place  the path is not /shop.Orders/Place" in text
+
+
+@pytest.mark.parametrize(
+    ("match", "message"),
+    [
+        ("{service: shop Orders}", "match.grpc.service: is not the name of a service"),
+        ("{service: /shop.Orders}", "match.grpc.service: is not the name of a service"),
+        ("{service: shop.Orders, method: Place/Now}", "match.grpc.method: is not the name of a method"),
+        ("{method: Place}", "is missing; add `service: "),
+    ],
+)
+def test_nonsense_for_a_call_is_an_error(match: str, message: str) -> None:
+    text = GRPC.replace("{service: shop.Orders, method: Place}", match)
+    loaded = load([Source("p.yaml", text.encode())], {})
+    assert any(message in str(problem) for problem in loaded.problems), loaded.problems

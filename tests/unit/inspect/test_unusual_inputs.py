@@ -180,6 +180,7 @@ def test_a_name_with_control_characters_is_shown_on_one_line(tmp_path: Path) -> 
         (("GET\n", "/"), "METHOD: `GET\\n` is not a method; write one such as GET"),
         (("GET", ""), "URL: `` is not a URL; write it such as http://orders/orders/17 or /orders/17"),
         (("GET", "*"), "URL: `*` is not a URL; write it such as http://orders/orders/17 or /orders/17"),
+        (("options", "*"), "URL: `*` is not a URL; write it such as http://orders/orders/17 or /orders/17"),
         (("GET", "ftp://a/"), "URL: `ftp://a/` is not a URL; write it such as http://orders/orders/17 or /orders/17"),
         (("GET", "http:///x"), "URL: `http:///x` is not a URL; write it such as http://orders/orders/17 or /orders/17"),
         (("GET", "http://@/x"), "URL: `` is not a host; write a name or an address, and a port if there is one"),
@@ -193,6 +194,16 @@ def test_a_name_with_control_characters_is_shown_on_one_line(tmp_path: Path) -> 
         (("GET", "/", "-H", "a b: x"), "--header: the header `a b` is not valid; write -H 'name: value' on one line"),
         (("GET", "/", "-H", "a: x\ny"), "--header: the header `a` is not valid; write -H 'name: value' on one line"),
         (("GET", "/", "-H", "host: b c"), "--header: `b c` is not a host; write a name or an address, and a port if"),
+        (
+            ("GET", f"/{'a' * 40000}"),
+            "URL: the head of the request has 40026 bytes, more than `limits.max_header_bytes` (32",
+        ),
+        (
+            ("GET", "/", "-H", f"x: {'a' * 40000}"),
+            "--header: the head of the request has 40031 bytes, more than `limits.",
+        ),
+        (("GET", f"/?{'&' * 1024}"), "URL: the query has more than 1024 parameters; a listener answers 414"),
+        (("GET", "/", *["-H", "x: y"] * 257), "--header: there are more than 256 fields; a listener answers 431"),
         (("GET", "/", "--listener", ""), "--listener: there is no listener ``; known are inbound"),
     ],
 )
@@ -219,6 +230,24 @@ def test_an_unusual_url_is_parsed_as_by_a_listener(url: str, line: str, tmp_path
     path = content(GOOD.encode())(tmp_path)
     result = CliRunner().invoke(main, ["explain", str(path), "GET", url])
     assert (result.exit_code, result.output.splitlines()[0]) == (0, line)
+
+
+@pytest.mark.parametrize("url", ["*", "http://x"])
+def test_options_for_the_whole_server_is_answered_by_the_listener(url: str, tmp_path: Path) -> None:
+    path = content(GOOD.encode())(tmp_path)
+    result = CliRunner().invoke(main, ["explain", str(path), "OPTIONS", url])
+    assert result.exit_code == 0
+    assert "takes no route: inbound itself answers a request about the server as a whole (200)" in result.output
+    found = json.loads(CliRunner().invoke(main, ["explain", "--json", str(path), "OPTIONS", url]).output)
+    assert found["refusal"]["status"] == 200
+
+
+def test_the_head_may_be_as_large_as_the_limit_allows(tmp_path: Path) -> None:
+    path = content(GOOD.encode() + b"limits: {max_header_bytes: 256B}\n")(tmp_path)
+    head = len("GET /a HTTP/1.1\r\nhost: \r\nx: \r\n\r\n")
+    for size, code in ((256, 0), (257, 2)):
+        result = CliRunner().invoke(main, ["explain", str(path), "GET", "/a", "-H", f"x: {'y' * (size - head)}"])
+        assert result.exit_code == code, result.output
 
 
 def test_no_such_route_is_an_answer(tmp_path: Path) -> None:

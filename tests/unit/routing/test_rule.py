@@ -125,3 +125,49 @@ def test_a_query_parameter_counts_once_and_decoded() -> None:
     assert not wanted.allows(exchange(query=b"q+%C3%B6=a+b&q+%C3%B6=a+b"))
     assert not wanted.allows(exchange(query=None))
     assert parameter(b"a&a=&b=1", b"a") == [b"", b""]
+
+
+# ----- calls of gRPC
+
+PLACE = {"service": "shop.Orders", "method": "Place"}
+
+
+def test_a_rule_for_calls_takes_only_calls() -> None:
+    from tests.support.grpc import call
+
+    method, service = rule(grpc=PLACE), rule(grpc={"service": "shop.Orders"})
+    assert method.match.template == "/shop.Orders/Place"
+    assert service.match.template == "/shop.Orders"
+    for one in (method, service):
+        assert one.methods == {b"POST"}
+        assert not one.is_open
+        assert one.allows(call())
+        assert not one.allows(exchange("POST", "/shop.Orders/Place"))
+    assert method.covers(b"/shop.Orders/Place")
+    assert not method.covers(b"/shop.Orders/Cancel")
+    assert service.covers(b"/shop.Orders/Cancel")
+    assert not service.covers(b"/shop.OrdersArchive/Place")
+
+
+def test_a_method_is_more_specific_than_its_service_and_a_call_than_a_request() -> None:
+    ordered = [
+        rule(grpc=PLACE),
+        rule(path="/shop.Orders/Place", methods=["POST"]),
+        rule(grpc={"service": "shop.Orders"}),
+        rule(path_prefix="/shop.Orders", methods=["POST"]),
+        rule(),
+    ]
+    assert sorted(ordered, key=lambda each: each.rank, reverse=True) == ordered
+
+
+@pytest.mark.parametrize(
+    ("match", "key", "message"),
+    [
+        ({"grpc": PLACE, "path": "/a"}, "grpc", "stands beside `path`"),
+        ({"grpc": PLACE, "methods": ["POST"]}, "methods", "every call of gRPC is a POST"),
+    ],
+)
+def test_conditions_that_contradict_a_call(match: Any, key: str, message: str) -> None:
+    with pytest.raises(MatchError, match=re.escape(message)) as error:
+        rule(**match)
+    assert error.value.key == key

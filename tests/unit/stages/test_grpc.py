@@ -9,7 +9,7 @@ from sidecar.core import events
 from sidecar.core.body import Body
 from sidecar.core.conditions import Conditions
 from sidecar.core.outcome import CONNECT_FAILURE, PROTOCOL, RESET, TIMEOUT, Outcome, failed, grpc_verdict
-from sidecar.core.stage import final
+from sidecar.core.stage import outcome_to_settle
 from sidecar.engine.pipeline import Pipeline
 from sidecar.stages.circuit_breaker.spec import Spec as BreakerSpec
 from sidecar.stages.concurrency.spec import Spec as ConcurrencySpec
@@ -79,7 +79,7 @@ def late(code: int) -> Outcome:
     outcome = streaming(body)
     body.feed(b"message")
     body.finish(trailers(code))
-    return final(outcome, None)
+    return outcome_to_settle(outcome, None)
 
 
 @pytest.mark.parametrize("make", [trailers_only, whole, late])

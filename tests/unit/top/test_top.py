@@ -8,6 +8,7 @@ import fcntl
 import io
 import os
 import pty
+import signal
 import sys
 import termios
 from collections.abc import AsyncIterator
@@ -21,7 +22,6 @@ from sidecar.top.stream import Model, Sum
 from sidecar.top.view import divide, screen
 from sidecar.top.words import bar, duration, plain, sparkline
 from tests.browser.scene import Scene, broken, calm
-from tests.support.process import restore_sigint
 
 PATIENCE = 60.0
 """Seconds after which a test fails rather than hangs."""
@@ -196,8 +196,8 @@ async def test_a_key_ends_it(scene: Scene, key: bytes) -> None:
 
 
 def attach_to_terminal() -> None:
-    """Make standard input the controlling terminal of a child, whose Ctrl-C then reaches it."""
-    restore_sigint()
+    """Make standard input the controlling terminal of a child that ignores SIGINT, as in a shell's background."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 

@@ -12,7 +12,6 @@ from itertools import pairwise
 from types import FunctionType
 from typing import Any
 
-from sidecar.upstream import connection as module
 from sidecar.upstream.connection import TRANSITIONS, UpstreamConnection
 
 NAMES = ("CONNECTING", "IDLE", "AWAITING_HEAD", "READING_BODY", "SWITCHED", "CLOSED")
@@ -45,12 +44,6 @@ class Phases:
 def allowed() -> set[tuple[str, str]]:
     """Return the allowed transitions, those of `TRANSITIONS`."""
     return {(NAMES[phase], NAMES[then]) for phase, others in TRANSITIONS.items() for then in others}
-
-
-def documented() -> set[tuple[str, str]]:
-    """Return the transitions of the table in the module's docstring."""
-    rows = [line.split(maxsplit=1) for line in (module.__doc__ or "").splitlines() if line.startswith("    ")]
-    return {(phase, then) for phase, others in rows for then in others.split(", ")}
 
 
 @contextmanager

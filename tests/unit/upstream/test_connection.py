@@ -22,7 +22,7 @@ from tests.support.loop import run, settle, virtual
 from tests.support.receiver import exchanged
 from tests.support.transports import TransportPair, Wire
 from tests.unit.upstream.back import OK, Back, Interims, Peer, Sink, outcome_of, upload
-from tests.unit.upstream.phases import NAMES, Phases, allowed, documented, is_observable
+from tests.unit.upstream.phases import NAMES, Phases, allowed, is_observable
 
 STREAM = b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n"
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -878,10 +878,9 @@ async def test_a_connection_that_is_lost_before_it_is_used(phases: Phases | None
     assert phases is None or phases.paths == [["CONNECTING", "IDLE", "CLOSED"]]
 
 
-@pytest.mark.skipif(not is_observable, reason="a compiled module has no docstring")
-def test_the_table_of_phases_is_the_documented_one_and_each_row_is_taken() -> None:
+@pytest.mark.skipif(not is_observable, reason="the phases of a compiled connection cannot be observed")
+def test_each_row_of_the_table_of_phases_is_taken() -> None:
     assert [vars(module)[name] for name in NAMES] == list(range(len(NAMES)))
-    assert documented() == allowed()
     paths = [["CONNECTING", *path.split()] for path, _ in SCENARIOS.values()]
     assert {pair for path in paths for pair in pairwise(path)} == allowed()
 

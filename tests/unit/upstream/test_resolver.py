@@ -20,9 +20,9 @@ from sidecar.upstream.resolver import (
     NameResolver,
     Queries,
     Resolver,
-    known,
+    fixed_addresses,
+    sort_usable,
     system_resolver,
-    usable,
 )
 from sidecar.upstream.spec import ResolveSpec
 from tests.support.names import NameServer
@@ -290,7 +290,7 @@ def test_what_is_an_address() -> None:
     assert [literal(host) for host in ("10.0.0.1", "::1", "10.1", "a", "1.2.3.4.5", "", "256.1.1.1")] == [
         "10.0.0.1", "::1", "10.0.0.1", None, None, None, None
     ]  # fmt: skip
-    assert known("app.test") == ()
+    assert fixed_addresses("app.test") == ()
 
 
 @pytest.fixture
@@ -303,12 +303,12 @@ def routes(monkeypatch: pytest.MonkeyPatch) -> set[str]:
 
 def test_a_family_without_a_route_is_left_out_unless_there_is_no_other(routes: set[str]) -> None:
     both = ["192.0.2.1", "2001:db8::1"]
-    assert usable(both) == ("2001:db8::1", "192.0.2.1"), "no route at all: they may come"
+    assert sort_usable(both) == ("2001:db8::1", "192.0.2.1"), "no route at all: they may come"
     routes.add("192.0.2.1")
-    assert usable(both) == ("192.0.2.1",)
-    assert usable(["2001:db8::1"]) == ("2001:db8::1",)
+    assert sort_usable(both) == ("192.0.2.1",)
+    assert sort_usable(["2001:db8::1"]) == ("2001:db8::1",)
     routes |= {"2001:db8::1", "fd00::1"}
-    assert usable([*both, "fd00::1"]) == ("2001:db8::1", "192.0.2.1", "fd00::1")
+    assert sort_usable([*both, "fd00::1"]) == ("2001:db8::1", "192.0.2.1", "fd00::1")
 
 
 # ----- choice of an address

@@ -53,7 +53,7 @@ def test_the_margin_is_found_by_bisection(monkeypatch: pytest.MonkeyPatch) -> No
             asked.append(factor)
             return factor < limit
 
-        monkeypatch.setattr("chaos.margin.comes_back", answer)
+        monkeypatch.setattr("chaos.margin.can_recover", answer)
 
     comes_back_below(1.7)
     assert margin(ALL["long_tail"], "sidecar", 1) == pytest.approx(1.7, rel=0.03)

@@ -28,7 +28,7 @@ from sidecar.http2.stream import Stream
 from sidecar.upstream.grpc.answer import read_status
 from tests.support.loop import settle, virtual
 from tests.unit.downstream.front import Source, always
-from tests.unit.downstream.test_http2 import Talk
+from tests.unit.downstream.http2.talk import Talk
 
 CALL = b"content-type: application/grpc+proto\r\nte: trailers\r\n"
 HEAD = [(b"content-type", b"application/grpc")]

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from typing import Any
 
 from sidecar.core.body import Body
-from sidecar.core.exchange import Exchange
+from sidecar.core.exchange import CRITICALITIES, Exchange
 from sidecar.core.outcome import RESET, Outcome, failed
+from sidecar.downstream.connection import WORDS
+from sidecar.downstream.http2.exchange import StreamExchange
 from sidecar.downstream.slow_clients import START_AFTER
 from sidecar.http2 import errors as e
 from sidecar.http2 import frames as f
@@ -461,3 +464,40 @@ async def test_the_state_shows_connections_and_streams() -> None:
     shown = talk.front.server.describe()["test"]
     assert shown["http2"] == {"connections": 1, "streams": 2}
     assert shown["connections"] == 2
+
+
+@virtual
+async def test_the_criticality_of_a_stranger_only_lowers_the_routes() -> None:
+    seen: list[Exchange] = []
+
+    def answer(x: Exchange) -> Outcome:
+        seen.append(x)
+        return Outcome(200)
+
+    talk = Talk(always(answer))
+    await talk.ask(lines=b"x-criticality: sheddable\r\n")
+    await talk.ask(lines=b"x-criticality: critical\r\n")
+    own = talk.front.route.criticality
+    assert [x.criticality for x in seen] == [CRITICALITIES["sheddable"], own]
+    assert [x.header(b"x-criticality") for x in seen] == [b"sheddable", WORDS[own]]
+
+
+@virtual
+async def test_requests_leave_nothing_for_the_garbage_collector() -> None:
+    talk = Talk(ECHO)
+    await talk.ask()
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(10):
+            await talk.ask()
+            await talk.ask(b"POST", body=b"world")
+            talk.handler.events.clear()
+            talk.handler.streams.clear()
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        gc.collect()
+        assert [type(each).__name__ for each in gc.garbage if isinstance(each, Exchange | StreamExchange)] == []
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()

@@ -10,7 +10,7 @@ from sidecar.core.body import Body
 from sidecar.core.exchange import Exchange
 from sidecar.core.message import get
 from sidecar.core.outcome import RESET, STATUS_TO_COME, Outcome
-from sidecar.core.stage import final
+from sidecar.core.stage import outcome_to_settle
 from tests.support.grpc import HEAD, call, judged, streaming, trailers, trailers_only, whole
 from tests.support.loop import settle, virtual
 from tests.unit.upstream.back import Back, outcome_of, start
@@ -27,7 +27,7 @@ def test_the_status_is_the_verdict_wherever_it_stands(code: int) -> None:
     assert outcome.verdict == STATUS_TO_COME
     body.feed(b"message")
     body.finish(trailers(code))
-    assert final(outcome, None).verdict == VERDICTS[code]
+    assert outcome_to_settle(outcome, None).verdict == VERDICTS[code]
 
 
 def test_a_copy_of_the_outcome_has_the_late_verdict_too() -> None:
@@ -35,21 +35,21 @@ def test_a_copy_of_the_outcome_has_the_late_verdict_too() -> None:
     streaming(body)
     copy = Outcome(200, list(HEAD), stream=body)
     body.finish(trailers(14))
-    assert final(copy, None).verdict == 614
+    assert outcome_to_settle(copy, None).verdict == 614
 
 
 def test_an_answer_that_breaks_off_has_the_verdict_of_its_failure() -> None:
     body = Body()
     outcome = streaming(body)
     body.fail(RESET)
-    assert final(outcome, RESET).failure is RESET
+    assert outcome_to_settle(outcome, RESET).failure is RESET
 
 
 def test_an_answer_without_a_status_is_unknown_and_says_so() -> None:
     body = Body()
     outcome = streaming(body)
     body.finish([(b"x-other", b"1")])
-    assert final(outcome, None).verdict == 602
+    assert outcome_to_settle(outcome, None).verdict == 602
     assert get(body.trailers, b"grpc-status") == b"2"
     assert get(body.trailers, b"x-other") == b"1"
 
@@ -73,7 +73,7 @@ def test_a_deadline_of_the_caller_is_not_charged_to_the_upstream() -> None:
     body = Body()
     outcome = judged(Outcome(200, list(HEAD), stream=body), had_little_time=True)
     body.finish(trailers(4))
-    assert final(outcome, None).verdict == 4
+    assert outcome_to_settle(outcome, None).verdict == 4
     assert judged(Outcome(200, [*HEAD, *trailers(14)]), had_little_time=True).verdict == 614
 
 

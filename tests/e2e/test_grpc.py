@@ -1,0 +1,219 @@
+"""gRPC through the proxy, with grpcio at both ends: every kind of call, statuses, deadlines, cancellation, retries."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import Any, NamedTuple
+
+import grpc
+import grpc.aio
+import pytest
+import pytest_asyncio
+
+from tests.support.grpc_server import CODES, EchoServer
+from tests.support.process import Sidecar, policies
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+PATIENCE = 20.0
+
+
+class World(NamedTuple):
+    """Server, sidecar, and a client's channel."""
+
+    server: EchoServer
+    sidecar: Sidecar
+    channel: grpc.aio.Channel
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def w(shared: Sidecar) -> AsyncIterator[World]:
+    async with EchoServer() as server:
+        upstreams = {
+            "app": {"endpoints": [server.url], "protocol": "http2"},
+            "nobody": {"endpoints": ["http://127.0.0.1:9"], "protocol": "http2"},
+        }
+        calls = {"match": {"path_prefix": "/shop.Echo"}, "upstream": "app"}
+        policy = policies(
+            upstreams=upstreams,
+            routes=[
+                {"name": "calls", **calls, "timeout": {"request": "10s"}},
+                {
+                    "name": "flaky",
+                    "match": {"path": "/shop.Echo/Flaky"},
+                    "upstream": "app",
+                    "timeout": {"request": "10s"},
+                    "retry": {"on": ["unavailable", "resource_exhausted"], "backoff": {"base": "1ms", "max": "1ms"}},
+                },
+                {
+                    "name": "late",
+                    "match": {"path": "/shop.Echo/Hang"},
+                    "upstream": "app",
+                    "timeout": {"attempt": "300ms"},
+                },
+                {"name": "nobody", "match": {"path_prefix": "/shop.Nobody"}, "upstream": "nobody"},
+            ],
+        )
+        async with shared.under(policy) as sidecar:
+            address = sidecar.inbound.removeprefix("http://")
+            options = [("grpc.max_metadata_size", 64 * 1024), ("grpc.enable_retries", 0)]
+            async with grpc.aio.insecure_channel(address, options=options) as channel:
+                yield World(server, sidecar, channel)
+
+
+async def unary(w: World, method: str, request: bytes = b"", service: str = "shop.Echo", **more: Any) -> bytes:
+    more.setdefault("timeout", PATIENCE)
+    found: bytes = await w.channel.unary_unary(f"/{service}/{method}")(request, **more)
+    return found
+
+
+async def failure(w: World, method: str, wanted: dict[str, Any] | bytes = b"", **more: Any) -> grpc.aio.AioRpcError:
+    request = wanted if isinstance(wanted, bytes) else json.dumps(wanted).encode()
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await unary(w, method, request, **more)
+    return caught.value
+
+
+def metadata(error: grpc.aio.AioRpcError) -> dict[str, str | bytes]:
+    return dict(error.initial_metadata()) | dict(error.trailing_metadata())
+
+
+@pytest.mark.parametrize("size", [0, 5, 70_000, 3_000_000])
+async def test_unary(w: World, size: int) -> None:
+    assert await unary(w, "Unary", b"x" * size) == b"x" * size
+
+
+async def test_metadata_passes_both_ways(w: World) -> None:
+    call = w.channel.unary_unary("/shop.Echo/Unary")(
+        b"", timeout=PATIENCE, metadata=(("x-one", "1"), ("x-two-bin", b"\x00\xff"))
+    )
+    await call
+    _, seen = w.server.calls[-1]
+    assert (seen["x-one"], seen["x-two-bin"]) == ("1", b"\x00\xff")
+
+
+async def test_client_stream(w: World) -> None:
+    async def messages() -> AsyncIterator[bytes]:
+        for size in (27_182, 8, 1_828, 45_904):
+            yield b"x" * size
+
+    assert await w.channel.stream_unary("/shop.Echo/In")(messages(), timeout=PATIENCE) == b"4 74922"
+
+
+async def test_server_stream(w: World) -> None:
+    call = w.channel.unary_stream("/shop.Echo/Out")(b"500", timeout=PATIENCE)
+    assert [int(message) async for message in call] == list(range(500))
+
+
+async def test_ping_pong(w: World) -> None:
+    """Each message is answered before the next is sent: nothing on the way waits for more."""
+    call = w.channel.stream_stream("/shop.Echo/Both")(timeout=PATIENCE)
+    for size in (31_415, 9, 2_653, 58_979, 0):
+        await call.write(b"x" * size)
+        assert len(await call.read()) == size
+    await call.done_writing()
+    assert await call.read() is grpc.aio.EOF
+    assert await call.code() is grpc.StatusCode.OK
+
+
+async def test_empty_stream(w: World) -> None:
+    call = w.channel.stream_stream("/shop.Echo/Both")(timeout=PATIENCE)
+    await call.done_writing()
+    assert [message async for message in call] == []
+
+
+@pytest.mark.parametrize(
+    "message", ["plain", "100% sure?", "\t\ntest with whitespace\r\nand Unicode BMP ☺ and non-BMP 😈\t\n"]
+)
+async def test_status_code_and_message(w: World, message: str) -> None:
+    error = await failure(w, "Status", {"code": 2, "message": message})
+    assert (error.code(), error.details()) == (grpc.StatusCode.UNKNOWN, message)
+
+
+@pytest.mark.parametrize("code", [1, 3, 5, 8, 9, 14, 16])
+async def test_every_code_passes(w: World, code: int) -> None:
+    assert (await failure(w, "Status", {"code": code})).code() is CODES[code]
+
+
+async def test_trailers_of_twelve_kibibytes(w: World) -> None:
+    """linkerd2#15199."""
+    long = "abc" * 4096
+    error = await failure(w, "Status", {"code": 13, "message": "long", "trailers": {"x-long": long}})
+    assert (error.code(), metadata(error)["x-long"]) == (grpc.StatusCode.INTERNAL, long)
+
+
+async def test_unimplemented_method_and_service(w: World) -> None:
+    error = await failure(w, "Nothing")
+    assert error.code() is grpc.StatusCode.UNIMPLEMENTED
+    error = await failure(w, "Nothing", service="shop.Unknown")
+    assert (error.code(), metadata(error)["x-sidecar-reason"]) == (grpc.StatusCode.UNIMPLEMENTED, "no_route")
+
+
+async def test_cancel_after_begin(w: World) -> None:
+    call = w.channel.stream_unary("/shop.Echo/In")(timeout=PATIENCE)
+    await call.write(b"x")
+    call.cancel()
+    assert await call.code() is grpc.StatusCode.CANCELLED
+
+
+async def test_cancel_after_first_response(w: World) -> None:
+    call = w.channel.stream_stream("/shop.Echo/Both")(timeout=PATIENCE)
+    await call.write(b"x")
+    assert await call.read() == b"x"
+    call.cancel()
+    assert await call.code() is grpc.StatusCode.CANCELLED
+
+
+async def test_a_cancellation_reaches_the_server(w: World) -> None:
+    w.server.cancelled.clear()
+    known = len(w.server.calls)
+    call = w.channel.unary_unary("/shop.Echo/Wait")(b"", timeout=PATIENCE)
+    async with asyncio.timeout(PATIENCE / 4):
+        while len(w.server.calls) == known:
+            await asyncio.sleep(0.002)
+        call.cancel()
+        while not w.server.cancelled:
+            await asyncio.sleep(0.002)
+
+
+async def test_the_attempts_timeout_is_a_deadline(w: World) -> None:
+    error = await failure(w, "Hang")  # the server, which knows the deadline too, may be the first to say so
+    assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+async def test_the_rest_of_the_deadline_reaches_the_server(w: World) -> None:
+    w.server.left.clear()
+    await unary(w, "Unary", timeout=5.0)
+    await unary(w, "Unary", timeout=60.0)
+    first, second = w.server.left
+    assert 0 < first <= 5
+    assert 5 < second <= 10, "the route allows ten seconds"
+
+
+async def test_an_endpoint_that_is_not_there_is_unavailable(w: World) -> None:
+    error = await failure(w, "Any", service="shop.Nobody")
+    assert (error.code(), metadata(error)["x-sidecar-reason"]) == (grpc.StatusCode.UNAVAILABLE, "connect_failure")
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        {"code": 14, "name": "at once"},
+        {"code": 14, "name": "late", "early": "yes", "seconds": 0.05},
+        {"code": 8, "name": "with a wait", "trailers": {"grpc-retry-pushback-ms": "10"}},
+    ],
+)
+async def test_a_status_that_the_route_names_is_retried(w: World, wanted: dict[str, Any]) -> None:
+    request = json.dumps(wanted).encode()
+    assert await unary(w, "Flaky", request) == request
+
+
+async def test_a_server_that_asks_for_no_retry_gets_none(w: World) -> None:
+    error = await failure(w, "Flaky", {"code": 14, "name": "never", "trailers": {"grpc-retry-pushback-ms": "-1"}})
+    assert error.code() is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_a_status_that_the_route_does_not_name_is_passed_on(w: World) -> None:
+    assert (await failure(w, "Flaky", {"code": 13, "name": "other"})).code() is grpc.StatusCode.INTERNAL
