@@ -88,6 +88,7 @@ class AttemptInFlight(Attempt):
 
     def open(self) -> None:
         """Open a connection, or queue for one, and send the request once it is there."""
+        self.connection = None  # mypyc does not set the default of the class if the type is a union
         opening = self._pool.open(self._expires, self._x)
         if opening.done():
             self._use(opening)
@@ -252,8 +253,8 @@ class Upstream:
             kind: tuple[str, ...] = () if check.grpc is None else ("grpc",)
             probe = self._make_probe(env, plain_tls, names, dns)
             make_checker = lambda: HealthChecker(self.endpoints, check, env, probe)  # noqa: E731 - as the others
-            key = ("health", name, repr(spec.tls), dns, *spoken, *resolved, *kind)
-            self._background.append(obtain(key, check, make_checker))
+            checked = ("health", name, repr(spec.tls), dns, *spoken, *resolved, *kind)
+            self._background.append(obtain(checked, check, make_checker))
         if (discover := spec.discover) is not None:
             ask = ask_loop if names is None else names.ask
             make_discovery = lambda: Discovery(self.endpoints, discover, env, ask)  # noqa: E731 - as the others
