@@ -18,7 +18,7 @@ def test_the_access_log_has_the_callers_id_and_no_claim() -> None:
     assert "caller" not in Log().record(x, Outcome(200))
     x.caller = CALLER
     line = Log().record(x, Outcome(200))
-    assert line["caller"].startswith('al"ice')
+    assert line["caller"] == CALLER.id
     assert "example.com" not in json.dumps(line)
 
 
