@@ -243,6 +243,11 @@ class Session:
         """True while a frame or a header block has begun and is not whole."""
         return self._reader.is_within_block or self._reader.is_within_frame
 
+    @property
+    def is_within_head(self) -> bool:
+        """True while a header block has begun and is not whole, or may be about to."""
+        return self._reader.is_within_block or (self._reader.is_within_frame and self._reader.kind == frames.HEADERS)
+
     def fail(self, code: int, text: str) -> None:
         """End the connection with an error; what waits is dropped, and the owner closes after the output is sent."""
         if self.fault is None:
