@@ -11,7 +11,8 @@ Start reading at `run`:
 - `run`: finds, reads and runs test files, step by step.
 - `world`: policies of a test, in force on a virtual loop.
 - `callers`: credentials of callers, made by the test.
-- `client`, `script`: connection of the client, and scripted upstreams.
+- `client`, `script`: connections of clients, and scripted upstreams; `streams`: those that speak HTTP/2.
+- `messages`: messages of gRPC as JSON.
 - `compare`: differences from the expectations, each with the line of the expectation.
 
 Not tested: TLS, client certificates, external authentication, health checks, Redis and name look-ups (a discovered

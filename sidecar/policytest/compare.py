@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from decimal import Decimal
+from functools import partial
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl
 
 from sidecar.config.node import Mark, Node
 from sidecar.core.message import Headers
+from sidecar.core.outcome import GRPC_STATUSES
+from sidecar.grpc.status import decode_message, parse_status
 from sidecar.policytest.script import SeenRequest, value_of
 from sidecar.policytest.spec import ContentSpec, ExpectSpec, ReceivedSpec, SeenSpec, StepSpec
 from sidecar.policytest.world import Observed, World
@@ -34,21 +37,25 @@ class Difference(NamedTuple):
 
 
 Differences = Iterator[Difference]
+Decode = Callable[[bytes], Any]
+"""Function that returns the messages of a call as a JSON value."""
 
 
 def compare(step: StepSpec, node: Node, observed: Sequence[Observed], world: World) -> Differences:
     """Yield every difference in one step; `node` is the step in its file."""
     expect = step.expect
     at = node.nearest("expect")
+    decode = world.messages.decode
+    target = "" if step.request is None else step.request.target
     for one in observed:
-        yield from _request(expect, at, one)
+        yield from _request(expect, at, one, partial(decode, target, is_answer=True))
     if expect.answers is not None:
         counts = Counter(str(one.received.status) for one in observed)
         if counts != Counter(expect.answers):
             yield _differs(at, ("answers",), expect.answers, dict(counts))
     yield from _script(step, node, world)
     if expect.upstream is not None:
-        yield from _seen(expect.upstream, at.nearest("upstream"), world.script.seen)
+        yield from _seen(expect.upstream, at.nearest("upstream"), world.script.seen, decode)
     known = world.breakers()
     for name, state in expect.breakers.items():
         if known.get(name) != state:
@@ -58,14 +65,14 @@ def compare(step: StepSpec, node: Node, observed: Sequence[Observed], world: Wor
         yield Difference(node.place, "the sidecar", "no bug", bug)
 
 
-def _request(expect: ExpectSpec, at: Node, one: Observed) -> Differences:
+def _request(expect: ExpectSpec, at: Node, one: Observed, decode: Decode) -> Differences:
     """Yield the differences of one request: its response, route, attempts and duration."""
     if not one.received.is_whole:
         was = "cut off in its body" if one.received.status else "none"
         yield Difference(at.place, "answer", "a complete one", was)
         return
     if expect.answer is not None:
-        yield from _answer(expect.answer, at.nearest("answer"), one)
+        yield from _answer(expect.answer, at.nearest("answer"), one, decode)
     facts: list[tuple[str, Any, Any]] = []
     x = one.x
     if expect.attempts is not None:
@@ -84,20 +91,26 @@ def _request(expect: ExpectSpec, at: Node, one: Observed) -> Differences:
         yield _differs(at, ("took",), f"{took.min:g}s to {took.max:g}s", f"{one.seconds:.3f}s")
 
 
-def _answer(spec: ReceivedSpec, at: Node, one: Observed) -> Differences:
+def _answer(spec: ReceivedSpec, at: Node, one: Observed, decode: Decode) -> Differences:
     """Yield the differences of the response that the client received."""
     received = one.received
     if spec.status is not None and spec.status != received.status:
         why = value_of(received.headers, "x-sidecar-reason")
         got = f"{received.status or 'no answer'}" + (f" ({why}: {_detail(received.body)})" if why else "")
         yield _differs(at, ("status",), spec.status, got)
+    if spec.grpc_status is not None:
+        code = value_of(received.headers, "grpc-status")
+        name = "no status" if code is None else GRPC_STATUSES[parse_status(code.encode())]
+        if name != spec.grpc_status:
+            text = decode_message((value_of(received.headers, "grpc-message") or "").encode())
+            yield _differs(at, ("grpc_status",), spec.grpc_status, f"{name} ({text})" if text else name)
     if spec.reason is not None:
         yield from _equal(at, ("reason",), spec.reason, value_of(received.headers, "x-sidecar-reason") or "")
     yield from _headers(spec.headers, at, received.headers)
-    yield from _content(spec, at, received.body)
+    yield from _content(spec, at, received.body, decode)
 
 
-def _seen(specs: Sequence[SeenSpec], at: Node, seen: Sequence[SeenRequest]) -> Differences:
+def _seen(specs: Sequence[SeenSpec], at: Node, seen: Sequence[SeenRequest], decode: Callable[..., Any]) -> Differences:
     """Yield the differences of the requests that reached an upstream."""
     is_list = isinstance(at.value, list)
     if is_list and len(specs) != len(seen):
@@ -116,7 +129,7 @@ def _seen(specs: Sequence[SeenSpec], at: Node, seen: Sequence[SeenRequest]) -> D
             if wanted is not None:
                 yield from _equal(place, (name,), wanted, got)
         yield from _headers(spec.headers, place, one.headers)
-        yield from _content(spec, place, one.body)
+        yield from _content(spec, place, one.body, partial(decode, one.target, is_answer=False))
 
 
 def _script(step: StepSpec, node: Node, world: World) -> Differences:
@@ -125,6 +138,8 @@ def _script(step: StepSpec, node: Node, world: World) -> Differences:
     at = node.nearest("upstream")
     place = at.place if at is not node else node.place
     given = sum(answer.times for answer in step.upstream)
+    for why in dict.fromkeys(script.unsendable):
+        yield Difference(place, "upstream", "a message of the method", why)
     if script.unanswered:
         names = ", ".join(dict.fromkeys(script.unanswered))
         total = given + len(script.unanswered)
@@ -144,8 +159,8 @@ def _headers(wanted: dict[str, str | None], at: Node, headers: Headers) -> Diffe
             yield _differs(at, ("headers", name), "no such field" if value is None else value, got)
 
 
-def _content(spec: ContentSpec, at: Node, body: bytes) -> Differences:
-    """Yield the differences of a body."""
+def _content(spec: ContentSpec, at: Node, body: bytes, decode: Decode) -> Differences:
+    """Yield the differences of a body; `decode` returns the messages of gRPC in it."""
     if "json_" in spec.model_fields_set:
         try:
             got = json.loads(body, parse_float=Decimal)
@@ -153,6 +168,13 @@ def _content(spec: ContentSpec, at: Node, body: bytes) -> Differences:
             yield _differs(at, ("json",), "a JSON body", body.decode("utf-8", "replace"))
         else:
             yield from _json(at.nearest("json"), "", spec.json_, got)
+    elif "message" in spec.model_fields_set:
+        try:
+            got = decode(body)
+        except ValueError as error:
+            yield _differs(at, ("message",), "a message", str(error))
+        else:
+            yield from _json(at.nearest("message"), "", spec.message, got)
     elif spec.form is not None:
         fields = dict(parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True))
         yield from _equal(at, ("form",), spec.form, fields)

@@ -16,7 +16,9 @@ from sidecar.config.report import Report
 from sidecar.config.spec import PolicySpec
 from sidecar.config.validate import validate
 from sidecar.control.compiler import CompileError
+from sidecar.grpc.descriptors import DescriptorError, read_descriptors
 from sidecar.policytest.compare import Difference, compare
+from sidecar.policytest.messages import Messages
 from sidecar.policytest.spec import FileSpec, StepSpec, TestSpec
 from sidecar.policytest.world import World
 from sidecar.simulation.loop import VirtualLoop
@@ -86,6 +88,7 @@ def run_file(path: str, environ: Mapping[str, str], words: Sequence[str] = ()) -
     if spec is None or root is None:
         raise Unusable([str(problem) for problem in report.problems] or [f"{path}: holds no tests"])
     policies = _policies(path, spec, {**environ, **spec.environ})
+    messages = _messages(path, spec, root)
     shown = {**report.origins.message_masks().replacements, **policies.masks.replacements}
     masks = Masks({word: text for word, text in shown.items() if not _is_spelt_out(text, spec.environ)})
     tests = root.nearest("tests")
@@ -94,7 +97,7 @@ def run_file(path: str, environ: Mapping[str, str], words: Sequence[str] = ()) -
         if words and not any(word in test.name for word in words):
             continue
         with asyncio.Runner(loop_factory=VirtualLoop) as runner:
-            found = runner.run(_run(test, node, policies))
+            found = runner.run(_run(test, node, policies, messages))
         yield Result(path, test.name, node.place, tuple(dict.fromkeys(masks.text(str(each)) for each in found)))
 
 
@@ -117,10 +120,24 @@ def _policies(path: str, spec: FileSpec, environ: Mapping[str, str]) -> PolicySp
     return loaded.spec
 
 
-async def _run(test: TestSpec, node: Node, policies: PolicySpec) -> list[Difference]:
+def _messages(path: str, spec: FileSpec, root: Node) -> Messages:
+    """Return the translator of messages of gRPC."""
+    if spec.descriptors is None:
+        return Messages(None)
+    place = root.nearest("descriptors").place
+    try:
+        return Messages(read_descriptors((Path(path).parent / spec.descriptors).read_bytes()))
+    except OSError as error:
+        why = f"cannot be read ({error.strerror}); write the path of a file, relative to this one"
+    except DescriptorError as error:
+        why = str(error)
+    raise Unusable([f"{place}: descriptors: names {spec.descriptors}, which {why}"])
+
+
+async def _run(test: TestSpec, node: Node, policies: PolicySpec, messages: Messages) -> list[Difference]:
     """Run one test and return its differences; it ends at the first step with a difference."""
     try:
-        world = World(policies, test.seed)
+        world = World(policies, test.seed, messages)
     except CompileError as error:
         return [Difference(node.place, "the policies", "to be usable", str(error))]
     steps = [(node.nearest("steps", index), step) for index, step in enumerate(test.steps)] or [(node, test)]
@@ -144,6 +161,12 @@ async def _step(step: StepSpec, node: Node, world: World) -> AsyncIterator[list[
     if listener not in world.snapshot.spec.listeners:
         known = ", ".join(world.snapshot.spec.listeners)
         yield [Difference(node.nearest("listener").place, "listener", f"one of {known}", listener or "none named")]
+        return
+    try:
+        world.messages.encode(step.request.target, step.request, is_answer=False)
+    except ValueError as error:
+        place = node.nearest("request", "message").place
+        yield [Difference(place, "message", "a message of the method", str(error))]
         return
     for _ in range(step.times):
         world.script.begin(step.upstream)

@@ -17,15 +17,21 @@ from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, mod
 
 from sidecar.core.spec import Model
 from sidecar.core.units import Duration, DurationOrZero
+from sidecar.grpc.status import METHOD_NAME, SERVICE_NAME
 
 FAILURES: Final = ("connect_failure", "connect_timeout", "reset", "cut", "timeout", "protocol_error")
 Method = Annotated[str, Field(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$")]
 Headers = dict[str, str]
 Status = Annotated[int, Field(ge=200, le=599)]
+GrpcStatus = Literal[
+    "ok", "cancelled", "unknown", "invalid_argument", "deadline_exceeded", "not_found", "already_exists",
+    "permission_denied", "resource_exhausted", "failed_precondition", "aborted", "out_of_range", "unimplemented",
+    "internal", "unavailable", "data_loss", "unauthenticated",
+]  # fmt: skip
 
 
 class ContentSpec(Model):
-    """Body of a message: at most one of its three forms."""
+    """Body of a message: at most one of its four forms."""
 
     json_: Annotated[Any, Field(alias="json")] = None
     """Body as a JSON value; the media type is application/json, unless `headers` has another one."""
@@ -33,11 +39,13 @@ class ContentSpec(Model):
     """Body as the fields of a form."""
     body: str | None = None
     """Body as text."""
+    message: Any = None
+    """Message of a call of gRPC as a JSON value, by `descriptors` of the file; a list for several."""
 
     @model_validator(mode="after")
     def _is_one(self) -> ContentSpec:
-        if len({"json_", "form", "body"} & self.model_fields_set) > 1:
-            raise ValueError("has more than one of json, form and body; keep one of them")
+        if len({"json_", "form", "body", "message"} & self.model_fields_set) > 1:
+            raise ValueError("has more than one of json, form, body and message; keep one of them")
         return self
 
 
@@ -67,16 +75,43 @@ class CallerSpec(Model):
     """Further claims, which also replace those that a token has anyway, such as `exp`."""
 
 
+class CallSpec(Model):
+    """Method of gRPC."""
+
+    service: Annotated[str, Field(pattern=f"^{SERVICE_NAME.pattern}$")]
+    """Full name of the service, such as `shop.Orders`."""
+    method: Annotated[str, Field(pattern=f"^{METHOD_NAME.pattern}$")]
+    """Name of the method, such as `Place`."""
+
+
 class RequestSpec(ContentSpec):
     """Request of a client."""
 
     method: Method = "GET"
-    path: Annotated[str, AfterValidator(_target)]
+    path: Annotated[str, AfterValidator(_target)] = ""
     """Path with its query, such as `/orders/7?expand=items`; or a whole URL."""
+    grpc: CallSpec | None = None
+    """Method of gRPC that is called, over HTTP/2; instead of `path`."""
     headers: Headers = Field(default_factory=dict)
     client: Annotated[str, AfterValidator(_client)] = "192.0.2.2"
     """IP address of the client; clients in `trusted_proxies` of a listener are trusted."""
     caller: CallerSpec | None = None
+
+    @model_validator(mode="after")
+    def _has_one_target(self) -> RequestSpec:
+        if bool(self.path) == (self.grpc is not None):
+            raise ValueError("needs either a path or grpc; write it such as path: /orders/7")
+        given = self.model_fields_set
+        if self.grpc is not None and {"method", "json_", "form", "body"} & given:
+            raise ValueError("has grpc, whose requests are POST and have a message; leave method and other bodies out")
+        if self.grpc is None and "message" in given:
+            raise ValueError("has a message, but is no call; write grpc: {service: shop.Orders, method: Place}")
+        return self
+
+    @property
+    def target(self) -> str:
+        """Path, with that of a call."""
+        return self.path if self.grpc is None else f"/{self.grpc.service}/{self.grpc.method}"
 
 
 def _from_word(value: Any) -> Any:
@@ -107,6 +142,15 @@ class ResponseSpec(ContentSpec):
     """Number of successive attempts that get this response."""
     upstream: str | None = None
     """Upstream to which the attempt must go; by default any."""
+    grpc_status: GrpcStatus = "ok"
+    """Status of a call of gRPC: in trailers after a `message`, else in the head."""
+    grpc_message: str = ""
+    """Text of that status."""
+
+    @property
+    def is_call(self) -> bool:
+        """True for the response to a call of gRPC."""
+        return bool({"message", "grpc_status", "grpc_message"} & self.model_fields_set)
 
 
 Answer = Annotated[ResponseSpec, BeforeValidator(_from_word), WithJsonSchema({"type": ["object", "integer", "string"]})]
@@ -133,6 +177,8 @@ class ReceivedSpec(ContentSpec):
     status: Status | None = None
     headers: dict[str, str | None] = Field(default_factory=dict)
     """Values of header fields by name; null for a field that must be absent."""
+    grpc_status: GrpcStatus | None = None
+    """Status of a call of gRPC, in head or trailers."""
     reason: str | None = None
     """Reason of a refusal, such as `breaker_open` or `overloaded`; empty for a response of the service."""
 
@@ -213,4 +259,6 @@ class FileSpec(Model):
     """Policy file or directory, relative to this file; by default the file of the same name, or the directory."""
     environ: dict[str, str] = Field(default_factory=dict)
     """Values for `${NAME}` in the policies."""
+    descriptors: str | None = None
+    """Descriptor set of the messages of gRPC in the tests, relative to this file."""
     tests: Annotated[tuple[TestSpec, ...], Field(strict=False, min_length=1)]

@@ -18,7 +18,8 @@ from sidecar.downstream.connection import DownstreamConnection
 from sidecar.downstream.listener import Listener
 from sidecar.downstream.server import Server
 from sidecar.policytest.callers import TestCallers
-from sidecar.policytest.client import ClientConnection, Received
+from sidecar.policytest.client import CallConnection, ClientConnection, Received
+from sidecar.policytest.messages import Messages
 from sidecar.policytest.script import Script
 from sidecar.policytest.spec import RequestSpec
 from sidecar.simulation.loop import VirtualLoop
@@ -57,7 +58,7 @@ class World:
     - `bugs`: errors that the sidecar reported about itself.
     """
 
-    def __init__(self, spec: PolicySpec, seed: int) -> None:
+    def __init__(self, spec: PolicySpec, seed: int, messages: Messages) -> None:
         """Put the policies in force.  Raises `CompileError`."""
         loop = asyncio.get_running_loop()
         assert isinstance(loop, VirtualLoop)
@@ -65,14 +66,26 @@ class World:
         self.bugs: list[str] = []
         self.env = Env.on(loop, wall=loop.wall, rng=random.Random(seed), emit=self._note, meter=Registry())
         self._callers = callers = TestCallers(spec)
+        called = {
+            route.upstream for route in spec.routes if route.match.grpc is not None or "translate" in route.blocks
+        }
+        http2 = {
+            name
+            for name, upstream in spec.upstreams.items()
+            if upstream.protocol == "http2" or (name in called and upstream.may_use_http2(upstream.is_tls))
+        }
         spec = replace(
             spec,
-            upstreams={name: _simplified(upstream) for name, upstream in spec.upstreams.items()},
+            upstreams={
+                name: _simplified(upstream, "http2" if name in http2 else "http1")
+                for name, upstream in spec.upstreams.items()
+            },
             caches={name: cache.model_copy(update={"redis": None}) for name, cache in spec.caches.items()},
             identities=callers.identities,
         )
         names = {address: name for name, upstream in spec.upstreams.items() for address in _addresses(upstream)}
-        self.script = Script(self.env, names)
+        self.messages = messages
+        self.script = Script(self.env, names, http2, messages)
         loop.network.accept = self.script.accept
         self.store = StateStore()
         lease = self.store.lease()
@@ -88,7 +101,7 @@ class World:
     async def ask(self, listener: str, request: RequestSpec) -> Observed:
         """Send one request on a new connection, and wait for the end of its response.
 
-        Raises `ValueError` if the caller's credentials cannot be made.
+        Raises `ValueError` if the caller's credentials or the message cannot be made.
         """
         request = self._callers.equip(request, dict(self.snapshot.identities), self.env.wall())
         recorded: list[tuple[Exchange, Outcome]] = []
@@ -98,7 +111,11 @@ class World:
         front.use(self.snapshot)
         began = self._loop.time()
         done: asyncio.Future[Received] = self._loop.create_future()
-        client = ClientConnection(request, done)
+        client: CallConnection | ClientConnection
+        if request.grpc is not None:
+            client = CallConnection(request, self.messages.encode(request.target, request, is_answer=False), done)
+        else:
+            client = ClientConnection(request, done)
         join(self._loop, client, DownstreamConnection(front), near_address=(request.client, CLIENT_PORT))
         timer = self._loop.call_later(PATIENCE, client.give_up)
         received = await done
@@ -130,12 +147,22 @@ def _no_metrics(_: RouteSpec) -> Any:
     return NoMetrics()
 
 
-def _simplified(spec: UpstreamSpec) -> UpstreamSpec:
-    """Return an upstream with fixed endpoints, without health checks, TLS and discovery, and over HTTP/1.1."""
-    changed: dict[str, Any] = {"health_check": None, "tls": None, "discover": None, "protocol": "http1"}
+def _simplified(spec: UpstreamSpec, protocol: str) -> UpstreamSpec:
+    """Return an upstream with fixed endpoints and one version of HTTP, without health checks, TLS and discovery."""
+    changed: dict[str, Any] = {"health_check": None, "tls": None, "discover": None, "protocol": protocol}
     if spec.discover is not None:
         changed["endpoints"] = (f"{spec.discover.scheme}://{spec.discover.dns}:{spec.discover.port}",)
+    if protocol == "http2":  # over TLS it would be selected by ALPN
+        changed["endpoints"] = tuple(map(_in_clear, changed.get("endpoints") or spec.endpoints or ()))
     return spec.model_copy(update=changed)
+
+
+def _in_clear(url: str) -> str:
+    """Return the URL of an endpoint without TLS; its port stays."""
+    if not url.startswith("https://"):
+        return url
+    address = parse_endpoint(url)
+    return f"http://[{address.host}]:{address.port}" if ":" in address.host else f"http://{address.host}:{address.port}"
 
 
 def _addresses(spec: UpstreamSpec) -> list[Address]:

@@ -205,7 +205,7 @@ def unusable(tmp_path: Path, text: str, policies: str = PLAIN) -> list[str]:
         ("tests:\n  - name: a\n", "app.test.yaml:2:5: tests.a: needs either a request or steps"),
         ("tests:\n  - {name: a, request: {path: /}, upstream: [rest]}\n", "is not an answer; write a status"),
         ("tests:\n  - {name: a, request: {path: /}, upstream: [99]}\n", "must be at least 200"),
-        ("tests:\n  - {name: a, request: {path: /, json: 1, body: x}}\n", "has more than one of json, form and body"),
+        ("tests:\n  - {name: a, request: {path: /, json: 1, body: x}}\n", "has more than one of json, form, body"),
         ("tests: []\n", "has too few items; at least 1"),
         ("", "holds no tests"),
         ("tests: [", "is not valid YAML"),
