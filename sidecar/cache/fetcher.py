@@ -67,7 +67,7 @@ class Fetcher:
         """Service that answers the fetches: the stages further in."""
         self._store = store
         self._memory = store.memory
-        self._is_keyed_by_fields = bool(rule.headers)
+        self._is_keyed_by_fields = not rule.is_plain
         self._rules, self._max_body, self._keep = limits
         self._reader = reader(self._rules.targets)
         self._now = env.now

@@ -18,16 +18,17 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol, cast
+from urllib.parse import urlsplit
 
 from sidecar.config.node import Mark
-from sidecar.config.spec import PolicySpec, RouteSpec
+from sidecar.config.spec import CRITICALITY, PolicySpec, RouteSpec, UpstreamSpec
 from sidecar.control.route import Link, Route
 from sidecar.control.state import Lease, StateGroup
 from sidecar.core.env import BuildContext, Env
 from sidecar.core.exchange import SAFE_METHODS, Exchange
 from sidecar.core.outcome import Outcome
 from sidecar.core.spec import Block, Problem
-from sidecar.core.stage import Gate, Stage
+from sidecar.core.stage import Gate, Service, Stage
 from sidecar.engine.pipeline import Call, InFlight, Pipeline
 from sidecar.routing.preflight import PreflightRouter
 from sidecar.routing.router import Router
@@ -37,11 +38,13 @@ from sidecar.stages.cache.spec import Spec as CacheBlock
 from sidecar.stages.circuit_breaker.spec import Spec as BreakerBlock
 from sidecar.upstream.budget import RetryBudget
 from sidecar.upstream.client import Upstream
-from sidecar.upstream.endpoint import Endpoint, EndpointSet
+from sidecar.upstream.endpoint import Endpoint, EndpointSet, parse_endpoint
 from sidecar.upstream.slow_places import SlowPlaces
 
 if TYPE_CHECKING:
     from sidecar.cache.store import Store
+    from sidecar.identity.verdict import Identity
+    from sidecar.upstream.tls import ClientTlsSpec
 
 ROUTE: Final = "route"
 UPSTREAM: Final = "upstream"
@@ -51,6 +54,9 @@ UPSTREAM_WIDE: Final = (BREAKER, "concurrency")
 RETRY_BUDGET: Final = "retry_budget"
 RECLAIM: Final = "reclaim"
 CACHE: Final = "cache"
+AUTHENTICATE: Final = "authenticate"
+IDENTITY: Final = "identity"
+CALLER_FIELDS: Final = "caller_fields"
 
 
 class Terminal(Protocol):
@@ -92,6 +98,8 @@ class Snapshot:
     """Router of each listener, by the listener's name."""
     upstreams: dict[str, Terminal]
     """Upstreams by name."""
+    identities: dict[str, Identity]
+    """Identities that routes use, by name."""
 
 
 class CompileError(Exception):
@@ -119,12 +127,17 @@ def compile_policies(
 
 
 def import_stages(spec: PolicySpec) -> None:
-    """Import the stages of the policies, with their libraries.
+    """Import the stages and identities of the policies, with their libraries.
 
     Call it in a worker thread before the loop compiles the policies, because the imports can take long.
     """
     for kind in _kinds(spec):
         kind.load()
+    if spec.identities:
+        from sidecar.identity.factory import import_kind
+
+        for identity in {each.kind for each in spec.identities.values()}:
+            import_kind(identity)
 
 
 def import_rest(spec: PolicySpec) -> None:
@@ -169,10 +182,16 @@ class Compilation:
         """Upstreams built so far, by name."""
         self.stores: dict[str, Store] = {}
         """Caches that routes use, by name."""
+        self.identities: dict[str, Identity] = {}
+        """Identities built so far, by name."""
+        self.caller_fields: dict[str, frozenset[bytes]] = {}
+        """Fields about callers that any route sends to an upstream, by the upstream's name."""
         self.slow_places: dict[str, SlowPlaces] = {}
         """Places for slow requests, by name of the upstream."""
         self.problems: list[Problem] = []
         """Problems found so far."""
+        self.routes = {each.name: each for each in spec.routes}
+        """Specs of the routes by name."""
         self._digest = digest
         self._metrics = metrics
         self._make = make
@@ -185,6 +204,7 @@ class Compilation:
         for name in sorted({block.store for each in spec.routes if (block := cache_of(each)) is not None}):
             self.add_store(name)
         self.add_slow_places()
+        self.add_identities()
         self.raise_problems()
         routes: dict[str, Route] = {}
         for each in spec.routes:
@@ -203,7 +223,7 @@ class Compilation:
             yield
         for route in routes.values():
             route.metrics = self._metrics(route.spec)
-        self.snapshot = Snapshot(self._digest, spec, routes, listeners, self.upstreams)
+        self.snapshot = Snapshot(self._digest, spec, routes, listeners, self.upstreams, self.identities)
 
     def raise_problems(self) -> None:
         """Raise `CompileError` if problems were found so far; a problem that several routes share is raised once."""
@@ -258,6 +278,51 @@ class Compilation:
             settings = (each.connections.slow_share, limits[name])
             self.slow_places[name] = self.lease.obtain(("slow_places", name), settings, partial(SlowPlaces, settings))
 
+    def add_identities(self) -> None:
+        """Build the identities that routes use, and collect the fields that tell upstreams about callers."""
+        blocks = [(each, block) for each in self.spec.routes if (block := each.blocks.get(AUTHENTICATE)) is not None]
+        if not blocks:
+            return
+        from sidecar.config.files import read_plain
+        from sidecar.identity.factory import IdentityFactory
+
+        factory = IdentityFactory(self.env, self.lease.obtain, self.connect, self.spec.limits.verification, read_plain)
+        for route, block in blocks:
+            for name in getattr(block, "any_of"):  # noqa: B009 - the spec is imported on demand
+                if name in self.identities or name not in self.spec.identities:
+                    continue
+                try:
+                    self.identities[name] = factory.make(name, self.spec.identities[name])
+                except (OSError, ValueError) as error:  # such as a key file that cannot be read
+                    mark = self.spec.where("identities", name)
+                    self.problems.append(Problem(*mark, f"identities.{name}", str(error)))
+            fields = self.fields_of(block)
+            for upstream in targets_of(route):
+                self.caller_fields[upstream] = self.caller_fields.get(upstream, frozenset()) | fields
+
+    def fields_of(self, block: Any) -> frozenset[bytes]:
+        """Return the names of the fields that an `authenticate` block sends to upstreams."""
+        forward = block.forward
+        names = [*forward.claims.values(), *([] if forward.caller is None else [forward.caller])]
+        for identity in block.any_of:
+            external = self.spec.identities[identity].external if identity in self.spec.identities else None
+            names += external.forward if external is not None else ()
+        return frozenset(name.encode() for name in names)
+
+    def connect(self, name: str, url: str, tls: ClientTlsSpec | None, *, has_breaker: bool) -> Service:
+        """Return the upstream of an identity's server.  It survives reloads as other upstreams do."""
+        parts = urlsplit(url)
+        upstream = f"{IDENTITY}:{name}"
+        mark = self.spec.where("identities", name)
+        endpoints = (parse_endpoint(f"{parts.scheme}://{parts.netloc}").url,)
+        spec = UpstreamSpec.built_in(endpoints=endpoints, tls=tls)
+        terminal = self._make(upstream, spec, self.env, self.lease.obtain, str(mark), None)
+        stages: list[Stage] = []
+        if has_breaker:
+            block = BreakerBlock.built_in(consecutive_failures=5, open_for=1.0, max_open_for=10.0)
+            stages.append(BY_NAME[BREAKER].build(block, self.make_context("*", upstream, UPSTREAM, mark)))
+        return Pipeline(stages, terminal)
+
     def make_route(self, spec: RouteSpec) -> Route:
         """Return a route with its pipeline."""
         links: list[Link] = []
@@ -265,11 +330,22 @@ class Compilation:
         for kind in STAGES:
             if kind.name == CACHE and (others := self.find_other_stores(spec)):
                 stages.append(kind.load().invalidating(others))
+            if kind.name == AUTHENTICATE and self.caller_fields and kind.name not in spec.blocks:
+                stages += self.claim_filter(kind, spec)
             found = self.make_links(kind, spec.name, spec.upstream, spec)
             links += found
             stages += [link.stage for link in found]
         pipeline = Pipeline(stages, self.upstreams[spec.upstream])
         return Route(spec, tuple(links), pipeline, self.slow_places[spec.upstream])
+
+    def claim_filter(self, kind: StageKind, spec: RouteSpec) -> list[Stage]:
+        """Return the stage that drops claims about callers on a route without `authenticate`, if it needs one."""
+        fields = self.fields_to_drop(spec)
+        return [kind.load().claim_filter(fields)] if fields else []
+
+    def fields_to_drop(self, spec: RouteSpec) -> frozenset[bytes]:
+        """Return the names of the fields that tell an upstream of a route about callers."""
+        return frozenset().union(*(self.caller_fields.get(name, frozenset()) for name in targets_of(spec)))
 
     def find_other_stores(self, spec: RouteSpec) -> list[Store]:
         """Return the caches, except the route's own, in which unsafe requests of the route invalidate responses."""
@@ -308,8 +384,10 @@ class Compilation:
     def make_context(self, route: str, upstream: str, scope: str, mark: Mark) -> BuildContext:
         """Return the context that a stage is built with."""
         resources = partial(self.find_resource, route)
+        spec = self.routes.get(route)
+        has_callers = spec is not None and AUTHENTICATE in spec.blocks
         return BuildContext(
-            self.env, route, upstream, scope, str(mark), self.lease.obtain, resources, self.spec.service
+            self.env, route, upstream, scope, str(mark), self.lease.obtain, resources, self.spec.service, has_callers
         )
 
     def find_resource(self, route: str, kind: str, name: str) -> Any:
@@ -319,6 +397,12 @@ class Compilation:
         """
         if kind == CACHE:
             return self.stores[name]
+        if kind == IDENTITY:
+            return self.identities[name]
+        if kind == CRITICALITY:
+            return self.routes[name].by_caller
+        if kind == CALLER_FIELDS:
+            return self.fields_to_drop(self.routes[name])
         spec = self.spec.upstreams.get(name)
         if spec is None:
             raise ValueError(f"names the {kind} `{name}`, which is not declared")
@@ -331,6 +415,12 @@ class Compilation:
             stages = [link.stage for kind in STAGES for link in self.make_links(kind, route, name, None)]
             return Pipeline(stages, self.upstreams[name])
         raise ValueError(f"asks for the unknown kind {kind}; known are {CACHE}, {RECLAIM}, {RETRY_BUDGET}, {UPSTREAM}")
+
+
+def targets_of(spec: RouteSpec) -> set[str]:
+    """Return the upstreams that may get requests of a route: its own, and those of its fallback."""
+    steps = getattr(spec.blocks.get("fallback"), "steps", ())
+    return {spec.upstream, *(name for step in steps if (name := getattr(step, "upstream", None)) is not None)}
 
 
 def cache_of(spec: RouteSpec) -> CacheBlock | None:

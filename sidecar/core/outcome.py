@@ -39,6 +39,7 @@ RESOURCE_EXHAUSTED_STATUS: Final = 8
 UNIMPLEMENTED_STATUS: Final = 12
 INTERNAL_STATUS: Final = 13
 UNAVAILABLE_STATUS: Final = 14
+UNAUTHENTICATED_STATUS: Final = 16
 GRPC_FAULTS: Final = frozenset((2, 4, 13, 14, 15))
 """Codes that are failures of the upstream: UNKNOWN, DEADLINE_EXCEEDED, INTERNAL, UNAVAILABLE, DATA_LOSS."""
 FAULT_VERDICTS: Final = 600
@@ -118,6 +119,13 @@ NO_ROUTE: Final = Failure("no_route", 404, "gateway", False, "No route matches t
 ORIGIN_REFUSED: Final = Failure(
     "origin_refused", 403, "gateway", False, "Pages of this origin may not call this route", PERMISSION_DENIED_STATUS
 )
+UNAUTHENTICATED: Final = Failure(
+    "unauthenticated", 401, "gateway", False, "The request is not authenticated", UNAUTHENTICATED_STATUS
+)
+BAD_CREDENTIALS: Final = Failure(
+    "bad_credentials", 400, "gateway", False, "The request has ambiguous credentials", UNAUTHENTICATED_STATUS
+)
+UNVERIFIABLE: Final = Failure("unverifiable", 503, "gateway", False, "The credentials cannot be verified at present")
 LOOP: Final = Failure("loop", 508, "gateway", False, "The request is in a loop of sidecars", INTERNAL_STATUS)
 CLIENT_CLOSED: Final = Failure("client_closed", 499, "client", True, "The client went away", CANCELLED_STATUS)
 CLIENT_TIMEOUT: Final = Failure(
@@ -134,7 +142,8 @@ FAILURES: Final = {
     f.code: f
     for f in (
         CONNECT_FAILURE, CONNECT_TIMEOUT, RESET, TIMEOUT, PROTOCOL, BREAKER_OPEN, OVERLOADED, NO_ENDPOINT, TRANSFORM,
-        FAULT, NO_ROUTE, ORIGIN_REFUSED, LOOP, CLIENT_CLOSED, CLIENT_TIMEOUT, BAD_REQUEST, INTERNAL,
+        FAULT, NO_ROUTE, ORIGIN_REFUSED, UNAUTHENTICATED, BAD_CREDENTIALS, UNVERIFIABLE, LOOP, CLIENT_CLOSED,
+        CLIENT_TIMEOUT, BAD_REQUEST, INTERNAL,
     )
 }  # fmt: skip
 """Failures by code.  `DEADLINE`, `LOOKUP_TIMEOUT`, `SHORT_DEADLINE`, `SLOW_READER`, `STALE_CONNECTION` and

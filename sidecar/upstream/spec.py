@@ -134,6 +134,14 @@ class HashSpec(Model):
     header: HashField | None = None
     """Header field whose value is the key; a request without it goes to any endpoint.  Without this setting, the key is
     the client's address."""
+    caller: bool = False
+    """True if the authenticated caller is the key; an anonymous request goes to any endpoint."""
+
+    @model_validator(mode="after")
+    def _has_one_key(self) -> HashSpec:
+        if self.caller and self.header is not None:
+            raise ValueError("has header and caller; keep one of them")
+        return self
 
 
 class HashBalancingSpec(Model):

@@ -5,6 +5,7 @@
     listeners      two listeners with one address; an admin listener that is open to others
     upstreams      an ejection that can never happen; an endpoint that is a listener of this sidecar
     cross_origin   preflights that cannot find their route; credentials for pages without TLS
+    identities     routes that everyone may call beside others; tokens for other services; keys over plain http
     times          timeouts, attempts, hedges and queues of which one makes the other useless
     values         values that are zero, absurd, or contradict a value beside them
     captures       `{path.NAME}` that the match of a route does not capture
@@ -23,6 +24,7 @@ from typing import Final
 
 from sidecar.config.checks.captures import check_captures
 from sidecar.config.checks.cross_origin import check_cross_origin
+from sidecar.config.checks.identities import check_identities
 from sidecar.config.checks.listeners import check_listeners
 from sidecar.config.checks.matches import check_matches
 from sidecar.config.checks.times import check_times
@@ -42,6 +44,7 @@ def check_policies(spec: PolicySpec, report: Report, pace: Callable[[], object] 
     values.check(spec)
     check_listeners(spec, report)
     check_upstreams(spec, report)
+    check_identities(spec, report)
     for number, route in enumerate(spec.routes):
         check_times(route, report)
         check_captures(route, report)

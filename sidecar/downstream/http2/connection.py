@@ -66,6 +66,8 @@ class Http2Connection(asyncio.Protocol):
         limits = listener.limits
         self._loop = asyncio.get_running_loop()
         self._peer = Peer(address, listener.scheme, trust=listener.trust, protocol=20)
+        if listener.trust.has_certificates:
+            self._peer.certificate = transport.get_extra_info("peercert") or None
         self._transport: asyncio.Transport | None = transport
         """None once the transport is closed or handed over."""
         self._session = Session(

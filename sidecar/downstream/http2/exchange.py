@@ -148,7 +148,7 @@ class StreamExchange:
         x, length, _ = read_request(method, head.path, 11, lines, special, speaks_to_caches, peer, now)
         x.version = VERSION
         if previous >= 0:
-            x.is_grpc = x.grpc_timeout = True
+            x.is_grpc = x.grpc_timeout = x.accepts_trailers = True
             x.marked_attempt = max(x.marked_attempt, previous)
         self.x = x
         if not x.request_id:

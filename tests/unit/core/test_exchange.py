@@ -8,7 +8,7 @@ from typing import Any
 
 import sidecar
 from sidecar.core.body import Body
-from sidecar.core.exchange import Attempt, Exchange, RequestCopy
+from sidecar.core.exchange import Attempt, Caller, Exchange, RequestCopy
 from tests.support.service import response
 
 OWN = {"path", "attempt", "why", "call", "shared_fetch", "speaks_to_caches", "has_escapes"}
@@ -33,6 +33,8 @@ VALUES: dict[str, Any] = {
     "upgrade": b"websocket",
     "guard_trailer": lambda name: True,
     "interim": lambda status, lines: None,
+    "client_certificate": {"subject": "orders"},
+    "caller": Caller("orders", "corporate", {}),
     "avoid": frozenset(("http://10.0.0.1",)),
     "attempts": [Attempt(1, 0.0)],
     "stale": lambda: response(200),

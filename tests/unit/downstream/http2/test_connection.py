@@ -16,7 +16,9 @@ from sidecar.http2 import errors as e
 from sidecar.http2 import frames as f
 from tests.support.loop import settle, virtual
 from tests.unit.downstream.front import GET, Front, Source, always
-from tests.unit.downstream.http2.talk import ECHO, Talk
+from tests.unit.downstream.http2.talk import ECHO, Frames, Talk
+from tests.unit.http2.peer import GET as FIELDS
+from tests.unit.http2.peer import POST, headers
 
 
 @virtual
@@ -501,3 +503,39 @@ async def test_requests_leave_nothing_for_the_garbage_collector() -> None:
         gc.set_debug(0)
         gc.garbage.clear()
         gc.enable()
+
+
+@virtual
+async def test_a_drain_has_two_steps() -> None:
+    """RFC 9113 6.8: requests that are under way when the first GOAWAY is sent are served, later ones are not."""
+    gate = asyncio.Event()
+
+    async def service(x: Exchange) -> Outcome:
+        await gate.wait()
+        return Outcome(200, [], b"late")
+
+    talk = Frames(service)
+    await talk.feed(headers(1, FIELDS))
+    talk.front.listener.drain()
+    first, ping = (await talk.feed())[-2:]
+    assert (first.kind, first.payload[:4]) == (f.GOAWAY, b"\x7f\xff\xff\xff")
+    assert (ping.kind, ping.flags) == (f.PING, 0)
+    (second,) = await talk.feed(headers(3, FIELDS) + f.ping(ping.payload, is_ack=True))
+    assert (second.kind, second.payload) == (f.GOAWAY, (3).to_bytes(4, "big") + bytes(4))
+    assert await talk.feed(headers(5, FIELDS)) == []
+    gate.set()
+    await talk.feed()
+    assert talk.data(1) == talk.data(3) == b"late"
+    assert talk.data(5) == b""
+    assert talk.client.is_eof
+    assert [record.status for record in talk.front.records] == [200, 200]
+
+
+@virtual
+async def test_a_drain_does_not_wait_for_a_silent_client() -> None:
+    talk = Frames(ECHO)
+    await talk.feed(headers(1, POST, False))
+    talk.front.listener.drain()
+    await asyncio.sleep(1.1)
+    await talk.feed()
+    assert [frame.payload[:4] for frame in talk.got if frame.kind == f.GOAWAY] == [b"\x7f\xff\xff\xff", b"\0\0\0\1"]
