@@ -63,7 +63,7 @@ def read_varint(data: bytes, at: int) -> tuple[int, int]:
 
 
 def read_tag(data: bytes, at: int) -> tuple[int, int]:
-    """Return the tag at an offset and the offset behind it.  Raises `MessageError`, also beyond 32 bits or five bytes."""
+    """Return the tag at an offset and the offset behind it.  Raises `MessageError`."""
     tag, behind = read_varint(data, at)
     if behind - at > TAG_BYTES or tag > MAX_TAG:
         raise MessageError("has a field whose number is too large")
