@@ -63,7 +63,9 @@ REQUEST: Final = Scope(frozenset(("request", "caller")), "only the request's hea
 RESPONSE: Final = Scope(
     frozenset(("request", "caller", "response", "response.body")), "the request's body is gone by then"
 )
-EVERYTHING: Final = Scope(frozenset(("request", "request.body", "caller", "response", "response.body")), "")
+EVERYTHING: Final = Scope(
+    frozenset(("request", "request.body", "caller", "client", "path", "response", "response.body")), ""
+)
 AUTHORIZE: Final = Scope(frozenset(("request", "caller", "client", "path")), "only the request's head is")
 WHOLE_REQUEST: Final = Scope(frozenset(("request", "request.body", "caller")), "there is no response yet")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sidecar.expression.condition import Condition
-from sidecar.expression.facts import AUTHORIZE, EVERYTHING, MATCH, REQUEST, RESPONSE, WHOLE_REQUEST
+from sidecar.expression.facts import AUTHORIZE, MATCH, REQUEST, RESPONSE, WHOLE_REQUEST
 from sidecar.expression.lexer import ExpressionError
 from tests.support.service import exchange
 
@@ -31,7 +31,7 @@ def test_captures_are_told_so_that_a_check_can_find_them() -> None:
     assert Condition("path.a == 'x' || path.b == caller.id", AUTHORIZE).captures == {"a", "b"}
 
 
-@pytest.mark.parametrize("scope", [MATCH, REQUEST, RESPONSE, WHOLE_REQUEST, EVERYTHING])
+@pytest.mark.parametrize("scope", [MATCH, REQUEST, RESPONSE, WHOLE_REQUEST])
 @pytest.mark.parametrize("fact", ["client.address", "path.tenant"])
 def test_other_blocks_do_not_read_them(scope: object, fact: str) -> None:
     with pytest.raises(ExpressionError, match="is known to `authorize` only"):
