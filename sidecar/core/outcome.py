@@ -126,6 +126,7 @@ BAD_CREDENTIALS: Final = Failure(
     "bad_credentials", 400, "gateway", False, "The request has ambiguous credentials", UNAUTHENTICATED_STATUS
 )
 UNVERIFIABLE: Final = Failure("unverifiable", 503, "gateway", False, "The credentials cannot be verified at present")
+FORBIDDEN: Final = Failure("forbidden", 403, "gateway", False, "The request is not allowed", PERMISSION_DENIED_STATUS)
 LOOP: Final = Failure("loop", 508, "gateway", False, "The request is in a loop of sidecars", INTERNAL_STATUS)
 CLIENT_CLOSED: Final = Failure("client_closed", 499, "client", True, "The client went away", CANCELLED_STATUS)
 CLIENT_TIMEOUT: Final = Failure(
@@ -142,8 +143,8 @@ FAILURES: Final = {
     f.code: f
     for f in (
         CONNECT_FAILURE, CONNECT_TIMEOUT, RESET, TIMEOUT, PROTOCOL, BREAKER_OPEN, OVERLOADED, NO_ENDPOINT, TRANSFORM,
-        FAULT, NO_ROUTE, ORIGIN_REFUSED, UNAUTHENTICATED, BAD_CREDENTIALS, UNVERIFIABLE, LOOP, CLIENT_CLOSED,
-        CLIENT_TIMEOUT, BAD_REQUEST, INTERNAL,
+        FAULT, NO_ROUTE, ORIGIN_REFUSED, UNAUTHENTICATED, BAD_CREDENTIALS, UNVERIFIABLE, FORBIDDEN, LOOP,
+        CLIENT_CLOSED,        CLIENT_TIMEOUT, BAD_REQUEST, INTERNAL,
     )
 }  # fmt: skip
 """Failures by code.  `DEADLINE`, `LOOKUP_TIMEOUT`, `SHORT_DEADLINE`, `SLOW_READER`, `STALE_CONNECTION` and
