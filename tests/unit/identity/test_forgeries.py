@@ -1,7 +1,7 @@
-"""Corpus of forged, malformed and genuine tokens, each sent through the stage `authenticate` before and after the genuine
-tokens are cached.  No forged token may name a caller, and every genuine one must.
+"""Corpus of forged, malformed and genuine tokens, each sent through the stage `authenticate`.
 
-The signatures are made by `cryptography` directly, so that a token may be wrong in any respect.
+Each is sent before and after the genuine tokens are cached.  No forged token may name a caller, and every genuine one
+must.  The signatures are made by `cryptography` directly, so that a token may be wrong in any respect.
 """
 
 from __future__ import annotations
