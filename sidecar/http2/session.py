@@ -23,6 +23,7 @@ from __future__ import annotations
 
 from typing import Final, Protocol
 
+from sidecar.core.body import add_piece
 from sidecar.http2 import frames
 from sidecar.http2.errors import (
     ENHANCE_YOUR_CALM,
@@ -242,6 +243,11 @@ class Session:
     def is_unfinished(self) -> bool:
         """True while a frame or a header block has begun and is not whole."""
         return self._reader.is_within_block or self._reader.is_within_frame
+
+    @property
+    def is_within_head(self) -> bool:
+        """True while a header block has begun and is not whole, or may be about to."""
+        return self._reader.is_within_block or (self._reader.is_within_frame and self._reader.kind == frames.HEADERS)
 
     def fail(self, code: int, text: str) -> None:
         """End the connection with an error; what waits is dropped, and the owner closes after the output is sent."""
@@ -719,7 +725,7 @@ class Session:
             self._write_data(stream, data, is_end)
             return True
         for at in range(0, size, PIECE):  # or each frame would copy all that is left
-            stream.pending.append(data[at : at + PIECE])
+            add_piece(stream.pending, data[at : at + PIECE])
         stream.unsent += size
         self.unsent += size
         stream.ends_after_pending = is_end

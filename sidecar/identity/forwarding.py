@@ -31,7 +31,7 @@ LONGEST: Final = 4096
 class Forwarding:
     """Fields about the caller that one route sends to its upstream."""
 
-    __slots__ = ("_caller", "_claims", "_names", "_pattern", "_words")
+    __slots__ = ("_answered", "_caller", "_claims", "_names", "_pattern", "_words")
 
     def __init__(
         self,
@@ -39,9 +39,12 @@ class Forwarding:
         caller: bytes = b"",
         claims: Mapping[str, bytes] | None = None,
         dropped: Iterable[bytes] = (),
+        answered: Mapping[str, Iterable[bytes]] | None = None,
     ) -> None:
         """`owned` are names that clients must not send, `dropped` those of credentials that do not go on; `caller` and
-        `claims` are the names of the fields for the caller's ID and for claims."""
+        `claims` are the names of the fields for the caller's ID and for claims, and `answered` has the names of fields
+        that go on as an external server has sent them, by the name of its identity."""
+        self._answered = dict(answered or {})
         self._caller = caller
         self._claims = dict(claims or {})
         names = {fold(name) for name in owned} | {fold(name) for name in dropped}
@@ -72,8 +75,9 @@ class Forwarding:
         known = caller.forwarded
         if known is not None and known[0] is self:
             return known[1]
-        found = [(self._caller, caller.id)] if self._caller else []
+        found: list[tuple[bytes, Any]] = [(self._caller, caller.id)] if self._caller else []
         found += [(name, caller.claims[claim]) for claim, name in self._claims.items() if claim in caller.claims]
+        found += [(name, caller.claims.get(name.decode())) for name in self._answered.get(caller.identity, ())]
         lines = b"".join([b"%b: %b\r\n" % (name, text) for name, value in found if (text := encoded(value))])
         caller.forwarded = (self, lines)
         return lines

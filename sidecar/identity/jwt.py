@@ -7,6 +7,7 @@ the bounds of `verification.py`.  A token that needs a key which is not there wa
 from __future__ import annotations
 
 from collections.abc import Callable
+from hashlib import sha256
 from typing import Any, Final
 
 from sidecar.core import metrics
@@ -56,15 +57,16 @@ class JwtIdentity:
 
     def authenticate(self, x: Exchange, lines: bytes, lower: bytes, now: float) -> Verdict | Wait | None:
         token = bearer_token(lines, lower)
-        if token is None or isinstance(token, Rejection):
+        if not isinstance(token, bytes):
             return token
         if len(token) > self._max_token:
             self._rejected.value += 1
             return Rejection(f"the token has {len(token)} bytes, more than {self._max_token}")
-        digest = TokenCache.digest(token)
+        digest = sha256(token).digest()
         known = self._tokens.get(digest, now)
         if known is not None:
-            self._cached.value += 1
+            counter = self._cached if known.__class__ is Caller else self._rejected
+            counter.value += 1
             return known
         found = self._judge(x, token, digest, now, may_wait=True)
         if found.__class__ is Rejection:

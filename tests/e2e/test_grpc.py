@@ -191,8 +191,8 @@ async def test_the_rest_of_the_deadline_reaches_the_server(w: World) -> None:
     await unary(w, "Unary", timeout=5.0)
     await unary(w, "Unary", timeout=60.0)
     first, second = w.server.left
-    assert 0 < first <= 5
-    assert 5 < second <= 10, "the route allows ten seconds"
+    assert 0 < first <= 5.1, "grpcio's clock is coarse"
+    assert 5.1 < second <= 10.1, "the route allows ten seconds"
 
 
 async def test_an_endpoint_that_is_not_there_is_unavailable(w: World) -> None:

@@ -5,8 +5,8 @@ port.  The protocol is `sidecar/http2`; each stream is a `StreamExchange`.
 
 Rules:
 
-1. The rest of a frame or a header block has to come within `limits.body_timeout`.  Streams are looked at once a second
-   while there are any.
+1. The rest of a header block has to come within `limits.header_timeout`, that of any other frame within
+   `limits.body_timeout`.  Streams are looked at once a second while there are any.
 2. A drain announces the end in two steps, and closes once no stream is left.
 3. All that is sent within one call of the event loop goes out in one write.
 """
@@ -287,8 +287,8 @@ class Http2Connection(asyncio.Protocol):
                 exchange.answer(listener.last_hop(last.x))
             else:
                 exchange.refuse(failed(last.failure))
-        except Exception as error:
-            exchange.break_down(error)
+        except Exception as bug:  # compiled code gives a name one type for the whole function
+            exchange.break_down(bug)
 
     def on_interim(self, stream: Stream, head: Head) -> None:
         """Do nothing: clients send none."""
@@ -347,7 +347,9 @@ class Http2Connection(asyncio.Protocol):
             session.fail(SETTINGS_TIMEOUT, "the settings were not acknowledged in time")
         elif not session.streams and now - self._last > limits.idle_timeout:
             session.finish_drain()
-        elif self._unfinished and now - self._unfinished > limits.body_timeout:
+        elif self._unfinished and now - self._unfinished > (
+            limits.header_timeout if session.is_within_head else limits.body_timeout
+        ):
             session.fail(ENHANCE_YOUR_CALM, "a frame or a header block did not arrive in time")
         elif session.streams:
             self._look_at_streams(now)

@@ -40,12 +40,12 @@ class Authenticator:
     """Stage of one route.  A ticket is always None."""
 
     __slots__ = (
-        "_challenges", "_forwarding", "_identities", "_now", "_observed", "_optional", "_ranks", "_trusted_rank",
-        "_where",
+        "_challenges", "_first", "_forwarding", "_identities", "_now", "_observed", "_optional", "_ranks", "_where",
     )  # fmt: skip
 
     def __init__(self, spec: Spec, ctx: BuildContext) -> None:
         self._identities: tuple[Identity, ...] = tuple(ctx.resources("identity", name) for name in spec.any_of)
+        self._first: Callable[..., Any] = self._identities[0].authenticate
         self._optional = spec.optional
         self._where = ctx.where
         self._now: Callable[[], float] = ctx.env.now
@@ -58,6 +58,7 @@ class Authenticator:
             (forward.caller or "").encode(),
             {claim: name.encode() for claim, name in forward.claims.items()},
             fields if forward.credentials == "drop" else (),
+            {identity.name: passed for identity in self._identities if (passed := getattr(identity, "answered", ()))},
         )
         realm = QUOTED.sub("", ctx.service).encode()
         schemes = dict.fromkeys(identity.scheme for identity in self._identities if identity.scheme)
@@ -70,41 +71,37 @@ class Authenticator:
     def admit(self, x: Exchange) -> Outcome | Wait | None:
         lines = x.lines
         lower = b"\n" + lines.lower()
-        return self._try(x, 0, None, lines, lower)
+        found = self._first(x, lines, lower, self._now())
+        if found.__class__ is Caller:
+            self._accept(x, found, lines, lower)
+            return None
+        return self._go_on(x, 0, found, None, lines, lower)
 
-    def _try(
-        self, x: Exchange, first: int, worst: Rejection | Unavailable | None, lines: bytes, lower: bytes
+    def _go_on(
+        self, x: Exchange, index: int, found: Any, worst: Rejection | Unavailable | None, lines: bytes, lower: bytes
     ) -> Outcome | Wait | None:
-        """Ask the identities from `first` on; `worst` is the verdict of the earlier ones."""
+        """Continue after the verdict `found` of the identity at `index`; `worst` is that of the earlier ones."""
         identities = self._identities
-        now = self._now()
-        for index in range(first, len(identities)):
-            found = identities[index].authenticate(x, lines, lower, now)
-            if found is None:
-                continue
+        while True:
             if found.__class__ is Caller:
                 self._accept(x, found, lines, lower)
                 return None
             if found.__class__ is Wait:
                 return Wait(self._wait(x, index, found, worst, lines, lower))
-            worst = graver(worst, found)
-        return self._refuse(x, worst, lines, lower)
+            if found is not None:
+                worst = graver(worst, found)
+            index += 1
+            if index == len(identities):
+                return self._refuse(x, worst, lines, lower)
+            found = identities[index].authenticate(x, lines, lower, self._now())
 
     async def _wait(
         self, x: Exchange, index: int, wait: Wait, worst: Rejection | Unavailable | None, lines: bytes, lower: bytes
     ) -> Outcome | None:
         """Wait for the verdict of an identity, then go on."""
-        while True:
-            found: Verdict | None = await wait.coroutine
-            if isinstance(found, Caller):
-                self._accept(x, found, lines, lower)
-                return None
-            if found is not None:
-                worst = graver(worst, found)
-            following = self._try(x, index + 1, worst, lines, lower)
-            if not isinstance(following, Wait):
-                return following
-            return await following.coroutine  # type: ignore[no-any-return]
+        found: Verdict | None = await wait.coroutine
+        following = self._go_on(x, index, found, worst, lines, lower)
+        return await following.coroutine if isinstance(following, Wait) else following
 
     def _accept(self, x: Exchange, caller: Caller, lines: bytes, lower: bytes) -> None:
         x.caller = caller

@@ -7,7 +7,7 @@ from typing import Any
 
 from google.protobuf import json_format
 from google.protobuf.descriptor import FieldDescriptor as D
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from sidecar.grpc.descriptors import BYTES, DOUBLE, ENUM, FLOAT, MESSAGE, Field
@@ -152,7 +152,10 @@ def test_json_gives_the_same_messages(message: Any, keeps_names: bool) -> None:
     text = json_format.MessageToJson(message, descriptor_pool=POOL, preserving_proto_field_name=keeps_names)
     ours, other = oracle(kind.name), oracle(kind.name)
     ours.MergeFromString(from_json(kind, text.encode(), TYPES))
-    json_format.Parse(text, other, descriptor_pool=POOL)
+    try:
+        json_format.Parse(text, other, descriptor_pool=POOL)
+    except json_format.ParseError:  # it does not take the text that it makes of the greatest float
+        other = message
     assert same(theirs(ours), theirs(other))
 
 
@@ -208,6 +211,9 @@ def is_careless(field: Field, value: Any) -> bool:
 
 @ROUNDS
 @given(st.sampled_from(sorted(CLASSES)), st.binary(max_size=40))
+@example("google.protobuf.Any", b"\x80\x80\x80\x80\x10\x00")  # a tag of more than 32 bits
+@example("google.protobuf.Int32Value", b"\x88\x80\x80\x80\x80\x00\x05")  # a tag of six bytes
+@example("google.protobuf.Int32Value", b"\x88\x80\x80\x80\x00\x05")
 def test_bytes_of_any_kind_are_read_as_by_protobuf(name: str, data: bytes) -> None:
     message = oracle(name)
     try:

@@ -430,7 +430,7 @@ async def test_no_place_for_a_slow_request_is_an_answer() -> None:
 
 @virtual
 async def test_a_head_that_dribbles_in_ends_the_connection() -> None:
-    talk = Talk(ECHO, {"body_timeout": "5s", "idle_timeout": "60s"})
+    talk = Talk(ECHO, {"header_timeout": "5s", "idle_timeout": "60s"})
     await talk.ask()
     talk.client.write(f.frame_head(f.HEADERS, 5, 3, 1000))
     for _ in range(20):
