@@ -1,4 +1,4 @@
-"""Clients of a test: each sends one request or call on its own connection, and reads the response."""
+"""Client of a test: sends one request on its own connection, and reads the response."""
 
 from __future__ import annotations
 
@@ -9,11 +9,8 @@ from urllib.parse import urlsplit
 from sidecar.core.body import UNTIL_CLOSE, Body, BodyReader
 from sidecar.core.http1 import body_length, parse_response
 from sidecar.core.message import Headers, parse_fields
-from sidecar.http2.heads import Head
-from sidecar.http2.stream import Stream
 from sidecar.policytest.script import BODILESS, MAX_HEAD, content
 from sidecar.policytest.spec import RequestSpec
-from sidecar.policytest.streams import CALL_TYPE, End, lines_of
 
 
 class Received(NamedTuple):
@@ -21,12 +18,14 @@ class Received(NamedTuple):
 
     - `status`: 0 if the connection ended without a response.
     - `is_whole`: True if the body is complete.
+    - `trailers`: those of an answer over HTTP/2.
     """
 
     status: int
     headers: Headers
     body: bytes
     is_whole: bool
+    trailers: Headers
 
 
 def request_bytes(spec: RequestSpec) -> bytes:
@@ -95,58 +94,4 @@ class ClientConnection(asyncio.Protocol):
     def _finish(self, *, is_whole: bool) -> None:
         """Set the result, unless it is set already."""
         if not self._done.done():
-            self._done.set_result(Received(self._status, self._headers, self._body.whole(), is_whole))
-
-
-class CallConnection(End):
-    """Connection that makes one call, and sets the answer as result of `done`; trailers are among its headers."""
-
-    def __init__(self, spec: RequestSpec, content: bytes, done: asyncio.Future[Received]) -> None:
-        super().__init__(is_client=True)
-        self._spec = spec
-        self._content = content
-        self._done = done
-        self._status = 0
-        self._headers: Headers = []
-        self._body = b""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        fields = {name.lower(): value for name, value in self._spec.headers.items()}
-        host = fields.pop("host", "sidecar.test")
-        lines = lines_of({"te": "trailers", "content-type": CALL_TYPE, **fields})
-        stream = self.session.open(b"POST", b"http", host.encode(), self._spec.target.encode(), lines, False)
-        self.session.send(stream, self._content, True)
-        super().connection_made(transport)
-
-    def on_head(self, stream: Stream, head: Head, is_end: bool) -> None:
-        self._status = head.status
-        self._headers += parse_fields(head.lines)
-        if is_end:
-            self._finish(is_whole=True)
-
-    def on_data(self, stream: Stream, data: bytes, is_end: bool) -> None:
-        self._body += data
-        if is_end:
-            self._finish(is_whole=True)
-
-    def on_trailers(self, stream: Stream, head: Head) -> None:
-        self._headers += parse_fields(head.lines)
-        self._finish(is_whole=True)
-
-    def on_reset(self, stream: Stream, code: int, text: str) -> None:
-        self._finish(is_whole=False)
-
-    def connection_lost(self, error: Exception | None) -> None:
-        super().connection_lost(error)
-        self._finish(is_whole=False)
-
-    def give_up(self) -> None:
-        """Stop waiting for the rest of the answer."""
-        self._finish(is_whole=False)
-
-    def _finish(self, *, is_whole: bool) -> None:
-        """Set the result, unless it is set already."""
-        if not self._done.done():
-            self._done.set_result(Received(self._status, self._headers, self._body, is_whole))
-            if self.transport is not None:
-                self.transport.close()
+            self._done.set_result(Received(self._status, self._headers, self._body.whole(), is_whole, []))

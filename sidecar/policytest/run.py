@@ -16,9 +16,8 @@ from sidecar.config.report import Report
 from sidecar.config.spec import PolicySpec
 from sidecar.config.validate import validate
 from sidecar.control.compiler import CompileError
-from sidecar.grpc.descriptors import DescriptorError, read_descriptors
 from sidecar.policytest.compare import Difference, compare
-from sidecar.policytest.messages import Messages
+from sidecar.policytest.messages import Messages, read_messages
 from sidecar.policytest.spec import FileSpec, StepSpec, TestSpec
 from sidecar.policytest.world import World
 from sidecar.simulation.loop import VirtualLoop
@@ -88,7 +87,10 @@ def run_file(path: str, environ: Mapping[str, str], words: Sequence[str] = ()) -
     if spec is None or root is None:
         raise Unusable([str(problem) for problem in report.problems] or [f"{path}: holds no tests"])
     policies = _policies(path, spec, {**environ, **spec.environ})
-    messages = _messages(path, spec, root)
+    try:
+        messages = read_messages(None if spec.descriptors is None else Path(path).parent / spec.descriptors, policies)
+    except ValueError as error:
+        raise Unusable([f"{root.nearest('descriptors').place}: {error}"]) from None
     shown = {**report.origins.message_masks().replacements, **policies.masks.replacements}
     masks = Masks({word: text for word, text in shown.items() if not _is_spelt_out(text, spec.environ)})
     tests = root.nearest("tests")
@@ -120,20 +122,6 @@ def _policies(path: str, spec: FileSpec, environ: Mapping[str, str]) -> PolicySp
     return loaded.spec
 
 
-def _messages(path: str, spec: FileSpec, root: Node) -> Messages:
-    """Return the translator of messages of gRPC."""
-    if spec.descriptors is None:
-        return Messages(None)
-    place = root.nearest("descriptors").place
-    try:
-        return Messages(read_descriptors((Path(path).parent / spec.descriptors).read_bytes()))
-    except OSError as error:
-        why = f"cannot be read ({error.strerror}); write the path of a file, relative to this one"
-    except DescriptorError as error:
-        why = str(error)
-    raise Unusable([f"{place}: descriptors: names {spec.descriptors}, which {why}"])
-
-
 async def _run(test: TestSpec, node: Node, policies: PolicySpec, messages: Messages) -> list[Difference]:
     """Run one test and return its differences; it ends at the first step with a difference."""
     try:
@@ -162,20 +150,14 @@ async def _step(step: StepSpec, node: Node, world: World) -> AsyncIterator[list[
         known = ", ".join(world.snapshot.spec.listeners)
         yield [Difference(node.nearest("listener").place, "listener", f"one of {known}", listener or "none named")]
         return
-    try:
-        world.messages.encode(step.request.target, step.request, is_answer=False)
-    except ValueError as error:
-        place = node.nearest("request", "message").place
-        yield [Difference(place, "message", "a message of the method", str(error))]
-        return
     for _ in range(step.times):
         world.script.begin(step.upstream)
         try:
             observed = await asyncio.gather(*(world.ask(listener, step.request) for _ in range(step.at_once)))
         except ValueError as error:
-            yield [
-                Difference(node.nearest("request", "caller").place, "caller", "a caller that can be made", str(error))
-            ]
+            what = "caller" if step.request.grpc is None or step.request.caller is not None else "grpc"
+            expected = "a caller that can be made" if what == "caller" else "messages that can be made"
+            yield [Difference(node.nearest("request", what).place, what, expected, str(error))]
             return
         if found := list(compare(step, node, observed, world)):
             yield found

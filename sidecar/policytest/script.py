@@ -1,8 +1,8 @@
 """Scripted upstreams of a test: each attempt gets the next response of the script, at whatever upstream.
 
 A response is taken when a connection is made, because the script may refuse the connection.  Every response closes its
-connection.  So each attempt makes a connection, and responses are used in the order of attempts.  Upstreams that speak
-HTTP/2 are in `streams`.
+connection.  So each attempt makes a connection, and responses are used in the order of attempts.  Over HTTP/2, each
+stream takes a response, and only a refusal of the connection is taken with it (`streams`).
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import deque
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from http import HTTPStatus
 from typing import Final, NamedTuple, cast
 from urllib.parse import urlencode
@@ -28,8 +29,8 @@ MAX_HEAD: Final = 2**20
 """Largest head of a message in bytes."""
 BODILESS: Final = frozenset((204, 205, 304))
 """Statuses of responses without a body."""
-UNCONNECTED: Final = frozenset(("connect_failure", "connect_timeout"))
-"""Failures without a connection."""
+REFUSALS: Final = ("connect_failure", "connect_timeout")
+"""Failures that are those of a connection."""
 PHRASES: Final = {int(status): status.phrase for status in HTTPStatus}
 
 
@@ -59,43 +60,39 @@ class Script:
     - `remaining`: responses that no attempt has used yet.
     - `unanswered`: upstreams of attempts for which no response was left.
     - `misdirected`: pairs of an attempt's upstream and the upstream that its response names, if they differ.
-    - `unsendable`: reasons why messages of responses could not be made.
-    - `messages`: translator of messages of gRPC.
+    - `unusable`: sentences about responses that could not be sent as they are written.
     """
 
-    def __init__(
-        self, env: Env, names: dict[Address, str], http2: Collection[str] = (), messages: Messages | None = None
-    ) -> None:
-        """`names`: names of the upstreams by the addresses of their endpoints; `http2`: those that speak HTTP/2."""
+    def __init__(self, env: Env, names: dict[Address, str], multiplexed: frozenset[str], messages: Messages) -> None:
+        """Take the upstreams of a test.
+
+        - `names`: names of the upstreams by the addresses of their endpoints.
+        - `multiplexed`: names of the upstreams that speak HTTP/2.
+        - `messages`: messages of gRPC.
+        """
         self.env = env
-        self.messages = messages or Messages(None)
-        self.unsendable: list[str] = []
-        self._http2 = http2
-        self._ends: list[ScriptedStreams] = []
-        """Connections of HTTP/2 of the current step."""
         self.seen: list[SeenRequest] = []
         self.remaining: deque[ResponseSpec] = deque()
         self.unanswered: list[str] = []
         self.misdirected: list[tuple[str, str]] = []
+        self.unusable: list[str] = []
         self._names = names
+        self._multiplexed = multiplexed
+        self._messages = messages
 
     def begin(self, answers: Iterable[ResponseSpec]) -> None:
         """Start a step with these responses."""
         self.remaining = deque(answer for answer in answers for _ in range(answer.times))
-        for end in self._ends:
-            end.leave()
-        self._ends.clear()
-        self.seen, self.unanswered, self.misdirected, self.unsendable = [], [], [], []
+        self.seen, self.unanswered, self.misdirected, self.unusable = [], [], [], []
 
     async def accept(self, address: Address) -> asyncio.Protocol:
         """Return the upstream's end of a new connection.  Raises `OSError` if the script refuses it."""
         name = self._names.get(address)
         if name is None:
             raise ConnectionRefusedError(111, f"no upstream of this test has the address {address}")
-        if name in self._http2 and not self.is_refusing:
-            self._ends.append(ScriptedStreams(self, name))
-            return self._ends[-1]
-        answer = self.take(name)
+        if name in self._multiplexed and not (self.remaining and self.remaining[0].fail in REFUSALS):
+            return ScriptedStreams(partial(self._take_stream, name), self.written, self.env.wall)
+        answer = self._take(name)
         if answer.fail == "connect_timeout":
             await self.env.future()
         if answer.fail == "connect_failure":
@@ -104,37 +101,33 @@ class Script:
             raise ConnectionRefusedError(111, "Connection refused")
         return ScriptedConnection(self, name, answer)
 
-    @property
-    def is_refusing(self) -> bool:
-        """True if the next attempt gets no connection."""
-        return bool(self.remaining) and self.remaining[0].fail in UNCONNECTED
-
-    def take(self, upstream: str) -> ResponseSpec:
-        """Return the response to the next attempt, which goes to that upstream."""
-        answer = self.remaining.popleft() if self.remaining else None
-        if answer is None:
-            self.unanswered.append(upstream)
-            answer = ResponseSpec(status=599)
-        if answer.upstream not in (None, upstream):
-            self.misdirected.append((upstream, str(answer.upstream)))
+    def _take(self, name: str) -> ResponseSpec:
+        """Return the next response, for an attempt at an upstream."""
+        if not self.remaining:
+            self.unanswered.append(name)
+            return ResponseSpec(status=599)
+        answer = self.remaining.popleft()
+        if answer.upstream not in (None, name):
+            self.misdirected.append((name, str(answer.upstream)))
         return answer
 
-    def note(self, upstream: str, method: str, target: str, headers: Headers, body: bytes) -> None:
-        """Record a request that has reached an upstream."""
-        self.seen.append(SeenRequest(upstream, method, target, headers, body))
+    def _take_stream(self, name: str, method: bytes, path: bytes, headers: Headers, body: bytes) -> ResponseSpec:
+        """Record a request on a stream, and return its response."""
+        self.seen.append(SeenRequest(name, method.decode(), path.decode(), headers, body))
+        return self._take(name)
 
-    def written(self, answer: ResponseSpec, method: str) -> tuple[dict[str, str], bytes]:
-        """Return the fields of a response and its body; both are those of a request of that method."""
-        body, kind = content(answer)
-        if answer.fail == "cut" and len(body) < 2:
-            body = b"cut off here"
-        fields = {name.lower(): value for name, value in answer.headers.items()}
-        fields.setdefault("date", write_http_date(self.env.wall()).decode())
-        if kind:
-            fields.setdefault("content-type", kind)
-        if answer.status not in BODILESS:
-            fields.setdefault("content-length", str(len(body)))
-        return fields, b"" if method == "HEAD" or answer.status in BODILESS else body
+    def written(self, answer: ResponseSpec, path: str) -> tuple[bytes, str]:
+        """Return body and media type of a response to a path, over HTTP/2."""
+        if not answer.is_grpc:
+            return content(answer)
+        values = answer.all_messages
+        if not answer.has_messages and answer.grpc_status == "OK" and not self._messages.is_stream(path):
+            values = ({},)  # the one message of the answer, as a service without anything to say sends it
+        try:
+            return self._messages.encode(path, values, of_request=False), "application/grpc"
+        except ValueError as error:
+            self.unusable.append(str(error))
+            return b"", "application/grpc"
 
 
 class ScriptedConnection(asyncio.Protocol):
@@ -208,11 +201,22 @@ class ScriptedConnection(asyncio.Protocol):
     def _written(self, request: SeenRequest) -> tuple[bytes, bytes]:
         """Return head and body of the response."""
         answer = self._answer
-        fields, body = self._script.written(answer, request.method)
+        if answer.is_grpc:
+            what = f"an answer of gRPC from {self._upstream}, which speaks HTTP/1.1; write `protocol: http2` there"
+            self._script.unusable.append(what)
+        body, kind = content(answer)
+        if answer.fail == "cut" and len(body) < 2:
+            body = b"cut off here"
+        fields = {name.lower(): value for name, value in answer.headers.items()}
+        fields.setdefault("date", write_http_date(self._script.env.wall()).decode())
+        if kind:
+            fields.setdefault("content-type", kind)
+        if answer.status not in BODILESS:
+            fields.setdefault("content-length", str(len(body)))
         fields["connection"] = "close"
         lines = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
         head = f"HTTP/1.1 {answer.status} {PHRASES.get(answer.status, '')}\r\n{lines}\r\n".encode()
-        return head, body
+        return head, b"" if request.method == "HEAD" or answer.status in BODILESS else body
 
 
 def value_of(headers: Headers, name: str) -> str | None:
