@@ -11,6 +11,7 @@ Rules:
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import json
 import os
@@ -75,7 +76,7 @@ class ApiKeys:
         self._wall: Callable[[], float] = env.wall
         self._task: TaskHandle | None = None
         self._seen = look(self._path)
-        self._keys = read_api_keys(read(self._path), name, self.field) if self._path else {}
+        self._keys = self._load() if self._path else {}
         self._accepted = env.meter.counter(metrics.AUTHENTICATIONS, identity=name, result="accepted")
         self._rejected = env.meter.counter(metrics.AUTHENTICATIONS, identity=name, result="rejected")
         env.meter.gauge(metrics.IDENTITY_KEYS, lambda: len(self._keys), identity=name)
@@ -93,21 +94,24 @@ class ApiKeys:
     async def _watch(self) -> None:
         while True:
             await self._env.sleep(POLL)
-            self.poll()
+            await self.poll()
 
-    def poll(self) -> None:
-        """Check the file, and read it if it has changed."""
+    async def poll(self) -> None:
+        """Check the file, and read it in a worker thread if it has changed."""
         if (seen := look(self._path)) == self._seen:
             return
         self._seen = seen
         try:
-            self._keys = read_api_keys(self._read(self._path), self.name, self.field)
+            self._keys = await asyncio.to_thread(self._load)
         except (OSError, ValueError) as error:
             self.problem = str(error)
             self._env.emit(events.KEYS_FAILED, identity=self.name, reason=self.problem, keys=len(self._keys))
         else:
             self.problem = ""
             self._env.emit(events.KEYS_CHANGED, identity=self.name, keys=len(self._keys))
+
+    def _load(self) -> dict[str, ApiKey]:
+        return read_api_keys(self._read(self._path), self.name, self.field)
 
     def authenticate(self, x: Exchange, lines: bytes, lower: bytes, now: float) -> Verdict | None:
         key: bytes | Rejection | None

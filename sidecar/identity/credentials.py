@@ -12,6 +12,9 @@ from sidecar.core.uri import parameter
 from sidecar.identity.verdict import Rejection
 
 AUTHORIZATION: Final = b"authorization"
+MARK: Final = b"\nauthorization:"
+SCHEME: Final = b" bearer "
+SPACE: Final = 0x20
 AMBIGUOUS: Final = Rejection("the request has more than one credential of a kind", is_ambiguous=True)
 
 
@@ -29,6 +32,12 @@ def field_value(name: bytes, lines: bytes, lower: bytes) -> bytes | Rejection | 
 
 def bearer_token(lines: bytes, lower: bytes) -> bytes | Rejection | None:
     """Return the token of `Authorization: Bearer`; None if there is no such field, or it has another scheme."""
+    at = lower.find(MARK)
+    if at < 0:
+        return None
+    start = at + len(MARK) - 1 + len(SCHEME)
+    if lower.startswith(SCHEME, at + len(MARK)) and lines[start] != SPACE and lower.find(MARK, start) < 0:
+        return lines[start : lines.find(b"\r\n", start)].rstrip(b" \t")  # the usual spelling, in fewer steps
     value = field_value(AUTHORIZATION, lines, lower)
     if not isinstance(value, bytes):
         return value

@@ -41,7 +41,8 @@ class External:
         self._source = source
         self._now: Callable[[], float] = env.now
         self._fields = [header.encode() for header in spec.headers]
-        self._forward = [header.encode() for header in spec.forward]
+        self.answered = tuple(header.encode() for header in spec.forward)
+        """Names of the fields of an answer that go on to the upstream."""
         self._caller = (spec.caller or "").encode()
         self._answers = TokenCache()
         counter = env.meter.counter
@@ -97,7 +98,7 @@ class External:
             return Unavailable(f"{self._source.url} answered with the status {reply.status}", RETRY_AFTER)
         claims = {
             name.decode(): value.decode("latin-1")
-            for name in self._forward
+            for name in self.answered
             if (value := get(reply.headers, name)) is not None
         }
         caller = self.name

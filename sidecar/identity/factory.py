@@ -90,8 +90,9 @@ class IdentityFactory:
         secret = reveal(spec.client.secret)
         service = self._connect(name, spec.url, spec.tls, has_breaker=True)
         source = HttpSource(spec.url, service, self._env)
+        budget = self._budget()
         key = ("identity", name, "introspection", digest(spec, secret))
-        return self._obtain(key, None, lambda: Introspection(name, spec, secret, source, self._env))
+        return self._obtain(key, None, lambda: Introspection(name, spec, secret, source, budget, self._env))
 
     def _certificate(self, name: str, spec: CertificateSpec) -> Any:
         from sidecar.identity.certificate import CertificateIdentity

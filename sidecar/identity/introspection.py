@@ -7,7 +7,8 @@ Rules:
 2. Requests with the same new token share one question.
 3. While the endpoint fails, requests with unknown tokens get 503.  With `allow_stale` the last answer for a token is
    used again for `stale_for`.  A breaker keeps a failing endpoint from delaying every request.
-4. The credentials of the sidecar are sent as RFC 6749 2.3.1 asks, with their parts form-encoded.
+4. A client whose tokens are not active too often has no more questions asked for a while (`verification.py`).
+5. The credentials of the sidecar are sent as RFC 6749 2.3.1 asks, with their parts form-encoded.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from sidecar.identity.jws import InvalidToken, parse_json
 from sidecar.identity.spec import IntrospectionSpec
 from sidecar.identity.tokens import TokenCache
 from sidecar.identity.verdict import Rejection, Unavailable, Verdict
+from sidecar.identity.verification import VerificationBudget
 
 HTTP_OK: Final = 200
 MOST_STALE: Final = 10_000
@@ -42,10 +44,19 @@ class Introspection:
     scheme = b"Bearer"
     field = AUTHORIZATION
 
-    def __init__(self, name: str, spec: IntrospectionSpec, secret: str, source: HttpSource, env: Env) -> None:
+    def __init__(
+        self,
+        name: str,
+        spec: IntrospectionSpec,
+        secret: str,
+        source: HttpSource,
+        budget: VerificationBudget,
+        env: Env,
+    ) -> None:
         self.name = name
         self._spec = spec
         self._source = source
+        self._budget = budget
         self._env = env
         self._now: Callable[[], float] = env.now
         pair = f"{quote_plus(spec.client.id)}:{quote_plus(secret)}".encode()
@@ -54,7 +65,6 @@ class Introspection:
             (b"content-type", b"application/x-www-form-urlencoded"),
             (b"accept", b"application/json"),
         ]
-        self._tokens = tokens = TokenCache()
         self._asked: dict[bytes, list[asyncio.Future[Verdict | None]]] = {}
         """Requests that wait for each question in flight, by the digest of the token."""
         self._stale: dict[bytes, tuple[Caller, float]] = {}
@@ -64,6 +74,7 @@ class Introspection:
             result: counter(metrics.AUTHENTICATIONS, identity=name, result=result)
             for result in ("cached", "accepted", "rejected", "unavailable", "stale")
         }
+        self._tokens = tokens = TokenCache(self._counters["cached"])
         env.meter.gauge(metrics.IDENTITY_TOKENS, lambda: len(tokens), identity=name)
 
     def start(self) -> None:
@@ -81,9 +92,13 @@ class Introspection:
         if known is not None:
             self._counters["cached"].value += 1
             return known
-        return Wait(self._ask(token, digest))
+        client = x.client_address
+        if (denied := self._budget.deny(client, now)) is not None:
+            self._counters["unavailable"].value += 1
+            return denied
+        return Wait(self._ask(token, digest, client))
 
-    async def _ask(self, token: bytes, digest: bytes) -> Verdict:
+    async def _ask(self, token: bytes, digest: bytes, client: str) -> Verdict:
         """Return the answer for a token, which requests with the same token share."""
         while (waiting := self._asked.get(digest)) is not None:
             future: asyncio.Future[Verdict | None] = self._env.future()
@@ -94,6 +109,8 @@ class Introspection:
         verdict: Verdict | None = None
         try:
             verdict = await self._question(token, digest)
+            if isinstance(verdict, Rejection):
+                self._budget.fail(client, self._now())
         finally:
             for future in self._asked.pop(digest):
                 if not future.done():

@@ -7,6 +7,7 @@ the bounds of `verification.py`.  A token that needs a key which is not there wa
 from __future__ import annotations
 
 from collections.abc import Callable
+from hashlib import sha256
 from typing import Any, Final
 
 from sidecar.core import metrics
@@ -43,9 +44,9 @@ class JwtIdentity:
         self._env = env
         self._now: Callable[[], float] = env.now
         self._wall: Callable[[], float] = env.wall
-        self._tokens = tokens = TokenCache()
         counter = env.meter.counter
         self._cached = counter(metrics.AUTHENTICATIONS, identity=name, result="cached")
+        self._tokens = tokens = TokenCache(self._cached)
         self._verified = counter(metrics.AUTHENTICATIONS, identity=name, result="accepted")
         self._rejected = counter(metrics.AUTHENTICATIONS, identity=name, result="rejected")
         self._undecided = counter(metrics.AUTHENTICATIONS, identity=name, result="unavailable")
@@ -54,17 +55,23 @@ class JwtIdentity:
     def start(self) -> None:
         self.source.start()
 
+    @property
+    def tokens(self) -> TokenCache:
+        """Verdicts on tokens."""
+        return self._tokens
+
     def authenticate(self, x: Exchange, lines: bytes, lower: bytes, now: float) -> Verdict | Wait | None:
         token = bearer_token(lines, lower)
-        if token is None or isinstance(token, Rejection):
+        if not isinstance(token, bytes):
             return token
         if len(token) > self._max_token:
             self._rejected.value += 1
             return Rejection(f"the token has {len(token)} bytes, more than {self._max_token}")
-        digest = TokenCache.digest(token)
+        digest = sha256(token).digest()
         known = self._tokens.get(digest, now)
         if known is not None:
-            self._cached.value += 1
+            counter = self._cached if known.__class__ is Caller else self._rejected
+            counter.value += 1
             return known
         found = self._judge(x, token, digest, now, may_wait=True)
         if found.__class__ is Rejection:
@@ -101,7 +108,7 @@ class JwtIdentity:
             return self._reject(digest, "the token's signature is wrong", now)
         self._verified.value += 1
         found = Caller(caller, self.name, parsed.claims, AUTHORIZATION)
-        self._tokens.accept(digest, found, key, now + min(left, ACCEPTED_FOR), len(token))
+        self._tokens.accept(digest, found, key, now + min(left, ACCEPTED_FOR), len(token), token)
         return found
 
     def _verify(self, token: Token, algorithm: str, keys: list[Key]) -> Key | None:

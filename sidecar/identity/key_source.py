@@ -19,7 +19,7 @@ import asyncio
 import json
 import os
 import stat
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -399,13 +399,9 @@ def look(path: str) -> tuple[int, ...]:
 
 
 def is_writable_by_others(path: str) -> bool:
-    """True if others than the owner of a file may write to it."""
-    return bool(os.stat(path).st_mode & (stat.S_IWGRP | stat.S_IWOTH))
-
-
-def is_readable_by_others(path: str) -> bool:
-    """True if users outside of the owner and the group of a file may read it."""
-    return bool(os.stat(path).st_mode & stat.S_IROTH)
+    """True if others than this user and root own a file or may write to it."""
+    found = os.stat(path)
+    return found.st_uid not in (0, os.geteuid()) or bool(found.st_mode & (stat.S_IWGRP | stat.S_IWOTH))
 
 
 def read_json_file(path: str) -> Any:
@@ -426,7 +422,9 @@ def read_json_file(path: str) -> Any:
 def write_file(path: str, data: bytes) -> None:
     """Replace a file as a whole; only its owner may read it.  Raises `OSError`."""
     draft = f"{path}.{os.getpid()}.new"
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+    with suppress(FileNotFoundError):  # a draft of an earlier process, or of somebody else
+        os.unlink(draft)
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
@@ -435,7 +433,3 @@ def write_file(path: str, data: bytes) -> None:
         with suppress(OSError):
             os.unlink(draft)
         raise
-
-
-Obtain = Callable[[tuple[str, ...], Any, Callable[[], Any]], Any]
-"""Function that returns an object from the state store (`BuildContext.obtain`)."""

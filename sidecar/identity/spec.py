@@ -11,6 +11,7 @@ from pydantic import AfterValidator, Field, SecretStr, model_validator
 from sidecar.core.message import TOKEN
 from sidecar.core.spec import Model, Secret
 from sidecar.core.units import Duration, DurationOrZero, Size
+from sidecar.telemetry.plain import names_secret
 from sidecar.upstream.tls import ClientTlsSpec
 
 SYMMETRIC: Final = frozenset(("HS256", "HS384", "HS512"))
@@ -148,7 +149,8 @@ class ApiKeySpec(Model):
     header: FieldName | None = None
     """Header field with the key; by default `x-api-key`."""
     parameter: Annotated[str, Field(min_length=1, max_length=100)] | None = None
-    """Query parameter with the key.  Proxies and services log URLs, so prefer a header."""
+    """Query parameter with the key, named so that spans hide it, such as `api_key`.  Proxies and services log URLs, so
+    prefer a header."""
     cookie: CookieName | None = None
     """Cookie with the key."""
 
@@ -157,6 +159,8 @@ class ApiKeySpec(Model):
         given = [name for name in ("header", "parameter", "cookie") if getattr(self, name) is not None]
         if len(given) > 1:
             raise ValueError(f"has {' and '.join(given)}; keep one of them")
+        if self.parameter is not None and not names_secret(self.parameter):
+            raise ValueError(f"has the parameter `{self.parameter}`, which spans would show; write such as api_key")
         return self
 
 

@@ -25,6 +25,7 @@ from sidecar.core.uri import parameter
 from sidecar.grpc.status import is_grpc
 from sidecar.inspect.documents import Scope
 from sidecar.inspect.effective import Value, flow, values
+from sidecar.inspect.explain_authorize import authorization_sentences
 from sidecar.inspect.explain_cache import cache_text
 from sidecar.inspect.explain_translate import bindings_of, call_text, translation_sentences
 from sidecar.routing.router import host_names
@@ -136,6 +137,8 @@ def explain_text(snapshot: Snapshot, listener: str, x: Exchange) -> str:
         rows = [(name, why, str(mark)) for name, why, mark in others] + [("…", "and more", "")] * has_more
         lines += ["", "other routes", *table(rows)]
     if route is not None:
+        if (sentences := authorization_sentences(route, x)) is not None:
+            lines += ["", "authorize", *(f"    {sentence}" for sentence in sentences)]
         if (sentences := cache_sentences(route, x)) is not None:
             lines += ["", "cache", *(f"    {sentence}" for sentence in sentences)]
         if (sentences := translation_sentences(route, x)) is not None:
@@ -302,7 +305,10 @@ def _in_force(snapshot: Snapshot, route: Route) -> Iterator[str]:
 def cache_sentences(route: Route, x: Exchange) -> list[str] | None:
     """Return sentences on what the cache of a route does with a request; None without a cache."""
     cache = cache_of(route.spec)
-    return None if cache is None else list(cache_text(cache, route.name, x, route.spec.node.nearest("cache")))
+    if cache is None:
+        return None
+    has_callers = "authenticate" in route.policies
+    return list(cache_text(cache, route.name, x, route.spec.node.nearest("cache"), has_callers=has_callers))
 
 
 def refusal_of(snapshot: Snapshot, listener: str, x: Exchange) -> Refused:

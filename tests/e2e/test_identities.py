@@ -28,6 +28,8 @@ FORWARD = {"caller": "x-caller", "claims": {"tenant": "x-tenant"}, "credentials"
 async def issuer(connection: Connection, request: Message) -> None:
     """Answer with a key set, or with what the issuer knows of a token."""
     if request.target == "/introspect":
+        if b"token=hang" in request.body:
+            await asyncio.Event().wait()
         active = {"active": b"token=good" in request.body, "sub": "carol"}
         await connection.send(response(200, json.dumps(active).encode()))
     elif request.target == "/check/session":
@@ -91,7 +93,13 @@ async def test_opaque_tokens_and_sessions_are_asked_about(tmp_path: Path) -> Non
     async with Server(echoing) as app, Server(issuer) as keys:
         rules = policies(
             identities={
-                "legacy": {"introspection": {"url": f"{keys.url}/introspect", "client": {"id": "a", "secret": "b"}}},
+                "legacy": {
+                    "introspection": {
+                        "url": f"{keys.url}/introspect",
+                        "client": {"id": "a", "secret": "b"},
+                        "timeout": "300ms",
+                    }
+                },
                 "web": {
                     "external": {
                         "url": f"{keys.url}/check",
@@ -108,13 +116,15 @@ async def test_opaque_tokens_and_sessions_are_asked_about(tmp_path: Path) -> Non
             for fields, status, caller in (
                 ({"authorization": "Bearer good"}, 200, "carol"),
                 ({"authorization": "Bearer bad"}, 401, ""),
+                ({"authorization": "Bearer hang"}, 503, ""),
                 ({"cookie": "session=1"}, 200, "dave"),
                 ({"cookie": "session=2"}, 401, ""),
             ):
-                found = await sidecar.fetch("GET", "/session", **fields)
+                found = await sidecar.fetch("GET", "/session", **fields, x_user="admin")
                 assert found.status == status
                 if caller:
                     assert app.requests[-1].get("x-caller") == caller
+                    assert app.requests[-1].get("x-user") == ("dave" if caller == "dave" else "")
 
 
 def revocations(ca: Authority, path: Path, *revoked: str) -> Path:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
+from sidecar.config.node import Node
 from sidecar.config.report import Report
 from sidecar.config.spec import PolicySpec
+from sidecar.core.spec import SecretFile
 
 if TYPE_CHECKING:
     from sidecar.identity.spec import IdentitySpec
@@ -42,14 +46,31 @@ def _identity(spec: PolicySpec, name: str, identity: IdentitySpec, report: Repor
             _plain(getattr(jwt.keys, key), where.nearest("jwt", "keys", key), "keys", report)
         if jwt.keys.is_remote and jwt.keys.url is None and jwt.keys.discovery is None:
             _plain(jwt.issuer, where.nearest("jwt", "issuer"), "keys", report)
+        if jwt.keys.file is not None and any(name.startswith("HS") for name in jwt.algorithms):
+            _exposed(jwt.keys.file, where.nearest("jwt", "keys", "file"), report)
     if identity.introspection is not None:
+        secret = identity.introspection.client.secret
+        if isinstance(secret, SecretFile):
+            _exposed(secret.file, where.nearest("introspection", "client", "secret", "file"), report)
         _plain(identity.introspection.url, where.nearest("introspection", "url"), "tokens and the secret", report)
+    if identity.api_key is not None:
+        _exposed(identity.api_key.file, where.nearest("api_key", "file"), report)
     if identity.api_key is not None and identity.api_key.parameter is not None:
         message = "puts keys into URLs, which clients, proxies and services log; prefer a header"
         report.warn(where.nearest("api_key", "parameter"), message)
 
 
-def _plain(url: str | None, node: Any, what: str, report: Report) -> None:
+def _exposed(path: str, node: Node, report: Report) -> None:
+    """Warn of a file that every user can read, if it is on this machine."""
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return
+    if mode & stat.S_IROTH:
+        report.warn(node, f"can be read by every user of this machine; chmod 600 {path}")
+
+
+def _plain(url: str | None, node: Node, what: str, report: Report) -> None:
     """Warn of a URL without TLS on another machine."""
     parts = urlsplit(url or "")
     if parts.scheme == "http" and parts.hostname not in LOOPBACK:

@@ -113,7 +113,7 @@ async def test_wrong_missing_and_repeated_keys(tmp_path: Path) -> None:
     ("place", "facts"),
     [
         ({"header": "X-Partner"}, {"headers": {"x-partner": KEY}}),
-        ({"parameter": "key"}, {"query": b"a=1&key=" + KEY.encode()}),
+        ({"parameter": "api_key"}, {"query": b"a=1&api_key=" + KEY.encode()}),
         ({"cookie": "session"}, {"headers": {"cookie": f"a=1; session={KEY}; b=2"}}),
     ],
 )
@@ -130,7 +130,7 @@ async def test_keys_in_parameters_and_cookies_are_unique(tmp_path: Path) -> None
     path = str(key_file(tmp_path, {"name": "k", "digest": digest()}))
     value = KEY.encode()
     for place, facts in (
-        ({"parameter": "key"}, {"query": b"key=%b&key=x" % value}),
+        ({"parameter": "api_key"}, {"query": b"api_key=%b&api_key=x" % value}),
         ({"cookie": "c"}, {"headers": {"cookie": f"c={KEY}; c=x"}}),
         ({"cookie": "c"}, {"headers": [(b"cookie", b"c=%b" % value), (b"cookie", b"c=x")]}),
     ):
@@ -190,12 +190,14 @@ def test_a_changed_file_is_read_again_and_a_broken_one_changes_nothing(tmp_path:
         found = make("api_key", env, file=str(path))
         found.start()
         path.write_text("keys: [")
-        await env.sleep(2)
+        while not env.emitted(events.KEYS_FAILED):  # a worker thread reads it
+            await env.sleep(1)
         assert isinstance(await ask(found, env, headers={"x-api-key": KEY}), Caller)
         assert "not valid YAML" in found.describe()["problem"]
         assert len(env.emitted(events.KEYS_FAILED)) == 1
         key_file(tmp_path, {"name": "k2", "digest": digest("another")})
-        await env.sleep(2)
+        while not env.emitted(events.KEYS_CHANGED):
+            await env.sleep(1)
         assert isinstance(await ask(found, env, headers={"x-api-key": KEY}), Rejection)
         assert isinstance(await ask(found, env, headers={"x-api-key": "another"}), Caller)
         found.retire()
@@ -228,6 +230,18 @@ async def test_the_issuer_is_asked_once_for_each_token() -> None:
     await env.sleep(20)
     await ask(found, env, **TOKEN)
     assert len(server.seen) == 2
+
+
+@virtual
+async def test_a_client_that_guesses_tokens_does_not_reach_the_issuer_for_long() -> None:
+    env, server = virtual_env(), Server({"active": False})
+    found = make("introspection", env, server, **INTROSPECTION)
+    for number in range(100):
+        headers = {"authorization": f"Bearer guess-{number}"}
+        await ask(found, env, headers=headers, client_address="10.9.9.9")
+    assert len(server.seen) == 20
+    server.answer = ACTIVE
+    assert isinstance(await ask(found, env, **TOKEN, client_address="10.0.0.1"), Caller)
 
 
 @virtual
@@ -433,6 +447,7 @@ async def test_a_certificate_with_two_uris_has_no_spiffe_id() -> None:
         {"jwt": {"issuer": "https://i", "keys": {"file": "x", "keep": "y"}}},
         {"api_key": {"file": "x", "header": "a", "cookie": "b"}},
         {"api_key": {"file": "x", "header": "a b"}},
+        {"api_key": {"file": "x", "parameter": "k"}},
         {"api_key": {"file": "x"}, "certificate": {"dns": "x"}},
         {"certificate": {"dns": "x", "subject": "y"}},
         {"introspection": {"url": "https://i", "client": {"id": "a", "secret": ""}}},

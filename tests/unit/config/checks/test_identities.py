@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from pathlib import Path
 from textwrap import dedent
 
 import pytest
@@ -31,7 +32,7 @@ def test_good_policies_have_no_warnings() -> None:
         ('jwt: {issuer: "https://id"}', "identities.c.jwt: accepts tokens for other services"),
         ('jwt: {issuer: "http://id", audiences: [o]}', "identities.c.jwt.issuer: gets keys over plain http"),
         ('jwt: {issuer: x, audiences: [o], keys: {url: "http://id/k"}}', "identities.c.jwt.keys.url: gets keys over"),
-        ("api_key: {file: f, parameter: key}", "identities.c.api_key.parameter: puts keys into URLs"),
+        ("api_key: {file: f, parameter: api_key}", "identities.c.api_key.parameter: puts keys into URLs"),
         (
             'introspection: {url: "http://id/i", client: {id: a, secret: {file: f}}}',
             "identities.c.introspection.url: gets tokens and the secret over plain http",
@@ -42,6 +43,17 @@ def test_good_policies_have_no_warnings() -> None:
 def test_what_lets_in_more_than_was_meant_is_told(identity: str, words: str) -> None:
     (found,) = messages(f"identities: {{c: {{{identity}}}}}\n", ROUTES)
     assert words in found
+
+
+def test_files_with_secrets_that_others_can_read_are_told(tmp_path: Path) -> None:
+    path = tmp_path / "keys.yaml"
+    path.write_text("keys: []")
+    text = f"identities: {{c: {{api_key: {{file: {path}}}}}}}\n"
+    path.chmod(0o644)
+    (found,) = messages(text, ROUTES)
+    assert f"identities.c.api_key.file: can be read by every user of this machine; chmod 600 {path}" in found
+    path.chmod(0o640)
+    assert messages(text, ROUTES) == []
 
 
 def test_keys_from_this_machine_may_come_without_tls() -> None:

@@ -159,6 +159,17 @@ def test_fields_about_the_caller_replace_those_of_the_client_and_their_twins() -
     assert x.headers == [(b"x-caller-2", b"kept"), (b"accept", b"*/*")]
 
 
+def test_fields_that_an_external_server_has_sent_go_on_for_its_callers_only() -> None:
+    server = Listed("session", Caller("dave", "session", {"x-user": "dave", "x-more": "no"}), field=b"cookie")
+    server.answered = (b"x-user",)  # type: ignore[attr-defined]
+    tokens = Listed("corporate", Caller("alice", "corporate", {"x-user": "root"}))
+    found = stage(tokens, server, owned=frozenset((b"x-user",)))
+    _, x = admit(found, {"cookie": "c", "X-User": "admin"})
+    assert x.headers == [(b"cookie", b"c"), (b"x-user", b"dave")]
+    _, x = admit(found, {**BEARER, "x-user": "admin"})
+    assert x.headers == [(b"authorization", b"Bearer x")]
+
+
 def test_trailers_cannot_claim_a_caller_either() -> None:
     found = stage(Listed("corporate", alice), forward=FORWARD, owned=OWNED)
     early, late = Body(), Body()
