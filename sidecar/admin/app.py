@@ -6,6 +6,7 @@
     GET  /metrics                            Prometheus text (`telemetry/metrics/prometheus.py`)
     GET  /state                              state of the process as JSON, for people and scripts
     POST /reload                             200 with the changes, or 422 with every problem of the files
+    GET  /keys                               public keys of signed tokens about callers, as a JSON Web Key Set
     GET  /cache                              contents of each cache as JSON
     POST /cache/purge?url=…                  drop responses by url, prefix, tag, or all (`cache.py`)
     POST /breakers/{name}/open|close|auto    force a breaker until `auto`; names as in `/state`: `upstream:payments`
@@ -34,7 +35,7 @@ from sidecar.core.events import BUG
 from sidecar.core.metrics import BUGS
 from sidecar.telemetry.metrics.prometheus import CONTENT_TYPE, OPENMETRICS_TYPE, Page, wants_openmetrics
 
-OPEN_TO_ALL: Final = (LIVEZ, READYZ, "/")
+OPEN_TO_ALL: Final = (LIVEZ, READYZ, "/", "/keys")
 """Paths that need no token."""
 PIECE: Final = 2000
 """Tokens of JSON that are encoded in one turn of the loop."""
@@ -80,6 +81,7 @@ class Admin:
         application.router.add_get(READYZ, self._probe)
         application.router.add_get("/metrics", self._metrics)
         application.router.add_get("/state", self._state)
+        application.router.add_get("/keys", self._keys)
         application.router.add_get("/cache", self._cache)
         application.router.add_post("/cache/purge", self._purge)
         application.router.add_post("/reload", self._reload)
@@ -152,8 +154,9 @@ class Admin:
             return f"{request.path} takes {' or '.join(sorted(error.allowed_methods))}, not {request.method}"
         if error.status == 404:
             return (
-                f"{request.path} does not exist; known are GET /, /live, /livez, /readyz, /metrics, /state, /cache "
-                "and POST /reload, /cache/purge, /breakers/{name}/open, /breakers/{name}/close, /breakers/{name}/auto"
+                f"{request.path} does not exist; known are GET /, /live, /livez, /readyz, /metrics, /state, "
+                "/keys, /cache and POST /reload, /cache/purge, /breakers/{name}/open, "
+                "/breakers/{name}/close, /breakers/{name}/auto"
             )
         return error.reason
 
@@ -190,6 +193,10 @@ class Admin:
 
     async def _state(self, _: web.Request) -> web.Response:
         return await self._json(await document(self._view))
+
+    async def _keys(self, _: web.Request) -> web.Response:
+        keys = [state.jwk for key, state in self._view.states().items() if key[0] == "signing_key"]
+        return await self._json({"keys": keys})
 
     async def _cache(self, _: web.Request) -> web.Response:
         return await self._json(self._caches.describe())

@@ -302,26 +302,23 @@ class Compilation:
 
     def fields_of(self, block: Any) -> frozenset[bytes]:
         """Return the names of the fields that an `authenticate` block sends to upstreams."""
-        forward = block.forward
-        names = [*forward.claims.values(), *([] if forward.caller is None else [forward.caller])]
+        names = block.forward.fields()
         for identity in block.any_of:
             external = self.spec.identities[identity].external if identity in self.spec.identities else None
             names += external.forward if external is not None else ()
         return frozenset(name.encode() for name in names)
 
-    def connect(self, name: str, url: str, tls: ClientTlsSpec | None, *, has_breaker: bool) -> Service:
-        """Return the upstream of an identity's server.  It survives reloads as other upstreams do."""
+    def connect(self, name: str, url: str, tls: ClientTlsSpec | None) -> Service:
+        """Return the upstream of an identity's server, with a breaker.  It survives reloads as other upstreams do."""
         parts = urlsplit(url)
         upstream = f"{IDENTITY}:{name}"
         mark = self.spec.where("identities", name)
         endpoints = (parse_endpoint(f"{parts.scheme}://{parts.netloc}").url,)
         spec = UpstreamSpec.built_in(endpoints=endpoints, tls=tls)
         terminal = self._make(upstream, spec, self.env, self.lease.obtain, str(mark), None)
-        stages: list[Stage] = []
-        if has_breaker:
-            block = BreakerBlock.built_in(consecutive_failures=5, open_for=1.0, max_open_for=10.0)
-            stages.append(BY_NAME[BREAKER].build(block, self.make_context("*", upstream, UPSTREAM, mark)))
-        return Pipeline(stages, terminal)
+        block = BreakerBlock.built_in(consecutive_failures=5, open_for=1.0, max_open_for=10.0)
+        breaker = BY_NAME[BREAKER].build(block, self.make_context("*", upstream, UPSTREAM, mark))
+        return Pipeline([breaker], terminal)
 
     def make_route(self, spec: RouteSpec) -> Route:
         """Return a route with its pipeline."""

@@ -40,9 +40,9 @@ MODULES: Final = {
 
 
 class Connect(Protocol):
-    """Function that returns the upstream of an identity's server."""
+    """Function that returns the upstream of an identity's server, with a breaker."""
 
-    def __call__(self, name: str, url: str, tls: ClientTlsSpec | None, *, has_breaker: bool) -> Service: ...
+    def __call__(self, name: str, url: str, tls: ClientTlsSpec | None) -> Service: ...
 
 
 class IdentityFactory:
@@ -88,7 +88,7 @@ class IdentityFactory:
         from sidecar.identity.introspection import Introspection
 
         secret = reveal(spec.client.secret)
-        service = self._connect(name, spec.url, spec.tls, has_breaker=True)
+        service = self._connect(name, spec.url, spec.tls)
         source = HttpSource(spec.url, service, self._env)
         budget = self._budget()
         key = ("identity", name, "introspection", digest(spec, secret))
@@ -104,7 +104,7 @@ class IdentityFactory:
         from sidecar.identity.external import External
         from sidecar.identity.http_source import HttpSource
 
-        source = HttpSource(spec.url, self._connect(name, spec.url, spec.tls, has_breaker=True), self._env)
+        source = HttpSource(spec.url, self._connect(name, spec.url, spec.tls), self._env)
         key = ("identity", name, "external", digest(spec))
         return self._obtain(key, None, lambda: External(name, spec, source, self._env))
 
@@ -130,7 +130,7 @@ class IdentityFactory:
             source = self._obtain(key, None, lambda: FileKeys(name, path, env))
         else:
             url = keys.url or keys.discovery or f"{spec.issuer.removesuffix('/')}/.well-known/openid-configuration"
-            service = self._connect(name, url, keys.tls, has_breaker=False)
+            service = self._connect(name, url, keys.tls)
             make = lambda: RemoteKeys(name, keys, spec.issuer, HttpSource(url, service, env), env)  # noqa: E731
             source = self._obtain(key, keys, make)
         return source

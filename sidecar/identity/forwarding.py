@@ -15,10 +15,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from typing import Any, Final, Protocol
 from urllib.parse import quote
 
-from sidecar.core.exchange import Caller, Exchange
+from sidecar.core.exchange import NEVER, Caller, Exchange
 from sidecar.core.message import SEPARATORS, fold
 from sidecar.identity.credentials import AUTHORIZATION
 
@@ -29,10 +29,17 @@ LONGEST: Final = 4096
 """Longest value in bytes; a longer claim is left out."""
 
 
+class TokenLines(Protocol):
+    """Source of the field line with a signed token about a caller (`stages.authenticate.caller_token`)."""
+
+    def line(self, caller: Caller) -> tuple[bytes, float]:
+        """Return the line, and the instant from which a new one is due."""
+
+
 class Forwarding:
     """Fields about the caller that one route sends to its upstream."""
 
-    __slots__ = ("_answered", "_caller", "_claims", "_names", "_pattern", "_words", "drops_authorization")
+    __slots__ = ("_answered", "_caller", "_claims", "_names", "_pattern", "_token", "_words", "drops_authorization")
 
     def __init__(
         self,
@@ -41,10 +48,12 @@ class Forwarding:
         claims: Mapping[str, bytes] | None = None,
         dropped: Iterable[bytes] = (),
         answered: Mapping[str, Iterable[bytes]] | None = None,
+        token: TokenLines | None = None,
     ) -> None:
         """`owned` are names that clients must not send, `dropped` those of credentials that do not go on; `caller` and
         `claims` are the names of the fields for the caller's ID and for claims, and `answered` has the names of fields
-        that go on as an external server has sent them, by the name of its identity."""
+        that go on as an external server has sent them, by the name of its identity; `token` makes signed tokens."""
+        self._token = token
         self._answered = dict(answered or {})
         self._caller = caller
         self._claims = dict(claims or {})
@@ -87,14 +96,20 @@ class Forwarding:
     def lines_of(self, caller: Caller) -> bytes:
         """Return the field lines about a caller."""
         known = caller.forwarded
-        if known is not None and known[0] is self:
-            return known[1]
+        if known is None or known[0] is not self:
+            known = (self, self._write(caller))
+            caller.forwarded = known
+        return known[1] if self._token is None else known[1] + self._token.line(caller)[0]
+
+    def renewal(self, caller: Caller) -> float:
+        """Return the instant from which `lines_of` returns other lines for the same caller."""
+        return NEVER if self._token is None else self._token.line(caller)[1]
+
+    def _write(self, caller: Caller) -> bytes:
         found: list[tuple[bytes, Any]] = [(self._caller, caller.id)] if self._caller else []
         found += [(name, caller.claims[claim]) for claim, name in self._claims.items() if claim in caller.claims]
         found += [(name, caller.claims.get(name.decode())) for name in self._answered.get(caller.identity, ())]
-        lines = b"".join([b"%b: %b\r\n" % (name, text) for name, value in found if (text := encoded(value))])
-        caller.forwarded = (self, lines)
-        return lines
+        return b"".join([b"%b: %b\r\n" % (name, text) for name, value in found if (text := encoded(value))])
 
 
 def encoded(value: Any) -> bytes:

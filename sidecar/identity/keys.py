@@ -19,12 +19,13 @@ from collections.abc import Callable
 from hashlib import sha256
 from typing import Any, Final
 
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from jwt import PyJWK
 from jwt.exceptions import PyJWTError
 
@@ -65,6 +66,43 @@ class Signer:
         signed = b".".join(encode(json.dumps(each).encode()) for each in (header, claims))
         r, s = decode_dss_signature(self._private.sign(signed, ec.ECDSA(hashes.SHA256())))
         return signed + b"." + encode(r.to_bytes(32, "big") + s.to_bytes(32, "big"))
+
+
+class SigningKey:
+    """Ed25519 key pair that signs tokens about callers for upstreams (RFC 8037).  The state store has it."""
+
+    ALGORITHM: Final = "EdDSA"
+
+    def __init__(self, pem: bytes | None = None) -> None:
+        """Take the private key from a file's content in PEM, or make one.  Raises `ValueError`."""
+        self._private = Ed25519PrivateKey.generate() if pem is None else _private_key(pem)
+        x = encode(self._private.public_key().public_bytes_raw()).decode()
+        thumbprint = json.dumps({"crv": "Ed25519", "kty": "OKP", "x": x}, separators=(",", ":"))  # RFC 7638
+        self.id = encode(sha256(thumbprint.encode()).digest()).decode()
+        """Key ID: the thumbprint of the key."""
+        self.jwk = {"kty": "OKP", "crv": "Ed25519", "x": x, "kid": self.id, "use": "sig", "alg": self.ALGORITHM}
+        """Public key as a JSON Web Key."""
+        header = {"alg": self.ALGORITHM, "kid": self.id, "typ": "JWT"}
+        self._header = encode(json.dumps(header, separators=(",", ":")).encode())
+
+    def sign(self, claims: dict[str, Any]) -> bytes:
+        """Return a token with these claims."""
+        signed = self._header + b"." + encode(json.dumps(claims, separators=(",", ":")).encode())
+        return signed + b"." + encode(self._private.sign(signed))
+
+    def describe(self) -> dict[str, Any]:
+        """Return the ID as a JSON-ready value."""
+        return {"key": self.id}
+
+
+def _private_key(pem: bytes) -> Ed25519PrivateKey:
+    try:
+        found = load_pem_private_key(pem, None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        raise ValueError("is not a private key in PEM without a password") from None
+    if not isinstance(found, Ed25519PrivateKey):
+        raise ValueError("has a key of another type; make one with `openssl genpkey -algorithm ed25519`")
+    return found
 
 
 def encode(data: bytes) -> bytes:

@@ -46,7 +46,7 @@ MOST_REJECTED: Final = 4_000
 class Entry:
     """Verdict on an accepted token."""
 
-    __slots__ = ("caller", "changes", "forwarded", "forwarding", "key", "lines", "size", "token", "until")
+    __slots__ = ("caller", "changes", "forwarded", "forwarding", "key", "lines", "renewal", "size", "token", "until")
 
     def __init__(self, caller: Caller, key: Key | None, until: float, size: int, token: bytes) -> None:
         self.caller = caller
@@ -62,6 +62,8 @@ class Entry:
         """Field lines of a request with the token; empty before the first that is kept."""
         self.forwarded = b""
         """Field lines that go on in their place."""
+        self.renewal = 0.0
+        """Instant from which `forwarded` is made anew."""
         self.forwarding: object = None
         """Settings by which `forwarded` was made."""
         self.changes = 0
@@ -110,12 +112,19 @@ class TokenCache:
         """
         return self._by_tail.get(tail)
 
-    def remember(self, entry: Entry, lines: bytes, forwarded: bytes, forwarding: object) -> None:
-        """Keep the field lines of a request with an accepted token, and those that go on, if the bounds allow it."""
+    def remember(self, entry: Entry, lines: bytes, forwarded: bytes, forwarding: object, renewal: float) -> None:
+        """Keep the field lines of a request with an accepted token, and those that go on until the instant `renewal`,
+        if the bounds allow it."""
         more = len(lines) + len(forwarded) - len(entry.lines) - len(entry.forwarded)
-        if entry.changes >= MOST_CHANGES or len(lines) > LONGEST_LINES or self._bytes + more > MOST_BYTES:
+        is_renewed = entry.lines == lines and entry.forwarding is forwarding
+        if (
+            (entry.changes >= MOST_CHANGES and not is_renewed)
+            or len(lines) > LONGEST_LINES
+            or self._bytes + more > MOST_BYTES
+        ):
             return
-        entry.changes += 1
+        entry.changes += not is_renewed
+        entry.renewal = renewal
         entry.lines, entry.forwarded, entry.forwarding = lines, forwarded, forwarding
         entry.size += more
         self._bytes += more

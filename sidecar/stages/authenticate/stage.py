@@ -64,7 +64,11 @@ class Authenticator:
         self._now: Callable[[], float] = ctx.env.now
         self._ranks: Mapping[str, str] = ctx.resources("criticality", ctx.route)
         """Criticality of callers by their ID."""
-        forward = spec.forward
+        forward, token = spec.forward, None
+        if forward.token is not None:
+            from sidecar.stages.authenticate.caller_token import CallerToken  # loads cryptography
+
+            token = CallerToken(forward.token, ctx)
         fields = {identity.field for identity in self._identities} - {b""}
         self._forwarding = Forwarding(
             ctx.resources("caller_fields", ctx.route),
@@ -72,6 +76,7 @@ class Authenticator:
             {claim: name.encode() for claim, name in forward.claims.items()},
             fields if forward.credentials == "drop" else (),
             {identity.name: passed for identity in self._identities if (passed := getattr(identity, "answered", ()))},
+            token,
         )
         realm = QUOTED.sub("", ctx.service).encode()
         schemes = dict.fromkeys(identity.scheme for identity in self._identities if identity.scheme)
@@ -105,10 +110,10 @@ class Authenticator:
         key = lines[end - TAIL : end]
         for cache in self._caches:
             entry = cache.find(key)
-            if entry is None or not holds(entry, self._now()):
+            if entry is None or not holds(entry, now := self._now()):
                 continue
             forwarding = self._forwarding
-            if entry.lines != lines or entry.forwarding is not forwarding:
+            if entry.lines != lines or entry.forwarding is not forwarding or entry.renewal <= now:
                 if end - start != len(entry.token) or not lines.startswith(entry.token, start):
                     continue
                 others = lines[:at] + lines[end + 2 :]
@@ -118,7 +123,7 @@ class Authenticator:
                 if lower.find(AUTHORIZATION) >= 0 or not forwarding.is_clean(lower):
                     return False
                 forwarded = (others if forwarding.drops_authorization else lines) + forwarding.lines_of(entry.caller)
-                cache.remember(entry, lines, forwarded, forwarding)
+                cache.remember(entry, lines, forwarded, forwarding, forwarding.renewal(entry.caller))
             else:
                 forwarded = entry.forwarded
             cache.hits.value += 1

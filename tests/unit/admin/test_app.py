@@ -15,6 +15,7 @@ from sidecar.admin.listener import AdminListener
 from sidecar.admin.view import AdminView, Readiness
 from sidecar.config.process_spec import AdminSpec, LimitsSpec
 from sidecar.core import events, metrics
+from sidecar.identity.keys import SigningKey
 from sidecar.telemetry.metrics.durations import RouteMetrics
 from sidecar.telemetry.metrics.registry import Registry
 from sidecar.telemetry.plain import Masks, Secrets
@@ -276,6 +277,9 @@ async def test_a_token_is_asked_for_everywhere_but_by_probes(world: World) -> No
     assert world.reloads == 0
     for path in ("/livez", "/readyz"):
         assert (await world.get(path)).status == 200
+    world.states["signing_key", "process"] = (signer := SigningKey())
+    keys = await world.get("/keys")
+    assert (keys.status, await keys.json()) == (200, {"keys": [signer.jwk]}), "services verify tokens without a token"
     for path in ("/metrics", "/state"):
         assert (await world.get(path, Authorization="Bearer t0ken")).status == 200
     assert (await world.post("/reload", Authorization="Bearer t0ken")).status == 200

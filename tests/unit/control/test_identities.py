@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import jwt
 import pytest
 
 from sidecar.control.compiler import CompileError, Snapshot
@@ -116,6 +117,25 @@ def test_an_issuer_has_an_upstream_of_its_own() -> None:
     compiled(text, ROUTES, store=store)
     keys = store.objects()
     assert ("endpoints", "identity:corporate") in keys
+    assert ("breaker", "upstream", "identity:corporate") in keys
     assert any(each[0] == "key_set" for each in keys)
     assert store.describe()["identity"]
     assert isinstance(Caller("a", "b", {}).digest(), bytes)
+
+
+def test_no_client_sends_a_token_about_a_caller_on_any_route() -> None:
+    store = StateStore()
+    text = ROUTES.replace("claims: {tenant: x-tenant}", "token: {audience: app}")
+    snapshot = compiled(POLICIES, text, store=store)
+    assert ask(snapshot, "order", {"X_Caller-Token": "forged", **bearer()})[0] == 200
+    [token] = [value for name, value in seen(snapshot, "app") if name.startswith(b"x") and b"token" in name]
+    [signer] = [state for key, state in store.objects().items() if key[0] == "signing_key"]
+    claims = jwt.decode(
+        token, jwt.PyJWK(signer.jwk), audience="app", options={"verify_exp": False, "verify_iat": False}
+    )
+    assert (claims["sub"], claims["identity"]) == ("alice", "corporate")
+    assert ask(snapshot, "open", {"x-caller-token": token.decode(), "accept": "*/*"})[0] == 200
+    assert seen(snapshot, "app") == [(b"accept", b"*/*")]
+    again = compiled(POLICIES, text, store=store)
+    assert ask(again, "order", bearer())[0] == 200
+    assert [state for key, state in store.objects().items() if key[0] == "signing_key"] == [signer]

@@ -1,7 +1,7 @@
-"""Corpus of forged, malformed and genuine tokens, each sent through the stage `authenticate`.
+"""Corpus of forged, malformed and valid tokens, each sent through the stage `authenticate` before and after the valid
+tokens are cached.  No forged token may name a caller, and every valid one must.
 
-Each is sent before and after the genuine tokens are cached.  No forged token may name a caller, and every genuine one
-must.  The signatures are made by `cryptography` directly, so that a token may be wrong in any respect.
+The signatures are made by `cryptography` directly, so that a token may be wrong in any respect.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ def resign(sign: Any, alg: str = "ES256", **header: Any) -> bytes:
 
 
 @cache
-def genuine_token(alg: str = "ES256") -> bytes:
+def valid_token(alg: str = "ES256") -> bytes:
     return make(alg=alg)
 
 
@@ -143,7 +143,7 @@ def without_algorithm() -> Iterator[tuple[str, bytes]]:
         True,
         ...,
     ]
-    parts = genuine_token().split(b".")
+    parts = valid_token().split(b".")
     for alg in [
         *names,
         ["ES256"],
@@ -355,7 +355,7 @@ def headers() -> Iterator[tuple[str, bytes]]:
     yield "payload without encoding", signed + b"." + b64(signature("ES256", signed))
     for cty in ("JWT", "jwt", "application/jwt", "application/JWT"):
         yield f"cty {cty}", make({"cty": cty})
-        yield f"nested, cty {cty}", make({"cty": cty}, genuine_token())
+        yield f"nested, cty {cty}", make({"cty": cty}, valid_token())
     for typ in (
         "dpop+jwt",
         "logout+jwt",
@@ -529,7 +529,7 @@ def spellings() -> Iterator[tuple[str, bytes]]:
     for name, parts in {
         "payload of another": (head, other[1], end),
         "header of another algorithm": (make(alg="RS256").split(b".")[0], payload, end),
-        "signature of another": (head, payload, genuine_token().split(b".")[2]),
+        "signature of another": (head, payload, valid_token().split(b".")[2]),
         "four parts": (head, payload, end, end),
         "five parts, as a JWE": (head, b"", b"", payload, end),
         "two parts": (head, payload),
@@ -555,7 +555,7 @@ def spellings() -> Iterator[tuple[str, bytes]]:
 
 
 def fields() -> Iterator[tuple[str, Headers]]:
-    token, bad = genuine_token(), make(key=EVIL_EC)
+    token, bad = valid_token(), make(key=EVIL_EC)
     good = b"Bearer " + token
     for name in (b"authorization", b"AUTHORIZATION", b"Authorization", b"aUTHORIZATION"):
         yield f"{name!r} twice", [(name, good), (b"Authorization", good)]
@@ -615,9 +615,9 @@ for group in (
         FORGED[f"{group.__name__}: {title}"] = [(b"Authorization", b"Bearer " + each)]
 FORGED |= {f"fields: {title}": each for title, each in fields()}
 
-# ----- genuine tokens
+# ----- valid tokens
 
-GENUINE: dict[str, Headers] = {}
+VALID: dict[str, Headers] = {}
 for title, each in {
     **{alg: make(alg=alg) for alg in SIGNERS},
     **{f"{alg} without kid": make({"kid": ...}, alg=alg) for alg in SIGNERS},
@@ -634,7 +634,7 @@ for title, each in {
     "nested claims": make(None, {"realm": {"roles": [{"a": [1, 2, {"b": None}]}]}}),
     "large": make(None, {"x": "a" * 8000}),
 }.items():
-    GENUINE[title] = [(b"Authorization", b"Bearer " + each)]
+    VALID[title] = [(b"Authorization", b"Bearer " + each)]
 for title, value in {
     "bearer": b"bearer %b",
     "BEARER": b"BEARER %b",
@@ -642,15 +642,15 @@ for title, value in {
     "space behind": b"Bearer %b ",
     "tab behind": b"Bearer %b\t",
 }.items():
-    GENUINE[title] = [(b"Authorization", value % genuine_token())]
-GENUINE["name in small letters"] = [(b"authorization", b"Bearer " + genuine_token())]
-GENUINE["name in capitals"] = [(b"AUTHORIZATION", b"Bearer " + genuine_token())]
-GENUINE["other field before"] = [(b"X-Authorization", b"Bearer x"), (b"Authorization", b"Bearer " + genuine_token())]
+    VALID[title] = [(b"Authorization", value % valid_token())]
+VALID["name in small letters"] = [(b"authorization", b"Bearer " + valid_token())]
+VALID["name in capitals"] = [(b"AUTHORIZATION", b"Bearer " + valid_token())]
+VALID["other field before"] = [(b"X-Authorization", b"Bearer x"), (b"Authorization", b"Bearer " + valid_token())]
 
 
 @cache
 def stage(*, is_warm: bool) -> Any:
-    """Return the stage with the identity of the issuer, and all genuine tokens in its cache if it is warm."""
+    """Return the stage with the identity of the issuer, and all valid tokens in its cache if it is warm."""
     found = identity(*KEYS, algorithms=list(SIGNERS))
     kind = BY_NAME["authenticate"]
     resources = {
@@ -661,7 +661,7 @@ def stage(*, is_warm: bool) -> Any:
     spec = kind.spec.model_validate({"any_of": ["corporate"], "forward": {"caller": "x-caller"}})
     built = kind.build(spec, context(make_env(), resources=resources))
     if is_warm:
-        for each in GENUINE.values():
+        for each in VALID.values():
             send(built, each)
     return built
 
@@ -687,10 +687,10 @@ def test_no_forged_token_names_a_caller(name: str) -> None:
         assert x.caller is None
 
 
-@pytest.mark.parametrize("name", GENUINE)
-def test_every_genuine_token_names_its_caller(name: str) -> None:
+@pytest.mark.parametrize("name", VALID)
+def test_every_valid_token_names_its_caller(name: str) -> None:
     for _ in range(3):
-        outcome, x = send(stage(is_warm=False), GENUINE[name])
+        outcome, x = send(stage(is_warm=False), VALID[name])
         assert outcome is None
         assert x.caller is not None
         assert x.caller.id == "alice"
@@ -699,11 +699,11 @@ def test_every_genuine_token_names_its_caller(name: str) -> None:
 
 @pytest.mark.parametrize("query", [b"access_token=%b", b"token=%b", b"authorization=Bearer+%b", b"jwt=%b"])
 def test_a_token_in_the_query_is_no_credential(query: bytes) -> None:
-    outcome, x = send(stage(is_warm=True), [], query % genuine_token())
+    outcome, x = send(stage(is_warm=True), [], query % valid_token())
     assert outcome is not None
     assert (outcome.status, x.caller) == (401, None)
 
 
 def test_the_corpus_is_large() -> None:
     assert len(FORGED) > 500
-    assert len(GENUINE) > 30
+    assert len(VALID) > 30

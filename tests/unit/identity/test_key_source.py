@@ -42,7 +42,7 @@ class Rig:
         jwt = {"issuer": ISSUER, "audiences": ["orders"], "keys": keys}
         spec = IdentitySpec.model_validate({"jwt": jwt})
 
-        def connect(name: str, url: str, tls: Any, *, has_breaker: bool) -> Any:
+        def connect(name: str, url: str, tls: Any) -> Any:
             self.urls.append(url)
             return self.server
 

@@ -55,7 +55,7 @@ def make(kind: str, env: FakeEnv, server: Server | None = None, store: Store | N
     spec = IdentitySpec.model_validate({kind: settings})
     if server is not None:
         server.env = env
-    connect: Any = lambda name, url, tls, *, has_breaker: server  # noqa: E731
+    connect: Any = lambda name, url, tls: server  # noqa: E731
     factory = IdentityFactory(env, (store or Store()).obtain, connect, VerificationSpec(), read_plain)
     return factory.make("partners", spec)
 
