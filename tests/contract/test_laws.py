@@ -76,7 +76,9 @@ class Case(NamedTuple):
             ("cache", "default"): Cache("default", CacheSpec(), env),
         }
         ctx = context(env, scope="route", where=f"{FILE}:7", store=store or Store(), resources=resources)
-        return self.kind.build(self.spec(mode), ctx)
+        stage = self.kind.build(self.spec(mode), ctx)
+        assert stage is not None
+        return stage
 
 
 CASES = [Case(kind, block) for kind in STAGES for block in blocks(kind)]

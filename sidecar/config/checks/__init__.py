@@ -6,6 +6,7 @@
     upstreams      an ejection that can never happen; an endpoint that is a listener of this sidecar
     times          timeouts, attempts, hedges and queues of which one makes the other useless
     values         values that are zero, absurd, or contradict a value beside them
+    limits         rate limits that refuse nothing, refuse too much, or can be evaded
     captures       `{path.NAME}` that the match of a route does not capture
     matches        conditions that do not compile; two routes that take the same requests
     translations   descriptor sets of `translate`, and methods that are not served
@@ -21,6 +22,7 @@ from collections.abc import Callable
 from typing import Final
 
 from sidecar.config.checks.captures import check_captures
+from sidecar.config.checks.limits import check_limits
 from sidecar.config.checks.listeners import check_listeners
 from sidecar.config.checks.matches import check_matches
 from sidecar.config.checks.times import check_times
@@ -40,6 +42,7 @@ def check_policies(spec: PolicySpec, report: Report, pace: Callable[[], object] 
     values.check(spec)
     check_listeners(spec, report)
     check_upstreams(spec, report)
+    check_limits(spec, report)
     for number, route in enumerate(spec.routes):
         check_times(route, report)
         check_captures(route, report)
