@@ -3,8 +3,8 @@
 Each flood of `chaos.parts.floods` goes to a listener in this process, between transports in memory (`bench.rig`).  Its
 requests reach a route with a timeout, retries and a breaker, and an upstream that never answers.
 
-What must hold: each flood ends after its number of steps, and costs at most `MOST_MS` of CPU.  Exit code 1 if one of
-these does not.
+What must hold: each flood ends after twice its number of steps, and costs at most `MOST_MS` of CPU.  Exit code 1 if one
+of these does not.
 """
 
 from __future__ import annotations
@@ -99,8 +99,8 @@ class Result(NamedTuple):
 
     @property
     def holds(self) -> bool:
-        """True if the flood was cut off in time and at a bearable cost."""
-        return self.steps <= self.most + STRIDE and self.milliseconds <= MOST_MS
+        """True if the flood was cut off in time and at a bearable cost; time that passes allows more steps."""
+        return self.steps <= 2 * self.most + STRIDE and self.milliseconds <= MOST_MS
 
 
 async def run(flood: Flood) -> Result:
@@ -110,7 +110,7 @@ async def run(flood: Flood) -> Result:
         client = rig.connect()
         pieces = [
             b"".join([flood.frames(step + at) for at in range(STRIDE)])
-            for step in range(0, flood.most + STRIDE, STRIDE)
+            for step in range(0, 2 * flood.most + STRIDE, STRIDE)
         ]
         client.protocol.data_received(OPENING + flood.start)
         if flood.is_silent:
@@ -127,7 +127,7 @@ async def run(flood: Flood) -> Result:
                 break
         spent = time.process_time() - started
         client.protocol.connection_lost(None)
-        return Result(flood.name, steps if client.is_over else flood.most + 2 * STRIDE, size, spent * 1e3, flood.most)
+        return Result(flood.name, steps if client.is_over else sys.maxsize, size, spent * 1e3, flood.most)
 
 
 def best(flood: Flood, repeat: int) -> Result:

@@ -7,7 +7,7 @@ from statistics import fmean
 from typing import Final, NamedTuple
 
 from bench.tally import Tally
-from sidecar.core.message import LINES
+from sidecar.core.message import LINES, LineDecision
 
 WARM_UP: Final = 0.25
 """Share of the time in which caches, pools and free lists fill."""
@@ -15,7 +15,7 @@ SPARE_FILES: Final = 4
 """Descriptors that may be open at the end beyond those at the start."""
 KEPT: Final = 100
 """Number of objects of one type that may be kept on purpose, such as the history of reloads."""
-MEMORIES: Final = {"sidecar.core.message.Line": 3 * LINES}
+MEMORIES: Final = {f"{LineDecision.__module__}.{LineDecision.__qualname__}": 3 * LINES}
 """Most objects of types that are held in bounded tables: three selections keep lines.  Such a table grows until it is
 full and then starts again empty.  So it is judged by its bound and not by a line through its samples."""
 MIB: Final = 2**20

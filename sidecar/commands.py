@@ -37,9 +37,12 @@ if TYPE_CHECKING:
     from sidecar.config.load import Loaded
     from sidecar.config.spec import PolicySpec
     from sidecar.control.compiler import Snapshot
+    from sidecar.core.exchange import Exchange
     from sidecar.core.spec import Problem
 
 
+MOST_TOKEN: Final = 128 * 1024
+"""Most bytes of a token file that are read."""
 METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 """Methods that the completion of `explain` offers."""
 PATH: Final = InputPath()
@@ -211,10 +214,21 @@ def complete_method(_: click.Context, __: click.Parameter, incomplete: str) -> l
 @click.option(
     "--listener", metavar="NAME", help="Listener that gets the request; by default `inbound`, or the only one."
 )
+@click.option(
+    "--token-file",
+    metavar="FILE",
+    help="File with a token or an API key; tells who accepts it (`-` for standard input).",
+)
 @json_option
 def explain(
-    path: str, method: str, url: str, headers: tuple[str, ...], listener: str | None, as_json: bool
-) -> None:  # fmt: skip
+    path: str,
+    method: str,
+    url: str,
+    headers: tuple[str, ...],
+    listener: str | None,
+    token_file: str | None,
+    as_json: bool,
+) -> None:
     """Print which route a request takes, and why.
 
     Each value in force is printed with its file and line.
@@ -248,6 +262,57 @@ def explain(
         print_json(explain_document(snapshot, listener, x))
     else:
         click.echo(explain_text(snapshot, listener, x), nl=False)
+        if token_file is not None:
+            explain_token(path, snapshot, listener, x, token_file)
+
+
+def explain_token(path: str, snapshot: Snapshot, listener: str, x: Exchange, token_file: str) -> None:
+    """Print which identities accept the token of a file on the route of a request."""
+    from sidecar.core.env import system_time
+    from sidecar.inspect.explain_token import token_text
+
+    try:
+        with click.open_file(token_file, "rb") as file:
+            token = file.read(MOST_TOKEN).strip()
+    except OSError as error:
+        reject("--token-file", f"`{token_file}` cannot be read: {error.strerror}")
+    route = snapshot.listeners[listener].match(x)
+    if route is not None:
+        spec = load_policies(path)
+        found = next(each for each in spec.routes if each.name == route.name)
+        click.echo("\ntoken")
+        for sentence in token_text(spec, found, token, system_time()):
+            click.echo(f"    {sentence}")
+
+
+@main.command(
+    examples=[
+        ("sidecar key new batch-2027", "Make a key and print it, with its entry for the file."),
+        ("sidecar key new batch-2027 --owner batch --file keys.yaml", "Make a key and add it to a file."),
+    ]
+)
+@click.argument("action", type=Choice(["new"]))
+@click.argument("name")
+@click.option("--owner", metavar="NAME", help="Name of the caller; by default that of the key.")
+@click.option("--file", "path", metavar="FILE", help="File of keys that the entry is added to.")
+def key(action: str, name: str, owner: str | None, path: str | None) -> None:
+    """Make an API key for the identity `api_key`.
+
+    The key is printed once and stored nowhere; the file has its digest only.
+    """
+    from sidecar.identity.api_keys import add_entry, new_key
+
+    assert action == "new"
+    made, entry = new_key(name, owner or name)
+    if path is not None:
+        try:
+            add_entry(path, entry)
+        except OSError as error:
+            raise Failure(f"{path}: {error.strerror}") from None
+        except ValueError as error:
+            raise Failure(f"{path}: {error}") from None
+    click.echo(made)
+    click.echo(f"keys:\n{entry}" if path is None else f"{path} has its digest", nl=path is not None, err=True)
 
 
 @main.command(

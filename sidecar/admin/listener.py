@@ -25,11 +25,12 @@ from sidecar.admin.access import Access
 from sidecar.admin.live import Feed
 from sidecar.admin.responses import HEADERS, PlainResponse, probe, problem
 from sidecar.admin.view import AdminView
-from sidecar.config.process_spec import AdminSpec, Secret, SecretFile, reveal
+from sidecar.config.process_spec import AdminSpec
 from sidecar.core.env import TimerHandle
 from sidecar.core.events import ADMIN_FAILED, BUG
 from sidecar.core.message import write_http_date
 from sidecar.core.metrics import BUGS
+from sidecar.core.spec import Secret, SecretFile, reveal
 from sidecar.downstream.descriptors import HasFileno, are_scarce, share
 from sidecar.downstream.sockets import BACKLOG, Sockets
 from sidecar.upstream.errors import describe_error

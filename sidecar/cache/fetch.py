@@ -187,8 +187,10 @@ class Fetches:
         """Keys whose last response could not be stored, with the instant until which the mark holds."""
 
     def claim(self, key: bytes, x: Exchange) -> bool:
-        """Register `x`, which has no cache fields, as the request that fetches `key`.  Returns False if another one
-        does."""
+        """Register `x` as the request that fetches `key`.  Returns False if another one does already.
+
+        `x` must be without the request fields that concern caches (`reuse.READ`).
+        """
         if self.shared.setdefault(key, x) is not x:
             return False
         self.started.value += 1

@@ -67,7 +67,7 @@ class Fetcher:
         """Service that answers the fetches: the stages further in."""
         self._store = store
         self._memory = store.memory
-        self._is_keyed_by_fields = bool(rule.headers)
+        self._is_keyed_by_fields = not rule.is_plain
         self._rules, self._max_body, self._keep = limits
         self._reader = reader(self._rules.targets)
         self._now = env.now
@@ -277,12 +277,12 @@ class Fetcher:
         self._store.fetches.mark_uncacheable(fetch.entry_key, now)
 
     def _replaced(self, stale: Entry, failure: Failure | None) -> None:
-        """Remove a stored entry now that the response in its place has ended, unless it broke off."""
+        """Remove a stored entry after the end of the response that replaces it; keep it if that response broke off."""
         if failure is None:
             self._store.drop(stale)
 
     def _validated(self, fetch: Fetch, entry: Entry, outcome: Outcome) -> None:
-        """Renew the stale entry after a 304."""
+        """Renew the stale entry after a 304; remove it if the updated response may not be stored."""
         fetch.outcome, fetch.is_validated = outcome, True
         fetch.entry, fetch.refusal = self._updated(fetch.x, entry, outcome.headers, fetch.sent)
         if not fetch.refusal and not fetch.is_outdated:

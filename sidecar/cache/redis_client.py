@@ -1,13 +1,7 @@
 """Redis as an aiocache backend: the only module that imports aiocache and redis-py, loaded if a Redis is configured.
 
-aiocache does these things for the shared tier, through the public interface of its `BaseCache` (`multi_get`, `set`,
-`increment`, `expire`, `raw`, `close`):
-
-- it holds the connection pool and speaks to Redis (`RedisCache`);
-- it prefixes every key with the namespace of the cache;
-- it turns values to bytes and back by `RecordSerializer`, and seconds into Redis's expiry.
-
-These settings differ from its defaults:
+aiocache's `BaseCache` holds the connection pool, prefixes each key with the cache's namespace, and turns values into
+bytes (by `RecordSerializer`) and seconds into Redis's expiry.  These settings differ from its defaults:
 
 - The pool is small, and commands wait for a connection.  By default a hundred are opened, then commands fail.
 - Nothing is retried.  redis-py's retries hold a caller for seconds while Redis refuses connections.

@@ -5,14 +5,13 @@ Rules:
 1. The tier can only help.  No request fails because of it, and none waits longer than `timeout`.  The first fault
    opens the tier's breaker: waiting requests go on without it, and later ones pass it over.  A background probe closes
    the breaker again.
-2. *Generations.*  The cache, each URI and each tag that was ever purged have a counter of purges; purges by prefix are
-   numbered.  A response is written with the counts that were read before its fetch, and is valid while they are
-   unchanged and no prefix purged since is one of its URI.  A purge is thus one increment, and also covers responses
-   that are on their way.
+2. The cache, each URI and each tag that was ever purged have a counter of purges; purges by prefix are numbered.  The
+   counts that were read before its fetch are the generation of a response.  It is valid while they are unchanged and
+   no prefix purged since is one of its URI.  So one increment is a purge, also of responses that are on their way.
 3. The sidecar's own purges hold at once: a response that one of them covers is not read before Redis has counted it.
 4. A purge is one script that begins with a deletion.  Redis allows that when it is full, and then all that follows.
 5. Every sidecar reads a stream of purges each `SYNC_EVERY`, and removes purged responses from its memory.  A sidecar
-   that has missed a part of the stream clears its memory.  (With pub/sub it could not know what it missed.)
+   that has missed a part of the stream clears its memory.
 6. While Redis is away each sidecar uses its own memory.  Its purges are published when Redis is back.
 7. A replica counts as away.  A fault closes all connections: after a failover the name leads to another server.
 """

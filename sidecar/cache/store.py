@@ -107,10 +107,10 @@ class Store:
         return key, item if isinstance(item, Entry) else None, False
 
     async def load(self, fetch: Fetch) -> Entry | None:
-        """Load the entry that a fetch is about from Redis into memory; None if there is none.
+        """Load the entry that a fetch is about from Redis into memory, and return it; None if there is none.
 
-        Sets `fetch.generation`, with which its response is written.  An entry that was purged or changed during the
-        look-up is not used.
+        Sets `fetch.generation`, with which its response is written.  The result is None too if the resource was purged
+        or changed during the look-up.
         """
         shared, key, x = self.shared, fetch.key, fetch.x
         assert shared is not None
@@ -182,7 +182,10 @@ class Store:
     # ----- purging
 
     def invalidate(self, x: Exchange, outcome: Outcome) -> bool:
-        """Remove the responses that an unsafe request has changed (RFC 9111 4.4).  Returns True if it succeeded."""
+        """Remove the responses of all URIs that a request has changed (RFC 9111 4.4).
+
+        Returns False, and removes nothing, if the request is safe or its outcome is no success or redirection.
+        """
         if x.method in SAFE_METHODS or outcome.failure is not None or not 200 <= outcome.status < 400:
             return False
         for path, query in ((x.path, x.query), *others(x, outcome.headers)):

@@ -125,6 +125,18 @@ def parse(
     return None
 
 
+def read_plain(path: str) -> Any:
+    """Return the content of another YAML file, such as one with API keys; None if it is empty.
+
+    Raises `OSError`, and `ValueError` with file, line and reason.
+    """
+    report = Report()
+    root = parse(_read(path), {}, report)
+    if report.problems:
+        raise ValueError(str(report.problems[0]))
+    return None if root is None else root.plain()
+
+
 def _remedy(what: str) -> str:
     """Return the usual remedy for a YAML error as the end of a message; empty if none is known."""
     if "cannot start any token" in what:

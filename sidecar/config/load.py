@@ -28,11 +28,14 @@ from sidecar.config.validate import validate
 from sidecar.core.spec import Model, Problem
 
 if TYPE_CHECKING:
+    from sidecar.identity.spec import IdentitySpec
     from sidecar.telemetry.spec import TelemetrySpec
 
 M = TypeVar("M", bound=Model)
 
-SECTIONS: Final = ("listeners", "admin", "limits", "telemetry", "upstreams", "caches", "policies", "defaults", "routes")
+SECTIONS: Final = (
+    "listeners", "admin", "limits", "telemetry", "identities", "upstreams", "caches", "policies", "defaults", "routes",
+)  # fmt: skip
 EMPTY: Final = "holds no policies; begin with `version: 1`, then listeners, upstreams and routes"
 
 
@@ -81,6 +84,7 @@ class _Loading:
         limits = validate(LimitsSpec, self._section("limits"), report)
         upstreams = {name: self._upstream(node) for name, node in self._named("upstreams").items()}
         caches = {DEFAULT_CACHE: CacheSpec.built_in(), **self._all(CacheSpec, "caches")}
+        identities = self._identities()
         bundles = self._named("policies")
         defaults = self._section("defaults")
         for name, layer in (*bundles.items(), ("defaults", defaults)):
@@ -96,6 +100,7 @@ class _Loading:
             upstreams={name: upstream for name, upstream in upstreams.items() if upstream is not None},
             routes=routes,
             caches=caches,
+            identities=identities,
             node=root,
             telemetry=self._telemetry(),
             masks=report.origins.message_masks(),
@@ -114,6 +119,14 @@ class _Loading:
         from sidecar.telemetry.spec import TelemetrySpec
 
         return validate(TelemetrySpec, node, self.report)
+
+    def _identities(self) -> dict[str, IdentitySpec]:
+        """Return the specs of the `identities` section; its module is imported only if the section is there."""
+        if not self._named("identities"):
+            return {}
+        from sidecar.identity.spec import IdentitySpec
+
+        return self._all(IdentitySpec, "identities")
 
     def _paced(self, route: RouteSpec | None) -> RouteSpec | None:
         """Call `pace`, and return the route unchanged."""
@@ -161,7 +174,7 @@ class _Loading:
         if section.items:
             self.report.error_in(section, "must be a list; begin each route with `- name:`")
         nodes: list[Node] = section.value if isinstance(section.value, list) else []
-        shared = {key: self._named(key) for key in ("upstreams", "listeners", "caches")}
+        shared = {key: self._named(key) for key in ("upstreams", "listeners", "caches", "identities")}
         references = References(**shared, bundles=bundles, report=self.report)
         resolver = RouteResolver(references, defaults, self.report)
         routes = [self._paced(resolver.route(node)) for node in nodes]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from ipaddress import IPv4Network, IPv6Network, ip_network
-from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import (
@@ -20,8 +19,9 @@ from pydantic import (
 
 from sidecar.config.listen_address import ListenAddress, ListenAddressValue
 from sidecar.core.message import HOP_BY_HOP, TOKEN, fold
-from sidecar.core.spec import Model
+from sidecar.core.spec import Model, Secret
 from sidecar.core.units import ByteRate, Duration, DurationOrZero, Size, name_or_off
+from sidecar.identity.verification import VerificationSpec
 from sidecar.upstream.tls import ServerTlsSpec
 
 
@@ -49,23 +49,6 @@ def _host_name(text: str) -> str:
 
 
 HostName = Annotated[str, AfterValidator(_host_name)]
-
-
-class SecretFile(Model):
-    """Secret that is read from a file, such as a mounted Kubernetes secret."""
-
-    file: str
-    """Path of the file.  The file is read again at each reload, and a new secret holds from then on."""
-
-
-Secret = SecretStr | SecretFile
-
-
-def reveal(secret: Secret) -> str:
-    """Return the secret; of a file, its text without the line end.  Raises `OSError` if the file cannot be read."""
-    if isinstance(secret, SecretFile):
-        return Path(secret.file).read_text(encoding="utf-8").rstrip("\r\n")
-    return secret.get_secret_value()
 
 
 class SlowClientsSpec(Model):
@@ -234,5 +217,6 @@ class LimitsSpec(Model):
     that has left looks the same; `0s` treats it as gone at once, as nginx does."""
     drain_timeout: Duration = 20.0
     """Longest time that requests in flight may take on shutdown; less than the 30s that Kubernetes gives a pod."""
+    verification: VerificationSpec = VerificationSpec.built_in()
     max_body: Size | None = None
     """Largest request body; a larger one is refused.  By default bodies of any size are streamed."""

@@ -55,6 +55,7 @@ class RouteResolver:
                 blocks[key] = block
         self._references.check_fallback(effective)
         self._references.check_cache(effective)
+        self._references.check_authenticate(effective)
         criticality = inherit([layer.items[CRITICALITY] for layer in layers if CRITICALITY in layer.items])
         chosen = CriticalitySpec.built_in()
         if criticality is not None:
@@ -71,9 +72,11 @@ class RouteResolver:
             match=head.match,
             upstream=head.upstream,
             use=tuple(head.use),
-            criticality=chosen.criticality,
+            criticality=chosen.general,
+            by_caller=chosen.by_caller,
             blocks=blocks,
             node=node.with_items(effective),
+            is_open=any(layer.items["authenticate"].value == OFF for layer in layers if "authenticate" in layer.items),
         )
 
     def _scheme(self, listener: str | None) -> str:

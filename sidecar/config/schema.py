@@ -25,6 +25,7 @@ from sidecar.config.process_spec import AdminSpec, LimitsSpec, ListenerSpec
 from sidecar.config.spec import CriticalitySpec, Name, RouteHead, ServiceSpec, UpstreamSpec
 from sidecar.config.validate import takes_off
 from sidecar.core.spec import Model
+from sidecar.identity.spec import IdentitySpec
 from sidecar.stages import STAGES
 from sidecar.telemetry.spec import TelemetrySpec
 from sidecar.upstream.spec import RetryBudgetSpec
@@ -57,6 +58,7 @@ def schema() -> dict[str, Any]:
         "admin": (AdminSpec | None, None),
         "limits": (LimitsSpec, None),
         "telemetry": (TelemetrySpec | None, None),
+        "identities": (dict[Name, IdentitySpec], None),
         "upstreams": (dict[Name, upstream], None),
         "caches": (dict[Name, CacheSpec], None),
         "policies": (dict[Name, policy], None),

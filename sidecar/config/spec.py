@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, Field, WithJsonSchema
+from pydantic import AfterValidator, Discriminator, Field, Tag, WithJsonSchema
 
 from sidecar.cache.spec import CacheSpec
 from sidecar.config.node import BUILT_IN, Mark, Node
@@ -27,6 +27,7 @@ from sidecar.upstream.spec import RetryBudgetSpec
 from sidecar.upstream.spec import UpstreamSpec as PlainUpstreamSpec
 
 if TYPE_CHECKING:
+    from sidecar.identity.spec import IdentitySpec
     from sidecar.telemetry.spec import TelemetrySpec
 
 NAME: Final = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}"
@@ -67,12 +68,39 @@ class RouteHead(Model):
     """Bundles of `policies` that the route inherits; where they differ, the last one wins."""
 
 
+class ByCallerSpec(Model):
+    """Importance of requests by their caller, on a route with `authenticate`."""
+
+    by_caller: Annotated[dict[str, Criticality], Field(min_length=1, max_length=1000)]
+    """Importance by the caller's name."""
+    otherwise: Criticality = "default"
+    """Importance of all other requests."""
+
+
+def _spelling(value: Any) -> str:
+    return "mapping" if isinstance(value, dict | ByCallerSpec) else "word"
+
+
 class CriticalitySpec(Model):
     """Importance of requests: under pressure sheddable ones are refused first."""
 
-    criticality: Criticality = "default"
+    criticality: Annotated[
+        Annotated[Criticality, Tag("word")] | Annotated[ByCallerSpec, Tag("mapping")], Discriminator(_spelling)
+    ] = "default"
     """Importance of a request.  The header x-criticality of a trusted client replaces it; of another client, the header
-    can only lower it."""
+    can only lower it.  `{by_caller: {batch: sheddable}, otherwise: default}` distinguishes authenticated callers."""
+
+    @property
+    def general(self) -> Criticality:
+        """Importance of requests whose caller is not named."""
+        chosen = self.criticality
+        return chosen.otherwise if isinstance(chosen, ByCallerSpec) else chosen
+
+    @property
+    def by_caller(self) -> dict[str, Criticality]:
+        """Importance by the caller's name."""
+        chosen = self.criticality
+        return chosen.by_caller if isinstance(chosen, ByCallerSpec) else {}
 
 
 class UpstreamSpec(PlainUpstreamSpec):
@@ -117,6 +145,10 @@ class RouteSpec:
     """Policies in force, by block name; blocks that are absent or off are left out."""
     node: Node = field(repr=False, compare=False)
     """Merged mapping that the route was made from."""
+    is_open: bool = field(default=False, repr=False, compare=False)
+    """True if the files turn `authenticate` off for the route, so that everyone may call it on purpose."""
+    by_caller: dict[str, Criticality] = field(default_factory=dict)
+    """Criticality of callers by their ID; callers that it does not name have `criticality`."""
 
     def where(self, *path: str | int) -> Mark:
         """Return the place of an effective value in the files; `BUILT_IN` for a default."""
@@ -139,6 +171,8 @@ class PolicySpec:
     """Declared caches, and `default`, which always exists."""
     node: Node = field(repr=False, compare=False)
     """Joined document of all files."""
+    identities: dict[str, IdentitySpec] = field(default_factory=dict)
+    """Identities by name."""
     version: int = 1
     """Version of the policy format."""
     telemetry: TelemetrySpec | None = None

@@ -18,16 +18,17 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol, cast
+from urllib.parse import urlsplit
 
 from sidecar.config.node import BUILT_IN, Mark
-from sidecar.config.spec import PolicySpec, RouteSpec
+from sidecar.config.spec import CRITICALITY, PolicySpec, RouteSpec, UpstreamSpec
 from sidecar.control.route import Link, Route
 from sidecar.control.state import Lease, StateGroup
 from sidecar.core.env import BuildContext, Env
 from sidecar.core.exchange import SAFE_METHODS, Exchange
 from sidecar.core.outcome import Outcome
 from sidecar.core.spec import Block, Problem
-from sidecar.core.stage import Gate, Stage
+from sidecar.core.stage import Gate, Service, Stage
 from sidecar.engine.pipeline import Call, InFlight, Pipeline
 from sidecar.routing.router import Router
 from sidecar.routing.rule import Rule
@@ -36,11 +37,13 @@ from sidecar.stages.cache.spec import Spec as CacheBlock
 from sidecar.stages.circuit_breaker.spec import Spec as BreakerBlock
 from sidecar.upstream.budget import RetryBudget
 from sidecar.upstream.client import Upstream
-from sidecar.upstream.endpoint import Endpoint, EndpointSet
+from sidecar.upstream.endpoint import Endpoint, EndpointSet, parse_endpoint
 from sidecar.upstream.slow_places import SlowPlaces
 
 if TYPE_CHECKING:
     from sidecar.cache.store import Store
+    from sidecar.identity.verdict import Identity
+    from sidecar.upstream.tls import ClientTlsSpec
 
 ROUTE: Final = "route"
 UPSTREAM: Final = "upstream"
@@ -51,6 +54,9 @@ UPSTREAM_WIDE: Final = (BREAKER, "concurrency", RATE_LIMIT)
 RETRY_BUDGET: Final = "retry_budget"
 RECLAIM: Final = "reclaim"
 CACHE: Final = "cache"
+AUTHENTICATE: Final = "authenticate"
+IDENTITY: Final = "identity"
+CALLER_FIELDS: Final = "caller_fields"
 
 
 class Terminal(Protocol):
@@ -92,6 +98,8 @@ class Snapshot:
     """Router of each listener, by the listener's name."""
     upstreams: dict[str, Terminal]
     """Upstreams by name."""
+    identities: dict[str, Identity]
+    """Identities that routes use, by name."""
 
 
 class CompileError(Exception):
@@ -119,12 +127,17 @@ def compile_policies(
 
 
 def import_stages(spec: PolicySpec) -> None:
-    """Import the stages of the policies, with their libraries.
+    """Import the stages and identities of the policies, with their libraries.
 
     Call it in a worker thread before the loop compiles the policies, because the imports can take long.
     """
     for kind in _kinds(spec):
         kind.load()
+    if spec.identities:
+        from sidecar.identity.factory import import_kind
+
+        for identity in {each.kind for each in spec.identities.values()}:
+            import_kind(identity)
 
 
 def import_rest(spec: PolicySpec) -> None:
@@ -169,10 +182,16 @@ class Compilation:
         """Upstreams built so far, by name."""
         self.stores: dict[str, Store] = {}
         """Caches that routes use, by name."""
+        self.identities: dict[str, Identity] = {}
+        """Identities built so far, by name."""
+        self.caller_fields: dict[str, frozenset[bytes]] = {}
+        """Fields about callers that any route sends to an upstream, by the upstream's name."""
         self.slow_places: dict[str, SlowPlaces] = {}
         """Places for slow requests, by name of the upstream."""
         self.problems: list[Problem] = []
         """Problems found so far."""
+        self.routes = {each.name: each for each in spec.routes}
+        """Specs of the routes by name."""
         self._digest = digest
         self._metrics = metrics
         self._make = make
@@ -185,12 +204,13 @@ class Compilation:
         for name in sorted({block.store for each in spec.routes if (block := cache_of(each)) is not None}):
             self.add_store(name)
         self.add_slow_places()
-        self.check()
+        self.add_identities()
+        self.raise_problems()
         routes: dict[str, Route] = {}
         for each in spec.routes:
-            routes[each.name] = self.route(each)
+            routes[each.name] = self.make_route(each)
             yield
-        self.check()
+        self.raise_problems()
         listeners: dict[str, Router[Route]] = {}
         for name in spec.listeners:
             rules = []
@@ -202,9 +222,9 @@ class Compilation:
             yield
         for route in routes.values():
             route.metrics = self._metrics(route.spec)
-        self.snapshot = Snapshot(self._digest, spec, routes, listeners, self.upstreams)
+        self.snapshot = Snapshot(self._digest, spec, routes, listeners, self.upstreams, self.identities)
 
-    def check(self) -> None:
+    def raise_problems(self) -> None:
         """Raise `CompileError` if problems were found so far; a problem that several routes share is raised once."""
         if self.problems:
             masks = self.spec.masks
@@ -215,7 +235,7 @@ class Compilation:
         """Build an upstream, with the breakers of its endpoints."""
         spec, mark = self.spec.upstreams[name], self.spec.where("upstreams", name)
         gates = EndpointGates(
-            spec.circuit_breaker, self.context("*", name, UPSTREAM, self.spec.where("upstreams", name, BREAKER))
+            spec.circuit_breaker, self.make_context("*", name, UPSTREAM, self.spec.where("upstreams", name, BREAKER))
         )
         try:
             upstream = self._make(
@@ -257,29 +277,87 @@ class Compilation:
             settings = (each.connections.slow_share, limits[name])
             self.slow_places[name] = self.lease.obtain(("slow_places", name), settings, partial(SlowPlaces, settings))
 
-    def route(self, spec: RouteSpec) -> Route:
+    def add_identities(self) -> None:
+        """Build the identities that routes use, and collect the fields that tell upstreams about callers."""
+        blocks = [(each, block) for each in self.spec.routes if (block := each.blocks.get(AUTHENTICATE)) is not None]
+        if not blocks:
+            return
+        from sidecar.config.files import read_plain
+        from sidecar.identity.factory import IdentityFactory
+
+        factory = IdentityFactory(self.env, self.lease.obtain, self.connect, self.spec.limits.verification, read_plain)
+        for route, block in blocks:
+            for name in getattr(block, "any_of"):  # noqa: B009 - the spec is imported on demand
+                if name in self.identities or name not in self.spec.identities:
+                    continue
+                try:
+                    self.identities[name] = factory.make(name, self.spec.identities[name])
+                except (OSError, ValueError) as error:  # such as a key file that cannot be read
+                    mark = self.spec.where("identities", name)
+                    self.problems.append(Problem(*mark, f"identities.{name}", str(error)))
+            fields = self.fields_of(block)
+            for upstream in targets_of(route):
+                self.caller_fields[upstream] = self.caller_fields.get(upstream, frozenset()) | fields
+
+    def fields_of(self, block: Any) -> frozenset[bytes]:
+        """Return the names of the fields that an `authenticate` block sends to upstreams."""
+        forward = block.forward
+        names = [*forward.claims.values(), *([] if forward.caller is None else [forward.caller])]
+        for identity in block.any_of:
+            external = self.spec.identities[identity].external if identity in self.spec.identities else None
+            names += external.forward if external is not None else ()
+        return frozenset(name.encode() for name in names)
+
+    def connect(self, name: str, url: str, tls: ClientTlsSpec | None, *, has_breaker: bool) -> Service:
+        """Return the upstream of an identity's server.  It survives reloads as other upstreams do."""
+        parts = urlsplit(url)
+        upstream = f"{IDENTITY}:{name}"
+        mark = self.spec.where("identities", name)
+        endpoints = (parse_endpoint(f"{parts.scheme}://{parts.netloc}").url,)
+        spec = UpstreamSpec.built_in(endpoints=endpoints, tls=tls)
+        terminal = self._make(upstream, spec, self.env, self.lease.obtain, str(mark), None)
+        stages: list[Stage] = []
+        if has_breaker:
+            block = BreakerBlock.built_in(consecutive_failures=5, open_for=1.0, max_open_for=10.0)
+            stages.append(
+                cast("Stage", BY_NAME[BREAKER].build(block, self.make_context("*", upstream, UPSTREAM, mark)))
+            )
+        return Pipeline(stages, terminal)
+
+    def make_route(self, spec: RouteSpec) -> Route:
         """Return a route with its pipeline."""
         links: list[Link] = []
         stages: list[Stage] = []
         for kind in STAGES:
-            if kind.name == CACHE and (others := self.other_stores(spec)):
+            if kind.name == CACHE and (others := self.find_other_stores(spec)):
                 stages.append(kind.load().invalidating(others))
-            found = self.links(kind, spec.name, spec.upstream, spec)
+            if kind.name == AUTHENTICATE and self.caller_fields and kind.name not in spec.blocks:
+                stages += self.claim_filter(kind, spec)
+            found = self.make_links(kind, spec.name, spec.upstream, spec)
             if kind.name == CACHE:
-                found += self.links(BY_NAME[RATE_LIMIT], spec.name, spec.upstream, spec, is_inside=True)
+                found += self.make_links(BY_NAME[RATE_LIMIT], spec.name, spec.upstream, spec, is_inside=True)
             links += found
             stages += [link.stage for link in found]
         pipeline = Pipeline(stages, self.upstreams[spec.upstream])
         return Route(spec, tuple(links), pipeline, self.slow_places[spec.upstream])
 
-    def other_stores(self, spec: RouteSpec) -> list[Store]:
+    def claim_filter(self, kind: StageKind, spec: RouteSpec) -> list[Stage]:
+        """Return the stage that drops claims about callers on a route without `authenticate`, if it needs one."""
+        fields = self.fields_to_drop(spec)
+        return [kind.load().claim_filter(fields)] if fields else []
+
+    def fields_to_drop(self, spec: RouteSpec) -> frozenset[bytes]:
+        """Return the names of the fields that tell an upstream of a route about callers."""
+        return frozenset().union(*(self.caller_fields.get(name, frozenset()) for name in targets_of(spec)))
+
+    def find_other_stores(self, spec: RouteSpec) -> list[Store]:
         """Return the caches, except the route's own, in which unsafe requests of the route invalidate responses."""
         methods, own = spec.match.methods, cache_of(spec)
         if methods is not None and SAFE_METHODS.issuperset(method.encode() for method in methods):
             return []
         return [store for name, store in self.stores.items() if own is None or own.store != name]
 
-    def links(
+    def make_links(
         self, kind: StageKind, route: str, upstream: str, spec: RouteSpec | None, *, is_inside: bool = False
     ) -> list[Link]:
         """Return the stages of one kind for a route: its upstream's first, then its own.
@@ -290,16 +368,18 @@ class Compilation:
         shared = getattr(self.spec.upstreams[upstream], kind.name, None) if kind.name in UPSTREAM_WIDE else None
         if shared is not None and getattr(shared, "per", None) is None:
             mark = self.spec.where("upstreams", upstream, kind.name)
-            places = partial(self.place, partial(self.spec.where, "upstreams", upstream, kind.name))
-            ctx = self.context(route, upstream, UPSTREAM, mark, places)
-            found.append(self.link(kind, shared, ctx, mark, is_inside))
+            places = partial(self.find_place, partial(self.spec.where, "upstreams", upstream, kind.name))
+            ctx = self.make_context(route, upstream, UPSTREAM, mark, places)
+            found.append(self.make_link(kind, shared, ctx, mark, is_inside))
         if spec is not None and (own := spec.blocks.get(kind.name)) is not None:
             mark = spec.where(kind.name)
-            ctx = self.context(route, upstream, ROUTE, mark, partial(self.place, partial(spec.where, kind.name)))
-            found.append(self.link(kind, own, ctx, mark, is_inside))
+            ctx = self.make_context(
+                route, upstream, ROUTE, mark, partial(self.find_place, partial(spec.where, kind.name))
+            )
+            found.append(self.make_link(kind, own, ctx, mark, is_inside))
         return [link for link in found if link is not None]
 
-    def link(self, kind: StageKind, block: Block, ctx: BuildContext, mark: Mark, is_inside: bool) -> Link | None:
+    def make_link(self, kind: StageKind, block: Block, ctx: BuildContext, mark: Mark, is_inside: bool) -> Link | None:
         """Return the stage of a block, or with `is_inside` that of its part inside the cache.
 
         None if the block has no such part, or if it cannot be built, which is added to the problems.
@@ -312,28 +392,43 @@ class Compilation:
             return None
         return None if stage is None else Link(kind.name, ctx.scope, block, str(mark), stage)
 
-    def context(
+    def make_context(
         self, route: str, upstream: str, scope: str, mark: Mark, places: Callable[..., str] | None = None
     ) -> BuildContext:
         """Return the context that a stage is built with; `places` finds keys within its block."""
-        resources = partial(self.resource, route)
+        spec = self.routes.get(route)
         return BuildContext(
-            self.env, route, upstream, scope, str(mark), self.lease.obtain, resources, self.spec.service, "", places
+            env=self.env,
+            route=route,
+            upstream=upstream,
+            scope=scope,
+            where=str(mark),
+            obtain=self.lease.obtain,
+            resources=partial(self.find_resource, route),
+            service=self.spec.service,
+            has_callers=spec is not None and AUTHENTICATE in spec.blocks,
+            places=places,
         )
 
     @staticmethod
-    def place(where: Callable[..., Mark], *path: str | int) -> str:
+    def find_place(where: Callable[..., Mark], *path: str | int) -> str:
         """Return `file:line` of a path that `where` finds; empty if the files do not have it."""
         mark = where(*path)
         return "" if mark == BUILT_IN else str(mark)
 
-    def resource(self, route: str, kind: str, name: str) -> Any:
+    def find_resource(self, route: str, kind: str, name: str) -> Any:
         """Return a resource that a stage of a route asks for by kind and name.
 
         Raises `ValueError` for an unknown kind, and for a name that is not declared.
         """
         if kind == CACHE:
             return self.stores[name]
+        if kind == IDENTITY:
+            return self.identities[name]
+        if kind == CRITICALITY:
+            return self.routes[name].by_caller
+        if kind == CALLER_FIELDS:
+            return self.fields_to_drop(self.routes[name])
         spec = self.spec.upstreams.get(name)
         if spec is None:
             raise ValueError(f"names the {kind} `{name}`, which is not declared")
@@ -343,11 +438,17 @@ class Compilation:
         if kind == RECLAIM:
             return self.upstreams[name].reclaim
         if kind == UPSTREAM:
-            links = [link for kind in STAGES for link in self.links(kind, route, name, None)]
-            links += self.links(BY_NAME[RATE_LIMIT], route, name, None, is_inside=True)
+            links = [link for kind in STAGES for link in self.make_links(kind, route, name, None)]
+            links += self.make_links(BY_NAME[RATE_LIMIT], route, name, None, is_inside=True)
             stages = [link.stage for link in links]
             return Pipeline(stages, self.upstreams[name])
         raise ValueError(f"asks for the unknown kind {kind}; known are {CACHE}, {RECLAIM}, {RETRY_BUDGET}, {UPSTREAM}")
+
+
+def targets_of(spec: RouteSpec) -> set[str]:
+    """Return the upstreams that may get requests of a route: its own, and those of its fallback."""
+    steps = getattr(spec.blocks.get("fallback"), "steps", ())
+    return {spec.upstream, *(name for step in steps if (name := getattr(step, "upstream", None)) is not None)}
 
 
 def cache_of(spec: RouteSpec) -> CacheBlock | None:

@@ -290,6 +290,8 @@ class Control:
         try:  # the policies are in force: a failure from here on is a bug, and must not reject them
             for upstream in snapshot.upstreams.values():
                 upstream.start()
+            for identity in snapshot.identities.values():
+                identity.start()
             self._store.retire(orphans)
         except Exception as error:
             self._env.emit(events.BUG, where="reload", error=error)

@@ -20,7 +20,7 @@ from math import inf
 from typing import Final, Protocol
 
 from sidecar.core.http1 import CHUNKED, ChunkedDecoder
-from sidecar.core.message import Headers
+from sidecar.core.message import Headers, fold
 from sidecar.core.outcome import CLIENT_CLOSED, Failure
 
 HIGH_WATER: Final = 64 * 1024
@@ -52,6 +52,7 @@ class Body:
     """Body of one message.  `length` is its Content-Length in bytes, None if unknown."""
 
     __slots__ = (
+        "_barred",
         "_limit",
         "_listeners",
         "_paused",
@@ -89,6 +90,7 @@ class Body:
         self.trailers: Headers = []
         self.verdict = 0
         """Verdict on the message (`Outcome.verdict`) that its trailers have brought; 0 without one."""
+        self._barred: frozenset[bytes] | None = None
         self._pieces: list[bytes] = []
         self._size = 0
         self._sink: Sink | None = None
@@ -126,9 +128,16 @@ class Body:
         self.state = COMPLETE
         if trailers:
             self.trailers = trailers
+            if self._barred is not None:
+                self.bar_trailers(self._barred)
         self._close(None)  # before the sink, whose owner may rely on what the listeners have settled
         if self._sink is not None:
             self._sink.finish(self.trailers)
+
+    def bar_trailers(self, names: frozenset[bytes]) -> None:
+        """Drop the trailers with these folded names, which a policy has removed from the fields too."""
+        self._barred = names
+        self.trailers = [field for field in self.trailers if fold(field[0]) not in names]
 
     def fail(self, failure: Failure, cause: str = "") -> None:
         """End the body as broken off by its sender; `cause` describes the error for logs."""

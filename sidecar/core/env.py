@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 import socket
+import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
@@ -17,6 +18,11 @@ from typing import Any, Protocol, TypeVar
 from sidecar.core.metrics import Meter
 
 E = TypeVar("E", bound="Env")
+
+
+def system_time() -> float:
+    """Return the Unix time of the system in seconds, for commands that run once and have no env."""
+    return time.time()
 
 
 class TimerHandle(Protocol):
@@ -145,6 +151,8 @@ class BuildContext:
     Raises `ValueError` if it is not declared."""
     service: str = ""
     """Name of the service beside the sidecar."""
+    has_callers: bool = False
+    """True if the route authenticates its callers."""
     endpoint: str = ""
     """URL of the only endpoint that the stage is for; empty if it is for all."""
     places: Callable[..., str] | None = None

@@ -3,7 +3,7 @@
 Rules:
 
 1. The downstream connection sets the attributes of a request once.  A stage that rewrites the request (`transform`)
-   changes them for the stages further in and restores them afterwards (`RequestFacts`).
+   changes them for the stages further in and restores them afterwards (`RequestCopy`).
 2. Each further attempt has a fork, with a copy of the attributes and the same list of attempts.
 3. Objects of other packages (route, trace, shared fetch) are declared here as protocols.
 
@@ -13,8 +13,10 @@ that it copies, so that type checker and compiler see them.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Collection
-from typing import TYPE_CHECKING, Final, Protocol
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from sidecar.core.message import Headers, Message
 
@@ -43,6 +45,44 @@ CRITICALITIES: Final = {"critical": CRITICAL, "default": DEFAULT, "sheddable": S
 
 HTTP_VERSIONS: Final = {10: "1.0", 11: "1.1", 20: "2"}
 """Values of `network.protocol.version` by `Exchange.version`."""
+
+
+ABOUT_TOKENS: Final = frozenset(("exp", "iat", "nbf", "jti", "auth_time", "nonce", "at_hash", "c_hash"))
+"""Claims about a token itself, which differ between two tokens of one caller (RFC 7519 4.1, OpenID Connect)."""
+
+
+class Caller:
+    """Authenticated caller of a request."""
+
+    __slots__ = ("_digest", "claims", "credential", "forwarded", "id", "identity")
+
+    def __init__(self, id: str, identity: str, claims: dict[str, Any], credential: bytes = b"") -> None:
+        self.id = id
+        """Name of the caller, such as the subject of a token or the owner of an API key."""
+        self.identity = identity
+        """Name of the identity in the policy file that vouches for the caller."""
+        self.claims = claims
+        """Claims or attributes by name, as JSON values."""
+        self.credential = credential
+        """Name in lower case of the header field with the verified credential; empty without one."""
+        self.forwarded: tuple[object, bytes] | None = None
+        """Settings and field lines that were last made for this caller (`stages.authenticate`); None before the first
+        request."""
+        self._digest = b""
+
+    def digest(self) -> bytes:
+        """Return a digest in hex; callers with different digests never share a cached response.
+
+        Two tokens of one caller have the same digest if they differ only in claims about the token itself.
+        """
+        if not self._digest:
+            lasting = {name: value for name, value in self.claims.items() if name not in ABOUT_TOKENS}
+            text = json.dumps([self.identity, self.id, lasting], sort_keys=True)
+            self._digest = blake2b(text.encode(), digest_size=16).hexdigest().encode()
+        return self._digest
+
+    def __repr__(self) -> str:
+        return f"<Caller {self.id} of {self.identity}>"
 
 
 class RequestMetrics:
@@ -241,6 +281,12 @@ class Exchange(Message):
     """Criticality, one of `CRITICALITIES`."""
     stated_criticality = NOT_STATED
     """Criticality that a field of the request names; `NOT_STATED` if it names none."""
+    caller: Caller | None = None
+    """Authenticated caller; None for an anonymous request, and on a route without `authenticate`."""
+    client_certificate: dict[str, Any] | None = None
+    """Verified certificate of the client, as `SSLObject.getpeercert` returns it; None without one."""
+    is_unverified = False
+    """True if the credentials were refused, but the request goes on because `authenticate` has `mode: observe`."""
     attempt = 1
     """Number of this attempt, the first is 1; a fork has its own."""
     why = "first"
@@ -332,6 +378,9 @@ class Exchange(Message):
         twin.idle_timeout = self.idle_timeout
         twin.criticality = self.criticality
         twin.stated_criticality = self.stated_criticality
+        twin.caller = self.caller
+        twin.client_certificate = self.client_certificate
+        twin.is_unverified = self.is_unverified
         twin.marked_attempt = self.marked_attempt
         twin.is_hedge = self.is_hedge
         twin.is_counted = self.is_counted
@@ -395,7 +444,7 @@ class Exchange(Message):
         return f"<Exchange {self.method.decode('latin-1')} {self.target.decode('latin-1')} attempt {self.attempt}>"
 
 
-class RequestFacts:
+class RequestCopy:
     """Copy of the attributes of a request that a stage may change for the stages further in."""
 
     __slots__ = (

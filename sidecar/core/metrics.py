@@ -237,6 +237,20 @@ CACHE_ENTRIES: Final = metric("sidecar.cache.entries", "{entry}", "Responses in 
 CACHE_EVICTIONS: Final = metric("sidecar.cache.evictions", "{entry}", "Responses that were evicted to make room.")
 CACHE_PURGED: Final = metric("sidecar.cache.purged", "{entry}", "Responses that were purged or invalidated.")
 CACHE_TIER_ERRORS: Final = metric("sidecar.cache.tier_errors", "{error}", "Failed operations of a store's second tier.")
+AUTHENTICATIONS: Final = metric(
+    "sidecar.authentications", "{request}", "Credentials that an identity has judged, by result."
+)
+IDENTITY_FETCHES: Final = metric("sidecar.identity.fetches", "{fetch}", "Fetches of an issuer's keys, by result.")
+IDENTITY_KEYS: Final = metric("sidecar.identity.keys", "{key}", "Keys that verify the tokens of an identity.")
+IDENTITY_KEYS_AGE: Final = metric(
+    "sidecar.identity.keys.age", "s", "Time since the keys of an identity were fetched; 0 without keys."
+)
+IDENTITY_TOKENS: Final = metric(
+    "sidecar.identity.tokens", "{token}", "Accepted tokens that are not verified again for the time being."
+)
+VERIFICATIONS_DENIED: Final = metric(
+    "sidecar.verifications.denied", "{request}", "Requests whose new tokens were not verified, to save CPU."
+)
 PROCESS_MEMORY: Final = metric("process.memory.usage", "By", "Resident memory.")
 PROCESS_CPU: Final = metric("process.cpu.time", "s", "CPU time used.")
 PROCESS_FILES: Final = metric("process.unix.file_descriptor.count", "{file_descriptor}", "Open file descriptors.")

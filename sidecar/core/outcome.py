@@ -38,6 +38,7 @@ RESOURCE_EXHAUSTED_STATUS: Final = 8
 UNIMPLEMENTED_STATUS: Final = 12
 INTERNAL_STATUS: Final = 13
 UNAVAILABLE_STATUS: Final = 14
+UNAUTHENTICATED_STATUS: Final = 16
 GRPC_FAULTS: Final = frozenset((2, 4, 13, 14, 15))
 """Codes that are failures of the upstream: UNKNOWN, DEADLINE_EXCEEDED, INTERNAL, UNAVAILABLE, DATA_LOSS."""
 FAULT_VERDICTS: Final = 600
@@ -117,6 +118,13 @@ TRANSFORM: Final = Failure(
 )
 FAULT: Final = Failure("fault_injected", 503, "gateway", False, "A fault was injected by policy")
 NO_ROUTE: Final = Failure("no_route", 404, "gateway", False, "No route matches the request", UNIMPLEMENTED_STATUS)
+UNAUTHENTICATED: Final = Failure(
+    "unauthenticated", 401, "gateway", False, "The request is not authenticated", UNAUTHENTICATED_STATUS
+)
+BAD_CREDENTIALS: Final = Failure(
+    "bad_credentials", 400, "gateway", False, "The request has ambiguous credentials", UNAUTHENTICATED_STATUS
+)
+UNVERIFIABLE: Final = Failure("unverifiable", 503, "gateway", False, "The credentials cannot be verified at present")
 LOOP: Final = Failure("loop", 508, "gateway", False, "The request is in a loop of sidecars", INTERNAL_STATUS)
 CLIENT_CLOSED: Final = Failure("client_closed", 499, "client", True, "The client went away", CANCELLED_STATUS)
 CLIENT_TIMEOUT: Final = Failure(
@@ -133,7 +141,8 @@ FAILURES: Final = {
     f.code: f
     for f in (
         CONNECT_FAILURE, CONNECT_TIMEOUT, RESET, TIMEOUT, PROTOCOL, BREAKER_OPEN, OVERLOADED, RATE_LIMITED,
-        NO_ENDPOINT, TRANSFORM, FAULT, NO_ROUTE, LOOP, CLIENT_CLOSED, CLIENT_TIMEOUT, BAD_REQUEST, INTERNAL,
+        NO_ENDPOINT, TRANSFORM, FAULT, NO_ROUTE, UNAUTHENTICATED, BAD_CREDENTIALS, UNVERIFIABLE, LOOP, CLIENT_CLOSED,
+        CLIENT_TIMEOUT, BAD_REQUEST, INTERNAL,
     )
 }  # fmt: skip
 """Failures by code.  `DEADLINE`, `LOOKUP_TIMEOUT`, `SHORT_DEADLINE`, `SLOW_READER`, `STALE_CONNECTION` and

@@ -1,10 +1,11 @@
-"""Base classes of specs, `Model` for a mapping and `Block` for a policy, and `Problem` for an error in a file."""
+"""Base classes of specs, `Model` for a mapping and `Block` for a policy; secrets; `Problem` for an error in a file."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, SecretStr
 
 
 class Problem(NamedTuple):
@@ -49,3 +50,20 @@ class Block(Model):
     def is_enforced(self) -> bool:
         """True unless the block has `mode: observe`."""
         return self.mode == "enforce"
+
+
+class SecretFile(Model):
+    """Secret that is read from a file, such as a mounted Kubernetes secret."""
+
+    file: str
+    """Path of the file.  The file is read again at each reload, and a new secret holds from then on."""
+
+
+Secret = SecretStr | SecretFile
+
+
+def reveal(secret: Secret) -> str:
+    """Return the secret; of a file, its text without the line end.  Raises `OSError` if the file cannot be read."""
+    if isinstance(secret, SecretFile):
+        return Path(secret.file).read_text(encoding="utf-8").rstrip("\r\n")
+    return secret.get_secret_value()

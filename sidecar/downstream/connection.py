@@ -212,7 +212,9 @@ class DownstreamConnection(asyncio.Protocol):
         transport.set_write_buffer_limits(WRITE_LIMIT)
         name = transport.get_extra_info("peername")
         address = name[0] if isinstance(name, tuple) else ""
-        self._peer = Peer(address, listener.scheme, trust=listener.trust)
+        self._peer = peer = Peer(address, listener.scheme, trust=listener.trust)
+        if listener.trust.has_certificates:
+            peer.certificate = transport.get_extra_info("peercert") or None
         self.expires = listener.now() + listener.limits.header_timeout
         if not listener.speaks_http1:
             self._switch_to_http2(b"")

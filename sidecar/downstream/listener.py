@@ -346,6 +346,7 @@ def trust_of(name: str, spec: ListenerSpec, hop_key: bytes) -> Trust:
     is_verified = spec.tls is not None and spec.tls.client_ca is not None
     return Trust(
         tuple(spec.trusted_proxies),
+        has_certificates=is_verified,
         believes_all=is_verified or (name == OUTBOUND and spec.address.is_loopback),
         min_deadline=spec.untrusted.min_deadline,
         passing=frozenset(field.lower().encode() for field in spec.untrusted.pass_),

@@ -19,7 +19,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from sidecar.core.exchange import CRITICALITIES, Exchange
 from sidecar.core.http1 import (
@@ -103,7 +103,7 @@ class LastHop(Exception):  # noqa: N818 - a request, not an error
 class Trust:
     """Trust of a listener in its clients, and the names of the listener for the next hop."""
 
-    __slots__ = ("believes_all", "hop", "min_deadline", "networks", "passing", "via")
+    __slots__ = ("believes_all", "has_certificates", "hop", "min_deadline", "networks", "passing", "via")
 
     def __init__(
         self,
@@ -114,11 +114,14 @@ class Trust:
         passing: frozenset[bytes] = frozenset(),
         via: str = "sidecar",
         hop: bytes = b"",
+        has_certificates: bool = False,
     ) -> None:
         self.networks = networks
         """Networks of trusted proxies."""
         self.believes_all = believes_all
         """True if every client is trusted: each has a verified certificate, or is the service beside the sidecar."""
+        self.has_certificates = has_certificates
+        """True if clients have verified certificates."""
         self.min_deadline = min_deadline
         """Seconds from the arrival of a request to the earliest deadline that an untrusted client can set."""
         self.passing = passing
@@ -144,8 +147,8 @@ class Peer:
     """Address and trust of a downstream peer."""
 
     __slots__ = (
-        "address", "authority", "forwarding", "forwarding_10", "is_trusted", "min_deadline", "protocol", "scheme",
-        "trust",
+        "address", "authority", "certificate", "forwarding", "forwarding_10", "is_trusted", "min_deadline", "protocol",
+        "scheme", "trust",
     )  # fmt: skip
 
     def __init__(
@@ -161,6 +164,8 @@ class Peer:
         """IP address of the peer; empty on a Unix socket."""
         self.authority: bytes | None = None
         """Host of the last HTTP/1.1 request, which is valid; None before the first."""
+        self.certificate: dict[str, Any] | None = None
+        """Verified certificate, as `SSLObject.getpeercert` returns it; None without one."""
         self.scheme = scheme
         """Scheme of the connection, `http` or `https`."""
         self.trust = trust = trust or Trust(trusted_proxies)
@@ -262,6 +267,8 @@ def read_request(
     x.client_address = peer.address
     x.arrived = now
     x.min_deadline = peer.min_deadline
+    if peer.certificate is not None:
+        x.client_certificate = peer.certificate
     keep_alive = version == 11
     x.forwarding = peer.forwarding if keep_alive else peer.forwarding_10
     length: int | None = None

@@ -53,15 +53,18 @@ class Scope(NamedTuple):
     """Facts that are known at the place of a condition."""
 
     facts: frozenset[str]
-    """Known facts, of `request`, `request.body`, `response` and `response.body`."""
+    """Known facts, of `request`, `request.body`, `caller`, `response` and `response.body`."""
     why: str
     """Reason for unknown facts; completes the sentence "... is not known here: "."""
 
 
-REQUEST: Final = Scope(frozenset(("request",)), "only the request's head is")
-RESPONSE: Final = Scope(frozenset(("request", "response", "response.body")), "the request's body is gone by then")
-EVERYTHING: Final = Scope(frozenset(("request", "request.body", "response", "response.body")), "")
-WHOLE_REQUEST: Final = Scope(frozenset(("request", "request.body")), "there is no response yet")
+MATCH: Final = Scope(frozenset(("request",)), "a route is chosen by the request's head alone")
+REQUEST: Final = Scope(frozenset(("request", "caller")), "only the request's head is")
+RESPONSE: Final = Scope(
+    frozenset(("request", "caller", "response", "response.body")), "the request's body is gone by then"
+)
+EVERYTHING: Final = Scope(frozenset(("request", "request.body", "caller", "response", "response.body")), "")
+WHOLE_REQUEST: Final = Scope(frozenset(("request", "request.body", "caller")), "there is no response yet")
 
 FIELDS: Final = {
     "request": {
@@ -72,6 +75,7 @@ FIELDS: Final = {
         "headers": MAP,
         "body": DYN,
     },
+    "caller": {"id": STRING, "identity": STRING, "claims": DYN},
     "response": {"status": INT, "headers": MAP, "body": DYN},
 }
 """Facts and their types."""
@@ -116,6 +120,8 @@ def reader(owner: str, name: str, steps: tuple[str | int, ...]) -> Read:
             return _path
         case "request", "host":
             return lambda x, _o, _b: text(x.authority).lower()
+        case "caller", _:
+            return _caller(name, steps)
         case "response", "status":
             return lambda _x, o, _b: ERROR if o is None else o.status
         case _, "body":
@@ -136,6 +142,26 @@ def presence(owner: str, name: str, steps: tuple[str | int, ...]) -> Read:
         key = str(steps[0]).encode()
         return lambda x, _o, _b: bool(parameter(x.query, key))
     return lambda x, o, b: read(x, o, b) is not ERROR
+
+
+def _caller(name: str, steps: tuple[str | int, ...]) -> Read:
+    """Return the function that reads a fact about the authenticated caller; `ERROR` for an anonymous request."""
+
+    def read(x: Exchange, _o: Outcome | None, _b: Bodies) -> Any:
+        caller = x.caller
+        if caller is None:
+            return ERROR
+        if name != "claims":
+            return caller.id if name == "id" else caller.identity
+        value: Any = caller.claims
+        for step in steps:
+            is_there = step in value if isinstance(value, dict) else isinstance(step, int) and isinstance(value, list)
+            if not is_there or (isinstance(value, list) and not 0 <= int(step) < len(value)):
+                return ERROR
+            value = value[step]
+        return value
+
+    return read
 
 
 def _body(is_request: bool, steps: tuple[str | int, ...]) -> Read:

@@ -69,6 +69,8 @@ _DOUBLE: Final = struct.Struct("<d")
 _FLOAT: Final = struct.Struct("<f")
 _NUMBER: Final = re.compile(r"-?(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?(?:[eE][+-]?[0-9]++)?")
 _INTEGER: Final = re.compile(r"-?(?:0|[1-9][0-9]{0,19})")
+MOST_DIGITS: Final = 20
+"""Digits of the greatest integer."""
 _URL_SAFE: Final = str.maketrans("-_", "+/")
 _ZEROS: Final = frozenset((b"\0", b"\0" * 4, b"\0" * 8))
 """Wire formats of zero numbers."""
@@ -186,6 +188,7 @@ class _Reader:
         by_json = kind.by_json
         seen = 0
         oneofs = 0
+        pair: tuple[Any, ...]
         for pair in pairs:
             name: str = pair[0]
             value = pair[1]
@@ -215,7 +218,7 @@ class _Reader:
         shape = field.shape
         if shape == SINGLE:
             wire = scalar(field, value)
-            if field.kind in (STRING, BYTES):
+            if field.kind == STRING or field.kind == BYTES:
                 if not wire and not field.has_presence:
                     return b""
                 return field.tag + varint(len(wire)) + wire
@@ -393,22 +396,25 @@ def scalar(field: Field, value: Any) -> bytes:
         except OverflowError:
             raise JsonError("is out of the range of a float") from None
     whole = _integer(value)
-    least, greatest = RANGES[kind]
-    if not least <= whole <= greatest:
-        raise JsonError(f"is out of the range {least} to {greatest}")
+    if whole < 0 or whole > 0x7FFFFFFF:  # in the range of each type
+        least, greatest = RANGES[kind]
+        if not least <= whole <= greatest:
+            raise JsonError(f"is out of the range {least} to {greatest}")
+    if kind in (INT32, INT64, UINT32, UINT64):
+        return varint(whole)
     if kind in (SINT32, SINT64):
         return varint((whole << 1) ^ (whole >> 63))
     if kind in (FIX32, SFIX32):
         return (whole & 0xFFFFFFFF).to_bytes(4, "little")
-    if kind in (FIX64, SFIX64):
-        return (whole & MASK).to_bytes(8, "little")
-    return varint(whole)
+    return (whole & MASK).to_bytes(8, "little")
 
 
 def _integer(value: Any) -> int:
     """Return an integer, exactly."""
     if isinstance(value, int) and not isinstance(value, bool):
         return value
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= MOST_DIGITS and value[0] != "0":
+        return int(value)
     if not isinstance(value, str | bytes):
         raise JsonError(f"is {_named(value)}, not an integer")
     text = value if isinstance(value, str) else value.decode()

@@ -20,6 +20,8 @@ MAX_DEPTH: Final = 100
 """Messages and groups within each other; protobuf's own limit."""
 ONE_BYTE: Final = [bytes((i,)) for i in range(128)]
 """Varints of one byte."""
+MORE: Final = [bytes((i | 128,)) for i in range(128)]
+"""Bytes of varints that are not their last."""
 
 
 class MessageError(ValueError):
@@ -28,15 +30,16 @@ class MessageError(ValueError):
 
 def varint(number: int) -> bytes:
     """Return the varint of a number; a negative one as two's complement of 64 bits."""
-    if 0 <= number < 128:
+    if number < 0:
+        number &= MASK
+    if number < 128:
         return ONE_BYTE[number]
-    left = number & MASK
-    out = bytearray()
-    while left >= 128:
-        out.append(left & 127 | 128)
-        left >>= 7
-    out.append(left)
-    return bytes(out)
+    out = MORE[number & 127]
+    number >>= 7
+    while number >= 128:
+        out += MORE[number & 127]
+        number >>= 7
+    return out + ONE_BYTE[number]
 
 
 def read_varint(data: bytes, at: int) -> tuple[int, int]:

@@ -13,7 +13,6 @@ Rules:
 
 from __future__ import annotations
 
-from collections import deque
 from typing import TYPE_CHECKING, Final
 
 from sidecar.core.message import SECRETS
@@ -289,13 +288,11 @@ class Encoder:
     must be sent in the order in which they are made.
     """
 
-    __slots__ = ("_inserted", "_least", "_limit", "_lines", "_numbers", "_order", "_size")
+    __slots__ = ("_inserted", "_least", "_limit", "_lines", "_numbers", "_size")
 
     def __init__(self) -> None:
         self._numbers: dict[tuple[bytes, bytes], int] = {}
-        """Number of the insertion of each pair in the table."""
-        self._order: deque[tuple[bytes, bytes]] = deque()
-        """Pairs in the table, the oldest first."""
+        """Number of the insertion of each pair in the table, the oldest first."""
         self._inserted = 0
         self._size = 0
         self._limit = TABLE_SIZE
@@ -386,14 +383,13 @@ class Encoder:
     def _insert(self, pair: tuple[bytes, bytes], size: int) -> None:
         self._lines.clear()  # indices count from the newest entry
         self._numbers[pair] = self._inserted
-        self._order.append(pair)
         self._inserted += 1
         self._size += size
         self._evict()
 
     def _evict(self) -> None:
         while self._size > self._limit:
-            name, value = self._order.popleft()
+            name, value = next(iter(self._numbers))
             del self._numbers[name, value]
             self._size -= len(name) + len(value) + OVERHEAD
             if self._lines:

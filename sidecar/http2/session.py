@@ -21,7 +21,6 @@ It does not keep time: its owner closes a peer that does not acknowledge setting
 
 from __future__ import annotations
 
-from collections import deque
 from typing import Final, Protocol
 
 from sidecar.http2 import frames
@@ -168,8 +167,8 @@ class Session:
         self._block_size = 0
         self._block_frames = 0
         self._block_is_end = False
-        self._line: deque[Stream] = deque()
-        """Streams that wait for the connection's window, or for the transport."""
+        self._line: list[Stream] = []
+        """Streams that wait for the connection's window, or for the transport; a deque would take more memory."""
         self._reset_ids: dict[int, None] = {}
         """Streams that we have reset lately, whose frames may still arrive."""
         self._resets = Bucket(limits.reset_burst, limits.reset_rate)
@@ -243,6 +242,11 @@ class Session:
     def is_unfinished(self) -> bool:
         """True while a frame or a header block has begun and is not whole."""
         return self._reader.is_within_block or self._reader.is_within_frame
+
+    @property
+    def is_within_head(self) -> bool:
+        """True while a header block has begun and is not whole, or may be about to."""
+        return self._reader.is_within_block or (self._reader.is_within_frame and self._reader.kind == frames.HEADERS)
 
     def fail(self, code: int, text: str) -> None:
         """End the connection with an error; what waits is dropped, and the owner closes after the output is sent."""
@@ -769,7 +773,7 @@ class Session:
         """Send what the windows and the transport allow, a frame of each stream in turn."""
         line = self._line
         while line and self._window > 0 and self._out_size < MAX_OUTPUT and not self.is_writing_paused:
-            stream = line.popleft()
+            stream = line.pop(0)
             stream.is_queued = False
             if not stream.has_pending:
                 continue

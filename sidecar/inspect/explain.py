@@ -307,7 +307,10 @@ def _in_force(snapshot: Snapshot, route: Route) -> Iterator[str]:
 def cache_sentences(route: Route, x: Exchange) -> list[str] | None:
     """Return sentences on what the cache of a route does with a request; None without a cache."""
     cache = cache_of(route.spec)
-    return None if cache is None else list(cache_text(cache, route.name, x, route.spec.node.nearest("cache")))
+    if cache is None:
+        return None
+    has_callers = "authenticate" in route.policies
+    return list(cache_text(cache, route.name, x, route.spec.node.nearest("cache"), has_callers=has_callers))
 
 
 def refusal_of(snapshot: Snapshot, listener: str, x: Exchange) -> Refused:

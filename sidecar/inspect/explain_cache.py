@@ -18,8 +18,11 @@ from sidecar.stages.cache.settings import limits
 from sidecar.stages.cache.spec import Spec
 
 
-def cache_text(spec: Spec, route: str, x: Exchange, node: Node = EMPTY) -> Iterator[str]:
-    """Yield sentences on what the cache does with a request and its response; `node` is its `cache` block."""
+def cache_text(spec: Spec, route: str, x: Exchange, node: Node = EMPTY, *, has_callers: bool = False) -> Iterator[str]:
+    """Yield sentences on what the cache does with a request and its response; `node` is its `cache` block.
+
+    `has_callers` is True on a route with `authenticate`.
+    """
     if (why := _why_bypassed(spec, x)) is not None:
         yield f"bypasses the cache: {why}"
         return
@@ -43,6 +46,8 @@ def cache_text(spec: Spec, route: str, x: Exchange, node: Node = EMPTY) -> Itera
     )
     if asked.has_authorization:
         yield "the request has Authorization: stored only if the response says public, s-maxage or must-revalidate"
+    if has_callers and not spec.shared:
+        yield "each authenticated caller has answers of its own (shared: false)"
     if spec.set_cookie == "refuse":
         yield "a response that sets a cookie is not stored (set_cookie: refuse)"
     if asked.has_authorization or asked.has_credential:

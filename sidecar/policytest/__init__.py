@@ -10,8 +10,10 @@ Start reading at `run`:
 - `spec`: format of test files.
 - `run`: finds, reads and runs test files, step by step.
 - `world`: policies of a test, in force on a virtual loop.
+- `callers`: credentials of callers, made by the test.
 - `client`, `script`: connection of the client, and scripted upstreams.
 - `compare`: differences from the expectations, each with the line of the expectation.
 
-Not tested: TLS, health checks, Redis and name look-ups (a discovered upstream has one endpoint).
+Not tested: TLS, client certificates, external authentication, health checks, Redis and name look-ups (a discovered
+upstream has one endpoint).
 """

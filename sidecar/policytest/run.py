@@ -147,7 +147,13 @@ async def _step(step: StepSpec, node: Node, world: World) -> AsyncIterator[list[
         return
     for _ in range(step.times):
         world.script.begin(step.upstream)
-        observed = await asyncio.gather(*(world.ask(listener, step.request) for _ in range(step.at_once)))
+        try:
+            observed = await asyncio.gather(*(world.ask(listener, step.request) for _ in range(step.at_once)))
+        except ValueError as error:
+            yield [
+                Difference(node.nearest("request", "caller").place, "caller", "a caller that can be made", str(error))
+            ]
+            return
         if found := list(compare(step, node, observed, world)):
             yield found
             return

@@ -56,6 +56,17 @@ def _client(address: str) -> str:
         raise ValueError("is not an IP address; write it such as 10.0.0.1") from None
 
 
+class CallerSpec(Model):
+    """Caller of a request, with credentials that the test makes: a signed token, an opaque token or an API key."""
+
+    identity: str
+    """Name of the identity that vouches for the caller."""
+    id: str = "tester"
+    """Name of the caller."""
+    claims: dict[str, Any] = Field(default_factory=dict)
+    """Further claims, which also replace those that a token has anyway, such as `exp`."""
+
+
 class RequestSpec(ContentSpec):
     """Request of a client."""
 
@@ -65,6 +76,7 @@ class RequestSpec(ContentSpec):
     headers: Headers = Field(default_factory=dict)
     client: Annotated[str, AfterValidator(_client)] = "192.0.2.2"
     """IP address of the client; clients in `trusted_proxies` of a listener are trusted."""
+    caller: CallerSpec | None = None
 
 
 def _from_word(value: Any) -> Any:

@@ -17,6 +17,7 @@ from sidecar.core.outcome import Outcome
 from sidecar.downstream.connection import DownstreamConnection
 from sidecar.downstream.listener import Listener
 from sidecar.downstream.server import Server
+from sidecar.policytest.callers import TestCallers
 from sidecar.policytest.client import ClientConnection, Received
 from sidecar.policytest.script import Script
 from sidecar.policytest.spec import RequestSpec
@@ -63,10 +64,12 @@ class World:
         self._loop = loop
         self.bugs: list[str] = []
         self.env = Env.on(loop, wall=loop.wall, rng=random.Random(seed), emit=self._note, meter=Registry())
+        self._callers = callers = TestCallers(spec)
         spec = replace(
             spec,
             upstreams={name: _simplified(upstream) for name, upstream in spec.upstreams.items()},
             caches={name: cache.model_copy(update={"redis": None}) for name, cache in spec.caches.items()},
+            identities=callers.identities,
         )
         names = {address: name for name, upstream in spec.upstreams.items() for address in _addresses(upstream)}
         self.script = Script(self.env, names)
@@ -83,7 +86,11 @@ class World:
         return INBOUND if INBOUND in names else names[0] if len(names) == 1 else ""
 
     async def ask(self, listener: str, request: RequestSpec) -> Observed:
-        """Send one request on a new connection, and wait for the end of its response."""
+        """Send one request on a new connection, and wait for the end of its response.
+
+        Raises `ValueError` if the caller's credentials cannot be made.
+        """
+        request = self._callers.equip(request, dict(self.snapshot.identities), self.env.wall())
         recorded: list[tuple[Exchange, Outcome]] = []
         server = Server(self.env, lambda x, outcome, _reason, _seconds: recorded.append((x, outcome)), NoTelemetry())
         server.limits = self.snapshot.spec.limits

@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field, WithJsonSchema
 
 from sidecar.core.spec import Model
-from sidecar.expression.spec import RequestWhen
+from sidecar.expression.spec import MatchWhen
 from sidecar.grpc.status import METHOD_NAME, SERVICE_NAME
 
 
@@ -64,7 +64,7 @@ class MatchSpec(Model):
     """Header fields and the values that they must have."""
     query: dict[str, str] = Field(default_factory=dict)
     """Query parameters and the values that they must have; each must occur exactly once."""
-    when: RequestWhen | None = None
+    when: MatchWhen | None = None
     """Condition in a subset of CEL on the head of the request: `request.headers['x-beta'] in ['on', 'yes']`."""
 
     @property

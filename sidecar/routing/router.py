@@ -10,10 +10,9 @@ Rules:
    default port of its scheme.  Case and a trailing dot are ignored.  `*.example.com` matches any number of labels, but
    not `example.com` itself.
 
-Each host has a table.  In it, templates are in one dict for each set of positions of literal segments, and prefixes in
-a trie of segments.  Exact paths, and templates that capture only the last segment, are also in two dicts for a faster
-look-up: by the path before the last slash, then by the last segment.  The cost grows with the length of the path, not
-with the number of routes.
+Each host has a table: a dict of templates for each set of positions of literal segments, and a trie of prefixes.
+Exact paths, and templates that capture only the last segment, are also found by the path before the last slash.  The
+cost grows with the length of the path, not with the number of routes.
 """
 
 from __future__ import annotations
@@ -214,7 +213,7 @@ class Router(Generic[R]):
     def match(self, x: Exchange) -> R | None:
         """Return the target of the most specific rule that matches; None without one.
 
-        Sets `x.captured_by` and `x.captured_path`, except for an exact path.
+        Sets `x.captured_by` and `x.captured_path` if the rule may capture parts of the path.
         """
         path = x.path
         tables = self._tables(x) if self._hosts else self._anywhere
@@ -276,8 +275,10 @@ class Router(Generic[R]):
         return found.target
 
     def _has_pattern_before(self, found: Rule[R]) -> bool:
-        """True if a rule with a regular expression is more specific than `found`.  For a path that is too long for it,
-        `found` must then not be selected."""
+        """True if a rule with a regular expression is more specific than `found`.
+
+        A path that is too long for regular expressions must then not be given to `found`.
+        """
         return any(rule.pattern is not None and rule.rank > found.rank for rule in self.rules)
 
     def allowed(self, x: Exchange) -> list[bytes]:

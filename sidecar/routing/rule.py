@@ -198,9 +198,9 @@ def _template(path: str) -> _Path:
 
 def _condition(text: str) -> Condition:
     from sidecar.expression.condition import Condition
-    from sidecar.expression.facts import REQUEST
+    from sidecar.expression.facts import MATCH
 
-    return Condition(text, REQUEST)
+    return Condition(text, MATCH)
 
 
 def _host(host: str | None) -> bytes:

@@ -72,6 +72,7 @@ class StageKind:
 
 STAGES: Final = (
     StageKind("timeout"),  # outermost: the deadline covers all others, and each of them sees it
+    StageKind("authenticate"),  # nothing further in answers for a caller who is not authenticated
     StageKind("rate_limit"),  # outside `fallback`, which must not answer for it, and `cache`, whose hits count too
     StageKind("fallback"),  # replaces refusals and failures of the stages further in
     StageKind("cache"),  # inside `fallback`, which may use its stale entries; sees the request as the client sent it

@@ -11,9 +11,8 @@ in this order, whatever the order in the file: remove, rename, set, add.
 A name includes its twins, which servers take for the same field (`sidecar.core.message.fold`).  A `set` or renamed
 `x-user` leaves no `X_User` of a client beside it, and *remove* removes both.  A name in *remove* that has an underscore
 means this spelling alone, so that a policy can remove only the twin.  The fields that rules cut out or write are also
-removed from trailers, since some receivers merge trailers into the head.
-
-Values from a request lose their control characters (`header_safe`), so that none can end a field and begin another.
+removed from trailers, since some receivers merge trailers into the head.  Values from a request lose their control
+characters (`header_safe`), so that none can end a field and begin another.
 """
 
 from __future__ import annotations
@@ -91,7 +90,7 @@ class HeaderEdit:
             stream.trailers = [field for field in stream.trailers if self.is_free(field[0])]
 
     def _rename(self, pieces: list[Any]) -> None:
-        """Give lines their new names."""
+        """Rename lines in `pieces` (see `splitter`), and remove lines that had one of the new names before."""
         rivals: list[int] = []
         for at in range(1, len(pieces), 2):
             name = pieces[at]
@@ -155,17 +154,21 @@ def put(message: Message, name: bytes, value: bytes) -> None:
 def splitter(
     gone: Iterable[str], named: Sequence[str] = (), written: Iterable[str] = ()
 ) -> Callable[[bytes], list[Any]]:
-    """Return a function that splits field lines, after a first line feed, at the lines to cut out.
+    """Return a function that cuts the lines of fields out of a block, and returns the pieces that remain.
 
-    `gone` names fields to cut out; a star stands for any ending, a dash for every separator.  `written` names further
-    fields, with all their twins.  If `named` is not empty, the pieces have even indexes.  Between two pieces is the
-    name of the field if it is in `named` or a twin of one, otherwise None.  The next piece begins with the field's
-    colon.
+    The block must have a line feed before its first line.
+
+    - `gone`: fields whose lines are cut out; a star stands for any ending, a dash for every separator.
+    - `written`: further such fields, with all their twins.
+    - `named`: fields of which only the name is cut out, with all their twins.
+
+    If `named` is not empty, the pieces have even indexes.  At the odd index between two pieces is the name that was cut
+    out; the next piece then begins with its colon.  None stands there for a whole line.
     """
     whole = [_pattern(name[:-1] if name.endswith("*") else name + ":", "-") for name in gone]
     whole += [_pattern(name + ":", SEPARATORS.decode()) for name in written]
-    cut = [_any(whole) + rb"[^\n]*"] if whole else []
-    cut += [b"(%b)(?=:)" % _any([_pattern(name, SEPARATORS.decode()) for name in named])] if named else []
+    cut = [_alternatives(whole) + rb"[^\n]*"] if whole else []
+    cut += [b"(%b)(?=:)" % _alternatives([_pattern(name, SEPARATORS.decode()) for name in named])] if named else []
     first = b"".join(re.escape(letter) for name in (*gone, *named, *written) for letter in _cases(name[0]))
     return re.compile(b"\n(?=[%b])(?i:%b)" % (first, b"|".join(cut))).split  # a set beats alternatives
 
@@ -176,12 +179,13 @@ def _pattern(name: str, wild: str) -> bytes:
 
 
 def _cases(letter: str) -> set[bytes]:
+    """Return the octets that match the first letter of a name."""
     if letter.encode() in SEPARATORS:
         return {SEPARATORS[at : at + 1] for at in range(len(SEPARATORS))}
     return {letter.lower().encode(), letter.upper().encode()}
 
 
-def _any(patterns: Iterable[bytes]) -> bytes:
+def _alternatives(patterns: Iterable[bytes]) -> bytes:
     return b"(?:%b)" % b"|".join(dict.fromkeys(patterns))
 
 

@@ -64,7 +64,9 @@ def _has(container: Any, key: Any) -> bool:
 
 
 def places(document: Document, steps: Steps, *, make: bool = False) -> list[Place]:
-    """Return the places to which a pointer leads.  With `make`, missing objects on the way are created."""
+    """Return the places to which a pointer leads.  With `make`, missing objects on the way are created, but
+    not the members at the places.
+    """
     container: Any = document.box
     key: Any = 0
     for number, step in enumerate(steps):  # most pointers lead from object to object

@@ -88,6 +88,7 @@ class AttemptInFlight(Attempt):
 
     def open(self) -> None:
         """Open a connection, or queue for one, and send the request once it is there."""
+        self.connection = None  # mypyc does not set the default of the class if the type is a union
         opening = self._pool.open(self._expires, self._x)
         if opening.done():
             self._use(opening)
@@ -226,14 +227,14 @@ class Upstream:
         tls = spec.tls or (ClientTlsSpec() if spec.is_tls else None)
         plain_tls: CertificateWatch | None = None
         if tls is not None:
-            key = ("tls", "upstream", name, tls.model_dump_json())
+            tls_key = ("tls", "upstream", name, tls.model_dump_json())
             owner = f"upstream {name}"
             if spec.protocol != "http2":
-                plain_tls = obtain(key, None, lambda: CertificateWatch(tls, owner, env))
+                plain_tls = obtain(tls_key, None, lambda: CertificateWatch(tls, owner, env))
             self.tls = plain_tls
             if spec.protocol != "http1":
                 offered = ["h2"] if spec.protocol == "http2" else ["h2", "http/1.1"]
-                self.tls = obtain((*key, *offered), None, lambda: CertificateWatch(tls, owner, env, offered))
+                self.tls = obtain((*tls_key, *offered), None, lambda: CertificateWatch(tls, owner, env, offered))
         deadlines: Deadlines = obtain(("deadlines",), None, lambda: Deadlines(env))
         names: NameResolver | None = None if env.names is None else env.names.with_settings(spec.resolve)
         resolved = () if spec.resolve is None else (repr(spec.resolve),)
@@ -249,10 +250,11 @@ class Upstream:
         """Background tasks of the upstream."""
         if (check := spec.health_check) is not None:
             dns = "" if spec.discover is None else spec.discover.dns
+            kind: tuple[str, ...] = () if check.grpc is None else ("grpc",)
             probe = self._make_probe(env, plain_tls, names, dns)
             make_checker = lambda: HealthChecker(self.endpoints, check, env, probe)  # noqa: E731 - as the others
-            key = ("health", name, repr(spec.tls), dns, *spoken, *resolved)
-            self._background.append(obtain(key, check, make_checker))
+            checked = ("health", name, repr(spec.tls), dns, *spoken, *resolved, *kind)
+            self._background.append(obtain(checked, check, make_checker))
         if (discover := spec.discover) is not None:
             ask = ask_loop if names is None else names.ask
             make_discovery = lambda: Discovery(self.endpoints, discover, env, ask)  # noqa: E731 - as the others
@@ -261,6 +263,10 @@ class Upstream:
     def _make_probe(self, env: Env, plain_tls: CertificateWatch | None, names: NameResolver | None, dns: str) -> Probe:
         """Return the probe of health checks: one that may speak HTTP/2 for endpoints whose requests may."""
         spec, tls = self.spec, self.tls
+        if spec.health_check is not None and spec.health_check.grpc is not None:
+            from sidecar.upstream.grpc.health import grpc_probe
+
+            return grpc_probe(env, tls, names, dns)
         if not spec.may_use_http2(spec.is_tls):
             return http_probe(None if plain_tls is None else lambda: plain_tls.context, names, dns)
         from sidecar.upstream.http2.probe import stream_probe

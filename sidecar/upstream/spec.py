@@ -14,6 +14,7 @@ from pydantic import AfterValidator, Discriminator, Field, Tag, WithJsonSchema, 
 from sidecar.core.conditions import STATUS_CLASSES
 from sidecar.core.spec import Block, Model
 from sidecar.core.units import Condition, Duration, DurationOrZero, Share
+from sidecar.grpc.status import SERVICE_NAME
 from sidecar.upstream.endpoint import literal, parse_endpoint
 from sidecar.upstream.tls import ClientTlsSpec
 
@@ -133,6 +134,14 @@ class HashSpec(Model):
     header: HashField | None = None
     """Header field whose value is the key; a request without it goes to any endpoint.  Without this setting, the key is
     the client's address."""
+    caller: bool = False
+    """True if the authenticated caller is the key; an anonymous request goes to any endpoint."""
+
+    @model_validator(mode="after")
+    def _has_one_key(self) -> HashSpec:
+        if self.caller and self.header is not None:
+            raise ValueError("has header and caller; keep one of them")
+        return self
 
 
 class HashBalancingSpec(Model):
@@ -169,11 +178,20 @@ class ConnectionsSpec(Model):
     """Requests after which a connection is closed; without it there is no limit, as in Envoy (nginx: 1000)."""
 
 
+def _service(name: str) -> str:
+    if name and not SERVICE_NAME.fullmatch(name):
+        raise ValueError("is not the name of a service; write it with its package, such as shop.Orders")
+    return name
+
+
 class HealthCheckSpec(Block):
     """Active health checks: the sidecar probes each endpoint."""
 
-    path: ProbePath
-    """Path and query of the GET request."""
+    path: ProbePath | None = None
+    """Path and query of the GET request.  A check has this or `grpc`."""
+    grpc: Annotated[str, Field(max_length=127), AfterValidator(_service)] | None = None
+    """Service that is asked for by the gRPC health checking protocol, such as `shop.Orders`; empty for the server as a
+    whole.  A server without the health service counts as healthy."""
     host: HostField | None = None
     """`Host` field of the request, such as `payments.prod.svc`.  Without it, the endpoint's host and port are sent;
     with `discover`, whose endpoints are IP addresses, the discovered name and the port (Envoy: the cluster's name)."""
@@ -187,6 +205,12 @@ class HealthCheckSpec(Block):
     """Consecutive successful probes after which an endpoint is healthy again (HAProxy's `rise`: 2)."""
     expect: ConditionList = ("2xx",)
     """Statuses of a successful probe.  Redirects are not among the defaults, because many lead to an error page."""
+
+    @model_validator(mode="after")
+    def _is_one(self) -> HealthCheckSpec:
+        if (self.path is None) == (self.grpc is None):
+            raise ValueError("takes one of path: /healthz, and grpc: shop.Orders for the gRPC health protocol")
+        return self
 
     @field_validator("expect")
     @classmethod
@@ -211,8 +235,8 @@ class EjectionSpec(Block):
     """Least number of endpoints that stay up: no ejection leaves fewer.  This is a number and not a share, because a
     share ejects nothing among few endpoints (Envoy's `max_ejection_percent`)."""
     on: ConditionList = ("connect_failure", "reset", "timeout", "5xx")
-    """Conditions that count as a fault.  429, and 503 with Retry-After, never count: the endpoint is overloaded, not
-    broken."""
+    """Conditions that count as a fault.  429, gRPC's RESOURCE_EXHAUSTED, and 503 with Retry-After never count: the
+    endpoint is overloaded, not broken."""
 
     @model_validator(mode="after")
     def _is_ordered(self) -> EjectionSpec:

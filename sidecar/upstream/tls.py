@@ -14,7 +14,7 @@ from pydantic import model_validator
 
 from sidecar.core.spec import Model
 
-FILE_SETTINGS: Final = ("ca", "client_ca", "cert", "key")
+FILE_SETTINGS: Final = ("ca", "client_ca", "crl", "cert", "key")
 """Settings that name files."""
 
 
@@ -50,6 +50,15 @@ class ServerTlsSpec(Model):
     """File with the private key of `cert` (PEM, not encrypted)."""
     client_ca: str | None = None
     """File with certificate authorities (PEM).  If set, clients must present a certificate that one of them signed."""
+    crl: str | None = None
+    """File with the revocation lists of `client_ca` (PEM), one for each authority that has signed certificates of
+    clients; a certificate without a list is refused.  A changed file is read again."""
+
+    @model_validator(mode="after")
+    def _has_authorities(self) -> ServerTlsSpec:
+        if self.crl is not None and self.client_ca is None:
+            raise ValueError("has a crl without client_ca, so no client has a certificate; add client_ca")
+        return self
 
 
 class CertificateError(ValueError):
@@ -83,6 +92,9 @@ def server_context(spec: ServerTlsSpec) -> ssl.SSLContext:
     if spec.client_ca is not None:
         _trust(context, "client_ca", spec.client_ca)
         context.verify_mode = ssl.CERT_REQUIRED
+    if spec.crl is not None:
+        _trust(context, "crl", spec.crl, "X509 CRL", "revocation lists")
+        context.verify_flags |= ssl.VerifyFlags.VERIFY_CRL_CHECK_LEAF
     return context
 
 
@@ -146,12 +158,14 @@ def _read(setting: str, path: str) -> str:
         raise CertificateError(setting, f"{path} cannot be read: {error.strerror}") from None
 
 
-def _trust(context: ssl.SSLContext, setting: str, path: str) -> None:
+def _trust(context: ssl.SSLContext, setting: str, path: str, mark: str = "", what: str = "valid certificates") -> None:
+    """Load authorities or revocation lists; `mark` must occur in the file."""
     try:
-        _read(setting, path)
+        if mark not in _read(setting, path):
+            raise CertificateError(setting, f"{path} has no {what} in PEM format")
         context.load_verify_locations(cafile=path)
     except ssl.SSLError:
-        raise CertificateError(setting, f"{path} has no valid certificates in PEM format") from None
+        raise CertificateError(setting, f"{path} has no {what} in PEM format") from None
 
 
 def _identify(context: ssl.SSLContext, cert: str, key: str) -> None:

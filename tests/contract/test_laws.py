@@ -23,7 +23,7 @@ from sidecar.config.files import Source
 from sidecar.config.load import load
 from sidecar.core import metrics
 from sidecar.core.body import OPEN, Body
-from sidecar.core.exchange import CRITICAL, DEFAULT, SHEDDABLE, Exchange
+from sidecar.core.exchange import CRITICAL, DEFAULT, SHEDDABLE, Caller, Exchange
 from sidecar.core.outcome import (
     ABANDONED,
     BREAKER_OPEN,
@@ -38,6 +38,7 @@ from sidecar.core.outcome import (
 from sidecar.core.promise import Promise, Run
 from sidecar.core.stage import Service, Stage, Wait
 from sidecar.engine.pipeline import Pipeline
+from sidecar.identity.verdict import Unavailable
 from sidecar.stages import STAGES, StageKind
 from tests.support.clock import FakeEnv, make_env
 from tests.support.loop import settle, virtual, virtual_env
@@ -74,11 +75,39 @@ class Case(NamedTuple):
         resources = {
             ("upstream", "other"): ScriptedService(200),
             ("cache", "default"): Cache("default", CacheSpec(), env),
+            ("identity", "corporate"): Undecided(env),
+            ("identity", "partners"): Header(),
         }
         ctx = context(env, scope="route", where=f"{FILE}:7", store=store or Store(), resources=resources)
         stage = self.kind.build(self.spec(mode), ctx)
         assert stage is not None
         return stage
+
+
+class Header:
+    """Identity that believes the field x-name."""
+
+    name, scheme, field = "partners", b"ApiKey", b"x-name"
+
+    def authenticate(self, x: Exchange, lines: bytes, lower: bytes, now: float) -> Caller | None:
+        value = x.header(b"x-name")
+        return None if value is None else Caller(value.decode(), self.name, {}, self.field)
+
+
+class Undecided:
+    """Identity that takes a second to find that it cannot decide."""
+
+    name, scheme, field = "corporate", b"Bearer", b"authorization"
+
+    def __init__(self, env: FakeEnv) -> None:
+        self._env = env
+
+    def authenticate(self, x: Exchange, lines: bytes, lower: bytes, now: float) -> Wait | None:
+        return None if x.header(b"authorization") is None else Wait(self._wait())
+
+    async def _wait(self) -> Unavailable:
+        await self._env.sleep(1.0)
+        return Unavailable("nobody knows")
 
 
 CASES = [Case(kind, block) for kind in STAGES for block in blocks(kind)]
@@ -91,7 +120,7 @@ def case(request: pytest.FixtureRequest) -> Case:
 
 
 def arriving(env: FakeEnv, **facts: Any) -> Exchange:
-    return exchange(arrived=env.now(), **facts)
+    return exchange(headers={"x-name": "alice"}, arrived=env.now(), **facts)
 
 
 class Inside:
@@ -424,5 +453,9 @@ def test_examples_are_what_a_policy_file_may_say(kind: StageKind) -> None:
     routes.append({"name": "other", "match": {"path": "/other"}, "upstream": "other"})
     listeners = {"inbound": {"address": "127.0.0.1:0"}}
     document = {"version": 1, "listeners": listeners, "upstreams": upstreams, "routes": routes}
+    if kind.name == "authenticate":
+        routes[-1]["authenticate"] = "off"
+        jwt = {"issuer": "https://id.example", "audiences": ["orders"]}
+        document["identities"] = {"corporate": {"jwt": jwt}, "partners": {"api_key": {"file": "/etc/keys.yaml"}}}
     loaded = load([Source(str(FILE), json.dumps(document).encode())], {})
     assert [str(problem) for problem in (*loaded.problems, *loaded.warnings)] == []

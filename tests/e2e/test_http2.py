@@ -145,3 +145,15 @@ async def test_streams_and_websockets_of_node(shared: Sidecar) -> None:
     assert told["answers"] == [[200, 4 * MIB if number % 2 else 200_000] for number in range(30)]
     assert told["connects"] is True
     assert told["message"] == [200, websocket.Frame(websocket.TEXT, b"hello").encode().hex()]
+
+
+async def test_a_listener_of_http2_alone_over_tls(shared: Sidecar, tmp_path: Path) -> None:
+    ca = Authority(tmp_path / "authority")
+    tls = {"tls": ca.sign("localhost"), "protocols": ["http2"]}
+    async with Server(app) as server, shared.under(policy(server.url, **tls)) as sidecar:
+        url = f"https://localhost:{sidecar.inbound.rsplit(':', 1)[1]}/app/x"
+        trusted = ("--cacert", str(ca.ca_file), "-w", FACTS, url)
+        assert facts(await curl(*trusted))[:2] == ("2", "200")
+        refused = await curl("--http1.1", *trusted)
+        assert facts(refused)[1] == "505"
+        assert b"HTTP/2 only" in refused

@@ -160,11 +160,14 @@ def context(
     where: str = "policies.yaml:7",
     store: Store | None = None,
     resources: Mapping[tuple[str, str], Any] | None = None,
+    has_callers: bool = False,
 ) -> BuildContext:
     """Return a build context, with a retry budget for `upstream`; pass the same `store` again for a reload."""
     declared: dict[tuple[str, str], Any] = {
         ("retry_budget", upstream): ScriptedBudget(),
         ("reclaim", upstream): lambda *_: False,
+        ("criticality", route): {},
+        ("caller_fields", route): frozenset(),
         **(resources or {}),
     }
     return BuildContext(
@@ -175,4 +178,5 @@ def context(
         where=where,
         obtain=(store or Store()).obtain,
         resources=lambda kind, name: declared[kind, name],
+        has_callers=has_callers,
     )

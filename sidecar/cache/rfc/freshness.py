@@ -51,6 +51,9 @@ class FreshnessRules:
     """Targeted fields that replace Cache-Control."""
     credentials: re.Pattern[bytes] | None = None
     """Matches a line with a credential, after a line feed (`storing.credentials`); None if none counts as one."""
+    per_caller: bool = False
+    """True if each authenticated caller has answers of its own, so that the credential which names it may be stored
+    for."""
 
 
 class RequestFacts(NamedTuple):

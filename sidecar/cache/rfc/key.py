@@ -1,7 +1,7 @@
 """Cache keys: requests with the same key share a response (RFC 9111 2).
 
-A key consists of the rule's digest, the effective request URI, and the request fields that the policy names.  The
-method is always GET.
+A key consists of the rule's digest, the effective request URI, the request fields that the policy names, and on a
+route with `authenticate` the caller.  The method is always GET.
 
 1. The URI has the scheme and the host that the client asked for, also behind a trusted proxy (RFC 9110 7.1).  A
    response to `http`, such as a redirect to `https`, must not be used for `https`.
@@ -55,18 +55,26 @@ class KeyRule:
     """Rule by which one policy makes keys."""
 
     __slots__ = (
-        "_authority", "_exact", "_ignores_some", "_prefixes", "_scheme", "_start", "digest", "headers", "namespace",
+        "_authority", "_exact", "_ignores_some", "_prefixes", "_scheme", "_start", "digest", "headers", "is_plain",
+        "namespace", "per_caller",
     )  # fmt: skip
 
-    def __init__(self, name: str, headers: tuple[str, ...] = (), ignore_query: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, name: str, headers: tuple[str, ...] = (), ignore_query: tuple[str, ...] = (), per_caller: bool = False
+    ) -> None:
         """Make the rule of the policy `name`; `headers` are fields of the key, `ignore_query` parameters left out of
-        it."""
+        it, and with `per_caller` callers share no answers."""
         self.headers = tuple(sorted(header.lower().encode() for header in headers))
         ignored = sorted(ignore_query)
         self._exact = frozenset(word.encode() for word in ignored if not word.endswith("*"))
         self._prefixes = tuple(word[:-1].encode() for word in ignored if word.endswith("*"))
         self._ignores_some = bool(ignored)
-        self.digest = blake2b(repr((name, self.headers, ignored)).encode(), digest_size=8).hexdigest()
+        self.per_caller = per_caller
+        """True if the key holds the authenticated caller."""
+        self.is_plain = not self.headers and not per_caller
+        """True if the key holds nothing but the URI."""
+        parts = (name, self.headers, ignored, "per caller") if per_caller else (name, self.headers, ignored)
+        self.digest = blake2b(repr(parts).encode(), digest_size=8).hexdigest()
         """Identity of the rule.  Rules with different digests never share a response."""
         self.namespace = self.digest.encode() + b" "
         """Prefix of all keys of the rule."""
@@ -85,7 +93,11 @@ class KeyRule:
             key = self._start + self._target(path, query)
         else:
             key = b"%b%b?%b" % (self._start, path, query)
-        return b"%b %b" % (key, selecting(x, self.headers)) if self.headers else key
+        if self.is_plain:
+            return key
+        if self.headers:
+            key = b"%b %b" % (key, selecting(x, self.headers))
+        return key if x.caller is None or not self.per_caller else b"%b caller=%b" % (key, x.caller.digest())
 
     def uri(self, scheme: bytes, authority: bytes, path: bytes, query: bytes | None) -> bytes:
         """Return the normalised target URI, without the ignored parameters."""

@@ -11,7 +11,7 @@ from sidecar.cache.rfc.directives import parse
 from sidecar.cache.rfc.facts import UNSTORABLE, Facts
 from sidecar.cache.rfc.freshness import FreshnessRules, Plan, RequestFacts, allows_sharing
 from sidecar.cache.rfc.lines import lowered, values, without
-from sidecar.core.exchange import Exchange
+from sidecar.core.exchange import Caller, Exchange
 from sidecar.core.message import SEPARATORS, Headers
 
 DATE: Final = frozenset((b"date",))
@@ -49,7 +49,10 @@ def is_about_resource(status: int, x: Exchange, rules: FreshnessRules) -> bool:
 
 
 def has_credential(x: Exchange, rules: FreshnessRules) -> bool:
-    """True if the request has Authorization, or a field that counts as a credential."""
+    """True if the request has Authorization, or a field that counts as a credential, and other callers share the
+    answer."""
+    if x.caller is not None:
+        return any(_caller_credentials(x, x.caller, rules))
     return x.header(b"authorization") is not None or _matches(rules.credentials, x)
 
 
@@ -70,6 +73,8 @@ def credentials(names: Iterable[str], keyed: Iterable[str] = ()) -> re.Pattern[b
 
 def request_facts(x: Exchange, facts: Facts, rules: FreshnessRules) -> RequestFacts:
     """Return the facts of a request that decide whether its response may be stored; `facts` are the response's."""
+    if x.caller is not None:
+        return _caller_facts(x, x.caller, facts, rules)
     has_credential = facts.control.max_age is None and not allows_sharing(facts) and _matches(rules.credentials, x)
     if not x.speaks_to_caches:
         return CREDENTIAL_REQUEST if has_credential else PLAIN_REQUEST
@@ -79,6 +84,34 @@ def request_facts(x: Exchange, facts: Facts, rules: FreshnessRules) -> RequestFa
     lower = lowered(lines)
     no_store = b"no-store" in lower and parse(values(lines, lower, b"cache-control")).no_store
     return RequestFacts(b"\nauthorization:" in lower, has_credential, no_store)
+
+
+def _caller_facts(x: Exchange, caller: Caller, facts: Facts, rules: FreshnessRules) -> RequestFacts:
+    """Return the facts of a request whose caller is authenticated, even if its credential does not go on."""
+    has_authorization, has_other = _caller_credentials(x, caller, rules)
+    has_credential = has_other and facts.control.max_age is None and not allows_sharing(facts)
+    lines = x.lines
+    lower = lowered(lines)
+    no_store = b"no-store" in lower and parse(values(lines, lower, b"cache-control")).no_store
+    if not has_authorization and not no_store:
+        return CREDENTIAL_REQUEST if has_credential else PLAIN_REQUEST
+    return RequestFacts(has_authorization, has_credential, no_store)
+
+
+def _caller_credentials(x: Exchange, caller: Caller, rules: FreshnessRules) -> tuple[bool, bool]:
+    """Return two facts of a request with a caller: it counts as one with Authorization, and it has other credentials.
+
+    If all callers share answers, every authenticated request counts as one with Authorization (RFC 9111 3.5).
+    Otherwise only credentials beside the one that names the caller count.
+    """
+    if not rules.per_caller:
+        return True, _matches(rules.credentials, x)
+    lines = without(x.lines, frozenset((caller.credential,))) if caller.credential else x.lines
+    pattern = rules.credentials
+    has_other = pattern is not None and (
+        pattern.search(b"\n" + lines) is not None or pattern.search(b"\n" + x.forwarding) is not None
+    )
+    return b"\nauthorization:" in lowered(lines), has_other
 
 
 def _matches(pattern: re.Pattern[bytes] | None, x: Exchange) -> bool:

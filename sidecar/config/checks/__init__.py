@@ -4,6 +4,7 @@
     references     names that routes use are declared; declared names are used
     listeners      two listeners with one address; an admin listener that is open to others
     upstreams      an ejection that can never happen; an endpoint that is a listener of this sidecar
+    identities     routes that everyone may call beside others; tokens for other services; keys over plain http
     times          timeouts, attempts, hedges and queues of which one makes the other useless
     values         values that are zero, absurd, or contradict a value beside them
     limits         rate limits that refuse nothing, refuse too much, or can be evaded
@@ -22,6 +23,7 @@ from collections.abc import Callable
 from typing import Final
 
 from sidecar.config.checks.captures import check_captures
+from sidecar.config.checks.identities import check_identities
 from sidecar.config.checks.limits import check_limits
 from sidecar.config.checks.listeners import check_listeners
 from sidecar.config.checks.matches import check_matches
@@ -42,6 +44,7 @@ def check_policies(spec: PolicySpec, report: Report, pace: Callable[[], object] 
     values.check(spec)
     check_listeners(spec, report)
     check_upstreams(spec, report)
+    check_identities(spec, report)
     check_limits(spec, report)
     for number, route in enumerate(spec.routes):
         check_times(route, report)

@@ -9,8 +9,9 @@ from sidecar.config.process_spec import OUTBOUND
 from sidecar.config.report import Report, suggest
 from sidecar.config.spec import PolicySpec, RouteSpec
 from sidecar.routing.rule import MatchError, Rule
-from sidecar.stages.rate_limit.spec import ADDRESS, NO_KEY, LimitSpec, Spec
+from sidecar.stages.rate_limit.spec import ADDRESS, CALLER, NO_KEY, LimitSpec, Spec
 
+AUTHENTICATE: Final = "authenticate"
 RATE_LIMIT: Final = "rate_limit"
 HEADER: Final = "header."
 PATH: Final = "path."
@@ -29,12 +30,16 @@ def check_limits(spec: PolicySpec, report: Report) -> None:
                 _check_evasion(upstream.rate_limit, node, report)
             for route in routes:
                 _check_captures(upstream.rate_limit, node, route, report)
+            if not any(AUTHENTICATE in route.blocks for route in routes):
+                _check_callers(upstream.rate_limit, node, f"no route of the upstream `{name}` has", report)
     for route in spec.routes:
         block, node = route.blocks.get(RATE_LIMIT), route.node.child(RATE_LIMIT)
         if not isinstance(block, Spec) or node is None:
             continue
         _check_captures(block, node, route, report)
         _check_route(block, node, route, report)
+        if AUTHENTICATE not in route.blocks:
+            _check_callers(block, node, f"the route `{route.name}` does not have", report)
         if id(node) not in seen:
             seen.add(id(node))
             _check_block(block, node, report)
@@ -94,13 +99,25 @@ def _check_shared(block: Spec, node: Node, routes: int, report: Report) -> None:
 
 def _check_evasion(block: Spec, node: Node, report: Report) -> None:
     """Warn of limits whose key clients choose, if no other limit of the block counts such clients."""
-    if any(limit.key in (NO_KEY, ADDRESS) and limit.mode == "enforce" for limit in block.limits):
+    if any(
+        limit.key.partition(".")[0] in (NO_KEY, "client", CALLER) and limit.mode == "enforce" for limit in block.limits
+    ):
         return
     for number, limit in enumerate(block.limits):
         if limit.key.startswith(HEADER):
             field = limit.key.removeprefix(HEADER)
             message = f"is evaded by clients that send another {field} each time; add a limit with key: {ADDRESS}"
             report.warn(_node_of(node, number, "key"), message)
+
+
+def _check_callers(block: Spec, node: Node, who: str, report: Report) -> None:
+    """Report each key of authenticated callers where there are none; `who` says what lacks the block."""
+    for number, limit in enumerate(block.limits):
+        for key in ("key", "otherwise"):
+            given, value = _node_of(node, number, key), getattr(limit, key)
+            if value.partition(".")[0] == CALLER and not report.has_error(given):
+                message = f"needs the callers of a block `authenticate`, which {who}; add it, or write {ADDRESS}"
+                report.error_in(given, message)
 
 
 def _is_open(spec: PolicySpec, route: RouteSpec) -> bool:
@@ -119,7 +136,11 @@ def _check_route(block: Spec, node: Node, route: RouteSpec, report: Report) -> N
     """Warn of limits that other blocks of the route leave without effect."""
     timeout: Any = route.blocks.get("timeout")
     request = getattr(timeout, "request", None)
+    is_optional = getattr(route.blocks.get(AUTHENTICATE), "optional", False)
     for number, limit in enumerate(block.limits):
+        if is_optional and limit.needs_callers and limit.otherwise == NO_KEY:
+            message = f"counts all anonymous requests together; add otherwise: {ADDRESS}"
+            report.warn(_node_of(node, number, "key"), message)
         if limit.count == "misses" and "cache" not in route.blocks:
             message = f"has no effect: the route `{route.name}` has no cache; leave it out"
             report.warn(_node_of(node, number, "count"), message)

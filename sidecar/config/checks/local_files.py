@@ -7,9 +7,8 @@ make a reload fail; the pair in use stays (`upstream/certificates.py`).
 
 from __future__ import annotations
 
-from sidecar.config.process_spec import SecretFile, reveal
 from sidecar.config.spec import PolicySpec
-from sidecar.core.spec import Problem
+from sidecar.core.spec import Problem, SecretFile, reveal
 from sidecar.upstream.tls import check_files
 
 

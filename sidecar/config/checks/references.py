@@ -19,12 +19,14 @@ class References:
         bundles: dict[str, Node],
         listeners: dict[str, Node],
         caches: dict[str, Node],
+        identities: dict[str, Node],
         report: Report,
     ) -> None:
         self.listeners = listeners
         self._upstreams = upstreams
         self._bundles = bundles
         self._caches = caches
+        self._identities = identities
         self._stores = {**caches, DEFAULT_CACHE: caches.get(DEFAULT_CACHE)}
         self._report = report
         self._uses_all = False
@@ -84,9 +86,21 @@ class References:
         elif cache is not None:
             self._used.add(id(self._caches.get(DEFAULT_CACHE)))
 
+    def check_authenticate(self, blocks: dict[str, Node]) -> None:
+        """Check that the identities of a route are declared."""
+        block = blocks.get("authenticate")
+        names = block.child("any_of") if block is not None else None
+        for name in names.value if names is not None and isinstance(names.value, list) else ():
+            self._refer("identity", name, self._identities)
+
     def check_use(self) -> None:
-        """Warn of upstreams, caches, bundles and listeners that no route uses."""
-        sections = {"upstream": self._upstreams, "cache": self._caches, "bundle": self._bundles}
+        """Warn of upstreams, caches, identities, bundles and listeners that no route uses."""
+        sections = {
+            "upstream": self._upstreams,
+            "cache": self._caches,
+            "identity": self._identities,
+            "bundle": self._bundles,
+        }
         listeners = {} if self._uses_all else self.listeners
         for kind, nodes in {**sections, "listener": listeners}.items():
             for name, node in nodes.items():

@@ -60,28 +60,28 @@ class Values:
 
     def check(self, spec: PolicySpec) -> None:
         """Warn of values in the sections; blocks of routes go to `check_block`."""
-        self._sizes(spec.limits, spec.node.nearest("limits"))
+        self._check_quantities(spec.limits, spec.node.nearest("limits"))
         for section in ("listeners", "upstreams", "caches"):
             for name, each in getattr(spec, section).items():
                 node = spec.node.find((section, name))
                 if node is not None:
-                    self._sizes(each, node)
+                    self._check_quantities(each, node)
                     if isinstance(each, UpstreamSpec):
-                        self._upstream(each, node)
+                        self._check_upstream(each, node)
                     elif isinstance(each, ListenerSpec):
-                        self._listener(each, node)
+                        self._check_listener(each, node)
 
     def check_block(self, key: str, block: Any, node: Node | None) -> None:
         """Warn of values in one block of a route."""
         if node is None or id(node) in self._seen:
             return
         self._seen[id(node)] = node
-        self._sizes(block, node)
-        self._block(key, block, node)
+        self._check_quantities(block, node)
+        self._check_contradictions(key, block, node)
 
     # ----- each value by itself
 
-    def _sizes(self, model: Model, node: Node) -> None:
+    def _check_quantities(self, model: Model, node: Node) -> None:
         """Warn of implausible durations, sizes and shares, at any depth of a model."""
         for path, value, given in _values(model, node):
             kind = _kind(type(value[0]), value[1])
@@ -103,7 +103,7 @@ class Values:
 
     # ----- values beside each other
 
-    def _block(self, key: str, block: Any, node: Node) -> None:
+    def _check_contradictions(self, key: str, block: Any, node: Node) -> None:
         """Warn of values in a `retry` or `concurrency` block that contradict each other."""
         warn = self._report.warn
         if key == "retry":
@@ -120,7 +120,7 @@ class Values:
         elif key == "concurrency" and block.queue == 0 and node.find(("queue_timeout",)) is not None:
             warn(node.nearest("queue_timeout"), "has no effect without a queue; write such as queue: 100")
 
-    def _listener(self, listener: ListenerSpec, node: Node) -> None:
+    def _check_listener(self, listener: ListenerSpec, node: Node) -> None:
         """Warn of buffers for slow clients that contradict each other."""
         slow = listener.slow_clients
         if slow.buffer > slow.buffer_total:
@@ -128,7 +128,7 @@ class Values:
             message = f"is less than buffer ({buffer}), which one client may take; make it many times as large"
             self._report.warn(node.nearest("slow_clients", "buffer_total"), message)
 
-    def _upstream(self, upstream: UpstreamSpec, node: Node) -> None:
+    def _check_upstream(self, upstream: UpstreamSpec, node: Node) -> None:
         """Warn of probes and retry budgets that cannot work, and check the blocks of the upstream."""
         check = upstream.health_check
         if check is not None and check.timeout > check.interval:

@@ -5,8 +5,8 @@ port.  The protocol is `sidecar/http2`; each stream is a `StreamExchange`.
 
 Rules:
 
-1. The rest of a frame or a header block has to come within `limits.body_timeout`.  Streams are looked at once a second
-   while there are any.
+1. The rest of a header block has to come within `limits.header_timeout`, that of any other frame within
+   `limits.body_timeout`.  Streams are looked at once a second while there are any.
 2. A drain announces the end in two steps, and closes once no stream is left.
 3. All that is sent within one call of the event loop goes out in one write.
 """
@@ -66,6 +66,8 @@ class Http2Connection(asyncio.Protocol):
         limits = listener.limits
         self._loop = asyncio.get_running_loop()
         self._peer = Peer(address, listener.scheme, trust=listener.trust, protocol=20)
+        if listener.trust.has_certificates:
+            self._peer.certificate = transport.get_extra_info("peercert") or None
         self._transport: asyncio.Transport | None = transport
         """None once the transport is closed or handed over."""
         self._session = Session(
@@ -345,7 +347,9 @@ class Http2Connection(asyncio.Protocol):
             session.fail(SETTINGS_TIMEOUT, "the settings were not acknowledged in time")
         elif not session.streams and now - self._last > limits.idle_timeout:
             session.finish_drain()
-        elif self._unfinished and now - self._unfinished > limits.body_timeout:
+        elif self._unfinished and now - self._unfinished > (
+            limits.header_timeout if session.is_within_head else limits.body_timeout
+        ):
             session.fail(ENHANCE_YOUR_CALM, "a frame or a header block did not arrive in time")
         elif session.streams:
             self._look_at_streams(now)

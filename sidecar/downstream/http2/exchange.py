@@ -39,6 +39,7 @@ from sidecar.core.outcome import (
     grpc_verdict,
 )
 from sidecar.downstream.backlog import is_endless
+from sidecar.downstream.connection import WORDS
 from sidecar.downstream.grpc.answers import as_grpc, broken_trailers, read_call
 from sidecar.downstream.http2.slow_streams import Download, Upload
 from sidecar.downstream.http2.stream_transport import StreamTransport
@@ -147,7 +148,7 @@ class StreamExchange:
         x, length, _ = read_request(method, head.path, 11, lines, special, speaks_to_caches, peer, now)
         x.version = VERSION
         if previous >= 0:
-            x.is_grpc = x.grpc_timeout = True
+            x.is_grpc = x.grpc_timeout = x.accepts_trailers = True
             x.marked_attempt = max(x.marked_attempt, previous)
         self.x = x
         if not x.request_id:
@@ -169,8 +170,11 @@ class StreamExchange:
         x.route = route
         if x.stated_criticality < 0:
             x.criticality = route.criticality
+        elif peer.is_trusted:
+            x.criticality = x.stated_criticality
         else:
-            x.criticality = x.stated_criticality if peer.is_trusted else max(x.stated_criticality, route.criticality)
+            x.criticality = max(x.stated_criticality, route.criticality)
+            x.add(b"x-criticality", WORDS[x.criticality])
         if is_end:
             self._run()
             return
@@ -570,8 +574,12 @@ class StreamExchange:
         self._stored = b""
         if body is not None and body.state == OPEN:
             body.fail(CLIENT_CLOSED)
-        if self.x is not None and outcome is not None:
-            self._connection.listener.record(self.x, outcome, failure)
+        x = self.x
+        if x is not None:
+            if outcome is not None:
+                self._connection.listener.record(x, outcome, failure)
+            x.interim = None  # breaks two reference cycles, which only the garbage collector would free
+        self._stream.user = None
 
     # ----- its end before its time
 

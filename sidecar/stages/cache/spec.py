@@ -71,6 +71,10 @@ class Spec(Block):
     """Treatment of Cache-Control in requests; `ignore` keeps clients from demanding a newer response."""
     targeted_fields: Annotated[tuple[FieldName, ...], Field(strict=False, max_length=8)] = ("cdn-cache-control",)
     """Fields that replace Cache-Control for this cache; the first valid one counts (RFC 9213)."""
+    shared: bool = False
+    """True if authenticated callers share answers, those that RFC 9111 3.5 allows: the answer must say `public`,
+    `s-maxage` or `must-revalidate`.  By default each caller has answers of its own.  Without `authenticate` the key has
+    no effect."""
     key: KeySpec = KeySpec.built_in()
     """Parts of a request, beside its URI, that belong to the key of its response."""
     coalesce: CoalesceSpec = CoalesceSpec.built_in()

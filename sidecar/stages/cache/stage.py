@@ -71,7 +71,7 @@ number of changes to the store before it; None if the cache does not handle it."
 
 def build(spec: Spec, ctx: BuildContext) -> Stage:
     """Return the stage of one `cache` block."""
-    selects = selection(spec.when)
+    selects = selection(spec.when, has_callers=ctx.has_callers)
     return CacheStage(spec, ctx, selects) if spec.is_enforced else CacheObserver(spec, ctx, selects)
 
 
@@ -110,7 +110,7 @@ class CacheStage:
         self._selects = selects
         self._rule = key_rule(spec, ctx)
         self._handle = store.register(self._rule)
-        self._fetcher = Fetcher(store, self._rule, limits(spec), env)
+        self._fetcher = Fetcher(store, self._rule, limits(spec, self._rule.per_caller), env)
         self._coalesce = spec.coalesce
         self._honours = spec.request_directives == "honor"
         self._now = env.now

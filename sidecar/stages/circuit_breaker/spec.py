@@ -84,7 +84,7 @@ class Spec(Block):
         "timeout",
         "5xx",
     )
-    """Outcomes that count as failures."""
+    """Outcomes that count as failures; `5xx` includes the gRPC statuses that are the upstream's failures."""
     open_for: Duration = 5.0
     """Time without requests after the first trip; it doubles while probes fail."""
     max_open_for: Duration = 60.0

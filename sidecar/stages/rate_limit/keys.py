@@ -1,10 +1,12 @@
 """Readers of keys and costs of requests.
 
-A key is a text; empty if the request has none.  Clients choose most keys, so a long one is replaced by its digest.
+A key is a text; empty if the request has none.  Clients choose most keys, so a long one is replaced by its digest, and
+keys of `otherwise` have a prefix that no other key can have: no field and no path contains a NUL.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from functools import lru_cache
 from hashlib import blake2b
@@ -13,7 +15,7 @@ from typing import Final
 
 from sidecar.core.exchange import Exchange
 from sidecar.core.template import Template
-from sidecar.stages.rate_limit.spec import ADDRESS, NO_KEY, LimitSpec
+from sidecar.stages.rate_limit.spec import ADDRESS, CALLER, CLAIMS, NO_KEY, LimitSpec
 
 LONGEST: Final = 64
 """Longest key in characters that is stored as it is."""
@@ -32,7 +34,7 @@ def key_reader(spec: LimitSpec) -> ReadKey:
     if spec.otherwise == NO_KEY or spec.key == NO_KEY:
         return first
     second = _reader(spec.otherwise, spec.ipv6_prefix)
-    return lambda x: first(x) or second(x)
+    return lambda x: first(x) or f"\0={second(x)}"
 
 
 def cost_reader(spec: LimitSpec) -> ReadCost | None:
@@ -76,9 +78,25 @@ def _reader(key: str, prefix: int) -> ReadKey:
     family, _, name = key.partition(".")
     if key == ADDRESS:
         return lambda x: x.client_address if x.client_address.find(":") < 0 else network(x.client_address, prefix)
+    if key == CALLER:
+        return lambda x: "" if x.caller is None else shortened(f"{x.caller.identity}/{x.caller.id}")
+    if key.startswith(CLAIMS):
+        return _claim_reader(key.removeprefix(CLAIMS))
     if family == "header":
         field = name.encode()
         return lambda x: shortened((x.header(field) or b"").decode("latin-1"))
     if family == "path":
         return lambda x: shortened(x.captures.get(name, ""))
     return lambda _: ""
+
+
+def _claim_reader(name: str) -> ReadKey:
+    """Return the reader of a claim about the caller; a claim that is no text counts by its JSON."""
+
+    def read(x: Exchange) -> str:
+        value = None if x.caller is None else x.caller.claims.get(name)
+        if value is None:
+            return ""
+        return shortened(value if isinstance(value, str) else json.dumps(value, sort_keys=True))
+
+    return read

@@ -14,7 +14,10 @@ from sidecar.core.units import Duration, Rate
 
 NO_KEY: Final = "none"
 ADDRESS: Final = "client.address"
-KEYS: Final = rf"{NO_KEY}|client\.address|header\.[!#$%&'*+.^_`|~0-9A-Za-z-]+|path\.[A-Za-z_][A-Za-z0-9_]*"
+CALLER: Final = "caller"
+CLAIMS: Final = "caller.claims."
+_NAMED: Final = r"header\.[!#$%&'*+.^_`|~0-9A-Za-z-]+|path\.[A-Za-z_][A-Za-z0-9_]*|caller\.claims\.[^\s{}]+"
+KEYS: Final = rf"{NO_KEY}|client\.address|{CALLER}|{_NAMED}"
 """Pattern of the keys that a limit may have."""
 MOST_LIMITS: Final = 10
 """Most limits of one block."""
@@ -23,11 +26,10 @@ MOST_LIMITS: Final = 10
 def _key(value: Any) -> Any:
     if not isinstance(value, str):
         return value
-    if value == "caller" or value.startswith("caller."):
-        raise ValueError("needs the callers that a block `authenticate` finds, which the route does not have; "
-                         "write client.address, or header.NAME for a field that a trusted proxy sets")  # fmt: skip
     if not re.fullmatch(KEYS, value):
-        raise ValueError("is not a key; write client.address, header.NAME, path.NAME or none")
+        raise ValueError(
+            "is not a key; write client.address, caller, caller.claims.NAME, header.NAME, path.NAME or none"
+        )
     return value.lower() if value.startswith("header.") else value
 
 
@@ -64,8 +66,9 @@ class LimitSpec(Model):
     """Number of requests that may come at once, beyond the one that the even pace allows; `auto` is as many as the rate
     allows in a second, one at least."""
     key: Key = NO_KEY
-    """Key by which requests are counted: `client.address`, `header.NAME`, `path.NAME`, or `none` for all requests
-    together.  Requests without the field or capture share one count."""
+    """Key by which requests are counted: `client.address`, `caller` or `caller.claims.NAME` on a route with
+    `authenticate`, `header.NAME`, `path.NAME`, or `none` for all requests together.  Requests that have no such key
+    share one count."""
     otherwise: Key = NO_KEY
     """Key of requests that have none, such as `client.address` for those without the field that `key` names."""
     ipv6_prefix: Annotated[int, Field(ge=16, le=128)] = 64
@@ -95,6 +98,11 @@ class LimitSpec(Model):
     def is_keyed(self) -> bool:
         """True unless all requests are counted together."""
         return self.key != NO_KEY
+
+    @property
+    def needs_callers(self) -> bool:
+        """True if the key is one of authenticated callers."""
+        return any(key == CALLER or key.startswith(CLAIMS) for key in (self.key, self.otherwise))
 
     @property
     def words(self) -> str:

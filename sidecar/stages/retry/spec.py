@@ -51,7 +51,8 @@ class Spec(Block):
         503,
         504,
     )
-    """Failures, statuses and conditions that are worth another attempt."""
+    """Failures, statuses and conditions that are worth another attempt.  Calls of gRPC are repeated for the gRPC
+    statuses that are named here."""
     methods: Methods = ("GET", "HEAD", "OPTIONS", "PUT", "DELETE")
     """Methods that may be sent twice.  POST and PATCH may be too if the request has an Idempotency-Key."""
     backoff: BackoffSpec = BackoffSpec.built_in()

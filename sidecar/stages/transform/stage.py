@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from sidecar.core import metrics
 from sidecar.core.env import BuildContext
-from sidecar.core.exchange import Exchange, RequestFacts
+from sidecar.core.exchange import Exchange, RequestCopy
 from sidecar.core.message import Headers
 from sidecar.core.metrics import Counter
 from sidecar.core.outcome import ABANDONED, Outcome
@@ -48,7 +48,7 @@ class TransformStage:
     def admit(self, x: Exchange) -> Rewritten | Outcome | Wait | None:
         if not self._edits_request:
             return Rewritten(None, (x.authority, x.path)) if self._moves else None
-        facts = RequestFacts(x)
+        facts = RequestCopy(x)
         if self._reads_request:
             return Wait(self._read(x, facts))
         try:
@@ -58,7 +58,7 @@ class TransformStage:
             raise
         return self._ticket(x, facts, refused)
 
-    async def _read(self, x: Exchange, facts: RequestFacts) -> Rewritten | Outcome:
+    async def _read(self, x: Exchange, facts: RequestCopy) -> Rewritten | Outcome:
         """Rewrite head and body of a request; return its ticket, or the refusal."""
         try:
             refused = await self._request.rewrite_whole(x)
@@ -67,7 +67,7 @@ class TransformStage:
             raise
         return self._ticket(x, facts, refused)
 
-    def _ticket(self, x: Exchange, facts: RequestFacts, refused: Outcome | None) -> Rewritten | Outcome:
+    def _ticket(self, x: Exchange, facts: RequestCopy, refused: Outcome | None) -> Rewritten | Outcome:
         """Return the ticket of a rewritten request; undo the changes of a refused one, and return its refusal."""
         if refused is None:
             return Rewritten(facts, (x.authority, x.path) if self._moves else None)
@@ -108,7 +108,7 @@ class Rewritten:
 
     __slots__ = ("_facts", "own")
 
-    def __init__(self, facts: RequestFacts | None, own: Address | None) -> None:
+    def __init__(self, facts: RequestCopy | None, own: Address | None) -> None:
         self._facts = facts
         """Request as it came, until it is restored; None if the request was not changed."""
         self.own = own

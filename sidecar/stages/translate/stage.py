@@ -20,7 +20,7 @@ from typing import Final
 
 from sidecar.core.body import COMPLETE, Body
 from sidecar.core.env import BuildContext, Env
-from sidecar.core.exchange import Exchange, RequestFacts
+from sidecar.core.exchange import Exchange, RequestCopy
 from sidecar.core.message import Headers
 from sidecar.core.outcome import NO_ROUTE, TRANSFORM, UNFIT_REQUEST, Failure, Outcome, Refusal, failed
 from sidecar.core.stage import Stage, Wait
@@ -59,7 +59,7 @@ class Translated:
 
     def __init__(self, x: Exchange, binding: Binding) -> None:
         self.binding = binding
-        self._facts: RequestFacts | None = RequestFacts(x)
+        self._facts: RequestCopy | None = RequestCopy(x)
         self._accepts_trailers = x.accepts_trailers
         self._grpc_timeout = x.grpc_timeout
 

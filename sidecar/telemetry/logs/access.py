@@ -203,6 +203,8 @@ def as_json(time: bytes, x: Exchange, outcome: Outcome, reason: str, seconds: fl
         )
     elif (passed := x.header(b"traceparent")) is not None and (match := _traceparent(passed)):
         line += b',"trace_id":"%b"' % match[1]
+    if x.caller is not None:
+        line += b',"caller":%b' % json.dumps(x.caller.id).encode()
     if x.cache:
         line += b',"cache":"%b"' % word(x.cache)
     if reason or x.refused_by or x.replaced is not None:
@@ -273,6 +275,8 @@ def as_text(time: bytes, x: Exchange, outcome: Outcome, reason: str, seconds: fl
     ]
     if x.is_grpc and (status := _grpc_status(outcome.verdict)):
         words.append(b"grpc_status=%b" % status.rpartition(b":")[2])
+    if x.caller is not None:
+        words.append(b"caller=%b" % json.dumps(x.caller.id)[1:-1].encode())
     if x.cache:
         words.append(b"cache=%b" % word(x.cache))
     if reason:

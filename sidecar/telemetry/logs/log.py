@@ -37,6 +37,7 @@ LEVELS: Final[dict[str, Level]] = {
     events.DISCOVERY_FAILED: "warning",
     events.LOOP_STALLED: "warning",
     events.CONNECTION_REFUSED: "warning",
+    events.KEYS_FAILED: "warning",
     events.EXPORT_FAILED: "warning",
     events.RELOAD_REJECTED: "error",
     events.CERTIFICATE_FAILED: "error",

@@ -63,7 +63,10 @@ def is_error(status: int, reason: str) -> bool:
     Failures that the client caused are not errors: a wrong request, or a client that left or was too slow
     (OpenTelemetry's conventions for the status of a server span).  `status` may be a verdict (`Outcome.verdict`).
     """
-    return status >= 500 or (reason != "" and STATUS_TO_COME <= status < 400 and reason not in BY_CLIENT)
+    if status >= 500:
+        return True
+    is_answered = status >= 400 or 0 < status < STATUS_TO_COME  # by the upstream, with an error of the client
+    return reason != "" and not is_answered and reason not in BY_CLIENT
 
 
 def are_errors(labels: Mapping[str, str]) -> bool:

@@ -189,6 +189,8 @@ class _Request:
             found[SERVER_ADDRESS], found[SERVER_PORT] = host, port
         if x.client_address:
             found[CLIENT_ADDRESS] = x.client_address
+        if x.caller is not None:
+            found["enduser.id"] = x.caller.id
         if agent := x.header(b"user-agent"):
             found[USER_AGENT_ORIGINAL] = agent.decode("latin-1")
         if x.route is not None:

@@ -134,7 +134,7 @@ def _untried(endpoints: Candidates, x: Exchange) -> Candidates:
 def make_strategy(spec: UpstreamSpec, env: Env) -> Strategy:
     """Return a new strategy of the kind in the spec."""
     if isinstance(spec.load_balancing, HashBalancingSpec):
-        return Rendezvous(spec.load_balancing.hash.header, env)
+        return Rendezvous(spec.load_balancing.hash.header, env, by_caller=spec.load_balancing.hash.caller)
     if spec.load_balancing == "round_robin":
         return RoundRobin(env)
     return RandomChoice(env) if spec.load_balancing == "random" else LeastRequest(env)
@@ -190,15 +190,20 @@ class LeastRequest(Strategy):
 class Rendezvous(Strategy):
     """Strategy that takes the endpoint with the highest score for a key; without a key, that of `LeastRequest`."""
 
-    __slots__ = ("_header", "_keyless")
+    __slots__ = ("_by_caller", "_header", "_keyless")
 
-    def __init__(self, header: str | None, env: Env) -> None:
-        """Take the name of the field whose value is the key; None for the client's address."""
+    def __init__(self, header: str | None, env: Env, *, by_caller: bool = False) -> None:
+        """Take the name of the field whose value is the key; None for the client's address, or the caller's ID."""
+        self._by_caller = by_caller
         self._header = None if header is None else header.lower().encode()
         self._keyless = LeastRequest(env)
 
     def choose(self, candidates: Candidates, x: Exchange) -> Endpoint:
-        key = x.client_address.encode() if self._header is None else x.header(self._header)
+        key: bytes | None
+        if self._by_caller:
+            key = None if x.caller is None else f"{x.caller.identity} {x.caller.id}".encode()
+        else:
+            key = x.client_address.encode() if self._header is None else x.header(self._header)
         if not key:
             return self._keyless.choose(candidates, x)
         hashed = crc32(key)

@@ -59,7 +59,7 @@ def http_probe(
         else:
             resolver = aiohttp.ThreadedResolver() if names is None else _resolver(names)
             connector = aiohttp.TCPConnector(ssl=context, force_close=True, use_dns_cache=False, resolver=resolver)
-            url = endpoint.url + spec.path
+            url = f"{endpoint.url}{spec.path}"
         headers = {"user-agent": "sidecar-health-check"}
         if host := spec.host or (authority(discovered, endpoint) if discovered else ""):
             headers["host"] = host
@@ -220,6 +220,7 @@ class HealthChecker:
         return {
             "upstream": self._endpoints.upstream,
             "path": self._spec.path,
+            **({} if self._spec.grpc is None else {"grpc": self._spec.grpc}),
             "mode": self._spec.mode,
             "endpoints": {
                 endpoint.url: {

@@ -24,14 +24,17 @@ from typing import TYPE_CHECKING, Final, cast
 
 from sidecar.core import events
 from sidecar.core.exchange import NEVER, Exchange
+from sidecar.core.http1 import MAX_FIELDS, MAX_MEMBERS
 from sidecar.core.outcome import INTERNAL, PROTOCOL
 from sidecar.core.promise import Promise
 from sidecar.http2.errors import CANCEL, REFUSED_STREAM, name_of
+from sidecar.http2.fields import OVERHEAD
 from sidecar.http2.limits import Bucket, Limits
 from sidecar.http2.session import Session
 from sidecar.http2.stream import Stream
 from sidecar.upstream.errors import describe_error
 from sidecar.upstream.http2.stream import UpstreamStream
+from sidecar.upstream.response_head import MAX_HEAD_BYTES
 
 if TYPE_CHECKING:
     from sidecar.http2.heads import Head
@@ -40,7 +43,14 @@ if TYPE_CHECKING:
 WINDOW: Final = 256 * 1024
 """Bytes of a response that may arrive before its client has taken any."""
 CONNECTION_WINDOW: Final = 4 * 1024 * 1024
-LIMITS: Final = Limits(window=WINDOW, connection_window=CONNECTION_WINDOW)
+LIMITS: Final = Limits(
+    window=WINDOW,
+    connection_window=CONNECTION_WINDOW,
+    max_head=MAX_HEAD_BYTES + OVERHEAD * MAX_FIELDS,
+    max_fields=MAX_FIELDS,
+    max_list_members=MAX_MEMBERS,
+)
+"""Limits of responses, those of HTTP/1.1."""
 RESET_BURST: Final = 100.0
 """Streams that may be reset at once."""
 RESET_RATE: Final = 20.0

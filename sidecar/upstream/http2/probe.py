@@ -42,7 +42,7 @@ def stream_probe(
     async def probe(endpoint: Endpoint, spec: HealthCheckSpec) -> str:
         pool = StreamPool(endpoint.url, env, Deadlines(env), connect(endpoint), is_http2_only=is_http2_only)
         pool.connect_timeout = spec.timeout
-        path, mark, query = spec.path.encode().partition(b"?")
+        path, mark, query = (spec.path or "/").encode().partition(b"?")
         x = Exchange(b"GET", path, [(b"user-agent", b"sidecar-health-check")])
         x.query = query if mark else None
         x.attempt_timeout = spec.timeout

@@ -13,9 +13,10 @@ import pytest
 from chaos.parts.client import Client, fetch, request
 from sidecar.admin import listener as module
 from sidecar.admin.listener import MAX_PROBE_BYTES, AdminListener, is_unfinished_head
-from sidecar.config.process_spec import AdminSpec, SecretFile
+from sidecar.config.process_spec import AdminSpec
 from sidecar.core.events import ADMIN_FAILED, BUG
 from sidecar.core.metrics import BUGS
+from sidecar.core.spec import SecretFile
 from tests.support.cases import each
 from tests.unit.admin.test_app import World
 

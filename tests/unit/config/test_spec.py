@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from sidecar.config.files import Source
 from sidecar.config.load import SECTIONS, Loaded, load
 from sidecar.config.node import BUILT_IN
-from sidecar.config.process_spec import SecretFile, reveal
 from sidecar.config.spec import POLICIES, PolicySpec, RouteHead, RouteSpec, UpstreamSpec
+from sidecar.core.spec import SecretFile, reveal
 
 HEAD = """\
 version: 1

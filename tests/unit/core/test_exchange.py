@@ -8,7 +8,7 @@ from typing import Any
 
 import sidecar
 from sidecar.core.body import Body
-from sidecar.core.exchange import Attempt, Exchange, RequestFacts
+from sidecar.core.exchange import Attempt, Caller, Exchange, RequestCopy
 from tests.support.service import response
 
 OWN = {"path", "attempt", "why", "call", "shared_fetch", "speaks_to_caches", "has_escapes"}
@@ -33,6 +33,8 @@ VALUES: dict[str, Any] = {
     "upgrade": b"websocket",
     "guard_trailer": lambda name: True,
     "interim": lambda status, lines: None,
+    "client_certificate": {"subject": "orders"},
+    "caller": Caller("orders", "corporate", {}),
     "avoid": frozenset(("http://10.0.0.1",)),
     "attempts": [Attempt(1, 0.0)],
     "stale": lambda: response(200),
@@ -79,7 +81,7 @@ class Fetch:
 def test_facts_that_a_stage_changes_are_restored() -> None:
     x = Exchange(b"POST", b"/a", None, b"a: b\r\n")
     x.query, x.authority, x.body, x.stream, x.expects_continue = b"q", b"host", b"body", None, True
-    facts = RequestFacts(x)
+    facts = RequestCopy(x)
     x.method, x.path, x.query, x.authority, x.body, x.stream = b"GET", b"/b", None, b"", b"", Body()
     x.expects_continue = False
     x.forwarding = b"x-forwarded-host: other\r\n"

@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sidecar.core.exchange import Caller
 from sidecar.core.outcome import Outcome
 from sidecar.expression.condition import Condition
-from sidecar.expression.facts import EVERYTHING, NO_BODIES, REQUEST, RESPONSE, WHOLE_REQUEST, Bodies
+from sidecar.expression.facts import EVERYTHING, MATCH, NO_BODIES, REQUEST, RESPONSE, WHOLE_REQUEST, Bodies
 from sidecar.expression.lexer import ExpressionError
 from sidecar.transform.jsonbody import parse
 from tests.support.service import exchange, response
@@ -287,3 +288,42 @@ def test_hostile_input_takes_work_in_proportion(text: str) -> None:
 
     for piece in HOSTILE:
         assert not grows_with(partial(ask, piece), 8192), piece
+
+
+CLAIMS = {"tenant": "acme", "roles": ["reader", "writer"], "level": 3, "org": {"id": "x"}}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "caller.id == 'alice'",
+        "caller.identity == 'corporate'",
+        "caller.claims.tenant == 'acme'",
+        "caller.claims['tenant'].startsWith('ac')",
+        "'writer' in caller.claims.roles",
+        "caller.claims.roles[1] == 'writer'",
+        "caller.claims.level >= 3",
+        "caller.claims.org.id == 'x'",
+        "has(caller.claims.tenant) && !has(caller.claims.other)",
+    ],
+)
+def test_facts_about_the_caller(text: str) -> None:
+    x = exchange()
+    x.caller = Caller("alice", "corporate", CLAIMS)
+    assert Condition(text, REQUEST).holds(x)
+    assert not Condition(text, REQUEST).holds(exchange()), "an anonymous request has no caller"
+
+
+@pytest.mark.parametrize(
+    "text", ["caller.claims.roles[7] == 'a'", "caller.claims.org.name == 'x'", "caller.claims.tenant.x == 'y'"]
+)
+def test_absent_claims_have_no_value(text: str) -> None:
+    x = exchange()
+    x.caller = Caller("alice", "corporate", CLAIMS)
+    assert not Condition(text, REQUEST).holds(x)
+    assert not Condition(f"!({text})", REQUEST).holds(x)
+
+
+def test_a_route_is_chosen_before_its_caller_is_known() -> None:
+    with pytest.raises(ExpressionError, match=r"caller\.id.* is not known here"):
+        Condition("caller.id == 'a'", MATCH)

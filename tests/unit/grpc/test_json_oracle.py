@@ -152,7 +152,10 @@ def test_json_gives_the_same_messages(message: Any, keeps_names: bool) -> None:
     text = json_format.MessageToJson(message, descriptor_pool=POOL, preserving_proto_field_name=keeps_names)
     ours, other = oracle(kind.name), oracle(kind.name)
     ours.MergeFromString(from_json(kind, text.encode(), TYPES))
-    json_format.Parse(text, other, descriptor_pool=POOL)
+    try:
+        json_format.Parse(text, other, descriptor_pool=POOL)
+    except json_format.ParseError:  # it does not take the text that it makes of the greatest float
+        other = message
     assert same(theirs(ours), theirs(other))
 
 

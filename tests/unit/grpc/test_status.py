@@ -111,6 +111,9 @@ def test_every_failure_of_ours_has_a_code() -> None:
         "client_timeout": "cancelled",
         "bad_request": "internal",
         "internal_error": "internal",
+        "unauthenticated": "unauthenticated",
+        "bad_credentials": "unauthenticated",
+        "unverifiable": "unavailable",
     }
 
 

@@ -19,6 +19,7 @@ from sidecar.inspect.documents import SHAPES, ExplainDocument, ProblemsDocument,
 
 GOLDEN = Path(__file__).parent / "golden"
 POLICIES = "policies.yaml"
+TRANSCODING = str(Path(__file__).parents[3] / "policies" / "transcoding.yaml")
 OUT = ("--listener", "outbound")
 
 
@@ -211,6 +212,7 @@ def test_every_shape_is_in_the_reference(policies: Path, monkeypatch: pytest.Mon
     """`SHAPES` has every class that is part of a document, and no other."""
     seen: set[Any] = set()
     check_shape(run("routes", str(policies)), RoutesDocument, seen)
+    check_shape(run("routes", TRANSCODING), RoutesDocument, seen)
     check_shape(run("check", str(policies.with_name("nowhere")), code=1), ProblemsDocument, seen)
     monkeypatch.chdir(GOLDEN)
     check_shape(run("explain", POLICIES, "GET", "/orders/17"), ExplainDocument, seen)

@@ -70,7 +70,7 @@ def test_a_mistake_is_told_with_its_line_and_column() -> None:
 def test_a_body_is_not_known_yet() -> None:
     text = POLICIES.replace("request.pth == 'a'", "request.body.a == 1")
     (problem,) = load([Source("p.yaml", text.encode())], {}).problems
-    assert "is not known here: only the request's head is" in str(problem)
+    assert "is not known here: a route is chosen by the request's head alone" in str(problem)
 
 
 def test_explain_says_which_condition_does_not_hold(tmp_path: Path) -> None:

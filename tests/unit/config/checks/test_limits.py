@@ -105,3 +105,26 @@ def test_a_key_names_a_capture_of_every_route() -> None:
     assert problem.message.startswith("names path.id, which the route `other` does not capture")
     (problem,) = loaded('[{name: order, rate: 1/s, cost: "{path.ids}"}]').problems
     assert "names {path.ids}" in problem.message
+
+
+def test_a_key_of_callers_needs_callers() -> None:
+    message = "needs the callers of a block `authenticate`, which {}; add it, or write client.address"
+    (problem,) = loaded("[{name: order, rate: 1/s, key: caller}]").problems
+    assert problem.message == message.format("the route `order` does not have")
+    (problem,) = loaded("[{name: order, rate: 1/s, key: header.x-a, otherwise: caller.claims.tenant}]").problems
+    assert problem.path.endswith(".otherwise")
+    (problem,) = loaded(upstream=", rate_limit: [{name: order, rate: 1/s, key: caller}]").problems
+    assert problem.message == message.format("no route of the upstream `app` has")
+
+
+def test_anonymous_requests_need_a_key_of_their_own() -> None:
+    limit = "{name: order, rate: 1/s, key: caller%s}"
+    text = POLICIES.format(
+        limits="[%s]", upstream="", listener="inbound", more="authenticate: {any_of: [keys], optional: true}, "
+    )
+    text += "identities: {keys: {api_key: {file: /etc/keys.yaml, header: x-key}}}\n"
+    for otherwise, count in (("", 1), (", otherwise: client.address", 0)):
+        found = load([Source("p.yaml", (text % (limit % otherwise)).encode())], {})
+        assert found.problems == []
+        warned = [each.message for each in found.warnings if "rate_limit" in each.path]
+        assert warned == ["counts all anonymous requests together; add otherwise: client.address"] * count

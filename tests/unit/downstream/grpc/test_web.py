@@ -12,7 +12,7 @@ from chaos.parts.http import Message
 from sidecar.core.body import OPEN, Body
 from sidecar.core.exchange import Exchange
 from sidecar.core.outcome import BREAKER_OPEN, RESET, Outcome, Refusal, failed
-from sidecar.downstream.grpc.web import translating
+from sidecar.downstream.grpc.web import _Encoding, translating
 from sidecar.grpc.framing import frame
 from tests.support.grpc import call as grpc_call
 from tests.support.grpc import streaming, trailers, trailers_only, whole
@@ -264,3 +264,15 @@ async def test_other_requests_are_left_alone() -> None:
     await settle()
     assert [(x.is_grpc, x.web, x.route is front.route) for x in seen] == [(False, b"", True)] * 2
     assert grpc_call().web == b""
+
+
+def test_a_body_that_nobody_takes_holds_its_source_up() -> None:
+    source = Source()
+    body = Body(source)
+    target = _Encoding(body, True).target
+    body.feed(b"x" * 70_000)
+    assert source.said == ["pause"]
+    target.attach(Taken())
+    assert source.said == ["pause", "resume"]
+    target.cancel()
+    assert source.said == ["pause", "resume", "cancel"]

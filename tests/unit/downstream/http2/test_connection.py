@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from typing import Any
 
 from sidecar.core.body import Body
-from sidecar.core.exchange import Exchange
+from sidecar.core.exchange import CRITICALITIES, Exchange
 from sidecar.core.outcome import RESET, Outcome, failed
+from sidecar.downstream.connection import WORDS
+from sidecar.downstream.http2.exchange import StreamExchange
 from sidecar.downstream.slow_clients import START_AFTER
 from sidecar.http2 import errors as e
 from sidecar.http2 import frames as f
 from tests.support.loop import settle, virtual
 from tests.unit.downstream.front import GET, Front, Source, always
-from tests.unit.downstream.http2.talk import ECHO, Talk
+from tests.unit.downstream.http2.talk import ECHO, Frames, Talk
+from tests.unit.http2.peer import GET as FIELDS
+from tests.unit.http2.peer import POST, headers
 
 
 @virtual
@@ -425,7 +430,7 @@ async def test_no_place_for_a_slow_request_is_an_answer() -> None:
 
 @virtual
 async def test_a_head_that_dribbles_in_ends_the_connection() -> None:
-    talk = Talk(ECHO, {"body_timeout": "5s", "idle_timeout": "60s"})
+    talk = Talk(ECHO, {"header_timeout": "5s", "idle_timeout": "60s"})
     await talk.ask()
     talk.client.write(f.frame_head(f.HEADERS, 5, 3, 1000))
     for _ in range(20):
@@ -461,3 +466,76 @@ async def test_the_state_shows_connections_and_streams() -> None:
     shown = talk.front.server.describe()["test"]
     assert shown["http2"] == {"connections": 1, "streams": 2}
     assert shown["connections"] == 2
+
+
+@virtual
+async def test_the_criticality_of_a_stranger_only_lowers_the_routes() -> None:
+    seen: list[Exchange] = []
+
+    def answer(x: Exchange) -> Outcome:
+        seen.append(x)
+        return Outcome(200)
+
+    talk = Talk(always(answer))
+    await talk.ask(lines=b"x-criticality: sheddable\r\n")
+    await talk.ask(lines=b"x-criticality: critical\r\n")
+    own = talk.front.route.criticality
+    assert [x.criticality for x in seen] == [CRITICALITIES["sheddable"], own]
+    assert [x.header(b"x-criticality") for x in seen] == [b"sheddable", WORDS[own]]
+
+
+@virtual
+async def test_requests_leave_nothing_for_the_garbage_collector() -> None:
+    talk = Talk(ECHO)
+    await talk.ask()
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(10):
+            await talk.ask()
+            await talk.ask(b"POST", body=b"world")
+            talk.handler.events.clear()
+            talk.handler.streams.clear()
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        gc.collect()
+        assert [type(each).__name__ for each in gc.garbage if isinstance(each, Exchange | StreamExchange)] == []
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
+
+
+@virtual
+async def test_a_drain_has_two_steps() -> None:
+    """RFC 9113 6.8: requests that are under way when the first GOAWAY is sent are served, later ones are not."""
+    gate = asyncio.Event()
+
+    async def service(x: Exchange) -> Outcome:
+        await gate.wait()
+        return Outcome(200, [], b"late")
+
+    talk = Frames(service)
+    await talk.feed(headers(1, FIELDS))
+    talk.front.listener.drain()
+    first, ping = (await talk.feed())[-2:]
+    assert (first.kind, first.payload[:4]) == (f.GOAWAY, b"\x7f\xff\xff\xff")
+    assert (ping.kind, ping.flags) == (f.PING, 0)
+    (second,) = await talk.feed(headers(3, FIELDS) + f.ping(ping.payload, is_ack=True))
+    assert (second.kind, second.payload) == (f.GOAWAY, (3).to_bytes(4, "big") + bytes(4))
+    assert await talk.feed(headers(5, FIELDS)) == []
+    gate.set()
+    await talk.feed()
+    assert talk.data(1) == talk.data(3) == b"late"
+    assert talk.data(5) == b""
+    assert talk.client.is_eof
+    assert [record.status for record in talk.front.records] == [200, 200]
+
+
+@virtual
+async def test_a_drain_does_not_wait_for_a_silent_client() -> None:
+    talk = Frames(ECHO)
+    await talk.feed(headers(1, POST, False))
+    talk.front.listener.drain()
+    await asyncio.sleep(1.1)
+    await talk.feed()
+    assert [frame.payload[:4] for frame in talk.got if frame.kind == f.GOAWAY] == [b"\x7f\xff\xff\xff", b"\0\0\0\1"]

@@ -32,13 +32,19 @@ class World:
     """
 
     def __init__(
-        self, *script: Any, env: FakeEnv | None = None, store: Store | None = None, route: str = "order", **block: Any
+        self,
+        *script: Any,
+        env: FakeEnv | None = None,
+        store: Store | None = None,
+        route: str = "order",
+        has_callers: bool = False,
+        **block: Any,
     ) -> None:
         self.env = env or make_env()
         self.upstream = ScriptedService(*script, env=self.env)
         self.store = store or Store("default", CacheSpec(), self.env)
         spec = cache.Spec.model_validate(block)
-        ctx = context(self.env, route=route, resources={("cache", spec.store): self.store})
+        ctx = context(self.env, route=route, resources={("cache", spec.store): self.store}, has_callers=has_callers)
         inner = script[0] if len(script) == 1 and inspect.iscoroutinefunction(script[0]) else self.upstream
         self.service: Callable[[Exchange], Awaitable[Outcome]] = Pipeline([cache.build(spec, ctx)], inner)
 

@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from sidecar.core import events, metrics
-from sidecar.core.exchange import Exchange
+from sidecar.core.exchange import Caller, Exchange
 from sidecar.core.outcome import RATE_LIMITED, Outcome
 from sidecar.core.stage import Service
 from sidecar.engine.pipeline import Pipeline
@@ -83,6 +83,16 @@ async def test_what_is_over_the_limit_is_refused() -> None:
             [200, 200, 200],
         ),
         (
+            {"key": "caller"},
+            [exchange(caller=Caller(*each, {})) for each in (("a", "x"), ("a", "x"), ("a", "x"), ("a", "y"))],
+            [200, 200, 429, 200],
+        ),
+        (
+            {"key": "caller.claims.tenant"},
+            [exchange(caller=Caller("a", "x", {"tenant": each})) for each in ("1", 1, "1", ["1"], None)] + [of()] * 2,
+            [200, 200, 429, 200, 200, 200, 429],
+        ),
+        (
             {"key": "path.id"},
             [exchange(captures={"id": each}) for each in ("1", "1", "1", "2")],
             [200, 200, 429, 200],
@@ -103,6 +113,13 @@ async def test_requests_are_counted_by_their_key(
 async def test_a_request_may_count_as_several(cost: Any, query: bytes, admitted: int) -> None:
     call = service(make_env(), {"burst": 5, "cost": cost})
     assert (await statuses(call, *[exchange(query=query)] * 8)).count(200) == admitted
+
+
+async def test_no_key_can_be_that_of_another_client() -> None:
+    """A field with the address of another client is counted apart from the requests of that client."""
+    call = service(make_env(), {"key": "header.x-tenant", "otherwise": "client.address"})
+    assert await statuses(call, *[of(x_tenant="192.0.2.1")] * 3) == [200, 200, 429]
+    assert await statuses(call, exchange(client_address="192.0.2.1")) == [200]
 
 
 async def test_a_request_that_one_limit_refuses_counts_for_none() -> None:
@@ -291,8 +308,7 @@ async def test_limits_for_misses_are_a_stage_of_their_own() -> None:
     [
         ({"name": "a", "rate": "1/s"}, "is a list of limits"),
         ([PER_SECOND, PER_SECOND], "two limits with the name `burst`"),
-        ([PER_SECOND | {"key": "caller"}], "a block `authenticate`"),
-        ([PER_SECOND | {"key": "caller.claims.tenant"}], "a block `authenticate`"),
+        ([PER_SECOND | {"key": "caller.name"}], "is not a key; write client.address, caller"),
         ([PER_SECOND | {"key": "cookie.a"}], "is not a key"),
         ([PER_SECOND | {"cost": 3}], "never lets through; make burst at least 2"),
         ([PER_SECOND | {"cost": 0}], "more than zero"),

@@ -17,13 +17,18 @@ from pydantic import ValidationError
 from sidecar.core.body import Body
 from sidecar.core.message import Headers
 from sidecar.core.outcome import BREAKER_OPEN, RESET, TRANSFORM, Failure, Outcome
+from sidecar.engine.pipeline import Pipeline
 from sidecar.grpc.framing import frame
 from sidecar.grpc.wire import varint
+from sidecar.stages.retry import stage as retry
+from sidecar.stages.retry.spec import Spec as RetrySpec
+from sidecar.stages.translate import stage as translate
 from sidecar.stages.translate.spec import Spec
 from sidecar.stages.translate.stage import LONGEST_PEEK
 from tests.support.clock import make_env
-from tests.support.service import ScriptedService, exchange, response
-from tests.unit.stages.translate.shop import DATA, HEAD, OK, Paused, answered, build, streaming
+from tests.support.protos import compile_proto
+from tests.support.service import ScriptedService, context, exchange, response
+from tests.unit.stages.translate.shop import DATA, HEAD, OK, PROTO, Paused, answered, build, streaming
 
 
 def order(text: str, total: int = 0) -> bytes:
@@ -498,3 +503,47 @@ def test_a_descriptor_set_that_cannot_be_used_is_an_error_of_the_block(tmp_path:
             build(make_env(), ScriptedService(200), tmp_path, descriptors=str(path), services=["shop.Nope"])
         assert error in str(caught.value)
         assert str(path) in str(caught.value)
+
+
+def build_with_retry(env: Any, inner: Any, folder: Path) -> Any:
+    """Return the stage in front of `retry`, as in a route."""
+    (folder / "shop.binpb").write_bytes(DATA)
+    block = {"grpc": {"descriptors": "shop.binpb", "services": ["shop.Orders"]}}
+    ctx = context(env, where=f"{folder}/policies.yaml:7")
+    repeat = retry.build(RetrySpec.model_validate({"max_attempts": 2}), ctx)
+    return Pipeline([translate.build(Spec.model_validate(block), ctx), repeat], inner)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "calls"),
+    [
+        ("GET", "/v1/orders/7", 2),
+        ("POST", "/v1/orders", 1),
+        ("POST", "/v1/orders/7:cancel", 2),
+    ],
+)
+async def test_retry_asks_for_the_rest_method(method: str, path: str, calls: int, tmp_path: Path) -> None:
+    """A call is always a POST, which is not repeated once it may have been seen."""
+    seen: list[bytes] = []
+
+    def upstream(x: Any) -> Any:
+        seen.append(x.method)
+        return RESET if len(seen) == 1 else answered([b""])
+
+    outcome = await build_with_retry(make_env(), ScriptedService(upstream), tmp_path)(exchange(method, path))
+    assert (seen, outcome.status) == ([b"POST"] * calls, 200 if calls == 2 else 502)
+
+
+async def test_a_changed_descriptor_set_counts_from_the_next_build(tmp_path: Path) -> None:
+    inner = ScriptedService(lambda x: answered([b""]))
+    assert (await build(make_env(), inner, tmp_path)(exchange("GET", "/v1/orders/7"))).status == 200
+    old = build(make_env(), inner, tmp_path)
+    changed = compile_proto(PROTO.replace("/v1/orders/{id}", "/v2/orders/{id}"))
+    (tmp_path / "shop.binpb").write_bytes(changed)
+    block = {"grpc": {"descriptors": "shop.binpb", "services": ["shop.Orders"]}}
+    new = Pipeline(
+        [translate.build(Spec.model_validate(block), context(make_env(), where=f"{tmp_path}/policies.yaml:7"))], inner
+    )
+    assert (await old(exchange("GET", "/v2/orders/7"))).status == 404
+    assert (await new(exchange("GET", "/v2/orders/7"))).status == 200
+    assert (await new(exchange("GET", "/v1/orders/7"))).status == 404

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.core import events, metrics
+from sidecar.core.exchange import Caller
 from sidecar.upstream.balancing.balancer import Balancer
 from sidecar.upstream.endpoint import Endpoint, EndpointSet
 from sidecar.upstream.spec import UpstreamSpec
@@ -115,6 +116,17 @@ def test_without_a_key_the_less_busy_one_and_without_a_header_the_clients_addres
     by_address = Bench(5, {"hash": {}})
     assert len(by_address.picks(50, client_address="192.0.2.7")) == 1
     assert len({by_address.pick(client_address=f"192.0.2.{n}") for n in range(50)}) == 5
+
+
+def test_the_caller_can_be_the_key() -> None:
+    bench = Bench(5, {"hash": {"caller": True}})
+    callers = [Caller(f"caller-{number}", "corporate", {}) for number in range(50)]
+    assert all(len(bench.picks(10, caller=caller)) == 1 for caller in callers[:5])
+    assert len({bench.pick(caller=caller) for caller in callers}) == 5
+    bench.endpoints[1].in_flight = 1
+    assert bench.pick() is not None, "an anonymous request goes anywhere"
+    with pytest.raises(ValueError, match="header and caller"):
+        Bench(2, {"hash": {"caller": True, "header": "x-user"}})
 
 
 @pytest.mark.parametrize("load_balancing", ALL)

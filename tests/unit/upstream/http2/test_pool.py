@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 
 import pytest
 
 from sidecar.core import metrics
-from sidecar.core.outcome import CONNECT_FAILURE, CONNECT_TIMEOUT, NO_ENDPOINT, OVERLOADED
+from sidecar.core.outcome import CLIENT_TIMEOUT, CONNECT_FAILURE, CONNECT_TIMEOUT, NO_ENDPOINT, OVERLOADED
 from sidecar.core.promise import Run
 from sidecar.http2 import errors as e
 from sidecar.http2 import frames as f
@@ -19,7 +20,7 @@ from sidecar.upstream.spec import UpstreamSpec
 from tests.support.loop import settle, virtual, virtual_env
 from tests.support.service import Store
 from tests.support.transports import TransportPair, Wire
-from tests.unit.upstream.back import OK, get, outcome_of, start
+from tests.unit.upstream.back import OK, get, outcome_of, start, upload
 from tests.unit.upstream.http2.back import StreamBack
 
 FEW = 2
@@ -493,3 +494,41 @@ async def test_an_error_of_the_connection_ends_its_exchanges_alone() -> None:
     goaway = back.servers[0].received[-200:].find(e.PROTOCOL_ERROR.to_bytes(4, "big"))
     assert goaway >= 0, "the peer is told"
     await whole(back, runs[2])
+
+
+# ----- connections that end, and clients that are slow
+
+
+@pytest.mark.parametrize(("method", "is_replaced"), [(b"POST", True), (b"GET", False)])
+@virtual
+async def test_what_must_not_be_sent_twice_takes_no_connection_that_the_peer_has_ended(
+    method: bytes, is_replaced: bool
+) -> None:
+    back = StreamBack()
+    near, far = socket.socketpair()
+    back.extra = {"socket": near}
+    upstream = back.upstream()
+    await whole(back, start(upstream, get()))
+    far.close()  # the event loop has not read it yet
+    back.extra = {}
+    run = start(upstream, get(method))
+    await settle(20)
+    assert len(back.servers) == (2 if is_replaced else 1)
+    await whole(back, run)
+    near.close()
+
+
+@virtual
+async def test_a_slow_client_yields_its_stream_to_a_request_that_waits() -> None:
+    back = StreamBack(few(1), connections={"max": 1}, connect_timeout="1s")
+    upstream = back.upstream()
+    x, body, _ = upload(attempt_timeout=60.0)
+    slow = start(upstream, x)
+    await settle()
+    body.feed(b"x")
+    await settle()
+    run = start(upstream, get())
+    await asyncio.sleep(0.5)
+    assert outcome_of(slow).failure is CLIENT_TIMEOUT
+    await whole(back, run)
+    assert upstream.endpoints.members[0].failures == 0

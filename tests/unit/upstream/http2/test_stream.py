@@ -616,3 +616,25 @@ async def test_nothing_is_left_of_an_exchange() -> None:
     assert outcome_of(run).body == b"x"
     assert not back.pool.deadlines.entries
     assert not [each for each in gc.get_objects() if isinstance(each, UpstreamStream)], "no cycle keeps it"
+
+
+@pytest.mark.parametrize(
+    ("lines", "is_passed"),
+    [
+        (b"".join(b"x-%d: %b\r\n" % (number, b"v" * 280) for number in range(200)), True),
+        (b"".join(b"x-%d: a\r\n" % number for number in range(300)), False),
+        (b"x-a: %b\r\n" % (b"a," * 2000), True),
+        (b"x-a: %b\r\n" % (b"a," * 3000), False),
+        (b"x-a: %b\r\n" % (b"a" * 80_000), False),
+    ],
+    ids=["60 KiB", "300 fields", "2000 members", "3000 members", "80 KiB"],
+)
+@virtual
+async def test_limits_of_a_head_are_those_of_http1(lines: bytes, is_passed: bool) -> None:
+    back = StreamBack()
+    run = start(back.upstream(), get())
+    await settle()
+    back.server.answer(back.server.asked[0], b"x", lines=lines)
+    await settle(50)
+    outcome = outcome_of(run)
+    assert outcome.failure is (None if is_passed else PROTOCOL), outcome.cause

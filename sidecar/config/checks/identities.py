@@ -1,0 +1,88 @@
+"""Check of identities and of the routes that use them: warnings for what lets in more than was probably meant."""
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
+
+from sidecar.config.node import Node
+from sidecar.config.report import Report
+from sidecar.config.spec import PolicySpec
+from sidecar.core.spec import SecretFile
+
+if TYPE_CHECKING:
+    from sidecar.identity.spec import IdentitySpec
+
+AUTHENTICATE: Final = "authenticate"
+LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
+
+
+def check_identities(spec: PolicySpec, report: Report) -> None:
+    """Warn of routes that everyone may call beside others, of missing audiences, plain http, and keys in URLs."""
+    for name, identity in spec.identities.items():
+        _identity(spec, name, identity, report)
+    blocks = {route.name: route.blocks.get(AUTHENTICATE) for route in spec.routes}
+    if any(blocks.values()):
+        for route in spec.routes:
+            if blocks[route.name] is None and not route.is_open:
+                message = "may be called by everyone, while other routes authenticate; write `authenticate: off` if so"
+                report.warn(route.node.nearest("name"), message)
+    for route in spec.routes:
+        if route.by_caller and blocks[route.name] is None:
+            report.warn(route.node.nearest("criticality", "by_caller"), "has no effect without authenticate; add it")
+        _certificates(spec, route, blocks[route.name], report)
+
+
+def _identity(spec: PolicySpec, name: str, identity: IdentitySpec, report: Report) -> None:
+    where = spec.node.nearest("identities", name)
+    if (jwt := identity.jwt) is not None:
+        if not jwt.audiences:
+            report.warn(
+                where.nearest("jwt"), "accepts tokens for other services too; name this one: audiences: [orders]"
+            )
+        for key in ("url", "discovery"):
+            _plain(getattr(jwt.keys, key), where.nearest("jwt", "keys", key), "keys", report)
+        if jwt.keys.is_remote and jwt.keys.url is None and jwt.keys.discovery is None:
+            _plain(jwt.issuer, where.nearest("jwt", "issuer"), "keys", report)
+        if jwt.keys.file is not None and any(name.startswith("HS") for name in jwt.algorithms):
+            _exposed(jwt.keys.file, where.nearest("jwt", "keys", "file"), report)
+    if identity.introspection is not None:
+        secret = identity.introspection.client.secret
+        if isinstance(secret, SecretFile):
+            _exposed(secret.file, where.nearest("introspection", "client", "secret", "file"), report)
+        _plain(identity.introspection.url, where.nearest("introspection", "url"), "tokens and the secret", report)
+    if identity.api_key is not None:
+        _exposed(identity.api_key.file, where.nearest("api_key", "file"), report)
+    if identity.api_key is not None and identity.api_key.parameter is not None:
+        message = "puts keys into URLs, which clients, proxies and services log; prefer a header"
+        report.warn(where.nearest("api_key", "parameter"), message)
+
+
+def _exposed(path: str, node: Node, report: Report) -> None:
+    """Warn of a file that every user can read, if it is on this machine."""
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return
+    if mode & stat.S_IROTH:
+        report.warn(node, f"can be read by every user of this machine; chmod 600 {path}")
+
+
+def _plain(url: str | None, node: Node, what: str, report: Report) -> None:
+    """Warn of a URL without TLS on another machine."""
+    parts = urlsplit(url or "")
+    if parts.scheme == "http" and parts.hostname not in LOOPBACK:
+        report.warn(node, f"gets {what} over plain http, which anyone on the way can change; write https")
+
+
+def _certificates(spec: PolicySpec, route: Any, block: Any, report: Report) -> None:
+    """Warn of a route that accepts certificates on a listener that asks for none."""
+    if block is None:
+        return
+    names = [name for name in block.any_of if name in spec.identities and spec.identities[name].certificate is not None]
+    listeners = [each for name, each in spec.listeners.items() if route.listener in (None, name)]
+    if names and not any(each.tls is not None and each.tls.client_ca is not None for each in listeners):
+        node = route.node.nearest(AUTHENTICATE, "any_of")
+        report.warn(node, f"accepts certificates ({names[0]}), but no listener asks for one; add tls.client_ca to it")

@@ -1,0 +1,68 @@
+"""Credentials in a request: bearer tokens (RFC 6750 2.1), and keys in a header field, a parameter or a cookie.
+
+A request with two credentials in one place is ambiguous, because the service might read the other one.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from sidecar.core.exchange import Exchange
+from sidecar.core.uri import parameter
+from sidecar.identity.verdict import Rejection
+
+AUTHORIZATION: Final = b"authorization"
+MARK: Final = b"\nauthorization:"
+SCHEME: Final = b" bearer "
+SPACE: Final = 0x20
+AMBIGUOUS: Final = Rejection("the request has more than one credential of a kind", is_ambiguous=True)
+
+
+def field_value(name: bytes, lines: bytes, lower: bytes) -> bytes | Rejection | None:
+    """Return the value of a field, `AMBIGUOUS` if it has several lines, or None if it is absent."""
+    mark = b"\n%b:" % name
+    at = lower.find(mark)
+    if at < 0:
+        return None
+    if lower.find(mark, at + 1) >= 0:
+        return AMBIGUOUS
+    start = at + len(mark) - 1  # `lower` has one byte more at its start
+    return lines[start : lines.index(b"\r\n", start)].strip(b" \t")
+
+
+def bearer_token(lines: bytes, lower: bytes) -> bytes | Rejection | None:
+    """Return the token of `Authorization: Bearer`; None if there is no such field, or it has another scheme."""
+    at = lower.find(MARK)
+    if at < 0:
+        return None
+    start = at + len(MARK) - 1 + len(SCHEME)
+    if lower.startswith(SCHEME, at + len(MARK)) and lines[start] != SPACE and lower.find(MARK, start) < 0:
+        return lines[start : lines.find(b"\r\n", start)].rstrip(b" \t")  # the usual spelling, in fewer steps
+    value = field_value(AUTHORIZATION, lines, lower)
+    if not isinstance(value, bytes):
+        return value
+    if value[:7].lower() != b"bearer ":
+        return b"" if value.lower() == b"bearer" else None
+    return value[7:].strip(b" ")
+
+
+def parameter_value(x: Exchange, name: bytes) -> bytes | Rejection | None:
+    """Return the value of a query parameter, `AMBIGUOUS` if it occurs more than once, or None if it is absent."""
+    if x.query is None:
+        return None
+    found = parameter(x.query, name)
+    return AMBIGUOUS if len(found) > 1 else found[0] if found else None
+
+
+def cookie_value(name: bytes, lines: bytes, lower: bytes) -> bytes | Rejection | None:
+    """Return the value of a cookie (RFC 6265 4.2.1), `AMBIGUOUS` if it occurs more than once, or None if absent."""
+    found: list[bytes] = []
+    at = lower.find(b"\ncookie:")
+    while at >= 0:
+        start = at + 7
+        for pair in lines[start : lines.index(b"\r\n", start)].split(b";"):
+            key, equals, value = pair.strip(b" \t").partition(b"=")
+            if equals and key == name:
+                found.append(value.strip(b'"'))
+        at = lower.find(b"\ncookie:", at + 1)
+    return AMBIGUOUS if len(found) > 1 else found[0] if found else None

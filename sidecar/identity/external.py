@@ -1,0 +1,118 @@
+"""Identity that an external server decides about (Envoy's `ext_authz` over HTTP, nginx's `auth_request`).
+
+Rules:
+
+1. The server gets the request's method, the request's path behind its own, and the named fields.  It gets no body.
+2. 2xx accepts, 401 and 403 refuse; a WWW-Authenticate of the server goes to the client.  Any other answer, and none at
+   all, is a failure: the request gets 503.
+3. With `cache`, an answer is used again for a request with the same method, path and fields.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from sidecar.core import metrics
+from sidecar.core.env import Env
+from sidecar.core.exchange import Caller, Exchange
+from sidecar.core.message import get
+from sidecar.core.stage import Wait
+from sidecar.identity.claims import CONTROLS, LONGEST_ID
+from sidecar.identity.credentials import field_value
+from sidecar.identity.http_source import FetchError, HttpSource, Reply
+from sidecar.identity.spec import ExternalSpec
+from sidecar.identity.tokens import TokenCache
+from sidecar.identity.verdict import Rejection, Unavailable, Verdict
+
+REFUSALS: Final = (401, 403)
+RETRY_AFTER: Final = 1.0
+
+
+class External:
+    """Identity that a server decides about."""
+
+    scheme = b""
+
+    def __init__(self, name: str, spec: ExternalSpec, source: HttpSource, env: Env) -> None:
+        self.name = name
+        self.field = b"authorization" if "authorization" in spec.headers else b""
+        self._spec = spec
+        self._source = source
+        self._now: Callable[[], float] = env.now
+        self._fields = [header.encode() for header in spec.headers]
+        self.answered = tuple(header.encode() for header in spec.forward)
+        """Names of the fields of an answer that go on to the upstream."""
+        self._caller = (spec.caller or "").encode()
+        self._answers = TokenCache()
+        counter = env.meter.counter
+        self._counters = {
+            result: counter(metrics.AUTHENTICATIONS, identity=name, result=result)
+            for result in ("cached", "accepted", "rejected", "unavailable")
+        }
+
+    def start(self) -> None:
+        """Do nothing: there is no background work."""
+
+    def authenticate(self, x: Exchange, lines: bytes, lower: bytes, now: float) -> Verdict | Wait | None:
+        sent: list[tuple[bytes, bytes]] = []
+        for name in self._fields:
+            value = field_value(name, lines, lower)
+            if isinstance(value, Rejection):
+                return value
+            if value is not None:
+                sent.append((name, value))
+        if not sent:
+            return None
+        digest = b""
+        if self._spec.cache:
+            digest = TokenCache.digest(repr((x.method, x.path, x.query, sent)).encode())
+            known = self._answers.get(digest, now)
+            if known is not None:
+                self._counters["cached"].value += 1
+                return known
+        return Wait(self._ask(x, sent, digest))
+
+    async def _ask(self, x: Exchange, sent: list[tuple[bytes, bytes]], digest: bytes) -> Verdict:
+        source = self._source
+        method = x.method if x.method != b"HEAD" else b"GET"  # the answer to a HEAD has no body to read either
+        path = source.path.rstrip(b"/") + x.path
+        headers = [*sent, (b"x-forwarded-method", x.method)]
+        try:
+            reply = await source.ask(self._spec.timeout, headers, method=method, path=path, query=x.query)
+        except FetchError as error:
+            self._counters["unavailable"].value += 1
+            return Unavailable(str(error), RETRY_AFTER)
+        return self._judge(reply, digest, self._now())
+
+    def _judge(self, reply: Reply, digest: bytes, now: float) -> Verdict:
+        if reply.status in REFUSALS:
+            rejection = Rejection(f"{self._source.url} refused the request with {reply.status}")
+            rejection.challenge = get(reply.headers, b"www-authenticate") or b""
+            if digest:
+                self._answers.reject(digest, rejection, now)
+            self._counters["rejected"].value += 1
+            return rejection
+        if not 200 <= reply.status < 300:
+            self._counters["unavailable"].value += 1
+            return Unavailable(f"{self._source.url} answered with the status {reply.status}", RETRY_AFTER)
+        claims = {
+            name.decode(): value.decode("latin-1")
+            for name in self.answered
+            if (value := get(reply.headers, name)) is not None
+        }
+        caller = self.name
+        if self._caller:
+            caller = (get(reply.headers, self._caller) or b"").decode("latin-1")
+            if not 0 < len(caller) <= LONGEST_ID or CONTROLS.search(caller):
+                self._counters["unavailable"].value += 1
+                return Unavailable(f"{self._source.url} names no caller in {self._caller.decode()}", RETRY_AFTER)
+        found = Caller(caller, self.name, claims, self.field)
+        if digest:
+            self._answers.accept(digest, found, None, now + self._spec.cache, sum(map(len, claims.values())) + 64)
+        self._counters["accepted"].value += 1
+        return found
+
+    def describe(self) -> dict[str, Any]:
+        """Return kind and URL as JSON-ready values."""
+        return {"kind": "external", "url": self._source.url, "answers": len(self._answers)}

@@ -1,0 +1,243 @@
+"""Keys that verify signatures (RFC 7517, RFC 7518): the adapter to PyJWT and cryptography.
+
+Rules:
+
+1. A key is used only with the algorithms of its own type and curve, and only with its own `alg` if it has one.  So a
+   public key is never the secret of an HMAC, and there is no algorithm `none` (RFC 8725 3.1 and 3.2).
+2. Keys for other uses (`use`, `key_ops`), private keys, and keys that are too weak or too expensive are left out, with
+   the reason.  Secrets (`oct`) come from files and policies only.
+3. Verification runs on the event loop: the library holds Python's global lock meanwhile, so a thread would not help.
+   `verification.py` bounds the CPU that it takes.
+"""
+
+from __future__ import annotations
+
+import hmac
+import json
+from base64 import urlsafe_b64encode
+from collections.abc import Callable
+from hashlib import sha256
+from typing import Any, Final
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, padding
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
+from jwt import PyJWK
+from jwt.exceptions import PyJWTError
+
+Verify = Callable[[bytes, bytes], bool]
+"""Function of signature and signed bytes; True if the signature is right."""
+
+HASHES: Final = {"256": hashes.SHA256(), "384": hashes.SHA384(), "512": hashes.SHA512()}
+CURVES: Final = {"P-256": "ES256", "P-384": "ES384", "P-521": "ES512"}
+"""Algorithm of each curve (RFC 7518 3.4)."""
+PUBLIC: Final = {"RSA": ("n", "e"), "EC": ("crv", "x", "y"), "OKP": ("crv", "x"), "oct": ("k",)}
+"""Members that define a public key or a secret, by key type."""
+MOST_KEYS: Final = 100
+"""Most keys of a set."""
+RSA_BITS: Final = (2048, 8192)
+"""Least and most bits of an RSA modulus (RFC 7518 3.3)."""
+MOST_EXPONENT: Final = 2**32
+"""Largest exponent of an RSA key; with a larger one verification would take long."""
+
+
+class Signer:
+    """Key pair that signs the tokens of policy tests."""
+
+    ALGORITHM: Final = "ES256"
+
+    def __init__(self) -> None:
+        self._private = ec.generate_private_key(ec.SECP256R1())
+
+    @property
+    def jwk(self) -> dict[str, Any]:
+        """Public key as a JSON Web Key."""
+        numbers = self._private.public_key().public_numbers()
+        x, y = (encode(number.to_bytes(32, "big")).decode() for number in (numbers.x, numbers.y))
+        return {"kty": "EC", "crv": "P-256", "kid": "test", "x": x, "y": y}
+
+    def sign(self, claims: dict[str, Any], typ: str) -> bytes:
+        """Return a token with these claims."""
+        header = {"alg": self.ALGORITHM, "kid": "test", "typ": typ}
+        signed = b".".join(encode(json.dumps(each).encode()) for each in (header, claims))
+        r, s = decode_dss_signature(self._private.sign(signed, ec.ECDSA(hashes.SHA256())))
+        return signed + b"." + encode(r.to_bytes(32, "big") + s.to_bytes(32, "big"))
+
+
+def encode(data: bytes) -> bytes:
+    """Return data in base64url without padding (RFC 7515 2)."""
+    return urlsafe_b64encode(data).rstrip(b"=")
+
+
+class Key:
+    """Key that verifies signatures."""
+
+    __slots__ = ("_verifiers", "digest", "id", "is_current", "kind")
+
+    def __init__(self, id: str | None, kind: str, digest: bytes, verifiers: dict[str, Verify]) -> None:
+        self.id = id
+        """Member `kid`; None without one."""
+        self.kind = kind
+        """Key type and curve or size, for people."""
+        self.digest = digest
+        """Digest of the key; equal digests mean equal keys."""
+        self.is_current = True
+        """False once the key has left its set."""
+        self._verifiers = verifiers
+
+    @property
+    def algorithms(self) -> list[str]:
+        """Algorithms that the key may be used with."""
+        return list(self._verifiers)
+
+    def fits(self, algorithm: str) -> bool:
+        """True if the key may be used with an algorithm."""
+        return algorithm in self._verifiers
+
+    def verify(self, algorithm: str, signature: bytes, signed: bytes) -> bool:
+        """True if the signature is right."""
+        return self._verifiers[algorithm](signature, signed)
+
+    def __repr__(self) -> str:
+        return f"<Key {self.id} {self.kind}>"
+
+
+def read_keys(document: Any, *, has_secrets: bool) -> tuple[list[Key], list[str]]:
+    """Return the usable keys of a key set or of a list of keys, and a reason for each other key.
+
+    `has_secrets` permits keys of the type `oct`.  Raises `ValueError` if the document is no key set.
+    """
+    listed = document.get("keys") if isinstance(document, dict) else document
+    if not isinstance(listed, list):
+        raise ValueError("is not a key set: it has no list `keys`")
+    if len(listed) > MOST_KEYS:
+        raise ValueError(f"has {len(listed)} keys; at most {MOST_KEYS} are read")
+    keys: list[Key] = []
+    problems: list[str] = []
+    for number, each in enumerate(listed, 1):
+        try:
+            keys.append(read_key(each, has_secrets=has_secrets))
+        except ValueError as error:
+            name = each.get("kid") if isinstance(each, dict) else None
+            problems.append(f"key {str(name)[:80] if name else number} {error}")
+    return keys, problems
+
+
+def read_key(jwk: Any, *, has_secrets: bool) -> Key:
+    """Return the key of a JSON Web Key.  Raises `ValueError` with the reason if it cannot be used."""
+    if not isinstance(jwk, dict):
+        raise ValueError("is not an object")
+    kty, kid, alg, use, ops = (jwk.get(name) for name in ("kty", "kid", "alg", "use", "key_ops"))
+    if not isinstance(kty, str) or kty not in PUBLIC:
+        raise ValueError(f"has the type {kty!r}; known are {', '.join(PUBLIC)}")
+    if kid is not None and not isinstance(kid, str):
+        raise ValueError("has a kid that is no text")
+    if use not in (None, "sig"):
+        raise ValueError(f"is for the use {use!r}, not for signatures")
+    if ops is not None and not (isinstance(ops, list) and "verify" in ops):
+        raise ValueError("is not for the operation verify")
+    if kty == "oct" and not has_secrets:
+        raise ValueError("is a secret, which must not come from a URL")
+    if kty != "oct" and "d" in jwk:
+        raise ValueError("is a private key; give the public one")
+    public = {name: jwk.get(name) for name in PUBLIC[kty]}
+    if not all(isinstance(value, str) and value.isascii() for value in public.values()):
+        raise ValueError(f"lacks one of {', '.join(public)}")
+    verifiers, kind = _verifiers({"kty": kty, **public})
+    if alg is not None:
+        if alg not in verifiers:
+            raise ValueError(f"is for the algorithm {alg!r}, which a key {kind} is not used with")
+        verifiers = {alg: verifiers[alg]}
+    text = json.dumps([kid, alg, kty, public], sort_keys=True)
+    return Key(kid, kind, sha256(text.encode()).digest(), verifiers)
+
+
+def _verifiers(public: dict[str, Any]) -> tuple[dict[str, Verify], str]:
+    """Return the function of each algorithm for a public key or secret, and the key's kind for people."""
+    kty, crv = public["kty"], public.get("crv")
+    names = {"RSA": "RS256", "EC": CURVES.get(str(crv)), "OKP": "EdDSA" if crv == "Ed25519" else None, "oct": "HS256"}
+    if (first := names[kty]) is None:
+        raise ValueError(f"has the curve {crv!r}; known are {', '.join((*CURVES, 'Ed25519'))}")
+    try:
+        key: Any = PyJWK(public, first).key
+    except (PyJWTError, ValueError) as error:
+        raise ValueError(f"cannot be read: {error}") from None
+    if isinstance(key, RSAPublicKey):
+        least, most = RSA_BITS
+        exponent = key.public_numbers().e
+        if not least <= key.key_size <= most:
+            raise ValueError(f"has {key.key_size} bits; {least} to {most} are allowed")
+        if not 3 <= exponent <= MOST_EXPONENT or exponent % 2 == 0:
+            raise ValueError("has an unusual exponent; 65537 is common")
+        found: dict[str, Verify] = {}
+        for bits, kind in HASHES.items():
+            salt = padding.PSS(padding.MGF1(kind), kind.digest_size)
+            found[f"RS{bits}"] = _rsa(key, padding.PKCS1v15(), kind)
+            found[f"PS{bits}"] = _rsa(key, salt, kind)
+        return found, f"RSA of {key.key_size} bits"
+    if isinstance(key, ec.EllipticCurvePublicKey):
+        return {first: _ecdsa(key, HASHES[first[2:]])}, f"EC {crv}"
+    if isinstance(key, Ed25519PublicKey):
+        verify = _eddsa(key)
+        return {"Ed25519": verify, "EdDSA": verify}, "OKP Ed25519"  # RFC 9864 and RFC 8037
+    if isinstance(key, bytes):
+        usable = {f"HS{bits}": _hmac(key, f"sha{bits}") for bits, h in HASHES.items() if len(key) >= h.digest_size}
+        if not usable:
+            raise ValueError(f"has {len(key)} bytes; a secret has at least 32 (RFC 7518 3.2)")
+        return usable, f"oct of {len(key)} bytes"
+    raise ValueError("is not a public key")
+
+
+def _rsa(key: RSAPublicKey, how: Any, kind: hashes.HashAlgorithm) -> Verify:
+    length = (key.key_size + 7) // 8
+
+    def verify(signature: bytes, signed: bytes) -> bool:
+        if len(signature) != length:
+            return False
+        try:
+            key.verify(signature, signed, how, kind)
+        except InvalidSignature:
+            return False
+        return True
+
+    return verify
+
+
+def _ecdsa(key: ec.EllipticCurvePublicKey, kind: hashes.HashAlgorithm) -> Verify:
+    half = (key.curve.key_size + 7) // 8
+    how = ec.ECDSA(kind)
+
+    def verify(signature: bytes, signed: bytes) -> bool:
+        if len(signature) != 2 * half:  # RFC 7518 3.4: two numbers of fixed length, no DER
+            return False
+        r, s = int.from_bytes(signature[:half], "big"), int.from_bytes(signature[half:], "big")
+        if not r or not s:
+            return False
+        try:
+            key.verify(encode_dss_signature(r, s), signed, how)
+        except InvalidSignature:
+            return False
+        return True
+
+    return verify
+
+
+def _eddsa(key: Ed25519PublicKey) -> Verify:
+    def verify(signature: bytes, signed: bytes) -> bool:
+        try:
+            key.verify(signature, signed)
+        except InvalidSignature:
+            return False
+        return True
+
+    return verify
+
+
+def _hmac(secret: bytes, name: str) -> Verify:
+    def verify(signature: bytes, signed: bytes) -> bool:
+        return hmac.compare_digest(hmac.digest(secret, signed, name), signature)
+
+    return verify

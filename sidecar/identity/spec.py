@@ -1,0 +1,293 @@
+"""Specs of the `identities` section: who can vouch for a caller."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Final, Literal
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, Field, SecretStr, model_validator
+
+from sidecar.core.message import TOKEN
+from sidecar.core.spec import Model, Secret
+from sidecar.core.units import Duration, DurationOrZero, Size
+from sidecar.telemetry.plain import names_secret
+from sidecar.upstream.tls import ClientTlsSpec
+
+SYMMETRIC: Final = frozenset(("HS256", "HS384", "HS512"))
+"""Algorithms whose keys can also sign, so that they are never taken from a URL."""
+
+
+def _url(text: str) -> str:
+    """Return an http URL unchanged.  Raises `ValueError` for anything else."""
+    try:
+        parts = urlsplit(text)
+        is_url = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:
+        is_url = False
+    if not is_url or parts.fragment or parts.username is not None or not re.fullmatch(r"[!-~]+", text):
+        raise ValueError(f"has {text!r}, which is not a URL of a server; write it such as https://id.example/keys")
+    return text
+
+
+def _field(name: str) -> str:
+    if re.fullmatch(TOKEN, name.encode("ascii", "replace")) is None:
+        raise ValueError(f"has `{name}`, which is not the name of a header field; write such as x-caller")
+    return name.lower()
+
+
+def _cookie(name: str) -> str:
+    if re.fullmatch(TOKEN, name.encode("ascii", "replace")) is None:
+        raise ValueError(f"has `{name}`, which is not the name of a cookie; write such as session")
+    return name
+
+
+Url = Annotated[str, AfterValidator(_url), Field(max_length=2048)]
+FieldName = Annotated[str, AfterValidator(_field), Field(min_length=1, max_length=100)]
+"""Name of a header field (RFC 9110 5.1), converted to lower case."""
+CookieName = Annotated[str, AfterValidator(_cookie), Field(min_length=1, max_length=100)]
+Claim = Annotated[str, Field(min_length=1, max_length=200)]
+Algorithm = Literal[
+    "RS256",
+    "RS384",
+    "RS512",
+    "PS256",
+    "PS384",
+    "PS512",
+    "ES256",
+    "ES384",
+    "ES512",
+    "Ed25519",
+    "EdDSA",
+    "HS256",
+    "HS384",
+    "HS512",
+]
+
+
+class KeysSpec(Model):
+    """Keys that verify tokens (RFC 7517): from a URL, a file or this file.  Without any of these, the issuer's OpenID
+    configuration names the URL."""
+
+    url: Url | None = None
+    """URL of the key set."""
+    discovery: Url | None = None
+    """URL of a document whose `jwks_uri` names the key set; by default `ISSUER/.well-known/openid-configuration`.  The
+    key set must be on the same host."""
+    file: str | None = None
+    """File with the key set as JSON.  A changed file is read again."""
+    inline: Annotated[tuple[dict[str, Any], ...], Field(strict=False, min_length=1, max_length=100)] | None = None
+    """Keys as JSON Web Keys."""
+    refresh: Annotated[Duration, Field(ge=1)] = 300.0
+    """Time after which the key set is fetched again (Envoy: 10m)."""
+    stale_for: DurationOrZero = 86400.0
+    """Time for which keys are used although their URL cannot be reached.  After it, tokens cannot be verified and
+    requests get a 503."""
+    keep: str | None = None
+    """File in which the fetched keys are kept, so that a restart does not need the issuer.  Its directory must exist,
+    and others must not be able to write to it."""
+    timeout: Duration = 2.0
+    """Longest time for one fetch."""
+    tls: ClientTlsSpec | None = None
+    """TLS settings for an https URL; without the block, the system's certificate authorities are trusted."""
+
+    @model_validator(mode="after")
+    def _has_one_source(self) -> KeysSpec:
+        given = [name for name in ("url", "discovery", "file", "inline") if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise ValueError(f"has {' and '.join(given)}; keep one of them")
+        if self.keep is not None and given and given[0] in ("file", "inline"):
+            raise ValueError(f"has keep beside {given[0]}, which needs none; take keep out")
+        return self
+
+    @property
+    def is_remote(self) -> bool:
+        """True if the keys are fetched."""
+        return self.file is None and self.inline is None
+
+
+class JwtSpec(Model):
+    """Signed tokens (RFC 7519, RFC 9068) in `Authorization: Bearer`."""
+
+    issuer: Annotated[str, Field(min_length=1, max_length=2048)]
+    """Value that the claim `iss` must equal exactly."""
+    audiences: Annotated[tuple[str, ...], Field(strict=False, max_length=100)] = ()
+    """Names of this service, of which the claim `aud` must have at least one.  Without them a token that was issued for
+    another service is accepted too."""
+    algorithms: Annotated[tuple[Algorithm, ...], Field(strict=False, min_length=1, max_length=14)] = ("RS256", "ES256")
+    """Algorithms of signatures.  Each key is used only with the algorithms of its own type."""
+    keys: KeysSpec = KeysSpec.built_in()
+    leeway: Annotated[DurationOrZero, Field(le=600)] = 30.0
+    """Difference of clocks that is allowed for `exp`, `nbf` and `iat`, 10m at most."""
+    types: Annotated[tuple[str, ...], Field(strict=False, min_length=1, max_length=20)] | None = None
+    """Permitted values of `typ` in the header of a token, such as `at+jwt`, which must then be present.  By default it
+    may be absent, `JWT` or `at+jwt`."""
+    require: Annotated[tuple[Claim, ...], Field(strict=False, max_length=50)] = ()
+    """Claims that a token must have, beside `iss`, `exp` and the claim of `caller`."""
+    caller: Claim = "sub"
+    """Claim that names the caller."""
+    max_token: Annotated[Size, Field(ge=256, le=65536)] = 16 * 1024
+    """Longest token."""
+
+    @model_validator(mode="after")
+    def _binds_secrets(self) -> JwtSpec:
+        if (secret := SYMMETRIC.intersection(self.algorithms)) and self.keys.is_remote:
+            raise ValueError(
+                f"has {min(secret)}, whose keys are secrets and are not fetched; write keys: {{file: ...}}, "
+                "or an algorithm such as RS256"
+            )
+        if self.keys.is_remote and self.keys.url is None and self.keys.discovery is None:
+            _url(self.issuer)
+        return self
+
+
+class ApiKeySpec(Model):
+    """API keys, known by their digests."""
+
+    file: str
+    """File with the digests as YAML, which `sidecar key new` writes.  A changed file is read again."""
+    header: FieldName | None = None
+    """Header field with the key; by default `x-api-key`."""
+    parameter: Annotated[str, Field(min_length=1, max_length=100)] | None = None
+    """Query parameter with the key, named so that spans hide it, such as `api_key`.  Proxies and services log URLs, so
+    prefer a header."""
+    cookie: CookieName | None = None
+    """Cookie with the key."""
+
+    @model_validator(mode="after")
+    def _has_one_place(self) -> ApiKeySpec:
+        given = [name for name in ("header", "parameter", "cookie") if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise ValueError(f"has {' and '.join(given)}; keep one of them")
+        if self.parameter is not None and not names_secret(self.parameter):
+            raise ValueError(f"has the parameter `{self.parameter}`, which spans would show; write such as api_key")
+        return self
+
+
+class ClientSpec(Model):
+    """Credentials of the sidecar at an identity provider."""
+
+    id: Annotated[str, Field(min_length=1, max_length=500)]
+    """Client ID."""
+    secret: Secret
+    """Client secret, best as `{file: path}`."""
+
+    @model_validator(mode="after")
+    def _is_some(self) -> ClientSpec:
+        if isinstance(self.secret, SecretStr) and not self.secret.get_secret_value():
+            raise ValueError("has an empty secret; give it a value")
+        return self
+
+
+class IntrospectionSpec(Model):
+    """Opaque tokens in `Authorization: Bearer` that their issuer is asked about (RFC 7662)."""
+
+    url: Url
+    """URL of the introspection endpoint."""
+    client: ClientSpec
+    audiences: Annotated[tuple[str, ...], Field(strict=False, max_length=100)] = ()
+    """Names of this service, of which `aud` of the answer must have at least one; by default it is not checked."""
+    caller: Claim = "sub"
+    """Member of the answer that names the caller."""
+    cache: DurationOrZero = 60.0
+    """Time for which an answer is used again, but never beyond the end of the token.  A revoked token is accepted for
+    as long."""
+    on_failure: Literal["deny", "allow_stale"] = "deny"
+    """Result while the endpoint fails: a 503, or the last answer for the token."""
+    stale_for: Duration = 600.0
+    """Time beyond `cache` for which `allow_stale` uses an answer, never beyond the end of the token."""
+    timeout: Duration = 1.0
+    """Longest time for one question."""
+    tls: ClientTlsSpec | None = None
+    """TLS settings for an https URL; without the block, the system's certificate authorities are trusted."""
+    max_token: Annotated[Size, Field(ge=16, le=65536)] = 4096
+    """Longest token."""
+
+
+Patterns = Annotated[tuple[Annotated[str, Field(min_length=1, max_length=500)], ...], Field(strict=False, min_length=1)]
+
+
+class CertificateSpec(Model):
+    """Client certificates that the listener has verified (`tls.client_ca`)."""
+
+    spiffe: str | Patterns | None = None
+    """Patterns for the SPIFFE ID; `*` stands for any characters but `/`."""
+    dns: str | Patterns | None = None
+    """Patterns for a DNS name of the certificate; `*` stands for any characters but `.`."""
+    subject: str | Patterns | None = None
+    """Patterns for the common name of the subject; `*` stands for any characters."""
+
+    @model_validator(mode="after")
+    def _has_one_name(self) -> CertificateSpec:
+        given = [name for name in ("spiffe", "dns", "subject") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(
+                "needs one of spiffe, dns and subject, such as spiffe: spiffe://cluster.local/ns/shop/sa/*"
+            )
+        return self
+
+
+class ExternalSpec(Model):
+    """Server that is asked about each request (as Envoy's `ext_authz` over HTTP, nginx's `auth_request`).
+
+    The server gets the method, the path appended to the URL, and the named fields.  2xx accepts the request, 401 and
+    403 refuse it, and anything else is a failure.
+    """
+
+    url: Url
+    """URL of the server; the path of the request is appended to its path."""
+    headers: Annotated[tuple[FieldName, ...], Field(strict=False, max_length=50)] = ("authorization", "cookie")
+    """Header fields of the request that the server gets.  A request with none of them is anonymous."""
+    forward: Annotated[tuple[FieldName, ...], Field(strict=False, max_length=50)] = ()
+    """Header fields of the answer that go on to the upstream; what a client sends under these names is dropped."""
+    caller: FieldName | None = None
+    """Header field of the answer that names the caller; without it, the caller has the name of the identity."""
+    cache: DurationOrZero = 0.0
+    """Time for which an answer is used again for a request with the same method, path and fields."""
+    timeout: Duration = 0.2
+    """Longest time for one question."""
+    tls: ClientTlsSpec | None = None
+    """TLS settings for an https URL; without the block, the system's certificate authorities are trusted."""
+
+
+class IdentitySpec(Model):
+    """Way to identify callers: exactly one of these keys."""
+
+    jwt: JwtSpec | None = None
+    api_key: ApiKeySpec | None = None
+    introspection: IntrospectionSpec | None = None
+    certificate: CertificateSpec | None = None
+    external: ExternalSpec | None = None
+
+    @model_validator(mode="after")
+    def _is_one(self) -> IdentitySpec:
+        given = [name for name in KINDS if getattr(self, name) is not None]
+        if len(given) != 1:
+            has = f"has {' and '.join(given)}; give each a name of its own" if given else "is empty"
+            raise ValueError(f"{has}; write one of {', '.join(KINDS)}")
+        return self
+
+    @property
+    def kind(self) -> str:
+        """Key that the identity has."""
+        return next(name for name in KINDS if getattr(self, name) is not None)
+
+
+def without_files(spec: IdentitySpec) -> IdentitySpec:
+    """Return an identity that can be built on any machine: one that reads no file, and accepts nobody for now."""
+    changed: dict[str, Any] = {}
+    if spec.jwt is not None:
+        keys = KeysSpec.built_in(url="https://issuer.invalid/keys")
+        changed["jwt"] = spec.jwt.model_copy(update={"keys": keys})
+    if spec.api_key is not None:
+        changed["api_key"] = spec.api_key.model_copy(update={"file": ""})
+    if spec.introspection is not None:
+        client = spec.introspection.client.model_copy(update={"secret": SecretStr("none")})
+        changed["introspection"] = spec.introspection.model_copy(update={"client": client, "tls": None})
+    if spec.external is not None:
+        changed["external"] = spec.external.model_copy(update={"tls": None})
+    return spec.model_copy(update=changed)
+
+
+KINDS: Final = ("jwt", "api_key", "introspection", "certificate", "external")
+"""Keys of an identity, one of which it has."""

@@ -1,0 +1,104 @@
+"""Bounds for the CPU that verifying signatures takes, for the process and for each client.
+
+Rules:
+
+1. All verifications together take a share of one CPU: a bucket of CPU seconds that fills at that share.  Each costs its
+   measured time, and no less than `LEAST`, so that the bound holds on a clock that stands still too.
+2. A client whose tokens have wrong signatures too often gets none verified for a while.  Right signatures cost a client
+   nothing, because many callers may share an address.
+3. Clients are addresses, or IPv6 networks of 64 bits, which is the least that a network gives a subscriber.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any, Final
+
+from pydantic import Field
+
+from sidecar.core import metrics
+from sidecar.core.env import Env
+from sidecar.core.spec import Model
+from sidecar.core.units import Rate, Share
+from sidecar.identity.verdict import Unavailable
+
+LEAST: Final = 50e-6
+"""CPU seconds that a verification costs at least."""
+BURST: Final = 1.0
+"""Seconds for which an idle bucket has filled up."""
+MOST_CLIENTS: Final = 4096
+"""Most clients that are tracked; the one that failed longest ago is forgotten first."""
+
+
+class VerificationSpec(Model):
+    """Bounds for the CPU that the verification of new credentials may take.  Callers with tokens that were verified
+    within the last minute are not affected."""
+
+    share: Annotated[Share, Field(gt=0)] = 0.25
+    """Share of one CPU for signatures.  Beyond it, requests with new tokens get a 503."""
+    failures: Rate = 20.0
+    """Rate of tokens with a wrong signature at which the tokens of a client address, or of an IPv6 network of 64 bits,
+    are no longer verified for a while."""
+
+
+class VerificationBudget:
+    """Budget of verifications; one for the process."""
+
+    def __init__(self, spec: VerificationSpec, env: Env) -> None:
+        self._now: Callable[[], float] = env.now
+        self._limited = env.meter.counter(metrics.VERIFICATIONS_DENIED)
+        self._clients: dict[str, tuple[float, float]] = {}
+        """Failures in the bucket of each client, and the instant of the last one."""
+        self._filled_at = env.now()
+        self.retune(spec)
+        self._left = self._share * BURST
+
+    def retune(self, spec: VerificationSpec) -> None:
+        """Take new settings."""
+        self._share = spec.share
+        self._failures = spec.failures
+
+    def deny(self, client: str, now: float) -> Unavailable | None:
+        """Return the refusal to verify a token of a client; None if it may be verified."""
+        left = min(self._share * BURST, self._left + max(0.0, now - self._filled_at) * self._share)
+        self._left, self._filled_at = left, now
+        if left <= 0:
+            self._limited.value += 1
+            return Unavailable("verifying signatures takes more CPU than `limits.verification` allows", -left + 1.0)
+        known = self._clients.get(network(client)) if self._clients else None
+        if known is None:
+            return None
+        failures = known[0] - (now - known[1]) * self._failures
+        most = max(1.0, self._failures)
+        if failures < most:
+            return None
+        self._limited.value += 1
+        return Unavailable("the client has sent too many wrong signatures", (failures - most) / self._failures + 1.0)
+
+    def pay(self, began: float) -> None:
+        """Charge a verification that began at the instant `began` and has ended."""
+        self._left -= max(self._now() - began, LEAST)
+
+    def fail(self, client: str, now: float) -> None:
+        """Charge a client for a wrong signature."""
+        clients, key = self._clients, network(client)
+        failures, at = clients.pop(key, (0.0, now))
+        if len(clients) >= MOST_CLIENTS:
+            del clients[next(iter(clients))]
+        clients[key] = (max(0.0, failures - (now - at) * self._failures) + 1.0, now)
+
+    def describe(self) -> dict[str, Any]:
+        """Return the bounds and the tracked clients as JSON-ready values."""
+        return {"share": self._share, "left": round(self._left, 6), "clients": len(self._clients)}
+
+
+def network(client: str) -> str:
+    """Return the address of a client, or its network of 64 bits if it is an IPv6 address."""
+    if ":" not in client:
+        return client
+    head, gap, tail = client.partition("::")
+    parts = head.split(":") if head else []
+    if gap:
+        parts += ["0"] * (8 - len(parts) - (len(tail.split(":")) if tail else 0))
+        parts += tail.split(":") if tail else []
+    return ":".join(parts[:4])

@@ -1,0 +1,183 @@
+"""Stage `authenticate`: identifies the caller by one of several identities, and refuses all others.
+
+Rules:
+
+1. The identities are asked in order, and the first that accepts the credentials names the caller.
+2. Without credentials the answer is 401 without an error code; wrong ones get `invalid_token`, ambiguous ones 400 with
+   `invalid_request` (RFC 6750 3.1).  Every 401 names all schemes in WWW-Authenticate (RFC 9110 11.6.1).
+3. If an identity cannot tell and no other accepts, the answer is 503 with Retry-After.
+4. A client learns no more than these words.  The reason is in the access log and in the span.
+5. `mode: observe` lets all requests pass, counts those that would have been refused, and keeps their responses out of
+   caches.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from sidecar.core import events, metrics
+from sidecar.core.env import BuildContext
+from sidecar.core.exchange import CRITICALITIES, Caller, Exchange
+from sidecar.core.metrics import Counter
+from sidecar.core.outcome import BAD_CREDENTIALS, UNAUTHENTICATED, UNVERIFIABLE, Outcome, Refusal, failed
+from sidecar.core.stage import Stage, Wait
+from sidecar.identity.forwarding import Forwarding
+from sidecar.identity.verdict import Identity, Rejection, Unavailable, Verdict
+from sidecar.stages.authenticate.spec import Spec
+
+ABSENT: Final = "The request has no credentials."
+INVALID: Final = "The credentials are malformed, expired, revoked or invalid for another reason."
+AMBIGUOUS: Final = "The request has more than one credential of a kind."
+UNDECIDED: Final = "The credentials cannot be verified at present."
+QUOTED: Final = re.compile(r"[^ !#-\[\]-~]")
+"""Matches a character that a realm is written without (RFC 9110 5.6.4)."""
+BEARER: Final = b"Bearer"
+
+
+class Authenticator:
+    """Stage of one route.  A ticket is always None."""
+
+    __slots__ = (
+        "_challenges", "_first", "_forwarding", "_identities", "_now", "_observed", "_optional", "_ranks", "_where",
+    )  # fmt: skip
+
+    def __init__(self, spec: Spec, ctx: BuildContext) -> None:
+        self._identities: tuple[Identity, ...] = tuple(ctx.resources("identity", name) for name in spec.any_of)
+        self._first: Callable[..., Any] = self._identities[0].authenticate
+        self._optional = spec.optional
+        self._where = ctx.where
+        self._now: Callable[[], float] = ctx.env.now
+        self._ranks: Mapping[str, str] = ctx.resources("criticality", ctx.route)
+        """Criticality of callers by their ID."""
+        forward = spec.forward
+        fields = {identity.field for identity in self._identities} - {b""}
+        self._forwarding = Forwarding(
+            ctx.resources("caller_fields", ctx.route),
+            (forward.caller or "").encode(),
+            {claim: name.encode() for claim, name in forward.claims.items()},
+            fields if forward.credentials == "drop" else (),
+            {identity.name: passed for identity in self._identities if (passed := getattr(identity, "answered", ()))},
+        )
+        realm = QUOTED.sub("", ctx.service).encode()
+        schemes = dict.fromkeys(identity.scheme for identity in self._identities if identity.scheme)
+        self._challenges = [(scheme, b'%b realm="%b"' % (scheme, realm)) for scheme in schemes]
+        self._observed: Counter | None = None
+        """Counts requests that would have been refused; None to refuse them."""
+        if not spec.is_enforced:
+            self._observed = ctx.env.meter.counter(metrics.WOULD_REFUSE, policy="authenticate", route=ctx.route)
+
+    def admit(self, x: Exchange) -> Outcome | Wait | None:
+        lines = x.lines
+        lower = b"\n" + lines.lower()
+        found = self._first(x, lines, lower, self._now())
+        if found.__class__ is Caller:
+            self._accept(x, found, lines, lower)
+            return None
+        return self._go_on(x, 0, found, None, lines, lower)
+
+    def _go_on(
+        self, x: Exchange, index: int, found: Any, worst: Rejection | Unavailable | None, lines: bytes, lower: bytes
+    ) -> Outcome | Wait | None:
+        """Continue after the verdict `found` of the identity at `index`; `worst` is that of the earlier ones."""
+        identities = self._identities
+        while True:
+            if found.__class__ is Caller:
+                self._accept(x, found, lines, lower)
+                return None
+            if found.__class__ is Wait:
+                return Wait(self._wait(x, index, found, worst, lines, lower))
+            if found is not None:
+                worst = graver(worst, found)
+            index += 1
+            if index == len(identities):
+                return self._refuse(x, worst, lines, lower)
+            found = identities[index].authenticate(x, lines, lower, self._now())
+
+    async def _wait(
+        self, x: Exchange, index: int, wait: Wait, worst: Rejection | Unavailable | None, lines: bytes, lower: bytes
+    ) -> Outcome | None:
+        """Wait for the verdict of an identity, then go on."""
+        found: Verdict | None = await wait.coroutine
+        following = self._go_on(x, index, found, worst, lines, lower)
+        return await following.coroutine if isinstance(following, Wait) else following
+
+    def _accept(self, x: Exchange, caller: Caller, lines: bytes, lower: bytes) -> None:
+        x.caller = caller
+        if self._ranks and (rank := self._ranks.get(caller.id)) is not None:
+            own = CRITICALITIES[rank]
+            x.criticality = own if x.stated_criticality < 0 else max(own, x.stated_criticality)
+        self._forwarding.apply(x, caller, lines, lower)
+
+    def _refuse(
+        self, x: Exchange, verdict: Rejection | Unavailable | None, lines: bytes, lower: bytes
+    ) -> Outcome | None:
+        """Refuse a request, or let it pass as anonymous."""
+        if verdict is None and self._optional:
+            self._forwarding.apply(x, None, lines, lower)
+            return None
+        if self._observed is not None:
+            self._observed.value += 1
+            x.is_unverified = True
+            self._note(x, verdict, "observe")
+            self._forwarding.apply(x, None, lines, lower)
+            return None
+        self._note(x, verdict, "enforce")
+        if isinstance(verdict, Unavailable):
+            refusal = Refusal("authenticate", self._where, UNDECIDED, retry_after=verdict.retry_after)
+            return failed(UNVERIFIABLE, refusal, verdict.cause)
+        if verdict is None:
+            return self._challenge(failed(UNAUTHENTICATED, Refusal("authenticate", self._where, ABSENT)), b"", b"")
+        if verdict.is_ambiguous:
+            refusal = Refusal("authenticate", self._where, AMBIGUOUS)
+            return self._challenge(failed(BAD_CREDENTIALS, refusal, verdict.cause), b"invalid_request", b"")
+        refusal = Refusal("authenticate", self._where, INVALID)
+        return self._challenge(failed(UNAUTHENTICATED, refusal, verdict.cause), b"invalid_token", verdict.challenge)
+
+    def _challenge(self, outcome: Outcome, error: bytes, other: bytes) -> Outcome:
+        """Add WWW-Authenticate to a refusal; `other` is the challenge of an external server, empty without one."""
+        for scheme, challenge in self._challenges:
+            value = b'%b, error="%b"' % (challenge, error) if error and scheme == BEARER else challenge
+            outcome.add(b"www-authenticate", value)
+        if other:
+            outcome.add(b"www-authenticate", other)
+        return outcome
+
+    @staticmethod
+    def _note(x: Exchange, verdict: Rejection | Unavailable | None, mode: str) -> None:
+        if x.trace is not None:
+            x.trace.note(events.UNVERIFIED, reason=ABSENT if verdict is None else verdict.cause, mode=mode)
+
+
+class ClaimFilter:
+    """Stage of a route without `authenticate`, whose upstream gets claims about callers from other routes."""
+
+    __slots__ = ("_forwarding",)
+
+    def __init__(self, fields: frozenset[bytes]) -> None:
+        self._forwarding = Forwarding(fields)
+
+    def admit(self, x: Exchange) -> None:
+        """Drop what the client claims."""
+        lines = x.lines
+        self._forwarding.apply(x, None, lines, lines.lower())
+
+
+def graver(one: Rejection | Unavailable | None, other: Any) -> Rejection | Unavailable:
+    """Return the verdict that decides: one that is undecided, else the rejection that tells most."""
+    if one is None or isinstance(other, Unavailable):
+        return other  # type: ignore[no-any-return]
+    if isinstance(one, Unavailable) or other.is_foreign:
+        return one
+    return other if one.is_foreign or other.is_ambiguous else one
+
+
+def claim_filter(fields: frozenset[bytes]) -> Stage:
+    """Return a stage that drops fields about the caller."""
+    return ClaimFilter(fields)
+
+
+def build(spec: Spec, ctx: BuildContext) -> Stage:
+    """Return the stage of a route."""
+    return Authenticator(spec, ctx)
