@@ -34,6 +34,7 @@ path.back { stroke-dasharray: 4 3 }
 """
 WORK: Final = {
     "timeout": "sets the deadline",
+    "rate_limit": "refuses what comes too fast",
     "fallback": "stands in for a failure",
     "cache": "answers from the store",
     "concurrency": "takes a permit",

@@ -21,6 +21,7 @@ from sidecar.routing.match_spec import MatchSpec
 from sidecar.stages import BY_NAME
 from sidecar.stages.circuit_breaker.spec import Spec as BreakerSpec
 from sidecar.stages.concurrency.spec import Spec as ConcurrencySpec
+from sidecar.stages.rate_limit.spec import Spec as RateLimitSpec
 from sidecar.telemetry.plain import Masks
 from sidecar.upstream.spec import RetryBudgetSpec
 from sidecar.upstream.spec import UpstreamSpec as PlainUpstreamSpec
@@ -112,6 +113,8 @@ class UpstreamSpec(PlainUpstreamSpec):
     own."""
     concurrency: ConcurrencySpec | None = None
     """Limit for all its routes together; it acts in addition to a route's own."""
+    rate_limit: RateLimitSpec | None = None
+    """Rate limits for all its routes together; they act in addition to a route's own."""
 
 
 class ServiceSpec(Model):

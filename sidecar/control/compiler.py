@@ -3,9 +3,9 @@
 Rules:
 
 1. A policy that is not configured adds no stage.  Stages are in the order of `STAGES`, never in that of a file.
-2. A breaker or a concurrency limit under an upstream is one object for all its routes, under one key of the state
-   store.  Its stage is just outside the route's own stage of that kind; both must admit a request.  A breaker with
-   `per: endpoint` is asked by the upstream's client, which chooses the endpoint.
+2. A breaker, a concurrency limit or a rate limit under an upstream is one object for all its routes, under one key of
+   the state store.  Its stage is just outside the route's own stage of that kind; both must admit a request.  A breaker
+   with `per: endpoint` is asked by the upstream's client, which chooses the endpoint.
 3. A fallback to another upstream passes that upstream's own limits, and no other policy of the route.
 4. A write invalidates all cached responses of its URI (RFC 9111 4.4).  So a route that may take unsafe methods gets a
    stage for each store that it does not use itself.
@@ -20,7 +20,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 from urllib.parse import urlsplit
 
-from sidecar.config.node import Mark
+from sidecar.config.node import BUILT_IN, Mark
 from sidecar.config.spec import CRITICALITY, PolicySpec, RouteSpec, UpstreamSpec
 from sidecar.control.route import Link, Route
 from sidecar.control.state import Lease, StateGroup
@@ -49,7 +49,8 @@ if TYPE_CHECKING:
 ROUTE: Final = "route"
 UPSTREAM: Final = "upstream"
 BREAKER: Final = "circuit_breaker"
-UPSTREAM_WIDE: Final = (BREAKER, "concurrency")
+RATE_LIMIT: Final = "rate_limit"
+UPSTREAM_WIDE: Final = (BREAKER, "concurrency", RATE_LIMIT)
 """Policies that are allowed under an upstream."""
 RETRY_BUDGET: Final = "retry_budget"
 RECLAIM: Final = "reclaim"
@@ -330,6 +331,8 @@ class Compilation:
             if kind.name == AUTHENTICATE and self.caller_fields and kind.name not in spec.blocks:
                 stages += self.claim_filter(kind, spec)
             found = self.make_links(kind, spec.name, spec.upstream, spec)
+            if kind.name == CACHE:
+                found += self.make_links(BY_NAME[RATE_LIMIT], spec.name, spec.upstream, spec, is_inside=True)
             links += found
             stages += [link.stage for link in found]
         pipeline = Pipeline(stages, self.upstreams[spec.upstream])
@@ -351,41 +354,64 @@ class Compilation:
             return []
         return [store for name, store in self.stores.items() if own is None or own.store != name]
 
-    def make_links(self, kind: StageKind, route: str, upstream: str, spec: RouteSpec | None) -> list[Link]:
+    def make_links(
+        self, kind: StageKind, route: str, upstream: str, spec: RouteSpec | None, *, is_inside: bool = False
+    ) -> list[Link]:
         """Return the stages of one kind for a route: its upstream's first, then its own.
 
-        Without `spec`, only those of the upstream.
+        Without `spec`, only those of the upstream.  `is_inside`: True for the parts of blocks inside the cache.
         """
         found = []
         shared = getattr(self.spec.upstreams[upstream], kind.name, None) if kind.name in UPSTREAM_WIDE else None
         if shared is not None and getattr(shared, "per", None) is None:
             mark = self.spec.where("upstreams", upstream, kind.name)
-            found.append(self.make_link(kind, shared, route, upstream, UPSTREAM, mark))
+            places = partial(self.find_place, partial(self.spec.where, "upstreams", upstream, kind.name))
+            ctx = self.make_context(route, upstream, UPSTREAM, mark, places)
+            found.append(self.make_link(kind, shared, ctx, mark, is_inside))
         if spec is not None and (own := spec.blocks.get(kind.name)) is not None:
-            found.append(self.make_link(kind, own, route, upstream, ROUTE, spec.where(kind.name)))
+            mark = spec.where(kind.name)
+            ctx = self.make_context(
+                route, upstream, ROUTE, mark, partial(self.find_place, partial(spec.where, kind.name))
+            )
+            found.append(self.make_link(kind, own, ctx, mark, is_inside))
         return [link for link in found if link is not None]
 
-    def make_link(
-        self, kind: StageKind, block: Block, route: str, upstream: str, scope: str, mark: Mark
-    ) -> Link | None:
-        """Return the stage of a block; None if it cannot be built, which is added to the problems."""
-        try:
-            stage = kind.build(block, self.make_context(route, upstream, scope, mark))
-        except (OSError, ValueError) as error:
-            self.problems.append(
-                Problem(*mark, f"{scope}s.{route if scope == ROUTE else upstream}.{kind.name}", str(error))
-            )
-            return None
-        return Link(kind.name, scope, block, str(mark), stage)
+    def make_link(self, kind: StageKind, block: Block, ctx: BuildContext, mark: Mark, is_inside: bool) -> Link | None:
+        """Return the stage of a block, or with `is_inside` that of its part inside the cache.
 
-    def make_context(self, route: str, upstream: str, scope: str, mark: Mark) -> BuildContext:
-        """Return the context that a stage is built with."""
-        resources = partial(self.find_resource, route)
+        None if the block has no such part, or if it cannot be built, which is added to the problems.
+        """
+        try:
+            stage = kind.build_inside(block, ctx) if is_inside else kind.build(block, ctx)
+        except (OSError, ValueError) as error:
+            owner = ctx.route if ctx.scope == ROUTE else ctx.upstream
+            self.problems.append(Problem(*mark, f"{ctx.scope}s.{owner}.{kind.name}", str(error)))
+            return None
+        return None if stage is None else Link(kind.name, ctx.scope, block, str(mark), stage)
+
+    def make_context(
+        self, route: str, upstream: str, scope: str, mark: Mark, places: Callable[..., str] | None = None
+    ) -> BuildContext:
+        """Return the context that a stage is built with; `places` finds keys within its block."""
         spec = self.routes.get(route)
-        has_callers = spec is not None and AUTHENTICATE in spec.blocks
         return BuildContext(
-            self.env, route, upstream, scope, str(mark), self.lease.obtain, resources, self.spec.service, has_callers
+            env=self.env,
+            route=route,
+            upstream=upstream,
+            scope=scope,
+            where=str(mark),
+            obtain=self.lease.obtain,
+            resources=partial(self.find_resource, route),
+            service=self.spec.service,
+            has_callers=spec is not None and AUTHENTICATE in spec.blocks,
+            places=places,
         )
+
+    @staticmethod
+    def find_place(where: Callable[..., Mark], *path: str | int) -> str:
+        """Return `file:line` of a path that `where` finds; empty if the files do not have it."""
+        mark = where(*path)
+        return "" if mark == BUILT_IN else str(mark)
 
     def find_resource(self, route: str, kind: str, name: str) -> Any:
         """Return a resource that a stage of a route asks for by kind and name.
@@ -409,7 +435,9 @@ class Compilation:
         if kind == RECLAIM:
             return self.upstreams[name].reclaim
         if kind == UPSTREAM:
-            stages = [link.stage for kind in STAGES for link in self.make_links(kind, route, name, None)]
+            links = [link for kind in STAGES for link in self.make_links(kind, route, name, None)]
+            links += self.make_links(BY_NAME[RATE_LIMIT], route, name, None, is_inside=True)
+            stages = [link.stage for link in links]
             return Pipeline(stages, self.upstreams[name])
         raise ValueError(f"asks for the unknown kind {kind}; known are {CACHE}, {RECLAIM}, {RETRY_BUDGET}, {UPSTREAM}")
 

@@ -155,9 +155,15 @@ class BuildContext:
     """True if the route authenticates its callers."""
     endpoint: str = ""
     """URL of the only endpoint that the stage is for; empty if it is for all."""
+    places: Callable[..., str] | None = None
+    """Return `file:line` of a key within the block: `places("limits", 0)`; empty if the files do not have it."""
 
     @property
     def owner(self) -> StateKey:
         """Part of a state key that names the route, upstream or endpoint of the block."""
         owner = (self.scope, self.upstream if self.scope == "upstream" else self.route)
         return (*owner, self.endpoint) if self.endpoint else owner
+
+    def where_of(self, *path: str | int) -> str:
+        """Return `file:line` of a key within the block, or of the block if the files do not have the key."""
+        return (self.places(*path) if self.places is not None else "") or self.where

@@ -184,6 +184,13 @@ BREAKER_TRANSITIONS: Final = metric(
 )
 CONCURRENCY_ACTIVE: Final = metric("sidecar.concurrency.active", "{request}", "Requests that hold a permit.")
 CONCURRENCY_LIMIT: Final = metric("sidecar.concurrency.limit", "{request}", "Number of permits, free ones included.")
+RATE_LIMITED: Final = metric(
+    "sidecar.rate_limit.requests", "{request}", "Requests over a rate limit: refused, delayed, or only observed."
+)
+RATE_LIMIT_KEYS: Final = metric("sidecar.rate_limit.keys", "{key}", "Keys that a rate limit counts one by one.")
+RATE_LIMIT_OVERFLOW: Final = metric(
+    "sidecar.rate_limit.overflow", "{request}", "Requests counted together because all keys of a rate limit are in use."
+)
 QUEUE_LENGTH: Final = metric("sidecar.queue.length", "{request}", "Requests that wait for a permit.")
 ENDPOINT_UP: Final = metric("sidecar.endpoint.up", "", "Endpoints of an upstream, by state.")
 EJECTIONS: Final = metric("sidecar.endpoint.ejections", "{ejection}", "Endpoints that were ejected.")

@@ -99,6 +99,9 @@ PROTOCOL: Final = Failure(
 )
 BREAKER_OPEN: Final = Failure("breaker_open", 503, "gateway", False, "The circuit breaker is open")
 OVERLOADED: Final = Failure("overloaded", 503, "gateway", False, "Too many requests are in flight")
+RATE_LIMITED: Final = Failure(
+    "rate_limited", 429, "gateway", False, "Too many requests in this time", RESOURCE_EXHAUSTED_STATUS
+)
 NO_ENDPOINT: Final = Failure("no_endpoint", 503, "gateway", False, "No endpoint of the upstream can take the request")
 SHORT_DEADLINE: Final = Failure(
     "timeout",
@@ -142,9 +145,9 @@ INTERNAL: Final = Failure("internal_error", 500, "gateway", True, "The sidecar f
 FAILURES: Final = {
     f.code: f
     for f in (
-        CONNECT_FAILURE, CONNECT_TIMEOUT, RESET, TIMEOUT, PROTOCOL, BREAKER_OPEN, OVERLOADED, NO_ENDPOINT, TRANSFORM,
-        FAULT, NO_ROUTE, ORIGIN_REFUSED, UNAUTHENTICATED, BAD_CREDENTIALS, UNVERIFIABLE, FORBIDDEN, LOOP,
-        CLIENT_CLOSED,        CLIENT_TIMEOUT, BAD_REQUEST, INTERNAL,
+        CONNECT_FAILURE, CONNECT_TIMEOUT, RESET, TIMEOUT, PROTOCOL, BREAKER_OPEN, OVERLOADED, RATE_LIMITED,
+        NO_ENDPOINT, TRANSFORM, FAULT, NO_ROUTE, ORIGIN_REFUSED, UNAUTHENTICATED, BAD_CREDENTIALS, UNVERIFIABLE,
+        FORBIDDEN, LOOP, CLIENT_CLOSED, CLIENT_TIMEOUT, BAD_REQUEST, INTERNAL,
     )
 }  # fmt: skip
 """Failures by code.  `DEADLINE`, `LOOKUP_TIMEOUT`, `SHORT_DEADLINE`, `SLOW_READER`, `STALE_CONNECTION` and

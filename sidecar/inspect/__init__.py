@@ -1,12 +1,13 @@
 """Inspection of policies without serving them: `sidecar routes` and `sidecar explain`.
 
-explain          start here: text of all routes, and of the route that one request takes with the reasons
-explain_cache    what a cache would do with the request and its response
+explain            start here: text of all routes, and of the route that one request takes with the reasons
+explain_cache      what a cache would do with the request and its response
 explain_translate  which call of gRPC the request would become
 explain_authorize  which rule of `authorize` decides on the request
-explain_token    who accepts a token or an API key on the route of a request
-documents        types of the JSON documents that the commands print with `--json`
-explain_json     documents of routes and of one request, from the same facts as `explain`
-dry              compilation with a stopped clock and an event loop that does not run
-effective        effective values of a block, each with its place in a file
+explain_token      who accepts a token or an API key on the route of a request
+explain_limits     which keys a request has under rate limits
+documents          types of the JSON documents that the commands print with `--json`
+explain_json       documents of routes and of one request, from the same facts as `explain`
+dry                compilation with a stopped clock and an event loop that does not run
+effective          effective values of a block, each with its place in a file
 """

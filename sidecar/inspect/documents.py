@@ -216,6 +216,8 @@ class TakenEntry(TypedDict):
     """Upstream that the request goes to."""
     criticality: ValueEntry
     """Importance of its requests."""
+    rate_limit: list[str] | None
+    """Sentences on the rate limits and the keys of the request; null for a route without one."""
     cache: list[str] | None
     """Sentences on what the cache does with the request and its response; null for a route without a cache."""
     translate: list[str] | None

@@ -27,6 +27,7 @@ from sidecar.inspect.documents import Scope
 from sidecar.inspect.effective import Value, flow, values
 from sidecar.inspect.explain_authorize import authorization_sentences
 from sidecar.inspect.explain_cache import cache_text
+from sidecar.inspect.explain_limits import limit_sentences
 from sidecar.inspect.explain_translate import bindings_of, call_text, translation_sentences
 from sidecar.routing.router import host_names
 from sidecar.routing.rule import EXACT, PREFIX, REGEX, TEMPLATE, Rule
@@ -139,6 +140,8 @@ def explain_text(snapshot: Snapshot, listener: str, x: Exchange) -> str:
     if route is not None:
         if (sentences := authorization_sentences(route, x)) is not None:
             lines += ["", "authorize", *(f"    {sentence}" for sentence in sentences)]
+        if (sentences := limit_sentences(route, x)) is not None:
+            lines += ["", "rate_limit", *(f"    {sentence}" for sentence in sentences)]
         if (sentences := cache_sentences(route, x)) is not None:
             lines += ["", "cache", *(f"    {sentence}" for sentence in sentences)]
         if (sentences := translation_sentences(route, x)) is not None:
@@ -279,7 +282,9 @@ def _where_of(snapshot: Snapshot, route: Route, policy: str) -> Mark:
 
 def blocks_in_force(snapshot: Snapshot, route: Route) -> Iterator[tuple[Link, list[Value]]]:
     """Yield every stage of a route's chain with all values of its block."""
-    for link in route.chain:
+    for number, link in enumerate(route.chain):
+        if any(link.block is other.block for other in route.chain[:number]):
+            continue  # a block of which a part stands directly inside the cache
         node = _node_above(snapshot, route, scope_of(link))
         yield link, list(values(link.block, node.child(link.policy) if node is not None else None))
 

@@ -52,9 +52,18 @@ class StageKind:
         for name in getattr(self.load(), "LATER", ()):
             import_module(name)
 
-    def build(self, spec: Block, ctx: BuildContext) -> Stage:
-        """Return the stage of a block.  Raises `OSError` or `ValueError` if it cannot be built on this machine."""
-        stage: Stage = self.load().build(spec, ctx)
+    def build(self, spec: Block, ctx: BuildContext) -> Stage | None:
+        """Return the stage of a block; None if the whole block belongs directly inside the cache (`build_inside`).
+
+        Raises `OSError` or `ValueError` if it cannot be built on this machine.
+        """
+        stage: Stage | None = self.load().build(spec, ctx)
+        return stage
+
+    def build_inside(self, spec: Block, ctx: BuildContext) -> Stage | None:
+        """Return the part of a block whose place is directly inside the cache; None without one."""
+        build = getattr(self.load(), "build_inside", None)
+        stage: Stage | None = None if build is None else build(spec, ctx)
         return stage
 
     def __repr__(self) -> str:
@@ -66,6 +75,7 @@ STAGES: Final = (
     StageKind("cors"),  # outside `cache`, which must not store its fields; no policy further in sees a preflight
     StageKind("authenticate"),  # nothing further in answers for a caller who is not authenticated
     StageKind("authorize"),  # knows the caller; nothing further in answers for one who may not call
+    StageKind("rate_limit"),  # outside `fallback`, which must not answer for it, and `cache`, whose hits count too
     StageKind("fallback"),  # replaces refusals and failures of the stages further in
     StageKind("cache"),  # inside `fallback`, which may use its stale entries; sees the request as the client sent it
     StageKind("concurrency"),  # inside `cache`: a hit costs no permit; a request has one for all its attempts

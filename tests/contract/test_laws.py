@@ -79,7 +79,9 @@ class Case(NamedTuple):
             ("identity", "partners"): Header(),
         }
         ctx = context(env, scope="route", where=f"{FILE}:7", store=store or Store(), resources=resources)
-        return self.kind.build(self.spec(mode), ctx)
+        stage = self.kind.build(self.spec(mode), ctx)
+        assert stage is not None
+        return stage
 
 
 class Header:

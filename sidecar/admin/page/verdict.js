@@ -43,6 +43,9 @@ export function problems({ parts, history, now }) {
     const waiting = Object.values(limit.waiting ?? {}).reduce((sum, count) => sum + count, 0);
     if (limit.active >= limit.limit) say("warn", "limits", `${name} is at its limit of ${number(limit.limit)} in flight${waiting ? `, ${number(waiting)} wait` : ""}`);
   }
+  for (const [name, limit] of entries(parts["state.rate_limit"])) {
+    if (limit.keys >= limit.max_keys) say("warn", "refusals", `Rate limit ${name} has all ${number(limit.max_keys)} keys in use: further ones share one count`);
+  }
   for (const [name, cache] of entries(parts["state.cache"])) {
     if (cache.redis && !cache.redis.up) say("warn", "caches", `Cache ${name} cannot reach its Redis and uses only its own memory`);
   }

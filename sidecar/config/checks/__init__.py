@@ -10,6 +10,7 @@
     identities     routes that everyone may call beside others; tokens for other services; keys over plain http
     times          timeouts, attempts, hedges and queues of which one makes the other useless
     values         values that are zero, absurd, or contradict a value beside them
+    limits         rate limits that refuse nothing, refuse too much, or can be evaded
     captures       `{path.NAME}` that the match of a route does not capture
     matches        conditions that do not compile; two routes that take the same requests
     translations   descriptor sets of `translate`, and methods that are not served
@@ -29,6 +30,7 @@ from sidecar.config.checks.calls import check_calls
 from sidecar.config.checks.captures import check_captures
 from sidecar.config.checks.cross_origin import check_cross_origin
 from sidecar.config.checks.identities import check_identities
+from sidecar.config.checks.limits import check_limits
 from sidecar.config.checks.listeners import check_listeners
 from sidecar.config.checks.matches import check_matches
 from sidecar.config.checks.times import check_times
@@ -50,6 +52,7 @@ def check_policies(spec: PolicySpec, report: Report, pace: Callable[[], object] 
     check_upstreams(spec, report)
     check_calls(spec, report)
     check_identities(spec, report)
+    check_limits(spec, report)
     for number, route in enumerate(spec.routes):
         check_times(route, report)
         check_captures(route, report)

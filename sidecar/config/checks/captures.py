@@ -14,7 +14,7 @@ from sidecar.config.spec import RouteSpec
 from sidecar.core.template import names
 from sidecar.routing.rule import MatchError, Rule
 
-TEMPLATED = ("transform", "fallback")
+TEMPLATED = ("transform", "fallback", "rate_limit")
 """Blocks that may contain templates."""
 
 

@@ -31,6 +31,7 @@ Level = Literal["debug", "info", "warning", "error"]
 LEVELS: Final[dict[str, Level]] = {
     events.BREAKER_TRANSITION: "warning",
     events.BUDGET_EXHAUSTED: "warning",
+    events.RATE_LIMIT_FULL: "warning",
     events.ENDPOINT_EJECTED: "warning",
     events.ENDPOINT_PANIC: "warning",
     events.DISCOVERY_FAILED: "warning",

@@ -65,7 +65,7 @@ def _with_id(kid: str) -> SigningKey:
     return other
 
 
-def test_each_caller_has_one_token_for_half_of_its_life() -> None:
+def test_each_caller_has_one_token_for_half_of_its_lifetime() -> None:
     env = make_env()
     built, signer = make(env)
     first, until = built.line(caller())

@@ -1,0 +1,172 @@
+"""Check of rate limits: warnings for limits that refuse nothing, refuse too much, or can be evaded."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from sidecar.config.node import Node
+from sidecar.config.process_spec import OUTBOUND
+from sidecar.config.report import Report, suggest
+from sidecar.config.spec import PolicySpec, RouteSpec
+from sidecar.routing.rule import MatchError, Rule
+from sidecar.stages.rate_limit.spec import ADDRESS, CALLER, NO_KEY, LimitSpec, Spec
+
+AUTHENTICATE: Final = "authenticate"
+RATE_LIMIT: Final = "rate_limit"
+HEADER: Final = "header."
+PATH: Final = "path."
+
+
+def check_limits(spec: PolicySpec, report: Report) -> None:
+    """Report captures that are missing, and warn of rate limits that do not limit what they seem to."""
+    seen: set[int] = set()
+    for name, upstream in spec.upstreams.items():
+        node = spec.node.find(("upstreams", name, RATE_LIMIT))
+        if upstream.rate_limit is not None and node is not None:
+            routes = [route for route in spec.routes if route.upstream == name]
+            _check_block(upstream.rate_limit, node, report)
+            _check_shared(upstream.rate_limit, node, len(routes), report)
+            if any(_is_open(spec, route) for route in routes):
+                _check_evasion(upstream.rate_limit, node, report)
+            for route in routes:
+                _check_captures(upstream.rate_limit, node, route, report)
+            if not any(AUTHENTICATE in route.blocks for route in routes):
+                _check_callers(upstream.rate_limit, node, f"no route of the upstream `{name}` has", report)
+    for route in spec.routes:
+        block, node = route.blocks.get(RATE_LIMIT), route.node.child(RATE_LIMIT)
+        if not isinstance(block, Spec) or node is None:
+            continue
+        _check_captures(block, node, route, report)
+        _check_route(block, node, route, report)
+        if AUTHENTICATE not in route.blocks:
+            _check_callers(block, node, f"the route `{route.name}` does not have", report)
+        if id(node) not in seen:
+            seen.add(id(node))
+            _check_block(block, node, report)
+            if _is_open(spec, route):
+                _check_evasion(block, node, report)
+
+
+def _node_of(node: Node, number: int, *path: str) -> Node:
+    """Return the node of a key of a limit, or the last existing node on the way to it."""
+    limits = node if isinstance(node.value, list) else node.child("limits") or node
+    return limits.nearest(number, *path)
+
+
+def _check_block(block: Spec, node: Node, report: Report) -> None:
+    """Warn of keys of limits without effect, and of limits that are never reached."""
+    for number, limit in enumerate(block.limits):
+        if limit.burst == 0 and limit.delay is None:
+            gap = f"{1000 / limit.rate:.3g}ms" if limit.rate >= 1 else f"{1 / limit.rate:.3g}s"
+            message = f"refuses the second of two requests that come within {gap}; write such as burst: 10"
+            report.warn(_node_of(node, number, "burst"), message)
+        given = _node_of(node, number)
+        if given.child("otherwise") is not None and limit.key in (NO_KEY, ADDRESS):
+            message = f"has no effect: with the key {limit.key} no request is without a key; leave it out"
+            report.warn(_node_of(node, number, "otherwise"), message)
+        if given.child("ipv6_prefix") is not None and ADDRESS not in (limit.key, limit.otherwise):
+            report.warn(_node_of(node, number, "ipv6_prefix"), f"has no effect without the key {ADDRESS}; leave it out")
+        if (lower := _lower_limit(block, number)) is not None:
+            message = f"is never reached: `{lower.name}` refuses earlier; lower it, or leave it out"
+            report.warn(_node_of(node, number, "rate"), message)
+
+
+def _lower_limit(block: Spec, number: int) -> LimitSpec | None:
+    """Return a limit of the block that refuses whatever this one would refuse; None without one."""
+    limit = block.limits[number]
+    for index, other in enumerate(block.limits):
+        is_same = (other.rate, other.capacity, other.key) == (limit.rate, limit.capacity, limit.key)
+        if (
+            index != number
+            and other.mode == "enforce"
+            and other.delay is None
+            and (other.cost, other.count) == (limit.cost, limit.count)
+            and other.rate <= limit.rate
+            and other.capacity <= limit.capacity
+            and (other.key == NO_KEY or (other.key, other.otherwise) == (limit.key, limit.otherwise))
+            and not (is_same and index > number)
+        ):
+            return other
+    return None
+
+
+def _check_shared(block: Spec, node: Node, routes: int, report: Report) -> None:
+    """Warn of limits under an upstream of several routes that one client can use up for all others."""
+    if routes > 1 and not any(limit.is_keyed for limit in block.limits):
+        message = f"counts all clients of {routes} routes together, so that one can use it up for the others; "
+        report.warn(_node_of(node, 0), f"{message}add a limit with a key, such as key: {ADDRESS}")
+
+
+def _check_evasion(block: Spec, node: Node, report: Report) -> None:
+    """Warn of limits whose key clients choose, if no other limit of the block counts such clients."""
+    if any(
+        limit.key.partition(".")[0] in (NO_KEY, "client", CALLER) and limit.mode == "enforce" for limit in block.limits
+    ):
+        return
+    for number, limit in enumerate(block.limits):
+        if limit.key.startswith(HEADER):
+            field = limit.key.removeprefix(HEADER)
+            message = f"is evaded by clients that send another {field} each time; add a limit with key: {ADDRESS}"
+            report.warn(_node_of(node, number, "key"), message)
+
+
+def _check_callers(block: Spec, node: Node, who: str, report: Report) -> None:
+    """Report each key of authenticated callers where there are none; `who` says what lacks the block."""
+    for number, limit in enumerate(block.limits):
+        for key in ("key", "otherwise"):
+            given, value = _node_of(node, number, key), getattr(limit, key)
+            if value.partition(".")[0] == CALLER and not report.has_error(given):
+                message = f"needs the callers of a block `authenticate`, which {who}; add it, or write {ADDRESS}"
+                report.error_in(given, message)
+
+
+def _is_open(spec: PolicySpec, route: RouteSpec) -> bool:
+    """True if clients that are not trusted may reach the route."""
+    names = spec.listeners if route.listener is None else {route.listener}
+    for name in names:
+        listener = spec.listeners.get(name)
+        if listener is None or (listener.address.is_loopback and name == OUTBOUND):
+            continue
+        if listener.tls is None or listener.tls.client_ca is None:
+            return True
+    return False
+
+
+def _check_route(block: Spec, node: Node, route: RouteSpec, report: Report) -> None:
+    """Warn of limits that other blocks of the route leave without effect."""
+    timeout: Any = route.blocks.get("timeout")
+    request = getattr(timeout, "request", None)
+    is_optional = getattr(route.blocks.get(AUTHENTICATE), "optional", False)
+    for number, limit in enumerate(block.limits):
+        if is_optional and limit.needs_callers and limit.otherwise == NO_KEY:
+            message = f"counts all anonymous requests together; add otherwise: {ADDRESS}"
+            report.warn(_node_of(node, number, "key"), message)
+        if limit.count == "misses" and "cache" not in route.blocks:
+            message = f"has no effect: the route `{route.name}` has no cache; leave it out"
+            report.warn(_node_of(node, number, "count"), message)
+        if limit.delay is not None and isinstance(request, float) and limit.delay.max >= request:
+            message = f"is not shorter than timeout.request ({request:g}s) of the route `{route.name}`; make it shorter"
+            report.warn(_node_of(node, number, "delay", "max"), message)
+
+
+def _check_captures(block: Spec, node: Node, route: RouteSpec, report: Report) -> None:
+    """Report each key `path.NAME` that the match of a route does not capture."""
+    for number, limit in enumerate(block.limits):
+        for key in ("key", "otherwise"):
+            value: str = getattr(limit, key)
+            if not value.startswith(PATH):
+                continue
+            given = _node_of(node, number, key)
+            name, known = value.removeprefix(PATH), _captured(route)
+            if known is not None and name not in known and not report.has_error(given):
+                message = f"names {value}, which the route `{route.name}` does not capture"
+                report.error_in(given, f"{message}; {suggest(name, known)}")
+
+
+def _captured(route: RouteSpec) -> set[str] | None:
+    """Return the names that the match of a route captures; None if the match is wrong."""
+    try:
+        rule = Rule(route.match, None)
+    except MatchError:
+        return None
+    return {name for name, _ in rule.captures} | set(rule.pattern.groupindex if rule.pattern is not None else ())

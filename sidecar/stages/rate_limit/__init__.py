@@ -1,0 +1,10 @@
+"""Rate limit: named limits on the rate of requests, each for all requests together or for each value of a key.
+
+- `spec.py`: the block in a policy file.
+- `gcra.py`: the algorithm, and the bounded table of keys, without HTTP.
+- `keys.py`: readers of keys and costs.
+- `fields.py`: the fields `RateLimit` and `RateLimit-Policy` of responses.
+- `stage.py`: the limits of a route, and the state that survives a reload.
+
+`docs/rate-limits.md` has the rules for users.
+"""

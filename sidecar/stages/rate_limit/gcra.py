@@ -1,0 +1,104 @@
+"""Generic cell rate algorithm (ITU-T I.371, virtual scheduling) for many keys, in a bounded table.
+
+Rules:
+
+1. Each key has a theoretical arrival time (TAT): the instant at which the next request would come at the even pace.  A
+   request conforms if its TAT, moved by the interval of one request, is at most `depth` seconds ahead of the clock.
+2. A key whose TAT has passed says nothing that a new key does not say.  Only such keys are evicted, so no flood of
+   keys can reset the count of another.  While all keys are in use, new ones share the count of `OVERFLOW`.
+3. Eviction looks at a fixed number of keys for each new one, so its time is bounded.
+4. A clock that steps back leaves no key further ahead than the algorithm itself could have put it.
+
+No I/O and no clock: the caller passes the instant.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Final
+
+OVERFLOW: Final = "\0overflow"
+"""Key that all keys beyond the table share; no field and no path contains a NUL."""
+LOOKS: Final = 8
+"""Keys that are examined for eviction when a new key comes to a full table."""
+TOLERANCE: Final = 1e-9
+"""Seconds by which sums of intervals may exceed the depth, because of rounding."""
+
+
+class Gcra:
+    """Limit of one rate and capacity for each of many keys."""
+
+    __slots__ = ("_order", "capacity", "depth", "interval", "max_delay", "max_keys", "tats")
+
+    def __init__(self, rate: float, capacity: float, max_keys: int, max_delay: float = 0.0) -> None:
+        """`rate` is in requests per second; `capacity` is the number of requests that may come at once."""
+        self.tats: dict[str, float] = {}
+        """Theoretical arrival times by key."""
+        self._order: deque[str] = deque()
+        """Keys in the order in which they were added or last examined, without `OVERFLOW`."""
+        self.retune(rate, capacity, max_keys, max_delay)
+
+    def retune(self, rate: float, capacity: float, max_keys: int, max_delay: float) -> None:
+        """Apply other settings; the counts stay."""
+        self.interval = 1.0 / rate
+        """Seconds between two requests at the even pace."""
+        self.capacity = capacity
+        """Requests that may come at once after a pause."""
+        self.depth = capacity / rate + TOLERANCE
+        """Seconds that the TAT of a key may be ahead of the clock."""
+        self.max_keys = max_keys
+        """Most keys in the table."""
+        self.max_delay = max_delay
+        """Seconds for which a request that does not conform may wait."""
+
+    @property
+    def keys(self) -> int:
+        """Number of keys in the table."""
+        return len(self._order)
+
+    def clear(self) -> None:
+        """Forget all counts."""
+        self.tats.clear()
+        self._order.clear()
+
+    def locate(self, key: str, now: float) -> str:
+        """Return the key to count a request under: `key` itself, or `OVERFLOW` if the table has no place for it."""
+        if key in self.tats or len(self._order) < self.max_keys:
+            return key
+        self._evict(now)
+        return key if len(self._order) < self.max_keys else OVERFLOW
+
+    def arrival(self, key: str, now: float) -> float:
+        """Return the TAT of a key, but no instant that has passed."""
+        tat = self.tats.get(key, now)
+        if tat < now:
+            return now
+        furthest = now + self.depth + self.max_delay
+        if tat > furthest:
+            tat = self.tats[key] = furthest  # stored, since a refusal stores nothing
+        return tat
+
+    def delay(self, tat: float, now: float) -> float:
+        """Return the seconds until a request conforms that moves the TAT to `tat`; 0 or less if it conforms now."""
+        return tat - self.depth - now
+
+    def charge(self, key: str, tat: float) -> None:
+        """Set the TAT of a key that `locate` has returned."""
+        if key not in self.tats and key != OVERFLOW:
+            self._order.append(key)
+        self.tats[key] = tat
+
+    def remaining(self, tat: float, now: float) -> int:
+        """Return the number of requests that conform at once after a request has moved the TAT to `tat`."""
+        left = (now + self.depth - tat) / self.interval
+        return int(left) if left > 0 else 0
+
+    def _evict(self, now: float) -> None:
+        """Evict keys whose TAT has passed, among those that were not examined for the longest time."""
+        order, tats = self._order, self.tats
+        for _ in range(min(LOOKS, len(order))):
+            key = order.popleft()
+            if tats[key] <= now:
+                del tats[key]
+            else:
+                order.append(key)

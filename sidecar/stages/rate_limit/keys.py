@@ -1,0 +1,102 @@
+"""Readers of keys and costs of requests.
+
+A key is a text; empty if the request has none.  Clients choose most keys, so a long one is replaced by its digest, and
+keys of `otherwise` have a prefix that no other key can have: no field and no path contains a NUL.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import lru_cache
+from hashlib import blake2b
+from ipaddress import IPv6Address
+from typing import Final
+
+from sidecar.core.exchange import Exchange
+from sidecar.core.template import Template
+from sidecar.stages.rate_limit.spec import ADDRESS, CALLER, CLAIMS, NO_KEY, LimitSpec
+
+LONGEST: Final = 64
+"""Longest key in characters that is stored as it is."""
+ADDRESSES: Final = 4096
+"""IPv6 addresses whose networks are remembered."""
+
+ReadKey = Callable[[Exchange], str]
+"""Function that returns the key of a request, empty if it has none."""
+ReadCost = Callable[[Exchange], float]
+"""Function that returns the cost of a request."""
+
+
+def key_reader(spec: LimitSpec) -> ReadKey:
+    """Return the reader of a limit's key."""
+    first = _reader(spec.key, spec.ipv6_prefix)
+    if spec.otherwise == NO_KEY or spec.key == NO_KEY:
+        return first
+    second = _reader(spec.otherwise, spec.ipv6_prefix)
+    return lambda x: first(x) or f"\0={second(x)}"
+
+
+def cost_reader(spec: LimitSpec) -> ReadCost | None:
+    """Return the reader of a cost that is a template; None for a number."""
+    if not isinstance(spec.cost, str):
+        return None
+    template = Template(spec.cost, {})
+    most = float(spec.capacity)
+
+    def read(x: Exchange) -> float:
+        try:
+            cost = float(template.render(x))
+        except ValueError:
+            return 1.0
+        return min(max(cost, 1.0), most) if cost == cost else 1.0  # `nan` is unequal to itself
+
+    return read
+
+
+def shortened(key: str) -> str:
+    """Return the key, or its digest if it is long."""
+    if len(key) <= LONGEST:
+        return key
+    return blake2b(key.encode("utf-8", "surrogatepass"), digest_size=24).hexdigest()
+
+
+@lru_cache(ADDRESSES)
+def network(address: str, prefix: int) -> str:
+    """Return the network of an IPv6 address, in hex; of an IPv4-mapped address, the IPv4 address."""
+    try:
+        found = IPv6Address(address.partition("%")[0])
+    except ValueError:
+        return shortened(address)
+    if found.ipv4_mapped is not None:
+        return str(found.ipv4_mapped)
+    return f"{int(found) >> (128 - prefix):x}/{prefix}"
+
+
+def _reader(key: str, prefix: int) -> ReadKey:
+    """Return the reader of a key of the policy file."""
+    family, _, name = key.partition(".")
+    if key == ADDRESS:
+        return lambda x: x.client_address if x.client_address.find(":") < 0 else network(x.client_address, prefix)
+    if key == CALLER:
+        return lambda x: "" if x.caller is None else shortened(f"{x.caller.identity}/{x.caller.id}")
+    if key.startswith(CLAIMS):
+        return _claim_reader(key.removeprefix(CLAIMS))
+    if family == "header":
+        field = name.encode()
+        return lambda x: shortened((x.header(field) or b"").decode("latin-1"))
+    if family == "path":
+        return lambda x: shortened(x.captures.get(name, ""))
+    return lambda _: ""
+
+
+def _claim_reader(name: str) -> ReadKey:
+    """Return the reader of a claim about the caller; a claim that is no text counts by its JSON."""
+
+    def read(x: Exchange) -> str:
+        value = None if x.caller is None else x.caller.claims.get(name)
+        if value is None:
+            return ""
+        return shortened(value if isinstance(value, str) else json.dumps(value, sort_keys=True))
+
+    return read

@@ -1,0 +1,161 @@
+"""Spec of the block `rate_limit`."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import BeforeValidator, Field, GetJsonSchemaHandler, StringConstraints, WithJsonSchema, model_validator
+from pydantic_core import CoreSchema
+
+from sidecar.core import template
+from sidecar.core.spec import Block, Model
+from sidecar.core.units import Duration, Rate
+
+NO_KEY: Final = "none"
+ADDRESS: Final = "client.address"
+CALLER: Final = "caller"
+CLAIMS: Final = "caller.claims."
+_NAMED: Final = r"header\.[!#$%&'*+.^_`|~0-9A-Za-z-]+|path\.[A-Za-z_][A-Za-z0-9_]*|caller\.claims\.[^\s{}]+"
+KEYS: Final = rf"{NO_KEY}|client\.address|{CALLER}|{_NAMED}"
+"""Pattern of the keys that a limit may have."""
+MOST_LIMITS: Final = 10
+"""Most limits of one block."""
+
+
+def _key(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    if not re.fullmatch(KEYS, value):
+        raise ValueError(
+            "is not a key; write client.address, caller, caller.claims.NAME, header.NAME, path.NAME or none"
+        )
+    return value.lower() if value.startswith("header.") else value
+
+
+def _cost(value: Any) -> Any:
+    if isinstance(value, str):
+        if not template.names(value):
+            raise ValueError("is a text without a name in braces; write a number such as 5, or such as {query.limit}")
+    elif not isinstance(value, bool) and isinstance(value, int | float) and not 0 < value <= 1_000_000:
+        raise ValueError("must be more than zero, and a million at most")
+    return value
+
+
+Key = Annotated[str, BeforeValidator(_key), WithJsonSchema({"type": "string", "pattern": f"^({KEYS})$"})]
+"""Part of a request by which a limit tells requests apart."""
+
+
+class DelaySpec(Model):
+    """Delay of requests over the limit, in place of a refusal."""
+
+    max: Duration
+    """Longest delay of a request; one that would have to wait longer is refused."""
+    waiting: Annotated[int, Field(ge=1, le=100_000)] = 1000
+    """Number of requests that may wait at once, for all keys together; more are refused."""
+
+
+class LimitSpec(Model):
+    """Limit on the rate of requests, by the generic cell rate algorithm (ITU-T I.371)."""
+
+    name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]
+    """Name of the limit, unique in its block, as metrics and the field RateLimit contain it."""
+    rate: Rate
+    """Requests per unit of time, in the long run."""
+    burst: Annotated[int, Field(ge=0, le=1_000_000)] | Literal["auto"] = "auto"
+    """Number of requests that may come at once, beyond the one that the even pace allows; `auto` is as many as the rate
+    allows in a second, one at least."""
+    key: Key = NO_KEY
+    """Key by which requests are counted: `client.address`, `caller` or `caller.claims.NAME` on a route with
+    `authenticate`, `header.NAME`, `path.NAME`, or `none` for all requests together.  Requests that have no such key
+    share one count."""
+    otherwise: Key = NO_KEY
+    """Key of requests that have none, such as `client.address` for those without the field that `key` names."""
+    ipv6_prefix: Annotated[int, Field(ge=16, le=128)] = 64
+    """Length of the prefix by which IPv6 addresses are counted: a client usually has a whole network of 64 bits."""
+    cost: Annotated[
+        int | float | str,
+        BeforeValidator(_cost),
+        WithJsonSchema({"anyOf": [{"type": "number", "exclusiveMinimum": 0}, {"type": "string"}]}),
+    ] = 1
+    """Number of requests that one counts as; or a template of it, such as `{query.limit}`.  A value below 1, or that is
+    no number, counts as 1, and one above the burst as the whole burst."""
+    count: Literal["all", "misses"] = "all"
+    """Requests that count: `all`, or only `misses`, which the cache of the route does not answer."""
+    delay: DelaySpec | None = None
+    """Delay that requests over the limit get in place of a refusal; by default none."""
+    max_keys: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000
+    """Most keys that are counted one by one.  While all of them are in use, further keys share one count."""
+    mode: Literal["enforce", "observe"] = "enforce"
+    """`observe` refuses nothing, and counts the requests that `enforce` would have refused."""
+
+    @property
+    def capacity(self) -> int:
+        """Number of requests that may come at once after a pause."""
+        return 1 + (max(1, round(self.rate)) if self.burst == "auto" else self.burst)
+
+    @property
+    def is_keyed(self) -> bool:
+        """True unless all requests are counted together."""
+        return self.key != NO_KEY
+
+    @property
+    def needs_callers(self) -> bool:
+        """True if the key is one of authenticated callers."""
+        return any(key == CALLER or key.startswith(CLAIMS) for key in (self.key, self.otherwise))
+
+    @property
+    def words(self) -> str:
+        """Rate and burst in words, such as `100 per second, with a burst of 50`."""
+        per, unit = next(((factor, unit) for factor, unit in _UNITS if self.rate * factor >= 1), _UNITS[-1])
+        return f"{self.rate * per:g} per {unit}, with a burst of {self.capacity - 1}"
+
+    @model_validator(mode="after")
+    def _is_reachable(self) -> LimitSpec:
+        if not isinstance(self.cost, str) and self.cost > self.capacity:
+            raise ValueError(f"has a cost of {self.cost:g}, which a burst of {self.capacity - 1} never lets through; "
+                             f"make burst at least {self.cost - 1:g}")  # fmt: skip
+        return self
+
+
+_UNITS: Final = ((1.0, "second"), (60.0, "minute"), (3600.0, "hour"))
+"""Units of time in seconds, with their names."""
+
+
+class Spec(Block):
+    """Limits how many requests per unit of time pass, by a list of named limits."""
+
+    limits: Annotated[list[LimitSpec], Field(min_length=1, max_length=MOST_LIMITS)]
+    """Limits, each of which must let a request through.  A request that one refuses counts for none."""
+    fields: Literal["structured", "separate", "off"] = "structured"
+    """Fields of responses that state the limits: `structured` (`RateLimit` and `RateLimit-Policy` of
+    draft-ietf-httpapi-ratelimit-headers), `separate` (`RateLimit-Limit`, `-Remaining` and `-Reset` of its early
+    versions, for the limit with the least left), or `off`."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_list(cls, value: Any) -> Any:
+        if isinstance(value, dict) and "rate" in value:
+            raise ValueError("is a list of limits; begin this one with a dash: `- {name: ..., rate: 100/s}`")
+        return {"limits": value} if isinstance(value, list) else value
+
+    @model_validator(mode="after")
+    def _has_unique_names(self) -> Spec:
+        names = [limit.name for limit in self.limits]
+        if (twice := next((name for name in names if names.count(name) > 1), None)) is not None:
+            raise ValueError(f"has two limits with the name `{twice}`; rename one")
+        return self
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        block = handler.resolve_ref_schema(handler(schema))
+        return {"description": cls.__doc__, "anyOf": [block["properties"]["limits"], block]}
+
+
+EXAMPLES: Final = (
+    [
+        {"name": "burst", "rate": "100/s", "burst": 5, "key": "header.x-tenant", "otherwise": "client.address"},
+        {"name": "address", "rate": "20/s", "key": "client.address"},
+    ],
+    [{"name": "all", "rate": "50/s", "burst": 1, "delay": {"max": "50ms"}}],
+)

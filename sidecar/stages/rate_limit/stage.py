@@ -1,0 +1,277 @@
+"""Stage `rate_limit`: the limits of one block on the rate of requests.
+
+Rules:
+
+1. Every limit of the block must let a request through; one that is refused counts for none of them.
+2. A limit under an upstream has one count for all its routes, one under a route its own.  The counts survive a reload.
+3. A limit counts requests, not attempts.  With `count: misses` its place is directly inside the cache.
+4. With `delay`, a request over the limit waits for its turn.  A client that leaves while it waits has used its turn.
+5. `mode: observe` lets everything pass.  A request that would have been refused then does not count, as if it had been.
+6. Refusals are no failures of the upstream: this stage is outside of breaker, retry and fallback.
+
+The path of a request that is within its only limit is one look-up, one comparison and one assignment.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from sidecar.core import events, metrics
+from sidecar.core.env import BuildContext, Env
+from sidecar.core.exchange import Exchange
+from sidecar.core.message import parse_fields, without
+from sidecar.core.metrics import Counter
+from sidecar.core.outcome import RATE_LIMITED, Outcome, Refusal, failed
+from sidecar.core.stage import Stage, Wait
+from sidecar.stages.rate_limit.fields import SEPARATE, SEPARATE_NAMES, FieldLines
+from sidecar.stages.rate_limit.gcra import OVERFLOW, Gcra
+from sidecar.stages.rate_limit.keys import cost_reader, key_reader
+from sidecar.stages.rate_limit.spec import LimitSpec, Spec
+
+WARN_EVERY: Final = 60.0
+"""Seconds between two warnings that the keys of a limit are all in use."""
+
+
+class Limiter:
+    """State of a limit that survives a reload: its counts by key, its waiting requests, and its counters."""
+
+    def __init__(self, spec: LimitSpec, env: Env, labels: dict[str, str]) -> None:
+        self.gcra = gcra = Gcra(spec.rate, spec.capacity, spec.max_keys)
+        self.waiting = 0
+        """Requests that wait for their turn."""
+        self._spec = spec
+        self._env = env
+        self._labels = labels
+        self._warn_from = 0.0
+        """Instant before which no further warning of a full table is given."""
+        meter = env.meter
+        self.refused = meter.counter(metrics.RATE_LIMITED, limit=spec.name, result="refused", **labels)
+        self.observed = meter.counter(metrics.RATE_LIMITED, limit=spec.name, result="observed", **labels)
+        self.delayed = meter.counter(metrics.RATE_LIMITED, limit=spec.name, result="delayed", **labels)
+        self.overflowed = meter.counter(metrics.RATE_LIMIT_OVERFLOW, limit=spec.name, **labels)
+        meter.gauge(metrics.RATE_LIMIT_KEYS, lambda: gcra.keys, limit=spec.name, **labels)
+        self.retune(spec)
+
+    def retune(self, spec: LimitSpec) -> None:
+        """Apply new settings.  The counts stay, unless the limit has another key."""
+        if (spec.key, spec.otherwise, spec.ipv6_prefix) != (
+            self._spec.key, self._spec.otherwise, self._spec.ipv6_prefix
+        ):  # fmt: skip
+            self.gcra.clear()
+        self._spec = spec
+        self.gcra.retune(spec.rate, spec.capacity, spec.max_keys, 0.0 if spec.delay is None else spec.delay.max)
+
+    def count_overflow(self, now: float) -> None:
+        """Count a request whose key has no place in the table, and warn at times."""
+        self.overflowed.value += 1
+        if now >= self._warn_from:
+            self._warn_from = now + WARN_EVERY
+            self._env.emit(events.RATE_LIMIT_FULL, limit=self._spec.name, keys=self.gcra.keys, **self._labels)
+
+    def describe(self) -> dict[str, Any]:
+        """Return limit, keys and counters, JSON-ready."""
+        return {
+            "limit": self._spec.words,
+            "key": self._spec.key,
+            "mode": self._spec.mode,
+            "keys": self.gcra.keys,
+            "max_keys": self._spec.max_keys,
+            "waiting": self.waiting,
+            "refused": self.refused.value,
+            "observed": self.observed.value,
+            "delayed": self.delayed.value,
+            "overflowed": self.overflowed.value,
+        }
+
+
+class RouteLimit:
+    """Limit as one route applies it."""
+
+    __slots__ = (
+        "debit", "gcra", "limiter", "lines", "max_delay", "max_waiting", "observed", "read", "read_cost", "spec",
+        "where",
+    )  # fmt: skip
+
+    def __init__(self, spec: LimitSpec, limiter: Limiter, where: str, form: str, observed: Counter | None) -> None:
+        self.spec = spec
+        self.limiter = limiter
+        self.gcra = limiter.gcra
+        self.where = where
+        """`file:line` of the limit."""
+        self.observed = observed
+        """Counts requests that would have been refused; None to refuse them."""
+        self.read = key_reader(spec)
+        self.read_cost = cost_reader(spec)
+        self.debit = 0.0 if isinstance(spec.cost, str) else spec.cost / spec.rate
+        """Seconds by which a request moves the TAT, if all cost the same."""
+        self.max_delay = 0.0 if spec.delay is None else spec.delay.max
+        """Longest delay in seconds; 0 to refuse at once."""
+        self.max_waiting = 0 if spec.delay is None else spec.delay.waiting
+        self.lines = FieldLines(spec, form)
+
+    def report(self, tat: float, now: float) -> bytes:
+        """Return the field lines after a request has moved the TAT to `tat`."""
+        return self.lines.write(self.gcra.remaining(tat, now), tat - now)
+
+
+class Passed:
+    """Limit that lets a request through, with the count after it."""
+
+    __slots__ = ("key", "limit", "tat")
+
+    def __init__(self, limit: RouteLimit, key: str, tat: float) -> None:
+        self.limit = limit
+        self.key = key
+        self.tat = tat
+
+
+class RateLimit:
+    """Limits of one block that responses do not state.  A ticket is None."""
+
+    def __init__(self, limits: list[RouteLimit], env: Env, form: str = "off") -> None:
+        self._limits = limits
+        self._only: RouteLimit | None = None
+        """Limit of a block with one limit and a fixed cost; else None."""
+        if len(limits) == 1 and limits[0].read_cost is None:
+            self._only = limits[0]
+        self._form = form
+        self._reports = form != "off"
+        self._now = env.now
+        self._sleep = env.sleep
+
+    def admit(self, x: Exchange) -> object:
+        now = self._now()
+        limit = self._only
+        if limit is not None:
+            gcra = limit.gcra
+            key = limit.read(x)
+            tat = gcra.tats.get(key)
+            if tat is not None:
+                if tat < now:
+                    tat = now
+                tat += limit.debit
+                if tat <= now + gcra.depth:
+                    gcra.tats[key] = tat
+                    return limit.report(tat, now) if self._reports else None
+        return self._decide(x, now)
+
+    def _decide(self, x: Exchange, now: float) -> object:
+        """Admit, delay or refuse a request by all limits."""
+        passed: list[Passed] = []
+        slowest: RouteLimit | None = None
+        longest = 0.0
+        refusal: Passed | None = None
+        refused_for = 0.0
+        for limit in self._limits:
+            gcra = limit.gcra
+            key = gcra.locate(limit.read(x), now)
+            if key == OVERFLOW:
+                limit.limiter.count_overflow(now)
+            debit = limit.debit if limit.read_cost is None else limit.read_cost(x) * gcra.interval
+            found = Passed(limit, key, gcra.arrival(key, now) + debit)
+            delay = gcra.delay(found.tat, now)
+            if delay > 0:
+                if limit.observed is not None:
+                    limit.observed.value += 1
+                    limit.limiter.observed.value += 1
+                    continue
+                may_wait = limit.limiter.waiting < limit.max_waiting and now + delay < x.deadline
+                if delay > limit.max_delay or not may_wait:
+                    if delay > refused_for:
+                        refusal, refused_for = found, delay
+                    continue
+                if delay > longest:
+                    slowest, longest = limit, delay
+            passed.append(found)
+        if refusal is not None:
+            return self._refuse(refusal, refused_for, now)
+        for each in passed:
+            each.limit.gcra.charge(each.key, each.tat)
+        ticket = self._report(passed, now) if self._reports else None
+        return ticket if slowest is None else Wait(self._delay(x, slowest, longest, ticket))
+
+    def _report(self, passed: list[Passed], now: float) -> bytes:
+        """Return the field lines of the enforced limits."""
+        enforced = [each for each in passed if each.limit.observed is None]
+        if self._form == SEPARATE and len(enforced) > 1:
+            enforced = [min(enforced, key=lambda each: each.limit.gcra.remaining(each.tat, now))]
+        return b"".join([each.limit.report(each.tat, now) for each in enforced])
+
+    def _refuse(self, found: Passed, delay: float, now: float) -> Outcome:
+        """Return the refusal of a request that would conform `delay` seconds later."""
+        limit = found.limit
+        gcra, spec = limit.gcra, limit.spec
+        limit.limiter.refused.value += 1
+        whose = "all requests together" if not spec.is_keyed else f"each {spec.key}"
+        if found.key == OVERFLOW:
+            whose = f"all {spec.key} beyond the {spec.max_keys} that are counted one by one"
+        detail = f"the limit `{spec.name}` is {spec.words}, for {whose}"
+        value = round((found.tat - now) / gcra.interval, 3)
+        outcome = failed(RATE_LIMITED, Refusal("rate_limit", limit.where, detail, spec.capacity, value, delay))
+        if self._reports:
+            outcome.headers = parse_fields(limit.report(max(now, gcra.arrival(found.key, now)), now))
+        return outcome
+
+    async def _delay(self, x: Exchange, limit: RouteLimit, seconds: float, ticket: bytes | None) -> bytes | None:
+        """Wait for the turn of a request that is already counted; return its ticket."""
+        limiter = limit.limiter
+        limiter.waiting += 1
+        limiter.delayed.value += 1
+        try:
+            await self._sleep(seconds)
+        finally:
+            limiter.waiting -= 1
+        if x.trace is not None:
+            x.trace.note(events.RATE_DELAYED, limit=limit.spec.name, waited=round(seconds, 6))
+        return ticket
+
+
+class ReportingRateLimit(RateLimit):
+    """Limits of one block that responses state.  A ticket holds the field lines."""
+
+    def answer(self, x: Exchange, ticket: object, outcome: Outcome) -> Outcome:
+        lines = ticket
+        assert isinstance(lines, bytes)
+        if self._form == SEPARATE and outcome.header(SEPARATE_NAMES[0]) is not None:
+            outcome.headers = without(outcome.headers, *SEPARATE_NAMES)
+        if outcome.parsed is None:
+            outcome.raw = outcome.raw + lines
+        else:
+            outcome.headers = [*outcome.parsed, *parse_fields(lines)]  # a copy, since a cache may hold the list
+        return outcome
+
+
+def build(spec: Spec, ctx: BuildContext) -> Stage | None:
+    """Return the stage of the limits that count all requests; None without one."""
+    return _build(spec, ctx, "all")
+
+
+def build_inside(spec: Spec, ctx: BuildContext) -> Stage | None:
+    """Return the stage of the limits that count what the cache does not answer; None without one."""
+    return _build(spec, ctx, "misses")
+
+
+def _build(spec: Spec, ctx: BuildContext, count: str) -> Stage | None:
+    """Return the stage of the limits that count these requests.  All stages of one owner share their counts."""
+    limits: list[RouteLimit] = []
+    for number, each in enumerate(spec.limits):
+        if each.count == count:
+            limits.append(_route_limit(each, number, spec, ctx))
+    if not limits:
+        return None
+    if spec.fields == "off" or all(each.observed is not None for each in limits):
+        return RateLimit(limits, ctx.env)
+    return ReportingRateLimit(limits, ctx.env, spec.fields)
+
+
+def _route_limit(each: LimitSpec, number: int, spec: Spec, ctx: BuildContext) -> RouteLimit:
+    """Return a limit of the block, with its state from the store."""
+    labels = {ctx.scope: ctx.owner[1]}
+    limiter: Limiter = ctx.obtain(("rate_limit", *ctx.owner, each.name), each, lambda: Limiter(each, ctx.env, labels))
+    where = ctx.where_of(number)
+    if where == ctx.where:  # the block is no bare list
+        where = ctx.where_of("limits", number)
+    observed = None
+    if not spec.is_enforced or each.mode == "observe":
+        observed = ctx.env.meter.counter(metrics.WOULD_REFUSE, policy="rate_limit", route=ctx.route)
+    return RouteLimit(each, limiter, where, spec.fields, observed)

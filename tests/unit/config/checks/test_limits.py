@@ -1,0 +1,130 @@
+"""Tests of the check of rate limits: captures, evasion, shared upstreams, and limits without effect."""
+
+from __future__ import annotations
+
+import pytest
+
+from sidecar.config.files import Source
+from sidecar.config.load import Loaded, load
+
+POLICIES = """version: 1
+listeners: {{inbound: {{address: "0.0.0.0:0"}}, outbound: {{address: "127.0.0.1:0"}}}}
+upstreams: {{app: {{endpoints: ["http://app:80"]{upstream}}}}}
+routes:
+  - {{name: order, listener: {listener}, match: {{path: "/orders/{{id}}"}}, upstream: app, {more}rate_limit: {limits}}}
+  - {{name: other, listener: outbound, match: {{path: /}}, upstream: app}}
+"""
+ADDRESS = "{name: address, rate: 1/s, burst: 1, key: client.address}"
+
+
+def loaded(limits: str = "off", upstream: str = "", listener: str = "inbound", more: str = "") -> Loaded:
+    text = POLICIES.format(limits=limits, upstream=upstream, listener=listener, more=more)
+    return load([Source("p.yaml", text.encode())], {})
+
+
+def warnings(limits: str = "off", upstream: str = "", **facts: str) -> list[str]:
+    found = loaded(limits, upstream, **facts)
+    assert found.problems == []
+    return [
+        f"{each.path.removeprefix('routes.order.rate_limit')}: {each.message}"
+        for each in found.warnings
+        if "rate_limit" in each.path
+    ]
+
+
+@pytest.mark.parametrize(
+    ("limits", "warning"),
+    [
+        (f"[{ADDRESS}]", ""),
+        (f"{{limits: [{ADDRESS}]}}", ""),
+        (f"[{{name: tenant, rate: 1/s, key: header.x-tenant}}, {ADDRESS}]", ""),
+        ("[{name: tenant, rate: 1/s, key: header.x-tenant}, {name: all, rate: 10/s}]", ""),
+        (
+            "[{name: tenant, rate: 1/s, key: header.x-tenant}]",
+            ".tenant.key: is evaded by clients that send another x-tenant each time; add a limit with key: "
+            "client.address",
+        ),
+        (
+            "[{name: all, rate: 50/s, burst: 0}]",
+            ".all.burst: refuses the second of two requests that come within 20ms; write such as burst: 10",
+        ),
+        (
+            "[{name: all, rate: 6/m, burst: 0}]",
+            ".all.burst: refuses the second of two requests that come within 10s; write such as burst: 10",
+        ),
+        ("[{name: all, rate: 50/s, burst: 0, delay: {max: 1s}}]", ""),
+        (
+            f"[{ADDRESS}, {{name: all, rate: 1/s, burst: 1}}]",
+            ".address.rate: is never reached: `all` refuses earlier; lower it, or leave it out",
+        ),
+        (
+            f"[{ADDRESS}, {{name: again, rate: 1/s, burst: 1, key: client.address}}]",
+            ".again.rate: is never reached: `address` refuses earlier; lower it, or leave it out",
+        ),
+        (f"[{ADDRESS}, {{name: slower, rate: 1/m, burst: 9, key: client.address}}]", ""),
+        (f"[{ADDRESS}, {{name: seen, rate: 1/m, burst: 1, key: client.address, mode: observe}}]", ""),
+        (
+            "[{name: all, rate: 10/s, otherwise: client.address}]",
+            ".all.otherwise: has no effect: with the key none no request is without a key; leave it out",
+        ),
+        (
+            "[{name: order, rate: 10/s, key: path.id, ipv6_prefix: 56}]",
+            ".order.ipv6_prefix: has no effect without the key client.address; leave it out",
+        ),
+        (
+            "[{name: all, rate: 10/s, count: misses}]",
+            ".all.count: has no effect: the route `order` has no cache; leave it out",
+        ),
+    ],
+)
+def test_limits_that_do_not_do_what_they_seem_to(limits: str, warning: str) -> None:
+    assert warnings(limits) == ([warning] if warning else [])
+
+
+def test_fields_of_a_trusted_caller_are_no_evasion() -> None:
+    assert warnings("[{name: tenant, rate: 1/s, key: header.x-tenant}]", listener="outbound") == []
+
+
+def test_a_limit_that_several_routes_share_needs_a_key() -> None:
+    (warning,) = warnings(upstream=", rate_limit: [{name: all, rate: 10/s}]")
+    assert "counts all clients of 2 routes together, so that one can use it up for the others" in warning
+    assert warnings(upstream=f", rate_limit: [{{name: all, rate: 10/s}}, {ADDRESS}]") == []
+
+
+def test_a_delay_is_shorter_than_the_request() -> None:
+    limits = "[{name: all, rate: 10/s, delay: {max: 2s}}]"
+    (warning,) = warnings(limits, more="timeout: {request: 2s}, ")
+    assert warning.startswith(".all.delay.max: is not shorter than timeout.request (2s) of the route `order`")
+    assert warnings(limits, more="timeout: {request: 3s}, ") == []
+
+
+def test_a_key_names_a_capture_of_every_route() -> None:
+    (problem,) = loaded("[{name: order, rate: 1/s, key: path.ids}]").problems
+    assert problem.message == "names path.ids, which the route `order` does not capture; did you mean `id`?"
+    (problem,) = loaded(upstream=", rate_limit: [{name: order, rate: 1/s, key: path.id}]").problems
+    assert problem.message.startswith("names path.id, which the route `other` does not capture")
+    (problem,) = loaded('[{name: order, rate: 1/s, cost: "{path.ids}"}]').problems
+    assert "names {path.ids}" in problem.message
+
+
+def test_a_key_of_callers_needs_callers() -> None:
+    message = "needs the callers of a block `authenticate`, which {}; add it, or write client.address"
+    (problem,) = loaded("[{name: order, rate: 1/s, key: caller}]").problems
+    assert problem.message == message.format("the route `order` does not have")
+    (problem,) = loaded("[{name: order, rate: 1/s, key: header.x-a, otherwise: caller.claims.tenant}]").problems
+    assert problem.path.endswith(".otherwise")
+    (problem,) = loaded(upstream=", rate_limit: [{name: order, rate: 1/s, key: caller}]").problems
+    assert problem.message == message.format("no route of the upstream `app` has")
+
+
+def test_anonymous_requests_need_a_key_of_their_own() -> None:
+    limit = "{name: order, rate: 1/s, key: caller%s}"
+    text = POLICIES.format(
+        limits="[%s]", upstream="", listener="inbound", more="authenticate: {any_of: [keys], optional: true}, "
+    )
+    text += "identities: {keys: {api_key: {file: /etc/keys.yaml, header: x-key}}}\n"
+    for otherwise, count in (("", 1), (", otherwise: client.address", 0)):
+        found = load([Source("p.yaml", (text % (limit % otherwise)).encode())], {})
+        assert found.problems == []
+        warned = [each.message for each in found.warnings if "rate_limit" in each.path]
+        assert warned == ["counts all anonymous requests together; add otherwise: client.address"] * count

@@ -1,0 +1,52 @@
+"""Tests of `sidecar explain` for rate limits: the limits of a request, and its keys."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from click.testing import CliRunner
+
+from sidecar.commands import main
+
+POLICIES = str(Path(__file__).parents[3] / "policies" / "rate-limit.yaml")
+UPSTREAM = [
+    "upstream: 1000 per second, with a burst of 200, for the upstream catalogue in this process; all requests count "
+    "together",
+    "client: 500 per second, with a burst of 500, for the upstream catalogue in this process; the key is the address "
+    "of the client (client.address)",
+]
+
+
+def sentences(path: str, *arguments: str) -> list[str]:
+    """Return the sentences on the limits of the route, which text and JSON document have alike."""
+    text = CliRunner().invoke(main, ["explain", POLICIES, "GET", path, *arguments]).output
+    document = CliRunner().invoke(main, ["explain", POLICIES, "GET", path, *arguments, "--json"]).output
+    found: list[str] = json.loads(document)["route"]["rate_limit"]
+    assert "\n".join(["", "rate_limit", *(f"    {each}" for each in found), ""]) in text
+    assert found[:2] == UPSTREAM
+    return found[2:]
+
+
+def test_explain_tells_the_key_of_each_limit() -> None:
+    tenant, _, trial = sentences("/search", "-H", "x-tenant: acme")
+    assert tenant.startswith("tenant: 10 per second, with a burst of 5, for the route search in this process; ")
+    assert tenant.endswith("; the key is acme (header.x-tenant)")
+    assert trial.endswith("; nothing is refused: mode is observe")
+    tenant, _, _ = sentences("/search")
+    assert tenant.endswith("; the key is the address of the client (client.address)")
+
+
+def test_explain_tells_costs_delays_and_what_counts() -> None:
+    (report,) = sentences("/report?rows=80")
+    assert report.endswith("; the request counts as 80")
+    (fetches,) = sentences("/products/7")
+    assert fetches.endswith("; the key is 7 (path.id); only what the cache does not answer counts")
+    (pace,) = sentences("/mail")
+    assert pace.endswith("; all requests count together; a request over the limit waits for up to 0.5s")
+
+
+def test_a_block_on_both_sides_of_the_cache_is_listed_once() -> None:
+    text = CliRunner().invoke(main, ["explain", POLICIES, "GET", "/products/7"]).output
+    assert text.count("\nrate_limit\n") == 2, "the sentences, and the values of the route's block"
+    assert text.count("\nrate_limit of catalogue\n") == 1
