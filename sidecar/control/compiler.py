@@ -319,7 +319,7 @@ class Compilation:
         terminal = self._make(upstream, spec, self.env, self.lease.obtain, str(mark), None)
         block = BreakerBlock.built_in(consecutive_failures=5, open_for=1.0, max_open_for=10.0)
         breaker = BY_NAME[BREAKER].build(block, self.make_context("*", upstream, UPSTREAM, mark))
-        return Pipeline([breaker], terminal)
+        return Pipeline([cast("Stage", breaker)], terminal)
 
     def make_route(self, spec: RouteSpec) -> Route:
         """Return a route with its pipeline."""
