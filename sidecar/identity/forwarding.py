@@ -20,6 +20,7 @@ from urllib.parse import quote
 
 from sidecar.core.exchange import Caller, Exchange
 from sidecar.core.message import SEPARATORS, fold
+from sidecar.identity.credentials import AUTHORIZATION
 
 VISIBLE: Final = "".join(chr(octet) for octet in range(0x20, 0x7F) if chr(octet) not in "%,")
 """Characters of a value that are not encoded."""
@@ -31,7 +32,7 @@ LONGEST: Final = 4096
 class Forwarding:
     """Fields about the caller that one route sends to its upstream."""
 
-    __slots__ = ("_answered", "_caller", "_claims", "_names", "_pattern", "_words")
+    __slots__ = ("_answered", "_caller", "_claims", "_names", "_pattern", "_words", "drops_authorization")
 
     def __init__(
         self,
@@ -49,14 +50,28 @@ class Forwarding:
         self._claims = dict(claims or {})
         names = {fold(name) for name in owned} | {fold(name) for name in dropped}
         self._names = frozenset(names)
+        self.drops_authorization = AUTHORIZATION in names
+        """True if the field Authorization does not go on."""
         self._words = tuple({max(name.split(b"-"), key=len) for name in names})
         """A part of each name; lines without any of them need no search."""
         any_ = b"|".join(SEPARATOR.join(map(re.escape, name.split(b"-"))) for name in sorted(names))
         self._pattern = re.compile(b"\n(?:%b):[^\n]*" % any_, re.IGNORECASE) if any_ else None
 
+    def is_clean(self, lower: bytes) -> bool:
+        """True if field lines in lower case have none of the names to drop; False if they may have one."""
+        for word in self._words:  # noqa: SIM110 - a generator costs more than the search
+            if lower.find(word) >= 0:
+                return False
+        return True
+
+    def bar_trailers(self, x: Exchange) -> None:
+        """Drop the same names from the trailers of a request."""
+        if x.stream is not None and self._names:
+            x.stream.bar_trailers(self._names)
+
     def apply(self, x: Exchange, caller: Caller | None, lines: bytes, lower: bytes) -> None:
         """Replace the fields of a request whose lines are `lines`, in lower case `lower`; None: only drop them."""
-        own = b"" if caller is None else self._lines(caller)
+        own = b"" if caller is None else self.lines_of(caller)
         if self._pattern is not None:
             for word in self._words:
                 if lower.find(word) >= 0:
@@ -65,12 +80,11 @@ class Forwarding:
             else:
                 if own:
                     x.add_lines(own)
-            if x.stream is not None:
-                x.stream.bar_trailers(self._names)
+            self.bar_trailers(x)
         elif own:
             x.add_lines(own)
 
-    def _lines(self, caller: Caller) -> bytes:
+    def lines_of(self, caller: Caller) -> bytes:
         """Return the field lines about a caller."""
         known = caller.forwarded
         if known is not None and known[0] is self:

@@ -65,7 +65,6 @@ class Introspection:
             (b"content-type", b"application/x-www-form-urlencoded"),
             (b"accept", b"application/json"),
         ]
-        self._tokens = tokens = TokenCache()
         self._asked: dict[bytes, list[asyncio.Future[Verdict | None]]] = {}
         """Requests that wait for each question in flight, by the digest of the token."""
         self._stale: dict[bytes, tuple[Caller, float]] = {}
@@ -75,6 +74,7 @@ class Introspection:
             result: counter(metrics.AUTHENTICATIONS, identity=name, result=result)
             for result in ("cached", "accepted", "rejected", "unavailable", "stale")
         }
+        self._tokens = tokens = TokenCache(self._counters["cached"])
         env.meter.gauge(metrics.IDENTITY_TOKENS, lambda: len(tokens), identity=name)
 
     def start(self) -> None:

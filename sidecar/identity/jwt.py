@@ -44,9 +44,9 @@ class JwtIdentity:
         self._env = env
         self._now: Callable[[], float] = env.now
         self._wall: Callable[[], float] = env.wall
-        self._tokens = tokens = TokenCache()
         counter = env.meter.counter
         self._cached = counter(metrics.AUTHENTICATIONS, identity=name, result="cached")
+        self._tokens = tokens = TokenCache(self._cached)
         self._verified = counter(metrics.AUTHENTICATIONS, identity=name, result="accepted")
         self._rejected = counter(metrics.AUTHENTICATIONS, identity=name, result="rejected")
         self._undecided = counter(metrics.AUTHENTICATIONS, identity=name, result="unavailable")
@@ -54,6 +54,11 @@ class JwtIdentity:
 
     def start(self) -> None:
         self.source.start()
+
+    @property
+    def tokens(self) -> TokenCache:
+        """Verdicts on tokens."""
+        return self._tokens
 
     def authenticate(self, x: Exchange, lines: bytes, lower: bytes, now: float) -> Verdict | Wait | None:
         token = bearer_token(lines, lower)
@@ -103,7 +108,7 @@ class JwtIdentity:
             return self._reject(digest, "the token's signature is wrong", now)
         self._verified.value += 1
         found = Caller(caller, self.name, parsed.claims, AUTHORIZATION)
-        self._tokens.accept(digest, found, key, now + min(left, ACCEPTED_FOR), len(token))
+        self._tokens.accept(digest, found, key, now + min(left, ACCEPTED_FOR), len(token), token)
         return found
 
     def _verify(self, token: Token, algorithm: str, keys: list[Key]) -> Key | None:

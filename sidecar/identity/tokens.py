@@ -6,17 +6,24 @@ Rules:
 2. A verdict that rests on a key ends when the key leaves its set.
 3. Accepted and rejected tokens have separate tables with bounds, so that a flood of forged tokens evicts no accepted
    one.  The oldest is evicted first: all are kept for about the same time.
-4. Tokens themselves are not kept, only their digests.
+4. A request with an accepted token in the usual spelling is found by the last bytes of the token, then compared as a
+   whole: a digest of the token would cost more than the rest of the look-up.  So accepted tokens are in memory for as
+   long as their verdicts; rejected ones are known by their digests only.
+5. The field lines last seen with a token, and the lines that went on in their place, are kept beside it within the same
+   bound.
 """
 
 from __future__ import annotations
 
 from hashlib import sha256
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from sidecar.core.exchange import Caller
-from sidecar.identity.keys import Key
+from sidecar.core.metrics import Counter
 from sidecar.identity.verdict import Rejection
+
+if TYPE_CHECKING:
+    from sidecar.identity.keys import Key
 
 ACCEPTED_FOR: Final = 60.0
 """Most seconds for which an accepted token is not verified again."""
@@ -24,8 +31,14 @@ REJECTED_FOR: Final = 5.0
 """Seconds for which a rejected token is rejected without being verified."""
 MOST_ACCEPTED: Final = 10_000
 """Most accepted tokens that are kept."""
-MOST_BYTES: Final = 8 * 2**20
-"""Most bytes of accepted tokens, which bounds their claims."""
+MOST_BYTES: Final = 16 * 2**20
+"""Most bytes of accepted tokens, of their claims and of field lines kept beside them."""
+TAIL: Final = 40
+"""Last bytes of a token by which it is found; most of a signature, so that tokens seldom have them in common."""
+LONGEST_LINES: Final = 4096
+"""Longest field lines in bytes that are kept."""
+MOST_CHANGES: Final = 4
+"""Most times that the field lines of a token are kept anew, since some clients never send the same ones twice."""
 MOST_REJECTED: Final = 4_000
 """Most rejected tokens that are kept."""
 
@@ -33,24 +46,39 @@ MOST_REJECTED: Final = 4_000
 class Entry:
     """Verdict on an accepted token."""
 
-    __slots__ = ("caller", "key", "size", "until")
+    __slots__ = ("caller", "changes", "forwarded", "forwarding", "key", "lines", "size", "token", "until")
 
-    def __init__(self, caller: Caller, key: Key | None, until: float, size: int) -> None:
+    def __init__(self, caller: Caller, key: Key | None, until: float, size: int, token: bytes) -> None:
         self.caller = caller
         self.key = key
         """Key that has verified the token; None if the issuer was asked."""
         self.until = until
         """Instant at which the verdict ends."""
         self.size = size
+        """Bytes that count towards `MOST_BYTES`."""
+        self.token = token
+        """The token; empty if it is known by its digest only."""
+        self.lines = b""
+        """Field lines of a request with the token; empty before the first that is kept."""
+        self.forwarded = b""
+        """Field lines that go on in their place."""
+        self.forwarding: object = None
+        """Settings by which `forwarded` was made."""
+        self.changes = 0
+        """Number of times that `lines` was set."""
 
 
 class TokenCache:
     """Verdicts of one identity."""
 
-    __slots__ = ("_accepted", "_bytes", "_rejected")
+    __slots__ = ("_accepted", "_by_tail", "_bytes", "_rejected", "hits")
 
-    def __init__(self) -> None:
+    def __init__(self, hits: Counter | None = None) -> None:
+        self.hits = Counter() if hits is None else hits
+        """Counts requests whose token was found accepted."""
         self._accepted: dict[bytes, Entry] = {}
+        self._by_tail: dict[bytes, Entry] = {}
+        """Accepted tokens by their last `TAIL` bytes; of those that have them in common, the last one."""
         self._rejected: dict[bytes, tuple[Rejection, float]] = {}
         self._bytes = 0
 
@@ -63,7 +91,7 @@ class TokenCache:
         """Return the verdict on a token; None if there is none that still holds."""
         entry = self._accepted.get(digest)
         if entry is not None:
-            if now < entry.until and (entry.key is None or entry.key.is_current):
+            if holds(entry, now):
                 return entry.caller
             self._drop(digest, entry)
             return None
@@ -75,16 +103,41 @@ class TokenCache:
         del self._rejected[digest]
         return None
 
-    def accept(self, digest: bytes, caller: Caller, key: Key | None, until: float, size: int) -> None:
-        """Keep the verdict on an accepted token of `size` bytes until the instant `until`."""
+    def find(self, tail: bytes) -> Entry | None:
+        """Return the accepted token with these last bytes; None if there is none.
+
+        The caller compares the whole token, and checks that the verdict `holds`.
+        """
+        return self._by_tail.get(tail)
+
+    def remember(self, entry: Entry, lines: bytes, forwarded: bytes, forwarding: object) -> None:
+        """Keep the field lines of a request with an accepted token, and those that go on, if the bounds allow it."""
+        more = len(lines) + len(forwarded) - len(entry.lines) - len(entry.forwarded)
+        if entry.changes >= MOST_CHANGES or len(lines) > LONGEST_LINES or self._bytes + more > MOST_BYTES:
+            return
+        entry.changes += 1
+        entry.lines, entry.forwarded, entry.forwarding = lines, forwarded, forwarding
+        entry.size += more
+        self._bytes += more
+
+    def accept(
+        self, digest: bytes, caller: Caller, key: Key | None, until: float, size: int, token: bytes = b""
+    ) -> None:
+        """Keep the verdict on an accepted token of `size` bytes until the instant `until`.
+
+        With `token`, `find` finds it.
+        """
+        size += len(token)
         accepted = self._accepted
         if (known := accepted.get(digest)) is not None:
             self._drop(digest, known)
         while accepted and (len(accepted) >= MOST_ACCEPTED or self._bytes + size > MOST_BYTES):
             oldest = next(iter(accepted))
             self._drop(oldest, accepted[oldest])
-        accepted[digest] = Entry(caller, key, until, size)
+        accepted[digest] = entry = Entry(caller, key, until, size, token)
         self._bytes += size
+        if len(token) > TAIL:
+            self._by_tail[token[-TAIL:]] = entry
 
     def reject(self, digest: bytes, rejection: Rejection, now: float) -> None:
         """Keep the verdict on a rejected token."""
@@ -99,6 +152,14 @@ class TokenCache:
     def _drop(self, digest: bytes, entry: Entry) -> None:
         del self._accepted[digest]
         self._bytes -= entry.size
+        tail = entry.token[-TAIL:]
+        if tail and self._by_tail.get(tail) is entry:
+            del self._by_tail[tail]
 
     def __repr__(self) -> str:
         return f"<TokenCache {len(self._accepted)} accepted, {len(self._rejected)} rejected>"
+
+
+def holds(entry: Entry, now: float) -> bool:
+    """True if the verdict on an accepted token holds at the instant `now`."""
+    return now < entry.until and (entry.key is None or entry.key.is_current)

@@ -4,6 +4,8 @@
     references     names that routes use are declared; declared names are used
     listeners      two listeners with one address; an admin listener that is open to others
     upstreams      an ejection that can never happen; an endpoint that is a listener of this sidecar
+    authorizations rules that never allow, have no effect, or allow everything
+    cross_origin   preflights that cannot find their route; credentials for pages without TLS
     identities     routes that everyone may call beside others; tokens for other services; keys over plain http
     times          timeouts, attempts, hedges and queues of which one makes the other useless
     values         values that are zero, absurd, or contradict a value beside them
@@ -22,7 +24,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+from sidecar.config.checks.authorizations import check_authorization
 from sidecar.config.checks.captures import check_captures
+from sidecar.config.checks.cross_origin import check_cross_origin
 from sidecar.config.checks.identities import check_identities
 from sidecar.config.checks.limits import check_limits
 from sidecar.config.checks.listeners import check_listeners
@@ -49,6 +53,8 @@ def check_policies(spec: PolicySpec, report: Report, pace: Callable[[], object] 
     for number, route in enumerate(spec.routes):
         check_times(route, report)
         check_captures(route, report)
+        check_cross_origin(route, report)
+        check_authorization(route, report)
         for key, block in route.blocks.items():
             values.check_block(key, block, route.node.child(key))
         if number % ROUTES == 0:

@@ -23,7 +23,9 @@ from sidecar.core.exchange import CRITICALITIES, Caller, Exchange
 from sidecar.core.metrics import Counter
 from sidecar.core.outcome import BAD_CREDENTIALS, UNAUTHENTICATED, UNVERIFIABLE, Outcome, Refusal, failed
 from sidecar.core.stage import Stage, Wait
+from sidecar.identity.credentials import AUTHORIZATION
 from sidecar.identity.forwarding import Forwarding
+from sidecar.identity.tokens import TAIL, TokenCache, holds
 from sidecar.identity.verdict import Identity, Rejection, Unavailable, Verdict
 from sidecar.stages.authenticate.spec import Spec
 
@@ -34,18 +36,29 @@ UNDECIDED: Final = "The credentials cannot be verified at present."
 QUOTED: Final = re.compile(r"[^ !#-\[\]-~]")
 """Matches a character that a realm is written without (RFC 9110 5.6.4)."""
 BEARER: Final = b"Bearer"
+USUAL: Final = b"uthorization: Bearer "
+"""Usual spelling of the field's name and the scheme, without the first letter, which is written in either case."""
+NAMES: Final = (b"Authorization", b"authorization")
+LINE_FEED: Final = 0x0A
 
 
 class Authenticator:
     """Stage of one route.  A ticket is always None."""
 
     __slots__ = (
-        "_challenges", "_first", "_forwarding", "_identities", "_now", "_observed", "_optional", "_ranks", "_where",
+        "_caches", "_challenges", "_first", "_forwarding", "_identities", "_now", "_observed", "_optional", "_ranks",
+        "_where",
     )  # fmt: skip
 
     def __init__(self, spec: Spec, ctx: BuildContext) -> None:
         self._identities: tuple[Identity, ...] = tuple(ctx.resources("identity", name) for name in spec.any_of)
         self._first: Callable[..., Any] = self._identities[0].authenticate
+        self._caches: list[TokenCache] = []
+        """Caches of the first identities, up to the first that has none."""
+        for identity in self._identities:
+            if (cache := getattr(identity, "tokens", None)) is None:
+                break
+            self._caches.append(cache)
         self._optional = spec.optional
         self._where = ctx.where
         self._now: Callable[[], float] = ctx.env.now
@@ -70,12 +83,50 @@ class Authenticator:
 
     def admit(self, x: Exchange) -> Outcome | Wait | None:
         lines = x.lines
+        if self._caches and self._is_known(x, lines):
+            return None
         lower = b"\n" + lines.lower()
         found = self._first(x, lines, lower, self._now())
         if found.__class__ is Caller:
             self._accept(x, found, lines, lower)
             return None
         return self._go_on(x, 0, found, None, lines, lower)
+
+    def _is_known(self, x: Exchange, lines: bytes) -> bool:
+        """True if the request has one token, in the usual spelling, that is cached as accepted; the request then has
+        its caller.  False leaves the request as it was."""
+        at = lines.find(USUAL) - 1
+        if at < 0:
+            return False
+        start = at + 1 + len(USUAL)
+        end = lines.find(b"\r\n", start)
+        if end - TAIL < start:
+            return False
+        key = lines[end - TAIL : end]
+        for cache in self._caches:
+            entry = cache.find(key)
+            if entry is None or not holds(entry, self._now()):
+                continue
+            forwarding = self._forwarding
+            if entry.lines != lines or entry.forwarding is not forwarding:
+                if end - start != len(entry.token) or not lines.startswith(entry.token, start):
+                    continue
+                others = lines[:at] + lines[end + 2 :]
+                lower = others.lower()
+                if not lines.startswith(NAMES, at) or (at and lines[at - 1] != LINE_FEED):
+                    return False  # the end of another field's name
+                if lower.find(AUTHORIZATION) >= 0 or not forwarding.is_clean(lower):
+                    return False
+                forwarded = (others if forwarding.drops_authorization else lines) + forwarding.lines_of(entry.caller)
+                cache.remember(entry, lines, forwarded, forwarding)
+            else:
+                forwarded = entry.forwarded
+            cache.hits.value += 1
+            x.lines = forwarded
+            forwarding.bar_trailers(x)
+            self._name(x, entry.caller)
+            return True
+        return False
 
     def _go_on(
         self, x: Exchange, index: int, found: Any, worst: Rejection | Unavailable | None, lines: bytes, lower: bytes
@@ -104,11 +155,15 @@ class Authenticator:
         return await following.coroutine if isinstance(following, Wait) else following
 
     def _accept(self, x: Exchange, caller: Caller, lines: bytes, lower: bytes) -> None:
+        self._name(x, caller)
+        self._forwarding.apply(x, caller, lines, lower)
+
+    def _name(self, x: Exchange, caller: Caller) -> None:
+        """Set the caller of a request, and its criticality if the caller has one."""
         x.caller = caller
         if self._ranks and (rank := self._ranks.get(caller.id)) is not None:
             own = CRITICALITIES[rank]
             x.criticality = own if x.stated_criticality < 0 else max(own, x.stated_criticality)
-        self._forwarding.apply(x, caller, lines, lower)
 
     def _refuse(
         self, x: Exchange, verdict: Rejection | Unavailable | None, lines: bytes, lower: bytes
