@@ -2,8 +2,8 @@
 
 Rules:
 
-1. Each caller's token is signed once and sent until half of its lifetime is over, so that an upstream always has the other
-   half.
+1. Each caller's token is signed once and sent until half of its lifetime is over, so that an upstream always has the
+   other half.
 2. Callers with the same claims share a token.  The table is bounded; the oldest token is evicted first.
 3. The key is that of the file, or one of the process.  It survives reloads in the state store under `signing_key`,
    where the admin listener finds it for its key set.
