@@ -41,6 +41,9 @@ class Behind(NamedTuple):
     """Port of `bench.talk`."""
     identity: Path
     """Directory of the certificates."""
+    rpc_port: int
+    """Port of `bench.calls`."""
+    leaving_port: int
 
 
 class Running:
@@ -88,7 +91,7 @@ class Running:
     def check(self) -> None:
         """End the program with a message unless the peer answers."""
         variant = self.variant
-        if not wait_until_up(self.place.port, variant.probe, has_tls=variant.has_tls):
+        if not wait_until_up(self.place.port, variant.probe, has_tls=variant.has_tls, is_http2=variant.is_http2):
             raise SystemExit(f"{self.peer.name} does not answer; its output:\n{self.log.read_text()[-4000:]}")
 
 
@@ -170,16 +173,19 @@ def start(names: list[str], scenarios: list[Scenario], directory: Path, stack: E
 def serve(directory: Path, stack: ExitStack) -> Behind:
     """Start the upstreams."""
     identity = certificates.make(directory / "identity")
-    behind = Behind(machine.free_port(), machine.free_port(), machine.free_port(), identity)
+    ports = [machine.free_port() for _ in range(5)]
+    behind = Behind(ports[0], ports[1], ports[2], identity, ports[3], ports[4])
     core = machine.cores()[1]
     talker = [sys.executable, "-m", "bench.talk", "serve", str(behind.talker_port)]
+    rpc = load.fast_python("bench.calls", "serve", str(behind.rpc_port), str(behind.leaving_port))
     for name, argv, port in (
         ("upstream", upstream.command(behind.port, directory, behind.secure_port, behind.identity), behind.port),
         ("talker", talker, behind.talker_port),
+        ("rpc", rpc, behind.rpc_port),
     ):
         log = directory / f"{name}-output"
         stack.callback(machine.end, machine.spawn(argv, core, log))
-        if not wait_until_up(port, "/orders/small"):
+        if not wait_until_up(port, "/orders/small", is_http2=name == "rpc"):
             raise SystemExit(f"the {name} does not answer:\n{log.read_text()}")
     return behind
 

@@ -1,4 +1,4 @@
-"""Memory of an idle client: `python -m bench.idle [--connections 10000]`.
+"""Memory of an idle client: `python -m bench.idle [--connections 10000] [--http2]`.
 
 Opens that many keep-alive connections to the sidecar and prints by how much each made its resident set grow: once it is
 open, and after its first response.  Connections come from several loopback addresses, so that ports do not run out.
@@ -16,7 +16,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
-from bench import machine, upstream
+from bench import calls, machine, upstream
 from bench.scenarios import wait_until_up
 from bench.subject import Subject
 
@@ -32,9 +32,13 @@ def connect(port: int, number: int) -> socket.socket:
     return socket.create_connection(("127.0.0.1", port), timeout=10, source_address=source)
 
 
-def ask(sock: socket.socket) -> None:
-    sock.sendall(REQUEST)
-    if not sock.recv(65536).startswith(b"HTTP/1.1 200"):
+def ask(sock: socket.socket, is_http2: bool) -> None:
+    if is_http2:
+        is_good = calls.ask(sock, TARGET) == 200
+    else:
+        sock.sendall(REQUEST)
+        is_good = sock.recv(65536).startswith(b"HTTP/1.1 200")
+    if not is_good:
         raise SystemExit("an idle connection got no good answer")
 
 
@@ -44,8 +48,11 @@ def settled(subject: Subject) -> int:
     return machine.resident_bytes(subject.pid)
 
 
-def run(count: int) -> tuple[float, float]:
-    """Return the bytes by which a connection makes the sidecar grow: open, and after one answer."""
+def run(count: int, is_http2: bool) -> tuple[float, float]:
+    """Return the bytes by which a connection makes the sidecar grow: open, and after one answer.
+
+    With `is_http2` that answer comes over HTTP/2; before the first byte no version is chosen.
+    """
     resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sidecar-idle-")))
@@ -62,12 +69,12 @@ def run(count: int) -> tuple[float, float]:
         subject = stack.enter_context(Subject(policies, directory, TARGET))
         with ExitStack() as warm_up:
             for number in range(WARM_UP):
-                ask(warm_up.enter_context(connect(subject.port, number)))
+                ask(warm_up.enter_context(connect(subject.port, number)), is_http2)
         before = settled(subject)
         clients = [stack.enter_context(connect(subject.port, number)) for number in range(count)]
         opened = settled(subject)
         for client in clients:
-            ask(client)
+            ask(client, is_http2)
         used = settled(subject)
         assert subject.state()["listeners"]["inbound"]["connections"] == count
     return (opened - before) / count, (used - before) / count
@@ -76,8 +83,10 @@ def run(count: int) -> tuple[float, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.idle", description="Measure memory of idle connections.")
     parser.add_argument("--connections", type=int, default=10_000, metavar="N", help="connections to open (10000)")
-    count = parser.parse_args().connections
-    opened, used = run(count)
+    parser.add_argument("--http2", action="store_true", help="connections of HTTP/2, with prior knowledge")
+    options = parser.parse_args()
+    count = options.connections
+    opened, used = run(count, options.http2)
     print(
         f"{machine.interpreter()}\n{count} connections: {opened / 1024:.2f} KiB each, {used / 1024:.2f} after an answer"
     )

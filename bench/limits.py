@@ -42,6 +42,7 @@ class Unit(NamedTuple):
 UNITS: Final = {
     "idle": Unit("{:.1f} KiB", size=1024),
     "times": Unit("{:.2f}x", " that without a cache"),
+    "errors": Unit("{:.4%}"),
 }
 
 
@@ -65,6 +66,8 @@ class Limit(NamedTuple):
         ours = samples.get((self.scenario, self.build))
         if not ours:
             return None
+        if self.of is None and self.field == "errors":
+            return max(sample.errors for sample in ours)  # a median would hide a failure in a few rounds
         if self.of is None:
             return float(median(getattr(sample, self.field) for sample in ours)) / UNITS[self.field].size
         theirs = samples.get(self.of)
@@ -116,6 +119,16 @@ LIMITS: Final = (
     against("traced", "cpu", "1 % traced: CPU a request", 0.4),
     against("traced", "per_second", "1 % traced: requests/s", 1.3, is_least=True),
     against("traced", "p99", "1 % traced: p99", 1.0),
+    against("unary", "cpu", "gRPC, 4 connections with 8 streams: CPU a call", 0.65),
+    against("unary", "cpu", "the same, pure Python", 1.0, build=PURE),
+    against("unary_single", "cpu", "gRPC, 32 connections with one stream: CPU a call", 0.75),
+    against("http2_to_http1", "cpu", "HTTP/2 to HTTP/1.1: CPU a request", 0.7),
+    against("http1_to_http2", "cpu", "HTTP/1.1 to HTTP/2: CPU a request", 0.8),
+    against("transcoded", "cpu", "REST to gRPC, 1.2 KB: CPU a request", 0.65),
+    against("list", "cpu", "messages of 1 KiB, 100 in each answer: CPU a message", 0.8),
+    against("watch", "cpu", "messages of 1 KiB, 200 a second on each stream: CPU a message", 0.8),
+    Limit("an idle HTTP/2 connection", "http2_idle", "idle", 9.0),
+    Limit("a GOAWAY a second at full load: failed calls, the worst round", "goaway", "errors", 0.0),
 )
 
 

@@ -1,8 +1,8 @@
-"""Load generators: wrk if it is installed, or h2load, else `bench.generator`.
+"""Load generators: wrk if it is installed, or h2load, else `bench.generator`; `bench.calls` for HTTP/2 and gRPC.
 
-All are closed loops over HTTP/1.1 keep-alive connections in one thread: each connection sends the next request when the
-answer is complete.  `unique` gives each request a query of its own.  h2load cannot do that; `bench.generator` replaces
-it.
+All are closed loops in one thread: each connection or stream sends the next request when the answer is complete.  Those
+other than `bench.calls` use HTTP/1.1 keep-alive connections.  `unique` gives each request a query of its own.  h2load
+cannot do that; `bench.generator` replaces it.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Final, NamedTuple, Protocol
 
 from bench import machine
+from bench.peers import BEST, ROOT
 
 MICROSECONDS: Final = {"us": 1.0, "ms": 1e3, "s": 1e6, "m": 6e7}
 UNIQUE: Final = Path(__file__).with_name("unique.lua")
@@ -37,7 +38,7 @@ class Load(NamedTuple):
     p50: float
     p99: float
     errors: int
-    """Answers other than 2xx and 3xx, and connections that broke."""
+    """Answers other than 2xx and 3xx, calls that have not ended with `grpc-status: 0`, and connections that broke."""
 
 
 class Generate(Protocol):
@@ -116,6 +117,23 @@ def events(url: str, connections: int, seconds: float, core: int, *, unique: boo
 def _talk(kind: str, url: str, connections: int, seconds: float, core: int) -> Load:
     text = _run([sys.executable, "-m", "bench.talk", kind, url, str(connections), str(seconds)], core, seconds)
     return Load(**json.loads(text))
+
+
+def over_http2(kind: str, streams: int) -> Generate:
+    """Return a generator of `bench.calls` with as many streams on each connection."""
+
+    def generate(url: str, connections: int, seconds: float, core: int, *, unique: bool = False) -> Load:
+        assert not unique
+        argv = fast_python("bench.calls", "load", kind, url, str(connections), str(streams), str(seconds))
+        return Load(**json.loads(_run(argv, core, seconds)))
+
+    return generate
+
+
+def fast_python(module: str, *arguments: str) -> list[str]:
+    """Return the command line of a module of the benchmark, with the compiled `sidecar` where there is one."""
+    path = os.pathsep.join(map(str, dict.fromkeys((BEST, ROOT))))
+    return ["/usr/bin/env", f"PYTHONPATH={path}", sys.executable, "-P", "-m", module, *arguments]
 
 
 def _run(argv: list[str], core: int, seconds: float) -> str:

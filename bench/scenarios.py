@@ -7,9 +7,20 @@ import time
 from contextlib import ExitStack
 from typing import Final, NamedTuple
 
-from bench import certificates, load, machine
+from bench import calls, certificates, load, machine
 from bench.load import Generate
-from bench.peers import LOGGED, PROMPT, TALK, TLS_BOTH, TLS_DOWNSTREAM, TLS_UPSTREAM, TRACED, VARIANTS
+from bench.peers import (
+    HTTP2,
+    LOGGED,
+    PROMPT,
+    TALK,
+    TLS_BOTH,
+    TLS_DOWNSTREAM,
+    TLS_UPSTREAM,
+    TRACED,
+    TRANSCODED,
+    VARIANTS,
+)
 
 
 class Scenario(NamedTuple):
@@ -39,9 +50,11 @@ class Scenario(NamedTuple):
 
 SMALL: Final = "/orders/small"
 SECURE: Final = "/secure/small"
+UNARY: Final = "/bench.Shop/Get"
 PROXIES: Final = ("sidecar", "envoy", "haproxy", "nginx")
 COMPARED: Final = ("sidecar", "pure", "envoy", "nginx")
 RETRYING: Final = ("sidecar", "envoy")
+CALLING: Final = ("sidecar", "pure", "envoy")
 UNSTORED: Final = Scenario("unstored", "the same without a cache", SMALL, 32, unique=True)
 SCENARIOS: Final = (
     Scenario("small", "small answers, 32 connections", SMALL, 32),
@@ -81,6 +94,42 @@ SCENARIOS: Final = (
         "events", "server-sent events, 200 a second on each of 32 streams", "/talk/events", 32,
         peers=COMPARED, variant=TALK, load=load.events,
     ),
+    Scenario(
+        "unary", "calls of gRPC with one message, 4 connections with 8 streams each", UNARY, 4,
+        peers=COMPARED, variant=HTTP2, load=load.over_http2("unary", 8),
+    ),
+    Scenario(
+        "unary_single", "calls of gRPC with one message, 32 connections with one stream each", UNARY, 32,
+        peers=COMPARED, variant=HTTP2, load=load.over_http2("unary", 1),
+    ),
+    Scenario(
+        "http2_to_http1", "small answers, HTTP/2 to HTTP/1.1, 4 connections with 8 streams each", SMALL, 4,
+        peers=COMPARED, variant=HTTP2, load=load.over_http2("get", 8),
+    ),
+    Scenario(
+        "http1_to_http2", "small answers, HTTP/1.1 to HTTP/2, 32 connections", "/http2/small", 32,
+        peers=CALLING, variant=HTTP2,
+    ),
+    Scenario(
+        "transcoded", "a GET that is a call of gRPC, 1.2 KB of JSON, 32 connections", "/v1/shops/7/orders/1", 32,
+        peers=CALLING, variant=TRANSCODED,
+    ),
+    Scenario(
+        "list", "messages of gRPC of 1 KiB, 100 in each answer, 4 connections with 8 streams each",
+        "/bench.Shop/List", 4, peers=COMPARED, variant=HTTP2, load=load.over_http2("list", 8),
+    ),
+    Scenario(
+        "watch", "messages of gRPC of 1 KiB, 200 a second on each of 32 streams, 4 connections", "/bench.Shop/Watch", 4,
+        peers=CALLING, variant=HTTP2, load=load.over_http2("watch", 8),
+    ),
+    Scenario(
+        "goaway", "calls of gRPC, the upstream ends each connection after a second", "/bench.Leaving/Get", 4,
+        peers=CALLING, variant=HTTP2, load=load.over_http2("unary", 8),
+    ),
+    Scenario(
+        "http2_idle", "calls of gRPC, 4 connections with 8 streams beside 1 000 idle ones of HTTP/2", UNARY, 4,
+        idle=1000, peers=COMPARED, variant=HTTP2, load=load.over_http2("unary", 8),
+    ),
     Scenario("idle", "small answers, 32 connections beside 1 000 idle ones", SMALL, 32, idle=1000, peers=PROXIES),
     Scenario(
         "stored", "small answers, each of them stored in the cache, 32 connections", "/cached/small", 32,
@@ -117,7 +166,7 @@ def measure(scenario: Scenario, pid: int, port: int, seconds: float, generate: G
     with ExitStack() as stack:
         before = machine.resident_bytes(pid)
         for _ in range(scenario.idle):
-            stack.enter_context(hold(port, scenario.target))
+            stack.enter_context(hold(port, SMALL, is_http2=VARIANTS[scenario.variant].is_http2))
         grown = machine.resident_bytes(pid) - before
         used = machine.cpu_seconds(pid)
         seen = generate(url, scenario.connections, seconds, core, unique=scenario.unique)
@@ -147,23 +196,31 @@ def times(
     return load.in_turn(f"http://127.0.0.1:{port}", paths, scenario.connections, 2 * seconds, core, pid)
 
 
-def hold(port: int, target: str, *, has_tls: bool = False) -> socket.socket:
+def hold(port: int, target: str, *, has_tls: bool = False, is_http2: bool = False) -> socket.socket:
     """Return a connection that has had one answer and stays idle."""
     sock = socket.create_connection(("127.0.0.1", port), timeout=5)
     if has_tls:
         sock = certificates.client_context().wrap_socket(sock)
-    sock.sendall(f"GET {target} HTTP/1.1\r\nHost: bench\r\n\r\n".encode())
-    if not sock.recv(65536).startswith(b"HTTP/1.1 200"):
+    if is_http2:
+        is_good = calls.ask(sock, target) == 200
+    else:
+        sock.sendall(f"GET {target} HTTP/1.1\r\nHost: bench\r\n\r\n".encode())
+        is_good = sock.recv(65536).startswith(b"HTTP/1.1 200")
+    if not is_good:
+        sock.close()
         raise RuntimeError(f"port {port}: no good answer to {target}")
     return sock
 
 
-def wait_until_up(port: int, target: str, within: float = 15.0, *, has_tls: bool = False) -> bool:
-    """Wait until the target is answered with 200; False if that takes longer than `within` seconds."""
+def wait_until_up(port: int, target: str, within: float = 15.0, **how: bool) -> bool:
+    """Wait until the target is answered with 200; False if that takes longer than `within` seconds.
+
+    `how`: arguments of `hold`.
+    """
     give_up = time.monotonic() + within
     while time.monotonic() < give_up:
         try:
-            hold(port, target, has_tls=has_tls).close()
+            hold(port, target, **how).close()
         except (OSError, RuntimeError):
             time.sleep(0.05)
         else:

@@ -12,6 +12,7 @@ from typing import Any, Final
 from chaos.scenario.spec import (
     AnswerFaultSpec,
     FaultSpec,
+    GoawayFault,
     InsideFault,
     NamesFault,
     PolicyFault,
@@ -110,6 +111,8 @@ class Timeline:
                 case InsideFault():
                     known: dict[str, dict[str, Any]] = {"cpu": {"share": fault.share}, "memory": {"rate": fault.rate}}
                     await tell(replica, "inside", id=name, kind=fault.fault, **known.get(fault.fault, {}))
+                case GoawayFault():
+                    await tell(replica, "goaway", id=name, every=fault.every)
                 case StoreFault():
                     await tell(replica, "full")
                 case ProcessFault():
@@ -128,7 +131,7 @@ class Timeline:
             match fault:
                 case TcpFault():
                     await tell(link_of(replica), "undo", id=name)
-                case AnswerFaultSpec() | InsideFault() | StoreFault():
+                case AnswerFaultSpec() | InsideFault() | GoawayFault() | StoreFault():
                     await tell(replica, "undo", id=name)
                 case SlowFault():
                     await tell(replica, "slow")

@@ -133,7 +133,8 @@ clock are imitated, so a breaker that stays open for a minute is tested in a mom
 
 A file stands beside the policies that it tests: `payments.test.yaml` beside `payments.yaml`. How to run them in CI:
 [Test a policy in CI](how-to/test-a-policy-in-ci.md). A response of an upstream is written short as a status (`503`) or
-as a failure: {", ".join(f"`{name}`" for name in FAILURES)}.
+as a failure: {", ".join(f"`{name}`" for name in FAILURES)}. An answer of gRPC is written short as its status
+(`UNAVAILABLE`): see [Test calls](grpc.md#test-calls).
 
 Not tested so: TLS, health checks, Redis and name look-ups.
 
@@ -181,6 +182,14 @@ TEST_USES: Final = {
     ("", "attempts"): "attempts: 2",
     ("", "answer"): "answer: {status: 503}",
     ("", "status"): "status: 503",
+    ("", "grpc"): "grpc: {service: shop.Orders, method: Get}",
+    ("", "service"): "service: shop.Orders",
+    ("", "message"): "message: {name: shops/1/orders/7}",
+    ("", "messages"): "messages: [{name: a}, {name: b}]",
+    ("", "grpc_status"): "grpc_status: UNAVAILABLE",
+    ("", "grpc_message"): "grpc_message: no such order",
+    ("", "trailers"): "trailers: {grpc-retry-pushback-ms: '400'}",
+    ("", "descriptors"): "descriptors: proto/shop.binpb",
 }
 """Examples of keys that no test file has."""
 

@@ -219,6 +219,7 @@ def complete_method(_: click.Context, __: click.Parameter, incomplete: str) -> l
     metavar="FILE",
     help="File with a token or an API key; tells who accepts it (`-` for standard input).",
 )
+@click.option("--client", metavar="ADDRESS", help="IP address of the client, for rules on networks.")
 @json_option
 def explain(
     path: str,
@@ -227,6 +228,7 @@ def explain(
     headers: tuple[str, ...],
     listener: str | None,
     token_file: str | None,
+    client: str | None,
     as_json: bool,
 ) -> None:
     """Print which route a request takes, and why.
@@ -256,20 +258,32 @@ def explain(
     except RequestError as error:
         reject(error.part, str(error))
     x.path = remove_dot_segments(x.path)
+    x.client_address = "" if client is None else parse_client(client)
     if as_json:
         from sidecar.inspect.explain_json import explain_document
 
         print_json(explain_document(snapshot, listener, x))
     else:
+        about_token = [] if token_file is None else explain_token(path, snapshot, listener, x, token_file)
         click.echo(explain_text(snapshot, listener, x), nl=False)
-        if token_file is not None:
-            explain_token(path, snapshot, listener, x, token_file)
+        for line in about_token:
+            click.echo(line)
 
 
-def explain_token(path: str, snapshot: Snapshot, listener: str, x: Exchange, token_file: str) -> None:
-    """Print which identities accept the token of a file on the route of a request."""
+def parse_client(address: str) -> str:
+    """Return the address of `--client`, or end the command."""
+    from ipaddress import ip_address
+
+    try:
+        return str(ip_address(address))
+    except ValueError:
+        reject("--client", f"`{address}` is not an IP address; write it such as 10.0.0.1")
+
+
+def explain_token(path: str, snapshot: Snapshot, listener: str, x: Exchange, token_file: str) -> list[str]:
+    """Return lines that say which identities accept the token of a file; set the caller of the request."""
     from sidecar.core.env import system_time
-    from sidecar.inspect.explain_token import token_text
+    from sidecar.inspect.explain_token import caller_of, token_text
 
     try:
         with click.open_file(token_file, "rb") as file:
@@ -277,12 +291,13 @@ def explain_token(path: str, snapshot: Snapshot, listener: str, x: Exchange, tok
     except OSError as error:
         reject("--token-file", f"`{token_file}` cannot be read: {error.strerror}")
     route = snapshot.listeners[listener].match(x)
-    if route is not None:
-        spec = load_policies(path)
-        found = next(each for each in spec.routes if each.name == route.name)
-        click.echo("\ntoken")
-        for sentence in token_text(spec, found, token, system_time()):
-            click.echo(f"    {sentence}")
+    if route is None:
+        return []
+    spec = load_policies(path)
+    found = next(each for each in spec.routes if each.name == route.name)
+    now = system_time()
+    x.caller = caller_of(spec, found, token, now)
+    return ["", "token", *(f"    {sentence}" for sentence in token_text(spec, found, token, now))]
 
 
 @main.command(

@@ -230,3 +230,21 @@ def test_no_possessive_quantifier_stands_on_a_group(module: str) -> None:
         if isinstance(node, ast.Constant) and isinstance(node.value, str | bytes):
             text = node.value if isinstance(node.value, str) else node.value.decode("latin-1")
             assert not POSSESSIVE_GROUP.search(text.replace("()*+,", "")), f"sidecar.{module}:{node.lineno}: {text!r}"
+
+
+def compiled_modules() -> list[str]:
+    """Return the modules that the build compiles, as `pyproject.toml` lists them."""
+    return re.findall(r'"/(sidecar/[\w/]+\.py)"', (ROOT.parent / "pyproject.toml").read_text())
+
+
+@each(compiled_modules())
+def test_no_name_is_bound_to_errors_of_two_types(module: str) -> None:
+    """Compiled code gives a name one type for a whole function, and refuses the second type when it is caught."""
+    for function in ast.walk(ast.parse((ROOT.parent / module).read_text())):
+        if not isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        bound: dict[str, set[str]] = {}
+        for node in ast.walk(function):
+            if isinstance(node, ast.ExceptHandler) and node.name is not None and node.type is not None:
+                bound.setdefault(node.name, set()).add(ast.unparse(node.type))
+        assert [name for name, types in bound.items() if len(types) > 1] == [], function.name

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from string import Template
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import yaml
 
@@ -27,6 +27,7 @@ HERE: Final = Path(__file__).parent
 ROOT: Final = HERE.parent.parent
 """Directory of the checkout, which has the sidecar as pure Python."""
 POLICIES: Final = ROOT / "policies" / "demo.yaml"
+DESCRIPTORS: Final = ROOT / "policies" / "proto" / "shop.binpb"
 COMPILED: Final = ROOT / "build" / "compiled"
 """Directory into which `make compiled` installs a sidecar whose request path is compiled."""
 BEST: Final = COMPILED if COMPILED.exists() else ROOT
@@ -35,6 +36,15 @@ BEST: Final = COMPILED if COMPILED.exists() else ROOT
 def sidecar(python: str, *arguments: str, source: Path = BEST) -> list[str]:
     """Return the command line of the sidecar in a directory; by default the compiled one where there is one."""
     return ["/usr/bin/env", f"PYTHONPATH={source}", python, "-P", "-m", "sidecar", *arguments]
+
+
+def without_nulls(node: Any) -> Any:
+    """Return a document without the nulls in its lists: parts that a variant does not have."""
+    if isinstance(node, dict):
+        return {key: without_nulls(value) for key, value in node.items()}
+    if isinstance(node, list):
+        return [without_nulls(value) for value in node if value is not None]
+    return node
 
 
 def compile_bytecode(source: Path) -> None:
@@ -51,6 +61,8 @@ class Variant(NamedTuple):
     """Files for the names in `envoy.yaml`; all other names become null."""
     has_tls: bool = False
     """True if its clients speak TLS."""
+    is_http2: bool = False
+    """True if clients may speak HTTP/2, with prior knowledge; with nginx they must."""
     probe: str = "/orders/small"
     """Path that is answered with 200."""
 
@@ -59,6 +71,8 @@ TRACED: Final = "traced"
 LOGGED: Final = "logged"
 PROMPT: Final = "prompt"
 TALK: Final = "talk"
+HTTP2: Final = "http2"
+TRANSCODED: Final = "transcoded"
 TLS_DOWNSTREAM: Final = "tls_downstream"
 TLS_UPSTREAM: Final = "tls_upstream"
 TLS_BOTH: Final = "tls_both"
@@ -70,11 +84,13 @@ VARIANTS: Final = {
     LOGGED: Variant(("logged.yaml",), {"ACCESS_LOG": "envoy_access_log.yaml"}),
     PROMPT: Variant(("prompt.yaml",)),
     TALK: Variant(("talk.yaml",)),
+    HTTP2: Variant(("http2.yaml",), is_http2=True),
+    TRANSCODED: Variant(("transcoded.yaml",), {"TRANSCODER": "envoy_transcoder.yaml"}, probe="/v1/shops/7/orders/1"),
     TLS_DOWNSTREAM: Variant(("tls_downstream.yaml",), INBOUND_TLS, has_tls=True),
     TLS_UPSTREAM: Variant(("tls_upstream.yaml",), OUTBOUND_TLS),
     TLS_BOTH: Variant(("tls_both.yaml",), {**INBOUND_TLS, **OUTBOUND_TLS}, has_tls=True, probe="/secure/small"),
 }
-ENVOY_NAMES: Final = ("TRACING", "ACCESS_LOG", "DOWNSTREAM_TLS", "UPSTREAM_TLS")
+ENVOY_NAMES: Final = ("TRACING", "ACCESS_LOG", "DOWNSTREAM_TLS", "UPSTREAM_TLS", "TRANSCODER")
 NOBODY: Final = 9
 """Port for upstreams that a scenario does not use."""
 
@@ -94,12 +110,18 @@ class Place(NamedTuple):
     """Port of the upstream `bench.talk`."""
     identity: Path = Path()
     """Directory of `bench.certificates`."""
+    rpc_port: int = NOBODY
+    """Port of the upstream `bench.calls`."""
+    leaving_port: int = NOBODY
+    """Port on which it ends each connection after a second."""
 
     def write(self, name: str) -> str:
         """Write the configuration of that name with the values of this place, and return its path."""
         path = self.directory / name
         text = self._fill(name, **self._parts())
-        path.write_text(json.dumps(yaml.safe_load(text)) if name == "envoy.yaml" else text)  # Envoy knows no merge keys
+        if name == "envoy.yaml":
+            text = json.dumps(without_nulls(yaml.safe_load(text)))  # Envoy knows no merge keys
+        path.write_text(text)
         return str(path)
 
     def env(self) -> dict[str, str]:
@@ -113,6 +135,9 @@ class Place(NamedTuple):
             "BENCH_SECURE_PORT": str(self.secure_port),
             "BENCH_TALKER_PORT": str(self.talker_port),
             "BENCH_IDENTITY": str(self.identity),
+            "BENCH_RPC_PORT": str(self.rpc_port),
+            "BENCH_LEAVING_PORT": str(self.leaving_port),
+            "BENCH_DESCRIPTORS": str(DESCRIPTORS),
         }
 
     def _parts(self) -> dict[str, str]:
@@ -124,7 +149,10 @@ class Place(NamedTuple):
         is_secure = self.variant in (TLS_DOWNSTREAM, TLS_UPSTREAM, TLS_BOTH)
         return {
             **parts,
-            "LISTEN_TLS": "ssl" if variant.has_tls else "",
+            "CODEC": "AUTO" if variant.is_http2 else "HTTP1",
+            "LISTEN": "ssl" if variant.has_tls else "http2" if variant.is_http2 else "",
+            "RPC": self._fill("nginx_http2.conf") if variant.is_http2 else "",
+            "CALLS": self._fill("nginx_grpc.conf") if variant.is_http2 else "",
             "SECURE": self._fill("nginx_secure.conf") if is_secure else "",
             "SECURE_URL": "https://secure" if is_secure else "http://app",
             "LOG": f"{self.directory}/access.log line buffer=64k flush=1s" if self.variant == LOGGED else "off",
@@ -137,6 +165,9 @@ class Place(NamedTuple):
             UPSTREAM_PORT=self.upstream_port,
             SECURE_PORT=self.secure_port,
             TALKER_PORT=self.talker_port,
+            RPC_PORT=self.rpc_port,
+            LEAVING_PORT=self.leaving_port,
+            DESCRIPTORS=DESCRIPTORS,
             IDENTITY=self.identity,
             DIRECTORY=self.directory,
             **parts,
@@ -184,7 +215,7 @@ ROUTE: Final = (
     "route `order` of policies/demo.yaml: deadline, time-out of an attempt, retry with backoff and budget, "
     "breaker by failure rate, concurrency limit with queue; request id, forwarding fields, metrics; "
     "under `cache` and `stored` the same behind a cache, under `traced` with 1 % of the requests traced, "
-    "under `logged` with a line for each"
+    "under `logged` with a line for each; HTTP/2 and gRPC with retries of UNAVAILABLE as well"
 )
 
 
@@ -229,7 +260,7 @@ PEERS: Final = (
                                 "--disable-hot-restart"],
         lambda program: machine.first_line([program, "--version"]).rpartition("version: ")[2],
         "time-outs, retry with budget, outlier detection, concurrency limit; request id, forwarding fields; "
-        "cache filter; OpenTelemetry tracer; access log",
+        "cache filter; OpenTelemetry tracer; access log; transcoder",
         "breaker by failure rate of a route, bounded queue with a time-out", "/ready",
     ),
     Peer(
@@ -244,8 +275,9 @@ PEERS: Final = (
         lambda program, place: [program, "-p", str(place.directory), "-c", place.write("nginx.conf"),
                                 "-e", str(place.directory / "nginx.log")],
         lambda program: machine.first_line([program, "-v"]).rpartition("/")[2],
-        "timeouts, next-upstream on the same conditions, request id, forwarding fields; `proxy_cache`; access log",
-        "total time-out, backoff, retry budget, breaker, retry on the only endpoint, traces",
+        "timeouts, next-upstream on the same conditions, request id, forwarding fields; `proxy_cache`; access log; "
+        "`grpc_pass`",
+        "total time-out, backoff, retry budget, breaker, retry on the only endpoint, traces, gRPC statuses",
     ),
     Peer(
         "aiohttp", "",

@@ -2,6 +2,8 @@
 
 - `pattern`: a word of `F` and `.`, repeated over the requests: `FF.` fails two of three, in order.
 - `first`: only that many requests fail; with `per_request` that many of each `x-request-id`.
+- `grpc_status`: a call of gRPC ends with a code in its trailers, `by` seconds after the head, and without a message.
+  Any other request gets the HTTP status of that code.
 """
 
 from __future__ import annotations
@@ -13,11 +15,13 @@ import struct
 from typing import TYPE_CHECKING, Final, Literal
 
 from chaos.parts.http import Message, response
+from sidecar.core.outcome import GRPC_STATUSES
+from sidecar.grpc.status import status_to_http
 
 if TYPE_CHECKING:
     from chaos.parts.service import ServiceConnection
 
-Kind = Literal["status", "delay", "dribble", "wrong_length", "malformed", "reset"]
+Kind = Literal["status", "delay", "dribble", "wrong_length", "malformed", "reset", "grpc_status"]
 MAX_IDS: Final = 10_000
 """Request ids that are counted one by one."""
 
@@ -31,6 +35,7 @@ class AnswerFault:
     def __init__(
         self, rng: random.Random, kind: Kind, *, status: int = 503, share: float = 1.0, path: str = "/",
         pattern: str = "", first: int | None = None, per_request: bool = False, by: float = 0.0, retry_after: str = "",
+        code: str = "unavailable",
     ) -> None:  # fmt: skip
         self.rng = rng
         self.kind = kind
@@ -42,6 +47,7 @@ class AnswerFault:
         self.per_request = per_request
         self.by = by
         self.retry_after = retry_after
+        self.code = code
         self.count = 0
         self.seen: dict[str, int] = {}
 
@@ -69,6 +75,11 @@ class AnswerFault:
             fields = [("retry-after", self.retry_after)] if self.retry_after else []
             connection.answer(response(self.status, b'{"error":"injected"}', fields))
             return self.status
+        if self.kind == "grpc_status":
+            await asyncio.sleep(self.by)
+            status = status_to_http(GRPC_STATUSES.index(self.code))
+            connection.answer(response(status, b'{"error":"injected"}'))
+            return status
         if self.kind == "reset":
             reset(transport)
             return 0

@@ -12,8 +12,8 @@
 | `slow_close` | the end arrives `by` seconds later |
 | `refuse`, `backlog` | no listener; a listener whose backlog is full, so that connecting hangs |
 
-`share` is of connections, drawn when one opens; for `corrupt` of pieces.  `direction` is `up` (requests), `down`
-(responses, the default) or `both`.
+`only_open` spares connections that open later.  `share` is of connections, drawn when one opens; for `corrupt` of
+pieces.  `direction` is `up` (requests), `down` (responses, the default) or `both`.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ class Toxic:
     """Fault of a link.
 
     - `struck`: by connection, whether it falls into `share`.
+    - `newest`: last connection that `only_open` lets be struck; None for all.
     """
 
     kind: Kind
@@ -48,11 +49,15 @@ class Toxic:
     rate: float = 1e9
     size: int = 1
     after: int = 0
+    only_open: bool = False
+    newest: int | None = None
     struck: dict[int, bool] = field(default_factory=dict)
 
     def acts(self, link: int, direction: Direction) -> bool:
         """True if the fault strikes this direction of a connection."""
         if self.direction not in ("both", direction):
+            return False
+        if self.newest is not None and link > self.newest:
             return False
         if self.share >= 1.0 or self.kind == "corrupt":
             return True

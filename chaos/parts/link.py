@@ -212,6 +212,7 @@ class Link:
 
     async def _begin(self, id: str, toxic: Toxic) -> None:
         self.toxics[id] = toxic
+        toxic.newest = self.count if toxic.only_open else None
         if toxic.kind == "refuse":
             await self.port.close()
         elif toxic.kind == "backlog":

@@ -34,6 +34,7 @@ class Class:
     """Requests of one kind.
 
     - `rate`: requests a second.
+    - `grpc`: True for calls of gRPC.
     - `keys`: number of keys for `{key}` in the path, the low ones more often (Zipf, s = 1); 0 for a new one each time.
     """
 
@@ -51,6 +52,7 @@ class Class:
     keys: int = 0
     is_write: bool = False
     idempotency_key: bool = False
+    grpc: bool = False
 
 
 def rate_at(spec: Class, seconds: float) -> float:
@@ -164,6 +166,7 @@ class Load:
             answer = await self.client.fetch(
                 addresses[self.turn % len(addresses)], spec.method, spec.path.replace("{key}", str(key)), spec.to,
                 fields, b"{}" if spec.method in ("POST", "PUT") else b"", spec.timeout,
+                is_call=spec.grpc,
             )  # fmt: skip
             if answer.is_good or tries > spec.retries:
                 break

@@ -5,6 +5,7 @@ Rules:
 1. The client is naive: no retries, and no limit but its own bound on connections.
 2. A connection that the peer closed while it was idle is replaced once if the method is safe, as browsers and libraries
    do.
+3. Calls of gRPC go over connections of their own (`http2`), and are never repeated.
 """
 
 from __future__ import annotations
@@ -13,7 +14,10 @@ import asyncio
 from typing import Any, Final, NamedTuple, cast
 
 from chaos.parts.http import MalformedError, Message, request, take
+from chaos.parts.http2 import Channels
 from chaos.parts.part import split
+from sidecar.core.outcome import GRPC_STATUSES
+from sidecar.grpc.status import status_to_http
 
 MAX_CONNECTIONS: Final = 512
 """Bound on connections to all addresses together; a request beyond it fails with `client_full`."""
@@ -24,7 +28,7 @@ class Answer(NamedTuple):
 
     - `status`: 0 where there was no response.
     - `reason`: why there was none (`refused`, `timeout`, `reset`, `malformed`, `client_full`), or the value of
-      `x-sidecar-reason`.
+      `x-sidecar-reason`; else, of a call of gRPC that has failed, the name of its status.
     """
 
     status: int
@@ -82,6 +86,7 @@ class PooledClient:
 
     def __init__(self) -> None:
         self.idle: dict[str, list[ClientConnection]] = {}
+        self.channels = Channels()
         self.connections = 0
 
     async def fetch(
@@ -93,15 +98,24 @@ class PooledClient:
         fields: dict[str, str],
         body: bytes = b"",
         timeout: float = 10.0,
+        *,
+        is_call: bool = False,
     ) -> Answer:
-        """Send one request; return the complete response, or one with the reason why there is none."""
+        """Send one request; return the complete response, or one with the reason why there is none.
+
+        `is_call`: True for a call of gRPC, whose path names service and method.
+        """
         if self.connections >= MAX_CONNECTIONS:
             return Answer(0, "client_full")
         loop = asyncio.get_running_loop()
         self.connections += 1
         waiter: asyncio.Future[Any] = loop.create_future()
-        data = request(method, path, body, host=host, **fields)
-        task = loop.create_task(self._exchange(address, data, method == "GET"))
+        if is_call:
+            timed = [*fields.items(), ("grpc-timeout", f"{max(1, round(timeout * 1000))}m")]
+            task = loop.create_task(self._call(address, path, host, timed, body))
+        else:
+            data = request(method, path, body, host=host, **fields)
+            task = loop.create_task(self._exchange(address, data, method == "GET"))
 
         def finish(done: asyncio.Task[Answer] | None = None) -> None:
             if not waiter.done():
@@ -147,6 +161,16 @@ class PooledClient:
             self.idle.setdefault(address, []).append(connection)
         return Answer(answer.status, answer.get("x-sidecar-reason"), answer.body)
 
+    async def _call(self, address: str, path: str, host: str, fields: list[tuple[str, str]], body: bytes) -> Answer:
+        try:
+            reply = await self.channels.call(address, path, host, fields, body)
+        except OSError:
+            return Answer(0, "refused")
+        if reply is None:
+            return Answer(0, "reset")
+        reason = dict(reply.fields).get("x-sidecar-reason") or (GRPC_STATUSES[reply.code] if reply.code else "")
+        return Answer(status_to_http(reply.code), reason, reply.body)
+
     def _take(self, address: str) -> ClientConnection | None:
         idle = self.idle.get(address, [])
         while idle:
@@ -157,7 +181,8 @@ class PooledClient:
         return None
 
     def close(self) -> None:
-        """Close the idle connections."""
+        """Close the idle connections, and those of calls."""
+        self.channels.close()
         for idle in self.idle.values():
             for connection in idle:
                 connection.close()

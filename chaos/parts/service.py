@@ -5,9 +5,10 @@
 2. The queue is first in, first out, and does not notice that a client has left.  Work for such clients sustains an
    overload.
 3. A request that meets a full queue gets 503 at once.
+4. It speaks HTTP/1.1, HTTP/2 and gRPC on one port; a call's 503 is UNAVAILABLE.
 
 Commands: `wire` (where its calls go), `slow`, `answer` (a fault in its responses), `inside` (a fault in its process),
-`undo`.
+`goaway` (its connections of HTTP/2 end), `undo`.
 """
 
 from __future__ import annotations
@@ -16,11 +17,12 @@ import asyncio
 import json
 from collections import deque
 from dataclasses import dataclass
-from typing import Any, Final, cast
+from typing import Any, Final, Protocol, cast
 
 from chaos.faults.answer import AnswerFault
 from chaos.faults.inside import Inside
 from chaos.parts.http import Fields, MalformedError, Message, response, take
+from chaos.parts.http2 import START, ServiceSide
 from chaos.parts.part import PartEnv, split
 from chaos.parts.pooled_client import Answer, PooledClient
 
@@ -47,6 +49,7 @@ class Call:
     timeout: float = 10.0
     retries: int = 0
     optional: bool = False
+    grpc: bool = False
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,16 @@ class Work:
     cache_control: str = ""
 
 
+class Answering(Protocol):
+    """Connection or stream of a request, as the service answers it."""
+
+    def reply(self, status: int, body: bytes, fields: Fields) -> None:
+        """Send the whole answer."""
+
+    async def misbehave(self, fault: AnswerFault, body: bytes) -> int:
+        """Answer as a fault says; return the status that the service meant, 0 for none."""
+
+
 @dataclass
 class Job:
     """Request on its way through the service.
@@ -73,18 +86,22 @@ class Job:
     """
 
     message: Message
-    connection: ServiceConnection
+    connection: Answering
     arrived: float
     started: float = 0.0
 
 
 class ServiceConnection(asyncio.Protocol):
-    """Connection of one client: one request after the other."""
+    """Connection of one client: one request after the other, or HTTP/2.
+
+    - `side`: the connection as one of HTTP/2; None for HTTP/1.1.
+    """
 
     def __init__(self, service: Service) -> None:
         self.service = service
         self.buffer = bytearray()
         self.is_busy = False
+        self.side: ServiceSide | None = None
         self.transport: asyncio.Transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -95,8 +112,15 @@ class ServiceConnection(asyncio.Protocol):
         self.service.connections.pop(self, None)
 
     def data_received(self, data: bytes) -> None:
+        if self.side is not None:
+            self.side.receive(data)
+            return
         self.buffer += data
-        self._next()
+        if self.buffer.startswith(START):
+            self.side = ServiceSide(self.service, self.transport)
+            self.side.receive(bytes(self.buffer))
+        else:
+            self._next()
 
     def _next(self) -> None:
         if self.is_busy or not self.buffer:
@@ -110,6 +134,12 @@ class ServiceConnection(asyncio.Protocol):
         if message is not None:
             self.is_busy = True
             self.service.arrive(message, self)
+
+    def reply(self, status: int, body: bytes, fields: Fields) -> None:
+        self.answer(response(status, body, fields))
+
+    async def misbehave(self, fault: AnswerFault, body: bytes) -> int:
+        return await fault.answer(self, body)
 
     def answer(self, data: bytes) -> None:
         """Send the complete response and start the next request."""
@@ -127,7 +157,7 @@ class Service:
     - `cold_until`: instant until which work takes `COLD` times as long.
     - `peers`: addresses of the services that it calls.
     - `keeps_retries`: True if it retries its calls itself.
-    - `answers`: faults in its responses; `inside`: faults in its process.
+    - `answers`: faults in its responses; `inside`: faults in its process; `leaving`: tasks that end its connections.
     - `connections`, `tasks`: in order, so that a simulated run can be repeated.
     """
 
@@ -152,6 +182,7 @@ class Service:
         self.keeps_retries = True
         self.answers: dict[str, AnswerFault] = {}
         self.inside = Inside(self)
+        self.leaving: dict[str, asyncio.Task[None]] = {}
         self.server: asyncio.Server | None = None
         self.tasks: dict[asyncio.Task[None], None] = {}
         self.cold_until = 0.0
@@ -175,8 +206,12 @@ class Service:
         elif command == "answer":
             name = arguments.pop("id")
             self.answers[name] = AnswerFault(rng=self.env.rng, **arguments)
+        elif command == "goaway":
+            self.leaving[arguments["id"]] = self._spawn(self._leave(arguments["every"]))
         elif command == "undo":
-            if self.answers.pop(arguments["id"], None) is None:
+            if (task := self.leaving.pop(arguments["id"], None)) is not None:
+                task.cancel()
+            elif self.answers.pop(arguments["id"], None) is None:
                 self.inside.undo(arguments["id"])
         elif command == "inside":
             self.inside.begin(**arguments)
@@ -205,7 +240,7 @@ class Service:
 
     # ----- a request
 
-    def arrive(self, message: Message, connection: ServiceConnection) -> None:
+    def arrive(self, message: Message, connection: Answering) -> None:
         """Begin a request, queue it or refuse it."""
         job = Job(message, connection, self.env.now())
         if self.busy < self.workers:
@@ -259,8 +294,9 @@ class Service:
             self.turn += 1
             address = addresses[self.turn % len(addresses)]
             answer = await self.client.fetch(
-                address, call.method, call.path, call.to, fields, b"{}" if call.method == "POST" else b"", call.timeout
-            )
+                address, call.method, call.path, call.to, fields, b"{}" if call.method == "POST" else b"", call.timeout,
+                is_call=call.grpc,
+            )  # fmt: skip
             if answer.is_good:
                 break
         return answer
@@ -270,19 +306,27 @@ class Service:
         body = json.dumps({"service": self.name}).encode().ljust(work.body)
         for fault in self.answers.values():
             if fault.strikes(job.message):
-                status = await fault.answer(job.connection, body)
+                status = await job.connection.misbehave(fault, body)
                 self._report(job, status)
                 return
         self._finish(job, 200, "", body, fields)
 
     def _finish(self, job: Job, status: int, why: str, body: bytes = b"", fields: Fields | None = None) -> None:
-        job.connection.answer(response(status, body or json.dumps({"error": why}).encode(), fields or ()))
+        job.connection.reply(status, body or json.dumps({"error": why}).encode(), fields or [])
         self._report(job, status)
 
     def _report(self, job: Job, status: int) -> None:
         message, now = job.message, self.env.now()
         about = [message.get(name) for name in ("x-class", "x-request-id", "x-write-id", "x-caller")]
         self.env.report(("call", self.name, message.target, *about, job.arrived, job.started, now, status))
+
+    async def _leave(self, every: float) -> None:
+        """End all connections of HTTP/2 again and again."""
+        while True:
+            await asyncio.sleep(every)
+            for connection in list(self.connections):
+                if connection.side is not None:
+                    connection.side.go_away()
 
     # ----- samples
 
@@ -291,7 +335,8 @@ class Service:
             await asyncio.sleep(SAMPLE_EVERY)
             self.env.report(("sample", self.name, self.env.now(), self.busy, len(self.waiting), len(self.connections)))
 
-    def _spawn(self, coroutine: Any) -> None:
+    def _spawn(self, coroutine: Any) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(coroutine)
         self.tasks[task] = None
         task.add_done_callback(lambda done: self.tasks.pop(done, None))
+        return task

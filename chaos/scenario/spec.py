@@ -18,6 +18,11 @@ Count = Annotated[int, Field(ge=0, le=100_000)]
 Positive = Annotated[int, Field(ge=1, le=100_000)]
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,30}$")]
 Path = Annotated[str, Field(pattern=r"^/[!-~]*$")]
+GrpcCode = Literal[
+    "cancelled", "unknown", "invalid_argument", "deadline_exceeded", "not_found", "already_exists", "permission_denied",
+    "resource_exhausted", "failed_precondition", "aborted", "out_of_range", "unimplemented", "internal", "unavailable",
+    "data_loss", "unauthenticated",
+]  # fmt: skip
 ARMS: Final[tuple[Literal["bare", "sidecar", "envoy"], ...]] = ("bare", "sidecar", "envoy")
 
 
@@ -36,6 +41,8 @@ class CallSpec(Model):
     """Attempts after the first, at once; only where no sidecar calls for the service."""
     optional: bool = False
     """True if the response is good without this call."""
+    grpc: bool = False
+    """True for a call of gRPC; the path names service and method."""
 
 
 class WorkSpec(Model):
@@ -110,6 +117,8 @@ class ClassSpec(Model):
     """True if it must be carried out only once; a second time is a duplicate."""
     idempotency_key: bool = False
     """True if each write has an `Idempotency-Key`."""
+    grpc: bool = False
+    """True for calls of gRPC; the path names service and method."""
 
 
 class FaultSpec(Model):
@@ -150,12 +159,14 @@ class TcpFault(FaultSpec):
     """Bytes of a piece, for `slice`."""
     after: Size = 0
     """Bytes that pass before, for `truncate` and `reset`."""
+    only_open: bool = False
+    """True to strike only connections that are open when the fault begins, as a NAT does that has lost its table."""
 
 
 class AnswerFaultSpec(FaultSpec):
     """Fault in the service's responses: see `chaos.faults.answer`."""
 
-    fault: Literal["status", "delay", "dribble", "wrong_length", "malformed"]
+    fault: Literal["status", "delay", "dribble", "wrong_length", "malformed", "grpc_status"]
     status: Annotated[int, Field(ge=200, le=599)] = 503
     """Status of the responses, for `status`."""
     share: Share = 1.0
@@ -168,8 +179,10 @@ class AnswerFaultSpec(FaultSpec):
     """Number of requests that fail; all later ones pass."""
     per_request: bool = False
     """True to count `first` for each `x-request-id`."""
+    code: GrpcCode = "unavailable"
+    """Status of gRPC in the trailers, for `grpc_status`."""
     by: DurationOrZero = 0.0
-    """Delay, for `delay` and `dribble`."""
+    """Delay, for `delay`, `dribble` and `grpc_status`."""
     retry_after: str = ""
     """`Retry-After` of the responses; none if empty."""
 
@@ -221,6 +234,14 @@ class PolicyFault(FaultSpec):
     """Policy file or directory that is pushed, relative to this file."""
 
 
+class GoawayFault(FaultSpec):
+    """GOAWAY on all connections of HTTP/2 to the service, again and again; requests that have begun are answered."""
+
+    fault: Literal["goaway"]
+    every: Duration = 1.0
+    """Time between two."""
+
+
 class StoreFault(FaultSpec):
     """Store that refuses writes for want of memory."""
 
@@ -228,7 +249,15 @@ class StoreFault(FaultSpec):
 
 
 Fault = Annotated[
-    TcpFault | AnswerFaultSpec | SlowFault | InsideFault | ProcessFault | NamesFault | PolicyFault | StoreFault,
+    TcpFault
+    | AnswerFaultSpec
+    | SlowFault
+    | InsideFault
+    | ProcessFault
+    | NamesFault
+    | PolicyFault
+    | GoawayFault
+    | StoreFault,
     Field(discriminator="fault"),
 ]
 

@@ -3,42 +3,22 @@
 from __future__ import annotations
 
 import re
-from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import (
     AfterValidator,
     BeforeValidator,
     Field,
-    PlainSerializer,
-    PlainValidator,
     SecretStr,
-    WithJsonSchema,
     field_validator,
 )
 
 from sidecar.config.listen_address import ListenAddress, ListenAddressValue
 from sidecar.core.message import HOP_BY_HOP, TOKEN, fold
 from sidecar.core.spec import Model, Secret
-from sidecar.core.units import ByteRate, Duration, DurationOrZero, Size, name_or_off
+from sidecar.core.units import ByteRate, Duration, DurationOrZero, Network, Size, name_or_off
 from sidecar.identity.verification import VerificationSpec
 from sidecar.upstream.tls import ServerTlsSpec
-
-
-def _network(value: Any) -> IPv4Network | IPv6Network:
-    """Return the network that a value names.  Raises `ValueError`."""
-    try:
-        return ip_network(value) if isinstance(value, str) else ip_network(str(value))
-    except ValueError as error:
-        raise ValueError(f"is not a network; write it such as 10.0.0.0/8 or 192.0.2.7 ({error})") from None
-
-
-Network = Annotated[
-    IPv4Network | IPv6Network,
-    PlainValidator(_network),
-    PlainSerializer(str),
-    WithJsonSchema({"type": "string", "examples": ["10.0.0.0/8"]}),
-]
 
 
 def _host_name(text: str) -> str:

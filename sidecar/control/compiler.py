@@ -30,6 +30,7 @@ from sidecar.core.outcome import Outcome
 from sidecar.core.spec import Block, Problem
 from sidecar.core.stage import Gate, Service, Stage
 from sidecar.engine.pipeline import Call, InFlight, Pipeline
+from sidecar.routing.preflight import PreflightRouter
 from sidecar.routing.router import Router
 from sidecar.routing.rule import Rule
 from sidecar.stages import BY_NAME, STAGES, StageKind
@@ -217,7 +218,8 @@ class Compilation:
                 if route.listener in (None, name):
                     rules.append(Rule(route.spec.match, route))
                     yield
-            listeners[name] = Router(rules)
+            answering = {rule.target for rule in rules if rule.target.answers_preflights}
+            listeners[name] = PreflightRouter(rules, answering) if answering else Router(rules)
             yield
         for route in routes.values():
             route.metrics = self._metrics(route.spec)

@@ -8,7 +8,8 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from sidecar.config.spec import RouteSpec
-from sidecar.core.exchange import CRITICALITIES
+from sidecar.core.exchange import CRITICALITIES, Exchange
+from sidecar.core.message import Headers
 from sidecar.core.spec import Block
 from sidecar.core.stage import Stage
 from sidecar.engine.pipeline import Pipeline
@@ -32,7 +33,7 @@ class Route:
     """Route ready to serve requests; an exchange keeps its route from start to end."""
 
     __slots__ = (
-        "chain", "criticality", "listener", "metrics", "name", "pipeline", "policies", "slow_places", "spec",
+        "_cors", "chain", "criticality", "listener", "metrics", "name", "pipeline", "policies", "slow_places", "spec",
         "template", "upstream",
     )  # fmt: skip
 
@@ -56,6 +57,18 @@ class Route:
         """Importance as a number; see `CRITICALITIES`."""
         self.metrics: Any = None
         """Histograms of its requests (`sidecar.telemetry.metrics.durations.RouteMetrics`)."""
+
+        self._cors: Any = next((link.stage for link in chain if link.policy == "cors"), None)
+
+    @property
+    def answers_preflights(self) -> bool:
+        """True if the route answers CORS preflights for its requests."""
+        return self._cors is not None and bool(self._cors.answers_preflights)
+
+    def problem_fields(self, x: Exchange) -> Headers:
+        """Return the fields that a policy of the route adds to problem documents."""
+        fields: Headers = [] if self._cors is None else self._cors.problem_fields(x)
+        return fields
 
     def __repr__(self) -> str:
         return f"<Route {self.name}: {' > '.join([*(link.policy for link in self.chain), self.upstream])}>"

@@ -26,9 +26,17 @@ from sidecar.core.outcome import CLIENT_CLOSED, Failure
 HIGH_WATER: Final = 64 * 1024
 """Buffered bytes at which the source is paused."""
 SMALL: Final = 1024
-"""Bytes below which a buffered piece is joined with the next."""
+"""Bytes below which a piece that is kept is joined with the next."""
 OPEN, COMPLETE, BROKEN, CANCELLED = range(4)
 """States of a body; it stays in each of the last three."""
+
+
+def add_piece(pieces: list[bytes], data: bytes) -> None:
+    """Add a piece to those that are kept.  Pieces of a few bytes would take many times their size in memory."""
+    if pieces and len(pieces[-1]) < SMALL:
+        pieces[-1] += data
+    else:
+        pieces.append(data)
 
 
 class Source(Protocol):
@@ -108,15 +116,11 @@ class Body:
             if self.received > self._limit:
                 self._record = None
             else:
-                self._record.append(data)
+                add_piece(self._record, data)
         if self._sink is not None:
             self._sink.write(data)
         elif self.state == OPEN:
-            pieces = self._pieces
-            if pieces and len(pieces[-1]) < SMALL:  # pieces of a few bytes would take many times their size in memory
-                pieces[-1] += data
-            else:
-                pieces.append(data)
+            add_piece(self._pieces, data)
             self._size += len(data)
             if self._size >= HIGH_WATER:
                 self.pause()

@@ -126,6 +126,9 @@ class MatchedRoute(Protocol):
     def metrics(self) -> RequestMetrics:
         """Instruments that record the route's requests."""
 
+    def problem_fields(self, x: Exchange) -> Headers:
+        """Return the fields that a policy of the route adds to problem documents."""
+
 
 class CapturingRule(Protocol):
     """Rule of a route that may capture parts of a path."""
@@ -424,6 +427,15 @@ class Exchange(Message):
     def is_retry(self) -> bool:
         """True if the caller has marked the request as a retry."""
         return self.marked_attempt > 0
+
+    @property
+    def is_preflight(self) -> bool:
+        """True for a CORS preflight, which announces another request (Fetch standard, "CORS-preflight request")."""
+        return (
+            self.method == b"OPTIONS"
+            and self.header(b"access-control-request-method") is not None
+            and self.header(b"origin") is not None
+        )
 
     @property
     def host(self) -> bytes:

@@ -164,6 +164,9 @@ RETRIES: Final = metric("sidecar.retries", "{attempt}", "Attempts after the firs
 RETRIES_DENIED: Final = metric("sidecar.retries.denied", "{attempt}", "Retries that were due but not made, by reason.")
 HEDGES: Final = metric("sidecar.hedges", "{attempt}", "Second attempts that were started beside a slow first attempt.")
 FALLBACKS: Final = metric("sidecar.fallbacks", "{request}", "Requests that a fallback answered.")
+PREFLIGHTS: Final = metric(
+    "sidecar.cors.preflights", "{request}", "CORS preflights, by what a browser takes as their result."
+)
 FAULTS: Final = metric("sidecar.faults.injected", "{fault}", "Faults that a policy injected.")
 WOULD_REFUSE: Final = metric(
     "sidecar.observed.refusals", "{request}", "Requests that policies under `mode: observe` would have refused."

@@ -34,6 +34,7 @@ GRPC_STATUSES: Final = (
 CANCELLED_STATUS: Final = 1
 UNKNOWN_STATUS: Final = 2
 DEADLINE_EXCEEDED_STATUS: Final = 4
+PERMISSION_DENIED_STATUS: Final = 7
 RESOURCE_EXHAUSTED_STATUS: Final = 8
 UNIMPLEMENTED_STATUS: Final = 12
 INTERNAL_STATUS: Final = 13
@@ -115,6 +116,9 @@ TRANSFORM: Final = Failure(
 )
 FAULT: Final = Failure("fault_injected", 503, "gateway", False, "A fault was injected by policy")
 NO_ROUTE: Final = Failure("no_route", 404, "gateway", False, "No route matches the request", UNIMPLEMENTED_STATUS)
+ORIGIN_REFUSED: Final = Failure(
+    "origin_refused", 403, "gateway", False, "Pages of this origin may not call this route", PERMISSION_DENIED_STATUS
+)
 UNAUTHENTICATED: Final = Failure(
     "unauthenticated", 401, "gateway", False, "The request is not authenticated", UNAUTHENTICATED_STATUS
 )
@@ -122,6 +126,7 @@ BAD_CREDENTIALS: Final = Failure(
     "bad_credentials", 400, "gateway", False, "The request has ambiguous credentials", UNAUTHENTICATED_STATUS
 )
 UNVERIFIABLE: Final = Failure("unverifiable", 503, "gateway", False, "The credentials cannot be verified at present")
+FORBIDDEN: Final = Failure("forbidden", 403, "gateway", False, "The request is not allowed", PERMISSION_DENIED_STATUS)
 LOOP: Final = Failure("loop", 508, "gateway", False, "The request is in a loop of sidecars", INTERNAL_STATUS)
 CLIENT_CLOSED: Final = Failure("client_closed", 499, "client", True, "The client went away", CANCELLED_STATUS)
 CLIENT_TIMEOUT: Final = Failure(
@@ -138,8 +143,8 @@ FAILURES: Final = {
     f.code: f
     for f in (
         CONNECT_FAILURE, CONNECT_TIMEOUT, RESET, TIMEOUT, PROTOCOL, BREAKER_OPEN, OVERLOADED, NO_ENDPOINT, TRANSFORM,
-        FAULT, NO_ROUTE, UNAUTHENTICATED, BAD_CREDENTIALS, UNVERIFIABLE, LOOP, CLIENT_CLOSED, CLIENT_TIMEOUT,
-        BAD_REQUEST, INTERNAL,
+        FAULT, NO_ROUTE, ORIGIN_REFUSED, UNAUTHENTICATED, BAD_CREDENTIALS, UNVERIFIABLE, FORBIDDEN, LOOP,
+        CLIENT_CLOSED,        CLIENT_TIMEOUT, BAD_REQUEST, INTERNAL,
     )
 }  # fmt: skip
 """Failures by code.  `DEADLINE`, `LOOKUP_TIMEOUT`, `SHORT_DEADLINE`, `SLOW_READER`, `STALE_CONNECTION` and
@@ -253,6 +258,17 @@ class Outcome(Message):
 def failed(failure: Failure, refusal: Refusal = NO_REFUSAL, cause: str = "") -> Outcome:
     """Return the outcome of a failure, with the failure's status."""
     return Outcome(failure.status, failure=failure, refusal=refusal, cause=cause)
+
+
+def copy_streamed(outcome: Outcome) -> Outcome:
+    """Return a copy of a streamed outcome, since the stages further in settle the original when its body ends."""
+    if outcome.stream is None:
+        return outcome
+    headers = None if outcome.is_raw else list(outcome.headers)
+    lines = outcome.lines if outcome.is_raw else None
+    copy = Outcome(outcome.status, headers, stream=outcome.stream, cause=outcome.cause, lines=lines)
+    copy.verdict = outcome.verdict
+    return copy
 
 
 ABANDONED: Final = failed(CLIENT_CLOSED)

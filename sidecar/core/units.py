@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Annotated, Any, Final
 
-from pydantic import AfterValidator, BeforeValidator, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, PlainSerializer, PlainValidator, WithJsonSchema
 
 from sidecar.core.conditions import CONDITION_WORDS, GRPC_WORDS, HTTP_WORDS
 
@@ -149,3 +150,23 @@ def _method(text: str) -> str:
 
 Method = Annotated[str, AfterValidator(_method), WithJsonSchema({"type": "string", "pattern": "^[A-Z][A-Z-]*$"})]
 """HTTP method that a policy applies to."""
+
+
+# ----- networks
+
+
+def _network(value: Any) -> IPv4Network | IPv6Network:
+    """Return the network that a value names.  Raises `ValueError`."""
+    try:
+        return ip_network(value) if isinstance(value, str) else ip_network(str(value))
+    except ValueError as error:
+        raise ValueError(f"is not a network; write it such as 10.0.0.0/8 or 192.0.2.7 ({error})") from None
+
+
+Network = Annotated[
+    IPv4Network | IPv6Network,
+    PlainValidator(_network),
+    PlainSerializer(str),
+    WithJsonSchema({"type": "string", "examples": ["10.0.0.0/8"]}),
+]
+"""Network in CIDR notation, or one address."""

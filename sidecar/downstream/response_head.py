@@ -49,6 +49,8 @@ def make_problem(x: Exchange | None, outcome: Outcome, details: Masks | None = U
     error text and the position of the policy in its file; values of environment variables are replaced by their masks.
     With None it has none of these.  A call of gRPC gets a status instead.
     """
+    if x is not None and x.route is not None and (added := x.route.problem_fields(x)):
+        outcome.headers = [*outcome.headers, *added]
     if x is not None and x.is_grpc:
         return make_status(outcome, details, x.web)
     failure = outcome.failure

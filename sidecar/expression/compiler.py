@@ -19,6 +19,7 @@ from sidecar.expression.facts import (
     LIST,
     MAP,
     NULL,
+    PATH,
     STRING,
     Bodies,
     Read,
@@ -32,6 +33,8 @@ from sidecar.expression.tree import Access, Call, Expression, Items, Literal, Lo
 
 TYPES: Final = {str: STRING, int: INT, float: DOUBLE, bool: BOOL, type(None): NULL}
 NUMERIC: Final = {INT, DOUBLE}
+ONLY_TO_AUTHORIZE: Final = ("client", PATH)
+"""Facts that other blocks do not read, since their results may be stored for other clients."""
 FUNCTIONS: Final = ("startsWith", "endsWith", "contains", "matches", "has", "size")
 
 
@@ -54,6 +57,8 @@ class Compiler:
         """Facts that the condition reads (`Scope.facts`)."""
         self.headers: set[str] = set()
         """Header fields of the request that the condition reads, in lower case."""
+        self.captures: set[str] = set()
+        """Captures of the path that the condition reads."""
 
     def compile(self, node: Expression) -> Typed:
         """Compile a node.  Raises `ExpressionError`."""
@@ -87,7 +92,7 @@ class Compiler:
 
     def _access(self, node: Access) -> Typed:
         owner, name, steps = self._resolve(node)
-        kind = FIELDS[owner][name]
+        kind = STRING if owner == PATH else FIELDS[owner][name]
         if kind == MAP:
             if not steps:
                 raise ExpressionError(node.columns[1], f"`{name}` has many values; name one: {owner}.{name}['x']")
@@ -104,9 +109,17 @@ class Compiler:
             raise ExpressionError(node.column, f"`{owner}` is unknown; {_suggest(str(owner), FIELDS)}")
         owner = str(owner)
         if not rest:
-            parts = ", ".join(FIELDS[owner])
+            parts = ", ".join(FIELDS[owner]) or "id, for a match with the path /orders/{id}"
             raise ExpressionError(node.column, f"`{owner}` has no value; name a part of it: {owner}.{parts}")
         name, *steps = rest
+        if owner in ONLY_TO_AUTHORIZE and owner not in self.scope.facts:
+            raise ExpressionError(node.column, f"`{owner}.{name}` is known to `authorize` only")
+        if owner == PATH:
+            if steps:
+                raise ExpressionError(node.columns[2], f"`{steps[0]}` is not a member: a {STRING} has none")
+            self.needs.add(owner)
+            self.captures.add(str(name))
+            return owner, str(name), ()
         if name not in FIELDS[owner]:
             known = _suggest(str(name), FIELDS[owner])
             raise ExpressionError(node.columns[1], f"`{name}` is not a part of `{owner}`; {known}")

@@ -15,7 +15,7 @@ from sidecar.expression.tree import Access, Expression, Literal, Logic, Relation
 class Condition:
     """Compiled `when:`."""
 
-    __slots__ = ("_read", "fixed_facts", "headers", "needs", "text")
+    __slots__ = ("_read", "captures", "fixed_facts", "headers", "needs", "text")
 
     def __init__(self, text: str, scope: Scope) -> None:
         """Compile a condition.  Raises `ExpressionError` (a `ValueError`) if it is not valid in this scope."""
@@ -27,6 +27,8 @@ class Condition:
         """Facts that the condition reads, of `request`, `request.body`, `response` and `response.body`."""
         self.headers = frozenset(compiler.headers)
         """Header fields of the request that the condition reads, in lower case."""
+        self.captures = frozenset(compiler.captures)
+        """Captures of the path that the condition reads."""
         self.fixed_facts = dict(_equalities(tree))
         """Facts that must equal a literal for the condition to hold."""
 

@@ -53,7 +53,7 @@ class Scope(NamedTuple):
     """Facts that are known at the place of a condition."""
 
     facts: frozenset[str]
-    """Known facts, of `request`, `request.body`, `caller`, `response` and `response.body`."""
+    """Known facts, of `request`, `request.body`, `caller`, `client`, `path`, `response` and `response.body`."""
     why: str
     """Reason for unknown facts; completes the sentence "... is not known here: "."""
 
@@ -63,10 +63,14 @@ REQUEST: Final = Scope(frozenset(("request", "caller")), "only the request's hea
 RESPONSE: Final = Scope(
     frozenset(("request", "caller", "response", "response.body")), "the request's body is gone by then"
 )
-EVERYTHING: Final = Scope(frozenset(("request", "request.body", "caller", "response", "response.body")), "")
+EVERYTHING: Final = Scope(
+    frozenset(("request", "request.body", "caller", "client", "path", "response", "response.body")), ""
+)
+AUTHORIZE: Final = Scope(frozenset(("request", "caller", "client", "path")), "only the request's head is")
 WHOLE_REQUEST: Final = Scope(frozenset(("request", "request.body", "caller")), "there is no response yet")
 
-FIELDS: Final = {
+PATH: Final = "path"
+FIELDS: Final[dict[str, dict[str, str]]] = {
     "request": {
         "method": STRING,
         "path": STRING,
@@ -76,9 +80,11 @@ FIELDS: Final = {
         "body": DYN,
     },
     "caller": {"id": STRING, "identity": STRING, "claims": DYN},
+    "client": {"address": STRING},
+    PATH: {},
     "response": {"status": INT, "headers": MAP, "body": DYN},
 }
-"""Facts and their types."""
+"""Facts and their types.  The parts of `path` are the captures of the route, all of them strings."""
 
 
 def text(value: bytes) -> str:
@@ -99,6 +105,12 @@ def query(x: Exchange, name: bytes) -> str | ErrorValue:
     """Return the value of a query parameter; `ERROR` if it is absent or occurs more than once."""
     values = parameter(x.query, name)
     return text(values[0]) if len(values) == 1 else ERROR
+
+
+def address(x: Exchange) -> str:
+    """Return the address of the client; that of an IPv4 client in IPv6 form (RFC 4291 2.5.5.2) as IPv4."""
+    plain = x.client_address.lower()
+    return plain.removeprefix("::ffff:") if "." in plain else plain
 
 
 def _path(x: Exchange, _o: Outcome | None, _b: Bodies) -> Any:
@@ -122,6 +134,10 @@ def reader(owner: str, name: str, steps: tuple[str | int, ...]) -> Read:
             return lambda x, _o, _b: text(x.authority).lower()
         case "caller", _:
             return _caller(name, steps)
+        case "client", _:
+            return lambda x, _o, _b: address(x) or ERROR
+        case "path", _:
+            return lambda x, _o, _b: x.captures.get(name, ERROR)
         case "response", "status":
             return lambda _x, o, _b: ERROR if o is None else o.status
         case _, "body":

@@ -5,6 +5,8 @@ from __future__ import annotations
 from struct import Struct
 from typing import Final
 
+from sidecar.core.body import add_piece
+
 PREFIX: Final = Struct(">BI")
 """Prefix of a message: its flags and its length in bytes."""
 COMPRESSED: Final = 0x01
@@ -39,11 +41,11 @@ class MessageReader:
         `MessageTooLarge`."""
         pieces = self._pieces
         self._left -= len(data)
-        pieces.append(data)
+        add_piece(pieces, data)
         if self._left > 0:
             return []
         found: list[tuple[int, bytes]] = []
-        joined = b"".join(pieces) if len(pieces) > 1 else data
+        joined = b"".join(pieces) if len(pieces) > 1 else pieces[0]
         at, end = 0, len(joined)
         while end - at >= PREFIX.size:
             flags, length = PREFIX.unpack_from(joined, at)

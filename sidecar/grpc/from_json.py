@@ -111,8 +111,8 @@ def parse_json(text: bytes) -> Any:
         return _DECODER.decode(str(text, "utf-8"))
     except UnicodeDecodeError as error:
         raise JsonError(f"is not UTF-8 at byte {error.start}") from None
-    except json.JSONDecodeError as error:
-        raise JsonError(f"is no JSON: {error.msg} at line {error.lineno} column {error.colno}") from None
+    except json.JSONDecodeError as invalid:
+        raise JsonError(f"is no JSON: {invalid.msg} at line {invalid.lineno} column {invalid.colno}") from None
     except RecursionError:
         raise JsonError("is nested too deeply") from None
     except JsonError:

@@ -53,7 +53,7 @@ from sidecar.grpc.descriptors import (
     MessageType,
 )
 from sidecar.grpc.wellknown import duration_text, mask_text, timestamp_text
-from sidecar.grpc.wire import MAX_DEPTH, MessageError, group_end, read_varint, skip
+from sidecar.grpc.wire import MAX_DEPTH, MessageError, group_end, read_tag, read_varint, skip
 
 _DOUBLE: Final = struct.Struct("<d")
 _FLOAT: Final = struct.Struct("<f")
@@ -130,7 +130,7 @@ class _Writer:
             tag = data[at]
             at += 1
             if tag >= 128:
-                tag, at = read_varint(data, at - 1)
+                tag, at = read_tag(data, at - 1)
             field = by_tag.get(tag)
             if field is None:
                 at = skip(data, at, end, tag)
@@ -370,7 +370,7 @@ class _Writer:
             raise MessageError(f"has more than {MAX_DEPTH} messages within each other")
         url, start, stop = "", 0, 0
         while at < end:
-            tag, at = read_varint(data, at)
+            tag, at = read_tag(data, at)
             behind = skip(data, at, end, tag)
             if tag == 10:
                 url = str(data[read_varint(data, at)[1] : behind], "utf-8")

@@ -16,6 +16,9 @@ END_GROUP: Final = 4
 FIXED32: Final = 5
 MASK: Final = (1 << 64) - 1
 """Bits of a varint."""
+TAG_BYTES: Final = 5
+"""Most bytes of a tag."""
+MAX_TAG: Final = (1 << 32) - 1
 MAX_DEPTH: Final = 100
 """Messages and groups within each other; protobuf's own limit."""
 ONE_BYTE: Final = [bytes((i,)) for i in range(128)]
@@ -59,6 +62,14 @@ def read_varint(data: bytes, at: int) -> tuple[int, int]:
     raise MessageError("is cut off")
 
 
+def read_tag(data: bytes, at: int) -> tuple[int, int]:
+    """Return the tag at an offset and the offset behind it.  Raises `MessageError`."""
+    tag, behind = read_varint(data, at)
+    if behind - at > TAG_BYTES or tag > MAX_TAG:
+        raise MessageError("has a field whose number is too large")
+    return tag, behind
+
+
 def skip(data: bytes, at: int, end: int, tag: int, depth: int = 0) -> int:
     """Return the offset behind the value of an unknown field, whose tag ends at `at`.  Raises `MessageError`."""
     kind = tag & 7
@@ -88,7 +99,7 @@ def group_end(data: bytes, at: int, end: int, tag: int, depth: int = 0) -> tuple
         raise MessageError(f"has more than {MAX_DEPTH} groups within each other")
     while at < end:
         before = at
-        inner, at = read_varint(data, at)
+        inner, at = read_tag(data, at)
         if inner & 7 == END_GROUP:
             if inner >> 3 != tag >> 3:
                 break
@@ -105,7 +116,7 @@ def fields(data: bytes) -> list[tuple[int, int | bytes]]:
     found: list[tuple[int, int | bytes]] = []
     at, end = 0, len(data)
     while at < end:
-        tag, start = read_varint(data, at)
+        tag, start = read_tag(data, at)
         at = skip(data, start, end, tag)
         kind = tag & 7
         if kind == VARINT:

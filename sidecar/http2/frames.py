@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from sidecar.core.body import add_piece
 from sidecar.http2.errors import FRAME_SIZE_ERROR, PROTOCOL_ERROR, ConnectionFault
 from sidecar.http2.limits import MAX_FRAME
 
@@ -91,7 +92,7 @@ class FrameReader:
     def feed(self, data: bytes) -> None:
         """Take the next bytes; the frames that were whole must have been read."""
         if self._pieces or self._missing:
-            self._pieces.append(data)
+            add_piece(self._pieces, data)
             self._missing -= len(data)
             if self._missing > 0:
                 return

@@ -4,7 +4,7 @@ Rules:
 
 1. Errors are strict and end the connection (RFC 7541 2.3.3, 3.1, 5.2 and 6.3): the two tables would differ.
 2. A block that changes no table decodes to the same fields until the next change, so it is remembered whole.  So are
-   lines whose encoding changes no table.  What is remembered is bounded in number and bytes.
+   lines whose encoding changes no table.  What is remembered is bounded in number and bytes, encoded and decoded.
 3. Fields of a block that are beyond the limits are walked, for the table's sake, but not kept: an index of one byte can
    stand for a field of thousands.
 4. What is secret, or came as never indexed, goes out as never indexed (RFC 7541 7.1).
@@ -29,6 +29,8 @@ REMEMBERED: Final = 64
 """Blocks, lines and strings that are remembered, each."""
 LONGEST: Final = 2048
 """Bytes of the longest of them."""
+LONGEST_LIST: Final = 4096
+"""Bytes of the longest list of fields that is remembered.  An index of one byte can stand for thousands."""
 LARGEST: Final = 512
 """Bytes of the largest field that is inserted."""
 MAX_UPDATES: Final = 2
@@ -173,7 +175,7 @@ class Decoder:
             if self._start > REMEMBERED:
                 del table[: self._start]
                 self._start = 0
-        elif len(data) <= LONGEST:
+        elif len(data) <= LONGEST and total <= LONGEST_LIST:
             if len(self._blocks) >= REMEMBERED:
                 self._blocks.clear()
             self._blocks[data] = block

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 from typing import Final, Protocol
 
+from sidecar.core.body import add_piece
 from sidecar.http2 import frames
 from sidecar.http2.errors import (
     ENHANCE_YOUR_CALM,
@@ -724,7 +725,7 @@ class Session:
             self._write_data(stream, data, is_end)
             return True
         for at in range(0, size, PIECE):  # or each frame would copy all that is left
-            stream.pending.append(data[at : at + PIECE])
+            add_piece(stream.pending, data[at : at + PIECE])
         stream.unsent += size
         self.unsent += size
         stream.ends_after_pending = is_end

@@ -3,6 +3,7 @@
 explain          start here: text of all routes, and of the route that one request takes with the reasons
 explain_cache    what a cache would do with the request and its response
 explain_translate  which call of gRPC the request would become
+explain_authorize  which rule of `authorize` decides on the request
 explain_token    who accepts a token or an API key on the route of a request
 documents        types of the JSON documents that the commands print with `--json`
 explain_json     documents of routes and of one request, from the same facts as `explain`

@@ -25,6 +25,7 @@ from sidecar.core.uri import parameter
 from sidecar.grpc.status import is_grpc
 from sidecar.inspect.documents import Scope
 from sidecar.inspect.effective import Value, flow, values
+from sidecar.inspect.explain_authorize import authorization_sentences
 from sidecar.inspect.explain_cache import cache_text
 from sidecar.inspect.explain_translate import bindings_of, call_text, translation_sentences
 from sidecar.routing.router import host_names
@@ -136,6 +137,8 @@ def explain_text(snapshot: Snapshot, listener: str, x: Exchange) -> str:
         rows = [(name, why, str(mark)) for name, why, mark in others] + [("…", "and more", "")] * has_more
         lines += ["", "other routes", *table(rows)]
     if route is not None:
+        if (sentences := authorization_sentences(route, x)) is not None:
+            lines += ["", "authorize", *(f"    {sentence}" for sentence in sentences)]
         if (sentences := cache_sentences(route, x)) is not None:
             lines += ["", "cache", *(f"    {sentence}" for sentence in sentences)]
         if (sentences := translation_sentences(route, x)) is not None:

@@ -12,6 +12,8 @@ Start reading at `run`:
 - `world`: policies of a test, in force on a virtual loop.
 - `callers`: credentials of callers, made by the test.
 - `client`, `script`: connection of the client, and scripted upstreams.
+- `streams`: both of them over HTTP/2, for calls of gRPC and upstreams with `protocol: http2`.
+- `messages`: messages of gRPC, from JSON and as JSON.
 - `compare`: differences from the expectations, each with the line of the expectation.
 
 Not tested: TLS, client certificates, external authentication, health checks, Redis and name look-ups (a discovered

@@ -18,12 +18,14 @@ class Received(NamedTuple):
 
     - `status`: 0 if the connection ended without a response.
     - `is_whole`: True if the body is complete.
+    - `trailers`: those of an answer over HTTP/2.
     """
 
     status: int
     headers: Headers
     body: bytes
     is_whole: bool
+    trailers: Headers
 
 
 def request_bytes(spec: RequestSpec) -> bytes:
@@ -92,4 +94,4 @@ class ClientConnection(asyncio.Protocol):
     def _finish(self, *, is_whole: bool) -> None:
         """Set the result, unless it is set already."""
         if not self._done.done():
-            self._done.set_result(Received(self._status, self._headers, self._body.whole(), is_whole))
+            self._done.set_result(Received(self._status, self._headers, self._body.whole(), is_whole, []))

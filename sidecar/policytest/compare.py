@@ -11,8 +11,10 @@ from urllib.parse import parse_qsl
 
 from sidecar.config.node import Mark, Node
 from sidecar.core.message import Headers
+from sidecar.policytest.messages import Messages
 from sidecar.policytest.script import SeenRequest, value_of
-from sidecar.policytest.spec import ContentSpec, ExpectSpec, ReceivedSpec, SeenSpec, StepSpec
+from sidecar.policytest.spec import ContentSpec, ExpectSpec, MessageContentSpec, ReceivedSpec, SeenSpec, StepSpec
+from sidecar.policytest.streams import grpc_status_of
 from sidecar.policytest.world import Observed, World
 
 MAX_SHOWN = 300
@@ -40,15 +42,17 @@ def compare(step: StepSpec, node: Node, observed: Sequence[Observed], world: Wor
     """Yield every difference in one step; `node` is the step in its file."""
     expect = step.expect
     at = node.nearest("expect")
+    path = "" if step.request is None or step.request.grpc is None else step.request.grpc.path
     for one in observed:
-        yield from _request(expect, at, one)
+        yield from _request(expect, at, one, world.messages, path)
     if expect.answers is not None:
-        counts = Counter(str(one.received.status) for one in observed)
+        is_call = step.request is not None and step.request.grpc is not None
+        counts = Counter(_status_name(one, is_call=is_call) for one in observed)
         if counts != Counter(expect.answers):
             yield _differs(at, ("answers",), expect.answers, dict(counts))
     yield from _script(step, node, world)
     if expect.upstream is not None:
-        yield from _seen(expect.upstream, at.nearest("upstream"), world.script.seen)
+        yield from _seen(expect.upstream, at.nearest("upstream"), world.script.seen, world.messages)
     known = world.breakers()
     for name, state in expect.breakers.items():
         if known.get(name) != state:
@@ -58,14 +62,22 @@ def compare(step: StepSpec, node: Node, observed: Sequence[Observed], world: Wor
         yield Difference(node.place, "the sidecar", "no bug", bug)
 
 
-def _request(expect: ExpectSpec, at: Node, one: Observed) -> Differences:
+def _status_name(one: Observed, *, is_call: bool) -> str:
+    """Return the status of a response, for a call the name of its gRPC status."""
+    received = one.received
+    if not is_call:
+        return str(received.status)
+    return grpc_status_of(received.status, received.headers, received.trailers)[0] or "0"
+
+
+def _request(expect: ExpectSpec, at: Node, one: Observed, messages: Messages, path: str) -> Differences:
     """Yield the differences of one request: its response, route, attempts and duration."""
     if not one.received.is_whole:
         was = "cut off in its body" if one.received.status else "none"
         yield Difference(at.place, "answer", "a complete one", was)
         return
     if expect.answer is not None:
-        yield from _answer(expect.answer, at.nearest("answer"), one)
+        yield from _answer(expect.answer, at.nearest("answer"), one, messages, path)
     facts: list[tuple[str, Any, Any]] = []
     x = one.x
     if expect.attempts is not None:
@@ -84,20 +96,30 @@ def _request(expect: ExpectSpec, at: Node, one: Observed) -> Differences:
         yield _differs(at, ("took",), f"{took.min:g}s to {took.max:g}s", f"{one.seconds:.3f}s")
 
 
-def _answer(spec: ReceivedSpec, at: Node, one: Observed) -> Differences:
+def _answer(spec: ReceivedSpec, at: Node, one: Observed, messages: Messages, path: str) -> Differences:
     """Yield the differences of the response that the client received."""
     received = one.received
+    end = [*received.trailers, *received.headers]
     if spec.status is not None and spec.status != received.status:
         why = value_of(received.headers, "x-sidecar-reason")
         got = f"{received.status or 'no answer'}" + (f" ({why}: {_detail(received.body)})" if why else "")
         yield _differs(at, ("status",), spec.status, got)
     if spec.reason is not None:
-        yield from _equal(at, ("reason",), spec.reason, value_of(received.headers, "x-sidecar-reason") or "")
+        yield from _equal(at, ("reason",), spec.reason, value_of(end, "x-sidecar-reason") or "")
+    if spec.grpc_status is not None or spec.grpc_message is not None:
+        name, text = grpc_status_of(received.status, received.headers, received.trailers)
+        if spec.grpc_status not in (None, name):
+            why = ": ".join(each for each in (value_of(end, "x-sidecar-reason"), text) if each)
+            yield _differs(at, ("grpc_status",), spec.grpc_status, f"{name or 'no answer'}{why and f' ({why})'}")
+        elif spec.grpc_message is not None:
+            yield from _equal(at, ("grpc_message",), spec.grpc_message, text)
     yield from _headers(spec.headers, at, received.headers)
+    yield from _headers(spec.trailers, at, end, "trailers")
     yield from _content(spec, at, received.body)
+    yield from _messages(spec, at, messages, path, received.body, of_request=False)
 
 
-def _seen(specs: Sequence[SeenSpec], at: Node, seen: Sequence[SeenRequest]) -> Differences:
+def _seen(specs: Sequence[SeenSpec], at: Node, seen: Sequence[SeenRequest], messages: Messages) -> Differences:
     """Yield the differences of the requests that reached an upstream."""
     is_list = isinstance(at.value, list)
     if is_list and len(specs) != len(seen):
@@ -117,6 +139,7 @@ def _seen(specs: Sequence[SeenSpec], at: Node, seen: Sequence[SeenRequest]) -> D
                 yield from _equal(place, (name,), wanted, got)
         yield from _headers(spec.headers, place, one.headers)
         yield from _content(spec, place, one.body)
+        yield from _messages(spec, place, messages, one.target, one.body, of_request=True)
 
 
 def _script(step: StepSpec, node: Node, world: World) -> Differences:
@@ -134,14 +157,16 @@ def _script(step: StepSpec, node: Node, world: World) -> Differences:
         yield Difference(place, "upstream", _attempts(given), f"{taken}; the other answers were not used")
     for name, wanted in script.misdirected:
         yield Difference(place, "upstream", f"an attempt on {wanted}", f"one on {name}")
+    for what in script.unusable:
+        yield Difference(place, "upstream", "an answer that can be sent", what)
 
 
-def _headers(wanted: dict[str, str | None], at: Node, headers: Headers) -> Differences:
-    """Yield the differences of header fields."""
+def _headers(wanted: dict[str, str | None], at: Node, headers: Headers, key: str = "headers") -> Differences:
+    """Yield the differences of fields; `key` is that of the expectation."""
     for name, value in wanted.items():
         got = value_of(headers, name)
         if got != value:
-            yield _differs(at, ("headers", name), "no such field" if value is None else value, got)
+            yield _differs(at, (key, name), "no such field" if value is None else value, got)
 
 
 def _content(spec: ContentSpec, at: Node, body: bytes) -> Differences:
@@ -160,22 +185,44 @@ def _content(spec: ContentSpec, at: Node, body: bytes) -> Differences:
         yield from _equal(at, ("body",), spec.body, body.decode("utf-8", "replace"))
 
 
-def _json(at: Node, pointer: str, wanted: Any, got: Any) -> Differences:
-    """Yield a difference for each member of a JSON value that is missing, unexpected or different."""
+def _messages(
+    spec: MessageContentSpec, at: Node, messages: Messages, path: str, body: bytes, *, of_request: bool
+) -> Differences:
+    """Yield the differences of the messages of a call; `path` names its method."""
+    if not spec.has_messages:
+        return
+    key = "message" if spec.messages is None else "messages"
+    wanted: Any = spec.message if spec.messages is None else list(spec.messages)
+    try:
+        got = messages.decode(path, body, of_request=of_request)
+    except ValueError as error:
+        yield _differs(at, (key,), "messages of gRPC", str(error))
+        return
+    if spec.messages is None and len(got) != 1:
+        yield _differs(at, (key,), "one message", f"{len(got)}")
+        return
+    yield from _json(at.nearest(key), "", wanted, got if spec.messages is not None else got[0], key)
+
+
+def _json(at: Node, pointer: str, wanted: Any, got: Any, key: str = "json") -> Differences:
+    """Yield a difference for each member of a JSON value that is missing, unexpected or different.
+
+    `key` is that of the expectation.
+    """
     if isinstance(wanted, dict) and isinstance(got, dict):
-        for key in {**wanted, **got}:
-            inner = f"{pointer}/{key}"
-            if key not in got:
-                yield Difference(at.nearest(key).place, f"json {inner}", _shown(wanted[key]), "missing")
-            elif key not in wanted:
-                yield Difference(at.place, f"json {inner}", "no such member", _shown(got[key]))
+        for name in {**wanted, **got}:
+            inner = f"{pointer}/{name}"
+            if name not in got:
+                yield Difference(at.nearest(name).place, f"{key} {inner}", _shown(wanted[name]), "missing")
+            elif name not in wanted:
+                yield Difference(at.place, f"{key} {inner}", "no such member", _shown(got[name]))
             else:
-                yield from _json(at.child(key) or at, inner, wanted[key], got[key])
+                yield from _json(at.child(name) or at, inner, wanted[name], got[name], key)
     elif isinstance(wanted, list) and isinstance(got, list) and len(wanted) == len(got):
         for index, (one, other) in enumerate(zip(wanted, got, strict=True)):
-            yield from _json(at.child(index) or at, f"{pointer}/{index}", one, other)
+            yield from _json(at.child(index) or at, f"{pointer}/{index}", one, other, key)
     elif not _same(wanted, got):
-        yield Difference(at.place, f"json {pointer or '/'}", _shown(wanted), _shown(got))
+        yield Difference(at.place, f"{key} {pointer or '/'}", _shown(wanted), _shown(got))
 
 
 def _same(wanted: Any, got: Any) -> bool:

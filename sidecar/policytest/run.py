@@ -17,6 +17,7 @@ from sidecar.config.spec import PolicySpec
 from sidecar.config.validate import validate
 from sidecar.control.compiler import CompileError
 from sidecar.policytest.compare import Difference, compare
+from sidecar.policytest.messages import Messages, read_messages
 from sidecar.policytest.spec import FileSpec, StepSpec, TestSpec
 from sidecar.policytest.world import World
 from sidecar.simulation.loop import VirtualLoop
@@ -86,6 +87,10 @@ def run_file(path: str, environ: Mapping[str, str], words: Sequence[str] = ()) -
     if spec is None or root is None:
         raise Unusable([str(problem) for problem in report.problems] or [f"{path}: holds no tests"])
     policies = _policies(path, spec, {**environ, **spec.environ})
+    try:
+        messages = read_messages(None if spec.descriptors is None else Path(path).parent / spec.descriptors, policies)
+    except ValueError as error:
+        raise Unusable([f"{root.nearest('descriptors').place}: {error}"]) from None
     shown = {**report.origins.message_masks().replacements, **policies.masks.replacements}
     masks = Masks({word: text for word, text in shown.items() if not _is_spelt_out(text, spec.environ)})
     tests = root.nearest("tests")
@@ -94,7 +99,7 @@ def run_file(path: str, environ: Mapping[str, str], words: Sequence[str] = ()) -
         if words and not any(word in test.name for word in words):
             continue
         with asyncio.Runner(loop_factory=VirtualLoop) as runner:
-            found = runner.run(_run(test, node, policies))
+            found = runner.run(_run(test, node, policies, messages))
         yield Result(path, test.name, node.place, tuple(dict.fromkeys(masks.text(str(each)) for each in found)))
 
 
@@ -117,10 +122,10 @@ def _policies(path: str, spec: FileSpec, environ: Mapping[str, str]) -> PolicySp
     return loaded.spec
 
 
-async def _run(test: TestSpec, node: Node, policies: PolicySpec) -> list[Difference]:
+async def _run(test: TestSpec, node: Node, policies: PolicySpec, messages: Messages) -> list[Difference]:
     """Run one test and return its differences; it ends at the first step with a difference."""
     try:
-        world = World(policies, test.seed)
+        world = World(policies, test.seed, messages)
     except CompileError as error:
         return [Difference(node.place, "the policies", "to be usable", str(error))]
     steps = [(node.nearest("steps", index), step) for index, step in enumerate(test.steps)] or [(node, test)]
@@ -150,9 +155,9 @@ async def _step(step: StepSpec, node: Node, world: World) -> AsyncIterator[list[
         try:
             observed = await asyncio.gather(*(world.ask(listener, step.request) for _ in range(step.at_once)))
         except ValueError as error:
-            yield [
-                Difference(node.nearest("request", "caller").place, "caller", "a caller that can be made", str(error))
-            ]
+            what = "caller" if step.request.grpc is None or step.request.caller is not None else "grpc"
+            expected = "a caller that can be made" if what == "caller" else "messages that can be made"
+            yield [Difference(node.nearest("request", what).place, what, expected, str(error))]
             return
         if found := list(compare(step, node, observed, world)):
             yield found

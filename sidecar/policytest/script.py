@@ -1,7 +1,8 @@
 """Scripted upstreams of a test: each attempt gets the next response of the script, at whatever upstream.
 
 A response is taken when a connection is made, because the script may refuse the connection.  Every response closes its
-connection.  So each attempt makes a connection, and responses are used in the order of attempts.
+connection.  So each attempt makes a connection, and responses are used in the order of attempts.  Over HTTP/2, each
+stream takes a response, and only a refusal of the connection is taken with it (`streams`).
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import asyncio
 import json
 from collections import deque
 from collections.abc import Callable, Iterable
+from functools import partial
 from http import HTTPStatus
 from typing import Final, NamedTuple, cast
 from urllib.parse import urlencode
@@ -18,13 +20,17 @@ from sidecar.core.body import Body, BodyReader
 from sidecar.core.env import Env
 from sidecar.core.http1 import body_length, parse_request
 from sidecar.core.message import Headers, get, parse_fields, write_http_date
+from sidecar.policytest.messages import Messages
 from sidecar.policytest.spec import ContentSpec, ResponseSpec
+from sidecar.policytest.streams import ScriptedStreams
 from sidecar.simulation.transport import Address
 
 MAX_HEAD: Final = 2**20
 """Largest head of a message in bytes."""
 BODILESS: Final = frozenset((204, 205, 304))
 """Statuses of responses without a body."""
+REFUSALS: Final = ("connect_failure", "connect_timeout")
+"""Failures that are those of a connection."""
 PHRASES: Final = {int(status): status.phrase for status in HTTPStatus}
 
 
@@ -54,33 +60,39 @@ class Script:
     - `remaining`: responses that no attempt has used yet.
     - `unanswered`: upstreams of attempts for which no response was left.
     - `misdirected`: pairs of an attempt's upstream and the upstream that its response names, if they differ.
+    - `unusable`: sentences about responses that could not be sent as they are written.
     """
 
-    def __init__(self, env: Env, names: dict[Address, str]) -> None:
-        """`names`: names of the upstreams by the addresses of their endpoints."""
+    def __init__(self, env: Env, names: dict[Address, str], multiplexed: frozenset[str], messages: Messages) -> None:
+        """Take the upstreams of a test.
+
+        - `names`: names of the upstreams by the addresses of their endpoints.
+        - `multiplexed`: names of the upstreams that speak HTTP/2.
+        - `messages`: messages of gRPC.
+        """
         self.env = env
         self.seen: list[SeenRequest] = []
         self.remaining: deque[ResponseSpec] = deque()
         self.unanswered: list[str] = []
         self.misdirected: list[tuple[str, str]] = []
+        self.unusable: list[str] = []
         self._names = names
+        self._multiplexed = multiplexed
+        self._messages = messages
 
     def begin(self, answers: Iterable[ResponseSpec]) -> None:
         """Start a step with these responses."""
         self.remaining = deque(answer for answer in answers for _ in range(answer.times))
-        self.seen, self.unanswered, self.misdirected = [], [], []
+        self.seen, self.unanswered, self.misdirected, self.unusable = [], [], [], []
 
     async def accept(self, address: Address) -> asyncio.Protocol:
         """Return the upstream's end of a new connection.  Raises `OSError` if the script refuses it."""
         name = self._names.get(address)
         if name is None:
             raise ConnectionRefusedError(111, f"no upstream of this test has the address {address}")
-        answer = self.remaining.popleft() if self.remaining else None
-        if answer is None:
-            self.unanswered.append(name)
-            answer = ResponseSpec(status=599)
-        if answer.upstream not in (None, name):
-            self.misdirected.append((name, str(answer.upstream)))
+        if name in self._multiplexed and not (self.remaining and self.remaining[0].fail in REFUSALS):
+            return ScriptedStreams(partial(self._take_stream, name), self.written, self.env.wall)
+        answer = self._take(name)
         if answer.fail == "connect_timeout":
             await self.env.future()
         if answer.fail == "connect_failure":
@@ -88,6 +100,34 @@ class Script:
                 await self.env.sleep(answer.after)
             raise ConnectionRefusedError(111, "Connection refused")
         return ScriptedConnection(self, name, answer)
+
+    def _take(self, name: str) -> ResponseSpec:
+        """Return the next response, for an attempt at an upstream."""
+        if not self.remaining:
+            self.unanswered.append(name)
+            return ResponseSpec(status=599)
+        answer = self.remaining.popleft()
+        if answer.upstream not in (None, name):
+            self.misdirected.append((name, str(answer.upstream)))
+        return answer
+
+    def _take_stream(self, name: str, method: bytes, path: bytes, headers: Headers, body: bytes) -> ResponseSpec:
+        """Record a request on a stream, and return its response."""
+        self.seen.append(SeenRequest(name, method.decode(), path.decode(), headers, body))
+        return self._take(name)
+
+    def written(self, answer: ResponseSpec, path: str) -> tuple[bytes, str]:
+        """Return body and media type of a response to a path, over HTTP/2."""
+        if not answer.is_grpc:
+            return content(answer)
+        values = answer.all_messages
+        if not answer.has_messages and answer.grpc_status == "OK" and not self._messages.is_stream(path):
+            values = ({},)  # the one message of the answer, as a service without anything to say sends it
+        try:
+            return self._messages.encode(path, values, of_request=False), "application/grpc"
+        except ValueError as error:
+            self.unusable.append(str(error))
+            return b"", "application/grpc"
 
 
 class ScriptedConnection(asyncio.Protocol):
@@ -161,6 +201,9 @@ class ScriptedConnection(asyncio.Protocol):
     def _written(self, request: SeenRequest) -> tuple[bytes, bytes]:
         """Return head and body of the response."""
         answer = self._answer
+        if answer.is_grpc:
+            what = f"an answer of gRPC from {self._upstream}, which speaks HTTP/1.1; write `protocol: http2` there"
+            self._script.unusable.append(what)
         body, kind = content(answer)
         if answer.fail == "cut" and len(body) < 2:
             body = b"cut off here"

@@ -6,6 +6,10 @@ tests:
     request: {path: /payments/7}
     upstream: [503, {status: 200, json: {id: 7}}]
     expect: {answer: {status: 200, json: {id: 7}}, attempts: 2}
+  - name: a call of gRPC that fails once is repeated
+    request: {grpc: {service: shop.Orders, method: Get, message: {name: shops/1/orders/7}}}
+    upstream: [UNAVAILABLE, {message: {state: PAID}}]
+    expect: {answer: {grpc_status: OK, message: {state: PAID}}, attempts: 2}
 """
 
 from __future__ import annotations
@@ -15,13 +19,27 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
 
+from sidecar.core.outcome import GRPC_STATUSES
 from sidecar.core.spec import Model
 from sidecar.core.units import Duration, DurationOrZero
+from sidecar.grpc.status import METHOD_NAME, SERVICE_NAME
 
 FAILURES: Final = ("connect_failure", "connect_timeout", "reset", "cut", "timeout", "protocol_error")
 Method = Annotated[str, Field(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$")]
 Headers = dict[str, str]
 Status = Annotated[int, Field(ge=200, le=599)]
+GRPC_NAMES: Final = tuple(name.upper() for name in GRPC_STATUSES)
+"""Names of gRPC's status codes, by code."""
+
+
+def _grpc_status(name: str) -> str:
+    """Return the name of a gRPC status.  Raises `ValueError` for another word."""
+    if name not in GRPC_NAMES:
+        raise ValueError(f"is not a gRPC status; write one of {', '.join(GRPC_NAMES)}")
+    return name
+
+
+GrpcStatus = Annotated[str, AfterValidator(_grpc_status)]
 
 
 class ContentSpec(Model):
@@ -39,6 +57,38 @@ class ContentSpec(Model):
         if len({"json_", "form", "body"} & self.model_fields_set) > 1:
             raise ValueError("has more than one of json, form and body; keep one of them")
         return self
+
+
+def _is_one_form_of_messages(fields: set[str]) -> None:
+    """Raise `ValueError` if both `message` and `messages` are given."""
+    if {"message", "messages"} <= fields:
+        raise ValueError("has both message and messages; keep one of them")
+
+
+class MessageContentSpec(ContentSpec):
+    """Body of a message of HTTP, or the messages of a call of gRPC: at most one of its five forms."""
+
+    message: dict[str, Any] | None = None
+    """Only message of the call, as JSON; fields without a value are left out."""
+    messages: Annotated[tuple[dict[str, Any], ...], Field(strict=False)] | None = None
+    """Messages of a stream, as JSON."""
+
+    @model_validator(mode="after")
+    def _has_one_kind(self) -> MessageContentSpec:
+        _is_one_form_of_messages(self.model_fields_set)
+        if self.has_messages and {"json_", "form", "body"} & self.model_fields_set:
+            raise ValueError("has messages of gRPC and a body of HTTP; keep one of them")
+        return self
+
+    @property
+    def has_messages(self) -> bool:
+        """True if messages of gRPC are given."""
+        return self.message is not None or self.messages is not None
+
+    @property
+    def all_messages(self) -> tuple[dict[str, Any], ...]:
+        """Messages that are given, in order."""
+        return (self.messages or ()) if self.message is None else (self.message,)
 
 
 def _target(path: str) -> str:
@@ -67,16 +117,54 @@ class CallerSpec(Model):
     """Further claims, which also replace those that a token has anyway, such as `exp`."""
 
 
+class CallSpec(Model):
+    """Call of gRPC, sent over HTTP/2."""
+
+    service: Annotated[str, Field(pattern=f"^{SERVICE_NAME.pattern}$")]
+    """Full name of the service, such as `shop.Orders`."""
+    method: Annotated[str, Field(pattern=f"^{METHOD_NAME.pattern}$")]
+    message: dict[str, Any] | None = None
+    """Message of the request as JSON; by default an empty one."""
+    messages: Annotated[tuple[dict[str, Any], ...], Field(strict=False)] | None = None
+    """Messages of a stream from the client, as JSON."""
+
+    @model_validator(mode="after")
+    def _is_one(self) -> CallSpec:
+        _is_one_form_of_messages(self.model_fields_set)
+        return self
+
+    @property
+    def path(self) -> str:
+        """Path of the request."""
+        return f"/{self.service}/{self.method}"
+
+    @property
+    def all_messages(self) -> tuple[dict[str, Any], ...]:
+        """Messages of the request, in order."""
+        return (self.message or {},) if self.messages is None else self.messages
+
+
 class RequestSpec(ContentSpec):
-    """Request of a client."""
+    """Request of a client, over HTTP/1.1, or call of gRPC."""
 
     method: Method = "GET"
-    path: Annotated[str, AfterValidator(_target)]
+    path: Annotated[str, AfterValidator(_target)] = "/"
     """Path with its query, such as `/orders/7?expand=items`; or a whole URL."""
+    grpc: CallSpec | None = None
+    """Call of gRPC, in place of method, path and body."""
     headers: Headers = Field(default_factory=dict)
     client: Annotated[str, AfterValidator(_client)] = "192.0.2.2"
     """IP address of the client; clients in `trusted_proxies` of a listener are trusted."""
     caller: CallerSpec | None = None
+
+    @model_validator(mode="after")
+    def _has_a_target(self) -> RequestSpec:
+        given = {"method", "path", "json_", "form", "body"} & self.model_fields_set
+        if self.grpc is None and "path" not in given:
+            raise ValueError("needs a path, or a call in grpc")
+        if self.grpc is not None and given:
+            raise ValueError("has grpc beside a method, a path or a body; a call has its own, so leave them out")
+        return self
 
 
 def _from_word(value: Any) -> Any:
@@ -84,19 +172,29 @@ def _from_word(value: Any) -> Any:
     if isinstance(value, int) and not isinstance(value, bool):
         return {"status": value}
     if isinstance(value, str):
+        if value in GRPC_NAMES:
+            return {"grpc_status": value}
         if value not in FAILURES:
             raise ValueError(
-                f"is not an answer; write a status, {{status: 200, json: ...}} or one of {', '.join(FAILURES)}"
+                f"is not an answer; write a status, {{status: 200, json: ...}}, a gRPC status such as UNAVAILABLE, "
+                f"or one of {', '.join(FAILURES)}"
             )
         return {"fail": value}
     return value
 
 
-class ResponseSpec(ContentSpec):
-    """Response of an upstream; its short form is a status (`503`) or a failure (`reset`)."""
+class ResponseSpec(MessageContentSpec):
+    """Response of an upstream; its short form is a status (`503`, `UNAVAILABLE`) or a failure (`reset`)."""
 
     status: Status = 200
     headers: Headers = Field(default_factory=dict)
+    grpc_status: GrpcStatus | None = None
+    """Status of an answer of gRPC, such as `UNAVAILABLE`; `OK` if it is left out and there are messages.  It stands in
+    trailers behind the messages, or in the head without any."""
+    grpc_message: str | None = None
+    """Text of that status."""
+    trailers: Headers = Field(default_factory=dict)
+    """Further fields beside the gRPC status, such as `grpc-retry-pushback-ms`."""
     after: DurationOrZero = 0.0
     """Time from the request to the beginning of the response."""
     fail: Literal["connect_failure", "connect_timeout", "reset", "cut", "timeout", "protocol_error"] | None = None
@@ -108,6 +206,20 @@ class ResponseSpec(ContentSpec):
     upstream: str | None = None
     """Upstream to which the attempt must go; by default any."""
 
+    @model_validator(mode="after")
+    def _is_one_protocol(self) -> ResponseSpec:
+        given = self.model_fields_set
+        if self.is_grpc and given & {"status", "json_", "form", "body"}:
+            raise ValueError("has a gRPC status or messages, and a status or a body of HTTP; keep one of them")
+        if not self.is_grpc and given & {"grpc_message", "trailers"}:
+            raise ValueError("has grpc_message or trailers without a gRPC answer; add grpc_status")
+        return self
+
+    @property
+    def is_grpc(self) -> bool:
+        """True for an answer of gRPC."""
+        return self.grpc_status is not None or self.has_messages
+
 
 Answer = Annotated[ResponseSpec, BeforeValidator(_from_word), WithJsonSchema({"type": ["object", "integer", "string"]})]
 
@@ -116,7 +228,7 @@ def _listed(value: Any) -> Any:
     return value if isinstance(value, list | tuple) else [value]
 
 
-class SeenSpec(ContentSpec):
+class SeenSpec(MessageContentSpec):
     """Request that an upstream must have received; keys that are left out are not checked."""
 
     upstream: str | None = None
@@ -127,10 +239,16 @@ class SeenSpec(ContentSpec):
     """Values of header fields by name; null for a field that must be absent."""
 
 
-class ReceivedSpec(ContentSpec):
+class ReceivedSpec(MessageContentSpec):
     """Response that the client must receive; keys that are left out are not checked."""
 
     status: Status | None = None
+    grpc_status: GrpcStatus | None = None
+    """Status of the call, as a client of gRPC sees it; a head of HTTP alone has one too."""
+    grpc_message: str | None = None
+    """Text of that status."""
+    trailers: dict[str, str | None] = Field(default_factory=dict)
+    """Values of trailers by name, which may stand in the head of an answer without messages; null for an absent one."""
     headers: dict[str, str | None] = Field(default_factory=dict)
     """Values of header fields by name; null for a field that must be absent."""
     reason: str | None = None
@@ -155,7 +273,7 @@ class ExpectSpec(Model):
 
     answer: ReceivedSpec | None = None
     answers: dict[str, int] | None = None
-    """Number of responses of each status, for a step of several requests."""
+    """Number of responses of each status, for a step of several requests; calls have the name of their gRPC status."""
     upstream: Seen | None = None
     """Requests that must reach an upstream, in order; a single mapping holds for all of them."""
     attempts: Annotated[int, Field(ge=0)] | None = None
@@ -211,6 +329,8 @@ class FileSpec(Model):
 
     policies: str | None = None
     """Policy file or directory, relative to this file; by default the file of the same name, or the directory."""
+    descriptors: str | None = None
+    """Descriptor set for the messages of gRPC, relative to this file; by default those of the routes' `translate`."""
     environ: dict[str, str] = Field(default_factory=dict)
     """Values for `${NAME}` in the policies."""
     tests: Annotated[tuple[TestSpec, ...], Field(strict=False, min_length=1)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from dataclasses import replace
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 from sidecar.config.spec import PolicySpec, RouteSpec, UpstreamSpec
@@ -13,14 +14,17 @@ from sidecar.control.state import StateStore
 from sidecar.core import events
 from sidecar.core.env import Env
 from sidecar.core.exchange import Exchange
+from sidecar.core.message import Headers
 from sidecar.core.outcome import Outcome
 from sidecar.downstream.connection import DownstreamConnection
 from sidecar.downstream.listener import Listener
 from sidecar.downstream.server import Server
 from sidecar.policytest.callers import TestCallers
 from sidecar.policytest.client import ClientConnection, Received
+from sidecar.policytest.messages import Messages
 from sidecar.policytest.script import Script
 from sidecar.policytest.spec import RequestSpec
+from sidecar.policytest.streams import CallConnection
 from sidecar.simulation.loop import VirtualLoop
 from sidecar.simulation.no_telemetry import NoMetrics, NoTelemetry
 from sidecar.simulation.transport import Address, join
@@ -53,27 +57,32 @@ class World:
     """Policies of one test and their upstreams, on the running `VirtualLoop`.
 
     - `script`: the upstreams.
+    - `messages`: the messages of gRPC.
     - `snapshot`: the compiled policies.
     - `bugs`: errors that the sidecar reported about itself.
     """
 
-    def __init__(self, spec: PolicySpec, seed: int) -> None:
-        """Put the policies in force.  Raises `CompileError`."""
+    def __init__(self, spec: PolicySpec, seed: int, messages: Messages) -> None:
+        """Put the policies in force; `messages` are those of gRPC.  Raises `CompileError`."""
         loop = asyncio.get_running_loop()
         assert isinstance(loop, VirtualLoop)
         self._loop = loop
         self.bugs: list[str] = []
         self.env = Env.on(loop, wall=loop.wall, rng=random.Random(seed), emit=self._note, meter=Registry())
+        self.messages = messages
         self._callers = callers = TestCallers(spec)
+        called = {route.upstream for route in spec.routes if route.match.grpc or "translate" in route.blocks}
         spec = replace(
             spec,
-            upstreams={name: _simplified(upstream) for name, upstream in spec.upstreams.items()},
+            upstreams={name: _simplified(upstream, name in called) for name, upstream in spec.upstreams.items()},
             caches={name: cache.model_copy(update={"redis": None}) for name, cache in spec.caches.items()},
             identities=callers.identities,
         )
         names = {address: name for name, upstream in spec.upstreams.items() for address in _addresses(upstream)}
-        self.script = Script(self.env, names)
+        multiplexed = frozenset(name for name, upstream in spec.upstreams.items() if upstream.protocol == "http2")
+        self.script = Script(self.env, names, multiplexed, messages)
         loop.network.accept = self.script.accept
+        loop.network.select = lambda address: "h2" if names.get(address) in multiplexed else ""
         self.store = StateStore()
         lease = self.store.lease()
         self.snapshot: Snapshot = compile_policies(spec, self.env, lease, metrics=_no_metrics)
@@ -88,8 +97,10 @@ class World:
     async def ask(self, listener: str, request: RequestSpec) -> Observed:
         """Send one request on a new connection, and wait for the end of its response.
 
-        Raises `ValueError` if the caller's credentials cannot be made.
+        Raises `ValueError` if the caller's credentials or the messages of a call cannot be made.
         """
+        call = request.grpc
+        body = b"" if call is None else self.messages.encode(call.path, call.all_messages, of_request=True)
         request = self._callers.equip(request, dict(self.snapshot.identities), self.env.wall())
         recorded: list[tuple[Exchange, Outcome]] = []
         server = Server(self.env, lambda x, outcome, _reason, _seconds: recorded.append((x, outcome)), NoTelemetry())
@@ -98,7 +109,11 @@ class World:
         front.use(self.snapshot)
         began = self._loop.time()
         done: asyncio.Future[Received] = self._loop.create_future()
-        client = ClientConnection(request, done)
+        client: ClientConnection | CallConnection
+        if call is None:
+            client = ClientConnection(request, done)
+        else:
+            client = CallConnection(request, body, partial(_set_received, done))
         join(self._loop, client, DownstreamConnection(front), near_address=(request.client, CLIENT_PORT))
         timer = self._loop.call_later(PATIENCE, client.give_up)
         received = await done
@@ -130,9 +145,22 @@ def _no_metrics(_: RouteSpec) -> Any:
     return NoMetrics()
 
 
-def _simplified(spec: UpstreamSpec) -> UpstreamSpec:
-    """Return an upstream with fixed endpoints, without health checks, TLS and discovery, and over HTTP/1.1."""
-    changed: dict[str, Any] = {"health_check": None, "tls": None, "discover": None, "protocol": "http1"}
+def _set_received(
+    done: asyncio.Future[Received], status: int, headers: Headers, body: bytes, trailers: Headers, is_whole: bool
+) -> None:
+    """Set the result of a call, unless it is set already."""
+    if not done.done():
+        done.set_result(Received(status, headers, body, is_whole, trailers))
+
+
+def _simplified(spec: UpstreamSpec, is_called: bool) -> UpstreamSpec:
+    """Return an upstream with fixed endpoints, without health checks, TLS and discovery.
+
+    It speaks HTTP/2 if only that is left to it, or if it may and a route of gRPC calls it; else HTTP/1.1.
+    """
+    speaks_http2 = spec.protocol == "http2" or (is_called and spec.may_use_http2(spec.is_tls))
+    protocol = "http2" if speaks_http2 else "http1"
+    changed: dict[str, Any] = {"health_check": None, "tls": None, "discover": None, "protocol": protocol}
     if spec.discover is not None:
         changed["endpoints"] = (f"{spec.discover.scheme}://{spec.discover.dns}:{spec.discover.port}",)
     return spec.model_copy(update=changed)

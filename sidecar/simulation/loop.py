@@ -63,9 +63,9 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     # These four support only the arguments that the sidecar and the parts of a scenario use.
 
     async def create_connection(  # type: ignore[override]
-        self, protocol_factory: Callable[[], asyncio.BaseProtocol], host: str, port: int, **_: Any
+        self, protocol_factory: Callable[[], asyncio.BaseProtocol], host: str, port: int, *, ssl: Any = None, **_: Any
     ) -> Any:
-        return await self.network.connect(protocol_factory, (host, port))
+        return await self.network.connect(protocol_factory, (host, port), is_tls=ssl is not None)
 
     async def create_unix_connection(  # type: ignore[override]
         self, protocol_factory: Callable[[], asyncio.BaseProtocol], path: str, **_: Any

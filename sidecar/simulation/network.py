@@ -19,6 +19,8 @@ FIRST_PORT: Final = 20_001
 
 Accept = Callable[[Address], Awaitable[asyncio.BaseProtocol]]
 """Function that returns the protocol at the far end of a new connection; raises `OSError` for a refused one."""
+Select = Callable[[Address], str]
+"""Function that returns the protocol that a TLS server selects by ALPN, such as `h2`; empty for none."""
 Resolve = Callable[[str], tuple[float, list[str]]]
 """Function that returns the duration of a name look-up in seconds and the addresses; raises `OSError` for an unknown
 name."""
@@ -28,6 +30,7 @@ class Network:
     """Listeners and names of one loop.
 
     - `accept`: returns the far end of each new connection.
+    - `select`: selects a protocol by ALPN for each new connection with TLS, which is not encrypted; None for none.
     - `resolve`: looks up a name; None if each name is its own address.
     """
 
@@ -36,15 +39,18 @@ class Network:
         self._listeners: dict[Address, VirtualServer] = {}
         self._next_port = FIRST_PORT
         self.accept: Accept = self._accept
+        self.select: Select | None = None
         self.resolve: Resolve | None = None
 
     async def connect(
-        self, protocol_factory: Callable[[], asyncio.BaseProtocol], address: Address
+        self, protocol_factory: Callable[[], asyncio.BaseProtocol], address: Address, *, is_tls: bool = False
     ) -> tuple[MemoryTransport, asyncio.BaseProtocol]:
         """Connect to an address.  Raises `OSError` if the connection is refused."""
         far = await self.accept(address)
         near = protocol_factory()
-        return join(self._loop, near, far, address), near
+        selected = self.select(address) if is_tls and self.select is not None else ""
+        extra = {"ssl_object": VirtualTls(selected)} if selected else None
+        return join(self._loop, near, far, address, extra=extra), near
 
     def listen(
         self, protocol_factory: Callable[[], asyncio.BaseProtocol], address: tuple[str, int], *, accepts: bool = True
@@ -90,6 +96,16 @@ class Network:
         if server is None:
             raise _error(errno.ECONNREFUSED)
         return server.protocol_factory()
+
+
+class VirtualTls:
+    """Result of a handshake, with the part of `ssl.SSLObject` that tells the protocol."""
+
+    def __init__(self, selected: str) -> None:
+        self._selected = selected
+
+    def selected_alpn_protocol(self) -> str:
+        return self._selected
 
 
 class VirtualServer:

@@ -63,7 +63,9 @@ class StageKind:
 
 STAGES: Final = (
     StageKind("timeout"),  # outermost: the deadline covers all others, and each of them sees it
+    StageKind("cors"),  # outside `cache`, which must not store its fields; no policy further in sees a preflight
     StageKind("authenticate"),  # nothing further in answers for a caller who is not authenticated
+    StageKind("authorize"),  # knows the caller; nothing further in answers for one who may not call
     StageKind("fallback"),  # replaces refusals and failures of the stages further in
     StageKind("cache"),  # inside `fallback`, which may use its stale entries; sees the request as the client sent it
     StageKind("concurrency"),  # inside `cache`: a hit costs no permit; a request has one for all its attempts

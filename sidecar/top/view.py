@@ -136,15 +136,25 @@ def breakers(model: Model) -> Rows:
 
 def endpoints(model: Model) -> Rows:
     """Return the table of endpoints, those that are not up first."""
-    table = Rows("Upstream", "Endpoint", "State", ">In flight", ">Failures")
+    table = Rows("Upstream", "Endpoint", "State", ">In flight", ">Failures", ">Connections")
+    pools = {url: pool for each in _states(model, "pools") for url, pool in each.get("pools", {}).items()}
     known = [each | {"upstream": set_["name"]} for set_ in _states(model, "endpoints") for each in set_["endpoints"]]
     known.sort(key=lambda each: each["state"] == "up")
     for each in known:
         state = each["state"] + (f", {duration(each['ejected_for'])}" if each.get("ejected_for") else "")
         tone = "green" if each["state"] == "up" else "bold red"
         cells = (plain(each["upstream"]), plain(each["url"]), Text(state, tone))
-        table.add(*cells, str(each["in_flight"]), str(each["consecutive_failures"]))
+        numbers = (str(each["in_flight"]), str(each["consecutive_failures"]))
+        table.add(*cells, *numbers, _connections(pools.get(each["url"])))
     return table
+
+
+def _connections(pool: dict[str, Any] | None) -> str:
+    """Return the number of open connections of a pool, over HTTP/2 with that of their streams."""
+    if pool is None:
+        return "0"
+    streams = pool.get("streams")
+    return f"{pool['open']}" if streams is None else f"{pool['open']}, {streams} stream{'' if streams == 1 else 's'}"
 
 
 def limits(model: Model) -> Rows:

@@ -67,8 +67,8 @@ def read_body(message: Exchange | Outcome, limit: int, *, form: bool = False) ->
         return BufferedBody(from_form(plain) if form else parse(plain), data, encoding)
     except coding.BodyTooLarge as error:
         return BufferedBody(data=data, problem=BodyProblem("too_large", str(error)))
-    except InvalidBody as error:
-        return BufferedBody(data=data, problem=BodyProblem("invalid", str(error)))
+    except InvalidBody as invalid:  # compiled code gives a name one type for the whole function
+        return BufferedBody(data=data, problem=BodyProblem("invalid", str(invalid)))
 
 
 async def buffer_body(message: Exchange | Outcome, limit: int, *, form: bool = False) -> BufferedBody:

@@ -96,8 +96,8 @@ def parse(data: bytes) -> Document:
         raise InvalidBody(f"is not UTF-8 (octet {error.start} of a text)") from None
     except RecursionError:
         raise InvalidBody("is nested too deep") from None
-    except (DecodeError, ValueError) as error:
-        raise _diagnosed(data, error) from None
+    except (DecodeError, ValueError) as invalid:
+        raise _diagnosed(data, invalid) from None
     if value.__class__ in (dict, list):
         repeats = _repeats_keys(data, value)
         if repeats and len(data) <= MAX_SEARCH:

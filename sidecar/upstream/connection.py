@@ -388,8 +388,8 @@ class UpstreamConnection(asyncio.Protocol):
                 self.close()
         except Invalid as error:
             self.fail(PROTOCOL, str(error))
-        except Exception as error:
-            self.pool.env.emit(events.BUG, where=repr(self), error=error)
+        except Exception as bug:
+            self.pool.env.emit(events.BUG, where=repr(self), error=bug)
             self.fail(INTERNAL, "a bug in the sidecar")
 
     def connection_lost(self, error: Exception | None) -> None:

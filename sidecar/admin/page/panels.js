@@ -155,6 +155,12 @@ function past(ol, history) {
 
 const UP = { up: "ok", failing: "bad", unhealthy: "bad", ejected: "bad" };
 
+function connections(pool) {
+  if (!pool) return "0";
+  const streams = pool.streams === undefined ? "" : `, ${number(pool.streams)} ${pool.streams === 1 ? "stream" : "streams"}`; // HTTP/2
+  return `${pool.open} of ${pool.max}${streams}`;
+}
+
 export function endpoints(model) {
   const all = list(model.parts["state.endpoints"]).flatMap((set) => (set.endpoints ?? []).map((e) => ({ ...e, upstream: set.upstream })));
   const pools = Object.assign({}, ...list(model.parts["state.pools"]).map((p) => p.pools ?? {}));
@@ -168,7 +174,7 @@ export function endpoints(model) {
     { title: "In flight", value: (e) => number(e.in_flight), kind: "n" },
     { title: "Failures", value: (e) => number(e.consecutive_failures), kind: "n wide-only", tone: (e) => (e.consecutive_failures ? "warn" : null) },
     { title: "Ejected", value: (e) => number(e.ejections), kind: "n wide-only" },
-    { title: "Connections", value: (e) => (pools[e.url] ? `${pools[e.url].open} of ${pools[e.url].max}` : "0"), kind: "n wide-only" },
+    { title: "Connections", value: (e) => connections(pools[e.url]), kind: "n wide-only" },
   ], all, (e) => `${e.upstream} ${e.url}`, "No upstreams.");
 }
 

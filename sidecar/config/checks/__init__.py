@@ -4,6 +4,9 @@
     references     names that routes use are declared; declared names are used
     listeners      two listeners with one address; an admin listener that is open to others
     upstreams      an ejection that can never happen; an endpoint that is a listener of this sidecar
+    authorizations rules that never allow, have no effect, or allow everything
+    cross_origin   preflights that cannot find their route; credentials for pages without TLS
+    calls          routes of gRPC: HTTP/2 to the upstream, a retry that can happen
     identities     routes that everyone may call beside others; tokens for other services; keys over plain http
     times          timeouts, attempts, hedges and queues of which one makes the other useless
     values         values that are zero, absurd, or contradict a value beside them
@@ -21,7 +24,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+from sidecar.config.checks.authorizations import check_authorization
+from sidecar.config.checks.calls import check_calls
 from sidecar.config.checks.captures import check_captures
+from sidecar.config.checks.cross_origin import check_cross_origin
 from sidecar.config.checks.identities import check_identities
 from sidecar.config.checks.listeners import check_listeners
 from sidecar.config.checks.matches import check_matches
@@ -42,10 +48,13 @@ def check_policies(spec: PolicySpec, report: Report, pace: Callable[[], object] 
     values.check(spec)
     check_listeners(spec, report)
     check_upstreams(spec, report)
+    check_calls(spec, report)
     check_identities(spec, report)
     for number, route in enumerate(spec.routes):
         check_times(route, report)
         check_captures(route, report)
+        check_cross_origin(route, report)
+        check_authorization(route, report)
         for key, block in route.blocks.items():
             values.check_block(key, block, route.node.child(key))
         if number % ROUTES == 0:

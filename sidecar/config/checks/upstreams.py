@@ -1,4 +1,4 @@
-"""Check of upstreams: enough endpoints for an ejection, HTTP/2 for gRPC, no endpoint that is this sidecar itself."""
+"""Check of upstreams: enough endpoints for an ejection, no endpoint that is this sidecar itself."""
 
 from __future__ import annotations
 
@@ -21,13 +21,7 @@ LOOPBACK_6: Final = IPv6Address("::1")
 
 
 def check_upstreams(spec: PolicySpec, report: Report) -> None:
-    """Warn of ejections that can never happen, of gRPC without HTTP/2, and of endpoints that are listeners of this
-    sidecar."""
-    for route in spec.routes:
-        upstream = spec.upstreams.get(route.upstream)
-        if route.match.grpc is not None and upstream is not None and not upstream.may_use_http2(upstream.is_tls):
-            message = f"takes calls of gRPC, but the upstream {route.upstream} speaks HTTP/1.1"
-            report.warn(route.node.nearest("match", "grpc"), f"{message}; give it protocol: http2")
+    """Warn of ejections that can never happen, and of endpoints that are listeners of this sidecar."""
     for name, upstream in spec.upstreams.items():
         _check_upstream(spec, upstream, spec.node.nearest("upstreams", name), report)
 

@@ -41,7 +41,12 @@ REJECTIONS: Final = {
 }
 """Codes of requests that the sidecar rejects with these statuses; other rejections are INTERNAL, as in gRPC's table."""
 HEAD: Final = (b"content-type", CONTENT_TYPE)
-KEPT: Final = frozenset((b"x-sidecar-reason", b"x-sidecar-fallback", b"x-request-id"))
+KEPT: Final = frozenset(
+    (
+        b"x-sidecar-reason", b"x-sidecar-fallback", b"x-request-id", b"vary", b"access-control-allow-origin",
+        b"access-control-allow-credentials", b"access-control-expose-headers",
+    )
+)  # fmt: skip
 """Fields of a foreign answer that are passed on; the others describe its body."""
 LONGEST_MESSAGE: Final = 1024
 """Characters of a message that are sent."""

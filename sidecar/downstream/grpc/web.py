@@ -9,7 +9,7 @@ Rules:
    another origin unless it is exposed.  No answer is without this frame.
 4. Bodies stream both ways, with the back-pressure of the connections.
 
-Elsewhere: preflight requests and exposed fields, which are a matter of CORS.
+Elsewhere: preflight requests and exposed fields (`sidecar.stages.cors`).
 """
 
 from __future__ import annotations

@@ -287,8 +287,8 @@ class Http2Connection(asyncio.Protocol):
                 exchange.answer(listener.last_hop(last.x))
             else:
                 exchange.refuse(failed(last.failure))
-        except Exception as error:
-            exchange.break_down(error)
+        except Exception as bug:  # compiled code gives a name one type for the whole function
+            exchange.break_down(bug)
 
     def on_interim(self, stream: Stream, head: Head) -> None:
         """Do nothing: clients send none."""

@@ -19,7 +19,7 @@ import asyncio
 from binascii import b2a_base64
 from typing import TYPE_CHECKING, Final, cast
 
-from sidecar.core.body import HIGH_WATER, OPEN, Body
+from sidecar.core.body import HIGH_WATER, OPEN, Body, add_piece
 from sidecar.core.exchange import Exchange
 from sidecar.core.http1 import Invalid, can_be_trailer
 from sidecar.core.message import Headers
@@ -323,7 +323,7 @@ class StreamExchange:
             self.abandon(CLIENT_CLOSED)
             self._session.reset(self._stream, CANCEL)
         elif self._outcome is None:
-            self._early.append(data)
+            add_piece(self._early, data)
             self._session.pause(self._stream)
 
     def _switch(self, x: Exchange, outcome: Outcome) -> None:

@@ -11,7 +11,7 @@ from sidecar.core.env import BuildContext
 from sidecar.core.exchange import Exchange
 from sidecar.core.message import without
 from sidecar.core.metrics import Counter
-from sidecar.core.outcome import TRANSFORM, Outcome, Refusal, failed
+from sidecar.core.outcome import TRANSFORM, Outcome, Refusal, copy_streamed, failed
 from sidecar.expression.condition import Condition
 from sidecar.expression.facts import NO_BODIES, RESPONSE, Bodies
 from sidecar.stages.transform.bodies import BodyEdit, BodyLoader, rewrite_body
@@ -183,17 +183,6 @@ class ResponseRewriter:
 def _has_addresses(outcome: Outcome) -> bool:
     """True if a response may have a field with an address."""
     return not outcome.is_raw or FIELDS.search(b"\n" + outcome.lines.lower()) is not None
-
-
-def copy_streamed(outcome: Outcome) -> Outcome:
-    """Return a copy of a streamed outcome, since the stages further in settle the original when its body ends."""
-    if outcome.stream is None:
-        return outcome
-    headers = None if outcome.is_raw else list(outcome.headers)
-    lines = outcome.lines if outcome.is_raw else None
-    copy = Outcome(outcome.status, headers, stream=outcome.stream, cause=outcome.cause, lines=lines)
-    copy.verdict = outcome.verdict
-    return copy
 
 
 def _set_status(outcome: Outcome, status: int) -> None:

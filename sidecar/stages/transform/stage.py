@@ -19,10 +19,10 @@ from sidecar.core.env import BuildContext
 from sidecar.core.exchange import Exchange, RequestCopy
 from sidecar.core.message import Headers
 from sidecar.core.metrics import Counter
-from sidecar.core.outcome import ABANDONED, Outcome
+from sidecar.core.outcome import ABANDONED, Outcome, copy_streamed
 from sidecar.core.stage import Stage, Wait
 from sidecar.stages.transform.request import RequestRewriter
-from sidecar.stages.transform.response import Address, ResponseRewriter, copy_streamed
+from sidecar.stages.transform.response import Address, ResponseRewriter
 from sidecar.stages.transform.spec import Spec
 from sidecar.stages.transform.vary import Dependence
 from sidecar.transform.headers import HeaderEdit

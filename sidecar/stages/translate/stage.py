@@ -138,8 +138,8 @@ class TranslateStage:
                     return self._refuse(f"The body {error}.")
         try:
             message = binding.message(match.segments, x.query, body, kind or b"")
-        except RequestError as error:
-            return self._refuse(str(error))
+        except RequestError as problem:  # compiled code gives a name one type for the whole function
+            return self._refuse(str(problem))
         call = Translated(x, binding)
         method = binding.method
         x.rest_method = REPEATED_LIKE.get(method.idempotency, x.method)

@@ -2,11 +2,14 @@
 
 Rules:
 
-1. The status is `grpc-status` in the head (an answer of trailers only), else in the trailers, however late.
+1. The status is `grpc-status` in the head of an answer of trailers only, else in the trailers, however late.  A status
+   in the head of an answer with content moves to its trailers, and counts if they have none.
 2. An answer that is not gRPC's counts as the status that a gRPC client takes it for (`sidecar.grpc.status`).
 3. A complete answer without a status counts as UNKNOWN, and gets this status in its trailers: no client mistakes it for
    a success.
-4. DEADLINE_EXCEEDED is not charged to an upstream that had less time than it usually takes, by its caller's deadline.
+4. An answer with more than one status counts as UNKNOWN, and gets this status alone: clients would differ in what they
+   read.
+5. DEADLINE_EXCEEDED is not charged to an upstream that had less time than it usually takes, by its caller's deadline.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from functools import partial
 from typing import Final
 
 from sidecar.core.body import COMPLETE, OPEN, Body
-from sidecar.core.message import get
+from sidecar.core.message import Headers, get_all
 from sidecar.core.outcome import (
     DEADLINE_EXCEEDED_STATUS,
     STATUS_TO_COME,
@@ -29,6 +32,10 @@ from sidecar.grpc.status import is_grpc, parse_status, status_fields, status_fro
 
 NO_STATUS: Final = "the upstream's answer ended without a status"
 """Message of an answer that had no status."""
+MANY_STATUSES: Final = "the upstream's answer had more than one status"
+"""Message of an answer that had several."""
+STATUS_FIELDS: Final = (b"grpc-status", b"grpc-message", b"grpc-status-details-bin")
+"""Fields that are sent with a status."""
 
 
 def read_status(outcome: Outcome, had_little_time: Callable[[], bool]) -> None:
@@ -37,36 +44,50 @@ def read_status(outcome: Outcome, had_little_time: Callable[[], bool]) -> None:
     `had_little_time` is called for DEADLINE_EXCEEDED: True if the caller's deadline left too little time.
     """
     stream = outcome.stream
-    value = outcome.header(b"grpc-status")
-    if value is not None:
-        outcome.verdict = _verdict(parse_status(value), had_little_time)
-    elif outcome.status != 200 or not is_grpc(outcome.header(b"content-type") or b""):
+    early: Headers = []
+    if outcome.header(b"grpc-status") is not None:
+        if stream is None and not outcome.body:
+            outcome.headers, code = _one_status(outcome.headers)
+            outcome.verdict = _verdict(code, had_little_time)
+            return
+        early = [field for field in outcome.headers if field[0] in STATUS_FIELDS]
+        outcome.headers = [field for field in outcome.headers if field[0] not in STATUS_FIELDS]
+    if outcome.status != 200 or not is_grpc(outcome.header(b"content-type") or b""):
         outcome.verdict = grpc_verdict(status_from_http(outcome.status))
     elif stream is None:
         outcome.stream = stream = Body()
         if outcome.body:
             stream.feed(outcome.body)
             outcome.body = b""
-        stream.finish(status_fields(UNKNOWN_STATUS, NO_STATUS))
-        outcome.verdict = grpc_verdict(UNKNOWN_STATUS)
+        stream.finish()
+        _read_trailers(stream, had_little_time, early, None)
+        outcome.verdict = stream.verdict
     elif stream.state == OPEN:
         outcome.verdict = STATUS_TO_COME
-        stream.on_close(partial(_read_trailers, stream, had_little_time))
+        stream.on_close(partial(_read_trailers, stream, had_little_time, early))
     elif stream.state == COMPLETE:
-        _read_trailers(stream, had_little_time, None)
+        _read_trailers(stream, had_little_time, early, None)
         outcome.verdict = stream.verdict
 
 
-def _read_trailers(stream: Body, had_little_time: Callable[[], bool], broken: Failure | None) -> None:
-    """Set the verdict that the trailers of a body bring."""
+def _read_trailers(stream: Body, had_little_time: Callable[[], bool], early: Headers, broken: Failure | None) -> None:
+    """Set the verdict that the trailers of a body bring.  `early` are the status fields that its head had."""
     if broken is not None:
         return
-    value = get(stream.trailers, b"grpc-status")
-    if value is None:
-        stream.trailers = [*stream.trailers, *status_fields(UNKNOWN_STATUS, NO_STATUS)]
-        stream.verdict = grpc_verdict(UNKNOWN_STATUS)
-    else:
-        stream.verdict = _verdict(parse_status(value), had_little_time)
+    trailers = stream.trailers
+    if early and not get_all(trailers, b"grpc-status"):
+        trailers = [*[field for field in trailers if field[0] not in STATUS_FIELDS], *early]
+    stream.trailers, code = _one_status(trailers)
+    stream.verdict = _verdict(code, had_little_time)
+
+
+def _one_status(fields: Headers) -> tuple[Headers, int]:
+    """Return fields with exactly one status, and its code."""
+    values = get_all(fields, b"grpc-status")
+    if len(values) == 1:
+        return fields, parse_status(values[0])
+    rest = [field for field in fields if field[0] not in STATUS_FIELDS]
+    return [*rest, *status_fields(UNKNOWN_STATUS, MANY_STATUSES if values else NO_STATUS)], UNKNOWN_STATUS
 
 
 def _verdict(code: int, had_little_time: Callable[[], bool]) -> int:

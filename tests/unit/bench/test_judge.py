@@ -7,7 +7,7 @@ import pytest
 from bench.judge import MEMORIES, MIB, Sample, judge
 from bench.tally import Tally
 
-LINE = "sidecar.core.message.Line"
+LINE = "sidecar.core.message.LineDecision"
 REST = Sample(0.0, 60 * MIB, 20, 6, 0, 0, 0, 0, {"sidecar.a.B": 100, LINE: 50})
 
 

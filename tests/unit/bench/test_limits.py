@@ -85,6 +85,12 @@ def test_rounds_that_are_missing_are_an_error() -> None:
             [],
             "| a miss | at most 1.10x that without a cache | 1.11x | **no** |",
         ),
+        (
+            Limit("failed calls", "small", "errors", 0.0),
+            [*samples(1, 1), sample(1)._replace(errors=0.0001)],
+            [],
+            "| failed calls | at most 0.0000% | 0.0100% | **no** |",
+        ),
     ],
 )
 def test_a_limit_tells_whether_it_holds(

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from bench.peers import (
+    HTTP2,
     LOGGED,
     PROMPT,
     TALK,
@@ -17,6 +18,7 @@ from bench.peers import (
     TLS_DOWNSTREAM,
     TLS_UPSTREAM,
     TRACED,
+    TRANSCODED,
     VARIANTS,
     Place,
     is_stale,
@@ -69,6 +71,9 @@ def test_envoy_does_what_a_variant_asks_for_and_nothing_else(tmp_path: Path, var
     assert (hcm(written)["access_log"] is not None) is (variant == LOGGED)
     assert (chain["transport_socket"] is not None) is (variant in (TLS_DOWNSTREAM, TLS_BOTH))
     assert (clusters["secure"]["transport_socket"] is not None) is (variant in (TLS_UPSTREAM, TLS_BOTH))
+    assert hcm(written)["codec_type"] == ("AUTO" if variant == HTTP2 else "HTTP1")
+    transcoder = "envoy.filters.http.grpc_json_transcoder"
+    assert (hcm(written)["http_filters"][0]["name"] == transcoder) is (variant == TRANSCODED)
     assert "${" not in json.dumps(written)
 
 
@@ -82,6 +87,8 @@ def test_envoy_traces_one_request_in_a_hundred(tmp_path: Path) -> None:
 def test_nginx_does_what_a_variant_asks_for_and_nothing_else(tmp_path: Path, variant: str) -> None:
     text = Path(Place(1, 2, 3, tmp_path, variant, 4, 5, Path("/id")).write("nginx.conf")).read_text()
     assert ("backlog=4096 ssl;" in text) is VARIANTS[variant].has_tls
+    assert ("backlog=4096 http2;" in text) is (variant == HTTP2)
+    assert ("grpc_pass grpc://rpc;" in text) is (variant == HTTP2)
     assert ("proxy_pass https://secure;" in text) is (variant in (TLS_DOWNSTREAM, TLS_UPSTREAM, TLS_BOTH))
     assert ("access_log off;" in text) is (variant != LOGGED)
     assert "${" not in text
@@ -99,6 +106,13 @@ def test_the_policies_of_a_variant_are_valid(tmp_path: Path, variant: str) -> No
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
 def test_a_scenario_asks_for_what_its_processes_are_set_up_for(scenario: Scenario) -> None:
     variant = VARIANTS[scenario.variant]
-    wanted = {TLS_UPSTREAM: "/secure/", TLS_BOTH: "/secure/", TALK: "/talk/", PROMPT: "/prompt/"}
+    wanted = {
+        TLS_UPSTREAM: "/secure/",
+        TLS_BOTH: "/secure/",
+        TALK: "/talk/",
+        PROMPT: "/prompt/",
+        HTTP2: ("/orders/", "/http2/", "/bench."),
+        TRANSCODED: variant.probe,
+    }
     assert scenario.target.startswith(wanted.get(scenario.variant, ("/orders/", "/cached/")))
     assert variant.has_tls is (scenario.variant in (TLS_DOWNSTREAM, TLS_BOTH))

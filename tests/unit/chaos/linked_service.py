@@ -52,10 +52,18 @@ class LinkedService:
     async def ask(
         self, path: str = "/", timeout: float = 5.0, method: str = "GET", **fields: str
     ) -> tuple[Answer, float]:
-        """Send one request through the link; return the answer and the seconds that it took."""
+        """Send one request through the link; return the answer and the seconds that it took.
+
+        The method `CALL` stands for a call of gRPC.
+        """
         now = asyncio.get_running_loop().time
         began = now()
-        answer = await self.client.fetch(self.address, method, path, "app", fields, timeout=timeout)
+        how = (
+            ("POST", path, "app", fields, b"x", timeout)
+            if method == "CALL"
+            else (method, path, "app", fields, b"", timeout)
+        )
+        answer = await self.client.fetch(self.address, *how, is_call=method == "CALL")
         return answer, now() - began
 
     async def toxic(self, kind: str, **how: Any) -> None:

@@ -35,7 +35,7 @@ def test_every_status_has_a_status_line() -> None:
 
 def test_a_problem_says_who_refused_and_when_to_come_back() -> None:
     x = Exchange(b"GET", b"/", [])
-    x.route = SimpleNamespace(name="order")
+    x.route = SimpleNamespace(name="order", problem_fields=lambda _: [])
     x.request_id = b"abc"
     refusal = Refusal("circuit_breaker", "p.yaml:7", "Open.", limit=0.5, value=0.75, retry_after=0.2)
     answer = make_problem(x, failed(BREAKER_OPEN, refusal))

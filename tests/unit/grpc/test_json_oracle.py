@@ -7,7 +7,7 @@ from typing import Any
 
 from google.protobuf import json_format
 from google.protobuf.descriptor import FieldDescriptor as D
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from sidecar.grpc.descriptors import BYTES, DOUBLE, ENUM, FLOAT, MESSAGE, Field
@@ -211,6 +211,9 @@ def is_careless(field: Field, value: Any) -> bool:
 
 @ROUNDS
 @given(st.sampled_from(sorted(CLASSES)), st.binary(max_size=40))
+@example("google.protobuf.Any", b"\x80\x80\x80\x80\x10\x00")  # a tag of more than 32 bits
+@example("google.protobuf.Int32Value", b"\x88\x80\x80\x80\x80\x00\x05")  # a tag of six bytes
+@example("google.protobuf.Int32Value", b"\x88\x80\x80\x80\x00\x05")
 def test_bytes_of_any_kind_are_read_as_by_protobuf(name: str, data: bytes) -> None:
     message = oracle(name)
     try:

@@ -106,6 +106,8 @@ def test_every_failure_of_ours_has_a_code() -> None:
         "transform_failed": "internal",
         "fault_injected": "unavailable",
         "no_route": "unimplemented",
+        "origin_refused": "permission_denied",
+        "forbidden": "permission_denied",
         "loop": "internal",
         "client_closed": "cancelled",
         "client_timeout": "cancelled",

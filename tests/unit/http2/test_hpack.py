@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 
 from sidecar.http2 import huffman
 from sidecar.http2.errors import COMPRESSION_ERROR, ConnectionFault
-from sidecar.http2.hpack import REMEMBERED, TABLE_SIZE, Decoder, Encoder, encode_integer
+from sidecar.http2.heads import request_of
+from sidecar.http2.hpack import LONGEST_LIST, REMEMBERED, TABLE_SIZE, Decoder, Encoder, encode_integer
+from sidecar.http2.limits import Limits
 from tests.support.cases import each
 
 REQUEST = [(b":method", b"GET"), (b":scheme", b"http"), (b":path", b"/"), (b":authority", b"www.example.com")]
@@ -196,6 +198,16 @@ def test_what_is_remembered_is_bounded() -> None:
         reader.decode(b"\x00\x01a" + bytes((0x80 | len(coded),)) + coded)
     assert len(reader._blocks) <= REMEMBERED  # type: ignore[attr-defined]
     assert len(reader._strings) <= REMEMBERED  # type: ignore[attr-defined]
+
+
+def test_blocks_that_are_short_but_stand_for_many_bytes_are_not_remembered() -> None:
+    reader = decoder()
+    reader.decode(b"\x40\x01a" + encode_integer(0, 0x7F, 4000) + b"v" * 4000)
+    for number in range(1, REMEMBERED):
+        head = request_of(reader.decode(b"\x82\x86\x84\x01\x01h" + b"\xbe" * 15 + b"\x85" * number), Limits())
+        assert head.error or head.lines
+    kept = sum(field.size for block in reader._blocks.values() for field in block.fields)  # type: ignore[attr-defined]
+    assert kept <= REMEMBERED * LONGEST_LIST
 
 
 def test_marks_of_never_indexed_fields_are_kept() -> None:

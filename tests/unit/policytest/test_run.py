@@ -149,6 +149,155 @@ def test_differences_are_shown_with_their_places(trial: Any, test: str, differen
     assert lines(trial(test)) == differences
 
 
+CALLS = """
+version: 1
+listeners: {inbound: {address: "127.0.0.1:0"}}
+upstreams:
+  app: {endpoints: ["http://app:80"], protocol: http2}
+  old: {endpoints: ["http://old:80"]}
+  safe: {endpoints: ["https://safe:443"]}
+defaults: {timeout: {request: 10s}}
+routes:
+  - {name: app, upstream: app}
+  - {name: try, match: {grpc: {service: shop.Orders, method: List}}, upstream: app, retry: {on: [unavailable]}}
+  - {name: old, match: {path: /old}, upstream: old}
+  - {name: safe, match: {grpc: {service: shop.Safe}}, upstream: safe}
+"""
+GET = "request: {grpc: {service: shop.Orders, method: Get}}\n"
+
+
+@pytest.fixture
+def call(tmp_path: Path) -> Any:
+    """Return a function that runs one test of calls, and returns its differences."""
+    (tmp_path / "calls.yaml").write_text(CALLS)
+
+    def run(test: str) -> list[str]:
+        path = tmp_path / "calls.test.yaml"
+        indented = "".join(f"    {line}\n" for line in test.strip().splitlines())
+        path.write_text(f"descriptors: {POLICIES / 'proto' / 'shop.binpb'}\ntests:\n  - name: it\n{indented}")
+        (result,) = run_file(str(path), {})
+        return lines(result)
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("test", "differences"),
+    [
+        (f"{GET}upstream: [OK]\nexpect: {{answer: {{grpc_status: OK, message: {{}}}}}}", []),
+        (
+            f"{GET}upstream: [{{grpc_status: ABORTED, grpc_message: 50 % off}}]\n"
+            "expect: {answer: {grpc_status: OK, grpc_message: x}}",
+            ["calls.test.yaml:6: grpc_status: expected OK, was ABORTED (50 % off)"],
+        ),
+        (
+            f"{GET}upstream: [{{grpc_status: ABORTED, grpc_message: 50 % off}}]\n"
+            "expect: {answer: {grpc_status: ABORTED, grpc_message: x}}",
+            ["calls.test.yaml:6: grpc_message: expected x, was 50 % off"],
+        ),
+        (
+            f"{GET}upstream: [{{message: {{name: a, state: PAID}}}}]\nexpect:\n  answer:\n    message:\n"
+            "      name: b\n      labels: {}",
+            [
+                "calls.test.yaml:9: message /name: expected b, was a",
+                "calls.test.yaml:10: message /labels: expected {}, was missing",
+                'calls.test.yaml:8: message /state: expected no such member, was PAID',
+            ],
+        ),
+        (
+            f"{GET}upstream: [UNAVAILABLE]\nexpect: {{answer: {{message: {{}}}}}}",
+            ["calls.test.yaml:6: message: expected one message, was 0"],
+        ),
+        (
+            f"{GET}upstream: [{{messages: [{{}}, {{name: b}}]}}]\n"
+            "expect: {answer: {messages: [{}, {name: c}]}}",
+            ["calls.test.yaml:6: messages /1/name: expected c, was b"],
+        ),
+        (
+            f"{GET}upstream: [{{grpc_status: OK, trailers: {{a: b}}}}]\nexpect: {{answer: {{trailers: {{a: c}}}}}}",
+            ["calls.test.yaml:6: trailers a: expected c, was b"],
+        ),
+        (
+            "request: {grpc: {service: shop.Orders, method: Get, message: {name: a}}}\nupstream: [OK]\n"
+            "expect: {upstream: {path: /shop.Orders/Get, message: {name: b}, headers: {te: x}}}",
+            [
+                "calls.test.yaml:6: headers te: expected x, was trailers",
+                "calls.test.yaml:6: message /name: expected b, was a",
+            ],
+        ),
+        (
+            "request: {grpc: {service: shop.Orders, method: Get, message: {nme: a}}}\nupstream: [OK]",
+            [
+                "calls.test.yaml:4: grpc: expected messages that can be made, was a shop.GetOrderRequest in which "
+                "nme is not a field"
+            ],
+        ),
+        (
+            "request: {grpc: {service: shop.Bills, method: Get, message: {nme: a}}}\nupstream: [OK]",
+            [
+                "calls.test.yaml:4: grpc: expected messages that can be made, was messages of shop.Bills/Get, which "
+                "no descriptor set has; write `descriptors: FILE` in the test file"
+            ],
+        ),
+        (
+            f"{GET}upstream: [{{message: {{state: LOST}}}}]",
+            [
+                "calls.test.yaml:5: upstream: expected an answer that can be sent, was a shop.Order in which "
+                "state is not a value of shop.State"
+            ],
+        ),
+        (
+            "request: {path: /old}\nupstream: [OK]",
+            [
+                "calls.test.yaml:5: upstream: expected an answer that can be sent, was an answer of gRPC from old, "
+                "which speaks HTTP/1.1; write `protocol: http2` there"
+            ],
+        ),
+        (
+            f"{GET}at_once: 3\nupstream: [{{grpc_status: OK, times: 2}}, ABORTED]\nexpect: {{answers: {{OK: 3}}}}",
+            ['calls.test.yaml:7: answers: expected {"OK": 3}, was {"OK": 2, "ABORTED": 1}'],
+        ),
+        (GET, ["calls.test.yaml:3: upstream: expected 0 attempts, was 1; no answer was left for app"]),
+        (
+            f"{GET}upstream: [OK, OK]",
+            ["calls.test.yaml:5: upstream: expected 2 attempts, was 1; the other answers were not used"],
+        ),
+    ],
+)  # fmt: skip
+def test_differences_of_calls_are_shown_with_their_places(call: Any, test: str, differences: list[str]) -> None:
+    assert call(test) == differences
+
+
+@pytest.mark.parametrize(
+    "answer", ["UNAVAILABLE", "{message: {nextPageToken: a}, grpc_status: UNAVAILABLE}", *FAILURES[:3]]
+)
+def test_attempts_of_a_call_take_the_answers_in_their_order(call: Any, answer: str) -> None:
+    test = f"request: {{grpc: {{service: shop.Orders, method: List}}}}\nupstream: [{answer}, {answer}, OK]\n"
+    assert call(f"{test}expect: {{attempts: 3, answer: {{grpc_status: OK}}}}") == []
+
+
+@pytest.mark.parametrize("failure", FAILURES)
+def test_every_failure_of_a_script_has_its_reason_over_http2(call: Any, failure: str) -> None:
+    status = {"timeout": "DEADLINE_EXCEEDED", "connect_timeout": "UNAVAILABLE", "protocol_error": "INTERNAL"}
+    answer = f"{{grpc_status: {status.get(failure, 'UNAVAILABLE')}, reason: {failure}}}"
+    differences = ["calls.test.yaml:6: answer: expected a complete one, was cut off in its body"]
+    found = call(f"{GET}upstream: [{failure}]\nexpect: {{answer: {answer}}}")
+    assert found == (differences if failure == "cut" else [])
+
+
+def test_requests_of_http_reach_an_upstream_over_http2(call: Any) -> None:
+    test = "request: {method: PUT, path: /a, json: {b: 1}}\nupstream: [{status: 201, json: [2], headers: {x-c: d}}]\n"
+    seen = "{method: PUT, path: /a, json: {b: 1}, headers: {content-type: application/json}}"
+    answer = "{status: 201, json: [2], headers: {x-c: d, content-length: '3'}}"
+    assert call(f"{test}expect: {{upstream: {seen}, answer: {answer}}}") == []
+    assert call("request: {method: HEAD, path: /a}\nupstream: [{body: abc}]\nexpect: {answer: {body: ''}}") == []
+
+
+def test_upstreams_over_tls_speak_http2_to_calls(call: Any) -> None:
+    test = "request: {grpc: {service: shop.Safe, method: Get}}\nupstream: [OK]\n"
+    assert call(f"{test}expect: {{route: safe, answer: {{grpc_status: OK}}}}") == []
+
+
 @pytest.mark.parametrize("failure", FAILURES)
 def test_every_failure_of_a_script_has_its_reason(trial: Any, failure: str) -> None:
     status = {"timeout": 504, "connect_timeout": 504}.get(failure, 502)
@@ -206,6 +355,28 @@ def unusable(tmp_path: Path, text: str, policies: str = PLAIN) -> list[str]:
         ("tests:\n  - {name: a, request: {path: /}, upstream: [rest]}\n", "is not an answer; write a status"),
         ("tests:\n  - {name: a, request: {path: /}, upstream: [99]}\n", "must be at least 200"),
         ("tests:\n  - {name: a, request: {path: /, json: 1, body: x}}\n", "has more than one of json, form and body"),
+        ("tests:\n  - {name: a, request: {}}\n", "needs a path, or a call in grpc"),
+        (
+            "tests:\n  - {name: a, request: {path: /, grpc: {service: a.B, method: C}}}\n",
+            "has grpc beside a method, a path or a body",
+        ),
+        (
+            "tests:\n  - {name: a, request: {grpc: {service: a.B, method: C, message: {}, messages: []}}}\n",
+            "has both message and messages",
+        ),
+        ("tests:\n  - {name: a, request: {path: /}, upstream: [{message: {}, json: 1}]}\n", "keep one of them"),
+        ("tests:\n  - {name: a, request: {path: /}, upstream: [{grpc_status: OK, status: 200}]}\n", "keep one of them"),
+        ("tests:\n  - {name: a, request: {path: /}, upstream: [{trailers: {a: b}}]}\n", "add grpc_status"),
+        (
+            "tests:\n  - {name: a, request: {path: /}, expect: {answer: {grpc_status: ok}}}\n",
+            "is not a gRPC status; write one of OK,",
+        ),
+        ("descriptors: x\ntests:\n  - {name: a, request: {path: /}}\n", "x: No such file or directory; name the file"),
+        ("descriptors: .\ntests:\n  - {name: a, request: {path: /}}\n", "app.test.yaml:1"),
+        (
+            "descriptors: app.yaml\ntests:\n  - {name: a, request: {path: /}}\n",
+            "app.yaml: is no descriptor set",
+        ),
         ("tests: []\n", "has too few items; at least 1"),
         ("", "holds no tests"),
         ("tests: [", "is not valid YAML"),

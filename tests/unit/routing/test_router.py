@@ -266,7 +266,7 @@ def meets(match: MatchSpec, x: Exchange, path: str, *, any_method: bool = False)
             return False
         if not match.host.startswith("*") and match.host.partition(":")[0] != name:
             return False
-    if match.path is not None and not re.fullmatch(re.sub(r"\{\w+\}", "[^/]+", match.path), path):
+    if match.path is not None and not re.fullmatch(re.sub(r"\\{\w+\\}", "[^/]+", re.escape(match.path)), path):
         return False
     if match.path_prefix is not None:
         prefix = match.path_prefix.rstrip("/")

@@ -8,7 +8,7 @@ import pytest
 
 from sidecar.core.body import Body
 from sidecar.core.exchange import Exchange
-from sidecar.core.message import get
+from sidecar.core.message import get, get_all
 from sidecar.core.outcome import RESET, STATUS_TO_COME, Outcome
 from sidecar.core.stage import outcome_to_settle
 from tests.support.grpc import HEAD, call, judged, streaming, trailers, trailers_only, whole
@@ -60,6 +60,41 @@ def test_a_whole_answer_without_trailers_is_unknown_and_says_so() -> None:
     assert outcome.stream is not None
     assert outcome.stream.whole() == b"content"
     assert get(outcome.stream.trailers, b"grpc-status") == b"2"
+
+
+def test_a_status_before_the_content_counts_only_without_one_behind_it() -> None:
+    """A client reads the trailers: what is in the head of an answer with content decides nothing."""
+    for late, verdict, code in ((14, 614, b"14"), (None, 602, b"2"), (0, 200, b"0")):
+        body = Body()
+        outcome = judged(Outcome(200, [*HEAD, *trailers(2)], stream=body))
+        assert outcome.verdict == STATUS_TO_COME
+        assert outcome.header(b"grpc-status") is None
+        body.feed(b"message")
+        body.finish([] if late is None else trailers(late))
+        assert outcome_to_settle(outcome, None).verdict == verdict
+        assert get_all(body.trailers, b"grpc-status") == [code]
+
+
+def test_a_status_in_the_head_of_a_whole_answer_moves_behind_its_content() -> None:
+    outcome = judged(Outcome(200, [*HEAD, *trailers(0)], b"content"))
+    assert outcome.verdict == 200
+    assert outcome.header(b"grpc-status") is None
+    assert outcome.stream is not None
+    assert outcome.stream.whole() == b"content"
+    assert get(outcome.stream.trailers, b"grpc-status") == b"0"
+
+
+def test_several_statuses_are_none() -> None:
+    """One client would read the first, another one the last."""
+    only = judged(Outcome(200, [*HEAD, *trailers(0), *trailers(14)]))
+    assert (only.verdict, get_all(only.headers, b"grpc-status")) == (602, [b"2"])
+    body = Body()
+    outcome = streaming(body)
+    body.feed(b"message")
+    body.finish([*trailers(0), *trailers(14), (b"x-other", b"1")])
+    assert outcome_to_settle(outcome, None).verdict == 602
+    assert get_all(body.trailers, b"grpc-status") == [b"2"]
+    assert get(body.trailers, b"x-other") == b"1"
 
 
 @pytest.mark.parametrize(("status", "verdict"), [(503, 614), (404, 12), (401, 16), (500, 602), (200, 602), (413, 602)])
