@@ -2,8 +2,8 @@
 
 Rules:
 
-1. Each caller's token is signed once and sent for half of its lifetime, so that an upstream always has the other
-   half.
+1. Each caller's token is signed once and sent until half of its lifetime is over, so that an upstream always has the
+   other half.
 2. Callers with the same claims share a token.  The table is bounded; the oldest token is evicted first.
 3. The key is that of the file, or one of the process.  It survives reloads in the state store under `signing_key`,
    where the admin listener finds it for its key set.
@@ -52,7 +52,7 @@ class CallerToken:
         known = lines.pop(digest, None)
         if known is None or known[1] <= now:
             value = self._key.sign(self._claims(caller))
-            known = (b"%b: %b\r\n" % (self._name, value), now + self._spec.life / 2)
+            known = (b"%b: %b\r\n" % (self._name, value), now + self._spec.lifetime / 2)
             if len(lines) >= MOST:
                 del lines[next(iter(lines))]
         lines[digest] = known
@@ -62,7 +62,7 @@ class CallerToken:
         spec, wall = self._spec, int(self._env.wall())
         own = {name: caller.claims[name] for name in spec.claims if name in caller.claims}
         about = {"iss": self._issuer, "aud": spec.audience, "sub": caller.id, "identity": caller.identity}
-        return {**own, **about, "iat": wall, "exp": wall + int(spec.life)}
+        return {**own, **about, "iat": wall, "exp": wall + int(spec.lifetime)}
 
 
 def _read(path: str) -> bytes:

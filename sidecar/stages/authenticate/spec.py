@@ -47,7 +47,7 @@ class TokenSpec(Model):
     """Claim `aud`: name of the service that gets the token."""
     claims: Annotated[tuple[Claim, ...], Field(strict=False, max_length=50)] = ()
     """Claims of the caller that the token has too."""
-    life: Annotated[Duration, Field(ge=10, le=3600)] = 120.0
+    lifetime: Annotated[Duration, Field(ge=10, le=3600)] = 120.0
     """Time from `iat` to `exp`.  Each caller's token is renewed at half of it."""
     key: str | None = None
     """File with a private Ed25519 key in PEM, which is read at each reload.  By default each process makes its own."""

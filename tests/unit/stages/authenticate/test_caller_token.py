@@ -23,7 +23,7 @@ from tests.unit.identity.test_jwt import identity
 from tests.unit.stages.authenticate.test_cached import lines, send, stage
 
 PEM = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-SPEC = {"audience": "orders", "claims": ["tenant"], "life": "60s"}
+SPEC = {"audience": "orders", "claims": ["tenant"], "lifetime": "60s"}
 
 
 def make(env: FakeEnv | None = None, **settings: Any) -> tuple[CallerToken, SigningKey]:
@@ -145,7 +145,7 @@ def test_names_and_claims_of_the_token_are_its_own() -> None:
         {"token": {"audience": "orders", "header": "authorization"}},
         {"token": {"audience": "orders"}, "caller": "X_Caller-Token"},
         {"token": {}},
-        {"token": {"audience": "orders", "life": "1s"}},
+        {"token": {"audience": "orders", "lifetime": "1s"}},
     ):
         with pytest.raises(ValueError, match="forward"):
             spec.model_validate({"any_of": ["corporate"], "forward": forward})
