@@ -113,6 +113,7 @@ def test_every_failure_of_ours_has_a_code() -> None:
         "client_timeout": "cancelled",
         "bad_request": "internal",
         "internal_error": "internal",
+        "rate_limited": "resource_exhausted",
         "unauthenticated": "unauthenticated",
         "bad_credentials": "unauthenticated",
         "unverifiable": "unavailable",
