@@ -1,4 +1,4 @@
-"""Slow streams beside well-behaved ones, on their connection and on another: the well-behaved are served, and nobody is blamed."""
+"""Slow streams beside correct ones, on the same connection and on another: neither these nor the upstream suffer."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def frames(client: Client, number: int) -> list[Frame]:
 
 @pytest.mark.parametrize("kind", ["uploads", "downloads"])
 @virtual
-async def test_slow_streams_leave_others_alone(kind: str) -> None:
+async def test_slow_streams_leave_correct_ones_alone(kind: str) -> None:
     proxy = Proxy(POLICIES, Service(LONG, after=0.01))
     shared, other = proxy.connect(), proxy.connect()
     for client in (shared, other):

@@ -124,6 +124,20 @@ async def test_a_late_status_without_a_message_is_retried() -> None:
 
 
 @virtual
+async def test_trailers_of_the_answer_after_a_retry_are_kept() -> None:
+    """traefik#4433."""
+    later = Body(Source())
+    bench = Bench(trailers_only(14), streaming(later), env=virtual_env(), on=["unavailable"])
+    task = asyncio.ensure_future(run(bench))
+    await asyncio.sleep(0.1)
+    later.feed(frame(b"done"))
+    outcome, _ = await task
+    assert outcome.stream is later
+    later.finish([*trailers(0), (b"x-sum", b"1")])
+    assert (later.whole(), later.trailers[-1]) == (frame(b"done"), (b"x-sum", b"1"))
+
+
+@virtual
 async def test_a_late_break_without_a_message_is_retried() -> None:
     body = Body(Source())
     bench = Bench(streaming(body), OK, env=virtual_env(), on=["unavailable"])
