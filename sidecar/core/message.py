@@ -11,6 +11,7 @@ import re
 from collections.abc import Collection
 from datetime import UTC, datetime
 from email.utils import formatdate, parsedate_tz
+from functools import lru_cache
 from typing import Final
 
 Headers = list[tuple[bytes, bytes]]
@@ -377,7 +378,13 @@ def http_date(value: bytes | None) -> float | None:
 
 def write_http_date(wall: float) -> bytes:
     """Return the IMF-fixdate (RFC 9110 5.6.7) of a Unix time in seconds."""
-    return formatdate(wall, usegmt=True).encode()
+    return _date_of_second(int(wall // 1))
+
+
+@lru_cache(maxsize=4)
+def _date_of_second(second: int) -> bytes:
+    """Return the date of a second, which all responses within it share."""
+    return formatdate(second, usegmt=True).encode()
 
 
 def retry_after(headers: Headers, wall: float) -> float | None:

@@ -9,17 +9,21 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
 import signal
 import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
 from tests.docs.pages import ROOT, Block
 
+FIRST_PORT: Final = 10_000
+LAST_PORT: Final = 32_000
 ADDRESS: Final = re.compile(r"(?:(?<=127\.0\.0\.1:)|(?<=--port ))\d{4,5}\b")
 PATIENCE: Final = 60.0
 """Seconds that a block may take: a busy machine is slow, and only a command that hangs gets there."""
@@ -68,9 +72,7 @@ class Session:
         if self._as_written:
             return named
         if named not in self._ports:
-            with socket.socket() as free:
-                free.bind(("127.0.0.1", 0))
-                self._ports[named] = str(free.getsockname()[1])
+            self._ports[named] = str(_free_port())
         return self._ports[named]
 
     def write(self, block: Block) -> None:
@@ -116,3 +118,12 @@ def differs(printed: str, wanted: str, mark: str) -> str | None:
         number = re.compile(r" *\d+(?:\.\d+)?")
         found, shown = ([number.sub("0", line) for line in lines] for lines in (found, shown))
     return None if found == shown else f"printed\n{printed}\ninstead of\n{wanted}"
+
+
+def _free_port() -> int:
+    """Return a free port that the kernel gives to no other socket meanwhile: it takes theirs from 32768 on."""
+    while True:
+        port = FIRST_PORT + secrets.randbelow(LAST_PORT - FIRST_PORT)
+        with socket.socket() as free, suppress(OSError):
+            free.bind(("127.0.0.1", port))
+            return port
