@@ -45,7 +45,7 @@ defaults
   timeout connect ${patience}s
   timeout client 60s
   timeout server ${patience}s
-  timeout http-request 2s
+  timeout http-request 20s
   retries 0
   http-reuse always
 frontend all

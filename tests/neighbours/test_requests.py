@@ -133,7 +133,7 @@ def before(url: str, patience: int) -> dict[str, Any]:
         listeners={"inbound": {"address": "127.0.0.1:0", "protocols": ["http1"]}},
         upstreams={"app": {"endpoints": [url]}},
         routes=[{**route("app"), "match": {"path_prefix": "/"}}],
-        limits={"header_timeout": "2s", "drain_timeout": "1s"},
+        limits={"header_timeout": "20s", "drain_timeout": "1s"},
         defaults={"timeout": {"request": f"{patience}s"}},
     )
 
