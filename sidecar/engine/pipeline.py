@@ -235,7 +235,7 @@ class Call:
         self._end()
 
     def _bind(self, outcome: Outcome, first: int) -> None:
-        """Have the tickets from `first` inwards settled at the end of the outcome's body."""
+        """Arrange that the tickets from `first` inwards are settled at the end of the outcome's body."""
         tickets = self._tickets[first:]
         del self._tickets[first:]
         assert outcome.stream is not None

@@ -198,7 +198,7 @@ class Field:
         self.key = ""
         """JSON key with its colon."""
         self.next_key = ""
-        """The same after a comma."""
+        """JSON key with a comma before it and its colon."""
         self.tag = b""
         """Tag that is written before a value."""
         self.closing = b""

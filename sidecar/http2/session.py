@@ -59,9 +59,9 @@ EXCESS_FIELDS: Final = 64
 LARGE_BYTES: Final = 1024
 """Bytes of such a head that count for one more."""
 SETTINGS_COST: Final = 10.0
-"""The same for SETTINGS, which may touch every stream."""
+"""Frames of no use for which one SETTINGS counts, because it may touch every stream."""
 CLOSED_STREAM_DATA: Final = 0.1
-"""The same for DATA that was under way when its stream was reset: at most a window is."""
+"""Frames of no use for which one DATA counts that was under way when its stream was reset: at most a window is."""
 USEFUL: Final = 256
 """Bytes of the smallest DATA frame that pays for window updates."""
 WORTH: Final = 2.0
