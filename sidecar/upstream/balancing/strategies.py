@@ -31,8 +31,8 @@ PENALTY: Final = 4.0
 SHORTEST: Final = 0.001
 """Least latency in seconds that a failed attempt multiplies."""
 LONGEST_PENALTY: Final = 1.0
-"""Most seconds for which a quick failure counts: time halves the average every 7 seconds, so more would keep an endpoint
-out for minutes."""
+"""Most seconds for which a quick failure counts: time halves the average every 7 seconds, so more would keep an
+endpoint out for minutes."""
 UNKNOWN: Final = 1e6
 """Cost of an endpoint with requests in flight whose latency is not known yet: one request finds it out."""
 LEAST_SHARE: Final = 0.1

@@ -52,7 +52,7 @@ def test_time_alone_makes_an_endpoint_worth_another_try() -> None:
     [failed(RESET), Outcome(500), Outcome(429), Outcome(503, lines=b"retry-after: 1\r\n")],
     ids=["reset", "500", "429", "503 with Retry-After"],
 )
-def test_a_quick_failure_makes_an_endpoint_dearer(outcome: Outcome) -> None:
+def test_a_quick_failure_makes_an_endpoint_more_expensive(outcome: Outcome) -> None:
     one = endpoint()
     observe(one, OK, 0.010, 100.0)
     observe(one, outcome, 0.0001, 100.0)
@@ -83,7 +83,7 @@ def test_the_average_is_never_negative_nor_above_what_was_seen(seen: list[tuple[
 # ----- the choice
 
 
-def test_the_quicker_of_two_is_picked_and_the_busier_one_is_dearer() -> None:
+def test_the_quicker_of_two_is_picked_and_the_busier_one_is_more_expensive() -> None:
     bench = Bench(2, "latency")
     slow, quick = bench.endpoints
     observe(slow, OK, 0.100, bench.env.now())
