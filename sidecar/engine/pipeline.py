@@ -228,7 +228,11 @@ class Call:
             self._break_down(error)
             return
         self.value = outcome
-        self._end()
+        if pipeline.can_be_superseded:  # inlined `_end`
+            x.call = None
+        done, self._done = self._done, None
+        if done is not None:
+            done(self)
 
     def _bind(self, outcome: Outcome, first: int) -> None:
         """Arrange that the tickets from `first` inwards are settled at the end of the outcome's body."""
