@@ -23,7 +23,7 @@ from chaos.parts.servers import Connection, Server, after, answering, echoing, r
 from chaos.parts.websocket import Frame
 from tests.e2e.crowd import until
 from tests.support.authority import Authority
-from tests.support.process import NOTHING, Sidecar, policies, route, without_uvloop
+from tests.support.process import LOOP, NOTHING, Sidecar, policies, route, without_uvloop
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -52,6 +52,8 @@ def loop(request: pytest.FixtureRequest, no_uvloop: Environment) -> Environment:
     """Return the environment that selects the event loop."""
     if request.param == "uvloop":
         pytest.importorskip("uvloop")
+        if LOOP == "asyncio":
+            pytest.skip("TEST_LOOP=asyncio")
         return {}
     return no_uvloop
 
