@@ -1,4 +1,4 @@
-"""Rollout: a share of a route's requests goes to a candidate, another upstream or another policy, until it proves worse.
+"""Rollout: a share of a route's requests goes to a candidate, another upstream or another policy.
 
     spec        what a policy file says of shares, ramps, stickiness and the return
     sequential  test of whether the candidate is worse, valid at every instant

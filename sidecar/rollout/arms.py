@@ -12,6 +12,7 @@ Rules:
 from __future__ import annotations
 
 from base64 import urlsafe_b64decode
+from functools import partial
 from json import loads
 from typing import Any, Final, NamedTuple
 from zlib import crc32
@@ -69,7 +70,7 @@ class Arms:
         self._returns = meter.counter(metrics.ROLLOUT_RETURNS, route=route)
         self._begin(settings)
         for number, name in enumerate(settings.names):
-            meter.gauge(metrics.ROLLOUT_SHARE, lambda number=number: self.share(number), route=route, arm=name)
+            meter.gauge(metrics.ROLLOUT_SHARE, partial(self.share, number), route=route, arm=name)
 
     def _begin(self, settings: Settings) -> None:
         from sidecar.expression import condition, facts  # only if a rollout is configured
@@ -113,7 +114,7 @@ class Arms:
         self.is_ramping = passed < 1
 
     def note(self, arm: int, is_bad: bool, seconds: float, is_refused: bool) -> None:
-        """Record the outcome of a request of an arm (`Evidence.note_candidate`); take a candidate back that is worse."""
+        """Record the outcome of a request (`Evidence.note_candidate`); take a candidate back that is worse."""
         now = self._now()
         if arm == STABLE:
             for number, each in enumerate(self._evidence, 1):

@@ -113,13 +113,15 @@ class Evidence:
         stable.at = candidate.at = NO_TIME
         test = self._errors
         if test is not None and test.add(candidate.is_bad - stable.is_bad, now):
-            return f"{test.worse} of {test.pairs} pairs of requests failed only at it, {test.better} only at the stable arm"
+            return (
+                f"{test.worse} of {test.pairs} pairs failed only at the candidate, {test.better} only at the stable arm"
+            )
         test = self._latency
         if test is not None and self.stable.requests > FIRST:
             is_slow = candidate.seconds > self.percentile * self._times
             if test.add(is_slow - (stable.seconds > self.percentile), now):
                 return (
-                    f"{test.worse} of {test.pairs} pairs of requests were slow only at it, {test.better} only at the "
+                    f"{test.worse} of {test.pairs} pairs were slow only at the candidate, {test.better} only at the "
                     f"stable arm, whose 99th percentile is about {self.percentile * 1e3:.0f} ms"
                 )
         return ""

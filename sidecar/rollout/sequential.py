@@ -1,4 +1,4 @@
-"""Sequential test of paired differences: is one of two things worse than the other by more than a margin?
+"""Sequential test of paired differences: it finds whether a candidate is worse than the stable arm by a margin.
 
 A pair is two observations that were made beside each other, one of each arm.  Its difference is 1 if only the candidate
 was bad, -1 if only the stable arm was bad, else 0.  Pairs share their circumstances, so an incident that hits both arms

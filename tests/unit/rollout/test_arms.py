@@ -191,7 +191,7 @@ def test_the_return_is_logged_counted_and_shown_and_lasts() -> None:
     drive(env, arms, (0.0, 0.5), 60, random.Random(1))
     (event,) = env.emitted(events.ROLLOUT_RETURNED)
     assert event["candidate"] == "candidate-1"
-    assert "failed only at it" in event["reason"]
+    assert "failed only at the candidate" in event["reason"]
     assert event["candidate_errors"] > event["stable_errors"] == 0
     env.advance(600)
     assert set(chosen(arms, 50)) == {STABLE}
