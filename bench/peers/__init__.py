@@ -285,4 +285,11 @@ PEERS: Final = (
         lambda _: f"{version('aiohttp')}, uvloop {version('uvloop')}",
         "none: `web.Server` and `ClientSession`, hop-by-hop fields removed", "every policy",
     ),
+    Peer(
+        "relay", "haproxy",
+        lambda program, place: [program, "-db", "-q", "-f", place.write("relay.cfg")],
+        lambda program: f"{machine.first_line([program, '-v']).split(' - ')[0]}, forwarding bytes",
+        "none: bytes go on as they come, so its CPU is what the kernel and an event loop cost every proxy",
+        "HTTP, and with it every policy",
+    ),
 )  # fmt: skip

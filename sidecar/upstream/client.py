@@ -38,6 +38,7 @@ from sidecar.upstream.balancing.balancer import Balancer
 from sidecar.upstream.balancing.discovery import Discovery, ask_loop
 from sidecar.upstream.balancing.ejection import Ejector
 from sidecar.upstream.balancing.health import HealthChecker, Probe, http_probe
+from sidecar.upstream.balancing.strategies import observe
 from sidecar.upstream.certificates import CertificateWatch
 from sidecar.upstream.deadlines import Deadlines
 from sidecar.upstream.endpoint import Endpoint, EndpointSet, literal
@@ -129,6 +130,8 @@ class AttemptInFlight(Attempt):
                 times.quick += 1
                 if times.quick == SAMPLED:
                     times.decay()
+        if self._upstream.learns_latency:
+            observe(self._target, outcome, now - self.started, now)
         if outcome.stream is None:
             self._settle(outcome, now)
         else:
@@ -173,6 +176,8 @@ class AttemptInFlight(Attempt):
         if connection is not None:
             connection.abort()
         self.answered = now = self._upstream.now()
+        if self._upstream.learns_latency:
+            observe(self._target, ABANDONED, now - self.started, now)
         self._settle(ABANDONED, now)
 
     def _settle(self, outcome: Outcome, now: float) -> None:
@@ -219,6 +224,8 @@ class Upstream:
         self.spec = spec
         self.where = where
         self.now = env.now
+        self.learns_latency = spec.load_balancing == "latency"
+        """True if the balancer needs the latency of each attempt."""
         self._make_gate = endpoint_gate
         self._gates: dict[Endpoint, Gate] = {}
         self.endpoints: EndpointSet = obtain(("endpoints", name), spec, lambda: EndpointSet(name, spec, env))

@@ -13,6 +13,7 @@ from sidecar.core.promise import Run
 from sidecar.http2 import errors as e
 from sidecar.http2 import frames as f
 from sidecar.http2.limits import Limits
+from sidecar.simulation.transport import MemoryTransport
 from sidecar.upstream.client import Upstream
 from sidecar.upstream.http2.pool import StreamPool
 from sidecar.upstream.pool import Pool
@@ -122,6 +123,29 @@ async def test_a_connection_that_takes_too_long() -> None:
     back = StreamBack(connect_timeout="1s")
     back.connecting = asyncio.Event().wait
     upstream = back.upstream()
+    run = start(upstream, get())
+    await asyncio.sleep(1.1)
+    assert outcome_of(run).failure is CONNECT_TIMEOUT
+    assert back.pool.size == 0
+
+
+@pytest.mark.parametrize("selected", ["h2", "http/1.1"])
+@virtual
+async def test_a_connection_made_at_the_very_end_of_the_time_for_connecting_is_not_used(
+    selected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A loop may report neither the connection to the task that waits for it nor its end to its protocol."""
+    monkeypatch.setattr(MemoryTransport, "abort", lambda transport: None)  # like uvloop's, once the socket is closed
+    back = StreamBack(url="https://test:443", connect_timeout="1s")
+    back.selected = selected
+    upstream = back.upstream()
+    connect = back.pool.connect
+
+    async def connect_too_late(protocol) -> None:
+        await connect(protocol)
+        await asyncio.Event().wait()
+
+    back.pool.connect = connect_too_late
     run = start(upstream, get())
     await asyncio.sleep(1.1)
     assert outcome_of(run).failure is CONNECT_TIMEOUT
