@@ -58,6 +58,8 @@ CACHE: Final = "cache"
 AUTHENTICATE: Final = "authenticate"
 IDENTITY: Final = "identity"
 CALLER_FIELDS: Final = "caller_fields"
+ORIGINS: Final = "origins"
+CORS: Final = "cors"
 
 
 class Terminal(Protocol):
@@ -426,6 +428,8 @@ class Compilation:
             return self.routes[name].by_caller
         if kind == CALLER_FIELDS:
             return self.fields_to_drop(self.routes[name])
+        if kind == ORIGINS:
+            return allowed_origins(self.routes[name])
         spec = self.spec.upstreams.get(name)
         if spec is None:
             raise ValueError(f"names the {kind} `{name}`, which is not declared")
@@ -446,6 +450,16 @@ def targets_of(spec: RouteSpec) -> set[str]:
     """Return the upstreams that may get requests of a route: its own, and those of its fallback."""
     steps = getattr(spec.blocks.get("fallback"), "steps", ())
     return {spec.upstream, *(name for step in steps if (name := getattr(step, "upstream", None)) is not None)}
+
+
+def allowed_origins(spec: RouteSpec) -> Callable[[bytes], bool]:
+    """Return the function that says which origins the `cors` block of a route allows; none without the block."""
+    block: Any = spec.blocks.get(CORS)
+    if block is None or not block.is_enforced:
+        return lambda _: False
+    from sidecar.stages.cors.origins import Origins
+
+    return Origins(block.origins).allows
 
 
 def cache_of(spec: RouteSpec) -> CacheBlock | None:

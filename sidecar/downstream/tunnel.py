@@ -66,11 +66,11 @@ class Tunnel:
         client.set_protocol(self._client)
         client.write(head)
         self.restart_idle_timeout()
+        client.resume_reading()  # before bytes that may pause it again
         if answered:
             self._server.data_received(answered)
         if early:
             self._client.data_received(early)
-        client.resume_reading()
         return True
 
     def half_close(self) -> None:

@@ -125,6 +125,8 @@ class BindingEntry(TypedDict):
     """Method that is called, such as `shop.Orders/Get`."""
     is_stream: bool
     """True if the answer is a stream of messages."""
+    needs_websocket: bool
+    """True if the requests are a stream, for which clients open a WebSocket."""
 
 
 class RouteEntry(TypedDict):

@@ -183,6 +183,8 @@ def exchange_of(
     x = Exchange(token, path or (b"*" if token == b"OPTIONS" and not mark else b"/"), fields)
     x.query = query if mark else None
     x.is_grpc = token == b"POST" and is_grpc(x.header(b"content-type") or b"")
+    if token == b"GET" and (x.header(b"upgrade") or b"").lower() == b"websocket":
+        x.upgrade = b"websocket"
     x.scheme = scheme.lower()
     x.authority = authority.rpartition(b"@")[2] if match is not None else x.header(b"host") or b""
     if (match is not None or x.authority) and not HOST.fullmatch(x.authority):

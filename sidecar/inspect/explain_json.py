@@ -89,10 +89,11 @@ def _route(snapshot: Snapshot, route: Route) -> RouteEntry:
         "upstream": _target(snapshot, route),
         "bindings": [
             {
-                "method": None if each.rule.method == "*" else each.rule.method,
+                "method": "GET" if each.is_socket else None if each.rule.method == "*" else each.rule.method,
                 "path": each.rule.path,
                 "calls": each.method.full_name,
                 "is_stream": each.method.server_streaming,
+                "needs_websocket": each.is_socket,
             }
             for each in bindings_of(route)
         ],
