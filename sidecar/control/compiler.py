@@ -447,8 +447,8 @@ class Compilation:
 
 
 def targets_of(spec: RouteSpec) -> set[str]:
-    """Return the upstreams that may get requests of a route: its own, and those of its fallback."""
-    steps = getattr(spec.blocks.get("fallback"), "steps", ())
+    """Return the upstreams that may get requests of a route: its own, and those of its fallback and its mirror."""
+    steps = (*getattr(spec.blocks.get("fallback"), "steps", ()), spec.blocks.get("mirror"))
     return {spec.upstream, *(name for step in steps if (name := getattr(step, "upstream", None)) is not None)}
 
 

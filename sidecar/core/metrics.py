@@ -195,6 +195,9 @@ ROLLOUT_SHARE: Final = metric(
     "sidecar.rollout.share", "1", "Share of a route's requests that an arm gets, from 0 to 1."
 )
 ROLLOUT_RETURNS: Final = metric("sidecar.rollout.returns", "{return}", "Candidates that were taken back.")
+MIRRORED: Final = metric(
+    "sidecar.mirror.requests", "{request}", "Requests that were due for a copy, by what became of it."
+)
 QUEUE_LENGTH: Final = metric("sidecar.queue.length", "{request}", "Requests that wait for a permit.")
 ENDPOINT_UP: Final = metric("sidecar.endpoint.up", "", "Endpoints of an upstream, by state.")
 EJECTIONS: Final = metric("sidecar.endpoint.ejections", "{ejection}", "Endpoints that were ejected.")
