@@ -74,6 +74,7 @@ class Case(NamedTuple):
     def build(self, env: FakeEnv, store: Store | None = None, mode: str = "enforce") -> Stage:
         resources = {
             ("upstream", "other"): Pipeline([], ScriptedService(200)),
+            ("upstream", "app"): Pipeline([], ScriptedService(after(0.02, 200), env=env)),
             ("cache", "default"): Cache("default", CacheSpec(), env),
             ("identity", "corporate"): Undecided(env),
             ("identity", "partners"): Header(),

@@ -1,7 +1,7 @@
 """Differences between two responses: the status, named fields, and values of JSON bodies, as names.
 
-The names are `status`, `header NAME`, `body`, and for values of JSON their pointers (RFC 6901) with `*` for the index in
-an array, so that their number is bounded by the shape of the documents and not by their length.
+The names are `status`, `header NAME`, `body`, and for values of JSON their pointers (RFC 6901) with `*` for the index
+in an array, so that their number is bounded by the shape of the documents and not by their length.
 """
 
 from __future__ import annotations
