@@ -9,7 +9,8 @@ Rules:
    again.
 4. A connection over TLS whose peer selects HTTP/1.1 carries one exchange at a time (`upstream.pool`), unless the policy
    demands HTTP/2.
-5. WebSockets need HTTP/1.1: their connections offer nothing else.  Where the policy demands HTTP/2 they are refused.
+5. WebSockets have connections that offer HTTP/1.1 alone.  Where the policy demands HTTP/2 they have streams, by the
+   extended CONNECT (`websocket`).
 6. The queue, its limit and its patience are those of `upstream.pool`.
 """
 
@@ -22,7 +23,7 @@ from typing import Any
 
 from sidecar.core.env import Env
 from sidecar.core.exchange import IDEMPOTENT_METHODS, Exchange
-from sidecar.core.outcome import CONNECT_FAILURE, NO_ENDPOINT, Refusal, failed
+from sidecar.core.outcome import CONNECT_FAILURE, NO_ENDPOINT, Outcome, Refusal, failed
 from sidecar.core.promise import Promise
 from sidecar.http2.limits import MAX_STREAMS
 from sidecar.upstream.connection import UpstreamConnection
@@ -80,7 +81,7 @@ class StreamPool(Pool):
     def take(self, x: Exchange, now: float) -> Carrier | None:
         """Return a stream, or an idle HTTP/1.1 connection; None if the request has to wait."""
         if x.upgrade is not None:
-            return None if self._plain is None else self._plain.take(x, now)
+            return self._take_for_websocket(x, now)
         for carrier in self.carriers:
             if carrier.has_room:
                 if (
@@ -96,7 +97,7 @@ class StreamPool(Pool):
     def open(self, expires: float, x: Exchange | None = None) -> Promise[Acquired]:
         """Open a connection, or wait for a stream, and return its promise; `expires` is the deadline of the request."""
         if x is not None and x.upgrade is not None:
-            return self._open_plain(expires, x)
+            return self._open_socket(expires) if self._connect_plain is None else self._open_plain(expires, x)
         now = self.env.now()
         if x is not None and (found := self.take(x, now)) is not None:  # to repeat what another connection has refused
             taken: Promise[Acquired] = Promise()
@@ -117,15 +118,48 @@ class StreamPool(Pool):
                 self._reclaim_later()
         return waiter.promise
 
+    def _take_for_websocket(self, x: Exchange, now: float) -> Carrier | None:
+        """Return what carries a WebSocket; None if the request has to wait."""
+        if self._connect_plain is not None:
+            return None if self._plain is None else self._plain.take(x, now)
+        for carrier in self.carriers:
+            if carrier.has_room:
+                return self._make_websocket(carrier)
+        return None
+
+    def _make_websocket(self, carrier: MultiplexedConnection) -> Carrier:
+        from sidecar.upstream.http2.websocket import WebSocketStream  # most upstreams never carry one
+
+        return WebSocketStream(carrier)
+
+    def _open_socket(self, expires: float) -> Promise[Acquired]:
+        """Wait for a stream, for a WebSocket."""
+        waiting = self.open(expires)
+        found: Promise[Acquired] = Promise(lambda: cancel(waiting))
+
+        def take(_: object) -> None:
+            if not waiting.cancelled():
+                acquired = waiting.result()
+                found.resolve(
+                    self._make_websocket(acquired.connection) if isinstance(acquired, UpstreamStream) else acquired
+                )
+
+        if waiting.done():
+            take(waiting)
+        else:
+            waiting.set_waiter(take)
+        return found
+
+    def refuse_websocket(self) -> Outcome:
+        """Return the refusal of a WebSocket by a peer that does not serve the extended CONNECT."""
+        detail = f"{self.name} does not serve WebSockets over HTTP/2 (RFC 8441); set protocol: auto or http1."
+        return failed(NO_ENDPOINT, Refusal("protocol", self._where, detail))
+
     def _open_plain(self, expires: float, x: Exchange) -> Promise[Acquired]:
         """Open a connection that speaks HTTP/1.1, for a WebSocket."""
-        if self._connect_plain is None:
-            refused: Promise[Acquired] = Promise()
-            detail = f"{self.name} speaks HTTP/2, which carries no WebSocket here; set protocol: auto or http1."
-            refused.resolve(failed(NO_ENDPOINT, Refusal("protocol", self._where, detail)))
-            return refused
         plain = self._plain
         if plain is None:
+            assert self._connect_plain is not None
             plain = self._plain = Pool(
                 self.name, self.env, self.deadlines, self._connect_plain, self._where, self._is_name_awaited
             )
@@ -261,3 +295,8 @@ class StreamPool(Pool):
             "streams": self.streams,
             "draining": len([each for each in self.carriers if not each.is_taking]),
         }
+
+
+def cancel(waiting: Promise[Acquired]) -> None:
+    """Cancel the wait for a stream."""
+    waiting.cancel()

@@ -98,6 +98,11 @@ class UpstreamStream:
         self._is_paused = False
         """True while the client does not take the response's body."""
 
+    @property
+    def connection(self) -> MultiplexedConnection:
+        """Connection that carries the stream."""
+        return self._connection
+
     # ----- one exchange
 
     def exchange(self, x: Exchange, expires: float, now: float, receiver: Receiver) -> None:

@@ -495,15 +495,17 @@ async def test_a_websocket_gets_a_connection_of_http1() -> None:
 
 
 @virtual
-async def test_a_websocket_is_refused_where_http2_is_demanded() -> None:
+async def test_a_websocket_is_refused_where_http2_is_demanded_and_does_not_carry_it() -> None:
     back = StreamBack()
     run = start(back.upstream(), get(upgrade=b"websocket"))
     await settle()
     outcome = outcome_of(run)
     assert outcome.failure is NO_ENDPOINT
     assert outcome.refusal.policy == "protocol"
-    assert "WebSocket" in outcome.refusal.detail
-    assert not back.servers
+    assert outcome.refusal.detail == (
+        "http://test:80 does not serve WebSockets over HTTP/2 (RFC 8441); set protocol: auto or http1."
+    )
+    assert not back.server.asked
 
 
 @virtual
