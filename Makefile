@@ -1,6 +1,6 @@
 # make            what there is to make
-# make demo       three small services and the sidecar in front of them, on loopback
-# make shop       four services that call each other, a sidecar beside each, and trouble once a minute
+# make demo       four small services and the sidecar in front of them, on loopback
+# make shop       five services that call each other, a sidecar beside each, and trouble once a minute
 # make check      the tests to run all the time: units, laws of stages, wire format
 # make test       every test
 #
@@ -23,10 +23,10 @@ override INSTALL := $(PIP) install --require-hashes --no-deps
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile
 
-demo: $(VENV)/.runtime  ## three small services and the sidecar in front of them; Ctrl-C drains and ends it
+demo: $(VENV)/.runtime  ## four small services and the sidecar in front of them; Ctrl-C drains and ends it
 	@$(BIN)/sidecar demo
 
-shop: $(VENV)/.runtime  ## four services that call each other, a sidecar beside each, customers and trouble
+shop: $(VENV)/.runtime  ## five services that call each other, a sidecar beside each, customers and trouble
 	@$(BIN)/sidecar demo shop
 
 check: $(VENV)/.dev  ## the tests of units, contracts and wire format, in under a minute (PYTEST="-k retry" for some)

@@ -216,6 +216,27 @@ class Attempt:
         """Instant of the start (`env.now`)."""
 
 
+class Part:
+    """Part of an aggregated answer, as metrics, spans and the access log report it."""
+
+    ended = 0.0
+    """Instant of its end; 0.0 while it runs."""
+    outcome: Outcome | None = None
+    """Outcome of its request; None without one."""
+    reason = ""
+    """Reason of its failure: code of a failure, status of a response, or word of `aggregate`; empty for a success."""
+
+    def __init__(self, name: str, x: Exchange | None, result: str, started: float) -> None:
+        self.name = name
+        """Name in the policy file; that of an item of a list has its number: `order[3]`."""
+        self.x = x
+        """Request of the part; None if none was made."""
+        self.result = result
+        """Result: `ok`, `failed`, `stale`, `substituted`, `skipped`, `duplicate` or `cancelled`."""
+        self.started = started
+        """Instant of its start."""
+
+
 class Exchange(Message):
     """Request with its attributes, its attempts and its state in the stages."""
 
@@ -322,6 +343,10 @@ class Exchange(Message):
     """Function that makes a response from the stale one in the cache; None if the cache has none."""
     trace: RequestTrace | None
     """Place of the request in a trace; None if tracing is off."""
+    is_inner = False
+    """True for a request that the sidecar makes itself on behalf of another, such as a part of its answer."""
+    parts: list[Part] | None = None
+    """Parts of an aggregated answer, in the order of their start; None for every other request."""
     call: Supersedable | None
     """Running call, for a stage that may supersede what runs behind it; else None."""
     trace_lines = b""
@@ -393,9 +418,40 @@ class Exchange(Message):
         twin.replaced = self.replaced
         twin.cache = self.cache
         twin.stale = self.stale
+        twin.is_inner = self.is_inner
         twin.trace = self.trace
         twin.trace_lines = self.trace_lines
         return twin
+
+    def make_inner(self, method: bytes, path: bytes, query: bytes | None, lines: bytes, now: float) -> Exchange:
+        """Return a request of the sidecar's own on behalf of this one, with its own target, fields and attempts.
+
+        Client, caller, host, criticality, deadline and ids are those of this request.  It has no body, and no place
+        for interim responses.  It arrives `now`, and this request is its caller, whose deadline counts.
+        """
+        inner = Exchange(method, path, None, lines)
+        inner.is_inner = True
+        inner.route = self.route
+        inner.scheme = self.scheme
+        inner.authority = self.authority
+        inner.public_authority = self.public_authority
+        inner.query = query
+        inner.forwarding = self.forwarding
+        inner.client_address = self.client_address
+        inner.request_id = self.request_id
+        inner.arrived = now
+        inner.deadline = self.deadline
+        inner.caller_deadline = self.deadline
+        inner.timeout_header = self.timeout_header
+        inner.criticality = self.criticality
+        inner.stated_criticality = self.stated_criticality
+        inner.caller = self.caller
+        inner.client_certificate = self.client_certificate
+        inner.is_unverified = self.is_unverified
+        inner.marked_attempt = self.marked_attempt
+        inner.speaks_to_caches = self.speaks_to_caches
+        inner.trace = self.trace
+        return inner
 
     def abandon(self, call: Cancellable) -> bool:
         """Cancel the call of a request whose client has left.  False if it continues for other requests, which share

@@ -191,6 +191,10 @@ RATE_LIMIT_KEYS: Final = metric("sidecar.rate_limit.keys", "{key}", "Keys that a
 RATE_LIMIT_OVERFLOW: Final = metric(
     "sidecar.rate_limit.overflow", "{request}", "Requests counted together because all keys of a rate limit are in use."
 )
+ROLLOUT_SHARE: Final = metric(
+    "sidecar.rollout.share", "1", "Share of a route's requests that an arm gets, from 0 to 1."
+)
+ROLLOUT_RETURNS: Final = metric("sidecar.rollout.returns", "{return}", "Candidates that were taken back.")
 QUEUE_LENGTH: Final = metric("sidecar.queue.length", "{request}", "Requests that wait for a permit.")
 ENDPOINT_UP: Final = metric("sidecar.endpoint.up", "", "Endpoints of an upstream, by state.")
 EJECTIONS: Final = metric("sidecar.endpoint.ejections", "{ejection}", "Endpoints that were ejected.")

@@ -11,7 +11,7 @@ from sidecar.core.body import Body
 from sidecar.core.exchange import Attempt, Caller, Exchange, RequestCopy
 from tests.support.service import response
 
-OWN = {"path", "attempt", "why", "call", "shared_fetch", "speaks_to_caches", "has_escapes"}
+OWN = {"path", "attempt", "why", "call", "shared_fetch", "speaks_to_caches", "has_escapes", "parts"}
 """Attributes that a fork has of its own, since its request may differ."""
 
 
