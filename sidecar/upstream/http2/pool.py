@@ -11,7 +11,9 @@ Rules:
    demands HTTP/2.
 5. WebSockets have connections that offer HTTP/1.1 alone.  Where the policy demands HTTP/2 they have streams, by the
    extended CONNECT (`websocket`).
-6. The queue, its limit and its patience are those of `upstream.pool`.
+6. A peer that answers HTTP_1_1_REQUIRED gets no more streams, and its new connections offer HTTP/1.1 alone, for
+   `HTTP1_SECONDS` (RFC 9113 7).
+7. The queue, its limit and its patience are those of `upstream.pool`.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Callable, Collection
-from typing import Any
+from typing import Any, Final
 
 from sidecar.core.env import Env
 from sidecar.core.exchange import IDEMPOTENT_METHODS, Exchange
@@ -34,6 +36,9 @@ from sidecar.upstream.http2.opening import Opening
 from sidecar.upstream.http2.stream import UpstreamStream
 from sidecar.upstream.pool import Acquired, Carrier, Connect, Pool, Waiter
 from sidecar.upstream.spec import UpstreamSpec
+
+HTTP1_SECONDS: Final = 600.0
+"""Seconds for which a peer that has demanded HTTP/1.1 is not asked for HTTP/2 again."""
 
 
 class StreamPool(Pool):
@@ -64,6 +69,8 @@ class StreamPool(Pool):
         self._plain: Pool | None = None
         """Pool of connections for WebSockets; None before the first one."""
         self._connect_plain = connect_plain
+        self._http1_until = 0.0
+        """Instant until which new connections speak HTTP/1.1, because the peer demands it; 0.0 if it never has."""
 
     @property
     def size(self) -> int:
@@ -180,7 +187,8 @@ class StreamPool(Pool):
         opening = Opening(self)
         now = self.env.now()
         try:
-            await self.connect(lambda: opening)
+            plain = self._connect_plain if now < self._http1_until else None
+            await (plain or self.connect)(lambda: opening)
             problem = await opening.ready
             outcome = failed(CONNECT_FAILURE, cause=f"{self.name}: {problem or 'takes no streams'}")
         except asyncio.CancelledError:  # only the timer of `_start` cancels this task
@@ -211,6 +219,22 @@ class StreamPool(Pool):
         self._advance()
 
     # ----- called by connections
+
+    def fall_back(self) -> bool:
+        """Take no more streams, because the peer demands HTTP/1.1; False if the policy demands HTTP/2."""
+        if self._connect_plain is None:
+            return False
+        self._http1_until = self._now() + HTTP1_SECONDS
+        for carrier in self.carriers:
+            carrier.session.drain()
+        self.env.call_later(0.0, self._close_unused)
+        return True
+
+    def _close_unused(self) -> None:
+        """Close connections that take no more streams and have none."""
+        for carrier in list(self.carriers):
+            if not carrier.is_taking and not carrier.active:
+                carrier.close()
 
     def serve(self, carrier: MultiplexedConnection) -> None:
         """Give the free streams of a connection to the requests in the queue; without streams, keep it idle."""
