@@ -123,7 +123,7 @@ class UpstreamStream:
         is_end = body is None and not x.body
         session = connection.session
         self._stream = stream = session.open(
-            x.method, pool.scheme, x.authority or pool.host, path, request_lines(x, now), is_end
+            x.method, pool.scheme, x.authority or pool.host, path, request_lines(x, now), is_end, x.sensitive
         )
         stream.user = self
         pool.deadlines.add(self)
@@ -296,7 +296,8 @@ class UpstreamStream:
         self._length = length = head.content_length
         if length >= 0 and (x.method == b"HEAD" or status == NOT_MODIFIED):
             lines += b"content-length: %d\r\n" % length
-        self._outcome = Outcome(status, lines=lines)
+        self._outcome = outcome = Outcome(status, lines=lines)
+        outcome.sensitive = head.sensitive
         self._is_whole = is_end
         self._touch()
 

@@ -65,7 +65,7 @@ class WebSocketStream(UpstreamStream):
         path = x.path if x.query is None else b"%b?%b" % (x.path, x.query)
         self._stream = stream = connection.session.open(
             b"CONNECT", pool.scheme, x.authority or pool.host, path, without(KEY, request_lines(x, now)), False,
-            protocol=b"websocket",
+            x.sensitive, b"websocket",
         )  # fmt: skip
         stream.user = self
         pool.deadlines.add(self)
