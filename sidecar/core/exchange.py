@@ -349,6 +349,8 @@ class Exchange(Message):
     """Parts of an aggregated answer, in the order of their start; None for every other request."""
     call: Supersedable | None
     """Running call, for a stage that may supersede what runs behind it; else None."""
+    sensitive: frozenset[bytes] = frozenset()
+    """Names of the fields that came as never indexed (RFC 7541 7.1.3), and go on like that."""
     trace_lines = b""
     """Complete field lines that propagate the trace to the upstream in this attempt."""
 
@@ -421,6 +423,7 @@ class Exchange(Message):
         twin.is_inner = self.is_inner
         twin.trace = self.trace
         twin.trace_lines = self.trace_lines
+        twin.sensitive = self.sensitive
         return twin
 
     def make_inner(self, method: bytes, path: bytes, query: bytes | None, lines: bytes, now: float) -> Exchange:

@@ -189,11 +189,15 @@ class Upgraded(Protocol):
         """Close the connection."""
 
 
+NOT_MARKED: Final[frozenset[bytes]] = frozenset()
+"""Names of no fields."""
+
+
 class Outcome(Message):
     """Result of a request or of an attempt: a response or a failure.  A failure's `status` is the one that the client
     would get."""
 
-    __slots__ = ("body", "cause", "failure", "refusal", "status", "stream", "tunnel", "verdict")
+    __slots__ = ("body", "cause", "failure", "refusal", "sensitive", "status", "stream", "tunnel", "verdict")
 
     def __init__(
         self,
@@ -228,6 +232,8 @@ class Outcome(Message):
         """Failure; None for a response."""
         self.refusal = refusal
         """Refusal by a policy; `NO_REFUSAL` if none refused."""
+        self.sensitive = NOT_MARKED
+        """Names of the fields that came as never indexed (RFC 7541 7.1.3), and go on like that."""
         self.cause = cause
         """Error text of the operating system or the parser, for logs only; clients do not get it."""
 
@@ -274,6 +280,7 @@ def copy_streamed(outcome: Outcome) -> Outcome:
     lines = outcome.lines if outcome.is_raw else None
     copy = Outcome(outcome.status, headers, stream=outcome.stream, cause=outcome.cause, lines=lines)
     copy.verdict = outcome.verdict
+    copy.sensitive = outcome.sensitive
     return copy
 
 

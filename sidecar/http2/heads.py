@@ -59,7 +59,7 @@ class Head:
         self.content_length = -1
         """Bytes that the content must have; -1 if it is not said."""
         self.sensitive: frozenset[bytes] = frozenset()
-        """Names of fields that must be sent on as never indexed."""
+        """Names of fields that must be sent on as never indexed (`Block.sensitive`)."""
         self.derived: object = None
         """Result that the reader of this head has derived from it, kept for the next block with the same bytes."""
 

@@ -147,6 +147,8 @@ class StreamExchange:
             method = self._read_connect(head, is_end)
         x, length, _ = read_request(method, head.path, 11, lines, special, speaks_to_caches, peer, now)
         x.version = VERSION
+        if head.sensitive:
+            x.sensitive = head.sensitive
         if previous >= 0:
             x.is_grpc = x.grpc_timeout = x.accepts_trailers = True
             x.marked_attempt = max(x.marked_attempt, previous)
@@ -439,18 +441,18 @@ class StreamExchange:
         self._outcome = outcome
         self._is_collecting = False
         session, stream, body = self._session, self._stream, outcome.stream
-        status, lines = outcome.status, outcome.lines
+        status, lines, marked = outcome.status, outcome.lines, outcome.sensitive
         if outcome.parsed is not None and outcome.header(b"date") is None:
             lines += b"date: %b\r\n" % self._connection.listener.date
         if x.method == b"HEAD" or status in BODILESS or (x.is_grpc and body is None and not outcome.body and not x.web):
-            session.respond(stream, status, lines, True)
+            session.respond(stream, status, lines, True, marked)
             if body is not None:
                 body.cancel()
             self._finish(outcome.failure)
         elif body is None:
             content = outcome.body
             size = len(content)
-            session.respond(stream, status, lines + b"content-length: %d\r\n" % size, not size)
+            session.respond(stream, status, lines + b"content-length: %d\r\n" % size, not size, marked)
             if size > MAX_AT_ONCE:
                 self._stored = content
                 self._send_stored()
@@ -463,7 +465,7 @@ class StreamExchange:
         else:
             if body.length is not None:
                 lines += b"content-length: %d\r\n" % body.length
-            session.respond(stream, status, lines, False)
+            session.respond(stream, status, lines, False, marked)
             self._answer = body
             body.attach(self)
 

@@ -35,6 +35,7 @@ VALUES: dict[str, Any] = {
     "interim": lambda status, lines: None,
     "client_certificate": {"subject": "orders"},
     "caller": Caller("orders", "corporate", {}),
+    "sensitive": frozenset((b"x-a",)),
     "avoid": frozenset(("http://10.0.0.1",)),
     "attempts": [Attempt(1, 0.0)],
     "stale": lambda: response(200),
