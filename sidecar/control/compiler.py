@@ -35,6 +35,7 @@ from sidecar.routing.router import Router
 from sidecar.routing.rule import Rule
 from sidecar.stages import BY_NAME, STAGES, StageKind
 from sidecar.stages.cache.spec import Spec as CacheBlock
+from sidecar.stages.circuit_breaker.spec import HalfOpenSpec
 from sidecar.stages.circuit_breaker.spec import Spec as BreakerBlock
 from sidecar.upstream.budget import RetryBudget
 from sidecar.upstream.client import Upstream
@@ -338,7 +339,8 @@ class Compilation:
     ) -> Service:
         """Return the upstream of a server of identities or of credentials, with a breaker.
 
-        It survives reloads as other upstreams do.  `mark` is the place of its settings; None for that of the identity.
+        It survives reloads as other upstreams do.  Its breaker is soon closed again, because answers are cached and so
+        few requests come at once.  `mark` is the place of its settings; None for that of the identity.
         """
         parts = urlsplit(url)
         upstream = f"{kind}:{name}"
@@ -346,7 +348,8 @@ class Compilation:
         endpoints = (parse_endpoint(f"{parts.scheme}://{parts.netloc}").url,)
         spec = UpstreamSpec.built_in(endpoints=endpoints, tls=tls)
         terminal = self._make(upstream, spec, self.env, self.lease.obtain, str(mark), None)
-        block = BreakerBlock.built_in(consecutive_failures=5, open_for=1.0, max_open_for=10.0)
+        half_open = HalfOpenSpec.built_in(probes=1, verdict_within=2.0, ramp=0.0)
+        block = BreakerBlock.built_in(consecutive_failures=5, open_for=1.0, max_open_for=2.0, half_open=half_open)
         breaker = BY_NAME[BREAKER].build(block, self.make_context("*", upstream, UPSTREAM, mark))
         return Pipeline([cast("Stage", breaker)], terminal)
 
