@@ -36,6 +36,7 @@ SPECS = {
     "cache",
     "expression.spec",
     "identity.spec",
+    "identity.outgoing.spec",
     "identity.verification",
     "rollout.spec",
     "stages",

@@ -261,6 +261,15 @@ IDENTITY_TOKENS: Final = metric(
 VERIFICATIONS_DENIED: Final = metric(
     "sidecar.verifications.denied", "{request}", "Requests whose new tokens were not verified, to save CPU."
 )
+CREDENTIAL_FETCHES: Final = metric(
+    "sidecar.credentials.fetches", "{fetch}", "Fetches of a token for an upstream, by result."
+)
+CREDENTIAL_LEFT: Final = metric(
+    "sidecar.credentials.left", "s", "Time until the token for an upstream ends; 0 without a token."
+)
+CREDENTIAL_REJECTIONS: Final = metric(
+    "sidecar.credentials.rejections", "{request}", "Answers of an upstream that reject the credentials of the sidecar."
+)
 PROCESS_MEMORY: Final = metric("process.memory.usage", "By", "Resident memory.")
 PROCESS_CPU: Final = metric("process.cpu.time", "s", "CPU time used.")
 PROCESS_FILES: Final = metric("process.unix.file_descriptor.count", "{file_descriptor}", "Open file descriptors.")

@@ -132,6 +132,9 @@ BAD_CREDENTIALS: Final = Failure(
     "bad_credentials", 400, "gateway", False, "The request has ambiguous credentials", UNAUTHENTICATED_STATUS
 )
 UNVERIFIABLE: Final = Failure("unverifiable", 503, "gateway", False, "The credentials cannot be verified at present")
+NO_CREDENTIALS: Final = Failure(
+    "no_credentials", 503, "gateway", False, "The sidecar has no credentials for the upstream at present"
+)
 FORBIDDEN: Final = Failure("forbidden", 403, "gateway", False, "The request is not allowed", PERMISSION_DENIED_STATUS)
 LOOP: Final = Failure("loop", 508, "gateway", False, "The request is in a loop of sidecars", INTERNAL_STATUS)
 CLIENT_CLOSED: Final = Failure("client_closed", 499, "client", True, "The client went away", CANCELLED_STATUS)
@@ -150,7 +153,7 @@ FAILURES: Final = {
     for f in (
         CONNECT_FAILURE, CONNECT_TIMEOUT, RESET, TIMEOUT, PROTOCOL, BREAKER_OPEN, OVERLOADED, RATE_LIMITED,
         NO_ENDPOINT, TRANSFORM, ANSWER_TOO_LARGE, FAULT, NO_ROUTE, ORIGIN_REFUSED, UNAUTHENTICATED,
-        BAD_CREDENTIALS, UNVERIFIABLE, FORBIDDEN, LOOP, CLIENT_CLOSED, CLIENT_TIMEOUT, BAD_REQUEST, INTERNAL,
+        BAD_CREDENTIALS, UNVERIFIABLE, NO_CREDENTIALS, FORBIDDEN, LOOP, CLIENT_CLOSED, CLIENT_TIMEOUT, BAD_REQUEST, INTERNAL,
     )
 }  # fmt: skip
 """Failures by code.  `DEADLINE`, `LOOKUP_TIMEOUT`, `SHORT_DEADLINE`, `SLOW_READER`, `STALE_CONNECTION` and
