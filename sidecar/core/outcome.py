@@ -207,14 +207,16 @@ class Outcome(Message):
         status: int,
         headers: Headers | None = None,
         body: bytes = b"",
-        *,
+        lines: bytes | None = None,
         stream: Body | None = None,
         failure: Failure | None = None,
         refusal: Refusal = NO_REFUSAL,
         cause: str = "",
-        lines: bytes | None = None,
     ) -> None:
-        """Take the end-to-end fields as `headers`, or as `lines` that match the grammar."""
+        """Take the end-to-end fields as `headers`, or as `lines` that match the grammar.
+
+        The interpreter is slow to pass arguments by keyword, so the most common response is made without any.
+        """
         self.status = status
         self.verdict = status
         """Status that policies judge by: `status`, or for an answer of gRPC the `grpc_verdict` on its code."""

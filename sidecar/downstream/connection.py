@@ -41,7 +41,7 @@ from sidecar.core.outcome import (
 from sidecar.downstream.backlog import WRITE_LIMIT, Backlog, unsent_bytes
 from sidecar.downstream.closing import LINGER_SECONDS, MAX_ORPHANED, LingeringClose, reset
 from sidecar.downstream.request_body import RequestBody, too_large
-from sidecar.downstream.request_head import LastHop, Peer, read_request, split_request
+from sidecar.downstream.request_head import LastHop, Peer, read_ordinary, read_request, split_request
 from sidecar.downstream.response_body import MAX_AT_ONCE, ResponseBody, StoredBody
 from sidecar.downstream.response_head import STATUS_LINES, encode_head, make_problem, make_rejection
 from sidecar.downstream.slow_clients import SLOW_AFTER, START_AFTER
@@ -372,12 +372,14 @@ class DownstreamConnection(asyncio.Protocol):
                     return False
                 if data == b"\r":
                     return False
-            head = split_request(data, listener.limits, self._scanned)
-            if head is None:
-                if not self._scanned:
-                    self.expires = now + listener.limits.header_timeout
-                self._scanned = len(data)
-                return False
+            head = None if self._scanned else read_ordinary(data)
+            if head is None or head[3] > listener.limits.max_header_bytes:
+                head = split_request(data, listener.limits, self._scanned)
+                if head is None:
+                    if not self._scanned:
+                        self.expires = now + listener.limits.header_timeout
+                    self._scanned = len(data)
+                    return False
             method, target, version, end, lines, special, speaks_to_caches = head
             self._scanned = 0
             self._buffer = data[end:] if len(data) > end else b""

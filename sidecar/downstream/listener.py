@@ -317,8 +317,7 @@ class Listener:
         """
         ids = self._request_ids
         if not ids:
-            digits = hexlify(self.getrandbits(128 * IDS).to_bytes(16 * IDS, "big"))
-            ids.extend([digits[at : at + 32] for at in range(0, len(digits), 32)])
+            ids += hexlify(self.getrandbits(128 * IDS).to_bytes(16 * IDS, "big"), b" ", 16).split()
         return ids.pop()
 
     def count_rejection(self) -> None:

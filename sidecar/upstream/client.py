@@ -249,6 +249,7 @@ class Upstream:
         make_pools = lambda: Pools(self.endpoints, spec, env, deadlines, self.tls, where, names, plain_tls)  # noqa: E731 - as the others
         spoken = () if spec.protocol == "auto" else (spec.protocol,)
         self.pools: Pools = obtain(("pools", name, repr(tls), *spoken, *resolved), spec, make_pools)
+        self._pools = self.pools.by_endpoint
         self._balancer = Balancer(self.endpoints, spec, env, None if endpoint_gate is None else self._accepts)
         self.ejector: Ejector | None = None
         """Ejector of failing endpoints; None without an `ejection` block."""
@@ -318,7 +319,7 @@ class Upstream:
             ticket = gate.admit(x)
             if type(ticket) is Outcome:
                 return ticket
-        pool = self.pools.of(endpoint)
+        pool = self._pools.get(endpoint) or self.pools.of(endpoint)
         attempt = AttemptInFlight(x, self, endpoint, pool, now, expires)
         if gate is not None:
             attempt.gate, attempt.ticket = gate, ticket

@@ -192,7 +192,10 @@ class UpstreamConnection(asyncio.Protocol):
         self._deadline = self.expires = expires
         self._started = now
         self._interims = 0
-        pool.deadlines.add(self)
+        deadlines = pool.deadlines  # inlined `Deadlines.add`
+        deadlines.entries.add(self)
+        if not deadlines.is_ticking:
+            deadlines.start()
         head = request_head(x, now, pool.host)
         stream = x.stream
         if stream is None:
@@ -381,7 +384,15 @@ class UpstreamConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         try:
             if self._phase == AWAITING_HEAD:
-                self._take_head(data)
+                if self._buffer:
+                    data = self._buffer + data
+                    self._buffer = b""
+                head = None if self._scanned else read_ordinary(data, self.pool.wall)
+                if head is None:
+                    self._take_unusual_head(data)
+                else:
+                    status, end, lines, length, self._keep_alive = head
+                    self._take_final(data, status, end, lines, length)
             elif self._phase == READING_BODY:
                 self._take_body(data)
             else:  # bytes without a request, such as a 408 before the peer closes
@@ -461,18 +472,6 @@ class UpstreamConnection(asyncio.Protocol):
 
     # ----- response head
 
-    def _take_head(self, data: bytes) -> None:
-        """Parse the next bytes of a response head."""
-        if self._buffer:
-            data = self._buffer + data
-            self._buffer = b""
-        head = None if self._scanned else read_ordinary(data, self.pool.wall)
-        if head is None:
-            self._take_unusual_head(data)
-            return
-        status, end, lines, length, self._keep_alive = head
-        self._take_final(data, status, end, lines, length)
-
     def _take_unusual_head(self, data: bytes) -> None:
         """Parse a head that is not a common one with the grammar: incomplete, interim, invalid or unusual."""
         x = self._exchange
@@ -527,17 +526,17 @@ class UpstreamConnection(asyncio.Protocol):
                 lines += b"content-length: %d\r\n" % length
             if length:
                 self._keep_alive = False
-            self._respond(Outcome(status, lines=lines), len(data) == end, status != 304)
+            self._respond(Outcome(status, None, b"", lines), len(data) == end, status != 304)
         elif length is None:  # delimited by the close (RFC 9112 6.3 rule 8)
             self._keep_alive = False
-            self._stream(Outcome(status, lines=lines), UNTIL_CLOSE, data[end:])
+            self._stream(Outcome(status, None, b"", lines), UNTIL_CLOSE, data[end:])
         elif length == CHUNKED:
-            self._take_chunked(x, Outcome(status, lines=lines), data[end:])
+            self._take_chunked(x, Outcome(status, None, b"", lines), data[end:])
         elif len(data) - end >= length:
-            outcome = Outcome(status, body=data[end : end + length], lines=lines)
+            outcome = Outcome(status, None, data[end : end + length], lines)
             self._respond(outcome, len(data) - end == length)
         else:
-            self._stream(Outcome(status, lines=lines), length, data[end:])
+            self._stream(Outcome(status, None, b"", lines), length, data[end:])
 
     def _pass_interim(self, x: Exchange, status: int, lines: bytes) -> None:
         """Forward an interim response; a 100 also starts a body that was held back.  Raises `Invalid` for too many."""
