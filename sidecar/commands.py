@@ -237,6 +237,7 @@ def explain(
     URL is absolute (http://orders/orders/17), or a path for a request without a host, or * for OPTIONS.
     """
     from sidecar.downstream.request_head import remove_dot_segments
+    from sidecar.grpc.web import become_call
     from sidecar.inspect.explain import RequestError, exchange_of, explain_text
 
     snapshot = compile_path(path, as_json=as_json)
@@ -258,6 +259,8 @@ def explain(
     except RequestError as error:
         reject(error.part, str(error))
     x.path = remove_dot_segments(x.path)
+    if snapshot.spec.listeners[listener].grpc_web:
+        become_call(x)
     x.client_address = "" if client is None else parse_client(client)
     if as_json:
         from sidecar.inspect.explain_json import explain_document

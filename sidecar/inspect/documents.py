@@ -168,6 +168,8 @@ class RequestEntry(TypedDict):
     """Host and port; null for a request without a host."""
     listener: str
     """Listener that gets the request."""
+    is_grpc_web: bool
+    """True for a call of gRPC-Web, which goes on as one of gRPC."""
 
 
 class ValueEntry(TypedDict):

@@ -125,7 +125,8 @@ def explain_text(snapshot: Snapshot, listener: str, x: Exchange) -> str:
     """
     route = snapshot.listeners[listener].match(x)
     target = x.target.decode("utf-8", "replace")
-    lines = [f"{x.method.decode()} {target} for {x.authority.decode() or 'no host'} on {listener}", ""]
+    lines = [f"{x.method.decode()} {target} for {x.authority.decode() or 'no host'} on {listener}"]
+    lines += ["is a call of gRPC-Web, which goes on as one of gRPC", ""] if x.web else [""]
     if route is None:
         refused = refusal_of(snapshot, listener, x)
         lines.append(f"takes no route: {refused.message} ({refused.status})")

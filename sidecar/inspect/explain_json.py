@@ -61,6 +61,7 @@ def explain_document(snapshot: Snapshot, listener: str, x: Exchange) -> ExplainD
             "target": mask(x.target.decode("utf-8", "replace")),
             "host": mask(x.authority.decode("utf-8", "replace")) or None,
             "listener": mask(listener),
+            "is_grpc_web": bool(x.web),
         },
         "route": None if route is None else _taken(snapshot, route, x),
         "refusal": None if route is not None else _refusal(snapshot, refusal_of(snapshot, listener, x)),

@@ -84,6 +84,7 @@ class StreamExchange:
         "_method",
         "_offered",
         "_outcome",
+        "_refused_head",
         "_request",
         "_session",
         "_stored",
@@ -123,6 +124,8 @@ class StreamExchange:
         """Method, also of a request that cannot be read."""
         self._is_grpc = False
         """True for a call of gRPC, also for one that cannot be read."""
+        self._refused_head: Head | None = None
+        """Head that is answered with a refusal; None for any other."""
         self._cancelled_outcome: Outcome | None = None
         """Answer to give when the cancelled call has ended."""
         self._has_left = False
@@ -138,6 +141,8 @@ class StreamExchange:
         now = listener.now()
         method = self._method = head.method
         if head.refusal is not None:
+            self._is_grpc = read_call(head) >= 0
+            self._refused_head = head
             raise Invalid(str(head.refusal), head.refusal.status)
         if head.derived is None:
             head.derived = (*SPECIAL.take(head.lines, 0, len(head.lines)), read_call(head))
@@ -419,6 +424,10 @@ class StreamExchange:
             self.x = x = Exchange(self._method, b"/", [])
             x.version = VERSION
             x.is_grpc = self._is_grpc
+            if self._refused_head is not None:
+                x.raw, x.parsed = self._refused_head.lines, None
+        if x.route is None and not x.is_grpc:
+            self._connection.listener.note_web_call(x)
         if outcome.failure is not None and not outcome.body:
             outcome = make_problem(x, outcome, self._connection.listener.details)
         self.answer(outcome)

@@ -102,3 +102,18 @@ def test_explain_tells_of_a_websocket() -> None:
     assert "is refused with 426: shop.Support/Chat (streams both ways) needs a WebSocket" in text
     text = run("explain", POLICIES, "GET", "/v1/shops/1/orders:watch", "-H", "Upgrade: websocket")
     assert "is refused with 404: no stream of the route's services is bound to the path" in text
+
+
+def test_explain_knows_calls_of_grpc_web(tmp_path: Path) -> None:
+    path = tmp_path / "policies.yaml"
+    text = (Path(POLICIES).parent / "grpc.yaml").read_text()
+    text = text.replace("routes:", "routes:\n  - {name: rest, match: {path_prefix: /}, upstream: orders}", 1)
+    path.write_text(text.replace("grpc_web: true", "grpc_web: false", 1))
+    kind = "content-type: application/grpc-web+proto"
+    arguments = ("explain", str(path), "POST", "/shop.Orders/Place", "-H", kind)
+    assert "takes the route rest" in run(*arguments)
+    path.write_text(text)
+    after = run(*arguments)
+    assert "is a call of gRPC-Web, which goes on as one of gRPC\n" in after
+    assert "takes the route place-order" in after
+    assert json.loads(run(*arguments, "--json"))["request"]["is_grpc_web"]
