@@ -248,9 +248,10 @@ class Exchange(Message):
         "body", "cache", "call", "caller", "caller_deadline", "captured_by", "captured_path", "client_address",
         "client_certificate", "criticality", "deadline", "expects_continue", "forwarding", "grpc_timeout",
         "has_escapes", "idle_timeout", "interim", "is_counted", "is_grpc", "is_hedge", "is_inner", "is_unverified",
-        "marked_attempt", "method", "min_deadline", "parts", "path", "public_authority", "query", "refused_by", "replaced",
-        "request_id", "rest_method", "retry_stopped", "route", "scheme", "sensitive", "shared_fetch", "speaks_to_caches", "stale",
-        "stated_criticality", "stream", "timeout_header", "trace", "trace_lines", "upgrade", "version", "web", "why",
+        "marked_attempt", "method", "min_deadline", "parts", "path", "public_authority", "query", "refused_by",
+        "replaced", "request_id", "rest_method", "retry_stopped", "route", "scheme", "sensitive", "shared_fetch",
+        "speaks_to_caches", "stale", "stated_criticality", "stream", "timeout_header", "trace", "trace_lines",
+        "upgrade", "version", "web", "why",
     )  # fmt: skip
 
     def __init__(self, method: bytes, path: bytes, headers: Headers | None = None, lines: bytes = b"") -> None:
