@@ -44,6 +44,8 @@ CRITICALITIES: Final = {"critical": CRITICAL, "default": DEFAULT, "sheddable": S
 
 NOWHERE: Final[frozenset[str]] = frozenset()
 """Value of `Exchange.avoid` before the first attempt has failed."""
+NO_FIELDS: Final[frozenset[bytes]] = frozenset()
+"""Value of `Exchange.sensitive` without such fields."""
 HTTP_VERSIONS: Final = {10: "1.0", 11: "1.1", 20: "2"}
 """Values of `network.protocol.version` by `Exchange.version`."""
 
@@ -217,6 +219,27 @@ class Attempt:
         """Instant of the start (`env.now`)."""
 
 
+class Part:
+    """Part of an aggregated answer, as metrics, spans and the access log report it."""
+
+    ended = 0.0
+    """Instant of its end; 0.0 while it runs."""
+    outcome: Outcome | None = None
+    """Outcome of its request; None without one."""
+    reason = ""
+    """Reason of its failure: code of a failure, status of a response, or word of `aggregate`; empty for a success."""
+
+    def __init__(self, name: str, x: Exchange | None, result: str, started: float) -> None:
+        self.name = name
+        """Name in the policy file; that of an item of a list has its number: `order[3]`."""
+        self.x = x
+        """Request of the part; None if none was made."""
+        self.result = result
+        """Result: `ok`, `failed`, `stale`, `substituted`, `skipped`, `duplicate` or `cancelled`."""
+        self.started = started
+        """Instant of its start."""
+
+
 class Exchange(Message):
     """Request with its attributes, its attempts and its state in the stages."""
 
@@ -224,10 +247,11 @@ class Exchange(Message):
         "_captures", "accepts_trailers", "arrived", "attempt", "attempt_timeout", "attempts", "authority", "avoid",
         "body", "cache", "call", "caller", "caller_deadline", "captured_by", "captured_path", "client_address",
         "client_certificate", "criticality", "deadline", "expects_continue", "forwarding", "grpc_timeout",
-        "has_escapes", "idle_timeout", "interim", "is_counted", "is_grpc", "is_hedge", "is_unverified",
-        "marked_attempt", "method", "min_deadline", "path", "public_authority", "query", "refused_by", "replaced",
-        "request_id", "rest_method", "retry_stopped", "route", "scheme", "shared_fetch", "speaks_to_caches", "stale",
-        "stated_criticality", "stream", "timeout_header", "trace", "trace_lines", "upgrade", "version", "web", "why",
+        "has_escapes", "idle_timeout", "interim", "is_counted", "is_grpc", "is_hedge", "is_inner", "is_unverified",
+        "marked_attempt", "method", "min_deadline", "parts", "path", "public_authority", "query", "refused_by",
+        "replaced", "request_id", "rest_method", "retry_stopped", "route", "scheme", "sensitive", "shared_fetch",
+        "speaks_to_caches", "stale", "stated_criticality", "stream", "timeout_header", "trace", "trace_lines",
+        "upgrade", "version", "web", "why",
     )  # fmt: skip
 
     def __init__(self, method: bytes, path: bytes, headers: Headers | None = None, lines: bytes = b"") -> None:
@@ -338,6 +362,12 @@ class Exchange(Message):
         """Function that makes a response from the stale one in the cache; None if the cache has none."""
         self.trace: RequestTrace | None = None
         """Place of the request in a trace; None if tracing is off."""
+        self.is_inner = False
+        """True for a request that the sidecar makes itself on behalf of another, such as a part of its answer."""
+        self.parts: list[Part] | None = None
+        """Parts of an aggregated answer, in the order of their start; None for every other request."""
+        self.sensitive = NO_FIELDS
+        """Names of the fields that came as never indexed (RFC 7541 7.1.3), and go on like that."""
         self.call: Supersedable | None = None
         """Running call, for a stage that may supersede what runs behind it; else None."""
         self.trace_lines = b""
@@ -395,9 +425,41 @@ class Exchange(Message):
         twin.replaced = self.replaced
         twin.cache = self.cache
         twin.stale = self.stale
+        twin.is_inner = self.is_inner
         twin.trace = self.trace
         twin.trace_lines = self.trace_lines
+        twin.sensitive = self.sensitive
         return twin
+
+    def make_inner(self, method: bytes, path: bytes, query: bytes | None, lines: bytes, now: float) -> Exchange:
+        """Return a request of the sidecar's own on behalf of this one, with its own target, fields and attempts.
+
+        Client, caller, host, criticality, deadline and ids are those of this request.  It has no body, and no place
+        for interim responses.  It arrives `now`, and this request is its caller, whose deadline counts.
+        """
+        inner = Exchange(method, path, None, lines)
+        inner.is_inner = True
+        inner.route = self.route
+        inner.scheme = self.scheme
+        inner.authority = self.authority
+        inner.public_authority = self.public_authority
+        inner.query = query
+        inner.forwarding = self.forwarding
+        inner.client_address = self.client_address
+        inner.request_id = self.request_id
+        inner.arrived = now
+        inner.deadline = self.deadline
+        inner.caller_deadline = self.deadline
+        inner.timeout_header = self.timeout_header
+        inner.criticality = self.criticality
+        inner.stated_criticality = self.stated_criticality
+        inner.caller = self.caller
+        inner.client_certificate = self.client_certificate
+        inner.is_unverified = self.is_unverified
+        inner.marked_attempt = self.marked_attempt
+        inner.speaks_to_caches = self.speaks_to_caches
+        inner.trace = self.trace
+        return inner
 
     def abandon(self, call: Cancellable) -> bool:
         """Cancel the call of a request whose client has left.  False if it continues for other requests, which share

@@ -717,8 +717,10 @@ class DownstreamConnection(asyncio.Protocol):
         x = self._exchange
         if x is None:
             self._exchange = x = Exchange(b"", b"/", [])
+        else:
+            self.listener.note_web_call(x)
         x.version = 11
-        self._write(x, make_problem(None, outcome, self.listener.details))
+        self._write(x, make_problem(x if x.web else None, outcome, self.listener.details))
 
     def _respond(self, x: Exchange, outcome: Outcome) -> None:
         """Write the response of an outcome: a tunnel, a response, or a problem document for a failure."""

@@ -191,6 +191,13 @@ class Listener:
         self.limits = Limits(snapshot.spec.limits)
         self._snapshot = snapshot
 
+    def note_web_call(self, x: Exchange) -> None:
+        """Make a request that is refused before it has a route a call of gRPC-Web, if it is one."""
+        if self.spec.grpc_web:
+            from sidecar.grpc.web import become_call
+
+            become_call(x)
+
     def stop_accepting(self) -> None:
         """Close the acceptors and the listening sockets."""
         for acceptor in self._acceptors:

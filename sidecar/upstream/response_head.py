@@ -227,6 +227,11 @@ def read_upgrade(x: Exchange, data: bytes, start: int, end: int) -> bytes:
         raise Invalid("101 Switching Protocols without a request to upgrade")
     key = x.header(b"sec-websocket-key")
     accept = get(fields, b"sec-websocket-accept")
-    if key is None or accept != b64encode(sha1(key + WEBSOCKET_GUID, usedforsecurity=False).digest()):
+    if key is None or accept != accept_value(key):
         raise Invalid("Sec-WebSocket-Accept does not answer the key that was sent")
     return lines + b"sec-websocket-accept: %b\r\n" % accept
+
+
+def accept_value(key: bytes) -> bytes:
+    """Return the value of Sec-WebSocket-Accept for a key (RFC 6455 4.2.2)."""
+    return b64encode(sha1(key + WEBSOCKET_GUID, usedforsecurity=False).digest())

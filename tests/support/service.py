@@ -168,6 +168,7 @@ def context(
         ("reclaim", upstream): lambda *_: False,
         ("criticality", route): {},
         ("caller_fields", route): frozenset(),
+        ("origins", route): lambda _: False,
         **(resources or {}),
     }
     return BuildContext(

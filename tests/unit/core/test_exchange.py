@@ -11,7 +11,7 @@ from sidecar.core.body import Body
 from sidecar.core.exchange import Attempt, Caller, Exchange, RequestCopy
 from tests.support.service import response
 
-OWN = {"path", "attempt", "why", "call", "shared_fetch", "speaks_to_caches", "has_escapes"}
+OWN = {"path", "attempt", "why", "call", "shared_fetch", "speaks_to_caches", "has_escapes", "parts"}
 """Attributes that a fork has of its own, since its request may differ."""
 
 
@@ -37,6 +37,7 @@ VALUES: dict[str, Any] = {
     "interim": lambda status, lines: None,
     "client_certificate": {"subject": "orders"},
     "caller": Caller("orders", "corporate", {}),
+    "sensitive": frozenset((b"x-a",)),
     "avoid": frozenset(("http://10.0.0.1",)),
     "attempts": [Attempt(1, 0.0)],
     "stale": lambda: response(200),

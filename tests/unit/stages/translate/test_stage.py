@@ -481,7 +481,7 @@ async def test_a_raw_stream_is_one_body(tmp_path: Path) -> None:
         {"grpc": {"descriptors": "", "services": ["a.B"]}},
         {"grpc": {"descriptors": "a", "services": []}},
         {"grpc": {"descriptors": "a", "services": ["a/B"]}},
-        {"grpc": {"descriptors": "a", "services": ["a.B"], "streams": "websocket"}},
+        {"grpc": {"descriptors": "a", "services": ["a.B"], "streams": "socket"}},
         {"grpc": {"descriptors": "a", "services": ["a.B"]}, "mode": "observe"},
     ],
 )

@@ -638,3 +638,19 @@ async def test_limits_of_a_head_are_those_of_http1(lines: bytes, is_passed: bool
     await settle(50)
     outcome = outcome_of(run)
     assert outcome.failure is (None if is_passed else PROTOCOL), outcome.cause
+
+
+@virtual
+async def test_marks_of_never_indexed_fields_pass_both_ways() -> None:
+    back = StreamBack()
+    x = get(sensitive=frozenset((b":path", b"x-secret")))
+    x.headers = [(b"x-secret", b"1"), (b"x-open", b"2")]
+    run = start(back.upstream(), x)
+    await settle()
+    server = back.server
+    (stream,) = server.asked
+    assert server.heads[stream.id].sensitive == {b":path", b"x-secret"}
+    server.session.respond(stream, 200, b"x-other: 1\r\nset-cookie: a=b\r\n", True, frozenset((b"x-other",)))
+    server.flush()
+    await settle()
+    assert outcome_of(run).sensitive == {b"x-other"}
