@@ -185,6 +185,7 @@ async def test_failures_are_problem_documents() -> None:
 
 @virtual
 async def test_a_client_that_resets_a_stream_cancels_its_call() -> None:
+    """haproxy#172."""
     cancelled = []
 
     async def service(x: Exchange) -> Outcome:

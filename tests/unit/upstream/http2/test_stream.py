@@ -133,6 +133,7 @@ async def test_a_request_body_streams() -> None:
 
 @virtual
 async def test_a_cancelled_exchange_resets_its_stream_alone() -> None:
+    """haproxy#172."""
     back = StreamBack()
     upstream = back.upstream()
     runs = [start(upstream, get()) for _ in range(2)]
@@ -348,6 +349,7 @@ async def test_a_body_is_held_back_for_its_100() -> None:
 @pytest.mark.parametrize("is_at_once", [True, False])
 @virtual
 async def test_a_reset_after_a_whole_answer_keeps_the_answer(code: int, is_at_once: bool) -> None:
+    """envoy#38206."""
     back = StreamBack()
     x, body, _ = upload()
     run = start(back.upstream(), x)
