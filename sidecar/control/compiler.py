@@ -434,7 +434,7 @@ class Compilation:
             stable = routes[name]
             members = (stable, *(routes[arm.name] for arm in stable.spec.arms))
             for each in members[1:]:
-                each.stable = stable
+                each.candidate_of = stable
             found[stable] = partial(_pick, arms.choose, members)
         return found
 
