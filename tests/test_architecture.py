@@ -15,7 +15,7 @@ from tests.support.cases import each
 ROOT = Path(__file__).parents[1] / "sidecar"
 RANKS = {
     "core": 0,
-    "http2": 1, "grpc": 1, "engine": 1, "cache": 1, "expression": 1, "transform": 1, "simulation": 1,
+    "http2": 1, "grpc": 1, "engine": 1, "cache": 1, "expression": 1, "transform": 1, "simulation": 1, "leases": 1,
     "upstream": 2, "telemetry": 2,
     "identity": 3, "rollout": 3,
     "stages": 4,
@@ -36,6 +36,7 @@ SPECS = {
     "cache",
     "expression.spec",
     "identity.spec",
+    "identity.outgoing.spec",
     "identity.verification",
     "rollout.spec",
     "stages",

@@ -132,6 +132,9 @@ BAD_CREDENTIALS: Final = Failure(
     "bad_credentials", 400, "gateway", False, "The request has ambiguous credentials", UNAUTHENTICATED_STATUS
 )
 UNVERIFIABLE: Final = Failure("unverifiable", 503, "gateway", False, "The credentials cannot be verified at present")
+NO_CREDENTIALS: Final = Failure(
+    "no_credentials", 503, "gateway", False, "The sidecar has no credentials for the upstream at present"
+)
 FORBIDDEN: Final = Failure("forbidden", 403, "gateway", False, "The request is not allowed", PERMISSION_DENIED_STATUS)
 LOOP: Final = Failure("loop", 508, "gateway", False, "The request is in a loop of sidecars", INTERNAL_STATUS)
 CLIENT_CLOSED: Final = Failure("client_closed", 499, "client", True, "The client went away", CANCELLED_STATUS)
@@ -148,9 +151,9 @@ INTERNAL: Final = Failure("internal_error", 500, "gateway", True, "The sidecar f
 FAILURES: Final = {
     f.code: f
     for f in (
-        CONNECT_FAILURE, CONNECT_TIMEOUT, RESET, TIMEOUT, PROTOCOL, BREAKER_OPEN, OVERLOADED, RATE_LIMITED,
-        NO_ENDPOINT, TRANSFORM, ANSWER_TOO_LARGE, FAULT, NO_ROUTE, ORIGIN_REFUSED, UNAUTHENTICATED,
-        BAD_CREDENTIALS, UNVERIFIABLE, FORBIDDEN, LOOP, CLIENT_CLOSED, CLIENT_TIMEOUT, BAD_REQUEST, INTERNAL,
+        CONNECT_FAILURE, CONNECT_TIMEOUT, RESET, TIMEOUT, PROTOCOL, BREAKER_OPEN, OVERLOADED, RATE_LIMITED, NO_ENDPOINT,
+        TRANSFORM, ANSWER_TOO_LARGE, FAULT, NO_ROUTE, ORIGIN_REFUSED, UNAUTHENTICATED, BAD_CREDENTIALS, UNVERIFIABLE,
+        NO_CREDENTIALS, FORBIDDEN, LOOP, CLIENT_CLOSED, CLIENT_TIMEOUT, BAD_REQUEST, INTERNAL,
     )
 }  # fmt: skip
 """Failures by code.  `DEADLINE`, `LOOKUP_TIMEOUT`, `SHORT_DEADLINE`, `SLOW_READER`, `STALE_CONNECTION` and
@@ -204,14 +207,16 @@ class Outcome(Message):
         status: int,
         headers: Headers | None = None,
         body: bytes = b"",
-        *,
+        lines: bytes | None = None,
         stream: Body | None = None,
         failure: Failure | None = None,
         refusal: Refusal = NO_REFUSAL,
         cause: str = "",
-        lines: bytes | None = None,
     ) -> None:
-        """Take the end-to-end fields as `headers`, or as `lines` that match the grammar."""
+        """Take the end-to-end fields as `headers`, or as `lines` that match the grammar.
+
+        The interpreter is slow to pass arguments by keyword, so the most common response is made without any.
+        """
         self.status = status
         self.verdict = status
         """Status that policies judge by: `status`, or for an answer of gRPC the `grpc_verdict` on its code."""

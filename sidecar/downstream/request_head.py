@@ -190,14 +190,10 @@ it notes one."""
 
 
 def split_request(data: bytes, limits: Limits, seen: int = 0) -> RequestHead | None:
-    """Return the parts of the head at the beginning of `data`; None while the head is incomplete.
+    """Return the parts of the head at the beginning of `data`, by the grammar; None while the head is incomplete.
 
     An earlier call has found no end of the head in the first `seen` bytes.  Raises `Invalid` with the status to answer.
     """
-    if not seen:
-        head = read_ordinary(data)
-        if head is not None and head[3] <= limits.max_header_bytes:
-            return head
     parsed = parse_request(data, limits.max_header_bytes, seen)
     if parsed is None:
         return None

@@ -172,7 +172,8 @@ class Pool:
         """
         while self.idle:
             connection = self.idle.pop()
-            if connection.is_closing():
+            transport = connection.transport
+            if transport is None or transport.is_closing():
                 self.connections.discard(connection)
             elif now - connection.idle_since > self.idle_timeout or (
                 x.method != b"GET"  # the most common method; this comparison avoids the hash below

@@ -39,6 +39,8 @@ LEVELS: Final[dict[str, Level]] = {
     events.LOOP_STALLED: "warning",
     events.CONNECTION_REFUSED: "warning",
     events.KEYS_FAILED: "warning",
+    events.CREDENTIALS_FAILED: "warning",
+    events.CREDENTIALS_REJECTED: "warning",
     events.EXPORT_FAILED: "warning",
     events.RELOAD_REJECTED: "error",
     events.CERTIFICATE_FAILED: "error",

@@ -16,12 +16,14 @@ OWN = {"path", "attempt", "why", "call", "shared_fetch", "speaks_to_caches", "ha
 
 
 def declared() -> set[str]:
-    """Return the attributes' names from the source of the class body, since a compiled class has no list of them."""
+    """Return the attributes' names from the source of the constructor, since a compiled class has no list of them."""
     tree = ast.parse((Path(sidecar.__file__).parent / "core" / "exchange.py").read_text())
     [body] = [node.body for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Exchange"]
-    assigned = [node.targets[0] for node in body if isinstance(node, ast.Assign)]
-    annotated = [node.target for node in body if isinstance(node, ast.AnnAssign)]
-    return {node.id for node in [*assigned, *annotated] if isinstance(node, ast.Name)}
+    [made] = [node.body for node in body if isinstance(node, ast.FunctionDef) and node.name == "__init__"]
+    assigned = [target for node in made if isinstance(node, ast.Assign) for target in node.targets]
+    annotated = [node.target for node in made if isinstance(node, ast.AnnAssign)]
+    names = {node.attr for node in [*assigned, *annotated] if isinstance(node, ast.Attribute)}
+    return names - {"method", "parsed", "raw"}
 
 
 VALUES: dict[str, Any] = {

@@ -118,6 +118,7 @@ def test_every_failure_of_ours_has_a_code() -> None:
         "unauthenticated": "unauthenticated",
         "bad_credentials": "unauthenticated",
         "unverifiable": "unavailable",
+        "no_credentials": "unavailable",
     }
 
 
