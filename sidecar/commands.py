@@ -286,6 +286,7 @@ def parse_client(address: str) -> str:
 def explain_token(path: str, snapshot: Snapshot, listener: str, x: Exchange, token_file: str) -> list[str]:
     """Return lines that say which identities accept the token of a file; set the caller of the request."""
     from sidecar.core.env import system_time
+    from sidecar.inspect.explain import matched
     from sidecar.inspect.explain_token import caller_of, token_text
 
     try:
@@ -293,7 +294,7 @@ def explain_token(path: str, snapshot: Snapshot, listener: str, x: Exchange, tok
             token = file.read(MOST_TOKEN).strip()
     except OSError as error:
         reject("--token-file", f"`{token_file}` cannot be read: {error.strerror}")
-    route = snapshot.listeners[listener].match(x)
+    route = matched(snapshot, listener, x)
     if route is None:
         return []
     spec = load_policies(path)

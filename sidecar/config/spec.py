@@ -18,6 +18,7 @@ from sidecar.config.node import BUILT_IN, Mark, Node
 from sidecar.config.process_spec import AdminSpec, LimitsSpec, ListenerSpec
 from sidecar.core.spec import Block, Model
 from sidecar.identity.outgoing.spec import CredentialsSpec
+from sidecar.rollout.spec import CandidateSpec, RolloutSpec, SplitSpec
 from sidecar.routing.match_spec import MatchSpec
 from sidecar.stages import BY_NAME
 from sidecar.stages.circuit_breaker.spec import Spec as BreakerSpec
@@ -55,6 +56,10 @@ INBOUND: Final = "inbound"
 """Listener of routes that name none; used only if a listener with this name is declared."""
 
 
+def _split_spelling(value: Any) -> str:
+    return "mapping" if isinstance(value, dict | SplitSpec) else "word"
+
+
 class RouteHead(Model):
     """Route without its policies."""
 
@@ -63,8 +68,12 @@ class RouteHead(Model):
     listener: Name | None = None
     """Listener whose requests the route takes; without it `inbound`, or every listener if none has that name."""
     match: MatchSpec = MatchSpec.built_in()
-    upstream: Name
-    """Upstream to which the requests go."""
+    upstream: Annotated[
+        Annotated[Name, Tag("word")] | Annotated[SplitSpec, Tag("mapping")], Discriminator(_split_spelling)
+    ]
+    """Upstream to which the requests go, or a split over several."""
+    candidate: CandidateSpec | None = None
+    """Canary of a policy: a share of the requests meets the policies that stand here."""
     use: list[Name] = Field(default=[])
     """Bundles of `policies` that the route inherits; where they differ, the last one wins."""
 
@@ -151,6 +160,12 @@ class RouteSpec:
     """True if the files turn `authenticate` off for the route, so that everyone may call it on purpose."""
     by_caller: dict[str, Criticality] = field(default_factory=dict)
     """Criticality of callers by their ID; callers that it does not name have `criticality`."""
+    arms: tuple[RouteSpec, ...] = ()
+    """Candidates: routes that get a share of its requests; empty without a rollout."""
+    shares: tuple[float, ...] = ()
+    """Share of each candidate at the start."""
+    rollout: RolloutSpec | None = None
+    """Settings of the rollout; None without one."""
 
     def where(self, *path: str | int) -> Mark:
         """Return the place of an effective value in the files; `BUILT_IN` for a default."""

@@ -9,7 +9,8 @@ Rules:
 3. A fallback to another upstream passes that upstream's own limits, and no other policy of the route.
 4. A write invalidates all cached responses of its URI (RFC 9111 4.4).  So a route that may take unsafe methods gets a
    stage for each store that it does not use itself.
-5. The compiler does no I/O and changes no state in use: state comes from a lease, and the result is immutable.
+5. A candidate is a route of its own without rules: the router chooses among it and the route that was matched.
+6. The compiler does no I/O and changes no state in use: state comes from a lease, and the result is immutable.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from sidecar.core.outcome import Outcome
 from sidecar.core.spec import Block, Problem
 from sidecar.core.stage import Gate, Service, Stage
 from sidecar.engine.pipeline import Call, InFlight, Pipeline
+from sidecar.routing.arms import ArmRouter, Pick
 from sidecar.routing.preflight import PreflightRouter
 from sidecar.routing.router import Router
 from sidecar.routing.rule import Rule
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
     from sidecar.identity.outgoing.source import Credentials
     from sidecar.identity.outgoing.spec import CredentialsSpec
     from sidecar.identity.verdict import Identity
+    from sidecar.rollout.arms import Arms
     from sidecar.upstream.tls import ClientTlsSpec
 
 ROUTE: Final = "route"
@@ -159,7 +162,7 @@ def import_rest(spec: PolicySpec) -> None:
 
 def _kinds(spec: PolicySpec) -> list[StageKind]:
     """Return the kinds of stages that the policies use."""
-    names = {name for route in spec.routes for name in route.blocks}
+    names = {name for route in spec.routes for each in (route, *route.arms) for name in each.blocks}
     names |= {name for upstream in spec.upstreams.values() for name in UPSTREAM_WIDE if getattr(upstream, name)}
     return [kind for kind in STAGES if kind.name in names]
 
@@ -201,9 +204,13 @@ class Compilation:
         """Fields about callers that any route sends to an upstream, by the upstream's name."""
         self.slow_places: dict[str, SlowPlaces] = {}
         """Places for slow requests, by name of the upstream."""
+        self.arms: dict[str, Arms] = {}
+        """Arms of the routes with candidates, by the route's name."""
+        self.arm_stages: dict[str, Stage] = {}
+        """Stages that report to a rollout, by name of the route or of its candidate."""
         self.problems: list[Problem] = []
         """Problems found so far."""
-        self.routes = {each.name: each for each in spec.routes}
+        self.routes = {each.name: each for route in spec.routes for each in (route, *route.arms)}
         """Specs of the routes by name."""
         self._digest = digest
         self._metrics = metrics
@@ -214,25 +221,27 @@ class Compilation:
         for name in spec.upstreams:
             self.add_upstream(name)
             yield
-        for name in sorted({block.store for each in spec.routes if (block := cache_of(each)) is not None}):
+        for name in sorted({block.store for each in self.routes.values() if (block := cache_of(each)) is not None}):
             self.add_store(name)
         self.add_slow_places()
         self.add_identities()
+        self.add_rollouts()
         self.raise_problems()
         routes: dict[str, Route] = {}
-        for each in spec.routes:
+        for each in self.routes.values():
             routes[each.name] = self.make_route(each)
             yield
+        picks = self.make_picks(routes)
         self.raise_problems()
         listeners: dict[str, Router[Route]] = {}
         for name in spec.listeners:
             rules = []
-            for route in routes.values():
+            for each in spec.routes:
+                route = routes[each.name]
                 if route.listener in (None, name):
                     rules.append(Rule(route.spec.match, route))
                     yield
-            answering = {rule.target for rule in rules if rule.target.answers_preflights}
-            listeners[name] = PreflightRouter(rules, answering) if answering else Router(rules)
+            listeners[name] = self.make_router(rules, picks)
             yield
         for route in routes.values():
             route.metrics = self._metrics(route.spec)
@@ -296,7 +305,7 @@ class Compilation:
         upstreams = self.spec.upstreams.items()
         limits = {name: each.connections.max for name, each in upstreams}
         blocks: list[tuple[str, Block | None]] = [(name, each.concurrency) for name, each in upstreams]
-        blocks += [(each.upstream, each.blocks.get("concurrency")) for each in self.spec.routes]
+        blocks += [(each.upstream, each.blocks.get("concurrency")) for each in self.routes.values()]
         for name, block in blocks:
             if block is not None and name in limits:
                 adaptive, limit = getattr(block, "adaptive", None), getattr(block, "max", None)
@@ -308,7 +317,9 @@ class Compilation:
 
     def add_identities(self) -> None:
         """Build the identities that routes use, and collect the fields that tell upstreams about callers."""
-        blocks = [(each, block) for each in self.spec.routes if (block := each.blocks.get(AUTHENTICATE)) is not None]
+        blocks = [
+            (each, block) for each in self.routes.values() if (block := each.blocks.get(AUTHENTICATE)) is not None
+        ]
         if not blocks:
             return
         from sidecar.config.files import read_plain
@@ -369,6 +380,8 @@ class Compilation:
                 found += self.make_links(BY_NAME[RATE_LIMIT], spec.name, spec.upstream, spec, is_inside=True)
             links += found
             stages += [link.stage for link in found]
+            if kind.name == CACHE and spec.name in self.arm_stages:
+                stages.append(self.arm_stages[spec.name])
         own = self.make_credentials(spec.upstream)
         links += own
         stages += [link.stage for link in own]
@@ -385,6 +398,45 @@ class Compilation:
         mark = self.spec.where("upstreams", upstream, CREDENTIALS)
         stage = CredentialsStage(upstream, source, str(mark), self.env)
         return [Link(CREDENTIALS, UPSTREAM, block, str(mark), cast("Stage", stage))]
+
+    @staticmethod
+    def make_router(rules: list[Rule[Route]], picks: dict[Route, Pick[Route]]) -> Router[Route]:
+        """Return the router of a listener."""
+        answering = {rule.target for rule in rules if rule.target.answers_preflights}
+        own = {rule.target: picks[rule.target] for rule in rules if rule.target in picks}
+        if own:
+            return ArmRouter(rules, answering, own)
+        return PreflightRouter(rules, answering) if answering else Router(rules)
+
+    def add_rollouts(self) -> None:
+        """Obtain the arms of routes with candidates, and build the stages that report to them."""
+        if not any(each.arms for each in self.spec.routes):
+            return
+        from sidecar.rollout.arms import Arms, Settings
+        from sidecar.rollout.stage import ArmStage
+
+        for each in self.spec.routes:
+            rule = each.rollout
+            if rule is None:
+                continue
+            names = tuple(arm.name for arm in (each, *each.arms))
+            settings = Settings(names, each.shares, rule.sticky, rule.when, rule.ramp, rule.return_when, each.arms)
+            make = partial(Arms, each.name, settings, self.env)
+            arms: Arms = self.lease.obtain(("rollout", each.name), settings, make)
+            self.arms[each.name] = arms
+            for number, name in enumerate(names):
+                self.arm_stages[name] = ArmStage(arms, number, self.env.now)
+
+    def make_picks(self, routes: dict[str, Route]) -> dict[Route, Pick[Route]]:
+        """Return the functions that choose the arm of a request, by the route that it has matched."""
+        found: dict[Route, Pick[Route]] = {}
+        for name, arms in self.arms.items():
+            stable = routes[name]
+            members = (stable, *(routes[arm.name] for arm in stable.spec.arms))
+            for each in members[1:]:
+                each.stable = stable
+            found[stable] = partial(_pick, arms.choose, members)
+        return found
 
     def claim_filter(self, kind: StageKind, spec: RouteSpec) -> list[Stage]:
         """Return the stage that drops claims about callers on a route without `authenticate`, if it needs one."""
@@ -506,6 +558,11 @@ def allowed_origins(spec: RouteSpec) -> Callable[[bytes], bool]:
     from sidecar.stages.cors.origins import Origins
 
     return Origins(block.origins).allows
+
+
+def _pick(choose: Callable[[Exchange], int], members: tuple[Route, ...], x: Exchange) -> Route:
+    """Return the arm of a request."""
+    return members[choose(x)]
 
 
 def cache_of(spec: RouteSpec) -> CacheBlock | None:

@@ -34,7 +34,7 @@ class Route:
 
     __slots__ = (
         "_cors", "chain", "criticality", "listener", "metrics", "name", "pipeline", "policies", "slow_places", "spec",
-        "template", "upstream",
+        "stable", "template", "upstream",
     )  # fmt: skip
 
     def __init__(self, spec: RouteSpec, chain: tuple[Link, ...], pipeline: Pipeline, slow_places: SlowPlaces) -> None:
@@ -55,6 +55,8 @@ class Route:
         """Places of the upstream for requests that are sent on before their body is complete."""
         self.criticality = CRITICALITIES[spec.criticality]
         """Importance as a number; see `CRITICALITIES`."""
+        self.stable: Route = self
+        """Route whose candidate this one is; of all others the route itself."""
         self.metrics: Any = None
         """Histograms of its requests (`sidecar.telemetry.metrics.durations.RouteMetrics`)."""
 

@@ -32,6 +32,7 @@ from sidecar.inspect.explain import (
     Refused,
     blocks_in_force,
     cache_sentences,
+    matched,
     others_of,
     refusal_of,
     scope_of,
@@ -51,7 +52,7 @@ def routes_document(snapshot: Snapshot) -> RoutesDocument:
 
 def explain_document(snapshot: Snapshot, listener: str, x: Exchange) -> ExplainDocument:
     """Return the document of one request on a listener."""
-    route = snapshot.listeners[listener].match(x)
+    route = matched(snapshot, listener, x)
     others, has_more = others_of(snapshot, listener, route, x)
     mask = snapshot.spec.masks.text
     return {

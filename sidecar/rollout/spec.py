@@ -107,3 +107,17 @@ class SplitSpec(RolloutSpec):
     def candidates(self) -> tuple[tuple[str, float], ...]:
         """Names and shares of the other upstreams."""
         return tuple(self.split.items())[1:]
+
+
+class CandidateSpec(RolloutSpec):
+    """Share of a route's requests that meet other policies.  Policies stand beside these keys; they are merged over the
+    route's own, key by key."""
+
+    share: Share
+    """Share of the candidate at the start."""
+
+    @model_validator(mode="after")
+    def _grows(self) -> Self:
+        if self.ramp is not None and self.ramp.to < self.share:
+            raise ValueError("has a ramp to less than its share; a share only grows")
+        return self
