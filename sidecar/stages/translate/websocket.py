@@ -121,8 +121,6 @@ class WebSocketCall(asyncio.Transport):
         self._frames = ClientFrames(limit)
         self._run: Run[Outcome] | None = None
         """Run of the stages further in; None once they have an outcome."""
-        self._error: BaseException | None = None
-        """Error that the run has raised before the handshake was answered; None without one."""
         self._accepted: Promise[Outcome] = Promise()
         """Promise of the answer to the handshake."""
         self._outcome: Outcome | None = None
@@ -211,10 +209,9 @@ class WebSocketCall(asyncio.Transport):
         return True
 
     def _break_down(self, error: BaseException | None) -> None:
-        """End the session for a bug of a stage; a cancelled call has ended it already."""
-        if error is None or isinstance(error, asyncio.CancelledError):
-            return
-        self._env.emit(events.BUG, where=repr(self), error=error)
+        """End the session for a bug of a stage, or because the call was cancelled further in."""
+        if not isinstance(error, asyncio.CancelledError):
+            self._env.emit(events.BUG, where=repr(self), error=error)
         self._fail(INTERNAL, "")
 
     # ----- what the tunnel calls: the connection of an upstream

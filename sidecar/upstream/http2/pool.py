@@ -317,6 +317,7 @@ class StreamPool(Pool):
             "open": len(self.connections) + len(self.carriers) + (0 if self._plain is None else self._plain.size),
             "idle": self.count("idle"),
             "streams": self.streams,
+            "max_streams": sum([each.capacity for each in self.carriers if each.is_taking]),
             "draining": len([each for each in self.carriers if not each.is_taking]),
         }
 

@@ -685,18 +685,31 @@ async def test_it_works_over_an_extended_connect(folder: Path) -> None:
 
 
 @virtual
-async def test_a_bug_further_in_is_reported(folder: Path) -> None:
-    world = World(folder)
-    await world.open()
+async def test_a_bug_further_in_is_reported_and_a_cancellation_ends_the_session(folder: Path) -> None:
+    for error, bugs in ((ValueError("bug"), 1), (asyncio.CancelledError(), 0)):
+        world = World(folder)
+        gate = asyncio.Event()
 
-    async def broken(x: Exchange) -> Outcome:
-        raise ValueError("bug")
+        async def break_down(
+            x: Exchange, error: BaseException = error, gate: asyncio.Event = gate, service: Service = world.service
+        ) -> Outcome:
+            if gate.is_set():
+                raise error
+            assert x.stream is not None
+            service.xs.append(x)
+            x.stream.attach(service)
+            await gate.wait()
+            raise error
 
-    assert world.front.bugs == []
-    other = World(folder)
-    other.pipeline = Pipeline([_stage(other, folder)], broken)
-    assert (await other.ask()).status == 500
-    assert [bug["where"] for bug in other.front.bugs] == ["<WebSocketCall chat.Chat.Talk open>"] or other.front.bugs
+        world.pipeline = Pipeline([_stage(world, folder)], break_down)
+        await world.open()
+        gate.set()
+        await settle(20)
+        assert (await world.heard())[-1].code == 4013
+        await world.say((CLOSE, b""))
+        client, world.client = world.client, world.front.connect()
+        assert (await world.ask()).status == 500
+        assert (len(world.front.bugs), client.is_closed) == (2 * bugs, True)
 
 
 def _stage(world: World, folder: Path) -> Any:

@@ -341,6 +341,7 @@ async def test_counts() -> None:
     assert back.env.meter.value(metrics.POOL_STREAMS, upstream="test") == 3
     found = back.pool.describe()
     assert (found["open"], found["streams"], found["draining"], found["opened"]) == (2, 3, 0, 2)
+    assert found["max_streams"] == 2 * FEW
     for server in back.servers:
         for stream in server.asked:
             server.answer(stream)
