@@ -62,6 +62,7 @@ AUTHENTICATE: Final = "authenticate"
 IDENTITY: Final = "identity"
 CREDENTIALS: Final = "credentials"
 CALLER_FIELDS: Final = "caller_fields"
+CHALLENGES: Final = "challenges"
 
 
 class Terminal(Protocol):
@@ -470,6 +471,12 @@ class Compilation:
             return self.identities[name]
         if kind == CRITICALITY:
             return self.routes[name].by_caller
+        if kind == CHALLENGES:
+            from sidecar.identity.verdict import challenges
+
+            names = getattr(self.routes[name].blocks[AUTHENTICATE], "any_of")  # noqa: B009 - as above
+            found = challenges((self.identities[each] for each in names), self.spec.service)
+            return [challenge for _, challenge in found]
         if kind == CALLER_FIELDS:
             return self.fields_to_drop(self.routes[name])
         spec = self.spec.upstreams.get(name)
