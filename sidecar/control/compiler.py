@@ -67,6 +67,7 @@ CREDENTIALS: Final = "credentials"
 CALLER_FIELDS: Final = "caller_fields"
 ORIGINS: Final = "origins"
 CORS: Final = "cors"
+CHALLENGES: Final = "challenges"
 
 
 class Terminal(Protocol):
@@ -524,6 +525,12 @@ class Compilation:
             return self.identities[name]
         if kind == CRITICALITY:
             return self.routes[name].by_caller
+        if kind == CHALLENGES:
+            from sidecar.identity.verdict import challenges
+
+            names = getattr(self.routes[name].blocks[AUTHENTICATE], "any_of")  # noqa: B009 - as above
+            found = challenges((self.identities[each] for each in names), self.spec.service)
+            return [challenge for _, challenge in found]
         if kind == CALLER_FIELDS:
             return self.fields_to_drop(self.routes[name])
         if kind == ORIGINS:

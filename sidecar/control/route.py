@@ -33,8 +33,8 @@ class Route:
     """Route ready to serve requests; an exchange keeps its route from start to end."""
 
     __slots__ = (
-        "_cors", "candidate_of", "chain", "criticality", "listener", "metrics", "name", "pipeline", "policies", "slow_places", "spec",
-        "template", "upstream",
+        "_cors", "candidate_of", "chain", "criticality", "listener", "metrics", "name", "pipeline", "policies",
+        "slow_places", "spec", "template", "upstream",
     )  # fmt: skip
 
     def __init__(self, spec: RouteSpec, chain: tuple[Link, ...], pipeline: Pipeline, slow_places: SlowPlaces) -> None:

@@ -342,38 +342,67 @@ def take_response(bytes data not None, wall):
 
 
 cdef enum:
-    TAIL = 40       # `sidecar.identity.credentials.TAIL`
+    HASHED = 8      # octets at the end of a token that choose its place in a table
+    PLACES = 256    # places in a table of field lines; a power of two
 
 
-def token_tail(bytes lines not None):
-    """Return the last octets of a bearer token in field lines, as `sidecar.identity.credentials.token_tail` does."""
-    cdef const unsigned char *p = <const unsigned char *>PyBytes_AS_STRING(lines)
-    cdef const unsigned char *end = p + PyBytes_GET_SIZE(lines)
+cdef const unsigned char *token_end(const unsigned char *p, Py_ssize_t size) noexcept:
+    """Return the end of the first bearer token in field lines, in its usual spelling; NULL without one."""
+    cdef const unsigned char *end = p + size
     cdef const unsigned char *feed
     while end - p > 22:
         feed = <const unsigned char *>memchr(p, 10, end - p)
         if feed == NULL:
-            return None
+            return NULL
         if p[0] | 32 == 97 and feed - p > 22 and memcmp(p + 1, b"uthorization: Bearer ", 21) == 0:
-            if feed - p < 23 + TAIL:
-                return None
-            return PyBytes_FromStringAndSize(<const char *>feed - 1 - TAIL, TAIL)
+            return feed - 1 if feed - p >= 23 + HASHED else NULL
         p = feed + 1
-    return None
+    return NULL
 
 
-def exchange_lines(bytes lines not None, bytes known not None, bytes others not None, Py_ssize_t rest):
-    """Return field lines with their beginning replaced, as `sidecar.identity.credentials.exchange_lines` does."""
-    cdef Py_ssize_t size = PyBytes_GET_SIZE(known), new = PyBytes_GET_SIZE(others)
-    cdef const char *p = PyBytes_AS_STRING(lines)
-    cdef char *q
-    cdef bytes found
-    if size == 0 or PyBytes_GET_SIZE(lines) != size + rest or memcmp(p, PyBytes_AS_STRING(known), size):
-        return None
-    if rest and (rest < 14 or memcmp(p + size, b"x-request-id: ", 14)):
-        return None
-    found = PyBytes_FromStringAndSize(NULL, new + rest)
-    q = PyBytes_AS_STRING(found)
-    memcpy(q, PyBytes_AS_STRING(others), new)
-    memcpy(q + new, p + size, rest)
-    return found
+cdef class KnownLines:
+    """Table of field lines with a bearer token, as that of `sidecar.identity.credentials`."""
+
+    cdef list known, others, entries, found
+
+    def __init__(self, list found not None):
+        self.known = [None] * PLACES
+        self.others = [None] * PLACES
+        self.entries = [None] * PLACES
+        self.found = found
+
+    cdef Py_ssize_t place(self, bytes lines) noexcept:
+        """Return the place of field lines; -1 for those without a token."""
+        cdef const unsigned char *end = token_end(
+            <const unsigned char *>PyBytes_AS_STRING(lines), PyBytes_GET_SIZE(lines)
+        )
+        cdef unsigned long long word
+        if end == NULL:
+            return -1
+        memcpy(&word, end - HASHED, HASHED)
+        return <Py_ssize_t>((word * 0x9E3779B97F4A7C15ULL) >> 56)
+
+    def find(self, bytes lines not None, Py_ssize_t rest):
+        cdef Py_ssize_t place = self.place(lines), size, new
+        cdef const char *p = PyBytes_AS_STRING(lines)
+        cdef char *q
+        cdef bytes known, others, result
+        if place < 0 or self.known[place] is None:
+            return None
+        known, others = <bytes>self.known[place], <bytes>self.others[place]
+        size, new = PyBytes_GET_SIZE(known), PyBytes_GET_SIZE(others)
+        if PyBytes_GET_SIZE(lines) != size + rest or memcmp(p, PyBytes_AS_STRING(known), size):
+            return None
+        if rest and (rest < 14 or memcmp(p + size, b"x-request-id: ", 14)):
+            return None
+        result = PyBytes_FromStringAndSize(NULL, new + rest)
+        q = PyBytes_AS_STRING(result)
+        memcpy(q, PyBytes_AS_STRING(others), new)
+        memcpy(q + new, p + size, rest)
+        self.found[0] = self.entries[place]
+        return result
+
+    def keep(self, bytes known not None, bytes others not None, entry):
+        cdef Py_ssize_t place = self.place(known)
+        if place >= 0:
+            self.known[place], self.others[place], self.entries[place] = known, others, entry

@@ -5,8 +5,7 @@ A request with two credentials in one place is ambiguous, because the service mi
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 from sidecar.core.exchange import Exchange
 from sidecar.core.uri import parameter
@@ -22,6 +21,10 @@ NAMES: Final = (b"Authorization", b"authorization")
 LINE_FEED: Final = 0x0A
 TAIL: Final = 40
 """Last bytes of a token by which it is found; most of a signature, so that tokens seldom have them in common."""
+MOST_LINES: Final = 256
+"""Most field lines that are kept for one route."""
+LONGEST_LINES: Final = 4096
+"""Longest field lines in bytes that are kept."""
 REQUEST_ID: Final = b"x-request-id: "
 AMBIGUOUS: Final = Rejection("the request has more than one credential of a kind", is_ambiguous=True)
 
@@ -66,29 +69,50 @@ def token_tail(lines: bytes) -> bytes | None:
     return lines[end - TAIL : end] if end - TAIL > at + len(USUAL) else None
 
 
-def exchange_lines(lines: bytes, known: bytes, others: bytes, rest: int) -> bytes | None:
-    """Return field lines with `known` at their beginning replaced by `others`; None if they do not begin with it.
+class KnownLines:
+    """Table of field lines with an accepted token, and of those that go on in their place.
 
-    Behind `known` there must be `rest` bytes: those of the line X-Request-Id, or none.
+    At most `MOST_LINES` are kept.  There is the same table in C, which forgets one for another with the same place.
     """
-    size = len(known)
-    if not size or len(lines) != size + rest or not lines.startswith(known):
-        return None
-    if rest and not lines.startswith(REQUEST_ID, size):
-        return None
-    return others + lines[size:]
+
+    def __init__(self, found: list[Any]) -> None:
+        """`found` is a list of one, which `find` sets."""
+        self._found = found
+        self._kept: dict[bytes, tuple[bytes, bytes, object]] = {}
+
+    def find(self, lines: bytes, rest: int) -> bytes | None:
+        """Return the lines that go on in place of `lines`, and set `found` to their entry; None if they are not known.
+
+        `rest` is the length of the line X-Request-Id at their end, which goes on as it is; 0 without it.
+        """
+        kept = self._kept.get(token_tail(lines) or b"")
+        if kept is None:
+            return None
+        known, others, entry = kept
+        size = len(known)
+        if len(lines) != size + rest or not lines.startswith(known):
+            return None
+        if rest and not lines.startswith(REQUEST_ID, size):
+            return None
+        self._found[0] = entry
+        return others + lines[size:]
+
+    def keep(self, known: bytes, others: bytes, entry: object) -> None:
+        """Keep the lines that go on in place of `known`."""
+        if (tail := token_tail(known)) is not None:
+            self._kept.pop(tail, None)
+            if len(self._kept) >= MOST_LINES:
+                del self._kept[next(iter(self._kept))]
+            self._kept[tail] = (known, others, entry)
 
 
-def _finder() -> tuple[Callable[[bytes], bytes | None], Callable[[bytes, bytes, bytes, int], bytes | None]]:
-    """Return the fastest `token_tail` and `exchange_lines`: those in C if they are built."""
+def known_lines(found: list[Any]) -> Any:
+    """Return the fastest table of field lines: the one in C if it is built."""
     try:
         from sidecar.engine import head
     except ImportError:
-        return token_tail, exchange_lines
-    return head.token_tail, head.exchange_lines
-
-
-find_tail, swap_lines = _finder()
+        return KnownLines(found)
+    return head.KnownLines(found)
 
 
 def parameter_value(x: Exchange, name: bytes) -> bytes | Rejection | None:

@@ -29,6 +29,8 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from jwt import PyJWK
 from jwt.exceptions import PyJWTError
 
+from sidecar.identity.tokens import Validity
+
 Verify = Callable[[bytes, bytes], bool]
 """Function of signature and signed bytes; True if the signature is right."""
 
@@ -113,7 +115,7 @@ def encode(data: bytes) -> bytes:
 class Key:
     """Key that verifies signatures."""
 
-    __slots__ = ("_verifiers", "digest", "id", "is_current", "kind")
+    __slots__ = ("_verifiers", "digest", "id", "kind", "validity")
 
     def __init__(self, id: str | None, kind: str, digest: bytes, verifiers: dict[str, Verify]) -> None:
         self.id = id
@@ -122,9 +124,18 @@ class Key:
         """Key type and curve or size, for people."""
         self.digest = digest
         """Digest of the key; equal digests mean equal keys."""
-        self.is_current = True
-        """False once the key has left its set."""
+        self.validity = Validity()
+        """Validity of the verdicts that rest on the key."""
         self._verifiers = verifiers
+
+    @property
+    def is_current(self) -> bool:
+        """False once the key has left its set."""
+        return self.validity.is_current
+
+    @is_current.setter
+    def is_current(self, is_current: bool) -> None:
+        self.validity.is_current = is_current
 
     @property
     def algorithms(self) -> list[str]:

@@ -220,6 +220,10 @@ class TakenEntry(TypedDict):
     """Upstream that the request goes to."""
     criticality: ValueEntry
     """Importance of its requests."""
+    cors: list[str] | None
+    """Sentences on what pages of the request's origin may do; null for a route without `cors`."""
+    authorize: list[str] | None
+    """Sentences on the rule that decides; null for a route without `authorize`."""
     rate_limit: list[str] | None
     """Sentences on the rate limits and the keys of the request; null for a route without one."""
     cache: list[str] | None

@@ -27,6 +27,7 @@ from sidecar.inspect.documents import Scope
 from sidecar.inspect.effective import Value, flow, values
 from sidecar.inspect.explain_authorize import authorization_sentences
 from sidecar.inspect.explain_cache import cache_text
+from sidecar.inspect.explain_cors import cross_origin_sentences
 from sidecar.inspect.explain_limits import limit_sentences
 from sidecar.inspect.explain_translate import bindings_of, call_text, translation_sentences
 from sidecar.routing.router import host_names
@@ -141,6 +142,8 @@ def explain_text(snapshot: Snapshot, listener: str, x: Exchange) -> str:
     if route is not None:
         if route.spec.rollout is not None:
             lines += ["", "rollout", *(f"    {sentence}" for sentence in rollout_sentences(route))]
+        if (sentences := cross_origin_sentences(route, x)) is not None:
+            lines += ["", "cors", *(f"    {sentence}" for sentence in sentences)]
         if (sentences := authorization_sentences(route, x)) is not None:
             lines += ["", "authorize", *(f"    {sentence}" for sentence in sentences)]
         if (sentences := limit_sentences(route, x)) is not None:

@@ -40,6 +40,8 @@ from sidecar.inspect.explain import (
     upstream_in_force,
     written,
 )
+from sidecar.inspect.explain_authorize import authorization_sentences
+from sidecar.inspect.explain_cors import cross_origin_sentences
 from sidecar.inspect.explain_limits import limit_sentences
 from sidecar.inspect.explain_translate import bindings_of, translation_sentences
 from sidecar.telemetry.plain import Masks
@@ -147,7 +149,11 @@ def _taken(snapshot: Snapshot, route: Route, x: Exchange) -> TakenEntry:
     """Return the entry of the route that a request takes, with all effective values."""
     spec, masks = route.spec, snapshot.spec.masks
     mask, sentences, calls = masks.text, cache_sentences(route, x), translation_sentences(route, x)
-    limits = limit_sentences(route, x)
+    limits, rules, pages = (
+        limit_sentences(route, x),
+        authorization_sentences(route, x),
+        cross_origin_sentences(route, x),
+    )
     captures: Mapping[str, Any] = x.captures
     stages: list[BlockEntry] = [
         {"policy": link.policy, "scope": scope_of(link), "values": _values(values, masks)}
@@ -161,6 +167,8 @@ def _taken(snapshot: Snapshot, route: Route, x: Exchange) -> TakenEntry:
         "stages": stages,
         "upstream": {"name": mask(route.upstream), "values": _values(upstream_in_force(snapshot, route), masks)},
         "criticality": {"key": CRITICALITY, "value": spec.criticality, "place": place_of(spec.where(CRITICALITY))},
+        "cors": None if pages is None else [mask(each) for each in pages],
+        "authorize": None if rules is None else [mask(each) for each in rules],
         "rate_limit": None if limits is None else [mask(each) for each in limits],
         "cache": None if sentences is None else [mask(each) for each in sentences],
         "translate": None if calls is None else [mask(each) for each in calls],

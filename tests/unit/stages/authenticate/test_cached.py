@@ -151,15 +151,13 @@ def test_an_earlier_identity_without_a_cache_is_asked_first() -> None:
     assert tokens.tokens.hits.value == 2
 
 
-def test_lines_beside_tokens_are_bounded() -> None:
-    found = identity(jwk(key()))
-    built = stage(found)
-    for _ in range(3):
-        send(built, lines(b"X-Long: " + b"a" * 5000))
-    entry = found.tokens.find(TOKEN[-40:])
-    assert entry is not None
-    assert (entry.lines, entry.changes) == (b"", 0)
-    for number in range(9):
-        send(built, lines(b"X-Number: %d" % number))
-    assert entry.changes == 4
-    assert entry.size == 2 * len(TOKEN) + len(entry.lines) + len(entry.forwarded)
+def test_long_lines_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    built = stage(identity(jwk(key())))
+    for text, is_kept in ((lines(b"X-Long: " + b"a" * 5000), False), (lines(), True)):
+        for _ in range(3):
+            send(built, text)
+        with monkeypatch.context() as patch:
+            seen: list[bytes] = []
+            patch.setattr(type(built), "_forward", lambda self, entry, lines, rest, seen=seen: seen.append(lines))
+            send(built, text)
+            assert seen == ([] if is_kept else [text])
