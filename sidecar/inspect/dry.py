@@ -63,10 +63,11 @@ def stopped_env() -> Env:
 def compile_dry(spec: PolicySpec) -> Snapshot:
     """Return a snapshot that can be inspected but not served.  Raises `CompileError`."""
     alone = {name: cache.model_copy(update={"redis": None}) for name, cache in spec.caches.items()}
+    stores = {name: store.model_copy(update={"redis": None}) for name, store in spec.stores.items()}
     identities = dict(spec.identities)
     if identities:
         from sidecar.identity.spec import without_files
 
         identities = {name: without_files(identity) for name, identity in identities.items()}
-    spec = replace(spec, caches=alone, identities=identities)
+    spec = replace(spec, caches=alone, stores=stores, identities=identities)
     return compile_policies(spec, stopped_env(), StateStore().lease(), make=Unconnected)
