@@ -54,6 +54,7 @@ class RouteResolver:
             if block is not None:
                 blocks[key] = block
         self._references.check_fallback(effective)
+        self._references.check_mirror(effective)
         self._references.check_cache(effective)
         self._references.check_authenticate(effective)
         self._references.check_limits(effective.get("rate_limit"))

@@ -17,6 +17,7 @@ from sidecar.cache.spec import CacheSpec
 from sidecar.config.node import BUILT_IN, Mark, Node
 from sidecar.config.process_spec import AdminSpec, LimitsSpec, ListenerSpec
 from sidecar.core.spec import Block, Model
+from sidecar.identity.outgoing.spec import CredentialsSpec
 from sidecar.routing.match_spec import MatchSpec
 from sidecar.stages import BY_NAME
 from sidecar.stages.circuit_breaker.spec import Spec as BreakerSpec
@@ -116,6 +117,7 @@ class UpstreamSpec(PlainUpstreamSpec):
     """Limit for all its routes together; it acts in addition to a route's own."""
     rate_limit: RateLimitSpec | None = None
     """Rate limits for all its routes together; they act in addition to a route's own."""
+    credentials: CredentialsSpec | None = None
 
 
 class ServiceSpec(Model):

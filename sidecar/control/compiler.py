@@ -35,6 +35,7 @@ from sidecar.routing.router import Router
 from sidecar.routing.rule import Rule
 from sidecar.stages import BY_NAME, STAGES, StageKind
 from sidecar.stages.cache.spec import Spec as CacheBlock
+from sidecar.stages.circuit_breaker.spec import HalfOpenSpec
 from sidecar.stages.circuit_breaker.spec import Spec as BreakerBlock
 from sidecar.upstream.budget import RetryBudget
 from sidecar.upstream.client import Upstream
@@ -43,6 +44,8 @@ from sidecar.upstream.slow_places import SlowPlaces
 
 if TYPE_CHECKING:
     from sidecar.cache.store import Store
+    from sidecar.identity.outgoing.source import Credentials
+    from sidecar.identity.outgoing.spec import CredentialsSpec
     from sidecar.identity.verdict import Identity
     from sidecar.store.shared_limits import SharedLimits
     from sidecar.upstream.tls import ClientTlsSpec
@@ -59,7 +62,10 @@ CACHE: Final = "cache"
 STORE: Final = "store"
 AUTHENTICATE: Final = "authenticate"
 IDENTITY: Final = "identity"
+CREDENTIALS: Final = "credentials"
 CALLER_FIELDS: Final = "caller_fields"
+ORIGINS: Final = "origins"
+CORS: Final = "cors"
 
 
 class Terminal(Protocol):
@@ -141,6 +147,10 @@ def import_stages(spec: PolicySpec) -> None:
 
         for identity in {each.kind for each in spec.identities.values()}:
             import_kind(identity)
+    if any(upstream.credentials for upstream in spec.upstreams.values()):
+        from sidecar.identity.factory import import_kind
+
+        import_kind(CREDENTIALS)
 
 
 def import_rest(spec: PolicySpec) -> None:
@@ -185,6 +195,8 @@ class Compilation:
         """Upstreams built so far, by name."""
         self.stores: dict[str, Store] = {}
         """Caches that routes use, by name."""
+        self.credentials: dict[str, Credentials] = {}
+        """Sources of the sidecar's credentials at upstreams, by the name of the upstream."""
         self.identities: dict[str, Identity] = {}
         """Identities built so far, by name."""
         self.caller_fields: dict[str, frozenset[bytes]] = {}
@@ -241,15 +253,30 @@ class Compilation:
         gates = EndpointGates(
             spec.circuit_breaker, self.make_context("*", name, UPSTREAM, self.spec.where("upstreams", name, BREAKER))
         )
+        own = {} if spec.credentials is None else {"credentials": self.add_credentials(name, spec.credentials)}
+        gate = gates.gate if gates.block else None
         try:
-            upstream = self._make(
-                name, spec, self.env, self.lease.obtain, str(mark), gates.gate if gates.block else None
-            )
+            upstream = self._make(name, spec, self.env, self.lease.obtain, str(mark), gate, **own)
         except (OSError, ValueError) as error:  # such as a certificate that cannot be read
             self.problems.append(Problem(*mark, f"upstreams.{name}", str(error)))
             return
         gates.watch(upstream, self.lease)
         self.upstreams[name] = upstream
+
+    def add_credentials(self, name: str, spec: CredentialsSpec) -> Credentials | None:
+        """Return the source of the sidecar's credentials at an upstream; None after a problem."""
+        from sidecar.identity.factory import make_credentials
+        from sidecar.identity.outgoing.source import describe_file_error
+
+        mark = self.spec.where("upstreams", name, CREDENTIALS)
+        connect = partial(self.connect, kind=CREDENTIALS, mark=mark)
+        try:
+            source = make_credentials(name, spec, self.env, self.lease.obtain, connect)
+        except (OSError, ValueError) as error:  # such as a secret that cannot be read
+            self.problems.append(Problem(*mark, f"upstreams.{name}.{CREDENTIALS}", describe_file_error(error)))
+            return None
+        self.credentials[name] = source
+        return source
 
     def add_store(self, name: str) -> None:
         """Obtain a cache from the lease."""
@@ -326,15 +353,22 @@ class Compilation:
             names += external.forward if external is not None else ()
         return frozenset(name.encode() for name in names)
 
-    def connect(self, name: str, url: str, tls: ClientTlsSpec | None) -> Service:
-        """Return the upstream of an identity's server, with a breaker.  It survives reloads as other upstreams do."""
+    def connect(
+        self, name: str, url: str, tls: ClientTlsSpec | None, kind: str = IDENTITY, mark: Mark | None = None
+    ) -> Service:
+        """Return the upstream of a server of identities or of credentials, with a breaker.
+
+        It survives reloads as other upstreams do.  Its breaker is soon closed again, because answers are cached and so
+        few requests come at once.  `mark` is the place of its settings; None for that of the identity.
+        """
         parts = urlsplit(url)
-        upstream = f"{IDENTITY}:{name}"
-        mark = self.spec.where("identities", name)
+        upstream = f"{kind}:{name}"
+        mark = mark or self.spec.where("identities", name)
         endpoints = (parse_endpoint(f"{parts.scheme}://{parts.netloc}").url,)
         spec = UpstreamSpec.built_in(endpoints=endpoints, tls=tls)
         terminal = self._make(upstream, spec, self.env, self.lease.obtain, str(mark), None)
-        block = BreakerBlock.built_in(consecutive_failures=5, open_for=1.0, max_open_for=10.0)
+        half_open = HalfOpenSpec.built_in(probes=1, verdict_within=2.0, ramp=0.0)
+        block = BreakerBlock.built_in(consecutive_failures=5, open_for=1.0, max_open_for=2.0, half_open=half_open)
         breaker = BY_NAME[BREAKER].build(block, self.make_context("*", upstream, UPSTREAM, mark))
         return Pipeline([cast("Stage", breaker)], terminal)
 
@@ -352,8 +386,22 @@ class Compilation:
                 found += self.make_links(BY_NAME[RATE_LIMIT], spec.name, spec.upstream, spec, is_inside=True)
             links += found
             stages += [link.stage for link in found]
+        own = self.make_credentials(spec.upstream)
+        links += own
+        stages += [link.stage for link in own]
         pipeline = Pipeline(stages, self.upstreams[spec.upstream])
         return Route(spec, tuple(links), pipeline, self.slow_places[spec.upstream])
+
+    def make_credentials(self, upstream: str) -> list[Link]:
+        """Return the stage that puts the sidecar's credentials into requests to an upstream, if it needs one."""
+        source, block = self.credentials.get(upstream), self.spec.upstreams[upstream].credentials
+        if source is None or block is None:
+            return []
+        from sidecar.identity.outgoing.stage import CredentialsStage
+
+        mark = self.spec.where("upstreams", upstream, CREDENTIALS)
+        stage = CredentialsStage(upstream, source, str(mark), self.env)
+        return [Link(CREDENTIALS, UPSTREAM, block, str(mark), cast("Stage", stage))]
 
     def claim_filter(self, kind: StageKind, spec: RouteSpec) -> list[Stage]:
         """Return the stage that drops claims about callers on a route without `authenticate`, if it needs one."""
@@ -445,6 +493,8 @@ class Compilation:
             return self.routes[name].by_caller
         if kind == CALLER_FIELDS:
             return self.fields_to_drop(self.routes[name])
+        if kind == ORIGINS:
+            return allowed_origins(self.routes[name])
         spec = self.spec.upstreams.get(name)
         if spec is None:
             raise ValueError(f"names the {kind} `{name}`, which is not declared")
@@ -456,15 +506,25 @@ class Compilation:
         if kind == UPSTREAM:
             links = [link for kind in STAGES for link in self.make_links(kind, route, name, None)]
             links += self.make_links(BY_NAME[RATE_LIMIT], route, name, None, is_inside=True)
-            stages = [link.stage for link in links]
+            stages = [link.stage for link in [*links, *self.make_credentials(name)]]
             return Pipeline(stages, self.upstreams[name])
         raise ValueError(f"asks for the unknown kind {kind}; known are {CACHE}, {RECLAIM}, {RETRY_BUDGET}, {UPSTREAM}")
 
 
 def targets_of(spec: RouteSpec) -> set[str]:
-    """Return the upstreams that may get requests of a route: its own, and those of its fallback."""
-    steps = getattr(spec.blocks.get("fallback"), "steps", ())
+    """Return the upstreams that may get requests of a route: its own, and those of its fallback and its mirror."""
+    steps = (*getattr(spec.blocks.get("fallback"), "steps", ()), spec.blocks.get("mirror"))
     return {spec.upstream, *(name for step in steps if (name := getattr(step, "upstream", None)) is not None)}
+
+
+def allowed_origins(spec: RouteSpec) -> Callable[[bytes], bool]:
+    """Return the function that says which origins the `cors` block of a route allows; none without the block."""
+    block: Any = spec.blocks.get(CORS)
+    if block is None or not block.is_enforced:
+        return lambda _: False
+    from sidecar.stages.cors.origins import Origins
+
+    return Origins(block.origins).allows
 
 
 def cache_of(spec: RouteSpec) -> CacheBlock | None:

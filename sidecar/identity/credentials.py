@@ -5,6 +5,7 @@ A request with two credentials in one place is ambiguous, because the service mi
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 from sidecar.core.exchange import Exchange
@@ -15,6 +16,13 @@ AUTHORIZATION: Final = b"authorization"
 MARK: Final = b"\nauthorization:"
 SCHEME: Final = b" bearer "
 SPACE: Final = 0x20
+USUAL: Final = b"uthorization: Bearer "
+"""Usual spelling of the field's name and the scheme, without the first letter, which is written in either case."""
+NAMES: Final = (b"Authorization", b"authorization")
+LINE_FEED: Final = 0x0A
+TAIL: Final = 40
+"""Last bytes of a token by which it is found; most of a signature, so that tokens seldom have them in common."""
+REQUEST_ID: Final = b"x-request-id: "
 AMBIGUOUS: Final = Rejection("the request has more than one credential of a kind", is_ambiguous=True)
 
 
@@ -44,6 +52,43 @@ def bearer_token(lines: bytes, lower: bytes) -> bytes | Rejection | None:
     if value[:7].lower() != b"bearer ":
         return b"" if value.lower() == b"bearer" else None
     return value[7:].strip(b" ")
+
+
+def token_tail(lines: bytes) -> bytes | None:
+    """Return the last `TAIL` bytes of the token in an Authorization line of the usual spelling; None if there is none.
+
+    The caller compares the whole token, and checks that there is no second line.
+    """
+    at = lines.find(USUAL) - 1
+    if at < 0 or not lines.startswith(NAMES, at) or (at and lines[at - 1] != LINE_FEED):
+        return None
+    end = lines.find(b"\n", at) - 1
+    return lines[end - TAIL : end] if end - TAIL > at + len(USUAL) else None
+
+
+def exchange_lines(lines: bytes, known: bytes, others: bytes, rest: int) -> bytes | None:
+    """Return field lines with `known` at their beginning replaced by `others`; None if they do not begin with it.
+
+    Behind `known` there must be `rest` bytes: those of the line X-Request-Id, or none.
+    """
+    size = len(known)
+    if not size or len(lines) != size + rest or not lines.startswith(known):
+        return None
+    if rest and not lines.startswith(REQUEST_ID, size):
+        return None
+    return others + lines[size:]
+
+
+def _finder() -> tuple[Callable[[bytes], bytes | None], Callable[[bytes, bytes, bytes, int], bytes | None]]:
+    """Return the fastest `token_tail` and `exchange_lines`: those in C if they are built."""
+    try:
+        from sidecar.engine import head
+    except ImportError:
+        return token_tail, exchange_lines
+    return head.token_tail, head.exchange_lines
+
+
+find_tail, swap_lines = _finder()
 
 
 def parameter_value(x: Exchange, name: bytes) -> bytes | Rejection | None:

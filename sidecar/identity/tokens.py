@@ -9,8 +9,8 @@ Rules:
 4. A request with an accepted token in the usual spelling is found by the last bytes of the token, then compared as a
    whole: a digest of the token would cost more than the rest of the look-up.  So accepted tokens are in memory for as
    long as their verdicts; rejected ones are known by their digests only.
-5. The field lines last seen with a token, and the lines that went on in their place, are kept beside it within the same
-   bound.
+5. The field lines last seen with a token, except X-Request-Id, and the lines that went on in their place, are kept
+   beside it within the same bound.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Final
 
 from sidecar.core.exchange import Caller
 from sidecar.core.metrics import Counter
+from sidecar.identity.credentials import TAIL
 from sidecar.identity.verdict import Rejection
 
 if TYPE_CHECKING:
@@ -33,8 +34,6 @@ MOST_ACCEPTED: Final = 10_000
 """Most accepted tokens that are kept."""
 MOST_BYTES: Final = 16 * 2**20
 """Most bytes of accepted tokens, of their claims and of field lines kept beside them."""
-TAIL: Final = 40
-"""Last bytes of a token by which it is found; most of a signature, so that tokens seldom have them in common."""
 LONGEST_LINES: Final = 4096
 """Longest field lines in bytes that are kept."""
 MOST_CHANGES: Final = 4
@@ -59,7 +58,7 @@ class Entry:
         self.token = token
         """The token; empty if it is known by its digest only."""
         self.lines = b""
-        """Field lines of a request with the token; empty before the first that is kept."""
+        """Field lines of a request with the token, except X-Request-Id; empty before the first that is kept."""
         self.forwarded = b""
         """Field lines that go on in their place."""
         self.renewal = 0.0

@@ -125,7 +125,8 @@ def explain_text(snapshot: Snapshot, listener: str, x: Exchange) -> str:
     """
     route = snapshot.listeners[listener].match(x)
     target = x.target.decode("utf-8", "replace")
-    lines = [f"{x.method.decode()} {target} for {x.authority.decode() or 'no host'} on {listener}", ""]
+    lines = [f"{x.method.decode()} {target} for {x.authority.decode() or 'no host'} on {listener}"]
+    lines += ["is a call of gRPC-Web, which goes on as one of gRPC", ""] if x.web else [""]
     if route is None:
         refused = refusal_of(snapshot, listener, x)
         lines.append(f"takes no route: {refused.message} ({refused.status})")
@@ -183,6 +184,8 @@ def exchange_of(
     x = Exchange(token, path or (b"*" if token == b"OPTIONS" and not mark else b"/"), fields)
     x.query = query if mark else None
     x.is_grpc = token == b"POST" and is_grpc(x.header(b"content-type") or b"")
+    if token == b"GET" and (x.header(b"upgrade") or b"").lower() == b"websocket":
+        x.upgrade = b"websocket"
     x.scheme = scheme.lower()
     x.authority = authority.rpartition(b"@")[2] if match is not None else x.header(b"host") or b""
     if (match is not None or x.authority) and not HOST.fullmatch(x.authority):

@@ -84,6 +84,16 @@ class References:
             if upstream is not None and target.value == upstream.value:
                 self._report.warn(target, f"falls back to `{target.value}`, the upstream that failed; name another one")
 
+    def check_mirror(self, blocks: dict[str, Node]) -> None:
+        """Check that the upstream of a route's mirror is declared; warn of the route's own upstream."""
+        mirror, upstream = blocks.get("mirror"), blocks.get("upstream")
+        target = mirror.child("upstream") if mirror is not None else None
+        if target is None:
+            return
+        self.upstream(target)
+        if upstream is not None and target.value == upstream.value:
+            self._report.warn(target, f"copies requests to `{target.value}`, which gets them already; name another one")
+
     def check_cache(self, blocks: dict[str, Node]) -> None:
         """Check that the store of a route's cache is declared, or is the default one."""
         cache = blocks.get("cache")

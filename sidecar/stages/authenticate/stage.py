@@ -23,9 +23,18 @@ from sidecar.core.exchange import CRITICALITIES, Caller, Exchange
 from sidecar.core.metrics import Counter
 from sidecar.core.outcome import BAD_CREDENTIALS, UNAUTHENTICATED, UNVERIFIABLE, Outcome, Refusal, failed
 from sidecar.core.stage import Stage, Wait
-from sidecar.identity.credentials import AUTHORIZATION
+from sidecar.http2.hpack import never_index
+from sidecar.identity.credentials import (
+    AUTHORIZATION,
+    LINE_FEED,
+    NAMES,
+    REQUEST_ID,
+    USUAL,
+    find_tail,
+    swap_lines,
+)
 from sidecar.identity.forwarding import Forwarding
-from sidecar.identity.tokens import TAIL, TokenCache, holds
+from sidecar.identity.tokens import Entry, TokenCache, holds
 from sidecar.identity.verdict import Identity, Rejection, Unavailable, Verdict
 from sidecar.stages.authenticate.spec import Spec
 
@@ -36,10 +45,8 @@ UNDECIDED: Final = "The credentials cannot be verified at present."
 QUOTED: Final = re.compile(r"[^ !#-\[\]-~]")
 """Matches a character that a realm is written without (RFC 9110 5.6.4)."""
 BEARER: Final = b"Bearer"
-USUAL: Final = b"uthorization: Bearer "
-"""Usual spelling of the field's name and the scheme, without the first letter, which is written in either case."""
-NAMES: Final = (b"Authorization", b"authorization")
-LINE_FEED: Final = 0x0A
+IN_LINE: Final = 16
+"""Bytes of the line X-Request-Id besides its value."""
 
 
 class Authenticator:
@@ -70,6 +77,9 @@ class Authenticator:
 
             token = CallerToken(forward.token, ctx)
         fields = {identity.field for identity in self._identities} - {b""}
+        never_index(fields)
+        if forward.token is not None:
+            never_index((forward.token.header.encode().lower(),))
         self._forwarding = Forwarding(
             ctx.resources("caller_fields", ctx.route),
             (forward.caller or "").encode(),
@@ -100,38 +110,54 @@ class Authenticator:
     def _is_known(self, x: Exchange, lines: bytes) -> bool:
         """True if the request has one token, in the usual spelling, that is cached as accepted; the request then has
         its caller.  False leaves the request as it was."""
-        at = lines.find(USUAL) - 1
-        if at < 0:
+        tail = find_tail(lines)
+        if tail is None:
             return False
-        start = at + 1 + len(USUAL)
-        end = lines.find(b"\r\n", start)
-        if end - TAIL < start:
-            return False
-        key = lines[end - TAIL : end]
+        forwarding = self._forwarding
         for cache in self._caches:
-            entry = cache.find(key)
+            entry = cache.find(tail)
             if entry is None or not holds(entry, now := self._now()):
                 continue
-            forwarding = self._forwarding
-            if entry.lines != lines or entry.forwarding is not forwarding or entry.renewal <= now:
-                if end - start != len(entry.token) or not lines.startswith(entry.token, start):
+            rest = len(x.request_id)
+            if rest:
+                rest += IN_LINE
+            forwarded: bytes | None = None
+            if entry.forwarding is forwarding and now < entry.renewal:
+                forwarded = swap_lines(lines, entry.lines, entry.forwarded, rest)
+            if forwarded is None:
+                forwarded = self._forward(cache, entry, lines, rest)
+                if forwarded is None:
                     continue
-                others = lines[:at] + lines[end + 2 :]
-                lower = others.lower()
-                if not lines.startswith(NAMES, at) or (at and lines[at - 1] != LINE_FEED):
-                    return False  # the end of another field's name
-                if lower.find(AUTHORIZATION) >= 0 or not forwarding.is_clean(lower):
-                    return False
-                forwarded = (others if forwarding.drops_authorization else lines) + forwarding.lines_of(entry.caller)
-                cache.remember(entry, lines, forwarded, forwarding, forwarding.renewal(entry.caller))
-            else:
-                forwarded = entry.forwarded
             cache.hits.value += 1
             x.lines = forwarded
-            forwarding.bar_trailers(x)
+            if x.stream is not None:
+                forwarding.bar_trailers(x)
             self._name(x, entry.caller)
             return True
         return False
+
+    def _forward(self, cache: TokenCache, entry: Entry, lines: bytes, rest: int) -> bytes | None:
+        """Return the field lines that go on for a cached token, and keep them but for X-Request-Id; None if the token
+        is another one, or if the lines need a closer look."""
+        size = len(lines) - rest
+        if not lines.startswith(REQUEST_ID, size):
+            size = len(lines)
+        given, own_id = lines[:size], lines[size:]
+        at = given.find(USUAL) - 1
+        start = at + 1 + len(USUAL)
+        end = given.find(b"\n", start) - 1
+        if at < 0 or end - start != len(entry.token) or not given.startswith(entry.token, start):
+            return None
+        if not given.startswith(NAMES, at) or (at and given[at - 1] != LINE_FEED):
+            return None  # the end of another field's name
+        others = given[:at] + given[end + 2 :]
+        lower = others.lower()
+        forwarding = self._forwarding
+        if lower.find(AUTHORIZATION) >= 0 or not forwarding.is_clean(lower):
+            return None
+        forwarded = (others if forwarding.drops_authorization else given) + forwarding.lines_of(entry.caller)
+        cache.remember(entry, given, forwarded, forwarding, forwarding.renewal(entry.caller))
+        return forwarded + own_id
 
     def _go_on(
         self, x: Exchange, index: int, found: Any, worst: Rejection | Unavailable | None, lines: bytes, lower: bytes

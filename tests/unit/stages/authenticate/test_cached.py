@@ -78,6 +78,35 @@ def test_cached_tokens_need_no_verification_and_are_counted(monkeypatch: pytest.
     assert found.tokens.hits.value == 20
 
 
+def test_lines_are_kept_but_for_the_request_id(monkeypatch: pytest.MonkeyPatch) -> None:
+    built = stage(identity(jwk(key())))
+    for _ in range(2):
+        send(built, lines())
+    seen = []
+    for number in (b"1", b"23", b"abc"):
+        x = exchange()
+        x.lines, x.request_id = lines(b"Accept: */*", b"x-request-id: " + number), number
+        if number != b"1":  # from the second on, nothing is made anew
+            monkeypatch.setattr(type(built), "_forward", None, raising=False)
+        assert built.admit(x) is None
+        seen.append(x.lines)
+        assert dict(x.headers)[b"x-request-id"] == number
+        assert dict(x.headers)[b"x-caller"] == b"alice"
+    assert len({text.partition(b"x-request-id")[0] for text in seen}) == 1
+
+
+def test_a_client_cannot_pass_a_field_off_as_the_request_id() -> None:
+    built = stage(identity(jwk(key())))
+    for _ in range(3):
+        x = exchange()
+        x.lines, x.request_id = lines(b"x-request-id: 1"), b"1"
+        assert built.admit(x) is None
+        x = exchange()
+        x.lines, x.request_id = lines(b"x-caller: root55"), b"1"
+        built.admit(x)
+        assert [value for name, value in x.headers if name == b"x-caller"] == [b"alice"]
+
+
 def test_a_second_credential_is_ambiguous_beside_a_cached_token_too() -> None:
     built = stage(identity(jwk(key())))
     send(built, lines())
