@@ -207,7 +207,8 @@ class FleetRateLimit:
         if not limit.store.is_up:
             share = "refuses all" if spec.on_store_failure == "deny" else "has a fair share of it"
             detail += f"; that store is away, and this process {share}"
-        outcome = failed(RATE_LIMITED, Refusal("rate_limit", limit.where, detail, spec.capacity, None, delay))
+        value = round(spec.capacity + delay / limit.lessee.interval, 3)
+        outcome = failed(RATE_LIMITED, Refusal("rate_limit", limit.where, detail, spec.capacity, value, delay))
         if self._reports:
             outcome.headers = parse_fields(limit.report(key, now))
         return outcome

@@ -79,6 +79,8 @@ async def test_two_processes_share_a_limit() -> None:
         "for all requests together in all processes that share `fleet`"
     )
     assert 0 < refused.refusal.retry_after <= 0.2
+    assert refused.refusal.limit == 10
+    assert 10 < refused.refusal.value <= 12
 
 
 @virtual
