@@ -80,7 +80,8 @@ class SharedLimit:
 
     def retire(self) -> None:
         """Remove the limit from its store."""
-        self.store.limits.pop(self.name, None)
+        if self.store.limits.get(self.name) is self:
+            del self.store.limits[self.name]
 
 
 class SharedLimits:
@@ -119,6 +120,7 @@ class SharedLimits:
         """Futures of requests that wait for an answer."""
         self._timer: TimerHandle | None = None
         self._timer_at = NEVER
+        self._is_closed = False
         self._pause = FIRST_PROBE
         self._errors = env.meter.counter(metrics.STORE_ERRORS, store=name)
         self._calls = env.meter.counter(metrics.STORE_CALLS, store=name)
@@ -160,6 +162,8 @@ class SharedLimits:
     # ----- exchanges
 
     def _arm(self, seconds: float) -> None:
+        if self._is_closed:
+            return
         at = self._env.now() + seconds
         if self._timer is not None:
             if self._timer_at <= at:
@@ -280,6 +284,7 @@ class SharedLimits:
 
     def retire(self) -> None:
         """Stop; connections are closed in the background."""
+        self._is_closed = True
         if self._timer is not None:
             self._timer.cancel()
         if self._task is not None:

@@ -86,7 +86,7 @@ class FleetLimit:
         self.read = key_reader(spec)
         self.read_cost = cost_reader(spec)
         self.cost = 1.0 if isinstance(spec.cost, str) else float(spec.cost)
-        self.debit = self.cost * state.shared.lessee.interval
+        self.debit = self.cost / spec.rate
         """Seconds by which a request moves the TAT."""
         self.lines = FieldLines(spec, form)
 

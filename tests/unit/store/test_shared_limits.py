@@ -179,3 +179,51 @@ async def test_a_waiting_client_that_leaves_takes_nothing_from_the_others() -> N
     await env.sleep(0.005)
     leaving.cancel()
     assert (await staying).status == 200
+
+
+@virtual
+async def test_a_new_rate_holds_for_requests_that_find_a_lease() -> None:
+    """A reload builds the stage before the limit is retuned."""
+    env = virtual_env()
+    script = FlakyScript(env)
+    shared = SharedLimits("fleet", SPEC, env, lambda _: script)
+    store = Store()
+    resources = {("store", "fleet"): shared}
+    before = Spec.model_validate([LIMIT])
+    rate_limit.build(before, context(env, store=store, resources=resources))
+    after = Spec.model_validate([LIMIT | {"rate": "100/s", "burst": 99}])
+    stage = rate_limit.build(after, context(env, store=store, resources=resources))
+    assert stage is not None
+    (limit,) = shared.limits.values()
+    limit.retune(100.0, 100.0, 0.1, 10_000)
+    call = Pipeline([stage], ScriptedService(200))
+    assert [(await call(exchange())).status for _ in range(3)] == [200] * 3
+    await env.sleep(0.03)
+    (lease,) = limit.lessee.leases.values()
+    lease.tat, lease.low, lease.end, lease.expires = env.now(), env.now() + 1, env.now() + 1, env.now() + 1
+    before_tat = lease.tat
+    await call(exchange())
+    assert lease.tat - before_tat == pytest.approx(0.01)
+
+
+@virtual
+async def test_a_retired_store_sends_nothing_more() -> None:
+    env = virtual_env()
+    fleet = Fleet(env, on_store_failure="allow")
+    fleet.script.delay = 0.01
+    waiting = asyncio.ensure_future(fleet.calls[0](exchange()))
+    await env.sleep(0.005)
+    fleet.stores[0].retire()
+    assert (await waiting).status == 200
+    calls = len(fleet.script.calls)
+    await env.sleep(30.0)
+    assert len(fleet.script.calls) == calls
+
+
+@virtual
+async def test_a_limit_that_is_replaced_under_its_name_stays_in_the_store() -> None:
+    fleet = Fleet(virtual_env())
+    (old,) = fleet.stores[0].limits.values()
+    new = type(old)(fleet.stores[0], old.name, 1.0, 1.0, 0.1, 10)
+    old.retire()
+    assert fleet.stores[0].limits == {new.name: new}
