@@ -6,6 +6,7 @@
     grpc                                         gRPC's statuses, timeouts and messages as values
     cache  expression  transform                 HTTP caching, conditions (`when:`), rewriting of messages
     leases                                       parts of a limit that several processes share, without I/O
+    store                                        what several processes share: Redis, and limits leased from it
     simulation                                   virtual clock and network of tests and of `chaos simulate`
     identity                                     who can vouch for a caller: tokens, keys, certificates
     rollout                                      shares of a route's requests for a candidate, taken back on evidence

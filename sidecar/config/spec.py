@@ -24,6 +24,7 @@ from sidecar.stages import BY_NAME
 from sidecar.stages.circuit_breaker.spec import Spec as BreakerSpec
 from sidecar.stages.concurrency.spec import Spec as ConcurrencySpec
 from sidecar.stages.rate_limit.spec import Spec as RateLimitSpec
+from sidecar.store.spec import StoreSpec
 from sidecar.telemetry.plain import Masks
 from sidecar.upstream.spec import RetryBudgetSpec
 from sidecar.upstream.spec import UpstreamSpec as PlainUpstreamSpec
@@ -188,6 +189,8 @@ class PolicySpec:
     """Declared caches, and `default`, which always exists."""
     node: Node = field(repr=False, compare=False)
     """Joined document of all files."""
+    stores: dict[str, StoreSpec] = field(default_factory=dict)
+    """Stores by name."""
     identities: dict[str, IdentitySpec] = field(default_factory=dict)
     """Identities by name."""
     version: int = 1

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from sidecar.identity.outgoing.spec import CredentialsSpec
     from sidecar.identity.verdict import Identity
     from sidecar.rollout.arms import Arms
+    from sidecar.store.shared_limits import SharedLimits
     from sidecar.upstream.tls import ClientTlsSpec
 
 ROUTE: Final = "route"
@@ -61,6 +62,7 @@ UPSTREAM_WIDE: Final = (BREAKER, "concurrency", RATE_LIMIT)
 RETRY_BUDGET: Final = "retry_budget"
 RECLAIM: Final = "reclaim"
 CACHE: Final = "cache"
+STORE: Final = "store"
 AUTHENTICATE: Final = "authenticate"
 IDENTITY: Final = "identity"
 CREDENTIALS: Final = "credentials"
@@ -297,6 +299,21 @@ class Compilation:
             message = f"needs a library that is not installed ({error}); install resilience-sidecar[redis]"
             self.problems.append(Problem(*self.spec.where("caches", name, "redis"), f"caches.{name}.redis", message))
 
+    def find_store(self, name: str) -> SharedLimits:
+        """Obtain the limits of a store.  Raises `ValueError` if it is not declared, or needs a library."""
+        from sidecar.store.shared_limits import SharedLimits
+
+        spec = self.spec.stores.get(name)
+        if spec is None:
+            raise ValueError(f"names the store `{name}`, which is not declared")
+        try:
+            found: SharedLimits = self.lease.obtain((STORE, name), spec, partial(SharedLimits, name, spec, self.env))
+        except ImportError as error:
+            raise ValueError(
+                f"needs a library that is not installed ({error}); install resilience-sidecar[redis]"
+            ) from None
+        return found
+
     def add_slow_places(self) -> None:
         """Obtain the places of each upstream for slow requests.
 
@@ -521,6 +538,8 @@ class Compilation:
         """
         if kind == CACHE:
             return self.stores[name]
+        if kind == STORE:
+            return self.find_store(name)
         if kind == IDENTITY:
             return self.identities[name]
         if kind == CRITICALITY:

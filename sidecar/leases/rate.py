@@ -20,6 +20,7 @@ worker passes the grants to `receive`.  Tokens of a dead worker lapse with their
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from heapq import heappop, heappush
 from math import floor
 from typing import Final, NamedTuple
@@ -257,12 +258,14 @@ class RateLease:
 class RateLessee:
     """Leases of one limit in one process, by key."""
 
-    __slots__ = ("_asks", "_due", "_serial", "depth", "interval", "lease", "leases", "max_keys", "pace")
+    __slots__ = ("_asks", "_due", "_serial", "depth", "interval", "lease", "leases", "max_keys", "on_ask", "pace")
 
     def __init__(self, rate: float, capacity: float, lease: float, max_keys: int = 10_000) -> None:
         """The arguments are those of the lessor."""
         self.leases: dict[str, RateLease] = {}
         """Leases by key: of keys that are in use, at most `max_keys` and `OVERFLOW`."""
+        self.on_ask: Callable[[], None] | None = None
+        """Called when an ask is added; None if the owner looks for asks itself."""
         self._asks: list[RateLease] = []
         """Leases with an ask to be sent."""
         self._due: list[tuple[float, int, RateLease]] = []
@@ -319,6 +322,12 @@ class RateLessee:
         if not lease.waiting:
             lease.first_waiting = cost
         lease.waiting += cost
+
+    def refund(self, key: str, cost: float) -> None:
+        """Take back a request that was admitted at this instant."""
+        lease = self.leases.get(key) or self.leases[OVERFLOW]
+        lease.tat -= cost * self.interval
+        lease.taken -= cost
 
     @property
     def is_asking(self) -> bool:
@@ -386,6 +395,8 @@ class RateLessee:
         if not lease.is_asked:
             lease.is_asked = True
             self._asks.append(lease)
+            if self.on_ask is not None:
+                self.on_ask()
 
     def _look(self, lease: RateLease, now: float) -> None:
         """Renew a lease that is in use, give back what is left of another, and forget one that has neither."""
@@ -408,6 +419,10 @@ class RateLessee:
             return
         self._watch(lease, now + quarter)
 
+    def _expect(self, demand: float) -> float:
+        """Return the tokens to ask for ahead of need; no more than twice what the rate brings in a lease."""
+        return float(floor(min(1.1 * demand, 2.0 / self.interval) * self.lease + TOLERANCE))
+
     def _write(self, lease: RateLease, now: float) -> Ask:
         """Return the ask for a lease, and take from the lease what the ask gives back."""
         used = lease.taken + lease.missed + lease.waiting
@@ -426,7 +441,7 @@ class RateLessee:
         firm, least, want = lease.waiting, lease.first_waiting, lease.waiting
         if lease.following is not None:
             lease.promote()
-        elif used and (expected := float(floor(1.1 * lease.demand * self.lease))) >= ENOUGH:
+        elif used and (expected := self._expect(lease.demand)) >= ENOUGH:
             want = max(firm, expected)
         lease.taken = lease.missed = lease.waiting = lease.first_waiting = 0.0
         lease.asked_at = now

@@ -86,6 +86,7 @@ STAGES: Final = (
     ),  # inside `cache`, whose hits are not copied; outside of what repeats: one copy for all attempts
     StageKind("hedge"),  # outside `retry`: each of two racing requests may retry, and both pay from one budget
     StageKind("retry"),  # sees an open circuit as an outcome, and holds no probe while it waits
+    StageKind("throttle"),  # inside `retry`, outside `circuit_breaker`: counts single attempts, and no open circuit
     StageKind("circuit_breaker"),  # judges single attempts, so it sees each failure
     StageKind("fault"),  # innermost: an injected fault looks like one of the upstream
 )
