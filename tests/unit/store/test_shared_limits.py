@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from sidecar.control.state import StateStore
 from sidecar.core import events, metrics
 from sidecar.core.outcome import RATE_LIMITED
 from sidecar.engine.pipeline import Pipeline
@@ -187,15 +189,15 @@ async def test_a_new_rate_holds_for_requests_that_find_a_lease() -> None:
     env = virtual_env()
     script = FlakyScript(env)
     shared = SharedLimits("fleet", SPEC, env, lambda _: script)
-    store = Store()
-    resources = {("store", "fleet"): shared}
-    before = Spec.model_validate([LIMIT])
-    rate_limit.build(before, context(env, store=store, resources=resources))
-    after = Spec.model_validate([LIMIT | {"rate": "100/s", "burst": 99}])
-    stage = rate_limit.build(after, context(env, store=store, resources=resources))
+    states = StateStore()
+    for block in (LIMIT, LIMIT | {"rate": "100/s", "burst": 99}):
+        lease_of_states = states.lease()
+        found = context(env, resources={("store", "fleet"): shared})
+        found = replace(found, obtain=lease_of_states.obtain)
+        stage = rate_limit.build(Spec.model_validate([block]), found)
+        states.commit(lease_of_states)
     assert stage is not None
     (limit,) = shared.limits.values()
-    limit.retune(100.0, 100.0, 0.1, 10_000)
     call = Pipeline([stage], ScriptedService(200))
     assert [(await call(exchange())).status for _ in range(3)] == [200] * 3
     await env.sleep(0.03)
@@ -227,3 +229,11 @@ async def test_a_limit_that_is_replaced_under_its_name_stays_in_the_store() -> N
     new = type(old)(fleet.stores[0], old.name, 1.0, 1.0, 0.1, 10)
     old.retire()
     assert fleet.stores[0].limits == {new.name: new}
+
+
+def test_a_store_in_process_counts_further_keys_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sidecar.store.in_process.MAX_KEYS", 2)
+    script = InProcessScript(lambda: 5.0)
+    numbers = ["1000000", "2000000", "100000", "2", "2", "2", "0", "0"]
+    tokens = [script.grant(["c", "p", key], ["-1", "me", "", "e", *numbers])[3] for key in "abcd"]
+    assert tokens == ["2.0", "2.0", "2.0", "0.0"]
