@@ -13,6 +13,7 @@ Rules:
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
 from sidecar.core.message import SECRETS
@@ -70,7 +71,14 @@ VOLATILE: Final = frozenset(
 HOP: Final = CONNECTION_FIELDS | {b"host"}
 """Fields that are never encoded: HTTP/2 has none of them, and the host is a pseudo-header."""
 NOTHING: Final[frozenset[bytes]] = frozenset()
+UNINDEXED: Final[set[bytes]] = set(SECRETS)
+"""Names of fields that go out as never indexed whatever their sender has marked."""
 INDEXED, INCREMENTAL, SIZE_UPDATE, NEVER_INDEXED, PLAIN = 0x80, 0x40, 0x20, 0x10, 0x00
+
+
+def never_index(names: Iterable[bytes]) -> None:
+    """Add names in lower case to `UNINDEXED`, such as those of fields with credentials in a policy file."""
+    UNINDEXED.update(names)
 
 
 def fault(text: str) -> ConnectionFault:
@@ -89,7 +97,7 @@ class Block:
         self.excess = 0
         """Number of the fields that are beyond."""
         self.sensitive: frozenset[bytes] = frozenset()
-        """Names of fields that came as never indexed."""
+        """Names of fields that came as never indexed, without those of `UNINDEXED`."""
         self.request: Head | None = None
         self.response: Head | None = None
         self.trailers: Head | None = None
@@ -156,7 +164,7 @@ class Decoder:
                 if is_inserted:
                     changes = True
                     self._insert(field)
-                elif byte >= NEVER_INDEXED:
+                elif byte >= NEVER_INDEXED and name not in UNINDEXED:
                     if sensitive is None:
                         sensitive = set()
                     if len(sensitive) < self._max_fields:
@@ -331,13 +339,14 @@ class Encoder:
                 out.append(encode_integer(SIZE_UPDATE, 0x1F, self._least))
             out.append(encode_integer(SIZE_UPDATE, 0x1F, self._limit))
             self._least = -1
+        has_marks = bool(sensitive)
         for name, value in pseudo:
-            out.append(self._field(name, value, False))
+            out.append(self._field(name, value, has_marks and name in sensitive))
         if lines:
             texts = lines.split(b"\r\n")
             for text in texts:
-                known = None if sensitive else self._lines.get(text)
-                if known is None:
+                known = self._lines.get(text)
+                if known is None or (has_marks and text[: text.find(b":")].lower() in sensitive):
                     known = self._line(text, sensitive)
                 out.append(known)
         return b"".join(out)
@@ -352,7 +361,13 @@ class Encoder:
             return b""
         before = self._inserted
         coded = self._field(name, text[colon + 1 :].strip(b" \t"), name in sensitive)
-        if before != self._inserted or sensitive or name in VOLATILE or name in SECRETS or len(text) > LARGEST:
+        if (
+            before != self._inserted
+            or name in sensitive
+            or name in VOLATILE
+            or name in UNINDEXED
+            or len(text) > LARGEST
+        ):
             return coded
         if len(self._lines) >= REMEMBERED:
             self._lines.clear()
@@ -362,7 +377,7 @@ class Encoder:
     def _field(self, name: bytes, value: bytes, is_sensitive: bool) -> bytes:
         """Encode a field, and insert it if it is likely to come again."""
         index = NAMES.get(name, 0)
-        if is_sensitive or name in SECRETS:
+        if is_sensitive or name in UNINDEXED:
             return self._literal(NEVER_INDEXED, 0x0F, index, name, value)
         pair = (name, value)
         number = self._numbers.get(pair, -1)

@@ -37,8 +37,9 @@ class Stream:
     """Stream of one request and its response.  The owner keeps what is its own in `user`."""
 
     __slots__ = (
-        "credit", "ends_after_pending", "expected", "fault", "forbids_content", "has_final_head", "has_sent_head", "id",
-        "is_queued", "paused", "pending", "received", "state", "taken", "trailers", "unsent", "user", "waits", "window",
+        "credit", "ends_after_pending", "expected", "fault", "forbids_content", "has_final_head", "has_sent_head",
+        "held", "id", "is_queued", "paused", "pending", "received", "state", "taken", "trailers", "unsent", "user",
+        "waits", "window",
     )  # fmt: skip
 
     def __init__(self, number: int, window: int, credit: int) -> None:
@@ -66,6 +67,8 @@ class Stream:
         """Pieces that wait for a window."""
         self.unsent = 0
         """Bytes in them."""
+        self.held: list[bytes] | None = None
+        """Content of small frames that is delivered at the end of the read; None without any."""
         self.waits = False
         """True if the owner was told that pieces wait, and is told when they are out."""
         self.is_queued = False

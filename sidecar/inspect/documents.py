@@ -125,6 +125,8 @@ class BindingEntry(TypedDict):
     """Method that is called, such as `shop.Orders/Get`."""
     is_stream: bool
     """True if the answer is a stream of messages."""
+    needs_websocket: bool
+    """True if the requests are a stream, for which clients open a WebSocket."""
 
 
 class RouteEntry(TypedDict):
@@ -166,6 +168,8 @@ class RequestEntry(TypedDict):
     """Host and port; null for a request without a host."""
     listener: str
     """Listener that gets the request."""
+    is_grpc_web: bool
+    """True for a call of gRPC-Web, which goes on as one of gRPC."""
 
 
 class ValueEntry(TypedDict):

@@ -63,6 +63,7 @@ def stopped_env() -> Env:
 def compile_dry(spec: PolicySpec) -> Snapshot:
     """Return a snapshot that can be inspected but not served.  Raises `CompileError`."""
     alone = {name: cache.model_copy(update={"redis": None}) for name, cache in spec.caches.items()}
+    stores = {name: store.model_copy(update={"redis": None}) for name, store in spec.stores.items()}
     identities = dict(spec.identities)
     if identities:
         from sidecar.identity.spec import without_files
@@ -74,5 +75,5 @@ def compile_dry(spec: PolicySpec) -> Snapshot:
             from sidecar.identity.outgoing.spec import stand_in
 
             upstreams[name] = upstream.model_copy(update={"credentials": stand_in(upstream.credentials)})
-    spec = replace(spec, caches=alone, identities=identities, upstreams=upstreams)
+    spec = replace(spec, caches=alone, stores=stores, identities=identities, upstreams=upstreams)
     return compile_policies(spec, stopped_env(), StateStore().lease(), make=Unconnected)

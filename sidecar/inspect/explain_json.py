@@ -32,6 +32,7 @@ from sidecar.inspect.explain import (
     Refused,
     blocks_in_force,
     cache_sentences,
+    matched,
     others_of,
     refusal_of,
     scope_of,
@@ -53,7 +54,7 @@ def routes_document(snapshot: Snapshot) -> RoutesDocument:
 
 def explain_document(snapshot: Snapshot, listener: str, x: Exchange) -> ExplainDocument:
     """Return the document of one request on a listener."""
-    route = snapshot.listeners[listener].match(x)
+    route = matched(snapshot, listener, x)
     others, has_more = others_of(snapshot, listener, route, x)
     mask = snapshot.spec.masks.text
     return {
@@ -63,6 +64,7 @@ def explain_document(snapshot: Snapshot, listener: str, x: Exchange) -> ExplainD
             "target": mask(x.target.decode("utf-8", "replace")),
             "host": mask(x.authority.decode("utf-8", "replace")) or None,
             "listener": mask(listener),
+            "is_grpc_web": bool(x.web),
         },
         "route": None if route is None else _taken(snapshot, route, x),
         "refusal": None if route is not None else _refusal(snapshot, refusal_of(snapshot, listener, x)),
@@ -91,10 +93,11 @@ def _route(snapshot: Snapshot, route: Route) -> RouteEntry:
         "upstream": _target(snapshot, route),
         "bindings": [
             {
-                "method": None if each.rule.method == "*" else each.rule.method,
+                "method": "GET" if each.is_socket else None if each.rule.method == "*" else each.rule.method,
                 "path": each.rule.path,
                 "calls": each.method.full_name,
                 "is_stream": each.method.server_streaming,
+                "needs_websocket": each.is_socket,
             }
             for each in bindings_of(route)
         ],

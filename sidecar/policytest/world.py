@@ -76,6 +76,7 @@ class World:
             spec,
             upstreams={name: _simplified(upstream, name in called) for name, upstream in spec.upstreams.items()},
             caches={name: cache.model_copy(update={"redis": None}) for name, cache in spec.caches.items()},
+            stores={name: store.model_copy(update={"redis": None}) for name, store in spec.stores.items()},
             identities=callers.identities,
         )
         names = {address: name for name, upstream in spec.upstreams.items() for address in _addresses(upstream)}

@@ -38,6 +38,7 @@ from sidecar.upstream.balancing.balancer import Balancer
 from sidecar.upstream.balancing.discovery import Discovery, ask_loop
 from sidecar.upstream.balancing.ejection import Ejector
 from sidecar.upstream.balancing.health import HealthChecker, Probe, ProbeCredentials, http_probe
+from sidecar.upstream.balancing.strategies import observe
 from sidecar.upstream.certificates import CertificateWatch
 from sidecar.upstream.deadlines import Deadlines
 from sidecar.upstream.endpoint import Endpoint, EndpointSet, literal
@@ -129,6 +130,8 @@ class AttemptInFlight(Attempt):
                 times.quick += 1
                 if times.quick == SAMPLED:
                     times.decay()
+        if self._upstream.learns_latency:
+            observe(self._target, outcome, now - self.started, now)
         if outcome.stream is None:
             self._settle(outcome, now)
         else:
@@ -173,6 +176,8 @@ class AttemptInFlight(Attempt):
         if connection is not None:
             connection.abort()
         self.answered = now = self._upstream.now()
+        if self._upstream.learns_latency:
+            observe(self._target, ABANDONED, now - self.started, now)
         self._settle(ABANDONED, now)
 
     def _settle(self, outcome: Outcome, now: float) -> None:
@@ -220,6 +225,8 @@ class Upstream:
         self.spec = spec
         self.where = where
         self.now = env.now
+        self.learns_latency = spec.load_balancing == "latency"
+        """True if the balancer needs the latency of each attempt."""
         self._make_gate = endpoint_gate
         self._gates: dict[Endpoint, Gate] = {}
         self.endpoints: EndpointSet = obtain(("endpoints", name), spec, lambda: EndpointSet(name, spec, env))
@@ -242,6 +249,7 @@ class Upstream:
         make_pools = lambda: Pools(self.endpoints, spec, env, deadlines, self.tls, where, names, plain_tls)  # noqa: E731 - as the others
         spoken = () if spec.protocol == "auto" else (spec.protocol,)
         self.pools: Pools = obtain(("pools", name, repr(tls), *spoken, *resolved), spec, make_pools)
+        self._pools = self.pools.by_endpoint
         self._balancer = Balancer(self.endpoints, spec, env, None if endpoint_gate is None else self._accepts)
         self.ejector: Ejector | None = None
         """Ejector of failing endpoints; None without an `ejection` block."""
@@ -311,7 +319,7 @@ class Upstream:
             ticket = gate.admit(x)
             if type(ticket) is Outcome:
                 return ticket
-        pool = self.pools.of(endpoint)
+        pool = self._pools.get(endpoint) or self.pools.of(endpoint)
         attempt = AttemptInFlight(x, self, endpoint, pool, now, expires)
         if gate is not None:
             attempt.gate, attempt.ticket = gate, ticket

@@ -22,6 +22,7 @@ from sidecar.core.exchange import CRITICALITIES, Caller, Exchange
 from sidecar.core.metrics import Counter
 from sidecar.core.outcome import BAD_CREDENTIALS, UNAUTHENTICATED, UNVERIFIABLE, Outcome, Refusal, failed
 from sidecar.core.stage import Stage, Wait
+from sidecar.http2.hpack import never_index
 from sidecar.identity.credentials import (
     AUTHORIZATION,
     LINE_FEED,
@@ -79,6 +80,9 @@ class Authenticator:
 
             token = CallerToken(forward.token, ctx)
         fields = {identity.field for identity in self._identities} - {b""}
+        never_index(fields)
+        if forward.token is not None:
+            never_index((forward.token.header.encode().lower(),))
         self._forwarding = Forwarding(
             ctx.resources("caller_fields", ctx.route),
             (forward.caller or "").encode(),

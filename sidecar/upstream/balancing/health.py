@@ -186,7 +186,7 @@ class HealthChecker:
         self._spec = spec
         for endpoint, health in self._checks.items():
             health.streak = 0
-            endpoint.set_health(health.is_healthy or not spec.is_enforced)
+            endpoint.set_health(health.is_healthy or not spec.is_enforced, self._env.now())
         if self._task is not None:
             self._task.cancel()
             self._task = None
@@ -198,7 +198,7 @@ class HealthChecker:
             self._task.cancel()
             self._task = None
         for endpoint in self._endpoints.members:
-            endpoint.set_health(True)
+            endpoint.set_health(True, self._env.now())
         self._checks.clear()
 
     async def _run(self) -> None:
@@ -240,7 +240,7 @@ class HealthChecker:
         """Change the health of an endpoint and log it; in `mode: observe`, only count and log it."""
         probes, health.streak, health.is_healthy = health.streak, 0, is_healthy
         if self._spec.is_enforced:
-            endpoint.set_health(is_healthy)
+            endpoint.set_health(is_healthy, self._env.now())
         elif not is_healthy:
             self._env.meter.counter(
                 metrics.WOULD_REFUSE, policy="health_check", upstream=self._endpoints.upstream

@@ -9,7 +9,16 @@ from hypothesis import strategies as st
 from sidecar.http2 import huffman
 from sidecar.http2.errors import COMPRESSION_ERROR, ConnectionFault
 from sidecar.http2.heads import request_of
-from sidecar.http2.hpack import LONGEST_LIST, REMEMBERED, TABLE_SIZE, Decoder, Encoder, encode_integer
+from sidecar.http2.hpack import (
+    LONGEST_LIST,
+    REMEMBERED,
+    TABLE_SIZE,
+    UNINDEXED,
+    Decoder,
+    Encoder,
+    encode_integer,
+    never_index,
+)
 from sidecar.http2.limits import Limits
 from tests.support.cases import each
 
@@ -223,6 +232,27 @@ def test_secrets_are_never_indexed(line: bytes) -> None:
     assert encoder.encode([], line) == encoder.encode([], line)
     assert encoder.encode([], line)[0] & 0xF0 == 0x10
     assert encoder.table_size == 0
+
+
+def test_a_mark_holds_for_its_field_alone_and_for_pseudo_headers_too() -> None:
+    encoder = Encoder()
+    lines = b"X-A: 1\r\nx-b: 2\r\n"
+    encoder.encode([(b":path", b"/")], lines)
+    indexed = encoder.encode([(b":path", b"/")], lines)
+    marked = encoder.encode([(b":path", b"/")], lines, frozenset((b"x-a", b":path")))
+    assert marked == b"\x14\x01/" + b"\x10\x03x-a\x011" + indexed[-1:]
+    assert encoder.encode([(b":path", b"/")], lines) == indexed, "and for its message alone"
+
+
+def test_names_of_credentials_in_a_policy_are_never_indexed() -> None:
+    encoder = Encoder()
+    try:
+        never_index([b"x-partner-key"])
+        assert encoder.encode([], b"X-Partner-Key: k\r\n")[0] & 0xF0 == 0x10
+        assert encoder.encode([], b"X-Partner-Key: k\r\n")[0] & 0xF0 == 0x10
+        assert encoder.table_size == 0
+    finally:
+        UNINDEXED.discard(b"x-partner-key")
 
 
 def test_fields_of_a_connection_are_not_encoded() -> None:
