@@ -33,6 +33,7 @@ from typing import Final, NamedTuple
 from bench import callgrind, figures, machine, slowed, upstream
 from bench.callgrind import Callgrind, Counts
 from bench.figures import Figures
+from bench.identity import Issuer
 from bench.lockstep import Lockstep
 from bench.peers import COMPILED, ROOT, Place, compile_bytecode, is_stale
 
@@ -62,6 +63,8 @@ class Scenario(NamedTuple):
     """Number of requests that the upstream gets for one of the client's."""
     unique: bool = False
     """True if each request has another query."""
+    has_token: bool = False
+    """True if the requests have a signed token, always the same."""
 
 
 SCENARIOS: Final = (
@@ -69,6 +72,8 @@ SCENARIOS: Final = (
     Scenario("hit", "cache hit", "/cached/7", 50, asked=0),
     Scenario("stored", "cache miss, stored", "/cached/8", 30, unique=True),
     Scenario("retried", "503, retried, then 200", "/retried/7", 20, asked=2),
+    Scenario("bearer", "plain GET of the demo route, with a token that nobody reads", "/orders/7", 30, has_token=True),
+    Scenario("known", "the same with authenticate, token seen before", "/known/7", 30, has_token=True),
     Scenario("large", "64 KiB answer", "/orders/large", 20),
 )
 
@@ -85,6 +90,7 @@ def answers() -> dict[str, list[bytes]]:
         "/cached/7": [fresh],
         "/cached/8": [fresh],
         "/retried/7": [failed, small],
+        "/known/7": [small],
         "/orders/large": [upstream.like_nginx("200 OK", upstream.LARGE)],
     }
 
@@ -110,13 +116,17 @@ def measure_one(build: str, layout: int, directory: Path) -> Figures:
     directory.mkdir(parents=True)
     with Lockstep(answers()) as lockstep:
         place = Place(machine.free_port(), machine.free_port(), lockstep.upstream_port, directory)
-        env = {**place.env(), "PYTHONHASHSEED": "0", "PYTHONPATH": f"{source}:{ROOT}"}
-        argv = [sys.executable, "-P", "-m", "bench.slowed", str(FACTOR), str(layout), place.policies("retried.yaml")]
+        issuer, keys = Issuer(), directory / "keys.json"
+        keys.write_text(issuer.key_set())
+        env = {**place.env(), "PYTHONHASHSEED": "0", "PYTHONPATH": f"{source}:{ROOT}", "BENCH_KEYS": str(keys)}
+        policies = place.policies("retried.yaml", "known.yaml")
+        argv = [sys.executable, "-P", "-m", "bench.slowed", str(FACTOR), str(layout), policies]
         with Callgrind(argv, env, directory) as process:
             wait_until_ready(process, place.admin_port)
             lockstep.connect(place.port)
+            lockstep.token = issuer.token()
             for scenario in SCENARIOS:
-                lockstep.ask(scenario.path)  # stores the response that the hits get
+                lockstep.ask(scenario.path, has_token=scenario.has_token)  # stores the response that the hits get
                 repeat(lockstep, scenario, WARM_UP)
             process.instrument()
             return {scenario.name: a_request(process, lockstep, scenario) for scenario in SCENARIOS}
@@ -158,7 +168,8 @@ def repeat(lockstep: Lockstep, scenario: Scenario, times: int) -> None:
     """Send so many requests; raise `RuntimeError` unless the upstream got the expected number."""
     before = lockstep.requests
     for _ in range(times):
-        lockstep.ask(f"{scenario.path}?{next(NUMBERS)}" if scenario.unique else scenario.path)
+        target = f"{scenario.path}?{next(NUMBERS)}" if scenario.unique else scenario.path
+        lockstep.ask(target, has_token=scenario.has_token)
     asked = lockstep.requests - before
     if asked != times * scenario.asked:
         raise RuntimeError(
@@ -191,6 +202,7 @@ def run(builds: Sequence[str], keep: Path | None, *, is_written: bool) -> int:
         found[build] = measure(build, keep)
         verdict = figures.judge(found[build], figures.environment(build != PURE), known.get(build))
         told += [f"{build}: {line}" for line in (*verdict.lines, *figures.goals(build, found[build], TITLES))]
+        told += [f"{build}: {line}" for line in figures.ratios(found[build])]
         is_broken |= verdict.is_broken
     print("\n".join([*figures.table(found, {build: one.figures for build, one in known.items()}, TITLES), *told]))
     if is_written:  # a build that was not measured keeps its figures
