@@ -50,6 +50,9 @@ POLICIES: Final = (*BY_NAME, CRITICALITY)
 """Keys of policies that a route, a bundle, `defaults` and the `policy` of an upstream may have."""
 DEFAULT_CACHE: Final = "default"
 """Name of the cache that exists without being declared."""
+NO_LISTENER: Final = "none"
+"""Value of `listener` of a route that only parts of aggregated answers use."""
+AGGREGATE: Final = "aggregate"
 INBOUND: Final = "inbound"
 """Listener of routes that name none; used only if a listener with this name is declared."""
 
@@ -60,10 +63,11 @@ class RouteHead(Model):
     name: Name
     """Unique name of the route, as in metrics, logs and refusals."""
     listener: Name | None = None
-    """Listener whose requests the route takes; without it `inbound`, or every listener if none has that name."""
+    """Listener whose requests the route takes; without it `inbound`, or every listener if none has that name.  A route
+    with `none` is only for parts of `aggregate`."""
     match: MatchSpec = MatchSpec.built_in()
-    upstream: Name
-    """Upstream to which the requests go."""
+    upstream: Name | None = None
+    """Upstream to which the requests go; a route with `aggregate` has none."""
     use: list[Name] = Field(default=[])
     """Bundles of `policies` that the route inherits; where they differ, the last one wins."""
 
@@ -126,6 +130,11 @@ class ServiceSpec(Model):
     """Name of the service: `service.name` in traces and metrics."""
 
 
+def name_of_part(route: str, part: str) -> str:
+    """Return the name of the route that a part has of its own, because it names an upstream."""
+    return f"{route}:{part}"
+
+
 @dataclass(frozen=True, slots=True)
 class RouteSpec:
     """Route with its policies resolved."""
@@ -137,7 +146,7 @@ class RouteSpec:
     """Scheme of its listeners, `http` or `https`; empty if they differ."""
     match: MatchSpec
     upstream: str
-    """Name of its upstream."""
+    """Name of its upstream; empty for a route with `aggregate`."""
     use: tuple[str, ...]
     """Names of its bundles."""
     criticality: Criticality
@@ -149,6 +158,14 @@ class RouteSpec:
     """True if the files turn `authenticate` off for the route, so that everyone may call it on purpose."""
     by_caller: dict[str, Criticality] = field(default_factory=dict)
     """Criticality of callers by their ID; callers that it does not name have `criticality`."""
+
+    @property
+    def parts(self) -> dict[str, str]:
+        """Name of the route of each part of its answer, by the part's name; empty without `aggregate`."""
+        block: Any = self.blocks.get(AGGREGATE)
+        if block is None:
+            return {}
+        return {name: part.route or name_of_part(self.name, name) for name, part in block.parts.items()}
 
     def where(self, *path: str | int) -> Mark:
         """Return the place of an effective value in the files; `BUILT_IN` for a default."""

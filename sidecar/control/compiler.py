@@ -22,13 +22,13 @@ from urllib.parse import urlsplit
 
 from sidecar.config.node import BUILT_IN, Mark
 from sidecar.config.spec import CRITICALITY, PolicySpec, RouteSpec, UpstreamSpec
-from sidecar.control.route import Link, Route
+from sidecar.control.route import InnerRoute, Link, Route
 from sidecar.control.state import Lease, StateGroup
 from sidecar.core.env import BuildContext, Env
 from sidecar.core.exchange import SAFE_METHODS, Exchange
 from sidecar.core.outcome import Outcome
 from sidecar.core.spec import Block, Problem
-from sidecar.core.stage import Gate, Service, Stage
+from sidecar.core.stage import Gate, Service, Stage, unbound
 from sidecar.engine.pipeline import Call, InFlight, Pipeline
 from sidecar.routing.preflight import PreflightRouter
 from sidecar.routing.router import Router
@@ -193,6 +193,10 @@ class Compilation:
         """Problems found so far."""
         self.routes = {each.name: each for each in spec.routes}
         """Specs of the routes by name."""
+        self.made: dict[str, Route] = {}
+        """Routes built so far, by name."""
+        self.caller_routes: set[str] = set()
+        """Names of routes that get requests of authenticated callers from parts of other routes."""
         self._digest = digest
         self._metrics = metrics
         self._make = make
@@ -207,9 +211,10 @@ class Compilation:
         self.add_slow_places()
         self.add_identities()
         self.raise_problems()
+        self.add_caller_routes()
         routes: dict[str, Route] = {}
         for each in spec.routes:
-            routes[each.name] = self.make_route(each)
+            routes[each.name] = self.route_of(each.name)
             yield
         self.raise_problems()
         listeners: dict[str, Router[Route]] = {}
@@ -298,7 +303,7 @@ class Compilation:
                     mark = self.spec.where("identities", name)
                     self.problems.append(Problem(*mark, f"identities.{name}", str(error)))
             fields = self.fields_of(block)
-            for upstream in targets_of(route):
+            for upstream in self.targets_of(route):
                 self.caller_fields[upstream] = self.caller_fields.get(upstream, frozenset()) | fields
 
     def fields_of(self, block: Any) -> frozenset[bytes]:
@@ -321,6 +326,19 @@ class Compilation:
         breaker = BY_NAME[BREAKER].build(block, self.make_context("*", upstream, UPSTREAM, mark))
         return Pipeline([cast("Stage", breaker)], terminal)
 
+    def route_of(self, name: str) -> Route:
+        """Return a route; it is built at the first call, possibly by a route that has it as a part."""
+        found = self.made.get(name)
+        if found is None:
+            found = self.made[name] = self.make_route(self.routes[name])
+        return found
+
+    def places_of(self, spec: RouteSpec) -> SlowPlaces:
+        """Return the places for slow requests of a route; with `aggregate` those of its first part's upstream."""
+        while spec.parts:
+            spec = self.routes[next(iter(spec.parts.values()))]
+        return self.slow_places[spec.upstream]
+
     def make_route(self, spec: RouteSpec) -> Route:
         """Return a route with its pipeline."""
         links: list[Link] = []
@@ -335,8 +353,8 @@ class Compilation:
                 found += self.make_links(BY_NAME[RATE_LIMIT], spec.name, spec.upstream, spec, is_inside=True)
             links += found
             stages += [link.stage for link in found]
-        pipeline = Pipeline(stages, self.upstreams[spec.upstream])
-        return Route(spec, tuple(links), pipeline, self.slow_places[spec.upstream])
+        pipeline = Pipeline(stages, self.upstreams[spec.upstream] if spec.upstream else unbound)
+        return Route(spec, tuple(links), pipeline, self.places_of(spec))
 
     def claim_filter(self, kind: StageKind, spec: RouteSpec) -> list[Stage]:
         """Return the stage that drops claims about callers on a route without `authenticate`, if it needs one."""
@@ -345,7 +363,27 @@ class Compilation:
 
     def fields_to_drop(self, spec: RouteSpec) -> frozenset[bytes]:
         """Return the names of the fields that tell an upstream of a route about callers."""
-        return frozenset().union(*(self.caller_fields.get(name, frozenset()) for name in targets_of(spec)))
+        return frozenset().union(*(self.caller_fields.get(name, frozenset()) for name in self.targets_of(spec)))
+
+    def targets_of(self, spec: RouteSpec) -> set[str]:
+        """Return the upstreams that may get requests of a route: its own, those of its fallback, those of its parts."""
+        steps = getattr(spec.blocks.get("fallback"), "steps", ())
+        found = {spec.upstream, *(name for step in steps if (name := getattr(step, "upstream", None)) is not None)}
+        for name in spec.parts.values():
+            found |= self.targets_of(self.routes[name])
+        return found - {""}
+
+    def add_caller_routes(self) -> None:
+        """Collect the routes of all parts, at any depth, of routes with `authenticate`."""
+
+        def add(spec: RouteSpec) -> None:
+            for name in spec.parts.values():
+                self.caller_routes.add(name)
+                add(self.routes[name])
+
+        for spec in self.spec.routes:
+            if AUTHENTICATE in spec.blocks:
+                add(spec)
 
     def find_other_stores(self, spec: RouteSpec) -> list[Store]:
         """Return the caches, except the route's own, in which unsafe requests of the route invalidate responses."""
@@ -362,7 +400,8 @@ class Compilation:
         Without `spec`, only those of the upstream.  `is_inside`: True for the parts of blocks inside the cache.
         """
         found = []
-        shared = getattr(self.spec.upstreams[upstream], kind.name, None) if kind.name in UPSTREAM_WIDE else None
+        owner = self.spec.upstreams.get(upstream)
+        shared = getattr(owner, kind.name, None) if owner is not None and kind.name in UPSTREAM_WIDE else None
         if shared is not None and getattr(shared, "per", None) is None:
             mark = self.spec.where("upstreams", upstream, kind.name)
             places = partial(self.find_place, partial(self.spec.where, "upstreams", upstream, kind.name))
@@ -403,7 +442,7 @@ class Compilation:
             obtain=self.lease.obtain,
             resources=partial(self.find_resource, route),
             service=self.spec.service,
-            has_callers=spec is not None and AUTHENTICATE in spec.blocks,
+            has_callers=spec is not None and (AUTHENTICATE in spec.blocks or route in self.caller_routes),
             places=places,
         )
 
@@ -426,6 +465,9 @@ class Compilation:
             return self.routes[name].by_caller
         if kind == CALLER_FIELDS:
             return self.fields_to_drop(self.routes[name])
+        if kind == ROUTE and name in self.routes:
+            inner = self.route_of(name)
+            return InnerRoute(inner, Rule(inner.spec.match, inner))
         spec = self.spec.upstreams.get(name)
         if spec is None:
             raise ValueError(f"names the {kind} `{name}`, which is not declared")
@@ -439,13 +481,9 @@ class Compilation:
             links += self.make_links(BY_NAME[RATE_LIMIT], route, name, None, is_inside=True)
             stages = [link.stage for link in links]
             return Pipeline(stages, self.upstreams[name])
-        raise ValueError(f"asks for the unknown kind {kind}; known are {CACHE}, {RECLAIM}, {RETRY_BUDGET}, {UPSTREAM}")
-
-
-def targets_of(spec: RouteSpec) -> set[str]:
-    """Return the upstreams that may get requests of a route: its own, and those of its fallback."""
-    steps = getattr(spec.blocks.get("fallback"), "steps", ())
-    return {spec.upstream, *(name for step in steps if (name := getattr(step, "upstream", None)) is not None)}
+        raise ValueError(
+            f"asks for the unknown kind {kind}; known are {CACHE}, {RECLAIM}, {RETRY_BUDGET}, {ROUTE}, {UPSTREAM}"
+        )
 
 
 def cache_of(spec: RouteSpec) -> CacheBlock | None:
