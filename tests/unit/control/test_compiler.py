@@ -234,7 +234,11 @@ def test_a_write_invalidates_the_caches_that_its_route_does_not_use(monkeypatch:
 
 
 def test_a_cache_whose_library_is_missing_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("sidecar.cache.redis_tier", "sidecar.cache.redis_client", "sidecar.store.redis"):  # another test may have loaded them
+    for module in (
+        "sidecar.cache.redis_tier",
+        "sidecar.cache.redis_client",
+        "sidecar.store.redis",
+    ):  # another test may have loaded them
         monkeypatch.delitem(sys.modules, module, raising=False)
     for module in ("redis", "redis.asyncio"):
         monkeypatch.setitem(sys.modules, module, None)
