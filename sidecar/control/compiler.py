@@ -493,15 +493,12 @@ class Compilation:
 
     def add_caller_routes(self) -> None:
         """Collect the routes of all parts, at any depth, of routes with `authenticate`."""
-
-        def add(spec: RouteSpec) -> None:
-            for name in spec.parts.values():
+        left = [name for each in self.spec.routes if AUTHENTICATE in each.blocks for name in each.parts.values()]
+        while left:
+            name = left.pop()
+            if name not in self.caller_routes:
                 self.caller_routes.add(name)
-                add(self.routes[name])
-
-        for spec in self.spec.routes:
-            if AUTHENTICATE in spec.blocks:
-                add(spec)
+                left += self.routes[name].parts.values()
 
     def find_other_stores(self, spec: RouteSpec) -> list[Store]:
         """Return the caches, except the route's own, in which unsafe requests of the route invalidate responses."""
