@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
 
+from sidecar.core.body import COMPLETE
 from sidecar.core.env import Env
 from sidecar.core.exchange import Attempt, Exchange
 from sidecar.core.outcome import (
@@ -129,7 +130,7 @@ class AttemptInFlight(Attempt):
                 times.quick += 1
                 if times.quick == SAMPLED:
                     times.decay()
-        if outcome.stream is None:
+        if outcome.stream is None or outcome.stream.state == COMPLETE:
             self._settle(outcome, now)
         else:
             self.outcome = outcome
