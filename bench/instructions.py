@@ -34,6 +34,7 @@ from typing import Final, NamedTuple
 from bench import callgrind, figures, machine, slowed, upstream
 from bench.callgrind import Callgrind, Counts
 from bench.figures import Figures
+from bench.identity import Issuer
 from bench.lockstep import Lockstep
 from bench.lockstep_http2 import CALL, LockstepHttp2
 from bench.peers import COMPILED, ROOT, Place, compile_bytecode, is_stale
@@ -68,6 +69,8 @@ class Scenario(NamedTuple):
     """Kind of request over HTTP/2 (`bench.lockstep_http2`); empty for HTTP/1.1."""
     at_once: int = 1
     """Number of requests that are sent at once, each on a stream of its own; over HTTP/1.1 always one."""
+    has_token: bool = False
+    """True if the requests have a signed token, always the same; over HTTP/1.1 only."""
 
 
 SCENARIOS: Final = (
@@ -75,6 +78,8 @@ SCENARIOS: Final = (
     Scenario("hit", "cache hit", "/cached/7", 50, asked=0),
     Scenario("stored", "cache miss, stored", "/cached/8", 30, unique=True),
     Scenario("retried", "503, retried, then 200", "/retried/7", 20, asked=2),
+    Scenario("bearer", "plain GET of the demo route, with a token that nobody reads", "/orders/7", 30, has_token=True),
+    Scenario("known", "the same with authenticate, token seen before", "/known/7", 30, has_token=True),
     Scenario("large", "64 KiB answer", "/orders/large", 20),
     Scenario("h2", "GET over HTTP/2, both sides", "/http2/7", 30, kind="get"),
     Scenario("unary", "gRPC unary call", "/bench.Shop/Get", 30, kind=CALL),
@@ -94,6 +99,7 @@ def answers() -> dict[str, list[bytes]]:
         "/cached/7": [fresh],
         "/cached/8": [fresh],
         "/retried/7": [failed, small],
+        "/known/7": [small],
         "/orders/large": [upstream.like_nginx("200 OK", upstream.LARGE)],
     }
 
@@ -120,12 +126,15 @@ def measure_one(build: str, layout: int, directory: Path) -> Figures:
     with Lockstep(answers()) as lockstep, LockstepHttp2() as streams:
         ports = machine.free_port(), machine.free_port(), lockstep.upstream_port
         place = Place(*ports, directory, rpc_port=streams.upstream_port)
-        env = {**place.env(), "PYTHONHASHSEED": "0", "PYTHONPATH": f"{source}:{ROOT}"}
-        policies = place.policies("retried.yaml", "http2.yaml")
+        issuer, keys = Issuer(), directory / "keys.json"
+        keys.write_text(issuer.key_set())
+        env = {**place.env(), "PYTHONHASHSEED": "0", "PYTHONPATH": f"{source}:{ROOT}", "BENCH_KEYS": str(keys)}
+        policies = place.policies("retried.yaml", "known.yaml", "http2.yaml")
         argv = [sys.executable, "-P", "-m", "bench.slowed", str(FACTOR), str(layout), policies]
         with Callgrind(argv, env, directory) as process:
             wait_until_ready(process, place.admin_port)
             lockstep.connect(place.port)
+            lockstep.token = issuer.token()
             streams.connect(place.port)
             client = Client(lockstep, streams)
             for scenario in SCENARIOS:
@@ -183,7 +192,8 @@ class Client(NamedTuple):
         if scenario.kind:
             self.streams.ask(scenario.kind, scenario.path, scenario.at_once)
         else:
-            self.lines.ask(f"{scenario.path}?{next(NUMBERS)}" if scenario.unique else scenario.path)
+            target = f"{scenario.path}?{next(NUMBERS)}" if scenario.unique else scenario.path
+            self.lines.ask(target, has_token=scenario.has_token)
 
     def repeat(self, scenario: Scenario, times: int) -> None:
         """Send so many requests or slightly fewer; raise `RuntimeError` unless the upstream got the expected number."""
@@ -223,6 +233,7 @@ def run(builds: Sequence[str], keep: Path | None, *, is_written: bool) -> int:
         found[build] = measure(build, keep)
         verdict = figures.judge(found[build], figures.environment(build != PURE), known.get(build))
         told += [f"{build}: {line}" for line in (*verdict.lines, *figures.goals(build, found[build], TITLES))]
+        told += [f"{build}: {line}" for line in figures.ratios(found[build])]
         is_broken |= verdict.is_broken
     print("\n".join([*figures.table(found, {build: one.figures for build, one in known.items()}, TITLES), *told]))
     if is_written:  # a build that was not measured keeps its figures

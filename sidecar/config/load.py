@@ -26,6 +26,7 @@ from sidecar.config.resolve import POLICY, RouteResolver
 from sidecar.config.spec import DEFAULT_CACHE, POLICIES, PolicySpec, RouteSpec, ServiceSpec, UpstreamSpec, check_name
 from sidecar.config.validate import validate
 from sidecar.core.spec import Model, Problem
+from sidecar.store.spec import StoreSpec
 
 if TYPE_CHECKING:
     from sidecar.identity.spec import IdentitySpec
@@ -34,7 +35,8 @@ if TYPE_CHECKING:
 M = TypeVar("M", bound=Model)
 
 SECTIONS: Final = (
-    "listeners", "admin", "limits", "telemetry", "identities", "upstreams", "caches", "policies", "defaults", "routes",
+    "listeners", "admin", "limits", "telemetry", "identities", "upstreams", "stores", "caches",
+    "policies", "defaults", "routes",
 )  # fmt: skip
 EMPTY: Final = "holds no policies; begin with `version: 1`, then listeners, upstreams and routes"
 
@@ -83,7 +85,9 @@ class _Loading:
         admin = None if self._section("admin").value == OFF else validate(AdminSpec, self._section("admin"), report)
         limits = validate(LimitsSpec, self._section("limits"), report)
         upstreams = {name: self._upstream(node) for name, node in self._named("upstreams").items()}
+        stores = self._all(StoreSpec, "stores")
         caches = {DEFAULT_CACHE: CacheSpec.built_in(), **self._all(CacheSpec, "caches")}
+        caches = {name: self._with_store(name, cache, stores) for name, cache in caches.items()}
         identities = self._identities()
         bundles = self._named("policies")
         defaults = self._section("defaults")
@@ -100,6 +104,7 @@ class _Loading:
             upstreams={name: upstream for name, upstream in upstreams.items() if upstream is not None},
             routes=routes,
             caches=caches,
+            stores=stores,
             identities=identities,
             node=root,
             telemetry=self._telemetry(),
@@ -110,6 +115,19 @@ class _Loading:
         )
         check_policies(spec, report, self.pace)
         return spec
+
+    def _with_store(self, name: str, cache: CacheSpec, stores: dict[str, StoreSpec]) -> CacheSpec:
+        """Return a cache with the Redis of the store that it names."""
+        if cache.store is None:
+            return cache
+        node = self._named("caches")[name]
+        if cache.redis is not None:
+            self.report.error_in(
+                node.nearest("store"), "stands beside `redis`, which it replaces; leave one of them out"
+            )
+            return cache
+        store = stores.get(cache.store)
+        return cache if store is None else cache.model_copy(update={"redis": store.redis})
 
     def _telemetry(self) -> TelemetrySpec | None:
         """Return the spec of the `telemetry` section; None if it is absent or off."""
@@ -174,7 +192,7 @@ class _Loading:
         if section.items:
             self.report.error_in(section, "must be a list; begin each route with `- name:`")
         nodes: list[Node] = section.value if isinstance(section.value, list) else []
-        shared = {key: self._named(key) for key in ("upstreams", "listeners", "caches", "identities")}
+        shared = {key: self._named(key) for key in ("upstreams", "listeners", "stores", "caches", "identities")}
         references = References(**shared, bundles=bundles, report=self.report)
         resolver = RouteResolver(references, defaults, self.report)
         routes = [self._paced(resolver.route(node)) for node in nodes]

@@ -7,9 +7,10 @@ and validated once.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
-from sidecar.config.checks.layers import UPSTREAM_ONLY, check_block
+from sidecar.config.checks.layers import UPSTREAM_ONLY, check_block, check_layer
 from sidecar.config.checks.matches import check_match
 from sidecar.config.checks.references import References
 from sidecar.config.merge import inherit
@@ -18,8 +19,11 @@ from sidecar.config.report import Report
 from sidecar.config.spec import CRITICALITY, INBOUND, POLICIES, CriticalitySpec, RouteHead, RouteSpec
 from sidecar.config.validate import validate
 from sidecar.core.spec import Block
+from sidecar.rollout.spec import SplitSpec
 from sidecar.stages import BY_NAME
 
+CANDIDATE: Final = "candidate"
+"""Key under a route for a canary of its policies, and the name of that arm."""
 POLICY: Final = "policy"
 """Key under an upstream for policies that its routes inherit."""
 
@@ -43,10 +47,60 @@ class RouteResolver:
             self._report.error(
                 misplaced.key, misplaced.path, "belongs under an upstream, where it holds for all routes to it"
             )
-        head = validate(RouteHead, node.with_items(own) if node.items else node, self._report, also=POLICIES)
-        layers = self._layers(node)
+        kept = dict(own)
+        if (tried := node.child(CANDIDATE)) is not None and tried.items:
+            kept[CANDIDATE] = tried.with_items({key: each for key, each in tried.items.items() if key not in POLICIES})
+        head = validate(RouteHead, node.with_items(kept) if node.items else node, self._report, also=POLICIES)
+        candidate = own.pop(CANDIDATE, None)
+        given = node.child("upstream")
+        if given is not None and given.items:  # the first upstream of a split
+            given = next((_name_of(*each) for each in node.nearest("upstream", "split").items.items()), None)
+        layers = self._layers(node, given)
+        spec = self._resolve(node, own, head, layers, given)
+        if spec is None or head is None:
+            return None
+        return self._with_arms(spec, node, own, head, candidate)
+
+    def _with_arms(
+        self, spec: RouteSpec, node: Node, own: dict[str, Node], head: RouteHead, candidate: Node | None
+    ) -> RouteSpec:
+        """Return a route with its candidates: other upstreams of a split, or a candidate of its policies."""
+        split = head.upstream
+        if isinstance(split, SplitSpec) and candidate is not None and head.candidate is not None:
+            self._report.error(
+                candidate.key, candidate.path, "stands beside a split; roll out one of them at a time, for its evidence"
+            )
+        elif isinstance(split, SplitSpec):
+            members = node.nearest("upstream", "split").items
+            arms = []
+            for name, _ in split.candidates:
+                upstream = _name_of(name, members[name])
+                arm = self._resolve(node, own, head, self._layers(node, upstream), upstream, name)
+                if arm is not None:
+                    arms.append(arm)
+            return replace(spec, arms=tuple(arms), shares=tuple(share for _, share in split.candidates), rollout=split)
+        elif candidate is not None and head.candidate is not None:
+            layer = candidate.with_items({key: each for key, each in candidate.items.items() if key in POLICIES})
+            check_layer(layer, CANDIDATE, self._report)
+            arm = self._resolve(node, own, head, [layer, *self._layers(node, node.child("upstream"))], None, CANDIDATE)
+            if arm is not None:
+                return replace(spec, arms=(arm,), shares=(head.candidate.share,), rollout=head.candidate)
+        return spec
+
+    def _resolve(
+        self,
+        node: Node,
+        own: dict[str, Node],
+        head: RouteHead | None,
+        layers: list[Node],
+        upstream: Node | None,
+        arm: str = "",
+    ) -> RouteSpec | None:
+        """Return a route with the policies of its layers; `arm` is the name of a candidate."""
         blocks: dict[str, Block] = {}
         effective = dict(own)
+        if upstream is not None:
+            effective["upstream"] = upstream
         for key in BY_NAME:
             merged, block = self._merged(key, layers)
             if merged is not None:
@@ -54,8 +108,10 @@ class RouteResolver:
             if block is not None:
                 blocks[key] = block
         self._references.check_fallback(effective)
+        self._references.check_mirror(effective)
         self._references.check_cache(effective)
         self._references.check_authenticate(effective)
+        self._references.check_limits(effective.get("rate_limit"))
         criticality = inherit([layer.items[CRITICALITY] for layer in layers if CRITICALITY in layer.items])
         chosen = CriticalitySpec.built_in()
         if criticality is not None:
@@ -66,11 +122,11 @@ class RouteResolver:
             return None
         listener = head.listener or (INBOUND if INBOUND in self._references.listeners else None)
         return RouteSpec(
-            name=head.name,
+            name=f"{head.name}@{arm}" if arm else head.name,
             listener=listener,
             scheme=self._scheme(listener),
             match=head.match,
-            upstream=head.upstream,
+            upstream=str(effective["upstream"].value),
             use=tuple(head.use),
             criticality=chosen.general,
             by_caller=chosen.by_caller,
@@ -94,9 +150,12 @@ class RouteResolver:
         schemes = {"http" if (tls := node.child("tls")) is None or tls.value is None else "https" for node in reached}
         return schemes.pop() if len(schemes) == 1 else ""
 
-    def _layers(self, node: Node) -> list[Node]:
-        """Return the layers of a route, nearest first, and report names in it that are not declared."""
-        upstream = self._references.upstream(node.child("upstream"))
+    def _layers(self, node: Node, named: Node | None) -> list[Node]:
+        """Return the layers of a route, nearest first, and report names in it that are not declared.
+
+        `named` names its upstream.
+        """
+        upstream = self._references.upstream(named)
         self._references.listener(node.child("listener"))
         use = node.child("use")
         names: list[Node] = use.value if use is not None and isinstance(use.value, list) else []
@@ -117,3 +176,8 @@ class RouteResolver:
                 return None, None
             self._blocks[identity] = merged, check_block(key, merged, self._report)
         return self._blocks[identity]
+
+
+def _name_of(name: str, member: Node) -> Node:
+    """Return the key of a member as a value: the name of an upstream in a split."""
+    return Node(name, member.key, member.key, member.path)

@@ -33,8 +33,8 @@ class Route:
     """Route ready to serve requests; an exchange keeps its route from start to end."""
 
     __slots__ = (
-        "_cors", "chain", "criticality", "listener", "metrics", "name", "pipeline", "policies", "slow_places", "spec",
-        "template", "upstream",
+        "_cors", "candidate_of", "chain", "criticality", "listener", "metrics", "name", "pipeline", "policies",
+        "slow_places", "spec", "template", "upstream",
     )  # fmt: skip
 
     def __init__(self, spec: RouteSpec, chain: tuple[Link, ...], pipeline: Pipeline, slow_places: SlowPlaces) -> None:
@@ -55,10 +55,17 @@ class Route:
         """Places of the upstream for requests that are sent on before their body is complete."""
         self.criticality = CRITICALITIES[spec.criticality]
         """Importance as a number; see `CRITICALITIES`."""
+        self.candidate_of: Route | None = None
+        """Route whose candidate this one is; None for all others."""
         self.metrics: Any = None
         """Histograms of its requests (`sidecar.telemetry.metrics.durations.RouteMetrics`)."""
 
         self._cors: Any = next((link.stage for link in chain if link.policy == "cors"), None)
+
+    @property
+    def stable(self) -> Route:
+        """Route whose candidate this one is, or else the route itself."""
+        return self if self.candidate_of is None else self.candidate_of
 
     @property
     def answers_preflights(self) -> bool:

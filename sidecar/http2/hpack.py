@@ -15,6 +15,7 @@ Rules:
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
 from sidecar.core.message import SECRETS
@@ -80,7 +81,14 @@ UNIQUE: Final = frozenset(
 HOP: Final = CONNECTION_FIELDS | {b"host"}
 """Fields that are never encoded: HTTP/2 has none of them, and the host is a pseudo-header."""
 NOTHING: Final[frozenset[bytes]] = frozenset()
+UNINDEXED: Final[set[bytes]] = set(SECRETS)
+"""Names of fields that go out as never indexed whatever their sender has marked."""
 INDEXED, INCREMENTAL, SIZE_UPDATE, NEVER_INDEXED, PLAIN = 0x80, 0x40, 0x20, 0x10, 0x00
+
+
+def never_index(names: Iterable[bytes]) -> None:
+    """Add names in lower case to `UNINDEXED`, such as those of fields with credentials in a policy file."""
+    UNINDEXED.update(names)
 
 
 def fault(text: str) -> ConnectionFault:
@@ -99,7 +107,7 @@ class Block:
         self.excess = 0
         """Number of the fields that are beyond."""
         self.sensitive: frozenset[bytes] = frozenset()
-        """Names of fields that came as never indexed."""
+        """Names of fields that came as never indexed, without those of `UNINDEXED`."""
         self.request: Head | None = None
         self.response: Head | None = None
         self.trailers: Head | None = None
@@ -166,7 +174,7 @@ class Decoder:
                 if is_inserted:
                     changes = True
                     self._insert(field)
-                elif byte >= NEVER_INDEXED:
+                elif byte >= NEVER_INDEXED and name not in UNINDEXED:
                     if sensitive is None:
                         sensitive = set()
                     if len(sensitive) < self._max_fields:
@@ -369,8 +377,9 @@ class Encoder:
         out: list[bytes] = []
         if self._least >= 0:
             out.append(self._sizes())
+        has_marks = bool(sensitive)
         for name, value in pseudo:
-            out.append(self._field(name, value, False))
+            out.append(self._field(name, value, has_marks and name in sensitive))
         if lines:
             self._write_lines(out, lines, sensitive)
         return b"".join(out)
@@ -395,9 +404,11 @@ class Encoder:
         out: list[bytes] = []
         if self._least >= 0:
             out.append(self._sizes())
-        if protocol:
-            out.append(self._fields([(b":method", method), (b":protocol", protocol), (b":scheme", scheme)]))
-            out.append(self._fields([(b":authority", authority), (b":path", path)]))
+        if protocol or sensitive:
+            pairs = [(b":method", method), (b":scheme", scheme), (b":authority", authority), (b":path", path)]
+            if protocol:
+                pairs.insert(1, (b":protocol", protocol))
+            out.append(self._fields(pairs, sensitive))
         else:
             pseudo = self._pseudo.get((method, scheme, authority, path))
             out.append(self._write_pseudo(method, scheme, authority, path) if pseudo is None else pseudo)
@@ -409,8 +420,11 @@ class Encoder:
         if before:
             out.append(self._part(before))
         if request_id:
-            out.append(REQUEST_ID)
-            out.append(encode_string(request_id))
+            if b"x-request-id" in UNINDEXED:
+                out.append(self._field(b"x-request-id", request_id, False))
+            else:
+                out.append(REQUEST_ID)
+                out.append(encode_string(request_id))
         if lines:
             out.append(self._latest[1] if lines == self._latest[0] else self._write_latest(lines))
         if after:
@@ -449,13 +463,14 @@ class Encoder:
         self._least = -1
         return out
 
-    def _fields(self, pairs: list[tuple[bytes, bytes]]) -> bytes:
-        return b"".join([self._field(name, value, False) for name, value in pairs])
+    def _fields(self, pairs: list[tuple[bytes, bytes]], sensitive: frozenset[bytes]) -> bytes:
+        return b"".join([self._field(name, value, name in sensitive) for name, value in pairs])
 
     def _write_pseudo(self, method: bytes, scheme: bytes, authority: bytes, path: bytes) -> bytes:
         """Encode the pseudo-headers of a request, and remember them if that changes no table."""
         before = self._inserted
-        coded = self._fields([(b":method", method), (b":scheme", scheme), (b":authority", authority), (b":path", path)])
+        pairs = [(b":method", method), (b":scheme", scheme), (b":authority", authority), (b":path", path)]
+        coded = self._fields(pairs, NOTHING)
         if before == self._inserted and len(authority) + len(path) <= LONGEST_PART:
             if len(self._pseudo) >= PARTS:
                 self._pseudo.clear()
@@ -464,9 +479,10 @@ class Encoder:
 
     def _write_lines(self, out: list[bytes], lines: bytes, sensitive: frozenset[bytes]) -> None:
         """Encode lines one by one."""
+        has_marks = bool(sensitive)
         for text in lines.split(b"\r\n"):
-            known = None if sensitive else self._lines.get(text)
-            if known is None:
+            known = self._lines.get(text)
+            if known is None or (has_marks and text[: text.find(b":")].lower() in sensitive):
                 known = self._line(text, sensitive)
             out.append(known)
 
@@ -496,7 +512,7 @@ class Encoder:
             return b""
         before = self._inserted
         coded = self._field(name, text[colon + 1 :].strip(b" \t"), name in sensitive)
-        if before != self._inserted or sensitive or name in UNIQUE or name in SECRETS or len(text) > LARGEST:
+        if before != self._inserted or name in sensitive or name in UNIQUE or name in UNINDEXED or len(text) > LARGEST:
             self._is_lasting = False
             return coded
         if len(self._lines) >= REMEMBERED:
@@ -507,11 +523,11 @@ class Encoder:
     def _field(self, name: bytes, value: bytes, is_sensitive: bool) -> bytes:
         """Encode a field, and insert it if it is likely to come again."""
         start = VOLATILE_NAMES.get(name)
-        if start is not None and not is_sensitive:
+        if start is not None and not is_sensitive and name not in UNINDEXED:
             static = PAIRS.get((name, value), 0)
             return encode_integer(INDEXED, 0x7F, static) if static else start + encode_string(value)
         index = NAMES.get(name, 0)
-        if is_sensitive or name in SECRETS:
+        if is_sensitive or name in UNINDEXED:
             return self._literal(NEVER_INDEXED, 0x0F, index, name, value)
         pair = (name, value)
         number = self._numbers.get(pair, -1)

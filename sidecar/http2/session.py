@@ -16,6 +16,8 @@ Rules:
 6. What a peer costs is bounded by rates (`limits`).
 7. The content of a request that arrives whole with its head can be passed with the head (`joins_content`).
 8. Priorities are ignored (RFC 9113 5.3.2); nothing is pushed.
+9. Other DATA frames of less than `USEFUL` bytes are held back to the end of the read, and those of a stream are
+   delivered as one piece: a piece costs far more on its way than a frame.
 
 It does not keep time: its owner closes a peer that does not acknowledge settings, answer a PING, or open a window.
 """
@@ -116,10 +118,10 @@ class Session:
 
     __slots__ = (
         "_block", "_block_frames", "_block_is_end", "_block_size", "_credit", "_decoder", "_encoder", "_frames",
-        "_highest", "_line", "_next", "_now", "_out", "_out_size", "_peer_settings", "_preface_left", "_reader",
-        "_reset_ids", "_resets", "_taken", "_unread", "_window", "allows_connect", "fault", "goaway", "handler",
-        "is_acknowledged", "is_client", "is_draining", "is_writing_paused", "joins_content", "last_accepted", "limits",
-        "max_peer_streams", "peer_window", "progress", "streams", "unsent",
+        "_held", "_highest", "_line", "_next", "_now", "_out", "_out_size", "_peer_settings", "_preface_left",
+        "_reader", "_reset_ids", "_resets", "_taken", "_unread", "_window", "allows_connect", "fault", "goaway",
+        "handler", "is_acknowledged", "is_client", "is_draining", "is_writing_paused", "joins_content",
+        "last_accepted", "limits", "max_peer_streams", "peer_window", "progress", "streams", "unsent",
     )  # fmt: skip
 
     def __init__(self, handler: Handler, limits: Limits, is_client: bool) -> None:
@@ -180,6 +182,8 @@ class Session:
         """Streams that we have reset lately, whose frames may still arrive."""
         self._resets = Bucket(limits.reset_burst, limits.reset_rate)
         self._frames = Bucket(limits.frame_burst, limits.frame_rate)
+        self._held: list[Stream] = []
+        """Streams whose content is held back."""
         self._unread = 0
         """Answers to control frames since the transport became full."""
         self._now = 0.0
@@ -225,7 +229,10 @@ class Session:
                 if self.fault is not None:
                     break
         except ConnectionFault as fault:
+            self._release_held()
             self.fail(fault.code, fault.text)
+        if self._held:
+            self._release_held()
 
     @property
     def has_failed(self) -> bool:
@@ -279,6 +286,8 @@ class Session:
             if kind != frames.SETTINGS or reader.flags & frames.ACK:
                 raise ConnectionFault(PROTOCOL_ERROR, "the first frame is not SETTINGS")
             self._peer_settings = True
+        if self._held and kind != frames.DATA:
+            self._release_held()
         if kind == frames.DATA:
             self._take_data(reader)
         elif kind == frames.HEADERS:
@@ -355,7 +364,17 @@ class Session:
             self._end_received(stream)
         else:
             self._give_back(stream, size)
-        self.handler.on_data(stream, reader.data[start:end], is_end)
+        data = reader.data[start:end]
+        pieces = stream.held
+        if pieces is not None:
+            add_piece(pieces, data)
+            if is_end:
+                self._release(stream, True)
+        elif is_end or size >= USEFUL:
+            self.handler.on_data(stream, data, is_end)
+        else:
+            stream.held = [data]
+            self._held.append(stream)
 
     def _count_taken(self, size: int) -> None:
         """Count bytes of the connection's window, and give them back once that is worth a frame."""
@@ -365,6 +384,18 @@ class Session:
             self._out.append(frames.window_update(0, self._taken))
             self._credit += self._taken
             self._taken = 0
+
+    def _release(self, stream: Stream, is_end: bool) -> None:
+        """Deliver the content of a stream that was held back."""
+        pieces, stream.held = stream.held, None
+        if pieces is not None and not stream.fault:
+            self.handler.on_data(stream, b"".join(pieces), is_end)
+
+    def _release_held(self) -> None:
+        """Deliver all content that was held back."""
+        held, self._held = self._held, []
+        for stream in held:
+            self._release(stream, False)
 
     def _contradicts(self, stream: Stream, is_end: bool) -> bool:
         """True if the content is longer, or at its end shorter, than the head says (RFC 9113 8.1.1)."""

@@ -32,8 +32,8 @@ class Stream:
 
     __slots__ = (
         "content", "credit", "ends_after_pending", "expected", "fault", "forbids_content", "has_final_head",
-        "has_sent_head", "id", "is_queued", "paused", "pending", "received", "state", "taken", "trailers", "unsent",
-        "user", "waits", "window",
+        "has_sent_head", "held", "id", "is_queued", "paused", "pending", "received", "state", "taken", "trailers",
+        "unsent", "user", "waits", "window",
     )  # fmt: skip
 
     def __init__(self, number: int, window: int, credit: int) -> None:
@@ -61,6 +61,8 @@ class Stream:
         """Pieces that wait for a window."""
         self.unsent = 0
         """Bytes in them."""
+        self.held: list[bytes] | None = None
+        """Content of small frames that is delivered at the end of the read; None without any."""
         self.waits = False
         """True if the owner was told that pieces wait, and is told when they are out."""
         self.is_queued = False

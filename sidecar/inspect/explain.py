@@ -27,6 +27,7 @@ from sidecar.inspect.documents import Scope
 from sidecar.inspect.effective import Value, flow, values
 from sidecar.inspect.explain_authorize import authorization_sentences
 from sidecar.inspect.explain_cache import cache_text
+from sidecar.inspect.explain_cors import cross_origin_sentences
 from sidecar.inspect.explain_limits import limit_sentences
 from sidecar.inspect.explain_translate import bindings_of, call_text, translation_sentences
 from sidecar.routing.router import host_names
@@ -123,9 +124,10 @@ def explain_text(snapshot: Snapshot, listener: str, x: Exchange) -> str:
     The text names the route that the request takes, routes that it nearly matches with the reason, and the effective
     values of the route.
     """
-    route = snapshot.listeners[listener].match(x)
+    route = matched(snapshot, listener, x)
     target = x.target.decode("utf-8", "replace")
-    lines = [f"{x.method.decode()} {target} for {x.authority.decode() or 'no host'} on {listener}", ""]
+    lines = [f"{x.method.decode()} {target} for {x.authority.decode() or 'no host'} on {listener}"]
+    lines += ["is a call of gRPC-Web, which goes on as one of gRPC", ""] if x.web else [""]
     if route is None:
         refused = refusal_of(snapshot, listener, x)
         lines.append(f"takes no route: {refused.message} ({refused.status})")
@@ -138,6 +140,10 @@ def explain_text(snapshot: Snapshot, listener: str, x: Exchange) -> str:
         rows = [(name, why, str(mark)) for name, why, mark in others] + [("…", "and more", "")] * has_more
         lines += ["", "other routes", *table(rows)]
     if route is not None:
+        if route.spec.rollout is not None:
+            lines += ["", "rollout", *(f"    {sentence}" for sentence in rollout_sentences(route))]
+        if (sentences := cross_origin_sentences(route, x)) is not None:
+            lines += ["", "cors", *(f"    {sentence}" for sentence in sentences)]
         if (sentences := authorization_sentences(route, x)) is not None:
             lines += ["", "authorize", *(f"    {sentence}" for sentence in sentences)]
         if (sentences := limit_sentences(route, x)) is not None:
@@ -148,6 +154,42 @@ def explain_text(snapshot: Snapshot, listener: str, x: Exchange) -> str:
             lines += ["", "translate", *(f"    {sentence}" for sentence in sentences)]
         lines += list(_in_force(snapshot, route))
     return snapshot.spec.masks.text("\n".join(lines) + "\n")
+
+
+def matched(snapshot: Snapshot, listener: str, x: Exchange) -> Route | None:
+    """Return the route that a request matches, whichever arm it would meet; None without one."""
+    found = snapshot.listeners[listener].match(x)
+    return None if found is None else found.stable
+
+
+def percent(share: float) -> str:
+    """Return a share as a text, such as `2.5%`."""
+    return f"{share * 100:.4g}%"
+
+
+def rollout_sentences(route: Route) -> list[str]:
+    """Return what becomes of the requests of a route with candidates."""
+    spec, rule = route.spec, route.spec.rollout
+    assert rule is not None
+    found = []
+    for arm, share in zip(spec.arms, spec.shares, strict=True):
+        grows = "" if rule.ramp is None else f", growing to {percent(rule.ramp.to)} in {rule.ramp.over:g}s"
+        found.append(f"{percent(share)} of the requests meet {arm.name}, to upstream {arm.upstream}{grows}")
+    if rule.when is not None:
+        found.append(f"only requests with {rule.when}; all others meet {route.name}")
+    if (key := rule.sticky) is not None:
+        what = f"the field {key.header}" if key.header else f"the cookie {key.cookie}" if key.cookie else "the caller"
+        found.append(f"by {what}: equal ones meet the same arm")
+    if (back := rule.return_when) is None:
+        found.append("the share stays until the policy changes")
+    else:
+        if back.errors is not None:
+            found.append(f"taken back if errors are more by {back.errors.worse_by_points:g} points")
+        if back.p99 is not None:
+            found.append(f"taken back if p99 is longer by {percent(back.p99.worse_by)}")
+        if back.breaker:
+            found.append("taken back if its circuit breaker opens alone")
+    return found
 
 
 def exchange_of(
@@ -183,6 +225,8 @@ def exchange_of(
     x = Exchange(token, path or (b"*" if token == b"OPTIONS" and not mark else b"/"), fields)
     x.query = query if mark else None
     x.is_grpc = token == b"POST" and is_grpc(x.header(b"content-type") or b"")
+    if token == b"GET" and (x.header(b"upgrade") or b"").lower() == b"websocket":
+        x.upgrade = b"websocket"
     x.scheme = scheme.lower()
     x.authority = authority.rpartition(b"@")[2] if match is not None else x.header(b"host") or b""
     if (match is not None or x.authority) and not HOST.fullmatch(x.authority):

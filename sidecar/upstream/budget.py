@@ -53,9 +53,9 @@ class RetryBudget:
             self._first = SlidingCount(spec.window)
             self._spent = SlidingCount(spec.window)
 
-    def deposit(self) -> None:
-        """Count a first attempt."""
-        self._first.add(self._now())
+    def deposit(self, now: float) -> None:
+        """Count a first attempt at the instant `now`."""
+        self._first.add(now)
 
     def withdraw(self) -> bool:
         """Charge one retry or hedge; True if it may be scheduled, which is always the case with `mode: observe`."""

@@ -73,7 +73,8 @@ class Case(NamedTuple):
 
     def build(self, env: FakeEnv, store: Store | None = None, mode: str = "enforce") -> Stage:
         resources = {
-            ("upstream", "other"): ScriptedService(200),
+            ("upstream", "other"): Pipeline([], ScriptedService(200)),
+            ("upstream", "app"): Pipeline([], ScriptedService(after(0.02, 200), env=env)),
             ("cache", "default"): Cache("default", CacheSpec(), env),
             ("identity", "corporate"): Undecided(env),
             ("identity", "partners"): Header(),

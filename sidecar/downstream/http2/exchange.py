@@ -87,6 +87,7 @@ class StreamExchange:
         "_method",
         "_offered",
         "_outcome",
+        "_refused_head",
         "_request",
         "_session",
         "_stored",
@@ -126,6 +127,8 @@ class StreamExchange:
         """Method, also of a request that cannot be read."""
         self._is_grpc = False
         """True for a call of gRPC, also for one that cannot be read."""
+        self._refused_head: Head | None = None
+        """Head that is answered with a refusal; None for any other."""
         self._cancelled_outcome: Outcome | None = None
         """Answer to give when the cancelled call has ended."""
         self._has_left = False
@@ -141,6 +144,8 @@ class StreamExchange:
         now = listener.now()
         method = self._method = head.method
         if head.refusal is not None:
+            self._is_grpc = read_call(head) >= 0
+            self._refused_head = head
             raise Invalid(str(head.refusal), head.refusal.status)
         if head.derived is None:
             head.derived = (*SPECIAL.take(head.lines, 0, len(head.lines)), read_call(head))
@@ -150,6 +155,8 @@ class StreamExchange:
             method = self._read_connect(head, is_end)
         x, length, _ = read_request(method, head.path, 11, lines, special, speaks_to_caches, peer, now)
         x.version = VERSION
+        if head.sensitive:
+            x.sensitive = head.sensitive
         if previous >= 0:
             x.is_grpc = x.grpc_timeout = x.accepts_trailers = True
             x.marked_attempt = max(x.marked_attempt, previous)
@@ -427,6 +434,10 @@ class StreamExchange:
             self.x = x = Exchange(self._method, b"/", [])
             x.version = VERSION
             x.is_grpc = self._is_grpc
+            if self._refused_head is not None:
+                x.raw, x.parsed = self._refused_head.lines, None
+        if x.route is None and not x.is_grpc:
+            self._connection.listener.note_web_call(x)
         if outcome.failure is not None and not outcome.body:
             outcome = make_problem(x, outcome, self._connection.listener.details)
         self.answer(outcome)
@@ -449,18 +460,18 @@ class StreamExchange:
         self._outcome = outcome
         self._is_collecting = False
         session, stream, body = self._session, self._stream, outcome.stream
-        status, lines = outcome.status, outcome.lines
+        status, lines, marked = outcome.status, outcome.lines, outcome.sensitive
         if outcome.parsed is not None and outcome.header(b"date") is None:
             lines += b"date: %b\r\n" % self._connection.listener.date
         if x.method == b"HEAD" or status in BODILESS or (x.is_grpc and body is None and not outcome.body and not x.web):
-            session.respond(stream, status, lines, True)
+            session.respond(stream, status, lines, True, marked)
             if body is not None:
                 body.cancel()
             self._finish(outcome.failure)
         elif body is None:
             content = outcome.body
             size = len(content)
-            session.respond(stream, status, lines + b"content-length: %d\r\n" % size, not size)
+            session.respond(stream, status, lines + b"content-length: %d\r\n" % size, not size, marked)
             if size > MAX_AT_ONCE:
                 self._stored = content
                 self._send_stored()
@@ -473,7 +484,7 @@ class StreamExchange:
         else:
             if body.length is not None:
                 lines += b"content-length: %d\r\n" % body.length
-            session.respond(stream, status, lines, False)
+            session.respond(stream, status, lines, False, marked)
             self._answer = body
             body.attach(self)
 

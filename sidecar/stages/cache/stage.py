@@ -172,7 +172,7 @@ class CacheStage:
             int(now - entry.born),  # mypyc formats an int faster
             int(entry.fresh_until - now),
         )
-        return Outcome(entry.status, None, entry.body, lines=lines)
+        return Outcome(entry.status, None, entry.body, lines)
 
     def _end_claimed(self, x: Exchange, key: bytes, outcome: Outcome, sent: float) -> Outcome:
         """End a claimed fetch: store its response and return it, in fewer steps if no other request has joined."""

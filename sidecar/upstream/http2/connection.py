@@ -28,7 +28,7 @@ from sidecar.core.http1 import MAX_FIELDS, MAX_MEMBERS
 from sidecar.core.message import write_http_date
 from sidecar.core.outcome import INTERNAL, PROTOCOL
 from sidecar.core.promise import Promise
-from sidecar.http2.errors import CANCEL, REFUSED_STREAM, name_of
+from sidecar.http2.errors import CANCEL, HTTP_1_1_REQUIRED, REFUSED_STREAM, name_of
 from sidecar.http2.fields import OVERHEAD
 from sidecar.http2.limits import Bucket, Limits
 from sidecar.http2.session import Session
@@ -460,6 +460,8 @@ class MultiplexedConnection(asyncio.Protocol):
         """Take no more streams; `_after_streams` closes once those that are open have ended."""
         if code:
             self._error = f"the peer went away: {name_of(code)}"
+        if code == HTTP_1_1_REQUIRED:
+            self.pool.fall_back()
         self.pool.leave(self)
 
     def on_pong(self, payload: bytes) -> None:

@@ -50,6 +50,11 @@ def hop_lines(x: Exchange) -> bytes:
     return b"%b%bx-sidecar-attempt: %d\r\n" % (trailers, x.forwarding, x.attempt + x.marked_attempt)
 
 
+def request_lines(x: Exchange, now: float) -> bytes:
+    """Return all field lines of a request."""
+    return (x.raw if x.parsed is None else x.lines) + own_lines(x, now) + hop_lines(x)
+
+
 class StreamedBody(RequestBody):
     """Sink of a streamed request body: sends it on a stream."""
 

@@ -6,8 +6,8 @@ Rules:
    one read, trailers included, is therefore delivered whole.
 2. RST_STREAM after a whole response does not change the response (RFC 9113 8.1), whatever its code.
 3. An exchange whose stream the peer has not processed fails as `STALE_CONNECTION`, which repeats any method: a
-   REFUSED_STREAM, a GOAWAY with a lower number, and a head that was never written.  So that it can be repeated, the
-   first `HIGH_WATER` bytes of a streamed body are recorded.
+   REFUSED_STREAM, a GOAWAY with a lower number, and a head that was never written.  So does HTTP_1_1_REQUIRED, where
+   HTTP/1.1 may be spoken.  So that it can be repeated, the first `HIGH_WATER` bytes of a streamed body are recorded.
 4. A malformed response is `PROTOCOL`, a reset by the peer `RESET`, and whatever the client's delay caused is the
    client's (`response_times`), as over HTTP/1.1.
 5. An exchange that ends before its stream resets the stream (`CANCEL`).
@@ -32,7 +32,7 @@ from sidecar.core.outcome import (
     failed,
 )
 from sidecar.grpc.status import is_grpc
-from sidecar.http2.errors import REFUSED_STREAM
+from sidecar.http2.errors import HTTP_1_1_REQUIRED, REFUSED_STREAM
 from sidecar.http2.stream import Stream
 from sidecar.upstream.connection import MAX_INTERIM, Receiver
 from sidecar.upstream.errors import describe_late_body
@@ -126,6 +126,11 @@ class UpstreamStream:
         self._is_paused = False
         """True while the client does not take the response's body."""
 
+    @property
+    def connection(self) -> MultiplexedConnection:
+        """Connection that carries the stream."""
+        return self._connection
+
     # ----- one exchange
 
     def exchange(self, x: Exchange, expires: float, now: float, receiver: Receiver) -> None:
@@ -153,6 +158,7 @@ class UpstreamStream:
             path,
             own_lines(x, now),
             is_end,
+            x.sensitive,
             request_id=request_id,
             steady=(before, hop_lines(x)),
         )
@@ -327,6 +333,7 @@ class UpstreamStream:
         if length >= 0 and (x.method == b"HEAD" or status == NOT_MODIFIED):
             lines += b"content-length: %d\r\n" % length
         self._outcome = outcome = Outcome(status, lines=lines)
+        outcome.sensitive = head.sensitive
         if known.is_call:
             outcome.call_lines = lines
         self._is_whole = is_end
@@ -352,7 +359,7 @@ class UpstreamStream:
         """Note the end of the stream before its time."""
         if stream.fault:
             self._break(PROTOCOL, text)
-        elif code == REFUSED_STREAM:
+        elif code == REFUSED_STREAM or (code == HTTP_1_1_REQUIRED and not self._is_told and self.pool.fall_back()):
             self._break(STALE_CONNECTION, text)
         else:
             self._break(self._slow_client() or RESET, text)
