@@ -50,9 +50,9 @@ STATUS_TO_COME: Final = 99
 
 def grpc_verdict(code: int) -> int:
     """Return the verdict on a gRPC answer: 200 for OK, from 600 on for a failure of the upstream, else the code."""
-    if code in GRPC_FAULTS:
-        return FAULT_VERDICTS + code
-    return code or 200
+    if not code:
+        return 200
+    return FAULT_VERDICTS + code if code in GRPC_FAULTS else code
 
 
 def grpc_code(verdict: int) -> int:
@@ -201,7 +201,9 @@ class Outcome(Message):
     """Result of a request or of an attempt: a response or a failure.  A failure's `status` is the one that the client
     would get."""
 
-    __slots__ = ("body", "cause", "failure", "refusal", "sensitive", "status", "stream", "tunnel", "verdict")
+    __slots__ = (
+        "body", "call_lines", "cause", "failure", "refusal", "sensitive", "status", "stream", "tunnel", "verdict",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -227,6 +229,9 @@ class Outcome(Message):
         else:
             self.parsed = None
             self.raw = lines
+        self.call_lines: bytes | None = None
+        """Field lines that are known to be those of an answer of gRPC with 200 and without a status; None for others.
+        They say something about the outcome as long as they are its `raw` lines (`has_call_head`)."""
         self.body = body
         """Body that had arrived completely with the head."""
         self.stream = stream
@@ -242,6 +247,12 @@ class Outcome(Message):
         """Names of the fields that came as never indexed (RFC 7541 7.1.3), and go on like that."""
         self.cause = cause
         """Error text of the operating system or the parser, for logs only; clients do not get it."""
+
+    @property
+    def has_call_head(self) -> bool:
+        """True if the head is known to be that of an answer of gRPC whose status, 200, says nothing; False if it may
+        be any."""
+        return self.call_lines is not None and self.parsed is None and self.call_lines is self.raw
 
     @property
     def reason(self) -> str:

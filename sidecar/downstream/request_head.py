@@ -380,7 +380,7 @@ def _read_special(x: Exchange, special: Headers, peer: Peer) -> tuple[int | None
                 raise Invalid("the only supported expectation is 100-continue", 417)
             x.expects_continue = x.version == 11
         elif name == b"te":
-            x.accepts_trailers = b"trailers" in value.lower()
+            x.accepts_trailers = value == b"trailers" or value.lower().find(b"trailers") >= 0
         elif name == b"upgrade":
             upgrade = value.lower()
         elif name == b"max-forwards":

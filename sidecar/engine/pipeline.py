@@ -20,6 +20,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final, Protocol, cast
 
+from sidecar.core.body import COMPLETE
 from sidecar.core.exchange import Exchange
 from sidecar.core.outcome import ABANDONED, Failure, Outcome
 from sidecar.core.promise import Promise, Run
@@ -217,7 +218,10 @@ class Call:
                         return
                     outcome = found
                 has_answered = False
-                if outcome.stream is None:
+                body = outcome.stream
+                if body is None or body.state == COMPLETE:
+                    if body is not None and body.verdict:
+                        outcome.verdict = body.verdict  # as `outcome_to_settle`, for a body that has ended well
                     ticket = tickets.pop()
                     if settle is not None:
                         settle(x, ticket, outcome)

@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from typing import Any
 
+from sidecar.core.body import COMPLETE
 from sidecar.core.env import Env
 from sidecar.core.exchange import Attempt, Exchange
 from sidecar.core.outcome import (
@@ -132,7 +133,7 @@ class AttemptInFlight(Attempt):
                     times.decay()
         if self._upstream.learns_latency:
             observe(self._target, outcome, now - self.started, now)
-        if outcome.stream is None:
+        if outcome.stream is None or outcome.stream.state == COMPLETE:
             self._settle(outcome, now)
         else:
             self.outcome = outcome

@@ -5,7 +5,7 @@ Rules:
 1. A request's head is read like one of HTTP/1.1 (`request_head`).  What was made of a head is kept with it, for blocks
    that come again.
 2. A request's body is collected before its route runs, as over HTTP/1.1 (`slow_clients`).  Routes of gRPC run
-   at the end of the read: responses may begin before requests end.
+   at the end of the read: responses may begin before requests end.  A body that comes whole with its head is no stream.
 3. A body that nobody takes costs a window (`Session.pause`).  A response that the client does not take is read in
    advance, up to `slow_clients.buffer`; then its source is paused.  A stored response waits where it is stored.
 4. Clients that send or read slowly have an allowance (`slow_streams`).  A late body is answered 408, a late reader is
@@ -62,6 +62,9 @@ if TYPE_CHECKING:
 BODILESS: Final = (204, 304)
 VERSION: Final = 20
 """Version of the exchanges, as telemetry tells it."""
+GOOD: Final = [(b"grpc-status", b"0")]
+GOOD_LINES: Final = b"grpc-status: 0\r\n"
+"""Trailers of most calls of gRPC, and their lines."""
 NO_SWITCH: Final = "the upstream did not switch to WebSocket"
 
 
@@ -165,7 +168,14 @@ class StreamExchange:
         limit = listener.limits.max_body
         if limit is not None and length is not None and length > limit:
             raise too_large(limit)
-        if self._is_connect:
+        content = self._stream.content
+        if content is not None:
+            if limit is not None and len(content) > limit:
+                raise too_large(limit)
+            x.body = content
+            x.expects_continue = False
+            self._stream.content = None
+        elif self._is_connect:
             self._ask_for_websocket(x)
             is_end = True
         elif not is_end:
@@ -534,7 +544,12 @@ class StreamExchange:
         answer, self._answer = self._answer, None
         if answer is not None and answer.verdict and self._outcome is not None:
             self._outcome.verdict = answer.verdict
-        lines = b"".join([b"%b: %b\r\n" % field for field in trailers if can_be_trailer(field[0])]) if trailers else b""
+        if trailers == GOOD:
+            lines = GOOD_LINES
+        elif trailers:
+            lines = b"".join([b"%b: %b\r\n" % field for field in trailers if can_be_trailer(field[0])])
+        else:
+            lines = b""
         self._session.send_trailers(self._stream, lines)
         self._finish(None)
         self._connection.flush()

@@ -364,6 +364,8 @@ class Invalidator:
         return None
 
     def answer(self, x: Exchange, ticket: object, outcome: Outcome) -> Outcome:
+        if x.is_grpc and not x.rest_method:
+            return outcome  # nothing is stored under the URI of a method of gRPC
         if x.method != b"GET" and x.method not in SAFE_METHODS:  # the first comparison avoids most hashes
             for store in self._stores:
                 store.invalidate(x, outcome)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from sidecar.http2 import errors as e
 from sidecar.http2 import frames as f
 from sidecar.http2.heads import Head
@@ -425,6 +427,38 @@ def test_announced_settings() -> None:
     client = Peer(is_client=True).first
     assert client.startswith(f.PREFACE)
     assert b"\x00\x02\x00\x00\x00\x00" in client
+
+
+def test_content_that_is_whole_in_one_read_comes_with_its_head() -> None:
+    peer = Peer()
+    peer.session.joins_content = True
+
+    peer.feed(headers(1, POST, end=False), data(1, b"hi", end=True))
+
+    assert peer.handler.kinds() == ["head"]
+    assert peer.handler.events[0][3]
+    assert peer.handler.streams[1].content == b"hi"  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("fields", "rest", "kinds"),
+    [
+        (POST, [data(1, b"hi")], ["head", "data"]),
+        (POST, [data(1, b"hi"), data(1, b"", end=True)], ["head", "data"]),
+        ([*POST, (b"content-length", b"3")], [data(1, b"hi", end=True)], ["head", "reset"]),
+        ([*POST, (b"content-length", b"1")], [data(1, b"hi", end=True)], ["head", "reset"]),
+        (POST, [data(1, b"hi", end=True)[:-1]], ["head"]),
+        (POST, [f.frame(f.DATA, f.END_STREAM | f.PADDED, 1, b"\x01hi\x00")], ["head", "data"]),
+    ],
+)
+def test_other_content_comes_by_itself(fields: list[tuple[bytes, bytes]], rest: list[bytes], kinds: list[str]) -> None:
+    peer = Peer()
+    peer.session.joins_content = True
+
+    peer.feed(headers(1, fields, end=False), *rest)
+
+    assert peer.handler.kinds() == kinds
+    assert peer.handler.streams[1].content is None  # type: ignore[attr-defined]
 
 
 # ----- small frames
