@@ -22,7 +22,8 @@ from typing import Any, Final, NamedTuple
 import yaml
 
 from bench import machine
-from sidecar.config.files import read_plain
+from sidecar.config.files import Source, parse
+from sidecar.config.report import Report
 
 HERE: Final = Path(__file__).parent
 ROOT: Final = HERE.parent.parent
@@ -182,7 +183,9 @@ class Place(NamedTuple):
         """
         directory = self.directory / "policies"
         directory.mkdir()
-        demo = read_plain(str(POLICIES))
+        root = parse(Source(POLICIES.name, POLICIES.read_bytes()), {}, Report())
+        assert root is not None
+        demo = root.shown()  # with names of variables, which `env` sets
         del demo["upstreams"]["prices"], demo["policies"]["careful-call"]
         demo["routes"] = [route for route in demo["routes"] if route["upstream"] != "prices"]
         (directory / POLICIES.name).write_text(yaml.safe_dump(demo, sort_keys=False))
