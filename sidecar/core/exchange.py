@@ -458,6 +458,7 @@ class Exchange(Message):
         inner.is_unverified = self.is_unverified
         inner.marked_attempt = self.marked_attempt
         inner.speaks_to_caches = self.speaks_to_caches
+        inner.sensitive = self.sensitive
         inner.trace = self.trace
         return inner
 
