@@ -23,7 +23,16 @@ from sidecar.config.node import OFF, Mark, Node
 from sidecar.config.process_spec import AdminSpec, LimitsSpec, ListenerSpec
 from sidecar.config.report import Report
 from sidecar.config.resolve import POLICY, RouteResolver
-from sidecar.config.spec import DEFAULT_CACHE, POLICIES, PolicySpec, RouteSpec, ServiceSpec, UpstreamSpec, check_name
+from sidecar.config.spec import (
+    DEFAULT_CACHE,
+    NO_LISTENER,
+    POLICIES,
+    PolicySpec,
+    RouteSpec,
+    ServiceSpec,
+    UpstreamSpec,
+    check_name,
+)
 from sidecar.config.validate import validate
 from sidecar.core.spec import Model, Problem
 from sidecar.store.spec import StoreSpec
@@ -166,6 +175,9 @@ class _Loading:
                 check_name(name)
             except ValueError as error:
                 self.report.error(member.key, member.path, str(error))
+            if key == "listeners" and name == NO_LISTENER:
+                message = "is the name by which a route says that no listener serves it; rename the listener"
+                self.report.error(member.key, member.path, message)
         return node.items
 
     def _all(self, model: type[M], key: str) -> dict[str, M]:
@@ -196,6 +208,7 @@ class _Loading:
         references = References(**shared, bundles=bundles, report=self.report)
         resolver = RouteResolver(references, defaults, self.report)
         routes = [self._paced(resolver.route(node)) for node in nodes]
+        routes += [part for route in routes if route is not None for part in resolver.part_routes(route)]
         references.check_use()
         named = ((node.items["name"].value, node.items["name"]) for node in nodes if "name" in node.items)
         merge.unique(((name, node) for name, node in named if isinstance(name, str)), self.report)

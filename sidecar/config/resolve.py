@@ -8,7 +8,7 @@ and validated once.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 
 from sidecar.config.checks.layers import UPSTREAM_ONLY, check_block, check_layer
 from sidecar.config.checks.matches import check_match
@@ -16,12 +16,27 @@ from sidecar.config.checks.references import References
 from sidecar.config.merge import inherit
 from sidecar.config.node import OFF, Node
 from sidecar.config.report import Report
-from sidecar.config.spec import CRITICALITY, INBOUND, POLICIES, CriticalitySpec, RouteHead, RouteSpec
+from sidecar.config.spec import (
+    AGGREGATE,
+    CRITICALITY,
+    INBOUND,
+    NO_LISTENER,
+    POLICIES,
+    CriticalitySpec,
+    RouteHead,
+    RouteSpec,
+    name_of_part,
+)
 from sidecar.config.validate import validate
 from sidecar.core.spec import Block
 from sidecar.rollout.spec import SplitSpec
+from sidecar.routing.match_spec import MatchSpec
 from sidecar.stages import BY_NAME
 
+OUTER: Final = ("cors", "authenticate", "authorize")
+"""Blocks about clients, which the route that a part has of its own does not inherit."""
+INNER: Final = ("translate", "hedge", "retry", "circuit_breaker", "fault")
+"""Blocks that a route with `aggregate` cannot have, since its parts have them."""
 CANDIDATE: Final = "candidate"
 """Key under a route for a canary of its policies, and the name of that arm."""
 POLICY: Final = "policy"
@@ -101,7 +116,12 @@ class RouteResolver:
         effective = dict(own)
         if upstream is not None:
             effective["upstream"] = upstream
+        aggregates = self._aggregates(layers)
+        if aggregates or (head is not None and head.upstream is None):
+            self._check_upstream(node, layers, aggregates)
         for key in BY_NAME:
+            if key in INNER and aggregates:
+                continue
             merged, block = self._merged(key, layers)
             if merged is not None:
                 effective[key] = merged
@@ -126,7 +146,7 @@ class RouteResolver:
             listener=listener,
             scheme=self._scheme(listener),
             match=head.match,
-            upstream=str(effective["upstream"].value),
+            upstream=str(effective["upstream"].value) if "upstream" in effective else "",
             use=tuple(head.use),
             criticality=chosen.general,
             by_caller=chosen.by_caller,
@@ -134,6 +154,65 @@ class RouteResolver:
             node=node.with_items(effective),
             is_open=any(layer.items["authenticate"].value == OFF for layer in layers if "authenticate" in layer.items),
         )
+
+    def _aggregates(self, layers: list[Node]) -> bool:
+        """True if a route has an `aggregate` block."""
+        merged = inherit([layer.items[AGGREGATE] for layer in layers if AGGREGATE in layer.items])
+        return merged is not None and merged.value != OFF
+
+    def _check_upstream(self, node: Node, layers: list[Node], aggregates: bool) -> None:
+        """Report a route that has neither an upstream nor `aggregate`, or both, or blocks that only its parts have."""
+        given = node.child("upstream")
+        if not aggregates:
+            if given is None:
+                path = f"{node.path}.upstream" if node.path else "upstream"
+                self._report.error(node.place, path, "is missing; add `upstream: ...`")
+            return
+        if given is not None:
+            self._report.error(given.key, given.path, "stands beside `aggregate`, which answers itself; leave one out")
+        for key in INNER:
+            for layer in layers:
+                if layer is not self._defaults and key in layer.items and layer.items[key].value != OFF:
+                    block = layer.items[key]
+                    message = "has no place beside `aggregate`; write it on the routes of its parts"
+                    self._report.error(block.key, block.path, message)
+
+    def part_routes(self, route: RouteSpec) -> list[RouteSpec]:
+        """Return the routes that the parts of a route have of their own, because they name an upstream."""
+        block: Any = route.blocks.get(AGGREGATE)
+        found = []
+        for name, part in {} if block is None else block.parts.items():
+            node = route.node.nearest(AGGREGATE, "parts", name)
+            if part.route is not None:
+                continue
+            upstream = self._references.upstream(node.child("upstream"))
+            inherited = upstream.child(POLICY) if upstream is not None else None
+            layers = [layer for layer in (inherited, self._defaults) if layer is not None]
+            effective: dict[str, Node] = {}
+            blocks: dict[str, Block] = {}
+            for key in BY_NAME:
+                if key in OUTER or key == AGGREGATE:
+                    continue
+                merged, own = self._merged(key, layers)
+                if merged is not None:
+                    effective[key] = merged
+                if own is not None:
+                    blocks[key] = own
+            found.append(
+                RouteSpec(
+                    name=name_of_part(route.name, name),
+                    listener=NO_LISTENER,
+                    scheme=route.scheme,
+                    match=MatchSpec.built_in(),
+                    upstream=part.upstream,
+                    use=(),
+                    criticality=route.criticality,
+                    blocks=blocks,
+                    node=node.with_items(effective),
+                    is_open=True,
+                )
+            )
+        return found
 
     def _scheme(self, listener: str | None) -> str:
         """Return the scheme of a listener, `http` or `https`.
@@ -156,7 +235,9 @@ class RouteResolver:
         `named` names its upstream.
         """
         upstream = self._references.upstream(named)
-        self._references.listener(node.child("listener"))
+        listener = node.child("listener")
+        if listener is None or listener.value != NO_LISTENER:
+            self._references.listener(listener)
         use = node.child("use")
         names: list[Node] = use.value if use is not None and isinstance(use.value, list) else []
         bundles = [self._references.bundle(name) for name in names]

@@ -53,6 +53,9 @@ POLICIES: Final = (*BY_NAME, CRITICALITY)
 """Keys of policies that a route, a bundle, `defaults` and the `policy` of an upstream may have."""
 DEFAULT_CACHE: Final = "default"
 """Name of the cache that exists without being declared."""
+NO_LISTENER: Final = "none"
+"""Value of `listener` of a route that only parts of aggregated answers use."""
+AGGREGATE: Final = "aggregate"
 INBOUND: Final = "inbound"
 """Listener of routes that name none; used only if a listener with this name is declared."""
 
@@ -67,12 +70,14 @@ class RouteHead(Model):
     name: Name
     """Unique name of the route, as in metrics, logs and refusals."""
     listener: Name | None = None
-    """Listener whose requests the route takes; without it `inbound`, or every listener if none has that name."""
+    """Listener whose requests the route takes; without it `inbound`, or every listener if none has that name.  A route
+    with `none` is only for parts of `aggregate`."""
     match: MatchSpec = MatchSpec.built_in()
-    upstream: Annotated[
-        Annotated[Name, Tag("word")] | Annotated[SplitSpec, Tag("mapping")], Discriminator(_split_spelling)
-    ]
-    """Upstream to which the requests go, or a split over several."""
+    upstream: (
+        Annotated[Annotated[Name, Tag("word")] | Annotated[SplitSpec, Tag("mapping")], Discriminator(_split_spelling)]
+        | None
+    ) = None
+    """Upstream to which the requests go, or a split over several; a route with `aggregate` has none."""
     candidate: CandidateSpec | None = None
     """Canary of a policy: a share of the requests meets the policies that stand here."""
     use: list[Name] = Field(default=[])
@@ -138,6 +143,11 @@ class ServiceSpec(Model):
     """Name of the service: `service.name` in traces and metrics."""
 
 
+def name_of_part(route: str, part: str) -> str:
+    """Return the name of the route that a part has of its own, because it names an upstream."""
+    return f"{route}:{part}"
+
+
 @dataclass(frozen=True, slots=True)
 class RouteSpec:
     """Route with its policies resolved."""
@@ -149,7 +159,7 @@ class RouteSpec:
     """Scheme of its listeners, `http` or `https`; empty if they differ."""
     match: MatchSpec
     upstream: str
-    """Name of its upstream."""
+    """Name of its upstream; empty for a route with `aggregate`."""
     use: tuple[str, ...]
     """Names of its bundles."""
     criticality: Criticality
@@ -167,6 +177,14 @@ class RouteSpec:
     """Share of each candidate at the start."""
     rollout: RolloutSpec | None = None
     """Settings of the rollout; None without one."""
+
+    @property
+    def parts(self) -> dict[str, str]:
+        """Name of the route of each part of its answer, by the part's name; empty without `aggregate`."""
+        block: Any = self.blocks.get(AGGREGATE)
+        if block is None:
+            return {}
+        return {name: part.route or name_of_part(self.name, name) for name, part in block.parts.items()}
 
     def where(self, *path: str | int) -> Mark:
         """Return the place of an effective value in the files; `BUILT_IN` for a default."""

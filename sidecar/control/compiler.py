@@ -23,13 +23,13 @@ from urllib.parse import urlsplit
 
 from sidecar.config.node import BUILT_IN, Mark
 from sidecar.config.spec import CRITICALITY, PolicySpec, RouteSpec, UpstreamSpec
-from sidecar.control.route import Link, Route
+from sidecar.control.route import InnerRoute, Link, Route
 from sidecar.control.state import Lease, StateGroup
 from sidecar.core.env import BuildContext, Env
 from sidecar.core.exchange import SAFE_METHODS, Exchange
 from sidecar.core.outcome import Outcome
 from sidecar.core.spec import Block, Problem
-from sidecar.core.stage import Gate, Service, Stage
+from sidecar.core.stage import Gate, Service, Stage, unbound
 from sidecar.engine.pipeline import Call, InFlight, Pipeline
 from sidecar.routing.arms import ArmRouter, Pick
 from sidecar.routing.preflight import PreflightRouter
@@ -215,6 +215,10 @@ class Compilation:
         """Problems found so far."""
         self.routes = {each.name: each for route in spec.routes for each in (route, *route.arms)}
         """Specs of the routes by name."""
+        self.made: dict[str, Route] = {}
+        """Routes built so far, by name."""
+        self.caller_routes: set[str] = set()
+        """Names of routes that get requests of authenticated callers from parts of other routes."""
         self._digest = digest
         self._metrics = metrics
         self._make = make
@@ -230,9 +234,10 @@ class Compilation:
         self.add_identities()
         self.add_rollouts()
         self.raise_problems()
+        self.add_caller_routes()
         routes: dict[str, Route] = {}
-        for each in self.routes.values():
-            routes[each.name] = self.make_route(each)
+        for name in self.routes:
+            routes[name] = self.route_of(name)
             yield
         picks = self.make_picks(routes)
         self.raise_problems()
@@ -354,7 +359,7 @@ class Compilation:
                     mark = self.spec.where("identities", name)
                     self.problems.append(Problem(*mark, f"identities.{name}", str(error)))
             fields = self.fields_of(block)
-            for upstream in targets_of(route):
+            for upstream in self.targets_of(route):
                 self.caller_fields[upstream] = self.caller_fields.get(upstream, frozenset()) | fields
 
     def fields_of(self, block: Any) -> frozenset[bytes]:
@@ -384,6 +389,19 @@ class Compilation:
         breaker = BY_NAME[BREAKER].build(block, self.make_context("*", upstream, UPSTREAM, mark))
         return Pipeline([cast("Stage", breaker)], terminal)
 
+    def route_of(self, name: str) -> Route:
+        """Return a route; it is built at the first call, possibly by a route that has it as a part."""
+        found = self.made.get(name)
+        if found is None:
+            found = self.made[name] = self.make_route(self.routes[name])
+        return found
+
+    def places_of(self, spec: RouteSpec) -> SlowPlaces:
+        """Return the places for slow requests of a route; with `aggregate` those of its first part's upstream."""
+        while spec.parts:
+            spec = self.routes[next(iter(spec.parts.values()))]
+        return self.slow_places[spec.upstream]
+
     def make_route(self, spec: RouteSpec) -> Route:
         """Return a route with its pipeline."""
         links: list[Link] = []
@@ -400,11 +418,11 @@ class Compilation:
             stages += [link.stage for link in found]
             if kind.name == CACHE and spec.name in self.arm_stages:
                 stages.append(self.arm_stages[spec.name])
-        own = self.make_credentials(spec.upstream)
+        own = self.make_credentials(spec.upstream) if spec.upstream else []
         links += own
         stages += [link.stage for link in own]
-        pipeline = Pipeline(stages, self.upstreams[spec.upstream])
-        return Route(spec, tuple(links), pipeline, self.slow_places[spec.upstream])
+        pipeline = Pipeline(stages, self.upstreams[spec.upstream] if spec.upstream else unbound)
+        return Route(spec, tuple(links), pipeline, self.places_of(spec))
 
     def make_credentials(self, upstream: str) -> list[Link]:
         """Return the stage that puts the sidecar's credentials into requests to an upstream, if it needs one."""
@@ -463,7 +481,24 @@ class Compilation:
 
     def fields_to_drop(self, spec: RouteSpec) -> frozenset[bytes]:
         """Return the names of the fields that tell an upstream of a route about callers."""
-        return frozenset().union(*(self.caller_fields.get(name, frozenset()) for name in targets_of(spec)))
+        return frozenset().union(*(self.caller_fields.get(name, frozenset()) for name in self.targets_of(spec)))
+
+    def targets_of(self, spec: RouteSpec) -> set[str]:
+        """Return the upstreams that may get requests of a route: its own, and those of fallback, mirror and parts."""
+        steps = (*getattr(spec.blocks.get("fallback"), "steps", ()), spec.blocks.get("mirror"))
+        found = {spec.upstream, *(name for step in steps if (name := getattr(step, "upstream", None)) is not None)}
+        for name in spec.parts.values():
+            found |= self.targets_of(self.routes[name])
+        return found - {""}
+
+    def add_caller_routes(self) -> None:
+        """Collect the routes of all parts, at any depth, of routes with `authenticate`."""
+        left = [name for each in self.spec.routes if AUTHENTICATE in each.blocks for name in each.parts.values()]
+        while left:
+            name = left.pop()
+            if name not in self.caller_routes:
+                self.caller_routes.add(name)
+                left += self.routes[name].parts.values()
 
     def find_other_stores(self, spec: RouteSpec) -> list[Store]:
         """Return the caches, except the route's own, in which unsafe requests of the route invalidate responses."""
@@ -480,7 +515,8 @@ class Compilation:
         Without `spec`, only those of the upstream.  `is_inside`: True for the parts of blocks inside the cache.
         """
         found = []
-        shared = getattr(self.spec.upstreams[upstream], kind.name, None) if kind.name in UPSTREAM_WIDE else None
+        owner = self.spec.upstreams.get(upstream)
+        shared = getattr(owner, kind.name, None) if owner is not None and kind.name in UPSTREAM_WIDE else None
         if shared is not None and getattr(shared, "per", None) is None:
             mark = self.spec.where("upstreams", upstream, kind.name)
             places = partial(self.find_place, partial(self.spec.where, "upstreams", upstream, kind.name))
@@ -521,7 +557,7 @@ class Compilation:
             obtain=self.lease.obtain,
             resources=partial(self.find_resource, route),
             service=self.spec.service,
-            has_callers=spec is not None and AUTHENTICATE in spec.blocks,
+            has_callers=spec is not None and (AUTHENTICATE in spec.blocks or route in self.caller_routes),
             places=places,
         )
 
@@ -554,6 +590,9 @@ class Compilation:
             return self.fields_to_drop(self.routes[name])
         if kind == ORIGINS:
             return allowed_origins(self.routes[name])
+        if kind == ROUTE and name in self.routes:
+            inner = self.route_of(name)
+            return InnerRoute(inner, Rule(inner.spec.match, inner))
         spec = self.spec.upstreams.get(name)
         if spec is None:
             raise ValueError(f"names the {kind} `{name}`, which is not declared")
@@ -567,13 +606,9 @@ class Compilation:
             links += self.make_links(BY_NAME[RATE_LIMIT], route, name, None, is_inside=True)
             stages = [link.stage for link in [*links, *self.make_credentials(name)]]
             return Pipeline(stages, self.upstreams[name])
-        raise ValueError(f"asks for the unknown kind {kind}; known are {CACHE}, {RECLAIM}, {RETRY_BUDGET}, {UPSTREAM}")
-
-
-def targets_of(spec: RouteSpec) -> set[str]:
-    """Return the upstreams that may get requests of a route: its own, and those of its fallback and its mirror."""
-    steps = (*getattr(spec.blocks.get("fallback"), "steps", ()), spec.blocks.get("mirror"))
-    return {spec.upstream, *(name for step in steps if (name := getattr(step, "upstream", None)) is not None)}
+        raise ValueError(
+            f"asks for the unknown kind {kind}; known are {CACHE}, {RECLAIM}, {RETRY_BUDGET}, {ROUTE}, {UPSTREAM}"
+        )
 
 
 def allowed_origins(spec: RouteSpec) -> Callable[[bytes], bool]:

@@ -13,6 +13,7 @@ from sidecar.core.message import Headers
 from sidecar.core.spec import Block
 from sidecar.core.stage import Stage
 from sidecar.engine.pipeline import Pipeline
+from sidecar.routing.rule import Rule
 from sidecar.upstream.slow_places import SlowPlaces
 
 
@@ -27,6 +28,24 @@ class Link(NamedTuple):
     where: str
     """Place of the block, as `file:line`."""
     stage: Stage
+
+
+class InnerRoute(NamedTuple):
+    """Route as parts of aggregated answers use it, without a listener."""
+
+    route: Route
+    rule: Rule[Route]
+    """Rule that captures parts of the path."""
+
+    @property
+    def pipeline(self) -> Pipeline:
+        """Stages and upstream of the route."""
+        return self.route.pipeline
+
+    @property
+    def criticality(self) -> int:
+        """Importance of the route as a number."""
+        return self.route.criticality
 
 
 class Route:
@@ -78,4 +97,4 @@ class Route:
         return fields
 
     def __repr__(self) -> str:
-        return f"<Route {self.name}: {' > '.join([*(link.policy for link in self.chain), self.upstream])}>"
+        return f"<Route {self.name}: {' > '.join([*(link.policy for link in self.chain), self.upstream]).rstrip(' >')}>"

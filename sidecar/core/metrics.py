@@ -164,6 +164,7 @@ RETRIES: Final = metric("sidecar.retries", "{attempt}", "Attempts after the firs
 RETRIES_DENIED: Final = metric("sidecar.retries.denied", "{attempt}", "Retries that were due but not made, by reason.")
 HEDGES: Final = metric("sidecar.hedges", "{attempt}", "Second attempts that were started beside a slow first attempt.")
 FALLBACKS: Final = metric("sidecar.fallbacks", "{request}", "Requests that a fallback answered.")
+AGGREGATE_PARTS: Final = metric("sidecar.aggregate.parts", "{part}", "Parts of aggregated answers, by result.")
 PREFLIGHTS: Final = metric(
     "sidecar.cors.preflights", "{request}", "CORS preflights, by what a browser takes as their result."
 )

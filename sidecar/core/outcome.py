@@ -120,6 +120,7 @@ TRANSFORM: Final = Failure(
 ANSWER_TOO_LARGE: Final = Failure(
     "answer_too_large", 502, "gateway", True, "The answer is larger than the policy allows", INTERNAL_STATUS
 )
+PART_FAILED: Final = Failure("part_failed", 502, "gateway", True, "A required part of the answer failed")
 FAULT: Final = Failure("fault_injected", 503, "gateway", False, "A fault was injected by policy")
 NO_ROUTE: Final = Failure("no_route", 404, "gateway", False, "No route matches the request", UNIMPLEMENTED_STATUS)
 ORIGIN_REFUSED: Final = Failure(
@@ -152,8 +153,8 @@ FAILURES: Final = {
     f.code: f
     for f in (
         CONNECT_FAILURE, CONNECT_TIMEOUT, RESET, TIMEOUT, PROTOCOL, BREAKER_OPEN, OVERLOADED, RATE_LIMITED, NO_ENDPOINT,
-        TRANSFORM, ANSWER_TOO_LARGE, FAULT, NO_ROUTE, ORIGIN_REFUSED, UNAUTHENTICATED, BAD_CREDENTIALS, UNVERIFIABLE,
-        NO_CREDENTIALS, FORBIDDEN, LOOP, CLIENT_CLOSED, CLIENT_TIMEOUT, BAD_REQUEST, INTERNAL,
+        TRANSFORM, ANSWER_TOO_LARGE, PART_FAILED, FAULT, NO_ROUTE, ORIGIN_REFUSED, UNAUTHENTICATED, BAD_CREDENTIALS,
+        UNVERIFIABLE, NO_CREDENTIALS, FORBIDDEN, LOOP, CLIENT_CLOSED, CLIENT_TIMEOUT, BAD_REQUEST, INTERNAL,
     )
 }  # fmt: skip
 """Failures by code.  `DEADLINE`, `LOOKUP_TIMEOUT`, `SHORT_DEADLINE`, `SLOW_READER`, `STALE_CONNECTION` and

@@ -142,7 +142,7 @@ class RouteEntry(TypedDict):
     """Conditions that a request must meet."""
     stages: list[StageEntry]
     """Stages in the order in which a request passes them, the outermost first."""
-    upstream: TargetEntry
+    upstream: TargetEntry | None
     """Upstream that its requests go to."""
     bindings: list[BindingEntry]
     """Requests that `translate` turns into calls; empty without that block."""

@@ -99,23 +99,30 @@ def routes_text(snapshot: Snapshot) -> str:
     """Return the text of `sidecar routes`: for each route its match, its stages from the outside in, its upstream."""
     blocks = []
     for route in snapshot.routes.values():
-        upstream = snapshot.spec.upstreams[route.upstream]
-        node = snapshot.spec.node.find(("upstreams", route.upstream))
-        to = written(node, "endpoints", upstream.endpoints or ())
-        if (discover := upstream.discover) is not None:
-            found = node.child("discover") if node is not None else None
-            to = (f"dns:{written(found, 'dns', discover.dns)}:{written(found, 'port', discover.port)}",)
         rows = [
             *(
                 (_title(each.policy, each.scope, route), flow(each.settings), str(each.mark))
                 for each in stages_of(snapshot, route)
             ),
-            (f"> {route.upstream}", flow(to), str(snapshot.spec.where("upstreams", route.upstream))),
+            *_upstream_row(snapshot, route),
         ]
         head = f"{route.name}  {match_words(route)}  on {route.listener or 'every listener'}"
         calls = [(f"= {each.text}", call_text(each), "") for each in bindings_of(route)]
         blocks.append("\n".join([head, *table(rows), *table(calls)]))
     return snapshot.spec.masks.text("\n\n".join(blocks) + "\n")
+
+
+def _upstream_row(snapshot: Snapshot, route: Route) -> Iterator[tuple[str, str, str]]:
+    """Yield the row of a route's upstream; none for a route with `aggregate`."""
+    upstream = snapshot.spec.upstreams.get(route.upstream)
+    if upstream is None:
+        return
+    node = snapshot.spec.node.find(("upstreams", route.upstream))
+    to = written(node, "endpoints", upstream.endpoints or ())
+    if (discover := upstream.discover) is not None:
+        found = node.child("discover") if node is not None else None
+        to = (f"dns:{written(found, 'dns', discover.dns)}:{written(found, 'port', discover.port)}",)
+    yield f"> {route.upstream}", flow(to), str(snapshot.spec.where("upstreams", route.upstream))
 
 
 def explain_text(snapshot: Snapshot, listener: str, x: Exchange) -> str:
@@ -313,7 +320,8 @@ def stages_of(snapshot: Snapshot, route: Route) -> Iterator[StageFacts]:
         node = above.child(link.policy) if above is not None else None
         mark = route.spec.where(link.policy) if scope == "route" else _where_of(snapshot, route, link.policy)
         yield StageFacts(link.policy, scope, node.shown() if node is not None else {}, mark)
-    block = snapshot.spec.upstreams[route.upstream].circuit_breaker
+    upstream = snapshot.spec.upstreams.get(route.upstream)
+    block = None if upstream is None else upstream.circuit_breaker
     node = snapshot.spec.node.find(("upstreams", route.upstream, BREAKER))
     if block is not None and block.per is not None and node is not None:
         yield StageFacts(BREAKER, "endpoint", node.shown(), node.place)
@@ -337,15 +345,17 @@ def upstream_in_force(snapshot: Snapshot, route: Route) -> list[Value]:
     """Return all values of a route's upstream, without those of stages in the chain."""
     own = tuple(link.policy for link in route.chain if link.scope != ROUTE)
     node = snapshot.spec.node.find(("upstreams", route.upstream))
-    return list(values(snapshot.spec.upstreams[route.upstream], node, without=own))
+    upstream = snapshot.spec.upstreams.get(route.upstream)
+    return [] if upstream is None else list(values(upstream, node, without=own))
 
 
 def _in_force(snapshot: Snapshot, route: Route) -> Iterator[str]:
     """Yield the lines for all effective values of the route's blocks, its upstream, and its criticality."""
     for link, found in blocks_in_force(snapshot, route):
         yield from ("", _title(link.policy, scope_of(link), route), *table([each.row for each in found]))
-    found = upstream_in_force(snapshot, route)
-    yield from ("", f"upstream {route.upstream}", *table([each.row for each in found]))
+    if route.upstream:
+        found = upstream_in_force(snapshot, route)
+        yield from ("", f"upstream {route.upstream}", *table([each.row for each in found]))
     spec = route.spec
     where = spec.where(CRITICALITY) if spec.node.child(CRITICALITY) is not None else "built-in"
     yield from ("", f"{CRITICALITY} {spec.criticality}  {where}")

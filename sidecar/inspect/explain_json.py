@@ -128,9 +128,11 @@ def _match(snapshot: Snapshot, route: Route) -> MatchEntry:
     }
 
 
-def _target(snapshot: Snapshot, route: Route) -> TargetEntry:
-    """Return the upstream of a route, masked."""
-    spec, mask = snapshot.spec.upstreams[route.upstream], snapshot.spec.masks.text
+def _target(snapshot: Snapshot, route: Route) -> TargetEntry | None:
+    """Return the upstream of a route, masked; None for a route with `aggregate`."""
+    spec, mask = snapshot.spec.upstreams.get(route.upstream), snapshot.spec.masks.text
+    if spec is None:
+        return None
     node = snapshot.spec.node.find(("upstreams", route.upstream))
     found: DiscoverEntry | None = None
     if (discover := spec.discover) is not None:

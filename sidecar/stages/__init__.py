@@ -88,7 +88,8 @@ STAGES: Final = (
     StageKind("retry"),  # sees an open circuit as an outcome, and holds no probe while it waits
     StageKind("throttle"),  # inside `retry`, outside `circuit_breaker`: counts single attempts, and no open circuit
     StageKind("circuit_breaker"),  # judges single attempts, so it sees each failure
-    StageKind("fault"),  # innermost: an injected fault looks like one of the upstream
+    StageKind("fault"),  # in front of the upstream: an injected fault looks like one of it
+    StageKind("aggregate"),  # innermost: it stands where the upstream does, and answers every request
 )
 """All policies, outermost first, with the reason for each place."""
 BY_NAME: Final = {kind.name: kind for kind in STAGES}

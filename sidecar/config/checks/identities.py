@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from sidecar.config.node import Node
 from sidecar.config.report import Report
-from sidecar.config.spec import PolicySpec
+from sidecar.config.spec import NO_LISTENER, PolicySpec
 from sidecar.core.spec import SecretFile
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def check_identities(spec: PolicySpec, report: Report) -> None:
     blocks = {route.name: route.blocks.get(AUTHENTICATE) for route in spec.routes}
     if any(blocks.values()):
         for route in spec.routes:
-            if blocks[route.name] is None and not route.is_open:
+            if blocks[route.name] is None and not route.is_open and route.listener != NO_LISTENER:
                 message = "may be called by everyone, while other routes authenticate; write `authenticate: off` if so"
                 report.warn(route.node.nearest("name"), message)
     for route in spec.routes:

@@ -102,6 +102,9 @@ class Authenticator:
         if self._caches and self._is_known(x, lines):
             return None
         lower = b"\n" + lines.lower()
+        if x.is_inner and x.caller is not None and self._vouches_for(x.caller):
+            self._forwarding.apply(x, x.caller, lines, lower)
+            return None
         found = self._first(x, lines, lower, self._now())
         if found.__class__ is Caller:
             self._accept(x, found, lines, lower)
@@ -165,6 +168,10 @@ class Authenticator:
         if size <= LONGEST_LINES and not forwarding.is_renewed:
             self._keep(given, forwarded, entry)
         return forwarded + own_id
+
+    def _vouches_for(self, caller: Caller) -> bool:
+        """True if one of the identities has vouched for the caller of an inner request, on its outer route."""
+        return any(identity.name == caller.identity for identity in self._identities)
 
     def _go_on(
         self, x: Exchange, index: int, found: Any, worst: Rejection | Unavailable | None, lines: bytes, lower: bytes
@@ -252,7 +259,9 @@ class ClaimFilter:
         self._forwarding = Forwarding(fields)
 
     def admit(self, x: Exchange) -> None:
-        """Drop what the client claims."""
+        """Drop what the client claims; an inner request has only what its outer route has said."""
+        if x.is_inner:
+            return
         lines = x.lines
         self._forwarding.apply(x, None, lines, lines.lower())
 

@@ -248,8 +248,11 @@ def test_only_a_transcoded_call_of_grpc_invalidates_caches(
 
 
 def test_a_cache_whose_library_is_missing_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    # another test may have loaded them
-    for module in ("sidecar.cache.redis_tier", "sidecar.cache.redis_client", "sidecar.store.redis"):
+    for module in (
+        "sidecar.cache.redis_tier",
+        "sidecar.cache.redis_client",
+        "sidecar.store.redis",
+    ):  # another test may have loaded them
         monkeypatch.delitem(sys.modules, module, raising=False)
     for module in ("redis", "redis.asyncio"):
         monkeypatch.setitem(sys.modules, module, None)

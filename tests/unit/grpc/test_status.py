@@ -105,6 +105,7 @@ def test_every_failure_of_ours_has_a_code() -> None:
         "no_endpoint": "unavailable",
         "transform_failed": "internal",
         "answer_too_large": "internal",
+        "part_failed": "unavailable",
         "fault_injected": "unavailable",
         "no_route": "unimplemented",
         "origin_refused": "permission_denied",
