@@ -30,24 +30,6 @@ class Link(NamedTuple):
     stage: Stage
 
 
-class InnerRoute(NamedTuple):
-    """Route as parts of aggregated answers use it, without a listener."""
-
-    route: Route
-    rule: Rule[Route]
-    """Rule that captures parts of the path."""
-
-    @property
-    def pipeline(self) -> Pipeline:
-        """Stages and upstream of the route."""
-        return self.route.pipeline
-
-    @property
-    def criticality(self) -> int:
-        """Importance of the route as a number."""
-        return self.route.criticality
-
-
 class Route:
     """Route ready to serve requests; an exchange keeps its route from start to end."""
 
@@ -98,3 +80,21 @@ class Route:
 
     def __repr__(self) -> str:
         return f"<Route {self.name}: {' > '.join([*(link.policy for link in self.chain), self.upstream]).rstrip(' >')}>"
+
+
+class InnerRoute(NamedTuple):
+    """Route as parts of aggregated answers use it, without a listener."""
+
+    route: Route
+    rule: Rule[Route]
+    """Rule that captures parts of the path."""
+
+    @property
+    def pipeline(self) -> Pipeline:
+        """Stages and upstream of the route."""
+        return self.route.pipeline
+
+    @property
+    def criticality(self) -> int:
+        """Importance of the route as a number."""
+        return self.route.criticality
