@@ -251,3 +251,16 @@ def test_no_name_is_bound_to_errors_of_two_types(module: str) -> None:
             if isinstance(node, ast.ExceptHandler) and node.name is not None and node.type is not None:
                 bound.setdefault(node.name, set()).add(ast.unparse(node.type))
         assert [name for name, types in bound.items() if len(types) > 1] == [], function.name
+
+
+@each(compiled_modules())
+def test_a_named_tuple_names_no_class_that_stands_below_it(module: str) -> None:
+    """Compiled code evaluates the fields' types when it makes the class, and crashes if one is not there yet."""
+    classes = [node for node in ast.parse((ROOT.parent / module).read_text()).body if isinstance(node, ast.ClassDef)]
+    later = {node.name for node in classes}
+    for node in classes:
+        later.discard(node.name)
+        if any(isinstance(base, ast.Name) and base.id == "NamedTuple" for base in node.bases):
+            fields = [each.annotation for each in node.body if isinstance(each, ast.AnnAssign)]
+            named = {part.id for field in fields for part in ast.walk(field) if isinstance(part, ast.Name)}
+            assert named & later == set(), node.name
