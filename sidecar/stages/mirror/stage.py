@@ -84,7 +84,7 @@ class Mirror:
 class Copy:
     """Copy of one request, and what its response is compared with."""
 
-    __slots__ = ("again", "copied", "is_settled", "original", "stage", "waits_for", "x")
+    __slots__ = ("again", "copied", "original", "stage", "waits_for", "x")
 
     def __init__(self, stage: MirrorStage, x: Exchange, waits_for: int) -> None:
         self.stage = stage
@@ -96,8 +96,6 @@ class Copy:
         self.copied: Outcome | None = None
         self.again: Outcome | None = None
         """Second response of the route's own upstream; None without one."""
-        self.is_settled = False
-        """True once the original has ended, or will not be compared."""
 
     def end(self, role: str, inner: InnerExchange) -> None:
         """Take the response to the copy, or to the second request."""
@@ -198,8 +196,7 @@ class MirrorStage:
         return outcome
 
     def settle(self, x: Exchange, ticket: Copy | None, outcome: Outcome) -> None:
-        if ticket is not None and not ticket.is_settled:
-            ticket.is_settled = True
+        if ticket is not None:
             if outcome is ABANDONED:
                 ticket.original = None
             ticket.advance()
