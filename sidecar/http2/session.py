@@ -343,14 +343,14 @@ class Session:
             self._take_on_closed_stream(reader.stream, "DATA", CLOSED_STREAM_DATA)
             return
         if not stream.can_receive:
-            self._fail_stream(stream, STREAM_CLOSED, "DATA after the end of the stream")
+            self._fail_content(stream, STREAM_CLOSED, "DATA after the end of the stream")
             return
         if size > stream.credit:
-            self._fail_stream(stream, FLOW_CONTROL_ERROR, "DATA is more than the stream's window")
+            self._fail_content(stream, FLOW_CONTROL_ERROR, "DATA is more than the stream's window")
             return
         stream.credit -= size
         if not stream.has_final_head:
-            self._fail_stream(stream, PROTOCOL_ERROR, "DATA before a head")
+            self._fail_content(stream, PROTOCOL_ERROR, "DATA before a head")
             return
         if start == end and not is_end:
             self._charge(1.0)
@@ -358,7 +358,8 @@ class Session:
             return
         stream.received += end - start
         if (stream.expected >= 0 or stream.forbids_content) and self._contradicts(stream, is_end):
-            self._fail_stream(stream, PROTOCOL_ERROR, "the content is not as long as its head says")
+            stream.received -= end - start  # what is refused is not received
+            self._fail_content(stream, PROTOCOL_ERROR, "the content is not as long as its head says")
             return
         if is_end:
             self._end_received(stream)
@@ -376,6 +377,12 @@ class Session:
             stream.held = [data]
             self._held.append(stream)
 
+    def _fail_content(self, stream: Stream, code: int, text: str) -> None:
+        """Reset a stream for its DATA, once the content before that is delivered, however it was cut."""
+        self._release(stream, False)
+        if stream.id in self.streams:
+            self._fail_stream(stream, code, text)
+
     def _count_taken(self, size: int) -> None:
         """Count bytes of the connection's window, and give them back once that is worth a frame."""
         self._credit -= size
@@ -388,7 +395,7 @@ class Session:
     def _release(self, stream: Stream, is_end: bool) -> None:
         """Deliver the content of a stream that was held back."""
         pieces, stream.held = stream.held, None
-        if pieces is not None and not stream.fault:
+        if pieces is not None:
             self.handler.on_data(stream, b"".join(pieces), is_end)
 
     def _release_held(self) -> None:

@@ -505,9 +505,8 @@ def test_small_frames_come_before_what_follows_them() -> None:
     assert session.has_failed
 
 
-def test_what_a_faulty_stream_has_sent_is_not_delivered_after_its_end() -> None:
+def test_small_frames_come_before_the_frame_that_is_too_much() -> None:
     session, recorder = with_two_streams()
-    lines = [(b"content-length", b"1")]
-    session.receive(headers(5, [*POST, *lines], False), 0.0)
-    events = small(session, recorder, data(5, b"a"), data(5, b"b"), data(1, b"c"))
-    assert [event[:2] for event in events] == [("reset", 5), ("data", 1)]
+    session.receive(headers(5, [*POST, (b"content-length", b"2")], False), 0.0)
+    events = small(session, recorder, data(5, b"a"), data(5, b"b"), data(5, b"c"), data(1, b"d"))
+    assert [event[:3] for event in events] == [("data", 5, b"ab"), ("reset", 5, e.PROTOCOL_ERROR), ("data", 1, b"d")]
