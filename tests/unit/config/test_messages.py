@@ -284,7 +284,7 @@ EMPTY = "is empty; give it a value, or leave the key out"
         ("upstream: app, candidate: ", "routes.r.candidate"),
         ("upstream: app, match: {host: }", "routes.r.match.host"),
         ("upstream: app, authorize: [{allow: {methods: }}]", "routes.r.authorize[0].allow.methods"),
-        ("upstream: app, cache: {key: {caller: }}", "routes.r.cache.key.caller"),
+        ("upstream: app, cache: {key: {ignore_query: }}", "routes.r.cache.key.ignore_query"),
     ],
 )
 def test_a_key_without_a_value_is_not_taken_as_one_that_is_left_out(keys: str, path: str) -> None:
